@@ -1,0 +1,169 @@
+"""The files of a run folder: every name and record schema, and the rule that a run never overwrites another.
+
+Files for people and for analysis are listed in `RunDir`. Below ``raw/`` lie the records as they were written during the
+run, one JSON object a line; they survive a lost guest, and `testbed.collect` makes the tables from them.
+
+Columns of ops.parquet (a row per collective and rank): op, bytes (int64), group_size (int32), iteration (int32),
+phase (``warmup`` | ``measure``), rank (int32), host, dc, start_ns, end_ns (int64, Unix time on the run's clock),
+dtype, wrong (int64: elements with a wrong value, -1 where not checked).
+
+Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes, packets, drops,
+backlog_bytes (int64; cumulative counters since the link was built, except backlog_bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import InputError
+from testbed.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run. `create` makes a new folder, `open` checks an existing one."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> RunDir:
+        """Make `path`, which must not exist (or must be an empty folder).
+
+        Raises:
+            InputError: it exists and holds something, or cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise InputError(
+                    f"the run folder {path} exists already and a run never overwrites another",
+                    remedy="name another one with --out, or remove it",
+                )
+            run = cls(path.resolve())
+            run.raw.mkdir()
+            run.logs.mkdir()
+            run.captures.mkdir()
+        except OSError as error:
+            raise InputError(
+                f"cannot make the run folder {path}: {error.strerror}", remedy="choose another with --out"
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run folder.
+
+        Raises:
+            InputError: `path` is not a run folder.
+        """
+        run = cls(path.resolve())
+        if not run.plan.is_file():
+            raise InputError(f"{path} is not a run folder: it has no {run.plan.name}")
+        return run
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def ops(self) -> Path:
+        return self.path / "ops.parquet"
+
+    @property
+    def links(self) -> Path:
+        return self.path / "links.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def captures(self) -> Path:
+        return self.path / "captures"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def console(self) -> Path:
+        return self.logs / "guest-console.log"
+
+    @property
+    def raw(self) -> Path:
+        return self.path / "raw"
+
+    @property
+    def events(self) -> Path:
+        """Stages as they begin and end: {"stage", "state": "begin|end", "time_ns", "wall_s"}; ends with the outcome."""
+        return self.raw / "events.jsonl"
+
+    @property
+    def link_samples(self) -> Path:
+        """A row of links.parquet a line."""
+        return self.raw / "links.jsonl"
+
+    @property
+    def fidelity(self) -> Path:
+        """What `network.verify` measured before the run: a JSON list (see summary.json `fidelity`)."""
+        return self.raw / "fidelity.json"
+
+    @property
+    def clock(self) -> Path:
+        """Written by the guest kernel: its virtual time and the process that runs."""
+        return self.raw / "clock"
+
+    def rank_ops(self, rank: int) -> Path:
+        """The rows of ops.parquet that `rank` has produced so far, without rank, host and dc."""
+        return self.raw / f"ops-{rank}.jsonl"
+
+    def rank_log(self, rank: int) -> Path:
+        return self.logs / f"rank-{rank}.log"
+
+    def capture(self, link: str, end: str) -> Path:
+        """Packets of WAN link `link` as seen at the router of datacenter `end`."""
+        return self.captures / f"{link}@{end}.pcap"
+
+    def read_plan(self) -> Plan:
+        return Plan.model_validate_json(self.plan.read_text())
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write `value` so that a reader sees the old file or the whole new one."""
+        new = path.with_name(path.name + ".new")
+        new.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        os.replace(new, path)
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON line to `path`; a single write, so that a killed writer leaves at most one broken last line."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of `path`; none if it does not exist. A broken last line (its writer was killed) is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
