@@ -125,6 +125,11 @@ class RunDir:
         return self.raw / "fidelity.json"
 
     @property
+    def rank_exits(self) -> Path:
+        """Each rank that has ended: {"rank", "status"}; a negative status is the number of the signal."""
+        return self.raw / "exits.jsonl"
+
+    @property
     def clock(self) -> Path:
         """Written by the guest kernel: its virtual time and the process that runs."""
         return self.raw / "clock"

@@ -1,0 +1,1 @@
+"""The guest kernel (User-Mode Linux): build it, boot it, watch it. Knows nothing of networks or workers."""

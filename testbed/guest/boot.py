@@ -1,0 +1,221 @@
+"""Boot a guest that runs one command on the host's files, and look after it until it has ended.
+
+    with start_guest(kernel, command, writable=folder, ...) as guest:
+        while guest.status() is None:
+            guest.clock(), guest.cpu_seconds()
+
+The guest sees the host's files read-only below a copy-on-write layer; only `writable` is shared. It has no network
+interface of the host's. It ends with the process that started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from testbed.cache import cache_dir
+from testbed.errors import MachineError
+from testbed.guest.kernel import Kernel
+
+EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
+EXIT_FILE = "raw/exit"
+INIT = Path(__file__).parent / "init"
+HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # the guest has its own
+
+
+@dataclass(frozen=True)
+class ClockReading:
+    """The guest kernel's last report: its clock, and the process that had the CPU."""
+
+    time_ns: int  # virtual time since boot
+    forced_ns: int  # the part of it that was forced on because a process span
+    pid: int
+    host: str  # node name (hostname) of that process
+    command: str
+
+
+@dataclass
+class Guest:
+    """A running guest."""
+
+    process: subprocess.Popen[bytes]
+    writable: Path
+    clock_file: Path
+
+    def status(self) -> int | None:
+        """None while it runs; else the command's exit status, or -1 when the guest ended without one."""
+        if self.process.poll() is None:
+            return None
+        try:
+            return int((self.writable / EXIT_FILE).read_text())
+        except (OSError, ValueError):
+            return -1
+
+    def clock(self) -> ClockReading | None:
+        """The newest report of the guest's clock; None before the first, and on the host's clock."""
+        try:
+            match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", self.clock_file.read_text(errors="replace"))
+        except OSError:
+            return None
+        if match is None:
+            return None
+        time_ns, forced_ns, pid, host, command = match.groups()
+        return ClockReading(int(time_ns), int(forced_ns), int(pid), host, command.strip())
+
+    def cpu_seconds(self) -> float:
+        """Host CPU time of the guest's kernel and of all its processes, of which the host knows each one."""
+        ticks = 0
+        for stat in _stats_of_session(self.process.pid):
+            ticks += int(stat[11]) + int(stat[12]) + int(stat[13]) + int(stat[14])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def kill(self) -> None:
+        """End it now, with all its processes."""
+        _kill_session(self.process.pid)
+        self.process.wait()
+
+
+@contextmanager
+def start_guest(
+    kernel: Kernel,
+    command: Sequence[str],
+    *,
+    writable: Path,
+    memory_bytes: int,
+    clock: Literal["virtual", "real"],
+    console: Path,
+    clock_file: Path,
+    readable: Sequence[Path] = (),
+    environment: dict[str, str] | None = None,
+) -> Iterator[Guest]:
+    """Boot `kernel` and run `command` in it as the guest's root, with the rights of the caller on the host.
+
+    Args:
+        writable: the one folder of the host that the guest can change; holds a folder ``raw``.
+        readable: folders that `command` needs although they lie below /tmp or /run, of which the guest has its own.
+        console: file for what the guest's kernel and `command` print.
+        clock_file: file that the guest's kernel keeps its clock in (virtual clock only).
+
+    Raises:
+        MachineError: the kernel has no virtual time, or the memory file does not fit.
+    """
+    if clock == "virtual" and not kernel.virtual_time:
+        raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
+    _check_memory(memory_bytes)
+    remove_stale_guests()
+    folder = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    try:
+        (folder / "job").write_text(_job(command, writable, readable, environment or {}))
+        process = _launch(kernel, folder, memory_bytes, clock, console, clock_file)
+        try:
+            (folder / "pid").write_text(f"{process.pid}")
+            yield Guest(process, writable, clock_file)
+        finally:
+            _kill_session(process.pid)
+            process.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _job(command: Sequence[str], writable: Path, readable: Sequence[Path], environment: dict[str, str]) -> str:
+    hidden = [str(p) for p in readable if any(p.is_relative_to(place) for place in HIDDEN)]
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    return (
+        f"writable={shlex.quote(str(writable))}\n"
+        f"readable=({shlex.join(hidden)})\n"
+        f"python={shlex.quote(sys.executable)}\n"
+        f"exit_file={EXIT_FILE}\n"
+        f"command=({shlex.join([*variables, *command])})\n"
+    )
+
+
+def _launch(
+    kernel: Kernel, folder: Path, memory_bytes: int, clock: str, console: Path, clock_file: Path
+) -> subprocess.Popen[bytes]:
+    arguments = [
+        f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
+        "con=null", "con0=null,fd:1", "ssl=null", "ipv6.disable=1", "quiet", f"umid={folder.name}",
+        f"uml_dir={folder}", f"TESTBED_GUEST={folder}",
+    ]  # fmt: skip
+    if clock == "virtual":
+        clock_link = folder / "clock"  # the kernel's command line cannot carry a path with blanks
+        clock_link.symlink_to(clock_file)
+        arguments += ["time-travel=inf-cpu", f"time-travel-start={EPOCH_NS}", f"time-travel-status={clock_link}"]
+    with console.open("ab") as out:
+        # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", str(kernel.path), *arguments],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def _check_memory(memory_bytes: int) -> None:
+    """UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used."""
+    place = Path(os.environ.get("TMPDIR") or "/dev/shm")
+    free = shutil.disk_usage(place).free
+    if free < memory_bytes:
+        raise MachineError(
+            f"the guest needs up to {memory_bytes / 2**30:.1f} GiB in {place}, which has {free / 2**30:.1f} GiB free\n"
+            "  name a larger folder with TMPDIR, or run fewer or smaller hosts"
+        )
+
+
+def remove_stale_guests() -> None:
+    """Remove what guests left whose starter is gone, and end them if they still run."""
+    guests = cache_dir() / "guests"
+    if not guests.is_dir():
+        return
+    for folder in guests.iterdir():
+        starter = folder.name.split("-")[0]
+        if starter.isdigit() and not Path("/proc", starter).exists():
+            pid_file = folder / "pid"
+            if pid_file.exists() and _is_guest(int(pid_file.read_text() or 0), folder):
+                _kill_session(int(pid_file.read_text()))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_guest(pid: int, folder: Path) -> bool:
+    try:
+        return f"TESTBED_GUEST={folder}".encode() in Path("/proc", str(pid), "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _stats_of_session(session: int) -> Iterator[list[str]]:
+    """Fields of /proc/PID/stat from the state on (proc(5): field 3 is at index 0) of the processes of a session."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "stat").read_text()
+            except OSError:
+                continue
+            fields = text[text.rindex(")") + 2 :].split()
+            if fields[3] == str(session):
+                yield [*fields, entry.name]
+
+
+def _kill_session(session: int) -> None:
+    """Kill every process of the session until none is left (UML's processes are in groups of their own)."""
+    for _attempt in range(100):
+        pids = [int(fields[-1]) for fields in _stats_of_session(session) if fields[0] not in "ZX"]
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)

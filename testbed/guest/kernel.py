@@ -1,0 +1,201 @@
+"""Find, build and cache the guest kernel.
+
+A kernel is built from Debian's kernel source with `kernel_source/guest.config` and `kernel_source/*.patch`, and cached under a key
+made of all three, so that a change of any of them builds a new one. Two builds at once: the second waits for the first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.cache import cache_dir
+from testbed.errors import MachineError
+
+SOURCES = Path("/usr/src")
+PARTS = Path(__file__).parent / "kernel_source"
+TOOLS = {
+    "gcc": "gcc", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils", "patch": "patch",
+}  # fmt: skip
+OBJECTS = 1500  # compiled files of a build with guest.config and Linux 6.12, for the progress display
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of it from 0 to 1
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A program that boots as a guest. `virtual_time` is false for a kernel that can only run on the host's clock."""
+
+    path: Path
+    version: str
+    virtual_time: bool
+
+
+def find_kernel() -> Kernel | None:
+    """The kernel that ``$TESTBED_KERNEL`` names, else the cached one for the source on this machine, else None."""
+    named = os.environ.get("TESTBED_KERNEL")
+    if named:
+        return _inspect(Path(named))
+    source = find_source()
+    if source is None:
+        return None
+    cached = _cached(source)
+    return _inspect(cached) if cached.is_file() else None
+
+
+def find_source() -> Path | None:
+    """The newest Linux 6.12 source tarball of the distribution, or None."""
+    tarballs = sorted(SOURCES.glob("linux-source-6.12*.tar.*"))
+    return tarballs[-1] if tarballs else None
+
+
+def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
+    """The guest kernel; built first if it is not cached.
+
+    Raises:
+        MachineError: it has to be built, and the source or a tool is missing, or the build fails.
+    """
+    kernel = find_kernel()
+    return kernel if kernel is not None else build_kernel(progress)
+
+
+def build_kernel(progress: Progress) -> Kernel:
+    """Build the kernel into the cache; returns the cached one if another process has just built it.
+
+    Raises:
+        MachineError: source or tools are missing, or the build fails; the message ends with the log's last lines.
+    """
+    source = _require_source_and_tools()
+    target = _cached(source)
+    with _lock(target.parent.parent / "build.lock", progress):
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent.parent) as work:
+                built = _build(source, Path(work), progress)
+                os.replace(built, target)
+    return _inspect(target)
+
+
+def _require_source_and_tools() -> Path:
+    source = find_source()
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if source is None:
+        missing.insert(0, "linux-source-6.12")
+    if missing or source is None:
+        raise MachineError(
+            "the guest kernel is not built yet, and building it needs Debian packages that are missing: "
+            + " ".join(missing)
+            + "\n  run `make setup`, or `apt-get install "
+            + " ".join(missing)
+            + "`"
+        )
+    return source
+
+
+def _key(source: Path) -> str:
+    """Hash of the source's version, the configuration and the edits."""
+    stat = source.stat()
+    digest = hashlib.sha256(f"{source.name} {stat.st_size} {int(stat.st_mtime)}".encode())
+    for part in sorted(PARTS.iterdir()):
+        digest.update(part.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cached(source: Path) -> Path:
+    return cache_dir() / "kernel" / _key(source) / "linux"
+
+
+@contextmanager
+def _lock(path: Path, progress: Progress) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another build of the kernel", 0.0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(source: Path, work: Path, progress: Progress) -> Path:
+    log = work / "log"
+    tree = work / "linux"
+    tree.mkdir()
+    make = ["make", "ARCH=um", f"-j{os.cpu_count() or 1}"]
+
+    def step(what: str, part: float, command: list[str], cwd: Path = tree) -> None:
+        progress(what, part)
+        _logged(command, cwd, log)
+
+    step("unpacking the kernel source", 0.0, ["tar", "xf", str(source), "--strip-components=1", "-C", str(tree)], work)
+    for patch in sorted(PARTS.glob("*.patch")):
+        step("applying the edits", 0.04, ["patch", "-p1", "--fuzz=0", "-i", str(patch)])
+    step("configuring", 0.05, [*make, "allnoconfig"])
+    config = PARTS / "guest.config"
+    step("configuring", 0.05, ["scripts/kconfig/merge_config.sh", "-m", ".config", str(config)])
+    step("configuring", 0.05, [*make, "olddefconfig"])
+    _check_config(config, tree / ".config")
+    done = 0
+    for line in _lines([*make, "linux"], tree, log):
+        if re.match(r"  (CC|AS|AR) ", line):
+            done += 1
+            progress("compiling", 0.06 + 0.93 * min(1.0, done / OBJECTS))
+    return tree / "linux"
+
+
+def _check_config(wanted: Path, got: Path) -> None:
+    have = set(got.read_text().splitlines())
+    lost = [line for line in wanted.read_text().splitlines() if line.startswith("CONFIG_") and line not in have]
+    if lost:
+        raise MachineError(f"the kernel source does not offer what the guest needs: {' '.join(lost)}")
+
+
+def _lines(command: list[str], cwd: Path, log: Path) -> Iterator[str]:
+    """Run `command`, add its output to `log` and yield it line by line; raise if it fails."""
+    environment = {**os.environ, "KBUILD_BUILD_TIMESTAMP": "2025-01-01", "KBUILD_BUILD_USER": "testbed", "LC_ALL": "C"}
+    with (
+        log.open("a") as out,
+        subprocess.Popen(
+            command, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                out.write(line)
+                yield line
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        tail = "".join(log.read_text().splitlines(keepends=True)[-20:])
+        raise MachineError(f"building the guest kernel failed at `{' '.join(command)}`:\n{tail}")
+
+
+def _logged(command: list[str], cwd: Path, log: Path) -> None:
+    for _line in _lines(command, cwd, log):
+        pass
+
+
+def _inspect(path: Path) -> Kernel:
+    """Ask the program for its version and options.
+
+    Raises:
+        MachineError: it cannot be executed.
+    """
+    try:
+        version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True)
+        options = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MachineError(f"the guest kernel {path} does not run: {error}") from error
+    return Kernel(path, version.stdout.strip(), "time-travel-slice" in options.stdout)

@@ -1,0 +1,1 @@
+"""What is measured beside the workers: link counters and packet captures."""

@@ -1,0 +1,245 @@
+"""Build the network of a plan: Mininet makes nodes and links, netlink gives them addresses, routes and shape.
+
+Mininet's nodes keep a shell each, so its prompt and `node.cmd` work. Of Mininet are not used: its shaped links (unshaped
+above 1 Gbit/s), its changes of the machine's sysctls, and its machine-wide cleanup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from mininet.link import Intf, Link
+from mininet.log import setLogLevel
+from mininet.net import Mininet
+from mininet.node import Node, Switch
+from pyroute2 import IPRoute
+
+from testbed.errors import RunError
+from testbed.network import shape
+from testbed.network.netlink import netlink, write_sysctls
+from testbed.plan import Datacenter, Host, Network, WanLink
+
+TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
+
+
+class HostNode(Node):
+    """A host. With `netns_pid` its namespace is that process's (a container's), else one of its own."""
+
+    def __init__(self, name: str, netns_pid: int | None = None, **params: Any) -> None:
+        self.netns_pid = netns_pid
+        super().__init__(name, inNamespace=netns_pid is None, **params)
+
+    def _popen(self, cmd: list[str], **params: Any) -> Any:
+        if self.netns_pid is not None:
+            cmd = ["nsenter", f"--net=/proc/{self.netns_pid}/ns/net", "--", *cmd]
+        return super()._popen(cmd, **params)
+
+
+class Bridge(Switch):
+    """The switch of a datacenter: a Linux bridge in a namespace of its own."""
+
+    def start(self, controllers: list[Any]) -> None:
+        """Put every interface of the node on the bridge ``br0``."""
+        del controllers
+        with netlink(self.pid) as connection:
+            connection.link("add", ifname="br0", kind="bridge", br_stp_state=0, br_mcast_snooping=0)
+            bridge = connection.link_lookup(ifname="br0")[0]
+            connection.link("set", index=bridge, state="up")
+            for name in self.nameToIntf:
+                index = connection.link_lookup(ifname=name)[0]
+                connection.link("set", index=index, master=bridge, state="up")
+
+
+class Interface(Intf):
+    """An interface that is configured by netlink, not by Mininet's ifconfig."""
+
+    def config(self, **params: Any) -> dict[str, Any]:
+        """Nothing: see `_configure`."""
+        return {}
+
+
+class VethLink(Link):
+    """A pair of virtual Ethernet interfaces, made by netlink in both namespaces at once."""
+
+    @classmethod
+    def makeIntfPair(  # noqa: N802, D102 (Mininet's name)
+        cls, intfname1: str, intfname2: str, addr1: str | None = None, addr2: str | None = None,
+        node1: Any = None, node2: Any = None, deleteIntfs: bool = True,  # noqa: N803
+    ) -> None:  # fmt: skip
+        peer: dict[str, Any] = {"ifname": intfname2, "net_ns_pid": node2.pid}
+        near: dict[str, Any] = {}
+        if addr1:
+            near["address"] = addr1
+        if addr2:
+            peer["address"] = addr2
+        with netlink(node1.pid) as connection:
+            connection.link("add", ifname=intfname1, kind="veth", peer=peer, **near)
+
+
+class BuiltNetwork:
+    """A network that stands. Nodes are found by their short names; `pid(node)` leads to its namespace."""
+
+    def __init__(self, plan: Network, mininet: Mininet) -> None:
+        self.plan = plan
+        self.mininet = mininet
+
+    def pid(self, node: str) -> int:
+        """A process in the network namespace of `node`."""
+        return int(self.mininet[node].pid)
+
+
+@contextmanager
+def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) -> Iterator[BuiltNetwork]:
+    """Build `plan`, shape it and read every qdisc back; remove all of it at the end.
+
+    Args:
+        plan: what to build.
+        namespaces: for hosts whose network namespace exists already, a process in it.
+
+    Raises:
+        RunError: something could not be made, or the kernel keeps another value than was asked for.
+    """
+    setLogLevel("error")
+    Mininet.inited = True  # Mininet.init() would change sysctls of the machine
+    net = Mininet(controller=None, link=VethLink, intf=Interface, build=False)
+    try:
+        _add_nodes(net, plan, namespaces or {})
+        network = BuiltNetwork(plan, net)
+        _add_links(net, plan)
+        for switch in net.switches:
+            switch.start([])
+        net.built = True
+        _configure(network)
+        yield network
+    except OSError as error:
+        raise RunError(f"building the network failed: {error}") from error
+    finally:
+        _remove(net)
+
+
+def _remove(net: Mininet) -> None:
+    """A namespace and its interfaces go with the last process in it; containers outlive their node, so links go first."""
+    for link in net.links:
+        link.intf1.delete()
+    for node in [*net.switches, *net.hosts]:
+        node.terminate()
+
+
+def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> None:
+    for dc in plan.datacenters:
+        net.addHost(dc.router, cls=HostNode, ip=None)
+        net.addSwitch(dc.switch, cls=Bridge, inNamespace=True, dpid="1")
+    for host in plan.hosts:
+        net.addHost(host.node, cls=HostNode, ip=None, netns_pid=namespaces.get(host.name))
+    if plan.wan:
+        net.addHost("wan", cls=HostNode, ip=None)
+
+
+def _add_links(net: Mininet, plan: Network) -> None:
+    for dc in plan.datacenters:
+        net.addLink(dc.router, dc.switch, intfName1=f"{dc.router}-lan", intfName2=f"{dc.switch}-up", addr1=dc.gateway_mac)
+    for host in plan.hosts:
+        net.addLink(
+            host.node, plan.datacenter(host.dc).switch,
+            intfName1=shape.host_interface(host), intfName2=shape.switch_interface(host), addr1=host.mac,
+        )  # fmt: skip
+    for link in plan.wan:
+        for direction, end in ((link.forward, "a"), (link.backward, "b")):
+            router = plan.datacenter(direction.source).router
+            net.addLink(
+                router, "wan", intfName1=shape.wan_interface(router, link.index),
+                intfName2=shape.plant_interface(link.index, end), addr1=direction.mac,
+            )  # fmt: skip
+
+
+def _configure(network: BuiltNetwork) -> None:
+    plan = network.plan
+    shaped: dict[str, list[shape.Port]] = {}
+    for port in shape.ports(plan):
+        shaped.setdefault(port.node, []).append(port)
+    for host in plan.hosts:
+        with netlink(network.pid(host.node)) as connection:
+            _configure_host(connection, plan, host)
+            _shape(connection, shaped[host.node])
+        write_sysctls(network.pid(host.node), _tcp_sysctls(plan))
+    for dc in plan.datacenters:
+        write_sysctls(network.pid(dc.router), {"net/ipv4/ip_forward": 1})
+        with netlink(network.pid(dc.router)) as connection:
+            _configure_router(connection, plan, dc)
+            _shape(connection, shaped.get(dc.router, []))
+        with netlink(network.pid(dc.switch)) as connection:
+            for name in network.mininet[dc.switch].nameToIntf:
+                connection.link("set", index=connection.link_lookup(ifname=name)[0], mtu=plan.mtu)
+            _shape(connection, shaped.get(dc.switch, []))
+    if plan.wan:
+        with netlink(network.pid("wan")) as connection:
+            for link in plan.wan:
+                _cross_connect(connection, plan, link)
+            _shape(connection, shaped["wan"])
+
+
+def _shape(connection: IPRoute, wanted: list[shape.Port]) -> None:
+    for port in wanted:
+        shape.apply(connection, port)
+    for port in wanted:
+        shape.read_back(connection, port)
+
+
+def _tcp_sysctls(plan: Network) -> dict[str, object]:
+    return {
+        "net/ipv4/tcp_congestion_control": plan.tcp.congestion_control,
+        "net/ipv4/tcp_rmem": f"{TCP_MIN_DEFAULT} {plan.tcp.buffer_bytes}",
+        "net/ipv4/tcp_wmem": f"4096 16384 {plan.tcp.buffer_bytes}",
+        "net/ipv4/tcp_no_metrics_save": 1,
+    }
+
+
+def _up(connection: IPRoute, interface: str, mtu: int, address: Any) -> int:
+    """Bring an interface up with one packet per skb, so that rates, losses and queues count packets."""
+    index = int(connection.link_lookup(ifname=interface)[0])
+    connection.link("set", index=index, mtu=mtu, gso_max_segs=16, state="up")
+    connection.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    return index
+
+
+def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
+    connection.link("set", index=connection.link_lookup(ifname="lo")[0], state="up")
+    index = _up(connection, shape.host_interface(host), plan.mtu, host.address)
+    dc = plan.datacenter(host.dc)
+    for name in dc.hosts:
+        if name != host.name:
+            _neighbour(connection, index, str(plan.host(name).address.ip), plan.host(name).mac)
+    _neighbour(connection, index, str(dc.gateway.ip), dc.gateway_mac)
+    connection.route("add", dst="default", gateway=str(dc.gateway.ip))
+
+
+def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> None:
+    lan = _up(connection, f"{dc.router}-lan", plan.mtu, dc.gateway)
+    for name in dc.hosts:
+        _neighbour(connection, lan, str(plan.host(name).address.ip), plan.host(name).mac)
+    for link in plan.wan:
+        for mine, other in (link.directions, link.directions[::-1]):
+            if mine.source == dc.name:
+                index = _up(connection, shape.wan_interface(dc.router, link.index), plan.mtu, mine.address)
+                _neighbour(connection, index, str(other.address.ip), other.mac)
+    for route in plan.routes:
+        if route.dc == dc.name:
+            subnet = plan.datacenter(route.destination).subnet
+            connection.route("add", dst=str(subnet), gateway=str(route.via))
+
+
+def _neighbour(connection: IPRoute, index: int, address: str, mac: str) -> None:
+    """A permanent entry: no packet of a measurement waits for ARP."""
+    connection.neigh("add", dst=address, lladdr=mac, ifindex=index, state=0x80)
+
+
+def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
+    """What enters the outside plant at one end of `link` leaves at the other."""
+    ends = [int(connection.link_lookup(ifname=shape.plant_interface(link.index, end))[0]) for end in "ab"]
+    for index, other in (ends, ends[::-1]):
+        connection.link("set", index=index, mtu=plan.mtu, state="up")
+        connection.tc("add", kind="ingress", index=index, handle=0xFFFF0000)
+        action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": other}
+        connection.tc("add-filter", kind="matchall", index=index, parent=0xFFFF0000, prio=1, protocol=3, action=action)

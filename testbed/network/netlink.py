@@ -1,0 +1,167 @@
+"""Netlink in the namespace of a node, and the whole of netem's parameters for pyroute2.
+
+pyroute2 0.9 knows netem's first parameters only: 32-bit rates, delays in ticks of 64 ns, no seed. `NetemPlugin` takes the
+place of its netem plugin with the attributes of linux/pkt_sched.h that the links need: nanoseconds, 64-bit rates, seeds,
+loss models and delay distributions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink import nla
+from pyroute2.netlink.rtnl import TC_H_ROOT
+from pyroute2.netlink.rtnl.tcmsg import plugins
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextmanager
+def inside_netns(pid: int) -> Iterator[None]:
+    """This thread is in the network namespace of process `pid` within the block."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        try:
+            _setns(other)
+        finally:
+            os.close(other)
+        try:
+            yield
+        finally:
+            _setns(own)
+    finally:
+        os.close(own)
+
+
+@contextmanager
+def netlink(pid: int) -> Iterator[IPRoute]:
+    """A netlink connection to the network namespace of process `pid`."""
+    with inside_netns(pid):
+        connection = IPRoute()
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
+    """Set sysctls (names with slashes) of the network namespace of process `pid`."""
+    with inside_netns(pid):
+        for name, value in values.items():
+            Path("/proc/sys", name).write_text(str(value))
+
+
+def read_sysctls(pid: int, names: list[str]) -> dict[str, str]:
+    """Values of sysctls of the network namespace of process `pid`, with single blanks."""
+    with inside_netns(pid):
+        return {name: " ".join(Path("/proc/sys", name).read_text().split()) for name in names}
+
+
+MAX_U32 = 2**32 - 1
+
+
+def probability_u32(p: float) -> int:
+    """netem's fixed point: a probability as a part of 2^32 - 1."""
+    return round(p * MAX_U32)
+
+
+class NetemPlugin:
+    """netem for pyroute2's ``tc(..., kind="netem")``.
+
+    Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32), gilbert_elliott (p, r, 1-h, 1-k as
+    u32), duplicate and corrupt (u32), distribution (int16 numbers), seed.
+    """
+
+    parent = TC_H_ROOT
+
+    @staticmethod
+    def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
+        """The message of one qdisc (struct tc_netem_qopt and its attributes)."""
+        attributes: list[list[Any]] = []
+        rate = given.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
+        if rate:
+            fields = {"rate": min(rate, MAX_U32), "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
+            attributes.append(["TCA_NETEM_RATE", fields])
+            if rate > MAX_U32:
+                attributes.append(["TCA_NETEM_RATE64", rate])
+        attributes.append(["TCA_NETEM_LATENCY64", given.get("latency", 0)])
+        attributes.append(["TCA_NETEM_JITTER64", given.get("jitter", 0)])
+        if given.get("corrupt"):
+            attributes.append(["TCA_NETEM_CORRUPT", {"prob_corrupt": given["corrupt"], "corr_corrupt": 0}])
+        if given.get("gilbert_elliott"):
+            p, r, h, k1 = given["gilbert_elliott"]
+            attributes.append(["TCA_NETEM_LOSS", {"attrs": [["NETEM_LOSS_GE", {"p": p, "r": r, "h": h, "k1": k1}]]}])
+        if given.get("distribution"):
+            table = given["distribution"]
+            attributes.append(["TCA_NETEM_DELAY_DIST", struct.pack(f"{len(table)}h", *table)])
+        if given.get("seed") is not None:
+            attributes.append(["TCA_NETEM_PRNG_SEED", given["seed"]])
+        return {
+            "delay": 0, "jitter": 0, "gap": 0, "limit": given["limit"], "loss": given.get("loss", 0),
+            "duplicate": given.get("duplicate", 0), "attrs": attributes,
+        }  # fmt: skip
+
+    class options(nla):  # noqa: N801 (pyroute2 looks this name up)
+        """struct tc_netem_qopt."""
+
+        fields = (
+            ("delay", "I"), ("limit", "I"), ("loss", "I"), ("gap", "I"), ("duplicate", "I"), ("jitter", "I"),
+        )  # fmt: skip
+        nla_map = (
+            ("TCA_NETEM_UNSPEC", "none"),
+            ("TCA_NETEM_CORR", "hex"),
+            ("TCA_NETEM_DELAY_DIST", "cdata"),
+            ("TCA_NETEM_REORDER", "hex"),
+            ("TCA_NETEM_CORRUPT", "corrupt"),
+            ("TCA_NETEM_LOSS", "loss_model"),
+            ("TCA_NETEM_RATE", "rate"),
+            ("TCA_NETEM_ECN", "uint32"),
+            ("TCA_NETEM_RATE64", "uint64"),
+            ("TCA_NETEM_PAD", "hex"),
+            ("TCA_NETEM_LATENCY64", "int64"),
+            ("TCA_NETEM_JITTER64", "int64"),
+            ("TCA_NETEM_SLOT", "hex"),
+            ("TCA_NETEM_SLOT_DIST", "hex"),
+            ("TCA_NETEM_PRNG_SEED", "uint64"),
+        )
+
+        class corrupt(nla):  # noqa: N801
+            """struct tc_netem_corrupt."""
+
+            fields = (("prob_corrupt", "I"), ("corr_corrupt", "I"))
+
+        class rate(nla):  # noqa: N801
+            """struct tc_netem_rate."""
+
+            fields = (("rate", "I"), ("packet_overhead", "i"), ("cell_size", "I"), ("cell_overhead", "i"))
+
+        class loss_model(nla):  # noqa: N801
+            """Loss models."""
+
+            nla_map = (
+                ("NETEM_LOSS_UNSPEC", "none"),
+                ("NETEM_LOSS_GI", "hex"),
+                ("NETEM_LOSS_GE", "gilbert_elliott"),
+            )
+
+            class gilbert_elliott(nla):  # noqa: N801
+                """struct tc_netem_gemodel."""
+
+                fields = (("p", "I"), ("r", "I"), ("h", "I"), ("k1", "I"))
+
+
+plugins["netem"] = NetemPlugin

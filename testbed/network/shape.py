@@ -1,0 +1,188 @@
+"""How a link is emulated: plan -> queueing disciplines, applied through netlink and read back.
+
+    router a                        wan (the outside plant)                       router b
+    ┌──────────────┐               ┌──────────────────────────┐               ┌──────────────┐
+    │ d0r-w0       │───────────────│ w0a ─── redirected ─ w0b │───────────────│ d1r-w0       │
+    │ BOTTLENECK ► │               │                  FIBRE ► │               │              │
+    │              │               │ ◄ FIBRE                  │               │ ◄ BOTTLENECK │
+    └──────────────┘               └──────────────────────────┘               └──────────────┘
+
+The bottleneck is netem with a rate and a finite limit: it serialises packet after packet and drops what finds the queue
+full. The fibre is netem with delay, jitter and loss, and a limit that is never reached. They sit on routers and on the
+node ``wan``, never on the sending host, so that TCP learns of a drop as it would on a real path.
+
+A host's NIC is netem on the host's own interface (rate, ``nic.delay``) and on the switch port towards it (rate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from testbed.errors import RunError
+from testbed.network.netlink import probability_u32
+from testbed.plan import Bottleneck, Direction, Fibre, Host, Network
+
+UNLIMITED = 2**31 - 1  # packets: a limit that memory reaches first
+IN_ORDER_RATE = 50 * 10**12  # byte/s: with any rate netem keeps the order of packets, at this one it adds < 0.2 ns
+DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path("/usr/share/tc"))
+
+
+@dataclass(frozen=True)
+class Netem:
+    """Parameters of one netem qdisc as the kernel keeps them. Fields as in `testbed.network.netlink.NetemPlugin`."""
+
+    limit: int
+    rate_bytes: int = 0
+    latency: int = 0
+    jitter: int = 0
+    loss: int = 0
+    gilbert_elliott: tuple[int, int, int, int] | None = None
+    duplicate: int = 0
+    corrupt: int = 0
+    seed: int | None = None
+    distribution: tuple[int, ...] | None = None  # the kernel does not tell it back
+
+
+@dataclass(frozen=True)
+class Port:
+    """An interface of a node and the qdisc at its root, for what the node sends there."""
+
+    node: str
+    interface: str
+    netem: Netem
+
+
+def wan_interface(router: str, index: int) -> str:
+    """Name of a border router's interface on WAN link `index`."""
+    return f"{router}-w{index}"
+
+
+def plant_interface(index: int, end: str) -> str:
+    """Name of the outside plant's interface on WAN link `index` towards its end `a` (forward's source) or `b`."""
+    return f"w{index}{end}"
+
+
+def switch_interface(host: Host) -> str:
+    """Name of the switch port towards `host`."""
+    return f"{host.node}-sw"
+
+
+def host_interface(host: Host) -> str:
+    """Name of the host's only interface."""
+    return f"{host.node}-eth0"
+
+
+def ports(network: Network) -> list[Port]:
+    """Every shaped port of the network."""
+    found = []
+    for host in network.hosts:
+        up = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
+        found.append(Port(host.node, host_interface(host), up))
+        switch = network.datacenter(host.dc).switch
+        found.append(Port(switch, switch_interface(host), _bottleneck(host.nic_down)))
+    for link in network.wan:
+        for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
+            router = network.datacenter(direction.source).router
+            found.append(Port(router, wan_interface(router, link.index), _bottleneck(direction.bottleneck)))
+            found.append(Port("wan", plant_interface(link.index, far_end), _fibre(direction.fibre)))
+    return found
+
+
+def _bottleneck(bottleneck: Bottleneck, *, latency: int = 0, seed: int | None = None) -> Netem:
+    return Netem(limit=bottleneck.queue_packets, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
+
+
+def _fibre(fibre: Fibre) -> Netem:
+    loss = fibre.loss
+    burst = loss.model == "gilbert-elliott"
+    chain = tuple(probability_u32(value) for value in (loss.p, loss.r, loss.one_minus_h, loss.one_minus_k))
+    return Netem(
+        limit=UNLIMITED,
+        rate_bytes=IN_ORDER_RATE if fibre.jitter_ns and not fibre.reorder else 0,
+        latency=fibre.delay_ns,
+        jitter=fibre.jitter_ns,
+        loss=0 if burst else probability_u32(loss.p),
+        gilbert_elliott=(chain[0], chain[1], chain[2], chain[3]) if burst else None,
+        duplicate=probability_u32(fibre.duplicate),
+        corrupt=probability_u32(fibre.corrupt),
+        seed=fibre.seed,
+        distribution=_distribution(fibre.distribution) if fibre.jitter_ns else None,
+    )
+
+
+def _distribution(name: str) -> tuple[int, ...] | None:
+    """A table of iproute2 (normal, pareto, ...) or of a file, as netem's fixed-point numbers; None for uniform."""
+    if name == "uniform":
+        return None
+    places = [Path(name), *(folder / f"{name}.dist" for folder in DISTRIBUTIONS)]
+    for place in places:
+        if place.is_file():
+            lines = (line.split("#")[0] for line in place.read_text().splitlines())
+            return tuple(int(number) for line in lines for number in line.split())
+    raise RunError(f"no table for the delay distribution {name!r}: looked for {', '.join(map(str, places))}")
+
+
+def apply(connection: IPRoute, port: Port) -> None:
+    """Install or change the qdisc of `port`. A change keeps the packets that are in it."""
+    index = connection.link_lookup(ifname=port.interface)[0]
+    values: dict[str, Any] = {field.name: getattr(port.netem, field.name) for field in fields(Netem)}
+    connection.tc("replace", kind="netem", index=index, handle=0x10000, **values)
+
+
+def read_back(connection: IPRoute, port: Port) -> None:
+    """Compare the kernel's qdisc with the plan's.
+
+    Raises:
+        RunError: they differ, or there is none.
+    """
+    index = connection.link_lookup(ifname=port.interface)[0]
+    found = next((q for q in connection.get_qdiscs(index=index) if q.get_attr("TCA_KIND") == "netem"), None)
+    if found is None:
+        raise RunError(f"{port.node}: {port.interface} has no netem qdisc although it was installed")
+    options = found.get_attr("TCA_OPTIONS")
+    for name, value in _parameters(options).items():
+        wanted = getattr(port.netem, name)
+        if value != wanted and not (name == "seed" and wanted is None):
+            raise RunError(f"{port.node}: the kernel keeps netem {name} of {port.interface} as {value}, not {wanted}")
+
+
+def _parameters(options: Any) -> dict[str, Any]:
+    rate = options.get_attr("TCA_NETEM_RATE64") or (options.get_attr("TCA_NETEM_RATE") or {"rate": 0})["rate"]
+    model = options.get_attr("TCA_NETEM_LOSS")
+    chain = model.get_attr("NETEM_LOSS_GE") if model else None
+    corrupt = options.get_attr("TCA_NETEM_CORRUPT")
+    return {
+        "limit": options["limit"],
+        "rate_bytes": rate,
+        "latency": options.get_attr("TCA_NETEM_LATENCY64"),
+        "jitter": options.get_attr("TCA_NETEM_JITTER64"),
+        "loss": options["loss"],
+        "gilbert_elliott": (chain["p"], chain["r"], chain["h"], chain["k1"]) if chain else None,
+        "duplicate": options["duplicate"],
+        "corrupt": corrupt["prob_corrupt"] if corrupt else 0,
+        "seed": options.get_attr("TCA_NETEM_PRNG_SEED"),
+    }
+
+
+@dataclass(frozen=True)
+class WanPort:
+    """The port of a border router that sends into one direction of a WAN link: where it is counted and captured."""
+
+    link: str
+    direction: Direction
+    router: str
+    interface: str
+
+
+def wan_ports(network: Network) -> list[WanPort]:
+    """Both ports of every WAN link."""
+    found = []
+    for link in network.wan:
+        for direction in link.directions:
+            router = network.datacenter(direction.source).router
+            found.append(WanPort(link.key, direction, router, wan_interface(router, link.index)))
+    return found

@@ -1,0 +1,117 @@
+"""Figures of a run. Backgrounds are transparent; the page's style sheet colours text and grid for light and dark."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from testbed.plan import Network
+from testbed.units import format_rate, format_size
+
+COLOURS = ("#2f7ed8", "#e07b00", "#1a9c6b", "#c2468f", "#8a6fe0", "#a98600", "#3aa6b9", "#d1495b", "#7a8a99")
+TIME_BINS = 400
+USE_COLOURS = ((0.0, "rgba(125,135,145,0.12)"), (0.5, "#3f8fdc"), (1.0, "#f08a00"))
+
+
+def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
+    """Median time against size, both logarithmic: a line per operation, its lower bound dashed. None without sizes."""
+    rows = sorted((row for row in collectives if row["bytes"] > 0), key=lambda row: row["bytes"])
+    if not rows:
+        return None
+    figure = go.Figure()
+    keys = list(dict.fromkeys((row["op"], row["ranks"], row["dtype"]) for row in rows))
+    for i, key in enumerate(keys):
+        mine = [row for row in rows if (row["op"], row["ranks"], row["dtype"]) == key]
+        _add_operation(figure, mine, _operation_name(key, keys), COLOURS[i % len(COLOURS)])
+    sizes = sorted({row["bytes"] for row in rows})
+    shown = sizes[:: 1 + len(sizes) // 8]
+    figure.update_xaxes(
+        type="log", title="size", tickvals=shown, ticktext=[format_size(size, 3) for size in shown], minor_ticks=""
+    )
+    ticks = _ticks(
+        [value / 1000 for row in rows for value in (row["time_us"]["max"], row.get("bound_us") or 0) if value > 0]
+    )
+    figure.update_yaxes(type="log", title="time (ms)", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    return _styled(figure, 440)
+
+
+def _ticks(values: list[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten that span `values`, all above zero."""
+    low, high = math.floor(math.log10(min(values, default=1))), math.ceil(math.log10(max(values, default=1)))
+    return [factor * 10.0**exponent for exponent in range(low, high + 1) for factor in (1, 2, 5)]
+
+
+def _operation_name(key: tuple[str, int, str], keys: list[tuple[str, int, str]]) -> str:
+    """The operation, with group size and type where several rows share it."""
+    op, ranks, dtype = key
+    alone = sum(other[0] == op for other in keys) == 1
+    return escape(op if alone else f"{op}, {ranks} ranks, {dtype}")
+
+
+def _add_operation(figure: go.Figure, rows: list[dict[str, Any]], name: str, colour: str) -> None:
+    sizes = [row["bytes"] for row in rows]
+    medians = np.array([row["time_us"]["median"] for row in rows]) / 1000
+    lows = medians - np.array([row["time_us"]["min"] for row in rows]) / 1000
+    highs = np.array([row["time_us"]["max"] for row in rows]) / 1000 - medians
+    texts = [format_size(size, 3) for size in sizes]
+    hover = "%{text}: %{y:.4g} ms<extra>" + name + "</extra>"
+    figure.add_scatter(
+        x=sizes, y=medians, name=name, legendgroup=name, mode="lines+markers", line={"color": colour, "width": 2},
+        error_y={"type": "data", "array": highs, "arrayminus": lows, "width": 3, "thickness": 1},
+        text=texts, hovertemplate=hover,
+    )  # fmt: skip
+    known = [(row["bytes"], row["bound_us"] / 1000) for row in rows if row.get("bound_us")]
+    figure.add_scatter(
+        x=[size for size, _ in known], y=[bound for _, bound in known], name=f"{name}, bound", legendgroup=name,
+        mode="lines", line={"color": colour, "width": 1.5, "dash": "dash"}, text=texts,
+        hovertemplate="%{text}: %{y:.4g} ms<extra>" + name + ", bound</extra>",
+    )  # fmt: skip
+
+
+def utilisation_figure(links: pl.DataFrame, network: Network) -> go.Figure | None:
+    """Share of the rate in use over the run's time: a row per WAN direction. None without two samples."""
+    if links.is_empty() or links["time_ns"].n_unique() < 2:
+        return None
+    begin, end = min(links["time_ns"]), max(links["time_ns"])
+    edges = np.linspace(begin, end, min(TIME_BINS, links["time_ns"].n_unique() - 1) + 1)
+    names, rates, shares = [], [], []
+    for link in network.wan:
+        for way in link.directions:
+            mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
+            if mine.is_empty():
+                continue
+            carried = np.diff(np.interp(edges, mine["time_ns"].to_numpy(), mine["bytes"].to_numpy()))
+            shares.append(100 * carried * 8 / way.bottleneck.rate_bps / (np.diff(edges) / 1e9))
+            names.append(escape(f"{way.source} → {way.target}"))
+            rates.append(format_rate(way.bottleneck.rate_bps, 3))
+    if not names:
+        return None
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.round(shares, 2), x=(edges - begin) / 1e9, y=names, zmin=0, zmax=100, colorscale=USE_COLOURS, ygap=2,
+            customdata=[[rate] * len(row) for rate, row in zip(rates, shares, strict=True)],
+            colorbar={"title": {"text": "% of rate", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="time since the first sample (s, run's clock)", showgrid=False)
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, tickfont={"size": 11})
+    return _styled(figure, 140 + 26 * max(len(names), 3))
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", autosize=True,
+        margin={"l": 60, "r": 10, "t": 36, "b": 50},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#7d8791", "activecolor": "#3f8fdc"},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+    )  # fmt: skip
+    figure.update_xaxes(gridcolor="#8884", zeroline=False)
+    figure.update_yaxes(gridcolor="#8884", zeroline=False)
+    return figure

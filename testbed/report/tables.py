@@ -1,0 +1,197 @@
+"""The tables of a summary.json: as `Grid`, which the page renders as HTML, and as rich tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from testbed.units import format_size
+
+Summary = dict[str, Any]
+WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in
+NONE = "-"  # what was not measured
+DTYPE_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its header (a line break before the unit) and whether it holds numbers."""
+
+    header: str
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text. `note` explains its terms in a sentence or two."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def collectives_grid(summary: Summary) -> Grid:
+    """Times and bandwidths in the columns of nccl-tests, with the lower bound of the topology."""
+    columns = [
+        Column("size\n(B)"),
+        Column("count"),
+        Column("type", number=False),
+        Column("op", number=False),
+        Column("time\n(us)"),
+        Column("max\n(us)"),
+        Column("algbw\n(GB/s)"),
+        Column("busbw\n(GB/s)"),
+        Column("bound\n(us)"),
+        Column("of-bound\n(%)"),
+        Column("#wrong"),
+    ]
+    note = (
+        "time: median over the iterations of what rank 0 sees (broadcast and scatter: until the last rank is done); "
+        "max: the longest iteration. algbw: size / time. busbw: algbw x the factor of nccl-tests. bound: the least "
+        "time that the topology's delays and rates allow any algorithm; of-bound: bound / time (perfect: 100)."
+    )
+    return Grid("Collectives", columns, [_collective(row) for row in _rows(summary, "collectives")], note)
+
+
+def _collective(row: Summary) -> list[str]:
+    size, dtype, times = row["bytes"], row.get("dtype") or NONE, row["time_us"]
+    width = DTYPE_BYTES.get(dtype)
+    efficiency = row.get("efficiency")
+    return [
+        str(size),
+        str(size // width) if width else NONE,
+        dtype,
+        row["op"],
+        microseconds(times["median"]),
+        microseconds(times["max"]),
+        bandwidth(row["algbw_gbytes"]),
+        bandwidth(row["busbw_gbytes"]),
+        microseconds(row.get("bound_us")),
+        NONE if efficiency is None else f"{100 * efficiency:.1f}",
+        NONE if row.get("wrong") is None else str(row["wrong"]),
+    ]
+
+
+def wan_grid(summary: Summary) -> Grid:
+    """A matrix: a row per sending datacenter, a column per receiving one; bytes and mean utilisation of their links."""
+    rows = _rows(summary, "wan")
+    names = list(dict.fromkeys(name for row in rows for name in (row["from"], row["to"])))
+    cells = [[source, *(_wan_cell(rows, source, target) for target in names)] for source in names]
+    columns = [Column("from \\ to", number=False), *(Column(name) for name in names)]
+    note = (
+        "Bytes that each direction carried, whole frames with headers, and the mean share of its rate "
+        "from the first operation's start to the last one's end."
+    )
+    return Grid("WAN links", columns, cells, note)
+
+
+def _wan_cell(rows: Sequence[Summary], source: str, target: str) -> str:
+    """The sum of the parallel links from `source` to `target`; empty where there is none."""
+    mine = [row for row in rows if (row["from"], row["to"]) == (source, target)]
+    if not mine:
+        return ""
+    measured = [row for row in mine if row["bytes"] is not None]
+    if not measured:
+        return NONE
+    text = format_size(sum(row["bytes"] for row in measured), 3)
+    used = [row for row in measured if row["mean_utilisation"] is not None]
+    if used:
+        share = sum(row["mean_utilisation"] * row["rate_bps"] for row in used) / sum(row["rate_bps"] for row in used)
+        text += f"\n{100 * share:.1f} %"
+    return text
+
+
+def fidelity_grid(summary: Summary) -> Grid:
+    """Round-trip times between datacenters, as the topology demands and as measured before the run."""
+    columns = [
+        Column("from", number=False),
+        Column("to", number=False),
+        Column("expected RTT\n(ms)"),
+        Column("measured RTT\n(ms)"),
+        Column("difference\n(us)"),
+        Column("within tolerance", number=False),
+    ]
+    cells = []
+    for row in _rows(summary, "fidelity"):
+        expected, measured = row.get("rtt_ms_expected"), row.get("rtt_ms_measured")
+        cells.append(
+            [
+                str(row.get("from", NONE)),
+                str(row.get("to", NONE)),
+                NONE if expected is None else f"{expected:.3f}",
+                NONE if measured is None else f"{measured:.3f}",
+                NONE if expected is None or measured is None else f"{1000 * (measured - expected):+.1f}",
+                "yes" if row.get("ok") else "NO",
+            ]
+        )
+    return Grid("Emulated against expected delay", columns, cells, "RTT: round-trip time, there and back.")
+
+
+def stages_grid(summary: Summary) -> Grid:
+    """Where the time went: real seconds of this machine and seconds on the run's clock."""
+    columns = [Column("stage", number=False), Column("real time\n(s)"), Column("run's clock\n(s)")]
+    cells = [
+        [
+            row["stage"],
+            *(NONE if row[key] is None else f"{row[key]:.2f}" for key in ("wall_seconds", "emulated_seconds")),
+        ]
+        for row in _rows(summary, "stages")
+    ]
+    return Grid("Stages", columns, cells)
+
+
+def collectives_table(summary: Summary) -> Table:
+    """`collectives_grid` for a terminal of 100 columns."""
+    return render(collectives_grid(summary))
+
+
+def wan_table(summary: Summary) -> Table:
+    """`wan_grid` for a terminal."""
+    return render(wan_grid(summary))
+
+
+def fidelity_table(summary: Summary) -> Table:
+    """`fidelity_grid` for a terminal."""
+    return render(fidelity_grid(summary))
+
+
+def stages_table(summary: Summary) -> Table:
+    """`stages_grid` for a terminal."""
+    return render(stages_grid(summary))
+
+
+def render(grid: Grid) -> Table:
+    """`grid` as a rich table; text is literal, without rich's markup."""
+    table = Table(
+        title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
+    )
+    for column in grid.columns:
+        table.add_column(Text(column.header), justify="right" if column.number else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def microseconds(value: float | None) -> str:
+    """A time in us with one decimal below 100 ms, none above."""
+    if value is None:
+        return NONE
+    return f"{value:.1f}" if value < 100_000 else f"{value:.0f}"
+
+
+def bandwidth(gbytes: float) -> str:
+    """10^9 bytes/s in at most six characters below 1000: two decimals from 1, four from 0.001, else 8.2e-5."""
+    if gbytes >= 1 or gbytes == 0:
+        return f"{gbytes:.2f}"
+    return f"{gbytes:.4f}" if gbytes >= 0.001 else f"{gbytes:.1e}".replace("e-0", "e-")
+
+
+def _rows(summary: Summary, key: str) -> list[Summary]:
+    rows: list[Summary] = summary.get(key) or []
+    return rows

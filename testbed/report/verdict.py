@@ -1,0 +1,50 @@
+"""What a run says, in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testbed.units import format_size, format_time
+
+Json = dict[str, Any]
+
+
+def verdict(status: Json, summary: Json) -> str:
+    """One sentence of plain text: the outcome, and for a completed run what its largest collective shows."""
+    state = status.get("state")
+    reason = str(status.get("reason") or "no reason was recorded").rstrip(".")
+    if state is None:
+        return "The run left no status: it ended before it could say how."
+    if state == "running":
+        return "The run has not ended, or was ended without a word; this is what it left."
+    if state != "completed":
+        return f"The run {'was ' if state == 'interrupted' else ''}{state}: {reason}."
+    rows = summary.get("collectives") or []
+    wrong = sum(row.get("wrong") or 0 for row in rows)
+    if wrong:
+        return f"The run completed with {wrong} wrong values in the results of its collectives: do not use its figures."
+    if not rows:
+        return "The run completed; it holds no measured collective."
+    return f"{_largest(rows)}{_busiest(summary.get('wan') or [])}."
+
+
+def _largest(rows: list[Json]) -> str:
+    row = max(rows, key=lambda row: (row["bytes"], row["time_us"]["median"]))
+    time_us = row["time_us"]["median"]
+    text = f"{row['op']} of {format_size(row['bytes'])} among {row['ranks']} ranks takes {_time(time_us)}"
+    if row.get("bound_us"):
+        text += f", {time_us / row['bound_us']:.1f} times the least that the topology allows ({_time(row['bound_us'])})"
+    return text
+
+
+def _busiest(rows: list[Json]) -> str:
+    known = [row for row in rows if row.get("mean_utilisation") is not None]
+    if not known:
+        return ""
+    row = max(known, key=lambda row: row["mean_utilisation"])
+    share = f"{100 * row['mean_utilisation']:.0f}\N{NO-BREAK SPACE}%"
+    return f"; the busiest WAN direction, {row['from']} to {row['to']}, is {share} used on average over the run"
+
+
+def _time(us: float) -> str:
+    return format_time(round(1000 * us), 4)

@@ -1,0 +1,110 @@
+"""The story of one run, in order, inside the kernel that carries it.
+
+usage: python -m testbed.run RUN_FOLDER
+
+The run folder holds plan.json. What happens is appended to the folder's raw records as it happens; tables are made from
+them afterwards, by whoever started this. The same command runs in a guest and on the machine itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from testbed.errors import TestbedError
+from testbed.measure.capture import capturing
+from testbed.measure.counters import Port, sampling
+from testbed.network import shape
+from testbed.network.build import BuiltNetwork, build_network
+from testbed.network.netlink import inside_netns
+from testbed.network.verify import verify_round_trips
+from testbed.plan import Plan
+from testbed.rundir import RunDir, append_record
+from testbed.workers.fleet import Fleet
+
+
+def run(folder: RunDir) -> None:
+    """Build, verify, measure and run what plan.json says.
+
+    Raises:
+        TestbedError: a stage failed; the records so far are in the folder.
+    """
+    plan = folder.read_plan()
+    with ExitStack() as stack:
+        with stage(folder, "workers"):
+            fleet = stack.enter_context(_fleet(folder, plan))
+        with stage(folder, "network"):
+            network = stack.enter_context(build_network(plan.network, fleet.namespaces))
+        with stage(folder, "verify"):
+            round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
+            folder.write_json(folder.fidelity, [round_trip.record() for round_trip in round_trips])
+        with stage(folder, "measurement"):
+            if plan.capture != "none":
+                stack.enter_context(capturing(_capture_points(folder, network)))
+            stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
+        with stage(folder, "import"):
+            fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
+        with stage(folder, "ops"):
+            fleet.wait()
+
+
+def _fleet(folder: RunDir, plan: Plan) -> Fleet:
+    if plan.workers.isolation == "container":
+        from testbed.workers.containers import Containers  # noqa: PLC0415 (importing docker takes 0.6 s in the guest)
+
+        return Containers(folder, plan)
+    from testbed.workers.processes import Processes  # noqa: PLC0415
+
+    return Processes(folder, plan)
+
+
+def _ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:
+    """The WAN ports whose counters are sampled."""
+    found = []
+    for port in shape.wan_ports(network.plan):
+        with inside_netns(network.pid(port.router)):
+            connection = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+            index = socket.if_nametoindex(port.interface)
+        found.append(Port(connection, index, port.direction.source, port.direction.target, port.link))
+    return found
+
+
+def _capture_points(folder: RunDir, network: BuiltNetwork) -> dict[Path, tuple[int, str]]:
+    return {
+        folder.capture(port.link, port.direction.source): (network.pid(port.router), port.interface)
+        for port in shape.wan_ports(network.plan)
+    }
+
+
+@contextmanager
+def stage(folder: RunDir, name: str) -> Iterator[None]:
+    """Note the beginning and end of a part of the run, on the run's clock."""
+    append_record(folder.events, {"stage": name, "state": "begin", "time_ns": time.time_ns()})
+    try:
+        yield
+    finally:
+        append_record(folder.events, {"stage": name, "state": "end", "time_ns": time.time_ns()})
+
+
+def main(path: str) -> int:
+    """Run, and note the outcome as the last event: 0 if the run completed, 1 if not."""
+    folder = RunDir(Path(path))
+    try:
+        run(folder)
+        outcome, reason = "completed", ""
+    except TestbedError as error:
+        outcome, reason = "failed", str(error)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the folder has to tell)
+        traceback.print_exc()
+        outcome, reason = "failed", f"{type(error).__name__}: {error} (a fault of the testbed: see {folder.console.name})"
+    append_record(folder.events, {"stage": "run", "state": outcome, "reason": reason, "time_ns": time.time_ns()})
+    return 0 if outcome == "completed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

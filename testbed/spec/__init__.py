@@ -1,0 +1,1 @@
+"""What a person writes: topologies and workloads, with units, presets and defaults."""

@@ -1,0 +1,340 @@
+"""WAN links as written, and the links that they stand for.
+
+An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``: ``all`` or a list of
+datacenters; the first of a star is its centre). A ``between`` entry for a pair that a shorthand covers refines that
+link. Every setting but `detour` may be written per direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from testbed.geo import DETOUR, Location, distance_km, fibre_delay_ns
+from testbed.spec.model import Flag, Problem, Strict, overlay, suggest
+from testbed.units import (
+    Probability,
+    Rate,
+    Time,
+    UnitError,
+    format_size,
+    format_time,
+    parse_size,
+    parse_time,
+)
+
+T = TypeVar("T")
+ARROW = "->"
+DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
+
+
+def _is_per_direction(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(ARROW in str(key) for key in value)
+
+
+PerDirection = Annotated[
+    Annotated[T, Tag("(both)")] | Annotated[dict[str, T], Tag("(each)")],
+    Discriminator(lambda value: "(each)" if _is_per_direction(value) else "(both)"),
+]
+
+
+class GilbertElliott(Strict):
+    """Bursty loss: per packet, the state goes from good to bad with `p` and back with `r`."""
+
+    p: Probability
+    r: Probability
+    loss_in_bad: Probability = 1.0
+    loss_in_good: Probability = 0.0
+
+
+Loss = Annotated[
+    Annotated[Probability, Tag("(independent)")] | Annotated[GilbertElliott, Tag("(bursts)")],
+    Discriminator(lambda value: "(bursts)" if isinstance(value, Mapping | GilbertElliott) else "(independent)"),
+]
+
+
+class QueueLength(NamedTuple):
+    """A buffer: `amount` bandwidth-delay products of the link, bytes, ns of its rate, or packets of MTU size."""
+
+    amount: Decimal
+    unit: Literal["bdp", "bytes", "time", "packets"]
+
+
+_QUEUE_REMEDY = "write it as 1 bdp, 64 packets, a size such as 4 MiB or a time such as 20 ms"
+
+
+def parse_queue(value: object) -> QueueLength:
+    """Read a queue such as ``1 bdp``, ``64 packets``, ``4 MiB`` or ``20 ms``.
+
+    Raises:
+        UnitError: it is none of these, or zero.
+    """
+    if isinstance(value, QueueLength):
+        return value
+    number, _, unit = str(value).strip().partition(" ")
+    queue: QueueLength | None = None
+    if unit in ("bdp", "packets") and number.replace(".", "", 1).isascii() and number.replace(".", "", 1).isdigit():
+        queue = QueueLength(Decimal(number), "bdp" if unit == "bdp" else "packets")
+    elif isinstance(value, str):
+        for read, kind in ((parse_size, "bytes"), (parse_time, "time")):
+            try:
+                queue = queue or QueueLength(Decimal(read(value)), "bytes" if kind == "bytes" else "time")
+            except UnitError:
+                continue
+    if queue is None:
+        raise UnitError(f"{value!r} is not a queue", _QUEUE_REMEDY)
+    if queue.amount == 0:
+        raise UnitError("a queue of 0 passes nothing", _QUEUE_REMEDY)
+    return queue
+
+
+def format_queue(queue: QueueLength) -> str:
+    """The exact text of a queue."""
+    if queue.unit == "bytes":
+        return format_size(int(queue.amount))
+    if queue.unit == "time":
+        return format_time(int(queue.amount))
+    return f"{queue.amount:f} {queue.unit}"
+
+
+def _distribution(value: str, info: ValidationInfo) -> str:
+    if value in DISTRIBUTIONS:
+        return value
+    path = Path((info.context or {}).get("folder", "")) / value
+    if not path.is_file():
+        raise UnitError(f"{value!r} is neither {', '.join(DISTRIBUTIONS)} nor the file of a table")
+    return str(path.resolve())
+
+
+QueueField = Annotated[
+    QueueLength,
+    BeforeValidator(parse_queue),
+    PlainSerializer(format_queue, when_used="json"),
+    WithJsonSchema({"type": "string", "description": _QUEUE_REMEDY, "examples": ["1 bdp"]}),
+]
+Discipline = Literal["drop-tail", "red", "fq_codel"]
+Members = Annotated[
+    Annotated[Literal["all"], Tag("(all)")] | Annotated[list[str], Tag("(some)")],
+    Discriminator(lambda value: "(some)" if isinstance(value, list) else "(all)"),
+]
+
+
+class LinkSettings(Strict):
+    """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and impairments)."""
+
+    rate: PerDirection[Rate] | None = Field(None, description="of the bottleneck, with headers")
+    delay: PerDirection[Time] | None = Field(None, description="one way; left out, from the locations and detour")
+    detour: Annotated[float, Field(ge=1, strict=True)] = Field(DETOUR, description="length of the fibre / great circle")
+    jitter: PerDirection[Time] = Field(0, description="spread of the delay")
+    distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
+        "uniform", description="of the jitter: uniform, normal, pareto, paretonormal or the path of a netem table"
+    )
+    reorder: PerDirection[Flag] = Field(False, description="whether jitter may reorder packets")
+    loss: PerDirection[Loss] = Field(0.0, description="per packet: a percentage, or Gilbert-Elliott's p and r")
+    duplicate: PerDirection[Probability] = Field(0.0, description="per packet")
+    corrupt: PerDirection[Probability] = Field(0.0, description="per packet: one bit flips")
+    queue: PerDirection[QueueField] | None = Field(
+        None, description="of the bottleneck: bdp, packets, bytes or time; left out, 1 bdp and at least 64 packets"
+    )
+    discipline: PerDirection[Discipline] = Field("drop-tail", description="of the queue")
+    ecn: PerDirection[Flag] = Field(False, description="mark instead of drop; with red or fq_codel")
+
+
+class Wan(LinkSettings):
+    """An entry of `wan`: one link, or the links of a shorthand."""
+
+    between: tuple[str, str] | None = Field(None, description="one link, by its two datacenters")
+    mesh: Members | None = Field(None, description="a link between every two")
+    ring: Members | None = Field(None, description="a link from each to the next, and from the last to the first")
+    star: Members | None = Field(None, description="a link from the first to each of the others")
+
+    @property
+    def shape(self) -> str | None:
+        """Which of `between`, `mesh`, `ring` and `star` is written; None unless it is exactly one."""
+        written = [name for name in ("between", "mesh", "ring", "star") if getattr(self, name) is not None]
+        return written[0] if len(written) == 1 else None
+
+    def pairs(self, datacenters: list[str]) -> list[tuple[str, str]]:
+        """The two ends of every link of this entry, in the order written."""
+        if self.between is not None:
+            return [self.between]
+        members = getattr(self, self.shape or "mesh")
+        names = datacenters if members == "all" else members or []
+        if self.shape == "ring":
+            return list(zip(names, names[1:] + names[:1], strict=True)) if len(names) > 2 else []
+        return [(names[0], name) for name in names[1:]] if self.shape == "star" else list(combinations(names, 2))
+
+
+@dataclass(frozen=True)
+class LinkDirection:
+    """One direction of a link, in base units. `queue` None: the default."""
+
+    source: str
+    target: str
+    rate: int
+    delay: int
+    jitter: int
+    distribution: str
+    reorder: bool
+    loss: float | GilbertElliott
+    duplicate: float
+    corrupt: float
+    queue: QueueLength | None
+    discipline: Discipline
+    ecn: bool
+
+    @property
+    def name(self) -> str:
+        """``iowa->ohio``."""
+        return f"{self.source}{ARROW}{self.target}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link between two datacenters; `key` is its two ends in the order written."""
+
+    key: str
+    forward: LinkDirection
+    backward: LinkDirection
+
+
+class _Written(NamedTuple):
+    ends: tuple[str, str]
+    entry: int  # index of the entry in `wan` that an error about the link names
+    settings: LinkSettings
+    refined: bool
+
+
+def expand(
+    wan: list[Wan], defaults: LinkSettings | None, locations: Mapping[str, Location | None]
+) -> tuple[list[Link], list[Problem]]:
+    """The links that `wan` stands for, and what is wrong with it. `locations` has every datacenter's name."""
+    problems = [problem for index, entry in enumerate(wan) for problem in _entry_problems(index, entry, locations)]
+    if defaults is not None:
+        problems += _direction_problems(("defaults", "wan"), defaults, ())
+    if problems:
+        return [], problems
+    written, problems = _written_links(wan, defaults, list(locations))
+    links: dict[str, Link] = {}
+    for ends, index, settings, _ in written:
+        key = "-".join(ends)
+        found = _link_problems(index, ends, settings, locations)
+        if key in links:
+            found.append(Problem(("wan", index), f"two links have the key {key!r}", "rename a datacenter"))
+        problems += found
+        if not found:
+            links[key] = Link(key, *(_direction(settings, *way, locations) for way in (ends, ends[::-1])))
+    first = {problem.loc: problem for problem in reversed(problems)}  # one for the links of a shorthand
+    return list(links.values()), list(reversed(first.values()))
+
+
+def _entry_problems(index: int, entry: Wan, known: Mapping[str, Any]) -> list[Problem]:
+    if entry.shape is None:
+        return [Problem(("wan", index), "a link needs exactly one of between, mesh, ring and star")]
+    members = getattr(entry, entry.shape)
+    loc = ("wan", index, entry.shape)
+    names = list(known) if members == "all" else list(members)
+    problems = [
+        Problem(loc, f"there is no datacenter {name!r}", suggest(name, known, "datacenters"))
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
+    if len(set(names)) < len(names):
+        problems.append(Problem(loc, f"the same datacenter is named twice: {', '.join(names)}"))
+    least = 3 if entry.shape == "ring" else 2
+    if len(names) < least:
+        problems.append(Problem(loc, f"a {entry.shape} needs at least {least} datacenters"))
+    ends = entry.between or ()
+    return problems + _direction_problems(("wan", index), entry, ends)
+
+
+def _direction_problems(loc: tuple[str | int, ...], settings: LinkSettings, ends: tuple[str, ...]) -> list[Problem]:
+    """Per-direction values must name the two directions of a link written with `between`."""
+    allowed = [ARROW.join(ends), ARROW.join(ends[::-1])] if ends else []
+    problems = []
+    for name in LinkSettings.model_fields:
+        value = getattr(settings, name)
+        if not _is_per_direction(value):
+            continue
+        if not ends:
+            problems.append(Problem((*loc, name), "values per direction need an entry with between"))
+        problems += [
+            Problem((*loc, name, key), f"{key!r} is no direction of this link", f"they are {' and '.join(allowed)}")
+            for key in value
+            if ends and key not in allowed
+        ]
+    return problems
+
+
+def _written_links(
+    wan: list[Wan], defaults: LinkSettings | None, datacenters: list[str]
+) -> tuple[list[_Written], list[Problem]]:
+    """All links with their settings: defaults, then the shorthand, then the `between` entry."""
+    found: dict[frozenset[str], _Written] = {}
+    problems = []
+    base = overlay(LinkSettings(), defaults)
+    for index, entry in sorted(enumerate(wan), key=lambda item: item[1].shape == "between"):
+        for ends in entry.pairs(datacenters):
+            old = found.get(frozenset(ends))
+            if old is not None and (old.refined or entry.between is None):
+                what = f"a second link between {ends[0]} and {ends[1]}"
+                problems.append(Problem(("wan", index), what, "datacenters have at most one link between them"))
+                continue
+            settings = overlay(old.settings if old else base, entry)
+            found[frozenset(ends)] = _Written(ends, index, settings, entry.between is not None)
+    return list(found.values()), problems
+
+
+def _link_problems(
+    index: int, ends: tuple[str, str], settings: LinkSettings, locations: Mapping[str, Location | None]
+) -> list[Problem]:
+    problems = []
+    for way in (ends, ends[::-1]):
+        name = ARROW.join(way)
+        if _toward(settings.rate, name) is None:
+            problems.append(Problem(("wan", index, "rate"), f"{name} has no rate", "write one, such as 10 Gbit/s"))
+        delay = _toward(settings.delay, name)
+        missing = [end for end in sorted(ends) if locations[end] is None]
+        if delay is None and missing:
+            remedy = f"write a delay, or the location of {' and '.join(missing)}"
+            problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
+        elif delay is not None and _toward(settings.jitter, name, 0) > delay:
+            problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
+        if _toward(settings.ecn, name, False) and _toward(settings.discipline, name, "drop-tail") == "drop-tail":
+            remedy = "write discipline: red or fq_codel"
+            problems.append(Problem(("wan", index, "ecn"), "a drop-tail queue cannot mark packets", remedy))
+    return problems
+
+
+def _toward(value: Any, name: str, default: Any = None) -> Any:
+    """The value for direction `name`; `default` if only the other direction was written."""
+    return value.get(name, default) if _is_per_direction(value) else value
+
+
+def _direction(
+    settings: LinkSettings, source: str, target: str, locations: Mapping[str, Location | None]
+) -> LinkDirection:
+    values = {
+        name: _toward(getattr(settings, name), f"{source}{ARROW}{target}", field.default)
+        for name, field in LinkSettings.model_fields.items()
+        if name != "detour"
+    }
+    a, b = locations[source], locations[target]
+    if values["delay"] is None and a is not None and b is not None:
+        values["delay"] = fibre_delay_ns(distance_km(a, b), settings.detour)
+    return LinkDirection(source, target, **values)

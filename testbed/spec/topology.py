@@ -1,0 +1,256 @@
+"""The topology file: datacenters and the WAN links between them.
+
+    name: two-sites
+    extends: another-topology          # optional: a preset or a file, relative to this one; see `Topology.load`
+    datacenters:
+      iowa: {hosts: 4, location: [41.22, -95.86], nic: {rate: 25 Gbit/s, delay: 5 us}}
+      ohio: {hosts: 4, location: [40.07, -82.76]}
+    wan:
+      - {between: [iowa, ohio], rate: 10 Gbit/s, delay: 8.2 ms, queue: 1 bdp}
+    defaults: {datacenter: {hosts: 2}, wan: {rate: 10 Gbit/s}}
+    routing: delay
+    tcp: {congestion_control: cubic, buffer: auto}
+    mtu: 1500
+
+`testbed.spec.link` has the settings and shorthands of `wan`. Keys that begin with ``x-`` are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import networkx as nx
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+from testbed.errors import InputError
+from testbed.geo import Location
+from testbed.spec import yaml_source
+from testbed.spec.library import TOPOLOGIES
+from testbed.spec.link import Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.model import Count, Problem, Strict, input_error, overlay, refuse, suggest
+from testbed.spec.yaml_source import Items, Override, Section
+from testbed.units import Rate, Size, Time, UnitError
+
+MAX_DATACENTERS = 250
+MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
+MAX_TCP_BUFFER = 2**30
+DEFAULT_NIC_RATE = 25_000_000_000
+DEFAULT_NIC_DELAY = 5_000
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        remedy = "use at most 63 lower-case letters, digits and hyphens; begin with a letter, end with no hyphen"
+        raise UnitError(f"{value!r} cannot be a name", remedy)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Degrees = Annotated[float, Field(strict=True)]
+
+
+class Nic(Strict):
+    """A host's network interface; `rate` and `delay` shape what the host sends, `rate` and `queue` what it gets."""
+
+    rate: Rate = Field(DEFAULT_NIC_RATE, description="each way")
+    delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends")
+    queue: QueueField | None = Field(None, description="of the switch port to the host; left out, 16 MiB")
+
+    @field_validator("queue")
+    @classmethod
+    def _no_bdp(cls, queue: QueueLength | None) -> QueueLength | None:
+        if queue is not None and queue.unit == "bdp":
+            raise UnitError("the queue of a NIC has no bandwidth-delay product", "write a size, a time or packets")
+        return queue
+
+
+class DatacenterDefaults(Strict):
+    """What every datacenter has unless it says otherwise."""
+
+    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = 1
+    nic: Nic = Nic()
+
+
+class Datacenter(DatacenterDefaults):
+    """Hosts behind one switch and one border router."""
+
+    location: tuple[Degrees, Degrees] | None = Field(None, description="degrees north, degrees east")
+
+    @field_validator("location")
+    @classmethod
+    def _on_earth(cls, location: Location | None) -> Location | None:
+        if location is not None and not (abs(location[0]) <= 90 and abs(location[1]) <= 180):
+            raise UnitError(f"{list(location)} is no place", "write [degrees north, degrees east]")
+        return location
+
+
+class Defaults(Strict):
+    """Settings of every datacenter and every WAN link that does not say otherwise."""
+
+    datacenter: DatacenterDefaults | None = None
+    wan: LinkSettings | None = None
+
+
+class Tcp(Strict):
+    """TCP of every host."""
+
+    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = "cubic"
+    buffer: Annotated[
+        Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
+        Discriminator(lambda value: "(auto)" if value == "auto" else "(size)"),
+    ] = Field("auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product")
+
+    @field_validator("buffer")
+    @classmethod
+    def _in_range(cls, buffer: int | str) -> int | str:
+        if isinstance(buffer, int) and not 4096 <= buffer <= MAX_TCP_BUFFER:
+            raise UnitError("a TCP buffer is from 4 KiB to 1 GiB")
+        return buffer
+
+
+class Topology(Strict):
+    """Datacenters and WAN links as written; `links` and `sites` have all defaults filled in."""
+
+    name: Name = "topology"
+    description: str = Field("", description="one line")
+    datacenters: dict[Name, Datacenter] = Field(min_length=1, max_length=MAX_DATACENTERS)
+    wan: list[Wan] = Field([])
+    defaults: Defaults = Defaults()
+    routing: Literal["delay", "hops"] = Field(
+        "delay", description="delay: the path of least delay; hops: of fewest links, then of least delay"
+    )
+    tcp: Tcp = Tcp()
+    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(1500, description="bytes of an IP packet")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
+        """The topology of a preset's name or of a file, with ``--set`` overrides (see `parse_overrides`).
+
+        With ``extends``, the file is laid over the other one: mappings key by key, `wan` link by link; a null removes
+        a key. A link is named by its two ends (``wan.iowa-ohio.delay``), a shorthand by its kind (``wan.mesh.rate``);
+        naming a link of a shorthand changes that link alone, ``wan.*.rate`` changes all entries.
+
+        Raises:
+            InputError: there is no such topology, or it is wrong; names every error with its place.
+        """
+        path = TOPOLOGIES.find(name_or_path)
+        source = _read(path, ())
+        source.setdefault("name", path.stem)
+        yaml_source.apply(source, overrides, lambda items, step: _find_item(source, items, step))
+        try:
+            return cls.model_validate(source, context={"folder": path.parent})
+        except ValidationError as error:
+            raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc, _item_name)) from error
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema of a topology file."""
+        schema = cls.model_json_schema()
+        schema["properties"]["extends"] = {"type": "string", "description": "a preset or a file to lay this over"}
+        return schema
+
+    @property
+    def links(self) -> list[Link]:
+        """All WAN links, complete, in the order written."""
+        return self._expand()[0]
+
+    @property
+    def sites(self) -> dict[str, Datacenter]:
+        """All datacenters by name, complete, in the order written."""
+        base = overlay(Datacenter(), self.defaults.datacenter)
+        return {name: overlay(base, datacenter) for name, datacenter in self.datacenters.items()}
+
+    def _expand(self) -> tuple[list[Link], list[Problem]]:
+        locations = {name: datacenter.location for name, datacenter in self.datacenters.items()}
+        return expand(self.wan, self.defaults.wan, locations)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        links, problems = self._expand()
+        if not problems:
+            graph = nx.Graph([(link.forward.source, link.forward.target) for link in links])
+            graph.add_nodes_from(self.datacenters)
+            first, *others = (list(part) for part in nx.connected_components(graph))
+            for other in others:
+                what = f"there is no path between {', '.join(sorted(first))} and {', '.join(sorted(other))}"
+                problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
+        refuse(problems, self.__class__.__name__)
+        return self
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> Section:
+    """The file `path` laid over what it extends."""
+    source = yaml_source.load(path)
+    if source.get("extends") is None:
+        return source
+    place = yaml_source.place_of(source, ("extends",))
+    seen = (*children, path.resolve())
+    try:
+        parent = TOPOLOGIES.find(str(source.pop("extends")), beside=path.parent)
+    except InputError as error:
+        raise InputError(error.what, place=place, remedy=error.remedy) from error
+    if parent.resolve() in seen:
+        raise InputError(f"{parent.name} extends itself", place=place)
+    base = _read(parent, seen)
+    for own in ("name", "description"):
+        base.pop(own, None)
+    return yaml_source.merge(base, source, _same_item)
+
+
+def _same_item(items: Items, item: Any) -> int | None:
+    """The index of the entry of `wan` that `item` refines: the same pair, or the same shorthand."""
+    return next(
+        (index for index, old in enumerate(items) if _identity(old) and _identity(old) == _identity(item)), None
+    )
+
+
+def _identity(item: Any) -> object:
+    if not isinstance(item, Section):
+        return None
+    ends = item.get("between")
+    if isinstance(ends, Items):
+        return frozenset(map(str, ends))
+    shapes = [shape for shape in ("mesh", "ring", "star") if shape in item]
+    return shapes[0] if shapes else None
+
+
+def _item_name(item: Any) -> str | None:
+    """The key of an entry of `wan`: ``iowa-ohio``, or the kind of a shorthand."""
+    identity = _identity(item)
+    return identity if isinstance(identity, str | None) else "-".join(map(str, item["between"]))
+
+
+def _find_item(source: Section, items: Items, step: str) -> int | None:
+    """The index of the item that `step` names; a link of a shorthand gets an entry of its own."""
+    names = [_item_name(item) or str(index) for index, item in enumerate(items)]
+    if step in names:
+        return names.index(step)
+    if step == "*" or items is not source.get("wan"):
+        return None
+    datacenters = source.get("datacenters") or {}
+    known = {}
+    for item in items:
+        for ends in _shorthand_pairs(item, list(datacenters)):
+            known["-".join(ends)] = ends
+    if step not in known:
+        raise InputError(f"there is no WAN link {step!r}", remedy=suggest(step, [*names, *known], "links"))
+    between, entry, place = Items(), Section(), items.places[0]
+    for end in known[step]:
+        between.put(end, place)
+    entry.put("between", between, place)
+    items.put(entry, place)
+    return len(items) - 1
+
+
+def _shorthand_pairs(item: Any, datacenters: list[str]) -> list[tuple[str, str]]:
+    if not isinstance(item, Section):
+        return []
+    shorthand = {key: item[key] for key in ("mesh", "ring", "star") if key in item}
+    try:
+        return Wan.model_validate(shorthand).pairs(datacenters) if shorthand else []
+    except ValidationError:
+        return []

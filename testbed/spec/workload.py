@@ -1,0 +1,64 @@
+"""Workload files: ``workload: NAME`` and the settings of that workload, whose model is in `testbed.spec.workloads`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from testbed.errors import InputError
+from testbed.spec import workloads, yaml_source
+from testbed.spec.library import WORKLOADS
+from testbed.spec.model import Count, Strict, input_error, suggest
+from testbed.spec.yaml_source import Override
+
+
+class Workload(Strict):
+    """Base of all workloads' settings. A subclass narrows `workload` to a literal with its name as the default."""
+
+    workload: str
+    description: str = Field("", description="one line")
+    ranks_per_host: Count = 1
+
+    def model_post_init(self, context: Any) -> None:
+        """Make `to_yaml` write which workload it is, even where nobody said so."""
+        self.model_fields_set.add("workload")
+
+    def settings(self, ranks: int) -> dict[str, Any]:
+        """The settings in base units, as JSON values, for `ranks` workers."""
+        raise NotImplementedError
+
+    def largest_tensor_bytes(self, ranks: int) -> int:
+        """Bytes of the largest tensor that a rank holds."""
+        raise NotImplementedError
+
+
+def registry() -> dict[str, type[Workload]]:
+    """All workloads by name."""
+    for module in pkgutil.iter_modules(workloads.__path__, f"{workloads.__name__}."):
+        importlib.import_module(module.name)
+    return {model.model_fields["workload"].default: model for model in Workload.__subclasses__()}
+
+
+def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Workload:
+    """The workload of a preset's name or of a file, with ``--set`` overrides.
+
+    Raises:
+        InputError: there is no such workload, or it is wrong; names every error with its place.
+    """
+    source = yaml_source.load(WORKLOADS.find(name_or_path))
+    yaml_source.apply(source, overrides)
+    known = registry()
+    name = source.get("workload")
+    if name not in known:
+        what = "it does not say which workload it is" if name is None else f"unknown workload {name!r}"
+        remedy = f"write workload: {next(iter(known))}" if name is None else suggest(name, known, "workloads")
+        raise InputError(what, place=yaml_source.place_of(source, ("workload",)), remedy=remedy)
+    try:
+        return known[name].model_validate(source)
+    except ValidationError as error:
+        raise input_error(error, known[name], lambda loc: yaml_source.place_of(source, loc)) from error

@@ -1,0 +1,192 @@
+"""Isolation ``container``: one Docker container per host; the ranks of the host are its processes.
+
+The container has no network of Docker's: the testbed moves one end of a virtual link into its namespace. The daemon is
+one of our own, started for the run, and ends with it. Without an image of the user's, the container sees the machine's
+own userland, read-only.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import DockerException
+
+from testbed.errors import RunError, WorkerError
+from testbed.plan import Plan
+from testbed.rundir import RunDir
+from testbed.workers import cgroups
+from testbed.workers.fleet import ENVIRONMENT, Fleet, send_orders
+from testbed.workers.parent import Order
+
+USERLAND = "testbed-userland"
+OWN_IN_CONTAINER = ("proc", "sys", "dev", "run", "tmp")  # not the machine's
+DAEMON_START_S = 60
+LABEL = "testbed.run"
+
+
+class Containers(Fleet):
+    """The hosts of a run as containers of a Docker daemon of its own."""
+
+    def __enter__(self) -> Containers:
+        self._folder = Path(tempfile.mkdtemp(prefix="testbed-", dir="/run"))
+        self._folder.chmod(0o755)
+        self._containers: dict[str, Any] = {}
+        self._pids: dict[str, int] = {}
+        self._daemon = _start_daemon(self._folder, self.run.logs / "dockerd.log")
+        try:
+            self._client = _connect(self._daemon, self._folder, self.run.logs / "dockerd.log")
+            image = _import_image(self._client, self.plan.workers.image)
+            for host in dict.fromkeys(rank.host for rank in self.plan.workers.ranks):
+                self._containers[host] = self._run_container(host, image)
+            for host, container in self._containers.items():
+                self._pids[host] = self._client.api.inspect_container(container.id)["State"]["Pid"]
+        except DockerException as error:
+            self.__exit__()
+            raise RunError(f"Docker: {error}") from error
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for container in self._containers.values():
+            container.remove(force=True)
+        self._daemon.terminate()
+        self._daemon.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def namespaces(self) -> dict[str, int]:
+        """Each host's container has a network namespace, with nothing but loopback in it."""
+        return dict(self._pids)
+
+    def start(self, netns: Mapping[str, int]) -> None:
+        """Start all ranks. `netns` is not needed: the parents live in their namespaces."""
+        del netns
+        for host, pid in self._pids.items():
+            orders = [Order(rank.rank, rank.host) for rank in self.ranks_of(host)]
+            try:
+                send_orders(self._fifo(host), orders, Path("/proc", str(pid), "exe"))
+            except WorkerError as error:
+                raise WorkerError(f"{error}: {self._last_words(host)}") from None
+
+    def lost(self) -> list[str]:
+        """Hosts whose container has ended."""
+        return [host for host, pid in self._pids.items() if not Path("/proc", str(pid), "exe").exists()]
+
+    def memory_kills(self, host: str) -> int:
+        """How many processes of `host` the kernel ended for want of memory."""
+        return cgroups.memory_kills(cgroups.ROOT / "docker" / self._containers[host].id)
+
+    def _fifo(self, host: str) -> Path:
+        return self._folder / host / "orders"
+
+    def _last_words(self, host: str) -> str:
+        log = self.run.logs / f"container-{host}.log"
+        return log.read_text(errors="replace")[-2000:] if log.exists() else "it left no output"
+
+    def _run_container(self, host: str, image: str) -> Any:
+        self._fifo(host).parent.mkdir()
+        os.mkfifo(self._fifo(host))
+        owner = self.run.path.stat()
+        workers = self.plan.workers
+        binds = {str(self.run.path): "rw", str(self._fifo(host).parent): "ro", **_readable(workers.image)}
+        limits: dict[str, Any] = {"mem_limit": workers.memory_bytes, "pids_limit": cgroups.PIDS_MAX, "cpuset_cpus": "0"}
+        if self.plan.clock == "real":
+            # A quota counts the host's CPU time; on the virtual clock, where computation takes none, it would add time.
+            limits = {**limits, "nano_cpus": int(workers.cpus * 1e9), "cpuset_cpus": None}
+        return self._client.containers.run(
+            image, _command(workers.image, self.run, self._fifo(host), host), detach=True, name=f"{self._folder.name}-{host}",
+            hostname=host, network_mode="none", read_only=True, tmpfs={"/tmp": "mode=1777", "/run": ""},
+            cap_drop=["ALL"], security_opt=["no-new-privileges"], user=f"{owner.st_uid}:{owner.st_gid}",
+            volumes={path: {"bind": path, "mode": mode} for path, mode in binds.items()},
+            environment={**_environment(), **ENVIRONMENT}, labels={LABEL: self._folder.name},
+            log_config=docker.types.LogConfig(type="none"), ipc_mode="private", **limits,
+        )  # fmt: skip
+
+
+def _command(image: str | None, run: RunDir, fifo: Path, host: str) -> list[str]:
+    python = sys.executable if image is None else "python3"
+    log = run.logs / f"container-{host}.log"
+    parent = [python, "-m", "testbed.workers.parent", str(run.path), str(fifo)]
+    return ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", str(log), *parent]
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+    }
+
+
+def _readable(image: str | None) -> dict[str, str]:
+    """What a container may read: the machine's userland, or this project's code only with an image of the user's."""
+    project = Path(__file__).parent.parent.parent
+    if image is not None:
+        return {str(project): "ro"}
+    top = [path for path in Path("/").iterdir() if path.is_dir() and not path.is_symlink()]
+    paths = [path for path in top if path.name not in OWN_IN_CONTAINER]
+    hidden = [Path(sys.prefix), Path(sys.base_prefix), project]
+    paths += [path for path in hidden if path.parts[1] in OWN_IN_CONTAINER]
+    return {str(path): "ro" for path in paths}
+
+
+def _start_daemon(folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    cgroups.delegate_root()
+    command = [
+        "dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"),
+        "--pidfile", str(folder / "pid"), "--host", f"unix://{folder}/socket", "--storage-driver", "overlay2",
+        "--exec-opt", "native.cgroupdriver=cgroupfs", "--bridge", "none", "--iptables=false", "--ip6tables=false",
+    ]  # fmt: skip
+    with log.open("w") as out:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
+    deadline = time.monotonic() + DAEMON_START_S
+    while not (folder / "socket").exists():
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            raise RunError(f"the Docker daemon did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.01)
+    return docker.DockerClient(base_url=f"unix://{folder}/socket", version="1.41", timeout=600)
+
+
+def _import_image(client: Any, image: str | None) -> str:
+    """The name of the image to run: the machine's userland, an image saved by ``docker save``, or a root file system."""
+    if image is None:
+        client.api.import_image_from_data(_skeleton(), repository=USERLAND, tag="latest")
+        return f"{USERLAND}:latest"
+    with tarfile.open(image) as archive:
+        saved = "manifest.json" in archive.getnames()
+    if not saved:
+        client.api.import_image_from_file(image, repository="testbed-user", tag="latest")
+        return "testbed-user:latest"
+    with Path(image).open("rb") as file:
+        return str(client.images.load(file)[0].id)
+
+
+def _skeleton() -> bytes:
+    """A root file system of empty folders, and of links as the machine has them, to mount its userland on."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted(Path("/").iterdir()):
+            if path.is_symlink() or path.is_dir():
+                entry = tarfile.TarInfo(path.name)
+                entry.type = tarfile.SYMTYPE if path.is_symlink() else tarfile.DIRTYPE
+                entry.linkname = str(path.readlink()) if path.is_symlink() else ""
+                entry.mode = 0o1777 if path.name == "tmp" else 0o755
+                archive.addfile(entry)
+    return buffer.getvalue()

@@ -1,0 +1,113 @@
+"""What both kinds of isolation share: parents that wait for orders, and the watch over their ranks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+from testbed.errors import WorkerError
+from testbed.plan import Plan, Rank
+from testbed.rundir import RunDir, read_records
+from testbed.workers.parent import Order, encode_orders
+
+POLL_S = 0.05  # of the run's clock: how long after the last rank the run ends, at most
+LOG_TAIL_LINES = 25
+ENVIRONMENT = {
+    # New memory costs 24 us a page in the guest: glibc keeps what it has, and grows by 64 MiB.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+class Fleet(ABC):
+    """The ranks of a run, on their hosts. Entering the context starts the parents; leaving it ends everything."""
+
+    def __init__(self, run: RunDir, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+
+    @property
+    @abstractmethod
+    def namespaces(self) -> dict[str, int]:
+        """For hosts that come with a network namespace of their own: a process in it."""
+
+    @abstractmethod
+    def start(self, netns: Mapping[str, int]) -> None:
+        """Start all ranks; `netns` leads to each host's network namespace."""
+
+    @abstractmethod
+    def lost(self) -> list[str]:
+        """Hosts whose parent process is gone."""
+
+    @abstractmethod
+    def memory_kills(self, host: str) -> int:
+        """How many processes of `host` the kernel ended for want of memory."""
+
+    def ranks_of(self, host: str) -> list[Rank]:
+        """The ranks that live on `host`."""
+        return [rank for rank in self.plan.workers.ranks if rank.host == host]
+
+    def wait(self) -> None:
+        """Until every rank has ended well.
+
+        Raises:
+            WorkerError: one did not; the others are left to `__exit__`.
+        """
+        while True:
+            lost = self.lost()  # before the exits are read: a parent that is done is not lost
+            exits = {record["rank"]: record["status"] for record in read_records(self.run.rank_exits)}
+            for rank, status in exits.items():
+                if status != 0:
+                    raise WorkerError(self._failure(rank, status))
+            if len(exits) == len(self.plan.workers.ranks):
+                return
+            for host in lost:
+                missing = [rank.rank for rank in self.ranks_of(host) if rank.rank not in exits]
+                if missing:
+                    raise WorkerError(self._failure(missing[0], None))
+            time.sleep(POLL_S)
+
+    def _failure(self, rank: int, status: int | None) -> str:
+        host = self.plan.workers.ranks[rank].host
+        how = "was lost" if status is None else f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
+        text = f"rank {rank} on {host} {how}"
+        if self.memory_kills(host):
+            limit = self.plan.workers.memory_bytes / 2**20
+            text += f": out of memory (the limit of a host is {limit:.0f} MiB)\n  raise it with --memory"
+        log = self.run.rank_log(rank)
+        if log.exists() and (lines := log.read_text(errors="replace").splitlines()):
+            text += f"; the end of {log.relative_to(self.run.path)}:\n" + "\n".join(f"    {x}" for x in lines[-LOG_TAIL_LINES:])
+        return text
+
+
+def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
+    """Hand `orders` to the parent that reads `fifo`, as soon as it does.
+
+    Args:
+        alive: a file that exists as long as the parent lives (its folder in /proc).
+
+    Raises:
+        WorkerError: it is gone.
+    """
+    while True:
+        try:
+            fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if not alive.exists():
+                raise WorkerError(f"the parent process of {', '.join(o.host for o in orders)} ended at its start") from None
+            time.sleep(0.002)
+            continue
+        os.set_blocking(fd, True)
+        with os.fdopen(fd, "w") as file:
+            file.write(encode_orders(orders))
+        return

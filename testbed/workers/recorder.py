@@ -1,0 +1,46 @@
+"""Records of operations, written by each rank as they end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TextIO
+
+from testbed.rundir import RunDir, append_record
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A row of ops.parquet without rank, host and datacenter. Times are Unix ns (`time.time_ns`) of the run's clock."""
+
+    op: str
+    bytes: int
+    group_size: int
+    iteration: int
+    phase: str  # warmup | measure
+    dtype: str
+    start_ns: int
+    end_ns: int
+    wrong: int = -1  # elements with a wrong value; -1: not checked
+
+
+class Recorder:
+    """Writes the operations of one rank."""
+
+    def __init__(self, run: RunDir, rank: int) -> None:
+        self._rank = rank
+        self._run = run
+        self._file: TextIO = run.rank_ops(rank).open("a", buffering=1)
+
+    def expect(self, operations: int) -> None:
+        """Tell how many operations this rank is going to record; progress is measured by rank 0's number."""
+        if self._rank == 0:
+            append_record(self._run.events, {"stage": "ops", "state": "total", "total": operations})
+
+    def record(self, operation: Operation) -> None:
+        """Write one operation; it survives whatever happens to the rank afterwards."""
+        self._file.write(json.dumps(asdict(operation)) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,172 @@
+"""Hand-written plans and run folders for the tests."""
+
+import json
+import struct
+from itertools import combinations
+from pathlib import Path
+
+from testbed.plan import (
+    Bottleneck,
+    Datacenter,
+    Direction,
+    Fibre,
+    Host,
+    Network,
+    Plan,
+    Rank,
+    Route,
+    Tcp,
+    WanLink,
+    Workers,
+)
+from testbed.rundir import RunDir, append_record
+
+GBIT = 1_000_000_000
+MS = 1_000_000
+START_NS = 1_700_000_000 * GBIT
+
+
+def port(rate_bps):
+    return Bottleneck(rate_bps=rate_bps, queue_packets=1000)
+
+
+def direction(ends, index, side, rate_bps, delay_ns):
+    source, target = ends
+    return Direction(
+        source=source,
+        target=target,
+        address=f"10.255.{index}.{side}/30",
+        mac=f"02:ff:00:00:{index:02x}:{side:02x}",
+        bottleneck=port(rate_bps),
+        fibre=Fibre(delay_ns=delay_ns, seed=index * 2 + side),
+    )
+
+
+def make_network(hosts, wan, *, nic_bps=100 * GBIT, nic_delay_ns=0):
+    """`hosts` of each DC, and `wan`: {(a, b): (rate a to b, rate b to a, delay ns)}, full mesh or a single link."""
+    numbers = {dc: i + 1 for i, dc in enumerate(hosts)}
+    links = []
+    for index, ((a, b), (rate, back, delay)) in enumerate(wan.items()):
+        forward, backward = direction((a, b), index, 1, rate, delay), direction((b, a), index, 2, back, delay)
+        links.append(WanLink(key=f"{a}-{b}", index=index, forward=forward, backward=backward))
+    machines = [
+        Host(
+            name=f"{dc}-{i}", node=f"h{number}-{i}", dc=dc, address=f"10.{number}.0.{i + 10}/16",
+            mac=f"02:00:00:00:{number:02x}:{i:02x}", nic_up=port(nic_bps), nic_down=port(nic_bps),
+            nic_delay_ns=nic_delay_ns, nic_seed=1,
+        )
+        for dc, number in numbers.items()
+        for i in range(hosts[dc])
+    ]  # fmt: skip
+    centers = [
+        Datacenter(
+            name=dc, subnet=f"10.{number}.0.0/16", router=f"r{number}", switch=f"s{number}",
+            gateway=f"10.{number}.0.1/16", gateway_mac=f"02:01:00:00:00:{number:02x}",
+            hosts=tuple(m.name for m in machines if m.dc == dc),
+        )
+        for dc, number in numbers.items()
+    ]  # fmt: skip
+    routes = [
+        Route(dc=way.source, destination=way.target, link=link.key, via=other.address.ip)
+        for link in links
+        for way, other in (link.directions, link.directions[::-1])
+    ]
+    return Network(
+        name="hand-made", mtu=1500, datacenters=centers, hosts=machines, wan=links, routes=routes,
+        tcp=Tcp(buffer_bytes=1 << 26),
+    )  # fmt: skip
+
+
+def mesh(dcs, rate_bps, delay_ns):
+    return dict.fromkeys(combinations(dcs, 2), (rate_bps, rate_bps, delay_ns))
+
+
+def one_rank_per_host(network):
+    return tuple(Rank(rank=i, local_rank=0, host=host.name) for i, host in enumerate(network.hosts))
+
+
+def make_plan(network, **changes):
+    workers = Workers(
+        workload="collectives", settings={"ops": ["all_reduce", "broadcast"], "sizes": [4096, 1 << 20]},
+        ranks=one_rank_per_host(network), isolation="process", memory_bytes=1 << 30, cpus=1, timeout_s=60,
+    )  # fmt: skip
+    values = {
+        "network": network, "workers": workers, "clock": "virtual", "where": "guest", "capture": "wan", "seed": 1,
+        "guest_memory_bytes": 1 << 31, "versions": {"testbed": "0.1", "torch": "2.6.0"},
+    }  # fmt: skip
+    return Plan(**(values | changes))
+
+
+def two_dcs(**options):
+    """One host each in `east` and `west`, 1 Gbit/s, 10 ms one way."""
+    return make_network({"east": 1, "west": 1}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, **options)
+
+
+def three_dcs(hosts=2):
+    """Full mesh at 1 Gbit/s, 10 ms one way."""
+    names = ["east", "north", "west"]
+    return make_network(dict.fromkeys(names, hosts), mesh(names, GBIT, 10 * MS))
+
+
+def write_pcap(path, packets, *, magic=0xA1B23C4D):
+    """`packets`: (source MAC, IP bytes, time in ns); only the first 34 bytes of each are kept."""
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHIIII", magic, 2, 4, 0, 0, 34, 1))
+        for mac, ip_bytes, time_ns in packets:
+            ether = bytes(6) + bytes.fromhex(mac.replace(":", "")) + b"\x08\x00"
+            data = ether + struct.pack(">BBH", 0x45, 0, ip_bytes) + bytes(16)
+            file.write(struct.pack("<IIII", time_ns // GBIT, time_ns % GBIT, len(data), ip_bytes + 14) + data)
+
+
+def write_run(path: Path, plan: Plan) -> RunDir:
+    """A complete run: for each op and size one warm-up and three iterations of 50, 60 and 70 ms (rank 0)."""
+    run = RunDir.create(path)
+    run.plan.write_text(plan.model_dump_json())
+    run.spec.write_text("topology: {name: hand-made}\n")
+    write_ops(run, plan)
+    write_links(run, plan)
+    pairs = [(link.forward.source, link.forward.target) for link in plan.network.wan]
+    row = {"rtt_ms_expected": 20.0, "rtt_ms_measured": 20.004, "ok": True}
+    run.fidelity.write_text(json.dumps([{"from": a, "to": b, **row} for a, b in pairs]))
+    for i, stage in enumerate(["network", "workers", "ops"]):
+        for state, wall, time in (("begin", i * 2.0, i * 1.0), ("end", i * 2.0 + 1.5, i * 1.0 + 0.25)):
+            append_record(
+                run.events, {"stage": stage, "state": state, "time_ns": START_NS + int(time * GBIT), "wall_s": wall}
+            )
+    status = {"state": "completed", "exit_status": 0, "reason": "", "faithful": True, "warnings": []}
+    run.write_json(run.status, status | {"wall_seconds": 9.5, "emulated_seconds": 2.5})
+    return run
+
+
+def write_ops(run, plan):
+    now = START_NS
+    for op in ("all_reduce", "broadcast"):
+        for size in (4096, 1 << 20):
+            for iteration, (phase, ms) in enumerate(
+                [("warmup", 90), ("measure", 50), ("measure", 60), ("measure", 70)]
+            ):
+                for rank in plan.workers.ranks:
+                    root_done = op == "broadcast" and rank.rank == 0
+                    end = now + (MS if root_done else (ms + rank.rank) * MS)
+                    record = {
+                        "op": op, "bytes": size, "group_size": len(plan.workers.ranks), "iteration": iteration,
+                        "phase": phase, "dtype": "float32", "start_ns": now, "end_ns": end, "wrong": 0,
+                    }  # fmt: skip
+                    append_record(run.rank_ops(rank.rank), record)
+                now += 100 * MS
+
+
+def write_links(run, plan):
+    """1.6 s of samples: 10 MB each way, and captures of 10 frames of 1514 bytes forward, 5 of 66 backward."""
+    for link in plan.network.wan:
+        for i in range(17):
+            for way in link.directions:
+                row = {
+                    "time_ns": START_NS + i * 100 * MS, "source": way.source, "target": way.target, "link": link.key,
+                    "bytes": 1000 + i * 625_000, "packets": i * 400, "drops": i // 8, "backlog_bytes": i * 10,
+                }  # fmt: skip
+                append_record(run.link_samples, row)
+        frames = [(link.forward.mac, 1500, START_NS + i) for i in range(10)]
+        frames += [(link.backward.mac, 52, START_NS + 100 + i) for i in range(5)]
+        for way in link.directions:
+            write_pcap(run.capture(link.key, way.source), frames)

@@ -1,0 +1,146 @@
+"""From raw records to tables and summary.json, with whole, damaged and missing records."""
+
+import json
+
+import polars as pl
+import pytest
+from synthetic import GBIT, make_network, make_plan, three_dcs, two_dcs, write_pcap, write_run
+
+from testbed.collect import LINKS_SCHEMA, OPS_SCHEMA, bus_factor, collect, stages
+from testbed.rundir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "run", make_plan(two_dcs()))
+
+
+def summary_of(run):
+    collect(run)
+    return json.loads(run.summary.read_text())
+
+
+def test_collectives(run):
+    summary = summary_of(run)
+    assert summary["problems"] == []
+    assert [(c["op"], c["bytes"]) for c in summary["collectives"]] == [
+        (op, size) for op in ("all_reduce", "broadcast") for size in (4096, 1 << 20)
+    ]
+    big = summary["collectives"][1]
+    assert big["time_us"] == {"min": 50_000, "median": 60_000, "p95": 69_000, "max": 70_000}
+    assert big["slowest_us"] == 61_000
+    assert (big["ranks"], big["dtype"], big["iterations"], big["wrong"]) == (2, "float32", 3, 0)
+    assert big["algbw_gbytes"] == big["busbw_gbytes"] == pytest.approx((1 << 20) / 0.06 / 1e9)
+    assert big["bound_us"] == pytest.approx(10_000 + (1 << 20) * 8 / 1000)
+    assert big["efficiency"] == pytest.approx(big["bound_us"] / 60_000)
+
+
+def test_a_broadcast_ends_when_the_last_rank_has_the_data(run):
+    broadcast = summary_of(run)["collectives"][3]
+    assert broadcast["time_us"]["median"] == broadcast["slowest_us"] == 61_000
+
+
+def test_wan(run):
+    forward, backward = summary_of(run)["wan"]
+    assert (forward["from"], forward["to"], forward["link"]) == ("east", "west", "east-west")
+    assert (forward["bytes"], forward["packets"], forward["drops"]) == (10_000_000, 6400, 2)
+    # The last broadcast starts at 1.5 s and ends 71 ms later.
+    assert forward["mean_utilisation"] == pytest.approx(10e6 * 8 / 1e9 / 1.571)
+    assert (forward["captured_bytes"], forward["captured_packets"]) == (15_140, 10)
+    assert (backward["captured_bytes"], backward["captured_packets"]) == (330, 5)
+
+
+def test_stages_fidelity_and_training(run):
+    summary = summary_of(run)
+    assert summary["stages"][0] == {"stage": "network", "wall_seconds": 1.5, "emulated_seconds": 0.25}
+    assert summary["fidelity"][0]["rtt_ms_measured"] == 20.004
+    assert summary["training"] is None
+
+
+def test_tables_have_their_schema(run):
+    collect(run)
+    ops, links = pl.read_parquet(run.ops), pl.read_parquet(run.links)
+    assert ops.schema == pl.Schema(OPS_SCHEMA)
+    assert links.schema == pl.Schema(LINKS_SCHEMA)
+    assert ops.height == 2 * 2 * 4 * 2
+    assert set(ops.select("rank", "host", "dc").iter_rows()) == {(0, "east-0", "east"), (1, "west-0", "west")}
+
+
+def test_a_run_without_any_record(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    run.plan.write_text(make_plan(three_dcs()).model_dump_json())
+    summary = summary_of(run)
+    assert pl.read_parquet(run.ops).schema == pl.Schema(OPS_SCHEMA)
+    assert pl.read_parquet(run.links).schema == pl.Schema(LINKS_SCHEMA)
+    assert summary["collectives"] == []
+    assert [row["bytes"] for row in summary["wan"]] == [None] * 6
+    text = "\n".join(summary["problems"])
+    for part in ("raw/ops-0.jsonl is missing", "raw/links.jsonl is missing", "fidelity", "east-north@east.pcap"):
+        assert part in text
+
+
+def test_damage_becomes_problems(run):
+    run.rank_ops(1).write_text(run.rank_ops(1).read_text()[:-20])
+    run.link_samples.write_bytes(b"\xff\xfe\x00")
+    run.fidelity.write_text("[{")
+    run.events.write_text('{"stage": "network", "state": "begin", "time_ns": 0, "wall_s": 0.0}\n[1]\n{"stage": 3}\n')
+    path = run.capture("east-west", "east")
+    path.write_bytes(path.read_bytes()[:-5])
+    run.capture("east-west", "west").unlink()
+    summary = summary_of(run)
+    assert [c["iterations"] for c in summary["collectives"]] == [3, 3, 3, 2]
+    assert summary["wan"][0]["captured_packets"] == 10
+    text = "\n".join(summary["problems"])
+    for part in (
+        "raw/ops-1.jsonl is damaged: 1 of 16 lines",
+        "1 iterations lack the record of a rank",
+        "raw/links.jsonl cannot be read",
+        "raw/fidelity.json cannot be read",
+        "'network' did not end",
+        "east-west@east.pcap is cut short",
+        "east-west@west.pcap cannot be read: No such file",
+    ):
+        assert part in text, text
+
+
+def test_stages_without_real_time_and_the_outcome():
+    events = [{"stage": "ops", "state": "begin", "time_ns": 0}, {"stage": "ops", "state": "end", "time_ns": 2 * GBIT}]
+    events.append({"stage": "run", "state": "completed", "reason": "", "time_ns": 2 * GBIT})
+    problems = []
+    assert stages(events, problems) == [{"stage": "ops", "wall_seconds": None, "emulated_seconds": 2.0}]
+    assert problems == []
+
+
+def test_records_without_a_column_are_left_out(run):
+    with run.rank_ops(0).open("a") as file:
+        file.write('{"op": "all_reduce"}\n"text"\n')
+    assert "raw/ops-*.jsonl: 1 records lack a column and are left out" in summary_of(run)["problems"]
+
+
+def test_a_damaged_plan(run):
+    run.plan.write_text('{"format": 1')
+    summary = summary_of(run)
+    assert summary["collectives"] == summary["wan"] == []
+    assert "plan.json cannot be read" in summary["problems"][0]
+
+
+def test_one_datacenter_lacks_nothing(tmp_path):
+    run = write_run(tmp_path / "run", make_plan(make_network({"lab": 3}, {}, nic_bps=GBIT)))
+    run.fidelity.unlink()
+    summary = summary_of(run)
+    assert summary["problems"] == summary["wan"] == summary["fidelity"] == []
+    assert summary["collectives"][1]["bound_us"] == pytest.approx((1 << 20) * 8 / 1000 * 4 / 3)
+
+
+def test_no_captures_no_captured_columns(tmp_path):
+    run = write_run(tmp_path / "run", make_plan(two_dcs(), capture="none"))
+    write_pcap(run.capture("east-west", "east"), [])
+    assert "captured_bytes" not in summary_of(run)["wan"][0]
+
+
+@pytest.mark.parametrize(
+    ("op", "factor"),
+    [("all_reduce", 1.8), ("all_gather", 0.9), ("reduce_scatter", 0.9), ("broadcast", 1), ("barrier", 1)],
+)
+def test_bus_factors(op, factor):
+    assert bus_factor(op, 10) == pytest.approx(factor)

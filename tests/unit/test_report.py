@@ -1,0 +1,179 @@
+"""Tables and the page, from complete and from damaged run folders."""
+
+import io
+import json
+import re
+from html import unescape
+
+import polars as pl
+import pytest
+from rich.console import Console
+from synthetic import make_plan, three_dcs, two_dcs, write_run
+
+from testbed.collect import collect
+from testbed.report import tables
+from testbed.report.page import load, repeat_command, write_page
+from testbed.report.plots import latency_figure, utilisation_figure
+from testbed.report.verdict import verdict
+from testbed.rundir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = write_run(tmp_path / "run", make_plan(three_dcs()))
+    collect(run)
+    return run
+
+
+def summary_of(run):
+    return json.loads(run.summary.read_text())
+
+
+def text_of(table):
+    console = Console(file=io.StringIO(), width=tables.WIDTH)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def page_without_plotly(run):
+    text = write_page(run).read_text()
+    return text[: text.index("<script>")] + text[text.index("</head>") :]
+
+
+def test_collectives_table_has_the_columns_of_nccl_tests(run):
+    text = text_of(tables.collectives_table(summary_of(run)))
+    header = " ".join(text.split("─")[0].split())
+    for word in ("size", "count", "type", "op", "time", "algbw", "busbw", "bound", "of-bound", "#wrong", "(GB/s)"):
+        assert word in header
+    row = next(line.split() for line in text.splitlines() if "1048576" in line and "all_reduce" in line)
+    assert row[:6] == ["1048576", "262144", "float32", "all_reduce", "60000.0", "70000.0"]
+    assert row[-1] == "0"
+
+
+def test_the_widest_collectives_fit_in_100_columns(run):
+    summary = summary_of(run)
+    for row in summary["collectives"]:
+        row |= {"op": "reduce_scatter", "bytes": 1 << 30, "dtype": "bfloat16", "bound_us": 5_909_000.0}
+        row["time_us"] = dict.fromkeys(row["time_us"], 69_990_000.0)
+    lines = text_of(tables.collectives_table(summary)).splitlines()
+    assert sum("reduce_scatter" in line for line in lines) == 4
+    assert sum("1073741824" in line for line in lines) == 4
+
+
+def test_wan_matrix(run):
+    grid = tables.wan_grid(summary_of(run))
+    assert [column.header for column in grid.columns][1:] == ["east", "north", "west"]
+    assert [row[0] for row in grid.rows] == ["east", "north", "west"]
+    assert [row[i + 1] for i, row in enumerate(grid.rows)] == ["", "", ""]
+    assert grid.rows[0][2].splitlines() == ["9.54 MiB", "5.1 %"]
+
+
+def test_fidelity_and_stages(run):
+    summary = summary_of(run)
+    summary["fidelity"][0] |= {"rtt_ms_measured": None, "ok": False}
+    rows = tables.fidelity_grid(summary).rows
+    assert rows[0] == ["east", "north", "20.000", "-", "-", "NO"]
+    assert rows[1] == ["east", "west", "20.000", "20.004", "+4.0", "yes"]
+    assert "network 1.50 0.25" in " ".join(text_of(tables.stages_table(summary)).split())
+
+
+def test_tables_of_an_empty_summary():
+    for table in (tables.collectives_table, tables.wan_table, tables.fidelity_table, tables.stages_table):
+        assert text_of(table({}))
+
+
+@pytest.mark.parametrize(("gbytes", "text"), [(0, "0.00"), (12.345, "12.35"), (0.01984, "0.0198"), (8.19e-5, "8.2e-5")])
+def test_bandwidth(gbytes, text):
+    assert tables.bandwidth(gbytes) == text
+
+
+def test_latency_figure_has_each_operation_and_its_bound(run):
+    figure = latency_figure(summary_of(run)["collectives"])
+    assert [trace.name for trace in figure.data] == ["all_reduce", "all_reduce, bound", "broadcast", "broadcast, bound"]
+    assert list(figure.data[0].x) == [4096, 1 << 20]
+    assert list(figure.data[0].y) == [60, 60]
+    assert latency_figure([]) is None
+
+
+def test_utilisation_figure(run):
+    figure = utilisation_figure(pl.read_parquet(run.links), run.read_plan().network)
+    assert len(figure.data[0].y) == 6
+    assert figure.data[0].z[0][0] == pytest.approx(5)  # 625 kB each 100 ms of 1 Gbit/s
+    assert utilisation_figure(pl.read_parquet(run.links).clear(), run.read_plan().network) is None
+
+
+def test_page_is_one_file_with_everything(run):
+    html = page_without_plotly(run)
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", html)
+    for part in (
+        "figure-latency", "figure-utilisation", "Collectives", "WAN links", "faithful timing", "1048576",
+        "Emulated against expected delay", "torch", "1 Gbit/s, 10 ms one way", "prefers-color-scheme: dark",
+        "testbed run hand-made collectives --seed 1", "name: hand-made",
+    ):  # fmt: skip
+        assert part in html, part
+    assert "Missing or damaged" not in html
+    assert write_page(run).stat().st_size < 10_000_000
+
+
+def test_page_escapes_everything(run):
+    evil = "</script><script>alert(1)</script>"
+    run.spec.write_text(evil)
+    run.write_json(
+        run.status,
+        {"state": "failed", "reason": evil, "warnings": [evil], "faithful": False, "command": ["testbed", evil]},
+    )
+    summary = summary_of(run)
+    for row in summary["collectives"]:
+        row["op"] = evil
+    run.write_json(run.summary, summary | {"problems": [evil]})
+    html = page_without_plotly(run)
+    assert "<script>alert" not in html
+    assert "✗ unfaithful timing" in html
+
+
+def test_page_of_a_folder_with_only_a_plan(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    run.plan.write_text(make_plan(two_dcs()).model_dump_json())
+    html = page_without_plotly(run)
+    for name in ("status.json", "summary.json", "links.parquet"):
+        assert f"{name} cannot be read" in html
+    assert "timing not judged" in html
+
+
+def test_page_of_a_damaged_folder(run):
+    run.plan.write_text("{")
+    run.links.write_bytes(run.links.read_bytes()[:40])
+    summary = summary_of(run)
+    summary["collectives"] = [{"op": "all_reduce", "bytes": 8}]
+    summary["wan"] = [3]
+    run.write_json(run.summary, summary)
+    html = page_without_plotly(run)
+    for part in ("plan.json", "links.parquet", "1 rows of 'collectives'", "1 rows of 'wan'"):
+        assert part in unescape(html)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, "no status"),
+        ({"state": "running"}, "has not ended"),
+        ({"state": "failed", "reason": "rank 3 died."}, "The run failed: rank 3 died."),
+        ({"state": "interrupted", "reason": "Ctrl-C"}, "The run was interrupted: Ctrl-C."),
+        ({"state": "completed"}, "all_reduce of 1 MiB among 6 ranks takes 60 ms, 3.8 times the least"),
+    ],
+)
+def test_verdict(run, status, expected):
+    collectives = summary_of(run)["collectives"][:2]
+    assert expected in verdict(status, {"collectives": collectives})
+
+
+def test_verdict_warns_of_wrong_results(run):
+    rows = summary_of(run)["collectives"]
+    rows[0]["wrong"] = 5
+    assert "5 wrong values" in verdict({"state": "completed"}, {"collectives": rows})
+
+
+def test_the_typed_command_comes_first(run):
+    content = load(run)
+    content.status["command"] = ["testbed", "run", "x", "--set", "a='1 ms'"]
+    assert repeat_command(content) == """testbed run x --set 'a='"'"'1 ms'"'"''"""

@@ -1,0 +1,203 @@
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.plan import Network, Plan
+from testbed.resolve import queue_packets, resolve, resolve_network, stable_seed, timeout_s
+from testbed.spec.library import TOPOLOGIES
+from testbed.spec.link import parse_queue
+from testbed.spec.topology import Topology
+from testbed.spec.workload import load_workload
+from testbed.spec.workloads.collectives import Collectives
+
+MIB = 2**20
+
+
+def network(datacenters: object, wan: object = (), **keys: object) -> Network:
+    return resolve_network(Topology.model_validate({"datacenters": datacenters, "wan": list(wan), **keys}))  # type: ignore[call-overload]
+
+
+def link(a: str, b: str, delay: object = "1 ms", **settings: object) -> Mapping[str, Any]:
+    return {"between": [a, b], "rate": "1 Gbit/s", "delay": delay, **settings}
+
+
+@pytest.mark.parametrize("preset", [preset.name for preset in TOPOLOGIES.presets()])
+def test_presets_make_plans_that_survive_json(preset: str) -> None:
+    plan = resolve(Topology.load(preset), load_workload("collectives"), machine_memory_bytes=2**40)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_addresses_and_names() -> None:
+    plan = network(
+        {"iowa": {"hosts": 300}, "ohio": {"hosts": 2}, "texas": {}}, [link("iowa", "ohio"), link("ohio", "texas")]
+    )
+    assert str(plan.host("iowa-h0").address) == "10.0.0.1/16"
+    assert str(plan.host("iowa-h249").address) == "10.0.0.250/16"
+    assert str(plan.host("iowa-h250").address) == "10.0.1.1/16"
+    assert str(plan.host("ohio-h1").address) == "10.1.0.2/16"
+    assert plan.host("ohio-h1").node == "d1h1"
+    ohio = plan.datacenter("ohio")
+    assert (ohio.router, ohio.switch, str(ohio.gateway), str(ohio.subnet)) == (
+        "d1r",
+        "d1s",
+        "10.1.255.254/16",
+        "10.1.0.0/16",
+    )
+    second = plan.wan[1]
+    assert (second.key, second.index) == ("ohio-texas", 1)
+    assert (str(second.forward.address), str(second.backward.address)) == ("172.16.0.5/30", "172.16.0.6/30")
+
+
+def test_addresses_are_unique() -> None:
+    plan = resolve_network(Topology.load("microsoft-openai-five"))
+    ways = [way for wan in plan.wan for way in wan.directions]
+    macs = [host.mac for host in plan.hosts] + [dc.gateway_mac for dc in plan.datacenters] + [way.mac for way in ways]
+    assert len(set(macs)) == len(macs) == 10 + 5 + 20
+    assert all(mac.startswith("02:") and len(mac) == 17 for mac in macs)
+    ips = [host.address.ip for host in plan.hosts] + [dc.gateway.ip for dc in plan.datacenters]
+    ips += [way.address.ip for way in ways]
+    assert len(set(ips)) == len(ips)
+    assert all(len(host.node) <= 8 for host in plan.hosts)
+
+
+def test_a_link_in_base_units() -> None:
+    plan = network(
+        {"a": {}, "b": {}},
+        [
+            link(
+                "a",
+                "b",
+                "8.2 ms",
+                jitter="0.1 ms",
+                loss={"a->b": "1 %", "b->a": {"p": "1 %", "r": "10 %"}},
+                ecn=True,
+                discipline="red",
+            )
+        ],
+    )
+    forward, backward = plan.wan[0].directions
+    assert (forward.source, forward.target) == ("a", "b")
+    assert (forward.bottleneck.rate_bps, forward.bottleneck.discipline, forward.bottleneck.ecn) == (10**9, "red", True)
+    assert (forward.fibre.delay_ns, forward.fibre.jitter_ns) == (8_200_000, 100_000)
+    assert (forward.fibre.loss.model, forward.fibre.loss.p) == ("independent", 0.01)
+    assert backward.fibre.loss.model == "gilbert-elliott"
+    assert (backward.fibre.loss.p, backward.fibre.loss.r) == (0.01, 0.1)
+    assert (backward.fibre.loss.one_minus_h, backward.fibre.loss.one_minus_k) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("queue", "packets"),
+    [
+        ("1 bdp", 1652),  # 1 Gbit/s x 20 ms = 2.5 MB in frames of 1514 B
+        ("0.5 bdp", 826),
+        ("100 packets", 100),
+        ("1 MiB", 693),
+        ("10 ms", 826),
+        ("1 B", 1),
+        ("0.5 packets", 1),
+    ],
+)
+def test_queues(queue: str, packets: int) -> None:
+    assert queue_packets(parse_queue(queue), 10**9, 20_000_000, 1514) == packets
+
+
+def test_default_queue_is_a_bdp_of_at_least_64_packets() -> None:
+    plan = network({"a": {}, "b": {}, "c": {}}, [link("a", "b", "10 ms"), link("b", "c", "1 us")])
+    assert [wan.forward.bottleneck.queue_packets for wan in plan.wan] == [1652, 64]
+    written = network({"a": {}, "b": {}}, [link("a", "b", "1 us", queue="1 bdp")])
+    assert written.wan[0].forward.bottleneck.queue_packets == 1
+
+
+def test_nic() -> None:
+    host = network({"a": {}}).hosts[0]
+    assert (host.nic_up.rate_bps, host.nic_down.rate_bps, host.nic_delay_ns) == (25 * 10**9, 25 * 10**9, 5000)
+    assert host.nic_up.queue_packets == 1_000_000
+    assert host.nic_down.queue_packets == -(-16 * MIB // 1514)
+    jumbo = network({"a": {"nic": {"rate": "1 Gbit/s", "queue": "1 ms"}}}, mtu=9000).hosts[0]
+    assert jumbo.nic_down.queue_packets == -(-125_000 // 9014)
+
+
+def test_routes_follow_the_delay() -> None:
+    wan = [link("a", "b", "1 ms"), link("b", "c", "1 ms"), link("a", "c", "5 ms")]
+    plan = network({"a": {}, "b": {}, "c": {}}, wan)
+    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    route = next(route for route in plan.routes if (route.dc, route.destination) == ("a", "c"))
+    assert (route.link, route.via) == ("a-b", IPv4Address("172.16.0.2"))
+    back = next(route for route in plan.routes if (route.dc, route.destination) == ("c", "a"))
+    assert (back.link, back.via) == ("b-c", IPv4Address("172.16.0.5"))
+    assert plan.one_way_delay_ns("a-h0", "c-h0") == 2_005_000
+    direct = network({"a": {}, "b": {}, "c": {}}, wan, routing="hops")
+    assert [way.target for way in direct.path("a", "c")] == ["c"]
+
+
+def test_equal_paths_are_decided_by_links_and_then_by_order() -> None:
+    square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d")]
+    plan = network({"a": {}, "c": {}, "b": {}, "d": {}}, square)
+    assert [way.target for way in plan.path("a", "d")] == ["c", "d"]
+    straight = network({"a": {}, "b": {}, "c": {}}, [link("a", "b"), link("b", "c"), link("a", "c", "2 ms")])
+    assert [way.target for way in straight.path("a", "c")] == ["c"]
+
+
+def test_asymmetric_delays_route_each_way_by_itself() -> None:
+    wan = [link("a", "b"), link("b", "c"), link("a", "c", {"a->c": "9 ms", "c->a": "1 ms"})]
+    plan = network({"a": {}, "b": {}, "c": {}}, wan)
+    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    assert [way.target for way in plan.path("c", "a")] == ["a"]
+
+
+def test_seeds_are_stable_and_differ() -> None:
+    assert stable_seed(7, "iowa->ohio") == 6711848737784200166
+    topology = Topology.load("microsoft-openai-five")
+    plans = [resolve_network(topology, seed) for seed in (1, 1, 2)]
+    seeds = [[way.fibre.seed for wan in plan.wan for way in wan.directions] for plan in plans]
+    assert seeds[0] == seeds[1]
+    assert not set(seeds[0]) & set(seeds[2])
+    assert len(set(seeds[0])) == 20
+
+
+def test_tcp_buffer() -> None:
+    assert network({"a": {}}).tcp.buffer_bytes == 16 * MIB
+    wide = network({"a": {}, "b": {}}, [link("a", "b", "50 ms", rate="10 Gbit/s")])
+    assert wide.tcp.buffer_bytes == 4 * 100_010_000 * 10**10 // (8 * 10**9)
+    huge = network({"a": {}, "b": {}}, [link("a", "b", "300 ms", rate="100 Gbit/s")])
+    assert huge.tcp.buffer_bytes == 2**30
+    assert network({"a": {}}, tcp={"buffer": "1 MiB"}).tcp.buffer_bytes == MIB
+
+
+def test_workers() -> None:
+    workload = Collectives.model_validate({"ranks_per_host": 2, "sizes": ["1 GiB"]})
+    plan = resolve(Topology.load("two-sites"), workload, seed=3, isolation="process", machine_memory_bytes=2**40)
+    ranks = [(rank.rank, rank.local_rank, rank.host) for rank in plan.workers.ranks]
+    assert ranks[:3] == [(0, 0, "iowa-h0"), (1, 1, "iowa-h0"), (2, 0, "iowa-h1")]
+    assert len(ranks) == 8
+    assert plan.workers.settings["sizes"] == [2**30]
+    assert plan.workers.memory_bytes == 2 * (250 * MIB + 4 * 2**30)
+    assert plan.guest_memory_bytes == 2**30 + 8 * (250 * MIB + 4 * 2**30)
+    assert plan.workers.environment == {"OMP_NUM_THREADS": "1"}
+    assert (plan.seed, plan.workers.cpus, plan.clock) == (3, 1.0, "virtual")
+
+
+def test_memory_of_containers() -> None:
+    plan = resolve(Topology.load("two-sites"), Collectives(), machine_memory_bytes=2**40)
+    assert plan.guest_memory_bytes == 2 * 2**30 + 4 * (400 + 64) * MIB
+    assert plan.workers.memory_bytes == 2**30
+
+
+def test_timeout_grows_with_the_path_and_the_tensor() -> None:
+    near, far = network({"a": {}, "b": {}}, [link("a", "b")]), network({"a": {}, "b": {}}, [link("a", "b", "300 ms")])
+    assert timeout_s(near, 4096, 2) == 60
+    assert timeout_s(far, 4096, 2) == 600
+    assert timeout_s(near, 2**30, 2) > 20 * 2 * 2**30 * 8 / 1e9
+
+
+def test_image_is_recorded(tmp_path: Path) -> None:
+    import tarfile
+
+    image = tmp_path / "image.tar"
+    with tarfile.open(image, "w"):
+        pass
+    plan = resolve(Topology.load("two-sites"), Collectives(), image=image, machine_memory_bytes=2**40)
+    assert plan.workers.image == str(image.resolve())
