@@ -119,10 +119,14 @@ class Route(Frozen):
 
 
 class Tcp(Frozen):
-    """TCP settings of every host. Buffers are the maxima of tcp_rmem and tcp_wmem."""
+    """TCP settings of every host. Buffers are the maxima of tcp_rmem and tcp_wmem.
+
+    `packets_per_skb`: how many packets the stack may hand over as one (segmentation offload); 1: none.
+    """
 
     congestion_control: str = "cubic"
     buffer_bytes: int = Field(gt=0)
+    packets_per_skb: int = Field(1, ge=1, le=64)
 
 
 class Network(Frozen):

@@ -101,7 +101,10 @@ def main(path: str) -> int:
         outcome, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 (whatever it is, the folder has to tell)
         traceback.print_exc()
-        outcome, reason = "failed", f"{type(error).__name__}: {error} (a fault of the testbed: see {folder.console.name})"
+        outcome, reason = (
+            "failed",
+            f"{type(error).__name__}: {error} (a fault of the testbed: see {folder.console.name})",
+        )
     append_record(folder.events, {"stage": "run", "state": outcome, "reason": reason, "time_ns": time.time_ns()})
     return 0 if outcome == "completed" else 1
 

@@ -10,6 +10,7 @@ interface of the host's. It ends with the process that started it, however that 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -114,18 +115,19 @@ def start_guest(
     if clock == "virtual" and not kernel.virtual_time:
         raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
     _check_memory(memory_bytes)
-    remove_stale_guests()
     folder = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     try:
+        (folder / "writable").symlink_to(writable)
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
-        process = _launch(kernel, folder, memory_bytes, clock, console, clock_file)
-        try:
-            (folder / "pid").write_text(f"{process.pid}")
-            yield Guest(process, writable, clock_file)
-        finally:
-            _kill_session(process.pid)
-            process.wait()
+        with _one_cpu() as pin:
+            process = _launch(kernel, [*pin], folder, memory_bytes, clock, console, clock_file)
+            try:
+                (folder / "pid").write_text(f"{process.pid}")
+                yield Guest(process, writable, clock_file)
+            finally:
+                _kill_session(process.pid)
+                process.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -142,8 +144,28 @@ def _job(command: Sequence[str], writable: Path, readable: Sequence[Path], envir
     )
 
 
+@contextmanager
+def _one_cpu() -> Iterator[list[str]]:
+    """The words that pin a command to one CPU, another for each guest as long as there are enough.
+
+    UML's kernel and its processes run in turns and never at once. On one CPU a turn costs a third of what it costs
+    across two (a system call 21 us instead of 85 on a small cloud machine).
+    """
+    places = cache_dir() / "cpus"
+    places.mkdir(exist_ok=True)
+    for cpu in sorted(os.sched_getaffinity(0), reverse=True):
+        with (places / str(cpu)).open("w") as place:
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield ["taskset", "--cpu-list", str(cpu)]
+            return
+    yield []
+
+
 def _launch(
-    kernel: Kernel, folder: Path, memory_bytes: int, clock: str, console: Path, clock_file: Path
+    kernel: Kernel, pin: list[str], folder: Path, memory_bytes: int, clock: str, console: Path, clock_file: Path
 ) -> subprocess.Popen[bytes]:
     arguments = [
         f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
@@ -157,7 +179,7 @@ def _launch(
     with console.open("ab") as out:
         # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", str(kernel.path), *arguments],
+            [*pin, "setpriv", "--pdeathsig", "KILL", "--", str(kernel.path), *arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
@@ -173,18 +195,23 @@ def _check_memory(memory_bytes: int) -> None:
         )
 
 
-def remove_stale_guests() -> None:
-    """Remove what guests left whose starter is gone, and end them if they still run."""
+def remove_stale_guests() -> list[Path]:
+    """End guests whose starter is gone, remove what they left, and return the folders that they could write to."""
     guests = cache_dir() / "guests"
+    left: list[Path] = []
     if not guests.is_dir():
-        return
+        return left
     for folder in guests.iterdir():
         starter = folder.name.split("-")[0]
         if starter.isdigit() and not Path("/proc", starter).exists():
             pid_file = folder / "pid"
             if pid_file.exists() and _is_guest(int(pid_file.read_text() or 0), folder):
                 _kill_session(int(pid_file.read_text()))
+            writable = folder / "writable"
+            if writable.is_symlink():
+                left.append(writable.readlink())
             shutil.rmtree(folder, ignore_errors=True)
+    return left
 
 
 def _is_guest(pid: int, folder: Path) -> bool:

@@ -16,6 +16,7 @@ from scapy.utils import RawPcapNgReader, RawPcapReader  # noqa: E402
 ETHERNET = 1  # link type
 ETHER_HEADER = 14
 IPV4 = b"\x08\x00"
+TCP = 6
 PCAP_HEADER, PCAP_RECORD = 24, 16
 
 Record = tuple[bytes, int, int]  # data, length on the wire in bytes, time in ns
@@ -44,8 +45,11 @@ class Capture:
         return self.by_source.get(mac.lower(), Totals())
 
 
-def read_totals(path: Path) -> Capture:
+def read_totals(path: Path, mtu: int = 65535) -> Capture:
     """The totals of an Ethernet capture, pcap or pcapng. A damaged file gives what precedes the damage.
+
+    A record longer than `mtu` is several packets that segmentation offload kept together; they are counted as they are
+    sent, each with its own headers (as the kernel's qdisc_pkt_len_init() does).
 
     Raises:
         OSError: the file cannot be read.
@@ -57,15 +61,26 @@ def read_totals(path: Path) -> Capture:
             totals = by_source.get(data[6:12])
             if totals is None:
                 totals = by_source[data[6:12]] = Totals(first_ns=time_ns)
-            totals.packets += 1
-            totals.wire_bytes += wire_bytes
+            more, headers = _offloaded(data, mtu) if wire_bytes > mtu + ETHER_HEADER else (0, 0)
+            totals.packets += 1 + more
+            totals.wire_bytes += wire_bytes + more * (ETHER_HEADER + headers)
             totals.last_ns = time_ns
             if data[12:14] == IPV4:
-                totals.ip_bytes += data[16] << 8 | data[17]
+                totals.ip_bytes += (data[16] << 8 | data[17]) + more * headers
     except (Scapy_Exception, EOFError, struct.error, IndexError):
         capture.truncated = True
     capture.by_source = {mac.hex(":"): totals for mac, totals in by_source.items()}
     return capture
+
+
+def _offloaded(data: bytes, mtu: int) -> tuple[int, int]:
+    """Of a TCP record longer than the MTU: how many packets more than one it is, and their IP and TCP header bytes."""
+    if data[12:14] != IPV4 or data[23] != TCP:
+        return 0, 0
+    ip = (data[14] & 15) * 4
+    headers = ip + (data[ETHER_HEADER + ip + 12] >> 4) * 4
+    payload = (data[16] << 8 | data[17]) - headers
+    return -(-payload // (mtu - headers)) - 1, headers
 
 
 def _records(path: Path, capture: Capture) -> Iterator[Record]:

@@ -139,7 +139,9 @@ def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> No
 
 def _add_links(net: Mininet, plan: Network) -> None:
     for dc in plan.datacenters:
-        net.addLink(dc.router, dc.switch, intfName1=f"{dc.router}-lan", intfName2=f"{dc.switch}-up", addr1=dc.gateway_mac)
+        net.addLink(
+            dc.router, dc.switch, intfName1=f"{dc.router}-lan", intfName2=f"{dc.switch}-up", addr1=dc.gateway_mac
+        )
     for host in plan.hosts:
         net.addLink(
             host.node, plan.datacenter(host.dc).switch,
@@ -196,17 +198,17 @@ def _tcp_sysctls(plan: Network) -> dict[str, object]:
     }
 
 
-def _up(connection: IPRoute, interface: str, mtu: int, address: Any) -> int:
-    """Bring an interface up with one packet per skb, so that rates, losses and queues count packets."""
+def _up(connection: IPRoute, interface: str, plan: Network, address: Any) -> int:
+    """Bring an interface up, with its address and the plan's segmentation offload."""
     index = int(connection.link_lookup(ifname=interface)[0])
-    connection.link("set", index=index, mtu=mtu, gso_max_segs=16, state="up")
+    connection.link("set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up")
     connection.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
     return index
 
 
 def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
     connection.link("set", index=connection.link_lookup(ifname="lo")[0], state="up")
-    index = _up(connection, shape.host_interface(host), plan.mtu, host.address)
+    index = _up(connection, shape.host_interface(host), plan, host.address)
     dc = plan.datacenter(host.dc)
     for name in dc.hosts:
         if name != host.name:
@@ -216,13 +218,13 @@ def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
 
 
 def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> None:
-    lan = _up(connection, f"{dc.router}-lan", plan.mtu, dc.gateway)
+    lan = _up(connection, f"{dc.router}-lan", plan, dc.gateway)
     for name in dc.hosts:
         _neighbour(connection, lan, str(plan.host(name).address.ip), plan.host(name).mac)
     for link in plan.wan:
         for mine, other in (link.directions, link.directions[::-1]):
             if mine.source == dc.name:
-                index = _up(connection, shape.wan_interface(dc.router, link.index), plan.mtu, mine.address)
+                index = _up(connection, shape.wan_interface(dc.router, link.index), plan, mine.address)
                 _neighbour(connection, index, str(other.address.ip), other.mac)
     for route in plan.routes:
         if route.dc == dc.name:

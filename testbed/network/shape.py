@@ -87,13 +87,18 @@ def ports(network: Network) -> list[Port]:
     for link in network.wan:
         for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
             router = network.datacenter(direction.source).router
-            found.append(Port(router, wan_interface(router, link.index), _bottleneck(direction.bottleneck)))
+            transmitter = _bottleneck(direction.bottleneck, packets_per_skb=network.tcp.packets_per_skb)
+            found.append(Port(router, wan_interface(router, link.index), transmitter))
             found.append(Port("wan", plant_interface(link.index, far_end), _fibre(direction.fibre)))
     return found
 
 
-def _bottleneck(bottleneck: Bottleneck, *, latency: int = 0, seed: int | None = None) -> Netem:
-    return Netem(limit=bottleneck.queue_packets, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
+def _bottleneck(
+    bottleneck: Bottleneck, *, latency: int = 0, seed: int | None = None, packets_per_skb: int = 1
+) -> Netem:
+    # netem's limit counts skbs. With offload it is reached early rather than late, and the run is marked if it is.
+    limit = max(1, bottleneck.queue_packets // packets_per_skb)
+    return Netem(limit=limit, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
 
 
 def _fibre(fibre: Fibre) -> Netem:

@@ -77,14 +77,22 @@ class Fleet(ABC):
 
     def _failure(self, rank: int, status: int | None) -> str:
         host = self.plan.workers.ranks[rank].host
-        how = "was lost" if status is None else f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
+        how = (
+            "was lost"
+            if status is None
+            else f"was ended by signal {-status}"
+            if status < 0
+            else f"exited with {status}"
+        )
         text = f"rank {rank} on {host} {how}"
         if self.memory_kills(host):
             limit = self.plan.workers.memory_bytes / 2**20
             text += f": out of memory (the limit of a host is {limit:.0f} MiB)\n  raise it with --memory"
         log = self.run.rank_log(rank)
         if log.exists() and (lines := log.read_text(errors="replace").splitlines()):
-            text += f"; the end of {log.relative_to(self.run.path)}:\n" + "\n".join(f"    {x}" for x in lines[-LOG_TAIL_LINES:])
+            text += f"; the end of {log.relative_to(self.run.path)}:\n" + "\n".join(
+                f"    {x}" for x in lines[-LOG_TAIL_LINES:]
+            )
         return text
 
 
@@ -104,7 +112,9 @@ def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
             if error.errno != errno.ENXIO:
                 raise
             if not alive.exists():
-                raise WorkerError(f"the parent process of {', '.join(o.host for o in orders)} ended at its start") from None
+                raise WorkerError(
+                    f"the parent process of {', '.join(o.host for o in orders)} ended at its start"
+                ) from None
             time.sleep(0.002)
             continue
         os.set_blocking(fd, True)

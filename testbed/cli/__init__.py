@@ -1,0 +1,57 @@
+"""The command line: one file per command group. The only place that prints or exits."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+from rich.console import Console
+
+from testbed.cli import guest, report, run, topo
+from testbed.errors import TestbedError
+from testbed.launch import clean_up_after_killed
+
+app = typer.Typer(
+    help="Emulate datacenters joined by WAN links and run real PyTorch training across them, in exact virtual time.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(topo.app, name="topo")
+app.command("run")(run.run)
+app.command("report")(report.report)
+app.add_typer(guest.app, name="guest")
+
+
+def main() -> None:
+    """Run the command line; errors that a user can meet are printed without a traceback."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    errors = Console(stderr=True, highlight=False)
+    try:
+        clean_up_after_killed()
+        app(standalone_mode=False)
+    except TestbedError as error:
+        errors.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        sys.exit(error.exit_status)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__.endswith("UsageError") or hasattr(error, "format_message"):
+            errors.print(f"[bold red]error:[/] {_escaped(error.format_message())}", soft_wrap=True)  # type: ignore[attr-defined]
+            sys.exit(2)
+        raise
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("[", r"\[")

@@ -1,0 +1,53 @@
+"""Options that several commands share. Each has an environment variable."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(str, Enum):
+    """How a command prints its result."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class Clock(str, Enum):
+    """Which clock the guest has."""
+
+    VIRTUAL = "virtual"
+    REAL = "real"
+
+
+class Isolation(str, Enum):
+    """What a host is."""
+
+    CONTAINER = "container"
+    PROCESS = "process"
+
+
+class Capture(str, Enum):
+    """What is captured."""
+
+    NONE = "none"
+    WAN = "wan"
+
+
+Topology = Annotated[str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")]
+Workload = Annotated[str, typer.Argument(help="a preset or the path of a workload file")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="change one value: topology.KEY or workload.KEY; may be repeated"),
+]
+FormatOption = Annotated[
+    Format, typer.Option("-f", "--format", envvar="TESTBED_FORMAT", help="how to print the result")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(envvar="TESTBED_OUT", help="the run folder; must not exist [default: results/<time>-<names>]"),
+]

@@ -1,0 +1,63 @@
+"""testbed report: tables and page of runs that were made before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from testbed.cli.options import Format, FormatOption
+from testbed.collect import collect
+from testbed.report.page import write_page
+from testbed.report.tables import collectives_grid, collectives_table, fidelity_table, wan_table
+from testbed.report.verdict import verdict
+from testbed.rundir import RunDir
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders")], output: FormatOption = Format.TABLE
+) -> None:
+    """Make the tables and the page of runs anew, and print them."""
+    for path in runs:
+        folder = RunDir.open(path)
+        collect(folder)
+        write_page(folder)
+        print_summary(folder, output)
+
+
+def print_summary(folder: RunDir, output: Format) -> None:
+    """Print what a run measured."""
+    summary = _json(folder.summary)
+    status = _json(folder.status)
+    if output is Format.JSON:
+        typer.echo(json.dumps({"status": status, "summary": summary}, indent=2))
+        return
+    if output is Format.CSV:
+        grid = collectives_grid(summary)
+        for row in [grid.columns, *grid.rows]:
+            typer.echo(",".join(str(cell) for cell in row))
+        return
+    console = Console()
+    if summary.get("collectives"):
+        console.print(collectives_table(summary))
+    if summary.get("wan"):
+        console.print(wan_table(summary))
+    if not all(pair["ok"] for pair in summary.get("fidelity", [])):
+        console.print(fidelity_table(summary))
+    console.print(verdict(status, summary), highlight=False)
+    for warning in status.get("warnings", []):
+        console.print(f"[bold yellow]not faithful:[/] {warning}", highlight=False)
+    for problem in summary.get("problems", []):
+        console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
+    console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

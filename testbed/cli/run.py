@@ -1,0 +1,171 @@
+"""testbed run: one run of a workload on a topology."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology, Workload
+from testbed.cli.report import print_summary
+from testbed.launch import launch
+from testbed.resolve import resolve
+from testbed.rundir import RunDir
+from testbed.spec import topology as topology_spec
+from testbed.spec.workload import load_workload
+from testbed.spec.yaml_source import parse_overrides
+from testbed.units import parse_size
+
+STAGES = {
+    "boot": "booting the guest",
+    "workers": "starting workers",
+    "network": "building the network",
+    "verify": "measuring RTTs",
+    "measurement": "starting captures",
+    "import": "importing torch",
+    "ops": "running",
+    "report": "writing the report",
+}
+
+
+class Display:
+    """Live progress on standard error: one line per stage, then operations with an estimate."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID = progress.add_task("preparing", total=None)
+
+    def building(self, what: str, part: float) -> None:
+        """The guest kernel is built."""
+        self._progress.update(self._task, description=f"guest kernel: {what}", total=1.0, completed=part)
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._progress.reset(self._task, description=STAGES.get(name, name), total=None)
+
+    def operations(self, done: int, total: int) -> None:
+        """Operations of rank 0."""
+        self._progress.update(
+            self._task, description=f"running, op {done} of {total}", total=total or None, completed=done
+        )
+
+
+class PlainDisplay:
+    """Progress where standard error is no terminal: a line per stage."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def _say(self, text: str) -> None:
+        if text != self._last:
+            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+            self._last = text
+
+    def building(self, what: str, part: float) -> None:
+        """The guest kernel is built."""
+        self._say(f"guest kernel: {what} {int(part * 10) * 10} %")
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._say(STAGES.get(name, name))
+
+    def operations(self, done: int, total: int) -> None:
+        """Operations of rank 0, every tenth part."""
+        self._say(f"operations: {int(10 * done / max(total, 1)) * 10} % of {total}")
+
+
+@contextmanager
+def display() -> Iterator[Display | PlainDisplay]:
+    """The display that fits standard error."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainDisplay()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Display(progress)
+
+
+def run(
+    topology: Topology,
+    workload: Workload = "collectives",
+    sets: Set = [],  # noqa: B006 (typer copies it)
+    clock: Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")] = Clock.VIRTUAL,
+    isolation: Annotated[
+        Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
+    ] = Isolation.CONTAINER,
+    capture: Annotated[
+        Capture, typer.Option(envvar="TESTBED_CAPTURE", help="packet captures: none, or at both ends of every WAN link")
+    ] = Capture.NONE,
+    seed: Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")] = 0,
+    image: Annotated[
+        Path | None,
+        typer.Option(envvar="TESTBED_IMAGE", help="tar of a container image with python3, torch and pydantic"),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(envvar="TESTBED_MEMORY", help="limit of a host's memory, e.g. 2 GiB")
+    ] = None,
+    cpus: Annotated[
+        float, typer.Option(envvar="TESTBED_CPUS", min=0.01, help="limit of a host's CPUs (real clock only)")
+    ] = 1.0,
+    guest_memory: Annotated[
+        str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest [default: from the plan]")
+    ] = None,
+    stall_limit: Annotated[
+        float,
+        typer.Option(envvar="TESTBED_STALL_LIMIT", min=1, help="wall seconds that the virtual clock may stand still"),
+    ] = 300.0,
+    out: Out = None,
+    output: FormatOption = Format.TABLE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan as JSON and start nothing")] = False,
+) -> None:
+    """Run a workload on a topology: build the network, start the workers, measure, report."""
+    overrides = parse_overrides(sets, ["topology", "workload"])
+    network = topology_spec.Topology.load(topology, overrides["topology"])
+    work = load_workload(workload, overrides["workload"])
+    plan = resolve(
+        network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
+        image=image, host_memory_bytes=_size(memory, "--memory"), host_cpus=cpus,
+    )  # fmt: skip
+    if guest_memory is not None:
+        plan = plan.model_copy(update={"guest_memory_bytes": _size(guest_memory, "--guest-memory")})
+    if dry_run:
+        typer.echo(plan.model_dump_json(indent=2))
+        return
+    folder = RunDir.create(out or _default_folder(network.name, work.workload))
+    spec = f"# topology\n{network.to_yaml()}---\n# workload\n{work.to_yaml()}"
+    try:
+        with display() as progress:
+            launch(plan, folder, spec=spec, command=sys.argv, stall_limit_s=stall_limit, progress=progress)
+    finally:
+        print_summary(folder, output)
+
+
+def _size(text: str | None, option: str) -> int | None:
+    from testbed.errors import InputError, Place  # noqa: PLC0415
+
+    if text is None:
+        return None
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise InputError(str(error), place=Place(key=option)) from error
+
+
+def _default_folder(topology: str, workload: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{topology}-{workload}")
+    return Path("results", f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")

@@ -1,0 +1,129 @@
+"""testbed topo: look at topologies."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from testbed.cli.options import Format, FormatOption, Set, Topology
+from testbed.plan import Network
+from testbed.resolve import resolve_network
+from testbed.spec import topology as topology_spec
+from testbed.spec.library import TOPOLOGIES
+from testbed.spec.yaml_source import parse_overrides
+from testbed.units import format_rate, format_time
+
+app = typer.Typer(help="Look at topologies.", no_args_is_help=True)
+
+
+def load(name: str, sets: list[str]) -> topology_spec.Topology:
+    """A topology with ``--set`` overrides (the prefix ``topology.`` may be left out)."""
+    return topology_spec.Topology.load(name, parse_overrides(sets, ["topology"])["topology"])
+
+
+@app.command("list")
+def list_presets(output: FormatOption = Format.TABLE) -> None:
+    """List the presets: hosts, links, RTTs."""
+    rows = [_row(preset.name, preset.description, resolve_network(load(str(preset.path), []))) for preset in _presets()]
+    if output is Format.JSON:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if output is Format.CSV:
+        typer.echo(_csv(rows))
+        return
+    table = Table("name", "DCs", "hosts", "links", "RTT (ms)", "description", box=None, pad_edge=False)
+    for row in rows:
+        rtt = "-" if row["rtt_ms_min"] is None else f"{row['rtt_ms_min']:.1f} - {row['rtt_ms_max']:.1f}"
+        table.add_row(
+            row["name"], str(row["datacenters"]), str(row["hosts"]), str(row["links"]), rtt, row["description"]
+        )
+    Console().print(table)
+
+
+def _presets() -> list[Any]:
+    return list(TOPOLOGIES.presets())
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    import csv  # noqa: PLC0415
+    import io  # noqa: PLC0415
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip()
+
+
+def _row(name: str, description: str, network: Network) -> dict[str, Any]:
+    rtts = [rtt_ms(network, a.name, b.name) for a, b in combinations(network.datacenters, 2)]
+    return {
+        "name": name,
+        "datacenters": len(network.datacenters),
+        "hosts": len(network.hosts),
+        "links": len(network.wan),
+        "rtt_ms_min": min(rtts, default=None),
+        "rtt_ms_max": max(rtts, default=None),
+        "description": description,
+    }
+
+
+def rtt_ms(network: Network, a: str, b: str) -> float:
+    """RTT of the WAN between two datacenters: the fibres' delays there and back."""
+    steps = (*network.path(a, b), *network.path(b, a))
+    return sum(step.fibre.delay_ns for step in steps) / 1e6
+
+
+@app.command()
+def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE) -> None:  # noqa: B006 (typer copies it)
+    """Show what a topology becomes: its datacenters and links, in full."""
+    network = resolve_network(load(topology, sets))
+    if output is Format.JSON:
+        typer.echo(network.model_dump_json(indent=2))
+        return
+    links = [
+        {
+            "link": link.key, "from": way.source, "to": way.target, "rate": format_rate(way.bottleneck.rate_bps),
+            "delay": format_time(way.fibre.delay_ns, digits=4), "queue_packets": way.bottleneck.queue_packets,
+            "loss": way.fibre.loss.p,
+        }
+        for link in network.wan
+        for way in link.directions
+    ]  # fmt: skip
+    if output is Format.CSV:
+        typer.echo(_csv(links) if links else "")
+        return
+    console = Console()
+    sites = Table("datacenter", "hosts", "subnet", "NIC", "location", box=None, pad_edge=False)
+    for dc in network.datacenters:
+        nic = network.host(dc.hosts[0]).nic_up
+        place = "-" if dc.location is None else f"{dc.location[0]:.2f}, {dc.location[1]:.2f}"
+        sites.add_row(dc.name, str(len(dc.hosts)), str(dc.subnet), format_rate(nic.rate_bps), place)
+    console.print(sites)
+    table = Table("from", "to", "rate", "one-way delay", "queue (packets)", "loss", box=None, pad_edge=False)
+    for row in links:
+        table.add_row(
+            str(row["from"]),
+            str(row["to"]),
+            str(row["rate"]),
+            str(row["delay"]),
+            str(row["queue_packets"]),
+            f"{row['loss']:.4%}",
+        )
+    if links:
+        console.print()
+        console.print(table)
+
+
+@app.command()
+def validate(files: list[Path]) -> None:
+    """Check topology files; nothing is started."""
+    for file in files:
+        network = resolve_network(load(str(file), []))
+        typer.echo(f"{file}: ok, {len(network.hosts)} hosts in {len(network.datacenters)} datacenters")

@@ -1,0 +1,301 @@
+"""Start one plan in a guest, watch it, and leave a complete run folder behind, however the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import testbed
+from testbed.collect import collect
+from testbed.errors import GuestLost, RunError, TestbedError
+from testbed.guest.boot import ClockReading, Guest, remove_stale_guests, start_guest
+from testbed.guest.kernel import Kernel, ensure_kernel
+from testbed.plan import Plan
+from testbed.report.page import write_page
+from testbed.rundir import RunDir, read_records
+
+POLL_S = 0.05
+BUSY = 0.7  # part of real time that the guest's one CPU may compute in a run on the host's clock
+VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
+GUEST_ENVIRONMENT = {
+    # New memory costs 80 us a page in the guest: glibc keeps what it has.
+    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**24), "PYTHONDONTWRITEBYTECODE": "1",
+}  # fmt: skip
+
+
+class Progress(Protocol):
+    """What a display can be told while a run goes on."""
+
+    def building(self, what: str, part: float) -> None:
+        """The guest kernel is built; `part` from 0 to 1 is done."""
+
+    def stage(self, name: str) -> None:
+        """A stage of the run begins."""
+
+    def operations(self, done: int, total: int) -> None:
+        """Of `total` operations (0: not known yet) that rank 0 records, `done` are done."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended; written to status.json."""
+
+    state: str = "running"  # running | completed | failed | interrupted
+    exit_status: int | None = None
+    reason: str = ""
+    faithful: bool = True
+    warnings: list[str] = field(default_factory=list)
+    command: Sequence[str] = ()
+    pid: int = field(default_factory=os.getpid)
+    wall_seconds: float = 0.0
+    emulated_seconds: float = 0.0
+    forced_ms: float = 0.0  # virtual time that was forced on because a process span
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    def doubt(self, warning: str) -> None:
+        """Mark the run as not faithful."""
+        self.faithful = False
+        self.warnings.append(warning)
+
+
+def launch(
+    plan: Plan, run: RunDir, *, spec: str, command: Sequence[str], stall_limit_s: float, progress: Progress
+) -> Outcome:
+    """Carry out `plan` in the new folder `run`, and make its tables and its page.
+
+    Args:
+        spec: what the user wrote, resolved, for spec.yaml.
+        command: the user's command line, to repeat the run.
+        stall_limit_s: wall time after which a guest whose clock stands still is ended.
+
+    Raises:
+        TestbedError: the run failed or was lost; status.json tells the same.
+        KeyboardInterrupt: as ever; the folder is complete as far as the run came.
+    """
+    outcome = Outcome(command=command)
+    begin = time.monotonic()
+    run.write_json(run.status, outcome.__dict__)
+    run.spec.write_text(spec)
+    try:
+        kernel = ensure_kernel(progress.building)
+        plan = plan.model_copy(update={"versions": _versions(kernel)})
+        run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+        _in_guest(plan, run, kernel, outcome, stall_limit_s, progress)
+        outcome.state, outcome.exit_status = "completed", 0
+    except TestbedError as error:
+        outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
+        raise
+    except KeyboardInterrupt:
+        outcome.state, outcome.exit_status, outcome.reason = "interrupted", 130, "interrupted by the user"
+        raise
+    finally:
+        outcome.wall_seconds = round(time.monotonic() - begin, 3)
+        _finish(plan, run, outcome, progress)
+    return outcome
+
+
+def _versions(kernel: Kernel) -> dict[str, str]:
+    found = {
+        "testbed": testbed.__version__,
+        "python": platform.python_version(),
+        "kernel": f"Linux {kernel.version} UML",
+    }
+    return found | {name: version(name) for name in VERSIONS}
+
+
+def _in_guest(
+    plan: Plan, run: RunDir, kernel: Kernel, outcome: Outcome, stall_limit_s: float, progress: Progress
+) -> None:
+    project = Path(testbed.__file__).parent.parent
+    progress.stage("boot")
+    with start_guest(
+        kernel,
+        [sys.executable, "-m", "testbed.run", str(run.path)],
+        writable=run.path,
+        memory_bytes=plan.guest_memory_bytes,
+        clock=plan.clock,
+        console=run.console,
+        clock_file=run.clock,
+        readable=[project, Path(sys.prefix), Path(sys.base_prefix)],
+        environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT},
+    ) as guest:
+        watch = Watch(plan, run, guest, stall_limit_s, progress)
+        while (status := guest.status()) is None:
+            watch.look()
+            time.sleep(POLL_S)
+        watch.look()
+    outcome.stages = watch.stages
+    _judge(plan, outcome, watch)
+    last = next(reversed(read_records(run.events)), {})
+    if last.get("state") == "failed":
+        raise RunError(str(last["reason"]) + _memory_hint(run))
+    if status != 0:
+        raise GuestLost(f"the guest ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
+
+
+def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:
+    reading = watch.reading
+    if reading is not None:
+        outcome.emulated_seconds = reading.time_ns / 1e9
+        outcome.forced_ms = reading.forced_ns / 1e6
+    if outcome.forced_ms:
+        outcome.doubt(
+            f"{watch.spinner} computed for 10 s without a system call, so the clock was moved by {outcome.forced_ms:.0f} ms"
+        )
+    if plan.clock == "real" and watch.busy > BUSY:
+        outcome.doubt(
+            f"the CPU was the limit: it was busy for {watch.busy:.0%} of the time of the operations "
+            f"(more than {BUSY:.0%} distorts them); use --clock virtual"
+        )
+
+
+class Watch:
+    """Follows a guest from outside: its stages, its operations, its clock."""
+
+    def __init__(self, plan: Plan, run: RunDir, guest: Guest, stall_limit_s: float, progress: Progress) -> None:
+        self._plan, self._run, self._guest, self._progress = plan, run, guest, progress
+        self._stall_limit_s = stall_limit_s
+        self._events = 0
+        self._total = 0
+        self._begin = self._moved = time.monotonic()
+        self._stage = {"stage": "boot", "wall": self._begin, "cpu": 0.0, "time_ns": None}
+        self._moved_at_cpu = 0.0
+        self.stages: list[dict[str, Any]] = []
+        self.reading: ClockReading | None = None
+        self.spinner = ""
+        self.busy = 0.0
+
+    def look(self) -> None:
+        """Relay what is new.
+
+        Raises:
+            GuestLost: the clock has stood still for too long.
+        """
+        for event in read_records(self._run.events)[self._events :]:
+            self._events += 1
+            self._relay(event)
+        if self._total:
+            self._progress.operations(_lines(self._run.rank_ops(0)), self._total)
+        reading = self._guest.clock()
+        if reading is not None:
+            self._check_clock(reading)
+
+    def _relay(self, event: dict[str, Any]) -> None:
+        if event["state"] == "total":
+            self._total = event["total"]
+        elif event["state"] == "begin":
+            self._next_stage(event["stage"], event["time_ns"])
+            self._progress.stage(event["stage"])
+        elif event["stage"] == "run":
+            self._next_stage("end", event["time_ns"])
+
+    def _next_stage(self, name: str, time_ns: int) -> None:
+        """Close the present stage: its wall time, its time on the run's clock, and how busy the CPU was."""
+        now, cpu, old = time.monotonic(), self._guest.cpu_seconds(), self._stage
+        wall = now - float(old["wall"])
+        emulated = None if old["time_ns"] is None else (time_ns - old["time_ns"]) / 1e9
+        self.stages.append({"stage": old["stage"], "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
+        if old["stage"] == "ops":
+            self.busy = (cpu - float(old["cpu"])) / max(wall, 1e-3)
+        self._stage = {"stage": name, "wall": now, "cpu": cpu, "time_ns": time_ns}
+
+    def _check_clock(self, reading: ClockReading) -> None:
+        old = self.reading
+        self.reading = reading
+        now = time.monotonic()
+        if old is None or reading.time_ns - reading.forced_ns > old.time_ns - old.forced_ns:
+            self._moved, self._moved_at_cpu = (
+                now,
+                self._guest.cpu_seconds() if now - self._moved > 1 else self._moved_at_cpu,
+            )
+        if old is not None and reading.forced_ns > old.forced_ns:
+            self.spinner = f"{reading.command} (pid {reading.pid}) on {reading.host}"
+        if now - self._moved > self._stall_limit_s:
+            raise GuestLost(self._stalled(reading, now - self._moved))
+
+    def _stalled(self, reading: ClockReading, seconds: float) -> str:
+        cpu = self._guest.cpu_seconds() - self._moved_at_cpu
+        who = f"{reading.command} (pid {reading.pid}) on {reading.host}"
+        what = (
+            f"{who} computes, or waits in a loop for what only time brings" if cpu > seconds / 2 else "the guest hangs"
+        )
+        return (
+            f"the guest's clock stood still for {seconds:.0f} s: {what}\n"
+            "  the run was ended, its results so far are kept; if the computation is meant to take so long, "
+            "raise --stall-limit"
+        )
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    text = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(f"    {line}" for line in text[-lines:])
+
+
+def _memory_hint(run: RunDir) -> str:
+    console = run.console.read_text(errors="replace") if run.console.exists() else ""
+    if re.search(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE", console):
+        return "\n  the guest's memory ran out: give it more with --guest-memory"
+    return ""
+
+
+def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> None:
+    """Tables, status and page from what there is."""
+    progress.stage("report")
+    if not run.plan.exists():
+        run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+    collect(run)
+    _judge_results(plan, run, outcome)
+    run.write_json(run.status, outcome.__dict__)
+    write_page(run)
+
+
+def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
+
+    summary = json.loads(run.summary.read_text())
+    for pair in summary["fidelity"]:
+        if not pair["ok"]:
+            outcome.doubt(
+                f"the RTT between {pair['from']} and {pair['to']} was {pair['rtt_ms_measured']} ms before the run, "
+                f"planned are {pair['rtt_ms_expected']:.3f} ms"
+            )
+    drops = sum(direction["drops"] or 0 for direction in summary["wan"])
+    if drops and plan.network.tcp.packets_per_skb > 1:
+        outcome.doubt(
+            f"WAN queues overflowed ({drops} drops) while segmentation offload kept packets together; "
+            "use --set topology.tcp.offload=off"
+        )
+    if outcome.state != "completed":
+        outcome.doubt(
+            f"the run did not complete: {outcome.reason.splitlines()[0] if outcome.reason else outcome.state}"
+        )
+
+
+def clean_up_after_killed() -> None:
+    """End and remove what a killed testbed left, and note in its run folder that it was interrupted."""
+
+    for folder in remove_stale_guests():
+        run = RunDir(folder)
+        try:
+            status = json.loads(run.status.read_text())
+        except (OSError, ValueError):
+            continue
+        if status.get("state") == "running":
+            reason = "the testbed was killed"
+            run.write_json(run.status, {**status, "state": "interrupted", "reason": reason, "faithful": False})
