@@ -260,7 +260,7 @@ def _captures(run: RunDir, plan: Plan, problems: Problems) -> dict[tuple[str, st
         for way in link.directions:
             path = run.capture(link.key, way.source)
             try:
-                capture = captures[link.key, way.source] = read_totals(path)
+                capture = captures[link.key, way.source] = read_totals(path, plan.network.mtu)
             except OSError as error:
                 problems.append(f"captures/{path.name} cannot be read: {error.strerror}")
                 continue

@@ -59,7 +59,7 @@ class Outcome:
     pid: int = field(default_factory=os.getpid)
     wall_seconds: float = 0.0
     emulated_seconds: float = 0.0
-    forced_ms: float = 0.0  # virtual time that was forced on because a process span
+    forced_ms: float = 0.0  # virtual time that was forced on during the operations because a process span
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def doubt(self, warning: str) -> None:
@@ -136,9 +136,9 @@ def _in_guest(
         watch.look()
     outcome.stages = watch.stages
     _judge(plan, outcome, watch)
-    last = next(reversed(read_records(run.events)), {})
-    if last.get("state") == "failed":
-        raise RunError(str(last["reason"]) + _memory_hint(run))
+    events = read_records(run.events)
+    if events and events[-1]["state"] == "failed":
+        raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
     if status != 0:
         raise GuestLost(f"the guest ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
 
@@ -147,16 +147,28 @@ def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:
     reading = watch.reading
     if reading is not None:
         outcome.emulated_seconds = reading.time_ns / 1e9
-        outcome.forced_ms = reading.forced_ns / 1e6
+        outcome.forced_ms = watch.forced_ns / 1e6
     if outcome.forced_ms:
         outcome.doubt(
-            f"{watch.spinner} computed for 10 s without a system call, so the clock was moved by {outcome.forced_ms:.0f} ms"
+            f"{watch.spinner} computed or looped for 10 s without waiting for anything, and so the clock was moved "
+            f"by {outcome.forced_ms:.0f} ms"
         )
     if plan.clock == "real" and watch.busy > BUSY:
         outcome.doubt(
             f"the CPU was the limit: it was busy for {watch.busy:.0%} of the time of the operations "
             f"(more than {BUSY:.0%} distorts them); use --clock virtual"
         )
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The present stage, and where the clocks stood when it began."""
+
+    name: str
+    begin: float
+    cpu: float = 0.0
+    time_ns: int | None = None
+    forced_ns: int = 0
 
 
 class Watch:
@@ -168,12 +180,13 @@ class Watch:
         self._events = 0
         self._total = 0
         self._begin = self._moved = time.monotonic()
-        self._stage = {"stage": "boot", "wall": self._begin, "cpu": 0.0, "time_ns": None}
+        self._stage = _Stage("boot", self._begin)
         self._moved_at_cpu = 0.0
         self.stages: list[dict[str, Any]] = []
         self.reading: ClockReading | None = None
         self.spinner = ""
-        self.busy = 0.0
+        self.busy = 0.0  # part of the operations' wall time in which the guest computed
+        self.forced_ns = 0  # virtual time forced on during the operations
 
     def look(self) -> None:
         """Relay what is new.
@@ -202,12 +215,14 @@ class Watch:
     def _next_stage(self, name: str, time_ns: int) -> None:
         """Close the present stage: its wall time, its time on the run's clock, and how busy the CPU was."""
         now, cpu, old = time.monotonic(), self._guest.cpu_seconds(), self._stage
-        wall = now - float(old["wall"])
-        emulated = None if old["time_ns"] is None else (time_ns - old["time_ns"]) / 1e9
-        self.stages.append({"stage": old["stage"], "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
-        if old["stage"] == "ops":
-            self.busy = (cpu - float(old["cpu"])) / max(wall, 1e-3)
-        self._stage = {"stage": name, "wall": now, "cpu": cpu, "time_ns": time_ns}
+        wall = now - old.begin
+        emulated = None if old.time_ns is None else (time_ns - old.time_ns) / 1e9
+        self.stages.append({"stage": old.name, "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
+        forced_ns = reading.forced_ns if (reading := self._guest.clock()) else 0
+        if old.name == "ops":
+            self.busy = (cpu - old.cpu) / max(wall, 1e-3)
+            self.forced_ns = forced_ns - old.forced_ns
+        self._stage = _Stage(name, now, cpu, time_ns, forced_ns)
 
     def _check_clock(self, reading: ClockReading) -> None:
         old = self.reading

@@ -37,7 +37,7 @@ def run(folder: RunDir) -> None:
     plan = folder.read_plan()
     with ExitStack() as stack:
         with stage(folder, "workers"):
-            fleet = stack.enter_context(_fleet(folder, plan))
+            fleet: Fleet = stack.enter_context(_fleet(folder, plan))
         with stage(folder, "network"):
             network = stack.enter_context(build_network(plan.network, fleet.namespaces))
         with stage(folder, "verify"):

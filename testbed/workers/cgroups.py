@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-CONTROLLERS = "+cpu +memory +pids"
+CONTROLLERS = "+cpu +io +memory +pids"
 PIDS_MAX = 4096
 
 
@@ -36,6 +36,8 @@ def group(name: str) -> Iterator[Path]:
         (path / "cgroup.kill").write_text("1")
         while "populated 1" in (path / "cgroup.events").read_text():
             time.sleep(0.001)
+        for below in sorted(path.rglob("*/"), reverse=True):
+            below.rmdir()
         path.rmdir()
 
 

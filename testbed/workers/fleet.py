@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from testbed.errors import WorkerError
 from testbed.plan import Plan, Rank
@@ -54,6 +55,13 @@ class Fleet(ABC):
     def ranks_of(self, host: str) -> list[Rank]:
         """The ranks that live on `host`."""
         return [rank for rank in self.plan.workers.ranks if rank.host == host]
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, *error: object) -> None:
+        """End every rank and remove what was made for them."""
 
     def wait(self) -> None:
         """Until every rank has ended well.

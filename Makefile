@@ -1,0 +1,30 @@
+# `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check proof bench
+
+python := .venv/bin/python
+testbed := .venv/bin/testbed
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## install what is missing: Debian packages, .venv, the guest kernel
+	@scripts/setup
+
+demo: setup  ## time collectives between ten workers in five datacenters
+	@$(testbed) run microsoft-openai-five collectives
+
+test: setup  ## run the tests
+	@$(python) -m pytest
+
+check: setup  ## lint, formatting, types, import layers
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+proof: setup  ## reproduce published measurements (takes minutes)
+	@$(python) -m pytest -m proof -s
+
+bench: setup  ## time what the testbed itself takes, stage by stage
+	@$(python) scripts/bench.py
