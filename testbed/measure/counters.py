@@ -1,7 +1,7 @@
 """Samples of the counters of WAN ports while a run goes on.
 
 A sample is one dump of queueing disciplines per router, decoded here by hand: pyroute2 needs about a millisecond of CPU
-for each, which a sample every 10 ms of emulated time cannot afford.
+for each, which a sample every 20 ms of emulated time cannot afford.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 RTM_GETQDISC, NLM_F_REQUEST_DUMP, NLMSG_DONE = 38, 0x301, 3
 TC_H_ROOT = 0xFFFFFFFF
 TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 7, 1, 3
-FIRST_INTERVAL_S = 0.01
-SAMPLES_PER_INTERVAL = 1000  # after so many samples the interval doubles: a long run stays small
+FIRST_INTERVAL_S = 0.02
+SAMPLES_PER_INTERVAL = 500  # after so many samples the interval doubles: a long run stays small
 
 
 @dataclass(frozen=True)
