@@ -16,8 +16,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from testbed.workers.memory import populate_heap
 from testbed.workers.rank import RankContext
 from testbed.workers.recorder import Operation
+
+
+GLOO_BYTES = 16 * 2**20  # gloo's own buffers are at most a few MiB an operation
 
 
 @dataclass
@@ -36,7 +40,7 @@ def contribution(rank: int) -> int:
 
 
 def differing(tensor: torch.Tensor, value: int) -> int:
-    """How many elements are not `value`, wrapped as the dtype wraps. In pieces, because new memory is dear in a guest."""
+    """How many elements are not `value`, wrapped as the dtype wraps. In pieces: new memory is dear in a guest."""
     expected = torch.tensor(value).to(tensor.dtype)
     return sum(int(torch.count_nonzero(piece != expected)) for piece in tensor.split(1 << 16))
 
@@ -45,9 +49,7 @@ def all_reduce(rank: int, ranks: int, size_bytes: int, dtype: torch.dtype) -> Ca
     """Sum over ranks, in place."""
     x = torch.empty(max(1, size_bytes // dtype.itemsize), dtype=dtype)
     total = sum(contribution(r) for r in range(ranks))
-    return Case(
-        x.nbytes, lambda: _fill(x, contribution(rank)), lambda: dist.all_reduce(x), lambda: differing(x, total)
-    )
+    return Case(x.nbytes, lambda: _fill(x, contribution(rank)), lambda: dist.all_reduce(x), lambda: differing(x, total))
 
 
 def all_gather(rank: int, ranks: int, size_bytes: int, dtype: torch.dtype) -> Case:
@@ -98,6 +100,7 @@ def main(context: RankContext) -> None:
     dtype = getattr(torch, settings["dtype"])
     cases = [(op, size) for op in settings["ops"] for size in ([0] if op == "barrier" else settings["sizes"])]
     iterations = settings["warmup"] + settings["iterations"]
+    populate_heap(2 * max(settings["sizes"]) + GLOO_BYTES)
     context.recorder.expect(len(cases) * iterations)
     for op, size in cases:
         case = OPERATIONS[op](context.rank, context.world_size, size, dtype)
@@ -113,5 +116,5 @@ def main(context: RankContext) -> None:
                     iteration=iteration - settings["warmup"], dtype=settings["dtype"],
                     phase="warmup" if iteration < settings["warmup"] else "measure",
                     start_ns=start, end_ns=end, wrong=case.wrong() if settings["check"] else -1,
-                )  # fmt: skip
-            )
+                )
+            )  # fmt: skip

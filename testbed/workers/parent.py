@@ -2,9 +2,10 @@
 
 usage: python -m testbed.workers.parent RUN_FOLDER ORDERS_FIFO
 
-One parent serves all hosts: after the fork each rank joins its host, as ``docker exec`` would (a container's namespaces,
-control group, user and rights) or the network namespace and control group of process isolation. A fork costs 0.1 s in
-the guest, an import of torch 5 s. With an image of the user's there is a parent in each container, for its ranks.
+One parent serves all hosts: after the fork each rank joins its host, as ``docker exec`` would (a container's
+namespaces, control group, user and rights) or the network namespace and control group of process isolation. A fork
+costs 0.1 s in the guest, an import of torch 5 s. With an image of the user's there is a parent in each
+container, for its ranks.
 """
 
 from __future__ import annotations
