@@ -106,6 +106,7 @@ class WanLink(Frozen):
 
     @property
     def directions(self) -> tuple[Direction, Direction]:
+        """Forward, then backward."""
         return self.forward, self.backward
 
 
@@ -141,9 +142,11 @@ class Network(Frozen):
     tcp: Tcp
 
     def host(self, name: str) -> Host:
+        """The host called `name`, e.g. ``iowa-h0``."""
         return next(host for host in self.hosts if host.name == name)
 
     def datacenter(self, name: str) -> Datacenter:
+        """The datacenter called `name`."""
         return next(dc for dc in self.datacenters if dc.name == name)
 
     def path(self, source_dc: str, target_dc: str) -> tuple[Direction, ...]:

@@ -30,7 +30,7 @@ NIC_TRANSMIT_PACKETS = 1_000_000  # of the sender's own NIC, which never drops
 NIC_PORT_QUEUE = QueueLength(Decimal(16 * MIB), "bytes")
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 LEAST_WAN_PACKETS = 64  # of a WAN queue that was not written
-OFFLOAD_PACKETS = 44  # of 1460 bytes: 64 KiB, as hosts with segmentation offload send
+OFFLOAD_BYTES = 64 * 1024  # what a host with segmentation offload hands over at once
 LEAST_TCP_BUFFER = 16 * MIB
 LEAST_HOST_MEMORY = GIB
 GUEST_BASE_MEMORY = GIB
@@ -104,18 +104,18 @@ def resolve(
     )
 
 
-def _packets_per_skb(offload: str, wan: tuple[plan.WanLink, ...]) -> int:
+def _packets_per_skb(offload: str, mtu: int, wan: tuple[plan.WanLink, ...]) -> int:
     """64 KiB worth where no packet meets a fate of its own, else 1: impairments are per packet."""
     if offload == "auto":
         directions = [direction for link in wan for direction in link.directions]
         offload = "off" if any(_per_packet(direction) for direction in directions) else "on"
-    return OFFLOAD_PACKETS if offload == "on" else 1
+    return max(1, OFFLOAD_BYTES // mtu) if offload == "on" else 1
 
 
 def _per_packet(direction: plan.Direction) -> bool:
     fibre, bottleneck = direction.fibre, direction.bottleneck
     impaired = fibre.loss.p or fibre.loss.one_minus_k or fibre.jitter_ns or fibre.duplicate or fibre.corrupt
-    return bool(impaired or bottleneck.ecn or bottleneck.discipline != "drop-tail")
+    return bool(impaired or bottleneck.discipline != "drop-tail")
 
 
 def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
@@ -129,7 +129,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
     tcp = plan.Tcp(
         congestion_control=topology.tcp.congestion_control,
         buffer_bytes=buffer if isinstance(buffer, int) else LEAST_TCP_BUFFER,
-        packets_per_skb=_packets_per_skb(topology.tcp.offload, wan),
+        packets_per_skb=_packets_per_skb(topology.tcp.offload, topology.mtu, wan),
     )
     network = plan.Network(
         name=topology.name,

@@ -99,7 +99,7 @@ def main(path: str) -> int:
         outcome, reason = "completed", ""
     except TestbedError as error:
         outcome, reason = "failed", str(error)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the folder has to tell)
+    except Exception as error:  # whatever it is, the folder has to tell
         traceback.print_exc()
         outcome, reason = (
             "failed",

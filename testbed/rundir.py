@@ -14,7 +14,6 @@ backlog_bytes (int64; cumulative counters since the link was built, except backl
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +138,7 @@ class RunDir:
         return self.raw / f"ops-{rank}.jsonl"
 
     def rank_log(self, rank: int) -> Path:
+        """What `rank` printed."""
         return self.logs / f"rank-{rank}.log"
 
     def capture(self, link: str, end: str) -> Path:
@@ -146,13 +146,14 @@ class RunDir:
         return self.captures / f"{link}@{end}.pcap"
 
     def read_plan(self) -> Plan:
+        """What is to be done, or was done."""
         return Plan.model_validate_json(self.plan.read_text())
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` so that a reader sees the old file or the whole new one."""
         new = path.with_name(path.name + ".new")
         new.write_text(json.dumps(value, indent=2, default=str) + "\n")
-        os.replace(new, path)
+        new.replace(path)
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

@@ -20,7 +20,6 @@ from testbed.workers.memory import populate_heap
 from testbed.workers.rank import RankContext
 from testbed.workers.recorder import Operation
 
-
 GLOO_BYTES = 16 * 2**20  # gloo's own buffers are at most a few MiB an operation
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How a command prints its result."""
 
     TABLE = "table"
@@ -17,21 +17,21 @@ class Format(str, Enum):
     CSV = "csv"
 
 
-class Clock(str, Enum):
+class Clock(StrEnum):
     """Which clock the guest has."""
 
     VIRTUAL = "virtual"
     REAL = "real"
 
 
-class Isolation(str, Enum):
+class Isolation(StrEnum):
     """What a host is."""
 
     CONTAINER = "container"
     PROCESS = "process"
 
 
-class Capture(str, Enum):
+class Capture(StrEnum):
     """What is captured."""
 
     NONE = "none"

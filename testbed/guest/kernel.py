@@ -1,7 +1,8 @@
 """Find, build and cache the guest kernel.
 
-A kernel is built from Debian's kernel source with `kernel_source/guest.config` and `kernel_source/*.patch`, and cached under a key
-made of all three, so that a change of any of them builds a new one. Two builds at once: the second waits for the first.
+A kernel is built from Debian's kernel source with `kernel_source/guest.config` and `kernel_source/*.patch`, and cached
+under a key made of all three, so that a change of any of them builds a new one. Two builds at once: the second waits
+for the first.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def build_kernel(progress: Progress) -> Kernel:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent.parent) as work:
                 built = _build(source, Path(work), progress)
-                os.replace(built, target)
+                built.replace(target)
     return _inspect(target)
 
 

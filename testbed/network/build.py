@@ -1,7 +1,7 @@
 """Build the network of a plan: Mininet makes nodes and links, netlink gives them addresses, routes and shape.
 
-Mininet's nodes keep a shell each, so its prompt and `node.cmd` work. Of Mininet are not used: its shaped links (unshaped
-above 1 Gbit/s), its changes of the machine's sysctls, and its machine-wide cleanup.
+Mininet's nodes keep a shell each, so its prompt and `node.cmd` work. Of Mininet are not used: its shaped links
+(unshaped above 1 Gbit/s), its changes of the machine's sysctls, and its machine-wide cleanup.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class VethLink(Link):
     """A pair of virtual Ethernet interfaces, made by netlink in both namespaces at once."""
 
     @classmethod
-    def makeIntfPair(  # noqa: N802, D102 (Mininet's name)
+    def makeIntfPair(  # noqa: D102 (Mininet's name and parameters)
         cls, intfname1: str, intfname2: str, addr1: str | None = None, addr2: str | None = None,
-        node1: Any = None, node2: Any = None, deleteIntfs: bool = True,  # noqa: N803
+        node1: Any = None, node2: Any = None, deleteIntfs: bool = True,
     ) -> None:  # fmt: skip
         peer: dict[str, Any] = {"ifname": intfname2, "net_ns_pid": node2.pid}
         near: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) ->
 
 
 def _remove(net: Mininet) -> None:
-    """A namespace and its interfaces go with the last process in it; containers outlive their node, so links go first."""
+    """A namespace and its interfaces go with its last process; containers outlive their node, so links go first."""
     for link in net.links:
         link.intf1.delete()
     for node in [*net.switches, *net.hosts]:

@@ -1,8 +1,8 @@
 """Netlink in the namespace of a node, and the whole of netem's parameters for pyroute2.
 
-pyroute2 0.9 knows netem's first parameters only: 32-bit rates, delays in ticks of 64 ns, no seed. `NetemPlugin` takes the
-place of its netem plugin with the attributes of linux/pkt_sched.h that the links need: nanoseconds, 64-bit rates, seeds,
-loss models and delay distributions.
+pyroute2 0.9 knows netem's first parameters only: 32-bit rates, delays in ticks of 64 ns, no seed. `NetemPlugin` takes
+the place of its netem plugin with the attributes of linux/pkt_sched.h that the links need: nanoseconds, 64-bit rates,
+seeds, loss models and delay distributions.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def probability_u32(p: float) -> int:
 class NetemPlugin:
     """netem for pyroute2's ``tc(..., kind="netem")``.
 
-    Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32), gilbert_elliott (p, r, 1-h, 1-k as
-    u32), duplicate and corrupt (u32), distribution (int16 numbers), seed.
+    Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32), gilbert_elliott (p, r, 1-h,
+    1-k as u32), duplicate and corrupt (u32), distribution (int16 numbers), seed.
     """
 
     parent = TC_H_ROOT
@@ -115,7 +115,7 @@ class NetemPlugin:
             "duplicate": given.get("duplicate", 0), "attrs": attributes,
         }  # fmt: skip
 
-    class options(nla):  # noqa: N801 (pyroute2 looks this name up)
+    class options(nla):  # pyroute2 looks this name up
         """struct tc_netem_qopt."""
 
         fields = (
@@ -139,17 +139,17 @@ class NetemPlugin:
             ("TCA_NETEM_PRNG_SEED", "uint64"),
         )
 
-        class corrupt(nla):  # noqa: N801
+        class corrupt(nla):
             """struct tc_netem_corrupt."""
 
             fields = (("prob_corrupt", "I"), ("corr_corrupt", "I"))
 
-        class rate(nla):  # noqa: N801
+        class rate(nla):
             """struct tc_netem_rate."""
 
             fields = (("rate", "I"), ("packet_overhead", "i"), ("cell_size", "I"), ("cell_overhead", "i"))
 
-        class loss_model(nla):  # noqa: N801
+        class loss_model(nla):
             """Loss models."""
 
             nla_map = (
@@ -158,7 +158,7 @@ class NetemPlugin:
                 ("NETEM_LOSS_GE", "gilbert_elliott"),
             )
 
-            class gilbert_elliott(nla):  # noqa: N801
+            class gilbert_elliott(nla):
                 """struct tc_netem_gemodel."""
 
                 fields = (("p", "I"), ("r", "I"), ("h", "I"), ("k1", "I"))

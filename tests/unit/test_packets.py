@@ -2,8 +2,9 @@
 
 import pytest
 from scapy.all import PcapNgWriter  # type: ignore[attr-defined]
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.utils import RawPcapWriter
 from synthetic import START_NS, write_pcap
 
 from testbed.measure.packets import Totals, read_totals
@@ -40,6 +41,35 @@ def test_what_is_no_capture_is_empty_and_truncated(tmp_path, content):
     capture = read_totals(path)
     assert capture.truncated
     assert not capture.by_source
+
+
+def write_packet(path, packet, *, snap_bytes):
+    with RawPcapWriter(str(path), linktype=1, nano=True, snaplen=snap_bytes) as writer:
+        frame = bytes(packet)
+        writer.write_header(None)
+        writer.write_packet(frame[:snap_bytes], sec=1, usec=0, caplen=snap_bytes, wirelen=len(frame))
+
+
+@pytest.mark.parametrize(("mtu", "packets"), [(1500, 46), (9000, 8), (65535, 1)])
+def test_an_offloaded_record_counts_as_its_packets_with_headers_of_their_own(tmp_path, mtu, packets):
+    headers, payload = 20 + 32, 65535 - 52  # TCP with timestamps; the largest IPv4 packet
+    options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
+    packet = Ether(src=A, dst=B) / IP(src="10.0.0.1", dst="10.1.0.1") / TCP(options=options) / bytes(payload)
+    write_packet(tmp_path / "x.pcap", packet, snap_bytes=96)
+    capture = read_totals(tmp_path / "x.pcap", mtu)
+    assert not capture.truncated
+    assert packets == -(-payload // (mtu - headers))
+    ip_bytes = payload + packets * headers
+    totals = capture.sent_by(A)
+    assert (totals.packets, totals.wire_bytes, totals.ip_bytes) == (packets, ip_bytes + packets * 14, ip_bytes)
+
+
+def test_a_full_packet_and_a_long_datagram_are_one_packet(tmp_path):
+    ip = Ether(src=A, dst=B) / IP(src="10.0.0.1", dst="10.1.0.1")
+    for packet in (ip / TCP() / bytes(1460), ip / UDP() / bytes(3000)):
+        write_packet(tmp_path / "x.pcap", packet, snap_bytes=96)
+        totals = read_totals(tmp_path / "x.pcap", 1500).sent_by(A)
+        assert (totals.packets, totals.wire_bytes) == (1, len(packet))
 
 
 def test_a_capture_without_packets_is_whole(tmp_path):

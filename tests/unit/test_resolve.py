@@ -167,6 +167,36 @@ def test_tcp_buffer() -> None:
     assert network({"a": {}}, tcp={"buffer": "1 MiB"}).tcp.buffer_bytes == MIB
 
 
+@pytest.mark.parametrize(
+    ("settings", "automatic"),
+    [
+        ({}, 43),  # nothing happens to single packets: 64 KiB go together
+        ({"queue": "1 bdp", "discipline": "drop-tail"}, 43),
+        ({"loss": "0.001 %"}, 1),
+        ({"loss": {"b->c": "0 %", "c->b": "1 %"}}, 1),  # one direction is enough
+        ({"loss": {"p": "1 %", "r": "10 %"}}, 1),
+        ({"loss": {"p": "0 %", "r": "10 %", "loss_in_good": "1 %"}}, 1),
+        ({"jitter": "1 us"}, 1),
+        ({"duplicate": "1 %"}, 1),
+        ({"corrupt": "1 %"}, 1),
+        ({"ecn": True, "discipline": "red"}, 1),
+        ({"discipline": "red"}, 1),
+    ],
+)
+def test_offload_unless_packets_have_fates_of_their_own(settings: Mapping[str, Any], automatic: int) -> None:
+    def packets_per_skb(**keys: object) -> int:
+        wan = [link("a", "b"), link("b", "c", **settings)]  # one link decides for all
+        return network({"a": {}, "b": {}, "c": {}}, wan, **keys).tcp.packets_per_skb
+
+    assert packets_per_skb() == packets_per_skb(tcp={"offload": "auto"}) == automatic
+    assert packets_per_skb(tcp={"offload": "on"}) == 44  # what was written counts
+    assert packets_per_skb(tcp={"offload": "off"}) == 1
+
+
+def test_offload_without_a_wan() -> None:
+    assert network({"a": {}}).tcp.packets_per_skb == 43
+
+
 def test_workers() -> None:
     workload = Collectives.model_validate({"ranks_per_host": 2, "sizes": ["1 GiB"]})
     plan = resolve(Topology.load("two-sites"), workload, seed=3, isolation="process", machine_memory_bytes=2**40)
