@@ -2,7 +2,7 @@
 
     TestbedError                      status 1: the run failed
     ├── InputError                    status 2: what the user wrote is wrong
-    ├── MachineError                  status 3: this machine lacks something (``testbed doctor`` says what)
+    ├── MachineError                  status 3: this machine lacks something; says what and how to get it
     ├── RunError                      status 1: a stage of the run failed
     │   └── WorkerError               a rank failed; says which, with the end of its output
     └── GuestLost                     status 4: the guest ended without a result, or had to be ended

@@ -30,8 +30,6 @@ class Bottleneck(Frozen):
 
     rate_bps: int = Field(gt=0)
     queue_packets: int = Field(gt=0)
-    discipline: Literal["drop-tail", "red", "fq_codel"] = "drop-tail"
-    ecn: bool = False
 
 
 class Loss(Frozen):

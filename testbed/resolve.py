@@ -113,9 +113,8 @@ def _packets_per_skb(offload: str, mtu: int, wan: tuple[plan.WanLink, ...]) -> i
 
 
 def _per_packet(direction: plan.Direction) -> bool:
-    fibre, bottleneck = direction.fibre, direction.bottleneck
-    impaired = fibre.loss.p or fibre.loss.one_minus_k or fibre.jitter_ns or fibre.duplicate or fibre.corrupt
-    return bool(impaired or bottleneck.discipline != "drop-tail")
+    fibre = direction.fibre
+    return bool(fibre.loss.p or fibre.loss.one_minus_k or fibre.jitter_ns or fibre.duplicate or fibre.corrupt)
 
 
 def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
@@ -319,8 +318,6 @@ def _bottleneck(way: LinkDirection, rtt: int, frame: int) -> plan.Bottleneck:
     return plan.Bottleneck(
         rate_bps=way.rate,
         queue_packets=packets if way.queue else max(LEAST_WAN_PACKETS, packets),
-        discipline=way.discipline,
-        ecn=way.ecn,
     )
 
 

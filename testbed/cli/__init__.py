@@ -31,7 +31,10 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False)
     try:
         clean_up_after_killed()
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
+        if status == 130:  # typer's answer to Ctrl-C
+            errors.print("interrupted")
+        sys.exit(status or 0)
     except TestbedError as error:
         errors.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
         sys.exit(error.exit_status)

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology, Workload
 from testbed.cli.report import print_summary
@@ -82,6 +83,14 @@ class PlainDisplay:
         self._say(f"operations: {int(10 * done / max(total, 1)) * 10} % of {total}")
 
 
+class TimeLeft(TimeRemainingColumn):
+    """The estimate, where there is one."""
+
+    def render(self, task: Task) -> Text:
+        """As ``0:00:42 left``."""
+        return Text() if task.time_remaining is None else Text.assemble(super().render(task), " left")
+
+
 @contextmanager
 def display() -> Iterator[Display | PlainDisplay]:
     """The display that fits standard error."""
@@ -89,13 +98,7 @@ def display() -> Iterator[Display | PlainDisplay]:
     if not console.is_terminal:
         yield PlainDisplay()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeLeft())
     with Progress(*columns, console=console, transient=True) as progress:
         yield Display(progress)
 

@@ -13,6 +13,7 @@ from testbed.errors import RunError
 
 SNAP_BYTES = 128  # Ethernet, IPv4 and TCP headers with all options are at most 134 bytes; 74 are usual
 BUFFER_KIB = 65536  # of the kernel's ring for one capture
+HELD_BACK_S = 1.5  # tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def capturing(points: Mapping[Path, tuple[int, str]]) -> Iterator[None]:
         for path, process in running.items():
             _wait_listening(path, process)
         yield
+        time.sleep(HELD_BACK_S if running else 0)
         for path, process in running.items():
             if process.poll() is not None:
                 raise RunError(f"tcpdump for {path.name} ended during the run with status {process.returncode}")
@@ -45,12 +47,13 @@ def capturing(points: Mapping[Path, tuple[int, str]]) -> Iterator[None]:
 def _start(path: Path, pid: int, interface: str) -> subprocess.Popen[str]:
     tcpdump = [
         "tcpdump", "-i", interface, "-s", str(SNAP_BYTES), "-B", str(BUFFER_KIB), "-Z", "root", "-n",
-        "--time-stamp-precision=nano", "-w", str(path),
+        "--time-stamp-precision=nano", "-w", "-",  # a file of its own it would give to root, which not everyone may
     ]  # fmt: skip
-    with path.with_suffix(".log").open("w") as log:
+    with path.with_suffix(".log").open("w") as log, path.open("wb") as out:
         return subprocess.Popen(
-            ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *tcpdump], stdin=subprocess.DEVNULL, stderr=log, text=True
-        )
+            ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *tcpdump],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=log, text=True,
+        )  # fmt: skip
 
 
 def _wait_listening(path: Path, process: subprocess.Popen[str]) -> None:

@@ -127,7 +127,6 @@ QueueField = Annotated[
     PlainSerializer(format_queue, when_used="json"),
     WithJsonSchema({"type": "string", "description": _QUEUE_REMEDY, "examples": ["1 bdp"]}),
 ]
-Discipline = Literal["drop-tail", "red", "fq_codel"]
 Members = Annotated[
     Annotated[Literal["all"], Tag("(all)")] | Annotated[list[str], Tag("(some)")],
     Discriminator(lambda value: "(some)" if isinstance(value, list) else "(all)"),
@@ -151,8 +150,6 @@ class LinkSettings(Strict):
     queue: PerDirection[QueueField] | None = Field(
         None, description="of the bottleneck: bdp, packets, bytes or time; left out, 1 bdp and at least 64 packets"
     )
-    discipline: PerDirection[Discipline] = Field("drop-tail", description="of the queue")
-    ecn: PerDirection[Flag] = Field(False, description="mark instead of drop; with red or fq_codel")
 
 
 class Wan(LinkSettings):
@@ -195,8 +192,6 @@ class LinkDirection:
     duplicate: float
     corrupt: float
     queue: QueueLength | None
-    discipline: Discipline
-    ecn: bool
 
     @property
     def name(self) -> str:
@@ -315,9 +310,6 @@ def _link_problems(
             problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
         elif delay is not None and _toward(settings.jitter, name, 0) > delay:
             problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
-        if _toward(settings.ecn, name, False) and _toward(settings.discipline, name, "drop-tail") == "drop-tail":
-            remedy = "write discipline: red or fq_codel"
-            problems.append(Problem(("wan", index, "ecn"), "a drop-tail queue cannot mark packets", remedy))
     return problems
 
 

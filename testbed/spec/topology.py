@@ -106,7 +106,7 @@ class Tcp(Strict):
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time as hosts do: three times as fast to emulate; "
-        "auto: on unless a link models loss, jitter, duplication, corruption, ECN or an active queue",
+        "auto: on unless a link models loss, jitter, duplication, or corruption",
     )
 
     @field_validator("buffer")

@@ -152,16 +152,6 @@ REPLACEMENTS = {
         "delay: 8 ms, queue: 1 bpd",
         "mine.yaml:5, wan.iowa-ohio.queue: '1 bpd' is not a queue\n  write it as 1 bdp, 64 packets",
     ),
-    "ecn of drop-tail": (
-        "delay: 8 ms",
-        "delay: 8 ms, ecn: true",
-        "mine.yaml:5, wan.iowa-ohio.ecn: a drop-tail queue cannot mark packets\n  write discipline: red or fq_codel",
-    ),
-    "unknown discipline": (
-        "delay: 8 ms",
-        "delay: 8 ms, discipline: pie",
-        "mine.yaml:5, wan.iowa-ohio.discipline: 'pie' is not one of 'drop-tail', 'red' or 'fq_codel'",
-    ),
     "too much jitter": (
         "delay: 8 ms",
         "delay: 8 ms, jitter: 9 ms",

@@ -1,0 +1,54 @@
+"""Runs of two hosts that are 10 ms apart, and how to read their folders."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+Command = Callable[..., subprocess.CompletedProcess[str]]  # the fixture `command`
+Need = Callable[[object, str], None]  # the fixture `need`
+PAIR = """
+name: pair
+datacenters:
+  west: {hosts: 1, nic: {delay: 0 ms}}
+  east: {hosts: 1, nic: {delay: 0 ms}}
+wan:
+  - {between: [west, east], rate: 1 Gbit/s, delay: 10 ms}
+"""
+
+
+def all_reduce(sizes: str, iterations: int, warmup: int = 1) -> list[str]:
+    """Options of ``testbed run`` for all-reduces of these sizes."""
+    values = {"ops": "[all_reduce]", "sizes": f"[{sizes}]", "iterations": iterations, "warmup": warmup}
+    return [word for key, value in values.items() for word in ("--set", f"workload.{key}={value}")]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run folder."""
+
+    path: Path
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    @property
+    def summary(self) -> Any:
+        return self.json("summary.json")
+
+    @property
+    def status(self) -> Any:
+        return self.json("status.json")
+
+    @property
+    def ops(self) -> pl.DataFrame:
+        return pl.read_parquet(self.path / "ops.parquet")
+
+    def median_ms(self) -> dict[int, float]:
+        """Median time of the measured all-reduces, by bytes."""
+        rows = self.summary["collectives"]
+        return {row["bytes"]: row["time_us"]["median"] / 1000 for row in rows if row["op"] == "all_reduce"}

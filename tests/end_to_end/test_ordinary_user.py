@@ -1,0 +1,68 @@
+"""A user without any privilege runs a job: the guest's root has no more rights on the host than whoever started it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from runs import Folder, Need, all_reduce
+
+import testbed
+from testbed.guest.kernel import Kernel
+
+USER = 65534 if os.geteuid() == 0 else None  # nobody; without root's rights the tests run as a user anyway
+PROJECT = Path(testbed.__file__).parent.parent
+PARTS = ("testbed", "topologies", "workloads")
+
+
+def as_user(words: Sequence[object], home: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as `USER`."""
+    return subprocess.run(
+        list(map(str, words)), user=USER, group=USER, extra_groups=None if USER is None else [],
+        cwd=home, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder of the user's. pytest's own are closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="testbed-user-") as name:
+        path = Path(name)
+        if USER is not None:
+            os.chown(path, USER, USER)
+        yield path
+
+
+def test_an_ordinary_user(
+    need: Need, kernel: Kernel, command_environment: dict[str, str], pair: Path, home: Path
+) -> None:
+    """All of it under another uid if the tests run as root, else under their own."""
+    reached = as_user(["env", sys.executable, "-c", "import polars, yaml"], home, {})
+    need(reached.returncode == 0, f"an interpreter that another user can run ({sys.executable} is not)")
+    for part in PARTS:
+        shutil.copytree(PROJECT / part, home / "project" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(kernel.path, home / "linux")
+    shutil.copy(pair, home / "pair.yaml")
+    environment = command_environment | {
+        "HOME": str(home),
+        "PYTHONPATH": str(home / "project"),
+        "TESTBED_CACHE": str(home / "cache"),
+        "TESTBED_KERNEL": str(home / "linux"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    job = all_reduce("4000 B", iterations=3)
+    words = ["run", home / "pair.yaml", "collectives", *job, "--isolation", "process", "--capture", "wan"]
+    done = as_user([sys.executable, "-m", "testbed", *words, "--out", home / "run"], home, environment)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    folder = Folder(home / "run")
+    assert folder.status["faithful"], folder.status
+    # As in the run of whoever owns this machine: four one-way trips and the serialisation, within 1.5 %.
+    assert folder.median_ms()[4000] == pytest.approx(40.05, rel=0.015)
+    assert all(row["captured_packets"] > 0 for row in folder.summary["wan"])
+    owners = {path.stat().st_uid for path in folder.path.rglob("*")}
+    assert owners == {USER if USER is not None else os.geteuid()}
+    assert list((home / "cache/guests").iterdir()) == []

@@ -1,0 +1,144 @@
+"""All-reduces of two hosts, 1 Gbit/s and 10 ms one way, from the command line: times, bytes, repetition, isolation."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from runs import Command, Folder, all_reduce
+
+SIZES = {4_000: 40.05, 1_000_000: 48.38, 16_000_000: 243.7}  # bytes: ms of an all-reduce on such a path
+WARMUP, ITERATIONS = 1, 5
+JOB = all_reduce("4000 B, 1 MB, 16 MB", ITERATIONS, WARMUP)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two-hosts")
+
+
+@pytest.fixture(scope="module")
+def first(command: Command, pair: Path, folders: Path) -> Folder:
+    command("run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--out", folders / "first")
+    return Folder(folders / "first")
+
+
+@pytest.fixture(scope="module")
+def second(command: Command, pair: Path, folders: Path) -> Folder:
+    command("run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--out", folders / "second")
+    return Folder(folders / "second")
+
+
+@pytest.fixture(scope="module")
+def in_containers(command: Command, pair: Path, folders: Path) -> Folder:
+    out = folders / "containers"
+    words = ["run", pair, "collectives", *JOB, "--isolation", "container", "--capture", "wan", "--seed", 1]
+    command(*words, "--out", out)
+    return Folder(out)
+
+
+def test_the_run_is_complete_and_faithful(first: Folder) -> None:
+    status = first.status
+    assert (status["state"], status["exit_status"], status["faithful"]) == ("completed", 0, True), status
+    assert status["warnings"] == []
+    assert first.summary["problems"] == []
+    names = {"spec.yaml", "plan.json", "status.json", "summary.json", "ops.parquet", "links.parquet", "report.html"}
+    assert names <= {path.name for path in first.path.iterdir()}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_times(first: Folder, size: int) -> None:
+    """Two ranks: gloo's ring needs four one-way trips (40 ms), and at most 2 MiB are on their way at a time.
+
+    The figures come from the same path with every packet sent by itself; within 1.5 %.
+    """
+    assert first.median_ms()[size] == pytest.approx(SIZES[size], rel=0.015)
+
+
+def test_every_result_is_right(first: Folder) -> None:
+    rows = first.summary["collectives"]
+    assert [(row["bytes"], row["ranks"], row["iterations"], row["wrong"]) for row in rows] == [
+        (size, 2, ITERATIONS, 0) for size in SIZES
+    ]
+
+
+def test_no_time_is_below_the_bound(first: Folder) -> None:
+    assert all(row["bound_us"] < row["time_us"]["min"] for row in first.summary["collectives"])
+
+
+def test_the_round_trip_is_checked_before_the_run(first: Folder) -> None:
+    (trip,) = first.summary["fidelity"]
+    assert trip["rtt_ms_measured"] == pytest.approx(20, abs=0.02 + 0.001 * 20)
+    assert trip["ok"]
+
+
+def differences(first: Folder, second: Folder, phase: str) -> pl.DataFrame:
+    """The durations in ns of every operation of every rank in both runs, and how far apart they are."""
+    key = ["op", "bytes", "iteration", "rank"]
+    duration = (pl.col("end_ns") - pl.col("start_ns")).cast(pl.Float64)
+    a, b = (run.ops.filter(pl.col("phase") == phase).select(*key, duration=duration) for run in (first, second))
+    both = a.join(b, on=key, how="full", suffix="_again", coalesce=True)
+    assert both.height == a.height == b.height > 0
+    return both.with_columns(difference=(pl.col("duration") - pl.col("duration_again")).abs())
+
+
+def test_the_same_seed_gives_the_same_times(first: Folder, second: Folder) -> None:
+    """Every measured operation of every rank, within 20 us or 0.1 %, whichever is more."""
+    both = differences(first, second, "measure")
+    assert both.height == 2 * len(SIZES) * ITERATIONS
+    off = both.filter(pl.col("difference") > pl.max_horizontal(pl.lit(20_000.0), 0.001 * pl.col("duration")))
+    assert off.is_empty(), off
+
+
+def test_the_same_seed_gives_the_same_warm_up(first: Folder, second: Folder) -> None:
+    """Within 1 %: there TCP's windows still grow, in steps that a microsecond can bring forward or put off."""
+    both = differences(first, second, "warmup")
+    assert both.height == 2 * len(SIZES) * WARMUP
+    off = both.filter(pl.col("difference") > 0.01 * pl.col("duration"))
+    assert off.is_empty(), off
+
+
+def test_containers_and_processes_agree(first: Folder, in_containers: Folder) -> None:
+    """The isolation of a host changes nothing on the wire: medians within 1 %."""
+    assert in_containers.median_ms() == pytest.approx(first.median_ms(), rel=0.01)
+    assert all(row["wrong"] == 0 for row in in_containers.summary["collectives"])
+
+
+def test_bytes(in_containers: Folder) -> None:
+    """What the link's counters saw = what the captures saw = the algorithm's volume and its headers, within 2 %.
+
+    Between two ranks a ring all-reduce of S bytes sends S/2 (reduce-scatter) and S/2 (all-gather) each way. In full
+    packets 1448 of 1514 bytes are data. Acknowledgements, barriers and gloo's notices of readiness are small beside
+    the 102 MB of data: 66 to 200 bytes each, of which the ring sends some for each MiB; they are not counted here.
+    """
+    data = sum(SIZES) * (WARMUP + ITERATIONS)
+    expected = data * 1514 / 1448
+    rows = in_containers.summary["wan"]
+    assert [(row["from"], row["to"]) for row in rows] == [("west", "east"), ("east", "west")]
+    for row in rows:
+        assert row["bytes"] == pytest.approx(expected, rel=0.02)
+        assert row["captured_bytes"] == pytest.approx(expected, rel=0.02)
+        assert row["captured_bytes"] == pytest.approx(row["bytes"], rel=0.02)
+        assert row["captured_packets"] == pytest.approx(row["packets"], rel=0.02)
+        assert row["drops"] == 0
+
+
+def test_report_without_a_guest(first: Folder, command: Command, tmp_path: Path) -> None:
+    """Tables and page can be made anew from a run's records alone."""
+    copy = tmp_path / "copy"
+    shutil.copytree(first.path, copy)
+    for name in ("ops.parquet", "links.parquet", "summary.json", "report.html"):
+        (copy / name).unlink()
+    printed = json.loads(command("report", copy, "-f", "json").stdout)
+    assert printed["status"] == first.status
+    assert printed["summary"] == first.summary == Folder(copy).summary
+    assert (copy / "report.html").stat().st_size > 10_000
+    assert Folder(copy).ops.equals(first.ops)
+
+
+def test_a_run_never_overwrites_another(first: Folder, command: Command, pair: Path) -> None:
+    before = (first.path / "status.json").read_bytes()
+    done = command("run", pair, "collectives", "--out", first.path, status=2)
+    assert "exists already and a run never overwrites another" in done.stderr
+    assert (first.path / "status.json").read_bytes() == before
