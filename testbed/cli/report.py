@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from testbed.report.page import write_page
 from testbed.report.tables import collectives_grid, collectives_table, fidelity_table, wan_table
 from testbed.report.verdict import verdict
 from testbed.rundir import RunDir
+
+FILE_WIDTH = 120  # columns
 
 
 def report(
@@ -37,10 +40,11 @@ def print_summary(folder: RunDir, output: Format) -> None:
         return
     if output is Format.CSV:
         grid = collectives_grid(summary)
-        for row in [grid.columns, *grid.rows]:
-            typer.echo(",".join(str(cell) for cell in row))
+        headers = [" ".join(column.header.split()) for column in grid.columns]
+        for row in [headers, *grid.rows]:
+            typer.echo(",".join(row))
         return
-    console = Console()
+    console = wide_console()
     if summary.get("collectives"):
         console.print(collectives_table(summary))
     if summary.get("wan"):
@@ -53,6 +57,12 @@ def print_summary(folder: RunDir, output: Format) -> None:
     for problem in summary.get("problems", []):
         console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
     console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
+
+
+def wide_console() -> Console:
+    """Standard output; where it is no terminal, wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=FILE_WIDTH)
 
 
 def _json(path: Path) -> dict[str, Any]:

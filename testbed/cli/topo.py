@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption, Set, Topology
+from testbed.cli.report import wide_console
 from testbed.plan import Network
 from testbed.resolve import resolve_network
 from testbed.spec import topology as topology_spec
@@ -43,7 +43,7 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
         table.add_row(
             row["name"], str(row["datacenters"]), str(row["hosts"]), str(row["links"]), rtt, row["description"]
         )
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _presets() -> list[Any]:
@@ -99,7 +99,7 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
     if output is Format.CSV:
         typer.echo(_csv(links) if links else "")
         return
-    console = Console()
+    console = wide_console()
     sites = Table("datacenter", "hosts", "subnet", "NIC", "location", box=None, pad_edge=False)
     for dc in network.datacenters:
         nic = network.host(dc.hosts[0]).nic_up

@@ -135,6 +135,9 @@ def test_report_without_a_guest(first: Folder, command: Command, tmp_path: Path)
     assert printed["summary"] == first.summary == Folder(copy).summary
     assert (copy / "report.html").stat().st_size > 10_000
     assert Folder(copy).ops.equals(first.ops)
+    header, *rows = command("report", copy, "-f", "csv").stdout.splitlines()
+    assert header.startswith("size (B),count,type,op,time (us),")
+    assert [row.split(",")[:4] for row in rows] == [[str(s), str(s // 4), "float32", "all_reduce"] for s in SIZES]
 
 
 def test_a_run_never_overwrites_another(first: Folder, command: Command, pair: Path) -> None:
