@@ -30,7 +30,7 @@ NIC_TRANSMIT_PACKETS = 1_000_000  # of the sender's own NIC, which never drops
 NIC_PORT_QUEUE = QueueLength(Decimal(16 * MIB), "bytes")
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 LEAST_WAN_PACKETS = 64  # of a WAN queue that was not written
-OFFLOAD_BYTES = 32 * 1024  # handed over at once; a host's own limit is 64 KiB
+OFFLOAD_BYTES = 64 * 1024  # what a host with segmentation offload hands over at once
 LEAST_TCP_BUFFER = 16 * MIB
 LEAST_HOST_MEMORY = GIB
 GUEST_BASE_MEMORY = GIB
@@ -105,7 +105,7 @@ def resolve(
 
 
 def _packets_per_skb(offload: str, mtu: int, wan: tuple[plan.WanLink, ...]) -> int:
-    """32 KiB worth where no packet meets a fate of its own, else 1: impairments are per packet."""
+    """64 KiB worth where no packet meets a fate of its own, else 1: impairments are per packet."""
     if offload == "auto":
         directions = [direction for link in wan for direction in link.directions]
         offload = "off" if any(_per_packet(direction) for direction in directions) else "on"

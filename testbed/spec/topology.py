@@ -105,7 +105,7 @@ class Tcp(Strict):
     ] = Field("auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product")
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="segmentation offload, up to 32 KiB at a time: three times as fast to emulate; "
+        description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
         "auto: on unless a link models loss, jitter, duplication, or corruption",
     )
 

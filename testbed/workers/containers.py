@@ -31,9 +31,11 @@ from testbed.workers.fleet import ENVIRONMENT, Fleet, send_orders
 from testbed.workers.parent import Order
 from testbed.workers.warm import WarmParent, warm_parent
 
-USERLAND = "testbed-userland"
-OWN_IN_CONTAINER = ("proc", "sys", "dev", "run", "tmp")  # not the machine's
+IMAGE = "testbed-userland"
+USERLAND = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")  # and the interpreter and this project
 DAEMON_START_S = 60
+# Go's collector spins beside the program, which has one CPU here: let it run only when memory is short.
+GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
 LABEL = "testbed.run"
 
 
@@ -170,10 +172,10 @@ def _readable(image: str | None) -> dict[str, str]:
     project = Path(__file__).parent.parent.parent
     if image is not None:
         return {str(project): "ro"}
-    top = [path for path in Path("/").iterdir() if path.is_dir() and not path.is_symlink()]
-    paths = [path for path in top if path.name not in OWN_IN_CONTAINER]
-    hidden = [Path(sys.prefix), Path(sys.base_prefix), project]
-    paths += [path for path in hidden if path.parts[1] in OWN_IN_CONTAINER]
+    paths = [Path("/", name) for name in USERLAND if Path("/", name).is_dir() and not Path("/", name).is_symlink()]
+    for path in (Path(sys.prefix), Path(sys.base_prefix), project):
+        if not any(path.is_relative_to(other) for other in paths):
+            paths.append(path)
     return {str(path): "ro" for path in paths}
 
 
@@ -189,7 +191,9 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
         command += ["--add-runtime", f"crun={crun}", "--default-runtime", "crun"]
     join = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(group / "daemon" / "cgroup.procs")]
     with log.open("w") as out:
-        return subprocess.Popen([*join, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        return subprocess.Popen(
+            [*join, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **GO_ENVIRONMENT}
+        )
 
 
 def _remove_with_mounts(folder: Path) -> None:
@@ -212,8 +216,8 @@ def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
 def _import_image(client: Any, image: str | None) -> str:
     """Name of the image to run: the machine's userland, one that ``docker save`` wrote, or a root file system."""
     if image is None:
-        client.api.import_image_from_data(_skeleton(), repository=USERLAND, tag="latest")
-        return f"{USERLAND}:latest"
+        client.api.import_image_from_data(_skeleton(), repository=IMAGE, tag="latest")
+        return f"{IMAGE}:latest"
     with tarfile.open(image) as archive:
         saved = "manifest.json" in archive.getnames()
     if not saved:

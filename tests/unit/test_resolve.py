@@ -168,8 +168,8 @@ def test_tcp_buffer() -> None:
 @pytest.mark.parametrize(
     ("settings", "automatic"),
     [
-        ({}, 21),  # nothing happens to single packets: 32 KiB go together
-        ({"queue": "1 bdp", "reorder": True}, 21),
+        ({}, 43),  # nothing happens to single packets: 64 KiB go together
+        ({"queue": "1 bdp", "reorder": True}, 43),
         ({"loss": "0.001 %"}, 1),
         ({"loss": {"b->c": "0 %", "c->b": "1 %"}}, 1),  # one direction is enough
         ({"loss": {"p": "1 %", "r": "10 %"}}, 1),
@@ -185,12 +185,12 @@ def test_offload_unless_packets_have_fates_of_their_own(settings: Mapping[str, A
         return network({"a": {}, "b": {}, "c": {}}, wan, **keys).tcp.packets_per_skb
 
     assert packets_per_skb() == packets_per_skb(tcp={"offload": "auto"}) == automatic
-    assert packets_per_skb(tcp={"offload": "on"}) == 21  # what was written counts
+    assert packets_per_skb(tcp={"offload": "on"}) == 43  # what was written counts
     assert packets_per_skb(tcp={"offload": "off"}) == 1
 
 
 def test_offload_without_a_wan() -> None:
-    assert network({"a": {}}).tcp.packets_per_skb == 21
+    assert network({"a": {}}).tcp.packets_per_skb == 43
 
 
 def test_workers() -> None:
