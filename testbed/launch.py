@@ -22,15 +22,12 @@ from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.plan import Plan
 from testbed.report.page import write_page
 from testbed.rundir import RunDir, read_records
+from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05
 BUSY = 0.7  # part of real time that the guest's one CPU may compute in a run on the host's clock
 VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
-GUEST_ENVIRONMENT = {
-    # New memory costs 80 us a page in the guest: glibc keeps what it has.
-    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_TOP_PAD_": str(2**24), "PYTHONDONTWRITEBYTECODE": "1",
-}  # fmt: skip
+GUEST_ENVIRONMENT = {**ENVIRONMENT, "MALLOC_TOP_PAD_": str(2**24)}  # no tensors here: a smaller heap will do
 
 
 class Progress(Protocol):
@@ -129,7 +126,7 @@ def _in_guest(
         readable=[project, Path(sys.prefix), Path(sys.base_prefix)],
         environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT},
     ) as guest:
-        watch = Watch(plan, run, guest, stall_limit_s, progress)
+        watch = Watch(run, guest, stall_limit_s, progress)
         while (status := guest.status()) is None:
             watch.look()
             time.sleep(POLL_S)
@@ -174,13 +171,13 @@ class _Stage:
 class Watch:
     """Follows a guest from outside: its stages, its operations, its clock."""
 
-    def __init__(self, plan: Plan, run: RunDir, guest: Guest, stall_limit_s: float, progress: Progress) -> None:
-        self._plan, self._run, self._guest, self._progress = plan, run, guest, progress
+    def __init__(self, run: RunDir, guest: Guest, stall_limit_s: float, progress: Progress) -> None:
+        self._run, self._guest, self._progress = run, guest, progress
         self._stall_limit_s = stall_limit_s
         self._events = 0
         self._total = 0
-        self._begin = self._moved = time.monotonic()
-        self._stage = _Stage("boot", self._begin)
+        self._moved = time.monotonic()
+        self._stage = _Stage("boot", self._moved)
         self._moved_at_cpu = 0.0
         self.stages: list[dict[str, Any]] = []
         self.reading: ClockReading | None = None
@@ -282,7 +279,6 @@ def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> No
 
 
 def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
-
     summary = json.loads(run.summary.read_text())
     for pair in summary["fidelity"]:
         if not pair["ok"]:
@@ -304,7 +300,6 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
 
 def clean_up_after_killed() -> None:
     """End and remove what a killed testbed left, and note in its run folder that it was interrupted."""
-
     for folder in remove_stale_guests():
         run = RunDir(folder)
         try:

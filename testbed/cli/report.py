@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from testbed.cli.options import Format, FormatOption
 from testbed.collect import collect
-from testbed.report.page import write_page
+from testbed.report.page import read_json, write_page
 from testbed.report.tables import collectives_grid, collectives_table, fidelity_table, wan_table
 from testbed.report.verdict import verdict
 from testbed.rundir import RunDir
@@ -33,8 +33,8 @@ def report(
 
 def print_summary(folder: RunDir, output: Format) -> None:
     """Print what a run measured."""
-    summary = _json(folder.summary)
-    status = _json(folder.status)
+    summary = read_json(folder.summary, [])
+    status = read_json(folder.status, [])
     if output is Format.JSON:
         typer.echo(json.dumps({"status": status, "summary": summary}, indent=2))
         return
@@ -63,11 +63,3 @@ def wide_console() -> Console:
     """Standard output; where it is no terminal, wide enough for every table."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=FILE_WIDTH)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -30,7 +30,10 @@ def load(name: str, sets: list[str]) -> topology_spec.Topology:
 @app.command("list")
 def list_presets(output: FormatOption = Format.TABLE) -> None:
     """List the presets: hosts, links, RTTs."""
-    rows = [_row(preset.name, preset.description, resolve_network(load(str(preset.path), []))) for preset in _presets()]
+    rows = [
+        _row(preset.name, preset.description, resolve_network(load(str(preset.path), [])))
+        for preset in TOPOLOGIES.presets()
+    ]
     if output is Format.JSON:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -44,10 +47,6 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
             row["name"], str(row["datacenters"]), str(row["hosts"]), str(row["links"]), rtt, row["description"]
         )
     wide_console().print(table)
-
-
-def _presets() -> list[Any]:
-    return list(TOPOLOGIES.presets())
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -82,11 +82,6 @@ class Guest:
             ticks += int(stat[11]) + int(stat[12]) + int(stat[13]) + int(stat[14])
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def kill(self) -> None:
-        """End it now, with all its processes."""
-        _kill_session(self.process.pid)
-        self.process.wait()
-
 
 @contextmanager
 def start_guest(
@@ -121,7 +116,7 @@ def start_guest(
         (folder / "writable").symlink_to(writable)
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
         with _one_cpu() as pin:
-            process = _launch(kernel, [*pin], folder, memory_bytes, clock, console, clock_file)
+            process = _launch(kernel, pin, folder, memory_bytes, clock, console, clock_file)
             try:
                 (folder / "pid").write_text(f"{process.pid}")
                 yield Guest(process, writable, clock_file)

@@ -79,8 +79,8 @@ def write_page(run: RunDir) -> Path:
 def load(run: RunDir) -> Content:
     """Everything of `run` that the page shows."""
     content = Content(run.path.name)
-    content.status = _read_json(run.status, content.missing)
-    content.summary = _sound_rows(_read_json(run.summary, content.missing), content.missing)
+    content.status = read_json(run.status, content.missing)
+    content.summary = _sound_rows(read_json(run.summary, content.missing), content.missing)
     try:
         content.plan = run.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:
@@ -97,7 +97,8 @@ def load(run: RunDir) -> Content:
     return content
 
 
-def _read_json(path: Path, missing: list[str]) -> dict[str, Any]:
+def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
+    """The JSON object in `path`; empty, with a line in `missing`, if it cannot be read."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

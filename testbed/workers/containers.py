@@ -75,7 +75,7 @@ class Containers(Fleet):
 
     def _start_containers(self, client: Any) -> None:
         image = _import_image(client, self.plan.workers.image)
-        for host in dict.fromkeys(rank.host for rank in self.plan.workers.ranks):
+        for host in self.hosts:
             self._containers[host] = self._run_container(client, host, image)
         for host, container in self._containers.items():
             self._pids[host] = client.api.inspect_container(container.id)["State"]["Pid"]

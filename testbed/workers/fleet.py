@@ -18,7 +18,7 @@ from testbed.workers.parent import Order, encode_orders
 POLL_S = 0.05  # of the run's clock: how long after the last rank the run ends, at most
 LOG_TAIL_LINES = 25
 ENVIRONMENT = {
-    # New memory costs 24 us a page in the guest: glibc keeps what it has, and grows by 64 MiB.
+    # New memory costs 80 us a page in the guest: glibc keeps what it has, and grows by 64 MiB.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -51,6 +51,11 @@ class Fleet(ABC):
     @abstractmethod
     def memory_kills(self, host: str) -> int:
         """How many processes of `host` the kernel ended for want of memory."""
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts that have ranks, in the order of their first."""
+        return list(dict.fromkeys(rank.host for rank in self.plan.workers.ranks))
 
     def ranks_of(self, host: str) -> list[Rank]:
         """The ranks that live on `host`."""

@@ -40,7 +40,7 @@ class Processes(Fleet):
         cgroups.delegate_root()
         cpus = workers.cpus if self.plan.clock == "real" else None
         all_hosts = stack.enter_context(cgroups.group(run_id))
-        for host in dict.fromkeys(rank.host for rank in workers.ranks):
+        for host in self.hosts:
             group = stack.enter_context(cgroups.group(f"{all_hosts.name}/{host}"))
             cgroups.limit(group, memory_bytes=workers.memory_bytes, cpus=cpus)
             self._groups[host] = group

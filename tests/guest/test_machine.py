@@ -13,10 +13,7 @@ from testbed.errors import GuestLost
 from testbed.guest.boot import EPOCH_NS
 from testbed.guest.kernel import Kernel
 from testbed.launch import Watch
-from testbed.resolve import resolve
 from testbed.rundir import RunDir
-from testbed.spec.topology import Topology
-from testbed.spec.workload import load_workload
 
 SLEEP_S = 1000
 STALL_LIMIT_S = 4
@@ -94,9 +91,8 @@ class Silent:
 def spinning(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[int]]]:
     """What the watch says of a process that loops, and the ns that the kernel forced the clock on, as they grew."""
     folder = tmp_path_factory.mktemp("spin") / "shared"
-    plan = resolve(Topology.load("two-sites"), load_workload("collectives"))
     with guest_with(kernel, "spin.py", folder) as guest:
-        watch = Watch(plan, RunDir(folder), guest, STALL_LIMIT_S, Silent())
+        watch = Watch(RunDir(folder), guest, STALL_LIMIT_S, Silent())
         deadline = time.monotonic() + 30
         text = ""
         while not text:
