@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import testbed
-from testbed.collect import collect
 from testbed.errors import GuestLost, RunError, TestbedError
 from testbed.guest.boot import ClockReading, Guest, remove_stale_guests, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.plan import Plan
-from testbed.report.page import write_page
-from testbed.rundir import RunDir, read_records
+from testbed.rundir import RecordFollower, RunDir, read_records
 from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05
@@ -115,6 +114,7 @@ def _in_guest(
 ) -> None:
     project = Path(testbed.__file__).parent.parent
     progress.stage("boot")
+    threading.Thread(target=_import_reporting, daemon=True).start()
     with start_guest(
         kernel,
         [sys.executable, "-m", "testbed.run", str(run.path)],
@@ -172,10 +172,11 @@ class Watch:
     """Follows a guest from outside: its stages, its operations, its clock."""
 
     def __init__(self, run: RunDir, guest: Guest, stall_limit_s: float, progress: Progress) -> None:
-        self._run, self._guest, self._progress = run, guest, progress
+        self._guest, self._progress = guest, progress
         self._stall_limit_s = stall_limit_s
-        self._events = 0
-        self._total = 0
+        self._events = RecordFollower(run.events)
+        self._operations = RecordFollower(run.rank_ops(0))
+        self._done = self._total = 0
         self._moved = time.monotonic()
         self._stage = _Stage("boot", self._moved)
         self._moved_at_cpu = 0.0
@@ -191,11 +192,11 @@ class Watch:
         Raises:
             GuestLost: the clock has stood still for too long.
         """
-        for event in read_records(self._run.events)[self._events :]:
-            self._events += 1
+        for event in self._events.new():
             self._relay(event)
         if self._total:
-            self._progress.operations(_lines(self._run.rank_ops(0)), self._total)
+            self._done += len(self._operations.new())
+            self._progress.operations(self._done, self._total)
         reading = self._guest.clock()
         if reading is not None:
             self._check_clock(reading)
@@ -248,13 +249,6 @@ class Watch:
         )
 
 
-def _lines(path: Path) -> int:
-    try:
-        return path.read_bytes().count(b"\n")
-    except OSError:
-        return 0
-
-
 def _tail(path: Path, lines: int = 15) -> str:
     text = path.read_text(errors="replace").splitlines() if path.exists() else []
     return "\n".join(f"    {line}" for line in text[-lines:])
@@ -267,8 +261,17 @@ def _memory_hint(run: RunDir) -> str:
     return ""
 
 
+def _import_reporting() -> None:
+    """polars, scapy and plotly take 0.6 s to import: done while the guest boots, on another CPU."""
+    import testbed.collect  # noqa: PLC0415
+    import testbed.report.page  # noqa: F401, PLC0415
+
+
 def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> None:
     """Tables, status and page from what there is."""
+    from testbed.collect import collect  # noqa: PLC0415 (see _import_reporting)
+    from testbed.report.page import write_page  # noqa: PLC0415
+
     progress.stage("report")
     if not run.plan.exists():
         run.plan.write_text(plan.model_dump_json(indent=1) + "\n")

@@ -156,6 +156,16 @@ class RunDir:
         new.replace(path)
 
 
+def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
+    """The JSON object in `path`; empty, with a line in `missing`, if it cannot be read."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        missing.append(f"{path.name} cannot be read ({type(error).__name__})")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def append_record(path: Path, record: dict[str, Any]) -> None:
     """Add one JSON line to `path`; a single write, so that a killed writer leaves at most one broken last line."""
     with path.open("a") as file:
@@ -173,3 +183,23 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+class RecordFollower:
+    """Reads a growing file of JSON lines, each whole line once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The lines that were completed since the last call; none while there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

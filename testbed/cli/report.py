@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from testbed.cli.options import Format, FormatOption
-from testbed.collect import collect
-from testbed.report.page import read_json, write_page
+from testbed.errors import InputError
 from testbed.report.tables import collectives_grid, collectives_table, fidelity_table, wan_table
 from testbed.report.verdict import verdict
-from testbed.rundir import RunDir
+from testbed.rundir import RunDir, read_json
 
 FILE_WIDTH = 120  # columns
 
@@ -24,11 +24,26 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders")], output: FormatOption = Format.TABLE
 ) -> None:
     """Make the tables and the page of runs anew, and print them."""
-    for path in runs:
-        folder = RunDir.open(path)
+    from testbed.collect import collect  # noqa: PLC0415 (0.6 s, which `testbed run` need not wait for)
+    from testbed.report.page import write_page  # noqa: PLC0415
+
+    for folder in [_readable(path) for path in runs]:
         collect(folder)
         write_page(folder)
         print_summary(folder, output)
+
+
+def _readable(path: Path) -> RunDir:
+    """The run folder `path`, of whose plan this version can make the tables."""
+    folder = RunDir.open(path)
+    try:
+        folder.read_plan()
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{folder.plan} cannot be read: it is damaged, or of another version of the testbed "
+            f"({str(error).splitlines()[0]})\n  nothing was changed; {folder.report} is as it was"
+        ) from error
+    return folder
 
 
 def print_summary(folder: RunDir, output: Format) -> None:

@@ -20,7 +20,7 @@ from testbed.plan import Plan
 from testbed.report import tables
 from testbed.report.plots import latency_figure, utilisation_figure
 from testbed.report.verdict import verdict
-from testbed.rundir import RunDir
+from testbed.rundir import RunDir, read_json
 from testbed.units import format_rate, format_size, format_time
 
 ROW_KEYS = {
@@ -95,16 +95,6 @@ def load(run: RunDir) -> Content:
         content.spec = run.spec.read_text(errors="replace")
     content.missing += [str(problem) for problem in content.summary.get("problems") or []]
     return content
-
-
-def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
-    """The JSON object in `path`; empty, with a line in `missing`, if it cannot be read."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        missing.append(f"{path.name} cannot be read ({type(error).__name__})")
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _sound_rows(summary: dict[str, Any], missing: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ container, for its ranks.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -19,6 +20,8 @@ import socket
 import struct
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,10 +51,10 @@ def encode_orders(orders: list[Order]) -> str:
 
 def main(run_folder: str, fifo: str) -> int:
     """Serve one run: 0 if every rank ended well."""
-    from testbed.rundir import RunDir, append_record  # noqa: PLC0415 (what is imported here is shared by all ranks)
-    from testbed.workers import rank as rank_module  # noqa: PLC0415
-
     _die_with_starter()
+    with _quick_imports():
+        from testbed.rundir import RunDir, append_record  # noqa: PLC0415 (what is imported here is shared by all ranks)
+        from testbed.workers import rank as rank_module  # noqa: PLC0415
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
     orders = [Order(**order) for order in json.loads(Path(fifo).read_text())]
@@ -80,6 +83,22 @@ def main(run_folder: str, fifo: str) -> int:
             failed += status != 0
             append_record(run.rank_exits, {"rank": pids.pop(pid), "status": status})
     return 1 if failed else 0
+
+
+@contextmanager
+def _quick_imports() -> Iterator[None]:
+    """Without collections of garbage, and with what `os.path.realpath` finds remembered.
+
+    torch 2.13 asks for its operators' source lines while it is imported, which reads 11 000 file states.
+    """
+    realpath = os.path.realpath
+    os.path.realpath = functools.cache(realpath)  # type: ignore[assignment]
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        os.path.realpath = realpath
 
 
 def _die_with_starter() -> None:

@@ -17,7 +17,7 @@ def test_the_preset_is_the_default() -> None:
     assert workload.settings(10) == default.settings(10)
     assert default.ops == ["all_reduce", "all_gather", "broadcast", "barrier"]
     assert default.bytes_of_sizes() == [4096 * 4**power for power in range(7)]
-    assert (default.dtype, default.warmup, default.iterations, default.connections) == ("float32", 1, 5, 1)
+    assert (default.dtype, default.warmup, default.iterations, default.connections) == ("float32", 1, 3, 1)
 
 
 def test_presets_are_listed() -> None:

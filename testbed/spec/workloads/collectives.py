@@ -48,7 +48,7 @@ class Collectives(Workload):
     ] = SizeRange()
     dtype: Dtype = "float32"
     warmup: Annotated[int, Field(strict=True, ge=0)] = Field(1, description="iterations that are not measured")
-    iterations: Count = Field(5, description="measured iterations of each op and size")
+    iterations: Count = Field(3, description="measured iterations of each op and size")
     connections: Count = Field(1, description="gloo's TCP connections between two ranks")
     check: Flag = Field(True, description="whether every result is compared with the right one")
 
