@@ -24,6 +24,7 @@ from testbed.rundir import RecordFollower, RunDir, read_records
 from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05
+CPU_SAMPLE_S = 0.5
 BUSY = 0.7  # part of real time that the guest's one CPU may compute in a run on the host's clock
 VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
 GUEST_ENVIRONMENT = {**ENVIRONMENT, "MALLOC_TOP_PAD_": str(2**24)}  # no tensors here: a smaller heap will do
@@ -152,7 +153,7 @@ def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:
         )
     if plan.clock == "real" and watch.busy > BUSY:
         outcome.doubt(
-            f"the CPU was the limit: it was busy for {watch.busy:.0%} of the time of the operations "
+            f"the CPU was the limit: the guest used or wanted it for {watch.busy:.0%} of the time of the operations "
             f"(more than {BUSY:.0%} distorts them); use --clock virtual"
         )
 
@@ -163,7 +164,7 @@ class _Stage:
 
     name: str
     begin: float
-    cpu: float = 0.0
+    cpu: float = 0.0  # see Watch._cpu_seconds
     time_ns: int | None = None
     forced_ns: int = 0
 
@@ -180,10 +181,11 @@ class Watch:
         self._moved = time.monotonic()
         self._stage = _Stage("boot", self._moved)
         self._moved_at_cpu = 0.0
+        self._sampled = self._moved
         self.stages: list[dict[str, Any]] = []
         self.reading: ClockReading | None = None
         self.spinner = ""
-        self.busy = 0.0  # part of the operations' wall time in which the guest computed
+        self.busy = 0.0  # part of the operations' wall time in which the guest computed or waited for the CPU
         self.forced_ns = 0  # virtual time forced on during the operations
 
     def look(self) -> None:
@@ -197,9 +199,21 @@ class Watch:
         if self._total:
             self._done += len(self._operations.new())
             self._progress.operations(self._done, self._total)
+        self._sample_cpu()
         reading = self._guest.clock()
         if reading is not None:
             self._check_clock(reading)
+
+    def _cpu_seconds(self) -> float:
+        """Of the guest, and those in which programs of this machine had to wait for a CPU: it may have been one."""
+        return self._guest.cpu_seconds() + _cpu_pressure_seconds()
+
+    def _sample_cpu(self) -> None:
+        """How busy the CPU has been since the operations began."""
+        now = time.monotonic()
+        if self._stage.name == "ops" and now - self._sampled >= CPU_SAMPLE_S:
+            self._sampled = now
+            self.busy = (self._cpu_seconds() - self._stage.cpu) / max(now - self._stage.begin, 1e-3)
 
     def _relay(self, event: dict[str, Any]) -> None:
         if event["state"] == "total":
@@ -212,13 +226,14 @@ class Watch:
 
     def _next_stage(self, name: str, time_ns: int) -> None:
         """Close the present stage: its wall time, its time on the run's clock, and how busy the CPU was."""
-        now, cpu, old = time.monotonic(), self._guest.cpu_seconds(), self._stage
+        now, old, cpu = time.monotonic(), self._stage, self._cpu_seconds()
         wall = now - old.begin
         emulated = None if old.time_ns is None else (time_ns - old.time_ns) / 1e9
         self.stages.append({"stage": old.name, "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
         forced_ns = reading.forced_ns if (reading := self._guest.clock()) else 0
         if old.name == "ops":
-            self.busy = (cpu - old.cpu) / max(wall, 1e-3)
+            if cpu > old.cpu:  # else the guest is gone already, and the last sample stands
+                self.busy = (cpu - old.cpu) / max(wall, 1e-3)
             self.forced_ns = forced_ns - old.forced_ns
         self._stage = _Stage(name, now, cpu, time_ns, forced_ns)
 
@@ -247,6 +262,15 @@ class Watch:
             "  the run was ended, its results so far are kept; if the computation is meant to take so long, "
             "raise --stall-limit"
         )
+
+
+def _cpu_pressure_seconds() -> float:
+    """Time in which some process of this machine waited for a CPU (pressure stall information, Linux 4.20)."""
+    try:
+        some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return 0.0
+    return int(some.rpartition("total=")[2]) / 1e6
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -6,17 +6,20 @@ All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 
 Isolation = Literal["container", "process"]
 Clock = Literal["virtual", "real"]
 Where = Literal["guest", "here"]
 Capture = Literal["none", "wan", "all"]
+Discipline = Literal["drop-tail", "red", "fq_codel"]
+Ecmp = Literal["hosts", "flows"]  # what chooses among equal paths: both addresses, or the ports too
 
 
 class Frozen(BaseModel):
@@ -26,10 +29,15 @@ class Frozen(BaseModel):
 
 
 class Bottleneck(Frozen):
-    """The transmitter of a link direction: serialises at `rate_bps`, holds at most `queue_packets` of MTU size."""
+    """The transmitter of a link direction: serialises at `rate_bps`, holds at most `queue_packets` of MTU size.
+
+    The discipline decides which packet is dropped, or with `ecn` marked, as the queue grows.
+    """
 
     rate_bps: int = Field(gt=0)
     queue_packets: int = Field(gt=0)
+    discipline: Discipline = "drop-tail"
+    ecn: bool = False
 
 
 class Loss(Frozen):
@@ -62,6 +70,7 @@ class Host(Frozen):
     name: str
     node: str
     dc: str
+    switch: str  # the node it is plugged into: the datacenter's switch, or a leaf
     address: IPv4Interface
     mac: str
     nic_up: Bottleneck  # host to switch, at the host's own interface, as its NIC's transmit queue
@@ -70,17 +79,63 @@ class Host(Frozen):
     nic_seed: int = Field(ge=0)
 
 
+class Segment(Frozen):
+    """Hosts that share a switch and a subnet. The gateway is the border router, or the leaf switch itself."""
+
+    switch: str
+    gateway: IPv4Interface
+    gateway_mac: str
+
+
+class FabricEnd(Frozen):
+    """One end of a cable between two switches, or a switch and the border router, with the port's own queue."""
+
+    node: str
+    interface: str
+    address: IPv4Interface
+    mac: str
+
+
+class FabricCable(Frozen):
+    """A cable of a leaf-spine fabric: the same both ways."""
+
+    ends: tuple[FabricEnd, FabricEnd]
+    port: Bottleneck
+    delay_ns: int = Field(ge=0)  # one way
+    seed: int = Field(ge=0)
+
+
+class FabricRoute(Frozen):
+    """On `node`: packets for `destination` go to one of `via`, chosen by a hash of their flow."""
+
+    node: str
+    destination: IPv4Network
+    via: tuple[IPv4Address, ...]
+
+
+class LeafSpine(Frozen):
+    """Leaf switches (`Datacenter.segments`), spine switches, the cables between them, and the routes of all."""
+
+    spines: tuple[str, ...]
+    cables: tuple[FabricCable, ...]
+    routes: tuple[FabricRoute, ...]
+
+
 class Datacenter(Frozen):
-    """Hosts behind one switch (`switch` node) and one border router (`router` node)."""
+    """Hosts behind one switch or a leaf-spine fabric, and one border router (`router` node)."""
 
     name: str
     location: tuple[float, float] | None = None  # degrees north, degrees east
     subnet: IPv4Network
     router: str
-    switch: str
-    gateway: IPv4Interface  # the router's address on `subnet`
-    gateway_mac: str
+    hash_seed: int = Field(1, ge=1, lt=2**32)  # of the hash by which its routers and leaves choose among equal paths
+    segments: tuple[Segment, ...]  # one for a single switch, one per leaf
+    fabric: LeafSpine | None = None  # None: the only segment's switch hangs on the border router
     hosts: tuple[str, ...]
+
+    def segment(self, switch: str) -> Segment:
+        """The segment whose switch is `switch`."""
+        return next(segment for segment in self.segments if segment.switch == switch)
 
 
 class Direction(Frozen):
@@ -101,6 +156,7 @@ class WanLink(Frozen):
     index: int
     forward: Direction
     backward: Direction
+    conduit: str | None = None  # links that share one fail together
 
     @property
     def directions(self) -> tuple[Direction, Direction]:
@@ -108,13 +164,19 @@ class WanLink(Frozen):
         return self.forward, self.backward
 
 
+class Hop(Frozen):
+    """A next hop of a border router: out on WAN link `link`, to the router with the address `via`."""
+
+    link: str
+    via: IPv4Address
+
+
 class Route(Frozen):
-    """On the router of `dc`: packets for `destination`'s subnet leave on WAN link `link` to `via`."""
+    """On the router of `dc`: packets for `destination`'s subnet take one of `hops`, chosen by a hash of their flow."""
 
     dc: str
     destination: str
-    link: str
-    via: IPv4Address
+    hops: tuple[Hop, ...] = Field(min_length=1)
 
 
 class Tcp(Frozen):
@@ -124,6 +186,7 @@ class Tcp(Frozen):
     """
 
     congestion_control: str = "cubic"
+    ecn: bool = False  # whether connections ask for congestion marks
     buffer_bytes: int = Field(gt=0)
     packets_per_skb: int = Field(1, ge=1, le=64)
 
@@ -137,6 +200,7 @@ class Network(Frozen):
     hosts: tuple[Host, ...]
     wan: tuple[WanLink, ...]
     routes: tuple[Route, ...]
+    ecmp: Ecmp = "hosts"
     tcp: Tcp
 
     def host(self, name: str) -> Host:
@@ -148,23 +212,50 @@ class Network(Frozen):
         return next(dc for dc in self.datacenters if dc.name == name)
 
     def path(self, source_dc: str, target_dc: str) -> tuple[Direction, ...]:
-        """The WAN link directions that packets from `source_dc` to `target_dc` cross, in order."""
-        steps: list[Direction] = []
-        here = source_dc
-        while here != target_dc:
-            route = next(r for r in self.routes if r.dc == here and r.destination == target_dc)
-            link = next(w for w in self.wan if w.key == route.link)
-            step = next(d for d in link.directions if d.source == here)
-            steps.append(step)
-            here = step.target
-        return tuple(steps)
+        """The WAN link directions that packets between two datacenters cross, in order; of several ways the first."""
+        return next(self.paths(source_dc, target_dc))
+
+    def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
+        """Every path that packets from `source_dc` to `target_dc` may take."""
+        if source_dc == target_dc:
+            yield ()
+            return
+        route = next(r for r in self.routes if r.dc == source_dc and r.destination == target_dc)
+        for hop in route.hops:
+            link = next(w for w in self.wan if w.key == hop.link)
+            step = next(d for d in link.directions if d.source == source_dc)
+            for rest in self.paths(step.target, target_dc):
+                yield (step, *rest)
+
+    def fabric_cables(self, source: str, target: str) -> tuple[FabricCable, ...]:
+        """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross, in order.
+
+        Packets may take another spine; its cables are alike.
+        """
+        a, b = self.host(source), self.host(target)
+        if a.switch == b.switch:
+            return ()
+        far = self.datacenter(b.dc).router
+        if a.dc == b.dc:
+            return self._cables(a.dc, a.switch, b.switch)
+        there = self._cables(a.dc, a.switch, self.datacenter(a.dc).router)
+        return (*there, *self._cables(b.dc, far, b.switch))
+
+    def _cables(self, dc: str, *nodes: str) -> tuple[FabricCable, ...]:
+        fabric = self.datacenter(dc).fabric
+        if fabric is None:
+            return ()
+        ways = [frozenset((node, fabric.spines[0])) for node in nodes]
+        by_ends = {frozenset(end.node for end in cable.ends): cable for cable in fabric.cables}
+        return tuple(by_ends[way] for way in ways)
 
     def one_way_delay_ns(self, source: str, target: str) -> int:
-        """Propagation from host `source` to host `target`: its NIC's delay and the fibres on the path."""
+        """Propagation from host `source` to host `target`: its NIC's delay, cables and fibres on the path."""
         a, b = self.host(source), self.host(target)
         if source == target:
             return 0
-        return a.nic_delay_ns + sum(step.fibre.delay_ns for step in self.path(a.dc, b.dc))
+        inside = sum(cable.delay_ns for cable in self.fabric_cables(source, target))
+        return a.nic_delay_ns + inside + sum(step.fibre.delay_ns for step in self.path(a.dc, b.dc))
 
 
 class Rank(Frozen):

@@ -129,6 +129,16 @@ class RunDir:
         return self.raw / "exits.jsonl"
 
     @property
+    def rank_starts(self) -> Path:
+        """What each rank finds around it: {"rank", "host", "interfaces", "capabilities", "no_new_privileges"}."""
+        return self.raw / "ranks.jsonl"
+
+    @property
+    def containers(self) -> Path:
+        """Each host's container as Docker describes it: {host: {"Id", "Image", ..., limits and rights}}."""
+        return self.logs / "containers.json"
+
+    @property
     def clock(self) -> Path:
         """Written by the guest kernel: its virtual time and the process that runs."""
         return self.raw / "clock"

@@ -99,9 +99,12 @@ def main(context: RankContext) -> None:
     dtype = getattr(torch, settings["dtype"])
     cases = [(op, size) for op in settings["ops"] for size in ([0] if op == "barrier" else settings["sizes"])]
     iterations = settings["warmup"] + settings["iterations"]
-    populate_heap(2 * max(settings["sizes"]) + GLOO_BYTES)
+    populated = 0
     context.recorder.expect(len(cases) * iterations)
     for op, size in cases:
+        if size > populated:
+            populate_heap(2 * size + GLOO_BYTES)
+            populated = size
         case = OPERATIONS[op](context.rank, context.world_size, size, dtype)
         for iteration in range(iterations):
             case.prepare()

@@ -17,8 +17,8 @@ from mininet.node import Node, Switch
 from pyroute2 import IPRoute
 
 from testbed.errors import RunError
-from testbed.network import shape
-from testbed.network.netlink import netlink, write_sysctls
+from testbed.network import fabric, shape
+from testbed.network.netlink import add_route, neighbour, netlink, up, write_sysctls
 from testbed.plan import Datacenter, Host, Network, WanLink
 
 TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
@@ -38,16 +38,16 @@ class HostNode(Node):
 
 
 class Bridge(Switch):
-    """The switch of a datacenter: a Linux bridge in a namespace of its own."""
+    """The switch of a datacenter, or a leaf: a Linux bridge in a namespace of its own."""
 
     def start(self, controllers: list[Any]) -> None:
-        """Put every interface of the node on the bridge ``br0``."""
+        """Put every interface towards hosts and the border router on the bridge ``br0``; cables are routed."""
         del controllers
         with netlink(self.pid) as connection:
             connection.link("add", ifname="br0", kind="bridge", br_stp_state=0, br_mcast_snooping=0)
             bridge = connection.link_lookup(ifname="br0")[0]
             connection.link("set", index=bridge, state="up")
-            for name in self.nameToIntf:
+            for name in filter(shape.is_bridged, self.nameToIntf):
                 index = connection.link_lookup(ifname=name)[0]
                 connection.link("set", index=index, master=bridge, state="up")
 
@@ -130,7 +130,10 @@ def _remove(net: Mininet) -> None:
 def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> None:
     for dc in plan.datacenters:
         net.addHost(dc.router, cls=HostNode, ip=None)
-        net.addSwitch(dc.switch, cls=Bridge, inNamespace=True, dpid="1")
+        for segment in dc.segments:
+            net.addSwitch(segment.switch, cls=Bridge, inNamespace=True, dpid="1")
+        for spine in dc.fabric.spines if dc.fabric else ():
+            net.addHost(spine, cls=HostNode, ip=None)
     for host in plan.hosts:
         net.addHost(host.node, cls=HostNode, ip=None, netns_pid=namespaces.get(host.name))
     if plan.wan:
@@ -139,14 +142,19 @@ def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> No
 
 def _add_links(net: Mininet, plan: Network) -> None:
     for dc in plan.datacenters:
-        net.addLink(
-            dc.router, dc.switch, intfName1=f"{dc.router}-lan", intfName2=f"{dc.switch}-up", addr1=dc.gateway_mac
-        )
+        if dc.fabric is None:
+            (segment,) = dc.segments
+            net.addLink(
+                dc.router, segment.switch,
+                intfName1=f"{dc.router}-lan", intfName2=f"{segment.switch}-up", addr1=segment.gateway_mac,
+            )  # fmt: skip
     for host in plan.hosts:
         net.addLink(
-            host.node, plan.datacenter(host.dc).switch,
+            host.node, host.switch,
             intfName1=shape.host_interface(host), intfName2=shape.switch_interface(host), addr1=host.mac,
         )  # fmt: skip
+    for a, b in (cable.ends for dc in plan.datacenters if dc.fabric for cable in dc.fabric.cables):
+        net.addLink(a.node, b.node, intfName1=a.interface, intfName2=b.interface, addr1=a.mac, addr2=b.mac)
     for link in plan.wan:
         for direction, end in ((link.forward, "a"), (link.backward, "b")):
             router = plan.datacenter(direction.source).router
@@ -167,14 +175,19 @@ def _configure(network: BuiltNetwork) -> None:
             _shape(connection, shaped[host.node])
         write_sysctls(network.pid(host.node), _tcp_sysctls(plan))
     for dc in plan.datacenters:
-        write_sysctls(network.pid(dc.router), {"net/ipv4/ip_forward": 1})
+        write_sysctls(network.pid(dc.router), _router_sysctls(plan, dc))
         with netlink(network.pid(dc.router)) as connection:
             _configure_router(connection, plan, dc)
-            _shape(connection, shaped.get(dc.router, []))
-        with netlink(network.pid(dc.switch)) as connection:
-            for name in network.mininet[dc.switch].nameToIntf:
-                connection.link("set", index=connection.link_lookup(ifname=name)[0], mtu=plan.mtu)
-            _shape(connection, shaped.get(dc.switch, []))
+        for segment in dc.segments:
+            with netlink(network.pid(segment.switch)) as connection:
+                for name in network.mininet[segment.switch].nameToIntf:
+                    connection.link("set", index=connection.link_lookup(ifname=name)[0], mtu=plan.mtu)
+        if dc.fabric is not None:
+            fabric.configure(network, dc, _router_sysctls(plan, dc))
+        nodes = (dc.router, *(segment.switch for segment in dc.segments), *(dc.fabric.spines if dc.fabric else ()))
+        for node in nodes:
+            with netlink(network.pid(node)) as connection:
+                _shape(connection, shaped.get(node, []))
     if plan.wan:
         with netlink(network.pid("wan")) as connection:
             for link in plan.wan:
@@ -194,47 +207,49 @@ def _tcp_sysctls(plan: Network) -> dict[str, object]:
         "net/ipv4/tcp_congestion_control": plan.tcp.congestion_control,
         "net/ipv4/tcp_rmem": f"{TCP_MIN_DEFAULT} {plan.tcp.buffer_bytes}",
         "net/ipv4/tcp_wmem": f"4096 16384 {plan.tcp.buffer_bytes}",
+        "net/ipv4/tcp_ecn": int(plan.tcp.ecn),
         "net/ipv4/tcp_no_metrics_save": 1,
     }
 
 
-def _up(connection: IPRoute, interface: str, plan: Network, address: Any) -> int:
-    """Bring an interface up, with its address and the plan's segmentation offload."""
-    index = int(connection.link_lookup(ifname=interface)[0])
-    connection.link("set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up")
-    connection.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-    return index
+def _router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
+    return {
+        "net/ipv4/ip_forward": 1,
+        "net/ipv4/fib_multipath_hash_policy": 1 if plan.ecmp == "flows" else 0,
+        "net/ipv4/fib_multipath_hash_seed": dc.hash_seed,
+    }
+
+
+def _hosts_at(plan: Network, switch: str) -> list[Host]:
+    return [host for host in plan.hosts if host.switch == switch]
 
 
 def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
     connection.link("set", index=connection.link_lookup(ifname="lo")[0], state="up")
-    index = _up(connection, shape.host_interface(host), plan, host.address)
-    dc = plan.datacenter(host.dc)
-    for name in dc.hosts:
-        if name != host.name:
-            _neighbour(connection, index, str(plan.host(name).address.ip), plan.host(name).mac)
-    _neighbour(connection, index, str(dc.gateway.ip), dc.gateway_mac)
-    connection.route("add", dst="default", gateway=str(dc.gateway.ip))
+    index = up(connection, shape.host_interface(host), plan, host.address)
+    for other in _hosts_at(plan, host.switch):
+        if other is not host:
+            neighbour(connection, index, other.address, other.mac)
+    segment = plan.datacenter(host.dc).segment(host.switch)
+    neighbour(connection, index, segment.gateway, segment.gateway_mac)
+    connection.route("add", dst="default", gateway=str(segment.gateway.ip))
 
 
 def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> None:
-    lan = _up(connection, f"{dc.router}-lan", plan, dc.gateway)
-    for name in dc.hosts:
-        _neighbour(connection, lan, str(plan.host(name).address.ip), plan.host(name).mac)
+    if dc.fabric is None:
+        (segment,) = dc.segments
+        lan = up(connection, f"{dc.router}-lan", plan, segment.gateway)
+        for host in _hosts_at(plan, segment.switch):
+            neighbour(connection, lan, host.address, host.mac)
     for link in plan.wan:
         for mine, other in (link.directions, link.directions[::-1]):
             if mine.source == dc.name:
-                index = _up(connection, shape.wan_interface(dc.router, link.index), plan, mine.address)
-                _neighbour(connection, index, str(other.address.ip), other.mac)
+                index = up(connection, shape.wan_interface(dc.router, link.index), plan, mine.address)
+                neighbour(connection, index, other.address, other.mac)
     for route in plan.routes:
         if route.dc == dc.name:
             subnet = plan.datacenter(route.destination).subnet
-            connection.route("add", dst=str(subnet), gateway=str(route.via))
-
-
-def _neighbour(connection: IPRoute, index: int, address: str, mac: str) -> None:
-    """A permanent entry: no packet of a measurement waits for ARP."""
-    connection.neigh("add", dst=address, lladdr=mac, ifindex=index, state=0x80)
+            add_route(connection, subnet, [hop.via for hop in route.hops])
 
 
 def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:

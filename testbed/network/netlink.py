@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pyroute2 import IPRoute
 from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl import TC_H_ROOT
 from pyroute2.netlink.rtnl.tcmsg import plugins
+
+from testbed.plan import Network
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +72,27 @@ def read_sysctls(pid: int, names: list[str]) -> dict[str, str]:
     """Values of sysctls of the network namespace of process `pid`, with single blanks."""
     with inside_netns(pid):
         return {name: " ".join(Path("/proc/sys", name).read_text().split()) for name in names}
+
+
+def up(connection: IPRoute, interface: str, plan: Network, address: IPv4Interface) -> int:
+    """Bring an interface up, with its address, the plan's MTU and segmentation offload; its index."""
+    index = int(connection.link_lookup(ifname=interface)[0])
+    connection.link("set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up")
+    connection.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    return index
+
+
+def neighbour(connection: IPRoute, index: int, address: IPv4Interface, mac: str) -> None:
+    """A permanent entry: no packet of a measurement waits for ARP."""
+    connection.neigh("add", dst=str(address.ip), lladdr=mac, ifindex=index, state=0x80)
+
+
+def add_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4Address]) -> None:
+    """A route with one next hop, or several that share the traffic."""
+    if len(via) == 1:
+        connection.route("add", dst=str(destination), gateway=str(via[0]))
+    else:
+        connection.route("add", dst=str(destination), multipath=[{"gateway": str(address)} for address in via])
 
 
 MAX_U32 = 2**32 - 1

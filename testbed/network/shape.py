@@ -11,11 +11,16 @@ The bottleneck is netem with a rate and a finite limit: it serialises packet aft
 full. The fibre is netem with delay, jitter and loss, and a limit that is never reached. They sit on routers and on the
 node ``wan``, never on the sending host, so that TCP learns of a drop as it would on a real path.
 
-A host's NIC is netem on the host's own interface (rate, ``nic.delay``) and on the switch port towards it (rate).
+A host's NIC is netem on the host's own interface (rate, ``nic.delay``) and on the switch port towards it (rate). A
+cable of a leaf-spine fabric is netem at both of its ends (rate, queue, delay).
+
+Where the queue is managed (``discipline``), the bottleneck is a token bucket with RED or fq_codel in it, and the fibre
+serialises once more at the same rate (`testbed.network.managed` says why).
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,10 +28,14 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from testbed.errors import RunError
+from testbed.network import managed
+from testbed.network.managed import Managed
 from testbed.network.netlink import probability_u32
-from testbed.plan import Bottleneck, Direction, Fibre, Host, Network
+from testbed.plan import Bottleneck, Direction, Host, Network, WanLink
 
+ETHERNET_BYTES = 14
 UNLIMITED = 2**31 - 1  # packets: a limit that memory reaches first
+TABLE_UNIT = 8192  # NETEM_DIST_SCALE
 IN_ORDER_RATE = 50 * 10**12  # byte/s: with any rate netem keeps the order of packets, at this one it adds < 0.2 ns
 DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path("/usr/share/tc"))
 
@@ -49,11 +58,11 @@ class Netem:
 
 @dataclass(frozen=True)
 class Port:
-    """An interface of a node and the qdisc at its root, for what the node sends there."""
+    """An interface of a node and what is at its root, for what the node sends there."""
 
     node: str
     interface: str
-    netem: Netem
+    qdisc: Netem | Managed
 
 
 def wan_interface(router: str, index: int) -> str:
@@ -71,6 +80,11 @@ def switch_interface(host: Host) -> str:
     return f"{host.node}-sw"
 
 
+def is_bridged(interface: str) -> bool:
+    """Whether a switch's interface is a port of its bridge: those towards hosts and the border router are."""
+    return interface.endswith(("-sw", "-up"))
+
+
 def host_interface(host: Host) -> str:
     """Name of the host's only interface."""
     return f"{host.node}-eth0"
@@ -82,15 +96,29 @@ def ports(network: Network) -> list[Port]:
     for host in network.hosts:
         up = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
         found.append(Port(host.node, host_interface(host), up))
-        switch = network.datacenter(host.dc).switch
-        found.append(Port(switch, switch_interface(host), _bottleneck(host.nic_down)))
+        found.append(Port(host.switch, switch_interface(host), _bottleneck(host.nic_down)))
+    for cable in (cable for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables):
+        transmitter = _bottleneck(
+            cable.port, latency=cable.delay_ns, seed=cable.seed, packets_per_skb=network.tcp.packets_per_skb
+        )
+        found += [Port(end.node, end.interface, transmitter) for end in cable.ends]
     for link in network.wan:
         for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
             router = network.datacenter(direction.source).router
-            transmitter = _bottleneck(direction.bottleneck, packets_per_skb=network.tcp.packets_per_skb)
-            found.append(Port(router, wan_interface(router, link.index), transmitter))
-            found.append(Port("wan", plant_interface(link.index, far_end), _fibre(direction.fibre)))
+            found.append(Port(router, wan_interface(router, link.index), _wan_transmitter(network, link, direction)))
+            found.append(Port("wan", plant_interface(link.index, far_end), _fibre(direction)))
     return found
+
+
+def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> Netem | Managed:
+    bottleneck = direction.bottleneck
+    if bottleneck.discipline == "drop-tail":
+        return _bottleneck(bottleneck, packets_per_skb=network.tcp.packets_per_skb)
+    rate, frame, ecn = bottleneck.rate_bps // 8, network.mtu + ETHERNET_BYTES, bottleneck.ecn
+    if bottleneck.discipline == "red":
+        return Managed(rate, frame, managed.red(bottleneck.queue_packets * frame, rate, frame, ecn=ecn))
+    rtt = sum(way.fibre.delay_ns for way in link.directions)
+    return Managed(rate, frame, managed.fq_codel(bottleneck.queue_packets, rtt, frame, ecn=ecn))
 
 
 def _bottleneck(
@@ -101,22 +129,47 @@ def _bottleneck(
     return Netem(limit=limit, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
 
 
-def _fibre(fibre: Fibre) -> Netem:
-    loss = fibre.loss
+def _fibre_rate(direction: Direction) -> int:
+    """byte/s at which the fibre serialises; 0: not at all, and so packets may overtake each other."""
+    jitters = direction.fibre.jitter_ns > 0
+    if jitters and direction.fibre.reorder:
+        return 0
+    if direction.bottleneck.discipline != "drop-tail":
+        return direction.bottleneck.rate_bps // 8
+    return IN_ORDER_RATE if jitters else 0
+
+
+def _fibre(direction: Direction) -> Netem:
+    fibre, loss = direction.fibre, direction.fibre.loss
     burst = loss.model == "gilbert-elliott"
     chain = tuple(probability_u32(value) for value in (loss.p, loss.r, loss.one_minus_h, loss.one_minus_k))
+    table = _distribution(fibre.distribution) if fibre.jitter_ns else None
+    latency, jitter = _scaled(fibre.delay_ns, fibre.jitter_ns, table)
     return Netem(
         limit=UNLIMITED,
-        rate_bytes=IN_ORDER_RATE if fibre.jitter_ns and not fibre.reorder else 0,
-        latency=fibre.delay_ns,
-        jitter=fibre.jitter_ns,
+        rate_bytes=_fibre_rate(direction),
+        latency=latency,
+        jitter=jitter,
         loss=0 if burst else probability_u32(loss.p),
         gilbert_elliott=(chain[0], chain[1], chain[2], chain[3]) if burst else None,
         duplicate=probability_u32(fibre.duplicate),
         corrupt=probability_u32(fibre.corrupt),
         seed=fibre.seed,
-        distribution=_distribution(fibre.distribution) if fibre.jitter_ns else None,
+        distribution=table,
     )
+
+
+def _scaled(mean: int, deviation: int, table: tuple[int, ...] | None) -> tuple[int, int]:
+    """netem's latency and jitter in ns for delays with this mean and deviation.
+
+    netem adds jitter x number / 8192 to the latency. The numbers of iproute2's tables are not centred, and as they
+    end at 4 deviations their own deviation is not 1 (pareto: 0.83).
+    """
+    if table is None:
+        return mean, deviation
+    centre, spread = statistics.fmean(table) / TABLE_UNIT, statistics.pstdev(table) / TABLE_UNIT
+    jitter = round(deviation / spread)
+    return max(0, round(mean - jitter * centre)), jitter
 
 
 def _distribution(name: str) -> tuple[int, ...] | None:
@@ -132,9 +185,12 @@ def _distribution(name: str) -> tuple[int, ...] | None:
 
 
 def apply(connection: IPRoute, port: Port) -> None:
-    """Install or change the qdisc of `port`. A change keeps the packets that are in it."""
+    """Install or change the qdisc of `port`. A change of its values keeps the packets that are in it."""
     index = connection.link_lookup(ifname=port.interface)[0]
-    values: dict[str, Any] = {field.name: getattr(port.netem, field.name) for field in fields(Netem)}
+    if isinstance(port.qdisc, Managed):
+        managed.apply(connection, index, port.qdisc)
+        return
+    values: dict[str, Any] = {field.name: getattr(port.qdisc, field.name) for field in fields(Netem)}
     connection.tc("replace", kind="netem", index=index, handle=0x10000, **values)
 
 
@@ -145,12 +201,17 @@ def read_back(connection: IPRoute, port: Port) -> None:
         RunError: they differ, or there is none.
     """
     index = connection.link_lookup(ifname=port.interface)[0]
+    if isinstance(port.qdisc, Managed):
+        wanted, kept = managed.expected(port.qdisc), managed.read(connection, index)
+        if kept != wanted:
+            raise RunError(f"{port.node}: the kernel keeps the queue of {port.interface} as {kept}, not {wanted}")
+        return
     found = next((q for q in connection.get_qdiscs(index=index) if q.get_attr("TCA_KIND") == "netem"), None)
     if found is None:
         raise RunError(f"{port.node}: {port.interface} has no netem qdisc although it was installed")
     options = found.get_attr("TCA_OPTIONS")
     for name, value in _parameters(options).items():
-        wanted = getattr(port.netem, name)
+        wanted = getattr(port.qdisc, name)
         if value != wanted and not (name == "seed" and wanted is None):
             raise RunError(f"{port.node}: the kernel keeps netem {name} of {port.interface} as {value}, not {wanted}")
 

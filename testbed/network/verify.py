@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from testbed.network.build import BuiltNetwork
@@ -43,24 +43,31 @@ def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTri
 
 
 def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
-    expected, jitter = expected_rtt_ns(network.plan, a, b)
+    candidates = expected_rtts_ns(network.plan, a, b)
+    longest = max(expected for expected, _jitter in candidates)
     fixed, part = (TOLERANCE_NS, TOLERANCE_PART) if virtual else (REAL_TOLERANCE_NS, REAL_TOLERANCE_PART)
-    measured = measure_rtt_ns(network.pid(a.node), str(b.address.ip), timeout_s=1 + 10 * expected / 1e9)
+    measured = measure_rtt_ns(network.pid(a.node), str(b.address.ip), timeout_s=1 + 10 * longest / 1e9)
+    expected, jitter = min(candidates, key=lambda way: abs(way[0] - (measured or 0)))
     ok = measured is not None and abs(measured - expected) <= fixed + part * expected + 4 * jitter
     return RoundTrip(a.dc, b.dc, expected / 1e6, None if measured is None else measured / 1e6, ok)
 
 
-def expected_rtt_ns(plan: Network, a: Host, b: Host) -> tuple[float, int]:
+def expected_rtts_ns(plan: Network, a: Host, b: Host) -> list[tuple[float, int]]:
     """RTT of an echo between two hosts of an idle network, and the sum of jitters on the way, in ns.
 
-    Propagation both ways, and the time to serialise the frame at every transmitter (8 x bytes / rate).
+    One for each pair of paths there and back: several where equal paths share the traffic.
     """
-    there, back = plan.path(a.dc, b.dc), plan.path(b.dc, a.dc)
-    steps: tuple[Direction, ...] = (*there, *back)
-    delay = plan.one_way_delay_ns(a.name, b.name) + plan.one_way_delay_ns(b.name, a.name)
-    transmitters = [a.nic_up, b.nic_down, b.nic_up, a.nic_down, *(step.bottleneck for step in steps)]
-    serialising = sum(ECHO_FRAME_BYTES * 8 * 10**9 / transmitter.rate_bps for transmitter in transmitters)
-    return delay + serialising, sum(step.fibre.jitter_ns for step in steps)
+    ways = product(plan.paths(a.dc, b.dc), plan.paths(b.dc, a.dc))
+    return sorted({_expected_rtt_ns(plan, a, b, (*there, *back)) for there, back in ways})
+
+
+def _expected_rtt_ns(plan: Network, a: Host, b: Host, steps: tuple[Direction, ...]) -> tuple[float, int]:
+    """Propagation both ways, and the time to serialise the frame at every transmitter (8 x bytes / rate)."""
+    cables = (*plan.fabric_cables(a.name, b.name), *plan.fabric_cables(b.name, a.name))
+    delays = [a.nic_delay_ns, b.nic_delay_ns, *(c.delay_ns for c in cables), *(s.fibre.delay_ns for s in steps)]
+    ports = [a.nic_up, b.nic_down, b.nic_up, a.nic_down, *(c.port for c in cables), *(s.bottleneck for s in steps)]
+    serialising = sum(ECHO_FRAME_BYTES * 8 * 10**9 / port.rate_bps for port in ports)
+    return sum(delays) + serialising, sum(step.fibre.jitter_ns for step in steps)
 
 
 def measure_rtt_ns(pid: int, address: str, *, timeout_s: float) -> int | None:

@@ -2,7 +2,8 @@
 
 An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``: ``all`` or a list of
 datacenters; the first of a star is its centre). A ``between`` entry for a pair that a shorthand covers refines that
-link. Every setting but `detour` may be written per direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``.
+link. Every setting but `detour` and `shares` may be written per direction:
+``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pydantic import (
 )
 
 from testbed.geo import DETOUR, Location, distance_km, fibre_delay_ns
-from testbed.spec.model import Flag, Problem, Strict, overlay, suggest
+from testbed.spec.model import Count, Flag, Problem, Strict, overlay, suggest
 from testbed.units import (
     Probability,
     Rate,
@@ -41,6 +42,7 @@ from testbed.units import (
 T = TypeVar("T")
 ARROW = "->"
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
+Discipline = Literal["drop-tail", "red", "fq_codel"]
 
 
 def _is_per_direction(value: Any) -> bool:
@@ -150,6 +152,12 @@ class LinkSettings(Strict):
     queue: PerDirection[QueueField] | None = Field(
         None, description="of the bottleneck: bdp, packets, bytes or time; left out, 1 bdp and at least 64 packets"
     )
+    discipline: PerDirection[Discipline] = Field(
+        "drop-tail", description="of the bottleneck's queue: drop-tail, red (random early detection) or fq_codel"
+    )
+    ecn: PerDirection[Flag] = Field(False, description="whether red or fq_codel marks packets instead of dropping them")
+    weight: PerDirection[Count] = Field(1, description="cost of the link where routing is by weight")
+    shares: str | None = Field(None, description="name of a conduit: links that share one fail together")
 
 
 class Wan(LinkSettings):
@@ -192,6 +200,9 @@ class LinkDirection:
     duplicate: float
     corrupt: float
     queue: QueueLength | None
+    discipline: Discipline
+    ecn: bool
+    weight: int
 
     @property
     def name(self) -> str:
@@ -206,6 +217,7 @@ class Link:
     key: str
     forward: LinkDirection
     backward: LinkDirection
+    conduit: str | None = None  # what it shares with other links
 
 
 class _Written(NamedTuple):
@@ -233,7 +245,8 @@ def expand(
             found.append(Problem(("wan", index), f"two links have the key {key!r}", "rename a datacenter"))
         problems += found
         if not found:
-            links[key] = Link(key, *(_direction(settings, *way, locations) for way in (ends, ends[::-1])))
+            ways = [_direction(settings, *way, locations) for way in (ends, ends[::-1])]
+            links[key] = Link(key, ways[0], ways[1], settings.shares)
     first = {problem.loc: problem for problem in reversed(problems)}  # one for the links of a shorthand
     return list(links.values()), list(reversed(first.values()))
 
@@ -310,6 +323,9 @@ def _link_problems(
             problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
         elif delay is not None and _toward(settings.jitter, name, 0) > delay:
             problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
+        if _toward(settings.ecn, name, False) and _toward(settings.discipline, name, "drop-tail") == "drop-tail":
+            what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
+            problems.append(Problem(("wan", index, "ecn"), what, "add discipline: red or fq_codel"))
     return problems
 
 
@@ -324,7 +340,7 @@ def _direction(
     values = {
         name: _toward(getattr(settings, name), f"{source}{ARROW}{target}", field.default)
         for name, field in LinkSettings.model_fields.items()
-        if name != "detour"
+        if name not in ("detour", "shares")
     }
     a, b = locations[source], locations[target]
     if values["delay"] is None and a is not None and b is not None:

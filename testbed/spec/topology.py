@@ -18,25 +18,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import networkx as nx
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
 from testbed.spec.library import TOPOLOGIES
 from testbed.spec.link import Link, LinkSettings, QueueField, QueueLength, Wan, expand
-from testbed.spec.model import Count, Problem, Strict, input_error, overlay, refuse, suggest
+from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse, suggest
 from testbed.spec.yaml_source import Items, Override, Section
 from testbed.units import Rate, Size, Time, UnitError
 
 MAX_DATACENTERS = 250
 MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
 MAX_TCP_BUFFER = 2**30
+MAX_LEAVES, MAX_SPINES = 63, 64
 DEFAULT_NIC_RATE = 25_000_000_000
 DEFAULT_NIC_DELAY = 5_000
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -53,6 +63,12 @@ Name = Annotated[str, AfterValidator(_name)]
 Degrees = Annotated[float, Field(strict=True)]
 
 
+def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
+    if queue is not None and queue.unit == "bdp":
+        raise UnitError("a queue inside a datacenter has no bandwidth-delay product", "write a size, a time or packets")
+    return queue
+
+
 class Nic(Strict):
     """A host's network interface; `rate` and `delay` shape what the host sends, `rate` and `queue` what it gets."""
 
@@ -60,23 +76,45 @@ class Nic(Strict):
     delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends")
     queue: QueueField | None = Field(None, description="of the switch port to the host; left out, 16 MiB")
 
-    @field_validator("queue")
-    @classmethod
-    def _no_bdp(cls, queue: QueueLength | None) -> QueueLength | None:
-        if queue is not None and queue.unit == "bdp":
-            raise UnitError("the queue of a NIC has no bandwidth-delay product", "write a size, a time or packets")
-        return queue
+    _check_queue = field_validator("queue")(_no_bdp)
+
+
+class LeafSpine(Strict):
+    """Leaf switches with the hosts, in blocks of equal size, and spine switches, each joined to every leaf.
+
+    A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread over the spines
+    by a hash (`ecmp`). The border router hangs on every spine, at the rate of all leaves.
+    """
+
+    leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches")]
+    spines: Annotated[Count, Field(le=MAX_SPINES, description="spine switches")]
+    oversubscription: Annotated[float, Field(ge=1)] = Field(1.0, description="hosts' rate / uplinks' rate of a leaf")
+    delay: Time = Field(0, description="one way, of each link between switches")
+    queue: QueueField | None = Field(None, description="of each port of a switch; left out, 16 MiB")
+
+    _check_queue = field_validator("queue")(_no_bdp)
+
+
+def _one_switch(value: object) -> object:
+    if value != "switch":
+        raise UnitError(f"{value!r} is no fabric", "write switch, or {leaves: 4, spines: 2, oversubscription: 2}")
+    return value
 
 
 class DatacenterDefaults(Strict):
     """What every datacenter has unless it says otherwise."""
 
-    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = 1
-    nic: Nic = Nic()
+    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = Field(1, description="machines")
+    nic: Nic = Field(Nic(), description="of every host")
+    fabric: Annotated[
+        Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
+        | Annotated[LeafSpine, Tag("(leaf-spine)")],
+        Discriminator(lambda value: "(leaf-spine)" if isinstance(value, Mapping | LeafSpine) else "(switch)"),
+    ] = Field("switch", description="between the hosts: one switch without limits of its own, or leaves and spines")
 
 
 class Datacenter(DatacenterDefaults):
-    """Hosts behind one switch and one border router."""
+    """Hosts, a fabric of switches, and one border router."""
 
     location: tuple[Degrees, Degrees] | None = Field(None, description="degrees north, degrees east")
 
@@ -125,8 +163,18 @@ class Topology(Strict):
     datacenters: dict[Name, Datacenter] = Field(min_length=1, max_length=MAX_DATACENTERS)
     wan: list[Wan] = Field([])
     defaults: Defaults = Defaults()
-    routing: Literal["delay", "hops"] = Field(
-        "delay", description="delay: the path of least delay; hops: of fewest links, then of least delay"
+    routing: Literal["delay", "hops", "weight"] = Field(
+        "delay",
+        description="the best path has the least delay (delay), the fewest links (hops) or the least sum of weights "
+        "(weight); of several, the least delay",
+    )
+    multipath: Flag = Field(
+        False, description="whether traffic is spread over all best paths (ECMP: equal delay, links or weight)"
+    )
+    ecmp: Literal["hosts", "flows"] = Field(
+        "hosts",
+        description="what chooses among equal paths and spines: a hash of the two hosts' addresses, the same in every "
+        "run; or of their ports too, as most switches do, which the kernel draws anew in each run",
     )
     tcp: Tcp = Tcp()
     mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(1500, description="bytes of an IP packet")
@@ -183,8 +231,17 @@ class Topology(Strict):
             for other in others:
                 what = f"there is no path between {', '.join(sorted(first))} and {', '.join(sorted(other))}"
                 problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
+        problems += [problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)]
         refuse(problems, self.__class__.__name__)
         return self
+
+
+def _fabric_problems(name: str, site: Datacenter) -> list[Problem]:
+    fabric = site.fabric
+    if isinstance(fabric, LeafSpine) and site.hosts < fabric.leaves:
+        what = f"{fabric.leaves} leaves for {site.hosts} hosts"
+        return [Problem(("datacenters", name, "fabric"), what, "a leaf needs at least one host")]
+    return []
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> Section:

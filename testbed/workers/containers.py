@@ -37,6 +37,10 @@ DAEMON_START_S = 60
 # Go's collector spins beside the program, which has one CPU here: let it run only when memory is short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
 LABEL = "testbed.run"
+DESCRIBED = (
+    "Memory", "CpuShares", "NanoCpus", "PidsLimit", "NetworkMode", "CapAdd", "CapDrop", "SecurityOpt", "Privileged",
+    "ReadonlyRootfs", "IpcMode",
+)  # fmt: skip
 
 
 class Containers(Fleet):
@@ -77,8 +81,9 @@ class Containers(Fleet):
         image = _import_image(client, self.plan.workers.image)
         for host in self.hosts:
             self._containers[host] = self._run_container(client, host, image)
-        for host, container in self._containers.items():
-            self._pids[host] = client.api.inspect_container(container.id)["State"]["Pid"]
+        described = {host: client.api.inspect_container(found.id) for host, found in self._containers.items()}
+        self._pids = {host: container["State"]["Pid"] for host, container in described.items()}
+        self.run.write_json(self.run.containers, {host: _description(found) for host, found in described.items()})
 
     @property
     def namespaces(self) -> dict[str, int]:
@@ -150,6 +155,12 @@ class Containers(Fleet):
             environment={**_environment(), **ENVIRONMENT}, labels={LABEL: self._folder.name},
             log_config=docker.types.LogConfig(type="none"), **limits,
         )  # fmt: skip
+
+
+def _description(container: dict[str, Any]) -> dict[str, Any]:
+    """Of what Docker tells about a container, the part that says what it is and what it may do."""
+    about = {name: container[name] for name in ("Id", "Name", "Image", "Path", "Args")}
+    return about | {name: container["HostConfig"][name] for name in DESCRIBED}
 
 
 def _parent_command(run: RunDir, fifo: Path, host: str) -> list[str]:

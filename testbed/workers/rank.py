@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from testbed.errors import RunError
 from testbed.plan import Plan
-from testbed.rundir import RunDir
+from testbed.rundir import RunDir, append_record
 from testbed.workers.recorder import Recorder
 
 WORKLOADS = Path(__file__).parent.parent.parent / "workloads"
@@ -45,6 +45,7 @@ def run_rank(run: RunDir, plan: Plan, rank: int) -> None:
     workers = plan.workers
     me = workers.ranks[rank]
     os.environ.update(rank_environment(plan, rank, emulated_interfaces()))
+    append_record(run.rank_starts, {"rank": rank, **surroundings()})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=workers.timeout_s))
     recorder = Recorder(run, me.rank)
@@ -68,6 +69,17 @@ def emulated_interfaces() -> str:
     if len(names) != 1 or others:
         raise RunError(f"a host must have exactly one interface besides lo, and this one has {names + others}")
     return names[0]
+
+
+def surroundings() -> dict[str, Any]:
+    """This process's host, its network interfaces, and its rights (proc(5): CapEff, NoNewPrivs)."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {
+        "host": socket.gethostname(),
+        "interfaces": [name for _index, name in socket.if_nameindex()],
+        "capabilities": int(status["CapEff"], 16),
+        "no_new_privileges": status["NoNewPrivs"] == "1",
+    }
 
 
 def _is_up(interface: str) -> bool:

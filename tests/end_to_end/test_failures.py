@@ -44,6 +44,10 @@ class Place:
     def folder(self) -> Folder:
         return Folder(self.out)
 
+    def events(self) -> str:
+        path = self.out / "raw/events.jsonl"
+        return path.read_text() if path.exists() else ""
+
     @property
     def guests(self) -> list[Path]:
         guests = self.cache / "guests"
@@ -110,20 +114,33 @@ def check_results_are_kept(folder: Folder) -> None:
 
 
 def test_a_host_without_memory(pair: Path, place: Place) -> None:
-    """A host may use 96 MiB, and its rank wants at least the 128 MB that it reduces."""
-    job = all_reduce("128 MB", iterations=3)
+    """A host may use 160 MiB: enough to reduce 4 KiB, not 128 MB."""
+    job = all_reduce("4 KiB, 128 MB", iterations=3)
     done = place.command(
-        "run", pair, "collectives", *job, "--isolation", "process", "--memory", "96 MiB", "--out", place.out
+        "run", pair, "collectives", *job, "--isolation", "process", "--memory", "160 MiB", "--out", place.out
     )
     assert done.returncode == 1, done.stderr
-    assert "out of memory (the limit of a host is 96 MiB)" in done.stderr
+    assert "out of memory (the limit of a host is 160 MiB)" in done.stderr
     assert "rank 0 on west-h0" in done.stderr or "rank 1 on east-h0" in done.stderr
     assert "raise it with --memory" in done.stderr
     status = place.folder.status
     assert (status["state"], status["exit_status"], status["faithful"]) == ("failed", 1, False)
     assert "out of memory" in status["reason"]
     assert place.folder.summary["fidelity"][0]["ok"]  # what was measured before is kept
-    assert (place.out / "report.html").stat().st_size > 10_000
+    check_results_are_kept(place.folder)
+    place.check_nothing_is_left()
+
+
+def test_a_guest_without_memory(pair: Path, place: Place) -> None:
+    """The whole guest has 300 MiB: too little for two ranks of 128 MB each."""
+    job = all_reduce("4 KiB, 128 MB", iterations=3)
+    done = place.command(
+        "run", pair, "collectives", *job, "--isolation", "process", "--guest-memory", "300 MiB", "--out", place.out
+    )
+    assert done.returncode in (1, 4), done.stderr
+    assert "the guest's memory ran out: give it more with --guest-memory" in done.stderr
+    assert place.folder.status["state"] == "failed"
+    assert place.folder.summary["fidelity"][0]["ok"]
     place.check_nothing_is_left()
 
 
@@ -142,10 +159,14 @@ def test_interrupt(pair: Path, place: Place) -> None:
     place.check_nothing_is_left()
 
 
-def test_interrupt_while_booting(pair: Path, place: Place) -> None:
+@pytest.mark.parametrize("stage", ["boot", "network", "verify", "ops"])
+def test_interrupt_at_the_beginning_of(stage: str, pair: Path, place: Place) -> None:
     """Ctrl-C before there is anything to keep."""
+    begun = f'"stage": "{stage}", "state": "begin"'
     with place.started(*endless(pair, place)) as process:
         wait_for(lambda: place.guests or process.poll() is not None, "the boot")
+        if stage != "boot":
+            wait_for(lambda: begun in place.events() or process.poll() is not None, f"the stage {stage}")
         process.send_signal(signal.SIGINT)
         _out, err = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130, err

@@ -105,6 +105,33 @@ def test_containers_and_processes_agree(first: Folder, in_containers: Folder) ->
     assert all(row["wrong"] == 0 for row in in_containers.summary["collectives"])
 
 
+def test_containers_are_limited_and_have_no_rights(in_containers: Folder) -> None:
+    limit = in_containers.json("plan.json")["workers"]["memory_bytes"]
+    containers = in_containers.json("logs/containers.json")
+    assert list(containers) == ["west-h0", "east-h0"]
+    for container in containers.values():
+        assert container["Memory"] == limit
+        assert container["CpuShares"] == 1024
+        assert container["PidsLimit"] > 0
+        assert (container["NetworkMode"], container["IpcMode"]) == ("none", "private")
+        assert (container["CapAdd"], container["CapDrop"], container["Privileged"]) == (None, ["ALL"], False)
+        assert container["SecurityOpt"] == ["no-new-privileges"]
+        assert container["ReadonlyRootfs"]
+    ranks = [json.loads(line) for line in (in_containers.path / "raw/ranks.jsonl").read_text().splitlines()]
+    assert sorted((rank["rank"], rank["host"]) for rank in ranks) == [(0, "west-h0"), (1, "east-h0")]
+    for rank in ranks:
+        assert rank["capabilities"] == 0
+        assert rank["no_new_privileges"]
+
+
+def test_a_rank_has_no_way_around_the_emulated_network(first: Folder, in_containers: Folder) -> None:
+    for run in (first, in_containers):
+        for line in (run.path / "raw/ranks.jsonl").read_text().splitlines():
+            interfaces = json.loads(line)["interfaces"]
+            assert len(interfaces) == 2
+            assert "lo" in interfaces
+
+
 def test_bytes(in_containers: Folder) -> None:
     """What the link's counters saw = what the captures saw = the algorithm's volume and its headers, within 2 %.
 

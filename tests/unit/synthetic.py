@@ -10,11 +10,13 @@ from testbed.plan import (
     Datacenter,
     Direction,
     Fibre,
+    Hop,
     Host,
     Network,
     Plan,
     Rank,
     Route,
+    Segment,
     Tcp,
     WanLink,
     Workers,
@@ -51,7 +53,7 @@ def make_network(hosts, wan, *, nic_bps=100 * GBIT, nic_delay_ns=0):
         links.append(WanLink(key=f"{a}-{b}", index=index, forward=forward, backward=backward))
     machines = [
         Host(
-            name=f"{dc}-{i}", node=f"h{number}-{i}", dc=dc, address=f"10.{number}.0.{i + 10}/16",
+            name=f"{dc}-{i}", node=f"h{number}-{i}", dc=dc, switch=f"s{number}", address=f"10.{number}.0.{i + 10}/16",
             mac=f"02:00:00:00:{number:02x}:{i:02x}", nic_up=port(nic_bps), nic_down=port(nic_bps),
             nic_delay_ns=nic_delay_ns, nic_seed=1,
         )
@@ -60,14 +62,18 @@ def make_network(hosts, wan, *, nic_bps=100 * GBIT, nic_delay_ns=0):
     ]  # fmt: skip
     centers = [
         Datacenter(
-            name=dc, subnet=f"10.{number}.0.0/16", router=f"r{number}", switch=f"s{number}",
-            gateway=f"10.{number}.0.1/16", gateway_mac=f"02:01:00:00:00:{number:02x}",
+            name=dc, subnet=f"10.{number}.0.0/16", router=f"r{number}",
+            segments=(
+                Segment(
+                    switch=f"s{number}", gateway=f"10.{number}.0.1/16", gateway_mac=f"02:01:00:00:00:{number:02x}"
+                ),
+            ),
             hosts=tuple(m.name for m in machines if m.dc == dc),
         )
         for dc, number in numbers.items()
     ]  # fmt: skip
     routes = [
-        Route(dc=way.source, destination=way.target, link=link.key, via=other.address.ip)
+        Route(dc=way.source, destination=way.target, hops=(Hop(link=link.key, via=other.address.ip),))
         for link in links
         for way, other in (link.directions, link.directions[::-1])
     ]

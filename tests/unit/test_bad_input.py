@@ -60,10 +60,41 @@ REPLACEMENTS = {
         "rat: 10",
         "mine.yaml:5, wan.iowa-ohio.rat: unknown key 'rat'\n  nearest: rate",
     ),
-    "fabric is not a key": (
+    "an unknown key of a datacenter": (
+        "iowa: {hosts: 2}",
+        "iowa: {hosts: 2, colour: blue}",
+        "mine.yaml:2, datacenters.iowa.colour: unknown key 'colour'\n  known keys: hosts, nic, fabric, location",
+    ),
+    "an unknown fabric": (
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, fabric: leaf-spine}",
-        "mine.yaml:2, datacenters.iowa.fabric: unknown key 'fabric'\n  known keys: hosts, nic, location",
+        "mine.yaml:2, datacenters.iowa.fabric: 'leaf-spine' is no fabric\n  write switch, or {leaves: 4, spines: 2",
+    ),
+    "more leaves than hosts": (
+        "iowa: {hosts: 2}",
+        "iowa: {hosts: 2, fabric: {leaves: 3, spines: 2}}",
+        "mine.yaml:2, datacenters.iowa.fabric: 3 leaves for 2 hosts\n  a leaf needs at least one host",
+    ),
+    "less than no oversubscription": (
+        "iowa: {hosts: 2}",
+        "iowa: {hosts: 2, fabric: {leaves: 2, spines: 2, oversubscription: 0.5}}",
+        "mine.yaml:2, datacenters.iowa.fabric.oversubscription: 0.5 is less than 1",
+    ),
+    "marks without a discipline": (
+        "delay: 8 ms",
+        "delay: 8 ms, ecn: true",
+        "mine.yaml:5, wan.iowa-ohio.ecn: a drop-tail queue cannot mark packets, and iowa->ohio has ecn\n"
+        "  add discipline: red or fq_codel",
+    ),
+    "an unknown discipline": (
+        "delay: 8 ms",
+        "delay: 8 ms, discipline: pie",
+        "mine.yaml:5, wan.iowa-ohio.discipline: 'pie' is not one of 'drop-tail', 'red' or 'fq_codel'",
+    ),
+    "an unknown routing": (
+        "wan:",
+        "routing: cost\nwan:",
+        "mine.yaml:4, routing: 'cost' is not one of 'delay', 'hops' or 'weight'",
     ),
     "missing unit": (
         "rate: 10 Gbit/s",

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from testbed.plan import Network, Plan
-from testbed.resolve import queue_packets, resolve, resolve_network, stable_seed, timeout_s
+from testbed.plan import Hop, Network, Plan
+from testbed.resolve import resolve, resolve_network, timeout_s
+from testbed.resolve.elements import queue_packets, stable_seed
 from testbed.spec.library import TOPOLOGIES
 from testbed.spec.link import parse_queue
 from testbed.spec.topology import Topology
@@ -40,7 +41,8 @@ def test_addresses_and_names() -> None:
     assert str(plan.host("ohio-h1").address) == "10.1.0.2/16"
     assert plan.host("ohio-h1").node == "d1h1"
     ohio = plan.datacenter("ohio")
-    assert (ohio.router, ohio.switch, str(ohio.gateway), str(ohio.subnet)) == (
+    (segment,) = ohio.segments
+    assert (ohio.router, segment.switch, str(segment.gateway), str(ohio.subnet)) == (
         "d1r",
         "d1s",
         "10.1.255.254/16",
@@ -54,10 +56,14 @@ def test_addresses_and_names() -> None:
 def test_addresses_are_unique() -> None:
     plan = resolve_network(Topology.load("microsoft-openai-five"))
     ways = [way for wan in plan.wan for way in wan.directions]
-    macs = [host.mac for host in plan.hosts] + [dc.gateway_mac for dc in plan.datacenters] + [way.mac for way in ways]
+    macs = (
+        [host.mac for host in plan.hosts]
+        + [dc.segments[0].gateway_mac for dc in plan.datacenters]
+        + [way.mac for way in ways]
+    )
     assert len(set(macs)) == len(macs) == 10 + 5 + 20
     assert all(mac.startswith("02:") and len(mac) == 17 for mac in macs)
-    ips = [host.address.ip for host in plan.hosts] + [dc.gateway.ip for dc in plan.datacenters]
+    ips = [host.address.ip for host in plan.hosts] + [dc.segments[0].gateway.ip for dc in plan.datacenters]
     ips += [way.address.ip for way in ways]
     assert len(set(ips)) == len(ips)
     assert all(len(host.node) <= 8 for host in plan.hosts)
@@ -123,9 +129,9 @@ def test_routes_follow_the_delay() -> None:
     plan = network({"a": {}, "b": {}, "c": {}}, wan)
     assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
     route = next(route for route in plan.routes if (route.dc, route.destination) == ("a", "c"))
-    assert (route.link, route.via) == ("a-b", IPv4Address("172.16.0.2"))
+    assert route.hops == (Hop(link="a-b", via=IPv4Address("172.16.0.2")),)
     back = next(route for route in plan.routes if (route.dc, route.destination) == ("c", "a"))
-    assert (back.link, back.via) == ("b-c", IPv4Address("172.16.0.5"))
+    assert back.hops == (Hop(link="b-c", via=IPv4Address("172.16.0.5")),)
     assert plan.one_way_delay_ns("a-h0", "c-h0") == 2_005_000
     direct = network({"a": {}, "b": {}, "c": {}}, wan, routing="hops")
     assert [way.target for way in direct.path("a", "c")] == ["c"]
