@@ -2,7 +2,8 @@
 
 An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``: ``all`` or a list of
 datacenters; the first of a star is its centre). A ``between`` entry for a pair that a shorthand covers refines that
-link. Every setting but `detour` may be written per direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``.
+link. Every setting but `detour` may be written per direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``;
+a direction that is not named has what the shorthand or the defaults say.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ ARROW = "->"
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
 
-def _is_per_direction(value: Any) -> bool:
+def is_per_direction(value: Any) -> bool:
+    """Whether `value` is written per direction: a mapping with a key such as ``iowa->ohio``."""
     return isinstance(value, Mapping) and any(ARROW in str(key) for key in value)
 
 
 PerDirection = Annotated[
     Annotated[T, Tag("(both)")] | Annotated[dict[str, T], Tag("(each)")],
-    Discriminator(lambda value: "(each)" if _is_per_direction(value) else "(both)"),
+    Discriminator(lambda value: "(each)" if is_per_direction(value) else "(both)"),
 ]
 
 
@@ -264,7 +266,7 @@ def _direction_problems(loc: tuple[str | int, ...], settings: LinkSettings, ends
     problems = []
     for name in LinkSettings.model_fields:
         value = getattr(settings, name)
-        if not _is_per_direction(value):
+        if not is_per_direction(value):
             continue
         if not ends:
             problems.append(Problem((*loc, name), "values per direction need an entry with between"))
@@ -290,9 +292,21 @@ def _written_links(
                 what = f"a second link between {ends[0]} and {ends[1]}"
                 problems.append(Problem(("wan", index), what, "datacenters have at most one link between them"))
                 continue
-            settings = overlay(old.settings if old else base, entry)
+            settings = _refined(old.settings if old else base, entry, ends)
             found[frozenset(ends)] = _Written(ends, index, settings, entry.between is not None)
     return list(found.values()), problems
+
+
+def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSettings:
+    """`base` with what `entry` sets; where it sets one direction of a link, the other one keeps the value of `base`."""
+    refined = overlay(base, entry)
+    ways = (ARROW.join(ends), ARROW.join(ends[::-1]))
+    both = {
+        name: dict.fromkeys(ways, getattr(base, name)) | value
+        for name in LinkSettings.model_fields
+        if is_per_direction(value := getattr(entry, name))
+    }
+    return refined.model_copy(update=both)
 
 
 def _link_problems(
@@ -308,22 +322,22 @@ def _link_problems(
         if delay is None and missing:
             remedy = f"write a delay, or the location of {' and '.join(missing)}"
             problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
-        elif delay is not None and _toward(settings.jitter, name, 0) > delay:
+        elif delay is not None and _toward(settings.jitter, name) > delay:
             problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
     return problems
 
 
-def _toward(value: Any, name: str, default: Any = None) -> Any:
-    """The value for direction `name`; `default` if only the other direction was written."""
-    return value.get(name, default) if _is_per_direction(value) else value
+def _toward(value: Any, name: str) -> Any:
+    """The value for direction `name`."""
+    return value[name] if is_per_direction(value) else value
 
 
 def _direction(
     settings: LinkSettings, source: str, target: str, locations: Mapping[str, Location | None]
 ) -> LinkDirection:
     values = {
-        name: _toward(getattr(settings, name), f"{source}{ARROW}{target}", field.default)
-        for name, field in LinkSettings.model_fields.items()
+        name: _toward(getattr(settings, name), f"{source}{ARROW}{target}")
+        for name in LinkSettings.model_fields
         if name != "detour"
     }
     a, b = locations[source], locations[target]

@@ -29,7 +29,7 @@ from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
 from testbed.spec.library import TOPOLOGIES
-from testbed.spec.link import Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.link import ARROW, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
 from testbed.spec.model import Count, Problem, Strict, input_error, overlay, refuse, suggest
 from testbed.spec.yaml_source import Items, Override, Section
 from testbed.units import Rate, Size, Time, UnitError
@@ -203,7 +203,25 @@ def _read(path: Path, children: tuple[Path, ...]) -> Section:
     base = _read(parent, seen)
     for own in ("name", "description"):
         base.pop(own, None)
+    _write_directions(base.get("wan"), source.get("wan"))
     return yaml_source.merge(base, source, _same_item)
+
+
+def _write_directions(base: Any, top: Any) -> None:
+    """Write the settings of `base`'s links per direction where `top` does, so that one laid over keeps the other."""
+    if not isinstance(base, Items) or not isinstance(top, Items):
+        return
+    for item in top:
+        index = _same_item(base, item)
+        if index is None or not isinstance(item.get("between"), Items):
+            continue
+        old, ends = base[index], [str(end) for end in item["between"]]
+        for name in [name for name, value in item.items() if is_per_direction(value) and old.get(name) is not None]:
+            if not is_per_direction(old[name]):
+                both = Section()
+                for way in (ends, ends[::-1]):
+                    both.put(ARROW.join(way), old[name], old.places[name])
+                old.put(name, both, old.places[name])
 
 
 def _same_item(items: Items, item: Any) -> int | None:
