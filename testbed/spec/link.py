@@ -140,7 +140,9 @@ class LinkSettings(Strict):
 
     rate: PerDirection[Rate] | None = Field(None, description="of the bottleneck, with headers")
     delay: PerDirection[Time] | None = Field(None, description="one way; left out, from the locations and detour")
-    detour: Annotated[float, Field(ge=1, strict=True)] = Field(DETOUR, description="length of the fibre / great circle")
+    detour: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
+        DETOUR, description="length of the fibre / great circle"
+    )
     jitter: PerDirection[Time] = Field(0, description="spread of the delay")
     distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
         "uniform", description="of the jitter: uniform, normal, pareto, paretonormal or the path of a netem table"

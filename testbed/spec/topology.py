@@ -151,6 +151,10 @@ class Topology(Strict):
         except ValidationError as error:
             raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc, _item_name)) from error
 
+    def model_post_init(self, context: Any) -> None:
+        """Make `to_yaml` write the name, which a file without one takes from its stem."""
+        self.model_fields_set.add("name")
+
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """The JSON schema of a topology file."""
