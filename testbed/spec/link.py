@@ -29,6 +29,8 @@ from pydantic import (
 from testbed.geo import DETOUR, Location, distance_km, fibre_delay_ns
 from testbed.spec.model import Flag, Problem, Strict, overlay, suggest
 from testbed.units import (
+    DECIMAL_SIZE,
+    TIME,
     Probability,
     Rate,
     Time,
@@ -37,10 +39,12 @@ from testbed.units import (
     format_time,
     parse_size,
     parse_time,
+    pattern,
 )
 
 T = TypeVar("T")
 ARROW = "->"
+SHAPES = ("between", "mesh", "ring", "star")
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
 
@@ -49,19 +53,20 @@ def is_per_direction(value: Any) -> bool:
     return isinstance(value, Mapping) and any(ARROW in str(key) for key in value)
 
 
+Way = Annotated[str, WithJsonSchema({"type": "string", "pattern": ARROW})]
 PerDirection = Annotated[
-    Annotated[T, Tag("(both)")] | Annotated[dict[str, T], Tag("(each)")],
+    Annotated[T, Tag("(both)")] | Annotated[dict[Way, T], Tag("(each)")],
     Discriminator(lambda value: "(each)" if is_per_direction(value) else "(both)"),
 ]
 
 
 class GilbertElliott(Strict):
-    """Bursty loss: per packet, the state goes from good to bad with `p` and back with `r`."""
+    """Bursty loss after Gilbert and Elliott: a link is in a good or in a bad state, which may change at each packet."""
 
-    p: Probability
-    r: Probability
-    loss_in_bad: Probability = 1.0
-    loss_in_good: Probability = 0.0
+    p: Probability = Field(description="of going from good to bad, per packet", examples=["0.1 %"])
+    r: Probability = Field(description="of going back, per packet; a burst lasts 1 / r packets", examples=["20 %"])
+    loss_in_bad: Probability = Field(1.0, description="per packet in the bad state", examples=["50 %"])
+    loss_in_good: Probability = Field(0.0, description="per packet in the good state", examples=["0.01 %"])
 
 
 Loss = Annotated[
@@ -78,6 +83,15 @@ class QueueLength(NamedTuple):
 
 
 _QUEUE_REMEDY = "write it as 1 bdp, 64 packets, a size such as 4 MiB or a time such as 20 ms"
+_QUEUE_PATTERNS = (r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:bdp|packets)\s*$", pattern(DECIMAL_SIZE), pattern(TIME))
+QUEUE_SCHEMA = {
+    "title": "queue",
+    "description": _QUEUE_REMEDY,
+    "examples": ["1 bdp"],
+    "type": "string",
+    "pattern": "|".join(_QUEUE_PATTERNS),
+    "patternErrorMessage": _QUEUE_REMEDY,
+}
 
 
 def parse_queue(value: object) -> QueueLength:
@@ -127,7 +141,7 @@ QueueField = Annotated[
     QueueLength,
     BeforeValidator(parse_queue),
     PlainSerializer(format_queue, when_used="json"),
-    WithJsonSchema({"type": "string", "description": _QUEUE_REMEDY, "examples": ["1 bdp"]}),
+    WithJsonSchema(QUEUE_SCHEMA),
 ]
 Members = Annotated[
     Annotated[Literal["all"], Tag("(all)")] | Annotated[list[str], Tag("(some)")],
@@ -138,36 +152,49 @@ Members = Annotated[
 class LinkSettings(Strict):
     """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and impairments)."""
 
-    rate: PerDirection[Rate] | None = Field(None, description="of the bottleneck, with headers")
-    delay: PerDirection[Time] | None = Field(None, description="one way; left out, from the locations and detour")
+    rate: PerDirection[Rate] | None = Field(
+        None, description="of the bottleneck, headers included; every link needs one, here or in `defaults`"
+    )
+    delay: PerDirection[Time] | None = Field(
+        None, description="of the fibre, one way; left out, from the locations of both ends and `detour`"
+    )
     detour: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
-        DETOUR, description="length of the fibre / great circle"
+        DETOUR, description="length of the fibre over that of the great circle, where `delay` is left out"
     )
-    jitter: PerDirection[Time] = Field(0, description="spread of the delay")
+    jitter: PerDirection[Time] = Field(0, description="spread of the delay; at most the delay", examples=["100 us"])
     distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
-        "uniform", description="of the jitter: uniform, normal, pareto, paretonormal or the path of a netem table"
-    )
-    reorder: PerDirection[Flag] = Field(False, description="whether jitter may reorder packets")
-    loss: PerDirection[Loss] = Field(0.0, description="per packet: a percentage, or Gilbert-Elliott's p and r")
-    duplicate: PerDirection[Probability] = Field(0.0, description="per packet")
-    corrupt: PerDirection[Probability] = Field(0.0, description="per packet: one bit flips")
+        "uniform", description=f"of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a netem table",
+        examples=["normal"],
+    )  # fmt: skip
+    reorder: PerDirection[Flag] = Field(False, description="whether jitter may reorder packets", examples=[True])
+    loss: PerDirection[Loss] = Field(0.0, description="chance of each packet; or in bursts")
+    duplicate: PerDirection[Probability] = Field(0.0, description="chance of each packet to arrive twice")
+    corrupt: PerDirection[Probability] = Field(0.0, description="chance of each packet to have one bit flipped")
     queue: PerDirection[QueueField] | None = Field(
-        None, description="of the bottleneck: bdp, packets, bytes or time; left out, 1 bdp and at least 64 packets"
+        None, description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at least 64 packets"
     )
 
 
 class Wan(LinkSettings):
     """An entry of `wan`: one link, or the links of a shorthand."""
 
-    between: tuple[str, str] | None = Field(None, description="one link, by its two datacenters")
-    mesh: Members | None = Field(None, description="a link between every two")
-    ring: Members | None = Field(None, description="a link from each to the next, and from the last to the first")
-    star: Members | None = Field(None, description="a link from the first to each of the others")
+    between: tuple[str, str] | None = Field(
+        None, description="one link, by its two datacenters; or what is different in one of a shorthand's",
+        examples=[["iowa", "ohio"]],
+    )  # fmt: skip
+    mesh: Members | None = Field(None, description="a link between every two datacenters")
+    ring: Members | None = Field(
+        None, description="a link from each to the next, and from the last to the first",
+        examples=[["iowa", "ohio", "texas"]],
+    )  # fmt: skip
+    star: Members | None = Field(
+        None, description="a link from the first to each of the others", examples=[["iowa", "ohio", "texas"]]
+    )
 
     @property
     def shape(self) -> str | None:
         """Which of `between`, `mesh`, `ring` and `star` is written; None unless it is exactly one."""
-        written = [name for name in ("between", "mesh", "ring", "star") if getattr(self, name) is not None]
+        written = [name for name in SHAPES if getattr(self, name) is not None]
         return written[0] if len(written) == 1 else None
 
     def pairs(self, datacenters: list[str]) -> list[tuple[str, str]]:

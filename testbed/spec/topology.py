@@ -23,14 +23,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import networkx as nx
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
 from testbed.spec.library import TOPOLOGIES
-from testbed.spec.link import ARROW, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
+from testbed.spec.link import ARROW, SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
 from testbed.spec.model import Count, Problem, Strict, input_error, overlay, refuse, suggest
+from testbed.spec.schema import SchemaGenerator
 from testbed.spec.yaml_source import Items, Override, Section
 from testbed.units import Rate, Size, Time, UnitError
 
@@ -49,16 +59,18 @@ def _name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Degrees = Annotated[float, Field(strict=True)]
 
 
 class Nic(Strict):
     """A host's network interface; `rate` and `delay` shape what the host sends, `rate` and `queue` what it gets."""
 
-    rate: Rate = Field(DEFAULT_NIC_RATE, description="each way")
-    delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends")
-    queue: QueueField | None = Field(None, description="of the switch port to the host; left out, 16 MiB")
+    rate: Rate = Field(DEFAULT_NIC_RATE, description="each way, headers included")
+    delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends", examples=["5 us"])
+    queue: QueueField | None = Field(
+        None, description="buffer of the switch port to the host, not in bdp; left out, 16 MiB", examples=["4 MiB"]
+    )
 
     @field_validator("queue")
     @classmethod
@@ -71,14 +83,16 @@ class Nic(Strict):
 class DatacenterDefaults(Strict):
     """What every datacenter has unless it says otherwise."""
 
-    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = 1
-    nic: Nic = Nic()
+    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = Field(1, description="how many", examples=[4])
+    nic: Nic = Field(Nic(), description="of each host")
 
 
 class Datacenter(DatacenterDefaults):
     """Hosts behind one switch and one border router."""
 
-    location: tuple[Degrees, Degrees] | None = Field(None, description="degrees north, degrees east")
+    location: tuple[Degrees, Degrees] | None = Field(
+        None, description="degrees north, degrees east", examples=[[41.22, -95.86]]
+    )
 
     @field_validator("location")
     @classmethod
@@ -91,18 +105,23 @@ class Datacenter(DatacenterDefaults):
 class Defaults(Strict):
     """Settings of every datacenter and every WAN link that does not say otherwise."""
 
-    datacenter: DatacenterDefaults | None = None
-    wan: LinkSettings | None = None
+    datacenter: DatacenterDefaults | None = Field(None, description="of every datacenter", examples=[{"hosts": 2}])
+    wan: LinkSettings | None = Field(None, description="of every WAN link", examples=[{"rate": "10 Gbit/s"}])
 
 
 class Tcp(Strict):
     """TCP of every host."""
 
-    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = "cubic"
+    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = Field(
+        "cubic", description="the kernel's algorithm"
+    )
     buffer: Annotated[
         Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
         Discriminator(lambda value: "(auto)" if value == "auto" else "(size)"),
-    ] = Field("auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product")
+    ] = Field(
+        "auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product",
+        examples=["64 MiB"],
+    )  # fmt: skip
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
@@ -118,18 +137,28 @@ class Tcp(Strict):
 
 
 class Topology(Strict):
-    """Datacenters and WAN links as written; `links` and `sites` have all defaults filled in."""
+    """Datacenters and the WAN links between them, as written."""
 
-    name: Name = "topology"
-    description: str = Field("", description="one line")
-    datacenters: dict[Name, Datacenter] = Field(min_length=1, max_length=MAX_DATACENTERS)
-    wan: list[Wan] = Field([])
-    defaults: Defaults = Defaults()
+    name: Name = Field("topology", description="left out, the file's name without .yaml", examples=["two-sites"])
+    description: str = Field("", description="one line", examples=["Iowa and Ohio, 10 Gbit/s"])
+    datacenters: dict[Name, Datacenter] = Field(
+        min_length=1, max_length=MAX_DATACENTERS, description="by name", examples=[{"iowa": {"hosts": 4}, "ohio": {}}]
+    )
+    wan: list[Wan] = Field(
+        [],
+        description="the links between datacenters, and shorthands for many; there must be a path between any two",
+        examples=[[{"between": ["iowa", "ohio"], "rate": "10 Gbit/s", "delay": "8.2 ms"}]],
+    )
+    defaults: Defaults = Field(
+        Defaults(), description="of all datacenters and all links", examples=[{"datacenter": {"hosts": 2}}]
+    )
     routing: Literal["delay", "hops"] = Field(
         "delay", description="delay: the path of least delay; hops: of fewest links, then of least delay"
     )
-    tcp: Tcp = Tcp()
-    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(1500, description="bytes of an IP packet")
+    tcp: Tcp = Field(Tcp(), description="of every host")
+    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(
+        1500, description="largest IP packet, in bytes", examples=[9000]
+    )
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
@@ -157,10 +186,19 @@ class Topology(Strict):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON schema of a topology file."""
-        schema = cls.model_json_schema()
-        schema["properties"]["extends"] = {"type": "string", "description": "a preset or a file to lay this over"}
-        return schema
+        """The JSON schema (draft 7) of a topology file, for editors; looser than `load`, which sees the whole."""
+        schema = cls.model_json_schema(schema_generator=SchemaGenerator)
+        properties, datacenters = schema["properties"], schema["properties"]["datacenters"]
+        datacenters["additionalProperties"] = {"anyOf": [datacenters["additionalProperties"], {"type": "null"}]}
+        properties["extends"] = {
+            "type": "string",
+            "description": "a preset or a file, relative to this one, over which this is laid; null removes a key",
+            "examples": ["two-sites"],
+        }
+        del schema["required"]
+        schema["anyOf"] = [{"required": ["datacenters"]}, {"required": ["extends"]}]
+        schema["$defs"]["Wan"]["oneOf"] = [{"required": [shape]} for shape in SHAPES]
+        return {"$schema": SchemaGenerator.schema_dialect} | schema
 
     @property
     def links(self) -> list[Link]:
