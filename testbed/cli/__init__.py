@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 topo.app.command("schema")(language.schema)
 topo.app.command("reference")(language.reference)
+topo.app.command("import")(language.import_file)
 app.add_typer(topo.app, name="topo")
 app.command("run")(run.run)
 app.command("report")(report.report)

@@ -21,9 +21,11 @@ from pydantic import (
     Discriminator,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationInfo,
     WithJsonSchema,
+    model_serializer,
 )
 
 from testbed.geo import DETOUR, Location, distance_km, fibre_delay_ns
@@ -190,6 +192,12 @@ class Wan(LinkSettings):
     star: Members | None = Field(
         None, description="a link from the first to each of the others", examples=[["iowa", "ohio", "texas"]]
     )
+
+    @model_serializer(mode="wrap")
+    def _shape_first(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What the entry is before how it is, as people write it."""
+        written: dict[str, Any] = serialize(self)
+        return {name: written.pop(name) for name in SHAPES if name in written} | written
 
     @property
     def shape(self) -> str | None:
