@@ -19,11 +19,11 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 def _finish_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Allow ``x-`` keys, and write defaults as people do, with units."""
+    """Allow ``x-`` keys, and write defaults as people do, with units; null is none."""
     schema.setdefault("patternProperties", {})["^x-"] = {}
-    defaults = model.model_construct().model_dump(mode="json", by_alias=True)
+    defaults = model.model_construct().model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, field in schema.get("properties", {}).items():
-        if "default" in field:
+        if field.pop("default", None) is not None:
             field["default"] = defaults[name]
 
 

@@ -38,10 +38,7 @@ def reference() -> str:
 
 def example(field: Schema) -> Any:
     """A value that `field` may have: its example if it has one, else one of its type's, else its default."""
-    default = field.get("default")
-    if isinstance(default, Mapping):
-        default = {key: value for key, value in default.items() if value is not None}
-    return next(_examples(field), default)
+    return next(_examples(field), field.get("default"))
 
 
 def _examples(field: Schema) -> Iterator[Any]:

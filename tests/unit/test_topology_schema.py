@@ -97,4 +97,5 @@ def fields() -> Iterator[tuple[str, Any]]:
 def test_every_key_has_a_description_and_an_example_that_fits(name: str, field: Any) -> None:
     del name
     assert field.get("description"), "write Field(description=...)"
+    assert example(field) is not None, "write Field(examples=[...])"
     Draft7Validator({"allOf": [field], "$defs": SCHEMA["$defs"]}).validate(example(field))
