@@ -1,6 +1,6 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check proof bench
+.PHONY: help setup demo test check docs proof bench
 
 python := .venv/bin/python
 testbed := .venv/bin/testbed
@@ -22,6 +22,10 @@ check: setup  ## lint, formatting, types, import layers
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+docs: setup  ## write anew what is made from the models: the schema and the reference of topology files
+	@$(testbed) topo schema > topologies/schema.json
+	@$(testbed) topo reference > docs/topology-reference.md
 
 proof: setup  ## reproduce published measurements (takes minutes)
 	@$(python) -m pytest -m proof -s

@@ -1,3 +1,41 @@
-"""A network-emulation testbed for training across datacenters."""
+"""A network-emulation testbed for training across datacenters.
+
+The names in ``__all__`` are the topology language in Python; each is imported when it is first used:
+
+    from testbed import Datacenter, Topology, Wan
+    iowa, ohio = Datacenter(hosts=4, location=(41.22, -95.86)), Datacenter(hosts=4, location=(40.07, -82.76))
+    topology = Topology(
+        name="two-sites",
+        datacenters={"iowa": iowa, "ohio": ohio},
+        wan=[Wan(between=("iowa", "ohio"), rate="10 Gbit/s", delay="8.2 ms")],
+    )
+    print(topology.to_yaml())
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.errors import InputError
+    from testbed.spec.link import GilbertElliott, LinkSettings, Wan
+    from testbed.spec.topology import Datacenter, DatacenterDefaults, Defaults, Nic, Tcp, Topology
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "testbed.errors": ("InputError",),
+    "testbed.spec.link": ("GilbertElliott", "LinkSettings", "Wan"),
+    "testbed.spec.topology": ("Datacenter", "DatacenterDefaults", "Defaults", "Nic", "Tcp", "Topology"),
+}
+
+__all__ = [
+    "Datacenter", "DatacenterDefaults", "Defaults", "GilbertElliott", "InputError", "LinkSettings", "Nic", "Tcp",
+    "Topology", "Wan",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -200,9 +200,24 @@ def format_probability(value: float, digits: int | None = None) -> str:
     return f"{_decimal(Fraction(repr(value)) * 100, digits)} %"
 
 
+def pattern(quantity: Quantity) -> str:
+    """A regular expression, as JSON schema has them, for texts that are a number and a unit of `quantity`."""
+    units = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]
+    if quantity.ignore_case:
+        units = [re.sub("[A-Za-z]", lambda letter: f"[{letter[0].upper()}{letter[0].lower()}]", unit) for unit in units]
+    return rf"^\s*{_NUMBER}\s*(?:{'|'.join(dict.fromkeys(units))})\s*$"
+
+
 def schema(quantity: Quantity, zero: bool = True) -> WithJsonSchema:
     """The JSON schema of a text with a unit of `quantity`, or a bare 0 if `zero`."""
-    text: dict[str, Any] = {"type": "string", "description": quantity.remedy, "examples": [quantity.example]}
+    text: dict[str, Any] = {
+        "title": quantity.name,
+        "description": quantity.remedy,
+        "examples": [quantity.example],
+        "type": "string",
+        "pattern": pattern(quantity),
+        "patternErrorMessage": quantity.remedy,
+    }
     return WithJsonSchema({"anyOf": [text, {"const": 0}]} if zero else text)
 
 

@@ -3,7 +3,8 @@
 An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``: ``all`` or a list of
 datacenters; the first of a star is its centre). A ``between`` entry for a pair that a shorthand covers refines that
 link. Every setting but `detour` and `shares` may be written per direction:
-``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``.
+``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``; a direction that is not named has what the shorthand or the
+defaults say.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from pydantic import (
     Discriminator,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationInfo,
     WithJsonSchema,
+    model_serializer,
 )
 
 from testbed.geo import DETOUR, Location, distance_km, fibre_delay_ns
 from testbed.spec.model import Count, Flag, Problem, Strict, overlay, suggest
 from testbed.units import (
+    DECIMAL_SIZE,
+    TIME,
     Probability,
     Rate,
     Time,
@@ -37,31 +42,35 @@ from testbed.units import (
     format_time,
     parse_size,
     parse_time,
+    pattern,
 )
 
 T = TypeVar("T")
 ARROW = "->"
+SHAPES = ("between", "mesh", "ring", "star")
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 Discipline = Literal["drop-tail", "red", "fq_codel"]
 
 
-def _is_per_direction(value: Any) -> bool:
+def is_per_direction(value: Any) -> bool:
+    """Whether `value` is written per direction: a mapping with a key such as ``iowa->ohio``."""
     return isinstance(value, Mapping) and any(ARROW in str(key) for key in value)
 
 
+Way = Annotated[str, WithJsonSchema({"type": "string", "pattern": ARROW})]
 PerDirection = Annotated[
-    Annotated[T, Tag("(both)")] | Annotated[dict[str, T], Tag("(each)")],
-    Discriminator(lambda value: "(each)" if _is_per_direction(value) else "(both)"),
+    Annotated[T, Tag("(both)")] | Annotated[dict[Way, T], Tag("(each)")],
+    Discriminator(lambda value: "(each)" if is_per_direction(value) else "(both)"),
 ]
 
 
 class GilbertElliott(Strict):
-    """Bursty loss: per packet, the state goes from good to bad with `p` and back with `r`."""
+    """Bursty loss after Gilbert and Elliott: a link is in a good or in a bad state, which may change at each packet."""
 
-    p: Probability
-    r: Probability
-    loss_in_bad: Probability = 1.0
-    loss_in_good: Probability = 0.0
+    p: Probability = Field(description="of going from good to bad, per packet", examples=["0.1 %"])
+    r: Probability = Field(description="of going back, per packet; a burst lasts 1 / r packets", examples=["20 %"])
+    loss_in_bad: Probability = Field(1.0, description="per packet in the bad state", examples=["50 %"])
+    loss_in_good: Probability = Field(0.0, description="per packet in the good state", examples=["0.01 %"])
 
 
 Loss = Annotated[
@@ -78,6 +87,15 @@ class QueueLength(NamedTuple):
 
 
 _QUEUE_REMEDY = "write it as 1 bdp, 64 packets, a size such as 4 MiB or a time such as 20 ms"
+_QUEUE_PATTERNS = (r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:bdp|packets)\s*$", pattern(DECIMAL_SIZE), pattern(TIME))
+QUEUE_SCHEMA = {
+    "title": "queue",
+    "description": _QUEUE_REMEDY,
+    "examples": ["1 bdp"],
+    "type": "string",
+    "pattern": "|".join(_QUEUE_PATTERNS),
+    "patternErrorMessage": _QUEUE_REMEDY,
+}
 
 
 def parse_queue(value: object) -> QueueLength:
@@ -127,7 +145,7 @@ QueueField = Annotated[
     QueueLength,
     BeforeValidator(parse_queue),
     PlainSerializer(format_queue, when_used="json"),
-    WithJsonSchema({"type": "string", "description": _QUEUE_REMEDY, "examples": ["1 bdp"]}),
+    WithJsonSchema(QUEUE_SCHEMA),
 ]
 Members = Annotated[
     Annotated[Literal["all"], Tag("(all)")] | Annotated[list[str], Tag("(some)")],
@@ -138,40 +156,63 @@ Members = Annotated[
 class LinkSettings(Strict):
     """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and impairments)."""
 
-    rate: PerDirection[Rate] | None = Field(None, description="of the bottleneck, with headers")
-    delay: PerDirection[Time] | None = Field(None, description="one way; left out, from the locations and detour")
-    detour: Annotated[float, Field(ge=1, strict=True)] = Field(DETOUR, description="length of the fibre / great circle")
-    jitter: PerDirection[Time] = Field(0, description="spread of the delay")
-    distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
-        "uniform", description="of the jitter: uniform, normal, pareto, paretonormal or the path of a netem table"
+    rate: PerDirection[Rate] | None = Field(
+        None, description="of the bottleneck, headers included; every link needs one, here or in `defaults`"
     )
-    reorder: PerDirection[Flag] = Field(False, description="whether jitter may reorder packets")
-    loss: PerDirection[Loss] = Field(0.0, description="per packet: a percentage, or Gilbert-Elliott's p and r")
-    duplicate: PerDirection[Probability] = Field(0.0, description="per packet")
-    corrupt: PerDirection[Probability] = Field(0.0, description="per packet: one bit flips")
+    delay: PerDirection[Time] | None = Field(
+        None, description="of the fibre, one way; left out, from the locations of both ends and `detour`"
+    )
+    detour: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
+        DETOUR, description="length of the fibre over that of the great circle, where `delay` is left out"
+    )
+    jitter: PerDirection[Time] = Field(0, description="spread of the delay; at most the delay", examples=["100 us"])
+    distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
+        "uniform", description=f"of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a netem table",
+        examples=["normal"],
+    )  # fmt: skip
+    reorder: PerDirection[Flag] = Field(False, description="whether jitter may reorder packets", examples=[True])
+    loss: PerDirection[Loss] = Field(0.0, description="chance of each packet; or in bursts")
+    duplicate: PerDirection[Probability] = Field(0.0, description="chance of each packet to arrive twice")
+    corrupt: PerDirection[Probability] = Field(0.0, description="chance of each packet to have one bit flipped")
     queue: PerDirection[QueueField] | None = Field(
-        None, description="of the bottleneck: bdp, packets, bytes or time; left out, 1 bdp and at least 64 packets"
+        None, description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at least 64 packets"
     )
     discipline: PerDirection[Discipline] = Field(
         "drop-tail", description="of the bottleneck's queue: drop-tail, red (random early detection) or fq_codel"
     )
     ecn: PerDirection[Flag] = Field(False, description="whether red or fq_codel marks packets instead of dropping them")
     weight: PerDirection[Count] = Field(1, description="cost of the link where routing is by weight")
-    shares: str | None = Field(None, description="name of a conduit: links that share one fail together")
+    shares: str | None = Field(
+        None, description="name of a conduit: links that share one fail together", examples=["fibre-1"]
+    )
 
 
 class Wan(LinkSettings):
     """An entry of `wan`: one link, or the links of a shorthand."""
 
-    between: tuple[str, str] | None = Field(None, description="one link, by its two datacenters")
-    mesh: Members | None = Field(None, description="a link between every two")
-    ring: Members | None = Field(None, description="a link from each to the next, and from the last to the first")
-    star: Members | None = Field(None, description="a link from the first to each of the others")
+    between: tuple[str, str] | None = Field(
+        None, description="one link, by its two datacenters; or what is different in one of a shorthand's",
+        examples=[["iowa", "ohio"]],
+    )  # fmt: skip
+    mesh: Members | None = Field(None, description="a link between every two datacenters")
+    ring: Members | None = Field(
+        None, description="a link from each to the next, and from the last to the first",
+        examples=[["iowa", "ohio", "texas"]],
+    )  # fmt: skip
+    star: Members | None = Field(
+        None, description="a link from the first to each of the others", examples=[["iowa", "ohio", "texas"]]
+    )
+
+    @model_serializer(mode="wrap")
+    def _shape_first(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What the entry is before how it is, as people write it."""
+        written: dict[str, Any] = serialize(self)
+        return {name: written.pop(name) for name in SHAPES if name in written} | written
 
     @property
     def shape(self) -> str | None:
         """Which of `between`, `mesh`, `ring` and `star` is written; None unless it is exactly one."""
-        written = [name for name in ("between", "mesh", "ring", "star") if getattr(self, name) is not None]
+        written = [name for name in SHAPES if getattr(self, name) is not None]
         return written[0] if len(written) == 1 else None
 
     def pairs(self, datacenters: list[str]) -> list[tuple[str, str]]:
@@ -277,7 +318,7 @@ def _direction_problems(loc: tuple[str | int, ...], settings: LinkSettings, ends
     problems = []
     for name in LinkSettings.model_fields:
         value = getattr(settings, name)
-        if not _is_per_direction(value):
+        if not is_per_direction(value):
             continue
         if not ends:
             problems.append(Problem((*loc, name), "values per direction need an entry with between"))
@@ -303,9 +344,21 @@ def _written_links(
                 what = f"a second link between {ends[0]} and {ends[1]}"
                 problems.append(Problem(("wan", index), what, "datacenters have at most one link between them"))
                 continue
-            settings = overlay(old.settings if old else base, entry)
+            settings = _refined(old.settings if old else base, entry, ends)
             found[frozenset(ends)] = _Written(ends, index, settings, entry.between is not None)
     return list(found.values()), problems
+
+
+def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSettings:
+    """`base` with what `entry` sets; where it sets one direction of a link, the other one keeps the value of `base`."""
+    refined = overlay(base, entry)
+    ways = (ARROW.join(ends), ARROW.join(ends[::-1]))
+    both = {
+        name: dict.fromkeys(ways, getattr(base, name)) | value
+        for name in LinkSettings.model_fields
+        if is_per_direction(value := getattr(entry, name))
+    }
+    return refined.model_copy(update=both)
 
 
 def _link_problems(
@@ -321,25 +374,25 @@ def _link_problems(
         if delay is None and missing:
             remedy = f"write a delay, or the location of {' and '.join(missing)}"
             problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
-        elif delay is not None and _toward(settings.jitter, name, 0) > delay:
+        elif delay is not None and _toward(settings.jitter, name) > delay:
             problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
-        if _toward(settings.ecn, name, False) and _toward(settings.discipline, name, "drop-tail") == "drop-tail":
+        if _toward(settings.ecn, name) and _toward(settings.discipline, name) == "drop-tail":
             what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
             problems.append(Problem(("wan", index, "ecn"), what, "add discipline: red or fq_codel"))
     return problems
 
 
-def _toward(value: Any, name: str, default: Any = None) -> Any:
-    """The value for direction `name`; `default` if only the other direction was written."""
-    return value.get(name, default) if _is_per_direction(value) else value
+def _toward(value: Any, name: str) -> Any:
+    """The value for direction `name`."""
+    return value[name] if is_per_direction(value) else value
 
 
 def _direction(
     settings: LinkSettings, source: str, target: str, locations: Mapping[str, Location | None]
 ) -> LinkDirection:
     values = {
-        name: _toward(getattr(settings, name), f"{source}{ARROW}{target}", field.default)
-        for name, field in LinkSettings.model_fields.items()
+        name: _toward(getattr(settings, name), f"{source}{ARROW}{target}")
+        for name in LinkSettings.model_fields
         if name not in ("detour", "shares")
     }
     a, b = locations[source], locations[target]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from rapidfuzz import fuzz, process
 
 from testbed.errors import InputError, Place
+from testbed.spec import yaml_source
 from testbed.spec.yaml_source import Loc
 from testbed.units import UnitError
 
@@ -19,18 +19,35 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 def _finish_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Allow ``x-`` keys, and write defaults as people do, with units."""
+    """Allow ``x-`` keys, and write defaults as people do, with units; null is none."""
     schema.setdefault("patternProperties", {})["^x-"] = {}
-    defaults = model.model_construct().model_dump(mode="json", by_alias=True)
+    defaults = model.model_construct().model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, field in schema.get("properties", {}).items():
-        if "default" in field:
+        if field.pop("default", None) is not None:
             field["default"] = defaults[name]
 
 
 class Strict(BaseModel):
-    """Base of all spec models: immutable, no unknown keys except those that begin with ``x-``, which are ignored."""
+    """Base of all spec models: immutable, no unknown keys except those that begin with ``x-``, which are ignored.
+
+    Built in code, values are written as in a file: ``Wan(between=("iowa", "ohio"), rate="10 Gbit/s")``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_finish_schema)
+
+    def __init__(self, **values: Any) -> None:
+        """Check and take over `values`.
+
+        Raises:
+            InputError: a value is wrong; names every error with its place in the model.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            model = self.__class__
+            raise input_error(error, model, lambda loc: Place(key=_dotted(model.__name__, *loc))) from error
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # `model_validate` need not call it
 
     @model_validator(mode="before")
     @classmethod
@@ -41,8 +58,7 @@ class Strict(BaseModel):
 
     def to_yaml(self) -> str:
         """What was set, as YAML that loads to an equal model."""
-        written = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
-        return yaml.safe_dump(written, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+        return yaml_source.dump(self.model_dump(mode="json", exclude_unset=True, by_alias=True))
 
 
 S = TypeVar("S", bound=Strict)
@@ -94,6 +110,10 @@ def suggest(name: object, known: Iterable[str], label: str = "known") -> str:
     return f"nearest: {', '.join(near)}" if near else f"{label}: {', '.join(names)}"
 
 
+def _dotted(*steps: object) -> str:
+    return ".".join(map(str, steps))
+
+
 Located = tuple[Place, str, str]
 
 
@@ -127,8 +147,10 @@ def _explain(detail: Any, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
         return f"{shown} is not {_EXPECTED[kind]}", ""
     messages = {
         "missing": "it is missing",
+        "finite_number": f"{shown} is not a finite number",
         "literal_error": f"{shown} is not one of {context.get('expected')}",
         "too_short": f"it needs at least {context.get('min_length')}, not {context.get('actual_length')}",
+        "too_long": f"it may have at most {context.get('max_length')}",
         "greater_than_equal": f"{shown} is less than {context.get('ge')}",
         "less_than_equal": f"{shown} is more than {context.get('le')}",
     }

@@ -30,6 +30,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -38,8 +39,9 @@ from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
 from testbed.spec.library import TOPOLOGIES
-from testbed.spec.link import Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.link import ARROW, SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
 from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse, suggest
+from testbed.spec.schema import SchemaGenerator
 from testbed.spec.yaml_source import Items, Override, Section
 from testbed.units import Rate, Size, Time, UnitError
 
@@ -59,7 +61,7 @@ def _name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Degrees = Annotated[float, Field(strict=True)]
 
 
@@ -72,9 +74,11 @@ def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
 class Nic(Strict):
     """A host's network interface; `rate` and `delay` shape what the host sends, `rate` and `queue` what it gets."""
 
-    rate: Rate = Field(DEFAULT_NIC_RATE, description="each way")
-    delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends")
-    queue: QueueField | None = Field(None, description="of the switch port to the host; left out, 16 MiB")
+    rate: Rate = Field(DEFAULT_NIC_RATE, description="each way, headers included")
+    delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends", examples=["5 us"])
+    queue: QueueField | None = Field(
+        None, description="buffer of the switch port to the host, not in bdp; left out, 16 MiB", examples=["4 MiB"]
+    )
 
     _check_queue = field_validator("queue")(_no_bdp)
 
@@ -86,8 +90,8 @@ class LeafSpine(Strict):
     by a hash (`ecmp`). The border router hangs on every spine, at the rate of all leaves.
     """
 
-    leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches")]
-    spines: Annotated[Count, Field(le=MAX_SPINES, description="spine switches")]
+    leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches", examples=[4])]
+    spines: Annotated[Count, Field(le=MAX_SPINES, description="spine switches", examples=[2])]
     oversubscription: Annotated[float, Field(ge=1)] = Field(1.0, description="hosts' rate / uplinks' rate of a leaf")
     delay: Time = Field(0, description="one way, of each link between switches")
     queue: QueueField | None = Field(None, description="of each port of a switch; left out, 16 MiB")
@@ -104,8 +108,8 @@ def _one_switch(value: object) -> object:
 class DatacenterDefaults(Strict):
     """What every datacenter has unless it says otherwise."""
 
-    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = Field(1, description="machines")
-    nic: Nic = Field(Nic(), description="of every host")
+    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = Field(1, description="how many", examples=[4])
+    nic: Nic = Field(Nic(), description="of each host")
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],
@@ -116,7 +120,9 @@ class DatacenterDefaults(Strict):
 class Datacenter(DatacenterDefaults):
     """Hosts, a fabric of switches, and one border router."""
 
-    location: tuple[Degrees, Degrees] | None = Field(None, description="degrees north, degrees east")
+    location: tuple[Degrees, Degrees] | None = Field(
+        None, description="degrees north, degrees east", examples=[[41.22, -95.86]]
+    )
 
     @field_validator("location")
     @classmethod
@@ -129,18 +135,23 @@ class Datacenter(DatacenterDefaults):
 class Defaults(Strict):
     """Settings of every datacenter and every WAN link that does not say otherwise."""
 
-    datacenter: DatacenterDefaults | None = None
-    wan: LinkSettings | None = None
+    datacenter: DatacenterDefaults | None = Field(None, description="of every datacenter", examples=[{"hosts": 2}])
+    wan: LinkSettings | None = Field(None, description="of every WAN link", examples=[{"rate": "10 Gbit/s"}])
 
 
 class Tcp(Strict):
     """TCP of every host."""
 
-    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = "cubic"
+    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = Field(
+        "cubic", description="the kernel's algorithm"
+    )
     buffer: Annotated[
         Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
         Discriminator(lambda value: "(auto)" if value == "auto" else "(size)"),
-    ] = Field("auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product")
+    ] = Field(
+        "auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product",
+        examples=["64 MiB"],
+    )  # fmt: skip
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
@@ -156,13 +167,21 @@ class Tcp(Strict):
 
 
 class Topology(Strict):
-    """Datacenters and WAN links as written; `links` and `sites` have all defaults filled in."""
+    """Datacenters and the WAN links between them, as written."""
 
-    name: Name = "topology"
-    description: str = Field("", description="one line")
-    datacenters: dict[Name, Datacenter] = Field(min_length=1, max_length=MAX_DATACENTERS)
-    wan: list[Wan] = Field([])
-    defaults: Defaults = Defaults()
+    name: Name = Field("topology", description="left out, the file's name without .yaml", examples=["two-sites"])
+    description: str = Field("", description="one line", examples=["Iowa and Ohio, 10 Gbit/s"])
+    datacenters: dict[Name, Datacenter] = Field(
+        min_length=1, max_length=MAX_DATACENTERS, description="by name", examples=[{"iowa": {"hosts": 4}, "ohio": {}}]
+    )
+    wan: list[Wan] = Field(
+        [],
+        description="the links between datacenters, and shorthands for many; there must be a path between any two",
+        examples=[[{"between": ["iowa", "ohio"], "rate": "10 Gbit/s", "delay": "8.2 ms"}]],
+    )
+    defaults: Defaults = Field(
+        Defaults(), description="of all datacenters and all links", examples=[{"datacenter": {"hosts": 2}}]
+    )
     routing: Literal["delay", "hops", "weight"] = Field(
         "delay",
         description="the best path has the least delay (delay), the fewest links (hops) or the least sum of weights "
@@ -176,8 +195,10 @@ class Topology(Strict):
         description="what chooses among equal paths and spines: a hash of the two hosts' addresses, the same in every "
         "run; or of their ports too, as most switches do, which the kernel draws anew in each run",
     )
-    tcp: Tcp = Tcp()
-    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(1500, description="bytes of an IP packet")
+    tcp: Tcp = Field(Tcp(), description="of every host")
+    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(
+        1500, description="largest IP packet, in bytes", examples=[9000]
+    )
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
@@ -199,12 +220,25 @@ class Topology(Strict):
         except ValidationError as error:
             raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc, _item_name)) from error
 
+    def model_post_init(self, context: Any) -> None:
+        """Make `to_yaml` write the name, which a file without one takes from its stem."""
+        self.model_fields_set.add("name")
+
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON schema of a topology file."""
-        schema = cls.model_json_schema()
-        schema["properties"]["extends"] = {"type": "string", "description": "a preset or a file to lay this over"}
-        return schema
+        """The JSON schema (draft 7) of a topology file, for editors; looser than `load`, which sees the whole."""
+        schema = cls.model_json_schema(schema_generator=SchemaGenerator)
+        properties, datacenters = schema["properties"], schema["properties"]["datacenters"]
+        datacenters["additionalProperties"] = {"anyOf": [datacenters["additionalProperties"], {"type": "null"}]}
+        properties["extends"] = {
+            "type": "string",
+            "description": "a preset or a file, relative to this one, over which this is laid; null removes a key",
+            "examples": ["two-sites"],
+        }
+        del schema["required"]
+        schema["anyOf"] = [{"required": ["datacenters"]}, {"required": ["extends"]}]
+        schema["$defs"]["Wan"]["oneOf"] = [{"required": [shape]} for shape in SHAPES]
+        return {"$schema": SchemaGenerator.schema_dialect} | schema
 
     @property
     def links(self) -> list[Link]:
@@ -260,7 +294,25 @@ def _read(path: Path, children: tuple[Path, ...]) -> Section:
     base = _read(parent, seen)
     for own in ("name", "description"):
         base.pop(own, None)
+    _write_directions(base.get("wan"), source.get("wan"))
     return yaml_source.merge(base, source, _same_item)
+
+
+def _write_directions(base: Any, top: Any) -> None:
+    """Write the settings of `base`'s links per direction where `top` does, so that one laid over keeps the other."""
+    if not isinstance(base, Items) or not isinstance(top, Items):
+        return
+    for item in top:
+        index = _same_item(base, item)
+        if index is None or not isinstance(item.get("between"), Items):
+            continue
+        old, ends = base[index], [str(end) for end in item["between"]]
+        for name in [name for name, value in item.items() if is_per_direction(value) and old.get(name) is not None]:
+            if not is_per_direction(old[name]):
+                both = Section()
+                for way in (ends, ends[::-1]):
+                    both.put(ARROW.join(way), old[name], old.places[name])
+                old.put(name, both, old.places[name])
 
 
 def _same_item(items: Items, item: Any) -> int | None:

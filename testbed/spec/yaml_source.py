@@ -60,8 +60,15 @@ _PLAIN = {
     ),
     "tag:yaml.org,2002:merge": (r"<<", ["<"]),
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either `_Loader` or YAML 1.1 would take for something else."""
+
+
 for _tag, (_pattern, _first) in _PLAIN.items():
-    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
 class _Reader:
@@ -126,6 +133,11 @@ def parse(text: str, file: str | Path) -> Any:
         raise InputError(f"this is not YAML: {what}", place=Place(file, None, line)) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"this is not YAML: {error}", place=Place(file)) from error
+
+
+def dump(value: Any) -> str:
+    """A value of mappings, lists and scalars as YAML that `parse` reads back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
 def load(path: Path) -> Section:

@@ -148,6 +148,36 @@ def test_a_between_entry_refines_a_link_of_a_shorthand(tmp_path: Path) -> None:
     assert (link.forward.delay, link.forward.rate) == (7_000_000, 5 * 10**9)
 
 
+ONE_WAY = "between: [a, b], loss: {a->b: 1 %}, rate: {b->a: 1 Gbit/s}, jitter: {a->b: 50 us}"
+
+
+@pytest.mark.parametrize(
+    ("wan", "defaults"),
+    [
+        (f"[{{{ONE_WAY}}}, {{ring: [b, c, d]}}]", "loss: 2 %, jitter: 10 us, "),
+        (f"[{{mesh: all, loss: 2 %, jitter: 10 us}}, {{{ONE_WAY}}}]", "loss: 3 %, jitter: 20 us, "),
+        (f"[{{{ONE_WAY.replace('[a, b]', '[b, a]')}}}, {{mesh: all, loss: 2 %, jitter: 10 us}}]", ""),
+    ],
+    ids=["defaults", "shorthand over defaults", "shorthand, other order"],
+)
+def test_a_direction_that_is_not_named_inherits(tmp_path: Path, wan: str, defaults: str) -> None:
+    head = FOUR.replace("{rate", f"{{{defaults}rate")
+    link = next(link for link in load(tmp_path, f"{head}\nwan: {wan}").links if {*link.key.split("-")} == {"a", "b"})
+    there, back = sorted((link.forward, link.backward), key=lambda way: way.name)
+    assert (there.name, there.loss, there.rate, there.jitter) == ("a->b", 0.01, 10**10, 50_000)
+    assert (back.name, back.loss, back.rate, back.jitter) == ("b->a", 0.02, 10**9, 10_000)
+
+
+def test_a_direction_without_anything_to_inherit_has_the_default_or_its_location(tmp_path: Path) -> None:
+    text = """
+    datacenters: {a: {location: [0, 0]}, b: {location: [0, 10]}}
+    wan: [{between: [a, b], rate: 1 Gbit/s, delay: {a->b: 40 ms}, loss: {a->b: {p: 1 %, r: 10 %}}}]
+    """
+    link = load(tmp_path, text).links[0]
+    assert (link.forward.delay, link.forward.loss) == (40_000_000, GilbertElliott(p="1 %", r="10 %"))
+    assert (link.backward.delay, link.backward.loss) == (fibre_delay_ns(distance_km((0, 0), (0, 10))), 0.0)
+
+
 def test_defaults_and_extensions(tmp_path: Path) -> None:
     text = """
     x-mine: anything
@@ -180,6 +210,18 @@ def test_extends(tmp_path: Path) -> None:
     assert keys(topology) == ["ohio-iowa", "ohio-texas"]
     assert link_of(topology, "ohio-iowa").forward.delay == pytest.approx(8.2e6, rel=0.01)
     assert Topology.model_validate(yaml.safe_load(topology.to_yaml())) == topology
+
+
+def test_one_direction_laid_over_both(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "datacenters: {a: {}, b: {}}\n"
+        "wan: [{between: [a, b], rate: 10 Gbit/s, delay: {a->b: 1 ms, b->a: 2 ms}, loss: {p: 1 %, r: 9 %}}]"
+    )
+    over = "{between: [b, a], rate: {b->a: 1 Gbit/s}, delay: {a->b: 5 ms}, loss: {a->b: 2 %}}"
+    link = load(tmp_path, f"extends: base.yaml\nwan: [{over}]").links[0]
+    there, back = link.backward, link.forward
+    assert (there.name, there.rate, there.delay, there.loss) == ("a->b", 10**10, 5_000_000, 0.02)
+    assert (back.rate, back.delay, back.loss) == (10**9, 2_000_000, GilbertElliott(p="1 %", r="9 %"))
 
 
 def test_extends_removes_with_null(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""How JSON schemas of spec models are generated: draft 7, which every editor knows."""
+
+from __future__ import annotations
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+
+class SchemaGenerator(GenerateJsonSchema):
+    """Pydantic's generator, but for draft 7, without titles made of keys, and strict about the keys of mappings."""
+
+    schema_dialect = "http://json-schema.org/draft-07/schema#"
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        """Never: a title names a quantity here."""
+        return False
+
+    def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
+        """With `items`, as draft 7 calls `prefixItems`."""
+        result = super().tuple_schema(schema)
+        if "prefixItems" in result:
+            result["items"] = result.pop("prefixItems")
+        return result
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        """With `propertyNames`, so that a key which does not match is refused instead of ignored."""
+        result = super().dict_schema(schema)
+        for pattern, values in result.pop("patternProperties", {}).items():
+            result |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
+        return result
