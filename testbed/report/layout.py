@@ -1,0 +1,364 @@
+"""Where everything of a drawing of sites and links goes, in px."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import cos, pi, sin
+
+import networkx as nx
+import numpy as np
+
+from testbed.plan import Datacenter, Direction, Network, WanLink
+from testbed.report.basemap import View
+from testbed.report.placement import LINE_HEIGHT, Box, Candidate, Canvas, text_width
+from testbed.report.projection import Cylindrical, Points, fitting
+from testbed.units import format_rate, format_time
+
+WIDTH = 960.0
+HEADER = 58.0
+EDGE = 12.0
+TALLEST, FLATTEST = 600.0, 380.0
+STRIP = 84.0  # below the map, for sites without a location
+DOT = 5.5  # radius of a site
+HOSTS_RADIUS = 130.0  # of the hosts around the only site
+APART, APART_IF_LISTED = 52.0, 24.0  # least distance of two dots
+MOST_LABELLED_LINKS = 15  # a full mesh of six; more links are listed below the drawing
+NAME_SIZE, SMALL_SIZE, LABEL_SIZE = 13.0, 11.0, 11.0
+BENDS = (0.07, -0.07, 0.13, -0.13, 0.2, -0.2, 0.28, -0.28)  # sagitta over chord times two; above zero: upwards
+LEADER_COST = 30.0  # px; a label close to what it labels is better
+SAMPLES = 41  # points of a curve, to compare it with others
+SPACING = 5.0  # px between the points of curves that labels avoid
+Use = Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One line of a label; `kind` is its class in the style sheet."""
+
+    text: str
+    kind: str
+
+    @property
+    def size(self) -> float:
+        """px of the font."""
+        return {"name": NAME_SIZE, "hosts": SMALL_SIZE}.get(self.kind, LABEL_SIZE)
+
+    @property
+    def width(self) -> float:
+        """px."""
+        return text_width(self.text, self.size, bold=self.kind in ("name", "rtt"))
+
+
+@dataclass
+class Label:
+    """Lines of text in a box; `leader` is where a thin line to what it labels ends."""
+
+    lines: list[Text]
+    box: Box
+    leader: tuple[float, float] | None = None
+
+
+@dataclass
+class Site:
+    """A datacenter at `point`."""
+
+    dc: Datacenter
+    point: tuple[float, float]
+    label: Label | None = None
+
+
+@dataclass
+class Curve:
+    """A WAN link as a quadratic Bezier curve from its forward source. On a map that repeats, `period` is its width."""
+
+    link: WanLink
+    points: Points  # (3, 2): start, control, end
+    turns: tuple[float, ...] = (0.0,)  # px by which it is drawn again
+    label: Label | None = None
+
+    def at(self, share: float | np.ndarray) -> Points:
+        """Points of the curve for shares from 0 to 1."""
+        t = np.atleast_1d(np.asarray(share, dtype=float))[:, None]
+        a, b, c = self.points
+        return np.asarray((1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c)
+
+    @property
+    def length(self) -> float:
+        """px from end to end, as the crow flies."""
+        return float(np.hypot(*(self.points[2] - self.points[0])))
+
+    def samples(self, number: int) -> Points:
+        """So many points of each of its copies."""
+        return np.concatenate([self.at(np.linspace(0, 1, number)) + np.array([turn, 0]) for turn in self.turns])
+
+
+@dataclass
+class Layout:
+    """A drawing: sites, curves and their labels within `frame`; `view` is the map behind them, if there is one."""
+
+    network: Network
+    frame: Box
+    view: View | None
+    sites: list[Site]
+    curves: list[Curve] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)  # names of sites that were drawn apart
+
+    @property
+    def labels(self) -> list[Label]:
+        """All labels, in the order drawn."""
+        labels = [site.label for site in self.sites] + [curve.label for curve in self.curves]
+        return [label for label in labels if label is not None]
+
+    @property
+    def alone(self) -> bool:
+        """Whether one site without a location is all there is; then its hosts are drawn around it."""
+        return len(self.sites) == 1 and self.view is None
+
+    @property
+    def listed(self) -> bool:
+        """Whether the links are in a table instead of being labelled."""
+        return len(self.network.wan) > MOST_LABELLED_LINKS
+
+
+def lay_out(network: Network, use: Use | None = None) -> Layout:
+    """Place the sites of `network` on a map, or on a circle if not even half of them have a location."""
+    located = [dc for dc in network.datacenters if dc.location is not None]
+    on_map = 2 * len(located) > len(network.datacenters)
+    layout = _map(network, located) if on_map else _circle(network)
+    _separate(layout)
+    _draw_links(layout)
+    _label(layout, use or {})
+    return layout
+
+
+def _map(network: Network, located: list[Datacenter]) -> Layout:
+    places = [dc.location for dc in located if dc.location is not None]
+    number = {dc.name: i for i, dc in enumerate(located)}
+    ends = [(link.forward.source, link.forward.target) for link in network.wan]
+    projection = fitting(places, [(number[a], number[b]) for a, b in ends if a in number and b in number])
+    box = Box.around(projection.project(np.array(places)))
+    if isinstance(projection, Cylindrical):
+        box = Box(-pi, box.top - 0.32, pi, box.bottom + 0.32)
+        scale = (WIDTH - 2 * EDGE) / box.width
+        height = min(box.height * scale, TALLEST)
+    else:
+        least = 0.12 if len(places) == 1 else 1e-4  # 760 km; 600 m
+        reach = max(box.width, box.height, least)
+        scale = min(
+            (WIDTH - 2 * EDGE - 200) / max(box.width, 0.4 * reach), (TALLEST - 170) / max(box.height, 0.2 * reach)
+        )
+        height = min(max(box.height * scale + 170, FLATTEST), TALLEST)
+    frame = Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height)
+    view = View(projection, frame, scale, box.middle)
+    points = dict(zip(number, view.at(places), strict=True))
+    homeless = [dc.name for dc in network.datacenters if dc.location is None]
+    for i, name in enumerate(homeless):
+        points[name] = np.array([frame.left + frame.width * (i + 0.5) / len(homeless), frame.bottom + STRIP / 2 - 10])
+    frame = Box(*frame[:3], frame.bottom + (STRIP if homeless else 0))
+    return Layout(network, frame, view, [_site(dc, points[dc.name]) for dc in network.datacenters])
+
+
+def _circle(network: Network) -> Layout:
+    """The sites on a circle, in their order from the top; one that all others hang on, in its middle."""
+    names = [dc.name for dc in network.datacenters]
+    graph = nx.Graph((link.forward.source, link.forward.target) for link in network.wan)
+    hubs = [name for name in names if len(names) > 3 and len(network.wan) == len(names) - 1 == graph.degree[name]]
+    around = [name for name in names if name not in hubs]
+    height = FLATTEST if len(names) < 3 else TALLEST if len(names) > 12 else 460.0
+    frame = Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height)
+    x, y = frame.middle
+    radius = np.array([frame.width / 2 - 190, frame.height / 2 - 66]) if len(names) > 1 else np.zeros(2)
+    start = -pi / 2 - (0 if len(around) % 2 else pi / len(around))
+    points = dict.fromkeys(hubs, np.array([x, y]))
+    for i, name in enumerate(around):
+        angle = start + 2 * pi * i / len(around)
+        points[name] = np.array([x, y]) + radius * [cos(angle), sin(angle)]
+    return Layout(network, frame, None, [_site(dc, points[dc.name]) for dc in network.datacenters])
+
+
+def _site(dc: Datacenter, point: Points) -> Site:
+    return Site(dc, _pair(point))
+
+
+def _separate(layout: Layout) -> None:
+    """Move dots apart until there is room for the links between them."""
+    apart = APART_IF_LISTED if layout.listed else APART
+    points = np.array([site.point for site in layout.sites])
+    before = points.copy()
+    for _ in range(200):
+        moved = False
+        for i in range(len(points)):
+            for j in range(i):
+                away = points[i] - points[j]
+                distance = float(np.hypot(*away))
+                if distance < apart - 0.01:
+                    angle = 2.4 * (i + j)  # for dots at the same point
+                    push = away / distance if distance > 0.01 else np.array([cos(angle), sin(angle)])
+                    points[i] += push * (apart - distance) / 2
+                    points[j] -= push * (apart - distance) / 2
+                    moved = True
+        if not moved:
+            break
+    for site, point, old in zip(layout.sites, points, before, strict=True):
+        site.point = _pair(point)
+        if np.hypot(*(point - old)) > 4 and layout.view is not None:
+            layout.moved.append(site.dc.name)
+
+
+def _draw_links(layout: Layout) -> None:
+    """Bend each link so that it keeps clear of the other sites and links; the short ones choose first."""
+    points = {site.dc.name: np.array(site.point) for site in layout.sites}
+    period = layout.view.period if layout.view is not None else None
+    away = np.array(layout.frame.middle) if layout.view is None else None
+    drawn: list[Points] = []
+
+    def ends(link: WanLink) -> tuple[Points, Points, tuple[float, ...]]:
+        a, b = points[link.forward.source], points[link.forward.target]
+        if period is not None and abs(b[0] - a[0]) > period / 2:
+            turn = float(np.copysign(period, a[0] - b[0]))
+            return a, b + np.array([turn, 0]), (0.0, -turn)
+        return a, b, (0.0,)
+
+    def length(link: WanLink) -> float:
+        a, b, _ = ends(link)
+        return float(np.hypot(*(b - a)))
+
+    curves = {}
+    for link in sorted(layout.network.wan, key=length):
+        a, b, turns = ends(link)
+        others = np.array([p for name, p in points.items() if name not in (link.forward.source, link.forward.target)])
+        options = [Curve(link, _bent(a, b, bend, away), turns) for bend in (BENDS[:4] if layout.listed else BENDS)]
+        best = min(
+            enumerate(options),
+            key=lambda option: 6 * (option[0] // 2) + _crowding(option[1], others, drawn, layout.frame),
+        )
+        curves[link.key] = best[1]
+        drawn.append(best[1].samples(SAMPLES))
+    layout.curves = [curves[link.key] for link in layout.network.wan]
+
+
+def _bent(a: Points, b: Points, bend: float, away: Points | None) -> Points:
+    """Start, control and end of a curve from a to b; `bend` above zero is upwards, or away from the point `away`."""
+    chord = b - a
+    normal = np.array([chord[1], -chord[0]])
+    out = np.array([0, -1]) if away is None else (a + b) / 2 - away
+    normal = normal * (1 if normal @ out >= 0 else -1)
+    return np.array([a, (a + b) / 2 + normal * bend * 2, b])
+
+
+def _crowding(curve: Curve, others: Points, drawn: list[Points], frame: Box) -> float:
+    """Cost of a curve: nearness to dots, leaving the frame, running along other curves."""
+    samples = curve.samples(SAMPLES)
+    cost = 0.0
+    if len(others):
+        gaps = np.hypot(*(samples[:, None] - others[None]).transpose(2, 0, 1)).min(axis=0)
+        cost += 8 * float(np.maximum(0, 22 - gaps).sum())
+    if len(curve.turns) == 1:
+        cost += 5 * int(np.count_nonzero(~frame.grown(-10).holds(samples)))
+    inner = samples[4:-4]
+    weight = 0.35 * min(1, 10 / max(len(drawn), 1))
+    for line in drawn:
+        gaps = np.hypot(*(inner[:, None] - line[None, 2:-2]).transpose(2, 0, 1)).min(axis=1)
+        cost += float(np.maximum(0, 9 - gaps).sum()) * weight
+    return cost
+
+
+def _label(layout: Layout, use: Use) -> None:
+    """Label the sites, then the links, the short ones first."""
+    dots = [Box.centred(*site.point, 2 * DOT + 4, 2 * DOT + 4) for site in layout.sites]
+    lines = {curve.link.key: curve.samples(2 + int(curve.length / SPACING)) for curve in layout.curves}
+    canvas = Canvas(layout.frame.grown(-6), dots, _joined(lines.values()))
+    for site in layout.sites:
+        hosts = len(site.dc.hosts)
+        text = [Text(site.dc.name, "name"), Text(f"{hosts} host{'s' if hosts > 1 else ''}", "hosts")]
+        size = _size(text)
+        if layout.alone:
+            site.label = Label(text, Box.centred(site.point[0], site.point[1] - HOSTS_RADIUS - 34, *size))
+        else:
+            site.label = _placed(canvas, text, site.point, _around(site.point, *size))
+    for curve in [] if layout.listed else sorted(layout.curves, key=lambda curve: curve.length):
+        text = link_text(curve.link, curve.points[2] - curve.points[0], use)
+        canvas.lines = _joined(line for key, line in lines.items() if key != curve.link.key)
+        curve.label = _placed(canvas, text, _pair(curve.at(0.5)[0]), _along(curve, *_size(text)))
+
+
+def _joined(lines: Iterable[Points]) -> Points:
+    return np.concatenate([np.empty((0, 2)), *lines])
+
+
+def _pair(point: Points) -> tuple[float, float]:
+    return float(point[0]), float(point[1])
+
+
+def _along(curve: Curve, width: float, height: float) -> list[Candidate]:
+    """Places for a label on the curve, best in the middle; none if it would hide the curve."""
+    if curve.length < 2 * max(width, height):
+        return []
+    return [
+        Candidate(Box.centred(*_pair(point), width, height), abs(share - 0.5) * 90)
+        for share in np.linspace(0.22, 0.78, 29)
+        for point in curve.at(share) + np.array([[turn, 0] for turn in curve.turns])
+    ]
+
+
+def _placed(canvas: Canvas, text: list[Text], point: tuple[float, float], beside: list[Candidate]) -> Label:
+    """A label at one of the candidates `beside` what it labels, or farther away with a leader to `point`."""
+    width, height = _size(text)
+    best = canvas.place([*beside, *_farther(point, width, height)])
+    if best is None:
+        return Label(text, Box.centred(*point, width, height))
+    return Label(text, best.box, best.anchor)
+
+
+def _size(text: list[Text]) -> tuple[float, float]:
+    """px of a label with some air around it."""
+    return max(line.width for line in text) + 8, sum(line.size for line in text) * LINE_HEIGHT + 3
+
+
+def _around(point: tuple[float, float], width: float, height: float) -> list[Candidate]:
+    x, y = point
+    across, down = width / 2 + DOT + 2.5, height / 2 + DOT + 2.5
+    sides = [(across, 0, 0), (-across, 0, 1), (0, -down, 2), (0, down, 2)]
+    corners = [
+        (i * dx, j * dy, 4)
+        for dx, dy in ((across, 0.4 * height), (0.4 * width, down))
+        for i in (1, -1)
+        for j in (-1, 1)
+    ]
+    places = [*sides, *corners]
+    return [Candidate(Box.centred(x + dx, y + dy, width, height), cost) for dx, dy, cost in places]
+
+
+def _farther(point: tuple[float, float], width: float, height: float) -> Iterator[Candidate]:
+    x, y = point
+    for ring in range(1, 9):
+        for angle in np.linspace(0, 2 * pi, 16, endpoint=False):
+            dx, dy = (width / 2 + 14 * ring) * cos(angle), (height / 2 + 14 * ring) * sin(angle)
+            yield Candidate(Box.centred(x + dx, y + dy, width, height), LEADER_COST + 14.0 * ring, point)
+
+
+def link_text(link: WanLink, step: Points, use: Use) -> list[Text]:
+    """The lines of a link's label: RTT, rates, use. Arrows point as the curve does on the drawing, by `step`."""
+    there, back = ("→", "←") if abs(step[0]) >= abs(step[1]) else ("↓", "↑")
+    if (step[0] if there == "→" else step[1]) < 0:
+        there, back = back, there
+    lines = [Text(rtt_text(link), "rtt")]
+    rates = [rate_text(way) for way in link.directions]
+    if rates[0] == rates[1]:
+        lines.append(Text(rates[0], "rate"))
+    else:
+        lines += [Text(f"{arrow} {rate}", "rate") for arrow, rate in ((there, rates[0]), (back, rates[1]))]
+    shares = [use.get((way.source, way.target)) for way in link.directions]
+    known = [f"{arrow} {share:.0%}" for arrow, share in zip((there, back), shares, strict=True) if share is not None]
+    return lines + ([Text("  ".join(known), "use")] if known else [])
+
+
+def rtt_text(link: WanLink) -> str:
+    """RTT of the link's fibres, to three digits."""
+    return format_time(sum(way.fibre.delay_ns for way in link.directions), digits=3).replace("us", "µs")
+
+
+def rate_text(way: Direction) -> str:
+    """Rate of a direction, to three digits."""
+    return format_rate(way.bottleneck.rate_bps, digits=3)
