@@ -11,6 +11,7 @@ import numpy as np
 
 from testbed.plan import Datacenter, Direction, Network, WanLink
 from testbed.report.basemap import View
+from testbed.report.curves import Curve, Sheet, draw_links, spread
 from testbed.report.placement import LINE_HEIGHT, Box, Candidate, Canvas, text_width
 from testbed.report.projection import Cylindrical, Points, fitting
 from testbed.units import format_rate, format_time
@@ -25,9 +26,7 @@ HOSTS_RADIUS = 130.0  # of the hosts around the only site
 APART, APART_IF_LISTED = 52.0, 24.0  # least distance of two dots
 MOST_LABELLED_LINKS = 15  # a full mesh of six; more links are listed below the drawing
 NAME_SIZE, SMALL_SIZE, LABEL_SIZE = 13.0, 11.0, 11.0
-BENDS = (0.07, -0.07, 0.13, -0.13, 0.2, -0.2, 0.28, -0.28)  # sagitta over chord times two; above zero: upwards
 LEADER_COST = 30.0  # px; a label close to what it labels is better
-SAMPLES = 41  # points of a curve, to compare it with others
 SPACING = 5.0  # px between the points of curves that labels avoid
 Use = Mapping[tuple[str, str], float]
 
@@ -69,31 +68,6 @@ class Site:
 
 
 @dataclass
-class Curve:
-    """A WAN link as a quadratic Bezier curve from its forward source. On a map that repeats, `period` is its width."""
-
-    link: WanLink
-    points: Points  # (3, 2): start, control, end
-    turns: tuple[float, ...] = (0.0,)  # px by which it is drawn again
-    label: Label | None = None
-
-    def at(self, share: float | np.ndarray) -> Points:
-        """Points of the curve for shares from 0 to 1."""
-        t = np.atleast_1d(np.asarray(share, dtype=float))[:, None]
-        a, b, c = self.points
-        return np.asarray((1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c)
-
-    @property
-    def length(self) -> float:
-        """px from end to end, as the crow flies."""
-        return float(np.hypot(*(self.points[2] - self.points[0])))
-
-    def samples(self, number: int) -> Points:
-        """So many points of each of its copies."""
-        return np.concatenate([self.at(np.linspace(0, 1, number)) + np.array([turn, 0]) for turn in self.turns])
-
-
-@dataclass
 class Layout:
     """A drawing: sites, curves and their labels within `frame`; `view` is the map behind them, if there is one."""
 
@@ -102,13 +76,13 @@ class Layout:
     view: View | None
     sites: list[Site]
     curves: list[Curve] = field(default_factory=list)
+    link_labels: dict[str, Label] = field(default_factory=dict)  # by the link's key
     moved: list[str] = field(default_factory=list)  # names of sites that were drawn apart
 
     @property
     def labels(self) -> list[Label]:
         """All labels, in the order drawn."""
-        labels = [site.label for site in self.sites] + [curve.label for curve in self.curves]
-        return [label for label in labels if label is not None]
+        return [*(site.label for site in self.sites if site.label is not None), *self.link_labels.values()]
 
     @property
     def alone(self) -> bool:
@@ -126,7 +100,6 @@ def lay_out(network: Network, use: Use | None = None) -> Layout:
     located = [dc for dc in network.datacenters if dc.location is not None]
     on_map = 2 * len(located) > len(network.datacenters)
     layout = _map(network, located) if on_map else _circle(network)
-    _separate(layout)
     _draw_links(layout)
     _label(layout, use or {})
     return layout
@@ -143,7 +116,7 @@ def _map(network: Network, located: list[Datacenter]) -> Layout:
         scale = (WIDTH - 2 * EDGE) / box.width
         height = min(box.height * scale, TALLEST)
     else:
-        least = 0.12 if len(places) == 1 else 1e-4  # 760 km; 600 m
+        least = 0.6 if len(places) == 1 else 1e-4  # 3800 km; 600 m
         reach = max(box.width, box.height, least)
         scale = min(
             (WIDTH - 2 * EDGE - 200) / max(box.width, 0.4 * reach), (TALLEST - 170) / max(box.height, 0.2 * reach)
@@ -181,87 +154,18 @@ def _site(dc: Datacenter, point: Points) -> Site:
     return Site(dc, _pair(point))
 
 
-def _separate(layout: Layout) -> None:
-    """Move dots apart until there is room for the links between them."""
-    apart = APART_IF_LISTED if layout.listed else APART
-    points = np.array([site.point for site in layout.sites])
-    before = points.copy()
-    for _ in range(200):
-        moved = False
-        for i in range(len(points)):
-            for j in range(i):
-                away = points[i] - points[j]
-                distance = float(np.hypot(*away))
-                if distance < apart - 0.01:
-                    angle = 2.4 * (i + j)  # for dots at the same point
-                    push = away / distance if distance > 0.01 else np.array([cos(angle), sin(angle)])
-                    points[i] += push * (apart - distance) / 2
-                    points[j] -= push * (apart - distance) / 2
-                    moved = True
-        if not moved:
-            break
+def _draw_links(layout: Layout) -> None:
+    """Move dots apart until there is room for the links between them, then draw the links."""
+    before = np.array([site.point for site in layout.sites])
+    points = spread(before, APART_IF_LISTED if layout.listed else APART)
     for site, point, old in zip(layout.sites, points, before, strict=True):
         site.point = _pair(point)
-        if np.hypot(*(point - old)) > 4 and layout.view is not None:
+        if layout.view is not None and np.hypot(*(point - old)) > 4:
             layout.moved.append(site.dc.name)
-
-
-def _draw_links(layout: Layout) -> None:
-    """Bend each link so that it keeps clear of the other sites and links; the short ones choose first."""
-    points = {site.dc.name: np.array(site.point) for site in layout.sites}
-    period = layout.view.period if layout.view is not None else None
-    away = np.array(layout.frame.middle) if layout.view is None else None
-    drawn: list[Points] = []
-
-    def ends(link: WanLink) -> tuple[Points, Points, tuple[float, ...]]:
-        a, b = points[link.forward.source], points[link.forward.target]
-        if period is not None and abs(b[0] - a[0]) > period / 2:
-            turn = float(np.copysign(period, a[0] - b[0]))
-            return a, b + np.array([turn, 0]), (0.0, -turn)
-        return a, b, (0.0,)
-
-    def length(link: WanLink) -> float:
-        a, b, _ = ends(link)
-        return float(np.hypot(*(b - a)))
-
-    curves = {}
-    for link in sorted(layout.network.wan, key=length):
-        a, b, turns = ends(link)
-        others = np.array([p for name, p in points.items() if name not in (link.forward.source, link.forward.target)])
-        options = [Curve(link, _bent(a, b, bend, away), turns) for bend in (BENDS[:4] if layout.listed else BENDS)]
-        best = min(
-            enumerate(options),
-            key=lambda option: 6 * (option[0] // 2) + _crowding(option[1], others, drawn, layout.frame),
-        )
-        curves[link.key] = best[1]
-        drawn.append(best[1].samples(SAMPLES))
-    layout.curves = [curves[link.key] for link in layout.network.wan]
-
-
-def _bent(a: Points, b: Points, bend: float, away: Points | None) -> Points:
-    """Start, control and end of a curve from a to b; `bend` above zero is upwards, or away from the point `away`."""
-    chord = b - a
-    normal = np.array([chord[1], -chord[0]])
-    out = np.array([0, -1]) if away is None else (a + b) / 2 - away
-    normal = normal * (1 if normal @ out >= 0 else -1)
-    return np.array([a, (a + b) / 2 + normal * bend * 2, b])
-
-
-def _crowding(curve: Curve, others: Points, drawn: list[Points], frame: Box) -> float:
-    """Cost of a curve: nearness to dots, leaving the frame, running along other curves."""
-    samples = curve.samples(SAMPLES)
-    cost = 0.0
-    if len(others):
-        gaps = np.hypot(*(samples[:, None] - others[None]).transpose(2, 0, 1)).min(axis=0)
-        cost += 8 * float(np.maximum(0, 22 - gaps).sum())
-    if len(curve.turns) == 1:
-        cost += 5 * int(np.count_nonzero(~frame.grown(-10).holds(samples)))
-    inner = samples[4:-4]
-    weight = 0.35 * min(1, 10 / max(len(drawn), 1))
-    for line in drawn:
-        gaps = np.hypot(*(inner[:, None] - line[None, 2:-2]).transpose(2, 0, 1)).min(axis=1)
-        cost += float(np.maximum(0, 9 - gaps).sum()) * weight
-    return cost
+    period = None if layout.view is None else layout.view.period
+    sheet = Sheet(layout.frame, period, hub=np.array(layout.frame.middle) if layout.view is None else None)
+    places = {site.dc.name: np.array(site.point) for site in layout.sites}
+    layout.curves = draw_links(layout.network.wan, places, sheet, many=layout.listed)
 
 
 def _label(layout: Layout, use: Use) -> None:
@@ -280,7 +184,7 @@ def _label(layout: Layout, use: Use) -> None:
     for curve in [] if layout.listed else sorted(layout.curves, key=lambda curve: curve.length):
         text = link_text(curve.link, curve.points[2] - curve.points[0], use)
         canvas.lines = _joined(line for key, line in lines.items() if key != curve.link.key)
-        curve.label = _placed(canvas, text, _pair(curve.at(0.5)[0]), _along(curve, *_size(text)))
+        layout.link_labels[curve.link.key] = _placed(canvas, text, _pair(curve.at(0.5)[0]), _along(curve, *_size(text)))
 
 
 def _joined(lines: Iterable[Points]) -> Points:
@@ -293,7 +197,9 @@ def _pair(point: Points) -> tuple[float, float]:
 
 def _along(curve: Curve, width: float, height: float) -> list[Candidate]:
     """Places for a label on the curve, best in the middle; none if it would hide the curve."""
-    if curve.length < 2 * max(width, height):
+    across, down = np.abs(curve.points[2] - curve.points[0]) / max(curve.length, 1)
+    hidden = min(width / max(across, 1e-3), height / max(down, 1e-3))
+    if curve.length < 2.2 * hidden:
         return []
     return [
         Candidate(Box.centred(*_pair(point), width, height), abs(share - 0.5) * 90)
@@ -350,7 +256,7 @@ def link_text(link: WanLink, step: Points, use: Use) -> list[Text]:
     else:
         lines += [Text(f"{arrow} {rate}", "rate") for arrow, rate in ((there, rates[0]), (back, rates[1]))]
     shares = [use.get((way.source, way.target)) for way in link.directions]
-    known = [f"{arrow} {share:.0%}" for arrow, share in zip((there, back), shares, strict=True) if share is not None]
+    known = [f"{arrow} {100 * share:.0f} %" for arrow, share in zip((there, back), shares, strict=True) if share is not None]
     return lines + ([Text("  ".join(known), "use")] if known else [])
 
 

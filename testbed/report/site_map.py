@@ -12,7 +12,8 @@ import resvg_py
 
 from testbed.plan import Direction, Network
 from testbed.report import layout as layouts
-from testbed.report.layout import Curve, Label, Layout, Use, lay_out, rate_text, rtt_text
+from testbed.report.curves import Curve
+from testbed.report.layout import Label, Layout, Use, lay_out, rate_text, rtt_text
 from testbed.report.link_table import add_table
 from testbed.report.placement import LINE_HEIGHT, Box
 from testbed.report.svg import add
@@ -30,6 +31,7 @@ COLOURS = {  # name: light, dark
     "site": ("#b3411e", "#f2966f"),
 }
 RULES = """
+.site-map{{max-width:100%;height:auto}}
 .site-map text{{font-family:Arimo,Arial,"Liberation Sans",Helvetica,sans-serif;fill:{ink}}}
 .site-map .paper{{fill:{paper}}}
 .site-map .frame{{fill:none;stroke:{frame}}}
@@ -118,9 +120,8 @@ class _Picture:
         for curve in layout.curves:
             self._link(curve)
         self._sites()
-        for curve in layout.curves:
-            if curve.label is not None:
-                self._label(curve.label, pill=True)
+        for label in layout.link_labels.values():
+            self._label(label, pill=True)
         add(self.svg, "text", self.network.name, class_="title", x=layouts.EDGE, y=26)
         add(self.svg, "text", counts(self.network), class_="note", x=layouts.EDGE, y=45)
         bottom = self._foot()
@@ -174,7 +175,7 @@ class _Picture:
         for i, (way, share) in enumerate(shares):
             width = THINNEST + (THICKEST - THINNEST) * (way.bottleneck.rate_bps / fastest) ** 0.5
             options: dict[str, Any] = {} if share is None else {"style": f"stroke:{colour(share)}"}
-            shift = 0.0 if share is None else (width + 0.8) / 2 * (1 if i == 0 else -1)
+            shift = 0.0 if share is None else (width + 0.8) / 2 * (-1 if i == 0 else 1)
             if share is None and i == 1 and curve.link.directions[0].bottleneck == way.bottleneck:
                 continue  # one line is enough for two equal directions
             for turn in curve.turns:
@@ -220,7 +221,7 @@ class _Picture:
         y = self.layout.frame.bottom
         if self.layout.listed:
             y = add_table(self.svg, self.network, self.layout.frame, y + 14)
-        for note in notes(self.layout):
+        for note in notes(self.layout, self.use):
             y += 18
             add(self.svg, "text", note, class_="note", x=layouts.EDGE, y=y)
         if self.use:
@@ -245,20 +246,22 @@ def counts(network: Network) -> str:
     return ", ".join(f"{len(items) or 'no'} {noun}{'' if len(items) == 1 else 's'}" for noun, items in parts)
 
 
-def notes(layout: Layout) -> list[str]:
+def notes(layout: Layout, use: Use) -> list[str]:
     """Lines of explanation below the drawing."""
     if not layout.curves:
         rates = sorted({host.nic_up.rate_bps for host in layout.network.hosts})
         return ["NIC of each host: " + " to ".join(format_rate(rate, 3) for rate in {rates[0]: 0, rates[-1]: 0})]
     what = "The table has" if layout.listed else "At each link:"
     lines = [f"{what} round-trip time and rate. Lines show which sites are linked, not where fibre runs."]
+    if use:
+        lines[0] += " Each direction keeps to the right."
     if layout.moved:
         lines.append(f"Drawn farther apart than they are: {', '.join(layout.moved)}.")
     return lines
 
 
 def _described(way: Direction, share: float | None) -> str:
-    used = "" if share is None else f", {share:.0%} used"
+    used = "" if share is None else f", {100 * share:.0f} % used"
     return f"{way.source} to {way.target} {rate_text(way)}{used}"
 
 
