@@ -256,7 +256,9 @@ def link_text(link: WanLink, step: Points, use: Use) -> list[Text]:
     else:
         lines += [Text(f"{arrow} {rate}", "rate") for arrow, rate in ((there, rates[0]), (back, rates[1]))]
     shares = [use.get((way.source, way.target)) for way in link.directions]
-    known = [f"{arrow} {100 * share:.0f} %" for arrow, share in zip((there, back), shares, strict=True) if share is not None]
+    known = [
+        f"{arrow} {100 * share:.0f} %" for arrow, share in zip((there, back), shares, strict=True) if share is not None
+    ]
     return lines + ([Text("  ".join(known), "use")] if known else [])
 
 
