@@ -34,7 +34,7 @@ def graph(
             "-o",
             "--output",
             metavar="FILE",
-            help="a .svg or .png, replaced if it exists [default: <name>.svg here, which must not exist]",
+            help="a .svg or .png, replaced if it exists; left out: <name>.svg here, unless that exists",
         ),
     ] = None,
     dot: Annotated[bool, typer.Option("--dot", help="print Graphviz DOT instead of drawing")] = False,

@@ -9,6 +9,7 @@ from math import cos, pi, sin
 import networkx as nx
 import numpy as np
 
+from testbed.geo import Location
 from testbed.plan import Datacenter, Direction, Network, WanLink
 from testbed.report.basemap import View
 from testbed.report.curves import Curve, Sheet, draw_links, spread
@@ -20,6 +21,8 @@ WIDTH = 960.0
 HEADER = 58.0
 EDGE = 12.0
 TALLEST, FLATTEST = 600.0, 380.0
+BESIDE, ABOVE = 100.0, 85.0  # between the outermost sites of a map and its frame
+NORTH_AND_SOUTH = 0.32  # the same on a map of the world, in radii of the Earth
 STRIP = 84.0  # below the map, for sites without a location
 DOT = 5.5  # radius of a site
 HOSTS_RADIUS = 130.0  # of the hosts around the only site
@@ -106,30 +109,39 @@ def lay_out(network: Network, use: Use | None = None) -> Layout:
 
 
 def _map(network: Network, located: list[Datacenter]) -> Layout:
-    places = [dc.location for dc in located if dc.location is not None]
-    number = {dc.name: i for i, dc in enumerate(located)}
+    """The sites on a map; those without a location in a strip below it."""
+    view = _view(network, {dc.name: dc.location for dc in located if dc.location is not None})
+    places = view.at(dc.location for dc in located if dc.location is not None)
+    points = dict(zip((dc.name for dc in located), places, strict=True))
+    others = [dc.name for dc in network.datacenters if dc.location is None]
+    frame = view.frame
+    for i, name in enumerate(others):
+        points[name] = np.array([frame.left + frame.width * (i + 0.5) / len(others), frame.bottom + STRIP / 2 - 10])
+    frame = Box(*frame[:3], frame.bottom + (STRIP if others else 0))
+    return Layout(network, frame, view, [Site(dc, _pair(points[dc.name])) for dc in network.datacenters])
+
+
+def _view(network: Network, places: Mapping[str, Location]) -> View:
+    """The projection and the scale at which all `places`, with their labels, fill the frame."""
+    names = list(places)
     ends = [(link.forward.source, link.forward.target) for link in network.wan]
-    projection = fitting(places, [(number[a], number[b]) for a, b in ends if a in number and b in number])
-    box = Box.around(projection.project(np.array(places)))
+    projection = fitting(
+        list(places.values()), [(names.index(a), names.index(b)) for a, b in ends if a in places and b in places]
+    )
+    box = Box.around(projection.project(np.array(list(places.values()))))
+    inner = WIDTH - 2 * EDGE
     if isinstance(projection, Cylindrical):
-        box = Box(-pi, box.top - 0.32, pi, box.bottom + 0.32)
-        scale = (WIDTH - 2 * EDGE) / box.width
+        box = Box(-pi, box.top - NORTH_AND_SOUTH, pi, box.bottom + NORTH_AND_SOUTH)
+        scale = inner / box.width
         height = min(box.height * scale, TALLEST)
     else:
         least = 0.6 if len(places) == 1 else 1e-4  # 3800 km; 600 m
         reach = max(box.width, box.height, least)
         scale = min(
-            (WIDTH - 2 * EDGE - 200) / max(box.width, 0.4 * reach), (TALLEST - 170) / max(box.height, 0.2 * reach)
+            (inner - 2 * BESIDE) / max(box.width, 0.4 * reach), (TALLEST - 2 * ABOVE) / max(box.height, 0.2 * reach)
         )
-        height = min(max(box.height * scale + 170, FLATTEST), TALLEST)
-    frame = Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height)
-    view = View(projection, frame, scale, box.middle)
-    points = dict(zip(number, view.at(places), strict=True))
-    homeless = [dc.name for dc in network.datacenters if dc.location is None]
-    for i, name in enumerate(homeless):
-        points[name] = np.array([frame.left + frame.width * (i + 0.5) / len(homeless), frame.bottom + STRIP / 2 - 10])
-    frame = Box(*frame[:3], frame.bottom + (STRIP if homeless else 0))
-    return Layout(network, frame, view, [_site(dc, points[dc.name]) for dc in network.datacenters])
+        height = min(max(box.height * scale + 2 * ABOVE, FLATTEST), TALLEST)
+    return View(projection, Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height), scale, box.middle)
 
 
 def _circle(network: Network) -> Layout:
@@ -147,11 +159,7 @@ def _circle(network: Network) -> Layout:
     for i, name in enumerate(around):
         angle = start + 2 * pi * i / len(around)
         points[name] = np.array([x, y]) + radius * [cos(angle), sin(angle)]
-    return Layout(network, frame, None, [_site(dc, points[dc.name]) for dc in network.datacenters])
-
-
-def _site(dc: Datacenter, point: Points) -> Site:
-    return Site(dc, _pair(point))
+    return Layout(network, frame, None, [Site(dc, _pair(points[dc.name])) for dc in network.datacenters])
 
 
 def _draw_links(layout: Layout) -> None:
