@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import guest, language, report, run, topo
+from testbed.cli import graph, guest, language, report, run, topo
 from testbed.errors import TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 topo.app.command("schema")(language.schema)
 topo.app.command("reference")(language.reference)
 topo.app.command("import")(language.import_file)
+topo.app.command("graph")(graph.graph)
 app.add_typer(topo.app, name="topo")
 app.command("run")(run.run)
 app.command("report")(report.report)

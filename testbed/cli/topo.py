@@ -17,7 +17,7 @@ from testbed.resolve import resolve_network
 from testbed.spec import topology as topology_spec
 from testbed.spec.library import TOPOLOGIES
 from testbed.spec.yaml_source import parse_overrides
-from testbed.units import format_rate, format_time
+from testbed.units import format_probability, format_rate, format_time
 
 app = typer.Typer(help="Look at topologies.", no_args_is_help=True)
 
@@ -42,7 +42,8 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
         return
     table = Table("name", "DCs", "hosts", "links", "RTT (ms)", "description", box=None, pad_edge=False)
     for row in rows:
-        rtt = "-" if row["rtt_ms_min"] is None else f"{row['rtt_ms_min']:.1f} - {row['rtt_ms_max']:.1f}"
+        rtts = dict.fromkeys(f"{row[key]:.3g}" for key in ("rtt_ms_min", "rtt_ms_max") if row[key] is not None)
+        rtt = " - ".join(rtts) or "-"
         table.add_row(
             row["name"], str(row["datacenters"]), str(row["hosts"]), str(row["links"]), rtt, row["description"]
         )
@@ -86,7 +87,7 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
     if output is Format.JSON:
         typer.echo(network.model_dump_json(indent=2))
         return
-    links = [
+    links: list[dict[str, Any]] = [
         {
             "link": link.key, "from": way.source, "to": way.target, "rate": format_rate(way.bottleneck.rate_bps),
             "delay": format_time(way.fibre.delay_ns, digits=4), "queue_packets": way.bottleneck.queue_packets,
@@ -113,7 +114,7 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
             str(row["rate"]),
             str(row["delay"]),
             str(row["queue_packets"]),
-            f"{row['loss']:.4%}",
+            format_probability(row["loss"], digits=3),
         )
     if links:
         console.print()
