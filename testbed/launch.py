@@ -124,7 +124,7 @@ def _in_guest(
         clock=plan.clock,
         console=run.console,
         clock_file=run.clock,
-        readable=[project, Path(sys.prefix), Path(sys.base_prefix)],
+        readable=[project, Path(sys.prefix), Path(sys.base_prefix), *_folders_of(plan)],
         environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT},
     ) as guest:
         watch = Watch(run, guest, stall_limit_s, progress)
@@ -139,6 +139,13 @@ def _in_guest(
         raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
     if status != 0:
         raise GuestLost(f"the guest ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
+
+
+def _folders_of(plan: Plan) -> set[Path]:
+    """Folders with files that the plan names."""
+    ways = [way for link in plan.network.wan for way in link.directions]
+    names = [plan.workers.image or "", *(way.fibre.distribution for way in ways)]
+    return {Path(name).parent for name in names if Path(name).is_absolute()}
 
 
 def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:

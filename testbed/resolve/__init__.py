@@ -22,6 +22,7 @@ LEAST_HOST_MEMORY = GIB
 GUEST_BASE_MEMORY = GIB
 DOCKER_MEMORY = GIB
 RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
+IMAGE_COPIES = 2  # in the guest's memory: what Docker unpacks of a tar, and while it loads the tar of a layer
 TENSORS_PER_RANK = 4
 LEAST_TIMEOUT_S = 60
 GLOO_BYTES_PER_RTT = 2 * MIB
@@ -66,6 +67,8 @@ def resolve(
     rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor
     host_bytes = workload.ranks_per_host * rank_bytes
     base = GUEST_BASE_MEMORY + (DOCKER_MEMORY if isolation == "container" else 0)
+    if image is not None:
+        base += IMAGE_COPIES * image.stat().st_size
     machine = machine_memory_bytes or machine_memory()
     _check_memory(len(network.hosts), host_bytes, base, machine)
     workers = plan.Workers(

@@ -1,9 +1,12 @@
+from collections import Counter
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from testbed.plan import Hop, Network, Plan
 from testbed.resolve import resolve, resolve_network, timeout_s
@@ -233,3 +236,95 @@ def test_image_is_recorded(tmp_path: Path) -> None:
         pass
     plan = resolve(Topology.load("two-sites"), Collectives(), image=image, machine_memory_bytes=2**40)
     assert plan.workers.image == str(image.resolve())
+
+
+def test_routes_by_weight() -> None:
+    wan = [link("a", "b", weight=5), link("b", "c", weight=5), link("a", "c", "50 ms", weight=9)]
+    plan = network({"a": {}, "b": {}, "c": {}}, wan, routing="weight")
+    assert [way.target for way in plan.path("a", "c")] == ["c"]
+    one_way = [link("a", "b"), link("b", "c"), link("a", "c", weight={"a->c": 3, "c->a": 1})]
+    plan = network({"a": {}, "b": {}, "c": {}}, one_way, routing="weight")
+    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    assert [way.target for way in plan.path("c", "a")] == ["a"]
+
+
+def test_multipath_takes_all_best_paths() -> None:
+    square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d"), link("a", "d", "2.1 ms")]
+    sites: dict[str, Any] = {"a": {}, "b": {}, "c": {}, "d": {}}
+    paths = network(sites, square, multipath=True).paths("a", "d")
+    assert [[way.target for way in path] for path in paths] == [["b", "d"], ["c", "d"]]
+    assert [way.target for way in network(sites, square).path("a", "d")] == ["b", "d"]
+    # by links, delays do not matter any more
+    uneven = [link("a", "b"), link("a", "c", "9 ms"), link("b", "d"), link("c", "d")]
+    assert len(list(network(sites, uneven, multipath=True, routing="hops").paths("a", "d"))) == 2
+    assert len(list(network(sites, uneven, multipath=True).paths("a", "d"))) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    delays=st.lists(st.integers(0, 3), min_size=10, max_size=10),
+    routing=st.sampled_from(["delay", "hops", "weight"]),
+    multipath=st.booleans(),
+)
+def test_no_route_goes_in_circles(delays: list[int], routing: str, multipath: bool) -> None:
+    """`paths` would not end: every path of a mesh of five is at most four links long, and there is one."""
+    names = "abcde"
+    pairs = [(a, b) for a in names for b in names if a < b]
+    wan = [link(a, b, f"{delay} ms", weight=1 + delay) for (a, b), delay in zip(pairs, delays, strict=True)]
+    plan = network({key: {} for key in names}, wan, routing=routing, multipath=multipath)
+    for a, b in pairs:
+        assert all(1 <= len(path) <= 4 for path in plan.paths(a, b))
+        assert plan.path(a, b)[-1].target == b
+
+
+CLOS = {"hosts": 10, "nic": {"rate": "10 Gbit/s"}, "fabric": {"leaves": 3, "spines": 2, "oversubscription": 2}}
+
+
+def test_leaf_spine() -> None:
+    plan = network({"a": CLOS, "b": {}}, [link("a", "b")])
+    site = plan.datacenter("a")
+    assert site.fabric is not None
+    plugged = Counter(host.switch for host in plan.hosts)
+    assert [plugged[segment.switch] for segment in site.segments] == [4, 3, 3]
+    # 4 hosts x 10 Gbit/s / (2 x 2 spines), and the border router at three leaves' rate
+    rates = {frozenset(end.node for end in cable.ends): cable.port.rate_bps for cable in site.fabric.cables}
+    assert rates == {frozenset((f"d0l{leaf}", f"d0p{spine}")): 10**10 for leaf in range(3) for spine in range(2)} | {
+        frozenset((f"d0p{spine}", "d0r")): 3 * 10**10 for spine in range(2)
+    }
+    first, last = plan.host("a-h0"), plan.host("a-h9")
+    assert (first.switch, str(first.address)) == ("d0l0", "10.0.0.1/22")
+    assert (last.switch, str(last.address)) == ("d0l2", "10.0.8.3/22")
+    assert len(plan.fabric_cables("a-h0", "a-h1")) == 0
+    assert [[end.node for end in cable.ends] for cable in plan.fabric_cables("a-h0", "a-h9")] == [
+        ["d0l0", "d0p0"],
+        ["d0l2", "d0p0"],
+    ]
+    assert len(plan.fabric_cables("a-h0", "b-h0")) == len(plan.fabric_cables("b-h0", "a-h0")) == 2
+
+
+def test_addresses_of_a_fabric_are_unique() -> None:
+    plan = network({"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS}, [link("a", "b")])
+    ends = [end for dc in plan.datacenters if dc.fabric for cable in dc.fabric.cables for end in cable.ends]
+    macs = [host.mac for host in plan.hosts] + [end.mac for end in ends]
+    macs += [segment.gateway_mac for dc in plan.datacenters for segment in dc.segments]
+    assert len(set(macs)) == len(macs)
+    ips = [host.address.ip for host in plan.hosts] + [end.address.ip for end in ends]
+    ips += [segment.gateway.ip for dc in plan.datacenters for segment in dc.segments]
+    assert len(set(ips)) == len(ips)
+    assert all(host.address.ip in plan.datacenter(host.dc).segment(host.switch).gateway.network for host in plan.hosts)
+    assert max(len(end.interface) for end in ends) <= 15
+    assert len({end.interface + end.node for end in ends}) == len(ends)
+
+
+def test_marks_are_asked_for_where_they_can_come() -> None:
+    plain = network({"a": {}, "b": {}}, [link("a", "b")])
+    assert (plain.tcp.ecn, plain.tcp.packets_per_skb) == (False, 43)
+    marking = network({"a": {}, "b": {}}, [link("a", "b", discipline="red", ecn=True)])
+    assert (marking.tcp.ecn, marking.tcp.packets_per_skb) == (True, 1)
+    assert marking.wan[0].forward.bottleneck.discipline == "red"
+    assert network({"a": {}, "b": {}}, [link("a", "b")], tcp={"congestion_control": "dctcp"}).tcp.ecn
+
+
+def test_links_share_a_conduit() -> None:
+    plan = network({"a": {}, "b": {}, "c": {}}, [link("a", "b", shares="fibre-1"), link("b", "c", shares="fibre-1")])
+    assert [wan.conduit for wan in plan.wan] == ["fibre-1", "fibre-1"]
