@@ -206,21 +206,25 @@ class Watch:
         if self._total:
             self._done += len(self._operations.new())
             self._progress.operations(self._done, self._total)
-        self._sample_cpu()
+        if self._stage.name == "ops" and time.monotonic() - self._sampled >= CPU_SAMPLE_S:
+            self._sample_cpu(self._cpu_seconds())
         reading = self._guest.clock()
         if reading is not None:
             self._check_clock(reading)
 
     def _cpu_seconds(self) -> float:
-        """Of the guest, and those in which programs of this machine had to wait for a CPU: it may have been one."""
-        return self._guest.cpu_seconds() + _cpu_pressure_seconds()
+        """Of the guest, and those in which programs of this machine waited for a CPU, for it may have been one.
 
-    def _sample_cpu(self) -> None:
-        """How busy the CPU has been since the operations began."""
-        now = time.monotonic()
-        if self._stage.name == "ops" and now - self._sampled >= CPU_SAMPLE_S:
-            self._sampled = now
-            self.busy = (self._cpu_seconds() - self._stage.cpu) / max(now - self._stage.begin, 1e-3)
+        0 if the guest has ended.
+        """
+        guest = self._guest.cpu_seconds()
+        return guest + _cpu_pressure_seconds() if guest else 0.0
+
+    def _sample_cpu(self, cpu: float) -> None:
+        """How busy the CPU has been since the operations began; as before, if the guest has ended."""
+        self._sampled = time.monotonic()
+        if cpu:
+            self.busy = (cpu - self._stage.cpu) / max(self._sampled - self._stage.begin, 1e-3)
 
     def _relay(self, event: dict[str, Any]) -> None:
         if event["state"] == "total":
@@ -239,8 +243,7 @@ class Watch:
         self.stages.append({"stage": old.name, "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
         forced_ns = reading.forced_ns if (reading := self._guest.clock()) else 0
         if old.name == "ops":
-            if cpu > old.cpu:  # else the guest is gone already, and the last sample stands
-                self.busy = (cpu - old.cpu) / max(wall, 1e-3)
+            self._sample_cpu(cpu)
             self.forced_ns = forced_ns - old.forced_ns
         self._stage = _Stage(name, now, cpu, time_ns, forced_ns)
 
