@@ -43,6 +43,8 @@ def run(folder: RunDir) -> None:
         with stage(folder, "verify"):
             round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
             folder.write_json(folder.fidelity, [round_trip.record() for round_trip in round_trips])
+        if plan.clock == "virtual":
+            _wait_for_a_whole_second()
         with stage(folder, "measurement"):
             if plan.capture != "none":
                 stack.enter_context(capturing(_capture_points(folder, network)))
@@ -61,6 +63,11 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
     from testbed.workers.processes import Processes  # noqa: PLC0415
 
     return Processes(folder, plan)
+
+
+def _wait_for_a_whole_second() -> None:
+    """What follows begins at the same point of the kernel's timer tick in every run, however long Docker took."""
+    time.sleep(2 - time.time_ns() % 10**9 / 1e9)
 
 
 def _ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:

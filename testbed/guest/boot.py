@@ -31,6 +31,9 @@ from testbed.errors import MachineError
 from testbed.guest.kernel import Kernel
 
 EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
+# Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make runs differ by
+# microseconds, for then the order of processes depends on how fast this machine computes.
+PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # the guest has its own
@@ -171,6 +174,7 @@ def _launch(
         clock_link = folder / "clock"  # the kernel's command line cannot carry a path with blanks
         clock_link.symlink_to(clock_file)
         arguments += ["time-travel=inf-cpu", f"time-travel-start={EPOCH_NS}", f"time-travel-status={clock_link}"]
+        arguments += [f"time-travel-patience={PATIENCE_SLICES}"]
     with console.open("ab") as out:
         # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
         return subprocess.Popen(
