@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import guest, report, run, topo
+from testbed.cli import guest, live, report, run, topo
 from testbed.errors import TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+live.add_to(topo.app)
 app.add_typer(topo.app, name="topo")
 app.command("run")(run.run)
 app.command("report")(report.report)

@@ -1,0 +1,209 @@
+"""Make, find and end the deployments of this user; `testbed.live.folder` has what is known of one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from testbed.cache import cache_dir
+from testbed.errors import InputError, Place, RunError
+from testbed.guest.boot import EPOCH_NS, remove_stale_guests
+from testbed.guest.kernel import ensure_kernel
+from testbed.launch import Progress
+from testbed.live.folder import Deployment, LivePlan, is_locked
+from testbed.plan import Clock, Network
+from testbed.resolve import resolve_network
+from testbed.spec.model import suggest
+from testbed.spec.topology import Topology
+
+BASE_MEMORY, HOST_MEMORY = 2**30, 16 * 2**20  # bytes of the guest, taken as they are used
+LONGEST_END_S = 10.0  # for a keeper to end its guest
+POLL_S = 0.02
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def deployments() -> list[Deployment]:
+    """All deployments by name, ended ones too."""
+    return [Deployment(path) for path in sorted(_folder().iterdir()) if path.is_dir()]
+
+
+def find(name: str | None, *, running: bool = True) -> Deployment:
+    """The deployment called `name`; without a name, the only one.
+
+    Raises:
+        InputError: there is none, or several, or (if it has to be `running`) it is not.
+    """
+    known = {deployment.name: deployment for deployment in deployments()}
+    if not known:
+        raise InputError("nothing is deployed", remedy="testbed topo deploy TOPOLOGY builds a network that stays")
+    if name is None:
+        if len(known) > 1:
+            raise InputError(f"several networks are deployed: {', '.join(known)}", remedy="name one with -t NAME")
+        name = next(iter(known))
+    if name not in known:
+        raise InputError(f"there is no deployment {name!r}", remedy=suggest(name, known, "deployed"))
+    found = known[name]
+    if running and found.state != "running":
+        raise InputError(
+            f"the deployment {name} is not running, it is {found.state}: {_reason(found)}",
+            remedy=f"testbed topo destroy {name} removes what is left",
+        )
+    return found
+
+
+def _reason(deployment: Deployment) -> str:
+    return "its network is being built" if deployment.state == "starting" else deployment.why_ended().splitlines()[0]
+
+
+def deploy(
+    name: str, topology: Topology, *, clock: Clock, seed: int, memory_bytes: int | None, progress: Progress
+) -> Deployment:
+    """Build the network of `topology` in a guest that stays; returns when it stands.
+
+    If it is interrupted or fails, nothing stays.
+
+    Raises:
+        InputError: the name is taken, or is none.
+        MachineError: there is no kernel, or it has no virtual clock, or too little memory.
+        RunError: the network could not be built.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot be the name of a deployment", place=Place("--name"),
+            remedy="use letters, digits, dots, hyphens and underscores",
+        )  # fmt: skip
+    network = resolve_network(topology, seed)
+    ensure_kernel(progress.building)
+    progress.stage("boot")
+    plan = LivePlan(
+        name=name, network=network, clock=clock, seed=seed, cpu=_cpu(), created_s=time.time(),
+        guest_memory_bytes=memory_bytes or BASE_MEMORY + HOST_MEMORY * len(network.hosts),
+    )  # fmt: skip
+    deployment, lease = _create(plan, topology.to_yaml())
+    try:
+        while (state := deployment.state) == "starting":
+            time.sleep(POLL_S)
+        if state != "running":
+            raise RunError(f"{name} could not be deployed: {deployment.why_ended()}")
+    except BaseException:
+        destroy(deployment)
+        raise
+    finally:
+        os.close(lease)
+    return deployment
+
+
+def _create(plan: LivePlan, spec: str) -> tuple[Deployment, int]:
+    """The folder and its keeper, and a lease on it: the keeper gives up if it is closed before the network stands."""
+    deployment = Deployment(_folder() / plan.name)
+    with _registry():
+        try:
+            deployment.path.mkdir()
+        except FileExistsError:
+            raise InputError(
+                f"the name {plan.name} is taken: that deployment is {deployment.state}", place=Place("--name"),
+                remedy=f"give another with --name, or end it with testbed topo destroy {plan.name}",
+            ) from None  # fmt: skip
+        for folder in ("requests", "raw"):
+            (deployment.path / folder).mkdir()
+        deployment.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+        deployment.spec.write_text(spec)
+        os.mkfifo(deployment.lease)
+        lease = os.open(deployment.lease, os.O_RDWR)
+        os.write(lease, b"\n")
+        with deployment.alive.open("w") as alive, deployment.log.open("wb") as log:
+            fcntl.flock(alive, fcntl.LOCK_EX)
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "testbed.live.keeper", str(deployment.path)], pass_fds=[alive.fileno()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )  # fmt: skip
+        deployment.write(deployment.pids, json.dumps({"keeper": keeper.pid}))
+    return deployment, lease
+
+
+def destroy(deployment: Deployment) -> None:
+    """End it, if it has not ended, and remove all that is left of it."""
+    with _registry():
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if is_locked(deployment.alive):
+                os.kill(json.loads(deployment.pids.read_text())["keeper"], number)
+                _wait_until_unlocked(deployment.alive)
+        shutil.rmtree(deployment.path, ignore_errors=True)
+    remove_stale_guests()
+    # After a restart of the machine another process may have the keeper's number, for which its guest was kept.
+    for guest in (cache_dir() / "guests").glob("*/writable"):
+        if guest.readlink() == deployment.path:
+            shutil.rmtree(guest.parent, ignore_errors=True)
+
+
+def overview(deployment: Deployment) -> dict[str, Any]:
+    """What is known of a deployment: state, clocks, process, hosts with addresses, links with their settings now."""
+    plan = deployment.read_plan()
+    state = deployment.state
+    pids = json.loads(deployment.pids.read_text()) if deployment.pids.exists() else {}
+    last = deployment.last_time_ns if plan.clock == "virtual" else None
+    return {
+        "name": plan.name,
+        "topology": plan.network.name,
+        "state": state,
+        "reason": deployment.why_ended() if state in ("crashed", "gone") else None,
+        "clock": plan.clock,
+        "seed": plan.seed,
+        "uptime_s": round(time.time() - plan.created_s, 1) if state in ("running", "starting") else None,
+        "virtual_s": None if last is None else (last - EPOCH_NS) / 1e9,
+        "pid": pids.get("guest") if state in ("running", "starting") else None,
+        "cpu": plan.cpu,
+        "folder": str(deployment.path),
+        "hosts": [{"name": h.name, "datacenter": h.dc, "address": str(h.address.ip)} for h in plan.network.hosts],
+        "links": _links(plan.network),
+    }
+
+
+def _links(network: Network) -> list[dict[str, Any]]:
+    return [
+        {
+            "link": link.key, "from": way.source, "to": way.target, "address": str(way.address.ip),
+            "rate_bps": way.bottleneck.rate_bps, "queue_packets": way.bottleneck.queue_packets,
+            "delay_ms": way.fibre.delay_ns / 1e6, "jitter_ms": way.fibre.jitter_ns / 1e6, "loss": way.fibre.loss.p,
+        }
+        for link in network.wan
+        for way in link.directions
+    ]  # fmt: skip
+
+
+def _folder() -> Path:
+    folder = cache_dir() / "deployments"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _registry() -> Iterator[None]:
+    """Only one process at a time makes or removes deployments."""
+    with (cache_dir() / "deployments.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _wait_until_unlocked(path: Path) -> None:
+    deadline = time.monotonic() + LONGEST_END_S
+    while is_locked(path) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _cpu() -> int:
+    """Another one for each deployment, from the lowest on; runs reserve theirs from the highest on."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return cpus[len(deployments()) % len(cpus)]
