@@ -34,7 +34,7 @@ from testbed.network.prompt import Prompt, commands
 from testbed.network.verify import verify
 from testbed.plan import Network
 
-LOOK_S = {"real": 0.02, "virtual": 0.1}  # between two looks for requests while others are at work, on the guest's clock
+LOOK_S = {"real": 0.02, "virtual": 1.0}  # between two looks for requests while others are at work, on the guest's clock
 CHUNK = 1 << 16
 KEPT_VARIABLES = ("PATH", "HOME", "LANG")
 
@@ -187,6 +187,13 @@ def node_names(network: Network) -> dict[str, str]:
     return routers | {host.name: host.node for host in network.hosts}
 
 
+def _name_addresses(network: Network) -> None:
+    """Let every program of the guest find the hosts, and the border routers, by these names."""
+    names = {host.name: host.address for host in network.hosts} | {dc.name: dc.gateway for dc in network.datacenters}
+    with Path("/etc/hosts").open("a") as file:
+        file.writelines(f"{address.ip} {name}\n" for name, address in names.items())
+
+
 def _status_of(work: Callable[[], int]) -> int:
     """Carry out `work` in a child: its exit status, whatever happens."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -210,6 +217,7 @@ def main(folder: str) -> None:
     deployment = Deployment(Path(folder))
     plan = deployment.read_plan()
     try:
+        _name_addresses(plan.network)
         with build_network(plan.network) as network:
             ready = {"nodes": list(network.mininet.keys()), "commands": commands()}
             deployment.write(deployment.last_time, str(time.time_ns()))

@@ -143,9 +143,10 @@ def destroy(deployment: Deployment) -> None:
         shutil.rmtree(deployment.path, ignore_errors=True)
     remove_stale_guests()
     # After a restart of the machine another process may have the keeper's number, for which its guest was kept.
-    for guest in (cache_dir() / "guests").glob("*/writable"):
-        if guest.readlink() == deployment.path:
-            shutil.rmtree(guest.parent, ignore_errors=True)
+    for guest in (cache_dir() / "guests").glob("*"):
+        writable = guest / "writable"
+        if writable.is_symlink() and writable.readlink() == deployment.path:
+            shutil.rmtree(guest, ignore_errors=True)
 
 
 def overview(deployment: Deployment) -> dict[str, Any]:

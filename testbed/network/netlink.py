@@ -61,11 +61,15 @@ def netlink(pid: int) -> Iterator[IPRoute]:
 
 
 def enter_node(pid: int, hostname: str) -> None:
-    """Move this process, which must have one thread, into the network and mounts of process `pid`; for good."""
+    """Move this process, which must have one thread, into network, mounts and root of process `pid`; for good."""
+    root = os.open(f"/proc/{pid}/root", os.O_RDONLY)
     for kind in ("net", "mnt"):
         fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
         _check(_libc.setns(fd, 0), "setns")
         os.close(fd)
+    os.fchdir(root)  # entering a mount namespace leaves the root for the namespace's own
+    os.chroot(".")
+    os.close(root)
     _check(_libc.unshare(CLONE_NEWUTS), "unshare")
     socket.sethostname(hostname)
 
