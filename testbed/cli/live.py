@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import signal
 import sys
 import time
 from typing import Annotated, Any
@@ -17,10 +17,10 @@ from testbed.cli.report import wide_console
 from testbed.cli.run import display
 from testbed.cli.shell import Shell
 from testbed.cli.topo import csv_text, load
-from testbed.errors import InputError, Place, RunError
+from testbed.errors import InputError, Place
 from testbed.live import deployment as live
-from testbed.live.change import changed
-from testbed.live.client import call
+from testbed.live.change import change
+from testbed.live.client import answer, call
 from testbed.live.folder import Deployment
 from testbed.live.mailbox import Request
 from testbed.spec.model import suggest
@@ -75,7 +75,8 @@ def inspect(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what is deployed: state, clock, uptime; of one deployment also hosts, addresses and link settings."""
-    found = [live.overview(d) for d in (live.deployments() if name is None else [live.find(name, running=False)])]
+    asked = live.deployments() if name is None else [live.find(name, running=False)]
+    found = [live.overview(deployment) for deployment in asked]
     if output is Format.JSON:
         typer.echo(json.dumps(found if name is None else found[0], indent=2))
     elif name is None:
@@ -151,7 +152,12 @@ def execute(
     if host not in known:
         raise InputError(f"there is no host {host!r} in {found.name}", remedy=suggest(host, known, "hosts"))
     request = Request(kind="exec", node=host, words=tuple(words))
-    raise typer.Exit(call(found, request, sys.stdout.buffer, sys.stderr.buffer))
+    try:
+        status = call(found, request, sys.stdout.buffer, sys.stderr.buffer)
+    except BrokenPipeError:  # as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    raise typer.Exit(status)
 
 
 def nodes(deployment: Deployment) -> list[str]:
@@ -167,25 +173,12 @@ def shell(target: Target = None) -> None:
     Shell(found, nodes(found), json.loads(found.ready.read_text())["commands"]).run()
 
 
-def change(
+def set_(
     settings: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="as in wan.iowa-ohio.delay='20 ms'")],
     target: Target = None,
 ) -> None:
     """Change links of a network that stands; packets on their way are not lost."""
-    found = live.find(target)
-    plan = found.read_plan()
-    network, spec = changed(plan.network, found.spec, plan.seed, parse_overrides(settings, ["topology"])["topology"])
-    _answered(found, Request(kind="set", network=network))
-    found.write(found.spec, spec)
-    found.write(found.plan, plan.model_copy(update={"network": network}).model_dump_json(indent=1) + "\n")
-
-
-def _answered(deployment: Deployment, request: Request) -> str:
-    """What the guest prints about a request that has to succeed."""
-    out, err = io.BytesIO(), io.BytesIO()
-    if call(deployment, request, out, err) != 0:
-        raise RunError(err.getvalue().decode(errors="replace").strip() or "it was interrupted")
-    return out.getvalue().decode()
+    change(live.find(target), parse_overrides(settings, ["topology"])["topology"])
 
 
 def verify(
@@ -204,13 +197,13 @@ def verify(
     if topology is None:
         if sets:
             raise InputError("--set needs a topology to deploy", remedy="testbed topo set changes one that stands")
-        text = _answered(live.find(target), request)
+        text = answer(live.find(target), request)
     else:
         if target is not None:
             raise InputError("both a topology and a deployment are named", remedy="name one of them")
         made = _deploy(f"verify-{os.getpid()}", load(topology, sets), clock, seed, None)
         try:
-            text = _answered(made, request)
+            text = answer(made, request)
         finally:
             live.destroy(made)
     checks = [json.loads(line) for line in text.splitlines()]
@@ -257,6 +250,6 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to `app`."""
     for command in (deploy, inspect, shell, verify, destroy):
         app.command()(command)
-    app.command("set")(change)
+    app.command("set")(set_)
     rest_is_the_command = {"ignore_unknown_options": True, "allow_interspersed_args": False}
     app.command("exec", context_settings=rest_is_the_command)(execute)

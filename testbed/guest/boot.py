@@ -117,9 +117,7 @@ def start_guest(
     Raises:
         MachineError: the kernel has no virtual time, or the memory file does not fit.
     """
-    if clock == "virtual" and not kernel.virtual_time:
-        raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
-    _check_memory(memory_bytes)
+    check_guest(kernel, clock, memory_bytes)
     folder = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     try:
@@ -193,8 +191,14 @@ def _launch(
         )  # fmt: skip
 
 
-def _check_memory(memory_bytes: int) -> None:
-    """UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used."""
+def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes: int) -> None:
+    """Check that `start_guest` can do it. UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used.
+
+    Raises:
+        MachineError: the kernel has no virtual time, or the memory file does not fit.
+    """
+    if clock == "virtual" and not kernel.virtual_time:
+        raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
     place = Path(os.environ.get("TMPDIR") or "/dev/shm")
     free = shutil.disk_usage(place).free
     if free < memory_bytes:

@@ -1,12 +1,16 @@
-"""What `set` makes of a network that stands: the same network, with other settings of its links."""
+"""Change a network that stands: the same nodes, with other settings of their links."""
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import InputError
+from testbed.live.client import answer
+from testbed.live.folder import Deployment
+from testbed.live.mailbox import Request
 from testbed.plan import Network
 from testbed.resolve import resolve_network
 from testbed.spec.topology import Topology
@@ -23,6 +27,23 @@ _LIVE: Any = {
     "routes": True,
     "tcp": True,
 }
+
+
+def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
+    """Change the network of `deployment`, and note what it is now.
+
+    Raises:
+        InputError: as `changed`.
+        RunError: the guest's kernel does not take a value.
+        GuestLost: the guest has ended.
+    """
+    with (deployment.path / "set.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another change must not be undone by this one
+        plan = deployment.read_plan()
+        network, spec = changed(plan.network, deployment.spec, plan.seed, overrides)
+        answer(deployment, Request(kind="set", network=network))
+        deployment.write(deployment.spec, spec)
+        deployment.write(deployment.plan, plan.model_copy(update={"network": network}).model_dump_json(indent=1) + "\n")
 
 
 def changed(network: Network, spec: Path, seed: int, overrides: Sequence[Override]) -> tuple[Network, str]:

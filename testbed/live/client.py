@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from testbed.errors import GuestLost
+from testbed.errors import GuestLost, RunError
 from testbed.live.folder import Deployment
 from testbed.live.mailbox import Mail, Request, post
 
@@ -28,9 +29,25 @@ def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO)
     with lease(deployment):
         mail = post(deployment.requests, request)
         try:
-            return _follow(deployment, mail, {"out": out, "err": err})
-        finally:
-            mail.remove()
+            status = _follow(deployment, mail, {"out": out, "err": err})
+        except BaseException:
+            mail.put("kill")
+            raise
+        mail.remove()
+        return status
+
+
+def answer(deployment: Deployment, request: Request) -> str:
+    """What the guest prints about a request.
+
+    Raises:
+        RunError: the request failed.
+        GuestLost: the guest ended meanwhile.
+    """
+    out, err = io.BytesIO(), io.BytesIO()
+    if call(deployment, request, out, err) != 0:
+        raise RunError(err.getvalue().decode(errors="replace").strip() or "it was interrupted")
+    return out.getvalue().decode()
 
 
 @contextmanager
@@ -59,12 +76,12 @@ def _follow(deployment: Deployment, mail: Mail, streams: dict[str, BinaryIO]) ->
     checked = time.monotonic()
     while True:
         try:
-            answer = mail.answer()
+            ended = mail.answer()
             for kind, stream in streams.items():
                 offsets[kind] += _relay(mail, kind, offsets[kind], stream)
-            if answer is not None:
-                deployment.write(deployment.last_time, str(answer.time_ns))
-                return answer.status
+            if ended is not None:
+                deployment.write(deployment.last_time, str(ended.time_ns))
+                return ended.status
             if time.monotonic() - checked > CHECK_S:
                 checked = time.monotonic()
                 if deployment.state != "running":

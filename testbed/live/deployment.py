@@ -18,7 +18,7 @@ from typing import Any
 
 from testbed.cache import cache_dir
 from testbed.errors import InputError, Place, RunError
-from testbed.guest.boot import EPOCH_NS, remove_stale_guests
+from testbed.guest.boot import EPOCH_NS, check_guest, remove_stale_guests
 from testbed.guest.kernel import ensure_kernel
 from testbed.launch import Progress
 from testbed.live.folder import Deployment, LivePlan, is_locked
@@ -84,11 +84,12 @@ def deploy(
             remedy="use letters, digits, dots, hyphens and underscores",
         )  # fmt: skip
     network = resolve_network(topology, seed)
-    ensure_kernel(progress.building)
+    memory = memory_bytes or BASE_MEMORY + HOST_MEMORY * len(network.hosts)
+    check_guest(ensure_kernel(progress.building), clock, memory)
     progress.stage("boot")
     plan = LivePlan(
         name=name, network=network, clock=clock, seed=seed, cpu=_cpu(), created_s=time.time(),
-        guest_memory_bytes=memory_bytes or BASE_MEMORY + HOST_MEMORY * len(network.hosts),
+        guest_memory_bytes=memory,
     )  # fmt: skip
     deployment, lease = _create(plan, topology.to_yaml())
     try:
@@ -124,12 +125,11 @@ def _create(plan: LivePlan, spec: str) -> tuple[Deployment, int]:
         os.write(lease, b"\n")
         with deployment.alive.open("w") as alive, deployment.log.open("wb") as log:
             fcntl.flock(alive, fcntl.LOCK_EX)
-            keeper = subprocess.Popen(
+            subprocess.Popen(
                 [sys.executable, "-m", "testbed.live.keeper", str(deployment.path)], pass_fds=[alive.fileno()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             )  # fmt: skip
-        deployment.write(deployment.pids, json.dumps({"keeper": keeper.pid}))
     return deployment, lease
 
 
@@ -137,9 +137,10 @@ def destroy(deployment: Deployment) -> None:
     """End it, if it has not ended, and remove all that is left of it."""
     with _registry():
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if is_locked(deployment.alive):
-                os.kill(json.loads(deployment.pids.read_text())["keeper"], number)
-                _wait_until_unlocked(deployment.alive)
+            keeper = _pids(deployment).get("keeper")
+            if keeper is not None and is_locked(deployment.alive):
+                os.kill(keeper, number)
+            _wait_until_unlocked(deployment.alive)
         shutil.rmtree(deployment.path, ignore_errors=True)
     remove_stale_guests()
     # After a restart of the machine another process may have the keeper's number, for which its guest was kept.
@@ -151,25 +152,37 @@ def destroy(deployment: Deployment) -> None:
 
 def overview(deployment: Deployment) -> dict[str, Any]:
     """What is known of a deployment: state, clocks, process, hosts with addresses, links with their settings now."""
-    plan = deployment.read_plan()
     state = deployment.state
-    pids = json.loads(deployment.pids.read_text()) if deployment.pids.exists() else {}
-    last = deployment.last_time_ns if plan.clock == "virtual" else None
+    lives = state in ("running", "starting")
+    try:
+        plan = deployment.read_plan()
+    except (OSError, ValueError):  # of another version of the testbed, or just being made or removed
+        plan = None
+    last = deployment.last_time_ns if plan and plan.clock == "virtual" else None
+    hosts = plan.network.hosts if plan else ()
     return {
-        "name": plan.name,
-        "topology": plan.network.name,
+        "name": deployment.name,
+        "topology": plan and plan.network.name,
         "state": state,
-        "reason": deployment.why_ended() if state in ("crashed", "gone") else None,
-        "clock": plan.clock,
-        "seed": plan.seed,
-        "uptime_s": round(time.time() - plan.created_s, 1) if state in ("running", "starting") else None,
+        "reason": None if lives else deployment.why_ended(),
+        "clock": plan and plan.clock,
+        "seed": plan and plan.seed,
+        "uptime_s": round(time.time() - plan.created_s, 1) if plan and lives else None,
         "virtual_s": None if last is None else (last - EPOCH_NS) / 1e9,
-        "pid": pids.get("guest") if state in ("running", "starting") else None,
-        "cpu": plan.cpu,
+        "pid": _pids(deployment).get("guest") if lives else None,
+        "cpu": plan and plan.cpu,
         "folder": str(deployment.path),
-        "hosts": [{"name": h.name, "datacenter": h.dc, "address": str(h.address.ip)} for h in plan.network.hosts],
-        "links": _links(plan.network),
+        "hosts": [{"name": host.name, "datacenter": host.dc, "address": str(host.address.ip)} for host in hosts],
+        "links": _links(plan.network) if plan else [],
     }
+
+
+def _pids(deployment: Deployment) -> dict[str, int]:
+    try:
+        found: dict[str, int] = json.loads(deployment.pids.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _links(network: Network) -> list[dict[str, Any]]:

@@ -85,10 +85,14 @@ def _serve(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
 
 
 def _abandon_requests(deployment: Deployment) -> None:
-    """Have the guest end the commands whose sender is gone."""
+    """Have the guest end the commands whose sender is gone, and remove what was left of others."""
     for mail in mails(deployment.requests):
-        if not Path("/proc", str(mail.sender)).exists():
+        if Path("/proc", str(mail.sender)).exists():
+            continue
+        if mail.answer() is None:
             mail.put("kill")
+        else:
+            mail.remove()
 
 
 def _tail(path: Path) -> str:
@@ -100,6 +104,7 @@ def main(folder: str) -> None:
     """Keep the deployment in `folder`; say in its folder why it ended, unless it was told to end."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     deployment = Deployment(Path(folder))
+    deployment.write(deployment.pids, json.dumps({"keeper": os.getpid()}))
     try:
         keep(deployment)
         reason = f"the guest has ended; the last lines of its console:\n{_tail(deployment.console)}"

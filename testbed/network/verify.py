@@ -23,9 +23,9 @@ REAL_TOLERANCE_NS, REAL_TOLERANCE_PART = 2_000_000, 0.02  # on the host's clock,
 RATE_PART, REAL_RATE_PART = 0.005, 0.05
 TIMER_NS, REAL_TIMER_NS = 1_000, 1_000_000  # by which a timer of netem may be late
 LEAST_PAUSE_NS, REAL_LEAST_PAUSE_NS = 100_000, 20_000_000  # that the sender can keep to
-RATE_FLOW_NS = 2_000_000  # how long packets flow to measure a rate,
+RATE_FLOW_S = 0.002  # how long packets flow to measure a rate,
 LEAST_RATE_PACKETS = 2000  # but at least so many of them,
-LONGEST_FLOW_NS, REAL_LONGEST_FLOW_NS = 60 * 10**9, 10**9  # in no more time than this
+LONGEST_FLOW_S, REAL_LONGEST_FLOW_S = 60.0, 1.0  # in no more time than this
 MOST_PACKETS = 20_000
 LOSS_PACKETS, LOSS_PAYLOAD = 10_000, 100
 
@@ -167,10 +167,10 @@ def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Che
 def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -> Check:
     payload = network.plan.mtu - flow.HEADERS
     rate = way.bottleneck.rate_bps
-    longest_ns = LONGEST_FLOW_NS if virtual else REAL_LONGEST_FLOW_NS
-    packets = rate * RATE_FLOW_NS // (8 * 10**9 * network.plan.mtu)
-    most = rate * longest_ns // (8 * 10**9 * network.plan.mtu)
-    packets = max(2, min(max(packets, LEAST_RATE_PACKETS), most, MOST_PACKETS))
+    per_second = rate / (8 * network.plan.mtu)
+    longest_s = LONGEST_FLOW_S if virtual else REAL_LONGEST_FLOW_S
+    wanted = max(per_second * RATE_FLOW_S, LEAST_RATE_PACKETS)
+    packets = max(2, int(min(wanted, per_second * longest_s, MOST_PACKETS)))
     found = flow.send(network, link, way, packets=packets, payload=payload, least_pause_ns=_least_pause_ns(virtual))
     part = RATE_PART if virtual else REAL_RATE_PART
     shift = (TIMER_NS if virtual else REAL_TIMER_NS) + 4 * way.fibre.jitter_ns
