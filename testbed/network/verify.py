@@ -23,10 +23,10 @@ REAL_TOLERANCE_NS, REAL_TOLERANCE_PART = 2_000_000, 0.02  # on the host's clock,
 RATE_PART, REAL_RATE_PART = 0.005, 0.05
 TIMER_NS, REAL_TIMER_NS = 1_000, 1_000_000  # by which a timer of netem may be late
 LEAST_PAUSE_NS, REAL_LEAST_PAUSE_NS = 100_000, 20_000_000  # that the sender can keep to
-RATE_FLOW_S = 0.002  # how long packets flow to measure a rate,
-LEAST_RATE_PACKETS = 2000  # but at least so many of them,
-LONGEST_FLOW_S, REAL_LONGEST_FLOW_S = 60.0, 1.0  # in no more time than this
-MOST_PACKETS = 20_000
+RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # how long packets flow at least to measure a rate,
+LEAST_RATE_PACKETS = 2000  # with at least so many of them,
+LONGEST_FLOW_S, REAL_LONGEST_FLOW_S = 60.0, 1.0  # unless it takes longer than this,
+MOST_PACKETS = 20_000  # or more than these
 LOSS_PACKETS, LOSS_PAYLOAD = 10_000, 100
 
 
@@ -169,7 +169,8 @@ def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -
     rate = way.bottleneck.rate_bps
     per_second = rate / (8 * network.plan.mtu)
     longest_s = LONGEST_FLOW_S if virtual else REAL_LONGEST_FLOW_S
-    wanted = max(per_second * RATE_FLOW_S, LEAST_RATE_PACKETS)
+    flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * way.fibre.jitter_ns / 1e9)
+    wanted = max(per_second * flow_s, LEAST_RATE_PACKETS)
     packets = max(2, int(min(wanted, per_second * longest_s, MOST_PACKETS)))
     found = flow.send(network, link, way, packets=packets, payload=payload, least_pause_ns=_least_pause_ns(virtual))
     part = RATE_PART if virtual else REAL_RATE_PART
