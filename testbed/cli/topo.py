@@ -19,7 +19,7 @@ from testbed.spec.library import TOPOLOGIES
 from testbed.spec.yaml_source import parse_overrides
 from testbed.units import format_rate, format_time
 
-app = typer.Typer(help="Look at topologies.", no_args_is_help=True)
+app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)
 
 
 def load(name: str, sets: list[str]) -> topology_spec.Topology:

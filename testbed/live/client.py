@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from testbed.live.folder import Deployment
 from testbed.live.mailbox import Mail, Request, post
 
 POLL_S = 0.005
+INTERRUPTED = 128 + signal.SIGINT
 CHECK_S = 0.2  # how often it is asked whether the guest still lives
 
 
@@ -43,10 +45,14 @@ def answer(deployment: Deployment, request: Request) -> str:
     Raises:
         RunError: the request failed.
         GuestLost: the guest ended meanwhile.
+        KeyboardInterrupt: it was interrupted.
     """
     out, err = io.BytesIO(), io.BytesIO()
-    if call(deployment, request, out, err) != 0:
-        raise RunError(err.getvalue().decode(errors="replace").strip() or "it was interrupted")
+    status = call(deployment, request, out, err)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    if status != 0:
+        raise RunError(err.getvalue().decode(errors="replace").strip())
     return out.getvalue().decode()
 
 

@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from testbed.cache import cache_dir
 from testbed.errors import InputError, Place, RunError
@@ -91,56 +91,67 @@ def deploy(
         name=name, network=network, clock=clock, seed=seed, cpu=_cpu(), created_s=time.time(),
         guest_memory_bytes=memory,
     )  # fmt: skip
-    deployment, lease = _create(plan, topology.to_yaml())
+    deployment, alive = _reserve(name)
     try:
-        while (state := deployment.state) == "starting":
-            time.sleep(POLL_S)
+        with _first_lease(deployment):
+            with alive:
+                _start_keeper(deployment, plan, topology.to_yaml(), alive.fileno())
+            while (state := deployment.state) == "starting":
+                time.sleep(POLL_S)
         if state != "running":
             raise RunError(f"{name} could not be deployed: {deployment.why_ended()}")
     except BaseException:
+        alive.close()
         destroy(deployment)
         raise
-    finally:
-        os.close(lease)
     return deployment
 
 
-def _create(plan: LivePlan, spec: str) -> tuple[Deployment, int]:
-    """The folder and its keeper, and a lease on it: the keeper gives up if it is closed before the network stands."""
-    deployment = Deployment(_folder() / plan.name)
+def _reserve(name: str) -> tuple[Deployment, TextIO]:
+    """A folder for a new deployment, and its lock, which it has as long as any process has this file open."""
+    deployment = Deployment(_folder() / name)
     with _registry():
         try:
             deployment.path.mkdir()
         except FileExistsError:
             raise InputError(
-                f"the name {plan.name} is taken: that deployment is {deployment.state}", place=Place("--name"),
-                remedy=f"give another with --name, or end it with testbed topo destroy {plan.name}",
+                f"the name {name} is taken: that deployment is {deployment.state}", place=Place("--name"),
+                remedy=f"give another with --name, or end it with testbed topo destroy {name}",
             ) from None  # fmt: skip
-        for folder in ("requests", "raw"):
-            (deployment.path / folder).mkdir()
-        deployment.plan.write_text(plan.model_dump_json(indent=1) + "\n")
-        deployment.spec.write_text(spec)
-        os.mkfifo(deployment.lease)
-        lease = os.open(deployment.lease, os.O_RDWR)
+        alive = deployment.alive.open("w")
+        fcntl.flock(alive, fcntl.LOCK_EX)
+    return deployment, alive
+
+
+@contextmanager
+def _first_lease(deployment: Deployment) -> Iterator[None]:
+    """A lease from the beginning: the keeper gives up if it ends before the network stands."""
+    os.mkfifo(deployment.lease)
+    lease = os.open(deployment.lease, os.O_RDWR)
+    try:
         os.write(lease, b"\n")
-        with deployment.alive.open("w") as alive, deployment.log.open("wb") as log:
-            fcntl.flock(alive, fcntl.LOCK_EX)
-            subprocess.Popen(
-                [sys.executable, "-m", "testbed.live.keeper", str(deployment.path)], pass_fds=[alive.fileno()],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )  # fmt: skip
-    return deployment, lease
+        yield
+    finally:
+        os.close(lease)
+
+
+def _start_keeper(deployment: Deployment, plan: LivePlan, spec: str, lock: int) -> None:
+    for folder in ("requests", "raw"):
+        (deployment.path / folder).mkdir()
+    deployment.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+    deployment.spec.write_text(spec)
+    with deployment.log.open("wb") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "testbed.live.keeper", str(deployment.path)], pass_fds=[lock],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
 
 
 def destroy(deployment: Deployment) -> None:
     """End it, if it has not ended, and remove all that is left of it."""
     with _registry():
         for number in (signal.SIGTERM, signal.SIGKILL):
-            keeper = _pids(deployment).get("keeper")
-            if keeper is not None and is_locked(deployment.alive):
-                os.kill(keeper, number)
-            _wait_until_unlocked(deployment.alive)
+            _end_keeper(deployment, number)
         shutil.rmtree(deployment.path, ignore_errors=True)
     remove_stale_guests()
     # After a restart of the machine another process may have the keeper's number, for which its guest was kept.
@@ -211,9 +222,16 @@ def _registry() -> Iterator[None]:
         yield
 
 
-def _wait_until_unlocked(path: Path) -> None:
+def _end_keeper(deployment: Deployment, number: int) -> None:
+    """Signal the keeper, if it lives, and wait for its end for some time. A new one has yet to say its pid."""
     deadline = time.monotonic() + LONGEST_END_S
-    while is_locked(path) and time.monotonic() < deadline:
+    told = False
+    while is_locked(deployment.alive) and time.monotonic() < deadline:
+        keeper = _pids(deployment).get("keeper")
+        if keeper is not None and not told:
+            with suppress(ProcessLookupError):
+                os.kill(keeper, number)
+            told = True
         time.sleep(POLL_S)
 
 

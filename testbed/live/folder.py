@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -117,10 +118,11 @@ class Deployment:
 
     def why_ended(self) -> str:
         """What is known of an end that nobody asked for."""
-        try:
-            return self.ended.read_text()
-        except OSError:
-            return "its keeper was killed, or the machine was restarted"
+        for file in (self.ended, self.log):  # the log is empty unless the keeper has failed
+            with suppress(OSError):
+                if text := file.read_text().strip():
+                    return text
+        return "its keeper was killed, or the machine was restarted"
 
 
 def is_locked(path: Path) -> bool:

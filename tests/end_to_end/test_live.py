@@ -254,7 +254,7 @@ def test_verify_a_topology_with_loss(shared: Place, tmp_path: Path) -> None:
 
 def test_shell(shared: Place, real: str) -> None:
     """Mininet's prompt in a terminal: completion by Tab, commands on hosts, and an end."""
-    words = [sys.executable, "-m", "testbed", "topo", "shell", "-t", real]
+    words = ["env", "--default-signal=INT", sys.executable, "-m", "testbed", "topo", "shell", "-t", real]
     terminal, other_end = pty.openpty()
     with subprocess.Popen(words, stdin=other_end, stdout=other_end, stderr=other_end, env=shared.environment) as shell:
         os.close(other_end)
@@ -266,6 +266,10 @@ def test_shell(shared: Place, real: str) -> None:
         assert "1 received" in output
         os.write(terminal, b"pingall\n")
         assert "0% dropped (2/2 received)" in read_until(terminal, "Results.*real> ")
+        os.write(terminal, b"west-h0 ping east-h0\n")
+        read_until(terminal, "icmp_seq=2")
+        shell.send_signal(signal.SIGINT)  # ends the ping, not the shell
+        assert "packets transmitted" in read_until(terminal, "rtt min.*real> ")
         os.write(terminal, b"exit\n")
         assert shell.wait(LONGEST_S) == 0
     os.close(terminal)
