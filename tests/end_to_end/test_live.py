@@ -225,6 +225,7 @@ def test_virtual_round_trip(shared: Place, exact: str) -> None:
     """20 ms, and for 98 bytes 2 x 0.784 us at the WAN ports and 4 x 0.031 us at NICs; 20 us for netem's timers."""
     output = shared.run("exec", "-t", exact, "west-h0", "--", "ping", "-c3", "10.1.0.1").stdout
     assert rtts_ms(output) == pytest.approx([20.0017] * 3, abs=0.02)
+    assert "3 received, 0% packet loss, time 200" in output  # one a second
 
 
 def test_verify_notices_what_was_changed_behind_its_back(shared: Place, exact: str) -> None:
