@@ -242,6 +242,13 @@ def test_verify_notices_what_was_changed_behind_its_back(shared: Place, exact: s
     assert after[1]["measured"] == pytest.approx(980, rel=0.005)
 
 
+def test_verify_a_preset(shared: Place) -> None:
+    """All of it, on the virtual clock; a table with a verdict in each line."""
+    lines = shared.run("verify", "two-sites").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["rtt", "rate", "rate"]
+    assert {line.split()[-1] for line in lines} == {"ok"}
+
+
 def test_verify_a_topology_with_loss(shared: Place, tmp_path: Path) -> None:
     """Deployed for this and destroyed; loss of 2 % within four standard deviations of 10 000 packets."""
     lossy = tmp_path / "lossy.yaml"
