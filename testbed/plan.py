@@ -133,6 +133,14 @@ class Datacenter(Frozen):
     fabric: LeafSpine | None = None  # None: the only segment's switch hangs on the border router
     hosts: tuple[str, ...]
 
+    @property
+    def router_address(self) -> IPv4Interface:
+        """The border router's address inside the datacenter; of several the first."""
+        if self.fabric is None:
+            return self.segments[0].gateway
+        ends = (end for cable in self.fabric.cables for end in cable.ends)
+        return next(end.address for end in ends if end.node == self.router)
+
     def segment(self, switch: str) -> Segment:
         """The segment whose switch is `switch`."""
         return next(segment for segment in self.segments if segment.switch == switch)

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import graph, guest, language, report, run, topo
+from testbed.cli import graph, guest, language, live, report, run, topo
 from testbed.errors import TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -23,6 +23,7 @@ topo.app.command("schema")(language.schema)
 topo.app.command("reference")(language.reference)
 topo.app.command("import")(language.import_file)
 topo.app.command("graph")(graph.graph)
+live.add_to(topo.app)
 app.add_typer(topo.app, name="topo")
 app.command("run")(run.run)
 app.command("report")(report.report)

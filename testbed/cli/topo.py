@@ -19,7 +19,7 @@ from testbed.spec.library import TOPOLOGIES
 from testbed.spec.yaml_source import parse_overrides
 from testbed.units import format_probability, format_rate, format_time
 
-app = typer.Typer(help="Look at topologies.", no_args_is_help=True)
+app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)
 
 
 def load(name: str, sets: list[str]) -> topology_spec.Topology:
@@ -38,7 +38,7 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     if output is Format.CSV:
-        typer.echo(_csv(rows))
+        typer.echo(csv_text(rows))
         return
     table = Table("name", "DCs", "hosts", "links", "RTT (ms)", "description", box=None, pad_edge=False)
     for row in rows:
@@ -50,7 +50,8 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
     wide_console().print(table)
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """Rows of the same keys as CSV with a head line."""
     import csv  # noqa: PLC0415
     import io  # noqa: PLC0415
 
@@ -97,7 +98,7 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
         for way in link.directions
     ]  # fmt: skip
     if output is Format.CSV:
-        typer.echo(_csv(links) if links else "")
+        typer.echo(csv_text(links) if links else "")
         return
     console = wide_console()
     sites = Table("datacenter", "hosts", "subnet", "NIC", "location", box=None, pad_edge=False)

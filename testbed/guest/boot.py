@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,6 +78,14 @@ class Guest:
         time_ns, forced_ns, pid, host, command = match.groups()
         return ClockReading(int(time_ns), int(forced_ns), int(pid), host, command.strip())
 
+    def pause(self) -> None:
+        """Stop the guest's kernel. Its processes stop at their next trap, and a virtual clock stands still."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused guest go on; nothing happens to one that is not paused."""
+        os.kill(self.process.pid, signal.SIGCONT)
+
     def cpu_seconds(self) -> float:
         """Host CPU time of the guest's kernel and of all its processes, of which the host knows each one."""
         ticks = 0
@@ -98,6 +106,7 @@ def start_guest(
     clock_file: Path,
     readable: Sequence[Path] = (),
     environment: dict[str, str] | None = None,
+    cpu: int | None = None,
 ) -> Iterator[Guest]:
     """Boot `kernel` and run `command` in it as the guest's root, with the rights of the caller on the host.
 
@@ -106,19 +115,18 @@ def start_guest(
         readable: folders that `command` needs although they lie below /tmp or /run, of which the guest has its own.
         console: file for what the guest's kernel and `command` print.
         clock_file: file that the guest's kernel keeps its clock in (virtual clock only).
+        cpu: of the host, which other guests may use as well; None: one that no other guest has, if there is any.
 
     Raises:
         MachineError: the kernel has no virtual time, or the memory file does not fit.
     """
-    if clock == "virtual" and not kernel.virtual_time:
-        raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
-    _check_memory(memory_bytes)
+    check_guest(kernel, clock, memory_bytes)
     folder = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     try:
         (folder / "writable").symlink_to(writable)
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
-        with _one_cpu() as pin:
+        with _one_cpu() if cpu is None else nullcontext(_pin_to(cpu)) as pin:
             process = _launch(kernel, pin, folder, memory_bytes, clock, console, clock_file)
             try:
                 (folder / "pid").write_text(f"{process.pid}")
@@ -157,9 +165,13 @@ def _one_cpu() -> Iterator[list[str]]:
                 fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            yield ["taskset", "--cpu-list", str(cpu)]
+            yield _pin_to(cpu)
             return
     yield []
+
+
+def _pin_to(cpu: int) -> list[str]:
+    return ["taskset", "--cpu-list", str(cpu)]
 
 
 def _launch(
@@ -183,8 +195,14 @@ def _launch(
         )  # fmt: skip
 
 
-def _check_memory(memory_bytes: int) -> None:
-    """UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used."""
+def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes: int) -> None:
+    """Check that `start_guest` can do it. UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used.
+
+    Raises:
+        MachineError: the kernel has no virtual time, or the memory file does not fit.
+    """
+    if clock == "virtual" and not kernel.virtual_time:
+        raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
     place = Path(os.environ.get("TMPDIR") or "/dev/shm")
     free = shutil.disk_usage(place).free
     if free < memory_bytes:

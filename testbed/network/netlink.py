@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,13 @@ from pyroute2.netlink.rtnl.tcmsg import plugins
 from testbed.plan import Network
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWUTS = 0x04000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
+def _check(result: int, call: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), call)
 
 
 @contextmanager
@@ -39,13 +41,13 @@ def inside_netns(pid: int) -> Iterator[None]:
     try:
         other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
         try:
-            _setns(other)
+            _check(_libc.setns(other, CLONE_NEWNET), "setns")
         finally:
             os.close(other)
         try:
             yield
         finally:
-            _setns(own)
+            _check(_libc.setns(own, CLONE_NEWNET), "setns")
     finally:
         os.close(own)
 
@@ -59,6 +61,20 @@ def netlink(pid: int) -> Iterator[IPRoute]:
         yield connection
     finally:
         connection.close()
+
+
+def enter_node(pid: int, hostname: str) -> None:
+    """Move this process, which must have one thread, into network, mounts and root of process `pid`; for good."""
+    root = os.open(f"/proc/{pid}/root", os.O_RDONLY)
+    for kind in ("net", "mnt"):
+        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+        _check(_libc.setns(fd, 0), "setns")
+        os.close(fd)
+    os.fchdir(root)  # entering a mount namespace leaves the root for the namespace's own
+    os.chroot(".")
+    os.close(root)
+    _check(_libc.unshare(CLONE_NEWUTS), "unshare")
+    socket.sethostname(hostname)
 
 
 def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
@@ -116,16 +132,15 @@ class NetemPlugin:
     def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc (struct tc_netem_qopt and its attributes)."""
         attributes: list[list[Any]] = []
+        # In a change, the kernel keeps what an attribute that is left out had: a rate and corruption are always sent.
         rate = given.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
-        if rate:
-            fields = {"rate": min(rate, MAX_U32), "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
-            attributes.append(["TCA_NETEM_RATE", fields])
-            if rate > MAX_U32:
-                attributes.append(["TCA_NETEM_RATE64", rate])
+        fields = {"rate": min(rate, MAX_U32), "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
+        attributes.append(["TCA_NETEM_RATE", fields])
+        if rate > MAX_U32:
+            attributes.append(["TCA_NETEM_RATE64", rate])
         attributes.append(["TCA_NETEM_LATENCY64", given.get("latency", 0)])
         attributes.append(["TCA_NETEM_JITTER64", given.get("jitter", 0)])
-        if given.get("corrupt"):
-            attributes.append(["TCA_NETEM_CORRUPT", {"prob_corrupt": given["corrupt"], "corr_corrupt": 0}])
+        attributes.append(["TCA_NETEM_CORRUPT", {"prob_corrupt": given.get("corrupt", 0), "corr_corrupt": 0}])
         if given.get("gilbert_elliott"):
             p, r, h, k1 = given["gilbert_elliott"]
             attributes.append(["TCA_NETEM_LOSS", {"attrs": [["NETEM_LOSS_GE", {"p": p, "r": r, "h": h, "k1": k1}]]}])
