@@ -85,6 +85,17 @@ def test_the_same_seed_gives_the_same_times(first: Folder, second: Folder) -> No
     assert durations(first).equals(durations(second))
 
 
+def test_containers_repeat_too(command: Command, pair: Path, folders: Path) -> None:
+    """Docker takes another time to start in each run; what the ranks do afterwards takes the same."""
+    runs = []
+    for name in ("one", "two"):
+        job = all_reduce("4000 B, 1 MB", 2)
+        command("run", pair, "collectives", *job, "--isolation", "container", "--seed", 1, "--out", folders / name)
+        runs.append(durations(Folder(folders / name)))
+    assert runs[0].height == 2 * 2 * 3
+    assert runs[0].equals(runs[1])
+
+
 def test_super_packets_change_nothing(first: Folder, command: Command, pair: Path, folders: Path) -> None:
     """Segmentation offload, on by default where no link treats packets one by one: medians within 0.4 %."""
     assert first.json("plan.json")["network"]["tcp"]["packets_per_skb"] == 43
