@@ -50,6 +50,14 @@ class Loss(Frozen):
     one_minus_h: float = Field(1.0, ge=0, le=1)
     one_minus_k: float = Field(0.0, ge=0, le=1)
 
+    @property
+    def mean(self) -> float:
+        """Part of the packets that is lost in the long run; bursts: the state is bad for p / (p + r) of them."""
+        if self.model == "independent":
+            return self.p
+        bad = self.p / (self.p + self.r) if self.p else 0.0
+        return bad * self.one_minus_h + (1 - bad) * self.one_minus_k
+
 
 class Fibre(Frozen):
     """The medium of a link direction: delay and impairments; never drops for want of space."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption, Set, Topology
 from testbed.cli.report import wide_console
-from testbed.plan import Network
+from testbed.plan import Datacenter, Direction, Network, WanLink
 from testbed.resolve import resolve_network
 from testbed.spec import topology as topology_spec
 from testbed.spec.library import TOPOLOGIES
@@ -88,38 +88,52 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
     if output is Format.JSON:
         typer.echo(network.model_dump_json(indent=2))
         return
-    links: list[dict[str, Any]] = [
-        {
-            "link": link.key, "from": way.source, "to": way.target, "rate": format_rate(way.bottleneck.rate_bps),
-            "delay": format_time(way.fibre.delay_ns, digits=4), "queue_packets": way.bottleneck.queue_packets,
-            "loss": way.fibre.loss.p,
-        }
-        for link in network.wan
-        for way in link.directions
-    ]  # fmt: skip
+    links = [_link_row(link, way) for link in network.wan for way in link.directions]
     if output is Format.CSV:
         typer.echo(csv_text(links) if links else "")
         return
     console = wide_console()
-    sites = Table("datacenter", "hosts", "subnet", "NIC", "location", box=None, pad_edge=False)
+    sites = Table("datacenter", "hosts", "subnet", "NIC", "fabric", "location", box=None, pad_edge=False)
     for dc in network.datacenters:
         nic = network.host(dc.hosts[0]).nic_up
         place = "-" if dc.location is None else f"{dc.location[0]:.2f}, {dc.location[1]:.2f}"
-        sites.add_row(dc.name, str(len(dc.hosts)), str(dc.subnet), format_rate(nic.rate_bps), place)
+        sites.add_row(dc.name, str(len(dc.hosts)), str(dc.subnet), format_rate(nic.rate_bps), _fabric(dc), place)
     console.print(sites)
-    table = Table("from", "to", "rate", "one-way delay", "queue (packets)", "loss", box=None, pad_edge=False)
+    columns = ("from", "to", "rate", "one-way delay", "jitter", "loss", "queue (packets)", "discipline")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in links:
-        table.add_row(
-            str(row["from"]),
-            str(row["to"]),
-            str(row["rate"]),
-            str(row["delay"]),
-            str(row["queue_packets"]),
-            format_probability(row["loss"], digits=3),
-        )
+        marks = " with marks" if row["ecn"] else ""
+        values = [row[name] for name in ("from", "to", "rate", "delay", "jitter")]
+        loss = format_probability(row["loss"], digits=3) + (" in bursts" if row["bursts"] else "")
+        table.add_row(*values, loss, str(row["queue_packets"]), row["discipline"] + marks)
     if links:
         console.print()
         console.print(table)
+
+
+def _fabric(dc: Datacenter) -> str:
+    if dc.fabric is None:
+        return "switch"
+    uplink = format_rate(dc.fabric.cables[0].port.rate_bps)
+    return f"{len(dc.segments)} leaves, {len(dc.fabric.spines)} spines at {uplink}"
+
+
+def _link_row(link: WanLink, way: Direction) -> dict[str, Any]:
+    loss = way.fibre.loss
+    bursts = loss.model == "gilbert-elliott"
+    return {
+        "link": link.key,
+        "from": way.source,
+        "to": way.target,
+        "rate": format_rate(way.bottleneck.rate_bps),
+        "delay": format_time(way.fibre.delay_ns, digits=4),
+        "jitter": format_time(way.fibre.jitter_ns, digits=3) if way.fibre.jitter_ns else "0",
+        "queue_packets": way.bottleneck.queue_packets,
+        "discipline": way.bottleneck.discipline,
+        "ecn": way.bottleneck.ecn,
+        "loss": loss.mean,
+        "bursts": bursts,
+    }
 
 
 @app.command()
