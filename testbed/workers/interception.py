@@ -68,14 +68,14 @@ class Interception:
     def __init__(self, record: Record, phase: str) -> None:
         self._record, self._phase = record, phase
         self._numbers: Counter[tuple[str, str]] = Counter()
-        self._library: Any = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+        self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
         for name, operator in OPERATORS.items():
             overload = getattr(torch.ops.c10d, name).default
-            self._library.impl(name, partial(self._call, operator, overload), "BackendSelect")
+            self._library.impl(name, partial(self._call, operator, overload), "BackendSelect")  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Let operators pass as before. Those under way are still recorded."""
-        self._library._destroy()
+        self._library._destroy()  # type: ignore[no-untyped-call]
 
     def _call(self, operator: Operator, overload: Any, *arguments: Any, **options: Any) -> Any:
         """Call the backend's kernel of `overload`, and record when its work is done."""
