@@ -147,7 +147,7 @@ def _check_memory(hosts: int, host_bytes: int, base: int, machine: int) -> None:
     fit = max(0, machine - base) // host_bytes
     raise InputError(
         f"{hosts} hosts need {format_size(needed, 3)} of memory and this machine has {format_size(machine, 3)}",
-        remedy=f"{fit} hosts would fit; --isolation process, a smaller --memory and smaller tensors need less",
+        remedy=f"{fit} hosts would fit; --isolation process and smaller tensors need less",
     )
 
 

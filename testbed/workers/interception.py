@@ -57,6 +57,7 @@ OPERATORS = {
     "barrier": Operator("barrier", 0),
     "monitored_barrier_": Operator("barrier", 0),
 }
+SETTLING_S = 0.0001
 
 
 class Interception:
@@ -68,14 +69,26 @@ class Interception:
     def __init__(self, record: Record, phase: str) -> None:
         self._record, self._phase = record, phase
         self._numbers: Counter[tuple[str, str]] = Counter()
+        self._pending: set[torch.futures.Future[Any]] = set()
         self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
         for name, operator in OPERATORS.items():
             overload = getattr(torch.ops.c10d, name).default
             self._library.impl(name, partial(self._call, operator, overload), "BackendSelect")  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Let operators pass as before. Those under way are still recorded."""
+        """Let operators pass as before, once those that have ended are recorded."""
+        self.settle()
         self._library._destroy()  # type: ignore[no-untyped-call]
+
+    def settle(self) -> None:
+        """Wait until all that has ended is recorded.
+
+        Who waits for a future is woken before its callbacks have run, and gloo's threads must not come for the
+        interpreter's lock once the interpreter is on its way to its end: then they end the process.
+        """
+        time.sleep(SETTLING_S)
+        while any(future.done() for future in list(self._pending)):
+            time.sleep(SETTLING_S)
 
     def _call(self, operator: Operator, overload: Any, *arguments: Any, **options: Any) -> Any:
         """Call the backend's kernel of `overload`, and record when its work is done."""
@@ -88,10 +101,15 @@ class Interception:
             done()
             return result
         outputs, boxed = result if isinstance(result, tuple) else (None, result)
-        watched = _watch(Work.unbox(boxed), done)
-        if watched is None:
-            return result
-        return watched.boxed() if outputs is None else (outputs, watched.boxed())
+        work = Work.unbox(boxed)
+        try:
+            future = work.get_future()
+        except RuntimeError:  # not implemented
+            boxed = _Awaited(work, done).boxed()
+            return boxed if outputs is None else (outputs, boxed)
+        self._pending.add(future)
+        future.add_done_callback(partial(self._completed, future, done))
+        return result
 
     def _operation(
         self, operator: Operator, tensors: list[torch.Tensor], arguments: tuple[Any, ...], start_ns: int
@@ -107,26 +125,19 @@ class Interception:
             start_ns=start_ns, end_ns=start_ns,
         )  # fmt: skip
 
+    def _completed(
+        self, mine: torch.futures.Future[Any], done: Callable[[], None], future: torch.futures.Future[Any]
+    ) -> None:
+        try:
+            future.value()
+            done()
+        except RuntimeError:  # the operation failed: whoever waits for it gets the error
+            pass
+        finally:
+            self._pending.discard(mine)
+
     def _done(self, operation: Operation) -> None:
         self._record(operation.ended(time.time_ns()))
-
-
-def _watch(work: Work, done: Callable[[], None]) -> _Awaited | None:
-    """Have `done` called when `work` has succeeded. What is returned, if anything, must take the place of `work`."""
-    try:
-        future = work.get_future()
-    except RuntimeError:  # not implemented
-        return _Awaited(work, done)
-    future.add_done_callback(partial(_completed, done))
-    return None
-
-
-def _completed(done: Callable[[], None], future: torch.futures.Future[Any]) -> None:
-    try:
-        future.value()
-    except RuntimeError:  # whoever waits for the operation gets the error
-        return
-    done()
 
 
 class _Awaited(Work):

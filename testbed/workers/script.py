@@ -71,6 +71,7 @@ def observe() -> None:
         )
     recorder = Recorder(RunDir(Path(os.environ[RUN])), int(os.environ[FIRST_RANK]) + local_rank)
     _interceptions.append(Interception(recorder.record, "script"))
+    atexit.register(_interceptions[0].settle)
     c10d.default_pg_timeout = timedelta(seconds=int(os.environ[TIMEOUT]))
 
 

@@ -22,18 +22,20 @@ Kind = Literal["file", "module", "command"]
 
 
 class Program(NamedTuple):
-    """What is started. `folder` comes first where Python looks for modules, and hosts can read it."""
+    """What is started."""
 
     kind: Kind
     words: tuple[str, ...]  # the file or module and its arguments, or the command
-    folder: Path | None
+    folder: Path | None  # where Python looks for modules first
+    readable: tuple[Path, ...]  # what hosts have to see
 
 
 class Script(Workload):
     """`command` on every host, as torchrun would start it.
 
     A word that ends in .py is a Python file, and ``-m`` names a module: each host starts them `ranks_per_host` times.
-    Any other command is started once by each host, and starts the host's ranks itself.
+    Any other command is started once by each host, and starts the host's ranks itself. The working folder is one of the
+    host's own, so paths among the arguments of a script should be absolute.
     """
 
     workload: Literal["script"] = "script"
@@ -50,10 +52,10 @@ class Script(Workload):
             return _module(rest)
         if first.endswith(".py"):
             path = _file(Path(first))
-            return Program("file", (str(path), *rest), _shown(path.parent))
+            return Program("file", (str(path), *rest), path.parent, (_shown(path.parent),))
         if first.startswith("-"):
             raise UnitError(f"{first!r} is not a script", "write the script first, and its options after it")
-        return Program("command", tuple(self.command), None)
+        return _command(self.command)
 
     def check_installed(self) -> None:
         """Whether this machine has the module or the command; an image of the user's may have others.
@@ -61,7 +63,7 @@ class Script(Workload):
         Raises:
             UnitError: it has not.
         """
-        kind, (name, *_), folder = self.program()
+        kind, (name, *_), folder, _ = self.program()
         if kind == "module":
             _find_module(name, folder)
         if kind == "command" and shutil.which(name, path=command_path()) is None:
@@ -76,13 +78,12 @@ class Script(Workload):
         return self.command[0] != "-m" and not self.command[0].endswith(".py")
 
     def folders(self) -> list[Path]:
-        """The script's own."""
-        folder = self.program().folder
-        return [] if folder is None else [folder]
+        """The script's own, and those of the files that a command names."""
+        return list(self.program().readable)
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """The program: kind, words, folder."""
-        kind, words, folder = self.program()
+        """The program: kind, words, the folder of its modules."""
+        kind, words, folder, _ = self.program()
         return {
             "kind": kind,
             "command": list(words),
@@ -121,7 +122,16 @@ def _module(words: list[str]) -> Program:
         raise UnitError("-m names no module", "write -m package.module, then its arguments")
     here = Path.cwd()
     is_here = PathFinder.find_spec(words[0].partition(".")[0], [str(here)]) is not None
-    return Program("module", tuple(words), _shown(here) if is_here else None)
+    return Program("module", tuple(words), here if is_here else None, (_shown(here),) if is_here else ())
+
+
+def _command(words: list[str]) -> Program:
+    """With the full paths of the files that it names: it runs in a folder of its own."""
+    files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
+    if "/" not in words[0]:
+        files.pop(words[0], None)  # that is looked for elsewhere
+    folders = {_shown(path.parent) for path in files.values()}
+    return Program("command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders)))
 
 
 def _find_module(name: str, folder: Path | None) -> None:
