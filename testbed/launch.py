@@ -142,10 +142,11 @@ def _in_guest(
 
 
 def _folders_of(plan: Plan) -> set[Path]:
-    """Folders with files that the plan names."""
+    """Folders that the plan names, or with files that it names."""
     ways = [way for link in plan.network.wan for way in link.directions]
     names = [plan.workers.image or "", *(way.fibre.distribution for way in ways)]
-    return {Path(name).parent for name in names if Path(name).is_absolute()}
+    files = {Path(name).parent for name in names if Path(name).is_absolute()}
+    return files | {Path(folder) for folder in plan.workers.readable}
 
 
 def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:

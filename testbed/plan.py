@@ -295,6 +295,13 @@ class Workers(Frozen):
     master_port: int = 29500
     timeout_s: int = Field(gt=0)  # of the process group, in the guest's time
     environment: dict[str, str] = {}
+    readable: tuple[str, ...] = ()  # folders that hosts see besides the testbed and what is installed
+    once_per_host: bool = False  # a host's first rank is a program that starts the host's ranks itself
+
+    @property
+    def processes(self) -> tuple[Rank, ...]:
+        """The ranks that the testbed itself starts."""
+        return tuple(rank for rank in self.ranks if rank.local_rank == 0 or not self.once_per_host)
 
 
 class Plan(Frozen):

@@ -4,8 +4,10 @@ Files for people and for analysis are listed in `RunDir`. Below ``raw/`` lie the
 run, one JSON object a line; they survive a lost guest, and `testbed.collect` makes the tables from them.
 
 Columns of ops.parquet (a row per collective and rank): op, bytes (int64), group_size (int32), iteration (int32),
-phase (``warmup`` | ``measure``), rank (int32), host, dc, start_ns, end_ns (int64, Unix time on the run's clock),
-dtype, wrong (int64: elements with a wrong value, -1 where not checked).
+phase (``warmup`` | ``measure``; ``train`` | ``script`` where all that torch.distributed does is recorded), rank
+(int32), host, dc, start_ns, end_ns (int64, Unix time on the run's clock), dtype, wrong (int64: elements with a wrong
+value, -1 where not checked). In ``train`` and ``script``, a send and a receive are rows of their own, and iteration
+is the number of the operation in its process group.
 
 Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes, packets, drops,
 backlog_bytes (int64; cumulative counters since the link was built, except backlog_bytes).
@@ -132,6 +134,10 @@ class RunDir:
     def rank_starts(self) -> Path:
         """What each rank finds around it: {"rank", "host", "interfaces", "capabilities", "no_new_privileges"}."""
         return self.raw / "ranks.jsonl"
+
+    def work(self, host: str) -> Path:
+        """The working folder of a user's script on `host`: what it writes there stays."""
+        return self.path / "work" / host
 
     @property
     def containers(self) -> Path:

@@ -20,6 +20,7 @@ from testbed.workers.memory import populate_heap
 from testbed.workers.rank import RankContext
 from testbed.workers.recorder import Operation
 
+RECORDS_ITSELF = True
 GLOO_BYTES = 16 * 2**20  # gloo's own buffers are at most a few MiB an operation
 
 

@@ -25,7 +25,7 @@ topo.app.command("import")(language.import_file)
 topo.app.command("graph")(graph.graph)
 live.add_to(topo.app)
 app.add_typer(topo.app, name="topo")
-app.command("run")(run.run)
+app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.add_typer(guest.app, name="guest")
 

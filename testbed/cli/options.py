@@ -39,7 +39,6 @@ class Capture(StrEnum):
 
 
 Topology = Annotated[str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")]
-Workload = Annotated[str, typer.Argument(help="a preset or the path of a workload file")]
 Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="change one value: topology.KEY or workload.KEY; may be repeated"),

@@ -1,4 +1,4 @@
-"""testbed run: one run of a workload on a topology."""
+"""testbed run: one run of a workload, or of the user's own script, on a topology."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+from typer.core import TyperCommand
 
-from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology, Workload
+from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology
 from testbed.cli.report import print_summary
+from testbed.errors import InputError, Place
 from testbed.launch import launch
 from testbed.resolve import resolve
 from testbed.rundir import RunDir
 from testbed.spec import topology as topology_spec
-from testbed.spec.workload import load_workload
-from testbed.spec.yaml_source import parse_overrides
-from testbed.units import parse_size
+from testbed.spec.model import input_error
+from testbed.spec.workload import Workload, load_workload
+from testbed.spec.workloads.script import Script
+from testbed.spec.yaml_source import Override, parse_overrides
+from testbed.units import UnitError, parse_size
+
+SCRIPT = "testbed.script"  # in typer's context
 
 STAGES = {
     "boot": "booting the guest",
@@ -103,9 +110,36 @@ def display() -> Iterator[Display | PlainDisplay]:
         yield Display(progress)
 
 
+class RunCommand(TyperCommand):
+    """``testbed run``: what follows ``--`` is not its own, but the script and the script's arguments."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Set the script apart, word by word, in ``ctx.meta``.
+
+        Raises:
+            InputError: a script without ``--``, or the reverse.
+        """
+        own = args[: args.index("--")] if "--" in args else args
+        ctx.meta[SCRIPT] = script = args[len(own) + 1 :]
+        if len(own) < len(args) and not script:
+            raise InputError("nothing follows --", remedy="write the script and its arguments there")
+        for number, word in enumerate(own):
+            if word.endswith(".py") and not word.startswith("-"):
+                remedy = f"testbed run {' '.join(own[:number])} -- {' '.join([*own[number:], *script])}"
+                raise InputError(f"{word}: a script comes after --", remedy=f"write {remedy}")
+        return super().parse_args(ctx, own)
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """With the script."""
+        return [*super().collect_usage_pieces(ctx), "[-- SCRIPT [ARGUMENT]...]"]
+
+
 def run(
+    context: typer.Context,
     topology: Topology,
-    workload: Workload = "collectives",
+    workload: Annotated[
+        str | None, typer.Argument(help="a preset or the path of a workload file [default: collectives]")
+    ] = None,
     sets: Set = [],  # noqa: B006 (typer copies it)
     clock: Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")] = Clock.VIRTUAL,
     isolation: Annotated[
@@ -134,15 +168,31 @@ def run(
     ] = 300.0,
     out: Out = None,
     output: FormatOption = Format.TABLE,
+    nproc_per_host: Annotated[
+        int | None,
+        typer.Option(envvar="TESTBED_NPROC_PER_HOST", min=1, help="ranks of a script on each host [default: 1]"),
+    ] = None,
+    env: Annotated[
+        list[str], typer.Option("--env", metavar="NAME=VALUE", help="an environment variable of every rank")
+    ] = [],  # noqa: B006
+    readable: Annotated[
+        list[Path],
+        typer.Option(help="a folder that hosts can read, besides the script's own", exists=True, file_okay=False),
+    ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan as JSON and start nothing")] = False,
 ) -> None:
-    """Run a workload on a topology: build the network, start the workers, measure, report."""
+    """Run a workload on a topology: build the network, start the workers, measure, report.
+
+    After -- comes a script of your own instead, with its arguments: testbed run two-sites -- train.py --lr 3e-4.
+    It is started on every host as torchrun would start it.
+    """
     overrides = parse_overrides(sets, ["topology", "workload"])
     network = topology_spec.Topology.load(topology, overrides["topology"])
-    work = load_workload(workload, overrides["workload"])
+    work = _work(workload, overrides["workload"], context.meta[SCRIPT], nproc_per_host, in_image=image is not None)
     plan = resolve(
         network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
         image=image, host_memory_bytes=_size(memory, "--memory"), host_cpus=cpus,
+        environment=_variables(env), readable=readable,
     )  # fmt: skip
     if guest_memory is not None:
         plan = plan.model_copy(update={"guest_memory_bytes": _size(guest_memory, "--guest-memory")})
@@ -158,9 +208,46 @@ def run(
         print_summary(folder, output)
 
 
-def _size(text: str | None, option: str) -> int | None:
-    from testbed.errors import InputError, Place  # noqa: PLC0415
+def _work(
+    workload: str | None, overrides: list[Override], script: list[str], ranks_per_host: int | None, *, in_image: bool
+) -> Workload:
+    """The workload that was named, or the script."""
+    if not script:
+        if ranks_per_host is not None:
+            remedy = f"for a workload write --set workload.ranks_per_host={ranks_per_host}"
+            raise InputError(
+                "it is about a script, and there is none", place=Place(key="--nproc-per-host"), remedy=remedy
+            )
+        return load_workload(workload or "collectives", overrides)
+    if workload is not None:
+        remedy = f"leave out {workload}, or -- and what follows"
+        raise InputError(f"a run has a workload ({workload}) or a script ({script[0]}), not both", remedy=remedy)
+    if overrides:
+        raise InputError(
+            "a script has no settings of a workload", place=Place(key="--set"), remedy="write its options after it"
+        )
+    try:
+        work = Script.model_validate({"command": script, "ranks_per_host": ranks_per_host or 1})
+        if not in_image:
+            work.check_installed()
+    except ValidationError as error:
+        raise input_error(error, Script, lambda loc: Place(key="--")) from error
+    except UnitError as error:
+        raise InputError(error.what, place=Place(key="--"), remedy=error.remedy) from error
+    return work
 
+
+def _variables(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise InputError(
+                f"{name!r} is not NAME=VALUE", place=Place(key="--env"), remedy="write for example --env LEVEL=debug"
+            )
+    return {name: value for name, _, value in pairs}
+
+
+def _size(text: str | None, option: str) -> int | None:
     if text is None:
         return None
     try:

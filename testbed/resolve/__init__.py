@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def resolve(
     image: Path | None = None,
     host_memory_bytes: int | None = None,
     host_cpus: float = 1.0,
+    environment: Mapping[str, str] | None = None,
+    readable: Sequence[Path] = (),
     machine_memory_bytes: int | None = None,
 ) -> Plan:
     """The plan of running `workload` on `topology`.
@@ -55,6 +58,8 @@ def resolve(
         image: tar of a container image; None: this machine's own userland.
         host_memory_bytes: limit of one host; None: what its ranks need, at least 1 GiB.
         host_cpus: limit of one host.
+        environment: variables of every rank.
+        readable: folders that hosts see besides those that `workload` needs.
         machine_memory_bytes: what this machine has; None: ask it.
 
     Raises:
@@ -65,7 +70,7 @@ def resolve(
     ranks = _ranks(network, workload.ranks_per_host)
     tensor = workload.largest_tensor_bytes(len(ranks))
     rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor
-    host_bytes = workload.ranks_per_host * rank_bytes
+    host_bytes = max(workload.ranks_per_host * rank_bytes, host_memory_bytes or 0)
     base = GUEST_BASE_MEMORY + (DOCKER_MEMORY if isolation == "container" else 0)
     if image is not None:
         base += IMAGE_COPIES * image.stat().st_size
@@ -80,7 +85,9 @@ def resolve(
         memory_bytes=host_memory_bytes or max(LEAST_HOST_MEMORY, host_bytes),
         cpus=host_cpus,
         timeout_s=timeout_s(network, tensor, len(ranks)),
-        environment={"OMP_NUM_THREADS": "1"},
+        environment={"OMP_NUM_THREADS": "1", **(environment or {})},
+        readable=tuple(sorted({str(folder.resolve()) for folder in (*workload.folders(), *readable)})),
+        once_per_host=workload.starts_ranks_itself,
     )
     return Plan(
         network=network,

@@ -32,6 +32,15 @@ class Workload(Strict):
         """The settings in base units, as JSON values, for `ranks` workers."""
         raise NotImplementedError
 
+    def folders(self) -> list[Path]:
+        """Folders of this machine that its hosts have to see, besides the testbed and what is installed."""
+        return []
+
+    @property
+    def starts_ranks_itself(self) -> bool:
+        """Whether a host starts only one process, which starts the host's ranks."""
+        return False
+
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Bytes of the largest tensor that a rank holds."""
         raise NotImplementedError

@@ -24,7 +24,7 @@ import docker
 from docker.errors import DockerException
 
 from testbed.errors import RunError, WorkerError
-from testbed.plan import Plan, Rank
+from testbed.plan import Plan, Rank, Workers
 from testbed.rundir import RunDir
 from testbed.workers import cgroups
 from testbed.workers.fleet import ENVIRONMENT, Fleet, send_orders
@@ -98,10 +98,10 @@ class Containers(Fleet):
         """Start all ranks. `netns` is not needed: the containers are the namespaces."""
         del netns
         if self._parent is not None:
-            self._parent.start([self._order(rank) for rank in self.plan.workers.ranks])
+            self._parent.start([self._order(rank) for rank in self.plan.workers.processes])
             return
         for host, pid in self._pids.items():
-            orders = [Order(rank.rank, rank.host) for rank in self.ranks_of(host)]
+            orders = [Order(rank.rank, rank.host) for rank in self.processes_of(host)]
             try:
                 send_orders(self._fifo(host), orders, Path("/proc", str(pid), "exe"))
             except WorkerError as error:
@@ -140,7 +140,7 @@ class Containers(Fleet):
     def _run_container(self, client: Any, host: str, image: str) -> Any:
         owner = self.run.path.stat()
         workers = self.plan.workers
-        command, binds = ["sleep", "infinity"], {str(self.run.path): "rw", **_readable(workers.image)}
+        command, binds = ["sleep", "infinity"], {**_readable(workers), str(self.run.path): "rw"}
         if workers.image is not None:
             self._fifo(host).parent.mkdir()
             os.mkfifo(self._fifo(host))
@@ -196,13 +196,14 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _readable(image: str | None) -> dict[str, str]:
-    """What a container may read: the machine's userland, or this project's code only with an image of the user's."""
+def _readable(workers: Workers) -> dict[str, str]:
+    """What a container may read: this project, what the plan names, and without an image the machine's userland."""
     project = Path(__file__).parent.parent.parent
-    if image is not None:
-        return {str(project): "ro"}
+    named = [Path(folder) for folder in workers.readable]
+    if workers.image is not None:
+        return {str(path): "ro" for path in (project, *named)}
     paths = [Path("/", name) for name in USERLAND if Path("/", name).is_dir() and not Path("/", name).is_symlink()]
-    for path in (Path(sys.prefix), Path(sys.base_prefix), project):
+    for path in (Path(sys.prefix), Path(sys.base_prefix), project, *named):
         if not any(path.is_relative_to(other) for other in paths):
             paths.append(path)
     return {str(path): "ro" for path in paths}

@@ -57,9 +57,9 @@ class Fleet(ABC):
         """The hosts that have ranks, in the order of their first."""
         return list(dict.fromkeys(rank.host for rank in self.plan.workers.ranks))
 
-    def ranks_of(self, host: str) -> list[Rank]:
-        """The ranks that live on `host`."""
-        return [rank for rank in self.plan.workers.ranks if rank.host == host]
+    def processes_of(self, host: str) -> list[Rank]:
+        """The ranks that the testbed starts on `host`."""
+        return [rank for rank in self.plan.workers.processes if rank.host == host]
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +80,10 @@ class Fleet(ABC):
             for rank, status in exits.items():
                 if status != 0:
                     raise WorkerError(self._failure(rank, status))
-            if len(exits) == len(self.plan.workers.ranks):
+            if len(exits) == len(self.plan.workers.processes):
                 return
             for host in lost:
-                missing = [rank.rank for rank in self.ranks_of(host) if rank.rank not in exits]
+                missing = [rank.rank for rank in self.processes_of(host) if rank.rank not in exits]
                 if missing:
                     raise WorkerError(self._failure(missing[0], None))
             time.sleep(POLL_S)

@@ -66,8 +66,7 @@ def main(run_folder: str, fifo: str) -> int:
             status = 1
             try:
                 _enter(order, run.rank_log(order.rank))
-                rank_module.run_rank(run, plan, order.rank)
-                status = 0
+                status = rank_module.run_rank(run, plan, order.rank)
             except BaseException:  # the log must hold it, whatever it is
                 traceback.print_exc()
             finally:

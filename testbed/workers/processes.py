@@ -55,7 +55,7 @@ class Processes(Fleet):
         self._parent.start(
             [
                 Order(rank.rank, rank.host, cgroup=str(self._groups[rank.host]), netns_pid=netns[rank.host])
-                for rank in self.plan.workers.ranks
+                for rank in self.plan.workers.processes
             ]
         )
 

@@ -1,6 +1,7 @@
-"""One rank: joins the process group and runs the workload's script.
+"""One rank: from its environment to the end of the workload, or of the user's script.
 
-A workload is a file workloads/<name>.py with ``main(context: RankContext) -> None``.
+A workload is a file workloads/<name>.py with ``main(context: RankContext) -> None``. Everything that it does with
+torch.distributed is recorded, in the phase ``train``, unless the file says ``RECORDS_ITSELF = True``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ import torch.distributed as dist
 from testbed.errors import RunError
 from testbed.plan import Plan
 from testbed.rundir import RunDir, append_record
+from testbed.workers.interception import Interception
 from testbed.workers.recorder import Recorder
+from testbed.workers.script import run_script
 
 WORKLOADS = Path(__file__).parent.parent.parent / "workloads"
 
@@ -40,22 +43,33 @@ class RankContext:
     recorder: Recorder
 
 
-def run_rank(run: RunDir, plan: Plan, rank: int) -> None:
-    """Be rank `rank` from the environment to the end of the workload."""
+def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
+    """Be rank `rank` from the environment to the end; returns the exit status."""
     workers = plan.workers
-    me = workers.ranks[rank]
     os.environ.update(rank_environment(plan, rank, emulated_interfaces()))
     append_record(run.rank_starts, {"rank": rank, **surroundings()})
+    if workers.workload == "script":
+        return run_script(run, plan, workers.ranks[rank])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=workers.timeout_s))
-    recorder = Recorder(run, me.rank)
+    recorder = Recorder(run, rank)
     try:
-        main = load_workload(workers.workload)
-        main(RankContext(plan, run, me.rank, len(workers.ranks), workers.settings, recorder))
+        _run_workload(RankContext(plan, run, rank, len(workers.ranks), workers.settings, recorder))
         dist.barrier()  # no rank closes its connections while another still needs them
     finally:
         recorder.close()
         dist.destroy_process_group()
+    return 0
+
+
+def _run_workload(context: RankContext) -> None:
+    module = load_workload(context.plan.workers.workload)
+    interception = None if getattr(module, "RECORDS_ITSELF", False) else Interception(context.recorder.record, "train")
+    try:
+        module.main(context)
+    finally:
+        if interception is not None:
+            interception.close()
 
 
 def emulated_interfaces() -> str:
@@ -91,25 +105,40 @@ def _is_up(interface: str) -> bool:
 
 
 def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
-    """Environment variables as torchrun sets them, and gloo's interface (once per connection of a pair)."""
+    """Environment variables as torchrun sets them, and gloo's interface (once per connection of a pair).
+
+    Beside them are those of the testbed, ``TESTBED_...`` (docs/your-script.md lists them), and for a command that
+    starts a host's ranks itself those from which torchrun takes what its own options leave open, ``PET_...``.
+    """
     workers = plan.workers
     me = workers.ranks[rank]
-    master = plan.network.host(workers.ranks[0].host)
+    hosts = list(dict.fromkeys(other.host for other in workers.ranks))
+    address, port = str(plan.network.host(workers.ranks[0].host).address.ip), str(workers.master_port)
+    node, nodes, ranks = str(hosts.index(me.host)), str(len(hosts)), str(len(workers.ranks))
+    local_ranks = str(sum(other.host == me.host for other in workers.ranks))
     connections = int(workers.settings.get("connections", 1))
-    return {
-        "RANK": str(me.rank),
-        "LOCAL_RANK": str(me.local_rank),
-        "WORLD_SIZE": str(len(workers.ranks)),
-        "LOCAL_WORLD_SIZE": str(sum(other.host == me.host for other in workers.ranks)),
-        "MASTER_ADDR": str(master.address.ip),
-        "MASTER_PORT": str(workers.master_port),
+    variables = {
+        "MASTER_ADDR": address, "MASTER_PORT": port,
+        "RANK": str(me.rank), "WORLD_SIZE": ranks, "LOCAL_RANK": str(me.local_rank), "LOCAL_WORLD_SIZE": local_ranks,
+        "GROUP_RANK": node, "GROUP_WORLD_SIZE": nodes,
+        "ROLE_NAME": "default", "ROLE_RANK": str(me.rank), "ROLE_WORLD_SIZE": ranks,
+        "TORCHELASTIC_RUN_ID": "testbed", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
         "GLOO_SOCKET_IFNAME": ",".join([interface] * connections),
-        **workers.environment,
-    }
+        "TESTBED_MASTER": address, "TESTBED_MASTER_PORT": port, "TESTBED_NODE_RANK": node, "TESTBED_NODES": nodes,
+        "TESTBED_RANKS_PER_HOST": local_ranks,
+        "TESTBED_DATACENTERS": ",".join(plan.network.host(other.host).dc for other in workers.ranks),
+    }  # fmt: skip
+    if workers.once_per_host:
+        variables |= {
+            "PET_NNODES": nodes, "PET_NODE_RANK": node, "PET_NPROC_PER_NODE": local_ranks,
+            "PET_MASTER_ADDR": address, "PET_MASTER_PORT": port,
+        }  # fmt: skip
+    return variables | workers.environment
 
 
-def load_workload(name: str) -> Callable[[RankContext], None]:
-    """The ``main`` of workloads/<name>.py."""
+def load_workload(name: str) -> ModuleType:
+    """The script workloads/<name>.py."""
     path = WORKLOADS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"workloads.{name}", path)
     if spec is None or spec.loader is None:
@@ -117,5 +146,4 @@ def load_workload(name: str) -> Callable[[RankContext], None]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    main: Callable[[RankContext], None] = module.main
-    return main
+    return module

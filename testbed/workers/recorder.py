@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TextIO
+from dataclasses import asdict, dataclass, replace
 
 from testbed.rundir import RunDir, append_record
 
@@ -17,11 +16,15 @@ class Operation:
     bytes: int
     group_size: int
     iteration: int
-    phase: str  # warmup | measure
+    phase: str  # warmup | measure, or of what `testbed.workers.interception` records: train | script
     dtype: str
     start_ns: int
     end_ns: int
     wrong: int = -1  # elements with a wrong value; -1: not checked
+
+    def ended(self, end_ns: int) -> Operation:
+        """The same, with its end."""
+        return replace(self, end_ns=end_ns)
 
 
 class Recorder:
@@ -30,7 +33,7 @@ class Recorder:
     def __init__(self, run: RunDir, rank: int) -> None:
         self._rank = rank
         self._run = run
-        self._file: TextIO = run.rank_ops(rank).open("a", buffering=1)
+        self._file = run.rank_ops(rank).open("ab", buffering=0)  # a line is one write, from whichever thread
 
     def expect(self, operations: int) -> None:
         """Tell how many operations this rank is going to record; progress is measured by rank 0's number."""
@@ -39,7 +42,7 @@ class Recorder:
 
     def record(self, operation: Operation) -> None:
         """Write one operation; it survives whatever happens to the rank afterwards."""
-        self._file.write(json.dumps(asdict(operation)) + "\n")
+        self._file.write((json.dumps(asdict(operation)) + "\n").encode())
 
     def close(self) -> None:
         """Close the file."""

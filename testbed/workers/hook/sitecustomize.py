@@ -1,0 +1,48 @@
+"""Imported by every Python process that has this folder on its PYTHONPATH (module `site`, of the standard library).
+
+It costs such a process nothing until it imports torch.distributed. The first process group starts the recording.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULE = "torch.distributed.distributed_c10d"
+
+
+class _Finder(MetaPathFinder):
+    """Finds `MODULE` where it is, and changes what its import makes."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: _observed(module, execute)  # type: ignore[method-assign]
+        return spec
+
+
+def _observed(module: ModuleType, execute: Any) -> None:
+    execute(module)
+    initialise = module.init_process_group
+
+    @functools.wraps(initialise)
+    def init_process_group(*arguments: Any, **options: Any) -> None:
+        from testbed.workers.script import observe  # noqa: PLC0415 (torch is complete only now)
+
+        observe()
+        initialise(*arguments, **options)
+
+    module.init_process_group = init_process_group  # type: ignore[attr-defined]
+
+
+sys.meta_path.insert(0, _Finder())
