@@ -20,8 +20,10 @@ broadcast      among leaders, then inside              the same
 barrier        inside, among leaders, inside           the same
 ============== ======================================= =================================================
 
-gloo has no reduce-scatter of its own: torch's does a whole all-reduce and keeps a part. `direct_reduce_scatter` sends
-each part to where it is wanted and adds there: half of the bytes, and one step.
+Across datacenters, ranks send each part straight to where it is wanted (`direct_all_reduce` and its two halves). A
+ring, as gloo's, sends as many bytes, but in n - 1 steps for each half, one delay after another, and through few of the
+links. A ring would be better where the WAN is one itself, for what is sent straight then crosses several links.
+Inside, the reduce-scatter is direct too: gloo has none, and torch's is a whole all-reduce of which a part is kept.
 """
 
 from __future__ import annotations
@@ -60,11 +62,35 @@ def new_groups(groups: Sequence[Sequence[int]], timeout: datetime.timedelta | No
 
 
 def direct_reduce_scatter(output: torch.Tensor, tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
-    """The sum over `group` of each rank's part of `tensor`, which may overlap with `output`."""
+    """Let `output` hold the sum over `group` of this rank's part of `tensor`, of which it may be a piece."""
     ranks = dist.get_world_size(group)
     received = torch.empty_like(tensor)
     dist.all_to_all_single(received, tensor, group=group)
     torch.sum(received.view(ranks, -1), dim=0, dtype=tensor.dtype, out=output)
+
+
+def direct_all_gather(output: torch.Tensor, part: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Let `output` hold the parts of all ranks of `group`; `part` may be a piece of it."""
+    dist.all_to_all_single(output, part.repeat(dist.get_world_size(group)), group=group)
+
+
+def direct_all_reduce(tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Sum `tensor` over the ranks of `group`, in place."""
+    ranks = dist.get_world_size(group)
+    if ranks == 1:
+        return
+    whole = padded(tensor, ranks)
+    part = whole.new_empty(len(whole) // ranks)
+    direct_reduce_scatter(part, whole, group)
+    direct_all_gather(whole, part, group)
+    if whole is not tensor:
+        tensor.copy_(whole[: len(tensor)])
+
+
+def padded(tensor: torch.Tensor, parts: int) -> torch.Tensor:
+    """`tensor`, or a copy with zeros at its end if `parts` equal parts would not make it up."""
+    missing = -len(tensor) % parts
+    return torch.cat([tensor, tensor.new_zeros(missing)]) if missing else tensor
 
 
 class Hierarchy:
@@ -93,27 +119,22 @@ class Hierarchy:
         if not self.equal:
             dist.reduce(tensor, group=self.inside, group_dst=0)
             if self.across is not None:
-                dist.all_reduce(tensor, group=self.across)
+                direct_all_reduce(tensor, self.across)
             dist.broadcast(tensor, group=self.inside, group_src=0)
             return
-        if size == 1:
-            dist.all_reduce(tensor, group=self.across)
-            return
-        padded = tensor if len(tensor) % size == 0 else tensor.new_zeros(-(-len(tensor) // size) * size)
-        if padded is not tensor:
-            padded[: len(tensor)] = tensor
-        shard = tensor.new_empty(len(padded) // size)
-        direct_reduce_scatter(shard, padded, self.inside)
-        dist.all_reduce(shard, group=self.across)
-        dist.all_gather(list(padded.chunk(size)), shard, group=self.inside)
-        if padded is not tensor:
-            tensor.copy_(padded[: len(tensor)])
+        whole = padded(tensor, size)
+        shard = whole.new_empty(len(whole) // size)
+        direct_reduce_scatter(shard, whole, self.inside)
+        direct_all_reduce(shard, self.across)
+        dist.all_gather(list(whole.chunk(size)), shard, group=self.inside)
+        if whole is not tensor:
+            tensor.copy_(whole[: len(tensor)])
 
     def all_gather(self, output: torch.Tensor, part: torch.Tensor) -> None:
         """Let `output` hold the parts of all ranks, in their order; all have as many elements."""
         if self.equal:
             column = part.new_empty(len(self._datacenters) * len(part))
-            dist.all_gather(list(column.chunk(len(self._datacenters))), part, group=self.across)
+            direct_all_gather(column, part, self.across)
             columns = column.new_empty(len(output))
             dist.all_gather(list(columns.chunk(len(self._mine))), column, group=self.inside)
             self._to_ranks(columns, output, len(part))
@@ -124,7 +145,7 @@ class Hierarchy:
         dist.gather(part, parts, group=self.inside, group_dst=0)
         blocks = block.new_empty(len(self._datacenters) * len(block))
         if self.across is not None:
-            dist.all_gather(list(blocks.chunk(len(self._datacenters))), block, group=self.across)
+            direct_all_gather(blocks, block, self.across)
         dist.broadcast(blocks, group=self.inside, group_src=0)
         for ranks, of_ranks in zip(self._datacenters, blocks.chunk(len(self._datacenters)), strict=True):
             for rank, got in zip(ranks, of_ranks.chunk(longest), strict=False):
@@ -142,7 +163,7 @@ class Hierarchy:
         dist.reduce(tensor, group=self.inside, group_dst=0)
         parts = None
         if self.across is not None:
-            dist.all_reduce(tensor, group=self.across)
+            direct_all_reduce(tensor, self.across)
             every = tensor.chunk(dist.get_world_size())
             parts = [every[rank].contiguous() for rank in self._mine]
         received = torch.empty_like(output)  # `output` may be a part of `tensor`
