@@ -8,7 +8,8 @@ With S bytes, n ranks, all rates in bit/s, the bound is the maximum of
 
 latency
     The longest one-way delay between two ranks of which one needs the other's data (all-reduce, all-gather,
-    reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from rank 0; reduce, gather: to rank 0).
+    reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from rank 0; reduce, gather: to rank 0;
+    send_recv: from each rank to the next, and from the last to the first).
 
 cuts
     For each cut A|B, each way: 8 V(A, B) / capacity(A, B) + the least one-way delay from a rank in A to a rank in B.
@@ -25,6 +26,7 @@ cuts
     scatter               S |B|/n if rank 0 is in A
     reduce                S if rank 0 is in B
     gather                S |A|/n if rank 0 is in B
+    send_recv             S times the ranks in A whose next rank is in B
     barrier               0
     ====================  ===========================================
 
@@ -37,6 +39,10 @@ volume
     (P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69(2), 2009).
 
 Ranks on one host exchange data without the network: a host is one member with several ranks.
+
+Several groups that do the operation at the same time, each among its own ranks, share the network: what crosses a cut
+is then the sum over the groups. The time of the slowest of them is at least the longest bound of any group alone, and
+at least 8 (sum of V) / capacity + the least delay of any group, for each cut.
 """
 
 from __future__ import annotations
@@ -63,6 +69,8 @@ class Cut:
     root_inside: bool  # rank 0 is in A
     capacity_bps: float
     delay_ns: float  # the least from a rank in A to a rank in B
+    messages: int  # ranks in A whose next rank is in B
+    name: tuple[str, int, bool]  # the same for the same cut in the bounds of other ranks
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ CROSSING: dict[str, Callable[[Cut], float]] = {
     "scatter": lambda cut: cut.root_inside * cut.outside / (cut.inside + cut.outside),
     "reduce": lambda cut: float(not cut.root_inside),
     "gather": lambda cut: (not cut.root_inside) * cut.inside / (cut.inside + cut.outside),
+    "send_recv": lambda cut: float(cut.messages),
     "barrier": lambda cut: 0.0,
 }
 # Messages per byte and group beyond the first, of the reduction and of the distribution together.
@@ -110,6 +119,7 @@ class Bounds:
         self._counts = np.array([sum(rank.host == name for rank in ranks) for name in names])
         self._dcs = [dc.name for dc in network.datacenters]
         self._dc_of = np.array([self._dcs.index(host.dc) for host in self._hosts])
+        self._next = self._messages_to_next([names.index(rank.host) for rank in ranks])
         self._wan = self._wan_rates()
         self._delays = self._relay_delays()
         self._cuts = [*self._host_cuts(), *self._dc_cuts()]
@@ -124,22 +134,36 @@ class Bounds:
         if op not in CROSSING:
             raise ValueError(f"no bound is known for the operation {op!r}; known are {', '.join(CROSSING)}")
         bound = self._latency_ns(op)
-        for cut in self._cuts:
-            volume = CROSSING[op](cut) * size
-            if volume > 0:
-                bound = max(bound, 8e9 * volume / cut.capacity_bps + cut.delay_ns)
+        for cut, volume in self.crossing(op, size):
+            bound = max(bound, 8e9 * volume / cut.capacity_bps + cut.delay_ns)
         for pool in self._pools:
             volume = MESSAGES.get(op, 0) * (pool.groups - 1) * size
             if volume > 0:
                 bound = max(bound, 8e9 * volume / pool.capacity_bps + pool.delay_ns)
         return bound / 1000
 
+    def crossing(self, op: str, size: int) -> Iterator[tuple[Cut, float]]:
+        """The cuts that bytes of `op` must cross, and how many."""
+        for cut in self._cuts:
+            volume = CROSSING[op](cut) * size
+            if volume > 0:
+                yield cut, volume
+
     def _latency_ns(self, op: str) -> float:
         if op in FROM_ROOT:
             return float(self._delays[0].max())
         if op in TO_ROOT:
             return float(self._delays[:, 0].max())
+        if op == "send_recv":
+            return float(self._delays[self._next > 0].max(initial=0.0))
         return float(self._delays.max())
+
+    def _messages_to_next(self, hosts: Sequence[int]) -> npt.NDArray[np.int64]:
+        """How many ranks of a host have their next rank on another, by both; `hosts` are those of the ranks."""
+        messages = np.zeros((len(self._hosts), len(self._hosts)), dtype=np.int64)
+        for here, following in zip(hosts, [*hosts[1:], hosts[0]], strict=True):
+            messages[here, following] += here != following
+        return messages
 
     def _wan_rates(self) -> Matrix:
         rates = np.zeros((len(self._dcs), len(self._dcs)))
@@ -168,9 +192,10 @@ class Bounds:
             return
         apart = self._delays + np.diag(np.full(len(self._hosts), np.inf))
         for i, host in enumerate(self._hosts):
-            here = int(self._counts[i])
-            yield Cut(here, total - here, i == 0, host.nic_up.rate_bps, float(apart[i].min()))
-            yield Cut(total - here, here, i != 0, host.nic_down.rate_bps, float(apart[:, i].min()))
+            here, sent, received = int(self._counts[i]), int(self._next[i].sum()), int(self._next[:, i].sum())
+            up, down, name = host.nic_up.rate_bps, host.nic_down.rate_bps, host.name
+            yield Cut(here, total - here, i == 0, up, float(apart[i].min()), sent, (name, 0, True))
+            yield Cut(total - here, here, i != 0, down, float(apart[:, i].min()), received, (name, 0, False))
 
     def _dc_delays(self) -> Matrix:
         """Least one-way delay in ns between two ranks of two datacenters; infinite where one has no ranks."""
@@ -193,8 +218,10 @@ class Bounds:
             a, b = int(counts[inside].sum()), int(counts[~inside].sum())
             if a and b:
                 between = np.ix_(inside, ~inside)
-                root = bool(inside[self._dc_of[0]])
-                yield Cut(a, b, root, float(self._wan[between].sum()), float(delays[between].min()))
+                root, delay = bool(inside[self._dc_of[0]]), float(delays[between].min())
+                hosts = inside[self._dc_of]
+                messages = int(self._next[np.ix_(hosts, ~hosts)].sum())
+                yield Cut(a, b, root, float(self._wan[between].sum()), delay, messages, ("", mask, True))
 
     def _make_pools(self) -> Iterator[Pool]:
         hosts, dcs = len(self._hosts), len(set(self._dc_of))
@@ -204,6 +231,23 @@ class Bounds:
                 yield Pool(hosts, float(sum(rates)), float(apart.min()))
         if dcs > 1:
             yield Pool(dcs, float(self._wan.sum()), float(self._dc_delays().min()))
+
+
+def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
+    """The least time in us until the last of `groups`, of the same network, has done `op`, each with `size` bytes.
+
+    Raises:
+        ValueError: no groups, or an operation that is not in the table.
+    """
+    bound = 1000 * max(group.us(op, size) for group in groups)
+    cuts: dict[tuple[str, int, bool], list[tuple[Cut, float]]] = {}
+    for group in groups:
+        for cut, volume in group.crossing(op, size):
+            cuts.setdefault(cut.name, []).append((cut, volume))
+    for crossing in cuts.values():
+        volume, delay = sum(volume for _, volume in crossing), min(cut.delay_ns for cut, _ in crossing)
+        bound = max(bound, 8e9 * volume / crossing[0][0].capacity_bps + delay)
+    return bound / 1000
 
 
 def _both(i: int, size: int) -> tuple[int, int]:

@@ -2,9 +2,13 @@
 
 Time of an operation. All ranks share one clock, so times of different ranks can be compared.
 
-- ``time_us`` is the duration that rank 0 sees, which is what benchmarks of torch and gloo print. Where the data leave
-  rank 0 (broadcast, scatter) rank 0 is done once its kernel has taken the data, which says nothing about the network;
-  there it is the time from rank 0's start to the last rank's end.
+- ``time_us`` is the duration that rank 0 sees, which is what benchmarks of torch and gloo print. Where data go one way
+  only, that says nothing about the network: a sender is done once its kernel has taken the data, and what a receiver
+  waits for may have been sent before it started. There the time is from the first start of a sender to the last end of
+  a receiver: from rank 0's start to the last end (broadcast, scatter), from the first start to rank 0's end (reduce,
+  gather), or from the first start to the last end (send_recv).
+- Several groups that work at the same time count as one iteration, with the time of the slowest group; rank 0 is the
+  first of its group there.
 - ``slowest_us`` is the median over the iterations of the longest duration that any rank sees (never less than the
   median of ``time_us``).
 - Ranks start within the skew of the barrier before the operation, at most a one-way delay.
@@ -19,13 +23,14 @@ collective counts; its sends and receives are in ops.parquet only.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from pydantic import ValidationError
 
-from testbed.bounds import FROM_ROOT, Bounds
+from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
 from testbed.measure.packets import Capture, read_totals
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
@@ -43,6 +48,8 @@ OPS_SCHEMA: dict[str, type[pl.DataType]] = {
     "end_ns": pl.Int64,
     "dtype": pl.String,
     "wrong": pl.Int64,
+    "group": pl.String,
+    "algorithm": pl.String,
 }
 LINKS_SCHEMA: dict[str, type[pl.DataType]] = {
     "time_ns": pl.Int64,
@@ -54,7 +61,8 @@ LINKS_SCHEMA: dict[str, type[pl.DataType]] = {
     "drops": pl.Int64,
     "backlog_bytes": pl.Int64,
 }
-SAME_OP = ["op", "bytes", "group_size", "dtype"]
+UNSAID = {"group": "", "algorithm": "gloo"}  # where a record leaves it out
+SAME_OP = ["op", "bytes", "group_size", "dtype", "algorithm"]
 
 Problems = list[str]
 
@@ -126,7 +134,7 @@ def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
     if plan is not None:
         for rank in plan.workers.ranks:
             place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
-            records += [{**record, **place} for record in read_lines(run.rank_ops(rank.rank), problems)]
+            records += [{**UNSAID, **record, **place} for record in read_lines(run.rank_ops(rank.rank), problems)]
     return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")
 
 
@@ -139,58 +147,82 @@ def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> lis
             problems.append("no measured operation was recorded")
         return []
     iterations = _iterations(measured)
-    whole = iterations.filter(pl.col("ranks_seen") >= pl.col("group_size"))
+    whole = iterations.filter(pl.col("whole"))
     if whole.height < iterations.height:
         problems.append(f"{iterations.height - whole.height} iterations lack the record of a rank and are left out")
-    bounds = _bounds(plan, problems)
+    kind = "all" if plan is None else plan.workers.settings.get("groups", "all")
+    bound = _bound(measured, plan, problems)
     rows = []
     for key, group in whole.group_by(SAME_OP, maintain_order=True):
-        op, size, members = str(key[0]), int(key[1]), int(key[2])
-        known = bounds if plan is not None and members == len(plan.workers.ranks) else None
-        rows.append({**_timing(op, size, members, group, known), "dtype": key[3]})
+        op, size, members, dtype, algorithm = str(key[0]), int(key[1]), int(key[2]), *key[3:]
+        timing = _timing(op, size, members, group, bound(op, size, members))
+        rows.append({**timing, "dtype": dtype, "algorithm": algorithm, "groups": kind})
     return rows
 
 
 def _iterations(measured: pl.DataFrame) -> pl.DataFrame:
-    """A row per iteration with time_us, slowest_us, ranks_seen and wrong.
+    """A row per iteration with time_us, slowest_us, wrong, and whether every rank of every group has finished it.
 
     The n-th record of a rank with the same operation and iteration belongs to the n-th of the other ranks.
     """
     once = [*SAME_OP, "iteration"]
-    duration = (pl.col("end_ns") - pl.col("start_ns")) / 1000
-    first_rank = pl.col("rank").arg_min()
-    from_root = (pl.col("end_ns").max() - pl.col("start_ns").get(first_rank)) / 1000
-    rooted = pl.col("op").is_in(list(FROM_ROOT))
+    start, end, first_rank = pl.col("start_ns"), pl.col("end_ns"), pl.col("rank").arg_min()
+    root_start, root_end = start.get(first_rank), end.get(first_rank)
+    one_way = (
+        pl.when(pl.col("op").is_in(list(FROM_ROOT)).first())
+        .then(end.max() - root_start)
+        .when(pl.col("op").is_in(list(TO_ROOT)).first())
+        .then(root_end - start.min())
+        .when((pl.col("op") == "send_recv").first())
+        .then(end.max() - start.min())
+    )
     return (
         measured.with_columns(repeat=pl.int_range(pl.len()).over([*once, "rank"]))
-        .group_by([*once, "repeat"], maintain_order=True)
+        .group_by([*once, "repeat", "group"], maintain_order=True)
         .agg(
-            time_us=pl.when(rooted.first()).then(from_root).otherwise(duration.get(first_rank)),
-            slowest_us=pl.when(rooted.first()).then(from_root).otherwise(duration.max()),
-            ranks_seen=pl.len(),
+            time_us=one_way.otherwise(root_end - root_start) / 1000,
+            slowest_us=one_way.otherwise((end - start).max()) / 1000,
+            whole=pl.len() >= pl.col("group_size").first(),
             wrong=pl.col("wrong").filter(pl.col("wrong") >= 0).sum(),
             checked=(pl.col("wrong") >= 0).any(),
+        )
+        .with_columns(groups=pl.col("group").n_unique().over(SAME_OP))
+        .group_by([*once, "repeat"], maintain_order=True)
+        .agg(
+            pl.col("time_us", "slowest_us").max(),
+            pl.col("wrong").sum(),
+            pl.col("checked").any(),
+            whole=pl.col("whole").all() & (pl.len() == pl.col("groups").first()),
         )
     )
 
 
-def _bounds(plan: Plan | None, problems: Problems) -> Bounds | None:
-    if plan is None:
-        return None
+def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Callable[[str, int, int], float | None]:
+    """From an operation, bytes and the ranks of a group to the lower bound in us; None where it is not known."""
+    groups: dict[int, list[Bounds]] = {}
     try:
-        return Bounds(plan.network, plan.workers.ranks)
+        if plan is not None:
+            members = measured.select("group", "group_size", "rank").unique().sort("rank")
+            for (_, size), table in members.group_by("group", "group_size", maintain_order=True):
+                ranks = [plan.workers.ranks[rank] for rank in table["rank"]]
+                if len(ranks) == size:  # not so where groups have no names
+                    groups.setdefault(int(size), []).append(Bounds(plan.network, ranks))
     except (ValueError, KeyError, StopIteration):
         problems.append("plan.json has no path between two ranks: no lower bounds")
-        return None
+        groups = {}
+
+    def bound(op: str, size: int, ranks: int) -> float | None:
+        try:
+            return concurrent_us(groups[ranks], op, size)
+        except (KeyError, ValueError):
+            return None
+
+    return bound
 
 
-def _timing(op: str, size: int, ranks: int, group: pl.DataFrame, bounds: Bounds | None) -> dict[str, Any]:
+def _timing(op: str, size: int, ranks: int, group: pl.DataFrame, bound: float | None) -> dict[str, Any]:
     times = group["time_us"]
     median = float(times.median())  # type: ignore[arg-type]
-    try:
-        bound = bounds.us(op, size) if bounds else None
-    except ValueError:
-        bound = None
     algbw = size / median / 1000 if median > 0 else 0.0
     return {
         "op": op,

@@ -15,6 +15,7 @@ from testbed.units import format_rate, format_size
 
 COLOURS = ("#2f7ed8", "#e07b00", "#1a9c6b", "#c2468f", "#8a6fe0", "#a98600", "#3aa6b9", "#d1495b", "#7a8a99")
 TIME_BINS = 400
+OperationKey = tuple[str, int, str, str]  # op, ranks, dtype, algorithm
 USE_COLOURS = ((0.0, "rgba(125,135,145,0.12)"), (0.5, "#3f8fdc"), (1.0, "#f08a00"))
 
 
@@ -24,9 +25,9 @@ def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
     if not rows:
         return None
     figure = go.Figure()
-    keys = list(dict.fromkeys((row["op"], row["ranks"], row["dtype"]) for row in rows))
+    keys = list(dict.fromkeys(_operation_key(row) for row in rows))
     for i, key in enumerate(keys):
-        mine = [row for row in rows if (row["op"], row["ranks"], row["dtype"]) == key]
+        mine = [row for row in rows if _operation_key(row) == key]
         _add_operation(figure, mine, _operation_name(key, keys), COLOURS[i % len(COLOURS)])
     sizes = sorted({row["bytes"] for row in rows})
     shown = sizes[:: 1 + len(sizes) // 8]
@@ -46,11 +47,16 @@ def _ticks(values: list[float]) -> list[float]:
     return [factor * 10.0**exponent for exponent in range(low, high + 1) for factor in (1, 2, 5)]
 
 
-def _operation_name(key: tuple[str, int, str], keys: list[tuple[str, int, str]]) -> str:
-    """The operation, with group size and type where several rows share it."""
-    op, ranks, dtype = key
+def _operation_key(row: dict[str, Any]) -> OperationKey:
+    return row["op"], row["ranks"], row["dtype"], row.get("algorithm", "gloo")
+
+
+def _operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
+    """The operation, its algorithm if that is not gloo's, and group size and type where several rows share it."""
+    op, ranks, dtype, algorithm = key
+    name = op if algorithm == "gloo" else f"{algorithm} {op}"
     alone = sum(other[0] == op for other in keys) == 1
-    return escape(op if alone else f"{op}, {ranks} ranks, {dtype}")
+    return escape(name if alone else f"{name}, {ranks} ranks, {dtype}")
 
 
 def _add_operation(figure: go.Figure, rows: list[dict[str, Any]], name: str, colour: str) -> None:

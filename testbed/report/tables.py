@@ -16,6 +16,8 @@ Summary = dict[str, Any]
 WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in
 NONE = "-"  # what was not measured
 DTYPE_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+GROUP_NAMES = {"datacenter": "dc"}
+ALGORITHM_NAMES = {"hierarchical": "hier"}
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,31 @@ def collectives_grid(summary: Summary) -> Grid:
         Column("#wrong"),
     ]
     note = (
-        "time: median over the iterations of what rank 0 sees (broadcast and scatter: until the last rank is done); "
-        "max: the longest iteration. algbw: size / time. busbw: algbw x the factor of nccl-tests. bound: the least "
-        "time that the topology's delays and rates allow any algorithm; of-bound: bound / time (perfect: 100)."
+        "time: median over the iterations of what rank 0 sees (where data go one way only: from the first start of a "
+        "sender to the last end of a receiver); max: the longest iteration. algbw: size / time. busbw: algbw x the "
+        "factor of nccl-tests. bound: the least time that the topology's delays and rates allow any algorithm; "
+        "of-bound: bound / time (perfect: 100)."
     )
-    return Grid("Collectives", columns, [_collective(row) for row in _rows(summary, "collectives")], note)
+    rows = _rows(summary, "collectives")
+    cells = [_collective(row) for row in rows]
+    if any(row.get("groups", "all") != "all" for row in rows):
+        columns.insert(4, Column("group", number=False))
+        cells = [[*cell[:4], _group(row), *cell[4:]] for cell, row in zip(cells, rows, strict=True)]
+        note += " group: what the groups are that work at the same time, and the ranks of one; the slowest counts."
+    if any(row.get("algorithm", "gloo") != "gloo" for row in rows):
+        columns.insert(4, Column("algo", number=False))
+        cells = [[*cell[:4], _algorithm(row), *cell[4:]] for cell, row in zip(cells, rows, strict=True)]
+        note += " algo hier: inside each datacenter, across datacenters, inside again."
+    return Grid("Collectives", columns, cells, note)
+
+
+def _group(row: Summary) -> str:
+    return f"{GROUP_NAMES.get(row['groups'], row['groups'])}/{row['ranks']}"
+
+
+def _algorithm(row: Summary) -> str:
+    name = str(row.get("algorithm", "gloo"))
+    return ALGORITHM_NAMES.get(name, name)
 
 
 def _collective(row: Summary) -> list[str]:

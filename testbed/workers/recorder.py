@@ -21,6 +21,8 @@ class Operation:
     start_ns: int
     end_ns: int
     wrong: int = -1  # elements with a wrong value; -1: not checked
+    group: str = ""  # the name of the group among those that work at the same time; empty: there is only one
+    algorithm: str = "gloo"  # gloo | hierarchical
 
     def ended(self, end_ns: int) -> Operation:
         """The same, with its end."""

@@ -5,7 +5,7 @@ import time
 import pytest
 from synthetic import GBIT, MS, make_network, mesh, one_rank_per_host, three_dcs, two_dcs
 
-from testbed.bounds import Bounds, bound_us
+from testbed.bounds import Bounds, bound_us, concurrent_us
 from testbed.plan import Rank
 
 MB = 1_000_000
@@ -29,6 +29,7 @@ def bound(network, op, size):
         ("all_to_all", MB, EIGHT_MS / 2 + TEN_MS),
         ("gather", MB, EIGHT_MS / 2 + TEN_MS),
         ("scatter", MB, EIGHT_MS / 2 + TEN_MS),
+        ("send_recv", MB, EIGHT_MS + TEN_MS),
     ],
 )
 def test_two_hosts_and_one_link(op, size, expected):
@@ -51,6 +52,59 @@ def test_three_datacenters_mesh():
     # six directions, gives the same.
     assert bound(network, "all_gather", MB) == pytest.approx(EIGHT_MS * 4 / 6 / 2 + TEN_MS)
     assert bound(network, "broadcast", MB) == pytest.approx(EIGHT_MS / 2 + TEN_MS)
+
+
+@pytest.mark.parametrize(
+    ("op", "wan_ms"),
+    [
+        ("all_reduce", 8),  # each way S
+        ("all_gather", 4),  # the other half of the data
+        ("reduce_scatter", 4),
+        ("all_to_all", 8),  # of each of two ranks half of its input
+        ("broadcast", 8),
+        ("reduce", 8),
+        ("gather", 4),
+        ("scatter", 4),
+        ("send_recv", 8),  # from rank 1 to rank 2, and from rank 3 to rank 0
+    ],
+)
+def test_two_datacenters_of_two_hosts(op, wan_ms):
+    """MB bytes over 1 Gbit/s between the datacenters."""
+    network = make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)})
+    assert bound(network, op, MB) == pytest.approx(wan_ms * 1000 + TEN_MS)
+
+
+def test_send_recv_needs_only_its_neighbours():
+    """Each rank sends to the next one alone, in the order of the ranks."""
+    wan = {
+        ("east", "west"): (GBIT, GBIT // 100, 1 * MS),
+        ("west", "north"): (GBIT, GBIT, 2 * MS),
+        ("north", "east"): (GBIT // 2, GBIT, 3 * MS),
+    }
+    network = make_network({"east": 1, "west": 1, "north": 1}, wan, nic_bps=10 * GBIT)
+    # Only north sends to east; at most 0.5 Gbit/s directly and 0.01 over west, which is 1 ms away.
+    assert bound(network, "send_recv", MB) == pytest.approx(EIGHT_MS / 0.51 + 1000)
+    # Two ranks on each of two hosts: the second's and the fourth's next ranks are on the other.
+    pair = two_dcs()
+    ranks = [Rank(rank=i, local_rank=i % 2, host=pair.hosts[i // 2].name) for i in range(4)]
+    assert bound_us(pair, ranks, "send_recv", MB) == pytest.approx(EIGHT_MS + TEN_MS)
+    alternating = [Rank(rank=i, local_rank=i // 2, host=pair.hosts[i % 2].name) for i in range(4)]
+    assert bound_us(pair, alternating, "send_recv", MB) == pytest.approx(2 * EIGHT_MS + TEN_MS)
+    assert bound_us(pair, ranks[:2], "send_recv", MB) == 0
+
+
+def test_groups_at_the_same_time_share_the_cuts():
+    """Two rails of two ranks: their all-reduces send 2 S each way over the link; groups inside send nothing."""
+    network = make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, nic_bps=10 * GBIT)
+    ranks = one_rank_per_host(network)
+    rails = [Bounds(network, ranks[i::2]) for i in (0, 1)]
+    assert rails[0].us("all_reduce", MB) == pytest.approx(EIGHT_MS + TEN_MS)
+    assert concurrent_us(rails, "all_reduce", MB) == pytest.approx(2 * EIGHT_MS + TEN_MS)
+    assert concurrent_us(rails, "all_gather", MB) == pytest.approx(EIGHT_MS + TEN_MS)
+    assert concurrent_us(rails, "barrier", 0) == TEN_MS
+    assert concurrent_us(rails[:1], "all_reduce", MB) == rails[0].us("all_reduce", MB)
+    inside = [Bounds(network, ranks[:2]), Bounds(network, ranks[2:])]
+    assert concurrent_us(inside, "all_reduce", MB) == pytest.approx(EIGHT_MS / 10)  # a NIC of 10 Gbit/s
 
 
 def test_asymmetric_rates():

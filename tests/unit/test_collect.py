@@ -4,10 +4,10 @@ import json
 
 import polars as pl
 import pytest
-from synthetic import GBIT, make_network, make_plan, three_dcs, two_dcs, write_pcap, write_run
+from synthetic import GBIT, MS, make_network, make_plan, three_dcs, two_dcs, write_pcap, write_run
 
 from testbed.collect import LINKS_SCHEMA, OPS_SCHEMA, bus_factor, collect, stages
-from testbed.rundir import RunDir
+from testbed.rundir import RunDir, append_record
 
 
 @pytest.fixture
@@ -144,3 +144,51 @@ def test_no_captures_no_captured_columns(tmp_path):
 )
 def test_bus_factors(op, factor):
     assert bus_factor(op, 10) == pytest.approx(factor)
+
+
+def test_time_of_operations_that_go_one_way(tmp_path):
+    """Rank 1 starts 4 ms after rank 0 and ends 10 ms after it: what counts is the last end, or the root's."""
+    run = write_run(tmp_path / "run", make_plan(two_dcs()))
+    times = {0: (0, 50), 1: (4, 60)}
+    for rank, (start, end) in times.items():
+        run.rank_ops(rank).unlink()
+        for op in ("all_reduce", "broadcast", "reduce", "gather", "scatter", "send_recv"):
+            append_op(run, rank, op=op, start_ns=start * MS, end_ns=end * MS)
+    measured = {row["op"]: row["time_us"]["median"] / 1000 for row in summary_of(run)["collectives"]}
+    assert measured == {
+        "all_reduce": 50, "broadcast": 60, "reduce": 50, "gather": 50, "scatter": 60, "send_recv": 60,
+    }  # fmt: skip
+    run.rank_ops(1).unlink()
+    append_op(run, 1, op="reduce", start_ns=-4 * MS, end_ns=0)
+    assert summary_of(run)["collectives"][0]["time_us"]["median"] == 54_000
+
+
+def append_op(run, rank, **values):
+    record = {
+        "op": "all_reduce", "bytes": 1 << 20, "group_size": 2, "iteration": 0, "phase": "measure", "dtype": "float32",
+        "start_ns": 0, "end_ns": 50 * MS, "wrong": 0,
+    }  # fmt: skip
+    append_record(run.rank_ops(rank), record | values)
+
+
+def test_groups_at_the_same_time(tmp_path):
+    """Two groups, of ranks 0 and 2 and of ranks 1 and 3: the slower one counts, and both share the link."""
+    plan = make_plan(make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}))
+    settings = plan.workers.settings | {"groups": "rail"}
+    plan = plan.model_copy(update={"workers": plan.workers.model_copy(update={"settings": settings})})
+    run = write_run(tmp_path / "run", plan)
+    for rank in range(4):
+        run.rank_ops(rank).unlink()
+        for iteration in (0, 1):
+            slow = 20 * MS if rank % 2 else 0
+            append_op(run, rank, group=f"rail-{rank % 2}", iteration=iteration, end_ns=50 * MS + slow, wrong=rank)
+    (row,) = summary_of(run)["collectives"]
+    assert (row["ranks"], row["groups"], row["iterations"], row["algorithm"]) == (2, "rail", 2, "gloo")
+    assert row["time_us"]["median"] == row["slowest_us"] == 70_000
+    assert row["wrong"] == 2 * (1 + 2 + 3)
+    assert row["bound_us"] == pytest.approx(10_000 + 2 * (1 << 20) * 8 / 1000)
+    for rank in (1, 3):  # the last iteration of a whole group is lost
+        run.rank_ops(rank).write_text(run.rank_ops(rank).read_text().splitlines(keepends=True)[0])
+    summary = summary_of(run)
+    assert summary["collectives"][0]["iterations"] == 1
+    assert any("1 iterations lack the record of a rank" in problem for problem in summary["problems"])

@@ -60,6 +60,27 @@ def test_the_widest_collectives_fit_in_100_columns(run):
     assert sum("1073741824" in line for line in lines) == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "column", "cell"),
+    [
+        ({"algorithm": "hierarchical"}, "algo", "hier"),
+        ({"groups": "datacenter", "ranks": 40}, "group", "dc/40"),
+        ({"groups": "rail", "ranks": 5}, "group", "rail/5"),
+    ],
+)
+def test_a_column_for_what_is_not_the_default(run, change, column, cell):
+    summary = summary_of(run)
+    assert f" {column} " not in text_of(tables.collectives_table(summary))
+    for row in summary["collectives"]:
+        row |= {"op": "reduce_scatter", "bytes": 1 << 24, "bound_us": 5_909_000.0, **change}
+        row["time_us"] = dict.fromkeys(row["time_us"], 9_990_000.0)
+    lines = text_of(tables.collectives_table(summary)).splitlines()
+    assert any(f" {column} " in line for line in lines)
+    rows = [line.split() for line in lines if "reduce_scatter" in line]
+    assert [row[4] for row in rows] == [cell] * 4
+    assert [row[:2] for row in rows] == [["16777216", "4194304"]] * 4
+
+
 def test_wan_matrix(run):
     grid = tables.wan_grid(summary_of(run))
     assert [column.header for column in grid.columns][1:] == ["east", "north", "west"]

@@ -1,0 +1,74 @@
+"""Known values for the buffers of collective operations, and how many elements of a result differ from them.
+
+Rank r's buffer holds at position i the value T[(i + `SHIFT` r) mod `PERIOD`] of one random table T of small integers.
+So a part from a wrong rank or at a wrong place shows, and the sum over ranks is periodic too: one period tells it all.
+Sums of integers wrap as the dtype wraps; those of floats stay where every integer has a representation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+
+PERIOD = 65521  # a prime: no period of buffers, parts or shards
+SHIFT = 4099
+LARGEST = 4
+POISON = 101  # in buffers before results arrive; no value, and no sum of a few
+EXACT = {torch.bfloat16: 2**8, torch.float16: 2**11}  # all integers up to this are exact; wider types hold any sum
+
+
+@functools.cache
+def _table(largest: int) -> torch.Tensor:
+    return torch.randint(0, largest + 1, (PERIOD,), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+
+
+class Values:
+    """The values of a group of `ranks` ranks in buffers of `dtype`. bfloat16 sums are exact up to 256 ranks."""
+
+    def __init__(self, ranks: int, dtype: torch.dtype) -> None:
+        self._ranks = ranks
+        self._dtype = dtype
+        self._largest = max(1, min(LARGEST, EXACT.get(dtype, 2**24) // ranks))
+        self._of_rank = functools.cache(self._rank_period)
+        self._sum = functools.cache(self._sum_period)
+
+    def fill(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> None:
+        """Let the flat `tensor` hold `rank`'s values from position `offset` on."""
+        for piece, expected in _pieces(tensor, self._of_rank(rank), offset):
+            piece.copy_(expected)
+
+    def differing(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> int:
+        """How many elements of the flat `tensor` are not `rank`'s values from position `offset` on."""
+        return _count(tensor, self._of_rank(rank), offset)
+
+    def differing_from_sum(self, tensor: torch.Tensor, offset: int = 0) -> int:
+        """How many elements of the flat `tensor` are not the sum of all ranks' values from position `offset` on."""
+        return _count(tensor, self._sum(), offset)
+
+    def _rank_period(self, rank: int) -> torch.Tensor:
+        return self._integers(rank).to(self._dtype)
+
+    def _sum_period(self) -> torch.Tensor:
+        total = torch.zeros(PERIOD, dtype=torch.int32)
+        for rank in range(self._ranks):
+            total += self._integers(rank)
+        return total.to(self._dtype)
+
+    def _integers(self, rank: int) -> torch.Tensor:
+        return _table(self._largest).roll(-SHIFT * rank)
+
+
+def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
+    return sum(int(torch.count_nonzero(piece != expected)) for piece, expected in _pieces(tensor, period, offset))
+
+
+def _pieces(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`tensor` and what it should hold, in pieces within one period: new memory is dear in a guest."""
+    begin = 0
+    while begin < len(tensor):
+        place = (offset + begin) % PERIOD
+        end = min(len(tensor), begin + PERIOD - place)
+        yield tensor[begin:end], period[place : place + end - begin]
+        begin = end
