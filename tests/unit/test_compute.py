@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from testbed.workers.compute import PEAK_FLOPS, Clock, ModelledCompute
+from testbed.accelerators import PEAK_FLOPS
+from testbed.workers.compute import Clock, ModelledCompute
 
 MS = 1_000_000
 
@@ -16,6 +17,7 @@ class PretendedClock(Clock):
     """Notes each sleep; every sleep takes `slack_ns` too long, and computing takes what `compute` was told."""
 
     def __init__(self, slack_ns: int = 0) -> None:
+        super().__init__()
         self.slack_ns = slack_ns
         self.now = self.cpu = 0
         self.sleeps: list[int] = []
