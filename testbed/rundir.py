@@ -11,6 +11,10 @@ is the number of the operation in its process group.
 
 Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes, packets, drops,
 backlog_bytes (int64; cumulative counters since the link was built, except backlog_bytes).
+
+Columns of train.parquet (a row per step of training and rank): step, rank (int32), host, dc, start_ns, end_ns,
+compute_ns (int64; modelled computation), late_ns (int64; computation that took longer than modelled), loss (float64,
+null where the rank computes none), tokens (int64).
 """
 
 from __future__ import annotations
@@ -91,6 +95,10 @@ class RunDir:
         return self.path / "links.parquet"
 
     @property
+    def train(self) -> Path:
+        return self.path / "train.parquet"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -152,6 +160,10 @@ class RunDir:
     def rank_ops(self, rank: int) -> Path:
         """The rows of ops.parquet that `rank` has produced so far, without rank, host and dc."""
         return self.raw / f"ops-{rank}.jsonl"
+
+    def rank_train(self, rank: int) -> Path:
+        """The rows of train.parquet that `rank` has produced so far, without rank, host and dc."""
+        return self.raw / f"train-{rank}.jsonl"
 
     def rank_log(self, rank: int) -> Path:
         """What `rank` printed."""

@@ -12,6 +12,8 @@ from testbed import plan
 from testbed.errors import InputError, Place
 from testbed.plan import Capture, Clock, Isolation, Plan, Where
 from testbed.resolve.network import resolve_network, rtt_ns
+from testbed.resolve.scale import scaled
+from testbed.spec.model import suggest
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload
 from testbed.units import format_size
@@ -27,6 +29,7 @@ IMAGE_COPIES = 2  # in the guest's memory: what Docker unpacks of a tar, and whi
 TENSORS_PER_RANK = 4
 LEAST_TIMEOUT_S = 60
 GLOO_BYTES_PER_RTT = 2 * MIB
+PAUSES = 4  # for how many times the longest pause of one rank the others wait
 
 
 def resolve(
@@ -66,7 +69,8 @@ def resolve(
         InputError: the image cannot be used, the options contradict each other, or the memory does not suffice.
     """
     _check_options(clock, where, isolation, image)
-    network = resolve_network(topology, seed)
+    network = scaled(resolve_network(topology, seed), workload.divisor)
+    _check_hosts(network, workload)
     ranks = _ranks(network, workload.ranks_per_host)
     tensor = workload.largest_tensor_bytes(len(ranks))
     rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor
@@ -84,7 +88,7 @@ def resolve(
         image=None if image is None else str(image.resolve()),
         memory_bytes=host_memory_bytes or max(LEAST_HOST_MEMORY, host_bytes),
         cpus=host_cpus,
-        timeout_s=timeout_s(network, tensor, len(ranks)),
+        timeout_s=timeout_s(network, tensor, len(ranks)) + PAUSES * workload.longest_pause_ns // 10**9,
         environment={"OMP_NUM_THREADS": "1", **(environment or {})},
         readable=tuple(sorted({str(folder.resolve()) for folder in (*workload.folders(), *readable)})),
         once_per_host=workload.starts_ranks_itself,
@@ -138,6 +142,13 @@ def _check_options(clock: Clock, where: Where, isolation: Isolation, image: Path
             )
     except OSError as error:
         raise InputError(f"the image {image} cannot be read: {error.strerror}", place=place) from error
+
+
+def _check_hosts(network: plan.Network, workload: Workload) -> None:
+    names = [host.name for host in network.hosts]
+    for name in workload.hosts_named:
+        if name not in names:
+            raise InputError(f"the workload names a host {name!r}", remedy=suggest(name, names, "the hosts"))
 
 
 def _check_memory(hosts: int, host_bytes: int, base: int, machine: int) -> None:

@@ -28,6 +28,21 @@ class Workload(Strict):
         """Make `to_yaml` write which workload it is, even where nobody said so."""
         self.model_fields_set.add("workload")
 
+    @property
+    def divisor(self) -> int:
+        """By how much every rate of the topology is divided: that of a workload with a smaller model."""
+        return 1
+
+    @property
+    def longest_pause_ns(self) -> int:
+        """How long a rank may compute between two exchanges."""
+        return 0
+
+    @property
+    def hosts_named(self) -> Iterable[str]:
+        """Hosts that the settings name; each must exist."""
+        return ()
+
     def settings(self, ranks: int) -> dict[str, Any]:
         """The settings in base units, as JSON values, for `ranks` workers."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ container, for its ranks.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -57,6 +58,8 @@ def main(run_folder: str, fifo: str) -> int:
         from testbed.workers import rank as rank_module  # noqa: PLC0415
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
+    with _quick_imports(), contextlib.suppress(Exception):  # which the ranks will meet again, and tell
+        rank_module.load_workload(plan.workers.workload)  # what it imports is shared too
     orders = [Order(**order) for order in json.loads(Path(fifo).read_text())]
     gc.freeze()  # a collection in a rank would write to, and so copy, every page of objects that it shares with us
     pids: dict[int, int] = {}
