@@ -6,6 +6,7 @@ Mininet's nodes keep a shell each, so its prompt and `node.cmd` work. Of Mininet
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,11 @@ from testbed.network.netlink import add_route, neighbour, netlink, up, write_sys
 from testbed.plan import Datacenter, Host, Network, WanLink
 
 TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
+
+
+# A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before goes
+# nowhere, and nothing counts it.
+LINKWATCH_S = 1.0
 
 
 class HostNode(Node):
@@ -112,6 +118,7 @@ def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) ->
             switch.start([])
         net.built = True
         _configure(network)
+        time.sleep(LINKWATCH_S)
         yield network
     except OSError as error:
         raise RunError(f"building the network failed: {error}") from error
