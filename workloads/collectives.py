@@ -23,6 +23,7 @@ from testbed.workers.recorder import Operation
 
 RECORDS_ITSELF = True
 GLOO_BYTES = 16 * 2**20  # gloo's own buffers are at most a few MiB an operation
+BUFFERS = {"gloo": 2, "hierarchical": 4}  # of the whole size, with those in between
 
 
 def name_groups(groups: str, datacenters: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -61,7 +62,7 @@ def main(context: RankContext) -> None:
     context.recorder.expect(len(cases) * iterations)
     for op, size in cases:
         if size > populated:
-            populate_heap(4 * size + GLOO_BYTES)
+            populate_heap(BUFFERS[settings["algorithm"]] * size + GLOO_BYTES)
             populated = size
         case = OPERATIONS[op](group, size)
         for iteration in range(iterations):

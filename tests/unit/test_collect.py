@@ -140,7 +140,18 @@ def test_no_captures_no_captured_columns(tmp_path):
 
 @pytest.mark.parametrize(
     ("op", "factor"),
-    [("all_reduce", 1.8), ("all_gather", 0.9), ("reduce_scatter", 0.9), ("broadcast", 1), ("barrier", 1)],
+    [
+        ("all_reduce", 1.8),
+        ("all_gather", 0.9),
+        ("reduce_scatter", 0.9),
+        ("all_to_all", 0.9),
+        ("gather", 0.9),
+        ("scatter", 0.9),
+        ("broadcast", 1),
+        ("reduce", 1),
+        ("send_recv", 1),
+        ("barrier", 1),
+    ],
 )
 def test_bus_factors(op, factor):
     assert bus_factor(op, 10) == pytest.approx(factor)

@@ -54,6 +54,34 @@ def test_largest_tensor() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"ops": ["all_to_all", "gather"], "in_place": True}, "all_to_all cannot be in place"),
+        ({"ops": ["reduce"], "algorithm": "hierarchical"}, "there is no hierarchical reduce"),
+        ({"algorithm": "hierarchical", "groups": "rail"}, "groups: rail leaves nothing for a hierarchy"),
+        ({"dtype": "int16"}, "'float32'.* or 'int64'"),
+        ({"ops": ["allreduce"]}, "'all_reduce'"),
+        ({"groups": "dc"}, "'datacenter'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(settings: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Collectives.model_validate(settings)
+
+
+def test_what_can_be_done_is_not() -> None:
+    Collectives.model_validate({"ops": ["gather", "scatter"], "in_place": True, "groups": "datacenter"})
+    Collectives.model_validate({"algorithm": "hierarchical", "ops": ["all_reduce", "barrier"], "in_place": True})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "uint8", "int64"])
+def test_types(dtype: str) -> None:
+    item = {"bfloat16": 2, "uint8": 1, "int64": 8}[dtype]
+    workload = Collectives.model_validate({"dtype": dtype, "sizes": [f"{item} B"]})
+    assert workload.largest_tensor_bytes(4) == 4 * item
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
         ({"sizes": ["6 B"]}, "the size 6 B is not a multiple of 4 B, the size of float32"),
         ({"sizes": ["6 B"], "dtype": "float64"}, "not a multiple of 8 B"),
         ({"sizes": []}, "there is no size"),
