@@ -107,6 +107,10 @@ def run(
     topology: Topology,
     workload: Workload = "collectives",
     sets: Set = [],  # noqa: B006 (typer copies it)
+    scale: Annotated[
+        int | None,
+        typer.Option(envvar="TESTBED_SCALE", min=1, help="train: divide parameters and rates, keep times"),
+    ] = None,
     clock: Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")] = Clock.VIRTUAL,
     isolation: Annotated[
         Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
@@ -137,6 +141,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan as JSON and start nothing")] = False,
 ) -> None:
     """Run a workload on a topology: build the network, start the workers, measure, report."""
+    if scale is not None:
+        sets = [*sets, f"workload.scale={scale}"]
     overrides = parse_overrides(sets, ["topology", "workload"])
     network = topology_spec.Topology.load(topology, overrides["topology"])
     work = load_workload(workload, overrides["workload"])
