@@ -17,7 +17,8 @@ Time of an operation. All ranks share one clock, so times of different ranks can
   (its doc/PERFORMANCE.md).
 
 Only iterations that every rank finished count; iterations of the warm-up do not. Of the user's own script, every
-collective counts; its sends and receives are in ops.parquet only.
+collective counts; its sends and receives are in ops.parquet only. What training adds is in
+`testbed.training`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
 from testbed.measure.packets import Capture, read_totals
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
+from testbed.training import steps_table, training
 
 OPS_SCHEMA: dict[str, type[pl.DataType]] = {
     "op": pl.String,
@@ -81,10 +83,16 @@ def collect(run: RunDir) -> None:
     links = _table(samples, LINKS_SCHEMA, "raw/links.jsonl", problems)
     ops.write_parquet(run.ops)
     links.write_parquet(run.links)
+    trains = plan is not None and plan.workers.workload == "train"
+    steps = _steps(run, plan, problems) if plan is not None and trains else None
+    if steps is not None:
+        steps.write_parquet(run.train)
+    measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
+    timed = ops if steps is None or steps.is_empty() else steps
     summary = {
-        "collectives": collectives(ops, plan, problems),
-        "wan": wan(run, plan, ops, links, problems),
-        "training": None,
+        "collectives": collectives(ops, plan, problems) if measures else [],
+        "wan": wan(run, plan, timed, links, problems),
+        "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
         "fidelity": _fidelity(run, problems) if has_wan else [],
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
@@ -136,6 +144,15 @@ def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
             place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
             records += [{**UNSAID, **record, **place} for record in read_lines(run.rank_ops(rank.rank), problems)]
     return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")
+
+
+def _steps(run: RunDir, plan: Plan, problems: Problems) -> pl.DataFrame:
+    """train.parquet: what the ranks recorded, with their places."""
+    records: list[dict[str, Any]] = []
+    for rank in plan.workers.ranks:
+        place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
+        records += [{**record, **place} for record in read_lines(run.rank_train(rank.rank), problems)]
+    return steps_table(records, problems)
 
 
 def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> list[dict[str, Any]]:
@@ -254,16 +271,17 @@ def bus_factor(op: str, ranks: int) -> float:
 
 
 def wan(
-    run: RunDir, plan: Plan | None, ops: pl.DataFrame, links: pl.DataFrame, problems: Problems
+    run: RunDir, plan: Plan | None, timed: pl.DataFrame, links: pl.DataFrame, problems: Problems
 ) -> list[dict[str, Any]]:
     """A row per WAN direction of the plan: the counters' growth from the first sample to the last.
 
-    ``mean_utilisation`` is 8 bytes / (rate x time from the first start to the last end of all operations, warm-up
-    included). ``captured_*`` count whole frames at the sending router, or at the receiving one without that capture.
+    ``mean_utilisation`` is 8 bytes / (rate x time from the first start to the last end of all that was `timed`:
+    operations or steps of training, warm-up included). ``captured_*`` count whole frames at the sending router, or at
+    the receiving one without that capture.
     """
     if plan is None:
         return []
-    seconds = 0.0 if ops.is_empty() else (max(ops["end_ns"]) - min(ops["start_ns"])) / 1e9
+    seconds = 0.0 if timed.is_empty() else (max(timed["end_ns"]) - min(timed["start_ns"])) / 1e9
     captured = _captures(run, plan, problems)
     rows = []
     for link in plan.network.wan:

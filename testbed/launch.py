@@ -26,6 +26,7 @@ from testbed.workers.fleet import ENVIRONMENT
 POLL_S = 0.05
 CPU_SAMPLE_S = 0.5
 BUSY = 0.7  # part of real time that the guest's one CPU may compute in a run on the host's clock
+LATE = 0.02  # part of a step by which its computation may take longer than modelled
 VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
 GUEST_ENVIRONMENT = {**ENVIRONMENT, "MALLOC_TOP_PAD_": str(2**24)}  # no tensors here: a smaller heap will do
 
@@ -329,6 +330,12 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
         outcome.doubt(
             f"WAN queues overflowed ({drops} drops) while segmentation offload kept packets together; "
             "use --set topology.tcp.offload=off"
+        )
+    training = summary["training"]
+    if training is not None and training["late_ms"] > LATE * training["compute_ms"]:
+        outcome.doubt(
+            f"computing took {training['late_ms']:.1f} ms longer than the {training['compute_ms']:.1f} ms of a step "
+            "that were to be modelled: this CPU cannot keep up; use --clock virtual, or a longer step_time"
         )
     if outcome.state != "completed":
         outcome.doubt(

@@ -65,7 +65,11 @@ def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
     square, linear = 12 * layers, 13 * layers + 2 * VOCABULARY + sequence + 2  # of the width
     width = (math.sqrt(linear**2 + 4 * square * parameters) - linear) / (2 * square)
     torch.manual_seed(seed)
-    return GPT(layers, max(1, round(width)), sequence)
+    model = GPT(layers, max(1, round(width)), sequence)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+    return model
 
 
 class Text:

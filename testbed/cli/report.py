@@ -13,7 +13,14 @@ from rich.console import Console
 
 from testbed.cli.options import Format, FormatOption
 from testbed.errors import InputError
-from testbed.report.tables import collectives_grid, collectives_table, fidelity_table, wan_table
+from testbed.report.tables import (
+    collectives_grid,
+    collectives_table,
+    fidelity_table,
+    training_grid,
+    training_table,
+    wan_table,
+)
 from testbed.report.verdict import verdict
 from testbed.rundir import RunDir, read_json
 
@@ -54,7 +61,7 @@ def print_summary(folder: RunDir, output: Format) -> None:
         typer.echo(json.dumps({"status": status, "summary": summary}, indent=2))
         return
     if output is Format.CSV:
-        grid = collectives_grid(summary)
+        grid = training_grid(summary) if summary.get("training") else collectives_grid(summary)
         headers = [" ".join(column.header.split()) for column in grid.columns]
         for row in [headers, *grid.rows]:
             typer.echo(",".join(row))
@@ -62,6 +69,8 @@ def print_summary(folder: RunDir, output: Format) -> None:
     console = wide_console()
     if summary.get("collectives"):
         console.print(collectives_table(summary))
+    if summary.get("training"):
+        console.print(training_table(summary))
     if summary.get("wan"):
         console.print(wan_table(summary))
     if not all(pair["ok"] for pair in summary.get("fidelity", [])):

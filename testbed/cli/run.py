@@ -141,6 +141,10 @@ def run(
         str | None, typer.Argument(help="a preset or the path of a workload file [default: collectives]")
     ] = None,
     sets: Set = [],  # noqa: B006 (typer copies it)
+    scale: Annotated[
+        int | None,
+        typer.Option(envvar="TESTBED_SCALE", min=1, help="train: divide parameters and rates, keep times"),
+    ] = None,
     clock: Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")] = Clock.VIRTUAL,
     isolation: Annotated[
         Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
@@ -186,6 +190,8 @@ def run(
     After -- comes a script of your own instead, with its arguments: testbed run two-sites -- train.py --lr 3e-4.
     It is started on every host as torchrun would start it.
     """
+    if scale is not None:
+        sets = [*sets, f"workload.scale={scale}"]
     overrides = parse_overrides(sets, ["topology", "workload"])
     network = topology_spec.Topology.load(topology, overrides["topology"])
     work = _work(workload, overrides["workload"], context.meta[SCRIPT], nproc_per_host, in_image=image is not None)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from testbed.plan import Plan
 from testbed.report import tables
-from testbed.report.plots import latency_figure, utilisation_figure
+from testbed.report.plots import latency_figure, loss_figure, utilisation_figure
 from testbed.report.verdict import verdict
 from testbed.rundir import RunDir, read_json
 from testbed.units import format_rate, format_size, format_time
@@ -41,6 +41,7 @@ class Content:
     status: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     links: pl.DataFrame | None = None
+    train: pl.DataFrame | None = None  # only of a run that trained
     spec: str = ""
     missing: list[str] = field(default_factory=list)
 
@@ -91,6 +92,11 @@ def load(run: RunDir) -> Content:
     except (OSError, pl.exceptions.PolarsError) as error:
         content.links = None
         content.missing.append(f"links.parquet cannot be read ({type(error).__name__})")
+    if run.train.is_file():
+        try:
+            content.train = pl.read_parquet(run.train).select("step", "start_ns", "end_ns", "loss")
+        except (OSError, pl.exceptions.PolarsError) as error:
+            content.missing.append(f"train.parquet cannot be read ({type(error).__name__})")
     if run.spec.is_file():
         content.spec = run.spec.read_text(errors="replace")
     content.missing += [str(problem) for problem in content.summary.get("problems") or []]
@@ -117,6 +123,7 @@ def _whole_times(row: dict[str, Any]) -> bool:
 def _grids(content: Content) -> dict[str, tables.Grid]:
     """The tables of the page that have rows."""
     grids = {
+        "training": tables.training_grid(content.summary),
         "collectives": tables.collectives_grid(content.summary),
         "wan": tables.wan_grid(content.summary),
         "fidelity": tables.fidelity_grid(content.summary),
@@ -132,6 +139,9 @@ def _figures(content: Content) -> dict[str, Figure]:
     words += " to the longest iteration. Dashed: the least time that the topology allows."
     if latency is not None:
         figures["latency"] = _figure("latency", "Time against size", words, latency)
+    if content.train is not None and (learnt := loss_figure(content.train)) is not None:
+        words = "Mean loss of all ranks against the run's clock, from the beginning of training."
+        figures["loss"] = _figure("loss", "Loss against time", words, learnt)
     if content.links is not None and content.plan is not None:
         used = utilisation_figure(content.links, content.plan.network)
         words = "Share of each WAN direction's rate that is in use over time. Faint: idle; blue: half; orange: full."

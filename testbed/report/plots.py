@@ -79,6 +79,24 @@ def _add_operation(figure: go.Figure, rows: list[dict[str, Any]], name: str, col
     )  # fmt: skip
 
 
+def loss_figure(steps: pl.DataFrame) -> go.Figure | None:
+    """Mean loss over the ranks against time since training began. None without two steps that have one."""
+    begin = steps["start_ns"].min()
+    curve = steps.group_by("step").agg(
+        seconds=(pl.col("end_ns").max() - begin) / 1e9, loss=pl.col("loss").mean()
+    ).drop_nulls().sort("step")  # fmt: skip
+    if curve.height < 2:
+        return None
+    figure = go.Figure()
+    figure.add_scatter(
+        x=curve["seconds"].to_list(), y=curve["loss"].to_list(), mode="lines", line={"color": COLOURS[0], "width": 2},
+        hovertemplate="%{x:.4g} s: %{y:.4g}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title="time (s)")
+    figure.update_yaxes(title="loss (nats per token)")
+    return _styled(figure, 380)
+
+
 def utilisation_figure(links: pl.DataFrame, network: Network) -> go.Figure | None:
     """Share of the rate in use over the run's time: a row per WAN direction. None without two samples."""
     if links.is_empty() or links["time_ns"].n_unique() < 2:

@@ -100,6 +100,57 @@ def _collective(row: Summary) -> list[str]:
     ]
 
 
+def training_grid(summary: Summary) -> Grid:
+    """Where the time of a step goes, what it sends, and what is learnt."""
+    columns = [
+        Column("method", number=False),
+        Column("steps"),
+        Column("step\n(ms)"),
+        Column("p95\n(ms)"),
+        Column("compute\n(ms)"),
+        Column("exposed\n(ms)"),
+        Column("overlapped\n(ms)"),
+        Column("utilisation\n(%)"),
+        Column("tokens/s"),
+        Column("MFU\n(%)"),
+        Column("WAN per\nstep"),
+        Column("B/token"),
+        Column("final\nloss"),
+    ]
+    row = summary.get("training")
+    note = (
+        "step: median over the steps after the warm-up. compute: modelled time of the GPU; exposed: time in which a "
+        "rank waits for data or for slower ranks; overlapped: communication beside computation. utilisation: compute / "
+        "time."
+    )
+    if row and row.get("mfu") is not None:
+        note += f" MFU: of {row['flops_per_token']:.3g} FLOPs per token and a peak of {row['peak_flops']:.3g} FLOP/s."
+    return Grid("Training", columns, [_training(row)] if row else [], note)
+
+
+def _training(row: Summary) -> list[str]:
+    wan, times = row["wan_bytes_per_step"], row["step_ms"]
+    return [
+        str(row["method"]),
+        str(row["steps"]),
+        _decimals(times["median"], 1),
+        _decimals(times["p95"], 1),
+        _decimals(row["compute_ms"], 1),
+        _decimals(row["exposed_ms"], 1),
+        _decimals(row["overlapped_ms"], 1),
+        NONE if row["compute_utilisation"] is None else f"{100 * row['compute_utilisation']:.1f}",
+        _decimals(row["tokens_per_s"], 0),
+        NONE if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
+        NONE if wan is None else format_size(round(wan), 3),
+        _decimals(row["wan_bytes_per_token"], 0),
+        _decimals(row["final_loss"], 3),
+    ]
+
+
+def _decimals(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
 def wan_grid(summary: Summary) -> Grid:
     """A matrix: a row per sending datacenter, a column per receiving one; bytes and mean utilisation of their links."""
     rows = _rows(summary, "wan")
@@ -171,6 +222,11 @@ def stages_grid(summary: Summary) -> Grid:
 def collectives_table(summary: Summary) -> Table:
     """`collectives_grid` for a terminal of 100 columns."""
     return render(collectives_grid(summary))
+
+
+def training_table(summary: Summary) -> Table:
+    """`training_grid` for a terminal of 100 columns."""
+    return render(training_grid(summary))
 
 
 def wan_table(summary: Summary) -> Table:

@@ -23,9 +23,10 @@ def verdict(status: Json, summary: Json) -> str:
     wrong = sum(row.get("wrong") or 0 for row in rows)
     if wrong:
         return f"The run completed with {wrong} wrong values in the results of its collectives: do not use its figures."
-    if not rows:
+    training = summary.get("training")
+    if not rows and not training:
         return "The run completed; it holds no measured collective."
-    return f"{_largest(rows)}{_busiest(summary.get('wan') or [])}."
+    return f"{_training(training) if training else _largest(rows)}{_busiest(summary.get('wan') or [])}."
 
 
 def _largest(rows: list[Json]) -> str:
@@ -34,6 +35,15 @@ def _largest(rows: list[Json]) -> str:
     text = f"{row['op']} of {format_size(row['bytes'])} among {row['ranks']} ranks takes {_time(time_us)}"
     if row.get("bound_us"):
         text += f", {time_us / row['bound_us']:.1f} times the least that the topology allows ({_time(row['bound_us'])})"
+    return text
+
+
+def _training(row: Json) -> str:
+    text = f"A step of {row['method']} takes {_time(1000 * row['step_ms']['median'])} among {row['ranks']} ranks"
+    if row["compute_utilisation"] is not None:
+        text += f", of which {100 * row['compute_utilisation']:.0f}\N{NO-BREAK SPACE}% is computation"
+    if row["final_loss"] is not None:
+        text += f"; the loss is {row['final_loss']:.3f} after {format_time(round(1e9 * row['seconds']), 3)}"
     return text
 
 

@@ -35,7 +35,7 @@ DEFAULTS = {
 }  # fmt: skip
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
     "adamw-smooth": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, eps=1e-3),
 }
 

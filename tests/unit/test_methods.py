@@ -37,7 +37,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     "diloco": {"sync_every": 4}, "pipeline": {}, "hsdp": {}, "async-ps": {"world": 3},
     "streaming-diloco": {"sync_every": 4, "fragments": 2, "overlap": 1, "exchange_dtype": "float16"},
 }  # fmt: skip
-LEARNING_STEPS = 24
+LEARNING_STEPS = 14
 
 
 def all_cases() -> dict[str, dict[str, Any]]:
@@ -141,12 +141,12 @@ def test_equals_the_formula(name: str, results: dict[str, list[dict[str, Any]]])
 
 @pytest.mark.parametrize("method", LEARNING)
 def test_the_loss_falls(method: str, results: dict[str, list[dict[str, Any]]]) -> None:
-    """From about ln 128 by a third in 24 steps."""
+    """From ln 128 by a quarter in 14 steps."""
     losses = [rank["losses"] for rank in results[f"learn-{method}"] if rank["losses"][0] is not None]
     assert losses
     for mine in losses:
-        assert mine[0] == pytest.approx(torch.tensor(float(VOCABULARY)).log().item(), rel=0.1)
-        assert sum(mine[-4:]) / 4 < 0.75 * mine[0]
+        assert mine[0] == pytest.approx(torch.tensor(float(VOCABULARY)).log().item(), rel=0.05)
+        assert sum(mine[-3:]) / 3 < 0.75 * mine[0]
 
 
 @pytest.mark.parametrize("parameters", [100_000, 1_000_000, 10_000_000])
