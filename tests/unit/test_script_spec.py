@@ -46,6 +46,7 @@ def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "command": [str(here / "train.py"), "--lr", "3e-4", "--", "-h"],
         "folder": str(here),
         "ranks_per_host": 2,
+        "shared_folder": False,
     }
     assert len(workers["ranks"]) == 8  # type: ignore[arg-type]  # four hosts
     assert (workers["readable"], workers["once_per_host"]) == ([str(here)], False)
@@ -113,6 +114,7 @@ def test_memory(here: Path) -> None:
         ),
         (["--set", "workload.iterations=1", "--", "train.py"], "--set: a script has no settings of a workload"),
         (["--nproc-per-host", "2"], "--nproc-per-host: it is about a script, and there is none"),
+        (["--shared-folder"], "--shared-folder: it is about a script, and there is none"),
         (["--env", "A", "--", "train.py"], "--env: 'A' is not NAME=VALUE"),
     ],
 )

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from testbed.spec.model import suggest
+from testbed.spec.model import Flag, suggest
 from testbed.spec.workload import Workload
 from testbed.units import UnitError
 
 MIB = 2**20
+PAUSE_NS = 150 * 10**9
 OF_EACH_HOST = [Path(name) for name in ("/", "/tmp", "/run", "/dev/shm")]
 
 Kind = Literal["file", "module", "command"]
@@ -40,6 +41,7 @@ class Script(Workload):
 
     workload: Literal["script"] = "script"
     command: list[str] = Field(min_length=1, description="the script with its arguments, word by word")
+    shared_folder: Flag = Field(False, description="whether all hosts have the same working folder, as with NFS")
 
     def program(self) -> Program:
         """What is to be started, with absolute paths.
@@ -77,6 +79,11 @@ class Script(Workload):
         """Whether it is a command, of which a host needs only one."""
         return self.command[0] != "-m" and not self.command[0].endswith(".py")
 
+    @property
+    def longest_pause_ns(self) -> int:
+        """How long a rank may compute between two exchanges: not known, so a guess that is seldom too short."""
+        return PAUSE_NS
+
     def folders(self) -> list[Path]:
         """The script's own, and those of the files that a command names."""
         return list(self.program().readable)
@@ -89,6 +96,7 @@ class Script(Workload):
             "command": list(words),
             "folder": None if folder is None else str(folder),
             "ranks_per_host": self.ranks_per_host,
+            "shared_folder": self.shared_folder,
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
