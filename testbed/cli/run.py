@@ -26,7 +26,7 @@ from testbed.rundir import RunDir
 from testbed.spec import topology as topology_spec
 from testbed.spec.model import input_error
 from testbed.spec.workload import Workload, load_workload
-from testbed.spec.workloads.script import Script
+from testbed.spec.workloads.script import Script, shown
 from testbed.spec.yaml_source import Override, parse_overrides
 from testbed.units import UnitError, parse_size
 
@@ -201,7 +201,7 @@ def run(
     plan = resolve(
         network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
         image=image, host_memory_bytes=_size(memory, "--memory"), host_cpus=cpus,
-        environment=_variables(env), readable=readable,
+        environment=_variables(env), readable=[_shown(folder) for folder in readable],
     )  # fmt: skip
     if guest_memory is not None:
         plan = plan.model_copy(update={"guest_memory_bytes": _size(guest_memory, "--guest-memory")})
@@ -245,6 +245,13 @@ def _script(
     except UnitError as error:
         raise InputError(error.what, place=Place(key="--"), remedy=error.remedy) from error
     return work
+
+
+def _shown(folder: Path) -> Path:
+    try:
+        return shown(folder.resolve())
+    except UnitError as error:
+        raise InputError(error.what, place=Place(key="--readable"), remedy=error.remedy) from error
 
 
 def _variables(texts: list[str]) -> dict[str, str]:

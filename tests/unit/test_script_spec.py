@@ -115,6 +115,7 @@ def test_memory(here: Path) -> None:
         (["--set", "workload.iterations=1", "--", "train.py"], "--set: a script has no settings of a workload"),
         (["--nproc-per-host", "2"], "--nproc-per-host: it is about a script, and there is none"),
         (["--shared-folder"], "--shared-folder: it is about a script, and there is none"),
+        (["--readable", "/tmp", "--", "train.py"], "--readable: each host has a folder /tmp of its own"),
         (["--env", "A", "--", "train.py"], "--env: 'A' is not NAME=VALUE"),
     ],
 )
@@ -136,7 +137,7 @@ def test_a_script_in_a_folder_of_which_hosts_have_their_own() -> None:
     path = Path("/tmp/testbed-unit-test-of-a-script.py")
     path.write_text("")
     try:
-        with pytest.raises(InputError, match="the script lies in /tmp, of which each host has its own"):
+        with pytest.raises(InputError, match="--: each host has a folder /tmp of its own"):
             run("--", str(path))
     finally:
         path.unlink()

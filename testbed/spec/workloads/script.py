@@ -54,7 +54,7 @@ class Script(Workload):
             return _module(rest)
         if first.endswith(".py"):
             path = _file(Path(first))
-            return Program("file", (str(path), *rest), path.parent, (_shown(path.parent),))
+            return Program("file", (str(path), *rest), path.parent, (shown(path.parent),))
         if first.startswith("-"):
             raise UnitError(f"{first!r} is not a script", "write the script first, and its options after it")
         return _command(self.command)
@@ -130,7 +130,7 @@ def _module(words: list[str]) -> Program:
         raise UnitError("-m names no module", "write -m package.module, then its arguments")
     here = Path.cwd()
     is_here = PathFinder.find_spec(words[0].partition(".")[0], [str(here)]) is not None
-    return Program("module", tuple(words), here if is_here else None, (_shown(here),) if is_here else ())
+    return Program("module", tuple(words), here if is_here else None, (shown(here),) if is_here else ())
 
 
 def _command(words: list[str]) -> Program:
@@ -138,7 +138,7 @@ def _command(words: list[str]) -> Program:
     files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
     if "/" not in words[0]:
         files.pop(words[0], None)  # that is looked for elsewhere
-    folders = {_shown(path.parent) for path in files.values()}
+    folders = {shown(path.parent) for path in files.values()}
     return Program("command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders)))
 
 
@@ -152,8 +152,12 @@ def _find_module(name: str, folder: Path | None) -> None:
         places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
 
 
-def _shown(folder: Path) -> Path:
-    """A folder that hosts will see as it is here."""
+def shown(folder: Path) -> Path:
+    """A folder that hosts will see as it is here.
+
+    Raises:
+        UnitError: there can be no such folder.
+    """
     if folder in OF_EACH_HOST:
-        raise UnitError(f"the script lies in {folder}, of which each host has its own", "move it to a folder below")
+        raise UnitError(f"each host has a folder {folder} of its own", "put what hosts have to see below it")
     return folder
