@@ -53,7 +53,7 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     _seed(plan.seed, rank.rank)
     torch.set_num_threads(1)
     observe()
-    return _run(kind, words[0])
+    return run_as_main(kind, words[0])
 
 
 def observe() -> None:
@@ -95,8 +95,8 @@ def _seed(seed: int, rank: int) -> None:
         numpy.random.seed(random.getrandbits(32))
 
 
-def _run(kind: str, name: str) -> int:
-    """Run the file or module `name` as ``__main__``, and what it wants to be run at its end."""
+def run_as_main(kind: str, name: str) -> int:
+    """Run the file or module `name` as ``__main__``, and what it leaves to its end; returns the exit status."""
     try:
         if kind == "file":
             runpy.run_path(name, run_name="__main__")

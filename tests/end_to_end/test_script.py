@@ -48,6 +48,16 @@ if __name__ == "__main__":
 """
 MODEL = "from torch.nn import Linear, Sequential\n\n\ndef build():\n"
 MODEL += "    return Sequential(*(Linear(500, 500, bias=False) for _ in range(6)))\n"
+SMALL = """
+import sys
+import torch
+import torch.distributed as dist
+
+dist.init_process_group()
+for _ in range(3):
+    dist.all_reduce(torch.ones(5))
+print("arguments", sys.argv[1:])
+"""
 FAILING = """
 import torch.distributed as dist
 
@@ -66,6 +76,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "train.py").write_text(TRAIN)
     (folder / "model.py").write_text(MODEL)
+    (folder / "small.py").write_text(SMALL)
     (folder / "failing.py").write_text(FAILING)
     return folder
 
@@ -121,11 +132,15 @@ def test_a_module_in_containers(
 
 def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
     """Each host starts it once. Its ranks import torch by themselves, and are recorded all the same."""
-    words = [*ROOMY, "--isolation", "process", "--out", tmp_path / "run"]
+    words = ["--isolation", "process", "--out", tmp_path / "run"]
     launcher = ["torchrun", "--nnodes", 2, "--nproc-per-node", 1]
-    command("run", pair, *words, "--", *launcher, scripts / "train.py", "--lr", "1e-3")
+    command("run", pair, *words, "--", *launcher, scripts / "small.py", "--lr", "1e-3")
     folder = Folder(tmp_path / "run")
-    check_training(folder, 2)
+    assert folder.status["faithful"], folder.status["warnings"]
+    assert folder.summary["problems"] == []
+    rows = folder.ops.select("rank", "op", "bytes", "phase", "iteration").sort("rank", "iteration").rows()
+    assert rows == [(rank, "all_reduce", 20, "script", number) for rank in (0, 1) for number in range(3)]
+    assert "arguments ['--lr', '1e-3']" in (folder.path / "logs/rank-1.log").read_text()
     exits = [json.loads(line) for line in (folder.path / "raw/exits.jsonl").read_text().splitlines()]
     assert sorted((exit["rank"], exit["status"]) for exit in exits) == [(0, 0), (1, 0)]
 
@@ -135,7 +150,7 @@ def test_a_failing_script(command: Command, pair: Path, scripts: Path, tmp_path:
     words = ["run", pair, "--isolation", "process", "--out", tmp_path / "run", "--", scripts / "failing.py"]
     said = command(*words, status=1).stderr
     assert "rank 1 on east-h0 exited with 1" in said
-    assert f'File "{scripts}/failing.py", line 8, in <module>' in said
+    assert f'File "{scripts}/failing.py", line 7, in <module>' in said
     assert "LookupError: no such batch" in said
     assert "runpy" not in said
     folder = Folder(tmp_path / "run")
