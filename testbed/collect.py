@@ -140,7 +140,10 @@ def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
     """ops.parquet: what the ranks recorded, with their places."""
     records: list[dict[str, Any]] = []
     if plan is not None:
+        silent = plan.workers.once_per_host  # a command need not have anything to do with torch
         for rank in plan.workers.ranks:
+            if silent and not run.rank_ops(rank.rank).exists():
+                continue
             place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
             records += [{**UNSAID, **record, **place} for record in read_lines(run.rank_ops(rank.rank), problems)]
     return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")

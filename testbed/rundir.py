@@ -143,9 +143,9 @@ class RunDir:
         """What each rank finds around it: {"rank", "host", "interfaces", "capabilities", "no_new_privileges"}."""
         return self.raw / "ranks.jsonl"
 
-    def work(self, host: str) -> Path:
-        """The working folder of a user's script on `host`: what it writes there stays."""
-        return self.path / "work" / host
+    def work(self, host: str | None) -> Path:
+        """The working folder of a user's script on `host` (None: of all hosts): what it writes there stays."""
+        return self.path / "work" / (host or "")
 
     @property
     def containers(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ from testbed.rundir import RunDir
 from testbed.spec import topology as topology_spec
 from testbed.spec.model import input_error
 from testbed.spec.workload import Workload, load_workload
-from testbed.spec.workloads.script import Script
+from testbed.spec.workloads.script import Script, shown
 from testbed.spec.yaml_source import Override, parse_overrides
 from testbed.units import UnitError, parse_size
 
@@ -176,6 +176,9 @@ def run(
         int | None,
         typer.Option(envvar="TESTBED_NPROC_PER_HOST", min=1, help="ranks of a script on each host [default: 1]"),
     ] = None,
+    shared_folder: Annotated[
+        bool, typer.Option("--shared-folder", help="one working folder for a script on all hosts, as with NFS")
+    ] = False,
     env: Annotated[
         list[str], typer.Option("--env", metavar="NAME=VALUE", help="an environment variable of every rank")
     ] = [],  # noqa: B006
@@ -194,11 +197,17 @@ def run(
         sets = [*sets, f"workload.scale={scale}"]
     overrides = parse_overrides(sets, ["topology", "workload"])
     network = topology_spec.Topology.load(topology, overrides["topology"])
-    work = _work(workload, overrides["workload"], context.meta[SCRIPT], nproc_per_host, in_image=image is not None)
+    given = {"ranks_per_host": nproc_per_host, "shared_folder": shared_folder or None}
+    of_script = {key: value for key, value in given.items() if value is not None}
+    script = context.meta[SCRIPT]
+    if script:
+        work = _script(script, of_script, workload, overrides["workload"], in_image=image is not None)
+    else:
+        work = _workload(workload, of_script, overrides["workload"])
     plan = resolve(
         network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
         image=image, host_memory_bytes=_size(memory, "--memory"), host_cpus=cpus,
-        environment=_variables(env), readable=readable,
+        environment=_variables(env), readable=[_shown(folder) for folder in readable],
     )  # fmt: skip
     if guest_memory is not None:
         plan = plan.model_copy(update={"guest_memory_bytes": _size(guest_memory, "--guest-memory")})
@@ -214,26 +223,27 @@ def run(
         print_summary(folder, output)
 
 
-def _work(
-    workload: str | None, overrides: list[Override], script: list[str], ranks_per_host: int | None, *, in_image: bool
+def _workload(name: str | None, of_script: Mapping[str, object], overrides: list[Override]) -> Workload:
+    """The workload called `name`."""
+    for key, value in of_script.items():
+        option = {"ranks_per_host": "--nproc-per-host"}.get(key, "--shared-folder")
+        remedy = f"for a workload write --set workload.{key}={value}" if key == "ranks_per_host" else ""
+        raise InputError("it is about a script, and there is none", place=Place(key=option), remedy=remedy)
+    return load_workload(name or "collectives", overrides)
+
+
+def _script(
+    words: list[str], settings: Mapping[str, object], workload: str | None, overrides: list[Override], *, in_image: bool
 ) -> Workload:
-    """The workload that was named, or the script."""
-    if not script:
-        if ranks_per_host is not None:
-            remedy = f"for a workload write --set workload.ranks_per_host={ranks_per_host}"
-            raise InputError(
-                "it is about a script, and there is none", place=Place(key="--nproc-per-host"), remedy=remedy
-            )
-        return load_workload(workload or "collectives", overrides)
+    """The user's script as a workload."""
     if workload is not None:
         remedy = f"leave out {workload}, or -- and what follows"
-        raise InputError(f"a run has a workload ({workload}) or a script ({script[0]}), not both", remedy=remedy)
+        raise InputError(f"a run has a workload ({workload}) or a script ({words[0]}), not both", remedy=remedy)
     if overrides:
-        raise InputError(
-            "a script has no settings of a workload", place=Place(key="--set"), remedy="write its options after it"
-        )
+        remedy = "write the script's options after the script"
+        raise InputError("a script has no settings of a workload", place=Place(key="--set"), remedy=remedy)
     try:
-        work = Script.model_validate({"command": script, "ranks_per_host": ranks_per_host or 1})
+        work = Script.model_validate({"command": words, **settings})
         if not in_image:
             work.check_installed()
     except ValidationError as error:
@@ -241,6 +251,13 @@ def _work(
     except UnitError as error:
         raise InputError(error.what, place=Place(key="--"), remedy=error.remedy) from error
     return work
+
+
+def _shown(folder: Path) -> Path:
+    try:
+        return shown(folder.resolve())
+    except UnitError as error:
+        raise InputError(error.what, place=Place(key="--readable"), remedy=error.remedy) from error
 
 
 def _variables(texts: list[str]) -> dict[str, str]:

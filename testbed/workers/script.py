@@ -36,7 +36,7 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     """Run what the plan names as `rank`, in the host's working folder; returns the exit status."""
     workers = plan.workers
     kind, words, folder = (workers.settings[key] for key in ("kind", "command", "folder"))
-    work = run.work(rank.host)
+    work = run.work(None if workers.settings["shared_folder"] else rank.host)
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     os.environ.update(_environment(run, rank, workers.timeout_s))
@@ -53,7 +53,7 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     _seed(plan.seed, rank.rank)
     torch.set_num_threads(1)
     observe()
-    return _run(kind, words[0])
+    return run_as_main(kind, words[0])
 
 
 def observe() -> None:
@@ -95,8 +95,8 @@ def _seed(seed: int, rank: int) -> None:
         numpy.random.seed(random.getrandbits(32))
 
 
-def _run(kind: str, name: str) -> int:
-    """Run the file or module `name` as ``__main__``, and what it wants to be run at its end."""
+def run_as_main(kind: str, name: str) -> int:
+    """Run the file or module `name` as ``__main__``, and what it leaves to its end; returns the exit status."""
     try:
         if kind == "file":
             runpy.run_path(name, run_name="__main__")
@@ -108,7 +108,8 @@ def _run(kind: str, name: str) -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except BaseException as error:
-        sys.excepthook(type(error), error, _of_the_script(error.__traceback__))
+        trace = _of_the_script(error.__traceback__)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         status = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

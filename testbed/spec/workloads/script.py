@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from testbed.spec.model import suggest
+from testbed.spec.model import Flag, suggest
 from testbed.spec.workload import Workload
 from testbed.units import UnitError
 
 MIB = 2**20
+PAUSE_NS = 150 * 10**9
 OF_EACH_HOST = [Path(name) for name in ("/", "/tmp", "/run", "/dev/shm")]
 
 Kind = Literal["file", "module", "command"]
@@ -40,6 +41,7 @@ class Script(Workload):
 
     workload: Literal["script"] = "script"
     command: list[str] = Field(min_length=1, description="the script with its arguments, word by word")
+    shared_folder: Flag = Field(False, description="whether all hosts have the same working folder, as with NFS")
 
     def program(self) -> Program:
         """What is to be started, with absolute paths.
@@ -52,7 +54,7 @@ class Script(Workload):
             return _module(rest)
         if first.endswith(".py"):
             path = _file(Path(first))
-            return Program("file", (str(path), *rest), path.parent, (_shown(path.parent),))
+            return Program("file", (str(path), *rest), path.parent, (shown(path.parent),))
         if first.startswith("-"):
             raise UnitError(f"{first!r} is not a script", "write the script first, and its options after it")
         return _command(self.command)
@@ -77,6 +79,11 @@ class Script(Workload):
         """Whether it is a command, of which a host needs only one."""
         return self.command[0] != "-m" and not self.command[0].endswith(".py")
 
+    @property
+    def longest_pause_ns(self) -> int:
+        """How long a rank may compute between two exchanges: not known, so a guess that is seldom too short."""
+        return PAUSE_NS
+
     def folders(self) -> list[Path]:
         """The script's own, and those of the files that a command names."""
         return list(self.program().readable)
@@ -89,6 +96,7 @@ class Script(Workload):
             "command": list(words),
             "folder": None if folder is None else str(folder),
             "ranks_per_host": self.ranks_per_host,
+            "shared_folder": self.shared_folder,
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
@@ -122,7 +130,7 @@ def _module(words: list[str]) -> Program:
         raise UnitError("-m names no module", "write -m package.module, then its arguments")
     here = Path.cwd()
     is_here = PathFinder.find_spec(words[0].partition(".")[0], [str(here)]) is not None
-    return Program("module", tuple(words), here if is_here else None, (_shown(here),) if is_here else ())
+    return Program("module", tuple(words), here if is_here else None, (shown(here),) if is_here else ())
 
 
 def _command(words: list[str]) -> Program:
@@ -130,7 +138,7 @@ def _command(words: list[str]) -> Program:
     files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
     if "/" not in words[0]:
         files.pop(words[0], None)  # that is looked for elsewhere
-    folders = {_shown(path.parent) for path in files.values()}
+    folders = {shown(path.parent) for path in files.values()}
     return Program("command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders)))
 
 
@@ -144,8 +152,12 @@ def _find_module(name: str, folder: Path | None) -> None:
         places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
 
 
-def _shown(folder: Path) -> Path:
-    """A folder that hosts will see as it is here."""
+def shown(folder: Path) -> Path:
+    """A folder that hosts will see as it is here.
+
+    Raises:
+        UnitError: there can be no such folder.
+    """
     if folder in OF_EACH_HOST:
-        raise UnitError(f"the script lies in {folder}, of which each host has its own", "move it to a folder below")
+        raise UnitError(f"each host has a folder {folder} of its own", "put what hosts have to see below it")
     return folder
