@@ -248,8 +248,8 @@ def real(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def test_real_time(real: dict[str, Any]) -> None:
-    """On the host's clock everything is late by scheduling, more so on a busy machine: RTT within 3 ms, the rate of UDP within
-    10 %, that of TCP within 30 %, delays within 20 %."""
+    """On the host's clock everything is late by scheduling, more so on a busy machine: RTT within 3 ms, the rate of
+    UDP within 10 %, that of TCP within 30 %, delays within 20 %."""
     assert real["rtt"]["rtt_ns"] == pytest.approx(20 * MS, abs=3 * MS)
     assert real["tcp"]["bps"][0] == pytest.approx(50 * MBIT * SEGMENT / FRAME, rel=0.3)
     assert real["udp"]["bps"] == pytest.approx(20 * MBIT * DATAGRAM / FRAME, rel=0.1)
