@@ -23,10 +23,8 @@ from testbed.network.netlink import add_route, neighbour, netlink, up, write_sys
 from testbed.plan import Datacenter, Host, Network, WanLink
 
 TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
-
-
-# A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before goes
-# nowhere, and nothing counts it.
+# A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before
+# goes nowhere, and nothing counts it.
 LINKWATCH_S = 1.0
 
 
