@@ -164,6 +164,14 @@ def test_a_failing_script(command: Command, pair: Path, scripts: Path, tmp_path:
     assert "still well" in (folder.path / "logs/rank-0.log").read_text()
 
 
+def test_a_script_without_memory(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
+    (scripts / "greedy.py").write_text("import torch\ntorch.ones(100_000_000)\n")
+    words = ["--isolation", "process", "--memory", "200 MiB", "--out", tmp_path / "run"]
+    said = command("run", pair, *words, "--", scripts / "greedy.py", status=1).stderr
+    assert "was ended by signal 9: out of memory (the limit of a host is 200 MiB)" in said
+    assert "raise it with --memory" in said
+
+
 @pytest.mark.parametrize("name", ["test_sync", "test_script"])
 def test_scripts_of_others(name: str, need: Need, command: Command, pair: Path, tmp_path: Path) -> None:
     """Of Hugging Face Accelerate, as installed: they train under DDP, and compare the result with one process's.
