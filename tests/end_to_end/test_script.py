@@ -54,8 +54,9 @@ import torch
 import torch.distributed as dist
 
 dist.init_process_group()
-for _ in range(3):
-    dist.all_reduce(torch.ones(5))
+for _ in range(6):
+    dist.barrier()
+    dist.all_reduce(torch.ones(1000))
 print("arguments", sys.argv[1:])
 """
 FAILING = """
@@ -138,8 +139,12 @@ def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: 
     folder = Folder(tmp_path / "run")
     assert folder.status["faithful"], folder.status["warnings"]
     assert folder.summary["problems"] == []
-    rows = folder.ops.select("rank", "op", "bytes", "phase", "iteration").sort("rank", "iteration").rows()
-    assert rows == [(rank, "all_reduce", 20, "script", number) for rank in (0, 1) for number in range(3)]
+    reduced = folder.ops.filter(pl.col("op") == "all_reduce").sort("rank", "iteration")
+    rows = reduced.select("rank", "bytes", "phase", "iteration").rows()
+    assert rows == [(rank, 4000, "script", number) for rank in (0, 1) for number in range(6)]
+    assert folder.ops.height == 2 * reduced.height  # as many barriers
+    # As in test_two_hosts.py, where `collectives` takes the times around its calls: four one-way trips.
+    assert (reduced["end_ns"] - reduced["start_ns"]).median() == pytest.approx(40.05e6, rel=0.015)
     assert "arguments ['--lr', '1e-3']" in (folder.path / "logs/rank-1.log").read_text()
     exits = [json.loads(line) for line in (folder.path / "raw/exits.jsonl").read_text().splitlines()]
     assert sorted((exit["rank"], exit["status"]) for exit in exits) == [(0, 0), (1, 0)]
@@ -157,6 +162,14 @@ def test_a_failing_script(command: Command, pair: Path, scripts: Path, tmp_path:
     assert folder.status["state"] == "failed"
     assert "about to fail" in (folder.path / "logs/rank-1.log").read_text()
     assert "still well" in (folder.path / "logs/rank-0.log").read_text()
+
+
+def test_a_script_without_memory(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
+    (scripts / "greedy.py").write_text("import torch\ntorch.ones(100_000_000)\n")
+    words = ["--isolation", "process", "--memory", "200 MiB", "--out", tmp_path / "run"]
+    said = command("run", pair, *words, "--", scripts / "greedy.py", status=1).stderr
+    assert "was ended by signal 9: out of memory (the limit of a host is 200 MiB)" in said
+    assert "raise it with --memory" in said
 
 
 @pytest.mark.parametrize("name", ["test_sync", "test_script"])
