@@ -4,8 +4,8 @@ A. Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 25
 0.1 s, 24 layers, H = 100, two workers, hardly any latency. The paper simulates rates on a grid of 50 from 0.1 to
 1000 Gbit/s, equal on a logarithmic scale (steps of 21 %), and gives the lowest that reaches each utilisation. Gradients
 and outer gradients are reduced layer by layer during the backward pass, as in the paper's simulator (its first author
-says so at arthurdouillard.com/diloco). Here parameters and all rates are 1/100 of that, because at 1/1000 single packets
-take long enough to show: 0.4 ms at 184 Gbit/s.
+says so at arthurdouillard.com/diloco). Here parameters and all rates are 1/100 of that, because at 1/1000 single
+packets take long enough to show: 0.4 ms at 184 Gbit/s.
 """
 
 import json
