@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from testbed.errors import InputError
 from workloads.gpt import loss_of
 from workloads.methods import Job, Method
 
@@ -20,6 +21,8 @@ class Train(Method):
     """A step of the server is one gradient of each worker, on average."""
 
     def __init__(self, job: Job) -> None:
+        if job.world < 2:
+            raise InputError("async-ps needs a worker besides the server: at least two ranks")
         self.job, self.model, self.network = job, job.model, job.model
         self.optimizer = job.optimizer(self.model.parameters())
         self.size = sum(p.numel() for p in self.model.parameters())

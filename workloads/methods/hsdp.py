@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
+from testbed.errors import InputError
 from workloads.gpt import GPT
 from workloads.methods import Method
 
@@ -18,6 +19,8 @@ class Train(Method):
 
     def prepare(self, model: GPT) -> nn.Module:
         """Shard each layer, then what remains."""
+        if len({len(site) for site in self.job.sites}) > 1:
+            raise InputError("hsdp needs the same number of ranks in every datacenter")
         mesh = DeviceMesh("cpu", self.job.sites, mesh_dim_names=("across", "inside"))
         for layer in model:
             fully_shard(layer, mesh=mesh)
