@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import graph, guest, language, live, report, run, topo
+from testbed.cli import compare, graph, guest, language, live, report, run, topo
 from testbed.errors import TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -27,6 +27,7 @@ live.add_to(topo.app)
 app.add_typer(topo.app, name="topo")
 app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.add_typer(guest.app, name="guest")
 
 

@@ -102,7 +102,7 @@ def _hosts(d: int, name: str, site: Datacenter, frame: int, seed: int) -> list[p
             address=address,
             mac=mac(0, d, h),
             nic_up=plan.Bottleneck(rate_bps=nic.rate, queue_packets=NIC_TRANSMIT_PACKETS),
-            nic_down=port(nic.rate, nic.queue, frame),
+            nic_down=port(nic.receive_rate or nic.rate, nic.queue, frame),
             nic_delay_ns=nic.delay,
             nic_seed=stable_seed(seed, f"{name}-h{h}"),
         )

@@ -72,9 +72,13 @@ def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
 
 
 class Nic(Strict):
-    """A host's network interface; `rate` and `delay` shape what the host sends, `rate` and `queue` what it gets."""
+    """A host's network interface; `rate` and `delay` shape what the host sends, `rate` (or `receive_rate`) and
+    `queue` what it gets."""
 
     rate: Rate = Field(DEFAULT_NIC_RATE, description="each way, headers included")
+    receive_rate: Rate | None = Field(
+        None, description="of what the host gets, where that is another one; left out, `rate`"
+    )
     delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends", examples=["5 us"])
     queue: QueueField | None = Field(
         None, description="buffer of the switch port to the host, not in bdp; left out, 16 MiB", examples=["4 MiB"]

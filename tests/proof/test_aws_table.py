@@ -2,7 +2,7 @@
 
 Source: https://github.com/BinhangYuan/tc_cluster_setting, results/allreduce.md. Each machine (p3.2xlarge) shaped what
 it sent with ``tc netem delay D rate R``; 128 MiB of float32 in one all-reduce. Here the same is one datacenter of n
-hosts with ``nic: {rate: R, delay: D}``.
+hosts with ``nic: {rate: R, delay: D, receive_rate: 10 Gbit/s}``.
 
 Measured is the median of 7 iterations after a warm-up: single iterations differ by up to 6 %, because it is left to
 chance how the steps of the ring fall together.
@@ -26,6 +26,7 @@ PUBLISHED = {
     (8, "5 ms", "2 Gbit/s"): 1814,
     (8, "10 ms", "1 Gbit/s"): 3582,
 }  # (machines, one-way delay, rate): ms
+MACHINE_RATE = "10 Gbit/s"  # of a p3.2xlarge, at which it receives: tc shaped only what it sent
 CELL_TOLERANCE = 0.07  # of each figure; the published ones come from virtual machines that share their hosts
 MEAN_TOLERANCE = 0.035  # of the mean of the absolute errors
 LONGEST_S = 1800  # of wall time for a cell; they take 1 to 10 minutes on two cores
@@ -45,6 +46,7 @@ def words(hosts: int, delay: str, rate: str, topology: object, out: object) -> l
         f"topology.datacenters.aws.hosts={hosts}",
         f"topology.datacenters.aws.nic.delay={delay}",
         f"topology.datacenters.aws.nic.rate={rate}",
+        f"topology.datacenters.aws.nic.receive_rate={MACHINE_RATE}",
         "workload.ops=[all_reduce]",
         "workload.sizes=[128 MiB]",
         "workload.warmup=1",

@@ -123,6 +123,8 @@ def test_nic() -> None:
     assert (host.nic_up.rate_bps, host.nic_down.rate_bps, host.nic_delay_ns) == (25 * 10**9, 25 * 10**9, 5000)
     assert host.nic_up.queue_packets == 1_000_000
     assert host.nic_down.queue_packets == -(-16 * MIB // 1514)
+    uneven = network({"a": {"nic": {"rate": "1 Gbit/s", "receive_rate": "10 Gbit/s"}}}).hosts[0]
+    assert (uneven.nic_up.rate_bps, uneven.nic_down.rate_bps) == (10**9, 10**10)
     jumbo = network({"a": {"nic": {"rate": "1 Gbit/s", "queue": "1 ms"}}}, mtu=9000).hosts[0]
     assert jumbo.nic_down.queue_packets == -(-125_000 // 9014)
 
