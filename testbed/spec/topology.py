@@ -217,7 +217,7 @@ class Topology(Strict):
         """
         path = TOPOLOGIES.find(name_or_path)
         source = _read(path, ())
-        source.setdefault("name", path.stem)
+        source.setdefault("name", _name_of(path))
         yaml_source.apply(source, overrides, lambda items, step: _find_item(source, items, step))
         try:
             return cls.model_validate(source, context={"folder": path.parent})
@@ -272,6 +272,12 @@ class Topology(Strict):
         problems += [problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)]
         refuse(problems, self.__class__.__name__)
         return self
+
+
+def _name_of(path: Path) -> str:
+    """A topology's name from that of its file, with hyphens for what a name cannot have."""
+    text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:60].rstrip("-")
+    return text if text[:1].isalpha() else f"t-{text}".rstrip("-")
 
 
 def _fabric_problems(name: str, site: Datacenter) -> list[Problem]:

@@ -284,3 +284,12 @@ def test_json_schema() -> None:
     assert {"datacenters", "wan", "extends", "tcp"} <= schema["properties"].keys()
     assert "^x-" in schema["patternProperties"]
     assert schema["$defs"]["Nic"]["properties"]["rate"]["default"] == "25 Gbit/s"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("x-86.85", "x-86-85"), ("2 Sites", "t-2-sites"), ("lab", "lab"), ("_", "t")]
+)
+def test_a_file_of_any_name_is_a_topology(file: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{file}.yaml"
+    path.write_text("datacenters: {a: {}}\n")
+    assert Topology.load(path).name == name
