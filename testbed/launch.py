@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import platform
@@ -28,7 +29,11 @@ CPU_SAMPLE_S = 0.5
 BUSY = 0.7  # part of real time that the guest's one CPU may compute in a run on the host's clock
 LATE = 0.02  # part of a step by which its computation may take longer than modelled
 VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
-GUEST_ENVIRONMENT = {**ENVIRONMENT, "MALLOC_TOP_PAD_": str(2**24)}  # no tensors here: a smaller heap will do
+GUEST_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "MALLOC_TOP_PAD_": str(2**24),  # no tensors here: a smaller heap will do
+    "PYDANTIC_DISABLE_PLUGINS": "1",  # it looks for them in every installed package
+}
 
 
 class Progress(Protocol):
@@ -115,6 +120,7 @@ def _in_guest(
     plan: Plan, run: RunDir, kernel: Kernel, outcome: Outcome, stall_limit_s: float, progress: Progress
 ) -> None:
     project = Path(testbed.__file__).parent.parent
+    compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
     progress.stage("boot")
     threading.Thread(target=_import_reporting, daemon=True).start()
     with start_guest(

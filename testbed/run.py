@@ -8,6 +8,7 @@ them afterwards, by whoever started this. The same command runs in a guest and o
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -117,4 +118,7 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    exit_status = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_status)  # nothing is left to be tidied up in memory

@@ -59,13 +59,15 @@ class Guest:
     clock_file: Path
 
     def status(self) -> int | None:
-        """None while it runs; else the command's exit status, or -1 when the guest ended without one."""
-        if self.process.poll() is None:
-            return None
+        """None while the command runs; else its exit status, or -1 when the guest ended without one.
+
+        All that the command wrote is on the host's disk before its status is, so nobody has to wait for the shutdown.
+        """
+        alive = self.process.poll() is None
         try:
             return int((self.writable / EXIT_FILE).read_text())
         except (OSError, ValueError):
-            return -1
+            return None if alive else -1
 
     def clock(self) -> ClockReading | None:
         """The newest report of the guest's clock; None before the first, and on the host's clock."""

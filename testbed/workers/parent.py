@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import gc
+import inspect
 import json
 import os
 import signal
@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
@@ -89,18 +91,25 @@ def main(run_folder: str, fifo: str) -> int:
 
 @contextmanager
 def _quick_imports() -> Iterator[None]:
-    """Without collections of garbage, and with what `os.path.realpath` finds remembered.
+    """Without collections of garbage, and without a search through all modules for that of a stack frame.
 
-    torch 2.13 asks for its operators' source lines while it is imported, which reads 11 000 file states.
+    torch 2.13 asks inspect for its operators' source lines while it is imported: 18 000 file states, 0.5 s in a guest.
     """
-    realpath = os.path.realpath
-    os.path.realpath = functools.cache(realpath)  # type: ignore[assignment]
+    getmodule = inspect.getmodule
+
+    def quick(thing: Any, filename: str | None = None) -> ModuleType | None:
+        if inspect.isframe(thing):
+            return sys.modules.get(thing.f_globals.get("__name__", ""))
+        return None if inspect.iscode(thing) else getmodule(thing, filename)
+
+    inspect.getmodule = quick  # type: ignore[assignment]
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()  # what was imported stays: the next collection need not look at it
         gc.enable()
-        os.path.realpath = realpath
+        inspect.getmodule = getmodule
 
 
 def _die_with_starter() -> None:
