@@ -1,15 +1,17 @@
 """Bandwidth that a compute utilisation needs, found by running, against Table 4 of the Streaming DiLoCo paper.
 
-A. Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512: 1 B parameters, steps of
-0.1 s, 24 layers, H = 100, two workers, hardly any latency. The paper simulates rates on a grid of 50 from 0.1 to
-1000 Gbit/s, equal on a logarithmic scale (steps of 21 %), and gives the lowest that reaches each utilisation. Gradients
-and outer gradients are reduced layer by layer during the backward pass, as in the paper's simulator (its first author
-says so at arthurdouillard.com/diloco). Here parameters and all rates are 1/100 of that, because at 1/1000 single
-packets take long enough to show: 0.4 ms at 184 Gbit/s.
+A. Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512: two workers, hardly any
+latency, H = 100; 1 B parameters in 24 layers with steps of 0.1 s, 10 B in 48 with steps of 0.8 s. The paper simulates
+rates on a grid of 50 from 0.1 to 1000 Gbit/s, equal on a logarithmic scale (steps of 21 %), and gives the lowest that
+reaches each utilisation. Gradients and outer gradients are reduced layer by layer during the backward pass, as in the
+paper's simulator (its first author says so at arthurdouillard.com/diloco). Streaming has fragments of three layers, and
+with overlap one inner step to exchange each. Here parameters and all rates are 1/100 of that for 1 B, because at 1/1000
+single packets take long enough to show (0.4 ms at 184 Gbit/s), and 1/1000 for 10 B, for steps are eight times as long.
 """
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,21 +19,46 @@ import pytest
 Command = Callable[..., object]
 GRID = [10 ** (-1 + 4 * k / 49) for k in range(50)]  # Gbit/s
 UTILISATIONS = (0.50, 0.80, 0.90, 0.95, 0.99)
-PUBLISHED = {  # Gbit/s
-    "data-parallel": (86.8, 152.6, 184.2, 222.3, 569.0),
-    "DiLoCo": (1.4, 6.2, 13.3, 23.3, 86.8),
+EVERY = 100
+WARMUP = 6  # half a fragment's turn: what is measured holds every exchange, and the wait for it, once
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    published: tuple[float, ...]  # Gbit/s
+    model: dict[str, object]
+    method: dict[str, object]
+
+
+ONE = {"parameters": "1 B", "layers": 24, "step_time": "100 ms", "scale": 100}
+TEN = {"parameters": "10 B", "layers": 48, "step_time": "800 ms", "scale": 1000}
+
+
+def data_parallel(model: dict[str, object]) -> dict[str, object]:
+    """DDP ends a bucket with the parameter that fills it, so this is a layer on average."""
+    parameters = {"1 B": 10**9, "10 B": 10**10}[str(model["parameters"])]
+    mib = 2 / 3 * parameters * 4 / int(str(model["layers"])) / 2**20
+    return {"method": "ddp-fp16", "bucket": f"{mib:.0f} MiB", "steps": 7, "warmup": 2}
+
+
+def diloco(method: str, **more: object) -> dict[str, object]:
+    """A whole period, after some steps; 16 bits for a parameter, as bfloat16 has."""
+    period = {"sync_every": EVERY, "steps": EVERY + WARMUP, "warmup": WARMUP}
+    return {"method": method, "early_exchange": "true", "exchange_dtype": "float16"} | period | more
+
+
+ROWS = {
+    "1 B, data-parallel": Row((86.8, 152.6, 184.2, 222.3, 569.0), ONE, data_parallel(ONE)),
+    "1 B, DiLoCo": Row((1.4, 6.2, 13.3, 23.3, 86.8), ONE, diloco("diloco")),
+    "1 B, streaming": Row((1.4, 5.2, 9.1, 16.0, 28.1), ONE, diloco("streaming-diloco", fragments=8, overlap=0)),
+    "1 B, streaming with overlap": Row(
+        (1.4, 4.3, 6.2, 9.1, 11.0), ONE, diloco("streaming-diloco", fragments=8, overlap=1)
+    ),
+    "10 B, data-parallel": Row((104.8, 222.3, 222.3, 268.3, 471.5), TEN, data_parallel(TEN)),
+    "10 B, DiLoCo": Row((1.7, 7.5, 16.0, 33.9, 104.8), TEN, diloco("diloco")),
 }
-LAYERS, EVERY = 24, 100
-SCALE = 100
-BUCKET_MIB = 2 / 3 * 1e9 * 4 / LAYERS / 2**20  # DDP ends a bucket with the parameter that fills it: a layer on average
-COMMON = {"parameters": "1 B", "layers": LAYERS, "step_time": "100 ms", "batch": 1, "sequence": 8}
-METHODS = {  # 16 bits for a parameter, as bfloat16 has
-    "data-parallel": {"method": "ddp-fp16", "bucket": f"{BUCKET_MIB:.0f} MiB", "steps": 7, "warmup": 2},
-    "DiLoCo": {
-        "method": "diloco", "early_exchange": "true", "exchange_dtype": "float16", "sync_every": EVERY,
-        "steps": EVERY, "warmup": 0,
-    },
-}  # fmt: skip
 TOPOLOGY = """
 name: two-workers
 datacenters:
@@ -43,19 +70,20 @@ mtu: 9000
 """
 
 
-def utilisation(row: str, gbps: float, command: Command, folder: Path) -> float:
+def utilisation(name: str, gbps: float, command: Command, folder: Path) -> float:
     """Compute utilisation of a run at `gbps`."""
-    name = f"{row}-{gbps:.4g}"
+    row, name = ROWS[name], f"{name.replace(', ', '-').replace(' ', '-')}-{gbps:.4g}"
     topology = folder / f"{name}.yaml"
     topology.write_text(TOPOLOGY.format(rate=round(1000 * gbps)))
-    words = [w for key, value in (COMMON | METHODS[row]).items() for w in ("--set", f"workload.{key}={value}")]
+    settings = {"batch": 1, "sequence": 8} | row.model | row.method
+    words = [w for key, value in settings.items() for w in ("--set", f"workload.{key}={value}")]
     out = folder / name
-    command("run", topology, "train", "--scale", SCALE, *words, "--isolation", "process", "--out", out, timeout_s=900)
+    command("run", topology, "train", *words, "--isolation", "process", "--out", out, timeout_s=900)
     status, summary = (json.loads((out / file).read_text()) for file in ("status.json", "summary.json"))
     assert status["faithful"], status
     assert summary["training"]["late_ms"] == 0
     found: float = summary["training"]["compute_utilisation"]
-    print(f"{row}: {gbps:.1f} Gbit/s: {found:.4f}", flush=True)
+    print(f"{name}: {gbps:.1f} Gbit/s: {found:.4f}", flush=True)
     return found
 
 
@@ -77,19 +105,19 @@ def search(start: int, target: float, at: Callable[[int], float]) -> int:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("row", PUBLISHED)
-def test_row(row: str, command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ROWS)
+def test_row(name: str, command: Command, tmp_path: Path) -> None:
     """Each figure within one step of the grid."""
     known: dict[int, float] = {}
 
     def at(place: int) -> float:
         if place not in known:
-            known[place] = utilisation(row, GRID[place], command, tmp_path)
+            known[place] = utilisation(name, GRID[place], command, tmp_path)
         return known[place]
 
-    published = [nearest(gbps) for gbps in PUBLISHED[row]]
+    published = [nearest(gbps) for gbps in ROWS[name].published]
     found = [search(start, target, at) for start, target in zip(published, UTILISATIONS, strict=True)]
-    print(f"\n| {row} | {' | '.join(f'{target:.0%}' for target in UTILISATIONS)} |\n|---|--:|--:|--:|--:|--:|")
-    print(f"| published (Gbit/s) | {' | '.join(f'{gbps:g}' for gbps in PUBLISHED[row])} |")
+    print(f"\n| {name} | {' | '.join(f'{target:.0%}' for target in UTILISATIONS)} |\n|---|--:|--:|--:|--:|--:|")
+    print(f"| published (Gbit/s) | {' | '.join(f'{gbps:g}' for gbps in ROWS[name].published)} |")
     print(f"| measured (Gbit/s) | {' | '.join(f'{GRID[place]:.3g}' for place in found)} |")
     assert all(abs(a - b) <= 1 for a, b in zip(found, published, strict=True)), (found, published)

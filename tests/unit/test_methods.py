@@ -30,6 +30,16 @@ OUTER: dict[str, dict[str, Any]] = {  # whose formula is written down in `outer_
     "diloco": {"method": "diloco", "world": 2},
     "diloco-early": {"method": "diloco", "world": 2, "early_exchange": True},
     "streaming-1": {"method": "streaming-diloco", "world": 2, "fragments": 1},
+    "streaming-2": {"method": "streaming-diloco", "world": 2, "fragments": 2},
+    "streaming-early": {"method": "streaming-diloco", "world": 2, "fragments": 2, "early_exchange": True},
+    "streaming-overlap": {"method": "streaming-diloco", "world": 2, "fragments": 2, "overlap": 1},
+    "streaming-early-overlap": {
+        "method": "streaming-diloco",
+        "world": 2,
+        "fragments": 2,
+        "early_exchange": True,
+        "overlap": 1,
+    },
     "local-sgd-2": {"method": "local-sgd", "world": 2},
 }
 LEARNING: dict[str, dict[str, Any]] = {
@@ -101,40 +111,59 @@ def test_a_pipeline_holds_every_parameter_once(results: dict[str, list[dict[str,
         assert sorted(held) == sorted(dict(method_ranks.make_model().named_parameters()))
 
 
-def outer_steps(world: int, every: int, rate: float, momentum: float) -> dict[str, torch.Tensor]:
-    """DiLoCo by its formula: inner AdamW for each rank; then v = momentum v + g, common -= rate (g + momentum v)."""
+def turn(name: str, fragments: int) -> int:
+    """The fragment of a parameter: layers are dealt out in turn."""
+    layers = [layer for layer, _module in method_ranks.make_model().named_children()]
+    return layers.index(name.partition(".")[0]) % fragments
+
+
+def outer_steps(world: int, case: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """Parameters of each rank by the formula, every parameter by itself.
+
+    Inner AdamW; then, with the mean g of common - mine, v = momentum v + g and common -= rate (g + momentum v);
+    `overlap` inner steps later mine = (mine + common) / 2, or common if there is no overlap.
+    """
+    every, fragments, overlap = 2, case.get("fragments", 1), case.get("overlap", 0)
+    rate, momentum = (1.0, 0.0) if case["method"] == "local-sgd" else (0.7, 0.9)
     models = [method_ranks.make_model() for _ in range(world)]
     optimizers = [method_ranks.OPTIMIZERS["adamw-smooth"](model.parameters()) for model in models]
-    common = {name: p.detach().clone() for name, p in models[0].named_parameters()}
+    mine = [dict(model.named_parameters()) for model in models]
+    common = {name: p.detach().clone() for name, p in mine[0].items()}
     velocity = {name: torch.zeros_like(p) for name, p in common.items()}
+    sent: dict[str, tuple[int, torch.Tensor]] = {}
+
+    def take(name: str) -> None:
+        _step, gradient = sent.pop(name)
+        velocity[name] = momentum * velocity[name] + gradient
+        common[name] = common[name] - rate * (gradient + momentum * velocity[name])
+        for parameters in mine:
+            parameters[name].data.lerp_(common[name], 0.5 if overlap else 1.0)
+
     for step, (inputs, targets) in enumerate(method_ranks.batches(world, STEPS), start=1):
         for rank, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
             optimizer.zero_grad()
             loss_of(model(inputs[rank::world]), targets[rank::world]).backward()
             optimizer.step()
-        if step % every:
-            continue
         for name, values in common.items():
-            mean = sum(dict(model.named_parameters())[name].detach() for model in models) / world
-            gradient = values - mean
-            velocity[name] = momentum * velocity[name] + gradient
-            common[name] = values - rate * (gradient + momentum * velocity[name])
-            for model in models:
-                dict(model.named_parameters())[name].data.copy_(common[name])
-    return common
+            if step % every == round((turn(name, fragments) + 1) * every / fragments) % every:
+                mean = sum(parameters[name].detach() for parameters in mine) / world
+                sent[name] = step, values - mean
+            if name in sent and sent[name][0] + overlap <= step:
+                take(name)
+    for name in list(sent):
+        take(name)
+    return [{name: p.detach() for name, p in parameters.items()} for parameters in mine]
 
 
 @pytest.mark.parametrize("name", OUTER)
 def test_equals_the_formula(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Two outer steps of two inner ones; local SGD is the same with rate 1 and no momentum. Within 2e-5.
+    """Outer steps of two inner ones; local SGD is the same with rate 1 and no momentum. Within 2e-5.
 
     With its usual epsilon AdamW steps by lr whatever the gradient's size: rounding of a gradient of zero, which those
     of the keys' biases are, would show. So epsilon is larger here.
     """
     ranks = results[name]
-    rate, momentum = (1.0, 0.0) if name.startswith("local") else (0.7, 0.9)
-    expected = outer_steps(len(ranks), 2, rate, momentum)
-    for rank in ranks:
+    for rank, expected in zip(ranks, outer_steps(len(ranks), OUTER[name]), strict=True):
         for key, value in rank["parameters"].items():
             torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=2e-5, msg=f"{name}: {key}")
 

@@ -164,7 +164,7 @@ def test_scale_divides_the_model_and_keeps_its_time():
         ({"parameters": 1000}, "1000 parameters / 1 are too few for a GPT"),
         ({"gpu": "H1000"}, "nearest: H100"),
         ({"gpu": "H100", "step_time": "1 s"}, "say the same twice"),
-        ({"method": "streaming-diloco", "sync_every": 9}, "9 steps cannot be shared evenly by 2 fragments"),
+        ({"method": "streaming-diloco", "sync_every": 2, "fragments": 3}, "3 fragments cannot take turns in 2 steps"),
         ({"method": "streaming-diloco", "overlap": 10}, "an overlap of 10 steps is not shorter"),
         ({"method": "dpp"}, "'dpp' is not one of"),
         ({"outer_momentum": 1.0}, "outer_momentum"),

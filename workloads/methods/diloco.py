@@ -7,7 +7,8 @@ outer gradient while the backward pass goes on: what the simulations of the Stre
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -19,8 +20,10 @@ from workloads.methods import Job, Method
 class Fragment:
     """Parameters that are synchronised together: their common values, and the outer optimizer on those."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], job: Job) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: list[nn.Parameter], turn: int, job: Job) -> None:
+        self.parameters = parameters
+        self.turn = turn  # of the steps modulo `sync_every`
+        self.missing = len(parameters)  # gradients of the step under way
         self.common = [nn.Parameter(p.detach().clone()) for p in self.parameters]
         momentum = job.settings["outer_momentum"]
         self.outer = torch.optim.SGD(self.common, lr=job.settings["outer_lr"], momentum=momentum, nesterov=momentum > 0)
@@ -50,45 +53,71 @@ class Fragment:
             mine.data.lerp_(common.data, 1 - keep)
 
 
-class Train(Method):
-    """One fragment; with `early_exchange` one of each layer, with an inner optimizer of its own."""
+class OuterSteps(Method):
+    """Fragments of the model take outer steps in turn, each once in `sync_every` steps.
 
-    def __init__(self, job: Job) -> None:
+    The outer gradients of a fragment leave after an inner step, or with `early_exchange` layer by layer during its
+    backward pass: then every layer is exchanged by itself and has an inner optimizer of its own.
+
+    Args:
+        groups: the layers of each fragment.
+        overlap: after how many more inner steps the average is waited for.
+        keep: what remains then of a rank's own parameters.
+    """
+
+    def __init__(self, job: Job, groups: Sequence[Sequence[nn.Module]], overlap: int = 0, keep: float = 0.0) -> None:
         super().__init__(job)
+        self.overlap, self.keep = overlap, keep
         self.steps = 0
         self.early = job.settings["early_exchange"]
-        layers = list(self.model) if self.early else [self.model]
-        self.fragments = [Fragment(layer.parameters(), job) for layer in layers]
+        every = job.settings["sync_every"]
+        self.fragments: list[Fragment] = []
+        for number, layers in enumerate(groups):
+            turn = round((number + 1) * every / len(groups)) % every
+            for together in [[layer] for layer in layers] if self.early else [layers]:
+                self.fragments.append(Fragment([p for layer in together for p in layer.parameters()], turn, job))
         if self.early:
             self.optimizers = [job.optimizer(fragment.parameters) for fragment in self.fragments]
-            for number, fragment in enumerate(self.fragments):
-                self.missing = [0] * len(self.fragments)
+            for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
                 for parameter in fragment.parameters:
-                    parameter.register_post_accumulate_grad_hook(lambda _p, number=number: self.ready(number))
+                    parameter.register_post_accumulate_grad_hook(partial(self._ready, fragment, optimizer))
+
+    def due(self, fragment: Fragment, step: int) -> bool:
+        """Whether an outer step of `fragment` follows the inner step number `step`, which counts from 1."""
+        return step % int(self.job.settings["sync_every"]) == fragment.turn
 
     def update(self) -> None:
-        """An inner step, and the outer one when it is due."""
+        """An inner step, the outer steps that are due, and the averages whose time has come."""
         self.steps += 1
         if self.early:
-            for optimizer, fragment in zip(self.optimizers, self.fragments, strict=True):
-                if fragment.work is None:
+            for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
+                if not self.due(fragment, self.steps):
                     optimizer.step()
         else:
             super().update()
-            if self.due(self.steps):
-                self.fragments[0].send()
         for fragment in self.fragments:
-            fragment.receive()
+            if not self.early and self.due(fragment, self.steps):
+                fragment.send()
+            if self.due(fragment, self.steps - self.overlap):
+                fragment.receive(self.keep)
 
-    def due(self, step: int) -> bool:
-        """Whether an outer step follows the inner step number `step`, which counts from 1."""
-        return step % self.job.settings["sync_every"] == 0
+    def finish(self) -> None:
+        """Take what is still under way."""
+        for fragment in self.fragments:
+            fragment.receive(self.keep)
 
-    def ready(self, number: int) -> None:
-        """A gradient of fragment `number` is there; once all are, the last inner step sends it."""
-        self.missing[number] += 1
-        if self.missing[number] == len(self.fragments[number].parameters):
-            self.missing[number] = 0
-            if self.due(self.steps + 1):
-                self.optimizers[number].step()
-                self.fragments[number].send()
+    def _ready(self, fragment: Fragment, optimizer: torch.optim.Optimizer, _parameter: torch.Tensor) -> None:
+        """A gradient of `fragment` is there; once all are, an inner step that is due for exchange sends it."""
+        fragment.missing -= 1
+        if fragment.missing == 0:
+            fragment.missing = len(fragment.parameters)
+            if self.due(fragment, self.steps + 1):
+                optimizer.step()
+                fragment.send()
+
+
+class Train(OuterSteps):
+    """One fragment: the whole model."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, [list(job.model)])

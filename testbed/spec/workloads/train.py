@@ -79,7 +79,9 @@ class Train(Workload):
     fragments: Count = Field(2, description="of streaming-diloco")
     overlap: Annotated[int, Field(strict=True, ge=0)] = Field(1, description="tau: steps that an exchange may take")
     exchange_dtype: Literal["float32", "float16"] = Field("float32", description="of outer gradients")
-    early_exchange: Flag = Field(False, description="diloco sends each layer during the last backward pass")
+    early_exchange: Flag = Field(
+        False, description="diloco and streaming-diloco send each layer during the backward pass"
+    )
     microbatches: Count = Field(8, description="of a pipeline's batch")
     schedule: Literal["1f1b", "gpipe"] = Field("1f1b", description="of a pipeline")
 
@@ -135,9 +137,9 @@ class Train(Workload):
             what = f"{self.parameters} parameters / {self.scale} are too few for a GPT"
             problems.append(Problem(("parameters",), what, f"at least {LEAST_PARAMETERS} must remain"))
         if self.method == "streaming-diloco":
-            if self.sync_every % self.fragments:
-                what = f"{self.sync_every} steps cannot be shared evenly by {self.fragments} fragments"
-                problems.append(Problem(("sync_every",), what, "choose a multiple of fragments"))
+            if self.sync_every < self.fragments:
+                what = f"{self.fragments} fragments cannot take turns in {self.sync_every} steps"
+                problems.append(Problem(("fragments",), what, "choose at most sync_every"))
             if self.overlap >= self.sync_every:
                 what = f"an overlap of {self.overlap} steps is not shorter than sync_every"
                 problems.append(Problem(("overlap",), what, "a fragment must be back before its next turn"))
