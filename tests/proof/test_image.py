@@ -119,3 +119,24 @@ def test_an_image_of_the_users(form: str, command: Command, request: pytest.Fixt
     assert row["time_us"]["median"] / 1000 == pytest.approx(MS_OF_4_KB, rel=0.015)
     containers = json.loads((out / "logs/containers.json").read_text())
     assert all("testbed.workers.parent" in " ".join(container["Args"]) for container in containers.values())
+
+
+@pytest.mark.proof
+def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> None:
+    """The image's Python runs it, and its collectives are recorded."""
+    (tmp_path / "topology.yaml").write_text(TOPOLOGY)
+    (tmp_path / "train.py").write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "values = torch.full((1000,), 1.0 + dist.get_rank())\n"
+        "dist.all_reduce(values)\n"
+        "open('sum.txt', 'w').write(str(values[0].item()))\n"
+        "dist.destroy_process_group()\n"
+    )
+    out = tmp_path / "run"
+    script = ["--image", root, "--out", out, "--", tmp_path / "train.py"]
+    command("run", tmp_path / "topology.yaml", *script, timeout_s=600)
+    assert json.loads((out / "status.json").read_text())["state"] == "completed"
+    assert [(out / "work" / host / "sum.txt").read_text() for host in ("west-h0", "east-h0")] == ["3.0", "3.0"]
+    (row,) = json.loads((out / "summary.json").read_text())["collectives"]
+    assert (row["op"], row["bytes"], row["ranks"]) == ("all_reduce", 4000, 2)
