@@ -204,6 +204,7 @@ class Tcp(Frozen):
     congestion_control: str = "cubic"
     ecn: bool = False  # whether connections ask for congestion marks
     buffer_bytes: int = Field(gt=0)
+    slow_start_after_idle: bool = True
     packets_per_skb: int = Field(1, ge=1, le=64)
 
 

@@ -213,6 +213,7 @@ def _tcp_sysctls(plan: Network) -> dict[str, object]:
         "net/ipv4/tcp_rmem": f"{TCP_MIN_DEFAULT} {plan.tcp.buffer_bytes}",
         "net/ipv4/tcp_wmem": f"4096 16384 {plan.tcp.buffer_bytes}",
         "net/ipv4/tcp_ecn": int(plan.tcp.ecn),
+        "net/ipv4/tcp_slow_start_after_idle": int(plan.tcp.slow_start_after_idle),
         "net/ipv4/tcp_no_metrics_save": 1,
     }
 

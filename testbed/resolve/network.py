@@ -41,6 +41,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
         ecn=topology.tcp.congestion_control == "dctcp"
         or any(way.bottleneck.ecn for link in wan for way in link.directions),
         buffer_bytes=buffer if isinstance(buffer, int) else LEAST_TCP_BUFFER,
+        slow_start_after_idle=topology.tcp.slow_start_after_idle,
         packets_per_skb=_packets_per_skb(topology.tcp.offload, topology.mtu, wan),
     )
     network = plan.Network(

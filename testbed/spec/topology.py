@@ -156,6 +156,9 @@ class Tcp(Strict):
         "auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product",
         examples=["64 MiB"],
     )  # fmt: skip
+    slow_start_after_idle: Flag = Field(
+        True, description="whether TCP starts slowly again after a silence of more than its retransmission timeout"
+    )
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "

@@ -67,6 +67,7 @@ datacenters:
 wan:
   - {{between: [one, two], rate: {rate} Mbit/s, delay: 1 us, queue: 32 GiB}}
 mtu: 9000
+tcp: {{slow_start_after_idle: false}}
 """
 
 
