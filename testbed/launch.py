@@ -45,8 +45,8 @@ class Progress(Protocol):
     def stage(self, name: str) -> None:
         """A stage of the run begins."""
 
-    def operations(self, done: int, total: int) -> None:
-        """Of `total` operations (0: not known yet) that rank 0 records, `done` are done."""
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Of `total` operations or steps (`unit`) that rank 0 records, `done` are done."""
 
 
 @dataclass
@@ -191,8 +191,10 @@ class Watch:
         self._guest, self._progress = guest, progress
         self._stall_limit_s = stall_limit_s
         self._events = RecordFollower(run.events)
-        self._operations = RecordFollower(run.rank_ops(0))
+        self._run = run
+        self._counted = RecordFollower(run.rank_ops(0))
         self._done = self._total = 0
+        self._unit = "operation"
         self._moved = time.monotonic()
         self._stage = _Stage("boot", self._moved)
         self._moved_at_cpu = 0.0
@@ -212,8 +214,8 @@ class Watch:
         for event in self._events.new():
             self._relay(event)
         if self._total:
-            self._done += len(self._operations.new())
-            self._progress.operations(self._done, self._total)
+            self._done += len(self._counted.new())
+            self._progress.advance(self._done, self._total, self._unit)
         if self._stage.name == "ops" and time.monotonic() - self._sampled >= CPU_SAMPLE_S:
             self._sample_cpu(self._cpu_seconds())
         reading = self._guest.clock()
@@ -236,7 +238,9 @@ class Watch:
 
     def _relay(self, event: dict[str, Any]) -> None:
         if event["state"] == "total":
-            self._total = event["total"]
+            self._total, self._unit = event["total"], event["unit"]
+            if self._unit == "step":
+                self._counted = RecordFollower(self._run.rank_train(0))
         elif event["state"] == "begin":
             self._next_stage(event["stage"], event["time_ns"])
             self._progress.stage(event["stage"])

@@ -79,6 +79,7 @@ def main(context: RankContext) -> None:
     method = methods.load(settings["method"])(make_job(context, pacing))
     text = Text(settings["sequence"], settings["seed"])
     batch = settings["batch"] * context.world_size
+    context.recorder.expect(settings["steps"], "step")
     with context.run.rank_train(context.rank).open("a", buffering=1) as records:
         for step in range(settings["steps"]):
             inputs, targets = text.batch(step, batch)

@@ -59,10 +59,10 @@ class Display:
         """A stage begins."""
         self._progress.reset(self._task, description=STAGES.get(name, name), total=None)
 
-    def operations(self, done: int, total: int) -> None:
-        """Operations of rank 0."""
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Operations or steps of rank 0."""
         self._progress.update(
-            self._task, description=f"running, op {done} of {total}", total=total or None, completed=done
+            self._task, description=f"running, {unit} {done} of {total}", total=total or None, completed=done
         )
 
 
@@ -85,9 +85,9 @@ class PlainDisplay:
         """A stage begins."""
         self._say(STAGES.get(name, name))
 
-    def operations(self, done: int, total: int) -> None:
-        """Operations of rank 0, every tenth part."""
-        self._say(f"operations: {int(10 * done / max(total, 1)) * 10} % of {total}")
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Operations or steps of rank 0, every tenth part."""
+        self._say(f"{unit}s: {int(10 * done / max(total, 1)) * 10} % of {total}")
 
 
 class TimeLeft(TimeRemainingColumn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from testbed.rundir import RunDir, append_record
 
@@ -37,10 +38,10 @@ class Recorder:
         self._run = run
         self._file = run.rank_ops(rank).open("ab", buffering=0)  # a line is one write, from whichever thread
 
-    def expect(self, operations: int) -> None:
-        """Tell how many operations this rank is going to record; progress is measured by rank 0's number."""
+    def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
+        """Tell how many operations or training steps this rank is going to record; rank 0's number shows progress."""
         if self._rank == 0:
-            append_record(self._run.events, {"stage": "ops", "state": "total", "total": operations})
+            append_record(self._run.events, {"stage": "ops", "state": "total", "total": total, "unit": unit})
 
     def record(self, operation: Operation) -> None:
         """Write one operation; it survives whatever happens to the rank afterwards."""
