@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
+from testbed.cli.options import Clock, memory_size
 from testbed.cli.run import display
+from testbed.errors import InputError
+from testbed.guest import visit
 from testbed.guest.kernel import ensure_kernel
+
+ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
+Memory = Annotated[str, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest")]
 
 app = typer.Typer(help="The guest kernel.", no_args_is_help=True)
 
@@ -21,3 +30,35 @@ def build() -> None:
     with display() as progress:
         kernel = ensure_kernel(progress.building)
     typer.echo(f"guest kernel Linux {kernel.version}: {kernel.path}")
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="a program and its arguments, after --")],
+    clock: ClockOption = Clock.VIRTUAL,
+    memory: Memory = "2 GiB",
+) -> None:
+    """Run a command in a guest of its own, as its root: testbed guest exec -- uname -a
+
+    It sees this machine's files and no network. What it writes is gone afterwards.
+    """
+    status = visit.execute(
+        ensure_kernel(), command, clock=clock.value, memory_bytes=memory_size(memory, "--memory"), say=_print
+    )  # fmt: skip
+    raise typer.Exit(4 if status < 0 else status)
+
+
+@app.command()
+def shell(clock: ClockOption = Clock.REAL, memory: Memory = "2 GiB") -> None:
+    """A shell in a guest of its own, as its root: to look at its kernel, or to try netem by hand.
+
+    It sees this machine's files and no network. What is written there is gone afterwards.
+    """
+    if not sys.stdin.isatty():
+        raise InputError("a shell needs a terminal", remedy="testbed guest exec -- COMMAND runs a command without one")
+    status = visit.shell(ensure_kernel(), clock=clock.value, memory_bytes=memory_size(memory, "--memory"))
+    raise typer.Exit(4 if status < 0 else status)
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)

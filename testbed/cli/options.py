@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from testbed.errors import InputError, Place
+from testbed.units import parse_size
+
 
 class Format(StrEnum):
     """How a command prints its result."""
@@ -50,3 +53,15 @@ Out = Annotated[
     Path | None,
     typer.Option(envvar="TESTBED_OUT", help="the run folder; must not exist [default: results/<time>-<names>]"),
 ]
+
+
+def memory_size(text: str, option: str) -> int:
+    """The bytes that `option` asks for.
+
+    Raises:
+        InputError: not a size with a unit.
+    """
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise InputError(str(error), place=Place(key=option)) from error

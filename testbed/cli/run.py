@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeEla
 from rich.text import Text
 from typer.core import TyperCommand
 
-from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology
+from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology, memory_size
 from testbed.cli.report import print_summary
 from testbed.errors import InputError, Place
 from testbed.launch import launch
@@ -28,7 +28,7 @@ from testbed.spec.model import input_error
 from testbed.spec.workload import Workload, load_workload
 from testbed.spec.workloads.script import Script, shown
 from testbed.spec.yaml_source import Override, parse_overrides
-from testbed.units import UnitError, parse_size
+from testbed.units import UnitError
 
 SCRIPT = "testbed.script"  # in typer's context
 
@@ -206,11 +206,11 @@ def run(
         work = _workload(workload, of_script, overrides["workload"])
     plan = resolve(
         network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
-        image=image, host_memory_bytes=_size(memory, "--memory"), host_cpus=cpus,
+        image=image, host_memory_bytes=None if memory is None else memory_size(memory, "--memory"), host_cpus=cpus,
         environment=_variables(env), readable=[_shown(folder) for folder in readable],
     )  # fmt: skip
     if guest_memory is not None:
-        plan = plan.model_copy(update={"guest_memory_bytes": _size(guest_memory, "--guest-memory")})
+        plan = plan.model_copy(update={"guest_memory_bytes": memory_size(guest_memory, "--guest-memory")})
     if dry_run:
         typer.echo(plan.model_dump_json(indent=2))
         return
@@ -268,15 +268,6 @@ def _variables(texts: list[str]) -> dict[str, str]:
                 f"{name!r} is not NAME=VALUE", place=Place(key="--env"), remedy="write for example --env LEVEL=debug"
             )
     return {name: value for name, _, value in pairs}
-
-
-def _size(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise InputError(str(error), place=Place(key=option)) from error
 
 
 def _default_folder(topology: str, workload: str) -> Path:

@@ -104,7 +104,7 @@ def start_guest(
     writable: Path,
     memory_bytes: int,
     clock: Literal["virtual", "real"],
-    console: Path,
+    console: Path | None,
     clock_file: Path,
     readable: Sequence[Path] = (),
     environment: dict[str, str] | None = None,
@@ -115,7 +115,7 @@ def start_guest(
     Args:
         writable: the one folder of the host that the guest can change; holds a folder ``raw``.
         readable: folders that `command` needs although they lie below /tmp or /run, of which the guest has its own.
-        console: file for what the guest's kernel and `command` print.
+        console: file for what the guest's kernel and `command` print; None: this process's terminal, for input too.
         clock_file: file that the guest's kernel keeps its clock in (virtual clock only).
         cpu: of the host, which other guests may use as well; None: one that no other guest has, if there is any.
 
@@ -177,11 +177,12 @@ def _pin_to(cpu: int) -> list[str]:
 
 
 def _launch(
-    kernel: Kernel, pin: list[str], folder: Path, memory_bytes: int, clock: str, console: Path, clock_file: Path
+    kernel: Kernel, pin: list[str], folder: Path, memory_bytes: int, clock: str, console: Path | None, clock_file: Path
 ) -> subprocess.Popen[bytes]:
+    ends = ("con0=null,fd:1", "quiet") if console else ("con0=fd:0,fd:1", "quiet", "loglevel=0")
     arguments = [
         f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
-        "con=null", "con0=null,fd:1", "ssl=null", "ipv6.disable=1", "quiet", f"umid={folder.name}",
+        "con=null", *ends, "ssl=null", "ipv6.disable=1", f"umid={folder.name}",
         f"uml_dir={folder}", f"TESTBED_GUEST={folder}",
     ]  # fmt: skip
     if clock == "virtual":
@@ -189,11 +190,11 @@ def _launch(
         clock_link.symlink_to(clock_file)
         arguments += ["time-travel=inf-cpu", f"time-travel-start={EPOCH_NS}", f"time-travel-status={clock_link}"]
         arguments += [f"time-travel-patience={PATIENCE_SLICES}"]
-    with console.open("ab") as out:
+    with console.open("ab") if console else nullcontext() as out:
         # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
         return subprocess.Popen(
             [*pin, "setpriv", "--pdeathsig", "KILL", "--", str(kernel.path), *arguments],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL if console else None, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
 
