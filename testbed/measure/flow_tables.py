@@ -283,6 +283,7 @@ class _Seen:
         found |= spread("queueing", delay - delay.min() if len(delay) else delay)
         stayed = self.unsent.get(int(endpoints(flow.packets[:1])[0]), np.empty(0, np.int64))
         first, last = flow.packets["time_ns"][0], flow.packets["time_ns"][-1]
+        first = first if entered[0] == NEVER else entered[0]
         counts = {"dropped": int(((stayed >= first) & (stayed <= last)).sum()), "lost": int((~there).sum())}
         return found | (counts if self.view.whole else dict.fromkeys(counts))
 
@@ -352,8 +353,8 @@ class _Operations:
         """The operations that both hosts take part in, by their end at the second."""
         if pair not in self._of_pair:
             key = [*OPERATION, "dtype", "repeat"]
-            begun = self._ops.filter(pl.col("host") == pair[0]).group_by(key).agg(begin=pl.col("start_ns").min())
-            ended = self._ops.filter(pl.col("host") == pair[1]).group_by(key).agg(end=pl.col("end_ns").max())
+            begun = self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[0]))).group_by(key).agg(begin=pl.col("start_ns").min())
+            ended = self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[1]))).group_by(key).agg(end=pl.col("end_ns").max())
             self._of_pair[pair] = begun.join(ended, on=key).sort("end", "begin")
         return self._of_pair[pair]
 
