@@ -45,7 +45,8 @@ def run(folder: RunDir) -> None:
             folder.write_json(folder.fidelity, [round_trip.record() for round_trip in round_trips])
         with stage(folder, "measurement"):
             if taps := [_tap(folder, network, point) for point in capture_points(plan.network, plan.capture)]:
-                stack.enter_context(capturing(taps, plan.capturing, folder.capture_cuts))
+                virtual = plan.clock == "virtual"
+                stack.enter_context(capturing(taps, plan.capturing, folder.capture_cuts, yielding=virtual))
             if plan.clock == "virtual":
                 _wait_for_a_whole_second()
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))

@@ -60,13 +60,15 @@ def check_filter(expression: str) -> None:
 
 
 @contextmanager
-def capturing(taps: Sequence[Tap], settings: Capturing, cuts: Path) -> Iterator[None]:
+def capturing(taps: Sequence[Tap], settings: Capturing, cuts: Path, *, yielding: bool) -> Iterator[None]:
     """Capture within the block.
 
     Args:
         taps: what is captured.
         settings: filter, snap length, limit of each capture.
         cuts: file for what was removed because of the limit (see `pcapng.Point`).
+        yielding: let capturing wait until nothing else can run. On a virtual clock it then changes no time, for it
+            never comes between two processes that are woken at the same instant.
 
     Raises:
         RunError: a tcpdump or the writer ends before the block does.
@@ -74,10 +76,11 @@ def capturing(taps: Sequence[Tap], settings: Capturing, cuts: Path) -> Iterator[
     running: dict[Tap, subprocess.Popen[str]] = {}
     pipes: dict[Tap, int] = {}
     writer: subprocess.Popen[bytes] | None = None
+    first = ["chrt", "--idle", "0"] if yielding else []
     try:
         for tap in taps:
-            running[tap] = _start(tap, settings, pipes)
-        writer = _start_writer(pipes, settings, cuts)
+            running[tap] = _start(tap, settings, pipes, first)
+        writer = _start_writer(pipes, settings, cuts, first)
         for tap, process in running.items():
             _wait_listening(tap, process)
         yield
@@ -96,7 +99,7 @@ def capturing(taps: Sequence[Tap], settings: Capturing, cuts: Path) -> Iterator[
             writer.wait()
 
 
-def _start(tap: Tap, settings: Capturing, pipes: dict[Tap, int]) -> subprocess.Popen[str]:
+def _start(tap: Tap, settings: Capturing, pipes: dict[Tap, int], first: list[str]) -> subprocess.Popen[str]:
     tcpdump = [
         "tcpdump", "-i", tap.interface, "-s", str(settings.snap_bytes), "-B", str(CAPTURE_BUFFER_BYTES // 1024),
         "-p", "-n", "-Z", "root", "--time-stamp-precision=nano", "-w", "-",
@@ -106,14 +109,14 @@ def _start(tap: Tap, settings: Capturing, pipes: dict[Tap, int]) -> subprocess.P
     try:
         with tap.log.open("w") as log:
             return subprocess.Popen(
-                ["nsenter", f"--net=/proc/{tap.pid}/ns/net", "--", *tcpdump],
+                [*first, "nsenter", f"--net=/proc/{tap.pid}/ns/net", "--", *tcpdump],
                 stdin=subprocess.DEVNULL, stdout=end, stderr=log, text=True,
             )  # fmt: skip
     finally:
         os.close(end)
 
 
-def _start_writer(pipes: dict[Tap, int], settings: Capturing, cuts: Path) -> subprocess.Popen[bytes]:
+def _start_writer(pipes: dict[Tap, int], settings: Capturing, cuts: Path, first: list[str]) -> subprocess.Popen[bytes]:
     points = [
         pcapng.Point(
             descriptor, str(tap.path), tap.interface, tap.mac,
@@ -121,7 +124,7 @@ def _start_writer(pipes: dict[Tap, int], settings: Capturing, cuts: Path) -> sub
         )
         for tap, descriptor in pipes.items()
     ]  # fmt: skip
-    words = [sys.executable, "-I", "-S", pcapng.__file__, json.dumps([asdict(point) for point in points])]
+    words = [*first, sys.executable, "-I", "-S", pcapng.__file__, json.dumps([asdict(point) for point in points])]
     try:
         return subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[*pipes.values()])
     finally:

@@ -353,8 +353,16 @@ class _Operations:
         """The operations that both hosts take part in, by their end at the second."""
         if pair not in self._of_pair:
             key = [*OPERATION, "dtype", "repeat"]
-            begun = self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[0]))).group_by(key).agg(begin=pl.col("start_ns").min())
-            ended = self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[1]))).group_by(key).agg(end=pl.col("end_ns").max())
+            begun = (
+                self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[0])))
+                .group_by(key)
+                .agg(begin=pl.col("start_ns").min())
+            )
+            ended = (
+                self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[1])))
+                .group_by(key)
+                .agg(end=pl.col("end_ns").max())
+            )
             self._of_pair[pair] = begun.join(ended, on=key).sort("end", "begin")
         return self._of_pair[pair]
 
