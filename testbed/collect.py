@@ -1,4 +1,4 @@
-"""Turns the raw records of a run into ops.parquet, links.parquet and summary.json. Needs no privilege and no guest.
+"""Turns the raw records of a run into its tables and summary.json. Needs no privilege and no guest.
 
 Time of an operation. All ranks share one clock, so times of different ranks can be compared.
 
@@ -32,7 +32,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
-from testbed.measure.packets import Capture, read_totals
+from testbed.measure.flow_tables import Captured, read_captures
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
 from testbed.training import steps_table, training
@@ -87,11 +87,13 @@ def collect(run: RunDir) -> None:
     steps = _steps(run, plan, problems) if plan is not None and trains else None
     if steps is not None:
         steps.write_parquet(run.train)
+    captured = _captures(run, plan, ops, problems) if plan is not None and plan.capture != "none" else None
     measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
     timed = ops if steps is None or steps.is_empty() else steps
     summary = {
         "collectives": collectives(ops, plan, problems) if measures else [],
-        "wan": wan(run, plan, timed, links, problems),
+        "wan": wan(plan, timed, links, captured, problems),
+        "captures": [] if captured is None else captured.points,
         "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
         "fidelity": _fidelity(run, problems) if has_wan else [],
         "stages": stages(read_lines(run.events, problems), problems),
@@ -273,8 +275,18 @@ def bus_factor(op: str, ranks: int) -> float:
     return 1.0
 
 
+def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) -> Captured:
+    """The tables of packet captures, written."""
+    captured = read_captures(run, plan, ops)
+    captured.flows.write_parquet(run.flows)
+    captured.throughput.write_parquet(run.throughput)
+    captured.operations.write_parquet(run.flow_ops)
+    problems += captured.problems
+    return captured
+
+
 def wan(
-    run: RunDir, plan: Plan | None, timed: pl.DataFrame, links: pl.DataFrame, problems: Problems
+    plan: Plan | None, timed: pl.DataFrame, links: pl.DataFrame, captured: Captured | None, problems: Problems
 ) -> list[dict[str, Any]]:
     """A row per WAN direction of the plan: the counters' growth from the first sample to the last.
 
@@ -285,7 +297,6 @@ def wan(
     if plan is None:
         return []
     seconds = 0.0 if timed.is_empty() else (max(timed["end_ns"]) - min(timed["start_ns"])) / 1e9
-    captured = _captures(run, plan, problems)
     rows = []
     for link in plan.network.wan:
         for way in link.directions:
@@ -295,7 +306,10 @@ def wan(
             known = row["bytes"] is not None and seconds > 0
             used = row["bytes"] * 8 / (way.bottleneck.rate_bps * seconds) if known else None
             row |= {"rate_bps": way.bottleneck.rate_bps, "mean_utilisation": used}
-            rows.append(row | _captured(captured, link, way))
+            totals = None if captured is None else captured.sent.get((link.key, way.source))
+            if totals is not None:
+                row |= {"captured_bytes": totals.wire_bytes, "captured_packets": totals.packets}
+            rows.append(row)
     return rows
 
 
@@ -305,32 +319,6 @@ def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any
     for column in ("bytes", "packets", "drops"):
         row[column] = None if mine.is_empty() else int(mine[column][-1] - mine[column][0])
     return row
-
-
-def _captures(run: RunDir, plan: Plan, problems: Problems) -> dict[tuple[str, str], Capture]:
-    """Totals of each capture that can be read, by link and datacenter."""
-    captures: dict[tuple[str, str], Capture] = {}
-    if plan.capture == "none":
-        return captures
-    for link in plan.network.wan:
-        for way in link.directions:
-            path = run.capture(link.key, way.source)
-            try:
-                capture = captures[link.key, way.source] = read_totals(path, plan.network.mtu)
-            except OSError as error:
-                problems.append(f"captures/{path.name} cannot be read: {error.strerror}")
-                continue
-            if capture.truncated:
-                problems.append(f"captures/{path.name} is cut short: its totals are those of the readable part")
-    return captures
-
-
-def _captured(captures: dict[tuple[str, str], Capture], link: WanLink, way: Direction) -> dict[str, int]:
-    capture = captures.get((link.key, way.source)) or captures.get((link.key, way.target))
-    if capture is None:
-        return {}
-    totals = capture.sent_by(way.mac)
-    return {"captured_bytes": totals.wire_bytes, "captured_packets": totals.packets}
 
 
 def _fidelity(run: RunDir, problems: Problems) -> list[dict[str, Any]]:

@@ -341,6 +341,7 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
             f"WAN queues overflowed ({drops} drops) while segmentation offload kept packets together; "
             "use --set topology.tcp.offload=off"
         )
+    outcome.warnings += [problem for problem in summary["problems"] if problem.startswith("captures/")]
     training = summary["training"]
     if training is not None and training["late_ms"] > LATE * training["compute_ms"]:
         outcome.doubt(

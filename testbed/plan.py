@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PLAN_FORMAT = 2
+CAPTURE_BUFFER_BYTES = 16 * 2**20  # of the guest's memory, for each interface that is captured
 
 Isolation = Literal["container", "process"]
 Clock = Literal["virtual", "real"]
@@ -305,6 +306,14 @@ class Workers(Frozen):
         return tuple(rank for rank in self.ranks if rank.local_rank == 0 or not self.once_per_host)
 
 
+class Capturing(Frozen):
+    """What is kept of the packets at each captured interface."""
+
+    filter: str = ""  # as for tcpdump; empty: every packet
+    snap_bytes: int = Field(128, ge=54, le=262_144)  # of each packet: 54 to 134 are Ethernet, IPv4 and TCP headers
+    limit_bytes: int = Field(256 * 2**20, ge=2**20)  # of all files of one interface
+
+
 class Plan(Frozen):
     """A run, complete."""
 
@@ -314,6 +323,7 @@ class Plan(Frozen):
     clock: Clock
     where: Where
     capture: Capture
+    capturing: Capturing = Capturing()
     seed: int
     guest_memory_bytes: int = Field(gt=0)
     versions: dict[str, str] = {}  # of this project, torch, the kernel, ...: filled when known

@@ -18,14 +18,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from testbed.errors import TestbedError
-from testbed.measure.capture import capturing
+from testbed.measure.capture import Tap, capturing
 from testbed.measure.counters import Port, sampling
 from testbed.network import shape
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns
 from testbed.network.verify import verify_round_trips
 from testbed.plan import Plan
-from testbed.rundir import RunDir, append_record
+from testbed.rundir import CapturePoint, RunDir, append_record, capture_points
 from testbed.workers.fleet import Fleet
 
 
@@ -44,11 +44,12 @@ def run(folder: RunDir) -> None:
         with stage(folder, "verify"):
             round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
             folder.write_json(folder.fidelity, [round_trip.record() for round_trip in round_trips])
-        if plan.clock == "virtual":
-            _wait_for_a_whole_second()
         with stage(folder, "measurement"):
-            if plan.capture != "none":
-                stack.enter_context(capturing(_capture_points(folder, network)))
+            if taps := [_tap(folder, network, point) for point in capture_points(plan.network, plan.capture)]:
+                virtual = plan.clock == "virtual"
+                stack.enter_context(capturing(taps, plan.capturing, folder.capture_cuts, yielding=virtual))
+            if plan.clock == "virtual":
+                _wait_for_a_whole_second()
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
@@ -82,11 +83,17 @@ def _ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:
     return found
 
 
-def _capture_points(folder: RunDir, network: BuiltNetwork) -> dict[Path, tuple[int, str]]:
-    return {
-        folder.capture(port.link, port.direction.source): (network.pid(port.router), port.interface)
-        for port in shape.wan_ports(network.plan)
-    }
+def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
+    interface = point.interface
+    if point.kind == "wan":
+        index = next(link.index for link in network.plan.wan if link.key == point.what)
+        interface = shape.wan_interface(point.node, index)
+    elif point.kind == "nic":
+        interface = shape.host_interface(network.plan.host(point.at))
+    elif not interface:
+        interface = shape.lan_interface(point.node)
+    path = folder.capture(point.what, point.at)
+    return Tap(path, network.pid(point.node), interface, point.mac, inbound=point.kind == "lan")
 
 
 @contextmanager

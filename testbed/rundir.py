@@ -12,6 +12,9 @@ is the number of the operation in its process group.
 Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes, packets, drops,
 backlog_bytes (int64; cumulative counters since the link was built, except backlog_bytes).
 
+Tables made from packet captures are flows.parquet, throughput.parquet and flow_ops.parquet; docs/captures.md has their
+columns, `testbed.measure.flow_tables` their types.
+
 Columns of train.parquet (a row per step of training and rank): step, rank (int32), host, dc, start_ns, end_ns,
 compute_ns (int64; modelled computation), late_ns (int64; computation that took longer than modelled), loss (float64,
 null where the rank computes none), tokens (int64).
@@ -22,10 +25,49 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from testbed.errors import InputError
-from testbed.plan import Plan
+from testbed.plan import Capture, Network, Plan
+
+
+@dataclass(frozen=True)
+class CapturePoint:
+    """An interface where packets are captured.
+
+    `wan`: a border router's port into WAN link `what`. `lan`: a port of a border router towards its datacenter; only
+    what comes in is kept, and shows when a packet joins the queue of the WAN link. `nic`: a host's interface.
+    """
+
+    kind: Literal["wan", "lan", "nic"]
+    what: str  # WAN link, or lan or nic
+    at: str  # datacenter, or host
+    node: str
+    mac: str
+    interface: str = ""  # of a cable of a fabric; empty: what the network calls it
+
+
+def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
+    """Where a run captures."""
+    if capture == "none":
+        return []
+    points = [
+        CapturePoint("wan", link.key, way.source, network.datacenter(way.source).router, way.mac)
+        for link in network.wan
+        for way in link.directions
+    ]
+    for dc in network.datacenters if network.wan else ():
+        if dc.fabric is None:
+            points.append(CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac))
+            continue
+        ends = [end for cable in dc.fabric.cables for end in cable.ends if end.node == dc.router]
+        points += [
+            CapturePoint("lan", f"lan{number}", dc.name, dc.router, end.mac, end.interface)
+            for number, end in enumerate(ends)
+        ]
+    if capture == "all":
+        points += [CapturePoint("nic", "nic", host.name, host.node, host.mac) for host in network.hosts]
+    return points
 
 
 @dataclass(frozen=True)
@@ -99,6 +141,18 @@ class RunDir:
         return self.path / "train.parquet"
 
     @property
+    def flows(self) -> Path:
+        return self.path / "flows.parquet"
+
+    @property
+    def throughput(self) -> Path:
+        return self.path / "throughput.parquet"
+
+    @property
+    def flow_ops(self) -> Path:
+        return self.path / "flow_ops.parquet"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -132,6 +186,11 @@ class RunDir:
     def fidelity(self) -> Path:
         """What `network.verify` measured before the run: a JSON list (see summary.json `fidelity`)."""
         return self.raw / "fidelity.json"
+
+    @property
+    def capture_cuts(self) -> Path:
+        """What captures lost because of their limit: {"capture", "records", "first_ns", "last_ns"}."""
+        return self.raw / "captures.jsonl"
 
     @property
     def rank_exits(self) -> Path:
@@ -169,9 +228,9 @@ class RunDir:
         """What `rank` printed."""
         return self.logs / f"rank-{rank}.log"
 
-    def capture(self, link: str, end: str) -> Path:
-        """Packets of WAN link `link` as seen at the router of datacenter `end`."""
-        return self.captures / f"{link}@{end}.pcap"
+    def capture(self, what: str, at: str) -> Path:
+        """Packets of WAN link `what` as seen at the router of datacenter `at` (see `CapturePoint`)."""
+        return self.captures / f"{what}@{at}.pcapng"
 
     def read_plan(self) -> Plan:
         """What is to be done, or was done."""

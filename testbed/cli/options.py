@@ -35,10 +35,11 @@ class Isolation(StrEnum):
 
 
 class Capture(StrEnum):
-    """What is captured."""
+    """Where packets are captured."""
 
     NONE = "none"
     WAN = "wan"
+    ALL = "all"
 
 
 Topology = Annotated[str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")]

@@ -76,9 +76,11 @@ def print_summary(folder: RunDir, output: Format) -> None:
     if not all(pair["ok"] for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
     console.print(verdict(status, summary), highlight=False)
+    problems = summary.get("problems", [])
     for warning in status.get("warnings", []):
-        console.print(f"[bold yellow]not faithful:[/] {warning}", highlight=False)
-    for problem in summary.get("problems", []):
+        if warning not in problems:
+            console.print(f"[bold yellow]not faithful:[/] {warning}", highlight=False)
+    for problem in problems:
         console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
     console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
 

@@ -21,6 +21,8 @@ from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation,
 from testbed.cli.report import print_summary
 from testbed.errors import InputError, Place
 from testbed.launch import launch
+from testbed.measure.capture import check_filter
+from testbed.plan import Capturing
 from testbed.resolve import resolve
 from testbed.rundir import RunDir
 from testbed.spec import topology as topology_spec
@@ -28,7 +30,7 @@ from testbed.spec.model import input_error
 from testbed.spec.workload import Workload, load_workload
 from testbed.spec.workloads.script import Script, shown
 from testbed.spec.yaml_source import Override, parse_overrides
-from testbed.units import UnitError
+from testbed.units import UnitError, format_size
 
 SCRIPT = "testbed.script"  # in typer's context
 
@@ -150,8 +152,24 @@ def run(
         Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
     ] = Isolation.CONTAINER,
     capture: Annotated[
-        Capture, typer.Option(envvar="TESTBED_CAPTURE", help="packet captures: none, or at both ends of every WAN link")
+        Capture,
+        typer.Option(
+            envvar="TESTBED_CAPTURE",
+            help="packet captures: none, at both ends of every WAN link, and at hosts",
+        ),
     ] = Capture.NONE,
+    capture_filter: Annotated[
+        str | None,
+        typer.Option(envvar="TESTBED_CAPTURE_FILTER", help="what to capture, as for tcpdump: 'tcp port 29500'"),
+    ] = None,
+    capture_snap: Annotated[
+        str | None,
+        typer.Option(envvar="TESTBED_CAPTURE_SNAP", help="how much of each packet to capture [default: 128 B]"),
+    ] = None,
+    capture_limit: Annotated[
+        str | None,
+        typer.Option(envvar="TESTBED_CAPTURE_LIMIT", help="largest capture of an interface [default: 256 MiB]"),
+    ] = None,
     seed: Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")] = 0,
     image: Annotated[
         Path | None,
@@ -206,7 +224,8 @@ def run(
         work = _workload(workload, of_script, overrides["workload"])
     plan = resolve(
         network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
-        image=image, host_memory_bytes=None if memory is None else memory_size(memory, "--memory"), host_cpus=cpus,
+        capturing=_capturing(capture, capture_filter, capture_snap, capture_limit),
+        image=image, host_memory_bytes=memory_size(memory, "--memory") if memory else None, host_cpus=cpus,
         environment=_variables(env), readable=[_shown(folder) for folder in readable],
     )  # fmt: skip
     if guest_memory is not None:
@@ -268,6 +287,38 @@ def _variables(texts: list[str]) -> dict[str, str]:
                 f"{name!r} is not NAME=VALUE", place=Place(key="--env"), remedy="write for example --env LEVEL=debug"
             )
     return {name: value for name, _, value in pairs}
+
+
+def _capturing(capture: Capture, expression: str | None, snap: str | None, limit: str | None) -> Capturing:
+    """What is kept of captured packets.
+
+    Raises:
+        InputError: nothing is captured, tcpdump does not know the filter, or a size is out of range.
+        MachineError: there is no tcpdump.
+    """
+    given: dict[str, str | int | None] = {
+        "filter": expression,
+        "snap_bytes": snap and memory_size(snap, "--capture-snap"),
+        "limit_bytes": limit and memory_size(limit, "--capture-limit"),
+    }
+    values = {name: value for name, value in given.items() if value is not None}
+    if capture is Capture.NONE:
+        for name in values:
+            place = Place(key=f"--capture-{name.removesuffix('_bytes')}")
+            raise InputError("nothing is captured", place=place, remedy="add --capture wan or --capture all")
+        return Capturing()
+    check_filter(expression or "")
+    try:
+        return Capturing.model_validate(values)
+    except ValidationError as error:
+        ((key,), bounds) = error.errors()[0]["loc"], error.errors()[0].get("ctx", {})
+        option = f"--capture-{str(key).removesuffix('_bytes')}"
+        remedy = " and ".join(
+            f"at {'least' if sign == 'ge' else 'most'} {format_size(n)}" for sign, n in bounds.items()
+        )
+        raise InputError(
+            f"{error.errors()[0]['input']} B is out of range", place=Place(key=option), remedy=remedy
+        ) from error
 
 
 def _default_folder(topology: str, workload: str) -> Path:

@@ -151,7 +151,7 @@ def _add_links(net: Mininet, plan: Network) -> None:
             (segment,) = dc.segments
             net.addLink(
                 dc.router, segment.switch,
-                intfName1=f"{dc.router}-lan", intfName2=f"{segment.switch}-up", addr1=segment.gateway_mac,
+                intfName1=shape.lan_interface(dc.router), intfName2=f"{segment.switch}-up", addr1=segment.gateway_mac,
             )  # fmt: skip
     for host in plan.hosts:
         net.addLink(
@@ -244,7 +244,7 @@ def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
 def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> None:
     if dc.fabric is None:
         (segment,) = dc.segments
-        lan = up(connection, f"{dc.router}-lan", plan, segment.gateway)
+        lan = up(connection, shape.lan_interface(dc.router), plan, segment.gateway)
         for host in _hosts_at(plan, segment.switch):
             neighbour(connection, lan, host.address, host.mac)
     for link in plan.wan:

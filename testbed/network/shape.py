@@ -70,6 +70,11 @@ def wan_interface(router: str, index: int) -> str:
     return f"{router}-w{index}"
 
 
+def lan_interface(router: str) -> str:
+    """Name of a border router's interface towards its datacenter's only switch."""
+    return f"{router}-lan"
+
+
 def plant_interface(index: int, end: str) -> str:
     """Name of the outside plant's interface on WAN link `index` towards its end `a` (forward's source) or `b`."""
     return f"w{index}{end}"

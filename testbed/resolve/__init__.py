@@ -10,9 +10,10 @@ from pathlib import Path
 
 from testbed import plan
 from testbed.errors import InputError, Place
-from testbed.plan import Capture, Clock, Isolation, Plan, Where
+from testbed.plan import CAPTURE_BUFFER_BYTES, Capture, Capturing, Clock, Isolation, Plan, Where
 from testbed.resolve.network import resolve_network, rtt_ns
 from testbed.resolve.scale import scaled
+from testbed.rundir import capture_points
 from testbed.spec.model import suggest
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload
@@ -41,6 +42,7 @@ def resolve(
     where: Where = "guest",
     isolation: Isolation = "container",
     capture: Capture = "wan",
+    capturing: Capturing | None = None,
     image: Path | None = None,
     host_memory_bytes: int | None = None,
     host_cpus: float = 1.0,
@@ -57,7 +59,8 @@ def resolve(
         clock: of the guest; here it is always real.
         where: in a guest, or here in this kernel.
         isolation: of the hosts.
-        capture: which links are captured.
+        capture: where packets are captured.
+        capturing: what is kept of them; None: the headers of all.
         image: tar of a container image; None: this machine's own userland.
         host_memory_bytes: limit of one host; None: what its ranks need, at least 1 GiB.
         host_cpus: limit of one host.
@@ -76,6 +79,7 @@ def resolve(
     rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor
     host_bytes = max(workload.ranks_per_host * rank_bytes, host_memory_bytes or 0)
     base = GUEST_BASE_MEMORY + (DOCKER_MEMORY if isolation == "container" else 0)
+    base += len(capture_points(network, capture)) * CAPTURE_BUFFER_BYTES
     if image is not None:
         base += IMAGE_COPIES * image.stat().st_size
     machine = machine_memory_bytes or machine_memory()
@@ -99,6 +103,7 @@ def resolve(
         clock=clock,
         where=where,
         capture=capture,
+        capturing=capturing or Capturing(),
         seed=seed,
         guest_memory_bytes=base + len(network.hosts) * host_bytes,
     )

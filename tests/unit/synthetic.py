@@ -21,7 +21,7 @@ from testbed.plan import (
     WanLink,
     Workers,
 )
-from testbed.rundir import RunDir, append_record
+from testbed.rundir import RunDir, append_record, capture_points
 
 GBIT = 1_000_000_000
 MS = 1_000_000
@@ -172,7 +172,10 @@ def write_links(run, plan):
                     "bytes": 1000 + i * 625_000, "packets": i * 400, "drops": i // 8, "backlog_bytes": i * 10,
                 }  # fmt: skip
                 append_record(run.link_samples, row)
-        frames = [(link.forward.mac, 1500, START_NS + i) for i in range(10)]
-        frames += [(link.backward.mac, 52, START_NS + 100 + i) for i in range(5)]
-        for way in link.directions:
-            write_pcap(run.capture(link.key, way.source), frames)
+    links = {link.key: link for link in plan.network.wan}
+    for point in capture_points(plan.network, plan.capture):
+        frames = []
+        if point.kind == "wan":
+            frames += [(links[point.what].forward.mac, 1500, START_NS + i) for i in range(10)]
+            frames += [(links[point.what].backward.mac, 52, START_NS + 100 + i) for i in range(5)]
+        write_pcap(run.capture(point.what, point.at), frames)

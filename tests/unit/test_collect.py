@@ -75,7 +75,7 @@ def test_a_run_without_any_record(tmp_path):
     assert summary["collectives"] == []
     assert [row["bytes"] for row in summary["wan"]] == [None] * 6
     text = "\n".join(summary["problems"])
-    for part in ("raw/ops-0.jsonl is missing", "raw/links.jsonl is missing", "fidelity", "east-north@east.pcap"):
+    for part in ("raw/ops-0.jsonl is missing", "raw/links.jsonl is missing", "fidelity", "east-north@east.pcapng"):
         assert part in text
 
 
@@ -97,8 +97,8 @@ def test_damage_becomes_problems(run):
         "raw/links.jsonl cannot be read",
         "raw/fidelity.json cannot be read",
         "'network' did not end",
-        "east-west@east.pcap is cut short",
-        "east-west@west.pcap cannot be read: No such file",
+        "east-west@east.pcapng is cut short",
+        "east-west@west.pcapng cannot be read: No such file",
     ):
         assert part in text, text
 
