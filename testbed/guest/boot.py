@@ -195,6 +195,11 @@ def _launch(
         )  # fmt: skip
 
 
+def memory_folder() -> Path:
+    """Where UML makes the file that is a guest's memory."""
+    return Path(os.environ.get("TMPDIR") or "/dev/shm")
+
+
 def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes: int) -> None:
     """Check that `start_guest` can do it. UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used.
 
@@ -203,7 +208,7 @@ def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes:
     """
     if clock == "virtual" and not kernel.virtual_time:
         raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
-    place = Path(os.environ.get("TMPDIR") or "/dev/shm")
+    place = memory_folder()
     free = shutil.disk_usage(place).free
     if free < memory_bytes:
         raise MachineError(
