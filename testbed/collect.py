@@ -32,6 +32,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
+from testbed.fidelity import rates
 from testbed.measure.packets import Capture, read_totals
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
@@ -94,6 +95,7 @@ def collect(run: RunDir) -> None:
         "wan": wan(run, plan, timed, links, problems),
         "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
         "fidelity": _fidelity(run, problems) if has_wan else [],
+        "rates": rates(plan, links) if plan is not None and plan.clock == "real" else [],
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }

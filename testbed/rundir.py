@@ -134,6 +134,11 @@ class RunDir:
         return self.raw / "fidelity.json"
 
     @property
+    def strain(self) -> Path:
+        """On the real clock: signs that the kernel could not keep up (see `measure.strain`), and "fibre_drops"."""
+        return self.raw / "strain.json"
+
+    @property
     def rank_exits(self) -> Path:
         """Each rank that has ended: {"rank", "status"}; a negative status is the number of the signal."""
         return self.raw / "exits.jsonl"

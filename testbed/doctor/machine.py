@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.cache import cache_dir
-from testbed.errors import TestbedError
-from testbed.guest.boot import memory_folder
+from testbed.errors import MachineError, TestbedError
+from testbed.guest.boot import CONFINE, memory_folder
 from testbed.guest.kernel import Kernel, find_kernel, missing_tools
 from testbed.guest.source import find_source
+from testbed.plan import Capture, Isolation, Where
 
 PROJECT = Path(__file__).parent.parent.parent
 CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host
@@ -102,6 +103,30 @@ def look() -> Machine:
     )
 
 
+def require(where: Where, isolation: Isolation, capture: Capture) -> None:
+    """Check what a run needs of this machine besides a guest kernel, as far as it takes no time.
+
+    Raises:
+        MachineError: something is missing.
+    """
+    wanted = ["mnexec", "ip", "nsenter", *["dockerd"] * (isolation == "container"), *["tcpdump"] * (capture != "none")]
+    lacking = {PROGRAMS[name]: name for name in wanted if shutil.which(name, path=search_path()) is None}
+    if lacking:
+        packages = " ".join(lacking)
+        raise MachineError(
+            f"programs that this run needs are not installed: {', '.join(lacking.values())}\n"
+            f"  apt-get install --no-install-recommends {packages}"
+        )
+    if where == "here":
+        error = "this needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)" if not administers() else try_cgroups()
+        if not error and (no_netem := try_netem()):
+            error = f"this kernel makes no netem queue ({no_netem})"
+        if error:
+            raise MachineError(
+                f"a run here is not possible: {error}\n  without --where here it uses a guest, which needs none of it"
+            )
+
+
 def search_path() -> str:
     """PATH with the folders of programs that a user may not have in theirs."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -150,9 +175,10 @@ def try_ptrace() -> str:
 
 
 def try_namespaces() -> str:
-    """Make the namespaces that keep a guest to its folder: root does so at once, a user in a user namespace."""
-    own = [] if administers() else ["--user", "--map-current-user"]
-    return _tried(["unshare", *own, "--mount", "--net", "true"])
+    """Keep a program to no folder at all, as a guest is kept to its own."""
+    own = str(Path("/proc/self/ns/mnt").readlink()) if platform.system() == "Linux" else ""
+    program = ["sh", "-c", 'test "$(readlink /proc/self/ns/mnt)" != "$0"', own]
+    return _tried([sys.executable, "-IS", str(CONFINE), str(os.getpid()), "0", "--", *program])
 
 
 def try_memory(folder: Path) -> str:

@@ -58,7 +58,7 @@ def confinement(machine: Machine) -> Finding:
     error = machine.namespaces_error
     what = "makes namespaces as root" if machine.administers else "makes user namespaces"
     mend = "sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
-    return _finding("namespaces", error and f"namespaces cannot be made ({error})", what, _as_root(machine, mend))
+    return _finding("namespaces", error, what, _as_root(machine, mend))
 
 
 def memory(machine: Machine) -> Finding:

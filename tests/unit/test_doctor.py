@@ -48,8 +48,8 @@ CASES: dict[str, tuple[dict[str, object], set[str], str, str]] = {
         "may not trace its child", "docker run --cap-add SYS_PTRACE",
     ),
     "no user namespaces": (
-        {"namespaces_error": "unshare failed: Operation not permitted", **USER, "netem_error": "needs root"},
-        {"guest kept to its run folder", "here"}, "namespaces cannot be made", "sudo sysctl -w kernel.unprivileged",
+        {"namespaces_error": "not kept to its folders, for unshare: Operation not permitted", **USER},
+        {"guest kept to its run folder", "here"}, "not kept to its folders", "sudo sysctl -w kernel.unprivileged",
     ),
     "small /dev/shm": (
         {"memory_free": 64 * 2**20}, {VIRTUAL, REAL}, "/dev/shm has 64 MiB free; a guest with containers wants 4 GiB",
