@@ -23,7 +23,7 @@ from testbed.errors import GuestLost, RunError, TestbedError
 from testbed.guest.boot import ClockReading, remove_stale_guests, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.plan import Plan
-from testbed.rundir import RecordFollower, RunDir, read_records
+from testbed.rundir import RecordFollower, RunDir, open_plain, read_plain, read_records
 from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05
@@ -100,6 +100,7 @@ def launch(
         outcome.state, outcome.exit_status, outcome.reason = "interrupted", 130, "interrupted by the user"
         raise
     finally:
+        outcome.warnings += run.settle()
         outcome.wall_seconds = round(time.monotonic() - begin, 3)
         _finish(plan, run, outcome, progress)
     return outcome
@@ -317,12 +318,16 @@ def _steal_seconds() -> float:
 
 
 def _tail(path: Path, lines: int = 15) -> str:
-    text = path.read_text(errors="replace").splitlines() if path.exists() else []
+    try:
+        with open_plain(path) as file:
+            text = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        text = []
     return "\n".join(f"    {line}" for line in text[-lines:])
 
 
 def _memory_hint(run: RunDir) -> str:
-    console = run.console.read_text(errors="replace") if run.console.exists() else ""
+    console = _tail(run.console, lines=10_000)
     if re.search(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE", console):
         return "\n  the guest's memory ran out: give it more with --guest-memory"
     return ""
@@ -381,7 +386,8 @@ def clean_up_after_killed() -> None:
     for folder in (*remove_stale_guests(), *here.remove_stale()):
         run = RunDir(folder)
         try:
-            status = json.loads(run.status.read_text())
+            run.settle()
+            status = json.loads(read_plain(run.status))
         except (OSError, ValueError):
             continue
         if status.get("state") == "running":

@@ -30,6 +30,7 @@ from typing import Literal
 from testbed.cache import cache_dir
 from testbed.errors import MachineError
 from testbed.guest.kernel import Kernel
+from testbed.rundir import open_plain, read_plain
 
 EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
 # Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make runs differ by
@@ -66,16 +67,18 @@ class Guest:
         if self.process.poll() is None:
             return None
         try:
-            return int((self.writable / EXIT_FILE).read_text())
+            return int(read_plain(self.writable / EXIT_FILE))
         except (OSError, ValueError):
             return -1
 
     def clock(self) -> ClockReading | None:
         """The newest report of the guest's clock; None before the first, and on the host's clock."""
         try:
-            match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", self.clock_file.read_text(errors="replace"))
+            with open_plain(self.clock_file) as file:
+                text = file.read().decode(errors="replace")
         except OSError:
             return None
+        match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", text)
         if match is None:
             return None
         time_ns, forced_ns, pid, host, command = match.groups()
@@ -128,9 +131,10 @@ def start_guest(
     folder.mkdir(parents=True)
     try:
         (folder / "writable").symlink_to(writable)
+        (folder / "uml").mkdir()
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
         with _one_cpu() if cpu is None else nullcontext(_pin_to(cpu)) as pin:
-            words = [*pin, *_confined(memory_bytes, [folder, writable], readable)]
+            words = [*pin, *_confined(memory_bytes, [folder / "uml", writable], readable)]
             process = _launch(kernel, words, folder, memory_bytes, clock, console, clock_file)
             try:
                 (folder / "pid").write_text(f"{process.pid}")
@@ -193,7 +197,7 @@ def _launch(
     arguments = [
         f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
         "con=null", "con0=null,fd:1", "ssl=null", "ipv6.disable=1", "quiet", f"umid={folder.name}",
-        f"uml_dir={folder}", f"TESTBED_GUEST={folder}",
+        f"uml_dir={folder}/uml", f"TESTBED_GUEST={folder}",
     ]  # fmt: skip
     if clock == "virtual":
         clock_link = folder / "clock"  # the kernel's command line cannot carry a path with blanks
