@@ -37,7 +37,6 @@ set -e
 echo 0 >"$1/cgroup.procs"
 shift
 exec unshare --cgroup -- bash -ec '
-    mount -t cgroup2 none /sys/fs/cgroup
     fd=10 folders=()
     while [ "$1" != -- ]; do folders+=("$1"); eval "exec $fd<\"\$1\""; fd=$((fd + 1)); shift; done
     shift
@@ -50,6 +49,8 @@ exec unshare --cgroup -- bash -ec '
         eval "exec $fd<&-"
         fd=$((fd + 1))
     done
+    umount --lazy /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup
     # Docker loads no profile into this machine'"'"'s AppArmor if it does not find that.
     umount --lazy /sys/kernel/security 2>/dev/null || true
     ip link set lo up

@@ -24,7 +24,7 @@ datacenters:
   west: {hosts: 1, nic: {delay: 0 ms}}
   east: {hosts: 1, nic: {delay: 0 ms}}
 wan:
-  - {between: [west, east], rate: 100 Mbit/s, delay: 10 ms}
+  - {between: [west, east], rate: 1 Gbit/s, delay: 10 ms}
 """
 JOB = ["--where", "here", "--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4 KiB, 256 KiB]"]
 LONGEST_S = 240
