@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from census import differences
 from runs import Need
+from world import can_make_worlds, in_a_world
 
 import testbed
 from testbed.guest.kernel import Kernel
 
 TESTS = Path(__file__).parent.parent
 PROJECT = Path(testbed.__file__).parent.parent
-from census import differences
-from world import can_make_worlds, in_a_world
 
 SEED = 20_250_101
 LONGEST_S = 1500
