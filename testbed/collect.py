@@ -32,6 +32,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
+from testbed.fidelity import rates
 from testbed.measure.flow_tables import Captured, read_captures
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
@@ -96,6 +97,7 @@ def collect(run: RunDir) -> None:
         "captures": [] if captured is None else captured.points,
         "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
         "fidelity": _fidelity(run, problems) if has_wan else [],
+        "rates": rates(plan, links) if plan is not None and plan.clock == "real" else [],
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }

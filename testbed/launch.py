@@ -1,4 +1,4 @@
-"""Start one plan in a guest, watch it, and leave a complete run folder behind, however the run ends."""
+"""Start one plan in a guest or here, watch it, and leave a complete run folder behind, however the run ends."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import testbed
+from testbed import fidelity, here
+from testbed.doctor.machine import require
 from testbed.errors import GuestLost, RunError, TestbedError
-from testbed.guest.boot import ClockReading, Guest, remove_stale_guests, start_guest
+from testbed.guest.boot import ClockReading, remove_stale_guests, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.plan import Plan
-from testbed.rundir import RecordFollower, RunDir, read_records
+from testbed.rundir import RecordFollower, RunDir, open_plain, read_plain, read_records
 from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05
 CPU_SAMPLE_S = 0.5
-BUSY = 0.7  # part of real time that the guest's one CPU may compute in a run on the host's clock
 LATE = 0.02  # part of a step by which its computation may take longer than modelled
 VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
 GUEST_ENVIRONMENT = {
@@ -74,7 +76,7 @@ class Outcome:
 def launch(
     plan: Plan, run: RunDir, *, spec: str, command: Sequence[str], stall_limit_s: float, progress: Progress
 ) -> Outcome:
-    """Carry out `plan` in the new folder `run`, and make its tables and its page.
+    """Carry out `plan` in the new folder `run`, where it says, and make its tables and its page.
 
     Args:
         spec: what the user wrote, resolved, for spec.yaml.
@@ -90,10 +92,11 @@ def launch(
     run.write_json(run.status, outcome.__dict__)
     run.spec.write_text(spec)
     try:
-        kernel = ensure_kernel(progress.building)
+        require(plan.where, plan.workers.isolation, plan.capture)
+        kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
         plan = plan.model_copy(update={"versions": _versions(kernel)})
         run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
-        _in_guest(plan, run, kernel, outcome, stall_limit_s, progress)
+        _carry_out(plan, run, kernel, outcome, stall_limit_s, progress)
         outcome.state, outcome.exit_status = "completed", 0
     except TestbedError as error:
         outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
@@ -102,50 +105,71 @@ def launch(
         outcome.state, outcome.exit_status, outcome.reason = "interrupted", 130, "interrupted by the user"
         raise
     finally:
+        outcome.warnings += run.settle()
         outcome.wall_seconds = round(time.monotonic() - begin, 3)
         _finish(plan, run, outcome, progress)
     return outcome
 
 
-def _versions(kernel: Kernel) -> dict[str, str]:
+def _versions(kernel: Kernel | None) -> dict[str, str]:
+    """`kernel`: the guest's; None: this machine's own."""
     found = {
         "testbed": testbed.__version__,
         "python": platform.python_version(),
-        "kernel": f"Linux {kernel.version} UML",
+        "kernel": f"Linux {platform.release()}" if kernel is None else f"Linux {kernel.version} UML",
     }
     return found | {name: version(name) for name in VERSIONS}
 
 
-def _in_guest(
-    plan: Plan, run: RunDir, kernel: Kernel, outcome: Outcome, stall_limit_s: float, progress: Progress
-) -> None:
+class Running(Protocol):
+    """The command of a run, in a guest or here."""
+
+    def status(self) -> int | None:
+        """None while it runs; else its exit status."""
+
+    def clock(self) -> ClockReading | None:
+        """The newest report of a virtual clock."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time that counts for whether the CPU was the limit; 0 once the command has ended."""
+
+
+def _start(plan: Plan, run: RunDir, kernel: Kernel | None) -> AbstractContextManager[Running]:
+    """The command of the run; `kernel`: the guest's, None: here."""
     project = Path(testbed.__file__).parent.parent
     compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
+    command = [sys.executable, "-m", "testbed.run", str(run.path)]
+    readable = [project, Path(sys.prefix), Path(sys.base_prefix), *_folders_of(plan)]
+    environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
+    if kernel is None:
+        return here.start_here(
+            command, writable=run.path, console=run.console, readable=readable, environment=environment
+        )
+    return start_guest(
+        kernel, command, writable=run.path, memory_bytes=plan.guest_memory_bytes, clock=plan.clock,
+        console=run.console, clock_file=run.clock, readable=readable, environment=environment,
+    )  # fmt: skip
+
+
+def _carry_out(
+    plan: Plan, run: RunDir, kernel: Kernel | None, outcome: Outcome, stall_limit_s: float, progress: Progress
+) -> None:
     progress.stage("boot")
     threading.Thread(target=_import_reporting, daemon=True).start()
-    with start_guest(
-        kernel,
-        [sys.executable, "-m", "testbed.run", str(run.path)],
-        writable=run.path,
-        memory_bytes=plan.guest_memory_bytes,
-        clock=plan.clock,
-        console=run.console,
-        clock_file=run.clock,
-        readable=[project, Path(sys.prefix), Path(sys.base_prefix), *_folders_of(plan)],
-        environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT},
-    ) as guest:
+    with _start(plan, run, kernel) as guest:
         watch = Watch(run, guest, stall_limit_s, progress)
         while (status := guest.status()) is None:
             watch.look()
             time.sleep(POLL_S)
         watch.look()
     outcome.stages = watch.stages
-    _judge(plan, outcome, watch)
+    _judge(plan, run, outcome, watch)
     events = read_records(run.events)
     if events and events[-1]["state"] == "failed":
         raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
     if status != 0:
-        raise GuestLost(f"the guest ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
+        who = "the guest" if kernel else "the run"
+        raise GuestLost(f"{who} ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
 
 
 def _folders_of(plan: Plan) -> set[Path]:
@@ -156,7 +180,7 @@ def _folders_of(plan: Plan) -> set[Path]:
     return files | {Path(folder) for folder in plan.workers.readable}
 
 
-def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:
+def _judge(plan: Plan, run: RunDir, outcome: Outcome, watch: Watch) -> None:
     reading = watch.reading
     if reading is not None:
         outcome.emulated_seconds = reading.time_ns / 1e9
@@ -166,11 +190,9 @@ def _judge(plan: Plan, outcome: Outcome, watch: Watch) -> None:
             f"{watch.spinner} computed or looped for 10 s without waiting for anything, and so the clock was moved "
             f"by {outcome.forced_ms:.0f} ms"
         )
-    if plan.clock == "real" and watch.busy > BUSY:
-        outcome.doubt(
-            f"the CPU was the limit: the guest used or wanted it for {watch.busy:.0%} of the time of the operations "
-            f"(more than {BUSY:.0%} distorts them); use --clock virtual"
-        )
+    if plan.clock == "real":
+        for doubt in fidelity.doubts(run, busy=watch.busy, steal=watch.steal):
+            outcome.doubt(doubt)
 
 
 @dataclass(frozen=True)
@@ -182,12 +204,13 @@ class _Stage:
     cpu: float = 0.0  # see Watch._cpu_seconds
     time_ns: int | None = None
     forced_ns: int = 0
+    steal: float = 0.0  # see _steal_seconds
 
 
 class Watch:
     """Follows a guest from outside: its stages, its operations, its clock."""
 
-    def __init__(self, run: RunDir, guest: Guest, stall_limit_s: float, progress: Progress) -> None:
+    def __init__(self, run: RunDir, guest: Running, stall_limit_s: float, progress: Progress) -> None:
         self._guest, self._progress = guest, progress
         self._stall_limit_s = stall_limit_s
         self._events = RecordFollower(run.events)
@@ -203,6 +226,7 @@ class Watch:
         self.reading: ClockReading | None = None
         self.spinner = ""
         self.busy = 0.0  # part of the operations' wall time in which the guest computed or waited for the CPU
+        self.steal = 0.0  # part of it that the host of this machine kept its CPUs for others
         self.forced_ns = 0  # virtual time forced on during the operations
 
     def look(self) -> None:
@@ -234,7 +258,9 @@ class Watch:
         """How busy the CPU has been since the operations began; as before, if the guest has ended."""
         self._sampled = time.monotonic()
         if cpu:
-            self.busy = (cpu - self._stage.cpu) / max(self._sampled - self._stage.begin, 1e-3)
+            seconds = max(self._sampled - self._stage.begin, 1e-3)
+            self.busy = (cpu - self._stage.cpu) / seconds
+            self.steal = (_steal_seconds() - self._stage.steal) / seconds
 
     def _relay(self, event: dict[str, Any]) -> None:
         if event["state"] == "total":
@@ -257,7 +283,7 @@ class Watch:
         if old.name == "ops":
             self._sample_cpu(cpu)
             self.forced_ns = forced_ns - old.forced_ns
-        self._stage = _Stage(name, now, cpu, time_ns, forced_ns)
+        self._stage = _Stage(name, now, cpu, time_ns, forced_ns, _steal_seconds())
 
     def _check_clock(self, reading: ClockReading) -> None:
         old = self.reading
@@ -295,13 +321,23 @@ def _cpu_pressure_seconds() -> float:
     return int(some.rpartition("total=")[2]) / 1e6
 
 
+def _steal_seconds() -> float:
+    """Time that the host of this machine kept a CPU of it for others, on average over its CPUs (proc(5): steal)."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+
+
 def _tail(path: Path, lines: int = 15) -> str:
-    text = path.read_text(errors="replace").splitlines() if path.exists() else []
+    try:
+        with open_plain(path) as file:
+            text = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        text = []
     return "\n".join(f"    {line}" for line in text[-lines:])
 
 
 def _memory_hint(run: RunDir) -> str:
-    console = run.console.read_text(errors="replace") if run.console.exists() else ""
+    console = _tail(run.console, lines=10_000)
     if re.search(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE", console):
         return "\n  the guest's memory ran out: give it more with --guest-memory"
     return ""
@@ -342,6 +378,8 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
             "use --set topology.tcp.offload=off"
         )
     outcome.warnings += [problem for problem in summary["problems"] if problem.startswith("captures/")]
+    for doubt in fidelity.rate_doubts(summary["rates"]):
+        outcome.doubt(doubt)
     training = summary["training"]
     if training is not None and training["late_ms"] > LATE * training["compute_ms"]:
         outcome.doubt(
@@ -356,10 +394,11 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
 
 def clean_up_after_killed() -> None:
     """End and remove what a killed testbed left, and note in its run folder that it was interrupted."""
-    for folder in remove_stale_guests():
+    for folder in (*remove_stale_guests(), *here.remove_stale()):
         run = RunDir(folder)
         try:
-            status = json.loads(run.status.read_text())
+            run.settle()
+            status = json.loads(read_plain(run.status))
         except (OSError, ValueError):
             continue
         if status.get("state") == "running":

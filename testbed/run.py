@@ -19,7 +19,8 @@ from pathlib import Path
 
 from testbed.errors import TestbedError
 from testbed.measure.capture import Tap, capturing
-from testbed.measure.counters import Port, sampling
+from testbed.measure.counters import Port, read_counters, sampling
+from testbed.measure.strain import straining
 from testbed.network import shape
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns
@@ -53,7 +54,7 @@ def run(folder: RunDir) -> None:
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
-        with stage(folder, "ops"):
+        with stage(folder, "ops"), _watched(folder, network, plan):
             fleet.wait()
 
 
@@ -94,6 +95,28 @@ def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
         interface = shape.lan_interface(point.node)
     path = folder.capture(point.what, point.at)
     return Tap(path, network.pid(point.node), interface, point.mac, inbound=point.kind == "lan")
+
+
+@contextmanager
+def _watched(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
+    """On the real clock: note what shows that this kernel did not keep up within the block."""
+    if plan.clock == "virtual":
+        yield
+        return
+    with straining() as seen:
+        yield
+    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": _fibre_drops(network)})
+
+
+def _fibre_drops(network: BuiltNetwork) -> dict[str, int]:
+    """Drops of the fibres that should have none, by the names of their interfaces."""
+    if not network.plan.wan:
+        return {}
+    with inside_netns(network.pid("wan")), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as connection:
+        counters = read_counters(connection)
+        drops = {name: counters[index].drops for index, name in socket.if_nameindex() if index in counters}
+    lossless = [port.interface for port in shape.ports(network.plan) if port.node == "wan" and not shape.loses(port)]
+    return {name: drops[name] for name in lossless if drops.get(name)}
 
 
 @contextmanager

@@ -22,10 +22,14 @@ null where the rank computes none), tokens (int64).
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from testbed.errors import InputError
 from testbed.plan import Capture, Network, Plan
@@ -102,15 +106,45 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """An existing run folder.
+        """An existing run folder, which may come from a stranger.
 
         Raises:
-            InputError: `path` is not a run folder.
+            InputError: `path` is not a run folder, or has something in it that is no plain file.
         """
         run = cls(path.resolve())
         if not run.plan.is_file():
             raise InputError(f"{path} is not a run folder: it has no {run.plan.name}")
+        for entry, what in run.not_plain():
+            remedy = f"remove it if you know what it is: rm {entry}"
+            raise InputError(f"{entry} is {what}; a run folder has plain files only", remedy=remedy)
         return run
+
+    def not_plain(self) -> Iterator[tuple[Path, str]]:
+        """What is neither a plain file nor a folder, and what it is; symbolic links are all right in ``work``."""
+        kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        work = self.work(None)
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                mode = path.lstat().st_mode
+                plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+                if not plain and not (stat.S_ISLNK(mode) and path.is_relative_to(work) and path != work):
+                    yield path, kinds.get(stat.S_IFMT(mode), "a device")
+
+    def settle(self) -> list[str]:
+        """Remove what a guest may have put here that this machine's programs must not follow or open: links, FIFOs,
+        devices; and take from files the right to run as their owner. What was removed, in words."""
+        removed = []
+        for path, what in self.not_plain():
+            path.unlink()
+            removed.append(f"{path.relative_to(self.path)} was {what}, and was removed")
+        for folder, _folders, files in os.walk(self.path):
+            for name in files:
+                path = Path(folder, name)
+                mode = path.lstat().st_mode
+                if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+                    path.chmod(stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
+        return removed
 
     @property
     def spec(self) -> Path:
@@ -193,6 +227,11 @@ class RunDir:
         return self.raw / "captures.jsonl"
 
     @property
+    def strain(self) -> Path:
+        """On the real clock: signs that the kernel could not keep up (see `measure.strain`), and "fibre_drops"."""
+        return self.raw / "strain.json"
+
+    @property
     def rank_exits(self) -> Path:
         """Each rank that has ended: {"rank", "status"}; a negative status is the number of the signal."""
         return self.raw / "exits.jsonl"
@@ -230,7 +269,7 @@ class RunDir:
 
     def capture(self, what: str, at: str) -> Path:
         """Packets of WAN link `what` as seen at the router of datacenter `at` (see `CapturePoint`)."""
-        return self.captures / f"{what}@{at}.pcapng"
+        return self.captures / f"{what}@{at}.pcapng".replace("/", "_")
 
     def read_plan(self) -> Plan:
         """What is to be done, or was done."""
@@ -238,9 +277,36 @@ class RunDir:
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` so that a reader sees the old file or the whole new one."""
-        new = path.with_name(path.name + ".new")
-        new.write_text(json.dumps(value, indent=2, default=str) + "\n")
-        new.replace(path)
+        replace_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the whole new one; a link in the way is not followed."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    with new.open("x") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file that a guest may write to, to read it: nothing but a plain file, and no link is followed.
+
+    Raises:
+        OSError: it is missing, or something else.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = os.fdopen(fd, "rb")
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return file
+
+
+def read_plain(path: Path) -> str:
+    """The text of such a file."""
+    with open_plain(path) as file:
+        return file.read().decode()
 
 
 def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
@@ -261,10 +327,12 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of `path`; none if it does not exist. A broken last line (its writer was killed) is left out."""
-    if not path.exists():
+    try:
+        text = read_plain(path)
+    except FileNotFoundError:
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -282,11 +350,20 @@ class RecordFollower:
     def new(self) -> list[dict[str, Any]]:
         """The lines that were completed since the last call; none while there is no file."""
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
+            file = open_plain(self._path)
+        except OSError:
             return []
+        with file:
+            file.seek(self._offset)
+            data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -8,8 +8,8 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import compare, graph, guest, language, live, report, run, topo
-from testbed.errors import TestbedError
+from testbed.cli import compare, doctor, graph, guest, language, live, report, run, topo
+from testbed.errors import MachineError, TestbedError
 from testbed.launch import clean_up_after_killed
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(topo.app, name="topo")
 app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("doctor")(doctor.doctor)
 app.add_typer(guest.app, name="guest")
 
 
@@ -43,6 +44,8 @@ def main() -> None:
         sys.exit(status or 0)
     except TestbedError as error:
         errors.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        if isinstance(error, MachineError):
+            errors.print("  testbed doctor says what this machine can do, and what mends the rest", soft_wrap=True)
         sys.exit(error.exit_status)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from testbed.cli.options import Clock, memory_size
 from testbed.cli.run import display
 from testbed.errors import InputError
 from testbed.guest import visit
-from testbed.guest.kernel import ensure_kernel
+from testbed.guest.kernel import ensure_kernel, kernel_from
 
 ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
 Memory = Annotated[str, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest")]
@@ -25,10 +26,21 @@ def group() -> None:
 
 
 @app.command()
-def build() -> None:
-    """Build the guest kernel, unless it is cached."""
+def build(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TESTBED_KERNEL_SOURCE", exists=True,
+            help="folder or tarball of a Linux source to build from, now and later [default: the distribution's]",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Build the guest kernel, unless it is cached.
+
+    What is named with --source is used until this command is given without it.
+    """
     with display() as progress:
-        kernel = ensure_kernel(progress.building)
+        kernel = kernel_from(source, progress.building)
     typer.echo(f"guest kernel Linux {kernel.version}: {kernel.path}")
 
 

@@ -27,6 +27,13 @@ class Clock(StrEnum):
     REAL = "real"
 
 
+class Where(StrEnum):
+    """Which kernel carries a run."""
+
+    GUEST = "guest"
+    HERE = "here"
+
+
 class Isolation(StrEnum):
     """What a host is."""
 

@@ -17,12 +17,24 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeEla
 from rich.text import Text
 from typer.core import TyperCommand
 
-from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation, Out, Set, Topology, memory_size
+from testbed.cli.options import (
+    Capture,
+    Clock,
+    Format,
+    FormatOption,
+    Isolation,
+    Out,
+    Set,
+    Topology,
+    Where,
+    memory_size,
+)
 from testbed.cli.report import print_summary
-from testbed.errors import InputError, Place
+from testbed.errors import InputError, MachineError, Place
 from testbed.launch import launch
 from testbed.measure.capture import check_filter
 from testbed.plan import Capturing
+from testbed.plan import Clock as ClockName
 from testbed.resolve import resolve
 from testbed.rundir import RunDir
 from testbed.spec import topology as topology_spec
@@ -35,7 +47,7 @@ from testbed.units import UnitError, format_size
 SCRIPT = "testbed.script"  # in typer's context
 
 STAGES = {
-    "boot": "booting the guest",
+    "boot": "starting",
     "workers": "starting workers",
     "network": "building the network",
     "verify": "measuring RTTs",
@@ -147,7 +159,12 @@ def run(
         int | None,
         typer.Option(envvar="TESTBED_SCALE", min=1, help="train: divide parameters and rates, keep times"),
     ] = None,
-    clock: Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")] = Clock.VIRTUAL,
+    where: Annotated[
+        Where, typer.Option(envvar="TESTBED_WHERE", help="in a guest kernel, or here in this machine's own (as root)")
+    ] = Where.GUEST,
+    clock: Annotated[
+        Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="the run's clock [default: virtual; here: real]")
+    ] = None,
     isolation: Annotated[
         Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
     ] = Isolation.CONTAINER,
@@ -223,8 +240,8 @@ def run(
     else:
         work = _workload(workload, of_script, overrides["workload"])
     plan = resolve(
-        network, work, seed=seed, clock=clock.value, isolation=isolation.value, capture=capture.value,
-        capturing=_capturing(capture, capture_filter, capture_snap, capture_limit),
+        network, work, seed=seed, clock=_clock(clock, where), where=where.value, isolation=isolation.value,
+        capture=capture.value, capturing=_capturing(capture, capture_filter, capture_snap, capture_limit),
         image=image, host_memory_bytes=memory_size(memory, "--memory") if memory else None, host_cpus=cpus,
         environment=_variables(env), readable=[_shown(folder) for folder in readable],
     )  # fmt: skip
@@ -238,8 +255,18 @@ def run(
     try:
         with display() as progress:
             launch(plan, folder, spec=spec, command=sys.argv, stall_limit_s=stall_limit, progress=progress)
-    finally:
+    except MachineError:  # nothing was started, and so there is nothing to show
+        raise
+    except BaseException:
         print_summary(folder, output)
+        raise
+    print_summary(folder, output)
+
+
+def _clock(given: Clock | None, where: Where) -> ClockName:
+    if given is not None:
+        return given.value
+    return "real" if where is Where.HERE else "virtual"
 
 
 def _workload(name: str | None, of_script: Mapping[str, object], overrides: list[Override]) -> Workload:

@@ -4,8 +4,9 @@
         while guest.status() is None:
             guest.clock(), guest.cpu_seconds()
 
-The guest sees the host's files read-only below a copy-on-write layer; only `writable` is shared. It has no network
-interface of the host's. It ends with the process that started it, however that ends.
+The guest sees the host's files read-only below a copy-on-write layer; only `writable` is shared. Its root could mount
+more of them; what keeps it from changing them is `confine`, where the host allows that. It has no network interface of
+the host's. It ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from typing import Literal
 from testbed.cache import cache_dir
 from testbed.errors import MachineError
 from testbed.guest.kernel import Kernel
+from testbed.rundir import open_plain, read_plain
 
 EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
 # Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make runs differ by
 # microseconds, for then the order of processes depends on how fast this machine computes.
 PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
-INIT = Path(__file__).parent / "init"
+INIT, CONFINE = Path(__file__).parent / "init", Path(__file__).parent / "confine.py"
+SHM = Path("/dev/shm")
+MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
 HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # the guest has its own
 
 
@@ -65,16 +69,18 @@ class Guest:
         """
         alive = self.process.poll() is None
         try:
-            return int((self.writable / EXIT_FILE).read_text())
+            return int(read_plain(self.writable / EXIT_FILE))
         except (OSError, ValueError):
             return None if alive else -1
 
     def clock(self) -> ClockReading | None:
         """The newest report of the guest's clock; None before the first, and on the host's clock."""
         try:
-            match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", self.clock_file.read_text(errors="replace"))
+            with open_plain(self.clock_file) as file:
+                text = file.read().decode(errors="replace")
         except OSError:
             return None
+        match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", text)
         if match is None:
             return None
         time_ns, forced_ns, pid, host, command = match.groups()
@@ -127,9 +133,11 @@ def start_guest(
     folder.mkdir(parents=True)
     try:
         (folder / "writable").symlink_to(writable)
+        (folder / "uml").mkdir()
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
         with _one_cpu() if cpu is None else nullcontext(_pin_to(cpu)) as pin:
-            process = _launch(kernel, pin, folder, memory_bytes, clock, console, clock_file)
+            words = [*pin, *_confined(memory_bytes, [folder / "uml", writable], readable)]
+            process = _launch(kernel, words, folder, memory_bytes, clock, console, clock_file)
             try:
                 (folder / "pid").write_text(f"{process.pid}")
                 yield Guest(process, writable, clock_file)
@@ -176,26 +184,47 @@ def _pin_to(cpu: int) -> list[str]:
     return ["taskset", "--cpu-list", str(cpu)]
 
 
+def _confined(memory_bytes: int, shared: Sequence[Path], readable: Sequence[Path]) -> list[str]:
+    """The words that keep a command from changing anything but the folders `shared` and the guest's memory."""
+    memory, size = memory_folder(), 0
+    if memory == SHM and not any(path.is_relative_to(SHM) for path in (*shared, *readable)):
+        size = memory_bytes + MEMORY_SLACK  # in a /dev/shm of its own
+    folders = [*shared, *[memory] * (size == 0)]
+    return [sys.executable, "-IS", str(CONFINE), str(os.getpid()), str(size), *map(str, folders), "--"]
+
+
 def _launch(
-    kernel: Kernel, pin: list[str], folder: Path, memory_bytes: int, clock: str, console: Path | None, clock_file: Path
+    kernel: Kernel,
+    words: list[str],
+    folder: Path,
+    memory_bytes: int,
+    clock: str,
+    console: Path | None,
+    clock_file: Path,
 ) -> subprocess.Popen[bytes]:
     ends = ("con0=null,fd:1", "quiet") if console else ("con0=fd:0,fd:1", "quiet", "loglevel=0")
     arguments = [
         f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
         "con=null", *ends, "ssl=null", "ipv6.disable=1", f"umid={folder.name}",
-        f"uml_dir={folder}", f"TESTBED_GUEST={folder}",
+        f"uml_dir={folder}/uml", f"TESTBED_GUEST={folder}",
     ]  # fmt: skip
     if clock == "virtual":
         clock_link = folder / "clock"  # the kernel's command line cannot carry a path with blanks
         clock_link.symlink_to(clock_file)
         arguments += ["time-travel=inf-cpu", f"time-travel-start={EPOCH_NS}", f"time-travel-status={clock_link}"]
         arguments += [f"time-travel-patience={PATIENCE_SLICES}"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("TMP", "TEMP")}  # UML knows them
     with console.open("ab") if console else nullcontext() as out:
         # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
         return subprocess.Popen(
-            [*pin, "setpriv", "--pdeathsig", "KILL", "--", str(kernel.path), *arguments],
+            [*words, str(kernel.path.absolute()), *arguments], env=environment,
             stdin=subprocess.DEVNULL if console else None, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+
+
+def memory_folder() -> Path:
+    """Where UML makes the file that is a guest's memory."""
+    return Path(os.environ.get("TMPDIR") or SHM).absolute()
 
 
 def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes: int) -> None:
@@ -206,7 +235,7 @@ def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes:
     """
     if clock == "virtual" and not kernel.virtual_time:
         raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
-    place = Path(os.environ.get("TMPDIR") or "/dev/shm")
+    place = memory_folder()
     free = shutil.disk_usage(place).free
     if free < memory_bytes:
         raise MachineError(

@@ -1,8 +1,8 @@
 """Find, build and cache the guest kernel.
 
-A kernel is built from Debian's kernel source with `kernel_source/guest.config` and `kernel_source/*.patch`, and cached
-under a key made of all three, so that a change of any of them builds a new one. Two builds at once: the second waits
-for the first.
+A kernel is built from the distribution's kernel source, or one that the user has named, with
+`kernel_source/guest.config` and `kernel_source/*.patch`, and cached under a key made of all three, so that a change of
+any of them builds a new one. Two builds at once: the second waits for the first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from pathlib import Path
 
 from testbed.cache import cache_dir
 from testbed.errors import MachineError
+from testbed.guest.source import LINUX, PARTS, Source, choose, find_source, named_source
 
-SOURCES = Path("/usr/src")
-PARTS = Path(__file__).parent / "kernel_source"
 TOOLS = {
     "gcc": "gcc", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils", "patch": "patch",
 }  # fmt: skip
@@ -42,7 +41,7 @@ class Kernel:
 
 
 def find_kernel() -> Kernel | None:
-    """The kernel that ``$TESTBED_KERNEL`` names, else the cached one for the source on this machine, else None."""
+    """The kernel that ``$TESTBED_KERNEL`` names, else the cached one for the source in use, else None."""
     named = os.environ.get("TESTBED_KERNEL")
     if named:
         return _inspect(Path(named))
@@ -53,10 +52,9 @@ def find_kernel() -> Kernel | None:
     return _inspect(cached) if cached.is_file() else None
 
 
-def find_source() -> Path | None:
-    """The newest Linux 6.12 source tarball of the distribution, or None."""
-    tarballs = sorted(SOURCES.glob("linux-source-6.12*.tar.*"))
-    return tarballs[-1] if tarballs else None
+def missing_tools() -> list[str]:
+    """Debian packages of the programs that a build needs and that are not here."""
+    return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
 
 
 def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
@@ -64,15 +62,33 @@ def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
 
     Raises:
         MachineError: it has to be built, and the source or a tool is missing, or the build fails.
+        InputError: the source that was named is gone, or the edits do not apply to it.
     """
     kernel = find_kernel()
     return kernel if kernel is not None else build_kernel(progress)
+
+
+def kernel_from(path: Path | None, progress: Progress) -> Kernel:
+    """The guest kernel of the source at `path` (None: the distribution's), which is used from now on.
+
+    Raises:
+        InputError: `path` is no kernel source, or the edits do not apply to it.
+        MachineError: as `build_kernel`.
+    """
+    before = find_source()
+    choose(None if path is None else named_source(path))
+    try:
+        return ensure_kernel(progress)
+    except BaseException:
+        choose(before)
+        raise
 
 
 def build_kernel(progress: Progress) -> Kernel:
     """Build the kernel into the cache; returns the cached one if another process has just built it.
 
     Raises:
+        InputError: the edits do not apply to the source.
         MachineError: source or tools are missing, or the build fails; the message ends with the log's last lines.
     """
     source = _require_source_and_tools()
@@ -86,32 +102,27 @@ def build_kernel(progress: Progress) -> Kernel:
     return _inspect(target)
 
 
-def _require_source_and_tools() -> Path:
-    source = find_source()
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+def _require_source_and_tools() -> Source:
+    source, missing = find_source(), missing_tools()
     if source is None:
-        missing.insert(0, "linux-source-6.12")
+        missing.insert(0, f"linux-source-{LINUX}")
     if missing or source is None:
         raise MachineError(
             "the guest kernel is not built yet, and building it needs Debian packages that are missing: "
-            + " ".join(missing)
-            + "\n  run `make setup`, or `apt-get install "
-            + " ".join(missing)
-            + "`"
+            f"{' '.join(missing)}\n  run `make setup`, or `apt-get install {' '.join(missing)}`"
         )
     return source
 
 
-def _key(source: Path) -> str:
-    """Hash of the source's version, the configuration and the edits."""
-    stat = source.stat()
-    digest = hashlib.sha256(f"{source.name} {stat.st_size} {int(stat.st_mtime)}".encode())
+def _key(source: Source) -> str:
+    """Hash of the source, the configuration and the edits."""
+    digest = hashlib.sha256(source.fingerprint.encode())
     for part in sorted(PARTS.iterdir()):
         digest.update(part.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _cached(source: Path) -> Path:
+def _cached(source: Source) -> Path:
     return cache_dir() / "kernel" / _key(source) / "linux"
 
 
@@ -127,19 +138,22 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _build(source: Path, work: Path, progress: Progress) -> Path:
+def _build(source: Source, work: Path, progress: Progress) -> Path:
     log = work / "log"
     tree = work / "linux"
     tree.mkdir()
     make = ["make", "ARCH=um", f"-j{os.cpu_count() or 1}"]
 
-    def step(what: str, part: float, command: list[str], cwd: Path = tree) -> None:
+    def step(what: str, part: float, command: list[str]) -> None:
         progress(what, part)
-        _logged(command, cwd, log)
+        _logged(command, tree, log)
 
-    step("unpacking the kernel source", 0.0, ["tar", "xf", str(source), "--strip-components=1", "-C", str(tree)], work)
-    for patch in sorted(PARTS.glob("*.patch")):
-        step("applying the edits", 0.04, ["patch", "-p1", "--fuzz=0", "-i", str(patch)])
+    progress("unpacking the kernel source", 0.0)
+    source.unpack(tree)
+    progress("applying the edits", 0.04)
+    source.patch(tree)
+    if source.path.is_dir():
+        step("removing an earlier build", 0.04, [*make, "mrproper"])
     step("configuring", 0.05, [*make, "allnoconfig"])
     config = PARTS / "guest.config"
     step("configuring", 0.05, ["scripts/kconfig/merge_config.sh", "-m", ".config", str(config)])

@@ -11,13 +11,13 @@ The kernel drops the lock with the keeper, however that ends, also in a reboot; 
 from __future__ import annotations
 
 import fcntl
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from testbed.plan import Clock, Frozen, Network
+from testbed.rundir import replace_text
 
 State = Literal["starting", "running", "crashed", "gone"]
 
@@ -112,9 +112,7 @@ class Deployment:
 
     def write(self, path: Path, text: str) -> None:
         """Write a file so that a reader sees the old one or the whole new one."""
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.write_text(text)
-        new.replace(path)
+        replace_text(path, text)
 
     def why_ended(self) -> str:
         """What is known of an end that nobody asked for."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from testbed.plan import Frozen, Network
+from testbed.rundir import replace_text
 
 
 class Request(Frozen):
@@ -61,9 +62,7 @@ class Mail:
 
     def put(self, kind: str, text: str = "") -> None:
         """Make one of its files, so that a reader sees all of it or nothing."""
-        new = self.file(f"{kind}.new")
-        new.write_text(text)
-        new.replace(self.file(kind))
+        replace_text(self.file(kind), text)
 
     def append(self, kind: str, data: bytes) -> None:
         """Add to one of its files; the other side sees it at once (hostfs writes a file back when it is closed)."""

@@ -110,6 +110,8 @@ def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) ->
     net = Mininet(controller=None, link=VethLink, intf=Interface, build=False)
     try:
         _add_nodes(net, plan, namespaces or {})
+        for node in [*net.switches, *net.hosts]:
+            write_sysctls(node.pid, {"net/ipv6/conf/all/disable_ipv6": 1})  # it would send packets of its own
         network = BuiltNetwork(plan, net)
         _add_links(net, plan)
         for switch in net.switches:

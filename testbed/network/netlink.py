@@ -77,11 +77,17 @@ def enter_node(pid: int, hostname: str) -> None:
     socket.sethostname(hostname)
 
 
+# Not in every kernel: the seed is of Linux 6.11 and later, and IPv6 may be left out.
+OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disable_ipv6")
+
+
 def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
     """Set sysctls (names with slashes) of the network namespace of process `pid`."""
     with inside_netns(pid):
         for name, value in values.items():
-            Path("/proc/sys", name).write_text(str(value))
+            path = Path("/proc/sys", name)
+            if name not in OPTIONAL_SYSCTLS or path.exists():
+                path.write_text(str(value))
 
 
 def read_sysctls(pid: int, names: list[str]) -> dict[str, str]:

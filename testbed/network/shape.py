@@ -189,6 +189,11 @@ def _distribution(name: str) -> tuple[int, ...] | None:
     raise RunError(f"no table for the delay distribution {name!r}: looked for {', '.join(map(str, places))}")
 
 
+def loses(port: Port) -> bool:
+    """Whether the qdisc of `port` drops packets at random."""
+    return isinstance(port.qdisc, Netem) and bool(port.qdisc.loss or port.qdisc.gilbert_elliott or port.qdisc.corrupt)
+
+
 def apply(connection: IPRoute, port: Port) -> None:
     """Install or change the qdisc of `port`. A change of its values keeps the packets that are in it."""
     index = connection.link_lookup(ifname=port.interface)[0]
@@ -217,7 +222,8 @@ def read_back(connection: IPRoute, port: Port) -> None:
     options = found.get_attr("TCA_OPTIONS")
     for name, value in _parameters(options).items():
         wanted = getattr(port.qdisc, name)
-        if value != wanted and not (name == "seed" and wanted is None):
+        unseeded = name == "seed" and (wanted is None or value is None)  # netem has seeds since Linux 6.6
+        if value != wanted and not unseeded:
             raise RunError(f"{port.node}: the kernel keeps netem {name} of {port.interface} as {value}, not {wanted}")
 
 

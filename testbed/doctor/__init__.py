@@ -1,0 +1,1 @@
+"""What this machine can do: `machine` looks at it, `probes` judge what was seen, `capabilities` says what follows."""

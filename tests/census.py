@@ -1,0 +1,105 @@
+"""What there is in this machine, or in the namespaces of this process: to compare before and after.
+
+usage: python census.py    prints it as JSON, without the processes that count
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+Census = dict[str, list[str]]
+SYSCTLS = ("net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem", "net/ipv4/ip_forward", "net/ipv4/tcp_congestion_control")
+
+
+def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = None) -> Census:
+    """By kind, in order. Processes are told with their numbers; zombies and this process's ancestors are left out.
+
+    Args:
+        temporary: folders whose entries count as temporary.
+        docker: the socket of a Docker daemon whose containers and images count.
+    """
+    links = json.loads(_output("ip", "-json", "link"))
+    groups = Path("/sys/fs/cgroup")
+    return {
+        "processes": _processes(),
+        "namespaces": sorted({str(link.readlink()) for link in Path("/proc").glob("[0-9]*/ns/*") if _is_there(link)}),
+        "named namespaces": _names(Path("/run/netns")),
+        "links": sorted(link["ifname"] for link in links),
+        "queues": sorted(_output("tc", "qdisc", "show").splitlines()),
+        "mounts": sorted(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()),
+        "control groups": sorted(str(path) for path in groups.rglob("*/")) if _has_groups(groups) else [],
+        "controllers": (groups / "cgroup.subtree_control").read_text().split() if _has_groups(groups) else [],
+        "shared memory": _names(Path("/dev/shm")),
+        "temporary files": sorted(f"{top}/{name}" for top in temporary for name in _names(Path(top))),
+        "listening": sorted(_output("ss", "-Hlntu").splitlines()),
+        "sysctls": [Path("/proc/sys", name).read_text().strip() for name in SYSCTLS],
+        "host name": [os.uname().nodename],
+        "containers and images": _containers(docker) if docker else [],
+    }
+
+
+def differences(before: Census, after: Census) -> dict[str, tuple[list[str], list[str]]]:
+    """By kind: what is new, and what has gone."""
+    new = {kind: ([x for x in after[kind] if x not in before[kind]], [x for x in before[kind] if x not in after[kind]])
+           for kind in before}  # fmt: skip
+    return {kind: change for kind, change in new.items() if any(change)}
+
+
+def _output(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_there(link: Path) -> bool:
+    try:
+        link.readlink()
+    except OSError:
+        return False
+    return True
+
+
+def _has_groups(root: Path) -> bool:
+    return (root / "cgroup.subtree_control").exists()
+
+
+def _processes() -> list[str]:
+    own, found = _ancestors(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in own:
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if words:  # else a kernel thread, or a zombie
+                found.append(f"{entry.name} {words.replace(bytes(1), b' ').decode(errors='replace').strip()}")
+    return sorted(found)
+
+
+def _ancestors() -> set[int]:
+    found, pid = set(), os.getpid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        stat = Path("/proc", str(pid), "stat").read_text()
+        pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+    return found
+
+
+def _containers(socket: str) -> list[str]:
+    import docker
+
+    client = docker.DockerClient(base_url=f"unix://{socket}", version="1.41")
+    try:
+        images = [tag for image in client.images.list() for tag in image.tags]
+        return [f"{one.name} {one.status}" for one in client.containers.list(all=True)] + sorted(images)
+    finally:
+        client.close()
+
+
+if __name__ == "__main__":
+    json.dump(census(), sys.stdout)

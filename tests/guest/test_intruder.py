@@ -1,0 +1,87 @@
+"""A guest's root cannot change this machine's files outside its folder, nor reach its network."""
+
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guests import console, finish, guest_with, result
+
+from testbed.doctor.machine import try_namespaces
+from testbed.guest.kernel import Kernel
+from testbed.rundir import RunDir
+
+REFUSED = ("new file", "old file", "old file, whole", "remove", "mode", "link", "kernel", "a disk")
+UNREACHED = ("this machine's port", "a network")
+CONTENT = "of this machine\n"
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "file").write_text(CONTENT)
+    (folder / "file").chmod(0o640)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def listener() -> Any:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(
+    kernel: Kernel, need: Callable[[object, str], None], outside: Path, listener: socket.socket,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:  # fmt: skip
+    """The shared folder, after the guest has tried."""
+    need(try_namespaces() == "", "namespaces that keep a guest to its folder")
+    path = tmp_path_factory.mktemp("intruder") / "shared"
+    with guest_with(kernel, "intruder.py", path, outside, listener.getsockname()[1]) as guest:
+        assert finish(guest) == 0, console(path)
+    return path
+
+
+def test_it_could_mount_what_it_wanted(folder: Path) -> None:
+    """The attempts mean something: without the confinement, what was mounted could be written to."""
+    found = result(folder)
+    assert (found["mount the whole machine"], found["mount a folder"]) == ("done", "done")
+
+
+@pytest.mark.parametrize("attempt", REFUSED)
+def test_attempts_are_refused(folder: Path, attempt: str) -> None:
+    assert result(folder)[attempt] != "done"
+
+
+def test_the_files_of_this_machine_are_as_they_were(folder: Path, outside: Path) -> None:
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == CONTENT
+    assert stat.S_IMODE((outside / "file").stat().st_mode) == 0o640
+    assert not Path("/dev/shm/made-by-a-guest").exists()
+
+
+def test_it_reached_no_network(folder: Path, listener: socket.socket) -> None:
+    found = result(folder)
+    assert {found[attempt] for attempt in UNREACHED} <= {"Connection refused", "Network is unreachable"}
+    with pytest.raises(TimeoutError):
+        listener.accept()
+
+
+def test_what_it_left_is_made_harmless(folder: Path, outside: Path) -> None:
+    """Nothing that this machine's programs would follow, wait for, or run with another's rights."""
+    run = RunDir(folder)
+    told = "\n".join(run.settle())
+    for name, what in (
+        ("status.json", "a symbolic link"), ("ops.parquet", "a symbolic link"), ("logs", "a symbolic link"),
+        ("raw/events.jsonl", "a FIFO"), ("out", "a symbolic link"),
+    ):  # fmt: skip
+        assert f"{name} was {what}, and was removed" in told
+        assert not (folder / name).is_symlink()
+    assert list(run.not_plain()) == []
+    assert stat.S_IMODE((folder / "tool").stat().st_mode) == 0o755
+    assert (folder / "work/latest").is_symlink()
+    assert (outside / "file").read_text() == CONTENT
