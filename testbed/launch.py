@@ -86,7 +86,7 @@ def launch(
     run.spec.write_text(spec)
     try:
         kernel = ensure_kernel(progress.building)
-        plan = plan.model_copy(update={"versions": _versions(kernel)})
+        plan = plan.model_copy(update={"versions": versions(kernel)})
         run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
         _in_guest(plan, run, kernel, outcome, stall_limit_s, progress)
         outcome.state, outcome.exit_status = "completed", 0
@@ -102,11 +102,12 @@ def launch(
     return outcome
 
 
-def _versions(kernel: Kernel) -> dict[str, str]:
+def versions(kernel: Kernel | None) -> dict[str, str]:
+    """Of everything that a run's results depend on; without a kernel its version is not known yet."""
     found = {
         "testbed": testbed.__version__,
         "python": platform.python_version(),
-        "kernel": f"Linux {kernel.version} UML",
+        "kernel": "none yet" if kernel is None else f"Linux {kernel.version} UML",
     }
     return found | {name: version(name) for name in VERSIONS}
 

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import compare, graph, guest, language, live, report, run, topo
+from testbed.cli import compare, graph, guest, language, live, report, run, sweep, topo
 from testbed.errors import TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -28,6 +28,7 @@ app.add_typer(topo.app, name="topo")
 app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.add_typer(sweep.app, name="sweep")
 app.add_typer(guest.app, name="guest")
 
 
