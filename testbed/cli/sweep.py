@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ from testbed.spec.yaml_source import parse_overrides
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint, check_size, plan_points, unique
 from testbed.sweep.local import LocalSweep, Policy, capacity, estimated_seconds, need_bytes, side_by_side
-from testbed.sweep.point import Limits
+from testbed.sweep.point import NO_SPACE, Limits, disk_full
 from testbed.units import format_size
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def run(
         return
     folder = SweepDir.create(path)
     policy = Policy(Limits(timeout), retries, fail_fast)
-    with folder.locked():
+    with folder.locked(), _full_disk_in_words(folder):
         try:
             records = _carry_out(plan, points, folder, count, policy, ray)
         except BaseException:
@@ -129,6 +130,16 @@ def run(
         raise TestbedError(
             f"{len(bad)} of {len(unique(points))} points failed; the first is {bad[0].name}: {bad[0].reason}"
         )
+
+
+@contextmanager
+def _full_disk_in_words(folder: SweepDir) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise disk_full(folder, len(folder.done())) from error
+        raise
 
 
 def _carry_out(

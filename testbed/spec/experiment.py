@@ -282,6 +282,8 @@ def value_text(value: Any) -> str:
     """A value of an axis as people write it, on one line."""
     if isinstance(value, str):
         return value
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
     return yaml_source.dump(yaml_source.plain(value)).strip().removesuffix("\n...").replace("\n", " ")
 
 

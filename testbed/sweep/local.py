@@ -26,7 +26,7 @@ from typing import Protocol
 from testbed.errors import InputError
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint
-from testbed.sweep.point import Limits, carry_out, disk_full, is_disk_full
+from testbed.sweep.point import NO_SPACE, Limits, carry_out, disk_full, is_disk_full
 from testbed.units import format_size
 
 MIB = 2**20
@@ -35,6 +35,7 @@ USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
 PRELOAD = ["testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page"]
+FULL = 3  # exit status of a point's process that could not write its folder for want of space
 OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
 
 
@@ -183,6 +184,8 @@ class LocalSweep:
         place = {0: self._folder.points, 1: self._folder.failed}.get(status if status is not None else -1)
         record = None if place is None else read_record(place / each.point.folder)
         if record is None:
+            if status == FULL:
+                raise disk_full(self._folder, len(self._folder.done()))
             reason = f"the point's process ended with status {status}"
             if status is not None and status < 0:
                 reason = f"the point's process was killed ({signal.Signals(-status).name})"
@@ -236,8 +239,9 @@ def _child(path: Path, point: PlannedPoint, limits: Limits, attempt: int) -> Non
         try:
             folder.settle(left, record)
         except OSError as error:
-            print(f"{error.strerror}: {error.filename or left}", file=sys.stderr)
-            os._exit(3)
+            with suppress(OSError):  # the log is on the same disk
+                print(f"{error.strerror}: {error.filename or left}", file=sys.stderr)
+            os._exit(FULL if error.errno in NO_SPACE else 1)
     except KeyboardInterrupt:
         os._exit(130)
     os._exit(0 if record.state == "completed" else 1)

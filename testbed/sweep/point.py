@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,8 @@ def carry_out(task: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or path}"
     except Exception as error:  # one point must not stop the others
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         reason = f"{type(error).__name__}: {error} (a fault of the testbed)"
     wall = round(time.monotonic() - begin, 3)
     return path, Record(task.identity, task.name, "failed" if reason else "completed", reason, wall, attempt)

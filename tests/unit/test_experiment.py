@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.errors import InputError
@@ -47,6 +47,7 @@ def test_the_grid_is_every_combination_and_its_last_key_varies_first(tmp_path: P
     assert next(point.name for point in experiment.points()) == "delay-1ms_rate-1Gbitps"
 
 
+@settings(deadline=None)
 @given(
     grid=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     zipped=st.tuples(st.integers(1, 3), st.integers(1, 4)),
