@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import testbed
+from testbed.cache import cache_dir
 from testbed.errors import MachineError
 from testbed.guest.kernel import ensure_kernel
 from testbed.launch import clean_up_after_killed, versions
@@ -77,13 +78,12 @@ class RaySweep:
                 while (waiting and not stopped) or self._flights:
                     while waiting and not stopped and len(self._flights) < self._room():
                         self._submit(waiting.popleft(), here)
-                    for flight, record in self._landed():
-                        again = record is None or (record.state == "failed" and flight.attempt <= self._policy.retries)
-                        if record is None:
-                            waiting.append(replace(flight, losses=flight.losses + 1))
-                            continue
+                    for flight, record, lost in self._landed():
+                        again = lost or (record.state == "failed" and flight.attempt <= self._policy.retries)
                         self._events.ended(flight.point, record, again)
-                        if again:
+                        if lost:
+                            waiting.append(replace(flight, losses=flight.losses + 1))
+                        elif again:
                             waiting.append(replace(flight, attempt=flight.attempt + 1))
                         else:
                             records[flight.point.identity] = record
@@ -104,20 +104,20 @@ class RaySweep:
         self._flights[reference] = flight
         self._events.started(flight.point, flight.attempt)
 
-    def _landed(self) -> Iterator[tuple[_Flight, Record | None]]:
-        """The points that have ended, each with its record; without one if its worker or node was lost."""
+    def _landed(self) -> Iterator[tuple[_Flight, Record, bool]]:
+        """The points that have ended, each with its record, and whether it is to go on elsewhere."""
         ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=POLL_S)
         for reference in ready:
-            flight = self._flights.pop(reference)
+            flight, lost = self._flights.pop(reference), False
             try:
                 record, data = ray.get(reference)
                 self._unpack(flight.point, record, data)
             except ray.exceptions.RayTaskError as error:
                 record = self._failed(flight, str(error.cause))
             except ray.exceptions.RayError as error:
-                what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-                record = None if flight.losses < MOST_LOSSES else self._failed(flight, what)
-            yield flight, record
+                lost = flight.losses < MOST_LOSSES
+                record = self._failed(flight, f"its worker was lost ({type(error).__name__})")
+            yield flight, record, lost
 
     def _failed(self, flight: _Flight, reason: str) -> Record:
         record = Record(flight.point.identity, flight.point.name, "failed", reason, 0.0, flight.attempt)
@@ -191,13 +191,25 @@ def _task(point: PlannedPoint, limits: Limits, attempt: int, here: dict[str, str
     # A home folder may be that of all nodes; guests, and who has which CPU, are of this one.
     os.environ["TESTBED_CACHE"] = str(Path(tempfile.gettempdir(), f"testbed-{os.getuid()}"))
     clean_up_after_killed()
-    with tempfile.TemporaryDirectory(prefix="testbed-point-") as scratch:
+    with _scratch() as scratch:
         problem = _different(here, versions(ensure_kernel()))
         if problem:
-            return Record(point.identity, point.name, "failed", problem, 0.0, attempt), _tar(Path(scratch))
-        folder, record = carry_out(point, Path(scratch), limits, attempt)
+            return Record(point.identity, point.name, "failed", problem, 0.0, attempt), _tar(scratch)
+        folder, record = carry_out(point, scratch, limits, attempt)
         folder.mkdir(exist_ok=True)
         return record, _tar(folder)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder of this node for one point; those of workers that were killed are removed."""
+    places = cache_dir() / "points"
+    places.mkdir(exist_ok=True)
+    for left in places.iterdir():
+        if not Path("/proc", left.name.partition("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=places) as scratch:
+        yield Path(scratch)
 
 
 def _different(here: Mapping[str, str], there: Mapping[str, str]) -> str:

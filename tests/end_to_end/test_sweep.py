@@ -116,7 +116,7 @@ def of_sweep(out: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                names = [os.readlink(link) for link in (entry / "fd").iterdir()]
+                names = [str(link.readlink()) for link in (entry / "fd").iterdir()]
                 if any(name.startswith(str(out)) for name in names):
                     found.append(entry.name)
             except OSError:
