@@ -94,7 +94,7 @@ def launch(
     try:
         require(plan.where, plan.workers.isolation, plan.capture)
         kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
-        plan = plan.model_copy(update={"versions": _versions(kernel)})
+        plan = plan.model_copy(update={"versions": versions(kernel, here=plan.where == "here")})
         run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
         _carry_out(plan, run, kernel, outcome, stall_limit_s, progress)
         outcome.state, outcome.exit_status = "completed", 0
@@ -111,12 +111,13 @@ def launch(
     return outcome
 
 
-def _versions(kernel: Kernel | None) -> dict[str, str]:
-    """`kernel`: the guest's; None: this machine's own."""
+def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
+    """Of everything that a run's results depend on; `kernel`: the guest's, None: not built yet, or not used `here`."""
+    release = f"Linux {platform.release()}" if here else f"Linux {kernel.version} UML" if kernel else "none yet"
     found = {
         "testbed": testbed.__version__,
         "python": platform.python_version(),
-        "kernel": f"Linux {platform.release()}" if kernel is None else f"Linux {kernel.version} UML",
+        "kernel": release,
     }
     return found | {name: version(name) for name in VERSIONS}
 

@@ -1,4 +1,4 @@
-"""Presets: YAML files in the folders ``topologies`` and ``workloads`` beside the package, known by their stem."""
+"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments`` beside the package, known by their stem."""
 
 from __future__ import annotations
 
@@ -63,3 +63,4 @@ class Library:
 _beside_package = Path(testbed.__file__).resolve().parent.parent
 TOPOLOGIES = Library("topology", _beside_package / "topologies")
 WORKLOADS = Library("workload", _beside_package / "workloads")
+EXPERIMENTS = Library("experiment", _beside_package / "experiments")

@@ -182,16 +182,20 @@ def place_of(root: Section, loc: Loc, name_item: Callable[[Any], str | None] = l
 
 @dataclass(frozen=True)
 class Override:
-    """One ``--set KEY=VALUE``: `path` is KEY's parts within its target, `value` is VALUE read as YAML."""
+    """One ``--set KEY=VALUE``: `path` is KEY's parts within its target, `value` is VALUE read as YAML.
+
+    One that comes from a file has its place there as `origin`.
+    """
 
     key: str
     path: tuple[str, ...]
     value: Any
+    origin: Place | None = None
 
     @property
     def place(self) -> Place:
         """The place that errors name."""
-        return Place(f"--set {self.key}")
+        return self.origin or Place(f"--set {self.key}")
 
 
 def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, list[Override]]:
@@ -291,3 +295,10 @@ def _merge_items(base: Items, top: Items, match: Callable[[Items, Any], int | No
             taken.add(index)
             result[index] = merge(result[index], item, match)
     return result
+
+
+def plain(value: Any) -> Any:
+    """`value` without places: dictionaries, lists and scalars."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

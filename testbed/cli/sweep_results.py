@@ -1,0 +1,163 @@
+"""testbed sweep table, plot, report, query: look at what a sweep has measured so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from testbed.cli.options import Format, FormatOption
+from testbed.cli.report import wide_console
+from testbed.errors import InputError
+from testbed.report.tables import Column, Grid, render
+from testbed.rundir import read_json
+from testbed.spec.model import suggest
+from testbed.sweep.folder import SweepDir
+
+Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
+FIGURES = ("time_us", "bound_us", "efficiency", "step_ms", "utilisation", "final_loss", "time_to_loss_s", "wan_drops")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("table")(table)
+    app.command("plot")(plot)
+    app.command("report")(report)
+    app.command("query")(query)
+
+
+def table(
+    folder: Folder,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="which, with commas between [default: the swept keys and the key figures; csv: all]"),
+    ] = None,
+    collectives: Annotated[bool, typer.Option("--collectives", help="a row for each operation and size")] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Show a row for each point, complete or not."""
+    from testbed.sweep.results import csv_text, gather  # noqa: PLC0415 (polars)
+
+    sweep = SweepDir.open(folder)
+    found = gather(sweep)[1 if collectives else 0]
+    names = _chosen(found.columns, columns, sweep, every=output is not Format.TABLE)
+    rows = found.select(names)
+    if output is Format.CSV:
+        typer.echo(csv_text(names, rows.rows()))
+    elif output is Format.JSON:
+        typer.echo(json.dumps(rows.to_dicts(), indent=2))
+    else:
+        wide_console().print(table_of(names, [[_cell(value) for value in row] for row in rows.rows()]))
+
+
+def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: bool) -> list[str]:
+    if wanted is not None:
+        names = [name.strip() for name in wanted.split(",")]
+        for name in names:
+            if name not in known:
+                raise InputError(f"there is no column {name!r}", remedy=suggest(name, known, "the columns"))
+        return names
+    if every:
+        return known
+    axes = read_json(sweep.index, []).get("axes", [])
+    return [name for name in ("point", "state", "op", "bytes", *axes, *FIGURES) if name in known]
+
+
+def plot(
+    folder: Folder,
+    x: Annotated[str | None, typer.Option(help="a column of the table, for the horizontal axis")] = None,
+    y: Annotated[str | None, typer.Option(help="a column with what was measured")] = None,
+    series: Annotated[str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")] = None,
+    facet: Annotated[str | None, typer.Option(help="a panel for each value")] = None,
+    heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="the file, .html, .svg or .png [default: plot.html in the folder]"),
+    ] = None,
+) -> None:
+    """Draw one figure; without options, those of the experiment."""
+    from testbed.sweep.figures import choose  # noqa: PLC0415 (plotly)
+    from testbed.sweep.page import write_figures  # noqa: PLC0415
+    from testbed.sweep.results import gather  # noqa: PLC0415
+
+    sweep = SweepDir.open(folder)
+    points, collectives = gather(sweep)
+    index = read_json(sweep.index, [])
+    plots = choose(index, points, x=x, y=y, series=series, facet=facet, heat=heat)
+    path = write_figures(out or sweep.path / "plot.html", plots, points, collectives)
+    typer.echo(path)
+
+
+def report(folder: Folder) -> None:
+    """Make the table and the page of a sweep anew."""
+    finish(SweepDir.open(folder), Format.TABLE)
+
+
+def query(
+    folder: Folder,
+    sql: Annotated[str, typer.Argument(help="such as: select delay, avg(time_us) from points group by all")],
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Ask the tables `points` and `collectives` in SQL, in DuckDB's dialect."""
+    from testbed.sweep.results import csv_text, gather  # noqa: PLC0415
+    from testbed.sweep.results import query as ask  # noqa: PLC0415
+
+    sweep = SweepDir.open(folder)
+    gather(sweep)
+    names, rows = ask(sweep, sql)
+    if output is Format.CSV:
+        typer.echo(csv_text(names, rows))
+    elif output is Format.JSON:
+        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str))
+    else:
+        wide_console().print(table_of(names, [[_cell(value) for value in row] for row in rows]))
+
+
+def write(sweep: SweepDir) -> None:
+    """Write the tables and the page."""
+    from testbed.sweep.page import write_page  # noqa: PLC0415
+    from testbed.sweep.results import gather  # noqa: PLC0415
+
+    write_page(sweep, *gather(sweep))
+
+
+def finish(sweep: SweepDir, output: Format) -> None:
+    """Write the tables and the page, and print the table."""
+    from testbed.sweep.page import write_page  # noqa: PLC0415
+    from testbed.sweep.results import csv_text, gather  # noqa: PLC0415
+
+    points, collectives = gather(sweep)
+    page = write_page(sweep, points, collectives)
+    if output is Format.JSON:
+        typer.echo(json.dumps(points.to_dicts(), indent=2))
+        return
+    if output is Format.CSV:
+        typer.echo(csv_text(points.columns, points.rows()))
+        return
+    names = _chosen(points.columns, None, sweep, every=False)
+    console = wide_console()
+    console.print(table_of(names, [[_cell(value) for value in row] for row in points.select(names).rows()]))
+    console.print(f"results: {sweep.path}\nreport:  {page}", soft_wrap=True, highlight=False)
+
+
+def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """A table for a terminal."""
+    numbers = [all(_is_number(row[i]) for row in cells) for i in range(len(names))]
+    columns = [Column(name, number) for name, number in zip(names, numbers, strict=True)]
+    return render(Grid("", columns, cells))
+
+
+def _is_number(text: str) -> bool:
+    return text in ("", "-") or text.replace(".", "", 1).replace("e", "").replace("-", "").replace("+", "").isdigit()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 0.01 <= abs(value) < 10 else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,150 @@
+"""Sweeps of tiny points in real guests: points that fail, resume, a kill, a full disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from runs import PAIR, Command, Need
+
+LONGEST_S = 120
+EXPERIMENT = """
+topology: pair.yaml
+workload: collectives
+settings:
+  workload.ops: [all_reduce]
+  workload.sizes: [4 KiB]
+  workload.iterations: 1
+  workload.warmup: 0
+  run.isolation: process
+sweep:
+  grid:
+    topology.wan.west-east.delay: [5 ms, 10 ms, 20 ms]
+  name: "{delay}"
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    (tmp_path / "pair.yaml").write_text(PAIR)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def points(out: Path) -> dict[str, dict[str, Any]]:
+    """Rows of sweep.parquet by the point's name."""
+    return {row["point"]: row for row in pl.read_parquet(out / "sweep.parquet").iter_rows(named=True)}
+
+
+def started(path: Path) -> int:
+    """When the point whose run folder this is was begun: the modification time of what is written first."""
+    return (path / "spec.yaml").stat().st_mtime_ns
+
+
+def wait_for(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + LONGEST_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {LONGEST_S} s"
+        time.sleep(0.02)
+
+
+def test_a_failed_point_stops_no_other_and_the_next_call_runs_only_what_is_missing(
+    command: Command, experiment: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    broken = experiment.with_name("broken.yaml")  # a guest of 32 MiB cannot boot
+    sizes = "  list: [{run.guest_memory: 2 GiB}, {run.guest_memory: 32 MiB}]\n  where: delay == 5 ms\n"
+    text = experiment.read_text().replace('"{delay}"', '"{guest_memory}"')
+    broken.write_text(text.replace("  grid:", sizes + "  grid:"))
+    done = command("sweep", broken, "--out", out, "--jobs", 2, status=1)
+    assert "1 of 2 points failed" in done.stderr
+    rows = points(out)
+    assert {name: row["state"] for name, row in rows.items()} == {"2GiB": "completed", "32MiB": "failed"}
+    assert rows["32MiB"]["reason"]
+
+    done = command("sweep", experiment, "--out", out, "--jobs", 2)
+    rows = points(out)
+    assert [row["state"] for row in rows.values()] == ["completed"] * 3
+    for name, row in rows.items():  # gloo: four messages, one after the other
+        assert row["time_us"] == pytest.approx(4 * 1000 * int(name.removesuffix("ms")), rel=0.1)
+    assert "report.html" in (out / "sweep.html").read_text()
+    times = {path: started(path) for path in (out / "points").iterdir()}
+
+    done = command("sweep", experiment, "--out", out)
+    assert {path: started(path) for path in (out / "points").iterdir()} == times
+    asked = command("sweep", "query", out, "select max(time_us) / min(time_us) as r from points", "-f", "csv").stdout
+    assert float(asked.split()[1]) == pytest.approx(4, rel=0.1)
+    assert "3 points, 0 to do" in command("sweep", experiment, "--out", out, "--dry-run").stdout
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_was(
+    experiment: Path, tmp_path: Path, command: Command, command_environment: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed", "sweep", str(experiment), "--out", str(out), "--jobs", "1"],
+        env=command_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with process:
+        wait_for(lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point")
+        wait_for(lambda: list(out.glob("running/*/raw/clock")), "the second guest")
+        refused = command("sweep", experiment, "--out", out, status=2)
+        assert f"another sweep works in {out} (process {process.pid})" in refused.stderr
+        process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not of_sweep(out), "the end of what the sweep had started")
+    (first,) = (out / "points").iterdir()
+    before = started(first)
+    assert json.loads((first / "status.json").read_text())["state"] == "completed"
+
+    command("sweep", experiment, "--out", out, "--jobs", 2)
+    assert [row["state"] for row in points(out).values()] == ["completed"] * 3
+    assert started(first) == before
+    assert list((out / "running").iterdir()) == []
+
+
+def of_sweep(out: Path) -> list[str]:
+    """Processes that have something of the sweep's folder open, or it in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                names = [str(link.readlink()) for link in (entry / "fd").iterdir()]
+                if any(name.startswith(str(out)) for name in names):
+                    found.append(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, need: Need) -> Iterator[Path]:
+    """A file system of 9 MiB: room for one point and a part of the next."""
+    need(os.geteuid() == 0, "root, who can mount a tmpfs")
+    path = tmp_path / "disk"
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", path], check=False)
+    need(done.returncode == 0, "the right to mount a tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_ends_the_sweep_and_keeps_what_is_complete(
+    command: Command, experiment: Path, small_disk: Path
+) -> None:
+    out = small_disk / "out"
+    done = command("sweep", experiment, "--out", out, "--jobs", 1, status=3)
+    assert "is full" in done.stderr
+    assert "1 points are complete and kept" in done.stderr
+    (first,) = (out / "points").iterdir()
+    assert json.loads((first / "summary.json").read_text())["collectives"][0]["wrong"] == 0
+    assert (first / "report.html").read_text().rstrip().endswith("</html>")

@@ -1,0 +1,150 @@
+"""Tables, queries and figures of a sweep, from hand-written run folders."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from synthetic import make_plan, two_dcs, write_run
+
+from testbed.collect import collect
+from testbed.errors import InputError
+from testbed.sweep.figures import Plot, choose, draw
+from testbed.sweep.folder import Record, SweepDir
+from testbed.sweep.page import write_page
+from testbed.sweep.results import csv_text, gather, query, time_to_loss
+
+MS, S = 10**6, 10**9
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepDir:
+    """Two complete points, a failed one, and one that was never run."""
+    folder = SweepDir.create(tmp_path / "sweep")
+    points = []
+    for number, (delay, state) in enumerate(
+        [("1 ms", "completed"), ("20 ms", "completed"), ("1 s", "failed"), ("2 s", "")]
+    ):
+        identity = f"id{number}"
+        values = {"delay": delay, "algorithm": "gloo", "loss": "0.1 %", "sizes": [4096]}
+        points.append({"name": f"p{number}", "identity": identity, "values": values, "repeat": 0, "seed": 0})
+        if state:
+            run = write_run(folder.running / f"p{number}.{identity}", make_plan(two_dcs()))
+            collect(run)
+            folder.settle(run.path, Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0))
+    folder.write_index({"name": "mine", "axes": ["delay", "algorithm", "loss", "sizes"], "points": points, "plots": []})
+    return folder
+
+
+def test_a_row_for_each_point(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    assert points["state"].to_list() == ["completed", "completed", "failed", "missing"]
+    assert points["delay"].to_list() == ["1 ms", "20 ms", "1 s", "2 s"]
+    assert points["delay_ns"].to_list() == [1 * MS, 20 * MS, 1 * S, 2 * S]
+    assert points["loss_share"].to_list() == [0.001] * 4
+    assert points["sizes"].to_list() == ["[4096]"] * 4
+    assert points["op"][0] == "all_reduce"
+    assert points["bytes"][0] == 2**20  # the largest
+    assert points["time_us"][0] == 60_000
+    assert points["bound_us"][0] == pytest.approx(8 * 2**20 / 1e9 * 1e6 + 10_000)  # 1 Gbit/s, 10 ms
+    assert points["algbw_bound_gbytes"][0] == pytest.approx(2**20 / points["bound_us"][0] / 1000)
+    assert points["rtt_ms"][0] == 20
+    assert points["reason"].to_list() == ["", "", "it broke", None]
+    assert points["folder"][1] == "points/p1.id1"
+    assert points["time_us"][3] is None
+    assert collectives.height == 3 * 4  # two operations of two sizes
+    assert pl.read_parquet(sweep.table).equals(points)
+
+
+def test_queries_in_sql(sweep: SweepDir) -> None:
+    gather(sweep)
+    names, rows = query(sweep, "select delay, time_us / bound_us as over from points where state = 'completed'")
+    assert names == ["delay", "over"]
+    assert [row[0] for row in rows] == ["1 ms", "20 ms"]
+    _, rows = query(sweep, "select op, max(bytes) from collectives group by op order by op")
+    assert rows == [("all_reduce", 2**20), ("broadcast", 2**20)]
+    with pytest.raises(InputError, match=r"DuckDB: .*nowhere[\s\S]*points and collectives"):
+        query(sweep, "select * from nowhere")
+
+
+def test_the_csv_has_every_point(sweep: SweepDir) -> None:
+    points, _ = gather(sweep)
+    lines = csv_text(points.columns, points.rows()).splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("point,state,delay,delay_ns")
+
+
+def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    figure = draw(Plot("delay", "time_us", "algorithm"), points, collectives)
+    assert figure is not None
+    measured, bound = figure.data
+    assert (measured.name, bound.name) == ("gloo", "gloo, bound")
+    assert list(measured.x) == [1 * MS, 20 * MS]
+    assert list(measured.y) == [60, 60]  # ms
+    assert list(bound.y) == pytest.approx([points["bound_us"][0] / 1000] * 2)
+    assert list(figure.layout.xaxis.ticktext) == ["1 ms", "20 ms"]
+    longer = draw(Plot("bytes", "time_us", "op"), points, collectives)
+    assert longer is not None
+    assert {trace.name for trace in longer.data} >= {"all_reduce", "broadcast"}
+
+
+def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    figure = draw(Plot("delay", "time_us", "algorithm", heat=True), points, collectives)
+    assert figure is not None
+    share = 100 * points["bound_us"][0] / 60_000
+    assert figure.data[0].text[0][0] == f"60<br>{share:.0f} %"
+
+
+def test_a_wrong_column_is_refused_with_the_nearest(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    with pytest.raises(InputError, match=r"no column 'time_use'[\s\S]*time_us"):
+        draw(Plot("delay", "time_use"), points, collectives)
+    with pytest.raises(InputError, match="holds no numbers"):
+        draw(Plot("delay", "algorithm"), points, collectives)
+
+
+def test_the_first_figure_takes_the_swept_keys(sweep: SweepDir) -> None:
+    points, _ = gather(sweep)
+    (plot,) = choose({"axes": ["algorithm", "delay"]}, points)
+    assert (plot.x, plot.y) == ("delay", "time_us")
+
+
+def test_the_page_links_every_run_that_there_is(sweep: SweepDir) -> None:
+    page = write_page(sweep, *gather(sweep)).read_text()
+    assert "2 of 4 points are complete" in page
+    assert 'href="points/p1.id1/report.html"' in page
+    assert 'href="failed/p2.id2/report.html"' in page
+    assert "p3" in page
+    assert 'id="figure-0"' in page
+    assert page.count('src="http') == 0
+
+
+def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
+    folder = SweepDir.create(tmp_path / "sweep")
+    point = {"name": "p", "identity": "i", "values": {"delay": "1 ms"}, "repeat": 0, "seed": 0}
+    folder.write_index({"name": "mine", "axes": ["delay"], "points": [point], "plots": []})
+    points, collectives = gather(folder)
+    assert points["state"].to_list() == ["missing"]
+    assert query(folder, "select count(*) from collectives")[1] == [(0,)]
+    assert "have not been run" in write_page(folder, points, collectives).read_text()
+
+
+def test_the_time_to_a_loss_is_that_of_five_steps() -> None:
+    losses = [4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.0]
+    steps = pl.DataFrame(
+        {
+            "step": range(7),
+            "start_ns": [i * S for i in range(7)],
+            "end_ns": [(i + 1) * S for i in range(7)],
+            "loss": losses,
+        }
+    )
+    assert time_to_loss(steps, 3.0, 0.25) == {"time_to_loss_s": 6.0, "compute_to_loss_s": 1.5}
+    assert time_to_loss(steps, 3.2, 0.25) == {"time_to_loss_s": 5.0, "compute_to_loss_s": 1.25}
+    assert time_to_loss(steps, 1.0, 0.25) == {"time_to_loss_s": None, "compute_to_loss_s": None}
+
+
+def test_the_index_is_json(sweep: SweepDir) -> None:
+    assert json.loads(sweep.index.read_text())["format"] == 1
