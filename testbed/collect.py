@@ -32,6 +32,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
+from testbed.dominance import dominant
 from testbed.measure.packets import Capture, read_totals
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
@@ -89,7 +90,7 @@ def collect(run: RunDir) -> None:
         steps.write_parquet(run.train)
     measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
     timed = ops if steps is None or steps.is_empty() else steps
-    summary = {
+    summary: dict[str, Any] = {
         "collectives": collectives(ops, plan, problems) if measures else [],
         "wan": wan(run, plan, timed, links, problems),
         "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
@@ -97,7 +98,16 @@ def collect(run: RunDir) -> None:
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }
+    summary["dominant"] = dominant(plan, summary, ops, steps, links, _flows(run))
     run.write_json(run.summary, summary)
+
+
+def _flows(run: RunDir) -> pl.DataFrame | None:
+    """flows.parquet, if there is a sound one."""
+    try:
+        return pl.read_parquet(run.flows)
+    except (OSError, pl.exceptions.PolarsError):
+        return None
 
 
 def _read_plan(run: RunDir, problems: Problems) -> Plan | None:

@@ -73,7 +73,7 @@ def print_summary(folder: RunDir, output: Format) -> None:
         console.print(training_table(summary))
     if summary.get("wan"):
         console.print(wan_table(summary))
-    if not all(pair["ok"] for pair in summary.get("fidelity", [])):
+    if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
     console.print(verdict(status, summary), highlight=False)
     for warning in status.get("warnings", []):

@@ -10,13 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from testbed.plan import Network
-from testbed.units import format_rate, format_size
+from testbed.units import format_size
 
 COLOURS = ("#2f7ed8", "#e07b00", "#1a9c6b", "#c2468f", "#8a6fe0", "#a98600", "#3aa6b9", "#d1495b", "#7a8a99")
-TIME_BINS = 400
 OperationKey = tuple[str, int, str, str]  # op, ranks, dtype, algorithm
-USE_COLOURS = ((0.0, "rgba(125,135,145,0.12)"), (0.5, "#3f8fdc"), (1.0, "#f08a00"))
+USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dark
+    (0.0, "rgba(125,135,145,0.10)"), (0.04, "rgba(63,143,220,0.35)"), (0.5, "#3f8fdc"), (0.8, "#a65cc0"),
+    (1.0, "#f08a00"),
+)  # fmt: skip
 
 
 def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
@@ -29,22 +30,29 @@ def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
     for i, key in enumerate(keys):
         mine = [row for row in rows if _operation_key(row) == key]
         _add_operation(figure, mine, _operation_name(key, keys), COLOURS[i % len(COLOURS)])
-    sizes = sorted({row["bytes"] for row in rows})
-    shown = sizes[:: 1 + len(sizes) // 8]
+    shown = _size_ticks(rows[0]["bytes"], rows[-1]["bytes"])
     figure.update_xaxes(
-        type="log", title="size", tickvals=shown, ticktext=[format_size(size, 3) for size in shown], minor_ticks=""
+        type="log", title="size of the data", tickvals=shown, ticktext=[format_size(size, 3) for size in shown]
     )
     ticks = _ticks(
         [value / 1000 for row in rows for value in (row["time_us"]["max"], row.get("bound_us") or 0) if value > 0]
     )
     figure.update_yaxes(type="log", title="time (ms)", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    return _styled(figure, 440)
+    return styled(figure, 440)
 
 
 def _ticks(values: list[float]) -> list[float]:
     """1, 2 and 5 times the powers of ten that span `values`, all above zero."""
     low, high = math.floor(math.log10(min(values, default=1))), math.ceil(math.log10(max(values, default=1)))
     return [factor * 10.0**exponent for exponent in range(low, high + 1) for factor in (1, 2, 5)]
+
+
+def _size_ticks(least: int, most: int) -> list[int]:
+    """At most eight powers of two that span the sizes; the size itself if there is one."""
+    if least == most:
+        return [least]
+    low, high = round(math.log2(least)), round(math.log2(most))
+    return [2**exponent for exponent in range(low, high + 1, 1 + (high - low) // 8)]
 
 
 def _operation_key(row: dict[str, Any]) -> OperationKey:
@@ -94,48 +102,22 @@ def loss_figure(steps: pl.DataFrame) -> go.Figure | None:
     )  # fmt: skip
     figure.update_xaxes(title="time (s)")
     figure.update_yaxes(title="loss (nats per token)")
-    return _styled(figure, 380)
+    return styled(figure, 380)
 
 
-def utilisation_figure(links: pl.DataFrame, network: Network) -> go.Figure | None:
-    """Share of the rate in use over the run's time: a row per WAN direction. None without two samples."""
-    if links.is_empty() or links["time_ns"].n_unique() < 2:
-        return None
-    begin, end = min(links["time_ns"]), max(links["time_ns"])
-    edges = np.linspace(begin, end, min(TIME_BINS, links["time_ns"].n_unique() - 1) + 1)
-    names, rates, shares = [], [], []
-    for link in network.wan:
-        for way in link.directions:
-            mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
-            if mine.is_empty():
-                continue
-            carried = np.diff(np.interp(edges, mine["time_ns"].to_numpy(), mine["bytes"].to_numpy()))
-            shares.append(100 * carried * 8 / way.bottleneck.rate_bps / (np.diff(edges) / 1e9))
-            names.append(escape(f"{way.source} → {way.target}"))
-            rates.append(format_rate(way.bottleneck.rate_bps, 3))
-    if not names:
-        return None
-    figure = go.Figure(
-        go.Heatmap(
-            z=np.round(shares, 2), x=(edges - begin) / 1e9, y=names, zmin=0, zmax=100, colorscale=USE_COLOURS, ygap=2,
-            customdata=[[rate] * len(row) for rate, row in zip(rates, shares, strict=True)],
-            colorbar={"title": {"text": "% of rate", "side": "right"}, "thickness": 12, "outlinewidth": 0},
-            hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title="time since the first sample (s, run's clock)", showgrid=False)
-    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, tickfont={"size": 11})
-    return _styled(figure, 140 + 26 * max(len(names), 3))
-
-
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """`figure`, `height` px high, in the look of all figures."""
     figure.update_layout(
         template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", autosize=True,
         margin={"l": 60, "r": 10, "t": 36, "b": 50},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#7d8791", "activecolor": "#3f8fdc"},
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     )  # fmt: skip
-    figure.update_xaxes(gridcolor="#8884", zeroline=False)
-    figure.update_yaxes(gridcolor="#8884", zeroline=False)
+    figure.update_xaxes(gridcolor="#8884", zeroline=False, title_standoff=10)
+    figure.update_yaxes(gridcolor="#8884", zeroline=False, title_standoff=10, automargin=True)
     return figure
+
+
+def colour_bar(what: str) -> dict[str, Any]:
+    """The legend of a heat map whose values are per cent of something."""
+    return {"title": {"text": what, "side": "top"}, "ticksuffix": " %", "thickness": 12, "outlinewidth": 0}
