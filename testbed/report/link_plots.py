@@ -13,11 +13,14 @@ import plotly.graph_objects as go
 import polars as pl
 
 from testbed.plan import Direction, Network
-from testbed.report.plots import USE_COLOURS, colour_bar, styled
+from testbed.report.plots import COLOURS, USE_COLOURS, colour_bar, styled
 from testbed.units import format_rate, format_size
 
 TIME_BINS = 400
+MOST_LINES = 6  # directions that are told apart as lines
 MOST_LABELLED = 12  # datacenters whose cells have room for text
+TIME = "time (s, run's clock)"
+SHADES = ((0.0, "rgba(63,143,220,0.06)"), (1.0, "rgba(63,143,220,0.85)"))  # text is legible on each
 Values = npt.NDArray[np.float64]
 
 
@@ -32,20 +35,17 @@ class Samples:
 
 
 def utilisation_figure(links: pl.DataFrame, network: Network, origin_ns: int) -> go.Figure | None:
-    """Share of the rate in use over time: a row per WAN direction. None without two samples."""
+    """Share of the rate in use over time: None without two samples."""
 
     def shares(samples: Samples, edges: Values) -> Values:
         carried = np.diff(np.interp(edges, samples.time_ns, samples.sent))
         return np.asarray(100 * carried * 8 / samples.way.bottleneck.rate_bps / (np.diff(edges) / 1e9))
 
-    hover = "%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>"
-    return _over_time(
-        links, network, origin_ns, shares, "used", lambda way: format_rate(way.bottleneck.rate_bps, 3), hover
-    )
+    return _over_time(links, network, origin_ns, shares, "used", lambda way: format_rate(way.bottleneck.rate_bps, 3))
 
 
 def queue_figure(links: pl.DataFrame, network: Network, origin_ns: int) -> go.Figure | None:
-    """Part of the bottleneck's queue that is full over time: a row per WAN direction. None without two samples."""
+    """Part of the bottleneck's queue that is full over time: None without two samples."""
 
     def fill(samples: Samples, edges: Values) -> Values:
         bins = np.clip(np.searchsorted(edges, samples.time_ns, side="right") - 1, 0, len(edges) - 2)
@@ -57,8 +57,7 @@ def queue_figure(links: pl.DataFrame, network: Network, origin_ns: int) -> go.Fi
         size = way.bottleneck.queue_packets * network.mtu
         return f"{format_size(size, 3)} ({size * 8e3 / way.bottleneck.rate_bps:.3g} ms)"
 
-    hover = "%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>"
-    return _over_time(links, network, origin_ns, fill, "full", room, hover)
+    return _over_time(links, network, origin_ns, fill, "full", room)
 
 
 def matrix_figure(rows: list[dict[str, Any]]) -> go.Figure | None:
@@ -84,7 +83,7 @@ def matrix_figure(rows: list[dict[str, Any]]) -> go.Figure | None:
     drawn = go.Figure(
         go.Heatmap(
             z=np.round(share, 3), x=shown, y=shown, text=texts,
-            texttemplate="%{text}" if size <= MOST_LABELLED else None, colorscale=USE_COLOURS,
+            texttemplate="%{text}" if size <= MOST_LABELLED else None, colorscale=SHADES,
             zmin=0, zmax=max(1.0, float(np.nanmax(share))), xgap=2, ygap=2, hoverongaps=False,
             colorbar=colour_bar("used"),
             hovertemplate="%{y} → %{x}: %{text}<extra></extra>",
@@ -101,31 +100,47 @@ def _percent(share: float) -> str:
 
 def _over_time(
     links: pl.DataFrame, network: Network, origin_ns: int, values: Callable[[Samples, Values], Values], what: str,
-    whole: Callable[[Direction], str], hover: str,
+    whole: Callable[[Direction], str],
 ) -> go.Figure | None:  # fmt: skip
-    """A heat map: a row per WAN direction, with what 100 % is."""
-    if links.is_empty():
-        return None
-    begin, end = max(origin_ns, min(links["time_ns"])), max(links["time_ns"])
+    """Per cent of something for each WAN direction: lines for a few of them, else rows of a heat map.
+
+    `whole` says what 100 % of a direction are.
+    """
+    sampled = [] if links.is_empty() else list(_samples(links, network))
+    begin, end = max(origin_ns, min(links["time_ns"], default=0)), max(links["time_ns"], default=0)
     bins = min(TIME_BINS, links.filter(pl.col("time_ns") >= begin)["time_ns"].n_unique() - 1)
-    if bins < 1:
+    if bins < 1 or not sampled:
         return None
     edges = np.linspace(begin, end, bins + 1)
-    sampled = list(_samples(links, network))
-    if not sampled:
-        return None
-    names = [escape(f"{samples.way.source} → {samples.way.target}") for samples in sampled]
+    names = _distinct([escape(f"{samples.way.source} → {samples.way.target}") for samples in sampled])
+    shares = np.round([values(samples, edges) for samples in sampled], 2)
+    seconds, wholes = np.round((edges - origin_ns) / 1e9, 6), [whole(samples.way) for samples in sampled]
+    if len(names) <= MOST_LINES:
+        return _lines(seconds, shares, names, wholes, what)
     drawn = go.Figure(
         go.Heatmap(
-            z=np.round([values(samples, edges) for samples in sampled], 2).astype(np.float32),
-            x=np.round((edges - origin_ns) / 1e9, 6), y=_distinct(names), zmin=0, zmax=100, ygap=2,
-            colorscale=USE_COLOURS, customdata=[[whole(samples.way)] * (len(edges) - 1) for samples in sampled],
-            hovertemplate=hover, colorbar=colour_bar(what),
+            z=shares, x=seconds, y=names, zmin=0, zmax=100, ygap=2, colorscale=USE_COLOURS, colorbar=colour_bar(what),
+            customdata=[[text] * bins for text in wholes],
+            hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
         )
     )  # fmt: skip
-    drawn.update_xaxes(title="time (s, run's clock)", showgrid=False)
-    drawn.update_yaxes(autorange="reversed", automargin=True, showgrid=False, tickfont={"size": 11})
-    return styled(drawn, 140 + 26 * max(len(names), 3))
+    drawn.update_xaxes(title=TIME, showgrid=False)
+    drawn.update_yaxes(autorange="reversed", showgrid=False, tickfont={"size": 11})
+    return styled(drawn, 140 + 26 * len(names))
+
+
+def _lines(seconds: Values, shares: Values, names: list[str], wholes: list[str], what: str) -> go.Figure:
+    """A line for each direction; each value holds from one of `seconds` to the next."""
+    drawn = go.Figure()
+    for name, row, whole, colour in zip(names, shares, wholes, COLOURS, strict=False):
+        drawn.add_scatter(
+            x=seconds, y=np.append(row, row[-1]), name=name, mode="lines", opacity=0.85,
+            line={"shape": "hv", "width": 1.5, "color": colour},
+            hovertemplate=f"{name}<br>%{{x:.3f}} s: %{{y:.1f}} % of {whole}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_xaxes(title=TIME, rangemode="tozero")
+    drawn.update_yaxes(title=f"{what} (%)", rangemode="tozero", minallowed=0)
+    return styled(drawn, 300)
 
 
 def _samples(links: pl.DataFrame, network: Network) -> Iterator[Samples]:

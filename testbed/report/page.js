@@ -12,26 +12,42 @@ function save(name, blob) {
 
 // ---- figures
 
-function themed(layout, plot) {
-  const style = getComputedStyle(document.documentElement);
+const specOf = (plot) => JSON.parse(plot.nextElementSibling.textContent);
+const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+
+// The figure in the colours of the page, for the width that there is: narrow ones have their colour bar below.
+function fitted({ data, layout }, plot) {
   const narrow = plot.clientWidth < NARROW;
-  const size = narrow ? { size: 11 } : {};
-  const hover = { bgcolor: style.getPropertyValue("--panel"), font: { color: style.getPropertyValue("--ink") } };
-  const font = { ...layout.font, ...size, color: style.getPropertyValue("--ink") };
-  return { ...layout, font, hoverlabel: hover, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom" };
+  const ink = variable("--ink");
+  const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0.5, len: 1 };
+  const traces = data.map((trace) => ({
+    ...trace,
+    ...(trace.texttemplate && { textfont: { color: ink, ...(narrow && { size: 9 }) } }),
+    ...(trace.colorbar && narrow && { colorbar: { ...trace.colorbar, ...below } }),
+  }));
+  const taller = narrow && data.some((trace) => trace.colorbar) ? 60 : 0;
+  return {
+    data: traces,
+    layout: {
+      ...layout,
+      height: layout.height + taller,
+      margin: { ...layout.margin, b: layout.margin.b + taller },
+      font: { ...layout.font, color: ink, ...(narrow && { size: 11 }) },
+      hoverlabel: { bgcolor: variable("--panel"), font: { color: ink } },
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    },
+    config: { responsive: true, displayModeBar: false },
+  };
 }
 
 function draw(plot) {
-  const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
-  Plotly.newPlot(plot, data, themed(layout, plot), { responsive: true, displayModeBar: false });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    const { font, hoverlabel } = themed(layout, plot);
-    Plotly.relayout(plot, { font, hoverlabel });
-  });
+  const show = () => Plotly.react(plot, fitted(specOf(plot), plot));
+  show();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
 }
 
 async function imageOfPlot(plot, format) {
-  const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
+  const { data, layout } = specOf(plot);
   const ink = { ...layout.font, color: "#1c2733" };
   const light = { ...layout, font: ink, paper_bgcolor: "#fff", plot_bgcolor: "#fff" };
   const size = { width: 960, height: layout.height, scale: format === "png" ? 2 : 1 };

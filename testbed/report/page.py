@@ -38,8 +38,8 @@ LOSS = (
     "training began."
 )
 USED = (
-    "Share of each link direction's rate that is in use over time. Faint: idle; blue: half; orange: full. Time counts"
-    " from the first operation."
+    "Share of each link direction's rate that is in use over time, which counts from the first operation. With many "
+    "directions in colour: faint is idle, blue is half, orange is full."
 )
 QUEUE = (
     "How full the queue in front of each link direction is, at its fullest within each piece of time. Packets that "

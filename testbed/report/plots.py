@@ -100,7 +100,7 @@ def loss_figure(steps: pl.DataFrame) -> go.Figure | None:
         x=curve["seconds"].to_list(), y=curve["loss"].to_list(), mode="lines", line={"color": COLOURS[0], "width": 2},
         hovertemplate="%{x:.4g} s: %{y:.4g}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title="time (s)")
+    figure.update_xaxes(title="time (s, run's clock)", rangemode="tozero")
     figure.update_yaxes(title="loss (nats per token)")
     return styled(figure, 380)
 
