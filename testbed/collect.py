@@ -118,7 +118,7 @@ def _read_plan(run: RunDir, problems: Problems) -> Plan | None:
         return None
 
 
-def read_lines(path: Path, problems: Problems) -> list[dict[str, Any]]:
+def read_lines(path: Path, problems: Problems, may_be_empty: bool = False) -> list[dict[str, Any]]:
     """The records of `path`; says so in `problems` if it is missing or damaged."""
     name = f"{path.parent.name}/{path.name}"
     if not path.exists():
@@ -130,6 +130,8 @@ def read_lines(path: Path, problems: Problems) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{name} cannot be read ({type(error).__name__})")
         return []
+    if not lines and not may_be_empty:
+        problems.append(f"{name} is empty")
     if len(records) < lines:
         problems.append(f"{name} is damaged: {lines - len(records)} of {lines} lines are left out")
     return [record for record in records if isinstance(record, dict)]
@@ -149,13 +151,19 @@ def _table(
 def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
     """ops.parquet: what the ranks recorded, with their places."""
     records: list[dict[str, Any]] = []
+    idle: Problems = []
     if plan is not None:
         silent = plan.workers.once_per_host  # a command need not have anything to do with torch
         for rank in plan.workers.ranks:
             if silent and not run.rank_ops(rank.rank).exists():
                 continue
             place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
-            records += [{**UNSAID, **record, **place} for record in read_lines(run.rank_ops(rank.rank), problems)]
+            mine = read_lines(run.rank_ops(rank.rank), problems, may_be_empty=True)
+            records += [{**UNSAID, **record, **place} for record in mine]
+            if not mine:
+                idle.append(f"raw/{run.rank_ops(rank.rank).name} holds no operation, those of other ranks do")
+        if records and plan.workers.workload != "script":
+            problems += idle
     return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 from pydantic import ValidationError
 
 from testbed.plan import Plan
@@ -68,14 +69,23 @@ def load(run: RunDir) -> Content:
         content.train = read_table(run.train, STEPS, missing)
     if run.flows.is_file():
         content.flows = read_table(run.flows, FLOWS, missing)
-    try:
-        content.spec = run.spec.read_text(errors="replace")
-    except OSError as error:
-        missing.append(f"spec.yaml cannot be read ({type(error).__name__})")
-    if not content.spec and run.spec.is_file():
-        missing.append("spec.yaml is empty")
+    content.spec = _read_spec(run.spec, missing)
     missing += [str(problem) for problem in content.summary.get("problems") or []]
     return content
+
+
+def _read_spec(path: Path, missing: list[str]) -> str:
+    """The text of spec.yaml, damaged or not."""
+    try:
+        text = path.read_text(errors="replace")
+        if not yaml.safe_load(text):
+            missing.append("spec.yaml is empty")
+    except OSError as error:
+        missing.append(f"spec.yaml cannot be read ({type(error).__name__})")
+        return ""
+    except yaml.YAMLError:
+        missing.append("spec.yaml is damaged")
+    return text
 
 
 def read_table(path: Path, columns: Sequence[str], missing: list[str]) -> pl.DataFrame | None:

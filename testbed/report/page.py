@@ -127,7 +127,7 @@ def _figures(content: Content) -> dict[str, Figure]:
         ("matrix", "Use of the WAN from site to site", MATRIX, lambda: matrix_figure(summary["wan"])),
     ]
     if train is not None:
-        makers.append(("loss", "Loss against time", LOSS, lambda: loss_figure(train)))
+        makers.append(("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train})))
     if plan is not None and links is not None:
         network = plan.network
         makers.append(

@@ -26,10 +26,16 @@ def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
     if not rows:
         return None
     figure = go.Figure()
-    keys = list(dict.fromkeys(_operation_key(row) for row in rows))
+    keys = list(dict.fromkeys(operation_key(row) for row in rows))
     for i, key in enumerate(keys):
-        mine = [row for row in rows if _operation_key(row) == key]
-        _add_operation(figure, mine, _operation_name(key, keys), COLOURS[i % len(COLOURS)])
+        mine = [row for row in rows if operation_key(row) == key]
+        _add_operation(figure, mine, operation_name(key, keys), COLOURS[i % len(COLOURS)])
+    log_axes(figure, rows)
+    return styled(figure, 440)
+
+
+def log_axes(figure: go.Figure, rows: list[dict[str, Any]]) -> None:
+    """Axes of size and time for `rows` of collectives, sorted by size."""
     shown = _size_ticks(rows[0]["bytes"], rows[-1]["bytes"])
     figure.update_xaxes(
         type="log", title="size of the data", tickvals=shown, ticktext=[format_size(size, 3) for size in shown]
@@ -38,7 +44,6 @@ def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
         [value / 1000 for row in rows for value in (row["time_us"]["max"], row.get("bound_us") or 0) if value > 0]
     )
     figure.update_yaxes(type="log", title="time (ms)", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    return styled(figure, 440)
 
 
 def _ticks(values: list[float]) -> list[float]:
@@ -55,11 +60,12 @@ def _size_ticks(least: int, most: int) -> list[int]:
     return [2**exponent for exponent in range(low, high + 1, 1 + (high - low) // 8)]
 
 
-def _operation_key(row: dict[str, Any]) -> OperationKey:
+def operation_key(row: dict[str, Any]) -> OperationKey:
+    """By which rows belong to one line."""
     return row["op"], row["ranks"], row["dtype"], row.get("algorithm", "gloo")
 
 
-def _operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
+def operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
     """The operation, its algorithm if that is not gloo's, and group size and type where several rows share it."""
     op, ranks, dtype, algorithm = key
     name = op if algorithm == "gloo" else f"{algorithm} {op}"
@@ -87,22 +93,30 @@ def _add_operation(figure: go.Figure, rows: list[dict[str, Any]], name: str, col
     )  # fmt: skip
 
 
-def loss_figure(steps: pl.DataFrame) -> go.Figure | None:
-    """Mean loss over the ranks against time since training began. None without two steps that have one."""
-    begin = steps["start_ns"].min()
-    curve = steps.group_by("step").agg(
-        seconds=(pl.col("end_ns").max() - begin) / 1e9, loss=pl.col("loss").mean()
-    ).drop_nulls().sort("step")  # fmt: skip
-    if curve.height < 2:
-        return None
+def loss_figure(runs: dict[str, pl.DataFrame]) -> go.Figure | None:
+    """Mean loss over the ranks against time since training began, a curve for each run that has two steps with one.
+
+    None without such a run.
+    """
     figure = go.Figure()
-    figure.add_scatter(
-        x=curve["seconds"].to_list(), y=curve["loss"].to_list(), mode="lines", line={"color": COLOURS[0], "width": 2},
-        hovertemplate="%{x:.4g} s: %{y:.4g}<extra></extra>",
-    )  # fmt: skip
+    for (name, steps), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+        curve = _loss_curve(steps)
+        if curve.height >= 2:
+            figure.add_scatter(
+                x=curve["seconds"].to_list(), y=curve["loss"].to_list(), mode="lines", name=escape(name),
+                line={"color": colour, "width": 2}, hovertemplate="%{x:.4g} s: %{y:.4g}",
+            )  # fmt: skip
+    if not figure.data:
+        return None
     figure.update_xaxes(title="time (s, run's clock)", rangemode="tozero")
     figure.update_yaxes(title="loss (nats per token)")
     return styled(figure, 380)
+
+
+def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
+    """Seconds since training began, and the loss, of each step."""
+    since = (pl.col("end_ns").max() - steps["start_ns"].min()) / 1e9
+    return steps.group_by("step").agg(seconds=since, loss=pl.col("loss").mean()).drop_nulls().sort("step")
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:

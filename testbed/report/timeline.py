@@ -32,6 +32,7 @@ from testbed.units import format_size
 Event = dict[str, Any]
 RUN, WAN, FIRST_DC = 1, 2, 3  # process ids
 COMPUTE_STREAM, FIRST_STREAM = 7, 20  # of HolisticTraceAnalysis: any number but -1
+SEEN = 0.01  # part of an operation from which on a wait in it is drawn
 LANES = 64  # most threads of a rank
 KERNEL_NAMES = {
     "all_reduce": "AllReduce",
@@ -164,11 +165,12 @@ class Timeline:
             name = names.get(key) or names.setdefault(key, kernel_name(*key))
             at["tid"] = first + lane
             yield _slice(
-                name, "kernel", row["start_ns"], row["end_ns"], at, stream=FIRST_STREAM + lane, op=row["op"],
+                name, "kernel", row["start_ns"], row["end_ns"], at, stream=FIRST_STREAM + lane,
                 bytes=row["bytes"], group_size=row["group_size"], phase=row["phase"], iteration=row["iteration"],
             )  # fmt: skip
-            if row["start_ns"] in waits:
-                yield _slice("waits for the last rank to begin", "wait", row["start_ns"], waits[row["start_ns"]], at)
+            waited = waits.get(row["start_ns"], 0) - row["start_ns"]
+            if waited > SEEN * (row["end_ns"] - row["start_ns"]):
+                yield _slice("waits for the last rank to begin", "wait", row["start_ns"], row["start_ns"] + waited, at)
 
     def _links(self) -> Iterator[Event]:
         links = self.content.links

@@ -56,7 +56,7 @@ def _completed(summary: Json) -> str:
 def _largest(rows: list[Json]) -> str:
     row = max(rows, key=lambda row: (row["bytes"], row["time_us"]["median"]))
     time_us = row["time_us"]["median"]
-    text = f"{row['op']} of {format_size(row['bytes'])} among {row['ranks']} ranks takes {_time(time_us)}"
+    text = f"{row['op']} of {format_size(row['bytes'], 3)} among {row['ranks']} ranks takes {_time(time_us)}"
     if row.get("bound_us"):
         text += f", {time_us / row['bound_us']:.1f} times the least that the topology allows ({_time(row['bound_us'])})"
     return text
