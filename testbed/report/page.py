@@ -109,8 +109,10 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
 
 def _no_flows(content: Content) -> str:
     """Why there is no table of connections; empty if there is one, or no WAN."""
-    if content.plan is None or not content.plan.network.wan or content.flows is not None:
+    if content.plan is None or not content.plan.network.wan:
         return ""
+    if content.flows is not None:
+        return "The captures hold no TCP connection." if content.flows.is_empty() else ""
     if content.plan.capture == "none":
         return (
             "Packets were not captured in this run. With --capture wan, a run has a table of its TCP connections here."

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,10 +12,12 @@ from typer.testing import CliRunner
 from testbed.cli import app
 from testbed.collect import collect
 from testbed.errors import InputError
+from testbed.report.page import write_page
 from testbed.rundir import RunDir
 
-# Every file that a run leaves, and what the page says if it is damaged: nothing where it can be made anew.
-CAPTURE = "captures/east-west@east.pcap"
+PLAN = make_plan(two_dcs())
+CAPTURE = RunDir(Path()).capture("east-west", "east").as_posix()
+# Every file that a run leaves, and what the page says if it is damaged: nothing where it is made anew.
 FILES = {
     "plan.json": "",
     "spec.yaml": "spec.yaml",
@@ -25,7 +28,6 @@ FILES = {
     "summary.json": "",
     "trace.json": "",
     "report.html": "",
-    "flows.parquet": "flows.parquet",
     CAPTURE: CAPTURE,
     "raw/ops-0.jsonl": "raw/ops-0.jsonl",
     "raw/links.jsonl": "raw/links.jsonl",
@@ -55,8 +57,7 @@ def report(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of training with captures and every file, of which the report misses nothing."""
-    run = write_training_run(tmp_path_factory.mktemp("whole") / "run", make_plan(two_dcs()))
-    write_flows(run)
+    run = write_training_run(tmp_path_factory.mktemp("whole") / "run", PLAN)
     assert report(run.path).exit_code == 0
     assert "Missing or damaged" not in run.report.read_text()
     for name in FILES:
@@ -78,9 +79,7 @@ def test_the_page_names_what_is_missing(run, name, damage):
     assert result.exit_code == 0, result.output
     html = run.report.read_text()
     notice = html.partition("Missing or damaged in this run folder")[2].partition("</ul>")[0]
-    if name == "flows.parquet" and damage is remove:
-        assert "There is no sound flows.parquet in this run folder" in html
-    elif FILES[name]:
+    if FILES[name]:
         assert FILES[name] in notice
     else:
         assert notice == ""
@@ -139,10 +138,18 @@ def test_a_loss_that_is_no_number(run):
     assert "raw/train-*.jsonl: 1 records" in run.report.read_text()
 
 
+@pytest.mark.parametrize("damage", [cut, empty])
+def test_damaged_flows(run, damage):
+    """The page alone; `testbed report` makes the table anew."""
+    write_flows(run)
+    damage(run.flows)
+    html = write_page(run).read_text()
+    assert "flows.parquet cannot be read" in html
+    assert "There is no sound flows.parquet in this run folder" in html
+
+
 def test_tables_of_another_version(run):
     """The page of a folder whose tables lack a column."""
-    from testbed.report.page import write_page
-
     pl.read_parquet(run.ops).drop("end_ns").write_parquet(run.ops)
     pl.read_parquet(run.links).drop("drops").write_parquet(run.links)
     html = write_page(run).read_text()
@@ -150,11 +157,19 @@ def test_tables_of_another_version(run):
         assert f"{name} cannot be read (ColumnNotFoundError)" in html
 
 
+def test_a_plan_without_a_path(tmp_path):
+    """Links that its routes do not know."""
+    run = write_run(tmp_path / "run", PLAN)
+    run.plan.write_text(run.plan.read_text().replace('"key":"east-west"', '"key":"west-east"'))
+    assert report(run.path).exit_code == 0
+    assert "plan.json has no path between two ranks" in run.report.read_text()
+
+
 def test_a_run_that_was_killed(tmp_path):
     """In the middle of its operations: no outcome, half a line, a capture without an end, no tables."""
-    run = write_run(tmp_path / "run", make_plan(two_dcs()))
+    run = write_run(tmp_path / "run", PLAN)
     run.write_json(run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []})
-    for path in (run.rank_ops(1), run.link_samples, run.capture("east-west", "east")):
+    for path in (run.rank_ops(1), run.link_samples, run.path / CAPTURE):
         cut(path)
     run.events.write_text("".join(run.events.read_text().splitlines(keepends=True)[:5]))
     result = report(run.path)
@@ -162,7 +177,7 @@ def test_a_run_that_was_killed(tmp_path):
     html = run.report.read_text()
     for part in (
         "The run has not ended, or was ended without a word",
-        "raw/ops-1.jsonl is damaged", "raw/links.jsonl is damaged", "east-west@east.pcap is cut short",
+        "raw/ops-1.jsonl is damaged", "raw/links.jsonl is damaged", f"{CAPTURE} is cut short",
         "iterations lack the record of a rank", "figure-latency", "figure-ranks",
     ):  # fmt: skip
         assert part in html.replace("&#39;", "'"), part

@@ -290,11 +290,14 @@ def test_the_typed_command_comes_first(run):
 
 
 def test_a_table_of_flows_or_how_to_get_one(run):
+    run.flows.unlink(missing_ok=True)
     assert "no sound flows.parquet" in page_without_plotly(run)
     write_flows(run)
     html = unescape(page_without_plotly(run))
     for part in ("Connections across the WAN", "east-0 (rank 0):40000", "2.000", "21.000", "70.0"):
         assert part in html
+    pl.read_parquet(run.flows).clear().write_parquet(run.flows)
+    assert "no TCP connection" in page_without_plotly(run)
     plan = json.loads(run.plan.read_text())
     run.flows.unlink()
     run.plan.write_text(json.dumps(plan | {"capture": "none"}))
