@@ -32,6 +32,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
+from testbed.dominance import dominant
 from testbed.fidelity import rates
 from testbed.measure.flow_tables import Captured, read_captures
 from testbed.plan import Direction, Plan, WanLink
@@ -91,7 +92,7 @@ def collect(run: RunDir) -> None:
     captured = _captures(run, plan, ops, problems) if plan is not None and plan.capture != "none" else None
     measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
     timed = ops if steps is None or steps.is_empty() else steps
-    summary = {
+    summary: dict[str, Any] = {
         "collectives": collectives(ops, plan, problems) if measures else [],
         "wan": wan(plan, timed, links, captured, problems),
         "captures": [] if captured is None else captured.points,
@@ -101,7 +102,16 @@ def collect(run: RunDir) -> None:
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }
+    summary["dominant"] = dominant(plan, summary, ops, steps, links, _flows(run))
     run.write_json(run.summary, summary)
+
+
+def _flows(run: RunDir) -> pl.DataFrame | None:
+    """flows.parquet, if there is a sound one."""
+    try:
+        return pl.read_parquet(run.flows)
+    except (OSError, pl.exceptions.PolarsError):
+        return None
 
 
 def _read_plan(run: RunDir, problems: Problems) -> Plan | None:
@@ -112,7 +122,7 @@ def _read_plan(run: RunDir, problems: Problems) -> Plan | None:
         return None
 
 
-def read_lines(path: Path, problems: Problems) -> list[dict[str, Any]]:
+def read_lines(path: Path, problems: Problems, may_be_empty: bool = False) -> list[dict[str, Any]]:
     """The records of `path`; says so in `problems` if it is missing or damaged."""
     name = f"{path.parent.name}/{path.name}"
     if not path.exists():
@@ -124,6 +134,8 @@ def read_lines(path: Path, problems: Problems) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{name} cannot be read ({type(error).__name__})")
         return []
+    if not lines and not may_be_empty:
+        problems.append(f"{name} is empty")
     if len(records) < lines:
         problems.append(f"{name} is damaged: {lines - len(records)} of {lines} lines are left out")
     return [record for record in records if isinstance(record, dict)]
@@ -143,13 +155,19 @@ def _table(
 def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
     """ops.parquet: what the ranks recorded, with their places."""
     records: list[dict[str, Any]] = []
+    idle: Problems = []
     if plan is not None:
         silent = plan.workers.once_per_host  # a command need not have anything to do with torch
         for rank in plan.workers.ranks:
             if silent and not run.rank_ops(rank.rank).exists():
                 continue
             place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
-            records += [{**UNSAID, **record, **place} for record in read_lines(run.rank_ops(rank.rank), problems)]
+            mine = read_lines(run.rank_ops(rank.rank), problems, may_be_empty=True)
+            records += [{**UNSAID, **record, **place} for record in mine]
+            if not mine:
+                idle.append(f"raw/{run.rank_ops(rank.rank).name} holds no operation, those of other ranks do")
+        if records and plan.workers.workload != "script":
+            problems += idle
     return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")
 
 
@@ -231,7 +249,7 @@ def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Cal
                 ranks = [plan.workers.ranks[rank] for rank in table["rank"]]
                 if len(ranks) == size:  # not so where groups have no names
                     groups.setdefault(int(size), []).append(Bounds(plan.network, ranks))
-    except (ValueError, KeyError, StopIteration):
+    except (ValueError, KeyError, StopIteration, RuntimeError):  # the last: of a generator
         problems.append("plan.json has no path between two ranks: no lower bounds")
         groups = {}
 

@@ -187,6 +187,10 @@ class RunDir:
         return self.path / "flow_ops.parquet"
 
     @property
+    def trace(self) -> Path:
+        return self.path / "trace.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -316,7 +320,10 @@ def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         missing.append(f"{path.name} cannot be read ({type(error).__name__})")
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        missing.append(f"{path.name} is not an object of JSON")
+        return {}
+    return value
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

@@ -43,11 +43,16 @@ Problems = list[str]
 
 def steps_table(records: list[dict[str, Any]], problems: Problems) -> pl.DataFrame:
     """train.parquet: the records that are whole, by step and rank; `records` have their places already."""
-    good = [record for record in records if all(isinstance(record.get(column), int) for column in NUMBERS)]
+    good = [record for record in records if _whole(record)]
     if len(good) < len(records):
         problems.append(f"raw/train-*.jsonl: {len(records) - len(good)} records lack a column and are left out")
     columns = {column: [record.get(column) for record in good] for column in SCHEMA}
     return pl.DataFrame(columns, schema=SCHEMA).sort("step", "rank")
+
+
+def _whole(record: dict[str, Any]) -> bool:
+    loss = isinstance(record.get("loss"), int | float | None)
+    return loss and all(isinstance(record.get(column), int) for column in NUMBERS)
 
 
 def training(

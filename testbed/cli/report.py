@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,16 +30,33 @@ from testbed.rundir import RunDir, read_json
 FILE_WIDTH = 120  # columns
 
 
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders")], output: FormatOption = Format.TABLE
-) -> None:
-    """Make the tables and the page of runs anew, and print them."""
-    from testbed.collect import collect  # noqa: PLC0415 (0.6 s, which `testbed run` need not wait for)
-    from testbed.report.page import write_page  # noqa: PLC0415
+RankTraces = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", envvar="TESTBED_RANK_TRACES",
+        help="write a timeline of each rank into this folder, for HolisticTraceAnalysis; of one run",
+    ),
+]  # fmt: skip
 
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    rank_traces: RankTraces = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Make the tables, the timeline and the page of runs anew, and print them."""
+    from testbed.collect import collect  # noqa: PLC0415 (0.6 s, which `testbed run` need not wait for)
+    from testbed.report.content import load  # noqa: PLC0415
+    from testbed.report.page import write_page  # noqa: PLC0415
+    from testbed.report.timeline import write_rank_traces  # noqa: PLC0415
+
+    if rank_traces is not None and len(runs) > 1:
+        raise InputError("--rank-traces is for one run", remedy="call testbed report once for each run")
     for folder in [_readable(path) for path in runs]:
         collect(folder)
         write_page(folder)
+        if rank_traces is not None:
+            write_rank_traces(folder, load(folder), rank_traces)
         print_summary(folder, output)
 
 
@@ -62,9 +82,7 @@ def print_summary(folder: RunDir, output: Format) -> None:
         return
     if output is Format.CSV:
         grid = training_grid(summary) if summary.get("training") else collectives_grid(summary)
-        headers = [" ".join(column.header.split()) for column in grid.columns]
-        for row in [headers, *grid.rows]:
-            typer.echo(",".join(row))
+        print_csv([[" ".join(column.header.split()) for column in grid.columns], *grid.rows])
         return
     console = wide_console()
     if summary.get("collectives"):
@@ -73,16 +91,23 @@ def print_summary(folder: RunDir, output: Format) -> None:
         console.print(training_table(summary))
     if summary.get("wan"):
         console.print(wan_table(summary))
-    if not all(pair["ok"] for pair in summary.get("fidelity", [])):
+    if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
     console.print(verdict(status, summary), highlight=False)
-    problems = summary.get("problems", [])
-    for warning in status.get("warnings", []):
+    warnings, problems = status.get("warnings"), summary.get("problems", [])
+    for warning in warnings if isinstance(warnings, list) else []:
         if warning not in problems:
             console.print(f"[bold yellow]not faithful:[/] {warning}", highlight=False)
     for problem in problems:
         console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
     console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
+
+
+def print_csv(rows: Iterable[Sequence[str]]) -> None:
+    """Print `rows` as comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    typer.echo(text.getvalue(), nl=False)
 
 
 def wide_console() -> Console:

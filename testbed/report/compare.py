@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ TRAINING = {
     "final_loss": "final loss",
     "seconds": "seconds of training",
 }
+Figure = tuple[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,52 @@ def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def measured(summaries: list[Summary]) -> list[Difference]:
     """Each figure of each run: medians of collectives in ms, training, and MiB over each WAN link direction."""
+    return [*operations(summaries), *trainings(summaries), *links(summaries)]
+
+
+def operations(summaries: list[Summary]) -> list[Difference]:
+    """Medians of collectives in ms."""
+    return _together(summaries, _operations)
+
+
+def trainings(summaries: list[Summary]) -> list[Difference]:
+    """Times, bytes and losses of training."""
+    return _together(summaries, _training)
+
+
+def links(summaries: list[Summary]) -> list[Difference]:
+    """MiB over each WAN link direction, and what its queue dropped, if anything."""
+    return _together(summaries, _links)
+
+
+def _together(summaries: list[Summary], figures: Callable[[Summary], Iterator[Figure]]) -> list[Difference]:
     found: dict[str, list[Any]] = {}
     for number, summary in enumerate(summaries):
-        for what, value in _figures(summary):
+        for what, value in figures(summary):
             found.setdefault(what, [None] * len(summaries))[number] = value
     return [Difference(what, tuple(values)) for what, values in found.items()]
 
 
-def _figures(summary: Summary) -> Iterator[tuple[str, float | None]]:
+def _operations(summary: Summary) -> Iterator[Figure]:
     for row in summary.get("collectives") or []:
         kind = "" if row.get("algorithm", "gloo") == "gloo" else f" {row['algorithm']}"
         size = format_size(row["bytes"], 3) if row["bytes"] else ""
         yield f"{row['op']}{kind} {size} (ms)".replace("  ", " "), row["time_us"]["median"] / 1000
+
+
+def _training(summary: Summary) -> Iterator[Figure]:
     training = summary.get("training") or {}
     for key, label in TRAINING.items():
         if key in training:
             yield label, training[key]["median"] if key == "step_ms" else training[key]
+
+
+def _links(summary: Summary) -> Iterator[Figure]:
     for row in summary.get("wan") or []:
         size = row.get("bytes")
         yield f"{row['from']} to {row['to']} (MiB)", None if size is None else size / 2**20
+        if row.get("drops"):
+            yield f"{row['from']} to {row['to']} (dropped packets)", row["drops"]
 
 
 def plan_grid(differences: list[Difference], names: list[str]) -> Grid:
@@ -89,7 +117,7 @@ def plan_grid(differences: list[Difference], names: list[str]) -> Grid:
     return Grid("What was done", columns, cells, "only what differs")
 
 
-def measured_grid(figures: list[Difference], names: list[str]) -> Grid:
+def measured_grid(figures: list[Difference], names: list[str], title: str = "What was measured") -> Grid:
     """The figures, and those of the later runs as parts of the first one's."""
     columns = [Column("figure", number=False), *(Column(name) for name in names)]
     columns += [Column(f"{name} / {names[0]}") for name in names[1:]]
@@ -98,7 +126,7 @@ def measured_grid(figures: list[Difference], names: list[str]) -> Grid:
         first, *others = row.values
         ratios = [f"{other / first:.3f}" if first and other is not None else "-" for other in others]
         cells.append([row.what, *(_text(value) for value in row.values), *ratios])
-    return Grid("What was measured", columns, cells, "medians; the last columns are ratios")
+    return Grid(title, columns, cells, "medians; the last columns are ratios")
 
 
 def _text(value: Any) -> str:

@@ -4,157 +4,154 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, field
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 import polars as pl
-from jinja2 import Environment
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-from pydantic import ValidationError
 
 from testbed.plan import Plan
 from testbed.report import tables
-from testbed.report.plots import latency_figure, loss_figure, utilisation_figure
-from testbed.report.verdict import verdict
-from testbed.rundir import RunDir, read_json
+from testbed.report.content import Content, load
+from testbed.report.flow_table import flows_grid
+from testbed.report.html import Figure, figure, render
+from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
+from testbed.report.plots import latency_figure, loss_figure
+from testbed.report.rank_plot import rank_figure
+from testbed.report.site_map import site_map
+from testbed.report.timeline import write_trace
+from testbed.report.verdict import meaning, verdict
+from testbed.rundir import RunDir
 from testbed.units import format_rate, format_size, format_time
 
-ROW_KEYS = {
-    "collectives": {"op", "bytes", "ranks", "dtype", "time_us", "algbw_gbytes", "busbw_gbytes"},
-    "wan": {"from", "to", "bytes", "rate_bps", "mean_utilisation"},
-    "fidelity": {"from", "to"},
-    "stages": {"stage", "wall_seconds", "emulated_seconds"},
-}
-FIGURE_BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
-
-
-@dataclass
-class Content:
-    """What could be read of a run folder; `missing` says what could not."""
-
-    name: str
-    plan: Plan | None = None
-    status: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    links: pl.DataFrame | None = None
-    train: pl.DataFrame | None = None  # only of a run that trained
-    spec: str = ""
-    missing: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure as HTML; `words` says what it shows to people who do not see it."""
-
-    title: str
-    words: str
-    html: Markup
+T = TypeVar("T")
+LATENCY = (
+    "How long each operation takes (median) against how many bytes it moves; both axes are logarithmic: each grid "
+    "line is a multiple of the one before. Bars reach from the shortest to the longest iteration. Dashed: the least "
+    "time that the network's delays and rates allow any algorithm. Where a line is flat, latency rules; where it "
+    "climbs with the dashed one, the links' rate does."
+)
+LOSS = (
+    "How well the model predicts the text (the mean of all ranks; lower is better) against the run's clock, since "
+    "training began."
+)
+USED = (
+    "Share of each link direction's rate that is in use over time, which counts from the first operation. With many "
+    "directions in colour: faint is idle, blue is half, orange is full."
+)
+QUEUE = (
+    "How full the queue in front of each link direction is, at its fullest within each piece of time. Packets that "
+    "find it full are dropped; what waits in it arrives later. (Sampled: short peaks may be missed.)"
+)
+RANKS = (
+    "What each rank, one worker process, does most of the time in each piece of time. trace.json has every single "
+    "operation: open it at ui.perfetto.dev."
+)
+COMPUTED = " Computation is drawn from the beginning of each step on; a rank that waits first does it later."
+MATRIX = (
+    "Share of its rate that the link from each site (row) to each other one (column) carried on average, and its "
+    "bytes, from the first operation's start to the last one's end."
+)
+MAP = "The sites and the links between them, coloured by the share of their rate that was used on average."
 
 
 def write_page(run: RunDir) -> Path:
-    """Write report.html of `run` and return its path. A missing or damaged file becomes a line on the page.
+    """Write report.html and trace.json of `run` and return the path of the page.
+
+    A missing or damaged file becomes a line on the page.
 
     Raises:
-        OSError: the page cannot be written.
+        OSError: they cannot be written.
     """
     content = load(run)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("testbed.report").joinpath("page.html.j2").read_text())
-    html = template.render(
+    _attempt(content, "trace.json", lambda: write_trace(run, content))
+    html = render(
+        "page.html.j2",
         content=content,
-        verdict=verdict(content.status, content.summary),
+        verdict=_attempt(content, "the verdict", lambda: verdict(content.status, content.summary)),
+        meaning=_attempt(content, "the verdict", lambda: meaning(content.status, content.summary)),
         grids=_grids(content),
         figures=_figures(content),
+        no_flows=_no_flows(content),
         settings=_settings(content),
         command=repeat_command(content),
-        plotly=Markup(get_plotlyjs()),
     )
     run.report.write_text(html)
     return run.report
 
 
-def load(run: RunDir) -> Content:
-    """Everything of `run` that the page shows."""
-    content = Content(run.path.name)
-    content.status = read_json(run.status, content.missing)
-    content.summary = _sound_rows(read_json(run.summary, content.missing), content.missing)
+def _attempt(content: Content, what: str, make: Callable[[], T]) -> T | None:
+    """What `make` gives; None, with a line on the page, if the run folder holds nonsense."""
     try:
-        content.plan = run.read_plan()
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        content.missing.append(f"plan.json cannot be read ({type(error).__name__})")
-    try:
-        content.links = pl.read_parquet(run.links)
-        content.links.select("time_ns", "source", "link", "bytes")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        content.links = None
-        content.missing.append(f"links.parquet cannot be read ({type(error).__name__})")
-    if run.train.is_file():
-        try:
-            content.train = pl.read_parquet(run.train).select("step", "start_ns", "end_ns", "loss")
-        except (OSError, pl.exceptions.PolarsError) as error:
-            content.missing.append(f"train.parquet cannot be read ({type(error).__name__})")
-    if run.spec.is_file():
-        content.spec = run.spec.read_text(errors="replace")
-    content.missing += [str(problem) for problem in content.summary.get("problems") or []]
-    return content
-
-
-def _sound_rows(summary: dict[str, Any], missing: list[str]) -> dict[str, Any]:
-    """`summary` without the rows of its tables that lack a key."""
-    sound = dict(summary)
-    for table, keys in ROW_KEYS.items():
-        rows = summary.get(table) or []
-        good = [row for row in rows if isinstance(row, dict) and keys <= row.keys() and _whole_times(row)]
-        if len(good) < len(rows):
-            missing.append(f"summary.json: {len(rows) - len(good)} rows of {table!r} are damaged and left out")
-        sound[table] = good
-    return sound
-
-
-def _whole_times(row: dict[str, Any]) -> bool:
-    times = row.get("time_us")
-    return times is None or (isinstance(times, dict) and times.keys() >= {"min", "median", "max"})
+        return make()
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, pl.exceptions.PolarsError) as error:
+        content.missing.append(f"{what} cannot be made of these files ({type(error).__name__}: {error})")
+        return None
 
 
 def _grids(content: Content) -> dict[str, tables.Grid]:
     """The tables of the page that have rows."""
-    grids = {
-        "training": tables.training_grid(content.summary),
-        "collectives": tables.collectives_grid(content.summary),
-        "wan": tables.wan_grid(content.summary),
-        "fidelity": tables.fidelity_grid(content.summary),
-        "stages": tables.stages_grid(content.summary),
+    summary, flows = content.summary, content.flows
+    makers: dict[str, Callable[[], tables.Grid]] = {
+        "training": lambda: tables.training_grid(summary),
+        "collectives": lambda: tables.collectives_grid(summary),
+        "wan": lambda: tables.wan_grid(summary),
+        "fidelity": lambda: tables.fidelity_grid(summary),
+        "stages": lambda: tables.stages_grid(summary),
     }
-    return {name: grid for name, grid in grids.items() if grid.rows}
+    if flows is not None:
+        makers["flows"] = lambda: flows_grid(flows)
+    made = {name: _attempt(content, f"the table {name!r}", make) for name, make in makers.items()}
+    return {name: grid for name, grid in made.items() if grid is not None and grid.rows}
+
+
+def _no_flows(content: Content) -> str:
+    """Why there is no table of connections; empty if there is one, or no WAN."""
+    if content.plan is None or not content.plan.network.wan:
+        return ""
+    if content.flows is not None:
+        return "The captures hold no TCP connection." if content.flows.is_empty() else ""
+    if content.plan.capture == "none":
+        return (
+            "Packets were not captured in this run. With --capture wan, a run has a table of its TCP connections here."
+        )
+    return "There is no sound flows.parquet in this run folder; testbed report makes it anew from the captures."
 
 
 def _figures(content: Content) -> dict[str, Figure]:
-    figures = {}
-    latency = latency_figure(content.summary["collectives"])
-    words = "Median time of each operation against its size, both on logarithmic scales; bars reach from the shortest"
-    words += " to the longest iteration. Dashed: the least time that the topology allows."
-    if latency is not None:
-        figures["latency"] = _figure("latency", "Time against size", words, latency)
-    if content.train is not None and (learnt := loss_figure(content.train)) is not None:
-        words = "Mean loss of all ranks against the run's clock, from the beginning of training."
-        figures["loss"] = _figure("loss", "Loss against time", words, learnt)
-    if content.links is not None and content.plan is not None:
-        used = utilisation_figure(content.links, content.plan.network)
-        words = "Share of each WAN direction's rate that is in use over time. Faint: idle; blue: half; orange: full."
-        if used is not None:
-            figures["utilisation"] = _figure("utilisation", "WAN utilisation over time", words, used)
-    return figures
+    """Those for which there are data."""
+    plan, summary, origin = content.plan, content.summary, content.origin_ns
+    ops, links, train = content.ops, content.links, content.train
+    makers: list[tuple[str, str, str, Callable[[], go.Figure | None]]] = [
+        ("latency", "Time against size", LATENCY, lambda: latency_figure(summary["collectives"])),
+        ("matrix", "Use of the WAN from site to site", MATRIX, lambda: matrix_figure(summary["wan"])),
+    ]
+    if train is not None:
+        makers.append(("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train})))
+    if plan is not None and links is not None:
+        network = plan.network
+        makers.append(
+            ("utilisation", "Use of the WAN over time", USED, lambda: utilisation_figure(links, network, origin))
+        )
+        makers.append(("queue", "Queues over time", QUEUE, lambda: queue_figure(links, network, origin)))
+    if plan is not None and ops is not None:
+        words = RANKS + (COMPUTED if train is not None else "")
+        makers.append(("ranks", "Ranks over time", words, lambda: rank_figure(ops, train, plan, origin)))
+    found: dict[str, Figure] = {}
+    for name, title, words, make in makers:
+        found |= figure(name, title, words, _attempt(content, f"the figure {title!r}", make))
+    if plan is not None and (drawn := _attempt(content, "the map", lambda: _map(plan, summary["wan"]))) is not None:
+        found["map"] = drawn
+    return found
 
 
-def _figure(name: str, title: str, words: str, figure: go.Figure) -> Figure:
-    image = {"format": "svg", "filename": name}
-    config = {"responsive": True, "displaylogo": False, "modeBarButtons": FIGURE_BUTTONS, "toImageButtonOptions": image}
-    html = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"figure-{name}")
-    return Figure(title, words, Markup(html))
+def _map(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    use = {
+        (row["from"], row["to"]): float(row["mean_utilisation"]) for row in rows if row["mean_utilisation"] is not None
+    }
+    return Figure("map", "The network", MAP, svg=Markup(site_map(plan.network, use, theme="page")))
 
 
 def _settings(content: Content) -> dict[str, dict[str, str]]:
@@ -180,7 +177,7 @@ def _settings(content: Content) -> dict[str, dict[str, str]]:
             "capture": plan.capture,
             "seed": str(plan.seed),
             "TCP": f"{network.tcp.congestion_control}, buffers up to {format_size(network.tcp.buffer_bytes, 3)}",
-            "MTU": f"{network.mtu} B",
+            "MTU (largest packet)": f"{network.mtu} B",
         },
         "Workload": {key: json.dumps(value, default=str) for key, value in workers.settings.items()},
         "WAN links as planned": links,
@@ -189,15 +186,25 @@ def _settings(content: Content) -> dict[str, dict[str, str]]:
 
 
 def repeat_command(content: Content) -> str:
-    """What was typed, if status.json has it (`command`: text, or a list of words); else a command made of the plan."""
+    """What was typed, if status.json has it (`command`: text, or a list of words); else a command made of the plan.
+
+    Without the run folder, which is never overwritten.
+    """
     typed = content.status.get("command")
-    if isinstance(typed, list):
-        return shlex.join(str(word) for word in typed)
+    if isinstance(typed, list) and typed:
+        program, *words = (str(word) for word in typed)
+        own = words.index("--") if "--" in words else len(words)
+        kept = [word for i, word in enumerate(words) if i > own or not _names_folder(words, i)]
+        return shlex.join([{"__main__.py": "testbed"}.get(Path(program).name, Path(program).name), *kept])
     if typed:
         return str(typed)
     plan = content.plan
     if plan is None:
         return ""
-    words = ["testbed", "run", plan.network.name, plan.workers.workload, "--seed", str(plan.seed)]
-    words += ["--clock", plan.clock, "--where", plan.where, "--isolation", plan.workers.isolation]
-    return shlex.join([*words, "--capture", plan.capture])
+    made = ["testbed", "run", plan.network.name, plan.workers.workload, "--seed", str(plan.seed)]
+    made += ["--clock", plan.clock, "--isolation", plan.workers.isolation]
+    return shlex.join([*made, "--capture", plan.capture])
+
+
+def _names_folder(words: list[str], i: int) -> bool:
+    return words[i] == "--out" or words[i].startswith("--out=") or (i > 0 and words[i - 1] == "--out")

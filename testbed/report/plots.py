@@ -10,13 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from testbed.plan import Network
-from testbed.units import format_rate, format_size
+from testbed.units import format_size
 
 COLOURS = ("#2f7ed8", "#e07b00", "#1a9c6b", "#c2468f", "#8a6fe0", "#a98600", "#3aa6b9", "#d1495b", "#7a8a99")
-TIME_BINS = 400
 OperationKey = tuple[str, int, str, str]  # op, ranks, dtype, algorithm
-USE_COLOURS = ((0.0, "rgba(125,135,145,0.12)"), (0.5, "#3f8fdc"), (1.0, "#f08a00"))
+USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dark
+    (0.0, "rgba(125,135,145,0.10)"), (0.04, "rgba(63,143,220,0.35)"), (0.5, "#3f8fdc"), (0.8, "#a65cc0"),
+    (1.0, "#f08a00"),
+)  # fmt: skip
 
 
 def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
@@ -25,20 +26,24 @@ def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
     if not rows:
         return None
     figure = go.Figure()
-    keys = list(dict.fromkeys(_operation_key(row) for row in rows))
+    keys = list(dict.fromkeys(operation_key(row) for row in rows))
     for i, key in enumerate(keys):
-        mine = [row for row in rows if _operation_key(row) == key]
-        _add_operation(figure, mine, _operation_name(key, keys), COLOURS[i % len(COLOURS)])
-    sizes = sorted({row["bytes"] for row in rows})
-    shown = sizes[:: 1 + len(sizes) // 8]
+        mine = [row for row in rows if operation_key(row) == key]
+        _add_operation(figure, mine, operation_name(key, keys), COLOURS[i % len(COLOURS)])
+    log_axes(figure, rows)
+    return styled(figure, 440)
+
+
+def log_axes(figure: go.Figure, rows: list[dict[str, Any]]) -> None:
+    """Axes of size and time for `rows` of collectives, sorted by size."""
+    shown = _size_ticks(rows[0]["bytes"], rows[-1]["bytes"])
     figure.update_xaxes(
-        type="log", title="size", tickvals=shown, ticktext=[format_size(size, 3) for size in shown], minor_ticks=""
+        type="log", title="size of the data", tickvals=shown, ticktext=[format_size(size, 3) for size in shown]
     )
     ticks = _ticks(
         [value / 1000 for row in rows for value in (row["time_us"]["max"], row.get("bound_us") or 0) if value > 0]
     )
     figure.update_yaxes(type="log", title="time (ms)", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    return _styled(figure, 440)
 
 
 def _ticks(values: list[float]) -> list[float]:
@@ -47,11 +52,20 @@ def _ticks(values: list[float]) -> list[float]:
     return [factor * 10.0**exponent for exponent in range(low, high + 1) for factor in (1, 2, 5)]
 
 
-def _operation_key(row: dict[str, Any]) -> OperationKey:
+def _size_ticks(least: int, most: int) -> list[int]:
+    """At most eight powers of two that span the sizes; the size itself if there is one."""
+    if least == most:
+        return [least]
+    low, high = round(math.log2(least)), round(math.log2(most))
+    return [2**exponent for exponent in range(low, high + 1, 1 + (high - low) // 8)]
+
+
+def operation_key(row: dict[str, Any]) -> OperationKey:
+    """By which rows belong to one line."""
     return row["op"], row["ranks"], row["dtype"], row.get("algorithm", "gloo")
 
 
-def _operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
+def operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
     """The operation, its algorithm if that is not gloo's, and group size and type where several rows share it."""
     op, ranks, dtype, algorithm = key
     name = op if algorithm == "gloo" else f"{algorithm} {op}"
@@ -79,63 +93,45 @@ def _add_operation(figure: go.Figure, rows: list[dict[str, Any]], name: str, col
     )  # fmt: skip
 
 
-def loss_figure(steps: pl.DataFrame) -> go.Figure | None:
-    """Mean loss over the ranks against time since training began. None without two steps that have one."""
-    begin = steps["start_ns"].min()
-    curve = steps.group_by("step").agg(
-        seconds=(pl.col("end_ns").max() - begin) / 1e9, loss=pl.col("loss").mean()
-    ).drop_nulls().sort("step")  # fmt: skip
-    if curve.height < 2:
-        return None
+def loss_figure(runs: dict[str, pl.DataFrame]) -> go.Figure | None:
+    """Mean loss over the ranks against time since training began, a curve for each run that has two steps with one.
+
+    None without such a run.
+    """
     figure = go.Figure()
-    figure.add_scatter(
-        x=curve["seconds"].to_list(), y=curve["loss"].to_list(), mode="lines", line={"color": COLOURS[0], "width": 2},
-        hovertemplate="%{x:.4g} s: %{y:.4g}<extra></extra>",
-    )  # fmt: skip
-    figure.update_xaxes(title="time (s)")
+    for (name, steps), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+        curve = _loss_curve(steps)
+        if curve.height >= 2:
+            figure.add_scatter(
+                x=curve["seconds"].to_list(), y=curve["loss"].to_list(), mode="lines", name=escape(name),
+                line={"color": colour, "width": 2}, hovertemplate="%{x:.4g} s: %{y:.4g}",
+            )  # fmt: skip
+    if not figure.data:
+        return None
+    figure.update_xaxes(title="time (s, run's clock)", rangemode="tozero")
     figure.update_yaxes(title="loss (nats per token)")
-    return _styled(figure, 380)
+    return styled(figure, 380)
 
 
-def utilisation_figure(links: pl.DataFrame, network: Network) -> go.Figure | None:
-    """Share of the rate in use over the run's time: a row per WAN direction. None without two samples."""
-    if links.is_empty() or links["time_ns"].n_unique() < 2:
-        return None
-    begin, end = min(links["time_ns"]), max(links["time_ns"])
-    edges = np.linspace(begin, end, min(TIME_BINS, links["time_ns"].n_unique() - 1) + 1)
-    names, rates, shares = [], [], []
-    for link in network.wan:
-        for way in link.directions:
-            mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
-            if mine.is_empty():
-                continue
-            carried = np.diff(np.interp(edges, mine["time_ns"].to_numpy(), mine["bytes"].to_numpy()))
-            shares.append(100 * carried * 8 / way.bottleneck.rate_bps / (np.diff(edges) / 1e9))
-            names.append(escape(f"{way.source} → {way.target}"))
-            rates.append(format_rate(way.bottleneck.rate_bps, 3))
-    if not names:
-        return None
-    figure = go.Figure(
-        go.Heatmap(
-            z=np.round(shares, 2), x=(edges - begin) / 1e9, y=names, zmin=0, zmax=100, colorscale=USE_COLOURS, ygap=2,
-            customdata=[[rate] * len(row) for rate, row in zip(rates, shares, strict=True)],
-            colorbar={"title": {"text": "% of rate", "side": "right"}, "thickness": 12, "outlinewidth": 0},
-            hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title="time since the first sample (s, run's clock)", showgrid=False)
-    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, tickfont={"size": 11})
-    return _styled(figure, 140 + 26 * max(len(names), 3))
+def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
+    """Seconds since training began, and the loss, of each step."""
+    since = (pl.col("end_ns").max() - steps["start_ns"].min()) / 1e9
+    return steps.group_by("step").agg(seconds=since, loss=pl.col("loss").mean()).drop_nulls().sort("step")
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """`figure`, `height` px high, in the look of all figures."""
     figure.update_layout(
         template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", autosize=True,
         margin={"l": 60, "r": 10, "t": 36, "b": 50},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#7d8791", "activecolor": "#3f8fdc"},
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     )  # fmt: skip
-    figure.update_xaxes(gridcolor="#8884", zeroline=False)
-    figure.update_yaxes(gridcolor="#8884", zeroline=False)
+    figure.update_xaxes(gridcolor="#8884", zeroline=False, title_standoff=10)
+    figure.update_yaxes(gridcolor="#8884", zeroline=False, title_standoff=10, automargin=True)
     return figure
+
+
+def colour_bar(what: str) -> dict[str, Any]:
+    """The legend of a heat map whose values are per cent of something."""
+    return {"title": {"text": what, "side": "top"}, "ticksuffix": " %", "thickness": 12, "outlinewidth": 0}

@@ -56,8 +56,8 @@ def collectives_grid(summary: Summary) -> Grid:
     note = (
         "time: median over the iterations of what rank 0 sees (where data go one way only: from the first start of a "
         "sender to the last end of a receiver); max: the longest iteration. algbw: size / time. busbw: algbw x the "
-        "factor of nccl-tests. bound: the least time that the topology's delays and rates allow any algorithm; "
-        "of-bound: bound / time (perfect: 100)."
+        "factor of nccl-tests, which makes it what each rank's link carries. bound: the least time that the topology's "
+        "delays and rates allow any algorithm; of-bound: bound / time (perfect: 100)."
     )
     rows = _rows(summary, "collectives")
     cells = [_collective(row) for row in rows]

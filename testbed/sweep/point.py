@@ -38,7 +38,7 @@ class _Silent:
     def stage(self, name: str) -> None:
         pass
 
-    def operations(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, unit: str) -> None:
         pass
 
 

@@ -5,6 +5,8 @@ import struct
 from itertools import combinations
 from pathlib import Path
 
+import polars as pl
+
 from testbed.plan import (
     Bottleneck,
     Datacenter,
@@ -142,6 +144,46 @@ def write_run(path: Path, plan: Plan) -> RunDir:
     status = {"state": "completed", "exit_status": 0, "reason": "", "faithful": True, "warnings": []}
     run.write_json(run.status, status | {"wall_seconds": 9.5, "emulated_seconds": 2.5})
     return run
+
+
+def write_training_run(path: Path, plan: Plan, steps=6) -> RunDir:
+    """A complete run of training: steps of 100 ms, 60 of them computed, and an all-reduce in the last 50 of each.
+
+    The first step is the warm-up. The loss falls from 5 by 0.5 each step.
+    """
+    workers = plan.workers.model_copy(update={"workload": "train", "settings": {"method": "ddp", "warmup": 1}})
+    plan = plan.model_copy(update={"workers": workers})
+    run = write_run(path, plan)
+    for rank in plan.workers.ranks:
+        run.rank_ops(rank.rank).write_text("")
+        for step in range(steps):
+            start = START_NS + step * 100 * MS
+            row = {"step": step, "start_ns": start, "end_ns": start + 100 * MS, "compute_ns": 60 * MS, "late_ns": 0}
+            append_record(run.rank_train(rank.rank), row | {"loss": 5 - step / 2, "tokens": 512})
+            record = {
+                "op": "all_reduce", "bytes": 1 << 20, "group_size": len(plan.workers.ranks), "iteration": step,
+                "phase": "train", "dtype": "float32", "start_ns": start + 50 * MS, "end_ns": start + 100 * MS,
+                "wrong": -1,
+            }  # fmt: skip
+            append_record(run.rank_ops(rank.rank), record)
+    return run
+
+
+def write_flows(run: RunDir) -> None:
+    """flows.parquet with one connection each way over the first link of the plan."""
+    link = run.read_plan().network.wan[0]
+    rows = [
+        {
+            "link": link.key, "from_dc": way.source, "to_dc": way.target, "src_host": f"{way.source}-0",
+            "dst_host": f"{way.target}-0", "src_rank": number, "dst_rank": 1 - number, "src_port": 40000 + number,
+            "dst_port": 29500, "packets": 100 * (number + 1), "payload_bytes": (2 - number) << 20, "retransmissions": 3,
+            "out_of_order": 0, "rtt_min_ns": 20 * MS, "rtt_median_ns": 21 * MS, "rtt_p95_ns": 25 * MS,
+            "delay_min_ns": 10 * MS, "delay_median_ns": 11 * MS, "delay_p95_ns": 12 * MS, "throughput_bps": 1e8,
+            "idle_share": 0.25, "window_limited_share": 0.7, "network_limited_share": 0.05,
+        }
+        for number, way in enumerate(link.directions)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_parquet(run.flows)
 
 
 def write_ops(run, plan):

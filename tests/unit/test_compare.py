@@ -37,17 +37,23 @@ def summary(ms: float, **training: object) -> dict[str, object]:
     return {"collectives": [row], "training": training or None, "wan": [{"from": "a", "to": "b", "bytes": 2**21}]}
 
 
+def test_drops_are_compared_if_there_are_any() -> None:
+    runs = [summary(10.0), summary(10.0)]
+    runs[1]["wan"] = [{"from": "a", "to": "b", "bytes": 2**20, "drops": 7}]
+    assert measured(runs)[-1] == Difference("a to b (dropped packets)", (None, 7))
+
+
 def test_figures_and_their_ratios() -> None:
     figures = measured([summary(10.0), summary(25.0, step_ms={"median": 200.0}, final_loss=3.5)])
     assert figures == [
         Difference("all_reduce 1 MiB (ms)", (10.0, 25.0)),
-        Difference("a to b (MiB)", (2.0, 2.0)),
         Difference("step (ms)", (None, 200.0)),
         Difference("final loss", (None, 3.5)),
+        Difference("a to b (MiB)", (2.0, 2.0)),
     ]
     rows = measured_grid(figures, ["one", "two"]).rows
     assert rows[0] == ["all_reduce 1 MiB (ms)", "10", "25", "2.500"]
-    assert rows[2] == ["step (ms)", "-", "200", "-"]
+    assert rows[1] == ["step (ms)", "-", "200", "-"]
 
 
 def test_the_command_refuses_what_it_cannot_compare(tmp_path: Path) -> None:

@@ -2,18 +2,36 @@
 
 import io
 import json
+import math
 import re
+from functools import partial
 from html import unescape
 
 import polars as pl
 import pytest
 from rich.console import Console
-from synthetic import make_plan, three_dcs, two_dcs, write_run
+from synthetic import (
+    GBIT,
+    MS,
+    START_NS,
+    make_network,
+    make_plan,
+    mesh,
+    three_dcs,
+    two_dcs,
+    write_flows,
+    write_run,
+    write_training_run,
+)
 
 from testbed.collect import collect
 from testbed.report import tables
-from testbed.report.page import load, repeat_command, write_page
-from testbed.report.plots import latency_figure, utilisation_figure
+from testbed.report.content import load
+from testbed.report.flow_table import flows_grid
+from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
+from testbed.report.page import repeat_command, write_page
+from testbed.report.plots import latency_figure
+from testbed.report.rank_plot import rank_figure
 from testbed.report.verdict import verdict
 from testbed.rundir import RunDir
 
@@ -36,8 +54,7 @@ def text_of(table):
 
 
 def page_without_plotly(run):
-    text = write_page(run).read_text()
-    return text[: text.index("<script>")] + text[text.index("</head>") :]
+    return re.sub(r"<script>.*?</script>", "", write_page(run).read_text(), flags=re.DOTALL)
 
 
 def test_collectives_table_has_the_columns_of_nccl_tests(run):
@@ -116,18 +133,76 @@ def test_latency_figure_has_each_operation_and_its_bound(run):
     assert latency_figure([]) is None
 
 
-def test_utilisation_figure(run):
-    figure = utilisation_figure(pl.read_parquet(run.links), run.read_plan().network)
-    assert len(figure.data[0].y) == 6
-    assert figure.data[0].z[0][0] == pytest.approx(5)  # 625 kB each 100 ms of 1 Gbit/s
-    assert utilisation_figure(pl.read_parquet(run.links).clear(), run.read_plan().network) is None
+def test_few_links_are_lines(tmp_path):
+    run = write_run(tmp_path / "run", make_plan(two_dcs()))
+    collect(run)
+    links, network = pl.read_parquet(run.links), run.read_plan().network
+    used = utilisation_figure(links, network, START_NS)
+    assert [trace.name for trace in used.data] == ["east → west", "west → east"]
+    assert list(used.data[0].y) == pytest.approx([5] * 17)  # 625 kB each 100 ms of 1 Gbit/s
+    assert list(used.data[0].x)[:2] == [0, 0.1]
+    queue = queue_figure(links, network, START_NS)
+    assert list(queue.data[0].y)[:3] == pytest.approx([0, 0, 0], abs=0.01)  # of 1.5 MB
+    assert utilisation_figure(links.clear(), network, START_NS) is None
+    assert utilisation_figure(links.head(2), network, START_NS) is None
+
+
+def test_many_links_are_rows(tmp_path):
+    names = ["east", "north", "south", "west"]
+    run = write_run(tmp_path / "run", make_plan(make_network(dict.fromkeys(names, 1), mesh(names, GBIT, 10 * MS))))
+    collect(run)
+    links = pl.read_parquet(run.links).with_columns(backlog_bytes=pl.lit(750_000))
+    used = utilisation_figure(links, run.read_plan().network, START_NS).data[0]
+    assert len(used.y) == 12
+    assert used.z[0] == pytest.approx([5] * 16)
+    queue = queue_figure(links, run.read_plan().network, START_NS).data[0]
+    assert queue.z[3] == pytest.approx([50] * 16)  # of 1000 packets of 1500 bytes
+    assert queue.customdata[0][0] == "1.43 MiB (12 ms)"
+
+
+def test_matrix_figure(run):
+    matrix = matrix_figure(summary_of(run)["wan"]).data[0]
+    assert list(matrix.x) == list(matrix.y) == ["east", "north", "west"]
+    assert matrix.z[0] == pytest.approx([math.nan, 5.079, 5.079], nan_ok=True)  # 80 Mbit of 1.575 s
+    assert matrix.text[0][1] == "9.54 MiB<br>5.1 %"
+    assert matrix_figure([]) is None
+
+
+def test_rank_figure_shows_operations_and_waits(tmp_path):
+    plan = make_plan(two_dcs())
+    run = write_run(tmp_path / "run", plan)
+    collect(run)
+    ops = pl.read_parquet(run.ops)
+    late = pl.when(pl.col("rank") == 1).then(pl.col("start_ns") + 40 * MS).otherwise(pl.col("start_ns"))
+    figure = rank_figure(ops.with_columns(start_ns=late), None, plan, START_NS)
+    assert list(figure.data[0].y) == ["0 (east-0)", "1 (west-0)"]
+    assert {trace.name for trace in figure.data[1:]} == {"waiting", "all_reduce", "broadcast"}
+    at = partial(state_at, figure)
+    assert [at(0, 20), at(0, 60), at(0, 95)] == ["waiting", "all_reduce", "idle"]  # the warm-up: 90 ms, the other late
+    assert [at(1, 20), at(1, 60)] == ["idle", "all_reduce"]
+
+
+def test_rank_figure_of_training(tmp_path):
+    run = write_training_run(tmp_path / "run", make_plan(two_dcs()))
+    collect(run)
+    figure = rank_figure(pl.read_parquet(run.ops), pl.read_parquet(run.train), run.read_plan(), START_NS)
+    at = partial(state_at, figure, 0)
+    assert [at(20), at(55), at(80)] == ["computation", "computation and communication", "all_reduce"]
+
+
+def state_at(figure, rank, ms):
+    """What the figure shows of a rank at a time."""
+    edges = figure.data[0].x
+    column = next(i for i in range(len(edges) - 1) if edges[i] * 1000 <= ms < edges[i + 1] * 1000)
+    return figure.data[0].text[rank][column]
 
 
 def test_page_is_one_file_with_everything(run):
     html = page_without_plotly(run)
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", html)
     for part in (
-        "figure-latency", "figure-utilisation", "Collectives", "WAN links", "faithful timing", "1048576",
+        "figure-latency", "figure-utilisation", "figure-queue", "figure-matrix", "figure-ranks", "site-map",
+        "Collectives", "WAN links", "faithful timing", "1048576",
         "Emulated against expected delay", "torch", "1 Gbit/s, 10 ms one way", "prefers-color-scheme: dark",
         "testbed run hand-made collectives --seed 1", "name: hand-made",
     ):  # fmt: skip
@@ -148,8 +223,9 @@ def test_page_escapes_everything(run):
         row["op"] = evil
     run.write_json(run.summary, summary | {"problems": [evil]})
     html = page_without_plotly(run)
-    assert "<script>alert" not in html
+    assert "<script>alert" not in run.report.read_text()
     assert "✗ unfaithful timing" in html
+    assert "unsafe-inline" not in html.split("script-src")[1].split(";")[0]
 
 
 def test_page_of_a_folder_with_only_a_plan(tmp_path):
@@ -163,13 +239,14 @@ def test_page_of_a_folder_with_only_a_plan(tmp_path):
 
 def test_page_of_a_damaged_folder(run):
     run.plan.write_text("{")
+    run.spec.write_text("")
     run.links.write_bytes(run.links.read_bytes()[:40])
     summary = summary_of(run)
     summary["collectives"] = [{"op": "all_reduce", "bytes": 8}]
     summary["wan"] = [3]
     run.write_json(run.summary, summary)
     html = page_without_plotly(run)
-    for part in ("plan.json", "links.parquet", "1 rows of 'collectives'", "1 rows of 'wan'"):
+    for part in ("plan.json", "links.parquet", "1 rows of 'collectives'", "1 rows of 'wan'", "spec.yaml is empty"):
         assert part in unescape(html)
 
 
@@ -198,3 +275,49 @@ def test_the_typed_command_comes_first(run):
     content = load(run)
     content.status["command"] = ["testbed", "run", "x", "--set", "a='1 ms'"]
     assert repeat_command(content) == """testbed run x --set 'a='"'"'1 ms'"'"''"""
+    content.status["command"] = [
+        "/opt/testbed/__main__.py",
+        "run",
+        "x",
+        "--out",
+        "here",
+        "--",
+        "train.py",
+        "--out",
+        "o",
+    ]
+    assert repeat_command(content) == "testbed run x -- train.py --out o"
+
+
+def test_a_table_of_flows_or_how_to_get_one(run):
+    run.flows.unlink(missing_ok=True)
+    assert "no sound flows.parquet" in page_without_plotly(run)
+    write_flows(run)
+    html = unescape(page_without_plotly(run))
+    for part in ("Connections across the WAN", "east-0 (rank 0):40000", "2.000", "21.000", "70.0"):
+        assert part in html
+    pl.read_parquet(run.flows).clear().write_parquet(run.flows)
+    assert "no TCP connection" in page_without_plotly(run)
+    plan = json.loads(run.plan.read_text())
+    run.flows.unlink()
+    run.plan.write_text(json.dumps(plan | {"capture": "none"}))
+    assert "With --capture wan" in page_without_plotly(run)
+
+
+def test_the_largest_flows_come_first(run):
+    write_flows(run)
+    flows = pl.read_parquet(run.flows)
+    assert [row[3] for row in flows_grid(flows.reverse()).rows] == ["2.000", "1.000"]
+    many = flows_grid(pl.concat([flows] * 300))
+    assert len(many.rows) == 500
+    assert "500 largest of 600" in many.note
+    bare = flows.select("link", "from_dc", "to_dc", "src_host", "dst_host", "payload_bytes")
+    assert flows_grid(bare).rows[0][4:] == ["-"] * 11
+
+
+def test_the_verdict_names_what_dominates(run):
+    summary = summary_of(run)
+    assert summary["dominant"]["what"] == "latency"
+    text = verdict({"state": "completed"}, summary)
+    assert text.startswith("Latency dominates: ")
+    assert text.count(". ") == 0

@@ -58,7 +58,7 @@ def run(tmp_path):
     plan = plan.model_copy(update={"workers": workers})
     run.plan.write_text(plan.model_dump_json())
     run.fidelity.write_text("[]")
-    run.events.touch()
+    run.events.write_text('{"stage": "run", "state": "completed", "reason": "", "time_ns": 0}\n')
     write_links(run, plan)
     return run
 
@@ -129,7 +129,10 @@ def test_tables_page_and_verdict(run):
     ]
     assert "6e+06 FLOPs per token and a peak of 9.89e+14 FLOP/s" in grid.note
     text = verdict({"state": "completed"}, summary)
-    assert "A step of ddp takes 150 ms among 2 ranks, of which 67\N{NO-BREAK SPACE}% is computation" in text
+    assert "Computation dominates: a step of ddp takes 150 ms among 2 ranks" in text
+    assert "a rank computes for 67\N{NO-BREAK SPACE}% of the time" in text
+    without = verdict({"state": "completed"}, {**summary, "dominant": None})
+    assert "A step of ddp takes 150 ms among 2 ranks, of which 67\N{NO-BREAK SPACE}% is computation" in without
     assert "the loss is 3.910 after 1.8 s" in text
     page = write_page(run).read_text()
     assert "Loss against time" in page
