@@ -249,7 +249,7 @@ def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Cal
                 ranks = [plan.workers.ranks[rank] for rank in table["rank"]]
                 if len(ranks) == size:  # not so where groups have no names
                     groups.setdefault(int(size), []).append(Bounds(plan.network, ranks))
-    except (ValueError, KeyError, StopIteration, RuntimeError):  # the last: of a generator
+    except (ValueError, KeyError):
         problems.append("plan.json has no path between two ranks: no lower bounds")
         groups = {}
 
@@ -295,9 +295,13 @@ def bus_factor(op: str, ranks: int) -> float:
     return 1.0
 
 
-def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) -> Captured:
-    """The tables of packet captures, written."""
-    captured = read_captures(run, plan, ops)
+def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) -> Captured | None:
+    """The tables of packet captures, written; None if the plan is damaged."""
+    try:
+        captured = read_captures(run, plan, ops)
+    except ValueError as error:
+        problems.append(f"the captures cannot be read by plan.json: {error}")
+        return None
     captured.flows.write_parquet(run.flows)
     captured.throughput.write_parquet(run.throughput)
     captured.operations.write_parquet(run.flow_ops)

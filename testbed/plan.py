@@ -234,16 +234,21 @@ class Network(Frozen):
         return next(self.paths(source_dc, target_dc))
 
     def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
-        """Every path that packets from `source_dc` to `target_dc` may take."""
+        """Every path that packets from `source_dc` to `target_dc` may take.
+
+        Raises:
+            ValueError: there is none, as no plan has it but one that was changed by hand.
+        """
         if source_dc == target_dc:
             yield ()
             return
-        route = next(r for r in self.routes if r.dc == source_dc and r.destination == target_dc)
-        for hop in route.hops:
-            link = next(w for w in self.wan if w.key == hop.link)
-            step = next(d for d in link.directions if d.source == source_dc)
-            for rest in self.paths(step.target, target_dc):
-                yield (step, *rest)
+        hops = [hop for r in self.routes if (r.dc, r.destination) == (source_dc, target_dc) for hop in r.hops]
+        ways = {link.key: way for link in self.wan for way in link.directions if way.source == source_dc}
+        if not hops or any(hop.link not in ways for hop in hops):
+            raise ValueError(f"there is no path from {source_dc} to {target_dc}")
+        for hop in hops:
+            for rest in self.paths(ways[hop.link].target, target_dc):
+                yield (ways[hop.link], *rest)
 
     def fabric_cables(self, source: str, target: str) -> tuple[FabricCable, ...]:
         """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross, in order.
