@@ -1,6 +1,6 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs proof bench
+.PHONY: help setup demo test check docs proof bench soak
 
 python := .venv/bin/python
 testbed := .venv/bin/testbed
@@ -32,3 +32,7 @@ proof: setup  ## reproduce published measurements (takes minutes)
 
 bench: setup  ## time what the testbed itself takes, stage by stage
 	@$(python) scripts/bench.py
+
+soak: setup  ## an hour of random runs with random ends, counting what is left (MINUTES=60)
+	@$(python) -m pytest -m soak
+	@$(python) scripts/soak.py --minutes $(or $(MINUTES),60)

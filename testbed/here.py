@@ -4,10 +4,10 @@
         while running.status() is None:
             running.cpu_seconds()
 
-What the command makes (interfaces, network namespaces, mounts, containers, what lies in /run and /dev/shm) exists only
-inside those namespaces, and ends with the first process in them. That ends with its starter, however that ends. A
-control group, named after the run, is all that others can see; one that a killed starter left is removed by
-`remove_stale`, by its name.
+What the command makes (interfaces, network namespaces, mounts, containers, what lies in /tmp, /run and /dev/shm) exists
+only inside those namespaces, and ends with the first process in them. That ends with its starter, however that ends. Of
+the files of this machine only the run folder can be changed. A control group, named after the run, is all that others
+can see; one that a killed starter left is removed by `remove_stale`, by its name.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.cache import cache_dir
+from testbed.confine import CONFINE
 from testbed.errors import MachineError
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -30,8 +32,11 @@ CONTROLLERS = ("cpu", "io", "memory", "pids")
 LONGEST_END_S = 10.0
 CPU_FIELDS = 8  # of /proc/stat: user nice system idle iowait irq softirq steal (proc(5))
 IDLE_FIELDS = (3, 4)
-# $1: the control group; $2...: folders below /run that the command needs; then --, and the command.
-# The first process of the namespaces waits for the command, and for whatever loses its parent.
+OWN = ("/tmp", "/run", "/dev/shm")  # a run has its own, empty ones
+KEPT_WRITABLE = (*OWN, "/etc", "/proc", "/sys/fs/cgroup")  # for the run, and its own
+# $1: the control group; $2...: folders below those of OWN that the command needs; then --, and the command. The first
+# process of the namespaces waits for the command, and for whatever loses its parent. /etc is a copy-on-write layer
+# (Docker's daemon leaves a key there), and AppArmor is hidden, into which it would load a profile.
 INSIDE = r"""
 set -e
 echo 0 >"$1/cgroup.procs"
@@ -40,8 +45,7 @@ exec unshare --cgroup -- bash -ec '
     fd=10 folders=()
     while [ "$1" != -- ]; do folders+=("$1"); eval "exec $fd<\"\$1\""; fd=$((fd + 1)); shift; done
     shift
-    mount -t tmpfs -o mode=755 tmpfs /run
-    mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+    for place in /run /tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $place; done
     fd=10
     for folder in "${folders[@]}"; do
         mkdir -p "$folder"
@@ -51,9 +55,9 @@ exec unshare --cgroup -- bash -ec '
     done
     umount --lazy /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup
-    # Docker loads no profile into this machine'"'"'s AppArmor if it does not find that.
+    mkdir -m 755 -p /run/etc/upper /run/etc/work
+    mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc || true
     umount --lazy /sys/kernel/security 2>/dev/null || true
-    ip link set lo up
     status=0
     "$@" || status=$?
     exit $status
@@ -92,7 +96,7 @@ def start_here(
     Args:
         writable: the folder that the command writes to, noted for `remove_stale`.
         console: file for what the command prints.
-        readable: folders that it needs although they lie below /run, of which it has its own.
+        readable: folders that it needs although they lie below /tmp or /run, of which it has its own.
 
     Raises:
         MachineError: control groups cannot be made.
@@ -104,7 +108,7 @@ def start_here(
         group = CGROUPS / f"testbed-{folder.name}"
         with _control_group(group), console.open("ab") as out:
             process = subprocess.Popen(
-                _words(group, command, [writable, *readable]), env={**_environment(), **environment},
+                _words(group, command, writable, readable), env={**_environment(), **environment},
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             try:
@@ -119,13 +123,16 @@ def start_here(
 def _environment() -> dict[str, str]:
     """Variables as a guest has them: none of the caller's."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
+    return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 
-def _words(group: Path, command: Sequence[str], places: Sequence[Path]) -> list[str]:
+def _words(group: Path, command: Sequence[str], writable: Path, readable: Sequence[Path]) -> list[str]:
     namespaces = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    hidden = sorted({str(place) for place in places if place.is_relative_to("/run")})
-    inside = ["bash", "-c", INSIDE, "here", str(group), *hidden, "--", *command]
+    places = [writable, *readable]
+    hidden = sorted({str(place) for place in places if any(place.is_relative_to(own) for own in OWN)})
+    first_process, memory = "1", "0"  # see confine.py
+    confined = [sys.executable, "-IS", str(CONFINE), first_process, memory, *KEPT_WRITABLE, str(writable), "--"]
+    inside = ["bash", "-c", INSIDE, "here", str(group), *hidden, "--", *confined, *command]
     return ["setpriv", "--pdeathsig", "KILL", "--", *namespaces, "--", *inside]
 
 

@@ -29,7 +29,7 @@ def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = Non
         "named namespaces": _names(Path("/run/netns")),
         "links": sorted(link["ifname"] for link in links),
         "queues": sorted(_output("tc", "qdisc", "show").splitlines()),
-        "mounts": sorted(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()),
+        "mounts": _mounts(),
         "control groups": sorted(str(path) for path in groups.rglob("*/")) if _has_groups(groups) else [],
         "controllers": (groups / "cgroup.subtree_control").read_text().split() if _has_groups(groups) else [],
         "shared memory": _names(Path("/dev/shm")),
@@ -62,6 +62,12 @@ def _is_there(link: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _mounts() -> list[str]:
+    """Those that are not covered by another."""
+    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return sorted(place for place in places if os.path.ismount(place))
 
 
 def _has_groups(root: Path) -> bool:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.cache import cache_dir
+from testbed.confine import CONFINE
 from testbed.errors import MachineError, TestbedError
-from testbed.guest.boot import CONFINE, memory_folder
+from testbed.guest.boot import memory_folder
 from testbed.guest.kernel import Kernel, find_kernel, missing_tools
 from testbed.guest.source import find_source
 from testbed.plan import Capture, Isolation, Where

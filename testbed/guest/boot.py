@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 from testbed.cache import cache_dir
+from testbed.confine import CONFINE
 from testbed.errors import MachineError
 from testbed.guest.kernel import Kernel
 from testbed.rundir import open_plain, read_plain
@@ -37,7 +38,7 @@ EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z,
 # microseconds, for then the order of processes depends on how fast this machine computes.
 PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
-INIT, CONFINE = Path(__file__).parent / "init", Path(__file__).parent / "confine.py"
+INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
 MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
 HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # the guest has its own

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from testbed.cache import cache_dir
 from testbed.errors import MachineError
-from testbed.guest.source import LINUX, PARTS, Source, choose, find_source, named_source
+from testbed.guest.source import LINUX, PARTS, Source, choose, chosen_source, find_source, named_source
 
 TOOLS = {
     "gcc": "gcc", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils", "patch": "patch",
@@ -75,7 +75,7 @@ def kernel_from(path: Path | None, progress: Progress) -> Kernel:
         InputError: `path` is no kernel source, or the edits do not apply to it.
         MachineError: as `build_kernel`.
     """
-    before = find_source()
+    before = chosen_source()
     choose(None if path is None else named_source(path))
     try:
         return ensure_kernel(progress)
@@ -95,9 +95,9 @@ def build_kernel(progress: Progress) -> Kernel:
     target = _cached(source)
     with _lock(target.parent.parent / "build.lock", progress):
         if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent.parent) as work:
                 built = _build(source, Path(work), progress)
+                target.parent.mkdir(exist_ok=True)
                 built.replace(target)
     return _inspect(target)
 

@@ -41,17 +41,14 @@ class Source:
                 remedy=f"name another with --source, or forget it: testbed guest build ({_choice()} remembers it)",
             )  # fmt: skip
         if self.path.is_dir():
+            _check(self.path, place)
             shutil.copytree(self.path, tree, symlinks=True, ignore=UNBUILT, dirs_exist_ok=True)
         else:
             words = ["tar", "xf", str(self.path), "--strip-components=1", "-C", str(tree)]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise InputError(f"tar cannot unpack it: {done.stderr.strip()}", place=place)
-        if linux_version(tree) is None or not (tree / "arch/um").is_dir():
-            raise InputError(
-                "this is no source of Linux: it has no Makefile of a kernel, or no arch/um", place=place,
-                remedy="name the folder or tarball whose top holds the kernel's Makefile",
-            )  # fmt: skip
+            _check(tree, place)
 
     def patch(self, tree: Path) -> None:
         """Apply the project's edits to the copy at `tree`.
@@ -74,12 +71,19 @@ class Source:
 
 def find_source() -> Source | None:
     """The source that was chosen, else the newest of Linux 6.12 that the distribution has put here, or None."""
+    if chosen := chosen_source():
+        return chosen
+    tarballs = sorted(SOURCES.glob(f"linux-source-{LINUX}*.tar.*"))
+    return Source(tarballs[-1], _of_tarball(tarballs[-1])) if tarballs else None
+
+
+def chosen_source() -> Source | None:
+    """The source that was given to `choose`, which may be gone, or None."""
     try:
         chosen = json.loads(_choice().read_text())
         return Source(Path(chosen["path"]), chosen["fingerprint"])
     except (OSError, ValueError, KeyError):
-        tarballs = sorted(SOURCES.glob(f"linux-source-{LINUX}*.tar.*"))
-        return Source(tarballs[-1], _of_tarball(tarballs[-1])) if tarballs else None
+        return None
 
 
 def named_source(path: Path) -> Source:
@@ -120,6 +124,14 @@ def linux_version(tree: Path) -> str | None:
         return None
     found = [re.search(rf"^{name} = (\d+)$", text, re.MULTILINE) for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     return ".".join(match[1] for match in found if match) if all(found) else None
+
+
+def _check(tree: Path, place: Place) -> None:
+    if linux_version(tree) is None or not (tree / "arch/um").is_dir():
+        raise InputError(
+            "this is no source of Linux: it has no Makefile of a kernel, or no arch/um", place=place,
+            remedy="name the folder or tarball whose top holds the kernel's Makefile",
+        )  # fmt: skip
 
 
 def _choice() -> Path:

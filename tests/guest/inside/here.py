@@ -45,6 +45,7 @@ def make_decoys() -> None:
     rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(9999)", "testbed.run", "mininet:h0"])
     (group / "cgroup.procs").write_text(str(rank.pid))
     Path("/run/testbed-other").mkdir()
+    Path("/run/mount").mkdir(exist_ok=True)  # of util-linux, on every machine that has been booted
 
 
 def make_container() -> None:

@@ -21,6 +21,7 @@ MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG = 1
 SHM = "/dev/shm"
+CONFINE = Path(__file__)  # started as a program, it imports nothing of the testbed
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
