@@ -40,7 +40,9 @@ OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
 
 
 class Events(Protocol):
-    """What a display is told."""
+    """What a display is told; `jobs` is how many points run at once, as far as is known."""
+
+    jobs: int
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
         """A point begins."""
@@ -194,7 +196,7 @@ class LocalSweep:
             last = _last_line(self._folder.log(each.point.folder))
             reason += f": {last}" if last else ""
             wall = round(time.monotonic() - each.begin, 3)
-            record = Record(each.point.identity, each.point.name, "failed", reason, wall, each.attempt)
+            record = Record(each.point.identity, each.point.name, "failed", reason, wall, 0.0, each.attempt)
             with suppress(OSError):
                 self._folder.settle(left, record)
         if record.state == "failed" and is_disk_full(record.reason):
