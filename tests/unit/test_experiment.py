@@ -18,7 +18,6 @@ from testbed.spec.expression import Condition
 from testbed.spec.library import EXPERIMENTS
 from testbed.spec.yaml_source import parse_overrides
 from testbed.sweep.grid import check_size, plan_points, repeat_seed, unique
-from testbed.sweep.local import Capacity, need_bytes, side_by_side
 from testbed.units import TIME, UnitError
 
 VERSIONS = {"testbed": "1"}
@@ -262,17 +261,6 @@ def test_the_example_of_the_guide_is_one(tmp_path: Path) -> None:
     guide = Path(__file__).parents[2] / "docs/sweeps.md"
     example = guide.read_text().partition("```yaml\n")[2].partition("```")[0]
     assert len(plan_points(load(tmp_path, example), VERSIONS)) > 10
-
-
-def test_guests_side_by_side_fit_the_memory(tmp_path: Path) -> None:
-    points = plan_points(load(tmp_path, f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms, 3 ms]}}}}"), VERSIONS)
-    need = need_bytes(points[0])
-    assert need > points[0].plan.guest_memory_bytes
-    assert side_by_side(points, Capacity(jobs=8, memory_bytes=10 * need)) == 3
-    assert side_by_side(points, Capacity(jobs=2, memory_bytes=10 * need)) == 2
-    assert side_by_side(points, Capacity(jobs=8, memory_bytes=2 * need + 1)) == 2
-    with pytest.raises(InputError, match=r"delay-1ms needs .* of memory"):
-        side_by_side(points, Capacity(jobs=8, memory_bytes=need - 1))
 
 
 def test_a_dry_run_lists_the_points_and_makes_nothing(tmp_path: Path) -> None:
