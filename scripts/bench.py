@@ -1,11 +1,12 @@
-"""Times the testbed itself: wall seconds of whole commands and of their stages.
+"""Times the testbed itself: wall seconds of whole commands and of their stages, and what sweeps gain by a second guest.
 
-usage: scripts/bench.py [NAME ...]     the names are those of `CASES`; without any, all are run
+usage: scripts/bench.py [NAME ...]     the names are those of `CASES`, and sweep; without any, all are run
 
 Run it on a machine that does nothing else.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-TESTBED = Path(__file__).resolve().parent.parent / ".venv/bin/testbed"
+TESTBED = [sys.executable, "-m", "testbed"]
+PROJECT = Path(__file__).resolve().parent.parent
 ONE_COLLECTIVE = [
     "--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4 KiB]",
     "--set", "workload.warmup=0", "--set", "workload.iterations=1",
@@ -25,31 +27,74 @@ CASES = {
     "ten-containers": (60, ["microsoft-openai-five", "collectives", *ONE_COLLECTIVE]),
     "demo": (100, ["microsoft-openai-five", "collectives"]),
 }
+SWEEP = "sweep"
+LEAST_GAIN = 1.8  # of two guests side by side
+MOST_OVERHEAD = 4  # seconds of a point outside its operations
+EXPERIMENT = """
+topology: two-sites
+workload: collectives
+settings: {workload.sizes: [4 KiB, 1 MiB], run.isolation: process}
+sweep:
+  grid:
+    topology.wan.iowa-ohio.delay: {from: 1 ms, to: 100 ms, points: 6, scale: log}
+    topology.wan.iowa-ohio.rate: [1 Gbit/s, 2 Gbit/s, 5 Gbit/s, 10 Gbit/s]
+"""
+
+
+def command(*words: str | Path) -> float:
+    """Wall seconds of a command of the testbed; ends this program if it fails."""
+    begin = time.monotonic()
+    done = subprocess.run([*TESTBED, *words], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"testbed {' '.join(map(str, words))} failed with status {done.returncode}:\n{done.stderr}")
+    return time.monotonic() - begin
 
 
 def measure(arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
     """Wall seconds of one run, and its stages."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         out = Path(scratch, "run")
-        begin = time.monotonic()
-        done = subprocess.run([TESTBED, "run", *arguments, "--out", out], capture_output=True, text=True, check=False)
-        seconds = time.monotonic() - begin
-        if done.returncode != 0:
-            sys.exit(f"testbed run {' '.join(arguments)} failed with status {done.returncode}:\n{done.stderr}")
+        seconds = command("run", *arguments, "--out", out)
         return seconds, json.loads((out / "status.json").read_text())["stages"]
+
+
+def measure_sweep(jobs: int) -> tuple[float, float]:
+    """Wall seconds of a sweep of 24 points, and the median of what a point takes outside its operations."""
+    with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
+        experiment, out = Path(scratch, "bench.yaml"), Path(scratch, "sweep")
+        experiment.write_text(EXPERIMENT)
+        seconds = command("sweep", experiment, "--jobs", str(jobs), "--out", out)
+        return seconds, statistics.median(map(overhead, out.glob("points/*")))
+
+
+def overhead(point: Path) -> float:
+    """Wall seconds of a point outside its operations: boot, network, torch, tables, page."""
+    stages = json.loads((point / "status.json").read_text())["stages"]
+    ops = sum(stage["wall_seconds"] for stage in stages if stage["stage"] == "ops")
+    return float(json.loads((point / "point.json").read_text())["wall_seconds"] - ops)
 
 
 def main() -> None:
     """Run the cases and print a line for each."""
-    unknown = set(sys.argv[1:]) - set(CASES)
+    names = sys.argv[1:] or [*CASES, SWEEP]
+    unknown = set(names) - {*CASES, SWEEP}
     if unknown:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join(CASES)}")
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join([*CASES, SWEEP])}")
     print(f"{'case':<16}{'seconds':>8}{'goal':>6}  stages (seconds)")
-    for name in sys.argv[1:] or CASES:
+    for name in names:
+        if name == SWEEP:
+            continue
         goal, arguments = CASES[name]
         seconds, stages = measure(arguments)
         parts = "  ".join(f"{stage['stage']} {stage['wall_seconds']:.1f}" for stage in stages)
         print(f"{name:<16}{seconds:>8.1f}{goal:>6}  {parts}", flush=True)
+    if SWEEP in names:
+        one, outside = measure_sweep(1)
+        two, beside = measure_sweep(2)
+        what = f"24 points, one guest at a time; outside the operations {outside:.1f} a point"
+        print(f"{SWEEP:<16}{one:>8.1f}{'':>6}  {what}")
+        print(f"{'':<16}{two:>8.1f}{one / LEAST_GAIN:>6.0f}  two at a time: {one / two:.2f} times as fast", end="")
+        print(f"; outside the operations {beside:.1f} a point (goal {MOST_OVERHEAD})")
 
 
 if __name__ == "__main__":

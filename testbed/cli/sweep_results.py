@@ -19,7 +19,17 @@ from testbed.spec.model import suggest
 from testbed.sweep.folder import SweepDir
 
 Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
-FIGURES = ("time_us", "bound_us", "efficiency", "step_ms", "utilisation", "final_loss", "time_to_loss_s", "wan_drops")
+FIGURES = (
+    "time_us",
+    "bound_us",
+    "efficiency",
+    "step_ms",
+    "utilisation",
+    "final_loss",
+    "time_to_loss_s",
+    "wan_drops",
+    "faithful",
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,8 +73,10 @@ def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: boo
         return names
     if every:
         return known
-    axes = read_json(sweep.index, []).get("axes", [])
-    return [name for name in ("point", "state", "op", "bytes", *axes, *FIGURES) if name in known]
+    index = read_json(sweep.index, [])
+    repeated = any(point["repeat"] for point in index.get("points", []))
+    shown = (*index.get("axes", []), *(["repeat"] if repeated else []), "state", "op", "bytes", *FIGURES)
+    return [name for name in dict.fromkeys(shown) if name in known]
 
 
 def plot(

@@ -33,6 +33,7 @@ from testbed.sweep.folder import Record, SweepDir
 from testbed.sweep.grid import PlannedPoint
 from testbed.sweep.local import Events, Policy, need_bytes
 from testbed.sweep.point import NO_SPACE, Limits, carry_out, disk_full, is_disk_full
+from testbed.units import format_size
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
@@ -74,6 +75,7 @@ class RaySweep:
         stopped = False
         with _packed(kernel.path) as code, _connected(self._address, code):
             here = versions(kernel)
+            self._check_fits(points)
             try:
                 while (waiting and not stopped) or self._flights:
                     while waiting and not stopped and len(self._flights) < self._room():
@@ -98,6 +100,24 @@ class RaySweep:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return max(1, AHEAD * int(resources.get("CPU", 1)))
 
+    def _check_fits(self, points: Sequence[PlannedPoint]) -> None:
+        """Refuse what Ray would wait for without end.
+
+        Raises:
+            MachineError: no node that the cluster has now is large enough for the largest point.
+        """
+        self._events.jobs = self._room() // AHEAD
+        largest = max(points, key=need_bytes)
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        offers = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        most = max((int(offer.get("memory", 0)) for offer in offers), default=None)
+        if most is not None and most < need_bytes(largest):
+            raise MachineError(
+                f"the point {largest.name} needs {format_size(need_bytes(largest), 3)} of memory, and the largest node "
+                f"of the cluster offers {format_size(most, 3)}\n  start nodes with more (ray start --memory), or use "
+                "fewer hosts or smaller tensors"
+            )
+
     def _submit(self, flight: _Flight, here: Mapping[str, str]) -> None:
         task = _task.options(memory=need_bytes(flight.point), name=flight.point.name)
         reference = task.remote(flight.point, self._policy.limits, flight.attempt, dict(here))
@@ -120,7 +140,7 @@ class RaySweep:
             yield flight, record, lost
 
     def _failed(self, flight: _Flight, reason: str) -> Record:
-        record = Record(flight.point.identity, flight.point.name, "failed", reason, 0.0, flight.attempt)
+        record = Record(flight.point.identity, flight.point.name, "failed", reason, attempt=flight.attempt)
         self._folder.settle(self._folder.running / flight.point.folder, record)
         return record
 
@@ -194,7 +214,7 @@ def _task(point: PlannedPoint, limits: Limits, attempt: int, here: dict[str, str
     with _scratch() as scratch:
         problem = _different(here, versions(ensure_kernel()))
         if problem:
-            return Record(point.identity, point.name, "failed", problem, 0.0, attempt), _tar(scratch)
+            return Record(point.identity, point.name, "failed", problem, attempt=attempt), _tar(scratch)
         folder, record = carry_out(point, scratch, limits, attempt)
         folder.mkdir(exist_ok=True)
         return record, _tar(folder)

@@ -40,11 +40,11 @@ MEASURED = {
     "time_us": Measured("time (ms)", 1e-3, "bound_us"),
     "max_us": Measured("longest time (ms)", 1e-3, "bound_us"),
     "bound_us": Measured("least possible time (ms)", 1e-3),
-    "efficiency": Measured("bound / time"),
+    "efficiency": Measured("bound / time (%)", 100.0),
     "algbw_gbytes": Measured("algbw (GB/s)", 1.0, "algbw_bound_gbytes"),
     "busbw_gbytes": Measured("busbw (GB/s)", 1.0, "busbw_bound_gbytes"),
     "step_ms": Measured("step (ms)", 1.0, "compute_ms"),
-    "utilisation": Measured("utilisation: computing / time"),
+    "utilisation": Measured("computing / time (%)", 100.0),
     "tokens_per_s": Measured("tokens/s"),
     "wan_bytes_per_step": Measured("WAN per step (MiB)", 2**-20),
     "wan_bytes": Measured("WAN (MiB)", 2**-20),
@@ -192,7 +192,7 @@ def _add_heat(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataF
         hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>", **place,
     )  # fmt: skip
     figure.update_xaxes(title=f"{plot.x}", type="category", **place)
-    figure.update_yaxes(title=plot.series or "", type="category", **place)
+    figure.update_yaxes(title=plot.series if place["col"] == 1 else "", type="category", **place)
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

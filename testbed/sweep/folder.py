@@ -42,6 +42,7 @@ class Record:
     state: str  # completed | failed
     reason: str = ""
     wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of the guest and of the process around it
     attempt: int = 1
 
 

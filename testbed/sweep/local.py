@@ -7,6 +7,7 @@ that ends, and its guest ends with it.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import shutil
@@ -35,12 +36,15 @@ USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
 PRELOAD = ["testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page"]
+PR_SET_PDEATHSIG = 1
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
 OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
 
 
 class Events(Protocol):
-    """What a display is told."""
+    """What a display is told; `jobs` is how many points run at once, as far as is known."""
+
+    jobs: int
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
         """A point begins."""
@@ -194,7 +198,7 @@ class LocalSweep:
             last = _last_line(self._folder.log(each.point.folder))
             reason += f": {last}" if last else ""
             wall = round(time.monotonic() - each.begin, 3)
-            record = Record(each.point.identity, each.point.name, "failed", reason, wall, each.attempt)
+            record = Record(each.point.identity, each.point.name, "failed", reason, wall, 0.0, each.attempt)
             with suppress(OSError):
                 self._folder.settle(left, record)
         if record.state == "failed" and is_disk_full(record.reason):
@@ -255,7 +259,8 @@ def _print_to(path: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Die when the sweep has died: this process's own parent is the fork server, which outlives it by a moment."""
+    """Die when the sweep has died, or the fork server, which is this process's own parent."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()

@@ -23,7 +23,12 @@ KEY_FIGURES = (
     "op", "time_us", "bound_us", "efficiency", "step_ms", "utilisation", "tokens_per_s", "wan_bytes_per_step",
     "final_loss", "time_to_loss_s", "wan_drops", "faithful", "wall_seconds",
 )  # fmt: skip
-CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    "toImageButtonOptions": {"format": "svg"},
+}
 
 
 def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame) -> Path:
@@ -100,7 +105,7 @@ def _words(plot: Plot) -> str:
             else "what the topology allows at best"
         )
         text += f". The percentage is how near it is to {what}" if plot.heat else f". Dashed: {what}"
-    return text + ". Repeats: the median, with bars from the least to the largest."
+    return text + "."
 
 
 def _table(axes: list[str], points: pl.DataFrame) -> dict[str, Any]:
@@ -125,4 +130,4 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import time
 import traceback
@@ -42,16 +43,16 @@ class _Silent:
         pass
 
 
-def carry_out(task: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1) -> tuple[Path, Record]:
-    """Run `task` in a new folder below `parent`; the folder, and how it ended, however it ended.
+def carry_out(point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1) -> tuple[Path, Record]:
+    """Run `point` in a new folder below `parent`; the folder, and how it ended, however it ended.
 
     Raises:
         KeyboardInterrupt: it was interrupted; its folder is to be removed.
     """
-    begin = time.monotonic()
-    path = parent / task.folder
+    begin, cpu = time.monotonic(), _cpu_seconds()
+    path = parent / point.folder
     try:
-        reason = _run(task, path, limits)
+        reason = _run(point, path, limits)
     except TestbedError as error:
         reason = str(error)
     except MemoryError:
@@ -62,17 +63,23 @@ def carry_out(task: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1
         with suppress(OSError):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {error} (a fault of the testbed)"
-    wall = round(time.monotonic() - begin, 3)
-    return path, Record(task.identity, task.name, "failed" if reason else "completed", reason, wall, attempt)
+    state, wall, cpu = ("failed" if reason else "completed"), time.monotonic() - begin, _cpu_seconds() - cpu
+    return path, Record(point.identity, point.name, state, reason, round(wall, 3), round(cpu, 2), attempt)
 
 
-def _run(task: PlannedPoint, path: Path, limits: Limits) -> str:
+def _cpu_seconds() -> float:
+    """Of this process and of all that it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _run(point: PlannedPoint, path: Path, limits: Limits) -> str:
     """Why the run failed; empty if it did not."""
     run = RunDir.create(path)
-    stall_limit_s = task.run.stall_limit / 1e9
+    stall_limit_s = point.run.stall_limit / 1e9
     with _time_limit(limits.timeout_s):
         outcome = launch(
-            task.plan, run, spec=task.spec, command=task.command, stall_limit_s=stall_limit_s, progress=_Silent()
+            point.plan, run, spec=point.spec, command=point.command, stall_limit_s=stall_limit_s, progress=_Silent()
         )
     return outcome.reason
 

@@ -3,7 +3,8 @@
 Columns of sweep.parquet (a row for each point): ``point`` (its name), ``state`` (completed | failed | missing); for
 each swept key its short name with the value as written, and for a quantity the same in base units as ``<name>_ns``,
 ``_bps``, ``_bytes`` or ``_share``; ``repeat``, ``seed``; what was measured (null for other workloads); ``faithful``,
-``wall_seconds``, ``emulated_seconds``, ``attempt``, ``reason``, ``folder`` (relative to the sweep's), ``identity``.
+``wall_seconds``, ``cpu_seconds``, ``emulated_seconds``, ``attempt``, ``reason``, ``folder`` (relative to the sweep's),
+``identity``.
 
 What was measured:
 
@@ -36,7 +37,7 @@ from testbed.sweep.folder import SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint
 
 SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}
-LAST = ("wall_seconds", "emulated_seconds", "attempt", "reason", "folder", "identity")
+LAST = ("wall_seconds", "cpu_seconds", "emulated_seconds", "attempt", "reason", "folder", "identity")
 LOSS_STEPS = 5
 FROM_TRAINING = {
     "method": "method", "compute_ms": "compute_ms", "utilisation": "compute_utilisation",
@@ -113,6 +114,7 @@ def _outcome(folder: SweepDir, found: Path | None) -> Row:
         "state": record.state if record else "failed",
         "faithful": status.get("faithful"),
         "wall_seconds": record.wall_seconds if record else None,
+        "cpu_seconds": record.cpu_seconds if record else None,
         "emulated_seconds": status.get("emulated_seconds"),
         "attempt": record.attempt if record else None,
         "reason": record.reason if record else "",

@@ -95,7 +95,12 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     )  # fmt: skip
     with process:
         wait_for(lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point")
-        wait_for(lambda: list(out.glob("running/*/raw/clock")), "the second guest")
+        wait_for(lambda: list(out.glob("running/10ms*/raw/clock")), "the second guest")
+        for pid in of_sweep(out / "running"):  # the point's own process and its guest, as if memory had run out
+            os.kill(int(pid), signal.SIGKILL)
+        wait_for(lambda: list(out.glob("running/20ms*/raw/clock")), "the third guest")
+        (killed,) = (out / "failed").iterdir()
+        assert "was killed (SIGKILL); this machine's memory may have run out" in (killed / "point.json").read_text()
         refused = command("sweep", experiment, "--out", out, status=2)
         assert f"another sweep works in {out} (process {process.pid})" in refused.stderr
         process.send_signal(signal.SIGKILL)

@@ -257,6 +257,12 @@ def test_overrides_reach_the_experiment_itself(tmp_path: Path) -> None:
     assert len(list(load(tmp_path, text, "experiment.sweep.repeats=4").points())) == 4
 
 
+def test_the_example_of_the_guide_is_one(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs/sweeps.md"
+    example = guide.read_text().partition("```yaml\n")[2].partition("```")[0]
+    assert len(plan_points(load(tmp_path, example), VERSIONS)) > 10
+
+
 def test_a_dry_run_lists_the_points_and_makes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms]}}}}")
