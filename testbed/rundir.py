@@ -17,7 +17,8 @@ columns, `testbed.measure.flow_tables` their types.
 
 Columns of train.parquet (a row per step of training and rank): step, rank (int32), host, dc, start_ns, end_ns,
 compute_ns (int64; modelled computation), late_ns (int64; computation that took longer than modelled), loss (float64,
-null where the rank computes none), tokens (int64).
+null where the rank computes none), tokens (int64), computed_ns (list of int64: begin and end, in turn, of each stretch
+of modelled computation; null if it was not recorded).
 """
 
 from __future__ import annotations

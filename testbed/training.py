@@ -24,7 +24,7 @@ import polars as pl
 from testbed.accelerators import FLOPS_PER_PARAMETER, PEAK_FLOPS
 from testbed.plan import Plan
 
-SCHEMA: dict[str, type[pl.DataType]] = {
+SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "step": pl.Int32,
     "rank": pl.Int32,
     "host": pl.String,
@@ -35,6 +35,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "late_ns": pl.Int64,
     "loss": pl.Float64,
     "tokens": pl.Int64,
+    "computed_ns": pl.List(pl.Int64),
 }
 NUMBERS = ("step", "start_ns", "end_ns", "compute_ns", "late_ns", "tokens")
 
@@ -47,7 +48,15 @@ def steps_table(records: list[dict[str, Any]], problems: Problems) -> pl.DataFra
     if len(good) < len(records):
         problems.append(f"raw/train-*.jsonl: {len(records) - len(good)} records lack a column and are left out")
     columns = {column: [record.get(column) for record in good] for column in SCHEMA}
+    columns["computed_ns"] = [edges if _are_edges(edges) else None for edges in columns["computed_ns"]]
     return pl.DataFrame(columns, schema=SCHEMA).sort("step", "rank")
+
+
+def _are_edges(edges: Any) -> bool:
+    """Whether they are beginnings and ends in turn, in order."""
+    if not isinstance(edges, list) or len(edges) % 2 or not all(isinstance(edge, int) for edge in edges):
+        return False
+    return edges == sorted(edges)
 
 
 def _whole(record: dict[str, Any]) -> bool:

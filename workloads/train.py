@@ -49,7 +49,8 @@ class Pacing:
         """What was spent in the last step."""
         spent = [compute.take() for compute in self.computes]
         return Spent(
-            sum(s.modelled_ns for s in spent), sum(s.slept_ns for s in spent), sum(s.late_ns for s in spent)
+            sum(s.modelled_ns for s in spent), sum(s.slept_ns for s in spent), sum(s.late_ns for s in spent),
+            sorted(span for s in spent for span in s.spans),
         )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def main(context: RankContext) -> None:
     text = Text(settings["sequence"], settings["seed"])
     batch = settings["batch"] * context.world_size
     context.recorder.expect(settings["steps"], "step")
+    unix_ns = time.time_ns() - time.monotonic_ns()
     with context.run.rank_train(context.rank).open("a", buffering=1) as records:
         for step in range(settings["steps"]):
             inputs, targets = text.batch(step, batch)
@@ -92,5 +94,6 @@ def main(context: RankContext) -> None:
             record = {
                 "step": step, "start_ns": start, "end_ns": end, "compute_ns": spent.modelled_ns,
                 "late_ns": spent.late_ns, "loss": loss, "tokens": settings["batch"] * settings["sequence"],
+                "computed_ns": [unix_ns + edge for span in spent.spans for edge in span],
             }  # fmt: skip
             records.write(json.dumps(record) + "\n")

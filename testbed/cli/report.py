@@ -101,6 +101,8 @@ def print_summary(folder: RunDir, output: Format) -> None:
     for problem in problems:
         console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
     console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
+    if folder.trace.is_file():
+        console.print(f"trace:   {folder.trace} (for ui.perfetto.dev)", soft_wrap=True, highlight=False)
 
 
 def print_csv(rows: Iterable[Sequence[str]]) -> None:

@@ -9,18 +9,29 @@ INSTANCE = ["op", "bytes", "group_size", "phase", "iteration"]
 
 
 def compute_spans(steps: pl.DataFrame) -> pl.DataFrame:
-    """The modelled computation of each step, from the step's start on.
-
-    Only its length is recorded: where a rank waits before it computes, as in a pipeline, it came later than shown.
-    """
-    end = pl.min_horizontal(pl.col("start_ns") + pl.col("compute_ns"), "end_ns")
-    return steps.filter(pl.col("compute_ns") > 0).select("rank", "start_ns", end_ns=end)
+    """The modelled computation of each step; where only its length was recorded, from the step's start on."""
+    return _pairs(steps, _edges(steps))
 
 
 def step_waits(steps: pl.DataFrame) -> pl.DataFrame:
     """The rest of each step: waiting for data on their way, or for slower ranks."""
-    begin = pl.min_horizontal(pl.col("start_ns") + pl.col("compute_ns"), "end_ns")
-    return steps.select("rank", start_ns=begin, end_ns="end_ns").filter(pl.col("start_ns") < pl.col("end_ns"))
+    return _pairs(steps, pl.concat_list("start_ns", _edges(steps), "end_ns"))
+
+
+def _edges(steps: pl.DataFrame) -> pl.Expr:
+    """Beginnings and ends of computation in turn, within each step."""
+    length = pl.concat_list("start_ns", pl.col("start_ns") + pl.col("compute_ns"))
+    return pl.coalesce("computed_ns", length) if "computed_ns" in steps.columns else length
+
+
+def _pairs(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
+    """Each two of `edges`, kept within the step, without those of no length."""
+    spans = steps.select(
+        "rank", low="start_ns", high="end_ns",
+        start_ns=edges.list.gather_every(2), end_ns=edges.list.gather_every(2, 1),
+    ).explode("start_ns", "end_ns").drop_nulls()  # fmt: skip
+    inside = [pl.max_horizontal(pl.min_horizontal(name, "high"), "low").alias(name) for name in SPAN[1:]]
+    return spans.select("rank", *inside).filter(pl.col("start_ns") < pl.col("end_ns"))
 
 
 def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:

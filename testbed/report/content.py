@@ -75,11 +75,11 @@ def load(run: RunDir) -> Content:
 
 
 def _read_spec(path: Path, missing: list[str]) -> str:
-    """The text of spec.yaml, damaged or not."""
+    """The text of spec.yaml, damaged or not: two documents, of the topology and of the workload."""
     try:
         text = path.read_text(errors="replace")
-        if not yaml.safe_load(text):
-            missing.append("spec.yaml is empty")
+        if len(list(yaml.safe_load_all(text))) < 2:
+            missing.append("spec.yaml is cut short" if text else "spec.yaml is empty")
     except OSError as error:
         missing.append(f"spec.yaml cannot be read ({type(error).__name__})")
         return ""

@@ -137,7 +137,7 @@ def _figures(content: Content) -> dict[str, Figure]:
         )
         makers.append(("queue", "Queues over time", QUEUE, lambda: queue_figure(links, network, origin)))
     if plan is not None and ops is not None:
-        words = RANKS + (COMPUTED if train is not None else "")
+        words = RANKS + (COMPUTED if train is not None and "computed_ns" not in train.columns else "")
         makers.append(("ranks", "Ranks over time", words, lambda: rank_figure(ops, train, plan, origin)))
     found: dict[str, Figure] = {}
     for name, title, words, make in makers:

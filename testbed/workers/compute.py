@@ -26,7 +26,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,15 @@ LATE = 0.02  # part of a step by which it may be late without a warning
 
 @dataclass
 class Spent:
-    """Sums over passes, in ns: what was to be modelled, what of it was slept, and how much longer the CPU took."""
+    """Sums over passes, in ns: what was to be modelled, what of it was slept, and how much longer the CPU took.
+
+    `spans`: begin and end of each stretch of computation on the clock that slept.
+    """
 
     modelled_ns: int = 0
     slept_ns: int = 0
     late_ns: int = 0
+    spans: list[list[int]] = field(default_factory=list)
 
 
 class Clock:
@@ -84,14 +88,24 @@ class Pacer:
     def owe(self, ns: int) -> None:
         """Sleep `ns` more, now or once there is enough of it."""
         self.spent.modelled_ns += ns
-        self._owed_ns += ns - self._newly_computed()
+        computed = self._newly_computed()
+        self._owed_ns += ns - computed
         if self._owed_ns >= self._piece_ns:
             begin = self._clock.now_ns()
             self._clock.sleep_ns(self._owed_ns)
-            slept = self._clock.now_ns() - begin
-            self._owed_ns -= slept
-            self.spent.slept_ns += slept
+            end = self._clock.now_ns()
+            self._owed_ns -= end - begin
+            self.spent.slept_ns += end - begin
+            self._add_span(begin - computed, end)
             self._newly_computed()
+
+    def _add_span(self, begin: int, end: int) -> None:
+        """Note a stretch of computation; one that follows on another makes it longer."""
+        spans = self.spent.spans
+        if spans and begin - spans[-1][1] < self._piece_ns:
+            spans[-1][1] = end
+        else:
+            spans.append([begin, end])
 
     def forget(self) -> None:
         """What was computed since the last sleep is not to count."""

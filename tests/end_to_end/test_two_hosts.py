@@ -44,7 +44,8 @@ def test_the_run_is_complete_and_faithful(first: Folder) -> None:
     assert status["warnings"] == []
     assert first.summary["problems"] == []
     names = {"spec.yaml", "plan.json", "status.json", "summary.json", "ops.parquet", "links.parquet", "report.html"}
-    assert names <= {path.name for path in first.path.iterdir()}
+    assert names | {"trace.json"} <= {path.name for path in first.path.iterdir()}
+    assert "Missing or damaged" not in (first.path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("size", SIZES)

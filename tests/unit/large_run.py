@@ -23,7 +23,7 @@ def write_large_run(path: Path) -> RunDir:
     plan = large_plan()
     run = RunDir.create(path)
     run.plan.write_text(plan.model_dump_json())
-    run.spec.write_text("topology: {name: hand-made}\n")
+    run.spec.write_text("name: hand-made\n---\nworkload: collectives\n")
     ranks = len(plan.workers.ranks)
     for rank in plan.workers.ranks:
         with run.rank_ops(rank.rank).open("w") as file:

@@ -130,7 +130,7 @@ def write_run(path: Path, plan: Plan) -> RunDir:
     """A complete run: for each op and size one warm-up and three iterations of 50, 60 and 70 ms (rank 0)."""
     run = RunDir.create(path)
     run.plan.write_text(plan.model_dump_json())
-    run.spec.write_text("topology: {name: hand-made}\n")
+    run.spec.write_text("# topology\nname: hand-made\n---\n# workload\nworkload: collectives\n")
     write_ops(run, plan)
     write_links(run, plan)
     pairs = [(link.forward.source, link.forward.target) for link in plan.network.wan]

@@ -76,6 +76,31 @@ def test_sleeps_add_up_to_the_step_time(step_ms: int, slack_us: int) -> None:
     assert (spent.slept_ns, spent.late_ns) == (clock.now, 0)
 
 
+def test_stretches_of_computation_are_noted() -> None:
+    """One that nothing interrupts, then two with a wait between them."""
+    clock, model = PretendedClock(), transformer()
+    compute = ModelledCompute(model, step_time=0.03, clock=clock)
+    one_pass(model)
+    assert compute.take().spans == [pytest.approx([0, 30 * MS], abs=10)]
+    loss = model(torch.zeros(BATCH, LENGTH, dtype=torch.long)).mean()
+    clock.now += 5 * MS
+    loss.backward()
+    spans = compute.take().spans
+    assert [spans[0][0], spans[-1][1]] == pytest.approx([30 * MS, 65 * MS], abs=10)
+    assert spans[1][0] - spans[0][1] == pytest.approx(5 * MS, abs=0.5 * MS)
+    assert len(spans) == 2
+
+
+def test_computing_on_the_cpu_belongs_to_the_stretch() -> None:
+    clock, model = PretendedClock(), nn.Linear(4, 4)
+    compute = ModelledCompute(model, step_time=0.03, clock=clock)
+    for _ in range(2):
+        loss = model(torch.ones(1, 4)).sum()
+        clock.compute(2 * MS)
+        loss.backward()
+    assert sum(end - begin for begin, end in compute.take().spans) == 60 * MS
+
+
 def test_modules_sleep_in_proportion_to_their_flops() -> None:
     """The times at which gradients appear: each module's share by hand, forward a third and backward two."""
     tokens, step = BATCH * LENGTH, 3000 * MS

@@ -12,7 +12,13 @@ from testbed.collect import LINKS_SCHEMA, OPS_SCHEMA, collect
 
 GUIDE = (Path(__file__).parents[2] / "docs/run-folder.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-TYPES = {"text": pl.String, "int64": pl.Int64, "int32": pl.Int32, "float64": pl.Float64}
+TYPES = {
+    "text": pl.String,
+    "int64": pl.Int64,
+    "int32": pl.Int32,
+    "float64": pl.Float64,
+    "list of int64": pl.List(pl.Int64),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_the_query_of_operations_is_right(text, folder, capsys):
 def test_columns(table, schema):
     section = GUIDE.partition(f"### {table}.parquet")[2].partition("\n#")[0]
     documented = {}
-    for names, kind in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| *(\w*) *\|", section, re.MULTILINE):
+    for names, kind in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| *([\w ]*?) *\|", section, re.MULTILINE):
         documented |= dict.fromkeys(re.findall(r"\w+", names), TYPES.get(kind))
     assert list(documented) == list(schema)
     assert all(kind in (None, schema[name]) for name, kind in documented.items())

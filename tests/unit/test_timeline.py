@@ -149,6 +149,25 @@ def test_steps_hold_computation_and_waits(make):
     assert slices(trace, name="step 5")[0]["args"] == {"step": 5, "loss": 2.5}
 
 
+def test_computation_is_where_it_was(make):
+    """Here a rank waits for 20 ms, computes for 30, waits for 10 and computes for 30 again."""
+
+    def note(run):
+        rows = [json.loads(line) for line in run.rank_train(1).read_text().splitlines()]
+        for row in rows:
+            row["computed_ns"] = [row["start_ns"] + ms * MS for ms in (20, 50, 60, 90)]
+        run.rank_train(1).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    _, trace = make(make_plan(two_dcs()), training=True, prepare=note)
+    at = next(key for key, (_, name) in tracks(trace).items() if name == "rank 1 (west-0): steps")
+    drawn = [event for event in slices(trace) if (event["pid"], event["tid"]) == at and event["ts"] < 100_000]
+    assert {(event["cat"], event["ts"], event["dur"]) for event in drawn} == {
+        ("step", 0, 100_000),
+        *[("kernel", ms * 1000, 30_000) for ms in (20, 60)],
+        *[("wait", begin * 1000, length * 1000) for begin, length in ((0, 20), (50, 10), (90, 10))],
+    }
+
+
 def test_counters_of_each_wan_direction(make):
     _, trace = make(make_plan(two_dcs()))
     values = defaultdict(list)
