@@ -27,6 +27,8 @@ from testbed.plan import Plan
 from testbed.rundir import CapturePoint, RunDir, append_record, capture_points
 from testbed.workers.fleet import Fleet
 
+NAP_S = 0.001
+
 
 def run(folder: RunDir) -> None:
     """Build, verify, measure and run what plan.json says.
@@ -67,7 +69,12 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
 
 
 def _wait_for_a_whole_second() -> None:
-    """What follows begins at the same point of the kernel's timer tick in every run, however long Docker took."""
+    """What follows begins at the same point of the kernel's timer tick in every run, however long Docker took.
+
+    The clock moves once all processes wait. After the nap, what was started before owes this process no time on the CPU,
+    nor this process them: the scheduler remembers that, and would let the ranks run in another order.
+    """
+    time.sleep(NAP_S)
     time.sleep(2 - time.time_ns() % 10**9 / 1e9)
 
 
