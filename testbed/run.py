@@ -27,8 +27,6 @@ from testbed.plan import Plan
 from testbed.rundir import CapturePoint, RunDir, append_record, capture_points
 from testbed.workers.fleet import Fleet
 
-NAP_S = 0.001
-
 
 def run(folder: RunDir) -> None:
     """Build, verify, measure and run what plan.json says.
@@ -48,7 +46,7 @@ def run(folder: RunDir) -> None:
         with stage(folder, "measurement"):
             if taps := [_tap(folder, network, point) for point in capture_points(plan.network, plan.capture)]:
                 virtual = plan.clock == "virtual"
-                stack.enter_context(capturing(taps, plan.capturing, folder.capture_cuts, yielding=virtual))
+                stack.enter_context(capturing(taps, plan.capturing, yielding=virtual))
             if plan.clock == "virtual":
                 _wait_for_a_whole_second()
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
@@ -69,12 +67,7 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
 
 
 def _wait_for_a_whole_second() -> None:
-    """What follows begins at the same point of the kernel's timer tick in every run, however long Docker took.
-
-    The clock moves once all processes wait. After the nap, what was started before owes this process no time on the CPU,
-    nor this process them: the scheduler remembers that, and would let the ranks run in another order.
-    """
-    time.sleep(NAP_S)
+    """What follows begins at the same point of the kernel's timer tick in every run, however long Docker took."""
     time.sleep(2 - time.time_ns() % 10**9 / 1e9)
 
 
@@ -99,7 +92,7 @@ def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
     elif not interface:
         interface = shape.lan_interface(point.node)
     path = folder.capture(point.what, point.at)
-    return Tap(path, network.pid(point.node), interface, point.mac, inbound=point.kind == "lan")
+    return Tap(path, network.pid(point.node), interface, inbound=point.kind == "lan")
 
 
 @contextmanager

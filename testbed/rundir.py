@@ -188,11 +188,6 @@ class RunDir:
         return self.raw / "fidelity.json"
 
     @property
-    def capture_cuts(self) -> Path:
-        """What captures lost because of their limit: {"capture", "records", "first_ns", "last_ns"}."""
-        return self.raw / "captures.jsonl"
-
-    @property
     def rank_exits(self) -> Path:
         """Each rank that has ended: {"rank", "status"}; a negative status is the number of the signal."""
         return self.raw / "exits.jsonl"
