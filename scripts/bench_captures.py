@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 
+from testbed.measure.capture import finish  # noqa: E402
 from testbed.measure.flow_tables import read_captures  # noqa: E402
-from testbed.measure.pcapng import Capture, Point  # noqa: E402
 from testbed.plan import Plan  # noqa: E402
 from testbed.resolve import resolve  # noqa: E402
 from testbed.rundir import RunDir, capture_points  # noqa: E402
@@ -103,11 +103,11 @@ def write(run: RunDir, plan: Plan, made: Traffic) -> None:
     }  # fmt: skip
     for point in capture_points(plan.network, "wan"):
         path = run.capture(point.what, point.at)
-        capture = Capture(Point(0, str(path), "port", point.mac, 128, 2**40, "", str(run.capture_cuts)))
         parts = np.concatenate([np.zeros(0, RECORD), *seen[point.what, point.at]]).astype(RECORD)  # big-endian again
         order = np.argsort(parts["seconds"].astype(np.int64) * 10**9 + parts["nanoseconds"], kind="stable")
-        capture.write(FILE_HEADER + parts[order].tobytes())
-        capture.close()
+        path.with_suffix(".pcap0").write_bytes(FILE_HEADER + parts[order].tobytes())
+        path.with_suffix(".log").write_text("listening on port, \n")
+        finish(path, point.mac, plan.capturing)
 
 
 def main(packets: int) -> None:

@@ -316,7 +316,7 @@ class Capturing(Frozen):
 
     filter: str = ""  # as for tcpdump; empty: every packet
     snap_bytes: int = Field(128, ge=54, le=262_144)  # of each packet: 54 to 134 are Ethernet, IPv4 and TCP headers
-    limit_bytes: int = Field(256 * 2**20, ge=2**20)  # of all files of one interface
+    limit_bytes: int = Field(256 * 10**6, ge=4 * 10**6)  # of what tcpdump keeps of one interface
 
 
 class Plan(Frozen):

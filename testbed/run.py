@@ -48,7 +48,7 @@ def run(folder: RunDir) -> None:
         with stage(folder, "measurement"):
             if taps := [_tap(folder, network, point) for point in capture_points(plan.network, plan.capture)]:
                 virtual = plan.clock == "virtual"
-                stack.enter_context(capturing(taps, plan.capturing, folder.capture_cuts, yielding=virtual))
+                stack.enter_context(capturing(taps, plan.capturing, yielding=virtual))
             if plan.clock == "virtual":
                 _wait_for_a_whole_second()
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
@@ -94,7 +94,7 @@ def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
     elif not interface:
         interface = shape.lan_interface(point.node)
     path = folder.capture(point.what, point.at)
-    return Tap(path, network.pid(point.node), interface, point.mac, inbound=point.kind == "lan")
+    return Tap(path, network.pid(point.node), interface, inbound=point.kind == "lan")
 
 
 @contextmanager

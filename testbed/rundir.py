@@ -227,11 +227,6 @@ class RunDir:
         return self.raw / "fidelity.json"
 
     @property
-    def capture_cuts(self) -> Path:
-        """What captures lost because of their limit: {"capture", "records", "first_ns", "last_ns"}."""
-        return self.raw / "captures.jsonl"
-
-    @property
     def strain(self) -> Path:
         """On the real clock: signs that the kernel could not keep up (see `measure.strain`), and "fibre_drops"."""
         return self.raw / "strain.json"

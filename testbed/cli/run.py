@@ -185,7 +185,7 @@ def run(
     ] = None,
     capture_limit: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_CAPTURE_LIMIT", help="largest capture of an interface [default: 256 MiB]"),
+        typer.Option(envvar="TESTBED_CAPTURE_LIMIT", help="largest capture of an interface [default: 256 MB]"),
     ] = None,
     seed: Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")] = 0,
     image: Annotated[

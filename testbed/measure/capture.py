@@ -1,41 +1,34 @@
-"""Packet captures by tcpdump, a pcapng file for each interface (written by `testbed.measure.pcapng`)."""
+"""Packet captures by tcpdump, and what is made of them: a pcapng file for each interface."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.errors import InputError, MachineError, Place, RunError
-from testbed.measure import pcapng
+from testbed.measure.pcapng import Interface, write_pcapng
 from testbed.plan import CAPTURE_BUFFER_BYTES, Capturing
 
 HELD_BACK_S = 1.5  # tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
+FILES = 4  # that tcpdump fills in turn; of a capture that reaches its limit, the newest stay
+MEGABYTE = 1_000_000  # tcpdump counts the size of a file in these
 NO_EXPRESSION = "can't parse filter expression: "
 
 
 @dataclass(frozen=True)
 class Tap:
-    """An interface to capture: where it is, its address, the file to write, and whether only what comes in counts."""
+    """An interface to capture: where it is, the file that is to be made, and whether only what comes in counts."""
 
     path: Path
     pid: int  # of a process in the network namespace
     interface: str
-    mac: str
     inbound: bool
-
-    @property
-    def log(self) -> Path:
-        """What tcpdump says."""
-        return self.path.with_suffix(".log")
 
 
 def check_filter(expression: str) -> None:
@@ -60,33 +53,26 @@ def check_filter(expression: str) -> None:
 
 
 @contextmanager
-def capturing(taps: Sequence[Tap], settings: Capturing, cuts: Path, *, yielding: bool) -> Iterator[None]:
+def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> Iterator[None]:
     """Capture within the block.
 
     Args:
         taps: what is captured.
         settings: filter, snap length, limit of each capture.
-        cuts: file for what was removed because of the limit (see `pcapng.Point`).
-        yielding: let capturing wait until nothing else can run. On a virtual clock it then changes no time, for it
-            never comes between two processes that are woken at the same instant.
+        yielding: let captures wait until nothing else can run. On a virtual clock they then change no time, for they
+            never come between two processes that are woken at the same instant.
 
     Raises:
-        RunError: a tcpdump or the writer ends before the block does.
+        RunError: a tcpdump ends before the block does.
     """
     running: dict[Tap, subprocess.Popen[str]] = {}
-    pipes: dict[Tap, int] = {}
-    writer: subprocess.Popen[bytes] | None = None
-    first = ["chrt", "--idle", "0"] if yielding else []
     try:
         for tap in taps:
-            running[tap] = _start(tap, settings, pipes, first)
-        writer = _start_writer(pipes, settings, cuts, first)
+            running[tap] = _start(tap, settings, ["chrt", "--idle", "0"] if yielding else [])
         for tap, process in running.items():
             _wait_listening(tap, process)
         yield
         time.sleep(HELD_BACK_S if running else 0)
-        if writer.poll() is not None:
-            raise RunError(f"the captures' writer ended during the run with status {writer.returncode}")
         for tap, process in running.items():
             if process.poll() is not None:
                 raise RunError(f"tcpdump for {tap.path.name} ended during the run with status {process.returncode}")
@@ -95,54 +81,67 @@ def capturing(taps: Sequence[Tap], settings: Capturing, cuts: Path, *, yielding:
             process.send_signal(signal.SIGINT)
         for process in running.values():
             process.wait()
-        if writer is not None:
-            writer.wait()
 
 
-def _start(tap: Tap, settings: Capturing, pipes: dict[Tap, int], first: list[str]) -> subprocess.Popen[str]:
+def _start(tap: Tap, settings: Capturing, first: list[str]) -> subprocess.Popen[str]:
+    file_size = settings.limit_bytes // FILES // MEGABYTE
     tcpdump = [
         "tcpdump", "-i", tap.interface, "-s", str(settings.snap_bytes), "-B", str(CAPTURE_BUFFER_BYTES // 1024),
-        "-p", "-n", "-Z", "root", "--time-stamp-precision=nano", "-w", "-",
+        "-p", "-n", "-Z", "root", "--time-stamp-precision=nano",
+        "-w", str(_pieces_of(tap.path)), "-C", str(file_size), "-W", str(FILES),
         *(["-Q", "in"] if tap.inbound else []), "--", settings.filter,
     ]  # fmt: skip
-    pipes[tap], end = os.pipe()
-    try:
-        with tap.log.open("w") as log:
-            return subprocess.Popen(
-                [*first, "nsenter", f"--net=/proc/{tap.pid}/ns/net", "--", *tcpdump],
-                stdin=subprocess.DEVNULL, stdout=end, stderr=log, text=True,
-            )  # fmt: skip
-    finally:
-        os.close(end)
+    with log_of(tap.path).open("w") as log:
+        return subprocess.Popen(
+            [*first, "nsenter", f"--net=/proc/{tap.pid}/ns/net", "--", *_as_owner(tap.path.parent), *tcpdump],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, text=True,
+        )  # fmt: skip
 
 
-def _start_writer(pipes: dict[Tap, int], settings: Capturing, cuts: Path, first: list[str]) -> subprocess.Popen[bytes]:
-    points = [
-        pcapng.Point(
-            descriptor, str(tap.path), tap.interface, tap.mac,
-            settings.snap_bytes, settings.limit_bytes, settings.filter, str(cuts),
-        )
-        for tap, descriptor in pipes.items()
-    ]  # fmt: skip
-    words = [*first, sys.executable, "-I", "-S", pcapng.__file__, json.dumps([asdict(point) for point in points])]
-    try:
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[*pipes.values()])
-    finally:
-        for descriptor in pipes.values():
-            os.close(descriptor)
+def _as_owner(folder: Path) -> list[str]:
+    """What lets tcpdump run as the owner of `folder`: as root it gives its files to root, which not everyone may."""
+    owner = folder.stat().st_uid
+    return ["setpriv", f"--reuid={owner}", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"] if owner else []
+
+
+def log_of(capture: Path) -> Path:
+    """What tcpdump says about a capture."""
+    return capture.with_suffix(".log")
+
+
+def _pieces_of(capture: Path) -> Path:
+    """tcpdump adds a digit to this name."""
+    return capture.with_suffix(".pcap")
 
 
 def _wait_listening(tap: Tap, process: subprocess.Popen[str]) -> None:
-    while "listening on" not in tap.log.read_text():
+    while "listening on" not in log_of(tap.path).read_text():
         if process.poll() is not None:
-            raise RunError(f"tcpdump cannot capture into {tap.path.name}: {tap.log.read_text().strip()}")
+            raise RunError(f"tcpdump cannot capture into {tap.path.name}: {log_of(tap.path).read_text().strip()}")
         time.sleep(0.005)
 
 
-def dropped(log: Path) -> int | None:
-    """How many packets the kernel had no room for, as tcpdump said at its end; None if it did not say."""
+def finish(capture: Path, mac: str, settings: Capturing) -> None:
+    """Make the pcapng file of what tcpdump left, unless that has been done.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    name = _pieces_of(capture)
+    pieces = [piece for n in range(FILES) if (piece := name.with_name(f"{name.name}{n}")).exists()]
+    if pieces:
+        said = re.search(r"listening on ([^,\s]+)", log_of(capture).read_text(errors="replace"))
+        interface = Interface(said[1] if said else capture.stem, mac, settings.snap_bytes, settings.filter)
+        write_pcapng(capture, pieces, interface)
+        for piece in pieces:
+            piece.unlink()
+
+
+def counted(capture: Path) -> tuple[int, int] | None:
+    """How many packets tcpdump wrote, and how many the kernel had no room for; None if it did not say, or is cut."""
     try:
-        match = re.search(r"(\d+) packets? dropped by kernel", log.read_text(errors="replace"))
+        said = log_of(capture).read_text(errors="replace")
     except OSError:
         return None
-    return int(match[1]) if match else None
+    numbers = [re.search(rf"(\d+) packets? {what}", said) for what in ("captured", "dropped by kernel")]
+    return (int(numbers[0][1]), int(numbers[1][1])) if numbers[0] and numbers[1] else None

@@ -18,12 +18,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from testbed.measure.capture import dropped
+from testbed.measure.capture import counted, finish
 from testbed.measure.flows import Flow, Ints, endpoints, flow_row, flows, identities, spread
 from testbed.measure.packets import Packets, Totals, Trace, mac_number, read_trace, totals
-from testbed.measure.pcapng import files_of
 from testbed.plan import Network, Plan
-from testbed.rundir import CapturePoint, RunDir, capture_points, read_records
+from testbed.rundir import CapturePoint, RunDir, capture_points
 
 BIN_NS = 10_000_000  # of throughput.parquet
 NEVER = np.iinfo(np.int64).min
@@ -151,15 +150,15 @@ def _traces(run: RunDir, plan: Plan, scratch: Path, captured: Captured) -> dict[
     for number, point in enumerate(capture_points(plan.network, plan.capture)):
         path = run.capture(point.what, point.at)
         try:
-            traces[point] = trace = read_trace(files_of(path), scratch / str(number))
+            finish(path, point.mac, plan.capturing)
+            traces[point] = trace = read_trace(path, scratch / str(number))
         except OSError as error:
             captured.problems.append(f"captures/{path.name} cannot be read: {os.strerror(error.errno or 0)}")
             continue
-        removed = sum(cut["records"] for cut in read_records(run.capture_cuts) if cut["capture"] == path.name)
-        fell = dropped(path.with_suffix(".log"))
+        written, dropped = counted(path) or (0, 0)
         facts = {
-            "capture": path.name, "records": len(trace.packets), "removed_records": removed, "dropped": fell or 0,
-            "truncated": trace.truncated,
+            "capture": path.name, "records": len(trace.packets), "dropped": dropped, "truncated": trace.truncated,
+            "removed_records": 0 if trace.truncated else max(written - len(trace.packets), 0),
         }  # fmt: skip
         captured.points.append(facts)
         captured.problems += [f"captures/{path.name} {word}" for word in _gaps(facts)]

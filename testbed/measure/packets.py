@@ -71,7 +71,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Trace:
-    """The records of a capture. `truncated`: a file ends in the middle of a record, or is no capture at all."""
+    """The records of a capture. `truncated`: the file ends in the middle of a record, or is no capture at all."""
 
     packets: Packets
     truncated: bool = False
@@ -92,30 +92,29 @@ def mac_number(mac: str) -> int:
     return int(mac.replace(":", ""), 16)
 
 
-def read_trace(paths: Sequence[Path], scratch: Path | None = None) -> Trace:
-    """The records of an Ethernet capture, pcap or pcapng; of one with several files in their order.
+def read_trace(path: Path, scratch: Path | None = None) -> Trace:
+    """The records of an Ethernet capture, pcap or pcapng. A damaged file gives what precedes the damage.
 
-    A damaged file gives what precedes the damage. Memory: 60 bytes a record, or with `scratch`, a file to make, none:
-    the records are kept there.
+    Memory: 60 bytes a record, or with `scratch`, a file to make, none: the records are kept there.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: the file cannot be read.
     """
     chunks: list[Packets] = []
     truncated = False
     with (scratch or Path("/dev/null")).open("wb") as out:
-        for path in paths:
-            try:
-                for chunk in _chunks(path):
-                    if scratch is None:
-                        chunks.append(chunk)
-                    else:
-                        out.write(chunk.data)
-            except (NotWholeError, Scapy_Exception, EOFError, struct.error):
-                truncated = True
+        try:
+            for chunk in _chunks(path):
+                if scratch is None:
+                    chunks.append(chunk)
+                else:
+                    out.write(chunk.data)
+        except (NotWholeError, Scapy_Exception, EOFError, struct.error):
+            truncated = True
     if scratch is not None and scratch.stat().st_size:
         chunks = [np.memmap(scratch, PACKET, mode="r")]
-    return Trace(np.concatenate(chunks) if len(chunks) > 1 else (chunks or [np.empty(0, PACKET)])[0], truncated)
+    packets = chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, PACKET), *chunks])
+    return Trace(packets, truncated)
 
 
 def totals(packets: Packets, mtu: int = 65535) -> Totals:

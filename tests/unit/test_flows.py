@@ -55,7 +55,7 @@ CONNECTION = [
 
 def rows(tmp_path, packets, mac=NEAR, mtu=1500):
     write_packets(tmp_path / "x.pcap", packets)
-    return [flow_row(flow, mtu) for flow in flows(read_trace([tmp_path / "x.pcap"]), mac)]
+    return [flow_row(flow, mtu) for flow in flows(read_trace(tmp_path / "x.pcap"), mac)]
 
 
 def test_a_connection_with_loss_reordering_and_numbers_that_wrap(tmp_path):

@@ -1,0 +1,156 @@
+"""Packet captures of whole runs: they change no time, tshark agrees on the same file, and a cut one is told."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+from runs import Command, Folder, Need, all_reduce
+
+SIZES = (4_000, 1_000_000, 16_000_000)
+ITERATIONS, WARMUP = 2, 1
+JOB = all_reduce("4000 B, 1 MB, 16 MB", ITERATIONS, WARMUP)
+LOSSY = """
+name: lossy
+datacenters:
+  west: {hosts: 1, nic: {delay: 0 ms}}
+  east: {hosts: 1, nic: {delay: 0 ms}}
+wan:
+  - {between: [west, east], rate: 200 Mbit/s, delay: 5 ms, loss: 0.5 %}
+"""
+TSHARK = [
+    "frame.packet_flags_direction", "frame.interface_name", "ip.src", "tcp.srcport", "tcp.dstport", "tcp.len",
+    "tcp.analysis.retransmission", "tcp.analysis.out_of_order", "tcp.analysis.ack_rtt",
+]  # fmt: skip
+OUTBOUND = "0x00000002"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("captures")
+
+
+@pytest.fixture(scope="module")
+def captured(command: Command, pair: Path, folders: Path) -> Folder:
+    words = ["run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--capture", "wan"]
+    command(*words, "--out", folders / "captured")
+    return Folder(folders / "captured")
+
+
+@pytest.fixture(scope="module")
+def lossy(command: Command, folders: Path) -> Folder:
+    topology = folders / "lossy.yaml"
+    topology.write_text(LOSSY)
+    words = ["run", topology, "collectives", *all_reduce("4 MB", 2), "--isolation", "process", "--seed", 1]
+    command(*words, "--capture", "wan", "--out", folders / "lossy")
+    return Folder(folders / "lossy")
+
+
+def flows(run: Folder) -> pl.DataFrame:
+    return pl.read_parquet(run.path / "flows.parquet")
+
+
+def test_a_capture_changes_no_time(command: Command, pair: Path, folders: Path, captured: Folder) -> None:
+    """Every operation of every rank takes the same number of nanoseconds without a capture."""
+    words = ["run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--capture", "none"]
+    command(*words, "--out", folders / "plain")
+    key = ["op", "bytes", "iteration", "rank"]
+    tables = [
+        run.ops.select(*key, duration=pl.col("end_ns") - pl.col("start_ns")).sort(key)
+        for run in (captured, Folder(folders / "plain"))
+    ]
+    assert tables[0].height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
+    assert tables[0].equals(tables[1])
+
+
+def test_bytes_of_each_operation(captured: Folder) -> None:
+    """Of S bytes, the ring of two ranks sends S each way; gloo adds headers and notices, below 1 kB for each MiB."""
+    table = pl.read_parquet(captured.path / "flow_ops.parquet").filter(op="all_reduce")
+    sums = table.group_by("bytes", "iteration", "flow").agg(pl.col("payload_bytes").sum())
+    assert sums.height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
+    for row in sums.rows(named=True):
+        assert 0 <= row["payload_bytes"] - row["bytes"] < 1000 + 1000 * row["bytes"] / 2**20
+
+
+def test_delays(captured: Folder) -> None:
+    """The least delay is the fibre's; 1 Gbit/s with 2 MiB on their way queues for up to 17 ms."""
+    for row in flows(captured).filter(pl.col("payload_bytes") > 1e6).rows(named=True):
+        assert row["delay_min_ns"] == pytest.approx(10e6, abs=10e3)
+        assert 0 < row["queueing_median_ns"] <= row["queueing_p95_ns"] < 17e6
+        assert row["rtt_min_ns"] == pytest.approx(20e6, abs=10e3)
+        assert (row["lost"], row["dropped"], row["retransmissions"]) == (0, 0, 0)
+
+
+def tshark(path: Path) -> pl.DataFrame:
+    """What tshark says of each packet."""
+    fields = [word for name in TSHARK for word in ("-e", name)]
+    words = ["tshark", "-r", path, "-2", "-T", "fields", "-E", "occurrence=f", *fields]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = ["way", "interface", "src", "src_port", "dst_port", "payload", "again", "late", "rtt"]
+    return pl.DataFrame([line.split("\t") for line in lines], schema=names, orient="row")
+
+
+@pytest.mark.parametrize("end", ["west", "east"])
+def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
+    """On the same file: packets and bytes exactly; what came below the highest byte exactly, and of that, which packets
+    are retransmissions within a tenth (tshark goes by time, the testbed by IP identifications); the least round trip
+    exactly, the median within 2 % (tshark also takes those that waited for a retransmission).
+    """
+    need(shutil.which("tshark"), "tshark")
+    said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(way=OUTBOUND)
+    mine = flows(lossy).filter(from_dc=end)
+    assert mine.height >= 2
+    assert said["interface"].n_unique() == 1
+    for row in mine.rows(named=True):
+        ports = {"src_port": str(row["src_port"]), "dst_port": str(row["dst_port"])}
+        theirs = said.filter(src=row["src_address"], **ports)
+        assert theirs.height == row["records"]
+        assert theirs["payload"].cast(pl.Int64).sum() == row["payload_bytes"]
+        again, late = (theirs.filter(pl.col(name) != "").height for name in ("again", "late"))
+        assert again + late == row["retransmissions"] + row["out_of_order"]
+        assert again == pytest.approx(row["retransmissions"], rel=0.1, abs=1)
+
+
+@pytest.mark.parametrize("end", ["west", "east"])
+def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> None:
+    """The acknowledgements that come in give the round trips of what goes out (see above)."""
+    need(shutil.which("tshark"), "tshark")
+    said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(pl.col("way") != OUTBOUND)
+    for row in flows(lossy).filter(pl.col("from_dc") == end, pl.col("payload_bytes") > 1e6).rows(named=True):
+        ports = {"src_port": str(row["dst_port"]), "dst_port": str(row["src_port"])}
+        trips = said.filter(pl.col("rtt") != "", src=row["dst_address"], **ports)["rtt"].cast(pl.Float64) * 1e9
+        assert trips.min() == pytest.approx(row["rtt_min_ns"], abs=1)
+        assert trips.median() == pytest.approx(row["rtt_median_ns"], rel=0.02)
+        assert row["rtt_samples"] > 0.8 * len(trips)
+
+
+def test_losses_are_those_of_the_link(lossy: Folder) -> None:
+    """0.5 % of the packets are lost in the fibre, none in the queue, and each is sent again."""
+    table = flows(lossy)
+    lost, packets, again = (table[name].sum() for name in ("lost", "packets", "retransmissions"))
+    assert lost == pytest.approx(0.005 * packets, rel=0.3)
+    assert table["dropped"].sum() == 0
+    lost_data = table.filter(pl.col("payload_bytes") > 1e6)["lost"].sum()
+    assert 0.5 * lost_data <= again <= 2 * lost_data
+
+
+def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> None:
+    """Beyond its limit a capture loses the oldest packets: the output, the status and the summary say so."""
+    out = folders / "cut"
+    limits = ["--capture", "all", "--capture-filter", "tcp", "--capture-limit", "4 MB"]
+    single = ["--set", "topology.tcp.offload=off"]
+    job = all_reduce("24 MB", 1, 0)
+    done = command("run", pair, "collectives", *job, *limits, *single, "--isolation", "process", "--out", out)
+    run = Folder(out)
+    names = {"west-east@west", "west-east@east", "lan@west", "lan@east", "nic@west-h0", "nic@east-h0"}
+    points = {point["capture"].removesuffix(".pcapng"): point for point in run.summary["captures"]}
+    assert set(points) == names
+    assert points["nic@west-h0"]["removed_records"] > 0
+    for point in points.values():
+        assert (out / "captures" / point["capture"]).stat().st_size < 1.3 * 4e6  # pcapng takes a fifth more
+    warning = next(w for w in run.status["warnings"] if "nic@west-h0" in w)
+    assert "went beyond its limit" in warning
+    assert "was cut" in " ".join(done.stdout.split())
+    assert run.status["faithful"]
+    assert command("report", out).stdout.count("nic@west-h0.pcapng was cut") == 1
