@@ -21,8 +21,10 @@ import testbed
 from testbed import fidelity, here
 from testbed.doctor.machine import require
 from testbed.errors import GuestLost, RunError, TestbedError
-from testbed.guest.boot import ClockReading, remove_stale_guests, start_guest
+from testbed.guest.boot import ClockReading, Guest, remove_stale_guests, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
+from testbed.guest.series import start_series as series_of
+from testbed.guest.series import visit
 from testbed.plan import Plan
 from testbed.rundir import RecordFollower, RunDir, open_plain, read_plain, read_records
 from testbed.workers.fleet import ENVIRONMENT
@@ -74,14 +76,16 @@ class Outcome:
 
 
 def launch(
-    plan: Plan, run: RunDir, *, spec: str, command: Sequence[str], stall_limit_s: float, progress: Progress
-) -> Outcome:
+    plan: Plan, run: RunDir, *, spec: str, command: Sequence[str], stall_limit_s: float, progress: Progress,
+    series: Path | None = None,
+) -> Outcome:  # fmt: skip
     """Carry out `plan` in the new folder `run`, where it says, and make its tables and its page.
 
     Args:
         spec: what the user wrote, resolved, for spec.yaml.
         command: the user's command line, to repeat the run.
         stall_limit_s: wall time after which a guest whose clock stands still is ended.
+        series: the folder of a guest that takes orders, in which `run` lies; None: a guest of its own.
 
     Raises:
         TestbedError: the run failed or was lost; status.json tells the same.
@@ -96,7 +100,7 @@ def launch(
         kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
         plan = plan.model_copy(update={"versions": versions(kernel, here=plan.where == "here")})
         run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
-        _carry_out(plan, run, kernel, outcome, stall_limit_s, progress)
+        _carry_out(plan, run, _start(plan, run, kernel, series), outcome, stall_limit_s, progress)
         outcome.state, outcome.exit_status = "completed", 0
     except TestbedError as error:
         outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
@@ -135,8 +139,37 @@ class Running(Protocol):
         """CPU time that counts for whether the CPU was the limit; 0 once the command has ended."""
 
 
-def _start(plan: Plan, run: RunDir, kernel: Kernel | None) -> AbstractContextManager[Running]:
+def start_series(kernel: Kernel, folder: Path, plans: Sequence[Plan]) -> AbstractContextManager[Guest]:
+    """A guest that takes orders in the new folder `folder`, for any of `plans`; see testbed.guest.series.
+
+    Raises:
+        MachineError: it cannot be started.
+    """
+    project = Path(testbed.__file__).parent.parent
+    compileall.compile_dir(project / "testbed", quiet=2)
+    named = {place for plan in plans for place in _folders_of(plan)}
+    return series_of(
+        kernel, folder, memory_bytes=max(plan.guest_memory_bytes for plan in plans),
+        readable=[project, Path(sys.prefix), Path(sys.base_prefix), *named],
+        environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT, **ENVIRONMENT},
+    )  # fmt: skip
+
+
+def may_join_series(plan: Plan) -> bool:
+    """Whether a guest that has carried out other runs before gives `plan` the same results as one of its own."""
+    workers = plan.workers
+    return (
+        plan.where == "guest"
+        and plan.clock == "virtual"
+        and workers.isolation == "process"
+        and (workers.workload != "script")
+    )
+
+
+def _start(plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None) -> AbstractContextManager[Running]:
     """The command of the run; `kernel`: the guest's, None: here."""
+    if series is not None:
+        return visit(series, run.path)
     project = Path(testbed.__file__).parent.parent
     compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
     command = [sys.executable, "-m", "testbed.run", str(run.path)]
@@ -153,11 +186,12 @@ def _start(plan: Plan, run: RunDir, kernel: Kernel | None) -> AbstractContextMan
 
 
 def _carry_out(
-    plan: Plan, run: RunDir, kernel: Kernel | None, outcome: Outcome, stall_limit_s: float, progress: Progress
-) -> None:
+    plan: Plan, run: RunDir, start: AbstractContextManager[Running], outcome: Outcome, stall_limit_s: float,
+    progress: Progress,
+) -> None:  # fmt: skip
     progress.stage("boot")
     threading.Thread(target=_import_reporting, daemon=True).start()
-    with _start(plan, run, kernel) as guest:
+    with start as guest:
         watch = Watch(run, guest, stall_limit_s, progress)
         while (status := guest.status()) is None:
             watch.look()
@@ -169,7 +203,7 @@ def _carry_out(
     if events and events[-1]["state"] == "failed":
         raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
     if status != 0:
-        who = "the guest" if kernel else "the run"
+        who = "the guest" if plan.where == "guest" else "the run"
         raise GuestLost(f"{who} ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
 
 

@@ -1,6 +1,7 @@
 """The story of one run, in order, inside the kernel that carries it.
 
 usage: python -m testbed.run RUN_FOLDER
+       python -m testbed.run --series FOLDER     one after another, as testbed.guest.series asks for them
 
 The run folder holds plan.json. What happens is appended to the folder's raw records as it happens; tables are made from
 them afterwards, by whoever started this. The same command runs in a guest and on the machine itself.
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from testbed.errors import TestbedError
 from testbed.measure.capture import Tap, capturing
@@ -26,7 +28,7 @@ from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns
 from testbed.network.verify import verify_round_trips
 from testbed.plan import Plan
-from testbed.rundir import CapturePoint, RunDir, append_record, capture_points
+from testbed.rundir import CapturePoint, RunDir, append_record, capture_points, replace_text
 from testbed.workers.fleet import Fleet
 
 
@@ -147,8 +149,35 @@ def main(path: str) -> int:
     return 0 if outcome == "completed" else 1
 
 
-if __name__ == "__main__":
-    exit_status = main(*sys.argv[1:])
+def series(path: str) -> int:
+    """Carry out runs in processes forked from this one, which has imported what they need; see testbed.guest.series."""
+    from testbed.workers.warm import import_torch  # noqa: PLC0415
+
+    import_torch()
+    folder, number = Path(path), 0
+    replace_text(folder / "ready", "")
+    while True:
+        order = folder / f"order-{number}"
+        while not order.exists():
+            pass  # this guest is paused meanwhile, and its clock stands still
+        pid = os.fork()
+        if pid == 0:
+            run_folder = order.read_text()
+            console = os.open(RunDir(Path(run_folder)).console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(console, 1)
+            os.dup2(console, 2)
+            _leave(main(run_folder))
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        replace_text(folder / f"done-{number}", str(status))
+        number += 1
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once: nothing is left to be tidied up in memory."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_status)  # nothing is left to be tidied up in memory
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _leave(series(sys.argv[2]) if sys.argv[1] == "--series" else main(*sys.argv[1:]))

@@ -76,16 +76,7 @@ class Guest:
 
     def clock(self) -> ClockReading | None:
         """The newest report of the guest's clock; None before the first, and on the host's clock."""
-        try:
-            with open_plain(self.clock_file) as file:
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return None
-        match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", text)
-        if match is None:
-            return None
-        time_ns, forced_ns, pid, host, command = match.groups()
-        return ClockReading(int(time_ns), int(forced_ns), int(pid), host, command.strip())
+        return read_clock(self.clock_file)
 
     def pause(self) -> None:
         """Stop the guest's kernel. Its processes stop at their next trap, and a virtual clock stands still."""
@@ -97,10 +88,29 @@ class Guest:
 
     def cpu_seconds(self) -> float:
         """Host CPU time of the guest's kernel and of all its processes, of which the host knows each one."""
-        ticks = 0
-        for stat in _stats_of_session(self.process.pid):
-            ticks += int(stat[11]) + int(stat[12]) + int(stat[13]) + int(stat[14])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return session_cpu_seconds(self.process.pid)
+
+
+def read_clock(path: Path) -> ClockReading | None:
+    """What a guest's kernel has reported in `path`; None if it has not yet."""
+    try:
+        with open_plain(path) as file:
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    match = re.match(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)", text)
+    if match is None:
+        return None
+    time_ns, forced_ns, pid, host, command = match.groups()
+    return ClockReading(int(time_ns), int(forced_ns), int(pid), host, command.strip())
+
+
+def session_cpu_seconds(session: int) -> float:
+    """CPU time of all processes of a session, and of those that they have waited for."""
+    ticks = 0
+    for stat in _stats_of_session(session):
+        ticks += int(stat[11]) + int(stat[12]) + int(stat[13]) + int(stat[14])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -55,12 +55,12 @@ def encode_orders(orders: list[Order]) -> str:
 def main(run_folder: str, fifo: str) -> int:
     """Serve one run: 0 if every rank ended well."""
     _die_with_starter()
-    with _quick_imports():
+    with quick_imports():
         from testbed.rundir import RunDir, append_record  # noqa: PLC0415 (what is imported here is shared by all ranks)
         from testbed.workers import rank as rank_module  # noqa: PLC0415
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
-    with _quick_imports(), contextlib.suppress(Exception):  # which the ranks will meet again, and tell
+    with quick_imports(), contextlib.suppress(Exception):  # which the ranks will meet again, and tell
         rank_module.load_workload(plan.workers.workload)  # what it imports is shared too
     orders = [Order(**order) for order in json.loads(Path(fifo).read_text())]
     gc.freeze()  # a collection in a rank would write to, and so copy, every page of objects that it shares with us
@@ -90,7 +90,7 @@ def main(run_folder: str, fifo: str) -> int:
 
 
 @contextmanager
-def _quick_imports() -> Iterator[None]:
+def quick_imports() -> Iterator[None]:
     """Without collections of garbage, and without a search through all modules for that of a stack frame.
 
     torch 2.13 asks inspect for its operators' source lines while it is imported: 18 000 file states, 0.5 s in a guest.

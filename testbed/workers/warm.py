@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from testbed.rundir import RunDir
+from testbed.workers import parent
 from testbed.workers.fleet import ENVIRONMENT, send_orders
 from testbed.workers.parent import Order
 
@@ -17,17 +20,32 @@ from testbed.workers.parent import Order
 class WarmParent:
     """A running parent."""
 
-    def __init__(self, process: subprocess.Popen[bytes], fifo: Path) -> None:
-        self._process = process
+    def __init__(self, pid: int, fifo: Path) -> None:
+        self._pid = pid
         self._fifo = fifo
+        self._ended = False
 
     def start(self, orders: list[Order]) -> None:
         """Fork the ranks."""
-        send_orders(self._fifo, orders, Path("/proc", str(self._process.pid), "exe"))
+        send_orders(self._fifo, orders, Path("/proc", str(self._pid), "exe"))
 
     def ended(self) -> bool:
         """Whether it is gone."""
-        return self._process.poll() is not None
+        if not self._ended:
+            self._ended = os.waitpid(self._pid, os.WNOHANG)[0] != 0
+        return self._ended
+
+    def end(self) -> None:
+        """Kill it, and its ranks with it."""
+        if not self.ended():
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+def import_torch() -> None:
+    """So that parents forked from this process, and all their ranks, have it already."""
+    with parent.quick_imports():
+        from testbed.workers import rank  # noqa: F401, PLC0415
 
 
 @contextmanager
@@ -35,13 +53,41 @@ def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
     """Start a parent, with its FIFO in `folder`; its ranks end with the block."""
     fifo = folder / "orders"
     os.mkfifo(fifo)
-    command = [sys.executable, "-m", "testbed.workers.parent", str(run.path), str(fifo)]
     with (run.logs / "parent.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **ENVIRONMENT}
-        )
+        pid = _fork(run, fifo, log.fileno()) if "torch" in sys.modules else _spawn(run, fifo, log.fileno())
+    warm = WarmParent(pid, fifo)
     try:
-        yield WarmParent(process, fifo)
+        yield warm
     finally:
-        process.kill()
-        process.wait()
+        warm.end()
+
+
+def _spawn(run: RunDir, fifo: Path, log: int) -> int:
+    command = [sys.executable, "-m", "testbed.workers.parent", str(run.path), str(fifo)]
+    null, environment = os.open(os.devnull, os.O_RDONLY), {**os.environ, **ENVIRONMENT}
+    outputs = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    try:
+        return os.posix_spawn(sys.executable, command, environment, file_actions=outputs)
+    finally:
+        os.close(null)
+
+
+def _fork(run: RunDir, fifo: Path, log: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        _be_parent(run, fifo)
+    return pid
+
+
+def _be_parent(run: RunDir, fifo: Path) -> NoReturn:
+    status = 1
+    try:
+        status = parent.main(str(run.path), str(fifo))
+    except BaseException:  # the log must hold it, whatever it is
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,130 @@
+"""A guest that carries out one order after another, for booting one and importing torch take longer than many a run.
+
+    with start_series(kernel, folder, ...) as guest:        # in the process that keeps the guest
+        keep(guest, folder)
+    with visit(folder, run_folder) as running:              # in any other, one at a time
+        while running.status() is None: ...
+
+Both sides see the guest's one writable folder, in which the run folders lie, and beside them
+
+    ready      the guest waits for its first order
+    order-N    a run folder, put there whole; N counts from 0
+    done-N     the exit status of order N
+    guest      the host's process of the guest, which is paused now
+
+Nothing that happens on the host can wake a process of the guest, which therefore looks for its next order again and
+again. Between two orders it is paused: it takes no CPU, and its clock stands still. A visit that does not end well ends
+the guest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from testbed.errors import GuestLost
+from testbed.guest.boot import ClockReading, Guest, read_clock, session_cpu_seconds, start_guest
+from testbed.guest.kernel import Kernel
+from testbed.rundir import read_plain, replace_text
+
+POLL_S = 0.02
+LOOK_S = 0.2
+CLOCK = "raw/clock"
+
+
+@contextmanager
+def start_series(
+    kernel: Kernel, folder: Path, *, memory_bytes: int, readable: Sequence[Path], environment: Mapping[str, str]
+) -> Iterator[Guest]:
+    """Boot a guest with a virtual clock that takes orders in the new folder `folder`.
+
+    Raises:
+        MachineError: it cannot be started.
+    """
+    (folder / "raw").mkdir(parents=True)
+    with start_guest(
+        kernel, [sys.executable, "-m", "testbed.run", "--series", str(folder)], writable=folder,
+        memory_bytes=memory_bytes, clock="virtual", console=folder / "console.log", clock_file=folder / CLOCK,
+        readable=readable, environment=dict(environment),
+    ) as guest:  # fmt: skip
+        yield guest
+
+
+def keep(guest: Guest, folder: Path) -> None:
+    """Pause the guest when it is ready, and return when it has ended."""
+    while guest.process.poll() is None and not (folder / "ready").exists():
+        time.sleep(POLL_S)
+    guest.pause()
+    replace_text(folder / "guest", str(guest.process.pid))
+    while guest.process.poll() is None:
+        time.sleep(LOOK_S)
+
+
+@dataclass
+class Visit:
+    """One order of a series."""
+
+    folder: Path
+    pid: int
+    number: int
+    begin: ClockReading | None = None
+
+    def status(self) -> int | None:
+        """None while it is carried out; else its exit status, or -1 when the guest has ended."""
+        try:
+            return int(read_plain(self.folder / f"done-{self.number}"))
+        except (OSError, ValueError):
+            return None if _lives(self.pid) else -1
+
+    def clock(self) -> ClockReading | None:
+        """The guest's clock, which counts from the order's begin."""
+        reading = read_clock(self.folder / CLOCK)
+        if reading is None or self.begin is None:
+            return reading
+        return replace(
+            reading, time_ns=reading.time_ns - self.begin.time_ns, forced_ns=reading.forced_ns - self.begin.forced_ns
+        )
+
+    def cpu_seconds(self) -> float:
+        """Host CPU time of the guest since it was booted."""
+        return session_cpu_seconds(self.pid)
+
+
+@contextmanager
+def visit(folder: Path, run_folder: Path) -> Iterator[Visit]:
+    """Let the guest of `folder` carry out the run in `run_folder`, below `folder`.
+
+    Raises:
+        GuestLost: it has ended.
+    """
+    try:
+        pid = int((folder / "guest").read_text())
+    except (OSError, ValueError):
+        raise GuestLost(f"there is no guest in {folder}") from None
+    number = len(list(folder.glob("order-*")))
+    order = Visit(folder, pid, number, read_clock(folder / CLOCK))
+    replace_text(folder / f"order-{number}", str(run_folder))
+    _signal(pid, signal.SIGCONT)
+    try:
+        yield order
+    finally:
+        _signal(pid, signal.SIGKILL if order.status() is None else signal.SIGSTOP)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except OSError:
+        return False
+    return stat[stat.rindex(")") + 2] not in "ZX"
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
