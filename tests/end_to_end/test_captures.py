@@ -21,7 +21,7 @@ wan:
 """
 TSHARK = [
     "frame.packet_flags_direction", "frame.interface_name", "ip.src", "tcp.srcport", "tcp.dstport", "tcp.len",
-    "tcp.analysis.retransmission", "tcp.analysis.out_of_order", "tcp.analysis.ack_rtt",
+    "tcp.analysis.retransmission", "tcp.analysis.out_of_order", "tcp.analysis.ack_rtt", "tcp.seq_raw",
 ]  # fmt: skip
 OUTBOUND = "0x00000002"
 
@@ -87,15 +87,17 @@ def tshark(path: Path) -> pl.DataFrame:
     fields = [word for name in TSHARK for word in ("-e", name)]
     words = ["tshark", "-r", path, "-2", "-T", "fields", "-E", "occurrence=f", *fields]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
-    names = ["way", "interface", "src", "src_port", "dst_port", "payload", "again", "late", "rtt"]
+    names = ["way", "interface", "src", "src_port", "dst_port", "payload", "again", "late", "rtt", "seq"]
     return pl.DataFrame([line.split("\t") for line in lines], schema=names, orient="row")
 
 
 @pytest.mark.parametrize("end", ["west", "east"])
 def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
-    """On the same file: packets and bytes exactly; what came below the highest byte exactly, and of that, which packets
-    are retransmissions within a tenth (tshark goes by time, the testbed by IP identifications); the least round trip
-    exactly, the median within 2 % (tshark also takes those that waited for a retransmission).
+    """On the same file: packets and bytes exactly, and how many packets start below the highest byte.
+
+    This link never reorders: all of those are retransmissions. tshark goes by time, and takes what follows newer data
+    within a round trip for reordered. Of the retransmissions, those that start where another packet did share its
+    sequence number, at least 85 %; the others were cut differently.
     """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(way=OUTBOUND)
@@ -109,20 +111,26 @@ def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
         assert theirs["payload"].cast(pl.Int64).sum() == row["payload_bytes"]
         again, late = (theirs.filter(pl.col(name) != "").height for name in ("again", "late"))
         assert again + late == row["retransmissions"] + row["out_of_order"]
-        assert again == pytest.approx(row["retransmissions"], rel=0.1, abs=1)
+        assert (again <= row["retransmissions"], row["out_of_order"]) == (True, 0)
+        data = theirs.filter(pl.col("payload") != "0")
+        twice = data.height - data["seq"].n_unique()
+        assert 0.85 * row["retransmissions"] <= twice <= row["retransmissions"]
 
 
 @pytest.mark.parametrize("end", ["west", "east"])
 def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> None:
-    """The acknowledgements that come in give the round trips of what goes out (see above)."""
+    """The acknowledgements that come in give the round trips of what goes out: the least exactly, the median and the
+    95th percentile within 0.1 % (tshark also takes acknowledgements that cover what was sent twice).
+    """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(pl.col("way") != OUTBOUND)
     for row in flows(lossy).filter(pl.col("from_dc") == end, pl.col("payload_bytes") > 1e6).rows(named=True):
         ports = {"src_port": str(row["dst_port"]), "dst_port": str(row["src_port"])}
         trips = said.filter(pl.col("rtt") != "", src=row["dst_address"], **ports)["rtt"].cast(pl.Float64) * 1e9
         assert trips.min() == pytest.approx(row["rtt_min_ns"], abs=1)
-        assert trips.median() == pytest.approx(row["rtt_median_ns"], rel=0.02)
-        assert row["rtt_samples"] > 0.8 * len(trips)
+        assert trips.median() == pytest.approx(row["rtt_median_ns"], rel=1e-3)
+        assert trips.quantile(0.95, "linear") == pytest.approx(row["rtt_p95_ns"], rel=1e-3)
+        assert 0.95 * len(trips) < row["rtt_samples"] <= len(trips)
 
 
 def test_losses_are_those_of_the_link(lossy: Folder) -> None:
@@ -138,17 +146,16 @@ def test_losses_are_those_of_the_link(lossy: Folder) -> None:
 def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> None:
     """Beyond its limit a capture loses the oldest packets: the output, the status and the summary say so."""
     out = folders / "cut"
-    limits = ["--capture", "all", "--capture-filter", "tcp", "--capture-limit", "4 MB"]
-    single = ["--set", "topology.tcp.offload=off"]
-    job = all_reduce("24 MB", 1, 0)
-    done = command("run", pair, "collectives", *job, *limits, *single, "--isolation", "process", "--out", out)
+    limits = ["--capture", "all", "--capture-filter", "tcp", "--capture-snap", "64 KiB", "--capture-limit", "4 MB"]
+    job = all_reduce("8 MB", 1, 0)
+    done = command("run", pair, "collectives", *job, *limits, "--isolation", "process", "--out", out)
     run = Folder(out)
     names = {"west-east@west", "west-east@east", "lan@west", "lan@east", "nic@west-h0", "nic@east-h0"}
     points = {point["capture"].removesuffix(".pcapng"): point for point in run.summary["captures"]}
     assert set(points) == names
     assert points["nic@west-h0"]["removed_records"] > 0
     for point in points.values():
-        assert (out / "captures" / point["capture"]).stat().st_size < 1.3 * 4e6  # pcapng takes a fifth more
+        assert (out / "captures" / point["capture"]).stat().st_size < 1.1 * 4e6
     warning = next(w for w in run.status["warnings"] if "nic@west-h0" in w)
     assert "went beyond its limit" in warning
     assert "was cut" in " ".join(done.stdout.split())
