@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from testbed.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
 from testbed.report.tables import render
 from testbed.rundir import RunDir, read_json
+
+if TYPE_CHECKING:
+    from testbed.report.content import Content
 
 Html = Annotated[
     Path | None, typer.Option(envvar="TESTBED_HTML", help="write a page with tables and figures to this file as well")
@@ -31,28 +34,41 @@ def compare(
     if len(runs) < 2:
         raise InputError("compare needs at least two run folders")
     folders = [RunDir.open(path) for path in runs]
-    missing: list[str] = []
-    plans = [read_json(folder.plan, missing) for folder in folders]
+    plans = [_read(folder.plan, "without it nothing is known of the run") for folder in folders]
     for folder in folders:
-        read_json(folder.summary, missing)
-    if missing:
-        raise InputError(f"{missing[0]}", remedy="testbed report RUN makes summary.json anew")
+        _read(folder.summary, "testbed report RUN makes it anew")
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
-    if html is not None:
-        from testbed.report.compare_page import Side, compare_page  # noqa: PLC0415 (plotly, too)
-
-        sides = [Side(*side) for side in zip(names, contents, plans, strict=True)]
-        try:
-            html.write_text(compare_page(sides))
-        except OSError as error:
-            raise InputError(
-                f"cannot write {html}: {error.strerror}", remedy="choose another file with --html"
-            ) from error
-    differences, figures = plan_differences(plans), measured([content.summary for content in contents])
+    try:
+        differences, figures = plan_differences(plans), measured([content.summary for content in contents])
+        if html is not None:
+            _write_page(html, names, contents, plans)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"a summary.json holds values of the wrong kind ({error})", remedy="testbed report RUN makes it anew"
+        ) from error
     _print(folders, names, differences, figures, output)
     if html is not None and output is Format.TABLE:
         typer.echo(f"page: {html}")
+
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in `path`."""
+    missing: list[str] = []
+    found = read_json(path, missing)
+    if missing:
+        raise InputError(f"{path.parent}: {missing[0]}", remedy=remedy)
+    return found
+
+
+def _write_page(path: Path, names: list[str], contents: list[Content], plans: list[dict[str, Any]]) -> None:
+    from testbed.report.compare_page import Side, compare_page  # noqa: PLC0415 (as plotly does)
+
+    html = compare_page([Side(*side) for side in zip(names, contents, plans, strict=True)])
+    try:
+        path.write_text(html)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", remedy="choose another file with --html") from error
 
 
 def _names(paths: list[Path]) -> list[str]:

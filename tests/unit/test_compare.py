@@ -1,8 +1,17 @@
 """Runs side by side."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
+import pytest
+from synthetic import make_plan, two_dcs, write_run
+from typer.testing import CliRunner
+
+from testbed.cli import app
+from testbed.collect import collect
+from testbed.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences
 from testbed.resolve import resolve
 from testbed.spec.topology import Topology
@@ -56,14 +65,66 @@ def test_figures_and_their_ratios() -> None:
     assert rows[1] == ["step (ms)", "-", "200", "-"]
 
 
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    """Two runs with the same name in different folders; the second has another seed and other times."""
+    found = []
+    for folder, seed in (("a", 1), ("b", 2)):
+        run = write_run(tmp_path / folder / "run", make_plan(two_dcs(), seed=seed))
+        collect(run)
+        found.append(run)
+    summary = json.loads(found[1].summary.read_text())
+    summary["collectives"][1]["time_us"]["median"] *= 2
+    found[1].write_json(found[1].summary, summary)
+    return [str(run.path) for run in found]
+
+
+def command(*words: str) -> str:
+    result = CliRunner().invoke(app, ["compare", *words], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_command_as_json(runs: list[str]) -> None:
+    found = json.loads(command(*runs, "-f", "json"))
+    assert found["runs"] == runs
+    assert found["plan"] == [{"what": "seed", "values": [1, 2]}]
+    assert {"what": "all_reduce 1 MiB (ms)", "values": [60.0, 120.0]} in found["measured"]
+
+
+def test_the_command_as_csv(runs: list[str]) -> None:
+    rows = list(csv.reader(io.StringIO(command(*runs, "-f", "csv"))))
+    assert ["setting", "a/run", "b/run"] in rows
+    assert ["seed", "1", "2"] in rows
+    assert ["all_reduce 1 MiB (ms)", "60", "120", "2.000"] in rows
+
+
+def test_the_command_writes_a_page(runs: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "compared.html"
+    assert f"page: {page}" in command(*runs, "--html", str(page))
+    html = page.read_text()
+    for part in ("What was done", "a/run", "b/run", "figure-latency", "figure-use", "all_reduce 1 MiB (ms)", "2.000"):
+        assert part in html
+    with pytest.raises(InputError, match="cannot write"):
+        command(*runs, "--html", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("summary.json", "{", "b/run: summary.json cannot be read"),
+        ("plan.json", "[]", "b/run: plan.json is not an object"),
+        ("summary.json", '{"training": {"step_ms": 3}}', "a summary.json holds values of the wrong kind"),
+    ],
+)
+def test_the_command_refuses_what_is_damaged(runs: list[str], name: str, text: str, message: str) -> None:
+    (Path(runs[1]) / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        command(*runs)
+
+
 def test_the_command_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
-    import pytest
-    from typer.testing import CliRunner
-
-    from testbed.cli import app
-    from testbed.errors import InputError
-
     with pytest.raises(InputError, match="at least two run folders"):
-        CliRunner().invoke(app, ["compare", str(tmp_path)], catch_exceptions=False)
+        command(str(tmp_path))
     with pytest.raises(InputError, match="is not a run folder"):
-        CliRunner().invoke(app, ["compare", str(tmp_path), str(tmp_path)], catch_exceptions=False)
+        command(str(tmp_path), str(tmp_path))
