@@ -70,12 +70,29 @@ def confine(memory_bytes: int, folders: list[str]) -> None:
         _set_read_only(folder, yes=False, below=False)
 
 
+def why_not(memory_bytes: int, folders: list[str]) -> str:
+    """Let a child try it: empty if it can, for one that fails half-way is in namespaces in which little works."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            confine(memory_bytes, folders)
+        except OSError as error:
+            os.write(into, str(error.strerror).encode())
+        os._exit(0)
+    os.close(into)
+    with os.fdopen(out, "rb") as said:
+        text = said.read().decode()
+    os.waitpid(pid, 0)
+    return text
+
+
 def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]) -> None:
     """Confine this process, and become `program`."""
-    try:
+    if trouble := why_not(memory_bytes, folders):
+        print(f"not kept to its folders, because this system does not allow it: {trouble}", file=sys.stderr)
+    else:
         confine(memory_bytes, folders)
-    except OSError as error:
-        print(f"not kept to its folders, because this system does not allow it: {error.strerror}", file=sys.stderr)
     os.chdir("/")  # as it is mounted now
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
     if os.getppid() == starter:  # else it has ended meanwhile
