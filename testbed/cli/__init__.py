@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import compare, graph, guest, language, live, report, run, topo
+from testbed.cli import compare, graph, guest, language, live, report, run, topo, vm
 from testbed.errors import TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -29,6 +29,7 @@ app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.add_typer(guest.app, name="guest")
+app.add_typer(vm.app, name="vm")
 
 
 def main() -> None:
