@@ -323,6 +323,15 @@ def test_packages_by_release(tmp_path: Path, release: str) -> None:
     )
 
 
+def test_no_guest_kernel_but_on_x86_64(tmp_path: Path) -> None:
+    (tmp_path / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
+    done = subprocess.run(
+        ["linux32", PROJECT / "scripts/setup", "--packages"],  # uname -m says i686
+        env={**os.environ, "OS_RELEASE": str(tmp_path / "os-release")}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(_packages(tmp_path, "debian 12", "--no-kernel")) == set(done.stdout.split())
+
+
 def test_packages_by_what_is_wanted(tmp_path: Path) -> None:
     everything = set(_packages(tmp_path, "debian 12"))
     runtime = set(_packages(tmp_path, "debian 12", "--runtime-only", "--no-kernel"))
