@@ -1,14 +1,16 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs proof bench soak
+.PHONY: help setup demo test check docs proof proof-roots bench soak
 
-python := .venv/bin/python
-testbed := .venv/bin/testbed
+VENV ?= .venv
+export VENV
+python := $(VENV)/bin/python
+testbed := $(VENV)/bin/testbed
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup:  ## install what is missing: Debian packages, .venv, the guest kernel
+setup:  ## install what is missing: Debian packages, .venv (or VENV), the guest kernel
 	@scripts/setup
 
 demo: setup  ## time collectives between ten workers in five datacenters
@@ -18,17 +20,20 @@ test: setup  ## run the tests
 	@$(python) -m pytest
 
 check: setup  ## lint, formatting, types, import layers
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/lint-imports --no-logo
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 docs: setup  ## write anew what is made from the models: the schema and the reference of topology files
 	@$(testbed) topo schema > topologies/schema.json
 	@$(testbed) topo reference > docs/topology-reference.md
 
 proof: setup  ## reproduce published measurements (takes minutes)
-	@$(python) -m pytest -m proof -s
+	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py
+
+proof-roots: setup  ## set up fresh Debian and Ubuntu systems (as root; mmdebstrap, 2 GB of downloads each)
+	@$(python) -m pytest -m proof -s tests/proof/test_roots.py
 
 bench: setup  ## time what the testbed itself takes, stage by stage
 	@$(python) scripts/bench.py

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from testbed.cli import compare, doctor, graph, guest, language, live, report, run, sweep, topo
+from testbed.cli import compare, doctor, graph, guest, language, live, report, run, sweep, topo, vm
 from testbed.errors import MachineError, TestbedError
 from testbed.launch import clean_up_after_killed
 
@@ -31,6 +31,7 @@ app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(guest.app, name="guest")
+app.add_typer(vm.app, name="vm")
 
 
 def main() -> None:
