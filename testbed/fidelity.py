@@ -14,13 +14,14 @@ The limits, also in docs/machines.md. Each is on what happened while the workloa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from testbed.plan import Direction, Plan
 from testbed.rundir import RunDir, read_json
 from testbed.units import format_rate
+
+if TYPE_CHECKING:
+    import polars as pl
 
 BUSY = 0.7
 STEAL = 0.02
@@ -64,6 +65,8 @@ def doubts(run: RunDir, *, busy: float, steal: float) -> Iterator[str]:
 
 def rates(plan: Plan, links: pl.DataFrame) -> list[dict[str, Any]]:
     """Of each WAN direction whose queue was not empty for a while: the rate at which it sent then, and the planned."""
+    import polars as pl  # noqa: PLC0415 (0.2 s, and every command imports this file)
+
     found = []
     for way in (way for link in plan.network.wan for way in link.directions):
         samples = links.filter((pl.col("source") == way.source) & (pl.col("target") == way.target)).sort("time_ns")
@@ -77,6 +80,8 @@ def rates(plan: Plan, links: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _while_full(samples: pl.DataFrame, way: Direction, mtu: int) -> tuple[float, int]:
     """Seconds between neighbouring samples that both have a backlog, and bytes sent in them."""
+    import polars as pl  # noqa: PLC0415
+
     least = max(2 * mtu, int(LEAST_BACKLOG * way.bottleneck.queue_packets * mtu))
     steps = samples.select(
         seconds=pl.col("time_ns").diff() / 1e9,
