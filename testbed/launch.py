@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -139,17 +139,21 @@ class Running(Protocol):
         """CPU time that counts for whether the CPU was the limit; 0 once the command has ended."""
 
 
-def start_series(kernel: Kernel, folder: Path, plans: Sequence[Plan]) -> AbstractContextManager[Guest]:
-    """A guest that takes orders in the new folder `folder`, for any of `plans`; see testbed.guest.series.
+def start_series(
+    kernel: Kernel, folder: Path, *, memory_bytes: int, named: Collection[Path]
+) -> AbstractContextManager[Guest]:
+    """A guest that takes orders in the new folder `folder`; see testbed.guest.series.
+
+    Args:
+        named: the `folders_of` all plans that it will carry out.
 
     Raises:
         MachineError: it cannot be started.
     """
     project = Path(testbed.__file__).parent.parent
     compileall.compile_dir(project / "testbed", quiet=2)
-    named = {place for plan in plans for place in _folders_of(plan)}
     return series_of(
-        kernel, folder, memory_bytes=max(plan.guest_memory_bytes for plan in plans),
+        kernel, folder, memory_bytes=memory_bytes,
         readable=[project, Path(sys.prefix), Path(sys.base_prefix), *named],
         environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT, **ENVIRONMENT},
     )  # fmt: skip
@@ -173,7 +177,7 @@ def _start(plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None) 
     project = Path(testbed.__file__).parent.parent
     compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
     command = [sys.executable, "-m", "testbed.run", str(run.path)]
-    readable = [project, Path(sys.prefix), Path(sys.base_prefix), *_folders_of(plan)]
+    readable = [project, Path(sys.prefix), Path(sys.base_prefix), *folders_of(plan)]
     environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
     if kernel is None:
         return here.start_here(
@@ -207,7 +211,7 @@ def _carry_out(
         raise GuestLost(f"{who} ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
 
 
-def _folders_of(plan: Plan) -> set[Path]:
+def folders_of(plan: Plan) -> set[Path]:
     """Folders that the plan names, or with files that it names."""
     ways = [way for link in plan.network.wan for way in link.directions]
     names = [plan.workers.image or "", *(way.fibre.distribution for way in ways)]

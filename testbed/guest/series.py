@@ -11,6 +11,7 @@ Both sides see the guest's one writable folder, in which the run folders lie, an
     order-N    a run folder, put there whole; N counts from 0
     done-N     the exit status of order N
     guest      the host's process of the guest, which is paused now
+    ended      there will be none any more, and why
 
 Nothing that happens on the host can wake a process of the guest, which therefore looks for its next order again and
 again. Between two orders it is paused: it takes no CPU, and its clock stands still. A visit that does not end well ends
@@ -35,7 +36,7 @@ from testbed.rundir import read_plain, replace_text
 
 POLL_S = 0.02
 LOOK_S = 0.2
-CLOCK = "raw/clock"
+CLOCK, ENDED = "raw/clock", "ended"
 
 
 @contextmanager
@@ -98,15 +99,16 @@ class Visit:
 
 @contextmanager
 def visit(folder: Path, run_folder: Path) -> Iterator[Visit]:
-    """Let the guest of `folder` carry out the run in `run_folder`, below `folder`.
+    """Let the guest of `folder` carry out the run in `run_folder`, below `folder`, as soon as it is ready.
 
     Raises:
         GuestLost: it has ended.
     """
-    try:
-        pid = int((folder / "guest").read_text())
-    except (OSError, ValueError):
-        raise GuestLost(f"there is no guest in {folder}") from None
+    while not (folder / "guest").exists():
+        if (folder / ENDED).exists():
+            raise GuestLost((folder / ENDED).read_text() or "the guest ended before its first run")
+        time.sleep(POLL_S)
+    pid = int((folder / "guest").read_text())
     number = len(list(folder.glob("order-*")))
     order = Visit(folder, pid, number, read_clock(folder / CLOCK))
     replace_text(folder / f"order-{number}", str(run_folder))
@@ -115,6 +117,14 @@ def visit(folder: Path, run_folder: Path) -> Iterator[Visit]:
         yield order
     finally:
         _signal(pid, signal.SIGKILL if order.status() is None else signal.SIGSTOP)
+
+
+def series_cpu_seconds(folder: Path) -> float:
+    """Host CPU time of the guest of `folder` since it was booted; 0 if there is none."""
+    try:
+        return session_cpu_seconds(int((folder / "guest").read_text()))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _lives(pid: int) -> bool:

@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Protocol
 
 from testbed.errors import InputError
+from testbed.launch import may_join_series
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint
+from testbed.sweep.guests import Guests, Kept, Shape
 from testbed.sweep.point import NO_SPACE, Limits, carry_out, disk_full, is_disk_full
 from testbed.units import format_size
 
@@ -114,6 +116,7 @@ class _Running:
     point: PlannedPoint
     attempt: int
     process: ForkServerProcess
+    guest: Kept | None  # that it shares with the points before and after it
     begin: float = field(default_factory=time.monotonic)
 
 
@@ -125,6 +128,7 @@ class LocalSweep:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._running: list[_Running] = []
+        self._guests = Guests(self._context, folder, None, _prepare)
         self._stopped = False
 
     def run(self, points: Sequence[PlannedPoint]) -> dict[str, Record]:
@@ -135,6 +139,7 @@ class LocalSweep:
             KeyboardInterrupt: what was in flight is removed.
         """
         side_by_side(points, self._limit)
+        self._guests = Guests(self._context, self._folder, Shape.of(points), _prepare)
         waiting = deque((point, 1) for point in points)
         records: dict[str, Record] = {}
         try:
@@ -151,23 +156,32 @@ class LocalSweep:
                     else:
                         records[each.point.identity] = record
                         self._stopped |= self._policy.fail_fast and record.state == "failed"
+                self._guests.look()
                 self._events.tick()
         finally:
             self._end_all()
         return records
 
     def _fits(self, point: PlannedPoint) -> bool:
-        used = sum(need_bytes(each.point) for each in self._running)
+        used = sum(self._need_bytes(each.point) for each in self._running)
         few = len(self._running) < self._limit.jobs
-        return few and (not self._running or used + need_bytes(point) <= self._limit.memory_bytes)
+        return few and (not self._running or used + self._need_bytes(point) <= self._limit.memory_bytes)
+
+    def _need_bytes(self, point: PlannedPoint) -> int:
+        """As `need_bytes`; a guest that is shared is as large as its largest point wants it."""
+        shape = self._guests.shape
+        shared = 0 if shape is None or not may_join_series(point.plan) else shape.memory_bytes + PROCESS_MEMORY
+        return max(need_bytes(point), shared)
 
     def _start(self, point: PlannedPoint, attempt: int) -> None:
-        shutil.rmtree(self._folder.running / point.folder, ignore_errors=True)
+        guest = self._guests.lend(point)
+        place = self._folder.running if guest is None else guest.folder
+        shutil.rmtree(place / point.folder, ignore_errors=True)
         process = self._context.Process(
-            target=_child, args=(self._folder.path, point, self._policy.limits, attempt), name=point.folder
+            target=_child, args=(self._folder.path, place, point, self._policy.limits, attempt), name=point.folder
         )
         process.start()
-        self._running.append(_Running(point, attempt, process))
+        self._running.append(_Running(point, attempt, process, guest))
         self._events.started(point, attempt)
 
     def _has_ended(self, each: _Running) -> bool:
@@ -185,6 +199,8 @@ class LocalSweep:
         self._running.remove(each)
         each.process.join()
         status = each.process.exitcode
+        if each.guest is not None:
+            self._guests.take_back(each.guest, sound=status == 0)
         place = {0: self._folder.points, 1: self._folder.failed}.get(status if status is not None else -1)
         record = None if place is None else read_record(place / each.point.folder)
         if record is None:
@@ -194,7 +210,7 @@ class LocalSweep:
             if status is not None and status < 0:
                 reason = f"the point's process was killed ({signal.Signals(-status).name})"
                 reason += "; this machine's memory may have run out" if status == -signal.SIGKILL else ""
-            left = self._folder.running / each.point.folder
+            left = self._folder.running / each.point.folder  # of a shared guest there is nothing left
             last = _last_line(self._folder.log(each.point.folder))
             reason += f": {last}" if last else ""
             wall = round(time.monotonic() - each.begin, 3)
@@ -216,6 +232,7 @@ class LocalSweep:
                 each.process.kill()
                 each.process.join()
         self._running.clear()
+        self._guests.end()
         self._folder.clear_running()
 
 
@@ -227,17 +244,22 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _child(path: Path, point: PlannedPoint, limits: Limits, attempt: int) -> None:
-    """The process of one point: run it, put its folder where it belongs, and end with 0, or with 1 if it failed."""
+def _prepare() -> None:
+    """Of each process of a sweep: it ends when the sweep wants it to, or has died."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its points
     signal.signal(signal.SIGTERM, _interrupt)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
+def _child(path: Path, place: Path, point: PlannedPoint, limits: Limits, attempt: int) -> None:
+    """The process of one point: run it, put its folder where it belongs, and end with 0, or with 1 if it failed."""
+    _prepare()
     folder = SweepDir(path)
     try:
         _print_to(folder.log(point.folder))
-        left, record = carry_out(point, folder.running, limits, attempt)
+        left, record = carry_out(point, place, limits, attempt, series=place != folder.running)
         with suppress(OSError):
             folder.log(point.folder).replace(left / "logs/point.log")
         try:

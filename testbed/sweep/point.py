@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.errors import MachineError, RunError, TestbedError
+from testbed.guest.series import series_cpu_seconds
 from testbed.launch import launch
 from testbed.rundir import RunDir
 from testbed.sweep.folder import Record, SweepDir
@@ -43,16 +44,22 @@ class _Silent:
         pass
 
 
-def carry_out(point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1) -> tuple[Path, Record]:
+def carry_out(
+    point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1, *, series: bool = False
+) -> tuple[Path, Record]:
     """Run `point` in a new folder below `parent`; the folder, and how it ended, however it ended.
+
+    Args:
+        series: `parent` is that of a guest that carries out several points.
 
     Raises:
         KeyboardInterrupt: it was interrupted; its folder is to be removed.
     """
-    begin, cpu = time.monotonic(), _cpu_seconds()
+    guest = parent if series else None
+    begin, cpu = time.monotonic(), _cpu_seconds(guest)
     path = parent / point.folder
     try:
-        reason = _run(point, path, limits)
+        reason = _run(point, path, limits, guest)
     except TestbedError as error:
         reason = str(error)
     except MemoryError:
@@ -63,24 +70,26 @@ def carry_out(point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 
         with suppress(OSError):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {error} (a fault of the testbed)"
-    state, wall, cpu = ("failed" if reason else "completed"), time.monotonic() - begin, _cpu_seconds() - cpu
+    state, wall, cpu = ("failed" if reason else "completed"), time.monotonic() - begin, _cpu_seconds(guest) - cpu
     return path, Record(point.identity, point.name, state, reason, round(wall, 3), round(cpu, 2), attempt)
 
 
-def _cpu_seconds() -> float:
-    """Of this process and of all that it has waited for."""
+def _cpu_seconds(guest: Path | None) -> float:
+    """Of this process and of all that it has waited for, and of a guest that it shares."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    own = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return own + (series_cpu_seconds(guest) if guest else 0.0)
 
 
-def _run(point: PlannedPoint, path: Path, limits: Limits) -> str:
+def _run(point: PlannedPoint, path: Path, limits: Limits, guest: Path | None) -> str:
     """Why the run failed; empty if it did not."""
     run = RunDir.create(path)
     stall_limit_s = point.run.stall_limit / 1e9
     with _time_limit(limits.timeout_s):
         outcome = launch(
-            point.plan, run, spec=point.spec, command=point.command, stall_limit_s=stall_limit_s, progress=_Silent()
-        )
+            point.plan, run, spec=point.spec, command=point.command, stall_limit_s=stall_limit_s, progress=_Silent(),
+            series=guest,
+        )  # fmt: skip
     return outcome.reason
 
 
