@@ -220,7 +220,7 @@ def test_workers() -> None:
 
 
 def test_memory_of_containers() -> None:
-    plan = resolve(Topology.load("two-sites"), Collectives(), machine_memory_bytes=2**40)
+    plan = resolve(Topology.load("two-sites"), Collectives(), capture="none", machine_memory_bytes=2**40)
     assert plan.guest_memory_bytes == 2 * 2**30 + 4 * (400 + 64) * MIB
     assert plan.workers.memory_bytes == 2**30
 
