@@ -206,7 +206,9 @@ def test_offload_without_a_wan() -> None:
 
 def test_workers() -> None:
     workload = Collectives.model_validate({"ranks_per_host": 2, "sizes": ["1 GiB"]})
-    plan = resolve(Topology.load("two-sites"), workload, seed=3, isolation="process", machine_memory_bytes=2**40)
+    plan = resolve(
+        Topology.load("two-sites"), workload, seed=3, isolation="process", capture="none", machine_memory_bytes=2**40
+    )
     ranks = [(rank.rank, rank.local_rank, rank.host) for rank in plan.workers.ranks]
     assert ranks[:3] == [(0, 0, "iowa-h0"), (1, 1, "iowa-h0"), (2, 0, "iowa-h1")]
     assert len(ranks) == 8
@@ -218,7 +220,7 @@ def test_workers() -> None:
 
 
 def test_memory_of_containers() -> None:
-    plan = resolve(Topology.load("two-sites"), Collectives(), machine_memory_bytes=2**40)
+    plan = resolve(Topology.load("two-sites"), Collectives(), capture="none", machine_memory_bytes=2**40)
     assert plan.guest_memory_bytes == 2 * 2**30 + 4 * (400 + 64) * MIB
     assert plan.workers.memory_bytes == 2**30
 

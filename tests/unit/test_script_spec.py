@@ -87,10 +87,15 @@ def test_a_workload_file(here: Path) -> None:
 def test_memory(here: Path) -> None:
     """A guess for weights of 64 MiB, their gradients and Adam's state; --memory is what the guest must have."""
     work = Script(command=["train.py"])
-    plan = resolve(Topology.load("two-sites"), work, isolation="process", machine_memory_bytes=2**40)
+    plan = resolve(Topology.load("two-sites"), work, isolation="process", capture="none", machine_memory_bytes=2**40)
     assert plan.guest_memory_bytes == 2**30 + 4 * (250 + 4 * 64) * MIB
     more = resolve(
-        Topology.load("two-sites"), work, isolation="process", host_memory_bytes=2**31, machine_memory_bytes=2**40
+        Topology.load("two-sites"),
+        work,
+        isolation="process",
+        host_memory_bytes=2**31,
+        capture="none",
+        machine_memory_bytes=2**40,
     )
     assert more.workers.memory_bytes == 2**31
     assert more.guest_memory_bytes == 2**30 + 4 * 2**31
