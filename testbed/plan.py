@@ -232,16 +232,16 @@ class Network(Frozen):
         return next(self.paths(source_dc, target_dc))
 
     def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
-        """Every path that packets from `source_dc` to `target_dc` may take."""
+        """Every path that packets from `source_dc` to `target_dc` may take; none without routes and links for it."""
         if source_dc == target_dc:
             yield ()
             return
-        route = next(r for r in self.routes if r.dc == source_dc and r.destination == target_dc)
-        for hop in route.hops:
-            link = next(w for w in self.wan if w.key == hop.link)
-            step = next(d for d in link.directions if d.source == source_dc)
-            for rest in self.paths(step.target, target_dc):
-                yield (step, *rest)
+        ways = {(link.key, way.source): way for link in self.wan for way in link.directions}
+        routes = (route for route in self.routes if (route.dc, route.destination) == (source_dc, target_dc))
+        for hop in next((route.hops for route in routes), ()):
+            if step := ways.get((hop.link, source_dc)):
+                for rest in self.paths(step.target, target_dc):
+                    yield (step, *rest)
 
     def fabric_cables(self, source: str, target: str) -> tuple[FabricCable, ...]:
         """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross, in order.
