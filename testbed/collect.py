@@ -249,7 +249,7 @@ def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Cal
                 ranks = [plan.workers.ranks[rank] for rank in table["rank"]]
                 if len(ranks) == size:  # not so where groups have no names
                     groups.setdefault(int(size), []).append(Bounds(plan.network, ranks))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, StopIteration):
         problems.append("plan.json has no path between two ranks: no lower bounds")
         groups = {}
 

@@ -234,21 +234,16 @@ class Network(Frozen):
         return next(self.paths(source_dc, target_dc))
 
     def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
-        """Every path that packets from `source_dc` to `target_dc` may take.
-
-        Raises:
-            ValueError: there is none, as no plan has it but one that was changed by hand.
-        """
+        """Every path that packets from `source_dc` to `target_dc` may take; none without routes and links for it."""
         if source_dc == target_dc:
             yield ()
             return
-        hops = [hop for r in self.routes if (r.dc, r.destination) == (source_dc, target_dc) for hop in r.hops]
-        ways = {link.key: way for link in self.wan for way in link.directions if way.source == source_dc}
-        if not hops or any(hop.link not in ways for hop in hops):
-            raise ValueError(f"there is no path from {source_dc} to {target_dc}")
-        for hop in hops:
-            for rest in self.paths(ways[hop.link].target, target_dc):
-                yield (ways[hop.link], *rest)
+        ways = {(link.key, way.source): way for link in self.wan for way in link.directions}
+        routes = (route for route in self.routes if (route.dc, route.destination) == (source_dc, target_dc))
+        for hop in next((route.hops for route in routes), ()):
+            if step := ways.get((hop.link, source_dc)):
+                for rest in self.paths(step.target, target_dc):
+                    yield (step, *rest)
 
     def fabric_cables(self, source: str, target: str) -> tuple[FabricCable, ...]:
         """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross, in order.

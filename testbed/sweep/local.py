@@ -149,6 +149,8 @@ class LocalSweep:
                 wait([each.process.sentinel for each in self._running], timeout=POLL_S)
                 for each in [each for each in self._running if self._has_ended(each)]:
                     record = self._settle(each)
+                    if each.guest is not None:
+                        self._guests.take_back(each.guest, sound=record.state == "completed")
                     again = record.state == "failed" and each.attempt <= self._policy.retries
                     self._events.ended(each.point, record, again)
                     if again:
@@ -199,8 +201,6 @@ class LocalSweep:
         self._running.remove(each)
         each.process.join()
         status = each.process.exitcode
-        if each.guest is not None:
-            self._guests.take_back(each.guest, sound=status == 0)
         place = {0: self._folder.points, 1: self._folder.failed}.get(status if status is not None else -1)
         record = None if place is None else read_record(place / each.point.folder)
         if record is None:
@@ -210,7 +210,7 @@ class LocalSweep:
             if status is not None and status < 0:
                 reason = f"the point's process was killed ({signal.Signals(-status).name})"
                 reason += "; this machine's memory may have run out" if status == -signal.SIGKILL else ""
-            left = self._folder.running / each.point.folder  # of a shared guest there is nothing left
+            left = (self._folder.running if each.guest is None else each.guest.folder) / each.point.folder
             last = _last_line(self._folder.log(each.point.folder))
             reason += f": {last}" if last else ""
             wall = round(time.monotonic() - each.begin, 3)

@@ -97,10 +97,10 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     )  # fmt: skip
     with process:
         wait_for(lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point")
-        wait_for(lambda: list(out.glob("running/10ms*/raw/clock")), "the second guest")
+        wait_for(lambda: list(out.glob("running/*/10ms*/raw/events.jsonl")), "the second guest")
         for pid in of_sweep(out / "running"):  # the point's own process and its guest, as if memory had run out
             os.kill(int(pid), signal.SIGKILL)
-        wait_for(lambda: list(out.glob("running/20ms*/raw/clock")), "the third guest")
+        wait_for(lambda: list(out.glob("running/*/20ms*/raw/events.jsonl")), "the third guest")
         (killed,) = (out / "failed").iterdir()
         assert "was killed (SIGKILL); this machine's memory may have run out" in (killed / "point.json").read_text()
         refused = command("sweep", experiment, "--out", out, status=2)
@@ -111,10 +111,27 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     before = started(first)
     assert json.loads((first / "status.json").read_text())["state"] == "completed"
 
-    command("sweep", experiment, "--out", out, "--jobs", 2)
+    command("sweep", experiment, "--out", out, "--jobs", 1)
     assert [row["state"] for row in points(out).values()] == ["completed"] * 3
     assert started(first) == before
     assert list((out / "running").iterdir()) == []
+    a_guest_of_its_own_gives_the_same(command, experiment, next((out / "points").glob("20ms*")), tmp_path)
+
+
+def a_guest_of_its_own_gives_the_same(command: Command, experiment: Path, point: Path, tmp_path: Path) -> None:
+    """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a fresh guest's."""
+    words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=1", "warmup=0"]
+    sets = [word for value in words for word in ("--set", f"workload.{value}")]
+    sets += ["--set", "topology.wan.west-east.delay=20 ms", "--isolation", "process"]
+    fresh = tmp_path / "fresh"
+    command("run", experiment.parent / "pair.yaml", "collectives", *sets, "--out", fresh)
+    ns = (pl.col("end_ns") - pl.col("start_ns")).alias("ns")
+    shared, own = (
+        pl.read_parquet(folder / "ops.parquet").sort("rank", "start_ns").select(ns) for folder in (point, fresh)
+    )
+    assert shared.height == own.height > 0
+    for a, b in zip(shared["ns"], own["ns"], strict=True):
+        assert a == pytest.approx(b, abs=20_000, rel=1e-3)
 
 
 def of_sweep(out: Path) -> list[str]:
