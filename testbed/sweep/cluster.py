@@ -39,7 +39,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ImportError as error:
-    raise MachineError("Ray is not installed\n  pip install 'wan-training-testbed[ray]'") from error
+    raise MachineError("Ray is not installed\n  pip install --editable '.[ray]' in the testbed's folder") from error
 
 SHIPPED = ("testbed", "workloads", "topologies")  # folders of the project that a run needs
 KERNEL = "guest-kernel"

@@ -169,11 +169,14 @@ def test_a_file_beside_the_experiment_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", EXPERIMENTS.presets(), ids=lambda preset: preset.name)
-def test_every_preset_resolves(preset: object) -> None:
+def test_every_preset_resolves_and_can_be_written(preset: object, tmp_path: Path) -> None:
     experiment = Experiment.load(preset.path)  # type: ignore[attr-defined]
     assert experiment.description
     assert experiment.name == preset.name  # type: ignore[attr-defined]
-    assert len(plan_points(experiment, VERSIONS)) >= 12
+    points = plan_points(experiment, VERSIONS)
+    assert len(points) >= 12
+    again = plan_points(load(tmp_path, experiment.to_yaml()), VERSIONS)
+    assert [point.identity for point in again] == [point.identity for point in points]
 
 
 # ---- what is refused
