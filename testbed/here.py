@@ -170,13 +170,15 @@ def _remove_group(group: Path) -> None:
 
 
 def remove_stale() -> list[Path]:
-    """Remove what runs whose starter is gone left here, and return their run folders."""
+    """Remove what runs whose starter is gone left here, and return their run folders; nothing if this is not root."""
     runs = cache_dir() / "here"
     left: list[Path] = []
+    if os.geteuid() != 0:
+        return left
     for folder in runs.iterdir() if runs.is_dir() else ():
         starter = folder.name.partition("-")[0]
         if starter.isdigit() and not Path("/proc", starter).exists():
-            with suppress(OSError):  # not root any more, or a group that others have put something into
+            with suppress(OSError):  # others have put something into the group
                 _remove_group(CGROUPS / f"testbed-{folder.name}")
             writable = folder / "writable"
             if writable.is_symlink():

@@ -436,9 +436,9 @@ def clean_up_after_killed() -> None:
     for folder in (*remove_stale_guests(), *here.remove_stale()):
         run = RunDir(folder)
         try:
-            run.settle()
             status = json.loads(read_plain(run.status))
-        except (OSError, ValueError):
+            run.settle()
+        except (OSError, ValueError):  # it is that of a deployment, or nobody's any more
             continue
         if status.get("state") == "running":
             reason = "the testbed was killed"
