@@ -2,7 +2,7 @@
 
 `make proof-roots`; 10 to 20 minutes, 2 GB of downloads and 5 GB of disk for each, removed afterwards. Needs root,
 mmdebstrap, and the distributions' mirrors. Each root has processes, mounts and files of its own (and this machine's
-network), which end with the test.
+network), which end with the test. TESTBED_ROOTS may name a folder with what mmdebstrap made before: bookworm.tar, ....
 """
 
 import os
@@ -91,8 +91,13 @@ def root(request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Ker
     need(shutil.which("mmdebstrap"), "mmdebstrap")
     system = SYSTEMS[request.param]
     path = tmp_path / "root"
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", system.suite, path]
-    subprocess.run([*command, *system.sources], check=True)
+    archive = Path(os.environ.get("TESTBED_ROOTS", "/nonexistent")) / f"{system.suite}.tar"
+    if archive.is_file():
+        path.mkdir()
+        subprocess.run(["tar", "-xf", archive, "-C", path, "--numeric-owner"], check=True)
+    else:
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=apt,ca-certificates", system.suite, path]
+        subprocess.run([*command, *system.sources], check=True)
     shutil.copytree(PROJECT, path / "project", ignore=shutil.ignore_patterns(*NOT_COPIED))
     settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     settings |= {

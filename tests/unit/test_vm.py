@@ -209,8 +209,9 @@ def test_it_needs_nothing_that_only_linux_has(vm: Vm) -> None:
     environment = {**os.environ, "FAKE": str(vm.folder), "PATH": f"{vm.folder / 'bin'}:{os.environ['PATH']}"}
     environment |= {"PYTHONPATH": str(vm.project), "TESTBED_CACHE": str(vm.folder / "cache")}
     done = subprocess.run(
-        [sys.executable, "-c", MACOS, "run", "two-sites"], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", MACOS, "run", "two-sites"],
+        env=environment, cwd=vm.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "on this machine: " in done.stderr
 
