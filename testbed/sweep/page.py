@@ -49,7 +49,9 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
             figures.append({"title": plot.heading, "words": _words(plot), "html": _html(figure, number)})
     states = {state: int((points["state"] == state).sum()) for state in ("completed", "failed", "missing")}
     html = _template().render(
-        index=index, states=states, figures=figures, problems=problems, table=_table(index.get("axes", []), points),
+        index=index, states=states, figures=figures, problems=problems,
+        repeated=any(point["repeat"] for point in index.get("points", [])),
+        table=_table(folder, index.get("axes", []), points),
         command=shlex.join(["testbed", *index.get("command", [])[1:]]), plotly=Markup(get_plotlyjs()),
         spec=folder.experiment.read_text() if folder.experiment.is_file() else "",
     )  # fmt: skip
@@ -108,7 +110,8 @@ def _words(plot: Plot) -> str:
     return text + "."
 
 
-def _table(axes: list[str], points: pl.DataFrame) -> dict[str, Any]:
+def _table(folder: SweepDir, axes: list[str], points: pl.DataFrame) -> dict[str, Any]:
+    """The rows of the page; a point that was killed has no report to link."""
     names = [name for name in (*axes, "repeat", *KEY_FIGURES) if name in points.columns]
     if "repeat" in names and points["repeat"].n_unique() == 1:
         names.remove("repeat")
@@ -117,12 +120,17 @@ def _table(axes: list[str], points: pl.DataFrame) -> dict[str, Any]:
             "name": row["point"],
             "state": row["state"],
             "reason": row.get("reason") or "",
-            "link": f"{row['folder']}/report.html" if row.get("folder") else "",
+            "link": _report_of(folder, row.get("folder")),
             "cells": [_text(row[name]) for name in names],
         }
         for row in points.iter_rows(named=True)
     ]
     return {"names": names, "numbers": [points[name].dtype.is_numeric() for name in names], "rows": rows}
+
+
+def _report_of(folder: SweepDir, point: str | None) -> str:
+    link = f"{point}/report.html"
+    return link if point and (folder.path / link).is_file() else ""
 
 
 def _text(value: Any) -> str:

@@ -31,6 +31,8 @@ def sweep(tmp_path: Path) -> SweepDir:
         if state:
             run = write_run(folder.running / f"p{number}.{identity}", make_plan(two_dcs()))
             collect(run)
+            if state == "completed":
+                run.report.write_text("<!doctype html>")
             folder.settle(run.path, Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0))
     folder.write_index({"name": "mine", "axes": ["delay", "algorithm", "loss", "sizes"], "points": points, "plots": []})
     return folder
@@ -115,7 +117,8 @@ def test_the_page_links_every_run_that_there_is(sweep: SweepDir) -> None:
     page = write_page(sweep, *gather(sweep)).read_text()
     assert "2 of 4 points are complete" in page
     assert 'href="points/p1.id1/report.html"' in page
-    assert 'href="failed/p2.id2/report.html"' in page
+    assert "failed/p2.id2" not in page  # killed before it had one
+    assert 'title="it broke">failed' in page
     assert "p3" in page
     assert 'id="figure-0"' in page
     assert page.count('src="http') == 0
