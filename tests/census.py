@@ -65,9 +65,10 @@ def _is_there(link: Path) -> bool:
 
 
 def _mounts() -> list[str]:
-    """Those that are not covered by another."""
-    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return sorted(place for place in places if os.path.ismount(place))
+    """But for those that the world of this process has inherited: others may move and end them."""
+    inherited = set(os.environ.get("INHERITED_MOUNTS", "").split())
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return sorted(fields[4] for fields in mounts if fields[0] not in inherited)
 
 
 def _has_groups(root: Path) -> bool:

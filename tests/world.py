@@ -10,6 +10,7 @@ from pathlib import Path
 
 # $1...: folders that stay as they are although they lie in /tmp, /run or /dev/shm; then --, and the command.
 SCRIPT = r"""
+export INHERITED_MOUNTS=$(cut -d " " -f 1 /proc/self/mountinfo)
 fd=10 folders=()
 while [ "$1" != -- ]; do folders+=("$1"); eval "exec $fd<\"\$1\""; fd=$((fd + 1)); shift; done
 shift
