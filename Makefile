@@ -1,6 +1,10 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo test check docs proof proof-roots bench soak
+=======
+.PHONY: help setup demo test check docs proof proof-roots proof-vm bench
+>>>>>>> wt-vm
 
 VENV ?= .venv
 export VENV
@@ -30,10 +34,13 @@ docs: setup  ## write anew what is made from the models: the schema and the refe
 	@$(testbed) topo reference > docs/topology-reference.md
 
 proof: setup  ## reproduce published measurements (takes minutes)
-	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py
+	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py --ignore=tests/proof/test_vm_session.py
 
 proof-roots: setup  ## set up fresh Debian and Ubuntu systems (as root; mmdebstrap, 2 GB of downloads each)
 	@$(python) -m pytest -m proof -s tests/proof/test_roots.py
+
+proof-vm: setup  ## the session of docs/vm.md by the real Vagrant, an SSH server in place of the VM (as root)
+	@$(python) -m pytest -m proof -s tests/proof/test_vm_session.py
 
 bench: setup  ## time what the testbed itself takes, stage by stage
 	@$(python) scripts/bench.py

@@ -96,7 +96,8 @@ def root(request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Ker
         path.mkdir()
         subprocess.run(["tar", "-xf", archive, "-C", path, "--numeric-owner"], check=True)
     else:
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=apt,ca-certificates", system.suite, path]
+        command = ["unshare", "--mount", "--propagation", "private", "mmdebstrap", "--quiet", "--variant=minbase"]
+        command += ["--include=apt,ca-certificates", system.suite, str(path)]
         subprocess.run([*command, *system.sources], check=True)
     shutil.copytree(PROJECT, path / "project", ignore=shutil.ignore_patterns(*NOT_COPIED))
     settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
