@@ -1,10 +1,6 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo test check docs proof proof-roots bench soak
-=======
-.PHONY: help setup demo test check docs proof proof-roots proof-vm bench
->>>>>>> wt-vm
+.PHONY: help setup demo test check docs proof proof-roots proof-vm bench soak
 
 VENV ?= .venv
 export VENV
