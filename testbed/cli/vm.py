@@ -14,7 +14,7 @@ import sys
 import time
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from typer.core import TyperCommand
@@ -83,7 +83,8 @@ def run(context: typer.Context) -> None:
     words, out = without_out(context.meta[WORDS])
     if out is not None and out.exists():
         raise InputError(f"{out} exists already", place=Place(key="--out"), remedy="a run never overwrites another")
-    if status := _vagrant("rsync") if _is_running() else _vagrant("up"):
+    # Standard output is for what the run prints.
+    if status := _vagrant("rsync" if _is_running() else "up", output=sys.stderr):
         raise typer.Exit(status)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{_name(words)}"
     terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() else ["--no-tty"]
@@ -144,9 +145,9 @@ def _is_running() -> bool:
     return any(line.split(",")[2:4] == ["state", "running"] for line in done.stdout.splitlines())
 
 
-def _vagrant(*words: str) -> int:
+def _vagrant(*words: str, output: TextIO | None = None) -> int:
     """Run Vagrant in the project's folder with this terminal; its exit status. Ctrl-C is Vagrant's to handle."""
-    with subprocess.Popen([_program(), *words], cwd=PROJECT) as process:
+    with subprocess.Popen([_program(), *words], cwd=PROJECT, stdout=output) as process:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             status = process.wait()

@@ -19,12 +19,12 @@ AWKWARD = ["--set", SIZES, "it's", '"', "$HOME `id` \\", "a;b&c|d>e", "*", "~", 
 
 # Vagrant, as far as `testbed vm` uses it: says what it was asked, and runs the VM's commands on this machine.
 VAGRANT = """#!/bin/bash
-python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >>"$FAKE/asked"
+"$PYTHON" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >>"$FAKE/asked"
 case $1 in
     status) echo "1,default,provider-name,libvirt"; echo "1,default,state,$(cat "$FAKE/state")"; exit ;;
-    up) echo running >"$FAKE/state"; exit "${FAKE_UP:-0}" ;;
+    up) echo "Bringing machine up"; echo running >"$FAKE/state"; exit "${FAKE_UP:-0}" ;;
     destroy) echo not_created >"$FAKE/state"; exit ;;
-    rsync) exit ;;
+    rsync) echo "Rsyncing folder"; exit ;;
     ssh) shift; [ "$1" != --no-tty ] || shift; [ "$1" = -c ] || exit 0; PATH=$FAKE/vm:$PATH exec bash -c "$2" ;;
 esac
 exit 99
@@ -55,7 +55,13 @@ class Vm:
 
     def testbed(self, *words: object, **settings: object) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        environment = {**os.environ, "FAKE": str(self.folder), "PATH": path, "PYTHONPATH": str(self.project)}
+        environment = {
+            **os.environ,
+            "PYTHON": sys.executable,
+            "FAKE": str(self.folder),
+            "PATH": path,
+            "PYTHONPATH": str(self.project),
+        }
         environment |= {name: str(value) for name, value in settings.items()}
         return subprocess.run(
             [sys.executable, "-m", "testbed", "vm", *map(str, words)],
@@ -101,7 +107,9 @@ def test_a_run_starts_the_vm_and_its_folder_comes_back(vm: Vm) -> None:
 
 def test_a_vm_that_runs_gets_the_project_anew(vm: Vm) -> None:
     assert vm.testbed("up").returncode == 0
-    assert vm.testbed("run", "two-sites").returncode == 0
+    done = vm.testbed("run", "two-sites")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)[:2] == ["run", "two-sites"]  # and nothing of Vagrant's
     assert [words[0] for words in vm.asked()] == ["up", "rsync", "ssh"]
 
 
@@ -206,7 +214,12 @@ main()
 
 
 def test_it_needs_nothing_that_only_linux_has(vm: Vm) -> None:
-    environment = {**os.environ, "FAKE": str(vm.folder), "PATH": f"{vm.folder / 'bin'}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "FAKE": str(vm.folder),
+        "PATH": f"{vm.folder / 'bin'}:{os.environ['PATH']}",
+    }
     environment |= {"PYTHONPATH": str(vm.project), "TESTBED_CACHE": str(vm.folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", MACOS, "run", "two-sites"],
