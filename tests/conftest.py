@@ -3,19 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from shared import PROJECT, Command, Need
 
 from testbed.errors import MachineError
 from testbed.guest.kernel import Kernel, ensure_kernel
 
 FORCE = "TESTBED_FORCE_TESTS"
-PROJECT = Path(__file__).parent.parent
 KEPT_SETTINGS = ("TESTBED_CACHE", "TESTBED_KERNEL")  # of the user's; all other TESTBED_ variables would change results
-Need = Callable[[object, str], None]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Need
+from shared import PROJECT, Need
 
 from testbed.cache import cache_dir
 from testbed.guest.kernel import Kernel

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Need
+from shared import PROJECT, Need
 
 from testbed.guest.kernel import Kernel
 

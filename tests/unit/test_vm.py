@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, Need
+from shared import PROJECT, Need
 
 from testbed.cli.vm import remote_command, without_out
 
