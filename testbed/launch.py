@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -194,7 +194,7 @@ def _carry_out(
     progress: Progress,
 ) -> None:  # fmt: skip
     progress.stage("boot")
-    threading.Thread(target=_import_reporting, daemon=True).start()
+    threading.Thread(target=_warm_up_reporting, args=(plan,), daemon=True).start()
     with start as guest:
         watch = Watch(run, guest, stall_limit_s, progress)
         while (status := guest.status()) is None:
@@ -382,15 +382,18 @@ def _memory_hint(run: RunDir) -> str:
     return ""
 
 
-def _import_reporting() -> None:
-    """polars, scapy and plotly take 0.6 s to import: done while the guest boots, on another CPU."""
-    import testbed.collect  # noqa: PLC0415
-    import testbed.report.page  # noqa: F401, PLC0415
+def _warm_up_reporting(plan: Plan) -> None:
+    """Imports and outlines of maps take a second: done while the guest boots, on another CPU."""
+    import testbed.collect  # noqa: F401, PLC0415
+    from testbed.report.page import warm_up  # noqa: PLC0415
+
+    with suppress(Exception):  # which the page will meet again, and tell
+        warm_up(plan)
 
 
 def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> None:
     """Tables, status and page from what there is."""
-    from testbed.collect import collect  # noqa: PLC0415 (see _import_reporting)
+    from testbed.collect import collect  # noqa: PLC0415 (see _warm_up_reporting)
     from testbed.report.page import write_page  # noqa: PLC0415
 
     progress.stage("report")

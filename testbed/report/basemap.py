@@ -46,6 +46,7 @@ class View:
             points[:, 0] = self.frame.left + (points[:, 0] - self.frame.left) % self.period
         return points
 
+    @cache  # noqa: B019 (views are few, and compared by value)
     def layers(self) -> dict[str, str]:
         """SVG path data of each layer, rounded to 0.1 px; nothing where the outline is too coarse."""
         if self.km_per_px < FINEST_KM_PER_PX:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from importlib import resources
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -37,7 +37,7 @@ def figure(name: str, title: str, words: str, drawn: go.Figure | None) -> dict[s
 def render(template: str, **content: object) -> str:
     """The page that `template` makes of `content`."""
     scripts = [_text("page.js"), get_plotlyjs()]
-    return _environment().get_template(template).render(
+    return template_of(template).render(
         scripts=[Markup(script) for script in scripts],
         style=Markup(_text("page.css")),
         policy=_policy(scripts),
@@ -59,9 +59,10 @@ def _for_script(json: str) -> Markup:
 
 
 @cache
-def _environment() -> Environment:
+def template_of(name: str) -> Template:
+    """The template `name`, compiled once."""
     loader = PackageLoader("testbed", "report")
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 @cache

@@ -16,9 +16,9 @@ from testbed.plan import Plan
 from testbed.report import tables
 from testbed.report.content import Content, load
 from testbed.report.flow_table import flows_grid
-from testbed.report.html import Figure, figure, render
+from testbed.report.html import Figure, figure, render, template_of
 from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
-from testbed.report.plots import latency_figure, loss_figure
+from testbed.report.plots import latency_figure, loss_figure, styled
 from testbed.report.rank_plot import rank_figure
 from testbed.report.site_map import site_map
 from testbed.report.timeline import write_trace
@@ -80,6 +80,14 @@ def write_page(run: RunDir) -> Path:
     )
     run.report.write_text(html)
     return run.report
+
+
+def warm_up(plan: Plan) -> None:
+    """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, the modules of plotly."""
+    site_map(plan.network, theme="page")
+    traces = [go.Scatter(x=[0], y=[0]), go.Bar(x=[0], y=[0]), go.Heatmap(z=[[0]])]
+    template_of("page.html.j2")
+    figure("", "", "", styled(go.Figure(traces), 100))
 
 
 def _attempt(content: Content, what: str, make: Callable[[], T]) -> T | None:
