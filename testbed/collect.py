@@ -102,16 +102,8 @@ def collect(run: RunDir) -> None:
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }
-    summary["dominant"] = dominant(plan, summary, ops, steps, links, _flows(run))
+    summary["dominant"] = dominant(plan, summary, ops, steps, links, None if captured is None else captured.flows)
     run.write_json(run.summary, summary)
-
-
-def _flows(run: RunDir) -> pl.DataFrame | None:
-    """flows.parquet, if there is a sound one."""
-    try:
-        return pl.read_parquet(run.flows)
-    except (OSError, pl.exceptions.PolarsError):
-        return None
 
 
 def _read_plan(run: RunDir, problems: Problems) -> Plan | None:

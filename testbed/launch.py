@@ -139,6 +139,14 @@ class Running(Protocol):
         """CPU time that counts for whether the CPU was the limit; 0 once the command has ended."""
 
 
+def code_for_guests() -> tuple[list[Path], dict[str, str]]:
+    """What a guest needs to run the testbed: folders that it must be able to read, and its environment."""
+    project = Path(testbed.__file__).parent.parent
+    compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
+    environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
+    return [project, Path(sys.prefix), Path(sys.base_prefix)], environment
+
+
 def start_series(
     kernel: Kernel, folder: Path, *, memory_bytes: int, named: Collection[Path]
 ) -> AbstractContextManager[Guest]:
@@ -150,12 +158,10 @@ def start_series(
     Raises:
         MachineError: it cannot be started.
     """
-    project = Path(testbed.__file__).parent.parent
-    compileall.compile_dir(project / "testbed", quiet=2)
+    readable, environment = code_for_guests()
     return series_of(
-        kernel, folder, memory_bytes=memory_bytes,
-        readable=[project, Path(sys.prefix), Path(sys.base_prefix), *named],
-        environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT, **ENVIRONMENT},
+        kernel, folder, memory_bytes=memory_bytes, readable=[*readable, *named],
+        environment={**environment, **ENVIRONMENT},
     )  # fmt: skip
 
 
@@ -174,11 +180,9 @@ def _start(plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None) 
     """The command of the run; `kernel`: the guest's, None: here."""
     if series is not None:
         return visit(series, run.path)
-    project = Path(testbed.__file__).parent.parent
-    compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
     command = [sys.executable, "-m", "testbed.run", str(run.path)]
-    readable = [project, Path(sys.prefix), Path(sys.base_prefix), *folders_of(plan)]
-    environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
+    code, environment = code_for_guests()
+    readable = [*code, *folders_of(plan)]
     if kernel is None:
         return here.start_here(
             command, writable=run.path, console=run.console, readable=readable, environment=environment
@@ -208,7 +212,7 @@ def _carry_out(
         raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
     if status != 0:
         who = "the guest" if plan.where == "guest" else "the run"
-        raise GuestLost(f"{who} ended without finishing the run; the end of {run.console}:\n{_tail(run.console)}")
+        raise GuestLost(f"{who} ended without finishing the run; the end of {run.console}:\n{tail(run.console)}")
 
 
 def folders_of(plan: Plan) -> set[Path]:
@@ -366,7 +370,8 @@ def _steal_seconds() -> float:
     return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 
 
-def _tail(path: Path, lines: int = 15) -> str:
+def tail(path: Path, lines: int = 15) -> str:
+    """The end of a file that a guest may write to, for a message; empty if it cannot be read."""
     try:
         with open_plain(path) as file:
             text = file.read().decode(errors="replace").splitlines()
@@ -376,7 +381,7 @@ def _tail(path: Path, lines: int = 15) -> str:
 
 
 def _memory_hint(run: RunDir) -> str:
-    console = _tail(run.console, lines=10_000)
+    console = tail(run.console, lines=10_000)
     if re.search(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE", console):
         return "\n  the guest's memory ran out: give it more with --guest-memory"
     return ""

@@ -20,15 +20,12 @@ import signal
 import sys
 from pathlib import Path
 
-import testbed
 from testbed.errors import TestbedError
 from testbed.guest.boot import Guest, start_guest
 from testbed.guest.kernel import ensure_kernel
-from testbed.launch import GUEST_ENVIRONMENT
+from testbed.launch import code_for_guests, tail
 from testbed.live.folder import Deployment
 from testbed.live.mailbox import mails
-
-TAIL_LINES = 15
 
 
 def keep(deployment: Deployment) -> None:
@@ -38,7 +35,7 @@ def keep(deployment: Deployment) -> None:
         TestbedError: it could not be started.
     """
     plan = deployment.read_plan()
-    project = Path(testbed.__file__).parent.parent
+    readable, environment = code_for_guests()
     with start_guest(
         ensure_kernel(),
         [sys.executable, "-m", "testbed.live.agent", str(deployment.path)],
@@ -47,8 +44,8 @@ def keep(deployment: Deployment) -> None:
         clock=plan.clock,
         console=deployment.console,
         clock_file=deployment.path / "raw/clock",
-        readable=[project, Path(sys.prefix), Path(sys.base_prefix)],
-        environment={"PYTHONPATH": str(project), **GUEST_ENVIRONMENT},
+        readable=readable,
+        environment=environment,
         cpu=plan.cpu,
     ) as guest:
         deployment.write(deployment.pids, json.dumps({"keeper": os.getpid(), "guest": guest.process.pid}))
@@ -95,11 +92,6 @@ def _abandon_requests(deployment: Deployment) -> None:
             mail.remove()
 
 
-def _tail(path: Path) -> str:
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
-
-
 def main(folder: str) -> None:
     """Keep the deployment in `folder`; say in its folder why it ended, unless it was told to end."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
@@ -107,7 +99,7 @@ def main(folder: str) -> None:
     deployment.write(deployment.pids, json.dumps({"keeper": os.getpid()}))
     try:
         keep(deployment)
-        reason = f"the guest has ended; the last lines of its console:\n{_tail(deployment.console)}"
+        reason = f"the guest has ended; the last lines of its console:\n{tail(deployment.console)}"
     except TestbedError as error:
         reason = str(error)
     if deployment.path.exists():

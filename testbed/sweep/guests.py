@@ -6,7 +6,6 @@ Each is kept by a process of its own, which ends with the sweep. A guest whose p
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -106,7 +105,6 @@ class Guests:
 
 def _keep(folder: Path, shape: Shape, prepare: Callable[[], None]) -> None:
     prepare()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its guests
     try:
         with start_series(ensure_kernel(), folder, memory_bytes=shape.memory_bytes, named=shape.readable) as guest:
             keep(guest, folder)
