@@ -6,6 +6,8 @@ VENV ?= .venv
 export VENV
 python := $(VENV)/bin/python
 testbed := $(VENV)/bin/testbed
+JOBS ?= auto
+BY_FILE := --dist=loadfile --no-loadscope-reorder
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +18,9 @@ setup:  ## install what is missing: Debian packages, .venv (or VENV), the guest 
 demo: setup  ## time collectives between ten workers in five datacenters
 	@$(testbed) run microsoft-openai-five collectives
 
-test: setup  ## run the tests
-	@$(python) -m pytest
+test: setup  ## run the tests, two files at a time where there are two CPUs (JOBS=auto)
+	@$(python) -m pytest -m 'not proof and not soak and not alone' -n $(JOBS) --maxprocesses=4 $(BY_FILE)
+	@$(python) -m pytest -m alone
 
 check: setup  ## lint, formatting, types, import layers
 	$(VENV)/bin/ruff check

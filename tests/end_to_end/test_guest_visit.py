@@ -40,10 +40,10 @@ def test_a_shell(command: Command, command_environment: dict[str, str]) -> None:
     seen = wait_for(terminal, "# ", "")
     os.write(terminal, b"echo $((6 * 7))\n")
     seen = wait_for(terminal, "42", seen)
-    os.write(terminal, b"echo be''gins; sleep 1000\n")
+    os.write(terminal, b"sh -c \"echo be''gins; sleep 1000\"\n")  # one job: what it prints, it prints in the foreground
     seen = wait_for(terminal, "begins", seen)
     os.write(terminal, b"\x03")
-    time.sleep(0.5)
+    seen = wait_for(terminal, "# ", seen)
     os.write(terminal, b"exit 5\n")
     wait_for(terminal, None, seen)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5

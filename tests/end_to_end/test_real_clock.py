@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from runs import Command, Folder, all_reduce
+
+pytestmark = pytest.mark.alone
 
 
 def test_a_run_that_the_cpu_limits_says_so(command: Command, pair: Path, tmp_path: Path) -> None:

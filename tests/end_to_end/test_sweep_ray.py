@@ -41,6 +41,7 @@ def durations(ops: pl.DataFrame) -> list[int]:
     return (ops["end_ns"] - ops["start_ns"]).to_list()
 
 
+@pytest.mark.alone  # Ray's memory is in /dev/shm, where other tests look for what is left
 def test_a_lost_node_costs_no_point(
     command: Command, need: Need, tmp_path: Path, command_environment: dict[str, str]
 ) -> None:

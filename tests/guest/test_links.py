@@ -247,6 +247,7 @@ def real(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return measure_links(kernel, tmp_path_factory.mktemp("real") / "shared", wanted, "real")
 
 
+@pytest.mark.alone
 def test_real_time(real: dict[str, Any]) -> None:
     """On the host's clock everything is late by scheduling, more so on a busy machine: RTT within 3 ms, the rate of
     UDP within 10 %, that of TCP within 30 %, delays within 20 %."""
