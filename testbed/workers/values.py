@@ -7,6 +7,7 @@ Sums of integers wrap as the dtype wraps; those of floats stay where every integ
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Iterator
 
@@ -17,6 +18,9 @@ SHIFT = 4099
 LARGEST = 4
 POISON = 101  # in buffers before results arrive; no value, and no sum of a few
 EXACT = {torch.bfloat16: 2**8, torch.float16: 2**11}  # all integers up to this are exact; wider types hold any sum
+
+_libc = ctypes.CDLL(None)
+_libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 @functools.cache
@@ -61,7 +65,11 @@ class Values:
 
 
 def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
-    return sum(int(torch.count_nonzero(piece != expected)) for piece, expected in _pieces(tensor, period, offset))
+    wrong = 0
+    for piece, expected in _pieces(tensor, period, offset):
+        if _libc.memcmp(piece.data_ptr(), expected.data_ptr(), piece.nbytes):  # a quarter of the time of counting
+            wrong += int(torch.count_nonzero(piece != expected))
+    return wrong
 
 
 def _pieces(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
