@@ -44,6 +44,6 @@ proof-vm: setup  ## the session of docs/vm.md by the real Vagrant, an SSH server
 bench: setup  ## time what the testbed itself takes, stage by stage
 	@$(python) scripts/bench.py
 
-soak: setup  ## an hour of random runs with random ends, counting what is left (MINUTES=60)
+soak: setup  ## an hour of random runs and sweeps with random ends, counting what is left (MINUTES=60)
 	@$(python) -m pytest -m soak
 	@$(python) scripts/soak.py --minutes $(or $(MINUTES),60)

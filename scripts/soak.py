@@ -1,10 +1,12 @@
-"""Soak: random small runs that end in random ways, for as long as you like, with a census around each.
+"""Soak: random small runs and sweeps that end in random ways, for as long as you like, with a census around each.
 
 usage: scripts/soak.py [--minutes N] [--seed N] [--folder FOLDER]
 
-Reports what is left behind (processes, namespaces, links, queues, mounts, control groups, shared memory, temporary
-files, sockets), what hangs, and exit statuses that are none of the documented ones: exit status 1 if there is any.
-What failed stays in FOLDER. At the end it tells by how much the memory in use on this machine has grown.
+A sweep is ended at random moments, or one of its guests is, and begun again until it is complete. Reports what is left
+behind (processes, namespaces, links, queues, mounts, control groups, shared memory, temporary files, sockets), what
+hangs, points that were done and are lost or were run again, and exit statuses that are none of the documented ones:
+exit status 1 if there is any. What failed stays in FOLDER. At the end it tells how the memory in use on this machine
+has changed: the slope of a line through its values after each run.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +25,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 TESTS = PROJECT / "tests"
 sys.path[:0] = [str(PROJECT), str(TESTS)]
-from cases import TESTBED, try_run  # noqa: E402
+from cases import PAIR, TESTBED, itself, try_run  # noqa: E402
 from census import differences  # noqa: E402
 from world import can_make_worlds, in_a_world  # noqa: E402
 
@@ -65,47 +68,97 @@ def used_memory() -> int:
     return total - available
 
 
-def try_one(drawn: random.Random, folder: Path) -> dict[str, Any]:
-    """A random run, and what is wrong with how it ended."""
+def environment_in(folder: Path) -> dict[str, str]:
+    """That of commands of the testbed, with a cache of their own."""
+    return {**os.environ, "TESTBED_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+
+
+def troubles(found: dict[str, Any], statuses: set[int]) -> list[str]:
+    """What is wrong with how a command ended."""
+    left = differences(found.pop("before"), found.pop("after"))
+    told = [f"left {kind}: {new}" for kind, (new, _gone) in left.items() if new]
+    told += [f"took away {kind}: {gone}" for kind, (_new, gone) in left.items() if gone]
+    return told if found["status"] in statuses else [*told, f"exit status {found['status']}"]
+
+
+def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
+    """A random run: what it was, and what is wrong with how it ended."""
     run = words(drawn, folder)
     end = drawn.choice(
         ["SIGINT", "SIGTERM", "SIGKILL"] if "1000000" in " ".join(run) else ["", "", "SIGINT", "SIGKILL"]
     )
-    environment = {**os.environ, "TESTBED_CACHE": str(folder.parent / "cache"), "COLUMNS": "200"}
     after_s = drawn.uniform(0.1, LONGEST_RUN_S)
-    found: dict[str, Any] = try_run(run, environment, folder / "log", end=end, after_s=after_s)
-    left = differences(found.pop("before"), found.pop("after"))
-    troubles = [f"left {kind}: {new}" for kind, (new, _gone) in left.items() if new]
-    troubles += [f"took away {kind}: {gone}" for kind, (_new, gone) in left.items() if gone]
-    if found["status"] not in STATUSES[end]:
-        troubles.append(f"exit status {found['status']}")
-    return {**found, "troubles": troubles, "memory": used_memory()}
+    found = try_run(run, environment_in(folder.parent), folder / "log", end=end, after_s=after_s)
+    return f"run, {end or 'complete'}: status {found['status']}", troubles(found, STATUSES[end])
+
+
+def a_guest(drawn: random.Random, command: int) -> int:
+    """One of the guests that run now, or else the command."""
+    kernel = os.environ["TESTBED_KERNEL"].encode()
+    guests = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cmdline").read_bytes().split(b"\0")[0] == kernel:
+                guests.append(int(entry.name))
+        except OSError:
+            continue
+    return drawn.choice(guests) if guests else command
+
+
+def finished(sweep: Path) -> dict[str, int]:
+    """When each finished point was written, by the name of its folder."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in sweep.glob("points/*/point.json")}
+
+
+def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
+    """A sweep that is ended a few times and then left alone: how it went, and what is wrong with it."""
+    (folder / "topology.yaml").write_text(PAIR)
+    delays = drawn.sample(["1 ms", "5 ms", "20 ms", "50 ms"], 2)
+    rates = drawn.sample(["100 Mbit/s", "1 Gbit/s", "5 Gbit/s"], drawn.choice([1, 2]))
+    job = "workload.ops: [all_reduce], workload.sizes: [4 KiB, 256 KiB], workload.iterations: 2"
+    (folder / "experiment.yaml").write_text(
+        f"topology: topology.yaml\nsettings: {{{job}, run.isolation: process}}\nsweep:\n  grid:\n"
+        f"    topology.wan.west-east.delay: [{', '.join(delays)}]\n"
+        f"    topology.wan.west-east.rate: [{', '.join(rates)}]\n"
+    )
+    out, told, wrong = folder / "sweep", [], []
+    command = [*TESTBED, "sweep", str(folder / "experiment.yaml"), "--out", str(out), "--jobs", drawn.choice("12")]
+    for end in [*drawn.choices(["SIGINT", "SIGTERM", "SIGKILL", "guest"], k=drawn.choice([1, 2])), ""]:
+        before, after_s = finished(out), drawn.uniform(0.5, LONGEST_RUN_S)
+        whom = (lambda command: a_guest(drawn, command)) if end == "guest" else itself
+        found = try_run(
+            command, environment_in(folder.parent), folder / f"log-{len(told)}", after_s=after_s, whom=whom,
+            end="SIGKILL" if end == "guest" else end,
+        )  # fmt: skip
+        told.append(f"{end or 'complete'} (status {found['status']}, {len(finished(out))} done)")
+        wrong += troubles(found, STATUSES["SIGKILL"] | {1} if end == "guest" else STATUSES[end])
+        wrong += [f"point {name} lost or run again" for name in before if finished(out).get(name) != before[name]]
+    if len(finished(out)) != len(delays) * len(rates):
+        wrong.append(f"{len(finished(out))} of {len(delays) * len(rates)} points are done at the end")
+    return "sweep, " + ", ".join(told), wrong
 
 
 def soak(minutes: float, seed: int, folder: Path) -> int:
     """Until the time is over; 1 if there was trouble."""
     drawn = random.Random(seed)
     (folder / "cache").mkdir(parents=True, exist_ok=True)
-    deadline, number, bad, first = time.monotonic() + 60 * minutes, 0, 0, 0
-    counts: dict[str, int] = {}
-    while time.monotonic() < deadline:
-        number += 1
-        (place := folder / f"{number:04}").mkdir()
-        found = try_one(drawn, place)
-        first = first or found["memory"]
-        counts[found["end"] or "complete"] = counts.get(found["end"] or "complete", 0) + 1
-        print(
-            f"{number:4} {found['end'] or 'complete':8} status {found['status']} {found['seconds']:6.1f} s", flush=True
-        )
-        if found["troubles"]:
+    begin, bad = time.monotonic(), 0
+    memory: list[tuple[float, int]] = []  # hours since the beginning, bytes
+    while (now := time.monotonic()) < begin + 60 * minutes:
+        (place := folder / f"{len(memory) + 1:04}").mkdir()
+        told, wrong = drawn.choices([try_single, try_sweep], [3, 1])[0](drawn, place)
+        memory.append(((time.monotonic() - begin) / 3600, used_memory()))
+        print(f"{len(memory):4} {time.monotonic() - now:6.1f} s  {told}", flush=True)
+        if wrong:
             bad += 1
-            (place / "trouble.json").write_text(json.dumps(found, indent=1))
-            print("     " + "\n     ".join(found["troubles"]) + f"\n     see {place}", flush=True)
+            (place / "trouble.json").write_text(json.dumps({"what": told, "wrong": wrong}, indent=1))
+            print("     " + "\n     ".join(wrong) + f"\n     see {place}", flush=True)
         else:
             shutil.rmtree(place)
-    growth = used_memory() - first
-    told = ", ".join(f"{count} {how}" for how, count in sorted(counts.items()))
-    print(f"{number} runs ({told}), {bad} with trouble; memory in use grew by {growth / 2**20:.0f} MiB; seed {seed}")
+    slope = statistics.linear_regression(*zip(*memory, strict=True)).slope if len(memory) > 2 else 0
+    growth = memory[-1][1] - memory[0][1]
+    print(f"{len(memory)} runs and sweeps, {bad} with trouble; seed {seed}")
+    print(f"memory in use: {growth / 2**20:+.0f} MiB from the first to the last, {slope / 2**20:+.0f} MiB an hour")
     return 1 if bad else 0
 
 

@@ -3,6 +3,7 @@
 usage: python cases.py FOLDER SEED INTERRUPTS KILLS    in a world of its own (see world.py); writes FOLDER/result.json
 """
 
+import contextlib
 import json
 import os
 import random
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from census import census
+from census import census, differences
 
+END_S = 1  # of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended
 LONGEST_S = 120  # of wall time for any run; they take 3 to 15 s
 TESTBED = [sys.executable, "-m", "testbed"]
 PAIR = """
@@ -34,8 +36,19 @@ def sizes(text: str, iterations: int) -> list[str]:
     return [word for key, value in values.items() for word in ("--set", f"workload.{key}={value}")]
 
 
-def try_run(words: Sequence[str], environment: dict[str, str], log: Path, *, end: str = "", after_s: float = 0) -> Any:
-    """Start a command, and unless `end` is empty send it that signal after so long; what became of it."""
+def itself(pid: int) -> int:
+    return pid
+
+
+def try_run(
+    words: Sequence[str], environment: dict[str, str], log: Path, *,
+    end: str = "", after_s: float = 0, whom: Callable[[int], int] = itself,
+) -> Any:  # fmt: skip
+    """Start a command, and unless `end` is empty send that signal after so long; what became of it.
+
+    Args:
+        whom: the process that gets the signal, by the number of the command's.
+    """
     found: dict[str, Any] = {"words": list(words), "end": end, "after_s": round(after_s, 3), "before": census()}
     begin = time.monotonic()
     with log.open("w") as out:
@@ -45,7 +58,8 @@ def try_run(words: Sequence[str], environment: dict[str, str], log: Path, *, end
         try:
             process.wait(after_s if end else LONGEST_S)
         except subprocess.TimeoutExpired:
-            process.send_signal(getattr(signal, end) if end else signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(whom(process.pid), getattr(signal, end or "SIGKILL"))
         try:
             found["status"] = process.wait(LONGEST_S)
         except subprocess.TimeoutExpired:
@@ -53,7 +67,10 @@ def try_run(words: Sequence[str], environment: dict[str, str], log: Path, *, end
             found["status"] = f"hung, and was killed (then {process.wait()})"
     if end == "SIGKILL":
         subprocess.run([*TESTBED, "topo", "list"], env=environment, check=True, stdout=subprocess.DEVNULL)
-    return {**found, "seconds": round(time.monotonic() - begin, 2), "after": census()}
+    seconds = round(time.monotonic() - begin, 2)
+    while "processes" in differences(found["before"], after := census()) and time.monotonic() < begin + seconds + END_S:
+        time.sleep(0.05)
+    return {**found, "seconds": seconds, "after": after}
 
 
 def main(folder: Path, seed: int, interrupts: int, kills: int) -> int:

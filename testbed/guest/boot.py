@@ -40,6 +40,7 @@ PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
+TEMPORARY = "temporary"  # in a starter's folder: a link to what it would have removed
 MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
 HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # the guest has its own
 
@@ -255,6 +256,18 @@ def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes:
         )
 
 
+@contextmanager
+def removed_if_killed(temporary: Path) -> Iterator[None]:
+    """If this process is killed within the block, `remove_stale_guests` removes the folder `temporary`."""
+    note = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
+    note.mkdir(parents=True)
+    (note / TEMPORARY).symlink_to(temporary)
+    try:
+        yield
+    finally:
+        shutil.rmtree(note, ignore_errors=True)
+
+
 def remove_stale_guests() -> list[Path]:
     """End guests whose starter is gone, remove what they left, and return the folders that they could write to."""
     guests = cache_dir() / "guests"
@@ -267,6 +280,9 @@ def remove_stale_guests() -> list[Path]:
             pid_file = folder / "pid"
             if pid_file.exists() and _is_guest(int(pid_file.read_text() or 0), folder):
                 _kill_session(int(pid_file.read_text()))
+            temporary = folder / TEMPORARY
+            if temporary.is_symlink():
+                shutil.rmtree(temporary.readlink(), ignore_errors=True)
             writable = folder / "writable"
             if writable.is_symlink():
                 left.append(writable.readlink())

@@ -21,10 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Protocol
 
 from testbed.errors import InputError
+from testbed.guest.boot import removed_if_killed
 from testbed.launch import may_join_series
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint
@@ -37,7 +39,7 @@ PROCESS_MEMORY = 300 * MIB  # of a point outside its guest: Python, and the tabl
 USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
-PRELOAD = ["testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page"]
+PRELOAD = ["testbed.sweep.fork_server", "testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page"]
 PR_SET_PDEATHSIG = 1
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
 OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
@@ -142,27 +144,32 @@ class LocalSweep:
         self._guests = Guests(self._context, self._folder, Shape.of(points), _prepare)
         waiting = deque((point, 1) for point in points)
         records: dict[str, Record] = {}
-        try:
-            while (waiting and not self._stopped) or self._running:
-                while waiting and not self._stopped and self._fits(waiting[0][0]):
-                    self._start(*waiting.popleft())
-                wait([each.process.sentinel for each in self._running], timeout=POLL_S)
-                for each in [each for each in self._running if self._has_ended(each)]:
-                    record = self._settle(each)
-                    if each.guest is not None:
-                        self._guests.take_back(each.guest, sound=record.state == "completed")
-                    again = record.state == "failed" and each.attempt <= self._policy.retries
-                    self._events.ended(each.point, record, again)
-                    if again:
-                        waiting.append((each.point, each.attempt + 1))
-                    else:
-                        records[each.point.identity] = record
-                        self._stopped |= self._policy.fail_fast and record.state == "failed"
-                self._guests.look()
-                self._events.tick()
-        finally:
-            self._end_all()
+        with removed_if_killed(Path(get_temp_dir())):  # that of the fork server's socket
+            try:
+                self._work(waiting, records)
+            finally:
+                self._end_all()
         return records
+
+    def _work(self, waiting: deque[tuple[PlannedPoint, int]], records: dict[str, Record]) -> None:
+        """Until no point is left, note how each ended in `records`."""
+        while (waiting and not self._stopped) or self._running:
+            while waiting and not self._stopped and self._fits(waiting[0][0]):
+                self._start(*waiting.popleft())
+            wait([each.process.sentinel for each in self._running], timeout=POLL_S)
+            for each in [each for each in self._running if self._has_ended(each)]:
+                record = self._settle(each)
+                if each.guest is not None:
+                    self._guests.take_back(each.guest, sound=record.state == "completed")
+                again = record.state == "failed" and each.attempt <= self._policy.retries
+                self._events.ended(each.point, record, again)
+                if again:
+                    waiting.append((each.point, each.attempt + 1))
+                else:
+                    records[each.point.identity] = record
+                    self._stopped |= self._policy.fail_fast and record.state == "failed"
+            self._guests.look()
+            self._events.tick()
 
     def _fits(self, point: PlannedPoint) -> bool:
         used = sum(self._need_bytes(each.point) for each in self._running)
