@@ -101,12 +101,12 @@ def kernel(machine: Machine) -> Finding:
         return Finding("kernel", True, f"Linux {found.version} at {found.path}")
     if machine.kernel_error:
         return Finding("kernel", False, machine.kernel_error, "unset TESTBED_KERNEL, or let it name a guest kernel")
-    lacking = [*machine.missing_tools, *([] if source else [f"linux-source-{LINUX}"])]
+    lacking = [*machine.missing_tools, *([] if source else [f"linux-source-{LINUX[0]}"])]
     if not lacking:
         return Finding("kernel", True, f"not built yet; the first run builds it from {source} in some minutes")
     why = f"not built, and {', '.join(lacking)} to build it with missing"
     if not machine.missing_tools:
-        why += f" (another source of Linux {LINUX} will do: testbed guest build --source)"
+        why += f" (another source of Linux {' or '.join(LINUX)} will do: testbed guest build --source)"
     return Finding("kernel", False, why, _install(machine, lacking))
 
 

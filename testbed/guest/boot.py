@@ -220,6 +220,8 @@ def _launch(
         "con=null", *ends, "ssl=null", "ipv6.disable=1", f"umid={folder.name}",
         f"uml_dir={folder}/uml", f"TESTBED_GUEST={folder}",
     ]  # fmt: skip
+    if kernel.seccomp:
+        arguments += ["seccomp=auto"]
     if clock == "virtual":
         clock_link = folder / "clock"  # the kernel's command line cannot carry a path with blanks
         clock_link.symlink_to(clock_file)

@@ -15,7 +15,7 @@ from pathlib import Path
 from testbed.cache import cache_dir
 from testbed.errors import InputError, Place
 
-LINUX = "6.12"  # the version that the edits and the configuration are for
+LINUX = ("6.12", "7.2")  # the versions that there are edits for: from each on, up to the next
 SOURCES = Path("/usr/src")
 PARTS = Path(__file__).parent / "kernel_source"
 UNBUILT = shutil.ignore_patterns(".git", "*.o", "*.a", "*.cmd")
@@ -51,12 +51,12 @@ class Source:
             _check(tree, place)
 
     def patch(self, tree: Path) -> None:
-        """Apply the project's edits to the copy at `tree`.
+        """Apply the project's edits to the copy at `tree`: those for its version, or for the next older one.
 
         Raises:
             InputError: one does not apply.
         """
-        for patch in sorted(PARTS.glob("*.patch")):
+        for patch in edits(linux_version(tree)):
             words = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "-i", str(patch)]
             done = subprocess.run(words, cwd=tree, capture_output=True, text=True, check=False)
             if done.returncode != 0:
@@ -65,16 +65,24 @@ class Source:
                     f"the project's {patch.name} does not apply to this source, which is Linux {linux_version(tree)}"
                     + (f" (at {where[1]})" if where else ""),
                     place=Place(file=self.path),
-                    remedy=f"the edits are for Linux {LINUX}: name a source of that version",
+                    remedy=f"the edits are for Linux {' and '.join(LINUX)}: name a source of such a version",
                 )
 
 
 def find_source() -> Source | None:
-    """The source that was chosen, else the newest of Linux 6.12 that the distribution has put here, or None."""
+    """The source that was chosen, else the newest of `LINUX` that the distribution has put here, or None."""
     if chosen := chosen_source():
         return chosen
-    tarballs = sorted(SOURCES.glob(f"linux-source-{LINUX}*.tar.*"))
-    return Source(tarballs[-1], _of_tarball(tarballs[-1])) if tarballs else None
+    for version in reversed(LINUX):
+        for tarball in sorted(SOURCES.glob(f"linux-source-{version}*.tar.*"), reverse=True):
+            return Source(tarball, _of_tarball(tarball))
+    return None
+
+
+def edits(version: str | None) -> list[Path]:
+    """The project's edits for Linux `version`, in their order; those of the oldest in `LINUX` for one that is older."""
+    fit = [linux for linux in LINUX if _numbers(linux) <= _numbers(version or "")]
+    return sorted((PARTS / f"linux-{fit[-1] if fit else LINUX[0]}").glob("*.patch"))
 
 
 def chosen_source() -> Source | None:
@@ -124,6 +132,10 @@ def linux_version(tree: Path) -> str | None:
         return None
     found = [re.search(rf"^{name} = (\d+)$", text, re.MULTILINE) for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     return ".".join(match[1] for match in found if match) if all(found) else None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def _check(tree: Path, place: Place) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from testbed.errors import InputError
 from testbed.guest import kernel
-from testbed.guest.source import LINUX, PARTS, Source, choose, chosen_source, find_source, linux_version, named_source
+from testbed.guest import source as source_module
+from testbed.guest.source import PARTS, Source, choose, chosen_source, edits, find_source, linux_version, named_source
 
 MAKEFILE = "# SPDX-License-Identifier: GPL-2.0\nVERSION = 5\nPATCHLEVEL = 10\nSUBLEVEL = 7\nEXTRAVERSION =\n"
 
@@ -59,9 +60,38 @@ def test_edits_that_do_not_apply(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         source.patch(tmp_path / "copy")
     text = str(caught.value)
-    first = min(path.name for path in PARTS.glob("*.patch"))
+    first = min(path.name for path in PARTS.glob("linux-6.12/*.patch"))
     assert text.startswith(f"{tree}: the project's {first} does not apply to this source, which is Linux 5.10.7")
-    assert text.endswith(f"the edits are for Linux {LINUX}: name a source of that version")
+    assert text.endswith("the edits are for Linux 6.12 and 7.2: name a source of such a version")
+
+
+@pytest.mark.parametrize(
+    ("version", "folder"),
+    [("5.10.7", "6.12"), ("6.12.94", "6.12"), ("6.18", "6.12"), ("7.2.11", "7.2"), ("7.10", "7.2"), (None, "6.12")],
+)
+def test_edits_by_version(version: str | None, folder: str) -> None:
+    found = edits(version)
+    assert found == sorted((PARTS / f"linux-{folder}").glob("*.patch"))
+    assert found[0].name.startswith("1-")
+
+
+def test_the_newest_source_of_the_distribution_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "SOURCES", tmp_path)
+    assert find_source() is None
+    for name in (
+        "linux-source-6.12.tar.xz",
+        "linux-source-6.1.tar.xz",
+        "linux-source-7.2.tar.xz",
+        "linux-source-8.0.tar.xz",
+    ):
+        (tmp_path / name).write_text("")
+    found = find_source()
+    assert found is not None
+    assert found.path.name == "linux-source-7.2.tar.xz"
+    found.path.unlink()
+    found = find_source()
+    assert found is not None
+    assert found.path.name == "linux-source-6.12.tar.xz"
 
 
 def test_what_is_no_source_is_refused(tree: Path, tmp_path: Path) -> None:
