@@ -19,8 +19,8 @@ demo: setup  ## time collectives between ten workers in five datacenters
 	@$(testbed) run microsoft-openai-five collectives
 
 test: setup  ## run the tests, two files at a time where there are two CPUs (JOBS=auto)
-	@$(python) -m pytest -m 'not proof and not soak and not alone' -n $(JOBS) --maxprocesses=4 $(BY_FILE)
-	@$(python) -m pytest -m alone
+	@$(python) -m pytest -m 'not proof and not soak and not alone' -n $(JOBS) --maxprocesses=4 $(BY_FILE); \
+	  status=$$?; $(python) -m pytest -m alone && exit $$status
 
 check: setup  ## lint, formatting, types, import layers
 	$(VENV)/bin/ruff check
