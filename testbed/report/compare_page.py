@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from testbed.report import compare, plots
 from testbed.report.content import Content
 from testbed.report.html import Figure, figure, render
-from testbed.report.plots import COLOURS, log_axes, operation_key, operation_name, styled
+from testbed.report.plots import COLOURS, axis, drawing, log_axes, operation_key, operation_name
 from testbed.report.verdict import verdict
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
@@ -79,20 +79,19 @@ def _latencies(runs: dict[str, list[dict[str, Any]]]) -> go.Figure | None:
     if not every:
         return None
     keys = list(dict.fromkeys(operation_key(row) for row in every))
-    drawn = go.Figure()
+    traces = []
     for (run, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
         for number, key in enumerate(keys):
             mine = sorted((row for row in rows if row["bytes"] > 0 and operation_key(row) == key), key=_bytes)
             if not mine:
                 continue
-            drawn.add_scatter(
+            traces.append(go.Scatter(
                 x=[row["bytes"] for row in mine], y=[row["time_us"]["median"] / 1000 for row in mine],
                 name=f"{escape(run)}: {operation_name(key, keys)}", mode="lines+markers",
                 line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
                 hovertemplate="%{x:.4s}B: %{y:.4g} ms",
-            )  # fmt: skip
-    log_axes(drawn, every)
-    return styled(drawn, 480)
+            ))  # fmt: skip
+    return drawing(traces, 480, *log_axes(every))
 
 
 def _bytes(row: dict[str, Any]) -> int:
@@ -101,19 +100,17 @@ def _bytes(row: dict[str, Any]) -> int:
 
 def _use(runs: dict[str, list[dict[str, Any]]]) -> go.Figure | None:
     """Bars for each direction and run. None without any that was measured."""
-    drawn = go.Figure()
+    traces = []
     for (run, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
         known = [row for row in rows if row["mean_utilisation"] is not None]
         if known:
-            drawn.add_bar(
+            traces.append(go.Bar(
                 x=[100 * row["mean_utilisation"] for row in known], name=escape(run), orientation="h",
                 y=[escape(f"{row['from']} → {row['to']}") for row in known], marker={"color": colour},
                 hovertemplate="%{y}: %{x:.3g} %",
-            )  # fmt: skip
-    if not drawn.data:
+            ))  # fmt: skip
+    if not traces:
         return None
-    bars = sum(len(trace.y) for trace in drawn.data)
-    drawn.update_xaxes(title="used (% of rate)", rangemode="tozero")
-    drawn.update_yaxes(autorange="reversed", tickfont={"size": 11})
-    drawn.update_layout(barmode="group", legend={"traceorder": "normal"})
-    return styled(drawn, 150 + 18 * max(bars, 6))
+    bars = sum(len(trace.y) for trace in traces)
+    used, ways = axis("used (% of rate)", rangemode="tozero"), axis("", autorange="reversed", tickfont={"size": 11})
+    return drawing(traces, 150 + 18 * max(bars, 6), used, ways, barmode="group", legend={"traceorder": "normal"})

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from testbed.plan import Direction, Network
-from testbed.report.plots import COLOURS, USE_COLOURS, colour_bar, styled
+from testbed.report.plots import COLOURS, USE_COLOURS, axis, colour_bar, drawing
 from testbed.units import format_rate, format_size
 
 TIME_BINS = 400
@@ -80,18 +80,15 @@ def matrix_figure(rows: list[dict[str, Any]]) -> go.Figure | None:
         for i in range(size)
     ]
     shown = [escape(str(name)) for name in names]
-    drawn = go.Figure(
-        go.Heatmap(
+    heat = go.Heatmap(
             z=np.round(share, 3), x=shown, y=shown, text=texts,
             texttemplate="%{text}" if size <= MOST_LABELLED else None, colorscale=SHADES,
             zmin=0, zmax=max(1.0, float(np.nanmax(share))), xgap=2, ygap=2, hoverongaps=False,
             colorbar=colour_bar("used"),
             hovertemplate="%{y} → %{x}: %{text}<extra></extra>",
-        )
     )  # fmt: skip
-    drawn.update_xaxes(title="to", showgrid=False, side="top", automargin=True)
-    drawn.update_yaxes(title="from", showgrid=False, autorange="reversed", automargin=True)
-    return styled(drawn, 150 + 46 * max(2, min(size, 16)))
+    to = axis("to", showgrid=False, side="top", automargin=True)
+    return drawing([heat], 150 + 46 * max(2, min(size, 16)), to, axis("from", showgrid=False, autorange="reversed"))
 
 
 def _percent(share: float) -> str:
@@ -117,30 +114,27 @@ def _over_time(
     seconds, wholes = np.round((edges - origin_ns) / 1e9, 6), [whole(samples.way) for samples in sampled]
     if len(names) <= MOST_LINES:
         return _lines(seconds, shares, names, wholes, what)
-    drawn = go.Figure(
-        go.Heatmap(
+    heat = go.Heatmap(
             z=shares, x=seconds, y=names, zmin=0, zmax=100, ygap=2, colorscale=USE_COLOURS, colorbar=colour_bar(what),
             customdata=[[text] * bins for text in wholes],
             hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
-        )
     )  # fmt: skip
-    drawn.update_xaxes(title=TIME, showgrid=False)
-    drawn.update_yaxes(autorange="reversed", showgrid=False, tickfont={"size": 11})
-    return styled(drawn, 140 + 26 * len(names))
+    directions = axis("", autorange="reversed", showgrid=False, tickfont={"size": 11})
+    return drawing([heat], 140 + 26 * len(names), axis(TIME, showgrid=False), directions)
 
 
 def _lines(seconds: Values, shares: Values, names: list[str], wholes: list[str], what: str) -> go.Figure:
     """A line for each direction; each value holds from one of `seconds` to the next."""
-    drawn = go.Figure()
-    for name, row, whole, colour in zip(names, shares, wholes, COLOURS, strict=False):
-        drawn.add_scatter(
+    traces = [
+        go.Scatter(
             x=seconds, y=np.append(row, row[-1]), name=name, mode="lines", opacity=0.85,
             line={"shape": "hv", "width": 1.5, "color": colour},
             hovertemplate=f"{name}<br>%{{x:.3f}} s: %{{y:.1f}} % of {whole}<extra></extra>",
-        )  # fmt: skip
-    drawn.update_xaxes(title=TIME, rangemode="tozero")
-    drawn.update_yaxes(title=f"{what} (%)", rangemode="tozero", minallowed=0)
-    return styled(drawn, 300)
+        )
+        for name, row, whole, colour in zip(names, shares, wholes, COLOURS, strict=False)
+    ]  # fmt: skip
+    share = axis(f"{what} (%)", rangemode="tozero", minallowed=0)
+    return drawing(traces, 300, axis(TIME, rangemode="tozero"), share)
 
 
 def _samples(links: pl.DataFrame, network: Network) -> Iterator[Samples]:

@@ -18,7 +18,7 @@ from testbed.report.content import Content, load
 from testbed.report.flow_table import flows_grid
 from testbed.report.html import Figure, figure, render, template_of
 from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
-from testbed.report.plots import latency_figure, loss_figure, styled
+from testbed.report.plots import axis, drawing, latency_figure, loss_figure
 from testbed.report.rank_plot import rank_figure
 from testbed.report.site_map import site_map
 from testbed.report.timeline import write_trace
@@ -87,7 +87,7 @@ def warm_up(plan: Plan) -> None:
     site_map(plan.network, theme="page")
     traces = [go.Scatter(x=[0], y=[0]), go.Bar(x=[0], y=[0]), go.Heatmap(z=[[0]])]
     template_of("page.html.j2")
-    figure("", "", "", styled(go.Figure(traces), 100))
+    figure("", "", "", drawing(traces, 100, axis(""), axis("")))
 
 
 def _attempt(content: Content, what: str, make: Callable[[], T]) -> T | None:

@@ -12,7 +12,7 @@ import polars as pl
 
 from testbed.plan import Plan
 from testbed.report.activity import compute_spans, start_waits, step_waits
-from testbed.report.plots import COLOURS, styled
+from testbed.report.plots import COLOURS, axis, drawing
 
 MOST_BINS, LEAST_BINS, CELLS = 800, 200, 40_000  # of time; and of time and ranks
 SEEN = 0.1  # part of a bin from which on something is shown in it
@@ -57,28 +57,21 @@ def rank_figure(ops: pl.DataFrame, steps: pl.DataFrame | None, plan: Plan, origi
     z = [_states(bins, spans, rank.rank, names) for rank in plan.workers.ranks]
     rows = [f"{rank.rank} ({escape(rank.host)})" for rank in plan.workers.ranks]
     seen = {int(i) for row in z for i in np.unique(row)}
-    drawn = go.Figure(
+    traces = [
         go.Heatmap(
             z=np.array(z, dtype=np.int16), x=np.round((bins.edges - origin_ns) / 1e9, 6), y=rows, ygap=1,
             showscale=False, zmin=-0.5, zmax=len(names) - 0.5, colorscale=_steps_of(colours),
             text=[[escape(names[i]) for i in row] for row in z],
             hovertemplate="rank %{y}<br>%{x:.3f} s: %{text}<extra></extra>",
         )
-    )  # fmt: skip
+    ]  # fmt: skip
     for i, name in enumerate(names):
         if i in seen and name != IDLE:
             marker = {"symbol": "square", "size": 11, "color": colours[i]}
-            drawn.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(name), hoverinfo="skip")
-    drawn.update_xaxes(title="time (s, run's clock)", showgrid=False)
-    drawn.update_yaxes(
-        title="rank (host)",
-        autorange="reversed",
-        automargin=True,
-        showgrid=False,
-        tickfont={"size": 11},
-        type="category",
-    )
-    return styled(drawn, 150 + 20 * max(len(rows), 4))
+            legend = {"x": [None], "y": [None], "mode": "markers", "hoverinfo": "skip"}
+            traces.append(go.Scatter(marker=marker, name=escape(name), **legend))
+    ranks = axis("rank (host)", autorange="reversed", showgrid=False, tickfont={"size": 11}, type="category")
+    return drawing(traces, 150 + 20 * max(len(rows), 4), axis("time (s, run's clock)", showgrid=False), ranks)
 
 
 def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> dict[str, pl.DataFrame]:
