@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,7 @@ from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.yaml_source import parse_overrides
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint, check_size, plan_points, unique
-from testbed.sweep.local import LocalSweep, Policy, capacity, estimated_seconds, need_bytes, side_by_side
+from testbed.sweep.local import LocalSweep, Policy, capacity, estimated_seconds, fork_server, need_bytes, side_by_side
 from testbed.sweep.point import NO_SPACE, Limits, disk_full
 from testbed.units import format_size
 
@@ -110,21 +111,15 @@ def run(
     count = _jobs(jobs)
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
     changes = [*overrides["topology"], *overrides["workload"], *overrides["run"]]
-    points = plan_points(plan, versions(kernel), changes, None if ray is None else HUGE)
     path = out or Path("results", f"sweep-{plan.name}")
-    if dry_run:
-        _print_points(points, SweepDir(path.resolve()), count, output)
-        return
-    folder = SweepDir.create(path)
-    policy = Policy(Limits(timeout), retries, fail_fast)
-    with folder.locked(), _full_disk_in_words(folder):
-        try:
-            records = _carry_out(plan, points, folder, count, policy, ray)
-        except BaseException:
-            with suppress(Exception):  # the table can be made later; why the sweep ended is what must be said
-                sweep_results.write(folder)
-            raise
-        sweep_results.finish(folder, output)
+    with nullcontext() if dry_run or ray is not None else fork_server():
+        points = plan_points(plan, versions(kernel), changes, None if ray is None else HUGE)
+        if dry_run:
+            _print_points(points, SweepDir(path.resolve()), count, output)
+            return
+        records = _carry_out(
+            plan, points, SweepDir.create(path), count, Policy(Limits(timeout), retries, fail_fast), ray, output
+        )
     bad = [record for record in records.values() if record.state != "completed"]
     if bad:
         raise TestbedError(
@@ -143,6 +138,23 @@ def _full_disk_in_words(folder: SweepDir) -> Iterator[None]:
 
 
 def _carry_out(
+    experiment: Experiment, points: list[PlannedPoint], folder: SweepDir, jobs: int | None, policy: Policy,
+    ray: str | None, output: Format,
+) -> dict[str, Record]:  # fmt: skip
+    """Run what is not done, and make the table and the page."""
+    with folder.locked(), _full_disk_in_words(folder):
+        Thread(target=sweep_results.warm_up, daemon=True).start()
+        try:
+            records = _run_points(experiment, points, folder, jobs, policy, ray)
+        except BaseException:
+            with suppress(Exception):  # the table can be made later; why the sweep ended is what must be said
+                sweep_results.write(folder)
+            raise
+        sweep_results.finish(folder, output)
+    return records
+
+
+def _run_points(
     experiment: Experiment,
     points: list[PlannedPoint],
     folder: SweepDir,

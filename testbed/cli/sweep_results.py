@@ -129,6 +129,11 @@ def query(
         wide_console().print(table_of(names, [[_cell(value) for value in row] for row in rows]))
 
 
+def warm_up() -> None:
+    """Import what tables and page need, which takes seconds, while the points run."""
+    from testbed.sweep import page, results  # noqa: F401, PLC0415
+
+
 def write(sweep: SweepDir) -> None:
     """Write the tables and the page."""
     from testbed.sweep.page import write_page  # noqa: PLC0415

@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import get_temp_dir
@@ -122,13 +123,21 @@ class _Running:
     begin: float = field(default_factory=time.monotonic)
 
 
+@contextmanager
+def fork_server() -> Iterator[None]:
+    """Have the process from which points are forked, which takes seconds to import all that they need."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    with removed_if_killed(Path(get_temp_dir())):  # that of its socket
+        forkserver.ensure_running()
+        yield
+
+
 class LocalSweep:
     """Runs points until none is left."""
 
     def __init__(self, folder: SweepDir, limit: Capacity, policy: Policy, events: Events) -> None:
         self._folder, self._limit, self._policy, self._events = folder, limit, policy, events
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
         self._running: list[_Running] = []
         self._guests = Guests(self._context, folder, None, _prepare)
         self._stopped = False
@@ -144,7 +153,7 @@ class LocalSweep:
         self._guests = Guests(self._context, self._folder, Shape.of(points), _prepare)
         waiting = deque((point, 1) for point in points)
         records: dict[str, Record] = {}
-        with removed_if_killed(Path(get_temp_dir())):  # that of the fork server's socket
+        with fork_server():
             try:
                 self._work(waiting, records)
             finally:
