@@ -18,7 +18,7 @@ from typing import Any
 from census import census, differences
 
 END_S = 1  # of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended
-LONGEST_S = 120  # of wall time for any run; they take 3 to 15 s
+LONGEST_S = 300  # of wall time for any run or sweep; on two idle cores they take 3 to 60 s
 TESTBED = [sys.executable, "-m", "testbed"]
 PAIR = """
 name: pair
