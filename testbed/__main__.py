@@ -1,5 +1,28 @@
-"""python -m testbed: the command line."""
+"""python -m testbed: the command line, which can be interrupted while it is being imported."""
 
-from testbed.cli import main
+import os
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    """The program `testbed`."""
+    asked = signal.getsignal(signal.SIGINT)
+    if (
+        asked is signal.default_int_handler
+    ):  # else Ctrl-C is ignored, as a shell wants it of what runs in the background
+        signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+    from testbed.cli import main as run  # noqa: PLC0415 (it takes most of a second)
+
+    signal.signal(signal.SIGINT, asked)
+    run()
+
+
+def _leave(number: int, frame: object) -> None:
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(130)  # nothing has begun
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,11 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
+def die_with_parent() -> None:
+    """Have this process killed when the thread that started it ends."""
+    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+
+
 def _namespaces() -> None:
     uid, gid = os.geteuid(), os.getegid()
     if _libc.unshare(CLONE_NEWNS | CLONE_NEWNET) == 0:
@@ -94,7 +99,7 @@ def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]
     else:
         confine(memory_bytes, folders)
     os.chdir("/")  # as it is mounted now
-    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    die_with_parent()
     if os.getppid() == starter:  # else it has ended meanwhile
         os.execvp(program[0], program)
 

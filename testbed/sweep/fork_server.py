@@ -3,8 +3,6 @@
 By itself it would notice that, too, and then take 0.7 s to tidy up what it has imported.
 """
 
-import ctypes
-import signal
+from testbed.confine import die_with_parent
 
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+die_with_parent()

@@ -7,7 +7,6 @@ that ends, and its guest ends with it.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import shutil
@@ -26,6 +25,7 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Protocol
 
+from testbed.confine import die_with_parent
 from testbed.errors import InputError
 from testbed.guest.boot import removed_if_killed
 from testbed.launch import may_join_series
@@ -41,7 +41,6 @@ USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
 PRELOAD = ["testbed.sweep.fork_server", "testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page"]
-PR_SET_PDEATHSIG = 1
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
 OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
 
@@ -298,7 +297,7 @@ def _print_to(path: Path) -> None:
 
 def _end_with_parent() -> None:
     """Die when the sweep has died, or the fork server, which is this process's own parent."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()

@@ -28,8 +28,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from testbed.confine import die_with_parent
+
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 CAPABILITIES = 64  # more than any kernel has
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 libc = ctypes.CDLL(None, use_errno=True)
@@ -54,7 +56,7 @@ def encode_orders(orders: list[Order]) -> str:
 
 def main(run_folder: str, fifo: str) -> int:
     """Serve one run: 0 if every rank ended well."""
-    _die_with_starter()
+    die_with_parent()
     with quick_imports():
         from testbed.rundir import RunDir, append_record  # noqa: PLC0415 (what is imported here is shared by all ranks)
         from testbed.workers import rank as rank_module  # noqa: PLC0415
@@ -112,14 +114,9 @@ def quick_imports() -> Iterator[None]:
         inspect.getmodule = getmodule
 
 
-def _die_with_starter() -> None:
-    """End when the process that started us does, even if it is killed."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _enter(order: Order, log: Path) -> None:
     """Become a process of the order's host, with its output in the rank's log."""
-    _die_with_starter()
+    die_with_parent()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -154,7 +151,7 @@ def _join_container(pid: int, user: tuple[int, int]) -> None:
             signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         os._exit(status)
-    _die_with_starter()
+    die_with_parent()
     _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     for capability in range(CAPABILITIES):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)

@@ -6,11 +6,9 @@ CASES.json is {name: {"method", "world", "steps", "optimizer", settings...}}; fo
 with this rank's losses and parameters.
 """
 
-import ctypes
 import datetime
 import json
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -23,10 +21,10 @@ import torch.distributed.fsdp
 import torch.distributed.pipelining
 from torch.distributed.tensor import DTensor
 
+from testbed.confine import die_with_parent
 from workloads import methods
 from workloads.gpt import GPT, Text, make_gpt
 
-PR_SET_PDEATHSIG = 1
 PARAMETERS, LAYERS, SEQUENCE, BATCH = 20_000, 2, 16, 4
 DEFAULTS = {
     "bucket": 2**14, "powersgd_rank": 2, "sync_every": 2, "outer_lr": 0.7, "outer_momentum": 0.9,
@@ -78,7 +76,7 @@ def main(cases: dict[str, dict], folder: Path) -> int:
             for rank in range(case["world"]):
                 pid = os.fork()
                 if pid == 0:
-                    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                    die_with_parent()
                     status = 1
                     try:
                         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
