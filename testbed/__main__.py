@@ -10,7 +10,7 @@ def main() -> None:
     asked = signal.getsignal(signal.SIGINT)
     if (
         asked is signal.default_int_handler
-    ):  # else Ctrl-C is ignored, as a shell wants it of what runs in the background
+    ):  # a shell lets what runs in the background ignore it
         signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     from testbed.cli import main as run  # noqa: PLC0415 (it takes most of a second)
