@@ -8,9 +8,7 @@ import sys
 def main() -> None:
     """The program `testbed`."""
     asked = signal.getsignal(signal.SIGINT)
-    if (
-        asked is signal.default_int_handler
-    ):  # a shell lets what runs in the background ignore it
+    if asked is signal.default_int_handler:  # a shell lets what runs in the background ignore it
         signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     from testbed.cli import main as run  # noqa: PLC0415 (it takes most of a second)
