@@ -1,9 +1,9 @@
 """The session of docs/vm.md in a virtual machine: the real Vagrant, libvirt, QEMU, and a box that is built here.
 
-`make proof-vm`; where QEMU has to emulate the processor, most of an hour. Needs root, mmdebstrap, QEMU, libvirt, Vagrant
-with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and folders of its own, which end with the test,
-and no network but that with the VM: Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE may name a box
-that the test made before.
+`make proof-vm`; where QEMU has to emulate the processor, half an hour. Needs root, mmdebstrap, QEMU, libvirt, Vagrant
+with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and folders of its own, which end with the
+test, and no network but that with the VM: Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE may name
+a box that the test made before.
 """
 
 import json
@@ -33,12 +33,12 @@ SESSION = """
 set -eu
 own() { mkdir -p "$1$2" "$1-work$2" && mount -t overlay overlay -o "lowerdir=$2,upperdir=$1$2,workdir=$1-work$2" "$2"; }
 ip link set lo up
-mount -t sysfs sysfs /sys
+umount --recursive --lazy /sys && mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 for folder in /etc/libvirt /var/lib/libvirt /var/log /var/cache; do own "$1" $folder; done
 virtlogd --daemon
 libvirtd --daemon
-exec sleep infinity
+sleep infinity & wait  # a shell as first process reaps what daemons leave
 """
 
 
@@ -125,12 +125,13 @@ def _debian_12(folder: Path) -> Path:
 @contextmanager
 def _session(folder: Path) -> Iterator[Session]:
     namespaces = ["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    start = ["nice", "-n", "10", "unshare", *namespaces, "bash", "-c", SESSION, "session", folder / "own"]
+    start = ["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL", "unshare", *namespaces]
+    start += ["bash", "-c", SESSION, "session", str(folder / "own")]
     project = _copy(folder / "project")
     (project / "results").mkdir()
     settings = {
         "VAGRANT_HOME": folder / "vagrant", "VAGRANT_DEFAULT_PROVIDER": "libvirt", "PYTHONPATH": project,
-        "LIBVIRT_DEFAULT_URI": "qemu:///system", "TESTBED_VM_BOX": BOX, "TESTBED_VM_DISK": 20,
+        "LIBVIRT_DEFAULT_URI": "qemu:///system", "TESTBED_VM_BOX": BOX, "TESTBED_VM_DISK": 20, "VAGRANT_NO_COLOR": 1,
     }  # fmt: skip
     with subprocess.Popen(start) as process:
         try:
