@@ -2,12 +2,13 @@
 
 `make proof-vm`; where QEMU has to emulate the processor, half an hour. Needs root, mmdebstrap, QEMU, libvirt, Vagrant
 with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and folders of its own, which end with the
-test, and no network but that with the VM: Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE may name
-a box that the test made before.
+test, and no network but that with the VM: Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE names
+the box's file, which is made if it is not there, and kept.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,54 +73,63 @@ class Session:
 
 
 @pytest.fixture
-def box(need: Need, tmp_path: Path, kernel: Kernel) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """For disks of some GB, which pytest would keep."""
+    yield tmp_path
+    subprocess.run(["rm", "-rf", "--one-file-system", tmp_path], check=True)
+
+
+@pytest.fixture
+def box(need: Need, folder: Path, kernel: Kernel) -> Path:
     """Debian 12 with the packages of scripts/packages, a guest kernel, and wheels of the Python packages."""
     need(os.geteuid() == 0, "root's rights")
     for program in NEEDED:
         need(shutil.which(program), program)
-    plugins = subprocess.run(["vagrant", "plugin", "list"], capture_output=True, text=True, check=True)
+    home = {**os.environ, "VAGRANT_HOME": str(folder / "vagrant")}
+    plugins = subprocess.run(["vagrant", "plugin", "list"], env=home, capture_output=True, text=True, check=True)
     need("vagrant-libvirt" in plugins.stdout, "vagrant-libvirt")
-    if given := os.environ.get("TESTBED_VM_BOX_FILE"):
-        return Path(given)
     need(sys.version_info[:2] == (3, 11), "Python 3.11, which is Debian 12's")
-    wheels = tmp_path / "wheels"
-    torch = subprocess.run(
-        ["sed", "-n", "s/^TORCH=/torch==/p", PROJECT / "scripts/setup"], capture_output=True, text=True, check=True
-    )
-    (tmp_path / "constraints").write_text(torch.stdout)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, "-c", tmp_path / "constraints"]
-    subprocess.run([*pip, _copy(tmp_path / "source"), "setuptools>=77", "wheel"], check=True)
-    (tmp_path / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /opt/wheels\n")
-    packages = subprocess.run(
-        [PROJECT / "scripts/setup", "--packages", "--runtime-only"],
-        env={**os.environ, "OS_RELEASE": str(_debian_12(tmp_path)), "TESTBED_KERNEL": str(kernel.path)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    include = ",".join(entry.partition("|")[0] for entry in packages.stdout.split())
+    file = Path(os.environ.get("TESTBED_VM_BOX_FILE") or folder / "debian-12.box")
+    if file.exists():
+        return file
+    (folder / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /opt/wheels\n")
     hooks = [
         'chroot "$1" systemctl disable docker.service docker.socket containerd.service',  # as scripts/setup does
         f"upload {kernel.path} /usr/local/bin/linux",
         'chmod 755 "$1/usr/local/bin/linux"; echo TESTBED_KERNEL=/usr/local/bin/linux >>"$1/etc/environment"',
-        f"copy-in {wheels} /opt",
-        f"upload {tmp_path / 'pip.conf'} /etc/pip.conf",
+        f"copy-in {_wheels(folder)} /opt",
+        f"upload {folder / 'pip.conf'} /etc/pip.conf",
     ]
-    file = tmp_path / "debian-12.box"
     begin = time.monotonic()
-    make = [PROJECT / "scripts/make_box", file, f"--include={include}", *(f"--customize-hook={hook}" for hook in hooks)]
-    subprocess.run(make, check=True)
+    options = [f"--include={_debian_packages(folder)}", *(f"--customize-hook={hook}" for hook in hooks)]
+    subprocess.run([PROJECT / "scripts/make_box", file, *options], check=True)
     print(f"\n{time.monotonic() - begin:7.1f} s: scripts/make_box, {file.stat().st_size >> 20} MiB")
     return file
+
+
+def _wheels(folder: Path) -> Path:
+    """A folder of wheels: what scripts/setup installs, from wherever pip gets packages on this machine."""
+    (version,) = re.findall(r"^TORCH=(.*)$", (PROJECT / "scripts/setup").read_text(), re.MULTILINE)
+    (folder / "constraints").write_text(f"torch=={version}\n")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "-w", folder / "wheels", "-c", folder / "constraints"]
+    subprocess.run([*pip, _copy(folder / "source"), "setuptools>=77", "wheel"], check=True)
+    return folder / "wheels"
+
+
+def _debian_packages(folder: Path) -> str:
+    """What scripts/setup installs in a VM with a guest kernel, separated by commas."""
+    (folder / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
+    done = subprocess.run(
+        [PROJECT / "scripts/setup", "--packages", "--runtime-only"],
+        env={**os.environ, "OS_RELEASE": str(folder / "os-release"), "TESTBED_KERNEL": "given"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return ",".join(entry.partition("|")[0] for entry in done.stdout.split())
 
 
 def _copy(target: Path) -> Path:
     shutil.copytree(PROJECT, target, ignore=shutil.ignore_patterns(*NOT_COPIED))
     return target
-
-
-def _debian_12(folder: Path) -> Path:
-    file = folder / "os-release"
-    file.write_text("ID=debian\nVERSION_ID=12\n")
-    return file
 
 
 @contextmanager
@@ -164,12 +174,12 @@ def _traces() -> dict[str, list[str]]:
 
 
 @pytest.mark.proof
-def test_a_run_in_a_virtual_machine(box: Path, tmp_path: Path) -> None:
+def test_a_run_in_a_virtual_machine(box: Path, folder: Path) -> None:
     before = _traces()
-    with _session(tmp_path) as vm:
+    with _session(folder) as vm:
         vm.run("vagrant", "box", "add", "--name", BOX, box)
         up = vm.testbed("vm", "up", timeout_s=5400)
-        print(up.stdout)
+        print("\n".join(line for line in up.stdout.splitlines() if "Progress" not in line))
         (domain,) = vm.names("list", "--name")
         print(vm.run("virsh", "dumpxml", domain, "--xpath", "/domain/@type").stdout)
 
@@ -187,10 +197,10 @@ def test_a_run_in_a_virtual_machine(box: Path, tmp_path: Path) -> None:
         assert summary["status"]["state"] == "completed"
         assert [row["bytes"] for row in summary["summary"]["collectives"]] == [4096, 2**20]
         assert all(row["wrong"] == 0 for row in summary["summary"]["collectives"])
-        (folder,) = [path for path in (vm.project / "results").iterdir() if path.is_dir()]
-        assert (folder / "report.html").stat().st_size > 10_000
-        assert f"on this machine: results/{folder.name}" in run.stderr
-        plan = json.loads((folder / "plan.json").read_text())
+        (results,) = [path for path in (vm.project / "results").iterdir() if path.is_dir()]
+        assert (results / "report.html").stat().st_size > 10_000
+        assert f"on this machine: results/{results.name}" in run.stderr
+        plan = json.loads((results / "plan.json").read_text())
         assert plan["versions"]["kernel"] == f"Linux {kernel}"
         print(json.dumps(summary["summary"]["collectives"]), json.dumps(summary["status"]))
         vm.run("vagrant", "ssh", "-c", "test -e /sys/module/sch_netem && test -e /sys/module/overlay")
