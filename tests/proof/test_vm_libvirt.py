@@ -23,8 +23,8 @@ from shared import PROJECT, Need
 
 from testbed.guest.kernel import Kernel
 
-NEEDED = ("mmdebstrap", "mkfs.ext4", "qemu-img", "qemu-system-x86_64", "libvirtd", "virtlogd", "dnsmasq")
-NEEDED += ("vagrant", "rsync", "ssh")
+NEEDED = ["mmdebstrap", "mkfs.ext4", "qemu-img", "qemu-system-x86_64", "libvirtd", "virtlogd", "dnsmasq"]
+NEEDED += ["vagrant", "rsync", "ssh"]
 NOT_COPIED = (".git", ".venv", ".vagrant", "results", ".*_cache", "*.egg-info", "__pycache__")
 BOX = "testbed/debian-12"
 POOL = "default"  # of libvirt's volumes
@@ -102,7 +102,7 @@ def box(need: Need, folder: Path, kernel: Kernel) -> Path:
     ]
     begin = time.monotonic()
     options = [f"--include={_debian_packages(folder)}", *(f"--customize-hook={hook}" for hook in hooks)]
-    subprocess.run([PROJECT / "scripts/make_box", file, *options], check=True)
+    subprocess.run([str(PROJECT / "scripts/make_box"), str(file), *options], check=True)
     print(f"\n{time.monotonic() - begin:7.1f} s: scripts/make_box, {file.stat().st_size >> 20} MiB")
     return file
 
@@ -168,8 +168,8 @@ def _child(process: subprocess.Popen[bytes]) -> int:
 
 def _traces() -> dict[str, list[str]]:
     """What libvirt could leave on the machine."""
-    places = ("etc/libvirt/**/*", "var/lib/libvirt/*/*", "var/log/libvirt/*", "run/libvirt/*")
-    places += ("sys/fs/cgroup/machine*", "sys/class/net/virbr*", "sys/class/net/vnet*")
+    places = ["etc/libvirt/**/*", "var/lib/libvirt/*/*", "var/log/libvirt/*", "run/libvirt/*"]
+    places += ["sys/fs/cgroup/machine*", "sys/class/net/virbr*", "sys/class/net/vnet*"]
     return {place: sorted(str(path) for path in Path("/").glob(place)) for place in places}
 
 
