@@ -111,8 +111,9 @@ def _wheels(folder: Path) -> Path:
     """A folder of wheels: what scripts/setup installs, from wherever pip gets packages on this machine."""
     (version,) = re.findall(r"^TORCH=(.*)$", (PROJECT / "scripts/setup").read_text(), re.MULTILINE)
     (folder / "constraints").write_text(f"torch=={version}\n")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "-w", folder / "wheels", "-c", folder / "constraints"]
-    subprocess.run([*pip, _copy(folder / "source"), "setuptools>=77", "wheel"], check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", f"--wheel-dir={folder / 'wheels'}"]
+    pip += [f"--constraint={folder / 'constraints'}", str(_copy(folder / "source")), "setuptools>=77", "wheel"]
+    subprocess.run(pip, check=True)
     return folder / "wheels"
 
 
