@@ -38,7 +38,7 @@ proof: setup  ## reproduce published measurements (takes minutes)
 proof-roots: setup  ## set up fresh Debian and Ubuntu systems (as root; mmdebstrap, 2 GB of downloads each)
 	@$(python) -m pytest -m proof -s tests/proof/test_roots.py
 
-proof-vm: setup  ## docs/vm.md by the real Vagrant: over SSH, then in a VM by libvirt (as root; half an hour without KVM)
+proof-vm: setup  ## docs/vm.md by the real Vagrant: over SSH, then in a VM by libvirt (as root; 40 minutes without KVM)
 	@$(python) -m pytest -m proof -s tests/proof/test_vm_session.py tests/proof/test_vm_libvirt.py
 
 bench: setup  ## time what the testbed itself takes, stage by stage

@@ -1,6 +1,6 @@
 """The session of docs/vm.md in a virtual machine: the real Vagrant, libvirt, QEMU, and a box that is built here.
 
-`make proof-vm`; where QEMU has to emulate the processor, half an hour. Needs root, mmdebstrap, QEMU, libvirt, Vagrant
+`make proof-vm`; where QEMU has to emulate the processor, 40 minutes. Needs root, mmdebstrap, QEMU, libvirt, Vagrant
 with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and folders of its own, which end with the
 test, and no network but that with the VM: Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE names
 the box's file, which is made if it is not there, and kept.
