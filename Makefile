@@ -33,13 +33,13 @@ docs: setup  ## write anew what is made from the models: the schema and the refe
 	@$(testbed) topo reference > docs/topology-reference.md
 
 proof: setup  ## reproduce published measurements (takes minutes)
-	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py --ignore=tests/proof/test_vm_session.py
+	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py --ignore-glob='tests/proof/test_vm_*.py'
 
 proof-roots: setup  ## set up fresh Debian and Ubuntu systems (as root; mmdebstrap, 2 GB of downloads each)
 	@$(python) -m pytest -m proof -s tests/proof/test_roots.py
 
-proof-vm: setup  ## the session of docs/vm.md by the real Vagrant, an SSH server in place of the VM (as root)
-	@$(python) -m pytest -m proof -s tests/proof/test_vm_session.py
+proof-vm: setup  ## docs/vm.md by the real Vagrant: over SSH, then in a VM by libvirt (as root; 40 minutes without KVM)
+	@$(python) -m pytest -m proof -s tests/proof/test_vm_session.py tests/proof/test_vm_libvirt.py
 
 bench: setup  ## time what the testbed itself takes, stage by stage
 	@$(python) scripts/bench.py

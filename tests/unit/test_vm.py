@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,10 @@ def test_every_provider_gets_box_size_and_folder(vagrant_environment: dict[str, 
     ]
     if asked["libvirt"]["cpus"] is not None:  # its plugin is installed
         assert (asked["libvirt"]["cpus"], asked["libvirt"]["memory"]) == (3, 5000)
+        # A cloud's machine may have /dev/kvm that runs no other kernel than its own.
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+        fast = Path("/dev/kvm").exists() and (platform.machine() == "aarch64" or {"vmx", "svm"} & flags)
+        assert asked["libvirt"]["driver"] == ("kvm" if fast else "qemu")
 
 
 def test_another_box(vagrant_environment: dict[str, str], tmp_path: Path) -> None:

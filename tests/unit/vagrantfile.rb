@@ -19,7 +19,7 @@ env = Vagrant::Environment.new(cwd: ARGV[0], ui_class: Vagrant::UI::Silent, loca
 asked = %i[virtualbox libvirt qemu parallels].to_h do |provider|
   config = env.vagrantfile.machine_config(:default, provider, nil, nil, false)[:config]
   settings = config.vm.get_provider_config(provider)
-  names = SETTINGS.fetch(provider, provider == :virtualbox ? [] : %i[cpus memory])
+  names = SETTINGS.fetch(provider, { libvirt: %i[cpus memory driver] }.fetch(provider, []))
   folder = config.vm.synced_folders.fetch('/vagrant')
   [provider, { box: config.vm.box, sync: folder[:type], left_alone: folder[:rsync__exclude],
                customizations: (settings.customizations.map(&:last) if provider == :virtualbox),
