@@ -117,7 +117,8 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
     rates = drawn.sample(["100 Mbit/s", "1 Gbit/s", "5 Gbit/s"], drawn.choice([1, 2]))
     job = "workload.ops: [all_reduce], workload.sizes: [4 KiB, 256 KiB], workload.iterations: 2"
     (folder / "experiment.yaml").write_text(
-        f"topology: topology.yaml\nsettings: {{{job}, run.isolation: process}}\nsweep:\n  grid:\n"
+        f"topology: topology.yaml\nsettings: {{{job}, run.isolation: process, run.stall_limit: 60 s}}\n"
+        "sweep:\n  grid:\n"
         f"    topology.wan.west-east.delay: [{', '.join(delays)}]\n"
         f"    topology.wan.west-east.rate: [{', '.join(rates)}]\n"
     )

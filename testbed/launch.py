@@ -15,22 +15,22 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import testbed
 from testbed import fidelity, here
 from testbed.doctor.machine import require
 from testbed.errors import GuestLost, RunError, TestbedError
-from testbed.guest.boot import ClockReading, Guest, remove_stale_guests, start_guest
+from testbed.guest.boot import Guest, remove_stale_guests, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.guest.series import start_series as series_of
 from testbed.guest.series import visit
 from testbed.plan import Plan
-from testbed.rundir import RecordFollower, RunDir, open_plain, read_plain, read_records
+from testbed.rundir import RunDir, open_plain, read_plain, read_records
+from testbed.watch import Progress, Running, Watch
 from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05
-CPU_SAMPLE_S = 0.5
 LATE = 0.02  # part of a step by which its computation may take longer than modelled
 VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
 GUEST_ENVIRONMENT = {
@@ -38,19 +38,6 @@ GUEST_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**24),  # no tensors here: a smaller heap will do
     "PYDANTIC_DISABLE_PLUGINS": "1",  # it looks for them in every installed package
 }
-
-
-class Progress(Protocol):
-    """What a display can be told while a run goes on."""
-
-    def building(self, what: str, part: float) -> None:
-        """The guest kernel is built; `part` from 0 to 1 is done."""
-
-    def stage(self, name: str) -> None:
-        """A stage of the run begins."""
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        """Of `total` operations or steps (`unit`) that rank 0 records, `done` are done."""
 
 
 @dataclass
@@ -84,7 +71,7 @@ def launch(
     Args:
         spec: what the user wrote, resolved, for spec.yaml.
         command: the user's command line, to repeat the run.
-        stall_limit_s: wall time after which a guest whose clock stands still is ended.
+        stall_limit_s: wall time after which a guest whose clock stands still, or that does not get ready, is ended.
         series: the folder of a guest that takes orders, in which `run` lies; None: a guest of its own.
 
     Raises:
@@ -100,7 +87,7 @@ def launch(
         kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
         plan = plan.model_copy(update={"versions": versions(kernel, here=plan.where == "here")})
         run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
-        _carry_out(plan, run, _start(plan, run, kernel, series), outcome, stall_limit_s, progress)
+        _carry_out(plan, run, _start(plan, run, kernel, series, stall_limit_s), outcome, stall_limit_s, progress)
         outcome.state, outcome.exit_status = "completed", 0
     except TestbedError as error:
         outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
@@ -124,19 +111,6 @@ def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
         "kernel": release,
     }
     return found | {name: version(name) for name in VERSIONS}
-
-
-class Running(Protocol):
-    """The command of a run, in a guest or here."""
-
-    def status(self) -> int | None:
-        """None while it runs; else its exit status."""
-
-    def clock(self) -> ClockReading | None:
-        """The newest report of a virtual clock."""
-
-    def cpu_seconds(self) -> float:
-        """CPU time that counts for whether the CPU was the limit; 0 once the command has ended."""
 
 
 def code_for_guests() -> tuple[list[Path], dict[str, str]]:
@@ -176,10 +150,12 @@ def may_join_series(plan: Plan) -> bool:
     )
 
 
-def _start(plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None) -> AbstractContextManager[Running]:
+def _start(
+    plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None, patience_s: float
+) -> AbstractContextManager[Running]:  # fmt: skip
     """The command of the run; `kernel`: the guest's, None: here."""
     if series is not None:
-        return visit(series, run.path)
+        return visit(series, run.path, patience_s)
     command = [sys.executable, "-m", "testbed.run", str(run.path)]
     code, environment = code_for_guests()
     readable = [*code, *folders_of(plan)]
@@ -236,138 +212,6 @@ def _judge(plan: Plan, run: RunDir, outcome: Outcome, watch: Watch) -> None:
     if plan.clock == "real":
         for doubt in fidelity.doubts(run, busy=watch.busy, steal=watch.steal):
             outcome.doubt(doubt)
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """The present stage, and where the clocks stood when it began."""
-
-    name: str
-    begin: float
-    cpu: float = 0.0  # see Watch._cpu_seconds
-    time_ns: int | None = None
-    forced_ns: int = 0
-    steal: float = 0.0  # see _steal_seconds
-
-
-class Watch:
-    """Follows a guest from outside: its stages, its operations, its clock."""
-
-    def __init__(self, run: RunDir, guest: Running, stall_limit_s: float, progress: Progress) -> None:
-        self._guest, self._progress = guest, progress
-        self._stall_limit_s = stall_limit_s
-        self._events = RecordFollower(run.events)
-        self._run = run
-        self._counted = RecordFollower(run.rank_ops(0))
-        self._done = self._total = 0
-        self._unit = "operation"
-        self._moved = time.monotonic()
-        self._stage = _Stage("boot", self._moved)
-        self._moved_at_cpu = 0.0
-        self._sampled = self._moved
-        self.stages: list[dict[str, Any]] = []
-        self.reading: ClockReading | None = None
-        self.spinner = ""
-        self.busy = 0.0  # part of the operations' wall time in which the guest computed or waited for the CPU
-        self.steal = 0.0  # part of it that the host of this machine kept its CPUs for others
-        self.forced_ns = 0  # virtual time forced on during the operations
-
-    def look(self) -> None:
-        """Relay what is new.
-
-        Raises:
-            GuestLost: the clock has stood still for too long.
-        """
-        for event in self._events.new():
-            self._relay(event)
-        if self._total:
-            self._done += len(self._counted.new())
-            self._progress.advance(self._done, self._total, self._unit)
-        if self._stage.name == "ops" and time.monotonic() - self._sampled >= CPU_SAMPLE_S:
-            self._sample_cpu(self._cpu_seconds())
-        reading = self._guest.clock()
-        if reading is not None:
-            self._check_clock(reading)
-
-    def _cpu_seconds(self) -> float:
-        """Of the guest, and those in which programs of this machine waited for a CPU, for it may have been one.
-
-        0 if the guest has ended.
-        """
-        guest = self._guest.cpu_seconds()
-        return guest + _cpu_pressure_seconds() if guest else 0.0
-
-    def _sample_cpu(self, cpu: float) -> None:
-        """How busy the CPU has been since the operations began; as before, if the guest has ended."""
-        self._sampled = time.monotonic()
-        if cpu:
-            seconds = max(self._sampled - self._stage.begin, 1e-3)
-            self.busy = (cpu - self._stage.cpu) / seconds
-            self.steal = (_steal_seconds() - self._stage.steal) / seconds
-
-    def _relay(self, event: dict[str, Any]) -> None:
-        if event["state"] == "total":
-            self._total, self._unit = event["total"], event["unit"]
-            if self._unit == "step":
-                self._counted = RecordFollower(self._run.rank_train(0))
-        elif event["state"] == "begin":
-            self._next_stage(event["stage"], event["time_ns"])
-            self._progress.stage(event["stage"])
-        elif event["stage"] == "run":
-            self._next_stage("end", event["time_ns"])
-
-    def _next_stage(self, name: str, time_ns: int) -> None:
-        """Close the present stage: its wall time, its time on the run's clock, and how busy the CPU was."""
-        now, old, cpu = time.monotonic(), self._stage, self._cpu_seconds()
-        wall = now - old.begin
-        emulated = None if old.time_ns is None else (time_ns - old.time_ns) / 1e9
-        self.stages.append({"stage": old.name, "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
-        forced_ns = reading.forced_ns if (reading := self._guest.clock()) else 0
-        if old.name == "ops":
-            self._sample_cpu(cpu)
-            self.forced_ns = forced_ns - old.forced_ns
-        self._stage = _Stage(name, now, cpu, time_ns, forced_ns, _steal_seconds())
-
-    def _check_clock(self, reading: ClockReading) -> None:
-        old = self.reading
-        self.reading = reading
-        now = time.monotonic()
-        if old is None or reading.time_ns - reading.forced_ns > old.time_ns - old.forced_ns:
-            self._moved, self._moved_at_cpu = (
-                now,
-                self._guest.cpu_seconds() if now - self._moved > 1 else self._moved_at_cpu,
-            )
-        if old is not None and reading.forced_ns > old.forced_ns:
-            self.spinner = f"{reading.command} (pid {reading.pid}) on {reading.host}"
-        if now - self._moved > self._stall_limit_s:
-            raise GuestLost(self._stalled(reading, now - self._moved))
-
-    def _stalled(self, reading: ClockReading, seconds: float) -> str:
-        cpu = self._guest.cpu_seconds() - self._moved_at_cpu
-        who = f"{reading.command} (pid {reading.pid}) on {reading.host}"
-        what = (
-            f"{who} computes, or waits in a loop for what only time brings" if cpu > seconds / 2 else "the guest hangs"
-        )
-        return (
-            f"the guest's clock stood still for {seconds:.0f} s: {what}\n"
-            "  the run was ended, its results so far are kept; if the computation is meant to take so long, "
-            "raise --stall-limit"
-        )
-
-
-def _cpu_pressure_seconds() -> float:
-    """Time in which some process of this machine waited for a CPU (pressure stall information, Linux 4.20)."""
-    try:
-        some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
-    except (OSError, IndexError):
-        return 0.0
-    return int(some.rpartition("total=")[2]) / 1e6
-
-
-def _steal_seconds() -> float:
-    """Time that the host of this machine kept a CPU of it for others, on average over its CPUs (proc(5): steal)."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 
 
 def tail(path: Path, lines: int = 15) -> str:

@@ -2,7 +2,7 @@
 
     with start_series(kernel, folder, ...) as guest:        # in the process that keeps the guest
         keep(guest, folder)
-    with visit(folder, run_folder) as running:              # in any other, one at a time
+    with visit(folder, run_folder, 300) as running:         # in any other, one at a time
         while running.status() is None: ...
 
 Both sides see the guest's one writable folder, in which the run folders lie, and beside them
@@ -98,15 +98,18 @@ class Visit:
 
 
 @contextmanager
-def visit(folder: Path, run_folder: Path) -> Iterator[Visit]:
+def visit(folder: Path, run_folder: Path, patience_s: float) -> Iterator[Visit]:
     """Let the guest of `folder` carry out the run in `run_folder`, below `folder`, as soon as it is ready.
 
     Raises:
-        GuestLost: it has ended.
+        GuestLost: it has ended, or is not ready after `patience_s` of wall time.
     """
+    begin = time.monotonic()
     while not (folder / "guest").exists():
         if (folder / ENDED).exists():
             raise GuestLost((folder / ENDED).read_text() or "the guest ended before its first run")
+        if time.monotonic() > begin + patience_s:
+            raise GuestLost(f"the guest was not ready for its first run after {patience_s:.0f} s (--stall-limit)")
         time.sleep(POLL_S)
     pid = int((folder / "guest").read_text())
     number = len(list(folder.glob("order-*")))

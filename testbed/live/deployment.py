@@ -20,12 +20,12 @@ from testbed.cache import cache_dir
 from testbed.errors import InputError, Place, RunError
 from testbed.guest.boot import EPOCH_NS, check_guest, remove_stale_guests
 from testbed.guest.kernel import ensure_kernel
-from testbed.launch import Progress
 from testbed.live.folder import Deployment, LivePlan, is_locked
 from testbed.plan import Clock, Network
 from testbed.resolve import resolve_network
 from testbed.spec.model import suggest
 from testbed.spec.topology import Topology
+from testbed.watch import Progress
 
 BASE_MEMORY, HOST_MEMORY = 2**30, 16 * 2**20  # bytes of the guest, taken as they are used
 LONGEST_END_S = 10.0  # for a keeper to end its guest

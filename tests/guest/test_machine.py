@@ -10,10 +10,10 @@ from guests import console, finish, guest_with, result
 
 import testbed
 from testbed.errors import GuestLost
-from testbed.guest.boot import EPOCH_NS
+from testbed.guest.boot import EPOCH_NS, Guest
 from testbed.guest.kernel import Kernel
-from testbed.launch import Watch
 from testbed.rundir import RunDir
+from testbed.watch import Watch
 
 SLEEP_S = 1000
 STALL_LIMIT_S = 4
@@ -87,21 +87,26 @@ class Silent:
     def advance(self, done: int, total: int, unit: str) -> None: ...
 
 
+def end_of_watch(guest: Guest, folder: Path) -> str:
+    """Why the watch gives `guest` up."""
+    watch = Watch(RunDir(folder), guest, STALL_LIMIT_S, Silent())
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            watch.look()
+        except GuestLost as lost:
+            return str(lost)
+        time.sleep(0.05)
+    pytest.fail(f"the watch did not notice:\n{console(folder)}")
+
+
 @pytest.fixture(scope="module")
 def spinning(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[int]]]:
     """What the watch says of a process that loops, and the ns that the kernel forced the clock on, as they grew."""
     folder = tmp_path_factory.mktemp("spin") / "shared"
     with guest_with(kernel, "spin.py", folder) as guest:
-        watch = Watch(RunDir(folder), guest, STALL_LIMIT_S, Silent())
+        text = end_of_watch(guest, folder)
         deadline = time.monotonic() + 30
-        text = ""
-        while not text:
-            assert time.monotonic() < deadline, f"the watch did not notice:\n{console(folder)}"
-            try:
-                watch.look()
-            except GuestLost as lost:
-                text = str(lost)
-            time.sleep(0.05)
         forced: list[int] = []
         while len(forced) < 3 and time.monotonic() < deadline:
             reading = guest.clock()
@@ -118,6 +123,15 @@ def test_a_clock_that_stands_still_is_noticed_and_explained(spinning: tuple[str,
     assert f"the guest's clock stood still for {STALL_LIMIT_S} s: python" in text
     assert "on iowa-h0 computes, or waits in a loop" in text
     assert "raise --stall-limit" in text
+
+
+def test_a_stage_that_waits_for_ever_is_noticed(kernel: Kernel, tmp_path: Path) -> None:
+    """As when a process that it waits for has been killed from outside: the clock runs, an hour in seconds."""
+    folder = tmp_path / "shared"
+    with guest_with(kernel, "waits.py", folder) as guest:
+        assert end_of_watch(guest, folder).startswith(
+            "the stage network has not ended after an hour of the guest's clock"
+        )
 
 
 def test_the_kernel_moves_the_clock_on_in_the_end(spinning: tuple[str, list[int]]) -> None:
