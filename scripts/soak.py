@@ -87,7 +87,7 @@ def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
     end = drawn.choice(
         ["SIGINT", "SIGTERM", "SIGKILL"] if "1000000" in " ".join(run) else ["", "", "SIGINT", "SIGKILL"]
     )
-    after_s = drawn.uniform(0.2, LONGEST_RUN_S)
+    after_s = drawn.uniform(0.5, LONGEST_RUN_S)
     found = try_run(run, environment_in(folder.parent), folder / "log", end=end, after_s=after_s)
     return f"run, {end or 'complete'}: status {found['status']}", troubles(found, STATUSES[end])
 

@@ -52,16 +52,18 @@ def flows(run: Folder) -> pl.DataFrame:
 
 
 def test_a_capture_changes_no_time(command: Command, pair: Path, folders: Path, captured: Folder) -> None:
-    """Every operation of every rank takes the same number of nanoseconds without a capture."""
+    """Every operation of every rank takes the same time without a capture, within 1 us: a few steps of the clock
+    (256 ns), for on a busy machine a rank may read it once more. On an idle one the nanoseconds are the same."""
     words = ["run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--capture", "none"]
     command(*words, "--out", folders / "plain")
     key = ["op", "bytes", "iteration", "rank"]
-    tables = [
-        run.ops.select(*key, duration=pl.col("end_ns") - pl.col("start_ns")).sort(key)
+    with_it, without = (
+        run.ops.select(*key, ns=pl.col("end_ns") - pl.col("start_ns")).sort(key)
         for run in (captured, Folder(folders / "plain"))
-    ]
-    assert tables[0].height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
-    assert tables[0].equals(tables[1])
+    )
+    assert with_it.height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
+    assert with_it.select(key).equals(without.select(key))
+    assert (with_it["ns"] - without["ns"]).abs().max() <= 1000
 
 
 def test_bytes_of_each_operation(captured: Folder) -> None:

@@ -170,6 +170,7 @@ def test_round_trip(shared: Place, real: str) -> None:
     assert min(rtts_ms(output)) == pytest.approx(20, abs=2 + 0.4)
 
 
+@pytest.mark.alone
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
     """400 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls back.
 

@@ -96,6 +96,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
         env=command_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     with process:
+        wait_for(lambda: (out / "lock").exists() and (out / "lock").read_text(), "the sweep")
+        refused = command("sweep", experiment, "--out", out, status=2)
+        assert f"another sweep works in {out} (process {process.pid})" in refused.stderr
         wait_for(lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point")
         wait_for(lambda: list(out.glob("running/*/10ms*/raw/events.jsonl")), "the second guest")
         for pid in of_sweep(out / "running"):  # the point's own process and its guest, as if memory had run out
@@ -103,8 +106,6 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
         wait_for(lambda: list(out.glob("running/*/20ms*/raw/events.jsonl")), "the third guest")
         (killed,) = (out / "failed").iterdir()
         assert "was killed (SIGKILL); this machine's memory may have run out" in (killed / "point.json").read_text()
-        refused = command("sweep", experiment, "--out", out, status=2)
-        assert f"another sweep works in {out} (process {process.pid})" in refused.stderr
         process.send_signal(signal.SIGKILL)
     wait_for(lambda: not of_sweep(out), "the end of what the sweep had started")
     (first,) = (out / "points").iterdir()
