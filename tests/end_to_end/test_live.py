@@ -172,18 +172,18 @@ def test_round_trip(shared: Place, real: str) -> None:
 
 @pytest.mark.alone
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
-    """400 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls back.
+    """600 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls back.
 
     The quickest of the first second (20 ms), of the time between (40 ms) and of the end (20 ms) show that it did.
     """
-    with shared.started("exec", "-t", real, "west-h0", "--", "ping", "-c400", "-i0.01", "10.1.0.1") as process:
+    with shared.started("exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1") as process:
         time.sleep(1.5)
         shared.run("set", "-t", real, "wan.west-east.delay=20 ms")
         assert [way["delay_ms"] for way in shared.inspect(real)["links"]] == [20, 20]
         shared.run("set", "-t", real, "wan.west-east.delay=10 ms")
         output, error = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0, error
-    assert "400 packets transmitted, 400 received" in output
+    assert "600 packets transmitted, 600 received" in output
     times = rtts_ms(output)
     assert times[0] == pytest.approx(20, abs=5)
     assert max(times) > 39
