@@ -46,4 +46,4 @@ bench: setup  ## time what the testbed itself takes, stage by stage
 
 soak: setup  ## an hour of random runs and sweeps with random ends, counting what is left (MINUTES=60)
 	@$(python) -m pytest -m soak
-	@$(python) scripts/soak.py --minutes $(or $(MINUTES),60)
+	@$(python) scripts/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
