@@ -93,16 +93,16 @@ def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
 
 
 def a_guest(drawn: random.Random, command: int) -> int:
-    """One of the guests that run now, or else the command."""
+    """A process of one of the guests that run now (its kernel is one of them), or else the command."""
     kernel = os.environ["TESTBED_KERNEL"].encode()
-    guests = []
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cmdline").read_bytes().split(b"\0")[0] == kernel:
-                guests.append(int(entry.name))
+                found.append(int(entry.name))
         except OSError:
             continue
-    return drawn.choice(guests) if guests else command
+    return drawn.choice(found) if found else command
 
 
 def finished(sweep: Path) -> dict[str, int]:

@@ -132,7 +132,7 @@ def fork_server() -> Iterator[None]:
 
 
 class LocalSweep:
-    """Runs points until none is left."""
+    """Runs points until none is left, within `fork_server`."""
 
     def __init__(self, folder: SweepDir, limit: Capacity, policy: Policy, events: Events) -> None:
         self._folder, self._limit, self._policy, self._events = folder, limit, policy, events
@@ -152,11 +152,10 @@ class LocalSweep:
         self._guests = Guests(self._context, self._folder, Shape.of(points), _prepare)
         waiting = deque((point, 1) for point in points)
         records: dict[str, Record] = {}
-        with fork_server():
-            try:
-                self._work(waiting, records)
-            finally:
-                self._end_all()
+        try:
+            self._work(waiting, records)
+        finally:
+            self._end_all()
         return records
 
     def _work(self, waiting: deque[tuple[PlannedPoint, int]], records: dict[str, Record]) -> None:
