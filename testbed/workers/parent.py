@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import inspect
 import json
 import os
@@ -33,6 +34,10 @@ from testbed.confine import die_with_parent
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 CAPABILITIES = 64  # more than any kernel has
+# A quarter of what `import torch` takes (torch 2.13): operators for tensors without storage, and what no workload uses.
+POSTPONED = (
+    "torch._meta_registrations", "torch.distributed._meta_registrations", "torch.export", "torch.distributions",
+)  # fmt: skip
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,11 +98,13 @@ def main(run_folder: str, fifo: str) -> int:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Without collections of garbage, and without a search through all modules for that of a stack frame.
+    """Without collections of garbage, without a search through all modules for that of a stack frame, and with torch's
+    `POSTPONED` left for whoever asks for them.
 
     torch 2.13 asks inspect for its operators' source lines while it is imported: 18 000 file states, 0.5 s in a guest.
     """
     getmodule = inspect.getmodule
+    missing = {} if "torch" in sys.modules else {name: ModuleType(name) for name in POSTPONED}
 
     def quick(thing: Any, filename: str | None = None) -> ModuleType | None:
         if inspect.isframe(thing):
@@ -105,13 +112,32 @@ def quick_imports() -> Iterator[None]:
         return None if inspect.iscode(thing) else getmodule(thing, filename)
 
     inspect.getmodule = quick  # type: ignore[assignment]
+    sys.modules.update(missing)
     gc.disable()
     try:
         yield
+        if missing and "torch" in sys.modules:
+            importlib.import_module("torch._prims.rng_prims")  # without it torch.Generator() raises
     finally:
+        for name, stand_in in missing.items():
+            _forget(name, stand_in)
         gc.freeze()  # what was imported stays: the next collection need not look at it
         gc.enable()
         inspect.getmodule = getmodule
+
+
+def complete_torch() -> None:
+    """Import what `quick_imports` has postponed; quick where nothing was."""
+    for name in POSTPONED:
+        importlib.import_module(name)
+
+
+def _forget(name: str, stand_in: ModuleType) -> None:
+    """As if the module had never been imported."""
+    sys.modules.pop(name, None)
+    package, _, last = name.rpartition(".")
+    if getattr(sys.modules.get(package), last, None) is stand_in:
+        delattr(sys.modules[package], last)
 
 
 def _enter(order: Order, log: Path) -> None:
