@@ -31,6 +31,8 @@ from testbed.plan import Plan
 from testbed.rundir import CapturePoint, RunDir, append_record, capture_points, replace_text
 from testbed.workers.fleet import Fleet
 
+os.environ.pop("SETUPTOOLS_USE_DISTUTILS", None)  # it was for our own imports; a user's script may build extensions
+
 
 def run(folder: RunDir) -> None:
     """Build, verify, measure and run what plan.json says.

@@ -1,7 +1,7 @@
 """Build the network of a plan: Mininet makes nodes and links, netlink gives them addresses, routes and shape.
 
-Mininet's nodes keep a shell each, so its prompt and `node.cmd` work. Of Mininet are not used: its shaped links
-(unshaped above 1 Gbit/s), its changes of the machine's sysctls, and its machine-wide cleanup.
+Mininet's prompt and `node.cmd` work. Of Mininet are not used: its shaped links (unshaped above 1 Gbit/s), its changes
+of the machine's sysctls, and its machine-wide cleanup.
 """
 
 from __future__ import annotations
@@ -11,75 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mininet.link import Intf, Link
 from mininet.log import setLogLevel
 from mininet.net import Mininet
-from mininet.node import Node, Switch
 from pyroute2 import IPRoute
 
 from testbed.errors import RunError
 from testbed.network import fabric, shape
 from testbed.network.netlink import add_route, neighbour, netlink, up, write_sysctls
+from testbed.network.nodes import Bridge, Interface, QuietNode, VethLink
 from testbed.plan import Datacenter, Host, Network, WanLink
 
 TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
 # A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before
 # goes nowhere, and nothing counts it.
 LINKWATCH_S = 1.0
-
-
-class HostNode(Node):
-    """A host. With `netns_pid` its namespace is that process's (a container's), else one of its own."""
-
-    def __init__(self, name: str, netns_pid: int | None = None, **params: Any) -> None:
-        self.netns_pid = netns_pid
-        super().__init__(name, inNamespace=netns_pid is None, **params)
-
-    def _popen(self, cmd: list[str], **params: Any) -> Any:
-        if self.netns_pid is not None:
-            cmd = ["nsenter", f"--net=/proc/{self.netns_pid}/ns/net", "--", *cmd]
-        return super()._popen(cmd, **params)
-
-
-class Bridge(Switch):
-    """The switch of a datacenter, or a leaf: a Linux bridge in a namespace of its own."""
-
-    def start(self, controllers: list[Any]) -> None:
-        """Put every interface towards hosts and the border router on the bridge ``br0``; cables are routed."""
-        del controllers
-        with netlink(self.pid) as connection:
-            connection.link("add", ifname="br0", kind="bridge", br_stp_state=0, br_mcast_snooping=0)
-            bridge = connection.link_lookup(ifname="br0")[0]
-            connection.link("set", index=bridge, state="up")
-            for name in filter(shape.is_bridged, self.nameToIntf):
-                index = connection.link_lookup(ifname=name)[0]
-                connection.link("set", index=index, master=bridge, state="up")
-
-
-class Interface(Intf):
-    """An interface that is configured by netlink, not by Mininet's ifconfig."""
-
-    def config(self, **params: Any) -> dict[str, Any]:
-        """Nothing: see `_configure`."""
-        return {}
-
-
-class VethLink(Link):
-    """A pair of virtual Ethernet interfaces, made by netlink in both namespaces at once."""
-
-    @classmethod
-    def makeIntfPair(  # noqa: D102 (Mininet's name and parameters)
-        cls, intfname1: str, intfname2: str, addr1: str | None = None, addr2: str | None = None,
-        node1: Any = None, node2: Any = None, deleteIntfs: bool = True,
-    ) -> None:  # fmt: skip
-        peer: dict[str, Any] = {"ifname": intfname2, "net_ns_pid": node2.pid}
-        near: dict[str, Any] = {}
-        if addr1:
-            near["address"] = addr1
-        if addr2:
-            peer["address"] = addr2
-        with netlink(node1.pid) as connection:
-            connection.link("add", ifname=intfname1, kind="veth", peer=peer, **near)
 
 
 class BuiltNetwork:
@@ -127,24 +72,25 @@ def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) ->
 
 
 def _remove(net: Mininet) -> None:
-    """A namespace and its interfaces go with its last process; containers outlive their node, so links go first."""
+    """Links first: namespaces of containers outlive their node, and the others go later than their last process."""
     for link in net.links:
-        link.intf1.delete()
+        with netlink(link.intf1.node.pid) as connection:
+            connection.link("del", ifname=link.intf1.name)
     for node in [*net.switches, *net.hosts]:
         node.terminate()
 
 
 def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> None:
     for dc in plan.datacenters:
-        net.addHost(dc.router, cls=HostNode, ip=None)
+        net.addHost(dc.router, cls=QuietNode, ip=None)
         for segment in dc.segments:
             net.addSwitch(segment.switch, cls=Bridge, inNamespace=True, dpid="1")
         for spine in dc.fabric.spines if dc.fabric else ():
-            net.addHost(spine, cls=HostNode, ip=None)
+            net.addHost(spine, cls=QuietNode, ip=None)
     for host in plan.hosts:
-        net.addHost(host.node, cls=HostNode, ip=None, netns_pid=namespaces.get(host.name))
+        net.addHost(host.node, cls=QuietNode, ip=None, netns_pid=namespaces.get(host.name))
     if plan.wan:
-        net.addHost("wan", cls=HostNode, ip=None)
+        net.addHost("wan", cls=QuietNode, ip=None)
 
 
 def _add_links(net: Mininet, plan: Network) -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from testbed.rundir import RunDir
 from testbed.workers import parent
-from testbed.workers.fleet import ENVIRONMENT, send_orders
+from testbed.workers.fleet import send_orders
 from testbed.workers.parent import Order
 
 
@@ -50,11 +50,14 @@ def import_torch() -> None:
 
 @contextmanager
 def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
-    """Start a parent, with its FIFO in `folder`; its ranks end with the block."""
+    """Start a parent, with its FIFO in `folder`; its ranks end with the block.
+
+    It is a fork of this process, whose imports it need not do again, and imports torch beside what we do.
+    """
     fifo = folder / "orders"
     os.mkfifo(fifo)
     with (run.logs / "parent.log").open("w") as log:
-        pid = _fork(run, fifo, log.fileno()) if "torch" in sys.modules else _spawn(run, fifo, log.fileno())
+        pid = _fork(run, fifo, log.fileno())
     warm = WarmParent(pid, fifo)
     try:
         yield warm
@@ -62,19 +65,10 @@ def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
         warm.end()
 
 
-def _spawn(run: RunDir, fifo: Path, log: int) -> int:
-    command = [sys.executable, "-m", "testbed.workers.parent", str(run.path), str(fifo)]
-    null, environment = os.open(os.devnull, os.O_RDONLY), {**os.environ, **ENVIRONMENT}
-    outputs = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-    try:
-        return os.posix_spawn(sys.executable, command, environment, file_actions=outputs)
-    finally:
-        os.close(null)
-
-
 def _fork(run: RunDir, fifo: Path, log: int) -> int:
     pid = os.fork()
     if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
         _be_parent(run, fifo)
