@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -155,7 +156,8 @@ def start_guest(
                 yield Guest(process, writable, clock_file)
             finally:
                 _kill_session(process.pid)
-                process.wait()
+                # It gives its memory back for some tenths of a second; only the end of this program waits for that.
+                threading.Thread(target=process.wait).start()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -313,9 +315,12 @@ def _stats_of_session(session: int) -> Iterator[list[str]]:
 
 
 def _kill_session(session: int) -> None:
-    """Kill every process of the session until none is left (UML's processes are in groups of their own)."""
+    """Kill every process of the session until none is left but such as have no memory any more and so do nothing.
+
+    UML's processes are in groups of their own.
+    """
     for _attempt in range(100):
-        pids = [int(fields[-1]) for fields in _stats_of_session(session) if fields[0] not in "ZX"]
+        pids = [int(fields[-1]) for fields in _stats_of_session(session) if fields[0] not in "ZX" and fields[20] != "0"]
         if not pids:
             return
         for pid in pids:
