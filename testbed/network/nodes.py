@@ -25,6 +25,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class QuietNode(Node):
     """A node with a network namespace of its own, or with `netns_pid` that process's (a container's)."""
 
+    pid: Any  # of a process in the node's namespaces; None after the end
+    inNamespace: bool
+
     def __init__(self, name: str, netns_pid: int | None = None, **params: Any) -> None:
         self.netns_pid = netns_pid
         super().__init__(name, **params)
