@@ -155,7 +155,7 @@ def start_guest(
                 (folder / "pid").write_text(f"{process.pid}")
                 yield Guest(process, writable, clock_file)
             finally:
-                _kill_session(process.pid)
+                _kill_session(process.pid, to_the_end=False)
                 # It gives its memory back for some tenths of a second; only the end of this program waits for that.
                 threading.Thread(target=process.wait).start()
     finally:
@@ -314,13 +314,14 @@ def _stats_of_session(session: int) -> Iterator[list[str]]:
                 yield [*fields, entry.name]
 
 
-def _kill_session(session: int) -> None:
-    """Kill every process of the session until none is left but such as have no memory any more and so do nothing.
+def _kill_session(session: int, *, to_the_end: bool = True) -> None:
+    """Kill every process of the session until none is left (UML's processes are in groups of their own).
 
-    UML's processes are in groups of their own.
+    Without `to_the_end`: until none has memory, and so none does anything any more but give back what it had.
     """
     for _attempt in range(100):
-        pids = [int(fields[-1]) for fields in _stats_of_session(session) if fields[0] not in "ZX" and fields[20] != "0"]
+        living = [fields for fields in _stats_of_session(session) if fields[0] not in "ZX"]
+        pids = [int(fields[-1]) for fields in living if to_the_end or fields[20] != "0"]
         if not pids:
             return
         for pid in pids:

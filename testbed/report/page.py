@@ -18,7 +18,7 @@ from testbed.report.content import Content, load
 from testbed.report.flow_table import flows_grid
 from testbed.report.html import Figure, figure, render, template_of
 from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
-from testbed.report.plots import axis, drawing, latency_figure, loss_figure
+from testbed.report.plots import axis, colour_bar, drawing, latency_figure, loss_figure
 from testbed.report.rank_plot import rank_figure
 from testbed.report.site_map import site_map
 from testbed.report.timeline import write_trace
@@ -85,7 +85,11 @@ def write_page(run: RunDir) -> Path:
 def warm_up(plan: Plan) -> None:
     """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, the modules of plotly."""
     site_map(plan.network, theme="page")
-    traces = [go.Scatter(x=[0], y=[0]), go.Bar(x=[0], y=[0]), go.Heatmap(z=[[0]])]
+    line = {"color": "black", "width": 1}
+    traces = [
+        go.Scatter(x=[0], y=[0], line=line, marker=line, error_y={"width": 1}), go.Bar(x=[0], y=[0]),
+        go.Heatmap(z=[[0]], colorbar=colour_bar("")),
+    ]  # fmt: skip
     template_of("page.html.j2")
     figure("", "", "", drawing(traces, 100, axis(""), axis("")))
 
