@@ -87,7 +87,7 @@ def warm_up(plan: Plan) -> None:
     site_map(plan.network, theme="page")
     line = {"color": "black", "width": 1}
     traces = [
-        go.Scatter(x=[0], y=[0], line=line, marker=line, error_y={"width": 1}), go.Bar(x=[0], y=[0]),
+        go.Scatter(x=[0], y=[0], line=line, marker={"color": "black"}, error_y={"width": 1}), go.Bar(x=[0], y=[0]),
         go.Heatmap(z=[[0]], colorbar=colour_bar("")),
     ]  # fmt: skip
     template_of("page.html.j2")
