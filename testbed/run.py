@@ -9,6 +9,7 @@ them afterwards, by whoever started this. The same command runs in a guest and o
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -153,6 +154,7 @@ def main(path: str) -> int:
 
 def series(path: str) -> int:
     """Carry out runs in processes forked from this one, which has imported what they need; see testbed.guest.series."""
+    from testbed.workers.parent import prepare_torch  # noqa: PLC0415
     from testbed.workers.warm import import_torch  # noqa: PLC0415
 
     import_torch()
@@ -162,9 +164,10 @@ def series(path: str) -> int:
         order = folder / f"order-{number}"
         while not order.exists():
             pass  # this guest is paused meanwhile, and its clock stands still
+        run_folder = order.read_text()
+        prepare_torch(json.loads(RunDir(Path(run_folder)).plan.read_text())["workers"]["workload"])
         pid = os.fork()
         if pid == 0:
-            run_folder = order.read_text()
             console = os.open(RunDir(Path(run_folder)).console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(console, 1)
             os.dup2(console, 2)

@@ -221,6 +221,8 @@ def main(folder: str) -> None:
     try:
         _name_addresses(plan.network)
         with build_network(plan.network) as network:
+            for node in network.mininet.values():
+                node.start_shell()  # one for all commands to come, each of which is a fork of this process
             time.sleep(max(0.0, 1.0 - time.monotonic()))  # ping takes second 0 for "not sent yet", and does not wait
             ready = {"nodes": list(network.mininet.keys()), "commands": commands()}
             deployment.write(deployment.last_time, str(time.time_ns()))

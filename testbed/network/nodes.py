@@ -1,7 +1,7 @@
 """Mininet's nodes and links as the testbed uses them: made by system calls and netlink, without programs to start.
 
 Mininet starts four programs for a node (mnexec, env, bash, stty: 80 ms in a guest) and one for each change of a link.
-Here a node's namespace is a fork of this process, and its shell starts with the first command that wants one.
+Here a node's namespace is a fork of this process, and its shell starts with `start_shell` or its first command.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ class QuietNode(Node):
         del mnopts
         self.pid = _fork_into_namespaces() if self.netns_pid is None else self.netns_pid
 
+    def start_shell(self) -> None:
+        """Start the shell, which keeps what commands leave in it: folder, variables, jobs."""
+        pid, own = self.pid, self.inNamespace
+        self.inNamespace = False  # else the shell would get a namespace of its own
+        super().startShell(f"-cda{pid}")  # attached to the namespaces of `pid`
+        self.pid, self.inNamespace = pid, own
+
     def sendCmd(self, *words: Any, **options: Any) -> None:
         """Hand a command to the node's shell, which starts if it does not run yet."""
         if self.shell is None:
-            pid, own = self.pid, self.inNamespace
-            self.inNamespace = False  # else the shell would get a namespace of its own
-            super().startShell(f"-cda{pid}")  # attached to the namespaces of `pid`
-            self.pid, self.inNamespace = pid, own
+            self.start_shell()
         super().sendCmd(*words, **options)
 
     def terminate(self) -> None:

@@ -34,10 +34,12 @@ from testbed.confine import die_with_parent
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 CAPABILITIES = 64  # more than any kernel has
-# A quarter of what `import torch` takes (torch 2.13): operators for tensors without storage, and what no workload uses.
+# A quarter of what `import torch` takes (torch 2.13): operators for tensors without storage, and what needs them. They
+# have to be there before anything imports torch._dynamo, as torch.optim does.
 POSTPONED = (
     "torch._meta_registrations", "torch.distributed._meta_registrations", "torch.export", "torch.distributions",
 )  # fmt: skip
+SPARING = {"collectives"}  # workloads that use tensors and torch.distributed, and no other part of torch
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,6 +69,7 @@ def main(run_folder: str, fifo: str) -> int:
         from testbed.workers import rank as rank_module  # noqa: PLC0415
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
+    prepare_torch(plan.workers.workload)
     with quick_imports(), contextlib.suppress(Exception):  # which the ranks will meet again, and tell
         rank_module.load_workload(plan.workers.workload)  # what it imports is shared too
     orders = [Order(**order) for order in json.loads(Path(fifo).read_text())]
@@ -126,10 +129,12 @@ def quick_imports() -> Iterator[None]:
         inspect.getmodule = getmodule
 
 
-def complete_torch() -> None:
-    """Import what `quick_imports` has postponed; quick where nothing was."""
-    for name in POSTPONED:
-        importlib.import_module(name)
+def prepare_torch(workload: str) -> None:
+    """Import what `quick_imports` has postponed, unless `workload` is one that does without."""
+    if workload not in SPARING:
+        with quick_imports():
+            for name in POSTPONED:
+                importlib.import_module(name)
 
 
 def _forget(name: str, stand_in: ModuleType) -> None:

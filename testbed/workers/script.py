@@ -23,10 +23,7 @@ import torch.distributed.distributed_c10d as c10d
 from testbed.plan import Plan, Rank
 from testbed.rundir import RunDir
 from testbed.workers.interception import Interception
-from testbed.workers.parent import complete_torch
 from testbed.workers.recorder import Recorder
-
-complete_torch()  # a script may use any part of it
 
 HOOK = Path(__file__).parent / "hook"
 RUN, FIRST_RANK, TIMEOUT = "TESTBED_RUN_FOLDER", "TESTBED_FIRST_RANK", "TESTBED_TIMEOUT_S"

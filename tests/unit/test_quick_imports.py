@@ -5,7 +5,7 @@ import sys
 
 PLAIN = "import torch, torch.distributed"
 QUICK = f"""
-from testbed.workers.parent import POSTPONED, complete_torch, quick_imports
+from testbed.workers.parent import POSTPONED, prepare_torch, quick_imports
 with quick_imports():
     {PLAIN}
 assert not any(name in sys.modules for name in POSTPONED)
@@ -13,10 +13,13 @@ assert not hasattr(torch, "export")
 torch.randint(0, 9, (9,), generator=torch.Generator().manual_seed(1))
 with quick_imports():
     pass
-complete_torch()
+prepare_torch("collectives")
+assert not hasattr(torch, "export")
+prepare_torch("train")
 assert torch.export.export and torch.distributions.Normal
 """  # after `import sys`
 LIST = """
+import torch._dynamo
 print(sorted(name for name in sys.modules if name.startswith("torch")))
 from torch._subclasses.fake_tensor import FakeTensorMode
 with FakeTensorMode():
