@@ -121,8 +121,8 @@ def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
 
 @pytest.mark.parametrize("end", ["west", "east"])
 def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> None:
-    """The acknowledgements that come in give the round trips of what goes out: the least exactly, the median and the
-    95th percentile within 0.1 % (tshark also takes acknowledgements that cover what was sent twice).
+    """The acknowledgements that come in give the round trips of what goes out: the least exactly, the median within 0.1 %,
+    and the 95th percentile within 1 % (tshark also takes acknowledgements that cover what was sent twice).
     """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(pl.col("way") != OUTBOUND)
@@ -131,7 +131,7 @@ def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> No
         trips = said.filter(pl.col("rtt") != "", src=row["dst_address"], **ports)["rtt"].cast(pl.Float64) * 1e9
         assert trips.min() == pytest.approx(row["rtt_min_ns"], abs=1)
         assert trips.median() == pytest.approx(row["rtt_median_ns"], rel=1e-3)
-        assert trips.quantile(0.95, "linear") == pytest.approx(row["rtt_p95_ns"], rel=1e-3)
+        assert trips.quantile(0.95, "linear") == pytest.approx(row["rtt_p95_ns"], rel=1e-2)
         assert 0.95 * len(trips) < row["rtt_samples"] <= len(trips)
 
 
