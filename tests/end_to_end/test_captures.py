@@ -121,8 +121,8 @@ def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
 
 @pytest.mark.parametrize("end", ["west", "east"])
 def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> None:
-    """The acknowledgements that come in give the round trips of what goes out: the least exactly, the median within 0.1 %,
-    and the 95th percentile within 1 % (tshark also takes acknowledgements that cover what was sent twice).
+    """The acknowledgements that come in give the round trips of what goes out: the least exactly, the median within
+    0.1 %, the 95th percentile within 1 % (tshark also takes acknowledgements that cover what was sent twice).
     """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(pl.col("way") != OUTBOUND)
