@@ -98,9 +98,9 @@ class Watch:
     def _cpu_seconds(self) -> float:
         """Of the guest, and those in which programs of this machine waited for a CPU, for it may have been one.
 
-        0 if the guest has ended.
+        0 if the guest has ended, and on a virtual clock, whose figures do not depend on it.
         """
-        guest = self._guest.cpu_seconds()
+        guest = self._guest.cpu_seconds() if self.reading is None else 0.0
         return guest + _cpu_pressure_seconds() if guest else 0.0
 
     def _sample_cpu(self, cpu: float) -> None:
