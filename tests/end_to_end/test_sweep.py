@@ -90,7 +90,9 @@ def test_a_failed_point_stops_no_other_and_what_is_done_is_not_run_again(
 def test_a_sweep_that_is_killed_goes_on_where_it_was(
     experiment: Path, tmp_path: Path, command: Command, command_environment: dict[str, str]
 ) -> None:
+    """Points of 100 operations: none ends between the look that finds it and the kill."""
     out = tmp_path / "out"
+    experiment.write_text(experiment.read_text().replace("iterations: 1", "iterations: 100"))
     process = subprocess.Popen(
         [sys.executable, "-m", "testbed", "sweep", str(experiment), "--out", str(out), "--jobs", "1"],
         env=command_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -121,7 +123,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
 
 def a_guest_of_its_own_gives_the_same(command: Command, experiment: Path, point: Path, tmp_path: Path) -> None:
     """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a fresh guest's."""
-    words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=1", "warmup=0"]
+    words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=100", "warmup=0"]
     sets = [word for value in words for word in ("--set", f"workload.{value}")]
     sets += ["--set", "topology.wan.west-east.delay=20 ms", "--isolation", "process"]
     fresh = tmp_path / "fresh"
