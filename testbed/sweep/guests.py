@@ -67,7 +67,10 @@ class Guests:
             return self._idle.pop()
         self._started += 1
         place = self.folder.running / f".guest-{self._started}"
-        process = self.context.Process(target=_keep, args=(place, self.shape, self.prepare), name=place.name)
+        process = self.context.Process(
+            target=_keep, args=(place, self.shape, self.prepare), name=place.name,
+            daemon=True,  # if nobody comes to end it, multiprocessing does
+        )  # fmt: skip
         process.start()
         kept = Kept(place, process)
         self._all.append(kept)

@@ -29,6 +29,7 @@ from testbed.confine import die_with_parent
 from testbed.errors import InputError
 from testbed.guest.boot import removed_if_killed
 from testbed.launch import may_join_series
+from testbed.sweep import STARTER
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint
 from testbed.sweep.guests import Guests, Kept, Shape
@@ -126,6 +127,7 @@ class _Running:
 def fork_server() -> Iterator[None]:
     """Have the process from which points are forked, which takes seconds to import all that they need."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    os.environ[STARTER] = str(os.getpid())
     with removed_if_killed(Path(get_temp_dir())):  # that of its socket
         forkserver.ensure_running()
         yield
@@ -194,8 +196,9 @@ class LocalSweep:
         place = self._folder.running if guest is None else guest.folder
         shutil.rmtree(place / point.folder, ignore_errors=True)
         process = self._context.Process(
-            target=_child, args=(self._folder.path, place, point, self._policy.limits, attempt), name=point.folder
-        )
+            target=_child, args=(self._folder.path, place, point, self._policy.limits, attempt), name=point.folder,
+            daemon=True,  # the end of a sweep that was interrupted while it ended its processes would wait for them
+        )  # fmt: skip
         process.start()
         self._running.append(_Running(point, attempt, process, guest))
         self._events.started(point, attempt)

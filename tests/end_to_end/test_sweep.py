@@ -121,6 +121,28 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     a_guest_of_its_own_gives_the_same(command, experiment, next((out / "points").glob("20ms*")), tmp_path)
 
 
+def test_a_sweep_that_is_ended_while_it_ends_its_guests(
+    experiment: Path, tmp_path: Path, command_environment: dict[str, str]
+) -> None:
+    """Two guests are idle after the last point. The signal comes while the sweep waits for the first of them."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed", "sweep", str(experiment), "--out", str(out), "--jobs", "2"],
+        env=command_environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stderr is not None
+        assert any("[3/3]" in line for line in process.stderr)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(LONGEST_S) in (0, 130)
+        finally:
+            process.kill()
+    wait_for(lambda: not of_sweep(out), "the end of what the sweep had started")
+    assert len(list((out / "points").iterdir())) == 3
+
+
 def a_guest_of_its_own_gives_the_same(command: Command, experiment: Path, point: Path, tmp_path: Path) -> None:
     """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a fresh guest's."""
     words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=100", "warmup=0"]
