@@ -72,11 +72,11 @@ def test_cell(
 
 
 def test_mean_error(measured: dict[tuple[int, str, str], float]) -> None:
-    """The mean of the absolute errors is within 3.5 %, to the table's one decimal; prints the table."""
+    """The mean of the absolute errors is within 3.5 %; prints the table."""
     assert measured, "no cell has run"
     errors = {cell: ms / PUBLISHED[cell] - 1 for cell, ms in measured.items()}
     print(table(measured, errors))
-    assert round(sum(map(abs, errors.values())) / len(errors), 3) <= MEAN_TOLERANCE
+    assert sum(map(abs, errors.values())) / len(errors) < MEAN_TOLERANCE
 
 
 def table(measured: dict[tuple[int, str, str], float], errors: dict[tuple[int, str, str], float]) -> str:
