@@ -1,4 +1,5 @@
-"""Times the testbed itself: wall seconds of whole commands and of their stages, and what sweeps gain by a second guest.
+"""Times the testbed itself: wall seconds of commands to their table and to their end, those of their stages, and what
+sweeps gain by a second guest.
 
 usage: scripts/bench.py [NAME ...]     the names are those of `CASES`, and sweep; without any, all are run
 
@@ -41,21 +42,29 @@ sweep:
 """
 
 
-def command(*words: str | Path) -> float:
-    """Wall seconds of a command of the testbed; ends this program if it fails."""
+def command(*words: str | Path) -> tuple[float, float]:
+    """Wall seconds of a command of the testbed to its table and to its end; ends this program if it fails."""
     begin = time.monotonic()
-    done = subprocess.run([*TESTBED, *words], cwd=PROJECT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"testbed {' '.join(map(str, words))} failed with status {done.returncode}:\n{done.stderr}")
-    return time.monotonic() - begin
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen([*TESTBED, *words], cwd=PROJECT, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        assert process.stdout is not None
+        process.stdout.read(1)
+        table = time.monotonic() - begin
+        process.stdout.read()
+        if process.wait() != 0:
+            errors.seek(0)
+            said = errors.read().decode()
+            sys.exit(f"testbed {' '.join(map(str, words))} failed with status {process.returncode}:\n{said}")
+    return table, time.monotonic() - begin
 
 
-def measure(arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
-    """Wall seconds of one run, and its stages."""
+def measure(arguments: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
+    """Wall seconds of one run to its table and to its end, and its stages."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         out = Path(scratch, "run")
-        seconds = command("run", *arguments, "--out", out)
-        return seconds, json.loads((out / "status.json").read_text())["stages"]
+        return *command("run", *arguments, "--out", out), json.loads((out / "status.json").read_text())["stages"]
 
 
 def measure_sweep(jobs: int) -> tuple[float, float]:
@@ -63,7 +72,7 @@ def measure_sweep(jobs: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         experiment, out = Path(scratch, "bench.yaml"), Path(scratch, "sweep")
         experiment.write_text(EXPERIMENT)
-        seconds = command("sweep", experiment, "--jobs", str(jobs), "--out", out)
+        _, seconds = command("sweep", experiment, "--jobs", str(jobs), "--out", out)
         return seconds, statistics.median(map(overhead, out.glob("points/*")))
 
 
@@ -80,21 +89,21 @@ def main() -> None:
     unknown = set(names) - {*CASES, SWEEP}
     if unknown:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join([*CASES, SWEEP])}")
-    print(f"{'case':<16}{'seconds':>8}{'goal':>6}  stages (seconds)")
+    print(f"{'case':<16}{'table':>7}{'goal':>6}{'end':>7}  stages (all in seconds)")
     for name in names:
         if name == SWEEP:
             continue
         goal, arguments = CASES[name]
-        seconds, stages = measure(arguments)
+        table, end, stages = measure(arguments)
         parts = "  ".join(f"{stage['stage']} {stage['wall_seconds']:.1f}" for stage in stages)
-        print(f"{name:<16}{seconds:>8.1f}{goal:>6}  {parts}", flush=True)
+        print(f"{name:<16}{table:>7.1f}{goal:>6}{end:>7.1f}  {parts}", flush=True)
     if SWEEP in names:
         one, outside = measure_sweep(1)
         two, beside = measure_sweep(2)
         what = f"24 points, one guest at a time; outside the operations {outside:.1f} a point"
-        print(f"{SWEEP:<16}{one:>8.1f}{'':>6}  {what}")
-        print(f"{'':<16}{two:>8.1f}{one / LEAST_GAIN:>6.0f}  two at a time: {one / two:.2f} times as fast", end="")
-        print(f"; outside the operations {beside:.1f} a point (goal {MOST_OVERHEAD})")
+        print(f"{SWEEP:<16}{'':>13}{one:>7.1f}  {what}")
+        what = f"two at a time: {one / two:.2f} times as fast; outside them {beside:.1f} a point (goal {MOST_OVERHEAD})"
+        print(f"{'':<16}{'':>7}{one / LEAST_GAIN:>6.0f}{two:>7.1f}  {what}")
 
 
 if __name__ == "__main__":

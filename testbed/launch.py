@@ -20,7 +20,7 @@ from typing import Any
 import testbed
 from testbed import fidelity, here
 from testbed.doctor.machine import require
-from testbed.errors import GuestLost, RunError, TestbedError
+from testbed.errors import GuestLost, MachineError, RunError, TestbedError
 from testbed.guest.boot import Guest, remove_stale_guests, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.guest.series import start_series as series_of
@@ -252,7 +252,11 @@ def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> No
     collect(run)
     _judge_results(plan, run, outcome)
     run.write_json(run.status, outcome.__dict__)
-    write_page(run)
+    try:
+        if outcome.exit_status != MachineError.exit_status:  # then nothing was started
+            progress.measured()
+    finally:
+        write_page(run)
 
 
 def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:

@@ -29,6 +29,9 @@ class Progress(Protocol):
     def advance(self, done: int, total: int, unit: str) -> None:
         """Of `total` operations or steps (`unit`) that rank 0 records, `done` are done."""
 
+    def measured(self) -> None:
+        """The tables and the status are written; the page is still to come."""
+
 
 class Running(Protocol):
     """The command of a run, in a guest or here."""

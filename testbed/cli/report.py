@@ -57,7 +57,8 @@ def report(
         write_page(folder)
         if rank_traces is not None:
             write_rank_traces(folder, load(folder), rank_traces)
-        print_summary(folder, output)
+        print_tables(folder, output)
+        print_files(folder, output)
 
 
 def _readable(path: Path) -> RunDir:
@@ -73,7 +74,7 @@ def _readable(path: Path) -> RunDir:
     return folder
 
 
-def print_summary(folder: RunDir, output: Format) -> None:
+def print_tables(folder: RunDir, output: Format) -> None:
     """Print what a run measured."""
     summary = read_json(folder.summary, [])
     status = read_json(folder.status, [])
@@ -100,6 +101,13 @@ def print_summary(folder: RunDir, output: Format) -> None:
             console.print(f"[bold yellow]not faithful:[/] {warning}", highlight=False)
     for problem in problems:
         console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
+
+
+def print_files(folder: RunDir, output: Format) -> None:
+    """Print where a run's files are, after the tables for people."""
+    if output is not Format.TABLE:
+        return
+    console = wide_console()
     console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
     if folder.trace.is_file():
         console.print(f"trace:   {folder.trace} (for ui.perfetto.dev)", soft_wrap=True, highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +29,7 @@ from testbed.cli.options import (
     Where,
     memory_size,
 )
-from testbed.cli.report import print_summary
+from testbed.cli.report import print_files, print_tables
 from testbed.errors import InputError, MachineError, Place
 from testbed.launch import launch
 from testbed.measure.capture import check_filter
@@ -58,11 +58,17 @@ STAGES = {
 }
 
 
+def _nothing() -> None:
+    return None
+
+
 class Display:
     """Live progress on standard error: one line per stage, then operations with an estimate."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, show: Callable[[], None] = _nothing) -> None:
+        """`show` is called as soon as there is something to show."""
         self._progress = progress
+        self._show = show
         self._task: TaskID = progress.add_task("preparing", total=None)
 
     def building(self, what: str, part: float) -> None:
@@ -79,12 +85,19 @@ class Display:
             self._task, description=f"running, {unit} {done} of {total}", total=total or None, completed=done
         )
 
+    def measured(self) -> None:
+        """The tables are there."""
+        self._progress.stop()
+        self._show()
+
 
 class PlainDisplay:
     """Progress where standard error is no terminal: a line per stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[], None] = _nothing) -> None:
+        """`show` is called as soon as there is something to show."""
         self._last = ""
+        self.measured = show
 
     def _say(self, text: str) -> None:
         if text != self._last:
@@ -113,15 +126,15 @@ class TimeLeft(TimeRemainingColumn):
 
 
 @contextmanager
-def display() -> Iterator[Display | PlainDisplay]:
-    """The display that fits standard error."""
+def display(show: Callable[[], None] = _nothing) -> Iterator[Display | PlainDisplay]:
+    """The display that fits standard error; `show` is called as soon as there is something to show."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainDisplay()
+        yield PlainDisplay(show)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeLeft())
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Display(progress)
+        yield Display(progress, show)
 
 
 class RunCommand(TyperCommand):
@@ -253,14 +266,14 @@ def run(
     folder = RunDir.create(out or _default_folder(network.name, work.workload))
     spec = f"# topology\n{network.to_yaml()}---\n# workload\n{work.to_yaml()}"
     try:
-        with display() as progress:
+        with display(lambda: print_tables(folder, output)) as progress:
             launch(plan, folder, spec=spec, command=sys.argv, stall_limit_s=stall_limit, progress=progress)
     except MachineError:  # nothing was started, and so there is nothing to show
         raise
     except BaseException:
-        print_summary(folder, output)
+        print_files(folder, output)
         raise
-    print_summary(folder, output)
+    print_files(folder, output)
 
 
 def _clock(given: Clock | None, where: Where) -> ClockName:

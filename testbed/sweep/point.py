@@ -43,6 +43,9 @@ class _Silent:
     def advance(self, done: int, total: int, unit: str) -> None:
         pass
 
+    def measured(self) -> None:
+        pass
+
 
 def carry_out(
     point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1, *, series: bool = False
