@@ -34,6 +34,7 @@ from pydantic import ValidationError
 from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
 from testbed.dominance import dominant
 from testbed.fidelity import rates
+from testbed.guest.boot import temporary_folder
 from testbed.measure.flow_tables import Captured, read_captures
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
@@ -290,7 +291,8 @@ def bus_factor(op: str, ranks: int) -> float:
 def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) -> Captured | None:
     """The tables of packet captures, written; None if the plan is damaged."""
     try:
-        captured = read_captures(run, plan, ops)
+        with temporary_folder("testbed-captures-") as scratch:
+            captured = read_captures(run, plan, ops, scratch)
     except ValueError as error:
         problems.append(f"the captures cannot be read by plan.json: {error}")
         return None

@@ -10,8 +10,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,9 @@ import testbed
 from testbed import fidelity, here
 from testbed.doctor.machine import require
 from testbed.errors import GuestLost, MachineError, RunError, TestbedError
-from testbed.guest.boot import Guest, remove_stale_guests, start_guest
+from testbed.guest.boot import Guest, remove_stale_guests, returned_if_killed, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
+from testbed.guest.modules import bundles, python_for_guests
 from testbed.guest.series import start_series as series_of
 from testbed.guest.series import visit
 from testbed.plan import Plan
@@ -83,23 +84,26 @@ def launch(
     begin = time.monotonic()
     run.write_json(run.status, outcome.__dict__)
     run.spec.write_text(spec)
-    try:
-        require(plan.where, plan.workers.isolation, plan.capture)
-        kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
-        plan = plan.model_copy(update={"versions": versions(kernel, here=plan.where == "here")})
-        run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
-        _carry_out(plan, run, _start(plan, run, kernel, series, stall_limit_s), outcome, stall_limit_s, progress)
-        outcome.state, outcome.exit_status = "completed", 0
-    except TestbedError as error:
-        outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
-        raise
-    except KeyboardInterrupt:
-        outcome.state, outcome.exit_status, outcome.reason = "interrupted", 130, "interrupted by the user"
-        raise
-    finally:
-        outcome.warnings += run.settle()
-        outcome.wall_seconds = round(time.monotonic() - begin, 3)
-        _finish(plan, run, outcome, progress)
+    with ExitStack() as stack:
+        try:
+            require(plan.where, plan.workers.isolation, plan.capture)
+            stack.enter_context(returned_if_killed(run.path))
+            kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
+            plan = plan.model_copy(update={"versions": versions(kernel, here=plan.where == "here")})
+            run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+            start = _start(plan, run, kernel, series, stall_limit_s, progress)
+            _carry_out(plan, run, start, outcome, stall_limit_s, progress)
+            outcome.state, outcome.exit_status = "completed", 0
+        except TestbedError as error:
+            outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
+            raise
+        except KeyboardInterrupt:
+            outcome.state, outcome.exit_status, outcome.reason = "interrupted", 130, "interrupted by the user"
+            raise
+        finally:
+            outcome.warnings += run.settle()
+            outcome.wall_seconds = round(time.monotonic() - begin, 3)
+            _finish(plan, run, outcome, progress)
     return outcome
 
 
@@ -114,12 +118,29 @@ def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
     return found | {name: version(name) for name in VERSIONS}
 
 
-def code_for_guests() -> tuple[list[Path], dict[str, str]]:
-    """What a guest needs to run the testbed: folders that it must be able to read, and its environment."""
+@dataclass(frozen=True)
+class Code:
+    """What a guest needs to run a module of the testbed: the words before its name, an environment, and folders."""
+
+    python: list[str]
+    environment: dict[str, str]
+    readable: list[Path]
+
+
+def code_for_guests(making: Callable[[], None] = lambda: None, *, bundled: bool = True) -> Code:
+    """The code of this installation.
+
+    Args:
+        making: called if modules have to be bundled first, which takes seconds.
+        bundled: whether modules come in a bundle, where it is dear to look for each of them.
+    """
     project = Path(testbed.__file__).parent.parent
     compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
     environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
-    return [project, Path(sys.prefix), Path(sys.base_prefix)], environment
+    readable = [project, Path(sys.prefix), Path(sys.base_prefix)]
+    if not bundled:
+        return Code([sys.executable, "-m"], environment, readable)
+    return Code(python_for_guests(environment, making), environment, [*readable, bundles()])
 
 
 def start_series(
@@ -133,10 +154,10 @@ def start_series(
     Raises:
         MachineError: it cannot be started.
     """
-    readable, environment = code_for_guests()
+    code = code_for_guests()
     return series_of(
-        kernel, folder, memory_bytes=memory_bytes, readable=[*readable, *named],
-        environment=environment,
+        kernel, folder, code.python, memory_bytes=memory_bytes, readable=[*code.readable, *named],
+        environment=code.environment,
     )  # fmt: skip
 
 
@@ -152,14 +173,14 @@ def may_join_series(plan: Plan) -> bool:
 
 
 def _start(
-    plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None, patience_s: float
+    plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None, patience_s: float, progress: Progress
 ) -> AbstractContextManager[Running]:  # fmt: skip
     """The command of the run; `kernel`: the guest's, None: here."""
     if series is not None:
         return visit(series, run.path, patience_s)
-    command = [sys.executable, "-m", "testbed.run", str(run.path)]
-    code, environment = code_for_guests()
-    readable = [*code, *folders_of(plan)]
+    code = code_for_guests(lambda: progress.stage("modules"), bundled=kernel is not None)
+    command = [*code.python, "testbed.run", str(run.path)]
+    environment, readable = code.environment, [*code.readable, *folders_of(plan)]
     if kernel is None:
         return here.start_here(
             command, writable=run.path, console=run.console, readable=readable, environment=environment

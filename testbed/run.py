@@ -2,6 +2,7 @@
 
 usage: python -m testbed.run RUN_FOLDER
        python -m testbed.run --series FOLDER     one after another, as testbed.guest.series asks for them
+       python -m testbed.run --bundle FILE       write a bundle of all that runs import
 
 The run folder holds plan.json. What happens is appended to the folder's raw records as it happens; tables are made from
 them afterwards, by whoever started this. The same command runs in a guest and on the machine itself.
@@ -31,6 +32,8 @@ from testbed.network.verify import verify_round_trips
 from testbed.plan import Plan
 from testbed.rundir import CapturePoint, RunDir, append_record, capture_points, replace_text
 from testbed.workers.fleet import Fleet
+
+OWN = {"testbed", "workloads", "__main__"}
 
 os.environ.pop("SETUPTOOLS_USE_DISTUTILS", None)  # it was for our own imports; a user's script may build extensions
 
@@ -177,6 +180,21 @@ def series(path: str) -> int:
         number += 1
 
 
+def write_bundle(path: str) -> int:
+    """Bundle what this module, its parts and all ranks import; the project's own modules change too often."""
+    from testbed import bundle  # noqa: PLC0415
+    from testbed.workers import containers, processes  # noqa: F401, PLC0415
+    from testbed.workers.parent import prepare_torch  # noqa: PLC0415
+    from testbed.workers.warm import import_torch  # noqa: PLC0415
+
+    import_torch()
+    for workload in ("collectives", "train"):
+        prepare_torch(workload)
+    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] not in OWN}
+    bundle.write(Path(path), modules.values())
+    return 0
+
+
 def _leave(status: int) -> NoReturn:
     """End at once: nothing is left to be tidied up in memory."""
     sys.stdout.flush()
@@ -185,4 +203,5 @@ def _leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _leave(series(sys.argv[2]) if sys.argv[1] == "--series" else main(*sys.argv[1:]))
+    orders = {"--series": series, "--bundle": write_bundle}
+    _leave(orders[sys.argv[1]](sys.argv[2]) if sys.argv[1] in orders else main(*sys.argv[1:]))

@@ -47,6 +47,7 @@ from testbed.units import UnitError, format_size
 SCRIPT = "testbed.script"  # in typer's context
 
 STAGES = {
+    "modules": "collecting Python's modules",
     "boot": "starting",
     "workers": "starting workers",
     "network": "building the network",

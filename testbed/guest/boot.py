@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
+WRITABLE = "writable"  # in a starter's folder: a link to the run folder
 TEMPORARY = "temporary"  # in a starter's folder: a link to what it would have removed
 MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
 HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # the guest has its own
@@ -145,7 +147,7 @@ def start_guest(
     folder = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     try:
-        (folder / "writable").symlink_to(writable)
+        (folder / WRITABLE).symlink_to(writable)
         (folder / "uml").mkdir()
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
         with _one_cpu() if cpu is None else nullcontext(_pin_to(cpu)) as pin:
@@ -263,17 +265,44 @@ def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes:
 @contextmanager
 def removed_if_killed(temporary: Path) -> Iterator[None]:
     """If this process is killed within the block, `remove_stale_guests` removes the folder `temporary`."""
+    with _note(TEMPORARY, temporary):
+        yield
+
+
+@contextmanager
+def returned_if_killed(run: Path) -> Iterator[None]:
+    """If this process is killed within the block, `remove_stale_guests` returns the folder `run`."""
+    with _note(WRITABLE, run):
+        yield
+
+
+@contextmanager
+def _note(name: str, folder: Path) -> Iterator[None]:
     note = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     note.mkdir(parents=True)
-    (note / TEMPORARY).symlink_to(temporary)
+    (note / name).symlink_to(folder)
     try:
         yield
     finally:
         shutil.rmtree(note, ignore_errors=True)
 
 
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A new folder, which is removed after the block, or by `remove_stale_guests` if this process is killed within."""
+    path = Path(tempfile.gettempdir(), prefix + secrets.token_hex(4))
+    with removed_if_killed(path):
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_stale_guests() -> list[Path]:
-    """End guests whose starter is gone, remove what they left, and return the folders that they could write to."""
+    """End guests whose starter is gone, remove what they left, and return the folders that they could write to, or that
+    the starter was still busy with.
+    """
     guests = cache_dir() / "guests"
     left: list[Path] = []
     if not guests.is_dir():
@@ -287,7 +316,7 @@ def remove_stale_guests() -> list[Path]:
             temporary = folder / TEMPORARY
             if temporary.is_symlink():
                 shutil.rmtree(temporary.readlink(), ignore_errors=True)
-            writable = folder / "writable"
+            writable = folder / WRITABLE
             if writable.is_symlink():
                 left.append(writable.readlink())
             shutil.rmtree(folder, ignore_errors=True)

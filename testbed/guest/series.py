@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -41,16 +40,17 @@ CLOCK, ENDED = "raw/clock", "ended"
 
 @contextmanager
 def start_series(
-    kernel: Kernel, folder: Path, *, memory_bytes: int, readable: Sequence[Path], environment: Mapping[str, str]
-) -> Iterator[Guest]:
-    """Boot a guest with a virtual clock that takes orders in the new folder `folder`.
+    kernel: Kernel, folder: Path, python: Sequence[str], *, memory_bytes: int, readable: Sequence[Path],
+    environment: Mapping[str, str],
+) -> Iterator[Guest]:  # fmt: skip
+    """Boot a guest with a virtual clock that takes orders in the new folder `folder`; `python` runs a module.
 
     Raises:
         MachineError: it cannot be started.
     """
     (folder / "raw").mkdir(parents=True)
     with start_guest(
-        kernel, [sys.executable, "-m", "testbed.run", "--series", str(folder)], writable=folder,
+        kernel, [*python, "testbed.run", "--series", str(folder)], writable=folder,
         memory_bytes=memory_bytes, clock="virtual", console=folder / "console.log", clock_file=folder / CLOCK,
         readable=readable, environment=dict(environment),
     ) as guest:  # fmt: skip

@@ -35,17 +35,17 @@ def keep(deployment: Deployment) -> None:
         TestbedError: it could not be started.
     """
     plan = deployment.read_plan()
-    readable, environment = code_for_guests()
+    code = code_for_guests()
     with start_guest(
         ensure_kernel(),
-        [sys.executable, "-m", "testbed.live.agent", str(deployment.path)],
+        [*code.python, "testbed.live.agent", str(deployment.path)],
         writable=deployment.path,
         memory_bytes=plan.guest_memory_bytes,
         clock=plan.clock,
         console=deployment.console,
         clock_file=deployment.path / "raw/clock",
-        readable=readable,
-        environment=environment,
+        readable=code.readable,
+        environment=code.environment,
         cpu=plan.cpu,
     ) as guest:
         deployment.write(deployment.pids, json.dumps({"keeper": os.getpid(), "guest": guest.process.pid}))

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -115,28 +114,27 @@ class Captured:
     problems: list[str] = field(default_factory=list)
 
 
-def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame) -> Captured:
-    """The tables of a run's captures; `ops` has the columns of ops.parquet."""
+def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> Captured:
+    """The tables of a run's captures; `ops` has the columns of ops.parquet, `scratch` is a folder for a while."""
     rows: list[Row] = []
     bins: list[pl.DataFrame] = []
     parts: list[pl.DataFrame] = []
     captured = Captured()
     hosts = {int(host.address.ip): host.name for host in plan.network.hosts}
-    with TemporaryDirectory(prefix="testbed-captures-") as scratch:
-        traces = _traces(run, plan, Path(scratch), captured)
-        operations = _Operations(ops)
-        for view in _views(plan, traces):
-            captured.sent |= _sent(view, plan.network.mtu)
-            if view.near is None:
-                continue
-            seen = _Seen.of(view, view.near)
-            for flow in flows(view.near, view.mac):
-                number = len(rows)
-                place = _place(flow, view, hosts, plan)
-                rows.append({"flow": number, **place, **flow_row(flow, plan.network.mtu), **seen.row(flow)})
-                bins.append(_bins(flow, number))
-                pair = (place["src_host"], place["dst_host"])
-                parts.append(operations.carried(pair, flow, seen, number))
+    traces = _traces(run, plan, scratch, captured)
+    operations = _Operations(ops)
+    for view in _views(plan, traces):
+        captured.sent |= _sent(view, plan.network.mtu)
+        if view.near is None:
+            continue
+        seen = _Seen.of(view, view.near)
+        for flow in flows(view.near, view.mac):
+            number = len(rows)
+            place = _place(flow, view, hosts, plan)
+            rows.append({"flow": number, **place, **flow_row(flow, plan.network.mtu), **seen.row(flow)})
+            bins.append(_bins(flow, number))
+            pair = (place["src_host"], place["dst_host"])
+            parts.append(operations.carried(pair, flow, seen, number))
     if rows:
         captured.flows = pl.DataFrame([{key: row[key] for key in FLOWS_SCHEMA} for row in rows], schema=FLOWS_SCHEMA)
         captured.throughput = pl.concat(bins)

@@ -29,6 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from testbed import bundle
 from testbed.confine import die_with_parent
 
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
@@ -80,6 +81,7 @@ def main(run_folder: str, fifo: str) -> int:
         if pid == 0:
             status = 1
             try:
+                bundle.remove()
                 _enter(order, run.rank_log(order.rank))
                 status = rank_module.run_rank(run, plan, order.rank)
             except BaseException:  # the log must hold it, whatever it is
