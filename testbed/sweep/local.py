@@ -41,7 +41,10 @@ PROCESS_MEMORY = 300 * MIB  # of a point outside its guest: Python, and the tabl
 USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
-PRELOAD = ["testbed.sweep.fork_server", "testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page"]
+PRELOAD = [
+    "testbed.sweep.fork_server", "testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page",
+    "testbed.sweep.preloaded",
+]  # fmt: skip
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
 OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
 

@@ -1,0 +1,14 @@
+"""Imported by multiprocessing's fork server, last of all.
+
+What any point's page takes besides its own figures, 0.5 s for the first one in a process, is done once.
+"""
+
+from contextlib import suppress
+
+from testbed.report.page import warm_up
+from testbed.resolve import resolve
+from testbed.spec.topology import Topology
+from testbed.spec.workload import load_workload
+
+with suppress(Exception):  # which the points will meet again, and tell
+    warm_up(resolve(Topology.load("two-sites"), load_workload("collectives")))
