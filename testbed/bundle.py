@@ -13,7 +13,7 @@ import marshal
 import mmap
 import runpy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -58,22 +58,24 @@ class _Loader(SourceFileLoader):
         return code
 
 
-def write(path: Path, modules: Iterable[ModuleType]) -> None:
-    """Bundle those of `modules` that have been imported from source files; replaces `path` at once.
+def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
+    """Bundle those of `modules`, by name, that have been imported from source files; replaces `path` at once.
 
     One process at a time: it is written beside `path` first.
     """
     index: Index = {}
     codes = []
     place = 0
-    for module in modules:
+    for name, module in modules.items():
         spec = getattr(module, "__spec__", None)
-        if not isinstance(spec, ModuleSpec) or type(spec.loader) is not SourceFileLoader or spec.origin is None:
+        if not isinstance(spec, ModuleSpec) or spec.name != name:
             continue
-        code = marshal.dumps(spec.loader.get_code(spec.name))
+        if type(spec.loader) is not SourceFileLoader or spec.origin is None:
+            continue
+        code = marshal.dumps(spec.loader.get_code(name))
         state = Path(spec.origin).stat()
         folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
-        index[spec.name] = (spec.origin, folders, state.st_size, state.st_mtime_ns, place, len(code))
+        index[name] = (spec.origin, folders, state.st_size, state.st_mtime_ns, place, len(code))
         codes.append(code)
         place += len(code)
     head = marshal.dumps(index)

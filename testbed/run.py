@@ -191,7 +191,7 @@ def write_bundle(path: str) -> int:
     for workload in ("collectives", "train"):
         prepare_torch(workload)
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] not in OWN}
-    bundle.write(Path(path), modules.values())
+    bundle.write(Path(path), modules)
     return 0
 
 

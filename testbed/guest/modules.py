@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ def python_for_guests(environment: Mapping[str, str], making: Callable[[], None]
         MachineError: it cannot be made, because something cannot be imported.
     """
     folder = bundles()
-    key = hashlib.sha256("\n".join([sys.executable, sys.version, *sys.path, str(BUNDLE)]).encode())
+    key = hashlib.sha256("\n".join([sys.executable, sys.version, str(BUNDLE)]).encode())
     path = folder / key.hexdigest()[:16]
     if not is_fresh(path):
         with (folder / "lock").open("w") as lock:
@@ -45,7 +46,8 @@ def python_for_guests(environment: Mapping[str, str], making: Callable[[], None]
 
 def _make(path: Path, environment: Mapping[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.run", "--bundle", str(path)], env=dict(environment), check=False,
+        ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "testbed.run", "--bundle", str(path)],
+        env={"PATH": os.defpath, **environment}, check=False,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     if done.returncode != 0:
