@@ -22,7 +22,7 @@ from testbed.workers.rank import RankContext
 from testbed.workers.recorder import Operation
 
 RECORDS_ITSELF = True
-GLOO_BYTES = 4 * 2**20  # of its own, for an operation
+GLOO_BYTES = 16 * 2**20  # gloo's own buffers are at most a few MiB an operation
 BUFFERS = {"gloo": 2, "hierarchical": 4}  # of the whole size, with those in between
 
 
