@@ -3,6 +3,7 @@
 What any point's page takes besides its own figures, 0.5 s for the first one in a process, is done once.
 """
 
+import gc
 from contextlib import suppress
 
 from testbed.report.page import warm_up
@@ -12,3 +13,4 @@ from testbed.spec.workload import load_workload
 
 with suppress(Exception):  # which the points will meet again, and tell
     warm_up(resolve(Topology.load("two-sites"), load_workload("collectives")))
+gc.freeze()  # a collection in a point's process would look through all of it, and so copy it

@@ -49,9 +49,14 @@ class Place:
         return path.read_text() if path.exists() else ""
 
     @property
+    def notes(self) -> list[Path]:
+        """Folders that tell what there is to tidy up if a command is killed."""
+        return list(self.cache.glob("guests/*"))
+
+    @property
     def guests(self) -> list[Path]:
-        guests = self.cache / "guests"
-        return list(guests.iterdir()) if guests.exists() else []
+        """Those of guests that run."""
+        return [folder for folder in self.notes if (folder / "pid").exists()]
 
     def ops(self) -> int:
         path = self.out / "raw/ops-0.jsonl"
@@ -92,7 +97,7 @@ class Place:
 
     def check_nothing_is_left(self) -> None:
         assert self.processes() == []
-        assert self.guests == []
+        assert self.notes == []
         assert {entry.name for entry in SHM.iterdir()} <= self.shm_before
 
 
