@@ -23,15 +23,17 @@ CHECK_S = 0.2  # how often it is asked whether the guest still lives
 def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO) -> int:
     """Have the guest carry out `request`; its exit status. What it prints goes to `out` and `err` at once.
 
-    Ctrl-C (or SIGTERM) interrupts what runs in the guest, and a second one kills it.
+    Ctrl-C (or SIGTERM) interrupts what runs in the guest, a second one kills it, and with a third nobody waits for it.
 
     Raises:
         GuestLost: the guest ended meanwhile.
+        KeyboardInterrupt: interrupted three times.
     """
     with lease(deployment):
         mail = post(deployment.requests, request)
         try:
-            status = _follow(deployment, mail, {"out": out, "err": err})
+            with _interrupts_forwarded(mail):
+                status = _follow(deployment, mail, {"out": out, "err": err})
         except BaseException:
             mail.put("kill")
             raise
@@ -76,28 +78,46 @@ def lease(deployment: Deployment) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def _interrupts_forwarded(mail: Mail) -> Iterator[None]:
+    """Signals that would interrupt this process go to the guest; the third is raised.
+
+    They are not raised before, because what interrupts a write leaves it open how much was written.
+    """
+    wishes = iter(("interrupt", "kill"))
+
+    def forward(number: int, frame: object) -> None:
+        wish = next(wishes, None)
+        if wish is None:
+            raise KeyboardInterrupt
+        mail.put(wish)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}  # not those it ignores
+    for number in handled:
+        signal.signal(number, forward)
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+
+
 def _follow(deployment: Deployment, mail: Mail, streams: dict[str, BinaryIO]) -> int:
     offsets = dict.fromkeys(streams, 0)
-    signals = iter(("interrupt", "kill"))
     checked = time.monotonic()
     while True:
-        try:
-            ended = mail.answer()
-            for kind, stream in streams.items():
-                offsets[kind] += _relay(mail, kind, offsets[kind], stream)
-            if ended is not None:
-                deployment.write(deployment.last_time, str(ended.time_ns))
-                return ended.status
-            if time.monotonic() - checked > CHECK_S:
-                checked = time.monotonic()
-                if deployment.state != "running":
-                    raise _lost(deployment)
-            time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            wish = next(signals, None)
-            if wish is None:
-                raise
-            mail.put(wish)
+        ended = mail.answer()
+        for kind, stream in streams.items():
+            offsets[kind] += _relay(mail, kind, offsets[kind], stream)
+        if ended is not None:
+            deployment.write(deployment.last_time, str(ended.time_ns))
+            return ended.status
+        if time.monotonic() - checked > CHECK_S:
+            checked = time.monotonic()
+            if deployment.state != "running":
+                raise _lost(deployment)
+        time.sleep(POLL_S)
 
 
 def _relay(mail: Mail, kind: str, offset: int, stream: BinaryIO) -> int:

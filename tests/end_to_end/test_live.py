@@ -153,14 +153,19 @@ def test_exec_has_the_streams_and_the_status_of_the_command(shared: Place, real:
 
 
 def test_exec_streams(shared: Place, real: str) -> None:
-    """The first line comes while the command still sleeps, and Ctrl-C ends the command, not the deployment."""
-    with shared.started("exec", "-t", real, "west-h0", "--", "sh", "-c", "echo first; sleep 1000") as process:
+    """What it prints comes, once, while the command still runs, and Ctrl-C ends the command, not the deployment.
+
+    The command is no shell: dash puts Ctrl-C off until the program that it is about to start has ended.
+    """
+    follow = ["tail", "-n1", "-f", "/etc/os-release"]
+    with shared.started("exec", "-t", real, "west-h0", "--", *follow) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "first\n"
+        assert process.stdout.readline() == Path(follow[-1]).read_text().splitlines(keepends=True)[-1]
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(LONGEST_S) == 130
-    assert "sleep 1000" not in shared.run("exec", "-t", real, "west-h0", "--", "ps", "-eo", "args").stdout
+        assert process.stdout.read() == ""
+    assert " ".join(follow) not in shared.run("exec", "-t", real, "west-h0", "--", "ps", "-eo", "args").stdout
     assert shared.inspect(real)["state"] == "running"
 
 
