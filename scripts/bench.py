@@ -7,6 +7,7 @@ Run it on a machine that does nothing else.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -67,13 +68,20 @@ def measure(arguments: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
         return *command("run", *arguments, "--out", out), json.loads((out / "status.json").read_text())["stages"]
 
 
-def measure_sweep(jobs: int) -> tuple[float, float]:
-    """Wall seconds of a sweep of 24 points, and the median of what a point takes outside its operations."""
+def cpu_seconds() -> float:
+    """What this machine's CPUs have worked since it started."""
+    busy_and_idle = [int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:9]]
+    return (sum(busy_and_idle) - sum(busy_and_idle[3:5])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_sweep(jobs: int) -> tuple[float, float, float]:
+    """Wall and CPU seconds of a sweep of 24 points, and the median of what a point takes outside its operations."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         experiment, out = Path(scratch, "bench.yaml"), Path(scratch, "sweep")
         experiment.write_text(EXPERIMENT)
+        begin = cpu_seconds()
         _, seconds = command("sweep", experiment, "--jobs", str(jobs), "--out", out)
-        return seconds, statistics.median(map(overhead, out.glob("points/*")))
+        return seconds, cpu_seconds() - begin, statistics.median(map(overhead, out.glob("points/*")))
 
 
 def overhead(point: Path) -> float:
@@ -98,11 +106,12 @@ def main() -> None:
         parts = "  ".join(f"{stage['stage']} {stage['wall_seconds']:.1f}" for stage in stages)
         print(f"{name:<16}{table:>7.1f}{goal:>6}{end:>7.1f}  {parts}", flush=True)
     if SWEEP in names:
-        one, outside = measure_sweep(1)
-        two, beside = measure_sweep(2)
-        what = f"24 points, one guest at a time; outside the operations {outside:.1f} a point"
+        one, one_cpu, outside = measure_sweep(1)
+        two, two_cpu, beside = measure_sweep(2)
+        what = f"24 points, one guest at a time; {one_cpu:.0f} of CPU time; outside operations {outside:.1f} a point"
         print(f"{SWEEP:<16}{'':>13}{one:>7.1f}  {what}")
-        what = f"two at a time: {one / two:.2f} times as fast; outside them {beside:.1f} a point (goal {MOST_OVERHEAD})"
+        what = f"two at a time: {one / two:.2f} times as fast; {two_cpu:.0f} of CPU time; "
+        what += f"outside operations {beside:.1f} a point (goal {MOST_OVERHEAD})"
         print(f"{'':<16}{'':>7}{one / LEAST_GAIN:>6.0f}{two:>7.1f}  {what}")
 
 

@@ -54,13 +54,14 @@ class Guests:
     prepare: Callable[[], None]  # of a new process, which ends with the sweep
     _all: list[Kept] = field(default_factory=list)
     _idle: list[Kept] = field(default_factory=list)
+    _leaving: list[Kept] = field(default_factory=list)  # told to end
     _started: int = 0
 
     def lend(self, point: PlannedPoint) -> Kept | None:
         """A guest for `point`; None if it has to have one of its own."""
         if self.shape is None or not may_join_series(point.plan):
-            for kept in self._idle[:]:  # they hold memory
-                self._end(kept)
+            self.end_idle()
+            self._await_ends()  # they hold memory
             return None
         self.look()
         if self._idle:
@@ -81,7 +82,8 @@ class Guests:
         if sound and kept.process.is_alive():
             self._idle.append(kept)
         else:
-            self._end(kept)
+            self._dismiss(kept)
+            self._await_ends()
 
     def look(self) -> None:
         """Tell those who wait for a guest that has ended."""
@@ -92,18 +94,30 @@ class Guests:
             if kept in self._idle:
                 self._idle.remove(kept)
 
+    def end_idle(self) -> None:
+        """Tell those that no point has to end, and do not wait for it."""
+        for kept in self._idle[:]:
+            self._dismiss(kept)
+
     def end(self) -> None:
         """End all of them."""
         for kept in self._all[:]:
-            self._end(kept)
+            self._dismiss(kept)
+        self._await_ends()
 
-    def _end(self, kept: Kept) -> None:
+    def _dismiss(self, kept: Kept) -> None:
+        """Once only: a second signal would interrupt its clearing up."""
         kept.process.terminate()
-        kept.process.join()
-        shutil.rmtree(kept.folder, ignore_errors=True)
         for some in (self._all, self._idle):
             if kept in some:
                 some.remove(kept)
+        self._leaving.append(kept)
+
+    def _await_ends(self) -> None:
+        while self._leaving:
+            kept = self._leaving.pop()
+            kept.process.join()
+            shutil.rmtree(kept.folder, ignore_errors=True)
 
 
 def _keep(folder: Path, shape: Shape, prepare: Callable[[], None]) -> None:

@@ -180,6 +180,8 @@ class LocalSweep:
                 else:
                     records[each.point.identity] = record
                     self._stopped |= self._policy.fail_fast and record.state == "failed"
+            if not waiting:
+                self._guests.end_idle()
             self._guests.look()
             self._events.tick()
 
