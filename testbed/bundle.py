@@ -19,6 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 BUNDLE = Path(__file__)  # started as a program, it imports nothing of the testbed
+FORMAT = b"testbed2"  # the first bytes; the next 8 are the length of the index, which comes last
 # name: its file, the folders of a package or None, the file's size and time in ns, where its code is and how long
 Index = dict[str, tuple[str, list[str] | None, int, int, int, int]]
 
@@ -65,7 +66,7 @@ def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
     """
     index: Index = {}
     codes = []
-    place = 0
+    place = len(FORMAT) + 8
     for name, module in modules.items():
         spec = getattr(module, "__spec__", None)
         if not isinstance(spec, ModuleSpec) or spec.name != name:
@@ -80,14 +81,16 @@ def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
         place += len(code)
     head = marshal.dumps(index)
     partial = path.with_name("partial")
-    partial.write_bytes(b"".join([len(head).to_bytes(8, "little"), *codes, head]))
+    partial.write_bytes(b"".join([FORMAT, len(head).to_bytes(8, "little"), *codes, head]))
     partial.replace(path)
 
 
 def _index(data: memoryview) -> Index:
-    """The last part of a bundle; its length is the first."""
-    index: Index = marshal.loads(data[-int.from_bytes(data[:8], "little") :])
-    return {name: (*entry[:4], entry[4] + 8, entry[5]) for name, entry in index.items()}
+    begin = len(FORMAT)
+    if data[:begin] != FORMAT:
+        raise ValueError("a bundle of another format")
+    index: Index = marshal.loads(data[-int.from_bytes(data[begin : begin + 8], "little") :])
+    return index
 
 
 def is_fresh(path: Path) -> bool:

@@ -200,6 +200,12 @@ def format_probability(value: float, digits: int | None = None) -> str:
     return f"{_decimal(Fraction(repr(value)) * 100, digits)} %"
 
 
+def format_figure(value: float, digits: int = 5) -> str:
+    """`digits` digits that mean something, and all those before the point: 0.0061245, 12521021."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
 def pattern(quantity: Quantity) -> str:
     """A regular expression, as JSON schema has them, for texts that are a number and a unit of `quantity`."""
     units = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]

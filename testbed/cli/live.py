@@ -25,7 +25,7 @@ from testbed.live.folder import Deployment
 from testbed.live.mailbox import Request
 from testbed.spec.model import suggest
 from testbed.spec.yaml_source import parse_overrides
-from testbed.units import format_probability, format_rate, format_time, parse_size
+from testbed.units import format_figure, format_probability, format_rate, format_time, parse_size
 
 Target = Annotated[
     str | None,
@@ -222,7 +222,7 @@ def _print_checks(checks: list[dict[str, Any]], output: Format) -> None:
     else:
         rows = [
             {
-                key: f"{value:.6g}" if isinstance(value, float) else value
+                key: format_figure(value, 6) if isinstance(value, float) else value
                 for key, value in check.items()
                 if key not in ("ok", "error")
             }

@@ -17,6 +17,7 @@ from testbed.report.tables import Column, Grid, render
 from testbed.rundir import read_json
 from testbed.spec.model import suggest
 from testbed.sweep.folder import SweepDir
+from testbed.units import format_figure
 
 Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
 FIGURES = (
@@ -175,6 +176,4 @@ def _is_number(text: str) -> bool:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float):
-        return f"{value:.4f}" if 0.01 <= abs(value) < 10 else f"{value:.6g}"
-    return str(value)
+    return format_figure(value) if isinstance(value, float) else str(value)

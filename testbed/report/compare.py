@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from testbed.report.tables import Column, Grid, Summary
-from testbed.units import format_size
+from testbed.units import format_figure, format_size
 
 # Of a plan: what follows from other values, or says nothing about what was emulated.
 DERIVED = frozenset(
@@ -132,4 +132,4 @@ def measured_grid(figures: list[Difference], names: list[str], title: str = "Wha
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return format_figure(value) if isinstance(value, float) else str(value)

@@ -18,6 +18,7 @@ from testbed.errors import InputError
 from testbed.rundir import read_json
 from testbed.sweep.figures import MEASURED, Plot, choose, draw
 from testbed.sweep.folder import SweepDir
+from testbed.units import format_figure
 
 KEY_FIGURES = (
     "op", "time_us", "bound_us", "efficiency", "step_ms", "utilisation", "tokens_per_s", "wan_bytes_per_step",
@@ -138,4 +139,4 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return format_figure(value) if isinstance(value, float) else str(value)

@@ -83,7 +83,13 @@ def test_a_missing_file_makes_it_stale(made: Path, package: Path) -> None:
     assert not bundle.is_fresh(made)
 
 
-@pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 8, b"no bundle at all, but longer than its head"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"12345678", b"\xff" * 8, b"no bundle at all, but longer than its head",
+        bundle.FORMAT, bundle.FORMAT + b"\xff" * 8, bundle.FORMAT + (4).to_bytes(8, "little") + b"\xff" * 4,
+    ],
+)  # fmt: skip
 def test_what_is_no_bundle_is_not_fresh(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     assert not bundle.is_fresh(path)

@@ -113,6 +113,17 @@ def test_text_for_people() -> None:
     assert units.format_size(25_876_000_000, 3) == "24.1 GiB"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"), (0.00612452, "0.0061245"), (116.139, "116.14"), (142423.4, "142423"), (99999.7, "100000"),
+        (-23254512.0, "-23254512"), (2.5e-7, "2.5e-07"), (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_numbers_for_people(value: float, text: str) -> None:
+    assert units.format_figure(value) == text
+
+
 def test_models_take_text_and_give_it_back() -> None:
     class Model(BaseModel):
         rate: Rate
