@@ -144,10 +144,7 @@ def start_guest(
         MachineError: the kernel has no virtual time, or the memory file does not fit.
     """
     check_guest(kernel, clock, memory_bytes)
-    folder = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    try:
-        (folder / WRITABLE).symlink_to(writable)
+    with _note(WRITABLE, writable) as folder:
         (folder / "uml").mkdir()
         (folder / "job").write_text(_job(command, writable, readable, environment or {}))
         with _one_cpu() if cpu is None else nullcontext(_pin_to(cpu)) as pin:
@@ -160,8 +157,6 @@ def start_guest(
                 _kill_session(process.pid, to_the_end=False)
                 # It gives its memory back for some tenths of a second; only the end of this program waits for that.
                 threading.Thread(target=process.wait).start()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _job(command: Sequence[str], writable: Path, readable: Sequence[Path], environment: dict[str, str]) -> str:
@@ -277,12 +272,13 @@ def returned_if_killed(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _note(name: str, folder: Path) -> Iterator[None]:
+def _note(name: str, folder: Path) -> Iterator[Path]:
+    """Keep for `remove_stale_guests` what this process is busy with, in a folder that bears its number."""
     note = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     note.mkdir(parents=True)
-    (note / name).symlink_to(folder)
     try:
-        yield
+        (note / name).symlink_to(folder)
+        yield note
     finally:
         shutil.rmtree(note, ignore_errors=True)
 

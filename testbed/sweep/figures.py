@@ -141,26 +141,29 @@ def draw(plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figu
 def _add_lines(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]) -> None:
     measured = MEASURED.get(plot.y, Measured(plot.y))
     names = _values(table, plot.series)
+    key = _numbers(table, plot.x)
+    all_x = [] if key is None else table[key].to_list()
     first = place == {"row": 1, "col": 1}
     bounds = []
     for i, name in enumerate(names):
         part = _summed(mine if plot.series is None else mine.filter(pl.col(plot.series) == name), plot, measured)
+        x = _placed(part["x"].to_list(), all_x)
         colour, label = COLOURS[i % len(COLOURS)], escape(str(name)) if plot.series else measured.label
         spread = {"type": "data", "array": (part["high"] - part["y"]).to_list(), "thickness": 1, "width": 3,
                   "arrayminus": (part["y"] - part["low"]).to_list()}  # fmt: skip
         varies = bool((part["high"] > part["low"]).any())
         figure.add_scatter(
-            x=part["x"].to_list(), y=part["y"].to_list(), name=label, legendgroup=label, showlegend=first,
+            x=x, y=part["y"].to_list(), name=label, legendgroup=label, showlegend=first,
             mode="lines+markers", line={"color": colour, "width": 2}, text=part["text"].to_list(),
             error_y=spread if varies else None, hovertemplate="%{text}: %{y:.4g}<extra>" + label + "</extra>", **place,
         )  # fmt: skip
         if "bound" in part.columns and part["bound"].null_count() < part.height:
-            bounds.append((label, colour, part))
-    same = len({tuple(part["bound"].to_list()) for _, _, part in bounds}) == 1 and len(bounds) > 1
-    for label, colour, part in bounds[:1] if same else bounds:
+            bounds.append((label, colour, x, part))
+    same = len({tuple(map(_told, part["bound"].to_list())) for *_, part in bounds}) == 1 and len(bounds) > 1
+    for label, colour, x, part in bounds[:1] if same else bounds:
         name = "bound" if same else f"{label}, bound"
         figure.add_scatter(
-            x=part["x"].to_list(), y=part["bound"].to_list(), name=name, legendgroup=name if same else label,
+            x=x, y=part["bound"].to_list(), name=name, legendgroup=name if same else label,
             showlegend=first, mode="lines", line={"color": GRAY if same else colour, "width": 1.5, "dash": "dash"},
             text=part["text"].to_list(), hovertemplate="%{text}: %{y:.4g}<extra>" + name + "</extra>", **place,
         )  # fmt: skip
@@ -239,17 +242,25 @@ def _style_x(figure: go.Figure, table: pl.DataFrame, name: str, place: dict[str,
         figure.update_xaxes(title=name, type="category", **place)
         return
     texts = table.select(pl.col(key).alias("x"), pl.col(name).cast(pl.String).alias("text")).unique().sort("x")
-    ticks = texts[:: 1 + texts.height // 10]
-    scale = "log" if _is_log(texts["x"].to_list()) else "linear"
-    label = MEASURED.get(name, Measured(name)).label
+    places = _placed(texts["x"].to_list(), texts["x"].to_list())
+    step = 1 + texts.height // 10
     figure.update_xaxes(
-        title=label,
-        type=scale,
-        tickvals=ticks["x"].to_list(),
-        ticktext=ticks["text"].to_list(),
-        minor_ticks="",
-        **place,
-    )
+        title=MEASURED.get(name, Measured(name)).label, type="log" if _is_log(places) else "linear",
+        tickvals=places[::step], ticktext=texts["text"].to_list()[::step], minor_ticks="", **place,
+    )  # fmt: skip
+
+
+def _placed(values: Sequence[Any], among: Sequence[float]) -> list[Any]:
+    """Where `values` go on an axis with the numbers `among`; zero a decade below the rest, if that needs a log one."""
+    others = [value for value in among if value > 0]
+    if not others or min(among) != 0 or not _is_log(others):
+        return list(values)
+    return [value or min(others) / 10 for value in values]
+
+
+def _told(value: float | None) -> str:
+    """As much of a value as a figure shows."""
+    return f"{value:.4g}" if value is not None else ""
 
 
 def _is_log(values: Sequence[float]) -> bool:

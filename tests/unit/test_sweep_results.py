@@ -91,6 +91,33 @@ def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
     assert {trace.name for trace in longer.data} >= {"all_reduce", "broadcast"}
 
 
+def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
+    """A log axis has none for it, and on a linear one they would all lie on each other."""
+    shares = [0.0, 0.00001, 0.01]
+    points = pl.DataFrame(
+        {
+            "loss": ["0 %", "0.001 %", "1 %"] * 2, "loss_share": shares * 2, "state": ["completed"] * 6,
+            "control": ["reno"] * 3 + ["bbr"] * 3, "time_us": [3.0, 4.0, 900.0, 3.0, 3.5, 4.0],
+            "bound_us": [2.0] * 3 + [2.00001] * 3,
+        }
+    )  # fmt: skip
+    figure = draw(Plot("loss", "time_us", "control"), points, pl.DataFrame())
+    assert figure is not None
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["0 %", "0.001 %", "1 %"]
+    places = [pytest.approx(place) for place in (1e-6, 1e-5, 1e-2)]
+    assert list(figure.layout.xaxis.tickvals) == places
+    assert [trace.name for trace in figure.data] == [
+        "reno",
+        "bbr",
+        "bound",
+    ]  # the bounds look alike
+    assert all(list(trace.x) == places for trace in figure.data)
+    near = draw(Plot("loss", "time_us", "control"), points.filter(pl.col("loss") != "1 %"), pl.DataFrame())
+    assert near is not None
+    assert (near.layout.xaxis.type, list(near.layout.xaxis.tickvals)) == ("linear", [0, 1e-5])
+
+
 def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
     figure = draw(Plot("delay", "time_us", "algorithm", heat=True), points, collectives)
