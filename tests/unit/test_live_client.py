@@ -42,11 +42,14 @@ class Client:
         if self._pid == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(end, 1)
+            status = 98
             try:
                 request = Request(kind="exec", node="a-h0", words=("true",))
-                os._exit(call(deployment, request, sys.__stdout__.buffer, sys.__stderr__.buffer))
+                status = call(deployment, request, sys.__stdout__.buffer, sys.__stderr__.buffer)
             except KeyboardInterrupt:
-                os._exit(99)
+                status = 99
+            finally:
+                os._exit(status)
         os.close(end)
         self.mail = self._mail(deployment)
 
