@@ -1,25 +1,19 @@
 """Mininet's nodes and links as the testbed uses them: made by system calls and netlink, without programs to start.
 
 Mininet starts four programs for a node (mnexec, env, bash, stty: 80 ms in a guest) and one for each change of a link.
-Here a node's namespace is a fork of this process, and its shell starts with `start_shell` or its first command.
+Here a process that sleeps holds a node's namespaces, and its shell starts with `start_shell` or its first command.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from mininet.link import Intf, Link
 from mininet.node import Node, Switch
 
-from testbed.confine import CLONE_NEWNET, CLONE_NEWNS, MS_PRIVATE, MS_REC, die_with_parent
 from testbed.network import shape
+from testbed.network.holder import Holder
 from testbed.network.netlink import netlink
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class QuietNode(Node):
@@ -30,11 +24,13 @@ class QuietNode(Node):
 
     def __init__(self, name: str, netns_pid: int | None = None, **params: Any) -> None:
         self.netns_pid = netns_pid
+        self._holder: Holder | None = None
         super().__init__(name, **params)
 
     def startShell(self, mnopts: str | None = None) -> None:  # noqa: D102 (Mininet's name)
         del mnopts
-        self.pid = _fork_into_namespaces() if self.netns_pid is None else self.netns_pid
+        self._holder = Holder() if self.netns_pid is None else None
+        self.pid = self.netns_pid if self._holder is None else self._holder.pid
 
     def start_shell(self) -> None:
         """Start the shell, which keeps what commands leave in it: folder, variables, jobs."""
@@ -52,10 +48,9 @@ class QuietNode(Node):
     def terminate(self) -> None:
         """End the shell and the process that holds the namespace."""
         super().terminate()
-        if self.netns_pid is None and self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        self.pid = None
+        if self._holder is not None:
+            self._holder.end()
+        self._holder = self.pid = None
 
 
 class Bridge(QuietNode, Switch):
@@ -97,39 +92,3 @@ class VethLink(Link):
             peer["address"] = addr2
         with netlink(node1.pid) as connection:
             connection.link("add", ifname=intfname1, kind="veth", peer=peer, **near)
-
-
-def _fork_into_namespaces() -> int:
-    """A child that does nothing, in a network namespace of its own, with the /sys that shows it.
-
-    Raises:
-        OSError: the child could not make it.
-    """
-    done, ready = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _hold(ready)
-    os.close(ready)
-    with os.fdopen(done, "rb") as answer:
-        errno = int(answer.read() or -1)
-    if errno:
-        os.waitpid(pid, 0)
-        raise OSError(errno, f"a network namespace cannot be made: {os.strerror(errno)}")
-    return pid
-
-
-def _hold(ready: int) -> NoReturn:
-    """Be that child: say 0 or an errno, then wait for the end."""
-    with suppress(BaseException):
-        os.setpgid(0, 0)  # a Ctrl-C at the terminal is not for us
-        die_with_parent()
-        made = (
-            _libc.unshare(CLONE_NEWNET | CLONE_NEWNS) == 0
-            and _libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
-            and _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None) == 0
-        )
-        os.write(ready, b"0" if made else str(ctypes.get_errno()).encode())
-        os.closerange(0, 1 << 16)
-        while made:
-            signal.pause()
-    os._exit(1)

@@ -81,6 +81,17 @@ def test_routes(found: dict[str, Any]) -> None:
     }
 
 
+def test_nodes_show_their_own_interfaces(found: dict[str, Any]) -> None:
+    assert found["listed"] == {"d0h0": ["d0h0-eth0", "lo"], "d2r": ["d2r-lan", "d2r-w1", "lo"]}
+
+
+def test_who_builds_a_network_stays_where_it_is(found: dict[str, Any]) -> None:
+    before, after = found["places"]
+    assert after == before
+    standing, gone = found["children"]
+    assert (standing > 0, gone) == (True, 0)
+
+
 def test_a_link_serialises_at_its_rate(found: dict[str, Any]) -> None:
     """1000 frames of 1514 bytes (1472 of UDP's payload) leave a 100 Mbit/s link 121.12 us apart; within 1 %."""
     assert found["paced"]["packets"] == 1000

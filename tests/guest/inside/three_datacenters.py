@@ -4,6 +4,7 @@ usage: three_datacenters.py WRITABLE
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -105,6 +106,12 @@ class Bench:
                 return str(error)
         return ""
 
+    def listed(self, node: str) -> list[str]:
+        """What /sys shows to who enters a node."""
+        enter = ["nsenter", f"--target={self.network.pid(node)}", "--net", "--mount", "--root", "--"]
+        shown = subprocess.run([*enter, "ls", "/sys/class/net"], check=True, capture_output=True, text=True)
+        return shown.stdout.split()
+
     def routes(self, node: str) -> dict[str, str]:
         """Next hops by destination, of what is not on a link of the node's own."""
         enter = ["nsenter", f"--net=/proc/{self.network.pid(node)}/ns/net", "--"]
@@ -122,6 +129,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rtt_ns": rtts,
         "verified": [trip.record() for trip in verify_round_trips(bench.network, virtual=True)],
+        "listed": {node: bench.listed(node) for node in ("d0h0", "d2r")},
         "routes": {node: bench.routes(node) for node in ("d0r", "d1r", "d2r", "d0h0", "d2h0")},
     }
     paced = bench.burst("beta-h0", "alpha-h0", 1000, 1472)
@@ -145,10 +153,27 @@ def measure(bench: Bench) -> dict[str, Any]:
     return found
 
 
+def place() -> list[str]:
+    """Where this process is: its namespaces, root, folder, and what it sees of the network and of itself."""
+    links = [str(Path("/proc/thread-self", name).readlink()) for name in ("ns/net", "ns/mnt", "root", "cwd")]
+    status = Path("/proc/self/status").read_text().splitlines()
+    blocked = next(line for line in status if line.startswith("SigBlk"))
+    return [*links, *sorted(path.name for path in Path("/sys/class/net").iterdir()), blocked]
+
+
+def children() -> int:
+    """How many processes this one has."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    return sum(int(stat.rpartition(")")[2].split()[1]) == os.getpid() for stat in stats)
+
+
 def main(folder: Path) -> None:
     plan = Plan.model_validate_json((folder / "plan.json").read_text())
+    before = place()
     with build_network(plan.network) as network:
-        found = measure(Bench(network))
+        places = [before, place()]
+        found = measure(Bench(network)) | {"places": places, "children": [children()]}
+    found["children"] += [children()]
     (folder / "result.json").write_text(json.dumps(found))
 
 
