@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated
@@ -142,10 +142,10 @@ def _carry_out(
     ray: str | None, output: Format,
 ) -> dict[str, Record]:  # fmt: skip
     """Run what is not done, and make the table and the page."""
-    with folder.locked(), _full_disk_in_words(folder):
+    with folder.locked(), _full_disk_in_words(folder), ExitStack() as ends:
         Thread(target=sweep_results.warm_up, daemon=True).start()
         try:
-            records = _run_points(experiment, points, folder, jobs, policy, ray)
+            records = _run_points(experiment, points, folder, jobs, policy, ray, ends)
         except BaseException:
             with suppress(Exception):  # the table can be made later; why the sweep ended is what must be said
                 sweep_results.write(folder)
@@ -161,8 +161,9 @@ def _run_points(
     jobs: int | None,
     policy: Policy,
     ray: str | None,
+    ends: ExitStack,
 ) -> dict[str, Record]:
-    """Run what is not done."""
+    """Run what is not done; guests end within `ends`, beside what comes after the last point."""
     from testbed.sweep.results import index_of  # noqa: PLC0415 (polars; not needed for a dry run)
 
     folder.experiment.write_text(experiment.to_yaml())
@@ -178,7 +179,9 @@ def _run_points(
             return RaySweep(folder, ray, policy, shown).run(waiting)
         limit = capacity(jobs)
         shown.jobs = side_by_side(waiting, limit)
-        return LocalSweep(folder, limit, policy, shown).run(waiting)
+        sweep = LocalSweep(folder, limit, policy, shown)
+        ends.callback(sweep.close)
+        return sweep.run(waiting)
 
 
 def _jobs(text: str) -> int | None:

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
-from scapy.error import Scapy_Exception  # noqa: E402
-from scapy.utils import RawPcapNgReader, RawPcapReader  # noqa: E402
+if TYPE_CHECKING:
+    from scapy.utils import RawPcapReader
 
 ETHERNET = 1  # link type
 ETHER_HEADER = 14
@@ -109,7 +108,7 @@ def read_trace(path: Path, scratch: Path | None = None) -> Trace:
                     chunks.append(chunk)
                 else:
                     out.write(chunk.data)
-        except (NotWholeError, Scapy_Exception, EOFError, struct.error):
+        except (NotWholeError, EOFError, struct.error):
             truncated = True
     if scratch is not None and scratch.stat().st_size:
         chunks = [np.memmap(scratch, PACKET, mode="r")]
@@ -151,7 +150,7 @@ def _chunks(path: Path) -> Iterator[Packets]:
         damage: Exception | None = None
         try:
             batch.extend(islice(records, CHUNK))
-        except (NotWholeError, Scapy_Exception, EOFError, struct.error) as error:
+        except (NotWholeError, EOFError, struct.error) as error:
             damage = error
         if batch:
             yield _decode(batch)
@@ -221,16 +220,23 @@ def _records(path: Path) -> Iterator[Record]:
     Raises:
         NotWholeError: at the end of a file that is cut short, or that is no capture.
     """
+    logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
+    from scapy.error import Scapy_Exception  # noqa: PLC0415 (0.1 s, which runs without captures do without)
+    from scapy.utils import RawPcapNgReader, RawPcapReader  # noqa: PLC0415
+
     size = path.stat().st_size
     if size == 0:
         raise NotWholeError
-    with path.open("rb") as file, RawPcapReader(file) as reader:  # type: ignore[arg-type]
-        if isinstance(reader, RawPcapNgReader):
-            yield from _pcapng(reader)
-            if not _blocks_are_whole(file, size, reader.endian):
-                raise NotWholeError
-        else:
-            yield from _pcap(reader, size)
+    try:
+        with path.open("rb") as file, RawPcapReader(file) as reader:  # type: ignore[arg-type]
+            if isinstance(reader, RawPcapNgReader):
+                yield from _pcapng(reader)
+                if not _blocks_are_whole(file, size, reader.endian):
+                    raise NotWholeError
+            else:
+                yield from _pcap(reader, size)
+    except Scapy_Exception as error:
+        raise NotWholeError from error
 
 
 def _pcap(reader: RawPcapReader, size: int) -> Iterator[Record]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import cos, pi, sin
 
-import networkx as nx
 import numpy as np
 
 from testbed.geo import Location
@@ -146,6 +145,8 @@ def _view(network: Network, places: Mapping[str, Location]) -> View:
 
 def _circle(network: Network) -> Layout:
     """The sites on a circle, in their order from the top; one that all others hang on, in its middle."""
+    import networkx as nx  # noqa: PLC0415 (0.15 s; maps do without)
+
     names = [dc.name for dc in network.datacenters]
     graph = nx.Graph((link.forward.source, link.forward.target) for link in network.wan)
     hubs = [name for name in names if len(names) > 3 and len(network.wan) == len(names) - 1 == graph.degree[name]]

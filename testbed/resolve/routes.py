@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import networkx as nx
+from typing import TYPE_CHECKING, Literal
 
 from testbed.plan import Hop, Route, WanLink
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Routing = Literal["delay", "hops", "weight"]
 
@@ -26,6 +27,8 @@ def best_routes(
     `names`. With `multipath`, all next hops of paths that are equally good: of equal delay and as many links, or
     of as many links, or of equal weight.
     """
+    import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
+
     longest = 1 + sum(way.fibre.delay_ns for link in wan for way in link.directions)
     graph: nx.DiGraph[str] = nx.DiGraph()
     for link in wan:

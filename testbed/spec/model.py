@@ -7,7 +7,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from rapidfuzz import fuzz, process
 
 from testbed.errors import InputError, Place
 from testbed.spec import yaml_source
@@ -99,6 +98,8 @@ def refuse(problems: Sequence[Problem], title: str) -> None:
 
 def nearest(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
     """Those of `known` that are like `name`, best first."""
+    from rapidfuzz import fuzz, process  # noqa: PLC0415 (0.05 s, for mistakes alone)
+
     matches = process.extract(str(name), list(known), scorer=fuzz.ratio, limit=limit, score_cutoff=60)
     return [match for match, _, _ in matches]
 

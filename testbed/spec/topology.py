@@ -22,7 +22,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import networkx as nx
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -264,6 +263,8 @@ class Topology(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
+
         links, problems = self._expand()
         if not problems:
             graph = nx.Graph([(link.forward.source, link.forward.target) for link in links])

@@ -46,7 +46,7 @@ class Items(list[Any]):
         self.places.append(place)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the base class declares it so)
 
 
@@ -62,7 +62,7 @@ _PLAIN = {
 }
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Quotes text that either `_Loader` or YAML 1.1 would take for something else."""
 
 

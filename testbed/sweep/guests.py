@@ -61,7 +61,7 @@ class Guests:
         """A guest for `point`; None if it has to have one of its own."""
         if self.shape is None or not may_join_series(point.plan):
             self.end_idle()
-            self._await_ends()  # they hold memory
+            self.await_ends()  # they hold memory
             return None
         self.look()
         if self._idle:
@@ -83,7 +83,7 @@ class Guests:
             self._idle.append(kept)
         else:
             self._dismiss(kept)
-            self._await_ends()
+            self.await_ends()
 
     def look(self) -> None:
         """Tell those who wait for a guest that has ended."""
@@ -100,10 +100,16 @@ class Guests:
             self._dismiss(kept)
 
     def end(self) -> None:
-        """End all of them."""
+        """Tell all of them to end, and do not wait for it."""
         for kept in self._all[:]:
             self._dismiss(kept)
-        self._await_ends()
+
+    def await_ends(self) -> None:
+        """Wait for those that have been told to end."""
+        while self._leaving:
+            kept = self._leaving.pop()
+            kept.process.join()
+            shutil.rmtree(kept.folder, ignore_errors=True)
 
     def _dismiss(self, kept: Kept) -> None:
         """Once only: a second signal would interrupt its clearing up."""
@@ -112,12 +118,6 @@ class Guests:
             if kept in some:
                 some.remove(kept)
         self._leaving.append(kept)
-
-    def _await_ends(self) -> None:
-        while self._leaving:
-            kept = self._leaving.pop()
-            kept.process.join()
-            shutil.rmtree(kept.folder, ignore_errors=True)
 
 
 def _keep(folder: Path, shape: Shape, prepare: Callable[[], None]) -> None:

@@ -42,7 +42,7 @@ USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
 PRELOAD = [
-    "testbed.sweep.fork_server", "testbed.cli", "testbed.sweep.point", "testbed.collect", "testbed.report.page",
+    "testbed.sweep.fork_server", "testbed.sweep.local", "testbed.sweep.point", "testbed.collect", "testbed.report.page",
     "testbed.sweep.preloaded",
 ]  # fmt: skip
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
@@ -137,7 +137,7 @@ def fork_server() -> Iterator[None]:
 
 
 class LocalSweep:
-    """Runs points until none is left, within `fork_server`."""
+    """Runs points until none is left, within `fork_server`. Close it, however `run` has ended."""
 
     def __init__(self, folder: SweepDir, limit: Capacity, policy: Policy, events: Events) -> None:
         self._folder, self._limit, self._policy, self._events = folder, limit, policy, events
@@ -151,7 +151,7 @@ class LocalSweep:
 
         Raises:
             MachineError: the disk is full.
-            KeyboardInterrupt: what was in flight is removed.
+            KeyboardInterrupt: what was in flight has been ended.
         """
         side_by_side(points, self._limit)
         self._guests = Guests(self._context, self._folder, Shape.of(points), _prepare)
@@ -160,8 +160,13 @@ class LocalSweep:
         try:
             self._work(waiting, records)
         finally:
-            self._end_all()
+            self._end()
         return records
+
+    def close(self) -> None:
+        """After `run`: wait until its guests have given back what they had, and remove what they left."""
+        self._guests.await_ends()
+        self._folder.clear_running()
 
     def _work(self, waiting: deque[tuple[PlannedPoint, int]], records: dict[str, Record]) -> None:
         """Until no point is left, note how each ended in `records`."""
@@ -243,8 +248,8 @@ class LocalSweep:
             raise disk_full(self._folder, len(self._folder.done()))
         return record
 
-    def _end_all(self) -> None:
-        """End what is in flight, and remove it."""
+    def _end(self) -> None:
+        """End what is in flight, and tell the guests to end."""
         for each in self._running:
             each.process.terminate()
         deadline = time.monotonic() + GRACE_S
@@ -255,7 +260,6 @@ class LocalSweep:
                 each.process.join()
         self._running.clear()
         self._guests.end()
-        self._folder.clear_running()
 
 
 def _last_line(log: Path) -> str:

@@ -14,3 +14,4 @@ from testbed.spec.workload import load_workload
 with suppress(Exception):  # which the points will meet again, and tell
     warm_up(resolve(Topology.load("two-sites"), load_workload("collectives")))
 gc.freeze()  # a collection in a point's process would look through all of it, and so copy it
+gc.enable()

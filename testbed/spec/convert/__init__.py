@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed.errors import InputError, Place
-from testbed.spec.convert import graphml, table
+from testbed.spec.convert import table
 from testbed.spec.convert.draft import Draft, Options, read_bytes, valid_name
 from testbed.spec.topology import Topology
 from testbed.units import format_rate
@@ -39,7 +39,12 @@ def convert(path: Path, options: Options) -> Imported:
     if not (is_graphml or is_table):
         remedy = "the name of GraphML ends in .graphml or .xml, that of a table in .csv, .tsv or .txt"
         raise InputError("its name says neither GraphML nor CSV", place=Place(path), remedy=remedy)
-    draft = (graphml if is_graphml else table).read(path, content, options)
+    if is_graphml:
+        from testbed.spec.convert import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
+
+        draft = graphml.read(path, content, options)
+    else:
+        draft = table.read(path, content, options)
     try:
         topology = _topology(draft, options.name or valid_name(path.stem) or "imported", path.name, options)
     except InputError as error:
