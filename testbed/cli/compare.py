@@ -66,7 +66,7 @@ def _write_page(path: Path, names: list[str], contents: list[Content], plans: li
 
     html = compare_page([Side(*side) for side in zip(names, contents, plans, strict=True)])
     try:
-        path.write_text(html)
+        path.write_bytes(html)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", remedy="choose another file with --html") from error
 

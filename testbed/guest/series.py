@@ -1,7 +1,7 @@
 """A guest that carries out one order after another, for booting one and importing torch take longer than many a run.
 
-    with start_series(kernel, folder, ...) as guest:        # in the process that keeps the guest
-        keep(guest, folder)
+    with start_series(kernel, folder, ...) as guest:        # in the thread that keeps the guest
+        keep(guest, folder, enough)
     with visit(folder, run_folder, 300) as running:         # in any other, one at a time
         while running.status() is None: ...
 
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 from testbed.errors import GuestLost
 from testbed.guest.boot import ClockReading, Guest, read_clock, session_cpu_seconds, start_guest
@@ -57,14 +58,15 @@ def start_series(
         yield guest
 
 
-def keep(guest: Guest, folder: Path) -> None:
-    """Pause the guest when it is ready, and return when it has ended."""
-    while guest.process.poll() is None and not (folder / "ready").exists():
-        time.sleep(POLL_S)
+def keep(guest: Guest, folder: Path, enough: Event) -> None:
+    """Pause the guest when it is ready, and return when it has ended, or it is `enough`."""
+    while not (folder / "ready").exists():
+        if enough.wait(POLL_S) or guest.process.poll() is not None:
+            return
     guest.pause()
     replace_text(folder / "guest", str(guest.process.pid))
-    while guest.process.poll() is None:
-        time.sleep(LOOK_S)
+    while not enough.wait(LOOK_S) and guest.process.poll() is None:
+        pass
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Side:
     plan: dict[str, Any]
 
 
-def compare_page(sides: list[Side]) -> str:
+def compare_page(sides: list[Side]) -> bytes:
     """The page, of two runs or more."""
     names = [side.name for side in sides]
     summaries = [side.content.summary for side in sides]

@@ -16,7 +16,7 @@ from testbed.plan import Plan
 from testbed.report import tables
 from testbed.report.content import Content, load
 from testbed.report.flow_table import flows_grid
-from testbed.report.html import Figure, figure, render, template_of
+from testbed.report.html import Figure, figure, policy, render, template_of
 from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
 from testbed.report.plots import axis, colour_bar, drawing, latency_figure, loss_figure
 from testbed.report.rank_plot import rank_figure
@@ -78,12 +78,12 @@ def write_page(run: RunDir) -> Path:
         settings=_settings(content),
         command=repeat_command(content),
     )
-    run.report.write_text(html)
+    run.report.write_bytes(html)
     return run.report
 
 
 def warm_up(plan: Plan) -> None:
-    """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, the modules of plotly."""
+    """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, scripts, plotly's modules."""
     site_map(plan.network, theme="page")
     line = {"color": "black", "width": 1}
     traces = [
@@ -91,6 +91,7 @@ def warm_up(plan: Plan) -> None:
         go.Heatmap(z=[[0]], colorbar=colour_bar("")),
     ]  # fmt: skip
     template_of("page.html.j2")
+    policy()
     figure("", "", "", drawing(traces, 100, axis(""), axis("")))
 
 

@@ -32,7 +32,7 @@ from testbed.launch import may_join_series
 from testbed.sweep import STARTER
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.grid import PlannedPoint
-from testbed.sweep.guests import Guests, Kept, Shape
+from testbed.sweep.guests import Guests, Kept, Shape, fall_first
 from testbed.sweep.point import NO_SPACE, Limits, carry_out, disk_full, is_disk_full
 from testbed.units import format_size
 
@@ -46,7 +46,6 @@ PRELOAD = [
     "testbed.sweep.preloaded",
 ]  # fmt: skip
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
-OOM_SCORE = "500"  # where memory runs out, a point goes before the sweep
 
 
 class Events(Protocol):
@@ -143,7 +142,7 @@ class LocalSweep:
         self._folder, self._limit, self._policy, self._events = folder, limit, policy, events
         self._context = multiprocessing.get_context("forkserver")
         self._running: list[_Running] = []
-        self._guests = Guests(self._context, folder, None, _prepare)
+        self._guests = Guests(folder, None)
         self._stopped = False
 
     def run(self, points: Sequence[PlannedPoint]) -> dict[str, Record]:
@@ -153,11 +152,12 @@ class LocalSweep:
             MachineError: the disk is full.
             KeyboardInterrupt: what was in flight has been ended.
         """
-        side_by_side(points, self._limit)
-        self._guests = Guests(self._context, self._folder, Shape.of(points), _prepare)
+        first = points[: side_by_side(points, self._limit)]
+        self._guests = Guests(self._folder, Shape.of(points))
         waiting = deque((point, 1) for point in points)
         records: dict[str, Record] = {}
         try:
+            self._guests.start(first)  # while the fork server is still importing
             self._work(waiting, records)
         finally:
             self._end()
@@ -187,7 +187,6 @@ class LocalSweep:
                     self._stopped |= self._policy.fail_fast and record.state == "failed"
             if not waiting:
                 self._guests.end_idle()
-            self._guests.look()
             self._events.tick()
 
     def _fits(self, point: PlannedPoint) -> bool:
@@ -275,8 +274,7 @@ def _prepare() -> None:
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its points
     signal.signal(signal.SIGTERM, _interrupt)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    fall_first(os.getpid())
 
 
 def _child(path: Path, place: Path, point: PlannedPoint, limits: Limits, attempt: int) -> None:

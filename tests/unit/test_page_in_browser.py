@@ -195,7 +195,7 @@ def test_a_comparison_has_its_curves(show, tmp_path, collectives, training):
         run = RunDir(path.parent)
         sides.append(Side(name, load(run), read_json(run.plan, [])))
     sides[1].plan["seed"] = 7
-    (tmp_path / "compared.html").write_text(compare_page(sides))
+    (tmp_path / "compared.html").write_bytes(compare_page(sides))
     page = show(tmp_path / "compared.html")
     assert page.said == []
     assert page.locator("#figure-loss").evaluate("plot => plot.data.map(trace => trace.name)") == ["first", "second"]
