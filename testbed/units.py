@@ -206,6 +206,13 @@ def format_figure(value: float, digits: int = 5) -> str:
     return f"{value:.0f}" if "e+" in text else text
 
 
+def format_cell(value: object) -> str:
+    """Any value as the text of a table's cell; "-" for one that is missing."""
+    if value is None:
+        return "-"
+    return format_figure(value) if isinstance(value, float) else str(value)
+
+
 def pattern(quantity: Quantity) -> str:
     """A regular expression, as JSON schema has them, for texts that are a number and a unit of `quantity`."""
     units = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]

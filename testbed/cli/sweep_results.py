@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.report import wide_console
-from testbed.errors import InputError
+from testbed.errors import InputError, Place
 from testbed.report.tables import Column, Grid, render
 from testbed.rundir import read_json
 from testbed.spec.model import suggest
 from testbed.sweep.folder import SweepDir
-from testbed.units import format_figure
+from testbed.units import format_cell
 
 Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
 FIGURES = (
@@ -62,7 +62,7 @@ def table(
     elif output is Format.JSON:
         typer.echo(json.dumps(rows.to_dicts(), indent=2))
     else:
-        wide_console().print(table_of(names, [[_cell(value) for value in row] for row in rows.rows()]))
+        wide_console().print(table_of(names, [[format_cell(value) for value in row] for row in rows.rows()]))
 
 
 def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: bool) -> list[str]:
@@ -89,7 +89,7 @@ def plot(
     heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="the file, .html, .svg or .png [default: plot.html in the folder]"),
+        typer.Option("-o", "--out", help="the page, whose buttons save SVG and PNG [default: plot.html in the folder]"),
     ] = None,
 ) -> None:
     """Draw one figure; without options, those of the experiment."""
@@ -97,6 +97,12 @@ def plot(
     from testbed.sweep.page import write_figures  # noqa: PLC0415
     from testbed.sweep.results import gather  # noqa: PLC0415
 
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"figures are written as a page, and {out} does not end in .html",
+            place=Place(key="--out"),
+            remedy=f"write {out.with_suffix('.html').name}, open it, and save the figure with its buttons",
+        )
     sweep = SweepDir.open(folder)
     points, collectives = gather(sweep)
     index = read_json(sweep.index, [])
@@ -127,7 +133,7 @@ def query(
     elif output is Format.JSON:
         typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str))
     else:
-        wide_console().print(table_of(names, [[_cell(value) for value in row] for row in rows]))
+        wide_console().print(table_of(names, [[format_cell(value) for value in row] for row in rows]))
 
 
 def warm_up() -> None:
@@ -158,7 +164,7 @@ def finish(sweep: SweepDir, output: Format) -> None:
         return
     names = _chosen(points.columns, None, sweep, every=False)
     console = wide_console()
-    console.print(table_of(names, [[_cell(value) for value in row] for row in points.select(names).rows()]))
+    console.print(table_of(names, [[format_cell(value) for value in row] for row in points.select(names).rows()]))
     console.print(f"results: {sweep.path}\nreport:  {page}", soft_wrap=True, highlight=False)
 
 
@@ -171,9 +177,3 @@ def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
 
 def _is_number(text: str) -> bool:
     return text in ("", "-") or text.replace(".", "", 1).replace("e", "").replace("-", "").replace("+", "").isdigit()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return format_figure(value) if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from testbed.report.tables import Column, Grid, Summary
-from testbed.units import format_figure, format_size
+from testbed.units import format_cell, format_size
 
 # Of a plan: what follows from other values, or says nothing about what was emulated.
 DERIVED = frozenset(
@@ -113,7 +113,7 @@ def _links(summary: Summary) -> Iterator[Figure]:
 def plan_grid(differences: list[Difference], names: list[str]) -> Grid:
     """What differs in the plans."""
     columns = [Column("setting", number=False), *(Column(name, number=False) for name in names)]
-    cells = [[row.what, *(_text(value) for value in row.values)] for row in differences]
+    cells = [[row.what, *(format_cell(value) for value in row.values)] for row in differences]
     return Grid("What was done", columns, cells, "only what differs")
 
 
@@ -125,11 +125,5 @@ def measured_grid(figures: list[Difference], names: list[str], title: str = "Wha
     for row in figures:
         first, *others = row.values
         ratios = [f"{other / first:.3f}" if first and other is not None else "-" for other in others]
-        cells.append([row.what, *(_text(value) for value in row.values), *ratios])
+        cells.append([row.what, *(format_cell(value) for value in row.values), *ratios])
     return Grid(title, columns, cells, "medians; the last columns are ratios")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return format_figure(value) if isinstance(value, float) else str(value)

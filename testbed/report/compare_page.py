@@ -44,7 +44,7 @@ def compare_page(sides: list[Side]) -> bytes:
     titles = {"training": "Training", "operations": "Collectives", "links": "WAN links"}
     grids = {key: compare.measured_grid(rows, names, title=titles[key]) for key, rows in figures.items() if rows}
     return render(
-        "compare.html.j2",
+        "report/compare.html.j2",
         names=names,
         verdicts=_verdicts(sides),
         plans=compare.plan_grid(compare.plan_differences([side.plan for side in sides]), names),

@@ -36,7 +36,7 @@ def figure(name: str, title: str, words: str, drawn: go.Figure | None) -> dict[s
 
 
 def render(template: str, **content: object) -> bytes:
-    """The page that `template` makes of `content`, in UTF-8.
+    """The page that `template`, such as ``report/page.html.j2``, makes of `content`, in UTF-8.
 
     Plotly's 5 MB are put in last, for as text they would be copied five times, at 10 MB each.
     """
@@ -72,8 +72,8 @@ def _for_script(json: str) -> Markup:
 
 @cache
 def template_of(name: str) -> Template:
-    """The template `name`, compiled once."""
-    loader = PackageLoader("testbed", "report")
+    """The template `name`, a path in the package, compiled once."""
+    loader = PackageLoader("testbed", "")
     return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 

@@ -13,14 +13,13 @@ import plotly.graph_objects as go
 import polars as pl
 
 from testbed.plan import Direction, Network
-from testbed.report.plots import COLOURS, USE_COLOURS, axis, colour_bar, drawing
+from testbed.report.plots import COLOURS, SHADES, USE_COLOURS, axis, colour_bar, drawing
 from testbed.units import format_rate, format_size
 
 TIME_BINS = 400
 MOST_LINES = 6  # directions that are told apart as lines
 MOST_LABELLED = 12  # datacenters whose cells have room for text
 TIME = "time (s, run's clock)"
-SHADES = ((0.0, "rgba(63,143,220,0.06)"), (1.0, "rgba(63,143,220,0.85)"))  # text is legible on each
 Values = npt.NDArray[np.float64]
 
 

@@ -68,7 +68,7 @@ def write_page(run: RunDir) -> Path:
     content = load(run)
     _attempt(content, "trace.json", lambda: write_trace(run, content))
     html = render(
-        "page.html.j2",
+        "report/page.html.j2",
         content=content,
         verdict=_attempt(content, "the verdict", lambda: verdict(content.status, content.summary)),
         meaning=_attempt(content, "the verdict", lambda: meaning(content.status, content.summary)),
@@ -90,7 +90,7 @@ def warm_up(plan: Plan) -> None:
         go.Scatter(x=[0], y=[0], line=line, marker={"color": "black"}, error_y={"width": 1}), go.Bar(x=[0], y=[0]),
         go.Heatmap(z=[[0]], colorbar=colour_bar("")),
     ]  # fmt: skip
-    template_of("page.html.j2")
+    template_of("report/page.html.j2")
     policy()
     figure("", "", "", drawing(traces, 100, axis(""), axis("")))
 

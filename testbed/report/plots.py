@@ -14,6 +14,7 @@ import polars as pl
 from testbed.units import format_size
 
 COLOURS = ("#2f7ed8", "#e07b00", "#1a9c6b", "#c2468f", "#8a6fe0", "#a98600", "#3aa6b9", "#d1495b", "#7a8a99")
+SHADES = ((0.0, "rgba(63,143,220,0.06)"), (1.0, "rgba(63,143,220,0.85)"))  # of heat maps; text is legible on each
 Axis: TypeAlias = dict[str, Any]  # plotly's layout.xaxis or layout.yaxis
 Trace: TypeAlias = Any  # one of plotly's, which has no types
 OperationKey = tuple[str, int, str, str]  # op, ranks, dtype, algorithm

@@ -17,13 +17,12 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from testbed.errors import InputError
-from testbed.report.plots import COLOURS
+from testbed.report.plots import COLOURS, SHADES
 from testbed.spec.model import suggest
 from testbed.sweep.results import SUFFIXES
 
 LOG_SPAN = 20  # an axis whose largest value is so many times its least is logarithmic
 PANEL_WIDTH, HEIGHT, MOST_ACROSS = 520, 420, 3
-HEAT_COLOURS = "Viridis"
 GRAY = "#7d8791"
 
 
@@ -191,11 +190,12 @@ def _add_heat(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataF
     low, high = (math.log10(min(shown)), math.log10(max(shown))) if log else (min(shown), max(shown))
     figure.add_heatmap(
         z=colours, x=[str(value) for value in across], y=[str(value) for value in down], text=texts, zmin=low,
-        zmax=high, texttemplate="%{text}", colorscale=HEAT_COLOURS, showscale=False, xgap=2, ygap=2,
+        zmax=high, texttemplate="%{text}", colorscale=SHADES, showscale=False, xgap=2, ygap=2,
         hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>", **place,
     )  # fmt: skip
-    figure.update_xaxes(title=f"{plot.x}", type="category", **place)
-    figure.update_yaxes(title=plot.series if place["col"] == 1 else "", type="category", **place)
+    figure.update_xaxes(title=plot.x, type="category", showgrid=False, **place)
+    series = plot.series if place["col"] == 1 else ""
+    figure.update_yaxes(title=series, type="category", showgrid=False, **place)
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

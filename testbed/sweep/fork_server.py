@@ -1,6 +1,6 @@
-"""Imported by multiprocessing's fork server, first of all: it is killed when the sweep ends.
+"""Imported by multiprocessing's fork server, first of all: it is killed when the sweep ends, and imports quickly.
 
-By itself it would notice that, too, and then take 0.7 s to tidy up what it has imported.
+By itself it would notice that end, too, and then take 0.7 s to tidy up what it has imported.
 """
 
 import gc

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
-from jinja2 import Environment
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from testbed.errors import InputError
+from testbed.report.html import Figure, figure, render
 from testbed.rundir import read_json
 from testbed.sweep.figures import MEASURED, Plot, choose, draw
 from testbed.sweep.folder import SweepDir
-from testbed.units import format_figure
+from testbed.units import format_cell
 
 KEY_FIGURES = (
     "op", "time_us", "bound_us", "efficiency", "step_ms", "utilisation", "tokens_per_s", "wan_bytes_per_step",
     "final_loss", "time_to_loss_s", "wan_drops", "faithful", "wall_seconds",
 )  # fmt: skip
-CONFIG = {
-    "responsive": True,
-    "displaylogo": False,
-    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-    "toImageButtonOptions": {"format": "svg"},
-}
 
 
 def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame) -> Path:
@@ -39,21 +30,19 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
         OSError: it cannot be written.
     """
     index = read_json(folder.index, [])
-    figures, problems = [], []
-    for number, plot in enumerate(choose(index, points)):
+    repeated = any(point["repeat"] for point in index.get("points", []))
+    figures: list[Figure] = []
+    problems: list[str] = []
+    for number, plot in enumerate(choose(index, points), 1):
         try:
-            figure = draw(plot, points, collectives)
+            figures += _drawn(number, plot, points, collectives, repeated=repeated)
         except InputError as error:
-            problems.append(f"the figure {plot.heading!r}: {error.what} ({error.remedy})")
-            continue
-        if figure is not None:
-            figures.append({"title": plot.heading, "words": _words(plot), "html": _html(figure, number)})
+            problems.append(f"{plot.heading!r}: {error.what} ({error.remedy})")
     states = {state: int((points["state"] == state).sum()) for state in ("completed", "failed", "missing")}
-    html = _template().render(
-        index=index, states=states, figures=figures, problems=problems,
-        repeated=any(point["repeat"] for point in index.get("points", [])),
+    html = render(
+        "sweep/page.html.j2", index=index, states=states, figures=figures, problems=problems,
         table=_table(folder, index.get("axes", []), points),
-        command=shlex.join(["testbed", *index.get("command", [])[1:]]), plotly=Markup(get_plotlyjs()),
+        command=shlex.join(["testbed", *index.get("command", [])[1:]]),
         spec=folder.experiment.read_text() if folder.experiment.is_file() else "",
     )  # fmt: skip
     return _write(folder.page, html)
@@ -65,35 +54,34 @@ def write_figures(path: Path, plots: Sequence[Plot], points: pl.DataFrame, colle
     Raises:
         InputError: a figure cannot be drawn.
     """
-    drawn = [(plot, draw(plot, points, collectives)) for plot in plots]
-    figures = [
-        {"title": plot.heading, "words": _words(plot), "html": _html(figure, number)}
-        for number, (plot, figure) in enumerate(drawn)
-        if figure is not None
-    ]
+    figures = [item for number, plot in enumerate(plots, 1) for item in _drawn(number, plot, points, collectives)]
     if not figures:
         raise InputError("there is nothing to draw: no complete point has these values")
-    return _write(path, _template().render(index={}, figures=figures, plotly=Markup(get_plotlyjs())))
+    return _write(path, render("sweep/page.html.j2", index={}, figures=figures))
 
 
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resources.files("testbed.sweep").joinpath("page.html.j2").read_text())
+def _drawn(
+    number: int, plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame, *, repeated: bool = False
+) -> Iterable[Figure]:  # fmt: skip
+    """The figure, if there is anything to draw.
+
+    Raises:
+        InputError: as `draw`.
+    """
+    name = f"{number}-{re.sub('[^a-z0-9]+', '-', plot.heading.lower()).strip('-')}"
+    words = _words(plot) + (" Repeats: the median, with bars from the least to the largest." if repeated else "")
+    return figure(name, plot.heading, words, draw(plot, points, collectives)).values()
 
 
-def _write(path: Path, html: str) -> Path:
+def _write(path: Path, html: bytes) -> Path:
     new = path.with_name(path.name + ".new")
     try:
-        new.write_text(html)
+        new.write_bytes(html)
         new.replace(path)
     except OSError:
         new.unlink(missing_ok=True)
         raise
     return path
-
-
-def _html(figure: go.Figure, number: int) -> Markup:
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=f"figure-{number}"))
 
 
 def _words(plot: Plot) -> str:
@@ -134,9 +122,7 @@ def _report_of(folder: SweepDir, point: str | None) -> str:
     return link if point and (folder.path / link).is_file() else ""
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return format_figure(value) if isinstance(value, float) else str(value)
+    return format_cell(value)

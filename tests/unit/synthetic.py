@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from testbed.collect import collect
 from testbed.plan import (
     Bottleneck,
     Datacenter,
@@ -24,6 +25,7 @@ from testbed.plan import (
     Workers,
 )
 from testbed.rundir import RunDir, append_record, capture_points
+from testbed.sweep.folder import Record, SweepDir
 
 GBIT = 1_000_000_000
 MS = 1_000_000
@@ -221,3 +223,24 @@ def write_links(run, plan):
             frames += [(links[point.what].forward.mac, 1500, START_NS + i) for i in range(10)]
             frames += [(links[point.what].backward.mac, 52, START_NS + 100 + i) for i in range(5)]
         write_pcap(run.capture(point.what, point.at), frames)
+
+
+def write_sweep(path, plots=()):
+    """Two complete points, a failed one, and one that was never run."""
+    folder = SweepDir.create(path)
+    points = []
+    for number, (delay, state) in enumerate(
+        [("1 ms", "completed"), ("20 ms", "completed"), ("1 s", "failed"), ("2 s", "")]
+    ):
+        identity = f"id{number}"
+        values = {"delay": delay, "algorithm": "gloo", "loss": "0.1 %", "sizes": [4096]}
+        points.append({"name": f"p{number}", "identity": identity, "values": values, "repeat": 0, "seed": 0})
+        if state:
+            run = write_run(folder.running / f"p{number}.{identity}", make_plan(two_dcs()))
+            collect(run)
+            if state == "completed":
+                run.report.write_text("<!doctype html>")
+            folder.settle(run.path, Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0))
+    axes = ["delay", "algorithm", "loss", "sizes"]
+    folder.write_index({"name": "mine", "axes": axes, "points": points, "plots": plots})
+    return folder

@@ -10,13 +10,15 @@ import pytest
 from large_run import write_large_run
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-from synthetic import make_plan, three_dcs, write_flows, write_run, write_training_run
+from synthetic import make_plan, three_dcs, write_flows, write_run, write_sweep, write_training_run
 
 from testbed.collect import collect
 from testbed.report.compare_page import Side, compare_page
 from testbed.report.content import load
 from testbed.report.page import write_page
 from testbed.rundir import RunDir, read_json
+from testbed.sweep.page import write_page as write_sweep_page
+from testbed.sweep.results import gather
 
 # Of each figure: points or cells that have a value.
 COUNT_DATA = """plot => {
@@ -208,6 +210,39 @@ def test_a_comparison_has_its_curves(show, tmp_path, collectives, training):
         "1",
     ]
     assert page.locator("#links-table tbody tr").count() >= 6
+
+
+LINES = {"x": "bytes", "y": "time_us", "series": "op", "facet": "delay", "kind": "line", "title": ""}
+HEAT = {"x": "delay", "y": "time_us", "series": "algorithm", "facet": None, "kind": "heat", "title": "<b>hot</b>"}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_a_sweep_has_its_figures(show, tmp_path, theme, size):
+    sweep = write_sweep(tmp_path / "sweep", [LINES, HEAT])
+    page = show(write_sweep_page(sweep, *gather(sweep)), color_scheme=theme, viewport=size)
+    assert page.said == []
+    lines, heat = page.locator("#figure-1-time-against-bytes"), page.locator("#figure-2-b-hot-b")
+    assert lines.evaluate(COUNT_DATA) == 2 * (2 + 1) * 2  # delays; operations and the bound, the same of both; sizes
+    assert heat.evaluate(COUNT_DATA) == 2
+    assert min(plot.evaluate(COUNT_DRAWN) for plot in (lines, heat)) > 0
+    name, svg = saved(page, "#\\31 -time-against-bytes [data-save=svg]")
+    assert name == "1-time-against-bytes.svg"
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_points_of_a_sweep(show, tmp_path):
+    sweep = write_sweep(tmp_path / "sweep")
+    page = show(write_sweep_page(sweep, *gather(sweep)))
+    assert page.locator(".verdict").inner_text() == "2 of 4 points are complete, 1 failed, 1 not run yet."
+    _, text = saved(page, "#points-table [data-csv]")
+    rows = list(csv.DictReader(io.StringIO(text.decode())))
+    assert [(row["point"], row["delay"], row["state"]) for row in rows] == [
+        ("p0", "1 ms", "completed"), ("p1", "20 ms", "completed"), ("p2", "1 s", "failed"), ("p3", "2 s", "missing"),
+    ]  # fmt: skip
+    page.locator("#points-table a", has_text="p1").click()
+    assert page.url.endswith("/points/p1.id1/report.html")
 
 
 def test_a_large_run(show, tmp_path):

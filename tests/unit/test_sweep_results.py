@@ -5,12 +5,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from synthetic import make_plan, two_dcs, write_run
+from synthetic import write_sweep
+from typer.testing import CliRunner
 
-from testbed.collect import collect
+from testbed.cli import app
 from testbed.errors import InputError
 from testbed.sweep.figures import Plot, choose, draw
-from testbed.sweep.folder import Record, SweepDir
+from testbed.sweep.folder import SweepDir
 from testbed.sweep.page import write_page
 from testbed.sweep.results import csv_text, gather, query, time_to_loss
 
@@ -19,23 +20,7 @@ MS, S = 10**6, 10**9
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> SweepDir:
-    """Two complete points, a failed one, and one that was never run."""
-    folder = SweepDir.create(tmp_path / "sweep")
-    points = []
-    for number, (delay, state) in enumerate(
-        [("1 ms", "completed"), ("20 ms", "completed"), ("1 s", "failed"), ("2 s", "")]
-    ):
-        identity = f"id{number}"
-        values = {"delay": delay, "algorithm": "gloo", "loss": "0.1 %", "sizes": [4096]}
-        points.append({"name": f"p{number}", "identity": identity, "values": values, "repeat": 0, "seed": 0})
-        if state:
-            run = write_run(folder.running / f"p{number}.{identity}", make_plan(two_dcs()))
-            collect(run)
-            if state == "completed":
-                run.report.write_text("<!doctype html>")
-            folder.settle(run.path, Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0))
-    folder.write_index({"name": "mine", "axes": ["delay", "algorithm", "loss", "sizes"], "points": points, "plots": []})
-    return folder
+    return write_sweep(tmp_path / "sweep")
 
 
 def test_a_row_for_each_point(sweep: SweepDir) -> None:
@@ -147,8 +132,20 @@ def test_the_page_links_every_run_that_there_is(sweep: SweepDir) -> None:
     assert "failed/p2.id2" not in page  # killed before it had one
     assert 'title="it broke">failed' in page
     assert "p3" in page
-    assert 'id="figure-0"' in page
+    assert 'id="figure-1-time-against-delay"' in page
     assert page.count('src="http') == 0
+
+
+def test_a_figure_is_a_page(sweep: SweepDir) -> None:
+    def plot(out: str) -> None:
+        words = ["sweep", "plot", str(sweep.path), "--x", "delay", "-o", str(sweep.path / out)]
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+
+    plot("mine.html")
+    assert 'id="figure-1-time-against-delay"' in (sweep.path / "mine.html").read_text()
+    with pytest.raises(InputError, match=r"--out: .*mine\.svg does not end in \.html\n  write mine\.html"):
+        plot("mine.svg")
+    assert not (sweep.path / "mine.svg").exists()
 
 
 def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
@@ -158,7 +155,7 @@ def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
     points, collectives = gather(folder)
     assert points["state"].to_list() == ["missing"]
     assert query(folder, "select count(*) from collectives")[1] == [(0,)]
-    assert "have not been run" in write_page(folder, points, collectives).read_text()
+    assert "1 not run yet" in write_page(folder, points, collectives).read_text()
 
 
 def test_the_time_to_a_loss_is_that_of_five_steps() -> None:
