@@ -176,8 +176,9 @@ def _start(
     plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None, patience_s: float, progress: Progress
 ) -> AbstractContextManager[Running]:  # fmt: skip
     """The command of the run; `kernel`: the guest's, None: here."""
-    if series is not None:
+    if series is not None:  # and this process is forked from one that is warm
         return visit(series, run.path, patience_s)
+    threading.Thread(target=_warm_up_reporting, args=(plan,), daemon=True).start()
     code = code_for_guests(lambda: progress.stage("modules"), bundled=kernel is not None)
     command = [*code.python, "testbed.run", str(run.path)]
     environment, readable = code.environment, [*code.readable, *folders_of(plan)]
@@ -196,7 +197,6 @@ def _carry_out(
     progress: Progress,
 ) -> None:  # fmt: skip
     progress.stage("boot")
-    threading.Thread(target=_warm_up_reporting, args=(plan,), daemon=True).start()
     with start as guest:
         watch = Watch(run, guest, stall_limit_s, progress)
         while (status := guest.status()) is None:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,8 +22,9 @@ from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.launch import versions
 from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.yaml_source import parse_overrides
+from testbed.sweep.conclusion import conclude, conclude_apart
 from testbed.sweep.folder import Record, SweepDir, read_record
-from testbed.sweep.grid import PlannedPoint, check_size, plan_points, unique
+from testbed.sweep.grid import PlannedPoint, check_size, index_of, plan_points, unique
 from testbed.sweep.local import LocalSweep, Policy, capacity, estimated_seconds, fork_server, need_bytes, side_by_side
 from testbed.sweep.point import NO_SPACE, Limits, disk_full
 from testbed.units import format_size
@@ -143,14 +143,14 @@ def _carry_out(
 ) -> dict[str, Record]:  # fmt: skip
     """Run what is not done, and make the table and the page."""
     with folder.locked(), _full_disk_in_words(folder), ExitStack() as ends:
-        Thread(target=sweep_results.warm_up, daemon=True).start()
+        end = conclude_apart if ray is None else conclude
         try:
             records = _run_points(experiment, points, folder, jobs, policy, ray, ends)
         except BaseException:
             with suppress(Exception):  # the table can be made later; why the sweep ended is what must be said
-                sweep_results.write(folder)
+                end(folder)
             raise
-        sweep_results.finish(folder, output)
+        sweep_results.show(folder, end(folder), output)
     return records
 
 
@@ -164,8 +164,6 @@ def _run_points(
     ends: ExitStack,
 ) -> dict[str, Record]:
     """Run what is not done; guests end within `ends`, beside what comes after the last point."""
-    from testbed.sweep.results import index_of  # noqa: PLC0415 (polars; not needed for a dry run)
-
     folder.experiment.write_text(experiment.to_yaml())
     folder.write_index(index_of(experiment, points, sys.argv))
     done = folder.done()
@@ -196,8 +194,6 @@ def _jobs(text: str) -> int | None:
 
 def _print_points(points: list[PlannedPoint], folder: SweepDir, jobs: int | None, output: Format) -> None:
     """The points, what they need, and how long they will take."""
-    from testbed.sweep.results import csv_text  # noqa: PLC0415
-
     done = folder.done()
     rows: list[Row] = [
         {
@@ -212,7 +208,7 @@ def _print_points(points: list[PlannedPoint], folder: SweepDir, jobs: int | None
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[str(row.get(name, "")) for name in names] for row in rows]
     if output is Format.CSV:
-        typer.echo(csv_text(names, cells))
+        typer.echo(sweep_results.csv_text(names, cells))
         return
     waiting = [point for point in unique(points) if point.identity not in done]
     estimate = _estimate(points, waiting, folder, jobs)

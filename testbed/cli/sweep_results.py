@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.report import wide_console
@@ -16,6 +18,7 @@ from testbed.errors import InputError, Place
 from testbed.report.tables import Column, Grid, render
 from testbed.rundir import read_json
 from testbed.spec.model import suggest
+from testbed.sweep.conclusion import Table, conclude
 from testbed.sweep.folder import SweepDir
 from testbed.units import format_cell
 
@@ -51,7 +54,7 @@ def table(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show a row for each point, complete or not."""
-    from testbed.sweep.results import csv_text, gather  # noqa: PLC0415 (polars)
+    from testbed.sweep.results import gather  # noqa: PLC0415 (polars)
 
     sweep = SweepDir.open(folder)
     found = gather(sweep)[1 if collectives else 0]
@@ -113,7 +116,8 @@ def plot(
 
 def report(folder: Folder) -> None:
     """Make the table and the page of a sweep anew."""
-    finish(SweepDir.open(folder), Format.TABLE)
+    sweep = SweepDir.open(folder)
+    show(sweep, conclude(sweep), Format.TABLE)
 
 
 def query(
@@ -122,7 +126,7 @@ def query(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Ask the tables `points` and `collectives` in SQL, in DuckDB's dialect."""
-    from testbed.sweep.results import csv_text, gather  # noqa: PLC0415
+    from testbed.sweep.results import gather  # noqa: PLC0415
     from testbed.sweep.results import query as ask  # noqa: PLC0415
 
     sweep = SweepDir.open(folder)
@@ -136,39 +140,32 @@ def query(
         wide_console().print(table_of(names, [[format_cell(value) for value in row] for row in rows]))
 
 
-def warm_up() -> None:
-    """Import what tables and page need, which takes seconds, while the points run."""
-    from testbed.sweep import page, results  # noqa: F401, PLC0415
-
-
-def write(sweep: SweepDir) -> None:
-    """Write the tables and the page."""
-    from testbed.sweep.page import write_page  # noqa: PLC0415
-    from testbed.sweep.results import gather  # noqa: PLC0415
-
-    write_page(sweep, *gather(sweep))
-
-
-def finish(sweep: SweepDir, output: Format) -> None:
-    """Write the tables and the page, and print the table."""
-    from testbed.sweep.page import write_page  # noqa: PLC0415
-    from testbed.sweep.results import csv_text, gather  # noqa: PLC0415
-
-    points, collectives = gather(sweep)
-    page = write_page(sweep, points, collectives)
+def show(sweep: SweepDir, found: Table, output: Format) -> None:
+    """Print the table of the points, and where the rest is."""
+    columns, rows = found
     if output is Format.JSON:
-        typer.echo(json.dumps(points.to_dicts(), indent=2))
+        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))
         return
     if output is Format.CSV:
-        typer.echo(csv_text(points.columns, points.rows()))
+        typer.echo(csv_text(columns, rows))
         return
-    names = _chosen(points.columns, None, sweep, every=False)
+    names = _chosen(columns, None, sweep, every=False)
+    places = [columns.index(name) for name in names]
     console = wide_console()
-    console.print(table_of(names, [[format_cell(value) for value in row] for row in points.select(names).rows()]))
-    console.print(f"results: {sweep.path}\nreport:  {page}", soft_wrap=True, highlight=False)
+    console.print(table_of(names, [[format_cell(row[place]) for place in places] for row in rows]))
+    console.print(f"results: {sweep.path}\nreport:  {sweep.page}", soft_wrap=True, highlight=False)
 
 
-def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as CSV with a head line; what is missing is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return text.getvalue().rstrip("\n")
+
+
+def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
     """A table for a terminal."""
     numbers = [all(_is_number(row[i]) for row in cells) for i in range(len(names))]
     columns = [Column(name, number) for name, number in zip(names, numbers, strict=True)]

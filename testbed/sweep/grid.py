@@ -215,3 +215,25 @@ def _command(names: Mapping[str, str], changes: Sequence[Override], run: RunSett
 def unique(tasks: Iterable[PlannedPoint]) -> list[PlannedPoint]:
     """The tasks without those of an identity that came before."""
     return list({task.identity: task for task in reversed(list(tasks))}.values())[::-1]
+
+
+def index_of(experiment: Experiment, points: Sequence[PlannedPoint], command: Sequence[str]) -> dict[str, Any]:
+    """What sweep.json holds."""
+    return {
+        "name": experiment.name,
+        "description": experiment.description,
+        "command": list(command),
+        "axes": list(points[0].point.shown) if points else [],
+        "target_loss": experiment.target_loss,
+        "plots": [plot.model_dump() for plot in experiment.plots],
+        "points": [
+            {
+                "name": point.name,
+                "identity": point.identity,
+                "values": {name: yaml_source.plain(value) for name, value in point.point.shown.items()},
+                "repeat": point.point.repeat,
+                "seed": point.run.seed,
+            }
+            for point in points
+        ],
+    }

@@ -43,7 +43,7 @@ POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
 PRELOAD = [
     "testbed.sweep.fork_server", "testbed.sweep.local", "testbed.sweep.point", "testbed.collect", "testbed.report.page",
-    "testbed.sweep.preloaded",
+    "testbed.sweep.results", "testbed.sweep.page", "testbed.sweep.conclusion", "testbed.sweep.preloaded",
 ]  # fmt: skip
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
 
@@ -269,7 +269,7 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _prepare() -> None:
+def prepare_process() -> None:
     """Of each process of a sweep: it ends when the sweep wants it to, or has died."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its points
@@ -279,7 +279,7 @@ def _prepare() -> None:
 
 def _child(path: Path, place: Path, point: PlannedPoint, limits: Limits, attempt: int) -> None:
     """The process of one point: run it, put its folder where it belongs, and end with 0, or with 1 if it failed."""
-    _prepare()
+    prepare_process()
     folder = SweepDir(path)
     try:
         _print_to(folder.log(point.folder))

@@ -20,8 +20,6 @@ What was measured:
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,9 @@ import polars as pl
 
 from testbed.errors import InputError
 from testbed.rundir import RunDir, read_json
-from testbed.spec import yaml_source
-from testbed.spec.experiment import Experiment, value_text
+from testbed.spec.experiment import value_text
 from testbed.spec.expression import measure, quantity_of
 from testbed.sweep.folder import SweepDir, read_record
-from testbed.sweep.grid import PlannedPoint
 
 SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}
 LAST = ("wall_seconds", "cpu_seconds", "emulated_seconds", "attempt", "reason", "folder", "identity")
@@ -46,28 +42,6 @@ FROM_TRAINING = {
 }  # fmt: skip
 
 Row = dict[str, Any]
-
-
-def index_of(experiment: Experiment, points: Sequence[PlannedPoint], command: Sequence[str]) -> dict[str, Any]:
-    """What sweep.json holds."""
-    return {
-        "name": experiment.name,
-        "description": experiment.description,
-        "command": list(command),
-        "axes": list(points[0].point.shown) if points else [],
-        "target_loss": experiment.target_loss,
-        "plots": [plot.model_dump() for plot in experiment.plots],
-        "points": [
-            {
-                "name": point.name,
-                "identity": point.identity,
-                "values": {name: yaml_source.plain(value) for name, value in point.point.shown.items()},
-                "repeat": point.point.repeat,
-                "seed": point.run.seed,
-            }
-            for point in points
-        ],
-    }
 
 
 def gather(folder: SweepDir) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -213,15 +187,6 @@ def _uniform(values: list[Any]) -> list[Any]:
         whole = all(isinstance(value, int) for value in known)
         return values if whole else [None if value is None else float(value) for value in values]
     return [None if value is None else str(value) for value in values]
-
-
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as CSV with a head line; what is missing is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return text.getvalue().rstrip("\n")
 
 
 def query(folder: SweepDir, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:

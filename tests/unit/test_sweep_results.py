@@ -9,11 +9,14 @@ from synthetic import write_sweep
 from typer.testing import CliRunner
 
 from testbed.cli import app
+from testbed.cli.sweep_results import csv_text
 from testbed.errors import InputError
+from testbed.sweep.conclusion import conclude_apart
 from testbed.sweep.figures import Plot, choose, draw
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.local import fork_server
 from testbed.sweep.page import write_page
-from testbed.sweep.results import csv_text, gather, query, time_to_loss
+from testbed.sweep.results import gather, query, time_to_loss
 
 MS, S = 10**6, 10**9
 
@@ -146,6 +149,18 @@ def test_a_figure_is_a_page(sweep: SweepDir) -> None:
     with pytest.raises(InputError, match=r"--out: .*mine\.svg does not end in \.html\n  write mine\.html"):
         plot("mine.svg")
     assert not (sweep.path / "mine.svg").exists()
+
+
+def test_another_process_makes_tables_and_page(sweep: SweepDir) -> None:
+    with fork_server():
+        table = conclude_apart(sweep)
+        points, _ = gather(sweep)
+        assert (table.columns, table.rows) == (points.columns, points.rows())
+        assert "2 of 4 points are complete" in sweep.page.read_text()
+        sweep.page.unlink()
+        sweep.page.mkdir()
+        with pytest.raises(IsADirectoryError):
+            conclude_apart(sweep)
 
 
 def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
