@@ -35,7 +35,7 @@ MOST_OVERHEAD = 4  # seconds of a point outside its operations
 EXPERIMENT = """
 topology: two-sites
 workload: collectives
-settings: {workload.sizes: [4 KiB, 1 MiB], run.isolation: process}
+settings: {run.isolation: process}
 sweep:
   grid:
     topology.wan.iowa-ohio.delay: {from: 1 ms, to: 100 ms, points: 6, scale: log}
