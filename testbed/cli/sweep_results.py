@@ -59,13 +59,7 @@ def table(
     sweep = SweepDir.open(folder)
     found = gather(sweep)[1 if collectives else 0]
     names = _chosen(found.columns, columns, sweep, every=output is not Format.TABLE)
-    rows = found.select(names)
-    if output is Format.CSV:
-        typer.echo(csv_text(names, rows.rows()))
-    elif output is Format.JSON:
-        typer.echo(json.dumps(rows.to_dicts(), indent=2))
-    else:
-        wide_console().print(table_of(names, [[format_cell(value) for value in row] for row in rows.rows()]))
+    _print(names, found.select(names).rows(), output)
 
 
 def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: bool) -> list[str]:
@@ -131,29 +125,28 @@ def query(
 
     sweep = SweepDir.open(folder)
     gather(sweep)
-    names, rows = ask(sweep, sql)
+    _print(*ask(sweep, sql), output)
+
+
+def show(sweep: SweepDir, found: Table, output: Format) -> None:
+    """Print the table of the points, and where the rest is."""
+    columns, rows = found
+    if output is not Format.TABLE:
+        _print(columns, rows, output)
+        return
+    names = _chosen(columns, None, sweep, every=False)
+    places = [columns.index(name) for name in names]
+    _print(names, [[row[place] for place in places] for row in rows], output)
+    wide_console().print(f"results: {sweep.path}\nreport:  {sweep.page}", soft_wrap=True, highlight=False)
+
+
+def _print(names: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
     if output is Format.CSV:
         typer.echo(csv_text(names, rows))
     elif output is Format.JSON:
         typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str))
     else:
         wide_console().print(table_of(names, [[format_cell(value) for value in row] for row in rows]))
-
-
-def show(sweep: SweepDir, found: Table, output: Format) -> None:
-    """Print the table of the points, and where the rest is."""
-    columns, rows = found
-    if output is Format.JSON:
-        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))
-        return
-    if output is Format.CSV:
-        typer.echo(csv_text(columns, rows))
-        return
-    names = _chosen(columns, None, sweep, every=False)
-    places = [columns.index(name) for name in names]
-    console = wide_console()
-    console.print(table_of(names, [[format_cell(row[place]) for place in places] for row in rows]))
-    console.print(f"results: {sweep.path}\nreport:  {sweep.page}", soft_wrap=True, highlight=False)
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
