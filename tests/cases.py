@@ -18,6 +18,7 @@ from typing import Any
 from census import census, differences
 
 END_S = 1  # of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended
+START_S = 30  # of wall time until a command catches signals; it takes 0.1 to 0.6 s
 LONGEST_S = 300  # of wall time for any run or sweep; on two idle cores they take 3 to 60 s
 TESTBED = [sys.executable, "-m", "testbed"]
 PAIR = """
@@ -40,6 +41,17 @@ def itself(pid: int) -> int:
     return pid
 
 
+def await_handlers(process: subprocess.Popen[Any]) -> None:
+    """Until the command catches SIGTERM, which it does last: before, signals are Python's and end it in its own way."""
+    until = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < until:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt")), 0)
+        if caught >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.005)
+
+
 def try_run(
     words: Sequence[str], environment: dict[str, str], log: Path, *,
     end: str = "", after_s: float = 0, whom: Callable[[int], int] = itself,
@@ -58,6 +70,8 @@ def try_run(
         try:
             process.wait(after_s if end else LONGEST_S)
         except subprocess.TimeoutExpired:
+            if end != "SIGKILL":
+                await_handlers(process)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(whom(process.pid), getattr(signal, end or "SIGKILL"))
         try:
