@@ -40,6 +40,9 @@ volume
 
 Ranks on one host exchange data without the network: a host is one member with several ranks.
 
+Where links change while a run goes on, each counts with its largest rate and its least delay of all times, and between
+two datacenters the shortest of all paths that were ever taken.
+
 Several groups that do the operation at the same time, each among its own ranks, share the network: what crosses a cut
 is then the sum over the groups. The time of the slowest of them is at least the longest bound of any group alone, and
 at least 8 (sum of V) / capacity + the least delay of any group, for each cut.
@@ -114,7 +117,7 @@ class Bounds:
             raise ValueError("an operation needs at least one rank")
         names = list(dict.fromkeys(rank.host for rank in ranks))
         by_name = {host.name: host for host in network.hosts}
-        self._network = network
+        self._networks = list(network.extremes(rate=max, delay=min))
         self._hosts = [by_name[name] for name in names]
         self._counts = np.array([sum(rank.host == name for rank in ranks) for name in names])
         self._dcs = [dc.name for dc in network.datacenters]
@@ -167,7 +170,7 @@ class Bounds:
 
     def _wan_rates(self) -> Matrix:
         rates = np.zeros((len(self._dcs), len(self._dcs)))
-        for link in self._network.wan:
+        for link in self._networks[0].wan:
             for way in link.directions:
                 rates[self._dcs.index(way.source), self._dcs.index(way.target)] += way.bottleneck.rate_bps
         return rates
@@ -178,7 +181,8 @@ class Bounds:
         paths = np.zeros((len(self._dcs), len(self._dcs)))
         for a in used:
             for b in used:
-                paths[a, b] = sum(way.fibre.delay_ns for way in self._network.path(self._dcs[a], self._dcs[b]))
+                ways = [network.path(self._dcs[a], self._dcs[b]) for network in self._networks]
+                paths[a, b] = min(sum(step.fibre.delay_ns for step in way) for way in ways)
         nic = np.array([host.nic_delay_ns for host in self._hosts], dtype=float)
         delays = nic[:, None] + paths[np.ix_(self._dc_of, self._dc_of)]
         np.fill_diagonal(delays, 0.0)

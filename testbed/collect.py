@@ -35,7 +35,9 @@ from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
 from testbed.dominance import dominant
 from testbed.fidelity import rates
 from testbed.guest.boot import temporary_folder
+from testbed.history import History, happened
 from testbed.measure.flow_tables import Captured, read_captures
+from testbed.periods import periods
 from testbed.plan import Direction, Plan, WanLink
 from testbed.rundir import RunDir, read_records
 from testbed.training import steps_table, training
@@ -90,20 +92,22 @@ def collect(run: RunDir) -> None:
     steps = _steps(run, plan, problems) if plan is not None and trains else None
     if steps is not None:
         steps.write_parquet(run.train)
+    history = None if plan is None else History.of(plan, run)
     captured = _captures(run, plan, ops, problems) if plan is not None and plan.capture != "none" else None
     measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
     timed = ops if steps is None or steps.is_empty() else steps
     summary: dict[str, Any] = {
         "collectives": collectives(ops, plan, problems) if measures else [],
-        "wan": wan(plan, timed, links, captured, problems),
+        "wan": wan(history, timed, links, captured, problems),
+        "periods": [] if plan is None else periods(plan.network.changes, happened(plan, run), ops, steps),
         "captures": [] if captured is None else captured.points,
         "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
         "fidelity": _fidelity(run, problems) if has_wan else [],
-        "rates": rates(plan, links) if plan is not None and plan.clock == "real" else [],
+        "rates": rates(history, links) if history is not None and plan is not None and plan.clock == "real" else [],
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }
-    summary["dominant"] = dominant(plan, summary, ops, steps, links, None if captured is None else captured.flows)
+    summary["dominant"] = dominant(history, summary, ops, steps, links, None if captured is None else captured.flows)
     run.write_json(run.summary, summary)
 
 
@@ -304,26 +308,26 @@ def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) ->
 
 
 def wan(
-    plan: Plan | None, timed: pl.DataFrame, links: pl.DataFrame, captured: Captured | None, problems: Problems
+    history: History | None, timed: pl.DataFrame, links: pl.DataFrame, captured: Captured | None, problems: Problems
 ) -> list[dict[str, Any]]:
     """A row per WAN direction of the plan: the counters' growth from the first sample to the last.
 
     ``mean_utilisation`` is 8 bytes / (rate x time from the first start to the last end of all that was `timed`:
-    operations or steps of training, warm-up included). ``captured_*`` count whole frames at the sending router, or at
-    the receiving one without that capture.
+    operations or steps of training, warm-up included), and ``rate_bps`` the mean over this time. ``captured_*`` count
+    whole frames at the sending router, or at the receiving one without that capture.
     """
-    if plan is None:
+    if history is None:
         return []
-    seconds = 0.0 if timed.is_empty() else (max(timed["end_ns"]) - min(timed["start_ns"])) / 1e9
-    rows = []
-    for link in plan.network.wan:
+    begin, end = (0, 0) if timed.is_empty() else (min(timed["start_ns"]), max(timed["end_ns"]))
+    seconds, rows = (end - begin) / 1e9, []
+    for link in history.states[0].wan:
         for way in link.directions:
             row = _growth(links, link, way)
             if row["bytes"] is None:
                 problems.append(f"no sample of WAN link {link.key} from {way.source} to {way.target}")
             known = row["bytes"] is not None and seconds > 0
-            used = row["bytes"] * 8 / (way.bottleneck.rate_bps * seconds) if known else None
-            row |= {"rate_bps": way.bottleneck.rate_bps, "mean_utilisation": used}
+            rate = history.mean_rate_bps(link.key, way.source, begin, end)
+            row |= {"rate_bps": round(rate), "mean_utilisation": row["bytes"] * 8 / (rate * seconds) if known else None}
             totals = None if captured is None else captured.sent.get((link.key, way.source))
             if totals is not None:
                 row |= {"captured_bytes": totals.wire_bytes, "captured_packets": totals.packets}

@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from testbed.plan import Plan
+from testbed.history import History
 from testbed.units import format_size
 
 FULL = 0.6  # part of a rate, or of the bound, from which a link counts as full
@@ -30,43 +30,48 @@ Use = tuple[str, float]  # a WAN direction as text, and the share of its rate th
 
 
 def dominant(
-    plan: Plan | None, summary: dict[str, Any], ops: pl.DataFrame, steps: pl.DataFrame | None,
+    history: History | None, summary: dict[str, Any], ops: pl.DataFrame, steps: pl.DataFrame | None,
     links: pl.DataFrame, flows: pl.DataFrame | None,
 ) -> Row | None:  # fmt: skip
     """{"what": latency | bandwidth | window | compute, "why": a clause}; None where it cannot be told.
 
     `summary` has `training` and `collectives` as summary.json has them; the tables are those of the run folder.
     """
-    if plan is None:
+    if history is None:
         return None
     training, rows = summary.get("training"), summary.get("collectives") or []
     window = _window_share(flows)
     if training and steps is not None and training["compute_utilisation"] is not None:
-        return _of_training(plan, training, steps, links, window)
+        return _of_training(history, training, steps, links, window)
     rows = [row for row in rows if row["time_us"]["median"] > 0]
     if not rows:
         return None
     largest = max(rows, key=lambda row: (row["bytes"], row["time_us"]["median"]))
-    return _of_collective(plan, largest, _small_share(largest, rows), ops, links, window)
+    return _of_collective(history, largest, _small_share(largest, rows), ops, links, window)
 
 
 def _of_training(
-    plan: Plan, training: Row, steps: pl.DataFrame, links: pl.DataFrame, window: float | None
+    history: History, training: Row, steps: pl.DataFrame, links: pl.DataFrame, window: float | None
 ) -> Row | None:
     computes = training["compute_utilisation"]
     text = f"a rank computes for {computes:.0%} of the time"
     if computes >= MOST:
         return _found("compute", text)
     begin, end = min(steps["start_ns"]), max(steps["end_ns"])
-    use = busiest(plan, links, begin, end, (end - begin) / 1e9 * (1 - computes))
+    use = busiest(history, links, begin, end, (end - begin) / 1e9 * (1 - computes))
     text += f" and waits for data or other ranks in the rest{_while_exchanging(use)}"
     return _by_links(use, None, window, text)
 
 
 def _of_collective(
-    plan: Plan, row: Row, small: tuple[Row, float] | None, ops: pl.DataFrame, links: pl.DataFrame, window: float | None
+    history: History,
+    row: Row,
+    small: tuple[Row, float] | None,
+    ops: pl.DataFrame,
+    links: pl.DataFrame,
+    window: float | None,
 ) -> Row | None:
-    use = _use_during(plan, row, ops, links)
+    use = _use_during(history, row, ops, links)
     text, grows = "", None
     if small is not None:
         grows = small[1] < MOST
@@ -110,7 +115,7 @@ def _small_share(largest: Row, rows: list[Row]) -> tuple[Row, float] | None:
     return small, small["time_us"]["median"] / largest["time_us"]["median"]
 
 
-def _use_during(plan: Plan, row: Row, ops: pl.DataFrame, links: pl.DataFrame) -> Use | None:
+def _use_during(history: History, row: Row, ops: pl.DataFrame, links: pl.DataFrame) -> Use | None:
     """Of the busiest WAN direction, over the time in which the measured iterations of `row` were under way."""
     key = {"op": row["op"], "bytes": row["bytes"], "group_size": row["ranks"], "dtype": row["dtype"]}
     mine = ops.filter(pl.col("phase") != "warmup", *(pl.col(name) == value for name, value in key.items()))
@@ -118,16 +123,16 @@ def _use_during(plan: Plan, row: Row, ops: pl.DataFrame, links: pl.DataFrame) ->
         return None
     spans = mine.group_by("iteration").agg(pl.col("start_ns").min(), pl.col("end_ns").max())
     seconds = float((spans["end_ns"] - spans["start_ns"]).sum()) / 1e9
-    return busiest(plan, links, min(spans["start_ns"]), max(spans["end_ns"]), seconds)
+    return busiest(history, links, min(spans["start_ns"]), max(spans["end_ns"]), seconds)
 
 
-def busiest(plan: Plan, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float) -> Use | None:
+def busiest(history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float) -> Use | None:
     """The WAN direction with the largest share of its rate, if what it sent between two times took `seconds`.
 
     At most 1. None without samples.
     """
     found: list[Use] = []
-    for link in plan.network.wan:
+    for link in history.states[0].wan:
         for way in link.directions:
             mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
             before = mine.filter(pl.col("time_ns") <= begin_ns)["bytes"]
@@ -136,7 +141,7 @@ def busiest(plan: Plan, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds
                 continue
             first = before[-1] if len(before) else mine["bytes"][0]
             last = after[0] if len(after) else mine["bytes"][-1]
-            share = 8 * (last - first) / (way.bottleneck.rate_bps * seconds)
+            share = 8 * (last - first) / (history.mean_rate_bps(link.key, way.source, begin_ns, end_ns) * seconds)
             found.append((f"{way.source} to {way.target}", min(1.0, share)))
     return max(found, key=lambda use: use[1], default=None)
 

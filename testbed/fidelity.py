@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from testbed.plan import Direction, Plan
+from testbed.history import History
+from testbed.plan import Direction
 from testbed.rundir import RunDir, read_json
 from testbed.units import format_rate
 
@@ -63,18 +64,25 @@ def doubts(run: RunDir, *, busy: float, steal: float) -> Iterator[str]:
         yield f"the fibre {node}, which loses nothing, dropped {drops} packets; {ADVICE}"
 
 
-def rates(plan: Plan, links: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each WAN direction whose queue was not empty for a while: the rate at which it sent then, and the planned."""
+def rates(history: History, links: pl.DataFrame) -> list[dict[str, Any]]:
+    """Of each WAN direction whose queue was not empty for a while: the rate at which it sent then, and the planned.
+
+    After a change, what was in the queue still leaves at the rate before: as long as that takes is left out.
+    """
     import polars as pl  # noqa: PLC0415 (0.2 s, and every command imports this file)
 
-    found = []
-    for way in (way for link in plan.network.wan for way in link.directions):
+    network, found = history.states[0], []
+    for key, way in ((link.key, way) for link in network.wan for way in link.directions):
         samples = links.filter((pl.col("source") == way.source) & (pl.col("target") == way.target)).sort("time_ns")
-        seconds, sent = _while_full(samples, way, plan.network.mtu)
-        if seconds >= LEAST_FULL_S:
-            rate, planned = sent * 8 / seconds, way.bottleneck.rate_bps
-            row = {"from": way.source, "to": way.target, "seconds": round(seconds, 3), "rate_bps": round(rate)}
-            found.append({**row, "planned_bps": planned, "ok": abs(rate / planned - 1) <= RATE_PART})
+        settled_ns = 0
+        for begin, end, now in history.pieces(key, way.source):
+            mine = samples.filter(pl.col("time_ns").is_between(begin + settled_ns, end, closed="left"))
+            seconds, sent = _while_full(mine, now, network.mtu)
+            settled_ns = now.bottleneck.queue_packets * network.mtu * 8 * 10**9 // now.bottleneck.rate_bps
+            if seconds >= LEAST_FULL_S:
+                rate, planned = sent * 8 / seconds, now.bottleneck.rate_bps
+                row = {"from": way.source, "to": way.target, "seconds": round(seconds, 3), "rate_bps": round(rate)}
+                found.append({**row, "planned_bps": planned, "ok": abs(rate / planned - 1) <= RATE_PART})
     return found
 
 

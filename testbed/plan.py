@@ -6,7 +6,7 @@ All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ Clock = Literal["virtual", "real"]
 Where = Literal["guest", "here"]
 Capture = Literal["none", "wan", "all"]
 Discipline = Literal["drop-tail", "red", "fq_codel"]
+Extreme = Callable[[Iterable[int]], int]  # min or max
 Ecmp = Literal["hosts", "flows"]  # what chooses among equal paths: both addresses, or the ports too
 
 
@@ -70,6 +71,7 @@ class Fibre(Frozen):
     loss: Loss = Loss()
     duplicate: float = Field(0.0, ge=0, le=1)
     corrupt: float = Field(0.0, ge=0, le=1)
+    cut: bool = False  # nothing that is sent into it arrives
     seed: int = Field(ge=0, lt=2**64)
 
 
@@ -196,6 +198,15 @@ class Route(Frozen):
     hops: tuple[Hop, ...] = Field(min_length=1)
 
 
+class Change(Frozen):
+    """From `at_ns` after rank 0's first step or operation on: WAN links and routes that differ from those before."""
+
+    at_ns: int = Field(ge=0)
+    what: tuple[str, ...] = Field(min_length=1)  # for people, each a clause: "iowa-ohio is down"
+    links: tuple[WanLink, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+
 class Tcp(Frozen):
     """TCP settings of every host. Buffers are the maxima of tcp_rmem and tcp_wmem.
 
@@ -220,6 +231,51 @@ class Network(Frozen):
     routes: tuple[Route, ...]
     ecmp: Ecmp = "hosts"
     tcp: Tcp
+    changes: tuple[Change, ...] = ()  # while a run goes on, in the order of their times
+
+    def states(self) -> Iterator[Network]:
+        """The network as it is built, then as it is after each of its changes."""
+        state = self
+        yield state
+        for change in self.changes:
+            state = state.after(change)
+            yield state
+
+    def after(self, change: Change) -> Network:
+        """This network with what `change` changes."""
+        links = {link.key: link for link in change.links}
+        routes = {(route.dc, route.destination): route for route in change.routes}
+        return self.model_copy(
+            update={
+                "wan": tuple(links.get(link.key, link) for link in self.wan),
+                "routes": tuple(routes.get((route.dc, route.destination), route) for route in self.routes),
+            }
+        )
+
+    def extremes(self, *, rate: Extreme, delay: Extreme) -> Iterator[Network]:
+        """A network for each set of routes that holds at some time, with every WAN direction's extreme of all times.
+
+        Args:
+            rate: `min` or `max`, of the bottlenecks' rates.
+            delay: the same of the fibres' delays.
+        """
+        states = list(self.states())
+        ways: dict[tuple[str, str], list[Direction]] = {}
+        for link in (*self.wan, *(link for change in self.changes for link in change.links)):
+            for way in link.directions:
+                ways.setdefault((link.key, way.source), []).append(way)
+
+        def extreme(link: WanLink, way: Direction) -> Direction:
+            rate_bps = rate(one.bottleneck.rate_bps for one in ways[link.key, way.source])
+            delay_ns = delay(one.fibre.delay_ns for one in ways[link.key, way.source])
+            bottleneck = way.bottleneck.model_copy(update={"rate_bps": rate_bps})
+            fibre = way.fibre.model_copy(update={"delay_ns": delay_ns})
+            return way.model_copy(update={"bottleneck": bottleneck, "fibre": fibre})
+
+        pairs = [(link, extreme(link, link.forward), extreme(link, link.backward)) for link in self.wan]
+        wan = tuple(link.model_copy(update={"forward": there, "backward": back}) for link, there, back in pairs)
+        for routes in dict.fromkeys(state.routes for state in states):
+            yield self.model_copy(update={"wan": wan, "routes": routes, "changes": ()})
 
     def host(self, name: str) -> Host:
         """The host called `name`, e.g. ``iowa-h0``."""

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,10 +27,11 @@ from testbed.measure.counters import Port, read_counters, sampling
 from testbed.measure.strain import straining
 from testbed.network import shape
 from testbed.network.build import BuiltNetwork, build_network
+from testbed.network.change import changing
 from testbed.network.netlink import inside_netns
 from testbed.network.verify import verify_round_trips
-from testbed.plan import Plan
-from testbed.rundir import CapturePoint, RunDir, append_record, capture_points, replace_text
+from testbed.plan import Network, Plan
+from testbed.rundir import CapturePoint, RecordFollower, RunDir, append_record, capture_points, replace_text
 from testbed.workers.fleet import Fleet
 
 OWN = {"testbed", "workloads", "__main__"}
@@ -62,8 +63,21 @@ def run(folder: RunDir) -> None:
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
-        with stage(folder, "ops"), _watched(folder, network, plan):
+        with stage(folder, "ops"), _watched(folder, network, plan), _changing(folder, network):
             fleet.wait()
+
+
+def _changing(folder: RunDir, network: BuiltNetwork) -> AbstractContextManager[None]:
+    """The changes of the plan happen within the block, at their times after rank 0's first operation or step."""
+    events = RecordFollower(folder.events)
+
+    def began_ns() -> int | None:
+        return next((int(event["time_ns"]) for event in events.new() if event["state"] == "first"), None)
+
+    def note(number: int, due_ns: int) -> None:
+        append_record(folder.changes, {"number": number, "due_ns": due_ns, "time_ns": time.time_ns()})
+
+    return changing(network, began_ns, note)
 
 
 def _fleet(folder: RunDir, plan: Plan) -> Fleet:
@@ -113,18 +127,19 @@ def _watched(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None
         return
     with straining() as seen:
         yield
-    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": _fibre_drops(network)})
+    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": _fibre_drops(network, plan.network)})
 
 
-def _fibre_drops(network: BuiltNetwork) -> dict[str, int]:
-    """Drops of the fibres that should have none, by the names of their interfaces."""
-    if not network.plan.wan:
+def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
+    """Drops of the fibres of `plan` that should never have any, by the names of their interfaces."""
+    if not plan.wan:
         return {}
     with inside_netns(network.pid("wan")), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as connection:
         counters = read_counters(connection)
         drops = {name: counters[index].drops for index, name in socket.if_nameindex() if index in counters}
-    lossless = [port.interface for port in shape.ports(network.plan) if port.node == "wan" and not shape.loses(port)]
-    return {name: drops[name] for name in lossless if drops.get(name)}
+    fibres = [port for state in plan.states() for port in shape.ports(state) if port.node == "wan"]
+    lossless = {port.interface for port in fibres} - {port.interface for port in fibres if shape.loses(port)}
+    return {name: drops[name] for name in sorted(lossless) if drops.get(name)}
 
 
 @contextmanager

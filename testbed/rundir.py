@@ -213,13 +213,21 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """Stages as they begin and end: {"stage", "state": "begin|end", "time_ns", "wall_s"}; ends with the outcome."""
+        """Stages as they begin and end: {"stage", "state": "begin|end", "time_ns", "wall_s"}; ends with the outcome.
+
+        In between: state "first", when rank 0 began its first operation or step, and "total", how many there will be.
+        """
         return self.raw / "events.jsonl"
 
     @property
     def link_samples(self) -> Path:
         """A row of links.parquet a line."""
         return self.raw / "links.jsonl"
+
+    @property
+    def changes(self) -> Path:
+        """The changes of the network that happened: {"number" in the plan, "due_ns", "time_ns" when it was done}."""
+        return self.raw / "changes.jsonl"
 
     @property
     def fidelity(self) -> Path:

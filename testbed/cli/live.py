@@ -59,6 +59,8 @@ def deploy(
         f"  testbed topo exec -t {made.name} {network.hosts[0].name} -- ping -c3 {network.hosts[-1].address.ip}\n"
         f"  testbed topo shell -t {made.name}, inspect {made.name}, destroy {made.name}"
     )
+    if network.changes:
+        typer.echo("  the events of its topology happen in runs; here testbed topo set changes links")
 
 
 def _deploy(name: str, spec: Any, clock: Clock, seed: int, guest_memory: str | None) -> Deployment:

@@ -20,6 +20,7 @@ from testbed.report.tables import (
     collectives_grid,
     collectives_table,
     fidelity_table,
+    periods_table,
     training_grid,
     training_table,
     wan_table,
@@ -92,6 +93,8 @@ def print_tables(folder: RunDir, output: Format) -> None:
         console.print(training_table(summary))
     if summary.get("wan"):
         console.print(wan_table(summary))
+    if summary.get("periods"):
+        console.print(periods_table(summary))
     if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
     console.print(verdict(status, summary), highlight=False)

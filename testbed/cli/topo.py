@@ -19,6 +19,7 @@ from testbed.spec.library import TOPOLOGIES
 from testbed.spec.yaml_source import parse_overrides
 from testbed.units import format_probability, format_rate, format_time
 
+MOST_CHANGES = 30
 app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)
 
 
@@ -109,6 +110,19 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
     if links:
         console.print()
         console.print(table)
+    if network.changes:
+        console.print()
+        console.print(_changes(network))
+
+
+def _changes(network: Network) -> Table:
+    """What happens to the links during a run, at most `MOST_CHANGES` lines."""
+    table = Table("at", "what happens", box=None, pad_edge=False)
+    for change in network.changes[:MOST_CHANGES]:
+        table.add_row(format_time(change.at_ns), "; ".join(change.what))
+    if len(network.changes) > MOST_CHANGES:
+        table.add_row("", f"and {len(network.changes) - MOST_CHANGES} more (-f json has them all)")
+    return table
 
 
 def _fabric(dc: Datacenter) -> str:

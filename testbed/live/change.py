@@ -26,6 +26,7 @@ _LIVE: Any = {
     "hosts": {"__all__": {"nic_up": True, "nic_down": True, "nic_delay_ns": True}},
     "routes": True,
     "tcp": True,
+    "changes": True,
 }
 
 

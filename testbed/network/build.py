@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 
 from testbed.errors import RunError
 from testbed.network import fabric, shape
-from testbed.network.netlink import add_route, neighbour, netlink, up, write_sysctls
+from testbed.network.netlink import neighbour, netlink, set_route, up, write_sysctls
 from testbed.network.nodes import Bridge, Interface, QuietNode, VethLink
 from testbed.plan import Datacenter, Host, Network, WanLink
 
@@ -202,7 +202,7 @@ def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> Non
     for route in plan.routes:
         if route.dc == dc.name:
             subnet = plan.datacenter(route.destination).subnet
-            add_route(connection, subnet, [hop.via for hop in route.hops])
+            set_route(connection, subnet, [hop.via for hop in route.hops])
 
 
 def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:

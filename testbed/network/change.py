@@ -1,19 +1,29 @@
-"""Change the links of a network that stands. The packets on them stay on their way, as they were sent."""
+"""Change the links and routes of a network that stands. Packets on links stay on their way, as they were sent.
+
+`change_network` does so at once, `changing` at the times of the plan.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+from testbed.errors import RunError
 from testbed.network import shape
 from testbed.network.build import BuiltNetwork
 from testbed.network.managed import Managed
-from testbed.network.netlink import netlink
+from testbed.network.netlink import netlink, set_route
 from testbed.network.shape import Netem
+from testbed.network.timers import exact_timers
 from testbed.plan import Network
 
 # netem keeps a table of the jitter's distribution for good: this one is what it does without, in its units of
 # spread / 8192.
 UNIFORM = tuple(range(-8192, 8192, 16))
+LOOK_S = 0.01
 
 
 def change_network(network: BuiltNetwork, wanted: Network) -> None:
@@ -25,16 +35,83 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
         RunError: the kernel keeps another value than was asked for; ports before that one are changed.
     """
     before = {(port.node, port.interface): port for port in shape.ports(network.plan)}
+    changed: dict[str, list[shape.Port]] = {}
     for port in shape.ports(wanted):
-        old = before[port.node, port.interface]
-        if port == old:
-            continue
-        with netlink(network.pid(port.node)) as connection:
-            shape.apply(connection, replace(port, qdisc=_over(old.qdisc, port.qdisc)))
-            shape.read_back(connection, port)
+        if port != before[port.node, port.interface]:
+            changed.setdefault(port.node, []).append(port)
+    for node, ports in changed.items():
+        with netlink(network.pid(node)) as connection:
+            for port in ports:
+                old = before[node, port.interface]
+                shape.apply(connection, replace(port, qdisc=_over(old.qdisc, port.qdisc)))
+            for port in ports:
+                shape.read_back(connection, port)
     if wanted.tcp.packets_per_skb != network.plan.tcp.packets_per_skb:
         _set_offload(network, wanted.tcp.packets_per_skb)
+    _change_routes(network, wanted)
     network.plan = wanted
+
+
+def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
+    before = {(route.dc, route.destination): route for route in network.plan.routes}
+    for route in wanted.routes:
+        if route != before[route.dc, route.destination]:
+            with netlink(network.pid(wanted.datacenter(route.dc).router)) as connection:
+                subnet = wanted.datacenter(route.destination).subnet
+                set_route(connection, subnet, [hop.via for hop in route.hops])
+
+
+@contextmanager
+def changing(
+    network: BuiltNetwork, began_ns: Callable[[], int | None], note: Callable[[int, int], None]
+) -> Iterator[None]:
+    """Carry out the changes of the network's plan while the block goes on.
+
+    Args:
+        network: what changes.
+        began_ns: the Unix time in ns from which on their times count; None: not yet known. Asked every `LOOK_S`, by
+            which a change in the first moments may be late.
+        note: called after a change with its number and the Unix time in ns when it was due.
+
+    Raises:
+        RunError: the kernel keeps another value than was asked for; changes after that one did not happen.
+    """
+    if not network.plan.changes:
+        yield
+        return
+    over, faults = threading.Event(), list[Exception]()
+
+    def work() -> None:
+        try:
+            _change_in_time(network, began_ns, note, over)
+        except Exception as error:  # it belongs to who waits for the block's end
+            faults.append(error)
+
+    thread = threading.Thread(target=work, name="changes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if faults:
+        raise RunError(f"changing the network failed: {faults[0]}") from faults[0]
+
+
+def _change_in_time(
+    network: BuiltNetwork, began_ns: Callable[[], int | None], note: Callable[[int, int], None], over: threading.Event
+) -> None:
+    exact_timers()
+    while (begin := began_ns()) is None:
+        if over.wait(LOOK_S):
+            return
+    state = network.plan
+    for number, change in enumerate(state.changes):
+        state = state.after(change)
+        if over.wait(max(0, begin + change.at_ns - time.time_ns()) / 1e9):
+            return
+        change_network(network, state)
+        note(number, begin + change.at_ns)
 
 
 def _over(old: Netem | Managed, new: Netem | Managed) -> Netem | Managed:

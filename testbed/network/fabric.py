@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from testbed.network.netlink import add_route, neighbour, netlink, up, write_sysctls
+from testbed.network.netlink import neighbour, netlink, set_route, up, write_sysctls
 from testbed.plan import Datacenter, Network
 
 
@@ -43,4 +43,4 @@ def configure(network: Standing, dc: Datacenter, sysctls: Mapping[str, object]) 
                         neighbour(connection, index, other.address, other.mac)
             for route in fabric.routes:
                 if route.node == node:
-                    add_route(connection, route.destination, route.via)
+                    set_route(connection, route.destination, route.via)

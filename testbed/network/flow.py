@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 import time
@@ -10,15 +9,15 @@ from dataclasses import dataclass
 
 from testbed.network.build import BuiltNetwork
 from testbed.network.netlink import inside_netns
+from testbed.network.timers import exact_timers
 from testbed.plan import Direction, WanLink
 
 ETHERNET, HEADERS = 14, 28  # bytes: Ethernet's, and those of IPv4 and UDP
 PORT = 5201
 RECEIVE_BUFFER = 256 * 2**20
-SO_RCVBUFFORCE, SO_TIMESTAMPNS, UDP_SEGMENT, PR_SET_TIMERSLACK = 33, 35, 103, 29
+SO_RCVBUFFORCE, SO_TIMESTAMPNS, UDP_SEGMENT = 33, 35, 103
 LARGEST_DATAGRAM = 65_000
 MANAGED_SHARE = 12  # RED leaves a queue alone up to a sixth of its length
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _socket(pid: int) -> socket.socket:
 def _send_portions(
     sender: socket.socket, packets: int, payload: int, portion: int, together: int, pause_ns: int
 ) -> None:
-    _libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # sleep no longer than asked for
+    exact_timers()
     filling = bytes(payload - 4)
     begin, number, portions = time.monotonic_ns(), 0, 0
     while number < packets:

@@ -109,12 +109,12 @@ def neighbour(connection: IPRoute, index: int, address: IPv4Interface, mac: str)
     connection.neigh("add", dst=str(address.ip), lladdr=mac, ifindex=index, state=0x80)
 
 
-def add_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4Address]) -> None:
-    """A route with one next hop, or several that share the traffic."""
+def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4Address]) -> None:
+    """A route with one next hop, or several that share the traffic; in the place of the one that is there."""
     if len(via) == 1:
-        connection.route("add", dst=str(destination), gateway=str(via[0]))
+        connection.route("replace", dst=str(destination), gateway=str(via[0]))
     else:
-        connection.route("add", dst=str(destination), multipath=[{"gateway": str(address)} for address in via])
+        connection.route("replace", dst=str(destination), multipath=[{"gateway": str(address)} for address in via])
 
 
 MAX_U32 = 2**32 - 1

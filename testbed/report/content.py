@@ -11,6 +11,7 @@ import polars as pl
 import yaml
 from pydantic import ValidationError
 
+from testbed.history import History
 from testbed.plan import Plan
 from testbed.rundir import RunDir, read_json
 
@@ -18,6 +19,7 @@ ROW_KEYS = {
     "collectives": {"op", "bytes", "ranks", "dtype", "time_us", "algbw_gbytes", "busbw_gbytes"},
     "wan": {"from", "to", "bytes", "rate_bps", "mean_utilisation"},
     "fidelity": {"from", "to"},
+    "periods": {"at_s", "what", "seconds", "unit", "per_s"},
     "stages": {"stage", "wall_seconds", "emulated_seconds"},
 }
 OPS = ("op", "bytes", "group_size", "iteration", "phase", "rank", "start_ns", "end_ns")
@@ -39,6 +41,7 @@ class Content:
     train: pl.DataFrame | None = None  # only of a run that trained
     flows: pl.DataFrame | None = None  # only of a run with captures
     spec: str = ""
+    history: History | None = None  # of the network; None without a plan
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +66,8 @@ def load(run: RunDir) -> Content:
         content.plan = run.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         missing.append(f"plan.json cannot be read ({type(error).__name__})")
+    if content.plan is not None:
+        content.history = History.of(content.plan, run)
     content.ops = read_table(run.ops, OPS, missing)
     content.links = read_table(run.links, LINKS, missing)
     if run.train.is_file():

@@ -12,13 +12,15 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from testbed.plan import Direction, Network
-from testbed.report.plots import COLOURS, SHADES, USE_COLOURS, axis, colour_bar, drawing
+from testbed.history import History, Pieces
+from testbed.plan import Direction
+from testbed.report.plots import COLOURS, SHADES, USE_COLOURS, axis, colour_bar, drawing, marks
 from testbed.units import format_rate, format_size
 
 TIME_BINS = 400
 MOST_LINES = 6  # directions that are told apart as lines
 MOST_LABELLED = 12  # datacenters whose cells have room for text
+AT_THE_TIME = "what it had then"
 TIME = "time (s, run's clock)"
 Values = npt.NDArray[np.float64]
 
@@ -27,36 +29,54 @@ Values = npt.NDArray[np.float64]
 class Samples:
     """What was sampled of a WAN direction, by time."""
 
-    way: Direction
+    way: Direction  # as it was built
+    pieces: Pieces  # how it was when
     time_ns: npt.NDArray[np.int64]
     sent: Values  # bytes since the link was built
     queued: Values  # bytes
 
+    def capacity_bits(self, edges: Values) -> Values:
+        """What the bottleneck could have sent between each two neighbouring times."""
+        carried = np.zeros(len(edges))
+        for begin, end, way in self.pieces:
+            carried += way.bottleneck.rate_bps * np.clip(edges - edges[0], begin - edges[0], end - edges[0])
+        return np.asarray(np.diff(carried) / 1e9)
 
-def utilisation_figure(links: pl.DataFrame, network: Network, origin_ns: int) -> go.Figure | None:
+    def queue_packets(self, edges: Values) -> Values:
+        """The queue's length between each two neighbouring times, as it was at the first of both."""
+        begins = np.array([begin for begin, _, _ in self.pieces])
+        sizes = np.array([way.bottleneck.queue_packets for _, _, way in self.pieces], dtype=float)
+        return np.asarray(sizes[np.searchsorted(begins, edges[:-1], side="right") - 1])
+
+
+def utilisation_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Figure | None:
     """Share of the rate in use over time: None without two samples."""
 
     def shares(samples: Samples, edges: Values) -> Values:
         carried = np.diff(np.interp(edges, samples.time_ns, samples.sent))
-        return np.asarray(100 * carried * 8 / samples.way.bottleneck.rate_bps / (np.diff(edges) / 1e9))
+        used = 100 * carried * 8 / samples.capacity_bits(edges)
+        # Where a rate falls, bytes of the sample before may be counted to the time after.
+        return np.asarray(used if len(samples.pieces) == 1 else np.minimum(used, 100))
 
-    return _over_time(links, network, origin_ns, shares, "used", lambda way: format_rate(way.bottleneck.rate_bps, 3))
+    return _over_time(links, history, origin_ns, shares, "used", lambda way: format_rate(way.bottleneck.rate_bps, 3))
 
 
-def queue_figure(links: pl.DataFrame, network: Network, origin_ns: int) -> go.Figure | None:
+def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Figure | None:
     """Part of the bottleneck's queue that is full over time: None without two samples."""
+
+    mtu = history.states[0].mtu
 
     def fill(samples: Samples, edges: Values) -> Values:
         bins = np.clip(np.searchsorted(edges, samples.time_ns, side="right") - 1, 0, len(edges) - 2)
         most = np.zeros(len(edges) - 1)
         np.maximum.at(most, bins, samples.queued)
-        return 100 * most / (samples.way.bottleneck.queue_packets * network.mtu)
+        return np.asarray(100 * most / (samples.queue_packets(edges) * mtu))
 
     def room(way: Direction) -> str:
-        size = way.bottleneck.queue_packets * network.mtu
+        size = way.bottleneck.queue_packets * mtu
         return f"{format_size(size, 3)} ({size * 8e3 / way.bottleneck.rate_bps:.3g} ms)"
 
-    return _over_time(links, network, origin_ns, fill, "full", room)
+    return _over_time(links, history, origin_ns, fill, "full", room)
 
 
 def matrix_figure(rows: list[dict[str, Any]]) -> go.Figure | None:
@@ -95,14 +115,14 @@ def _percent(share: float) -> str:
 
 
 def _over_time(
-    links: pl.DataFrame, network: Network, origin_ns: int, values: Callable[[Samples, Values], Values], what: str,
+    links: pl.DataFrame, history: History, origin_ns: int, values: Callable[[Samples, Values], Values], what: str,
     whole: Callable[[Direction], str],
 ) -> go.Figure | None:  # fmt: skip
     """Per cent of something for each WAN direction: lines for a few of them, else rows of a heat map.
 
-    `whole` says what 100 % of a direction are.
+    `whole` says what 100 % of a direction are. Lines across are changes of the network.
     """
-    sampled = [] if links.is_empty() else list(_samples(links, network))
+    sampled = [] if links.is_empty() else list(_samples(links, history))
     begin, end = max(origin_ns, min(links["time_ns"], default=0)), max(links["time_ns"], default=0)
     bins = min(TIME_BINS, links.filter(pl.col("time_ns") >= begin)["time_ns"].n_unique() - 1)
     if bins < 1 or not sampled:
@@ -110,19 +130,23 @@ def _over_time(
     edges = np.linspace(begin, end, bins + 1)
     names = _distinct([escape(f"{samples.way.source} → {samples.way.target}") for samples in sampled])
     shares = np.round([values(samples, edges) for samples in sampled], 2)
-    seconds, wholes = np.round((edges - origin_ns) / 1e9, 6), [whole(samples.way) for samples in sampled]
+    seconds = np.round((edges - origin_ns) / 1e9, 6)
+    wholes = [whole(samples.way) if len(samples.pieces) == 1 else AT_THE_TIME for samples in sampled]
+    lines = marks(history, origin_ns)
     if len(names) <= MOST_LINES:
-        return _lines(seconds, shares, names, wholes, what)
+        return _lines(seconds, shares, names, wholes, what, lines)
     heat = go.Heatmap(
             z=shares, x=seconds, y=names, zmin=0, zmax=100, ygap=2, colorscale=USE_COLOURS, colorbar=colour_bar(what),
             customdata=[[text] * bins for text in wholes],
             hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
     )  # fmt: skip
     directions = axis("", autorange="reversed", showgrid=False, tickfont={"size": 11})
-    return drawing([heat], 140 + 26 * len(names), axis(TIME, showgrid=False), directions)
+    return drawing([heat], 140 + 26 * len(names), axis(TIME, showgrid=False), directions, shapes=lines)
 
 
-def _lines(seconds: Values, shares: Values, names: list[str], wholes: list[str], what: str) -> go.Figure:
+def _lines(
+    seconds: Values, shares: Values, names: list[str], wholes: list[str], what: str, marked: list[dict[str, Any]]
+) -> go.Figure:
     """A line for each direction; each value holds from one of `seconds` to the next."""
     traces = [
         go.Scatter(
@@ -133,16 +157,17 @@ def _lines(seconds: Values, shares: Values, names: list[str], wholes: list[str],
         for name, row, whole, colour in zip(names, shares, wholes, COLOURS, strict=False)
     ]  # fmt: skip
     share = axis(f"{what} (%)", rangemode="tozero", minallowed=0)
-    return drawing(traces, 300, axis(TIME, rangemode="tozero"), share)
+    return drawing(traces, 300, axis(TIME, rangemode="tozero"), share, shapes=marked)
 
 
-def _samples(links: pl.DataFrame, network: Network) -> Iterator[Samples]:
-    for link in network.wan:
+def _samples(links: pl.DataFrame, history: History) -> Iterator[Samples]:
+    for link in history.states[0].wan:
         for way in link.directions:
             mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
             if not mine.is_empty():
                 numbers = mine.select("time_ns", "bytes", "backlog_bytes").to_numpy().T
-                yield Samples(way, numbers[0], numbers[1].astype(float), numbers[2].astype(float))
+                pieces = history.pieces(link.key, way.source)
+                yield Samples(way, pieces, numbers[0], numbers[1].astype(float), numbers[2].astype(float))
 
 
 def _distinct(names: list[str]) -> list[str]:

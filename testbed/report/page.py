@@ -50,6 +50,7 @@ RANKS = (
     "operation: open it at ui.perfetto.dev."
 )
 COMPUTED = " Computation is drawn from the beginning of each step on; a rank that waits first does it later."
+MARKS = " Dotted lines across: the network changed."
 MATRIX = (
     "Share of its rate that the link from each site (row) to each other one (column) carried on average, and its "
     "bytes, from the first operation's start to the last one's end."
@@ -111,6 +112,7 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
         "training": lambda: tables.training_grid(summary),
         "collectives": lambda: tables.collectives_grid(summary),
         "wan": lambda: tables.wan_grid(summary),
+        "periods": lambda: tables.periods_grid(summary),
         "fidelity": lambda: tables.fidelity_grid(summary),
         "stages": lambda: tables.stages_grid(summary),
     }
@@ -135,26 +137,27 @@ def _no_flows(content: Content) -> str:
 
 def _figures(content: Content) -> dict[str, Figure]:
     """Those for which there are data."""
-    plan, summary, origin = content.plan, content.summary, content.origin_ns
+    plan, history, summary, origin = content.plan, content.history, content.summary, content.origin_ns
     ops, links, train = content.ops, content.links, content.train
     makers: list[tuple[str, str, str, Callable[[], go.Figure | None]]] = [
         ("latency", "Time against size", LATENCY, lambda: latency_figure(summary["collectives"])),
         ("matrix", "Use of the WAN from site to site", MATRIX, lambda: matrix_figure(summary["wan"])),
     ]
     if train is not None:
-        makers.append(("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train})))
-    if plan is not None and links is not None:
-        network = plan.network
+        makers.append(("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train}, history)))
+    if history is not None and links is not None:
         makers.append(
-            ("utilisation", "Use of the WAN over time", USED, lambda: utilisation_figure(links, network, origin))
+            ("utilisation", "Use of the WAN over time", USED, lambda: utilisation_figure(links, history, origin))
         )
-        makers.append(("queue", "Queues over time", QUEUE, lambda: queue_figure(links, network, origin)))
+        makers.append(("queue", "Queues over time", QUEUE, lambda: queue_figure(links, history, origin)))
     if plan is not None and ops is not None:
         words = RANKS + (COMPUTED if train is not None and "computed_ns" not in train.columns else "")
-        makers.append(("ranks", "Ranks over time", words, lambda: rank_figure(ops, train, plan, origin)))
+        makers.append(("ranks", "Ranks over time", words, lambda: rank_figure(ops, train, plan, origin, history)))
     found: dict[str, Figure] = {}
+    marked = {"loss", "utilisation", "queue", "ranks"} if history is not None and history.times_ns else set()
     for name, title, words, make in makers:
-        found |= figure(name, title, words, _attempt(content, f"the figure {title!r}", make))
+        text = words + (MARKS if name in marked else "")
+        found |= figure(name, title, text, _attempt(content, f"the figure {title!r}", make))
     if plan is not None and (drawn := _attempt(content, "the map", lambda: _map(plan, summary["wan"]))) is not None:
         found["map"] = drawn
     return found

@@ -11,10 +11,12 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
+from testbed.history import History
 from testbed.units import format_size
 
 COLOURS = ("#2f7ed8", "#e07b00", "#1a9c6b", "#c2468f", "#8a6fe0", "#a98600", "#3aa6b9", "#d1495b", "#7a8a99")
 SHADES = ((0.0, "rgba(63,143,220,0.06)"), (1.0, "rgba(63,143,220,0.85)"))  # of heat maps; text is legible on each
+MOST_MARKS = 60  # changes of the network in a figure
 Axis: TypeAlias = dict[str, Any]  # plotly's layout.xaxis or layout.yaxis
 Trace: TypeAlias = Any  # one of plotly's, which has no types
 OperationKey = tuple[str, int, str, str]  # op, ranks, dtype, algorithm
@@ -97,10 +99,10 @@ def _operation(rows: list[dict[str, Any]], name: str, colour: str) -> list[Trace
     return [measured, bound]
 
 
-def loss_figure(runs: dict[str, pl.DataFrame]) -> go.Figure | None:
+def loss_figure(runs: dict[str, pl.DataFrame], changed: History | None = None) -> go.Figure | None:
     """Mean loss over the ranks against time since training began, a curve for each run that has two steps with one.
 
-    None without such a run.
+    None without such a run. `changed` is the network of a single run, whose changes are marked.
     """
     traces = []
     for (name, steps), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
@@ -112,7 +114,10 @@ def loss_figure(runs: dict[str, pl.DataFrame]) -> go.Figure | None:
             ))  # fmt: skip
     if not traces:
         return None
-    return drawing(traces, 380, axis("time (s, run's clock)", rangemode="tozero"), axis("loss (nats per token)"))
+    begin = min(min(steps["start_ns"], default=0) for steps in runs.values())
+    lines = [] if changed is None else marks(changed, begin)
+    x, y = axis("time (s, run's clock)", rangemode="tozero"), axis("loss (nats per token)")
+    return drawing(traces, 380, x, y, shapes=lines)
 
 
 def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
@@ -138,6 +143,14 @@ def drawing(traces: Sequence[Trace], height: int, x: Axis, y: Axis, **layout: An
         "font": {"family": "system-ui, sans-serif", "size": 13}, "legend": legend,
         "xaxis": x, "yaxis": {"automargin": True, **y}, **layout,
     })  # fmt: skip
+
+
+def marks(history: History, origin_ns: int) -> list[dict[str, Any]]:
+    """Lines across a figure over time where the network changed; none if there are too many to be told apart."""
+    times = [(time - origin_ns) / 1e9 for time in history.times_ns]
+    line = {"width": 1, "dash": "dot", "color": "#d1495b"}
+    shown = times if len(times) <= MOST_MARKS else []
+    return [{"type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line} for x in shown]
 
 
 def colour_bar(what: str) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
+from testbed.history import History
 from testbed.plan import Plan
 from testbed.report.activity import compute_spans, start_waits, step_waits
-from testbed.report.plots import COLOURS, axis, drawing
+from testbed.report.plots import COLOURS, axis, drawing, marks
 
 MOST_BINS, LEAST_BINS, CELLS = 800, 200, 40_000  # of time; and of time and ranks
 SEEN = 0.1  # part of a bin from which on something is shown in it
@@ -42,8 +43,13 @@ class Bins:
         return np.asarray(before * (self.edges - self.edges[0]) - sums[before])
 
 
-def rank_figure(ops: pl.DataFrame, steps: pl.DataFrame | None, plan: Plan, origin_ns: int) -> go.Figure | None:
-    """A row per rank, coloured by what it does most at that time. None without operations and steps."""
+def rank_figure(
+    ops: pl.DataFrame, steps: pl.DataFrame | None, plan: Plan, origin_ns: int, history: History | None = None
+) -> go.Figure | None:
+    """A row per rank, coloured by what it does most at that time. None without operations and steps.
+
+    Changes of the network in `history` are marked.
+    """
     tables = [table for table in (ops, steps) if table is not None and not table.is_empty()]
     if not tables:
         return None
@@ -71,7 +77,9 @@ def rank_figure(ops: pl.DataFrame, steps: pl.DataFrame | None, plan: Plan, origi
             legend = {"x": [None], "y": [None], "mode": "markers", "hoverinfo": "skip"}
             traces.append(go.Scatter(marker=marker, name=escape(name), **legend))
     ranks = axis("rank (host)", autorange="reversed", showgrid=False, tickfont={"size": 11}, type="category")
-    return drawing(traces, 150 + 20 * max(len(rows), 4), axis("time (s, run's clock)", showgrid=False), ranks)
+    lines = [] if history is None else marks(history, origin_ns)
+    time = axis("time (s, run's clock)", showgrid=False)
+    return drawing(traces, 150 + 20 * max(len(rows), 4), time, ranks, shapes=lines)
 
 
 def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> dict[str, pl.DataFrame]:

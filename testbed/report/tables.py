@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from testbed.units import format_size
+from testbed.units import format_figure, format_size
 
 Summary = dict[str, Any]
 WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in
+MOST_PERIODS = 20  # rows on a terminal
 NONE = "-"  # what was not measured
 DTYPE_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 GROUP_NAMES = {"datacenter": "dc"}
@@ -180,6 +181,27 @@ def _wan_cell(rows: Sequence[Summary], source: str, target: str) -> str:
     return text
 
 
+def periods_grid(summary: Summary) -> Grid:
+    """What the network was between its changes, and how fast the run got on."""
+    rows = _rows(summary, "periods")
+    unit = rows[0]["unit"] if rows else "operation"
+    columns = [Column("from\n(s)"), Column("for\n(s)"), Column("the network", number=False), Column(f"{unit}s\nper s")]
+    note = (
+        f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in this time, by its "
+        "length. Without a length: the run was over before."
+    )
+    cells = [
+        [
+            format_figure(row["at_s"]),
+            NONE if row["seconds"] is None else f"{row['seconds']:.3f}",
+            "; ".join(map(str, row["what"])),
+            NONE if row["per_s"] is None else format_figure(row["per_s"], 4),
+        ]
+        for row in rows
+    ]
+    return Grid("Changes of the network", columns, cells, note)
+
+
 def fidelity_grid(summary: Summary) -> Grid:
     """Round-trip times between datacenters, as the topology demands and as measured before the run."""
     columns = [
@@ -232,6 +254,15 @@ def training_table(summary: Summary) -> Table:
 def wan_table(summary: Summary) -> Table:
     """`wan_grid` for a terminal."""
     return render(wan_grid(summary))
+
+
+def periods_table(summary: Summary) -> Table:
+    """`periods_grid` for a terminal, at most `MOST_PERIODS` rows."""
+    grid = periods_grid(summary)
+    if len(grid.rows) > MOST_PERIODS:
+        rest = f"and {len(grid.rows) - MOST_PERIODS + 1} more, in report.html and summary.json"
+        grid = replace(grid, rows=[*grid.rows[: MOST_PERIODS - 1], ["", "", rest, ""]])
+    return render(grid)
 
 
 def fidelity_table(summary: Summary) -> Table:

@@ -23,7 +23,7 @@ from typing import Any
 
 import polars as pl
 
-from testbed.plan import Plan
+from testbed.plan import Direction, Plan
 from testbed.report.activity import compute_spans, lanes, start_waits, step_waits
 from testbed.report.content import Content
 from testbed.rundir import RunDir, read_records
@@ -183,15 +183,20 @@ class Timeline:
                 sent, name = mine["bytes"].to_list(), f"{way.source} → {way.target}"
                 if len(self._parallel(way.source, way.target)) > 1:
                     name += f" ({link.key})"
-                per_ns = way.bottleneck.rate_bps / 8e9
                 used = [
-                    round(100 * (after - before) / max(per_ns * (end - begin), 1e-9), 2)
+                    round(100 * 8e9 * (after - before) / self._carries(link.key, way, begin, end), 2)
                     for before, after, begin, end in zip(sent, sent[1:], time, time[1:], strict=False)
                 ]
                 yield from _counter(f"{name}: used (% of rate)", time, [*used, 0.0])
                 yield from _counter(f"{name}: queue (bytes)", time, mine["backlog_bytes"].to_list())
                 if any(drops := (mine["drops"] - (mine["drops"].first() or 0)).to_list()):
                     yield from _counter(f"{name}: dropped (packets)", time, drops)
+
+    def _carries(self, link: str, way: Direction, begin: int, end: int) -> float:
+        """bit/s x ns that a direction can carry between two times; more than nothing."""
+        history = self.content.history
+        rate = way.bottleneck.rate_bps if history is None else history.mean_rate_bps(link, way.source, begin, end)
+        return rate * max(end - begin, 1)
 
     def _parallel(self, source: str, target: str) -> list[str]:
         ways = ((link.key, way) for link in self.plan.network.wan for way in link.directions)
@@ -210,9 +215,13 @@ class Timeline:
     def _instants(self) -> Iterator[Event]:
         """What events.jsonl tells beside the stages; the warnings of status.json, which have no time, at the end."""
         for record in self.records:
-            if record.get("state") not in ("begin", "end", "total", "completed"):
+            if record.get("state") not in ("begin", "end", "total", "first", "completed"):
                 name = " ".join(str(record[key]) for key in ("stage", "state", "reason") if record.get(key))
                 yield _instant(name, record["time_ns"], {k: v for k, v in record.items() if k != "time_ns"})
+        if self.content.history is not None:
+            changes = zip(self.content.history.times_ns, self.plan.network.changes, strict=False)
+            for time_ns, change in changes:
+                yield _instant("; ".join(change.what), time_ns, {"at_s": change.at_ns / 1e9})
         last = max((record["time_ns"] for record in self.records), default=0)
         for warning in self.content.status.get("warnings") or []:
             if last:

@@ -11,6 +11,7 @@ from pathlib import Path
 from testbed import plan
 from testbed.errors import InputError, Place
 from testbed.plan import CAPTURE_BUFFER_BYTES, Capture, Capturing, Clock, Isolation, Plan, Where
+from testbed.resolve.changes import outage_ns
 from testbed.resolve.network import resolve_network, rtt_ns
 from testbed.resolve.scale import scaled
 from testbed.rundir import capture_points
@@ -30,6 +31,7 @@ IMAGE_COPIES = 2  # in the guest's memory: what Docker unpacks of a tar, and whi
 TENSORS_PER_RANK = 4
 LEAST_TIMEOUT_S = 60
 GLOO_BYTES_PER_RTT = 2 * MIB
+OUTAGE = 3  # times its length: TCP tries again after waits that double
 PAUSES = 4  # for how many times the longest pause of one rank the others wait
 
 
@@ -92,7 +94,7 @@ def resolve(
         image=None if image is None else str(image.resolve()),
         memory_bytes=host_memory_bytes or max(LEAST_HOST_MEMORY, host_bytes),
         cpus=host_cpus,
-        timeout_s=timeout_s(network, tensor, len(ranks)) + PAUSES * workload.longest_pause_ns // 10**9,
+        timeout_s=_timeout_s(network, tensor, len(ranks)) + PAUSES * workload.longest_pause_ns // 10**9,
         environment={"OMP_NUM_THREADS": "1", **(environment or {})},
         readable=tuple(sorted({str(folder.resolve()) for folder in (*workload.folders(), *readable)})),
         once_per_host=workload.starts_ranks_itself,
@@ -107,6 +109,12 @@ def resolve(
         seed=seed,
         guest_memory_bytes=base + len(network.hosts) * host_bytes,
     )
+
+
+def _timeout_s(network: plan.Network, tensor_bytes: int, ranks: int) -> int:
+    """`timeout_s` of the worst that the network goes through, and the time for which links are down."""
+    slowest = max(timeout_s(state, tensor_bytes, ranks) for state in network.extremes(rate=min, delay=max))
+    return slowest + -(-outage_ns(network) * OUTAGE // 10**9)
 
 
 def timeout_s(network: plan.Network, tensor_bytes: int, ranks: int) -> int:

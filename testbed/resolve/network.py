@@ -9,11 +9,13 @@ has 10.d.(4 l).0/22, and cables inside the datacenter have addresses from 100.64
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import product
 
 from testbed import plan
 from testbed.resolve import fabric
+from testbed.resolve.changes import resolve_changes
 from testbed.resolve.elements import mac, port, queue_packets, stable_seed
 from testbed.resolve.routes import best_routes
 from testbed.spec.link import GilbertElliott, Link, LinkDirection, QueueLength
@@ -24,6 +26,7 @@ NIC_TRANSMIT_PACKETS = 1_000_000  # of the sender's own NIC, which never drops
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 LEAST_WAN_PACKETS = 64  # of a WAN queue that was not written
 OFFLOAD_BYTES = 64 * 1024  # what a host with segmentation offload hands over at once
+LEAST_QUEUED = 16  # of these, with offload, a WAN queue holds
 LEAST_TCP_BUFFER = 16 * 2**20
 
 
@@ -34,7 +37,14 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
     hosts = tuple(host for name, site in sites.items() for host in _hosts(index[name], name, site, frame, seed))
     wan = tuple(_wan_link(number, link, frame, seed) for number, link in enumerate(links))
     weights = {(way.source, way.target): way.weight for link in links for way in (link.forward, link.backward)}
-    routes = best_routes(wan, list(sites), routing=topology.routing, multipath=topology.multipath, weights=weights)
+    route = partial(
+        best_routes, names=list(sites), routing=topology.routing, multipath=topology.multipath, weights=weights
+    )
+    routes = route(wan)
+    numbers = {link.key: number for number, link in enumerate(links)}
+    changes = resolve_changes(
+        topology, wan, routes, route, lambda link, time: _wan_link(numbers[link.key], link, frame, seed, time)
+    )
     buffer = topology.tcp.buffer
     tcp = plan.Tcp(
         congestion_control=topology.tcp.congestion_control,
@@ -42,7 +52,9 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
         or any(way.bottleneck.ecn for link in wan for way in link.directions),
         buffer_bytes=buffer if isinstance(buffer, int) else LEAST_TCP_BUFFER,
         slow_start_after_idle=topology.tcp.slow_start_after_idle,
-        packets_per_skb=_packets_per_skb(topology.tcp.offload, topology.mtu, wan),
+        packets_per_skb=_packets_per_skb(
+            topology.tcp.offload, topology.mtu, (*wan, *(link for change in changes for link in change.links))
+        ),
     )
     network = plan.Network(
         name=topology.name,
@@ -53,6 +65,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
         routes=routes,
         ecmp=topology.ecmp,
         tcp=tcp,
+        changes=changes,
     )
     if buffer == "auto":
         automatic = tcp.model_copy(update={"buffer_bytes": auto_tcp_buffer(network)})
@@ -61,11 +74,17 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
 
 
 def _packets_per_skb(offload: str, mtu: int, wan: tuple[plan.WanLink, ...]) -> int:
-    """64 KiB worth where no packet meets a fate of its own, else 1: impairments are per packet."""
+    """64 KiB worth where no packet ever meets a fate of its own, else 1: impairments are per packet.
+
+    Less where a WAN queue is so short that it would hold but a few of them: it counts each as if it were full.
+    """
+    directions = [direction for link in wan for direction in link.directions]
+    if offload == "off" or (offload == "auto" and any(_per_packet(direction) for direction in directions)):
+        return 1
+    most = OFFLOAD_BYTES // mtu
     if offload == "auto":
-        directions = [direction for link in wan for direction in link.directions]
-        offload = "off" if any(_per_packet(direction) for direction in directions) else "on"
-    return max(1, OFFLOAD_BYTES // mtu) if offload == "on" else 1
+        most = min([most, *(direction.bottleneck.queue_packets // LEAST_QUEUED for direction in directions)])
+    return max(1, most)
 
 
 def _per_packet(direction: plan.Direction) -> bool:
@@ -76,12 +95,16 @@ def _per_packet(direction: plan.Direction) -> bool:
 
 
 def auto_tcp_buffer(network: plan.Network) -> int:
-    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts, from 16 MiB to 1 GiB."""
+    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts, from 16 MiB to 1 GiB.
+
+    Where links change, of their largest rates and delays.
+    """
     largest = 0
     first = {dc.name: network.host(dc.hosts[0]) for dc in network.datacenters}
-    for a, b in product(first.values(), first.values()):
-        rates = [a.nic_up.rate_bps, b.nic_down.rate_bps, *(w.bottleneck.rate_bps for w in network.path(a.dc, b.dc))]
-        largest = max(largest, min(rates) * rtt_ns(network, a, b))
+    for state in network.extremes(rate=max, delay=max):
+        for a, b in product(first.values(), first.values()):
+            rates = [a.nic_up.rate_bps, b.nic_down.rate_bps, *(w.bottleneck.rate_bps for w in state.path(a.dc, b.dc))]
+            largest = max(largest, min(rates) * rtt_ns(state, a, b))
     return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, 4 * largest // (8 * 10**9)))
 
 
@@ -126,7 +149,9 @@ def _datacenter(
     )
 
 
-def _wan_link(k: int, link: Link, frame: int, seed: int) -> plan.WanLink:
+def _wan_link(k: int, link: Link, frame: int, seed: int, time_ns: int = 0) -> plan.WanLink:
+    """Link number `k`; one that is changed at `time_ns` gets seeds of its own then."""
+    change = f"@{time_ns}" if time_ns else ""
     rtt = link.forward.delay + link.backward.delay
     first = IPv4Address("172.16.0.0") + 4 * k
     forward, backward = (
@@ -136,7 +161,7 @@ def _wan_link(k: int, link: Link, frame: int, seed: int) -> plan.WanLink:
             address=IPv4Interface((first + 1 + end, 30)),
             mac=mac(2, k, end),
             bottleneck=_bottleneck(way, rtt, frame),
-            fibre=_fibre(way, seed),
+            fibre=_fibre(way, stable_seed(seed, way.name + change)),
         )
         for end, way in enumerate((link.forward, link.backward))
     )
@@ -173,5 +198,5 @@ def _fibre(way: LinkDirection, seed: int) -> plan.Fibre:
         loss=loss,
         duplicate=way.duplicate,
         corrupt=way.corrupt,
-        seed=stable_seed(seed, way.name),
+        seed=seed,
     )

@@ -25,12 +25,13 @@ def best_routes(
     The best path has the least one-way delay, the fewest links, or the least sum of `weights` (by source and target of
     a direction). Of several, the one of least delay and then of fewest links, then the next hop that is first in
     `names`. With `multipath`, all next hops of paths that are equally good: of equal delay and as many links, or
-    of as many links, or of equal weight.
+    of as many links, or of equal weight. Where there is no path, there is no route.
     """
     import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
 
     longest = 1 + sum(way.fibre.delay_ns for link in wan for way in link.directions)
     graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(names)
     for link in wan:
         for way, back in (link.directions, link.directions[::-1]):
             delay = way.fibre.delay_ns
@@ -42,10 +43,11 @@ def best_routes(
     for destination in names if wan else []:
         distance = nx.single_source_dijkstra_path_length(graph.reverse(copy=False), destination)
         for source in names:
-            if source == destination:
+            if source == destination or source not in distance:
                 continue
             edges = graph[source]
-            ways = sorted((edges[hop]["weight"] + distance[hop], names.index(hop), hop) for hop in edges)
+            hops_on = (hop for hop in edges if hop in distance)
+            ways = sorted((edges[hop]["weight"] + distance[hop], names.index(hop), hop) for hop in hops_on)
             best = [hop for cost, _, hop in ways if cost == ways[0][0]]
             hops = tuple(edges[hop]["hop"] for hop in (best if multipath else best[:1]))
             routes.append(Route(dc=source, destination=destination, hops=hops))

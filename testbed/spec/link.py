@@ -367,22 +367,22 @@ def _link_problems(
     problems = []
     for way in (ends, ends[::-1]):
         name = ARROW.join(way)
-        if _toward(settings.rate, name) is None:
+        if toward(settings.rate, name) is None:
             problems.append(Problem(("wan", index, "rate"), f"{name} has no rate", "write one, such as 10 Gbit/s"))
-        delay = _toward(settings.delay, name)
+        delay = toward(settings.delay, name)
         missing = [end for end in sorted(ends) if locations[end] is None]
         if delay is None and missing:
             remedy = f"write a delay, or the location of {' and '.join(missing)}"
             problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
-        elif delay is not None and _toward(settings.jitter, name) > delay:
+        elif delay is not None and toward(settings.jitter, name) > delay:
             problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
-        if _toward(settings.ecn, name) and _toward(settings.discipline, name) == "drop-tail":
+        if toward(settings.ecn, name) and toward(settings.discipline, name) == "drop-tail":
             what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
             problems.append(Problem(("wan", index, "ecn"), what, "add discipline: red or fq_codel"))
     return problems
 
 
-def _toward(value: Any, name: str) -> Any:
+def toward(value: Any, name: str) -> Any:
     """The value for direction `name`."""
     return value[name] if is_per_direction(value) else value
 
@@ -391,7 +391,7 @@ def _direction(
     settings: LinkSettings, source: str, target: str, locations: Mapping[str, Location | None]
 ) -> LinkDirection:
     values = {
-        name: _toward(getattr(settings, name), f"{source}{ARROW}{target}")
+        name: toward(getattr(settings, name), f"{source}{ARROW}{target}")
         for name in LinkSettings.model_fields
         if name not in ("detour", "shares")
     }

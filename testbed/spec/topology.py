@@ -9,10 +9,12 @@
       - {between: [iowa, ohio], rate: 10 Gbit/s, delay: 8.2 ms, queue: 1 bdp}
     defaults: {datacenter: {hosts: 2}, wan: {rate: 10 Gbit/s}}
     routing: delay
+    events: [{at: 5 s, duration: 2 s, links: iowa-ohio, down: true}]
     tcp: {congestion_control: cubic, buffer: auto}
     mtu: 1500
 
-`testbed.spec.link` has the settings and shorthands of `wan`. Keys that begin with ``x-`` are ignored.
+`testbed.spec.link` has the settings and shorthands of `wan`, `testbed.spec.events` those of `events`. Keys that begin
+with ``x-`` are ignored.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from pydantic import (
 from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
+from testbed.spec.events import Event, LinkState, event_problems, link_states
 from testbed.spec.library import TOPOLOGIES
 from testbed.spec.link import ARROW, SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
 from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse, suggest
@@ -161,7 +164,7 @@ class Tcp(Strict):
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
-        "auto: on unless a link models loss, jitter, duplication, or corruption",
+        "auto: on unless a link models loss, jitter, duplication, or corruption; less at a time where a queue is short",
     )
 
     @field_validator("buffer")
@@ -200,6 +203,19 @@ class Topology(Strict):
         "hosts",
         description="what chooses among equal paths and spines: a hash of the two hosts' addresses, the same in every "
         "run; or of their ports too, as most switches do, which the kernel draws anew in each run",
+    )
+    convergence: Annotated[
+        Annotated[Literal["never"], Tag("(never)")] | Annotated[Time, Tag("(time)")],
+        Discriminator(lambda value: "(never)" if value == "never" else "(time)"),
+    ] = Field(
+        10**9,
+        description="how long a link has to be down, or up again, until routers change paths for it; or never",
+        examples=["300 ms"],
+    )
+    events: list[Event] = Field(
+        [],
+        description="what changes on WAN links while a run goes on",
+        examples=[[{"at": "5 s", "duration": "2 s", "links": "iowa-ohio", "down": True}]],
     )
     tcp: Tcp = Field(Tcp(), description="of every host")
     mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(
@@ -257,6 +273,11 @@ class Topology(Strict):
         base = overlay(Datacenter(), self.defaults.datacenter)
         return {name: overlay(base, datacenter) for name, datacenter in self.datacenters.items()}
 
+    @property
+    def states(self) -> list[LinkState]:
+        """What the links go through while a run goes on, by time."""
+        return link_states(self.events, self.links, list(self.datacenters))
+
     def _expand(self) -> tuple[list[Link], list[Problem]]:
         locations = {name: datacenter.location for name, datacenter in self.datacenters.items()}
         return expand(self.wan, self.defaults.wan, locations)
@@ -274,6 +295,8 @@ class Topology(Strict):
                 what = f"there is no path between {', '.join(sorted(first))} and {', '.join(sorted(other))}"
                 problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
         problems += [problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)]
+        if not problems:
+            problems += event_problems(self.events, links, list(self.datacenters))
         refuse(problems, self.__class__.__name__)
         return self
 

@@ -63,11 +63,12 @@ SETTLING_S = 0.0001
 class Interception:
     """While it lives, `record` is called at the end of each operation, from whichever thread ends it.
 
-    `iteration` of a record is the number of that operation in its process group on this rank, from 0.
+    `begin` is called before each. `iteration` of a record is the number of that operation in its process group on this
+    rank, from 0.
     """
 
-    def __init__(self, record: Record, phase: str) -> None:
-        self._record, self._phase = record, phase
+    def __init__(self, record: Record, phase: str, begin: Callable[[], None] = lambda: None) -> None:
+        self._record, self._phase, self._begin = record, phase, begin
         self._numbers: Counter[tuple[str, str]] = Counter()
         self._pending: set[torch.futures.Future[Any]] = set()
         self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
@@ -93,6 +94,7 @@ class Interception:
     def _call(self, operator: Operator, overload: Any, *arguments: Any, **options: Any) -> Any:
         """Call the backend's kernel of `overload`, and record when its work is done."""
         tensors = _tensors(arguments[operator.tensors])
+        self._begin()
         start_ns = time.time_ns()
         # A call by key gives up the interpreter's lock: gloo's threads may want it, and have what the kernel waits for.
         result = overload._op_dk(_backend(tensors), *arguments, **options)

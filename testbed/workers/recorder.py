@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -37,11 +38,19 @@ class Recorder:
         self._rank = rank
         self._run = run
         self._file = run.rank_ops(rank).open("ab", buffering=0)  # a line is one write, from whichever thread
+        self._begun = False
 
     def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
-        """Tell how many operations or training steps this rank is going to record; rank 0's number shows progress."""
+        """Tell how many operations or training steps begin now on this rank; rank 0's number shows progress."""
+        self.begin()
         if self._rank == 0:
             append_record(self._run.events, {"stage": "ops", "state": "total", "total": total, "unit": unit})
+
+    def begin(self) -> None:
+        """The first operation or step of this rank begins; from that of rank 0 on the network's changes count."""
+        if self._rank == 0 and not self._begun:
+            append_record(self._run.events, {"stage": "ops", "state": "first", "time_ns": time.time_ns()})
+        self._begun = True
 
     def record(self, operation: Operation) -> None:
         """Write one operation; it survives whatever happens to the rank afterwards."""

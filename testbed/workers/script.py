@@ -70,7 +70,7 @@ def observe() -> None:
             f"testbed: LOCAL_RANK is {local_rank}, but a host of this run has {per_host} ranks: say --nproc-per-host"
         )
     recorder = Recorder(RunDir(Path(os.environ[RUN])), int(os.environ[FIRST_RANK]) + local_rank)
-    _interceptions.append(Interception(recorder.record, "script"))
+    _interceptions.append(Interception(recorder.record, "script", recorder.begin))
     atexit.register(_interceptions[0].settle)
     c10d.default_pg_timeout = timedelta(seconds=int(os.environ[TIMEOUT]))
 

@@ -2,9 +2,10 @@
 
 import polars as pl
 import pytest
-from synthetic import GBIT, MS, START_NS, make_network, make_plan, two_dcs
+from synthetic import GBIT, MS, START_NS, make_network, two_dcs
 
 from testbed.dominance import busiest, dominant
+from testbed.history import History
 
 SECOND = GBIT
 EMPTY = pl.DataFrame(
@@ -66,7 +67,7 @@ LARGE = 1 << 24
 def test_collectives(small_s, bits, efficiency, shares, expected):
     rows = [row(LARGE, 1.0, efficiency)] + ([] if small_s is None else [row(4096, small_s)])
     found = dominant(
-        make_plan(two_dcs()),
+        History((two_dcs(),)),
         {"collectives": rows},
         ops(LARGE, 1.0),
         None,
@@ -78,7 +79,7 @@ def test_collectives(small_s, bits, efficiency, shares, expected):
 
 def test_the_figures_are_told():
     rows = [row(4096, 0.9), row(LARGE, 1.0)]
-    found = dominant(make_plan(two_dcs()), {"collectives": rows}, ops(LARGE, 1.0), None, samples(5e8), None)
+    found = dominant(History((two_dcs(),)), {"collectives": rows}, ops(LARGE, 1.0), None, samples(5e8), None)
     assert found["why"].replace("\N{NO-BREAK SPACE}", " ") == (
         "4 KiB takes 90 % of the time of 16 MiB, and the busiest WAN direction, east to west, carries 5 % of its "
         "rate then"
@@ -86,10 +87,10 @@ def test_the_figures_are_told():
 
 
 def test_one_site_has_no_links():
-    plan = make_plan(make_network({"east": 2}, {}))
-    found = dominant(plan, {"collectives": [row(4096, 0.9), row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None)
+    history = History((make_network({"east": 2}, {}),))
+    found = dominant(history, {"collectives": [row(4096, 0.9), row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None)
     assert found["what"] == "latency"
-    alone = dominant(plan, {"collectives": [row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None)
+    alone = dominant(history, {"collectives": [row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None)
     assert alone is None
 
 
@@ -100,13 +101,14 @@ def test_one_site_has_no_links():
 def test_training(computes, bits, expected):
     steps = pl.DataFrame({"start_ns": [START_NS], "end_ns": [START_NS + 10 * SECOND]})
     summary = {"training": {"compute_utilisation": computes}}
-    found = dominant(make_plan(two_dcs()), summary, ops(LARGE, 1.0), steps, samples(bits), None)
+    found = dominant(History((two_dcs(),)), summary, ops(LARGE, 1.0), steps, samples(bits), None)
     assert (found and found["what"]) == expected
 
 
 def test_busiest():
-    plan = make_plan(two_dcs())
-    assert busiest(plan, samples(5e9), START_NS, START_NS + 10 * SECOND, 10.0) == ("east to west", pytest.approx(0.5))
-    assert busiest(plan, samples(5e9), START_NS + 2 * SECOND, START_NS + 4 * SECOND, 2.0)[1] == pytest.approx(0.5)
-    assert busiest(plan, samples(0).clear(), START_NS, START_NS + SECOND, 1.0) is None
+    history = History((two_dcs(),))
+    found = busiest(history, samples(5e9), START_NS, START_NS + 10 * SECOND, 10.0)
+    assert found == ("east to west", pytest.approx(0.5))
+    assert busiest(history, samples(5e9), START_NS + 2 * SECOND, START_NS + 4 * SECOND, 2.0)[1] == pytest.approx(0.5)
+    assert busiest(history, samples(0).clear(), START_NS, START_NS + SECOND, 1.0) is None
     assert dominant(None, {"collectives": [row(8, 1.0)]}, ops(8, 1.0), None, EMPTY, None) is None

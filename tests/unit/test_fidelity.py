@@ -9,6 +9,7 @@ import pytest
 from synthetic import make_plan, two_dcs
 
 from testbed import fidelity
+from testbed.history import History
 from testbed.measure.strain import straining, throttled_seconds
 from testbed.rundir import RunDir
 
@@ -89,7 +90,7 @@ def test_a_full_link_has_its_rate(plan, part: float, ok: bool) -> None:
     link = plan.network.wan[0]
     full = link.forward.bottleneck.queue_packets * plan.network.mtu
     scale = link.forward.bottleneck.rate_bps / 1e9
-    rows = fidelity.rates(plan, samples(part * scale, full).with_columns(
+    rows = fidelity.rates(History((plan.network,)), samples(part * scale, full).with_columns(
         source=pl.col("source").replace({"a": link.forward.source, "b": link.forward.target}),
         target=pl.col("target").replace({"a": link.forward.source, "b": link.forward.target}),
     ))  # fmt: skip
@@ -100,10 +101,11 @@ def test_a_full_link_has_its_rate(plan, part: float, ok: bool) -> None:
 
 
 def test_an_empty_queue_says_nothing_about_the_rate(plan) -> None:
-    assert fidelity.rates(plan, samples(0.5, 0)) == []
+    history = History((plan.network,))
+    assert fidelity.rates(history, samples(0.5, 0)) == []
     full = plan.network.wan[0].forward.bottleneck.queue_packets * plan.network.mtu
-    assert fidelity.rates(plan, samples(0.5, full, count=3)) == []  # too short
-    assert fidelity.rates(plan, samples(0.5, full, step_s=1.0)) == []  # may have run empty between samples
+    assert fidelity.rates(history, samples(0.5, full, count=3)) == []  # too short
+    assert fidelity.rates(history, samples(0.5, full, step_s=1.0)) == []  # may have run empty between samples
 
 
 def test_timers_are_timed(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from synthetic import (
 )
 
 from testbed.collect import collect
+from testbed.history import History
 from testbed.report import tables
 from testbed.report.content import load
 from testbed.report.flow_table import flows_grid
@@ -136,15 +137,15 @@ def test_latency_figure_has_each_operation_and_its_bound(run):
 def test_few_links_are_lines(tmp_path):
     run = write_run(tmp_path / "run", make_plan(two_dcs()))
     collect(run)
-    links, network = pl.read_parquet(run.links), run.read_plan().network
-    used = utilisation_figure(links, network, START_NS)
+    links, history = pl.read_parquet(run.links), History((run.read_plan().network,))
+    used = utilisation_figure(links, history, START_NS)
     assert [trace.name for trace in used.data] == ["east → west", "west → east"]
     assert list(used.data[0].y) == pytest.approx([5] * 17)  # 625 kB each 100 ms of 1 Gbit/s
     assert list(used.data[0].x)[:2] == [0, 0.1]
-    queue = queue_figure(links, network, START_NS)
+    queue = queue_figure(links, history, START_NS)
     assert list(queue.data[0].y)[:3] == pytest.approx([0, 0, 0], abs=0.01)  # of 1.5 MB
-    assert utilisation_figure(links.clear(), network, START_NS) is None
-    assert utilisation_figure(links.head(2), network, START_NS) is None
+    assert utilisation_figure(links.clear(), history, START_NS) is None
+    assert utilisation_figure(links.head(2), history, START_NS) is None
 
 
 def test_many_links_are_rows(tmp_path):
@@ -152,10 +153,10 @@ def test_many_links_are_rows(tmp_path):
     run = write_run(tmp_path / "run", make_plan(make_network(dict.fromkeys(names, 1), mesh(names, GBIT, 10 * MS))))
     collect(run)
     links = pl.read_parquet(run.links).with_columns(backlog_bytes=pl.lit(750_000))
-    used = utilisation_figure(links, run.read_plan().network, START_NS).data[0]
+    used = utilisation_figure(links, History((run.read_plan().network,)), START_NS).data[0]
     assert len(used.y) == 12
     assert used.z[0] == pytest.approx([5] * 16)
-    queue = queue_figure(links, run.read_plan().network, START_NS).data[0]
+    queue = queue_figure(links, History((run.read_plan().network,)), START_NS).data[0]
     assert queue.z[3] == pytest.approx([50] * 16)  # of 1000 packets of 1500 bytes
     assert queue.customdata[0][0] == "1.43 MiB (12 ms)"
 

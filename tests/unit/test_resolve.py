@@ -180,7 +180,7 @@ def test_tcp_buffer() -> None:
     ("settings", "automatic"),
     [
         ({}, 43),  # nothing happens to single packets: 64 KiB go together
-        ({"queue": "1 bdp", "reorder": True}, 43),
+        ({"queue": "5 bdp", "reorder": True}, 43),
         ({"loss": "0.001 %"}, 1),
         ({"loss": {"b->c": "0 %", "c->b": "1 %"}}, 1),  # one direction is enough
         ({"loss": {"p": "1 %", "r": "10 %"}}, 1),
@@ -192,7 +192,8 @@ def test_tcp_buffer() -> None:
 )
 def test_offload_unless_packets_have_fates_of_their_own(settings: Mapping[str, Any], automatic: int) -> None:
     def packets_per_skb(**keys: object) -> int:
-        wan = [link("a", "b"), link("b", "c", **settings)]  # one link decides for all
+        long = {"queue": "16 MiB"}
+        wan = [link("a", "b", **long), link("b", "c", **(long | settings))]  # one link decides for all
         return network({"a": {}, "b": {}, "c": {}}, wan, **keys).tcp.packets_per_skb
 
     assert packets_per_skb() == packets_per_skb(tcp={"offload": "auto"}) == automatic
@@ -320,8 +321,14 @@ def test_addresses_of_a_fabric_are_unique() -> None:
     assert len({end.interface + end.node for end in ends}) == len(ends)
 
 
+@pytest.mark.parametrize(("queue", "automatic"), [(688, 43), (687, 42), (160, 10), (31, 1), (1, 1)])
+def test_a_short_queue_holds_at_least_sixteen_of_what_hosts_hand_over(queue: int, automatic: int) -> None:
+    links = [link("a", "b", queue="16 MiB"), link("b", "c", queue=f"{queue} packets")]
+    assert network({"a": {}, "b": {}, "c": {}}, links).tcp.packets_per_skb == automatic
+
+
 def test_marks_are_asked_for_where_they_can_come() -> None:
-    plain = network({"a": {}, "b": {}}, [link("a", "b")])
+    plain = network({"a": {}, "b": {}}, [link("a", "b", queue="16 MiB")])
     assert (plain.tcp.ecn, plain.tcp.packets_per_skb) == (False, 43)
     marking = network({"a": {}, "b": {}}, [link("a", "b", discipline="red", ecn=True)])
     assert (marking.tcp.ecn, marking.tcp.packets_per_skb) == (True, 1)
