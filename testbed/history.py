@@ -58,7 +58,7 @@ def happened(plan: Plan, run: RunDir) -> list[dict[str, Any]]:
     """The records of the changes that happened, in order, as far as they are sound."""
     kept: list[dict[str, Any]] = []
     for record in read_records(run.changes):
-        sound = isinstance(record, dict) and isinstance(record.get("time_ns"), int)
+        sound = isinstance(record, dict) and all(isinstance(record.get(key), int) for key in ("time_ns", "due_ns"))
         if sound and record.get("number") == len(kept) < len(plan.network.changes):
             kept.append(record)
     return kept

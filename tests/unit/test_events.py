@@ -295,7 +295,9 @@ def test_bounds_hold_for_every_state(tmp_path: Path) -> None:
 def records(tmp_path: Path, plan: Plan, times_s: list[float]) -> RunDir:
     run = RunDir.create(tmp_path / "run")
     for number, (change, time_s) in enumerate(zip(plan.network.changes, times_s, strict=False)):
-        append_record(run.changes, {"number": number, "due_ns": change.at_ns, "time_ns": round(time_s * SECOND)})
+        append_record(
+            run.changes, {"number": number, "due_ns": 100 * SECOND + change.at_ns, "time_ns": round(time_s * SECOND)}
+        )
     return run
 
 

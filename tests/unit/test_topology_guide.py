@@ -1,4 +1,7 @@
-"""The examples of docs/topologies.md: every file loads, every program runs, and every command but `run`."""
+"""The examples of docs/topologies.md: every file loads, every program runs, and every command but `run`.
+
+Of docs/changing-links.md and README.md: every topology loads.
+"""
 
 import re
 import shlex
@@ -10,11 +13,19 @@ from typer.testing import CliRunner
 from testbed.cli import app
 from testbed.spec.topology import Topology
 
-TEXT = (Path(__file__).parents[2] / "docs/topologies.md").read_text(encoding="utf-8")
+PROJECT = Path(__file__).parents[2]
+TEXT = (PROJECT / "docs/topologies.md").read_text(encoding="utf-8")
+CHANGING = (PROJECT / "docs/changing-links.md").read_text(encoding="utf-8")
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-def fences(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+def fences(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def tables(text: str) -> list[tuple[str, str]]:
+    """Names and texts of the CSV files."""
+    return re.findall(r"`(\w+\.csv)`:\n\n```csv\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -29,9 +40,18 @@ def test_files_load(text: str, folder: Path) -> None:
     assert Topology.load("mine.yaml").sites
 
 
+@pytest.mark.parametrize("text", [*fences("yaml", CHANGING), *fences("yaml", README)])
+def test_files_of_other_pages_load(text: str, folder: Path) -> None:
+    for name, table in tables(CHANGING):
+        (folder / name).write_text(table)
+    whole = text if "wan:" in text else f"extends: two-sites\n{text}"
+    (folder / "mine.yaml").write_text(whole)
+    assert Topology.load("mine.yaml").sites
+
+
 def test_commands_run(folder: Path) -> None:
     (folder / "mine.yaml").write_text(fences("yaml")[0])
-    for name, text in re.findall(r"`(\w+\.csv)`:\n\n```csv\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL):
+    for name, text in tables(TEXT):
         (folder / name).write_text(text)
     commands = [shlex.split(line)[1:] for text in fences("sh") for line in text.splitlines()]
     for words in commands:
@@ -64,6 +84,6 @@ def test_what_the_guide_says_of_its_examples(folder: Path) -> None:
     assert {link.key: link.forward.rate // 10**9 for link in many.links} == {
         "oregon-iowa": 50, "oregon-ohio": 50, "iowa-ohio": 100, "london-ohio": 10, "london-iowa": 10
     }  # fmt: skip
-    over = load(4)
+    over = load(5)
     assert {name: site.hosts for name, site in over.sites.items()} == {"palo-alto": 2, "giga-texas": 2, "buffalo": 8}
     assert [link.forward.rate // 10**9 for link in over.links] == [10, 1, 10]
