@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from testbed import __version__
 from testbed.cli import compare, doctor, graph, guest, language, live, report, run, sweep, topo, vm
 from testbed.errors import MachineError, TestbedError
 from testbed.launch import clean_up_after_killed
@@ -19,6 +21,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"testbed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What is not about a command."""
+
+
 topo.app.command("schema")(language.schema)
 topo.app.command("reference")(language.reference)
 topo.app.command("import")(language.import_file)

@@ -31,7 +31,7 @@ def build(
         Path | None,
         typer.Option(
             envvar="TESTBED_KERNEL_SOURCE", exists=True,
-            help="folder or tarball of a Linux source to build from, now and later [default: the distribution's]",
+            help="folder or tarball of a Linux source to build from, now and later \\[default: the distribution's]",
         ),
     ] = None,
 ) -> None:  # fmt: skip

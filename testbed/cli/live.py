@@ -30,19 +30,19 @@ from testbed.units import format_figure, format_probability, format_rate, format
 Target = Annotated[
     str | None,
     typer.Option(
-        "-t", "--target", metavar="NAME", envvar="TESTBED_DEPLOYMENT", help="the deployment [default: the only one]"
+        "-t", "--target", metavar="NAME", envvar="TESTBED_DEPLOYMENT", help="the deployment \\[default: the only one]"
     ),
 ]
 ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
 Seed = Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")]
 GuestMemory = Annotated[
-    str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest [default: from the plan]")
+    str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]")
 ]
 
 
 def deploy(
     topology: Topology,
-    name: Annotated[str | None, typer.Option(help="of the deployment [default: the topology's]")] = None,
+    name: Annotated[str | None, typer.Option(help="of the deployment \\[default: the topology's]")] = None,
     sets: Set = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = Clock.REAL,
     seed: Seed = 0,
@@ -73,7 +73,7 @@ def _deploy(name: str, spec: Any, clock: Clock, seed: int, guest_memory: str | N
 
 
 def inspect(
-    name: Annotated[str | None, typer.Argument(help="a deployment [default: a line for each]")] = None,
+    name: Annotated[str | None, typer.Argument(help="a deployment \\[default: a line for each]")] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what is deployed: state, clock, uptime; of one deployment also hosts, addresses and link settings."""
@@ -185,7 +185,7 @@ def set_(
 
 def verify(
     topology: Annotated[
-        str | None, typer.Argument(help="a preset or file, deployed for this and destroyed [default: a deployment]")
+        str | None, typer.Argument(help="a preset or file, deployed for this and destroyed \\[default: a deployment]")
     ] = None,
     target: Target = None,
     quick: Annotated[bool, typer.Option("--quick", help="round trips only")] = False,

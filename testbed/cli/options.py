@@ -59,7 +59,7 @@ FormatOption = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(envvar="TESTBED_OUT", help="the run folder; must not exist [default: results/<time>-<names>]"),
+    typer.Option(envvar="TESTBED_OUT", help="the run folder; must not exist \\[default: results/<time>-<names>]"),
 ]
 
 

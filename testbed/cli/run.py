@@ -166,7 +166,7 @@ def run(
     context: typer.Context,
     topology: Topology,
     workload: Annotated[
-        str | None, typer.Argument(help="a preset or the path of a workload file [default: collectives]")
+        str | None, typer.Argument(help="a preset or the path of a workload file \\[default: collectives]")
     ] = None,
     sets: Set = [],  # noqa: B006 (typer copies it)
     scale: Annotated[
@@ -177,7 +177,7 @@ def run(
         Where, typer.Option(envvar="TESTBED_WHERE", help="in a guest kernel, or here in this machine's own (as root)")
     ] = Where.GUEST,
     clock: Annotated[
-        Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="the run's clock [default: virtual; here: real]")
+        Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="the run's clock \\[default: virtual; here: real]")
     ] = None,
     isolation: Annotated[
         Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
@@ -195,11 +195,11 @@ def run(
     ] = None,
     capture_snap: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_CAPTURE_SNAP", help="how much of each packet to capture [default: 128 B]"),
+        typer.Option(envvar="TESTBED_CAPTURE_SNAP", help="how much of each packet to capture \\[default: 128 B]"),
     ] = None,
     capture_limit: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_CAPTURE_LIMIT", help="largest capture of an interface [default: 256 MB]"),
+        typer.Option(envvar="TESTBED_CAPTURE_LIMIT", help="largest capture of an interface \\[default: 256 MB]"),
     ] = None,
     seed: Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")] = 0,
     image: Annotated[
@@ -213,7 +213,7 @@ def run(
         float, typer.Option(envvar="TESTBED_CPUS", min=0.01, help="limit of a host's CPUs (real clock only)")
     ] = 1.0,
     guest_memory: Annotated[
-        str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest [default: from the plan]")
+        str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]")
     ] = None,
     stall_limit: Annotated[
         float,
@@ -223,7 +223,7 @@ def run(
     output: FormatOption = Format.TABLE,
     nproc_per_host: Annotated[
         int | None,
-        typer.Option(envvar="TESTBED_NPROC_PER_HOST", min=1, help="ranks of a script on each host [default: 1]"),
+        typer.Option(envvar="TESTBED_NPROC_PER_HOST", min=1, help="ranks of a script on each host \\[default: 1]"),
     ] = None,
     shared_folder: Annotated[
         bool, typer.Option("--shared-folder", help="one working folder for a script on all hosts, as with NFS")

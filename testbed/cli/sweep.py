@@ -70,7 +70,7 @@ def run(
         ),
     ] = [],  # noqa: B006 (typer copies it)
     out: Annotated[
-        Path | None, typer.Option(envvar="TESTBED_OUT", help="the sweep's folder [default: results/sweep-<name>]")
+        Path | None, typer.Option(envvar="TESTBED_OUT", help="the sweep's folder \\[default: results/sweep-<name>]")
     ] = None,
     jobs: Annotated[
         str,

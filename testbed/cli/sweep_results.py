@@ -48,7 +48,7 @@ def table(
     folder: Folder,
     columns: Annotated[
         str | None,
-        typer.Option(help="which, with commas between [default: the swept keys and the key figures; csv: all]"),
+        typer.Option(help="which, with commas between \\[default: the swept keys and the key figures; csv: all]"),
     ] = None,
     collectives: Annotated[bool, typer.Option("--collectives", help="a row for each operation and size")] = False,
     output: FormatOption = Format.TABLE,
@@ -86,7 +86,7 @@ def plot(
     heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="the page, whose buttons save SVG and PNG [default: plot.html in the folder]"),
+        typer.Option("-o", "--out", help="the page; its buttons save SVG and PNG \\[default: plot.html in the folder]"),
     ] = None,
 ) -> None:
     """Draw one figure; without options, those of the experiment."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -151,7 +151,9 @@ def _link_row(link: WanLink, way: Direction) -> dict[str, Any]:
 
 
 @app.command()
-def validate(files: list[Path]) -> None:
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="topology files, or names of presets")],
+) -> None:
     """Check topology files; nothing is started."""
     for file in files:
         network = resolve_network(load(str(file), []))

@@ -38,7 +38,7 @@ def up(
     provider: Annotated[
         str | None,
         typer.Option(
-            envvar="VAGRANT_DEFAULT_PROVIDER", help="libvirt, qemu, virtualbox or parallels [default: Vagrant's]"
+            envvar="VAGRANT_DEFAULT_PROVIDER", help="libvirt, qemu, virtualbox or parallels \\[default: Vagrant's]"
         ),
     ] = None,
 ) -> None:
