@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from testbed.report.tables import Column, Grid, Summary
-from testbed.units import format_cell, format_size
+from testbed.units import format_cell, format_size, format_time
 
 # Of a plan: what follows from other values, or says nothing about what was emulated.
 DERIVED = frozenset(
@@ -50,7 +50,9 @@ def plan_differences(plans: list[dict[str, Any]]) -> list[Difference]:
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
-            if key not in DERIVED:
+            if key == "changes":
+                yield from (_change(change) for change in item)
+            elif key not in DERIVED:
                 yield from _flatten(item, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for number, item in enumerate(value):
@@ -58,6 +60,11 @@ def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _flatten(item, f"{path}.{name}")
     else:
         yield path, value
+
+
+def _change(change: dict[str, Any]) -> tuple[str, str]:
+    """A change of the network as people read it; what is in it follows from that."""
+    return f"change at {format_time(change['at_ns'])}", "; ".join(change["what"])
 
 
 def measured(summaries: list[Summary]) -> list[Difference]:

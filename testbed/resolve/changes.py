@@ -136,13 +136,17 @@ def _clauses(old: WanLink, new: WanLink) -> Iterator[str]:
 def _differences(old: Direction, new: Direction) -> list[str]:
     texts = [
         ("rate", *(format_rate(way.bottleneck.rate_bps, 4) for way in (old, new))),
-        ("delay", *(format_time(way.fibre.delay_ns, 4) for way in (old, new))),
-        ("jitter", *(format_time(way.fibre.jitter_ns, 4) for way in (old, new))),
+        ("delay", *(_time(way.fibre.delay_ns) for way in (old, new))),
+        ("jitter", *(_time(way.fibre.jitter_ns) for way in (old, new))),
         ("loss", *(format_probability(way.fibre.loss.mean, 3) for way in (old, new))),
         ("duplicates", *(format_probability(way.fibre.duplicate, 3) for way in (old, new))),
         ("corruption", *(format_probability(way.fibre.corrupt, 3) for way in (old, new))),
     ]
     return [f"{name} {before} → {after}" for name, before, after in texts if before != after]
+
+
+def _time(ns: int) -> str:
+    return format_time(ns, 4) if ns else "0"
 
 
 def _queue(old: Direction, new: Direction) -> list[str]:

@@ -41,6 +41,14 @@ def test_only_what_was_changed_differs() -> None:
     assert plan_differences([plan(), plan()]) == []
 
 
+def test_changes_are_told_as_people_read_them() -> None:
+    event = "topology.events=[{at: 5 s, duration: 500 ms, links: all, down: true}]"
+    found = {row.what: row.values for row in plan_differences([plan(), plan(event)])}
+    assert found == {
+        "change at 5 s": (None, "iowa-ohio: down"), "change at 5.5 s": (None, "iowa-ohio: up again"),
+    }  # fmt: skip
+
+
 def summary(ms: float, **training: object) -> dict[str, object]:
     row = {"op": "all_reduce", "bytes": 1 << 20, "time_us": {"median": 1000 * ms}}
     return {"collectives": [row], "training": training or None, "wan": [{"from": "a", "to": "b", "bytes": 2**21}]}
