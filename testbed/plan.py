@@ -88,6 +88,7 @@ class Host(Frozen):
     nic_down: Bottleneck  # switch to host, at the switch port
     nic_delay_ns: int = Field(ge=0)  # one way, added to what the host sends
     nic_seed: int = Field(ge=0)
+    silent: bool = False  # nothing that it sends, or that is sent to it, arrives
 
 
 class Segment(Frozen):
@@ -199,12 +200,15 @@ class Route(Frozen):
 
 
 class Change(Frozen):
-    """From `at_ns` after rank 0's first step or operation on: WAN links and routes that differ from those before."""
+    """From `at_ns` after rank 0's first step or operation on: links, routes and hosts that differ from those before."""
 
     at_ns: int = Field(ge=0)
     what: tuple[str, ...] = Field(min_length=1)  # for people, each a clause: "iowa-ohio is down"
     links: tuple[WanLink, ...] = ()
     routes: tuple[Route, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    killed: tuple[str, ...] = ()  # hosts whose ranks are killed
+    started: tuple[str, ...] = ()  # hosts whose ranks start again
 
 
 class Tcp(Frozen):
@@ -245,10 +249,12 @@ class Network(Frozen):
         """This network with what `change` changes."""
         links = {link.key: link for link in change.links}
         routes = {(route.dc, route.destination): route for route in change.routes}
+        hosts = {host.name: host for host in change.hosts}
         return self.model_copy(
             update={
                 "wan": tuple(links.get(link.key, link) for link in self.wan),
                 "routes": tuple(routes.get((route.dc, route.destination), route) for route in self.routes),
+                "hosts": tuple(hosts.get(host.name, host) for host in self.hosts),
             }
         )
 

@@ -63,21 +63,23 @@ def run(folder: RunDir) -> None:
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
-        with stage(folder, "ops"), _watched(folder, network, plan), _changing(folder, network):
+        with stage(folder, "ops"), _watched(folder, network, plan), _changing(folder, network, fleet):
             fleet.wait()
 
 
-def _changing(folder: RunDir, network: BuiltNetwork) -> AbstractContextManager[None]:
+def _changing(folder: RunDir, network: BuiltNetwork, fleet: Fleet) -> AbstractContextManager[None]:
     """The changes of the plan happen within the block, at their times after rank 0's first operation or step."""
-    events = RecordFollower(folder.events)
+    events, changes = RecordFollower(folder.events), network.plan.changes
 
     def began_ns() -> int | None:
         return next((int(event["time_ns"]) for event in events.new() if event["state"] == "first"), None)
 
-    def note(number: int, due_ns: int) -> None:
+    def then(number: int, due_ns: int) -> None:
+        fleet.kill(changes[number].killed)
+        fleet.start_again(changes[number].started)
         append_record(folder.changes, {"number": number, "due_ns": due_ns, "time_ns": time.time_ns()})
 
-    return changing(network, began_ns, note)
+    return changing(network, began_ns, then)
 
 
 def _fleet(folder: RunDir, plan: Plan) -> Fleet:

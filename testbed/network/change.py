@@ -63,7 +63,7 @@ def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
 
 @contextmanager
 def changing(
-    network: BuiltNetwork, began_ns: Callable[[], int | None], note: Callable[[int, int], None]
+    network: BuiltNetwork, began_ns: Callable[[], int | None], then: Callable[[int, int], None]
 ) -> Iterator[None]:
     """Carry out the changes of the network's plan while the block goes on.
 
@@ -71,7 +71,7 @@ def changing(
         network: what changes.
         began_ns: the Unix time in ns from which on their times count; None: not yet known. Asked every `LOOK_S`, by
             which a change in the first moments may be late.
-        note: called after a change with its number and the Unix time in ns when it was due.
+        then: called after a change with its number and the Unix time in ns when it was due.
 
     Raises:
         RunError: the kernel keeps another value than was asked for; changes after that one did not happen.
@@ -83,7 +83,7 @@ def changing(
 
     def work() -> None:
         try:
-            _change_in_time(network, began_ns, note, over)
+            _change_in_time(network, began_ns, then, over)
         except Exception as error:  # it belongs to who waits for the block's end
             faults.append(error)
 
@@ -99,7 +99,7 @@ def changing(
 
 
 def _change_in_time(
-    network: BuiltNetwork, began_ns: Callable[[], int | None], note: Callable[[int, int], None], over: threading.Event
+    network: BuiltNetwork, began_ns: Callable[[], int | None], then: Callable[[int, int], None], over: threading.Event
 ) -> None:
     exact_timers()
     while (begin := began_ns()) is None:
@@ -111,7 +111,7 @@ def _change_in_time(
         if over.wait(max(0, begin + change.at_ns - time.time_ns()) / 1e9):
             return
         change_network(network, state)
-        note(number, begin + change.at_ns)
+        then(number, begin + change.at_ns)
 
 
 def _over(old: Netem | Managed, new: Netem | Managed) -> Netem | Managed:

@@ -21,7 +21,7 @@ serialises once more at the same rate (`testbed.network.managed` says why).
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,10 @@ def ports(network: Network) -> list[Port]:
     """Every shaped port of the network."""
     found = []
     for host in network.hosts:
-        up = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
+        loss = probability_u32(host.silent)
+        up = replace(_bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed), loss=loss)
         found.append(Port(host.node, host_interface(host), up))
-        found.append(Port(host.switch, switch_interface(host), _bottleneck(host.nic_down)))
+        found.append(Port(host.switch, switch_interface(host), replace(_bottleneck(host.nic_down), loss=loss)))
     for cable in (cable for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables):
         transmitter = _bottleneck(
             cable.port, latency=cable.delay_ns, seed=cable.seed, packets_per_skb=network.tcp.packets_per_skb

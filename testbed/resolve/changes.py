@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
-from testbed.plan import Change, Direction, Network, Route, WanLink
-from testbed.spec.events import LinkState, outages
+from testbed.plan import Change, Direction, Host, Network, Route, WanLink
 from testbed.spec.link import Link
+from testbed.spec.schedule import HostTurn, LinkState, outages
 from testbed.spec.topology import Topology
 from testbed.units import format_probability, format_rate, format_time
 
 NEVER = 2**64  # ns
-MOST_NAMED = 3  # links in a clause; of more, their number
+MOST_NAMED = 3  # links or hosts in a clause; of more, their number
 Links = Mapping[str, WanLink]
 
 
 def resolve_changes(
     topology: Topology,
+    hosts: tuple[Host, ...],
     wan: tuple[WanLink, ...],
     routes: tuple[Route, ...],
     route: Callable[[tuple[WanLink, ...]], tuple[Route, ...]],
     build: Callable[[Link, int], WanLink],
 ) -> tuple[Change, ...]:
-    """The changes of a network with the links `wan` and these routes while a run goes on.
+    """The changes of a network with these hosts, the links `wan` and these routes while a run goes on.
 
     Routers avoid a link that has been down for `convergence`, and return to it when it has been up for as long; where
     no path is left, they keep the one they have.
 
     Args:
         topology: with the events.
+        hosts: as they are at first.
         wan: the links as they are at first.
         routes: the routes as they are at first.
         route: gives the best routes over some of `wan`.
@@ -39,18 +42,51 @@ def resolve_changes(
     changed = _links_by_time(topology.links, states, build)
     avoided = {} if topology.convergence == "never" else _avoided_by_time(wan, states, topology.convergence)
     links, ways, before = {link.key: link for link in wan}, {(r.dc, r.destination): r for r in routes}, frozenset[str]()
-    changes = []
-    for time in sorted(changed.keys() | avoided.keys()):
+    turns = _by_time(topology.turns)
+    machines, changes = {host.name: host for host in hosts}, []
+    for time in sorted(changed.keys() | avoided.keys() | turns.keys()):
         new, avoid = changed.get(time, {}), avoided.get(time, before)
         best = route(tuple(link for link in wan if link.key not in avoid)) if avoid != before else ()
         other = tuple(way for way in best if way != ways[way.dc, way.destination])
-        what = [*_link_clauses(links, new), *(_route_clauses(before, avoid) if other else ())]
+        what: tuple[str, ...] = (*_link_clauses(links, new), *(_route_clauses(before, avoid) if other else ()))
         links |= new
         ways |= {(way.dc, way.destination): way for way in other}
         before = avoid
-        if what:
-            changes.append(Change(at_ns=time, what=tuple(what), links=tuple(new.values()), routes=other))
+        crashes = _crashes(turns.get(time, []), machines)
+        machines |= {host.name: host for host in crashes.hosts}
+        if what := (*what, *crashes.what):
+            found = crashes._replace(what=what)._asdict()
+            changes.append(Change(at_ns=time, links=tuple(new.values()), routes=other, **found))
     return tuple(changes)
+
+
+def _by_time(turns: Sequence[HostTurn]) -> dict[int, list[HostTurn]]:
+    found: dict[int, list[HostTurn]] = {}
+    for turn in turns:
+        found.setdefault(turn.at_ns, []).append(turn)
+    return found
+
+
+class _Crashes(NamedTuple):
+    """What hosts do at a time."""
+
+    what: tuple[str, ...]
+    hosts: tuple[Host, ...]  # that fall silent, or speak again
+    killed: tuple[str, ...]
+    started: tuple[str, ...]
+
+
+def _crashes(turns: Sequence[HostTurn], machines: Mapping[str, Host]) -> _Crashes:
+    """What `turns` of one time come to."""
+    named = {kind: [turn.host for turn in turns if turn.crash == kind] for kind in (None, "ranks", "host")}
+    silent = [(machines[turn.host], turn.crash == "host") for turn in turns]
+    words = {None: "back, its ranks start again", "ranks": "ranks are killed", "host": "crashed"}
+    return _Crashes(
+        what=tuple(f"{_names(named[kind], 'hosts')}: {word}" for kind, word in words.items() if named[kind]),
+        hosts=tuple(host.model_copy(update={"silent": now}) for host, now in silent if host.silent != now),
+        killed=(*named["ranks"], *named["host"]),
+        started=tuple(named[None]),
+    )
 
 
 def outage_ns(network: Network) -> int:
@@ -161,5 +197,5 @@ def _route_clauses(before: frozenset[str], after: frozenset[str]) -> Iterator[st
         yield f"routes use {_names(gone)} again"
 
 
-def _names(keys: Sequence[str]) -> str:
-    return ", ".join(keys) if len(keys) <= MOST_NAMED else f"{len(keys)} links"
+def _names(keys: Sequence[str], noun: str = "links") -> str:
+    return ", ".join(keys) if len(keys) <= MOST_NAMED else f"{len(keys)} {noun}"

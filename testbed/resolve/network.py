@@ -43,7 +43,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
     routes = route(wan)
     numbers = {link.key: number for number, link in enumerate(links)}
     changes = resolve_changes(
-        topology, wan, routes, route, lambda link, time: _wan_link(numbers[link.key], link, frame, seed, time)
+        topology, hosts, wan, routes, route, lambda link, time: _wan_link(numbers[link.key], link, frame, seed, time)
     )
     buffer = topology.tcp.buffer
     tcp = plan.Tcp(

@@ -39,10 +39,12 @@ from pydantic import (
 from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
-from testbed.spec.events import Event, LinkState, event_problems, link_states
+from testbed.spec.event_problems import event_problems
+from testbed.spec.events import Event
 from testbed.spec.library import TOPOLOGIES
 from testbed.spec.link import ARROW, SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
 from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse, suggest
+from testbed.spec.schedule import HostTurn, LinkState, host_turns, link_states
 from testbed.spec.schema import SchemaGenerator
 from testbed.spec.yaml_source import Items, Override, Section
 from testbed.units import Rate, Size, Time, UnitError
@@ -214,7 +216,7 @@ class Topology(Strict):
     )
     events: list[Event] = Field(
         [],
-        description="what changes on WAN links while a run goes on",
+        description="what happens to WAN links and hosts while a run goes on",
         examples=[[{"at": "5 s", "duration": "2 s", "links": "iowa-ohio", "down": True}]],
     )
     tcp: Tcp = Field(Tcp(), description="of every host")
@@ -278,6 +280,16 @@ class Topology(Strict):
         """What the links go through while a run goes on, by time."""
         return link_states(self.events, self.links, list(self.datacenters))
 
+    @property
+    def turns(self) -> list[HostTurn]:
+        """When hosts crash and are back, by time."""
+        return host_turns(self.events, self.host_names)
+
+    @property
+    def host_names(self) -> dict[str, list[str]]:
+        """Of each datacenter."""
+        return {name: [f"{name}-h{number}" for number in range(site.hosts)] for name, site in self.sites.items()}
+
     def _expand(self) -> tuple[list[Link], list[Problem]]:
         locations = {name: datacenter.location for name, datacenter in self.datacenters.items()}
         return expand(self.wan, self.defaults.wan, locations)
@@ -296,7 +308,7 @@ class Topology(Strict):
                 problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
         problems += [problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)]
         if not problems:
-            problems += event_problems(self.events, links, list(self.datacenters))
+            problems += event_problems(self.events, links, self.host_names)
         refuse(problems, self.__class__.__name__)
         return self
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -39,6 +41,16 @@ def group(name: str) -> Iterator[Path]:
         for below in sorted(path.rglob("*/"), reverse=True):
             below.rmdir()
         path.rmdir()
+
+
+def kill(path: Path, *, but: int | None = None) -> None:
+    """Kill the processes of a group, with those of the groups below it, and wait for their end; `but` one."""
+    procs = [path / "cgroup.procs", *path.rglob("*/cgroup.procs")]
+    while pids := {int(pid) for file in procs for pid in file.read_text().split()} - {but}:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
 
 
 def limit(path: Path, *, memory_bytes: int, cpus: float | None) -> None:

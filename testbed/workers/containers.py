@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,18 +94,21 @@ class Containers(Fleet):
         """Each host's container has a network namespace, with nothing but loopback in it."""
         return dict(self._pids)
 
-    def start(self, netns: Mapping[str, int]) -> None:
-        """Start all ranks. `netns` is not needed: the containers are the namespaces."""
-        del netns
+    def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
+        del netns  # the containers are the namespaces
         if self._parent is not None:
-            self._parent.start([self._order(rank) for rank in self.plan.workers.processes])
+            self._parent.start([self._order(rank) for rank in self.plan.workers.processes if rank.host in hosts])
             return
-        for host, pid in self._pids.items():
+        for host in hosts:
+            pid = self._pids[host]
             orders = [Order(rank.rank, rank.host) for rank in self.processes_of(host)]
             try:
                 send_orders(self._fifo(host), orders, Path("/proc", str(pid), "exe"))
             except WorkerError as error:
                 raise WorkerError(f"{error}: {self._last_words(host)}") from None
+
+    def _kill(self, host: str) -> None:
+        cgroups.kill(self._cgroup(host), but=self._pids[host])  # its namespaces end with the container's first process
 
     def _order(self, rank: Rank) -> Order:
         owner = self.run.path.stat()

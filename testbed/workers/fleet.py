@@ -6,7 +6,8 @@ import errno
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +35,9 @@ class Fleet(ABC):
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self.run = run
         self.plan = plan
+        self._starts: Counter[int] = Counter()  # of each rank that the testbed starts: its processes so far
+        self._killed: set[tuple[int, int]] = set()  # rank and number of its process: those that the plan kills
+        self._hosts_to_start = sum(len(change.started) for change in plan.network.changes)
 
     @property
     @abstractmethod
@@ -41,8 +45,12 @@ class Fleet(ABC):
         """For hosts that come with a network namespace of their own: a process in it."""
 
     @abstractmethod
-    def start(self, netns: Mapping[str, int]) -> None:
-        """Start all ranks; `netns` leads to each host's network namespace."""
+    def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
+        """Start the ranks of `hosts`; `netns` leads to each host's network namespace."""
+
+    @abstractmethod
+    def _kill(self, host: str) -> None:
+        """Kill all that ranks of `host` run."""
 
     @abstractmethod
     def lost(self) -> list[str]:
@@ -68,25 +76,52 @@ class Fleet(ABC):
     def __exit__(self, *error: object) -> None:
         """End every rank and remove what was made for them."""
 
+    def start(self, netns: Mapping[str, int]) -> None:
+        """Start all ranks; `netns` leads to each host's network namespace."""
+        self._netns = dict(netns)
+        self._starts.update(rank.rank for rank in self.plan.workers.processes)
+        self._start(self.hosts, self._netns)
+
+    def kill(self, hosts: Sequence[str]) -> None:
+        """Kill the ranks of `hosts`, as the plan wants it."""
+        for host in hosts:
+            self._killed |= {(rank.rank, self._starts[rank.rank] - 1) for rank in self.processes_of(host)}
+            self._kill(host)
+
+    def start_again(self, hosts: Sequence[str]) -> None:
+        """Start the ranks of `hosts`, which were killed, once more."""
+        if hosts:
+            self._starts.update(rank.rank for host in hosts for rank in self.processes_of(host))
+            self._hosts_to_start -= len(hosts)
+            self._start(hosts, self._netns)
+
     def wait(self) -> None:
-        """Until every rank has ended well.
+        """Until every rank has ended well, or was killed as the plan wants it.
 
         Raises:
             WorkerError: one did not; the others are left to `__exit__`.
         """
         while True:
             lost = self.lost()  # before the exits are read: a parent that is done is not lost
-            exits = {record["rank"]: record["status"] for record in read_records(self.run.rank_exits)}
-            for rank, status in exits.items():
-                if status != 0:
-                    raise WorkerError(self._failure(rank, status))
-            if len(exits) == len(self.plan.workers.processes):
+            exits: dict[int, list[int]] = {rank.rank: [] for rank in self.plan.workers.processes}
+            for record in read_records(self.run.rank_exits):
+                exits[record["rank"]].append(record["status"])
+            for rank, statuses in exits.items():
+                for number, status in enumerate(statuses):
+                    if status != 0 and (rank, number) not in self._killed:
+                        raise WorkerError(self._failure(rank, status))
+            running = [rank for rank, statuses in exits.items() if len(statuses) < self._starts[rank]]
+            if not running and self._over(exits):
                 return
             for host in lost:
-                missing = [rank.rank for rank in self.processes_of(host) if rank.rank not in exits]
+                missing = [rank.rank for rank in self.processes_of(host) if rank.rank in running]
                 if missing:
                     raise WorkerError(self._failure(missing[0], None))
             time.sleep(POLL_S)
+
+    def _over(self, exits: Mapping[int, list[int]]) -> bool:
+        """Whether nothing more is to come, no rank being at work: those that are to start again have nobody to join."""
+        return not self._hosts_to_start or any(statuses[-1] == 0 for statuses in exits.values())
 
     def _failure(self, rank: int, status: int | None) -> str:
         host = self.plan.workers.ranks[rank].host
@@ -98,6 +133,8 @@ class Fleet(ABC):
             else f"exited with {status}"
         )
         text = f"rank {rank} on {host} {how}"
+        if killed := sorted({self.plan.workers.ranks[other].host for other, _ in self._killed}):
+            text += f", after {', '.join(killed)} had crashed as the topology's events want it"
         if self.memory_kills(host):
             limit = self.plan.workers.memory_bytes / 2**20
             text += f": out of memory (the limit of a host is {limit:.0f} MiB)\n  raise it with --memory"

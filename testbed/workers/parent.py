@@ -17,12 +17,13 @@ import importlib
 import inspect
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class Order:
 
 def encode_orders(orders: list[Order]) -> str:
     """Orders as they go through the FIFO."""
-    return json.dumps([asdict(order) for order in orders])
+    return json.dumps([asdict(order) for order in orders]) + "\n"
 
 
 def main(run_folder: str, fifo: str) -> int:
@@ -73,32 +74,81 @@ def main(run_folder: str, fifo: str) -> int:
     prepare_torch(plan.workers.workload)
     with quick_imports(), contextlib.suppress(Exception):  # which the ranks will meet again, and tell
         rank_module.load_workload(plan.workers.workload)  # what it imports is shared too
-    orders = [Order(**order) for order in json.loads(Path(fifo).read_text())]
+    orders = _decoded(Path(fifo).read_text())
     gc.freeze()  # a collection in a rank would write to, and so copy, every page of objects that it shares with us
-    pids: dict[int, int] = {}
-    for order in orders:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                bundle.remove()
-                _enter(order, run.rank_log(order.rank))
-                status = rank_module.run_rank(run, plan, order.rank)
-            except BaseException:  # the log must hold it, whatever it is
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        pids[pid] = order.rank
+
+    def rank(order: Order) -> int:
+        bundle.remove()
+        _enter(order, run.rank_log(order.rank))
+        return rank_module.run_rank(run, plan, order.rank)
+
+    ranks = {_forked(rank, order): order.rank for order in orders}
+    more = More(Path(fifo)) if any(change.started for change in plan.network.changes) else None
     failed = 0
-    while pids:
-        pid, wait_status = os.wait()
-        if pid in pids:
-            status = os.waitstatus_to_exitcode(wait_status)
-            failed += status != 0
-            append_record(run.rank_exits, {"rank": pids.pop(pid), "status": status})
+    while ranks or more is not None:
+        for order in more.orders(list(ranks)) if more is not None else ():
+            ranks[_forked(rank, order)] = order.rank
+        for pid, status in _ended(wait=more is None):
+            if pid in ranks:
+                failed += status != 0
+                append_record(run.rank_exits, {"rank": ranks.pop(pid), "status": status})
     return 1 if failed else 0
+
+
+def _forked(work: Callable[[Order], int], order: Order) -> int:
+    """Carry out `order` in a child, whose PID this is, and whose exit status is what `work` gives."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = work(order)
+        except BaseException:  # the log must hold it, whatever it is
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return pid
+
+
+def _ended(*, wait: bool) -> Iterator[tuple[int, int]]:
+    """Children that have ended, with their exit status; if it is to `wait`, the next one."""
+    if wait:
+        pid, status = os.wait()
+        yield pid, os.waitstatus_to_exitcode(status)
+        return
+    with contextlib.suppress(ChildProcessError):  # there are none
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            yield found[0], os.waitstatus_to_exitcode(found[1])
+
+
+class More:
+    """Orders that come while ranks run: hosts that crashed start theirs again."""
+
+    def __init__(self, fifo: Path) -> None:
+        self._fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)  # for writing too: it never comes to its end
+        self._text = ""
+
+    def orders(self, children: Sequence[int]) -> list[Order]:
+        """What has come, once something has, or one of `children` has ended."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        ends = []
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                ends.append(os.pidfd_open(pid))
+                poll.register(ends[-1], select.POLLIN)
+        readable = [fd for fd, _ in poll.poll()]
+        for end in ends:
+            os.close(end)
+        if self._fd in readable:
+            self._text += os.read(self._fd, 1 << 16).decode()
+        *lines, self._text = self._text.split("\n")
+        return [order for line in lines for order in _decoded(line)]
+
+
+def _decoded(text: str) -> list[Order]:
+    return [Order(**order) for order in json.loads(text)]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,14 +50,17 @@ class Processes(Fleet):
         """None: the network makes them."""
         return {}
 
-    def start(self, netns: Mapping[str, int]) -> None:
-        """Start all ranks; `netns` leads to each host's network namespace."""
+    def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         self._parent.start(
             [
                 Order(rank.rank, rank.host, cgroup=str(self._groups[rank.host]), netns_pid=netns[rank.host])
                 for rank in self.plan.workers.processes
+                if rank.host in hosts
             ]
         )
+
+    def _kill(self, host: str) -> None:
+        cgroups.kill(self._groups[host])
 
     def lost(self) -> list[str]:
         """Every host, if the parent has ended."""

@@ -198,6 +198,31 @@ WRONG = {
         "{at: 1 s, links: a-b, trace: none.csv}",
         "mine.yaml:8, events.0.trace: the trace none.csv cannot be read: No such file or directory",
     ),
+    "an unknown host": (
+        "{at: 1 s, hosts: a-h1, crash: host}",
+        "mine.yaml:8, events.0.hosts: there is no host or datacenter 'a-h1'\n  nearest: a-h0",
+    ),
+    "a host to which nothing happens": (
+        "{at: 1 s, hosts: a}", "mine.yaml:8, events.0.hosts: this event does nothing to its hosts\n  write",
+    ),
+    "an unknown crash": ("{at: 1 s, hosts: a, crash: hard}", "mine.yaml:8, events.0.crash: 'hard' is not one of"),
+    "a link that crashes": (
+        "{at: 1 s, links: a-b, crash: host}", "mine.yaml:8, events.0.crash: hosts crash, not links\n  write hosts",
+    ),
+    "hosts and links": (
+        "{at: 1 s, hosts: a, links: a-b, crash: host}", "mine.yaml:8, events.0: an event is about links or about hosts",
+    ),
+    "settings of hosts": (
+        "{at: 1 s, hosts: a, crash: host, loss: 1 %}", "mine.yaml:8, events.0: settings of links need links",
+    ),
+    "a host that has crashed already": (
+        "{at: 1 s, hosts: a, crash: host}\n  - {at: 2 s, hosts: all, crash: ranks}",
+        "mine.yaml:7, events: at 2 s a-h0 crashes, which has crashed before and is not back",
+    ),
+    "a host that is never up": (
+        "{at: 1 s, duration: 1 s, every: 1 s, times: 3, hosts: a, crash: host}",
+        "mine.yaml:7, events: at 2 s two things happen to a-h0 at once",
+    ),
     "a trace and more": (
         "{at: 1 s, links: a-b, trace: good.csv, loss: 1 %}", "mine.yaml:8, events.0.trace: an event has a trace or",
     ),
@@ -233,11 +258,29 @@ def test_wrong_traces_are_refused(tmp_path: Path, case: str) -> None:
     assert expected in refusal(tmp_path, "{at: 1 s, links: a-b, trace: bad.csv}")
 
 
+def test_hosts_crash_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "datacenters: {a: {hosts: 2}, b: {hosts: 4}}\nwan: [{between: [a, b], rate: 1 Gbit/s, delay: 10 ms}]\nevents:\n"
+        "  - {at: 1 s, duration: 2 s, hosts: [a-h1, b], crash: host}\n"
+        "  - {at: 5 s, hosts: a-h0, crash: ranks}\n"
+    )  # fmt: skip
+    made = resolve_network(Topology.load(path))
+    five = ("a-h1", "b-h0", "b-h1", "b-h2", "b-h3")
+    assert told(made) == [
+        (1.0, "5 hosts: crashed"), (3.0, "5 hosts: back, its ranks start again"), (5.0, "a-h0: ranks are killed"),
+    ]  # fmt: skip
+    assert [(change.killed, change.started) for change in made.changes] == [(five, ()), ((), five), (("a-h0",), ())]
+    silent = [[host.name for host in state.hosts if host.silent] for state in made.states()]
+    assert silent == [[], list(five), [], []]
+
+
 def test_a_topology_with_events_is_written_and_read_again(tmp_path: Path) -> None:
     (tmp_path / "measured.csv").write_text("time,rate\n0 s,1 Gbit/s\n")
     first = topology(
         tmp_path, "{at: 1 s, duration: 2 s, every: 3 s, times: 2, links: a-b, rate: {a->b: 1 Gbit/s}, queue: 2 bdp}",
         "{at: 1 s, links: [a, duct], down: true}", "{at: 1 s, links: a-b, trace: measured.csv}",
+        "{at: 1 s, duration: 1 s, hosts: [c-h0, b], crash: ranks}",
     )  # fmt: skip
     again = tmp_path / "again.yaml"
     again.write_text(first.to_yaml())

@@ -1,0 +1,84 @@
+"""Hosts that crash while a run goes on, and come back: when their peers learn of it, and that the job can go on.
+
+Two hosts, 10 ms apart. A script repeats all-reduces of two ranks, 40 ms each, with pauses of 50 ms; it makes a new
+process group when one has failed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from runs import Command, Folder
+
+SCRIPT = Path(__file__).parent / "survive.py"
+SECOND = 10**9
+CRASH_S, BACK_S, STEP_S, TRIP_S, TIMEOUT_S = 2, 5, 0.04, 0.01, 10
+PAIR = """
+datacenters: {west: {hosts: 1, nic: {delay: 0 ms}}, east: {hosts: 1, nic: {delay: 0 ms}}}
+wan: [{between: [west, east], rate: 1 Gbit/s, delay: 10 ms}]
+events:
+  - {at: 2 s, EVENT}
+"""
+
+
+@dataclass(frozen=True)
+class Survived:
+    """How it went."""
+
+    folder: Folder
+    failed_s: list[float]  # when rank 0 met a failure, after its first operation
+    exits: list[dict[str, int]]
+
+    def log(self, rank: int) -> list[str]:
+        return (self.folder.path / f"logs/rank-{rank}.log").read_text().splitlines()
+
+
+def survive(command: Command, folder: Path, event: str, isolation: str, *, status: int = 0) -> Survived:
+    (folder / "pair.yaml").write_text(PAIR.replace("EVENT", event))
+    out = folder / "run"
+    words = ["run", folder / "pair.yaml", "--isolation", isolation, "--out", out, "--", SCRIPT]
+    command(*words, status=status)
+    events = [json.loads(line) for line in (out / "raw/events.jsonl").read_text().splitlines()]
+    first = next(event["time_ns"] for event in events if event["state"] == "first")
+    lines = (out / "logs/rank-0.log").read_text().splitlines()
+    failed = [(int(line.split()[1]) - first) / SECOND for line in lines if line.startswith("failed")]
+    exits = [json.loads(line) for line in (out / "raw/exits.jsonl").read_text().splitlines()]
+    return Survived(Folder(out), failed, exits)
+
+
+@pytest.mark.parametrize("isolation", ["process", "container"])
+def test_killed_ranks_are_noticed_at_once(command: Command, tmp_path: Path, isolation: str) -> None:
+    """Their kernel closes the connections, and that takes a trip to the other side; or the next step meets it."""
+    seen = survive(command, tmp_path, "duration: 3 s, hosts: east-h0, crash: ranks", isolation)
+    assert seen.folder.status["faithful"], seen.folder.status["warnings"]
+    assert len(seen.failed_s) == 1
+    assert CRASH_S + TRIP_S <= seen.failed_s[0] <= CRASH_S + TRIP_S + 0.05 + STEP_S
+    assert sorted((end["rank"], end["status"]) for end in seen.exits) == [(0, 0), (1, -9), (1, 0)]
+    assert seen.log(0)[-1] == seen.log(1)[-1] == "done 1"
+    before, away, again = seen.folder.summary["periods"]
+    assert [before["what"], away["what"], again["what"]] == [
+        ["as built"], ["east-h0: ranks are killed"], ["east-h0: back, its ranks start again"],
+    ]  # fmt: skip
+    assert before["per_s"] == pytest.approx(1 / (STEP_S + 0.05), rel=0.05)
+    assert away["finished"] == 0
+    assert again["finished"] >= 30
+
+
+def test_a_host_without_power_is_missed_by_waiting(command: Command, tmp_path: Path) -> None:
+    """Nothing tells rank 0 until its operation has taken as long as it may, since the host does not come back."""
+    seen = survive(command, tmp_path, "hosts: east, crash: host", "process", status=1)
+    assert seen.failed_s[0] == pytest.approx(CRASH_S + TIMEOUT_S, abs=0.1)
+    status = seen.folder.status
+    assert status["state"] == "failed"
+    assert (
+        "rank 0 on west-h0 exited with 1, after east-h0 had crashed as the topology's events want it"
+        in status["reason"]
+    )
+
+
+def test_a_host_that_is_back_is_joined(command: Command, tmp_path: Path) -> None:
+    """Its kernel does not know the old connections: what TCP sends again meets a reset, some time after its return."""
+    seen = survive(command, tmp_path, "duration: 3 s, hosts: east-h0, crash: host", "process")
+    assert BACK_S <= seen.failed_s[0] <= CRASH_S + TIMEOUT_S + 0.1
+    assert seen.log(0)[-1] == seen.log(1)[-1] == "done 1"
