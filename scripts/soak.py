@@ -32,6 +32,11 @@ from world import can_make_worlds, in_a_world  # noqa: E402
 INSIDE = "TESTBED_SOAK_WORLD"
 STATUSES = {"": {0}, "SIGINT": {130, 0}, "SIGTERM": {130, 0}, "SIGKILL": {-9, 0}}
 LONGEST_RUN_S = 25.0  # of wall time until a signal
+EVENTS = [
+    "{at: 200 ms, duration: 300 ms, links: oslo, down: true}",
+    "{at: 100 ms, duration: 50 ms, every: 200 ms, times: 20, links: all, rate: 20 Mbit/s, loss: 1 %}",
+    "{at: 500 ms, links: bern, delay: 150 ms}",
+]
 JOBS = {
     "collectives": ["workload.ops=[all_reduce, broadcast]", "workload.sizes=[4 KiB, 1 MiB]", "workload.iterations=2"],
     "endless": ["workload.ops=[all_reduce]", "workload.sizes=[64 KiB]", "workload.iterations=1000000"],
@@ -40,13 +45,14 @@ JOBS = {
 
 
 def topology(drawn: random.Random) -> str:
-    """Two or three datacenters with a host or two each; all pairs are linked."""
+    """Two or three datacenters with a host or two each; all pairs are linked. In a third of them links change."""
     names = ["oslo", "bern", "lima"][: drawn.choice([2, 2, 3])]
     lines = ["name: soak", "datacenters:"]
     lines += [f"  {name}: {{hosts: {drawn.choice([1, 1, 2])}, nic: {{rate: 10 Gbit/s}}}}" for name in names]
     rate, delay = drawn.choice(["100 Mbit/s", "1 Gbit/s", "10 Gbit/s"]), drawn.choice([1, 10, 80])
     loss = drawn.choice(["", ", loss: 0.1 %"])
-    return "\n".join([*lines, "wan:", f"  - {{mesh: [{', '.join(names)}], rate: {rate}, delay: {delay} ms{loss}}}", ""])
+    lines += ["wan:", f"  - {{mesh: [{', '.join(names)}], rate: {rate}, delay: {delay} ms{loss}}}"]
+    return "\n".join([*lines, *drawn.choice([[], [], ["events:", f"  - {drawn.choice(EVENTS)}"]]), ""])
 
 
 def words(drawn: random.Random, folder: Path) -> list[str]:
