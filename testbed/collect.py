@@ -99,6 +99,7 @@ def collect(run: RunDir) -> None:
     summary: dict[str, Any] = {
         "collectives": collectives(ops, plan, problems) if measures else [],
         "wan": wan(history, timed, links, captured, problems),
+        "transfers": transfers(run),
         "periods": [] if plan is None else periods(plan.network.changes, happened(plan, run), ops, steps),
         "captures": [] if captured is None else captured.points,
         "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
@@ -341,6 +342,20 @@ def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any
     for column in ("bytes", "packets", "drops"):
         row[column] = None if mine.is_empty() else int(mine[column][-1] - mine[column][0])
     return row
+
+
+def transfers(run: RunDir) -> list[dict[str, Any]]:
+    """A row per transfer beside the job: its hosts, bytes, those received, seconds, and bit/s of what was received."""
+    rows = []
+    for record in read_records(run.transfers):
+        try:
+            seconds, received = (record["end_ns"] - record["start_ns"]) / 1e9, int(record["received"])
+            row = {"from": record["source"], "to": record["target"], "bytes": int(record["bytes"])}
+            row |= {"received": received, "seconds": seconds, "bps": 8 * received / seconds if seconds > 0 else None}
+            rows.append(row | {"start_ns": record["start_ns"], "error": record.get("error")})
+        except (KeyError, TypeError, ValueError):
+            continue
+    return rows
 
 
 def _fidelity(run: RunDir, problems: Problems) -> list[dict[str, Any]]:

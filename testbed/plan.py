@@ -199,6 +199,16 @@ class Route(Frozen):
     hops: tuple[Hop, ...] = Field(min_length=1)
 
 
+class Transfer(Frozen):
+    """Bytes that host `source` sends to host `target` beside the job, at most at `pace_bps`."""
+
+    source: str
+    target: str
+    bytes: int = Field(gt=0)
+    connections: int = Field(gt=0)
+    pace_bps: int | None = Field(None, gt=0)
+
+
 class Change(Frozen):
     """From `at_ns` after rank 0's first step or operation on: links, routes and hosts that differ from those before."""
 
@@ -209,6 +219,7 @@ class Change(Frozen):
     hosts: tuple[Host, ...] = ()
     killed: tuple[str, ...] = ()  # hosts whose ranks are killed
     started: tuple[str, ...] = ()  # hosts whose ranks start again
+    transfers: tuple[Transfer, ...] = ()  # that begin
 
 
 class Tcp(Frozen):

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ from testbed.network import shape
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.change import changing
 from testbed.network.netlink import inside_netns
+from testbed.network.transfer import Transfers
 from testbed.network.verify import verify_round_trips
 from testbed.plan import Network, Plan
 from testbed.rundir import CapturePoint, RecordFollower, RunDir, append_record, capture_points, replace_text
@@ -63,11 +65,18 @@ def run(folder: RunDir) -> None:
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
-        with stage(folder, "ops"), _watched(folder, network, plan), _changing(folder, network, fleet):
+        with (
+            stage(folder, "ops"),
+            _watched(folder, network, plan),
+            Transfers(network, partial(append_record, folder.transfers)) as transfers,
+            _changing(folder, network, fleet, transfers),
+        ):
             fleet.wait()
 
 
-def _changing(folder: RunDir, network: BuiltNetwork, fleet: Fleet) -> AbstractContextManager[None]:
+def _changing(
+    folder: RunDir, network: BuiltNetwork, fleet: Fleet, transfers: Transfers
+) -> AbstractContextManager[None]:
     """The changes of the plan happen within the block, at their times after rank 0's first operation or step."""
     events, changes = RecordFollower(folder.events), network.plan.changes
 
@@ -77,6 +86,8 @@ def _changing(folder: RunDir, network: BuiltNetwork, fleet: Fleet) -> AbstractCo
     def then(number: int, due_ns: int) -> None:
         fleet.kill(changes[number].killed)
         fleet.start_again(changes[number].started)
+        for transfer in changes[number].transfers:
+            transfers.start(transfer)
         append_record(folder.changes, {"number": number, "due_ns": due_ns, "time_ns": time.time_ns()})
 
     return changing(network, began_ns, then)

@@ -230,6 +230,15 @@ class RunDir:
         return self.raw / "changes.jsonl"
 
     @property
+    def transfers(self) -> Path:
+        """Transfers that have ended, or were ended with the run.
+
+        Each has "source", "target" (hosts), "bytes", "connections", "received" (bytes), "start_ns" and "end_ns", and
+        "error" if a connection failed.
+        """
+        return self.raw / "transfers.jsonl"
+
+    @property
     def fidelity(self) -> Path:
         """What `network.verify` measured before the run: a JSON list (see summary.json `fidelity`)."""
         return self.raw / "fidelity.json"

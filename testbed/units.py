@@ -135,6 +135,13 @@ DECIMAL_SIZE = Quantity(
     units=dict(SIZE.units) | {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
     synonyms=dict(SIZE.synonyms) | {"KB": "kB"},
 )
+THOUSANDS = Quantity(
+    name="size",
+    base="B",
+    example="4 MB",
+    units={"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    synonyms={},
+)
 PERCENTAGE = Quantity(name="percentage", base="%", example="0.001 %", units={"%": 1}, synonyms={"percent": "%"})
 
 
@@ -193,6 +200,11 @@ def format_time(value: int, digits: int | None = None) -> str:
 def format_size(value: int, digits: int | None = None) -> str:
     """`value` bytes as text in powers of 1024; exact, or with `digits` significant digits."""
     return SIZE.write(value, digits)
+
+
+def format_decimal_size(value: int, digits: int | None = None) -> str:
+    """`value` bytes as text in powers of 1000, as of what is sent; exact, or with `digits` significant digits."""
+    return THOUSANDS.write(value, digits)
 
 
 def format_probability(value: float, digits: int | None = None) -> str:

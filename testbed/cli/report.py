@@ -23,6 +23,7 @@ from testbed.report.tables import (
     periods_table,
     training_grid,
     training_table,
+    transfers_table,
     wan_table,
 )
 from testbed.report.verdict import verdict
@@ -95,6 +96,8 @@ def print_tables(folder: RunDir, output: Format) -> None:
         console.print(wan_table(summary))
     if summary.get("periods"):
         console.print(periods_table(summary))
+    if summary.get("transfers"):
+        console.print(transfers_table(summary))
     if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
     console.print(verdict(status, summary), highlight=False)

@@ -113,6 +113,7 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
         "collectives": lambda: tables.collectives_grid(summary),
         "wan": lambda: tables.wan_grid(summary),
         "periods": lambda: tables.periods_grid(summary),
+        "transfers": lambda: tables.transfers_grid(summary),
         "fidelity": lambda: tables.fidelity_grid(summary),
         "stages": lambda: tables.stages_grid(summary),
     }

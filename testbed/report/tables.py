@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from testbed.units import format_figure, format_size
+from testbed.units import format_decimal_size, format_figure, format_rate, format_size
 
 Summary = dict[str, Any]
 WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in
@@ -202,6 +202,33 @@ def periods_grid(summary: Summary) -> Grid:
     return Grid("Changes of the network", columns, cells, note)
 
 
+def transfers_grid(summary: Summary) -> Grid:
+    """What hosts sent each other beside the job."""
+    columns = [
+        Column("from", number=False),
+        Column("to", number=False),
+        Column("size"),
+        Column("received"),
+        Column("time\n(s)"),
+        Column("rate"),
+        Column("", number=False),
+    ]
+    cells = [
+        [
+            str(row["from"]),
+            str(row["to"]),
+            format_decimal_size(row["bytes"], 4),
+            format_decimal_size(row["received"], 4),
+            f"{row['seconds']:.3f}",
+            NONE if row["bps"] is None else format_rate(round(row["bps"]), 3),
+            str(row.get("error") or ("" if row["received"] == row["bytes"] else "not over when the run was")),
+        ]
+        for row in _rows(summary, "transfers")
+    ]
+    note = "Over TCP, beside the job: bytes of data, and their rate from the beginning to the arrival of the last one."
+    return Grid("Transfers", columns, cells, note)
+
+
 def fidelity_grid(summary: Summary) -> Grid:
     """Round-trip times between datacenters, as the topology demands and as measured before the run."""
     columns = [
@@ -263,6 +290,11 @@ def periods_table(summary: Summary) -> Table:
         rest = f"and {len(grid.rows) - MOST_PERIODS + 1} more, in report.html and summary.json"
         grid = replace(grid, rows=[*grid.rows[: MOST_PERIODS - 1], ["", "", rest, ""]])
     return render(grid)
+
+
+def transfers_table(summary: Summary) -> Table:
+    """`transfers_grid` for a terminal."""
+    return render(transfers_grid(summary))
 
 
 def fidelity_table(summary: Summary) -> Table:

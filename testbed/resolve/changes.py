@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import groupby, pairwise
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-from testbed.plan import Change, Direction, Host, Network, Route, WanLink
+from testbed.plan import Change, Direction, Host, Network, Route, Transfer, WanLink
 from testbed.spec.link import Link
-from testbed.spec.schedule import HostTurn, LinkState, outages
+from testbed.spec.schedule import HostTurn, LinkState, TransferTurn, outages
 from testbed.spec.topology import Topology
-from testbed.units import format_probability, format_rate, format_time
+from testbed.units import format_decimal_size, format_probability, format_rate, format_time
 
 NEVER = 2**64  # ns
 MOST_NAMED = 3  # links or hosts in a clause; of more, their number
 Links = Mapping[str, WanLink]
+
+
+class Part(NamedTuple):
+    """Something of a change: a clause for each thing that happens, and fields of `plan.Change`."""
+
+    at_ns: int
+    what: tuple[str, ...]
+    fields: dict[str, tuple[Any, ...]]
 
 
 def resolve_changes(
@@ -39,54 +48,71 @@ def resolve_changes(
         build: gives a link that becomes so at a time in ns.
     """
     states = topology.states
-    changed = _links_by_time(topology.links, states, build)
     avoided = {} if topology.convergence == "never" else _avoided_by_time(wan, states, topology.convergence)
-    links, ways, before = {link.key: link for link in wan}, {(r.dc, r.destination): r for r in routes}, frozenset[str]()
-    turns = _by_time(topology.turns)
-    machines, changes = {host.name: host for host in hosts}, []
-    for time in sorted(changed.keys() | avoided.keys() | turns.keys()):
-        new, avoid = changed.get(time, {}), avoided.get(time, before)
-        best = route(tuple(link for link in wan if link.key not in avoid)) if avoid != before else ()
-        other = tuple(way for way in best if way != ways[way.dc, way.destination])
-        what: tuple[str, ...] = (*_link_clauses(links, new), *(_route_clauses(before, avoid) if other else ()))
-        links |= new
-        ways |= {(way.dc, way.destination): way for way in other}
-        before = avoid
-        crashes = _crashes(turns.get(time, []), machines)
-        machines |= {host.name: host for host in crashes.hosts}
-        if what := (*what, *crashes.what):
-            found = crashes._replace(what=what)._asdict()
-            changes.append(Change(at_ns=time, links=tuple(new.values()), routes=other, **found))
+    parts = [
+        *_link_parts(wan, _links_by_time(topology.links, states, build)),
+        *_route_parts(wan, routes, route, avoided),
+        *_host_parts(hosts, topology.turns),
+        *_transfer_parts(topology.transfers),
+    ]
+    changes = []
+    for at_ns, together in groupby(sorted(parts, key=attrgetter("at_ns")), key=attrgetter("at_ns")):
+        found = list(together)
+        fields = {name: value for part in found for name, value in part.fields.items()}
+        changes.append(Change(at_ns=at_ns, what=tuple(clause for part in found for clause in part.what), **fields))
     return tuple(changes)
 
 
-def _by_time(turns: Sequence[HostTurn]) -> dict[int, list[HostTurn]]:
-    found: dict[int, list[HostTurn]] = {}
-    for turn in turns:
-        found.setdefault(turn.at_ns, []).append(turn)
-    return found
+def _link_parts(wan: Sequence[WanLink], changed: Mapping[int, dict[str, WanLink]]) -> Iterator[Part]:
+    links = {link.key: link for link in wan}
+    for time, new in changed.items():
+        yield Part(time, tuple(_link_clauses(links, new)), {"links": tuple(new.values())})
+        links |= new
 
 
-class _Crashes(NamedTuple):
-    """What hosts do at a time."""
+def _route_parts(
+    wan: Sequence[WanLink],
+    routes: Sequence[Route],
+    route: Callable[[tuple[WanLink, ...]], tuple[Route, ...]],
+    avoided: Mapping[int, frozenset[str]],
+) -> Iterator[Part]:
+    ways, before = {(way.dc, way.destination): way for way in routes}, frozenset[str]()
+    for time, avoid in avoided.items():
+        best = route(tuple(link for link in wan if link.key not in avoid))
+        new = {(way.dc, way.destination): way for way in best if way != ways[way.dc, way.destination]}
+        if new:
+            yield Part(time, tuple(_route_clauses(before, avoid)), {"routes": tuple(new.values())})
+        ways |= new
+        before = avoid
 
-    what: tuple[str, ...]
-    hosts: tuple[Host, ...]  # that fall silent, or speak again
-    killed: tuple[str, ...]
-    started: tuple[str, ...]
 
-
-def _crashes(turns: Sequence[HostTurn], machines: Mapping[str, Host]) -> _Crashes:
-    """What `turns` of one time come to."""
-    named = {kind: [turn.host for turn in turns if turn.crash == kind] for kind in (None, "ranks", "host")}
-    silent = [(machines[turn.host], turn.crash == "host") for turn in turns]
+def _host_parts(hosts: Sequence[Host], turns: Sequence[HostTurn]) -> Iterator[Part]:
+    machines = {host.name: host for host in hosts}
     words = {None: "back, its ranks start again", "ranks": "ranks are killed", "host": "crashed"}
-    return _Crashes(
-        what=tuple(f"{_names(named[kind], 'hosts')}: {word}" for kind, word in words.items() if named[kind]),
-        hosts=tuple(host.model_copy(update={"silent": now}) for host, now in silent if host.silent != now),
-        killed=(*named["ranks"], *named["host"]),
-        started=tuple(named[None]),
-    )
+    for time, together in groupby(turns, key=attrgetter("at_ns")):
+        crashes = {turn.host: turn.crash for turn in together}
+        named = {kind: [host for host, crash in crashes.items() if crash == kind] for kind in words}
+        silent = ((machines[name], crash == "host") for name, crash in crashes.items())
+        turned = tuple(host.model_copy(update={"silent": now}) for host, now in silent if host.silent != now)
+        machines |= {host.name: host for host in turned}
+        yield Part(
+            time,
+            tuple(f"{_names(named[kind], 'hosts')}: {word}" for kind, word in words.items() if named[kind]),
+            {"hosts": turned, "killed": (*named["ranks"], *named["host"]), "started": tuple(named[None])},
+        )
+
+
+def _transfer_parts(turns: Sequence[TransferTurn]) -> Iterator[Part]:
+    for time, together in groupby(turns, key=attrgetter("at_ns")):
+        sent = [
+            Transfer(**{name: value for name, value in turn._asdict().items() if name != "at_ns"}) for turn in together
+        ]
+        yield Part(time, tuple(map(_sends, sent)), {"transfers": tuple(sent)})
+
+
+def _sends(transfer: Transfer) -> str:
+    text = f"{transfer.source} sends {format_decimal_size(transfer.bytes, 4)} to {transfer.target}"
+    return text if transfer.pace_bps is None else f"{text} at {format_rate(transfer.pace_bps, 4)}"
 
 
 def outage_ns(network: Network) -> int:

@@ -52,9 +52,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
         or any(way.bottleneck.ecn for link in wan for way in link.directions),
         buffer_bytes=buffer if isinstance(buffer, int) else LEAST_TCP_BUFFER,
         slow_start_after_idle=topology.tcp.slow_start_after_idle,
-        packets_per_skb=_packets_per_skb(
-            topology.tcp.offload, topology.mtu, (*wan, *(link for change in changes for link in change.links))
-        ),
+        packets_per_skb=_packets_per_skb(topology.tcp.offload, topology.mtu, wan, changes),
     )
     network = plan.Network(
         name=topology.name,
@@ -73,13 +71,16 @@ def resolve_network(topology: Topology, seed: int = 0) -> plan.Network:
     return network
 
 
-def _packets_per_skb(offload: str, mtu: int, wan: tuple[plan.WanLink, ...]) -> int:
+def _packets_per_skb(offload: str, mtu: int, wan: tuple[plan.WanLink, ...], changes: tuple[plan.Change, ...]) -> int:
     """64 KiB worth where no packet ever meets a fate of its own, else 1: impairments are per packet.
 
-    Less where a WAN queue is so short that it would hold but a few of them: it counts each as if it were full.
+    So are drops, and transfers beside the job fill queues. It is less than 64 KiB where a WAN queue is so short that it
+    would hold but a few of them: it counts each as if it were full.
     """
-    directions = [direction for link in wan for direction in link.directions]
-    if offload == "off" or (offload == "auto" and any(_per_packet(direction) for direction in directions)):
+    links = (*wan, *(link for change in changes for link in change.links))
+    directions = [direction for link in links for direction in link.directions]
+    singly = any(change.transfers for change in changes) or any(_per_packet(direction) for direction in directions)
+    if offload == "off" or (offload == "auto" and singly):
         return 1
     most = OFFLOAD_BYTES // mtu
     if offload == "auto":

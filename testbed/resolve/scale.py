@@ -14,7 +14,7 @@ LEAST_PACKETS = 64
 
 
 def scaled(network: Network, divisor: int) -> Network:
-    """`network` with all rates and queues divided by `divisor`; itself if that is 1."""
+    """`network` with all rates, queues and transfers divided by `divisor`; itself if that is 1."""
     if divisor == 1:
         return network
     slower = Network.model_validate(_divided(network.model_dump(), divisor))
@@ -29,6 +29,9 @@ def _divided(value: Any, divisor: int) -> Any:
             changed["queue_packets"] = max(
                 min(LEAST_PACKETS, value["queue_packets"]), value["queue_packets"] // divisor
             )
+        if "pace_bps" in value:  # a plan.Transfer
+            changed["bytes"] = max(1, value["bytes"] // divisor)
+            changed["pace_bps"] = value["pace_bps"] and max(1, value["pace_bps"] // divisor)
         return changed
     if isinstance(value, (list, tuple)):
         return [_divided(item, divisor) for item in value]

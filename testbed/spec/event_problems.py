@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from testbed.spec.events import Event, listed
 from testbed.spec.link import Link, is_per_direction
 from testbed.spec.model import Problem, suggest
-from testbed.spec.schedule import HostTurn, host_turns, link_states
+from testbed.spec.schedule import HostTurn, host_turns, link_states, transfer_pairs
 from testbed.units import format_time
 
 MOST_CHANGES = 10_000  # of a run
@@ -28,15 +28,19 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
 
 
 def _of_one(loc: Loc, event: Event, links: Sequence[Link], hosts: Hosts) -> Iterator[Problem]:
-    if (event.links is None) == (event.hosts is None):
-        yield Problem(loc, "an event is about links or about hosts", "write links or hosts, and two events for both")
+    if sum(about is not None for about in (event.links, event.hosts, event.transfer)) != 1:
+        remedy = "write one of links, hosts and transfer, and two events for two of them"
+        yield Problem(loc, "an event is about links, hosts or a transfer", remedy)
     elif event.hosts is not None:
         yield from _host_problems(loc, event, hosts)
+    elif event.transfer is not None:
+        yield from _transfer_problems(loc, event, hosts)
     else:
         yield from _link_problems(loc, event, links, list(hosts))
     if (event.every is None) != (event.times is None):
         yield Problem((*loc, "every"), "every and times go together", "write for example every: 10 s, times: 5")
-    if event.every is not None and event.duration is None and event.trace is None:
+    lasts = event.trace is None and event.transfer is None
+    if event.every is not None and event.duration is None and lasts:
         yield Problem((*loc, "every"), "an event to the end of the run cannot occur again", "write a duration")
     if event.every is not None and event.duration is not None and event.duration > event.every:
         yield Problem((*loc, "duration"), "an occurrence lasts longer than it is to the next one")
@@ -53,6 +57,21 @@ def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
         yield Problem((*loc, "hosts"), "this event does nothing to its hosts", "write crash: ranks or crash: host")
     if event.values or event.down or event.trace:
         yield Problem(loc, "settings of links need links", "write two events")
+
+
+def _transfer_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
+    assert event.transfer is not None
+    known = [*(host for mine in hosts.values() for host in mine), *hosts]
+    ends = {"from": event.transfer.source, "to": event.transfer.target}
+    for key, name in ends.items():
+        if name not in known:
+            yield Problem((*loc, "transfer", key), f"there is no host or datacenter {name!r}", suggest(name, known))
+    if any(source == target for source, target in transfer_pairs(event, hosts)):
+        yield Problem((*loc, "transfer"), "a host would send to itself")
+    if event.transfer.size < len(transfer_pairs(event, hosts)):
+        yield Problem((*loc, "transfer", "size"), "this is less than a byte for each sender")
+    if event.values or event.down or event.trace or event.crash or event.duration is not None:
+        yield Problem(loc, "a transfer has no other settings, and takes as long as it takes", "write two events")
 
 
 def _link_problems(loc: Loc, event: Event, links: Sequence[Link], datacenters: Sequence[str]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Events: how WAN links change, and hosts fail, while a run goes on.
+"""Events: WAN links that change, hosts that crash and transfers beside the job while a run goes on.
 
     events:
       - {at: 5 s, links: iowa-ohio, delay: 30 ms}                                # from then on
@@ -6,10 +6,11 @@
       - {at: 10 s, duration: 500 ms, every: 5 s, times: 4, links: fibre-1, down: true}
       - {at: 20 s, links: iowa-ohio, trace: measured.csv}
       - {at: 30 s, duration: 20 s, hosts: iowa-h1, crash: host}
+      - {at: 60 s, every: 60 s, times: 5, transfer: {from: iowa, to: ohio, size: 20 GB}}
 
 An event is in force from `at` on, for `duration` or to the end of the run. What is in force at a time is laid over the
 links as the topology has them, in the order written; a link is down while any event says so. The ranks of a host that
-crashes are killed, and start again when the event is over.
+crashes are killed, and start again when the event is over. A transfer ends when all of it has arrived.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, ValidationInfo
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 
 from testbed.errors import Place
 from testbed.spec.link import Loss, PerDirection, QueueField
 from testbed.spec.model import Count, Flag, Strict, input_error, suggest
-from testbed.units import Probability, Rate, Time, UnitError, parse_time
+from testbed.units import Probability, Rate, Size, Time, UnitError, parse_time
 
 TIME_COLUMN = "time"
 
@@ -121,8 +122,22 @@ Names = Annotated[
 ]
 
 
+class Transfer(Strict):
+    """Bytes that hosts send to others over TCP, beside the job: a checkpoint, data, somebody else's traffic."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: str = Field(
+        alias="from", description="a host (iowa-h0), or a datacenter: each host sends its part", examples=["iowa"]
+    )
+    target: str = Field(alias="to", description="a host, or a datacenter: its hosts in turn", examples=["ohio"])
+    size: Size = Field(description="in all", examples=["20 GB"])
+    connections: Annotated[Count, Field(le=64)] = Field(1, description="of each pair of hosts", examples=[4])
+    rate: Rate | None = Field(None, description="at most, in all, where the sender paces itself", examples=["2 Gbit/s"])
+
+
 class Event(EventSettings):
-    """Something that happens to WAN links or to hosts at a time of the run; what is not written stays as it is."""
+    """Something that happens to WAN links or hosts at a time of the run; what is not written stays as it is."""
 
     at: Time = Field(description="when, from the first step or operation of rank 0 on", examples=["5 s"])
     duration: Time | None = Field(
@@ -143,6 +158,10 @@ class Event(EventSettings):
         "fall silent as well, as without power, and others find out by waiting. Over, the ranks start again",
         examples=["host"],
     )
+    transfer: Transfer | None = Field(
+        None, description="what hosts send each other from then on",
+        examples=[{"from": "iowa", "to": "ohio", "size": "20 GB"}],
+    )  # fmt: skip
     trace: Annotated[str, AfterValidator(_found_trace)] | None = Field(
         None, description="CSV file of what changes when: time,rate,delay,...; times count from `at` on",
         examples=["measured.csv"],

@@ -1,9 +1,10 @@
-"""What the events of a topology come to, by time: the states of links, and the turns of hosts."""
+"""What the events of a topology come to, by time: the states of links, and the turns of hosts and transfers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from testbed.spec.events import Crash, Event, EventSettings, listed
@@ -118,6 +119,39 @@ def host_turns(events: Sequence[Event], hosts: Mapping[str, Sequence[str]]) -> l
                 turns.append(HostTurn(begin, host, event.crash))
                 turns += [] if over is None else [HostTurn(over, host, None)]
     return sorted(turns, key=lambda turn: (turn.at_ns, turn.crash is not None))
+
+
+class TransferTurn(NamedTuple):
+    """At `at_ns` the host `source` begins to send `bytes` to `target`, at most at `pace_bps`."""
+
+    at_ns: int
+    source: str
+    target: str
+    bytes: int
+    connections: int
+    pace_bps: int | None
+
+
+def transfer_turns(events: Sequence[Event], hosts: Mapping[str, Sequence[str]]) -> list[TransferTurn]:
+    """Transfers, by time. Where a datacenter sends, each of its hosts sends an equal part, and at an equal rate."""
+    turns = []
+    for event in events:
+        pairs = transfer_pairs(event, hosts)
+        for number, (source, target) in enumerate(pairs):
+            made = event.transfer
+            assert made is not None
+            size = made.size // len(pairs) + (number < made.size % len(pairs))
+            rate = None if made.rate is None else max(1, made.rate // len(pairs))
+            turns += [TransferTurn(at, source, target, size, made.connections, rate) for at, _ in event.occurrences()]
+    return sorted(turns)
+
+
+def transfer_pairs(event: Event, hosts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Who sends to whom; the hosts are known."""
+    if event.transfer is None:
+        return []
+    sources, targets = (hosts.get(name, [name]) for name in (event.transfer.source, event.transfer.target))
+    return list(zip(sources, cycle(targets), strict=False))
 
 
 def crashing(event: Event, hosts: Mapping[str, Sequence[str]]) -> list[str]:

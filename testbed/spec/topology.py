@@ -44,7 +44,7 @@ from testbed.spec.events import Event
 from testbed.spec.library import TOPOLOGIES
 from testbed.spec.link import ARROW, SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
 from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse, suggest
-from testbed.spec.schedule import HostTurn, LinkState, host_turns, link_states
+from testbed.spec.schedule import HostTurn, LinkState, TransferTurn, host_turns, link_states, transfer_turns
 from testbed.spec.schema import SchemaGenerator
 from testbed.spec.yaml_source import Items, Override, Section
 from testbed.units import Rate, Size, Time, UnitError
@@ -166,7 +166,8 @@ class Tcp(Strict):
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
-        "auto: on unless a link models loss, jitter, duplication, or corruption; less at a time where a queue is short",
+        "auto: on unless a link models loss, jitter, duplication or corruption, or there are transfers; less at a time "
+        "where a queue is short",
     )
 
     @field_validator("buffer")
@@ -284,6 +285,11 @@ class Topology(Strict):
     def turns(self) -> list[HostTurn]:
         """When hosts crash and are back, by time."""
         return host_turns(self.events, self.host_names)
+
+    @property
+    def transfers(self) -> list[TransferTurn]:
+        """What hosts send each other beside the job, by time."""
+        return transfer_turns(self.events, self.host_names)
 
     @property
     def host_names(self) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from testbed.history import History, happened
 from testbed.periods import periods
 from testbed.plan import Network, Plan
 from testbed.resolve import resolve, resolve_network
+from testbed.resolve.scale import scaled
 from testbed.rundir import RunDir, append_record
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
@@ -210,7 +211,7 @@ WRONG = {
         "{at: 1 s, links: a-b, crash: host}", "mine.yaml:8, events.0.crash: hosts crash, not links\n  write hosts",
     ),
     "hosts and links": (
-        "{at: 1 s, hosts: a, links: a-b, crash: host}", "mine.yaml:8, events.0: an event is about links or about hosts",
+        "{at: 1 s, hosts: a, links: a-b, crash: host}", "mine.yaml:8, events.0: an event is about links, hosts or a",
     ),
     "settings of hosts": (
         "{at: 1 s, hosts: a, crash: host, loss: 1 %}", "mine.yaml:8, events.0: settings of links need links",
@@ -222,6 +223,24 @@ WRONG = {
     "a host that is never up": (
         "{at: 1 s, duration: 1 s, every: 1 s, times: 3, hosts: a, crash: host}",
         "mine.yaml:7, events: at 2 s two things happen to a-h0 at once",
+    ),
+    "a transfer from nowhere": (
+        "{at: 1 s, transfer: {from: d, to: a, size: 1 MB}}",
+        "mine.yaml:8, events.0.transfer.from: there is no host or datacenter 'd'",
+    ),
+    "a transfer to itself": (
+        "{at: 1 s, transfer: {from: a-h0, to: a, size: 1 MB}}", "mine.yaml:8, events.0.transfer: a host would send to",
+    ),
+    "a transfer without a size": (
+        "{at: 1 s, transfer: {from: a, to: b}}", "mine.yaml:8, events.0.transfer.size: it is missing",
+    ),
+    "a transfer with an unknown key": (
+        "{at: 1 s, transfer: {from: a, to: b, sise: 1 MB, size: 1 MB}}",
+        "mine.yaml:8, events.0.transfer.sise: unknown key 'sise'\n  nearest: size",
+    ),
+    "a transfer that lasts": (
+        "{at: 1 s, duration: 1 s, transfer: {from: a, to: b, size: 1 MB}}",
+        "mine.yaml:8, events.0: a transfer has no other settings",
     ),
     "a trace and more": (
         "{at: 1 s, links: a-b, trace: good.csv, loss: 1 %}", "mine.yaml:8, events.0.trace: an event has a trace or",
@@ -275,12 +294,37 @@ def test_hosts_crash_and_come_back(tmp_path: Path) -> None:
     assert silent == [[], list(five), [], []]
 
 
+def test_hosts_send_beside_the_job(tmp_path: Path) -> None:
+    """Where a datacenter sends, each of its hosts sends a part, at a part of the rate, to the others' hosts in turn."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "datacenters: {a: {hosts: 3}, b: {hosts: 2}}\n"
+        "wan: [{between: [a, b], rate: 10 Gbit/s, delay: 10 ms}]\nevents:\n"
+        "  - {at: 1 s, every: 5 s, times: 2, transfer: {from: a, to: b, size: 10 MB, rate: 3 Gbit/s}}\n"
+        "  - {at: 6 s, transfer: {from: b-h1, to: a-h2, size: 4 GB, connections: 8}}\n"
+    )
+    made = resolve_network(Topology.load(path))
+    sent = [
+        [(one.source, one.target, one.bytes, one.connections, one.pace_bps) for one in change.transfers]
+        for change in made.changes
+    ]
+    parts = [("a-h0", "b-h0", 3_333_334, 1, GBIT), ("a-h1", "b-h1", 3_333_333, 1, GBIT)]
+    parts.append(("a-h2", "b-h0", 3_333_333, 1, GBIT))
+    assert sent == [parts, [*parts, ("b-h1", "a-h2", 4 * 10**9, 8, None)]]
+    assert made.changes[1].what[-1] == "b-h1 sends 4 GB to a-h2"
+    assert made.changes[0].what[0] == "a-h0 sends 3.333 MB to b-h0 at 1 Gbit/s"
+    assert made.tcp.packets_per_skb == 1  # a queue that overflows drops packets, not 64 KiB
+    slower = scaled(made, 1000).changes[1].transfers
+    assert [(one.bytes, one.pace_bps) for one in slower[-2:]] == [(3_333, 10**6), (4_000_000, None)]
+
+
 def test_a_topology_with_events_is_written_and_read_again(tmp_path: Path) -> None:
     (tmp_path / "measured.csv").write_text("time,rate\n0 s,1 Gbit/s\n")
     first = topology(
         tmp_path, "{at: 1 s, duration: 2 s, every: 3 s, times: 2, links: a-b, rate: {a->b: 1 Gbit/s}, queue: 2 bdp}",
         "{at: 1 s, links: [a, duct], down: true}", "{at: 1 s, links: a-b, trace: measured.csv}",
         "{at: 1 s, duration: 1 s, hosts: [c-h0, b], crash: ranks}",
+        "{at: 1 s, transfer: {from: a, to: b, size: 1500 B, rate: 1 Mbit/s}}",
     )  # fmt: skip
     again = tmp_path / "again.yaml"
     again.write_text(first.to_yaml())
