@@ -73,21 +73,22 @@ def read_trace(path: Path) -> list[TraceRow]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = [line for line in csv.reader(file) if any(cell.strip() for cell in line)]
+            reader = csv.reader(file)
+            lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UnitError(f"the trace {path} cannot be read: {why}") from error
     if len(lines) < 2:
         raise UnitError(f"the trace {path} has no line below its head", "write a head such as time,rate,delay")
-    head = [cell.strip() for cell in lines[0]]
+    head = [cell.strip() for cell in lines[0][1]]
     known = [TIME_COLUMN, *EventSettings.model_fields]
     for name in head:
         if name not in known:
             raise UnitError(f"the trace {path} has an unknown column {name!r}", suggest(name, known, "the columns"))
     if TIME_COLUMN not in head or len(head) < 2 or len(set(head)) < len(head):
         raise UnitError(f"the head of the trace {path} does not name time and settings, each once")
-    rows = [_trace_row(path, number, head, cells) for number, cells in enumerate(lines[1:], 2)]
-    for number, (row, after) in enumerate(pairwise(rows), 3):
+    rows = [_trace_row(path, number, head, cells) for number, cells in lines[1:]]
+    for (number, _), (row, after) in zip(lines[2:], pairwise(rows), strict=True):
         if after.time_ns <= row.time_ns:
             raise UnitError(f"line {number} of the trace {path} is not later than the one before")
     return rows

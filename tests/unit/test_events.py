@@ -252,7 +252,7 @@ WRONG_TRACES = {
     "no rows": ("time,rate\n", "has no line below its head\n  write a head such as time,rate,delay"),
     "a wrong unit": ("time,rate\n0 s,1 Gbit/s\n1 s,3 km\n", "line 3 of the trace bad.csv: '3 km' is not a rate"),
     "a short line": ("time,rate\n0 s\n", "line 2 of the trace bad.csv has 1 cells, its head has 2"),
-    "not in order": ("time,rate\n1 s,1 Gbit/s\n1 s,2 Gbit/s\n", "line 3 of the trace bad.csv is not later than"),
+    "not in order": ("time,rate\n1 s,1 Gbit/s\n\n1 s,2 Gbit/s\n", "line 4 of the trace bad.csv is not later than"),
     "no truth": ("time,down\n1 s,maybe\n", "line 2 of the trace bad.csv: 'maybe' is not true or false"),
 }
 
