@@ -346,16 +346,18 @@ def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any
 
 def transfers(run: RunDir) -> list[dict[str, Any]]:
     """A row per transfer beside the job: its hosts, bytes, those received, seconds, and bit/s of what was received."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    first = next((event.get("time_ns") for event in read_records(run.events) if event.get("state") == "first"), None)
     for record in read_records(run.transfers):
         try:
             seconds, received = (record["end_ns"] - record["start_ns"]) / 1e9, int(record["received"])
             row = {"from": record["source"], "to": record["target"], "bytes": int(record["bytes"])}
             row |= {"received": received, "seconds": seconds, "bps": 8 * received / seconds if seconds > 0 else None}
-            rows.append(row | {"start_ns": record["start_ns"], "error": record.get("error")})
+            at_s = None if first is None else (record["start_ns"] - first) / 1e9
+            rows.append(row | {"at_s": at_s, "start_ns": record["start_ns"], "error": record.get("error")})
         except (KeyError, TypeError, ValueError):
             continue
-    return rows
+    return sorted(rows, key=lambda row: int(row["start_ns"]))
 
 
 def _fidelity(run: RunDir, problems: Problems) -> list[dict[str, Any]]:

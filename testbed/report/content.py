@@ -19,7 +19,7 @@ ROW_KEYS = {
     "collectives": {"op", "bytes", "ranks", "dtype", "time_us", "algbw_gbytes", "busbw_gbytes"},
     "wan": {"from", "to", "bytes", "rate_bps", "mean_utilisation"},
     "fidelity": {"from", "to"},
-    "transfers": {"from", "to", "bytes", "received", "seconds", "bps"},
+    "transfers": {"at_s", "from", "to", "bytes", "received", "seconds", "bps"},
     "periods": {"at_s", "what", "seconds", "unit", "per_s"},
     "stages": {"stage", "wall_seconds", "emulated_seconds"},
 }

@@ -185,7 +185,7 @@ def periods_grid(summary: Summary) -> Grid:
     """What the network was between its changes, and how fast the run got on."""
     rows = _rows(summary, "periods")
     unit = rows[0]["unit"] if rows else "operation"
-    columns = [Column("from\n(s)"), Column("for\n(s)"), Column("the network", number=False), Column(f"{unit}s\nper s")]
+    columns = [Column("from\n(s)"), Column("for\n(s)"), Column("event", number=False), Column(f"{unit}s\nper s")]
     note = (
         f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in this time, by its "
         "length. Without a length: the run was over before."
@@ -199,33 +199,35 @@ def periods_grid(summary: Summary) -> Grid:
         ]
         for row in rows
     ]
-    return Grid("Changes of the network", columns, cells, note)
+    return Grid("Events", columns, cells, note)
 
 
 def transfers_grid(summary: Summary) -> Grid:
     """What hosts sent each other beside the job."""
     columns = [
+        Column("at\n(s)"),
         Column("from", number=False),
         Column("to", number=False),
         Column("size"),
         Column("received"),
         Column("time\n(s)"),
         Column("rate"),
-        Column("", number=False),
+        Column("outcome", number=False),
     ]
     cells = [
         [
+            NONE if row["at_s"] is None else f"{row['at_s']:.3f}",
             str(row["from"]),
             str(row["to"]),
             format_decimal_size(row["bytes"], 4),
             format_decimal_size(row["received"], 4),
             f"{row['seconds']:.3f}",
             NONE if row["bps"] is None else format_rate(round(row["bps"]), 3),
-            str(row.get("error") or ("" if row["received"] == row["bytes"] else "not over when the run was")),
+            str(row.get("error") or ("complete" if row["received"] == row["bytes"] else "cut short by the run's end")),
         ]
         for row in _rows(summary, "transfers")
     ]
-    note = "Over TCP, beside the job: bytes of data, and their rate from the beginning to the arrival of the last one."
+    note = "Over TCP, beside the job: when they began, bytes of data, and their rate until the last of these arrived."
     return Grid("Transfers", columns, cells, note)
 
 

@@ -139,7 +139,7 @@ def test_the_run_tells_what_changed(changed: list[Folder], command: Command) -> 
     assert rows[0]["per_s"] > 1.9 * rows[1]["per_s"] > 0
     assert rows[5]["seconds"] is None
     printed = command("report", changed[0].path).stdout
-    assert "Changes of the network" in printed
+    assert "\nEvents" in printed
     page = (changed[0].path / "report.html").read_text()
     assert "west-east: up again" in page
     trace = (changed[0].path / "trace.json").read_text()
