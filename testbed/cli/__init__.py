@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from testbed import __version__
 from testbed.cli import compare, doctor, graph, guest, language, live, report, run, sweep, topo, vm
@@ -64,7 +65,7 @@ def main() -> None:
             errors.print("interrupted")
         sys.exit(status or 0)
     except TestbedError as error:
-        errors.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         if isinstance(error, MachineError):
             errors.print("  testbed doctor says what this machine can do, and what mends the rest", soft_wrap=True)
         sys.exit(error.exit_status)
@@ -77,14 +78,10 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         if type(error).__name__.endswith("UsageError") or hasattr(error, "format_message"):
-            errors.print(f"[bold red]error:[/] {_escaped(error.format_message())}", soft_wrap=True)  # type: ignore[attr-defined]
+            errors.print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)  # type: ignore[attr-defined]
             sys.exit(2)
         raise
 
 
 def _as_interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _escaped(value: object) -> str:
-    return str(value).replace("[", r"\[")

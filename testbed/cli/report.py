@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from testbed.cli.options import Format, FormatOption
 from testbed.errors import InputError
@@ -100,13 +101,13 @@ def print_tables(folder: RunDir, output: Format) -> None:
         console.print(transfers_table(summary))
     if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
-    console.print(verdict(status, summary), highlight=False)
+    console.print(Text(verdict(status, summary)))  # its reason is a program's, with brackets of all kinds
     warnings, problems = status.get("warnings"), summary.get("problems", [])
     for warning in warnings if isinstance(warnings, list) else []:
         if warning not in problems:
-            console.print(f"[bold yellow]not faithful:[/] {warning}", highlight=False)
+            console.print(Text.assemble(("not faithful:", "bold yellow"), f" {warning}"))
     for problem in problems:
-        console.print(f"[bold yellow]missing:[/] {problem}", highlight=False)
+        console.print(Text.assemble(("missing:", "bold yellow"), f" {problem}"))
 
 
 def print_files(folder: RunDir, output: Format) -> None:
@@ -114,9 +115,10 @@ def print_files(folder: RunDir, output: Format) -> None:
     if output is not Format.TABLE:
         return
     console = wide_console()
-    console.print(f"results: {folder.path}\nreport:  {folder.report}", soft_wrap=True, highlight=False)
+    lines = [f"results: {folder.path}", f"report:  {folder.report}"]
     if folder.trace.is_file():
-        console.print(f"trace:   {folder.trace} (for ui.perfetto.dev)", soft_wrap=True, highlight=False)
+        lines.append(f"trace:   {folder.trace} (for ui.perfetto.dev)")
+    console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
 def print_csv(rows: Iterable[Sequence[str]]) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.report import wide_console
@@ -137,7 +138,7 @@ def show(sweep: SweepDir, found: Table, output: Format) -> None:
     names = _chosen(columns, None, sweep, every=False)
     places = [columns.index(name) for name in names]
     _print(names, [[row[place] for place in places] for row in rows], output)
-    wide_console().print(f"results: {sweep.path}\nreport:  {sweep.page}", soft_wrap=True, highlight=False)
+    wide_console().print(Text(f"results: {sweep.path}\nreport:  {sweep.page}"), soft_wrap=True)
 
 
 def _print(names: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:

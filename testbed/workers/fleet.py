@@ -104,12 +104,11 @@ class Fleet(ABC):
         while True:
             lost = self.lost()  # before the exits are read: a parent that is done is not lost
             exits: dict[int, list[int]] = {rank.rank: [] for rank in self.plan.workers.processes}
-            for record in read_records(self.run.rank_exits):
-                exits[record["rank"]].append(record["status"])
-            for rank, statuses in exits.items():
-                for number, status in enumerate(statuses):
-                    if status != 0 and (rank, number) not in self._killed:
-                        raise WorkerError(self._failure(rank, status))
+            for record in read_records(self.run.rank_exits):  # in the order of time: the first failure brings others
+                rank, status = record["rank"], record["status"]
+                if status != 0 and (rank, len(exits[rank])) not in self._killed:
+                    raise WorkerError(self._failure(rank, status))
+                exits[rank].append(status)
             running = [rank for rank, statuses in exits.items() if len(statuses) < self._starts[rank]]
             if not running and self._over(exits):
                 return

@@ -190,3 +190,13 @@ def test_an_empty_folder_with_a_plan(tmp_path):
     assert report(run.path).exit_code == 0
     collect(run)
     assert "site-map" in run.report.read_text()
+
+
+def test_texts_with_brackets_are_printed_as_they_are(run):
+    """gloo's errors name their file in brackets, which rich would take for markup."""
+    status = json.loads(run.status.read_text())
+    status |= {"state": "failed", "reason": "[/gloo/pair.cc:553] closed [bold]", "warnings": ["[/] [red]late"]}
+    run.status.write_text(json.dumps(status))
+    said = " ".join(report(run.path).output.split())
+    assert "The run failed: [/gloo/pair.cc:553] closed [bold]." in said
+    assert "not faithful: [/] [red]late" in said

@@ -145,3 +145,12 @@ def test_more_orders_come_while_children_run(tmp_path: Path) -> None:
         os._exit(0)
     assert more.orders([child]) == []
     assert os.waitpid(child, os.WNOHANG)[0] == child
+
+
+def test_the_first_failure_is_told(crashing: Ranks) -> None:
+    """It brings the others, of whatever rank."""
+    last = crashing.plan.workers.ranks[-1].rank
+    crashing.ends(last, 1)
+    crashing.ends(0, 1)
+    with pytest.raises(WorkerError, match=f"^rank {last} on "):
+        crashing.wait()
