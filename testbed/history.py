@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ class History:
 
     states: tuple[Network, ...]
     times_ns: tuple[int, ...] = ()
+    _pieces: dict[tuple[str, str], Pieces] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, plan: Plan, run: RunDir) -> History:
@@ -29,10 +31,16 @@ class History:
 
     def way(self, link: str, source: str, time_ns: int) -> Direction:
         """A direction of a WAN link as it was at a time."""
-        return next(way for begin, end, way in self.pieces(link, source) if begin <= time_ns < end)
+        pieces = self.pieces(link, source)
+        return pieces[_at(pieces, time_ns)][2]
 
     def pieces(self, link: str, source: str) -> Pieces:
         """From when to before when a direction of a WAN link was how."""
+        if (link, source) not in self._pieces:
+            self._pieces[link, source] = self._found_pieces(link, source)
+        return self._pieces[link, source]
+
+    def _found_pieces(self, link: str, source: str) -> Pieces:
         borders = (-FOR_EVER, *self.times_ns, FOR_EVER)
         found: Pieces = []
         for (begin, end), state in zip(pairwise(borders), self.states, strict=True):
@@ -49,7 +57,7 @@ class History:
         if len(pieces) == 1 or end_ns <= begin_ns:
             return float(self.way(link, source, begin_ns).bottleneck.rate_bps)
         total = 0.0
-        for begin, end, way in pieces:
+        for begin, end, way in pieces[_at(pieces, begin_ns) : _at(pieces, end_ns) + 1]:
             total += way.bottleneck.rate_bps * max(0, min(end, end_ns) - max(begin, begin_ns))
         return total / (end_ns - begin_ns)
 
@@ -62,6 +70,11 @@ def happened(plan: Plan, run: RunDir) -> list[dict[str, Any]]:
         if sound and record.get("number") == len(kept) < len(plan.network.changes):
             kept.append(record)
     return kept
+
+
+def _at(pieces: Pieces, time_ns: int) -> int:
+    """The index of the piece that holds at a time."""
+    return bisect_right(pieces, time_ns, key=lambda piece: piece[0]) - 1
 
 
 def _direction(network: Network, link: str, source: str) -> Direction:

@@ -257,17 +257,18 @@ class Network(Frozen):
             yield state
 
     def after(self, change: Change) -> Network:
-        """This network with what `change` changes."""
+        """This network with what `change` changes; what it leaves alone are the same objects."""
         links = {link.key: link for link in change.links}
         routes = {(route.dc, route.destination): route for route in change.routes}
         hosts = {host.name: host for host in change.hosts}
-        return self.model_copy(
-            update={
-                "wan": tuple(links.get(link.key, link) for link in self.wan),
-                "routes": tuple(routes.get((route.dc, route.destination), route) for route in self.routes),
-                "hosts": tuple(hosts.get(host.name, host) for host in self.hosts),
-            }
-        )
+        update: dict[str, Any] = {}
+        if links:
+            update["wan"] = tuple(links.get(link.key, link) for link in self.wan)
+        if routes:
+            update["routes"] = tuple(routes.get((route.dc, route.destination), route) for route in self.routes)
+        if hosts:
+            update["hosts"] = tuple(hosts.get(host.name, host) for host in self.hosts)
+        return self.model_copy(update=update)
 
     def extremes(self, *, rate: Extreme, delay: Extreme) -> Iterator[Network]:
         """A network for each set of routes that holds at some time, with every WAN direction's extreme of all times.
@@ -291,7 +292,8 @@ class Network(Frozen):
 
         pairs = [(link, extreme(link, link.forward), extreme(link, link.backward)) for link in self.wan]
         wan = tuple(link.model_copy(update={"forward": there, "backward": back}) for link, there, back in pairs)
-        for routes in dict.fromkeys(state.routes for state in states):
+        different = {id(state.routes): state.routes for state in states}  # comparing them takes long
+        for routes in dict.fromkeys(different.values()):
             yield self.model_copy(update={"wan": wan, "routes": routes, "changes": ()})
 
     def host(self, name: str) -> Host:
