@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,12 +83,12 @@ def main(run_folder: str, fifo: str) -> int:
         _enter(order, run.rank_log(order.rank))
         return rank_module.run_rank(run, plan, order.rank)
 
-    ranks = {_forked(rank, order): order.rank for order in orders}
+    ranks = {forked(partial(rank, order)): order.rank for order in orders}
     more = More(Path(fifo)) if any(change.started for change in plan.network.changes) else None
     failed = 0
     while ranks or more is not None:
         for order in more.orders(list(ranks)) if more is not None else ():
-            ranks[_forked(rank, order)] = order.rank
+            ranks[forked(partial(rank, order))] = order.rank
         for pid, status in _ended(wait=more is None):
             if pid in ranks:
                 failed += status != 0
@@ -95,13 +96,13 @@ def main(run_folder: str, fifo: str) -> int:
     return 1 if failed else 0
 
 
-def _forked(work: Callable[[Order], int], order: Order) -> int:
-    """Carry out `order` in a child, whose PID this is, and whose exit status is what `work` gives."""
+def forked(work: Callable[[], int]) -> int:
+    """Carry out `work` in a child, whose PID this is, and whose exit status is what `work` gives."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            status = work(order)
+            status = work()
         except BaseException:  # the log must hold it, whatever it is
             traceback.print_exc()
         finally:

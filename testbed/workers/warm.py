@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from testbed.rundir import RunDir
 from testbed.workers import parent
@@ -57,7 +55,7 @@ def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
     fifo = folder / "orders"
     os.mkfifo(fifo)
     with (run.logs / "parent.log").open("w") as log:
-        pid = _fork(run, fifo, log.fileno())
+        pid = parent.forked(partial(_be_parent, run, fifo, log.fileno()))
     warm = WarmParent(pid, fifo)
     try:
         yield warm
@@ -65,23 +63,8 @@ def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
         warm.end()
 
 
-def _fork(run: RunDir, fifo: Path, log: int) -> int:
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        _be_parent(run, fifo)
-    return pid
-
-
-def _be_parent(run: RunDir, fifo: Path) -> NoReturn:
-    status = 1
-    try:
-        status = parent.main(str(run.path), str(fifo))
-    except BaseException:  # the log must hold it, whatever it is
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _be_parent(run: RunDir, fifo: Path, log: int) -> int:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return parent.main(str(run.path), str(fifo))
