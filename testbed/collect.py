@@ -1,17 +1,8 @@
 """Turns the raw records of a run into its tables and summary.json. Needs no privilege and no guest.
 
-Time of an operation. All ranks share one clock, so times of different ranks can be compared.
+A row of summary.json `collectives` tells of all iterations of an operation (`testbed.iterations` has their times):
 
-- ``time_us`` is the duration that rank 0 sees, which is what benchmarks of torch and gloo print. Where data go one way
-  only, that says nothing about the network: a sender is done once its kernel has taken the data, and what a receiver
-  waits for may have been sent before it started. There the time is from the first start of a sender to the last end of
-  a receiver: from rank 0's start to the last end (broadcast, scatter), from the first start to rank 0's end (reduce,
-  gather), or from the first start to the last end (send_recv).
-- Several groups that work at the same time count as one iteration, with the time of the slowest group; rank 0 is the
-  first of its group there.
-- ``slowest_us`` is the median over the iterations of the longest duration that any rank sees (never less than the
-  median of ``time_us``).
-- Ranks start within the skew of the barrier before the operation, at most a one-way delay.
+- ``slowest_us`` is the median of the iterations' slowest ranks (never less than the median of ``time_us``).
 - ``efficiency`` is ``bound_us`` / median of ``time_us`` (see `testbed.bounds`).
 - ``algbw_gbytes`` is bytes / median time in 10^9 bytes/s; ``busbw_gbytes`` that times the factor of nccl-tests
   (its doc/PERFORMANCE.md).
@@ -31,11 +22,12 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from testbed.bounds import FROM_ROOT, TO_ROOT, Bounds, concurrent_us
+from testbed.bounds import Bounds, concurrent_us
 from testbed.dominance import dominant
 from testbed.fidelity import rates
 from testbed.guest.boot import temporary_folder
 from testbed.history import History, happened
+from testbed.iterations import SAME_OP, iterations
 from testbed.measure.flow_tables import Captured, read_captures
 from testbed.periods import periods
 from testbed.plan import Direction, Plan, WanLink
@@ -69,7 +61,6 @@ LINKS_SCHEMA: dict[str, type[pl.DataType]] = {
     "backlog_bytes": pl.Int64,
 }
 UNSAID = {"group": "", "algorithm": "gloo"}  # where a record leaves it out
-SAME_OP = ["op", "bytes", "group_size", "dtype", "algorithm"]
 
 Problems = list[str]
 
@@ -186,10 +177,10 @@ def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> lis
         if plan is None or plan.workers.workload != "script":
             problems.append("no measured operation was recorded")
         return []
-    iterations = _iterations(measured)
-    whole = iterations.filter(pl.col("whole"))
-    if whole.height < iterations.height:
-        problems.append(f"{iterations.height - whole.height} iterations lack the record of a rank and are left out")
+    found = iterations(measured)
+    whole = found.filter(pl.col("whole"))
+    if whole.height < found.height:
+        problems.append(f"{found.height - whole.height} iterations lack the record of a rank and are left out")
     kind = "all" if plan is None else plan.workers.settings.get("groups", "all")
     bound = _bound(measured, plan, problems)
     rows = []
@@ -198,43 +189,6 @@ def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> lis
         timing = _timing(op, size, members, group, bound(op, size, members))
         rows.append({**timing, "dtype": dtype, "algorithm": algorithm, "groups": kind})
     return rows
-
-
-def _iterations(measured: pl.DataFrame) -> pl.DataFrame:
-    """A row per iteration with time_us, slowest_us, wrong, and whether every rank of every group has finished it.
-
-    The n-th record of a rank with the same operation and iteration belongs to the n-th of the other ranks.
-    """
-    once = [*SAME_OP, "iteration"]
-    start, end, first_rank = pl.col("start_ns"), pl.col("end_ns"), pl.col("rank").arg_min()
-    root_start, root_end = start.get(first_rank), end.get(first_rank)
-    one_way = (
-        pl.when(pl.col("op").is_in(list(FROM_ROOT)).first())
-        .then(end.max() - root_start)
-        .when(pl.col("op").is_in(list(TO_ROOT)).first())
-        .then(root_end - start.min())
-        .when((pl.col("op") == "send_recv").first())
-        .then(end.max() - start.min())
-    )
-    return (
-        measured.with_columns(repeat=pl.int_range(pl.len()).over([*once, "rank"]))
-        .group_by([*once, "repeat", "group"], maintain_order=True)
-        .agg(
-            time_us=one_way.otherwise(root_end - root_start) / 1000,
-            slowest_us=one_way.otherwise((end - start).max()) / 1000,
-            whole=pl.len() >= pl.col("group_size").first(),
-            wrong=pl.col("wrong").filter(pl.col("wrong") >= 0).sum(),
-            checked=(pl.col("wrong") >= 0).any(),
-        )
-        .with_columns(groups=pl.col("group").n_unique().over(SAME_OP))
-        .group_by([*once, "repeat"], maintain_order=True)
-        .agg(
-            pl.col("time_us", "slowest_us").max(),
-            pl.col("wrong").sum(),
-            pl.col("checked").any(),
-            whole=pl.col("whole").all() & (pl.len() == pl.col("groups").first()),
-        )
-    )
 
 
 def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Callable[[str, int, int], float | None]:

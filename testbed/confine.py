@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG = 1
 SHM = "/dev/shm"
@@ -45,9 +45,23 @@ def _namespaces() -> None:
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """As mount(2).
+
+    Raises:
+        OSError: as it says.
+    """
     words = [None if word is None else word.encode() for word in (source, target, kind)]
     _check(_libc.mount(*words, flags, None if data is None else data.encode()), f"mount {target}")
+
+
+def unmount(target: str) -> None:
+    """As soon as nobody uses it any more; umount2(2).
+
+    Raises:
+        OSError: as it says.
+    """
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
 def _set_read_only(path: str, *, yes: bool, below: bool) -> None:
@@ -65,11 +79,11 @@ def confine(memory_bytes: int, folders: list[str]) -> None:
         OSError: the system does not allow it.
     """
     _namespaces()
-    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
     if memory_bytes:
-        _mount("tmpfs", SHM, "tmpfs", 0, f"mode=1777,size={memory_bytes}")
+        mount("tmpfs", SHM, "tmpfs", 0, f"mode=1777,size={memory_bytes}")
     for folder in folders:
-        _mount(folder, folder, None, MS_BIND | MS_REC)
+        mount(folder, folder, None, MS_BIND | MS_REC)
     _set_read_only("/", yes=True, below=True)
     for folder in [*folders, *[SHM] * bool(memory_bytes)]:
         _set_read_only(folder, yes=False, below=False)

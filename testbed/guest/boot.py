@@ -216,7 +216,7 @@ def _launch(
     ends = ("con0=null,fd:1", "quiet") if console else ("con0=fd:0,fd:1", "quiet", "loglevel=0")
     arguments = [
         f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
-        "con=null", *ends, "ssl=null", "ipv6.disable=1", f"umid={folder.name}",
+        "con=null", *ends, "ssl=null", "ipv6.disable_ipv6=1", f"umid={folder.name}",
         f"uml_dir={folder}/uml", f"TESTBED_GUEST={folder}",
     ]  # fmt: skip
     if kernel.seccomp:

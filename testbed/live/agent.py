@@ -27,6 +27,7 @@ from typing import NoReturn
 from testbed.errors import TestbedError
 from testbed.live.folder import Deployment, LivePlan
 from testbed.live.mailbox import Answer, Mail, Request, mails
+from testbed.names import named
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.change import change_network
 from testbed.network.netlink import enter_node
@@ -187,15 +188,6 @@ def node_names(network: Network) -> dict[str, str]:
     return routers | {host.name: host.node for host in network.hosts}
 
 
-def _name_addresses(network: Network) -> None:
-    """Let every program of the guest find the hosts, and the border routers, by these names."""
-    names = {host.name: host.address for host in network.hosts} | {
-        dc.name: dc.router_address for dc in network.datacenters
-    }
-    with Path("/etc/hosts").open("a") as file:
-        file.writelines(f"{address.ip} {name}\n" for name, address in names.items())
-
-
 def _status_of(work: Callable[[], int]) -> int:
     """Carry out `work` in a child: its exit status, whatever happens."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -219,8 +211,7 @@ def main(folder: str) -> None:
     deployment = Deployment(Path(folder))
     plan = deployment.read_plan()
     try:
-        _name_addresses(plan.network)
-        with build_network(plan.network) as network:
+        with named(Path("/run"), plan.network), build_network(plan.network) as network:
             for node in network.mininet.values():
                 node.start_shell()  # one for all commands to come, each of which is a fork of this process
             time.sleep(max(0.0, 1.0 - time.monotonic()))  # ping takes second 0 for "not sent yet", and does not wait

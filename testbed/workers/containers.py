@@ -24,6 +24,7 @@ import docker
 from docker.errors import DockerException
 
 from testbed.errors import RunError, WorkerError
+from testbed.names import write_names
 from testbed.plan import Plan, Rank, Workers
 from testbed.rundir import RunDir
 from testbed.workers import cgroups
@@ -57,6 +58,7 @@ class Containers(Fleet):
             self._folder = Path(tempfile.mkdtemp(prefix="testbed-", dir="/run"))
             self._folder.chmod(0o755)
             stack.callback(_remove_with_mounts, self._folder)
+            self._names = write_names(self._folder, self.plan.network)
             cgroups.delegate_root()
             self._group = stack.enter_context(cgroups.group(self._folder.name))
             self._parent: WarmParent | None = None
@@ -153,13 +155,14 @@ class Containers(Fleet):
         if self.plan.clock == "real":
             # A quota counts the host's CPU time: on the virtual clock, where computation takes none, it would add time.
             limits = {"nano_cpus": int(workers.cpus * 1e9)}
+        volumes = {path: {"bind": path, "mode": mode} for path, mode in binds.items()}
+        volumes |= {str(file): {"bind": str(place), "mode": "ro"} for file, place in self._names.items()}
         return client.containers.run(
             image, command, detach=True, name=f"{self._folder.name}-{host}", hostname=host, network_mode="none",
             read_only=True, tmpfs={"/tmp": "mode=1777", "/run": ""}, cap_drop=["ALL"],
             security_opt=["no-new-privileges"], user=f"{owner.st_uid}:{owner.st_gid}",
             mem_limit=workers.memory_bytes, pids_limit=cgroups.PIDS_MAX, ipc_mode="private",
-            volumes={path: {"bind": path, "mode": mode} for path, mode in binds.items()},
-            environment={**_environment(), **ENVIRONMENT}, labels={LABEL: self._folder.name},
+            volumes=volumes, environment={**_environment(), **ENVIRONMENT}, labels={LABEL: self._folder.name},
             log_config=docker.types.LogConfig(type="none"), **limits,
         )  # fmt: skip
 

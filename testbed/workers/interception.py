@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch._C._distributed_c10d import ProcessGroup, Work
@@ -69,7 +70,7 @@ class Interception:
 
     def __init__(self, record: Record, phase: str, begin: Callable[[], None] = lambda: None) -> None:
         self._record, self._phase, self._begin = record, phase, begin
-        self._numbers: Counter[tuple[str, str]] = Counter()
+        self._numbers: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
         self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
         for name, operator in OPERATORS.items():
@@ -117,12 +118,12 @@ class Interception:
         self, operator: Operator, tensors: list[torch.Tensor], arguments: tuple[Any, ...], start_ns: int
     ) -> Operation:
         group = next(ProcessGroup.unbox(argument) for argument in arguments if isinstance(argument, torch.ScriptObject))
-        number = self._numbers[group.group_name, operator.op]
-        self._numbers[group.group_name, operator.op] += 1
+        numbers = self._numbers.setdefault(group, Counter())
+        numbers[operator.op] += 1
         data = operator.op != "barrier"  # which has a tensor to say where it is
         return Operation(
             op=operator.op, bytes=data * sum(map(_bytes, tensors)) * (group.size() if operator.parts else 1),
-            group_size=group.size(), iteration=number, phase=self._phase,
+            group_size=group.size(), iteration=numbers[operator.op] - 1, phase=self._phase,
             dtype=str(tensors[0].dtype).removeprefix("torch.") if data else "",
             start_ns=start_ns, end_ns=start_ns,
         )  # fmt: skip

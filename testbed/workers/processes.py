@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from testbed.names import named
 from testbed.plan import Plan
 from testbed.rundir import RunDir
 from testbed.workers import cgroups
@@ -27,6 +28,7 @@ class Processes(Fleet):
         with ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix="testbed-", dir="/run"))
             stack.callback(shutil.rmtree, folder)
+            stack.enter_context(named(folder, self.plan.network))
             self._add_groups(folder.name, stack)
             self._parent = stack.enter_context(warm_parent(self.run, folder))
             self._stack = stack.pop_all()

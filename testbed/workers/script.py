@@ -48,7 +48,8 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     if kind == "command":
         os.execvp(words[0], words)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.path[0] = folder or str(work)
+    wanted = workers.environment.get("PYTHONPATH", "").split(os.pathsep)  # an interpreter reads it when it starts
+    sys.path[:1] = [folder or str(work), *filter(None, wanted)]
     sys.argv = list(words)
     _seed(plan.seed, rank.rank)
     torch.set_num_threads(1)

@@ -69,6 +69,38 @@ if dist.get_rank() == 1:
 print("still well")
 dist.barrier()
 """
+NAMES = """
+import socket
+import time
+import torch.distributed as dist
+import extra
+
+peers = {"west-h0": "10.0.0.1", "east-h0": "10.1.0.1"}
+me = socket.gethostname()
+assert socket.gethostbyname(me) == peers[me]
+assert {name: socket.gethostbyname(name) for name in peers} == peers
+assert socket.gethostbyname("localhost") == "127.0.0.1"
+assert socket.getfqdn(peers["east-h0"]) == "east-h0"
+start = time.monotonic()
+try:
+    socket.gethostbyname("example.org")
+    raise AssertionError("resolved")
+except OSError:
+    print("unknown after", time.monotonic() - start)
+    assert time.monotonic() - start < 0.1
+dist.init_process_group(init_method="tcp://west-h0:29600", rank=int(me == "east-h0"), world_size=2)
+if me == "west-h0":  # as many servers do: an address of IPv6 that serves IPv4, too
+    with socket.create_server(("::", 29700), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        dist.barrier()
+        connection, address = server.accept()
+        assert address[0] == "::ffff:10.1.0.1", address
+else:
+    dist.barrier()
+    with socket.create_connection(("west-h0", 29700)) as connection:
+        pass
+dist.barrier()
+print(extra.FOUND)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +111,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.py").write_text(MODEL)
     (folder / "small.py").write_text(SMALL)
     (folder / "failing.py").write_text(FAILING)
+    (folder / "names.py").write_text(NAMES)
+    (folder / "more").mkdir()
+    (folder / "more/extra.py").write_text("FOUND = 'found by PYTHONPATH'\n")
     return folder
 
 
@@ -148,6 +183,17 @@ def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: 
     assert "arguments ['--lr', '1e-3']" in (folder.path / "logs/rank-1.log").read_text()
     exits = [json.loads(line) for line in (folder.path / "raw/exits.jsonl").read_text().splitlines()]
     assert sorted((exit["rank"], exit["status"]) for exit in exits) == [(0, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("isolation", ["process", "container"])
+def test_names_sockets_and_modules(command: Command, pair: Path, scripts: Path, tmp_path: Path, isolation: str) -> None:
+    """Hosts find each other by name, serve IPv4 on addresses of IPv6, and modules on a PYTHONPATH of the user's."""
+    more = scripts / "more"
+    words = ["--isolation", isolation, "--readable", more, "--env", f"PYTHONPATH={more}", "--out", tmp_path / "run"]
+    command("run", pair, *words, "--", scripts / "names.py")
+    folder = Folder(tmp_path / "run")
+    assert folder.status["faithful"], folder.status["warnings"]
+    assert (folder.path / "logs/rank-1.log").read_text().splitlines()[-1] == "found by PYTHONPATH"
 
 
 def test_a_failing_script(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from synthetic import GBIT, MS, make_network, make_plan, three_dcs, two_dcs, write_pcap, write_run
 
 from testbed.collect import LINKS_SCHEMA, OPS_SCHEMA, bus_factor, collect, stages
+from testbed.iterations import iterations
 from testbed.rundir import RunDir, append_record
 
 
@@ -203,3 +204,32 @@ def test_groups_at_the_same_time(tmp_path):
     summary = summary_of(run)
     assert summary["collectives"][0]["iterations"] == 1
     assert any("1 iterations lack the record of a rank" in problem for problem in summary["problems"])
+
+
+def table_of(rows):
+    """Records of operations: (rank, iteration, start, end) in ms."""
+    same = {"op": "all_reduce", "bytes": 1024, "group_size": 2, "dtype": "float32", "algorithm": "gloo"}
+    columns = {"rank": 0, "iteration": 1, "start_ns": 2, "end_ns": 3}
+    values = [{name: row[at] * (MS if at > 1 else 1) for name, at in columns.items()} for row in rows]
+    return pl.DataFrame([{**same, "group": "", "wrong": -1, **value} for value in values]).sort("start_ns", "rank")
+
+
+def test_process_groups_after_a_crash_have_iterations_of_their_own():
+    """Ranks 0 and 1, then 0 and 2 while 1 is away, whose number 0 never ended on 2; then 0 and 1 once more."""
+    found = iterations(
+        table_of([
+            (0, 0, 0, 10), (1, 0, 1, 10), (0, 1, 20, 30), (1, 1, 20, 31),
+            (0, 0, 100, 140), (0, 1, 150, 180), (2, 1, 160, 180),
+            (1, 0, 201, 230), (0, 0, 200, 230),
+        ])
+    )  # fmt: skip
+    assert found.sort("time_us")["time_us"].to_list() == [10_000, 10_000, 30_000, 30_000, 40_000]
+    assert found.filter(~pl.col("whole"))["time_us"].to_list() == [40_000]
+
+
+def test_a_sender_may_be_done_before_the_receiver_begins():
+    """Of three broadcasts the last does not end at rank 1."""
+    rows = [(0, 0, 0, 1), (1, 0, 5, 10), (0, 0, 50, 51), (1, 0, 60, 61), (0, 0, 100, 101)]
+    found = iterations(table_of(rows).with_columns(op=pl.lit("broadcast")))
+    assert found["whole"].to_list() == [True, True, False]
+    assert found["time_us"].to_list()[:2] == [10_000, 11_000]

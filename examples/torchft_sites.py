@@ -1,0 +1,87 @@
+"""Training that goes on when a datacenter fails: torchft, with a replica group for each datacenter.
+
+    testbed run TOPOLOGY -- examples/torchft_sites.py --steps 60
+
+Gradients are averaged inside each datacenter by gloo, and across datacenters by torchft's manager. When a datacenter
+crashes, the others drop the step that failed and go on without it; when it is back, it gets the model from one of them
+and joins. Rank 0 runs torchft's lighthouse, which counts who is there: its datacenter must not crash.
+"""
+
+import argparse
+import os
+import socket
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchft import Manager, Optimizer, ProcessGroupGloo
+from torchft.coordination import LighthouseServer
+
+from testbed.workers.compute import ModelledCompute
+
+LIGHTHOUSE_PORT, STORE_PORT = 29510, 29511
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--steps", type=int, default=60)
+parser.add_argument("--step-time", type=float, default=0.1, help="of forward and backward pass on a GPU, in seconds")
+parser.add_argument("--timeout", type=float, default=5.0, help="of an operation across datacenters, in seconds")
+parser.add_argument("--heartbeat-timeout", type=float, default=1.0, help="after which a datacenter is lost, in seconds")
+options = parser.parse_args()
+
+rank, sites = int(os.environ["RANK"]), os.environ["TESTBED_DATACENTERS"].split(",")
+site = sites[rank]
+local_rank, local_world = sites[:rank].count(site), sites.count(site)
+first_host = f"{site}-h0"
+
+if rank == 0:
+    lighthouse = LighthouseServer(
+        bind=f"[::]:{LIGHTHOUSE_PORT}", min_replicas=1, join_timeout_ms=1000,
+        heartbeat_timeout_ms=int(options.heartbeat_timeout * 1000),
+    )  # fmt: skip
+store = dist.TCPStore(first_host, STORE_PORT, is_master=local_rank == 0, wait_for_workers=False)
+dist.init_process_group("gloo", store=dist.PrefixStore("site", store), rank=local_rank, world_size=local_world)
+
+torch.manual_seed(0)  # as torchft asks for, or give init_sync=True: then the models are sent at the first step
+model = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.ReLU())], nn.Linear(512, 1))
+ModelledCompute(model, step_time=options.step_time)
+adam = torch.optim.AdamW(model.parameters())
+
+
+def load(state: dict) -> None:
+    """Go on from the state of another datacenter."""
+    model.load_state_dict(state["model"])
+    adam.load_state_dict(state["optimizer"])
+    print(f"{time.time():.3f} got the state of another datacenter", flush=True)
+
+
+manager = Manager(
+    pg=ProcessGroupGloo(timeout=timedelta(seconds=options.timeout)),
+    load_state_dict=load, state_dict=lambda: {"model": model.state_dict(), "optimizer": adam.state_dict()},
+    min_replica_size=1, init_sync=False,
+    timeout=timedelta(seconds=options.timeout), quorum_timeout=timedelta(seconds=60),
+    rank=local_rank, world_size=local_world, store_addr=first_host, store_port=STORE_PORT,
+    lighthouse_addr=f"http://{os.environ['MASTER_ADDR']}:{LIGHTHOUSE_PORT}", replica_id=site,
+    hostname=socket.gethostname(),
+)  # fmt: skip
+optimizer = Optimizer(manager, adam)
+parameters = list(model.parameters())
+
+while manager.current_step() < options.steps:
+    batch = torch.randn(64, 512)
+    optimizer.zero_grad()  # asks the lighthouse who takes part, beside the forward pass
+    loss = (model(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(gradient)
+    manager.allreduce(gradient.div_(local_world)).wait()  # an error does not raise: then nobody commits the step
+    for p, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+        p.grad.copy_(part.view_as(p))
+    before = manager.current_step()
+    optimizer.step()
+    fate = "done" if manager.current_step() > before else "dropped"
+    print(f"{time.time():.3f} step {before} {fate}, {manager.num_participants()} sites, loss {loss:.4f}", flush=True)
+
+manager.shutdown(wait=False)
+dist.destroy_process_group()
