@@ -27,6 +27,7 @@ from testbed.guest.modules import bundles, python_for_guests
 from testbed.guest.series import start_series as series_of
 from testbed.guest.series import visit
 from testbed.plan import Plan
+from testbed.report.verdict import INCOMPLETE
 from testbed.rundir import RunDir, open_plain, read_plain, read_records
 from testbed.watch import Progress, Running, Watch
 from testbed.workers.fleet import ENVIRONMENT
@@ -304,9 +305,7 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
             "that were to be modelled: this CPU cannot keep up; use --clock virtual, or a longer step_time"
         )
     if outcome.state != "completed":
-        outcome.doubt(
-            f"the run did not complete: {outcome.reason.splitlines()[0] if outcome.reason else outcome.state}"
-        )
+        outcome.doubt(f"{INCOMPLETE}: {outcome.reason.splitlines()[0] if outcome.reason else outcome.state}")
 
 
 def clean_up_after_killed() -> None:

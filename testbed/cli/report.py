@@ -27,7 +27,7 @@ from testbed.report.tables import (
     transfers_table,
     wan_table,
 )
-from testbed.report.verdict import verdict
+from testbed.report.verdict import INCOMPLETE, verdict
 from testbed.rundir import RunDir, read_json
 
 FILE_WIDTH = 120  # columns
@@ -77,8 +77,8 @@ def _readable(path: Path) -> RunDir:
     return folder
 
 
-def print_tables(folder: RunDir, output: Format) -> None:
-    """Print what a run measured."""
+def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> None:
+    """Print what a run measured; `in_short` only the first line of why it failed, where an error will tell it all."""
     summary = read_json(folder.summary, [])
     status = read_json(folder.status, [])
     if output is Format.JSON:
@@ -101,10 +101,13 @@ def print_tables(folder: RunDir, output: Format) -> None:
         console.print(transfers_table(summary))
     if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
-    console.print(Text(verdict(status, summary)))  # its reason is a program's, with brackets of all kinds
+    outcome = verdict(status, summary)  # its reason is a program's, with brackets of all kinds
+    if in_short and "\n" in outcome:
+        outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
+    console.print(Text(outcome))
     warnings, problems = status.get("warnings"), summary.get("problems", [])
     for warning in warnings if isinstance(warnings, list) else []:
-        if warning not in problems:
+        if warning not in problems and not warning.startswith(INCOMPLETE):
             console.print(Text.assemble(("not faithful:", "bold yellow"), f" {warning}"))
     for problem in problems:
         console.print(Text.assemble(("missing:", "bold yellow"), f" {problem}"))

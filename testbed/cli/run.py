@@ -267,7 +267,7 @@ def run(
     folder = RunDir.create(out or _default_folder(network.name, work.workload))
     spec = f"# topology\n{network.to_yaml()}---\n# workload\n{work.to_yaml()}"
     try:
-        with display(lambda: print_tables(folder, output)) as progress:
+        with display(lambda: print_tables(folder, output, in_short=True)) as progress:
             launch(plan, folder, spec=spec, command=sys.argv, stall_limit_s=stall_limit, progress=progress)
     except MachineError:  # nothing was started, and so there is nothing to show
         raise

@@ -7,6 +7,7 @@ from typing import Any
 from testbed.units import format_size, format_time
 
 Json = dict[str, Any]
+INCOMPLETE = "the run did not complete"  # so begins the warning of a run whose outcome says that already
 TITLES = {"latency": "Latency", "bandwidth": "Bandwidth", "window": "TCP's window", "compute": "Computation"}
 MEANINGS = {
     "latency": "Most of the time passes while data are on their way and everyone waits. Links with higher rates would "
