@@ -36,6 +36,7 @@ from testbed.plan import Network, Plan
 from testbed.rundir import CapturePoint, RecordFollower, RunDir, append_record, capture_points, replace_text
 from testbed.workers.fleet import Fleet
 
+QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free
 OWN = {"testbed", "workloads", "__main__"}
 
 os.environ.pop("SETUPTOOLS_USE_DISTUTILS", None)  # it was for our own imports; a user's script may build extensions
@@ -61,7 +62,7 @@ def run(folder: RunDir) -> None:
                 virtual = plan.clock == "virtual"
                 stack.enter_context(capturing(taps, plan.capturing, yielding=virtual))
             if plan.clock == "virtual":
-                _wait_for_a_whole_second()
+                _wait_until_quiet()
             stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
@@ -103,9 +104,14 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
     return Processes(folder, plan)
 
 
-def _wait_for_a_whole_second() -> None:
-    """What follows begins at the same point of the kernel's timer tick in every run, however long Docker took."""
-    time.sleep(2 - time.time_ns() % 10**9 / 1e9)
+def _wait_until_quiet() -> None:
+    """What follows begins at the same point of the kernel's timers in every run, however long Docker took.
+
+    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run, at another time in
+    each: what Docker and the logs have written is flushed now, and the timer for it ends within the wait.
+    """
+    os.sync()
+    time.sleep((2 * QUIET_NS - time.time_ns() % QUIET_NS) / 1e9)
 
 
 def _ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:

@@ -22,6 +22,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from typing import Any
 
 from testbed import bundle
 from testbed.confine import die_with_parent
+from testbed.plan import Plan
 
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
@@ -43,6 +45,11 @@ POSTPONED = (
     "torch._meta_registrations", "torch.distributed._meta_registrations", "torch.export", "torch.distributions",
 )  # fmt: skip
 SPARING = {"collectives"}  # workloads that use tensors and torch.distributed, and no other part of torch
+# On the virtual clock ranks begin one after another, at times that do not depend on how long it took them to enter
+# their hosts; the kernel joins timers up to 50 us apart. Rank 0 begins well before the others, who find its store open
+# then: a TCPStore whose first try is refused tries again after waits that it draws from the processor's random numbers
+# (torch 2.13).
+HEAD_START_NS, STEP_NS = 10**9, 100_000
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,12 +85,14 @@ def main(run_folder: str, fifo: str) -> int:
     orders = _decoded(Path(fifo).read_text())
     gc.freeze()  # a collection in a rank would write to, and so copy, every page of objects that it shares with us
 
-    def rank(order: Order) -> int:
+    def rank(order: Order, begins_ns: int = 0) -> int:
         bundle.remove()
         _enter(order, run.rank_log(order.rank))
+        _wait_until(begins_ns)
         return rank_module.run_rank(run, plan, order.rank)
 
-    ranks = {forked(partial(rank, order)): order.rank for order in orders}
+    begins_ns = _begins(plan)
+    ranks = {forked(partial(rank, order, begins_ns(order.rank))): order.rank for order in orders}
     more = More(Path(fifo)) if any(change.started for change in plan.network.changes) else None
     failed = 0
     while ranks or more is not None:
@@ -94,6 +103,19 @@ def main(run_folder: str, fifo: str) -> int:
                 failed += status != 0
                 append_record(run.rank_exits, {"rank": ranks.pop(pid), "status": status})
     return 1 if failed else 0
+
+
+def _begins(plan: Plan) -> Callable[[int], int]:
+    """The time at which a rank begins, in Unix ns; one that has passed on the real clock, where nothing repeats."""
+    if plan.clock == "real":
+        return lambda rank: 0
+    start_ns = time.time_ns() // HEAD_START_NS * HEAD_START_NS + HEAD_START_NS
+    return lambda rank: start_ns + (rank > 0) * HEAD_START_NS + rank * STEP_NS
+
+
+def _wait_until(time_ns: int) -> None:
+    while (left := time_ns - time.time_ns()) > 0:
+        time.sleep(left / 1e9)
 
 
 def forked(work: Callable[[], int]) -> int:
