@@ -94,8 +94,8 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
     """
     runs = []
     for name in ("one", "two", "three"):
-        job = all_reduce("4000 B, 1 MB", 2)
-        command("run", "two-sites", "collectives", *job, "--isolation", "container", "--seed", 1, "--out", folders / name)
+        words = [*all_reduce("4000 B, 1 MB", 2), "--isolation", "container", "--seed", 1, "--out", folders / name]
+        command("run", "two-sites", "collectives", *words)
         runs.append(durations(Folder(folders / name)))
     assert runs[0].height == 4 * 2 * 3
     assert runs[0].equals(runs[1])
