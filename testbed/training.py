@@ -9,8 +9,8 @@ All times are medians or sums over the steps after the warm-up, of the ranks tha
   (phase ``train``). It is the union of a rank's operations within its steps, less ``exposed_ms``.
 - ``tokens_per_s``: of all ranks, from the first step's start to the last one's end. ``mfu`` is FLOPs per token x
   tokens/s / (ranks x the GPU's peak); without a GPU there is none.
-- ``wan_bytes_per_step`` and ``_per_token``: the growth of all WAN counters over the steps, from the sample before to
-  the one after them. Frames count with their headers, once for each link that they cross.
+- ``wan_bytes_per_step`` and ``_per_token``: the growth of all WAN counters over the steps, interpolated between their
+  samples. Frames count with their headers, once for each link that they cross.
 - ``final_loss``: the mean over the ranks, in the last step.
 - ``late_ms``: computation that took longer than it was to, per step: the CPU could not keep up (real clock).
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from testbed.accelerators import FLOPS_PER_PARAMETER, PEAK_FLOPS
@@ -129,15 +130,12 @@ def _mfu(settings: dict[str, Any], tokens_per_s: float) -> dict[str, Any]:
 def _wan_bytes(links: pl.DataFrame, steps: pl.DataFrame) -> int | None:
     if links.is_empty():
         return None
-    begin, end = min(steps["start_ns"]), max(steps["end_ns"])
-    total = 0
+    edges = [min(steps["start_ns"]), max(steps["end_ns"])]
+    total = 0.0
     for _key, samples in links.sort("time_ns").group_by("link", "source"):
-        before = samples.filter(pl.col("time_ns") <= begin)["bytes"]
-        after = samples.filter(pl.col("time_ns") >= end)["bytes"]
-        first = before[-1] if len(before) else samples["bytes"][0]
-        last = after[0] if len(after) else samples["bytes"][-1]
+        first, last = np.interp(edges, samples["time_ns"], samples["bytes"])
         total += last - first
-    return int(total)
+    return round(total)
 
 
 def _overlapped_ms(steps: pl.DataFrame, ops: pl.DataFrame, exposed_ms: float) -> float | None:
