@@ -2,9 +2,10 @@
 
     testbed run TOPOLOGY -- examples/torchft_sites.py --steps 60
 
-Gradients are averaged inside each datacenter by gloo, and across datacenters by torchft's manager. When a datacenter
-crashes, the others drop the step that failed and go on without it; when it is back, it gets the model from one of them
-and joins. Rank 0 runs torchft's lighthouse, which counts who is there: its datacenter must not crash.
+Gradients are summed inside each datacenter by gloo, each host a part, and averaged across datacenters by torchft's
+manager. When a datacenter crashes, the others drop the step that failed and go on without it; when it is back, it gets
+the model from one of them and joins. Rank 0 runs torchft's lighthouse, which counts who is there: its datacenter must
+not crash.
 """
 
 import argparse
@@ -43,7 +44,7 @@ if rank == 0:
 store = dist.TCPStore(first_host, STORE_PORT, is_master=local_rank == 0, wait_for_workers=False)
 dist.init_process_group("gloo", store=dist.PrefixStore("site", store), rank=local_rank, world_size=local_world)
 
-torch.manual_seed(0)  # as torchft asks for, or give init_sync=True: then the models are sent at the first step
+torch.manual_seed(0)  # all begin with the same model; with init_sync=True torchft would send it
 model = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.ReLU())], nn.Linear(512, 1))
 ModelledCompute(model, step_time=options.step_time)
 adam = torch.optim.AdamW(model.parameters())
@@ -67,21 +68,27 @@ manager = Manager(
 )  # fmt: skip
 optimizer = Optimizer(manager, adam)
 parameters = list(model.parameters())
+sizes = [p.numel() for p in parameters]
+padding = torch.zeros(-sum(sizes) % local_world)
+part = torch.empty((sum(sizes) + len(padding)) // local_world)
+torch.manual_seed(rank)
 
 while manager.current_step() < options.steps:
     batch = torch.randn(64, 512)
     optimizer.zero_grad()  # asks the lighthouse who takes part, beside the forward pass
     loss = (model(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
     loss.backward()
-    gradient = torch.cat([p.grad.flatten() for p in parameters])
-    dist.all_reduce(gradient)
-    manager.allreduce(gradient.div_(local_world)).wait()  # an error does not raise: then nobody commits the step
-    for p, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
-        p.grad.copy_(part.view_as(p))
+    gradient = torch.cat([*(p.grad.flatten() for p in parameters), padding])
+    dist.reduce_scatter_tensor(part, gradient)
+    manager.allreduce(part.div_(local_world)).wait()  # an error does not raise: then nobody commits the step
+    dist.all_gather_into_tensor(gradient, part)
+    for p, values in zip(parameters, gradient[: sum(sizes)].split(sizes), strict=True):
+        p.grad.copy_(values.view_as(p))
     before = manager.current_step()
     optimizer.step()
     fate = "done" if manager.current_step() > before else "dropped"
     print(f"{time.time():.3f} step {before} {fate}, {manager.num_participants()} sites, loss {loss:.4f}", flush=True)
 
+print(f"{sum(p.double().sum() for p in parameters):.9f}: the sum of all parameters", flush=True)
 manager.shutdown(wait=False)
 dist.destroy_process_group()

@@ -45,6 +45,12 @@ class Folder:
         return self.json("status.json")
 
     @property
+    def began_ns(self) -> int:
+        """When rank 0's first operation or step began, from which the events of a topology count."""
+        events = map(json.loads, (self.path / "raw/events.jsonl").read_text().splitlines())
+        return next(int(event["time_ns"]) for event in events if event["state"] == "first")
+
+    @property
     def ops(self) -> pl.DataFrame:
         return pl.read_parquet(self.path / "ops.parquet")
 

@@ -5,7 +5,6 @@ for the other side to be ready. TCP sends again at times that double, from 200 m
 of d s it goes on at most d s late (RFC 6298, 5.5).
 """
 
-import json
 from pathlib import Path
 
 import polars as pl
@@ -60,17 +59,11 @@ def run(command: Command, folder: Path, name: str, text: str, *options: str) -> 
 def seen(found: Folder) -> pl.DataFrame:
     """Operations of rank 0: when they began and ended, in s after the first of all, and how long they took, in ms."""
     rank = found.ops.filter(pl.col("rank") == 0).sort("start_ns")
-    first = began_ns(found)
+    first = found.began_ns
     return rank.select(
         "bytes", begin=(pl.col("start_ns") - first) / SECOND, end=(pl.col("end_ns") - first) / SECOND,
         ms=(pl.col("end_ns") - pl.col("start_ns")) / MS,
     )  # fmt: skip
-
-
-def began_ns(found: Folder) -> int:
-    """When rank 0's first operation began."""
-    events = map(json.loads, (found.path / "raw/events.jsonl").read_text().splitlines())
-    return next(int(event["time_ns"]) for event in events if event["state"] == "first")
 
 
 def within(rows: pl.DataFrame, begin: float, end: float) -> pl.Series:
@@ -89,7 +82,7 @@ def changed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 def test_changes_happen_when_they_should(changed: list[Folder]) -> None:
     records = pl.read_ndjson(changed[0].path / "raw/changes.jsonl")
-    first = began_ns(changed[0])
+    first = changed[0].began_ns
     assert [due - first for due in records["due_ns"]] == [2 * SECOND, 4 * SECOND, 5 * SECOND, 8 * SECOND]
     assert all(0 <= late <= LATE_NS for late in records["time_ns"] - records["due_ns"])
 
@@ -163,7 +156,7 @@ def test_routes_go_around_a_link_that_stays_down(command: Command, tmp_path: Pat
         ["west-east: down"], ["routes avoid west-east"], ["west-east: up again"], ["routes use west-east again"],
     ]  # fmt: skip
     links = pl.read_parquet(found.path / "links.parquet").sort("time_ns")
-    first = began_ns(found)
+    first = found.began_ns
     direct = links.filter((pl.col("source") == "west") & (pl.col("target") == "east"))
     during = direct.filter((pl.col("time_ns") - first).is_between(2.5 * SECOND, 6 * SECOND))["bytes"]
     assert during[-1] == during[0]

@@ -39,8 +39,7 @@ def survive(command: Command, folder: Path, event: str, isolation: str, *, statu
     out = folder / "run"
     words = ["run", folder / "pair.yaml", "--isolation", isolation, "--out", out, "--", SCRIPT]
     command(*words, status=status)
-    events = [json.loads(line) for line in (out / "raw/events.jsonl").read_text().splitlines()]
-    first = next(event["time_ns"] for event in events if event["state"] == "first")
+    first = Folder(out).began_ns
     lines = (out / "logs/rank-0.log").read_text().splitlines()
     failed = [(int(line.split()[1]) - first) / SECOND for line in lines if line.startswith("failed")]
     exits = [json.loads(line) for line in (out / "raw/exits.jsonl").read_text().splitlines()]
