@@ -5,13 +5,17 @@ process group when one has failed.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from runs import Command, Folder
 
+import testbed
+
 SCRIPT = Path(__file__).parent / "survive.py"
+EXAMPLE = Path(testbed.__file__).parent.parent / "examples/torchrun_checkpoint.py"
 SECOND = 10**9
 CRASH_S, BACK_S, STEP_S, TRIP_S, TIMEOUT_S = 2, 5, 0.04, 0.01, 10
 PAIR = """
@@ -83,3 +87,23 @@ def test_a_host_that_is_back_is_joined(command: Command, tmp_path: Path) -> None
     seen = survive(command, tmp_path, "duration: 3 s, hosts: east-h0, crash: host", "process")
     assert BACK_S <= seen.failed_s[0] <= CRASH_S + TIMEOUT_S + 0.1
     assert seen.log(0)[-1] == seen.log(1)[-1] == "done 1"
+
+
+def test_torchrun_starts_again_from_a_checkpoint(command: Command, tmp_path: Path) -> None:
+    """Agent and rank of one host are killed after 22 steps of 90 ms, and are back after 3 s.
+
+    torchrun counts a node as gone 15 s after its last sign of life (three keep-alives of 5 s, torch 2.13); then the two
+    form a group again.
+    """
+    (tmp_path / "pair.yaml").write_text(PAIR.replace("EVENT", "duration: 3 s, hosts: east, crash: ranks"))
+    launcher = ["torchrun", "--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "west-h0:29400"]
+    words = ["--isolation", "process", "--env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", "--out", tmp_path / "run"]
+    command("run", tmp_path / "pair.yaml", *words, "--", *launcher, "--max-restarts", 3, EXAMPLE)
+    folder = Folder(tmp_path / "run")
+    assert folder.status["faithful"], folder.status["warnings"]
+    said = re.findall(r"([\d.]+) (start \d at step \d+|done)", (folder.path / "logs/rank-0.log").read_text())
+    reached = int(CRASH_S / (0.05 + STEP_S))
+    assert [what for _, what in said] == ["start 0 at step 0", f"start 1 at step {reached}", "done"]
+    assert 10 <= float(said[1][0]) - folder.began_ns / SECOND - CRASH_S <= 20
+    counted = {row["bytes"]: row["iterations"] for row in folder.summary["collectives"] if row["bytes"]}
+    assert counted == {8: 2, 4000: 60}
