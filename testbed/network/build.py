@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mininet.log import setLogLevel
 from mininet.net import Mininet
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from testbed.errors import RunError
 from testbed.network import fabric, shape
@@ -71,10 +71,13 @@ def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) ->
 
 
 def _remove(net: Mininet) -> None:
-    """Links first: namespaces of containers outlive their node, and the others go later than their last process."""
+    """Links first: namespaces of containers outlive their node, and the others go later than their last process.
+
+    A container of the user's image ends with its ranks; then the kernel removes the link, at a time of its own.
+    """
     for link in net.links:
-        with netlink(link.intf1.node.pid) as connection:
-            connection.link("del", ifname=link.intf1.name)
+        with netlink(link.intf2.node.pid) as connection, suppress(NetlinkError):
+            connection.link("del", ifname=link.intf2.name)
     for node in [*net.switches, *net.hosts]:
         node.terminate()
 

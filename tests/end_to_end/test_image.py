@@ -10,14 +10,14 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from runs import Command, Folder
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
+SURVIVE = Path(__file__).parent / "survive.py"
 BASE = Path(sys.base_prefix)
 PACKAGES = Path(torch.__file__).parent.parent
 LEFT_OUT = ("__pycache__", "test", "tests", "include", "share", "_inductor", "idlelib", "lib2to3", "pip", "setuptools")
@@ -112,31 +112,26 @@ def test_an_image_of_the_users(form: str, command: Command, request: pytest.Fixt
     out = tmp_path / "run"
     words = ["--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4000 B]"]
     command("run", tmp_path / "topology.yaml", "collectives", *words, "--image", image, "--out", out, timeout_s=600)
-    status = json.loads((out / "status.json").read_text())
-    assert (status["state"], status["faithful"]) == ("completed", True)
-    (row,) = json.loads((out / "summary.json").read_text())["collectives"]
+    run = Folder(out)
+    assert (run.status["state"], run.status["faithful"]) == ("completed", True)
+    (row,) = run.summary["collectives"]
     assert (row["ranks"], row["wrong"]) == (2, 0)
     assert row["time_us"]["median"] / 1000 == pytest.approx(MS_OF_4_KB, rel=0.015)
-    containers = json.loads((out / "logs/containers.json").read_text())
+    containers = run.json("logs/containers.json")
     assert all("testbed.workers.parent" in " ".join(container["Args"]) for container in containers.values())
 
 
-@pytest.mark.proof
 def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> None:
-    """The image's Python runs it, and its collectives are recorded."""
-    (tmp_path / "topology.yaml").write_text(TOPOLOGY)
-    (tmp_path / "train.py").write_text(
-        "import torch, torch.distributed as dist\n"
-        "dist.init_process_group('gloo')\n"
-        "values = torch.full((1000,), 1.0 + dist.get_rank())\n"
-        "dist.all_reduce(values)\n"
-        "open('sum.txt', 'w').write(str(values[0].item()))\n"
-        "dist.destroy_process_group()\n"
-    )
+    """The image's Python runs it, finds the other host by name, and is started again when its host has crashed."""
+    events = "events: [{at: 2 s, duration: 3 s, hosts: east-h0, crash: host}]"
+    (tmp_path / "topology.yaml").write_text(TOPOLOGY + events)
     out = tmp_path / "run"
-    script = ["--image", root, "--out", out, "--", tmp_path / "train.py"]
-    command("run", tmp_path / "topology.yaml", *script, timeout_s=600)
-    assert json.loads((out / "status.json").read_text())["state"] == "completed"
-    assert [(out / "work" / host / "sum.txt").read_text() for host in ("west-h0", "east-h0")] == ["3.0", "3.0"]
-    (row,) = json.loads((out / "summary.json").read_text())["collectives"]
-    assert (row["op"], row["bytes"], row["ranks"]) == ("all_reduce", 4000, 2)
+    words = ["--image", root, "--env", "MASTER_ADDR=west-h0", "--out", out]
+    command("run", tmp_path / "topology.yaml", *words, "--", SURVIVE, timeout_s=600)
+    run = Folder(out)
+    assert (run.status["state"], run.status["faithful"]) == ("completed", True)
+    assert [(out / f"logs/rank-{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)] == ["done 1", "done 1"]
+    small, steps = run.summary["collectives"]
+    assert (small["op"], small["bytes"], small["iterations"]) == ("all_reduce", 8, 2)
+    assert (steps["bytes"], steps["iterations"]) == (4000, pytest.approx(60, abs=1))
+    assert steps["time_us"]["median"] / 1000 == pytest.approx(MS_OF_4_KB, rel=0.015)
