@@ -11,9 +11,10 @@ from guests import console, finish, guest_with, result
 
 from testbed.guest.kernel import Kernel
 
-CASES = ("process-complete", "container-complete", "process-interrupt", "process-kill")
-STATUS = {"complete": 0, "interrupt": 130, "kill": -9}
-STATE = {"complete": "completed", "interrupt": "interrupted", "kill": "interrupted"}
+MS = 10**6  # ns
+CASES = ("process-complete", "container-complete", "process-change", "process-interrupt", "process-kill")
+STATUS = {"complete": 0, "change": 0, "interrupt": 130, "kill": -9}
+STATE = {"complete": "completed", "change": "completed", "interrupt": "interrupted", "kill": "interrupted"}
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,17 @@ def test_it_measures_what_was_planned(folder: Path, isolation: str) -> None:
     strain = json.loads((run / "raw/strain.json").read_text())
     assert strain["late_us"]["samples"] > 0
     assert strain["fibre_drops"] == {}
+
+
+def test_links_change_on_the_real_clock(folder: Path) -> None:
+    """40 ms each way from 0.5 s on, for a second: four trips take 160 ms, and 40 before and after."""
+    run = folder / "process-change" / "run"
+    changes = [json.loads(line) for line in (run / "raw/changes.jsonl").read_text().splitlines()]
+    assert len(changes) == 2
+    ops = pl.read_parquet(run / "ops.parquet").filter((pl.col("rank") == 0) & (pl.col("bytes") == 4096))
+    during = ops.filter((pl.col("start_ns") > changes[0]["time_ns"]) & (pl.col("end_ns") < changes[1]["due_ns"]))
+    durations = during["end_ns"] - during["start_ns"]
+    assert during.height >= 2
+    assert durations.min() >= 160 * MS
+    assert 40 * MS <= (ops["end_ns"] - ops["start_ns"]).min() < 80 * MS
+    assert all(change["time_ns"] >= change["due_ns"] for change in changes)

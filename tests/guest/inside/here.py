@@ -1,6 +1,6 @@
 """In a guest on the real clock: run the testbed `here`, beside things that belong to others, and count what is left.
 
-usage: here.py FOLDER CASE ...    a CASE is ISOLATION-MODE; MODE: complete, interrupt, kill
+usage: here.py FOLDER CASE ...    a CASE is ISOLATION-MODE; MODE: complete, change, interrupt, kill
 """
 
 import json
@@ -25,6 +25,10 @@ datacenters:
   east: {hosts: 1, nic: {delay: 0 ms}}
 wan:
   - {between: [west, east], rate: 1 Gbit/s, delay: 10 ms}
+"""
+CHANGES = """
+events:
+  - {at: 500 ms, duration: 1 s, links: west-east, delay: 40 ms}
 """
 JOB = ["--where", "here", "--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4 KiB, 256 KiB]"]
 LONGEST_S = 240
@@ -77,9 +81,9 @@ def try_case(folder: Path, case: str) -> dict:
     isolation, mode = case.split("-")
     folder.mkdir()
     topology = folder / "pair.yaml"
-    topology.write_text(TOPOLOGY)
+    topology.write_text(TOPOLOGY + CHANGES * (mode == "change"))
     environment = {**os.environ, "TESTBED_CACHE": "/run/cache", "COLUMNS": "200"}
-    iterations = 2 if mode == "complete" else 1_000_000
+    iterations = {"complete": 2, "change": 20}.get(mode, 1_000_000)
     testbed = [sys.executable, "-m", "testbed"]
     run = [*testbed, "run", str(topology), "collectives", *JOB, "--isolation", isolation]
     run += ["--set", f"workload.iterations={iterations}", "--out", str(folder / "run")]
@@ -91,7 +95,7 @@ def try_case(folder: Path, case: str) -> dict:
             time.sleep(0.2)
             if found["during"] is None and records.exists() and records.stat().st_size:
                 found["during"] = counted()
-                if mode != "complete":
+                if mode in ("interrupt", "kill"):
                     process.send_signal(signal.SIGINT if mode == "interrupt" else signal.SIGKILL)
         process.kill()
         found["status"] = process.wait()
