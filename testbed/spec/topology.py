@@ -36,17 +36,17 @@ from pydantic import (
     model_validator,
 )
 
-from testbed.errors import InputError
 from testbed.geo import Location
 from testbed.spec import yaml_source
 from testbed.spec.event_problems import event_problems
 from testbed.spec.events import Event
 from testbed.spec.library import TOPOLOGIES
-from testbed.spec.link import ARROW, SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand, is_per_direction
-from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse, suggest
+from testbed.spec.link import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse
 from testbed.spec.schedule import HostTurn, LinkState, TransferTurn, host_turns, link_states, transfer_turns
 from testbed.spec.schema import SchemaGenerator
-from testbed.spec.yaml_source import Items, Override, Section
+from testbed.spec.topology_file import find_item, item_name, read_topology
+from testbed.spec.yaml_source import Override
 from testbed.units import Rate, Size, Time, UnitError
 
 MAX_DATACENTERS = 250
@@ -237,13 +237,13 @@ class Topology(Strict):
             InputError: there is no such topology, or it is wrong; names every error with its place.
         """
         path = TOPOLOGIES.find(name_or_path)
-        source = _read(path, ())
+        source = read_topology(path)
         source.setdefault("name", _name_of(path))
-        yaml_source.apply(source, overrides, lambda items, step: _find_item(source, items, step))
+        yaml_source.apply(source, overrides, lambda items, step: find_item(source, items, step))
         try:
             return cls.model_validate(source, context={"folder": path.parent})
         except ValidationError as error:
-            raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc, _item_name)) from error
+            raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc, item_name)) from error
 
     def model_post_init(self, context: Any) -> None:
         """Make `to_yaml` write the name, which a file without one takes from its stem."""
@@ -331,95 +331,3 @@ def _fabric_problems(name: str, site: Datacenter) -> list[Problem]:
         what = f"{fabric.leaves} leaves for {site.hosts} hosts"
         return [Problem(("datacenters", name, "fabric"), what, "a leaf needs at least one host")]
     return []
-
-
-def _read(path: Path, children: tuple[Path, ...]) -> Section:
-    """The file `path` laid over what it extends."""
-    source = yaml_source.load(path)
-    if source.get("extends") is None:
-        return source
-    place = yaml_source.place_of(source, ("extends",))
-    seen = (*children, path.resolve())
-    try:
-        parent = TOPOLOGIES.find(str(source.pop("extends")), beside=path.parent)
-    except InputError as error:
-        raise InputError(error.what, place=place, remedy=error.remedy) from error
-    if parent.resolve() in seen:
-        raise InputError(f"{parent.name} extends itself", place=place)
-    base = _read(parent, seen)
-    for own in ("name", "description"):
-        base.pop(own, None)
-    _write_directions(base.get("wan"), source.get("wan"))
-    return yaml_source.merge(base, source, _same_item)
-
-
-def _write_directions(base: Any, top: Any) -> None:
-    """Write the settings of `base`'s links per direction where `top` does, so that one laid over keeps the other."""
-    if not isinstance(base, Items) or not isinstance(top, Items):
-        return
-    for item in top:
-        index = _same_item(base, item)
-        if index is None or not isinstance(item.get("between"), Items):
-            continue
-        old, ends = base[index], [str(end) for end in item["between"]]
-        for name in [name for name, value in item.items() if is_per_direction(value) and old.get(name) is not None]:
-            if not is_per_direction(old[name]):
-                both = Section()
-                for way in (ends, ends[::-1]):
-                    both.put(ARROW.join(way), old[name], old.places[name])
-                old.put(name, both, old.places[name])
-
-
-def _same_item(items: Items, item: Any) -> int | None:
-    """The index of the entry of `wan` that `item` refines: the same pair, or the same shorthand."""
-    return next(
-        (index for index, old in enumerate(items) if _identity(old) and _identity(old) == _identity(item)), None
-    )
-
-
-def _identity(item: Any) -> object:
-    if not isinstance(item, Section):
-        return None
-    ends = item.get("between")
-    if isinstance(ends, Items):
-        return frozenset(map(str, ends))
-    shapes = [shape for shape in ("mesh", "ring", "star") if shape in item]
-    return shapes[0] if shapes else None
-
-
-def _item_name(item: Any) -> str | None:
-    """The key of an entry of `wan`: ``iowa-ohio``, or the kind of a shorthand."""
-    identity = _identity(item)
-    return identity if isinstance(identity, str | None) else "-".join(map(str, item["between"]))
-
-
-def _find_item(source: Section, items: Items, step: str) -> int | None:
-    """The index of the item that `step` names; a link of a shorthand gets an entry of its own."""
-    names = [_item_name(item) or str(index) for index, item in enumerate(items)]
-    if step in names:
-        return names.index(step)
-    if step == "*" or items is not source.get("wan"):
-        return None
-    datacenters = source.get("datacenters") or {}
-    known = {}
-    for item in items:
-        for ends in _shorthand_pairs(item, list(datacenters)):
-            known["-".join(ends)] = ends
-    if step not in known:
-        raise InputError(f"there is no WAN link {step!r}", remedy=suggest(step, [*names, *known], "links"))
-    between, entry, place = Items(), Section(), items.places[0]
-    for end in known[step]:
-        between.put(end, place)
-    entry.put("between", between, place)
-    items.put(entry, place)
-    return len(items) - 1
-
-
-def _shorthand_pairs(item: Any, datacenters: list[str]) -> list[tuple[str, str]]:
-    if not isinstance(item, Section):
-        return []
-    shorthand = {key: item[key] for key in ("mesh", "ring", "star") if key in item}
-    try:
-        return Wan.model_validate(shorthand).pairs(datacenters) if shorthand else []
-    except ValidationError:
-        return []
