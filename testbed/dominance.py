@@ -7,10 +7,10 @@ A judgement by rules, for people to begin with; the figures that it rests on are
   takes at most 1 / `FULL` of its lower bound, and its time grows with its size.
 - window: at least half of the payload went over connections that were waiting for TCP's window most of the time
   (flows.parquet), or the time grows with the size although no link is full.
-- latency: the smallest size already takes at least half as long as the largest one; or the links are almost idle while
+- latency: the smallest size already takes at least half as long as the main one; or the links are almost idle while
   data are exchanged.
 
-None of them, where the figures do not tell.
+None of them, where the figures do not tell. Of collectives the one counts on which most time was spent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 import polars as pl
 
-from testbed.history import History
+from testbed.headline import main_operation
+from testbed.history import History, sent_bytes
 from testbed.units import format_size
 
 FULL = 0.6  # part of a rate, or of the bound, from which a link counts as full
@@ -46,8 +47,8 @@ def dominant(
     rows = [row for row in rows if row["time_us"]["median"] > 0]
     if not rows:
         return None
-    largest = max(rows, key=lambda row: (row["bytes"], row["time_us"]["median"]))
-    return _of_collective(history, largest, _small_share(largest, rows), ops, links, window)
+    main = main_operation(rows)
+    return _of_collective(history, main, _small_share(main, rows), ops, links, window)
 
 
 def _of_training(
@@ -105,14 +106,14 @@ def _while_exchanging(use: Use | None) -> str:
     return "" if use is None else f", and the busiest WAN direction, {use[0]}, carries {use[1]:.0%} of its rate then"
 
 
-def _small_share(largest: Row, rows: list[Row]) -> tuple[Row, float] | None:
-    """The smallest size of the same operation, and its part of the largest one's time; None if none is far smaller."""
+def _small_share(main: Row, rows: list[Row]) -> tuple[Row, float] | None:
+    """The smallest size of the same operation, and its part of the main one's time; None if none is far smaller."""
     same = ("op", "ranks", "dtype", "algorithm", "groups")
-    alike = [row for row in rows if all(row.get(key) == largest.get(key) for key in same) and row["bytes"] > 0]
+    alike = [row for row in rows if all(row.get(key) == main.get(key) for key in same) and row["bytes"] > 0]
     small = min(alike, key=lambda row: row["bytes"], default=None)
-    if small is None or small["bytes"] * 16 > largest["bytes"]:
+    if small is None or small["bytes"] * 16 > main["bytes"]:
         return None
-    return small, small["time_us"]["median"] / largest["time_us"]["median"]
+    return small, small["time_us"]["median"] / main["time_us"]["median"]
 
 
 def _use_during(history: History, row: Row, ops: pl.DataFrame, links: pl.DataFrame) -> Use | None:
@@ -121,9 +122,15 @@ def _use_during(history: History, row: Row, ops: pl.DataFrame, links: pl.DataFra
     mine = ops.filter(pl.col("phase") != "warmup", *(pl.col(name) == value for name, value in key.items()))
     if mine.is_empty():
         return None
-    spans = mine.group_by("iteration").agg(pl.col("start_ns").min(), pl.col("end_ns").max())
-    seconds = float((spans["end_ns"] - spans["start_ns"]).sum()) / 1e9
-    return busiest(history, links, min(spans["start_ns"]), max(spans["end_ns"]), seconds)
+    return busiest(history, links, min(mine["start_ns"]), max(mine["end_ns"]), _union_ns(mine) / 1e9)
+
+
+def _union_ns(spans: pl.DataFrame) -> int:
+    """For how long at least one of `spans` lasted."""
+    spans = spans.sort("start_ns")
+    covered = spans["end_ns"].cum_max().shift(1, fill_value=spans["start_ns"][0])
+    new = spans["end_ns"] - pl.select(pl.max_horizontal(spans["start_ns"], covered)).to_series()
+    return int(new.clip(0).sum())
 
 
 def busiest(history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float) -> Use | None:
@@ -135,13 +142,10 @@ def busiest(history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, s
     for link in history.states[0].wan:
         for way in link.directions:
             mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
-            before = mine.filter(pl.col("time_ns") <= begin_ns)["bytes"]
-            after = mine.filter(pl.col("time_ns") >= end_ns)["bytes"]
             if mine.is_empty() or seconds <= 0:
                 continue
-            first = before[-1] if len(before) else mine["bytes"][0]
-            last = after[0] if len(after) else mine["bytes"][-1]
-            share = 8 * (last - first) / (history.mean_rate_bps(link.key, way.source, begin_ns, end_ns) * seconds)
+            sent = sent_bytes(mine, begin_ns, end_ns)
+            share = 8 * sent / (history.mean_rate_bps(link.key, way.source, begin_ns, end_ns) * seconds)
             found.append((f"{way.source} to {way.target}", min(1.0, share)))
     return max(found, key=lambda use: use[1], default=None)
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from testbed.accelerators import FLOPS_PER_PARAMETER, PEAK_FLOPS
+from testbed.history import sent_bytes
 from testbed.plan import Plan
 
 SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
@@ -130,12 +130,9 @@ def _mfu(settings: dict[str, Any], tokens_per_s: float) -> dict[str, Any]:
 def _wan_bytes(links: pl.DataFrame, steps: pl.DataFrame) -> int | None:
     if links.is_empty():
         return None
-    edges = [min(steps["start_ns"]), max(steps["end_ns"])]
-    total = 0.0
-    for _key, samples in links.sort("time_ns").group_by("link", "source"):
-        first, last = np.interp(edges, samples["time_ns"], samples["bytes"])
-        total += last - first
-    return round(total)
+    begin, end = min(steps["start_ns"]), max(steps["end_ns"])
+    ways = links.sort("time_ns").group_by("link", "source")
+    return round(sum(sent_bytes(samples, begin, end) for _, samples in ways))
 
 
 def _overlapped_ms(steps: pl.DataFrame, ops: pl.DataFrame, exposed_ms: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.headline import main_operation
 from testbed.units import format_size, format_time
 
 Json = dict[str, Any]
@@ -27,7 +28,7 @@ def meaning(status: Json, summary: Json) -> str | None:
 
 
 def verdict(status: Json, summary: Json) -> str:
-    """One sentence of plain text: the outcome, and for a completed run what its largest collective shows."""
+    """One sentence of plain text: the outcome, and for a completed run what its main collective shows."""
     state = status.get("state")
     reason = str(status.get("reason") or "no reason was recorded").rstrip(".")
     if state is None:
@@ -48,14 +49,14 @@ def _completed(summary: Json) -> str:
     if not rows and not training:
         return "The run completed; it holds no measured collective."
     cause = summary.get("dominant")
-    what = _training(training, with_share=not cause) if training else _largest(rows)
+    what = _training(training, with_share=not cause) if training else _of_main(rows)
     if not cause:
         return f"{what[0].upper() if training else what[0]}{what[1:]}{_busiest(summary.get('wan') or [])}."
     return f"{TITLES.get(cause['what'], cause['what'])} dominates: {what}; {cause['why']}."
 
 
-def _largest(rows: list[Json]) -> str:
-    row = max(rows, key=lambda row: (row["bytes"], row["time_us"]["median"]))
+def _of_main(rows: list[Json]) -> str:
+    row = main_operation(rows)
     time_us = row["time_us"]["median"]
     text = f"{row['op']} of {format_size(row['bytes'], 3)} among {row['ranks']} ranks takes {_time(time_us)}"
     if row.get("bound_us"):

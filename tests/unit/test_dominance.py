@@ -5,6 +5,7 @@ import pytest
 from synthetic import GBIT, MS, START_NS, make_network, two_dcs
 
 from testbed.dominance import busiest, dominant
+from testbed.headline import main_operation
 from testbed.history import History
 
 SECOND = GBIT
@@ -29,7 +30,7 @@ def samples(bits, seconds=10):
 def row(size, seconds, efficiency=0.1):
     return {
         "op": "all_reduce", "bytes": size, "ranks": 2, "dtype": "float32", "algorithm": "gloo", "groups": "all",
-        "time_us": {"median": seconds * 1e6}, "efficiency": efficiency,
+        "time_us": {"median": seconds * 1e6}, "efficiency": efficiency, "iterations": 10,
     }  # fmt: skip
 
 
@@ -84,6 +85,17 @@ def test_the_figures_are_told():
         "4 KiB takes 90 % of the time of 16 MiB, and the busiest WAN direction, east to west, carries 5 % of its "
         "rate then"
     )
+
+
+def test_what_took_most_of_the_time_counts():
+    """Not what has most bytes; and its iterations may overlap: ten of 1 s in 5.5 s."""
+    overlapping = ops(4096, 0.5).with_columns(end_ns=pl.col("start_ns") + SECOND)
+    rows = [row(LARGE, 0.01), {**row(4096, 1.0), "op": "all_to_all"}, {**row(LARGE, 2.0), "iterations": 1}]
+    assert main_operation(rows) == rows[1]
+    table = overlapping.with_columns(op=pl.lit("all_to_all"))
+    found = dominant(History((two_dcs(),)), {"collectives": rows}, table, None, samples(5e8), None)
+    assert found["what"] == "latency"
+    assert "5 % of its rate" in found["why"].replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_one_site_has_no_links():

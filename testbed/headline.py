@@ -1,0 +1,11 @@
+"""The operation that a run is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def main_operation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of rows of summary.json `collectives`, the one on which most time was spent; of equals the one of most bytes."""
+    return max(rows, key=lambda row: (row["iterations"] * row["time_us"]["median"], row["bytes"]))
