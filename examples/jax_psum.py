@@ -1,6 +1,6 @@
 """Sums over the WAN with JAX: processes on CPUs, one on each host, and gloo between them.
 
-    testbed run TOPOLOGY -- python3 examples/jax_psum.py
+testbed run TOPOLOGY -- python3 examples/jax_psum.py
 """
 
 import os
