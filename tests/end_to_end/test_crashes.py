@@ -1,7 +1,7 @@
 """Hosts that crash while a run goes on, and come back: when their peers learn of it, and that the job can go on.
 
-Two hosts, 10 ms apart. A script repeats all-reduces of two ranks, 40 ms each, with pauses of 50 ms; it makes a new
-process group when one has failed.
+Two hosts, 10 ms apart. examples/rejoin.py repeats all-reduces of two ranks, 40 ms each, with pauses of 50 ms; it makes
+a new process group when one has failed.
 """
 
 import json
@@ -14,8 +14,7 @@ from runs import Command, Folder
 
 import testbed
 
-SCRIPT = Path(__file__).parent / "survive.py"
-EXAMPLE = Path(testbed.__file__).parent.parent / "examples/torchrun_checkpoint.py"
+EXAMPLES = Path(testbed.__file__).parent.parent / "examples"
 SECOND = 10**9
 CRASH_S, BACK_S, STEP_S, TRIP_S, TIMEOUT_S = 2, 5, 0.04, 0.01, 10
 PAIR = """
@@ -41,7 +40,7 @@ class Survived:
 def survive(command: Command, folder: Path, event: str, isolation: str, *, status: int = 0) -> Survived:
     (folder / "pair.yaml").write_text(PAIR.replace("EVENT", event))
     out = folder / "run"
-    words = ["run", folder / "pair.yaml", "--isolation", isolation, "--out", out, "--", SCRIPT]
+    words = ["run", folder / "pair.yaml", "--isolation", isolation, "--out", out, "--", EXAMPLES / "rejoin.py"]
     command(*words, status=status)
     first = Folder(out).began_ns
     lines = (out / "logs/rank-0.log").read_text().splitlines()
@@ -98,7 +97,9 @@ def test_torchrun_starts_again_from_a_checkpoint(command: Command, tmp_path: Pat
     (tmp_path / "pair.yaml").write_text(PAIR.replace("EVENT", "duration: 3 s, hosts: east, crash: ranks"))
     launcher = ["torchrun", "--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "west-h0:29400"]
     words = ["--isolation", "process", "--env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", "--out", tmp_path / "run"]
-    command("run", tmp_path / "pair.yaml", *words, "--", *launcher, "--max-restarts", 3, EXAMPLE)
+    command(
+        "run", tmp_path / "pair.yaml", *words, "--", *launcher, "--max-restarts", 3, EXAMPLES / "torchrun_checkpoint.py"
+    )
     folder = Folder(tmp_path / "run")
     assert folder.status["faithful"], folder.status["warnings"]
     said = re.findall(r"([\d.]+) (start \d at step \d+|done)", (folder.path / "logs/rank-0.log").read_text())

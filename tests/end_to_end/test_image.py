@@ -17,7 +17,9 @@ import pytest
 import torch
 from runs import Command, Folder
 
-SURVIVE = Path(__file__).parent / "survive.py"
+import testbed
+
+REJOIN = Path(testbed.__file__).parent.parent / "examples/rejoin.py"
 BASE = Path(sys.base_prefix)
 PACKAGES = Path(torch.__file__).parent.parent
 LEFT_OUT = ("__pycache__", "test", "tests", "include", "share", "_inductor", "idlelib", "lib2to3", "pip", "setuptools")
@@ -127,7 +129,7 @@ def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> N
     (tmp_path / "topology.yaml").write_text(TOPOLOGY + events)
     out = tmp_path / "run"
     words = ["--image", root, "--env", "MASTER_ADDR=west-h0", "--out", out]
-    command("run", tmp_path / "topology.yaml", *words, "--", SURVIVE, timeout_s=600)
+    command("run", tmp_path / "topology.yaml", *words, "--", REJOIN, timeout_s=600)
     run = Folder(out)
     assert (run.status["state"], run.status["faithful"]) == ("completed", True)
     assert [(out / f"logs/rank-{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)] == ["done 1", "done 1"]

@@ -1,6 +1,6 @@
 """The examples of docs/topologies.md: every file loads, every program runs, and every command but `run`.
 
-Of docs/changing-links.md and README.md: every topology loads.
+Of docs/changing-links.md, README.md and examples/: every topology loads.
 """
 
 import re
@@ -47,6 +47,11 @@ def test_files_of_other_pages_load(text: str, folder: Path) -> None:
     whole = text if "wan:" in text else f"extends: two-sites\n{text}"
     (folder / "mine.yaml").write_text(whole)
     assert Topology.load("mine.yaml").sites
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_topologies_of_examples_load(path: Path) -> None:
+    assert Topology.load(path).name == path.stem
 
 
 def test_commands_run(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Steps that go on when a peer has gone and is back: each attempt has a process group and a port of its own.
 
-Run by test_crashes.py. What a host has reached is in its working folder, as a checkpoint would be.
+    testbed run examples/host-crash.yaml -- examples/rejoin.py
+
+The number of attempts is in the host's working folder, as a checkpoint would be.
 """
 
 import datetime
