@@ -30,11 +30,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed import bundle
 from testbed.confine import die_with_parent
-from testbed.plan import Plan
+
+if TYPE_CHECKING:
+    from testbed.plan import Plan
 
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
