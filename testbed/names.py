@@ -16,9 +16,9 @@ NO_SERVER = "nameserver 127.0.0.1\n"
 
 def write_names(folder: Path, network: Network) -> dict[Path, Path]:
     """Write files into `folder` for programs to have in place of the machine's own: the latter, by the former."""
-    addresses = {"localhost": "127.0.0.1"}
-    addresses |= {dc.name: str(dc.router_address.ip) for dc in network.datacenters}
+    addresses = {dc.name: str(dc.router_address.ip) for dc in network.datacenters}
     addresses |= {host.name: str(host.address.ip) for host in network.hosts}
+    addresses["localhost"] = "127.0.0.1"  # a datacenter may be called so
     texts = {
         "hosts": "".join(f"{address} {name}\n" for name, address in addresses.items()),
         "resolv.conf": NO_SERVER,
