@@ -41,6 +41,13 @@ class Isolation(StrEnum):
     PROCESS = "process"
 
 
+class EventsFrom(StrEnum):
+    """From which moment of a script's rank 0 on the topology's events count."""
+
+    OPERATION = "operation"
+    START = "start"
+
+
 class Capture(StrEnum):
     """Where packets are captured."""
 

@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 from testbed.cli.options import (
     Capture,
     Clock,
+    EventsFrom,
     Format,
     FormatOption,
     Isolation,
@@ -228,6 +229,14 @@ def run(
     shared_folder: Annotated[
         bool, typer.Option("--shared-folder", help="one working folder for a script on all hosts, as with NFS")
     ] = False,
+    events_from: Annotated[
+        EventsFrom | None,
+        typer.Option(
+            envvar="TESTBED_EVENTS_FROM",
+            help="when the topology's events begin to count: at the first torch.distributed operation of a script's "
+            "rank 0, or at its start \\[default: operation]",
+        ),
+    ] = None,
     env: Annotated[
         list[str], typer.Option("--env", metavar="NAME=VALUE", help="an environment variable of every rank")
     ] = [],  # noqa: B006
@@ -246,7 +255,11 @@ def run(
         sets = [*sets, f"workload.scale={scale}"]
     overrides = parse_overrides(sets, ["topology", "workload"])
     network = topology_spec.Topology.load(topology, overrides["topology"])
-    given = {"ranks_per_host": nproc_per_host, "shared_folder": shared_folder or None}
+    given = {
+        "ranks_per_host": nproc_per_host,
+        "shared_folder": shared_folder or None,
+        "events_from": events_from and events_from.value,
+    }
     of_script = {key: value for key, value in given.items() if value is not None}
     script = context.meta[SCRIPT]
     if script:
@@ -286,7 +299,7 @@ def _clock(given: Clock | None, where: Where) -> ClockName:
 def _workload(name: str | None, of_script: Mapping[str, object], overrides: list[Override]) -> Workload:
     """The workload called `name`."""
     for key, value in of_script.items():
-        option = {"ranks_per_host": "--nproc-per-host"}.get(key, "--shared-folder")
+        option = {"ranks_per_host": "--nproc-per-host"}.get(key, f"--{key.replace('_', '-')}")
         remedy = f"for a workload write --set workload.{key}={value}" if key == "ranks_per_host" else ""
         raise InputError("it is about a script, and there is none", place=Place(key=option), remedy=remedy)
     return load_workload(name or "collectives", overrides)

@@ -27,6 +27,7 @@ from testbed.workers.recorder import Recorder
 
 HOOK = Path(__file__).parent / "hook"
 RUN, FIRST_RANK, TIMEOUT = "TESTBED_RUN_FOLDER", "TESTBED_FIRST_RANK", "TESTBED_TIMEOUT_S"
+BEGUN = "TESTBED_BEGUN"  # set if the run's events count already, whatever the script does
 INTERRUPTED = 130
 
 _interceptions: list[Interception] = []  # of this process: at most one, which lasts
@@ -40,6 +41,9 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     os.environ.update(_environment(run, rank, workers.timeout_s))
+    if workers.settings["events_from"] == "start":
+        Recorder(run, rank.rank).begin()
+        os.environ[BEGUN] = "yes"
     print(
         f"testbed: rank {rank.rank} of {len(workers.ranks)} on {rank.host}, in {work}; process groups time out after "
         f"{workers.timeout_s} s, unless the script says otherwise",
@@ -71,7 +75,8 @@ def observe() -> None:
             f"testbed: LOCAL_RANK is {local_rank}, but a host of this run has {per_host} ranks: say --nproc-per-host"
         )
     recorder = Recorder(RunDir(Path(os.environ[RUN])), int(os.environ[FIRST_RANK]) + local_rank)
-    _interceptions.append(Interception(recorder.record, "script", recorder.begin))
+    begin = (lambda: None) if BEGUN in os.environ else recorder.begin
+    _interceptions.append(Interception(recorder.record, "script", begin))
     atexit.register(_interceptions[0].settle)
     c10d.default_pg_timeout = timedelta(seconds=int(os.environ[TIMEOUT]))
 

@@ -5,6 +5,7 @@ for the other side to be ready. TCP sends again at times that double, from 200 m
 of d s it goes on at most d s late (RFC 6298, 5.5).
 """
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -176,3 +177,19 @@ def test_rates_change(command: Command, tmp_path: Path) -> None:
     (way, back) = found.summary["wan"]
     assert 50e6 < way["rate_bps"] < 1e9
     assert back["mean_utilisation"] < 1
+
+
+@pytest.mark.parametrize("counting", [["--events-from", "start"], []])
+def test_programs_without_torch(counting: list[str], command: Command, tmp_path: Path) -> None:
+    """ping, once a second: of six round trips those after 2 s and 3 s take 100 ms, if events count from the start."""
+    changing = "  - {at: 1500 ms, duration: 2 s, links: all, delay: 50 ms}"
+    (tmp_path / "pair.yaml").write_text(PAIR.split("  - {at:", maxsplit=1)[0] + changing)
+    words = ["run", tmp_path / "pair.yaml", "--isolation", "process", *counting, "--out", tmp_path / "run"]
+    command(*words, "--", "ping", "-c", 6, "east-h0")
+    found = Folder(tmp_path / "run")
+    trips = [float(ms) for ms in re.findall(r"time=([\d.]+) ms", (found.path / "logs/rank-0.log").read_text())]
+    slow = 100 if counting else 20
+    assert trips == pytest.approx([20, 20, slow, slow, 20, 20], rel=0.01)
+    assert found.status["faithful"] == bool(counting)
+    if not counting:
+        assert "events did not happen" in found.status["warnings"][0]

@@ -47,6 +47,7 @@ def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "folder": str(here),
         "ranks_per_host": 2,
         "shared_folder": False,
+        "events_from": "operation",
     }
     assert len(workers["ranks"]) == 8  # type: ignore[arg-type]  # four hosts
     assert (workers["readable"], workers["once_per_host"]) == ([str(here)], False)
@@ -120,6 +121,7 @@ def test_memory(here: Path) -> None:
         (["--set", "workload.iterations=1", "--", "train.py"], "--set: a script has no settings of a workload"),
         (["--nproc-per-host", "2"], "--nproc-per-host: it is about a script, and there is none"),
         (["--shared-folder"], "--shared-folder: it is about a script, and there is none"),
+        (["--events-from", "start"], "--events-from: it is about a script, and there is none"),
         (["--readable", "/tmp", "--", "train.py"], "--readable: each host has a folder /tmp of its own"),
         (["--env", "A", "--", "train.py"], "--env: 'A' is not NAME=VALUE"),
     ],

@@ -42,6 +42,9 @@ class Script(Workload):
     workload: Literal["script"] = "script"
     command: list[str] = Field(min_length=1, description="the script with its arguments, word by word")
     shared_folder: Flag = Field(False, description="whether all hosts have the same working folder, as with NFS")
+    events_from: Literal["operation", "start"] = Field(
+        "operation", description="from which on the topology's events count: rank 0's first operation, or its start"
+    )
 
     def program(self) -> Program:
         """What is to be started, with absolute paths.
@@ -97,6 +100,7 @@ class Script(Workload):
             "folder": None if folder is None else str(folder),
             "ranks_per_host": self.ranks_per_host,
             "shared_folder": self.shared_folder,
+            "events_from": self.events_from,
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
