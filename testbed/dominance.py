@@ -20,7 +20,8 @@ from typing import Any
 import polars as pl
 
 from testbed.headline import main_operation
-from testbed.history import History, sent_bytes
+from testbed.history import History
+from testbed.sent import sent_bytes
 from testbed.units import format_size
 
 FULL = 0.6  # part of a rate, or of the bound, from which a link counts as full

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import polars as pl
-
 from testbed.plan import Direction, Network, Plan
 from testbed.rundir import RunDir, read_records
 
@@ -63,12 +60,6 @@ class History:
         for begin, end, way in pieces[_at(pieces, begin_ns) : _at(pieces, end_ns) + 1]:
             total += way.bottleneck.rate_bps * max(0, min(end, end_ns) - max(begin, begin_ns))
         return total / (end_ns - begin_ns)
-
-
-def sent_bytes(samples: pl.DataFrame, begin_ns: int, end_ns: int) -> float:
-    """What a direction's counter grew by between two times, interpolated between its `samples` (in order of time)."""
-    first, last = np.interp([begin_ns, end_ns], samples["time_ns"], samples["bytes"])
-    return float(last - first)
 
 
 def happened(plan: Plan, run: RunDir) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from typing import Any
 import polars as pl
 
 from testbed.accelerators import FLOPS_PER_PARAMETER, PEAK_FLOPS
-from testbed.history import sent_bytes
 from testbed.plan import Plan
+from testbed.sent import sent_bytes
 
 SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "step": pl.Int32,

@@ -17,6 +17,7 @@ from testbed.rundir import RunDir, read_records
 from testbed.workers.parent import Order, encode_orders
 
 POLL_S = 0.05  # of the run's clock: how long after the last rank the run ends, at most
+LAST_WORDS_S = 0.5  # for which the other ranks go on when one has failed: what they saw of it is in their logs then
 LOG_TAIL_LINES = 25
 ENVIRONMENT = {
     # New memory costs 80 us a page in the guest: glibc keeps what it has, and grows by 64 MiB.
@@ -107,6 +108,7 @@ class Fleet(ABC):
             for record in read_records(self.run.rank_exits):  # in the order of time: the first failure brings others
                 rank, status = record["rank"], record["status"]
                 if status != 0 and (rank, len(exits[rank])) not in self._killed:
+                    time.sleep(LAST_WORDS_S)
                     raise WorkerError(self._failure(rank, status))
                 exits[rank].append(status)
             running = [rank for rank, statuses in exits.items() if len(statuses) < self._starts[rank]]
