@@ -44,7 +44,7 @@ OUTER: dict[str, dict[str, Any]] = {  # whose formula is written down in `outer_
 }
 LEARNING: dict[str, dict[str, Any]] = {
     "ddp": {}, "ddp-fp16": {}, "powersgd": {}, "hierarchical": {}, "local-sgd": {"sync_every": 4},
-    "diloco": {"sync_every": 4}, "pipeline": {}, "hsdp": {}, "async-ps": {"world": 3},
+    "diloco": {"sync_every": 4}, "pipeline": {}, "hsdp": {}, "async-ps": {"world": 3, "optimizer": "adamw-smooth"},
     "streaming-diloco": {"sync_every": 4, "fragments": 2, "overlap": 1, "exchange_dtype": "float16"},
 }  # fmt: skip
 LEARNING_STEPS = 14
@@ -172,10 +172,11 @@ def test_equals_the_formula(name: str, results: dict[str, list[dict[str, Any]]])
 def test_the_loss_falls(method: str, results: dict[str, list[dict[str, Any]]]) -> None:
     """From ln 128 by a quarter in 14 steps.
 
-    Of the parameter server by a tenth: how stale gradients are depends on how the machine shares its CPUs out. It was
-    0.62 to 0.68 of the first loss alone, and 0.76 once beside other tests.
+    Of the parameter server less, in smaller steps: how stale gradients are depends on how the machine shares its CPUs
+    out. With steps of 1e-2 the loss jumps in some orders of the messages; with these the worst of 150 orders in which
+    they might come (one worker after the other) leaves 0.82 of the first loss.
     """
-    most = 0.9 if method == "async-ps" else 0.75
+    most = 0.85 if method == "async-ps" else 0.75
     losses = [rank["losses"] for rank in results[f"learn-{method}"] if rank["losses"][0] is not None]
     assert losses
     for mine in losses:
