@@ -21,6 +21,9 @@ def main() -> None:
     try:
         run()
     finally:
+        # With -m, Python 3.11 ends itself by SIGINT, whatever its status was to be, once a KeyboardInterrupt has left
+        # code that was run from a string, as a dataclass's methods are, even if it was handled. Another string clears it.
+        exec("")
         gc.freeze()  # the interpreter's end would look through all of it, for 0.2 s
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,21 @@ class Interrupter(importlib.abc.MetaPathFinder):
             os.kill(os.getpid(), int(sys.argv.pop(1)))
 
 sys.meta_path.insert(0, Interrupter())
+testbed.__main__.main()
+"""
+
+MET = """
+import sys
+import testbed.__main__
+import testbed.cli
+
+def run():
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+testbed.cli.main = run
 testbed.__main__.main()
 """
 
@@ -34,3 +50,11 @@ def test_what_runs_in_the_background_ignores_it() -> None:
     done = interrupted(2, "ignore")
     assert (done.returncode, done.stderr) == (0, "")
     assert "two-sites" in done.stdout
+
+
+def test_it_has_its_status_wherever_it_was_met(tmp_path: Path) -> None:
+    """In a dataclass's methods, say, which are made of a string: with -m Python would end itself by SIGINT then."""
+    (tmp_path / "met.py").write_text(MET)
+    words = [sys.executable, "-m", "met"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
