@@ -301,8 +301,7 @@ def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any
 def transfers(run: RunDir) -> list[dict[str, Any]]:
     """A row per transfer beside the job: its hosts, bytes, those received, seconds, and bit/s of what was received."""
     rows: list[dict[str, Any]] = []
-    events = [event for event in read_records(run.events) if isinstance(event, dict)]
-    first = next((event.get("time_ns") for event in events if event.get("state") == "first"), None)
+    first = run.began_ns()
     for record in read_records(run.transfers):
         try:
             seconds, received = (record["end_ns"] - record["start_ns"]) / 1e9, int(record["received"])

@@ -282,8 +282,7 @@ def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> No
 
 
 def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
-    begun = any(isinstance(event, dict) and event.get("state") == "first" for event in read_records(run.events))
-    if plan.network.changes and outcome.state == "completed" and not begun:
+    if plan.network.changes and outcome.state == "completed" and run.began_ns() is None:
         outcome.doubt(
             "the topology's events did not happen, for they count from rank 0's first operation of torch.distributed, "
             "and there was none; with --events-from start they count from its start"

@@ -288,6 +288,13 @@ class RunDir:
         """Packets of WAN link `what` as seen at the router of datacenter `at` (see `CapturePoint`)."""
         return self.captures / f"{what}@{at}.pcapng".replace("/", "_")
 
+    def began_ns(self) -> int | None:
+        """When rank 0's first operation or step began, from which on the network's changes count; None: none did."""
+        firsts = (
+            event for event in read_records(self.events) if isinstance(event, dict) and event.get("state") == "first"
+        )
+        return next((event["time_ns"] for event in firsts if isinstance(event.get("time_ns"), int)), None)
+
     def read_plan(self) -> Plan:
         """What is to be done, or was done."""
         return Plan.model_validate_json(self.plan.read_text())

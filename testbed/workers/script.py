@@ -8,6 +8,7 @@ processes that the script or command starts find `testbed.workers.hook` on their
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import random
 import runpy
@@ -42,7 +43,8 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     os.chdir(work)
     os.environ.update(_environment(run, rank, workers.timeout_s))
     if workers.settings["events_from"] == "start":
-        Recorder(run, rank.rank).begin()
+        with contextlib.closing(Recorder(run, rank.rank)) as recorder:
+            recorder.begin()
         os.environ[BEGUN] = "yes"
     print(
         f"testbed: rank {rank.rank} of {len(workers.ranks)} on {rank.host}, in {work}; process groups time out after "
