@@ -16,11 +16,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from testbed.workloads.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torchft import Manager, Optimizer, ProcessGroupGloo
 from torchft.coordination import LighthouseServer
-
-from testbed.workers.compute import ModelledCompute
 
 LIGHTHOUSE_PORT, STORE_PORT = 29510, 29511
 

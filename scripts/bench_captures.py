@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 
+from testbed.analysis.capture_tables import read_captures  # noqa: E402
 from testbed.measure.capture import finish  # noqa: E402
-from testbed.measure.flow_tables import read_captures  # noqa: E402
-from testbed.plan import Plan  # noqa: E402
-from testbed.resolve import resolve  # noqa: E402
-from testbed.rundir import RunDir, capture_points  # noqa: E402
+from testbed.plan.model import Plan  # noqa: E402
+from testbed.plan.resolve import resolve  # noqa: E402
+from testbed.runfolder.folder import RunDir, capture_points  # noqa: E402
 from testbed.spec.topology import Topology  # noqa: E402
 from testbed.spec.workload import load_workload  # noqa: E402
 
@@ -114,7 +114,7 @@ def main(packets: int) -> None:
     """Make the captures, read them, and print what that takes."""
     import polars as pl  # noqa: PLC0415
 
-    from testbed.collect import OPS_SCHEMA  # noqa: PLC0415
+    from testbed.analysis.summarize import OPS_SCHEMA  # noqa: PLC0415
 
     plan = resolve(Topology.load("two-sites", []), load_workload("collectives", []), machine_memory_bytes=2**40)
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:

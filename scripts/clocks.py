@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-from testbed.report.svg import add  # noqa: E402
+from testbed.report.map.svg import add  # noqa: E402
 
 RANKS = (2, 4, 8, 16)
 RATES = (1, 3, 10)  # Gbit/s

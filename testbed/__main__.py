@@ -13,7 +13,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     gc.disable()  # all that is imported stays
-    from testbed.cli import main as run  # noqa: PLC0415 (it takes half a second)
+    from testbed.cli.main import main as run  # noqa: PLC0415 (it takes half a second)
 
     gc.freeze()
     gc.enable()

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from shared import PROJECT, Command, Need
 
-from testbed.errors import MachineError
+from testbed.core.errors import MachineError
 from testbed.guest.kernel import Kernel, ensure_kernel
+from tests.support.shared import PROJECT, Command, Need
 
 FORCE = "TESTBED_FORCE_TESTS"
 KEPT_SETTINGS = ("TESTBED_CACHE", "TESTBED_KERNEL")  # of the user's; all other TESTBED_ variables would change results

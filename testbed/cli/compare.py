@@ -10,13 +10,13 @@ import typer
 
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.report import print_csv, wide_console
-from testbed.errors import InputError
+from testbed.core.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
 from testbed.report.tables import render
-from testbed.rundir import RunDir, read_json
+from testbed.runfolder.folder import RunDir, read_json
 
 if TYPE_CHECKING:
-    from testbed.report.content import Content
+    from testbed.report.load import Content
 
 Html = Annotated[
     Path | None, typer.Option(envvar="TESTBED_HTML", help="write a page with tables and figures to this file as well")
@@ -29,7 +29,7 @@ def compare(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what differs between runs: in what was done, and in what was measured."""
-    from testbed.report.content import load  # noqa: PLC0415 (polars takes a while to import)
+    from testbed.report.load import load  # noqa: PLC0415 (polars takes a while to import)
 
     if len(runs) < 2:
         raise InputError("compare needs at least two run folders")

@@ -11,9 +11,9 @@ from rich.table import Table
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.report import wide_console
 from testbed.cli.topo import csv_text
+from testbed.core.errors import MachineError
 from testbed.doctor.capabilities import Capability, capabilities, default_runs
 from testbed.doctor.machine import look
-from testbed.errors import MachineError
 
 MACHINE_LACKS = MachineError.exit_status
 

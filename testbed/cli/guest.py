@@ -10,8 +10,8 @@ import typer
 
 from testbed.cli.options import Clock, memory_size
 from testbed.cli.run import display
-from testbed.errors import InputError
-from testbed.guest import visit
+from testbed.core.errors import InputError
+from testbed.guest import interactive
 from testbed.guest.kernel import ensure_kernel, kernel_from
 
 ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
@@ -54,7 +54,7 @@ def execute(
 
     It sees this machine's files and no network. What it writes is gone afterwards.
     """
-    status = visit.execute(
+    status = interactive.execute(
         ensure_kernel(), command, clock=clock.value, memory_bytes=memory_size(memory, "--memory"), say=_print
     )  # fmt: skip
     raise typer.Exit(4 if status < 0 else status)
@@ -68,7 +68,7 @@ def shell(clock: ClockOption = Clock.REAL, memory: Memory = "2 GiB") -> None:
     """
     if not sys.stdin.isatty():
         raise InputError("a shell needs a terminal", remedy="testbed guest exec -- COMMAND runs a command without one")
-    status = visit.shell(ensure_kernel(), clock=clock.value, memory_bytes=memory_size(memory, "--memory"))
+    status = interactive.shell(ensure_kernel(), clock=clock.value, memory_bytes=memory_size(memory, "--memory"))
     raise typer.Exit(4 if status < 0 else status)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from testbed.errors import InputError, Place
-from testbed.units import parse_size
+from testbed.core.errors import InputError, Place
+from testbed.core.units import parse_size
 
 
 class Format(StrEnum):

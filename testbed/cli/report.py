@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from testbed.analysis.verdict import INCOMPLETE, verdict
 from testbed.cli.options import Format, FormatOption
-from testbed.errors import InputError
+from testbed.core.errors import InputError
 from testbed.report.tables import (
     collectives_grid,
     collectives_table,
@@ -27,8 +28,7 @@ from testbed.report.tables import (
     transfers_table,
     wan_table,
 )
-from testbed.report.verdict import INCOMPLETE, verdict
-from testbed.rundir import RunDir, read_json
+from testbed.runfolder.folder import RunDir, read_json
 
 FILE_WIDTH = 120  # columns
 
@@ -48,10 +48,10 @@ def report(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Make the tables, the timeline and the page of runs anew, and print them."""
-    from testbed.collect import collect  # noqa: PLC0415 (0.6 s, which `testbed run` need not wait for)
-    from testbed.report.content import load  # noqa: PLC0415
+    from testbed.analysis.summarize import collect  # noqa: PLC0415 (0.6 s, which `testbed run` need not wait for)
+    from testbed.report.load import load  # noqa: PLC0415
     from testbed.report.page import write_page  # noqa: PLC0415
-    from testbed.report.timeline import write_rank_traces  # noqa: PLC0415
+    from testbed.report.perfetto import write_rank_traces  # noqa: PLC0415
 
     if rank_traces is not None and len(runs) > 1:
         raise InputError("--rank-traces is for one run", remedy="call testbed report once for each run")

@@ -31,19 +31,19 @@ from testbed.cli.options import (
     memory_size,
 )
 from testbed.cli.report import print_files, print_tables
-from testbed.errors import InputError, MachineError, Place
-from testbed.launch import launch
+from testbed.core.errors import InputError, MachineError, Place
+from testbed.core.units import UnitError, format_size
+from testbed.execution.launch import launch
 from testbed.measure.capture import check_filter
-from testbed.plan import Capturing
-from testbed.plan import Clock as ClockName
-from testbed.resolve import resolve
-from testbed.rundir import RunDir
+from testbed.plan.model import Capturing
+from testbed.plan.model import Clock as ClockName
+from testbed.plan.resolve import resolve
+from testbed.runfolder.folder import RunDir
 from testbed.spec import topology as topology_spec
-from testbed.spec.model import input_error
+from testbed.spec.base import input_error
 from testbed.spec.workload import Workload, load_workload
-from testbed.spec.workloads.script import Script, shown
-from testbed.spec.yaml_source import Override, parse_overrides
-from testbed.units import UnitError, format_size
+from testbed.spec.yaml_reader import Override, parse_overrides
+from testbed.workloads.script.settings import Script, shown
 
 SCRIPT = "testbed.script"  # in typer's context
 

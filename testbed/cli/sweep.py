@@ -17,17 +17,25 @@ from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation
 from testbed.cli.report import wide_console
 from testbed.cli.run import PlainDisplay
 from testbed.cli.sweep_display import display, duration
-from testbed.errors import InputError, Place, TestbedError
+from testbed.core.errors import InputError, Place, TestbedError
+from testbed.core.units import format_size
+from testbed.execution.launch import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
-from testbed.launch import versions
 from testbed.spec.experiment import Experiment, value_text
-from testbed.spec.yaml_source import parse_overrides
-from testbed.sweep.conclusion import conclude, conclude_apart
+from testbed.spec.yaml_reader import parse_overrides
+from testbed.sweep.finish import conclude, conclude_apart
 from testbed.sweep.folder import Record, SweepDir, read_record
-from testbed.sweep.grid import PlannedPoint, check_size, index_of, plan_points, unique
-from testbed.sweep.local import LocalSweep, Policy, capacity, estimated_seconds, fork_server, need_bytes, side_by_side
-from testbed.sweep.point import NO_SPACE, Limits, disk_full
-from testbed.units import format_size
+from testbed.sweep.local_executor import (
+    LocalSweep,
+    Policy,
+    capacity,
+    estimated_seconds,
+    fork_server,
+    need_bytes,
+    side_by_side,
+)
+from testbed.sweep.points import PlannedPoint, check_size, index_of, plan_points, unique
+from testbed.sweep.run_point import NO_SPACE, Limits, disk_full
 
 if TYPE_CHECKING:
     from testbed.sweep.results import Row
@@ -172,7 +180,7 @@ def _run_points(
         return {}
     with display(len(unique(points)), len(unique(points)) - len(waiting)) as shown:
         if ray is not None:
-            from testbed.sweep.cluster import RaySweep  # noqa: PLC0415 (an extra)
+            from testbed.sweep.ray_executor import RaySweep  # noqa: PLC0415 (an extra)
 
             return RaySweep(folder, ray, policy, shown).run(waiting)
         limit = capacity(jobs)

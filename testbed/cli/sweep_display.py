@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from testbed.sweep.folder import Record
-from testbed.sweep.grid import PlannedPoint
-from testbed.sweep.local import estimated_seconds
+from testbed.sweep.local_executor import estimated_seconds
+from testbed.sweep.points import PlannedPoint
 
 
 def duration(seconds: float) -> str:

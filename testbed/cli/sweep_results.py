@@ -15,13 +15,13 @@ from rich.text import Text
 
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.report import wide_console
-from testbed.errors import InputError, Place
+from testbed.core.errors import InputError, Place
+from testbed.core.units import format_cell
 from testbed.report.tables import Column, Grid, render
-from testbed.rundir import read_json
-from testbed.spec.model import suggest
-from testbed.sweep.conclusion import Table, conclude
+from testbed.runfolder.folder import read_json
+from testbed.spec.base import suggest
+from testbed.sweep.finish import Table, conclude
 from testbed.sweep.folder import SweepDir
-from testbed.units import format_cell
 
 Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
 FIGURES = (

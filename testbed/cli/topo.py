@@ -12,12 +12,12 @@ from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption, Set, Topology
 from testbed.cli.report import wide_console
-from testbed.plan import Datacenter, Direction, Network, WanLink
-from testbed.resolve import resolve_network
+from testbed.core.units import format_probability, format_rate, format_time
+from testbed.plan.model import Datacenter, Direction, Network, WanLink
+from testbed.plan.resolve import resolve_network
 from testbed.spec import topology as topology_spec
-from testbed.spec.library import TOPOLOGIES
-from testbed.spec.yaml_source import parse_overrides
-from testbed.units import format_probability, format_rate, format_time
+from testbed.spec.presets import TOPOLOGIES
+from testbed.spec.yaml_reader import parse_overrides
 
 MOST_CHANGES = 30
 app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 import testbed
-from testbed.errors import InputError, MachineError, Place, RunError
+from testbed.core.errors import InputError, MachineError, Place, RunError
 
 PROJECT = Path(testbed.__file__).parent.parent
 WORDS = "testbed.vm.words"  # in typer's context

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.cache import cache_dir
-from testbed.confine import CONFINE
-from testbed.errors import MachineError, TestbedError
+from testbed.core.errors import MachineError, TestbedError
+from testbed.core.paths import cache_dir
+from testbed.core.sandbox import CONFINE
 from testbed.guest.boot import memory_folder
 from testbed.guest.kernel import Kernel, find_kernel, missing_tools
-from testbed.guest.source import find_source
-from testbed.plan import Capture, Isolation, Where
+from testbed.guest.linux_source import find_source
+from testbed.plan.model import Capture, Isolation, Where
 
 PROJECT = Path(__file__).parent.parent.parent
 CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host

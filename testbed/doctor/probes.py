@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from testbed.core.units import format_size
 from testbed.doctor.machine import PROGRAMS, Machine
-from testbed.guest.source import LINUX
-from testbed.units import format_size
+from testbed.guest.linux_source import LINUX
 
 GIB = 2**30
 LEAST_MEMORY = 4 * GIB  # of a guest with some hosts in containers

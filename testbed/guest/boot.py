@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testbed.cache import cache_dir
-from testbed.confine import CONFINE
-from testbed.errors import MachineError
+from testbed.core.errors import MachineError
+from testbed.core.paths import cache_dir
+from testbed.core.sandbox import CONFINE
 from testbed.guest.kernel import Kernel
-from testbed.rundir import open_plain, read_plain
+from testbed.runfolder.folder import open_plain, read_plain
 
 EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
 # Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make runs differ by

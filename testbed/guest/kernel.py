@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.cache import cache_dir
-from testbed.errors import MachineError
-from testbed.guest.source import LINUX, PARTS, Source, choose, chosen_source, find_source, named_source
+from testbed.core.errors import MachineError
+from testbed.core.paths import cache_dir
+from testbed.guest.linux_source import LINUX, PARTS, Source, choose, chosen_source, find_source, named_source
 
 TOOLS = {
     "gcc": "gcc", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils", "patch": "patch",

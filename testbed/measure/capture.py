@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.errors import InputError, MachineError, Place, RunError
+from testbed.core.errors import InputError, MachineError, Place, RunError
 from testbed.measure.pcapng import Interface, write_pcapng
-from testbed.plan import CAPTURE_BUFFER_BYTES, Capturing
+from testbed.plan.model import CAPTURE_BUFFER_BYTES, Capturing
 
 HELD_BACK_S = 1.5  # tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
 FILES = 4  # that tcpdump fills in turn; of a capture that reaches its limit, the newest stay

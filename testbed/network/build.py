@@ -14,11 +14,11 @@ from mininet.log import setLogLevel
 from mininet.net import Mininet
 from pyroute2 import IPRoute, NetlinkError
 
-from testbed.errors import RunError
-from testbed.network import fabric, shape
+from testbed.core.errors import RunError
+from testbed.network import fabric, qdiscs
+from testbed.network.mininet_nodes import Bridge, Interface, QuietNode, VethLink
 from testbed.network.netlink import neighbour, netlink, set_route, up, write_sysctls
-from testbed.network.nodes import Bridge, Interface, QuietNode, VethLink
-from testbed.plan import Datacenter, Host, Network, WanLink
+from testbed.plan.model import Datacenter, Host, Network, WanLink
 
 TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
 # A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before
@@ -101,12 +101,12 @@ def _add_links(net: Mininet, plan: Network) -> None:
             (segment,) = dc.segments
             net.addLink(
                 dc.router, segment.switch,
-                intfName1=shape.lan_interface(dc.router), intfName2=f"{segment.switch}-up", addr1=segment.gateway_mac,
+                intfName1=qdiscs.lan_interface(dc.router), intfName2=f"{segment.switch}-up", addr1=segment.gateway_mac,
             )  # fmt: skip
     for host in plan.hosts:
         net.addLink(
             host.node, host.switch,
-            intfName1=shape.host_interface(host), intfName2=shape.switch_interface(host), addr1=host.mac,
+            intfName1=qdiscs.host_interface(host), intfName2=qdiscs.switch_interface(host), addr1=host.mac,
         )  # fmt: skip
     for a, b in (cable.ends for dc in plan.datacenters if dc.fabric for cable in dc.fabric.cables):
         net.addLink(a.node, b.node, intfName1=a.interface, intfName2=b.interface, addr1=a.mac, addr2=b.mac)
@@ -114,15 +114,15 @@ def _add_links(net: Mininet, plan: Network) -> None:
         for direction, end in ((link.forward, "a"), (link.backward, "b")):
             router = plan.datacenter(direction.source).router
             net.addLink(
-                router, "wan", intfName1=shape.wan_interface(router, link.index),
-                intfName2=shape.plant_interface(link.index, end), addr1=direction.mac,
+                router, "wan", intfName1=qdiscs.wan_interface(router, link.index),
+                intfName2=qdiscs.plant_interface(link.index, end), addr1=direction.mac,
             )  # fmt: skip
 
 
 def _configure(network: BuiltNetwork) -> None:
     plan = network.plan
-    shaped: dict[str, list[shape.Port]] = {}
-    for port in shape.ports(plan):
+    shaped: dict[str, list[qdiscs.Port]] = {}
+    for port in qdiscs.ports(plan):
         shaped.setdefault(port.node, []).append(port)
     for host in plan.hosts:
         with netlink(network.pid(host.node)) as connection:
@@ -150,11 +150,11 @@ def _configure(network: BuiltNetwork) -> None:
             _shape(connection, shaped["wan"])
 
 
-def _shape(connection: IPRoute, wanted: list[shape.Port]) -> None:
+def _shape(connection: IPRoute, wanted: list[qdiscs.Port]) -> None:
     for port in wanted:
-        shape.apply(connection, port)
+        qdiscs.apply(connection, port)
     for port in wanted:
-        shape.read_back(connection, port)
+        qdiscs.read_back(connection, port)
 
 
 def _tcp_sysctls(plan: Network) -> dict[str, object]:
@@ -182,7 +182,7 @@ def _hosts_at(plan: Network, switch: str) -> list[Host]:
 
 def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
     connection.link("set", index=connection.link_lookup(ifname="lo")[0], state="up")
-    index = up(connection, shape.host_interface(host), plan, host.address)
+    index = up(connection, qdiscs.host_interface(host), plan, host.address)
     for other in _hosts_at(plan, host.switch):
         if other is not host:
             neighbour(connection, index, other.address, other.mac)
@@ -194,13 +194,13 @@ def _configure_host(connection: IPRoute, plan: Network, host: Host) -> None:
 def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> None:
     if dc.fabric is None:
         (segment,) = dc.segments
-        lan = up(connection, shape.lan_interface(dc.router), plan, segment.gateway)
+        lan = up(connection, qdiscs.lan_interface(dc.router), plan, segment.gateway)
         for host in _hosts_at(plan, segment.switch):
             neighbour(connection, lan, host.address, host.mac)
     for link in plan.wan:
         for mine, other in (link.directions, link.directions[::-1]):
             if mine.source == dc.name:
-                index = up(connection, shape.wan_interface(dc.router, link.index), plan, mine.address)
+                index = up(connection, qdiscs.wan_interface(dc.router, link.index), plan, mine.address)
                 neighbour(connection, index, other.address, other.mac)
     for route in plan.routes:
         if route.dc == dc.name:
@@ -210,7 +210,7 @@ def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> Non
 
 def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
     """What enters the outside plant at one end of `link` leaves at the other."""
-    ends = [int(connection.link_lookup(ifname=shape.plant_interface(link.index, end))[0]) for end in "ab"]
+    ends = [int(connection.link_lookup(ifname=qdiscs.plant_interface(link.index, end))[0]) for end in "ab"]
     for index, other in (ends, ends[::-1]):
         connection.link("set", index=index, mtu=plan.mtu, state="up")
         connection.tc("add", kind="ingress", index=index, handle=0xFFFF0000)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from testbed.network.netlink import neighbour, netlink, set_route, up, write_sysctls
-from testbed.plan import Datacenter, Network
+from testbed.plan.model import Datacenter, Network
 
 
 class Standing(Protocol):

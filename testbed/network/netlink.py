@@ -22,7 +22,7 @@ from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl import TC_H_ROOT
 from pyroute2.netlink.rtnl.tcmsg import plugins
 
-from testbed.plan import Network
+from testbed.plan.model import Network
 
 CLONE_NEWNET = 0x40000000
 CLONE_NEWUTS = 0x04000000

@@ -11,10 +11,10 @@ from itertools import combinations, product
 from math import sqrt
 from typing import Any
 
-from testbed.network import flow
+from testbed.network import probe
 from testbed.network.build import BuiltNetwork
 from testbed.network.netlink import inside_netns
-from testbed.plan import Direction, Fibre, Host, Network, WanLink
+from testbed.plan.model import Direction, Fibre, Host, Network, WanLink
 
 ECHO_FRAME_BYTES = 98  # 56 bytes of data, ICMP, IPv4 and Ethernet headers
 PROBES = 3
@@ -175,14 +175,14 @@ def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Che
 
 
 def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -> Check:
-    payload = network.plan.mtu - flow.HEADERS
+    payload = network.plan.mtu - probe.HEADERS
     rate = way.bottleneck.rate_bps
     per_second = rate / (8 * network.plan.mtu)
     longest_s = LONGEST_FLOW_S if virtual else REAL_LONGEST_FLOW_S
     flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * way.fibre.jitter_ns / 1e9)
     wanted = max(per_second * flow_s, LEAST_RATE_PACKETS)
     packets = max(2, int(min(wanted, per_second * longest_s, MOST_PACKETS)))
-    found = flow.send(network, link, way, packets=packets, payload=payload, least_pause_ns=_least_pause_ns(virtual))
+    found = probe.send(network, link, way, packets=packets, payload=payload, least_pause_ns=_least_pause_ns(virtual))
     part = RATE_PART if virtual else REAL_RATE_PART
     shift = (TIMER_NS if virtual else REAL_TIMER_NS) + 4 * way.fibre.jitter_ns
     tolerance = rate * (part + min(1.0, shift / max(1, found.span_ns)))
@@ -192,7 +192,7 @@ def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -
 
 def _loss(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -> Check:
     expected, spread = loss_of(way.fibre)
-    found = flow.send(
+    found = probe.send(
         network, link, way, packets=LOSS_PACKETS, payload=LOSS_PAYLOAD, least_pause_ns=_least_pause_ns(virtual)
     )
     tolerance = (4 * sqrt(found.sent * expected * (1 - expected) * spread) + 1) / found.sent

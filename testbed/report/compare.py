@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from testbed.core.units import format_cell, format_size, format_time
 from testbed.report.tables import Column, Grid, Summary
-from testbed.units import format_cell, format_size, format_time
 
 # Of a plan: what follows from other values, or says nothing about what was emulated.
 DERIVED = frozenset(

@@ -8,11 +8,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from testbed.report import compare, plots
-from testbed.report.content import Content
+from testbed.analysis.verdict import verdict
+from testbed.report import compare
+from testbed.report.figures import common
+from testbed.report.figures.common import COLOURS, axis, drawing, log_axes, operation_key, operation_name
 from testbed.report.html import Figure, figure, render
-from testbed.report.plots import COLOURS, axis, drawing, log_axes, operation_key, operation_name
-from testbed.report.verdict import verdict
+from testbed.report.load import Content
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 LATENCY = (
@@ -66,7 +67,7 @@ def _verdicts(sides: list[Side]) -> dict[str, str]:
 
 def _figures(sides: list[Side]) -> dict[str, Figure]:
     trained = {side.name: side.content.train for side in sides if side.content.train is not None}
-    found = figure("loss", "Loss against time", LOSS, plots.loss_figure(trained))
+    found = figure("loss", "Loss against time", LOSS, common.loss_figure(trained))
     rows = {side.name: side.content.summary["collectives"] for side in sides}
     found |= figure("latency", "Time against size", LATENCY, _latencies(rows))
     use = {side.name: side.content.summary["wan"] for side in sides}

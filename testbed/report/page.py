@@ -12,19 +12,19 @@ import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
 
-from testbed.plan import Plan
+from testbed.analysis.verdict import meaning, verdict
+from testbed.core.units import format_rate, format_size, format_time
+from testbed.plan.model import Plan
 from testbed.report import tables
-from testbed.report.content import Content, load
+from testbed.report.figures.common import axis, colour_bar, drawing, latency_figure, loss_figure
+from testbed.report.figures.links import matrix_figure, queue_figure, utilisation_figure
+from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
 from testbed.report.html import Figure, figure, policy, render, template_of
-from testbed.report.link_plots import matrix_figure, queue_figure, utilisation_figure
-from testbed.report.plots import axis, colour_bar, drawing, latency_figure, loss_figure
-from testbed.report.rank_plot import rank_figure
-from testbed.report.site_map import site_map
-from testbed.report.timeline import write_trace
-from testbed.report.verdict import meaning, verdict
-from testbed.rundir import RunDir
-from testbed.units import format_rate, format_size, format_time
+from testbed.report.load import Content, load
+from testbed.report.map.site_map import site_map
+from testbed.report.perfetto import write_trace
+from testbed.runfolder.folder import RunDir
 
 T = TypeVar("T")
 LATENCY = (

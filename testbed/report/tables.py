@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from testbed.units import format_decimal_size, format_figure, format_rate, format_size
+from testbed.core.units import format_decimal_size, format_figure, format_rate, format_size
 
 Summary = dict[str, Any]
 WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in

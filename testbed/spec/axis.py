@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from testbed.spec.expression import quantity_of
-from testbed.spec.model import Strict
-from testbed.units import PERCENTAGE, RATE, TIME, Quantity, UnitError, format_probability, format_size
+from testbed.core.units import PERCENTAGE, RATE, TIME, Quantity, UnitError, format_probability, format_size
+from testbed.spec.base import Strict
+from testbed.spec.condition import quantity_of
 
 MOST_OF_A_RANGE = 10_000_000
 DIGITS = 3  # significant ones of what lies inside a logarithmic range

@@ -23,10 +23,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 
-from testbed.errors import Place
-from testbed.spec.link import Loss, PerDirection, QueueField
-from testbed.spec.model import Count, Flag, Strict, input_error, suggest
-from testbed.units import Probability, Rate, Size, Time, UnitError, parse_time
+from testbed.core.errors import Place
+from testbed.core.units import Probability, Rate, Size, Time, UnitError, parse_time
+from testbed.spec.base import Count, Flag, Strict, input_error, suggest
+from testbed.spec.wan import Loss, PerDirection, QueueField
 
 TIME_COLUMN = "time"
 
@@ -51,7 +51,7 @@ class EventSettings(Strict):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What is set of the links' own settings, by the names of `testbed.spec.link.LinkDirection`."""
+        """What is set of the links' own settings, by the names of `testbed.spec.wan.LinkDirection`."""
         named = {name: getattr(self, name) for name in EventSettings.model_fields if name != "down"}
         return {name: value for name, value in named.items() if value is not None}
 

@@ -34,15 +34,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
-from testbed.errors import InputError, Place
-from testbed.spec import yaml_source
+from testbed.core.errors import InputError, Place
+from testbed.core.units import Size, Time, UnitError
+from testbed.spec import yaml_reader
 from testbed.spec.axis import Axes, values_of
-from testbed.spec.expression import Condition, quantity_of
-from testbed.spec.library import EXPERIMENTS
-from testbed.spec.model import Count, Problem, Strict, input_error, refuse, suggest
+from testbed.spec.base import Count, Problem, Strict, input_error, refuse, suggest
+from testbed.spec.condition import Condition, quantity_of
+from testbed.spec.presets import EXPERIMENTS
 from testbed.spec.topology import Name
-from testbed.spec.yaml_source import Override, Section
-from testbed.units import Size, Time, UnitError
+from testbed.spec.yaml_reader import Override, Section
 
 TARGETS = ("topology", "workload", "run")
 
@@ -188,13 +188,13 @@ class Experiment(Strict):
             InputError: there is no such experiment, or it is wrong; names every error with its place.
         """
         path = EXPERIMENTS.find(name_or_path)
-        source = yaml_source.load(path)
+        source = yaml_reader.load(path)
         source.setdefault("name", re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "experiment")
-        yaml_source.apply(source, overrides)
+        yaml_reader.apply(source, overrides)
         try:
             experiment = cls.model_validate(source)
         except ValidationError as error:
-            raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc)) from error
+            raise input_error(error, cls, lambda loc: yaml_reader.place_of(source, loc)) from error
         experiment._places = _places(source)
         experiment._folder = path.parent
         return experiment
@@ -284,7 +284,7 @@ def value_text(value: Any) -> str:
         return value
     if isinstance(value, bool | int | float):
         return str(value).lower()
-    return yaml_source.dump(yaml_source.plain(value)).strip().removesuffix("\n...").replace("\n", " ")
+    return yaml_reader.dump(yaml_reader.plain(value)).strip().removesuffix("\n...").replace("\n", " ")
 
 
 def point_name(template: str | None, scope: Mapping[str, Any], shown: Mapping[str, Any], repeat: int | None) -> str:

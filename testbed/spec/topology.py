@@ -13,7 +13,7 @@
     tcp: {congestion_control: cubic, buffer: auto}
     mtu: 1500
 
-`testbed.spec.link` has the settings and shorthands of `wan`, `testbed.spec.events` those of `events`. Keys that begin
+`testbed.spec.wan` has the settings and shorthands of `wan`, `testbed.spec.events` those of `events`. Keys that begin
 with ``x-`` are ignored.
 """
 
@@ -36,18 +36,18 @@ from pydantic import (
     model_validator,
 )
 
-from testbed.geo import Location
-from testbed.spec import yaml_source
-from testbed.spec.event_problems import event_problems
+from testbed.core.geo import Location
+from testbed.core.units import Rate, Size, Time, UnitError
+from testbed.spec import yaml_reader
+from testbed.spec.base import Count, Flag, Problem, Strict, input_error, overlay, refuse
+from testbed.spec.docs.schema import SchemaGenerator
+from testbed.spec.event_checks import event_problems
 from testbed.spec.events import Event
-from testbed.spec.library import TOPOLOGIES
-from testbed.spec.link import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
-from testbed.spec.model import Count, Flag, Problem, Strict, input_error, overlay, refuse
-from testbed.spec.schedule import HostTurn, LinkState, TransferTurn, host_turns, link_states, transfer_turns
-from testbed.spec.schema import SchemaGenerator
-from testbed.spec.topology_file import find_item, item_name, read_topology
-from testbed.spec.yaml_source import Override
-from testbed.units import Rate, Size, Time, UnitError
+from testbed.spec.inheritance import find_item, item_name, read_topology
+from testbed.spec.presets import TOPOLOGIES
+from testbed.spec.timeline import HostTurn, LinkState, TransferTurn, host_turns, link_states, transfer_turns
+from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.yaml_reader import Override
 
 MAX_DATACENTERS = 250
 MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
@@ -239,11 +239,11 @@ class Topology(Strict):
         path = TOPOLOGIES.find(name_or_path)
         source = read_topology(path)
         source.setdefault("name", _name_of(path))
-        yaml_source.apply(source, overrides, lambda items, step: find_item(source, items, step))
+        yaml_reader.apply(source, overrides, lambda items, step: find_item(source, items, step))
         try:
             return cls.model_validate(source, context={"folder": path.parent})
         except ValidationError as error:
-            raise input_error(error, cls, lambda loc: yaml_source.place_of(source, loc, item_name)) from error
+            raise input_error(error, cls, lambda loc: yaml_reader.place_of(source, loc, item_name)) from error
 
     def model_post_init(self, context: Any) -> None:
         """Make `to_yaml` write the name, which a file without one takes from its stem."""

@@ -1,8 +1,9 @@
-"""Workload files: ``workload: NAME`` and the settings of that workload, whose model is in `testbed.spec.workloads`."""
+"""Workload files: ``workload: NAME`` and the settings of that workload, whose model is in the workload's own folder."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from testbed.errors import InputError
-from testbed.spec import workloads, yaml_source
-from testbed.spec.library import WORKLOADS
-from testbed.spec.model import Count, Strict, input_error, suggest
-from testbed.spec.yaml_source import Override
+from testbed.core.errors import InputError
+from testbed.spec import yaml_reader
+from testbed.spec.base import Count, Strict, input_error, suggest
+from testbed.spec.presets import WORKLOADS
+from testbed.spec.yaml_reader import Override
+
+PACKAGE = "testbed.workloads"
 
 
 class Workload(Strict):
@@ -63,8 +66,9 @@ class Workload(Strict):
 
 def registry() -> dict[str, type[Workload]]:
     """All workloads by name."""
-    for module in pkgutil.iter_modules(workloads.__path__, f"{workloads.__name__}."):
-        importlib.import_module(module.name)
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__, f"{PACKAGE}."):
+        if importlib.util.find_spec(f"{module.name}.settings") is not None:
+            importlib.import_module(f"{module.name}.settings")
     return {model.model_fields["workload"].default: model for model in Workload.__subclasses__()}
 
 
@@ -74,15 +78,15 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
     Raises:
         InputError: there is no such workload, or it is wrong; names every error with its place.
     """
-    source = yaml_source.load(WORKLOADS.find(name_or_path))
-    yaml_source.apply(source, overrides)
+    source = yaml_reader.load(WORKLOADS.find(name_or_path))
+    yaml_reader.apply(source, overrides)
     known = registry()
     name = source.get("workload")
     if name not in known:
         what = "it does not say which workload it is" if name is None else f"unknown workload {name!r}"
         remedy = f"write workload: {next(iter(known))}" if name is None else suggest(name, known, "workloads")
-        raise InputError(what, place=yaml_source.place_of(source, ("workload",)), remedy=remedy)
+        raise InputError(what, place=yaml_reader.place_of(source, ("workload",)), remedy=remedy)
     try:
         return known[name].model_validate(source)
     except ValidationError as error:
-        raise input_error(error, known[name], lambda loc: yaml_source.place_of(source, loc)) from error
+        raise input_error(error, known[name], lambda loc: yaml_reader.place_of(source, loc)) from error

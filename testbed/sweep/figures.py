@@ -1,6 +1,6 @@
 """Figures of a sweep: lines and heat maps of columns of its tables, with the bound of physics drawn in.
 
-The bound is the least that the topology allows (`testbed.bounds`), or of training the modelled computation alone.
+The bound is the least that the topology allows (`testbed.analysis.lower_bounds`), or of training the modelled computation alone.
 Points that agree in all that a figure shows are summed up by their median; bars reach from the least to the largest.
 """
 
@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from testbed.errors import InputError
-from testbed.report.plots import COLOURS, SHADES
-from testbed.spec.model import suggest
+from testbed.core.errors import InputError
+from testbed.report.figures.common import COLOURS, SHADES
+from testbed.spec.base import suggest
 from testbed.sweep.results import SUFFIXES
 
 LOG_SPAN = 20  # an axis whose largest value is so many times its least is logarithmic

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import InputError
-from testbed.rundir import read_json
+from testbed.core.errors import InputError
+from testbed.runfolder.folder import read_json
 
 FORMAT = 1
 POINT_FILE = "point.json"

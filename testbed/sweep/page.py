@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from testbed.errors import InputError
+from testbed.core.errors import InputError
+from testbed.core.units import format_cell
 from testbed.report.html import Figure, figure, render
-from testbed.rundir import read_json
+from testbed.runfolder.folder import read_json
 from testbed.sweep.figures import MEASURED, Plot, choose, draw
 from testbed.sweep.folder import SweepDir
-from testbed.units import format_cell
 
 KEY_FIGURES = (
     "op", "time_us", "bound_us", "efficiency", "step_ms", "utilisation", "tokens_per_s", "wan_bytes_per_step",

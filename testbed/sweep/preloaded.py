@@ -6,8 +6,8 @@ What any point's page takes besides its own figures, 0.5 s for the first one in 
 import gc
 from contextlib import suppress
 
+from testbed.plan.resolve import resolve
 from testbed.report.page import warm_up
-from testbed.resolve import resolve
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import polars as pl
 
-from testbed.errors import InputError
-from testbed.rundir import RunDir, read_json
+from testbed.core.errors import InputError
+from testbed.runfolder.folder import RunDir, read_json
+from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
-from testbed.spec.expression import measure, quantity_of
 from testbed.sweep.folder import SweepDir, read_record
 
 SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}

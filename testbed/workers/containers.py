@@ -23,21 +23,21 @@ from typing import Any
 import docker
 from docker.errors import DockerException
 
-from testbed.errors import RunError, WorkerError
-from testbed.names import write_names
-from testbed.plan import Plan, Rank, Workers
-from testbed.rundir import RunDir
+from testbed.core.errors import RunError, WorkerError
+from testbed.plan.model import Plan, Rank, Workers
+from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.fleet import ENVIRONMENT, Fleet, send_orders
-from testbed.workers.parent import Order
-from testbed.workers.warm import WarmParent, warm_parent
+from testbed.workers.host_files import write_names
+from testbed.workers.zygote import Order
+from testbed.workers.zygote_warm import WarmParent, warm_parent
 
 IMAGE = "testbed-userland"
 USERLAND = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")  # and the interpreter and this project
 DAEMON_START_S = 60
 # Go's collector spins beside the program, which has one CPU here: let it run only when memory is short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
-LABEL = "testbed.run"
+LABEL = "testbed.execution.inside"
 PATIENCE = Path("/sys/module/time/parameters/patience")  # of the guest's kernel, in slices of 20 ms
 DESCRIBED = (
     "Memory", "CpuShares", "NanoCpus", "PidsLimit", "NetworkMode", "CapAdd", "CapDrop", "SecurityOpt", "Privileged",
@@ -189,7 +189,7 @@ def _impatient_kernel() -> Iterator[None]:
 
 def _parent_command(run: RunDir, fifo: Path, host: str) -> list[str]:
     log = run.logs / f"container-{host}.log"
-    parent = ["python3", "-m", "testbed.workers.parent", str(run.path), str(fifo)]
+    parent = ["python3", "-m", "testbed.workers.zygote", str(run.path), str(fifo)]
     return ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", str(log), *parent]
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from testbed.errors import WorkerError
-from testbed.plan import Plan, Rank
-from testbed.rundir import RunDir, read_records
-from testbed.workers.parent import Order, encode_orders
+from testbed.core.errors import WorkerError
+from testbed.plan.model import Plan, Rank
+from testbed.runfolder.folder import RunDir, read_records
+from testbed.workers.zygote import Order, encode_orders
 
 POLL_S = 0.05  # of the run's clock: how long after the last rank the run ends, at most
 LAST_WORDS_S = 0.5  # for which the other ranks go on when one has failed: what they saw of it is in their logs then

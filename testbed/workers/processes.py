@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from testbed.names import named
-from testbed.plan import Plan
-from testbed.rundir import RunDir
+from testbed.plan.model import Plan
+from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.fleet import Fleet
-from testbed.workers.parent import Order
-from testbed.workers.warm import warm_parent
+from testbed.workers.host_files import named
+from testbed.workers.zygote import Order
+from testbed.workers.zygote_warm import warm_parent
 
 
 class Processes(Fleet):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import importlib.util
+import importlib
 import os
 import socket
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,14 +20,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from testbed.errors import RunError
-from testbed.plan import Plan
-from testbed.rundir import RunDir, append_record
-from testbed.workers.interception import Interception
+from testbed.core.errors import RunError
+from testbed.plan.model import Plan
+from testbed.runfolder.folder import RunDir, append_record
+from testbed.workers.dispatcher import Interception
 from testbed.workers.recorder import Recorder
-from testbed.workers.script import run_script
-
-WORKLOADS = Path(__file__).parent.parent.parent / "workloads"
+from testbed.workloads.script.runner import run_script
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,5 @@ def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
 
 
 def load_workload(name: str) -> ModuleType:
-    """The script workloads/<name>.py."""
-    path = WORKLOADS / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"workloads.{name}", path)
-    if spec is None or spec.loader is None:
-        raise RunError(f"there is no workload script {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The script workloads/<name>/main.py."""
+    return importlib.import_module(f"testbed.workloads.{name}.main")

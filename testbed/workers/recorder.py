@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from testbed.rundir import RunDir, append_record
+from testbed.runfolder.folder import RunDir, append_record
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Operation:
     bytes: int
     group_size: int
     iteration: int
-    phase: str  # warmup | measure, or of what `testbed.workers.interception` records: train | script
+    phase: str  # warmup | measure, or of what `testbed.workers.dispatcher` records: train | script
     dtype: str
     start_ns: int
     end_ns: int

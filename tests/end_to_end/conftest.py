@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from runs import PAIR
+
+from tests.support.runs import PAIR
 
 
 @pytest.fixture(scope="session")

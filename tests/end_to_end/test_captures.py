@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from runs import Command, Folder, Need, all_reduce
+
+from tests.support.runs import Command, Folder, Need, all_reduce
 
 SIZES = (4_000, 1_000_000, 16_000_000)
 ITERATIONS, WARMUP = 2, 1

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from runs import Command, Folder, all_reduce
+
+from tests.support.runs import Command, Folder, all_reduce
 
 SECOND, MS = 10**9, 10**6
 LATE_NS = 200_000  # of a change: it reads the clock some hundred times, which costs 0.26 us each

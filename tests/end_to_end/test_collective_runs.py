@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from runs import Command, Folder
+
+from tests.support.runs import Command, Folder
 
 MIB = 2**20
 OPERATIONS = (

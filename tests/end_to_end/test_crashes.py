@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from runs import Command, Folder
 
 import testbed
+from tests.support.runs import Command, Folder
 
 EXAMPLES = Path(testbed.__file__).parent.parent / "examples"
 SECOND = 10**9

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from runs import Folder, all_reduce
 
 from testbed.guest.kernel import Kernel
+from tests.support.runs import Folder, all_reduce
 
 ENDLESS = all_reduce("4 KiB", iterations=1_000_000)
 AT_LEAST_OPS = 3

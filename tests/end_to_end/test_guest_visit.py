@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import Command
+
+from tests.support.runs import Command
 
 SLOWEST_S = 60
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import Command, Folder
 
 import testbed
+from tests.support.runs import Command, Folder
 
 REJOIN = Path(testbed.__file__).parent.parent / "examples/rejoin.py"
 BASE = Path(sys.base_prefix)
@@ -120,7 +120,7 @@ def test_an_image_of_the_users(form: str, command: Command, request: pytest.Fixt
     assert (row["ranks"], row["wrong"]) == (2, 0)
     assert row["time_us"]["median"] / 1000 == pytest.approx(MS_OF_4_KB, rel=0.015)
     containers = run.json("logs/containers.json")
-    assert all("testbed.workers.parent" in " ".join(container["Args"]) for container in containers.values())
+    assert all("testbed.workers.zygote" in " ".join(container["Args"]) for container in containers.values())
 
 
 def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> None:

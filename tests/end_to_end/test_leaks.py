@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from census import differences
-from runs import Need
-from world import can_make_worlds, in_a_world
 
 import testbed
 from testbed.guest.kernel import Kernel
+from tests.support.census import differences
+from tests.support.runs import Need
+from tests.support.world import can_make_worlds, in_a_world
 
-TESTS = Path(__file__).parent.parent
 PROJECT = Path(testbed.__file__).parent.parent
 
 SEED = 20_250_101
@@ -30,13 +29,13 @@ def found(
     request: pytest.FixtureRequest, need: Need, kernel: Kernel, command_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:  # fmt: skip
-    """What tests/cases.py has counted."""
+    """What tests/support/cases.py has counted."""
     need(can_make_worlds(), "namespaces of all kinds")
     folder = tmp_path_factory.mktemp("leaks")
     times = request.param
-    words = [sys.executable, TESTS / "cases.py", folder, SEED, times, times]
+    words = [sys.executable, PROJECT / "tests/support/cases.py", folder, SEED, times, times]
     kept = [folder, PROJECT, Path(sys.prefix), Path(sys.base_prefix), kernel.path.parent]
-    environment = command_environment | {"TESTBED_KERNEL": str(kernel.path), "PYTHONPATH": f"{PROJECT}:{TESTS}"}
+    environment = command_environment | {"TESTBED_KERNEL": str(kernel.path), "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
         in_a_world(words, kept), env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False
     )

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from runs import Folder, Need, all_reduce
 
 import testbed
 from testbed.guest.kernel import Kernel
+from tests.support.runs import Folder, Need, all_reduce
 
 USER = 65534 if os.geteuid() == 0 else None  # nobody; without root's rights the tests run as a user anyway
 PROJECT = Path(testbed.__file__).parent.parent

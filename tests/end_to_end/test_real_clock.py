@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import Command, Folder, all_reduce
+
+from tests.support.runs import Command, Folder, all_reduce
 
 pytestmark = pytest.mark.alone
 

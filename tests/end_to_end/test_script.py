@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from runs import Command, Folder, Need
+
+from tests.support.runs import Command, Folder, Need
 
 # Buckets that DDP sends at once fill a queue of one bandwidth-delay product; drops are not the matter here.
 ROOMY = ["--set", "topology.wan.west-east.queue=500 ms"]

@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from runs import PAIR, Command, Need
+
+from tests.support.runs import PAIR, Command, Need
 
 LONGEST_S = 120
 EXPERIMENT = """

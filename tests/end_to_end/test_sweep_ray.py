@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from runs import PAIR, Command, Need
+
+from tests.support.runs import PAIR, Command, Need
 
 # Starts two nodes of one CPU each, and the sweep; kills the second node once both have a guest.
 SCRIPT = """

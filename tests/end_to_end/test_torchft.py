@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from runs import Command, Folder, Need
 
 import testbed
+from tests.support.runs import Command, Folder, Need
 
 SCRIPT = Path(testbed.__file__).parent.parent / "examples/torchft_sites.py"
 STEPS, CRASH_S, BACK_S, TIMEOUT_S, TRIP_S, COMPUTE_S = 50, 2, 6, 3, 0.01, 0.1

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from runs import Command, Folder
+
+from tests.support.runs import Command, Folder
 
 PARAMETERS, STEPS, WARMUP, EVERY = 400_000, 10, 2, 4
 JOB = {

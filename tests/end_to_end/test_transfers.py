@@ -6,7 +6,8 @@ a frame of 1514.
 
 import polars as pl
 import pytest
-from runs import Command, Folder, all_reduce
+
+from tests.support.runs import Command, Folder, all_reduce
 
 SECOND = 10**9
 FRAME = 1514 / 1448

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from runs import Command, Folder, all_reduce
+
+from tests.support.runs import Command, Folder, all_reduce
 
 SIZES = {4_000: 40.05, 1_000_000: 48.38, 16_000_000: 243.7}  # bytes: ms of an all-reduce on such a path
 WARMUP, ITERATIONS = 1, 5

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from guests import INSIDE, MEMORY_BYTES, console, finish
 
 from testbed.guest.boot import start_guest
 from testbed.guest.kernel import Kernel
+from tests.support.guests import INSIDE, MEMORY_BYTES, console, finish
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guests import console, finish, guest_with, result
 
 from testbed.doctor.machine import try_namespaces
 from testbed.guest.kernel import Kernel
-from testbed.rundir import RunDir
+from testbed.runfolder.folder import RunDir
+from tests.support.guests import console, finish, guest_with, result
 
 REFUSED = ("new file", "old file", "old file, whole", "remove", "mode", "link", "kernel", "a disk")
 UNREACHED = ("this machine's port", "a network")

@@ -8,10 +8,10 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from guests import measure_links
-from links_scenarios import DATAGRAM, FRAME, GBIT, MBIT, MS, SEGMENT, Scenario, link, of, scenario
 
 from testbed.guest.kernel import Kernel
+from tests.support.guests import measure_links
+from tests.support.links_scenarios import DATAGRAM, FRAME, GBIT, MBIT, MS, SEGMENT, Scenario, link, of, scenario
 
 LAN_NS = 4 * 98 * 8 / 400  # an echo passes four NICs of 400 Gbit/s
 

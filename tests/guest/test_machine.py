@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guests import console, finish, guest_with, result
 
 import testbed
-from testbed.errors import GuestLost
+from testbed.core.errors import GuestLost
+from testbed.execution.supervise import Watch
 from testbed.guest.boot import EPOCH_NS, Guest
 from testbed.guest.kernel import Kernel
-from testbed.rundir import RunDir
-from testbed.watch import Watch
+from testbed.runfolder.folder import RunDir
+from tests.support.guests import console, finish, guest_with, result
 
 SLEEP_S = 1000
 STALL_LIMIT_S = 4

@@ -7,12 +7,12 @@ computed, and its timers fire at most some microseconds late. Tolerances are sta
 from typing import Any
 
 import pytest
-from guests import console, finish, guest_with, result
 
 from testbed.guest.kernel import Kernel
-from testbed.resolve import resolve
+from testbed.plan.resolve import resolve
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
+from tests.support.guests import console, finish, guest_with, result
 
 # The delays differ per direction, so that a mix-up shows. alpha -> beta has a short queue, beta -> gamma loses packets.
 LINE = """

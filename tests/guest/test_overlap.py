@@ -7,9 +7,9 @@ bucket's size each way; of 1514 bytes in a frame 1448 are data.
 from typing import Any
 
 import pytest
-from guests import console, finish, guest_with, result
 
 from testbed.guest.kernel import Kernel
+from tests.support.guests import console, finish, guest_with, result
 
 LAYERS, BUCKET_BITS = 8, 256 * 1024 * 8 * 1514 / 1448
 FORWARD_S, LAYER_S = 0.080, 0.020

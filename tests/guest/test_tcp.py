@@ -7,10 +7,10 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from guests import measure_links
-from links_scenarios import FRAME, MBIT, SEGMENT, Scenario, link, scenario
 
 from testbed.guest.kernel import Kernel
+from tests.support.guests import measure_links
+from tests.support.links_scenarios import FRAME, MBIT, SEGMENT, Scenario, link, scenario
 
 LOSSES = (1e-3, 1e-2)
 RARE = (1e-4,)  # four million packets, four minutes: with `make proof`

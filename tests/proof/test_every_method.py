@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-
-from testbed.spec.workloads.train import MethodName
+from testbed.workloads.train.settings import MethodName
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -1,6 +1,6 @@
 """What HolisticTraceAnalysis itself finds in the traces of a run; it is installed for this test, without JupyterLab.
 
-`tests/unit/test_timeline.py` holds the rules by which it counts; here the package counts.
+`tests/unit/report/test_perfetto.py` holds the rules by which it counts; here the package counts.
 """
 
 import json
@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from shared import Command, Need
+
+from tests.support.shared import Command, Need
 
 PACKAGES = (
     "HolisticTraceAnalysis==0.5.0", "pandas", "ipython", "jupyterlab_server", "python-dateutil", "six", "tzdata",

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shared import PROJECT, Need
 
-from testbed.cache import cache_dir
+from testbed.core.paths import cache_dir
 from testbed.guest.kernel import Kernel
+from tests.support.shared import PROJECT, Need
 
 DEBIAN = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
 UBUNTU = os.environ.get("UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu")

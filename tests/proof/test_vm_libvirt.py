@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shared import PROJECT, Need
 
 from testbed.guest.kernel import Kernel
+from tests.support.shared import PROJECT, Need
 
 NEEDED = ["mmdebstrap", "mkfs.ext4", "qemu-img", "qemu-system-x86_64", "libvirtd", "virtlogd", "dnsmasq"]
 NEEDED += ["vagrant", "rsync", "ssh"]

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared import PROJECT, Need
 
 from testbed.guest.kernel import Kernel
+from tests.support.shared import PROJECT, Need
 
 SSHD = "/usr/sbin/sshd"
 NOT_COPIED = (".git", ".venv", ".vagrant", "results", ".*_cache", "*.egg-info", "__pycache__")

@@ -23,7 +23,7 @@ from testbed.measure.counters import read_counters
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns
 from testbed.network.verify import measure_rtt_ns
-from testbed.plan import Host, Network
+from testbed.plan.model import Host, Network
 
 UDP_SEGMENT, SO_RCVBUFFORCE, SO_TIMESTAMPNS = 103, 33, 35
 RECEIVE_BUFFER = 512 * 2**20

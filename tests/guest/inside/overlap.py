@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 import torch._dynamo
 import torch.distributed as dist
+from testbed.workloads.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-from testbed.workers.compute import ModelledCompute
 
 LAYERS, WIDTH, STEP_S, STEPS = 8, 256, 0.240, 4  # each layer's weights are 256 KiB and a bucket
 DELAY_MS = 1

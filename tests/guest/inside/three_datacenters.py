@@ -14,13 +14,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import RunError
+from testbed.core.errors import RunError
 from testbed.measure.counters import read_counters
-from testbed.network import shape
+from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns, netlink
 from testbed.network.verify import measure_rtt_ns, verify_round_trips
-from testbed.plan import Host, Plan
+from testbed.plan.model import Host, Plan
 
 IDLE_S = 1.0  # no packet for so long: nothing is in flight any more
 RECEIVE_BUFFER = 64 * 2**20
@@ -89,19 +89,19 @@ class Bench:
 
     def apply(self, node: str, interface: str) -> None:
         """Shape a port anew, as planned: its random numbers begin again."""
-        port = next(p for p in shape.ports(self.plan) if (p.node, p.interface) == (node, interface))
+        port = next(p for p in qdiscs.ports(self.plan) if (p.node, p.interface) == (node, interface))
         with netlink(self.network.pid(node)) as connection:
-            shape.apply(connection, port)
-            shape.read_back(connection, port)
+            qdiscs.apply(connection, port)
+            qdiscs.read_back(connection, port)
 
     def tampered(self, node: str, interface: str, *netem: str) -> str:
         """What `read_back` says after someone has changed the port with tc."""
         enter = ["nsenter", f"--net=/proc/{self.network.pid(node)}/ns/net", "--"]
         subprocess.run([*enter, "tc", "qdisc", "change", "dev", interface, "root", "netem", *netem], check=True)
-        port = next(p for p in shape.ports(self.plan) if (p.node, p.interface) == (node, interface))
+        port = next(p for p in qdiscs.ports(self.plan) if (p.node, p.interface) == (node, interface))
         with netlink(self.network.pid(node)) as connection:
             try:
-                shape.read_back(connection, port)
+                qdiscs.read_back(connection, port)
             except RunError as error:
                 return str(error)
         return ""
@@ -147,7 +147,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     found["tampered"] = {
         "limit": bench.tampered("d0r", "d0r-w0", "limit", "51", "rate", "100mbit"),
         "rate": bench.tampered("d0r", "d0r-w0", "limit", "50", "rate", "99mbit"),
-        "delay": bench.tampered("wan", "w0b", "limit", str(shape.UNLIMITED), "delay", "10.24ms"),
+        "delay": bench.tampered("wan", "w0b", "limit", str(qdiscs.UNLIMITED), "delay", "10.24ms"),
     }
     bench.apply("d0r", "d0r-w0")  # raises if the kernel does not take the plan's values back
     return found

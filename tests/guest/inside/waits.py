@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from testbed.rundir import RunDir, append_record
+from testbed.runfolder.folder import RunDir, append_record
 
 append_record(RunDir(Path(sys.argv[1])).events, {"stage": "network", "state": "begin", "time_ns": time.time_ns()})
 while True:

@@ -1,0 +1,1 @@
+"""From the records of a run folder to its tables and its summary."""

@@ -1,0 +1,75 @@
+"""testbed topo schema, reference, import: the topology language, for editors, for people, from other formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from testbed.core.errors import InputError, Place
+from testbed.core.geo import DETOUR
+from testbed.core.units import UnitError, parse_rate, parse_time
+from testbed.spec.docs.reference import reference as page
+from testbed.spec.importers import Options, convert
+from testbed.spec.topology import MAX_HOSTS, Topology
+
+
+def schema() -> None:
+    """Print the JSON schema of topology files, which editors check against."""
+    typer.echo(json.dumps(Topology.json_schema(), indent=2))
+
+
+def reference() -> None:
+    """Print the reference of topology files: every key with its unit, default and meaning (Markdown)."""
+    typer.echo(page())
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="GraphML of the Topology Zoo, or CSV: a matrix or a list of RTTs")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="the topology file; must not exist \\[default: standard output]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="of the topology \\[default: from the file's name]")] = None,
+    rate: Annotated[str, typer.Option(help="of links for which the file gives none")] = "10 Gbit/s",
+    delay: Annotated[
+        str | None, typer.Option(help="one way, of GraphML's links to nodes without a position, e.g. 5 ms")
+    ] = None,
+    detour: Annotated[
+        float, typer.Option(min=1, help="length of the fibre over that of the great circle (GraphML)")
+    ] = DETOUR,
+    hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="of each datacenter")] = 1,
+    bandwidth: Annotated[Path | None, typer.Option(help="CSV matrix of rates, beside one of RTTs")] = None,
+    bandwidth_unit: Annotated[
+        str | None, typer.Option(help="of that matrix, if its first cell names none, e.g. Gbit/s")
+    ] = None,
+) -> None:
+    """Make a topology file of GraphML or CSV. Its comment says what was assumed and what was left out."""
+    options = Options(
+        name=name,
+        rate=_read(parse_rate, rate, "--rate"),
+        delay=None if delay is None else _read(parse_time, delay, "--delay"),
+        detour=detour,
+        hosts=hosts,
+        bandwidth=bandwidth,
+        bandwidth_unit=bandwidth_unit,
+    )
+    topology, text = convert(file, options)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as target:
+            target.write(text)
+    except OSError as error:
+        raise InputError(f"it cannot be written: {error.strerror}", place=Place(out)) from error
+    typer.echo(f"{out}: {len(topology.datacenters)} datacenters, {len(topology.links)} links")
+
+
+def _read(parse: Callable[[object], int], text: str, option: str) -> int:
+    try:
+        return parse(text)
+    except UnitError as error:
+        raise InputError(error.what, place=Place(option), remedy=error.remedy) from error

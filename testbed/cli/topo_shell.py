@@ -1,0 +1,69 @@
+"""The prompt of testbed topo shell: lines are edited and completed here, and carried out in the guest."""
+
+from __future__ import annotations
+
+import cmd
+import readline
+import sys
+from pathlib import Path
+
+from testbed.core.paths import cache_dir
+from testbed.deployments.client import call
+from testbed.deployments.folder import Deployment
+from testbed.deployments.mailbox import Request
+
+HISTORY_LINES = 1000
+END = ("exit", "quit", "EOF")
+
+
+class Shell(cmd.Cmd):
+    """Reads lines for one deployment until ``exit`` or the end of the input."""
+
+    def __init__(self, deployment: Deployment, nodes: list[str], commands: list[str]) -> None:
+        super().__init__()
+        self._deployment, self._nodes, self._commands = deployment, nodes, [*commands, "exit"]
+        self.prompt = f"{deployment.name}> " if sys.stdin.isatty() else ""
+
+    def run(self) -> None:
+        """Until the end; Ctrl-C clears the line. The history is kept between calls."""
+        history = cache_dir() / "shell-history"
+        _read(history)
+        readline.set_completer_delims(" \t\n")
+        readline.set_history_length(HISTORY_LINES)
+        try:
+            while True:
+                try:
+                    return self.cmdloop()
+                except KeyboardInterrupt:
+                    print()
+        finally:
+            readline.write_history_file(history)
+
+    def onecmd(self, line: str) -> bool:
+        """Carry out one line; true at the end."""
+        if line.strip() in END:
+            if line == "EOF" and sys.stdin.isatty():
+                print()
+            return True
+        if line.strip():
+            call(self._deployment, Request(kind="prompt", words=(line,)), sys.stdout.buffer, sys.stderr.buffer)
+        return False
+
+    def completenames(self, text: str, *ignored: object) -> list[str]:
+        """Commands and nodes that begin with `text`."""
+        return [name for name in [*self._commands, *self._nodes] if name.startswith(text)]
+
+    def completedefault(self, *words: object) -> list[str]:
+        """Nodes that begin with the word at the cursor."""
+        return [name for name in self._nodes if name.startswith(str(words[0]))]
+
+    def complete_help(self, *words: object) -> list[str]:
+        """Commands that begin with the word at the cursor."""
+        return [name for name in self._commands if name.startswith(str(words[0]))]
+
+
+def _read(history: Path) -> None:
+    try:
+        readline.read_history_file(history)
+    except OSError:
+        history.touch()

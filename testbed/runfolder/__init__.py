@@ -1,0 +1,1 @@
+"""The files of a run folder: what happened, as it was written down."""

@@ -1,0 +1,1 @@
+"""The schema and the reference of topology files, made from the models."""

@@ -1,0 +1,66 @@
+"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments`` beside the package, known by their stem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import testbed
+from testbed.core.errors import InputError
+from testbed.spec import yaml_reader
+from testbed.spec.base import suggest
+
+
+class Preset(NamedTuple):
+    """A preset; `description` is its one line about itself."""
+
+    name: str
+    path: Path
+    description: str
+
+
+@dataclass(frozen=True)
+class Library:
+    """The presets of one kind (`noun`) in `folder`."""
+
+    noun: str
+    folder: Path
+
+    def presets(self) -> list[Preset]:
+        """All presets by name.
+
+        Raises:
+            InputError: one of them is not YAML.
+        """
+        found = []
+        for path in sorted(self.folder.glob("*.yaml")):
+            found.append(Preset(path.stem, path, str(yaml_reader.load(path).get("description", ""))))
+        return found
+
+    def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:
+        """The file of a preset's name, or of a path (relative to `beside`, else to the working directory).
+
+        Raises:
+            InputError: there is no such preset or file.
+        """
+        preset = self.folder / f"{name_or_path}.yaml"
+        path = (beside or Path()) / Path(name_or_path)
+        is_name = "/" not in str(name_or_path) and path.suffix not in (".yaml", ".yml")
+        if is_name and preset.is_file():
+            return preset
+        if path.is_file():
+            return path
+        if not is_name:
+            raise InputError(f"there is no {self.noun} file {path}")
+        names = sorted(file.stem for file in self.folder.glob("*.yaml"))
+        raise InputError(
+            f"unknown {self.noun} {str(name_or_path)!r}",
+            remedy=suggest(name_or_path, names, "the presets") + "; a file is named by its path",
+        )
+
+
+_beside_package = Path(testbed.__file__).resolve().parent.parent
+TOPOLOGIES = Library("topology", _beside_package / "topologies")
+WORKLOADS = Library("workload", _beside_package / "workloads")
+EXPERIMENTS = Library("experiment", _beside_package / "experiments")

@@ -1,0 +1,257 @@
+"""The pages as a reader opens them: Chromium, from a file, without a network."""
+
+import csv
+import io
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from testbed.analysis.summarize import collect
+from testbed.report.compare_page import Side, compare_page
+from testbed.report.load import load
+from testbed.report.page import write_page
+from testbed.runfolder.folder import RunDir, read_json
+from testbed.sweep.page import write_page as write_sweep_page
+from testbed.sweep.results import gather
+from tests.support.large_run import write_large_run
+from tests.support.synthetic import make_plan, three_dcs, write_flows, write_run, write_sweep, write_training_run
+
+# Of each figure: points or cells that have a value.
+COUNT_DATA = """plot => {
+    const values = points => (points[0]?.z ? points[0].z.flatMap(row => [...row]) : points.map(point => point.y));
+    const known = plot.calcdata.map(points => values(points).filter(value => Number.isFinite(value)).length);
+    return known.reduce((sum, count) => sum + count, 0);
+}"""
+# What is drawn of them: lines, markers, bars, and the image of a heat map.
+COUNT_DRAWN = "plot => plot.querySelectorAll('.js-line, .point, .heatmaplayer image').length"
+FIGURES = ["latency", "matrix", "utilisation", "queue", "ranks"]
+LONGEST_MS = 300_000  # of wall time for any step; they take 1 or 2 s
+expect.set_options(timeout=LONGEST_MS)
+PHONE, LAPTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 800}
+
+
+@pytest.fixture(scope="module")
+def chromium(need):
+    path = shutil.which("chromium")
+    need(path, "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=LONGEST_MS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(chromium):
+    """``show(path, ...)``: the page in a context with these options, with what it said on the console as `said`."""
+    contexts = []
+
+    def open_page(path, **options):
+        context = chromium.new_context(offline=True, accept_downloads=True, **options)
+        context.set_default_timeout(LONGEST_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.said = []
+        page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.said.append(request.url) if request.url.startswith("http") else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def collectives(tmp_path_factory):
+    run = write_run(tmp_path_factory.mktemp("collectives") / "run", make_plan(three_dcs()))
+    collect(run)
+    write_flows(run)
+    return write_page(run)
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, collectives):
+    """The page of `collectives`, once for those tests that leave it as it was."""
+    context = chromium.new_context(offline=True, accept_downloads=True, color_scheme="dark")
+    context.set_default_timeout(LONGEST_MS)
+    page = context.new_page()
+    page.goto(collectives.as_uri())
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    run = write_training_run(tmp_path_factory.mktemp("training") / "run", make_plan(three_dcs()))
+    collect(run)
+    return write_page(run)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_each_figure_has_its_data(show, collectives, theme, size):
+    page = show(collectives, color_scheme=theme, viewport=size)
+    assert page.said == []
+    for name in FIGURES:
+        plot = page.locator(f"#figure-{name}")
+        assert plot.evaluate(COUNT_DATA) > 0, name
+        assert plot.evaluate(COUNT_DRAWN) > 0, name
+    assert page.locator(".site-map .link path").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_training_has_its_curve(show, training):
+    page = show(training)
+    assert page.said == []
+    assert page.locator("#figure-loss").evaluate(COUNT_DATA) == 6
+    assert page.locator("#figure-ranks").evaluate(COUNT_DRAWN) > 0
+    assert page.locator("#training-table tbody tr").count() == 1
+
+
+def test_text_is_legible_in_both_themes(opened):
+    tick = opened.locator("#figure-latency .xtick text").first
+    for theme, colour in (("light", "rgb(28, 39, 51)"), ("dark", "rgb(228, 233, 238)")):
+        opened.emulate_media(color_scheme=theme)
+        expect(tick).to_have_css("fill", colour)
+
+
+def saved(page, selector):
+    with page.expect_download() as download:
+        page.locator(selector).click()
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def test_figures_are_saved(opened):
+    for figure in ("map", *FIGURES):
+        name, svg = saved(opened, f"#{figure} [data-save=svg]")
+        assert name == f"{figure}.svg"
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+        name, png = saved(opened, f"#{figure} [data-save=png]")
+        image = Image.open(io.BytesIO(png))
+        assert name == f"{figure}.png"
+        assert image.width == 1920
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_tables_are_saved_as_csv(opened):
+    name, text = saved(opened, "#collectives-table [data-csv]")
+    rows = list(csv.DictReader(io.StringIO(text.decode())))
+    assert name == "collectives.csv"
+    assert [(row["op"], row["size (B)"], row["time (us)"]) for row in rows][:2] == [
+        ("all_reduce", "4096", "60000.0"), ("all_reduce", "1048576", "60000.0"),
+    ]  # fmt: skip
+
+
+def test_tables_are_sorted(opened):
+    header = opened.locator("#flows-table th", has_text="packets")
+    cells = opened.locator("#flows-table tbody tr td:nth-child(5)")
+    assert cells.all_inner_texts() == ["100", "200"]
+    header.locator("button").click()
+    assert cells.all_inner_texts() == ["200", "100"]
+    assert header.get_attribute("aria-sort") == "descending"
+    header.locator("button").click()
+    assert cells.all_inner_texts() == ["100", "200"]
+
+
+def test_a_strangers_run_executes_nothing(show, tmp_path):
+    evil = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    run = write_run(tmp_path / "run", make_plan(three_dcs()))
+    run.plan.write_text(
+        run.plan.read_text()
+        .replace('"hand-made"', '"<svg onload=alert(1)>"')
+        .replace('"east"', '"east<img src=x onerror=alert(1)>"')
+    )
+    collect(run)
+    write_flows(run)
+    run.spec.write_text(evil)
+    run.write_json(run.status, {"state": "failed", "reason": evil, "warnings": [evil], "command": ["testbed", evil]})
+    summary = read_json(run.summary, [])
+    for row in [*summary["collectives"], *summary["wan"], *summary["fidelity"]]:
+        row |= {key: evil for key in ("op", "from", "dtype") if key in row}
+    run.write_json(run.summary, summary | {"problems": [evil], "dominant": {"what": evil, "why": evil}})
+    page = show(write_page(run))
+    page.on("dialog", lambda dialog: page.said.append(dialog.message))
+    page.wait_for_timeout(200)
+    assert page.title() == "run"
+    assert page.locator("img, main script:not([type])").count() == 0
+    assert page.said == []
+
+
+def test_an_injected_script_would_not_run(show, collectives, tmp_path):
+    """The policy alone, were a text ever not escaped."""
+    broken = tmp_path / "broken.html"
+    broken.write_text(collectives.read_text().replace("<main>", "<main><script>document.title='owned'</script>"))
+    page = show(broken)
+    assert page.title() == "run"
+    assert any("Content Security Policy" in line for line in page.said)
+
+
+def test_a_comparison_has_its_curves(show, tmp_path, collectives, training):
+    sides = []
+    for name, path in (("first", training), ("second", training), ("third", collectives)):
+        run = RunDir(path.parent)
+        sides.append(Side(name, load(run), read_json(run.plan, [])))
+    sides[1].plan["seed"] = 7
+    (tmp_path / "compared.html").write_bytes(compare_page(sides))
+    page = show(tmp_path / "compared.html")
+    assert page.said == []
+    assert page.locator("#figure-loss").evaluate("plot => plot.data.map(trace => trace.name)") == ["first", "second"]
+    assert page.locator("#figure-latency").evaluate(COUNT_DATA) == 4
+    assert page.locator("#figure-use").evaluate(COUNT_DATA) == 18
+    assert page.locator("#plans-table tbody tr", has_text="seed").locator("td").all_inner_texts() == [
+        "seed",
+        "1",
+        "7",
+        "1",
+    ]
+    assert page.locator("#links-table tbody tr").count() >= 6
+
+
+LINES = {"x": "bytes", "y": "time_us", "series": "op", "facet": "delay", "kind": "line", "title": ""}
+HEAT = {"x": "delay", "y": "time_us", "series": "algorithm", "facet": None, "kind": "heat", "title": "<b>hot</b>"}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_a_sweep_has_its_figures(show, tmp_path, theme, size):
+    sweep = write_sweep(tmp_path / "sweep", [LINES, HEAT])
+    page = show(write_sweep_page(sweep, *gather(sweep)), color_scheme=theme, viewport=size)
+    assert page.said == []
+    lines, heat = page.locator("#figure-1-time-against-bytes"), page.locator("#figure-2-b-hot-b")
+    assert lines.evaluate(COUNT_DATA) == 2 * (2 + 1) * 2  # delays; operations and the bound, the same of both; sizes
+    assert heat.evaluate(COUNT_DATA) == 2
+    assert min(plot.evaluate(COUNT_DRAWN) for plot in (lines, heat)) > 0
+    name, svg = saved(page, "#\\31 -time-against-bytes [data-save=svg]")
+    assert name == "1-time-against-bytes.svg"
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_points_of_a_sweep(show, tmp_path):
+    sweep = write_sweep(tmp_path / "sweep")
+    page = show(write_sweep_page(sweep, *gather(sweep)))
+    assert page.locator(".verdict").inner_text() == "2 of 4 points are complete, 1 failed, 1 not run yet."
+    _, text = saved(page, "#points-table [data-csv]")
+    rows = list(csv.DictReader(io.StringIO(text.decode())))
+    assert [(row["point"], row["delay"], row["state"]) for row in rows] == [
+        ("p0", "1 ms", "completed"), ("p1", "20 ms", "completed"), ("p2", "1 s", "failed"), ("p3", "2 s", "missing"),
+    ]  # fmt: skip
+    page.locator("#points-table a", has_text="p1").click()
+    assert page.url.endswith("/points/p1.id1/report.html")
+
+
+def test_a_large_run(show, tmp_path):
+    """40 ranks with 10 000 operations each: less than 10 MB, and it opens."""
+    run = write_large_run(tmp_path / "run")
+    collect(run)
+    path = write_page(run)
+    assert path.stat().st_size < 10_000_000
+    page = show(path)
+    assert page.said == []
+    assert page.locator("#figure-ranks").evaluate(COUNT_DATA) == 40 * 800
+    assert page.locator("#figure-utilisation").evaluate(COUNT_DATA) == 20 * 400

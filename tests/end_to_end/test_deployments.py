@@ -1,0 +1,333 @@
+"""Networks that stand until they are destroyed: what their users see, and what is left of them.
+
+They have a cache folder of their own, so that what they leave can be told from what others do. Two networks of the same
+pair of hosts, 10 ms apart, serve most tests: ``real`` on the host's clock, and ``exact`` on the virtual one.
+"""
+
+import csv
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.guest.kernel import Kernel
+from tests.support.runs import PAIR
+
+LONGEST_S = 60  # of wall time for any command; they take 1 to 8 s
+SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cache folder, and commands that use it."""
+
+    cache: Path
+    topology: Path
+    environment: dict[str, str]
+
+    def run(self, *words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "testbed", "topo", *map(str, words)],
+            env=self.environment, capture_output=True, text=True, timeout=LONGEST_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    @contextmanager
+    def started(self, *words: object) -> Iterator[subprocess.Popen[str]]:
+        """A command in the background, on which Ctrl-C has its usual effect."""
+        with subprocess.Popen(
+            ["env", "--default-signal=INT", sys.executable, "-m", "testbed", "topo", *map(str, words)],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def deploy(self, name: str, clock: str) -> str:
+        self.run("deploy", self.topology, "--name", name, "--clock", clock)
+        return name
+
+    def inspect(self, name: str) -> Any:
+        return json.loads(self.run("inspect", name, "-f", "json").stdout)
+
+    def processes(self) -> list[str]:
+        """Command lines that name a folder of this cache: keepers, and each process of their guests."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    line = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if str(self.cache).encode() in line:
+                    found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
+    def check_nothing_is_left(self) -> None:
+        assert self.processes() == []
+        assert [*self.cache.glob("deployments/*"), *self.cache.glob("guests/*")] == []
+
+
+def new_place(kernel: Kernel, environment: dict[str, str], folder: Path) -> Place:
+    topology = folder / "pair.yaml"
+    topology.write_text(PAIR)
+    cache = folder / "cache"
+    settings = {"TESTBED_CACHE": str(cache), "TESTBED_KERNEL": str(kernel.path)}
+    return Place(cache, topology, environment | settings)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    kernel: Kernel, command_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    """The place of ``real`` and ``exact``, which is left as it was found."""
+    place = new_place(kernel, command_environment, tmp_path_factory.mktemp("live"))
+    in_shm = set(SHM.iterdir())
+    try:
+        yield place
+    finally:
+        place.run("destroy", "--all")
+    place.check_nothing_is_left()
+    assert set(SHM.iterdir()) <= in_shm
+
+
+@pytest.fixture(scope="module")
+def real(shared: Place) -> str:
+    return shared.deploy("real", "real")
+
+
+@pytest.fixture(scope="module")
+def exact(shared: Place) -> str:
+    return shared.deploy("exact", "virtual")
+
+
+@pytest.fixture
+def place(kernel: Kernel, command_environment: dict[str, str], tmp_path: Path) -> Iterator[Place]:
+    """A place of the test's own."""
+    made = new_place(kernel, command_environment, tmp_path)
+    yield made
+    made.run("destroy", "--all")
+
+
+def rtts_ms(output: str) -> list[float]:
+    return [float(value) for value in re.findall(r"time=([0-9.]+) ms", output)]
+
+
+def test_inspect(shared: Place, real: str) -> None:
+    found = shared.inspect(real)
+    assert (found["name"], found["topology"], found["state"], found["clock"]) == ("real", "pair", "running", "real")
+    assert found["hosts"] == [
+        {"name": "west-h0", "datacenter": "west", "address": "10.0.0.1"},
+        {"name": "east-h0", "datacenter": "east", "address": "10.1.0.1"},
+    ]
+    assert [(way["from"], way["to"], way["rate_bps"], way["delay_ms"]) for way in found["links"]] == [
+        ("west", "east", 10**9, 10), ("east", "west", 10**9, 10),
+    ]  # fmt: skip
+    assert found["uptime_s"] > 0
+    assert b"TESTBED_GUEST" in Path("/proc", str(found["pid"]), "cmdline").read_bytes()
+    rows = list(csv.DictReader(shared.run("inspect", real, "-f", "csv").stdout.splitlines()))
+    assert [row["kind"] for row in rows] == ["host", "host", "link", "link"]
+    assert "west-h0  west        10.0.0.1" in shared.run("inspect", real).stdout
+
+
+def test_exec_has_the_streams_and_the_status_of_the_command(shared: Place, real: str) -> None:
+    done = shared.run("exec", "-t", real, "west-h0", "--", "sh", "-c", "hostname; echo no >&2; exit 7", status=7)
+    assert (done.stdout, done.stderr) == ("west-h0\n", "no\n")
+    done = shared.run("exec", "-t", real, "west-h0", "--", "nonsense", status=127)
+    assert done.stderr == "nonsense: there is no such command\n"
+    done = shared.run("exec", "-t", real, "west-h0", "--", "sh", "-c", "kill -9 $$", status=128 + 9)
+
+
+def test_exec_streams(shared: Place, real: str) -> None:
+    """What it prints comes, once, while the command still runs, and Ctrl-C ends the command, not the deployment.
+
+    The command is no shell: dash puts Ctrl-C off until the program that it is about to start has ended.
+    """
+    follow = ["tail", "-n1", "-f", "/etc/os-release"]
+    with shared.started("exec", "-t", real, "west-h0", "--", *follow) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == Path(follow[-1]).read_text().splitlines(keepends=True)[-1]
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LONGEST_S) == 130
+        assert process.stdout.read() == ""
+    assert " ".join(follow) not in shared.run("exec", "-t", real, "west-h0", "--", "ps", "-eo", "args").stdout
+    assert shared.inspect(real)["state"] == "running"
+
+
+def test_round_trip(shared: Place, real: str) -> None:
+    """20 ms and what the host adds: within 2 ms + 2 % for the quickest of five. Hosts are found by name."""
+    output = shared.run("exec", "-t", real, "west-h0", "--", "ping", "-c5", "-i0.1", "east-h0").stdout
+    assert min(rtts_ms(output)) == pytest.approx(20, abs=2 + 0.4)
+
+
+@pytest.mark.alone
+def test_set_loses_no_packet(shared: Place, real: str) -> None:
+    """600 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls back.
+
+    The quickest of the first second (20 ms), of the time between (40 ms) and of the end (20 ms) show that it did.
+    """
+    with shared.started("exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1") as process:
+        time.sleep(1.5)
+        shared.run("set", "-t", real, "wan.west-east.delay=20 ms")
+        assert [way["delay_ms"] for way in shared.inspect(real)["links"]] == [20, 20]
+        shared.run("set", "-t", real, "wan.west-east.delay=10 ms")
+        output, error = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 0, error
+    assert "600 packets transmitted, 600 received" in output
+    times = rtts_ms(output)
+    assert times[0] == pytest.approx(20, abs=5)
+    assert max(times) > 39
+    assert times[-1] == pytest.approx(20, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["set", "-t", "real", "wan.west-east.delai=1 ms"], "nearest: delay"),
+        (["set", "-t", "real", "datacenters.west.hosts=2"], "cannot change while the network stands"),
+        (["set", "-t", "real", "mtu=9000"], "deploy anew"),
+        (["set", "-t", "real", "wan.west-east.rate=fast"], "is not a rate"),
+        (["exec", "-t", "real", "west-h1", "--", "true"], "there is no host 'west-h1' in real\n  nearest: west-h0"),
+        (["exec", "west-h0", "--", "true"], "several networks are deployed: exact, real\n  name one with -t NAME"),
+        (["exec", "-t", "reel", "west-h0", "--", "true"], "there is no deployment 'reel'\n  nearest: real"),
+        (["deploy", "two-sites", "--name", "real"], "the name real is taken: that deployment is running"),
+        (["deploy", "two-sites", "--name", "a/b"], "cannot be the name of a deployment"),
+        (["deploy", "two-sitez"], "nearest: two-sites"),
+        (["destroy"], "name the deployments to destroy, or write --all"),
+    ],
+)
+def test_bad_input(shared: Place, real: str, exact: str, words: list[str], text: str) -> None:
+    assert text in shared.run(*words, status=2).stderr
+
+
+def test_virtual_time_stands_still_between_commands(shared: Place, exact: str) -> None:
+    """The guest's kernel is stopped; two commands are less than a virtual ms apart, with over a second between them."""
+    read_clock = ["exec", "-t", exact, "west-h0", "--", "date", "+%s%N"]
+    begin, first = time.monotonic(), int(shared.run(*read_clock).stdout)
+    time.sleep(1)
+    stat = Path("/proc", str(shared.inspect(exact)["pid"]), "stat").read_text()
+    assert stat[stat.rindex(")") + 2] == "T"
+    second = int(shared.run(*read_clock).stdout)
+    assert time.monotonic() - begin > 1
+    assert 0 < second - first < 1_000_000
+
+
+def test_virtual_round_trip(shared: Place, exact: str) -> None:
+    """20 ms, and for 98 bytes 2 x 0.784 us at the WAN ports and 4 x 0.031 us at NICs; 20 us for netem's timers."""
+    output = shared.run("exec", "-t", exact, "west-h0", "--", "ping", "-c3", "10.1.0.1").stdout
+    assert rtts_ms(output) == pytest.approx([20.0017] * 3, abs=0.02)
+    assert "3 received, 0% packet loss, time 200" in output  # one a second
+
+
+def test_verify_notices_what_was_changed_behind_its_back(shared: Place, exact: str) -> None:
+    """A rate that is 2 % less than planned, on one direction; all else is as planned, before and after."""
+    before = json.loads(shared.run("verify", "-t", exact, "-f", "json").stdout)
+    assert [(c["quantity"], c["from"], c["to"], c["ok"]) for c in before] == [
+        ("rtt", "west", "east", True), ("rate", "west", "east", True), ("rate", "east", "west", True),
+    ]  # fmt: skip
+    assert [c["measured"] for c in before[1:]] == pytest.approx([1000, 1000], rel=0.005)
+    tc = ["tc", "qdisc", "change", "dev", "d0r-w0", "root", "netem", "rate", "980mbit", "limit", "1000"]
+    shared.run("exec", "-t", exact, "west", "--", *tc)
+    after = json.loads(shared.run("verify", "-t", exact, "-f", "json", status=1).stdout)
+    assert [c["ok"] for c in after] == [True, False, True]
+    assert after[1]["measured"] == pytest.approx(980, rel=0.005)
+
+
+def test_verify_a_preset(shared: Place) -> None:
+    """All of it, on the virtual clock; a table with a verdict in each line."""
+    lines = shared.run("verify", "two-sites").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["rtt", "rate", "rate"]
+    assert {line.split()[-1] for line in lines} == {"ok"}
+
+
+def test_verify_a_topology_with_loss(shared: Place, tmp_path: Path) -> None:
+    """Deployed for this and destroyed; loss of 2 % within four standard deviations of 10 000 packets."""
+    lossy = tmp_path / "lossy.yaml"
+    lossy.write_text(PAIR.replace("delay: 10 ms", "delay: 10 ms, loss: {west->east: 2 %}"))
+    rows = list(csv.DictReader(shared.run("verify", lossy, "-f", "csv").stdout.splitlines()))
+    assert [(row["quantity"], row["from"], row["ok"]) for row in rows] == [
+        ("rtt", "west", "True"), ("rate", "west", "True"), ("loss", "west", "True"), ("rate", "east", "True"),
+    ]  # fmt: skip
+    assert float(rows[2]["measured"]) == pytest.approx(2, abs=4 * 0.14)
+
+
+def test_shell(shared: Place, real: str) -> None:
+    """Mininet's prompt in a terminal: completion by Tab, commands on hosts, and an end."""
+    words = ["env", "--default-signal=INT", sys.executable, "-m", "testbed", "topo", "shell", "-t", real]
+    terminal, other_end = pty.openpty()
+    with subprocess.Popen(words, stdin=other_end, stdout=other_end, stderr=other_end, env=shared.environment) as shell:
+        os.close(other_end)
+        read_until(terminal, "real> ")
+        os.write(terminal, b"west-h\t ping -c1 east-h\t\n")
+        output = read_until(terminal, "rtt min.*real> ")
+        assert "west-h0 " in output
+        assert "10.1.0.1" in output
+        assert "1 received" in output
+        os.write(terminal, b"pingall\n")
+        assert "0% dropped (2/2 received)" in read_until(terminal, "Results.*real> ")
+        os.write(terminal, b"west-h0 ping east-h0\n")
+        read_until(terminal, "icmp_seq=2")
+        shell.send_signal(signal.SIGINT)  # ends the ping, not the shell
+        assert "packets transmitted" in read_until(terminal, "rtt min.*real> ")
+        os.write(terminal, b"exit\n")
+        assert shell.wait(LONGEST_S) == 0
+    os.close(terminal)
+
+
+def read_until(terminal: int, pattern: str) -> str:
+    """What appears in a terminal, until `pattern` is in it."""
+    output, deadline = "", time.monotonic() + LONGEST_S
+    while not re.search(pattern, output, re.DOTALL):
+        assert time.monotonic() < deadline, output
+        if select.select([terminal], [], [], 1)[0]:
+            output += os.read(terminal, 4096).decode()
+    return output
+
+
+def test_a_crash_is_seen_and_cleared(place: Place) -> None:
+    name = place.deploy("lost", "real")
+    os.kill(place.inspect(name)["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + LONGEST_S
+    while (found := place.inspect(name))["state"] == "running":
+        assert time.monotonic() < deadline
+    assert (found["state"], found["pid"]) == ("crashed", None)
+    assert "the guest has ended" in found["reason"]
+    assert "not running, it is crashed" in place.run("exec", "west-h0", "--", "true", status=2).stderr
+    place.run("destroy", name)
+    place.check_nothing_is_left()
+
+
+def test_a_killed_keeper_takes_the_guest_along(place: Place) -> None:
+    """As after a crash of the machine: the folder is all there is."""
+    name = place.deploy("orphan", "virtual")
+    os.kill(json.loads((place.cache / "deployments" / name / "pids.json").read_text())["keeper"], signal.SIGKILL)
+    found = place.inspect(name)
+    assert found["state"] == "gone"
+    place.run("destroy", "--all")
+    place.check_nothing_is_left()
+    assert json.loads(place.run("inspect", "-f", "json").stdout) == []
+
+
+def test_an_interrupted_deploy_leaves_nothing(place: Place) -> None:
+    with place.started("deploy", place.topology) as process:
+        deadline = time.monotonic() + LONGEST_S
+        while not place.processes():
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LONGEST_S) == 130
+    place.check_nothing_is_left()

@@ -1,0 +1,112 @@
+"""What two ranks record of what torch.distributed does, over loopback: every operation, its bytes, its real end."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import testbed
+from tests.integration.two_ranks import LATE_S, LAYERS, STEPS, WIDTH
+
+PROJECT = Path(testbed.__file__).parent.parent
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Rows]:
+    """The records of both ranks, in the order in which the operations ended."""
+    folder = tmp_path_factory.mktemp("records")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            # Names of functions that torch 2.13 begins to replace are those that scripts of today use.
+            [sys.executable, "-W", "error", "-W", "ignore::FutureWarning", Path(__file__).parent / "two_ranks.py",
+             str(rank), port, folder / f"{rank}.jsonl"],
+            env={"PYTHONPATH": str(PROJECT), "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    return [list(map(json.loads, (folder / f"{rank}.jsonl").read_text().splitlines())) for rank in range(2)]
+
+
+def of(rows: Rows, part: str) -> Rows:
+    return [row for row in rows if row["part"] == part]
+
+
+def shape(rows: Rows) -> list[tuple[str, int, str]]:
+    return [(row["op"], row["bytes"], row["dtype"]) for row in rows]
+
+
+def test_every_operation_with_its_bytes(records: list[Rows]) -> None:
+    """256 floats in, by the convention of nccl-tests: gathered sizes are totals over the ranks."""
+    f = "float32"
+    expected = [
+        ("all_reduce", 1024, f), ("broadcast", 1024, f), ("reduce", 1024, f), ("all_gather", 2048, f),
+        ("all_gather", 2048, f), ("reduce_scatter", 1024, f), ("all_to_all", 1024, f), ("gather", 2048, f),
+        ("scatter", 2048, f), ("barrier", 0, ""), ("barrier", 0, ""), ("all_reduce", 2, "int8"),
+        ("reduce_scatter", 8, f), ("all_reduce", 12, f), ("reduce_scatter", 16, f), ("all_reduce", 4 + 8, f),
+    ]  # fmt: skip
+    for rows in records:
+        assert shape(of(rows, "collectives")) == expected
+
+
+def test_numbers_are_those_of_the_operation_in_its_group(records: list[Rows]) -> None:
+    for rows in records:
+        reduces = [row for row in of(rows, "groups") if row["op"] == "all_reduce"]
+        assert [(row["group_size"], row["iteration"], row["bytes"]) for row in reduces] == [
+            (1, 0, 80),
+            (2, 0, 80),
+            (2, 1, 80),
+        ]
+
+
+def test_messages(records: list[Rows]) -> None:
+    """Two sends and receives, one of them from anyone, and one each way at once."""
+    counts = [Counter(row["op"] for row in of(rows, "messages")) for rows in records]
+    assert counts == [{"send": 3, "recv": 1}, {"send": 1, "recv": 3}]
+    assert all(row["bytes"] == 256 for rows in records for row in of(rows, "messages"))
+
+
+def test_all_reduces_of_ddp(records: list[Rows]) -> None:
+    """One bucket in the first step, then three of two layers; before the first, the parameters are laid alike."""
+    layer = 4 * WIDTH * WIDTH
+    for rows in records:
+        ddp = of(rows, "ddp")
+        reduced = [row["bytes"] for row in ddp if row["op"] == "all_reduce"]
+        assert reduced == [LAYERS * layer, *([2 * layer] * (LAYERS // 2) * (STEPS - 1))]
+        first, second, third, *_ = ddp
+        assert (first["op"], second["op"]) == ("all_gather", "broadcast")  # shapes are compared
+        assert (third["op"], third["bytes"]) == ("broadcast", LAYERS * layer)
+
+
+def test_fsdp(records: list[Rows]) -> None:
+    """One layer of 100 x 100: gathered, and its gradient scattered."""
+    for rows in records:
+        assert shape(of(rows, "fsdp")) == [("all_gather", 40_000, "float32"), ("reduce_scatter", 40_000, "float32")]
+
+
+def test_the_end_is_the_real_one(records: list[Rows]) -> None:
+    """Nobody waits until 2 x LATE_S: with 0.5 s, what rank 1 joins late ends then, within 0.4 s for a busy machine."""
+    first, second = (of(rows, "late") for rows in records)
+    assert {row["op"] for row in first} == {"all_reduce", "recv"}
+    for row in first:
+        assert (row["end_ns"] - row["start_ns"]) / 1e9 == pytest.approx(LATE_S + 0.15, abs=0.25)
+    assert all(row["end_ns"] >= row["start_ns"] for row in first + second)
+
+
+def test_failures_are_not_recorded(records: list[Rows]) -> None:
+    for rows in records:
+        assert of(rows, "lonely") == []
+
+
+def test_nothing_is_recorded_once_it_is_closed(records: list[Rows]) -> None:
+    assert all(row["bytes"] != 4 * 99 for rows in records for row in rows)

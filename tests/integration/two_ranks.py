@@ -1,0 +1,133 @@
+"""What two ranks do for test_interception.py: python two_ranks.py RANK PORT RECORDS."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
+from torch.distributed.fsdp import fully_shard
+from torch.nn import Linear, Sequential
+from torch.nn.parallel import DistributedDataParallel
+
+from testbed.workers.dispatcher import Interception
+
+LAYERS, WIDTH, STEPS = 6, 500, 5  # a layer has 1 MB of weights
+LATE_S = 0.5
+
+
+def collectives(rank: int) -> None:
+    x = torch.ones(256)
+    dist.all_reduce(x)
+    dist.broadcast(x, 0)
+    dist.reduce(x, 1)
+    dist.all_gather([torch.empty(256), torch.empty(256)], x)
+    dist.all_gather_into_tensor(torch.empty(512), x)
+    out = torch.empty(128)
+    dist.reduce_scatter_tensor(out, torch.arange(256.0))
+    assert out.equal(2 * torch.arange(256.0)[128 * rank : 128 * (rank + 1)])
+    dist.all_to_all_single(torch.empty(256), x)
+    dist.gather(x, [torch.empty(256), torch.empty(256)] if rank == 0 else None)
+    dist.scatter(torch.empty(256), [x, x] if rank == 0 else None)
+    dist.barrier()
+    dist.monitored_barrier()
+    with torch.inference_mode():
+        dist.all_reduce(torch.ones(2, dtype=torch.int8))
+        dist.reduce_scatter_tensor(torch.empty(1), torch.ones(2))
+    assert functional.all_reduce(torch.ones(3), "sum", dist.group.WORLD).tolist() == [2, 2, 2]
+    assert functional.reduce_scatter_tensor(torch.ones(4), "sum", 0, dist.group.WORLD).tolist() == [2, 2]
+    dist.all_reduce(torch.sparse_coo_tensor([[1]], [1.0], (4,), check_invariants=True))
+
+
+def messages(rank: int) -> None:
+    x = torch.full((64,), float(rank))
+    if rank == 0:
+        dist.send(x, 1)
+        dist.send(x, 1)
+    else:
+        dist.recv(x, 0)
+        assert dist.recv(x) == 0
+        assert x[0] == 0
+    got = torch.empty(64)
+    other = 1 - rank
+    both = [dist.P2POp(dist.isend, torch.full((64,), float(rank)), other), dist.P2POp(dist.irecv, got, other)]
+    for work in dist.batch_isend_irecv(both):
+        work.wait()
+    assert got[0] == other
+
+
+def groups(rank: int) -> None:
+    alone = [dist.new_group([0]), dist.new_group([1])]
+    pair = dist.new_group([0, 1], timeout=timedelta(seconds=20))
+    dist.all_reduce(torch.ones(10, dtype=torch.float64), group=alone[rank])
+    dist.all_reduce(torch.ones(10, dtype=torch.float64), group=pair)
+    dist.all_reduce(torch.ones(10, dtype=torch.float64), group=pair)
+
+
+def ddp(rank: int) -> None:
+    """A bucket is full with the second layer. DDP has a single bucket until it has seen a step's order of gradients."""
+    torch.manual_seed(rank)
+    model = DistributedDataParallel(
+        Sequential(*(Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))), bucket_cap_mb=1.5
+    )
+    for _ in range(STEPS):
+        model(torch.ones(1, WIDTH)).sum().backward()
+    total = torch.stack([p.grad.sum() for p in model.parameters()]).sum()
+    totals = [torch.empty(()), torch.empty(())]
+    dist.all_gather(totals, total)
+    assert totals[0] == totals[1]
+
+
+def fsdp(rank: int) -> None:
+    model = fully_shard(Linear(100, 100, bias=False))
+    model(torch.ones(1, 100)).sum().backward()
+
+
+def late(rank: int) -> None:
+    """Rank 1 comes late. Rank 0 starts at once, and asks for nothing until long after the end."""
+    if rank == 1:
+        time.sleep(LATE_S)
+    work = dist.all_reduce(torch.ones(7), async_op=True)
+    got = dist.irecv(torch.empty(7), 1) if rank == 0 else dist.isend(torch.ones(7), 0)
+    time.sleep(2 * LATE_S)
+    assert work.is_completed()
+    assert got.is_completed()
+    work.wait()
+    got.wait()
+
+
+def lonely(rank: int) -> None:
+    """A receive that never gets anything fails as it does without a recording, and is not recorded."""
+    short = dist.new_group([0, 1], timeout=timedelta(seconds=1))
+    if rank == 0:
+        try:
+            dist.recv(torch.empty(3), 1, group=short)
+        except RuntimeError as error:
+            assert "imed out" in str(error), error
+        else:
+            raise AssertionError("nothing was sent")
+
+
+def main(rank: int, port: str, records: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    with Path(records).open("w", buffering=1) as file:
+        for part in (collectives, messages, groups, ddp, fsdp, late, lonely):
+            interception = Interception(
+                lambda operation, part=part: print(json.dumps({"part": part.__name__, **asdict(operation)}), file=file),
+                "script",
+            )
+            part(rank)
+            interception.close()
+            dist.all_reduce(torch.ones(99))  # not recorded
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,9 +1,0 @@
-"""Names and types that several test files use."""
-
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-
-PROJECT = Path(__file__).parent.parent
-Need = Callable[[object, str], None]  # the fixture `need`
-Command = Callable[..., subprocess.CompletedProcess[str]]  # the fixture `command`

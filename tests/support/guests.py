@@ -1,0 +1,71 @@
+"""Runs a script of ``inside/`` in a guest."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import testbed
+from testbed.execution.launch import GUEST_ENVIRONMENT
+from testbed.guest.boot import Guest, start_guest
+from testbed.guest.kernel import Kernel
+
+INSIDE = Path(__file__).parents[1] / "guest/inside"
+PROJECT = Path(testbed.__file__).parent.parent
+MEMORY_BYTES = 3 * 2**30
+LONGEST_S = 1500  # of wall time; on two idle cores the scripts take 5 to 300 s
+
+
+@contextmanager
+def guest_with(
+    kernel: Kernel, script: str, folder: Path, *arguments: object, clock: Literal["virtual", "real"] = "virtual"
+) -> Iterator[Guest]:
+    """A guest that runs a script with `folder`, the one that it may write to, as its first argument."""
+    (folder / "raw").mkdir(parents=True)
+    with start_guest(
+        kernel,
+        [sys.executable, str(INSIDE / script), str(folder), *map(str, arguments)],
+        writable=folder,
+        memory_bytes=MEMORY_BYTES,
+        clock=clock,
+        console=folder / "console.log",
+        clock_file=folder / "raw/clock",
+        readable=[PROJECT, Path(sys.prefix), Path(sys.base_prefix)],
+        environment={"PYTHONPATH": str(PROJECT), **GUEST_ENVIRONMENT},
+    ) as guest:
+        yield guest
+
+
+def finish(guest: Guest) -> int:
+    """Wait for the script; its exit status."""
+    deadline = time.monotonic() + LONGEST_S
+    while (status := guest.status()) is None:
+        assert time.monotonic() < deadline, f"the guest does not end:\n{console(guest.writable)}"
+        time.sleep(0.05)
+    return status
+
+
+def console(folder: Path) -> str:
+    """What the guest printed."""
+    return (folder / "console.log").read_text(errors="replace")
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What the script found out: its result.json."""
+    path = folder / "result.json"
+    assert path.exists(), f"the script did not finish:\n{console(folder)}"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def measure_links(
+    kernel: Kernel, folder: Path, scenarios: dict[str, Any], clock: Literal["virtual", "real"]
+) -> dict[str, Any]:
+    """What inside/links.py finds in each of the scenarios (see links_scenarios.py)."""
+    with guest_with(kernel, "links.py", folder, clock=clock) as guest:
+        (folder / "scenarios.json").write_text(json.dumps(scenarios))
+        assert finish(guest) == 0, console(folder)
+    return result(folder)

@@ -1,0 +1,214 @@
+"""What a summary says of training, from hand-made records; settings of the workload; scaled networks."""
+
+import json
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+from testbed.workloads.train.settings import Train
+from testbed.workloads.train.summary import SCHEMA
+
+from testbed.analysis.summarize import collect
+from testbed.analysis.verdict import verdict
+from testbed.core.errors import InputError
+from testbed.plan.addressing import resolve_network
+from testbed.plan.model import Workers
+from testbed.plan.resolve import resolve
+from testbed.plan.scaling import scaled
+from testbed.report.page import write_page
+from testbed.report.tables import training_grid
+from testbed.runfolder.folder import RunDir, append_record
+from testbed.spec.presets import TOPOLOGIES
+from testbed.spec.topology import Topology
+from testbed.spec.workload import load_workload
+from tests.support.synthetic import GBIT, MS, START_NS, make_plan, two_dcs, write_links
+
+
+def write_steps(run, late_ms=0, ranks=2, server=False):
+    """12 steps of 150 ms, of which 100 ms are computed; the loss falls by 0.1 a step; 1000 tokens each."""
+    for rank in range(ranks):
+        for step in range(12):
+            start = START_NS + step * 150 * MS
+            works = not (server and rank == 0)
+            append_record(run.rank_train(rank), {
+                "step": step, "start_ns": start, "end_ns": start + 150 * MS,
+                "compute_ns": 100 * MS if works else 0, "late_ns": late_ms * MS,
+                "loss": 5 - 0.1 * step + 0.02 * rank if works else None, "tokens": 1000,
+            })  # fmt: skip
+
+
+def write_ops(run, ranks=2):
+    """In each step 70 ms of two operations that overlap by 10 ms: 60 ms."""
+    for rank in range(ranks):
+        for step in range(12):
+            for begin, end in ((80, 120), (110, 140)):
+                append_record(run.rank_ops(rank), {
+                    "op": "all_reduce", "bytes": 1000, "group_size": ranks, "iteration": step, "phase": "train",
+                    "dtype": "float32", "start_ns": START_NS + (150 * step + begin) * MS,
+                    "end_ns": START_NS + (150 * step + end) * MS, "wrong": -1,
+                })  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    settings = Train(method="ddp", warmup=2, gpu="H100", parameters="1 M", batch=10, sequence=100).settings(2)
+    plan = make_plan(two_dcs(), capture="none")
+    workers = Workers(**(plan.workers.model_dump() | {"workload": "train", "settings": settings}))
+    plan = plan.model_copy(update={"workers": workers})
+    run.plan.write_text(plan.model_dump_json())
+    run.fidelity.write_text("[]")
+    run.events.write_text('{"stage": "run", "state": "completed", "reason": "", "time_ns": 0}\n')
+    write_links(run, plan)
+    return run
+
+
+def summary_of(run):
+    collect(run)
+    return json.loads(run.summary.read_text())
+
+
+def test_summary(run):
+    write_steps(run)
+    write_ops(run)
+    summary = summary_of(run)
+    assert summary["problems"] == []
+    assert summary["collectives"] == []
+    row = summary["training"]
+    assert (row["method"], row["steps"], row["ranks"], row["parameters"]) == ("ddp", 10, 2, 10**6)
+    assert row["step_ms"] == pytest.approx({"min": 150, "median": 150, "p95": 150, "max": 150})
+    assert row["compute_ms"] == pytest.approx(100)
+    assert row["exposed_ms"] == pytest.approx(50)
+    assert row["overlapped_ms"] == pytest.approx(10)
+    assert row["compute_utilisation"] == pytest.approx(2 / 3)
+    assert row["tokens_per_s"] == pytest.approx(2 * 1000 / 0.15)
+    assert (row["flops_per_token"], row["peak_flops"]) == (6e6, 989e12)
+    assert row["mfu"] == pytest.approx(6e6 * 1000 / 0.15 / 989e12)
+    assert row["final_loss"] == pytest.approx(3.91)
+    # The steps after the warm-up are from 300 ms to 1.8 s; samples end at 1.6 s: 13 of 625 kB in each direction.
+    assert row["wan_bytes_per_step"] == pytest.approx(2 * 13 * 625_000 / 10)
+    assert row["wan_bytes_per_token"] == pytest.approx(2 * 13 * 625_000 / 20_000)
+    # All 12 steps take 1.8 s, in which each direction carries 10 MB on 1 Gbit/s.
+    assert summary["wan"][0]["mean_utilisation"] == pytest.approx(10e6 * 8 / GBIT / 1.8)
+    assert pl.read_parquet(run.train).schema == pl.Schema(SCHEMA)
+
+
+def test_without_operations_nothing_is_said_of_overlap(run):
+    write_steps(run)
+    for rank in range(2):
+        run.rank_ops(rank).touch()
+    summary = summary_of(run)
+    assert summary["problems"] == []
+    assert summary["training"]["overlapped_ms"] is None
+    assert summary["training"]["exposed_ms"] == pytest.approx(50)
+
+
+def test_a_server_that_computes_nothing_does_not_count(run):
+    write_steps(run, server=True)
+    row = summary_of(run)["training"]
+    assert row["compute_utilisation"] == pytest.approx(2 / 3)
+    assert row["final_loss"] == pytest.approx(3.92)
+
+
+def test_no_steps(run):
+    run.rank_train(0).write_text('{"step": 5}\n')
+    run.rank_train(1).touch()
+    summary = summary_of(run)
+    assert summary["training"] is None
+    assert "raw/train-*.jsonl: 1 records lack a column and are left out" in summary["problems"]
+    assert "no step of training after the warm-up was recorded" in summary["problems"]
+
+
+def test_tables_page_and_verdict(run):
+    write_steps(run)
+    write_ops(run)
+    summary = summary_of(run)
+    grid = training_grid(summary)
+    assert grid.rows == [
+        ["ddp", "10", "150.0", "150.0", "100.0", "50.0", "10.0", "66.7", "13333", "0.0", "1.55 MiB", "812", "3.910"]
+    ]
+    assert "6e+06 FLOPs per token and a peak of 9.89e+14 FLOP/s" in grid.note
+    text = verdict({"state": "completed"}, summary)
+    assert "Computation dominates: a step of ddp takes 150 ms among 2 ranks" in text
+    assert "a rank computes for 67\N{NO-BREAK SPACE}% of the time" in text
+    without = verdict({"state": "completed"}, {**summary, "dominant": None})
+    assert "A step of ddp takes 150 ms among 2 ranks, of which 67\N{NO-BREAK SPACE}% is computation" in without
+    assert "the loss is 3.910 after 1.8 s" in text
+    page = write_page(run).read_text()
+    assert "Loss against time" in page
+    assert "13333" in page
+
+
+def test_the_preset_is_the_default():
+    preset = load_workload("train")
+    assert isinstance(preset, Train)
+    assert preset.settings(4) == Train().settings(4)
+
+
+def test_time_of_a_step():
+    assert Train().settings(2)["step_seconds"] == 0.1
+    assert Train(step_time="350 ms").settings(2)["step_seconds"] == 0.35
+    settings = Train(gpu="A100", mfu=0.5, parameters="1 B", batch=8, sequence=2048).settings(2)
+    assert settings["step_seconds"] == pytest.approx(6e9 * 8 * 2048 / 156e12)
+
+
+def test_scale_divides_the_model_and_keeps_its_time():
+    whole, small = (Train(parameters="1 B", gpu="H100", scale=scale) for scale in (1, 1000))
+    assert small.settings(2)["step_seconds"] == whole.settings(2)["step_seconds"]
+    assert (small.settings(2)["parameters"], small.settings(2)["model_parameters"]) == (10**6, 10**9)
+    assert small.settings(2)["bucket"] == 25 * 2**20 // 1000
+    assert small.largest_tensor_bytes(2) * 1000 == whole.largest_tensor_bytes(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"parameters": "many"}, "'many' is not a number of parameters"),
+        ({"parameters": 1000}, "1000 parameters / 1 are too few for a GPT"),
+        ({"gpu": "H1000"}, "nearest: H100"),
+        ({"gpu": "H100", "step_time": "1 s"}, "say the same twice"),
+        ({"method": "streaming-diloco", "sync_every": 2, "fragments": 3}, "3 fragments cannot take turns in 2 steps"),
+        ({"method": "streaming-diloco", "overlap": 10}, "an overlap of 10 steps is not shorter"),
+        ({"method": "dpp"}, "'dpp' is not one of"),
+        ({"outer_momentum": 1.0}, "outer_momentum"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(InputError, match=message):
+        Train(**settings)
+
+
+def test_a_pipeline_needs_micro_batches_for_all_ranks():
+    with pytest.raises(ValidationError, match="4 x 4 sequences cannot pass 4 ranks in 3 micro-batches"):
+        Train(method="pipeline", microbatches=3).settings(4)
+
+
+def two_sites():
+    return Topology.load(TOPOLOGIES.find("two-sites"))
+
+
+def test_a_straggler_must_exist():
+    with pytest.raises(InputError, match=r"names a host 'iowa-h9'\n  nearest: iowa-h"):
+        resolve(two_sites(), Train(straggler={"iowa-h9": 2.0}), isolation="process")
+
+
+def test_a_scaled_network():
+    """Rates and the time that queues hold by the divisor; delays, addresses and everything else stay."""
+    network = resolve_network(two_sites())
+    small = scaled(network, 100)
+    for old, new in zip(network.wan[0].directions, small.wan[0].directions, strict=True):
+        assert new.bottleneck.rate_bps == old.bottleneck.rate_bps // 100
+        assert new.bottleneck.queue_packets == max(64, old.bottleneck.queue_packets // 100)
+        assert new.fibre == old.fibre
+    assert [host.nic_up.rate_bps * 100 for host in small.hosts] == [host.nic_up.rate_bps for host in network.hosts]
+    assert [host.address for host in small.hosts] == [host.address for host in network.hosts]
+    assert small.tcp.packets_per_skb == 1
+    assert scaled(network, 1) is network
+    plan = resolve(two_sites(), Train(parameters="1 B", scale=100), isolation="process")
+    assert plan.network == small
+
+
+def test_a_long_pause_is_not_a_hang():
+    """Ranks that compute for 200 s between two outer steps wait for each other."""
+    plan = resolve(two_sites(), Train(method="diloco", step_time="2 s", sync_every=100), isolation="process")
+    assert plan.workers.timeout_s > 400

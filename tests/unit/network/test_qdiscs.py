@@ -1,0 +1,83 @@
+"""Parameters of queueing disciplines, worked out by hand or measured on a model of what the kernel does with them."""
+
+import random
+import statistics
+from typing import Any
+
+import pytest
+
+from testbed.network import qdiscs
+from testbed.network.aqm import FqCodel, Managed, Red, fq_codel, red
+from testbed.network.qdiscs import Netem
+from testbed.plan.model import Network
+from testbed.plan.resolve import resolve_network
+from testbed.spec.topology import Topology
+
+FRAME = 1514
+
+
+def network(**link: Any) -> Network:
+    wan = [{"between": ["a", "b"], "rate": "1 Gbit/s", "delay": "10 ms", **link}]
+    return resolve_network(Topology.model_validate({"datacenters": {"a": {}, "b": {}}, "wan": wan}))
+
+
+def qdisc(plan: Network, node: str, interface: str) -> Netem | Managed:
+    return next(port.qdisc for port in qdiscs.ports(plan) if (port.node, port.interface) == (node, interface))
+
+
+@pytest.mark.parametrize("distribution", ["normal", "pareto", "paretonormal"])
+def test_jitter_has_the_mean_and_deviation_that_were_written(distribution: str) -> None:
+    """netem adds jitter x number / 8192, with the number drawn from the table; over 200 000 draws within 1 %."""
+    fibre = qdisc(network(jitter="1 ms", distribution=distribution, reorder=True), "wan", "w0b")
+    assert isinstance(fibre, Netem)
+    assert fibre.distribution is not None
+    draw = random.Random(1)
+    delays = [fibre.latency + fibre.jitter * draw.choice(fibre.distribution) / 8192 for _ in range(200_000)]
+    assert statistics.fmean(delays) == pytest.approx(10e6, rel=0.01)
+    assert statistics.pstdev(delays) == pytest.approx(1e6, rel=0.01)
+
+
+def test_red() -> None:
+    """A queue of 600 frames: marks from 100 frames on, all from 300 on; the average follows bursts of 166 frames."""
+    found = red(600 * FRAME, 125_000_000, FRAME, ecn=True)
+    assert (found.minimum, found.maximum, found.limit) == (100 * FRAME, 300 * FRAME, 600 * FRAME)
+    # tc-red(8): the smallest weight W with burst + 1 - minimum / frame <= (1 - (1 - W)^burst) / W
+    weight, burst, excess = 2.0**-found.weight_log, 166, 166 + 1 - 100
+    assert (1 - (1 - weight) ** burst) / weight >= excess
+    assert (1 - (1 - 2 * weight) ** burst) / (2 * weight) < excess
+    # the kernel's probability: (average - minimum) / 2^slope_log, 10 % at the upper threshold, within a factor of two
+    assert 0.1 <= (found.maximum - found.minimum) / 2**found.slope_log < 0.2
+    # idle for the time of 1000 frames, the average falls to (1 - W)^1000 of itself: a shift by its binary logarithm
+    idle_us = 1000 * FRAME * 8 / 1000
+    shift = found.idle_shifts[int(idle_us) >> found.cell_log]
+    assert 2.0**-shift == pytest.approx((1 - weight) ** 1000, rel=1.0)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 10, 10_000_000 // FRAME])
+@pytest.mark.parametrize("rate", [125_000, 12_500_000_000])
+def test_red_has_parameters_for_any_queue_and_rate(frames: int, rate: int) -> None:
+    found = red(frames * FRAME, rate, FRAME, ecn=False)
+    assert 0 < found.minimum < found.maximum
+    assert 1 <= found.weight_log <= 31
+    assert len(found.idle_shifts) == 256
+    assert list(found.idle_shifts) == sorted(found.idle_shifts)
+
+
+def test_fq_codel_waits_for_the_round_trip() -> None:
+    """RFC 8289: the interval is the worst RTT to be expected, 100 ms at least, and the target 5 % of it."""
+    assert fq_codel(1000, 20_000_000, FRAME, ecn=True) == FqCodel(1000, 5_000, 100_000, FRAME, True)
+    assert fq_codel(1000, 300_000_000, FRAME, ecn=True) == FqCodel(1000, 15_000, 300_000, FRAME, True)
+
+
+def test_behind_a_managed_queue_the_fibre_serialises() -> None:
+    plan = network(discipline={"a->b": "red", "b->a": "drop-tail"})
+    there, fibre = qdisc(plan, "d0r", "d0r-w0"), qdisc(plan, "wan", "w0b")
+    assert isinstance(there, Managed)
+    assert isinstance(there.queue, Red)
+    assert (there.rate_bytes, there.burst) == (125_000_000, FRAME)
+    assert isinstance(fibre, Netem)
+    assert fibre.rate_bytes == 125_000_000
+    back, other = qdisc(plan, "d1r", "d1r-w0"), qdisc(plan, "wan", "w0a")
+    assert isinstance(back, Netem)
+    assert isinstance(other, Netem)
+    assert (back.rate_bytes, other.rate_bytes) == (125_000_000, 0)

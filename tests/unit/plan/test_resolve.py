@@ -1,0 +1,341 @@
+from collections import Counter
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from testbed.workloads.collectives.settings import Collectives
+
+from testbed.plan.model import Hop, Network, Plan
+from testbed.plan.resolve import resolve, resolve_network, timeout_s
+from testbed.plan.seeds import queue_packets, stable_seed
+from testbed.spec.presets import TOPOLOGIES
+from testbed.spec.topology import Topology
+from testbed.spec.wan import parse_queue
+from testbed.spec.workload import load_workload
+
+MIB = 2**20
+
+
+def network(datacenters: object, wan: object = (), **keys: object) -> Network:
+    return resolve_network(Topology.model_validate({"datacenters": datacenters, "wan": list(wan), **keys}))  # type: ignore[call-overload]
+
+
+def link(a: str, b: str, delay: object = "1 ms", **settings: object) -> Mapping[str, Any]:
+    return {"between": [a, b], "rate": "1 Gbit/s", "delay": delay, **settings}
+
+
+@pytest.mark.parametrize("preset", [preset.name for preset in TOPOLOGIES.presets()])
+def test_presets_make_plans_that_survive_json(preset: str) -> None:
+    plan = resolve(Topology.load(preset), load_workload("collectives"), machine_memory_bytes=2**40)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_addresses_and_names() -> None:
+    plan = network(
+        {"iowa": {"hosts": 300}, "ohio": {"hosts": 2}, "texas": {}}, [link("iowa", "ohio"), link("ohio", "texas")]
+    )
+    assert str(plan.host("iowa-h0").address) == "10.0.0.1/16"
+    assert str(plan.host("iowa-h249").address) == "10.0.0.250/16"
+    assert str(plan.host("iowa-h250").address) == "10.0.1.1/16"
+    assert str(plan.host("ohio-h1").address) == "10.1.0.2/16"
+    assert plan.host("ohio-h1").node == "d1h1"
+    ohio = plan.datacenter("ohio")
+    (segment,) = ohio.segments
+    assert (ohio.router, segment.switch, str(segment.gateway), str(ohio.subnet)) == (
+        "d1r",
+        "d1s",
+        "10.1.255.254/16",
+        "10.1.0.0/16",
+    )
+    second = plan.wan[1]
+    assert (second.key, second.index) == ("ohio-texas", 1)
+    assert (str(second.forward.address), str(second.backward.address)) == ("172.16.0.5/30", "172.16.0.6/30")
+
+
+def test_addresses_are_unique() -> None:
+    plan = resolve_network(Topology.load("microsoft-openai-five"))
+    ways = [way for wan in plan.wan for way in wan.directions]
+    macs = (
+        [host.mac for host in plan.hosts]
+        + [dc.segments[0].gateway_mac for dc in plan.datacenters]
+        + [way.mac for way in ways]
+    )
+    assert len(set(macs)) == len(macs) == 10 + 5 + 20
+    assert all(mac.startswith("02:") and len(mac) == 17 for mac in macs)
+    ips = [host.address.ip for host in plan.hosts] + [dc.segments[0].gateway.ip for dc in plan.datacenters]
+    ips += [way.address.ip for way in ways]
+    assert len(set(ips)) == len(ips)
+    assert all(len(host.node) <= 8 for host in plan.hosts)
+
+
+def test_a_link_in_base_units() -> None:
+    plan = network(
+        {"a": {}, "b": {}},
+        [
+            link(
+                "a",
+                "b",
+                "8.2 ms",
+                jitter="0.1 ms",
+                loss={"a->b": "1 %", "b->a": {"p": "1 %", "r": "10 %"}},
+            )
+        ],
+    )
+    forward, backward = plan.wan[0].directions
+    assert (forward.source, forward.target) == ("a", "b")
+    assert forward.bottleneck.rate_bps == 10**9
+    assert (forward.fibre.delay_ns, forward.fibre.jitter_ns) == (8_200_000, 100_000)
+    assert (forward.fibre.loss.model, forward.fibre.loss.p) == ("independent", 0.01)
+    assert backward.fibre.loss.model == "gilbert-elliott"
+    assert (backward.fibre.loss.p, backward.fibre.loss.r) == (0.01, 0.1)
+    assert (backward.fibre.loss.one_minus_h, backward.fibre.loss.one_minus_k) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("queue", "packets"),
+    [
+        ("1 bdp", 1652),  # 1 Gbit/s x 20 ms = 2.5 MB in frames of 1514 B
+        ("0.5 bdp", 826),
+        ("100 packets", 100),
+        ("1 MiB", 693),
+        ("10 ms", 826),
+        ("1 B", 1),
+        ("0.5 packets", 1),
+    ],
+)
+def test_queues(queue: str, packets: int) -> None:
+    assert queue_packets(parse_queue(queue), 10**9, 20_000_000, 1514) == packets
+
+
+def test_default_queue_is_a_bdp_of_at_least_64_packets() -> None:
+    plan = network({"a": {}, "b": {}, "c": {}}, [link("a", "b", "10 ms"), link("b", "c", "1 us")])
+    assert [wan.forward.bottleneck.queue_packets for wan in plan.wan] == [1652, 64]
+    written = network({"a": {}, "b": {}}, [link("a", "b", "1 us", queue="1 bdp")])
+    assert written.wan[0].forward.bottleneck.queue_packets == 1
+
+
+def test_nic() -> None:
+    host = network({"a": {}}).hosts[0]
+    assert (host.nic_up.rate_bps, host.nic_down.rate_bps, host.nic_delay_ns) == (25 * 10**9, 25 * 10**9, 5000)
+    assert host.nic_up.queue_packets == 1_000_000
+    assert host.nic_down.queue_packets == -(-16 * MIB // 1514)
+    uneven = network({"a": {"nic": {"rate": "1 Gbit/s", "receive_rate": "10 Gbit/s"}}}).hosts[0]
+    assert (uneven.nic_up.rate_bps, uneven.nic_down.rate_bps) == (10**9, 10**10)
+    jumbo = network({"a": {"nic": {"rate": "1 Gbit/s", "queue": "1 ms"}}}, mtu=9000).hosts[0]
+    assert jumbo.nic_down.queue_packets == -(-125_000 // 9014)
+
+
+def test_routes_follow_the_delay() -> None:
+    wan = [link("a", "b", "1 ms"), link("b", "c", "1 ms"), link("a", "c", "5 ms")]
+    plan = network({"a": {}, "b": {}, "c": {}}, wan)
+    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    route = next(route for route in plan.routes if (route.dc, route.destination) == ("a", "c"))
+    assert route.hops == (Hop(link="a-b", via=IPv4Address("172.16.0.2")),)
+    back = next(route for route in plan.routes if (route.dc, route.destination) == ("c", "a"))
+    assert back.hops == (Hop(link="b-c", via=IPv4Address("172.16.0.5")),)
+    assert plan.one_way_delay_ns("a-h0", "c-h0") == 2_005_000
+    direct = network({"a": {}, "b": {}, "c": {}}, wan, routing="hops")
+    assert [way.target for way in direct.path("a", "c")] == ["c"]
+
+
+def test_equal_paths_are_decided_by_links_and_then_by_order() -> None:
+    square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d")]
+    plan = network({"a": {}, "c": {}, "b": {}, "d": {}}, square)
+    assert [way.target for way in plan.path("a", "d")] == ["c", "d"]
+    straight = network({"a": {}, "b": {}, "c": {}}, [link("a", "b"), link("b", "c"), link("a", "c", "2 ms")])
+    assert [way.target for way in straight.path("a", "c")] == ["c"]
+
+
+def test_asymmetric_delays_route_each_way_by_itself() -> None:
+    wan = [link("a", "b"), link("b", "c"), link("a", "c", {"a->c": "9 ms", "c->a": "1 ms"})]
+    plan = network({"a": {}, "b": {}, "c": {}}, wan)
+    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    assert [way.target for way in plan.path("c", "a")] == ["a"]
+
+
+def test_seeds_are_stable_and_differ() -> None:
+    assert stable_seed(7, "iowa->ohio") == 6711848737784200166
+    topology = Topology.load("microsoft-openai-five")
+    plans = [resolve_network(topology, seed) for seed in (1, 1, 2)]
+    seeds = [[way.fibre.seed for wan in plan.wan for way in wan.directions] for plan in plans]
+    assert seeds[0] == seeds[1]
+    assert not set(seeds[0]) & set(seeds[2])
+    assert len(set(seeds[0])) == 20
+
+
+def test_tcp_buffer() -> None:
+    assert network({"a": {}}).tcp.buffer_bytes == 16 * MIB
+    wide = network({"a": {}, "b": {}}, [link("a", "b", "50 ms", rate="10 Gbit/s")])
+    assert wide.tcp.buffer_bytes == 4 * 100_010_000 * 10**10 // (8 * 10**9)
+    huge = network({"a": {}, "b": {}}, [link("a", "b", "300 ms", rate="100 Gbit/s")])
+    assert huge.tcp.buffer_bytes == 2**30
+    assert network({"a": {}}, tcp={"buffer": "1 MiB"}).tcp.buffer_bytes == MIB
+
+
+@pytest.mark.parametrize(
+    ("settings", "automatic"),
+    [
+        ({}, 43),  # nothing happens to single packets: 64 KiB go together
+        ({"queue": "5 bdp", "reorder": True}, 43),
+        ({"loss": "0.001 %"}, 1),
+        ({"loss": {"b->c": "0 %", "c->b": "1 %"}}, 1),  # one direction is enough
+        ({"loss": {"p": "1 %", "r": "10 %"}}, 1),
+        ({"loss": {"p": "0 %", "r": "10 %", "loss_in_good": "1 %"}}, 1),
+        ({"jitter": "1 us"}, 1),
+        ({"duplicate": "1 %"}, 1),
+        ({"corrupt": "1 %"}, 1),
+    ],
+)
+def test_offload_unless_packets_have_fates_of_their_own(settings: Mapping[str, Any], automatic: int) -> None:
+    def packets_per_skb(**keys: object) -> int:
+        long = {"queue": "16 MiB"}
+        wan = [link("a", "b", **long), link("b", "c", **(long | settings))]  # one link decides for all
+        return network({"a": {}, "b": {}, "c": {}}, wan, **keys).tcp.packets_per_skb
+
+    assert packets_per_skb() == packets_per_skb(tcp={"offload": "auto"}) == automatic
+    assert packets_per_skb(tcp={"offload": "on"}) == 43  # what was written counts
+    assert packets_per_skb(tcp={"offload": "off"}) == 1
+
+
+def test_offload_without_a_wan() -> None:
+    assert network({"a": {}}).tcp.packets_per_skb == 43
+
+
+def test_workers() -> None:
+    workload = Collectives.model_validate({"ranks_per_host": 2, "sizes": ["1 GiB"]})
+    plan = resolve(
+        Topology.load("two-sites"), workload, seed=3, isolation="process", capture="none", machine_memory_bytes=2**40
+    )
+    ranks = [(rank.rank, rank.local_rank, rank.host) for rank in plan.workers.ranks]
+    assert ranks[:3] == [(0, 0, "iowa-h0"), (1, 1, "iowa-h0"), (2, 0, "iowa-h1")]
+    assert len(ranks) == 8
+    assert plan.workers.settings["sizes"] == [2**30]
+    assert plan.workers.memory_bytes == 2 * (250 * MIB + 4 * 2**30)
+    assert plan.guest_memory_bytes == 2**30 + 8 * (250 * MIB + 4 * 2**30)
+    assert plan.workers.environment == {"OMP_NUM_THREADS": "1"}
+    assert (plan.seed, plan.workers.cpus, plan.clock) == (3, 1.0, "virtual")
+
+
+def test_memory_of_containers() -> None:
+    plan = resolve(Topology.load("two-sites"), Collectives(), capture="none", machine_memory_bytes=2**40)
+    assert plan.guest_memory_bytes == 2 * 2**30 + 4 * (400 + 64) * MIB
+    assert plan.workers.memory_bytes == 2**30
+
+
+def test_timeout_grows_with_the_path_and_the_tensor() -> None:
+    near, far = network({"a": {}, "b": {}}, [link("a", "b")]), network({"a": {}, "b": {}}, [link("a", "b", "300 ms")])
+    assert timeout_s(near, 4096, 2) == 60
+    assert timeout_s(far, 4096, 2) == 600
+    assert timeout_s(near, 2**30, 2) > 20 * 2 * 2**30 * 8 / 1e9
+
+
+def test_image_is_recorded(tmp_path: Path) -> None:
+    import tarfile
+
+    image = tmp_path / "image.tar"
+    with tarfile.open(image, "w"):
+        pass
+    plan = resolve(Topology.load("two-sites"), Collectives(), image=image, machine_memory_bytes=2**40)
+    assert plan.workers.image == str(image.resolve())
+
+
+def test_routes_by_weight() -> None:
+    wan = [link("a", "b", weight=5), link("b", "c", weight=5), link("a", "c", "50 ms", weight=9)]
+    plan = network({"a": {}, "b": {}, "c": {}}, wan, routing="weight")
+    assert [way.target for way in plan.path("a", "c")] == ["c"]
+    one_way = [link("a", "b"), link("b", "c"), link("a", "c", weight={"a->c": 3, "c->a": 1})]
+    plan = network({"a": {}, "b": {}, "c": {}}, one_way, routing="weight")
+    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    assert [way.target for way in plan.path("c", "a")] == ["a"]
+
+
+def test_multipath_takes_all_best_paths() -> None:
+    square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d"), link("a", "d", "2.1 ms")]
+    sites: dict[str, Any] = {"a": {}, "b": {}, "c": {}, "d": {}}
+    paths = network(sites, square, multipath=True).paths("a", "d")
+    assert [[way.target for way in path] for path in paths] == [["b", "d"], ["c", "d"]]
+    assert [way.target for way in network(sites, square).path("a", "d")] == ["b", "d"]
+    # by links, delays do not matter any more
+    uneven = [link("a", "b"), link("a", "c", "9 ms"), link("b", "d"), link("c", "d")]
+    assert len(list(network(sites, uneven, multipath=True, routing="hops").paths("a", "d"))) == 2
+    assert len(list(network(sites, uneven, multipath=True).paths("a", "d"))) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    delays=st.lists(st.integers(0, 3), min_size=10, max_size=10),
+    routing=st.sampled_from(["delay", "hops", "weight"]),
+    multipath=st.booleans(),
+)
+def test_no_route_goes_in_circles(delays: list[int], routing: str, multipath: bool) -> None:
+    """`paths` would not end: every path of a mesh of five is at most four links long, and there is one."""
+    names = "abcde"
+    pairs = [(a, b) for a in names for b in names if a < b]
+    wan = [link(a, b, f"{delay} ms", weight=1 + delay) for (a, b), delay in zip(pairs, delays, strict=True)]
+    plan = network({key: {} for key in names}, wan, routing=routing, multipath=multipath)
+    for a, b in pairs:
+        assert all(1 <= len(path) <= 4 for path in plan.paths(a, b))
+        assert plan.path(a, b)[-1].target == b
+
+
+CLOS = {"hosts": 10, "nic": {"rate": "10 Gbit/s"}, "fabric": {"leaves": 3, "spines": 2, "oversubscription": 2}}
+
+
+def test_leaf_spine() -> None:
+    plan = network({"a": CLOS, "b": {}}, [link("a", "b")])
+    site = plan.datacenter("a")
+    assert site.fabric is not None
+    plugged = Counter(host.switch for host in plan.hosts)
+    assert [plugged[segment.switch] for segment in site.segments] == [4, 3, 3]
+    # 4 hosts x 10 Gbit/s / (2 x 2 spines), and the border router at three leaves' rate
+    rates = {frozenset(end.node for end in cable.ends): cable.port.rate_bps for cable in site.fabric.cables}
+    assert rates == {frozenset((f"d0l{leaf}", f"d0p{spine}")): 10**10 for leaf in range(3) for spine in range(2)} | {
+        frozenset((f"d0p{spine}", "d0r")): 3 * 10**10 for spine in range(2)
+    }
+    first, last = plan.host("a-h0"), plan.host("a-h9")
+    assert (first.switch, str(first.address)) == ("d0l0", "10.0.0.1/22")
+    assert (last.switch, str(last.address)) == ("d0l2", "10.0.8.3/22")
+    assert len(plan.fabric_cables("a-h0", "a-h1")) == 0
+    assert [[end.node for end in cable.ends] for cable in plan.fabric_cables("a-h0", "a-h9")] == [
+        ["d0l0", "d0p0"],
+        ["d0l2", "d0p0"],
+    ]
+    assert len(plan.fabric_cables("a-h0", "b-h0")) == len(plan.fabric_cables("b-h0", "a-h0")) == 2
+
+
+def test_addresses_of_a_fabric_are_unique() -> None:
+    plan = network({"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS}, [link("a", "b")])
+    ends = [end for dc in plan.datacenters if dc.fabric for cable in dc.fabric.cables for end in cable.ends]
+    macs = [host.mac for host in plan.hosts] + [end.mac for end in ends]
+    macs += [segment.gateway_mac for dc in plan.datacenters for segment in dc.segments]
+    assert len(set(macs)) == len(macs)
+    ips = [host.address.ip for host in plan.hosts] + [end.address.ip for end in ends]
+    ips += [segment.gateway.ip for dc in plan.datacenters for segment in dc.segments]
+    assert len(set(ips)) == len(ips)
+    assert all(host.address.ip in plan.datacenter(host.dc).segment(host.switch).gateway.network for host in plan.hosts)
+    assert max(len(end.interface) for end in ends) <= 15
+    assert len({end.interface + end.node for end in ends}) == len(ends)
+
+
+@pytest.mark.parametrize(("queue", "automatic"), [(688, 43), (687, 42), (160, 10), (31, 1), (1, 1)])
+def test_a_short_queue_holds_at_least_sixteen_of_what_hosts_hand_over(queue: int, automatic: int) -> None:
+    links = [link("a", "b", queue="16 MiB"), link("b", "c", queue=f"{queue} packets")]
+    assert network({"a": {}, "b": {}, "c": {}}, links).tcp.packets_per_skb == automatic
+
+
+def test_marks_are_asked_for_where_they_can_come() -> None:
+    plain = network({"a": {}, "b": {}}, [link("a", "b", queue="16 MiB")])
+    assert (plain.tcp.ecn, plain.tcp.packets_per_skb) == (False, 43)
+    marking = network({"a": {}, "b": {}}, [link("a", "b", discipline="red", ecn=True)])
+    assert (marking.tcp.ecn, marking.tcp.packets_per_skb) == (True, 1)
+    assert marking.wan[0].forward.bottleneck.discipline == "red"
+    assert network({"a": {}, "b": {}}, [link("a", "b")], tcp={"congestion_control": "dctcp"}).tcp.ecn
+
+
+def test_links_share_a_conduit() -> None:
+    plan = network({"a": {}, "b": {}, "c": {}}, [link("a", "b", shares="fibre-1"), link("b", "c", shares="fibre-1")])
+    assert [wan.conduit for wan in plan.wan] == ["fibre-1", "fibre-1"]

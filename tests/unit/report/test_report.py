@@ -1,0 +1,324 @@
+"""Tables and the page, from complete and from damaged run folders."""
+
+import io
+import json
+import math
+import re
+from functools import partial
+from html import unescape
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from testbed.analysis.network_history import History
+from testbed.analysis.summarize import collect
+from testbed.analysis.verdict import verdict
+from testbed.report import tables
+from testbed.report.figures.common import latency_figure
+from testbed.report.figures.links import matrix_figure, queue_figure, utilisation_figure
+from testbed.report.figures.ranks import rank_figure
+from testbed.report.flow_table import flows_grid
+from testbed.report.load import load
+from testbed.report.page import repeat_command, write_page
+from testbed.runfolder.folder import RunDir
+from tests.support.synthetic import (
+    GBIT,
+    MS,
+    START_NS,
+    make_network,
+    make_plan,
+    mesh,
+    three_dcs,
+    two_dcs,
+    write_flows,
+    write_run,
+    write_training_run,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = write_run(tmp_path / "run", make_plan(three_dcs()))
+    collect(run)
+    return run
+
+
+def summary_of(run):
+    return json.loads(run.summary.read_text())
+
+
+def text_of(table):
+    console = Console(file=io.StringIO(), width=tables.WIDTH)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def page_without_plotly(run):
+    return re.sub(r"<script>.*?</script>", "", write_page(run).read_text(), flags=re.DOTALL)
+
+
+def test_collectives_table_has_the_columns_of_nccl_tests(run):
+    text = text_of(tables.collectives_table(summary_of(run)))
+    header = " ".join(text.split("─")[0].split())
+    for word in ("size", "count", "type", "op", "time", "algbw", "busbw", "bound", "of-bound", "#wrong", "(GB/s)"):
+        assert word in header
+    row = next(line.split() for line in text.splitlines() if "1048576" in line and "all_reduce" in line)
+    assert row[:6] == ["1048576", "262144", "float32", "all_reduce", "60000.0", "70000.0"]
+    assert row[-1] == "0"
+
+
+def test_the_widest_collectives_fit_in_100_columns(run):
+    summary = summary_of(run)
+    for row in summary["collectives"]:
+        row |= {"op": "reduce_scatter", "bytes": 1 << 30, "dtype": "bfloat16", "bound_us": 5_909_000.0}
+        row["time_us"] = dict.fromkeys(row["time_us"], 69_990_000.0)
+    lines = text_of(tables.collectives_table(summary)).splitlines()
+    assert sum("reduce_scatter" in line for line in lines) == 4
+    assert sum("1073741824" in line for line in lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "cell"),
+    [
+        ({"algorithm": "hierarchical"}, "algo", "hier"),
+        ({"groups": "datacenter", "ranks": 40}, "group", "dc/40"),
+        ({"groups": "rail", "ranks": 5}, "group", "rail/5"),
+    ],
+)
+def test_a_column_for_what_is_not_the_default(run, change, column, cell):
+    summary = summary_of(run)
+    assert f" {column} " not in text_of(tables.collectives_table(summary))
+    for row in summary["collectives"]:
+        row |= {"op": "reduce_scatter", "bytes": 1 << 24, "bound_us": 5_909_000.0, **change}
+        row["time_us"] = dict.fromkeys(row["time_us"], 9_990_000.0)
+    lines = text_of(tables.collectives_table(summary)).splitlines()
+    assert any(f" {column} " in line for line in lines)
+    rows = [line.split() for line in lines if "reduce_scatter" in line]
+    assert [row[4] for row in rows] == [cell] * 4
+    assert [row[:2] for row in rows] == [["16777216", "4194304"]] * 4
+
+
+def test_wan_matrix(run):
+    grid = tables.wan_grid(summary_of(run))
+    assert [column.header for column in grid.columns][1:] == ["east", "north", "west"]
+    assert [row[0] for row in grid.rows] == ["east", "north", "west"]
+    assert [row[i + 1] for i, row in enumerate(grid.rows)] == ["", "", ""]
+    assert grid.rows[0][2].splitlines() == ["9.54 MiB", "5.1 %"]
+
+
+def test_fidelity_and_stages(run):
+    summary = summary_of(run)
+    summary["fidelity"][0] |= {"rtt_ms_measured": None, "ok": False}
+    rows = tables.fidelity_grid(summary).rows
+    assert rows[0] == ["east", "north", "20.000", "-", "-", "NO"]
+    assert rows[1] == ["east", "west", "20.000", "20.004", "+4.0", "yes"]
+    assert "network 1.50 0.25" in " ".join(text_of(tables.stages_table(summary)).split())
+
+
+def test_tables_of_an_empty_summary():
+    for table in (tables.collectives_table, tables.wan_table, tables.fidelity_table, tables.stages_table):
+        assert text_of(table({}))
+
+
+@pytest.mark.parametrize(("gbytes", "text"), [(0, "0.00"), (12.345, "12.35"), (0.01984, "0.0198"), (8.19e-5, "8.2e-5")])
+def test_bandwidth(gbytes, text):
+    assert tables.bandwidth(gbytes) == text
+
+
+def test_latency_figure_has_each_operation_and_its_bound(run):
+    figure = latency_figure(summary_of(run)["collectives"])
+    assert [trace.name for trace in figure.data] == ["all_reduce", "all_reduce, bound", "broadcast", "broadcast, bound"]
+    assert list(figure.data[0].x) == [4096, 1 << 20]
+    assert list(figure.data[0].y) == [60, 60]
+    assert latency_figure([]) is None
+
+
+def test_few_links_are_lines(tmp_path):
+    run = write_run(tmp_path / "run", make_plan(two_dcs()))
+    collect(run)
+    links, history = pl.read_parquet(run.links), History((run.read_plan().network,))
+    used = utilisation_figure(links, history, START_NS)
+    assert [trace.name for trace in used.data] == ["east → west", "west → east"]
+    assert list(used.data[0].y) == pytest.approx([5] * 17)  # 625 kB each 100 ms of 1 Gbit/s
+    assert list(used.data[0].x)[:2] == [0, 0.1]
+    queue = queue_figure(links, history, START_NS)
+    assert list(queue.data[0].y)[:3] == pytest.approx([0, 0, 0], abs=0.01)  # of 1.5 MB
+    assert utilisation_figure(links.clear(), history, START_NS) is None
+    assert utilisation_figure(links.head(2), history, START_NS) is None
+
+
+def test_many_links_are_rows(tmp_path):
+    names = ["east", "north", "south", "west"]
+    run = write_run(tmp_path / "run", make_plan(make_network(dict.fromkeys(names, 1), mesh(names, GBIT, 10 * MS))))
+    collect(run)
+    links = pl.read_parquet(run.links).with_columns(backlog_bytes=pl.lit(750_000))
+    used = utilisation_figure(links, History((run.read_plan().network,)), START_NS).data[0]
+    assert len(used.y) == 12
+    assert used.z[0] == pytest.approx([5] * 16)
+    queue = queue_figure(links, History((run.read_plan().network,)), START_NS).data[0]
+    assert queue.z[3] == pytest.approx([50] * 16)  # of 1000 packets of 1500 bytes
+    assert queue.customdata[0][0] == "1.43 MiB (12 ms)"
+
+
+def test_matrix_figure(run):
+    matrix = matrix_figure(summary_of(run)["wan"]).data[0]
+    assert list(matrix.x) == list(matrix.y) == ["east", "north", "west"]
+    assert matrix.z[0] == pytest.approx([math.nan, 5.079, 5.079], nan_ok=True)  # 80 Mbit of 1.575 s
+    assert matrix.text[0][1] == "9.54 MiB<br>5.1 %"
+    assert matrix_figure([]) is None
+
+
+def test_rank_figure_shows_operations_and_waits(tmp_path):
+    plan = make_plan(two_dcs())
+    run = write_run(tmp_path / "run", plan)
+    collect(run)
+    ops = pl.read_parquet(run.ops)
+    late = pl.when(pl.col("rank") == 1).then(pl.col("start_ns") + 40 * MS).otherwise(pl.col("start_ns"))
+    figure = rank_figure(ops.with_columns(start_ns=late), None, plan, START_NS)
+    assert list(figure.data[0].y) == ["0 (east-0)", "1 (west-0)"]
+    assert {trace.name for trace in figure.data[1:]} == {"waiting", "all_reduce", "broadcast"}
+    at = partial(state_at, figure)
+    assert [at(0, 20), at(0, 60), at(0, 95)] == ["waiting", "all_reduce", "idle"]  # the warm-up: 90 ms, the other late
+    assert [at(1, 20), at(1, 60)] == ["idle", "all_reduce"]
+
+
+def test_rank_figure_of_training(tmp_path):
+    run = write_training_run(tmp_path / "run", make_plan(two_dcs()))
+    collect(run)
+    figure = rank_figure(pl.read_parquet(run.ops), pl.read_parquet(run.train), run.read_plan(), START_NS)
+    at = partial(state_at, figure, 0)
+    assert [at(20), at(55), at(80)] == ["computation", "computation and communication", "all_reduce"]
+
+
+def state_at(figure, rank, ms):
+    """What the figure shows of a rank at a time."""
+    edges = figure.data[0].x
+    column = next(i for i in range(len(edges) - 1) if edges[i] * 1000 <= ms < edges[i + 1] * 1000)
+    return figure.data[0].text[rank][column]
+
+
+def test_page_is_one_file_with_everything(run):
+    html = page_without_plotly(run)
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", html)
+    for part in (
+        "figure-latency", "figure-utilisation", "figure-queue", "figure-matrix", "figure-ranks", "site-map",
+        "Collectives", "WAN links", "faithful timing", "1048576",
+        "Emulated against expected delay", "torch", "1 Gbit/s, 10 ms one way", "prefers-color-scheme: dark",
+        "testbed run hand-made collectives --seed 1", "name: hand-made",
+    ):  # fmt: skip
+        assert part in html, part
+    assert "Missing or damaged" not in html
+    assert write_page(run).stat().st_size < 10_000_000
+
+
+def test_page_escapes_everything(run):
+    evil = "</script><script>alert(1)</script>"
+    run.spec.write_text(evil)
+    run.write_json(
+        run.status,
+        {"state": "failed", "reason": evil, "warnings": [evil], "faithful": False, "command": ["testbed", evil]},
+    )
+    summary = summary_of(run)
+    for row in summary["collectives"]:
+        row["op"] = evil
+    run.write_json(run.summary, summary | {"problems": [evil]})
+    html = page_without_plotly(run)
+    assert "<script>alert" not in run.report.read_text()
+    assert "✗ unfaithful timing" in html
+    assert "unsafe-inline" not in html.split("script-src")[1].split(";")[0]
+
+
+def test_page_of_a_folder_with_only_a_plan(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    run.plan.write_text(make_plan(two_dcs()).model_dump_json())
+    html = page_without_plotly(run)
+    for name in ("status.json", "summary.json", "links.parquet"):
+        assert f"{name} cannot be read" in html
+    assert "timing not judged" in html
+
+
+def test_page_of_a_damaged_folder(run):
+    run.plan.write_text("{")
+    run.spec.write_text("")
+    run.links.write_bytes(run.links.read_bytes()[:40])
+    summary = summary_of(run)
+    summary["collectives"] = [{"op": "all_reduce", "bytes": 8}]
+    summary["wan"] = [3]
+    run.write_json(run.summary, summary)
+    html = page_without_plotly(run)
+    for part in ("plan.json", "links.parquet", "1 rows of 'collectives'", "1 rows of 'wan'", "spec.yaml is empty"):
+        assert part in unescape(html)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, "no status"),
+        ({"state": "running"}, "has not ended"),
+        ({"state": "failed", "reason": "rank 3 died."}, "The run failed: rank 3 died."),
+        ({"state": "interrupted", "reason": "Ctrl-C"}, "The run was interrupted: Ctrl-C."),
+        ({"state": "completed"}, "all_reduce of 1 MiB among 6 ranks takes 60 ms, 3.8 times the least"),
+    ],
+)
+def test_verdict(run, status, expected):
+    collectives = summary_of(run)["collectives"][:2]
+    assert expected in verdict(status, {"collectives": collectives})
+
+
+def test_verdict_warns_of_wrong_results(run):
+    rows = summary_of(run)["collectives"]
+    rows[0]["wrong"] = 5
+    assert "5 wrong values" in verdict({"state": "completed"}, {"collectives": rows})
+
+
+def test_the_typed_command_comes_first(run):
+    content = load(run)
+    content.status["command"] = ["testbed", "run", "x", "--set", "a='1 ms'"]
+    assert repeat_command(content) == """testbed run x --set 'a='"'"'1 ms'"'"''"""
+    content.status["command"] = [
+        "/opt/testbed/__main__.py",
+        "run",
+        "x",
+        "--out",
+        "here",
+        "--",
+        "train.py",
+        "--out",
+        "o",
+    ]
+    assert repeat_command(content) == "testbed run x -- train.py --out o"
+
+
+def test_a_table_of_flows_or_how_to_get_one(run):
+    run.flows.unlink(missing_ok=True)
+    assert "no sound flows.parquet" in page_without_plotly(run)
+    write_flows(run)
+    html = unescape(page_without_plotly(run))
+    for part in ("Connections across the WAN", "east-0 (rank 0):40000", "2.000", "21.000", "70.0"):
+        assert part in html
+    pl.read_parquet(run.flows).clear().write_parquet(run.flows)
+    assert "no TCP connection" in page_without_plotly(run)
+    plan = json.loads(run.plan.read_text())
+    run.flows.unlink()
+    run.plan.write_text(json.dumps(plan | {"capture": "none"}))
+    assert "With --capture wan" in page_without_plotly(run)
+
+
+def test_the_largest_flows_come_first(run):
+    write_flows(run)
+    flows = pl.read_parquet(run.flows)
+    assert [row[3] for row in flows_grid(flows.reverse()).rows] == ["2.000", "1.000"]
+    many = flows_grid(pl.concat([flows] * 300))
+    assert len(many.rows) == 500
+    assert "500 largest of 600" in many.note
+    bare = flows.select("link", "from_dc", "to_dc", "src_host", "dst_host", "payload_bytes")
+    assert flows_grid(bare).rows[0][4:] == ["-"] * 11
+
+
+def test_the_verdict_names_what_dominates(run):
+    summary = summary_of(run)
+    assert summary["dominant"]["what"] == "latency"
+    text = verdict({"state": "completed"}, summary)
+    assert text.startswith("Latency dominates: ")
+    assert text.count(". ") == 0

@@ -1,0 +1,395 @@
+"""Topologies made of GraphML and of CSV: what becomes of each part of a file, and what is refused with its place."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from testbed.cli.main import app
+from testbed.core.errors import InputError
+from testbed.core.geo import distance_km, fibre_delay_ns
+from testbed.spec.importers import Imported, Options, convert
+from testbed.spec.importers.draft import valid_name
+from testbed.spec.topology import Topology
+
+KEYS = """<?xml version="1.0" encoding="utf-8"?><graphml xmlns="http://graphml.graphdrawing.org/xmlns">
+  <key attr.name="key" attr.type="int" for="edge" id="d39" />
+  <key attr.name="LinkSpeedRaw" attr.type="double" for="edge" id="d38" />
+  <key attr.name="LinkSpeedUnits" attr.type="string" for="edge" id="d37" />
+  <key attr.name="LinkSpeed" attr.type="string" for="edge" id="d36" />
+  <key attr.name="LinkLabel" attr.type="string" for="edge" id="d35" />
+  <key attr.name="LinkType" attr.type="string" for="edge" id="d34" />
+  <key attr.name="label" attr.type="string" for="node" id="d33" />
+  <key attr.name="Longitude" attr.type="double" for="node" id="d32" />
+  <key attr.name="Latitude" attr.type="double" for="node" id="d29" />
+  <key attr.name="Internal" attr.type="int" for="node" id="d28" />
+  <key attr.name="DateYear" attr.type="string" for="graph" id="d25" />
+  <key attr.name="Network" attr.type="string" for="graph" id="d3" />
+  <graph edgedefault="undirected">
+    <data key="d3">Own Sample</data>
+    <data key="d25">2026</data>
+"""
+END = "</graph></graphml>"
+ZURICH, BERLIN = (47.4, 8.5), (52.5, 13.4)
+
+
+def node(number: int, label: str, *, at: tuple[float, float] | None = (50, 10), internal: int = 1) -> str:
+    place = f'<data key="d29">{at[0]}</data><data key="d32">{at[1]}</data>' if at else ""
+    return f'<node id="{number}"><data key="d28">{internal}</data>{place}<data key="d33">{label}</data></node>'
+
+
+def edge(source: int, target: int, number: int = 0, **speed: str) -> str:
+    keys = {"type": "d34", "label": "d35", "speed": "d36", "units": "d37", "raw": "d38"}
+    data = "".join(f'<data key="{keys[name]}">{value}</data>' for name, value in speed.items())
+    return f'<edge source="{source}" target="{target}"><data key="d39">{number}</data>{data}</edge>'
+
+
+A, B = node(0, "Zürich", at=ZURICH), node(1, "Berlin", at=BERLIN)
+AB = edge(0, 1, raw="10000000000.0")
+
+
+def graphml(folder: Path, *parts: str, options: Options | None = None) -> Imported:
+    path = folder / "Sample.graphml"
+    path.write_text("\n".join([KEYS, *parts, END]), encoding="utf-8")
+    return loaded(convert(path, options or Options()), folder)
+
+
+def table(folder: Path, text: str, bandwidth: str | None = None, *, unit: str | None = None) -> Imported:
+    path, rates = folder / "rtts.csv", folder / "rates.csv"
+    path.write_text(text, encoding="utf-8")
+    rates.write_text(bandwidth or "", encoding="utf-8")
+    options = Options(bandwidth=rates if bandwidth is not None else None, bandwidth_unit=unit)
+    return loaded(convert(path, options), folder)
+
+
+def loaded(imported: Imported, folder: Path) -> Imported:
+    """`imported`, whose text loads to its topology."""
+    path = folder / "imported.yaml"
+    path.write_text(imported.text, encoding="utf-8")
+    assert Topology.load(path) == imported.topology
+    return imported
+
+
+def links(imported: Imported) -> dict[str, tuple[float, float, float, float]]:
+    """Rates in Gbit/s and delays in ms, there and back, by the link's key."""
+    return {
+        link.key: (
+            link.forward.rate / 1e9, link.backward.rate / 1e9, link.forward.delay / 1e6, link.backward.delay / 1e6
+        )
+        for link in imported.topology.links
+    }  # fmt: skip
+
+
+def comment(imported: Imported) -> str:
+    return " ".join(line.removeprefix("# ") for line in imported.text.splitlines() if line.startswith("#"))
+
+
+# GraphML
+
+
+def test_two_nodes_and_a_link(tmp_path: Path) -> None:
+    made = graphml(tmp_path, A, B, AB)
+    assert made.topology.name == "sample"
+    assert {name: site.location for name, site in made.topology.sites.items()} == {"zurich": ZURICH, "berlin": BERLIN}
+    delay = fibre_delay_ns(distance_km(ZURICH, BERLIN)) / 1e6
+    assert links(made) == {"zurich-berlin": (10, 10, delay, delay)}
+    assert comment(made).startswith(
+        "Imported from Sample.graphml: GraphML (Own Sample, 2026), 2 of 2 nodes, 1 links. Assumed: hosts: 1 in each"
+    )
+    assert "as the file gives none" not in comment(made)
+
+
+@pytest.mark.parametrize(
+    ("speed", "gbit"),
+    [
+        ({"raw": "622000000.0"}, 0.622),
+        ({"speed": "155", "units": "M"}, 0.155),
+        ({"label": "2.5 Gbps"}, 2.5),
+        ({"label": "34 Mbit/s (leased)"}, 0.034),
+        ({"label": "10GE"}, 10),
+        ({"label": "1G Ethernet"}, 1),
+        ({"type": "OC-192", "label": "OC-192c"}, 9.95328),
+        ({"type": "STM-16"}, 2.48832),
+        ({"label": "10-20Gbps"}, 7),
+        ({"label": "Dark Fibre"}, 7),
+        ({"label": "&gt; 1 Gbps"}, 7),
+        ({"speed": "unknown", "units": "G"}, 7),
+        ({"raw": "0.0"}, 7),
+        ({}, 7),
+    ],
+)
+def test_speeds(speed: dict[str, str], gbit: float, tmp_path: Path) -> None:
+    made = graphml(tmp_path, A, B, edge(0, 1, **speed), options=Options(rate=7 * 10**9))
+    assert links(made)["zurich-berlin"][:2] == (gbit, gbit)
+    assert ("rate: 7 Gbit/s for 1 of 1 links, as the file gives none" in comment(made)) == (gbit == 7)
+
+
+def test_options(tmp_path: Path) -> None:
+    made = graphml(tmp_path, A, B, AB, options=Options(name="mine", hosts=3, detour=2.0))
+    assert (made.topology.name, made.topology.sites["berlin"].hosts) == ("mine", 3)
+    assert links(made)["zurich-berlin"][2] == fibre_delay_ns(distance_km(ZURICH, BERLIN), 2) / 1e6
+
+
+def test_labels_become_names(tmp_path: Path) -> None:
+    parts = [node(2, "St. Gallen, CH"), node(3, "Berlin"), node(4, "???"), node(5, "3rd Site"), node(6, "Berlin 2")]
+    made = graphml(tmp_path, A, B, *parts, AB, *(edge(1, number) for number in range(2, 7)))
+    names = ["zurich", "berlin", "st-gallen-ch", "berlin-2", "node", "n3rd-site", "berlin-2-2"]
+    assert list(made.topology.datacenters) == names
+    assert (
+        "names that were taken or unusable: berlin-2 is 'Berlin', node is '???', berlin-2-2 is 'Berlin 2'."
+        in comment(made)
+    )
+
+
+@pytest.mark.parametrize("label", ["", "Ω", "a" * 80, "-x-", "9", "A  b__c", "Åre/Östersund"])
+def test_a_valid_name_is_one_or_nothing(label: str) -> None:
+    name = valid_name(label)
+    if name:
+        assert Topology(datacenters={name: {}}).sites
+        assert valid_name(name) == name
+
+
+def test_parallel_links_are_one(tmp_path: Path) -> None:
+    made = graphml(tmp_path, A, B, AB, edge(1, 0, 1, raw="2500000000.0"), edge(0, 1, 2), options=Options(rate=10**9))
+    assert links(made)["zurich-berlin"][:2] == (13.5, 13.5)
+    assert "parallel links are one link with the sum of their rates: zurich-berlin" in comment(made)
+    assert "rate: 1 Gbit/s for 1 of 1 links" in comment(made)
+
+
+def test_external_nodes_loops_and_other_parts_are_left_out(tmp_path: Path) -> None:
+    parts = [
+        node(2, "Peer", internal=0),
+        node(3, "Far"),
+        node(4, "Island"),
+        edge(0, 2),
+        edge(1, 1),
+        edge(3, 4),
+        node(5, "C"),
+    ]
+    made = graphml(tmp_path, A, B, *parts, AB, edge(1, 5))
+    assert list(links(made)) == ["zurich-berlin", "berlin-c"]
+    text = comment(made)
+    assert "3 of 6 nodes, 2 links" in text
+    assert "left out as external (Internal is 0): Peer." in text
+    assert "left out as links from a node to itself: Berlin." in text
+    assert "left out as not connected with the largest part: Far, Island." in text
+
+
+def test_nodes_without_a_position(tmp_path: Path) -> None:
+    parts = [A, B, node(2, "Nowhere", at=None), AB, edge(0, 2)]
+    made = graphml(tmp_path, *parts, options=Options(delay=3_000_000))
+    assert links(made)["zurich-nowhere"][2:] == (3, 3)
+    assert links(made)["zurich-berlin"][2] != 3
+    assert "without a position: nowhere." in comment(made)
+    assert "delay: 3 ms one way for 1 of 2 links, of which an end has no position." in comment(made)
+    with pytest.raises(InputError) as caught:
+        graphml(tmp_path, *parts)
+    assert str(caught.value) == (
+        f"{tmp_path}/Sample.graphml, zurich-nowhere: an end of this link has no position, so its delay is unknown\n"
+        "  give --delay, such as --delay '5 ms'"
+    )
+
+
+def test_a_label_cannot_leave_the_comment(tmp_path: Path) -> None:
+    made = graphml(tmp_path, A, B, node(2, "x\nname: evil", internal=0), AB)
+    assert made.topology.name == "sample"
+    assert "x name: evil" in comment(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("this is text", "bad.graphml:1: this is not XML: syntax error"),
+        ("<a>\n<b></a>", "bad.graphml:2: this is not XML: mismatched tag"),
+        ("<html></html>", "bad.graphml: this is not right GraphML: file not successfully read as graphml"),
+        (f"{KEYS}{END}", "bad.graphml: the graph has no nodes"),
+        (
+            f"{KEYS}{node(1, 'Peer', internal=0)}</graph></graphml>",
+            "bad.graphml: the graph has no nodes but external ones",
+        ),
+        (
+            f"{KEYS.replace('undirected', 'directed')}{A}{B}{AB}</graph></graphml>",
+            "bad.graphml: the graph is directed\n",
+        ),
+        (
+            f"{KEYS}{A}{node(1, 'X', at=(91, 0))}{AB}</graph></graphml>",
+            "bad.graphml, node x: Latitude 91 and Longitude 0",
+        ),
+        (
+            f"{KEYS}{A}{B}{edge(0, 1, raw='-5')}</graph></graphml>",
+            "bad.graphml, zurich-berlin: a speed of -5 bit/s is neg",
+        ),
+        (
+            f"{KEYS}{A}{B}{edge(0, 1, raw='fast')}</graph></graphml>",
+            "bad.graphml: this is not right GraphML: could not",
+        ),
+        (
+            f"{KEYS}{''.join(node(number, 'x') for number in range(251))}"
+            f"{''.join(edge(0, number) for number in range(1, 251))}{END}",
+            "bad.graphml: it has 251 datacenters; a topology may have at most 250",
+        ),
+    ],
+)
+def test_wrong_graphml(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.graphml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        convert(path, Options())
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+
+
+# CSV
+
+
+def test_a_symmetric_matrix(tmp_path: Path) -> None:
+    made = table(tmp_path, ",iowa,ohio,texas\niowa,0,16.4,\nohio,16.4,0.3,22\ntexas,,22,\n")
+    assert links(made) == {"iowa-ohio": (10, 10, 8.2, 8.2), "ohio-texas": (10, 10, 11, 11)}
+    assert made.topology.routing == "hops"
+    assert "Imported from rtts.csv: RTTs between 3 datacenters, 2 links." in comment(made)
+    assert "rate: 10 Gbit/s for 2 of 2 links, as the file gives none" in comment(made)
+
+
+def test_an_asymmetric_matrix_has_values_per_direction(tmp_path: Path) -> None:
+    made = table(tmp_path, "ms,a,b\na,,10\nb,12,\n", "Gbit/s,b,a\na,5,\nb,,2.5\n")
+    assert links(made) == {"a-b": (5, 2.5, 5, 6)}
+    assert "delay: {a->b: 5 ms, b->a: 6 ms}" in made.text
+
+
+@pytest.mark.parametrize("text", [",a,b\na,,10\nb,,\n", ",a,b\na,,\nb,10,\n", ",a,b\na,-,10\nb,nan,-\n"])
+def test_a_triangle_is_enough(text: str, tmp_path: Path) -> None:
+    ((*_, there, back),) = links(table(tmp_path, text)).values()
+    assert (there, back) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("head", "cell", "ms"),
+    [("us", "500", 0.25), ("RTT (s)", "0.1", 50), ("rtt_ms", "1e1", 5), ("from \\ to", "8 us", 0.004), ("", "+7", 3.5)],
+)
+def test_units_of_rtts(head: str, cell: str, ms: float, tmp_path: Path) -> None:
+    assert links(table(tmp_path, f"{head},a,b\na,,{cell}\nb,,\n"))["a-b"][2:] == (ms, ms)
+
+
+@pytest.mark.parametrize(
+    ("head", "cell", "unit", "gbit"),
+    [
+        ("Gbit/s", "2", None, 2),
+        ("rate [Mbit/s]", "2", None, 0.002),
+        ("", "2", "mbps", 0.002),
+        ("", "300 Mbit/s", None, 0.3),
+        ("Gbit/s", "3", "Mbit/s", 3),
+    ],
+)
+def test_units_of_rates(head: str, cell: str, unit: str | None, gbit: float, tmp_path: Path) -> None:
+    made = table(tmp_path, ",a,b\na,,1\nb,,\n", f"{head},a,b\na,,{cell}\nb,,\n", unit=unit)
+    assert links(made)["a-b"][:2] == (gbit, gbit)
+
+
+def test_a_list(tmp_path: Path) -> None:
+    text = "\ufefffrom;to;rtt_ms;rate_gbit\nSan José;iowa;40;10\n\niowa;San José;42;\niowa;ohio;16.4;2.5\n"
+    made = table(tmp_path, text)
+    assert links(made) == {"san-jose-iowa": (10, 10, 20, 21), "iowa-ohio": (2.5, 2.5, 8.2, 8.2)}
+    assert list(made.topology.datacenters) == ["san-jose", "iowa", "ohio"]
+
+
+def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
+    assert links(table(tmp_path, "to\tfrom\trtt\nb\ta\t8\n")) == {"a-b": (10, 10, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "rtts.csv: this is no table: it has fewer than two rows\n  write a square matrix"),
+        ("a\nb\n", "rtts.csv:1: this is no table: it has one column\n  write a square matrix"),
+        (",1,2\n1,,3\n2,3,\n", "rtts.csv:1: the first row holds numbers, not names\n  write a square matrix"),
+        (",a,b\na,,1\n", "rtts.csv: there is no row for b\n  the matrix has to be square"),
+        (",a,b\na,,1\nb,1\n", "rtts.csv:3: the row 'b' has 1 values, but there are 2 columns\n  the matrix has to be"),
+        (",iowa,ohio\niowa,,1\nohoi,1,\n", "rtts.csv:3: the row 'ohoi' has no column\n  nearest: ohio"),
+        (",a,a\na,,1\n", "rtts.csv:1: the column 'a' is there twice"),
+        (",a,\na,,1\n", "rtts.csv:1: a column has no name"),
+        (",a,b\na,,1\na,,1\n", "rtts.csv:3: the row 'a' is on line 2 already"),
+        (",a,b\na,,-1\nb,,\n", "rtts.csv:2, a to b: the time '-1' is negative"),
+        (",a,b\na,,x\nb,,\n", "rtts.csv:2, a to b: 'x' is not a time\n  write a number and a unit, such as 8.2 ms"),
+        (",a,b\na,,1 km\nb,,\n", "rtts.csv:2, a to b: '1 km' is not a time: 'km' is not a unit of it"),
+        (",a,b\na,,inf\nb,,\n", "rtts.csv:2, a to b: 'inf' is not a time"),
+        (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, wan: there is no path between a, b and c"),
+        (',a,b\na,,"1\nb,,\n', "rtts.csv:3: this is not CSV: unexpected end of data"),
+        ("from,to\na,b\n", "rtts.csv:1: there is no column of RTTs\n  name it rtt_ms"),
+        ("from,to,rtt_ms,loss\na,b,1,0\n", "rtts.csv:1: the column 'loss' is unknown\n  the columns are from, to, rtt"),
+        ("from,to,rtt_ms,rtt\na,b,1,0\n", "rtts.csv:1: the column 'rtt' is there twice"),
+        ("from,to,rtt_ms\na,b,\n", "rtts.csv:2, a to b: the link has no RTT"),
+        ("from,to,rtt_ms\na,b,1\na,b,2\n", "rtts.csv:3, a to b: this link is on line 2 already"),
+        ("from,to,rtt_ms\na,a,1\n", "rtts.csv:2, a to a: a link needs two datacenters"),
+        ("from,to,rtt_ms\na,b\n", "rtts.csv:2: the row has 2 cells and the first row 3"),
+        ("from,to,rtt_ms,rate\na,b,1,5\n", "rtts.csv:2, a to b: the rate '5' has no unit\n  write it into"),
+        ("from,to,rtt_ms,rate_gbit\na,b,1,0\n", "rtts.csv:2, a to b: a rate of 0 carries nothing\n  where there is no"),
+    ],
+)
+def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        table(tmp_path, text)
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "message"),
+    [
+        (",a,b\na,,5\nb,,\n", None, "rates.csv:2, a to b: the rate '5' has no unit\n  write it into the first cell"),
+        (",a,b\na,,5\nb,,\n", "GB", "--bandwidth-unit: 'GB' is not a unit of a rate"),
+        (
+            "Gbit/s,a,x\na,,5\nx,,\n",
+            None,
+            "rates.csv: there is no datacenter 'x' in the table of RTTs\n  datacenters: a",
+        ),
+        ("Gbit/s,a,c\na,,5\nc,,\n", None, "rates.csv:2, a to c: there is a rate but no RTT\n  where there is no link"),
+        (
+            "from,to,rate_gbit\na,b,1\n",
+            None,
+            "rates.csv: rates beside a table of RTTs have to be a matrix\n  in a list",
+        ),
+    ],
+)
+def test_wrong_bandwidths(text: str, unit: str | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        table(tmp_path, ",a,b,c\na,,1,\nb,,,2\nc,,,\n", text, unit=unit)
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+
+
+def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--bandwidth: there are rates in the table of RTTs already"):
+        table(tmp_path, "from,to,rtt,rate_gbit\na,b,1,1\n", ",a,b\na,,1\nb,,\n")
+    with pytest.raises(InputError, match="--bandwidth: a table of rates goes with a table of RTTs"):
+        graphml(tmp_path, A, B, AB, options=Options(bandwidth=tmp_path))
+
+
+# The command
+
+
+def test_the_command_writes_a_file_that_loads(tmp_path: Path) -> None:
+    source, target = tmp_path / "rtts.csv", tmp_path / "mine.yaml"
+    source.write_text(",a,b\na,,10\nb,,\n")
+    words = ["topo", "import", str(source), "-o", str(target), "--rate", "5 Gbit/s", "--hosts", "2"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.stdout == f"{target}: 2 datacenters, 1 links\n"
+    assert Topology.load(target).links[0].forward.rate == 5 * 10**9
+    with pytest.raises(InputError, match=r"mine\.yaml: it cannot be written: File exists"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    printed = CliRunner().invoke(app, [*words[:3], *words[5:]], catch_exceptions=False)
+    assert printed.stdout == target.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.csv"], "missing.csv: it cannot be read: No such file or directory"),
+        (["other.json"], "other.json: its name says neither GraphML nor CSV"),
+        (["other.csv", "--rate", "5"], "--rate: the rate '5' has no unit"),
+        (["other.csv", "--delay", "5 km"], "--delay: '5 km' is not a time"),
+        (["other.csv"], "other.csv: it is not a text file in UTF-8"),
+    ],
+)
+def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "other.csv").write_bytes(b"\xff")
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(app, ["topo", "import", str(tmp_path / words[0]), *words[1:]], catch_exceptions=False)
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)

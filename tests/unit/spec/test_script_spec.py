@@ -1,0 +1,156 @@
+"""What follows ``--`` in ``testbed run``: what it becomes, and what is refused before anything starts."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from testbed.workloads.script.settings import Script
+
+from testbed.cli.main import app
+from testbed.core.errors import InputError
+from testbed.plan.resolve import resolve
+from testbed.spec.topology import Topology
+from testbed.spec.workload import load_workload
+
+MIB = 2**20
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: train.py, and a package with a module."""
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text("raise AssertionError('nobody may import this')")
+    (tmp_path / "package/loop.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str) -> None:
+    app(["run", "two-sites", *words], standalone_mode=False)
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
+    """`workers` of the plan."""
+    run("--dry-run", *words)
+    workers: dict[str, object] = json.loads(capsys.readouterr().out)["workers"]
+    return workers
+
+
+def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workers = planned(capsys, "--nproc-per-host", "2", "--env", "A=b=c", "--", "train.py", "--lr", "3e-4", "--", "-h")
+    assert workers["workload"] == "script"
+    assert workers["settings"] == {
+        "kind": "file",
+        "command": [str(here / "train.py"), "--lr", "3e-4", "--", "-h"],
+        "folder": str(here),
+        "ranks_per_host": 2,
+        "shared_folder": False,
+        "events_from": "operation",
+    }
+    assert len(workers["ranks"]) == 8  # type: ignore[arg-type]  # four hosts
+    assert (workers["readable"], workers["once_per_host"]) == ([str(here)], False)
+    assert workers["environment"]["A"] == "b=c"  # type: ignore[index]
+
+
+def test_a_module(here: Path) -> None:
+    script = Script(command=["-m", "package.loop", "--lr", "1"])
+    script.check_installed()
+    assert script.program() == ("module", ("package.loop", "--lr", "1"), here, (here,))
+    script = Script(command=["-m", "json.tool"])
+    script.check_installed()
+    assert script.program() == ("module", ("json.tool",), None, ())
+
+
+def test_a_command(here: Path) -> None:
+    """A file that it names is found wherever it runs; the command itself is looked for as ever."""
+    script = Script(command=["sh", "train.py", "-x"])
+    script.check_installed()
+    assert script.program() == ("command", ("sh", str(here / "train.py"), "-x"), None, (here,))
+    assert script.starts_ranks_itself
+
+
+def test_a_command_is_started_once_by_each_host(here: Path) -> None:
+    work = Script(command=["torchrun", "train.py"], ranks_per_host=2)
+    plan = resolve(Topology.load("two-sites"), work, machine_memory_bytes=2**40)
+    assert len(plan.workers.ranks) == 8
+    assert [rank.rank for rank in plan.workers.processes] == list(range(0, 8, 2))
+
+
+def test_a_workload_file(here: Path) -> None:
+    (here / "work.yaml").write_text("workload: script\ncommand: [train.py, --lr, '1']\nranks_per_host: 3\n")
+    work = load_workload("work.yaml")
+    assert isinstance(work, Script)
+    assert Script.model_validate({"command": ["train.py", "--lr", "1"], "ranks_per_host": 3}) == work
+
+
+def test_memory(here: Path) -> None:
+    """A guess for weights of 64 MiB, their gradients and Adam's state; --memory is what the guest must have."""
+    work = Script(command=["train.py"])
+    plan = resolve(Topology.load("two-sites"), work, isolation="process", capture="none", machine_memory_bytes=2**40)
+    assert plan.guest_memory_bytes == 2**30 + 4 * (250 + 4 * 64) * MIB
+    more = resolve(
+        Topology.load("two-sites"),
+        work,
+        isolation="process",
+        host_memory_bytes=2**31,
+        capture="none",
+        machine_memory_bytes=2**40,
+    )
+    assert more.workers.memory_bytes == 2**31
+    assert more.guest_memory_bytes == 2**30 + 4 * 2**31
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--", "trian.py"], "--: there is no script trian.py\n  nearest: train.py"),
+        (["--", "none/train.py"], "--: there is no script none/train.py"),
+        (["--", "package.py"], "--: package.py is a folder, not a script\n  name a file in it"),
+        (["--", "--lr", "1"], "--: '--lr' is not a script\n  write the script first"),
+        (["--", "torchrunn", "train.py"], "--: there is no command 'torchrunn'\n  a script's name ends in .py"),
+        (["--", "-m"], "--: -m names no module"),
+        (["--", "-m", "package.lop"], "--: there is no module 'package.lop'\n  'lop' is neither in "),
+        (["--"], "nothing follows --"),
+        (["collectives", "--", "train.py"], "a run has a workload (collectives) or a script (train.py), not both"),
+        (
+            ["train.py", "--lr", "1"],
+            "train.py: a script comes after --\n  write testbed run two-sites -- train.py --lr 1",
+        ),
+        (["--set", "workload.iterations=1", "--", "train.py"], "--set: a script has no settings of a workload"),
+        (["--nproc-per-host", "2"], "--nproc-per-host: it is about a script, and there is none"),
+        (["--shared-folder"], "--shared-folder: it is about a script, and there is none"),
+        (["--events-from", "start"], "--events-from: it is about a script, and there is none"),
+        (["--readable", "/tmp", "--", "train.py"], "--readable: each host has a folder /tmp of its own"),
+        (["--env", "A", "--", "train.py"], "--env: 'A' is not NAME=VALUE"),
+    ],
+)
+def test_refused(here: Path, words: list[str], message: str) -> None:
+    (here / "package.py").mkdir()
+    with pytest.raises(InputError) as refused:
+        run(*words)
+    assert str(refused.value).startswith(message)
+    assert not (here / "results").exists()
+
+
+def test_a_script_that_nobody_may_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
+    with pytest.raises(InputError, match=r"the script train.py cannot be read\n  make it readable"):
+        run("--", "train.py")
+
+
+def test_a_script_in_a_folder_of_which_hosts_have_their_own() -> None:
+    path = Path("/tmp/testbed-unit-test-of-a-script.py")
+    path.write_text("")
+    try:
+        with pytest.raises(InputError, match="--: each host has a folder /tmp of its own"):
+            run("--", str(path))
+    finally:
+        path.unlink()
+
+
+def test_a_misspelt_option_names_the_nearest(here: Path) -> None:
+    with pytest.raises(Exception, match="No such option: --nproc-per-hots") as refused:
+        run("--nproc-per-hots", "2", "--", "train.py")
+    assert "--nproc-per-host)" in refused.value.format_message()  # type: ignore[attr-defined]  # which main prints

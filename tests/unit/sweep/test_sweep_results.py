@@ -1,0 +1,192 @@
+"""Tables, queries and figures of a sweep, from hand-written run folders."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from testbed.cli.main import app
+from testbed.cli.sweep_results import csv_text
+from testbed.core.errors import InputError
+from testbed.sweep.figures import Plot, choose, draw
+from testbed.sweep.finish import conclude_apart
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.local_executor import fork_server
+from testbed.sweep.page import write_page
+from testbed.sweep.results import gather, query, time_to_loss
+from tests.support.synthetic import write_sweep
+
+MS, S = 10**6, 10**9
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepDir:
+    return write_sweep(tmp_path / "sweep")
+
+
+def test_a_row_for_each_point(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    assert points["state"].to_list() == ["completed", "completed", "failed", "missing"]
+    assert points["delay"].to_list() == ["1 ms", "20 ms", "1 s", "2 s"]
+    assert points["delay_ns"].to_list() == [1 * MS, 20 * MS, 1 * S, 2 * S]
+    assert points["loss_share"].to_list() == [0.001] * 4
+    assert points["sizes"].to_list() == ["[4096]"] * 4
+    assert points["op"][0] == "all_reduce"
+    assert points["bytes"][0] == 2**20  # the largest
+    assert points["time_us"][0] == 60_000
+    assert points["bound_us"][0] == pytest.approx(8 * 2**20 / 1e9 * 1e6 + 10_000)  # 1 Gbit/s, 10 ms
+    assert points["algbw_bound_gbytes"][0] == pytest.approx(2**20 / points["bound_us"][0] / 1000)
+    assert points["rtt_ms"][0] == 20
+    assert points["reason"].to_list() == ["", "", "it broke", None]
+    assert points["folder"][1] == "points/p1.id1"
+    assert points["time_us"][3] is None
+    assert collectives.height == 3 * 4  # two operations of two sizes
+    assert pl.read_parquet(sweep.table).equals(points)
+
+
+def test_queries_in_sql(sweep: SweepDir) -> None:
+    gather(sweep)
+    names, rows = query(sweep, "select delay, time_us / bound_us as over from points where state = 'completed'")
+    assert names == ["delay", "over"]
+    assert [row[0] for row in rows] == ["1 ms", "20 ms"]
+    _, rows = query(sweep, "select op, max(bytes) from collectives group by op order by op")
+    assert rows == [("all_reduce", 2**20), ("broadcast", 2**20)]
+    with pytest.raises(InputError, match=r"DuckDB: .*nowhere[\s\S]*points and collectives"):
+        query(sweep, "select * from nowhere")
+
+
+def test_the_csv_has_every_point(sweep: SweepDir) -> None:
+    points, _ = gather(sweep)
+    lines = csv_text(points.columns, points.rows()).splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("point,state,delay,delay_ns")
+
+
+def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    figure = draw(Plot("delay", "time_us", "algorithm"), points, collectives)
+    assert figure is not None
+    measured, bound = figure.data
+    assert (measured.name, bound.name) == ("gloo", "gloo, bound")
+    assert list(measured.x) == [1 * MS, 20 * MS]
+    assert list(measured.y) == [60, 60]  # ms
+    assert list(bound.y) == pytest.approx([points["bound_us"][0] / 1000] * 2)
+    assert list(figure.layout.xaxis.ticktext) == ["1 ms", "20 ms"]
+    longer = draw(Plot("bytes", "time_us", "op"), points, collectives)
+    assert longer is not None
+    assert {trace.name for trace in longer.data} >= {"all_reduce", "broadcast"}
+
+
+def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
+    """A log axis has none for it, and on a linear one they would all lie on each other."""
+    shares = [0.0, 0.00001, 0.01]
+    points = pl.DataFrame(
+        {
+            "loss": ["0 %", "0.001 %", "1 %"] * 2, "loss_share": shares * 2, "state": ["completed"] * 6,
+            "control": ["reno"] * 3 + ["bbr"] * 3, "time_us": [3.0, 4.0, 900.0, 3.0, 3.5, 4.0],
+            "bound_us": [2.0] * 3 + [2.00001] * 3,
+        }
+    )  # fmt: skip
+    figure = draw(Plot("loss", "time_us", "control"), points, pl.DataFrame())
+    assert figure is not None
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["0 %", "0.001 %", "1 %"]
+    places = [pytest.approx(place) for place in (1e-6, 1e-5, 1e-2)]
+    assert list(figure.layout.xaxis.tickvals) == places
+    assert [trace.name for trace in figure.data] == [
+        "reno",
+        "bbr",
+        "bound",
+    ]  # the bounds look alike
+    assert all(list(trace.x) == places for trace in figure.data)
+    near = draw(Plot("loss", "time_us", "control"), points.filter(pl.col("loss") != "1 %"), pl.DataFrame())
+    assert near is not None
+    assert (near.layout.xaxis.type, list(near.layout.xaxis.tickvals)) == ("linear", [0, 1e-5])
+
+
+def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    figure = draw(Plot("delay", "time_us", "algorithm", heat=True), points, collectives)
+    assert figure is not None
+    share = 100 * points["bound_us"][0] / 60_000
+    assert figure.data[0].text[0][0] == f"60<br>{share:.0f} %"
+
+
+def test_a_wrong_column_is_refused_with_the_nearest(sweep: SweepDir) -> None:
+    points, collectives = gather(sweep)
+    with pytest.raises(InputError, match=r"no column 'time_use'[\s\S]*time_us"):
+        draw(Plot("delay", "time_use"), points, collectives)
+    with pytest.raises(InputError, match="holds no numbers"):
+        draw(Plot("delay", "algorithm"), points, collectives)
+
+
+def test_the_first_figure_takes_the_swept_keys(sweep: SweepDir) -> None:
+    points, _ = gather(sweep)
+    (plot,) = choose({"axes": ["algorithm", "delay"]}, points)
+    assert (plot.x, plot.y) == ("delay", "time_us")
+
+
+def test_the_page_links_every_run_that_there_is(sweep: SweepDir) -> None:
+    page = write_page(sweep, *gather(sweep)).read_text()
+    assert "2 of 4 points are complete" in page
+    assert 'href="points/p1.id1/report.html"' in page
+    assert "failed/p2.id2" not in page  # killed before it had one
+    assert 'title="it broke">failed' in page
+    assert "p3" in page
+    assert 'id="figure-1-time-against-delay"' in page
+    assert page.count('src="http') == 0
+
+
+def test_a_figure_is_a_page(sweep: SweepDir) -> None:
+    def plot(out: str) -> None:
+        words = ["sweep", "plot", str(sweep.path), "--x", "delay", "-o", str(sweep.path / out)]
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+
+    plot("mine.html")
+    assert 'id="figure-1-time-against-delay"' in (sweep.path / "mine.html").read_text()
+    with pytest.raises(InputError, match=r"--out: .*mine\.svg does not end in \.html\n  write mine\.html"):
+        plot("mine.svg")
+    assert not (sweep.path / "mine.svg").exists()
+
+
+def test_another_process_makes_tables_and_page(sweep: SweepDir) -> None:
+    with fork_server():
+        table = conclude_apart(sweep)
+        points, _ = gather(sweep)
+        assert (table.columns, table.rows) == (points.columns, points.rows())
+        assert "2 of 4 points are complete" in sweep.page.read_text()
+        sweep.page.unlink()
+        sweep.page.mkdir()
+        with pytest.raises(IsADirectoryError):
+            conclude_apart(sweep)
+
+
+def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
+    folder = SweepDir.create(tmp_path / "sweep")
+    point = {"name": "p", "identity": "i", "values": {"delay": "1 ms"}, "repeat": 0, "seed": 0}
+    folder.write_index({"name": "mine", "axes": ["delay"], "points": [point], "plots": []})
+    points, collectives = gather(folder)
+    assert points["state"].to_list() == ["missing"]
+    assert query(folder, "select count(*) from collectives")[1] == [(0,)]
+    assert "1 not run yet" in write_page(folder, points, collectives).read_text()
+
+
+def test_the_time_to_a_loss_is_that_of_five_steps() -> None:
+    losses = [4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.0]
+    steps = pl.DataFrame(
+        {
+            "step": range(7),
+            "start_ns": [i * S for i in range(7)],
+            "end_ns": [(i + 1) * S for i in range(7)],
+            "loss": losses,
+        }
+    )
+    assert time_to_loss(steps, 3.0, 0.25) == {"time_to_loss_s": 6.0, "compute_to_loss_s": 1.5}
+    assert time_to_loss(steps, 3.2, 0.25) == {"time_to_loss_s": 5.0, "compute_to_loss_s": 1.25}
+    assert time_to_loss(steps, 1.0, 0.25) == {"time_to_loss_s": None, "compute_to_loss_s": None}
+
+
+def test_the_index_is_json(sweep: SweepDir) -> None:
+    assert json.loads(sweep.index.read_text())["format"] == 1

@@ -1,0 +1,1 @@
+"""The workloads: a folder each, with its settings, its script and its summary."""

@@ -1,0 +1,286 @@
+"""The time that a GPU would take to compute, for any PyTorch model.
+
+    from .modelled_compute import ModelledCompute
+    ModelledCompute(model, gpu="H100", mfu=0.4)        # or step_time=0.35, in seconds
+
+In a guest with a virtual clock computation takes no time. After these two lines each forward and backward pass of
+`model` *sleeps* for as long as the accelerator would have computed, a piece at each module in proportion to its
+FLOPs. So the gradient of a layer appears when it would on a GPU, and what DistributedDataParallel or FSDP send
+overlaps with the rest of the backward pass. Results and losses stay those of the real arithmetic.
+
+- One forward and backward pass take `step_time`, or the FLOPs of the pass / (the GPU's peak FLOP/s x `mfu`). The
+  forward pass is a third of it, the backward pass two (two matrix products for each one of the forward pass). With
+  checkpointing the second forward pass costs its third again, as it does on a GPU.
+- The FLOPs of each module are those that torch.utils.flop_counter finds in its first forward pass, whose third is
+  slept in one piece at its end. Work that a module does itself, beside its children's, is slept at the end of its
+  forward pass and at the beginning of its backward pass. A model without any FLOPs sleeps as a whole.
+- Short pieces are gathered: no sleep is shorter than `PIECE_NS`, what remains is slept later, and what a sleep took
+  too long makes the next one shorter. The sum is exact to one piece.
+- On a real clock the CPU time that this thread has used since the last sleep counts as computed already. A pass
+  that used more than it was to take is `late`: such a run could not keep up and does not show what the GPU would.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from testbed.core.gpus import PEAK_FLOPS
+
+FORWARD = 1 / 3  # part of a step's FLOPs
+PIECE_NS = 500_000
+LATE = 0.02  # part of a step by which it may be late without a warning
+
+
+@dataclass
+class Spent:
+    """Sums over passes, in ns: what was to be modelled, what of it was slept, and how much longer the CPU took.
+
+    `spans`: begin and end of each stretch of computation on the clock that slept.
+    """
+
+    modelled_ns: int = 0
+    slept_ns: int = 0
+    late_ns: int = 0
+    spans: list[list[int]] = field(default_factory=list)
+
+
+class Clock:
+    """What tells the time and sleeps; another one serves tests."""
+
+    def __init__(self) -> None:
+        self._virtual = "time-travel=inf-cpu" in Path("/proc/cmdline").read_text()
+
+    def now_ns(self) -> int:
+        """Time on the run's clock."""
+        return time.monotonic_ns()
+
+    def computed_ns(self) -> int:
+        """CPU time that this thread has used; none in a guest whose clock stands still while programs compute.
+
+        (Its kernel's account of CPU time is of no use there: it takes time that was waited for as used.)
+        """
+        return 0 if self._virtual else time.thread_time_ns()
+
+    def sleep_ns(self, ns: int) -> None:
+        """Wait."""
+        time.sleep(ns / 1e9)
+
+
+class Pacer:
+    """Sleeps what is owed, less what was computed since, in pieces that are worth a system call."""
+
+    def __init__(self, clock: Clock, piece_ns: int = PIECE_NS) -> None:
+        self._clock, self._piece_ns = clock, piece_ns
+        self._owed_ns = 0
+        self._computed_ns = clock.computed_ns()
+        self.spent = Spent()
+
+    def owe(self, ns: int) -> None:
+        """Sleep `ns` more, now or once there is enough of it."""
+        self.spent.modelled_ns += ns
+        computed = self._newly_computed()
+        self._owed_ns += ns - computed
+        if self._owed_ns >= self._piece_ns:
+            begin = self._clock.now_ns()
+            self._clock.sleep_ns(self._owed_ns)
+            end = self._clock.now_ns()
+            self._owed_ns -= end - begin
+            self.spent.slept_ns += end - begin
+            self._add_span(begin - computed, end)
+            self._newly_computed()
+
+    def _add_span(self, begin: int, end: int) -> None:
+        """Note a stretch of computation; one that follows on another makes it longer."""
+        spans = self.spent.spans
+        if spans and begin - spans[-1][1] < self._piece_ns:
+            spans[-1][1] = end
+        else:
+            spans.append([begin, end])
+
+    def forget(self) -> None:
+        """What was computed since the last sleep is not to count."""
+        self._newly_computed()
+
+    def settle(self) -> None:
+        """A pass is over: what the CPU took too long for it cannot be made good later."""
+        if self._owed_ns < -self._piece_ns:
+            self.spent.late_ns -= self._owed_ns
+            self._owed_ns = 0
+
+    def _newly_computed(self) -> int:
+        before, self._computed_ns = self._computed_ns, self._clock.computed_ns()
+        return self._computed_ns - before
+
+
+class ModelledCompute:
+    """Makes the passes of `model` take the time of a GPU. It stays in force as long as the model lives."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        step_time: float | None = None,
+        gpu: str = "",
+        mfu: float = 0.4,
+        flops: float | None = None,
+        slowdown: float = 1.0,
+        jitter: float = 0.0,
+        seed: object = 0,
+        clock: Clock | None = None,
+    ) -> None:
+        """Pace `model`, before or after it is wrapped for distribution.
+
+        Args:
+            model: whose forward pass is the computation of one step, or of one micro-batch.
+            step_time: seconds of a forward and a backward pass; None: from `gpu`, `mfu` and `flops`.
+            gpu: a name in `PEAK_FLOPS`.
+            mfu: the part of its peak that the GPU reaches, from 0 to 1.
+            flops: of a forward and a backward pass; None: three times what the first forward pass counts.
+            slowdown: factor on all times of this rank; above 1 it is a straggler.
+            jitter: standard deviation of each step's time, as a part of it.
+            seed: of the jitter; give each rank another.
+            clock: what tells the time and sleeps.
+
+        Raises:
+            ValueError: neither a time nor a GPU, or one that is not known.
+        """
+        if step_time is None and gpu not in PEAK_FLOPS:
+            raise ValueError(f"give step_time in seconds, or gpu as one of {', '.join(PEAK_FLOPS)}; it is {gpu!r}")
+        self._pacer = Pacer(clock or Clock())
+        self._step_ns = None if step_time is None else step_time * 1e9
+        self._flops = flops
+        self._flops_per_ns = PEAK_FLOPS.get(gpu, 0.0) * mfu / 1e9
+        self._slowdown, self._jitter = slowdown, jitter
+        self._random = random.Random(str(seed))
+        self._factor = slowdown
+        self._model = model
+        self._shares: dict[nn.Module, float] = {}  # of each module that computes something itself; they sum to 1
+        self._counting: _Count | None = None
+        self._warned = False
+        model.register_forward_pre_hook(self._begin)
+        for module in model.modules():
+            module.register_forward_hook(self._forwarded)
+        model.register_forward_hook(self._end, always_call=True)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of a forward and a backward pass, without slowdown and jitter; 0 until the FLOPs are known."""
+        return (self._step_ns or 0.0) / 1e9
+
+    def take(self) -> Spent:
+        """What was spent since the last call, up to the end of the last pass."""
+        self._pacer.settle()
+        spent, self._pacer.spent = self._pacer.spent, Spent()
+        if spent.late_ns > LATE * max(spent.modelled_ns, 1) and not self._warned:
+            self._warned = True
+            text = f"computing took {spent.late_ns / 1e6:.1f} ms longer than the {spent.modelled_ns / 1e6:.1f} ms"
+            warnings.warn(f"{text} that were to be modelled: this CPU cannot keep up in real time", stacklevel=2)
+        return spent
+
+    def _begin(self, _model: nn.Module, _inputs: Any) -> None:
+        self._pacer.settle()
+        self._factor = self._slowdown * max(0.0, self._random.gauss(1.0, self._jitter))
+        if not self._shares:
+            self._counting = _Count(self._model)
+
+    def _forwarded(self, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self._counting is None:
+            self._owe(module, FORWARD)
+        if torch.is_grad_enabled():
+            for tensor in _tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(self._backward_of(module))  # type: ignore[no-untyped-call]
+                    break
+
+    def _backward_of(self, module: nn.Module) -> Callable[[torch.Tensor], None]:
+        """Called with the gradient of the module's output, before those of its parameters are computed."""
+
+        def hook(_gradient: torch.Tensor) -> None:
+            self._owe(module, 1 - FORWARD)
+
+        return hook
+
+    def _end(self, model: nn.Module, _inputs: Any, _output: Any) -> None:
+        """The whole forward pass is over, or has failed."""
+        if self._counting is None:
+            return
+        counted = self._counting.finish()
+        self._counting = None
+        total = sum(counted.values())
+        self._shares = {m: n / total for m, n in counted.items() if n} if total else {model: 1.0}
+        if self._step_ns is None:
+            self._step_ns = (self._flops or total / FORWARD) / self._flops_per_ns
+        self._pacer.forget()  # the first pass takes long, with imports and the counting
+        self._pacer.owe(round(self._step_ns * FORWARD * self._factor))
+
+    def _owe(self, module: nn.Module, part: float) -> None:
+        share = self._shares.get(module)
+        if share:
+            self._pacer.owe(round((self._step_ns or 0.0) * share * part * self._factor))
+
+
+class _Count:
+    """The FLOPs of each module of `model` itself, without its children, in the forward pass that now begins."""
+
+    def __init__(self, model: nn.Module) -> None:
+        cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch's own table lacks
+        self._mode = FlopCounterMode(display=False, custom_mapping={cpu_attention: _attention_flops})
+        self._own: dict[nn.Module, float] = {}
+        self._open: list[list[float]] = []  # of each module that is being computed: FLOPs before, and its children's
+        self._handles = [
+            handle
+            for module in model.modules()
+            for handle in (
+                module.register_forward_pre_hook(self._enter),
+                module.register_forward_hook(self._leave, prepend=True),
+            )
+        ]
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        self._enter(model, ())  # its own hook was registered too late for this pass
+
+    def finish(self) -> dict[nn.Module, float]:
+        """End counting."""
+        self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+        return self._own
+
+    def _enter(self, _module: nn.Module, _inputs: Any) -> None:
+        self._open.append([self._mode.get_total_flops(), 0.0])
+
+    def _leave(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+        before, children = self._open.pop()
+        whole = self._mode.get_total_flops() - before
+        self._own[module] = self._own.get(module, 0.0) + whole - children
+        if self._open:
+            self._open[-1][1] += whole
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_arguments: Any, **_options: Any) -> int:
+    """Of `scaled_dot_product_attention` on a CPU; the arguments are shapes."""
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in the output of a module, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))

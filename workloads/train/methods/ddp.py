@@ -1,0 +1,47 @@
+"""Data parallel: torch's DistributedDataParallel averages the gradients bucket by bucket, during the backward pass."""
+
+# No `from __future__ import annotations`: DDP reads the annotations of its hooks.
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from ..gpt import GPT
+from . import Method
+
+MIB = 2**20
+
+
+class Train(Method):
+    """`bucket`: bytes of gradients that are averaged at a time."""
+
+    def prepare(self, model: GPT) -> DistributedDataParallel:
+        """Wrap the model; subclasses add a communication hook."""
+        return DistributedDataParallel(model, bucket_cap_mb=self.job.settings["bucket"] / MIB)  # type: ignore[arg-type]
+
+
+class InOrder:
+    """A hook that a thread carries out bucket after bucket, beside the backward pass.
+
+    gloo matches collectives by their order. A hook of several collectives starts the later ones when the former are
+    done, and with several buckets under way that order would differ between ranks.
+    """
+
+    def __init__(self, average: Callable[[dist.GradBucket], torch.Tensor]) -> None:
+        self.average = average
+        self.thread = ThreadPoolExecutor(1)
+
+    def hook(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """DDP waits for the future when the backward pass is over."""
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self.average(bucket))
+            except Exception as error:  # raised where DDP waits
+                future.set_exception(error)
+
+        self.thread.submit(work)
+        return future

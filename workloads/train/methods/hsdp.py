@@ -1,0 +1,29 @@
+"""Hybrid sharding: torch's FSDP2 shards the model inside each datacenter and replicates it across them.
+
+Needs the same number of ranks in every datacenter.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from testbed.core.errors import InputError
+
+from ..gpt import GPT
+from . import Method
+
+
+class Train(Method):
+    """Parameters, gradients and the optimizer's state are those of this rank's shard."""
+
+    def prepare(self, model: GPT) -> nn.Module:
+        """Shard each layer, then what remains."""
+        if len({len(site) for site in self.job.sites}) > 1:
+            raise InputError("hsdp needs the same number of ranks in every datacenter")
+        mesh = DeviceMesh("cpu", self.job.sites, mesh_dim_names=("across", "inside"))
+        for layer in model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
