@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import importlib
+import importlib.util
 import os
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,8 @@ from testbed.runfolder.folder import RunDir, append_record
 from testbed.workers.dispatcher import Interception
 from testbed.workers.recorder import Recorder
 from testbed.workloads.script.runner import run_script
+
+WORKLOADS = "testbed.workloads"
 
 
 @dataclass(frozen=True)
@@ -135,5 +138,15 @@ def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
 
 
 def load_workload(name: str) -> ModuleType:
-    """The script workloads/<name>/main.py."""
-    return importlib.import_module(f"testbed.workloads.{name}.main")
+    """The script workloads/<name>/main.py, executed afresh, so that a rank shares no state with the zygote's copy.
+
+    Raises:
+        RunError: there is no such workload.
+    """
+    spec = importlib.util.find_spec(f"{WORKLOADS}.{name}.main")
+    if spec is None or spec.loader is None:
+        raise RunError(f"there is no workload {name!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,1 +1,0 @@
-"""One module for each workload's settings; a subclass of `testbed.spec.workload.Workload` is found by being here."""
