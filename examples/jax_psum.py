@@ -19,7 +19,11 @@ jax.distributed.initialize(f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_POR
 
 mesh = jax.make_mesh((world,), ("hosts",))
 parts = PartitionSpec("hosts")
-total = jax.jit(jax.shard_map(lambda x: jax.lax.psum(x, "hosts"), mesh=mesh, in_specs=parts, out_specs=PartitionSpec()))
+total = jax.jit(
+    jax.shard_map(
+        lambda x: jax.lax.psum(x, "hosts"), mesh=mesh, in_specs=parts, out_specs=PartitionSpec()
+    )
+)
 for size in SIZES:
     mine = np.full((size // 4,), rank + 1, np.float32)
     values = jax.make_array_from_process_local_data(NamedSharding(mesh, parts), mine)

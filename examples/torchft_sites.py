@@ -25,9 +25,18 @@ LIGHTHOUSE_PORT, STORE_PORT = 29510, 29511
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=60)
-parser.add_argument("--step-time", type=float, default=0.1, help="of forward and backward pass on a GPU, in seconds")
-parser.add_argument("--timeout", type=float, default=5.0, help="of an operation across datacenters, in seconds")
-parser.add_argument("--heartbeat-timeout", type=float, default=1.0, help="after which a datacenter is lost, in seconds")
+parser.add_argument(
+    "--step-time", type=float, default=0.1, help="of forward and backward pass on a GPU, in seconds"
+)
+parser.add_argument(
+    "--timeout", type=float, default=5.0, help="of an operation across datacenters, in seconds"
+)
+parser.add_argument(
+    "--heartbeat-timeout",
+    type=float,
+    default=1.0,
+    help="after which a datacenter is lost, in seconds",
+)
 options = parser.parse_args()
 
 rank, sites = int(os.environ["RANK"]), os.environ["TESTBED_DATACENTERS"].split(",")
@@ -37,14 +46,20 @@ first_host = f"{site}-h0"
 
 if rank == 0:
     lighthouse = LighthouseServer(
-        bind=f"[::]:{LIGHTHOUSE_PORT}", min_replicas=1, join_timeout_ms=1000,
+        bind=f"[::]:{LIGHTHOUSE_PORT}",
+        min_replicas=1,
+        join_timeout_ms=1000,
         heartbeat_timeout_ms=int(options.heartbeat_timeout * 1000),
-    )  # fmt: skip
+    )
 store = dist.TCPStore(first_host, STORE_PORT, is_master=local_rank == 0, wait_for_workers=False)
-dist.init_process_group("gloo", store=dist.PrefixStore("site", store), rank=local_rank, world_size=local_world)
+dist.init_process_group(
+    "gloo", store=dist.PrefixStore("site", store), rank=local_rank, world_size=local_world
+)
 
 torch.manual_seed(0)  # all begin with the same model; with init_sync=True torchft would send it
-model = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.ReLU())], nn.Linear(512, 1))
+model = nn.Sequential(
+    *[layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.ReLU())], nn.Linear(512, 1)
+)
 ModelledCompute(model, step_time=options.step_time)
 adam = torch.optim.AdamW(model.parameters())
 
@@ -58,13 +73,20 @@ def load(state: dict) -> None:
 
 manager = Manager(
     pg=ProcessGroupGloo(timeout=timedelta(seconds=options.timeout)),
-    load_state_dict=load, state_dict=lambda: {"model": model.state_dict(), "optimizer": adam.state_dict()},
-    min_replica_size=1, init_sync=False,
-    timeout=timedelta(seconds=options.timeout), quorum_timeout=timedelta(seconds=60),
-    rank=local_rank, world_size=local_world, store_addr=first_host, store_port=STORE_PORT,
-    lighthouse_addr=f"http://{os.environ['MASTER_ADDR']}:{LIGHTHOUSE_PORT}", replica_id=site,
+    load_state_dict=load,
+    state_dict=lambda: {"model": model.state_dict(), "optimizer": adam.state_dict()},
+    min_replica_size=1,
+    init_sync=False,
+    timeout=timedelta(seconds=options.timeout),
+    quorum_timeout=timedelta(seconds=60),
+    rank=local_rank,
+    world_size=local_world,
+    store_addr=first_host,
+    store_port=STORE_PORT,
+    lighthouse_addr=f"http://{os.environ['MASTER_ADDR']}:{LIGHTHOUSE_PORT}",
+    replica_id=site,
     hostname=socket.gethostname(),
-)  # fmt: skip
+)
 optimizer = Optimizer(manager, adam)
 parameters = list(model.parameters())
 sizes = [p.numel() for p in parameters]
@@ -79,14 +101,19 @@ while manager.current_step() < options.steps:
     loss.backward()
     gradient = torch.cat([*(p.grad.flatten() for p in parameters), padding])
     dist.reduce_scatter_tensor(part, gradient)
-    manager.allreduce(part.div_(local_world)).wait()  # an error does not raise: then nobody commits the step
+    manager.allreduce(
+        part.div_(local_world)
+    ).wait()  # an error does not raise: then nobody commits the step
     dist.all_gather_into_tensor(gradient, part)
     for p, values in zip(parameters, gradient[: sum(sizes)].split(sizes), strict=True):
         p.grad.copy_(values.view_as(p))
     before = manager.current_step()
     optimizer.step()
     fate = "done" if manager.current_step() > before else "dropped"
-    print(f"{time.time():.3f} step {before} {fate}, {manager.num_participants()} sites, loss {loss:.4f}", flush=True)
+    print(
+        f"{time.time():.3f} step {before} {fate}, {manager.num_participants()} sites, loss {loss:.4f}",
+        flush=True,
+    )
 
 print(f"{sum(p.double().sum() for p in parameters):.9f}: the sum of all parameters", flush=True)
 manager.shutdown(wait=False)

@@ -21,7 +21,10 @@ checkpoint = Path("checkpoint.pt")
 dist.init_process_group("gloo")
 reached = torch.tensor([torch.load(checkpoint)["step"] if checkpoint.exists() else 0])
 dist.all_reduce(reached, op=dist.ReduceOp.MIN)
-print(f"{time.time():.3f} start {os.environ['TORCHELASTIC_RESTART_COUNT']} at step {int(reached)}", flush=True)
+print(
+    f"{time.time():.3f} start {os.environ['TORCHELASTIC_RESTART_COUNT']} at step {int(reached)}",
+    flush=True,
+)
 for step in range(int(reached), STEPS):
     time.sleep(COMPUTE_S)
     dist.all_reduce(torch.ones(1000))

@@ -19,13 +19,22 @@ from typing import Any, NamedTuple
 TESTBED = [sys.executable, "-m", "testbed"]
 PROJECT = Path(__file__).resolve().parent.parent
 ONE_COLLECTIVE = [
-    "--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4 KiB]",
-    "--set", "workload.warmup=0", "--set", "workload.iterations=1",
-]  # fmt: skip
+    "--set",
+    "workload.ops=[all_reduce]",
+    "--set",
+    "workload.sizes=[4 KiB]",
+    "--set",
+    "workload.warmup=0",
+    "--set",
+    "workload.iterations=1",
+]
 # name: seconds it should take at most with two cores, arguments of `testbed run`
 CASES = {
     "two-sites": (12, ["two-sites", "collectives", "--isolation", "process"]),
-    "ten-processes": (12, ["microsoft-openai-five", "collectives", "--isolation", "process", *ONE_COLLECTIVE]),
+    "ten-processes": (
+        12,
+        ["microsoft-openai-five", "collectives", "--isolation", "process", *ONE_COLLECTIVE],
+    ),
     "ten-containers": (60, ["microsoft-openai-five", "collectives", *ONE_COLLECTIVE]),
     "demo": (100, ["microsoft-openai-five", "collectives"]),
 }
@@ -48,7 +57,9 @@ def command(*words: str | Path) -> tuple[float, float]:
     begin = time.monotonic()
     with (
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen([*TESTBED, *words], cwd=PROJECT, stdout=subprocess.PIPE, stderr=errors) as process,
+        subprocess.Popen(
+            [*TESTBED, *words], cwd=PROJECT, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
     ):
         assert process.stdout is not None
         process.stdout.read(1)
@@ -57,7 +68,9 @@ def command(*words: str | Path) -> tuple[float, float]:
         if process.wait() != 0:
             errors.seek(0)
             said = errors.read().decode()
-            sys.exit(f"testbed {' '.join(map(str, words))} failed with status {process.returncode}:\n{said}")
+            sys.exit(
+                f"testbed {' '.join(map(str, words))} failed with status {process.returncode}:\n{said}"
+            )
     return table, time.monotonic() - begin
 
 
@@ -65,7 +78,9 @@ def measure(arguments: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
     """Wall seconds of one run to its table and to its end, and its stages."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         out = Path(scratch, "run")
-        return *command("run", *arguments, "--out", out), json.loads((out / "status.json").read_text())["stages"]
+        return *command("run", *arguments, "--out", out), json.loads(
+            (out / "status.json").read_text()
+        )["stages"]
 
 
 def cpu_seconds() -> float:
@@ -89,7 +104,9 @@ def measure_sweep(jobs: int) -> Sweep:
         experiment.write_text(EXPERIMENT)
         begin = cpu_seconds()
         _, seconds = command("sweep", experiment, "--jobs", str(jobs), "--out", out)
-        return Sweep(seconds, cpu_seconds() - begin, statistics.median(map(overhead, out.glob("points/*"))))
+        return Sweep(
+            seconds, cpu_seconds() - begin, statistics.median(map(overhead, out.glob("points/*")))
+        )
 
 
 def overhead(point: Path) -> float:
@@ -104,7 +121,9 @@ def main() -> None:
     names = sys.argv[1:] or [*CASES, SWEEP]
     unknown = set(names) - {*CASES, SWEEP}
     if unknown:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join([*CASES, SWEEP])}")
+        sys.exit(
+            f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join([*CASES, SWEEP])}"
+        )
     print(f"{'case':<16}{'table':>7}{'goal':>6}{'end':>7}  stages (all in seconds)")
     for name in names:
         if name == SWEEP:
@@ -126,7 +145,9 @@ def bench_sweep() -> None:
         measured[jobs].append(measure_sweep(jobs))
     one, two = (sum(sweep.seconds for sweep in sweeps) for sweeps in measured.values())
     print_sweeps("24 points, one guest at a time", "", measured[1])
-    print_sweeps(f"two at a time: {one / two:.2f} times as fast", f"{one / 2 / LEAST_GAIN:.1f}", measured[2])
+    print_sweeps(
+        f"two at a time: {one / two:.2f} times as fast", f"{one / 2 / LEAST_GAIN:.1f}", measured[2]
+    )
 
 
 def print_sweeps(what: str, goal: str, sweeps: list[Sweep]) -> None:

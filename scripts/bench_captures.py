@@ -32,14 +32,34 @@ FILE_HEADER = bytes.fromhex("4d3cb2a1 02000400 00000000 00000000 80000000 010000
 GOAL_S = 20
 RECORD = np.dtype(
     [
-        ("seconds", "<u4"), ("nanoseconds", "<u4"), ("kept", "<u4"), ("wire", "<u4"),
-        ("to", "u1", 6), ("from", "u1", 6), ("type", ">u2"),
-        ("version", "u1"), ("service", "u1"), ("length", ">u2"), ("id", ">u2"), ("fragment", ">u2"), ("ttl", "u1"),
-        ("protocol", "u1"), ("checksum", ">u2"), ("source", ">u4"), ("target", ">u4"),
-        ("source_port", ">u2"), ("target_port", ">u2"), ("seq", ">u4"), ("ack", ">u4"), ("offset", "u1"),
-        ("flags", "u1"), ("window", ">u2"), ("rest", ">u4"), ("options", "u1", 12),
+        ("seconds", "<u4"),
+        ("nanoseconds", "<u4"),
+        ("kept", "<u4"),
+        ("wire", "<u4"),
+        ("to", "u1", 6),
+        ("from", "u1", 6),
+        ("type", ">u2"),
+        ("version", "u1"),
+        ("service", "u1"),
+        ("length", ">u2"),
+        ("id", ">u2"),
+        ("fragment", ">u2"),
+        ("ttl", "u1"),
+        ("protocol", "u1"),
+        ("checksum", ">u2"),
+        ("source", ">u4"),
+        ("target", ">u4"),
+        ("source_port", ">u2"),
+        ("target_port", ">u2"),
+        ("seq", ">u4"),
+        ("ack", ">u4"),
+        ("offset", "u1"),
+        ("flags", "u1"),
+        ("window", ">u2"),
+        ("rest", ">u4"),
+        ("options", "u1", 12),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -66,12 +86,28 @@ def traffic(plan: Plan, packets: int) -> Traffic:
         mine = flow == one
         steps[mine] = np.cumsum(~again[mine]) - 1
     data["wire"], data["kept"], data["length"] = PAYLOAD + 66, 66, PAYLOAD + 52
-    data["version"], data["protocol"], data["type"], data["offset"], data["flags"] = 0x45, 6, 0x0800, 0x80, 16
-    data["source"], data["target"], data["source_port"], data["target_port"] = a, b, 40000 + flow, 5000
+    data["version"], data["protocol"], data["type"], data["offset"], data["flags"] = (
+        0x45,
+        6,
+        0x0800,
+        0x80,
+        16,
+    )
+    data["source"], data["target"], data["source_port"], data["target_port"] = (
+        a,
+        b,
+        40000 + flow,
+        5000,
+    )
     data["id"], data["seq"], data["window"] = place % 2**16, steps * PAYLOAD % 2**32, 500
     acks = data.copy()
     acks["wire"], acks["length"] = 66, 52
-    acks["source"], acks["target"], acks["source_port"], acks["target_port"] = b, a, 5000, 40000 + flow
+    acks["source"], acks["target"], acks["source_port"], acks["target_port"] = (
+        b,
+        a,
+        5000,
+        40000 + flow,
+    )
     acks["seq"], acks["ack"] = 1, (steps + 1) * PAYLOAD % 2**32
     return Traffic(data, acks[arrived], arrived)
 
@@ -95,16 +131,22 @@ def write(run: RunDir, plan: Plan, made: Traffic) -> None:
         ("lan", link.forward.source): [stamped(made.data, entered, plan.network.hosts[0].mac)],
         ("lan", link.forward.target): [],
         (link.key, link.forward.source): [
-            stamped(made.data, left, there), stamped(made.acks, answered + DELAY_NS, back),
+            stamped(made.data, left, there),
+            stamped(made.acks, answered + DELAY_NS, back),
         ],
         (link.key, link.forward.target): [
-            stamped(made.data[made.arrived], answered, there), stamped(made.acks, answered, back),
+            stamped(made.data[made.arrived], answered, there),
+            stamped(made.acks, answered, back),
         ],
-    }  # fmt: skip
+    }
     for point in capture_points(plan.network, "wan"):
         path = run.capture(point.what, point.at)
-        parts = np.concatenate([np.zeros(0, RECORD), *seen[point.what, point.at]]).astype(RECORD)  # big-endian again
-        order = np.argsort(parts["seconds"].astype(np.int64) * 10**9 + parts["nanoseconds"], kind="stable")
+        parts = np.concatenate([np.zeros(0, RECORD), *seen[point.what, point.at]]).astype(
+            RECORD
+        )  # big-endian again
+        order = np.argsort(
+            parts["seconds"].astype(np.int64) * 10**9 + parts["nanoseconds"], kind="stable"
+        )
         path.with_suffix(".pcap0").write_bytes(FILE_HEADER + parts[order].tobytes())
         path.with_suffix(".log").write_text("listening on port, \n")
         finish(path, point.mac, plan.capturing)
@@ -116,7 +158,9 @@ def main(packets: int) -> None:
 
     from testbed.analysis.summarize import OPS_SCHEMA  # noqa: PLC0415
 
-    plan = resolve(Topology.load("two-sites", []), load_workload("collectives", []), machine_memory_bytes=2**40)
+    plan = resolve(
+        Topology.load("two-sites", []), load_workload("collectives", []), machine_memory_bytes=2**40
+    )
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         run = RunDir.create(Path(scratch, "run"))
         pid = os.fork()  # what makes the captures takes memory that is not to be counted
@@ -134,7 +178,10 @@ def main(packets: int) -> None:
     print(f"records: {', '.join(f'{name} {number}' for name, number in records.items())}")
     print(f"flows {captured.flows.height}, retransmissions {again}, lost {lost}")
     each = computed / sum(records.values()) * 1e6
-    print(f"{seconds:.1f} s, {computed:.1f} s of them on the CPU: {each:.1f} s per million records", end=" ")
+    print(
+        f"{seconds:.1f} s, {computed:.1f} s of them on the CPU: {each:.1f} s per million records",
+        end=" ",
+    )
     print(f"(goal {GOAL_S} s); peak memory {peak} MiB")
 
 

@@ -34,7 +34,11 @@ wan:
   - {{between: [west, east], rate: {rate} Gbit/s, delay: 10 ms}}
 """
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 120, 24, 48
-COLOURS = {1: "#0072b2", 3: "#009e73", 10: "#d55e00"}  # told apart by people who see no red or green
+COLOURS = {
+    1: "#0072b2",
+    3: "#009e73",
+    10: "#d55e00",
+}  # told apart by people who see no red or green
 
 
 def measure(ranks: int, rate: int, clock: str) -> dict[str, Any]:
@@ -44,17 +48,33 @@ def measure(ranks: int, rate: int, clock: str) -> dict[str, Any]:
         (folder / "clocks.yaml").write_text(TOPOLOGY.format(hosts=ranks // 2, rate=rate))
         job = {"ops": "[all_reduce]", "sizes": f"[{SIZE}]", "iterations": 5, "warmup": 2}
         sets = [word for key, value in job.items() for word in ("--set", f"workload.{key}={value}")]
-        words = ["run", folder / "clocks.yaml", "collectives", *sets, "--clock", clock, "--isolation", "process"]
+        words = [
+            "run",
+            folder / "clocks.yaml",
+            "collectives",
+            *sets,
+            "--clock",
+            clock,
+            "--isolation",
+            "process",
+        ]
         done = subprocess.run(
             [sys.executable, "-m", "testbed", *map(str, words), "--out", str(folder / "run")],
-            env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             sys.exit(done.stderr)
         summary = json.loads((folder / "run/summary.json").read_text())
         status = json.loads((folder / "run/status.json").read_text())
         times = summary["collectives"][0]["time_us"]
-        return {"ms": times["median"] / 1000, "faithful": status["faithful"], "warnings": status["warnings"]}
+        return {
+            "ms": times["median"] / 1000,
+            "faithful": status["faithful"],
+            "warnings": status["warnings"],
+        }
 
 
 def measure_all() -> list[dict[str, Any]]:
@@ -81,7 +101,12 @@ class Figure:
         self.rows, self.highest, self.lowest = rows, 1.1 * max(0.1, *errors), min(0.0, *errors)
         words = "By how much an all-reduce takes longer on the real clock than on the virtual one"
         name = "http://www.w3.org/2000/svg"
-        view = {"xmlns": name, "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": words}
+        view = {
+            "xmlns": name,
+            "viewBox": f"0 0 {WIDTH} {HEIGHT}",
+            "role": "img",
+            "aria-label": words,
+        }
         self.svg = ET.Element("svg", {**view, "font-family": "sans-serif", "font-size": "12"})
         add(self.svg, "rect", width=WIDTH, height=HEIGHT, fill="#fff")
         self._axes()
@@ -96,18 +121,26 @@ class Figure:
         """Where an error is."""
         return TOP + (self.highest - error) / (self.highest - self.lowest) * (HEIGHT - TOP - BOTTOM)
 
-    def _text(self, x: float, y: float, words: str, anchor: str = "middle", fill: str = "#333") -> None:
+    def _text(
+        self, x: float, y: float, words: str, anchor: str = "middle", fill: str = "#333"
+    ) -> None:
         add(self.svg, "text", words, x=x, y=y, text_anchor=anchor, fill=fill)
 
     def _axes(self) -> None:
-        step = next(size for size in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if self.highest / size <= 8)
+        step = next(
+            size for size in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if self.highest / size <= 8
+        )
         for tick in range(int(self.lowest / step), int(self.highest / step) + 1):
             y = self.y(tick * step)
             add(self.svg, "path", d=f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", stroke="#ddd")
             self._text(LEFT - 8, y + 4, f"{tick * step:+.0%}" if tick else "0", "end")
         for ranks in RANKS:
             self._text(self.x(ranks), HEIGHT - BOTTOM + 20, str(ranks))
-        self._text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, f"ranks; all-reduce of {SIZE}, two sites 10 ms apart")
+        self._text(
+            (LEFT + WIDTH - RIGHT) / 2,
+            HEIGHT - 8,
+            f"ranks; all-reduce of {SIZE}, two sites 10 ms apart",
+        )
         title = "how much longer it takes on the real clock; hollow: the run says that it is not faithful"
         self._text(LEFT, TOP - 10, title, "start")
 
@@ -124,7 +157,9 @@ class Figure:
 
 def main() -> None:
     """Measure, unless only the figure is wanted, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=PROJECT / "docs/clocks.svg")
     parser.add_argument("--results", type=Path, default=Path("clocks.json"))
     parser.add_argument("--draw-only", action="store_true")
@@ -135,7 +170,9 @@ def main() -> None:
     options.out.write_text(ET.tostring(Figure(rows).svg, encoding="unicode") + "\n")
     marked = [row["error"] for row in rows if row["faithful"]]
     if marked:
-        print(f"of those that are faithful: median {statistics.median(marked):+.1%}, largest {max(marked):+.1%}")
+        print(
+            f"of those that are faithful: median {statistics.median(marked):+.1%}, largest {max(marked):+.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ from fontTools.ttLib import TTFont
 OUT = Path(__file__).resolve().parent.parent / "testbed" / "report" / "map" / "data"
 UNIT = 0.01  # degrees
 TOLERANCE = {"land": 0.04, "lakes": 0.025, "borders": 0.08, "states": 0.03}  # degrees of latitude
-FAR_NORTH, COARSER = 62.0, 4.0  # the tolerance is so many times as large beyond this latitude, where islands abound
+FAR_NORTH, COARSER = (
+    62.0,
+    4.0,
+)  # the tolerance is so many times as large beyond this latitude, where islands abound
 SMALLEST_LAND, SMALLEST_LAKE = 0.05, 0.3  # square degrees at the equator: 600 and 3700 km²
 SOUTHERNMOST = -60.0  # Antarctica is left out
 CHARACTERS = "".join(map(chr, range(0x20, 0x7F))) + "°µ·×–—…←↑→↓"
@@ -45,7 +48,9 @@ def simplified(line: Line, tolerance: float) -> Line:
         if last - first < 2:
             continue
         chord, inner = flat[last] - flat[first], flat[first + 1 : last] - flat[first]
-        share = np.clip(inner @ chord / (chord @ chord), 0, 1) if chord.any() else np.zeros(len(inner))
+        share = (
+            np.clip(inner @ chord / (chord @ chord), 0, 1) if chord.any() else np.zeros(len(inner))
+        )
         distance = np.linalg.norm(inner - share[:, None] * chord, axis=1)
         if distance.max() > tolerance:
             middle = first + 1 + int(distance.argmax())
@@ -61,28 +66,40 @@ class Atlas:
         data = json.loads(path.read_text())
         scale, shift = data["transform"]["scale"], data["transform"]["translate"]
         self.arcs = [unwrapped(np.cumsum(arc, axis=0) * scale + shift) for arc in data["arcs"]]
-        self.objects: dict[str, list[dict[str, Any]]] = {k: o["geometries"] for k, o in data["objects"].items()}
+        self.objects: dict[str, list[dict[str, Any]]] = {
+            k: o["geometries"] for k, o in data["objects"].items()
+        }
 
     def rings(self, name: str) -> Iterator[list[int]]:
         """The rings of an object's polygons, as numbers of arcs; ~n is arc n backwards."""
         for geometry in self.objects[name]:
-            polygons = {"Polygon": [geometry["arcs"]], "MultiPolygon": geometry["arcs"]}[geometry["type"]]
+            polygons = {"Polygon": [geometry["arcs"]], "MultiPolygon": geometry["arcs"]}[
+                geometry["type"]
+            ]
             for polygon in polygons:
                 yield from polygon
 
     def line(self, ring: list[int], tolerance: float) -> Line:
         """The points of a ring, simplified arc by arc; the last is the first."""
-        arcs = [simplified(self.arcs[n] if n >= 0 else self.arcs[~n][::-1], tolerance) for n in ring]
+        arcs = [
+            simplified(self.arcs[n] if n >= 0 else self.arcs[~n][::-1], tolerance) for n in ring
+        ]
         return unwrapped(np.concatenate([arcs[0], *(arc[1:] for arc in arcs[1:])]))
 
     def shared(self, name: str, tolerance: float) -> list[Line]:
         """The arcs that two members of an object have in common: its inner borders."""
         users: dict[int, set[int]] = defaultdict(set)
         for i, geometry in enumerate(self.objects[name]):
-            polygons = {"Polygon": [geometry["arcs"]], "MultiPolygon": geometry["arcs"]}[geometry["type"]]
+            polygons = {"Polygon": [geometry["arcs"]], "MultiPolygon": geometry["arcs"]}[
+                geometry["type"]
+            ]
             for n in (n for polygon in polygons for ring in polygon for n in ring):
                 users[n if n >= 0 else ~n].add(i)
-        return [simplified(self.arcs[n], tolerance) for n, members in sorted(users.items()) if len(members) > 1]
+        return [
+            simplified(self.arcs[n], tolerance)
+            for n, members in sorted(users.items())
+            if len(members) > 1
+        ]
 
 
 def unwrapped(line: Line) -> Line:
@@ -123,7 +140,9 @@ def write_land(source: Path) -> None:
         "borders": atlas.shared("countries", TOLERANCE["borders"]),
         "states": atlas.shared("subunits", TOLERANCE["states"]),
     }
-    text = json.dumps({name: packed(lines) for name, lines in layers.items()}, separators=(",", ":"))
+    text = json.dumps(
+        {name: packed(lines) for name, lines in layers.items()}, separators=(",", ":")
+    )
     (OUT / "land.json").write_text(text + "\n")
 
 
@@ -134,7 +153,9 @@ def write_fonts(folder: Path) -> None:
         font = TTFont(folder / f"Arimo-{weight}.ttf")
         advance, glyphs = font["hmtx"], font.getBestCmap()
         em = font["head"].unitsPerEm
-        widths[weight.lower()] = {c: round(advance[glyphs[ord(c)]][0] * 1000 / em) for c in CHARACTERS}
+        widths[weight.lower()] = {
+            c: round(advance[glyphs[ord(c)]][0] * 1000 / em) for c in CHARACTERS
+        }
         subsetter = subset.Subsetter(subset.Options(hinting=False, name_IDs=["*"]))
         subsetter.populate(text=CHARACTERS)
         subsetter.subset(font)

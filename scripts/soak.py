@@ -37,8 +37,16 @@ EVENTS = [
     "{at: 500 ms, links: bern, delay: 150 ms}",
 ]
 JOBS = {
-    "collectives": ["workload.ops=[all_reduce, broadcast]", "workload.sizes=[4 KiB, 1 MiB]", "workload.iterations=2"],
-    "endless": ["workload.ops=[all_reduce]", "workload.sizes=[64 KiB]", "workload.iterations=1000000"],
+    "collectives": [
+        "workload.ops=[all_reduce, broadcast]",
+        "workload.sizes=[4 KiB, 1 MiB]",
+        "workload.iterations=2",
+    ],
+    "endless": [
+        "workload.ops=[all_reduce]",
+        "workload.sizes=[64 KiB]",
+        "workload.iterations=1000000",
+    ],
     "train": ["workload.steps=3", "workload.step_time=50 ms"],
 }
 
@@ -47,11 +55,16 @@ def topology(drawn: random.Random) -> str:
     """Two or three datacenters with a host or two each; all pairs are linked. In a third of them links change."""
     names = ["oslo", "bern", "lima"][: drawn.choice([2, 2, 3])]
     lines = ["name: soak", "datacenters:"]
-    lines += [f"  {name}: {{hosts: {drawn.choice([1, 1, 2])}, nic: {{rate: 10 Gbit/s}}}}" for name in names]
+    lines += [
+        f"  {name}: {{hosts: {drawn.choice([1, 1, 2])}, nic: {{rate: 10 Gbit/s}}}}"
+        for name in names
+    ]
     rate, delay = drawn.choice(["100 Mbit/s", "1 Gbit/s", "10 Gbit/s"]), drawn.choice([1, 10, 80])
     loss = drawn.choice(["", ", loss: 0.1 %"])
     lines += ["wan:", f"  - {{mesh: [{', '.join(names)}], rate: {rate}, delay: {delay} ms{loss}}}"]
-    return "\n".join([*lines, *drawn.choice([[], [], ["events:", f"  - {drawn.choice(EVENTS)}"]]), ""])
+    return "\n".join(
+        [*lines, *drawn.choice([[], [], ["events:", f"  - {drawn.choice(EVENTS)}"]]), ""]
+    )
 
 
 def words(drawn: random.Random, folder: Path) -> list[str]:
@@ -61,7 +74,12 @@ def words(drawn: random.Random, folder: Path) -> list[str]:
     name = drawn.choices(list(JOBS), [4, 3, 2])[0]
     options = ["--seed", str(drawn.randrange(1000)), "--out", str(folder / "run")]
     options += ["--isolation", drawn.choices(["process", "container"], [3, 1])[0]]
-    options += ["--clock", drawn.choices(["virtual", "real"], [4, 1])[0], "--capture", drawn.choice(["none", "wan"])]
+    options += [
+        "--clock",
+        drawn.choices(["virtual", "real"], [4, 1])[0],
+        "--capture",
+        drawn.choice(["none", "wan"]),
+    ]
     sets = [word for value in JOBS[name] for word in ("--set", value)]
     return [*TESTBED, "run", str(path), name.replace("endless", "collectives"), *sets, *options]
 
@@ -90,7 +108,9 @@ def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
     """A random run: what it was, and what is wrong with how it ended."""
     run = words(drawn, folder)
     end = drawn.choice(
-        ["SIGINT", "SIGTERM", "SIGKILL"] if "1000000" in " ".join(run) else ["", "", "SIGINT", "SIGKILL"]
+        ["SIGINT", "SIGTERM", "SIGKILL"]
+        if "1000000" in " ".join(run)
+        else ["", "", "SIGINT", "SIGKILL"]
     )
     after_s = drawn.uniform(0.5, LONGEST_RUN_S)
     found = try_run(run, environment_in(folder.parent), folder / "log", end=end, after_s=after_s)
@@ -128,19 +148,40 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
         f"    topology.wan.west-east.rate: [{', '.join(rates)}]\n"
     )
     out, told, wrong = folder / "sweep", [], []
-    command = [*TESTBED, "sweep", str(folder / "experiment.yaml"), "--out", str(out), "--jobs", drawn.choice("12")]
-    for end in [*drawn.choices(["SIGINT", "SIGTERM", "SIGKILL", "guest"], k=drawn.choice([1, 2])), ""]:
+    command = [
+        *TESTBED,
+        "sweep",
+        str(folder / "experiment.yaml"),
+        "--out",
+        str(out),
+        "--jobs",
+        drawn.choice("12"),
+    ]
+    for end in [
+        *drawn.choices(["SIGINT", "SIGTERM", "SIGKILL", "guest"], k=drawn.choice([1, 2])),
+        "",
+    ]:
         before, after_s = finished(out), drawn.uniform(0.5, LONGEST_RUN_S)
         whom = (lambda command: a_guest(drawn, command)) if end == "guest" else itself
         found = try_run(
-            command, environment_in(folder.parent), folder / f"log-{len(told)}", after_s=after_s, whom=whom,
+            command,
+            environment_in(folder.parent),
+            folder / f"log-{len(told)}",
+            after_s=after_s,
+            whom=whom,
             end="SIGKILL" if end == "guest" else end,
-        )  # fmt: skip
+        )
         told.append(f"{end or 'complete'} (status {found['status']}, {len(finished(out))} done)")
         wrong += troubles(found, STATUSES["SIGKILL"] | {1} if end == "guest" else STATUSES[end])
-        wrong += [f"point {name} lost or run again" for name in before if finished(out).get(name) != before[name]]
+        wrong += [
+            f"point {name} lost or run again"
+            for name in before
+            if finished(out).get(name) != before[name]
+        ]
     if len(finished(out)) != len(delays) * len(rates):
-        wrong.append(f"{len(finished(out))} of {len(delays) * len(rates)} points are done at the end")
+        wrong.append(
+            f"{len(finished(out))} of {len(delays) * len(rates)} points are done at the end"
+        )
     return "sweep, " + ", ".join(told), wrong
 
 
@@ -157,25 +198,35 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
         print(f"{len(memory):4} {time.monotonic() - now:6.1f} s  {told}", flush=True)
         if wrong:
             bad += 1
-            (place / "trouble.json").write_text(json.dumps({"what": told, "wrong": wrong}, indent=1))
+            (place / "trouble.json").write_text(
+                json.dumps({"what": told, "wrong": wrong}, indent=1)
+            )
             print("     " + "\n     ".join(wrong) + f"\n     see {place}", flush=True)
         else:
             shutil.rmtree(place)
     slope = statistics.linear_regression(*zip(*memory, strict=True)).slope if len(memory) > 2 else 0
     growth = memory[-1][1] - memory[0][1]
     print(f"{len(memory)} runs and sweeps, {bad} with trouble; seed {seed}")
-    print(f"memory in use: {growth / 2**20:+.0f} MiB from the first to the last, {slope / 2**20:+.0f} MiB an hour")
+    print(
+        f"memory in use: {growth / 2**20:+.0f} MiB from the first to the last, {slope / 2**20:+.0f} MiB an hour"
+    )
     return 1 if bad else 0
 
 
 def main() -> int:
     """Parse the command line, and go on in a world of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
-    parser.add_argument("--folder", type=Path, help="for logs and what fails [default: a new one in /var/tmp]")
+    parser.add_argument(
+        "--folder", type=Path, help="for logs and what fails [default: a new one in /var/tmp]"
+    )
     options = parser.parse_args()
-    folder = (options.folder or Path(tempfile.mkdtemp(prefix="testbed-soak-", dir="/var/tmp"))).absolute()
+    folder = (
+        options.folder or Path(tempfile.mkdtemp(prefix="testbed-soak-", dir="/var/tmp"))
+    ).absolute()
     if INSIDE in os.environ:
         return soak(options.minutes, options.seed, folder)
     if not can_make_worlds():
@@ -186,10 +237,22 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     kernel = ensure_kernel()
     kept = [folder, PROJECT, Path(sys.prefix), Path(sys.base_prefix), kernel.path.parent]
-    again = [sys.executable, __file__, "--minutes", options.minutes, "--seed", options.seed, "--folder", folder]
+    again = [
+        sys.executable,
+        __file__,
+        "--minutes",
+        options.minutes,
+        "--seed",
+        options.seed,
+        "--folder",
+        folder,
+    ]
     environment = {
-        **os.environ, INSIDE: "1", "TESTBED_KERNEL": str(kernel.path), "PYTHONPATH": str(PROJECT),
-    }  # fmt: skip
+        **os.environ,
+        INSIDE: "1",
+        "TESTBED_KERNEL": str(kernel.path),
+        "PYTHONPATH": str(PROJECT),
+    }
     return subprocess.run(in_a_world(again, kept), env=environment, check=False).returncode
 
 

@@ -31,13 +31,28 @@ if not Path(__file__).with_name("workloads").exists():
 _HOMES = {
     "testbed.core.errors": ("InputError",),
     "testbed.spec.wan": ("GilbertElliott", "LinkSettings", "Wan"),
-    "testbed.spec.topology": ("Datacenter", "DatacenterDefaults", "Defaults", "Nic", "Tcp", "Topology"),
+    "testbed.spec.topology": (
+        "Datacenter",
+        "DatacenterDefaults",
+        "Defaults",
+        "Nic",
+        "Tcp",
+        "Topology",
+    ),
 }
 
 __all__ = [
-    "Datacenter", "DatacenterDefaults", "Defaults", "GilbertElliott", "InputError", "LinkSettings", "Nic", "Tcp",
-    "Topology", "Wan",
-]  # fmt: skip
+    "Datacenter",
+    "DatacenterDefaults",
+    "Defaults",
+    "GilbertElliott",
+    "InputError",
+    "LinkSettings",
+    "Nic",
+    "Tcp",
+    "Topology",
+    "Wan",
+]
 
 
 def __getattr__(name: str) -> Any:

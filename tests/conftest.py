@@ -11,7 +11,10 @@ from testbed.guest.kernel import Kernel, ensure_kernel
 from tests.support.shared import PROJECT, Command, Need
 
 FORCE = "TESTBED_FORCE_TESTS"
-KEPT_SETTINGS = ("TESTBED_CACHE", "TESTBED_KERNEL")  # of the user's; all other TESTBED_ variables would change results
+KEPT_SETTINGS = (
+    "TESTBED_CACHE",
+    "TESTBED_KERNEL",
+)  # of the user's; all other TESTBED_ variables would change results
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +24,9 @@ def need() -> Need:
     def check(condition: object, what: str) -> None:
         if condition:
             return
-        if any(os.environ.get(name, "").lower() not in ("", "0", "false") for name in (FORCE, "CI")):
+        if any(
+            os.environ.get(name, "").lower() not in ("", "0", "false") for name in (FORCE, "CI")
+        ):
             pytest.fail(f"this machine lacks {what}", pytrace=False)
         pytest.skip(f"this machine lacks {what} ({FORCE}=1 makes this a failure)")
 
@@ -43,7 +48,9 @@ def kernel(need: Need) -> Kernel:
 @pytest.fixture(scope="session")
 def command_environment() -> dict[str, str]:
     """The environment of a command of the testbed, without settings of the user's that would change its results."""
-    kept = {n: v for n, v in os.environ.items() if not n.startswith("TESTBED_") or n in KEPT_SETTINGS}
+    kept = {
+        n: v for n, v in os.environ.items() if not n.startswith("TESTBED_") or n in KEPT_SETTINGS
+    }
     return {**kept, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
 
 
@@ -52,12 +59,20 @@ def command(kernel: Kernel, command_environment: dict[str, str]) -> Command:
     """``command(word, ..., status=0)``: run a command of the testbed to its end, which must be that exit status."""
     del kernel
 
-    def run(*words: object, status: int = 0, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: object, status: int = 0, timeout_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "testbed", *map(str, words)],
-            env=command_environment, capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
-        assert done.returncode == status, f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}"
+            env=command_environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == status, (
+            f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     return run

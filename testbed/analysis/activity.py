@@ -26,11 +26,20 @@ def _edges(steps: pl.DataFrame) -> pl.Expr:
 
 def _pairs(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
     """Each two of `edges`, kept within the step, without those of no length."""
-    spans = steps.select(
-        "rank", low="start_ns", high="end_ns",
-        start_ns=edges.list.gather_every(2), end_ns=edges.list.gather_every(2, 1),
-    ).explode("start_ns", "end_ns").drop_nulls()  # fmt: skip
-    inside = [pl.max_horizontal(pl.min_horizontal(name, "high"), "low").alias(name) for name in SPAN[1:]]
+    spans = (
+        steps.select(
+            "rank",
+            low="start_ns",
+            high="end_ns",
+            start_ns=edges.list.gather_every(2),
+            end_ns=edges.list.gather_every(2, 1),
+        )
+        .explode("start_ns", "end_ns")
+        .drop_nulls()
+    )
+    inside = [
+        pl.max_horizontal(pl.min_horizontal(name, "high"), "low").alias(name) for name in SPAN[1:]
+    ]
     return spans.select("rank", *inside).filter(pl.col("start_ns") < pl.col("end_ns"))
 
 
@@ -39,8 +48,13 @@ def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
 
     Only of operations whose ranks are known: among all `ranks`, or in named groups that work at the same time.
     """
-    named = [*INSTANCE, *(column for column in ("dtype", "algorithm", "group") if column in ops.columns)]
-    known = (pl.col("group_size") == ranks) | (pl.col("group") != "" if "group" in ops.columns else False)
+    named = [
+        *INSTANCE,
+        *(column for column in ("dtype", "algorithm", "group") if column in ops.columns),
+    ]
+    known = (pl.col("group_size") == ranks) | (
+        pl.col("group") != "" if "group" in ops.columns else False
+    )
     together = ops.filter(known, ~pl.col("op").is_in(["send", "recv"])).with_columns(
         repeat=pl.int_range(pl.len()).over([*named, "rank"])
     )

@@ -32,9 +32,13 @@ Use = tuple[str, float]  # a WAN direction as text, and the share of its rate th
 
 
 def dominant(
-    history: History | None, summary: dict[str, Any], ops: pl.DataFrame, steps: pl.DataFrame | None,
-    links: pl.DataFrame, flows: pl.DataFrame | None,
-) -> Row | None:  # fmt: skip
+    history: History | None,
+    summary: dict[str, Any],
+    ops: pl.DataFrame,
+    steps: pl.DataFrame | None,
+    links: pl.DataFrame,
+    flows: pl.DataFrame | None,
+) -> Row | None:
     """{"what": latency | bandwidth | window | compute, "why": a clause}; None where it cannot be told.
 
     `summary` has `training` and `collectives` as summary.json has them; the tables are those of the run folder.
@@ -91,7 +95,9 @@ def _by_links(use: Use | None, grows: bool | None, window: float | None, text: s
     if grows is False:
         return _found("latency", text)
     if window is not None and window >= MOST:
-        return _found("window", f"{text}; connections wait for TCP's window for {window:.0%} of the bytes")
+        return _found(
+            "window", f"{text}; connections wait for TCP's window for {window:.0%} of the bytes"
+        )
     if grows and use is not None:
         return _found("window", text)
     if grows is None and use is not None and use[1] < IDLE:
@@ -104,13 +110,21 @@ def _found(what: str, why: str) -> Row:
 
 
 def _while_exchanging(use: Use | None) -> str:
-    return "" if use is None else f", and the busiest WAN direction, {use[0]}, carries {use[1]:.0%} of its rate then"
+    return (
+        ""
+        if use is None
+        else f", and the busiest WAN direction, {use[0]}, carries {use[1]:.0%} of its rate then"
+    )
 
 
 def _small_share(main: Row, rows: list[Row]) -> tuple[Row, float] | None:
     """The smallest size of the same operation, and its part of the main one's time; None if none is far smaller."""
     same = ("op", "ranks", "dtype", "algorithm", "groups")
-    alike = [row for row in rows if all(row.get(key) == main.get(key) for key in same) and row["bytes"] > 0]
+    alike = [
+        row
+        for row in rows
+        if all(row.get(key) == main.get(key) for key in same) and row["bytes"] > 0
+    ]
     small = min(alike, key=lambda row: row["bytes"], default=None)
     if small is None or small["bytes"] * 16 > main["bytes"]:
         return None
@@ -119,11 +133,20 @@ def _small_share(main: Row, rows: list[Row]) -> tuple[Row, float] | None:
 
 def _use_during(history: History, row: Row, ops: pl.DataFrame, links: pl.DataFrame) -> Use | None:
     """Of the busiest WAN direction, over the time in which the measured iterations of `row` were under way."""
-    key = {"op": row["op"], "bytes": row["bytes"], "group_size": row["ranks"], "dtype": row["dtype"]}
-    mine = ops.filter(pl.col("phase") != "warmup", *(pl.col(name) == value for name, value in key.items()))
+    key = {
+        "op": row["op"],
+        "bytes": row["bytes"],
+        "group_size": row["ranks"],
+        "dtype": row["dtype"],
+    }
+    mine = ops.filter(
+        pl.col("phase") != "warmup", *(pl.col(name) == value for name, value in key.items())
+    )
     if mine.is_empty():
         return None
-    return busiest(history, links, min(mine["start_ns"]), max(mine["end_ns"]), _union_ns(mine) / 1e9)
+    return busiest(
+        history, links, min(mine["start_ns"]), max(mine["end_ns"]), _union_ns(mine) / 1e9
+    )
 
 
 def _union_ns(spans: pl.DataFrame) -> int:
@@ -134,7 +157,9 @@ def _union_ns(spans: pl.DataFrame) -> int:
     return int(new.clip(0).sum())
 
 
-def busiest(history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float) -> Use | None:
+def busiest(
+    history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float
+) -> Use | None:
     """The WAN direction with the largest share of its rate, if what it sent between two times took `seconds`.
 
     At most 1. None without samples.
@@ -142,11 +167,15 @@ def busiest(history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, s
     found: list[Use] = []
     for link in history.states[0].wan:
         for way in link.directions:
-            mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
+            mine = links.filter(
+                (pl.col("link") == link.key) & (pl.col("source") == way.source)
+            ).sort("time_ns")
             if mine.is_empty() or seconds <= 0:
                 continue
             sent = sent_bytes(mine, begin_ns, end_ns)
-            share = 8 * sent / (history.mean_rate_bps(link.key, way.source, begin_ns, end_ns) * seconds)
+            share = (
+                8 * sent / (history.mean_rate_bps(link.key, way.source, begin_ns, end_ns) * seconds)
+            )
             found.append((f"{way.source} to {way.target}", min(1.0, share)))
     return max(found, key=lambda use: use[1], default=None)
 
@@ -157,4 +186,8 @@ def _window_share(flows: pl.DataFrame | None) -> float | None:
         return None
     known = flows.drop_nulls(["window_limited_share", "payload_bytes"])
     total = float(known["payload_bytes"].sum())
-    return float((known["window_limited_share"] * known["payload_bytes"]).sum()) / total if total else None
+    return (
+        float((known["window_limited_share"] * known["payload_bytes"]).sum()) / total
+        if total
+        else None
+    )

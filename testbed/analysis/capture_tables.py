@@ -131,18 +131,24 @@ def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> 
         for flow in flows(view.near, view.mac):
             number = len(rows)
             place = _place(flow, view, hosts, plan)
-            rows.append({"flow": number, **place, **flow_row(flow, plan.network.mtu), **seen.row(flow)})
+            rows.append(
+                {"flow": number, **place, **flow_row(flow, plan.network.mtu), **seen.row(flow)}
+            )
             bins.append(_bins(flow, number))
             pair = (place["src_host"], place["dst_host"])
             parts.append(operations.carried(pair, flow, seen, number))
     if rows:
-        captured.flows = pl.DataFrame([{key: row[key] for key in FLOWS_SCHEMA} for row in rows], schema=FLOWS_SCHEMA)
+        captured.flows = pl.DataFrame(
+            [{key: row[key] for key in FLOWS_SCHEMA} for row in rows], schema=FLOWS_SCHEMA
+        )
         captured.throughput = pl.concat(bins)
         captured.operations = pl.concat(parts)
     return captured
 
 
-def _traces(run: RunDir, plan: Plan, scratch: Path, captured: Captured) -> dict[CapturePoint, Trace]:
+def _traces(
+    run: RunDir, plan: Plan, scratch: Path, captured: Captured
+) -> dict[CapturePoint, Trace]:
     """Every capture that can be read, kept below `scratch`; what is wrong with each becomes a point and a problem."""
     traces = {}
     for number, point in enumerate(capture_points(plan.network, plan.capture)):
@@ -151,13 +157,18 @@ def _traces(run: RunDir, plan: Plan, scratch: Path, captured: Captured) -> dict[
             finish(path, point.mac, plan.capturing)
             traces[point] = trace = read_trace(path, scratch / str(number))
         except OSError as error:
-            captured.problems.append(f"captures/{path.name} cannot be read: {os.strerror(error.errno or 0)}")
+            captured.problems.append(
+                f"captures/{path.name} cannot be read: {os.strerror(error.errno or 0)}"
+            )
             continue
         written, dropped = counted(path) or (0, 0)
         facts = {
-            "capture": path.name, "records": len(trace.packets), "dropped": dropped, "truncated": trace.truncated,
+            "capture": path.name,
+            "records": len(trace.packets),
+            "dropped": dropped,
+            "truncated": trace.truncated,
             "removed_records": 0 if trace.truncated else max(written - len(trace.packets), 0),
-        }  # fmt: skip
+        }
         captured.points.append(facts)
         captured.problems += [f"captures/{path.name} {word}" for word in _gaps(facts)]
     return traces
@@ -182,7 +193,9 @@ class _View:
     to_dc: str | None  # None: that of the receiver
     mac: str
     near: Trace | None
-    entries: tuple[Packets, ...]  # what came into the router, to be sent by this interface or another
+    entries: tuple[
+        Packets, ...
+    ]  # what came into the router, to be sent by this interface or another
     arrivals: tuple[Packets, ...]  # what came out at the other end
     whole: bool  # nothing is missing in any of these
 
@@ -210,21 +223,42 @@ def _wan_view(
     link = next(link for link in network.wan if link.key == point.what)
     way, other = link.directions if link.forward.source == point.at else link.directions[::-1]
     far = points[link.key, way.target]
-    feeders = [p for p in points.values() if p.at == point.at and (p.kind == "lan" or (p.kind == "wan" and p != point))]
+    feeders = [
+        p
+        for p in points.values()
+        if p.at == point.at and (p.kind == "lan" or (p.kind == "wan" and p != point))
+    ]
     if not _carries_transit(network, point.at):
         feeders = [feeder for feeder in feeders if feeder.kind == "lan"]
     used = [point, far, *feeders]
     whole = all(p in traces and not traces[p].truncated for p in used)
     arrivals = (traces[far].others(other.mac),) if far in traces else ()
     entries = tuple(traces[p].others(p.mac) for p in feeders if p in traces)
-    return _View(point, link.key, way.source, way.target, way.mac, traces.get(point), entries, arrivals, whole)
+    return _View(
+        point,
+        link.key,
+        way.source,
+        way.target,
+        way.mac,
+        traces.get(point),
+        entries,
+        arrivals,
+        whole,
+    )
 
 
 def _carries_transit(network: Network, dc: str) -> bool:
     """Whether packets between other datacenters cross the router of `dc`."""
     names = [center.name for center in network.datacenters]
     states = network.extremes(rate=min, delay=min)  # all the routes that there ever are
-    ways = (path for state in states for a in names for b in names if a != b for path in state.paths(a, b))
+    ways = (
+        path
+        for state in states
+        for a in names
+        for b in names
+        if a != b
+        for path in state.paths(a, b)
+    )
     return any(step.source == dc for path in ways for step in path[1:])
 
 
@@ -251,7 +285,9 @@ class _Seen:
     @classmethod
     def of(cls, view: _View, near: Trace) -> _Seen:
         """Match the captures of `view`."""
-        sent = np.flatnonzero((near.packets["mac"] == mac_number(view.mac)) & (near.packets["headers"] > 0))
+        sent = np.flatnonzero(
+            (near.packets["mac"] == mac_number(view.mac)) & (near.packets["headers"] > 0)
+        )
         mine = near.packets[sent]
         entered, arrived = np.full(len(near.packets), NEVER), np.full(len(near.packets), NEVER)
         unsent: dict[int, list[Ints]] = {}
@@ -282,7 +318,10 @@ class _Seen:
         stayed = self.unsent.get(int(endpoints(flow.packets[:1])[0]), np.empty(0, np.int64))
         first, last = flow.packets["time_ns"][0], flow.packets["time_ns"][-1]
         first = first if entered[0] == NEVER else entered[0]
-        counts = {"dropped": int(((stayed >= first) & (stayed <= last)).sum()), "lost": int((~there).sum())}
+        counts = {
+            "dropped": int(((stayed >= first) & (stayed <= last)).sum()),
+            "lost": int((~there).sum()),
+        }
         return found | (counts if self.view.whole else dict.fromkeys(counts))
 
 
@@ -292,10 +331,17 @@ def _times(packets: Packets, rows: Ints) -> Ints:
 
 def _earlier(packets: Packets, others: Packets) -> Ints:
     """For each of `packets`, the position of the same packet in `others`: the last that is not later; -1 if none."""
-    columns = [{"time": p["time_ns"], "key": identities(p), "row": np.arange(len(p))} for p in (packets, others)]
+    columns = [
+        {"time": p["time_ns"], "key": identities(p), "row": np.arange(len(p))}
+        for p in (packets, others)
+    ]
     left, right = (pl.DataFrame(column).sort("time", maintain_order=True) for column in columns)
     met = left.join_asof(
-        right.rename({"row": "other"}), on="time", by="key", strategy="backward", check_sortedness=False
+        right.rename({"row": "other"}),
+        on="time",
+        by="key",
+        strategy="backward",
+        check_sortedness=False,
     ).sort("row")
     return met["other"].fill_null(-1).to_numpy().astype(np.int64)
 
@@ -310,9 +356,11 @@ def _place(flow: Flow, view: _View, hosts: dict[int, str], plan: Plan) -> Row:
     ):
         ranks = [rank.rank for rank in plan.workers.ranks if rank.host == name]
         row |= {
-            f"{end}_host": name, f"{end}_rank": ranks[0] if len(ranks) == 1 else None,
-            f"{end}_address": str(IPv4Address(int(address))), f"{end}_port": int(port),
-        }  # fmt: skip
+            f"{end}_host": name,
+            f"{end}_rank": ranks[0] if len(ranks) == 1 else None,
+            f"{end}_address": str(IPv4Address(int(address))),
+            f"{end}_port": int(port),
+        }
     to = names["dst"]
     row["to_dc"] = view.to_dc or (plan.network.host(to).dc if to else None)
     return row
@@ -328,11 +376,17 @@ def _bins(flow: Flow, number: int) -> pl.DataFrame:
             "wire_bytes": packets["wire_bytes"].astype(np.int64),
         }
     )
-    grouped = table.group_by("time_ns", maintain_order=True).agg(pl.col("*").sum(), packets=pl.len())
+    grouped = table.group_by("time_ns", maintain_order=True).agg(
+        pl.col("*").sum(), packets=pl.len()
+    )
     return grouped.select(
-        flow=pl.lit(number), time_ns="time_ns", bin_ns=pl.lit(BIN_NS), packets="packets",
-        payload_bytes="payload_bytes", wire_bytes="wire_bytes",
-    ).cast(pl.Schema(THROUGHPUT_SCHEMA))  # fmt: skip
+        flow=pl.lit(number),
+        time_ns="time_ns",
+        bin_ns=pl.lit(BIN_NS),
+        packets="packets",
+        payload_bytes="payload_bytes",
+        wire_bytes="wire_bytes",
+    ).cast(pl.Schema(THROUGHPUT_SCHEMA))
 
 
 class _Operations:
@@ -344,7 +398,9 @@ class _Operations:
 
     def __init__(self, ops: pl.DataFrame) -> None:
         collective = ops.filter(~pl.col("op").is_in(["send", "recv"]))
-        self._ops = collective.with_columns(repeat=pl.int_range(pl.len()).over([*OPERATION, "dtype", "rank"]))
+        self._ops = collective.with_columns(
+            repeat=pl.int_range(pl.len()).over([*OPERATION, "dtype", "rank"])
+        )
         self._of_pair: dict[tuple[str | None, str | None], pl.DataFrame] = {}
 
     def _between(self, pair: tuple[str | None, str | None]) -> pl.DataFrame:
@@ -364,15 +420,23 @@ class _Operations:
             self._of_pair[pair] = begun.join(ended, on=key).sort("end", "begin")
         return self._of_pair[pair]
 
-    def carried(self, pair: tuple[str | None, str | None], flow: Flow, seen: _Seen, number: int) -> pl.DataFrame:
+    def carried(
+        self, pair: tuple[str | None, str | None], flow: Flow, seen: _Seen, number: int
+    ) -> pl.DataFrame:
         """Rows of flow_ops.parquet; an `op` of null stands for what belongs to none."""
         data = flow.packets["payload"] > 0
         sent = flow.packets["time_ns"][data]
         arrived = np.maximum(seen.arrived[flow.rows][data], sent)
         ops = self._between(pair)
-        table = pl.DataFrame({"row": _covering(ops, sent, arrived), "payload": flow.packets["payload"][data]})
-        carried = table.group_by("row").agg(records=pl.len(), payload_bytes=pl.col("payload").cast(pl.Int64).sum())
-        named = carried.join(ops.with_row_index("row").cast({"row": pl.Int64}), on="row", how="left").sort("row")
+        table = pl.DataFrame(
+            {"row": _covering(ops, sent, arrived), "payload": flow.packets["payload"][data]}
+        )
+        carried = table.group_by("row").agg(
+            records=pl.len(), payload_bytes=pl.col("payload").cast(pl.Int64).sum()
+        )
+        named = carried.join(
+            ops.with_row_index("row").cast({"row": pl.Int64}), on="row", how="left"
+        ).sort("row")
         columns = [pl.lit(number).alias("flow"), *list(FLOW_OPS_SCHEMA)[1:]]
         return named.select(columns).cast(pl.Schema(FLOW_OPS_SCHEMA))
 
@@ -380,7 +444,9 @@ class _Operations:
 def _covering(ops: pl.DataFrame, sent: Ints, arrived: Ints) -> NDArray[np.int64]:
     """For each packet the position of its operation; -1 if there is none."""
     begin, end = ops["begin"].to_numpy(), ops["end"].to_numpy()
-    later = np.r_[np.minimum.accumulate(begin[::-1])[::-1], np.iinfo(np.int64).max]  # the first to begin from here on
+    later = np.r_[
+        np.minimum.accumulate(begin[::-1])[::-1], np.iinfo(np.int64).max
+    ]  # the first to begin from here on
     place = np.searchsorted(end, arrived)
     place[later[place] > sent] = len(end)
     waiting = np.flatnonzero(place < len(end))
@@ -391,5 +457,10 @@ def _covering(ops: pl.DataFrame, sent: Ints, arrived: Ints) -> NDArray[np.int64]
 
 
 __all__: Sequence[str] = (
-    "BIN_NS", "FLOWS_SCHEMA", "FLOW_OPS_SCHEMA", "THROUGHPUT_SCHEMA", "Captured", "read_captures",
-)  # fmt: skip
+    "BIN_NS",
+    "FLOWS_SCHEMA",
+    "FLOW_OPS_SCHEMA",
+    "THROUGHPUT_SCHEMA",
+    "Captured",
+    "read_captures",
+)

@@ -73,16 +73,29 @@ def rates(history: History, links: pl.DataFrame) -> list[dict[str, Any]]:
 
     network, found = history.states[0], []
     for key, way in ((link.key, way) for link in network.wan for way in link.directions):
-        samples = links.filter((pl.col("source") == way.source) & (pl.col("target") == way.target)).sort("time_ns")
+        samples = links.filter(
+            (pl.col("source") == way.source) & (pl.col("target") == way.target)
+        ).sort("time_ns")
         settled_ns = 0
         for begin, end, now in history.pieces(key, way.source):
-            mine = samples.filter(pl.col("time_ns").is_between(begin + settled_ns, end, closed="left"))
+            mine = samples.filter(
+                pl.col("time_ns").is_between(begin + settled_ns, end, closed="left")
+            )
             seconds, sent = _while_full(mine, now, network.mtu)
-            settled_ns = now.bottleneck.queue_packets * network.mtu * 8 * 10**9 // now.bottleneck.rate_bps
+            settled_ns = (
+                now.bottleneck.queue_packets * network.mtu * 8 * 10**9 // now.bottleneck.rate_bps
+            )
             if seconds >= LEAST_FULL_S:
                 rate, planned = sent * 8 / seconds, now.bottleneck.rate_bps
-                row = {"from": way.source, "to": way.target, "seconds": round(seconds, 3), "rate_bps": round(rate)}
-                found.append({**row, "planned_bps": planned, "ok": abs(rate / planned - 1) <= RATE_PART})
+                row = {
+                    "from": way.source,
+                    "to": way.target,
+                    "seconds": round(seconds, 3),
+                    "rate_bps": round(rate),
+                }
+                found.append(
+                    {**row, "planned_bps": planned, "ok": abs(rate / planned - 1) <= RATE_PART}
+                )
     return found
 
 

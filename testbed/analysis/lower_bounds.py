@@ -135,7 +135,9 @@ class Bounds:
             ValueError: the operation is not in the table.
         """
         if op not in CROSSING:
-            raise ValueError(f"no bound is known for the operation {op!r}; known are {', '.join(CROSSING)}")
+            raise ValueError(
+                f"no bound is known for the operation {op!r}; known are {', '.join(CROSSING)}"
+            )
         bound = self._latency_ns(op)
         for cut, volume in self.crossing(op, size):
             bound = max(bound, 8e9 * volume / cut.capacity_bps + cut.delay_ns)
@@ -172,7 +174,9 @@ class Bounds:
         rates = np.zeros((len(self._dcs), len(self._dcs)))
         for link in self._networks[0].wan:
             for way in link.directions:
-                rates[self._dcs.index(way.source), self._dcs.index(way.target)] += way.bottleneck.rate_bps
+                rates[self._dcs.index(way.source), self._dcs.index(way.target)] += (
+                    way.bottleneck.rate_bps
+                )
         return rates
 
     def _relay_delays(self) -> Matrix:
@@ -196,10 +200,22 @@ class Bounds:
             return
         apart = self._delays + np.diag(np.full(len(self._hosts), np.inf))
         for i, host in enumerate(self._hosts):
-            here, sent, received = int(self._counts[i]), int(self._next[i].sum()), int(self._next[:, i].sum())
+            here, sent, received = (
+                int(self._counts[i]),
+                int(self._next[i].sum()),
+                int(self._next[:, i].sum()),
+            )
             up, down, name = host.nic_up.rate_bps, host.nic_down.rate_bps, host.name
             yield Cut(here, total - here, i == 0, up, float(apart[i].min()), sent, (name, 0, True))
-            yield Cut(total - here, here, i != 0, down, float(apart[:, i].min()), received, (name, 0, False))
+            yield Cut(
+                total - here,
+                here,
+                i != 0,
+                down,
+                float(apart[:, i].min()),
+                received,
+                (name, 0, False),
+            )
 
     def _dc_delays(self) -> Matrix:
         """Least one-way delay in ns between two ranks of two datacenters; infinite where one has no ranks."""
@@ -215,7 +231,9 @@ class Bounds:
         counts = np.bincount(self._dc_of, weights=self._counts, minlength=size)
         delays = self._dc_delays()
         masks = (
-            range(1, 2**size - 1) if size <= MAX_SUBSET_DCS else (way for i in range(size) for way in _both(i, size))
+            range(1, 2**size - 1)
+            if size <= MAX_SUBSET_DCS
+            else (way for i in range(size) for way in _both(i, size))
         )
         for mask in masks:
             inside = np.array([bool(mask >> i & 1) for i in range(size)])
@@ -225,13 +243,18 @@ class Bounds:
                 root, delay = bool(inside[self._dc_of[0]]), float(delays[between].min())
                 hosts = inside[self._dc_of]
                 messages = int(self._next[np.ix_(hosts, ~hosts)].sum())
-                yield Cut(a, b, root, float(self._wan[between].sum()), delay, messages, ("", mask, True))
+                yield Cut(
+                    a, b, root, float(self._wan[between].sum()), delay, messages, ("", mask, True)
+                )
 
     def _make_pools(self) -> Iterator[Pool]:
         hosts, dcs = len(self._hosts), len(set(self._dc_of))
         if hosts > 1:
             apart = self._delays + np.diag(np.full(hosts, np.inf))
-            for rates in ([h.nic_up.rate_bps for h in self._hosts], [h.nic_down.rate_bps for h in self._hosts]):
+            for rates in (
+                [h.nic_up.rate_bps for h in self._hosts],
+                [h.nic_down.rate_bps for h in self._hosts],
+            ):
                 yield Pool(hosts, float(sum(rates)), float(apart.min()))
         if dcs > 1:
             yield Pool(dcs, float(self._wan.sum()), float(self._dc_delays().min()))
@@ -249,7 +272,10 @@ def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
         for cut, volume in group.crossing(op, size):
             cuts.setdefault(cut.name, []).append((cut, volume))
     for crossing in cuts.values():
-        volume, delay = sum(volume for _, volume in crossing), min(cut.delay_ns for cut, _ in crossing)
+        volume, delay = (
+            sum(volume for _, volume in crossing),
+            min(cut.delay_ns for cut, _ in crossing),
+        )
         bound = max(bound, 8e9 * volume / crossing[0][0].capacity_bps + delay)
     return bound / 1000
 

@@ -21,7 +21,9 @@ class History:
 
     states: tuple[Network, ...]
     times_ns: tuple[int, ...] = ()
-    _pieces: dict[tuple[str, str], Pieces] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pieces: dict[tuple[str, str], Pieces] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, plan: Plan, run: RunDir) -> History:
@@ -66,7 +68,9 @@ def happened(plan: Plan, run: RunDir) -> list[dict[str, Any]]:
     """The records of the changes that happened, in order, as far as they are sound."""
     kept: list[dict[str, Any]] = []
     for record in read_records(run.changes):
-        sound = isinstance(record, dict) and all(isinstance(record.get(key), int) for key in ("time_ns", "due_ns"))
+        sound = isinstance(record, dict) and all(
+            isinstance(record.get(key), int) for key in ("time_ns", "due_ns")
+        )
         if sound and record.get("number") == len(kept) < len(plan.network.changes):
             kept.append(record)
     return kept

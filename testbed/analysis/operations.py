@@ -65,10 +65,14 @@ def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
     """
     once = [*SAME_OP, "iteration"]
     counted = measured.with_columns(
-        repeat=pl.int_range(pl.len(), dtype=pl.Int64).over([*once, "rank"]), records=pl.len().over([*once, "rank"])
+        repeat=pl.int_range(pl.len(), dtype=pl.Int64).over([*once, "rank"]),
+        records=pl.len().over([*once, "rank"]),
     ).with_columns(alike=(pl.col("records").n_unique() == 1).over(once))
     alike = counted.filter("alike")
-    parts = [_by_time(table) for _, table in counted.filter(~pl.col("alike")).group_by(once, maintain_order=True)]
+    parts = [
+        _by_time(table)
+        for _, table in counted.filter(~pl.col("alike")).group_by(once, maintain_order=True)
+    ]
     return pl.concat([alike, *parts]).sort("start_ns", "rank")
 
 

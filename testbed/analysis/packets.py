@@ -37,19 +37,23 @@ PACKET = np.dtype(
     [
         ("time_ns", "i8"),  # Unix time on the capture's clock
         ("mac", "u8"),  # of the sender
-        ("source", "u4"), ("target", "u4"),  # IPv4 addresses
-        ("source_port", "u2"), ("target_port", "u2"),
-        ("seq", "u4"), ("ack", "u4"),
+        ("source", "u4"),
+        ("target", "u4"),  # IPv4 addresses
+        ("source_port", "u2"),
+        ("target_port", "u2"),
+        ("seq", "u4"),
+        ("ack", "u4"),
         ("wire_bytes", "i4"),  # the frame on the wire, whatever was kept of it
         ("ip_bytes", "i4"),  # total length of the IPv4 header
         ("payload", "i4"),  # bytes of TCP's data
         ("headers", "i2"),  # bytes of the IPv4 and TCP headers
-        ("window", "u2"), ("ip_id", "u2"),
+        ("window", "u2"),
+        ("ip_id", "u2"),
         ("flags", "u1"),  # TCP's
         ("scale", "i1"),  # of a SYN: the shift of its sender's windows
         ("protocol", "i2"),  # of IPv4
     ]
-)  # fmt: skip
+)
 Packets = NDArray[np.void]  # of PACKET, in the order of the capture
 
 
@@ -124,7 +128,9 @@ def totals(packets: Packets, mtu: int = 65535) -> Totals:
     headers = int((more * packets["headers"]).sum())
     return Totals(
         packets=len(packets) + int(more.sum()),
-        wire_bytes=int(packets["wire_bytes"].sum(dtype=np.int64)) + int(more.sum()) * ETHER_HEADER + headers,
+        wire_bytes=int(packets["wire_bytes"].sum(dtype=np.int64))
+        + int(more.sum()) * ETHER_HEADER
+        + headers,
         ip_bytes=int(packets["ip_bytes"].sum(dtype=np.int64)) + headers,
         first_ns=int(packets["time_ns"][0]),
         last_ns=int(packets["time_ns"][-1]),
@@ -135,7 +141,9 @@ def extra_packets(packets: Packets, mtu: int) -> NDArray[np.int64]:
     """How many packets more than one each record is: those of a TCP record that is longer than the MTU."""
     room = np.maximum(mtu - packets["headers"].astype(np.int64), 1)
     more = np.maximum(-(-packets["payload"].astype(np.int64) // room) - 1, 0)
-    return np.where((packets["protocol"] == TCP) & (packets["wire_bytes"] > mtu + ETHER_HEADER), more, 0)
+    return np.where(
+        (packets["protocol"] == TCP) & (packets["wire_bytes"] > mtu + ETHER_HEADER), more, 0
+    )
 
 
 def _chunks(path: Path) -> Iterator[Packets]:
@@ -180,22 +188,31 @@ def _decode(records: Sequence[Record]) -> Packets:
     ip = (field(">u2", 12) == IPV4) & (kept >= ETHER_HEADER + 20)
     found["protocol"] = np.where(ip, field("u1", 23), UNKNOWN)
     for name, kind, offset in (
-        ("ip_bytes", ">u2", 16), ("ip_id", ">u2", 18), ("source", ">u4", 26), ("target", ">u4", 30),
-    ):  # fmt: skip
+        ("ip_bytes", ">u2", 16),
+        ("ip_id", ">u2", 18),
+        ("source", ">u4", 26),
+        ("target", ">u4", 30),
+    ):
         found[name] = np.where(ip, field(kind, offset), 0)
     ip_header = (field("u1", ETHER_HEADER).astype(np.int64) & 15) * 4
     begin = ETHER_HEADER + ip_header
     tcp = ip & (found["protocol"] == TCP) & (kept >= begin + 20)
     for name, kind, offset in (
-        ("source_port", ">u2", 0), ("target_port", ">u2", 2), ("seq", ">u4", 4), ("ack", ">u4", 8),
-        ("flags", "u1", 13), ("window", ">u2", 14),
-    ):  # fmt: skip
+        ("source_port", ">u2", 0),
+        ("target_port", ">u2", 2),
+        ("seq", ">u4", 4),
+        ("ack", ">u4", 8),
+        ("flags", "u1", 13),
+        ("window", ">u2", 14),
+    ):
         found[name] = np.where(tcp, field(kind, begin + offset), 0)
     found["headers"] = np.where(tcp, ip_header + (field("u1", begin + 12) >> 4) * 4, 0)
     found["payload"] = np.where(tcp, found["ip_bytes"] - found["headers"], 0)
     found["scale"] = UNKNOWN
     for row in np.flatnonzero(tcp & (found["flags"] & SYN > 0)):
-        found["scale"][row] = _window_scale(data[row][begin[row] + 20 : ETHER_HEADER + found["headers"][row]])
+        found["scale"][row] = _window_scale(
+            data[row][begin[row] + 20 : ETHER_HEADER + found["headers"][row]]
+        )
     return found
 
 
@@ -258,7 +275,11 @@ def _pcapng(reader: Iterable[Any]) -> Iterator[Record]:
         if meta.linktype != ETHERNET:
             raise NotWholeError
         ticks = meta.tshigh << 32 | meta.tslow
-        yield data, meta.wirelen, ticks if meta.tsresol == 1_000_000_000 else ticks * 1_000_000_000 // meta.tsresol
+        yield (
+            data,
+            meta.wirelen,
+            ticks if meta.tsresol == 1_000_000_000 else ticks * 1_000_000_000 // meta.tsresol,
+        )
 
 
 def _blocks_are_whole(file: BinaryIO, size: int, endian: str) -> bool:

@@ -84,22 +84,32 @@ def collect(run: RunDir) -> None:
     if steps is not None:
         steps.write_parquet(run.train)
     history = None if plan is None else History.of(plan, run)
-    captured = _captures(run, plan, ops, problems) if plan is not None and plan.capture != "none" else None
+    captured = (
+        _captures(run, plan, ops, problems) if plan is not None and plan.capture != "none" else None
+    )
     measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
     timed = ops if steps is None or steps.is_empty() else steps
     summary: dict[str, Any] = {
         "collectives": collectives(ops, plan, problems) if measures else [],
         "wan": wan(history, timed, links, captured, problems),
         "transfers": transfers(run),
-        "periods": [] if plan is None else periods(plan.network.changes, happened(plan, run), ops, steps),
+        "periods": []
+        if plan is None
+        else periods(plan.network.changes, happened(plan, run), ops, steps),
         "captures": [] if captured is None else captured.points,
-        "training": None if plan is None or steps is None else training(plan, steps, ops, links, problems),
+        "training": None
+        if plan is None or steps is None
+        else training(plan, steps, ops, links, problems),
         "fidelity": _fidelity(run, problems) if has_wan else [],
-        "rates": rates(history, links) if history is not None and plan is not None and plan.clock == "real" else [],
+        "rates": rates(history, links)
+        if history is not None and plan is not None and plan.clock == "real"
+        else [],
         "stages": stages(read_lines(run.events, problems), problems),
         "problems": problems,
     }
-    summary["dominant"] = dominant(history, summary, ops, steps, links, None if captured is None else captured.flows)
+    summary["dominant"] = dominant(
+        history, summary, ops, steps, links, None if captured is None else captured.flows
+    )
     run.write_json(run.summary, summary)
 
 
@@ -107,7 +117,9 @@ def _read_plan(run: RunDir, problems: Problems) -> Plan | None:
     try:
         return run.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        problems.append(f"plan.json cannot be read ({type(error).__name__}): no rates, bounds or names of hosts")
+        problems.append(
+            f"plan.json cannot be read ({type(error).__name__}): no rates, bounds or names of hosts"
+        )
         return None
 
 
@@ -131,14 +143,25 @@ def read_lines(path: Path, problems: Problems, may_be_empty: bool = False) -> li
 
 
 def _table(
-    records: list[dict[str, Any]], schema: dict[str, type[pl.DataType]], name: str, problems: Problems
+    records: list[dict[str, Any]],
+    schema: dict[str, type[pl.DataType]],
+    name: str,
+    problems: Problems,
 ) -> pl.DataFrame:
     """The records that have every column with the right type, as a table."""
     kinds = {column: str if kind is pl.String else int for column, kind in schema.items()}
-    good = [record for record in records if all(isinstance(record.get(c), kind) for c, kind in kinds.items())]
+    good = [
+        record
+        for record in records
+        if all(isinstance(record.get(c), kind) for c, kind in kinds.items())
+    ]
     if len(good) < len(records):
-        problems.append(f"{name}: {len(records) - len(good)} records lack a column and are left out")
-    return pl.DataFrame({column: [record[column] for record in good] for column in schema}, schema=schema)
+        problems.append(
+            f"{name}: {len(records) - len(good)} records lack a column and are left out"
+        )
+    return pl.DataFrame(
+        {column: [record[column] for record in good] for column in schema}, schema=schema
+    )
 
 
 def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
@@ -154,7 +177,9 @@ def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
             mine = read_lines(run.rank_ops(rank.rank), problems, may_be_empty=True)
             records += [{**UNSAID, **record, **place} for record in mine]
             if not mine:
-                idle.append(f"raw/{run.rank_ops(rank.rank).name} holds no operation, those of other ranks do")
+                idle.append(
+                    f"raw/{run.rank_ops(rank.rank).name} holds no operation, those of other ranks do"
+                )
         if records and plan.workers.workload != "script":
             problems += idle
     return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")
@@ -165,14 +190,18 @@ def _steps(run: RunDir, plan: Plan, problems: Problems) -> pl.DataFrame:
     records: list[dict[str, Any]] = []
     for rank in plan.workers.ranks:
         place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
-        records += [{**record, **place} for record in read_lines(run.rank_train(rank.rank), problems)]
+        records += [
+            {**record, **place} for record in read_lines(run.rank_train(rank.rank), problems)
+        ]
     return steps_table(records, problems)
 
 
 def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> list[dict[str, Any]]:
     """A row per operation, size, group size and type over the measured iterations, in the order of execution."""
     message = pl.col("op").is_in(["send", "recv"])
-    measured = ops.filter((pl.col("phase") == "measure") | ((pl.col("phase") == "script") & ~message))
+    measured = ops.filter(
+        (pl.col("phase") == "measure") | ((pl.col("phase") == "script") & ~message)
+    )
     if measured.is_empty():
         if plan is None or plan.workers.workload != "script":
             problems.append("no measured operation was recorded")
@@ -180,7 +209,9 @@ def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> lis
     found = iterations(measured)
     whole = found.filter(pl.col("whole"))
     if whole.height < found.height:
-        problems.append(f"{found.height - whole.height} iterations lack the record of a rank and are left out")
+        problems.append(
+            f"{found.height - whole.height} iterations lack the record of a rank and are left out"
+        )
     kind = "all" if plan is None else plan.workers.settings.get("groups", "all")
     bound = _bound(measured, plan, problems)
     rows = []
@@ -191,7 +222,9 @@ def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> lis
     return rows
 
 
-def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Callable[[str, int, int], float | None]:
+def _bound(
+    measured: pl.DataFrame, plan: Plan | None, problems: Problems
+) -> Callable[[str, int, int], float | None]:
     """From an operation, bytes and the ranks of a group to the lower bound in us; None where it is not known."""
     groups: dict[int, list[Bounds]] = {}
     try:
@@ -214,7 +247,9 @@ def _bound(measured: pl.DataFrame, plan: Plan | None, problems: Problems) -> Cal
     return bound
 
 
-def _timing(op: str, size: int, ranks: int, group: pl.DataFrame, bound: float | None) -> dict[str, Any]:
+def _timing(
+    op: str, size: int, ranks: int, group: pl.DataFrame, bound: float | None
+) -> dict[str, Any]:
     times = group["time_us"]
     median = float(times.median())  # type: ignore[arg-type]
     algbw = size / median / 1000 if median > 0 else 0.0
@@ -263,7 +298,11 @@ def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) ->
 
 
 def wan(
-    history: History | None, timed: pl.DataFrame, links: pl.DataFrame, captured: Captured | None, problems: Problems
+    history: History | None,
+    timed: pl.DataFrame,
+    links: pl.DataFrame,
+    captured: Captured | None,
+    problems: Problems,
 ) -> list[dict[str, Any]]:
     """A row per WAN direction of the plan: the counters' growth from the first sample to the last.
 
@@ -279,10 +318,15 @@ def wan(
         for way in link.directions:
             row = _growth(links, link, way)
             if row["bytes"] is None:
-                problems.append(f"no sample of WAN link {link.key} from {way.source} to {way.target}")
+                problems.append(
+                    f"no sample of WAN link {link.key} from {way.source} to {way.target}"
+                )
             known = row["bytes"] is not None and seconds > 0
             rate = history.mean_rate_bps(link.key, way.source, begin, end)
-            row |= {"rate_bps": round(rate), "mean_utilisation": row["bytes"] * 8 / (rate * seconds) if known else None}
+            row |= {
+                "rate_bps": round(rate),
+                "mean_utilisation": row["bytes"] * 8 / (rate * seconds) if known else None,
+            }
             totals = None if captured is None else captured.sent.get((link.key, way.source))
             if totals is not None:
                 row |= {"captured_bytes": totals.wire_bytes, "captured_packets": totals.packets}
@@ -291,7 +335,9 @@ def wan(
 
 
 def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any]:
-    mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
+    mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort(
+        "time_ns"
+    )
     row: dict[str, Any] = {"from": way.source, "to": way.target, "link": link.key}
     for column in ("bytes", "packets", "drops"):
         row[column] = None if mine.is_empty() else int(mine[column][-1] - mine[column][0])
@@ -304,11 +350,20 @@ def transfers(run: RunDir) -> list[dict[str, Any]]:
     first = run.began_ns()
     for record in read_records(run.transfers):
         try:
-            seconds, received = (record["end_ns"] - record["start_ns"]) / 1e9, int(record["received"])
+            seconds, received = (
+                (record["end_ns"] - record["start_ns"]) / 1e9,
+                int(record["received"]),
+            )
             row = {"from": record["source"], "to": record["target"], "bytes": int(record["bytes"])}
-            row |= {"received": received, "seconds": seconds, "bps": 8 * received / seconds if seconds > 0 else None}
+            row |= {
+                "received": received,
+                "seconds": seconds,
+                "bps": 8 * received / seconds if seconds > 0 else None,
+            }
             at_s = None if first is None else (record["start_ns"] - first) / 1e9
-            rows.append(row | {"at_s": at_s, "start_ns": record["start_ns"], "error": record.get("error")})
+            rows.append(
+                row | {"at_s": at_s, "start_ns": record["start_ns"], "error": record.get("error")}
+            )
         except (KeyError, TypeError, ValueError):
             continue
     return sorted(rows, key=lambda row: int(row["start_ns"]))
@@ -343,6 +398,12 @@ def stages(events: list[dict[str, Any]], problems: Problems) -> list[dict[str, A
     return list(rows.values())
 
 
-def _elapsed(begin: dict[str, Any], end: dict[str, Any], key: str, per_second: float) -> float | None:
+def _elapsed(
+    begin: dict[str, Any], end: dict[str, Any], key: str, per_second: float
+) -> float | None:
     first, last = begin.get(key), end.get(key)
-    return (last - first) / per_second if isinstance(first, int | float) and isinstance(last, int | float) else None
+    return (
+        (last - first) / per_second
+        if isinstance(first, int | float) and isinstance(last, int | float)
+        else None
+    )

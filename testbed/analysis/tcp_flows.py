@@ -69,7 +69,10 @@ def flows(trace: Trace, mac: str) -> Iterator[Flow]:
     tcp = packets["headers"] > 0
     out = packets["mac"] == mac_number(mac)
     forth, back = endpoints(packets), endpoints(packets, reverse=True)
-    sent, received = _by_key(forth, np.flatnonzero(tcp & out)), _by_key(back, np.flatnonzero(tcp & ~out))
+    sent, received = (
+        _by_key(forth, np.flatnonzero(tcp & out)),
+        _by_key(back, np.flatnonzero(tcp & ~out)),
+    )
     nothing = np.empty(0, np.int64)
     for key in sorted(sent, key=lambda key: int(sent[key][0])):
         rows, back_rows = sent[key], received.get(key, nothing)
@@ -102,7 +105,9 @@ def identities(packets: Packets) -> NDArray[np.uint64]:
     """A key that a packet keeps on its way and hardly shares with another one: a copy sent again has another IP
     identification."""
     numbers = packets["seq"].astype(np.uint64) << np.uint64(32) | packets["ack"]
-    rest = packets["ip_id"].astype(np.uint64) << np.uint64(32) | packets["ip_bytes"].astype(np.uint64) << np.uint64(8)
+    rest = packets["ip_id"].astype(np.uint64) << np.uint64(32) | packets["ip_bytes"].astype(
+        np.uint64
+    ) << np.uint64(8)
     return _mixed(endpoints(packets), numbers, rest | packets["flags"])
 
 
@@ -113,7 +118,10 @@ def _by_key(keys: NDArray[np.uint64], rows: Ints) -> dict[int, Ints]:
     order = rows[np.argsort(keys[rows], kind="stable")]
     ordered = keys[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    return {int(ordered[start]): part for start, part in zip(starts, np.split(order, starts[1:]), strict=True)}
+    return {
+        int(ordered[start]): part
+        for start, part in zip(starts, np.split(order, starts[1:]), strict=True)
+    }
 
 
 def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
@@ -139,7 +147,9 @@ def flow_row(flow: Flow, mtu: int) -> Row:
         "records": len(packets),
         "packets": len(packets) + int(more.sum()),
         "payload_bytes": size,
-        "wire_bytes": int((packets["wire_bytes"] + more * (ETHER_HEADER + packets["headers"])).sum()),
+        "wire_bytes": int(
+            (packets["wire_bytes"] + more * (ETHER_HEADER + packets["headers"])).sum()
+        ),
         "retransmissions": int(sent.again.sum()),
         "retransmitted_bytes": int(payload[sent.again].sum()),
         "out_of_order": int(sent.reordered.sum()),
@@ -175,7 +185,9 @@ def _sent(packets: Packets) -> Sent:
     before = np.r_[begin[0], top[:-1]]
     keepalive = (length == 1) & (marks == 0) & (begin == before - 1)
     below = full & (begin < before) & ~keepalive
-    again, reordered, holes = _classified(packets, begin, end, before, below, full & (begin > before))
+    again, reordered, holes = _classified(
+        packets, begin, end, before, below, full & (begin > before)
+    )
     return Sent(begin, end, top, again, reordered, holes)
 
 
@@ -194,15 +206,24 @@ def _classified(
         if ahead[row]:
             previous = growing[max(int(np.searchsorted(growing, row)) - 1, 0)]
             ids = int(packets["ip_id"][previous]), int(packets["ip_id"][row])
-            holes.append(_Hole(int(before[row]), int(begin[row]), ids, int(packets["time_ns"][row])))
+            holes.append(
+                _Hole(int(before[row]), int(begin[row]), ids, int(packets["time_ns"][row]))
+            )
             continue
         a, b = int(begin[row]), int(end[row])
         first = bisect_right(holes, a, key=lambda hole: hole.end)
         last = bisect_left(holes, b, key=lambda hole: hole.begin)
         hit = holes[first:last]
-        late = len(hit) == 1 and hit[0].begin <= a and b <= hit[0].end and hit[0].explains(packets[row])
+        late = (
+            len(hit) == 1
+            and hit[0].begin <= a
+            and b <= hit[0].end
+            and hit[0].explains(packets[row])
+        )
         (reordered if late else again)[row] = True
-        edges = [(hole, hole.begin, min(a, hole.end)) for hole in hit] + [(h, max(b, h.begin), h.end) for h in hit]
+        edges = [(hole, hole.begin, min(a, hole.end)) for hole in hit] + [
+            (h, max(b, h.begin), h.end) for h in hit
+        ]
         holes[first:last] = [_Hole(c, d, hole.ids, hole.time_ns) for hole, c, d in edges if c < d]
     return again, reordered, sum(hole.end - hole.begin for hole in holes)
 
@@ -241,7 +262,9 @@ def _round_trips(flow: Flow, sent: Sent) -> Row:
     before = np.r_[0, top[:-1]] if len(top) else top
     fresh = np.flatnonzero((sent.end > np.r_[0, sent.top[:-1]]) & ~sent.again & ~sent.reordered)
     if not len(fresh) or not len(byte):
-        return dict.fromkeys(("rtt_min_ns", "rtt_median_ns", "rtt_p95_ns"), None) | {"rtt_samples": 0}
+        return dict.fromkeys(("rtt_min_ns", "rtt_median_ns", "rtt_p95_ns"), None) | {
+            "rtt_samples": 0
+        }
     place = np.minimum(np.searchsorted(sent.end[fresh], byte), len(fresh) - 1)
     usable = (byte > before) & (sent.end[fresh[place]] == byte) & ~_touched(sent, before, byte)
     rtt = flow.back["time_ns"][valid][usable] - flow.packets["time_ns"][fresh[place[usable]]]
@@ -262,16 +285,27 @@ def spread(name: str, values: Ints) -> Row:
     """``<name>_min_ns``, ``_median_ns`` and ``_p95_ns`` of `values`, in whole ns; None without any."""
     quantiles = np.quantile(values, [0, 0.5, 0.95]) if len(values) else [None] * 3
     keys = (f"{name}_{which}_ns" for which in ("min", "median", "p95"))
-    return {key: None if value is None else round(value) for key, value in zip(keys, quantiles, strict=True)}
+    return {
+        key: None if value is None else round(value)
+        for key, value in zip(keys, quantiles, strict=True)
+    }
 
 
 def _in_flight(flow: Flow, sent: Sent, mtu: int) -> Row:
     """Bytes in flight, the receiver's window, and what the flow waited for, over its time."""
     valid, _byte, acked = _acknowledged(flow)
     none = dict.fromkeys(
-        ("in_flight_max_bytes", "in_flight_mean_bytes", "window_min_bytes", "window_max_bytes", "duration_ns",
-         "idle_share", "window_limited_share", "network_limited_share")
-    )  # fmt: skip
+        (
+            "in_flight_max_bytes",
+            "in_flight_mean_bytes",
+            "window_min_bytes",
+            "window_max_bytes",
+            "duration_ns",
+            "idle_share",
+            "window_limited_share",
+            "network_limited_share",
+        )
+    )
     if not valid.any():
         return none
     order = np.argsort(np.concatenate([flow.rows, flow.back_rows[valid]]), kind="stable")
@@ -286,18 +320,30 @@ def _in_flight(flow: Flow, sent: Sent, mtu: int) -> Row:
     share = {"idle_share": float(step[flight[:-1] == 0].sum() / duration)}
     window = _windows(flow, valid)
     row = {
-        "in_flight_max_bytes": int(flight.max()), "in_flight_mean_bytes": float((flight[:-1] * step).sum() / duration),
+        "in_flight_max_bytes": int(flight.max()),
+        "in_flight_mean_bytes": float((flight[:-1] * step).sum() / duration),
         "duration_ns": duration,
-    }  # fmt: skip
+    }
     if window is None:
         return none | row | share
-    segment = min(int(flow.packets["payload"].max()) or 1, mtu - int(np.median(flow.packets["headers"])))
-    full = (flight > 0) & (flight + segment > _latest(window, order - len(flow.rows), int(window[0])))
+    segment = min(
+        int(flow.packets["payload"].max()) or 1, mtu - int(np.median(flow.packets["headers"]))
+    )
+    full = (flight > 0) & (
+        flight + segment > _latest(window, order - len(flow.rows), int(window[0]))
+    )
     share["window_limited_share"] = float(step[full[:-1]].sum() / duration)
     share["network_limited_share"] = max(1 - sum(share.values()), 0.0)
     open_windows = window[flow.back["flags"][valid] & (SYN | RST) == 0]
-    bounds = (int(open_windows.min()), int(open_windows.max())) if len(open_windows) else (None, None)
-    return none | row | share | dict(zip(("window_min_bytes", "window_max_bytes"), bounds, strict=True))
+    bounds = (
+        (int(open_windows.min()), int(open_windows.max())) if len(open_windows) else (None, None)
+    )
+    return (
+        none
+        | row
+        | share
+        | dict(zip(("window_min_bytes", "window_max_bytes"), bounds, strict=True))
+    )
 
 
 def _latest(values: Ints, places: Ints, first: int) -> Ints:

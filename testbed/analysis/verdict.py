@@ -8,8 +8,15 @@ from testbed.analysis.headline import main_operation
 from testbed.core.units import format_size, format_time
 
 Json = dict[str, Any]
-INCOMPLETE = "the run did not complete"  # so begins the warning of a run whose outcome says that already
-TITLES = {"latency": "Latency", "bandwidth": "Bandwidth", "window": "TCP's window", "compute": "Computation"}
+INCOMPLETE = (
+    "the run did not complete"  # so begins the warning of a run whose outcome says that already
+)
+TITLES = {
+    "latency": "Latency",
+    "bandwidth": "Bandwidth",
+    "window": "TCP's window",
+    "compute": "Computation",
+}
 MEANINGS = {
     "latency": "Most of the time passes while data are on their way and everyone waits. Links with higher rates would "
     "not help; fewer round trips would: fewer or larger messages, or algorithms that cross the WAN less often.",
@@ -67,7 +74,9 @@ def _of_main(rows: list[Json]) -> str:
 def _training(row: Json, with_share: bool) -> str:
     text = f"a step of {row['method']} takes {_time(1000 * row['step_ms']['median'])} among {row['ranks']} ranks"
     if with_share and row["compute_utilisation"] is not None:
-        text += f", of which {100 * row['compute_utilisation']:.0f}\N{NO-BREAK SPACE}% is computation"
+        text += (
+            f", of which {100 * row['compute_utilisation']:.0f}\N{NO-BREAK SPACE}% is computation"
+        )
     if row["final_loss"] is not None:
         text += f"; the loss is {row['final_loss']:.3f} after {format_time(round(1e9 * row['seconds']), 3)}"
     return text

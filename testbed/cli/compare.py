@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from testbed.report.load import Content
 
 Html = Annotated[
-    Path | None, typer.Option(envvar="TESTBED_HTML", help="write a page with tables and figures to this file as well")
+    Path | None,
+    typer.Option(
+        envvar="TESTBED_HTML", help="write a page with tables and figures to this file as well"
+    ),
 ]
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="two run folders or more; ratios are to the first")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="two run folders or more; ratios are to the first")
+    ],
     html: Html = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -40,12 +45,16 @@ def compare(
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
     try:
-        differences, figures = plan_differences(plans), measured([content.summary for content in contents])
+        differences, figures = (
+            plan_differences(plans),
+            measured([content.summary for content in contents]),
+        )
         if html is not None:
             _write_page(html, names, contents, plans)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise InputError(
-            f"a summary.json holds values of the wrong kind ({error})", remedy="testbed report RUN makes it anew"
+            f"a summary.json holds values of the wrong kind ({error})",
+            remedy="testbed report RUN makes it anew",
         ) from error
     _print(folders, names, differences, figures, output)
     if html is not None and output is Format.TABLE:
@@ -61,14 +70,18 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
     return found
 
 
-def _write_page(path: Path, names: list[str], contents: list[Content], plans: list[dict[str, Any]]) -> None:
+def _write_page(
+    path: Path, names: list[str], contents: list[Content], plans: list[dict[str, Any]]
+) -> None:
     from testbed.report.compare_page import Side, compare_page  # noqa: PLC0415 (as plotly does)
 
     html = compare_page([Side(*side) for side in zip(names, contents, plans, strict=True)])
     try:
         path.write_bytes(html)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", remedy="choose another file with --html") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror}", remedy="choose another file with --html"
+        ) from error
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -81,11 +94,18 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _print(
-    folders: list[RunDir], names: list[str], differences: list[Difference], figures: list[Difference], output: Format
+    folders: list[RunDir],
+    names: list[str],
+    differences: list[Difference],
+    figures: list[Difference],
+    output: Format,
 ) -> None:
     if output is Format.JSON:
         found = {"runs": [str(folder.path) for folder in folders]}
-        rows = {"plan": [row.record() for row in differences], "measured": [row.record() for row in figures]}
+        rows = {
+            "plan": [row.record() for row in differences],
+            "measured": [row.record() for row in figures],
+        }
         typer.echo(json.dumps(found | rows, indent=2))
         return
     for grid in (plan_grid(differences, names), measured_grid(figures, names)):

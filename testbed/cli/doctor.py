@@ -30,7 +30,9 @@ def doctor(output: FormatOption = Format.TABLE) -> None:
         records = [capability.record() for capability in found]
         typer.echo(json.dumps({"default_runs": works, "capabilities": records}, indent=2))
     elif output is Format.CSV:
-        typer.echo(csv_text([{k: v for k, v in one.record().items() if k != "checks"} for one in found]))
+        typer.echo(
+            csv_text([{k: v for k, v in one.record().items() if k != "checks"} for one in found])
+        )
     else:
         _print(found, works)
     raise typer.Exit(0 if works else MACHINE_LACKS)
@@ -45,4 +47,8 @@ def _print(found: list[Capability], works: bool) -> None:
             table.add_row("", "", escape(f"→ {capability.mend}"))
     console = wide_console()
     console.print(table)
-    console.print("testbed run works here as it is" if works else "testbed run does not work here without options")
+    console.print(
+        "testbed run works here as it is"
+        if works
+        else "testbed run does not work here without options"
+    )

@@ -30,11 +30,12 @@ def build(
     source: Annotated[
         Path | None,
         typer.Option(
-            envvar="TESTBED_KERNEL_SOURCE", exists=True,
+            envvar="TESTBED_KERNEL_SOURCE",
+            exists=True,
             help="folder or tarball of a Linux source to build from, now and later \\[default: the distribution's]",
         ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Build the guest kernel, unless it is cached.
 
     What is named with --source is used until this command is given without it.
@@ -46,7 +47,10 @@ def build(
 
 @app.command("exec", context_settings={"ignore_unknown_options": True})
 def execute(
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="a program and its arguments, after --")],
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND...", help="a program and its arguments, after --"),
+    ],
     clock: ClockOption = Clock.VIRTUAL,
     memory: Memory = "2 GiB",
 ) -> None:
@@ -55,8 +59,12 @@ def execute(
     It sees this machine's files and no network. What it writes is gone afterwards.
     """
     status = interactive.execute(
-        ensure_kernel(), command, clock=clock.value, memory_bytes=memory_size(memory, "--memory"), say=_print
-    )  # fmt: skip
+        ensure_kernel(),
+        command,
+        clock=clock.value,
+        memory_bytes=memory_size(memory, "--memory"),
+        say=_print,
+    )
     raise typer.Exit(4 if status < 0 else status)
 
 
@@ -67,8 +75,13 @@ def shell(clock: ClockOption = Clock.REAL, memory: Memory = "2 GiB") -> None:
     It sees this machine's files and no network. What is written there is gone afterwards.
     """
     if not sys.stdin.isatty():
-        raise InputError("a shell needs a terminal", remedy="testbed guest exec -- COMMAND runs a command without one")
-    status = interactive.shell(ensure_kernel(), clock=clock.value, memory_bytes=memory_size(memory, "--memory"))
+        raise InputError(
+            "a shell needs a terminal",
+            remedy="testbed guest exec -- COMMAND runs a command without one",
+        )
+    status = interactive.shell(
+        ensure_kernel(), clock=clock.value, memory_bytes=memory_size(memory, "--memory")
+    )
     raise typer.Exit(4 if status < 0 else status)
 
 

@@ -11,7 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from testbed import __version__
-from testbed.cli import compare, doctor, guest, report, run, sweep, topo, topo_deploy, topo_files, topo_graph, vm
+from testbed.cli import (
+    compare,
+    doctor,
+    guest,
+    report,
+    run,
+    sweep,
+    topo,
+    topo_deploy,
+    topo_files,
+    topo_graph,
+    vm,
+)
 from testbed.core.errors import MachineError, TestbedError
 from testbed.execution.launch import clean_up_after_killed
 
@@ -33,7 +45,10 @@ def _tell_version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """What is not about a command."""
@@ -67,7 +82,10 @@ def main() -> None:
     except TestbedError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         if isinstance(error, MachineError):
-            errors.print("  testbed doctor says what this machine can do, and what mends the rest", soft_wrap=True)
+            errors.print(
+                "  testbed doctor says what this machine can do, and what mends the rest",
+                soft_wrap=True,
+            )
         sys.exit(error.exit_status)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)

@@ -56,17 +56,26 @@ class Capture(StrEnum):
     ALL = "all"
 
 
-Topology = Annotated[str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")]
+Topology = Annotated[
+    str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")
+]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="change one value: topology.KEY or workload.KEY; may be repeated"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="change one value: topology.KEY or workload.KEY; may be repeated",
+    ),
 ]
 FormatOption = Annotated[
     Format, typer.Option("-f", "--format", envvar="TESTBED_FORMAT", help="how to print the result")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(envvar="TESTBED_OUT", help="the run folder; must not exist \\[default: results/<time>-<names>]"),
+    typer.Option(
+        envvar="TESTBED_OUT",
+        help="the run folder; must not exist \\[default: results/<time>-<names>]",
+    ),
 ]
 
 

@@ -36,10 +36,11 @@ FILE_WIDTH = 120  # columns
 RankTraces = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", envvar="TESTBED_RANK_TRACES",
+        metavar="DIR",
+        envvar="TESTBED_RANK_TRACES",
         help="write a timeline of each rank into this folder, for HolisticTraceAnalysis; of one run",
     ),
-]  # fmt: skip
+]
 
 
 def report(
@@ -54,7 +55,9 @@ def report(
     from testbed.report.perfetto import write_rank_traces  # noqa: PLC0415
 
     if rank_traces is not None and len(runs) > 1:
-        raise InputError("--rank-traces is for one run", remedy="call testbed report once for each run")
+        raise InputError(
+            "--rank-traces is for one run", remedy="call testbed report once for each run"
+        )
     for folder in [_readable(path) for path in runs]:
         collect(folder)
         write_page(folder)

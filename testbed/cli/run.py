@@ -13,7 +13,15 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 from typer.core import TyperCommand
 
@@ -75,7 +83,9 @@ class Display:
 
     def building(self, what: str, part: float) -> None:
         """The guest kernel is built."""
-        self._progress.update(self._task, description=f"guest kernel: {what}", total=1.0, completed=part)
+        self._progress.update(
+            self._task, description=f"guest kernel: {what}", total=1.0, completed=part
+        )
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -84,7 +94,10 @@ class Display:
     def advance(self, done: int, total: int, unit: str) -> None:
         """Operations or steps of rank 0."""
         self._progress.update(
-            self._task, description=f"running, {unit} {done} of {total}", total=total or None, completed=done
+            self._task,
+            description=f"running, {unit} {done} of {total}",
+            total=total or None,
+            completed=done,
         )
 
     def measured(self) -> None:
@@ -124,7 +137,9 @@ class TimeLeft(TimeRemainingColumn):
 
     def render(self, task: Task) -> Text:
         """As ``0:00:42 left``."""
-        return Text() if task.time_remaining is None else Text.assemble(super().render(task), " left")
+        return (
+            Text() if task.time_remaining is None else Text.assemble(super().render(task), " left")
+        )
 
 
 @contextmanager
@@ -151,10 +166,14 @@ class RunCommand(TyperCommand):
         own = args[: args.index("--")] if "--" in args else args
         ctx.meta[SCRIPT] = script = args[len(own) + 1 :]
         if len(own) < len(args) and not script:
-            raise InputError("nothing follows --", remedy="write the script and its arguments there")
+            raise InputError(
+                "nothing follows --", remedy="write the script and its arguments there"
+            )
         for number, word in enumerate(own):
             if word.endswith(".py") and not word.startswith("-"):
-                remedy = f"testbed run {' '.join(own[:number])} -- {' '.join([*own[number:], *script])}"
+                remedy = (
+                    f"testbed run {' '.join(own[:number])} -- {' '.join([*own[number:], *script])}"
+                )
                 raise InputError(f"{word}: a script comes after --", remedy=f"write {remedy}")
         return super().parse_args(ctx, own)
 
@@ -167,21 +186,34 @@ def run(
     context: typer.Context,
     topology: Topology,
     workload: Annotated[
-        str | None, typer.Argument(help="a preset or the path of a workload file \\[default: collectives]")
+        str | None,
+        typer.Argument(help="a preset or the path of a workload file \\[default: collectives]"),
     ] = None,
     sets: Set = [],  # noqa: B006 (typer copies it)
     scale: Annotated[
         int | None,
-        typer.Option(envvar="TESTBED_SCALE", min=1, help="train: divide parameters and rates, keep times"),
+        typer.Option(
+            envvar="TESTBED_SCALE", min=1, help="train: divide parameters and rates, keep times"
+        ),
     ] = None,
     where: Annotated[
-        Where, typer.Option(envvar="TESTBED_WHERE", help="in a guest kernel, or here in this machine's own (as root)")
+        Where,
+        typer.Option(
+            envvar="TESTBED_WHERE",
+            help="in a guest kernel, or here in this machine's own (as root)",
+        ),
     ] = Where.GUEST,
     clock: Annotated[
-        Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="the run's clock \\[default: virtual; here: real]")
+        Clock | None,
+        typer.Option(
+            envvar="TESTBED_CLOCK", help="the run's clock \\[default: virtual; here: real]"
+        ),
     ] = None,
     isolation: Annotated[
-        Isolation, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)")
+        Isolation,
+        typer.Option(
+            envvar="TESTBED_ISOLATION", help="what a host is: a container, or processes (quicker)"
+        ),
     ] = Isolation.CONTAINER,
     capture: Annotated[
         Capture,
@@ -192,42 +224,73 @@ def run(
     ] = Capture.NONE,
     capture_filter: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_CAPTURE_FILTER", help="what to capture, as for tcpdump: 'tcp port 29500'"),
+        typer.Option(
+            envvar="TESTBED_CAPTURE_FILTER",
+            help="what to capture, as for tcpdump: 'tcp port 29500'",
+        ),
     ] = None,
     capture_snap: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_CAPTURE_SNAP", help="how much of each packet to capture \\[default: 128 B]"),
+        typer.Option(
+            envvar="TESTBED_CAPTURE_SNAP",
+            help="how much of each packet to capture \\[default: 128 B]",
+        ),
     ] = None,
     capture_limit: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_CAPTURE_LIMIT", help="largest capture of an interface \\[default: 256 MB]"),
+        typer.Option(
+            envvar="TESTBED_CAPTURE_LIMIT",
+            help="largest capture of an interface \\[default: 256 MB]",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")] = 0,
+    seed: Annotated[
+        int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")
+    ] = 0,
     image: Annotated[
         Path | None,
-        typer.Option(envvar="TESTBED_IMAGE", help="tar of a container image with python3, torch and pydantic"),
+        typer.Option(
+            envvar="TESTBED_IMAGE", help="tar of a container image with python3, torch and pydantic"
+        ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(envvar="TESTBED_MEMORY", help="limit of a host's memory, e.g. 2 GiB")
+        str | None,
+        typer.Option(envvar="TESTBED_MEMORY", help="limit of a host's memory, e.g. 2 GiB"),
     ] = None,
     cpus: Annotated[
-        float, typer.Option(envvar="TESTBED_CPUS", min=0.01, help="limit of a host's CPUs (real clock only)")
+        float,
+        typer.Option(
+            envvar="TESTBED_CPUS", min=0.01, help="limit of a host's CPUs (real clock only)"
+        ),
     ] = 1.0,
     guest_memory: Annotated[
-        str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]")
+        str | None,
+        typer.Option(
+            envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]"
+        ),
     ] = None,
     stall_limit: Annotated[
         float,
-        typer.Option(envvar="TESTBED_STALL_LIMIT", min=1, help="wall seconds that the virtual clock may stand still"),
+        typer.Option(
+            envvar="TESTBED_STALL_LIMIT",
+            min=1,
+            help="wall seconds that the virtual clock may stand still",
+        ),
     ] = 300.0,
     out: Out = None,
     output: FormatOption = Format.TABLE,
     nproc_per_host: Annotated[
         int | None,
-        typer.Option(envvar="TESTBED_NPROC_PER_HOST", min=1, help="ranks of a script on each host \\[default: 1]"),
+        typer.Option(
+            envvar="TESTBED_NPROC_PER_HOST",
+            min=1,
+            help="ranks of a script on each host \\[default: 1]",
+        ),
     ] = None,
     shared_folder: Annotated[
-        bool, typer.Option("--shared-folder", help="one working folder for a script on all hosts, as with NFS")
+        bool,
+        typer.Option(
+            "--shared-folder", help="one working folder for a script on all hosts, as with NFS"
+        ),
     ] = False,
     events_from: Annotated[
         EventsFrom | None,
@@ -238,13 +301,20 @@ def run(
         ),
     ] = None,
     env: Annotated[
-        list[str], typer.Option("--env", metavar="NAME=VALUE", help="an environment variable of every rank")
+        list[str],
+        typer.Option("--env", metavar="NAME=VALUE", help="an environment variable of every rank"),
     ] = [],  # noqa: B006
     readable: Annotated[
         list[Path],
-        typer.Option(help="a folder that hosts can read, besides the script's own", exists=True, file_okay=False),
+        typer.Option(
+            help="a folder that hosts can read, besides the script's own",
+            exists=True,
+            file_okay=False,
+        ),
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan as JSON and start nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan as JSON and start nothing")
+    ] = False,
 ) -> None:
     """Run a workload on a topology: build the network, start the workers, measure, report.
 
@@ -263,17 +333,30 @@ def run(
     of_script = {key: value for key, value in given.items() if value is not None}
     script = context.meta[SCRIPT]
     if script:
-        work = _script(script, of_script, workload, overrides["workload"], in_image=image is not None)
+        work = _script(
+            script, of_script, workload, overrides["workload"], in_image=image is not None
+        )
     else:
         work = _workload(workload, of_script, overrides["workload"])
     plan = resolve(
-        network, work, seed=seed, clock=_clock(clock, where), where=where.value, isolation=isolation.value,
-        capture=capture.value, capturing=_capturing(capture, capture_filter, capture_snap, capture_limit),
-        image=image, host_memory_bytes=memory_size(memory, "--memory") if memory else None, host_cpus=cpus,
-        environment=_variables(env), readable=[_shown(folder) for folder in readable],
-    )  # fmt: skip
+        network,
+        work,
+        seed=seed,
+        clock=_clock(clock, where),
+        where=where.value,
+        isolation=isolation.value,
+        capture=capture.value,
+        capturing=_capturing(capture, capture_filter, capture_snap, capture_limit),
+        image=image,
+        host_memory_bytes=memory_size(memory, "--memory") if memory else None,
+        host_cpus=cpus,
+        environment=_variables(env),
+        readable=[_shown(folder) for folder in readable],
+    )
     if guest_memory is not None:
-        plan = plan.model_copy(update={"guest_memory_bytes": memory_size(guest_memory, "--guest-memory")})
+        plan = plan.model_copy(
+            update={"guest_memory_bytes": memory_size(guest_memory, "--guest-memory")}
+        )
     if dry_run:
         typer.echo(plan.model_dump_json(indent=2))
         return
@@ -281,7 +364,14 @@ def run(
     spec = f"# topology\n{network.to_yaml()}---\n# workload\n{work.to_yaml()}"
     try:
         with display(lambda: print_tables(folder, output, in_short=True)) as progress:
-            launch(plan, folder, spec=spec, command=sys.argv, stall_limit_s=stall_limit, progress=progress)
+            launch(
+                plan,
+                folder,
+                spec=spec,
+                command=sys.argv,
+                stall_limit_s=stall_limit,
+                progress=progress,
+            )
     except MachineError:  # nothing was started, and so there is nothing to show
         raise
     except BaseException:
@@ -296,25 +386,40 @@ def _clock(given: Clock | None, where: Where) -> ClockName:
     return "real" if where is Where.HERE else "virtual"
 
 
-def _workload(name: str | None, of_script: Mapping[str, object], overrides: list[Override]) -> Workload:
+def _workload(
+    name: str | None, of_script: Mapping[str, object], overrides: list[Override]
+) -> Workload:
     """The workload called `name`."""
     for key, value in of_script.items():
         option = {"ranks_per_host": "--nproc-per-host"}.get(key, f"--{key.replace('_', '-')}")
-        remedy = f"for a workload write --set workload.{key}={value}" if key == "ranks_per_host" else ""
-        raise InputError("it is about a script, and there is none", place=Place(key=option), remedy=remedy)
+        remedy = (
+            f"for a workload write --set workload.{key}={value}" if key == "ranks_per_host" else ""
+        )
+        raise InputError(
+            "it is about a script, and there is none", place=Place(key=option), remedy=remedy
+        )
     return load_workload(name or "collectives", overrides)
 
 
 def _script(
-    words: list[str], settings: Mapping[str, object], workload: str | None, overrides: list[Override], *, in_image: bool
+    words: list[str],
+    settings: Mapping[str, object],
+    workload: str | None,
+    overrides: list[Override],
+    *,
+    in_image: bool,
 ) -> Workload:
     """The user's script as a workload."""
     if workload is not None:
         remedy = f"leave out {workload}, or -- and what follows"
-        raise InputError(f"a run has a workload ({workload}) or a script ({words[0]}), not both", remedy=remedy)
+        raise InputError(
+            f"a run has a workload ({workload}) or a script ({words[0]}), not both", remedy=remedy
+        )
     if overrides:
         remedy = "write the script's options after the script"
-        raise InputError("a script has no settings of a workload", place=Place(key="--set"), remedy=remedy)
+        raise InputError(
+            "a script has no settings of a workload", place=Place(key="--set"), remedy=remedy
+        )
     try:
         work = Script.model_validate({"command": words, **settings})
         if not in_image:
@@ -338,12 +443,16 @@ def _variables(texts: list[str]) -> dict[str, str]:
     for name, equals, _ in pairs:
         if not name or not equals:
             raise InputError(
-                f"{name!r} is not NAME=VALUE", place=Place(key="--env"), remedy="write for example --env LEVEL=debug"
+                f"{name!r} is not NAME=VALUE",
+                place=Place(key="--env"),
+                remedy="write for example --env LEVEL=debug",
             )
     return {name: value for name, _, value in pairs}
 
 
-def _capturing(capture: Capture, expression: str | None, snap: str | None, limit: str | None) -> Capturing:
+def _capturing(
+    capture: Capture, expression: str | None, snap: str | None, limit: str | None
+) -> Capturing:
     """What is kept of captured packets.
 
     Raises:
@@ -359,7 +468,9 @@ def _capturing(capture: Capture, expression: str | None, snap: str | None, limit
     if capture is Capture.NONE:
         for name in values:
             place = Place(key=f"--capture-{name.removesuffix('_bytes')}")
-            raise InputError("nothing is captured", place=place, remedy="add --capture wan or --capture all")
+            raise InputError(
+                "nothing is captured", place=place, remedy="add --capture wan or --capture all"
+            )
         return Capturing()
     check_filter(expression or "")
     try:
@@ -368,10 +479,13 @@ def _capturing(capture: Capture, expression: str | None, snap: str | None, limit
         ((key,), bounds) = error.errors()[0]["loc"], error.errors()[0].get("ctx", {})
         option = f"--capture-{str(key).removesuffix('_bytes')}"
         remedy = " and ".join(
-            f"at {'least' if sign == 'ge' else 'most'} {format_size(n)}" for sign, n in bounds.items()
+            f"at {'least' if sign == 'ge' else 'most'} {format_size(n)}"
+            for sign, n in bounds.items()
         )
         raise InputError(
-            f"{error.errors()[0]['input']} B is out of range", place=Place(key=option), remedy=remedy
+            f"{error.errors()[0]['input']} B is out of range",
+            place=Place(key=option),
+            remedy=remedy,
         ) from error
 
 

@@ -74,38 +74,60 @@ def run(
     sets: Annotated[
         list[str],
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="change one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY"
+            "--set",
+            metavar="KEY=VALUE",
+            help="change one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY",
         ),
     ] = [],  # noqa: B006 (typer copies it)
     out: Annotated[
-        Path | None, typer.Option(envvar="TESTBED_OUT", help="the sweep's folder \\[default: results/sweep-<name>]")
+        Path | None,
+        typer.Option(
+            envvar="TESTBED_OUT", help="the sweep's folder \\[default: results/sweep-<name>]"
+        ),
     ] = None,
     jobs: Annotated[
         str,
-        typer.Option(envvar="TESTBED_JOBS", help="guests side by side: a number, or auto: as CPUs and memory allow"),
+        typer.Option(
+            envvar="TESTBED_JOBS",
+            help="guests side by side: a number, or auto: as CPUs and memory allow",
+        ),
     ] = "auto",
     retries: Annotated[
-        int, typer.Option(envvar="TESTBED_RETRIES", min=0, help="further attempts of a failed point")
+        int,
+        typer.Option(envvar="TESTBED_RETRIES", min=0, help="further attempts of a failed point"),
     ] = 0,
     timeout: Annotated[
-        float | None, typer.Option(envvar="TESTBED_TIMEOUT", min=1, help="wall seconds that a point may take")
+        float | None,
+        typer.Option(envvar="TESTBED_TIMEOUT", min=1, help="wall seconds that a point may take"),
     ] = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="start no further point once one has failed")] = False,
-    clock: Annotated[Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="of the guests; run.clock")] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="start no further point once one has failed")
+    ] = False,
+    clock: Annotated[
+        Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="of the guests; run.clock")
+    ] = None,
     isolation: Annotated[
-        Isolation | None, typer.Option(envvar="TESTBED_ISOLATION", help="what a host is; run.isolation")
+        Isolation | None,
+        typer.Option(envvar="TESTBED_ISOLATION", help="what a host is; run.isolation"),
     ] = None,
-    capture: Annotated[Capture | None, typer.Option(envvar="TESTBED_CAPTURE", help="captures; run.capture")] = None,
+    capture: Annotated[
+        Capture | None, typer.Option(envvar="TESTBED_CAPTURE", help="captures; run.capture")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(envvar="TESTBED_SEED", min=0, help="of the first repeat; run.seed")
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(envvar="TESTBED_RAY", help="run the points on a Ray cluster: its address, auto, or local"),
+        typer.Option(
+            envvar="TESTBED_RAY",
+            help="run the points on a Ray cluster: its address, auto, or local",
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="more than 1000 points are meant")] = False,
     output: FormatOption = Format.TABLE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the points, start nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the points, start nothing")
+    ] = False,
 ) -> None:
     """Run every point of an experiment that is not done yet, then make the table and the page.
 
@@ -126,7 +148,13 @@ def run(
             _print_points(points, SweepDir(path.resolve()), count, output)
             return
         records = _carry_out(
-            plan, points, SweepDir.create(path), count, Policy(Limits(timeout), retries, fail_fast), ray, output
+            plan,
+            points,
+            SweepDir.create(path),
+            count,
+            Policy(Limits(timeout), retries, fail_fast),
+            ray,
+            output,
         )
     bad = [record for record in records.values() if record.state != "completed"]
     if bad:
@@ -146,16 +174,23 @@ def _full_disk_in_words(folder: SweepDir) -> Iterator[None]:
 
 
 def _carry_out(
-    experiment: Experiment, points: list[PlannedPoint], folder: SweepDir, jobs: int | None, policy: Policy,
-    ray: str | None, output: Format,
-) -> dict[str, Record]:  # fmt: skip
+    experiment: Experiment,
+    points: list[PlannedPoint],
+    folder: SweepDir,
+    jobs: int | None,
+    policy: Policy,
+    ray: str | None,
+    output: Format,
+) -> dict[str, Record]:
     """Run what is not done, and make the table and the page."""
     with folder.locked(), _full_disk_in_words(folder), ExitStack() as ends:
         end = conclude_apart if ray is None else conclude
         try:
             records = _run_points(experiment, points, folder, jobs, policy, ray, ends)
         except BaseException:
-            with suppress(Exception):  # the table can be made later; why the sweep ended is what must be said
+            with suppress(
+                Exception
+            ):  # the table can be made later; why the sweep ended is what must be said
                 end(folder)
             raise
         sweep_results.show(folder, end(folder), output)
@@ -195,12 +230,16 @@ def _jobs(text: str) -> int | None:
         return None
     if not text.isdecimal() or int(text) == 0:
         raise InputError(
-            f"{text!r} is not a number of guests", place=Place("--jobs"), remedy="write auto, or 1 or more"
+            f"{text!r} is not a number of guests",
+            place=Place("--jobs"),
+            remedy="write auto, or 1 or more",
         )
     return int(text)
 
 
-def _print_points(points: list[PlannedPoint], folder: SweepDir, jobs: int | None, output: Format) -> None:
+def _print_points(
+    points: list[PlannedPoint], folder: SweepDir, jobs: int | None, output: Format
+) -> None:
     """The points, what they need, and how long they will take."""
     done = folder.done()
     rows: list[Row] = [
@@ -228,10 +267,14 @@ def _print_points(points: list[PlannedPoint], folder: SweepDir, jobs: int | None
     console.print(_in_words(estimate), highlight=False)
 
 
-def _estimate(points: list[PlannedPoint], waiting: list[PlannedPoint], folder: SweepDir, jobs: int | None) -> Row:
+def _estimate(
+    points: list[PlannedPoint], waiting: list[PlannedPoint], folder: SweepDir, jobs: int | None
+) -> Row:
     """Numbers of points, memory in bytes, and seconds (null if nothing is done yet to go by)."""
     done = folder.done()
-    records = [read_record(done[point.identity]) for point in unique(points) if point.identity in done]
+    records = [
+        read_record(done[point.identity]) for point in unique(points) if point.identity in done
+    ]
     walls = {record.identity: record.wall_seconds for record in records if record is not None}
     together = side_by_side(waiting, capacity(jobs)) if waiting else 0
     largest = max(map(need_bytes, waiting), default=0)

@@ -61,7 +61,11 @@ class Display:
     def status(self) -> str:
         """The whole in one line: counts, estimate, the slowest point."""
         left = self._total - self._done - self._failed
-        parts = [f"{self._done} of {self._total} done", f"{self._failed} failed", f"{len(self._running)} running"]
+        parts = [
+            f"{self._done} of {self._total} done",
+            f"{self._failed} failed",
+            f"{len(self._running)} running",
+        ]
         rest = estimated_seconds(self._walls, left, self.jobs)
         parts.append(f"{duration(time.monotonic() - self._begin)} so far")
         if rest is not None and left:
@@ -76,7 +80,10 @@ class Display:
         if self._live is not None:
             self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(f"{time.strftime('%H:%M:%S')} [{self._done + self._failed}/{self._total}] {text}", file=sys.stderr)
+            print(
+                f"{time.strftime('%H:%M:%S')} [{self._done + self._failed}/{self._total}] {text}",
+                file=sys.stderr,
+            )
 
 
 @contextmanager

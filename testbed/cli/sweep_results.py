@@ -49,9 +49,13 @@ def table(
     folder: Folder,
     columns: Annotated[
         str | None,
-        typer.Option(help="which, with commas between \\[default: the swept keys and the key figures; csv: all]"),
+        typer.Option(
+            help="which, with commas between \\[default: the swept keys and the key figures; csv: all]"
+        ),
     ] = None,
-    collectives: Annotated[bool, typer.Option("--collectives", help="a row for each operation and size")] = False,
+    collectives: Annotated[
+        bool, typer.Option("--collectives", help="a row for each operation and size")
+    ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show a row for each point, complete or not."""
@@ -68,26 +72,43 @@ def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: boo
         names = [name.strip() for name in wanted.split(",")]
         for name in names:
             if name not in known:
-                raise InputError(f"there is no column {name!r}", remedy=suggest(name, known, "the columns"))
+                raise InputError(
+                    f"there is no column {name!r}", remedy=suggest(name, known, "the columns")
+                )
         return names
     if every:
         return known
     index = read_json(sweep.index, [])
     repeated = any(point["repeat"] for point in index.get("points", []))
-    shown = (*index.get("axes", []), *(["repeat"] if repeated else []), "state", "op", "bytes", *FIGURES)
+    shown = (
+        *index.get("axes", []),
+        *(["repeat"] if repeated else []),
+        "state",
+        "op",
+        "bytes",
+        *FIGURES,
+    )
     return [name for name in dict.fromkeys(shown) if name in known]
 
 
 def plot(
     folder: Folder,
-    x: Annotated[str | None, typer.Option(help="a column of the table, for the horizontal axis")] = None,
+    x: Annotated[
+        str | None, typer.Option(help="a column of the table, for the horizontal axis")
+    ] = None,
     y: Annotated[str | None, typer.Option(help="a column with what was measured")] = None,
-    series: Annotated[str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")
+    ] = None,
     facet: Annotated[str | None, typer.Option(help="a panel for each value")] = None,
     heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="the page; its buttons save SVG and PNG \\[default: plot.html in the folder]"),
+        typer.Option(
+            "-o",
+            "--out",
+            help="the page; its buttons save SVG and PNG \\[default: plot.html in the folder]",
+        ),
     ] = None,
 ) -> None:
     """Draw one figure; without options, those of the experiment."""
@@ -117,7 +138,9 @@ def report(folder: Folder) -> None:
 
 def query(
     folder: Folder,
-    sql: Annotated[str, typer.Argument(help="such as: select delay, avg(time_us) from points group by all")],
+    sql: Annotated[
+        str, typer.Argument(help="such as: select delay, avg(time_us) from points group by all")
+    ],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Ask the tables `points` and `collectives` in SQL, in DuckDB's dialect."""
@@ -145,9 +168,13 @@ def _print(names: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) 
     if output is Format.CSV:
         typer.echo(csv_text(names, rows))
     elif output is Format.JSON:
-        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str))
+        typer.echo(
+            json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str)
+        )
     else:
-        wide_console().print(table_of(names, [[format_cell(value) for value in row] for row in rows]))
+        wide_console().print(
+            table_of(names, [[format_cell(value) for value in row] for row in rows])
+        )
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -167,4 +194,7 @@ def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
 
 
 def _is_number(text: str) -> bool:
-    return text in ("", "-") or text.replace(".", "", 1).replace("e", "").replace("-", "").replace("+", "").isdigit()
+    return (
+        text in ("", "-")
+        or text.replace(".", "", 1).replace("e", "").replace("-", "").replace("+", "").isdigit()
+    )

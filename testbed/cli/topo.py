@@ -41,12 +41,21 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
     if output is Format.CSV:
         typer.echo(csv_text(rows))
         return
-    table = Table("name", "DCs", "hosts", "links", "RTT (ms)", "description", box=None, pad_edge=False)
+    table = Table(
+        "name", "DCs", "hosts", "links", "RTT (ms)", "description", box=None, pad_edge=False
+    )
     for row in rows:
-        rtts = dict.fromkeys(f"{row[key]:.3g}" for key in ("rtt_ms_min", "rtt_ms_max") if row[key] is not None)
+        rtts = dict.fromkeys(
+            f"{row[key]:.3g}" for key in ("rtt_ms_min", "rtt_ms_max") if row[key] is not None
+        )
         rtt = " - ".join(rtts) or "-"
         table.add_row(
-            row["name"], str(row["datacenters"]), str(row["hosts"]), str(row["links"]), rtt, row["description"]
+            row["name"],
+            str(row["datacenters"]),
+            str(row["hosts"]),
+            str(row["links"]),
+            rtt,
+            row["description"],
         )
     wide_console().print(table)
 
@@ -94,13 +103,31 @@ def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE
         typer.echo(csv_text(links) if links else "")
         return
     console = wide_console()
-    sites = Table("datacenter", "hosts", "subnet", "NIC", "fabric", "location", box=None, pad_edge=False)
+    sites = Table(
+        "datacenter", "hosts", "subnet", "NIC", "fabric", "location", box=None, pad_edge=False
+    )
     for dc in network.datacenters:
         nic = network.host(dc.hosts[0]).nic_up
         place = "-" if dc.location is None else f"{dc.location[0]:.2f}, {dc.location[1]:.2f}"
-        sites.add_row(dc.name, str(len(dc.hosts)), str(dc.subnet), format_rate(nic.rate_bps), _fabric(dc), place)
+        sites.add_row(
+            dc.name,
+            str(len(dc.hosts)),
+            str(dc.subnet),
+            format_rate(nic.rate_bps),
+            _fabric(dc),
+            place,
+        )
     console.print(sites)
-    columns = ("from", "to", "rate", "one-way delay", "jitter", "loss", "queue (packets)", "discipline")
+    columns = (
+        "from",
+        "to",
+        "rate",
+        "one-way delay",
+        "jitter",
+        "loss",
+        "queue (packets)",
+        "discipline",
+    )
     table = Table(*columns, box=None, pad_edge=False)
     for row in links:
         marks = " with marks" if row["ecn"] else ""
@@ -157,4 +184,6 @@ def validate(
     """Check topology files; nothing is started."""
     for file in files:
         network = resolve_network(load(str(file), []))
-        typer.echo(f"{file}: ok, {len(network.hosts)} hosts in {len(network.datacenters)} datacenters")
+        typer.echo(
+            f"{file}: ok, {len(network.hosts)} hosts in {len(network.datacenters)} datacenters"
+        )

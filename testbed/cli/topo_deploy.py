@@ -18,7 +18,13 @@ from testbed.cli.run import display
 from testbed.cli.topo import csv_text, load
 from testbed.cli.topo_shell import Shell
 from testbed.core.errors import InputError, Place
-from testbed.core.units import format_figure, format_probability, format_rate, format_time, parse_size
+from testbed.core.units import (
+    format_figure,
+    format_probability,
+    format_rate,
+    format_time,
+    parse_size,
+)
 from testbed.deployments import service as live
 from testbed.deployments.client import answer, call
 from testbed.deployments.folder import Deployment
@@ -30,19 +36,30 @@ from testbed.spec.yaml_reader import parse_overrides
 Target = Annotated[
     str | None,
     typer.Option(
-        "-t", "--target", metavar="NAME", envvar="TESTBED_DEPLOYMENT", help="the deployment \\[default: the only one]"
+        "-t",
+        "--target",
+        metavar="NAME",
+        envvar="TESTBED_DEPLOYMENT",
+        help="the deployment \\[default: the only one]",
     ),
 ]
 ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
-Seed = Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")]
+Seed = Annotated[
+    int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")
+]
 GuestMemory = Annotated[
-    str | None, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]")
+    str | None,
+    typer.Option(
+        envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]"
+    ),
 ]
 
 
 def deploy(
     topology: Topology,
-    name: Annotated[str | None, typer.Option(help="of the deployment \\[default: the topology's]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="of the deployment \\[default: the topology's]")
+    ] = None,
     sets: Set = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = Clock.REAL,
     seed: Seed = 0,
@@ -60,7 +77,9 @@ def deploy(
         f"  testbed topo shell -t {made.name}, inspect {made.name}, destroy {made.name}"
     )
     if network.changes:
-        typer.echo("  the events of its topology happen in runs; here testbed topo set changes links")
+        typer.echo(
+            "  the events of its topology happen in runs; here testbed topo set changes links"
+        )
 
 
 def _deploy(name: str, spec: Any, clock: Clock, seed: int, guest_memory: str | None) -> Deployment:
@@ -69,11 +88,15 @@ def _deploy(name: str, spec: Any, clock: Clock, seed: int, guest_memory: str | N
     except ValueError as error:
         raise InputError(str(error), place=Place("--guest-memory")) from error
     with display() as progress:
-        return live.deploy(name, spec, clock=clock.value, seed=seed, memory_bytes=memory, progress=progress)
+        return live.deploy(
+            name, spec, clock=clock.value, seed=seed, memory_bytes=memory, progress=progress
+        )
 
 
 def inspect(
-    name: Annotated[str | None, typer.Argument(help="a deployment \\[default: a line for each]")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a deployment \\[default: a line for each]")
+    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what is deployed: state, clock, uptime; of one deployment also hosts, addresses and link settings."""
@@ -91,13 +114,17 @@ def inspect(
 
 def _summary(one: dict[str, Any]) -> dict[str, Any]:
     kept = ("name", "state", "topology", "clock", "uptime_s", "virtual_s", "pid")
-    return {key: one[key] for key in kept} | {"hosts": len(one["hosts"]), "links": len(one["links"]) // 2}
+    return {key: one[key] for key in kept} | {
+        "hosts": len(one["hosts"]),
+        "links": len(one["links"]) // 2,
+    }
 
 
 def _parts(one: dict[str, Any]) -> list[dict[str, Any]]:
     """Hosts and link directions of a deployment as rows of one table."""
     hosts = [
-        {"kind": "host", "name": h["name"], "from": h["datacenter"], "address": h["address"]} for h in one["hosts"]
+        {"kind": "host", "name": h["name"], "from": h["datacenter"], "address": h["address"]}
+        for h in one["hosts"]
     ]
     links = [{"kind": "link", "name": link["link"], **link} for link in one["links"]]
     columns = dict.fromkeys(key for row in [*hosts, *links] for key in row if key != "link")
@@ -142,17 +169,23 @@ def _readable(link: dict[str, Any]) -> dict[str, Any]:
 
 def execute(
     host: Annotated[str, typer.Argument(help="a host, or a datacenter for its border router")],
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="what to run there")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="what to run there")
+    ],
     target: Target = None,
 ) -> None:
     """Run a command on a host; its output comes as it is printed, and its exit status is that of this command."""
     found = live.find(target)
     words = command[1:] if command[0] == "--" else command
     if not words:
-        raise InputError("there is no command", remedy="as in testbed topo exec iowa-h0 -- ip address")
+        raise InputError(
+            "there is no command", remedy="as in testbed topo exec iowa-h0 -- ip address"
+        )
     known = nodes(found)
     if host not in known:
-        raise InputError(f"there is no host {host!r} in {found.name}", remedy=suggest(host, known, "hosts"))
+        raise InputError(
+            f"there is no host {host!r} in {found.name}", remedy=suggest(host, known, "hosts")
+        )
     request = Request(kind="exec", node=host, words=tuple(words))
     try:
         status = call(found, request, sys.stdout.buffer, sys.stderr.buffer)
@@ -176,7 +209,9 @@ def shell(target: Target = None) -> None:
 
 
 def set_(
-    settings: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="as in wan.iowa-ohio.delay='20 ms'")],
+    settings: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE...", help="as in wan.iowa-ohio.delay='20 ms'")
+    ],
     target: Target = None,
 ) -> None:
     """Change links of a network that stands; packets on their way are not lost."""
@@ -185,7 +220,10 @@ def set_(
 
 def verify(
     topology: Annotated[
-        str | None, typer.Argument(help="a preset or file, deployed for this and destroyed \\[default: a deployment]")
+        str | None,
+        typer.Argument(
+            help="a preset or file, deployed for this and destroyed \\[default: a deployment]"
+        ),
     ] = None,
     target: Target = None,
     quick: Annotated[bool, typer.Option("--quick", help="round trips only")] = False,
@@ -198,11 +236,16 @@ def verify(
     request = Request(kind="verify", quick=quick)
     if topology is None:
         if sets:
-            raise InputError("--set needs a topology to deploy", remedy="testbed topo set changes one that stands")
+            raise InputError(
+                "--set needs a topology to deploy",
+                remedy="testbed topo set changes one that stands",
+            )
         text = answer(live.find(target), request)
     else:
         if target is not None:
-            raise InputError("both a topology and a deployment are named", remedy="name one of them")
+            raise InputError(
+                "both a topology and a deployment are named", remedy="name one of them"
+            )
         made = _deploy(f"verify-{os.getpid()}", load(topology, sets), clock, seed, None)
         try:
             text = answer(made, request)
@@ -242,7 +285,11 @@ def destroy(
     """End deployments, and remove all that they have left."""
     if bool(names) == everything:
         raise InputError("name the deployments to destroy, or write --all")
-    found = live.deployments() if everything else [live.find(name, running=False) for name in names or []]
+    found = (
+        live.deployments()
+        if everything
+        else [live.find(name, running=False) for name in names or []]
+    )
     for deployment in found:
         live.destroy(deployment)
         typer.echo(f"{deployment.name} is destroyed")

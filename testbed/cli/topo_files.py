@@ -28,20 +28,31 @@ def reference() -> None:
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(help="GraphML of the Topology Zoo, or CSV: a matrix or a list of RTTs")],
+    file: Annotated[
+        Path, typer.Argument(help="GraphML of the Topology Zoo, or CSV: a matrix or a list of RTTs")
+    ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="the topology file; must not exist \\[default: standard output]")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="the topology file; must not exist \\[default: standard output]"
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="of the topology \\[default: from the file's name]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="of the topology \\[default: from the file's name]")
+    ] = None,
     rate: Annotated[str, typer.Option(help="of links for which the file gives none")] = "10 Gbit/s",
     delay: Annotated[
-        str | None, typer.Option(help="one way, of GraphML's links to nodes without a position, e.g. 5 ms")
+        str | None,
+        typer.Option(help="one way, of GraphML's links to nodes without a position, e.g. 5 ms"),
     ] = None,
     detour: Annotated[
-        float, typer.Option(min=1, help="length of the fibre over that of the great circle (GraphML)")
+        float,
+        typer.Option(min=1, help="length of the fibre over that of the great circle (GraphML)"),
     ] = DETOUR,
     hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="of each datacenter")] = 1,
-    bandwidth: Annotated[Path | None, typer.Option(help="CSV matrix of rates, beside one of RTTs")] = None,
+    bandwidth: Annotated[
+        Path | None, typer.Option(help="CSV matrix of rates, beside one of RTTs")
+    ] = None,
     bandwidth_unit: Annotated[
         str | None, typer.Option(help="of that matrix, if its first cell names none, e.g. Gbit/s")
     ] = None,

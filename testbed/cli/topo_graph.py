@@ -37,18 +37,28 @@ def graph(
             help="a .svg or .png, replaced if it exists; left out: <name>.svg here, unless that exists",
         ),
     ] = None,
-    dot: Annotated[bool, typer.Option("--dot", help="print Graphviz DOT instead of drawing")] = False,
-    mermaid: Annotated[bool, typer.Option("--mermaid", help="print a Mermaid flowchart instead of drawing")] = False,
+    dot: Annotated[
+        bool, typer.Option("--dot", help="print Graphviz DOT instead of drawing")
+    ] = False,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="print a Mermaid flowchart instead of drawing")
+    ] = False,
     theme: Annotated[
-        Theme, typer.Option(envvar="TESTBED_THEME", help="auto: as the viewer prefers; in a .png, light")
+        Theme,
+        typer.Option(envvar="TESTBED_THEME", help="auto: as the viewer prefers; in a .png, light"),
     ] = Theme.AUTO,
-    width: Annotated[int, typer.Option(envvar="TESTBED_WIDTH", min=200, max=8000, help="of a .png, in pixels")] = 1920,
+    width: Annotated[
+        int, typer.Option(envvar="TESTBED_WIDTH", min=200, max=8000, help="of a .png, in pixels")
+    ] = 1920,
 ) -> None:
     """Draw a topology: a map of its sites and WAN links, or a plain drawing if the sites have no locations."""
     from testbed.report import network_text  # noqa: PLC0415
 
     if dot + mermaid + (output is not None) > 1:
-        raise InputError("--dot, --mermaid and -o exclude each other", remedy="--dot and --mermaid print; use > FILE")
+        raise InputError(
+            "--dot, --mermaid and -o exclude each other",
+            remedy="--dot and --mermaid print; use > FILE",
+        )
     network = resolve_network(load(topology, sets))
     if dot or mermaid:
         typer.echo(network_text.dot(network) if dot else network_text.mermaid(network))
@@ -57,7 +67,9 @@ def graph(
     try:
         path.write_bytes(_image(network, path, theme, width))
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", remedy="name another file with -o") from error
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}", remedy="name another file with -o"
+        ) from error
     typer.echo(path)
 
 
@@ -69,7 +81,10 @@ def _file_for(network: Network, output: Path | None) -> Path:
             raise InputError(f"{path} exists already", remedy=f"`-o {path}` replaces it")
         return path
     if output.suffix.lower() not in FORMATS:
-        raise InputError(f"{output} is neither a .svg nor a .png", remedy="the file's ending says what it will be")
+        raise InputError(
+            f"{output} is neither a .svg nor a .png",
+            remedy="the file's ending says what it will be",
+        )
     return output
 
 

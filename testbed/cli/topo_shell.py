@@ -46,7 +46,12 @@ class Shell(cmd.Cmd):
                 print()
             return True
         if line.strip():
-            call(self._deployment, Request(kind="prompt", words=(line,)), sys.stdout.buffer, sys.stderr.buffer)
+            call(
+                self._deployment,
+                Request(kind="prompt", words=(line,)),
+                sys.stdout.buffer,
+                sys.stderr.buffer,
+            )
         return False
 
     def completenames(self, text: str, *ignored: object) -> list[str]:

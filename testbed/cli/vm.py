@@ -38,7 +38,8 @@ def up(
     provider: Annotated[
         str | None,
         typer.Option(
-            envvar="VAGRANT_DEFAULT_PROVIDER", help="libvirt, qemu, virtualbox or parallels \\[default: Vagrant's]"
+            envvar="VAGRANT_DEFAULT_PROVIDER",
+            help="libvirt, qemu, virtualbox or parallels \\[default: Vagrant's]",
         ),
     ] = None,
 ) -> None:
@@ -54,7 +55,9 @@ def ssh() -> None:
 
 @app.command()
 def destroy(
-    force: Annotated[bool, typer.Option("--force", "-f", help="without asking, as where there is no terminal")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="without asking, as where there is no terminal")
+    ] = False,
 ) -> None:
     """Remove the VM. Results that came back stay."""
     raise typer.Exit(_vagrant("destroy", *(["--force"] if force or not sys.stdin.isatty() else [])))
@@ -67,7 +70,9 @@ class RunInVm(TyperCommand):
         """Keep the words as they are in ``ctx.meta``."""
         own = list(takewhile(lambda word: word != "--", args))
         ctx.meta[WORDS] = args
-        return super().parse_args(ctx, ["--help"] if not args or {"-h", "--help"} & set(own) else [])
+        return super().parse_args(
+            ctx, ["--help"] if not args or {"-h", "--help"} & set(own) else []
+        )
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """As for ``testbed run``."""
@@ -82,7 +87,11 @@ def run(context: typer.Context) -> None:
     """
     words, out = without_out(context.meta[WORDS])
     if out is not None and out.exists():
-        raise InputError(f"{out} exists already", place=Place(key="--out"), remedy="a run never overwrites another")
+        raise InputError(
+            f"{out} exists already",
+            place=Place(key="--out"),
+            remedy="a run never overwrites another",
+        )
     # Standard output is for what the run prints.
     if status := _vagrant("rsync" if _is_running() else "up", output=sys.stderr):
         raise typer.Exit(status)
@@ -122,7 +131,9 @@ def remote_command(words: list[str], name: str) -> str:
 
 def _name(words: list[str]) -> str:
     """What the run folder is called after: topology and workload, or topology and ``script``."""
-    named = [PurePosixPath(word).stem for word in takewhile(lambda word: not word.startswith("-"), words)]
+    named = [
+        PurePosixPath(word).stem for word in takewhile(lambda word: not word.startswith("-"), words)
+    ]
     return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(named)) or "run"
 
 
@@ -130,7 +141,9 @@ def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
     """The run folder is in the synced folder; if it was asked for elsewhere, it is copied there."""
     if not folder.is_dir():
         if expected:
-            raise RunError(f"the results did not come back; in the VM they are in /vagrant/results/{folder.name}")
+            raise RunError(
+                f"the results did not come back; in the VM they are in /vagrant/results/{folder.name}"
+            )
         return
     if out is not None:
         shutil.copytree(folder, out)
@@ -140,7 +153,11 @@ def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
 
 def _is_running() -> bool:
     done = subprocess.run(
-        [_program(), "status", "--machine-readable"], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False
+        [_program(), "status", "--machine-readable"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     return any(line.split(",")[2:4] == ["state", "running"] for line in done.stdout.splitlines())
 
@@ -163,7 +180,9 @@ def _program() -> str:
         MachineError: it is not installed, or there is no Vagrantfile.
     """
     if not (PROJECT / "Vagrantfile").is_file():
-        raise MachineError(f"there is no Vagrantfile in {PROJECT}\n  testbed vm works from a clone of the project")
+        raise MachineError(
+            f"there is no Vagrantfile in {PROJECT}\n  testbed vm works from a clone of the project"
+        )
     program = shutil.which("vagrant")
     if program is None:
         raise MachineError(

@@ -44,7 +44,10 @@ class Finder:
         origin, folders, _size, _time, begin, length = self.index[name]
         loader = _Loader(name, origin, self._data[begin : begin + length])
         return importlib.util.spec_from_file_location(
-            name, origin, loader=loader, submodule_search_locations=None if folders is None else list(folders)
+            name,
+            origin,
+            loader=loader,
+            submodule_search_locations=None if folders is None else list(folders),
         )
 
 
@@ -75,7 +78,11 @@ def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
             continue
         code = marshal.dumps(spec.loader.get_code(name))
         state = Path(spec.origin).stat()
-        folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+        folders = (
+            None
+            if spec.submodule_search_locations is None
+            else list(spec.submodule_search_locations)
+        )
         index[name] = (spec.origin, folders, state.st_size, state.st_mtime_ns, place, len(code))
         codes.append(code)
         place += len(code)
@@ -97,7 +104,10 @@ def is_fresh(path: Path) -> bool:
     """Whether `path` is a bundle, and each file is as it was."""
     try:
         index = Finder(path).index
-        return all(_same(origin, size, time) for origin, _folders, size, time, _begin, _length in index.values())
+        return all(
+            _same(origin, size, time)
+            for origin, _folders, size, time, _begin, _length in index.values()
+        )
     except (OSError, ValueError, EOFError, TypeError):
         return False
 

@@ -15,7 +15,10 @@ Location = tuple[float, float]  # degrees north, degrees east
 def distance_km(a: Location, b: Location) -> float:
     """Great-circle distance in km (haversine)."""
     north_a, east_a, north_b, east_b = map(radians, (*a, *b))
-    h = sin((north_b - north_a) / 2) ** 2 + cos(north_a) * cos(north_b) * sin((east_b - east_a) / 2) ** 2
+    h = (
+        sin((north_b - north_a) / 2) ** 2
+        + cos(north_a) * cos(north_b) * sin((east_b - east_a) / 2) ** 2
+    )
     return 2 * EARTH_RADIUS_KM * asin(min(1.0, sqrt(h)))
 
 

@@ -15,4 +15,6 @@ PEAK_FLOPS = {  # FLOP/s
     "TPUv4": 275e12,
     "TPUv5p": 459e12,
 }
-FLOPS_PER_PARAMETER = 6  # and token, forward and backward; attention's own products not counted (arXiv 2001.08361)
+FLOPS_PER_PARAMETER = (
+    6  # and token, forward and backward; attention's own products not counted (arXiv 2001.08361)
+)

@@ -16,10 +16,16 @@ def cache_dir() -> Path:
         MachineError: it cannot be written.
     """
     base = os.environ.get("TESTBED_CACHE")
-    path = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed"
+    path = (
+        Path(base)
+        if base
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed"
+    )
     path = path.absolute()
     if any(character.isspace() for character in str(path)):
-        raise InputError(f"the cache folder's path has a blank: {path}", remedy="name another with TESTBED_CACHE")
+        raise InputError(
+            f"the cache folder's path has a blank: {path}", remedy="name another with TESTBED_CACHE"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -27,5 +33,7 @@ def cache_dir() -> Path:
             f"cannot make the cache folder {path}: {error.strerror}\n  name a folder you can write with TESTBED_CACHE"
         ) from error
     if not os.access(path, os.W_OK):
-        raise MachineError(f"cannot write to the cache folder {path}\n  name another with TESTBED_CACHE")
+        raise MachineError(
+            f"cannot write to the cache folder {path}\n  name another with TESTBED_CACHE"
+        )
     return path

@@ -65,10 +65,14 @@ def unmount(target: str) -> None:
 
 
 def _set_read_only(path: str, *, yes: bool, below: bool) -> None:
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY if yes else 0, 0 if yes else MOUNT_ATTR_RDONLY, 0, 0)
+    attributes = (ctypes.c_uint64 * 4)(
+        MOUNT_ATTR_RDONLY if yes else 0, 0 if yes else MOUNT_ATTR_RDONLY, 0, 0
+    )
     flags = AT_RECURSIVE if below else 0
     size = ctypes.sizeof(attributes)
-    done = _libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.c_size_t(size))
+    done = _libc.syscall(
+        SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.c_size_t(size)
+    )
     _check(done, f"mount_setattr {path}")
 
 
@@ -109,7 +113,10 @@ def why_not(memory_bytes: int, folders: list[str]) -> str:
 def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]) -> None:
     """Confine this process, and become `program`."""
     if trouble := why_not(memory_bytes, folders):
-        print(f"not kept to its folders, because this system does not allow it: {trouble}", file=sys.stderr)
+        print(
+            f"not kept to its folders, because this system does not allow it: {trouble}",
+            file=sys.stderr,
+        )
     else:
         confine(memory_bytes, folders)
     os.chdir("/")  # as it is mounted now

@@ -62,7 +62,9 @@ class Quantity:
             raise UnitError(f"the {self.name} {value!r} has no unit", self.remedy)
         factor = self._factors().get(unit.lower() if self.ignore_case else unit)
         if factor is None:
-            raise UnitError(f"{value!r} is not a {self.name}: {unit!r} is not a unit of it", self.remedy)
+            raise UnitError(
+                f"{value!r} is not a {self.name}: {unit!r} is not a unit of it", self.remedy
+            )
         return number * factor
 
     def read(self, value: object) -> int:
@@ -87,8 +89,14 @@ class Quantity:
         return f"{_decimal(Fraction(value, factor), digits)} {unit}"
 
     def _factors(self) -> dict[str, int]:
-        factors = dict(self.units) | {name: self.units[unit] for name, unit in self.synonyms.items()}
-        return {name.lower(): factor for name, factor in factors.items()} if self.ignore_case else factors
+        factors = dict(self.units) | {
+            name: self.units[unit] for name, unit in self.synonyms.items()
+        }
+        return (
+            {name.lower(): factor for name, factor in factors.items()}
+            if self.ignore_case
+            else factors
+        )
 
 
 def _decimal(number: Fraction, digits: int | None) -> str:
@@ -109,7 +117,9 @@ RATE = Quantity(
     example="10 Gbit/s",
     units={"bit/s": 1, "kbit/s": 10**3, "Mbit/s": 10**6, "Gbit/s": 10**9, "Tbit/s": 10**12},
     synonyms={
-        f"{prefix}{name}": f"{prefix}bit/s" for prefix in ("", "k", "M", "G", "T") for name in ("bit", "bits/s", "bps")
+        f"{prefix}{name}": f"{prefix}bit/s"
+        for prefix in ("", "k", "M", "G", "T")
+        for name in ("bit", "bits/s", "bps")
     },
     ignore_case=True,
 )
@@ -142,7 +152,9 @@ THOUSANDS = Quantity(
     units={"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
     synonyms={},
 )
-PERCENTAGE = Quantity(name="percentage", base="%", example="0.001 %", units={"%": 1}, synonyms={"percent": "%"})
+PERCENTAGE = Quantity(
+    name="percentage", base="%", example="0.001 %", units={"%": 1}, synonyms={"percent": "%"}
+)
 
 
 def parse_rate(value: object) -> int:
@@ -153,7 +165,9 @@ def parse_rate(value: object) -> int:
     """
     rate = RATE.read(value)
     if rate == 0:
-        raise UnitError("a rate of 0 carries nothing", "write a rate above 0, or leave the link out")
+        raise UnitError(
+            "a rate of 0 carries nothing", "write a rate above 0, or leave the link out"
+        )
     return rate
 
 
@@ -229,7 +243,10 @@ def pattern(quantity: Quantity) -> str:
     """A regular expression, as JSON schema has them, for texts that are a number and a unit of `quantity`."""
     units = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]
     if quantity.ignore_case:
-        units = [re.sub("[A-Za-z]", lambda letter: f"[{letter[0].upper()}{letter[0].lower()}]", unit) for unit in units]
+        units = [
+            re.sub("[A-Za-z]", lambda letter: f"[{letter[0].upper()}{letter[0].lower()}]", unit)
+            for unit in units
+        ]
     return rf"^\s*{_NUMBER}\s*(?:{'|'.join(dict.fromkeys(units))})\s*$"
 
 
@@ -247,10 +264,23 @@ def schema(quantity: Quantity, zero: bool = True) -> WithJsonSchema:
 
 
 Rate = Annotated[
-    int, BeforeValidator(parse_rate), PlainSerializer(format_rate, when_used="json"), schema(RATE, zero=False)
+    int,
+    BeforeValidator(parse_rate),
+    PlainSerializer(format_rate, when_used="json"),
+    schema(RATE, zero=False),
 ]
-Time = Annotated[int, BeforeValidator(parse_time), PlainSerializer(format_time, when_used="json"), schema(TIME)]
-Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size, when_used="json"), schema(DECIMAL_SIZE)]
+Time = Annotated[
+    int, BeforeValidator(parse_time), PlainSerializer(format_time, when_used="json"), schema(TIME)
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, when_used="json"),
+    schema(DECIMAL_SIZE),
+]
 Probability = Annotated[
-    float, BeforeValidator(parse_probability), PlainSerializer(format_probability, when_used="json"), schema(PERCENTAGE)
+    float,
+    BeforeValidator(parse_probability),
+    PlainSerializer(format_probability, when_used="json"),
+    schema(PERCENTAGE),
 ]

@@ -35,7 +35,10 @@ from testbed.network.verify import verify
 from testbed.plan.model import Network
 from testbed.workers.host_files import named
 
-LOOK_S = {"real": 0.02, "virtual": 1.0}  # between two looks for requests while others are at work, on the guest's clock
+LOOK_S = {
+    "real": 0.02,
+    "virtual": 1.0,
+}  # between two looks for requests while others are at work, on the guest's clock
 CHUNK = 1 << 16
 KEPT_VARIABLES = ("PATH", "HOME", "LANG")
 
@@ -55,7 +58,11 @@ class Agent:
     """Serves the requests of one deployment."""
 
     def __init__(self, deployment: Deployment, plan: LivePlan, network: BuiltNetwork) -> None:
-        self._folder, self._virtual, self._network = deployment.requests, plan.clock == "virtual", network
+        self._folder, self._virtual, self._network = (
+            deployment.requests,
+            plan.clock == "virtual",
+            network,
+        )
         self._look_s = LOOK_S[plan.clock]
         self._names = node_names(plan.network)
         self._seen: set[str] = set()
@@ -214,7 +221,9 @@ def main(folder: str) -> None:
         with named(Path("/run"), plan.network), build_network(plan.network) as network:
             for node in network.mininet.values():
                 node.start_shell()  # one for all commands to come, each of which is a fork of this process
-            time.sleep(max(0.0, 1.0 - time.monotonic()))  # ping takes second 0 for "not sent yet", and does not wait
+            time.sleep(
+                max(0.0, 1.0 - time.monotonic())
+            )  # ping takes second 0 for "not sent yet", and does not wait
             ready = {"nodes": list(network.mininet.keys()), "commands": commands()}
             deployment.write(deployment.last_time, str(time.time_ns()))
             deployment.write(deployment.ready, json.dumps(ready))

@@ -93,7 +93,9 @@ def _interrupts_forwarded(mail: Mail) -> Iterator[None]:
         mail.put(wish)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handled = {number: handler for number, handler in before.items() if callable(handler)}  # not those it ignores
+    handled = {
+        number: handler for number, handler in before.items() if callable(handler)
+    }  # not those it ignores
     for number in handled:
         signal.signal(number, forward)
     try:

@@ -48,7 +48,9 @@ def keep(deployment: Deployment) -> None:
         environment=code.environment,
         cpu=plan.cpu,
     ) as guest:
-        deployment.write(deployment.pids, json.dumps({"keeper": os.getpid(), "guest": guest.process.pid}))
+        deployment.write(
+            deployment.pids, json.dumps({"keeper": os.getpid(), "guest": guest.process.pid})
+        )
         wanted = _serve(deployment, guest, freezes=plan.clock == "virtual")
     if not wanted:
         shutil.rmtree(deployment.path)
@@ -69,7 +71,9 @@ def _serve(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
             os.read(lease, 4096)
             guest.resume()
             continue
-        fresh = os.open(deployment.lease, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO that had writers tells so for ever
+        fresh = os.open(
+            deployment.lease, os.O_RDONLY | os.O_NONBLOCK
+        )  # a FIFO that had writers tells so for ever
         poller.unregister(lease)
         os.close(lease)
         lease = fresh

@@ -44,10 +44,15 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
         network, spec = changed(plan.network, deployment.spec, plan.seed, overrides)
         answer(deployment, Request(kind="set", network=network))
         deployment.write(deployment.spec, spec)
-        deployment.write(deployment.plan, plan.model_copy(update={"network": network}).model_dump_json(indent=1) + "\n")
+        deployment.write(
+            deployment.plan,
+            plan.model_copy(update={"network": network}).model_dump_json(indent=1) + "\n",
+        )
 
 
-def changed(network: Network, spec: Path, seed: int, overrides: Sequence[Override]) -> tuple[Network, str]:
+def changed(
+    network: Network, spec: Path, seed: int, overrides: Sequence[Override]
+) -> tuple[Network, str]:
     """`network`, which came from the topology file `spec`, with `overrides`; and what is then written.
 
     Routes stay as they are, and so do automatic TCP buffers, though both come from the delays when a network is built.

@@ -46,13 +46,19 @@ def find(name: str | None, *, running: bool = True) -> Deployment:
     """
     known = {deployment.name: deployment for deployment in deployments()}
     if not known:
-        raise InputError("nothing is deployed", remedy="testbed topo deploy TOPOLOGY builds a network that stays")
+        raise InputError(
+            "nothing is deployed", remedy="testbed topo deploy TOPOLOGY builds a network that stays"
+        )
     if name is None:
         if len(known) > 1:
-            raise InputError(f"several networks are deployed: {', '.join(known)}", remedy="name one with -t NAME")
+            raise InputError(
+                f"several networks are deployed: {', '.join(known)}", remedy="name one with -t NAME"
+            )
         name = next(iter(known))
     if name not in known:
-        raise InputError(f"there is no deployment {name!r}", remedy=suggest(name, known, "deployed"))
+        raise InputError(
+            f"there is no deployment {name!r}", remedy=suggest(name, known, "deployed")
+        )
     found = known[name]
     if running and found.state != "running":
         raise InputError(
@@ -63,11 +69,21 @@ def find(name: str | None, *, running: bool = True) -> Deployment:
 
 
 def _reason(deployment: Deployment) -> str:
-    return "its network is being built" if deployment.state == "starting" else deployment.why_ended().splitlines()[0]
+    return (
+        "its network is being built"
+        if deployment.state == "starting"
+        else deployment.why_ended().splitlines()[0]
+    )
 
 
 def deploy(
-    name: str, topology: Topology, *, clock: Clock, seed: int, memory_bytes: int | None, progress: Progress
+    name: str,
+    topology: Topology,
+    *,
+    clock: Clock,
+    seed: int,
+    memory_bytes: int | None,
+    progress: Progress,
 ) -> Deployment:
     """Build the network of `topology` in a guest that stays; returns when it stands.
 
@@ -80,17 +96,23 @@ def deploy(
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot be the name of a deployment", place=Place("--name"),
+            f"{name!r} cannot be the name of a deployment",
+            place=Place("--name"),
             remedy="use letters, digits, dots, hyphens and underscores",
-        )  # fmt: skip
+        )
     network = resolve_network(topology, seed)
     memory = memory_bytes or BASE_MEMORY + HOST_MEMORY * len(network.hosts)
     check_guest(ensure_kernel(progress.building), clock, memory)
     progress.stage("boot")
     plan = LivePlan(
-        name=name, network=network, clock=clock, seed=seed, cpu=_cpu(), created_s=time.time(),
+        name=name,
+        network=network,
+        clock=clock,
+        seed=seed,
+        cpu=_cpu(),
+        created_s=time.time(),
         guest_memory_bytes=memory,
-    )  # fmt: skip
+    )
     deployment, alive = _reserve(name)
     try:
         with _first_lease(deployment):
@@ -115,9 +137,10 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
             deployment.path.mkdir()
         except FileExistsError:
             raise InputError(
-                f"the name {name} is taken: that deployment is {deployment.state}", place=Place("--name"),
+                f"the name {name} is taken: that deployment is {deployment.state}",
+                place=Place("--name"),
                 remedy=f"give another with --name, or end it with testbed topo destroy {name}",
-            ) from None  # fmt: skip
+            ) from None
         alive = deployment.alive.open("w")
         fcntl.flock(alive, fcntl.LOCK_EX)
     return deployment, alive
@@ -142,9 +165,13 @@ def _start_keeper(deployment: Deployment, plan: LivePlan, spec: str, lock: int) 
     deployment.spec.write_text(spec)
     with deployment.log.open("wb") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "testbed.deployments.keeper", str(deployment.path)], pass_fds=[lock],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "testbed.deployments.keeper", str(deployment.path)],
+            pass_fds=[lock],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def destroy(deployment: Deployment) -> None:
@@ -167,7 +194,10 @@ def overview(deployment: Deployment) -> dict[str, Any]:
     lives = state in ("running", "starting")
     try:
         plan = deployment.read_plan()
-    except (OSError, ValueError):  # of another version of the testbed, or just being made or removed
+    except (
+        OSError,
+        ValueError,
+    ):  # of another version of the testbed, or just being made or removed
         plan = None
     last = deployment.last_time_ns if plan and plan.clock == "virtual" else None
     hosts = plan.network.hosts if plan else ()
@@ -183,7 +213,10 @@ def overview(deployment: Deployment) -> dict[str, Any]:
         "pid": _pids(deployment).get("guest") if lives else None,
         "cpu": plan and plan.cpu,
         "folder": str(deployment.path),
-        "hosts": [{"name": host.name, "datacenter": host.dc, "address": str(host.address.ip)} for host in hosts],
+        "hosts": [
+            {"name": host.name, "datacenter": host.dc, "address": str(host.address.ip)}
+            for host in hosts
+        ],
         "links": _links(plan.network) if plan else [],
     }
 
@@ -199,13 +232,19 @@ def _pids(deployment: Deployment) -> dict[str, int]:
 def _links(network: Network) -> list[dict[str, Any]]:
     return [
         {
-            "link": link.key, "from": way.source, "to": way.target, "address": str(way.address.ip),
-            "rate_bps": way.bottleneck.rate_bps, "queue_packets": way.bottleneck.queue_packets,
-            "delay_ms": way.fibre.delay_ns / 1e6, "jitter_ms": way.fibre.jitter_ns / 1e6, "loss": way.fibre.loss.p,
+            "link": link.key,
+            "from": way.source,
+            "to": way.target,
+            "address": str(way.address.ip),
+            "rate_bps": way.bottleneck.rate_bps,
+            "queue_packets": way.bottleneck.queue_packets,
+            "delay_ms": way.fibre.delay_ns / 1e6,
+            "jitter_ms": way.fibre.jitter_ns / 1e6,
+            "loss": way.fibre.loss.p,
         }
         for link in network.wan
         for way in link.directions
-    ]  # fmt: skip
+    ]
 
 
 def _folder() -> Path:

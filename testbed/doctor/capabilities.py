@@ -11,11 +11,24 @@ from testbed.doctor.machine import Machine
 from testbed.doctor.probes import Finding, Probe
 
 GUEST: tuple[Probe, ...] = (
-    probes.architecture, probes.tracing, probes.memory, probes.cache, probes.disk, probes.python, probes.programs,
+    probes.architecture,
+    probes.tracing,
+    probes.memory,
+    probes.cache,
+    probes.disk,
+    probes.python,
+    probes.programs,
     probes.kernel,
-)  # fmt: skip
+)
 VIRTUAL = (*GUEST, probes.virtual_time)
-HERE: tuple[Probe, ...] = (probes.rights, probes.netem, probes.cgroups, probes.cache, probes.python, probes.programs)
+HERE: tuple[Probe, ...] = (
+    probes.rights,
+    probes.netem,
+    probes.cgroups,
+    probes.cache,
+    probes.python,
+    probes.programs,
+)
 CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "guest, virtual clock": VIRTUAL,
     "guest, real clock": GUEST,
@@ -26,7 +39,10 @@ CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "Vagrant": (probes.vagrant,),
     "Ray": (probes.ray,),
 }
-DEFAULT = ("guest, virtual clock", "Docker containers")  # what `testbed run` uses unless it is told otherwise
+DEFAULT = (
+    "guest, virtual clock",
+    "Docker containers",
+)  # what `testbed run` uses unless it is told otherwise
 
 
 @dataclass(frozen=True)
@@ -58,12 +74,21 @@ class Capability:
     def record(self) -> dict[str, Any]:
         """As `testbed doctor -f json` prints it."""
         findings = [asdict(finding) for finding in self.findings]
-        return {"name": self.name, "available": self.available, "why": self.why, "mend": self.mend, "checks": findings}
+        return {
+            "name": self.name,
+            "available": self.available,
+            "why": self.why,
+            "mend": self.mend,
+            "checks": findings,
+        }
 
 
 def capabilities(machine: Machine) -> list[Capability]:
     """All of them, the default ones first."""
-    return [Capability(name, tuple(probe(machine) for probe in wanted)) for name, wanted in CAPABILITIES.items()]
+    return [
+        Capability(name, tuple(probe(machine) for probe in wanted))
+        for name, wanted in CAPABILITIES.items()
+    ]
 
 
 def default_runs(found: Sequence[Capability]) -> bool:

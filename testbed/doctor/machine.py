@@ -56,7 +56,9 @@ class Machine:
     torch_error: str
     ptrace_error: str
     yama_scope: int | None  # Yama's kernel.yama.ptrace_scope; None: no Yama
-    namespaces_error: str  # of making namespaces for a guest: as root, or as a user in a user namespace
+    namespaces_error: (
+        str  # of making namespaces for a guest: as root, or as a user in a user namespace
+    )
     memory_folder: Path
     memory_free: int
     memory_error: str
@@ -82,7 +84,9 @@ def look() -> Machine:
         system=platform.system(),
         root=os.geteuid() == 0,
         administers=administers(),
-        programs=frozenset(name for name in (*PROGRAMS, *OTHER_PROGRAMS) if shutil.which(name, path=search_path())),
+        programs=frozenset(
+            name for name in (*PROGRAMS, *OTHER_PROGRAMS) if shutil.which(name, path=search_path())
+        ),
         python=(sys.version_info.major, sys.version_info.minor),
         torch_error=_tried([sys.executable, "-c", "import torch"]),
         ptrace_error=try_ptrace(),
@@ -110,8 +114,16 @@ def require(where: Where, isolation: Isolation, capture: Capture) -> None:
     Raises:
         MachineError: something is missing.
     """
-    wanted = ["mnexec", "ip", "nsenter", *["dockerd"] * (isolation == "container"), *["tcpdump"] * (capture != "none")]
-    lacking = {PROGRAMS[name]: name for name in wanted if shutil.which(name, path=search_path()) is None}
+    wanted = [
+        "mnexec",
+        "ip",
+        "nsenter",
+        *["dockerd"] * (isolation == "container"),
+        *["tcpdump"] * (capture != "none"),
+    ]
+    lacking = {
+        PROGRAMS[name]: name for name in wanted if shutil.which(name, path=search_path()) is None
+    }
     if lacking:
         packages = " ".join(lacking)
         raise MachineError(
@@ -119,7 +131,11 @@ def require(where: Where, isolation: Isolation, capture: Capture) -> None:
             f"  apt-get install --no-install-recommends {packages}"
         )
     if where == "here":
-        error = "this needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)" if not administers() else try_cgroups()
+        error = (
+            "this needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
+            if not administers()
+            else try_cgroups()
+        )
         if not error and (no_netem := try_netem()):
             error = f"this kernel makes no netem queue ({no_netem})"
         if error:
@@ -130,7 +146,9 @@ def require(where: Where, isolation: Isolation, capture: Capture) -> None:
 
 def search_path() -> str:
     """PATH with the folders of programs that a user may not have in theirs."""
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    return os.pathsep.join(
+        [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    )
 
 
 def _number(path: Path) -> int | None:
@@ -144,7 +162,9 @@ def administers() -> bool:
     """Whether this process may make network interfaces and mounts (proc(5): CapEff)."""
     if platform.system() != "Linux":
         return False
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(
+        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
+    )
     rights = int(status["CapEff"], 16)
     return all(rights >> capability & 1 for capability in (CAP_NET_ADMIN, CAP_SYS_ADMIN))
 
@@ -153,9 +173,14 @@ def _tried(command: Sequence[str]) -> str:
     """Run `command`: empty if it ends well, else the last line of what it said."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-            timeout=LONGEST_TRY_S, check=False,
-        )  # fmt: skip
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=LONGEST_TRY_S,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     if done.returncode == 0:
@@ -172,7 +197,11 @@ def try_ptrace() -> str:
     if pid == 0:
         os._exit(0 if _libc.ptrace(PTRACE_TRACEME, 0, 0, 0) == 0 else ctypes.get_errno() or 1)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return "" if status == 0 else f"PTRACE_TRACEME: {os.strerror(status) if status > 0 else f'signal {-status}'}"
+    return (
+        ""
+        if status == 0
+        else f"PTRACE_TRACEME: {os.strerror(status) if status > 0 else f'signal {-status}'}"
+    )
 
 
 def try_namespaces() -> str:
@@ -187,7 +216,9 @@ def try_memory(folder: Path) -> str:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(mmap.PAGESIZE)
-            mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+            mmap.mmap(
+                file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+            ).close()
     except OSError as error:
         if isinstance(error, PermissionError) and os.access(folder, os.W_OK):
             return f"programs cannot be mapped from {folder} (mounted noexec)"
@@ -213,7 +244,9 @@ def try_netem() -> str:
     """Make a netem queue, in a network namespace of its own that ends with the try."""
     if not administers():
         return "needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-    return _tried(["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
+    return _tried(
+        ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    )
 
 
 def try_cgroups(root: Path = Path("/sys/fs/cgroup")) -> str:

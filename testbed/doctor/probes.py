@@ -39,7 +39,9 @@ def architecture(machine: Machine) -> Finding:
     """Virtual time is written for User-Mode Linux on x86-64."""
     what = f"{machine.system} on {machine.architecture}"
     wrong = (
-        "" if machine.system == "Linux" and machine.architecture == "x86_64" else f"{what}; it needs Linux on x86-64"
+        ""
+        if machine.system == "Linux" and machine.architecture == "x86_64"
+        else f"{what}; it needs Linux on x86-64"
     )
     return _finding("architecture", wrong, what, "vagrant up")
 
@@ -73,7 +75,10 @@ def memory(machine: Machine) -> Finding:
 def cache(machine: Machine) -> Finding:
     """Kernels and the folders of running guests are kept there."""
     return _finding(
-        "cache", machine.cache_error, "the cache folder can be written", "export TESTBED_CACHE=/var/tmp/testbed"
+        "cache",
+        machine.cache_error,
+        "the cache folder can be written",
+        "export TESTBED_CACHE=/var/tmp/testbed",
     )
 
 
@@ -100,20 +105,31 @@ def kernel(machine: Machine) -> Finding:
     if found is not None:
         return Finding("kernel", True, f"Linux {found.version} at {found.path}")
     if machine.kernel_error:
-        return Finding("kernel", False, machine.kernel_error, "unset TESTBED_KERNEL, or let it name a guest kernel")
+        return Finding(
+            "kernel",
+            False,
+            machine.kernel_error,
+            "unset TESTBED_KERNEL, or let it name a guest kernel",
+        )
     lacking = [*machine.missing_tools, *([] if source else [f"linux-source-{LINUX[0]}"])]
     if not lacking:
-        return Finding("kernel", True, f"not built yet; the first run builds it from {source} in some minutes")
+        return Finding(
+            "kernel", True, f"not built yet; the first run builds it from {source} in some minutes"
+        )
     why = f"not built, and {', '.join(lacking)} to build it with missing"
     if not machine.missing_tools:
-        why += f" (another source of Linux {' or '.join(LINUX)} will do: testbed guest build --source)"
+        why += (
+            f" (another source of Linux {' or '.join(LINUX)} will do: testbed guest build --source)"
+        )
     return Finding("kernel", False, why, _install(machine, lacking))
 
 
 def virtual_time(machine: Machine) -> Finding:
     """Whether the kernel has a virtual clock: those that are built here do."""
     found = machine.kernel
-    error = f"{found.path} has no virtual clock" if found is not None and not found.virtual_time else ""
+    error = (
+        f"{found.path} has no virtual clock" if found is not None and not found.virtual_time else ""
+    )
     return _finding("virtual time", error, "the kernel has a virtual clock", "unset TESTBED_KERNEL")
 
 
@@ -144,7 +160,12 @@ def netem(machine: Machine) -> Finding:
     mend = "modprobe sch_netem" if machine.administers else "sudo modprobe sch_netem"
     if "unknown" in error or "not found" in error:
         mend += f"; if there is no such module, {AWAY}"
-    return _finding("netem", error and f"this kernel makes no netem queue ({error})", "this kernel has netem", mend)
+    return _finding(
+        "netem",
+        error and f"this kernel makes no netem queue ({error})",
+        "this kernel has netem",
+        mend,
+    )
 
 
 def cgroups(machine: Machine) -> Finding:
@@ -158,19 +179,28 @@ def vagrant(machine: Machine) -> Finding:
     error = "" if "vagrant" in machine.programs else "there is no vagrant"
     if not error and not machine.vagrantfile:
         error = "this installation has no Vagrantfile; a clone has one"
-    return _finding("vagrant", error, "vagrant and the Vagrantfile are there", _install(machine, ["vagrant"]))
+    return _finding(
+        "vagrant", error, "vagrant and the Vagrantfile are there", _install(machine, ["vagrant"])
+    )
 
 
 def ray(machine: Machine) -> Finding:
     """Sweeps on several machines."""
     error = "" if machine.ray else "this Python has no package ray"
-    return _finding("ray", error, "the package ray is installed", f"{sys.executable} -m pip install ray")
+    return _finding(
+        "ray", error, "the package ray is installed", f"{sys.executable} -m pip install ray"
+    )
 
 
 def _programs(machine: Machine, name: str, wanted: tuple[str, ...]) -> Finding:
     lacking = [program for program in wanted if program not in machine.programs]
     error = f"missing: {', '.join(lacking)}" if lacking else ""
-    return _finding(name, error, ", ".join(wanted), _install(machine, [PROGRAMS[program] for program in lacking]))
+    return _finding(
+        name,
+        error,
+        ", ".join(wanted),
+        _install(machine, [PROGRAMS[program] for program in lacking]),
+    )
 
 
 def _install(machine: Machine, packages: list[str]) -> str:

@@ -46,10 +46,23 @@ def python_for_guests(environment: Mapping[str, str], making: Callable[[], None]
 
 def _make(path: Path, environment: Mapping[str, str]) -> None:
     done = subprocess.run(
-        ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "testbed.execution.inside", "--bundle", str(path)],
-        env={"PATH": os.defpath, **environment}, check=False,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            sys.executable,
+            "-m",
+            "testbed.execution.inside",
+            "--bundle",
+            str(path),
+        ],
+        env={"PATH": os.defpath, **environment},
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if done.returncode != 0:
         end = "\n".join(f"    {line}" for line in done.stderr.splitlines()[-5:])
         raise MachineError(f"the modules that a guest needs cannot be imported here:\n{end}")

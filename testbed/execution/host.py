@@ -82,14 +82,21 @@ class Running:
         """Time for which this machine's CPUs were busy, on average over the CPUs, whoever kept them so."""
         if self.process.poll() is not None:
             return 0.0
-        fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]][:CPU_FIELDS]
+        fields = [
+            int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        ][:CPU_FIELDS]
         busy = sum(value for number, value in enumerate(fields) if number not in IDLE_FIELDS)
         return busy / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 
 
 @contextmanager
 def start_here(
-    command: Sequence[str], *, writable: Path, console: Path, readable: Sequence[Path], environment: Mapping[str, str]
+    command: Sequence[str],
+    *,
+    writable: Path,
+    console: Path,
+    readable: Sequence[Path],
+    environment: Mapping[str, str],
 ) -> Iterator[Running]:
     """Run `command` as root of this kernel.
 
@@ -108,9 +115,13 @@ def start_here(
         group = CGROUPS / f"testbed-{folder.name}"
         with _control_group(group), console.open("ab") as out:
             process = subprocess.Popen(
-                _words(group, command, writable, readable), env={**_environment(), **environment},
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                _words(group, command, writable, readable),
+                env={**_environment(), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
                 yield Running(process)
             finally:
@@ -126,12 +137,35 @@ def _environment() -> dict[str, str]:
     return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 
-def _words(group: Path, command: Sequence[str], writable: Path, readable: Sequence[Path]) -> list[str]:
-    namespaces = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
+def _words(
+    group: Path, command: Sequence[str], writable: Path, readable: Sequence[Path]
+) -> list[str]:
+    namespaces = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]
     places = [writable, *readable]
-    hidden = sorted({str(place) for place in places if any(place.is_relative_to(own) for own in OWN)})
+    hidden = sorted(
+        {str(place) for place in places if any(place.is_relative_to(own) for own in OWN)}
+    )
     first_process, memory = "1", "0"  # see confine.py
-    confined = [sys.executable, "-IS", str(CONFINE), first_process, memory, *KEPT_WRITABLE, str(writable), "--"]
+    confined = [
+        sys.executable,
+        "-IS",
+        str(CONFINE),
+        first_process,
+        memory,
+        *KEPT_WRITABLE,
+        str(writable),
+        "--",
+    ]
     inside = ["bash", "-c", INSIDE, "here", str(group), *hidden, "--", *confined, *command]
     return ["setpriv", "--pdeathsig", "KILL", "--", *namespaces, "--", *inside]
 
@@ -146,7 +180,9 @@ def _control_group(group: Path) -> Iterator[None]:
             switch.write_text(" ".join(f"+{name}" for name in lacking))
         group.mkdir()
     except OSError as error:
-        raise MachineError(f"control groups cannot be made in {CGROUPS}: {error.strerror}") from error
+        raise MachineError(
+            f"control groups cannot be made in {CGROUPS}: {error.strerror}"
+        ) from error
     try:
         yield
     finally:

@@ -33,13 +33,22 @@ from testbed.network.netlink import inside_netns
 from testbed.network.reconfigure import changing
 from testbed.network.verify import verify_round_trips
 from testbed.plan.model import Network, Plan
-from testbed.runfolder.folder import CapturePoint, RecordFollower, RunDir, append_record, capture_points, replace_text
+from testbed.runfolder.folder import (
+    CapturePoint,
+    RecordFollower,
+    RunDir,
+    append_record,
+    capture_points,
+    replace_text,
+)
 from testbed.workers.fleet import Fleet
 
 QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free
 OWN = {"testbed", "__main__"}
 
-os.environ.pop("SETUPTOOLS_USE_DISTUTILS", None)  # it was for our own imports; a user's script may build extensions
+os.environ.pop(
+    "SETUPTOOLS_USE_DISTUTILS", None
+)  # it was for our own imports; a user's script may build extensions
 
 
 def run(folder: RunDir) -> None:
@@ -58,7 +67,9 @@ def run(folder: RunDir) -> None:
             round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
             folder.write_json(folder.fidelity, [round_trip.record() for round_trip in round_trips])
         with stage(folder, "measurement"):
-            if taps := [_tap(folder, network, point) for point in capture_points(plan.network, plan.capture)]:
+            if taps := [
+                _tap(folder, network, point) for point in capture_points(plan.network, plan.capture)
+            ]:
                 virtual = plan.clock == "virtual"
                 stack.enter_context(capturing(taps, plan.capturing, yielding=virtual))
             if plan.clock == "virtual":
@@ -82,14 +93,18 @@ def _changing(
     events, changes = RecordFollower(folder.events), network.plan.changes
 
     def began_ns() -> int | None:
-        return next((int(event["time_ns"]) for event in events.new() if event["state"] == "first"), None)
+        return next(
+            (int(event["time_ns"]) for event in events.new() if event["state"] == "first"), None
+        )
 
     def then(number: int, due_ns: int) -> None:
         fleet.kill(changes[number].killed)
         fleet.start_again(changes[number].started)
         for transfer in changes[number].transfers:
             transfers.start(transfer)
-        append_record(folder.changes, {"number": number, "due_ns": due_ns, "time_ns": time.time_ns()})
+        append_record(
+            folder.changes, {"number": number, "due_ns": due_ns, "time_ns": time.time_ns()}
+        )
 
     return changing(network, began_ns, then)
 
@@ -121,7 +136,9 @@ def _ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:
         with inside_netns(network.pid(port.router)):
             connection = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
             index = socket.if_nametoindex(port.interface)
-        found.append(Port(connection, index, port.direction.source, port.direction.target, port.link))
+        found.append(
+            Port(connection, index, port.direction.source, port.direction.target, port.link)
+        )
     return found
 
 
@@ -146,18 +163,29 @@ def _watched(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None
         return
     with straining() as seen:
         yield
-    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": _fibre_drops(network, plan.network)})
+    folder.write_json(
+        folder.strain, {**seen.record(), "fibre_drops": _fibre_drops(network, plan.network)}
+    )
 
 
 def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
     """Drops of the fibres of `plan` that should never have any, by the names of their interfaces."""
     if not plan.wan:
         return {}
-    with inside_netns(network.pid("wan")), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as connection:
+    with (
+        inside_netns(network.pid("wan")),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as connection,
+    ):
         counters = read_counters(connection)
-        drops = {name: counters[index].drops for index, name in socket.if_nameindex() if index in counters}
+        drops = {
+            name: counters[index].drops
+            for index, name in socket.if_nameindex()
+            if index in counters
+        }
     fibres = [port for state in plan.states() for port in qdiscs.ports(state) if port.node == "wan"]
-    lossless = {port.interface for port in fibres} - {port.interface for port in fibres if qdiscs.loses(port)}
+    lossless = {port.interface for port in fibres} - {
+        port.interface for port in fibres if qdiscs.loses(port)
+    }
     return {name: drops[name] for name in sorted(lossless) if drops.get(name)}
 
 
@@ -185,7 +213,10 @@ def main(path: str) -> int:
             "failed",
             f"{type(error).__name__}: {error} (a fault of the testbed: see {folder.console.name})",
         )
-    append_record(folder.events, {"stage": "run", "state": outcome, "reason": reason, "time_ns": time.time_ns()})
+    append_record(
+        folder.events,
+        {"stage": "run", "state": outcome, "reason": reason, "time_ns": time.time_ns()},
+    )
     return 0 if outcome == "completed" else 1
 
 
@@ -205,7 +236,9 @@ def series(path: str) -> int:
         prepare_torch(json.loads(RunDir(Path(run_folder)).plan.read_text())["workers"]["workload"])
         pid = os.fork()
         if pid == 0:
-            console = os.open(RunDir(Path(run_folder)).console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            console = os.open(
+                RunDir(Path(run_folder)).console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+            )
             os.dup2(console, 1)
             os.dup2(console, 2)
             _leave(main(run_folder))
@@ -224,7 +257,9 @@ def write_bundle(path: str) -> int:
     import_torch()
     for workload in ("collectives", "train"):
         prepare_torch(workload)
-    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] not in OWN}
+    modules = {
+        name: module for name, module in sys.modules.items() if name.split(".")[0] not in OWN
+    }
     code_bundle.write(Path(path), modules)
     return 0
 

@@ -40,7 +40,10 @@ GUEST_ENVIRONMENT = {
     **ENVIRONMENT,
     "PYDANTIC_DISABLE_PLUGINS": "1",  # it looks for them in every installed package
 }
-if sys.version_info < (3, 12):  # Mininet imports distutils: Python's own, where there is one, is the quicker one
+if sys.version_info < (
+    3,
+    12,
+):  # Mininet imports distutils: Python's own, where there is one, is the quicker one
     GUEST_ENVIRONMENT["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
 
 
@@ -57,7 +60,9 @@ class Outcome:
     pid: int = field(default_factory=os.getpid)
     wall_seconds: float = 0.0
     emulated_seconds: float = 0.0
-    forced_ms: float = 0.0  # virtual time that was forced on during the operations because a process span
+    forced_ms: float = (
+        0.0  # virtual time that was forced on during the operations because a process span
+    )
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def doubt(self, warning: str) -> None:
@@ -67,9 +72,15 @@ class Outcome:
 
 
 def launch(
-    plan: Plan, run: RunDir, *, spec: str, command: Sequence[str], stall_limit_s: float, progress: Progress,
+    plan: Plan,
+    run: RunDir,
+    *,
+    spec: str,
+    command: Sequence[str],
+    stall_limit_s: float,
+    progress: Progress,
     series: Path | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Carry out `plan` in the new folder `run`, where it says, and make its tables and its page.
 
     Args:
@@ -97,10 +108,18 @@ def launch(
             _carry_out(plan, run, start, outcome, stall_limit_s, progress)
             outcome.state, outcome.exit_status = "completed", 0
         except TestbedError as error:
-            outcome.state, outcome.exit_status, outcome.reason = "failed", error.exit_status, str(error)
+            outcome.state, outcome.exit_status, outcome.reason = (
+                "failed",
+                error.exit_status,
+                str(error),
+            )
             raise
         except KeyboardInterrupt:
-            outcome.state, outcome.exit_status, outcome.reason = "interrupted", 130, "interrupted by the user"
+            outcome.state, outcome.exit_status, outcome.reason = (
+                "interrupted",
+                130,
+                "interrupted by the user",
+            )
             raise
         finally:
             outcome.warnings += run.settle()
@@ -111,7 +130,13 @@ def launch(
 
 def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
     """Of everything that a run's results depend on; `kernel`: the guest's, None: not built yet, or not used `here`."""
-    release = f"Linux {platform.release()}" if here else f"Linux {kernel.version} UML" if kernel else "none yet"
+    release = (
+        f"Linux {platform.release()}"
+        if here
+        else f"Linux {kernel.version} UML"
+        if kernel
+        else "none yet"
+    )
     found = {
         "testbed": testbed.__version__,
         "python": platform.python_version(),
@@ -158,9 +183,13 @@ def start_series(
     """
     code = code_for_guests()
     return series_of(
-        kernel, folder, code.python, memory_bytes=memory_bytes, readable=[*code.readable, *named],
+        kernel,
+        folder,
+        code.python,
+        memory_bytes=memory_bytes,
+        readable=[*code.readable, *named],
         environment=code.environment,
-    )  # fmt: skip
+    )
 
 
 def may_join_series(plan: Plan) -> bool:
@@ -175,8 +204,13 @@ def may_join_series(plan: Plan) -> bool:
 
 
 def _start(
-    plan: Plan, run: RunDir, kernel: Kernel | None, series: Path | None, patience_s: float, progress: Progress
-) -> AbstractContextManager[Running]:  # fmt: skip
+    plan: Plan,
+    run: RunDir,
+    kernel: Kernel | None,
+    series: Path | None,
+    patience_s: float,
+    progress: Progress,
+) -> AbstractContextManager[Running]:
     """The command of the run; `kernel`: the guest's, None: here."""
     if series is not None:  # and this process is forked from one that is warm
         return visit(series, run.path, patience_s)
@@ -186,18 +220,33 @@ def _start(
     environment, readable = code.environment, [*code.readable, *folders_of(plan)]
     if kernel is None:
         return host.start_here(
-            command, writable=run.path, console=run.console, readable=readable, environment=environment
+            command,
+            writable=run.path,
+            console=run.console,
+            readable=readable,
+            environment=environment,
         )
     return start_guest(
-        kernel, command, writable=run.path, memory_bytes=plan.guest_memory_bytes, clock=plan.clock,
-        console=run.console, clock_file=run.clock, readable=readable, environment=environment,
-    )  # fmt: skip
+        kernel,
+        command,
+        writable=run.path,
+        memory_bytes=plan.guest_memory_bytes,
+        clock=plan.clock,
+        console=run.console,
+        clock_file=run.clock,
+        readable=readable,
+        environment=environment,
+    )
 
 
 def _carry_out(
-    plan: Plan, run: RunDir, start: AbstractContextManager[Running], outcome: Outcome, stall_limit_s: float,
+    plan: Plan,
+    run: RunDir,
+    start: AbstractContextManager[Running],
+    outcome: Outcome,
+    stall_limit_s: float,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     progress.stage("boot")
     with start as guest:
         watch = Watch(run, guest, stall_limit_s, progress)
@@ -212,7 +261,9 @@ def _carry_out(
         raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
     if status != 0:
         who = "the guest" if plan.where == "guest" else "the run"
-        raise GuestLost(f"{who} ended without finishing the run; the end of {run.console}:\n{tail(run.console)}")
+        raise GuestLost(
+            f"{who} ended without finishing the run; the end of {run.console}:\n{tail(run.console)}"
+        )
 
 
 def folders_of(plan: Plan) -> set[Path]:
@@ -301,7 +352,9 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
             f"WAN queues overflowed ({drops} drops) while segmentation offload kept packets together; "
             "use --set topology.tcp.offload=off"
         )
-    outcome.warnings += [problem for problem in summary["problems"] if problem.startswith("captures/")]
+    outcome.warnings += [
+        problem for problem in summary["problems"] if problem.startswith("captures/")
+    ]
     for doubt in fidelity.rate_doubts(summary["rates"]):
         outcome.doubt(doubt)
     training = summary["training"]
@@ -311,7 +364,9 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
             "that were to be modelled: this CPU cannot keep up; use --clock virtual, or a longer step_time"
         )
     if outcome.state != "completed":
-        outcome.doubt(f"{INCOMPLETE}: {outcome.reason.splitlines()[0] if outcome.reason else outcome.state}")
+        outcome.doubt(
+            f"{INCOMPLETE}: {outcome.reason.splitlines()[0] if outcome.reason else outcome.state}"
+        )
 
 
 def clean_up_after_killed() -> None:
@@ -325,4 +380,6 @@ def clean_up_after_killed() -> None:
             continue
         if status.get("state") == "running":
             reason = "the testbed was killed"
-            run.write_json(run.status, {**status, "state": "interrupted", "reason": reason, "faithful": False})
+            run.write_json(
+                run.status, {**status, "state": "interrupted", "reason": reason, "faithful": False}
+            )

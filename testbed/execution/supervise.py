@@ -13,8 +13,12 @@ from testbed.guest.boot import ClockReading
 from testbed.runfolder.folder import RecordFollower, RunDir
 
 CPU_SAMPLE_S = 0.5
-LEAST_PROGRESS_NS = 10**6  # a clock that gains less stands still: each time that a loop reads it, it moves by 256 ns
-LONGEST_STAGE_NS = 3600 * 10**9  # of the guest's clock, for a stage before the operations; they take 3 s at most
+LEAST_PROGRESS_NS = (
+    10**6
+)  # a clock that gains less stands still: each time that a loop reads it, it moves by 256 ns
+LONGEST_STAGE_NS = (
+    3600 * 10**9
+)  # of the guest's clock, for a stage before the operations; they take 3 s at most
 
 
 class Progress(Protocol):
@@ -62,7 +66,9 @@ class _Stage:
 class Watch:
     """Follows a guest from outside: its stages, its operations, its clock."""
 
-    def __init__(self, run: RunDir, guest: Running, stall_limit_s: float, progress: Progress) -> None:
+    def __init__(
+        self, run: RunDir, guest: Running, stall_limit_s: float, progress: Progress
+    ) -> None:
         self._guest, self._progress = guest, progress
         self._stall_limit_s = stall_limit_s
         self._events = RecordFollower(run.events)
@@ -130,8 +136,12 @@ class Watch:
         now, old, cpu = time.monotonic(), self._stage, self._cpu_seconds()
         wall = now - old.begin
         emulated = None if old.time_ns is None else (time_ns - old.time_ns) / 1e9
-        self.stages.append({"stage": old.name, "wall_seconds": round(wall, 3), "emulated_seconds": emulated})
-        clock_ns, forced_ns = (reading.time_ns, reading.forced_ns) if (reading := self._guest.clock()) else (0, 0)
+        self.stages.append(
+            {"stage": old.name, "wall_seconds": round(wall, 3), "emulated_seconds": emulated}
+        )
+        clock_ns, forced_ns = (
+            (reading.time_ns, reading.forced_ns) if (reading := self._guest.clock()) else (0, 0)
+        )
         if old.name == "ops":
             self._sample_cpu(cpu)
             self.forced_ns = forced_ns - old.forced_ns
@@ -143,7 +153,9 @@ class Watch:
         now = time.monotonic()
         exact_ns = reading.time_ns - reading.forced_ns
         if exact_ns >= self._moved_to_ns + LEAST_PROGRESS_NS:
-            self._moved_at_cpu = self._guest.cpu_seconds() if now - self._moved > 1 else self._moved_at_cpu
+            self._moved_at_cpu = (
+                self._guest.cpu_seconds() if now - self._moved > 1 else self._moved_at_cpu
+            )
             self._moved, self._moved_to_ns = now, exact_ns
         if old is not None and reading.forced_ns > old.forced_ns:
             self.spinner = f"{reading.command} (pid {reading.pid}) on {reading.host}"
@@ -159,7 +171,9 @@ class Watch:
         cpu = self._guest.cpu_seconds() - self._moved_at_cpu
         who = f"{reading.command} (pid {reading.pid}) on {reading.host}"
         what = (
-            f"{who} computes, or waits in a loop for what only time brings" if cpu > seconds / 2 else "the guest hangs"
+            f"{who} computes, or waits in a loop for what only time brings"
+            if cpu > seconds / 2
+            else "the guest hangs"
         )
         return (
             f"the guest's clock stood still for {seconds:.0f} s: {what}\n"

@@ -35,7 +35,9 @@ from testbed.core.sandbox import CONFINE
 from testbed.guest.kernel import Kernel
 from testbed.runfolder.folder import open_plain, read_plain
 
-EPOCH_NS = 1_735_689_600 * 10**9  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
+EPOCH_NS = (
+    1_735_689_600 * 10**9
+)  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
 # Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make runs differ by
 # microseconds, for then the order of processes depends on how fast this machine computes.
 PATIENCE_SLICES = 100
@@ -159,7 +161,9 @@ def start_guest(
                 threading.Thread(target=process.wait).start()
 
 
-def _job(command: Sequence[str], writable: Path, readable: Sequence[Path], environment: dict[str, str]) -> str:
+def _job(
+    command: Sequence[str], writable: Path, readable: Sequence[Path], environment: dict[str, str]
+) -> str:
     hidden = [str(p) for p in readable if any(p.is_relative_to(place) for place in HIDDEN)]
     variables = [f"{name}={value}" for name, value in environment.items()]
     return (
@@ -201,7 +205,15 @@ def _confined(memory_bytes: int, shared: Sequence[Path], readable: Sequence[Path
     if memory == SHM and not any(path.is_relative_to(SHM) for path in (*shared, *readable)):
         size = memory_bytes + MEMORY_SLACK  # in a /dev/shm of its own
     folders = [*shared, *[memory] * (size == 0)]
-    return [sys.executable, "-IS", str(CONFINE), str(os.getpid()), str(size), *map(str, folders), "--"]
+    return [
+        sys.executable,
+        "-IS",
+        str(CONFINE),
+        str(os.getpid()),
+        str(size),
+        *map(str, folders),
+        "--",
+    ]
 
 
 def _launch(
@@ -215,24 +227,44 @@ def _launch(
 ) -> subprocess.Popen[bytes]:
     ends = ("con0=null,fd:1", "quiet") if console else ("con0=fd:0,fd:1", "quiet", "loglevel=0")
     arguments = [
-        f"mem={memory_bytes // 2**20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}",
-        "con=null", *ends, "ssl=null", "ipv6.disable_ipv6=1", f"umid={folder.name}",
-        f"uml_dir={folder}/uml", f"TESTBED_GUEST={folder}",
-    ]  # fmt: skip
+        f"mem={memory_bytes // 2**20}M",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        "rootflags=/",
+        "ro",
+        f"init={INIT}",
+        "con=null",
+        *ends,
+        "ssl=null",
+        "ipv6.disable_ipv6=1",
+        f"umid={folder.name}",
+        f"uml_dir={folder}/uml",
+        f"TESTBED_GUEST={folder}",
+    ]
     if kernel.seccomp:
         arguments += ["seccomp=auto"]
     if clock == "virtual":
         clock_link = folder / "clock"  # the kernel's command line cannot carry a path with blanks
         clock_link.symlink_to(clock_file)
-        arguments += ["time-travel=inf-cpu", f"time-travel-start={EPOCH_NS}", f"time-travel-status={clock_link}"]
+        arguments += [
+            "time-travel=inf-cpu",
+            f"time-travel-start={EPOCH_NS}",
+            f"time-travel-status={clock_link}",
+        ]
         arguments += [f"time-travel-patience={PATIENCE_SLICES}"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("TMP", "TEMP")}  # UML knows them
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("TMP", "TEMP")
+    }  # UML knows them
     with console.open("ab") if console else nullcontext() as out:
         # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
         return subprocess.Popen(
-            [*words, str(kernel.path.absolute()), *arguments], env=environment,
-            stdin=subprocess.DEVNULL if console else None, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [*words, str(kernel.path.absolute()), *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL if console else None,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def memory_folder() -> Path:
@@ -247,7 +279,9 @@ def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes:
         MachineError: the kernel has no virtual time, or the memory file does not fit.
     """
     if clock == "virtual" and not kernel.virtual_time:
-        raise MachineError(f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real")
+        raise MachineError(
+            f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real"
+        )
     place = memory_folder()
     free = shutil.disk_usage(place).free
     if free < memory_bytes:

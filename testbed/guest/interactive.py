@@ -23,9 +23,13 @@ SHELL = ["setsid", "--ctty", "--wait", "sh", "-c", "exec bash -i <>/dev/tty0 >&0
 
 
 def execute(
-    kernel: Kernel, command: Sequence[str], *, clock: Clock, memory_bytes: int,
+    kernel: Kernel,
+    command: Sequence[str],
+    *,
+    clock: Clock,
+    memory_bytes: int,
     say: Callable[[str], None],
-) -> int:  # fmt: skip
+) -> int:
     """Run `command` in the present folder and hand on what it prints; its exit status, -1 if the guest was lost.
 
     Raises:
@@ -34,7 +38,10 @@ def execute(
     with _folder() as folder:
         console = folder / "console"
         console.touch()
-        with console.open() as output, _guest(kernel, command, clock, memory_bytes, folder, console) as guest:
+        with (
+            console.open() as output,
+            _guest(kernel, command, clock, memory_bytes, folder, console) as guest,
+        ):
             while (status := guest.status()) is None:
                 say(_without_returns(output.read()))
                 time.sleep(POLL_S)
@@ -49,20 +56,35 @@ def shell(kernel: Kernel, *, clock: Clock, memory_bytes: int) -> int:
     Raises:
         MachineError: a guest cannot be started.
     """
-    with _folder() as folder, _raw_terminal(), _guest(kernel, SHELL, clock, memory_bytes, folder, None) as guest:
+    with (
+        _folder() as folder,
+        _raw_terminal(),
+        _guest(kernel, SHELL, clock, memory_bytes, folder, None) as guest,
+    ):
         while (status := guest.status()) is None:
             time.sleep(POLL_S)
         return status
 
 
 def _guest(
-    kernel: Kernel, command: Sequence[str], clock: Clock, memory_bytes: int, folder: Path, console: Path | None
+    kernel: Kernel,
+    command: Sequence[str],
+    clock: Clock,
+    memory_bytes: int,
+    folder: Path,
+    console: Path | None,
 ) -> AbstractContextManager[Guest]:
     here = Path.cwd()
     return start_guest(
-        kernel, ["env", "-C", str(here), *command], writable=folder, memory_bytes=memory_bytes, clock=clock,
-        console=console, clock_file=folder / "clock", readable=[here, Path(sys.prefix), Path(sys.base_prefix)],
-    )  # fmt: skip
+        kernel,
+        ["env", "-C", str(here), *command],
+        writable=folder,
+        memory_bytes=memory_bytes,
+        clock=clock,
+        console=console,
+        clock_file=folder / "clock",
+        readable=[here, Path(sys.prefix), Path(sys.base_prefix)],
+    )
 
 
 @contextmanager

@@ -21,12 +21,28 @@ from pathlib import Path
 
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
-from testbed.guest.linux_source import LINUX, PARTS, Source, choose, chosen_source, find_source, named_source
+from testbed.guest.linux_source import (
+    LINUX,
+    PARTS,
+    Source,
+    choose,
+    chosen_source,
+    find_source,
+    named_source,
+)
 
 TOOLS = {
-    "gcc": "gcc", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils", "patch": "patch",
-}  # fmt: skip
-OBJECTS = 1500  # compiled files of a build with guest.config and Linux 6.12, for the progress display
+    "gcc": "gcc",
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "xz": "xz-utils",
+    "patch": "patch",
+}
+OBJECTS = (
+    1500  # compiled files of a build with guest.config and Linux 6.12, for the progress display
+)
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it from 0 to 1
 
@@ -122,7 +138,9 @@ def _require_source_and_tools() -> Source:
 def _key(source: Source) -> str:
     """Hash of the source, the configuration and the edits."""
     digest = hashlib.sha256(source.fingerprint.encode())
-    for part in sorted((path for path in PARTS.rglob("*") if path.is_file()), key=lambda path: path.name):
+    for part in sorted(
+        (path for path in PARTS.rglob("*") if path.is_file()), key=lambda path: path.name
+    ):
         digest.update(part.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -174,21 +192,37 @@ def _build(source: Source, work: Path, progress: Progress) -> Path:
 
 def _check_config(wanted: Path, got: Path) -> None:
     have = set(got.read_text().splitlines())
-    lost = [line for line in wanted.read_text().splitlines() if line.startswith("CONFIG_") and line not in have]
+    lost = [
+        line
+        for line in wanted.read_text().splitlines()
+        if line.startswith("CONFIG_") and line not in have
+    ]
     if lost:
-        raise MachineError(f"the kernel source does not offer what the guest needs: {' '.join(lost)}")
+        raise MachineError(
+            f"the kernel source does not offer what the guest needs: {' '.join(lost)}"
+        )
 
 
 def _lines(command: list[str], cwd: Path, log: Path) -> Iterator[str]:
     """Run `command`, add its output to `log` and yield it line by line; raise if it fails."""
-    environment = {**os.environ, "KBUILD_BUILD_TIMESTAMP": "2025-01-01", "KBUILD_BUILD_USER": "testbed", "LC_ALL": "C"}
+    environment = {
+        **os.environ,
+        "KBUILD_BUILD_TIMESTAMP": "2025-01-01",
+        "KBUILD_BUILD_USER": "testbed",
+        "LC_ALL": "C",
+    }
     with (
         log.open("a") as out,
         subprocess.Popen(
-            command, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command,
+            cwd=cwd,
+            env=environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as process,
-    ):  # fmt: skip
+    ):
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -214,8 +248,17 @@ def _inspect(path: Path) -> Kernel:
         MachineError: it cannot be executed.
     """
     try:
-        version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True)
-        options = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=20, check=False)
+        version = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=20, check=True
+        )
+        options = subprocess.run(
+            [path, "--help"], capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise MachineError(f"the guest kernel {path} does not run: {error}") from error
-    return Kernel(path, version.stdout.strip(), "time-travel-slice" in options.stdout, "seccomp=" in options.stdout)
+    return Kernel(
+        path,
+        version.stdout.strip(),
+        "time-travel-slice" in options.stdout,
+        "seccomp=" in options.stdout,
+    )

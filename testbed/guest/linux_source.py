@@ -37,9 +37,10 @@ class Source:
         place = Place(file=self.path)
         if not self.path.exists():
             raise InputError(
-                "the kernel source is not there any more", place=place,
+                "the kernel source is not there any more",
+                place=place,
                 remedy=f"name another with --source, or forget it: testbed guest build ({_choice()} remembers it)",
-            )  # fmt: skip
+            )
         if self.path.is_dir():
             _check(self.path, place)
             shutil.copytree(self.path, tree, symlinks=True, ignore=UNBUILT, dirs_exist_ok=True)
@@ -130,7 +131,10 @@ def linux_version(tree: Path) -> str | None:
         text = (tree / "Makefile").read_text(errors="replace")
     except OSError:
         return None
-    found = [re.search(rf"^{name} = (\d+)$", text, re.MULTILINE) for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    found = [
+        re.search(rf"^{name} = (\d+)$", text, re.MULTILINE)
+        for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")
+    ]
     return ".".join(match[1] for match in found if match) if all(found) else None
 
 
@@ -141,9 +145,10 @@ def _numbers(version: str) -> list[int]:
 def _check(tree: Path, place: Place) -> None:
     if linux_version(tree) is None or not (tree / "arch/um").is_dir():
         raise InputError(
-            "this is no source of Linux: it has no Makefile of a kernel, or no arch/um", place=place,
+            "this is no source of Linux: it has no Makefile of a kernel, or no arch/um",
+            place=place,
             remedy="name the folder or tarball whose top holds the kernel's Makefile",
-        )  # fmt: skip
+        )
 
 
 def _choice() -> Path:
@@ -162,5 +167,9 @@ def _of_folder(path: Path) -> str:
         folders[:] = sorted(name for name in folders if name != ".git")
         for name in sorted(files):
             stat = os.lstat(os.path.join(folder, name))  # noqa: PTH118 (80 000 files: three times as fast)
-            digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            digest.update(
+                f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
     return digest.hexdigest()

@@ -41,9 +41,14 @@ CLOCK, ENDED = "raw/clock", "ended"
 
 @contextmanager
 def start_series(
-    kernel: Kernel, folder: Path, python: Sequence[str], *, memory_bytes: int, readable: Sequence[Path],
+    kernel: Kernel,
+    folder: Path,
+    python: Sequence[str],
+    *,
+    memory_bytes: int,
+    readable: Sequence[Path],
     environment: Mapping[str, str],
-) -> Iterator[Guest]:  # fmt: skip
+) -> Iterator[Guest]:
     """Boot a guest with a virtual clock that takes orders in the new folder `folder`; `python` runs a module.
 
     Raises:
@@ -51,10 +56,16 @@ def start_series(
     """
     (folder / "raw").mkdir(parents=True)
     with start_guest(
-        kernel, [*python, "testbed.execution.inside", "--series", str(folder)], writable=folder,
-        memory_bytes=memory_bytes, clock="virtual", console=folder / "console.log", clock_file=folder / CLOCK,
-        readable=readable, environment=dict(environment),
-    ) as guest:  # fmt: skip
+        kernel,
+        [*python, "testbed.execution.inside", "--series", str(folder)],
+        writable=folder,
+        memory_bytes=memory_bytes,
+        clock="virtual",
+        console=folder / "console.log",
+        clock_file=folder / CLOCK,
+        readable=readable,
+        environment=dict(environment),
+    ) as guest:
         yield guest
 
 
@@ -91,7 +102,9 @@ class Visit:
         if reading is None or self.begin is None:
             return reading
         return replace(
-            reading, time_ns=reading.time_ns - self.begin.time_ns, forced_ns=reading.forced_ns - self.begin.forced_ns
+            reading,
+            time_ns=reading.time_ns - self.begin.time_ns,
+            forced_ns=reading.forced_ns - self.begin.forced_ns,
         )
 
     def cpu_seconds(self) -> float:
@@ -111,7 +124,9 @@ def visit(folder: Path, run_folder: Path, patience_s: float) -> Iterator[Visit]:
         if (folder / ENDED).exists():
             raise GuestLost((folder / ENDED).read_text() or "the guest ended before its first run")
         if time.monotonic() > begin + patience_s:
-            raise GuestLost(f"the guest was not ready for its first run after {patience_s:.0f} s (--stall-limit)")
+            raise GuestLost(
+                f"the guest was not ready for its first run after {patience_s:.0f} s (--stall-limit)"
+            )
         time.sleep(POLL_S)
     pid = int((folder / "guest").read_text())
     number = len(list(folder.glob("order-*")))

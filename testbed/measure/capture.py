@@ -42,9 +42,16 @@ def check_filter(expression: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise MachineError("captures need tcpdump, which is not installed\n  make setup installs it") from error
+        raise MachineError(
+            "captures need tcpdump, which is not installed\n  make setup installs it"
+        ) from error
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1].removeprefix("tcpdump: ").removeprefix(NO_EXPRESSION)
+        said = (
+            done.stderr.strip()
+            .splitlines()[-1]
+            .removeprefix("tcpdump: ")
+            .removeprefix(NO_EXPRESSION)
+        )
         raise InputError(
             f"{expression!r} is no filter: {said}",
             place=Place(key="--capture-filter"),
@@ -75,7 +82,9 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
         time.sleep(HELD_BACK_S if running else 0)
         for tap, process in running.items():
             if process.poll() is not None:
-                raise RunError(f"tcpdump for {tap.path.name} ended during the run with status {process.returncode}")
+                raise RunError(
+                    f"tcpdump for {tap.path.name} ended during the run with status {process.returncode}"
+                )
     finally:
         for process in running.values():
             process.send_signal(signal.SIGINT)
@@ -86,22 +95,53 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
 def _start(tap: Tap, settings: Capturing, first: list[str]) -> subprocess.Popen[str]:
     file_size = settings.limit_bytes // FILES // MEGABYTE
     tcpdump = [
-        "tcpdump", "-i", tap.interface, "-s", str(settings.snap_bytes), "-B", str(CAPTURE_BUFFER_BYTES // 1024),
-        "-p", "-n", "-Z", "root", "--time-stamp-precision=nano",
-        "-w", str(_pieces_of(tap.path)), "-C", str(file_size), "-W", str(FILES),
-        *(["-Q", "in"] if tap.inbound else []), "--", settings.filter,
-    ]  # fmt: skip
+        "tcpdump",
+        "-i",
+        tap.interface,
+        "-s",
+        str(settings.snap_bytes),
+        "-B",
+        str(CAPTURE_BUFFER_BYTES // 1024),
+        "-p",
+        "-n",
+        "-Z",
+        "root",
+        "--time-stamp-precision=nano",
+        "-w",
+        str(_pieces_of(tap.path)),
+        "-C",
+        str(file_size),
+        "-W",
+        str(FILES),
+        *(["-Q", "in"] if tap.inbound else []),
+        "--",
+        settings.filter,
+    ]
     with log_of(tap.path).open("w") as log:
         return subprocess.Popen(
-            [*first, "nsenter", f"--net=/proc/{tap.pid}/ns/net", "--", *_as_owner(tap.path.parent), *tcpdump],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, text=True,
-        )  # fmt: skip
+            [
+                *first,
+                "nsenter",
+                f"--net=/proc/{tap.pid}/ns/net",
+                "--",
+                *_as_owner(tap.path.parent),
+                *tcpdump,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            text=True,
+        )
 
 
 def _as_owner(folder: Path) -> list[str]:
     """What lets tcpdump run as the owner of `folder`: as root it gives its files to root, which not everyone may."""
     owner = folder.stat().st_uid
-    return ["setpriv", f"--reuid={owner}", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"] if owner else []
+    return (
+        ["setpriv", f"--reuid={owner}", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
+        if owner
+        else []
+    )
 
 
 def log_of(capture: Path) -> Path:
@@ -117,7 +157,9 @@ def _pieces_of(capture: Path) -> Path:
 def _wait_listening(tap: Tap, process: subprocess.Popen[str]) -> None:
     while "listening on" not in log_of(tap.path).read_text():
         if process.poll() is not None:
-            raise RunError(f"tcpdump cannot capture into {tap.path.name}: {log_of(tap.path).read_text().strip()}")
+            raise RunError(
+                f"tcpdump cannot capture into {tap.path.name}: {log_of(tap.path).read_text().strip()}"
+            )
         time.sleep(0.005)
 
 
@@ -131,7 +173,9 @@ def finish(capture: Path, mac: str, settings: Capturing) -> None:
     pieces = [piece for n in range(FILES) if (piece := name.with_name(f"{name.name}{n}")).exists()]
     if pieces:
         said = re.search(r"listening on ([^,\s]+)", log_of(capture).read_text(errors="replace"))
-        interface = Interface(said[1] if said else capture.stem, mac, settings.snap_bytes, settings.filter)
+        interface = Interface(
+            said[1] if said else capture.stem, mac, settings.snap_bytes, settings.filter
+        )
         write_pcapng(capture, pieces, interface)
         for piece in pieces:
             piece.unlink()
@@ -143,5 +187,7 @@ def counted(capture: Path) -> tuple[int, int] | None:
         said = log_of(capture).read_text(errors="replace")
     except OSError:
         return None
-    numbers = [re.search(rf"(\d+) packets? {what}", said) for what in ("captured", "dropped by kernel")]
+    numbers = [
+        re.search(rf"(\d+) packets? {what}", said) for what in ("captured", "dropped by kernel")
+    ]
     return (int(numbers[0][1]), int(numbers[1][1])) if numbers[0] and numbers[1] else None

@@ -15,7 +15,9 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 INTERVAL_NS = 20_000_000
-SOFTNET = Path("/proc/net/softnet_stat")  # a line for each CPU; its second field counts packets without room
+SOFTNET = Path(
+    "/proc/net/softnet_stat"
+)  # a line for each CPU; its second field counts packets without room
 PERCENTILE = 0.99
 
 
@@ -50,7 +52,9 @@ def straining(groups: Path = CGROUPS) -> Iterator[Strain]:
     """Watch within the block; what was seen is complete after it. Control groups must outlive the block."""
     seen = Strain()
     stop = threading.Event()
-    thread = threading.Thread(target=_time_timers, args=(seen.late_us, stop), name="late-timers", daemon=True)
+    thread = threading.Thread(
+        target=_time_timers, args=(seen.late_us, stop), name="late-timers", daemon=True
+    )
     begin, throttled, drops = time.monotonic(), throttled_seconds(groups), backlog_drops()
     thread.start()
     try:

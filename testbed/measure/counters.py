@@ -49,7 +49,9 @@ _buffer = bytearray(1 << 16)
 
 def read_counters(connection: socket.socket) -> dict[int, Counters]:
     """Counters of the root queueing discipline of each interface index in the socket's namespace."""
-    request = struct.pack("=IHHII", 36, RTM_GETQDISC, NLM_F_REQUEST_DUMP, 1, 0) + struct.pack("=BBHiIII", *[0] * 7)
+    request = struct.pack("=IHHII", 36, RTM_GETQDISC, NLM_F_REQUEST_DUMP, 1, 0) + struct.pack(
+        "=BBHiIII", *[0] * 7
+    )
     connection.send(request)
     found: dict[int, Counters] = {}
     data = memoryview(_buffer)  # a new buffer for each answer would cost 16 page faults
@@ -91,7 +93,9 @@ def _decode(data: memoryview, start: int, end: int) -> Counters:
 def sampling(ports: Sequence[Port], path: Path) -> Iterator[None]:
     """Append samples of `ports` to `path` within the block: one at once, then ever so often, one at the end."""
     stop = threading.Event()
-    thread = threading.Thread(target=_sample_until, args=(ports, path, stop), name="link-counters", daemon=True)
+    thread = threading.Thread(
+        target=_sample_until, args=(ports, path, stop), name="link-counters", daemon=True
+    )
     if not ports:
         yield
         return
@@ -125,5 +129,10 @@ def _sample(ports: Sequence[Port], write: Callable[[str], object]) -> None:
         if port.connection not in read:
             read[port.connection] = read_counters(port.connection)
         counters = read[port.connection][port.interface_index]
-        record = {"time_ns": time_ns, "source": port.source, "target": port.target, "link": port.link}
+        record = {
+            "time_ns": time_ns,
+            "source": port.source,
+            "target": port.target,
+            "link": port.link,
+        }
         write(json.dumps({**record, **counters.__dict__}) + "\n")

@@ -10,7 +10,9 @@ from typing import BinaryIO
 
 NANOSECOND_PCAP = 0xA1B23C4D
 FILE_HEADER, RECORD_HEADER = 24, 16
-INBOUND, OUTBOUND = (struct.pack("<HHIHH", 2, 4, way, 0, 0) for way in (1, 2))  # epb_flags and the end of options
+INBOUND, OUTBOUND = (
+    struct.pack("<HHIHH", 2, 4, way, 0, 0) for way in (1, 2)
+)  # epb_flags and the end of options
 SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6  # types of blocks
 IF_NAME, IF_TSRESOL, IF_FILTER = 2, 9, 11
 READ = 1 << 20  # bytes at a time
@@ -50,7 +52,11 @@ def _begin(piece: Path) -> tuple[int, int]:
     """Seconds and nanoseconds of the first packet; of a piece without one, those after all others."""
     with piece.open("rb") as file:
         head = file.read(FILE_HEADER + 8)
-    return struct.unpack_from("<II", head, FILE_HEADER) if len(head) == FILE_HEADER + 8 else (1 << 32, 0)
+    return (
+        struct.unpack_from("<II", head, FILE_HEADER)
+        if len(head) == FILE_HEADER + 8
+        else (1 << 32, 0)
+    )
 
 
 def _copy(file: BinaryIO, out: BinaryIO, mac: bytes) -> bool:
@@ -103,4 +109,6 @@ def _interface(interface: Interface) -> bytes:
     options = _option(IF_NAME, interface.name.encode()) + _option(IF_TSRESOL, b"\x09")
     if interface.filter:
         options += _option(IF_FILTER, b"\0" + interface.filter.encode())
-    return _block(INTERFACE, struct.pack("<HHI", 1, 0, interface.snap_bytes) + options + _option(0, b""))
+    return _block(
+        INTERFACE, struct.pack("<HHI", 1, 0, interface.snap_bytes) + options + _option(0, b"")
+    )

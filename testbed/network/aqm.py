@@ -24,9 +24,14 @@ ROOT_HANDLE, ROOT_CLASS, CHILD_HANDLE = 0x10000, 0x10001, 0x20000
 MAX_U32 = 2**32 - 1
 ETHERNET = 1  # TC_LINKLAYER_ETHERNET
 TC_RED_ECN = 1
-RED_PROBABILITY = 0.1  # at the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997
+RED_PROBABILITY = (
+    0.1  # at the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997
+)
 STAB_CELLS, STAB_LARGEST = 256, 31
-CODEL_TARGET, CODEL_INTERVAL_US = 0.05, 100_000  # RFC 8289: the target is 5 % of the interval, which is the worst RTT
+CODEL_TARGET, CODEL_INTERVAL_US = (
+    0.05,
+    100_000,
+)  # RFC 8289: the target is 5 % of the interval, which is the worst RTT
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,28 @@ def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
     minimum, maximum = max(frame, limit // 6), max(3 * frame, limit // 2)
     burst = max(1, (2 * minimum + maximum) // (3 * frame))
     excess = burst + 1 - minimum / frame
-    weight_log = next((log for log in range(1, 32) if excess <= (1 - (1 - 2.0**-log) ** burst) * 2**log), STAB_LARGEST)
+    weight_log = next(
+        (log for log in range(1, 32) if excess <= (1 - (1 - 2.0**-log) ** burst) * 2**log),
+        STAB_LARGEST,
+    )
     slope_log = max(0, math.floor(math.log2((maximum - minimum) / RED_PROBABILITY)))
     halvings_per_us = -math.log2(1 - 2.0**-weight_log) * rate_bytes / frame / 1e6
     longest_us = STAB_LARGEST / halvings_per_us
     cell_log = max(0, math.ceil(math.log2(max(1.0, longest_us / STAB_CELLS))))
-    shifts = [min(STAB_LARGEST, int((cell << cell_log) * halvings_per_us)) for cell in range(STAB_CELLS)]
+    shifts = [
+        min(STAB_LARGEST, int((cell << cell_log) * halvings_per_us)) for cell in range(STAB_CELLS)
+    ]
     shifts[-1] = STAB_LARGEST
-    return Red(limit, minimum, maximum, weight_log, min(slope_log, 31), min(cell_log, 31), ecn, bytes(shifts))
+    return Red(
+        limit,
+        minimum,
+        maximum,
+        weight_log,
+        min(slope_log, 31),
+        min(cell_log, 31),
+        ecn,
+        bytes(shifts),
+    )
 
 
 def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
@@ -92,10 +111,22 @@ def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
 def apply(connection: IPRoute, index: int, managed: Managed) -> None:
     """Install or change the qdiscs of interface `index`."""
     connection.tc(
-        "replace", kind="tbf", index=index, handle=ROOT_HANDLE, rate_bytes=managed.rate_bytes, burst=managed.burst
+        "replace",
+        kind="tbf",
+        index=index,
+        handle=ROOT_HANDLE,
+        rate_bytes=managed.rate_bytes,
+        burst=managed.burst,
     )
     kind = "red" if isinstance(managed.queue, Red) else "fq_codel"
-    connection.tc("replace", kind=kind, index=index, parent=ROOT_CLASS, handle=CHILD_HANDLE, queue=managed.queue)
+    connection.tc(
+        "replace",
+        kind=kind,
+        index=index,
+        parent=ROOT_CLASS,
+        handle=CHILD_HANDLE,
+        queue=managed.queue,
+    )
 
 
 def read(connection: IPRoute, index: int) -> dict[str, Any]:
@@ -109,7 +140,9 @@ def read(connection: IPRoute, index: int) -> dict[str, Any]:
         elif kind == "red":
             found["queue"] = {name: options.get_attr("TCA_RED_PARMS")[name] for name in _RED_FIELDS}
         elif kind == "fq_codel":
-            found["queue"] = {name: options.get_attr(f"TCA_FQ_CODEL_{name.upper()}") for name in _CODEL_FIELDS}
+            found["queue"] = {
+                name: options.get_attr(f"TCA_FQ_CODEL_{name.upper()}") for name in _CODEL_FIELDS
+            }
     return found
 
 
@@ -168,9 +201,17 @@ class TbfPlugin:
             """struct tc_tbf_qopt: two tc_ratespec, limit, buffer, mtu."""
 
             fields = (
-                ("cell_log", "B"), ("linklayer", "B"), ("overhead", "H"), ("cell_align", "h"), ("mpu", "H"),
-                ("rate", "I"), ("peak", "12s"), ("limit", "I"), ("buffer", "I"), ("mtu", "I"),
-            )  # fmt: skip
+                ("cell_log", "B"),
+                ("linklayer", "B"),
+                ("overhead", "H"),
+                ("cell_align", "h"),
+                ("mpu", "H"),
+                ("rate", "I"),
+                ("peak", "12s"),
+                ("limit", "I"),
+                ("buffer", "I"),
+                ("mtu", "I"),
+            )
 
 
 class RedPlugin:
@@ -207,9 +248,14 @@ class RedPlugin:
             """struct tc_red_qopt; of its flags only TC_RED_ECN (1) is used."""
 
             fields = (
-                ("limit", "I"), ("minimum", "I"), ("maximum", "I"),
-                ("weight_log", "B"), ("slope_log", "B"), ("cell_log", "B"), ("ecn", "B"),
-            )  # fmt: skip
+                ("limit", "I"),
+                ("minimum", "I"),
+                ("maximum", "I"),
+                ("weight_log", "B"),
+                ("slope_log", "B"),
+                ("cell_log", "B"),
+                ("ecn", "B"),
+            )
 
 
 class FqCodelPlugin:
@@ -221,7 +267,12 @@ class FqCodelPlugin:
     def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc."""
         queue: FqCodel = given["queue"]
-        return {"attrs": [[f"TCA_FQ_CODEL_{name.upper()}", int(getattr(queue, name))] for name in _CODEL_FIELDS]}
+        return {
+            "attrs": [
+                [f"TCA_FQ_CODEL_{name.upper()}", int(getattr(queue, name))]
+                for name in _CODEL_FIELDS
+            ]
+        }
 
     class options(nla):
         """Attributes of fq_codel."""
@@ -229,11 +280,18 @@ class FqCodelPlugin:
         nla_map = tuple(
             (f"TCA_FQ_CODEL_{name}", kind)
             for name, kind in (
-                ("UNSPEC", "none"), ("TARGET", "uint32"), ("LIMIT", "uint32"), ("INTERVAL", "uint32"),
-                ("ECN", "uint32"), ("FLOWS", "uint32"), ("QUANTUM", "uint32"), ("CE_THRESHOLD", "uint32"),
-                ("DROP_BATCH_SIZE", "uint32"), ("MEMORY_LIMIT", "uint32"),
+                ("UNSPEC", "none"),
+                ("TARGET", "uint32"),
+                ("LIMIT", "uint32"),
+                ("INTERVAL", "uint32"),
+                ("ECN", "uint32"),
+                ("FLOWS", "uint32"),
+                ("QUANTUM", "uint32"),
+                ("CE_THRESHOLD", "uint32"),
+                ("DROP_BATCH_SIZE", "uint32"),
+                ("MEMORY_LIMIT", "uint32"),
             )
-        )  # fmt: skip
+        )
 
 
 plugins.update(tbf=TbfPlugin, red=RedPlugin, fq_codel=FqCodelPlugin)

@@ -43,15 +43,21 @@ class Transfers:
     def start(self, transfer: Transfer) -> None:
         """Begin `transfer`."""
         port = FIRST_PORT + len(self._threads)
-        thread = threading.Thread(target=self._carry_out, args=(transfer, port), name=f"transfer-{port}", daemon=True)
+        thread = threading.Thread(
+            target=self._carry_out, args=(transfer, port), name=f"transfer-{port}", daemon=True
+        )
         self._threads.append(thread)
         thread.start()
 
     def _carry_out(self, transfer: Transfer, port: int) -> None:
         record = {
-            "source": transfer.source, "target": transfer.target, "bytes": transfer.bytes,
-            "connections": transfer.connections, "start_ns": time.time_ns(), "received": 0,
-        }  # fmt: skip
+            "source": transfer.source,
+            "target": transfer.target,
+            "bytes": transfer.bytes,
+            "connections": transfer.connections,
+            "start_ns": time.time_ns(),
+            "received": 0,
+        }
         try:
             with ExitStack() as stack:
                 Ends(self._network, transfer, port, stack).serve(record, self._over)
@@ -63,14 +69,18 @@ class Transfers:
 class Ends:
     """The sockets of one transfer, on both of its hosts."""
 
-    def __init__(self, network: BuiltNetwork, transfer: Transfer, port: int, stack: ExitStack) -> None:
+    def __init__(
+        self, network: BuiltNetwork, transfer: Transfer, port: int, stack: ExitStack
+    ) -> None:
         source, target = (network.plan.host(name) for name in (transfer.source, transfer.target))
         self._selector, self._stack = stack.enter_context(selectors.DefaultSelector()), stack
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._open = transfer.connections  # connections whose end the receiver has not seen
         address = (str(target.address.ip), port)
         with inside_netns(network.pid(target.node)):
-            listener = stack.enter_context(socket.create_server(address, backlog=transfer.connections))
+            listener = stack.enter_context(
+                socket.create_server(address, backlog=transfer.connections)
+            )
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         share, more = divmod(transfer.bytes, transfer.connections)

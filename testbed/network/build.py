@@ -20,7 +20,9 @@ from testbed.network.mininet_nodes import Bridge, Interface, QuietNode, VethLink
 from testbed.network.netlink import neighbour, netlink, set_route, up, write_sysctls
 from testbed.plan.model import Datacenter, Host, Network, WanLink
 
-TCP_MIN_DEFAULT = "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
+TCP_MIN_DEFAULT = (
+    "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
+)
 # A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before
 # goes nowhere, and nothing counts it.
 LINKWATCH_S = 1.0
@@ -39,7 +41,9 @@ class BuiltNetwork:
 
 
 @contextmanager
-def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) -> Iterator[BuiltNetwork]:
+def build_network(
+    plan: Network, namespaces: Mapping[str, int] | None = None
+) -> Iterator[BuiltNetwork]:
     """Build `plan`, shape it and read every qdisc back; remove all of it at the end.
 
     Args:
@@ -55,7 +59,9 @@ def build_network(plan: Network, namespaces: Mapping[str, int] | None = None) ->
     try:
         _add_nodes(net, plan, namespaces or {})
         for node in [*net.switches, *net.hosts]:
-            write_sysctls(node.pid, {"net/ipv6/conf/all/disable_ipv6": 1})  # it would send packets of its own
+            write_sysctls(
+                node.pid, {"net/ipv6/conf/all/disable_ipv6": 1}
+            )  # it would send packets of its own
         network = BuiltNetwork(plan, net)
         _add_links(net, plan)
         for switch in net.switches:
@@ -100,23 +106,34 @@ def _add_links(net: Mininet, plan: Network) -> None:
         if dc.fabric is None:
             (segment,) = dc.segments
             net.addLink(
-                dc.router, segment.switch,
-                intfName1=qdiscs.lan_interface(dc.router), intfName2=f"{segment.switch}-up", addr1=segment.gateway_mac,
-            )  # fmt: skip
+                dc.router,
+                segment.switch,
+                intfName1=qdiscs.lan_interface(dc.router),
+                intfName2=f"{segment.switch}-up",
+                addr1=segment.gateway_mac,
+            )
     for host in plan.hosts:
         net.addLink(
-            host.node, host.switch,
-            intfName1=qdiscs.host_interface(host), intfName2=qdiscs.switch_interface(host), addr1=host.mac,
-        )  # fmt: skip
+            host.node,
+            host.switch,
+            intfName1=qdiscs.host_interface(host),
+            intfName2=qdiscs.switch_interface(host),
+            addr1=host.mac,
+        )
     for a, b in (cable.ends for dc in plan.datacenters if dc.fabric for cable in dc.fabric.cables):
-        net.addLink(a.node, b.node, intfName1=a.interface, intfName2=b.interface, addr1=a.mac, addr2=b.mac)
+        net.addLink(
+            a.node, b.node, intfName1=a.interface, intfName2=b.interface, addr1=a.mac, addr2=b.mac
+        )
     for link in plan.wan:
         for direction, end in ((link.forward, "a"), (link.backward, "b")):
             router = plan.datacenter(direction.source).router
             net.addLink(
-                router, "wan", intfName1=qdiscs.wan_interface(router, link.index),
-                intfName2=qdiscs.plant_interface(link.index, end), addr1=direction.mac,
-            )  # fmt: skip
+                router,
+                "wan",
+                intfName1=qdiscs.wan_interface(router, link.index),
+                intfName2=qdiscs.plant_interface(link.index, end),
+                addr1=direction.mac,
+            )
 
 
 def _configure(network: BuiltNetwork) -> None:
@@ -136,10 +153,16 @@ def _configure(network: BuiltNetwork) -> None:
         for segment in dc.segments:
             with netlink(network.pid(segment.switch)) as connection:
                 for name in network.mininet[segment.switch].nameToIntf:
-                    connection.link("set", index=connection.link_lookup(ifname=name)[0], mtu=plan.mtu)
+                    connection.link(
+                        "set", index=connection.link_lookup(ifname=name)[0], mtu=plan.mtu
+                    )
         if dc.fabric is not None:
             fabric.configure(network, dc, _router_sysctls(plan, dc))
-        nodes = (dc.router, *(segment.switch for segment in dc.segments), *(dc.fabric.spines if dc.fabric else ()))
+        nodes = (
+            dc.router,
+            *(segment.switch for segment in dc.segments),
+            *(dc.fabric.spines if dc.fabric else ()),
+        )
         for node in nodes:
             with netlink(network.pid(node)) as connection:
                 _shape(connection, shaped.get(node, []))
@@ -200,7 +223,9 @@ def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> Non
     for link in plan.wan:
         for mine, other in (link.directions, link.directions[::-1]):
             if mine.source == dc.name:
-                index = up(connection, qdiscs.wan_interface(dc.router, link.index), plan, mine.address)
+                index = up(
+                    connection, qdiscs.wan_interface(dc.router, link.index), plan, mine.address
+                )
                 neighbour(connection, index, other.address, other.mac)
     for route in plan.routes:
         if route.dc == dc.name:
@@ -210,9 +235,20 @@ def _configure_router(connection: IPRoute, plan: Network, dc: Datacenter) -> Non
 
 def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
     """What enters the outside plant at one end of `link` leaves at the other."""
-    ends = [int(connection.link_lookup(ifname=qdiscs.plant_interface(link.index, end))[0]) for end in "ab"]
+    ends = [
+        int(connection.link_lookup(ifname=qdiscs.plant_interface(link.index, end))[0])
+        for end in "ab"
+    ]
     for index, other in (ends, ends[::-1]):
         connection.link("set", index=index, mtu=plan.mtu, state="up")
         connection.tc("add", kind="ingress", index=index, handle=0xFFFF0000)
         action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": other}
-        connection.tc("add-filter", kind="matchall", index=index, parent=0xFFFF0000, prio=1, protocol=3, action=action)
+        connection.tc(
+            "add-filter",
+            kind="matchall",
+            index=index,
+            parent=0xFFFF0000,
+            prio=1,
+            protocol=3,
+            action=action,
+        )

@@ -81,9 +81,15 @@ class VethLink(Link):
 
     @classmethod
     def makeIntfPair(  # noqa: D102 (Mininet's name and parameters)
-        cls, intfname1: str, intfname2: str, addr1: str | None = None, addr2: str | None = None,
-        node1: Any = None, node2: Any = None, deleteIntfs: bool = True,
-    ) -> None:  # fmt: skip
+        cls,
+        intfname1: str,
+        intfname2: str,
+        addr1: str | None = None,
+        addr2: str | None = None,
+        node1: Any = None,
+        node2: Any = None,
+        deleteIntfs: bool = True,
+    ) -> None:
         peer: dict[str, Any] = {"ifname": intfname2, "net_ns_pid": node2.pid}
         near: dict[str, Any] = {}
         if addr1:

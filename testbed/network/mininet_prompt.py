@@ -44,7 +44,9 @@ class Prompt(CLI):
             interface.mac = host.mac
         setLogLevel("output")
         lg.handlers[0].setStream(sys.stdout)
-        never, self._write_end = os.pipe()  # Mininet waits for its input, too; nothing is ever typed here
+        never, self._write_end = (
+            os.pipe()
+        )  # Mininet waits for its input, too; nothing is ever typed here
         super().__init__(net, stdin=os.fdopen(never))
 
     @classmethod
@@ -61,7 +63,10 @@ class Prompt(CLI):
             error(f"*** {name} needs a command: {name} COMMAND\n")
         elif name in self.mn:
             node: Node = self.mn[name]
-            words = [self.mn[word].IP() or word if word in self.mn else word for word in arguments.split(" ")]
+            words = [
+                self.mn[word].IP() or word if word in self.mn else word
+                for word in arguments.split(" ")
+            ]
             node.sendCmd(" ".join(words))
             self.waitForNode(node)
         else:
@@ -90,7 +95,11 @@ class Prompt(CLI):
         listener = server.popen(["iperf", "-s", *options[:1]])
         try:
             time.sleep(LISTENING_S)
-            output(client.cmd(f"iperf -c {server.IP()} -t {IPERF_S} {' '.join(options)}").replace("\r", ""))
+            output(
+                client.cmd(f"iperf -c {server.IP()} -t {IPERF_S} {' '.join(options)}").replace(
+                    "\r", ""
+                )
+            )
         finally:
             listener.terminate()
 

@@ -38,7 +38,10 @@ class Holder:
 
     def _clone(self) -> int:
         top = (ctypes.addressof(self._stack) + STACK_BYTES) // ALIGNMENT * ALIGNMENT
-        function, flags = ctypes.cast(_libc.pause, ctypes.c_void_p), CLONE_VM | CLONE_FILES | signal.SIGCHLD
+        function, flags = (
+            ctypes.cast(_libc.pause, ctypes.c_void_p),
+            CLONE_VM | CLONE_FILES | signal.SIGCHLD,
+        )
         pid = int(_libc.clone(function, ctypes.c_void_p(top), flags, None))
         _check(min(pid, 0))
         return pid
@@ -60,7 +63,9 @@ def _return_to_namespaces() -> Iterator[None]:
         finally:
             for namespace in own:
                 _check(_libc.setns(namespace, 0))
-            os.fchdir(places[0])  # entering a mount namespace leaves the root for the namespace's own
+            os.fchdir(
+                places[0]
+            )  # entering a mount namespace leaves the root for the namespace's own
             os.chroot(".")
             os.fchdir(places[1])
     finally:

@@ -99,8 +99,12 @@ def read_sysctls(pid: int, names: list[str]) -> dict[str, str]:
 def up(connection: IPRoute, interface: str, plan: Network, address: IPv4Interface) -> int:
     """Bring an interface up, with its address, the plan's MTU and segmentation offload; its index."""
     index = int(connection.link_lookup(ifname=interface)[0])
-    connection.link("set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up")
-    connection.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    connection.link(
+        "set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up"
+    )
+    connection.addr(
+        "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
+    )
     return index
 
 
@@ -114,7 +118,11 @@ def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4A
     if len(via) == 1:
         connection.route("replace", dst=str(destination), gateway=str(via[0]))
     else:
-        connection.route("replace", dst=str(destination), multipath=[{"gateway": str(address)} for address in via])
+        connection.route(
+            "replace",
+            dst=str(destination),
+            multipath=[{"gateway": str(address)} for address in via],
+        )
 
 
 MAX_U32 = 2**32 - 1
@@ -140,32 +148,54 @@ class NetemPlugin:
         attributes: list[list[Any]] = []
         # In a change, the kernel keeps what an attribute that is left out had: a rate and corruption are always sent.
         rate = given.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
-        fields = {"rate": min(rate, MAX_U32), "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
+        fields = {
+            "rate": min(rate, MAX_U32),
+            "packet_overhead": 0,
+            "cell_size": 0,
+            "cell_overhead": 0,
+        }
         attributes.append(["TCA_NETEM_RATE", fields])
         if rate > MAX_U32:
             attributes.append(["TCA_NETEM_RATE64", rate])
         attributes.append(["TCA_NETEM_LATENCY64", given.get("latency", 0)])
         attributes.append(["TCA_NETEM_JITTER64", given.get("jitter", 0)])
-        attributes.append(["TCA_NETEM_CORRUPT", {"prob_corrupt": given.get("corrupt", 0), "corr_corrupt": 0}])
+        attributes.append(
+            ["TCA_NETEM_CORRUPT", {"prob_corrupt": given.get("corrupt", 0), "corr_corrupt": 0}]
+        )
         if given.get("gilbert_elliott"):
             p, r, h, k1 = given["gilbert_elliott"]
-            attributes.append(["TCA_NETEM_LOSS", {"attrs": [["NETEM_LOSS_GE", {"p": p, "r": r, "h": h, "k1": k1}]]}])
+            attributes.append(
+                [
+                    "TCA_NETEM_LOSS",
+                    {"attrs": [["NETEM_LOSS_GE", {"p": p, "r": r, "h": h, "k1": k1}]]},
+                ]
+            )
         if given.get("distribution"):
             table = given["distribution"]
             attributes.append(["TCA_NETEM_DELAY_DIST", struct.pack(f"{len(table)}h", *table)])
         if given.get("seed") is not None:
             attributes.append(["TCA_NETEM_PRNG_SEED", given["seed"]])
         return {
-            "delay": 0, "jitter": 0, "gap": 0, "limit": given["limit"], "loss": given.get("loss", 0),
-            "duplicate": given.get("duplicate", 0), "attrs": attributes,
-        }  # fmt: skip
+            "delay": 0,
+            "jitter": 0,
+            "gap": 0,
+            "limit": given["limit"],
+            "loss": given.get("loss", 0),
+            "duplicate": given.get("duplicate", 0),
+            "attrs": attributes,
+        }
 
     class options(nla):  # pyroute2 looks this name up
         """struct tc_netem_qopt."""
 
         fields = (
-            ("delay", "I"), ("limit", "I"), ("loss", "I"), ("gap", "I"), ("duplicate", "I"), ("jitter", "I"),
-        )  # fmt: skip
+            ("delay", "I"),
+            ("limit", "I"),
+            ("loss", "I"),
+            ("gap", "I"),
+            ("duplicate", "I"),
+            ("jitter", "I"),
+        )
         nla_map = (
             ("TCA_NETEM_UNSPEC", "none"),
             ("TCA_NETEM_CORR", "hex"),
@@ -192,7 +222,12 @@ class NetemPlugin:
         class rate(nla):
             """struct tc_netem_rate."""
 
-            fields = (("rate", "I"), ("packet_overhead", "i"), ("cell_size", "I"), ("cell_overhead", "i"))
+            fields = (
+                ("rate", "I"),
+                ("packet_overhead", "i"),
+                ("cell_size", "I"),
+                ("cell_overhead", "i"),
+            )
 
         class loss_model(nla):
             """Loss models."""

@@ -53,7 +53,13 @@ class Flow:
 
 
 def send(
-    network: BuiltNetwork, link: WanLink, way: Direction, *, packets: int, payload: int, least_pause_ns: int
+    network: BuiltNetwork,
+    link: WanLink,
+    way: Direction,
+    *,
+    packets: int,
+    payload: int,
+    least_pause_ns: int,
 ) -> Flow:
     """Send `packets` datagrams of `payload` bytes over one direction of a WAN link.
 

@@ -36,7 +36,9 @@ from testbed.plan.model import Bottleneck, Direction, Host, Network, WanLink
 ETHERNET_BYTES = 14
 UNLIMITED = 2**31 - 1  # packets: a limit that memory reaches first
 TABLE_UNIT = 8192  # NETEM_DIST_SCALE
-IN_ORDER_RATE = 50 * 10**12  # byte/s: with any rate netem keeps the order of packets, at this one it adds < 0.2 ns
+IN_ORDER_RATE = (
+    50 * 10**12
+)  # byte/s: with any rate netem keeps the order of packets, at this one it adds < 0.2 ns
 DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path("/usr/share/tc"))
 
 
@@ -100,18 +102,33 @@ def ports(network: Network) -> list[Port]:
     found = []
     for host in network.hosts:
         loss = probability_u32(host.silent)
-        up = replace(_bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed), loss=loss)
+        up = replace(
+            _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed), loss=loss
+        )
         found.append(Port(host.node, host_interface(host), up))
-        found.append(Port(host.switch, switch_interface(host), replace(_bottleneck(host.nic_down), loss=loss)))
+        found.append(
+            Port(
+                host.switch, switch_interface(host), replace(_bottleneck(host.nic_down), loss=loss)
+            )
+        )
     for cable in (cable for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables):
         transmitter = _bottleneck(
-            cable.port, latency=cable.delay_ns, seed=cable.seed, packets_per_skb=network.tcp.packets_per_skb
+            cable.port,
+            latency=cable.delay_ns,
+            seed=cable.seed,
+            packets_per_skb=network.tcp.packets_per_skb,
         )
         found += [Port(end.node, end.interface, transmitter) for end in cable.ends]
     for link in network.wan:
         for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
             router = network.datacenter(direction.source).router
-            found.append(Port(router, wan_interface(router, link.index), _wan_transmitter(network, link, direction)))
+            found.append(
+                Port(
+                    router,
+                    wan_interface(router, link.index),
+                    _wan_transmitter(network, link, direction),
+                )
+            )
             found.append(Port("wan", plant_interface(link.index, far_end), _fibre(direction)))
     return found
 
@@ -148,7 +165,9 @@ def _fibre_rate(direction: Direction) -> int:
 def _fibre(direction: Direction) -> Netem:
     fibre, loss = direction.fibre, direction.fibre.loss
     burst = loss.model == "gilbert-elliott"
-    chain = tuple(probability_u32(value) for value in (loss.p, loss.r, loss.one_minus_h, loss.one_minus_k))
+    chain = tuple(
+        probability_u32(value) for value in (loss.p, loss.r, loss.one_minus_h, loss.one_minus_k)
+    )
     table = _distribution(fibre.distribution) if fibre.jitter_ns else None
     latency, jitter = _scaled(fibre.delay_ns, fibre.jitter_ns, table)
     return Netem(
@@ -157,7 +176,9 @@ def _fibre(direction: Direction) -> Netem:
         latency=latency,
         jitter=jitter,
         loss=probability_u32(1 if fibre.cut else 0 if burst else loss.p),
-        gilbert_elliott=(chain[0], chain[1], chain[2], chain[3]) if burst and not fibre.cut else None,
+        gilbert_elliott=(chain[0], chain[1], chain[2], chain[3])
+        if burst and not fibre.cut
+        else None,
         duplicate=probability_u32(fibre.duplicate),
         corrupt=probability_u32(fibre.corrupt),
         seed=fibre.seed,
@@ -187,12 +208,16 @@ def _distribution(name: str) -> tuple[int, ...] | None:
         if place.is_file():
             lines = (line.split("#")[0] for line in place.read_text().splitlines())
             return tuple(int(number) for line in lines for number in line.split())
-    raise RunError(f"no table for the delay distribution {name!r}: looked for {', '.join(map(str, places))}")
+    raise RunError(
+        f"no table for the delay distribution {name!r}: looked for {', '.join(map(str, places))}"
+    )
 
 
 def loses(port: Port) -> bool:
     """Whether the qdisc of `port` drops packets at random."""
-    return isinstance(port.qdisc, Netem) and bool(port.qdisc.loss or port.qdisc.gilbert_elliott or port.qdisc.corrupt)
+    return isinstance(port.qdisc, Netem) and bool(
+        port.qdisc.loss or port.qdisc.gilbert_elliott or port.qdisc.corrupt
+    )
 
 
 def apply(connection: IPRoute, port: Port) -> None:
@@ -201,7 +226,9 @@ def apply(connection: IPRoute, port: Port) -> None:
     if isinstance(port.qdisc, Managed):
         aqm.apply(connection, index, port.qdisc)
         return
-    values: dict[str, Any] = {field.name: getattr(port.qdisc, field.name) for field in fields(Netem)}
+    values: dict[str, Any] = {
+        field.name: getattr(port.qdisc, field.name) for field in fields(Netem)
+    }
     connection.tc("replace", kind="netem", index=index, handle=0x10000, **values)
 
 
@@ -215,21 +242,34 @@ def read_back(connection: IPRoute, port: Port) -> None:
     if isinstance(port.qdisc, Managed):
         wanted, kept = aqm.expected(port.qdisc), aqm.read(connection, index)
         if kept != wanted:
-            raise RunError(f"{port.node}: the kernel keeps the queue of {port.interface} as {kept}, not {wanted}")
+            raise RunError(
+                f"{port.node}: the kernel keeps the queue of {port.interface} as {kept}, not {wanted}"
+            )
         return
-    found = next((q for q in connection.get_qdiscs(index=index) if q.get_attr("TCA_KIND") == "netem"), None)
+    found = next(
+        (q for q in connection.get_qdiscs(index=index) if q.get_attr("TCA_KIND") == "netem"), None
+    )
     if found is None:
-        raise RunError(f"{port.node}: {port.interface} has no netem qdisc although it was installed")
+        raise RunError(
+            f"{port.node}: {port.interface} has no netem qdisc although it was installed"
+        )
     options = found.get_attr("TCA_OPTIONS")
     for name, value in _parameters(options).items():
         wanted = getattr(port.qdisc, name)
-        unseeded = name == "seed" and (wanted is None or value is None)  # netem has seeds since Linux 6.6
+        unseeded = name == "seed" and (
+            wanted is None or value is None
+        )  # netem has seeds since Linux 6.6
         if value != wanted and not unseeded:
-            raise RunError(f"{port.node}: the kernel keeps netem {name} of {port.interface} as {value}, not {wanted}")
+            raise RunError(
+                f"{port.node}: the kernel keeps netem {name} of {port.interface} as {value}, not {wanted}"
+            )
 
 
 def _parameters(options: Any) -> dict[str, Any]:
-    rate = options.get_attr("TCA_NETEM_RATE64") or (options.get_attr("TCA_NETEM_RATE") or {"rate": 0})["rate"]
+    rate = (
+        options.get_attr("TCA_NETEM_RATE64")
+        or (options.get_attr("TCA_NETEM_RATE") or {"rate": 0})["rate"]
+    )
     model = options.get_attr("TCA_NETEM_LOSS")
     chain = model.get_attr("NETEM_LOSS_GE") if model else None
     corrupt = options.get_attr("TCA_NETEM_CORRUPT")

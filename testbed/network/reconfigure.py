@@ -99,7 +99,10 @@ def changing(
 
 
 def _change_in_time(
-    network: BuiltNetwork, began_ns: Callable[[], int | None], then: Callable[[int, int], None], over: threading.Event
+    network: BuiltNetwork,
+    began_ns: Callable[[], int | None],
+    then: Callable[[int, int], None],
+    over: threading.Event,
 ) -> None:
     exact_timers()
     while (begin := began_ns()) is None:
@@ -116,7 +119,13 @@ def _change_in_time(
 
 def _over(old: Netem | Managed, new: Netem | Managed) -> Netem | Managed:
     """What has to be sent so that `old` becomes `new`."""
-    if isinstance(old, Netem) and isinstance(new, Netem) and old.distribution and new.jitter and not new.distribution:
+    if (
+        isinstance(old, Netem)
+        and isinstance(new, Netem)
+        and old.distribution
+        and new.jitter
+        and not new.distribution
+    ):
         return replace(new, distribution=UNIFORM)
     return new
 

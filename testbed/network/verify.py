@@ -19,7 +19,10 @@ from testbed.plan.model import Direction, Fibre, Host, Network, WanLink
 ECHO_FRAME_BYTES = 98  # 56 bytes of data, ICMP, IPv4 and Ethernet headers
 PROBES = 3
 TOLERANCE_NS, TOLERANCE_PART = 20_000, 0.001  # of an RTT on the virtual clock
-REAL_TOLERANCE_NS, REAL_TOLERANCE_PART = 2_000_000, 0.02  # on the host's clock, where scheduling delays add up
+REAL_TOLERANCE_NS, REAL_TOLERANCE_PART = (
+    2_000_000,
+    0.02,
+)  # on the host's clock, where scheduling delays add up
 RATE_PART, REAL_RATE_PART = 0.005, 0.05
 TIMER_NS, REAL_TIMER_NS = 1_000, 1_000_000  # by which a timer of netem may be late
 LEAST_PAUSE_NS, REAL_LEAST_PAUSE_NS = 100_000, 20_000_000  # that the sender can keep to
@@ -57,7 +60,9 @@ def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTri
 def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
     candidates = expected_rtts_ns(network.plan, a, b)
     longest = max(expected for expected, _jitter in candidates)
-    measured = measure_rtt_ns(network.pid(a.node), str(b.address.ip), timeout_s=1 + 10 * longest / 1e9)
+    measured = measure_rtt_ns(
+        network.pid(a.node), str(b.address.ip), timeout_s=1 + 10 * longest / 1e9
+    )
     expected, jitter = min(candidates, key=lambda way: abs(way[0] - (measured or 0)))
     tolerance = _rtt_tolerance_ns(expected, jitter, virtual=virtual)
     ok = measured is not None and abs(measured - expected) <= tolerance
@@ -67,7 +72,9 @@ def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Round
 
 def _rtt_tolerance_ns(expected: float, jitter: int, *, virtual: bool) -> float:
     """By how much a measured RTT may differ from the expected one; `jitter` is the sum of those on the way."""
-    fixed, part = (TOLERANCE_NS, TOLERANCE_PART) if virtual else (REAL_TOLERANCE_NS, REAL_TOLERANCE_PART)
+    fixed, part = (
+        (TOLERANCE_NS, TOLERANCE_PART) if virtual else (REAL_TOLERANCE_NS, REAL_TOLERANCE_PART)
+    )
     return fixed + part * expected + 4 * jitter
 
 
@@ -80,11 +87,25 @@ def expected_rtts_ns(plan: Network, a: Host, b: Host) -> list[tuple[float, int]]
     return sorted({_expected_rtt_ns(plan, a, b, (*there, *back)) for there, back in ways})
 
 
-def _expected_rtt_ns(plan: Network, a: Host, b: Host, steps: tuple[Direction, ...]) -> tuple[float, int]:
+def _expected_rtt_ns(
+    plan: Network, a: Host, b: Host, steps: tuple[Direction, ...]
+) -> tuple[float, int]:
     """Propagation both ways, and the time to serialise the frame at every transmitter (8 x bytes / rate)."""
     cables = (*plan.fabric_cables(a.name, b.name), *plan.fabric_cables(b.name, a.name))
-    delays = [a.nic_delay_ns, b.nic_delay_ns, *(c.delay_ns for c in cables), *(s.fibre.delay_ns for s in steps)]
-    ports = [a.nic_up, b.nic_down, b.nic_up, a.nic_down, *(c.port for c in cables), *(s.bottleneck for s in steps)]
+    delays = [
+        a.nic_delay_ns,
+        b.nic_delay_ns,
+        *(c.delay_ns for c in cables),
+        *(s.fibre.delay_ns for s in steps),
+    ]
+    ports = [
+        a.nic_up,
+        b.nic_down,
+        b.nic_up,
+        a.nic_down,
+        *(c.port for c in cables),
+        *(s.bottleneck for s in steps),
+    ]
     serialising = sum(ECHO_FRAME_BYTES * 8 * 10**9 / port.rate_bps for port in ports)
     return sum(delays) + serialising, sum(step.fibre.jitter_ns for step in steps)
 
@@ -142,11 +163,22 @@ class Check:
     def record(self) -> dict[str, Any]:
         """As printed by `topo verify`."""
         values = asdict(self)
-        return {"quantity": values.pop("quantity"), "from": values.pop("source"), "to": values.pop("target"), **values}
+        return {
+            "quantity": values.pop("quantity"),
+            "from": values.pop("source"),
+            "to": values.pop("target"),
+            **values,
+        }
 
 
 def check(
-    quantity: str, source: str, target: str, unit: str, expected: float, measured: float | None, tolerance: float
+    quantity: str,
+    source: str,
+    target: str,
+    unit: str,
+    expected: float,
+    measured: float | None,
+    tolerance: float,
 ) -> Check:
     """Compare; all figures in `unit`."""
     error = None if measured is None else measured - expected
@@ -165,7 +197,13 @@ def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Che
     for a, b in combinations(firsts, 2):
         trip = _round_trip(network, a, b, virtual)
         yield check(
-            "rtt", trip.source, trip.target, "ms", trip.rtt_ms_expected, trip.rtt_ms_measured, trip.tolerance_ms
+            "rtt",
+            trip.source,
+            trip.target,
+            "ms",
+            trip.rtt_ms_expected,
+            trip.rtt_ms_measured,
+            trip.tolerance_ms,
         )
     for link in () if quick else network.plan.wan:
         for way in link.directions:
@@ -182,7 +220,14 @@ def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -
     flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * way.fibre.jitter_ns / 1e9)
     wanted = max(per_second * flow_s, LEAST_RATE_PACKETS)
     packets = max(2, int(min(wanted, per_second * longest_s, MOST_PACKETS)))
-    found = probe.send(network, link, way, packets=packets, payload=payload, least_pause_ns=_least_pause_ns(virtual))
+    found = probe.send(
+        network,
+        link,
+        way,
+        packets=packets,
+        payload=payload,
+        least_pause_ns=_least_pause_ns(virtual),
+    )
     part = RATE_PART if virtual else REAL_RATE_PART
     shift = (TIMER_NS if virtual else REAL_TIMER_NS) + 4 * way.fibre.jitter_ns
     tolerance = rate * (part + min(1.0, shift / max(1, found.span_ns)))
@@ -193,10 +238,23 @@ def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -
 def _loss(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -> Check:
     expected, spread = loss_of(way.fibre)
     found = probe.send(
-        network, link, way, packets=LOSS_PACKETS, payload=LOSS_PAYLOAD, least_pause_ns=_least_pause_ns(virtual)
+        network,
+        link,
+        way,
+        packets=LOSS_PACKETS,
+        payload=LOSS_PAYLOAD,
+        least_pause_ns=_least_pause_ns(virtual),
     )
     tolerance = (4 * sqrt(found.sent * expected * (1 - expected) * spread) + 1) / found.sent
-    return check("loss", way.source, way.target, "%", 100 * expected, 100 * found.lost / found.sent, 100 * tolerance)
+    return check(
+        "loss",
+        way.source,
+        way.target,
+        "%",
+        100 * expected,
+        100 * found.lost / found.sent,
+        100 * tolerance,
+    )
 
 
 def loss_of(fibre: Fibre) -> tuple[float, float]:

@@ -33,16 +33,33 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
     """Nodes, addresses, routes and link parameters of `topology`."""
     sites, frame, links = topology.sites, topology.mtu + ETHERNET_BYTES, topology.links
     index = {name: number for number, name in enumerate(sites)}
-    hosts = tuple(host for name, site in sites.items() for host in _hosts(index[name], name, site, frame, seed))
+    hosts = tuple(
+        host
+        for name, site in sites.items()
+        for host in _hosts(index[name], name, site, frame, seed)
+    )
     wan = tuple(_wan_link(number, link, frame, seed) for number, link in enumerate(links))
-    weights = {(way.source, way.target): way.weight for link in links for way in (link.forward, link.backward)}
+    weights = {
+        (way.source, way.target): way.weight
+        for link in links
+        for way in (link.forward, link.backward)
+    }
     route = partial(
-        best_routes, names=list(sites), routing=topology.routing, multipath=topology.multipath, weights=weights
+        best_routes,
+        names=list(sites),
+        routing=topology.routing,
+        multipath=topology.multipath,
+        weights=weights,
     )
     routes = route(wan)
     numbers = {link.key: number for number, link in enumerate(links)}
     changes = resolve_changes(
-        topology, hosts, wan, routes, route, lambda link, time: _wan_link(numbers[link.key], link, frame, seed, time)
+        topology,
+        hosts,
+        wan,
+        routes,
+        route,
+        lambda link, time: _wan_link(numbers[link.key], link, frame, seed, time),
     )
     buffer = topology.tcp.buffer
     tcp = model.Tcp(
@@ -56,7 +73,9 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
     network = model.Network(
         name=topology.name,
         mtu=topology.mtu,
-        datacenters=tuple(_datacenter(index[name], name, site, hosts, frame, seed) for name, site in sites.items()),
+        datacenters=tuple(
+            _datacenter(index[name], name, site, hosts, frame, seed) for name, site in sites.items()
+        ),
         hosts=hosts,
         wan=wan,
         routes=routes,
@@ -70,7 +89,9 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
     return network
 
 
-def _packets_per_skb(offload: str, mtu: int, wan: tuple[model.WanLink, ...], changes: tuple[model.Change, ...]) -> int:
+def _packets_per_skb(
+    offload: str, mtu: int, wan: tuple[model.WanLink, ...], changes: tuple[model.Change, ...]
+) -> int:
     """64 KiB worth where no packet ever meets a fate of its own, else 1: impairments are per packet.
 
     So are drops, and transfers beside the job fill queues. It is less than 64 KiB where a WAN queue is so short that it
@@ -78,12 +99,19 @@ def _packets_per_skb(offload: str, mtu: int, wan: tuple[model.WanLink, ...], cha
     """
     links = (*wan, *(link for change in changes for link in change.links))
     directions = [direction for link in links for direction in link.directions]
-    singly = any(change.transfers for change in changes) or any(_per_packet(direction) for direction in directions)
+    singly = any(change.transfers for change in changes) or any(
+        _per_packet(direction) for direction in directions
+    )
     if offload == "off" or (offload == "auto" and singly):
         return 1
     most = OFFLOAD_BYTES // mtu
     if offload == "auto":
-        most = min([most, *(direction.bottleneck.queue_packets // LEAST_QUEUED for direction in directions)])
+        most = min(
+            [
+                most,
+                *(direction.bottleneck.queue_packets // LEAST_QUEUED for direction in directions),
+            ]
+        )
     return max(1, most)
 
 
@@ -103,7 +131,11 @@ def auto_tcp_buffer(network: model.Network) -> int:
     first = {dc.name: network.host(dc.hosts[0]) for dc in network.datacenters}
     for state in network.extremes(rate=max, delay=max):
         for a, b in product(first.values(), first.values()):
-            rates = [a.nic_up.rate_bps, b.nic_down.rate_bps, *(w.bottleneck.rate_bps for w in state.path(a.dc, b.dc))]
+            rates = [
+                a.nic_up.rate_bps,
+                b.nic_down.rate_bps,
+                *(w.bottleneck.rate_bps for w in state.path(a.dc, b.dc)),
+            ]
             largest = max(largest, min(rates) * rtt_ns(state, a, b))
     return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, 4 * largest // (8 * 10**9)))
 
@@ -165,7 +197,9 @@ def _wan_link(k: int, link: Link, frame: int, seed: int, time_ns: int = 0) -> mo
         )
         for end, way in enumerate((link.forward, link.backward))
     )
-    return model.WanLink(key=link.key, index=k, forward=forward, backward=backward, conduit=link.conduit)
+    return model.WanLink(
+        key=link.key, index=k, forward=forward, backward=backward, conduit=link.conduit
+    )
 
 
 def _bottleneck(way: LinkDirection, rtt: int, frame: int) -> model.Bottleneck:

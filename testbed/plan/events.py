@@ -48,7 +48,11 @@ def resolve_changes(
         build: gives a link that becomes so at a time in ns.
     """
     states = topology.states
-    avoided = {} if topology.convergence == "never" else _avoided_by_time(wan, states, topology.convergence)
+    avoided = (
+        {}
+        if topology.convergence == "never"
+        else _avoided_by_time(wan, states, topology.convergence)
+    )
     parts = [
         *_link_parts(wan, _links_by_time(topology.links, states, build)),
         *_route_parts(wan, routes, route, avoided),
@@ -59,11 +63,17 @@ def resolve_changes(
     for at_ns, together in groupby(sorted(parts, key=attrgetter("at_ns")), key=attrgetter("at_ns")):
         found = list(together)
         fields = {name: value for part in found for name, value in part.fields.items()}
-        changes.append(Change(at_ns=at_ns, what=tuple(clause for part in found for clause in part.what), **fields))
+        changes.append(
+            Change(
+                at_ns=at_ns, what=tuple(clause for part in found for clause in part.what), **fields
+            )
+        )
     return tuple(changes)
 
 
-def _link_parts(wan: Sequence[WanLink], changed: Mapping[int, dict[str, WanLink]]) -> Iterator[Part]:
+def _link_parts(
+    wan: Sequence[WanLink], changed: Mapping[int, dict[str, WanLink]]
+) -> Iterator[Part]:
     links = {link.key: link for link in wan}
     for time, new in changed.items():
         yield Part(time, tuple(_link_clauses(links, new)), {"links": tuple(new.values())})
@@ -79,7 +89,9 @@ def _route_parts(
     ways, before = {(way.dc, way.destination): way for way in routes}, frozenset[str]()
     for time, avoid in avoided.items():
         best = route(tuple(link for link in wan if link.key not in avoid))
-        new = {(way.dc, way.destination): way for way in best if way != ways[way.dc, way.destination]}
+        new = {
+            (way.dc, way.destination): way for way in best if way != ways[way.dc, way.destination]
+        }
         if new:
             yield Part(time, tuple(_route_clauses(before, avoid)), {"routes": tuple(new.values())})
         ways |= new
@@ -93,19 +105,30 @@ def _host_parts(hosts: Sequence[Host], turns: Sequence[HostTurn]) -> Iterator[Pa
         crashes = {turn.host: turn.crash for turn in together}
         named = {kind: [host for host, crash in crashes.items() if crash == kind] for kind in words}
         silent = ((machines[name], crash == "host") for name, crash in crashes.items())
-        turned = tuple(host.model_copy(update={"silent": now}) for host, now in silent if host.silent != now)
+        turned = tuple(
+            host.model_copy(update={"silent": now}) for host, now in silent if host.silent != now
+        )
         machines |= {host.name: host for host in turned}
         yield Part(
             time,
-            tuple(f"{_names(named[kind], 'hosts')}: {word}" for kind, word in words.items() if named[kind]),
-            {"hosts": turned, "killed": (*named["ranks"], *named["host"]), "started": tuple(named[None])},
+            tuple(
+                f"{_names(named[kind], 'hosts')}: {word}"
+                for kind, word in words.items()
+                if named[kind]
+            ),
+            {
+                "hosts": turned,
+                "killed": (*named["ranks"], *named["host"]),
+                "started": tuple(named[None]),
+            },
         )
 
 
 def _transfer_parts(turns: Sequence[TransferTurn]) -> Iterator[Part]:
     for time, together in groupby(turns, key=attrgetter("at_ns")):
         sent = [
-            Transfer(**{name: value for name, value in turn._asdict().items() if name != "at_ns"}) for turn in together
+            Transfer(**{name: value for name, value in turn._asdict().items() if name != "at_ns"})
+            for turn in together
         ]
         yield Part(time, tuple(map(_sends, sent)), {"transfers": tuple(sent)})
 
@@ -139,13 +162,20 @@ def _links_by_time(
             wanted = (state.links.get(link.key, link), link.key in state.down)
             if wanted != current[link.key]:
                 current[link.key] = wanted
-                built = _cut(build(wanted[0], state.at_ns)) if wanted[1] else build(wanted[0], state.at_ns)
+                built = (
+                    _cut(build(wanted[0], state.at_ns))
+                    if wanted[1]
+                    else build(wanted[0], state.at_ns)
+                )
                 found.setdefault(state.at_ns, {})[link.key] = built
     return found
 
 
 def _cut(link: WanLink) -> WanLink:
-    ways = [way.model_copy(update={"fibre": way.fibre.model_copy(update={"cut": True})}) for way in link.directions]
+    ways = [
+        way.model_copy(update={"fibre": way.fibre.model_copy(update={"cut": True})})
+        for way in link.directions
+    ]
     return link.model_copy(update={"forward": ways[0], "backward": ways[1]})
 
 
@@ -156,7 +186,9 @@ def _avoided_by_time(
     flips: dict[int, list[tuple[str, bool]]] = {}
     for link in wan:
         spans = outages(states, link.key)
-        turns = [(begin, True) for begin, _ in spans] + [(end, False) for _, end in spans if end is not None]
+        turns = [(begin, True) for begin, _ in spans] + [
+            (end, False) for _, end in spans if end is not None
+        ]
         turns.sort()
         avoids = False
         for (time, down), (after, _) in pairwise([*turns, (NEVER, False)]):

@@ -33,10 +33,18 @@ def _address(d: int, third: int, h: int, prefix: int) -> IPv4Interface:
 def segments(d: int, site: Datacenter) -> tuple[Segment, ...]:
     """The subnets of datacenter `d`: one, or one for each leaf."""
     if not isinstance(site.fabric, LeafSpine):
-        return (Segment(switch=f"d{d}s", gateway=IPv4Interface(f"10.{d}.255.254/16"), gateway_mac=mac(1, d, 0)),)
+        return (
+            Segment(
+                switch=f"d{d}s",
+                gateway=IPv4Interface(f"10.{d}.255.254/16"),
+                gateway_mac=mac(1, d, 0),
+            ),
+        )
     return tuple(
         Segment(
-            switch=f"d{d}l{leaf}", gateway=IPv4Interface(f"10.{d}.{4 * leaf + 3}.254/22"), gateway_mac=mac(1, d, leaf)
+            switch=f"d{d}l{leaf}",
+            gateway=IPv4Interface(f"10.{d}.{4 * leaf + 3}.254/22"),
+            gateway_mac=mac(1, d, leaf),
         )
         for leaf in range(site.fabric.leaves)
     )
@@ -54,7 +62,9 @@ def leaf_spine(d: int, name: str, site: Datacenter, frame: int, seed: int) -> Fa
     leaves = [segment.switch for segment in segments(d, site)]
     spines = [f"d{d}p{number}" for number in range(fabric.spines)]
     router = f"d{d}r"
-    uplink = int(-(-site.hosts // fabric.leaves) * site.nic.rate / (fabric.oversubscription * fabric.spines))
+    uplink = int(
+        -(-site.hosts // fabric.leaves) * site.nic.rate / (fabric.oversubscription * fabric.spines)
+    )
     pairs = [(leaf, spine, uplink) for leaf in leaves for spine in spines]
     pairs += [(spine, router, fabric.leaves * uplink) for spine in spines]
     cables = tuple(
@@ -82,7 +92,9 @@ def _end(d: int, number: int, side: int, node: str, other: str) -> FabricEnd:
     )
 
 
-def _routes(d: int, site: Datacenter, cables: tuple[FabricCable, ...], router: str) -> tuple[FabricRoute, ...]:
+def _routes(
+    d: int, site: Datacenter, cables: tuple[FabricCable, ...], router: str
+) -> tuple[FabricRoute, ...]:
     """Leaves send what is not theirs to any spine, spines to the right leaf or the router, the router to any spine."""
     up: dict[str, list[IPv4Address]] = {}
     down: dict[tuple[str, str], IPv4Address] = {}
@@ -92,8 +104,17 @@ def _routes(d: int, site: Datacenter, cables: tuple[FabricCable, ...], router: s
         down[upper.node, lower.node] = lower.address.ip
     subnets = {segment.switch: segment.gateway.network for segment in segments(d, site)}
     spines = [lower for upper, lower in down if upper == router]
-    routes = [FabricRoute(node=node, destination=EVERYTHING, via=tuple(via)) for node, via in up.items()]
+    routes = [
+        FabricRoute(node=node, destination=EVERYTHING, via=tuple(via)) for node, via in up.items()
+    ]
     for leaf, subnet in subnets.items():
-        routes += [FabricRoute(node=spine, destination=subnet, via=(down[spine, leaf],)) for spine in spines]
-        routes.append(FabricRoute(node=router, destination=subnet, via=tuple(down[router, spine] for spine in spines)))
+        routes += [
+            FabricRoute(node=spine, destination=subnet, via=(down[spine, leaf],))
+            for spine in spines
+        ]
+        routes.append(
+            FabricRoute(
+                node=router, destination=subnet, via=tuple(down[router, spine] for spine in spines)
+            )
+        )
     return tuple(routes)

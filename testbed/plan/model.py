@@ -140,7 +140,9 @@ class Datacenter(Frozen):
     location: tuple[float, float] | None = None  # degrees north, degrees east
     subnet: IPv4Network
     router: str
-    hash_seed: int = Field(1, ge=1, lt=2**32)  # of the hash by which its routers and leaves choose among equal paths
+    hash_seed: int = Field(
+        1, ge=1, lt=2**32
+    )  # of the hash by which its routers and leaves choose among equal paths
     segments: tuple[Segment, ...]  # one for a single switch, one per leaf
     fabric: LeafSpine | None = None  # None: the only segment's switch hangs on the border router
     hosts: tuple[str, ...]
@@ -265,7 +267,9 @@ class Network(Frozen):
         if links:
             update["wan"] = tuple(links.get(link.key, link) for link in self.wan)
         if routes:
-            update["routes"] = tuple(routes.get((route.dc, route.destination), route) for route in self.routes)
+            update["routes"] = tuple(
+                routes.get((route.dc, route.destination), route) for route in self.routes
+            )
         if hosts:
             update["hosts"] = tuple(hosts.get(host.name, host) for host in self.hosts)
         return self.model_copy(update=update)
@@ -290,9 +294,16 @@ class Network(Frozen):
             fibre = way.fibre.model_copy(update={"delay_ns": delay_ns})
             return way.model_copy(update={"bottleneck": bottleneck, "fibre": fibre})
 
-        pairs = [(link, extreme(link, link.forward), extreme(link, link.backward)) for link in self.wan]
-        wan = tuple(link.model_copy(update={"forward": there, "backward": back}) for link, there, back in pairs)
-        different = {id(state.routes): state.routes for state in states}  # comparing them takes long
+        pairs = [
+            (link, extreme(link, link.forward), extreme(link, link.backward)) for link in self.wan
+        ]
+        wan = tuple(
+            link.model_copy(update={"forward": there, "backward": back})
+            for link, there, back in pairs
+        )
+        different = {
+            id(state.routes): state.routes for state in states
+        }  # comparing them takes long
         for routes in dict.fromkeys(different.values()):
             yield self.model_copy(update={"wan": wan, "routes": routes, "changes": ()})
 
@@ -314,7 +325,11 @@ class Network(Frozen):
             yield ()
             return
         ways = {(link.key, way.source): way for link in self.wan for way in link.directions}
-        routes = (route for route in self.routes if (route.dc, route.destination) == (source_dc, target_dc))
+        routes = (
+            route
+            for route in self.routes
+            if (route.dc, route.destination) == (source_dc, target_dc)
+        )
         for hop in next((route.hops for route in routes), ()):
             if step := ways.get((hop.link, source_dc)):
                 for rest in self.paths(step.target, target_dc):
@@ -372,8 +387,12 @@ class Workers(Frozen):
     master_port: int = 29500
     timeout_s: int = Field(gt=0)  # of the process group, in the guest's time
     environment: dict[str, str] = {}
-    readable: tuple[str, ...] = ()  # folders that hosts see besides the testbed and what is installed
-    once_per_host: bool = False  # a host's first rank is a program that starts the host's ranks itself
+    readable: tuple[
+        str, ...
+    ] = ()  # folders that hosts see besides the testbed and what is installed
+    once_per_host: bool = (
+        False  # a host's first rank is a program that starts the host's ranks itself
+    )
 
     @property
     def processes(self) -> tuple[Rank, ...]:
@@ -385,7 +404,9 @@ class Capturing(Frozen):
     """What is kept of the packets at each captured interface."""
 
     filter: str = ""  # as for tcpdump; empty: every packet
-    snap_bytes: int = Field(128, ge=54, le=262_144)  # of each packet: 54 to 134 are Ethernet, IPv4 and TCP headers
+    snap_bytes: int = Field(
+        128, ge=54, le=262_144
+    )  # of each packet: 54 to 134 are Ethernet, IPv4 and TCP headers
     limit_bytes: int = Field(256 * 10**6, ge=4 * 10**6)  # of what tcpdump keeps of one interface
 
 

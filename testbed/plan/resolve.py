@@ -13,7 +13,15 @@ from testbed.core.units import format_size
 from testbed.plan import model
 from testbed.plan.addressing import resolve_network, rtt_ns
 from testbed.plan.events import outage_ns
-from testbed.plan.model import CAPTURE_BUFFER_BYTES, Capture, Capturing, Clock, Isolation, Plan, Where
+from testbed.plan.model import (
+    CAPTURE_BUFFER_BYTES,
+    Capture,
+    Capturing,
+    Clock,
+    Isolation,
+    Plan,
+    Where,
+)
 from testbed.plan.scaling import scaled
 from testbed.runfolder.folder import capture_points
 from testbed.spec.base import suggest
@@ -27,7 +35,9 @@ LEAST_HOST_MEMORY = GIB
 GUEST_BASE_MEMORY = GIB
 DOCKER_MEMORY = GIB
 RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
-IMAGE_COPIES = 2  # in the guest's memory: what Docker unpacks of a tar, and while it loads the tar of a layer
+IMAGE_COPIES = (
+    2  # in the guest's memory: what Docker unpacks of a tar, and while it loads the tar of a layer
+)
 TENSORS_PER_RANK = 4
 LEAST_TIMEOUT_S = 60
 GLOO_BYTES_PER_RTT = 2 * MIB
@@ -94,9 +104,12 @@ def resolve(
         image=None if image is None else str(image.resolve()),
         memory_bytes=host_memory_bytes or max(LEAST_HOST_MEMORY, host_bytes),
         cpus=host_cpus,
-        timeout_s=_timeout_s(network, tensor, len(ranks)) + PAUSES * workload.longest_pause_ns // 10**9,
+        timeout_s=_timeout_s(network, tensor, len(ranks))
+        + PAUSES * workload.longest_pause_ns // 10**9,
         environment={"OMP_NUM_THREADS": "1", **(environment or {})},
-        readable=tuple(sorted({str(folder.resolve()) for folder in (*workload.folders(), *readable)})),
+        readable=tuple(
+            sorted({str(folder.resolve()) for folder in (*workload.folders(), *readable)})
+        ),
         once_per_host=workload.starts_ranks_itself,
     )
     return Plan(
@@ -113,7 +126,9 @@ def resolve(
 
 def _timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
     """`timeout_s` of the worst that the network goes through, and the time for which links are down."""
-    slowest = max(timeout_s(state, tensor_bytes, ranks) for state in network.extremes(rate=min, delay=max))
+    slowest = max(
+        timeout_s(state, tensor_bytes, ranks) for state in network.extremes(rate=min, delay=max)
+    )
     return slowest + -(-outage_ns(network) * OUTAGE // 10**9)
 
 
@@ -125,8 +140,12 @@ def timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
     """
     first = [network.host(dc.hosts[0]) for dc in network.datacenters]
     rtt = max(rtt_ns(network, a, b) for a, b in product(first, first)) / 1e9
-    bottlenecks = [host.nic_up for host in network.hosts] + [w.bottleneck for k in network.wan for w in k.directions]
-    bottlenecks += [cable.port for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables]
+    bottlenecks = [host.nic_up for host in network.hosts] + [
+        w.bottleneck for k in network.wan for w in k.directions
+    ]
+    bottlenecks += [
+        cable.port for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables
+    ]
     slowest = min(bottleneck.rate_bps for bottleneck in bottlenecks)
     volume = 2 * tensor_bytes
     operation = volume * 8 / slowest + (2 * ranks + volume / GLOO_BYTES_PER_RTT) * rtt
@@ -141,27 +160,37 @@ def machine_memory() -> int:
 def _check_options(clock: Clock, where: Where, isolation: Isolation, image: Path | None) -> None:
     if where == "here" and clock == "virtual":
         raise InputError(
-            "this kernel's clock cannot be virtual", place=Place("--clock"), remedy="use --clock real or --where guest"
+            "this kernel's clock cannot be virtual",
+            place=Place("--clock"),
+            remedy="use --clock real or --where guest",
         )
     if image is None:
         return
     place = Place("--image")
     if isolation != "container":
-        raise InputError("an image needs containers", place=place, remedy="use --isolation container")
+        raise InputError(
+            "an image needs containers", place=place, remedy="use --isolation container"
+        )
     try:
         if not tarfile.is_tarfile(image):
             raise InputError(
-                f"{image} is not a tar file", place=place, remedy="make one with docker save --output image.tar NAME"
+                f"{image} is not a tar file",
+                place=place,
+                remedy="make one with docker save --output image.tar NAME",
             )
     except OSError as error:
-        raise InputError(f"the image {image} cannot be read: {error.strerror}", place=place) from error
+        raise InputError(
+            f"the image {image} cannot be read: {error.strerror}", place=place
+        ) from error
 
 
 def _check_hosts(network: model.Network, workload: Workload) -> None:
     names = [host.name for host in network.hosts]
     for name in workload.hosts_named:
         if name not in names:
-            raise InputError(f"the workload names a host {name!r}", remedy=suggest(name, names, "the hosts"))
+            raise InputError(
+                f"the workload names a host {name!r}", remedy=suggest(name, names, "the hosts")
+            )
 
 
 def _check_memory(hosts: int, host_bytes: int, base: int, machine: int) -> None:
@@ -177,4 +206,7 @@ def _check_memory(hosts: int, host_bytes: int, base: int, machine: int) -> None:
 
 def _ranks(network: model.Network, per_host: int) -> tuple[model.Rank, ...]:
     places = [(host.name, local) for host in network.hosts for local in range(per_host)]
-    return tuple(model.Rank(rank=rank, local_rank=local, host=host) for rank, (host, local) in enumerate(places))
+    return tuple(
+        model.Rank(rank=rank, local_rank=local, host=host)
+        for rank, (host, local) in enumerate(places)
+    )

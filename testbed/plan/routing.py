@@ -35,10 +35,16 @@ def best_routes(
     for link in wan:
         for way, back in (link.directions, link.directions[::-1]):
             delay = way.fibre.delay_ns
-            cost = {"delay": 0, "hops": 1, "weight": (weights or {}).get((way.source, way.target), 1)}[routing]
+            cost = {
+                "delay": 0,
+                "hops": 1,
+                "weight": (weights or {}).get((way.source, way.target), 1),
+            }[routing]
             fine = 0 if multipath and routing != "delay" else delay * (len(names) + 1) + 1
             weight = cost * longest * (len(names) + 1) ** 2 + fine
-            graph.add_edge(way.source, way.target, weight=weight, hop=Hop(link=link.key, via=back.address.ip))
+            graph.add_edge(
+                way.source, way.target, weight=weight, hop=Hop(link=link.key, via=back.address.ip)
+            )
     routes = []
     for destination in names if wan else []:
         distance = nx.single_source_dijkstra_path_length(graph.reverse(copy=False), destination)
@@ -47,7 +53,9 @@ def best_routes(
                 continue
             edges = graph[source]
             hops_on = (hop for hop in edges if hop in distance)
-            ways = sorted((edges[hop]["weight"] + distance[hop], names.index(hop), hop) for hop in hops_on)
+            ways = sorted(
+                (edges[hop]["weight"] + distance[hop], names.index(hop), hop) for hop in hops_on
+            )
             best = [hop for cost, _, hop in ways if cost == ways[0][0]]
             hops = tuple(edges[hop]["hop"] for hop in (best if multipath else best[:1]))
             routes.append(Route(dc=source, destination=destination, hops=hops))

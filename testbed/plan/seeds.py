@@ -30,7 +30,9 @@ def queue_packets(queue: QueueLength, rate: int, rtt_ns: int, frame: int) -> int
 
 def port(rate: int, queue: QueueLength | None, frame: int) -> Bottleneck:
     """A port inside a datacenter: `rate` in bit/s, `frame` in bytes."""
-    return Bottleneck(rate_bps=rate, queue_packets=queue_packets(queue or PORT_QUEUE, rate, 0, frame))
+    return Bottleneck(
+        rate_bps=rate, queue_packets=queue_packets(queue or PORT_QUEUE, rate, 0, frame)
+    )
 
 
 def mac(kind: int, major: int, minor: int) -> str:

@@ -11,8 +11,28 @@ from testbed.report.tables import Column, Grid, Summary
 
 # Of a plan: what follows from other values, or says nothing about what was emulated.
 DERIVED = frozenset(
-    {"mac", "gateway_mac", "address", "subnet", "gateway", "nic_seed", "hash_seed", "routes", "cables", "environment"}
-    | {"guest_memory_bytes", "memory_bytes", "timeout_s", "index", "node", "router", "switch", "ranks"}
+    {
+        "mac",
+        "gateway_mac",
+        "address",
+        "subnet",
+        "gateway",
+        "nic_seed",
+        "hash_seed",
+        "routes",
+        "cables",
+        "environment",
+    }
+    | {
+        "guest_memory_bytes",
+        "memory_bytes",
+        "timeout_s",
+        "index",
+        "node",
+        "router",
+        "switch",
+        "ranks",
+    }
 )
 NAMES = ("key", "name", "rank")  # by which the items of a list are told apart
 TRAINING = {
@@ -44,7 +64,9 @@ def plan_differences(plans: list[dict[str, Any]]) -> list[Difference]:
     flat = [dict(_flatten(plan, "")) for plan in plans]
     keys = dict.fromkeys(key for one in flat for key in one)
     found = (Difference(key, tuple(one.get(key) for one in flat)) for key in keys)
-    return [difference for difference in found if len({repr(value) for value in difference.values}) > 1]
+    return [
+        difference for difference in found if len({repr(value) for value in difference.values}) > 1
+    ]
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -87,7 +109,9 @@ def links(summaries: list[Summary]) -> list[Difference]:
     return _together(summaries, _links)
 
 
-def _together(summaries: list[Summary], figures: Callable[[Summary], Iterator[Figure]]) -> list[Difference]:
+def _together(
+    summaries: list[Summary], figures: Callable[[Summary], Iterator[Figure]]
+) -> list[Difference]:
     found: dict[str, list[Any]] = {}
     for number, summary in enumerate(summaries):
         for what, value in figures(summary):
@@ -124,13 +148,17 @@ def plan_grid(differences: list[Difference], names: list[str]) -> Grid:
     return Grid("What was done", columns, cells, "only what differs")
 
 
-def measured_grid(figures: list[Difference], names: list[str], title: str = "What was measured") -> Grid:
+def measured_grid(
+    figures: list[Difference], names: list[str], title: str = "What was measured"
+) -> Grid:
     """The figures, and those of the later runs as parts of the first one's."""
     columns = [Column("figure", number=False), *(Column(name) for name in names)]
     columns += [Column(f"{name} / {names[0]}") for name in names[1:]]
     cells = []
     for row in figures:
         first, *others = row.values
-        ratios = [f"{other / first:.3f}" if first and other is not None else "-" for other in others]
+        ratios = [
+            f"{other / first:.3f}" if first and other is not None else "-" for other in others
+        ]
         cells.append([row.what, *(format_cell(value) for value in row.values), *ratios])
     return Grid(title, columns, cells, "medians; the last columns are ratios")

@@ -11,7 +11,14 @@ import plotly.graph_objects as go
 from testbed.analysis.verdict import verdict
 from testbed.report import compare
 from testbed.report.figures import common
-from testbed.report.figures.common import COLOURS, axis, drawing, log_axes, operation_key, operation_name
+from testbed.report.figures.common import (
+    COLOURS,
+    axis,
+    drawing,
+    log_axes,
+    operation_key,
+    operation_name,
+)
 from testbed.report.html import Figure, figure, render
 from testbed.report.load import Content
 
@@ -43,7 +50,11 @@ def compare_page(sides: list[Side]) -> bytes:
         "links": compare.links(summaries),
     }
     titles = {"training": "Training", "operations": "Collectives", "links": "WAN links"}
-    grids = {key: compare.measured_grid(rows, names, title=titles[key]) for key, rows in figures.items() if rows}
+    grids = {
+        key: compare.measured_grid(rows, names, title=titles[key])
+        for key, rows in figures.items()
+        if rows
+    }
     return render(
         "report/compare.html.j2",
         names=names,
@@ -52,7 +63,7 @@ def compare_page(sides: list[Side]) -> bytes:
         grids=grids,
         figures=_figures(sides),
         missing=[f"{side.name}: {line}" for side in sides for line in side.content.missing],
-    )  # fmt: skip
+    )
 
 
 def _verdicts(sides: list[Side]) -> dict[str, str]:
@@ -76,22 +87,31 @@ def _figures(sides: list[Side]) -> dict[str, Figure]:
 
 def _latencies(runs: dict[str, list[dict[str, Any]]]) -> go.Figure | None:
     """None without sizes."""
-    every = sorted((row for rows in runs.values() for row in rows if row["bytes"] > 0), key=lambda row: row["bytes"])
+    every = sorted(
+        (row for rows in runs.values() for row in rows if row["bytes"] > 0),
+        key=lambda row: row["bytes"],
+    )
     if not every:
         return None
     keys = list(dict.fromkeys(operation_key(row) for row in every))
     traces = []
     for (run, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
         for number, key in enumerate(keys):
-            mine = sorted((row for row in rows if row["bytes"] > 0 and operation_key(row) == key), key=_bytes)
+            mine = sorted(
+                (row for row in rows if row["bytes"] > 0 and operation_key(row) == key), key=_bytes
+            )
             if not mine:
                 continue
-            traces.append(go.Scatter(
-                x=[row["bytes"] for row in mine], y=[row["time_us"]["median"] / 1000 for row in mine],
-                name=f"{escape(run)}: {operation_name(key, keys)}", mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
-                hovertemplate="%{x:.4s}B: %{y:.4g} ms",
-            ))  # fmt: skip
+            traces.append(
+                go.Scatter(
+                    x=[row["bytes"] for row in mine],
+                    y=[row["time_us"]["median"] / 1000 for row in mine],
+                    name=f"{escape(run)}: {operation_name(key, keys)}",
+                    mode="lines+markers",
+                    line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
+                    hovertemplate="%{x:.4s}B: %{y:.4g} ms",
+                )
+            )
     return drawing(traces, 480, *log_axes(every))
 
 
@@ -105,13 +125,28 @@ def _use(runs: dict[str, list[dict[str, Any]]]) -> go.Figure | None:
     for (run, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
         known = [row for row in rows if row["mean_utilisation"] is not None]
         if known:
-            traces.append(go.Bar(
-                x=[100 * row["mean_utilisation"] for row in known], name=escape(run), orientation="h",
-                y=[escape(f"{row['from']} → {row['to']}") for row in known], marker={"color": colour},
-                hovertemplate="%{y}: %{x:.3g} %",
-            ))  # fmt: skip
+            traces.append(
+                go.Bar(
+                    x=[100 * row["mean_utilisation"] for row in known],
+                    name=escape(run),
+                    orientation="h",
+                    y=[escape(f"{row['from']} → {row['to']}") for row in known],
+                    marker={"color": colour},
+                    hovertemplate="%{y}: %{x:.3g} %",
+                )
+            )
     if not traces:
         return None
     bars = sum(len(trace.y) for trace in traces)
-    used, ways = axis("used (% of rate)", rangemode="tozero"), axis("", autorange="reversed", tickfont={"size": 11})
-    return drawing(traces, 150 + 18 * max(bars, 6), used, ways, barmode="group", legend={"traceorder": "normal"})
+    used, ways = (
+        axis("used (% of rate)", rangemode="tozero"),
+        axis("", autorange="reversed", tickfont={"size": 11}),
+    )
+    return drawing(
+        traces,
+        150 + 18 * max(bars, 6),
+        used,
+        ways,
+        barmode="group",
+        legend={"traceorder": "normal"},
+    )

@@ -42,7 +42,12 @@ def flows_grid(flows: pl.DataFrame) -> Grid:
     note = NOTE
     if flows.height > MOST_ROWS:
         note += f" These are the {MOST_ROWS} largest of {flows.height}; flows.parquet has all."
-    return Grid("Connections across the WAN", columns, [_flow(row) for row in largest.iter_rows(named=True)], note)
+    return Grid(
+        "Connections across the WAN",
+        columns,
+        [_flow(row) for row in largest.iter_rows(named=True)],
+        note,
+    )
 
 
 def _flow(row: dict[str, Any]) -> list[str]:

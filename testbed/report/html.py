@@ -32,7 +32,11 @@ class Figure:
 
 def figure(name: str, title: str, words: str, drawn: go.Figure | None) -> dict[str, Figure]:
     """`drawn` under its name; nothing if there is none."""
-    return {} if drawn is None else {name: Figure(name, title, words, json=_for_script(drawn.to_json()))}
+    return (
+        {}
+        if drawn is None
+        else {name: Figure(name, title, words, json=_for_script(drawn.to_json()))}
+    )
 
 
 def render(template: str, **content: object) -> bytes:
@@ -42,7 +46,10 @@ def render(template: str, **content: object) -> bytes:
     """
     mark = token_hex(16)
     html = template_of(template).render(
-        scripts=[Markup(_text("page.js")), Markup(mark)], style=Markup(_text("page.css")), policy=policy(), **content
+        scripts=[Markup(_text("page.js")), Markup(mark)],
+        style=Markup(_text("page.css")),
+        policy=policy(),
+        **content,
     )
     before, after = html.split(mark)
     return b"".join([before.encode(), _plotly(), after.encode()])
@@ -58,7 +65,9 @@ def _plotly() -> bytes:
 def policy() -> str:
     """The content security policy of all pages."""
     scripts = _text("page.js").encode(), _plotly()
-    hashes = " ".join(f"'sha256-{b64encode(sha256(script).digest()).decode()}'" for script in scripts)
+    hashes = " ".join(
+        f"'sha256-{b64encode(sha256(script).digest()).decode()}'" for script in scripts
+    )
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
@@ -74,7 +83,9 @@ def _for_script(json: str) -> Markup:
 def template_of(name: str) -> Template:
     """The template `name`, a path in the package, compiled once."""
     loader = PackageLoader("testbed", "")
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    return Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
 
 
 @cache

@@ -48,7 +48,9 @@ class Content:
     @property
     def origin_ns(self) -> int:
         """Unix time of the first operation, step or sample of a link: where the figures' time begins."""
-        tables = [table for table in (self.ops, self.train) if table is not None and not table.is_empty()]
+        tables = [
+            table for table in (self.ops, self.train) if table is not None and not table.is_empty()
+        ]
         if tables:
             return int(min(min(table["start_ns"]) for table in tables))
         return 0 if self.links is None or self.links.is_empty() else int(min(self.links["time_ns"]))
@@ -120,9 +122,15 @@ def _sound_summary(summary: dict[str, Any], missing: list[str]) -> dict[str, Any
     for table, keys in ROW_KEYS.items():
         rows = summary.get(table) or []
         rows = rows if isinstance(rows, list) else [rows]
-        good = [row for row in rows if isinstance(row, dict) and keys <= row.keys() and _whole_times(row)]
+        good = [
+            row
+            for row in rows
+            if isinstance(row, dict) and keys <= row.keys() and _whole_times(row)
+        ]
         if len(good) < len(rows):
-            missing.append(f"summary.json: {len(rows) - len(good)} rows of {table!r} are damaged and left out")
+            missing.append(
+                f"summary.json: {len(rows) - len(good)} rows of {table!r} are damaged and left out"
+            )
         sound[table] = good
     return sound
 

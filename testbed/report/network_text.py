@@ -9,7 +9,10 @@ from testbed.plan.model import Datacenter, Network, WanLink
 def dot(network: Network) -> str:
     """An undirected Graphviz graph: a node for each datacenter, named as it is, and an edge for each WAN link."""
     lines = [f"graph {_dot_text([network.name])} {{", "  node [shape=box, style=rounded];"]
-    lines += [f"  {_dot_text([dc.name])} [label={_dot_text(_site_words(dc))}];" for dc in network.datacenters]
+    lines += [
+        f"  {_dot_text([dc.name])} [label={_dot_text(_site_words(dc))}];"
+        for dc in network.datacenters
+    ]
     lines += [
         f"  {_dot_text([link.forward.source])} -- {_dot_text([link.forward.target])} "
         f"[label={_dot_text(_link_words(link))}];"
@@ -21,7 +24,9 @@ def dot(network: Network) -> str:
 def mermaid(network: Network) -> str:
     """A Mermaid flowchart; a datacenter's id is its name after ``dc_``, with underscores for hyphens."""
     lines = ["flowchart LR"]
-    lines += [f"  {_mermaid_id(dc.name)}[{_mermaid_text(_site_words(dc))}]" for dc in network.datacenters]
+    lines += [
+        f"  {_mermaid_id(dc.name)}[{_mermaid_text(_site_words(dc))}]" for dc in network.datacenters
+    ]
     lines += [
         f"  {_mermaid_id(link.forward.source)} ---|{_mermaid_text(_link_words(link))}| "
         f"{_mermaid_id(link.forward.target)}"
@@ -40,7 +45,10 @@ def _link_words(link: WanLink) -> list[str]:
     rates = [format_rate(way.bottleneck.rate_bps, digits=3) for way in link.directions]
     if rates[0] == rates[1]:
         return [rtt, rates[0]]
-    return [rtt, *(f"to {way.target}: {rate}" for way, rate in zip(link.directions, rates, strict=True))]
+    return [
+        rtt,
+        *(f"to {way.target}: {rate}" for way, rate in zip(link.directions, rates, strict=True)),
+    ]
 
 
 def _dot_text(lines: list[str]) -> str:

@@ -88,9 +88,10 @@ def warm_up(plan: Plan) -> None:
     site_map(plan.network, theme="page")
     line = {"color": "black", "width": 1}
     traces = [
-        go.Scatter(x=[0], y=[0], line=line, marker={"color": "black"}, error_y={"width": 1}), go.Bar(x=[0], y=[0]),
+        go.Scatter(x=[0], y=[0], line=line, marker={"color": "black"}, error_y={"width": 1}),
+        go.Bar(x=[0], y=[0]),
         go.Heatmap(z=[[0]], colorbar=colour_bar("")),
-    ]  # fmt: skip
+    ]
     template_of("report/page.html.j2")
     policy()
     figure("", "", "", drawing(traces, 100, axis(""), axis("")))
@@ -100,8 +101,17 @@ def _attempt(content: Content, what: str, make: Callable[[], T]) -> T | None:
     """What `make` gives; None, with a line on the page, if the run folder holds nonsense."""
     try:
         return make()
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, pl.exceptions.PolarsError) as error:
-        content.missing.append(f"{what} cannot be made of these files ({type(error).__name__}: {error})")
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        pl.exceptions.PolarsError,
+    ) as error:
+        content.missing.append(
+            f"{what} cannot be made of these files ({type(error).__name__}: {error})"
+        )
         return None
 
 
@@ -130,43 +140,78 @@ def _no_flows(content: Content) -> str:
     if content.flows is not None:
         return "The captures hold no TCP connection." if content.flows.is_empty() else ""
     if content.plan.capture == "none":
-        return (
-            "Packets were not captured in this run. With --capture wan, a run has a table of its TCP connections here."
-        )
+        return "Packets were not captured in this run. With --capture wan, a run has a table of its TCP connections here."
     return "There is no sound flows.parquet in this run folder; testbed report makes it anew from the captures."
 
 
 def _figures(content: Content) -> dict[str, Figure]:
     """Those for which there are data."""
-    plan, history, summary, origin = content.plan, content.history, content.summary, content.origin_ns
+    plan, history, summary, origin = (
+        content.plan,
+        content.history,
+        content.summary,
+        content.origin_ns,
+    )
     ops, links, train = content.ops, content.links, content.train
     makers: list[tuple[str, str, str, Callable[[], go.Figure | None]]] = [
         ("latency", "Time against size", LATENCY, lambda: latency_figure(summary["collectives"])),
-        ("matrix", "Use of the WAN from site to site", MATRIX, lambda: matrix_figure(summary["wan"])),
+        (
+            "matrix",
+            "Use of the WAN from site to site",
+            MATRIX,
+            lambda: matrix_figure(summary["wan"]),
+        ),
     ]
     if train is not None:
-        makers.append(("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train}, history)))
+        makers.append(
+            ("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train}, history))
+        )
     if history is not None and links is not None:
         makers.append(
-            ("utilisation", "Use of the WAN over time", USED, lambda: utilisation_figure(links, history, origin))
+            (
+                "utilisation",
+                "Use of the WAN over time",
+                USED,
+                lambda: utilisation_figure(links, history, origin),
+            )
         )
-        makers.append(("queue", "Queues over time", QUEUE, lambda: queue_figure(links, history, origin)))
+        makers.append(
+            ("queue", "Queues over time", QUEUE, lambda: queue_figure(links, history, origin))
+        )
     if plan is not None and ops is not None:
-        words = RANKS + (COMPUTED if train is not None and "computed_ns" not in train.columns else "")
-        makers.append(("ranks", "Ranks over time", words, lambda: rank_figure(ops, train, plan, origin, history)))
+        words = RANKS + (
+            COMPUTED if train is not None and "computed_ns" not in train.columns else ""
+        )
+        makers.append(
+            (
+                "ranks",
+                "Ranks over time",
+                words,
+                lambda: rank_figure(ops, train, plan, origin, history),
+            )
+        )
     found: dict[str, Figure] = {}
-    marked = {"loss", "utilisation", "queue", "ranks"} if history is not None and history.times_ns else set()
+    marked = (
+        {"loss", "utilisation", "queue", "ranks"}
+        if history is not None and history.times_ns
+        else set()
+    )
     for name, title, words, make in makers:
         text = words + (MARKS if name in marked else "")
         found |= figure(name, title, text, _attempt(content, f"the figure {title!r}", make))
-    if plan is not None and (drawn := _attempt(content, "the map", lambda: _map(plan, summary["wan"]))) is not None:
+    if (
+        plan is not None
+        and (drawn := _attempt(content, "the map", lambda: _map(plan, summary["wan"]))) is not None
+    ):
         found["map"] = drawn
     return found
 
 
 def _map(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     use = {
-        (row["from"], row["to"]): float(row["mean_utilisation"]) for row in rows if row["mean_utilisation"] is not None
+        (row["from"], row["to"]): float(row["mean_utilisation"])
+        for row in rows
+        if row["mean_utilisation"] is not None
     }
     return Figure("map", "The network", MAP, svg=Markup(site_map(plan.network, use, theme="page")))
 
@@ -186,7 +231,9 @@ def _settings(content: Content) -> dict[str, dict[str, str]]:
     return {
         "Run": {
             "topology": network.name,
-            "datacenters": ", ".join(f"{dc.name} ({len(dc.hosts)} hosts)" for dc in network.datacenters),
+            "datacenters": ", ".join(
+                f"{dc.name} ({len(dc.hosts)} hosts)" for dc in network.datacenters
+            ),
             "workload": workers.workload,
             "ranks": str(len(workers.ranks)),
             "isolation": workers.isolation,
@@ -196,7 +243,9 @@ def _settings(content: Content) -> dict[str, dict[str, str]]:
             "TCP": f"{network.tcp.congestion_control}, buffers up to {format_size(network.tcp.buffer_bytes, 3)}",
             "MTU (largest packet)": f"{network.mtu} B",
         },
-        "Workload": {key: json.dumps(value, default=str) for key, value in workers.settings.items()},
+        "Workload": {
+            key: json.dumps(value, default=str) for key, value in workers.settings.items()
+        },
         "WAN links as planned": links,
         "Versions": plan.versions,
     }
@@ -212,7 +261,9 @@ def repeat_command(content: Content) -> str:
         program, *words = (str(word) for word in typed)
         own = words.index("--") if "--" in words else len(words)
         kept = [word for i, word in enumerate(words) if i > own or not _names_folder(words, i)]
-        return shlex.join([{"__main__.py": "testbed"}.get(Path(program).name, Path(program).name), *kept])
+        return shlex.join(
+            [{"__main__.py": "testbed"}.get(Path(program).name, Path(program).name), *kept]
+        )
     if typed:
         return str(typed)
     plan = content.plan
@@ -224,4 +275,6 @@ def repeat_command(content: Content) -> str:
 
 
 def _names_folder(words: list[str], i: int) -> bool:
-    return words[i] == "--out" or words[i].startswith("--out=") or (i > 0 and words[i - 1] == "--out")
+    return (
+        words[i] == "--out" or words[i].startswith("--out=") or (i > 0 and words[i - 1] == "--out")
+    )

@@ -102,16 +102,24 @@ class Timeline:
             raise ValueError("a timeline needs the plan")
         self.plan: Plan = content.plan
         self.content = content
-        self.records = [record for record in _records(run.events) if isinstance(record.get("time_ns"), int)]
+        self.records = [
+            record for record in _records(run.events) if isinstance(record.get("time_ns"), int)
+        ]
         self.pids = {dc.name: FIRST_DC + i for i, dc in enumerate(self.plan.network.datacenters)}
-        self.waits = None if content.ops is None else start_waits(content.ops, len(self.plan.workers.ranks))
+        self.waits = (
+            None if content.ops is None else start_waits(content.ops, len(self.plan.workers.ranks))
+        )
 
     @property
     def origin_ns(self) -> int:
         """Unix time of the first event; 0 if there is none."""
         content = self.content
         firsts = [record["time_ns"] for record in self.records[:1]]
-        for table, column in ((content.ops, "start_ns"), (content.train, "start_ns"), (content.links, "time_ns")):
+        for table, column in (
+            (content.ops, "start_ns"),
+            (content.train, "start_ns"),
+            (content.links, "time_ns"),
+        ):
             if table is not None and not table.is_empty():
                 firsts.append(min(table[column]))
         return min(firsts, default=0)
@@ -138,10 +146,18 @@ class Timeline:
             yield _thread(at["pid"], first, f"rank {rank} ({host}): steps")
             yield from self._steps(train.filter(pl.col("rank") == rank), {**at, "tid": first})
         if ops is not None:
-            mine = ops.filter(pl.col("rank") == rank).sort("start_ns", "end_ns", descending=[False, True])
-            waits: dict[int, int] = {}  # from the start of an operation to the time at which its last rank has begun
+            mine = ops.filter(pl.col("rank") == rank).sort(
+                "start_ns", "end_ns", descending=[False, True]
+            )
+            waits: dict[
+                int, int
+            ] = {}  # from the start of an operation to the time at which its last rank has begun
             if train is None and self.waits is not None:
-                waits = dict(self.waits.filter(pl.col("rank") == rank).select("start_ns", "end_ns").iter_rows())
+                waits = dict(
+                    self.waits.filter(pl.col("rank") == rank)
+                    .select("start_ns", "end_ns")
+                    .iter_rows()
+                )
             used = [min(lane, LANES - 2) for lane in lanes(mine)]
             for lane in sorted(set(used)):
                 name = f"rank {rank} ({host}): operations{f' {lane + 1}' if lane else ''}"
@@ -151,13 +167,23 @@ class Timeline:
     def _steps(self, steps: pl.DataFrame, at: Event) -> Iterator[Event]:
         for row in steps.sort("start_ns").iter_rows(named=True):
             loss = {} if row["loss"] is None else {"loss": row["loss"]}
-            yield _slice(f"step {row['step']}", "step", row["start_ns"], row["end_ns"], at, step=row["step"], **loss)
+            yield _slice(
+                f"step {row['step']}",
+                "step",
+                row["start_ns"],
+                row["end_ns"],
+                at,
+                step=row["step"],
+                **loss,
+            )
         for start, end in compute_spans(steps).select("start_ns", "end_ns").iter_rows():
             yield _slice("computation (modelled)", "kernel", start, end, at, stream=COMPUTE_STREAM)
         for start, end in step_waits(steps).select("start_ns", "end_ns").iter_rows():
             yield _slice("waiting", "wait", start, end, at)
 
-    def _operations(self, ops: pl.DataFrame, used: list[int], waits: dict[int, int], at: Event) -> Iterator[Event]:
+    def _operations(
+        self, ops: pl.DataFrame, used: list[int], waits: dict[int, int], at: Event
+    ) -> Iterator[Event]:
         first = at["tid"]
         names: dict[tuple[str, int, str], str] = {}
         for lane, row in zip(used, ops.iter_rows(named=True), strict=True):
@@ -165,12 +191,26 @@ class Timeline:
             name = names.get(key) or names.setdefault(key, kernel_name(*key))
             at["tid"] = first + lane
             yield _slice(
-                name, "kernel", row["start_ns"], row["end_ns"], at, stream=FIRST_STREAM + lane,
-                bytes=row["bytes"], group_size=row["group_size"], phase=row["phase"], iteration=row["iteration"],
-            )  # fmt: skip
+                name,
+                "kernel",
+                row["start_ns"],
+                row["end_ns"],
+                at,
+                stream=FIRST_STREAM + lane,
+                bytes=row["bytes"],
+                group_size=row["group_size"],
+                phase=row["phase"],
+                iteration=row["iteration"],
+            )
             waited = waits.get(row["start_ns"], 0) - row["start_ns"]
             if waited > SEEN * (row["end_ns"] - row["start_ns"]):
-                yield _slice("waits for the last rank to begin", "wait", row["start_ns"], row["start_ns"] + waited, at)
+                yield _slice(
+                    "waits for the last rank to begin",
+                    "wait",
+                    row["start_ns"],
+                    row["start_ns"] + waited,
+                    at,
+                )
 
     def _links(self) -> Iterator[Event]:
         links = self.content.links
@@ -178,14 +218,20 @@ class Timeline:
             return
         for link in self.plan.network.wan:
             for way in link.directions:
-                mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort("time_ns")
+                mine = links.filter(
+                    (pl.col("link") == link.key) & (pl.col("source") == way.source)
+                ).sort("time_ns")
                 time = mine["time_ns"].to_list()
                 sent, name = mine["bytes"].to_list(), f"{way.source} → {way.target}"
                 if len(self._parallel(way.source, way.target)) > 1:
                     name += f" ({link.key})"
                 used = [
-                    round(100 * 8e9 * (after - before) / self._carries(link.key, way, begin, end), 2)
-                    for before, after, begin, end in zip(sent, sent[1:], time, time[1:], strict=False)
+                    round(
+                        100 * 8e9 * (after - before) / self._carries(link.key, way, begin, end), 2
+                    )
+                    for before, after, begin, end in zip(
+                        sent, sent[1:], time, time[1:], strict=False
+                    )
                 ]
                 yield from _counter(f"{name}: used (% of rate)", time, [*used, 0.0])
                 yield from _counter(f"{name}: queue (bytes)", time, mine["backlog_bytes"].to_list())
@@ -195,7 +241,11 @@ class Timeline:
     def _carries(self, link: str, way: Direction, begin: int, end: int) -> float:
         """bit/s x ns that a direction can carry between two times; more than nothing."""
         history = self.content.history
-        rate = way.bottleneck.rate_bps if history is None else history.mean_rate_bps(link, way.source, begin, end)
+        rate = (
+            way.bottleneck.rate_bps
+            if history is None
+            else history.mean_rate_bps(link, way.source, begin, end)
+        )
         return rate * max(end - begin, 1)
 
     def _parallel(self, source: str, target: str) -> list[str]:
@@ -210,14 +260,20 @@ class Timeline:
             if record.get("state") == "begin":
                 begun[name] = record["time_ns"]
             elif record.get("state") == "end" and name in begun:
-                yield _slice(name, "stage", begun.pop(name), record["time_ns"], {"pid": RUN, "tid": 1})
+                yield _slice(
+                    name, "stage", begun.pop(name), record["time_ns"], {"pid": RUN, "tid": 1}
+                )
 
     def _instants(self) -> Iterator[Event]:
         """What events.jsonl tells beside the stages; the warnings of status.json, which have no time, at the end."""
         for record in self.records:
             if record.get("state") not in ("begin", "end", "total", "first", "completed"):
-                name = " ".join(str(record[key]) for key in ("stage", "state", "reason") if record.get(key))
-                yield _instant(name, record["time_ns"], {k: v for k, v in record.items() if k != "time_ns"})
+                name = " ".join(
+                    str(record[key]) for key in ("stage", "state", "reason") if record.get(key)
+                )
+                yield _instant(
+                    name, record["time_ns"], {k: v for k, v in record.items() if k != "time_ns"}
+                )
         if self.content.history is not None:
             changes = zip(self.content.history.times_ns, self.plan.network.changes, strict=False)
             for time_ns, change in changes:
@@ -231,8 +287,15 @@ class Timeline:
 def kernel_name(op: str, size: int, dtype: str) -> str:
     """Of an operation, as NCCL names its kernels: ``ncclDevKernel_AllReduce_f32 16 MiB (gloo)``."""
     known = KERNEL_NAMES.get(op) or "".join(word.capitalize() for word in op.split("_"))
-    short = next((dtype.replace(long, letter) for long, letter in DTYPES.items() if dtype.startswith(long)), dtype)
-    words = [f"ncclDevKernel_{known}{f'_{short}' if short else ''}", format_size(size, 4) if size else "", "(gloo)"]
+    short = next(
+        (dtype.replace(long, letter) for long, letter in DTYPES.items() if dtype.startswith(long)),
+        dtype,
+    )
+    words = [
+        f"ncclDevKernel_{known}{f'_{short}' if short else ''}",
+        format_size(size, 4) if size else "",
+        "(gloo)",
+    ]
     return " ".join(word for word in words if word)
 
 
@@ -245,7 +308,13 @@ def _records(path: Path) -> list[Event]:
 
 def _process(pid: int, name: str, order: int) -> Iterator[Event]:
     yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
-    yield {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0, "args": {"sort_index": order}}
+    yield {
+        "ph": "M",
+        "name": "process_sort_index",
+        "pid": pid,
+        "tid": 0,
+        "args": {"sort_index": order},
+    }
 
 
 def _thread(pid: int, tid: int, name: str) -> Event:
@@ -253,11 +322,28 @@ def _thread(pid: int, tid: int, name: str) -> Event:
 
 
 def _slice(name: str, category: str, start: int, end: int, at: Event, **args: object) -> Event:
-    return {"ph": "X", "cat": category, "name": name, **at, "ts": start, "dur": max(end - start, 0), "args": args}
+    return {
+        "ph": "X",
+        "cat": category,
+        "name": name,
+        **at,
+        "ts": start,
+        "dur": max(end - start, 0),
+        "args": args,
+    }
 
 
 def _instant(name: str, time_ns: int, args: Event) -> Event:
-    return {"ph": "i", "s": "g", "cat": "event", "name": name, "pid": RUN, "tid": 1, "ts": time_ns, "args": args}
+    return {
+        "ph": "i",
+        "s": "g",
+        "cat": "event",
+        "name": name,
+        "pid": RUN,
+        "tid": 1,
+        "ts": time_ns,
+        "args": args,
+    }
 
 
 def _counter(name: str, times: list[int], values: list[float]) -> Iterator[Event]:

@@ -17,7 +17,16 @@ WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fit
 MOST_PERIODS = 20  # rows on a terminal
 AFTER_OP = 4  # where the columns of an operation come to an end
 NONE = "-"  # what was not measured
-DTYPE_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+DTYPE_BYTES = {
+    "float64": 8,
+    "int64": 8,
+    "float32": 4,
+    "int32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 1,
+    "uint8": 1,
+}
 GROUP_NAMES = {"datacenter": "dc"}
 ALGORITHM_NAMES = {"hierarchical": "hier"}
 
@@ -63,11 +72,16 @@ def collectives_grid(summary: Summary) -> Grid:
     )
     rows = _rows(summary, "collectives")
     cells = [_collective(row) for row in rows]
-    if rows and all(row.get("wrong") is None for row in rows):  # a script's own: nobody checks its results
+    if rows and all(
+        row.get("wrong") is None for row in rows
+    ):  # a script's own: nobody checks its results
         columns, cells = columns[:-1], [cell[:-1] for cell in cells]
     for column, text, explanation in reversed(_more_columns(rows)):
         columns.insert(AFTER_OP, column)
-        cells = [[*cell[:AFTER_OP], text(row), *cell[AFTER_OP:]] for cell, row in zip(cells, rows, strict=True)]
+        cells = [
+            [*cell[:AFTER_OP], text(row), *cell[AFTER_OP:]]
+            for cell, row in zip(cells, rows, strict=True)
+        ]
         note += f" {explanation}" * bool(explanation)
     return Grid("Collectives", columns, cells, note)
 
@@ -192,7 +206,9 @@ def _wan_cell(rows: Sequence[Summary], source: str, target: str) -> str:
     text = format_size(sum(row["bytes"] for row in measured), 3)
     used = [row for row in measured if row["mean_utilisation"] is not None]
     if used:
-        share = sum(row["mean_utilisation"] * row["rate_bps"] for row in used) / sum(row["rate_bps"] for row in used)
+        share = sum(row["mean_utilisation"] * row["rate_bps"] for row in used) / sum(
+            row["rate_bps"] for row in used
+        )
         text += f"\n{100 * share:.1f} %"
     return text
 
@@ -201,7 +217,12 @@ def periods_grid(summary: Summary) -> Grid:
     """What the network was between its changes, and how fast the run got on."""
     rows = _rows(summary, "periods")
     unit = rows[0]["unit"] if rows else "operation"
-    columns = [Column("from\n(s)"), Column("for\n(s)"), Column("event", number=False), Column(f"{unit}s\nper s")]
+    columns = [
+        Column("from\n(s)"),
+        Column("for\n(s)"),
+        Column("event", number=False),
+        Column(f"{unit}s\nper s"),
+    ]
     note = (
         f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in this time, by its "
         "length. Without a length: the run was over before."
@@ -239,7 +260,10 @@ def transfers_grid(summary: Summary) -> Grid:
             format_decimal_size(row["received"], 4),
             f"{row['seconds']:.3f}",
             NONE if row["bps"] is None else format_rate(round(row["bps"]), 3),
-            str(row.get("error") or ("complete" if row["received"] == row["bytes"] else "cut short by the run's end")),
+            str(
+                row.get("error")
+                or ("complete" if row["received"] == row["bytes"] else "cut short by the run's end")
+            ),
         ]
         for row in _rows(summary, "transfers")
     ]
@@ -266,11 +290,15 @@ def fidelity_grid(summary: Summary) -> Grid:
                 str(row.get("to", NONE)),
                 NONE if expected is None else f"{expected:.3f}",
                 NONE if measured is None else f"{measured:.3f}",
-                NONE if expected is None or measured is None else f"{1000 * (measured - expected):+.1f}",
+                NONE
+                if expected is None or measured is None
+                else f"{1000 * (measured - expected):+.1f}",
                 "yes" if row.get("ok") else "NO",
             ]
         )
-    return Grid("Emulated against expected delay", columns, cells, "RTT: round-trip time, there and back.")
+    return Grid(
+        "Emulated against expected delay", columns, cells, "RTT: round-trip time, there and back."
+    )
 
 
 def stages_grid(summary: Summary) -> Grid:
@@ -279,7 +307,10 @@ def stages_grid(summary: Summary) -> Grid:
     cells = [
         [
             row["stage"],
-            *(NONE if row[key] is None else f"{row[key]:.2f}" for key in ("wall_seconds", "emulated_seconds")),
+            *(
+                NONE if row[key] is None else f"{row[key]:.2f}"
+                for key in ("wall_seconds", "emulated_seconds")
+            ),
         ]
         for row in _rows(summary, "stages")
     ]
@@ -328,10 +359,17 @@ def stages_table(summary: Summary) -> Table:
 def render(grid: Grid) -> Table:
     """`grid` as a rich table; text is literal, without rich's markup."""
     table = Table(
-        title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
+        title=Text(grid.title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
     )
     for column in grid.columns:
-        table.add_column(Text(column.header), justify="right" if column.number else "left", overflow="fold")
+        table.add_column(
+            Text(column.header), justify="right" if column.number else "left", overflow="fold"
+        )
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

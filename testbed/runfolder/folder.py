@@ -63,7 +63,9 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
     ]
     for dc in network.datacenters if network.wan else ():
         if dc.fabric is None:
-            points.append(CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac))
+            points.append(
+                CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac)
+            )
             continue
         ends = [end for cable in dc.fabric.cables for end in cable.ends if end.node == dc.router]
         points += [
@@ -71,7 +73,9 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
             for number, end in enumerate(ends)
         ]
     if capture == "all":
-        points += [CapturePoint("nic", "nic", host.name, host.node, host.mac) for host in network.hosts]
+        points += [
+            CapturePoint("nic", "nic", host.name, host.node, host.mac) for host in network.hosts
+        ]
     return points
 
 
@@ -101,7 +105,8 @@ class RunDir:
             run.captures.mkdir()
         except OSError as error:
             raise InputError(
-                f"cannot make the run folder {path}: {error.strerror}", remedy="choose another with --out"
+                f"cannot make the run folder {path}: {error.strerror}",
+                remedy="choose another with --out",
             ) from error
         return run
 
@@ -129,7 +134,9 @@ class RunDir:
                 path = Path(folder, name)
                 mode = path.lstat().st_mode
                 plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-                if not plain and not (stat.S_ISLNK(mode) and path.is_relative_to(work) and path != work):
+                if not plain and not (
+                    stat.S_ISLNK(mode) and path.is_relative_to(work) and path != work
+                ):
                     yield path, kinds.get(stat.S_IFMT(mode), "a device")
 
     def settle(self) -> list[str]:
@@ -291,9 +298,13 @@ class RunDir:
     def began_ns(self) -> int | None:
         """When rank 0's first operation or step began, from which on the network's changes count; None: none did."""
         firsts = (
-            event for event in read_records(self.events) if isinstance(event, dict) and event.get("state") == "first"
+            event
+            for event in read_records(self.events)
+            if isinstance(event, dict) and event.get("state") == "first"
         )
-        return next((event["time_ns"] for event in firsts if isinstance(event.get("time_ns"), int)), None)
+        return next(
+            (event["time_ns"] for event in firsts if isinstance(event.get("time_ns"), int)), None
+        )
 
     def read_plan(self) -> Plan:
         """What is to be done, or was done."""

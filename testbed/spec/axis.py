@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from testbed.core.units import PERCENTAGE, RATE, TIME, Quantity, UnitError, format_probability, format_size
+from testbed.core.units import (
+    PERCENTAGE,
+    RATE,
+    TIME,
+    Quantity,
+    UnitError,
+    format_probability,
+    format_size,
+)
 from testbed.spec.base import Strict
 from testbed.spec.condition import quantity_of
 
@@ -32,17 +40,22 @@ class Range(Strict):
         ways = [name for name in ("step", "factor", "points") if getattr(self, name) is not None]
         if len(ways) != 1:
             raise UnitError(
-                "a range needs one of step, factor and points", "as in {from: 1 ms, to: 100 ms, points: 5, scale: log}"
+                "a range needs one of step, factor and points",
+                "as in {from: 1 ms, to: 100 ms, points: 5, scale: log}",
             )
         if self.scale == "log" and ways != ["points"]:
-            raise UnitError("scale: log needs points", f"leave out scale, or write points instead of {ways[0]}")
+            raise UnitError(
+                "scale: log needs points", f"leave out scale, or write points instead of {ways[0]}"
+            )
         low, high, step = (self._number(value) for value in (self.from_, self.to, self.step))
         if low is None or high is None or low >= high:
             raise UnitError(f"a range goes up: from {self.from_} is not below to {self.to}")
         if low <= 0 and (self.factor is not None or self.scale == "log"):
             raise UnitError(f"from {self.from_} cannot be multiplied", "begin above zero")
         if self.step is not None and (not step or (high - low) / step > MOST_OF_A_RANGE):
-            raise UnitError(f"{self.step} is no step from {self.from_} to {self.to}", "write one above zero")
+            raise UnitError(
+                f"{self.step} is no step from {self.from_} to {self.to}", "write one above zero"
+            )
         return self
 
     @property
@@ -57,7 +70,10 @@ class Range(Strict):
         if self.quantity is not None:
             return float(self.quantity.exact(value))
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UnitError(f"{value!r} is not of the same kind as {self.to!r}", "give both ends the same kind of unit")
+            raise UnitError(
+                f"{value!r} is not of the same kind as {self.to!r}",
+                "give both ends the same kind of unit",
+            )
         return float(value)
 
     def values(self) -> list[Number]:
@@ -93,7 +109,8 @@ def _rounded(number: float) -> float:
 
 
 Axis = Annotated[
-    Annotated[Annotated[list[Any], Field(min_length=1)], Tag("(list)")] | Annotated[Range, Tag("(range)")],
+    Annotated[Annotated[list[Any], Field(min_length=1)], Tag("(list)")]
+    | Annotated[Range, Tag("(range)")],
     Discriminator(lambda value: "(range)" if isinstance(value, Mapping | Range) else "(list)"),
 ]
 Axes = dict[str, Axis]

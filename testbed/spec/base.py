@@ -44,7 +44,9 @@ class Strict(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             model = self.__class__
-            raise input_error(error, model, lambda loc: Place(key=_dotted(model.__name__, *loc))) from error
+            raise input_error(
+                error, model, lambda loc: Place(key=_dotted(model.__name__, *loc))
+            ) from error
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # `model_validate` need not call it
 
@@ -70,7 +72,9 @@ def overlay(base: S, top: Strict | None) -> S:
     update: dict[str, Any] = {}
     for name in top.model_fields_set & base.__class__.model_fields.keys():
         old, new = getattr(base, name), getattr(top, name)
-        update[name] = overlay(old, new) if isinstance(old, Strict) and isinstance(new, type(old)) else new
+        update[name] = (
+            overlay(old, new) if isinstance(old, Strict) and isinstance(new, type(old)) else new
+        )
     return base.model_copy(update=update)
 
 
@@ -86,7 +90,9 @@ def refuse(problems: Sequence[Problem], title: str) -> None:
     """Raise all `problems` as one `pydantic.ValidationError`; nothing if there are none."""
     details = [
         InitErrorDetails(
-            type=PydanticCustomError("value_error", "{error}", {"error": UnitError(problem.what, problem.remedy)}),
+            type=PydanticCustomError(
+                "value_error", "{error}", {"error": UnitError(problem.what, problem.remedy)}
+            ),
             loc=problem.loc,
             input=None,
         )
@@ -100,7 +106,9 @@ def nearest(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
     """Those of `known` that are like `name`, best first."""
     from rapidfuzz import fuzz, process  # noqa: PLC0415 (0.05 s, for mistakes alone)
 
-    matches = process.extract(str(name), list(known), scorer=fuzz.ratio, limit=limit, score_cutoff=60)
+    matches = process.extract(
+        str(name), list(known), scorer=fuzz.ratio, limit=limit, score_cutoff=60
+    )
     return [match for match, _, _ in matches]
 
 
@@ -118,7 +126,9 @@ def _dotted(*steps: object) -> str:
 Located = tuple[Place, str, str]
 
 
-def input_error(error: ValidationError, model: type[BaseModel], locate: Callable[[Loc], Place]) -> InputError:
+def input_error(
+    error: ValidationError, model: type[BaseModel], locate: Callable[[Loc], Place]
+) -> InputError:
     """All that `error` found in one message; `locate` gives the place of a location in the input."""
     found: list[Located] = []
     for detail in error.errors(include_url=False):
@@ -126,13 +136,18 @@ def input_error(error: ValidationError, model: type[BaseModel], locate: Callable
         found.append((locate(loc), *_explain(detail, loc, model)))
     if len(found) == 1:
         return InputError(found[0][1], place=found[0][0], remedy=found[0][2])
-    lines = [f"  {InputError(what, place=place, remedy=remedy)}".replace("\n", "\n  ") for place, what, remedy in found]
+    lines = [
+        f"  {InputError(what, place=place, remedy=remedy)}".replace("\n", "\n  ")
+        for place, what, remedy in found
+    ]
     return InputError(f"{len(lines)} errors\n" + "\n".join(lines))
 
 
 def _is_tag(step: str | int) -> bool:
     """Whether a step of pydantic's location is one of its own, not a key: tags of alternatives are in parentheses."""
-    return isinstance(step, str) and (step == "[key]" or (step.startswith("(") and step.endswith(")")))
+    return isinstance(step, str) and (
+        step == "[key]" or (step.startswith("(") and step.endswith(")"))
+    )
 
 
 def _explain(detail: Any, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
@@ -143,7 +158,9 @@ def _explain(detail: Any, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
     if isinstance(cause, UnitError):
         return cause.what, cause.remedy
     if kind == "extra_forbidden":
-        return f"unknown key {str(loc[-1])!r}", suggest(loc[-1], _keys_at(model, loc[:-1]), "known keys")
+        return f"unknown key {str(loc[-1])!r}", suggest(
+            loc[-1], _keys_at(model, loc[:-1]), "known keys"
+        )
     if kind in _EXPECTED:
         return f"{shown} is not {_EXPECTED[kind]}", ""
     messages = {

@@ -19,7 +19,9 @@ from testbed.spec.base import suggest
 
 QUANTITIES: tuple[Quantity, ...] = (TIME, RATE, DECIMAL_SIZE, PERCENTAGE)
 REMEDY = "write it such as: delay <= 20 ms and algorithm != 'gloo'"
-_UNITS = sorted({unit for kind in QUANTITIES for unit in (*kind.units, *kind.synonyms)}, key=len, reverse=True)
+_UNITS = sorted(
+    {unit for kind in QUANTITIES for unit in (*kind.units, *kind.synonyms)}, key=len, reverse=True
+)
 _QUANTITY = rf"(?<![\w.])[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?\s*(?:{'|'.join(map(re.escape, _UNITS))})(?![\w/])"
 _TEXT = r"'[^']*'|\"[^\"]*\""
 
@@ -109,14 +111,18 @@ class Condition:
         if not isinstance(node, _ALLOWED):
             raise UnitError(f"{self.text!r}: {_shown(node)} is not allowed in a condition", REMEDY)
         if isinstance(node, ast.Name) and node.id not in (*self.names, *self.quantities):
-            raise UnitError(f"{self.text!r}: unknown name {node.id!r}", suggest(node.id, known, "the names"))
+            raise UnitError(
+                f"{self.text!r}: unknown name {node.id!r}", suggest(node.id, known, "the names")
+            )
         if isinstance(node, ast.UnaryOp) and not isinstance(node.op, ast.Not | ast.USub):
             raise UnitError(f"{self.text!r}: this operator is not known", "there are not and -")
         if isinstance(node, ast.Constant) and not isinstance(node.value, bool | int | float | str):
             raise UnitError(f"{self.text!r}: {node.value!r} is not allowed in a condition", REMEDY)
         if isinstance(node, ast.BinOp) and type(node.op) not in _ARITHMETIC:
             raise UnitError(f"{self.text!r}: this operator is not known", "there are + - * /")
-        if isinstance(node, ast.Compare) and any(type(each) not in _COMPARISONS for each in node.ops):
+        if isinstance(node, ast.Compare) and any(
+            type(each) not in _COMPARISONS for each in node.ops
+        ):
             raise UnitError(f"{self.text!r}: this comparison is not known", REMEDY)
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
@@ -127,7 +133,11 @@ class Condition:
             case ast.Constant(value=value):
                 return measure(value)
             case ast.Name(id=name):
-                return self.quantities[name] if name in self.quantities else measure(values.get(self.names[name]))
+                return (
+                    self.quantities[name]
+                    if name in self.quantities
+                    else measure(values.get(self.names[name]))
+                )
             case ast.Tuple(elts=items) | ast.List(elts=items):
                 return [self._value(item, values) for item in items]
             case ast.BoolOp(op=ast.And(), values=parts):
@@ -139,10 +149,15 @@ class Condition:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return self._combine(ast.Sub, Measure(0), self._value(operand, values))
             case ast.BinOp(left=left, op=op, right=right):
-                return self._combine(type(op), self._value(left, values), self._value(right, values))
+                return self._combine(
+                    type(op), self._value(left, values), self._value(right, values)
+                )
             case ast.Compare(left=left, ops=ops, comparators=others):
                 row = [self._value(part, values) for part in (left, *others)]
-                return all(self._compare(type(op), a, b) for op, a, b in zip(ops, row[:-1], row[1:], strict=True))
+                return all(
+                    self._compare(type(op), a, b)
+                    for op, a, b in zip(ops, row[:-1], row[1:], strict=True)
+                )
         raise AssertionError(f"{ast.dump(node)} has passed the check")
 
     def _truth(self, value: Any) -> bool:
@@ -178,8 +193,12 @@ class Condition:
             return op is ast.NotEq and left is not right
         if isinstance(left, Measure) and isinstance(right, Measure):
             if left.quantity != right.quantity and 0 not in (left.number, right.number):
-                kinds = " and a ".join(side.quantity or "number without a unit" for side in (left, right))
-                raise UnitError(f"{self.text!r} compares a {kinds}", "give both the same kind of unit")
+                kinds = " and a ".join(
+                    side.quantity or "number without a unit" for side in (left, right)
+                )
+                raise UnitError(
+                    f"{self.text!r} compares a {kinds}", "give both the same kind of unit"
+                )
             left, right = left.number, right.number
         elif op not in (ast.Eq, ast.NotEq) and type(left) is not type(right):
             raise UnitError(f"{self.text!r} compares {left!r} and {right!r}, which have no order")
@@ -187,15 +206,31 @@ class Condition:
 
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
-    ast.Gt: operator.gt, ast.GtE: operator.ge, ast.In: operator.contains, ast.NotIn: operator.contains,
-}  # fmt: skip
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: operator.contains,
+    ast.NotIn: operator.contains,
+}
 _ALLOWED = (
-    ast.Constant, ast.Name, ast.Tuple, ast.List, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare,
-)  # fmt: skip
+    ast.Constant,
+    ast.Name,
+    ast.Tuple,
+    ast.List,
+    ast.BoolOp,
+    ast.UnaryOp,
+    ast.BinOp,
+    ast.Compare,
+)
 
 
 def _shown(node: ast.expr) -> str:

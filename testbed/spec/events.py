@@ -21,7 +21,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+)
 
 from testbed.core.errors import Place
 from testbed.core.units import Probability, Rate, Size, Time, UnitError, parse_time
@@ -34,11 +42,21 @@ TIME_COLUMN = "time"
 class EventSettings(Strict):
     """What is different on a WAN link while an event is in force."""
 
-    down: Flag = Field(False, description="whether what is sent into the link is lost, both ways", examples=[True])
-    rate: PerDirection[Rate] | None = Field(None, description="of the bottleneck", examples=["1 Gbit/s"])
-    delay: PerDirection[Time] | None = Field(None, description="of the fibre, one way", examples=["30 ms"])
-    jitter: PerDirection[Time] | None = Field(None, description="spread of the delay", examples=["1 ms"])
-    loss: PerDirection[Loss] | None = Field(None, description="chance of each packet; or in bursts", examples=["1 %"])
+    down: Flag = Field(
+        False, description="whether what is sent into the link is lost, both ways", examples=[True]
+    )
+    rate: PerDirection[Rate] | None = Field(
+        None, description="of the bottleneck", examples=["1 Gbit/s"]
+    )
+    delay: PerDirection[Time] | None = Field(
+        None, description="of the fibre, one way", examples=["30 ms"]
+    )
+    jitter: PerDirection[Time] | None = Field(
+        None, description="spread of the delay", examples=["1 ms"]
+    )
+    loss: PerDirection[Loss] | None = Field(
+        None, description="chance of each packet; or in bursts", examples=["1 %"]
+    )
     duplicate: PerDirection[Probability] | None = Field(
         None, description="chance of each packet to arrive twice", examples=["0.1 %"]
     )
@@ -46,7 +64,9 @@ class EventSettings(Strict):
         None, description="chance of each packet to have one bit flipped", examples=["0.1 %"]
     )
     queue: PerDirection[QueueField] | None = Field(
-        None, description="buffer of the bottleneck; one in bdp follows rate and delay", examples=["4 MiB"]
+        None,
+        description="buffer of the bottleneck; one in bdp follows rate and delay",
+        examples=["4 MiB"],
     )
 
     @property
@@ -74,17 +94,24 @@ def read_trace(path: Path) -> list[TraceRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
-            lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+            lines = [
+                (reader.line_num, line) for line in reader if any(cell.strip() for cell in line)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UnitError(f"the trace {path} cannot be read: {why}") from error
     if len(lines) < 2:
-        raise UnitError(f"the trace {path} has no line below its head", "write a head such as time,rate,delay")
+        raise UnitError(
+            f"the trace {path} has no line below its head", "write a head such as time,rate,delay"
+        )
     head = [cell.strip() for cell in lines[0][1]]
     known = [TIME_COLUMN, *EventSettings.model_fields]
     for name in head:
         if name not in known:
-            raise UnitError(f"the trace {path} has an unknown column {name!r}", suggest(name, known, "the columns"))
+            raise UnitError(
+                f"the trace {path} has an unknown column {name!r}",
+                suggest(name, known, "the columns"),
+            )
     if TIME_COLUMN not in head or len(head) < 2 or len(set(head)) < len(head):
         raise UnitError(f"the head of the trace {path} does not name time and settings, each once")
     rows = [_trace_row(path, number, head, cells) for number, cells in lines[1:]]
@@ -96,10 +123,16 @@ def read_trace(path: Path) -> list[TraceRow]:
 
 def _trace_row(path: Path, number: int, head: list[str], cells: list[str]) -> TraceRow:
     if len(cells) != len(head):
-        raise UnitError(f"line {number} of the trace {path} has {len(cells)} cells, its head has {len(head)}")
-    written: dict[str, Any] = {name: cell.strip() for name, cell in zip(head, cells, strict=True) if cell.strip()}
+        raise UnitError(
+            f"line {number} of the trace {path} has {len(cells)} cells, its head has {len(head)}"
+        )
+    written: dict[str, Any] = {
+        name: cell.strip() for name, cell in zip(head, cells, strict=True) if cell.strip()
+    }
     if "down" in written:
-        written["down"] = {"true": True, "false": False}.get(written["down"].lower(), written["down"])
+        written["down"] = {"true": True, "false": False}.get(
+            written["down"].lower(), written["down"]
+        )
     try:
         time_ns = parse_time(written.pop(TIME_COLUMN, ""))
         return TraceRow(time_ns, EventSettings.model_validate(written))
@@ -118,8 +151,14 @@ def _found_trace(value: str, info: ValidationInfo) -> str:
 
 Crash = Literal["ranks", "host"]
 Names = Annotated[
-    Annotated[Literal["all"], Tag("(all)")] | Annotated[str, Tag("(one)")] | Annotated[list[str], Tag("(some)")],
-    Discriminator(lambda value: "(all)" if value == "all" else "(some)" if isinstance(value, list) else "(one)"),
+    Annotated[Literal["all"], Tag("(all)")]
+    | Annotated[str, Tag("(one)")]
+    | Annotated[list[str], Tag("(some)")],
+    Discriminator(
+        lambda value: (
+            "(all)" if value == "all" else "(some)" if isinstance(value, list) else "(one)"
+        )
+    ),
 ]
 
 
@@ -129,29 +168,47 @@ class Transfer(Strict):
     model_config = ConfigDict(populate_by_name=True)
 
     source: str = Field(
-        alias="from", description="a host (iowa-h0), or a datacenter: each host sends its part", examples=["iowa"]
+        alias="from",
+        description="a host (iowa-h0), or a datacenter: each host sends its part",
+        examples=["iowa"],
     )
-    target: str = Field(alias="to", description="a host, or a datacenter: its hosts in turn", examples=["ohio"])
+    target: str = Field(
+        alias="to", description="a host, or a datacenter: its hosts in turn", examples=["ohio"]
+    )
     size: Size = Field(description="in all", examples=["20 GB"])
-    connections: Annotated[Count, Field(le=64)] = Field(1, description="of each pair of hosts", examples=[4])
-    rate: Rate | None = Field(None, description="at most, in all, where the sender paces itself", examples=["2 Gbit/s"])
+    connections: Annotated[Count, Field(le=64)] = Field(
+        1, description="of each pair of hosts", examples=[4]
+    )
+    rate: Rate | None = Field(
+        None, description="at most, in all, where the sender paces itself", examples=["2 Gbit/s"]
+    )
 
 
 class Event(EventSettings):
     """Something that happens to WAN links or hosts at a time of the run; what is not written stays as it is."""
 
-    at: Time = Field(description="when, from the first step or operation of rank 0 on", examples=["5 s"])
+    at: Time = Field(
+        description="when, from the first step or operation of rank 0 on", examples=["5 s"]
+    )
     duration: Time | None = Field(
         None, description="for how long; left out, to the end of the run", examples=["500 ms"]
     )
-    every: Time | None = Field(None, description="from one occurrence to the next", examples=["10 s"])
-    times: Count | None = Field(None, description="how many occurrences, with `every`", examples=[5])
+    every: Time | None = Field(
+        None, description="from one occurrence to the next", examples=["10 s"]
+    )
+    times: Count | None = Field(
+        None, description="how many occurrences, with `every`", examples=[5]
+    )
     links: Names | None = Field(
-        None, description="whose settings these are: all, or names of links (iowa-ohio), of conduits (`shares`), or of "
-        "datacenters, for all links of theirs", examples=["iowa-ohio"],
-    )  # fmt: skip
+        None,
+        description="whose settings these are: all, or names of links (iowa-ohio), of conduits (`shares`), or of "
+        "datacenters, for all links of theirs",
+        examples=["iowa-ohio"],
+    )
     hosts: Names | None = Field(
-        None, description="that crash: all, or names of hosts (iowa-h1) or of datacenters", examples=["iowa-h1"]
+        None,
+        description="that crash: all, or names of hosts (iowa-h1) or of datacenters",
+        examples=["iowa-h1"],
     )
     crash: Crash | None = Field(
         None,
@@ -160,13 +217,15 @@ class Event(EventSettings):
         examples=["host"],
     )
     transfer: Transfer | None = Field(
-        None, description="what hosts send each other from then on",
+        None,
+        description="what hosts send each other from then on",
         examples=[{"from": "iowa", "to": "ohio", "size": "20 GB"}],
-    )  # fmt: skip
+    )
     trace: Annotated[str, AfterValidator(_found_trace)] | None = Field(
-        None, description="CSV file of what changes when: time,rate,delay,...; times count from `at` on",
+        None,
+        description="CSV file of what changes when: time,rate,delay,...; times count from `at` on",
         examples=["measured.csv"],
-    )  # fmt: skip
+    )
 
     @property
     def rows(self) -> list[TraceRow]:

@@ -69,7 +69,9 @@ class Sweep(Strict):
         Annotated[Axes, Tag("(one)")] | Annotated[list[Axes], Tag("(several)")],
         Discriminator(lambda value: "(several)" if isinstance(value, list) else "(one)"),
     ] = Field({}, description="key: values; the first ones together, then the second ones")
-    list_: list[dict[str, Any]] = Field([], alias="list", description="points, each with the values of its keys")
+    list_: list[dict[str, Any]] = Field(
+        [], alias="list", description="points, each with the values of its keys"
+    )
     where: str | list[str] = Field([], description="conditions that a point must meet")
     repeats: Count = Field(1, description="of each point, with seeds of their own")
     name: str | None = Field(None, description="of a point, as in {algorithm}-{delay}")
@@ -87,7 +89,11 @@ class Sweep(Strict):
     @property
     def keys(self) -> list[str]:
         """Every key whose value differs between points, in the order written."""
-        found = [*self.grid, *(key for axes in self.zips for key in axes), *(key for one in self.list_ for key in one)]
+        found = [
+            *self.grid,
+            *(key for axes in self.zips for key in axes),
+            *(key for one in self.list_ for key in one),
+        ]
         return list(dict.fromkeys(found))
 
     @property
@@ -101,7 +107,13 @@ class Sweep(Strict):
     def _check(self) -> Self:
         problems = [*self._key_problems(), *self._zip_problems()]
         if not self.keys:
-            problems.append(Problem(("grid",), "there is nothing to go through", "write grid, zip or list with a key"))
+            problems.append(
+                Problem(
+                    ("grid",),
+                    "there is nothing to go through",
+                    "write grid, zip or list with a key",
+                )
+            )
         for index, one in enumerate(self.list_):
             if not one:
                 problems.append(Problem(("list", index), "this point has no value"))
@@ -115,13 +127,18 @@ class Sweep(Strict):
                 problems.append(Problem(loc, error.what, error.remedy))
         for name in re.findall(r"\{([^{}]*)\}", self.name or ""):
             if name not in names:
-                problems.append(Problem(("name",), f"unknown name {name!r}", suggest(name, names, "the names")))
+                problems.append(
+                    Problem(("name",), f"unknown name {name!r}", suggest(name, names, "the names"))
+                )
         refuse(problems, type(self).__name__)
         return self
 
     def _key_problems(self) -> Iterable[Problem]:
         seen: dict[str, str] = {}
-        zip_locs = [("zip",) if isinstance(self.zip, dict) else ("zip", index) for index in range(len(self.zips))]
+        zip_locs = [
+            ("zip",) if isinstance(self.zip, dict) else ("zip", index)
+            for index in range(len(self.zips))
+        ]
         parts: list[tuple[tuple[str | int, ...], Iterable[str]]] = [(("grid",), self.grid)]
         parts += [(loc, axes) for loc, axes in zip(zip_locs, self.zips, strict=True)]
         parts += [(("list", index), one) for index, one in enumerate(self.list_)]
@@ -130,7 +147,11 @@ class Sweep(Strict):
                 yield from _key_problem((*loc, key), key, whole=True)
                 where = "list" if loc[0] == "list" else ".".join(map(str, loc))
                 if seen.setdefault(key, where) != where:
-                    yield Problem((*loc, key), f"{key} is in {seen[key]} already", "leave it out in one of them")
+                    yield Problem(
+                        (*loc, key),
+                        f"{key} is in {seen[key]} already",
+                        "leave it out in one of them",
+                    )
 
     def _zip_problems(self) -> Iterable[Problem]:
         for index, axes in enumerate(self.zips):
@@ -140,7 +161,11 @@ class Sweep(Strict):
                 yield Problem(loc, "this zip has no key")
             if len(set(lengths.values())) > 1:
                 counts = ", ".join(f"{count} of {key}" for key, count in lengths.items())
-                yield Problem(loc, f"a zip needs as many values of each key: {counts}", "use grid for all combinations")
+                yield Problem(
+                    loc,
+                    f"a zip needs as many values of each key: {counts}",
+                    "use grid for all combinations",
+                )
 
 
 def _key_problem(loc: tuple[str | int, ...], key: str, *, whole: bool = False) -> Iterable[Problem]:
@@ -152,7 +177,9 @@ def _key_problem(loc: tuple[str | int, ...], key: str, *, whole: bool = False) -
         remedy = f"begin it with {', '.join(f'{name}.' for name in TARGETS)}, as in topology.tcp.congestion_control"
         yield Problem(loc, f"{key!r} is not a key of the topology, the workload or the run", remedy)
     elif target == "run" and path[0] not in RunSettings.model_fields:
-        yield Problem(loc, f"unknown key {key!r}", suggest(path[0], RunSettings.model_fields, "known keys"))
+        yield Problem(
+            loc, f"unknown key {key!r}", suggest(path[0], RunSettings.model_fields, "known keys")
+        )
 
 
 class Plot(Strict):
@@ -160,7 +187,9 @@ class Plot(Strict):
 
     x: str
     y: str
-    series: str | None = Field(None, description="a line for each of its values; of a heat map the other axis")
+    series: str | None = Field(
+        None, description="a line for each of its values; of a heat map the other axis"
+    )
     facet: str | None = Field(None, description="a panel for each of its values")
     kind: Literal["line", "heat"] = "line"
     title: str = ""
@@ -175,7 +204,9 @@ class Experiment(Strict):
     workload: str = Field("collectives", description="a preset, or a file relative to this one")
     settings: dict[str, Any] = Field({}, description="key: value, of all points")
     sweep: Sweep
-    target_loss: float | None = Field(None, description="of training: the table says when it was reached")
+    target_loss: float | None = Field(
+        None, description="of training: the table says when it was reached"
+    )
     plots: list[Plot] = Field([], description="figures of the page")
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
     _folder: Path | None = PrivateAttr(default=None)
@@ -189,7 +220,9 @@ class Experiment(Strict):
         """
         path = EXPERIMENTS.find(name_or_path)
         source = yaml_reader.load(path)
-        source.setdefault("name", re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "experiment")
+        source.setdefault(
+            "name", re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "experiment"
+        )
         yaml_reader.apply(source, overrides)
         try:
             experiment = cls.model_validate(source)
@@ -201,10 +234,14 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [problem for key in self.settings for problem in _key_problem(("settings", key), key)]
+        problems = [
+            problem for key in self.settings for problem in _key_problem(("settings", key), key)
+        ]
         for key in self.sweep.keys:
             if key in self.settings:
-                problems.append(Problem(("settings", key), f"{key} is swept as well", "leave it out here"))
+                problems.append(
+                    Problem(("settings", key), f"{key} is swept as well", "leave it out here")
+                )
         refuse(problems, type(self).__name__)
         return self
 
@@ -215,7 +252,11 @@ class Experiment(Strict):
     def file_of(self, name: str) -> str:
         """A topology or workload `name`: a path is relative to the experiment's file, if there is such a file."""
         beside = (self._folder or Path()) / name
-        return str(beside) if beside.is_file() and ("/" in name or name.endswith((".yaml", ".yml"))) else name
+        return (
+            str(beside)
+            if beside.is_file() and ("/" in name or name.endswith((".yaml", ".yml")))
+            else name
+        )
 
     def points(self) -> Iterable[Point]:
         """Every point that meets the conditions, in order: the last key of the grid varies first, then repeats.
@@ -224,7 +265,9 @@ class Experiment(Strict):
             InputError: a condition cannot be evaluated for a point.
         """
         sweep, names = self.sweep, short_names(self.sweep.keys)
-        conditions = [Condition.parse(text, [*names.values(), *names, "repeat"]) for text in sweep.conditions]
+        conditions = [
+            Condition.parse(text, [*names.values(), *names, "repeat"]) for text in sweep.conditions
+        ]
         number = 0
         for values in self._combinations():
             for repeat in range(sweep.repeats):
@@ -234,14 +277,18 @@ class Experiment(Strict):
                     if not all(condition(scope) for condition in conditions):
                         continue
                 except UnitError as error:
-                    raise InputError(error.what, place=self.place("where"), remedy=error.remedy) from error
+                    raise InputError(
+                        error.what, place=self.place("where"), remedy=error.remedy
+                    ) from error
                 label = point_name(sweep.name, scope, shown, repeat if sweep.repeats > 1 else None)
                 yield Point(number, label, values, shown, repeat)
                 number += 1
 
     def _combinations(self) -> Iterable[dict[str, Any]]:
         parts: list[Sequence[dict[str, Any]]] = []
-        parts += [[{key: value} for value in values_of(axis)] for key, axis in self.sweep.grid.items()]
+        parts += [
+            [{key: value} for value in values_of(axis)] for key, axis in self.sweep.grid.items()
+        ]
         for axes in self.sweep.zips:
             rows = zip(*(values_of(axis) for axis in axes.values()), strict=True)
             parts.append([dict(zip(axes, row, strict=True)) for row in rows])
@@ -269,13 +316,18 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
         parts = key.split(".")
         for count in range(1, len(parts) + 1):
             short = ".".join(parts[-count:])
-            if sum(other == short or other.endswith(f".{short}") for other in keys) == 1 and short not in TAKEN:
+            if (
+                sum(other == short or other.endswith(f".{short}") for other in keys) == 1
+                and short not in TAKEN
+            ):
                 break
         result[key] = short
     return result
 
 
-TAKEN = frozenset({"name", "state", "repeat", "seed", "folder", "identity", "*"})  # other columns of a sweep's table
+TAKEN = frozenset(
+    {"name", "state", "repeat", "seed", "folder", "identity", "*"}
+)  # other columns of a sweep's table
 
 
 def value_text(value: Any) -> str:
@@ -284,13 +336,19 @@ def value_text(value: Any) -> str:
         return value
     if isinstance(value, bool | int | float):
         return str(value).lower()
-    return yaml_reader.dump(yaml_reader.plain(value)).strip().removesuffix("\n...").replace("\n", " ")
+    return (
+        yaml_reader.dump(yaml_reader.plain(value)).strip().removesuffix("\n...").replace("\n", " ")
+    )
 
 
-def point_name(template: str | None, scope: Mapping[str, Any], shown: Mapping[str, Any], repeat: int | None) -> str:
+def point_name(
+    template: str | None, scope: Mapping[str, Any], shown: Mapping[str, Any], repeat: int | None
+) -> str:
     """A name that a folder can have; braces of the template hold names of `scope`. Repeats end with their number."""
     if template is None:
-        text = "_".join(f"{name.rpartition('.')[2]}-{_compact(value)}" for name, value in shown.items())
+        text = "_".join(
+            f"{name.rpartition('.')[2]}-{_compact(value)}" for name, value in shown.items()
+        )
     else:
         text = re.sub(r"\{([^{}]*)\}", lambda match: _compact(scope.get(match[1], "")), template)
     if repeat is not None and (template is None or "{repeat}" not in template):
@@ -300,7 +358,11 @@ def point_name(template: str | None, scope: Mapping[str, Any], shown: Mapping[st
 
 def _compact(value: Any) -> str:
     text = value_text(value)
-    return text.replace(" ", "").replace("/", "p").replace("%", "pct") if quantity_of(value) is not None else text
+    return (
+        text.replace(" ", "").replace("/", "p").replace("%", "pct")
+        if quantity_of(value) is not None
+        else text
+    )
 
 
 def _places(source: Section) -> dict[str, Place]:

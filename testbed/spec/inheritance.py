@@ -48,7 +48,11 @@ def _write_directions(base: Any, top: Any) -> None:
         if index is None or not isinstance(item.get("between"), Items):
             continue
         old, ends = base[index], [str(end) for end in item["between"]]
-        for name in [name for name, value in item.items() if is_per_direction(value) and old.get(name) is not None]:
+        for name in [
+            name
+            for name, value in item.items()
+            if is_per_direction(value) and old.get(name) is not None
+        ]:
             if not is_per_direction(old[name]):
                 both = Section()
                 for way in (ends, ends[::-1]):
@@ -59,7 +63,12 @@ def _write_directions(base: Any, top: Any) -> None:
 def _same_item(items: Items, item: Any) -> int | None:
     """The index of the entry of `wan` that `item` refines: the same pair, or the same shorthand."""
     return next(
-        (index for index, old in enumerate(items) if _identity(old) and _identity(old) == _identity(item)), None
+        (
+            index
+            for index, old in enumerate(items)
+            if _identity(old) and _identity(old) == _identity(item)
+        ),
+        None,
     )
 
 
@@ -92,7 +101,9 @@ def find_item(source: Section, items: Items, step: str) -> int | None:
         for ends in _shorthand_pairs(item, list(datacenters)):
             known["-".join(ends)] = ends
     if step not in known:
-        raise InputError(f"there is no WAN link {step!r}", remedy=suggest(step, [*names, *known], "links"))
+        raise InputError(
+            f"there is no WAN link {step!r}", remedy=suggest(step, [*names, *known], "links")
+        )
     between, entry, place = Items(), Section(), items.places[0]
     for end in known[step]:
         between.put(end, place)

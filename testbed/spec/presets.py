@@ -35,7 +35,9 @@ class Library:
         """
         found = []
         for path in sorted(self.folder.glob("*.yaml")):
-            found.append(Preset(path.stem, path, str(yaml_reader.load(path).get("description", ""))))
+            found.append(
+                Preset(path.stem, path, str(yaml_reader.load(path).get("description", "")))
+            )
         return found
 
     def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:

@@ -26,7 +26,9 @@ def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
     trace = event.rows if keys else []
     for begin, over in event.occurrences():
         rows = [(begin + row.time_ns, row.settings) for row in trace]
-        for (first, settings), after in zip(rows, [*(row[0] for row in rows[1:]), None][: len(rows)], strict=True):
+        for (first, settings), after in zip(
+            rows, [*(row[0] for row in rows[1:]), None][: len(rows)], strict=True
+        ):
             ends = [end for end in (after, over) if end is not None]
             if over is None or first < over:
                 yield Window(first, min(ends, default=None), tuple(keys), settings)
@@ -41,11 +43,16 @@ class LinkState:
     down: frozenset[str]
 
 
-def link_states(events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]) -> list[LinkState]:
+def link_states(
+    events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]
+) -> list[LinkState]:
     """The states that links go through, by time; the names in `events` are known."""
     by_key = {link.key: link for link in links}
     windows = [w for event in events for w in _windows(event, _keys(event, links, datacenters))]
-    begins, ends = _by_time(window.begin_ns for window in windows), _by_time(window.end_ns for window in windows)
+    begins, ends = (
+        _by_time(window.begin_ns for window in windows),
+        _by_time(window.end_ns for window in windows),
+    )
     active: set[int] = set()
     states: list[LinkState] = []
     for time in sorted(begins.keys() | ends.keys()):
@@ -72,7 +79,11 @@ def _by_time(times: Iterable[int | None]) -> dict[int, set[int]]:
 def _laid_over(link: Link, values: Mapping[str, Any]) -> Link:
     ways = []
     for way in (link.forward, link.backward):
-        mine = {name: value for name, value in values.items() if not is_per_direction(value) or way.name in value}
+        mine = {
+            name: value
+            for name, value in values.items()
+            if not is_per_direction(value) or way.name in value
+        }
         ways.append(replace(way, **{name: toward(value, way.name) for name, value in mine.items()}))
     return replace(link, forward=ways[0], backward=ways[1])
 
@@ -132,7 +143,9 @@ class TransferTurn(NamedTuple):
     pace_bps: int | None
 
 
-def transfer_turns(events: Sequence[Event], hosts: Mapping[str, Sequence[str]]) -> list[TransferTurn]:
+def transfer_turns(
+    events: Sequence[Event], hosts: Mapping[str, Sequence[str]]
+) -> list[TransferTurn]:
     """Transfers, by time. Where a datacenter sends, each of its hosts sends an equal part, and at an equal rate."""
     turns = []
     for event in events:
@@ -142,7 +155,10 @@ def transfer_turns(events: Sequence[Event], hosts: Mapping[str, Sequence[str]]) 
             assert made is not None
             size = made.size // len(pairs) + (number < made.size % len(pairs))
             rate = None if made.rate is None else max(1, made.rate // len(pairs))
-            turns += [TransferTurn(at, source, target, size, made.connections, rate) for at, _ in event.occurrences()]
+            turns += [
+                TransferTurn(at, source, target, size, made.connections, rate)
+                for at, _ in event.occurrences()
+            ]
     return sorted(turns)
 
 
@@ -150,7 +166,9 @@ def transfer_pairs(event: Event, hosts: Mapping[str, Sequence[str]]) -> list[tup
     """Who sends to whom; the hosts are known."""
     if event.transfer is None:
         return []
-    sources, targets = (hosts.get(name, [name]) for name in (event.transfer.source, event.transfer.target))
+    sources, targets = (
+        hosts.get(name, [name]) for name in (event.transfer.source, event.transfer.target)
+    )
     return list(zip(sources, cycle(targets), strict=False))
 
 

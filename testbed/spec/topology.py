@@ -45,7 +45,14 @@ from testbed.spec.event_checks import event_problems
 from testbed.spec.events import Event
 from testbed.spec.inheritance import find_item, item_name, read_topology
 from testbed.spec.presets import TOPOLOGIES
-from testbed.spec.timeline import HostTurn, LinkState, TransferTurn, host_turns, link_states, transfer_turns
+from testbed.spec.timeline import (
+    HostTurn,
+    LinkState,
+    TransferTurn,
+    host_turns,
+    link_states,
+    transfer_turns,
+)
 from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
 from testbed.spec.yaml_reader import Override
 
@@ -65,13 +72,18 @@ def _name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
+Name = Annotated[
+    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
+]
 Degrees = Annotated[float, Field(strict=True)]
 
 
 def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
     if queue is not None and queue.unit == "bdp":
-        raise UnitError("a queue inside a datacenter has no bandwidth-delay product", "write a size, a time or packets")
+        raise UnitError(
+            "a queue inside a datacenter has no bandwidth-delay product",
+            "write a size, a time or packets",
+        )
     return queue
 
 
@@ -83,9 +95,13 @@ class Nic(Strict):
     receive_rate: Rate | None = Field(
         None, description="of what the host gets, where that is another one; left out, `rate`"
     )
-    delay: Time = Field(DEFAULT_NIC_DELAY, description="one way, of what the host sends", examples=["5 us"])
+    delay: Time = Field(
+        DEFAULT_NIC_DELAY, description="one way, of what the host sends", examples=["5 us"]
+    )
     queue: QueueField | None = Field(
-        None, description="buffer of the switch port to the host, not in bdp; left out, 16 MiB", examples=["4 MiB"]
+        None,
+        description="buffer of the switch port to the host, not in bdp; left out, 16 MiB",
+        examples=["4 MiB"],
     )
 
     _check_queue = field_validator("queue")(_no_bdp)
@@ -100,7 +116,9 @@ class LeafSpine(Strict):
 
     leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches", examples=[4])]
     spines: Annotated[Count, Field(le=MAX_SPINES, description="spine switches", examples=[2])]
-    oversubscription: Annotated[float, Field(ge=1)] = Field(1.0, description="hosts' rate / uplinks' rate of a leaf")
+    oversubscription: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="hosts' rate / uplinks' rate of a leaf"
+    )
     delay: Time = Field(0, description="one way, of each link between switches")
     queue: QueueField | None = Field(None, description="of each port of a switch; left out, 16 MiB")
 
@@ -109,7 +127,10 @@ class LeafSpine(Strict):
 
 def _one_switch(value: object) -> object:
     if value != "switch":
-        raise UnitError(f"{value!r} is no fabric", "write switch, or {leaves: 4, spines: 2, oversubscription: 2}")
+        raise UnitError(
+            f"{value!r} is no fabric",
+            "write switch, or {leaves: 4, spines: 2, oversubscription: 2}",
+        )
     return value
 
 
@@ -121,8 +142,13 @@ class DatacenterDefaults(Strict):
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],
-        Discriminator(lambda value: "(leaf-spine)" if isinstance(value, Mapping | LeafSpine) else "(switch)"),
-    ] = Field("switch", description="between the hosts: one switch without limits of its own, or leaves and spines")
+        Discriminator(
+            lambda value: "(leaf-spine)" if isinstance(value, Mapping | LeafSpine) else "(switch)"
+        ),
+    ] = Field(
+        "switch",
+        description="between the hosts: one switch without limits of its own, or leaves and spines",
+    )
 
 
 class Datacenter(DatacenterDefaults):
@@ -143,8 +169,12 @@ class Datacenter(DatacenterDefaults):
 class Defaults(Strict):
     """Settings of every datacenter and every WAN link that does not say otherwise."""
 
-    datacenter: DatacenterDefaults | None = Field(None, description="of every datacenter", examples=[{"hosts": 2}])
-    wan: LinkSettings | None = Field(None, description="of every WAN link", examples=[{"rate": "10 Gbit/s"}])
+    datacenter: DatacenterDefaults | None = Field(
+        None, description="of every datacenter", examples=[{"hosts": 2}]
+    )
+    wan: LinkSettings | None = Field(
+        None, description="of every WAN link", examples=[{"rate": "10 Gbit/s"}]
+    )
 
 
 class Tcp(Strict):
@@ -157,11 +187,13 @@ class Tcp(Strict):
         Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
         Discriminator(lambda value: "(auto)" if value == "auto" else "(size)"),
     ] = Field(
-        "auto", description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product",
+        "auto",
+        description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product",
         examples=["64 MiB"],
-    )  # fmt: skip
+    )
     slow_start_after_idle: Flag = Field(
-        True, description="whether TCP starts slowly again after a silence of more than its retransmission timeout"
+        True,
+        description="whether TCP starts slowly again after a silence of more than its retransmission timeout",
     )
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -181,10 +213,15 @@ class Tcp(Strict):
 class Topology(Strict):
     """Datacenters and the WAN links between them, as written."""
 
-    name: Name = Field("topology", description="left out, the file's name without .yaml", examples=["two-sites"])
+    name: Name = Field(
+        "topology", description="left out, the file's name without .yaml", examples=["two-sites"]
+    )
     description: str = Field("", description="one line", examples=["Iowa and Ohio, 10 Gbit/s"])
     datacenters: dict[Name, Datacenter] = Field(
-        min_length=1, max_length=MAX_DATACENTERS, description="by name", examples=[{"iowa": {"hosts": 4}, "ohio": {}}]
+        min_length=1,
+        max_length=MAX_DATACENTERS,
+        description="by name",
+        examples=[{"iowa": {"hosts": 4}, "ohio": {}}],
     )
     wan: list[Wan] = Field(
         [],
@@ -192,7 +229,9 @@ class Topology(Strict):
         examples=[[{"between": ["iowa", "ohio"], "rate": "10 Gbit/s", "delay": "8.2 ms"}]],
     )
     defaults: Defaults = Field(
-        Defaults(), description="of all datacenters and all links", examples=[{"datacenter": {"hosts": 2}}]
+        Defaults(),
+        description="of all datacenters and all links",
+        examples=[{"datacenter": {"hosts": 2}}],
     )
     routing: Literal["delay", "hops", "weight"] = Field(
         "delay",
@@ -200,7 +239,8 @@ class Topology(Strict):
         "(weight); of several, the least delay",
     )
     multipath: Flag = Field(
-        False, description="whether traffic is spread over all best paths (ECMP: equal delay, links or weight)"
+        False,
+        description="whether traffic is spread over all best paths (ECMP: equal delay, links or weight)",
     )
     ecmp: Literal["hosts", "flows"] = Field(
         "hosts",
@@ -243,7 +283,9 @@ class Topology(Strict):
         try:
             return cls.model_validate(source, context={"folder": path.parent})
         except ValidationError as error:
-            raise input_error(error, cls, lambda loc: yaml_reader.place_of(source, loc, item_name)) from error
+            raise input_error(
+                error, cls, lambda loc: yaml_reader.place_of(source, loc, item_name)
+            ) from error
 
     def model_post_init(self, context: Any) -> None:
         """Make `to_yaml` write the name, which a file without one takes from its stem."""
@@ -254,7 +296,9 @@ class Topology(Strict):
         """The JSON schema (draft 7) of a topology file, for editors; looser than `load`, which sees the whole."""
         schema = cls.model_json_schema(schema_generator=SchemaGenerator)
         properties, datacenters = schema["properties"], schema["properties"]["datacenters"]
-        datacenters["additionalProperties"] = {"anyOf": [datacenters["additionalProperties"], {"type": "null"}]}
+        datacenters["additionalProperties"] = {
+            "anyOf": [datacenters["additionalProperties"], {"type": "null"}]
+        }
         properties["extends"] = {
             "type": "string",
             "description": "a preset or a file, relative to this one, over which this is laid; null removes a key",
@@ -294,7 +338,10 @@ class Topology(Strict):
     @property
     def host_names(self) -> dict[str, list[str]]:
         """Of each datacenter."""
-        return {name: [f"{name}-h{number}" for number in range(site.hosts)] for name, site in self.sites.items()}
+        return {
+            name: [f"{name}-h{number}" for number in range(site.hosts)]
+            for name, site in self.sites.items()
+        }
 
     def _expand(self) -> tuple[list[Link], list[Problem]]:
         locations = {name: datacenter.location for name, datacenter in self.datacenters.items()}
@@ -312,7 +359,9 @@ class Topology(Strict):
             for other in others:
                 what = f"there is no path between {', '.join(sorted(first))} and {', '.join(sorted(other))}"
                 problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
-        problems += [problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)]
+        problems += [
+            problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)
+        ]
         if not problems:
             problems += event_problems(self.events, links, self.host_names)
         refuse(problems, self.__class__.__name__)

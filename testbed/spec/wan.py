@@ -68,14 +68,22 @@ class GilbertElliott(Strict):
     """Bursty loss after Gilbert and Elliott: a link is in a good or in a bad state, which may change at each packet."""
 
     p: Probability = Field(description="of going from good to bad, per packet", examples=["0.1 %"])
-    r: Probability = Field(description="of going back, per packet; a burst lasts 1 / r packets", examples=["20 %"])
-    loss_in_bad: Probability = Field(1.0, description="per packet in the bad state", examples=["50 %"])
-    loss_in_good: Probability = Field(0.0, description="per packet in the good state", examples=["0.01 %"])
+    r: Probability = Field(
+        description="of going back, per packet; a burst lasts 1 / r packets", examples=["20 %"]
+    )
+    loss_in_bad: Probability = Field(
+        1.0, description="per packet in the bad state", examples=["50 %"]
+    )
+    loss_in_good: Probability = Field(
+        0.0, description="per packet in the good state", examples=["0.01 %"]
+    )
 
 
 Loss = Annotated[
     Annotated[Probability, Tag("(independent)")] | Annotated[GilbertElliott, Tag("(bursts)")],
-    Discriminator(lambda value: "(bursts)" if isinstance(value, Mapping | GilbertElliott) else "(independent)"),
+    Discriminator(
+        lambda value: "(bursts)" if isinstance(value, Mapping | GilbertElliott) else "(independent)"
+    ),
 ]
 
 
@@ -87,7 +95,11 @@ class QueueLength(NamedTuple):
 
 
 _QUEUE_REMEDY = "write it as 1 bdp, 64 packets, a size such as 4 MiB or a time such as 20 ms"
-_QUEUE_PATTERNS = (r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:bdp|packets)\s*$", pattern(DECIMAL_SIZE), pattern(TIME))
+_QUEUE_PATTERNS = (
+    r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:bdp|packets)\s*$",
+    pattern(DECIMAL_SIZE),
+    pattern(TIME),
+)
 QUEUE_SCHEMA = {
     "title": "queue",
     "description": _QUEUE_REMEDY,
@@ -108,12 +120,18 @@ def parse_queue(value: object) -> QueueLength:
         return value
     number, _, unit = str(value).strip().partition(" ")
     queue: QueueLength | None = None
-    if unit in ("bdp", "packets") and number.replace(".", "", 1).isascii() and number.replace(".", "", 1).isdigit():
+    if (
+        unit in ("bdp", "packets")
+        and number.replace(".", "", 1).isascii()
+        and number.replace(".", "", 1).isdigit()
+    ):
         queue = QueueLength(Decimal(number), "bdp" if unit == "bdp" else "packets")
     elif isinstance(value, str):
         for read, kind in ((parse_size, "bytes"), (parse_time, "time")):
             try:
-                queue = queue or QueueLength(Decimal(read(value)), "bytes" if kind == "bytes" else "time")
+                queue = queue or QueueLength(
+                    Decimal(read(value)), "bytes" if kind == "bytes" else "time"
+                )
             except UnitError:
                 continue
     if queue is None:
@@ -157,33 +175,53 @@ class LinkSettings(Strict):
     """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and impairments)."""
 
     rate: PerDirection[Rate] | None = Field(
-        None, description="of the bottleneck, headers included; every link needs one, here or in `defaults`"
+        None,
+        description="of the bottleneck, headers included; every link needs one, here or in `defaults`",
     )
     delay: PerDirection[Time] | None = Field(
-        None, description="of the fibre, one way; left out, from the locations of both ends and `detour`"
+        None,
+        description="of the fibre, one way; left out, from the locations of both ends and `detour`",
     )
     detour: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
-        DETOUR, description="length of the fibre over that of the great circle, where `delay` is left out"
+        DETOUR,
+        description="length of the fibre over that of the great circle, where `delay` is left out",
     )
-    jitter: PerDirection[Time] = Field(0, description="spread of the delay; at most the delay", examples=["100 us"])
+    jitter: PerDirection[Time] = Field(
+        0, description="spread of the delay; at most the delay", examples=["100 us"]
+    )
     distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
-        "uniform", description=f"of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a netem table",
+        "uniform",
+        description=f"of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a netem table",
         examples=["normal"],
-    )  # fmt: skip
-    reorder: PerDirection[Flag] = Field(False, description="whether jitter may reorder packets", examples=[True])
+    )
+    reorder: PerDirection[Flag] = Field(
+        False, description="whether jitter may reorder packets", examples=[True]
+    )
     loss: PerDirection[Loss] = Field(0.0, description="chance of each packet; or in bursts")
-    duplicate: PerDirection[Probability] = Field(0.0, description="chance of each packet to arrive twice")
-    corrupt: PerDirection[Probability] = Field(0.0, description="chance of each packet to have one bit flipped")
+    duplicate: PerDirection[Probability] = Field(
+        0.0, description="chance of each packet to arrive twice"
+    )
+    corrupt: PerDirection[Probability] = Field(
+        0.0, description="chance of each packet to have one bit flipped"
+    )
     queue: PerDirection[QueueField] | None = Field(
-        None, description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at least 64 packets"
+        None,
+        description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at least 64 packets",
     )
     discipline: PerDirection[Discipline] = Field(
-        "drop-tail", description="of the bottleneck's queue: drop-tail, red (random early detection) or fq_codel"
+        "drop-tail",
+        description="of the bottleneck's queue: drop-tail, red (random early detection) or fq_codel",
     )
-    ecn: PerDirection[Flag] = Field(False, description="whether red or fq_codel marks packets instead of dropping them")
-    weight: PerDirection[Count] = Field(1, description="cost of the link where routing is by weight")
+    ecn: PerDirection[Flag] = Field(
+        False, description="whether red or fq_codel marks packets instead of dropping them"
+    )
+    weight: PerDirection[Count] = Field(
+        1, description="cost of the link where routing is by weight"
+    )
     shares: str | None = Field(
-        None, description="name of a conduit: links that share one fail together", examples=["fibre-1"]
+        None,
+        description="name of a conduit: links that share one fail together",
+        examples=["fibre-1"],
     )
 
 
@@ -191,16 +229,20 @@ class Wan(LinkSettings):
     """An entry of `wan`: one link, or the links of a shorthand."""
 
     between: tuple[str, str] | None = Field(
-        None, description="one link, by its two datacenters; or what is different in one of a shorthand's",
+        None,
+        description="one link, by its two datacenters; or what is different in one of a shorthand's",
         examples=[["iowa", "ohio"]],
-    )  # fmt: skip
+    )
     mesh: Members | None = Field(None, description="a link between every two datacenters")
     ring: Members | None = Field(
-        None, description="a link from each to the next, and from the last to the first",
+        None,
+        description="a link from each to the next, and from the last to the first",
         examples=[["iowa", "ohio", "texas"]],
-    )  # fmt: skip
+    )
     star: Members | None = Field(
-        None, description="a link from the first to each of the others", examples=[["iowa", "ohio", "texas"]]
+        None,
+        description="a link from the first to each of the others",
+        examples=[["iowa", "ohio", "texas"]],
     )
 
     @model_serializer(mode="wrap")
@@ -223,7 +265,11 @@ class Wan(LinkSettings):
         names = datacenters if members == "all" else members or []
         if self.shape == "ring":
             return list(zip(names, names[1:] + names[:1], strict=True)) if len(names) > 2 else []
-        return [(names[0], name) for name in names[1:]] if self.shape == "star" else list(combinations(names, 2))
+        return (
+            [(names[0], name) for name in names[1:]]
+            if self.shape == "star"
+            else list(combinations(names, 2))
+        )
 
 
 @dataclass(frozen=True)
@@ -272,7 +318,11 @@ def expand(
     wan: list[Wan], defaults: LinkSettings | None, locations: Mapping[str, Location | None]
 ) -> tuple[list[Link], list[Problem]]:
     """The links that `wan` stands for, and what is wrong with it. `locations` has every datacenter's name."""
-    problems = [problem for index, entry in enumerate(wan) for problem in _entry_problems(index, entry, locations)]
+    problems = [
+        problem
+        for index, entry in enumerate(wan)
+        for problem in _entry_problems(index, entry, locations)
+    ]
     if defaults is not None:
         problems += _direction_problems(("defaults", "wan"), defaults, ())
     if problems:
@@ -283,12 +333,16 @@ def expand(
         key = "-".join(ends)
         found = _link_problems(index, ends, settings, locations)
         if key in links:
-            found.append(Problem(("wan", index), f"two links have the key {key!r}", "rename a datacenter"))
+            found.append(
+                Problem(("wan", index), f"two links have the key {key!r}", "rename a datacenter")
+            )
         problems += found
         if not found:
             ways = [_direction(settings, *way, locations) for way in (ends, ends[::-1])]
             links[key] = Link(key, ways[0], ways[1], settings.shares)
-    first = {problem.loc: problem for problem in reversed(problems)}  # one for the links of a shorthand
+    first = {
+        problem.loc: problem for problem in reversed(problems)
+    }  # one for the links of a shorthand
     return list(links.values()), list(reversed(first.values()))
 
 
@@ -312,7 +366,9 @@ def _entry_problems(index: int, entry: Wan, known: Mapping[str, Any]) -> list[Pr
     return problems + _direction_problems(("wan", index), entry, ends)
 
 
-def _direction_problems(loc: tuple[str | int, ...], settings: LinkSettings, ends: tuple[str, ...]) -> list[Problem]:
+def _direction_problems(
+    loc: tuple[str | int, ...], settings: LinkSettings, ends: tuple[str, ...]
+) -> list[Problem]:
     """Per-direction values must name the two directions of a link written with `between`."""
     allowed = [ARROW.join(ends), ARROW.join(ends[::-1])] if ends else []
     problems = []
@@ -321,9 +377,15 @@ def _direction_problems(loc: tuple[str | int, ...], settings: LinkSettings, ends
         if not is_per_direction(value):
             continue
         if not ends:
-            problems.append(Problem((*loc, name), "values per direction need an entry with between"))
+            problems.append(
+                Problem((*loc, name), "values per direction need an entry with between")
+            )
         problems += [
-            Problem((*loc, name, key), f"{key!r} is no direction of this link", f"they are {' and '.join(allowed)}")
+            Problem(
+                (*loc, name, key),
+                f"{key!r} is no direction of this link",
+                f"they are {' and '.join(allowed)}",
+            )
             for key in value
             if ends and key not in allowed
         ]
@@ -342,7 +404,9 @@ def _written_links(
             old = found.get(frozenset(ends))
             if old is not None and (old.refined or entry.between is None):
                 what = f"a second link between {ends[0]} and {ends[1]}"
-                problems.append(Problem(("wan", index), what, "datacenters have at most one link between them"))
+                problems.append(
+                    Problem(("wan", index), what, "datacenters have at most one link between them")
+                )
                 continue
             settings = _refined(old.settings if old else base, entry, ends)
             found[frozenset(ends)] = _Written(ends, index, settings, entry.between is not None)
@@ -362,20 +426,29 @@ def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSetti
 
 
 def _link_problems(
-    index: int, ends: tuple[str, str], settings: LinkSettings, locations: Mapping[str, Location | None]
+    index: int,
+    ends: tuple[str, str],
+    settings: LinkSettings,
+    locations: Mapping[str, Location | None],
 ) -> list[Problem]:
     problems = []
     for way in (ends, ends[::-1]):
         name = ARROW.join(way)
         if toward(settings.rate, name) is None:
-            problems.append(Problem(("wan", index, "rate"), f"{name} has no rate", "write one, such as 10 Gbit/s"))
+            problems.append(
+                Problem(
+                    ("wan", index, "rate"), f"{name} has no rate", "write one, such as 10 Gbit/s"
+                )
+            )
         delay = toward(settings.delay, name)
         missing = [end for end in sorted(ends) if locations[end] is None]
         if delay is None and missing:
             remedy = f"write a delay, or the location of {' and '.join(missing)}"
             problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
         elif delay is not None and toward(settings.jitter, name) > delay:
-            problems.append(Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay"))
+            problems.append(
+                Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay")
+            )
         if toward(settings.ecn, name) and toward(settings.discipline, name) == "drop-tail":
             what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
             problems.append(Problem(("wan", index, "ecn"), what, "add discipline: red or fq_codel"))

@@ -83,10 +83,18 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
     known = registry()
     name = source.get("workload")
     if name not in known:
-        what = "it does not say which workload it is" if name is None else f"unknown workload {name!r}"
-        remedy = f"write workload: {next(iter(known))}" if name is None else suggest(name, known, "workloads")
+        what = (
+            "it does not say which workload it is" if name is None else f"unknown workload {name!r}"
+        )
+        remedy = (
+            f"write workload: {next(iter(known))}"
+            if name is None
+            else suggest(name, known, "workloads")
+        )
         raise InputError(what, place=yaml_reader.place_of(source, ("workload",)), remedy=remedy)
     try:
         return known[name].model_validate(source)
     except ValidationError as error:
-        raise input_error(error, known[name], lambda loc: yaml_reader.place_of(source, loc)) from error
+        raise input_error(
+            error, known[name], lambda loc: yaml_reader.place_of(source, loc)
+        ) from error

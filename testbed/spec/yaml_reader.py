@@ -78,7 +78,9 @@ class _Reader:
         self.loader, self.file, self.open = loader, file, set[int]()
 
     def place(self, node: yaml.Node, key: str | None = None) -> Place:
-        return Place(self.file, key, node.start_mark.line + 1 if isinstance(self.file, Path) else None)
+        return Place(
+            self.file, key, node.start_mark.line + 1 if isinstance(self.file, Path) else None
+        )
 
     def value(self, node: yaml.Node) -> Any:
         if id(node) in self.open:
@@ -102,7 +104,9 @@ class _Reader:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.tag != "tag:yaml.org,2002:str":
-                raise InputError(f"the key {key.value!r} is not text", place=self.place(key), remedy="quote it")
+                raise InputError(
+                    f"the key {key.value!r} is not text", place=self.place(key), remedy="quote it"
+                )
             if key.value in own:
                 raise InputError(
                     f"the key {key.value!r} is written twice; the first is on line {own[key.value]}",
@@ -128,7 +132,9 @@ def parse(text: str, file: str | Path) -> Any:
         node = loader.get_single_node()
         return None if node is None else _Reader(loader, file).value(node)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark and isinstance(file, Path) else None
+        line = (
+            error.problem_mark.line + 1 if error.problem_mark and isinstance(file, Path) else None
+        )
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise InputError(f"this is not YAML: {what}", place=Place(file, None, line)) from error
     except (yaml.YAMLError, ValueError) as error:
@@ -137,7 +143,14 @@ def parse(text: str, file: str | Path) -> Any:
 
 def dump(value: Any) -> str:
     """A value of mappings, lists and scalars as YAML that `parse` reads back."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=110,
+    )
 
 
 def load(path: Path) -> Section:
@@ -157,7 +170,9 @@ def load(path: Path) -> Section:
     return value
 
 
-def place_of(root: Section, loc: Loc, name_item: Callable[[Any], str | None] = lambda item: None) -> Place:
+def place_of(
+    root: Section, loc: Loc, name_item: Callable[[Any], str | None] = lambda item: None
+) -> Place:
     """Where the value at `loc` was written, or the innermost part of it that was.
 
     `name_item` gives the name of a list's item in the dotted key; without one it is the index.
@@ -213,9 +228,17 @@ def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, l
         path = key.split(".")
         if not equals or not all(path):
             raise InputError(
-                f"{text!r} is not KEY=VALUE", place=Place("--set"), remedy=f"as in --set {targets[0]}.name=mine"
+                f"{text!r} is not KEY=VALUE",
+                place=Place("--set"),
+                remedy=f"as in --set {targets[0]}.name=mine",
             )
-        target = path.pop(0) if path[0] in targets and len(path) > 1 else targets[0] if len(targets) == 1 else None
+        target = (
+            path.pop(0)
+            if path[0] in targets and len(path) > 1
+            else targets[0]
+            if len(targets) == 1
+            else None
+        )
         if target is None:
             names = " or ".join(f"{target}." for target in targets)
             raise InputError(f"the key {key!r} does not begin with {names}", place=place)
@@ -242,7 +265,12 @@ def apply(
             raise InputError(error.what, place=override.place, remedy=error.remedy) from error
 
 
-def _set(node: Any, path: tuple[str, ...], override: Override, find_item: Callable[[Items, str], int | None]) -> None:
+def _set(
+    node: Any,
+    path: tuple[str, ...],
+    override: Override,
+    find_item: Callable[[Items, str], int | None],
+) -> None:
     step, rest = path[0], path[1:]
     steps: Iterable[Any]
     if isinstance(node, Items):
@@ -277,7 +305,11 @@ def merge(base: Section, top: Section, match: Callable[[Items, Any], int | None]
             del result[key]
         elif isinstance(old, Section) and isinstance(value, Section):
             result.put(key, merge(old, value, match), place)
-        elif isinstance(old, Items) and isinstance(value, Items) and any(isinstance(item, Section) for item in value):
+        elif (
+            isinstance(old, Items)
+            and isinstance(value, Items)
+            and any(isinstance(item, Section) for item in value)
+        ):
             result.put(key, _merge_items(old, value, match), place)
         else:
             result.put(key, value, place)

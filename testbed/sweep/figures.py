@@ -81,27 +81,46 @@ class Plot:
 
 
 def choose(
-    index: Mapping[str, Any], points: pl.DataFrame, *, x: str | None = None, y: str | None = None,
-    series: str | None = None, facet: str | None = None, heat: bool = False,
-) -> list[Plot]:  # fmt: skip
+    index: Mapping[str, Any],
+    points: pl.DataFrame,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    series: str | None = None,
+    facet: str | None = None,
+    heat: bool = False,
+) -> list[Plot]:
     """The figure that was asked for, else those of the experiment, else a good first one."""
     asked = any(name is not None for name in (x, y, series, facet)) or heat
     written = index.get("plots") or []
     if written and not asked:
         return [
-            Plot(one["x"], one["y"], one["series"], one["facet"], one["kind"] == "heat", one["title"])
+            Plot(
+                one["x"], one["y"], one["series"], one["facet"], one["kind"] == "heat", one["title"]
+            )
             for one in written
         ]
-    axes = [axis for axis in index.get("axes", []) if axis in points.columns and points[axis].n_unique() > 1]
+    axes = [
+        axis
+        for axis in index.get("axes", [])
+        if axis in points.columns and points[axis].n_unique() > 1
+    ]
     numeric = [axis for axis in axes if _numbers(points, axis) is not None]
     free = [*numeric, *(axis for axis in axes if axis not in numeric)]
-    x = x or next((axis for axis in free if axis not in (series, facet)), next(iter(index.get("axes", [])), "point"))
+    x = x or next(
+        (axis for axis in free if axis not in (series, facet)),
+        next(iter(index.get("axes", [])), "point"),
+    )
     rest = [axis for axis in free if axis not in (x, series, facet)]
     if not asked or heat:
         series = series or (rest.pop(0) if rest else None)
     if not asked:
         facet = facet or (rest.pop(0) if rest else None)
-    present = [name for name in PREFERRED if name in points.columns and points[name].null_count() < points.height]
+    present = [
+        name
+        for name in PREFERRED
+        if name in points.columns and points[name].null_count() < points.height
+    ]
     return [Plot(x, y or (present[0] if present else "wall_seconds"), series, facet, heat)]
 
 
@@ -115,10 +134,19 @@ def draw(plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figu
     table = collectives if longer else points
     for name in plot.columns:
         if name not in table.columns:
-            raise InputError(f"there is no column {name!r}", remedy=suggest(name, table.columns, "the columns"))
+            raise InputError(
+                f"there is no column {name!r}", remedy=suggest(name, table.columns, "the columns")
+            )
     if not table[plot.y].dtype.is_numeric():
-        raise InputError(f"the column {plot.y!r} holds no numbers", remedy=f"choose one such as {', '.join(PREFERRED)}")
-    table = table.filter((pl.col("state") == "completed") & pl.col(plot.y).is_not_null() & pl.col(plot.x).is_not_null())
+        raise InputError(
+            f"the column {plot.y!r} holds no numbers",
+            remedy=f"choose one such as {', '.join(PREFERRED)}",
+        )
+    table = table.filter(
+        (pl.col("state") == "completed")
+        & pl.col(plot.y).is_not_null()
+        & pl.col(plot.x).is_not_null()
+    )
     if table.is_empty():
         return None
     facets = _values(table, plot.facet)
@@ -126,18 +154,26 @@ def draw(plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figu
     down = math.ceil(len(facets) / across)
     titles = [f"{plot.facet}: {escape(str(value))}" if plot.facet else "" for value in facets]
     figure = make_subplots(
-        rows=down, cols=across, subplot_titles=titles, shared_yaxes="all", horizontal_spacing=0.04,
+        rows=down,
+        cols=across,
+        subplot_titles=titles,
+        shared_yaxes="all",
+        horizontal_spacing=0.04,
         vertical_spacing=0.24 / down,
-    )  # fmt: skip
+    )
     for i, value in enumerate(facets):
         place = {"row": i // across + 1, "col": i % across + 1}
         mine = table if plot.facet is None else table.filter(pl.col(plot.facet) == value)
-        _add_heat(figure, mine, plot, table, place) if plot.heat else _add_lines(figure, mine, plot, table, place)
+        _add_heat(figure, mine, plot, table, place) if plot.heat else _add_lines(
+            figure, mine, plot, table, place
+        )
     _style(figure, down)
     return figure
 
 
-def _add_lines(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]) -> None:
+def _add_lines(
+    figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]
+) -> None:
     measured = MEASURED.get(plot.y, Measured(plot.y))
     names = _values(table, plot.series)
     key = _numbers(table, plot.x)
@@ -145,36 +181,70 @@ def _add_lines(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.Data
     first = place == {"row": 1, "col": 1}
     bounds = []
     for i, name in enumerate(names):
-        part = _summed(mine if plot.series is None else mine.filter(pl.col(plot.series) == name), plot, measured)
+        part = _summed(
+            mine if plot.series is None else mine.filter(pl.col(plot.series) == name),
+            plot,
+            measured,
+        )
         x = _placed(part["x"].to_list(), all_x)
-        colour, label = COLOURS[i % len(COLOURS)], escape(str(name)) if plot.series else measured.label
-        spread = {"type": "data", "array": (part["high"] - part["y"]).to_list(), "thickness": 1, "width": 3,
-                  "arrayminus": (part["y"] - part["low"]).to_list()}  # fmt: skip
+        colour, label = (
+            COLOURS[i % len(COLOURS)],
+            escape(str(name)) if plot.series else measured.label,
+        )
+        spread = {
+            "type": "data",
+            "array": (part["high"] - part["y"]).to_list(),
+            "thickness": 1,
+            "width": 3,
+            "arrayminus": (part["y"] - part["low"]).to_list(),
+        }
         varies = bool((part["high"] > part["low"]).any())
         figure.add_scatter(
-            x=x, y=part["y"].to_list(), name=label, legendgroup=label, showlegend=first,
-            mode="lines+markers", line={"color": colour, "width": 2}, text=part["text"].to_list(),
-            error_y=spread if varies else None, hovertemplate="%{text}: %{y:.4g}<extra>" + label + "</extra>", **place,
-        )  # fmt: skip
+            x=x,
+            y=part["y"].to_list(),
+            name=label,
+            legendgroup=label,
+            showlegend=first,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            text=part["text"].to_list(),
+            error_y=spread if varies else None,
+            hovertemplate="%{text}: %{y:.4g}<extra>" + label + "</extra>",
+            **place,
+        )
         if "bound" in part.columns and part["bound"].null_count() < part.height:
             bounds.append((label, colour, x, part))
-    same = len({tuple(map(_told, part["bound"].to_list())) for *_, part in bounds}) == 1 and len(bounds) > 1
+    same = (
+        len({tuple(map(_told, part["bound"].to_list())) for *_, part in bounds}) == 1
+        and len(bounds) > 1
+    )
     for label, colour, x, part in bounds[:1] if same else bounds:
         name = "bound" if same else f"{label}, bound"
         figure.add_scatter(
-            x=x, y=part["bound"].to_list(), name=name, legendgroup=name if same else label,
-            showlegend=first, mode="lines", line={"color": GRAY if same else colour, "width": 1.5, "dash": "dash"},
-            text=part["text"].to_list(), hovertemplate="%{text}: %{y:.4g}<extra>" + name + "</extra>", **place,
-        )  # fmt: skip
+            x=x,
+            y=part["bound"].to_list(),
+            name=name,
+            legendgroup=name if same else label,
+            showlegend=first,
+            mode="lines",
+            line={"color": GRAY if same else colour, "width": 1.5, "dash": "dash"},
+            text=part["text"].to_list(),
+            hovertemplate="%{text}: %{y:.4g}<extra>" + name + "</extra>",
+            **place,
+        )
     _style_x(figure, table, plot.x, place)
     names = [name for name in (plot.y, measured.bound) if name in table.columns]
-    values = [value * measured.factor for name in names for value in table[name].drop_nulls().to_list()]
+    values = [
+        value * measured.factor for name in names for value in table[name].drop_nulls().to_list()
+    ]
     figure.update_yaxes(**_scale(values), **place)
     if place["col"] == 1:
         figure.update_yaxes(title=measured.label, **place)
 
 
-def _add_heat(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]) -> None:
+def _add_heat(
+    figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]
+) -> None:
     """Cells say the value and, below it, how much of it the bound is."""
     measured = MEASURED.get(plot.y, Measured(plot.y))
     across, down = _values(table, plot.x), _values(table, plot.series)
@@ -186,13 +256,27 @@ def _add_heat(figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataF
         texts.append([_cell(cells.get(str(value))) for value in across])
     shown = [value * measured.factor for value in table[plot.y].to_list()]
     log = _is_log(shown)
-    colours = [[None if value is None else math.log10(value) for value in row] for row in z] if log else z
-    low, high = (math.log10(min(shown)), math.log10(max(shown))) if log else (min(shown), max(shown))
+    colours = (
+        [[None if value is None else math.log10(value) for value in row] for row in z] if log else z
+    )
+    low, high = (
+        (math.log10(min(shown)), math.log10(max(shown))) if log else (min(shown), max(shown))
+    )
     figure.add_heatmap(
-        z=colours, x=[str(value) for value in across], y=[str(value) for value in down], text=texts, zmin=low,
-        zmax=high, texttemplate="%{text}", colorscale=SHADES, showscale=False, xgap=2, ygap=2,
-        hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>", **place,
-    )  # fmt: skip
+        z=colours,
+        x=[str(value) for value in across],
+        y=[str(value) for value in down],
+        text=texts,
+        zmin=low,
+        zmax=high,
+        texttemplate="%{text}",
+        colorscale=SHADES,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>",
+        **place,
+    )
     figure.update_xaxes(title=plot.x, type="category", showgrid=False, **place)
     series = plot.series if place["col"] == 1 else ""
     figure.update_yaxes(title=series, type="category", showgrid=False, **place)
@@ -203,7 +287,11 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return ""
     text = f"{row['y']:.3g}"
     bound = row.get("bound")
-    return f"{text}<br>{100 * min(bound, row['y']) / max(bound, row['y']):.0f} %" if bound and row["y"] else text
+    return (
+        f"{text}<br>{100 * min(bound, row['y']) / max(bound, row['y']):.0f} %"
+        if bound and row["y"]
+        else text
+    )
 
 
 def _summed(table: pl.DataFrame, plot: Plot, measured: Measured) -> pl.DataFrame:
@@ -214,9 +302,11 @@ def _summed(table: pl.DataFrame, plot: Plot, measured: Measured) -> pl.DataFrame
     if measured.bound is not None and measured.bound in table.columns:
         columns.append((pl.col(measured.bound) * measured.factor).median().alias("bound"))
     table = table.with_columns(text=pl.col(plot.x).cast(pl.String), x=pl.col(x or plot.x))
-    return table.group_by("x", "text", maintain_order=True).agg(columns).sort("x") if x else (
-        table.group_by("x", "text", maintain_order=True).agg(columns)
-    )  # fmt: skip
+    return (
+        table.group_by("x", "text", maintain_order=True).agg(columns).sort("x")
+        if x
+        else (table.group_by("x", "text", maintain_order=True).agg(columns))
+    )
 
 
 def _numbers(table: pl.DataFrame, name: str) -> str | None:
@@ -233,7 +323,9 @@ def _values(table: pl.DataFrame, name: str | None) -> list[Any]:
         return [None]
     key = _numbers(table, name)
     ordered = table if key is None else table.sort(key)
-    return [value for value in ordered[name].unique(maintain_order=True).to_list() if value is not None]
+    return [
+        value for value in ordered[name].unique(maintain_order=True).to_list() if value is not None
+    ]
 
 
 def _style_x(figure: go.Figure, table: pl.DataFrame, name: str, place: dict[str, int]) -> None:
@@ -241,13 +333,21 @@ def _style_x(figure: go.Figure, table: pl.DataFrame, name: str, place: dict[str,
     if key is None:
         figure.update_xaxes(title=name, type="category", **place)
         return
-    texts = table.select(pl.col(key).alias("x"), pl.col(name).cast(pl.String).alias("text")).unique().sort("x")
+    texts = (
+        table.select(pl.col(key).alias("x"), pl.col(name).cast(pl.String).alias("text"))
+        .unique()
+        .sort("x")
+    )
     places = _placed(texts["x"].to_list(), texts["x"].to_list())
     step = 1 + texts.height // 10
     figure.update_xaxes(
-        title=MEASURED.get(name, Measured(name)).label, type="log" if _is_log(places) else "linear",
-        tickvals=places[::step], ticktext=texts["text"].to_list()[::step], minor_ticks="", **place,
-    )  # fmt: skip
+        title=MEASURED.get(name, Measured(name)).label,
+        type="log" if _is_log(places) else "linear",
+        tickvals=places[::step],
+        ticktext=texts["text"].to_list()[::step],
+        minor_ticks="",
+        **place,
+    )
 
 
 def _placed(values: Sequence[Any], among: Sequence[float]) -> list[Any]:
@@ -277,10 +377,14 @@ def _scale(values: Sequence[float]) -> dict[str, Any]:
 
 def _style(figure: go.Figure, down: int) -> None:
     figure.update_layout(
-        template="none", height=HEIGHT * down, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        autosize=True, margin={"l": 64, "r": 10, "t": 60, "b": 56},
+        template="none",
+        height=HEIGHT * down,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        autosize=True,
+        margin={"l": 64, "r": 10, "t": 60, "b": 56},
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.08, "x": 0},
-    )  # fmt: skip
+    )
     figure.update_xaxes(gridcolor="#8884", zeroline=False, automargin=True)
     figure.update_yaxes(gridcolor="#8884", zeroline=False, automargin=True)

@@ -64,13 +64,15 @@ class SweepDir:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()) and not (folder.lock.exists() or folder.index.exists()):
                 raise InputError(
-                    f"the folder {path} holds something that is not a sweep", remedy="name another one with --out"
+                    f"the folder {path} holds something that is not a sweep",
+                    remedy="name another one with --out",
                 )
             for part in (folder.points, folder.failed, folder.running):
                 part.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"cannot make the folder {path}: {error.strerror}", remedy="choose another with --out"
+                f"cannot make the folder {path}: {error.strerror}",
+                remedy="choose another with --out",
             ) from error
         return folder
 
@@ -205,7 +207,9 @@ class SweepDir:
         Raises:
             OSError: it cannot be written.
         """
-        write_durably(self.index, {"format": FORMAT, "written": time.strftime("%Y-%m-%d %H:%M:%S"), **value})
+        write_durably(
+            self.index, {"format": FORMAT, "written": time.strftime("%Y-%m-%d %H:%M:%S"), **value}
+        )
 
 
 def read_record(folder: Path) -> Record | None:

@@ -13,5 +13,7 @@ die_with_parent()
 if os.environ.get(STARTER) not in (None, str(os.getppid())):
     os._exit(1)  # the sweep ended before this
 for _name in ("OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ.setdefault(_name, "1")  # points are what runs side by side: more threads for small tables only wait
+    os.environ.setdefault(
+        _name, "1"
+    )  # points are what runs side by side: more threads for small tables only wait
 gc.disable()  # until all is imported, for that stays

@@ -67,7 +67,7 @@ class Kept:
         try:
             with start_series(
                 ensure_kernel(), self.folder, memory_bytes=shape.memory_bytes, named=shape.readable
-            ) as guest:  # fmt: skip
+            ) as guest:
                 fall_first(guest.process.pid)
                 keep(guest, self.folder, self._enough)
         except (TestbedError, OSError) as error:

@@ -42,9 +42,16 @@ USABLE = 0.9  # part of the memory that is free when the sweep begins
 POLL_S = 0.5
 GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
 PRELOAD = [
-    "testbed.sweep.fork_server", "testbed.sweep.local_executor", "testbed.sweep.run_point", "testbed.analysis.summarize", "testbed.report.page",
-    "testbed.sweep.results", "testbed.sweep.page", "testbed.sweep.finish", "testbed.sweep.preloaded",
-]  # fmt: skip
+    "testbed.sweep.fork_server",
+    "testbed.sweep.local_executor",
+    "testbed.sweep.run_point",
+    "testbed.analysis.summarize",
+    "testbed.report.page",
+    "testbed.sweep.results",
+    "testbed.sweep.page",
+    "testbed.sweep.finish",
+    "testbed.sweep.preloaded",
+]
 FULL = 3  # exit status of a point's process that could not write its folder for want of space
 
 
@@ -192,12 +199,18 @@ class LocalSweep:
     def _fits(self, point: PlannedPoint) -> bool:
         used = sum(self._need_bytes(each.point) for each in self._running)
         few = len(self._running) < self._limit.jobs
-        return few and (not self._running or used + self._need_bytes(point) <= self._limit.memory_bytes)
+        return few and (
+            not self._running or used + self._need_bytes(point) <= self._limit.memory_bytes
+        )
 
     def _need_bytes(self, point: PlannedPoint) -> int:
         """As `need_bytes`; a guest that is shared is as large as its largest point wants it."""
         shape = self._guests.shape
-        shared = 0 if shape is None or not may_join_series(point.plan) else shape.memory_bytes + PROCESS_MEMORY
+        shared = (
+            0
+            if shape is None or not may_join_series(point.plan)
+            else shape.memory_bytes + PROCESS_MEMORY
+        )
         return max(need_bytes(point), shared)
 
     def _start(self, point: PlannedPoint, attempt: int) -> None:
@@ -205,9 +218,11 @@ class LocalSweep:
         place = self._folder.running if guest is None else guest.folder
         shutil.rmtree(place / point.folder, ignore_errors=True)
         process = self._context.Process(
-            target=_child, args=(self._folder.path, place, point, self._policy.limits, attempt), name=point.folder,
+            target=_child,
+            args=(self._folder.path, place, point, self._policy.limits, attempt),
+            name=point.folder,
             daemon=True,  # the end of a sweep that was interrupted while it ended its processes would wait for them
-        )  # fmt: skip
+        )
         process.start()
         self._running.append(_Running(point, attempt, process, guest))
         self._events.started(point, attempt)
@@ -227,7 +242,9 @@ class LocalSweep:
         self._running.remove(each)
         each.process.join()
         status = each.process.exitcode
-        place = {0: self._folder.points, 1: self._folder.failed}.get(status if status is not None else -1)
+        place = {0: self._folder.points, 1: self._folder.failed}.get(
+            status if status is not None else -1
+        )
         record = None if place is None else read_record(place / each.point.folder)
         if record is None:
             if status == FULL:
@@ -235,12 +252,18 @@ class LocalSweep:
             reason = f"the point's process ended with status {status}"
             if status is not None and status < 0:
                 reason = f"the point's process was killed ({signal.Signals(-status).name})"
-                reason += "; this machine's memory may have run out" if status == -signal.SIGKILL else ""
-            left = (self._folder.running if each.guest is None else each.guest.folder) / each.point.folder
+                reason += (
+                    "; this machine's memory may have run out" if status == -signal.SIGKILL else ""
+                )
+            left = (
+                self._folder.running if each.guest is None else each.guest.folder
+            ) / each.point.folder
             last = _last_line(self._folder.log(each.point.folder))
             reason += f": {last}" if last else ""
             wall = round(time.monotonic() - each.begin, 3)
-            record = Record(each.point.identity, each.point.name, "failed", reason, wall, 0.0, each.attempt)
+            record = Record(
+                each.point.identity, each.point.name, "failed", reason, wall, 0.0, each.attempt
+            )
             with suppress(OSError):
                 self._folder.settle(left, record)
         if record.state == "failed" and is_disk_full(record.reason):
@@ -272,7 +295,9 @@ def _last_line(log: Path) -> str:
 def prepare_process() -> None:
     """Of each process of a sweep: it ends when the sweep wants it to, or has died."""
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its points
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the sweep too, which ends its points
     signal.signal(signal.SIGTERM, _interrupt)
     fall_first(os.getpid())
 

@@ -18,9 +18,20 @@ from testbed.sweep.figures import MEASURED, Plot, choose, draw
 from testbed.sweep.folder import SweepDir
 
 KEY_FIGURES = (
-    "op", "time_us", "bound_us", "efficiency", "step_ms", "utilisation", "tokens_per_s", "wan_bytes_per_step",
-    "final_loss", "time_to_loss_s", "wan_drops", "faithful", "wall_seconds",
-)  # fmt: skip
+    "op",
+    "time_us",
+    "bound_us",
+    "efficiency",
+    "step_ms",
+    "utilisation",
+    "tokens_per_s",
+    "wan_bytes_per_step",
+    "final_loss",
+    "time_to_loss_s",
+    "wan_drops",
+    "faithful",
+    "wall_seconds",
+)
 
 
 def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame) -> Path:
@@ -38,38 +49,57 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
             figures += _drawn(number, plot, points, collectives, repeated=repeated)
         except InputError as error:
             problems.append(f"{plot.heading!r}: {error.what} ({error.remedy})")
-    states = {state: int((points["state"] == state).sum()) for state in ("completed", "failed", "missing")}
+    states = {
+        state: int((points["state"] == state).sum()) for state in ("completed", "failed", "missing")
+    }
     html = render(
-        "sweep/page.html.j2", index=index, states=states, figures=figures, problems=problems,
+        "sweep/page.html.j2",
+        index=index,
+        states=states,
+        figures=figures,
+        problems=problems,
         table=_table(folder, index.get("axes", []), points),
         command=shlex.join(["testbed", *index.get("command", [])[1:]]),
         spec=folder.experiment.read_text() if folder.experiment.is_file() else "",
-    )  # fmt: skip
+    )
     return _write(folder.page, html)
 
 
-def write_figures(path: Path, plots: Sequence[Plot], points: pl.DataFrame, collectives: pl.DataFrame) -> Path:
+def write_figures(
+    path: Path, plots: Sequence[Plot], points: pl.DataFrame, collectives: pl.DataFrame
+) -> Path:
     """Write a page with figures alone.
 
     Raises:
         InputError: a figure cannot be drawn.
     """
-    figures = [item for number, plot in enumerate(plots, 1) for item in _drawn(number, plot, points, collectives)]
+    figures = [
+        item
+        for number, plot in enumerate(plots, 1)
+        for item in _drawn(number, plot, points, collectives)
+    ]
     if not figures:
         raise InputError("there is nothing to draw: no complete point has these values")
     return _write(path, render("sweep/page.html.j2", index={}, figures=figures))
 
 
 def _drawn(
-    number: int, plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame, *, repeated: bool = False
-) -> Iterable[Figure]:  # fmt: skip
+    number: int,
+    plot: Plot,
+    points: pl.DataFrame,
+    collectives: pl.DataFrame,
+    *,
+    repeated: bool = False,
+) -> Iterable[Figure]:
     """The figure, if there is anything to draw.
 
     Raises:
         InputError: as `draw`.
     """
     name = f"{number}-{re.sub('[^a-z0-9]+', '-', plot.heading.lower()).strip('-')}"
-    words = _words(plot) + (" Repeats: the median, with bars from the least to the largest." if repeated else "")
+    words = _words(plot) + (
+        " Repeats: the median, with bars from the least to the largest." if repeated else ""
+    )
     return figure(name, plot.heading, words, draw(plot, points, collectives)).values()
 
 
@@ -95,7 +125,9 @@ def _words(plot: Plot) -> str:
             if measured.bound.startswith("compute")
             else "what the topology allows at best"
         )
-        text += f". The percentage is how near it is to {what}" if plot.heat else f". Dashed: {what}"
+        text += (
+            f". The percentage is how near it is to {what}" if plot.heat else f". Dashed: {what}"
+        )
     return text + "."
 
 
@@ -114,7 +146,11 @@ def _table(folder: SweepDir, axes: list[str], points: pl.DataFrame) -> dict[str,
         }
         for row in points.iter_rows(named=True)
     ]
-    return {"names": names, "numbers": [points[name].dtype.is_numeric() for name in names], "rows": rows}
+    return {
+        "names": names,
+        "numbers": [points[name].dtype.is_numeric() for name in names],
+        "rows": rows,
+    }
 
 
 def _report_of(folder: SweepDir, point: str | None) -> str:

@@ -117,7 +117,9 @@ class _Planner:
         self._loaded: dict[tuple[str, str, str], Any] = {}
         for override in overrides:
             if override.key in experiment.sweep.keys:
-                remedy = f"change its values: --set 'experiment.sweep.grid={{{override.key}: [...]}}'"
+                remedy = (
+                    f"change its values: --set 'experiment.sweep.grid={{{override.key}: [...]}}'"
+                )
                 raise InputError("this key is swept", place=override.place, remedy=remedy)
 
     def task(self, point: Point) -> PlannedPoint:
@@ -125,21 +127,39 @@ class _Planner:
             return self._task(point)
         except InputError as error:
             where = error.place if error.place.file else Place(None, f"point {point.name}")
-            remedy = "; ".join(text for text in (error.remedy, f"in the point {point.name}") if text)
+            remedy = "; ".join(
+                text for text in (error.remedy, f"in the point {point.name}") if text
+            )
             raise InputError(error.what, place=where, remedy=remedy) from error
 
     def _task(self, point: Point) -> PlannedPoint:
-        names = {target: str(point.values.get(target, getattr(self._experiment, target))) for target in TARGETS[:2]}
-        own = _overrides(self._experiment, {k: v for k, v in point.values.items() if k not in TARGETS})
+        names = {
+            target: str(point.values.get(target, getattr(self._experiment, target)))
+            for target in TARGETS[:2]
+        }
+        own = _overrides(
+            self._experiment, {k: v for k, v in point.values.items() if k not in TARGETS}
+        )
         changes = [*self._fixed, *own]
-        run = self._run([change for change in changes if change.key.startswith("run.")], point.repeat)
+        run = self._run(
+            [change for change in changes if change.key.startswith("run.")], point.repeat
+        )
         topology = self._load("topology", names["topology"], changes)
-        workload = self._load("workload", names["workload"], [*changes, *self._seed(point, changes, names, run)])
+        workload = self._load(
+            "workload", names["workload"], [*changes, *self._seed(point, changes, names, run)]
+        )
         plan = resolve(
-            topology, workload, seed=run.seed, clock=run.clock, isolation=run.isolation, capture=run.capture,
-            host_memory_bytes=run.memory, host_cpus=run.cpus, environment=run.environment,
+            topology,
+            workload,
+            seed=run.seed,
+            clock=run.clock,
+            isolation=run.isolation,
+            capture=run.capture,
+            host_memory_bytes=run.memory,
+            host_cpus=run.cpus,
+            environment=run.environment,
             machine_memory_bytes=self._memory,
-        )  # fmt: skip
+        )
         if run.guest_memory is not None:
             plan = plan.model_copy(update={"guest_memory_bytes": run.guest_memory})
         spec = f"# topology\n{topology.to_yaml()}---\n# workload\n{workload.to_yaml()}"
@@ -156,14 +176,18 @@ class _Planner:
         try:
             run = RunSettings.model_validate(source)
         except ValidationError as error:
-            raise input_error(error, RunSettings, lambda loc: yaml_reader.place_of(source, loc)) from error
+            raise input_error(
+                error, RunSettings, lambda loc: yaml_reader.place_of(source, loc)
+            ) from error
         return run.model_copy(update={"seed": repeat_seed(run.seed, repeat)})
 
     def _seed(
         self, point: Point, changes: Sequence[Override], names: Mapping[str, str], run: RunSettings
     ) -> list[Override]:
         """In repeats, a workload's own seed is the run's, unless it is written."""
-        if self._experiment.sweep.repeats == 1 or any(change.key == "workload.seed" for change in changes):
+        if self._experiment.sweep.repeats == 1 or any(
+            change.key == "workload.seed" for change in changes
+        ):
             return []
         model = type(self._load("workload", names["workload"], changes))
         written = "seed" in model.model_fields and point.repeat > 0
@@ -194,16 +218,30 @@ def repeat_seed(seed: int, repeat: int) -> int:
 
 
 def _overrides(experiment: Experiment, values: Mapping[str, Any]) -> list[Override]:
-    return [Override(key, tuple(key.split(".")[1:]), value, experiment.place(key)) for key, value in values.items()]
+    return [
+        Override(key, tuple(key.split(".")[1:]), value, experiment.place(key))
+        for key, value in values.items()
+    ]
 
 
-def _command(names: Mapping[str, str], changes: Sequence[Override], run: RunSettings) -> tuple[str, ...]:
+def _command(
+    names: Mapping[str, str], changes: Sequence[Override], run: RunSettings
+) -> tuple[str, ...]:
     """The `testbed run` that does the same."""
     words = ["testbed", "run", names["topology"], names["workload"]]
     for change in changes:
         if not change.key.startswith("run."):
             words += ["--set", f"{change.key}={value_text(change.value)}"]
-    words += ["--isolation", run.isolation, "--clock", run.clock, "--capture", run.capture, "--seed", str(run.seed)]
+    words += [
+        "--isolation",
+        run.isolation,
+        "--clock",
+        run.clock,
+        "--capture",
+        run.capture,
+        "--seed",
+        str(run.seed),
+    ]
     for name, option in RUN_OPTIONS.items():
         size = getattr(run, name)
         words += [] if size is None else [option, format_size(size)]
@@ -217,7 +255,9 @@ def unique(tasks: Iterable[PlannedPoint]) -> list[PlannedPoint]:
     return list({task.identity: task for task in reversed(list(tasks))}.values())[::-1]
 
 
-def index_of(experiment: Experiment, points: Sequence[PlannedPoint], command: Sequence[str]) -> dict[str, Any]:
+def index_of(
+    experiment: Experiment, points: Sequence[PlannedPoint], command: Sequence[str]
+) -> dict[str, Any]:
     """What sweep.json holds."""
     return {
         "name": experiment.name,
@@ -230,7 +270,9 @@ def index_of(experiment: Experiment, points: Sequence[PlannedPoint], command: Se
             {
                 "name": point.name,
                 "identity": point.identity,
-                "values": {name: yaml_reader.plain(value) for name, value in point.point.shown.items()},
+                "values": {
+                    name: yaml_reader.plain(value) for name, value in point.point.shown.items()
+                },
                 "repeat": point.point.repeat,
                 "seed": point.run.seed,
             }

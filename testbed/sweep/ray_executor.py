@@ -39,11 +39,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ImportError as error:
-    raise MachineError("Ray is not installed\n  pip install --editable '.[ray]' in the testbed's folder") from error
+    raise MachineError(
+        "Ray is not installed\n  pip install --editable '.[ray]' in the testbed's folder"
+    ) from error
 
 SHIPPED = ("testbed", "workloads", "topologies")  # folders of the project that a run needs
 KERNEL = "guest-kernel"
-OBJECT_STORE_BYTES = 200 * 2**20  # of a cluster that is started for the sweep; a point's folder has a few MB
+OBJECT_STORE_BYTES = (
+    200 * 2**20
+)  # of a cluster that is started for the sweep; a point's folder has a few MB
 POLL_S = 0.5
 AHEAD = 2  # points handed to Ray for each CPU of the cluster, so that no CPU waits
 MOST_LOSSES = 5  # of workers or nodes that a point survives
@@ -81,7 +85,9 @@ class RaySweep:
                     while waiting and not stopped and len(self._flights) < self._room():
                         self._submit(waiting.popleft(), here)
                     for flight, record, lost in self._landed():
-                        again = lost or (record.state == "failed" and flight.attempt <= self._policy.retries)
+                        again = lost or (
+                            record.state == "failed" and flight.attempt <= self._policy.retries
+                        )
                         self._events.ended(flight.point, record, again)
                         if lost:
                             waiting.append(replace(flight, losses=flight.losses + 1))
@@ -109,7 +115,11 @@ class RaySweep:
         self._events.jobs = self._room() // AHEAD
         largest = max(points, key=need_bytes)
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        offers = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        offers = [
+            node["Resources"]
+            for node in nodes
+            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        ]
         most = max((int(offer.get("memory", 0)) for offer in offers), default=None)
         if most is not None and most < need_bytes(largest):
             raise MachineError(
@@ -140,7 +150,9 @@ class RaySweep:
             yield flight, record, lost
 
     def _failed(self, flight: _Flight, reason: str) -> Record:
-        record = Record(flight.point.identity, flight.point.name, "failed", reason, attempt=flight.attempt)
+        record = Record(
+            flight.point.identity, flight.point.name, "failed", reason, attempt=flight.attempt
+        )
         self._folder.settle(self._folder.running / flight.point.folder, record)
         return record
 
@@ -171,7 +183,9 @@ def _packed(kernel: Path) -> Iterator[Path]:
     project = Path(testbed.__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix="testbed-ray-") as scratch:
         for name in SHIPPED:
-            shutil.copytree(project / name, Path(scratch, name), ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                project / name, Path(scratch, name), ignore=shutil.ignore_patterns("__pycache__")
+            )
         shutil.copy(kernel, Path(scratch, KERNEL))
         yield Path(scratch)
 
@@ -189,7 +203,11 @@ def _connected(address: str, code: Path) -> Iterator[None]:
         own["num_cpus"] = len(os.sched_getaffinity(0))
     try:
         ray.init(
-            address, runtime_env={"working_dir": str(code)}, logging_level=logging.ERROR, log_to_driver=False, **own
+            address,
+            runtime_env={"working_dir": str(code)},
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **own,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise MachineError(
@@ -203,7 +221,9 @@ def _connected(address: str, code: Path) -> Iterator[None]:
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _task(point: PlannedPoint, limits: Limits, attempt: int, here: dict[str, str]) -> tuple[Record, bytes]:
+def _task(
+    point: PlannedPoint, limits: Limits, attempt: int, here: dict[str, str]
+) -> tuple[Record, bytes]:
     """Run a point on a node, in a folder of the node's own."""
     kernel = Path(testbed.__file__).resolve().parent.parent / KERNEL
     kernel.chmod(0o755)
@@ -214,7 +234,9 @@ def _task(point: PlannedPoint, limits: Limits, attempt: int, here: dict[str, str
     with _scratch() as scratch:
         problem = _different(here, versions(ensure_kernel()))
         if problem:
-            return Record(point.identity, point.name, "failed", problem, attempt=attempt), _tar(scratch)
+            return Record(point.identity, point.name, "failed", problem, attempt=attempt), _tar(
+                scratch
+            )
         folder, record = carry_out(point, scratch, limits, attempt)
         folder.mkdir(exist_ok=True)
         return record, _tar(folder)
@@ -234,12 +256,23 @@ def _scratch() -> Iterator[Path]:
 
 def _different(here: Mapping[str, str], there: Mapping[str, str]) -> str:
     """What a node has that would give other results; empty if nothing."""
-    other = [f"{name} {there.get(name)} instead of {what}" for name, what in here.items() if there.get(name) != what]
-    return f"the node {socket.gethostname()} has {', '.join(other)}; install the same there" if other else ""
+    other = [
+        f"{name} {there.get(name)} instead of {what}"
+        for name, what in here.items()
+        if there.get(name) != what
+    ]
+    return (
+        f"the node {socket.gethostname()} has {', '.join(other)}; install the same there"
+        if other
+        else ""
+    )
 
 
 def _tar(folder: Path) -> bytes:
     data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz", compresslevel=1) as tar, suppress(FileNotFoundError):
+    with (
+        tarfile.open(fileobj=data, mode="w:gz", compresslevel=1) as tar,
+        suppress(FileNotFoundError),
+    ):
         tar.add(folder, arcname=".")
     return data.getvalue()

@@ -33,13 +33,25 @@ from testbed.spec.experiment import value_text
 from testbed.sweep.folder import SweepDir, read_record
 
 SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}
-LAST = ("wall_seconds", "cpu_seconds", "emulated_seconds", "attempt", "reason", "folder", "identity")
+LAST = (
+    "wall_seconds",
+    "cpu_seconds",
+    "emulated_seconds",
+    "attempt",
+    "reason",
+    "folder",
+    "identity",
+)
 LOSS_STEPS = 5
 FROM_TRAINING = {
-    "method": "method", "compute_ms": "compute_ms", "utilisation": "compute_utilisation",
-    "tokens_per_s": "tokens_per_s", "wan_bytes_per_step": "wan_bytes_per_step", "final_loss": "final_loss",
+    "method": "method",
+    "compute_ms": "compute_ms",
+    "utilisation": "compute_utilisation",
+    "tokens_per_s": "tokens_per_s",
+    "wan_bytes_per_step": "wan_bytes_per_step",
+    "final_loss": "final_loss",
     "training_s": "seconds",
-}  # fmt: skip
+}
 
 Row = dict[str, Any]
 
@@ -76,7 +88,9 @@ def _axis_columns(values: Mapping[str, Any]) -> Row:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
         row[name] = value if plain else value_text(value)
         if kind is not None:
-            row[name + SUFFIXES[kind.name]] = float(measure(value).number) / (100 if kind.name == "percentage" else 1)
+            row[name + SUFFIXES[kind.name]] = float(measure(value).number) / (
+                100 if kind.name == "percentage" else 1
+            )
     return row
 
 
@@ -137,7 +151,9 @@ def _training(run: RunDir, summary: Mapping[str, Any], target: float | None) -> 
     found = summary.get("training")
     if not found:
         return {}
-    row = {name: found.get(key) for name, key in FROM_TRAINING.items()} | {"step_ms": found["step_ms"]["median"]}
+    row = {name: found.get(key) for name, key in FROM_TRAINING.items()} | {
+        "step_ms": found["step_ms"]["median"]
+    }
     if target is not None and run.train.is_file():
         row |= time_to_loss(pl.read_parquet(run.train), target, found["compute_ms"] / 1000)
     return row
@@ -170,8 +186,12 @@ def _table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
     """The rows as a table, written to `path`; columns in the order in which rows first have them."""
     found = dict.fromkeys(name for row in rows for name in row)
     names = [name for name in found if name not in LAST] + [name for name in LAST if name in found]
-    columns = {name: _uniform([row.get(name) for row in rows]) for name in names or ("point", "state")}
-    table = pl.DataFrame([pl.Series(name, values, strict=False) for name, values in columns.items()])
+    columns = {
+        name: _uniform([row.get(name) for row in rows]) for name in names or ("point", "state")
+    }
+    table = pl.DataFrame(
+        [pl.Series(name, values, strict=False) for name, values in columns.items()]
+    )
     new = path.with_name(path.name + ".new")
     table.write_parquet(new)
     new.replace(path)
@@ -181,7 +201,9 @@ def _table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
 def _uniform(values: list[Any]) -> list[Any]:
     """Values of one type: numbers if all are, else text."""
     known = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in known) or all(isinstance(value, str) for value in known):
+    if all(isinstance(value, bool) for value in known) or all(
+        isinstance(value, str) for value in known
+    ):
         return values
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         whole = all(isinstance(value, int) for value in known)
@@ -204,4 +226,6 @@ def query(folder: SweepDir, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]
             found = database.execute(sql)
             return [column[0] for column in found.description or []], found.fetchall()
         except duckdb.Error as error:
-            raise InputError(f"DuckDB: {error}", remedy="the tables are points and collectives") from error
+            raise InputError(
+                f"DuckDB: {error}", remedy="the tables are points and collectives"
+            ) from error

@@ -73,8 +73,14 @@ def carry_out(
         with suppress(OSError):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {error} (a fault of the testbed)"
-    state, wall, cpu = ("failed" if reason else "completed"), time.monotonic() - begin, _cpu_seconds(guest) - cpu
-    return path, Record(point.identity, point.name, state, reason, round(wall, 3), round(cpu, 2), attempt)
+    state, wall, cpu = (
+        ("failed" if reason else "completed"),
+        time.monotonic() - begin,
+        _cpu_seconds(guest) - cpu,
+    )
+    return path, Record(
+        point.identity, point.name, state, reason, round(wall, 3), round(cpu, 2), attempt
+    )
 
 
 def _cpu_seconds(guest: Path | None) -> float:
@@ -90,9 +96,14 @@ def _run(point: PlannedPoint, path: Path, limits: Limits, guest: Path | None) ->
     stall_limit_s = point.run.stall_limit / 1e9
     with _time_limit(limits.timeout_s):
         outcome = launch(
-            point.plan, run, spec=point.spec, command=point.command, stall_limit_s=stall_limit_s, progress=_Silent(),
+            point.plan,
+            run,
+            spec=point.spec,
+            command=point.command,
+            stall_limit_s=stall_limit_s,
+            progress=_Silent(),
             series=guest,
-        )  # fmt: skip
+        )
     return outcome.reason
 
 

@@ -33,16 +33,34 @@ from testbed.workers.zygote import Order
 from testbed.workers.zygote_warm import WarmParent, warm_parent
 
 IMAGE = "testbed-userland"
-USERLAND = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")  # and the interpreter and this project
+USERLAND = (
+    "bin",
+    "etc",
+    "lib",
+    "lib32",
+    "lib64",
+    "opt",
+    "sbin",
+    "usr",
+)  # and the interpreter and this project
 DAEMON_START_S = 60
 # Go's collector spins beside the program, which has one CPU here: let it run only when memory is short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
 LABEL = "testbed.execution.inside"
 PATIENCE = Path("/sys/module/time/parameters/patience")  # of the guest's kernel, in slices of 20 ms
 DESCRIBED = (
-    "Memory", "CpuShares", "NanoCpus", "PidsLimit", "NetworkMode", "CapAdd", "CapDrop", "SecurityOpt", "Privileged",
-    "ReadonlyRootfs", "IpcMode",
-)  # fmt: skip
+    "Memory",
+    "CpuShares",
+    "NanoCpus",
+    "PidsLimit",
+    "NetworkMode",
+    "CapAdd",
+    "CapDrop",
+    "SecurityOpt",
+    "Privileged",
+    "ReadonlyRootfs",
+    "IpcMode",
+)
 
 
 class Containers(Fleet):
@@ -87,9 +105,13 @@ class Containers(Fleet):
         image = _import_image(client, self.plan.workers.image)
         for host in self.hosts:
             self._containers[host] = self._run_container(client, host, image)
-        described = {host: client.api.inspect_container(found.id) for host, found in self._containers.items()}
+        described = {
+            host: client.api.inspect_container(found.id) for host, found in self._containers.items()
+        }
         self._pids = {host: container["State"]["Pid"] for host, container in described.items()}
-        self.run.write_json(self.run.containers, {host: _description(found) for host, found in described.items()})
+        self.run.write_json(
+            self.run.containers, {host: _description(found) for host, found in described.items()}
+        )
 
     @property
     def namespaces(self) -> dict[str, int]:
@@ -99,7 +121,9 @@ class Containers(Fleet):
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         del netns  # the containers are the namespaces
         if self._parent is not None:
-            self._parent.start([self._order(rank) for rank in self.plan.workers.processes if rank.host in hosts])
+            self._parent.start(
+                [self._order(rank) for rank in self.plan.workers.processes if rank.host in hosts]
+            )
             return
         for host in hosts:
             pid = self._pids[host]
@@ -110,7 +134,9 @@ class Containers(Fleet):
                 raise WorkerError(f"{error}: {self._last_words(host)}") from None
 
     def _kill(self, host: str) -> None:
-        cgroups.kill(self._cgroup(host), but=self._pids[host])  # its namespaces end with the container's first process
+        cgroups.kill(
+            self._cgroup(host), but=self._pids[host]
+        )  # its namespaces end with the container's first process
 
     def _order(self, rank: Rank) -> Order:
         owner = self.run.path.stat()
@@ -126,7 +152,9 @@ class Containers(Fleet):
         """Hosts whose container has ended; all, if the common parent has."""
         if self._parent is not None and self._parent.ended():
             return list(self._pids)
-        return [host for host, pid in self._pids.items() if not Path("/proc", str(pid), "exe").exists()]
+        return [
+            host for host, pid in self._pids.items() if not Path("/proc", str(pid), "exe").exists()
+        ]
 
     def memory_kills(self, host: str) -> int:
         """How many processes of `host` the kernel ended for want of memory."""
@@ -156,15 +184,30 @@ class Containers(Fleet):
             # A quota counts the host's CPU time: on the virtual clock, where computation takes none, it would add time.
             limits = {"nano_cpus": int(workers.cpus * 1e9)}
         volumes = {path: {"bind": path, "mode": mode} for path, mode in binds.items()}
-        volumes |= {str(file): {"bind": str(place), "mode": "ro"} for file, place in self._names.items()}
+        volumes |= {
+            str(file): {"bind": str(place), "mode": "ro"} for file, place in self._names.items()
+        }
         return client.containers.run(
-            image, command, detach=True, name=f"{self._folder.name}-{host}", hostname=host, network_mode="none",
-            read_only=True, tmpfs={"/tmp": "mode=1777", "/run": ""}, cap_drop=["ALL"],
-            security_opt=["no-new-privileges"], user=f"{owner.st_uid}:{owner.st_gid}",
-            mem_limit=workers.memory_bytes, pids_limit=cgroups.PIDS_MAX, ipc_mode="private",
-            volumes=volumes, environment={**_environment(), **ENVIRONMENT}, labels={LABEL: self._folder.name},
-            log_config=docker.types.LogConfig(type="none"), **limits,
-        )  # fmt: skip
+            image,
+            command,
+            detach=True,
+            name=f"{self._folder.name}-{host}",
+            hostname=host,
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": "mode=1777", "/run": ""},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            user=f"{owner.st_uid}:{owner.st_gid}",
+            mem_limit=workers.memory_bytes,
+            pids_limit=cgroups.PIDS_MAX,
+            ipc_mode="private",
+            volumes=volumes,
+            environment={**_environment(), **ENVIRONMENT},
+            labels={LABEL: self._folder.name},
+            log_config=docker.types.LogConfig(type="none"),
+            **limits,
+        )
 
 
 def _description(container: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +251,11 @@ def _readable(workers: Workers) -> dict[str, str]:
     named = [Path(folder) for folder in workers.readable]
     if workers.image is not None:
         return {str(path): "ro" for path in (project, *named)}
-    paths = [Path("/", name) for name in USERLAND if Path("/", name).is_dir() and not Path("/", name).is_symlink()]
+    paths = [
+        Path("/", name)
+        for name in USERLAND
+        if Path("/", name).is_dir() and not Path("/", name).is_symlink()
+    ]
     for path in (Path(sys.prefix), Path(sys.base_prefix), project, *named):
         if not any(path.is_relative_to(other) for other in paths):
             paths.append(path)
@@ -218,24 +265,45 @@ def _readable(workers: Workers) -> dict[str, str]:
 def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[bytes]:
     (group / "daemon").mkdir()
     command = [
-        "dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"),
-        "--pidfile", str(folder / "pid"), "--host", f"unix://{folder}/socket", "--storage-driver", "overlay2",
-        "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", f"/{group.name}/hosts",
-        "--bridge", "none", "--iptables=false", "--ip6tables=false",
-    ]  # fmt: skip
+        "dockerd",
+        "--data-root",
+        str(folder / "data"),
+        "--exec-root",
+        str(folder / "exec"),
+        "--pidfile",
+        str(folder / "pid"),
+        "--host",
+        f"unix://{folder}/socket",
+        "--storage-driver",
+        "overlay2",
+        "--exec-opt",
+        "native.cgroupdriver=cgroupfs",
+        "--cgroup-parent",
+        f"/{group.name}/hosts",
+        "--bridge",
+        "none",
+        "--iptables=false",
+        "--ip6tables=false",
+    ]
     if crun := shutil.which("crun"):  # starts a container several times as fast as runc
         command += ["--add-runtime", f"crun={crun}", "--default-runtime", "crun"]
     join = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(group / "daemon" / "cgroup.procs")]
     with log.open("w") as out:
         return subprocess.Popen(
-            [*join, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **GO_ENVIRONMENT}
+            [*join, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **GO_ENVIRONMENT},
         )
 
 
 def _remove_with_mounts(folder: Path) -> None:
     """Remove the daemon's folder, with what it mounted there."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for place in sorted((place for place in mounts if place.startswith(f"{folder}/")), reverse=True):
+    for place in sorted(
+        (place for place in mounts if place.startswith(f"{folder}/")), reverse=True
+    ):
         subprocess.run(["umount", "--lazy", place], check=False)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -244,7 +312,9 @@ def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
     deadline = time.monotonic() + DAEMON_START_S
     while not (folder / "socket").exists():
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise RunError(f"the Docker daemon did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            raise RunError(
+                f"the Docker daemon did not start:\n{log.read_text(errors='replace')[-2000:]}"
+            )
         time.sleep(0.01)
     return docker.DockerClient(base_url=f"unix://{folder}/socket", version="1.41", timeout=600)
 

@@ -68,7 +68,9 @@ class Interception:
     rank, from 0.
     """
 
-    def __init__(self, record: Record, phase: str, begin: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, record: Record, phase: str, begin: Callable[[], None] = lambda: None
+    ) -> None:
         self._record, self._phase, self._begin = record, phase, begin
         self._numbers: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
@@ -115,21 +117,36 @@ class Interception:
         return result
 
     def _operation(
-        self, operator: Operator, tensors: list[torch.Tensor], arguments: tuple[Any, ...], start_ns: int
+        self,
+        operator: Operator,
+        tensors: list[torch.Tensor],
+        arguments: tuple[Any, ...],
+        start_ns: int,
     ) -> Operation:
-        group = next(ProcessGroup.unbox(argument) for argument in arguments if isinstance(argument, torch.ScriptObject))
+        group = next(
+            ProcessGroup.unbox(argument)
+            for argument in arguments
+            if isinstance(argument, torch.ScriptObject)
+        )
         numbers = self._numbers.setdefault(group, Counter())
         numbers[operator.op] += 1
         data = operator.op != "barrier"  # which has a tensor to say where it is
         return Operation(
-            op=operator.op, bytes=data * sum(map(_bytes, tensors)) * (group.size() if operator.parts else 1),
-            group_size=group.size(), iteration=numbers[operator.op] - 1, phase=self._phase,
+            op=operator.op,
+            bytes=data * sum(map(_bytes, tensors)) * (group.size() if operator.parts else 1),
+            group_size=group.size(),
+            iteration=numbers[operator.op] - 1,
+            phase=self._phase,
             dtype=str(tensors[0].dtype).removeprefix("torch.") if data else "",
-            start_ns=start_ns, end_ns=start_ns,
-        )  # fmt: skip
+            start_ns=start_ns,
+            end_ns=start_ns,
+        )
 
     def _completed(
-        self, mine: torch.futures.Future[Any], done: Callable[[], None], future: torch.futures.Future[Any]
+        self,
+        mine: torch.futures.Future[Any],
+        done: Callable[[], None],
+        future: torch.futures.Future[Any],
     ) -> None:
         try:
             future.value()
@@ -153,7 +170,9 @@ class _Awaited(Work):
         self._work, self._then = work, done
         self._error: BaseException | None = None
         self._over = threading.Event()
-        self._inference = torch.is_inference_mode_enabled()  # a reduce-scatter's wait writes to its output
+        self._inference = (
+            torch.is_inference_mode_enabled()
+        )  # a reduce-scatter's wait writes to its output
         self._pending.add(self)
         threading.Thread(target=self._await, daemon=True).start()
 
@@ -192,7 +211,11 @@ class _Awaited(Work):
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     """All tensors of a tensor, a list, or lists in a list."""
-    return [value] if isinstance(value, torch.Tensor) else [tensor for part in value for tensor in _tensors(part)]
+    return (
+        [value]
+        if isinstance(value, torch.Tensor)
+        else [tensor for part in value for tensor in _tensors(part)]
+    )
 
 
 def _backend(tensors: list[torch.Tensor]) -> torch._C.DispatchKey:

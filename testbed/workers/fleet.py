@@ -36,8 +36,12 @@ class Fleet(ABC):
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self.run = run
         self.plan = plan
-        self._starts: Counter[int] = Counter()  # of each rank that the testbed starts: its processes so far
-        self._killed: set[tuple[int, int]] = set()  # rank and number of its process: those that the plan kills
+        self._starts: Counter[int] = (
+            Counter()
+        )  # of each rank that the testbed starts: its processes so far
+        self._killed: set[tuple[int, int]] = (
+            set()
+        )  # rank and number of its process: those that the plan kills
         self._hosts_to_start = sum(len(change.started) for change in plan.network.changes)
 
     @property
@@ -86,7 +90,9 @@ class Fleet(ABC):
     def kill(self, hosts: Sequence[str]) -> None:
         """Kill the ranks of `hosts`, as the plan wants it."""
         for host in hosts:
-            self._killed |= {(rank.rank, self._starts[rank.rank] - 1) for rank in self.processes_of(host)}
+            self._killed |= {
+                (rank.rank, self._starts[rank.rank] - 1) for rank in self.processes_of(host)
+            }
             self._kill(host)
 
     def start_again(self, hosts: Sequence[str]) -> None:
@@ -105,13 +111,17 @@ class Fleet(ABC):
         while True:
             lost = self.lost()  # before the exits are read: a parent that is done is not lost
             exits: dict[int, list[int]] = {rank.rank: [] for rank in self.plan.workers.processes}
-            for record in read_records(self.run.rank_exits):  # in the order of time: the first failure brings others
+            for record in read_records(
+                self.run.rank_exits
+            ):  # in the order of time: the first failure brings others
                 rank, status = record["rank"], record["status"]
                 if status != 0 and (rank, len(exits[rank])) not in self._killed:
                     time.sleep(LAST_WORDS_S)
                     raise WorkerError(self._failure(rank, status))
                 exits[rank].append(status)
-            running = [rank for rank, statuses in exits.items() if len(statuses) < self._starts[rank]]
+            running = [
+                rank for rank, statuses in exits.items() if len(statuses) < self._starts[rank]
+            ]
             if not running and self._over(exits):
                 return
             for host in lost:

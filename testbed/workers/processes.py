@@ -55,7 +55,12 @@ class Processes(Fleet):
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         self._parent.start(
             [
-                Order(rank.rank, rank.host, cgroup=str(self._groups[rank.host]), netns_pid=netns[rank.host])
+                Order(
+                    rank.rank,
+                    rank.host,
+                    cgroup=str(self._groups[rank.host]),
+                    netns_pid=netns[rank.host],
+                )
                 for rank in self.plan.workers.processes
                 if rank.host in hosts
             ]

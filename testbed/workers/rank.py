@@ -64,7 +64,11 @@ def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
 
 def _run_workload(context: RankContext) -> None:
     module = load_workload(context.plan.workers.workload)
-    interception = None if getattr(module, "RECORDS_ITSELF", False) else Interception(context.recorder.record, "train")
+    interception = (
+        None
+        if getattr(module, "RECORDS_ITSELF", False)
+        else Interception(context.recorder.record, "train")
+    )
     try:
         module.main(context)
     finally:
@@ -79,15 +83,23 @@ def emulated_interfaces() -> str:
         RunError: there is none, or more than one, and so a path around the emulated network.
     """
     names = [name for _index, name in socket.if_nameindex() if name.endswith("-eth0")]
-    others = [name for _index, name in socket.if_nameindex() if name != "lo" and name not in names and _is_up(name)]
+    others = [
+        name
+        for _index, name in socket.if_nameindex()
+        if name != "lo" and name not in names and _is_up(name)
+    ]
     if len(names) != 1 or others:
-        raise RunError(f"a host must have exactly one interface besides lo, and this one has {names + others}")
+        raise RunError(
+            f"a host must have exactly one interface besides lo, and this one has {names + others}"
+        )
     return names[0]
 
 
 def surroundings() -> dict[str, Any]:
     """This process's host, its network interfaces, and its rights (proc(5): CapEff, NoNewPrivs)."""
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(
+        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
+    )
     return {
         "host": socket.gethostname(),
         "interfaces": [name for _index, name in socket.if_nameindex()],
@@ -113,27 +125,47 @@ def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
     workers = plan.workers
     me = workers.ranks[rank]
     hosts = list(dict.fromkeys(other.host for other in workers.ranks))
-    address, port = str(plan.network.host(workers.ranks[0].host).address.ip), str(workers.master_port)
+    address, port = (
+        str(plan.network.host(workers.ranks[0].host).address.ip),
+        str(workers.master_port),
+    )
     node, nodes, ranks = str(hosts.index(me.host)), str(len(hosts)), str(len(workers.ranks))
     local_ranks = str(sum(other.host == me.host for other in workers.ranks))
     connections = int(workers.settings.get("connections", 1))
     variables = {
-        "MASTER_ADDR": address, "MASTER_PORT": port,
-        "RANK": str(me.rank), "WORLD_SIZE": ranks, "LOCAL_RANK": str(me.local_rank), "LOCAL_WORLD_SIZE": local_ranks,
-        "GROUP_RANK": node, "GROUP_WORLD_SIZE": nodes,
-        "ROLE_NAME": "default", "ROLE_RANK": str(me.rank), "ROLE_WORLD_SIZE": ranks,
-        "TORCHELASTIC_RUN_ID": "testbed", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "RANK": str(me.rank),
+        "WORLD_SIZE": ranks,
+        "LOCAL_RANK": str(me.local_rank),
+        "LOCAL_WORLD_SIZE": local_ranks,
+        "GROUP_RANK": node,
+        "GROUP_WORLD_SIZE": nodes,
+        "ROLE_NAME": "default",
+        "ROLE_RANK": str(me.rank),
+        "ROLE_WORLD_SIZE": ranks,
+        "TORCHELASTIC_RUN_ID": "testbed",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "GLOO_SOCKET_IFNAME": ",".join([interface] * connections),
-        "TESTBED_MASTER": address, "TESTBED_MASTER_PORT": port, "TESTBED_NODE_RANK": node, "TESTBED_NODES": nodes,
+        "TESTBED_MASTER": address,
+        "TESTBED_MASTER_PORT": port,
+        "TESTBED_NODE_RANK": node,
+        "TESTBED_NODES": nodes,
         "TESTBED_RANKS_PER_HOST": local_ranks,
-        "TESTBED_DATACENTERS": ",".join(plan.network.host(other.host).dc for other in workers.ranks),
-    }  # fmt: skip
+        "TESTBED_DATACENTERS": ",".join(
+            plan.network.host(other.host).dc for other in workers.ranks
+        ),
+    }
     if workers.once_per_host:
         variables |= {
-            "PET_NNODES": nodes, "PET_NODE_RANK": node, "PET_NPROC_PER_NODE": local_ranks,
-            "PET_MASTER_ADDR": address, "PET_MASTER_PORT": port,
-        }  # fmt: skip
+            "PET_NNODES": nodes,
+            "PET_NODE_RANK": node,
+            "PET_NPROC_PER_NODE": local_ranks,
+            "PET_MASTER_ADDR": address,
+            "PET_MASTER_PORT": port,
+        }
     return variables | workers.environment
 
 

@@ -23,7 +23,9 @@ class Operation:
     start_ns: int
     end_ns: int
     wrong: int = -1  # elements with a wrong value; -1: not checked
-    group: str = ""  # the name of the group among those that work at the same time; empty: there is only one
+    group: str = (
+        ""  # the name of the group among those that work at the same time; empty: there is only one
+    )
     algorithm: str = "gloo"  # gloo | hierarchical
 
     def ended(self, end_ns: int) -> Operation:
@@ -37,19 +39,25 @@ class Recorder:
     def __init__(self, run: RunDir, rank: int) -> None:
         self._rank = rank
         self._run = run
-        self._file = run.rank_ops(rank).open("ab", buffering=0)  # a line is one write, from whichever thread
+        self._file = run.rank_ops(rank).open(
+            "ab", buffering=0
+        )  # a line is one write, from whichever thread
         self._begun = False
 
     def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
         """Tell how many operations or training steps begin now on this rank; rank 0's number shows progress."""
         self.begin()
         if self._rank == 0:
-            append_record(self._run.events, {"stage": "ops", "state": "total", "total": total, "unit": unit})
+            append_record(
+                self._run.events, {"stage": "ops", "state": "total", "total": total, "unit": unit}
+            )
 
     def begin(self) -> None:
         """The first operation or step of this rank begins; from that of rank 0 on the network's changes count."""
         if self._rank == 0 and not self._begun:
-            append_record(self._run.events, {"stage": "ops", "state": "first", "time_ns": time.time_ns()})
+            append_record(
+                self._run.events, {"stage": "ops", "state": "first", "time_ns": time.time_ns()}
+            )
         self._begun = True
 
     def record(self, operation: Operation) -> None:

@@ -44,9 +44,14 @@ CAPABILITIES = 64  # more than any kernel has
 # A quarter of what `import torch` takes (torch 2.13): operators for tensors without storage, and what needs them. They
 # have to be there before anything imports torch._dynamo, as torch.optim does.
 POSTPONED = (
-    "torch._meta_registrations", "torch.distributed._meta_registrations", "torch.export", "torch.distributions",
-)  # fmt: skip
-SPARING = {"collectives"}  # workloads that use tensors and torch.distributed, and no other part of torch
+    "torch._meta_registrations",
+    "torch.distributed._meta_registrations",
+    "torch.export",
+    "torch.distributions",
+)
+SPARING = {
+    "collectives"
+}  # workloads that use tensors and torch.distributed, and no other part of torch
 # On the virtual clock ranks begin one after another, at times that do not depend on how long it took them to enter
 # their hosts; the kernel joins timers up to 50 us apart. Rank 0 begins well before the others, who find its store open
 # then: a TCPStore whose first try is refused tries again after waits that it draws from the processor's random numbers
@@ -82,7 +87,10 @@ def main(run_folder: str, fifo: str) -> int:
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
     prepare_torch(plan.workers.workload)
-    with quick_imports(), contextlib.suppress(Exception):  # which the ranks will meet again, and tell
+    with (
+        quick_imports(),
+        contextlib.suppress(Exception),
+    ):  # which the ranks will meet again, and tell
         rank_module.load_workload(plan.workers.workload)  # what it imports is shared too
     orders = _decoded(Path(fifo).read_text())
     gc.freeze()  # a collection in a rank would write to, and so copy, every page of objects that it shares with us
@@ -151,7 +159,9 @@ class More:
     """Orders that come while ranks run: hosts that crashed start theirs again."""
 
     def __init__(self, fifo: Path) -> None:
-        self._fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)  # for writing too: it never comes to its end
+        self._fd = os.open(
+            fifo, os.O_RDWR | os.O_NONBLOCK
+        )  # for writing too: it never comes to its end
         self._text = ""
 
     def orders(self, children: Sequence[int]) -> list[Order]:

@@ -18,7 +18,14 @@ from testbed.runfolder.folder import RunDir, read_json
 from testbed.sweep.page import write_page as write_sweep_page
 from testbed.sweep.results import gather
 from tests.support.large_run import write_large_run
-from tests.support.synthetic import make_plan, three_dcs, write_flows, write_run, write_sweep, write_training_run
+from tests.support.synthetic import (
+    make_plan,
+    three_dcs,
+    write_flows,
+    write_run,
+    write_sweep,
+    write_training_run,
+)
 
 # Of each figure: points or cells that have a value.
 COUNT_DATA = """plot => {
@@ -39,7 +46,9 @@ def chromium(need):
     path = shutil.which("chromium")
     need(path, "chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=LONGEST_MS)
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=LONGEST_MS
+        )
         yield browser
         browser.close()
 
@@ -57,7 +66,12 @@ def show(chromium):
         page.said = []
         page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.said.append(request.url) if request.url.startswith("http") else None)
+        page.on(
+            "request",
+            lambda request: (
+                page.said.append(request.url) if request.url.startswith("http") else None
+            ),
+        )
         page.goto(path.as_uri())
         return page
 
@@ -143,8 +157,9 @@ def test_tables_are_saved_as_csv(opened):
     rows = list(csv.DictReader(io.StringIO(text.decode())))
     assert name == "collectives.csv"
     assert [(row["op"], row["size (B)"], row["time (us)"]) for row in rows][:2] == [
-        ("all_reduce", "4096", "60000.0"), ("all_reduce", "1048576", "60000.0"),
-    ]  # fmt: skip
+        ("all_reduce", "4096", "60000.0"),
+        ("all_reduce", "1048576", "60000.0"),
+    ]
 
 
 def test_tables_are_sorted(opened):
@@ -169,11 +184,16 @@ def test_a_strangers_run_executes_nothing(show, tmp_path):
     collect(run)
     write_flows(run)
     run.spec.write_text(evil)
-    run.write_json(run.status, {"state": "failed", "reason": evil, "warnings": [evil], "command": ["testbed", evil]})
+    run.write_json(
+        run.status,
+        {"state": "failed", "reason": evil, "warnings": [evil], "command": ["testbed", evil]},
+    )
     summary = read_json(run.summary, [])
     for row in [*summary["collectives"], *summary["wan"], *summary["fidelity"]]:
         row |= {key: evil for key in ("op", "from", "dtype") if key in row}
-    run.write_json(run.summary, summary | {"problems": [evil], "dominant": {"what": evil, "why": evil}})
+    run.write_json(
+        run.summary, summary | {"problems": [evil], "dominant": {"what": evil, "why": evil}}
+    )
     page = show(write_page(run))
     page.on("dialog", lambda dialog: page.said.append(dialog.message))
     page.wait_for_timeout(200)
@@ -185,7 +205,9 @@ def test_a_strangers_run_executes_nothing(show, tmp_path):
 def test_an_injected_script_would_not_run(show, collectives, tmp_path):
     """The policy alone, were a text ever not escaped."""
     broken = tmp_path / "broken.html"
-    broken.write_text(collectives.read_text().replace("<main>", "<main><script>document.title='owned'</script>"))
+    broken.write_text(
+        collectives.read_text().replace("<main>", "<main><script>document.title='owned'</script>")
+    )
     page = show(broken)
     assert page.title() == "run"
     assert any("Content Security Policy" in line for line in page.said)
@@ -200,10 +222,15 @@ def test_a_comparison_has_its_curves(show, tmp_path, collectives, training):
     (tmp_path / "compared.html").write_bytes(compare_page(sides))
     page = show(tmp_path / "compared.html")
     assert page.said == []
-    assert page.locator("#figure-loss").evaluate("plot => plot.data.map(trace => trace.name)") == ["first", "second"]
+    assert page.locator("#figure-loss").evaluate("plot => plot.data.map(trace => trace.name)") == [
+        "first",
+        "second",
+    ]
     assert page.locator("#figure-latency").evaluate(COUNT_DATA) == 4
     assert page.locator("#figure-use").evaluate(COUNT_DATA) == 18
-    assert page.locator("#plans-table tbody tr", has_text="seed").locator("td").all_inner_texts() == [
+    assert page.locator("#plans-table tbody tr", has_text="seed").locator(
+        "td"
+    ).all_inner_texts() == [
         "seed",
         "1",
         "7",
@@ -212,8 +239,22 @@ def test_a_comparison_has_its_curves(show, tmp_path, collectives, training):
     assert page.locator("#links-table tbody tr").count() >= 6
 
 
-LINES = {"x": "bytes", "y": "time_us", "series": "op", "facet": "delay", "kind": "line", "title": ""}
-HEAT = {"x": "delay", "y": "time_us", "series": "algorithm", "facet": None, "kind": "heat", "title": "<b>hot</b>"}
+LINES = {
+    "x": "bytes",
+    "y": "time_us",
+    "series": "op",
+    "facet": "delay",
+    "kind": "line",
+    "title": "",
+}
+HEAT = {
+    "x": "delay",
+    "y": "time_us",
+    "series": "algorithm",
+    "facet": None,
+    "kind": "heat",
+    "title": "<b>hot</b>",
+}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -223,7 +264,9 @@ def test_a_sweep_has_its_figures(show, tmp_path, theme, size):
     page = show(write_sweep_page(sweep, *gather(sweep)), color_scheme=theme, viewport=size)
     assert page.said == []
     lines, heat = page.locator("#figure-1-time-against-bytes"), page.locator("#figure-2-b-hot-b")
-    assert lines.evaluate(COUNT_DATA) == 2 * (2 + 1) * 2  # delays; operations and the bound, the same of both; sizes
+    assert (
+        lines.evaluate(COUNT_DATA) == 2 * (2 + 1) * 2
+    )  # delays; operations and the bound, the same of both; sizes
     assert heat.evaluate(COUNT_DATA) == 2
     assert min(plot.evaluate(COUNT_DRAWN) for plot in (lines, heat)) > 0
     name, svg = saved(page, "#\\31 -time-against-bytes [data-save=svg]")
@@ -235,12 +278,18 @@ def test_a_sweep_has_its_figures(show, tmp_path, theme, size):
 def test_the_points_of_a_sweep(show, tmp_path):
     sweep = write_sweep(tmp_path / "sweep")
     page = show(write_sweep_page(sweep, *gather(sweep)))
-    assert page.locator(".verdict").inner_text() == "2 of 4 points are complete, 1 failed, 1 not run yet."
+    assert (
+        page.locator(".verdict").inner_text()
+        == "2 of 4 points are complete, 1 failed, 1 not run yet."
+    )
     _, text = saved(page, "#points-table [data-csv]")
     rows = list(csv.DictReader(io.StringIO(text.decode())))
     assert [(row["point"], row["delay"], row["state"]) for row in rows] == [
-        ("p0", "1 ms", "completed"), ("p1", "20 ms", "completed"), ("p2", "1 s", "failed"), ("p3", "2 s", "missing"),
-    ]  # fmt: skip
+        ("p0", "1 ms", "completed"),
+        ("p1", "20 ms", "completed"),
+        ("p2", "1 s", "failed"),
+        ("p3", "2 s", "missing"),
+    ]
     page.locator("#points-table a", has_text="p1").click()
     assert page.url.endswith("/points/p1.id1/report.html")
 

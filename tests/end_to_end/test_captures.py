@@ -21,10 +21,18 @@ wan:
   - {between: [west, east], rate: 200 Mbit/s, delay: 5 ms, loss: 0.5 %}
 """
 TSHARK = {
-    "way": "frame.packet_flags_direction", "interface": "frame.interface_name", "src": "ip.src",
-    "src_port": "tcp.srcport", "dst_port": "tcp.dstport", "payload": "tcp.len", "again": "tcp.analysis.retransmission",
-    "late": "tcp.analysis.out_of_order", "rtt": "tcp.analysis.ack_rtt", "seq": "tcp.seq", "ack": "tcp.ack",
-}  # fmt: skip
+    "way": "frame.packet_flags_direction",
+    "interface": "frame.interface_name",
+    "src": "ip.src",
+    "src_port": "tcp.srcport",
+    "dst_port": "tcp.dstport",
+    "payload": "tcp.len",
+    "again": "tcp.analysis.retransmission",
+    "late": "tcp.analysis.out_of_order",
+    "rtt": "tcp.analysis.ack_rtt",
+    "seq": "tcp.seq",
+    "ack": "tcp.ack",
+}
 OUTBOUND = "0x00000002"
 
 
@@ -35,7 +43,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def captured(command: Command, pair: Path, folders: Path) -> Folder:
-    words = ["run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--capture", "wan"]
+    words = [
+        "run",
+        pair,
+        "collectives",
+        *JOB,
+        "--isolation",
+        "process",
+        "--seed",
+        1,
+        "--capture",
+        "wan",
+    ]
     command(*words, "--out", folders / "captured")
     return Folder(folders / "captured")
 
@@ -44,7 +63,16 @@ def captured(command: Command, pair: Path, folders: Path) -> Folder:
 def lossy(command: Command, folders: Path) -> Folder:
     topology = folders / "lossy.yaml"
     topology.write_text(LOSSY)
-    words = ["run", topology, "collectives", *all_reduce("4 MB", 2), "--isolation", "process", "--seed", 1]
+    words = [
+        "run",
+        topology,
+        "collectives",
+        *all_reduce("4 MB", 2),
+        "--isolation",
+        "process",
+        "--seed",
+        1,
+    ]
     command(*words, "--capture", "wan", "--out", folders / "lossy")
     return Folder(folders / "lossy")
 
@@ -53,10 +81,23 @@ def flows(run: Folder) -> pl.DataFrame:
     return pl.read_parquet(run.path / "flows.parquet")
 
 
-def test_a_capture_changes_no_time(command: Command, pair: Path, folders: Path, captured: Folder) -> None:
+def test_a_capture_changes_no_time(
+    command: Command, pair: Path, folders: Path, captured: Folder
+) -> None:
     """Every operation of every rank takes the same time without a capture, within 1 us: a few steps of the clock
     (256 ns), for on a busy machine a rank may read it once more. On an idle one the nanoseconds are the same."""
-    words = ["run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--capture", "none"]
+    words = [
+        "run",
+        pair,
+        "collectives",
+        *JOB,
+        "--isolation",
+        "process",
+        "--seed",
+        1,
+        "--capture",
+        "none",
+    ]
     command(*words, "--out", folders / "plain")
     key = ["op", "bytes", "iteration", "rank"]
     with_it, without = (
@@ -127,10 +168,24 @@ def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> No
     """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng")
-    for row in flows(lossy).filter(pl.col("from_dc") == end, pl.col("payload_bytes") > 1e6).rows(named=True):
-        there = {"src": row["src_address"], "src_port": str(row["src_port"]), "dst_port": str(row["dst_port"])}
-        back = {"src": row["dst_address"], "src_port": str(row["dst_port"]), "dst_port": str(row["src_port"])}
-        trips = clear_trips(said.filter(way=OUTBOUND, **there), said.filter(pl.col("way") != OUTBOUND, **back))
+    for row in (
+        flows(lossy)
+        .filter(pl.col("from_dc") == end, pl.col("payload_bytes") > 1e6)
+        .rows(named=True)
+    ):
+        there = {
+            "src": row["src_address"],
+            "src_port": str(row["src_port"]),
+            "dst_port": str(row["dst_port"]),
+        }
+        back = {
+            "src": row["dst_address"],
+            "src_port": str(row["dst_port"]),
+            "dst_port": str(row["src_port"]),
+        }
+        trips = clear_trips(
+            said.filter(way=OUTBOUND, **there), said.filter(pl.col("way") != OUTBOUND, **back)
+        )
         assert trips.min() == pytest.approx(row["rtt_min_ns"], abs=1)
         assert trips.median() == pytest.approx(row["rtt_median_ns"], abs=1)
         assert trips.quantile(0.95, "linear") == pytest.approx(row["rtt_p95_ns"], abs=1)
@@ -141,13 +196,18 @@ def clear_trips(sent: pl.DataFrame, back: pl.DataFrame) -> pl.Series:
     """tshark's round trips in ns, of acknowledgements that cover nothing which it saw sent twice."""
     number = pl.Int64
     again = sent.filter((pl.col("again") != "") | (pl.col("late") != "")).select(
-        begin=pl.col("seq").cast(number), end=pl.col("seq").cast(number) + pl.col("payload").cast(number)
+        begin=pl.col("seq").cast(number),
+        end=pl.col("seq").cast(number) + pl.col("payload").cast(number),
     )
     acks = back.with_columns(ack=pl.col("ack").cast(number)).with_columns(
         before=pl.col("ack").cum_max().shift(1, fill_value=0)
     )
-    doubtful = acks.join_where(again, pl.col("begin") < pl.col("ack"), pl.col("end") > pl.col("before"))
-    clear = acks.filter(pl.col("rtt") != "").join(doubtful.select("ack").unique(), on="ack", how="anti")
+    doubtful = acks.join_where(
+        again, pl.col("begin") < pl.col("ack"), pl.col("end") > pl.col("before")
+    )
+    clear = acks.filter(pl.col("rtt") != "").join(
+        doubtful.select("ack").unique(), on="ack", how="anti"
+    )
     return clear["rtt"].cast(pl.Float64) * 1e9
 
 
@@ -164,11 +224,29 @@ def test_losses_are_those_of_the_link(lossy: Folder) -> None:
 def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> None:
     """Beyond its limit a capture loses the oldest packets: the output, the status and the summary say so."""
     out = folders / "cut"
-    limits = ["--capture", "all", "--capture-filter", "tcp", "--capture-snap", "64 KiB", "--capture-limit", "4 MB"]
+    limits = [
+        "--capture",
+        "all",
+        "--capture-filter",
+        "tcp",
+        "--capture-snap",
+        "64 KiB",
+        "--capture-limit",
+        "4 MB",
+    ]
     job = all_reduce("8 MB", 1, 0)
-    done = command("run", pair, "collectives", *job, *limits, "--isolation", "process", "--out", out)
+    done = command(
+        "run", pair, "collectives", *job, *limits, "--isolation", "process", "--out", out
+    )
     run = Folder(out)
-    names = {"west-east@west", "west-east@east", "lan@west", "lan@east", "nic@west-h0", "nic@east-h0"}
+    names = {
+        "west-east@west",
+        "west-east@east",
+        "lan@west",
+        "lan@east",
+        "nic@west-h0",
+        "nic@east-h0",
+    }
     points = {point["capture"].removesuffix(".pcapng"): point for point in run.summary["captures"]}
     assert set(points) == names
     assert points["nic@west-h0"]["removed_records"] > 0

@@ -53,7 +53,16 @@ events:
 
 def run(command: Command, folder: Path, name: str, text: str, *options: str) -> Folder:
     (folder / f"{name}.yaml").write_text(text)
-    words = ["run", folder / f"{name}.yaml", "collectives", *options, "--isolation", "process", "--out", folder / name]
+    words = [
+        "run",
+        folder / f"{name}.yaml",
+        "collectives",
+        *options,
+        "--isolation",
+        "process",
+        "--out",
+        folder / name,
+    ]
     command(*words)
     return Folder(folder / name)
 
@@ -63,9 +72,11 @@ def seen(found: Folder) -> pl.DataFrame:
     rank = found.ops.filter(pl.col("rank") == 0).sort("start_ns")
     first = found.began_ns
     return rank.select(
-        "bytes", begin=(pl.col("start_ns") - first) / SECOND, end=(pl.col("end_ns") - first) / SECOND,
+        "bytes",
+        begin=(pl.col("start_ns") - first) / SECOND,
+        end=(pl.col("end_ns") - first) / SECOND,
         ms=(pl.col("end_ns") - pl.col("start_ns")) / MS,
-    )  # fmt: skip
+    )
 
 
 def within(rows: pl.DataFrame, begin: float, end: float) -> pl.Series:
@@ -79,13 +90,20 @@ def within(rows: pl.DataFrame, begin: float, end: float) -> pl.Series:
 def changed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> list[Folder]:
     """The same run twice."""
     folder = tmp_path_factory.mktemp("events")
-    return [run(command, folder, name, PAIR, *all_reduce("4 KiB", 90)) for name in ("first", "second")]
+    return [
+        run(command, folder, name, PAIR, *all_reduce("4 KiB", 90)) for name in ("first", "second")
+    ]
 
 
 def test_changes_happen_when_they_should(changed: list[Folder]) -> None:
     records = pl.read_ndjson(changed[0].path / "raw/changes.jsonl")
     first = changed[0].began_ns
-    assert [due - first for due in records["due_ns"]] == [2 * SECOND, 4 * SECOND, 5 * SECOND, 8 * SECOND]
+    assert [due - first for due in records["due_ns"]] == [
+        2 * SECOND,
+        4 * SECOND,
+        5 * SECOND,
+        8 * SECOND,
+    ]
     assert all(0 <= late <= LATE_NS for late in records["time_ns"] - records["due_ns"])
 
 
@@ -99,7 +117,9 @@ def test_times_follow_the_delays(changed: list[Folder]) -> None:
 def test_nothing_passes_a_link_that_is_down(changed: list[Folder]) -> None:
     """An operation, or the barrier before it, that was under way goes on when TCP sends again."""
     rows = seen(changed[0])
-    assert rows.filter(pl.col("begin").is_between(4.1, 5) | pl.col("end").is_between(4.1, 5)).is_empty()
+    assert rows.filter(
+        pl.col("begin").is_between(4.1, 5) | pl.col("end").is_between(4.1, 5)
+    ).is_empty()
     first = rows.filter(pl.col("end") > 5).row(0, named=True)
     assert first["begin"] < 4.1 or first["begin"] > 5
     assert 5.04 < first["end"] < 5 + 1 + 0.3
@@ -123,11 +143,13 @@ def test_two_runs_agree(changed: list[Folder]) -> None:
 def test_the_run_tells_what_changed(changed: list[Folder], command: Command) -> None:
     rows = changed[0].summary["periods"]
     assert [(row["at_s"], row["what"]) for row in rows] == [
-        (0, ["as built"]), (2, ["west-east: to east delay 10 ms → 30 ms"]), (4, ["west-east: down"]),
+        (0, ["as built"]),
+        (2, ["west-east: to east delay 10 ms → 30 ms"]),
+        (4, ["west-east: down"]),
         (5, ["west-east: up again"]),
         (8, ["west-east: to east delay 30 ms → 5 ms", "west-east: to west delay 10 ms → 5 ms"]),
         (1000, ["west-east: loss 0 % → 1 %"]),
-    ]  # fmt: skip
+    ]
     outage = rows[2]
     assert outage["seconds"] == pytest.approx(1, abs=0.001)
     assert outage["finished"] <= 1  # what is on the fibre arrives
@@ -146,7 +168,9 @@ def test_routes_go_around_a_link_that_stays_down(command: Command, tmp_path: Pat
 
     Without the link of 10 ms, west and east reach each other by south in 40 ms; 300 ms after it has gone down.
     """
-    found = run(command, tmp_path, "triangle", TRIANGLE, *all_reduce("4 KiB", 80), "--capture", "wan")
+    found = run(
+        command, tmp_path, "triangle", TRIANGLE, *all_reduce("4 KiB", 80), "--capture", "wan"
+    )
     rows = seen(found)
     before, around, after = within(rows, 0, 2), within(rows, 3, 6), within(rows, 7, 60)
     assert around.median() > 1.3 * before.median()
@@ -155,12 +179,17 @@ def test_routes_go_around_a_link_that_stays_down(command: Command, tmp_path: Pat
     assert all(row["bytes"] > 0 for row in transit)
     what = [row["what"] for row in found.summary["periods"]]
     assert what[1:] == [
-        ["west-east: down"], ["routes avoid west-east"], ["west-east: up again"], ["routes use west-east again"],
-    ]  # fmt: skip
+        ["west-east: down"],
+        ["routes avoid west-east"],
+        ["west-east: up again"],
+        ["routes use west-east again"],
+    ]
     links = pl.read_parquet(found.path / "links.parquet").sort("time_ns")
     first = found.began_ns
     direct = links.filter((pl.col("source") == "west") & (pl.col("target") == "east"))
-    during = direct.filter((pl.col("time_ns") - first).is_between(2.5 * SECOND, 6 * SECOND))["bytes"]
+    during = direct.filter((pl.col("time_ns") - first).is_between(2.5 * SECOND, 6 * SECOND))[
+        "bytes"
+    ]
     assert during[-1] == during[0]
     assert direct["bytes"][-1] > during[0]
 
@@ -185,10 +214,21 @@ def test_programs_without_torch(counting: list[str], command: Command, tmp_path:
     """ping, once a second: of six round trips those after 2 s and 3 s take 100 ms, if events count from the start."""
     changing = "  - {at: 1500 ms, duration: 2 s, links: all, delay: 50 ms}"
     (tmp_path / "pair.yaml").write_text(PAIR.split("  - {at:", maxsplit=1)[0] + changing)
-    words = ["run", tmp_path / "pair.yaml", "--isolation", "process", *counting, "--out", tmp_path / "run"]
+    words = [
+        "run",
+        tmp_path / "pair.yaml",
+        "--isolation",
+        "process",
+        *counting,
+        "--out",
+        tmp_path / "run",
+    ]
     command(*words, "--", "ping", "-c", 6, "east-h0")
     found = Folder(tmp_path / "run")
-    trips = [float(ms) for ms in re.findall(r"time=([\d.]+) ms", (found.path / "logs/rank-0.log").read_text())]
+    trips = [
+        float(ms)
+        for ms in re.findall(r"time=([\d.]+) ms", (found.path / "logs/rank-0.log").read_text())
+    ]
     slow = 100 if counting else 20
     assert trips == pytest.approx([20, 20, slow, slow, 20, 20], rel=0.01)
     assert found.status["faithful"] == bool(counting)

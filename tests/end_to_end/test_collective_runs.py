@@ -8,9 +8,17 @@ from tests.support.runs import Command, Folder
 
 MIB = 2**20
 OPERATIONS = (
-    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter",
-    "send_recv", "barrier",
-)  # fmt: skip
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "broadcast",
+    "reduce",
+    "gather",
+    "scatter",
+    "send_recv",
+    "barrier",
+)
 TOPOLOGY = """
 name: two
 datacenters:
@@ -29,8 +37,19 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory):
         folder = tmp_path_factory.mktemp("collectives")
         topology = folder / "two.yaml"
         topology.write_text(TOPOLOGY.replace("HOSTS", str(hosts)).replace("DELAY", delay))
-        words = [word for key, value in settings.items() for word in ("--set", f"workload.{key}={value}")]
-        command("run", topology, "collectives", *words, "--isolation", "process", "--out", folder / "run")
+        words = [
+            word for key, value in settings.items() for word in ("--set", f"workload.{key}={value}")
+        ]
+        command(
+            "run",
+            topology,
+            "collectives",
+            *words,
+            "--isolation",
+            "process",
+            "--out",
+            folder / "run",
+        )
         return Folder(folder / "run")
 
     return start
@@ -38,18 +57,26 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory):
 
 def test_every_operation(run):
     """Right results, and no time below the bound, of any iteration."""
-    folder = run(2, "10 ms", ops=f"[{', '.join(OPERATIONS)}]", sizes="[4 KiB, 256 KiB]", iterations=2)
+    folder = run(
+        2, "10 ms", ops=f"[{', '.join(OPERATIONS)}]", sizes="[4 KiB, 256 KiB]", iterations=2
+    )
     rows = folder.summary["collectives"]
-    assert [row["op"] for row in rows] == [op for op in OPERATIONS for _ in range(1 if op == "barrier" else 2)]
+    assert [row["op"] for row in rows] == [
+        op for op in OPERATIONS for _ in range(1 if op == "barrier" else 2)
+    ]
     assert [row["op"] for row in rows if row["wrong"] != 0] == []
     assert [row["op"] for row in rows if row["ranks"] != 4] == []
-    assert [row["op"] for row in rows if not row["time_us"]["min"] >= row["bound_us"] >= 10_000] == []
+    assert [
+        row["op"] for row in rows if not row["time_us"]["min"] >= row["bound_us"] >= 10_000
+    ] == []
     assert folder.status["faithful"], folder.status
 
 
 def test_groups_at_the_same_time(run):
     """An all-reduce in each datacenter does not wait for the WAN; one of each rail needs it. Bytes tell them apart."""
-    inside = run(2, "10 ms", ops="[all_reduce]", sizes="[1 MiB]", groups="datacenter", in_place="true")
+    inside = run(
+        2, "10 ms", ops="[all_reduce]", sizes="[1 MiB]", groups="datacenter", in_place="true"
+    )
     along = run(2, "10 ms", ops="[all_reduce]", sizes="[1 MiB]", groups="rail", connections=2)
     for folder in (inside, along):
         (row,) = folder.summary["collectives"]
@@ -58,7 +85,9 @@ def test_groups_at_the_same_time(run):
     assert set(inside.ops["group"]) == {"west", "east"}
     assert set(along.ops["group"]) == {"rail-0", "rail-1"}
     assert inside.median_ms()[MIB] < 10 < 4 * 10 <= along.median_ms()[MIB]
-    assert max(row["bytes"] for row in inside.summary["wan"]) < 0.2 * MIB  # barriers and the rendezvous
+    assert (
+        max(row["bytes"] for row in inside.summary["wan"]) < 0.2 * MIB
+    )  # barriers and the rendezvous
     # Each of two rails sends its MiB once each way, in each of four iterations.
     for row in along.summary["wan"]:
         assert row["bytes"] == pytest.approx(2 * 4 * MIB, rel=0.08)
@@ -73,14 +102,17 @@ def test_hierarchical_all_reduce(run):
     acknowledgements, barriers and the rendezvous, 1 % of all.
     """
     ring, staged = (
-        run(4, "20 ms", ops="[all_reduce]", sizes="[4 MiB]", algorithm=name) for name in ("gloo", "hierarchical")
+        run(4, "20 ms", ops="[all_reduce]", sizes="[4 MiB]", algorithm=name)
+        for name in ("gloo", "hierarchical")
     )
     for folder, crossing in ((ring, 2 * 7 / 8), (staged, 1)):
         (row,) = folder.summary["collectives"]
         assert (row["wrong"], row["ranks"], row["iterations"]) == (0, 8, 3)
         assert row["time_us"]["min"] >= row["bound_us"]
         for way in folder.summary["wan"]:
-            assert way["bytes"] == pytest.approx(4 * crossing * 4 * MIB * 1514 / 1448, rel=0.03)  # with the warm-up
+            assert way["bytes"] == pytest.approx(
+                4 * crossing * 4 * MIB * 1514 / 1448, rel=0.03
+            )  # with the warm-up
     # Two exchanges, each of a request and its answer, are four one-way delays; the ring has fourteen steps.
     assert 80 <= staged.median_ms()[4 * MIB] <= 95
     assert ring.median_ms()[4 * MIB] > 2 * staged.median_ms()[4 * MIB]

@@ -37,14 +37,27 @@ class Survived:
         return (self.folder.path / f"logs/rank-{rank}.log").read_text().splitlines()
 
 
-def survive(command: Command, folder: Path, event: str, isolation: str, *, status: int = 0) -> Survived:
+def survive(
+    command: Command, folder: Path, event: str, isolation: str, *, status: int = 0
+) -> Survived:
     (folder / "pair.yaml").write_text(PAIR.replace("EVENT", event))
     out = folder / "run"
-    words = ["run", folder / "pair.yaml", "--isolation", isolation, "--out", out, "--", EXAMPLES / "rejoin.py"]
+    words = [
+        "run",
+        folder / "pair.yaml",
+        "--isolation",
+        isolation,
+        "--out",
+        out,
+        "--",
+        EXAMPLES / "rejoin.py",
+    ]
     command(*words, status=status)
     first = Folder(out).began_ns
     lines = (out / "logs/rank-0.log").read_text().splitlines()
-    failed = [(int(line.split()[1]) - first) / SECOND for line in lines if line.startswith("failed")]
+    failed = [
+        (int(line.split()[1]) - first) / SECOND for line in lines if line.startswith("failed")
+    ]
     exits = [json.loads(line) for line in (out / "raw/exits.jsonl").read_text().splitlines()]
     return Survived(Folder(out), failed, exits)
 
@@ -60,13 +73,18 @@ def test_killed_ranks_are_noticed_at_once(command: Command, tmp_path: Path, isol
     assert seen.log(0)[-1] == seen.log(1)[-1] == "done 1"
     before, away, again = seen.folder.summary["periods"]
     assert [before["what"], away["what"], again["what"]] == [
-        ["as built"], ["east-h0: ranks are killed"], ["east-h0: back, its ranks start again"],
-    ]  # fmt: skip
+        ["as built"],
+        ["east-h0: ranks are killed"],
+        ["east-h0: back, its ranks start again"],
+    ]
     assert before["per_s"] == pytest.approx(1 / (STEP_S + 0.05), rel=0.05)
     assert away["finished"] == 0
     assert again["finished"] >= 30
     counted = {row["bytes"]: row["iterations"] for row in seen.folder.summary["collectives"]}
-    assert counted == {8: 2, 4000: pytest.approx(60, abs=1)}  # the one that fails may have ended on a single rank
+    assert counted == {
+        8: 2,
+        4000: pytest.approx(60, abs=1),
+    }  # the one that fails may have ended on a single rank
 
 
 def test_a_host_without_power_is_missed_by_waiting(command: Command, tmp_path: Path) -> None:
@@ -94,18 +112,46 @@ def test_torchrun_starts_again_from_a_checkpoint(command: Command, tmp_path: Pat
     torchrun counts a node as gone 15 s after its last sign of life (three keep-alives of 5 s, torch 2.13); then the two
     form a group again.
     """
-    (tmp_path / "pair.yaml").write_text(PAIR.replace("EVENT", "duration: 3 s, hosts: east, crash: ranks"))
-    launcher = ["torchrun", "--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "west-h0:29400"]
-    words = ["--isolation", "process", "--env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", "--out", tmp_path / "run"]
+    (tmp_path / "pair.yaml").write_text(
+        PAIR.replace("EVENT", "duration: 3 s, hosts: east, crash: ranks")
+    )
+    launcher = [
+        "torchrun",
+        "--nnodes",
+        2,
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "west-h0:29400",
+    ]
+    words = [
+        "--isolation",
+        "process",
+        "--env",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+        "--out",
+        tmp_path / "run",
+    ]
     command(
-        "run", tmp_path / "pair.yaml", *words, "--", *launcher, "--max-restarts", 3, EXAMPLES / "torchrun_checkpoint.py"
+        "run",
+        tmp_path / "pair.yaml",
+        *words,
+        "--",
+        *launcher,
+        "--max-restarts",
+        3,
+        EXAMPLES / "torchrun_checkpoint.py",
     )
     folder = Folder(tmp_path / "run")
     assert folder.status["faithful"], folder.status["warnings"]
-    said = re.findall(r"([\d.]+) start (\d) at step (\d+)", (folder.path / "logs/rank-0.log").read_text())
+    said = re.findall(
+        r"([\d.]+) start (\d) at step (\d+)", (folder.path / "logs/rank-0.log").read_text()
+    )
     reached = int(CRASH_S / (0.05 + STEP_S))
     assert [(number, step) for _, number, step in said] == [("0", "0"), ("1", said[1][2])]
     assert reached - 1 <= int(said[1][2]) <= reached
     assert 10 <= float(said[1][0]) - folder.began_ns / SECOND - CRASH_S <= 20
-    counted = {row["bytes"]: row["iterations"] for row in folder.summary["collectives"] if row["bytes"]}
+    counted = {
+        row["bytes"]: row["iterations"] for row in folder.summary["collectives"] if row["bytes"]
+    }
     assert counted == {8: 2, 4000: pytest.approx(60, abs=1)}

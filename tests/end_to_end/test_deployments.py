@@ -40,18 +40,35 @@ class Place:
     def run(self, *words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "testbed", "topo", *map(str, words)],
-            env=self.environment, capture_output=True, text=True, timeout=LONGEST_S, check=False,
-        )  # fmt: skip
-        assert done.returncode == status, f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}"
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            check=False,
+        )
+        assert done.returncode == status, (
+            f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     @contextmanager
     def started(self, *words: object) -> Iterator[subprocess.Popen[str]]:
         """A command in the background, on which Ctrl-C has its usual effect."""
         with subprocess.Popen(
-            ["env", "--default-signal=INT", sys.executable, "-m", "testbed", "topo", *map(str, words)],
-            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
+            [
+                "env",
+                "--default-signal=INT",
+                sys.executable,
+                "-m",
+                "testbed",
+                "topo",
+                *map(str, words),
+            ],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
             try:
                 yield process
             finally:
@@ -129,14 +146,22 @@ def rtts_ms(output: str) -> list[float]:
 
 def test_inspect(shared: Place, real: str) -> None:
     found = shared.inspect(real)
-    assert (found["name"], found["topology"], found["state"], found["clock"]) == ("real", "pair", "running", "real")
+    assert (found["name"], found["topology"], found["state"], found["clock"]) == (
+        "real",
+        "pair",
+        "running",
+        "real",
+    )
     assert found["hosts"] == [
         {"name": "west-h0", "datacenter": "west", "address": "10.0.0.1"},
         {"name": "east-h0", "datacenter": "east", "address": "10.1.0.1"},
     ]
-    assert [(way["from"], way["to"], way["rate_bps"], way["delay_ms"]) for way in found["links"]] == [
-        ("west", "east", 10**9, 10), ("east", "west", 10**9, 10),
-    ]  # fmt: skip
+    assert [
+        (way["from"], way["to"], way["rate_bps"], way["delay_ms"]) for way in found["links"]
+    ] == [
+        ("west", "east", 10**9, 10),
+        ("east", "west", 10**9, 10),
+    ]
     assert found["uptime_s"] > 0
     assert b"TESTBED_GUEST" in Path("/proc", str(found["pid"]), "cmdline").read_bytes()
     rows = list(csv.DictReader(shared.run("inspect", real, "-f", "csv").stdout.splitlines()))
@@ -145,7 +170,9 @@ def test_inspect(shared: Place, real: str) -> None:
 
 
 def test_exec_has_the_streams_and_the_status_of_the_command(shared: Place, real: str) -> None:
-    done = shared.run("exec", "-t", real, "west-h0", "--", "sh", "-c", "hostname; echo no >&2; exit 7", status=7)
+    done = shared.run(
+        "exec", "-t", real, "west-h0", "--", "sh", "-c", "hostname; echo no >&2; exit 7", status=7
+    )
     assert (done.stdout, done.stderr) == ("west-h0\n", "no\n")
     done = shared.run("exec", "-t", real, "west-h0", "--", "nonsense", status=127)
     assert done.stderr == "nonsense: there is no such command\n"
@@ -160,18 +187,25 @@ def test_exec_streams(shared: Place, real: str) -> None:
     follow = ["tail", "-n1", "-f", "/etc/os-release"]
     with shared.started("exec", "-t", real, "west-h0", "--", *follow) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == Path(follow[-1]).read_text().splitlines(keepends=True)[-1]
+        assert (
+            process.stdout.readline() == Path(follow[-1]).read_text().splitlines(keepends=True)[-1]
+        )
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(LONGEST_S) == 130
         assert process.stdout.read() == ""
-    assert " ".join(follow) not in shared.run("exec", "-t", real, "west-h0", "--", "ps", "-eo", "args").stdout
+    assert (
+        " ".join(follow)
+        not in shared.run("exec", "-t", real, "west-h0", "--", "ps", "-eo", "args").stdout
+    )
     assert shared.inspect(real)["state"] == "running"
 
 
 def test_round_trip(shared: Place, real: str) -> None:
     """20 ms and what the host adds: within 2 ms + 2 % for the quickest of five. Hosts are found by name."""
-    output = shared.run("exec", "-t", real, "west-h0", "--", "ping", "-c5", "-i0.1", "east-h0").stdout
+    output = shared.run(
+        "exec", "-t", real, "west-h0", "--", "ping", "-c5", "-i0.1", "east-h0"
+    ).stdout
     assert min(rtts_ms(output)) == pytest.approx(20, abs=2 + 0.4)
 
 
@@ -181,7 +215,9 @@ def test_set_loses_no_packet(shared: Place, real: str) -> None:
 
     The quickest of the first second (20 ms), of the time between (40 ms) and of the end (20 ms) show that it did.
     """
-    with shared.started("exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1") as process:
+    with shared.started(
+        "exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1"
+    ) as process:
         time.sleep(1.5)
         shared.run("set", "-t", real, "wan.west-east.delay=20 ms")
         assert [way["delay_ms"] for way in shared.inspect(real)["links"]] == [20, 20]
@@ -199,13 +235,28 @@ def test_set_loses_no_packet(shared: Place, real: str) -> None:
     ("words", "text"),
     [
         (["set", "-t", "real", "wan.west-east.delai=1 ms"], "nearest: delay"),
-        (["set", "-t", "real", "datacenters.west.hosts=2"], "cannot change while the network stands"),
+        (
+            ["set", "-t", "real", "datacenters.west.hosts=2"],
+            "cannot change while the network stands",
+        ),
         (["set", "-t", "real", "mtu=9000"], "deploy anew"),
         (["set", "-t", "real", "wan.west-east.rate=fast"], "is not a rate"),
-        (["exec", "-t", "real", "west-h1", "--", "true"], "there is no host 'west-h1' in real\n  nearest: west-h0"),
-        (["exec", "west-h0", "--", "true"], "several networks are deployed: exact, real\n  name one with -t NAME"),
-        (["exec", "-t", "reel", "west-h0", "--", "true"], "there is no deployment 'reel'\n  nearest: real"),
-        (["deploy", "two-sites", "--name", "real"], "the name real is taken: that deployment is running"),
+        (
+            ["exec", "-t", "real", "west-h1", "--", "true"],
+            "there is no host 'west-h1' in real\n  nearest: west-h0",
+        ),
+        (
+            ["exec", "west-h0", "--", "true"],
+            "several networks are deployed: exact, real\n  name one with -t NAME",
+        ),
+        (
+            ["exec", "-t", "reel", "west-h0", "--", "true"],
+            "there is no deployment 'reel'\n  nearest: real",
+        ),
+        (
+            ["deploy", "two-sites", "--name", "real"],
+            "the name real is taken: that deployment is running",
+        ),
         (["deploy", "two-sites", "--name", "a/b"], "cannot be the name of a deployment"),
         (["deploy", "two-sitez"], "nearest: two-sites"),
         (["destroy"], "name the deployments to destroy, or write --all"),
@@ -238,10 +289,24 @@ def test_verify_notices_what_was_changed_behind_its_back(shared: Place, exact: s
     """A rate that is 2 % less than planned, on one direction; all else is as planned, before and after."""
     before = json.loads(shared.run("verify", "-t", exact, "-f", "json").stdout)
     assert [(c["quantity"], c["from"], c["to"], c["ok"]) for c in before] == [
-        ("rtt", "west", "east", True), ("rate", "west", "east", True), ("rate", "east", "west", True),
-    ]  # fmt: skip
+        ("rtt", "west", "east", True),
+        ("rate", "west", "east", True),
+        ("rate", "east", "west", True),
+    ]
     assert [c["measured"] for c in before[1:]] == pytest.approx([1000, 1000], rel=0.005)
-    tc = ["tc", "qdisc", "change", "dev", "d0r-w0", "root", "netem", "rate", "980mbit", "limit", "1000"]
+    tc = [
+        "tc",
+        "qdisc",
+        "change",
+        "dev",
+        "d0r-w0",
+        "root",
+        "netem",
+        "rate",
+        "980mbit",
+        "limit",
+        "1000",
+    ]
     shared.run("exec", "-t", exact, "west", "--", *tc)
     after = json.loads(shared.run("verify", "-t", exact, "-f", "json", status=1).stdout)
     assert [c["ok"] for c in after] == [True, False, True]
@@ -261,16 +326,31 @@ def test_verify_a_topology_with_loss(shared: Place, tmp_path: Path) -> None:
     lossy.write_text(PAIR.replace("delay: 10 ms", "delay: 10 ms, loss: {west->east: 2 %}"))
     rows = list(csv.DictReader(shared.run("verify", lossy, "-f", "csv").stdout.splitlines()))
     assert [(row["quantity"], row["from"], row["ok"]) for row in rows] == [
-        ("rtt", "west", "True"), ("rate", "west", "True"), ("loss", "west", "True"), ("rate", "east", "True"),
-    ]  # fmt: skip
+        ("rtt", "west", "True"),
+        ("rate", "west", "True"),
+        ("loss", "west", "True"),
+        ("rate", "east", "True"),
+    ]
     assert float(rows[2]["measured"]) == pytest.approx(2, abs=4 * 0.14)
 
 
 def test_shell(shared: Place, real: str) -> None:
     """Mininet's prompt in a terminal: completion by Tab, commands on hosts, and an end."""
-    words = ["env", "--default-signal=INT", sys.executable, "-m", "testbed", "topo", "shell", "-t", real]
+    words = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "testbed",
+        "topo",
+        "shell",
+        "-t",
+        real,
+    ]
     terminal, other_end = pty.openpty()
-    with subprocess.Popen(words, stdin=other_end, stdout=other_end, stderr=other_end, env=shared.environment) as shell:
+    with subprocess.Popen(
+        words, stdin=other_end, stdout=other_end, stderr=other_end, env=shared.environment
+    ) as shell:
         os.close(other_end)
         read_until(terminal, "real> ")
         os.write(terminal, b"west-h\t ping -c1 east-h\t\n")
@@ -307,7 +387,9 @@ def test_a_crash_is_seen_and_cleared(place: Place) -> None:
         assert time.monotonic() < deadline
     assert (found["state"], found["pid"]) == ("crashed", None)
     assert "the guest has ended" in found["reason"]
-    assert "not running, it is crashed" in place.run("exec", "west-h0", "--", "true", status=2).stderr
+    assert (
+        "not running, it is crashed" in place.run("exec", "west-h0", "--", "true", status=2).stderr
+    )
     place.run("destroy", name)
     place.check_nothing_is_left()
 
@@ -315,7 +397,10 @@ def test_a_crash_is_seen_and_cleared(place: Place) -> None:
 def test_a_killed_keeper_takes_the_guest_along(place: Place) -> None:
     """As after a crash of the machine: the folder is all there is."""
     name = place.deploy("orphan", "virtual")
-    os.kill(json.loads((place.cache / "deployments" / name / "pids.json").read_text())["keeper"], signal.SIGKILL)
+    os.kill(
+        json.loads((place.cache / "deployments" / name / "pids.json").read_text())["keeper"],
+        signal.SIGKILL,
+    )
     found = place.inspect(name)
     assert found["state"] == "gone"
     place.run("destroy", "--all")

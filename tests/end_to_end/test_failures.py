@@ -65,16 +65,23 @@ class Place:
     def command(self, *words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "testbed", *map(str, words)],
-            env=self.environment, capture_output=True, text=True, timeout=LONGEST_S, check=False,
-        )  # fmt: skip
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            check=False,
+        )
 
     @contextmanager
     def started(self, *words: object) -> Iterator[subprocess.Popen[str]]:
         """A command in the background, on which Ctrl-C has its usual effect."""
         process = subprocess.Popen(
             ["env", "--default-signal=INT", sys.executable, "-m", "testbed", *map(str, words)],
-            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         with process:
             try:
                 yield process
@@ -104,8 +111,13 @@ class Place:
 @pytest.fixture
 def place(kernel: Kernel, command_environment: dict[str, str], tmp_path: Path) -> Place:
     cache = tmp_path / "cache"
-    environment = command_environment | {"TESTBED_CACHE": str(cache), "TESTBED_KERNEL": str(kernel.path)}
-    return Place(cache, tmp_path / "run", environment, frozenset(entry.name for entry in SHM.iterdir()))
+    environment = command_environment | {
+        "TESTBED_CACHE": str(cache),
+        "TESTBED_KERNEL": str(kernel.path),
+    }
+    return Place(
+        cache, tmp_path / "run", environment, frozenset(entry.name for entry in SHM.iterdir())
+    )
 
 
 def endless(pair: Path, place: Place) -> list[object]:
@@ -122,7 +134,16 @@ def test_a_host_without_memory(pair: Path, place: Place) -> None:
     """A host may use 160 MiB: enough to reduce 4 KiB, not 128 MB."""
     job = all_reduce("4 KiB, 128 MB", iterations=3)
     done = place.command(
-        "run", pair, "collectives", *job, "--isolation", "process", "--memory", "160 MiB", "--out", place.out
+        "run",
+        pair,
+        "collectives",
+        *job,
+        "--isolation",
+        "process",
+        "--memory",
+        "160 MiB",
+        "--out",
+        place.out,
     )
     assert done.returncode == 1, done.stderr
     assert "out of memory (the limit of a host is 160 MiB)" in done.stderr
@@ -157,7 +178,10 @@ def test_a_guest_without_memory(pair: Path, place: Place) -> None:
         place.out,
     )
     assert done.returncode in (1, 4), done.stderr
-    hints = ("the guest's memory ran out: give it more with --guest-memory", "the guest's clock stood still for 20 s")
+    hints = (
+        "the guest's memory ran out: give it more with --guest-memory",
+        "the guest's clock stood still for 20 s",
+    )
     assert any(hint in done.stderr for hint in hints), done.stderr
     assert place.folder.status["state"] == "failed"
     assert place.folder.summary["fidelity"][0]["ok"]
@@ -167,14 +191,21 @@ def test_a_guest_without_memory(pair: Path, place: Place) -> None:
 def test_interrupt(pair: Path, place: Place) -> None:
     """Ctrl-C in the middle of the operations."""
     with place.started(*endless(pair, place)) as process:
-        wait_for(lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None, "the first operations")
+        wait_for(
+            lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None,
+            "the first operations",
+        )
         assert len(place.guests) == 1
         assert place.processes() != []
         process.send_signal(signal.SIGINT)
         _out, err = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130, err
     status = place.folder.status
-    assert (status["state"], status["exit_status"], status["faithful"]) == ("interrupted", 130, False)
+    assert (status["state"], status["exit_status"], status["faithful"]) == (
+        "interrupted",
+        130,
+        False,
+    )
     check_results_are_kept(place.folder)
     place.check_nothing_is_left()
 
@@ -186,7 +217,9 @@ def test_interrupt_at_the_beginning_of(stage: str, pair: Path, place: Place) -> 
     with place.started(*endless(pair, place)) as process:
         wait_for(lambda: place.guests or process.poll() is not None, "the boot")
         if stage != "boot":
-            wait_for(lambda: begun in place.events() or process.poll() is not None, f"the stage {stage}")
+            wait_for(
+                lambda: begun in place.events() or process.poll() is not None, f"the stage {stage}"
+            )
         process.send_signal(signal.SIGINT)
         _out, err = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130, err
@@ -198,7 +231,10 @@ def test_interrupt_at_the_beginning_of(stage: str, pair: Path, place: Place) -> 
 def test_kill(pair: Path, place: Place) -> None:
     """kill -9 of the command: the guest ends with it, and the next command tidies up."""
     with place.started(*endless(pair, place)) as process:
-        wait_for(lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None, "the first operations")
+        wait_for(
+            lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None,
+            "the first operations",
+        )
         assert len(place.guests) == 1
         process.kill()
         process.communicate(timeout=LONGEST_S)
@@ -217,7 +253,10 @@ def test_kill(pair: Path, place: Place) -> None:
 def test_a_lost_guest(pair: Path, place: Place) -> None:
     """The guest's kernel is killed: exit status 4, and what was measured is kept."""
     with place.started(*endless(pair, place)) as process:
-        wait_for(lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None, "the first operations")
+        wait_for(
+            lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None,
+            "the first operations",
+        )
         (guest,) = place.guests
         os.kill(int((guest / "pid").read_text()), signal.SIGKILL)
         _out, err = process.communicate(timeout=LONGEST_S)

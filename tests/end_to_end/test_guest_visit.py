@@ -37,11 +37,15 @@ def test_a_shell(command: Command, command_environment: dict[str, str]) -> None:
     del command  # there is a kernel
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(sys.executable, [sys.executable, "-m", "testbed", "guest", "shell"], command_environment)
+        os.execve(
+            sys.executable, [sys.executable, "-m", "testbed", "guest", "shell"], command_environment
+        )
     seen = wait_for(terminal, "# ", "")
     os.write(terminal, b"echo $((6 * 7))\n")
     seen = wait_for(terminal, "42", seen)
-    os.write(terminal, b"tail -n1 -f /etc/os-release\n")  # no shell: dash puts Ctrl-C off while it starts a program
+    os.write(
+        terminal, b"tail -n1 -f /etc/os-release\n"
+    )  # no shell: dash puts Ctrl-C off while it starts a program
     seen = wait_for(terminal, Path("/etc/os-release").read_text().splitlines()[-1], seen)
     os.write(terminal, b"\x03")
     seen = wait_for(terminal, "# ", seen)

@@ -22,11 +22,34 @@ from tests.support.runs import Command, Folder
 REJOIN = Path(testbed.__file__).parent.parent / "examples/rejoin.py"
 BASE = Path(sys.base_prefix)
 PACKAGES = Path(torch.__file__).parent.parent
-LEFT_OUT = ("__pycache__", "test", "tests", "include", "share", "_inductor", "idlelib", "lib2to3", "pip", "setuptools")
+LEFT_OUT = (
+    "__pycache__",
+    "test",
+    "tests",
+    "include",
+    "share",
+    "_inductor",
+    "idlelib",
+    "lib2to3",
+    "pip",
+    "setuptools",
+)
 WANTED = (
-    "torch*", "numpy*", "pydantic*", "annotated_types", "typing_extensions.py", "typing_inspection", "sympy", "mpmath",
-    "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "functorch",
-)  # fmt: skip
+    "torch*",
+    "numpy*",
+    "pydantic*",
+    "annotated_types",
+    "typing_extensions.py",
+    "typing_inspection",
+    "sympy",
+    "mpmath",
+    "networkx",
+    "jinja2",
+    "markupsafe",
+    "filelock",
+    "fsspec",
+    "functorch",
+)
 TOPOLOGY = """
 name: image
 datacenters: {west: {nic: {delay: 0 ms}}, east: {nic: {delay: 0 ms}}}
@@ -55,7 +78,11 @@ def contents() -> Iterator[tuple[Path, str]]:
 def _tree(place: Path) -> Iterator[Path]:
     for path in [place] if place.is_file() else sorted(place.rglob("*")):
         inside = path.relative_to(place.parent).parts[1:]
-        if path.is_file() and path.suffix not in (".a", ".h", ".pyi") and not set(inside) & set(LEFT_OUT):
+        if (
+            path.is_file()
+            and path.suffix not in (".a", ".h", ".pyi")
+            and not set(inside) & set(LEFT_OUT)
+        ):
             yield path
 
 
@@ -63,7 +90,9 @@ def _linked(programs: list[Path]) -> set[Path]:
     """The system's libraries that programs are linked with."""
     found = set()
     for program in programs:
-        listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+        listed = subprocess.run(
+            ["ldd", program], capture_output=True, text=True, check=False
+        ).stdout
         found |= {Path(word) for word in listed.split() if word.startswith("/lib")}
     return found
 
@@ -75,7 +104,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(path, "w") as archive:
         for source, name in contents():
             archive.add(source, name.lstrip("/"), recursive=False)
-        for name, target in (("usr/local/bin/python3", str(BASE / "bin/python3.11")), ("usr/bin", "../bin")):
+        for name, target in (
+            ("usr/local/bin/python3", str(BASE / "bin/python3.11")),
+            ("usr/bin", "../bin"),
+        ):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target
             archive.addfile(link)
@@ -91,9 +123,11 @@ def saved(root: Path) -> Path:
     """The same as ``docker save`` writes it."""
     digest = hashlib.sha256(root.read_bytes()).hexdigest()
     config = {
-        "architecture": "amd64", "os": "linux", "config": {},
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-    }  # fmt: skip
+    }
     manifest = [{"Config": "config.json", "RepoTags": ["mine:latest"], "Layers": ["layer.tar"]}]
     path = root.with_name("saved.tar")
     with tarfile.open(path, "w") as archive:
@@ -108,19 +142,33 @@ def saved(root: Path) -> Path:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("form", ["root", "saved"])
-def test_an_image_of_the_users(form: str, command: Command, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_an_image_of_the_users(
+    form: str, command: Command, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     image: Path = request.getfixturevalue(form)
     (tmp_path / "topology.yaml").write_text(TOPOLOGY)
     out = tmp_path / "run"
     words = ["--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4000 B]"]
-    command("run", tmp_path / "topology.yaml", "collectives", *words, "--image", image, "--out", out, timeout_s=600)
+    command(
+        "run",
+        tmp_path / "topology.yaml",
+        "collectives",
+        *words,
+        "--image",
+        image,
+        "--out",
+        out,
+        timeout_s=600,
+    )
     run = Folder(out)
     assert (run.status["state"], run.status["faithful"]) == ("completed", True)
     (row,) = run.summary["collectives"]
     assert (row["ranks"], row["wrong"]) == (2, 0)
     assert row["time_us"]["median"] / 1000 == pytest.approx(MS_OF_4_KB, rel=0.015)
     containers = run.json("logs/containers.json")
-    assert all("testbed.workers.zygote" in " ".join(container["Args"]) for container in containers.values())
+    assert all(
+        "testbed.workers.zygote" in " ".join(container["Args"]) for container in containers.values()
+    )
 
 
 def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> None:
@@ -132,7 +180,10 @@ def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> N
     command("run", tmp_path / "topology.yaml", *words, "--", REJOIN, timeout_s=600)
     run = Folder(out)
     assert (run.status["state"], run.status["faithful"]) == ("completed", True)
-    assert [(out / f"logs/rank-{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)] == ["done 1", "done 1"]
+    assert [(out / f"logs/rank-{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)] == [
+        "done 1",
+        "done 1",
+    ]
     small, steps = run.summary["collectives"]
     assert (small["op"], small["bytes"], small["iterations"]) == ("all_reduce", 8, 2)
     assert (steps["bytes"], steps["iterations"]) == (4000, pytest.approx(60, abs=1))

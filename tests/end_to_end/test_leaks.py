@@ -26,18 +26,29 @@ STATUS = {"success": 0, "wrong input": 2, "host without memory": 1}
 
 @pytest.fixture(scope="module", params=[2, pytest.param(10, marks=pytest.mark.soak)])
 def found(
-    request: pytest.FixtureRequest, need: Need, kernel: Kernel, command_environment: dict[str, str],
+    request: pytest.FixtureRequest,
+    need: Need,
+    kernel: Kernel,
+    command_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What tests/support/cases.py has counted."""
     need(can_make_worlds(), "namespaces of all kinds")
     folder = tmp_path_factory.mktemp("leaks")
     times = request.param
     words = [sys.executable, PROJECT / "tests/support/cases.py", folder, SEED, times, times]
     kept = [folder, PROJECT, Path(sys.prefix), Path(sys.base_prefix), kernel.path.parent]
-    environment = command_environment | {"TESTBED_KERNEL": str(kernel.path), "PYTHONPATH": str(PROJECT)}
+    environment = command_environment | {
+        "TESTBED_KERNEL": str(kernel.path),
+        "PYTHONPATH": str(PROJECT),
+    }
     done = subprocess.run(
-        in_a_world(words, kept), env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False
+        in_a_world(words, kept),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads((folder / "result.json").read_text())

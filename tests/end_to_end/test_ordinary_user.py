@@ -14,7 +14,9 @@ import testbed
 from testbed.guest.kernel import Kernel
 from tests.support.runs import Folder, Need, all_reduce
 
-USER = 65534 if os.geteuid() == 0 else None  # nobody; without root's rights the tests run as a user anyway
+USER = (
+    65534 if os.geteuid() == 0 else None
+)  # nobody; without root's rights the tests run as a user anyway
 PROJECT = Path(testbed.__file__).parent.parent
 PARTS = ("testbed", "topologies", "workloads")
 
@@ -54,13 +56,24 @@ def opened() -> list[str]:
     return words
 
 
-def as_user(words: Sequence[object], home: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def as_user(
+    words: Sequence[object], home: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     """Run a command as `USER`."""
-    who = [] if USER is None else [*opened(), "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    who = (
+        []
+        if USER is None
+        else [*opened(), "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    )
     return subprocess.run(
         [*who, *map(str, words)],
-        cwd=home, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -78,9 +91,14 @@ def test_an_ordinary_user(
 ) -> None:
     """All of it under another uid if the tests run as root, else under their own."""
     reached = as_user([sys.executable, "-c", "import polars, yaml"], home, command_environment)
-    need(reached.returncode == 0, f"an interpreter that another user can run ({sys.executable} is not)")
+    need(
+        reached.returncode == 0,
+        f"an interpreter that another user can run ({sys.executable} is not)",
+    )
     for part in PARTS:
-        shutil.copytree(PROJECT / part, home / "project" / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            PROJECT / part, home / "project" / part, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(kernel.path, home / "linux")
     shutil.copy(pair, home / "pair.yaml")
     environment = command_environment | {
@@ -91,8 +109,19 @@ def test_an_ordinary_user(
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     job = all_reduce("4000 B", iterations=3)
-    words = ["run", home / "pair.yaml", "collectives", *job, "--isolation", "process", "--capture", "wan"]
-    done = as_user([sys.executable, "-m", "testbed", *words, "--out", home / "run"], home, environment)
+    words = [
+        "run",
+        home / "pair.yaml",
+        "collectives",
+        *job,
+        "--isolation",
+        "process",
+        "--capture",
+        "wan",
+    ]
+    done = as_user(
+        [sys.executable, "-m", "testbed", *words, "--out", home / "run"], home, environment
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     folder = Folder(home / "run")
     assert folder.status["faithful"], folder.status

@@ -19,8 +19,25 @@ def test_a_run_that_the_cpu_limits_says_so(command: Command, pair: Path, tmp_pat
     words = [sys.executable, "-c", "while True: pass"]
     rivals = [subprocess.Popen(words) for _cpu in os.sched_getaffinity(0)]
     try:
-        fast = ["--set", "topology.wan.west-east.rate=100 Gbit/s", "--set", "topology.wan.west-east.delay=20 us"]
-        command("run", pair, "collectives", *job, *fast, "--clock", "real", "--isolation", "process", "--out", out)
+        fast = [
+            "--set",
+            "topology.wan.west-east.rate=100 Gbit/s",
+            "--set",
+            "topology.wan.west-east.delay=20 us",
+        ]
+        command(
+            "run",
+            pair,
+            "collectives",
+            *job,
+            *fast,
+            "--clock",
+            "real",
+            "--isolation",
+            "process",
+            "--out",
+            out,
+        )
     finally:
         for rival in rivals:
             rival.kill()
@@ -34,7 +51,9 @@ def test_a_run_that_the_cpu_limits_says_so(command: Command, pair: Path, tmp_pat
 def test_real_clock(command: Command, pair: Path, tmp_path: Path) -> None:
     job = all_reduce("4 KiB, 64 KiB", iterations=5)
     out = tmp_path / "run"
-    command("run", pair, "collectives", *job, "--clock", "real", "--isolation", "process", "--out", out)
+    command(
+        "run", pair, "collectives", *job, "--clock", "real", "--isolation", "process", "--out", out
+    )
     folder = Folder(out)
     status = folder.status
     assert status["state"] == "completed"

@@ -127,8 +127,13 @@ def check_training(folder: Folder, ranks: int) -> None:
     assert set(ops["phase"]) == {"script"}
     for rank in range(ranks):
         mine = ops.filter(pl.col("rank") == rank).sort("end_ns")
-        reduced = mine.filter((pl.col("op") == "all_reduce") & (pl.col("bytes") > 12))["bytes"].to_list()
-        assert reduced == [6 * LAYER, *([2 * LAYER] * 3 * (STEPS - 1))]  # three buckets, once DDP knows their order
+        reduced = mine.filter((pl.col("op") == "all_reduce") & (pl.col("bytes") > 12))[
+            "bytes"
+        ].to_list()
+        assert reduced == [
+            6 * LAYER,
+            *([2 * LAYER] * 3 * (STEPS - 1)),
+        ]  # three buckets, once DDP knows their order
         counts = Counter(mine["op"])
         in_pair = rank in (0, ranks - 1)
         assert (counts["send"], counts["recv"], counts["barrier"]) == (1, 1, 1)
@@ -136,7 +141,9 @@ def check_training(folder: Folder, ranks: int) -> None:
         of_pair = mine.filter((pl.col("op") == "all_reduce") & (pl.col("bytes") == 12))
         assert of_pair["group_size"].to_list() == [2] * in_pair
     crossing = ops.filter((pl.col("op") == "all_reduce") & (pl.col("group_size") == ranks))
-    assert (crossing["end_ns"] - crossing["start_ns"]).min() >= 20_000_000  # two one-way trips, at the least
+    assert (
+        crossing["end_ns"] - crossing["start_ns"]
+    ).min() >= 20_000_000  # two one-way trips, at the least
 
 
 def test_a_script(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
@@ -159,11 +166,27 @@ def test_a_module_in_containers(
 ) -> None:
     """Two ranks on each host; the module lies in the folder where the command is given."""
     monkeypatch.chdir(scripts)
-    words = ["run", pair, *ROOMY, "--nproc-per-host", 2, "--out", tmp_path / "run", "--", "-m", "train", "--lr", "1e-3"]
+    words = [
+        "run",
+        pair,
+        *ROOMY,
+        "--nproc-per-host",
+        2,
+        "--out",
+        tmp_path / "run",
+        "--",
+        "-m",
+        "train",
+        "--lr",
+        "1e-3",
+    ]
     command(*words)
     folder = Folder(tmp_path / "run")
     check_training(folder, 4)
-    assert {file.name for file in (folder.path / "work/east-h0").iterdir()} == {"model-2.pt", "model-3.pt"}
+    assert {file.name for file in (folder.path / "work/east-h0").iterdir()} == {
+        "model-2.pt",
+        "model-3.pt",
+    }
     assert "on east-h0 local 1" in (folder.path / "logs/rank-3.log").read_text()
 
 
@@ -182,15 +205,28 @@ def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: 
     # As in test_two_hosts.py, where `collectives` takes the times around its calls: four one-way trips.
     assert (reduced["end_ns"] - reduced["start_ns"]).median() == pytest.approx(40.05e6, rel=0.015)
     assert "arguments ['--lr', '1e-3']" in (folder.path / "logs/rank-1.log").read_text()
-    exits = [json.loads(line) for line in (folder.path / "raw/exits.jsonl").read_text().splitlines()]
+    exits = [
+        json.loads(line) for line in (folder.path / "raw/exits.jsonl").read_text().splitlines()
+    ]
     assert sorted((exit["rank"], exit["status"]) for exit in exits) == [(0, 0), (1, 0)]
 
 
 @pytest.mark.parametrize("isolation", ["process", "container"])
-def test_names_sockets_and_modules(command: Command, pair: Path, scripts: Path, tmp_path: Path, isolation: str) -> None:
+def test_names_sockets_and_modules(
+    command: Command, pair: Path, scripts: Path, tmp_path: Path, isolation: str
+) -> None:
     """Hosts find each other by name, serve IPv4 on addresses of IPv6, and modules on a PYTHONPATH of the user's."""
     more = scripts / "more"
-    words = ["--isolation", isolation, "--readable", more, "--env", f"PYTHONPATH={more}", "--out", tmp_path / "run"]
+    words = [
+        "--isolation",
+        isolation,
+        "--readable",
+        more,
+        "--env",
+        f"PYTHONPATH={more}",
+        "--out",
+        tmp_path / "run",
+    ]
     command("run", pair, *words, "--", scripts / "names.py")
     folder = Folder(tmp_path / "run")
     assert folder.status["faithful"], folder.status["warnings"]
@@ -199,7 +235,16 @@ def test_names_sockets_and_modules(command: Command, pair: Path, scripts: Path, 
 
 def test_a_failing_script(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
     """The message has the script's own traceback, and what the others printed is kept."""
-    words = ["run", pair, "--isolation", "process", "--out", tmp_path / "run", "--", scripts / "failing.py"]
+    words = [
+        "run",
+        pair,
+        "--isolation",
+        "process",
+        "--out",
+        tmp_path / "run",
+        "--",
+        scripts / "failing.py",
+    ]
     said = command(*words, status=1).stderr
     assert "rank 1 on east-h0 exited with 1" in said
     assert f'File "{scripts}/failing.py", line 7, in <module>' in said
@@ -211,7 +256,9 @@ def test_a_failing_script(command: Command, pair: Path, scripts: Path, tmp_path:
     assert "still well" in (folder.path / "logs/rank-0.log").read_text()
 
 
-def test_a_script_without_memory(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
+def test_a_script_without_memory(
+    command: Command, pair: Path, scripts: Path, tmp_path: Path
+) -> None:
     (scripts / "greedy.py").write_text("import torch\ntorch.ones(100_000_000)\n")
     words = ["--isolation", "process", "--memory", "200 MiB", "--out", tmp_path / "run"]
     said = command("run", pair, *words, "--", scripts / "greedy.py", status=1).stderr
@@ -220,7 +267,9 @@ def test_a_script_without_memory(command: Command, pair: Path, scripts: Path, tm
 
 
 @pytest.mark.parametrize("name", ["test_sync", "test_script"])
-def test_scripts_of_others(name: str, need: Need, command: Command, pair: Path, tmp_path: Path) -> None:
+def test_scripts_of_others(
+    name: str, need: Need, command: Command, pair: Path, tmp_path: Path
+) -> None:
     """Of Hugging Face Accelerate, as installed: they train under DDP, and compare the result with one process's.
 
     The second one expects a file that one rank writes to be there for the other.
@@ -233,4 +282,6 @@ def test_scripts_of_others(name: str, need: Need, command: Command, pair: Path, 
     folder = Folder(tmp_path / "run")
     assert folder.status["state"] == "completed"
     reduced = folder.ops.filter((pl.col("op") == "all_reduce") & (pl.col("group_size") == 2))
-    assert reduced.filter(pl.col("rank") == 0).height == reduced.filter(pl.col("rank") == 1).height > 0
+    assert (
+        reduced.filter(pl.col("rank") == 0).height == reduced.filter(pl.col("rank") == 1).height > 0
+    )

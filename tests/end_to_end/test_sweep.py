@@ -42,7 +42,9 @@ def experiment(tmp_path: Path) -> Path:
 
 def points(out: Path) -> dict[str, dict[str, Any]]:
     """Rows of sweep.parquet by the point's name."""
-    return {row["point"]: row for row in pl.read_parquet(out / "sweep.parquet").iter_rows(named=True)}
+    return {
+        row["point"]: row for row in pl.read_parquet(out / "sweep.parquet").iter_rows(named=True)
+    }
 
 
 def started(path: Path) -> int:
@@ -62,7 +64,9 @@ def test_a_failed_point_stops_no_other_and_what_is_done_is_not_run_again(
 ) -> None:
     """A host may use 160 MiB: enough to reduce 4 KiB, not 128 MB."""
     out = tmp_path / "out"
-    text = experiment.read_text().replace("  run.isolation", "  run.memory: 160 MiB\n  run.isolation")
+    text = experiment.read_text().replace(
+        "  run.isolation", "  run.memory: 160 MiB\n  run.isolation"
+    )
     text = text.replace("  workload.sizes: [4 KiB]\n", "").partition("sweep:")[0]
     delays = "topology.wan.west-east.delay: [20 ms, 5 ms, 10 ms]"
     sizes = "workload.sizes: [[128 MB], [4 KiB], [4 KiB]]"
@@ -71,11 +75,15 @@ def test_a_failed_point_stops_no_other_and_what_is_done_is_not_run_again(
     assert "1 of 3 points failed; the first is 20ms" in done.stderr
     rows = points(out)
     assert {name: row["state"] for name, row in rows.items()} == {
-        "20ms": "failed", "5ms": "completed", "10ms": "completed",
-    }  # fmt: skip
+        "20ms": "failed",
+        "5ms": "completed",
+        "10ms": "completed",
+    }
     assert "--memory" in rows["20ms"]["reason"]
     for name in ("5ms", "10ms"):  # gloo: four messages, one after the other
-        assert rows[name]["time_us"] == pytest.approx(4 * 1000 * int(name.removesuffix("ms")), rel=0.1)
+        assert rows[name]["time_us"] == pytest.approx(
+            4 * 1000 * int(name.removesuffix("ms")), rel=0.1
+        )
     times = {path: started(path) for path in (out / "points").iterdir()}
     assert len(times) == 2
 
@@ -84,7 +92,9 @@ def test_a_failed_point_stops_no_other_and_what_is_done_is_not_run_again(
     command("sweep", experiment, *short)
     assert {path: started(path) for path in (out / "points").iterdir()} == times
     assert (out / "sweep.html").read_text().count("/report.html") == 2
-    asked = command("sweep", "query", out, "select max(time_us) / min(time_us) as r from points", "-f", "csv").stdout
+    asked = command(
+        "sweep", "query", out, "select max(time_us) / min(time_us) as r from points", "-f", "csv"
+    ).stdout
     assert float(asked.split()[1]) == pytest.approx(2, rel=0.1)
 
 
@@ -95,20 +105,39 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     out = tmp_path / "out"
     experiment.write_text(experiment.read_text().replace("iterations: 1", "iterations: 100"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "testbed", "sweep", str(experiment), "--out", str(out), "--jobs", "1"],
-        env=command_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "testbed",
+            "sweep",
+            str(experiment),
+            "--out",
+            str(out),
+            "--jobs",
+            "1",
+        ],
+        env=command_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     with process:
         wait_for(lambda: (out / "lock").exists() and (out / "lock").read_text(), "the sweep")
         refused = command("sweep", experiment, "--out", out, status=2)
         assert f"another sweep works in {out} (process {process.pid})" in refused.stderr
-        wait_for(lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point")
+        wait_for(
+            lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point"
+        )
         wait_for(lambda: list(out.glob("running/*/10ms*/raw/events.jsonl")), "the second guest")
-        for pid in of_sweep(out / "running"):  # the point's own process and its guest, as if memory had run out
+        for pid in of_sweep(
+            out / "running"
+        ):  # the point's own process and its guest, as if memory had run out
             os.kill(int(pid), signal.SIGKILL)
         wait_for(lambda: list(out.glob("running/*/20ms*/raw/events.jsonl")), "the third guest")
         (killed,) = (out / "failed").iterdir()
-        assert "was killed (SIGKILL); this machine's memory may have run out" in (killed / "point.json").read_text()
+        assert (
+            "was killed (SIGKILL); this machine's memory may have run out"
+            in (killed / "point.json").read_text()
+        )
         process.send_signal(signal.SIGKILL)
     wait_for(lambda: not of_sweep(out), "the end of what the sweep had started")
     (first,) = (out / "points").iterdir()
@@ -119,7 +148,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     assert [row["state"] for row in points(out).values()] == ["completed"] * 3
     assert started(first) == before
     assert list((out / "running").iterdir()) == []
-    a_guest_of_its_own_gives_the_same(command, experiment, next((out / "points").glob("20ms*")), tmp_path)
+    a_guest_of_its_own_gives_the_same(
+        command, experiment, next((out / "points").glob("20ms*")), tmp_path
+    )
 
 
 def test_a_sweep_that_is_ended_while_it_ends_its_guests(
@@ -128,9 +159,22 @@ def test_a_sweep_that_is_ended_while_it_ends_its_guests(
     """Two guests are idle after the last point. The signal comes while the sweep waits for the first of them."""
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-m", "testbed", "sweep", str(experiment), "--out", str(out), "--jobs", "2"],
-        env=command_environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "testbed",
+            "sweep",
+            str(experiment),
+            "--out",
+            str(out),
+            "--jobs",
+            "2",
+        ],
+        env=command_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     with process:
         assert process.stderr is not None
         assert any("[3/3]" in line for line in process.stderr)
@@ -144,7 +188,9 @@ def test_a_sweep_that_is_ended_while_it_ends_its_guests(
     assert len(list((out / "points").iterdir())) == 3
 
 
-def a_guest_of_its_own_gives_the_same(command: Command, experiment: Path, point: Path, tmp_path: Path) -> None:
+def a_guest_of_its_own_gives_the_same(
+    command: Command, experiment: Path, point: Path, tmp_path: Path
+) -> None:
     """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a fresh guest's."""
     words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=100", "warmup=0"]
     sets = [word for value in words for word in ("--set", f"workload.{value}")]
@@ -153,7 +199,8 @@ def a_guest_of_its_own_gives_the_same(command: Command, experiment: Path, point:
     command("run", experiment.parent / "pair.yaml", "collectives", *sets, "--out", fresh)
     ns = (pl.col("end_ns") - pl.col("start_ns")).alias("ns")
     shared, own = (
-        pl.read_parquet(folder / "ops.parquet").sort("rank", "start_ns").select(ns) for folder in (point, fresh)
+        pl.read_parquet(folder / "ops.parquet").sort("rank", "start_ns").select(ns)
+        for folder in (point, fresh)
     )
     assert shared.height == own.height > 0
     for a, b in zip(shared["ns"], own["ns"], strict=True):

@@ -51,15 +51,31 @@ def test_a_lost_node_costs_no_point(
     experiment = tmp_path / "tiny.yaml"
     settings = "workload.ops: [all_reduce], workload.sizes: [4 KiB], workload.iterations: 2, run.isolation: process"
     axis = "topology.wan.west-east.delay: [5 ms, 10 ms]"
-    experiment.write_text(f"topology: pair.yaml\nsettings: {{{settings}}}\nsweep: {{grid: {{{axis}}}}}\n")
+    experiment.write_text(
+        f"topology: pair.yaml\nsettings: {{{settings}}}\nsweep: {{grid: {{{axis}}}}}\n"
+    )
     node = tmp_path / "node"  # its temporary folder, below which guests of tasks have theirs
     node.mkdir()
-    environment = command_environment | {"TMPDIR": str(node), "RAY_TMPDIR": "/tmp"}  # sockets need short paths
+    environment = command_environment | {
+        "TMPDIR": str(node),
+        "RAY_TMPDIR": "/tmp",
+    }  # sockets need short paths
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), node / f"testbed-{os.getuid()}", experiment,
-         "--out", tmp_path / "ray"],
-        env=environment, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(SCRIPT),
+            node / f"testbed-{os.getuid()}",
+            experiment,
+            "--out",
+            tmp_path / "ray",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "guests: 2" in done.stdout
     assert "failed, and is tried again: its worker was lost" in done.stderr
@@ -68,7 +84,8 @@ def test_a_lost_node_costs_no_point(
     assert len(folders) == 2
     for name in folders:
         remote, local = (
-            pl.read_parquet(tmp_path / place / "points" / name / "ops.parquet") for place in ("ray", "here")
+            pl.read_parquet(tmp_path / place / "points" / name / "ops.parquet")
+            for place in ("ray", "here")
         )
         assert remote.height == local.height > 0
         for a, b in zip(durations(remote), durations(local), strict=True):

@@ -32,11 +32,16 @@ class Step(NamedTuple):
 
 
 def steps_of(log: Path) -> list[Step]:
-    return [Step(float(end), int(n), fate, int(sites)) for end, n, fate, sites in LINE.findall(log.read_text())]
+    return [
+        Step(float(end), int(n), fate, int(sites))
+        for end, n, fate, sites in LINE.findall(log.read_text())
+    ]
 
 
 @pytest.mark.parametrize("crash", ["ranks", "host"])
-def test_a_datacenter_fails_and_comes_back(crash: str, need: Need, command: Command, tmp_path: Path) -> None:
+def test_a_datacenter_fails_and_comes_back(
+    crash: str, need: Need, command: Command, tmp_path: Path
+) -> None:
     """Killed ranks are noticed a trip later, in the same step; a silent host when the operation's timeout is over."""
     need(importlib.util.find_spec("torchft"), "the Python package torchft")
     (tmp_path / "sites.yaml").write_text(SITES.replace("CRASH", crash))
@@ -62,11 +67,20 @@ def test_a_datacenter_fails_and_comes_back(crash: str, need: Need, command: Comm
 
     rejoined = next(step for step in steps[dropped + 2 :] if step.sites == 3)
     assert rejoined.end_s > first_s + BACK_S
-    lengths = [later.end_s - step.end_s for step, later in pairwise(steps) if step.sites == later.sites == 3]
+    lengths = [
+        later.end_s - step.end_s
+        for step, later in pairwise(steps)
+        if step.sites == later.sites == 3
+    ]
     assert min(lengths) > COMPUTE_S + 4 * TRIP_S  # four steps of a ring of three
     whole = lengths[-3:]
     assert max(whole) == pytest.approx(min(whole), abs=0.002)  # times are printed in ms
 
-    sums = {line for log in logs for line in log.read_text().splitlines() if line.endswith("the sum of all parameters")}
+    sums = {
+        line
+        for log in logs
+        for line in log.read_text().splitlines()
+        if line.endswith("the sum of all parameters")
+    }
     assert len(sums) == 1
     assert "got the state of another datacenter" in logs[2].read_text().split("testbed: rank 2")[-1]

@@ -20,7 +20,9 @@ FRAME = 1514 / 1448
 
 
 @pytest.fixture(scope="module")
-def runs(command: Command, pair: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Folder]:
+def runs(
+    command: Command, pair: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Folder]:
     """A run of each method."""
     folder = tmp_path_factory.mktemp("train")
     words = [word for key, value in JOB.items() for word in ("--set", f"workload.{key}={value}")]
@@ -57,7 +59,9 @@ def test_ddp_exchanges_every_gradient_in_every_step(runs: dict[str, Folder]) -> 
     size = 4 * row["parameters"]
     assert row["wan_bytes_per_step"] == pytest.approx(2 * size * FRAME, rel=0.05)
     assert row["exposed_ms"] > 8e3 * size * FRAME / 1e9 + 2 * 20
-    assert row["step_ms"]["median"] == pytest.approx(row["compute_ms"] + row["exposed_ms"], rel=0.02)
+    assert row["step_ms"]["median"] == pytest.approx(
+        row["compute_ms"] + row["exposed_ms"], rel=0.02
+    )
 
 
 def test_diloco_exchanges_as_much_every_few_steps(runs: dict[str, Folder]) -> None:
@@ -66,7 +70,9 @@ def test_diloco_exchanges_as_much_every_few_steps(runs: dict[str, Folder]) -> No
     An exchange takes twice as long as one of DDP: it comes after 150 ms of silence, and TCP starts slowly again.
     """
     ddp, diloco = (runs[method].summary["training"] for method in ("ddp", "diloco"))
-    assert diloco["wan_bytes_per_step"] == pytest.approx(ddp["wan_bytes_per_step"] / EVERY, rel=0.05)
+    assert diloco["wan_bytes_per_step"] == pytest.approx(
+        ddp["wan_bytes_per_step"] / EVERY, rel=0.05
+    )
     assert diloco["step_ms"]["median"] == pytest.approx(50, rel=0.02)
     assert diloco["compute_utilisation"] > 1.3 * ddp["compute_utilisation"]
 

@@ -26,7 +26,16 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = tmp_path_factory.mktemp("transfers")
     (folder / "pair.yaml").write_text(PAIR)
     job = all_reduce("1 MiB", 90)
-    command("run", folder / "pair.yaml", "collectives", *job, "--isolation", "process", "--out", folder / "run")
+    command(
+        "run",
+        folder / "pair.yaml",
+        "collectives",
+        *job,
+        "--isolation",
+        "process",
+        "--out",
+        folder / "run",
+    )
     return Folder(folder / "run")
 
 
@@ -42,8 +51,9 @@ def test_a_transfer_keeps_to_its_rate(run: Folder) -> None:
     """Each host sends 20 MB at 100 Mbit/s, headers included, after a round trip."""
     paced = run.summary["transfers"][1:3]
     assert [(row["from"], row["to"], row["received"]) for row in paced] == [
-        ("west-h0", "east-h0", 20_000_000), ("west-h1", "east-h1", 20_000_000),
-    ]  # fmt: skip
+        ("west-h0", "east-h0", 20_000_000),
+        ("west-h1", "east-h1", 20_000_000),
+    ]
     for row in paced:
         assert row["seconds"] == pytest.approx(20e6 * 8 * FRAME / 100e6 + 0.03, rel=0.05)
 
@@ -60,7 +70,9 @@ def test_the_job_goes_on_and_shares_the_link(run: Folder) -> None:
     first, took = run.summary["transfers"][0], pl.col("end_ns") - pl.col("start_ns")
     mine = run.ops.filter(pl.col("rank") == 0, pl.col("phase") == "measure")
     calm = mine.filter(pl.col("end_ns") < first["start_ns"]).select(took.median()).item()
-    beside = mine.filter(pl.col("start_ns").is_between(first["start_ns"], first["start_ns"] + SECOND // 2))
+    beside = mine.filter(
+        pl.col("start_ns").is_between(first["start_ns"], first["start_ns"] + SECOND // 2)
+    )
     assert beside.select(took.max()).item() > 1.2 * calm
     way = next(row for row in run.summary["wan"] if row["from"] == "west")
     assert way["bytes"] > 140e6 * FRAME

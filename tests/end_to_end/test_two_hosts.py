@@ -9,7 +9,11 @@ import pytest
 
 from tests.support.runs import Command, Folder, all_reduce
 
-SIZES = {4_000: 40.05, 1_000_000: 48.38, 16_000_000: 243.7}  # bytes: ms of an all-reduce on such a path
+SIZES = {
+    4_000: 40.05,
+    1_000_000: 48.38,
+    16_000_000: 243.7,
+}  # bytes: ms of an all-reduce on such a path
 WARMUP, ITERATIONS = 1, 5
 JOB = all_reduce("4000 B, 1 MB, 16 MB", ITERATIONS, WARMUP)
 
@@ -21,30 +25,73 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(command: Command, pair: Path, folders: Path) -> Folder:
-    command("run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--out", folders / "first")
+    command(
+        "run",
+        pair,
+        "collectives",
+        *JOB,
+        "--isolation",
+        "process",
+        "--seed",
+        1,
+        "--out",
+        folders / "first",
+    )
     return Folder(folders / "first")
 
 
 @pytest.fixture(scope="module")
 def second(command: Command, pair: Path, folders: Path) -> Folder:
-    command("run", pair, "collectives", *JOB, "--isolation", "process", "--seed", 1, "--out", folders / "second")
+    command(
+        "run",
+        pair,
+        "collectives",
+        *JOB,
+        "--isolation",
+        "process",
+        "--seed",
+        1,
+        "--out",
+        folders / "second",
+    )
     return Folder(folders / "second")
 
 
 @pytest.fixture(scope="module")
 def in_containers(command: Command, pair: Path, folders: Path) -> Folder:
     out = folders / "containers"
-    words = ["run", pair, "collectives", *JOB, "--isolation", "container", "--capture", "wan", "--seed", 1]
+    words = [
+        "run",
+        pair,
+        "collectives",
+        *JOB,
+        "--isolation",
+        "container",
+        "--capture",
+        "wan",
+        "--seed",
+        1,
+    ]
     command(*words, "--out", out)
     return Folder(out)
 
 
 def test_the_run_is_complete_and_faithful(first: Folder) -> None:
     status = first.status
-    assert (status["state"], status["exit_status"], status["faithful"]) == ("completed", 0, True), status
+    assert (status["state"], status["exit_status"], status["faithful"]) == ("completed", 0, True), (
+        status
+    )
     assert status["warnings"] == []
     assert first.summary["problems"] == []
-    names = {"spec.yaml", "plan.json", "status.json", "summary.json", "ops.parquet", "links.parquet", "report.html"}
+    names = {
+        "spec.yaml",
+        "plan.json",
+        "status.json",
+        "summary.json",
+        "ops.parquet",
+        "links.parquet",
+        "report.html",
+    }
     assert names | {"trace.json"} <= {path.name for path in first.path.iterdir()}
     assert "Missing or damaged" not in (first.path / "report.html").read_text()
 
@@ -96,7 +143,15 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
     """
     runs = []
     for name in ("one", "two", "three"):
-        words = [*all_reduce("4000 B, 1 MB", 2), "--isolation", "container", "--seed", 1, "--out", folders / name]
+        words = [
+            *all_reduce("4000 B, 1 MB", 2),
+            "--isolation",
+            "container",
+            "--seed",
+            1,
+            "--out",
+            folders / name,
+        ]
         command("run", "two-sites", "collectives", *words)
         runs.append(durations(Folder(folders / name)))
     assert runs[0].height == 4 * 2 * 3
@@ -104,12 +159,16 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
         assert (runs[0]["duration"] - other["duration"]).abs().max() <= 1000
 
 
-def test_super_packets_change_nothing(first: Folder, command: Command, pair: Path, folders: Path) -> None:
+def test_super_packets_change_nothing(
+    first: Folder, command: Command, pair: Path, folders: Path
+) -> None:
     """Segmentation offload, on by default where no link treats packets one by one: medians within 0.4 %."""
     assert first.json("plan.json")["network"]["tcp"]["packets_per_skb"] == 43
     out = folders / "single-packets"
     off = ["--set", "topology.tcp.offload=off"]
-    command("run", pair, "collectives", *JOB, *off, "--isolation", "process", "--seed", 1, "--out", out)
+    command(
+        "run", pair, "collectives", *JOB, *off, "--isolation", "process", "--seed", 1, "--out", out
+    )
     single = Folder(out)
     assert single.json("plan.json")["network"]["tcp"]["packets_per_skb"] == 1
     assert first.median_ms() == pytest.approx(single.median_ms(), rel=0.004)
@@ -130,17 +189,29 @@ def test_containers_are_limited_and_have_no_rights(in_containers: Folder) -> Non
         assert container["CpuShares"] == 1024
         assert container["PidsLimit"] > 0
         assert (container["NetworkMode"], container["IpcMode"]) == ("none", "private")
-        assert (container["CapAdd"], container["CapDrop"], container["Privileged"]) == (None, ["ALL"], False)
+        assert (container["CapAdd"], container["CapDrop"], container["Privileged"]) == (
+            None,
+            ["ALL"],
+            False,
+        )
         assert container["SecurityOpt"] == ["no-new-privileges"]
         assert container["ReadonlyRootfs"]
-    ranks = [json.loads(line) for line in (in_containers.path / "raw/ranks.jsonl").read_text().splitlines()]
-    assert sorted((rank["rank"], rank["host"]) for rank in ranks) == [(0, "west-h0"), (1, "east-h0")]
+    ranks = [
+        json.loads(line)
+        for line in (in_containers.path / "raw/ranks.jsonl").read_text().splitlines()
+    ]
+    assert sorted((rank["rank"], rank["host"]) for rank in ranks) == [
+        (0, "west-h0"),
+        (1, "east-h0"),
+    ]
     for rank in ranks:
         assert rank["capabilities"] == 0
         assert rank["no_new_privileges"]
 
 
-def test_a_rank_has_no_way_around_the_emulated_network(first: Folder, in_containers: Folder) -> None:
+def test_a_rank_has_no_way_around_the_emulated_network(
+    first: Folder, in_containers: Folder
+) -> None:
     for run in (first, in_containers):
         for line in (run.path / "raw/ranks.jsonl").read_text().splitlines():
             interfaces = json.loads(line)["interfaces"]
@@ -180,7 +251,9 @@ def test_report_without_a_guest(first: Folder, command: Command, tmp_path: Path)
     assert Folder(copy).ops.equals(first.ops)
     header, *rows = command("report", copy, "-f", "csv").stdout.splitlines()
     assert header.startswith("size (B),count,type,op,time (us),")
-    assert [row.split(",")[:4] for row in rows] == [[str(s), str(s // 4), "float32", "all_reduce"] for s in SIZES]
+    assert [row.split(",")[:4] for row in rows] == [
+        [str(s), str(s // 4), "float32", "all_reduce"] for s in SIZES
+    ]
 
 
 def test_a_run_never_overwrites_another(first: Folder, command: Command, pair: Path) -> None:

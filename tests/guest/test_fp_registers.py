@@ -16,19 +16,30 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled, and right on the machine's own kernel."""
     path = tmp_path_factory.mktemp("program") / "fp_registers"
     source = INSIDE / "fp_registers.c"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, source, "-lm"], check=True)
+    subprocess.run(
+        ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, source, "-lm"],
+        check=True,
+    )
     subprocess.run([path], check=True, timeout=60)
     return path
 
 
 @pytest.mark.parametrize("clock", ["virtual", "real"])
-def test_fp_registers_stay(kernel: Kernel, program: Path, clock: Literal["virtual", "real"], tmp_path: Path) -> None:
+def test_fp_registers_stay(
+    kernel: Kernel, program: Path, clock: Literal["virtual", "real"], tmp_path: Path
+) -> None:
     """Through system calls, page faults, signals, other threads, forks and other programs."""
     folder = tmp_path / "shared"
     (folder / "raw").mkdir(parents=True)
     with start_guest(
-        kernel, [str(program)], writable=folder, memory_bytes=MEMORY_BYTES, clock=clock,
-        console=folder / "console.log", clock_file=folder / "raw/clock", readable=[program.parent],
-    ) as guest:  # fmt: skip
+        kernel,
+        [str(program)],
+        writable=folder,
+        memory_bytes=MEMORY_BYTES,
+        clock=clock,
+        console=folder / "console.log",
+        clock_file=folder / "raw/clock",
+        readable=[program.parent],
+    ) as guest:
         assert finish(guest) == 0, console(folder)
     assert ", 0 wrong" in console(folder)

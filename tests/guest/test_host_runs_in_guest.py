@@ -12,9 +12,20 @@ from tests.support.census import differences
 from tests.support.guests import console, finish, guest_with, result
 
 MS = 10**6  # ns
-CASES = ("process-complete", "container-complete", "process-change", "process-interrupt", "process-kill")
+CASES = (
+    "process-complete",
+    "container-complete",
+    "process-change",
+    "process-interrupt",
+    "process-kill",
+)
 STATUS = {"complete": 0, "change": 0, "interrupt": 130, "kill": -9}
-STATE = {"complete": "completed", "change": "completed", "interrupt": "interrupted", "kill": "interrupted"}
+STATE = {
+    "complete": "completed",
+    "change": "completed",
+    "interrupt": "interrupted",
+    "kill": "interrupted",
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +78,9 @@ def test_what_is_made_is_the_runs_own(case: str, found: dict[str, Any]) -> None:
 
 def test_kill_leaves_a_control_group_at_most(folder: Path) -> None:
     found = result(folder)["process-kill"]
-    left = {kind: change[0] for kind, change in differences(found["before"], found["killed"]).items()}
+    left = {
+        kind: change[0] for kind, change in differences(found["before"], found["killed"]).items()
+    }
     assert set(left) <= {"control groups", "controllers"}
 
 
@@ -84,7 +97,9 @@ def test_it_measures_what_was_planned(folder: Path, isolation: str) -> None:
     assert 40 + 256 * 1024 * 8 / 1e9 * 1000 <= large["time_us"]["min"] / 1000 < 160
     (trip,) = summary["fidelity"]
     assert 20 <= trip["rtt_ms_measured"] < 40
-    assert pl.read_parquet(run / "ops.parquet")["start_ns"].min() > 1_700_000_000 * 10**9  # this machine's clock
+    assert (
+        pl.read_parquet(run / "ops.parquet")["start_ns"].min() > 1_700_000_000 * 10**9
+    )  # this machine's clock
     strain = json.loads((run / "raw/strain.json").read_text())
     assert strain["late_us"]["samples"] > 0
     assert strain["fibre_drops"] == {}
@@ -95,8 +110,12 @@ def test_links_change_on_the_real_clock(folder: Path) -> None:
     run = folder / "process-change" / "run"
     changes = [json.loads(line) for line in (run / "raw/changes.jsonl").read_text().splitlines()]
     assert len(changes) == 2
-    ops = pl.read_parquet(run / "ops.parquet").filter((pl.col("rank") == 0) & (pl.col("bytes") == 4096))
-    during = ops.filter((pl.col("start_ns") > changes[0]["time_ns"]) & (pl.col("end_ns") < changes[1]["due_ns"]))
+    ops = pl.read_parquet(run / "ops.parquet").filter(
+        (pl.col("rank") == 0) & (pl.col("bytes") == 4096)
+    )
+    during = ops.filter(
+        (pl.col("start_ns") > changes[0]["time_ns"]) & (pl.col("end_ns") < changes[1]["due_ns"])
+    )
     durations = during["end_ns"] - during["start_ns"]
     assert during.height >= 2
     assert durations.min() >= 160 * MS

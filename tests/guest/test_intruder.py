@@ -35,9 +35,12 @@ def listener() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(
-    kernel: Kernel, need: Callable[[object, str], None], outside: Path, listener: socket.socket,
+    kernel: Kernel,
+    need: Callable[[object, str], None],
+    outside: Path,
+    listener: socket.socket,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:  # fmt: skip
+) -> Path:
     """The shared folder, after the guest has tried."""
     need(try_namespaces() == "", "namespaces that keep a guest to its folder")
     path = tmp_path_factory.mktemp("intruder") / "shared"
@@ -66,7 +69,10 @@ def test_the_files_of_this_machine_are_as_they_were(folder: Path, outside: Path)
 
 def test_it_reached_no_network(folder: Path, listener: socket.socket) -> None:
     found = result(folder)
-    assert {found[attempt] for attempt in UNREACHED} <= {"Connection refused", "Network is unreachable"}
+    assert {found[attempt] for attempt in UNREACHED} <= {
+        "Connection refused",
+        "Network is unreachable",
+    }
     with pytest.raises(TimeoutError):
         listener.accept()
 
@@ -76,9 +82,12 @@ def test_what_it_left_is_made_harmless(folder: Path, outside: Path) -> None:
     run = RunDir(folder)
     told = "\n".join(run.settle())
     for name, what in (
-        ("status.json", "a symbolic link"), ("ops.parquet", "a symbolic link"), ("logs", "a symbolic link"),
-        ("raw/events.jsonl", "a FIFO"), ("out", "a symbolic link"),
-    ):  # fmt: skip
+        ("status.json", "a symbolic link"),
+        ("ops.parquet", "a symbolic link"),
+        ("logs", "a symbolic link"),
+        ("raw/events.jsonl", "a FIFO"),
+        ("out", "a symbolic link"),
+    ):
         assert f"{name} was {what}, and was removed" in told
         assert not (folder / name).is_symlink()
     assert list(run.not_plain()) == []

@@ -11,27 +11,53 @@ import pytest
 
 from testbed.guest.kernel import Kernel
 from tests.support.guests import measure_links
-from tests.support.links_scenarios import DATAGRAM, FRAME, GBIT, MBIT, MS, SEGMENT, Scenario, link, of, scenario
+from tests.support.links_scenarios import (
+    DATAGRAM,
+    FRAME,
+    GBIT,
+    MBIT,
+    MS,
+    SEGMENT,
+    Scenario,
+    link,
+    of,
+    scenario,
+)
 
 LAN_NS = 4 * 98 * 8 / 400  # an echo passes four NICs of 400 Gbit/s
 
 
 DELAYS_MS = (0.05, 1, 10, 100, 300)
-RATES = {"1 Mbit/s": (1 * MBIT, 200), "100 Mbit/s": (100 * MBIT, 2000), "1 Gbit/s": (1 * GBIT, 5000),
-         "10 Gbit/s": (10 * GBIT, 10_000), "100 Gbit/s": (100 * GBIT, 20_000)}  # fmt: skip
+RATES = {
+    "1 Mbit/s": (1 * MBIT, 200),
+    "100 Mbit/s": (100 * MBIT, 2000),
+    "1 Gbit/s": (1 * GBIT, 5000),
+    "10 Gbit/s": (10 * GBIT, 10_000),
+    "100 Gbit/s": (100 * GBIT, 20_000),
+}
 TCP_S = {"1 Mbit/s": 60, "100 Mbit/s": 4, "1 Gbit/s": 1, "10 Gbit/s": 0.3, "100 Gbit/s": 0.06}
 JITTERS = ("uniform", "normal", "pareto")
 LOSSES = {0.00001: 300_000, 0.001: 50_000, 0.01: 20_000, 0.05: 20_000}  # probability: packets
 SITES = ("a", "b", "c", "d", "e")
-MESH_DELAYS = {f"{x}-{y}": 2 + 3 * i for i, (x, y) in enumerate((x, y) for x in SITES for y in SITES if x < y)}  # ms
+MESH_DELAYS = {
+    f"{x}-{y}": 2 + 3 * i for i, (x, y) in enumerate((x, y) for x in SITES for y in SITES if x < y)
+}  # ms
 LEAF_RATE, OVERSUBSCRIPTION = 10 * GBIT, 4
 
 
 def mesh() -> dict[str, Any]:
-    wan = [link("100 Mbit/s", f"{ms} ms", queue="2 bdp", between=key.split("-")) for key, ms in MESH_DELAYS.items()]
+    wan = [
+        link("100 Mbit/s", f"{ms} ms", queue="2 bdp", between=key.split("-"))
+        for key, ms in MESH_DELAYS.items()
+    ]
     site = {"hosts": 1, "nic": {"rate": "10 Gbit/s", "delay": "0 ms"}}
-    return {"name": "mesh", "datacenters": dict.fromkeys(SITES, site), "wan": wan, "routing": "hops",
-            "tcp": {"offload": "off"}}  # fmt: skip
+    return {
+        "name": "mesh",
+        "datacenters": dict.fromkeys(SITES, site),
+        "wan": wan,
+        "routing": "hops",
+        "tcp": {"offload": "off"},
+    }
 
 
 def clos(spines: int, hosts: int) -> dict[str, Any]:
@@ -42,7 +68,10 @@ def clos(spines: int, hosts: int) -> dict[str, Any]:
 
 def diamond() -> dict[str, Any]:
     """From a to d by way of b or of c, which are equally far: of 16 hosts, some take the one and some the other."""
-    wan = [link("1 Gbit/s", "5 ms", between=ends) for ends in (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])]
+    wan = [
+        link("1 Gbit/s", "5 ms", between=ends)
+        for ends in (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])
+    ]
     site = {"hosts": 1, "nic": {"rate": "10 Gbit/s", "delay": "0 ms"}}
     sites = {"a": {**site, "hosts": 8}, "b": site, "c": site, "d": {**site, "hosts": 8}}
     return {"name": "diamond", "datacenters": sites, "wan": wan, "multipath": True}
@@ -64,30 +93,48 @@ def scenarios() -> dict[str, Scenario]:
     for kind in JITTERS:
         jittery = link("10 Gbit/s", "20 ms", jitter="1 ms", distribution=kind)
         found[f"jitter {kind}"] = scenario("one_way", jittery, packets=4000, gap_ns=20_000_000)
-        found[f"reorder {kind}"] = scenario("one_way", jittery | {"reorder": True}, packets=2000, gap_ns=500_000)
+        found[f"reorder {kind}"] = scenario(
+            "one_way", jittery | {"reorder": True}, packets=2000, gap_ns=500_000
+        )
         found[f"ordered {kind}"] = scenario("one_way", jittery, packets=2000, gap_ns=500_000)
     for loss, packets in LOSSES.items():
         lossy = link("100 Gbit/s", "1 ms", loss=f"{100 * loss} %", queue="1 GiB")
         found[f"loss {loss}"] = scenario("segmented", lossy, packets=packets, segments=40)
     twice = link("10 Gbit/s", "1 ms", duplicate="5 %")
     found["duplicate"] = scenario("one_way", twice, packets=2000, gap_ns=100_000)
-    found["corrupt"] = scenario("one_way", link("10 Gbit/s", "1 ms", corrupt="5 %"), packets=2000, gap_ns=100_000)
+    found["corrupt"] = scenario(
+        "one_way", link("10 Gbit/s", "1 ms", corrupt="5 %"), packets=2000, gap_ns=100_000
+    )
     queue = link("10 Mbit/s", "5 ms", queue="100 packets")
     found["queue"] = scenario("full_queue", queue, packets=400, rate_bps=10 * MBIT)
     for discipline in ("red", "fq_codel"):
         for ecn in (True, False):
             managed = link("100 Mbit/s", "10 ms", queue="4 bdp", discipline=discipline, ecn=ecn)
-            found[f"{discipline} ecn={ecn}"] = scenario("tcp", managed, seconds=10, settle=3, flows=2)
+            found[f"{discipline} ecn={ecn}"] = scenario(
+                "tcp", managed, seconds=10, settle=3, flows=2
+            )
     managed = link("10 Mbit/s", "5 ms", discipline="red")
     found["managed rtt"] = scenario("rtt", managed)
     found["managed udp"] = scenario("udp_rate", managed, packets=20)
     ends = [[f"{key[0]}-h0", f"{key[2]}-h0"] for key in MESH_DELAYS]
     found["mesh"] = of(mesh(), "iperf3", seconds=4, ends=ends)
-    found["oversubscribed"] = of(clos(1, 8), "pairs", seconds=0.1, settle=0.03, ends=[
-        [f"a-h{h}", f"a-h{h + 4}"] for h in range(4)])  # fmt: skip
-    found["same leaf"] = of(clos(1, 8), "pairs", seconds=0.05, settle=0.01, ends=[["a-h0", "a-h1"], ["a-h2", "a-h3"]])
-    found["spread"] = of(clos(4, 32), "pairs", seconds=0.02, settle=0.005, ends=[
-        [f"a-h{h}", f"a-h{16 + (h + shift) % 16}"] for h in range(16) for shift in (0, 5)])  # fmt: skip
+    found["oversubscribed"] = of(
+        clos(1, 8),
+        "pairs",
+        seconds=0.1,
+        settle=0.03,
+        ends=[[f"a-h{h}", f"a-h{h + 4}"] for h in range(4)],
+    )
+    found["same leaf"] = of(
+        clos(1, 8), "pairs", seconds=0.05, settle=0.01, ends=[["a-h0", "a-h1"], ["a-h2", "a-h3"]]
+    )
+    found["spread"] = of(
+        clos(4, 32),
+        "pairs",
+        seconds=0.02,
+        settle=0.005,
+        ends=[[f"a-h{h}", f"a-h{16 + (h + shift) % 16}"] for h in range(16) for shift in (0, 5)],
+    )
     found["clos rtt"] = of(clos(2, 4), "rtt")
     found["multipath"] = of(diamond(), "pairs", seconds=1, settle=0.5, ends=across("a-h", "d-h", 8))
     return found
@@ -96,13 +143,17 @@ def scenarios() -> dict[str, Scenario]:
 @pytest.fixture(scope="module")
 def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What inside/links.py measured."""
-    return measure_links(kernel, tmp_path_factory.mktemp("links") / "shared", scenarios(), "virtual")
+    return measure_links(
+        kernel, tmp_path_factory.mktemp("links") / "shared", scenarios(), "virtual"
+    )
 
 
 @pytest.mark.parametrize("ms", DELAYS_MS)
 def test_delay(found: dict[str, Any], ms: float) -> None:
     """RTT = twice the delay and the serialisation of 98 bytes at 2 ports of 100 Gbit/s; within 10 us."""
-    assert found[f"rtt {ms}"]["rtt_ns"] == pytest.approx(2 * ms * MS + LAN_NS + 2 * 98 * 8 / 100, abs=10_000)
+    assert found[f"rtt {ms}"]["rtt_ns"] == pytest.approx(
+        2 * ms * MS + LAN_NS + 2 * 98 * 8 / 100, abs=10_000
+    )
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -117,7 +168,9 @@ def test_udp_rate(found: dict[str, Any], rate: str) -> None:
 @pytest.mark.parametrize("rate", RATES)
 def test_tcp_rate(found: dict[str, Any], rate: str) -> None:
     """1448 of each 1514 bytes are data; within 0.5 % once the window has grown."""
-    assert found[f"tcp {rate}"]["bps"][0] == pytest.approx(RATES[rate][0] * SEGMENT / FRAME, rel=0.005)
+    assert found[f"tcp {rate}"]["bps"][0] == pytest.approx(
+        RATES[rate][0] * SEGMENT / FRAME, rel=0.005
+    )
 
 
 @pytest.mark.parametrize("kind", JITTERS)
@@ -190,7 +243,9 @@ def test_ecn(found: dict[str, Any], discipline: str) -> None:
 
 def test_a_managed_queue_changes_no_time(found: dict[str, Any]) -> None:
     """RTT and rate are those of a drop-tail queue: a frame of 98 bytes takes 78.4 us at 10 Mbit/s."""
-    assert found["managed rtt"]["rtt_ns"] == pytest.approx(10 * MS + 2 * 78_400 + LAN_NS, abs=10_000)
+    assert found["managed rtt"]["rtt_ns"] == pytest.approx(
+        10 * MS + 2 * 78_400 + LAN_NS, abs=10_000
+    )
     assert found["managed udp"]["bps"] == pytest.approx(10 * MBIT * DATAGRAM / FRAME, rel=0.005)
 
 
@@ -204,7 +259,9 @@ def test_mesh(found: dict[str, Any]) -> None:
 
 def test_oversubscription(found: dict[str, Any]) -> None:
     """Four hosts of 10 Gbit/s share a leaf's uplink of 10 Gbit/s (4 : 1); inside a leaf each has its own. 2 %."""
-    assert sum(found["oversubscribed"]["bps"]) == pytest.approx(LEAF_RATE * SEGMENT / FRAME, rel=0.02)
+    assert sum(found["oversubscribed"]["bps"]) == pytest.approx(
+        LEAF_RATE * SEGMENT / FRAME, rel=0.02
+    )
     assert found["same leaf"]["bps"] == pytest.approx([LEAF_RATE * SEGMENT / FRAME] * 2, rel=0.02)
 
 
@@ -232,12 +289,19 @@ REAL: dict[str, Callable[[], Scenario]] = {
     "rtt": lambda: scenario("rtt", link("1 Gbit/s", "10 ms")),
     "tcp": lambda: scenario("tcp", link("50 Mbit/s", "5 ms"), seconds=2, settle=1),
     "udp": lambda: scenario("udp_rate", link("20 Mbit/s", "5 ms", queue="64 MiB"), packets=500),
-    "loss": lambda: scenario("segmented", link("20 Mbit/s", "5 ms", loss="5 %", queue="9 MiB"),
-                             packets=2000, segments=40),
-    "jitter": lambda: scenario("one_way", link("1 Gbit/s", "20 ms", jitter="5 ms", distribution="normal"),
-                               packets=400, gap_ns=5_000_000),
-    "queue": lambda: scenario("full_queue", link("2 Mbit/s", "5 ms", queue="20 packets"), packets=80, rate_bps=2e6),
-}  # fmt: skip
+    "loss": lambda: scenario(
+        "segmented", link("20 Mbit/s", "5 ms", loss="5 %", queue="9 MiB"), packets=2000, segments=40
+    ),
+    "jitter": lambda: scenario(
+        "one_way",
+        link("1 Gbit/s", "20 ms", jitter="5 ms", distribution="normal"),
+        packets=400,
+        gap_ns=5_000_000,
+    ),
+    "queue": lambda: scenario(
+        "full_queue", link("2 Mbit/s", "5 ms", queue="20 packets"), packets=80, rate_bps=2e6
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -257,4 +321,6 @@ def test_real_time(real: dict[str, Any]) -> None:
     assert real["loss"]["lost"] == pytest.approx(100, abs=3 * 9.7)
     assert real["jitter"]["mean_ns"] == pytest.approx(20 * MS, rel=0.2)
     frame_ns = FRAME * 8e9 / (2 * MBIT)
-    assert real["queue"]["last_ns"] - real["queue"]["first_ns"] == pytest.approx(20 * frame_ns, rel=0.2)
+    assert real["queue"]["last_ns"] - real["queue"]["first_ns"] == pytest.approx(
+        20 * frame_ns, rel=0.2
+    )

@@ -53,7 +53,9 @@ def test_the_exit_status_comes_out(ended: int, folder: Path) -> None:
 
 def test_a_sleep_is_exact_and_costs_next_to_nothing(found: dict[str, Any], folder: Path) -> None:
     """1000 s pass within 1 ms, in less than 5 s of wall time (the times of files that the host's kernel set)."""
-    before, after = ((folder / "shared" / name).stat().st_mtime for name in ("before-sleep", "after-sleep"))
+    before, after = (
+        (folder / "shared" / name).stat().st_mtime for name in ("before-sleep", "after-sleep")
+    )
     assert abs(found["slept_ns"] - SLEEP_S * 10**9) < 1_000_000
     assert after - before < 5
 
@@ -102,7 +104,9 @@ def end_of_watch(guest: Guest, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def spinning(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[int]]]:
+def spinning(
+    kernel: Kernel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, list[int]]]:
     """What the watch says of a process that loops, and the ns that the kernel forced the clock on, as they grew."""
     folder = tmp_path_factory.mktemp("spin") / "shared"
     with guest_with(kernel, "spin.py", folder) as guest:
@@ -118,7 +122,9 @@ def spinning(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield text, forced
 
 
-def test_a_clock_that_stands_still_is_noticed_and_explained(spinning: tuple[str, list[int]]) -> None:
+def test_a_clock_that_stands_still_is_noticed_and_explained(
+    spinning: tuple[str, list[int]],
+) -> None:
     """A process that loops without waiting keeps the virtual clock still; the message says which one, and where."""
     text, _forced = spinning
     assert f"the guest's clock stood still for {STALL_LIMIT_S} s: python" in text

@@ -50,7 +50,9 @@ def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """What inside/three_datacenters.py measured."""
     outside = tmp_path_factory.mktemp("network")
     (outside / "line.yaml").write_text(LINE)
-    plan = resolve(Topology.load(outside / "line.yaml"), load_workload("collectives"), isolation="process")
+    plan = resolve(
+        Topology.load(outside / "line.yaml"), load_workload("collectives"), isolation="process"
+    )
     folder = outside / "shared"
     with guest_with(kernel, "three_datacenters.py", folder) as guest:
         # The script reads the plan long after the boot has begun.
@@ -133,5 +135,7 @@ def test_loss_repeats_with_its_seed(found: dict[str, Any]) -> None:
         ("delay", "wan: the kernel keeps netem latency of w0b as 10240000, not 10000000"),
     ],
 )
-def test_a_shape_that_differs_from_the_plan_is_an_error(found: dict[str, Any], parameter: str, text: str) -> None:
+def test_a_shape_that_differs_from_the_plan_is_an_error(
+    found: dict[str, Any], parameter: str, text: str
+) -> None:
     assert found["tampered"][parameter] == text

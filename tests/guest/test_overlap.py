@@ -19,7 +19,9 @@ ROUND_TRIPS_S = 4 * DELAY_S  # of an all-reduce of two ranks
 
 
 @pytest.fixture(scope="module")
-def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[dict[str, Any]]]]:
+def found(
+    kernel: Kernel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[list[dict[str, Any]]]]:
     """Steps after the first two of each rank, by rate."""
     folder = tmp_path_factory.mktemp("overlap")
     with guest_with(kernel, "overlap.py", folder, FAST, SLOW) as guest:
@@ -35,14 +37,18 @@ def steps(found: dict[str, list[list[dict[str, Any]]]], rate: int) -> list[dict[
 def test_gradients_appear_when_a_gpu_would_have_them(found: dict[str, Any], rate: int) -> None:
     """Each layer 20 ms after the one behind it, within 1 ms."""
     for step in steps(found, rate):
-        assert step["ready"] == pytest.approx([FORWARD_S + LAYER_S * n for n in range(1, LAYERS + 1)], abs=0.001)
+        assert step["ready"] == pytest.approx(
+            [FORWARD_S + LAYER_S * n for n in range(1, LAYERS + 1)], abs=0.001
+        )
 
 
 @pytest.mark.parametrize("rate", [FAST, SLOW])
 def test_buckets_leave_during_the_backward_pass(found: dict[str, Any], rate: int) -> None:
     """Every bucket within 0.1 ms of its gradient."""
     for step in steps(found, rate):
-        assert [begin for begin, _end in step["buckets"]] == pytest.approx(step["ready"], abs=0.0001)
+        assert [begin for begin, _end in step["buckets"]] == pytest.approx(
+            step["ready"], abs=0.0001
+        )
 
 
 def test_computation_hides_a_fast_link(found: dict[str, Any]) -> None:

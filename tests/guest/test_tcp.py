@@ -17,7 +17,12 @@ RARE = (1e-4,)  # four million packets, four minutes: with `make proof`
 RTTS_MS = (20, 100)
 LOSS_EVENTS = {1e-4: 100, 1e-3: 600, 1e-2: 600}  # expected in the measured part
 OFF = {"offload": "off"}
-SHADOW = {"1 Mbit/s": (300, 0.70), "10 Mbit/s": (200, 0.88), "100 Mbit/s": (100, 0.92), "1 Gbit/s": (10, 0.96)}
+SHADOW = {
+    "1 Mbit/s": (300, 0.70),
+    "10 Mbit/s": (200, 0.88),
+    "100 Mbit/s": (100, 0.92),
+    "1 Gbit/s": (10, 0.96),
+}
 SHADOW_S = 60
 IP_PACKET = 1500  # bytes; Shadow's links count these, ours count Ethernet frames
 
@@ -54,7 +59,9 @@ def formula_scenarios(losses: tuple[float, ...]) -> dict[str, Scenario]:
         lossy = link("10 Gbit/s", f"{rtt / 2} ms", loss=f"{100 * p} %", queue="64 MiB")
         name = f"{control} {p} {rtt}"
         tcp = OFF | {"congestion_control": control}
-        found[name] = scenario("tcp", lossy, tcp, seconds=1.15 * seconds + 2, settle=0.15 * seconds + 2)
+        found[name] = scenario(
+            "tcp", lossy, tcp, seconds=1.15 * seconds + 2, settle=0.15 * seconds + 2
+        )
     return found
 
 
@@ -64,7 +71,9 @@ def scenarios() -> dict[str, Scenario]:
     found["bbr"] = scenario("tcp", lossy, OFF | {"congestion_control": "bbr"}, seconds=15, settle=3)
     for rate, (delay, _part) in SHADOW.items():
         offload = {"offload": "on"} if rate == "1 Gbit/s" else OFF
-        long_path = link(f"{shadow_bps(rate) * FRAME / IP_PACKET:.0f} bit/s", f"{delay} ms", queue="1 bdp")
+        long_path = link(
+            f"{shadow_bps(rate) * FRAME / IP_PACKET:.0f} bit/s", f"{delay} ms", queue="1 bdp"
+        )
         found[f"shadow {rate}"] = scenario("tcp", long_path, offload, seconds=SHADOW_S, settle=0)
     shared = link("100 Mbit/s", "10 ms", queue="1 bdp")
     found["fairness"] = scenario("tcp", shared, OFF, seconds=40, settle=10, flows=8)
@@ -80,7 +89,9 @@ def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture(scope="module")
 def rare(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same with few losses."""
-    return measure_links(kernel, tmp_path_factory.mktemp("rare") / "shared", formula_scenarios(RARE), "virtual")
+    return measure_links(
+        kernel, tmp_path_factory.mktemp("rare") / "shared", formula_scenarios(RARE), "virtual"
+    )
 
 
 @pytest.mark.parametrize(("control", "p", "rtt"), formula_cells(LOSSES))

@@ -40,7 +40,9 @@ def outcome(group, op, size=SIZE):
 def flat():
     """Every operation of gloo in every type."""
     return {
-        f"{op} {dtype}": outcome(Group(getattr(torch, dtype)), op, 24_000 if dtype != "float32" else SIZE)
+        f"{op} {dtype}": outcome(
+            Group(getattr(torch, dtype)), op, 24_000 if dtype != "float32" else SIZE
+        )
         for op, dtype in itertools.product(OPERATIONS, DTYPES)
     }
 
@@ -90,16 +92,23 @@ def established():
         if name.startswith("socket:["):
             inodes.add(name[8:-1])
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return len({line[9] for line in lines if line[3] == "01"} & inodes)  # the list has some twice while others connect
+    return len(
+        {line[9] for line in lines if line[3] == "01"} & inodes
+    )  # the list has some twice while others connect
 
 
 def hierarchy(datacenters, dtype=torch.float32):
     made = Hierarchy(datacenters)
     group = Group(dtype, hierarchy=made)
     results = {op: outcome(group, op) for op in HIERARCHICAL}
-    results |= {f"{op} in place": outcome(Group(dtype, hierarchy=made, in_place=True), op) for op in HIERARCHICAL}
+    results |= {
+        f"{op} in place": outcome(Group(dtype, hierarchy=made, in_place=True), op)
+        for op in HIERARCHICAL
+    }
     results |= {f"{op} of 1": outcome(group, op, 4) for op in HIERARCHICAL}
-    x = torch.rand(1003, generator=torch.Generator().manual_seed(dist.get_rank()), dtype=torch.float64)
+    x = torch.rand(
+        1003, generator=torch.Generator().manual_seed(dist.get_rank()), dtype=torch.float64
+    )
     y = x.clone()
     made.all_reduce(x)
     dist.all_reduce(y)
@@ -148,17 +157,29 @@ def misuse():
 SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (
-        flat, in_place, odd_sizes, groups, alone, connections, equal, uneven, crossed, one_datacenter, one_rank_each,
+        flat,
+        in_place,
+        odd_sizes,
+        groups,
+        alone,
+        connections,
+        equal,
+        uneven,
+        crossed,
+        one_datacenter,
+        one_rank_each,
         misuse,
     )
-}  # fmt: skip
+}
 
 
 def be_rank(rank, ranks, scenario, folder):
     os.environ["GLOO_SOCKET_IFNAME"] = ",".join(["lo"] * (3 if scenario == "connections" else 1))
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), ranks)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store, timeout=datetime.timedelta(seconds=30))
+    dist.init_process_group(
+        "gloo", rank=rank, world_size=ranks, store=store, timeout=datetime.timedelta(seconds=30)
+    )
     (folder / f"{rank}.json").write_text(json.dumps(SCENARIOS[scenario]()))
     dist.barrier()
 

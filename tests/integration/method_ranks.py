@@ -27,10 +27,18 @@ from testbed.core.sandbox import die_with_parent
 
 PARAMETERS, LAYERS, SEQUENCE, BATCH = 20_000, 2, 16, 4
 DEFAULTS = {
-    "bucket": 2**14, "powersgd_rank": 2, "sync_every": 2, "outer_lr": 0.7, "outer_momentum": 0.9,
-    "exchange_dtype": "float32", "early_exchange": False, "fragments": 2, "overlap": 0, "microbatches": 4,
+    "bucket": 2**14,
+    "powersgd_rank": 2,
+    "sync_every": 2,
+    "outer_lr": 0.7,
+    "outer_momentum": 0.9,
+    "exchange_dtype": "float32",
+    "early_exchange": False,
+    "fragments": 2,
+    "overlap": 0,
+    "microbatches": 4,
     "schedule": "1f1b",
-}  # fmt: skip
+}
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
@@ -52,9 +60,14 @@ def train(rank: int, world: int, case: dict) -> dict:
     model, paced = make_model(), []
     half = list(range(world // 2)), list(range(world // 2, world))
     job = methods.Job(
-        rank=rank, world=world, sites=[site for site in half if site], model=model, settings=DEFAULTS | case,
-        optimizer=OPTIMIZERS[case["optimizer"]], pace=lambda module, parts: paced.append((module, parts)),
-    )  # fmt: skip
+        rank=rank,
+        world=world,
+        sites=[site for site in half if site],
+        model=model,
+        settings=DEFAULTS | case,
+        optimizer=OPTIMIZERS[case["optimizer"]],
+        pace=lambda module, parts: paced.append((module, parts)),
+    )
     method = methods.load(case["method"])(job)
     losses = [method.step(*batch) for batch in batches(world, case["steps"])]
     method.finish()
@@ -81,9 +94,12 @@ def main(cases: dict[str, dict], folder: Path) -> int:
                     try:
                         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
                         dist.init_process_group(
-                            "gloo", init_method=f"file://{store}/store", rank=rank, world_size=case["world"],
+                            "gloo",
+                            init_method=f"file://{store}/store",
+                            rank=rank,
+                            world_size=case["world"],
                             timeout=datetime.timedelta(seconds=20),
-                        )  # fmt: skip
+                        )
                         torch.save(train(rank, case["world"], case), folder / f"{name}-{rank}.pt")
                         dist.barrier()
                         status = 0

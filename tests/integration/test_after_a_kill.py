@@ -20,13 +20,21 @@ with returned_if_killed(Path({run!r})), temporary_folder("testbed-killed-") as f
 """
 
 
-def test_its_temporary_folder_is_removed_and_its_run_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_temporary_folder_is_removed_and_its_run_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     program = KILLED.format(run=str(tmp_path / "run"))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     left = Path(done.stdout.strip())
-    assert (done.returncode, left.parent, (left / "file").exists()) == (-signal.SIGKILL, tmp_path, True)
+    assert (done.returncode, left.parent, (left / "file").exists()) == (
+        -signal.SIGKILL,
+        tmp_path,
+        True,
+    )
     assert remove_stale_guests() == [tmp_path / "run"]
     assert not left.exists()
     assert remove_stale_guests() == []

@@ -31,7 +31,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package `bundled`, imported."""
     folder = tmp_path / "bundled"
     folder.mkdir()
-    for name, text in {"__init__": "value = 1", "inner": "part = 2", "late": "value = 3", "program": PROGRAM}.items():
+    for name, text in {
+        "__init__": "value = 1",
+        "inner": "part = 2",
+        "late": "value = 3",
+        "program": PROGRAM,
+    }.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -46,7 +51,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def made(package: Path, tmp_path: Path) -> Path:
     """A bundle of it."""
     path = tmp_path / "bundle"
-    code_bundle.write(path, {name: module for name, module in sys.modules.items() if name.split(".")[0] == "bundled"})
+    code_bundle.write(
+        path,
+        {name: module for name, module in sys.modules.items() if name.split(".")[0] == "bundled"},
+    )
     assert sorted(code_bundle.Finder(path).index) == ["bundled", "bundled.inner", "bundled.late"]
     assert sorted(tmp_path.iterdir()) == [path, package]
     return path
@@ -58,10 +66,20 @@ def test_modules_come_from_it(made: Path, package: Path) -> None:
         (package / f"{name}.py").write_text("value = part = 'changed'")
     words = [sys.executable, code_bundle.BUNDLE, made, "bundled.program", "an", "argument"]
     project = Path(code_bundle.__file__).parent.parent.parent
-    environment = {**os.environ, "PYTHONPATH": f"{package.parent}:{project}", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(words, cwd="/usr", env=environment, capture_output=True, text=True, check=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{package.parent}:{project}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        words, cwd="/usr", env=environment, capture_output=True, text=True, check=True
+    )
     name, argv, first, value, part, file, folders, loader, late = json.loads(done.stdout)
-    assert (name, argv, first) == ("__main__", [str(package / "program.py"), "an", "argument"], "/usr")
+    assert (name, argv, first) == (
+        "__main__",
+        [str(package / "program.py"), "an", "argument"],
+        "/usr",
+    )
     assert (value, part, file, folders) == (1, 2, str(package / "__init__.py"), [str(package)])
     assert loader == "_Loader"
     assert late == "changed", "after remove() the files count"
@@ -86,10 +104,15 @@ def test_a_missing_file_makes_it_stale(made: Path, package: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"12345678", b"\xff" * 8, b"no bundle at all, but longer than its head",
-        code_bundle.FORMAT, code_bundle.FORMAT + b"\xff" * 8, code_bundle.FORMAT + (4).to_bytes(8, "little") + b"\xff" * 4,
+        b"",
+        b"12345678",
+        b"\xff" * 8,
+        b"no bundle at all, but longer than its head",
+        code_bundle.FORMAT,
+        code_bundle.FORMAT + b"\xff" * 8,
+        code_bundle.FORMAT + (4).to_bytes(8, "little") + b"\xff" * 4,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_bundle_is_not_fresh(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     assert not code_bundle.is_fresh(path)
@@ -104,7 +127,9 @@ def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     calls: list[str] = []
 
     def words() -> list[str]:
-        return python_for_guests({"PYTHONPATH": project, "PATH": os.environ["PATH"]}, lambda: calls.append("made"))
+        return python_for_guests(
+            {"PYTHONPATH": project, "PATH": os.environ["PATH"]}, lambda: calls.append("made")
+        )
 
     python, program, path = words()
     assert (python, program) == (sys.executable, str(code_bundle.BUNDLE))
@@ -112,7 +137,9 @@ def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert calls == ["made"]
     names = set(code_bundle.Finder(Path(path)).index)
     assert {"torch", "mininet.net", "docker", "torch.distributed", "torch._export"} <= names
-    assert not {name for name in names if name.split(".")[0] in {"testbed", "workloads", "__main__"}}
+    assert not {
+        name for name in names if name.split(".")[0] in {"testbed", "workloads", "__main__"}
+    }
     Path(path).write_bytes(b"damaged")
     assert words() == [python, program, path]
     assert calls == ["made", "made"]

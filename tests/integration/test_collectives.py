@@ -23,8 +23,11 @@ def results():
     done = subprocess.run(
         [sys.executable, "-W", "error", str(LOOPBACK), *CHECKED, *HIERARCHIES, *OTHERS],
         env=os.environ | {"PYTHONPATH": str(LOOPBACK.parent.parent.parent)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -64,7 +67,9 @@ def test_rails():
     assert rails([[0, 1, 2], [3]]) == [[0, 3], [1], [2]]
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bfloat16, torch.float16, torch.float32, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.bfloat16, torch.float16, torch.float32, torch.int64]
+)
 @pytest.mark.parametrize("ranks", [1, 4, 100])
 def test_values_and_their_sum(dtype, ranks):
     """The sum that is expected is that of the ranks' values, also over the end of a period; int8 wraps."""

@@ -26,16 +26,30 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Rows]:
     ranks = [
         subprocess.Popen(
             # Names of functions that torch 2.13 begins to replace are those that scripts of today use.
-            [sys.executable, "-W", "error", "-W", "ignore::FutureWarning", Path(__file__).parent / "two_ranks.py",
-             str(rank), port, folder / f"{rank}.jsonl"],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-W",
+                "ignore::FutureWarning",
+                Path(__file__).parent / "two_ranks.py",
+                str(rank),
+                port,
+                folder / f"{rank}.jsonl",
+            ],
             env={"PYTHONPATH": str(PROJECT), "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
-    return [list(map(json.loads, (folder / f"{rank}.jsonl").read_text().splitlines())) for rank in range(2)]
+    return [
+        list(map(json.loads, (folder / f"{rank}.jsonl").read_text().splitlines()))
+        for rank in range(2)
+    ]
 
 
 def of(rows: Rows, part: str) -> Rows:
@@ -50,11 +64,23 @@ def test_every_operation_with_its_bytes(records: list[Rows]) -> None:
     """256 floats in, by the convention of nccl-tests: gathered sizes are totals over the ranks."""
     f = "float32"
     expected = [
-        ("all_reduce", 1024, f), ("broadcast", 1024, f), ("reduce", 1024, f), ("all_gather", 2048, f),
-        ("all_gather", 2048, f), ("reduce_scatter", 1024, f), ("all_to_all", 1024, f), ("gather", 2048, f),
-        ("scatter", 2048, f), ("barrier", 0, ""), ("barrier", 0, ""), ("all_reduce", 2, "int8"),
-        ("reduce_scatter", 8, f), ("all_reduce", 12, f), ("reduce_scatter", 16, f), ("all_reduce", 4 + 8, f),
-    ]  # fmt: skip
+        ("all_reduce", 1024, f),
+        ("broadcast", 1024, f),
+        ("reduce", 1024, f),
+        ("all_gather", 2048, f),
+        ("all_gather", 2048, f),
+        ("reduce_scatter", 1024, f),
+        ("all_to_all", 1024, f),
+        ("gather", 2048, f),
+        ("scatter", 2048, f),
+        ("barrier", 0, ""),
+        ("barrier", 0, ""),
+        ("all_reduce", 2, "int8"),
+        ("reduce_scatter", 8, f),
+        ("all_reduce", 12, f),
+        ("reduce_scatter", 16, f),
+        ("all_reduce", 4 + 8, f),
+    ]
     for rows in records:
         assert shape(of(rows, "collectives")) == expected
 
@@ -91,7 +117,10 @@ def test_all_reduces_of_ddp(records: list[Rows]) -> None:
 def test_fsdp(records: list[Rows]) -> None:
     """One layer of 100 x 100: gathered, and its gradient scattered."""
     for rows in records:
-        assert shape(of(rows, "fsdp")) == [("all_gather", 40_000, "float32"), ("reduce_scatter", 40_000, "float32")]
+        assert shape(of(rows, "fsdp")) == [
+            ("all_gather", 40_000, "float32"),
+            ("reduce_scatter", 40_000, "float32"),
+        ]
 
 
 def test_the_end_is_the_real_one(records: list[Rows]) -> None:

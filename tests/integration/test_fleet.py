@@ -56,7 +56,10 @@ def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ranks:
     """A host of the plan crashes, and is back later."""
     monkeypatch.setattr(fleet, "POLL_S", 0.001)
     host = make_plan(two_dcs()).workers.ranks[0].host
-    changes = (Change(at_ns=1, what=("down",), killed=(host,)), Change(at_ns=2, what=("up",), started=(host,)))
+    changes = (
+        Change(at_ns=1, what=("down",), killed=(host,)),
+        Change(at_ns=2, what=("up",), started=(host,)),
+    )
     made = Ranks(RunDir.create(tmp_path / "run"), plan(*changes))
     made.start({})
     return made
@@ -107,7 +110,10 @@ def test_a_failure_after_a_crash_says_so(crashing: Ranks) -> None:
     host = crashing.plan.workers.ranks[0].host
     crashing.kill([host])
     crashing.ends(others(crashing)[0], 1)
-    with pytest.raises(WorkerError, match=f"exited with 1, after {host} had crashed as the topology's events want it"):
+    with pytest.raises(
+        WorkerError,
+        match=f"exited with 1, after {host} had crashed as the topology's events want it",
+    ):
         crashing.wait()
 
 

@@ -37,7 +37,9 @@ testbed.__main__.main()
 
 def interrupted(number: int, how: str) -> subprocess.CompletedProcess[str]:
     words = ["env", f"--{how}-signal=INT", sys.executable, "-c", SCRIPT, number, "topo", "list"]
-    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [*map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.parametrize("number", [2, 15])
@@ -56,5 +58,7 @@ def test_it_has_its_status_wherever_it_was_met(tmp_path: Path) -> None:
     """In a dataclass's methods, say, which are made of a string: with -m Python would end itself by SIGINT then."""
     (tmp_path / "met.py").write_text(MET)
     words = [sys.executable, "-m", "met"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (130, "")

@@ -10,7 +10,13 @@ from testbed.core.errors import InputError
 from testbed.guest.boot import _one_cpu
 from testbed.spec.experiment import Experiment
 from testbed.sweep.folder import Record
-from testbed.sweep.local_executor import Capacity, capacity, estimated_seconds, need_bytes, side_by_side
+from testbed.sweep.local_executor import (
+    Capacity,
+    capacity,
+    estimated_seconds,
+    need_bytes,
+    side_by_side,
+)
 from testbed.sweep.points import PlannedPoint, plan_points
 
 
@@ -37,7 +43,9 @@ def test_there_is_a_guest_for_each_cpu() -> None:
     assert 0 < capacity(5).memory_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_guests_side_by_side_have_a_cpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guests_side_by_side_have_a_cpu_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     with _one_cpu() as first, _one_cpu() as second, _one_cpu() as third:
@@ -47,7 +55,9 @@ def test_guests_side_by_side_have_a_cpu_each(tmp_path: Path, monkeypatch: pytest
         assert again == first
 
 
-def test_the_display_counts_and_estimates(points: list[PlannedPoint], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_display_counts_and_estimates(
+    points: list[PlannedPoint], capsys: pytest.CaptureFixture[str]
+) -> None:
     display = Display(total=5, done=1, live=None)
     display.jobs = 2
     display.started(points[0], 1)
@@ -70,5 +80,9 @@ def test_estimates() -> None:
     assert estimated_seconds({}, 4, 2) is None
     assert estimated_seconds({"a": 10, "b": 20}, 4, 2) == 30
     assert [duration(seconds) for seconds in (4.4, 59.7, 61, 3600, 9000)] == [
-        "4 s", "60 s", "1:01 min", "1:00 h", "2:30 h",
-    ]  # fmt: skip
+        "4 s",
+        "60 s",
+        "1:01 min",
+        "1:00 h",
+        "2:30 h",
+    ]

@@ -23,7 +23,13 @@ EXACT: dict[str, dict[str, Any]] = {  # whose gradient is the mean over the glob
     "pipeline-1f1b": {"method": "pipeline", "world": 2},
     "pipeline-gpipe": {"method": "pipeline", "world": 4, "schedule": "gpipe"},
     "hsdp": {"method": "hsdp", "world": 4},
-    "diloco-plain": {"method": "diloco", "world": 2, "sync_every": 1, "outer_lr": 1.0, "outer_momentum": 0.0},
+    "diloco-plain": {
+        "method": "diloco",
+        "world": 2,
+        "sync_every": 1,
+        "outer_lr": 1.0,
+        "outer_momentum": 0.0,
+    },
     "local-sgd-1": {"method": "local-sgd", "world": 2, "sync_every": 1},
 }
 OUTER: dict[str, dict[str, Any]] = {  # whose formula is written down in `outer_steps`
@@ -31,7 +37,12 @@ OUTER: dict[str, dict[str, Any]] = {  # whose formula is written down in `outer_
     "diloco-early": {"method": "diloco", "world": 2, "early_exchange": True},
     "streaming-1": {"method": "streaming-diloco", "world": 2, "fragments": 1},
     "streaming-2": {"method": "streaming-diloco", "world": 2, "fragments": 2},
-    "streaming-early": {"method": "streaming-diloco", "world": 2, "fragments": 2, "early_exchange": True},
+    "streaming-early": {
+        "method": "streaming-diloco",
+        "world": 2,
+        "fragments": 2,
+        "early_exchange": True,
+    },
     "streaming-overlap": {"method": "streaming-diloco", "world": 2, "fragments": 2, "overlap": 1},
     "streaming-early-overlap": {
         "method": "streaming-diloco",
@@ -43,16 +54,30 @@ OUTER: dict[str, dict[str, Any]] = {  # whose formula is written down in `outer_
     "local-sgd-2": {"method": "local-sgd", "world": 2},
 }
 LEARNING: dict[str, dict[str, Any]] = {
-    "ddp": {}, "ddp-fp16": {}, "powersgd": {}, "hierarchical": {}, "local-sgd": {"sync_every": 4},
-    "diloco": {"sync_every": 4}, "pipeline": {}, "hsdp": {}, "async-ps": {"world": 3, "optimizer": "adamw-smooth"},
-    "streaming-diloco": {"sync_every": 4, "fragments": 2, "overlap": 1, "exchange_dtype": "float16"},
-}  # fmt: skip
+    "ddp": {},
+    "ddp-fp16": {},
+    "powersgd": {},
+    "hierarchical": {},
+    "local-sgd": {"sync_every": 4},
+    "diloco": {"sync_every": 4},
+    "pipeline": {},
+    "hsdp": {},
+    "async-ps": {"world": 3, "optimizer": "adamw-smooth"},
+    "streaming-diloco": {
+        "sync_every": 4,
+        "fragments": 2,
+        "overlap": 1,
+        "exchange_dtype": "float16",
+    },
+}
 LEARNING_STEPS = 14
 
 
 def all_cases() -> dict[str, dict[str, Any]]:
     cases = {name: SAME | case for name, case in EXACT.items()}
-    cases |= {name: {"optimizer": "adamw-smooth", "steps": STEPS} | case for name, case in OUTER.items()}
+    cases |= {
+        name: {"optimizer": "adamw-smooth", "steps": STEPS} | case for name, case in OUTER.items()
+    }
     for method, case in LEARNING.items():
         learning = {"method": method, "world": 2, "optimizer": "adamw", "steps": LEARNING_STEPS}
         cases[f"learn-{method}"] = learning | case
@@ -69,8 +94,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     script = Path(method_ranks.__file__)
     done = subprocess.run(
         [sys.executable, script, folder / "cases.json", folder],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return {
         name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(case["world"])]
@@ -99,7 +128,9 @@ def test_equals_one_process(name: str, results: dict[str, list[dict[str, Any]]])
     for rank in ranks:
         assert rank["parameters"]
         for key, value in rank["parameters"].items():
-            torch.testing.assert_close(value, parameters[key].detach(), rtol=1e-5, atol=2e-6, msg=f"{name}: {key}")
+            torch.testing.assert_close(
+                value, parameters[key].detach(), rtol=1e-5, atol=2e-6, msg=f"{name}: {key}"
+            )
     known = [rank["losses"] for rank in ranks if rank["losses"][0] is not None]
     means = [sum(step) / len(known) for step in zip(*known, strict=True)]
     assert means == pytest.approx(losses, abs=1e-5)
@@ -165,7 +196,9 @@ def test_equals_the_formula(name: str, results: dict[str, list[dict[str, Any]]])
     ranks = results[name]
     for rank, expected in zip(ranks, outer_steps(len(ranks), OUTER[name]), strict=True):
         for key, value in rank["parameters"].items():
-            torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=2e-5, msg=f"{name}: {key}")
+            torch.testing.assert_close(
+                value, expected[key], rtol=1e-4, atol=2e-5, msg=f"{name}: {key}"
+            )
 
 
 @pytest.mark.parametrize("method", LEARNING)
@@ -177,7 +210,9 @@ def test_the_loss_falls(method: str, results: dict[str, list[dict[str, Any]]]) -
     they might come (one worker after the other) leaves 0.82 of the first loss.
     """
     most = 0.85 if method == "async-ps" else 0.75
-    losses = [rank["losses"] for rank in results[f"learn-{method}"] if rank["losses"][0] is not None]
+    losses = [
+        rank["losses"] for rank in results[f"learn-{method}"] if rank["losses"][0] is not None
+    ]
     assert losses
     for mine in losses:
         assert mine[0] == pytest.approx(torch.tensor(float(VOCABULARY)).log().item(), rel=0.05)

@@ -17,8 +17,19 @@ Need = Callable[[object, str], None]
 REFUSAL = "not kept to its folders, because this system does not allow it"
 
 
-def confined(folders: list[Path], *program: str, memory: int = 2**20) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-IS", str(CONFINE), str(os.getpid()), str(memory), *map(str, folders), "--", *program]
+def confined(
+    folders: list[Path], *program: str, memory: int = 2**20
+) -> subprocess.CompletedProcess[str]:
+    words = [
+        sys.executable,
+        "-IS",
+        str(CONFINE),
+        str(os.getpid()),
+        str(memory),
+        *map(str, folders),
+        "--",
+        *program,
+    ]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -33,9 +44,7 @@ def test_only_its_folders_can_be_changed(able: None, tmp_path: Path) -> None:
     beside.mkdir()
     (beside / "old").write_text("as it was")
     mode = beside.stat().st_mode
-    script = (
-        'echo a >"$0/new"; echo b >"$1/new"; rm -f "$1/old"; chmod 777 "$1"; echo c >/dev/shm/confined; ls /dev/shm'
-    )
+    script = 'echo a >"$0/new"; echo b >"$1/new"; rm -f "$1/old"; chmod 777 "$1"; echo c >/dev/shm/confined; ls /dev/shm'
     done = confined([inside], "sh", "-c", script, str(inside), str(beside))
     assert done.stdout == "confined\n"
     assert done.stderr.count("Read-only file system") == 3
@@ -51,9 +60,7 @@ def test_memory_is_limited(able: None, tmp_path: Path) -> None:
 
 
 def test_it_has_no_network(able: None) -> None:
-    program = (
-        "import socket; print([name for _, name in socket.if_nameindex()]); socket.create_connection(('127.0.0.1', 9))"
-    )
+    program = "import socket; print([name for _, name in socket.if_nameindex()]); socket.create_connection(('127.0.0.1', 9))"
     done = confined([], sys.executable, "-c", program)
     assert done.stdout == "['lo']\n"
     assert "Network is unreachable" in done.stderr
@@ -77,13 +84,27 @@ def test_it_ends_with_its_starter(able: None, tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_where_it_is_not_allowed_the_program_starts_all_the_same(able: None, tmp_path: Path) -> None:
+def test_where_it_is_not_allowed_the_program_starts_all_the_same(
+    able: None, tmp_path: Path
+) -> None:
     """A user namespace in which no more can be made is such a system."""
     limit = 'echo 0 >/proc/sys/user/max_user_namespaces; echo 0 >/proc/sys/user/max_mnt_namespaces; exec "$@"'
-    words = [sys.executable, "-IS", str(CONFINE), "PID", "0", str(tmp_path), "--", "touch", str(tmp_path / "made")]
+    words = [
+        sys.executable,
+        "-IS",
+        str(CONFINE),
+        "PID",
+        "0",
+        str(tmp_path),
+        "--",
+        "touch",
+        str(tmp_path / "made"),
+    ]
     start = "import os, subprocess, sys\n"
     start += "subprocess.run([word.replace('PID', str(os.getpid())) for word in sys.argv[1:]])"
     outer = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", limit, "sh"]
-    done = subprocess.run([*outer, sys.executable, "-c", start, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*outer, sys.executable, "-c", start, *words], capture_output=True, text=True, check=False
+    )
     assert REFUSAL in done.stderr
     assert (tmp_path / "made").exists()

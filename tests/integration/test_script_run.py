@@ -57,8 +57,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PARENT, *(folder / name for name in SCRIPTS)],
         env={"PYTHONPATH": str(Path(testbed.__file__).parent.parent)},
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     return folder, json.loads(done.stdout)
 
 
@@ -79,4 +82,9 @@ def test_the_traceback_begins_with_the_script(ran: tuple[Path, dict[str, int]]) 
 
 def test_threads_and_exit_handlers_come_to_their_end(ran: tuple[Path, dict[str, int]]) -> None:
     folder, _ = ran
-    assert (folder / "later.py.log").read_text().split("\n") == ["script", "thread", "at the end", ""]
+    assert (folder / "later.py.log").read_text().split("\n") == [
+        "script",
+        "thread",
+        "at the end",
+        "",
+    ]

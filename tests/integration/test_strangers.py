@@ -34,7 +34,11 @@ def replaced(value: object) -> object:
         return {key: replaced(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [replaced(inner) for inner in value]
-    return value + HOSTILE if value in ("east", "west", "east-west", "east-0", "west-0", "all_reduce") else value
+    return (
+        value + HOSTILE
+        if value in ("east", "west", "east-west", "east-0", "west-0", "all_reduce")
+        else value
+    )
 
 
 def test_names_in_a_run_folder_do_not_become_code(run: RunDir) -> None:
@@ -43,7 +47,10 @@ def test_names_in_a_run_folder_do_not_become_code(run: RunDir) -> None:
     for path in run.raw.glob("*.jsonl"):
         lines = [json.dumps(replaced(json.loads(line))) for line in path.read_text().splitlines()]
         path.write_text("\n".join(lines) + "\n")
-    run.write_json(run.status, {"state": "failed", "reason": HOSTILE, "warnings": [HOSTILE], "command": [HOSTILE]})
+    run.write_json(
+        run.status,
+        {"state": "failed", "reason": HOSTILE, "warnings": [HOSTILE], "command": [HOSTILE]},
+    )
     run.spec.write_text(f"name: {HOSTILE}\n")
     collect(run)
     page = write_page(run).read_text()
@@ -60,8 +67,12 @@ def test_names_in_a_run_folder_do_not_become_code(run: RunDir) -> None:
         (os.mkfifo, "a FIFO"),
     ],
 )
-@pytest.mark.parametrize("name", ["raw/ops-0.jsonl", "ops.parquet", "report.html", "logs/rank-0.log"])
-def test_a_run_folder_with_links_or_fifos_is_refused(run: RunDir, name: str, make, what: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["raw/ops-0.jsonl", "ops.parquet", "report.html", "logs/rank-0.log"]
+)
+def test_a_run_folder_with_links_or_fifos_is_refused(
+    run: RunDir, name: str, make, what: str
+) -> None:
     path = run.path / name
     path.unlink(missing_ok=True)
     make(path)
@@ -94,7 +105,11 @@ def test_writing_follows_no_link(tmp_path: Path) -> None:
     path.symlink_to(target)
     (tmp_path / f"status.json.{os.getpid()}.new").symlink_to(target)
     replace_text(path, "mine")
-    assert (target.read_text(), path.read_text(), path.is_symlink()) == ("of somebody", "mine", False)
+    assert (target.read_text(), path.read_text(), path.is_symlink()) == (
+        "of somebody",
+        "mine",
+        False,
+    )
 
 
 def test_records_that_are_none_are_left_out(tmp_path: Path) -> None:
@@ -116,7 +131,12 @@ def test_words_reach_the_guest_as_they_are(command: list[str], value: str, folde
     script = f'{job}\nprintf "%s\\0" "$writable" "${{readable[@]}}" "${{command[@]}}"'
     env = {"LC_ALL": "C.UTF-8", "PATH": "/nowhere"}
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, check=True, env=env)
-    assert done.stdout.decode().split("\0")[:-1] == [str(path), str(path), f"NAME={value}", *command]
+    assert done.stdout.decode().split("\0")[:-1] == [
+        str(path),
+        str(path),
+        f"NAME={value}",
+        *command,
+    ]
 
 
 @given(name=WORDS, workload=WORDS)
@@ -139,11 +159,15 @@ def test_names_of_datacenters_are_names(name: str) -> None:
     assert kept.isascii()
 
 
-@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!include x"])
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!include x"]
+)
 def test_yaml_makes_no_objects(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"name: {text}\ndatacenters: {{a: {{hosts: 1}}}}\n")
     with pytest.raises(InputError):
         Topology.load(path)
     with pytest.raises(InputError):
-        Topology.load("two-sites", parse_overrides([f"topology.name={text}"], ["topology"])["topology"])
+        Topology.load(
+            "two-sites", parse_overrides([f"topology.name={text}"], ["topology"])["topology"]
+        )

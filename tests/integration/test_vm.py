@@ -16,7 +16,19 @@ from testbed.cli.vm import remote_command, without_out
 from tests.support.shared import PROJECT, Need
 
 SIZES = "workload.sizes=[4 KiB, 1 MiB]"
-AWKWARD = ["--set", SIZES, "it's", '"', "$HOME `id` \\", "a;b&c|d>e", "*", "~", "", "ä\nb", "--set=x=y"]
+AWKWARD = [
+    "--set",
+    SIZES,
+    "it's",
+    '"',
+    "$HOME `id` \\",
+    "a;b&c|d>e",
+    "*",
+    "~",
+    "",
+    "ä\nb",
+    "--set=x=y",
+]
 
 # Vagrant, as far as `testbed vm` uses it: says what it was asked, and runs the VM's commands on this machine.
 VAGRANT = """#!/bin/bash
@@ -66,14 +78,21 @@ class Vm:
         environment |= {name: str(value) for name, value in settings.items()}
         return subprocess.run(
             [sys.executable, "-m", "testbed", "vm", *map(str, words)],
-            env=environment, cwd=self.folder, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            env=environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     def asked(self) -> list[list[str]]:
         """What Vagrant was asked since the last call, but for its status."""
         file = self.folder / "asked"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = (
+            [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        )
         file.unlink(missing_ok=True)
         return [line for line in lines if line[0] != "status"]
 
@@ -151,7 +170,9 @@ def test_results_that_do_not_come_back_are_told(vm: Vm) -> None:
 def test_a_plan_comes_from_the_vm_as_it_is(vm: Vm) -> None:
     real = f"#!/bin/sh\ncd '{vm.project}' && exec '{sys.executable}' -m testbed \"$@\"\n"
     (vm.folder / "vm/testbed").write_text(real)
-    done = vm.testbed("run", "two-sites", "--set", SIZES, "--set", "workload.ops=[broadcast]", "--dry-run")
+    done = vm.testbed(
+        "run", "two-sites", "--set", SIZES, "--set", "workload.ops=[broadcast]", "--dry-run"
+    )
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["workers"]["settings"]["sizes"] == [4096, 2**20]
@@ -182,7 +203,10 @@ def test_without_a_clone_there_is_no_vm(vm: Vm) -> None:
 
 def test_out_needs_a_folder(vm: Vm) -> None:
     assert vm.testbed("run", "two-sites", "--out").returncode == 2
-    assert without_out(["a", "--out=b", "--", "--out", "c"]) == (["a", "--", "--out", "c"], Path("b"))
+    assert without_out(["a", "--out=b", "--", "--out", "c"]) == (
+        ["a", "--", "--out", "c"],
+        Path("b"),
+    )
     assert remote_command(["a", "--dry-run"], "name") == "testbed run a --dry-run"
 
 
@@ -224,8 +248,13 @@ def test_it_needs_nothing_that_only_linux_has(vm: Vm) -> None:
     environment |= {"PYTHONPATH": str(vm.project), "TESTBED_CACHE": str(vm.folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", MACOS, "run", "two-sites"],
-        env=environment, cwd=vm.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=vm.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "on this machine: " in done.stderr
 
@@ -233,13 +262,26 @@ def test_it_needs_nothing_that_only_linux_has(vm: Vm) -> None:
 @pytest.fixture
 def vagrant_environment(need: Need, tmp_path: Path) -> dict[str, str]:
     need(shutil.which("vagrant") and shutil.which("ruby"), "vagrant")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TESTBED_VM", "VAGRANT"))}
-    return {**kept, "VAGRANT_HOME": str(tmp_path / "vagrant"), "VAGRANT_DOTFILE_PATH": str(tmp_path / "state")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TESTBED_VM", "VAGRANT"))
+    }
+    return {
+        **kept,
+        "VAGRANT_HOME": str(tmp_path / "vagrant"),
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "state"),
+    }
 
 
 def test_vagrant_finds_no_fault(vagrant_environment: dict[str, str]) -> None:
     done = subprocess.run(
-        ["vagrant", "validate"], cwd=PROJECT, env=vagrant_environment, capture_output=True, text=True, check=False
+        ["vagrant", "validate"],
+        cwd=PROJECT,
+        env=vagrant_environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "validated successfully" in done.stdout
@@ -248,28 +290,48 @@ def test_vagrant_finds_no_fault(vagrant_environment: dict[str, str]) -> None:
 def _asked_of_providers(environment: dict[str, str], folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         ["ruby", PROJECT / "tests/integration/vagrantfile.rb", PROJECT, folder],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def test_every_provider_gets_box_size_and_folder(vagrant_environment: dict[str, str], tmp_path: Path) -> None:
+def test_every_provider_gets_box_size_and_folder(
+    vagrant_environment: dict[str, str], tmp_path: Path
+) -> None:
     asked = _asked_of_providers(
-        {**vagrant_environment, "TESTBED_VM_CPUS": "3", "TESTBED_VM_MEMORY": "5000", "TESTBED_VM_DISK": "30"}, tmp_path
+        {
+            **vagrant_environment,
+            "TESTBED_VM_CPUS": "3",
+            "TESTBED_VM_MEMORY": "5000",
+            "TESTBED_VM_DISK": "30",
+        },
+        tmp_path,
     )
     assert {name: about["box"] for name, about in asked.items() if name != "libvirt"} == {
-        "qemu": "cloud-image/debian-12", "virtualbox": "bento/debian-12", "parallels": "bento/debian-12",
-    }  # fmt: skip
+        "qemu": "cloud-image/debian-12",
+        "virtualbox": "bento/debian-12",
+        "parallels": "bento/debian-12",
+    }
     for name in ("libvirt", "qemu"):
         assert asked[name]["sync"] == "rsync"
         assert {"results", ".venv"} <= set(asked[name]["left_alone"])
     for name in ("virtualbox", "parallels"):
         assert asked[name]["sync"] is None  # the provider's own
     assert (asked["parallels"]["cpus"], asked["parallels"]["memory"]) == (3, 5000)
-    assert (asked["qemu"]["smp"], asked["qemu"]["memory"], asked["qemu"]["disk_resize"]) == ("3", "5000M", "30G")
-    assert [[str(word) for word in command if word != "id"] for command in asked["virtualbox"]["customizations"]] == [
+    assert (asked["qemu"]["smp"], asked["qemu"]["memory"], asked["qemu"]["disk_resize"]) == (
+        "3",
+        "5000M",
+        "30G",
+    )
+    assert [
+        [str(word) for word in command if word != "id"]
+        for command in asked["virtualbox"]["customizations"]
+    ] == [
         ["modifyvm", "--cpus", "3"],
         ["modifyvm", "--memory", "5000"],
     ]
@@ -277,7 +339,9 @@ def test_every_provider_gets_box_size_and_folder(vagrant_environment: dict[str, 
         assert (asked["libvirt"]["cpus"], asked["libvirt"]["memory"]) == (3, 5000)
         # A cloud's machine may have /dev/kvm that runs no other kernel than its own.
         flags = set(Path("/proc/cpuinfo").read_text().split())
-        fast = Path("/dev/kvm").exists() and (platform.machine() == "aarch64" or {"vmx", "svm"} & flags)
+        fast = Path("/dev/kvm").exists() and (
+            platform.machine() == "aarch64" or {"vmx", "svm"} & flags
+        )
         assert asked["libvirt"]["driver"] == ("kvm" if fast else "qemu")
 
 
@@ -287,9 +351,12 @@ def test_another_box(vagrant_environment: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("TESTBED_VM_CPUS", "many"), ("TESTBED_VM_CPUS", "0"), ("TESTBED_VM_MEMORY", "2 GiB")]
+    ("name", "value"),
+    [("TESTBED_VM_CPUS", "many"), ("TESTBED_VM_CPUS", "0"), ("TESTBED_VM_MEMORY", "2 GiB")],
 )
-def test_a_size_that_is_none_is_told(vagrant_environment: dict[str, str], name: str, value: str) -> None:
+def test_a_size_that_is_none_is_told(
+    vagrant_environment: dict[str, str], name: str, value: str
+) -> None:
     done = subprocess.run(
         ["vagrant", "validate"],
         cwd=PROJECT,
@@ -309,12 +376,16 @@ RELEASES = ["debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04"]
 def _packages(tmp_path: Path, release: str, *options: str, **settings: str) -> list[str]:
     name, version = release.split()
     (tmp_path / "os-release").write_text(f'NAME="x"\nID={name}\nVERSION_ID="{version}"\n')
-    kept = {n: v for n, v in os.environ.items() if n not in ("TESTBED_KERNEL", "TESTBED_KERNEL_SOURCE")}
+    kept = {
+        n: v for n, v in os.environ.items() if n not in ("TESTBED_KERNEL", "TESTBED_KERNEL_SOURCE")
+    }
     done = subprocess.run(
         [PROJECT / "scripts/setup", "--packages", *options],
         env={**kept, "OS_RELEASE": str(tmp_path / "os-release"), **settings},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.split()
 
 
@@ -346,8 +417,11 @@ def test_no_guest_kernel_but_on_x86_64(tmp_path: Path) -> None:
     (tmp_path / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
     done = subprocess.run(
         ["linux32", PROJECT / "scripts/setup", "--packages"],  # uname -m says i686
-        env={**os.environ, "OS_RELEASE": str(tmp_path / "os-release")}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env={**os.environ, "OS_RELEASE": str(tmp_path / "os-release")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert set(_packages(tmp_path, "debian 12", "--no-kernel")) == set(done.stdout.split())
 
 
@@ -358,4 +432,6 @@ def test_packages_by_what_is_wanted(tmp_path: Path) -> None:
     assert "mininet" in runtime
     given = set(_packages(tmp_path, "debian 12", TESTBED_KERNEL_SOURCE="linux.tar.xz"))
     assert everything - given == {"linux-source-6.12"}
-    assert set(_packages(tmp_path, "debian 12", "--runtime-only", TESTBED_KERNEL="linux")) == runtime
+    assert (
+        set(_packages(tmp_path, "debian 12", "--runtime-only", TESTBED_KERNEL="linux")) == runtime
+    )

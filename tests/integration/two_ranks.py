@@ -40,7 +40,10 @@ def collectives(rank: int) -> None:
         dist.all_reduce(torch.ones(2, dtype=torch.int8))
         dist.reduce_scatter_tensor(torch.empty(1), torch.ones(2))
     assert functional.all_reduce(torch.ones(3), "sum", dist.group.WORLD).tolist() == [2, 2, 2]
-    assert functional.reduce_scatter_tensor(torch.ones(4), "sum", 0, dist.group.WORLD).tolist() == [2, 2]
+    assert functional.reduce_scatter_tensor(torch.ones(4), "sum", 0, dist.group.WORLD).tolist() == [
+        2,
+        2,
+    ]
     dist.all_reduce(torch.sparse_coo_tensor([[1]], [1.0], (4,), check_invariants=True))
 
 
@@ -55,7 +58,10 @@ def messages(rank: int) -> None:
         assert x[0] == 0
     got = torch.empty(64)
     other = 1 - rank
-    both = [dist.P2POp(dist.isend, torch.full((64,), float(rank)), other), dist.P2POp(dist.irecv, got, other)]
+    both = [
+        dist.P2POp(dist.isend, torch.full((64,), float(rank)), other),
+        dist.P2POp(dist.irecv, got, other),
+    ]
     for work in dist.batch_isend_irecv(both):
         work.wait()
     assert got[0] == other
@@ -120,7 +126,9 @@ def main(rank: int, port: str, records: str) -> None:
     with Path(records).open("w", buffering=1) as file:
         for part in (collectives, messages, groups, ddp, fsdp, late, lonely):
             interception = Interception(
-                lambda operation, part=part: print(json.dumps({"part": part.__name__, **asdict(operation)}), file=file),
+                lambda operation, part=part: print(
+                    json.dumps({"part": part.__name__, **asdict(operation)}), file=file
+                ),
                 "script",
             )
             part(rank)

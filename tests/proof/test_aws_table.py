@@ -29,7 +29,9 @@ PUBLISHED = {
 }  # (machines, one-way delay, rate): ms
 MACHINE_RATE = "10 Gbit/s"  # of a p3.2xlarge, at which it receives: tc shaped only what it sent
 MTU = 9000
-CELL_TOLERANCE = 0.07  # of each figure; the published ones come from virtual machines that share their hosts
+CELL_TOLERANCE = (
+    0.07  # of each figure; the published ones come from virtual machines that share their hosts
+)
 MEAN_TOLERANCE = 0.035  # of the mean of the absolute errors
 LONGEST_S = 1800  # of wall time for a cell; they take 1 to 10 minutes on two cores
 
@@ -59,9 +61,14 @@ def words(hosts: int, delay: str, rate: str, topology: object, out: object) -> l
     return ["run", str(topology), "collectives", *sets, "--isolation", "process", "--out", str(out)]
 
 
-@pytest.mark.parametrize("cell", PUBLISHED, ids=lambda cell: f"{cell[0]} hosts, {cell[1]}, {cell[2]}")
+@pytest.mark.parametrize(
+    "cell", PUBLISHED, ids=lambda cell: f"{cell[0]} hosts, {cell[1]}, {cell[2]}"
+)
 def test_cell(
-    cell: tuple[int, str, str], command: Command, measured: dict[tuple[int, str, str], float], tmp_path: Path
+    cell: tuple[int, str, str],
+    command: Command,
+    measured: dict[tuple[int, str, str], float],
+    tmp_path: Path,
 ) -> None:
     """Within 7 % of the published time."""
     topology = tmp_path / "aws.yaml"
@@ -82,7 +89,9 @@ def test_mean_error(measured: dict[tuple[int, str, str], float]) -> None:
     assert sum(map(abs, errors.values())) / len(errors) < MEAN_TOLERANCE
 
 
-def table(measured: dict[tuple[int, str, str], float], errors: dict[tuple[int, str, str], float]) -> str:
+def table(
+    measured: dict[tuple[int, str, str], float], errors: dict[tuple[int, str, str], float]
+) -> str:
     """A Markdown table, with where its figures come from."""
     lines = [
         "",
@@ -94,15 +103,19 @@ def table(measured: dict[tuple[int, str, str], float], errors: dict[tuple[int, s
     ]
     for cell, ms in measured.items():
         hosts, delay, rate = cell
-        lines.append(f"| {hosts} | {delay} | {rate} | {PUBLISHED[cell]} | {ms:.0f} | {errors[cell]:+.1%} |")
+        lines.append(
+            f"| {hosts} | {delay} | {rate} | {PUBLISHED[cell]} | {ms:.0f} | {errors[cell]:+.1%} |"
+        )
     mean = sum(map(abs, errors.values())) / len(errors)
     example = shlex.join(["testbed", *words(*next(iter(measured)), "aws.yaml", "DIR")])
-    return "\n".join([
-        *lines,
-        "",
-        f"Mean of the absolute errors: {mean:.1%}. Published: BinhangYuan/tc_cluster_setting, results/allreduce.md.",
-        "`make proof` runs, for each line, with `datacenters: {aws: {}}` in aws.yaml:",
-        "",
-        f"    {example}",
-        "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Mean of the absolute errors: {mean:.1%}. Published: BinhangYuan/tc_cluster_setting, results/allreduce.md.",
+            "`make proof` runs, for each line, with `datacenters: {aws: {}}` in aws.yaml:",
+            "",
+            f"    {example}",
+            "",
+        ]
+    )

@@ -19,9 +19,15 @@ datacenters:
 wan: [{between: [west, east], rate: 1 Gbit/s, delay: 5 ms}]
 """
 SETTINGS = {
-    "parameters": 200_000, "layers": 2, "sequence": 32, "steps": 8, "step_time": "50 ms", "sync_every": 4, "lr": 0.01,
+    "parameters": 200_000,
+    "layers": 2,
+    "sequence": 32,
+    "steps": 8,
+    "step_time": "50 ms",
+    "sync_every": 4,
+    "lr": 0.01,
     "microbatches": 4,
-}  # fmt: skip
+}
 
 
 def run(command: Command, folder: Path, method: str, *options: str) -> tuple[dict, dict]:
@@ -29,8 +35,20 @@ def run(command: Command, folder: Path, method: str, *options: str) -> tuple[dic
     topology, out = folder / "topology.yaml", folder / "run"
     topology.write_text(TOPOLOGY)
     words = [w for key, value in SETTINGS.items() for w in ("--set", f"workload.{key}={value}")]
-    command("run", topology, "train", *words, "--set", f"workload.method={method}", *options, "--out", out)
-    return json.loads((out / "status.json").read_text()), json.loads((out / "summary.json").read_text())["training"]
+    command(
+        "run",
+        topology,
+        "train",
+        *words,
+        "--set",
+        f"workload.method={method}",
+        *options,
+        "--out",
+        out,
+    )
+    return json.loads((out / "status.json").read_text()), json.loads(
+        (out / "summary.json").read_text()
+    )["training"]
 
 
 @pytest.mark.proof

@@ -21,7 +21,9 @@ FRAME = 1514 / 1448  # of a full packet: what goes over the wire, and its data
 
 @pytest.mark.proof
 def test_sums_take_what_the_network_takes(
-    need: Callable[[object, str], None], command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    need: Callable[[object, str], None],
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
 ) -> None:
     """gloo's ring between two: half of the data each way, twice, after a notice each time: four trips of 10 ms."""
     found = importlib.util.find_spec("jax")
@@ -32,6 +34,10 @@ def test_sums_take_what_the_network_takes(
     command("run", tmp_path / "pair.yaml", *words, "--", "python3", SCRIPT)
     assert json.loads((out / "status.json").read_text())["faithful"]
     for rank in range(2):
-        said = re.findall(r"psum of (\d+) B: ([\d.]+) ms", (out / f"logs/rank-{rank}.log").read_text())
+        said = re.findall(
+            r"psum of (\d+) B: ([\d.]+) ms", (out / f"logs/rank-{rank}.log").read_text()
+        )
         took_ms = {int(size): float(ms) for size, ms in said}
-        assert took_ms == {size: pytest.approx(40 + 8e3 * size * FRAME / 1e9, rel=0.01) for size in (4096, 1 << 20)}
+        assert took_ms == {
+            size: pytest.approx(40 + 8e3 * size * FRAME / 1e9, rel=0.01) for size in (4096, 1 << 20)
+        }

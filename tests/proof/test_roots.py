@@ -50,13 +50,20 @@ class System:
 
 def _ubuntu(suite: str) -> System:
     # Debian 12 has no package of Ubuntu's keys; what is installed here is thrown away.
-    sources = [f"deb [trusted=yes] {UBUNTU} {name} main universe" for name in (suite, f"{suite}-updates")]
+    sources = [
+        f"deb [trusted=yes] {UBUNTU} {name} main universe" for name in (suite, f"{suite}-updates")
+    ]
     return System(suite, tuple(sources), has_kernel_source=False, reaches="environment")
 
 
 def _debian(suite: str, reaches: str) -> System:
     parts = [f"debian {suite}", f"debian {suite}-updates", f"debian-security {suite}-security"]
-    return System(suite, tuple(f"deb {DEBIAN}/{part} main" for part in parts), has_kernel_source=True, reaches=reaches)
+    return System(
+        suite,
+        tuple(f"deb {DEBIAN}/{part} main" for part in parts),
+        has_kernel_source=True,
+        reaches=reaches,
+    )
 
 
 SYSTEMS = {
@@ -76,16 +83,41 @@ class Root:
 
     def run(self, command: str, timeout_s: float = 3600) -> subprocess.CompletedProcess[str]:
         """Run a command of the shell in it, in namespaces that end with it."""
-        namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+        namespaces = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]
         return subprocess.run(
-            [*namespaces, "bash", "-c", ENTER, "enter", self.path, "bash", "-c", f"cd /project && {command}"],
-            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
+            [
+                *namespaces,
+                "bash",
+                "-c",
+                ENTER,
+                "enter",
+                self.path,
+                "bash",
+                "-c",
+                f"cd /project && {command}",
+            ],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
 
 
 @pytest.fixture(params=SYSTEMS)
-def root(request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Kernel) -> Iterator[tuple[System, Root]]:
+def root(
+    request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Kernel
+) -> Iterator[tuple[System, Root]]:
     """A fresh system; for Debian with the guest kernels that this machine has built, for others with its kernel."""
     need(os.geteuid() == 0, "root's rights")
     need(shutil.which("mmdebstrap"), "mmdebstrap")
@@ -96,7 +128,15 @@ def root(request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Ker
         path.mkdir()
         subprocess.run(["tar", "-xf", archive, "-C", path, "--numeric-owner"], check=True)
     else:
-        command = ["unshare", "--mount", "--propagation", "private", "mmdebstrap", "--quiet", "--variant=minbase"]
+        command = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+        ]
         command += ["--include=apt,ca-certificates", system.suite, str(path)]
         subprocess.run([*command, *system.sources], check=True)
     shutil.copytree(PROJECT, path / "project", ignore=shutil.ignore_patterns(*NOT_COPIED))
@@ -119,18 +159,20 @@ def root(request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Ker
 
 
 CHECKS = {
-    "packages": "test -z \"$(for entry in $(scripts/setup --packages --runtime-only); do"
-    " dpkg -s ${entry%%|*} >/dev/null 2>&1 || echo $entry; done)\"",
+    "packages": 'test -z "$(for entry in $(scripts/setup --packages --runtime-only); do'
+    ' dpkg -s ${entry%%|*} >/dev/null 2>&1 || echo $entry; done)"',
     "environment": "$HOME/.local/share/testbed/venv/bin/python -c 'import sys; print(sys.version)'",
     "torch": "$HOME/.local/share/testbed/venv/bin/python -c 'import torch; print(torch.__version__)'",
     "kernel": "testbed guest build",
     "run": "testbed run two-sites collectives --isolation process --out /root/run"
     " --set workload.sizes='[4 KiB, 1 MiB]' && test -s /root/run/report.html",
-}  # fmt: skip
+}
 
 
 @pytest.mark.proof
-def test_a_fresh_system_gets_the_testbed(root: tuple[System, Root], request: pytest.FixtureRequest) -> None:
+def test_a_fresh_system_gets_the_testbed(
+    root: tuple[System, Root], request: pytest.FixtureRequest
+) -> None:
     system, fresh = root
     if not system.has_kernel_source:
         without = fresh.run("env -u TESTBED_KERNEL scripts/provision")
@@ -138,7 +180,9 @@ def test_a_fresh_system_gets_the_testbed(root: tuple[System, Root], request: pyt
         assert "TESTBED_KERNEL_SOURCE" in without.stdout
         assert "apt offers no linux-source-6.12\n" in without.stdout  # and all else
     provision = fresh.run("scripts/provision")
-    print(f"\n{request.node.name}: scripts/provision: exit status {provision.returncode}\n{provision.stdout}")
+    print(
+        f"\n{request.node.name}: scripts/provision: exit status {provision.returncode}\n{provision.stdout}"
+    )
     reached = ""
     for stage in STAGES:
         if stage == "provision":
@@ -146,7 +190,9 @@ def test_a_fresh_system_gets_the_testbed(root: tuple[System, Root], request: pyt
         else:
             done = fresh.run(CHECKS[stage])
             ok = done.returncode == 0
-            print(f"{stage}: {'reached' if ok else 'not reached'}: {shlex.quote(done.stdout[-2000:])}")
+            print(
+                f"{stage}: {'reached' if ok else 'not reached'}: {shlex.quote(done.stdout[-2000:])}"
+            )
         if not ok:
             break
         reached = stage

@@ -22,7 +22,9 @@ Command = Callable[..., object]
 GRID = [10 ** (-1 + 4 * k / 49) for k in range(50)]  # Gbit/s
 UTILISATIONS = (0.50, 0.80, 0.90, 0.95, 0.99)
 EVERY = 100
-WARMUP = 6  # half a fragment's turn: what is measured holds every exchange, and the wait for it, once
+WARMUP = (
+    6  # half a fragment's turn: what is measured holds every exchange, and the wait for it, once
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def diloco(method: str, **more: object) -> dict[str, object]:
 ROWS = {
     "1 B, data-parallel": Row((86.8, 152.6, 184.2, 222.3, 569.0), ONE, data_parallel(ONE)),
     "1 B, DiLoCo": Row((1.4, 6.2, 13.3, 23.3, 86.8), ONE, diloco("diloco")),
-    "1 B, streaming": Row((1.4, 5.2, 9.1, 16.0, 28.1), ONE, diloco("streaming-diloco", fragments=8, overlap=0)),
+    "1 B, streaming": Row(
+        (1.4, 5.2, 9.1, 16.0, 28.1), ONE, diloco("streaming-diloco", fragments=8, overlap=0)
+    ),
     "1 B, streaming with overlap": Row(
         (1.4, 4.3, 6.2, 9.1, 11.0), ONE, diloco("streaming-diloco", fragments=8, overlap=1)
     ),
@@ -82,7 +86,9 @@ def utilisation(name: str, gbps: float, command: Command, folder: Path) -> float
     words = [w for key, value in settings.items() for w in ("--set", f"workload.{key}={value}")]
     out = folder / name
     command("run", topology, "train", *words, "--isolation", "process", "--out", out, timeout_s=900)
-    status, summary = (json.loads((out / file).read_text()) for file in ("status.json", "summary.json"))
+    status, summary = (
+        json.loads((out / file).read_text()) for file in ("status.json", "summary.json")
+    )
     assert status["faithful"], status
     assert summary["training"]["late_ms"] == 0
     found: float = summary["training"]["compute_utilisation"]
@@ -119,8 +125,12 @@ def test_row(name: str, command: Command, tmp_path: Path) -> None:
         return known[place]
 
     published = [nearest(gbps) for gbps in ROWS[name].published]
-    found = [search(start, target, at) for start, target in zip(published, UTILISATIONS, strict=True)]
-    print(f"\n| {name} | {' | '.join(f'{target:.0%}' for target in UTILISATIONS)} |\n|---|--:|--:|--:|--:|--:|")
+    found = [
+        search(start, target, at) for start, target in zip(published, UTILISATIONS, strict=True)
+    ]
+    print(
+        f"\n| {name} | {' | '.join(f'{target:.0%}' for target in UTILISATIONS)} |\n|---|--:|--:|--:|--:|--:|"
+    )
     print(f"| published (Gbit/s) | {' | '.join(f'{gbps:g}' for gbps in ROWS[name].published)} |")
     print(f"| measured (Gbit/s) | {' | '.join(f'{GRID[place]:.3g}' for place in found)} |")
     assert all(abs(a - b) <= 1 for a, b in zip(found, published, strict=True)), (found, published)

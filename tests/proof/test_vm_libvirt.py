@@ -23,7 +23,15 @@ import pytest
 from testbed.guest.kernel import Kernel
 from tests.support.shared import PROJECT, Need
 
-NEEDED = ["mmdebstrap", "mkfs.ext4", "qemu-img", "qemu-system-x86_64", "libvirtd", "virtlogd", "dnsmasq"]
+NEEDED = [
+    "mmdebstrap",
+    "mkfs.ext4",
+    "qemu-img",
+    "qemu-system-x86_64",
+    "libvirtd",
+    "virtlogd",
+    "dnsmasq",
+]
 NEEDED += ["vagrant", "rsync", "ssh"]
 NOT_COPIED = (".git", ".venv", ".vagrant", "results", ".*_cache", "*.egg-info", "__pycache__")
 BOX = "testbed/debian-12"
@@ -51,16 +59,33 @@ class Session:
     project: Path
     environment: dict[str, str]
 
-    def run(self, *words: object, timeout_s: float = 600, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: object, timeout_s: float = 600, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's folder, and say how long it took."""
-        enter = ["nsenter", f"--target={self.inside}", "--mount", "--net", "--pid", f"--wdns={self.project}", "--"]
+        enter = [
+            "nsenter",
+            f"--target={self.inside}",
+            "--mount",
+            "--net",
+            "--pid",
+            f"--wdns={self.project}",
+            "--",
+        ]
         begin = time.monotonic()
         done = subprocess.run(
-            [*enter, *map(str, words)], env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
+            [*enter, *map(str, words)],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
         print(f"{time.monotonic() - begin:7.1f} s: {' '.join(map(str, words))[:160]}", flush=True)
-        assert not check or done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert not check or done.returncode == 0, (
+            f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def testbed(self, *words: object, timeout_s: float) -> subprocess.CompletedProcess[str]:
@@ -86,7 +111,9 @@ def box(need: Need, folder: Path, kernel: Kernel) -> Path:
     for program in NEEDED:
         need(shutil.which(program), program)
     home = {**os.environ, "VAGRANT_HOME": str(folder / "vagrant")}
-    plugins = subprocess.run(["vagrant", "plugin", "list"], env=home, capture_output=True, text=True, check=True)
+    plugins = subprocess.run(
+        ["vagrant", "plugin", "list"], env=home, capture_output=True, text=True, check=True
+    )
     need("vagrant-libvirt" in plugins.stdout, "vagrant-libvirt")
     need(sys.version_info[:2] == (3, 11), "Python 3.11, which is Debian 12's")
     file = Path(os.environ.get("TESTBED_VM_BOX_FILE") or folder / "debian-12.box")
@@ -101,7 +128,10 @@ def box(need: Need, folder: Path, kernel: Kernel) -> Path:
         f"upload {folder / 'pip.conf'} /etc/pip.conf",
     ]
     begin = time.monotonic()
-    options = [f"--include={_debian_packages(folder)}", *(f"--customize-hook={hook}" for hook in hooks)]
+    options = [
+        f"--include={_debian_packages(folder)}",
+        *(f"--customize-hook={hook}" for hook in hooks),
+    ]
     subprocess.run([str(PROJECT / "scripts/make_box"), str(file), *options], check=True)
     print(f"\n{time.monotonic() - begin:7.1f} s: scripts/make_box, {file.stat().st_size >> 20} MiB")
     return file
@@ -112,7 +142,12 @@ def _wheels(folder: Path) -> Path:
     (version,) = re.findall(r"^TORCH=(.*)$", (PROJECT / "scripts/setup").read_text(), re.MULTILINE)
     (folder / "constraints").write_text(f"torch=={version}\n")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", f"--wheel-dir={folder / 'wheels'}"]
-    pip += [f"--constraint={folder / 'constraints'}", str(_copy(folder / "source")), "setuptools>=77", "wheel"]
+    pip += [
+        f"--constraint={folder / 'constraints'}",
+        str(_copy(folder / "source")),
+        "setuptools>=77",
+        "wheel",
+    ]
     subprocess.run(pip, check=True)
     return folder / "wheels"
 
@@ -123,8 +158,10 @@ def _debian_packages(folder: Path) -> str:
     done = subprocess.run(
         [PROJECT / "scripts/setup", "--packages", "--runtime-only"],
         env={**os.environ, "OS_RELEASE": str(folder / "os-release"), "TESTBED_KERNEL": "given"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return ",".join(entry.partition("|")[0] for entry in done.stdout.split())
 
 
@@ -135,19 +172,37 @@ def _copy(target: Path) -> Path:
 
 @contextmanager
 def _session(folder: Path) -> Iterator[Session]:
-    namespaces = ["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    namespaces = [
+        "--net",
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]
     start = ["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL", "unshare", *namespaces]
     start += ["bash", "-c", SESSION, "session", str(folder / "own")]
     project = _copy(folder / "project")
     (project / "results").mkdir()
     settings = {
-        "VAGRANT_HOME": folder / "vagrant", "VAGRANT_DEFAULT_PROVIDER": "libvirt", "PYTHONPATH": project,
-        "LIBVIRT_DEFAULT_URI": "qemu:///system", "TESTBED_VM_BOX": BOX, "TESTBED_VM_DISK": 20, "VAGRANT_NO_COLOR": 1,
-    }  # fmt: skip
+        "VAGRANT_HOME": folder / "vagrant",
+        "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+        "PYTHONPATH": project,
+        "LIBVIRT_DEFAULT_URI": "qemu:///system",
+        "TESTBED_VM_BOX": BOX,
+        "TESTBED_VM_DISK": 20,
+        "VAGRANT_NO_COLOR": 1,
+    }
     with subprocess.Popen(start) as process:
         try:
             inside = _child(process)
-            session = Session(inside, project, {**os.environ, **{name: str(value) for name, value in settings.items()}})
+            session = Session(
+                inside,
+                project,
+                {**os.environ, **{name: str(value) for name, value in settings.items()}},
+            )
             deadline = time.monotonic() + 60
             while session.run("virsh", "version", check=False).returncode:
                 assert process.poll() is None
@@ -193,7 +248,9 @@ def test_a_run_in_a_virtual_machine(box: Path, folder: Path) -> None:
 
         words = ["--set", "workload.sizes=[4 KiB, 1 MiB]", "--set", "workload.ops=[all_reduce]"]
         words += ["--set", "workload.iterations=2", "-f", "json"]
-        run = vm.testbed("vm", "run", "two-sites", "collectives", "--where", "here", *words, timeout_s=3600)
+        run = vm.testbed(
+            "vm", "run", "two-sites", "collectives", "--where", "here", *words, timeout_s=3600
+        )
         summary = json.loads(run.stdout)  # nothing but what the run printed
         assert summary["status"]["state"] == "completed"
         assert [row["bytes"] for row in summary["summary"]["collectives"]] == [4096, 2**20]
@@ -204,7 +261,9 @@ def test_a_run_in_a_virtual_machine(box: Path, folder: Path) -> None:
         plan = json.loads((results / "plan.json").read_text())
         assert plan["versions"]["kernel"] == f"Linux {kernel}"
         print(json.dumps(summary["summary"]["collectives"]), json.dumps(summary["status"]))
-        vm.run("vagrant", "ssh", "-c", "test -e /sys/module/sch_netem && test -e /sys/module/overlay")
+        vm.run(
+            "vagrant", "ssh", "-c", "test -e /sys/module/sch_netem && test -e /sys/module/overlay"
+        )
 
         vm.testbed("vm", "destroy", timeout_s=300)
         assert vm.names("list", "--all", "--name") == set()

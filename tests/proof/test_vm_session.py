@@ -38,7 +38,9 @@ exec "$@"
 
 
 @pytest.fixture
-def session(need: Need, tmp_path: Path, kernel: Kernel) -> Iterator[tuple[list[str], dict[str, str], Path]]:
+def session(
+    need: Need, tmp_path: Path, kernel: Kernel
+) -> Iterator[tuple[list[str], dict[str, str], Path]]:
     """What a command of a session starts with, its environment, and the project's folder on the host's side."""
     need(os.geteuid() == 0, "root's rights")
     for program in ("vagrant", "rsync", SSHD):
@@ -53,12 +55,25 @@ def session(need: Need, tmp_path: Path, kernel: Kernel) -> Iterator[tuple[list[s
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     settings = {
-        "SSH_KEY": key, "SSH_PORT": 2299, "VAGRANT_HOME": tmp_path / "home", "VAGRANT_DEFAULT_PROVIDER": "qemu",
-        "VM_PYTHON": f"PYTHONPATH=/vagrant TESTBED_KERNEL={kernel.path} {sys.executable}", "PYTHONPATH": project,
-    }  # fmt: skip
+        "SSH_KEY": key,
+        "SSH_PORT": 2299,
+        "VAGRANT_HOME": tmp_path / "home",
+        "VAGRANT_DEFAULT_PROVIDER": "qemu",
+        "VM_PYTHON": f"PYTHONPATH=/vagrant TESTBED_KERNEL={kernel.path} {sys.executable}",
+        "PYTHONPATH": project,
+    }
     made = not Path("/vagrant").exists()
     Path("/vagrant").mkdir(exist_ok=True)
-    namespaces = ["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    namespaces = [
+        "--net",
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]
     start = ["unshare", *namespaces, "bash", "-c", SESSION, "session"]
     yield start, {**os.environ, **{name: str(value) for name, value in settings.items()}}, project
     if made:
@@ -66,7 +81,9 @@ def session(need: Need, tmp_path: Path, kernel: Kernel) -> Iterator[tuple[list[s
 
 
 @pytest.mark.proof
-def test_a_run_in_the_vm_and_its_results_on_the_host(session: tuple[list[str], dict[str, str], Path]) -> None:
+def test_a_run_in_the_vm_and_its_results_on_the_host(
+    session: tuple[list[str], dict[str, str], Path],
+) -> None:
     start, environment, project = session
     words = ["two-sites", "collectives", "--isolation", "process", "-f", "json"]
     words += [
@@ -78,11 +95,28 @@ def test_a_run_in_the_vm_and_its_results_on_the_host(session: tuple[list[str], d
         "workload.iterations=1",
     ]
     output = project.parent / "output"
-    command = ["bash", "-c", 'exec "$@" >"$0"', str(output), sys.executable, "-m", "testbed", "vm", "run", *words]
+    command = [
+        "bash",
+        "-c",
+        'exec "$@" >"$0"',
+        str(output),
+        sys.executable,
+        "-m",
+        "testbed",
+        "vm",
+        "run",
+        *words,
+    ]
     done = subprocess.run(
-        [*start, *command], cwd=project, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=1200, check=False,
-    )  # fmt: skip
+        [*start, *command],
+        cwd=project,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(output.read_text())  # nothing but what the run printed
     assert summary["status"]["state"] == "completed"

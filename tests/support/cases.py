@@ -46,26 +46,43 @@ def await_handlers(process: subprocess.Popen[Any]) -> None:
     until = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < until:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        caught = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt")), 0)
+        caught = next(
+            (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt")),
+            0,
+        )
         if caught >> (signal.SIGTERM - 1) & 1:
             return
         time.sleep(0.005)
 
 
 def try_run(
-    words: Sequence[str], environment: dict[str, str], log: Path, *,
-    end: str = "", after_s: float = 0, whom: Callable[[int], int] = itself,
-) -> Any:  # fmt: skip
+    words: Sequence[str],
+    environment: dict[str, str],
+    log: Path,
+    *,
+    end: str = "",
+    after_s: float = 0,
+    whom: Callable[[int], int] = itself,
+) -> Any:
     """Start a command, and unless `end` is empty send that signal after so long; what became of it.
 
     Args:
         whom: the process that gets the signal, by the number of the command's.
     """
-    found: dict[str, Any] = {"words": list(words), "end": end, "after_s": round(after_s, 3), "before": census()}
+    found: dict[str, Any] = {
+        "words": list(words),
+        "end": end,
+        "after_s": round(after_s, 3),
+        "before": census(),
+    }
     begin = time.monotonic()
     with log.open("w") as out:
         process = subprocess.Popen(
-            ["env", "--default-signal=INT", *words], env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            ["env", "--default-signal=INT", *words],
+            env=environment,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
         )
         try:
             process.wait(after_s if end else LONGEST_S)
@@ -80,9 +97,14 @@ def try_run(
             process.kill()
             found["status"] = f"hung, and was killed (then {process.wait()})"
     if end == "SIGKILL":
-        subprocess.run([*TESTBED, "topo", "list"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*TESTBED, "topo", "list"], env=environment, check=True, stdout=subprocess.DEVNULL
+        )
     seconds = round(time.monotonic() - begin, 2)
-    while "processes" in differences(found["before"], after := census()) and time.monotonic() < begin + seconds + END_S:
+    while (
+        "processes" in differences(found["before"], after := census())
+        and time.monotonic() < begin + seconds + END_S
+    ):
         time.sleep(0.05)
     return {**found, "seconds": seconds, "after": after}
 
@@ -97,7 +119,10 @@ def main(folder: Path, seed: int, interrupts: int, kills: int) -> int:
     def run(name: str, *words: str, **how: Any) -> None:
         options = ["--isolation", "process", "--out", str(folder / name)]
         found[name] = try_run(
-            [*TESTBED, "run", str(pair), "collectives", *words, *options], environment, folder / f"{name}.log", **how
+            [*TESTBED, "run", str(pair), "collectives", *words, *options],
+            environment,
+            folder / f"{name}.log",
+            **how,
         )
         (folder / "result.json").write_text(json.dumps(found, indent=1))
 
@@ -106,9 +131,19 @@ def main(folder: Path, seed: int, interrupts: int, kills: int) -> int:
     run("host without memory", *sizes("4 KiB, 128 MB", 3), "--memory", "160 MiB")
     whole = found["success"]["seconds"]
     for number in range(interrupts):
-        run(f"interrupt {number}", *sizes("4 KiB", 1_000_000), end="SIGINT", after_s=drawn.uniform(0.3, 1.2 * whole))
+        run(
+            f"interrupt {number}",
+            *sizes("4 KiB", 1_000_000),
+            end="SIGINT",
+            after_s=drawn.uniform(0.3, 1.2 * whole),
+        )
     for number in range(kills):
-        run(f"kill {number}", *sizes("4 KiB", 1_000_000), end="SIGKILL", after_s=drawn.uniform(0.3, 1.2 * whole))
+        run(
+            f"kill {number}",
+            *sizes("4 KiB", 1_000_000),
+            end="SIGKILL",
+            after_s=drawn.uniform(0.3, 1.2 * whole),
+        )
     return 0
 
 

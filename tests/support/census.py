@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 Census = dict[str, list[str]]
-SYSCTLS = ("net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem", "net/ipv4/ip_forward", "net/ipv4/tcp_congestion_control")
+SYSCTLS = (
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "net/ipv4/ip_forward",
+    "net/ipv4/tcp_congestion_control",
+)
 
 
 def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = None) -> Census:
@@ -25,15 +30,23 @@ def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = Non
     groups = Path("/sys/fs/cgroup")
     return {
         "processes": _processes(),
-        "namespaces": sorted({str(link.readlink()) for link in Path("/proc").glob("[0-9]*/ns/*") if _is_there(link)}),
+        "namespaces": sorted(
+            {str(link.readlink()) for link in Path("/proc").glob("[0-9]*/ns/*") if _is_there(link)}
+        ),
         "named namespaces": _names(Path("/run/netns")),
         "links": sorted(link["ifname"] for link in links),
         "queues": sorted(_output("tc", "qdisc", "show").splitlines()),
         "mounts": _mounts(),
-        "control groups": sorted(str(path) for path in groups.rglob("*/")) if _has_groups(groups) else [],
-        "controllers": (groups / "cgroup.subtree_control").read_text().split() if _has_groups(groups) else [],
+        "control groups": sorted(str(path) for path in groups.rglob("*/"))
+        if _has_groups(groups)
+        else [],
+        "controllers": (groups / "cgroup.subtree_control").read_text().split()
+        if _has_groups(groups)
+        else [],
         "shared memory": _names(Path("/dev/shm")),
-        "temporary files": sorted(f"{top}/{name}" for top in temporary for name in _names(Path(top))),
+        "temporary files": sorted(
+            f"{top}/{name}" for top in temporary for name in _names(Path(top))
+        ),
         "listening": sorted(_output("ss", "-Hlntu").splitlines()),
         "sysctls": [Path("/proc/sys", name).read_text().strip() for name in SYSCTLS],
         "host name": [os.uname().nodename],
@@ -43,8 +56,13 @@ def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = Non
 
 def differences(before: Census, after: Census) -> dict[str, tuple[list[str], list[str]]]:
     """By kind: what is new, and what has gone."""
-    new = {kind: ([x for x in after[kind] if x not in before[kind]], [x for x in before[kind] if x not in after[kind]])
-           for kind in before}  # fmt: skip
+    new = {
+        kind: (
+            [x for x in after[kind] if x not in before[kind]],
+            [x for x in before[kind] if x not in after[kind]],
+        )
+        for kind in before
+    }
     return {kind: change for kind, change in new.items() if any(change)}
 
 
@@ -84,7 +102,9 @@ def _processes() -> list[str]:
             except OSError:
                 continue
             if words:  # else a kernel thread, or a zombie
-                found.append(f"{entry.name} {words.replace(bytes(1), b' ').decode(errors='replace').strip()}")
+                found.append(
+                    f"{entry.name} {words.replace(bytes(1), b' ').decode(errors='replace').strip()}"
+                )
     return sorted(found)
 
 
@@ -103,7 +123,9 @@ def _containers(socket: str) -> list[str]:
     client = docker.DockerClient(base_url=f"unix://{socket}", version="1.41")
     try:
         images = [tag for image in client.images.list() for tag in image.tags]
-        return [f"{one.name} {one.status}" for one in client.containers.list(all=True)] + sorted(images)
+        return [f"{one.name} {one.status}" for one in client.containers.list(all=True)] + sorted(
+            images
+        )
     finally:
         client.close()
 

@@ -21,7 +21,11 @@ LONGEST_S = 1500  # of wall time; on two idle cores the scripts take 5 to 300 s
 
 @contextmanager
 def guest_with(
-    kernel: Kernel, script: str, folder: Path, *arguments: object, clock: Literal["virtual", "real"] = "virtual"
+    kernel: Kernel,
+    script: str,
+    folder: Path,
+    *arguments: object,
+    clock: Literal["virtual", "real"] = "virtual",
 ) -> Iterator[Guest]:
     """A guest that runs a script with `folder`, the one that it may write to, as its first argument."""
     (folder / "raw").mkdir(parents=True)

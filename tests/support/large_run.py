@@ -14,7 +14,9 @@ SIZES = [4096 << 2 * i for i in range(7)]
 
 def large_plan() -> Plan:
     names = [f"dc{i}" for i in range(DATACENTERS)]
-    wan = {pair: (10 * GBIT, 10 * GBIT, (5 + i) * MS) for i, pair in enumerate(combinations(names, 2))}
+    wan = {
+        pair: (10 * GBIT, 10 * GBIT, (5 + i) * MS) for i, pair in enumerate(combinations(names, 2))
+    }
     return make_plan(make_network(dict.fromkeys(names, HOSTS), wan), capture="none")
 
 
@@ -29,24 +31,42 @@ def write_large_run(path: Path) -> RunDir:
             for number in range(OPERATIONS):
                 start = START_NS + number * 10 * MS + rank.rank * 1000
                 record = {
-                    "op": ("all_reduce", "all_gather")[number // 7 % 2], "bytes": SIZES[number % 7],
-                    "group_size": ranks, "iteration": number // 14, "phase": "measure", "dtype": "float32",
-                    "start_ns": start, "end_ns": start + 5 * MS + number % 977, "wrong": 0, "group": "",
+                    "op": ("all_reduce", "all_gather")[number // 7 % 2],
+                    "bytes": SIZES[number % 7],
+                    "group_size": ranks,
+                    "iteration": number // 14,
+                    "phase": "measure",
+                    "dtype": "float32",
+                    "start_ns": start,
+                    "end_ns": start + 5 * MS + number % 977,
+                    "wrong": 0,
+                    "group": "",
                     "algorithm": "gloo",
-                }  # fmt: skip
+                }
                 file.write(json.dumps(record) + "\n")
     with run.link_samples.open("w") as file:
         for i in range(SAMPLES):
             for link in plan.network.wan:
                 for way in link.directions:
                     row = {
-                        "time_ns": START_NS + i * 100 * MS, "source": way.source, "target": way.target,
-                        "link": link.key, "bytes": i * (i + link.index) * 1000, "packets": i * 400, "drops": 0,
+                        "time_ns": START_NS + i * 100 * MS,
+                        "source": way.source,
+                        "target": way.target,
+                        "link": link.key,
+                        "bytes": i * (i + link.index) * 1000,
+                        "packets": i * 400,
+                        "drops": 0,
                         "backlog_bytes": i * 7919 % 100_000,
-                    }  # fmt: skip
+                    }
                     file.write(json.dumps(row) + "\n")
     run.fidelity.write_text("[]")
     run.events.write_text("")
-    status = {"state": "completed", "exit_status": 0, "reason": "", "faithful": True, "warnings": []}
+    status = {
+        "state": "completed",
+        "exit_status": 0,
+        "reason": "",
+        "faithful": True,
+        "warnings": [],
+    }
     run.write_json(run.status, status)
     return run

@@ -23,7 +23,12 @@ wan:
 
 def all_reduce(sizes: str, iterations: int, warmup: int = 1) -> list[str]:
     """Options of ``testbed run`` for all-reduces of these sizes."""
-    values = {"ops": "[all_reduce]", "sizes": f"[{sizes}]", "iterations": iterations, "warmup": warmup}
+    values = {
+        "ops": "[all_reduce]",
+        "sizes": f"[{sizes}]",
+        "iterations": iterations,
+        "warmup": warmup,
+    }
     return [word for key, value in values.items() for word in ("--set", f"workload.{key}={value}")]
 
 
@@ -57,4 +62,8 @@ class Folder:
     def median_ms(self) -> dict[int, float]:
         """Median time of the measured all-reduces, by bytes."""
         rows = self.summary["collectives"]
-        return {row["bytes"]: row["time_us"]["median"] / 1000 for row in rows if row["op"] == "all_reduce"}
+        return {
+            row["bytes"]: row["time_us"]["median"] / 1000
+            for row in rows
+            if row["op"] == "all_reduce"
+        }

@@ -53,38 +53,59 @@ def make_network(hosts, wan, *, nic_bps=100 * GBIT, nic_delay_ns=0):
     numbers = {dc: i + 1 for i, dc in enumerate(hosts)}
     links = []
     for index, ((a, b), (rate, back, delay)) in enumerate(wan.items()):
-        forward, backward = direction((a, b), index, 1, rate, delay), direction((b, a), index, 2, back, delay)
+        forward, backward = (
+            direction((a, b), index, 1, rate, delay),
+            direction((b, a), index, 2, back, delay),
+        )
         links.append(WanLink(key=f"{a}-{b}", index=index, forward=forward, backward=backward))
     machines = [
         Host(
-            name=f"{dc}-{i}", node=f"h{number}-{i}", dc=dc, switch=f"s{number}", address=f"10.{number}.0.{i + 10}/16",
-            mac=f"02:00:00:00:{number:02x}:{i:02x}", nic_up=port(nic_bps), nic_down=port(nic_bps),
-            nic_delay_ns=nic_delay_ns, nic_seed=1,
+            name=f"{dc}-{i}",
+            node=f"h{number}-{i}",
+            dc=dc,
+            switch=f"s{number}",
+            address=f"10.{number}.0.{i + 10}/16",
+            mac=f"02:00:00:00:{number:02x}:{i:02x}",
+            nic_up=port(nic_bps),
+            nic_down=port(nic_bps),
+            nic_delay_ns=nic_delay_ns,
+            nic_seed=1,
         )
         for dc, number in numbers.items()
         for i in range(hosts[dc])
-    ]  # fmt: skip
+    ]
     centers = [
         Datacenter(
-            name=dc, subnet=f"10.{number}.0.0/16", router=f"r{number}",
+            name=dc,
+            subnet=f"10.{number}.0.0/16",
+            router=f"r{number}",
             segments=(
                 Segment(
-                    switch=f"s{number}", gateway=f"10.{number}.0.1/16", gateway_mac=f"02:01:00:00:00:{number:02x}"
+                    switch=f"s{number}",
+                    gateway=f"10.{number}.0.1/16",
+                    gateway_mac=f"02:01:00:00:00:{number:02x}",
                 ),
             ),
             hosts=tuple(m.name for m in machines if m.dc == dc),
         )
         for dc, number in numbers.items()
-    ]  # fmt: skip
+    ]
     routes = [
-        Route(dc=way.source, destination=way.target, hops=(Hop(link=link.key, via=other.address.ip),))
+        Route(
+            dc=way.source, destination=way.target, hops=(Hop(link=link.key, via=other.address.ip),)
+        )
         for link in links
         for way, other in (link.directions, link.directions[::-1])
     ]
     return Network(
-        name="hand-made", mtu=1500, datacenters=centers, hosts=machines, wan=links, routes=routes,
+        name="hand-made",
+        mtu=1500,
+        datacenters=centers,
+        hosts=machines,
+        wan=links,
+        routes=routes,
         tcp=Tcp(buffer_bytes=1 << 26),
-    )  # fmt: skip
+    )
 
 
 def mesh(dcs, rate_bps, delay_ns):
@@ -97,19 +118,32 @@ def one_rank_per_host(network):
 
 def make_plan(network, **changes):
     workers = Workers(
-        workload="collectives", settings={"ops": ["all_reduce", "broadcast"], "sizes": [4096, 1 << 20]},
-        ranks=one_rank_per_host(network), isolation="process", memory_bytes=1 << 30, cpus=1, timeout_s=60,
-    )  # fmt: skip
+        workload="collectives",
+        settings={"ops": ["all_reduce", "broadcast"], "sizes": [4096, 1 << 20]},
+        ranks=one_rank_per_host(network),
+        isolation="process",
+        memory_bytes=1 << 30,
+        cpus=1,
+        timeout_s=60,
+    )
     values = {
-        "network": network, "workers": workers, "clock": "virtual", "where": "guest", "capture": "wan", "seed": 1,
-        "guest_memory_bytes": 1 << 31, "versions": {"testbed": "0.1", "torch": "2.6.0"},
-    }  # fmt: skip
+        "network": network,
+        "workers": workers,
+        "clock": "virtual",
+        "where": "guest",
+        "capture": "wan",
+        "seed": 1,
+        "guest_memory_bytes": 1 << 31,
+        "versions": {"testbed": "0.1", "torch": "2.6.0"},
+    }
     return Plan(**(values | changes))
 
 
 def two_dcs(**options):
     """One host each in `east` and `west`, 1 Gbit/s, 10 ms one way."""
-    return make_network({"east": 1, "west": 1}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, **options)
+    return make_network(
+        {"east": 1, "west": 1}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, **options
+    )
 
 
 def three_dcs(hosts=2):
@@ -125,7 +159,10 @@ def write_pcap(path, packets, *, magic=0xA1B23C4D):
         for mac, ip_bytes, time_ns in packets:
             ether = bytes(6) + bytes.fromhex(mac.replace(":", "")) + b"\x08\x00"
             data = ether + struct.pack(">BBH", 0x45, 0, ip_bytes) + bytes(16)
-            file.write(struct.pack("<IIII", time_ns // GBIT, time_ns % GBIT, len(data), ip_bytes + 14) + data)
+            file.write(
+                struct.pack("<IIII", time_ns // GBIT, time_ns % GBIT, len(data), ip_bytes + 14)
+                + data
+            )
 
 
 def write_run(path: Path, plan: Plan) -> RunDir:
@@ -139,11 +176,26 @@ def write_run(path: Path, plan: Plan) -> RunDir:
     row = {"rtt_ms_expected": 20.0, "rtt_ms_measured": 20.004, "ok": True}
     run.fidelity.write_text(json.dumps([{"from": a, "to": b, **row} for a, b in pairs]))
     for i, stage in enumerate(["network", "workers", "ops"]):
-        for state, wall, time in (("begin", i * 2.0, i * 1.0), ("end", i * 2.0 + 1.5, i * 1.0 + 0.25)):
+        for state, wall, time in (
+            ("begin", i * 2.0, i * 1.0),
+            ("end", i * 2.0 + 1.5, i * 1.0 + 0.25),
+        ):
             append_record(
-                run.events, {"stage": stage, "state": state, "time_ns": START_NS + int(time * GBIT), "wall_s": wall}
+                run.events,
+                {
+                    "stage": stage,
+                    "state": state,
+                    "time_ns": START_NS + int(time * GBIT),
+                    "wall_s": wall,
+                },
             )
-    status = {"state": "completed", "exit_status": 0, "reason": "", "faithful": True, "warnings": []}
+    status = {
+        "state": "completed",
+        "exit_status": 0,
+        "reason": "",
+        "faithful": True,
+        "warnings": [],
+    }
     run.write_json(run.status, status | {"wall_seconds": 9.5, "emulated_seconds": 2.5})
     return run
 
@@ -153,20 +205,34 @@ def write_training_run(path: Path, plan: Plan, steps=6) -> RunDir:
 
     The first step is the warm-up. The loss falls from 5 by 0.5 each step.
     """
-    workers = plan.workers.model_copy(update={"workload": "train", "settings": {"method": "ddp", "warmup": 1}})
+    workers = plan.workers.model_copy(
+        update={"workload": "train", "settings": {"method": "ddp", "warmup": 1}}
+    )
     plan = plan.model_copy(update={"workers": workers})
     run = write_run(path, plan)
     for rank in plan.workers.ranks:
         run.rank_ops(rank.rank).write_text("")
         for step in range(steps):
             start = START_NS + step * 100 * MS
-            row = {"step": step, "start_ns": start, "end_ns": start + 100 * MS, "compute_ns": 60 * MS, "late_ns": 0}
+            row = {
+                "step": step,
+                "start_ns": start,
+                "end_ns": start + 100 * MS,
+                "compute_ns": 60 * MS,
+                "late_ns": 0,
+            }
             append_record(run.rank_train(rank.rank), row | {"loss": 5 - step / 2, "tokens": 512})
             record = {
-                "op": "all_reduce", "bytes": 1 << 20, "group_size": len(plan.workers.ranks), "iteration": step,
-                "phase": "train", "dtype": "float32", "start_ns": start + 50 * MS, "end_ns": start + 100 * MS,
+                "op": "all_reduce",
+                "bytes": 1 << 20,
+                "group_size": len(plan.workers.ranks),
+                "iteration": step,
+                "phase": "train",
+                "dtype": "float32",
+                "start_ns": start + 50 * MS,
+                "end_ns": start + 100 * MS,
                 "wrong": -1,
-            }  # fmt: skip
+            }
             append_record(run.rank_ops(rank.rank), record)
     return run
 
@@ -176,15 +242,32 @@ def write_flows(run: RunDir) -> None:
     link = run.read_plan().network.wan[0]
     rows = [
         {
-            "link": link.key, "from_dc": way.source, "to_dc": way.target, "src_host": f"{way.source}-0",
-            "dst_host": f"{way.target}-0", "src_rank": number, "dst_rank": 1 - number, "src_port": 40000 + number,
-            "dst_port": 29500, "packets": 100 * (number + 1), "payload_bytes": (2 - number) << 20, "retransmissions": 3,
-            "out_of_order": 0, "rtt_min_ns": 20 * MS, "rtt_median_ns": 21 * MS, "rtt_p95_ns": 25 * MS,
-            "delay_min_ns": 10 * MS, "delay_median_ns": 11 * MS, "delay_p95_ns": 12 * MS, "throughput_bps": 1e8,
-            "idle_share": 0.25, "window_limited_share": 0.7, "network_limited_share": 0.05,
+            "link": link.key,
+            "from_dc": way.source,
+            "to_dc": way.target,
+            "src_host": f"{way.source}-0",
+            "dst_host": f"{way.target}-0",
+            "src_rank": number,
+            "dst_rank": 1 - number,
+            "src_port": 40000 + number,
+            "dst_port": 29500,
+            "packets": 100 * (number + 1),
+            "payload_bytes": (2 - number) << 20,
+            "retransmissions": 3,
+            "out_of_order": 0,
+            "rtt_min_ns": 20 * MS,
+            "rtt_median_ns": 21 * MS,
+            "rtt_p95_ns": 25 * MS,
+            "delay_min_ns": 10 * MS,
+            "delay_median_ns": 11 * MS,
+            "delay_p95_ns": 12 * MS,
+            "throughput_bps": 1e8,
+            "idle_share": 0.25,
+            "window_limited_share": 0.7,
+            "network_limited_share": 0.05,
         }
         for number, way in enumerate(link.directions)
-    ]  # fmt: skip
+    ]
     pl.DataFrame(rows).write_parquet(run.flows)
 
 
@@ -199,9 +282,16 @@ def write_ops(run, plan):
                     root_done = op == "broadcast" and rank.rank == 0
                     end = now + (MS if root_done else (ms + rank.rank) * MS)
                     record = {
-                        "op": op, "bytes": size, "group_size": len(plan.workers.ranks), "iteration": iteration,
-                        "phase": phase, "dtype": "float32", "start_ns": now, "end_ns": end, "wrong": 0,
-                    }  # fmt: skip
+                        "op": op,
+                        "bytes": size,
+                        "group_size": len(plan.workers.ranks),
+                        "iteration": iteration,
+                        "phase": phase,
+                        "dtype": "float32",
+                        "start_ns": now,
+                        "end_ns": end,
+                        "wrong": 0,
+                    }
                     append_record(run.rank_ops(rank.rank), record)
                 now += 100 * MS
 
@@ -212,9 +302,15 @@ def write_links(run, plan):
         for i in range(17):
             for way in link.directions:
                 row = {
-                    "time_ns": START_NS + i * 100 * MS, "source": way.source, "target": way.target, "link": link.key,
-                    "bytes": 1000 + i * 625_000, "packets": i * 400, "drops": i // 8, "backlog_bytes": i * 10,
-                }  # fmt: skip
+                    "time_ns": START_NS + i * 100 * MS,
+                    "source": way.source,
+                    "target": way.target,
+                    "link": link.key,
+                    "bytes": 1000 + i * 625_000,
+                    "packets": i * 400,
+                    "drops": i // 8,
+                    "backlog_bytes": i * 10,
+                }
                 append_record(run.link_samples, row)
     links = {link.key: link for link in plan.network.wan}
     for point in capture_points(plan.network, plan.capture):
@@ -234,13 +330,18 @@ def write_sweep(path, plots=()):
     ):
         identity = f"id{number}"
         values = {"delay": delay, "algorithm": "gloo", "loss": "0.1 %", "sizes": [4096]}
-        points.append({"name": f"p{number}", "identity": identity, "values": values, "repeat": 0, "seed": 0})
+        points.append(
+            {"name": f"p{number}", "identity": identity, "values": values, "repeat": 0, "seed": 0}
+        )
         if state:
             run = write_run(folder.running / f"p{number}.{identity}", make_plan(two_dcs()))
             collect(run)
             if state == "completed":
                 run.report.write_text("<!doctype html>")
-            folder.settle(run.path, Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0))
+            folder.settle(
+                run.path,
+                Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0),
+            )
     axes = ["delay", "algorithm", "loss", "sizes"]
     folder.write_index({"name": "mine", "axes": axes, "points": points, "plots": plots})
     return folder

@@ -21,7 +21,13 @@ def write_packets(path: Path, packets: Sequence[Stamped], *, snap_bytes: int = 1
         for ms, packet in packets:
             frame, time_ns = bytes(packet), START_NS + round(ms * MS)
             kept = frame[:snap_bytes]
-            writer.write_packet(kept, sec=time_ns // 10**9, usec=time_ns % 10**9, caplen=len(kept), wirelen=len(frame))
+            writer.write_packet(
+                kept,
+                sec=time_ns // 10**9,
+                usec=time_ns % 10**9,
+                caplen=len(kept),
+                wirelen=len(frame),
+            )
 
 
 def segment(
@@ -35,7 +41,9 @@ def segment(
 ) -> Packet:
     """A TCP packet of `size` bytes of data from the interface with address `mac`."""
     source, target = way
-    numbers = {name: value % 2**32 if name in ("seq", "ack") else value for name, value in tcp.items()}  # type: ignore[operator]
+    numbers = {
+        name: value % 2**32 if name in ("seq", "ack") else value for name, value in tcp.items()
+    }  # type: ignore[operator]
     return (
         Ether(src=mac, dst="02:00:00:00:00:01")
         / IP(src=source, dst=target, id=ip_id, flags="DF")

@@ -33,11 +33,15 @@ NAMESPACES = ("--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "-
 def in_a_world(command: Sequence[object], kept: Sequence[Path]) -> list[str]:
     """The words that run `command` in a world in which the folders `kept` are there, wherever they lie."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    hidden = sorted({str(path) for path in kept if any(path.is_relative_to(place) for place in HIDDEN)})
+    hidden = sorted(
+        {str(path) for path in kept if any(path.is_relative_to(place) for place in HIDDEN)}
+    )
     script = ["bash", "-ec", SCRIPT, "world", *hidden, "--", *map(str, command)]
     return ["unshare", *user, *NAMESPACES, "--", *script]
 
 
 def can_make_worlds() -> bool:
     """Whether this machine lets us."""
-    return subprocess.run(in_a_world(["true"], []), capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(in_a_world(["true"], []), capture_output=True, check=False).returncode == 0
+    )

@@ -17,7 +17,10 @@ PERIOD = 65521  # a prime: no period of buffers, parts or shards
 SHIFT = 4099
 LARGEST = 4
 POISON = 101  # in buffers before results arrive; no value, and no sum of a few
-EXACT = {torch.bfloat16: 2**8, torch.float16: 2**11}  # all integers up to this are exact; wider types hold any sum
+EXACT = {
+    torch.bfloat16: 2**8,
+    torch.float16: 2**11,
+}  # all integers up to this are exact; wider types hold any sum
 
 _libc = ctypes.CDLL(None)
 _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -25,7 +28,9 @@ _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 @functools.cache
 def _table(largest: int) -> torch.Tensor:
-    return torch.randint(0, largest + 1, (PERIOD,), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    return torch.randint(
+        0, largest + 1, (PERIOD,), generator=torch.Generator().manual_seed(1), dtype=torch.int32
+    )
 
 
 class Values:
@@ -67,12 +72,16 @@ class Values:
 def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
     wrong = 0
     for piece, expected in _pieces(tensor, period, offset):
-        if _libc.memcmp(piece.data_ptr(), expected.data_ptr(), piece.nbytes):  # a quarter of the time of counting
+        if _libc.memcmp(
+            piece.data_ptr(), expected.data_ptr(), piece.nbytes
+        ):  # a quarter of the time of counting
             wrong += int(torch.count_nonzero(piece != expected))
     return wrong
 
 
-def _pieces(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _pieces(
+    tensor: torch.Tensor, period: torch.Tensor, offset: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`tensor` and what it should hold, in pieces within one period: new memory is dear in a guest."""
     begin = 0
     while begin < len(tensor):

@@ -57,7 +57,11 @@ def main(context: RankContext) -> None:
     """Run every operation at every size."""
     settings = context.settings
     name, group = make_group(context)
-    cases = [(op, size) for op in settings["ops"] for size in ([0] if op == "barrier" else settings["sizes"])]
+    cases = [
+        (op, size)
+        for op in settings["ops"]
+        for size in ([0] if op == "barrier" else settings["sizes"])
+    ]
     iterations = settings["warmup"] + settings["iterations"]
     populated = 0
     context.recorder.expect(len(cases) * iterations)
@@ -74,9 +78,16 @@ def main(context: RankContext) -> None:
             end = time.time_ns()
             context.recorder.record(
                 Operation(
-                    op=op, bytes=case.size_bytes, group_size=group.ranks, group=name, algorithm=settings["algorithm"],
-                    iteration=iteration - settings["warmup"], dtype=settings["dtype"],
+                    op=op,
+                    bytes=case.size_bytes,
+                    group_size=group.ranks,
+                    group=name,
+                    algorithm=settings["algorithm"],
+                    iteration=iteration - settings["warmup"],
+                    dtype=settings["dtype"],
                     phase="warmup" if iteration < settings["warmup"] else "measure",
-                    start_ns=start, end_ns=end, wrong=case.wrong() if settings["check"] else -1,
+                    start_ns=start,
+                    end_ns=end,
+                    wrong=case.wrong() if settings["check"] else -1,
                 )
-            )  # fmt: skip
+            )

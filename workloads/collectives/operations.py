@@ -48,7 +48,9 @@ class Case:
     size_bytes: int  # as reported
     run: Callable[[], object]
     prepare: Callable[[], object] = _nothing  # fill the buffers
-    wrong: Callable[[], int] = lambda: 0  # elements of the result that differ from the expected values
+    wrong: Callable[[], int] = lambda: (
+        0
+    )  # elements of the result that differ from the expected values
     result: torch.Tensor | None = None  # flat; None: this rank gets none
 
 
@@ -75,7 +77,9 @@ class Group:
 
     def buffer(self, size_bytes: int, parts: int = 1) -> torch.Tensor:
         """A new flat tensor of `size_bytes`, rounded down to `parts` equal parts of at least one item."""
-        return torch.empty(parts * max(1, size_bytes // self.dtype.itemsize // parts), dtype=self.dtype)
+        return torch.empty(
+            parts * max(1, size_bytes // self.dtype.itemsize // parts), dtype=self.dtype
+        )
 
     def part(self, whole: torch.Tensor, rank: int | None = None) -> torch.Tensor:
         """This rank's part of `whole`, or that of `rank`."""
@@ -85,7 +89,9 @@ class Group:
         """This rank's part of `whole` if the operation is in place, else new memory for it."""
         return self.part(whole) if self.in_place else torch.empty_like(self.part(whole))
 
-    def striped(self, start: Callable[[torch.Tensor], dist.Work | None], tensor: torch.Tensor) -> None:
+    def striped(
+        self, start: Callable[[torch.Tensor], dist.Work | None], tensor: torch.Tensor
+    ) -> None:
         """`start` an operation on each of the pieces of `tensor`, one for each connection, and wait for all."""
         for work in [start(piece) for piece in tensor.chunk(self.connections)]:
             if work is not None:
@@ -103,7 +109,13 @@ def all_reduce(group: Group, size_bytes: int) -> Case:
         else:
             group.striped(lambda piece: dist.all_reduce(piece, group=group.group, async_op=True), x)
 
-    return Case(x.nbytes, run, lambda: group.values.fill(x, group.rank), lambda: group.values.differing_from_sum(x), x)
+    return Case(
+        x.nbytes,
+        run,
+        lambda: group.values.fill(x, group.rank),
+        lambda: group.values.differing_from_sum(x),
+        x,
+    )
 
 
 def all_gather(group: Group, size_bytes: int) -> Case:
@@ -123,9 +135,12 @@ def all_gather(group: Group, size_bytes: int) -> Case:
             dist.all_gather(parts, part, group=group.group)
 
     return Case(
-        whole.nbytes, run, prepare,
-        lambda: sum(group.values.differing(got, rank) for rank, got in enumerate(parts)), whole,
-    )  # fmt: skip
+        whole.nbytes,
+        run,
+        prepare,
+        lambda: sum(group.values.differing(got, rank) for rank, got in enumerate(parts)),
+        whole,
+    )
 
 
 def reduce_scatter(group: Group, size_bytes: int) -> Case:
@@ -144,7 +159,13 @@ def reduce_scatter(group: Group, size_bytes: int) -> Case:
         else:
             reduce_scatter_single(part, whole, group=group.group)
 
-    return Case(whole.nbytes, run, prepare, lambda: group.values.differing_from_sum(part, group.rank * len(part)), part)
+    return Case(
+        whole.nbytes,
+        run,
+        prepare,
+        lambda: group.values.differing_from_sum(part, group.rank * len(part)),
+        part,
+    )
 
 
 def all_to_all(group: Group, size_bytes: int) -> Case:
@@ -157,7 +178,10 @@ def all_to_all(group: Group, size_bytes: int) -> Case:
         sent.nbytes,
         lambda: dist.all_to_all_single(received, sent, group=group.group),
         lambda: received.fill_(POISON),
-        lambda: sum(group.values.differing(group.part(received, rank), rank, mine) for rank in range(group.ranks)),
+        lambda: sum(
+            group.values.differing(group.part(received, rank), rank, mine)
+            for rank in range(group.ranks)
+        ),
         received,
     )
 
@@ -177,7 +201,10 @@ def broadcast(group: Group, size_bytes: int) -> Case:
         if hierarchy is not None:
             hierarchy.broadcast(x)
         else:
-            group.striped(lambda piece: dist.broadcast(piece, group=group.group, group_src=0, async_op=True), x)
+            group.striped(
+                lambda piece: dist.broadcast(piece, group=group.group, group_src=0, async_op=True),
+                x,
+            )
 
     return Case(x.nbytes, run, prepare, lambda: group.values.differing(x, 0), x)
 
@@ -187,7 +214,9 @@ def reduce(group: Group, size_bytes: int) -> Case:
     x = group.buffer(size_bytes)
     return Case(
         x.nbytes,
-        lambda: group.striped(lambda piece: dist.reduce(piece, group=group.group, group_dst=0, async_op=True), x),
+        lambda: group.striped(
+            lambda piece: dist.reduce(piece, group=group.group, group_dst=0, async_op=True), x
+        ),
         lambda: group.values.fill(x, group.rank),
         lambda: group.values.differing_from_sum(x) if group.rank == 0 else 0,
         x if group.rank == 0 else None,
@@ -261,7 +290,11 @@ def send_recv(group: Group, size_bytes: int) -> Case:
                 work.wait()
 
     return Case(
-        sent.nbytes, run, lambda: received.fill_(POISON), lambda: group.values.differing(received, before), received
+        sent.nbytes,
+        run,
+        lambda: received.fill_(POISON),
+        lambda: group.values.differing(received, before),
+        received,
     )
 
 

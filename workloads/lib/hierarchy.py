@@ -51,7 +51,9 @@ def rails(datacenters: Sequence[Sequence[int]]) -> list[list[int]]:
     return [sorted(ranks[i] for ranks in datacenters if i < len(ranks)) for i in range(longest)]
 
 
-def new_groups(groups: Sequence[Sequence[int]], timeout: datetime.timedelta | None = None) -> dist.ProcessGroup | None:
+def new_groups(
+    groups: Sequence[Sequence[int]], timeout: datetime.timedelta | None = None
+) -> dist.ProcessGroup | None:
     """Make a process group of each of `groups`, on all ranks; return the one that this rank is in."""
     mine = None
     for ranks in groups:
@@ -61,7 +63,9 @@ def new_groups(groups: Sequence[Sequence[int]], timeout: datetime.timedelta | No
     return mine
 
 
-def direct_reduce_scatter(output: torch.Tensor, tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
+def direct_reduce_scatter(
+    output: torch.Tensor, tensor: torch.Tensor, group: dist.ProcessGroup | None = None
+) -> None:
     """Let `output` hold the sum over `group` of this rank's part of `tensor`, of which it may be a piece."""
     ranks = dist.get_world_size(group)
     received = torch.empty_like(tensor)
@@ -69,7 +73,9 @@ def direct_reduce_scatter(output: torch.Tensor, tensor: torch.Tensor, group: dis
     torch.sum(received.view(ranks, -1), dim=0, dtype=tensor.dtype, out=output)
 
 
-def direct_all_gather(output: torch.Tensor, part: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
+def direct_all_gather(
+    output: torch.Tensor, part: torch.Tensor, group: dist.ProcessGroup | None = None
+) -> None:
     """Let `output` hold the parts of all ranks of `group`; `part` may be a piece of it."""
     dist.all_to_all_single(output, part.repeat(dist.get_world_size(group)), group=group)
 
@@ -96,21 +102,29 @@ def padded(tensor: torch.Tensor, parts: int) -> torch.Tensor:
 class Hierarchy:
     """The process groups of a set of datacenters and the collectives over them."""
 
-    def __init__(self, datacenters: Sequence[Sequence[int]], timeout: datetime.timedelta | None = None) -> None:
+    def __init__(
+        self, datacenters: Sequence[Sequence[int]], timeout: datetime.timedelta | None = None
+    ) -> None:
         """Make the groups; every rank of the default group must do so, and be in exactly one of `datacenters`.
 
         Raises:
             ValueError: a rank is missing, or is in several datacenters.
         """
-        if sorted(rank for ranks in datacenters for rank in ranks) != list(range(dist.get_world_size())):
+        if sorted(rank for ranks in datacenters for rank in ranks) != list(
+            range(dist.get_world_size())
+        ):
             raise ValueError("every rank must be in exactly one datacenter")
         me = dist.get_rank()
-        self._datacenters = sorted(sorted(ranks) for ranks in datacenters)  # as torch orders the ranks of a group
+        self._datacenters = sorted(
+            sorted(ranks) for ranks in datacenters
+        )  # as torch orders the ranks of a group
         self._mine = next(ranks for ranks in self._datacenters if me in ranks)
         self.equal = len({len(ranks) for ranks in datacenters}) == 1
         self.inside = new_groups(self._datacenters, timeout)
         along = rails(self._datacenters)
-        self.across = new_groups(along if self.equal else along[:1], timeout)  # None: this rank does not take part
+        self.across = new_groups(
+            along if self.equal else along[:1], timeout
+        )  # None: this rank does not take part
         self.is_leader = me == self._mine[0]
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
@@ -147,7 +161,9 @@ class Hierarchy:
         if self.across is not None:
             direct_all_gather(blocks, block, self.across)
         dist.broadcast(blocks, group=self.inside, group_src=0)
-        for ranks, of_ranks in zip(self._datacenters, blocks.chunk(len(self._datacenters)), strict=True):
+        for ranks, of_ranks in zip(
+            self._datacenters, blocks.chunk(len(self._datacenters)), strict=True
+        ):
             for rank, got in zip(ranks, of_ranks.chunk(longest), strict=False):
                 output[rank * len(part) :][: len(part)] = got
 
@@ -178,7 +194,9 @@ class Hierarchy:
         """
         leaders = [ranks[0] for ranks in self._datacenters]
         if root not in leaders:
-            raise ValueError(f"the root of a broadcast must be the first rank of a datacenter, one of {leaders}")
+            raise ValueError(
+                f"the root of a broadcast must be the first rank of a datacenter, one of {leaders}"
+            )
         if self.is_leader:
             dist.broadcast(tensor, group=self.across, group_src=leaders.index(root))
         dist.broadcast(tensor, group=self.inside, group_src=0)

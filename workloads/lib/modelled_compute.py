@@ -155,7 +155,9 @@ class ModelledCompute:
             ValueError: neither a time nor a GPU, or one that is not known.
         """
         if step_time is None and gpu not in PEAK_FLOPS:
-            raise ValueError(f"give step_time in seconds, or gpu as one of {', '.join(PEAK_FLOPS)}; it is {gpu!r}")
+            raise ValueError(
+                f"give step_time in seconds, or gpu as one of {', '.join(PEAK_FLOPS)}; it is {gpu!r}"
+            )
         self._pacer = Pacer(clock or Clock())
         self._step_ns = None if step_time is None else step_time * 1e9
         self._flops = flops
@@ -164,7 +166,9 @@ class ModelledCompute:
         self._random = random.Random(str(seed))
         self._factor = slowdown
         self._model = model
-        self._shares: dict[nn.Module, float] = {}  # of each module that computes something itself; they sum to 1
+        self._shares: dict[
+            nn.Module, float
+        ] = {}  # of each module that computes something itself; they sum to 1
         self._counting: _Count | None = None
         self._warned = False
         model.register_forward_pre_hook(self._begin)
@@ -184,7 +188,10 @@ class ModelledCompute:
         if spent.late_ns > LATE * max(spent.modelled_ns, 1) and not self._warned:
             self._warned = True
             text = f"computing took {spent.late_ns / 1e6:.1f} ms longer than the {spent.modelled_ns / 1e6:.1f} ms"
-            warnings.warn(f"{text} that were to be modelled: this CPU cannot keep up in real time", stacklevel=2)
+            warnings.warn(
+                f"{text} that were to be modelled: this CPU cannot keep up in real time",
+                stacklevel=2,
+            )
         return spent
 
     def _begin(self, _model: nn.Module, _inputs: Any) -> None:
@@ -233,10 +240,16 @@ class _Count:
     """The FLOPs of each module of `model` itself, without its children, in the forward pass that now begins."""
 
     def __init__(self, model: nn.Module) -> None:
-        cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch's own table lacks
-        self._mode = FlopCounterMode(display=False, custom_mapping={cpu_attention: _attention_flops})
+        cpu_attention = (
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        )  # which torch's own table lacks
+        self._mode = FlopCounterMode(
+            display=False, custom_mapping={cpu_attention: _attention_flops}
+        )
         self._own: dict[nn.Module, float] = {}
-        self._open: list[list[float]] = []  # of each module that is being computed: FLOPs before, and its children's
+        self._open: list[
+            list[float]
+        ] = []  # of each module that is being computed: FLOPs before, and its children's
         self._handles = [
             handle
             for module in model.modules()

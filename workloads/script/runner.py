@@ -49,12 +49,15 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
     print(
         f"testbed: rank {rank.rank} of {len(workers.ranks)} on {rank.host}, in {work}; process groups time out after "
         f"{workers.timeout_s} s, unless the script says otherwise",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        file=sys.stderr,
+        flush=True,
+    )
     if kind == "command":
         os.execvp(words[0], words)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    wanted = workers.environment.get("PYTHONPATH", "").split(os.pathsep)  # an interpreter reads it when it starts
+    wanted = workers.environment.get("PYTHONPATH", "").split(
+        os.pathsep
+    )  # an interpreter reads it when it starts
     sys.path[:1] = [folder or str(work), *filter(None, wanted)]
     sys.argv = list(words)
     _seed(plan.seed, rank.rank)
@@ -71,7 +74,10 @@ def observe() -> None:
     """
     if _interceptions:
         return
-    local_rank, per_host = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ["TESTBED_RANKS_PER_HOST"])
+    local_rank, per_host = (
+        int(os.environ.get("LOCAL_RANK", "0")),
+        int(os.environ["TESTBED_RANKS_PER_HOST"]),
+    )
     if local_rank >= per_host:
         raise RuntimeError(
             f"testbed: LOCAL_RANK is {local_rank}, but a host of this run has {per_host} ranks: say --nproc-per-host"
@@ -135,6 +141,8 @@ def _exit_status(code: object) -> int:
 def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
     """Without the calls that lead to the script."""
     own = (__file__, runpy.__file__, "<frozen runpy>")
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in own:
+    while (
+        trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in own
+    ):
         trace = trace.tb_next
     return trace

@@ -40,10 +40,15 @@ class Script(Workload):
     """
 
     workload: Literal["script"] = "script"
-    command: list[str] = Field(min_length=1, description="the script with its arguments, word by word")
-    shared_folder: Flag = Field(False, description="whether all hosts have the same working folder, as with NFS")
+    command: list[str] = Field(
+        min_length=1, description="the script with its arguments, word by word"
+    )
+    shared_folder: Flag = Field(
+        False, description="whether all hosts have the same working folder, as with NFS"
+    )
     events_from: Literal["operation", "start"] = Field(
-        "operation", description="from which on the topology's events count: rank 0's first operation, or its start"
+        "operation",
+        description="from which on the topology's events count: rank 0's first operation, or its start",
     )
 
     def program(self) -> Program:
@@ -59,7 +64,9 @@ class Script(Workload):
             path = _file(Path(first))
             return Program("file", (str(path), *rest), path.parent, (shown(path.parent),))
         if first.startswith("-"):
-            raise UnitError(f"{first!r} is not a script", "write the script first, and its options after it")
+            raise UnitError(
+                f"{first!r} is not a script", "write the script first, and its options after it"
+            )
         return _command(self.command)
 
     def check_installed(self) -> None:
@@ -123,7 +130,9 @@ def _file(path: Path) -> Path:
         raise UnitError(f"{path} is a folder, not a script", "name a file in it")
     if not path.is_file():
         beside = [str(other) for other in sorted(path.parent.glob("*.py"))]
-        raise UnitError(f"there is no script {path}", suggest(path, beside, "scripts there") if beside else "")
+        raise UnitError(
+            f"there is no script {path}", suggest(path, beside, "scripts there") if beside else ""
+        )
     if not os.access(path, os.R_OK):
         raise UnitError(f"the script {path} cannot be read", f"make it readable: chmod +r {path}")
     return path.resolve()
@@ -134,7 +143,9 @@ def _module(words: list[str]) -> Program:
         raise UnitError("-m names no module", "write -m package.module, then its arguments")
     here = Path.cwd()
     is_here = PathFinder.find_spec(words[0].partition(".")[0], [str(here)]) is not None
-    return Program("module", tuple(words), here if is_here else None, (shown(here),) if is_here else ())
+    return Program(
+        "module", tuple(words), here if is_here else None, (shown(here),) if is_here else ()
+    )
 
 
 def _command(words: list[str]) -> Program:
@@ -143,17 +154,28 @@ def _command(words: list[str]) -> Program:
     if "/" not in words[0]:
         files.pop(words[0], None)  # that is looked for elsewhere
     folders = {shown(path.parent) for path in files.values()}
-    return Program("command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders)))
+    return Program(
+        "command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders))
+    )
 
 
 def _find_module(name: str, folder: Path | None) -> None:
     """Look for a module without importing what holds it."""
-    places: list[str] | None = [*([] if folder is None else [str(folder)]), *(place for place in sys.path if place)]
+    places: list[str] | None = [
+        *([] if folder is None else [str(folder)]),
+        *(place for place in sys.path if place),
+    ]
     for part in name.split("."):
         spec = None if places is None else PathFinder.find_spec(part, places)
         if spec is None:
-            raise UnitError(f"there is no module {name!r}", f"{part!r} is neither in {Path.cwd()} nor installed")
-        places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+            raise UnitError(
+                f"there is no module {name!r}", f"{part!r} is neither in {Path.cwd()} nor installed"
+            )
+        places = (
+            None
+            if spec.submodule_search_locations is None
+            else list(spec.submodule_search_locations)
+        )
 
 
 def shown(folder: Path) -> Path:
@@ -163,5 +185,7 @@ def shown(folder: Path) -> Path:
         UnitError: there can be no such folder.
     """
     if folder in OF_EACH_HOST:
-        raise UnitError(f"each host has a folder {folder} of its own", "put what hosts have to see below it")
+        raise UnitError(
+            f"each host has a folder {folder} of its own", "put what hosts have to see below it"
+        )
     return folder

@@ -11,7 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 VOCABULARY = 128  # ASCII
-MODULES = ("argparse", "inspect", "threading", "typing")  # of any Python installation, 400 kB together
+MODULES = (
+    "argparse",
+    "inspect",
+    "threading",
+    "typing",
+)  # of any Python installation, 400 kB together
 
 
 class Embedding(nn.Module):
@@ -37,12 +42,16 @@ class Block(nn.Module):
         self.attention = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
         self.before_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, sequence, width) to the same."""
         batch, length, width = x.shape
-        parts = self.attention(self.before_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
+        parts = self.attention(self.before_attention(x)).view(
+            batch, length, 3, self.heads, width // self.heads
+        )
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.projection(attended.transpose(1, 2).reshape(batch, length, width))
@@ -77,7 +86,9 @@ class Text:
 
     def __init__(self, sequence: int, seed: int) -> None:
         text = "".join(inspect.getsource(__import__(name)) for name in MODULES)
-        self._tokens = torch.frombuffer(bytearray(text.encode("ascii", "replace")), dtype=torch.uint8).long()
+        self._tokens = torch.frombuffer(
+            bytearray(text.encode("ascii", "replace")), dtype=torch.uint8
+        ).long()
         self._sequence, self._seed = sequence, seed
 
     def batch(self, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

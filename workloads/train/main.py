@@ -41,18 +41,23 @@ class Pacing:
         settings = self.settings
         self.computes.append(
             ModelledCompute(
-                module, step_time=settings["step_seconds"] / parts, jitter=settings["jitter"],
-                slowdown=settings["straggler"].get(socket.gethostname(), 1.0), seed=self.seed,
+                module,
+                step_time=settings["step_seconds"] / parts,
+                jitter=settings["jitter"],
+                slowdown=settings["straggler"].get(socket.gethostname(), 1.0),
+                seed=self.seed,
             )
-        )  # fmt: skip
+        )
 
     def take(self) -> Spent:
         """What was spent in the last step."""
         spent = [compute.take() for compute in self.computes]
         return Spent(
-            sum(s.modelled_ns for s in spent), sum(s.slept_ns for s in spent), sum(s.late_ns for s in spent),
+            sum(s.modelled_ns for s in spent),
+            sum(s.slept_ns for s in spent),
+            sum(s.late_ns for s in spent),
             sorted(span for s in spent for span in s.spans),
-        )  # fmt: skip
+        )
 
 
 def make_job(context: RankContext, pacing: Pacing) -> methods.Job:
@@ -66,7 +71,9 @@ def make_job(context: RankContext, pacing: Pacing) -> methods.Job:
         rank=context.rank,
         world=context.world_size,
         sites=list(sites.values()),
-        model=make_gpt(settings["parameters"], settings["layers"], settings["sequence"], settings["seed"]),
+        model=make_gpt(
+            settings["parameters"], settings["layers"], settings["sequence"], settings["seed"]
+        ),
         settings=settings,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=settings["lr"]),
         pace=pacing.pace,
@@ -93,8 +100,13 @@ def main(context: RankContext) -> None:
             end = time.time_ns()
             spent = pacing.take()
             record = {
-                "step": step, "start_ns": start, "end_ns": end, "compute_ns": spent.modelled_ns,
-                "late_ns": spent.late_ns, "loss": loss, "tokens": settings["batch"] * settings["sequence"],
+                "step": step,
+                "start_ns": start,
+                "end_ns": end,
+                "compute_ns": spent.modelled_ns,
+                "late_ns": spent.late_ns,
+                "loss": loss,
+                "tokens": settings["batch"] * settings["sequence"],
                 "computed_ns": [unix_ns + edge for span in spent.spans for edge in span],
-            }  # fmt: skip
+            }
             records.write(json.dumps(record) + "\n")

@@ -47,15 +47,23 @@ def steps_table(records: list[dict[str, Any]], problems: Problems) -> pl.DataFra
     """train.parquet: the records that are whole, by step and rank; `records` have their places already."""
     good = [record for record in records if _whole(record)]
     if len(good) < len(records):
-        problems.append(f"raw/train-*.jsonl: {len(records) - len(good)} records lack a column and are left out")
+        problems.append(
+            f"raw/train-*.jsonl: {len(records) - len(good)} records lack a column and are left out"
+        )
     columns = {column: [record.get(column) for record in good] for column in SCHEMA}
-    columns["computed_ns"] = [edges if _are_edges(edges) else None for edges in columns["computed_ns"]]
+    columns["computed_ns"] = [
+        edges if _are_edges(edges) else None for edges in columns["computed_ns"]
+    ]
     return pl.DataFrame(columns, schema=SCHEMA).sort("step", "rank")
 
 
 def _are_edges(edges: Any) -> bool:
     """Whether they are beginnings and ends in turn, in order."""
-    if not isinstance(edges, list) or len(edges) % 2 or not all(isinstance(edge, int) for edge in edges):
+    if (
+        not isinstance(edges, list)
+        or len(edges) % 2
+        or not all(isinstance(edge, int) for edge in edges)
+    ):
         return False
     return edges == sorted(edges)
 
@@ -76,7 +84,9 @@ def training(
         return None
     working = measured.filter(pl.col("compute_ns").sum().over("rank") > 0)
     working = measured if working.is_empty() else working
-    by_step = working.group_by("step").agg(ms=(pl.col("end_ns") - pl.col("start_ns")).mean() / 1e6)["ms"]
+    by_step = working.group_by("step").agg(ms=(pl.col("end_ns") - pl.col("start_ns")).mean() / 1e6)[
+        "ms"
+    ]
     compute_ms = _mean_ms(working["compute_ns"])
     mean_ms = _mean_ms(working["end_ns"] - working["start_ns"])
     tokens, seconds = int(measured["tokens"].sum()), _span_ns(measured) / 1e9

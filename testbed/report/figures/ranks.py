@@ -44,7 +44,11 @@ class Bins:
 
 
 def rank_figure(
-    ops: pl.DataFrame, steps: pl.DataFrame | None, plan: Plan, origin_ns: int, history: History | None = None
+    ops: pl.DataFrame,
+    steps: pl.DataFrame | None,
+    plan: Plan,
+    origin_ns: int,
+    history: History | None = None,
 ) -> go.Figure | None:
     """A row per rank, coloured by what it does most at that time. None without operations and steps.
 
@@ -65,18 +69,26 @@ def rank_figure(
     seen = {int(i) for row in z for i in np.unique(row)}
     traces = [
         go.Heatmap(
-            z=np.array(z, dtype=np.int16), x=np.round((bins.edges - origin_ns) / 1e9, 6), y=rows, ygap=1,
-            showscale=False, zmin=-0.5, zmax=len(names) - 0.5, colorscale=_steps_of(colours),
+            z=np.array(z, dtype=np.int16),
+            x=np.round((bins.edges - origin_ns) / 1e9, 6),
+            y=rows,
+            ygap=1,
+            showscale=False,
+            zmin=-0.5,
+            zmax=len(names) - 0.5,
+            colorscale=_steps_of(colours),
             text=[[escape(names[i]) for i in row] for row in z],
             hovertemplate="rank %{y}<br>%{x:.3f} s: %{text}<extra></extra>",
         )
-    ]  # fmt: skip
+    ]
     for i, name in enumerate(names):
         if i in seen and name != IDLE:
             marker = {"symbol": "square", "size": 11, "color": colours[i]}
             legend = {"x": [None], "y": [None], "mode": "markers", "hoverinfo": "skip"}
             traces.append(go.Scatter(marker=marker, name=escape(name), **legend))
-    ranks = axis("rank (host)", autorange="reversed", showgrid=False, tickfont={"size": 11}, type="category")
+    ranks = axis(
+        "rank (host)", autorange="reversed", showgrid=False, tickfont={"size": 11}, type="category"
+    )
     lines = [] if history is None else marks(history, origin_ns)
     time = axis("time (s, run's clock)", showgrid=False)
     return drawing(traces, 150 + 20 * max(len(rows), 4), time, ranks, shapes=lines)
@@ -90,14 +102,22 @@ def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> dict[st
     return {COMPUTES: compute_spans(steps), WAITS: step_waits(steps), **found}
 
 
-def _states(bins: Bins, spans: dict[str, pl.DataFrame], rank: int, names: list[str]) -> npt.NDArray[np.int64]:
+def _states(
+    bins: Bins, spans: dict[str, pl.DataFrame], rank: int, names: list[str]
+) -> npt.NDArray[np.int64]:
     """For each bin the index in `names` of what fills most of it."""
-    shares = {name: bins.shares(table.filter(pl.col("rank") == rank)) for name, table in spans.items()}
+    shares = {
+        name: bins.shares(table.filter(pl.col("rank") == rank)) for name, table in spans.items()
+    }
     none = np.zeros(len(bins.edges) - 1)
-    operations = np.sum([none, *(share for name, share in shares.items() if name not in FIXED)], axis=0)
+    operations = np.sum(
+        [none, *(share for name, share in shares.items() if name not in FIXED)], axis=0
+    )
     both = np.minimum(shares.get(COMPUTES, none), operations)
     shares[BOTH] = np.where(both > 0.5, 2.0, 0.0)
-    shares[WAITS] = shares[WAITS] if COMPUTES not in shares else np.where(operations > SEEN, 0, shares[WAITS])
+    shares[WAITS] = (
+        shares[WAITS] if COMPUTES not in shares else np.where(operations > SEEN, 0, shares[WAITS])
+    )
     table = np.array([shares.get(name, none) for name in names[:-1]])
     return np.where(table.max(axis=0) >= SEEN, table.argmax(axis=0), len(names) - 1)
 

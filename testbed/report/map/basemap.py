@@ -58,11 +58,17 @@ class View:
         return {name: data for name, data in found.items() if data}
 
     def _ring(self, degrees: Points) -> str:
-        rings = (clipped(self._px(ring), self.frame.grown(MARGIN)) for ring in self.projection.copies(degrees))
+        rings = (
+            clipped(self._px(ring), self.frame.grown(MARGIN))
+            for ring in self.projection.copies(degrees)
+        )
         return "".join(_path(ring, close=True) for ring in rings)
 
     def _line(self, degrees: Points) -> str:
-        lines = (pieces(self._px(line), self.frame.grown(MARGIN)) for line in self.projection.copies(degrees))
+        lines = (
+            pieces(self._px(line), self.frame.grown(MARGIN))
+            for line in self.projection.copies(degrees)
+        )
         return "".join(_path(piece, close=False) for line in lines for piece in line)
 
     def _px(self, plane: Points) -> Points:
@@ -74,7 +80,10 @@ def _land() -> dict[str, list[Points]]:
     """Lines of each layer of land.json in (degrees north, degrees east)."""
     data = json.loads(resources.files("testbed.report").joinpath("map/data/land.json").read_text())
     return {
-        name: [np.cumsum(np.array(line, dtype=float).reshape(-1, 2), axis=0)[:, ::-1] * UNIT for line in lines]
+        name: [
+            np.cumsum(np.array(line, dtype=float).reshape(-1, 2), axis=0)[:, ::-1] * UNIT
+            for line in lines
+        ]
         for name, lines in data.items()
     }
 
@@ -83,7 +92,12 @@ def clipped(ring: Points, frame: Box) -> Points:
     """The part of a filled `ring` within `frame` (Sutherland and Hodgman's method)."""
     if not frame.overlaps(Box.around(ring)):
         return ring[:0]
-    for axis, limit, sign in ((0, frame.left, 1), (0, frame.right, -1), (1, frame.top, 1), (1, frame.bottom, -1)):
+    for axis, limit, sign in (
+        (0, frame.left, 1),
+        (0, frame.right, -1),
+        (1, frame.top, 1),
+        (1, frame.bottom, -1),
+    ):
         depth = sign * (ring[:, axis] - limit)
         if len(ring) == 0 or (depth >= 0).all():
             continue

@@ -12,7 +12,16 @@ from testbed.plan.model import WanLink
 from testbed.report.map.labels import Box
 from testbed.report.map.projection import Points
 
-BENDS = (0.07, -0.07, 0.13, -0.13, 0.2, -0.2, 0.28, -0.28)  # height of the control point's half over the chord
+BENDS = (
+    0.07,
+    -0.07,
+    0.13,
+    -0.13,
+    0.2,
+    -0.2,
+    0.28,
+    -0.28,
+)  # height of the control point's half over the chord
 SLIGHT_BENDS = 4  # so many of them are used where there are many links
 MOST_COMPARED = 100  # links; if there are more, each has the first bend, whatever it meets
 SAMPLES = 41  # points of a curve, to compare it with others
@@ -40,7 +49,9 @@ class Curve:
 
     def samples(self, number: int) -> Points:
         """So many points of each time that it is drawn."""
-        return np.concatenate([self.at(np.linspace(0, 1, number)) + np.array([turn, 0]) for turn in self.turns])
+        return np.concatenate(
+            [self.at(np.linspace(0, 1, number)) + np.array([turn, 0]) for turn in self.turns]
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,9 @@ class Sheet:
         normal = np.array([end[1] - start[1], start[0] - end[0]])
         out = np.array([0, -1]) if self.hub is None else middle - self.hub
         side = 1 if normal @ out >= 0 else -1
-        return Curve(line.link, np.array([start, middle + 2 * bend * side * normal, end]), line.turns)
+        return Curve(
+            line.link, np.array([start, middle + 2 * bend * side * normal, end]), line.turns
+        )
 
     def preference(self, i: int) -> float:
         """Cost of the i-th of `BENDS`: slight ones are better; inward is as good as outward unless there is a hub."""
@@ -85,21 +98,31 @@ class Sheet:
         return cost
 
 
-def draw_links(links: Sequence[WanLink], points: Mapping[str, Points], sheet: Sheet, many: bool) -> list[Curve]:
+def draw_links(
+    links: Sequence[WanLink], points: Mapping[str, Points], sheet: Sheet, many: bool
+) -> list[Curve]:
     """Bend each link so that it keeps clear of other sites and links; the short ones choose first.
 
     `points`: where each site is. `many`: bend them little.
     """
-    lines = [sheet.straight(link, points[link.forward.source], points[link.forward.target]) for link in links]
+    lines = [
+        sheet.straight(link, points[link.forward.source], points[link.forward.target])
+        for link in links
+    ]
     if len(links) > MOST_COMPARED:
         return [sheet.bent(line, BENDS[0]) for line in lines]
     curves: dict[str, Curve] = {}
     drawn: list[Points] = []
     for line in sorted(lines, key=lambda line: line.length):
         ends = (line.link.forward.source, line.link.forward.target)
-        dots = np.array([point for name, point in points.items() if name not in ends]).reshape(-1, 2)
+        dots = np.array([point for name, point in points.items() if name not in ends]).reshape(
+            -1, 2
+        )
         options = [sheet.bent(line, bend) for bend in (BENDS[:SLIGHT_BENDS] if many else BENDS)]
-        costs = [sheet.preference(i) + sheet.crowding(option, dots, drawn) for i, option in enumerate(options)]
+        costs = [
+            sheet.preference(i) + sheet.crowding(option, dots, drawn)
+            for i, option in enumerate(options)
+        ]
         best = options[int(np.argmin(costs))]
         curves[line.link.key] = best
         drawn.append(best.samples(SAMPLES))

@@ -59,7 +59,10 @@ class Box(NamedTuple):
     def overlaps(self, other: Box) -> bool:
         """Whether the two share some area."""
         return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
         )
 
     def within(self, other: Box) -> bool:
@@ -74,7 +77,9 @@ class Box(NamedTuple):
     def holds(self, points: Points) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """For each of the (n, 2) points, whether it is inside."""
         x, y = points[:, 0], points[:, 1]
-        return np.asarray((x >= self.left) & (x <= self.right) & (y >= self.top) & (y <= self.bottom))
+        return np.asarray(
+            (x >= self.left) & (x <= self.right) & (y >= self.top) & (y <= self.bottom)
+        )
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
         """The point of the box that is nearest to (x, y)."""

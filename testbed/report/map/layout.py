@@ -84,7 +84,10 @@ class Layout:
     @property
     def labels(self) -> list[Label]:
         """All labels, in the order drawn."""
-        return [*(site.label for site in self.sites if site.label is not None), *self.link_labels.values()]
+        return [
+            *(site.label for site in self.sites if site.label is not None),
+            *self.link_labels.values(),
+        ]
 
     @property
     def alone(self) -> bool:
@@ -115,9 +118,13 @@ def _map(network: Network, located: list[Datacenter]) -> Layout:
     others = [dc.name for dc in network.datacenters if dc.location is None]
     frame = view.frame
     for i, name in enumerate(others):
-        points[name] = np.array([frame.left + frame.width * (i + 0.5) / len(others), frame.bottom + STRIP / 2 - 10])
+        points[name] = np.array(
+            [frame.left + frame.width * (i + 0.5) / len(others), frame.bottom + STRIP / 2 - 10]
+        )
     frame = Box(*frame[:3], frame.bottom + (STRIP if others else 0))
-    return Layout(network, frame, view, [Site(dc, _pair(points[dc.name])) for dc in network.datacenters])
+    return Layout(
+        network, frame, view, [Site(dc, _pair(points[dc.name])) for dc in network.datacenters]
+    )
 
 
 def _view(network: Network, places: Mapping[str, Location]) -> View:
@@ -125,7 +132,8 @@ def _view(network: Network, places: Mapping[str, Location]) -> View:
     names = list(places)
     ends = [(link.forward.source, link.forward.target) for link in network.wan]
     projection = fitting(
-        list(places.values()), [(names.index(a), names.index(b)) for a, b in ends if a in places and b in places]
+        list(places.values()),
+        [(names.index(a), names.index(b)) for a, b in ends if a in places and b in places],
     )
     box = Box.around(projection.project(np.array(list(places.values()))))
     inner = WIDTH - 2 * EDGE
@@ -137,7 +145,8 @@ def _view(network: Network, places: Mapping[str, Location]) -> View:
         least = 0.6 if len(places) == 1 else 1e-4  # 3800 km; 600 m
         reach = max(box.width, box.height, least)
         scale = min(
-            (inner - 2 * BESIDE) / max(box.width, 0.4 * reach), (TALLEST - 2 * ABOVE) / max(box.height, 0.2 * reach)
+            (inner - 2 * BESIDE) / max(box.width, 0.4 * reach),
+            (TALLEST - 2 * ABOVE) / max(box.height, 0.2 * reach),
         )
         height = min(max(box.height * scale + 2 * ABOVE, FLATTEST), TALLEST)
     return View(projection, Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height), scale, box.middle)
@@ -149,18 +158,26 @@ def _circle(network: Network) -> Layout:
 
     names = [dc.name for dc in network.datacenters]
     graph = nx.Graph((link.forward.source, link.forward.target) for link in network.wan)
-    hubs = [name for name in names if len(names) > 3 and len(network.wan) == len(names) - 1 == graph.degree[name]]
+    hubs = [
+        name
+        for name in names
+        if len(names) > 3 and len(network.wan) == len(names) - 1 == graph.degree[name]
+    ]
     around = [name for name in names if name not in hubs]
     height = FLATTEST if len(names) < 3 else TALLEST if len(names) > 12 else 460.0
     frame = Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height)
     x, y = frame.middle
-    radius = np.array([frame.width / 2 - 190, frame.height / 2 - 66]) if len(names) > 1 else np.zeros(2)
+    radius = (
+        np.array([frame.width / 2 - 190, frame.height / 2 - 66]) if len(names) > 1 else np.zeros(2)
+    )
     start = -pi / 2 - (0 if len(around) % 2 else pi / len(around))
     points = dict.fromkeys(hubs, np.array([x, y]))
     for i, name in enumerate(around):
         angle = start + 2 * pi * i / len(around)
         points[name] = np.array([x, y]) + radius * [cos(angle), sin(angle)]
-    return Layout(network, frame, None, [Site(dc, _pair(points[dc.name])) for dc in network.datacenters])
+    return Layout(
+        network, frame, None, [Site(dc, _pair(points[dc.name])) for dc in network.datacenters]
+    )
 
 
 def _draw_links(layout: Layout) -> None:
@@ -172,7 +189,9 @@ def _draw_links(layout: Layout) -> None:
         if layout.view is not None and np.hypot(*(point - old)) > 4:
             layout.moved.append(site.dc.name)
     period = None if layout.view is None else layout.view.period
-    sheet = Sheet(layout.frame, period, hub=np.array(layout.frame.middle) if layout.view is None else None)
+    sheet = Sheet(
+        layout.frame, period, hub=np.array(layout.frame.middle) if layout.view is None else None
+    )
     places = {site.dc.name: np.array(site.point) for site in layout.sites}
     layout.curves = draw_links(layout.network.wan, places, sheet, many=layout.listed)
 
@@ -180,20 +199,29 @@ def _draw_links(layout: Layout) -> None:
 def _label(layout: Layout, use: Use) -> None:
     """Label the sites, then the links, the short ones first."""
     dots = [Box.centred(*site.point, 2 * DOT + 4, 2 * DOT + 4) for site in layout.sites]
-    lines = {curve.link.key: curve.samples(2 + int(curve.length / SPACING)) for curve in layout.curves}
+    lines = {
+        curve.link.key: curve.samples(2 + int(curve.length / SPACING)) for curve in layout.curves
+    }
     canvas = Canvas(layout.frame.grown(-6), dots, _joined(lines.values()))
     for site in layout.sites:
         hosts = len(site.dc.hosts)
-        text = [Text(site.dc.name, "name"), Text(f"{hosts} host{'s' if hosts > 1 else ''}", "hosts")]
+        text = [
+            Text(site.dc.name, "name"),
+            Text(f"{hosts} host{'s' if hosts > 1 else ''}", "hosts"),
+        ]
         size = _size(text)
         if layout.alone:
-            site.label = Label(text, Box.centred(site.point[0], site.point[1] - HOSTS_RADIUS - 34, *size))
+            site.label = Label(
+                text, Box.centred(site.point[0], site.point[1] - HOSTS_RADIUS - 34, *size)
+            )
         else:
             site.label = _placed(canvas, text, site.point, _around(site.point, *size))
     for curve in [] if layout.listed else sorted(layout.curves, key=lambda curve: curve.length):
         text = link_text(curve.link, curve.points[2] - curve.points[0], use)
         canvas.lines = _joined(line for key, line in lines.items() if key != curve.link.key)
-        layout.link_labels[curve.link.key] = _placed(canvas, text, _pair(curve.at(0.5)[0]), _along(curve, *_size(text)))
+        layout.link_labels[curve.link.key] = _placed(
+            canvas, text, _pair(curve.at(0.5)[0]), _along(curve, *_size(text))
+        )
 
 
 def _joined(lines: Iterable[Points]) -> Points:
@@ -217,7 +245,9 @@ def _along(curve: Curve, width: float, height: float) -> list[Candidate]:
     ]
 
 
-def _placed(canvas: Canvas, text: list[Text], point: tuple[float, float], beside: list[Candidate]) -> Label:
+def _placed(
+    canvas: Canvas, text: list[Text], point: tuple[float, float], beside: list[Candidate]
+) -> Label:
     """A label at one of the candidates `beside` what it labels, or farther away with a leader to `point`."""
     width, height = _size(text)
     best = canvas.place([*beside, *_farther(point, width, height)])
@@ -250,7 +280,9 @@ def _farther(point: tuple[float, float], width: float, height: float) -> Iterato
     for ring in range(1, 9):
         for angle in np.linspace(0, 2 * pi, 16, endpoint=False):
             dx, dy = (width / 2 + 14 * ring) * cos(angle), (height / 2 + 14 * ring) * sin(angle)
-            yield Candidate(Box.centred(x + dx, y + dy, width, height), LEADER_COST + 14.0 * ring, point)
+            yield Candidate(
+                Box.centred(x + dx, y + dy, width, height), LEADER_COST + 14.0 * ring, point
+            )
 
 
 def link_text(link: WanLink, step: Points, use: Use) -> list[Text]:
@@ -263,17 +295,23 @@ def link_text(link: WanLink, step: Points, use: Use) -> list[Text]:
     if rates[0] == rates[1]:
         lines.append(Text(rates[0], "rate"))
     else:
-        lines += [Text(f"{arrow} {rate}", "rate") for arrow, rate in ((there, rates[0]), (back, rates[1]))]
+        lines += [
+            Text(f"{arrow} {rate}", "rate") for arrow, rate in ((there, rates[0]), (back, rates[1]))
+        ]
     shares = [use.get((way.source, way.target)) for way in link.directions]
     known = [
-        f"{arrow} {100 * share:.0f} %" for arrow, share in zip((there, back), shares, strict=True) if share is not None
+        f"{arrow} {100 * share:.0f} %"
+        for arrow, share in zip((there, back), shares, strict=True)
+        if share is not None
     ]
     return lines + ([Text("  ".join(known), "use")] if known else [])
 
 
 def rtt_text(link: WanLink) -> str:
     """RTT of the link's fibres, to three digits."""
-    return format_time(sum(way.fibre.delay_ns for way in link.directions), digits=3).replace("us", "µs")
+    return format_time(sum(way.fibre.delay_ns for way in link.directions), digits=3).replace(
+        "us", "µs"
+    )
 
 
 def rate_text(way: Direction) -> str:

@@ -61,7 +61,10 @@ class Azimuthal:
         if not any(encloses(line, (-north, east + turn)) for turn in (-180, 180, 540)):
             return [self.project(line)]
         turn = np.linspace(0, 2 * np.pi, 181)
-        return [self.project(line), 2 * np.sin(self.rim / 2) * np.column_stack([np.cos(turn), np.sin(turn)])]
+        return [
+            self.project(line),
+            2 * np.sin(self.rim / 2) * np.column_stack([np.cos(turn), np.sin(turn)]),
+        ]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ def encloses(ring: Points, point: Location) -> bool:
     (y, x), py, px = ring.T, *point
     crosses = (y[:-1] > py) != (y[1:] > py)
     rise = np.where(crosses, y[1:] - y[:-1], 1)
-    return bool(np.count_nonzero(crosses & (px < x[:-1] + (py - y[:-1]) * (x[1:] - x[:-1]) / rise)) % 2)
+    return bool(
+        np.count_nonzero(crosses & (px < x[:-1] + (py - y[:-1]) * (x[1:] - x[:-1]) / rise)) % 2
+    )
 
 
 def fitting(locations: Sequence[Location], links: Sequence[tuple[int, int]]) -> Projection:
@@ -106,7 +111,9 @@ def smallest_cap(degrees: Points) -> tuple[Location, float]:
     Badoiu and Clarkson's method: the centre moves towards the farthest point, by less and less.
     """
     north, east = np.radians(degrees).T
-    points = np.column_stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)])
+    points = np.column_stack(
+        [np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)]
+    )
     centre = points.mean(axis=0)
     if np.linalg.norm(centre) < 1e-6:
         centre = points[0].copy()
@@ -117,7 +124,10 @@ def smallest_cap(degrees: Points) -> tuple[Location, float]:
         centre /= max(float(np.linalg.norm(centre)), 1e-9)
     reach = float(np.arccos(np.clip((points @ centre).min(), -1, 1)))
     x, y, z = centre
-    return (float(np.degrees(np.arcsin(np.clip(z, -1, 1)))), float(np.degrees(np.arctan2(y, x)))), reach
+    return (
+        float(np.degrees(np.arcsin(np.clip(z, -1, 1)))),
+        float(np.degrees(np.arctan2(y, x))),
+    ), reach
 
 
 def _middle(east: Sequence[float], links: Sequence[tuple[int, int]]) -> float:

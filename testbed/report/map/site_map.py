@@ -79,7 +79,9 @@ def png(svg: str, width: int) -> bytes:
     names = ("Arimo-Regular.ttf", "Arimo-Bold.ttf")
     with resources.as_file(fonts) as folder:
         files = [str(folder / name) for name in names]
-        return bytes(resvg_py.svg_to_bytes(svg, width=width, font_files=files, skip_system_fonts=True))
+        return bytes(
+            resvg_py.svg_to_bytes(svg, width=width, font_files=files, skip_system_fonts=True)
+        )
 
 
 def style(theme: Theme) -> str:
@@ -93,10 +95,16 @@ def style(theme: Theme) -> str:
     if theme == "auto":
         return RULES.format(**light) + night.format(RULES.format(**dark))
     variables = [
-        ":where(.site-map){" + "".join(f"--map-{name}:{value};" for name, value in colours.items()) + "}"
+        ":where(.site-map){"
+        + "".join(f"--map-{name}:{value};" for name, value in colours.items())
+        + "}"
         for colours in (light, dark)
     ]
-    return variables[0] + night.format(variables[1]) + RULES.format(**{name: f"var(--map-{name})" for name in COLOURS})
+    return (
+        variables[0]
+        + night.format(variables[1])
+        + RULES.format(**{name: f"var(--map-{name})" for name in COLOURS})
+    )
 
 
 def colour(share: float) -> str:
@@ -112,7 +120,9 @@ class _Picture:
 
     def __init__(self, layout: Layout, use: Use, theme: Theme) -> None:
         self.layout, self.use, self.network = layout, use, layout.network
-        self.svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "site-map", "role": "img"})
+        self.svg = ET.Element(
+            "svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "site-map", "role": "img"}
+        )
         add(self.svg, "title", f"{self.network.name}: {counts(self.network)}")
         add(self.svg, "style", style(theme))
         paper = add(self.svg, "rect", class_="paper")
@@ -132,7 +142,13 @@ class _Picture:
 
     def _map(self) -> None:
         frame, view = self.layout.frame, self.layout.view
-        box: dict[str, Any] = {"x": frame.left, "y": frame.top, "width": frame.width, "height": frame.height, "rx": 6}
+        box: dict[str, Any] = {
+            "x": frame.left,
+            "y": frame.top,
+            "width": frame.width,
+            "height": frame.height,
+            "rx": 6,
+        }
         add(add(add(self.svg, "defs"), "clipPath", id="site-map-frame"), "rect", **box)
         self.back = add(self.svg, "g", clip_path="url(#site-map-frame)")
         if view is not None:
@@ -149,9 +165,24 @@ class _Picture:
 
     def _strip(self, above: Box) -> None:
         frame = self.layout.frame
-        add(self.back, "rect", class_="paper", x=frame.left, y=above.bottom, width=frame.width, height=frame.height)
+        add(
+            self.back,
+            "rect",
+            class_="paper",
+            x=frame.left,
+            y=above.bottom,
+            width=frame.width,
+            height=frame.height,
+        )
         add(self.back, "path", class_="frame", d=f"M{frame.left} {above.bottom:.1f}H{frame.right}")
-        add(self.back, "text", "without a location", class_="note", x=frame.left + 10, y=frame.bottom - 10)
+        add(
+            self.back,
+            "text",
+            "without a location",
+            class_="note",
+            x=frame.left + 10,
+            y=frame.bottom - 10,
+        )
 
     def _scale(self, km_per_px: float, frame: Box, grid: bool) -> None:
         """A bar of 1, 2 or 5 times a power of ten of km; the mesh of a grid where there is no land to be seen."""
@@ -161,16 +192,27 @@ class _Picture:
             xs = np.arange(frame.middle[0] % length, frame.right, length)
             ys = np.arange(frame.middle[1] % length, frame.bottom, length)
             data = "".join(f"M{v:.1f} {frame.top}V{frame.bottom}" for v in xs)
-            add(self.back, "path", class_="grid", d=data + "".join(f"M{frame.left} {v:.1f}H{frame.right}" for v in ys))
+            add(
+                self.back,
+                "path",
+                class_="grid",
+                d=data + "".join(f"M{frame.left} {v:.1f}H{frame.right}" for v in ys),
+            )
         add(self.back, "path", class_="scale", d=f"M{x} {y - 4:.1f}v4h{length:.1f}v-4")
         add(self.back, "text", f"{km:g} km", class_="note", x=x, y=y - 8)
 
     def _link(self, curve: Curve) -> None:
-        fastest = max(way.bottleneck.rate_bps for link in self.network.wan for way in link.directions)
+        fastest = max(
+            way.bottleneck.rate_bps for link in self.network.wan for way in link.directions
+        )
         group = add(self.links, "g", class_="link", id=f"link-{curve.link.key}")
         rtt = rtt_text(curve.link)
         shares = [(way, self.use.get((way.source, way.target))) for way in curve.link.directions]
-        add(group, "title", f"{curve.link.key}: RTT {rtt}; " + "; ".join(_described(*item) for item in shares))
+        add(
+            group,
+            "title",
+            f"{curve.link.key}: RTT {rtt}; " + "; ".join(_described(*item) for item in shares),
+        )
         thin = 0.4 if self.layout.listed else 1.0
         for i, (way, share) in enumerate(shares):
             width = THINNEST + (THICKEST - THINNEST) * (way.bottleneck.rate_bps / fastest) ** 0.5
@@ -179,7 +221,13 @@ class _Picture:
             if share is None and i == 1 and curve.link.directions[0].bottleneck == way.bottleneck:
                 continue  # one line is enough for two equal directions
             for turn in curve.turns:
-                add(group, "path", d=_bezier(curve, turn, shift), stroke_width=width * thin, **options)
+                add(
+                    group,
+                    "path",
+                    d=_bezier(curve, turn, shift),
+                    stroke_width=width * thin,
+                    **options,
+                )
 
     def _sites(self) -> None:
         for site in self.layout.sites:
@@ -199,7 +247,9 @@ class _Picture:
             angle = 2 * pi * (i + 0.5) / number - pi / 2
             end = x + layouts.HOSTS_RADIUS * cos(angle), y + layouts.HOSTS_RADIUS * sin(angle)
             line = add(group, "g", class_="link")
-            add(line, "path", d=f"M{x:.1f} {y:.1f}L{end[0]:.1f} {end[1]:.1f}", stroke_width=THINNEST)
+            add(
+                line, "path", d=f"M{x:.1f} {y:.1f}L{end[0]:.1f} {end[1]:.1f}", stroke_width=THINNEST
+            )
             add(group, "rect", class_="host", x=end[0] - 6, y=end[1] - 6, width=12, height=12, rx=2)
 
     def _label(self, label: Label, pill: bool, parent: ET.Element | None = None) -> None:
@@ -207,9 +257,23 @@ class _Picture:
         box = label.box
         if label.leader is not None:
             x, y = box.nearest(*label.leader)
-            add(group, "path", class_="leader", d=f"M{label.leader[0]:.1f} {label.leader[1]:.1f}L{x:.1f} {y:.1f}")
+            add(
+                group,
+                "path",
+                class_="leader",
+                d=f"M{label.leader[0]:.1f} {label.leader[1]:.1f}L{x:.1f} {y:.1f}",
+            )
         if pill:
-            add(group, "rect", class_="pill", x=box.left, y=box.top, width=box.width, height=box.height, rx=5)
+            add(
+                group,
+                "rect",
+                class_="pill",
+                x=box.left,
+                y=box.top,
+                width=box.width,
+                height=box.height,
+                rx=5,
+            )
         y = box.top + 1.5
         for line in label.lines:
             y += line.size * LINE_HEIGHT
@@ -242,17 +306,28 @@ class _Picture:
 
 def counts(network: Network) -> str:
     """How much there is of everything."""
-    parts = (("datacenter", network.datacenters), ("host", network.hosts), ("WAN link", network.wan))
-    return ", ".join(f"{len(items) or 'no'} {noun}{'' if len(items) == 1 else 's'}" for noun, items in parts)
+    parts = (
+        ("datacenter", network.datacenters),
+        ("host", network.hosts),
+        ("WAN link", network.wan),
+    )
+    return ", ".join(
+        f"{len(items) or 'no'} {noun}{'' if len(items) == 1 else 's'}" for noun, items in parts
+    )
 
 
 def notes(layout: Layout, use: Use) -> list[str]:
     """Lines of explanation below the drawing."""
     if not layout.curves:
         rates = sorted({host.nic_up.rate_bps for host in layout.network.hosts})
-        return ["NIC of each host: " + " to ".join(format_rate(rate, 3) for rate in {rates[0]: 0, rates[-1]: 0})]
+        return [
+            "NIC of each host: "
+            + " to ".join(format_rate(rate, 3) for rate in {rates[0]: 0, rates[-1]: 0})
+        ]
     what = "The table has" if layout.listed else "At each link:"
-    lines = [f"{what} round-trip time and rate. Lines show which sites are linked, not where fibre runs."]
+    lines = [
+        f"{what} round-trip time and rate. Lines show which sites are linked, not where fibre runs."
+    ]
     if use:
         lines[0] += " Each direction keeps to the right."
     if layout.moved:

@@ -21,7 +21,9 @@ def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> floa
     names = [dc.name for dc in network.datacenters]
     column = max(text_width(name, SIZE, bold=True) for name in names) + GAP
     dense = 3 * len(network.wan) > len(names) * (len(names) - 1) // 2
-    heading = "Round-trip time" + (f"; each link carries {min(rates)} each way" if len(rates) == 1 else ", rate")
+    heading = "Round-trip time" + (
+        f"; each link carries {min(rates)} each way" if len(rates) == 1 else ", rate"
+    )
     add(svg, "text", heading, class_="head", x=frame.left, y=top + ROW - 5)
     top += ROW + 4
     if dense and len(rates) == 1 and column * len(names) <= frame.width:
@@ -29,7 +31,9 @@ def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> floa
     return _list(svg, network, Box(frame.left, top, frame.right, top))
 
 
-def _matrix(svg: ET.Element, network: Network, names: list[str], place: Box, column: float) -> float:
+def _matrix(
+    svg: ET.Element, network: Network, names: list[str], place: Box, column: float
+) -> float:
     """A row and a column for each site, the RTT where they meet; the last site needs no row, the first no column."""
     texts = {}
     for link in network.wan:
@@ -41,12 +45,25 @@ def _matrix(svg: ET.Element, network: Network, names: list[str], place: Box, col
         add(svg, "text", name, class_="head", x=right, y=place.top + ROW - 5, text_anchor="end")
     for row, name in enumerate(names[:-1]):
         y = place.top + (row + 2) * ROW
-        add(svg, "path", class_="grid", d=f"M{place.left:.1f} {y - ROW:.1f}h{column + width * (len(names) - 1):.1f}")
+        add(
+            svg,
+            "path",
+            class_="grid",
+            d=f"M{place.left:.1f} {y - ROW:.1f}h{column + width * (len(names) - 1):.1f}",
+        )
         add(svg, "text", name, class_="head", x=place.left, y=y - 5)
         for i, other in enumerate(names[1:]):
             if i >= row and (name, other) in texts:
                 right = place.left + column + (i + 1) * width
-                add(svg, "text", texts[name, other], class_="cell", x=right, y=y - 5, text_anchor="end")
+                add(
+                    svg,
+                    "text",
+                    texts[name, other],
+                    class_="cell",
+                    x=right,
+                    y=y - 5,
+                    text_anchor="end",
+                )
     return place.top + (len(names)) * ROW
 
 

@@ -55,7 +55,10 @@ def _units() -> Iterator[str]:
     yield "| quantity | units | also read |"
     yield "|---|---|---|"
     for quantity in (RATE, TIME, DECIMAL_SIZE, PERCENTAGE):
-        units, synonyms = (", ".join(f"`{unit}`" for unit in names) for names in (quantity.units, quantity.synonyms))
+        units, synonyms = (
+            ", ".join(f"`{unit}`" for unit in names)
+            for names in (quantity.units, quantity.synonyms)
+        )
         yield f"| {quantity.name} | {units} | {synonyms} |"
     yield ""
 
@@ -80,7 +83,9 @@ def _references(field: Schema) -> Iterator[tuple[str, str]]:
     if isinstance(field.get("items"), Mapping):
         yield from ((f"[]{way}", title) for way, title in _references(field["items"]))
     if isinstance(field.get("additionalProperties"), Mapping) and not _is_per_direction(field):
-        yield from ((f".NAME{way}", title) for way, title in _references(field["additionalProperties"]))
+        yield from (
+            (f".NAME{way}", title) for way, title in _references(field["additionalProperties"])
+        )
     for alternative in field.get("anyOf", field.get("oneOf", [])):
         yield from _references(alternative)
 
@@ -117,9 +122,17 @@ def _larger(title: str, models: Mapping[str, Schema]) -> str | None:
 
 
 def _row(key: str, field: Schema, required: bool) -> str:
-    written = yaml.safe_dump({key: example(field)}, sort_keys=False, default_flow_style=True, width=math.inf).strip()
+    written = yaml.safe_dump(
+        {key: example(field)}, sort_keys=False, default_flow_style=True, width=math.inf
+    ).strip()
     default = field.get("default")
-    shown = "required" if required else "" if default in (None, "", []) or _is_model(field) else f"`{_text(default)}`"
+    shown = (
+        "required"
+        if required
+        else ""
+        if default in (None, "", []) or _is_model(field)
+        else f"`{_text(default)}`"
+    )
     each = "yes" if any(_is_per_direction(part) for part in _alternatives(field)) else ""
     cells = [f"`{key}`", _value(field), shown, each, field["description"], f"`{written[1:-1]}`"]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
@@ -130,7 +143,9 @@ def _text(value: Any) -> str:
 
 
 def _is_model(field: Schema) -> bool:
-    return any("$ref" in part for part in _alternatives(field)) and isinstance(field.get("default"), Mapping)
+    return any("$ref" in part for part in _alternatives(field)) and isinstance(
+        field.get("default"), Mapping
+    )
 
 
 def _is_per_direction(field: Schema) -> bool:
@@ -173,7 +188,9 @@ def _range(field: Schema) -> str:
     low, high = field.get("minimum"), field.get("maximum")
     if low is not None and high is not None:
         return f", {low} to {high}"
-    return f", at least {low}" if low is not None else f", at most {high}" if high is not None else ""
+    return (
+        f", at least {low}" if low is not None else f", at most {high}" if high is not None else ""
+    )
 
 
 def _link(title: str) -> str:

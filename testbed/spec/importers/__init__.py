@@ -35,9 +35,14 @@ def convert(path: Path, options: Options) -> Imported:
         InputError: the file cannot be read, is neither, or makes no topology; names the line, cell, node or edge.
     """
     content = read_bytes(path)
-    is_graphml, is_table = path.suffix.lower() in (".graphml", ".xml"), path.suffix.lower() in (".csv", ".tsv", ".txt")
+    is_graphml, is_table = (
+        path.suffix.lower() in (".graphml", ".xml"),
+        path.suffix.lower() in (".csv", ".tsv", ".txt"),
+    )
     if not (is_graphml or is_table):
-        remedy = "the name of GraphML ends in .graphml or .xml, that of a table in .csv, .tsv or .txt"
+        remedy = (
+            "the name of GraphML ends in .graphml or .xml, that of a table in .csv, .tsv or .txt"
+        )
         raise InputError("its name says neither GraphML nor CSV", place=Place(path), remedy=remedy)
     if is_graphml:
         from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
@@ -46,7 +51,9 @@ def convert(path: Path, options: Options) -> Imported:
     else:
         draft = csv_table.read(path, content, options)
     try:
-        topology = _topology(draft, options.name or valid_name(path.stem) or "imported", path.name, options)
+        topology = _topology(
+            draft, options.name or valid_name(path.stem) or "imported", path.name, options
+        )
     except InputError as error:
         key = (error.place.key or "").removeprefix(f"{Topology.__name__}.")
         raise InputError(error.what, place=Place(path, key), remedy=error.remedy) from error
@@ -55,13 +62,19 @@ def convert(path: Path, options: Options) -> Imported:
 
 def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
     defaults: dict[str, Any] = {"datacenter": {"hosts": options.hosts}}
-    rate = {} if all("rate" in link.settings for link in draft.links) else {"rate": format_rate(options.rate)}
+    rate = (
+        {}
+        if all("rate" in link.settings for link in draft.links)
+        else {"rate": format_rate(options.rate)}
+    )
     if rate or draft.defaults:
         defaults["wan"] = rate | draft.defaults
     return Topology(
         name=name,
         description=f"{len(draft.datacenters)} datacenters, imported from {file}",
-        datacenters={name: {} if at is None else {"location": at} for name, at in draft.datacenters.items()},
+        datacenters={
+            name: {} if at is None else {"location": at} for name, at in draft.datacenters.items()
+        },
         wan=[{"between": link.ends, **link.settings} for link in draft.links],
         defaults=defaults,
         **draft.top,
@@ -80,7 +93,9 @@ def _comment(draft: Draft, file: str, options: Options) -> str:
         *(f"Assumed: {text}." for text in assumed),
         *(f"Note: {text}." for text in draft.notes),
     ]
-    lines = [line for text in paragraphs for line in textwrap.wrap(_printable(text), COMMENT_COLUMNS)]
+    lines = [
+        line for text in paragraphs for line in textwrap.wrap(_printable(text), COMMENT_COLUMNS)
+    ]
     return "".join(f"# {line}\n" for line in lines)
 
 

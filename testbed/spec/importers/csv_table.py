@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 from testbed.core.errors import InputError, Place
 from testbed.core.units import RATE, TIME, Quantity, UnitError, format_rate, format_time
 from testbed.spec.base import suggest
-from testbed.spec.importers.draft import Draft, DraftLink, Options, check_number, read_bytes, unique_names
+from testbed.spec.importers.draft import (
+    Draft,
+    DraftLink,
+    Options,
+    check_number,
+    read_bytes,
+    unique_names,
+)
 from testbed.spec.wan import ARROW
 
 EMPTY = ("", "-", "nan")
@@ -60,7 +67,9 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
     measured = _list(path, rows) if _is_list(rows) else _matrix(path, rows, "rtt", "ms")
     if options.bandwidth is not None:
         if measured.rate:
-            raise InputError("there are rates in the table of RTTs already", place=Place("--bandwidth"))
+            raise InputError(
+                "there are rates in the table of RTTs already", place=Place("--bandwidth")
+            )
         _add_bandwidth(measured, options.bandwidth, options.bandwidth_unit)
     check_number(path, len(measured.names))
     unique, notes = unique_names(measured.names)
@@ -93,9 +102,13 @@ def _rows(path: Path, content: bytes) -> list[Row]:
             if any(cell.strip() for cell in cells):
                 rows.append(Row(reader.line_num, [cell.strip() for cell in cells]))
     except csv.Error as error:
-        raise InputError(f"this is not CSV: {error}", place=Place(path, None, reader.line_num)) from error
+        raise InputError(
+            f"this is not CSV: {error}", place=Place(path, None, reader.line_num)
+        ) from error
     if len(rows) < 2:
-        raise InputError("this is no table: it has fewer than two rows", place=Place(path), remedy=FORMS)
+        raise InputError(
+            "this is no table: it has fewer than two rows", place=Place(path), remedy=FORMS
+        )
     return rows
 
 
@@ -108,9 +121,15 @@ def _matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measure
     head, body = rows[0], rows[1:]
     names = head.cells[1:]
     if not names:
-        raise InputError("this is no table: it has one column", place=Place(path, None, head.line), remedy=FORMS)
+        raise InputError(
+            "this is no table: it has one column", place=Place(path, None, head.line), remedy=FORMS
+        )
     if all(_BARE.fullmatch(name) for name in names):
-        raise InputError("the first row holds numbers, not names", place=Place(path, None, head.line), remedy=FORMS)
+        raise InputError(
+            "the first row holds numbers, not names",
+            place=Place(path, None, head.line),
+            remedy=FORMS,
+        )
     _check_square(path, head, body)
     quantity = COLUMNS[kind]
     unit = _unit_in(head.cells[0], quantity) or unit
@@ -137,7 +156,11 @@ def _check_square(path: Path, head: Row, body: list[Row]) -> None:
             what = f"the row {name!r} has {len(values)} values, but there are {len(names)} columns"
             raise InputError(what, place=place, remedy="the matrix has to be square")
         if name not in names:
-            raise InputError(f"the row {name!r} has no column", place=place, remedy=suggest(name, names, "columns"))
+            raise InputError(
+                f"the row {name!r} has no column",
+                place=place,
+                remedy=suggest(name, names, "columns"),
+            )
         if name in lines:
             raise InputError(f"the row {name!r} is on line {lines[name]} already", place=place)
         lines[name] = line
@@ -154,11 +177,17 @@ def _list(path: Path, rows: list[Row]) -> Measured:
         column = _WORDS.split(cell.lower())[0]
         if column not in ("from", "to", *COLUMNS) or column in columns:
             what = f"the column {cell!r} is {'there twice' if column in columns else 'unknown'}"
-            remedy = "the columns are from, to, rtt and rate, with a unit, such as rtt_ms and rate_gbit"
+            remedy = (
+                "the columns are from, to, rtt and rate, with a unit, such as rtt_ms and rate_gbit"
+            )
             raise InputError(what, place=Place(path, None, head.line), remedy=remedy)
         columns[column] = index, _unit_in(cell, COLUMNS[column]) if column in COLUMNS else None
     if "rtt" not in columns:
-        raise InputError("there is no column of RTTs", place=Place(path, None, head.line), remedy="name it rtt_ms")
+        raise InputError(
+            "there is no column of RTTs",
+            place=Place(path, None, head.line),
+            remedy="name it rtt_ms",
+        )
     measured = Measured([])
     for row in body:
         _read_link(path, row, head, columns, measured)
@@ -166,7 +195,11 @@ def _list(path: Path, rows: list[Row]) -> Measured:
 
 
 def _read_link(
-    path: Path, row: Row, head: Row, columns: Mapping[str, tuple[int, str | None]], measured: Measured
+    path: Path,
+    row: Row,
+    head: Row,
+    columns: Mapping[str, tuple[int, str | None]],
+    measured: Measured,
 ) -> None:
     if len(row.cells) != len(head.cells):
         what = f"the row has {len(row.cells)} cells and the first row {len(head.cells)}"
@@ -183,7 +216,9 @@ def _read_link(
         index, unit = columns.get(column, (None, None))
         text = "" if index is None else row.cells[index]
         if text.lower() not in EMPTY:
-            values[way] = _value(text, COLUMNS[column], unit or ("ms" if column == "rtt" else None), place)
+            values[way] = _value(
+                text, COLUMNS[column], unit or ("ms" if column == "rtt" else None), place
+            )
         elif column == "rtt":
             raise InputError("the link has no RTT", place=place)
 
@@ -191,18 +226,24 @@ def _read_link(
 def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
     """The rates of the matrix `path`."""
     if unit is not None and _unit_in(unit, RATE) is None:
-        raise InputError(f"{unit!r} is not a unit of a rate", place=Place("--bandwidth-unit"), remedy=RATE.remedy)
+        raise InputError(
+            f"{unit!r} is not a unit of a rate", place=Place("--bandwidth-unit"), remedy=RATE.remedy
+        )
     rows = _rows(path, read_bytes(path))
     if _is_list(rows):
         what = "rates beside a table of RTTs have to be a matrix"
         raise InputError(
-            what, place=Place(path), remedy="in a list, write them into a column rate_gbit beside the RTTs"
+            what,
+            place=Place(path),
+            remedy="in a list, write them into a column rate_gbit beside the RTTs",
         )
     found = _matrix(path, rows, "rate", unit)
     for name in found.names:
         if name not in measured.names:
             what = f"there is no datacenter {name!r} in the table of RTTs"
-            raise InputError(what, place=Place(path), remedy=suggest(name, measured.names, "datacenters"))
+            raise InputError(
+                what, place=Place(path), remedy=suggest(name, measured.names, "datacenters")
+            )
     for way, place in found.places.items():
         if way not in measured.rtt and way[::-1] not in measured.rtt:
             raise InputError("there is a rate but no RTT", place=place, remedy=NO_LINK)
@@ -227,7 +268,9 @@ def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int
     if _BARE.fullmatch(text):
         if unit is None:
             remedy = "write it into the first cell or the head of the column, such as Gbit/s, or give --bandwidth-unit"
-            raise InputError(f"the {quantity.name} {text!r} has no unit", place=place, remedy=remedy)
+            raise InputError(
+                f"the {quantity.name} {text!r} has no unit", place=place, remedy=remedy
+            )
         text = f"{text.removeprefix('+')} {unit}"
     try:
         value = round(quantity.exact(text))
@@ -244,8 +287,14 @@ def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
         back = way[::-1]
         if back in measured.rtt and measured.names.index(back[0]) < measured.names.index(way[0]):
             continue
-        delays = {key: format_time(round(measured.rtt[key] / 2)) for key in (way, back) if key in measured.rtt}
-        rates = {key: format_rate(measured.rate[key]) for key in (way, back) if key in measured.rate}
+        delays = {
+            key: format_time(round(measured.rtt[key] / 2))
+            for key in (way, back)
+            if key in measured.rtt
+        }
+        rates = {
+            key: format_rate(measured.rate[key]) for key in (way, back) if key in measured.rate
+        }
         settings: dict[str, Any] = {"rate": _each_way(rates, names)} if rates else {}
         settings["delay"] = _each_way(delays, names)
         yield DraftLink((names[way[0]], names[way[1]]), settings, rate_assumed=not rates)

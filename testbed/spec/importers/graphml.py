@@ -21,13 +21,23 @@ import networkx as nx
 from testbed.core.errors import InputError, Place
 from testbed.core.geo import Location
 from testbed.core.units import format_rate, format_time
-from testbed.spec.importers.draft import Draft, DraftLink, Options, check_number, listed, unique_names
+from testbed.spec.importers.draft import (
+    Draft,
+    DraftLink,
+    Options,
+    check_number,
+    listed,
+    unique_names,
+)
 
 Attributes = Mapping[str, Any]
 Graph: TypeAlias = "nx.MultiGraph[str]"
 
 PREFIXES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-SONET = {"OC": 51_840_000, "STM": 155_520_000}  # bit/s of OC-1 (ANSI T1.105) and of STM-1 (ITU-T G.707)
+SONET = {
+    "OC": 51_840_000,
+    "STM": 155_520_000,
+}  # bit/s of OC-1 (ANSI T1.105) and of STM-1 (ITU-T G.707)
 _REMARK = r"(?:\s*\(.*\))?"
 _SPEED = re.compile(rf"(\d+(?:\.\d+)?)\s*([kKMGT])(?:bits?/s|b/s|bps|b|i?g?E| Ethernet)?{_REMARK}")
 _SONET = re.compile(rf"(OC|STM)-?(\d+)c?{_REMARK}")
@@ -40,15 +50,22 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
         InputError: it is not GraphML of an undirected graph; a link has no delay; a position or speed is impossible.
     """
     if options.bandwidth is not None:
-        raise InputError("a table of rates goes with a table of RTTs, not with GraphML", place=Place("--bandwidth"))
+        raise InputError(
+            "a table of rates goes with a table of RTTs, not with GraphML",
+            place=Place("--bandwidth"),
+        )
     whole = _parse(path, content)
     graph, notes = _kept(whole)
     if not graph:
-        raise InputError("the graph has no nodes" + (" but external ones" if whole else ""), place=Place(path))
+        raise InputError(
+            "the graph has no nodes" + (" but external ones" if whole else ""), place=Place(path)
+        )
     check_number(path, len(graph))
     names, renamed = unique_names(_label(node, graph.nodes[node]) for node in graph)
     name_of = dict(zip(graph, names, strict=True))
-    location_of = {name_of[node]: _location(path, name_of[node], graph.nodes[node]) for node in graph}
+    location_of = {
+        name_of[node]: _location(path, name_of[node], graph.nodes[node]) for node in graph
+    }
     pairs = {
         (name_of[a], name_of[b]): list(edges.values())
         for a, b in combinations(graph, 2)
@@ -74,18 +91,24 @@ def _parse(path: Path, content: bytes) -> Graph:
     try:
         graph = cast(Graph, nx.read_graphml(io.BytesIO(content), force_multigraph=True))
     except ParseError as error:
-        raise InputError(f"this is not XML: {error.msg}", place=Place(path, None, error.position[0])) from error
+        raise InputError(
+            f"this is not XML: {error.msg}", place=Place(path, None, error.position[0])
+        ) from error
     except (nx.NetworkXError, KeyError, ValueError) as error:
         raise InputError(f"this is not right GraphML: {error}", place=Place(path)) from error
     if graph.is_directed():
-        raise InputError("the graph is directed", place=Place(path), remedy='write edgedefault="undirected"')
+        raise InputError(
+            "the graph is directed", place=Place(path), remedy='write edgedefault="undirected"'
+        )
     return graph
 
 
 def _kept(whole: Graph) -> tuple[Graph, list[str]]:
     """The graph without external nodes, loops and all but its largest part, and notes on what was left out."""
     notes = []
-    external = [node for node in whole if str(whole.nodes[node].get("Internal", 1)) in ("0", "0.0", "False")]
+    external = [
+        node for node in whole if str(whole.nodes[node].get("Internal", 1)) in ("0", "0.0", "False")
+    ]
     graph = whole.copy()
     graph.remove_nodes_from(external)
     if external:
@@ -94,7 +117,9 @@ def _kept(whole: Graph) -> tuple[Graph, list[str]]:
     loops = list(nx.selfloop_edges(graph))
     graph.remove_edges_from(loops)
     if loops:
-        notes.append(f"left out as links from a node to itself: {listed(_label(a, graph.nodes[a]) for a, _ in loops)}")
+        notes.append(
+            f"left out as links from a node to itself: {listed(_label(a, graph.nodes[a]) for a, _ in loops)}"
+        )
     parts = sorted(nx.connected_components(graph), key=len, reverse=True)
     apart = [node for node in graph if node not in parts[0]]
     graph.remove_nodes_from(apart)
@@ -105,8 +130,14 @@ def _kept(whole: Graph) -> tuple[Graph, list[str]]:
 
 
 def _source(whole: Graph, nodes: int, links: int) -> str:
-    about = [str(whole.graph[key]).strip() for key in ("Network", "DateYear", "Source") if whole.graph.get(key)]
-    return f"GraphML ({', '.join(about) or 'unnamed'}), {nodes} of {len(whole)} nodes, {links} links"
+    about = [
+        str(whole.graph[key]).strip()
+        for key in ("Network", "DateYear", "Source")
+        if whole.graph.get(key)
+    ]
+    return (
+        f"GraphML ({', '.join(about) or 'unnamed'}), {nodes} of {len(whole)} nodes, {links} links"
+    )
 
 
 def _label(node: str, attributes: Attributes) -> str:
@@ -134,7 +165,11 @@ def _link(
     """The link that parallel edges make together; its rate is left out if a single edge has none."""
     place = Place(path, "-".join(ends))
     speeds = [_speed(edge, place) for edge in edges]
-    settings = {} if speeds == [None] else {"rate": format_rate(sum(speed or options.rate for speed in speeds))}
+    settings = (
+        {}
+        if speeds == [None]
+        else {"rate": format_rate(sum(speed or options.rate for speed in speeds))}
+    )
     if None in map(locations.get, ends):
         if options.delay is None:
             what = "an end of this link has no position, so its delay is unknown"

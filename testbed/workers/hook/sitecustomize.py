@@ -20,7 +20,9 @@ MODULE = "torch.distributed.distributed_c10d"
 class _Finder(MetaPathFinder):
     """Finds `MODULE` where it is, and changes what its import makes."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != MODULE:
             return None
         sys.meta_path.remove(self)

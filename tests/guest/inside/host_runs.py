@@ -30,7 +30,14 @@ CHANGES = """
 events:
   - {at: 500 ms, duration: 1 s, links: west-east, delay: 40 ms}
 """
-JOB = ["--where", "here", "--set", "workload.ops=[all_reduce]", "--set", "workload.sizes=[4 KiB, 256 KiB]"]
+JOB = [
+    "--where",
+    "here",
+    "--set",
+    "workload.ops=[all_reduce]",
+    "--set",
+    "workload.sizes=[4 KiB, 256 KiB]",
+]
 LONGEST_S = 240
 SOCKET = "/run/docker.sock"
 LAB = Path("/run/lab")
@@ -40,14 +47,23 @@ USERLAND = ("bin", "lib", "lib64", "usr")
 def make_decoys() -> None:
     """A bridge, a link with a queue, a named namespace, a control group with a process that looks like a rank."""
     for words in (
-        "ip link add testbed-br type bridge", "ip link set testbed-br up", "ip netns add testbed-lab",
-        "ip link add d0h0-eth0 type dummy", "tc qdisc add dev d0h0-eth0 root netem delay 7ms",
-    ):  # fmt: skip
+        "ip link add testbed-br type bridge",
+        "ip link set testbed-br up",
+        "ip netns add testbed-lab",
+        "ip link add d0h0-eth0 type dummy",
+        "tc qdisc add dev d0h0-eth0 root netem delay 7ms",
+    ):
         subprocess.run(words.split(), check=True)
     group = Path("/sys/fs/cgroup/testbed-1-abc")
     group.mkdir()
     rank = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(9999)", "testbed.execution.inside", "mininet:h0"]
+        [
+            sys.executable,
+            "-c",
+            "import time; time.sleep(9999)",
+            "testbed.execution.inside",
+            "mininet:h0",
+        ]
     )
     (group / "cgroup.procs").write_text(str(rank.pid))
     Path("/run/testbed-other").mkdir()
@@ -59,9 +75,18 @@ def make_container() -> None:
     skeleton = LAB / "root"
     for name in (*USERLAND, "etc", "dev", "proc", "sys"):
         (skeleton / name).mkdir(parents=True)
-    options = ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--data-root", str(LAB / "data")]
+    options = [
+        "--bridge",
+        "none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--data-root",
+        str(LAB / "data"),
+    ]
     with (LAB / "log").open("w") as log:
-        daemon = subprocess.Popen(["dockerd", *options, "--storage-driver", "overlay2"], stdout=log, stderr=log)
+        daemon = subprocess.Popen(
+            ["dockerd", *options, "--storage-driver", "overlay2"], stdout=log, stderr=log
+        )
     while not Path(SOCKET).exists():
         assert daemon.poll() is None, (LAB / "log").read_text()[-2000:]
         time.sleep(0.1)
@@ -70,7 +95,12 @@ def make_container() -> None:
     client.api.import_image_from_file(image, repository="testbed-userland", tag="latest")
     mounts = {f"/{name}": {"bind": f"/{name}", "mode": "ro"} for name in USERLAND}
     client.containers.run(
-        "testbed-userland", ["sleep", "9999"], detach=True, name="testbed-lab", network_mode="none", volumes=mounts
+        "testbed-userland",
+        ["sleep", "9999"],
+        detach=True,
+        name="testbed-lab",
+        network_mode="none",
+        volumes=mounts,
     )
     client.close()
 
@@ -92,7 +122,9 @@ def try_case(folder: Path, case: str) -> dict:
     found: dict = {"before": counted(), "during": None}
     records, deadline = folder / "run/raw/ops-0.jsonl", time.monotonic() + LONGEST_S
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        process = subprocess.Popen(["env", "--default-signal=INT", *run], env=environment, stdout=out, stderr=err)
+        process = subprocess.Popen(
+            ["env", "--default-signal=INT", *run], env=environment, stdout=out, stderr=err
+        )
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
             if found["during"] is None and records.exists() and records.stat().st_size:
@@ -104,7 +136,9 @@ def try_case(folder: Path, case: str) -> dict:
     if mode == "kill":
         time.sleep(1)
         found["killed"] = counted()
-        subprocess.run([*testbed, "topo", "list"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*testbed, "topo", "list"], env=environment, check=True, stdout=subprocess.DEVNULL
+        )
     found["after"] = counted()
     return found
 

@@ -25,7 +25,9 @@ def attempt(action: Callable[[], object]) -> str:
 
 def mount(what: str, options: str, where: Path) -> None:
     where.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", what, "-o", options, "none", str(where)], check=True, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", what, "-o", options, "none", str(where)], check=True, capture_output=True
+    )
 
 
 def main(folder: Path, outside: Path, port: int) -> int:
@@ -35,11 +37,15 @@ def main(folder: Path, outside: Path, port: int) -> int:
         "mount the whole machine": attempt(lambda: mount("hostfs", "/", whole)),
         "mount a folder": attempt(lambda: mount("hostfs", str(outside), part)),
         "remount the root": attempt(
-            lambda: subprocess.run(["mount", "-o", "remount,rw", "/"], check=True, capture_output=True)
+            lambda: subprocess.run(
+                ["mount", "-o", "remount,rw", "/"], check=True, capture_output=True
+            )
         ),
         "new file": attempt(lambda: (part / "made").write_text("by a guest")),
         "old file": attempt(lambda: (part / "file").write_text("by a guest")),
-        "old file, whole": attempt(lambda: whole.joinpath(*outside.parts[1:], "file").write_text("by a guest")),
+        "old file, whole": attempt(
+            lambda: whole.joinpath(*outside.parts[1:], "file").write_text("by a guest")
+        ),
         "remove": attempt((part / "file").unlink),
         "mode": attempt(lambda: (part / "file").chmod(0o777)),
         "link": attempt(lambda: os.link(part / "file", folder / "hard")),
@@ -47,8 +53,12 @@ def main(folder: Path, outside: Path, port: int) -> int:
         "memory": attempt(lambda: (whole / "dev/shm/made-by-a-guest").write_text("by a guest")),
         "through a link": attempt(lambda: through(folder / "out", outside / "made")),
         "a disk": attempt(lambda: device(folder / "disk")),
-        "this machine's port": attempt(lambda: socket.create_connection(("127.0.0.1", port), 5).close()),
-        "a network": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("10.255.255.1", 9))),
+        "this machine's port": attempt(
+            lambda: socket.create_connection(("127.0.0.1", port), 5).close()
+        ),
+        "a network": attempt(
+            lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("10.255.255.1", 9))
+        ),
     }
     # What the shared folder may hold when the guest has ended.
     (folder / "status.json").unlink(missing_ok=True)

@@ -93,10 +93,15 @@ class Receiver(threading.Thread):
             self.packets.append((number, sent, seconds * 10**9 + ns))
 
 
-def datagrams(bench: Bench, *, packets: int, payload: int = 1472, gap_ns: int = 0) -> list[tuple[int, int, int]]:
+def datagrams(
+    bench: Bench, *, packets: int, payload: int = 1472, gap_ns: int = 0
+) -> list[tuple[int, int, int]]:
     """UDP packets from the first host to the last, `gap_ns` apart, and those that arrived."""
     address = bench.address(bench.b)
-    with bench.socket(bench.a, socket.SOCK_DGRAM) as sender, bench.socket(bench.b, socket.SOCK_DGRAM) as receiver:
+    with (
+        bench.socket(bench.a, socket.SOCK_DGRAM) as sender,
+        bench.socket(bench.b, socket.SOCK_DGRAM) as receiver,
+    ):
         receiver.bind(address)
         taker = Receiver(receiver)
         taker.start()
@@ -160,7 +165,11 @@ class Flow:
 
 
 def rtt(bench: Bench) -> dict[str, Any]:
-    return {"rtt_ns": measure_rtt_ns(bench.network.pid(bench.a.node), str(bench.b.address.ip), timeout_s=5)}
+    return {
+        "rtt_ns": measure_rtt_ns(
+            bench.network.pid(bench.a.node), str(bench.b.address.ip), timeout_s=5
+        )
+    }
 
 
 def udp_rate(bench: Bench, packets: int) -> dict[str, Any]:
@@ -188,7 +197,10 @@ def segmented(bench: Bench, packets: int, segments: int) -> dict[str, Any]:
     """Packets that the sender hands over `segments` at a time (UDP GSO), and which of them arrived."""
     address = bench.address(bench.b)
     arrived: set[int] = set()
-    with bench.socket(bench.a, socket.SOCK_DGRAM) as sender, bench.socket(bench.b, socket.SOCK_DGRAM) as receiver:
+    with (
+        bench.socket(bench.a, socket.SOCK_DGRAM) as sender,
+        bench.socket(bench.b, socket.SOCK_DGRAM) as receiver,
+    ):
         receiver.bind(address)
         taker = Receiver(receiver)
         taker.start()
@@ -210,7 +222,13 @@ def full_queue(bench: Bench, packets: int, rate_bps: float) -> dict[str, Any]:
     """Frames sent at twice the link's rate: the delay of those that pass when the queue is full."""
     got = datagrams(bench, packets=packets, gap_ns=int(1514 * 8e9 / rate_bps / 2))
     delays = [received - sent for _number, sent, received in got]
-    return {"sent": packets, "packets": len(got), "drops": bench.drops(), "first_ns": delays[0], "last_ns": delays[-1]}
+    return {
+        "sent": packets,
+        "packets": len(got),
+        "drops": bench.drops(),
+        "first_ns": delays[0],
+        "last_ns": delays[-1],
+    }
 
 
 def tcp(bench: Bench, seconds: float, settle: float, flows: int = 1) -> dict[str, Any]:
@@ -221,7 +239,11 @@ def tcp(bench: Bench, seconds: float, settle: float, flows: int = 1) -> dict[str
     for flow in running:
         flow.join()
     router, interface = bench.first_wan_port() if bench.plan.wan else (bench.a.node, "")
-    shown = json.loads(bench.run(router, "tc", "-s", "-j", "qdisc", "show", "dev", interface)) if interface else []
+    shown = (
+        json.loads(bench.run(router, "tc", "-s", "-j", "qdisc", "show", "dev", interface))
+        if interface
+        else []
+    )
     return {
         "bps": [flow.bps for flow in running],
         "total_bps": [flow.total_bps for flow in running],
@@ -232,13 +254,17 @@ def tcp(bench: Bench, seconds: float, settle: float, flows: int = 1) -> dict[str
 
 def pairs(bench: Bench, seconds: float, settle: float, ends: list[list[str]]) -> dict[str, Any]:
     """TCP flows at once between named hosts; each one's bits of data per second, and the bytes that each spine sent."""
-    running = [Flow(bench, bench.plan.host(a), bench.plan.host(b), seconds, settle) for a, b in ends]
+    running = [
+        Flow(bench, bench.plan.host(a), bench.plan.host(b), seconds, settle) for a, b in ends
+    ]
     for flow in running:
         flow.start()
     for flow in running:
         flow.join()
     sent = {}
-    for spine in [spine for dc in bench.plan.datacenters if dc.fabric for spine in dc.fabric.spines]:
+    for spine in [
+        spine for dc in bench.plan.datacenters if dc.fabric for spine in dc.fabric.spines
+    ]:
         links = json.loads(bench.run(spine, "ip", "-s", "-j", "link"))
         sent[spine] = sum(link["stats64"]["tx"]["bytes"] for link in links)
     return {"bps": [flow.bps for flow in running], "spines": sent}
@@ -249,11 +275,24 @@ def iperf3(bench: Bench, seconds: int, ends: list[list[str]]) -> dict[str, Any]:
     rates, rtts = [], []
     for a, b in ends:
         source, target = bench.plan.host(a), bench.plan.host(b)
-        rtts.append(measure_rtt_ns(bench.network.pid(source.node), str(target.address.ip), timeout_s=5))
+        rtts.append(
+            measure_rtt_ns(bench.network.pid(source.node), str(target.address.ip), timeout_s=5)
+        )
         enter = ["nsenter", f"--net=/proc/{bench.network.pid(target.node)}/ns/net", "--"]
-        with subprocess.Popen([*enter, "iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL) as server:
+        with subprocess.Popen(
+            [*enter, "iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL
+        ) as server:
             time.sleep(0.5)
-            words = ["iperf3", "--client", str(target.address.ip), "--time", str(seconds), "--omit", "2", "--json"]
+            words = [
+                "iperf3",
+                "--client",
+                str(target.address.ip),
+                "--time",
+                str(seconds),
+                "--omit",
+                "2",
+                "--json",
+            ]
             found = json.loads(bench.run(source.node, *words))
             server.wait()
         rates.append(found["end"]["sum_received"]["bits_per_second"])
@@ -261,7 +300,8 @@ def iperf3(bench: Bench, seconds: int, ends: list[list[str]]) -> dict[str, Any]:
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
-    function.__name__: function for function in (rtt, udp_rate, one_way, segmented, full_queue, tcp, pairs, iperf3)
+    function.__name__: function
+    for function in (rtt, udp_rate, one_way, segmented, full_queue, tcp, pairs, iperf3)
 }
 
 

@@ -32,8 +32,12 @@ def main(folder: Path, sleep_s: float, files: list[Path]) -> int:
         "unix_s": unix_s,
         "slept_ns": slept_ns,
         "attempts": {str(path): attempt(path) for path in files},
-        "interfaces_up": [name for name in names if int(Path("/sys/class/net", name, "flags").read_text(), 16) & 1],
-        "hardware": [name for name in names if "/virtual/" not in str(Path("/sys/class/net", name).resolve())],
+        "interfaces_up": [
+            name for name in names if int(Path("/sys/class/net", name, "flags").read_text(), 16) & 1
+        ],
+        "hardware": [
+            name for name in names if "/virtual/" not in str(Path("/sys/class/net", name).resolve())
+        ],
         "release": os.uname().release,
     }
     (folder / "result.json").write_text(json.dumps(found))

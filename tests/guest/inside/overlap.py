@@ -71,7 +71,9 @@ def train(rank: int) -> dict:
 
     network.register_comm_hook(None, hook)
     for layer in model:
-        layer.weight.register_post_accumulate_grad_hook(lambda _p: ready.append(time.time() - begin))
+        layer.weight.register_post_accumulate_grad_hook(
+            lambda _p: ready.append(time.time() - begin)
+        )
     steps = []
     for _ in range(STEPS):
         dist.barrier()
@@ -106,7 +108,9 @@ def main(folder: Path, rates: list[str]) -> int:
             pids.append(pid)
         if any(os.waitpid(pid, 0)[1] for pid in pids):
             return 1
-        results[rate] = [json.loads((folder / f"{rate}-{rank}.json").read_text()) for rank in range(2)]
+        results[rate] = [
+            json.loads((folder / f"{rate}-{rank}.json").read_text()) for rank in range(2)
+        ]
         remove(names)
     (folder / "result.json").write_text(json.dumps(results))
     return 0

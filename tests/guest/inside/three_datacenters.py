@@ -38,7 +38,9 @@ class Bench:
         with inside_netns(self.network.pid(host.node)):
             made = socket.socket(socket.AF_INET, kind)
         if kind == socket.SOCK_DGRAM:
-            made.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER)  # SO_RCVBUFFORCE: the receiver loses nothing
+            made.setsockopt(
+                socket.SOL_SOCKET, 33, RECEIVE_BUFFER
+            )  # SO_RCVBUFFORCE: the receiver loses nothing
         return made
 
     def burst(self, source: str, target: str, packets: int, payload: int) -> dict[int, int]:
@@ -47,7 +49,10 @@ class Bench:
         self.port += 1
         address = (str(b.address.ip), self.port)
         arrived: dict[int, int] = {}
-        with self.socket(a, socket.SOCK_DGRAM) as sender, self.socket(b, socket.SOCK_DGRAM) as receiver:
+        with (
+            self.socket(a, socket.SOCK_DGRAM) as sender,
+            self.socket(b, socket.SOCK_DGRAM) as receiver,
+        ):
             receiver.bind(address)
             for number in range(packets):
                 sender.sendto(number.to_bytes(4, "big") + bytes(payload - 4), address)
@@ -64,7 +69,10 @@ class Bench:
         a, b = self.plan.host(source), self.plan.host(target)
         self.port += 1
         address = (str(b.address.ip), self.port)
-        with self.socket(a, socket.SOCK_STREAM) as sender, self.socket(b, socket.SOCK_STREAM) as listener:
+        with (
+            self.socket(a, socket.SOCK_STREAM) as sender,
+            self.socket(b, socket.SOCK_STREAM) as listener,
+        ):
             listener.bind(address)
             listener.listen()
             sender.connect(address)
@@ -89,7 +97,9 @@ class Bench:
 
     def apply(self, node: str, interface: str) -> None:
         """Shape a port anew, as planned: its random numbers begin again."""
-        port = next(p for p in qdiscs.ports(self.plan) if (p.node, p.interface) == (node, interface))
+        port = next(
+            p for p in qdiscs.ports(self.plan) if (p.node, p.interface) == (node, interface)
+        )
         with netlink(self.network.pid(node)) as connection:
             qdiscs.apply(connection, port)
             qdiscs.read_back(connection, port)
@@ -97,8 +107,12 @@ class Bench:
     def tampered(self, node: str, interface: str, *netem: str) -> str:
         """What `read_back` says after someone has changed the port with tc."""
         enter = ["nsenter", f"--net=/proc/{self.network.pid(node)}/ns/net", "--"]
-        subprocess.run([*enter, "tc", "qdisc", "change", "dev", interface, "root", "netem", *netem], check=True)
-        port = next(p for p in qdiscs.ports(self.plan) if (p.node, p.interface) == (node, interface))
+        subprocess.run(
+            [*enter, "tc", "qdisc", "change", "dev", interface, "root", "netem", *netem], check=True
+        )
+        port = next(
+            p for p in qdiscs.ports(self.plan) if (p.node, p.interface) == (node, interface)
+        )
         with netlink(self.network.pid(node)) as connection:
             try:
                 qdiscs.read_back(connection, port)
@@ -108,22 +122,39 @@ class Bench:
 
     def listed(self, node: str) -> list[str]:
         """What /sys shows to who enters a node."""
-        enter = ["nsenter", f"--target={self.network.pid(node)}", "--net", "--mount", "--root", "--"]
-        shown = subprocess.run([*enter, "ls", "/sys/class/net"], check=True, capture_output=True, text=True)
+        enter = [
+            "nsenter",
+            f"--target={self.network.pid(node)}",
+            "--net",
+            "--mount",
+            "--root",
+            "--",
+        ]
+        shown = subprocess.run(
+            [*enter, "ls", "/sys/class/net"], check=True, capture_output=True, text=True
+        )
         return shown.stdout.split()
 
     def routes(self, node: str) -> dict[str, str]:
         """Next hops by destination, of what is not on a link of the node's own."""
         enter = ["nsenter", f"--net=/proc/{self.network.pid(node)}/ns/net", "--"]
-        listed = subprocess.run([*enter, "ip", "-json", "route"], check=True, capture_output=True, text=True)
-        return {route["dst"]: route["gateway"] for route in json.loads(listed.stdout) if "gateway" in route}
+        listed = subprocess.run(
+            [*enter, "ip", "-json", "route"], check=True, capture_output=True, text=True
+        )
+        return {
+            route["dst"]: route["gateway"]
+            for route in json.loads(listed.stdout)
+            if "gateway" in route
+        }
 
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Everything that the tests look at. The RTTs come first, on an idle network."""
     plan = bench.plan
     rtts = {
-        f"{a.name} {b.name}": measure_rtt_ns(bench.network.pid(a.node), str(b.address.ip), timeout_s=2)
+        f"{a.name} {b.name}": measure_rtt_ns(
+            bench.network.pid(a.node), str(b.address.ip), timeout_s=2
+        )
         for a, b in combinations(plan.hosts, 2)
     }
     found: dict[str, Any] = {
@@ -155,7 +186,10 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 def place() -> list[str]:
     """Where this process is: its namespaces, root, folder, and what it sees of the network and of itself."""
-    links = [str(Path("/proc/thread-self", name).readlink()) for name in ("ns/net", "ns/mnt", "root", "cwd")]
+    links = [
+        str(Path("/proc/thread-self", name).readlink())
+        for name in ("ns/net", "ns/mnt", "root", "cwd")
+    ]
     status = Path("/proc/self/status").read_text().splitlines()
     blocked = next(line for line in status if line.startswith("SigBlk"))
     return [*links, *sorted(path.name for path in Path("/sys/class/net").iterdir()), blocked]

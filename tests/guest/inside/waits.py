@@ -6,6 +6,9 @@ from pathlib import Path
 
 from testbed.runfolder.folder import RunDir, append_record
 
-append_record(RunDir(Path(sys.argv[1])).events, {"stage": "network", "state": "begin", "time_ns": time.time_ns()})
+append_record(
+    RunDir(Path(sys.argv[1])).events,
+    {"stage": "network", "state": "begin", "time_ns": time.time_ns()},
+)
 while True:
     time.sleep(1)

@@ -29,9 +29,16 @@ def samples(bits, seconds=10):
 
 def row(size, seconds, efficiency=0.1):
     return {
-        "op": "all_reduce", "bytes": size, "ranks": 2, "dtype": "float32", "algorithm": "gloo", "groups": "all",
-        "time_us": {"median": seconds * 1e6}, "efficiency": efficiency, "iterations": 10,
-    }  # fmt: skip
+        "op": "all_reduce",
+        "bytes": size,
+        "ranks": 2,
+        "dtype": "float32",
+        "algorithm": "gloo",
+        "groups": "all",
+        "time_us": {"median": seconds * 1e6},
+        "efficiency": efficiency,
+        "iterations": 10,
+    }
 
 
 def ops(size, seconds, iterations=10):
@@ -39,15 +46,22 @@ def ops(size, seconds, iterations=10):
     starts = [START_NS + int(i * seconds * SECOND) for i in range(iterations) for _rank in range(2)]
     return pl.DataFrame(
         {
-            "op": "all_reduce", "bytes": size, "group_size": 2, "dtype": "float32", "phase": "measure",
-            "iteration": [i // 2 for i in range(len(starts))], "start_ns": starts,
+            "op": "all_reduce",
+            "bytes": size,
+            "group_size": 2,
+            "dtype": "float32",
+            "phase": "measure",
+            "iteration": [i // 2 for i in range(len(starts))],
+            "start_ns": starts,
             "end_ns": [start + int(seconds * SECOND) for start in starts],
         }
-    )  # fmt: skip
+    )
 
 
 def flows(*window_shares):
-    return pl.DataFrame({"window_limited_share": list(window_shares), "payload_bytes": [1000] * len(window_shares)})
+    return pl.DataFrame(
+        {"window_limited_share": list(window_shares), "payload_bytes": [1000] * len(window_shares)}
+    )
 
 
 LARGE = 1 << 24
@@ -80,7 +94,9 @@ def test_collectives(small_s, bits, efficiency, shares, expected):
 
 def test_the_figures_are_told():
     rows = [row(4096, 0.9), row(LARGE, 1.0)]
-    found = dominant(History((two_dcs(),)), {"collectives": rows}, ops(LARGE, 1.0), None, samples(5e8), None)
+    found = dominant(
+        History((two_dcs(),)), {"collectives": rows}, ops(LARGE, 1.0), None, samples(5e8), None
+    )
     assert found["why"].replace("\N{NO-BREAK SPACE}", " ") == (
         "4 KiB takes 90 % of the time of 16 MiB, and the busiest WAN direction, east to west, carries 5 % of its "
         "rate then"
@@ -90,7 +106,11 @@ def test_the_figures_are_told():
 def test_what_took_most_of_the_time_counts():
     """Not what has most bytes; and its iterations may overlap: ten of 1 s in 5.5 s."""
     overlapping = ops(4096, 0.5).with_columns(end_ns=pl.col("start_ns") + SECOND)
-    rows = [row(LARGE, 0.01), {**row(4096, 1.0), "op": "all_to_all"}, {**row(LARGE, 2.0), "iterations": 1}]
+    rows = [
+        row(LARGE, 0.01),
+        {**row(4096, 1.0), "op": "all_to_all"},
+        {**row(LARGE, 2.0), "iterations": 1},
+    ]
     assert main_operation(rows) == rows[1]
     table = overlapping.with_columns(op=pl.lit("all_to_all"))
     found = dominant(History((two_dcs(),)), {"collectives": rows}, table, None, samples(5e8), None)
@@ -100,9 +120,18 @@ def test_what_took_most_of_the_time_counts():
 
 def test_one_site_has_no_links():
     history = History((make_network({"east": 2}, {}),))
-    found = dominant(history, {"collectives": [row(4096, 0.9), row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None)
+    found = dominant(
+        history,
+        {"collectives": [row(4096, 0.9), row(LARGE, 1.0)]},
+        ops(LARGE, 1.0),
+        None,
+        EMPTY,
+        None,
+    )
     assert found["what"] == "latency"
-    alone = dominant(history, {"collectives": [row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None)
+    alone = dominant(
+        history, {"collectives": [row(LARGE, 1.0)]}, ops(LARGE, 1.0), None, EMPTY, None
+    )
     assert alone is None
 
 
@@ -121,6 +150,8 @@ def test_busiest():
     history = History((two_dcs(),))
     found = busiest(history, samples(5e9), START_NS, START_NS + 10 * SECOND, 10.0)
     assert found == ("east to west", pytest.approx(0.5))
-    assert busiest(history, samples(5e9), START_NS + 2 * SECOND, START_NS + 4 * SECOND, 2.0)[1] == pytest.approx(0.5)
+    assert busiest(history, samples(5e9), START_NS + 2 * SECOND, START_NS + 4 * SECOND, 2.0)[
+        1
+    ] == pytest.approx(0.5)
     assert busiest(history, samples(0).clear(), START_NS, START_NS + SECOND, 1.0) is None
     assert dominant(None, {"collectives": [row(8, 1.0)]}, ops(8, 1.0), None, EMPTY, None) is None

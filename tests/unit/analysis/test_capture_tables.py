@@ -17,15 +17,40 @@ WAITED = [0.5, 2.5, 4.5, 1.0]  # ms in the bottleneck, of each packet
 FIBRE = 10.0
 SENT = [100.0, 100.0, 100.0, 245.0]  # ms: when each joins the queue
 PAGE = [
-    "link", "from_dc", "to_dc", "src_host", "dst_host", "src_rank", "dst_rank", "src_port", "dst_port", "packets",
-    "payload_bytes", "retransmissions", "out_of_order", "rtt_min_ns", "rtt_median_ns", "rtt_p95_ns", "delay_min_ns",
-    "delay_median_ns", "delay_p95_ns", "throughput_bps", "idle_share", "window_limited_share", "network_limited_share",
-]  # fmt: skip
+    "link",
+    "from_dc",
+    "to_dc",
+    "src_host",
+    "dst_host",
+    "src_rank",
+    "dst_rank",
+    "src_port",
+    "dst_port",
+    "packets",
+    "payload_bytes",
+    "retransmissions",
+    "out_of_order",
+    "rtt_min_ns",
+    "rtt_median_ns",
+    "rtt_p95_ns",
+    "delay_min_ns",
+    "delay_median_ns",
+    "delay_p95_ns",
+    "throughput_bps",
+    "idle_share",
+    "window_limited_share",
+    "network_limited_share",
+]
 
 
 def packet(plan, number, ttl):
     found = segment(
-        (EAST, WEST), plan.network.wan[0].forward.mac, size=1000, ip_id=number + 1, seq=1 + 1000 * number, flags="A"
+        (EAST, WEST),
+        plan.network.wan[0].forward.mac,
+        size=1000,
+        ip_id=number + 1,
+        seq=1 + 1000 * number,
+        flags="A",
     )
     found.ttl = ttl
     return found
@@ -33,9 +58,14 @@ def packet(plan, number, ttl):
 
 def acknowledgement(plan, number):
     return segment(
-        (WEST, EAST), plan.network.wan[0].backward.mac, ports=(5000, 40000), ip_id=50 + number, seq=1,
-        ack=1001 + 1000 * number, flags="A",
-    )  # fmt: skip
+        (WEST, EAST),
+        plan.network.wan[0].backward.mac,
+        ports=(5000, 40000),
+        ip_id=50 + number,
+        seq=1,
+        ack=1001 + 1000 * number,
+        flags="A",
+    )
 
 
 def write_captures(run, plan, *, dropped=(), lost=()):
@@ -78,16 +108,29 @@ def forward(run):
 
 
 def test_the_tables_have_their_schemas(run):
-    assert [dict(table.schema) for table in tables(run)] == [FLOWS_SCHEMA, THROUGHPUT_SCHEMA, FLOW_OPS_SCHEMA]
+    assert [dict(table.schema) for table in tables(run)] == [
+        FLOWS_SCHEMA,
+        THROUGHPUT_SCHEMA,
+        FLOW_OPS_SCHEMA,
+    ]
     assert set(PAGE) <= set(FLOWS_SCHEMA)
 
 
 def test_a_flow_has_its_place(run):
     row = forward(run)
     place = {
-        "link": "east-west", "from_dc": "east", "to_dc": "west", "src_host": "east-0", "dst_host": "west-0",
-        "src_rank": 0, "dst_rank": 1, "src_address": EAST, "dst_address": WEST, "src_port": 40000, "dst_port": 5000,
-    }  # fmt: skip
+        "link": "east-west",
+        "from_dc": "east",
+        "to_dc": "west",
+        "src_host": "east-0",
+        "dst_host": "west-0",
+        "src_rank": 0,
+        "dst_rank": 1,
+        "src_address": EAST,
+        "dst_address": WEST,
+        "src_port": 40000,
+        "dst_port": 5000,
+    }
     assert place.items() <= row.items()
     back = tables(run)[0].filter(from_dc="west").row(0, named=True)
     assert (back["src_host"], back["dst_rank"], back["payload_bytes"]) == ("west-0", 0, 0)
@@ -96,7 +139,11 @@ def test_a_flow_has_its_place(run):
 def test_delays_come_from_the_same_packet_at_both_ends(run):
     row = forward(run)
     delays = np.array(WAITED) + FIBRE
-    for name, values in (("delay", delays), ("queueing", delays - delays.min()), ("bottleneck", np.array(WAITED))):
+    for name, values in (
+        ("delay", delays),
+        ("queueing", delays - delays.min()),
+        ("bottleneck", np.array(WAITED)),
+    ):
         assert row[f"{name}_median_ns"] == np.median(values) * MS
         assert row[f"{name}_p95_ns"] == round(np.quantile(values, 0.95) * MS)
     assert row["delay_min_ns"] == 10.5 * MS
@@ -140,7 +187,9 @@ def test_bytes_belong_to_operations(run):
 
 def test_bytes_between_operations_belong_to_none(run):
     plan = run.read_plan()
-    late = [(ms + 80, p) for ms, p in [(100.0, packet(plan, 0, 63))]]  # 180 ms: the operation has ended
+    late = [
+        (ms + 80, p) for ms, p in [(100.0, packet(plan, 0, 63))]
+    ]  # 180 ms: the operation has ended
     write_packets(run.capture("east-west", "east"), late)
     table = tables(run)[2]
     assert table.select("op", "payload_bytes").rows() == [(None, 1000)]
@@ -152,13 +201,26 @@ def test_an_operation_within_another_one_takes_its_packets(run):
         append_record(
             run.rank_ops(rank),
             {
-                "op": "all_gather", "bytes": 8, "group_size": 2, "iteration": 0, "phase": "measure", "dtype": "float32",
-                "start_ns": START_NS + 95 * MS, "end_ns": START_NS + 300 * MS, "wrong": 0,
+                "op": "all_gather",
+                "bytes": 8,
+                "group_size": 2,
+                "iteration": 0,
+                "phase": "measure",
+                "dtype": "float32",
+                "start_ns": START_NS + 95 * MS,
+                "end_ns": START_NS + 300 * MS,
+                "wrong": 0,
             },
-        )  # fmt: skip
+        )
     plan = run.read_plan()
-    write_packets(run.capture("east-west", "east"), [(ms, packet(plan, i, 63)) for i, ms in enumerate((120.0, 180.0))])
-    assert tables(run)[2].select("op", "payload_bytes").rows() == [("all_reduce", 1000), ("all_gather", 1000)]
+    write_packets(
+        run.capture("east-west", "east"),
+        [(ms, packet(plan, i, 63)) for i, ms in enumerate((120.0, 180.0))],
+    )
+    assert tables(run)[2].select("op", "payload_bytes").rows() == [
+        ("all_reduce", 1000),
+        ("all_gather", 1000),
+    ]
 
 
 def test_cuts_drops_and_damage_are_said(run):
@@ -175,13 +237,18 @@ def test_cuts_drops_and_damage_are_said(run):
         "captures/lan@east.pcapng lacks 3 packets, for which the kernel's buffer had no room",
     ]
     assert [(p["removed_records"], p["dropped"], p["truncated"]) for p in summary["captures"]] == [
-        (0, 0, True), (7, 0, False), (0, 3, False), (0, 0, False),
-    ]  # fmt: skip
+        (0, 0, True),
+        (7, 0, False),
+        (0, 3, False),
+        (0, 0, False),
+    ]
 
 
 def test_hosts_with_several_ranks_leave_the_rank_open(tmp_path):
     plan = make_plan(two_dcs())
-    ranks = tuple(Rank(rank=n, local_rank=n % 2, host=plan.network.hosts[n // 2].name) for n in range(4))
+    ranks = tuple(
+        Rank(rank=n, local_rank=n % 2, host=plan.network.hosts[n // 2].name) for n in range(4)
+    )
     plan = plan.model_copy(update={"workers": plan.workers.model_copy(update={"ranks": ranks})})
     run = write_run(tmp_path / "run", plan)
     write_captures(run, plan)
@@ -192,12 +259,20 @@ def test_hosts_with_several_ranks_leave_the_rank_open(tmp_path):
 def test_every_interface_that_is_captured():
     names = lambda network, what: [(p.kind, p.what, p.at) for p in capture_points(network, what)]  # noqa: E731
     network = two_dcs()
-    wan = [("wan", "east-west", "east"), ("wan", "east-west", "west"), ("lan", "lan", "east"), ("lan", "lan", "west")]
+    wan = [
+        ("wan", "east-west", "east"),
+        ("wan", "east-west", "west"),
+        ("lan", "lan", "east"),
+        ("lan", "lan", "west"),
+    ]
     assert names(network, "none") == []
     assert names(network, "wan") == wan
     assert names(network, "all") == [*wan, ("nic", "nic", "east-0"), ("nic", "nic", "west-0")]
     assert len(names(three_dcs(), "wan")) == 3 * 2 + 3
-    assert names(make_network({"east": 2}, {}), "all") == [("nic", "nic", "east-0"), ("nic", "nic", "east-1")]
+    assert names(make_network({"east": 2}, {}), "all") == [
+        ("nic", "nic", "east-0"),
+        ("nic", "nic", "east-1"),
+    ]
 
 
 def test_hosts_of_one_datacenter(tmp_path):
@@ -210,6 +285,12 @@ def test_hosts_of_one_datacenter(tmp_path):
     write_packets(run.capture("nic", a.name), there)
     write_packets(run.capture("nic", b.name), [(1.25, there[0][1])])
     (row,) = tables(run)[0].rows(named=True)
-    place = {"link": "nic", "from_dc": "east", "to_dc": "east", "src_host": a.name, "dst_host": b.name}
+    place = {
+        "link": "nic",
+        "from_dc": "east",
+        "to_dc": "east",
+        "src_host": a.name,
+        "dst_host": b.name,
+    }
     assert place.items() <= row.items()
     assert (row["delay_min_ns"], row["lost"]) == (MS // 4, 0)

@@ -45,8 +45,16 @@ def test_a_calm_machine(tmp_path: Path) -> None:
             0.5,
             "held back by its CPU limit for 5% of the time; raise it with --cpus, or use",
         ),
-        (["backlog_drops"], 3, "3 packets found no room in the kernel's backlog; use --clock virtual"),
-        (["fibre_drops"], {"w0b": 7}, "the fibre w0b, which loses nothing, dropped 7 packets; use --clock virtual"),
+        (
+            ["backlog_drops"],
+            3,
+            "3 packets found no room in the kernel's backlog; use --clock virtual",
+        ),
+        (
+            ["fibre_drops"],
+            {"w0b": 7},
+            "the fibre w0b, which loses nothing, dropped 7 packets; use --clock virtual",
+        ),
     ],
 )
 def test_beyond_a_limit(tmp_path: Path, path: list[str], value: object, text: str) -> None:
@@ -65,19 +73,26 @@ def test_cpu_and_steal(tmp_path: Path) -> None:
     assert "did not get its CPUs for 5.0% of the time (steal); use --clock virtual" in steal
 
 
-def samples(part_of_rate: float, backlog: int, count: int = 20, step_s: float = 0.02) -> pl.DataFrame:
+def samples(
+    part_of_rate: float, backlog: int, count: int = 20, step_s: float = 0.02
+) -> pl.DataFrame:
     """Of the one link of two datacenters, 1 Gbit/s each way."""
     return pl.DataFrame(
         [
             {
-                "time_ns": int(number * step_s * 1e9), "source": source, "target": target, "link": "a-b",
-                "bytes": int(number * step_s * 1e9 / 8 * part_of_rate), "packets": 0, "drops": 0,
+                "time_ns": int(number * step_s * 1e9),
+                "source": source,
+                "target": target,
+                "link": "a-b",
+                "bytes": int(number * step_s * 1e9 / 8 * part_of_rate),
+                "packets": 0,
+                "drops": 0,
                 "backlog_bytes": backlog,
             }
             for number in range(count)
             for source, target in (("a", "b"), ("b", "a"))
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -90,14 +105,21 @@ def test_a_full_link_has_its_rate(plan, part: float, ok: bool) -> None:
     link = plan.network.wan[0]
     full = link.forward.bottleneck.queue_packets * plan.network.mtu
     scale = link.forward.bottleneck.rate_bps / 1e9
-    rows = fidelity.rates(History((plan.network,)), samples(part * scale, full).with_columns(
-        source=pl.col("source").replace({"a": link.forward.source, "b": link.forward.target}),
-        target=pl.col("target").replace({"a": link.forward.source, "b": link.forward.target}),
-    ))  # fmt: skip
+    rows = fidelity.rates(
+        History((plan.network,)),
+        samples(part * scale, full).with_columns(
+            source=pl.col("source").replace({"a": link.forward.source, "b": link.forward.target}),
+            target=pl.col("target").replace({"a": link.forward.source, "b": link.forward.target}),
+        ),
+    )
     assert [row["ok"] for row in rows] == [ok, ok]
     assert rows[0]["rate_bps"] == pytest.approx(part * rows[0]["planned_bps"], rel=1e-3)
     assert rows[0]["seconds"] == pytest.approx(19 * 0.02)
-    assert [("planned are" in text) for text in fidelity.rate_doubts(rows)] == [] if ok else [True, True]
+    assert (
+        [("planned are" in text) for text in fidelity.rate_doubts(rows)] == []
+        if ok
+        else [True, True]
+    )
 
 
 def test_an_empty_queue_says_nothing_about_the_rate(plan) -> None:
@@ -105,7 +127,9 @@ def test_an_empty_queue_says_nothing_about_the_rate(plan) -> None:
     assert fidelity.rates(history, samples(0.5, 0)) == []
     full = plan.network.wan[0].forward.bottleneck.queue_packets * plan.network.mtu
     assert fidelity.rates(history, samples(0.5, full, count=3)) == []  # too short
-    assert fidelity.rates(history, samples(0.5, full, step_s=1.0)) == []  # may have run empty between samples
+    assert (
+        fidelity.rates(history, samples(0.5, full, step_s=1.0)) == []
+    )  # may have run empty between samples
 
 
 def test_timers_are_timed(tmp_path: Path) -> None:
@@ -122,5 +146,7 @@ def test_hosts_that_were_held_back(tmp_path: Path) -> None:
     for name, limit, held in (("limited", "100000 100000", 250_000), ("free", "max 100000", 0)):
         (tmp_path / "hosts" / name).mkdir(parents=True)
         (tmp_path / "hosts" / name / "cpu.max").write_text(limit + "\n")
-        (tmp_path / "hosts" / name / "cpu.stat").write_text(f"usage_usec 9\nnr_throttled 5\nthrottled_usec {held}\n")
+        (tmp_path / "hosts" / name / "cpu.stat").write_text(
+            f"usage_usec 9\nnr_throttled 5\nthrottled_usec {held}\n"
+        )
     assert throttled_seconds(tmp_path) == {"hosts/limited": 0.25}

@@ -6,7 +6,15 @@ import pytest
 
 from testbed.analysis.lower_bounds import Bounds, bound_us, concurrent_us
 from testbed.plan.model import Rank
-from tests.support.synthetic import GBIT, MS, make_network, mesh, one_rank_per_host, three_dcs, two_dcs
+from tests.support.synthetic import (
+    GBIT,
+    MS,
+    make_network,
+    mesh,
+    one_rank_per_host,
+    three_dcs,
+    two_dcs,
+)
 
 MB = 1_000_000
 TEN_MS, EIGHT_MS = 10_000, 8_000  # us; 1 MB takes 8 ms at 1 Gbit/s
@@ -95,7 +103,9 @@ def test_send_recv_needs_only_its_neighbours():
 
 def test_groups_at_the_same_time_share_the_cuts():
     """Two rails of two ranks: their all-reduces send 2 S each way over the link; groups inside send nothing."""
-    network = make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, nic_bps=10 * GBIT)
+    network = make_network(
+        {"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, nic_bps=10 * GBIT
+    )
     ranks = one_rank_per_host(network)
     rails = [Bounds(network, ranks[i::2]) for i in (0, 1)]
     assert rails[0].us("all_reduce", MB) == pytest.approx(EIGHT_MS + TEN_MS)
@@ -104,13 +114,17 @@ def test_groups_at_the_same_time_share_the_cuts():
     assert concurrent_us(rails, "barrier", 0) == TEN_MS
     assert concurrent_us(rails[:1], "all_reduce", MB) == rails[0].us("all_reduce", MB)
     inside = [Bounds(network, ranks[:2]), Bounds(network, ranks[2:])]
-    assert concurrent_us(inside, "all_reduce", MB) == pytest.approx(EIGHT_MS / 10)  # a NIC of 10 Gbit/s
+    assert concurrent_us(inside, "all_reduce", MB) == pytest.approx(
+        EIGHT_MS / 10
+    )  # a NIC of 10 Gbit/s
 
 
 def test_asymmetric_rates():
     network = make_network({"east": 1, "west": 1}, {("east", "west"): (GBIT, GBIT // 10, 10 * MS)})
     assert bound(network, "broadcast", MB) == pytest.approx(EIGHT_MS + TEN_MS)  # only east to west
-    assert bound(network, "reduce", MB) == pytest.approx(10 * EIGHT_MS + TEN_MS)  # only west to east
+    assert bound(network, "reduce", MB) == pytest.approx(
+        10 * EIGHT_MS + TEN_MS
+    )  # only west to east
     assert bound(network, "all_reduce", MB) == pytest.approx(10 * EIGHT_MS + TEN_MS)
 
 

@@ -39,7 +39,8 @@ def test_a_file_cut_in_a_record_gives_the_whole_records(tmp_path, lost):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xd4", b"\x4d\x3c\xb2\xa1\x02", b"no capture, but long enough to have a header"]
+    "content",
+    [b"", b"\xd4", b"\x4d\x3c\xb2\xa1\x02", b"no capture, but long enough to have a header"],
 )
 def test_what_is_no_capture_is_empty_and_truncated(tmp_path, content):
     path = tmp_path / "x.pcap"
@@ -53,21 +54,34 @@ def write_packet(path, packet, *, snap_bytes):
     with RawPcapWriter(str(path), linktype=1, nano=True, snaplen=snap_bytes) as writer:
         frame = bytes(packet)
         writer.write_header(None)
-        writer.write_packet(frame[:snap_bytes], sec=1, usec=0, caplen=snap_bytes, wirelen=len(frame))
+        writer.write_packet(
+            frame[:snap_bytes], sec=1, usec=0, caplen=snap_bytes, wirelen=len(frame)
+        )
 
 
 @pytest.mark.parametrize(("mtu", "packets"), [(1500, 46), (9000, 8), (65535, 1)])
-def test_an_offloaded_record_counts_as_its_packets_with_headers_of_their_own(tmp_path, mtu, packets):
+def test_an_offloaded_record_counts_as_its_packets_with_headers_of_their_own(
+    tmp_path, mtu, packets
+):
     headers, payload = 20 + 32, 65535 - 52  # TCP with timestamps; the largest IPv4 packet
     options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
-    packet = Ether(src=A, dst=B) / IP(src="10.0.0.1", dst="10.1.0.1") / TCP(options=options) / bytes(payload)
+    packet = (
+        Ether(src=A, dst=B)
+        / IP(src="10.0.0.1", dst="10.1.0.1")
+        / TCP(options=options)
+        / bytes(payload)
+    )
     write_packet(tmp_path / "x.pcap", packet, snap_bytes=96)
     capture = read_trace(tmp_path / "x.pcap")
     assert not capture.truncated
     assert packets == -(-payload // (mtu - headers))
     ip_bytes = payload + packets * headers
     total = sent_by(capture, A, mtu)
-    assert (total.packets, total.wire_bytes, total.ip_bytes) == (packets, ip_bytes + packets * 14, ip_bytes)
+    assert (total.packets, total.wire_bytes, total.ip_bytes) == (
+        packets,
+        ip_bytes + packets * 14,
+        ip_bytes,
+    )
 
 
 def test_a_full_packet_and_a_long_datagram_are_one_packet(tmp_path):
@@ -96,7 +110,11 @@ def test_pcapng(tmp_path):
             writer.write(packet)
     capture = read_trace(path)
     assert not capture.truncated
-    assert (sent_by(capture, A).packets, sent_by(capture, A).wire_bytes, sent_by(capture, A).ip_bytes) == (3, 342, 300)
+    assert (
+        sent_by(capture, A).packets,
+        sent_by(capture, A).wire_bytes,
+        sent_by(capture, A).ip_bytes,
+    ) == (3, 342, 300)
     path.write_bytes(path.read_bytes()[:-10])
     cut = read_trace(path)
     assert cut.truncated

@@ -8,7 +8,16 @@ import pytest
 from testbed.analysis.operations import iterations
 from testbed.analysis.summarize import LINKS_SCHEMA, OPS_SCHEMA, bus_factor, collect, stages
 from testbed.runfolder.folder import RunDir, append_record
-from tests.support.synthetic import GBIT, MS, make_network, make_plan, three_dcs, two_dcs, write_pcap, write_run
+from tests.support.synthetic import (
+    GBIT,
+    MS,
+    make_network,
+    make_plan,
+    three_dcs,
+    two_dcs,
+    write_pcap,
+    write_run,
+)
 
 
 @pytest.fixture
@@ -53,7 +62,11 @@ def test_wan(run):
 
 def test_stages_fidelity_and_training(run):
     summary = summary_of(run)
-    assert summary["stages"][0] == {"stage": "network", "wall_seconds": 1.5, "emulated_seconds": 0.25}
+    assert summary["stages"][0] == {
+        "stage": "network",
+        "wall_seconds": 1.5,
+        "emulated_seconds": 0.25,
+    }
     assert summary["fidelity"][0]["rtt_ms_measured"] == 20.004
     assert summary["training"] is None
 
@@ -64,7 +77,10 @@ def test_tables_have_their_schema(run):
     assert ops.schema == pl.Schema(OPS_SCHEMA)
     assert links.schema == pl.Schema(LINKS_SCHEMA)
     assert ops.height == 2 * 2 * 4 * 2
-    assert set(ops.select("rank", "host", "dc").iter_rows()) == {(0, "east-0", "east"), (1, "west-0", "west")}
+    assert set(ops.select("rank", "host", "dc").iter_rows()) == {
+        (0, "east-0", "east"),
+        (1, "west-0", "west"),
+    }
 
 
 def test_a_run_without_any_record(tmp_path):
@@ -76,7 +92,12 @@ def test_a_run_without_any_record(tmp_path):
     assert summary["collectives"] == []
     assert [row["bytes"] for row in summary["wan"]] == [None] * 6
     text = "\n".join(summary["problems"])
-    for part in ("raw/ops-0.jsonl is missing", "raw/links.jsonl is missing", "fidelity", "east-north@east.pcapng"):
+    for part in (
+        "raw/ops-0.jsonl is missing",
+        "raw/links.jsonl is missing",
+        "fidelity",
+        "east-north@east.pcapng",
+    ):
         assert part in text
 
 
@@ -84,7 +105,9 @@ def test_damage_becomes_problems(run):
     run.rank_ops(1).write_text(run.rank_ops(1).read_text()[:-20])
     run.link_samples.write_bytes(b"\xff\xfe\x00")
     run.fidelity.write_text("[{")
-    run.events.write_text('{"stage": "network", "state": "begin", "time_ns": 0, "wall_s": 0.0}\n[1]\n{"stage": 3}\n')
+    run.events.write_text(
+        '{"stage": "network", "state": "begin", "time_ns": 0, "wall_s": 0.0}\n[1]\n{"stage": 3}\n'
+    )
     path = run.capture("east-west", "east")
     path.write_bytes(path.read_bytes()[:-5])
     run.capture("east-west", "west").unlink()
@@ -105,17 +128,24 @@ def test_damage_becomes_problems(run):
 
 
 def test_stages_without_real_time_and_the_outcome():
-    events = [{"stage": "ops", "state": "begin", "time_ns": 0}, {"stage": "ops", "state": "end", "time_ns": 2 * GBIT}]
+    events = [
+        {"stage": "ops", "state": "begin", "time_ns": 0},
+        {"stage": "ops", "state": "end", "time_ns": 2 * GBIT},
+    ]
     events.append({"stage": "run", "state": "completed", "reason": "", "time_ns": 2 * GBIT})
     problems = []
-    assert stages(events, problems) == [{"stage": "ops", "wall_seconds": None, "emulated_seconds": 2.0}]
+    assert stages(events, problems) == [
+        {"stage": "ops", "wall_seconds": None, "emulated_seconds": 2.0}
+    ]
     assert problems == []
 
 
 def test_records_without_a_column_are_left_out(run):
     with run.rank_ops(0).open("a") as file:
         file.write('{"op": "all_reduce"}\n"text"\n')
-    assert "raw/ops-*.jsonl: 1 records lack a column and are left out" in summary_of(run)["problems"]
+    assert (
+        "raw/ops-*.jsonl: 1 records lack a column and are left out" in summary_of(run)["problems"]
+    )
 
 
 def test_a_damaged_plan(run):
@@ -166,10 +196,17 @@ def test_time_of_operations_that_go_one_way(tmp_path):
         run.rank_ops(rank).unlink()
         for op in ("all_reduce", "broadcast", "reduce", "gather", "scatter", "send_recv"):
             append_op(run, rank, op=op, start_ns=start * MS, end_ns=end * MS)
-    measured = {row["op"]: row["time_us"]["median"] / 1000 for row in summary_of(run)["collectives"]}
+    measured = {
+        row["op"]: row["time_us"]["median"] / 1000 for row in summary_of(run)["collectives"]
+    }
     assert measured == {
-        "all_reduce": 50, "broadcast": 60, "reduce": 50, "gather": 50, "scatter": 60, "send_recv": 60,
-    }  # fmt: skip
+        "all_reduce": 50,
+        "broadcast": 60,
+        "reduce": 50,
+        "gather": 50,
+        "scatter": 60,
+        "send_recv": 60,
+    }
     run.rank_ops(1).unlink()
     append_op(run, 1, op="reduce", start_ns=-4 * MS, end_ns=0)
     assert summary_of(run)["collectives"][0]["time_us"]["median"] == 54_000
@@ -177,25 +214,48 @@ def test_time_of_operations_that_go_one_way(tmp_path):
 
 def append_op(run, rank, **values):
     record = {
-        "op": "all_reduce", "bytes": 1 << 20, "group_size": 2, "iteration": 0, "phase": "measure", "dtype": "float32",
-        "start_ns": 0, "end_ns": 50 * MS, "wrong": 0,
-    }  # fmt: skip
+        "op": "all_reduce",
+        "bytes": 1 << 20,
+        "group_size": 2,
+        "iteration": 0,
+        "phase": "measure",
+        "dtype": "float32",
+        "start_ns": 0,
+        "end_ns": 50 * MS,
+        "wrong": 0,
+    }
     append_record(run.rank_ops(rank), record | values)
 
 
 def test_groups_at_the_same_time(tmp_path):
     """Two groups, of ranks 0 and 2 and of ranks 1 and 3: the slower one counts, and both share the link."""
-    plan = make_plan(make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}))
+    plan = make_plan(
+        make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)})
+    )
     settings = plan.workers.settings | {"groups": "rail"}
-    plan = plan.model_copy(update={"workers": plan.workers.model_copy(update={"settings": settings})})
+    plan = plan.model_copy(
+        update={"workers": plan.workers.model_copy(update={"settings": settings})}
+    )
     run = write_run(tmp_path / "run", plan)
     for rank in range(4):
         run.rank_ops(rank).unlink()
         for iteration in (0, 1):
             slow = 20 * MS if rank % 2 else 0
-            append_op(run, rank, group=f"rail-{rank % 2}", iteration=iteration, end_ns=50 * MS + slow, wrong=rank)
+            append_op(
+                run,
+                rank,
+                group=f"rail-{rank % 2}",
+                iteration=iteration,
+                end_ns=50 * MS + slow,
+                wrong=rank,
+            )
     (row,) = summary_of(run)["collectives"]
-    assert (row["ranks"], row["groups"], row["iterations"], row["algorithm"]) == (2, "rail", 2, "gloo")
+    assert (row["ranks"], row["groups"], row["iterations"], row["algorithm"]) == (
+        2,
+        "rail",
+        2,
+        "gloo",
+    )
     assert row["time_us"]["median"] == row["slowest_us"] == 70_000
     assert row["wrong"] == 2 * (1 + 2 + 3)
     assert row["bound_us"] == pytest.approx(10_000 + 2 * (1 << 20) * 8 / 1000)
@@ -203,26 +263,46 @@ def test_groups_at_the_same_time(tmp_path):
         run.rank_ops(rank).write_text(run.rank_ops(rank).read_text().splitlines(keepends=True)[0])
     summary = summary_of(run)
     assert summary["collectives"][0]["iterations"] == 1
-    assert any("1 iterations lack the record of a rank" in problem for problem in summary["problems"])
+    assert any(
+        "1 iterations lack the record of a rank" in problem for problem in summary["problems"]
+    )
 
 
 def table_of(rows):
     """Records of operations: (rank, iteration, start, end) in ms."""
-    same = {"op": "all_reduce", "bytes": 1024, "group_size": 2, "dtype": "float32", "algorithm": "gloo"}
+    same = {
+        "op": "all_reduce",
+        "bytes": 1024,
+        "group_size": 2,
+        "dtype": "float32",
+        "algorithm": "gloo",
+    }
     columns = {"rank": 0, "iteration": 1, "start_ns": 2, "end_ns": 3}
-    values = [{name: row[at] * (MS if at > 1 else 1) for name, at in columns.items()} for row in rows]
-    return pl.DataFrame([{**same, "group": "", "wrong": -1, **value} for value in values]).sort("start_ns", "rank")
+    values = [
+        {name: row[at] * (MS if at > 1 else 1) for name, at in columns.items()} for row in rows
+    ]
+    return pl.DataFrame([{**same, "group": "", "wrong": -1, **value} for value in values]).sort(
+        "start_ns", "rank"
+    )
 
 
 def test_process_groups_after_a_crash_have_iterations_of_their_own():
     """Ranks 0 and 1, then 0 and 2 while 1 is away, whose number 0 never ended on 2; then 0 and 1 once more."""
     found = iterations(
-        table_of([
-            (0, 0, 0, 10), (1, 0, 1, 10), (0, 1, 20, 30), (1, 1, 20, 31),
-            (0, 0, 100, 140), (0, 1, 150, 180), (2, 1, 160, 180),
-            (1, 0, 201, 230), (0, 0, 200, 230),
-        ])
-    )  # fmt: skip
+        table_of(
+            [
+                (0, 0, 0, 10),
+                (1, 0, 1, 10),
+                (0, 1, 20, 30),
+                (1, 1, 20, 31),
+                (0, 0, 100, 140),
+                (0, 1, 150, 180),
+                (2, 1, 160, 180),
+                (1, 0, 201, 230),
+                (0, 0, 200, 230),
+            ]
+        )
+    )
     assert found.sort("time_us")["time_us"].to_list() == [10_000, 10_000, 30_000, 30_000, 40_000]
     assert found.filter(~pl.col("whole"))["time_us"].to_list() == [40_000]
 

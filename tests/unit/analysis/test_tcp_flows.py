@@ -15,12 +15,28 @@ SCALE = 8
 
 def data(byte, size, ip_id, flags="A"):
     """From byte `byte` of the stream; its first data byte is 1."""
-    return segment((EAST, WEST), NEAR, size=size, ip_id=ip_id, seq=ISN + byte, ack=PEER + 1, flags=flags, window=500)
+    return segment(
+        (EAST, WEST),
+        NEAR,
+        size=size,
+        ip_id=ip_id,
+        seq=ISN + byte,
+        ack=PEER + 1,
+        flags=flags,
+        window=500,
+    )
 
 
 def ack(byte, window=20):
     return segment(
-        (WEST, EAST), FAR, ip_id=9, ports=(5000, 40000), seq=PEER + 1, ack=ISN + byte, flags="A", window=window
+        (WEST, EAST),
+        FAR,
+        ip_id=9,
+        ports=(5000, 40000),
+        seq=PEER + 1,
+        ack=ISN + byte,
+        flags="A",
+        window=window,
     )
 
 
@@ -62,40 +78,56 @@ def test_a_connection_with_loss_reordering_and_numbers_that_wrap(tmp_path):
     (row,) = rows(tmp_path, CONNECTION)
     payload, duration_ms = 7100, 203.5
     in_flight = (  # bytes x ms: the SYN is 1 byte for 20 ms, and so on
-        1 * 20 + 1000 * 0.1 + 2000 * 0.1 + 4000 * 0.2 + 5000 * 0.1 + 6000 * 19.5
-        + 5000 * 0.2 + 4000 * 0.3 + 2000 * 41 + 100 * 21
-    )  # fmt: skip
+        1 * 20
+        + 1000 * 0.1
+        + 2000 * 0.1
+        + 4000 * 0.2
+        + 5000 * 0.1
+        + 6000 * 19.5
+        + 5000 * 0.2
+        + 4000 * 0.3
+        + 2000 * 41
+        + 100 * 21
+    )
     window_ms = 0.2 + 41  # 5000 in flight of 5120, and then 2000 of 2560: less than 1000 are left
-    assert row == {
-        "records": 10,
-        "packets": 10,
-        "payload_bytes": payload,
-        "wire_bytes": 10 * 54 + 4 + payload,  # the option of the SYN takes 4 bytes
-        "retransmissions": 1,
-        "retransmitted_bytes": 1000,
-        "out_of_order": 1,
-        "unseen_bytes": 0,
-        "first_ns": START_NS,
-        "last_ns": START_NS + 1825 * MS // 10,
-        "throughput_bps": pytest.approx(payload * 8 / 0.1825),
-        "rtt_samples": 5,  # 20, 20, 20.1, 20.3, 21 ms; the acknowledgement of 6001 covers what was sent twice
-        "rtt_min_ns": 20 * MS,
-        "rtt_median_ns": 20.1 * MS,
-        "rtt_p95_ns": pytest.approx(20.86 * MS, abs=1),
-        "in_flight_max_bytes": 6000,
-        "in_flight_mean_bytes": pytest.approx(in_flight / duration_ms),
-        "window_min_bytes": 10 << SCALE,
-        "window_max_bytes": 20 << SCALE,
-        "duration_ns": duration_ms * MS,
-        "idle_share": pytest.approx((1 + 100) / duration_ms),
-        "window_limited_share": pytest.approx(window_ms / duration_ms),
-        "network_limited_share": pytest.approx(1 - (101 + window_ms) / duration_ms),
-    }
+    assert (
+        row
+        == {
+            "records": 10,
+            "packets": 10,
+            "payload_bytes": payload,
+            "wire_bytes": 10 * 54 + 4 + payload,  # the option of the SYN takes 4 bytes
+            "retransmissions": 1,
+            "retransmitted_bytes": 1000,
+            "out_of_order": 1,
+            "unseen_bytes": 0,
+            "first_ns": START_NS,
+            "last_ns": START_NS + 1825 * MS // 10,
+            "throughput_bps": pytest.approx(payload * 8 / 0.1825),
+            "rtt_samples": 5,  # 20, 20, 20.1, 20.3, 21 ms; the acknowledgement of 6001 covers what was sent twice
+            "rtt_min_ns": 20 * MS,
+            "rtt_median_ns": 20.1 * MS,
+            "rtt_p95_ns": pytest.approx(20.86 * MS, abs=1),
+            "in_flight_max_bytes": 6000,
+            "in_flight_mean_bytes": pytest.approx(in_flight / duration_ms),
+            "window_min_bytes": 10 << SCALE,
+            "window_max_bytes": 20 << SCALE,
+            "duration_ns": duration_ms * MS,
+            "idle_share": pytest.approx((1 + 100) / duration_ms),
+            "window_limited_share": pytest.approx(window_ms / duration_ms),
+            "network_limited_share": pytest.approx(1 - (101 + window_ms) / duration_ms),
+        }
+    )
 
 
 def test_the_other_direction(tmp_path):
     (row,) = rows(tmp_path, CONNECTION, mac=FAR)
-    assert (row["records"], row["payload_bytes"], row["retransmissions"], row["out_of_order"]) == (7, 0, 0, 0)
+    assert (row["records"], row["payload_bytes"], row["retransmissions"], row["out_of_order"]) == (
+        7,
+        0,
+        0,
+        0,
+    )
     assert row["rtt_min_ns"] == 0.1 * MS  # from the SYN's answer to its acknowledgement
 
 
@@ -116,7 +148,13 @@ def test_without_ip_identifications_the_time_tells(tmp_path, ms, again, late):
 
 def test_bytes_that_were_never_seen(tmp_path):
     (row,) = rows(
-        tmp_path, [*handshake(), (21, data(1001, 1000, 4)), (22, data(1501, 1000, 9)), (23, data(301, 400, 10))]
+        tmp_path,
+        [
+            *handshake(),
+            (21, data(1001, 1000, 4)),
+            (22, data(1501, 1000, 9)),
+            (23, data(301, 400, 10)),
+        ],
     )
     assert (row["unseen_bytes"], row["retransmissions"]) == (600, 2)
 
@@ -129,7 +167,11 @@ def test_a_super_packet_is_the_packets_that_are_sent(tmp_path):
 
 def test_without_the_handshake_the_window_is_not_known(tmp_path):
     (row,) = rows(tmp_path, CONNECTION[3:])
-    assert (row["window_max_bytes"], row["window_limited_share"], row["network_limited_share"]) == (None, None, None)
+    assert (row["window_max_bytes"], row["window_limited_share"], row["network_limited_share"]) == (
+        None,
+        None,
+        None,
+    )
     assert row["idle_share"] == pytest.approx(100 / 182.5)
     assert (row["retransmissions"], row["out_of_order"], row["rtt_min_ns"]) == (1, 1, 20 * MS)
 
@@ -137,7 +179,11 @@ def test_without_the_handshake_the_window_is_not_known(tmp_path):
 def test_without_acknowledgements_only_what_was_sent_is_known(tmp_path):
     (row,) = rows(tmp_path, [(ms, packet) for ms, packet in CONNECTION if packet.src == NEAR])
     assert (row["records"], row["retransmissions"], row["rtt_samples"]) == (10, 1, 0)
-    assert (row["rtt_median_ns"], row["idle_share"], row["in_flight_max_bytes"]) == (None, None, None)
+    assert (row["rtt_median_ns"], row["idle_share"], row["in_flight_max_bytes"]) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_the_same_ports_again_are_another_flow(tmp_path):
@@ -151,16 +197,33 @@ def test_the_same_ports_again_are_another_flow(tmp_path):
     first, second = rows(tmp_path, CONNECTION + later)
     assert second["first_ns"] - first["first_ns"] == 300 * MS
     differ = {"first_ns", "last_ns"}
-    assert {k: v for k, v in first.items() if k not in differ} == {k: v for k, v in second.items() if k not in differ}
+    assert {k: v for k, v in first.items() if k not in differ} == {
+        k: v for k, v in second.items() if k not in differ
+    }
 
 
 def test_tshark_agrees(tmp_path, need):
     need(shutil.which("tshark"), "tshark")
     (row,) = rows(tmp_path, CONNECTION)
-    fields = ["tcp.analysis.retransmission", "tcp.analysis.out_of_order", "tcp.analysis.ack_rtt", "tcp.len"]
-    words = ["tshark", "-r", tmp_path / "x.pcap", "-T", "fields", *(w for f in fields for w in ("-e", f))]
+    fields = [
+        "tcp.analysis.retransmission",
+        "tcp.analysis.out_of_order",
+        "tcp.analysis.ack_rtt",
+        "tcp.len",
+    ]
+    words = [
+        "tshark",
+        "-r",
+        tmp_path / "x.pcap",
+        "-T",
+        "fields",
+        *(w for f in fields for w in ("-e", f)),
+    ]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     again, late, trips, sizes = zip(*(line.split("\t") for line in lines), strict=True)
     assert sum(map(int, sizes)) == row["payload_bytes"]
-    assert (sum(map(bool, again)), sum(map(bool, late))) == (row["retransmissions"], row["out_of_order"])
+    assert (sum(map(bool, again)), sum(map(bool, late))) == (
+        row["retransmissions"],
+        row["out_of_order"],
+    )
     assert min(float(trip) for trip in trips[3:] if trip) == pytest.approx(row["rtt_min_ns"] / 1e9)

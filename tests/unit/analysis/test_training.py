@@ -30,11 +30,18 @@ def write_steps(run, late_ms=0, ranks=2, server=False):
         for step in range(12):
             start = START_NS + step * 150 * MS
             works = not (server and rank == 0)
-            append_record(run.rank_train(rank), {
-                "step": step, "start_ns": start, "end_ns": start + 150 * MS,
-                "compute_ns": 100 * MS if works else 0, "late_ns": late_ms * MS,
-                "loss": 5 - 0.1 * step + 0.02 * rank if works else None, "tokens": 1000,
-            })  # fmt: skip
+            append_record(
+                run.rank_train(rank),
+                {
+                    "step": step,
+                    "start_ns": start,
+                    "end_ns": start + 150 * MS,
+                    "compute_ns": 100 * MS if works else 0,
+                    "late_ns": late_ms * MS,
+                    "loss": 5 - 0.1 * step + 0.02 * rank if works else None,
+                    "tokens": 1000,
+                },
+            )
 
 
 def write_ops(run, ranks=2):
@@ -42,17 +49,28 @@ def write_ops(run, ranks=2):
     for rank in range(ranks):
         for step in range(12):
             for begin, end in ((80, 120), (110, 140)):
-                append_record(run.rank_ops(rank), {
-                    "op": "all_reduce", "bytes": 1000, "group_size": ranks, "iteration": step, "phase": "train",
-                    "dtype": "float32", "start_ns": START_NS + (150 * step + begin) * MS,
-                    "end_ns": START_NS + (150 * step + end) * MS, "wrong": -1,
-                })  # fmt: skip
+                append_record(
+                    run.rank_ops(rank),
+                    {
+                        "op": "all_reduce",
+                        "bytes": 1000,
+                        "group_size": ranks,
+                        "iteration": step,
+                        "phase": "train",
+                        "dtype": "float32",
+                        "start_ns": START_NS + (150 * step + begin) * MS,
+                        "end_ns": START_NS + (150 * step + end) * MS,
+                        "wrong": -1,
+                    },
+                )
 
 
 @pytest.fixture
 def run(tmp_path):
     run = RunDir.create(tmp_path / "run")
-    settings = Train(method="ddp", warmup=2, gpu="H100", parameters="1 M", batch=10, sequence=100).settings(2)
+    settings = Train(
+        method="ddp", warmup=2, gpu="H100", parameters="1 M", batch=10, sequence=100
+    ).settings(2)
     plan = make_plan(two_dcs(), capture="none")
     workers = Workers(**(plan.workers.model_dump() | {"workload": "train", "settings": settings}))
     plan = plan.model_copy(update={"workers": workers})
@@ -125,14 +143,31 @@ def test_tables_page_and_verdict(run):
     summary = summary_of(run)
     grid = training_grid(summary)
     assert grid.rows == [
-        ["ddp", "10", "150.0", "150.0", "100.0", "50.0", "10.0", "66.7", "13333", "0.0", "1.55 MiB", "812", "3.910"]
+        [
+            "ddp",
+            "10",
+            "150.0",
+            "150.0",
+            "100.0",
+            "50.0",
+            "10.0",
+            "66.7",
+            "13333",
+            "0.0",
+            "1.55 MiB",
+            "812",
+            "3.910",
+        ]
     ]
     assert "6e+06 FLOPs per token and a peak of 9.89e+14 FLOP/s" in grid.note
     text = verdict({"state": "completed"}, summary)
     assert "Computation dominates: a step of ddp takes 150 ms among 2 ranks" in text
     assert "a rank computes for 67\N{NO-BREAK SPACE}% of the time" in text
     without = verdict({"state": "completed"}, {**summary, "dominant": None})
-    assert "A step of ddp takes 150 ms among 2 ranks, of which 67\N{NO-BREAK SPACE}% is computation" in without
+    assert (
+        "A step of ddp takes 150 ms among 2 ranks, of which 67\N{NO-BREAK SPACE}% is computation"
+        in without
+    )
     assert "the loss is 3.910 after 1.8 s" in text
     page = write_page(run).read_text()
     assert "Loss against time" in page
@@ -155,7 +190,10 @@ def test_time_of_a_step():
 def test_scale_divides_the_model_and_keeps_its_time():
     whole, small = (Train(parameters="1 B", gpu="H100", scale=scale) for scale in (1, 1000))
     assert small.settings(2)["step_seconds"] == whole.settings(2)["step_seconds"]
-    assert (small.settings(2)["parameters"], small.settings(2)["model_parameters"]) == (10**6, 10**9)
+    assert (small.settings(2)["parameters"], small.settings(2)["model_parameters"]) == (
+        10**6,
+        10**9,
+    )
     assert small.settings(2)["bucket"] == 25 * 2**20 // 1000
     assert small.largest_tensor_bytes(2) * 1000 == whole.largest_tensor_bytes(2)
 
@@ -167,7 +205,10 @@ def test_scale_divides_the_model_and_keeps_its_time():
         ({"parameters": 1000}, "1000 parameters / 1 are too few for a GPT"),
         ({"gpu": "H1000"}, "nearest: H100"),
         ({"gpu": "H100", "step_time": "1 s"}, "say the same twice"),
-        ({"method": "streaming-diloco", "sync_every": 2, "fragments": 3}, "3 fragments cannot take turns in 2 steps"),
+        (
+            {"method": "streaming-diloco", "sync_every": 2, "fragments": 3},
+            "3 fragments cannot take turns in 2 steps",
+        ),
         ({"method": "streaming-diloco", "overlap": 10}, "an overlap of 10 steps is not shorter"),
         ({"method": "dpp"}, "'dpp' is not one of"),
         ({"outer_momentum": 1.0}, "outer_momentum"),
@@ -179,7 +220,9 @@ def test_wrong_settings(settings, message):
 
 
 def test_a_pipeline_needs_micro_batches_for_all_ranks():
-    with pytest.raises(ValidationError, match="4 x 4 sequences cannot pass 4 ranks in 3 micro-batches"):
+    with pytest.raises(
+        ValidationError, match="4 x 4 sequences cannot pass 4 ranks in 3 micro-batches"
+    ):
         Train(method="pipeline", microbatches=3).settings(4)
 
 
@@ -200,7 +243,9 @@ def test_a_scaled_network():
         assert new.bottleneck.rate_bps == old.bottleneck.rate_bps // 100
         assert new.bottleneck.queue_packets == max(64, old.bottleneck.queue_packets // 100)
         assert new.fibre == old.fibre
-    assert [host.nic_up.rate_bps * 100 for host in small.hosts] == [host.nic_up.rate_bps for host in network.hosts]
+    assert [host.nic_up.rate_bps * 100 for host in small.hosts] == [
+        host.nic_up.rate_bps for host in network.hosts
+    ]
     assert [host.address for host in small.hosts] == [host.address for host in network.hosts]
     assert small.tcp.packets_per_skb == 1
     assert scaled(network, 1) is network
@@ -210,5 +255,7 @@ def test_a_scaled_network():
 
 def test_a_long_pause_is_not_a_hang():
     """Ranks that compute for 200 s between two outer steps wait for each other."""
-    plan = resolve(two_sites(), Train(method="diloco", step_time="2 s", sync_every=100), isolation="process")
+    plan = resolve(
+        two_sites(), Train(method="diloco", step_time="2 s", sync_every=100), isolation="process"
+    )
     assert plan.workers.timeout_s > 400

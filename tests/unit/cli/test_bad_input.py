@@ -41,7 +41,10 @@ def test_good_input_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("microsoft-openai-four", "unknown topology 'microsoft-openai-four'\n  nearest: microsoft-openai-five"),
+        (
+            "microsoft-openai-four",
+            "unknown topology 'microsoft-openai-four'\n  nearest: microsoft-openai-five",
+        ),
         ("two-site", "unknown topology 'two-site'\n  nearest: two-sites"),
         ("zzz", "unknown topology 'zzz'\n  the presets: aws-ten-regions, campus"),
         ("nowhere/mine.yaml", "there is no topology file nowhere/mine.yaml"),
@@ -54,7 +57,11 @@ def test_unknown_topology(name: str, text: str) -> None:
 
 
 REPLACEMENTS = {
-    "unknown key": ("hosts: 2", "host: 2", "mine.yaml:2, datacenters.iowa.host: unknown key 'host'\n  nearest: hosts"),
+    "unknown key": (
+        "hosts: 2",
+        "host: 2",
+        "mine.yaml:2, datacenters.iowa.host: unknown key 'host'\n  nearest: hosts",
+    ),
     "unknown key of a link": (
         "rate: 10",
         "rat: 10",
@@ -109,7 +116,11 @@ REPLACEMENTS = {
         "  write a number and a unit, such as 8.2 ms; the units are ns, us, ms, s",
     ),
     "zero hosts": ("hosts: 2", "hosts: 0", "mine.yaml:2, datacenters.iowa.hosts: 0 is less than 1"),
-    "half a host": ("hosts: 2", "hosts: 1.5", "mine.yaml:2, datacenters.iowa.hosts: 1.5 is not a whole number"),
+    "half a host": (
+        "hosts: 2",
+        "hosts: 1.5",
+        "mine.yaml:2, datacenters.iowa.hosts: 1.5 is not a whole number",
+    ),
     "a rate of 0": (
         "10 Gbit/s",
         "0 Gbit/s",
@@ -177,7 +188,11 @@ REPLACEMENTS = {
         "  Ohio_1: {",
         "mine.yaml:3, datacenters.Ohio_1: 'Ohio_1' cannot be a name\n  use at most 63 lower-case letters",
     ),
-    "not a mapping": ("{hosts: 2}", "2", "mine.yaml:2, datacenters.iowa: 2 is not a mapping of keys to values"),
+    "not a mapping": (
+        "{hosts: 2}",
+        "2",
+        "mine.yaml:2, datacenters.iowa: 2 is not a mapping of keys to values",
+    ),
     "a bad queue": (
         "delay: 8 ms",
         "delay: 8 ms, queue: 1 bpd",
@@ -215,15 +230,22 @@ def test_wrong_topology(case: str, tmp_path: Path) -> None:
 
 
 def test_unknown_keys_at_the_top(tmp_path: Path) -> None:
-    assert message(tmp_path, GOOD + "tpc: {}\n") == "mine.yaml:6, tpc: unknown key 'tpc'\n  nearest: tcp"
+    assert (
+        message(tmp_path, GOOD + "tpc: {}\n")
+        == "mine.yaml:6, tpc: unknown key 'tpc'\n  nearest: tcp"
+    )
     assert "mine.yaml:6, tcp.congestion_control: 'vegas' is not one of 'cubic', 'bbr'" in message(
         tmp_path, GOOD + "tcp: {congestion_control: vegas}\n"
     )
-    assert "tcp.buffer: a TCP buffer is from 4 KiB to 1 GiB" in message(tmp_path, GOOD + "tcp: {buffer: 2 GiB}\n")
+    assert "tcp.buffer: a TCP buffer is from 4 KiB to 1 GiB" in message(
+        tmp_path, GOOD + "tcp: {buffer: 2 GiB}\n"
+    )
 
 
 def test_all_errors_of_a_file_are_reported(tmp_path: Path) -> None:
-    text = GOOD.replace("hosts: 2", "hosts: 0", 1).replace("10 Gbit/s", "10").replace("delay", "dealy")
+    text = (
+        GOOD.replace("hosts: 2", "hosts: 0", 1).replace("10 Gbit/s", "10").replace("delay", "dealy")
+    )
     assert message(tmp_path, text) == (
         "3 errors\n"
         "  mine.yaml:2, datacenters.iowa.hosts: 0 is less than 1\n"
@@ -235,16 +257,26 @@ def test_all_errors_of_a_file_are_reported(tmp_path: Path) -> None:
 
 
 def test_all_wrong_links_are_reported(tmp_path: Path) -> None:
-    text = GOOD + "  - {between: [iowa, texas], rate: 1 Gbit/s, delay: 1 ms}\n  - {mesh: [utah, ohio]}\n"
+    text = (
+        GOOD
+        + "  - {between: [iowa, texas], rate: 1 Gbit/s, delay: 1 ms}\n  - {mesh: [utah, ohio]}\n"
+    )
     found = message(tmp_path, text)
     assert found.startswith("2 errors\n")
-    assert "mine.yaml:6, wan.iowa-texas.between: there is no datacenter 'texas'\n    datacenters: iowa, ohio" in found
+    assert (
+        "mine.yaml:6, wan.iowa-texas.between: there is no datacenter 'texas'\n    datacenters: iowa, ohio"
+        in found
+    )
     assert "mine.yaml:7, wan.mesh.mesh: there is no datacenter 'utah'" in found
 
 
 def test_values_per_direction_need_one_link(tmp_path: Path) -> None:
-    text = GOOD.replace("between: [iowa, ohio], rate: 10 Gbit/s", "mesh: all, rate: {iowa->ohio: 1 Gbit/s}")
-    assert "wan.mesh.rate: values per direction need an entry with between" in message(tmp_path, text)
+    text = GOOD.replace(
+        "between: [iowa, ohio], rate: 10 Gbit/s", "mesh: all, rate: {iowa->ohio: 1 Gbit/s}"
+    )
+    assert "wan.mesh.rate: values per direction need an entry with between" in message(
+        tmp_path, text
+    )
 
 
 def test_ambiguous_link_keys(tmp_path: Path) -> None:
@@ -268,21 +300,34 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_extends_an_unknown_preset(tmp_path: Path) -> None:
     found = message(tmp_path, "extends: two-site\n")
     assert (
-        found == "mine.yaml:1, extends: unknown topology 'two-site'\n  nearest: two-sites; a file is named by its path"
+        found
+        == "mine.yaml:1, extends: unknown topology 'two-site'\n  nearest: two-sites; a file is named by its path"
     )
 
 
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ("wan.iowa-ohio.delay=20", "--set wan.iowa-ohio.delay: the time 20 has no unit\n  write a number and a unit"),
+        (
+            "wan.iowa-ohio.delay=20",
+            "--set wan.iowa-ohio.delay: the time 20 has no unit\n  write a number and a unit",
+        ),
         (
             "wan.iowa-oiho.delay=20 ms",
             "--set wan.iowa-oiho.delay: there is no WAN link 'iowa-oiho'\n  nearest: iowa-ohio",
         ),
-        ("wan.iowa-ohio.delya=20 ms", "--set wan.iowa-ohio.delya: unknown key 'delya'\n  nearest: delay"),
-        ("tcp.congestion=bbr", "--set tcp.congestion: unknown key 'congestion'\n  nearest: congestion_control"),
-        ("datacenters.iowa.nic={rat: 1}", "--set datacenters.iowa.nic: unknown key 'rat'\n  nearest: rate"),
+        (
+            "wan.iowa-ohio.delya=20 ms",
+            "--set wan.iowa-ohio.delya: unknown key 'delya'\n  nearest: delay",
+        ),
+        (
+            "tcp.congestion=bbr",
+            "--set tcp.congestion: unknown key 'congestion'\n  nearest: congestion_control",
+        ),
+        (
+            "datacenters.iowa.nic={rat: 1}",
+            "--set datacenters.iowa.nic: unknown key 'rat'\n  nearest: rate",
+        ),
         ("mtu.size=1500", "--set mtu.size: 'size' cannot be set: what holds it is the value 1500"),
         ("mtu", "--set: 'mtu' is not KEY=VALUE"),
         ("wan.iowa-ohio.rate=[1", "--set wan.iowa-ohio.rate: this is not YAML"),
@@ -295,19 +340,27 @@ def test_wrong_set(setting: str, text: str) -> None:
 
 
 def test_set_without_a_target() -> None:
-    with pytest.raises(InputError, match=r"--set mtu: the key 'mtu' does not begin with topology\. or workload\."):
+    with pytest.raises(
+        InputError, match=r"--set mtu: the key 'mtu' does not begin with topology\. or workload\."
+    ):
         parse_overrides(["mtu=1400"], ["topology", "workload"])
 
 
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ("ops=[all_reduce, allgather]", "--set ops: 'allgather' is not one of 'all_reduce', 'all_gather'"),
+        (
+            "ops=[all_reduce, allgather]",
+            "--set ops: 'allgather' is not one of 'all_reduce', 'all_gather'",
+        ),
         ("sizes=[4096]", "--set sizes: the size 4096 has no unit"),
         ("sizes={form: 4 KiB}", "--set sizes: unknown key 'form'\n  nearest: from"),
         ("iteration=3", "--set iteration: unknown key 'iteration'\n  nearest: iterations"),
         ("iterations=0", "--set iterations: 0 is less than 1"),
-        ("workload=collective", "--set workload: unknown workload 'collective'\n  nearest: collectives"),
+        (
+            "workload=collective",
+            "--set workload: unknown workload 'collective'\n  nearest: collectives",
+        ),
         ("check=1", "--set check: 1 is not true or false"),
     ],
 )
@@ -347,7 +400,12 @@ def test_more_hosts_than_memory() -> None:
 def test_unreadable_image(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("this is text")
     with pytest.raises(InputError, match=text) as caught:
-        resolve(Topology.load("two-sites"), Collectives(), image=tmp_path / name, machine_memory_bytes=2**40)
+        resolve(
+            Topology.load("two-sites"),
+            Collectives(),
+            image=tmp_path / name,
+            machine_memory_bytes=2**40,
+        )
     assert str(caught.value).startswith("--image: ")
 
 

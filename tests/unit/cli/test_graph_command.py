@@ -15,7 +15,9 @@ from testbed.report import network_text
 from testbed.spec.topology import Topology
 from tests.unit.spec.test_topology_spec import PRESETS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* deprecated - use:DeprecationWarning")  # pydot's, of pyparsing
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* deprecated - use:DeprecationWarning"
+)  # pydot's, of pyparsing
 
 
 @pytest.fixture
@@ -34,7 +36,9 @@ def test_writes_the_presets_name_here_once(graph, tmp_path):
     assert graph("two-sites").stdout == "two-sites.svg\n"
     root = ET.parse(tmp_path / "two-sites.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    with pytest.raises(InputError, match=r"two-sites\.svg exists already\n  `-o two-sites\.svg` replaces it"):
+    with pytest.raises(
+        InputError, match=r"two-sites\.svg exists already\n  `-o two-sites\.svg` replaces it"
+    ):
         graph("two-sites")
     assert graph("two-sites", "-o", "two-sites.svg").exit_code == 0
 
@@ -48,8 +52,15 @@ def test_set_and_png(graph, tmp_path):
 
 def test_a_png_is_light_unless_it_is_to_be_dark(graph, tmp_path):
     for theme in ("auto", "light", "dark"):
-        assert graph("single-cluster", "-o", f"{theme}.png", "--theme", theme, "--width", 300).exit_code == 0
-    auto, light, dark = ((tmp_path / f"{theme}.png").read_bytes() for theme in ("auto", "light", "dark"))
+        assert (
+            graph(
+                "single-cluster", "-o", f"{theme}.png", "--theme", theme, "--width", 300
+            ).exit_code
+            == 0
+        )
+    auto, light, dark = (
+        (tmp_path / f"{theme}.png").read_bytes() for theme in ("auto", "light", "dark")
+    )
     assert auto == light != dark
 
 
@@ -76,8 +87,10 @@ def test_dot_is_read_by_a_parser(graph, name):
     nodes.pop("node")
     assert list(nodes) == [dc.name for dc in network.datacenters]
     assert nodes[network.datacenters[0].name].startswith(f'"{network.datacenters[0].name}\\n')
-    edges = {(edge.get_source().strip('"'), edge.get_destination().strip('"')): edge.get("label") for edge in
-             parsed.get_edges()}  # fmt: skip
+    edges = {
+        (edge.get_source().strip('"'), edge.get_destination().strip('"')): edge.get("label")
+        for edge in parsed.get_edges()
+    }
     assert list(edges) == [(link.forward.source, link.forward.target) for link in network.wan]
     assert all(re.fullmatch(r'"[\d.]+ (ms|us)\\n[\d.]+ Gbit/s"', label) for label in edges.values())
 
@@ -87,7 +100,10 @@ def test_mermaid_has_a_line_for_each_datacenter_and_link(graph, name):
     network = resolve_network(Topology.load(name))
     first, *lines = graph(name, "--mermaid").stdout.splitlines()
     assert first == "flowchart LR"
-    node, edge = r'  (dc_[a-z0-9_]+)\["([a-z0-9-]+)<br/>\d+ hosts?"\]', r'  (dc_\w+) ---\|"(.+)"\| (dc_\w+)'
+    node, edge = (
+        r'  (dc_[a-z0-9_]+)\["([a-z0-9-]+)<br/>\d+ hosts?"\]',
+        r'  (dc_\w+) ---\|"(.+)"\| (dc_\w+)',
+    )
     nodes = [re.fullmatch(node, line) for line in lines[: len(network.datacenters)]]
     assert [match[2] for match in nodes] == [dc.name for dc in network.datacenters]
     ids = [match[1] for match in nodes]
@@ -113,14 +129,23 @@ def test_two_sites_in_full(graph):
 
 def test_odd_names_and_two_rates():
     network = resolve_network(Topology.load("two-sites"))
-    data = network.model_dump_json().replace('"ohio"', '"a\\"b\\\\c<d>#&"').replace("10000000000", "1000000000", 1)
+    data = (
+        network.model_dump_json()
+        .replace('"ohio"', '"a\\"b\\\\c<d>#&"')
+        .replace("10000000000", "1000000000", 1)
+    )
     odd = Network.model_validate_json(data)
     (parsed,) = pydot.graph_from_dot_data(network_text.dot(odd))
     assert parsed.get_nodes()[2].get_name() == r'"a\"b\\c<d>#&"'
     assert "#quot;b" in network_text.mermaid(odd)
     assert "#lt;d#gt;#35;#amp;" in network_text.mermaid(odd)
-    changed = odd.wan[0].forward.model_copy(update={"bottleneck": odd.wan[0].forward.bottleneck.model_copy(
-        update={"rate_bps": 2_000_000_000})})  # fmt: skip
+    changed = odd.wan[0].forward.model_copy(
+        update={
+            "bottleneck": odd.wan[0].forward.bottleneck.model_copy(
+                update={"rate_bps": 2_000_000_000}
+            )
+        }
+    )
     both = odd.model_copy(update={"wan": (odd.wan[0].model_copy(update={"forward": changed}),)})
     assert '\\nto a\\"b' in network_text.dot(both)
     assert ": 2 Gbit/s" in network_text.dot(both)

@@ -16,6 +16,8 @@ def test_a_kilometre_of_fibre_takes_4_9_us() -> None:
 
 
 def test_distance_is_symmetric_and_zero_at_home() -> None:
-    assert distance_km(MOUNT_PLEASANT, ATLANTA) == pytest.approx(distance_km(ATLANTA, MOUNT_PLEASANT))
+    assert distance_km(MOUNT_PLEASANT, ATLANTA) == pytest.approx(
+        distance_km(ATLANTA, MOUNT_PLEASANT)
+    )
     assert distance_km(ATLANTA, ATLANTA) == 0
     assert distance_km((0, 0), (0, 180)) == pytest.approx(20015, abs=1)

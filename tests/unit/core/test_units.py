@@ -29,7 +29,14 @@ def test_rates(text: str, bits: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "ns"),
-    [("8.2 ms", 8_200_000), ("5 us", 5_000), ("5 µs", 5_000), ("350 ms", 350_000_000), ("1 s", 10**9), (0, 0)],
+    [
+        ("8.2 ms", 8_200_000),
+        ("5 us", 5_000),
+        ("5 µs", 5_000),
+        ("350 ms", 350_000_000),
+        ("1 s", 10**9),
+        (0, 0),
+    ],
 )
 def test_times(text: object, ns: int) -> None:
     assert units.parse_time(text) == ns
@@ -37,7 +44,14 @@ def test_times(text: object, ns: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4 KiB", 4096), ("1 MiB", 2**20), ("16 MB", 16_000_000), ("1500 B", 1500), ("0.5 KiB", 512), ("2 kB", 2000)],
+    [
+        ("4 KiB", 4096),
+        ("1 MiB", 2**20),
+        ("16 MB", 16_000_000),
+        ("1500 B", 1500),
+        ("0.5 KiB", 512),
+        ("2 kB", 2000),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert units.parse_size(text) == size
@@ -116,10 +130,16 @@ def test_text_for_people() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0"), (0.00612452, "0.0061245"), (116.139, "116.14"), (142423.4, "142423"), (99999.7, "100000"),
-        (-23254512.0, "-23254512"), (2.5e-7, "2.5e-07"), (float("inf"), "inf"),
+        (0.0, "0"),
+        (0.00612452, "0.0061245"),
+        (116.139, "116.14"),
+        (142423.4, "142423"),
+        (99999.7, "100000"),
+        (-23254512.0, "-23254512"),
+        (2.5e-7, "2.5e-07"),
+        (float("inf"), "inf"),
     ],
-)  # fmt: skip
+)
 def test_numbers_for_people(value: float, text: str) -> None:
     assert units.format_figure(value) == text
 
@@ -131,6 +151,13 @@ def test_models_take_text_and_give_it_back() -> None:
         size: Size
         loss: Probability
 
-    model = Model.model_validate({"rate": "1 Gbit/s", "time": "5 us", "size": "4 KiB", "loss": "1 %"})
+    model = Model.model_validate(
+        {"rate": "1 Gbit/s", "time": "5 us", "size": "4 KiB", "loss": "1 %"}
+    )
     assert (model.rate, model.time, model.size, model.loss) == (10**9, 5000, 4096, 0.01)
-    assert model.model_dump(mode="json") == {"rate": "1 Gbit/s", "time": "5 us", "size": "4 KiB", "loss": "1 %"}
+    assert model.model_dump(mode="json") == {
+        "rate": "1 Gbit/s",
+        "time": "5 us",
+        "size": "4 KiB",
+        "loss": "1 %",
+    }

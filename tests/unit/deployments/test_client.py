@@ -91,7 +91,9 @@ def test_what_is_printed_comes_once_wherever_an_interrupt_falls(deployment: Depl
     assert mails(deployment.requests) == []
 
 
-def test_the_second_interrupt_kills_and_after_the_third_nobody_waits(deployment: Deployment) -> None:
+def test_the_second_interrupt_kills_and_after_the_third_nobody_waits(
+    deployment: Deployment,
+) -> None:
     client = Client(deployment)
     client.mail.append("out", b"first\n")
     assert os.read(client.output, 100) == b"first\n"

@@ -38,11 +38,19 @@ def change(spec: Path, *settings: str) -> tuple[Network, Network]:
 def test_one_link_changes_and_routes_stay(spec: Path) -> None:
     """30 ms on a-b would make the way by c the shorter one, if the network were built anew."""
     before, after = change(spec, "wan.a-b.delay=30 ms")
-    assert [link.forward.fibre.delay_ns for link in after.wan] == [30_000_000, 10_000_000, 10_000_000]
+    assert [link.forward.fibre.delay_ns for link in after.wan] == [
+        30_000_000,
+        10_000_000,
+        10_000_000,
+    ]
     assert after.routes == before.routes
     assert resolve_network(Topology.load(spec)).routes != before.routes
     assert after.wan[1:] == before.wan[1:]
-    assert (after.hosts, after.datacenters, after.tcp) == (before.hosts, before.datacenters, before.tcp)
+    assert (after.hosts, after.datacenters, after.tcp) == (
+        before.hosts,
+        before.datacenters,
+        before.tcp,
+    )
 
 
 def test_changes_add_up(spec: Path) -> None:
@@ -82,7 +90,11 @@ def test_what_cannot_change(spec: Path, setting: str) -> None:
         (Fibre(delay_ns=0, seed=0, loss=Loss(p=0.5), corrupt=0.5), 0.75, 1),
         # In the bad state a tenth of the time, for 10 packets on average; half of them are lost there.
         (
-            Fibre(delay_ns=0, seed=0, loss=Loss(model="gilbert-elliott", p=1 / 90, r=0.1, one_minus_h=0.5)),
+            Fibre(
+                delay_ns=0,
+                seed=0,
+                loss=Loss(model="gilbert-elliott", p=1 / 90, r=0.1, one_minus_h=0.5),
+            ),
             0.05,
             (2 - 1 / 90 - 0.1) / (1 / 90 + 0.1),
         ),

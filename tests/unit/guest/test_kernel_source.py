@@ -70,13 +70,22 @@ def test_edits_that_do_not_apply(tree: Path, tmp_path: Path) -> None:
         source.patch(tmp_path / "copy")
     text = str(caught.value)
     first = min(path.name for path in PARTS.glob("linux-6.12/*.patch"))
-    assert text.startswith(f"{tree}: the project's {first} does not apply to this source, which is Linux 5.10.7")
+    assert text.startswith(
+        f"{tree}: the project's {first} does not apply to this source, which is Linux 5.10.7"
+    )
     assert text.endswith("the edits are for Linux 6.12 and 7.2: name a source of such a version")
 
 
 @pytest.mark.parametrize(
     ("version", "folder"),
-    [("5.10.7", "6.12"), ("6.12.94", "6.12"), ("6.18", "6.12"), ("7.2.11", "7.2"), ("7.10", "7.2"), (None, "6.12")],
+    [
+        ("5.10.7", "6.12"),
+        ("6.12.94", "6.12"),
+        ("6.18", "6.12"),
+        ("7.2.11", "7.2"),
+        ("7.10", "7.2"),
+        (None, "6.12"),
+    ],
 )
 def test_edits_by_version(version: str | None, folder: str) -> None:
     found = edits(version)
@@ -84,7 +93,9 @@ def test_edits_by_version(version: str | None, folder: str) -> None:
     assert found[0].name.startswith("1-")
 
 
-def test_the_newest_source_of_the_distribution_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_source_of_the_distribution_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(source_module, "SOURCES", tmp_path)
     assert find_source() is None
     for name in (
@@ -109,11 +120,16 @@ def test_what_is_no_source_is_refused(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder and no tarball"):
         named_source(text)
     shutil.rmtree(tree / "arch")
-    with pytest.raises(InputError, match=r"this is no source of Linux: it has no Makefile of a kernel, or no arch/um"):
+    with pytest.raises(
+        InputError,
+        match=r"this is no source of Linux: it has no Makefile of a kernel, or no arch/um",
+    ):
         unpacked(named_source(tree), tmp_path / "copy")
     source = named_source(tree)
     shutil.rmtree(tree)
-    with pytest.raises(InputError, match=r"the kernel source is not there any more\n  name another with --source"):
+    with pytest.raises(
+        InputError, match=r"the kernel source is not there any more\n  name another with --source"
+    ):
         unpacked(source, tmp_path / "other")
 
 

@@ -19,13 +19,20 @@ PORT = Interface("r1-w0", NEAR, 128, "tcp")
 
 def exchange(number, size=1000):
     """`number` packets forth, and as many back."""
-    forth = [(i, segment((EAST, WEST), NEAR, size=size, ip_id=i, seq=i * size)) for i in range(number)]
-    back = [(i + 0.5, segment((WEST, EAST), FAR, ip_id=i, ack=i * size, flags="A")) for i in range(number)]
+    forth = [
+        (i, segment((EAST, WEST), NEAR, size=size, ip_id=i, seq=i * size)) for i in range(number)
+    ]
+    back = [
+        (i + 0.5, segment((WEST, EAST), FAR, ip_id=i, ack=i * size, flags="A"))
+        for i in range(number)
+    ]
     return sorted(forth + back, key=lambda stamped: stamped[0])
 
 
 def test_the_records_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("testbed.measure.pcapng.READ", 1000)  # many records lie across the end of what is read
+    monkeypatch.setattr(
+        "testbed.measure.pcapng.READ", 1000
+    )  # many records lie across the end of what is read
     write_packets(tmp_path / "x.pcap", exchange(20))
     write_pcapng(tmp_path / "x.pcapng", [tmp_path / "x.pcap"], PORT)
     classic, written = read_trace(tmp_path / "x.pcap"), read_trace(tmp_path / "x.pcapng")
@@ -38,8 +45,21 @@ def test_wireshark_reads_interface_direction_and_time(tmp_path, need):
     need(shutil.which("tshark"), "tshark")
     write_packets(tmp_path / "x.pcap", exchange(1))
     write_pcapng(tmp_path / "x.pcapng", [tmp_path / "x.pcap"], PORT)
-    fields = ["frame.interface_name", "frame.packet_flags_direction", "frame.time_epoch", "frame.len", "frame.cap_len"]
-    words = ["tshark", "-r", tmp_path / "x.pcapng", "-T", "fields", *(w for f in fields for w in ("-e", f))]
+    fields = [
+        "frame.interface_name",
+        "frame.packet_flags_direction",
+        "frame.time_epoch",
+        "frame.len",
+        "frame.cap_len",
+    ]
+    words = [
+        "tshark",
+        "-r",
+        tmp_path / "x.pcapng",
+        "-T",
+        "fields",
+        *(w for f in fields for w in ("-e", f)),
+    ]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line.split("\t") for line in lines] == [
         ["r1-w0", "0x00000002", f"{SECOND}.000000000", "1054", "128"],
@@ -84,7 +104,10 @@ def test_a_capture_without_nanoseconds_gives_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("said", "numbers"),
     [
-        ("5 packets captured\n7 packets received by filter\n12 packets dropped by kernel\n", (5, 12)),
+        (
+            "5 packets captured\n7 packets received by filter\n12 packets dropped by kernel\n",
+            (5, 12),
+        ),
         ("1 packet captured\n1 packet dropped by kernel", (1, 1)),
         ("tcpdump: listening on r1-w0", None),
     ],

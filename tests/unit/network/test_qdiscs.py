@@ -22,7 +22,11 @@ def network(**link: Any) -> Network:
 
 
 def qdisc(plan: Network, node: str, interface: str) -> Netem | Managed:
-    return next(port.qdisc for port in qdiscs.ports(plan) if (port.node, port.interface) == (node, interface))
+    return next(
+        port.qdisc
+        for port in qdiscs.ports(plan)
+        if (port.node, port.interface) == (node, interface)
+    )
 
 
 @pytest.mark.parametrize("distribution", ["normal", "pareto", "paretonormal"])
@@ -32,7 +36,10 @@ def test_jitter_has_the_mean_and_deviation_that_were_written(distribution: str) 
     assert isinstance(fibre, Netem)
     assert fibre.distribution is not None
     draw = random.Random(1)
-    delays = [fibre.latency + fibre.jitter * draw.choice(fibre.distribution) / 8192 for _ in range(200_000)]
+    delays = [
+        fibre.latency + fibre.jitter * draw.choice(fibre.distribution) / 8192
+        for _ in range(200_000)
+    ]
     assert statistics.fmean(delays) == pytest.approx(10e6, rel=0.01)
     assert statistics.pstdev(delays) == pytest.approx(1e6, rel=0.01)
 
@@ -66,7 +73,9 @@ def test_red_has_parameters_for_any_queue_and_rate(frames: int, rate: int) -> No
 def test_fq_codel_waits_for_the_round_trip() -> None:
     """RFC 8289: the interval is the worst RTT to be expected, 100 ms at least, and the target 5 % of it."""
     assert fq_codel(1000, 20_000_000, FRAME, ecn=True) == FqCodel(1000, 5_000, 100_000, FRAME, True)
-    assert fq_codel(1000, 300_000_000, FRAME, ecn=True) == FqCodel(1000, 15_000, 300_000, FRAME, True)
+    assert fq_codel(1000, 300_000_000, FRAME, ecn=True) == FqCodel(
+        1000, 15_000, 300_000, FRAME, True
+    )
 
 
 def test_behind_a_managed_queue_the_fibre_serialises() -> None:

@@ -56,11 +56,15 @@ def test_without_events_nothing_changes(tmp_path: Path) -> None:
 
 def test_an_event_lasts_for_its_duration_or_to_the_end(tmp_path: Path) -> None:
     made = network(
-        tmp_path, "{at: 1 s, duration: 500 ms, links: a-b, delay: 15 ms}", "{at: 3 s, links: b-c, loss: 1 %}"
+        tmp_path,
+        "{at: 1 s, duration: 500 ms, links: a-b, delay: 15 ms}",
+        "{at: 3 s, links: b-c, loss: 1 %}",
     )
     assert told(made) == [
-        (1.0, "a-b: delay 10 ms → 15 ms"), (1.5, "a-b: delay 15 ms → 10 ms"), (3.0, "b-c: loss 0 % → 1 %"),
-    ]  # fmt: skip
+        (1.0, "a-b: delay 10 ms → 15 ms"),
+        (1.5, "a-b: delay 15 ms → 10 ms"),
+        (3.0, "b-c: loss 0 % → 1 %"),
+    ]
     delays = [state.wan[0].forward.fibre.delay_ns // MS for state in made.states()]
     assert delays == [10, 15, 10, 10]
     assert [state.wan[1].backward.fibre.loss.p for state in made.states()] == [0, 0, 0, 0.01]
@@ -68,10 +72,14 @@ def test_an_event_lasts_for_its_duration_or_to_the_end(tmp_path: Path) -> None:
 
 def test_later_events_lie_over_earlier_ones(tmp_path: Path) -> None:
     made = network(
-        tmp_path, "{at: 1 s, duration: 9 s, links: all, rate: 4 Gbit/s}",
+        tmp_path,
+        "{at: 1 s, duration: 9 s, links: all, rate: 4 Gbit/s}",
         "{at: 2 s, duration: 2 s, links: a-b, rate: {a->b: 1 Gbit/s}}",
-    )  # fmt: skip
-    rates = [[way.bottleneck.rate_bps // GBIT for way in state.wan[0].directions] for state in made.states()]
+    )
+    rates = [
+        [way.bottleneck.rate_bps // GBIT for way in state.wan[0].directions]
+        for state in made.states()
+    ]
     assert rates == [[10, 10], [4, 4], [1, 4], [4, 4], [10, 10]]
     assert told(made)[0] == (1.0, "a-b, b-c, a-c: rate 10 Gbit/s → 4 Gbit/s")
     assert told(made)[1] == (2.0, "a-b: to b rate 4 Gbit/s → 1 Gbit/s")
@@ -99,16 +107,23 @@ def test_routers_avoid_a_link_that_stays_down(tmp_path: Path) -> None:
     """From a to b: 10 ms; without a-b 30 + 20 ms by c. Both turns happen `convergence` after the link's."""
     made = network(tmp_path, "{at: 1 s, duration: 2 s, links: a-b, down: true}")
     assert told(made) == [
-        (1.0, "a-b: down"), (1.3, "routes avoid a-b"), (3.0, "a-b: up again"), (3.3, "routes use a-b again"),
-    ]  # fmt: skip
+        (1.0, "a-b: down"),
+        (1.3, "routes avoid a-b"),
+        (3.0, "a-b: up again"),
+        (3.3, "routes use a-b again"),
+    ]
     ways = [[step.target for step in state.path("a", "b")] for state in made.states()]
     assert ways == [["b"], ["b"], ["c", "b"], ["c", "b"], ["b"]]
 
 
 def test_routers_do_not_notice_what_is_over_before_they_converge(tmp_path: Path) -> None:
-    made = network(tmp_path, "{at: 1 s, duration: 300 ms, every: 1 s, times: 3, links: a-b, down: true}")
+    made = network(
+        tmp_path, "{at: 1 s, duration: 300 ms, every: 1 s, times: 3, links: a-b, down: true}"
+    )
     assert [what for _, what in told(made)] == ["a-b: down", "a-b: up again"] * 3
-    flapping = network(tmp_path, "{at: 1 s, duration: 400 ms, every: 600 ms, times: 3, links: a-b, down: true}")
+    flapping = network(
+        tmp_path, "{at: 1 s, duration: 400 ms, every: 600 ms, times: 3, links: a-b, down: true}"
+    )
     routed = [(at, what) for at, what in told(flapping) if "routes" in what]
     assert routed == [(1.3, "routes avoid a-b"), (2.9, "routes use a-b again")]
 
@@ -130,7 +145,9 @@ def test_where_no_path_is_left_routes_stay(tmp_path: Path) -> None:
 
 
 def test_a_trace_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "measured.csv").write_text("time,rate,delay\n0 s,1 Gbit/s,\n500 ms,2 Gbit/s,12 ms\n1 s,,\n")
+    (tmp_path / "measured.csv").write_text(
+        "time,rate,delay\n0 s,1 Gbit/s,\n500 ms,2 Gbit/s,12 ms\n1 s,,\n"
+    )
     made = network(tmp_path, "{at: 2 s, links: a-b, trace: measured.csv, every: 10 s, times: 2}")
     ways = [state.wan[0].forward for state in made.states()]
     assert [change.at_ns / SECOND for change in made.changes] == [2, 2.5, 3, 12, 12.5, 13]
@@ -139,7 +156,11 @@ def test_a_trace_is_followed(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50), st.integers(1, 9)), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.integers(1, 50), st.integers(1, 9)), min_size=1, max_size=8
+    )
+)
 def test_each_moment_has_the_last_event_that_covers_it(spans: list[tuple[int, int, int]]) -> None:
     """Against the definition, second by second."""
     from testbed import Datacenter, Wan
@@ -149,7 +170,9 @@ def test_each_moment_has_the_last_event_that_covers_it(spans: list[tuple[int, in
         for at, length, rate in spans
     ]
     link = Wan(between=("a", "b"), rate="10 Gbit/s", delay="1 ms")
-    made = resolve_network(Topology(datacenters={"a": Datacenter(), "b": Datacenter()}, wan=[link], events=events))
+    made = resolve_network(
+        Topology(datacenters={"a": Datacenter(), "b": Datacenter()}, wan=[link], events=events)
+    )
     states = list(made.states())
     times = [0, *(change.at_ns for change in made.changes)]
     assert times[1:] == sorted(set(times[1:]))
@@ -247,13 +270,28 @@ WRONG = {
     ),
 }  # fmt: skip
 WRONG_TRACES = {
-    "an unknown column": ("time,rte\n0 s,1 Gbit/s\n", "has an unknown column 'rte'\n  nearest: rate"),
+    "an unknown column": (
+        "time,rte\n0 s,1 Gbit/s\n",
+        "has an unknown column 'rte'\n  nearest: rate",
+    ),
     "no time": ("rate\n1 Gbit/s\n", "does not name time and settings, each once"),
-    "no rows": ("time,rate\n", "has no line below its head\n  write a head such as time,rate,delay"),
-    "a wrong unit": ("time,rate\n0 s,1 Gbit/s\n1 s,3 km\n", "line 3 of the trace bad.csv: '3 km' is not a rate"),
+    "no rows": (
+        "time,rate\n",
+        "has no line below its head\n  write a head such as time,rate,delay",
+    ),
+    "a wrong unit": (
+        "time,rate\n0 s,1 Gbit/s\n1 s,3 km\n",
+        "line 3 of the trace bad.csv: '3 km' is not a rate",
+    ),
     "a short line": ("time,rate\n0 s\n", "line 2 of the trace bad.csv has 1 cells, its head has 2"),
-    "not in order": ("time,rate\n1 s,1 Gbit/s\n\n1 s,2 Gbit/s\n", "line 4 of the trace bad.csv is not later than"),
-    "no truth": ("time,down\n1 s,maybe\n", "line 2 of the trace bad.csv: 'maybe' is not true or false"),
+    "not in order": (
+        "time,rate\n1 s,1 Gbit/s\n\n1 s,2 Gbit/s\n",
+        "line 4 of the trace bad.csv is not later than",
+    ),
+    "no truth": (
+        "time,down\n1 s,maybe\n",
+        "line 2 of the trace bad.csv: 'maybe' is not true or false",
+    ),
 }
 
 
@@ -283,13 +321,19 @@ def test_hosts_crash_and_come_back(tmp_path: Path) -> None:
         "datacenters: {a: {hosts: 2}, b: {hosts: 4}}\nwan: [{between: [a, b], rate: 1 Gbit/s, delay: 10 ms}]\nevents:\n"
         "  - {at: 1 s, duration: 2 s, hosts: [a-h1, b], crash: host}\n"
         "  - {at: 5 s, hosts: a-h0, crash: ranks}\n"
-    )  # fmt: skip
+    )
     made = resolve_network(Topology.load(path))
     five = ("a-h1", "b-h0", "b-h1", "b-h2", "b-h3")
     assert told(made) == [
-        (1.0, "5 hosts: crashed"), (3.0, "5 hosts: back, its ranks start again"), (5.0, "a-h0: ranks are killed"),
-    ]  # fmt: skip
-    assert [(change.killed, change.started) for change in made.changes] == [(five, ()), ((), five), (("a-h0",), ())]
+        (1.0, "5 hosts: crashed"),
+        (3.0, "5 hosts: back, its ranks start again"),
+        (5.0, "a-h0: ranks are killed"),
+    ]
+    assert [(change.killed, change.started) for change in made.changes] == [
+        (five, ()),
+        ((), five),
+        (("a-h0",), ()),
+    ]
     silent = [[host.name for host in state.hosts if host.silent] for state in made.states()]
     assert silent == [[], list(five), [], []]
 
@@ -305,7 +349,10 @@ def test_hosts_send_beside_the_job(tmp_path: Path) -> None:
     )
     made = resolve_network(Topology.load(path))
     sent = [
-        [(one.source, one.target, one.bytes, one.connections, one.pace_bps) for one in change.transfers]
+        [
+            (one.source, one.target, one.bytes, one.connections, one.pace_bps)
+            for one in change.transfers
+        ]
         for change in made.changes
     ]
     parts = [("a-h0", "b-h0", 3_333_334, 1, GBIT), ("a-h1", "b-h1", 3_333_333, 1, GBIT)]
@@ -321,23 +368,29 @@ def test_hosts_send_beside_the_job(tmp_path: Path) -> None:
 def test_a_topology_with_events_is_written_and_read_again(tmp_path: Path) -> None:
     (tmp_path / "measured.csv").write_text("time,rate\n0 s,1 Gbit/s\n")
     first = topology(
-        tmp_path, "{at: 1 s, duration: 2 s, every: 3 s, times: 2, links: a-b, rate: {a->b: 1 Gbit/s}, queue: 2 bdp}",
-        "{at: 1 s, links: [a, duct], down: true}", "{at: 1 s, links: a-b, trace: measured.csv}",
+        tmp_path,
+        "{at: 1 s, duration: 2 s, every: 3 s, times: 2, links: a-b, rate: {a->b: 1 Gbit/s}, queue: 2 bdp}",
+        "{at: 1 s, links: [a, duct], down: true}",
+        "{at: 1 s, links: a-b, trace: measured.csv}",
         "{at: 1 s, duration: 1 s, hosts: [c-h0, b], crash: ranks}",
         "{at: 1 s, transfer: {from: a, to: b, size: 1500 B, rate: 1 Mbit/s}}",
-    )  # fmt: skip
+    )
     again = tmp_path / "again.yaml"
     again.write_text(first.to_yaml())
     assert resolve_network(Topology.load(again)).changes == resolve_network(first).changes
 
 
 def plan_of(tmp_path: Path, *events: str) -> Plan:
-    return resolve(topology(tmp_path, *events), load_workload("collectives", []), isolation="process")
+    return resolve(
+        topology(tmp_path, *events), load_workload("collectives", []), isolation="process"
+    )
 
 
 def test_a_plan_with_changes_survives_json(tmp_path: Path) -> None:
     plan = plan_of(
-        tmp_path, "{at: 1 s, duration: 2 s, links: duct, down: true}", "{at: 2 s, links: b, loss: {p: 1 %, r: 5 %}}"
+        tmp_path,
+        "{at: 1 s, duration: 2 s, links: duct, down: true}",
+        "{at: 2 s, links: b, loss: {p: 1 %, r: 5 %}}",
     )
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
@@ -356,21 +409,29 @@ def test_what_is_chosen_for_the_whole_run_suits_every_state(tmp_path: Path) -> N
 
 def test_scale_divides_the_rates_of_changes_too(tmp_path: Path) -> None:
     made = topology(tmp_path, "{at: 1 s, links: a-b, rate: 2 Gbit/s}")
-    plan = resolve(made, load_workload("train", []).model_copy(update={"scale": 1000}), isolation="process")
+    plan = resolve(
+        made, load_workload("train", []).model_copy(update={"scale": 1000}), isolation="process"
+    )
     rates = [state.wan[0].forward.bottleneck.rate_bps for state in plan.network.states()]
     assert rates == [10_000_000, 2_000_000]
 
 
 def test_draws_are_new_after_each_change(tmp_path: Path) -> None:
-    made = network(tmp_path, "{at: 1 s, duration: 1 s, every: 2 s, times: 3, links: a-b, loss: 1 %}")
+    made = network(
+        tmp_path, "{at: 1 s, duration: 1 s, every: 2 s, times: 3, links: a-b, loss: 1 %}"
+    )
     seeds = [state.wan[0].forward.fibre.seed for state in made.states()]
     assert len(set(seeds)) == len(seeds)
-    assert made == network(tmp_path, "{at: 1 s, duration: 1 s, every: 2 s, times: 3, links: a-b, loss: 1 %}")
+    assert made == network(
+        tmp_path, "{at: 1 s, duration: 1 s, every: 2 s, times: 3, links: a-b, loss: 1 %}"
+    )
 
 
 def test_bounds_hold_for_every_state(tmp_path: Path) -> None:
     """A broadcast from a to b and c: while a-c takes 5 ms and a-b 10 ms, 10 ms; its bytes at the larger rate."""
-    plan = plan_of(tmp_path, "{at: 1 s, links: a-c, delay: 5 ms}", "{at: 2 s, links: a-b, rate: 100 Gbit/s}")
+    plan = plan_of(
+        tmp_path, "{at: 1 s, links: a-c, delay: 5 ms}", "{at: 2 s, links: a-b, rate: 100 Gbit/s}"
+    )
     before = Bounds(plan.network.model_copy(update={"changes": ()}), plan.workers.ranks)
     over_time = Bounds(plan.network, plan.workers.ranks)
     nic_us = 5
@@ -383,7 +444,12 @@ def records(tmp_path: Path, plan: Plan, times_s: list[float]) -> RunDir:
     run = RunDir.create(tmp_path / "run")
     for number, (change, time_s) in enumerate(zip(plan.network.changes, times_s, strict=False)):
         append_record(
-            run.changes, {"number": number, "due_ns": 100 * SECOND + change.at_ns, "time_ns": round(time_s * SECOND)}
+            run.changes,
+            {
+                "number": number,
+                "due_ns": 100 * SECOND + change.at_ns,
+                "time_ns": round(time_s * SECOND),
+            },
         )
     return run
 
@@ -401,12 +467,15 @@ def test_a_history_tells_rates_over_time(tmp_path: Path) -> None:
     assert len(history.pieces("b-c", "b")) == 1
     pieces = history.pieces("a-b", "a")
     assert [(begin // SECOND, way.bottleneck.rate_bps) for begin, _, way in pieces[1:]] == [
-        (101, GBIT), (103, 10 * GBIT),
-    ]  # fmt: skip
+        (101, GBIT),
+        (103, 10 * GBIT),
+    ]
 
 
 def test_a_damaged_history_counts_as_far_as_it_is_sound(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, "{at: 1 s, duration: 2 s, every: 3 s, times: 3, links: a-b, down: true}")
+    plan = plan_of(
+        tmp_path, "{at: 1 s, duration: 2 s, every: 3 s, times: 3, links: a-b, down: true}"
+    )
     run = records(tmp_path, plan, [101, 103])
     append_record(run.changes, {"number": 7, "time_ns": 1})
     append_record(run.changes, {"number": 2, "time_ns": "soon"})
@@ -416,20 +485,40 @@ def test_a_damaged_history_counts_as_far_as_it_is_sound(tmp_path: Path) -> None:
 
 def test_periods_tell_how_fast_a_run_got_on(tmp_path: Path) -> None:
     """Operations of 1 s each, but for one that the outage from 2 to 5 s holds up; the last change was not reached."""
-    plan = plan_of(tmp_path, "{at: 2 s, duration: 3 s, links: a-b, down: true}", "{at: 60 s, links: a-b, delay: 1 ms}")
+    plan = plan_of(
+        tmp_path,
+        "{at: 2 s, duration: 3 s, links: a-b, down: true}",
+        "{at: 60 s, links: a-b, delay: 1 ms}",
+    )
     run = records(tmp_path, plan, [102, 105])
     spans = [(100, 101), (101, 102), (102, 106), (106, 107), (107, 108)]
     ops = pl.DataFrame(
-        [{"rank": rank, "start_ns": a * SECOND, "end_ns": b * SECOND} for a, b in spans for rank in (0, 1)]
+        [
+            {"rank": rank, "start_ns": a * SECOND, "end_ns": b * SECOND}
+            for a, b in spans
+            for rank in (0, 1)
+        ]
     )
-    plan = plan.model_copy(update={"network": plan.network.model_copy(update={"changes": tuple(
-        change for change in plan.network.changes if change.what[0].startswith("a-b")
-    )})})  # fmt: skip
+    plan = plan.model_copy(
+        update={
+            "network": plan.network.model_copy(
+                update={
+                    "changes": tuple(
+                        change
+                        for change in plan.network.changes
+                        if change.what[0].startswith("a-b")
+                    )
+                }
+            )
+        }
+    )
     rows = periods(plan.network.changes, happened(plan, run), ops, None)
     assert [(row["at_s"], row["what"], row["seconds"], row["finished"]) for row in rows] == [
-        (0, ["as built"], 2, 2), (2, ["a-b: down"], 3, 0), (5, ["a-b: up again"], 3, 3),
+        (0, ["as built"], 2, 2),
+        (2, ["a-b: down"], 3, 0),
+        (5, ["a-b: up again"], 3, 3),
         (60, ["a-b: delay 10 ms → 1 ms"], None, None),
-    ]  # fmt: skip
+    ]
     assert [row["per_s"] for row in rows] == [1, 0, 1, None]
     assert {row["unit"] for row in rows} == {"operation"}
     assert periods((), [], ops, None) == []

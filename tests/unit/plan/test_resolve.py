@@ -21,7 +21,9 @@ MIB = 2**20
 
 
 def network(datacenters: object, wan: object = (), **keys: object) -> Network:
-    return resolve_network(Topology.model_validate({"datacenters": datacenters, "wan": list(wan), **keys}))  # type: ignore[call-overload]
+    return resolve_network(
+        Topology.model_validate({"datacenters": datacenters, "wan": list(wan), **keys})
+    )  # type: ignore[call-overload]
 
 
 def link(a: str, b: str, delay: object = "1 ms", **settings: object) -> Mapping[str, Any]:
@@ -36,7 +38,8 @@ def test_presets_make_plans_that_survive_json(preset: str) -> None:
 
 def test_addresses_and_names() -> None:
     plan = network(
-        {"iowa": {"hosts": 300}, "ohio": {"hosts": 2}, "texas": {}}, [link("iowa", "ohio"), link("ohio", "texas")]
+        {"iowa": {"hosts": 300}, "ohio": {"hosts": 2}, "texas": {}},
+        [link("iowa", "ohio"), link("ohio", "texas")],
     )
     assert str(plan.host("iowa-h0").address) == "10.0.0.1/16"
     assert str(plan.host("iowa-h249").address) == "10.0.0.250/16"
@@ -53,7 +56,10 @@ def test_addresses_and_names() -> None:
     )
     second = plan.wan[1]
     assert (second.key, second.index) == ("ohio-texas", 1)
-    assert (str(second.forward.address), str(second.backward.address)) == ("172.16.0.5/30", "172.16.0.6/30")
+    assert (str(second.forward.address), str(second.backward.address)) == (
+        "172.16.0.5/30",
+        "172.16.0.6/30",
+    )
 
 
 def test_addresses_are_unique() -> None:
@@ -66,7 +72,9 @@ def test_addresses_are_unique() -> None:
     )
     assert len(set(macs)) == len(macs) == 10 + 5 + 20
     assert all(mac.startswith("02:") and len(mac) == 17 for mac in macs)
-    ips = [host.address.ip for host in plan.hosts] + [dc.segments[0].gateway.ip for dc in plan.datacenters]
+    ips = [host.address.ip for host in plan.hosts] + [
+        dc.segments[0].gateway.ip for dc in plan.datacenters
+    ]
     ips += [way.address.ip for way in ways]
     assert len(set(ips)) == len(ips)
     assert all(len(host.node) <= 8 for host in plan.hosts)
@@ -120,7 +128,11 @@ def test_default_queue_is_a_bdp_of_at_least_64_packets() -> None:
 
 def test_nic() -> None:
     host = network({"a": {}}).hosts[0]
-    assert (host.nic_up.rate_bps, host.nic_down.rate_bps, host.nic_delay_ns) == (25 * 10**9, 25 * 10**9, 5000)
+    assert (host.nic_up.rate_bps, host.nic_down.rate_bps, host.nic_delay_ns) == (
+        25 * 10**9,
+        25 * 10**9,
+        5000,
+    )
     assert host.nic_up.queue_packets == 1_000_000
     assert host.nic_down.queue_packets == -(-16 * MIB // 1514)
     uneven = network({"a": {"nic": {"rate": "1 Gbit/s", "receive_rate": "10 Gbit/s"}}}).hosts[0]
@@ -146,7 +158,9 @@ def test_equal_paths_are_decided_by_links_and_then_by_order() -> None:
     square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d")]
     plan = network({"a": {}, "c": {}, "b": {}, "d": {}}, square)
     assert [way.target for way in plan.path("a", "d")] == ["c", "d"]
-    straight = network({"a": {}, "b": {}, "c": {}}, [link("a", "b"), link("b", "c"), link("a", "c", "2 ms")])
+    straight = network(
+        {"a": {}, "b": {}, "c": {}}, [link("a", "b"), link("b", "c"), link("a", "c", "2 ms")]
+    )
     assert [way.target for way in straight.path("a", "c")] == ["c"]
 
 
@@ -190,10 +204,15 @@ def test_tcp_buffer() -> None:
         ({"corrupt": "1 %"}, 1),
     ],
 )
-def test_offload_unless_packets_have_fates_of_their_own(settings: Mapping[str, Any], automatic: int) -> None:
+def test_offload_unless_packets_have_fates_of_their_own(
+    settings: Mapping[str, Any], automatic: int
+) -> None:
     def packets_per_skb(**keys: object) -> int:
         long = {"queue": "16 MiB"}
-        wan = [link("a", "b", **long), link("b", "c", **(long | settings))]  # one link decides for all
+        wan = [
+            link("a", "b", **long),
+            link("b", "c", **(long | settings)),
+        ]  # one link decides for all
         return network({"a": {}, "b": {}, "c": {}}, wan, **keys).tcp.packets_per_skb
 
     assert packets_per_skb() == packets_per_skb(tcp={"offload": "auto"}) == automatic
@@ -208,7 +227,12 @@ def test_offload_without_a_wan() -> None:
 def test_workers() -> None:
     workload = Collectives.model_validate({"ranks_per_host": 2, "sizes": ["1 GiB"]})
     plan = resolve(
-        Topology.load("two-sites"), workload, seed=3, isolation="process", capture="none", machine_memory_bytes=2**40
+        Topology.load("two-sites"),
+        workload,
+        seed=3,
+        isolation="process",
+        capture="none",
+        machine_memory_bytes=2**40,
     )
     ranks = [(rank.rank, rank.local_rank, rank.host) for rank in plan.workers.ranks]
     assert ranks[:3] == [(0, 0, "iowa-h0"), (1, 1, "iowa-h0"), (2, 0, "iowa-h1")]
@@ -221,13 +245,18 @@ def test_workers() -> None:
 
 
 def test_memory_of_containers() -> None:
-    plan = resolve(Topology.load("two-sites"), Collectives(), capture="none", machine_memory_bytes=2**40)
+    plan = resolve(
+        Topology.load("two-sites"), Collectives(), capture="none", machine_memory_bytes=2**40
+    )
     assert plan.guest_memory_bytes == 2 * 2**30 + 4 * (400 + 64) * MIB
     assert plan.workers.memory_bytes == 2**30
 
 
 def test_timeout_grows_with_the_path_and_the_tensor() -> None:
-    near, far = network({"a": {}, "b": {}}, [link("a", "b")]), network({"a": {}, "b": {}}, [link("a", "b", "300 ms")])
+    near, far = (
+        network({"a": {}, "b": {}}, [link("a", "b")]),
+        network({"a": {}, "b": {}}, [link("a", "b", "300 ms")]),
+    )
     assert timeout_s(near, 4096, 2) == 60
     assert timeout_s(far, 4096, 2) == 600
     assert timeout_s(near, 2**30, 2) > 20 * 2 * 2**30 * 8 / 1e9
@@ -239,7 +268,9 @@ def test_image_is_recorded(tmp_path: Path) -> None:
     image = tmp_path / "image.tar"
     with tarfile.open(image, "w"):
         pass
-    plan = resolve(Topology.load("two-sites"), Collectives(), image=image, machine_memory_bytes=2**40)
+    plan = resolve(
+        Topology.load("two-sites"), Collectives(), image=image, machine_memory_bytes=2**40
+    )
     assert plan.workers.image == str(image.resolve())
 
 
@@ -254,7 +285,13 @@ def test_routes_by_weight() -> None:
 
 
 def test_multipath_takes_all_best_paths() -> None:
-    square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d"), link("a", "d", "2.1 ms")]
+    square = [
+        link("a", "b"),
+        link("a", "c"),
+        link("b", "d"),
+        link("c", "d"),
+        link("a", "d", "2.1 ms"),
+    ]
     sites: dict[str, Any] = {"a": {}, "b": {}, "c": {}, "d": {}}
     paths = network(sites, square, multipath=True).paths("a", "d")
     assert [[way.target for way in path] for path in paths] == [["b", "d"], ["c", "d"]]
@@ -275,14 +312,21 @@ def test_no_route_goes_in_circles(delays: list[int], routing: str, multipath: bo
     """`paths` would not end: every path of a mesh of five is at most four links long, and there is one."""
     names = "abcde"
     pairs = [(a, b) for a in names for b in names if a < b]
-    wan = [link(a, b, f"{delay} ms", weight=1 + delay) for (a, b), delay in zip(pairs, delays, strict=True)]
+    wan = [
+        link(a, b, f"{delay} ms", weight=1 + delay)
+        for (a, b), delay in zip(pairs, delays, strict=True)
+    ]
     plan = network({key: {} for key in names}, wan, routing=routing, multipath=multipath)
     for a, b in pairs:
         assert all(1 <= len(path) <= 4 for path in plan.paths(a, b))
         assert plan.path(a, b)[-1].target == b
 
 
-CLOS = {"hosts": 10, "nic": {"rate": "10 Gbit/s"}, "fabric": {"leaves": 3, "spines": 2, "oversubscription": 2}}
+CLOS = {
+    "hosts": 10,
+    "nic": {"rate": "10 Gbit/s"},
+    "fabric": {"leaves": 3, "spines": 2, "oversubscription": 2},
+}
 
 
 def test_leaf_spine() -> None:
@@ -292,10 +336,13 @@ def test_leaf_spine() -> None:
     plugged = Counter(host.switch for host in plan.hosts)
     assert [plugged[segment.switch] for segment in site.segments] == [4, 3, 3]
     # 4 hosts x 10 Gbit/s / (2 x 2 spines), and the border router at three leaves' rate
-    rates = {frozenset(end.node for end in cable.ends): cable.port.rate_bps for cable in site.fabric.cables}
-    assert rates == {frozenset((f"d0l{leaf}", f"d0p{spine}")): 10**10 for leaf in range(3) for spine in range(2)} | {
-        frozenset((f"d0p{spine}", "d0r")): 3 * 10**10 for spine in range(2)
+    rates = {
+        frozenset(end.node for end in cable.ends): cable.port.rate_bps
+        for cable in site.fabric.cables
     }
+    assert rates == {
+        frozenset((f"d0l{leaf}", f"d0p{spine}")): 10**10 for leaf in range(3) for spine in range(2)
+    } | {frozenset((f"d0p{spine}", "d0r")): 3 * 10**10 for spine in range(2)}
     first, last = plan.host("a-h0"), plan.host("a-h9")
     assert (first.switch, str(first.address)) == ("d0l0", "10.0.0.1/22")
     assert (last.switch, str(last.address)) == ("d0l2", "10.0.8.3/22")
@@ -308,21 +355,35 @@ def test_leaf_spine() -> None:
 
 
 def test_addresses_of_a_fabric_are_unique() -> None:
-    plan = network({"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS}, [link("a", "b")])
-    ends = [end for dc in plan.datacenters if dc.fabric for cable in dc.fabric.cables for end in cable.ends]
+    plan = network(
+        {"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS},
+        [link("a", "b")],
+    )
+    ends = [
+        end
+        for dc in plan.datacenters
+        if dc.fabric
+        for cable in dc.fabric.cables
+        for end in cable.ends
+    ]
     macs = [host.mac for host in plan.hosts] + [end.mac for end in ends]
     macs += [segment.gateway_mac for dc in plan.datacenters for segment in dc.segments]
     assert len(set(macs)) == len(macs)
     ips = [host.address.ip for host in plan.hosts] + [end.address.ip for end in ends]
     ips += [segment.gateway.ip for dc in plan.datacenters for segment in dc.segments]
     assert len(set(ips)) == len(ips)
-    assert all(host.address.ip in plan.datacenter(host.dc).segment(host.switch).gateway.network for host in plan.hosts)
+    assert all(
+        host.address.ip in plan.datacenter(host.dc).segment(host.switch).gateway.network
+        for host in plan.hosts
+    )
     assert max(len(end.interface) for end in ends) <= 15
     assert len({end.interface + end.node for end in ends}) == len(ends)
 
 
 @pytest.mark.parametrize(("queue", "automatic"), [(688, 43), (687, 42), (160, 10), (31, 1), (1, 1)])
-def test_a_short_queue_holds_at_least_sixteen_of_what_hosts_hand_over(queue: int, automatic: int) -> None:
+def test_a_short_queue_holds_at_least_sixteen_of_what_hosts_hand_over(
+    queue: int, automatic: int
+) -> None:
     links = [link("a", "b", queue="16 MiB"), link("b", "c", queue=f"{queue} packets")]
     assert network({"a": {}, "b": {}, "c": {}}, links).tcp.packets_per_skb == automatic
 
@@ -333,9 +394,14 @@ def test_marks_are_asked_for_where_they_can_come() -> None:
     marking = network({"a": {}, "b": {}}, [link("a", "b", discipline="red", ecn=True)])
     assert (marking.tcp.ecn, marking.tcp.packets_per_skb) == (True, 1)
     assert marking.wan[0].forward.bottleneck.discipline == "red"
-    assert network({"a": {}, "b": {}}, [link("a", "b")], tcp={"congestion_control": "dctcp"}).tcp.ecn
+    assert network(
+        {"a": {}, "b": {}}, [link("a", "b")], tcp={"congestion_control": "dctcp"}
+    ).tcp.ecn
 
 
 def test_links_share_a_conduit() -> None:
-    plan = network({"a": {}, "b": {}, "c": {}}, [link("a", "b", shares="fibre-1"), link("b", "c", shares="fibre-1")])
+    plan = network(
+        {"a": {}, "b": {}, "c": {}},
+        [link("a", "b", shares="fibre-1"), link("b", "c", shares="fibre-1")],
+    )
     assert [wan.conduit for wan in plan.wan] == ["fibre-1", "fibre-1"]

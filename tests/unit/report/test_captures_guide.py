@@ -44,7 +44,11 @@ def test_duckdb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("title", "schema"),
-    [("flows.parquet", FLOWS_SCHEMA), ("throughput.parquet", THROUGHPUT_SCHEMA), ("flow_ops.parquet", FLOW_OPS_SCHEMA)],
+    [
+        ("flows.parquet", FLOWS_SCHEMA),
+        ("throughput.parquet", THROUGHPUT_SCHEMA),
+        ("flow_ops.parquet", FLOW_OPS_SCHEMA),
+    ],
 )
 def test_every_column_is_explained(title: str, schema: dict[str, object]) -> None:
     section = TEXT.split(f"## {title}\n")[1].split("\n## ")[0]

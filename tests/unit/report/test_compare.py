@@ -23,12 +23,16 @@ def plan(*sets: str) -> dict[str, object]:
     overrides = parse_overrides(list(sets), ["topology", "workload"])
     topology = Topology.load("two-sites", overrides["topology"])
     work = load_workload("collectives", overrides["workload"])
-    found: dict[str, object] = json.loads(resolve(topology, work, machine_memory_bytes=2**40).model_dump_json())
+    found: dict[str, object] = json.loads(
+        resolve(topology, work, machine_memory_bytes=2**40).model_dump_json()
+    )
     return found
 
 
 def test_only_what_was_changed_differs() -> None:
-    found = plan_differences([plan(), plan("topology.wan.iowa-ohio.delay=20 ms", "workload.iterations=7")])
+    found = plan_differences(
+        [plan(), plan("topology.wan.iowa-ohio.delay=20 ms", "workload.iterations=7")]
+    )
     assert [row.what for row in found] == [
         "network.wan.iowa-ohio.forward.bottleneck.queue_packets",  # 1 bdp
         "network.wan.iowa-ohio.forward.fibre.delay_ns",
@@ -45,13 +49,18 @@ def test_changes_are_told_as_people_read_them() -> None:
     event = "topology.events=[{at: 5 s, duration: 500 ms, links: all, down: true}]"
     found = {row.what: row.values for row in plan_differences([plan(), plan(event)])}
     assert found == {
-        "change at 5 s": (None, "iowa-ohio: down"), "change at 5.5 s": (None, "iowa-ohio: up again"),
-    }  # fmt: skip
+        "change at 5 s": (None, "iowa-ohio: down"),
+        "change at 5.5 s": (None, "iowa-ohio: up again"),
+    }
 
 
 def summary(ms: float, **training: object) -> dict[str, object]:
     row = {"op": "all_reduce", "bytes": 1 << 20, "time_us": {"median": 1000 * ms}}
-    return {"collectives": [row], "training": training or None, "wan": [{"from": "a", "to": "b", "bytes": 2**21}]}
+    return {
+        "collectives": [row],
+        "training": training or None,
+        "wan": [{"from": "a", "to": "b", "bytes": 2**21}],
+    }
 
 
 def test_drops_are_compared_if_there_are_any() -> None:
@@ -111,7 +120,15 @@ def test_the_command_writes_a_page(runs: list[str], tmp_path: Path) -> None:
     page = tmp_path / "compared.html"
     assert f"page: {page}" in command(*runs, "--html", str(page))
     html = page.read_text()
-    for part in ("What was done", "a/run", "b/run", "figure-latency", "figure-use", "all_reduce 1 MiB (ms)", "2.000"):
+    for part in (
+        "What was done",
+        "a/run",
+        "b/run",
+        "figure-latency",
+        "figure-use",
+        "all_reduce 1 MiB (ms)",
+        "2.000",
+    ):
         assert part in html
     with pytest.raises(InputError, match="cannot write"):
         command(*runs, "--html", str(tmp_path))
@@ -122,10 +139,16 @@ def test_the_command_writes_a_page(runs: list[str], tmp_path: Path) -> None:
     [
         ("summary.json", "{", "b/run: summary.json cannot be read"),
         ("plan.json", "[]", "b/run: plan.json is not an object"),
-        ("summary.json", '{"training": {"step_ms": 3}}', "a summary.json holds values of the wrong kind"),
+        (
+            "summary.json",
+            '{"training": {"step_ms": 3}}',
+            "a summary.json holds values of the wrong kind",
+        ),
     ],
 )
-def test_the_command_refuses_what_is_damaged(runs: list[str], name: str, text: str, message: str) -> None:
+def test_the_command_refuses_what_is_damaged(
+    runs: list[str], name: str, text: str, message: str
+) -> None:
     (Path(runs[1]) / name).write_text(text)
     with pytest.raises(InputError, match=message):
         command(*runs)

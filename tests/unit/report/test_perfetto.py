@@ -12,7 +12,16 @@ from testbed.analysis.summarize import collect
 from testbed.report.load import load
 from testbed.report.perfetto import kernel_name, write_rank_traces, write_trace
 from testbed.runfolder.folder import append_record
-from tests.support.synthetic import GBIT, MS, START_NS, make_plan, three_dcs, two_dcs, write_run, write_training_run
+from tests.support.synthetic import (
+    GBIT,
+    MS,
+    START_NS,
+    make_plan,
+    three_dcs,
+    two_dcs,
+    write_run,
+    write_training_run,
+)
 
 # "Trace Event Format" (Google, 2016): the phases used here and the fields that each must have; times in us.
 NUMBER, TEXT = {"type": "number", "minimum": 0}, {"type": "string", "minLength": 1}
@@ -32,7 +41,12 @@ PHASES = {
 EVENT = {
     "oneOf": [
         {
-            "properties": {"ph": {"const": phase}, "pid": {"type": "integer"}, "tid": {"type": "integer"}, **fields},
+            "properties": {
+                "ph": {"const": phase},
+                "pid": {"type": "integer"},
+                "tid": {"type": "integer"},
+                **fields,
+            },
             "required": ["ph", "pid", "tid", *fields],
         }
         for phase, fields in PHASES.items()
@@ -41,7 +55,10 @@ EVENT = {
 TRACE = {
     "type": "object",
     "required": ["traceEvents", "displayTimeUnit"],
-    "properties": {"traceEvents": {"type": "array", "items": EVENT}, "displayTimeUnit": {"enum": ["ms", "ns"]}},
+    "properties": {
+        "traceEvents": {"type": "array", "items": EVENT},
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+    },
 }
 
 
@@ -69,7 +86,9 @@ def tracks(trace):
     for event in trace["traceEvents"]:
         if event["name"] in names:
             names[event["name"]][event["pid"], event["tid"]] = event["args"]["name"]
-    return {key: (names["process_name"][key[0], 0], name) for key, name in names["thread_name"].items()}
+    return {
+        key: (names["process_name"][key[0], 0], name) for key, name in names["thread_name"].items()
+    }
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -77,7 +96,11 @@ def test_it_is_in_the_trace_event_format(make, training):
     _, trace = make(make_plan(three_dcs()), training)
     jsonschema.validate(trace, TRACE)
     named = tracks(trace)
-    assert all((event["pid"], event["tid"]) in named for event in trace["traceEvents"] if event["ph"] in "Xi")
+    assert all(
+        (event["pid"], event["tid"]) in named
+        for event in trace["traceEvents"]
+        if event["ph"] in "Xi"
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -100,14 +123,19 @@ def test_each_rank_has_tracks_in_its_datacenter(make):
     plan = make_plan(three_dcs())
     _, trace = make(plan)
     for rank in plan.workers.ranks:
-        expected = (f"datacenter {rank.host.split('-')[0]}", f"rank {rank.rank} ({rank.host}): operations")
+        expected = (
+            f"datacenter {rank.host.split('-')[0]}",
+            f"rank {rank.rank} ({rank.host}): operations",
+        )
         assert expected in tracks(trace).values()
 
 
 def test_operations_have_their_times_and_places(make):
     _, trace = make(make_plan(two_dcs()))
     mine = [
-        event for event in slices(trace, cat="kernel") if tracks(trace)[event["pid"], event["tid"]][1][:6] == "rank 1"
+        event
+        for event in slices(trace, cat="kernel")
+        if tracks(trace)[event["pid"], event["tid"]][1][:6] == "rank 1"
     ]
     assert len(mine) == 16
     first = min(mine, key=lambda event: event["ts"])
@@ -121,13 +149,19 @@ def test_the_wait_for_the_last_rank_is_drawn(make):
     def late(run):
         lines = [json.loads(line) for line in run.rank_ops(1).read_text().splitlines()]
         run.rank_ops(1).write_text(
-            "".join(json.dumps(row | {"start_ns": row["start_ns"] + 5 * MS}) + "\n" for row in lines)
+            "".join(
+                json.dumps(row | {"start_ns": row["start_ns"] + 5 * MS}) + "\n" for row in lines
+            )
         )
 
     _, trace = make(make_plan(two_dcs()), prepare=late)
     waits = slices(trace, cat="wait")
-    assert {tracks(trace)[event["pid"], event["tid"]][1] for event in waits} == {"rank 0 (east-0): operations"}
-    assert [event["dur"] for event in waits] == [5000] * 8 + [1000] * 8  # rank 0's part of a broadcast takes 1 ms
+    assert {tracks(trace)[event["pid"], event["tid"]][1] for event in waits} == {
+        "rank 0 (east-0): operations"
+    }
+    assert [event["dur"] for event in waits] == [5000] * 8 + [
+        1000
+    ] * 8  # rank 0's part of a broadcast takes 1 ms
 
 
 def test_overlapping_operations_have_threads_of_their_own(make):
@@ -143,7 +177,9 @@ def test_overlapping_operations_have_threads_of_their_own(make):
 def test_steps_hold_computation_and_waits(make):
     _, trace = make(make_plan(two_dcs()), training=True)
     assert [event["dur"] for event in slices(trace, cat="step")] == [100_000] * 12
-    computed = [event for event in slices(trace, cat="kernel") if not event["name"].startswith("nccl")]
+    computed = [
+        event for event in slices(trace, cat="kernel") if not event["name"].startswith("nccl")
+    ]
     assert [event["dur"] for event in computed] == [60_000] * 12
     assert [event["dur"] for event in slices(trace, cat="wait")] == [40_000] * 12
     assert slices(trace, name="step 5")[0]["args"] == {"step": 5, "loss": 2.5}
@@ -160,7 +196,11 @@ def test_computation_is_where_it_was(make):
 
     _, trace = make(make_plan(two_dcs()), training=True, prepare=note)
     at = next(key for key, (_, name) in tracks(trace).items() if name == "rank 1 (west-0): steps")
-    drawn = [event for event in slices(trace) if (event["pid"], event["tid"]) == at and event["ts"] < 100_000]
+    drawn = [
+        event
+        for event in slices(trace)
+        if (event["pid"], event["tid"]) == at and event["ts"] < 100_000
+    ]
     assert {(event["cat"], event["ts"], event["dur"]) for event in drawn} == {
         ("step", 0, 100_000),
         *[("kernel", ms * 1000, 30_000) for ms in (20, 60)],
@@ -179,7 +219,10 @@ def test_counters_of_each_wan_direction(make):
         for way in ("east → west", "west → east")
         for what in ("used (% of rate)", "queue (bytes)", "dropped (packets)")
     }
-    assert values["east → west: used (% of rate)"] == [(0, 5.0), (1_600_000, 0)]  # 625 kB each 100 ms of 1 Gbit/s
+    assert values["east → west: used (% of rate)"] == [
+        (0, 5.0),
+        (1_600_000, 0),
+    ]  # 625 kB each 100 ms of 1 Gbit/s
     assert values["east → west: queue (bytes)"][:3] == [(0, 0), (100_000, 10), (200_000, 20)]
     assert [value for _, value in values["west → east: dropped (packets)"]] == [0, 1, 2]
 
@@ -189,10 +232,18 @@ def test_faults_and_warnings_are_instants(make):
         fault = {"stage": "fault", "state": "link east-west down", "time_ns": START_NS + GBIT}
         append_record(run.events, fault)
         append_record(
-            run.events, {"stage": "run", "state": "failed", "reason": "rank 1 died", "time_ns": START_NS + 3 * GBIT}
+            run.events,
+            {
+                "stage": "run",
+                "state": "failed",
+                "reason": "rank 1 died",
+                "time_ns": START_NS + 3 * GBIT,
+            },
         )
         status = json.loads(run.status.read_text())
-        run.write_json(run.status, status | {"warnings": ["the CPU was the limit"], "faithful": False})
+        run.write_json(
+            run.status, status | {"warnings": ["the CPU was the limit"], "faithful": False}
+        )
 
     _, trace = make(make_plan(two_dcs()), prepare=fail)
     instants = {event["name"]: event["ts"] for event in trace["traceEvents"] if event["ph"] == "i"}
@@ -224,8 +275,14 @@ def analysed(path):
     names tell the type (utils/utils.py); intervals of a type are merged (analyzers/communication_analysis.py).
     """
     text = path.read_text()
-    rank = next(int(match[1]) for line in text.splitlines() if (match := re.search(r'"rank":\s+(\d+)', line)))
-    events = [event for event in json.loads(text)["traceEvents"] if "dur" in event and "cat" in event]
+    rank = next(
+        int(match[1])
+        for line in text.splitlines()
+        if (match := re.search(r'"rank":\s+(\d+)', line))
+    )
+    events = [
+        event for event in json.loads(text)["traceEvents"] if "dur" in event and "cat" in event
+    ]
     kernels = [event for event in events if event["args"].get("stream", -1) != -1]
     sends = [event for event in kernels if re.match(r"^nccl.*Kernel", event["name"])]
     others = r"(^nccl.*Kernel)|(.*(Memcpy)|(Memset))|(.*Sync)"
@@ -249,7 +306,9 @@ def test_analysis_of_each_rank_counts_communication_and_computation(make, tmp_pa
     near = partial(pytest.approx, abs=0.01)
     assert [path.name for path in paths] == ["rank-0.json", "rank-1.json"]
     # Six steps: each computes for 60 ms and communicates for the last 50 of 100, 10 of them at once.
-    assert [analysed(path) for path in paths] == [(rank, near(300e3), near(360e3), near(60e3)) for rank in (0, 1)]
+    assert [analysed(path) for path in paths] == [
+        (rank, near(300e3), near(360e3), near(60e3)) for rank in (0, 1)
+    ]
     for path in paths:
         jsonschema.validate(json.loads(path.read_text()), TRACE)
     assert analysed(run.trace)[0] == 0

@@ -23,7 +23,10 @@ def test_azimuthal_distances_from_the_centre():
 def test_azimuthal_keeps_areas():
     """A cell of one degree, anywhere within reach, has the area that it has on a sphere."""
     for north, east in [(10, 10), (60, -40), (-30, 20)]:
-        corners = np.array([(north, east), (north, east + 1), (north + 1, east + 1), (north + 1, east)], dtype=float)
+        corners = np.array(
+            [(north, east), (north, east + 1), (north + 1, east + 1), (north + 1, east)],
+            dtype=float,
+        )
         x, y = Azimuthal((20.0, 0.0)).project(corners).T
         area = abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
         exact = np.radians(1) * (np.sin(np.radians(north + 1)) - np.sin(np.radians(north)))
@@ -59,7 +62,9 @@ def test_the_edge_of_a_world_map_is_the_date_line_unless_links_cross_it():
 
 def test_land_around_the_point_opposite_the_centre_is_not_turned_inside_out():
     """Seen from Spain, New Zealand surrounds the point opposite; the sea before Spain must not become land."""
-    ring = np.array([(-44.0, 172.0), (-36.0, 172.0), (-36.0, 180.0), (-44.0, 180.0), (-44.0, 172.0)])
+    ring = np.array(
+        [(-44.0, 172.0), (-36.0, 172.0), (-36.0, 180.0), (-44.0, 180.0), (-44.0, 172.0)]
+    )
     assert encloses(ring, (-40.0, 176.0))
     assert not encloses(ring, (-40.0, 170.0))
     shapes = Azimuthal((40.0, -4.0)).copies(ring)
@@ -80,7 +85,9 @@ def test_clipped_ring():
 
 
 def test_pieces_of_a_line():
-    line = np.array([(-9.0, 5.0), (-5.0, 5.0), (5.0, 5.0), (15.0, 5.0), (25.0, 5.0), (15.0, 8.0), (5.0, 8.0)])
+    line = np.array(
+        [(-9.0, 5.0), (-5.0, 5.0), (5.0, 5.0), (15.0, 5.0), (25.0, 5.0), (15.0, 8.0), (5.0, 8.0)]
+    )
     first, second = pieces(line, FRAME)
     assert first.tolist() == line[1:4].tolist()
     assert second.tolist() == line[5:].tolist()
@@ -96,9 +103,13 @@ def test_land_is_where_it_is():
 
     def within(layer, place):
         x, y = view.at([place])[0]
-        rings = [np.array([point.split() for point in part.rstrip("Z").split("L")], dtype=float)
-                 for part in layers[layer].split("M")[1:]]  # fmt: skip
-        return sum(encloses(np.vstack([ring, ring[:1]])[:, ::-1], (y, x)) for ring in rings) % 2 == 1
+        rings = [
+            np.array([point.split() for point in part.rstrip("Z").split("L")], dtype=float)
+            for part in layers[layer].split("M")[1:]
+        ]
+        return (
+            sum(encloses(np.vstack([ring, ring[:1]])[:, ::-1], (y, x)) for ring in rings) % 2 == 1
+        )
 
     for place in [(40.0, -83.0), (42.7, -88.2), (35.0, -90.0)]:
         assert within("land", place)

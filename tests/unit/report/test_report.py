@@ -61,9 +61,23 @@ def page_without_plotly(run):
 def test_collectives_table_has_the_columns_of_nccl_tests(run):
     text = text_of(tables.collectives_table(summary_of(run)))
     header = " ".join(text.split("─")[0].split())
-    for word in ("size", "count", "type", "op", "time", "algbw", "busbw", "bound", "of-bound", "#wrong", "(GB/s)"):
+    for word in (
+        "size",
+        "count",
+        "type",
+        "op",
+        "time",
+        "algbw",
+        "busbw",
+        "bound",
+        "of-bound",
+        "#wrong",
+        "(GB/s)",
+    ):
         assert word in header
-    row = next(line.split() for line in text.splitlines() if "1048576" in line and "all_reduce" in line)
+    row = next(
+        line.split() for line in text.splitlines() if "1048576" in line and "all_reduce" in line
+    )
     assert row[:6] == ["1048576", "262144", "float32", "all_reduce", "60000.0", "70000.0"]
     assert row[-1] == "0"
 
@@ -71,7 +85,12 @@ def test_collectives_table_has_the_columns_of_nccl_tests(run):
 def test_the_widest_collectives_fit_in_100_columns(run):
     summary = summary_of(run)
     for row in summary["collectives"]:
-        row |= {"op": "reduce_scatter", "bytes": 1 << 30, "dtype": "bfloat16", "bound_us": 5_909_000.0}
+        row |= {
+            "op": "reduce_scatter",
+            "bytes": 1 << 30,
+            "dtype": "bfloat16",
+            "bound_us": 5_909_000.0,
+        }
         row["time_us"] = dict.fromkeys(row["time_us"], 69_990_000.0)
     lines = text_of(tables.collectives_table(summary)).splitlines()
     assert sum("reduce_scatter" in line for line in lines) == 4
@@ -117,18 +136,30 @@ def test_fidelity_and_stages(run):
 
 
 def test_tables_of_an_empty_summary():
-    for table in (tables.collectives_table, tables.wan_table, tables.fidelity_table, tables.stages_table):
+    for table in (
+        tables.collectives_table,
+        tables.wan_table,
+        tables.fidelity_table,
+        tables.stages_table,
+    ):
         assert text_of(table({}))
 
 
-@pytest.mark.parametrize(("gbytes", "text"), [(0, "0.00"), (12.345, "12.35"), (0.01984, "0.0198"), (8.19e-5, "8.2e-5")])
+@pytest.mark.parametrize(
+    ("gbytes", "text"), [(0, "0.00"), (12.345, "12.35"), (0.01984, "0.0198"), (8.19e-5, "8.2e-5")]
+)
 def test_bandwidth(gbytes, text):
     assert tables.bandwidth(gbytes) == text
 
 
 def test_latency_figure_has_each_operation_and_its_bound(run):
     figure = latency_figure(summary_of(run)["collectives"])
-    assert [trace.name for trace in figure.data] == ["all_reduce", "all_reduce, bound", "broadcast", "broadcast, bound"]
+    assert [trace.name for trace in figure.data] == [
+        "all_reduce",
+        "all_reduce, bound",
+        "broadcast",
+        "broadcast, bound",
+    ]
     assert list(figure.data[0].x) == [4096, 1 << 20]
     assert list(figure.data[0].y) == [60, 60]
     assert latency_figure([]) is None
@@ -150,7 +181,10 @@ def test_few_links_are_lines(tmp_path):
 
 def test_many_links_are_rows(tmp_path):
     names = ["east", "north", "south", "west"]
-    run = write_run(tmp_path / "run", make_plan(make_network(dict.fromkeys(names, 1), mesh(names, GBIT, 10 * MS))))
+    run = write_run(
+        tmp_path / "run",
+        make_plan(make_network(dict.fromkeys(names, 1), mesh(names, GBIT, 10 * MS))),
+    )
     collect(run)
     links = pl.read_parquet(run.links).with_columns(backlog_bytes=pl.lit(750_000))
     used = utilisation_figure(links, History((run.read_plan().network,)), START_NS).data[0]
@@ -174,21 +208,35 @@ def test_rank_figure_shows_operations_and_waits(tmp_path):
     run = write_run(tmp_path / "run", plan)
     collect(run)
     ops = pl.read_parquet(run.ops)
-    late = pl.when(pl.col("rank") == 1).then(pl.col("start_ns") + 40 * MS).otherwise(pl.col("start_ns"))
+    late = (
+        pl.when(pl.col("rank") == 1)
+        .then(pl.col("start_ns") + 40 * MS)
+        .otherwise(pl.col("start_ns"))
+    )
     figure = rank_figure(ops.with_columns(start_ns=late), None, plan, START_NS)
     assert list(figure.data[0].y) == ["0 (east-0)", "1 (west-0)"]
     assert {trace.name for trace in figure.data[1:]} == {"waiting", "all_reduce", "broadcast"}
     at = partial(state_at, figure)
-    assert [at(0, 20), at(0, 60), at(0, 95)] == ["waiting", "all_reduce", "idle"]  # the warm-up: 90 ms, the other late
+    assert [at(0, 20), at(0, 60), at(0, 95)] == [
+        "waiting",
+        "all_reduce",
+        "idle",
+    ]  # the warm-up: 90 ms, the other late
     assert [at(1, 20), at(1, 60)] == ["idle", "all_reduce"]
 
 
 def test_rank_figure_of_training(tmp_path):
     run = write_training_run(tmp_path / "run", make_plan(two_dcs()))
     collect(run)
-    figure = rank_figure(pl.read_parquet(run.ops), pl.read_parquet(run.train), run.read_plan(), START_NS)
+    figure = rank_figure(
+        pl.read_parquet(run.ops), pl.read_parquet(run.train), run.read_plan(), START_NS
+    )
     at = partial(state_at, figure, 0)
-    assert [at(20), at(55), at(80)] == ["computation", "computation and communication", "all_reduce"]
+    assert [at(20), at(55), at(80)] == [
+        "computation",
+        "computation and communication",
+        "all_reduce",
+    ]
 
 
 def state_at(figure, rank, ms):
@@ -202,11 +250,23 @@ def test_page_is_one_file_with_everything(run):
     html = page_without_plotly(run)
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", html)
     for part in (
-        "figure-latency", "figure-utilisation", "figure-queue", "figure-matrix", "figure-ranks", "site-map",
-        "Collectives", "WAN links", "faithful timing", "1048576",
-        "Emulated against expected delay", "torch", "1 Gbit/s, 10 ms one way", "prefers-color-scheme: dark",
-        "testbed run hand-made collectives --seed 1", "name: hand-made",
-    ):  # fmt: skip
+        "figure-latency",
+        "figure-utilisation",
+        "figure-queue",
+        "figure-matrix",
+        "figure-ranks",
+        "site-map",
+        "Collectives",
+        "WAN links",
+        "faithful timing",
+        "1048576",
+        "Emulated against expected delay",
+        "torch",
+        "1 Gbit/s, 10 ms one way",
+        "prefers-color-scheme: dark",
+        "testbed run hand-made collectives --seed 1",
+        "name: hand-made",
+    ):
         assert part in html, part
     assert "Missing or damaged" not in html
     assert write_page(run).stat().st_size < 10_000_000
@@ -217,7 +277,13 @@ def test_page_escapes_everything(run):
     run.spec.write_text(evil)
     run.write_json(
         run.status,
-        {"state": "failed", "reason": evil, "warnings": [evil], "faithful": False, "command": ["testbed", evil]},
+        {
+            "state": "failed",
+            "reason": evil,
+            "warnings": [evil],
+            "faithful": False,
+            "command": ["testbed", evil],
+        },
     )
     summary = summary_of(run)
     for row in summary["collectives"]:
@@ -247,7 +313,13 @@ def test_page_of_a_damaged_folder(run):
     summary["wan"] = [3]
     run.write_json(run.summary, summary)
     html = page_without_plotly(run)
-    for part in ("plan.json", "links.parquet", "1 rows of 'collectives'", "1 rows of 'wan'", "spec.yaml is empty"):
+    for part in (
+        "plan.json",
+        "links.parquet",
+        "1 rows of 'collectives'",
+        "1 rows of 'wan'",
+        "spec.yaml is empty",
+    ):
         assert part in unescape(html)
 
 
@@ -258,7 +330,10 @@ def test_page_of_a_damaged_folder(run):
         ({"state": "running"}, "has not ended"),
         ({"state": "failed", "reason": "rank 3 died."}, "The run failed: rank 3 died."),
         ({"state": "interrupted", "reason": "Ctrl-C"}, "The run was interrupted: Ctrl-C."),
-        ({"state": "completed"}, "all_reduce of 1 MiB among 6 ranks takes 60 ms, 3.8 times the least"),
+        (
+            {"state": "completed"},
+            "all_reduce of 1 MiB among 6 ranks takes 60 ms, 3.8 times the least",
+        ),
     ],
 )
 def test_verdict(run, status, expected):

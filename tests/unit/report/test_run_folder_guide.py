@@ -45,11 +45,15 @@ def test_the_query_of_operations_is_right(text, folder, capsys):
     assert text in capsys.readouterr().out  # ms, of 6 ranks
 
 
-@pytest.mark.parametrize(("table", "schema"), [("ops", OPS_SCHEMA), ("links", LINKS_SCHEMA), ("train", summary.SCHEMA)])
+@pytest.mark.parametrize(
+    ("table", "schema"), [("ops", OPS_SCHEMA), ("links", LINKS_SCHEMA), ("train", summary.SCHEMA)]
+)
 def test_columns(table, schema):
     section = GUIDE.partition(f"### {table}.parquet")[2].partition("\n#")[0]
     documented = {}
-    for names, kind in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| *([\w ]*?) *\|", section, re.MULTILINE):
+    for names, kind in re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \| *([\w ]*?) *\|", section, re.MULTILINE
+    ):
         documented |= dict.fromkeys(re.findall(r"\w+", names), TYPES.get(kind))
     assert list(documented) == list(schema)
     assert all(kind in (None, schema[name]) for name, kind in documented.items())

@@ -46,8 +46,11 @@ def test_every_site_and_link_is_on_the_picture(name):
         assert f"site-{dc.name}" in ids
         assert dc.name in words
     assert sum(bool(re.fullmatch(r"\d+ hosts?", word)) for word in words) == len(net.datacenters)
-    titles = {group.get("id"): group.find(f"{SVG}title").text for group in root.iter() if group.get("class") == "link"
-              and group.get("id")}  # fmt: skip
+    titles = {
+        group.get("id"): group.find(f"{SVG}title").text
+        for group in root.iter()
+        if group.get("class") == "link" and group.get("id")
+    }
     for link in net.wan:
         assert rtt_text(link) in words
         assert f"RTT {rtt_text(link)};" in titles[f"link-{link.key}"]
@@ -87,7 +90,10 @@ def test_a_label_is_on_its_link_or_has_a_leader_to_it():
 def test_sites_that_are_close_are_drawn_apart_and_named():
     net = preset("google-campuses")
     layout = lay_out(net)
-    gaps = [np.hypot(a.point[0] - b.point[0], a.point[1] - b.point[1]) for a, b in combinations(layout.sites, 2)]
+    gaps = [
+        np.hypot(a.point[0] - b.point[0], a.point[1] - b.point[1])
+        for a, b in combinations(layout.sites, 2)
+    ]
     assert min(gaps) > layouts.APART - 1
     assert set(layout.moved) == {"council-bluffs", "papillion", "lincoln"}
     assert any("council-bluffs, papillion, lincoln" in line for line in texts(site_map(net)))
@@ -98,7 +104,9 @@ def test_scale_of_the_map():
     net = preset("two-sites")
     layout = lay_out(net)
     (a, b), view = (site.point for site in layout.sites), layout.view
-    assert np.hypot(a[0] - b[0], a[1] - b[1]) * view.km_per_px == pytest.approx(1111.5, abs=1)  # great circle
+    assert np.hypot(a[0] - b[0], a[1] - b[1]) * view.km_per_px == pytest.approx(
+        1111.5, abs=1
+    )  # great circle
     assert "200 km" in texts(site_map(net))
 
 
@@ -137,7 +145,10 @@ def test_the_pacific_is_one_sea():
     [
         ("{a: {}}", {"a": (0.5, 0.5)}),
         ("{a: {}, b: {}}", {"a": (0.2, 0.5), "b": (0.8, 0.5)}),
-        ("{a: {}, b: {}, c: {}, d: {}}", {"a": (0.3, 0.26), "b": (0.7, 0.26), "c": (0.7, 0.74), "d": (0.3, 0.74)}),
+        (
+            "{a: {}, b: {}, c: {}, d: {}}",
+            {"a": (0.3, 0.26), "b": (0.7, 0.26), "c": (0.7, 0.74), "d": (0.3, 0.74)},
+        ),
     ],
 )
 def test_without_locations_sites_stand_on_a_circle(tmp_path, text, places):
@@ -210,7 +221,10 @@ def test_use_colours_each_direction():
     net = preset("two-sites")
     root = ET.fromstring(site_map(net, {("iowa", "ohio"): 1.0, ("ohio", "iowa"): 0.0}))
     group = next(group for group in root.iter() if group.get("id") == "link-iowa-ohio")
-    assert [path.get("style") for path in group.iter(f"{SVG}path")] == ["stroke:#f08a00", "stroke:#9aa5b0"]
+    assert [path.get("style") for path in group.iter(f"{SVG}path")] == [
+        "stroke:#f08a00",
+        "stroke:#9aa5b0",
+    ]
     assert "iowa to ohio 10 Gbit/s, 100 % used" in group.find(f"{SVG}title").text
     words = texts(ET.tostring(root, encoding="unicode"))
     assert "→ 100 %  ← 0 %" in words
@@ -220,14 +234,18 @@ def test_use_colours_each_direction():
 
 def test_themes():
     net = preset("single-cluster")
-    light, dark, auto, page = (site_map(net, theme=theme) for theme in ("light", "dark", "auto", "page"))
+    light, dark, auto, page = (
+        site_map(net, theme=theme) for theme in ("light", "dark", "auto", "page")
+    )
     for i, svg in enumerate((light, dark)):
         for pair in COLOURS.values():
             assert pair[i] in svg
         assert "@media" not in svg
         assert "var(" not in svg
     assert (
-        auto.index(COLOURS["ink"][0]) < auto.index("@media (prefers-color-scheme:dark)") < auto.index(COLOURS["ink"][1])
+        auto.index(COLOURS["ink"][0])
+        < auto.index("@media (prefers-color-scheme:dark)")
+        < auto.index(COLOURS["ink"][1])
     )
     assert "fill:var(--map-ink)" in page
     assert f"--map-ink:{COLOURS['ink'][1]}" in page[page.index("@media") :]
@@ -253,5 +271,7 @@ def test_png_has_its_size_and_shows_text_lines_and_land(theme, place):
 
 
 def test_text_is_as_wide_as_in_arial():
-    assert text_width("10 Gbit/s", 10) == pytest.approx(40.02)  # 2 x 556 + 278 + 778 + 556 + 222 + 278 + 278 + 500
+    assert text_width("10 Gbit/s", 10) == pytest.approx(
+        40.02
+    )  # 2 x 556 + 278 + 778 + 556 + 222 + 278 + 278 + 500
     assert text_width("georgia", 13, bold=True) > text_width("georgia", 13)

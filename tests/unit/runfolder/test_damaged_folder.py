@@ -168,7 +168,9 @@ def test_a_plan_without_a_path(tmp_path):
 def test_a_run_that_was_killed(tmp_path):
     """In the middle of its operations: no outcome, half a line, a capture without an end, no tables."""
     run = write_run(tmp_path / "run", PLAN)
-    run.write_json(run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []})
+    run.write_json(
+        run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []}
+    )
     for path in (run.rank_ops(1), run.link_samples, run.path / CAPTURE):
         cut(path)
     run.events.write_text("".join(run.events.read_text().splitlines(keepends=True)[:5]))
@@ -177,9 +179,13 @@ def test_a_run_that_was_killed(tmp_path):
     html = run.report.read_text()
     for part in (
         "The run has not ended, or was ended without a word",
-        "raw/ops-1.jsonl is damaged", "raw/links.jsonl is damaged", f"{CAPTURE} is cut short",
-        "iterations lack the record of a rank", "figure-latency", "figure-ranks",
-    ):  # fmt: skip
+        "raw/ops-1.jsonl is damaged",
+        "raw/links.jsonl is damaged",
+        f"{CAPTURE} is cut short",
+        "iterations lack the record of a rank",
+        "figure-latency",
+        "figure-ranks",
+    ):
         assert part in html.replace("&#39;", "'"), part
     assert run.trace.is_file()
 
@@ -195,7 +201,11 @@ def test_an_empty_folder_with_a_plan(tmp_path):
 def test_texts_with_brackets_are_printed_as_they_are(run):
     """gloo's errors name their file in brackets, which rich would take for markup."""
     status = json.loads(run.status.read_text())
-    status |= {"state": "failed", "reason": "[/gloo/pair.cc:553] closed [bold]", "warnings": ["[/] [red]late"]}
+    status |= {
+        "state": "failed",
+        "reason": "[/gloo/pair.cc:553] closed [bold]",
+        "warnings": ["[/] [red]late"],
+    }
     run.status.write_text(json.dumps(status))
     said = " ".join(report(run.path).output.split())
     assert "The run failed: [/gloo/pair.cc:553] closed [bold]." in said

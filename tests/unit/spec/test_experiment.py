@@ -41,9 +41,16 @@ def refused(tmp_path: Path, text: str) -> str:
 
 
 def test_the_grid_is_every_combination_and_its_last_key_varies_first(tmp_path: Path) -> None:
-    experiment = load(tmp_path, f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms], {RATE}: [1 Gbit/s, 2 Gbit/s]}}}}")
+    experiment = load(
+        tmp_path, f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms], {RATE}: [1 Gbit/s, 2 Gbit/s]}}}}"
+    )
     found = [tuple(point.shown.values()) for point in experiment.points()]
-    assert found == [("1 ms", "1 Gbit/s"), ("1 ms", "2 Gbit/s"), ("2 ms", "1 Gbit/s"), ("2 ms", "2 Gbit/s")]
+    assert found == [
+        ("1 ms", "1 Gbit/s"),
+        ("1 ms", "2 Gbit/s"),
+        ("2 ms", "1 Gbit/s"),
+        ("2 ms", "2 Gbit/s"),
+    ]
     assert next(point.name for point in experiment.points()) == "delay-1ms_rate-1Gbitps"
 
 
@@ -70,11 +77,17 @@ def test_the_number_of_points_is_the_product(
         }
     )
     points = list(experiment.points())
-    assert len(points) == experiment.sweep.size == math.prod(grid) * length * max(1, listed) * repeats
+    assert (
+        len(points) == experiment.sweep.size == math.prod(grid) * length * max(1, listed) * repeats
+    )
     assert len({(tuple(point.values.items()), point.repeat) for point in points}) == len(points)
     assert len({point.name for point in points}) == len(points)
     for point in points:
-        rows = {value.partition("-")[2] for key, value in point.values.items() if key.startswith("workload.z")}
+        rows = {
+            value.partition("-")[2]
+            for key, value in point.values.items()
+            if key.startswith("workload.z")
+        }
         assert len(rows) == 1  # the n-th values of a zip go together
 
 
@@ -97,23 +110,46 @@ def test_conditions_leave_points_out(tmp_path: Path) -> None:
 @given(low=st.integers(1, 10**9), factor=st.floats(1.1, 1000), points=st.integers(2, 30))
 def test_a_logarithmic_range_goes_from_end_to_end(low: int, factor: float, points: int) -> None:
     high = round(low * factor) + 1
-    found = Range.model_validate({"from": f"{low} ns", "to": f"{high} ns", "points": points, "scale": "log"}).values()
+    found = Range.model_validate(
+        {"from": f"{low} ns", "to": f"{high} ns", "points": points, "scale": "log"}
+    ).values()
     numbers = [TIME.read(value) for value in found]
     assert len(numbers) == points
     assert (numbers[0], numbers[-1]) == (low, high)
     for i, number in enumerate(numbers):
         exact = low * (high / low) ** (i / (points - 1))
-        assert number == pytest.approx(exact, rel=0.006, abs=0.56)  # three digits; whole nanoseconds
+        assert number == pytest.approx(
+            exact, rel=0.006, abs=0.56
+        )  # three digits; whole nanoseconds
 
 
 def test_ranges() -> None:
     def values(**range_: object) -> list[object]:
-        return list(Range.model_validate({name.rstrip("_"): value for name, value in range_.items()}).values())
+        return list(
+            Range.model_validate(
+                {name.rstrip("_"): value for name, value in range_.items()}
+            ).values()
+        )
 
-    assert values(from_="1 ms", to="2 ms", step="0.25 ms") == ["1 ms", "1.25 ms", "1.5 ms", "1.75 ms", "2 ms"]
+    assert values(from_="1 ms", to="2 ms", step="0.25 ms") == [
+        "1 ms",
+        "1.25 ms",
+        "1.5 ms",
+        "1.75 ms",
+        "2 ms",
+    ]
     assert values(from_="4 KiB", to="1 MiB", factor=16) == ["4 KiB", "64 KiB", "1 MiB"]
-    assert values(from_="0.001 %", to="0.1 %", points=3, scale="log") == ["0.001 %", "0.01 %", "0.1 %"]
-    assert values(from_="1 Gbit/s", to="10 Gbit/s", points=4) == ["1 Gbit/s", "4 Gbit/s", "7 Gbit/s", "10 Gbit/s"]
+    assert values(from_="0.001 %", to="0.1 %", points=3, scale="log") == [
+        "0.001 %",
+        "0.01 %",
+        "0.1 %",
+    ]
+    assert values(from_="1 Gbit/s", to="10 Gbit/s", points=4) == [
+        "1 Gbit/s",
+        "4 Gbit/s",
+        "7 Gbit/s",
+        "10 Gbit/s",
+    ]
     assert values(from_=1, to=10, step=4) == [1, 5, 9]
     assert values(from_=0.5, to=1, points=3) == [0.5, 0.75, 1]
 
@@ -133,7 +169,9 @@ def test_repeats_have_the_same_seeds_in_every_point(tmp_path: Path) -> None:
     assert len(unique(points)) == 6
 
 
-def test_repeats_that_change_nothing_but_the_seed_are_told_apart_from_equal_points(tmp_path: Path) -> None:
+def test_repeats_that_change_nothing_but_the_seed_are_told_apart_from_equal_points(
+    tmp_path: Path,
+) -> None:
     text = f"{HEAD}sweep: {{list: [{{{DELAY}: 1 ms}}, {{{DELAY}: 1000 us}}, {{{DELAY}: 2 ms}}]}}"
     points = plan_points(load(tmp_path, text), VERSIONS)
     assert points[0].identity == points[1].identity != points[2].identity
@@ -144,7 +182,11 @@ def test_the_identity_is_that_of_the_plan_and_the_versions(tmp_path: Path) -> No
     text = f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, name: NAME}}"
 
     def identity(text: str, versions: dict[str, str] = VERSIONS, *sets: str) -> str:
-        changes = [change for part in parse_overrides(sets, ["workload", "run"]).values() for change in part]
+        changes = [
+            change
+            for part in parse_overrides(sets, ["workload", "run"]).values()
+            for change in part
+        ]
         return plan_points(load(tmp_path, text), versions, changes)[0].identity
 
     first = identity(text)
@@ -158,8 +200,9 @@ def test_the_identity_is_that_of_the_plan_and_the_versions(tmp_path: Path) -> No
 def test_a_topology_may_be_swept(tmp_path: Path) -> None:
     text = "topology: two-sites\nsweep: {grid: {topology: [two-sites, coast-to-coast]}}"
     assert [point.plan.network.name for point in plan_points(load(tmp_path, text), VERSIONS)] == [
-        "two-sites", "coast-to-coast",
-    ]  # fmt: skip
+        "two-sites",
+        "coast-to-coast",
+    ]
 
 
 def test_a_file_beside_the_experiment_is_found(tmp_path: Path) -> None:
@@ -189,33 +232,79 @@ def test_every_preset_resolves_and_can_be_written(preset: object, tmp_path: Path
         (f"{HEAD}sweep: {{gird: {{}}}}", ["mine.yaml:3", "unknown key 'gird'", "nearest: grid"]),
         (f"{HEAD}sweep: {{}}", ["nothing to go through", "grid, zip or list"]),
         (f"{HEAD}sweep: {{grid: {{{DELAY}: []}}}}", ["mine.yaml:3", "at least 1, not 0"]),
-        (f"{HEAD}sweep: {{grid: {{delay: [1 ms]}}}}", ["'delay' is not a key of", "begin it with topology."]),
+        (
+            f"{HEAD}sweep: {{grid: {{delay: [1 ms]}}}}",
+            ["'delay' is not a key of", "begin it with topology."],
+        ),
         (
             f"{HEAD}sweep:\n  grid:\n    topology.wan.iowa-ohio.dealy: [1 ms]",
             ["mine.yaml:5", "unknown key 'dealy'", "nearest: delay", "in the point dealy-1ms"],
         ),
-        (f"{HEAD}sweep: {{grid: {{topology.wan.iowa-oslo.delay: [1 ms]}}}}", ["no WAN link 'iowa-oslo'", "iowa-ohio"]),
-        (f"{HEAD}sweep: {{grid: {{run.isolaton: [process]}}}}", ["unknown key 'run.isolaton'", "isolation"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 20]}}}}", ["mine.yaml:3", "the time 20 has no unit"]),
+        (
+            f"{HEAD}sweep: {{grid: {{topology.wan.iowa-oslo.delay: [1 ms]}}}}",
+            ["no WAN link 'iowa-oslo'", "iowa-ohio"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{run.isolaton: [process]}}}}",
+            ["unknown key 'run.isolaton'", "isolation"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 20]}}}}",
+            ["mine.yaml:3", "the time 20 has no unit"],
+        ),
         (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 Gbit/s]}}}}", ["'1 Gbit/s' is not a time"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 1 ms, to: 2 ms}}}}}}", ["one of step, factor and points"]),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 1 ms, to: 2 ms}}}}}}",
+            ["one of step, factor and points"],
+        ),
         (f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 2 ms, to: 1 ms, points: 3}}}}}}", ["goes up"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 1 ms, to: 1 Mbit/s, points: 3}}}}}}", ["'1 ms' is not a rate"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 0 ms, to: 1 s, points: 3, scale: log}}}}}}", ["above zero"]),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 1 ms, to: 1 Mbit/s, points: 3}}}}}}",
+            ["'1 ms' is not a rate"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: {{from: 0 ms, to: 1 s, points: 3, scale: log}}}}}}",
+            ["above zero"],
+        ),
         (
             f"{HEAD}sweep: {{zip: {{{DELAY}: [1 ms, 2 ms], {RATE}: [1 Gbit/s]}}}}",
-            ["mine.yaml:3", "2 of topology.wan.iowa-ohio.delay, 1 of topology.wan.iowa-ohio.rate", "grid"],
+            [
+                "mine.yaml:3",
+                "2 of topology.wan.iowa-ohio.delay, 1 of topology.wan.iowa-ohio.rate",
+                "grid",
+            ],
         ),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, list: [{{{DELAY}: 1 ms}}]}}", ["is in grid already"]),
-        (f"{HEAD}sweep: {{grid: {{workload.ops: [[barrier]]}}}}", ["workload.ops is swept as well"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, where: dely > 1 ms}}", ["unknown name 'dely'", "nearest: delay"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, where: delay > 1 Mbit/s}}", ["compares a time and a rate"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, where: delay > 1 s}}", ["no point is left", "loosen `where`"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, name: '{{dlay}}'}}", ["unknown name 'dlay'", "nearest: delay"]),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, list: [{{{DELAY}: 1 ms}}]}}",
+            ["is in grid already"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{workload.ops: [[barrier]]}}}}",
+            ["workload.ops is swept as well"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, where: dely > 1 ms}}",
+            ["unknown name 'dely'", "nearest: delay"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, where: delay > 1 Mbit/s}}",
+            ["compares a time and a rate"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, where: delay > 1 s}}",
+            ["no point is left", "loosen `where`"],
+        ),
+        (
+            f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, name: '{{dlay}}'}}",
+            ["unknown name 'dlay'", "nearest: delay"],
+        ),
         (f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, repeats: 0}}", ["0 is less than 1"]),
-        ("topology: two-citys\nsweep: {grid: {run.seed: [1]}}", ["unknown topology", "two-sites", "mine.yaml:1"]),
+        (
+            "topology: two-citys\nsweep: {grid: {run.seed: [1]}}",
+            ["unknown topology", "two-sites", "mine.yaml:1"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, words: list[str]) -> None:
     message = refused(tmp_path, text)
     for word in words:
@@ -224,9 +313,21 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, words: 
 
 @pytest.mark.parametrize(
     "text",
-    ["__import__('os').system('true')", "delay.real", "[x for x in (1, 2)]", "delay if 1 else 2", "(lambda: 1)()",
-     "delay[0]", "delay ** 2 > 1", "f'{delay}'", "delay >", "delay is 1", "1 ms + 1 Gbit/s > 1 ms", "delay - 1 > 1 ms"],
-)  # fmt: skip
+    [
+        "__import__('os').system('true')",
+        "delay.real",
+        "[x for x in (1, 2)]",
+        "delay if 1 else 2",
+        "(lambda: 1)()",
+        "delay[0]",
+        "delay ** 2 > 1",
+        "f'{delay}'",
+        "delay >",
+        "delay is 1",
+        "1 ms + 1 Gbit/s > 1 ms",
+        "delay - 1 > 1 ms",
+    ],
+)
 def test_a_condition_can_do_nothing_but_compare(text: str) -> None:
     with pytest.raises(UnitError):
         Condition.parse(text, ["delay"])({"delay": "1 ms"})
@@ -241,7 +342,8 @@ def test_no_text_crashes_a_condition(text: str) -> None:
 def test_a_million_points_have_to_be_confirmed(tmp_path: Path) -> None:
     values = "{from: 1 ms, to: 1 s, points: 1000}"
     experiment = load(
-        tmp_path, f"{HEAD}sweep: {{grid: {{{DELAY}: {values}, workload.iterations: {{from: 1, to: 1000, step: 1}}}}}}"
+        tmp_path,
+        f"{HEAD}sweep: {{grid: {{{DELAY}: {values}, workload.iterations: {{from: 1, to: 1000, step: 1}}}}}}",
     )
     with pytest.raises(InputError, match=r"1000000 points \(1000 x 1000\)[\s\S]*--yes"):
         check_size(experiment, confirmed=False)
@@ -270,9 +372,21 @@ def test_a_dry_run_lists_the_points_and_makes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms]}}}}")
     done = subprocess.run(
-        [sys.executable, "-m", "testbed", "sweep", str(path), "--dry-run", "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "testbed",
+            "sweep",
+            str(path),
+            "--dry-run",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert done.returncode == 0, done.stderr
     assert "delay-2ms" in done.stdout
     assert "2 points, 2 to do" in done.stdout

@@ -33,7 +33,9 @@ END = "</graph></graphml>"
 ZURICH, BERLIN = (47.4, 8.5), (52.5, 13.4)
 
 
-def node(number: int, label: str, *, at: tuple[float, float] | None = (50, 10), internal: int = 1) -> str:
+def node(
+    number: int, label: str, *, at: tuple[float, float] | None = (50, 10), internal: int = 1
+) -> str:
     place = f'<data key="d29">{at[0]}</data><data key="d32">{at[1]}</data>' if at else ""
     return f'<node id="{number}"><data key="d28">{internal}</data>{place}<data key="d33">{label}</data></node>'
 
@@ -54,7 +56,9 @@ def graphml(folder: Path, *parts: str, options: Options | None = None) -> Import
     return loaded(convert(path, options or Options()), folder)
 
 
-def table(folder: Path, text: str, bandwidth: str | None = None, *, unit: str | None = None) -> Imported:
+def table(
+    folder: Path, text: str, bandwidth: str | None = None, *, unit: str | None = None
+) -> Imported:
     path, rates = folder / "rtts.csv", folder / "rates.csv"
     path.write_text(text, encoding="utf-8")
     rates.write_text(bandwidth or "", encoding="utf-8")
@@ -74,14 +78,19 @@ def links(imported: Imported) -> dict[str, tuple[float, float, float, float]]:
     """Rates in Gbit/s and delays in ms, there and back, by the link's key."""
     return {
         link.key: (
-            link.forward.rate / 1e9, link.backward.rate / 1e9, link.forward.delay / 1e6, link.backward.delay / 1e6
+            link.forward.rate / 1e9,
+            link.backward.rate / 1e9,
+            link.forward.delay / 1e6,
+            link.backward.delay / 1e6,
         )
         for link in imported.topology.links
-    }  # fmt: skip
+    }
 
 
 def comment(imported: Imported) -> str:
-    return " ".join(line.removeprefix("# ") for line in imported.text.splitlines() if line.startswith("#"))
+    return " ".join(
+        line.removeprefix("# ") for line in imported.text.splitlines() if line.startswith("#")
+    )
 
 
 # GraphML
@@ -90,7 +99,10 @@ def comment(imported: Imported) -> str:
 def test_two_nodes_and_a_link(tmp_path: Path) -> None:
     made = graphml(tmp_path, A, B, AB)
     assert made.topology.name == "sample"
-    assert {name: site.location for name, site in made.topology.sites.items()} == {"zurich": ZURICH, "berlin": BERLIN}
+    assert {name: site.location for name, site in made.topology.sites.items()} == {
+        "zurich": ZURICH,
+        "berlin": BERLIN,
+    }
     delay = fibre_delay_ns(distance_km(ZURICH, BERLIN)) / 1e6
     assert links(made) == {"zurich-berlin": (10, 10, delay, delay)}
     assert comment(made).startswith(
@@ -121,7 +133,9 @@ def test_two_nodes_and_a_link(tmp_path: Path) -> None:
 def test_speeds(speed: dict[str, str], gbit: float, tmp_path: Path) -> None:
     made = graphml(tmp_path, A, B, edge(0, 1, **speed), options=Options(rate=7 * 10**9))
     assert links(made)["zurich-berlin"][:2] == (gbit, gbit)
-    assert ("rate: 7 Gbit/s for 1 of 1 links, as the file gives none" in comment(made)) == (gbit == 7)
+    assert ("rate: 7 Gbit/s for 1 of 1 links, as the file gives none" in comment(made)) == (
+        gbit == 7
+    )
 
 
 def test_options(tmp_path: Path) -> None:
@@ -131,7 +145,13 @@ def test_options(tmp_path: Path) -> None:
 
 
 def test_labels_become_names(tmp_path: Path) -> None:
-    parts = [node(2, "St. Gallen, CH"), node(3, "Berlin"), node(4, "???"), node(5, "3rd Site"), node(6, "Berlin 2")]
+    parts = [
+        node(2, "St. Gallen, CH"),
+        node(3, "Berlin"),
+        node(4, "???"),
+        node(5, "3rd Site"),
+        node(6, "Berlin 2"),
+    ]
     made = graphml(tmp_path, A, B, *parts, AB, *(edge(1, number) for number in range(2, 7)))
     names = ["zurich", "berlin", "st-gallen-ch", "berlin-2", "node", "n3rd-site", "berlin-2-2"]
     assert list(made.topology.datacenters) == names
@@ -150,7 +170,15 @@ def test_a_valid_name_is_one_or_nothing(label: str) -> None:
 
 
 def test_parallel_links_are_one(tmp_path: Path) -> None:
-    made = graphml(tmp_path, A, B, AB, edge(1, 0, 1, raw="2500000000.0"), edge(0, 1, 2), options=Options(rate=10**9))
+    made = graphml(
+        tmp_path,
+        A,
+        B,
+        AB,
+        edge(1, 0, 1, raw="2500000000.0"),
+        edge(0, 1, 2),
+        options=Options(rate=10**9),
+    )
     assert links(made)["zurich-berlin"][:2] == (13.5, 13.5)
     assert "parallel links are one link with the sum of their rates: zurich-berlin" in comment(made)
     assert "rate: 1 Gbit/s for 1 of 1 links" in comment(made)
@@ -201,7 +229,10 @@ def test_a_label_cannot_leave_the_comment(tmp_path: Path) -> None:
     [
         ("this is text", "bad.graphml:1: this is not XML: syntax error"),
         ("<a>\n<b></a>", "bad.graphml:2: this is not XML: mismatched tag"),
-        ("<html></html>", "bad.graphml: this is not right GraphML: file not successfully read as graphml"),
+        (
+            "<html></html>",
+            "bad.graphml: this is not right GraphML: file not successfully read as graphml",
+        ),
         (f"{KEYS}{END}", "bad.graphml: the graph has no nodes"),
         (
             f"{KEYS}{node(1, 'Peer', internal=0)}</graph></graphml>",
@@ -255,7 +286,9 @@ def test_an_asymmetric_matrix_has_values_per_direction(tmp_path: Path) -> None:
     assert "delay: {a->b: 5 ms, b->a: 6 ms}" in made.text
 
 
-@pytest.mark.parametrize("text", [",a,b\na,,10\nb,,\n", ",a,b\na,,\nb,10,\n", ",a,b\na,-,10\nb,nan,-\n"])
+@pytest.mark.parametrize(
+    "text", [",a,b\na,,10\nb,,\n", ",a,b\na,,\nb,10,\n", ",a,b\na,-,10\nb,nan,-\n"]
+)
 def test_a_triangle_is_enough(text: str, tmp_path: Path) -> None:
     ((*_, there, back),) = links(table(tmp_path, text)).values()
     assert (there, back) == (5, 5)
@@ -263,7 +296,13 @@ def test_a_triangle_is_enough(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("head", "cell", "ms"),
-    [("us", "500", 0.25), ("RTT (s)", "0.1", 50), ("rtt_ms", "1e1", 5), ("from \\ to", "8 us", 0.004), ("", "+7", 3.5)],
+    [
+        ("us", "500", 0.25),
+        ("RTT (s)", "0.1", 50),
+        ("rtt_ms", "1e1", 5),
+        ("from \\ to", "8 us", 0.004),
+        ("", "+7", 3.5),
+    ],
 )
 def test_units_of_rtts(head: str, cell: str, ms: float, tmp_path: Path) -> None:
     assert links(table(tmp_path, f"{head},a,b\na,,{cell}\nb,,\n"))["a-b"][2:] == (ms, ms)
@@ -279,7 +318,9 @@ def test_units_of_rtts(head: str, cell: str, ms: float, tmp_path: Path) -> None:
         ("Gbit/s", "3", "Mbit/s", 3),
     ],
 )
-def test_units_of_rates(head: str, cell: str, unit: str | None, gbit: float, tmp_path: Path) -> None:
+def test_units_of_rates(
+    head: str, cell: str, unit: str | None, gbit: float, tmp_path: Path
+) -> None:
     made = table(tmp_path, ",a,b\na,,1\nb,,\n", f"{head},a,b\na,,{cell}\nb,,\n", unit=unit)
     assert links(made)["a-b"][:2] == (gbit, gbit)
 
@@ -300,28 +341,52 @@ def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
     [
         ("", "rtts.csv: this is no table: it has fewer than two rows\n  write a square matrix"),
         ("a\nb\n", "rtts.csv:1: this is no table: it has one column\n  write a square matrix"),
-        (",1,2\n1,,3\n2,3,\n", "rtts.csv:1: the first row holds numbers, not names\n  write a square matrix"),
+        (
+            ",1,2\n1,,3\n2,3,\n",
+            "rtts.csv:1: the first row holds numbers, not names\n  write a square matrix",
+        ),
         (",a,b\na,,1\n", "rtts.csv: there is no row for b\n  the matrix has to be square"),
-        (",a,b\na,,1\nb,1\n", "rtts.csv:3: the row 'b' has 1 values, but there are 2 columns\n  the matrix has to be"),
-        (",iowa,ohio\niowa,,1\nohoi,1,\n", "rtts.csv:3: the row 'ohoi' has no column\n  nearest: ohio"),
+        (
+            ",a,b\na,,1\nb,1\n",
+            "rtts.csv:3: the row 'b' has 1 values, but there are 2 columns\n  the matrix has to be",
+        ),
+        (
+            ",iowa,ohio\niowa,,1\nohoi,1,\n",
+            "rtts.csv:3: the row 'ohoi' has no column\n  nearest: ohio",
+        ),
         (",a,a\na,,1\n", "rtts.csv:1: the column 'a' is there twice"),
         (",a,\na,,1\n", "rtts.csv:1: a column has no name"),
         (",a,b\na,,1\na,,1\n", "rtts.csv:3: the row 'a' is on line 2 already"),
         (",a,b\na,,-1\nb,,\n", "rtts.csv:2, a to b: the time '-1' is negative"),
-        (",a,b\na,,x\nb,,\n", "rtts.csv:2, a to b: 'x' is not a time\n  write a number and a unit, such as 8.2 ms"),
-        (",a,b\na,,1 km\nb,,\n", "rtts.csv:2, a to b: '1 km' is not a time: 'km' is not a unit of it"),
+        (
+            ",a,b\na,,x\nb,,\n",
+            "rtts.csv:2, a to b: 'x' is not a time\n  write a number and a unit, such as 8.2 ms",
+        ),
+        (
+            ",a,b\na,,1 km\nb,,\n",
+            "rtts.csv:2, a to b: '1 km' is not a time: 'km' is not a unit of it",
+        ),
         (",a,b\na,,inf\nb,,\n", "rtts.csv:2, a to b: 'inf' is not a time"),
         (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, wan: there is no path between a, b and c"),
         (',a,b\na,,"1\nb,,\n', "rtts.csv:3: this is not CSV: unexpected end of data"),
         ("from,to\na,b\n", "rtts.csv:1: there is no column of RTTs\n  name it rtt_ms"),
-        ("from,to,rtt_ms,loss\na,b,1,0\n", "rtts.csv:1: the column 'loss' is unknown\n  the columns are from, to, rtt"),
+        (
+            "from,to,rtt_ms,loss\na,b,1,0\n",
+            "rtts.csv:1: the column 'loss' is unknown\n  the columns are from, to, rtt",
+        ),
         ("from,to,rtt_ms,rtt\na,b,1,0\n", "rtts.csv:1: the column 'rtt' is there twice"),
         ("from,to,rtt_ms\na,b,\n", "rtts.csv:2, a to b: the link has no RTT"),
         ("from,to,rtt_ms\na,b,1\na,b,2\n", "rtts.csv:3, a to b: this link is on line 2 already"),
         ("from,to,rtt_ms\na,a,1\n", "rtts.csv:2, a to a: a link needs two datacenters"),
         ("from,to,rtt_ms\na,b\n", "rtts.csv:2: the row has 2 cells and the first row 3"),
-        ("from,to,rtt_ms,rate\na,b,1,5\n", "rtts.csv:2, a to b: the rate '5' has no unit\n  write it into"),
-        ("from,to,rtt_ms,rate_gbit\na,b,1,0\n", "rtts.csv:2, a to b: a rate of 0 carries nothing\n  where there is no"),
+        (
+            "from,to,rtt_ms,rate\na,b,1,5\n",
+            "rtts.csv:2, a to b: the rate '5' has no unit\n  write it into",
+        ),
+        (
+            "from,to,rtt_ms,rate_gbit\na,b,1,0\n",
+            "rtts.csv:2, a to b: a rate of 0 carries nothing\n  where there is no",
+        ),
     ],
 )
 def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
@@ -333,14 +398,22 @@ def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "unit", "message"),
     [
-        (",a,b\na,,5\nb,,\n", None, "rates.csv:2, a to b: the rate '5' has no unit\n  write it into the first cell"),
+        (
+            ",a,b\na,,5\nb,,\n",
+            None,
+            "rates.csv:2, a to b: the rate '5' has no unit\n  write it into the first cell",
+        ),
         (",a,b\na,,5\nb,,\n", "GB", "--bandwidth-unit: 'GB' is not a unit of a rate"),
         (
             "Gbit/s,a,x\na,,5\nx,,\n",
             None,
             "rates.csv: there is no datacenter 'x' in the table of RTTs\n  datacenters: a",
         ),
-        ("Gbit/s,a,c\na,,5\nc,,\n", None, "rates.csv:2, a to c: there is a rate but no RTT\n  where there is no link"),
+        (
+            "Gbit/s,a,c\na,,5\nc,,\n",
+            None,
+            "rates.csv:2, a to c: there is a rate but no RTT\n  where there is no link",
+        ),
         (
             "from,to,rate_gbit\na,b,1\n",
             None,
@@ -355,7 +428,9 @@ def test_wrong_bandwidths(text: str, unit: str | None, message: str, tmp_path: P
 
 
 def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--bandwidth: there are rates in the table of RTTs already"):
+    with pytest.raises(
+        InputError, match="--bandwidth: there are rates in the table of RTTs already"
+    ):
         table(tmp_path, "from,to,rtt,rate_gbit\na,b,1,1\n", ",a,b\na,,1\nb,,\n")
     with pytest.raises(InputError, match="--bandwidth: a table of rates goes with a table of RTTs"):
         graphml(tmp_path, A, B, AB, options=Options(bandwidth=tmp_path))
@@ -391,5 +466,7 @@ def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "other.csv").write_bytes(b"\xff")
     with pytest.raises(InputError) as caught:
-        CliRunner().invoke(app, ["topo", "import", str(tmp_path / words[0]), *words[1:]], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["topo", "import", str(tmp_path / words[0]), *words[1:]], catch_exceptions=False
+        )
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)

@@ -25,7 +25,18 @@ sydney                                    263  265  254
 london                                          14   12
 frankfurt                                            24
 """
-AWS_REGIONS = ("oregon", "virginia", "ohio", "tokyo", "seoul", "singapore", "sydney", "london", "frankfurt", "ireland")
+AWS_REGIONS = (
+    "oregon",
+    "virginia",
+    "ohio",
+    "tokyo",
+    "seoul",
+    "singapore",
+    "sydney",
+    "london",
+    "frankfurt",
+    "ireland",
+)
 PLACES = {
     "microsoft-openai-five": {
         "wisconsin": (42.68, -87.92), "georgia": (33.45, -84.50), "abilene": (32.50, -99.78),
@@ -50,15 +61,22 @@ def measured_rtts():
 
 
 def test_the_aws_regions_have_the_measured_rtts():
-    rtts = {(link.forward.source, link.forward.target): (link.forward.delay + link.backward.delay) / 1e6
-            for link in Topology.load("aws-ten-regions").links}  # fmt: skip
+    rtts = {
+        (link.forward.source, link.forward.target): (link.forward.delay + link.backward.delay) / 1e6
+        for link in Topology.load("aws-ten-regions").links
+    }
     assert rtts == measured_rtts()
     assert list(rtts) == list(combinations(AWS_REGIONS, 2))
-    assert (rtts["oregon", "virginia"], rtts["seoul", "london"], rtts["frankfurt", "ireland"]) == (67, 238, 24)
+    assert (rtts["oregon", "virginia"], rtts["seoul", "london"], rtts["frankfurt", "ireland"]) == (
+        67,
+        238,
+        24,
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "ends"), [("coast-to-coast", ("oregon", "virginia")), ("transatlantic", ("virginia", "london"))]
+    ("name", "ends"),
+    [("coast-to-coast", ("oregon", "virginia")), ("transatlantic", ("virginia", "london"))],
 )
 def test_two_regions_are_as_far_apart_as_among_the_ten(name, ends):
     two, ten = Topology.load(name), Topology.load("aws-ten-regions")
@@ -71,7 +89,9 @@ def test_two_regions_are_as_far_apart_as_among_the_ten(name, ends):
 @pytest.mark.parametrize("name", sorted(PLACES))
 def test_places_and_delays_from_distance(name):
     topology = Topology.load(name)
-    assert {site: datacenter.location for site, datacenter in topology.sites.items()} == PLACES[name]
+    assert {site: datacenter.location for site, datacenter in topology.sites.items()} == PLACES[
+        name
+    ]
     assert len(topology.links) == len(PLACES[name]) * (len(PLACES[name]) - 1) / 2
     for link in topology.links:
         km = distance_km(PLACES[name][link.forward.source], PLACES[name][link.forward.target])
@@ -81,8 +101,12 @@ def test_places_and_delays_from_distance(name):
 def test_rates_are_the_analysts_for_one_of_100_000_accelerators():
     rates = {link.key: link.forward.rate for link in Topology.load("google-campuses").links}
     assert {rate for key, rate in rates.items() if "new-albany" in key} == {10**15 / 100_000}
-    assert {rate for key, rate in rates.items() if "new-albany" not in key} == {5 * 10**15 / 100_000}
-    assert {link.forward.rate for link in Topology.load("microsoft-openai-five").links} == {10**15 / 100_000}
+    assert {rate for key, rate in rates.items() if "new-albany" not in key} == {
+        5 * 10**15 / 100_000
+    }
+    assert {link.forward.rate for link in Topology.load("microsoft-openai-five").links} == {
+        10**15 / 100_000
+    }
 
 
 def test_the_campus_has_tens_of_km_of_fibre():
@@ -99,7 +123,9 @@ def test_the_campus_has_tens_of_km_of_fibre():
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_tells_what_is_reported_and_what_is_assumed(name):
     text = TOPOLOGIES.find(name).read_text()
-    reported, assumed = (re.search(rf"^# {word}: (.+)", text, re.MULTILINE) for word in ("Reported", "Assumed"))
+    reported, assumed = (
+        re.search(rf"^# {word}: (.+)", text, re.MULTILINE) for word in ("Reported", "Assumed")
+    )
     assert reported
     assert assumed
     assert reported.start() < assumed.start() < text.index("datacenters:")

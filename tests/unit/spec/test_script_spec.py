@@ -39,7 +39,19 @@ def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object
 
 
 def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    workers = planned(capsys, "--nproc-per-host", "2", "--env", "A=b=c", "--", "train.py", "--lr", "3e-4", "--", "-h")
+    workers = planned(
+        capsys,
+        "--nproc-per-host",
+        "2",
+        "--env",
+        "A=b=c",
+        "--",
+        "train.py",
+        "--lr",
+        "3e-4",
+        "--",
+        "-h",
+    )
     assert workers["workload"] == "script"
     assert workers["settings"] == {
         "kind": "file",
@@ -79,16 +91,26 @@ def test_a_command_is_started_once_by_each_host(here: Path) -> None:
 
 
 def test_a_workload_file(here: Path) -> None:
-    (here / "work.yaml").write_text("workload: script\ncommand: [train.py, --lr, '1']\nranks_per_host: 3\n")
+    (here / "work.yaml").write_text(
+        "workload: script\ncommand: [train.py, --lr, '1']\nranks_per_host: 3\n"
+    )
     work = load_workload("work.yaml")
     assert isinstance(work, Script)
-    assert Script.model_validate({"command": ["train.py", "--lr", "1"], "ranks_per_host": 3}) == work
+    assert (
+        Script.model_validate({"command": ["train.py", "--lr", "1"], "ranks_per_host": 3}) == work
+    )
 
 
 def test_memory(here: Path) -> None:
     """A guess for weights of 64 MiB, their gradients and Adam's state; --memory is what the guest must have."""
     work = Script(command=["train.py"])
-    plan = resolve(Topology.load("two-sites"), work, isolation="process", capture="none", machine_memory_bytes=2**40)
+    plan = resolve(
+        Topology.load("two-sites"),
+        work,
+        isolation="process",
+        capture="none",
+        machine_memory_bytes=2**40,
+    )
     assert plan.guest_memory_bytes == 2**30 + 4 * (250 + 4 * 64) * MIB
     more = resolve(
         Topology.load("two-sites"),
@@ -109,20 +131,35 @@ def test_memory(here: Path) -> None:
         (["--", "none/train.py"], "--: there is no script none/train.py"),
         (["--", "package.py"], "--: package.py is a folder, not a script\n  name a file in it"),
         (["--", "--lr", "1"], "--: '--lr' is not a script\n  write the script first"),
-        (["--", "torchrunn", "train.py"], "--: there is no command 'torchrunn'\n  a script's name ends in .py"),
+        (
+            ["--", "torchrunn", "train.py"],
+            "--: there is no command 'torchrunn'\n  a script's name ends in .py",
+        ),
         (["--", "-m"], "--: -m names no module"),
-        (["--", "-m", "package.lop"], "--: there is no module 'package.lop'\n  'lop' is neither in "),
+        (
+            ["--", "-m", "package.lop"],
+            "--: there is no module 'package.lop'\n  'lop' is neither in ",
+        ),
         (["--"], "nothing follows --"),
-        (["collectives", "--", "train.py"], "a run has a workload (collectives) or a script (train.py), not both"),
+        (
+            ["collectives", "--", "train.py"],
+            "a run has a workload (collectives) or a script (train.py), not both",
+        ),
         (
             ["train.py", "--lr", "1"],
             "train.py: a script comes after --\n  write testbed run two-sites -- train.py --lr 1",
         ),
-        (["--set", "workload.iterations=1", "--", "train.py"], "--set: a script has no settings of a workload"),
+        (
+            ["--set", "workload.iterations=1", "--", "train.py"],
+            "--set: a script has no settings of a workload",
+        ),
         (["--nproc-per-host", "2"], "--nproc-per-host: it is about a script, and there is none"),
         (["--shared-folder"], "--shared-folder: it is about a script, and there is none"),
         (["--events-from", "start"], "--events-from: it is about a script, and there is none"),
-        (["--readable", "/tmp", "--", "train.py"], "--readable: each host has a folder /tmp of its own"),
+        (
+            ["--readable", "/tmp", "--", "train.py"],
+            "--readable: each host has a folder /tmp of its own",
+        ),
         (["--env", "A", "--", "train.py"], "--env: 'A' is not NAME=VALUE"),
     ],
 )

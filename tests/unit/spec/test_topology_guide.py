@@ -49,7 +49,9 @@ def test_files_of_other_pages_load(text: str, folder: Path) -> None:
     assert Topology.load("mine.yaml").sites
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
 def test_topologies_of_examples_load(path: Path) -> None:
     assert Topology.load(path).name == path.stem
 
@@ -87,8 +89,16 @@ def test_what_the_guide_says_of_its_examples(folder: Path) -> None:
     assert (directions.backward.loss, directions.backward.rate) == (0.0001, 10**9)
     many = load(3)
     assert {link.key: link.forward.rate // 10**9 for link in many.links} == {
-        "oregon-iowa": 50, "oregon-ohio": 50, "iowa-ohio": 100, "london-ohio": 10, "london-iowa": 10
-    }  # fmt: skip
+        "oregon-iowa": 50,
+        "oregon-ohio": 50,
+        "iowa-ohio": 100,
+        "london-ohio": 10,
+        "london-iowa": 10,
+    }
     over = load(5)
-    assert {name: site.hosts for name, site in over.sites.items()} == {"palo-alto": 2, "giga-texas": 2, "buffalo": 8}
+    assert {name: site.hosts for name, site in over.sites.items()} == {
+        "palo-alto": 2,
+        "giga-texas": 2,
+        "buffalo": 8,
+    }
     assert [link.forward.rate // 10**9 for link in over.links] == [10, 1, 10]

@@ -30,8 +30,19 @@ from testbed.spec.wan import DISTRIBUTIONS, QueueLength, format_queue, parse_que
 def test_a_topology_in_python() -> None:
     topology = Topology(
         name="two",
-        datacenters={"a": Datacenter(hosts=4, location=(41.22, -95.86)), "b": Datacenter(nic=Nic(rate="1 Gbit/s"))},
-        wan=[Wan(between=("a", "b"), rate="10 Gbit/s", delay="8 ms", loss={"a->b": "1 %"}, queue="2 bdp")],
+        datacenters={
+            "a": Datacenter(hosts=4, location=(41.22, -95.86)),
+            "b": Datacenter(nic=Nic(rate="1 Gbit/s")),
+        },
+        wan=[
+            Wan(
+                between=("a", "b"),
+                rate="10 Gbit/s",
+                delay="8 ms",
+                loss={"a->b": "1 %"},
+                queue="2 bdp",
+            )
+        ],
         defaults=Defaults(datacenter=DatacenterDefaults(hosts=2), wan=LinkSettings(loss="2 %")),
         tcp=Tcp(congestion_control="bbr"),
     )
@@ -46,8 +57,14 @@ def test_a_topology_in_python() -> None:
     ("build", "text"),
     [
         (lambda: Wan(betwen=("a", "b")), "Wan.betwen: unknown key 'betwen'\n  nearest: between"),
-        (lambda: Wan(between=("a", "b"), rate=10), "Wan.rate: the rate 10 has no unit\n  write a number and a unit"),
-        (lambda: Wan(between=("a", "b"), detour=float("inf")), "Wan.detour: inf is not a finite number"),
+        (
+            lambda: Wan(between=("a", "b"), rate=10),
+            "Wan.rate: the rate 10 has no unit\n  write a number and a unit",
+        ),
+        (
+            lambda: Wan(between=("a", "b"), detour=float("inf")),
+            "Wan.detour: inf is not a finite number",
+        ),
         (lambda: Datacenter(location=(91, 0)), "Datacenter.location: [91.0, 0.0] is no place"),
         (lambda: Topology(name="x"), "Topology.datacenters: it is missing"),
         (
@@ -55,7 +72,9 @@ def test_a_topology_in_python() -> None:
             "Topology.datacenters.b.host: unknown key 'host'\n  nearest: hosts",
         ),
         (
-            lambda: Topology(datacenters={"a": {}, "b": {}}, wan=[Wan(between=("a", "b"), delay="1 ms")]),
+            lambda: Topology(
+                datacenters={"a": {}, "b": {}}, wan=[Wan(between=("a", "b"), delay="1 ms")]
+            ),
             "Topology.wan.0.rate: a->b has no rate\n  write one, such as 10 Gbit/s",
         ),
         (
@@ -76,7 +95,9 @@ def test_a_name_that_was_not_given_is_written(tmp_path: Path) -> None:
     assert Topology.load(path).name == "topology"
 
 
-@pytest.mark.parametrize("text", ["1e3", ".5", "no", "~", "1_000", "0x10", "<<", "=", "2026-01-01", "a: b", "# a", "-"])
+@pytest.mark.parametrize(
+    "text", ["1e3", ".5", "no", "~", "1_000", "0x10", "<<", "=", "2026-01-01", "a: b", "# a", "-"]
+)
 def test_text_that_looks_like_something_else_stays_text(text: str, tmp_path: Path) -> None:
     topology = Topology(datacenters={"a": {}}, description=text)
     path = tmp_path / "mine.yaml"
@@ -115,7 +136,12 @@ lengths = st.one_of(
     st.builds(QueueLength, st.integers(1, 2**40), st.sampled_from(["bytes", "time"])),
 )
 nics = st.fixed_dictionaries(
-    {}, optional={"rate": rates, "delay": jitters, "queue": queues.filter(lambda text: "bdp" not in text)}
+    {},
+    optional={
+        "rate": rates,
+        "delay": jitters,
+        "queue": queues.filter(lambda text: "bdp" not in text),
+    },
 )
 locations = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
@@ -142,9 +168,13 @@ def either_way(values: st.SearchStrategy[Any], ends: tuple[str, str]) -> st.Sear
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
     sites = draw(st.lists(names, min_size=1, max_size=6, unique=True))
-    datacenter = {"hosts": st.integers(1, 999), "nic": nics | nics.map(lambda values: Nic(**values))}
+    datacenter = {
+        "hosts": st.integers(1, 999),
+        "nic": nics | nics.map(lambda values: Nic(**values)),
+    }
     datacenters = {
-        name: draw(st.fixed_dictionaries({}, optional={**datacenter, "location": locations})) for name in sites
+        name: draw(st.fixed_dictionaries({}, optional={**datacenter, "location": locations}))
+        for name in sites
     }
     wan = []
     for index, name in enumerate(sites[1:], 1):  # a tree, so that there is a path between any two
@@ -152,7 +182,10 @@ def topologies(draw: st.DrawFn) -> Topology:
         options = {key: either_way(values, ends) for key, values in LINK.items()}
         wan.append(Wan(between=ends, **draw(st.fixed_dictionaries({}, optional=options))))
     if len(sites) > 2 and draw(st.booleans()):
-        shape, members = draw(st.sampled_from(["mesh", "ring", "star"])), draw(st.sampled_from(["all", sites]))
+        shape, members = (
+            draw(st.sampled_from(["mesh", "ring", "star"])),
+            draw(st.sampled_from(["all", sites])),
+        )
         wan.append(Wan(**{shape: members}, **draw(st.fixed_dictionaries({}, optional=LINK))))
     return Topology(
         name=draw(names),
@@ -161,7 +194,11 @@ def topologies(draw: st.DrawFn) -> Topology:
         wan=wan,
         defaults={
             "datacenter": draw(st.none() | st.fixed_dictionaries({}, optional=datacenter)),
-            "wan": {"rate": "1 Gbit/s", "delay": "10 ms", **draw(st.fixed_dictionaries({}, optional=LINK))},
+            "wan": {
+                "rate": "1 Gbit/s",
+                "delay": "10 ms",
+                **draw(st.fixed_dictionaries({}, optional=LINK)),
+            },
         },
         **draw(
             st.fixed_dictionaries(
@@ -169,7 +206,9 @@ def topologies(draw: st.DrawFn) -> Topology:
                 optional={
                     "routing": st.sampled_from(["delay", "hops"]),
                     "mtu": st.integers(576, 9000),
-                    "tcp": st.fixed_dictionaries({}, optional={"buffer": st.sampled_from(["auto", "4 KiB", "16 MB"])}),
+                    "tcp": st.fixed_dictionaries(
+                        {}, optional={"buffer": st.sampled_from(["auto", "4 KiB", "16 MB"])}
+                    ),
                 },
             )
         ),

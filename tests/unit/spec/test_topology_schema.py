@@ -21,12 +21,15 @@ VALIDATOR = Draft7Validator(SCHEMA)
 
 
 @pytest.mark.parametrize(
-    ("command", "file"), [("schema", "topologies/schema.json"), ("reference", "docs/topology-reference.md")]
+    ("command", "file"),
+    [("schema", "topologies/schema.json"), ("reference", "docs/topology-reference.md")],
 )
 def test_the_file_in_the_tree_is_what_the_models_say(command: str, file: str) -> None:
     made = CliRunner().invoke(app, ["topo", command])
     assert made.exit_code == 0
-    assert (PROJECT / file).read_text() == made.stdout, f"{file} is stale: `make docs` writes it anew"
+    assert (PROJECT / file).read_text() == made.stdout, (
+        f"{file} is stale: `make docs` writes it anew"
+    )
 
 
 def test_the_schema_is_one() -> None:

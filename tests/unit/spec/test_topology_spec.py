@@ -61,7 +61,9 @@ def test_the_five_sites() -> None:
     topology = Topology.load("microsoft-openai-five")
     assert len(topology.links) == 10
     assert [site.hosts for site in topology.sites.values()] == [2] * 5
-    assert 2 * link_of(topology, "wisconsin-georgia").forward.delay == pytest.approx(15.7e6, rel=0.003)
+    assert 2 * link_of(topology, "wisconsin-georgia").forward.delay == pytest.approx(
+        15.7e6, rel=0.003
+    )
 
 
 def test_the_ten_regions_have_measured_rtts() -> None:
@@ -77,7 +79,14 @@ def test_built_in_code() -> None:
         {
             "name": "two",
             "datacenters": {"iowa": {"hosts": 4}, "ohio": {}},
-            "wan": [{"between": ["iowa", "ohio"], "rate": "10 Gbit/s", "delay": "8.2 ms", "loss": "0.001 %"}],
+            "wan": [
+                {
+                    "between": ["iowa", "ohio"],
+                    "rate": "10 Gbit/s",
+                    "delay": "8.2 ms",
+                    "loss": "0.001 %",
+                }
+            ],
         }
     )
     link = topology.links[0]
@@ -142,7 +151,9 @@ def test_shorthands(tmp_path: Path, wan: str, expected: list[str]) -> None:
 
 
 def test_a_between_entry_refines_a_link_of_a_shorthand(tmp_path: Path) -> None:
-    topology = load(tmp_path, f"{FOUR}\nwan: [{{between: [b, a], delay: 7 ms}}, {{mesh: all, rate: 5 Gbit/s}}]")
+    topology = load(
+        tmp_path, f"{FOUR}\nwan: [{{between: [b, a], delay: 7 ms}}, {{mesh: all, rate: 5 Gbit/s}}]"
+    )
     assert len(topology.links) == 6
     link = link_of(topology, "b-a")
     assert (link.forward.delay, link.forward.rate) == (7_000_000, 5 * 10**9)
@@ -156,26 +167,41 @@ ONE_WAY = "between: [a, b], loss: {a->b: 1 %}, rate: {b->a: 1 Gbit/s}, jitter: {
     [
         (f"[{{{ONE_WAY}}}, {{ring: [b, c, d]}}]", "loss: 2 %, jitter: 10 us, "),
         (f"[{{mesh: all, loss: 2 %, jitter: 10 us}}, {{{ONE_WAY}}}]", "loss: 3 %, jitter: 20 us, "),
-        (f"[{{{ONE_WAY.replace('[a, b]', '[b, a]')}}}, {{mesh: all, loss: 2 %, jitter: 10 us}}]", ""),
+        (
+            f"[{{{ONE_WAY.replace('[a, b]', '[b, a]')}}}, {{mesh: all, loss: 2 %, jitter: 10 us}}]",
+            "",
+        ),
     ],
     ids=["defaults", "shorthand over defaults", "shorthand, other order"],
 )
 def test_a_direction_that_is_not_named_inherits(tmp_path: Path, wan: str, defaults: str) -> None:
     head = FOUR.replace("{rate", f"{{{defaults}rate")
-    link = next(link for link in load(tmp_path, f"{head}\nwan: {wan}").links if {*link.key.split("-")} == {"a", "b"})
+    link = next(
+        link
+        for link in load(tmp_path, f"{head}\nwan: {wan}").links
+        if {*link.key.split("-")} == {"a", "b"}
+    )
     there, back = sorted((link.forward, link.backward), key=lambda way: way.name)
     assert (there.name, there.loss, there.rate, there.jitter) == ("a->b", 0.01, 10**10, 50_000)
     assert (back.name, back.loss, back.rate, back.jitter) == ("b->a", 0.02, 10**9, 10_000)
 
 
-def test_a_direction_without_anything_to_inherit_has_the_default_or_its_location(tmp_path: Path) -> None:
+def test_a_direction_without_anything_to_inherit_has_the_default_or_its_location(
+    tmp_path: Path,
+) -> None:
     text = """
     datacenters: {a: {location: [0, 0]}, b: {location: [0, 10]}}
     wan: [{between: [a, b], rate: 1 Gbit/s, delay: {a->b: 40 ms}, loss: {a->b: {p: 1 %, r: 10 %}}}]
     """
     link = load(tmp_path, text).links[0]
-    assert (link.forward.delay, link.forward.loss) == (40_000_000, GilbertElliott(p="1 %", r="10 %"))
-    assert (link.backward.delay, link.backward.loss) == (fibre_delay_ns(distance_km((0, 0), (0, 10))), 0.0)
+    assert (link.forward.delay, link.forward.loss) == (
+        40_000_000,
+        GilbertElliott(p="1 %", r="10 %"),
+    )
+    assert (link.backward.delay, link.backward.loss) == (
+        fibre_delay_ns(distance_km((0, 0), (0, 10))),
+        0.0,
+    )
 
 
 def test_defaults_and_extensions(tmp_path: Path) -> None:
@@ -206,7 +232,11 @@ def test_extends(tmp_path: Path) -> None:
     """
     topology = load(tmp_path, text)
     assert (topology.name, topology.description, topology.mtu) == ("mine", "", 9000)
-    assert {name: site.hosts for name, site in topology.sites.items()} == {"iowa": 5, "ohio": 2, "texas": 1}
+    assert {name: site.hosts for name, site in topology.sites.items()} == {
+        "iowa": 5,
+        "ohio": 2,
+        "texas": 1,
+    }
     assert keys(topology) == ["ohio-iowa", "ohio-texas"]
     assert link_of(topology, "ohio-iowa").forward.delay == pytest.approx(8.2e6, rel=0.01)
     assert Topology.model_validate(yaml.safe_load(topology.to_yaml())) == topology
@@ -221,7 +251,11 @@ def test_one_direction_laid_over_both(tmp_path: Path) -> None:
     link = load(tmp_path, f"extends: base.yaml\nwan: [{over}]").links[0]
     there, back = link.backward, link.forward
     assert (there.name, there.rate, there.delay, there.loss) == ("a->b", 10**10, 5_000_000, 0.02)
-    assert (back.rate, back.delay, back.loss) == (10**9, 2_000_000, GilbertElliott(p="1 %", r="9 %"))
+    assert (back.rate, back.delay, back.loss) == (
+        10**9,
+        2_000_000,
+        GilbertElliott(p="1 %", r="9 %"),
+    )
 
 
 def test_extends_removes_with_null(tmp_path: Path) -> None:
@@ -249,8 +283,15 @@ def test_set_a_link(setting: str, attribute: int) -> None:
 
 
 def test_set_one_link_of_a_mesh() -> None:
-    settings = ["wan.wisconsin-georgia.delay=20 ms", "wan.mesh.rate=1 Gbit/s", "tcp.congestion_control=bbr", "mtu=9000"]
-    topology = Topology.load("microsoft-openai-five", parse_overrides(settings, ["topology"])["topology"])
+    settings = [
+        "wan.wisconsin-georgia.delay=20 ms",
+        "wan.mesh.rate=1 Gbit/s",
+        "tcp.congestion_control=bbr",
+        "mtu=9000",
+    ]
+    topology = Topology.load(
+        "microsoft-openai-five", parse_overrides(settings, ["topology"])["topology"]
+    )
     delays = {link.key: link.forward.delay for link in topology.links}
     assert len(delays) == 10
     assert [key for key, delay in delays.items() if delay == 20_000_000] == ["wisconsin-georgia"]
@@ -259,14 +300,18 @@ def test_set_one_link_of_a_mesh() -> None:
 
 
 def test_set_every_datacenter() -> None:
-    settings = parse_overrides(["datacenters.*.hosts=3", "datacenters.iowa.nic={rate: 1 Gbit/s}"], ["topology"])
+    settings = parse_overrides(
+        ["datacenters.*.hosts=3", "datacenters.iowa.nic={rate: 1 Gbit/s}"], ["topology"]
+    )
     sites = Topology.load("two-sites", settings["topology"]).sites
     assert [site.hosts for site in sites.values()] == [3, 3]
     assert (sites["iowa"].nic.rate, sites["iowa"].nic.delay) == (10**9, 5_000)
 
 
 def test_set_goes_to_its_target() -> None:
-    found = parse_overrides(["workload.sizes=[4 KiB, 1 MiB]", "topology.mtu=1400"], ["topology", "workload"])
+    found = parse_overrides(
+        ["workload.sizes=[4 KiB, 1 MiB]", "topology.mtu=1400"], ["topology", "workload"]
+    )
     assert found["workload"][0].path == ("sizes",)
     assert found["workload"][0].value == ["4 KiB", "1 MiB"]
     assert found["topology"][0].value == 1400
@@ -276,7 +321,9 @@ def test_a_table_is_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "my.dist").write_text("0 1 2")
     link = "{between: [a, b], rate: 1 Gbit/s, delay: 2 ms, jitter: 1 ms, distribution: my.dist}"
     text = f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{link}]"
-    assert load(tmp_path, text).links[0].forward.distribution == str((tmp_path / "my.dist").resolve())
+    assert load(tmp_path, text).links[0].forward.distribution == str(
+        (tmp_path / "my.dist").resolve()
+    )
 
 
 def test_json_schema() -> None:

@@ -17,28 +17,45 @@ def test_the_preset_is_the_default() -> None:
     assert workload.settings(10) == default.settings(10)
     assert default.ops == ["all_reduce", "all_gather", "broadcast", "barrier"]
     assert default.bytes_of_sizes() == [4096 * 4**power for power in range(7)]
-    assert (default.dtype, default.warmup, default.iterations, default.connections) == ("float32", 1, 3, 1)
+    assert (default.dtype, default.warmup, default.iterations, default.connections) == (
+        "float32",
+        1,
+        3,
+        1,
+    )
 
 
 def test_presets_are_listed() -> None:
-    assert [preset.name for preset in WORKLOADS.presets() if preset.name == "collectives"] == ["collectives"]
+    assert [preset.name for preset in WORKLOADS.presets() if preset.name == "collectives"] == [
+        "collectives"
+    ]
     assert registry()["collectives"] is Collectives
 
 
 def test_set() -> None:
     texts = ["workload.sizes=[4 KiB, 1 MiB]", "workload.iterations=3", "workload.ops=[barrier]"]
-    workload = load_workload("collectives", parse_overrides(texts, ["topology", "workload"])["workload"])
+    workload = load_workload(
+        "collectives", parse_overrides(texts, ["topology", "workload"])["workload"]
+    )
     settings = workload.settings(4)
-    assert (settings["sizes"], settings["iterations"], settings["ops"]) == ([4096, 2**20], 3, ["barrier"])
+    assert (settings["sizes"], settings["iterations"], settings["ops"]) == (
+        [4096, 2**20],
+        3,
+        ["barrier"],
+    )
     assert json.loads(json.dumps(settings)) == settings
 
 
 def test_set_within_a_range() -> None:
-    workload = load_workload("collectives", parse_overrides(["sizes.to=64 KiB"], ["workload"])["workload"])
+    workload = load_workload(
+        "collectives", parse_overrides(["sizes.to=64 KiB"], ["workload"])["workload"]
+    )
     assert workload.settings(2)["sizes"] == [4096, 16384, 65536]
 
 
-@pytest.mark.parametrize("sizes", [["4 KiB", "1 MiB"], {"from": "1 KiB", "to": "8 KiB", "factor": 2}])
+@pytest.mark.parametrize(
+    "sizes", [["4 KiB", "1 MiB"], {"from": "1 KiB", "to": "8 KiB", "factor": 2}]
+)
 def test_round_trip(sizes: object) -> None:
     workload = Collectives.model_validate({"sizes": sizes, "dtype": "int8"})
     written = yaml.safe_load(workload.to_yaml())
@@ -47,7 +64,9 @@ def test_round_trip(sizes: object) -> None:
 
 
 def test_largest_tensor() -> None:
-    assert Collectives.model_validate({"sizes": ["4 KiB", "1 MiB"]}).largest_tensor_bytes(4) == 2**20
+    assert (
+        Collectives.model_validate({"sizes": ["4 KiB", "1 MiB"]}).largest_tensor_bytes(4) == 2**20
+    )
     assert Collectives.model_validate({"sizes": ["4 B"]}).largest_tensor_bytes(4) == 16
 
 
@@ -56,7 +75,10 @@ def test_largest_tensor() -> None:
     [
         ({"ops": ["all_to_all", "gather"], "in_place": True}, "all_to_all cannot be in place"),
         ({"ops": ["reduce"], "algorithm": "hierarchical"}, "there is no hierarchical reduce"),
-        ({"algorithm": "hierarchical", "groups": "rail"}, "groups: rail leaves nothing for a hierarchy"),
+        (
+            {"algorithm": "hierarchical", "groups": "rail"},
+            "groups: rail leaves nothing for a hierarchy",
+        ),
         ({"dtype": "int16"}, "'float32'.* or 'int64'"),
         ({"ops": ["allreduce"]}, "'all_reduce'"),
         ({"groups": "dc"}, "'datacenter'"),
@@ -68,8 +90,12 @@ def test_what_cannot_be_done_is_refused(settings: object, message: str) -> None:
 
 
 def test_what_can_be_done_is_not() -> None:
-    Collectives.model_validate({"ops": ["gather", "scatter"], "in_place": True, "groups": "datacenter"})
-    Collectives.model_validate({"algorithm": "hierarchical", "ops": ["all_reduce", "barrier"], "in_place": True})
+    Collectives.model_validate(
+        {"ops": ["gather", "scatter"], "in_place": True, "groups": "datacenter"}
+    )
+    Collectives.model_validate(
+        {"algorithm": "hierarchical", "ops": ["all_reduce", "barrier"], "in_place": True}
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "uint8", "int64"])

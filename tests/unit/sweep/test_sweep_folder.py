@@ -104,7 +104,11 @@ def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> No
         assert done
         assert len(done) == len(list(folder.points.iterdir()))
         for path in done.values():
-            assert (path / "summary.json").stat().st_size == (path / "ops.parquet").stat().st_size == 10_000
+            assert (
+                (path / "summary.json").stat().st_size
+                == (path / "ops.parquet").stat().st_size
+                == 10_000
+            )
         with folder.locked():
             assert list(folder.running.iterdir()) == []
 
@@ -121,7 +125,9 @@ def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         write_durably(Path({str(path)!r}), ["x" * 10_000])
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
     assert "OSError" in done.stderr
     assert path.read_text().strip() == "[\n 1\n]"
     assert list(tmp_path.iterdir()) == [path]

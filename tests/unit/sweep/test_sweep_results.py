@@ -48,7 +48,9 @@ def test_a_row_for_each_point(sweep: SweepDir) -> None:
 
 def test_queries_in_sql(sweep: SweepDir) -> None:
     gather(sweep)
-    names, rows = query(sweep, "select delay, time_us / bound_us as over from points where state = 'completed'")
+    names, rows = query(
+        sweep, "select delay, time_us / bound_us as over from points where state = 'completed'"
+    )
     assert names == ["delay", "over"]
     assert [row[0] for row in rows] == ["1 ms", "20 ms"]
     _, rows = query(sweep, "select op, max(bytes) from collectives group by op order by op")
@@ -84,11 +86,14 @@ def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
     shares = [0.0, 0.00001, 0.01]
     points = pl.DataFrame(
         {
-            "loss": ["0 %", "0.001 %", "1 %"] * 2, "loss_share": shares * 2, "state": ["completed"] * 6,
-            "control": ["reno"] * 3 + ["bbr"] * 3, "time_us": [3.0, 4.0, 900.0, 3.0, 3.5, 4.0],
+            "loss": ["0 %", "0.001 %", "1 %"] * 2,
+            "loss_share": shares * 2,
+            "state": ["completed"] * 6,
+            "control": ["reno"] * 3 + ["bbr"] * 3,
+            "time_us": [3.0, 4.0, 900.0, 3.0, 3.5, 4.0],
             "bound_us": [2.0] * 3 + [2.00001] * 3,
         }
-    )  # fmt: skip
+    )
     figure = draw(Plot("loss", "time_us", "control"), points, pl.DataFrame())
     assert figure is not None
     assert figure.layout.xaxis.type == "log"
@@ -101,7 +106,9 @@ def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
         "bound",
     ]  # the bounds look alike
     assert all(list(trace.x) == places for trace in figure.data)
-    near = draw(Plot("loss", "time_us", "control"), points.filter(pl.col("loss") != "1 %"), pl.DataFrame())
+    near = draw(
+        Plot("loss", "time_us", "control"), points.filter(pl.col("loss") != "1 %"), pl.DataFrame()
+    )
     assert near is not None
     assert (near.layout.xaxis.type, list(near.layout.xaxis.tickvals)) == ("linear", [0, 1e-5])
 
@@ -146,7 +153,9 @@ def test_a_figure_is_a_page(sweep: SweepDir) -> None:
 
     plot("mine.html")
     assert 'id="figure-1-time-against-delay"' in (sweep.path / "mine.html").read_text()
-    with pytest.raises(InputError, match=r"--out: .*mine\.svg does not end in \.html\n  write mine\.html"):
+    with pytest.raises(
+        InputError, match=r"--out: .*mine\.svg does not end in \.html\n  write mine\.html"
+    ):
         plot("mine.svg")
     assert not (sweep.path / "mine.svg").exists()
 

@@ -123,8 +123,12 @@ def test_modules_sleep_in_proportion_to_their_flops() -> None:
     one_pass(model)
     # The attention's own work is slept together with that of its last layer, because both have the same output.
     done = itertools.accumulate([last, output + attention, inputs, 0])
-    for name, work in zip(["3.weight", "1.output.weight", "1.inputs.weight", "0.weight"], done, strict=True):
-        assert appeared[name] == pytest.approx(step * (1 / 3 + 2 / 3 * work / whole), rel=1e-3), name
+    for name, work in zip(
+        ["3.weight", "1.output.weight", "1.inputs.weight", "0.weight"], done, strict=True
+    ):
+        assert appeared[name] == pytest.approx(step * (1 / 3 + 2 / 3 * work / whole), rel=1e-3), (
+            name
+        )
 
 
 def test_time_from_flops_and_a_gpu() -> None:

@@ -29,7 +29,9 @@ class Job:
     model: GPT  # the same on all ranks
     settings: Settings  # of the workload
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]  # of the inner steps
-    pace: Callable[[nn.Module, float], None]  # (module, n): its passes take 1/n of the step time from now on
+    pace: Callable[
+        [nn.Module, float], None
+    ]  # (module, n): its passes take 1/n of the step time from now on
 
     @property
     def site(self) -> list[int]:
@@ -74,5 +76,7 @@ class Method:
 
 def load(name: str) -> type[Method]:
     """The class of the method `name`."""
-    method: type[Method] = importlib.import_module(f"testbed.workloads.train.methods.{name.replace('-', '_')}").Train
+    method: type[Method] = importlib.import_module(
+        f"testbed.workloads.train.methods.{name.replace('-', '_')}"
+    ).Train
     return method

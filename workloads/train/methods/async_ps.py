@@ -42,7 +42,10 @@ class Train(Method):
         self.optimizer.zero_grad()
         loss = loss_of(self.model(inputs[mine]), targets[mine])
         loss.backward()
-        dist.send(parameters_to_vector(p.grad for p in self.model.parameters() if p.grad is not None), SERVER)
+        dist.send(
+            parameters_to_vector(p.grad for p in self.model.parameters() if p.grad is not None),
+            SERVER,
+        )
         dist.recv(self.gradient, SERVER)
         vector_to_parameters(self.gradient.clone(), self.model.parameters())
         return loss.item()
@@ -52,7 +55,9 @@ class Train(Method):
         worker = dist.recv(self.gradient)
         start = 0
         for parameter in self.model.parameters():
-            parameter.grad = self.gradient[start : start + parameter.numel()].view_as(parameter).clone()
+            parameter.grad = (
+                self.gradient[start : start + parameter.numel()].view_as(parameter).clone()
+            )
             start += parameter.numel()
         self.optimizer.step()
         self.finish_reply(worker)

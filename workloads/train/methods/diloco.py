@@ -26,7 +26,9 @@ class Fragment:
         self.missing = len(parameters)  # gradients of the step under way
         self.common = [nn.Parameter(p.detach().clone()) for p in self.parameters]
         momentum = job.settings["outer_momentum"]
-        self.outer = torch.optim.SGD(self.common, lr=job.settings["outer_lr"], momentum=momentum, nesterov=momentum > 0)
+        self.outer = torch.optim.SGD(
+            self.common, lr=job.settings["outer_lr"], momentum=momentum, nesterov=momentum > 0
+        )
         self.dtype = getattr(torch, job.settings["exchange_dtype"])
         self.world = job.world
         self.buffer = torch.empty(sum(p.numel() for p in self.parameters), dtype=self.dtype)
@@ -35,7 +37,10 @@ class Fragment:
     def send(self) -> None:
         """Begin to average the outer gradients."""
         moved = zip(self.common, self.parameters, strict=True)
-        torch.cat([(old.detach() - new.detach()).flatten().to(self.dtype) for old, new in moved], out=self.buffer)
+        torch.cat(
+            [(old.detach() - new.detach()).flatten().to(self.dtype) for old, new in moved],
+            out=self.buffer,
+        )
         self.buffer /= self.world
         self.work = dist.all_reduce(self.buffer, async_op=True)
 
@@ -65,7 +70,9 @@ class OuterSteps(Method):
         keep: what remains then of a rank's own parameters.
     """
 
-    def __init__(self, job: Job, groups: Sequence[Sequence[nn.Module]], overlap: int = 0, keep: float = 0.0) -> None:
+    def __init__(
+        self, job: Job, groups: Sequence[Sequence[nn.Module]], overlap: int = 0, keep: float = 0.0
+    ) -> None:
         super().__init__(job)
         self.overlap, self.keep = overlap, keep
         self.steps = 0
@@ -75,12 +82,16 @@ class OuterSteps(Method):
         for number, layers in enumerate(groups):
             turn = round((number + 1) * every / len(groups)) % every
             for together in [[layer] for layer in layers] if self.early else [layers]:
-                self.fragments.append(Fragment([p for layer in together for p in layer.parameters()], turn, job))
+                self.fragments.append(
+                    Fragment([p for layer in together for p in layer.parameters()], turn, job)
+                )
         if self.early:
             self.optimizers = [job.optimizer(fragment.parameters) for fragment in self.fragments]
             for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
                 for parameter in fragment.parameters:
-                    parameter.register_post_accumulate_grad_hook(partial(self._ready, fragment, optimizer))
+                    parameter.register_post_accumulate_grad_hook(
+                        partial(self._ready, fragment, optimizer)
+                    )
 
     def due(self, fragment: Fragment, step: int) -> bool:
         """Whether an outer step of `fragment` follows the inner step number `step`, which counts from 1."""
@@ -106,7 +117,9 @@ class OuterSteps(Method):
         for fragment in self.fragments:
             fragment.receive(self.keep)
 
-    def _ready(self, fragment: Fragment, optimizer: torch.optim.Optimizer, _parameter: torch.Tensor) -> None:
+    def _ready(
+        self, fragment: Fragment, optimizer: torch.optim.Optimizer, _parameter: torch.Tensor
+    ) -> None:
         """A gradient of `fragment` is there; once all are, an inner step that is due for exchange sends it."""
         fragment.missing -= 1
         if fragment.missing == 0:

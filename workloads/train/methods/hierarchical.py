@@ -23,7 +23,9 @@ class Train(ddp.Train):
         self.inside = groups[self.job.sites.index(self.job.site)]
         self.across = dist.new_group([site[0] for site in self.job.sites])
         network = super().prepare(model)
-        network.register_comm_hook(None, ddp.InOrder(lambda bucket: self.average(bucket.buffer())).hook)
+        network.register_comm_hook(
+            None, ddp.InOrder(lambda bucket: self.average(bucket.buffer())).hook
+        )
         return network
 
     def average(self, gradients: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,9 @@ class Train(Method):
         job.pace(self.stage, settings["microbatches"])
         self.optimizer = job.optimizer(self.stage.parameters())
         stage = PipelineStage(self.stage, job.rank, job.world, torch.device("cpu"))
-        self.schedule = SCHEDULES[settings["schedule"]](stage, settings["microbatches"], loss_fn=loss_of)
+        self.schedule = SCHEDULES[settings["schedule"]](
+            stage, settings["microbatches"], loss_fn=loss_of
+        )
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
         """All micro-batches forward and backward; only the last rank knows the loss."""

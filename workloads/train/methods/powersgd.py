@@ -23,5 +23,7 @@ class Train(ddp.Train):
         network = super().prepare(model)
         rank = self.job.settings["powersgd_rank"]
         state = PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=WHOLE_STEPS)
-        network.register_comm_hook(None, ddp.InOrder(lambda bucket: powerSGD_hook(state, bucket).wait()).hook)
+        network.register_comm_hook(
+            None, ddp.InOrder(lambda bucket: powerSGD_hook(state, bucket).wait()).hook
+        )
         return network
