@@ -1,4 +1,5 @@
-"""Steps that go on when a peer has gone and is back: each attempt has a process group and a port of its own.
+"""Steps that go on when a peer has gone and is back: each attempt has a process group and a port of
+its own.
 
     testbed run examples/host-crash.yaml -- examples/rejoin.py
 

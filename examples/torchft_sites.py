@@ -2,10 +2,10 @@
 
     testbed run TOPOLOGY -- examples/torchft_sites.py --steps 60
 
-Gradients are summed inside each datacenter by gloo, each host a part, and averaged across datacenters by torchft's
-manager. When a datacenter crashes, the others drop the step that failed and go on without it; when it is back, it gets
-the model from one of them and joins. Rank 0 runs torchft's lighthouse, which counts who is there: its datacenter must
-not crash.
+Gradients are summed inside each datacenter by gloo, each host a part, and averaged across
+datacenters by torchft's manager. When a datacenter crashes, the others drop the step that failed
+and go on without it; when it is back, it gets the model from one of them and joins. Rank 0 runs
+torchft's lighthouse, which counts who is there: its datacenter must not crash.
 """
 
 import argparse

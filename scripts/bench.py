@@ -1,7 +1,8 @@
-"""Times the testbed itself: wall seconds of commands to their table and to their end, those of their stages, and what
-sweeps gain by a second guest.
+"""Times the testbed itself: wall seconds of commands to their table and to their end, those of
+their stages, and what sweeps gain by a second guest.
 
-usage: scripts/bench.py [NAME ...]     the names are those of `CASES`, and sweep; without any, all are run
+usage: scripts/bench.py [NAME ...]     the names are those of `CASES`, and sweep; without any, all
+are run
 
 Run it on a machine that does nothing else.
 """
@@ -53,7 +54,9 @@ sweep:
 
 
 def command(*words: str | Path) -> tuple[float, float]:
-    """Wall seconds of a command of the testbed to its table and to its end; ends this program if it fails."""
+    """Wall seconds of a command of the testbed to its table and to its end; ends this program if it
+    fails.
+    """
     begin = time.monotonic()
     with (
         tempfile.TemporaryFile() as errors,
@@ -90,7 +93,9 @@ def cpu_seconds() -> float:
 
 
 class Sweep(NamedTuple):
-    """Wall and CPU seconds of a sweep, and the median of what a point takes outside its operations."""
+    """Wall and CPU seconds of a sweep, and the median of what a point takes outside its
+    operations.
+    """
 
     seconds: float
     cpu_seconds: float
@@ -137,8 +142,8 @@ def main() -> None:
 
 
 def bench_sweep() -> None:
-    """Print what the sweep takes with one guest at a time, and with two: means of two runs, in an order in which a
-    machine that grows slower or faster favours neither.
+    """Print what the sweep takes with one guest at a time, and with two: means of two runs, in an
+    order in which a machine that grows slower or faster favours neither.
     """
     measured: dict[int, list[Sweep]] = {1: [], 2: []}
     for jobs in (1, 2, 2, 1):

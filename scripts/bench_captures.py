@@ -72,7 +72,9 @@ class Traffic:
 
 
 def traffic(plan: Plan, packets: int) -> Traffic:
-    """Half of `packets` carry data, in several flows by turns; one of a thousand is lost and sent again at once."""
+    """Half of `packets` carry data, in several flows by turns; one of a thousand is lost and sent
+    again at once.
+    """
     number = packets // 2
     a, b = (int(plan.network.datacenters[i].subnet.network_address) + 10 for i in (0, 1))
     data = np.zeros(number, RECORD)

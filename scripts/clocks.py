@@ -1,10 +1,11 @@
-"""The same experiment on both clocks as its load grows: how far the real clock is from the virtual one.
+"""The same experiment on both clocks as its load grows: how far the real clock is from the virtual
+one.
 
 usage: scripts/clocks.py [--out docs/clocks.svg] [--results clocks.json] [--draw-only]
 
-An all-reduce of 16 MiB among 2 to 16 ranks in two datacenters, 10 ms apart, over 1 to 10 Gbit/s, in a guest, ranks as
-processes. Run it on a machine that does nothing else; it takes about ten minutes on two cores. Results go to JSON
-first, from which --draw-only draws the figure again.
+An all-reduce of 16 MiB among 2 to 16 ranks in two datacenters, 10 ms apart, over 1 to 10 Gbit/s, in
+a guest, ranks as processes. Run it on a machine that does nothing else; it takes about ten minutes
+on two cores. Results go to JSON first, from which --draw-only draws the figure again.
 """
 
 import argparse

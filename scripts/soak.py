@@ -1,12 +1,14 @@
-"""Soak: random small runs and sweeps that end in random ways, for as long as you like, with a census around each.
+"""Soak: random small runs and sweeps that end in random ways, for as long as you like, with a
+census around each.
 
 usage: scripts/soak.py [--minutes N] [--seed N] [--folder FOLDER]
 
-A sweep is ended at random moments, or one of its guests is, and begun again until it is complete. Reports what is left
-behind (processes, namespaces, links, queues, mounts, control groups, shared memory, temporary files, sockets), what
-hangs, points that were done and are lost or were run again, and exit statuses that are none of the documented ones:
-exit status 1 if there is any. What failed stays in FOLDER. At the end it tells how the memory in use on this machine
-has changed: the slope of a line through its values after each run.
+A sweep is ended at random moments, or one of its guests is, and begun again until it is complete.
+Reports what is left behind (processes, namespaces, links, queues, mounts, control groups, shared
+memory, temporary files, sockets), what hangs, points that were done and are lost or were run again,
+and exit statuses that are none of the documented ones: exit status 1 if there is any. What failed
+stays in FOLDER. At the end it tells how the memory in use on this machine has changed: the slope of
+a line through its values after each run.
 """
 
 import argparse
@@ -52,7 +54,9 @@ JOBS = {
 
 
 def topology(drawn: random.Random) -> str:
-    """Two or three datacenters with a host or two each; all pairs are linked. In a third of them links change."""
+    """Two or three datacenters with a host or two each; all pairs are linked. In a third of them
+    links change.
+    """
     names = ["oslo", "bern", "lima"][: drawn.choice([2, 2, 3])]
     lines = ["name: soak", "datacenters:"]
     lines += [
@@ -118,7 +122,9 @@ def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
 
 
 def a_guest(drawn: random.Random, command: int) -> int:
-    """A process of one of the guests that run now (its kernel is one of them), or else the command."""
+    """A process of one of the guests that run now (its kernel is one of them), or else the
+    command.
+    """
     kernel = os.environ["TESTBED_KERNEL"].encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -136,7 +142,9 @@ def finished(sweep: Path) -> dict[str, int]:
 
 
 def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
-    """A sweep that is ended a few times and then left alone: how it went, and what is wrong with it."""
+    """A sweep that is ended a few times and then left alone: how it went, and what is wrong with
+    it.
+    """
     (folder / "topology.yaml").write_text(PAIR)
     delays = drawn.sample(["1 ms", "5 ms", "20 ms", "50 ms"], 2)
     rates = drawn.sample(["100 Mbit/s", "1 Gbit/s", "5 Gbit/s"], drawn.choice([1, 2]))

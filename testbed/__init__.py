@@ -1,9 +1,11 @@
 """A network-emulation testbed for training across datacenters.
 
-The names in ``__all__`` are the topology language in Python; each is imported when it is first used:
+The names in ``__all__`` are the topology language in Python; each is imported when it is first
+used:
 
     from testbed import Datacenter, Topology, Wan
-    iowa, ohio = Datacenter(hosts=4, location=(41.22, -95.86)), Datacenter(hosts=4, location=(40.07, -82.76))
+    iowa = Datacenter(hosts=4, location=(41.22, -95.86))
+    ohio = Datacenter(hosts=4, location=(40.07, -82.76))
     topology = Topology(
         name="two-sites",
         datacenters={"iowa": iowa, "ohio": ohio},
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 if not Path(__file__).with_name("workloads").exists():
-    # In a checkout the workloads lie beside this package. Either way they are `testbed.workloads`, so that a folder
-    # called workloads in which a user works is not in the way.
+    # In a checkout the workloads lie beside this package. Either way they are `testbed.workloads`,
+    # so that a folder called workloads in which a user works is not in the way.
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 _HOMES = {

@@ -21,8 +21,9 @@ def main() -> None:
     try:
         run()
     finally:
-        # With -m, Python 3.11 ends itself by SIGINT, whatever its status was to be, once a KeyboardInterrupt has left
-        # code that was run from a string, as a dataclass's methods are, handled or not. The next string clears that.
+        # With -m, Python 3.11 ends itself by SIGINT, whatever its status was to be, once a
+        # KeyboardInterrupt has left code that was run from a string, as a dataclass's methods are,
+        # handled or not. The next string clears that.
         exec("")
         gc.freeze()  # the interpreter's end would look through all of it, for 0.2 s
 

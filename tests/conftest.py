@@ -19,7 +19,9 @@ KEPT_SETTINGS = (
 
 @pytest.fixture(scope="session")
 def need() -> Need:
-    """``need(condition, what)``: skip the test if the machine lacks `what`, or fail it where nothing may be skipped."""
+    """``need(condition, what)``: skip the test if the machine lacks `what`, or fail it where
+    nothing may be skipped.
+    """
 
     def check(condition: object, what: str) -> None:
         if condition:
@@ -47,7 +49,9 @@ def kernel(need: Need) -> Kernel:
 
 @pytest.fixture(scope="session")
 def command_environment() -> dict[str, str]:
-    """The environment of a command of the testbed, without settings of the user's that would change its results."""
+    """The environment of a command of the testbed, without settings of the user's that would change
+    its results.
+    """
     kept = {
         n: v for n, v in os.environ.items() if not n.startswith("TESTBED_") or n in KEPT_SETTINGS
     }
@@ -56,7 +60,9 @@ def command_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def command(kernel: Kernel, command_environment: dict[str, str]) -> Command:
-    """``command(word, ..., status=0)``: run a command of the testbed to its end, which must be that exit status."""
+    """``command(word, ..., status=0)``: run a command of the testbed to its end, which must be that
+    exit status.
+    """
     del kernel
 
     def run(

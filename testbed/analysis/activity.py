@@ -9,7 +9,9 @@ INSTANCE = ["op", "bytes", "group_size", "phase", "iteration"]
 
 
 def compute_spans(steps: pl.DataFrame) -> pl.DataFrame:
-    """The modelled computation of each step; where only its length was recorded, from the step's start on."""
+    """The modelled computation of each step; where only its length was recorded, from the step's
+    start on.
+    """
     return _pairs(steps, _edges(steps))
 
 
@@ -46,7 +48,8 @@ def _pairs(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
 def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
     """Of each operation the time until the last of its ranks began it too.
 
-    Only of operations whose ranks are known: among all `ranks`, or in named groups that work at the same time.
+    Only of operations whose ranks are known: among all `ranks`, or in named groups that work at the
+    same time.
     """
     named = [
         *INSTANCE,
@@ -64,7 +67,8 @@ def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
 
 
 def lanes(ops: pl.DataFrame) -> list[int]:
-    """For each row of `ops`, sorted by rank and start: the first lane of its rank that is free when it starts.
+    """For each row of `ops`, sorted by rank and start: the first lane of its rank that is free when
+    it starts.
 
     Operations that overlap are in different lanes.
     """

@@ -3,14 +3,16 @@
 A judgement by rules, for people to begin with; the figures that it rests on are told with it.
 
 - compute: at least half of the time of training is modelled computation.
-- bandwidth: while data are exchanged, the busiest WAN direction carries at least `FULL` of its rate; or an operation
-  takes at most 1 / `FULL` of its lower bound, and its time grows with its size.
-- window: at least half of the payload went over connections that were waiting for TCP's window most of the time
-  (flows.parquet), or the time grows with the size although no link is full.
-- latency: the smallest size already takes at least half as long as the main one; or the links are almost idle while
-  data are exchanged.
+- bandwidth: while data are exchanged, the busiest WAN direction carries at least `FULL` of its
+  rate; or an operation takes at most 1 / `FULL` of its lower bound, and its time grows with its
+  size.
+- window: at least half of the payload went over connections that were waiting for TCP's window most
+  of the time (flows.parquet), or the time grows with the size although no link is full.
+- latency: the smallest size already takes at least half as long as the main one; or the links are
+  almost idle while data are exchanged.
 
-None of them, where the figures do not tell. Of collectives the one counts on which most time was spent.
+None of them, where the figures do not tell. Of collectives the one counts on which most time was
+spent.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ def dominant(
     links: pl.DataFrame,
     flows: pl.DataFrame | None,
 ) -> Row | None:
-    """{"what": latency | bandwidth | window | compute, "why": a clause}; None where it cannot be told.
+    """{"what": latency | bandwidth | window | compute, "why": a clause}; None where it cannot be
+    told.
 
-    `summary` has `training` and `collectives` as summary.json has them; the tables are those of the run folder.
+    `summary` has `training` and `collectives` as summary.json has them; the tables are those of the
+    run folder.
     """
     if history is None:
         return None
@@ -89,7 +93,9 @@ def _of_collective(
 
 
 def _by_links(use: Use | None, grows: bool | None, window: float | None, text: str) -> Row | None:
-    """The verdict of the links' use, of whether the time grows with the size (None: not known), and of the windows."""
+    """The verdict of the links' use, of whether the time grows with the size (None: not known), and
+    of the windows.
+    """
     if use is not None and use[1] >= FULL:
         return _found("bandwidth", text)
     if grows is False:
@@ -118,7 +124,9 @@ def _while_exchanging(use: Use | None) -> str:
 
 
 def _small_share(main: Row, rows: list[Row]) -> tuple[Row, float] | None:
-    """The smallest size of the same operation, and its part of the main one's time; None if none is far smaller."""
+    """The smallest size of the same operation, and its part of the main one's time; None if none is
+    far smaller.
+    """
     same = ("op", "ranks", "dtype", "algorithm", "groups")
     alike = [
         row
@@ -132,7 +140,9 @@ def _small_share(main: Row, rows: list[Row]) -> tuple[Row, float] | None:
 
 
 def _use_during(history: History, row: Row, ops: pl.DataFrame, links: pl.DataFrame) -> Use | None:
-    """Of the busiest WAN direction, over the time in which the measured iterations of `row` were under way."""
+    """Of the busiest WAN direction, over the time in which the measured iterations of `row` were
+    under way.
+    """
     key = {
         "op": row["op"],
         "bytes": row["bytes"],
@@ -160,7 +170,8 @@ def _union_ns(spans: pl.DataFrame) -> int:
 def busiest(
     history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float
 ) -> Use | None:
-    """The WAN direction with the largest share of its rate, if what it sent between two times took `seconds`.
+    """The WAN direction with the largest share of its rate, if what it sent between two times took
+    `seconds`.
 
     At most 1. None without samples.
     """

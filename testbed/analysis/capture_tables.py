@@ -1,7 +1,8 @@
-"""The tables that a run's packet captures give: flows, their throughput over time, and which operations they carried.
+"""The tables that a run's packet captures give: flows, their throughput over time, and which
+operations they carried.
 
-docs/captures.md defines every column. Captures are read once each into a temporary file; then one interface after
-another is looked at, with about 300 bytes of memory for each record of its capture.
+docs/captures.md defines every column. Captures are read once each into a temporary file; then one
+interface after another is looked at, with about 300 bytes of memory for each record of its capture.
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ OPERATION = ["op", "bytes", "group_size", "iteration", "phase", "group"]
 class Captured:
     """What the captures of a run say.
 
-    `points`: {"capture", "records", "removed_records", "dropped", "truncated"} of each. `sent`: totals of what the
-    router of a datacenter sent into a WAN link, by link and datacenter; without its own capture, of what arrived.
+    `points`: {"capture", "records", "removed_records", "dropped", "truncated"} of each. `sent`:
+    totals of what the router of a datacenter sent into a WAN link, by link and datacenter; without
+    its own capture, of what arrived.
     """
 
     flows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FLOWS_SCHEMA))
@@ -115,7 +117,9 @@ class Captured:
 
 
 def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> Captured:
-    """The tables of a run's captures; `ops` has the columns of ops.parquet, `scratch` is a folder for a while."""
+    """The tables of a run's captures; `ops` has the columns of ops.parquet, `scratch` is a folder
+    for a while.
+    """
     rows: list[Row] = []
     bins: list[pl.DataFrame] = []
     parts: list[pl.DataFrame] = []
@@ -149,7 +153,9 @@ def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> 
 def _traces(
     run: RunDir, plan: Plan, scratch: Path, captured: Captured
 ) -> dict[CapturePoint, Trace]:
-    """Every capture that can be read, kept below `scratch`; what is wrong with each becomes a point and a problem."""
+    """Every capture that can be read, kept below `scratch`; what is wrong with each becomes a point
+    and a problem.
+    """
     traces = {}
     for number, point in enumerate(capture_points(plan.network, plan.capture)):
         path = run.capture(point.what, point.at)
@@ -330,7 +336,9 @@ def _times(packets: Packets, rows: Ints) -> Ints:
 
 
 def _earlier(packets: Packets, others: Packets) -> Ints:
-    """For each of `packets`, the position of the same packet in `others`: the last that is not later; -1 if none."""
+    """For each of `packets`, the position of the same packet in `others`: the last that is not
+    later; -1 if none.
+    """
     columns = [
         {"time": p["time_ns"], "key": identities(p), "row": np.arange(len(p))}
         for p in (packets, others)
@@ -392,8 +400,9 @@ def _bins(flow: Flow, number: int) -> pl.DataFrame:
 class _Operations:
     """Which operation a packet belongs to.
 
-    It is the first operation to end at the receiving host after the packet has arrived there, among those that the
-    sending host had begun when it was sent. Sends and receives of a script are not told apart.
+    It is the first operation to end at the receiving host after the packet has arrived there, among
+    those that the sending host had begun when it was sent. Sends and receives of a script are not
+    told apart.
     """
 
     def __init__(self, ops: pl.DataFrame) -> None:

@@ -1,4 +1,6 @@
-"""How fast a run got on between the changes of its network: what an outage or a slower link costs."""
+"""How fast a run got on between the changes of its network: what an outage or a slower link
+costs.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,13 @@ def periods(
     ops: pl.DataFrame,
     steps: pl.DataFrame | None,
 ) -> list[dict[str, Any]]:
-    """A row for the time before the first change, and one from each change to the next; none without changes.
+    """A row for the time before the first change, and one from each change to the next; none
+    without changes.
 
-    Each has "at_s" (from rank 0's first step or operation on), "what" (clauses), "seconds" (null: the run was over
-    before), "unit" (step or operation), "finished" (how many of rank 0 ended in this time) and "per_s". The first
-    begins with the first step or operation, the last ends with the last one.
+    Each has "at_s" (from rank 0's first step or operation on), "what" (clauses), "seconds" (null:
+    the run was over before), "unit" (step or operation), "finished" (how many of rank 0 ended in
+    this time) and "per_s". The first begins with the first step or operation, the last ends with
+    the last one.
 
     Args:
         changes: of the plan.

@@ -1,4 +1,5 @@
-"""Whether a run on the real clock was what its plan says: limits for what was watched, and what beyond them means.
+"""Whether a run on the real clock was what its plan says: limits for what was watched, and what
+beyond them means.
 
 The limits, also in docs/machines.md. Each is on what happened while the workload ran.
 
@@ -65,9 +66,11 @@ def doubts(run: RunDir, *, busy: float, steal: float) -> Iterator[str]:
 
 
 def rates(history: History, links: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each WAN direction whose queue was not empty for a while: the rate at which it sent then, and the planned.
+    """Of each WAN direction whose queue was not empty for a while: the rate at which it sent then,
+    and the planned.
 
-    After a change, what was in the queue still leaves at the rate before: as long as that takes is left out.
+    After a change, what was in the queue still leaves at the rate before: as long as that takes is
+    left out.
     """
     import polars as pl  # noqa: PLC0415 (0.2 s, and every command imports this file)
 

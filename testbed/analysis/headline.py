@@ -7,7 +7,9 @@ from typing import Any
 
 
 def main_operation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of rows of summary.json `collectives`, the one that took most time; a barrier only if it is alone."""
+    """Of rows of summary.json `collectives`, the one that took most time; a barrier only if it is
+    alone.
+    """
     return max(
         rows,
         key=lambda row: (

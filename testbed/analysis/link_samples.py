@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 def sent_bytes(samples: pl.DataFrame, begin_ns: int, end_ns: int) -> float:
-    """What the counter grew by, interpolated between its `samples` (columns time_ns and bytes, in order of time)."""
+    """What the counter grew by, interpolated between its `samples` (columns time_ns and bytes, in
+    order of time).
+    """
     first, last = np.interp([begin_ns, end_ns], samples["time_ns"], samples["bytes"])
     return float(last - first)

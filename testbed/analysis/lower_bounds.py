@@ -1,21 +1,24 @@
 """The least time that a topology allows for a collective operation.
 
-The bound uses only what must be true of every algorithm: information needs the one-way delay of the shortest relay path
-between two ranks, and the bytes that must cross a cut need the capacity of the cut. Protocol headers, slow start and
-processor time are not counted, so no implementation on the network can be faster, unless it compresses the data.
+The bound uses only what must be true of every algorithm: information needs the one-way delay of the
+shortest relay path between two ranks, and the bytes that must cross a cut need the capacity of the
+cut. Protocol headers, slow start and processor time are not counted, so no implementation on the
+network can be faster, unless it compresses the data.
 
 With S bytes, n ranks, all rates in bit/s, the bound is the maximum of
 
 latency
-    The longest one-way delay between two ranks of which one needs the other's data (all-reduce, all-gather,
-    reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from rank 0; reduce, gather: to rank 0;
-    send_recv: from each rank to the next, and from the last to the first).
+    The longest one-way delay between two ranks of which one needs the other's data (all-reduce,
+    all-gather, reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from rank 0;
+    reduce, gather: to rank 0; send_recv: from each rank to the next, and from the last to the
+    first).
 
 cuts
-    For each cut A|B, each way: 8 V(A, B) / capacity(A, B) + the least one-way delay from a rank in A to a rank in B.
-    A is a host, or a subset of the datacenters (a single datacenter where there are more than `MAX_SUBSET_DCS`). The
-    capacity of a host is its NIC's rate in that direction, that of datacenters the sum of the WAN rates from A to B.
-    V(A, B) is what must cross, with |A| the ranks in A:
+    For each cut A|B, each way: 8 V(A, B) / capacity(A, B) + the least one-way delay from a rank in
+    A to a rank in B. A is a host, or a subset of the datacenters (a single datacenter where there
+    are more than `MAX_SUBSET_DCS`). The capacity of a host is its NIC's rate in that direction,
+    that of datacenters the sum of the WAN rates from A to B. V(A, B) is what must cross, with |A|
+    the ranks in A:
 
     ====================  ===========================================
     all_reduce            S
@@ -31,21 +34,23 @@ cuts
     ====================  ===========================================
 
 volume
-    With k groups of ranks (hosts, or datacenters), each byte of a reduction needs k-1 messages between groups before
-    any group knows the result, and each byte of a distribution k-1 messages to the groups that lack it. So
-    2(k-1) S (all_reduce) or (k-1) S (broadcast, reduce, all_gather, reduce_scatter) bytes pass between groups, through
-    the sum of the transmit rates and the sum of the receive rates of the hosts, or the sum of the WAN rates:
-    8 volume / sum of rates + the least delay between two groups. With equal NICs this is the known 2(n-1)/n S / rate
-    (P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69(2), 2009).
+    With k groups of ranks (hosts, or datacenters), each byte of a reduction needs k-1 messages
+    between groups before any group knows the result, and each byte of a distribution k-1 messages
+    to the groups that lack it. So 2(k-1) S (all_reduce) or (k-1) S (broadcast, reduce, all_gather,
+    reduce_scatter) bytes pass between groups, through the sum of the transmit rates and the sum of
+    the receive rates of the hosts, or the sum of the WAN rates: 8 volume / sum of rates + the least
+    delay between two groups. With equal NICs this is the known 2(n-1)/n S / rate (P. Patarasuk, X.
+    Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69(2), 2009).
 
 Ranks on one host exchange data without the network: a host is one member with several ranks.
 
-Where links change while a run goes on, each counts with its largest rate and its least delay of all times, and between
-two datacenters the shortest of all paths that were ever taken.
+Where links change while a run goes on, each counts with its largest rate and its least delay of all
+times, and between two datacenters the shortest of all paths that were ever taken.
 
-Several groups that do the operation at the same time, each among its own ranks, share the network: what crosses a cut
-is then the sum over the groups. The time of the slowest of them is at least the longest bound of any group alone, and
-at least 8 (sum of V) / capacity + the least delay of any group, for each cut.
+Several groups that do the operation at the same time, each among its own ranks, share the network:
+what crosses a cut is then the sum over the groups. The time of the slowest of them is at least the
+longest bound of any group alone, and at least 8 (sum of V) / capacity + the least delay of any
+group, for each cut.
 """
 
 from __future__ import annotations
@@ -105,7 +110,9 @@ TO_ROOT = frozenset({"reduce", "gather"})
 
 
 class Bounds:
-    """The bounds of one network and set of ranks; the cuts are found once, then every operation is quick."""
+    """The bounds of one network and set of ranks; the cuts are found once, then every operation is
+    quick.
+    """
 
     def __init__(self, network: Network, ranks: Sequence[Rank]) -> None:
         """`ranks` take part in the operation, the first is the root.
@@ -129,7 +136,8 @@ class Bounds:
         self._pools = list(self._make_pools())
 
     def us(self, op: str, size: int) -> float:
-        """The least time in us of `op` with `size` bytes, as nccl-tests counts them (see the table above).
+        """The least time in us of `op` with `size` bytes, as nccl-tests counts them (see the table
+        above).
 
         Raises:
             ValueError: the operation is not in the table.
@@ -164,7 +172,9 @@ class Bounds:
         return float(self._delays.max())
 
     def _messages_to_next(self, hosts: Sequence[int]) -> npt.NDArray[np.int64]:
-        """How many ranks of a host have their next rank on another, by both; `hosts` are those of the ranks."""
+        """How many ranks of a host have their next rank on another, by both; `hosts` are those of
+        the ranks.
+        """
         messages = np.zeros((len(self._hosts), len(self._hosts)), dtype=np.int64)
         for here, following in zip(hosts, [*hosts[1:], hosts[0]], strict=True):
             messages[here, following] += here != following
@@ -180,7 +190,9 @@ class Bounds:
         return rates
 
     def _relay_delays(self) -> Matrix:
-        """Least one-way delay in ns between hosts, direct or relayed by other hosts (Floyd and Warshall)."""
+        """Least one-way delay in ns between hosts, direct or relayed by other hosts (Floyd and
+        Warshall).
+        """
         used = sorted(set(self._dc_of))
         paths = np.zeros((len(self._dcs), len(self._dcs)))
         for a in used:
@@ -218,7 +230,9 @@ class Bounds:
             )
 
     def _dc_delays(self) -> Matrix:
-        """Least one-way delay in ns between two ranks of two datacenters; infinite where one has no ranks."""
+        """Least one-way delay in ns between two ranks of two datacenters; infinite where one has no
+        ranks.
+        """
         least = np.full((len(self._dcs), len(self._dcs)), np.inf)
         for a in set(self._dc_of):
             rows = self._delays[self._dc_of == a]
@@ -261,7 +275,8 @@ class Bounds:
 
 
 def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
-    """The least time in us until the last of `groups`, of the same network, has done `op`, each with `size` bytes.
+    """The least time in us until the last of `groups`, of the same network, has done `op`, each
+    with `size` bytes.
 
     Raises:
         ValueError: no groups, or an operation that is not in the table.
@@ -286,7 +301,8 @@ def _both(i: int, size: int) -> tuple[int, int]:
 
 
 def bound_us(network: Network, ranks: Sequence[Rank], op: str, size: int) -> float:
-    """The least time in us that `network` allows for `op` with `size` bytes among `ranks` (the module has the formula).
+    """The least time in us that `network` allows for `op` with `size` bytes among `ranks` (the
+    module has the formula).
 
     Use `Bounds` for many operations of one network.
 

@@ -1,4 +1,6 @@
-"""What a run's network was like over time: the plan's network, and its changes when they really happened."""
+"""What a run's network was like over time: the plan's network, and its changes when they really
+happened.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Pieces = list[tuple[int, int, Direction]]
 
 @dataclass(frozen=True)
 class History:
-    """`states[0]` from the beginning on, ``states[n]`` from ``times_ns[n - 1]`` on (Unix time on the run's clock)."""
+    """`states[0]` from the beginning on, ``states[n]`` from ``times_ns[n - 1]`` on (Unix time on
+    the run's clock).
+    """
 
     states: tuple[Network, ...]
     times_ns: tuple[int, ...] = ()

@@ -2,13 +2,14 @@
 
 Time of an operation. All ranks share one clock, so times of different ranks can be compared.
 
-- ``time_us`` is the duration that rank 0 sees, which is what benchmarks of torch and gloo print. Where data go one way
-  only, that says nothing about the network: a sender is done once its kernel has taken the data, and what a receiver
-  waits for may have been sent before it started. There the time is from the first start of a sender to the last end of
-  a receiver: from rank 0's start to the last end (broadcast, scatter), from the first start to rank 0's end (reduce,
-  gather), or from the first start to the last end (send_recv).
-- Several groups that work at the same time count as one iteration, with the time of the slowest group; rank 0 is the
-  first of its group there.
+- ``time_us`` is the duration that rank 0 sees, which is what benchmarks of torch and gloo print.
+  Where data go one way only, that says nothing about the network: a sender is done once its kernel
+  has taken the data, and what a receiver waits for may have been sent before it started. There the
+  time is from the first start of a sender to the last end of a receiver: from rank 0's start to the
+  last end (broadcast, scatter), from the first start to rank 0's end (reduce, gather), or from the
+  first start to the last end (send_recv).
+- Several groups that work at the same time count as one iteration, with the time of the slowest
+  group; rank 0 is the first of its group there.
 - ``slowest_us`` is the longest duration that any rank sees.
 - Ranks start within the skew of the barrier before the operation, at most a one-way delay.
 """
@@ -24,7 +25,9 @@ ONE_WAY = (*FROM_ROOT, *TO_ROOT, "send_recv")  # a rank may be done before anoth
 
 
 def iterations(measured: pl.DataFrame) -> pl.DataFrame:
-    """A row per iteration with time_us, slowest_us, wrong, and whether every rank of every group has finished it."""
+    """A row per iteration with time_us, slowest_us, wrong, and whether every rank of every group
+    has finished it.
+    """
     once = [*SAME_OP, "iteration", "repeat"]
     start, end, first_rank = pl.col("start_ns"), pl.col("end_ns"), pl.col("rank").arg_min()
     root_start, root_end = start.get(first_rank), end.get(first_rank)
@@ -58,10 +61,12 @@ def iterations(measured: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
-    """With a column `repeat`: process groups that follow each other have iterations of the same number.
+    """With a column `repeat`: process groups that follow each other have iterations of the same
+    number.
 
-    The n-th record of a rank with the same operation and number belongs to the n-th of the other ranks. Where a rank
-    has fewer of them, because it had crashed or was in other groups, time tells what belongs together.
+    The n-th record of a rank with the same operation and number belongs to the n-th of the other
+    ranks. Where a rank has fewer of them, because it had crashed or was in other groups, time tells
+    what belongs together.
     """
     once = [*SAME_OP, "iteration"]
     counted = measured.with_columns(
@@ -77,7 +82,9 @@ def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_time(records: pl.DataFrame) -> pl.DataFrame:
-    """Number what belongs together: a rank has one record of it, and nobody begins after all others have ended."""
+    """Number what belongs together: a rank has one record of it, and nobody begins after all others
+    have ended.
+    """
     records = records.sort("start_ns", "rank")
     one_way = records["op"][0] in ONE_WAY
     numbers: list[int] = []

@@ -1,7 +1,9 @@
-"""Packet captures as columns of numbers. Records are read by scapy's raw readers and decoded by numpy, many at a time.
+"""Packet captures as columns of numbers. Records are read by scapy's raw readers and decoded by
+numpy, many at a time.
 
-A record longer than the MTU is a super-packet: several packets that segmentation offload kept together (up to 64 KiB).
-It is counted as the packets that would be sent, each with its own headers (as the kernel's qdisc_pkt_len_init() does).
+A record longer than the MTU is a super-packet: several packets that segmentation offload kept
+together (up to 64 KiB). It is counted as the packets that would be sent, each with its own headers
+(as the kernel's qdisc_pkt_len_init() does).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ NO_SCALE = -2  # a SYN without the option
 
 Record = tuple[bytes, int, int]  # data, length on the wire in bytes, time in ns
 
-# One captured record. Without IPv4 or TCP, or with headers that were not captured whole, the fields of those are 0.
+# One captured record. Without IPv4 or TCP, or with headers that were not captured whole, the fields
+# of those are 0.
 PACKET = np.dtype(
     [
         ("time_ns", "i8"),  # Unix time on the capture's clock
@@ -63,7 +66,9 @@ class NotWholeError(Exception):
 
 @dataclass
 class Totals:
-    """Packets of one direction. Times are ns of Unix time on the capture's clock; 0 while there are no packets."""
+    """Packets of one direction. Times are ns of Unix time on the capture's clock; 0 while there are
+    no packets.
+    """
 
     packets: int = 0
     wire_bytes: int = 0  # whole frames as they were on the wire, whatever was kept of them
@@ -74,7 +79,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class Trace:
-    """The records of a capture. `truncated`: the file ends in the middle of a record, or is no capture at all."""
+    """The records of a capture. `truncated`: the file ends in the middle of a record, or is no
+    capture at all.
+    """
 
     packets: Packets
     truncated: bool = False
@@ -96,7 +103,8 @@ def mac_number(mac: str) -> int:
 
 
 def read_trace(path: Path, scratch: Path | None = None) -> Trace:
-    """The records of an Ethernet capture, pcap or pcapng. A damaged file gives what precedes the damage.
+    """The records of an Ethernet capture, pcap or pcapng. A damaged file gives what precedes the
+    damage.
 
     Memory: 60 bytes a record, or with `scratch`, a file to make, none: the records are kept there.
 
@@ -138,7 +146,9 @@ def totals(packets: Packets, mtu: int = 65535) -> Totals:
 
 
 def extra_packets(packets: Packets, mtu: int) -> NDArray[np.int64]:
-    """How many packets more than one each record is: those of a TCP record that is longer than the MTU."""
+    """How many packets more than one each record is: those of a TCP record that is longer than the
+    MTU.
+    """
     room = np.maximum(mtu - packets["headers"].astype(np.int64), 1)
     more = np.maximum(-(-packets["payload"].astype(np.int64) // room) - 1, 0)
     return np.where(
@@ -217,7 +227,9 @@ def _decode(records: Sequence[Record]) -> Packets:
 
 
 def _window_scale(options: bytes) -> int:
-    """The shift in the TCP options of a SYN; `NO_SCALE` without, `UNKNOWN` if they were not captured whole."""
+    """The shift in the TCP options of a SYN; `NO_SCALE` without, `UNKNOWN` if they were not
+    captured whole.
+    """
     at = 0
     while at < len(options) and options[at] != 0:
         if options[at] == 1:

@@ -1,15 +1,17 @@
 """Turns the raw records of a run into its tables and summary.json. Needs no privilege and no guest.
 
-A row of summary.json `collectives` tells of all iterations of an operation (`testbed.analysis.operations` has their times):
+A row of summary.json `collectives` tells of all iterations of an operation
+(`testbed.analysis.operations` has their times):
 
-- ``slowest_us`` is the median of the iterations' slowest ranks (never less than the median of ``time_us``).
+- ``slowest_us`` is the median of the iterations' slowest ranks (never less than the median of
+  ``time_us``).
 - ``efficiency`` is ``bound_us`` / median of ``time_us`` (see `testbed.analysis.lower_bounds`).
-- ``algbw_gbytes`` is bytes / median time in 10^9 bytes/s; ``busbw_gbytes`` that times the factor of nccl-tests
-  (its doc/PERFORMANCE.md).
+- ``algbw_gbytes`` is bytes / median time in 10^9 bytes/s; ``busbw_gbytes`` that times the factor of
+  nccl-tests (its doc/PERFORMANCE.md).
 
-Only iterations that every rank finished count; iterations of the warm-up do not. Of the user's own script, every
-collective counts; its sends and receives are in ops.parquet only. What training adds is in
-`testbed.workloads.train.summary`.
+Only iterations that every rank finished count; iterations of the warm-up do not. Of the user's own
+script, every collective counts; its sends and receives are in ops.parquet only. What training adds
+is in `testbed.workloads.train.summary`.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ Problems = list[str]
 
 
 def collect(run: RunDir) -> None:
-    """Write the tables and the summary of `run`; what is missing or damaged becomes a line of summary.json `problems`.
+    """Write the tables and the summary of `run`; what is missing or damaged becomes a line of
+    summary.json `problems`.
 
     Raises:
         OSError: the run folder cannot be written.
@@ -197,7 +200,9 @@ def _steps(run: RunDir, plan: Plan, problems: Problems) -> pl.DataFrame:
 
 
 def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> list[dict[str, Any]]:
-    """A row per operation, size, group size and type over the measured iterations, in the order of execution."""
+    """A row per operation, size, group size and type over the measured iterations, in the order of
+    execution.
+    """
     message = pl.col("op").is_in(["send", "recv"])
     measured = ops.filter(
         (pl.col("phase") == "measure") | ((pl.col("phase") == "script") & ~message)
@@ -225,7 +230,9 @@ def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> lis
 def _bound(
     measured: pl.DataFrame, plan: Plan | None, problems: Problems
 ) -> Callable[[str, int, int], float | None]:
-    """From an operation, bytes and the ranks of a group to the lower bound in us; None where it is not known."""
+    """From an operation, bytes and the ranks of a group to the lower bound in us; None where it is
+    not known.
+    """
     groups: dict[int, list[Bounds]] = {}
     try:
         if plan is not None:
@@ -306,9 +313,10 @@ def wan(
 ) -> list[dict[str, Any]]:
     """A row per WAN direction of the plan: the counters' growth from the first sample to the last.
 
-    ``mean_utilisation`` is 8 bytes / (rate x time from the first start to the last end of all that was `timed`:
-    operations or steps of training, warm-up included), and ``rate_bps`` the mean over this time. ``captured_*`` count
-    whole frames at the sending router, or at the receiving one without that capture.
+    ``mean_utilisation`` is 8 bytes / (rate x time from the first start to the last end of all that
+    was `timed`: operations or steps of training, warm-up included), and ``rate_bps`` the mean over
+    this time. ``captured_*`` count whole frames at the sending router, or at the receiving one
+    without that capture.
     """
     if history is None:
         return []
@@ -345,7 +353,9 @@ def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any
 
 
 def transfers(run: RunDir) -> list[dict[str, Any]]:
-    """A row per transfer beside the job: its hosts, bytes, those received, seconds, and bit/s of what was received."""
+    """A row per transfer beside the job: its hosts, bytes, those received, seconds, and bit/s of
+    what was received.
+    """
     rows: list[dict[str, Any]] = []
     first = run.began_ns()
     for record in read_records(run.transfers):
@@ -382,7 +392,9 @@ def _fidelity(run: RunDir, problems: Problems) -> list[dict[str, Any]]:
 
 
 def stages(events: list[dict[str, Any]], problems: Problems) -> list[dict[str, Any]]:
-    """Durations of the stages in order: real seconds, and seconds on the run's clock (None: unknown)."""
+    """Durations of the stages in order: real seconds, and seconds on the run's clock (None:
+    unknown).
+    """
     begun: dict[str, dict[str, Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for event in events:

@@ -1,7 +1,8 @@
-"""What a capture says about each TCP flow: one direction of a connection. docs/captures.md defines the figures.
+"""What a capture says about each TCP flow: one direction of a connection. docs/captures.md defines
+the figures.
 
-Everything is seen from where the flow was captured: the round trip is that from there to the receiver and back, what is
-in flight is what has passed and has not been acknowledged.
+Everything is seen from where the flow was captured: the round trip is that from there to the
+receiver and back, what is in flight is what has passed and has not been acknowledged.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from testbed.analysis.packets import (
 )
 
 FIN = 1
-REORDERED_NS = 3_000_000  # without IP identifications: a hole that is filled sooner was reordering (Wireshark's figure)
+# without IP identifications: a hole that is filled sooner was reordering (Wireshark's figure)
+REORDERED_NS = 3_000_000
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -94,7 +96,9 @@ def _mixed(*words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def endpoints(packets: Packets, *, reverse: bool = False) -> NDArray[np.uint64]:
-    """A key of each packet's addresses and ports; with `reverse`, of those of the other direction."""
+    """A key of each packet's addresses and ports; with `reverse`, of those of the other
+    direction.
+    """
     a, b = ("target", "source") if reverse else ("source", "target")
     addresses = packets[a].astype(np.uint64) << np.uint64(32) | packets[b]
     ports = packets[f"{a}_port"].astype(np.uint64) << np.uint64(16) | packets[f"{b}_port"]
@@ -102,8 +106,8 @@ def endpoints(packets: Packets, *, reverse: bool = False) -> NDArray[np.uint64]:
 
 
 def identities(packets: Packets) -> NDArray[np.uint64]:
-    """A key that a packet keeps on its way and hardly shares with another one: a copy sent again has another IP
-    identification."""
+    """A key that a packet keeps on its way and hardly shares with another one: a copy sent again
+    has another IP identification."""
     numbers = packets["seq"].astype(np.uint64) << np.uint64(32) | packets["ack"]
     rest = packets["ip_id"].astype(np.uint64) << np.uint64(32) | packets["ip_bytes"].astype(
         np.uint64
@@ -125,7 +129,9 @@ def _by_key(keys: NDArray[np.uint64], rows: Ints) -> dict[int, Ints]:
 
 
 def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
-    """Where connections after the first one begin: SYNs with another sequence number than the last."""
+    """Where connections after the first one begin: SYNs with another sequence number than the
+    last.
+    """
     both = np.sort(np.concatenate([rows, back_rows]))
     syns = both[(packets["flags"][both] & (SYN | ACK)) == SYN]
     if not len(syns):
@@ -163,7 +169,9 @@ def flow_row(flow: Flow, mtu: int) -> Row:
 
 
 def _unwrapped(numbers: NDArray[np.uint32], origin: int) -> Ints:
-    """32-bit sequence numbers, which wrap, as bytes from `origin`. Neighbours differ by less than 2^31."""
+    """32-bit sequence numbers, which wrap, as bytes from `origin`. Neighbours differ by less than
+    2^31.
+    """
     if not len(numbers):
         return np.empty(0, np.int64)
     steps = np.diff(numbers, prepend=np.uint32(origin)).view(np.int32)
@@ -194,10 +202,12 @@ def _sent(packets: Packets) -> Sent:
 def _classified(
     packets: Packets, begin: Ints, end: Ints, before: Ints, below: Bools, ahead: Bools
 ) -> tuple[Bools, Bools, int]:
-    """Which packets of those `below` the highest byte are retransmissions and which came late; bytes never seen.
+    """Which packets of those `below` the highest byte are retransmissions and which came late;
+    bytes never seen.
 
-    What was seen before is sent again. What fills a hole came late if its IP identification lies between those of the
-    packets on both sides of the hole, and is sent again (the first was lost before the capture) if not.
+    What was seen before is sent again. What fills a hole came late if its IP identification lies
+    between those of the packets on both sides of the hole, and is sent again (the first was lost
+    before the capture) if not.
     """
     again, reordered = np.zeros(len(begin), bool), np.zeros(len(begin), bool)
     holes: list[_Hole] = []  # ascending
@@ -230,7 +240,9 @@ def _classified(
 
 @dataclass(frozen=True)
 class _Hole:
-    """Bytes that were not seen: the IP identifications of the packets before and after, and when it appeared."""
+    """Bytes that were not seen: the IP identifications of the packets before and after, and when it
+    appeared.
+    """
 
     begin: int
     end: int
@@ -246,7 +258,9 @@ class _Hole:
 
 
 def _acknowledged(flow: Flow) -> tuple[Bools, Ints, Ints]:
-    """Which packets of the other direction have an acknowledgement, its byte, and the highest until then."""
+    """Which packets of the other direction have an acknowledgement, its byte, and the highest until
+    then.
+    """
     valid = flow.back["flags"] & ACK > 0
     byte = _unwrapped(flow.back["ack"][valid], _origin(flow))
     return valid, byte, np.maximum.accumulate(byte) if len(byte) else byte
@@ -255,8 +269,9 @@ def _acknowledged(flow: Flow) -> tuple[Bools, Ints, Ints]:
 def _round_trips(flow: Flow, sent: Sent) -> Row:
     """From a packet to the acknowledgement that ends where the packet ends.
 
-    An acknowledgement counts if it is the first for its byte and covers nothing that was sent twice, for then it is not
-    known which copy it answers (Karn's rule), nor whether it waited for a copy.
+    An acknowledgement counts if it is the first for its byte and covers nothing that was sent
+    twice, for then it is not known which copy it answers (Karn's rule), nor whether it waited for a
+    copy.
     """
     valid, byte, top = _acknowledged(flow)
     before = np.r_[0, top[:-1]] if len(top) else top
@@ -282,7 +297,9 @@ def _touched(sent: Sent, begin: Ints, end: Ints) -> Bools:
 
 
 def spread(name: str, values: Ints) -> Row:
-    """``<name>_min_ns``, ``_median_ns`` and ``_p95_ns`` of `values`, in whole ns; None without any."""
+    """``<name>_min_ns``, ``_median_ns`` and ``_p95_ns`` of `values`, in whole ns; None without
+    any.
+    """
     quantiles = np.quantile(values, [0, 0.5, 0.95]) if len(values) else [None] * 3
     keys = (f"{name}_{which}_ns" for which in ("min", "median", "p95"))
     return {
@@ -347,14 +364,18 @@ def _in_flight(flow: Flow, sent: Sent, mtu: int) -> Row:
 
 
 def _latest(values: Ints, places: Ints, first: int) -> Ints:
-    """`values[place]` for each place that is one, and elsewhere the latest before it (`first` until there is one)."""
+    """`values[place]` for each place that is one, and elsewhere the latest before it (`first` until
+    there is one).
+    """
     mine = (places >= 0) & (places < len(values))
     latest = np.maximum.accumulate(np.where(mine, np.arange(len(places)), -1))
     return np.where(latest < 0, first, values[places[np.maximum(latest, 0)] % len(values)])
 
 
 def _windows(flow: Flow, valid: Bools) -> Ints | None:
-    """The window of each acknowledgement in bytes; None if the capture lacks the handshake, which tells the scale."""
+    """The window of each acknowledgement in bytes; None if the capture lacks the handshake, which
+    tells the scale.
+    """
     scales = [part["scale"][part["flags"] & SYN > 0] for part in (flow.back, flow.packets)]
     if not all(len(scale) and scale[0] != UNKNOWN for scale in scales):
         return None

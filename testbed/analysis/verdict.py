@@ -35,7 +35,9 @@ def meaning(status: Json, summary: Json) -> str | None:
 
 
 def verdict(status: Json, summary: Json) -> str:
-    """One sentence of plain text: the outcome, and for a completed run what its main collective shows."""
+    """One sentence of plain text: the outcome, and for a completed run what its main collective
+    shows.
+    """
     state = status.get("state")
     reason = str(status.get("reason") or "no reason was recorded").rstrip(".")
     if state is None:

@@ -21,8 +21,8 @@ MACHINE_LACKS = MachineError.exit_status
 def doctor(output: FormatOption = Format.TABLE) -> None:
     """Say what this machine can do: each with yes or no, why, and the command that mends it.
 
-    Exit status 3 if what testbed run does without options (a guest with the virtual clock, hosts in containers) cannot
-    be done.
+    Exit status 3 if what testbed run does without options (a guest with the virtual clock, hosts in
+    containers) cannot be done.
     """
     found = capabilities(look())
     works = default_runs(found)

@@ -81,7 +81,9 @@ def _readable(path: Path) -> RunDir:
 
 
 def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> None:
-    """Print what a run measured; `in_short` only the first line of why it failed, where an error will tell it all."""
+    """Print what a run measured; `in_short` only the first line of why it failed, where an error
+    will tell it all.
+    """
     summary = read_json(folder.summary, [])
     status = read_json(folder.status, [])
     if output is Format.JSON:

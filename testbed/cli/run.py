@@ -144,7 +144,9 @@ class TimeLeft(TimeRemainingColumn):
 
 @contextmanager
 def display(show: Callable[[], None] = _nothing) -> Iterator[Display | PlainDisplay]:
-    """The display that fits standard error; `show` is called as soon as there is something to show."""
+    """The display that fits standard error; `show` is called as soon as there is something to
+    show.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainDisplay(show)
@@ -155,7 +157,9 @@ def display(show: Callable[[], None] = _nothing) -> Iterator[Display | PlainDisp
 
 
 class RunCommand(TyperCommand):
-    """``testbed run``: what follows ``--`` is not its own, but the script and the script's arguments."""
+    """``testbed run``: what follows ``--`` is not its own, but the script and the script's
+    arguments.
+    """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Set the script apart, word by word, in ``ctx.meta``.
@@ -318,8 +322,8 @@ def run(
 ) -> None:
     """Run a workload on a topology: build the network, start the workers, measure, report.
 
-    After -- comes a script of your own instead, with its arguments: testbed run two-sites -- train.py --lr 3e-4.
-    It is started on every host as torchrun would start it.
+    After -- comes a script of your own instead, with its arguments: testbed run two-sites --
+    train.py --lr 3e-4. It is started on every host as torchrun would start it.
     """
     if scale is not None:
         sets = [*sets, f"workload.scale={scale}"]
@@ -456,7 +460,8 @@ def _capturing(
     """What is kept of captured packets.
 
     Raises:
-        InputError: nothing is captured, tcpdump does not know the filter, or a size is out of range.
+        InputError: nothing is captured, tcpdump does not know the filter, or a size is out of
+            range.
         MachineError: there is no tcpdump.
     """
     given: dict[str, str | int | None] = {

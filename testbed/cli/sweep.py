@@ -131,7 +131,8 @@ def run(
 ) -> None:
     """Run every point of an experiment that is not done yet, then make the table and the page.
 
-    The same command goes on where it stopped. A point is run again only if its plan or a version has changed.
+    The same command goes on where it stopped. A point is run again only if its plan or a version
+    has changed.
     """
     named = {"clock": clock, "isolation": isolation, "capture": capture, "seed": seed}
     sets = [*sets, *(f"run.{key}={value}" for key, value in named.items() if value is not None)]

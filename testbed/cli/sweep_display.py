@@ -26,7 +26,9 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Live progress on standard error: a line for each point that has ended, and one about the whole."""
+    """Live progress on standard error: a line for each point that has ended, and one about the
+    whole.
+    """
 
     def __init__(self, total: int, done: int, live: Live | None) -> None:
         self._total, self._done, self._failed = total, done, 0

@@ -1,4 +1,6 @@
-"""testbed topo deploy, inspect, exec, shell, set, verify, destroy: networks that stay until they are destroyed."""
+"""testbed topo deploy, inspect, exec, shell, set, verify, destroy: networks that stay until they
+are destroyed.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def inspect(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is deployed: state, clock, uptime; of one deployment also hosts, addresses and link settings."""
+    """Show what is deployed: state, clock, uptime; of one deployment also hosts, addresses and link
+    settings.
+    """
     asked = live.deployments() if name is None else [live.find(name, running=False)]
     found = [live.overview(deployment) for deployment in asked]
     if output is Format.JSON:
@@ -174,7 +178,9 @@ def execute(
     ],
     target: Target = None,
 ) -> None:
-    """Run a command on a host; its output comes as it is printed, and its exit status is that of this command."""
+    """Run a command on a host; its output comes as it is printed, and its exit status is that of
+    this command.
+    """
     found = live.find(target)
     words = command[1:] if command[0] == "--" else command
     if not words:
@@ -203,7 +209,9 @@ def nodes(deployment: Deployment) -> list[str]:
 
 
 def shell(target: Target = None) -> None:
-    """Mininet's prompt: nodes, net, links, dump, pingall, iperf, or a command on a host (iowa-h0 ping -c1 ohio-h0)."""
+    """Mininet's prompt: nodes, net, links, dump, pingall, iperf, or a command on a host (iowa-h0
+    ping -c1 ohio-h0).
+    """
     found = live.find(target)
     Shell(found, nodes(found), json.loads(found.ready.read_text())["commands"]).run()
 
@@ -232,7 +240,9 @@ def verify(
     seed: Seed = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Measure round trips, rates and losses, and compare them with the plan; exit status 1 where one is off."""
+    """Measure round trips, rates and losses, and compare them with the plan; exit status 1 where
+    one is off.
+    """
     request = Request(kind="verify", quick=quick)
     if topology is None:
         if sets:

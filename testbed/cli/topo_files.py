@@ -1,4 +1,6 @@
-"""testbed topo schema, reference, import: the topology language, for editors, for people, from other formats."""
+"""testbed topo schema, reference, import: the topology language, for editors, for people, from
+other formats.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def schema() -> None:
 
 
 def reference() -> None:
-    """Print the reference of topology files: every key with its unit, default and meaning (Markdown)."""
+    """Print the reference of topology files: every key with its unit, default and meaning
+    (Markdown).
+    """
     typer.echo(page())
 
 
@@ -57,7 +61,9 @@ def import_file(
         str | None, typer.Option(help="of that matrix, if its first cell names none, e.g. Gbit/s")
     ] = None,
 ) -> None:
-    """Make a topology file of GraphML or CSV. Its comment says what was assumed and what was left out."""
+    """Make a topology file of GraphML or CSV. Its comment says what was assumed and what was left
+    out.
+    """
     options = Options(
         name=name,
         rate=_read(parse_rate, rate, "--rate"),

@@ -51,7 +51,9 @@ def graph(
         int, typer.Option(envvar="TESTBED_WIDTH", min=200, max=8000, help="of a .png, in pixels")
     ] = 1920,
 ) -> None:
-    """Draw a topology: a map of its sites and WAN links, or a plain drawing if the sites have no locations."""
+    """Draw a topology: a map of its sites and WAN links, or a plain drawing if the sites have no
+    locations.
+    """
     from testbed.report import network_text  # noqa: PLC0415
 
     if dot + mermaid + (output is not None) > 1:

@@ -1,4 +1,6 @@
-"""The prompt of testbed topo shell: lines are edited and completed here, and carried out in the guest."""
+"""The prompt of testbed topo shell: lines are edited and completed here, and carried out in the
+guest.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,8 @@ class RunInVm(TyperCommand):
 def run(context: typer.Context) -> None:
     """testbed run in the VM, which is started if it does not run; the run folder comes back.
 
-    The words are those of testbed run. Paths are those of the project's folder, which is what the VM has.
+    The words are those of testbed run. Paths are those of the project's folder, which is what the
+    VM has.
     """
     words, out = without_out(context.meta[WORDS])
     if out is not None and out.exists():
@@ -163,7 +164,9 @@ def _is_running() -> bool:
 
 
 def _vagrant(*words: str, output: TextIO | None = None) -> int:
-    """Run Vagrant in the project's folder with this terminal; its exit status. Ctrl-C is Vagrant's to handle."""
+    """Run Vagrant in the project's folder with this terminal; its exit status. Ctrl-C is Vagrant's
+    to handle.
+    """
     with subprocess.Popen([_program(), *words], cwd=PROJECT, stdout=output) as process:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:

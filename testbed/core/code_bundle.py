@@ -1,9 +1,11 @@
-"""The modules that guests import, in one file: to find and read each by itself takes a guest a dozen system calls.
+"""The modules that guests import, in one file: to find and read each by itself takes a guest a
+dozen system calls.
 
-usage: python bundle.py BUNDLE MODULE [ARGUMENT]...     as `python -m MODULE`, with the modules in BUNDLE at hand
+usage: python bundle.py BUNDLE MODULE [ARGUMENT]...     as `python -m MODULE`, with the modules in
+BUNDLE at hand
 
-A bundle holds the compiled code of modules as they are in their files, and the size and time of each of these: one that
-has changed makes it stale. What is not in it is imported as ever.
+A bundle holds the compiled code of modules as they are in their files, and the size and time of
+each of these: one that has changed makes it stale. What is not in it is imported as ever.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from types import CodeType, ModuleType
 
 BUNDLE = Path(__file__)  # started as a program, it imports nothing of the testbed
 FORMAT = b"testbed2"  # the first bytes; the next 8 are the length of the index, which comes last
-# name: its file, the folders of a package or None, the file's size and time in ns, where its code is and how long
+# name: its file, the folders of a package or None, the file's size and time in ns, where its code
+# is and how long
 Index = dict[str, tuple[str, list[str] | None, int, int, int, int]]
 
 
 class Finder:
     """Finds the modules of a bundle, for `sys.meta_path`."""
 
-    of_a_bundle = True  # this file is `__main__` where it was started, and another module where it was imported
+    # this file is `__main__` where it was started, and another module where it was imported
+    of_a_bundle = True
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -63,7 +67,8 @@ class _Loader(SourceFileLoader):
 
 
 def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
-    """Bundle those of `modules`, by name, that have been imported from source files; replaces `path` at once.
+    """Bundle those of `modules`, by name, that have been imported from source files; replaces
+    `path` at once.
 
     One process at a time: it is written beside `path` first.
     """
@@ -118,7 +123,9 @@ def _same(origin: str, size: int, time: int) -> bool:
 
 
 def remove() -> None:
-    """From now on modules are only found where they are: a program's own may bear the name of one in the bundle."""
+    """From now on modules are only found where they are: a program's own may bear the name of one
+    in the bundle.
+    """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "of_a_bundle")]
 
 

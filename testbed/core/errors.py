@@ -2,12 +2,13 @@
 
     TestbedError                      status 1: the run failed
     ├── InputError                    status 2: what the user wrote is wrong
-    ├── MachineError                  status 3: this machine lacks something; says what and how to get it
-    ├── RunError                      status 1: a stage of the run failed
+    ├── MachineError                  status 3: this machine lacks something; says what and how to
+    get it ├── RunError                      status 1: a stage of the run failed
     │   └── WorkerError               a rank failed; says which, with the end of its output
     └── GuestLost                     status 4: the guest ended without a result, or had to be ended
 
-The message states the fact, then the consequence or the remedy. ``cli`` prints it and exits with ``exit_status``.
+The message states the fact, then the consequence or the remedy. ``cli`` prints it and exits with
+``exit_status``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class GuestLost(TestbedError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the user's input something is: a file, a dotted key and a line (each may be unknown)."""
+    """Where in the user's input something is: a file, a dotted key and a line (each may be
+    unknown).
+    """
 
     file: str | Path | None = None
     key: str | None = None

@@ -1,8 +1,8 @@
 """What accelerators compute at most.
 
-Peaks are those of dense bfloat16 or float16 products without sparsity, from NVIDIA's data sheets (V100, A100, H100 and
-H200 in their SXM forms; B200: a GPU's share of a DGX B200), Google's documents of Cloud TPU (v4, v5p) and AMD's
-data sheet (MI300X).
+Peaks are those of dense bfloat16 or float16 products without sparsity, from NVIDIA's data sheets
+(V100, A100, H100 and H200 in their SXM forms; B200: a GPU's share of a DGX B200), Google's
+documents of Cloud TPU (v4, v5p) and AMD's data sheet (MI300X).
 """
 
 PEAK_FLOPS = {  # FLOP/s

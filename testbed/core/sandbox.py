@@ -2,10 +2,11 @@
 
 usage: python confine.py STARTER MEMORY_BYTES FOLDER ... -- PROGRAM ARGUMENT ...
 
-In a mount namespace of its own every file system is read-only but the FOLDERs and (unless MEMORY_BYTES is 0) a fresh
-/dev/shm of that size; in a network namespace of its own there is nothing but a loopback that is down. A user who is not
-root makes them in a user namespace. Where the system does not allow it, a line on standard error says so, and the
-program starts all the same. It is killed when its parent, the process STARTER, ends.
+In a mount namespace of its own every file system is read-only but the FOLDERs and (unless
+MEMORY_BYTES is 0) a fresh /dev/shm of that size; in a network namespace of its own there is nothing
+but a loopback that is down. A user who is not root makes them in a user namespace. Where the system
+does not allow it, a line on standard error says so, and the program starts all the same. It is
+killed when its parent, the process STARTER, ends.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def confine(memory_bytes: int, folders: list[str]) -> None:
 
 
 def why_not(memory_bytes: int, folders: list[str]) -> str:
-    """Let a child try it: empty if it can, for one that fails half-way is in namespaces in which little works."""
+    """Let a child try it: empty if it can, for one that fails half-way is in namespaces in which
+    little works.
+    """
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,8 +1,10 @@
-"""Quantities with units, as people write them, and their base units: bit/s, ns, bytes and probabilities from 0 to 1.
+"""Quantities with units, as people write them, and their base units: bit/s, ns, bytes and
+probabilities from 0 to 1.
 
-Text is read exactly: ``8.2 ms`` is 8 200 000 ns, and a value that is not a whole number of the base unit is refused.
-A number without a unit is refused too, except zero. The annotated types `Rate`, `Time`, `Size` and `Probability` do
-this in pydantic models; their JSON form is text that reads back to the same value.
+Text is read exactly: ``8.2 ms`` is 8 200 000 ns, and a value that is not a whole number of the base
+unit is refused. A number without a unit is refused too, except zero. The annotated types `Rate`,
+`Time`, `Size` and `Probability` do this in pydantic models; their JSON form is text that reads back
+to the same value.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class UnitError(ValueError):
 
 @dataclass(frozen=True)
 class Quantity:
-    """A kind of quantity. `units` are those written and listed, smallest first; `synonyms` are read as well."""
+    """A kind of quantity. `units` are those written and listed, smallest first; `synonyms` are read
+    as well.
+    """
 
     name: str
     base: str
@@ -50,7 +54,8 @@ class Quantity:
         """The value of a text in base units.
 
         Raises:
-            UnitError: it is not a non-negative number with a unit of this quantity (zero needs no unit).
+            UnitError: it is not a non-negative number with a unit of this quantity (zero needs no
+                unit).
         """
         match = _QUANTITY.fullmatch(str(value)) if isinstance(value, str | int | float) else None
         if match is None or isinstance(value, bool):
@@ -81,7 +86,9 @@ class Quantity:
         return int(result)
 
     def write(self, value: int, digits: int | None = None) -> str:
-        """`value` base units as text: exact, or rounded to `digits` significant digits for people."""
+        """`value` base units as text: exact, or rounded to `digits` significant digits for
+        people.
+        """
         unit, factor = next(iter(self.units.items()))
         for larger, size in self.units.items():
             if value >= size and (digits is not None or not self.whole or value % size == 0):
@@ -100,7 +107,9 @@ class Quantity:
 
 
 def _decimal(number: Fraction, digits: int | None) -> str:
-    """Plain decimal text of a number whose decimal expansion ends, or rounded to `digits` significant digits."""
+    """Plain decimal text of a number whose decimal expansion ends, or rounded to `digits`
+    significant digits.
+    """
     if digits is not None:
         text = format(Decimal(f"{float(number):.{digits - 1}e}").normalize(), "f")
     else:
@@ -158,7 +167,8 @@ PERCENTAGE = Quantity(
 
 
 def parse_rate(value: object) -> int:
-    """bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps`` (always bits, in powers of 1000).
+    """bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps`` (always bits, in powers of
+    1000).
 
     Raises:
         UnitError: it is not a rate, or zero.
@@ -217,7 +227,9 @@ def format_size(value: int, digits: int | None = None) -> str:
 
 
 def format_decimal_size(value: int, digits: int | None = None) -> str:
-    """`value` bytes as text in powers of 1000, as of what is sent; exact, or with `digits` significant digits."""
+    """`value` bytes as text in powers of 1000, as of what is sent; exact, or with `digits`
+    significant digits.
+    """
     return THOUSANDS.write(value, digits)
 
 
@@ -240,7 +252,9 @@ def format_cell(value: object) -> str:
 
 
 def pattern(quantity: Quantity) -> str:
-    """A regular expression, as JSON schema has them, for texts that are a number and a unit of `quantity`."""
+    """A regular expression, as JSON schema has them, for texts that are a number and a unit of
+    `quantity`.
+    """
     units = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]
     if quantity.ignore_case:
         units = [

@@ -1,1 +1,3 @@
-"""Networks that stand until they are destroyed: `keeper` and `agent` hold them, `deployment` and `client` use them."""
+"""Networks that stand until they are destroyed: `keeper` and `agent` hold them, `deployment` and
+`client` use them.
+"""

@@ -2,11 +2,13 @@
 
 usage: python -m testbed.deployments.agent FOLDER
 
-Each request but `set` is carried out by a forked child in a session of its own, whose output the agent hands on.
+Each request but `set` is carried out by a forked child in a session of its own, whose output the
+agent hands on.
 
-How it waits: on the real clock it sleeps between two looks for requests. On the virtual clock a process that sleeps
-lets time pass, and one that computes does not; so without a request at work the agent looks again at once. The keeper
-stops the guest as soon as nobody uses it: virtual time passes only while a command runs.
+How it waits: on the real clock it sleeps between two looks for requests. On the virtual clock a
+process that sleeps lets time pass, and one that computes does not; so without a request at work the
+agent looks again at once. The keeper stops the guest as soon as nobody uses it: virtual time passes
+only while a command runs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG")
 
 @dataclass
 class Job:
-    """A request at work. `pipes` leads from the read ends of its output to the names of its files."""
+    """A request at work. `pipes` leads from the read ends of its output to the names of its
+    files.
+    """
 
     mail: Mail
     pid: int
@@ -170,7 +174,9 @@ class Agent:
             self._close(fd)
 
     def _end(self, job: Job) -> None:
-        """Hand on what it printed last. What its descendants print later is read, so that they can, and dropped."""
+        """Hand on what it printed last. What its descendants print later is read, so that they can,
+        and dropped.
+        """
         for fd in list(job.pipes):
             os.set_blocking(fd, False)
             try:
@@ -220,7 +226,8 @@ def main(folder: str) -> None:
     try:
         with named(Path("/run"), plan.network), build_network(plan.network) as network:
             for node in network.mininet.values():
-                node.start_shell()  # one for all commands to come, each of which is a fork of this process
+                # one for all commands to come, each of which is a fork of this process
+                node.start_shell()
             time.sleep(
                 max(0.0, 1.0 - time.monotonic())
             )  # ping takes second 0 for "not sent yet", and does not wait

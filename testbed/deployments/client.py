@@ -21,9 +21,11 @@ CHECK_S = 0.2  # how often it is asked whether the guest still lives
 
 
 def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO) -> int:
-    """Have the guest carry out `request`; its exit status. What it prints goes to `out` and `err` at once.
+    """Have the guest carry out `request`; its exit status. What it prints goes to `out` and `err`
+    at once.
 
-    Ctrl-C (or SIGTERM) interrupts what runs in the guest, a second one kills it, and with a third nobody waits for it.
+    Ctrl-C (or SIGTERM) interrupts what runs in the guest, a second one kills it, and with a third
+    nobody waits for it.
 
     Raises:
         GuestLost: the guest ended meanwhile.

@@ -1,11 +1,14 @@
-"""The folder of a deployment, with everything about it: any command finds it, whatever became of the terminal.
+"""The folder of a deployment, with everything about it: any command finds it, whatever became of
+the terminal.
 
     plan.json   what stands; `set` keeps it up to date     spec.yaml    what was written, likewise
-    alive       locked as long as the keeper lives         lease        a FIFO, open as long as someone uses it
-    ready.json  the network stands (from the agent)        ended        why the keeper has ended, if it could tell
-    requests/   see `testbed.deployments.mailbox`                 raw/ *.log   of the guest and the keeper
+    alive       locked as long as the keeper lives         lease        a FIFO, open as long as
+    someone uses it ready.json  the network stands (from the agent)        ended        why the
+    keeper has ended, if it could tell requests/   see `testbed.deployments.mailbox`
+    raw/ *.log   of the guest and the keeper
 
-The kernel drops the lock with the keeper, however that ends, also in a reboot; so no process number has to be trusted.
+The kernel drops the lock with the keeper, however that ends, also in a reboot; so no process number
+has to be trusted.
 """
 
 from __future__ import annotations
@@ -93,7 +96,9 @@ class Deployment:
 
     @property
     def state(self) -> State:
-        """starting, running; crashed: the guest has ended by itself; gone: its keeper was killed, or the machine."""
+        """starting, running; crashed: the guest has ended by itself; gone: its keeper was killed,
+        or the machine.
+        """
         if not is_locked(self.alive):
             return "crashed" if self.ended.exists() else "gone"
         return "running" if self.ready.exists() else "starting"

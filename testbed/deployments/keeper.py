@@ -1,13 +1,16 @@
-"""Owns the guest of one deployment: its parent, and the only process of a deployment on the host while nobody uses it.
+"""Owns the guest of one deployment: its parent, and the only process of a deployment on the host
+while nobody uses it.
 
 usage: python -m testbed.deployments.keeper FOLDER
 
-Started by `deployment.deploy` in a session of its own, it inherits the lock that tells that it lives. A guest ends with
-its starter and is cleared away after it, and here the starter is the keeper; so a deployment needs no exception.
+Started by `deployment.deploy` in a session of its own, it inherits the lock that tells that it
+lives. A guest ends with its starter and is cleared away after it, and here the starter is the
+keeper; so a deployment needs no exception.
 
-On the virtual clock the guest is stopped (SIGSTOP to its kernel) whenever nobody holds a lease, which is what having
-the FIFO open for writing is called here. So its time stands still between two commands, and waiting costs no CPU.
-Whoever takes a lease writes a byte, and its end is seen even if it is killed.
+On the virtual clock the guest is stopped (SIGSTOP to its kernel) whenever nobody holds a lease,
+which is what having the FIFO open for writing is called here. So its time stands still between two
+commands, and waiting costs no CPU. Whoever takes a lease writes a byte, and its end is seen even if
+it is killed.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from testbed.guest.kernel import ensure_kernel
 
 
 def keep(deployment: Deployment) -> None:
-    """Boot the guest and look after it until it ends, or until the command that asked for it has gone away.
+    """Boot the guest and look after it until it ends, or until the command that asked for it has
+    gone away.
 
     Raises:
         TestbedError: it could not be started.
@@ -57,7 +61,9 @@ def keep(deployment: Deployment) -> None:
 
 
 def _serve(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
-    """Until the guest has ended (true), or nobody waits any more for a network that does not stand yet (false)."""
+    """Until the guest has ended (true), or nobody waits any more for a network that does not stand
+    yet (false).
+    """
     end = os.pidfd_open(guest.process.pid)
     lease = os.open(deployment.lease, os.O_RDONLY | os.O_NONBLOCK)
     poller = select.poll()
@@ -97,7 +103,9 @@ def _abandon_requests(deployment: Deployment) -> None:
 
 
 def main(folder: str) -> None:
-    """Keep the deployment in `folder`; say in its folder why it ended, unless it was told to end."""
+    """Keep the deployment in `folder`; say in its folder why it ended, unless it was told to
+    end.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     deployment = Deployment(Path(folder))
     deployment.write(deployment.pids, json.dumps({"keeper": os.getpid()}))

@@ -8,7 +8,8 @@ A request has an identifier, and these files:
     ID.interrupt   the sender wants it to end (SIGINT)
     ID.kill        the sender wants it ended (SIGKILL)
 
-The guest looks into the folder again and again, because nothing that happens on the host can wake one of its processes.
+The guest looks into the folder again and again, because nothing that happens on the host can wake
+one of its processes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from testbed.runfolder.folder import replace_text
 class Request(Frozen):
     """What a guest is asked to do.
 
-    exec: run the command `words` on `node`. prompt: carry out the line `words[0]` as Mininet's prompt does. set: change
-    the links that differ in `network`. verify: measure; prints a JSON line per check. `node` is a name that people use.
+    exec: run the command `words` on `node`. prompt: carry out the line `words[0]` as Mininet's
+    prompt does. set: change the links that differ in `network`. verify: measure; prints a JSON line
+    per check. `node` is a name that people use.
     """
 
     kind: Literal["exec", "prompt", "set", "verify"]
@@ -38,7 +40,9 @@ class Request(Frozen):
 
 
 class Answer(Frozen):
-    """How a request ended: the exit status as a shell has it, and the guest's clock (Unix time in ns)."""
+    """How a request ended: the exit status as a shell has it, and the guest's clock (Unix time in
+    ns).
+    """
 
     status: int
     time_ns: int
@@ -65,7 +69,9 @@ class Mail:
         replace_text(self.file(kind), text)
 
     def append(self, kind: str, data: bytes) -> None:
-        """Add to one of its files; the other side sees it at once (hostfs writes a file back when it is closed)."""
+        """Add to one of its files; the other side sees it at once (hostfs writes a file back when
+        it is closed).
+        """
         with self.file(kind).open("ab") as file:
             file.write(data)
 

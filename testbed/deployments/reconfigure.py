@@ -53,9 +53,11 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
 def changed(
     network: Network, spec: Path, seed: int, overrides: Sequence[Override]
 ) -> tuple[Network, str]:
-    """`network`, which came from the topology file `spec`, with `overrides`; and what is then written.
+    """`network`, which came from the topology file `spec`, with `overrides`; and what is then
+    written.
 
-    Routes stay as they are, and so do automatic TCP buffers, though both come from the delays when a network is built.
+    Routes stay as they are, and so do automatic TCP buffers, though both come from the delays when
+    a network is built.
 
     Raises:
         InputError: an override is wrong, or changes what cannot change while the network stands.

@@ -1,4 +1,6 @@
-"""Make, find and end the deployments of this user; `testbed.deployments.folder` has what is known of one."""
+"""Make, find and end the deployments of this user; `testbed.deployments.folder` has what is known
+of one.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,9 @@ def deploy(
 
 
 def _reserve(name: str) -> tuple[Deployment, TextIO]:
-    """A folder for a new deployment, and its lock, which it has as long as any process has this file open."""
+    """A folder for a new deployment, and its lock, which it has as long as any process has this
+    file open.
+    """
     deployment = Deployment(_folder() / name)
     with _registry():
         try:
@@ -181,7 +185,8 @@ def destroy(deployment: Deployment) -> None:
             _end_keeper(deployment, number)
         shutil.rmtree(deployment.path, ignore_errors=True)
     remove_stale_guests()
-    # After a restart of the machine another process may have the keeper's number, for which its guest was kept.
+    # After a restart of the machine another process may have the keeper's number, for which its
+    # guest was kept.
     for guest in (cache_dir() / "guests").glob("*"):
         writable = guest / "writable"
         if writable.is_symlink() and writable.readlink() == deployment.path:
@@ -189,7 +194,9 @@ def destroy(deployment: Deployment) -> None:
 
 
 def overview(deployment: Deployment) -> dict[str, Any]:
-    """What is known of a deployment: state, clocks, process, hosts with addresses, links with their settings now."""
+    """What is known of a deployment: state, clocks, process, hosts with addresses, links with their
+    settings now.
+    """
     state = deployment.state
     lives = state in ("running", "starting")
     try:
@@ -262,7 +269,9 @@ def _registry() -> Iterator[None]:
 
 
 def _end_keeper(deployment: Deployment, number: int) -> None:
-    """Signal the keeper, if it lives, and wait for its end for some time. A new one has yet to say its pid."""
+    """Signal the keeper, if it lives, and wait for its end for some time. A new one has yet to say
+    its pid.
+    """
     deadline = time.monotonic() + LONGEST_END_S
     told = False
     while is_locked(deployment.alive) and time.monotonic() < deadline:
@@ -275,6 +284,8 @@ def _end_keeper(deployment: Deployment, number: int) -> None:
 
 
 def _cpu() -> int:
-    """Another one for each deployment, from the lowest on; runs reserve theirs from the highest on."""
+    """Another one for each deployment, from the lowest on; runs reserve theirs from the highest
+    on.
+    """
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[len(deployments()) % len(cpus)]

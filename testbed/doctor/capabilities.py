@@ -47,7 +47,9 @@ DEFAULT = (
 
 @dataclass(frozen=True)
 class Capability:
-    """Something that the testbed can do on a machine, or not: the first finding that is not well says why."""
+    """Something that the testbed can do on a machine, or not: the first finding that is not well
+    says why.
+    """
 
     name: str
     findings: tuple[Finding, ...]

@@ -1,4 +1,6 @@
-"""Facts about this machine, found by trying where that is possible. Nothing here judges or changes anything."""
+"""Facts about this machine, found by trying where that is possible. Nothing here judges or changes
+anything.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from testbed.plan.model import Capture, Isolation, Where
 
 PROJECT = Path(__file__).parent.parent.parent
 CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host
-# Debian's packages of scripts/packages that bring programs for runs, and the program by which each is recognised.
+# Debian's packages of scripts/packages that bring programs for runs, and the program by which each
+# is recognised.
 PROGRAMS = {
     "dockerd": "docker.io",
     "mnexec": "mininet",
@@ -45,7 +48,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Machine:
-    """What was seen. A field `..._error` is empty where the thing works, else says what the system said."""
+    """What was seen. A field `..._error` is empty where the thing works, else says what the system
+    said.
+    """
 
     architecture: str
     system: str
@@ -190,7 +195,9 @@ def _tried(command: Sequence[str]) -> str:
 
 
 def try_ptrace() -> str:
-    """Trace a child as the guest's kernel does its processes (PTRACE_TRACEME, which Yama or seccomp may forbid)."""
+    """Trace a child as the guest's kernel does its processes (PTRACE_TRACEME, which Yama or seccomp
+    may forbid).
+    """
     if platform.system() != "Linux":
         return "only Linux has it"
     pid = os.fork()

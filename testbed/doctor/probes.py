@@ -1,4 +1,6 @@
-"""Judgements: each probe takes what was seen of a machine and says whether one thing is as a run needs it, and why."""
+"""Judgements: each probe takes what was seen of a machine and says whether one thing is as a run
+needs it, and why.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ AWAY = "leave out --where here: the guest's kernel has it"
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a thing is as it should be, why, and the command (or setting) that mends it if not."""
+    """Whether a thing is as it should be, why, and the command (or setting) that mends it if
+    not.
+    """
 
     name: str
     ok: bool
@@ -51,7 +55,8 @@ def tracing(machine: Machine) -> Finding:
     error = machine.ptrace_error and f"a process may not trace its child ({machine.ptrace_error})"
     mend = _as_root(machine, "sysctl -w kernel.yama.ptrace_scope=1")
     if not machine.yama_scope:
-        mend = "docker run --cap-add SYS_PTRACE --security-opt seccomp=unconfined ..."  # what else can forbid it
+        # what else can forbid it
+        mend = "docker run --cap-add SYS_PTRACE --security-opt seccomp=unconfined ..."
     return _finding("tracing", error, "a process may trace its child", mend)
 
 

@@ -1,4 +1,6 @@
-"""The bundle of modules that guests of this installation import, in the cache; made anew when one has changed."""
+"""The bundle of modules that guests of this installation import, in the cache; made anew when one
+has changed.
+"""
 
 from __future__ import annotations
 

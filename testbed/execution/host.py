@@ -4,10 +4,11 @@
         while running.status() is None:
             running.cpu_seconds()
 
-What the command makes (interfaces, network namespaces, mounts, containers, what lies in /tmp, /run and /dev/shm) exists
-only inside those namespaces, and ends with the first process in them. That ends with its starter, however that ends. Of
-the files of this machine only the run folder can be changed. A control group, named after the run, is all that others
-can see; one that a killed starter left is removed by `remove_stale`, by its name.
+What the command makes (interfaces, network namespaces, mounts, containers, what lies in /tmp, /run
+and /dev/shm) exists only inside those namespaces, and ends with the first process in them. That
+ends with its starter, however that ends. Of the files of this machine only the run folder can be
+changed. A control group, named after the run, is all that others can see; one that a killed starter
+left is removed by `remove_stale`, by its name.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ CPU_FIELDS = 8  # of /proc/stat: user nice system idle iowait irq softirq steal 
 IDLE_FIELDS = (3, 4)
 OWN = ("/tmp", "/run", "/dev/shm")  # a run has its own, empty ones
 KEPT_WRITABLE = (*OWN, "/etc", "/proc", "/sys/fs/cgroup")  # for the run, and its own
-# $1: the control group; $2...: folders below those of OWN that the command needs; then --, and the command. The first
-# process of the namespaces waits for the command, and for whatever loses its parent. /etc is a copy-on-write layer
-# (Docker's daemon leaves a key there), and AppArmor is hidden, into which it would load a profile.
+# $1: the control group; $2...: folders below those of OWN that the command needs; then --, and the
+# command. The first process of the namespaces waits for the command, and for whatever loses its
+# parent. /etc is a copy-on-write layer (Docker's daemon leaves a key there), and AppArmor is
+# hidden, into which it would load a profile.
 INSIDE = r"""
 set -e
 echo 0 >"$1/cgroup.procs"
@@ -79,7 +81,9 @@ class Running:
         """This machine's clock, of which there is nothing to tell."""
 
     def cpu_seconds(self) -> float:
-        """Time for which this machine's CPUs were busy, on average over the CPUs, whoever kept them so."""
+        """Time for which this machine's CPUs were busy, on average over the CPUs, whoever kept them
+        so.
+        """
         if self.process.poll() is not None:
             return 0.0
         fields = [
@@ -103,7 +107,8 @@ def start_here(
     Args:
         writable: the folder that the command writes to, noted for `remove_stale`.
         console: file for what the command prints.
-        readable: folders that it needs although they lie below /tmp or /run, of which it has its own.
+        readable: folders that it needs although they lie below /tmp or /run, of which it has its
+            own.
 
     Raises:
         MachineError: control groups cannot be made.
@@ -172,7 +177,9 @@ def _words(
 
 @contextmanager
 def _control_group(group: Path) -> Iterator[None]:
-    """The group, below the root of this machine's; with the controllers that its hosts are limited by."""
+    """The group, below the root of this machine's; with the controllers that its hosts are limited
+    by.
+    """
     switch = CGROUPS / "cgroup.subtree_control"
     try:
         lacking = [name for name in CONTROLLERS if name not in switch.read_text().split()]
@@ -206,7 +213,9 @@ def _remove_group(group: Path) -> None:
 
 
 def remove_stale() -> list[Path]:
-    """Remove what runs whose starter is gone left here, and return their run folders; nothing if this is not root."""
+    """Remove what runs whose starter is gone left here, and return their run folders; nothing if
+    this is not root.
+    """
     runs = cache_dir() / "here"
     left: list[Path] = []
     if os.geteuid() != 0:

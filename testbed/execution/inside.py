@@ -1,11 +1,13 @@
 """The story of one run, in order, inside the kernel that carries it.
 
 usage: python -m testbed.execution.inside RUN_FOLDER
-       python -m testbed.execution.inside --series FOLDER     one after another, as testbed.guest.resident asks for them
-       python -m testbed.execution.inside --bundle FILE       write a bundle of all that runs import
+       python -m testbed.execution.inside --series FOLDER     one after another, as
+       testbed.guest.resident asks for them python -m testbed.execution.inside --bundle FILE
+       write a bundle of all that runs import
 
-The run folder holds plan.json. What happens is appended to the folder's raw records as it happens; tables are made from
-them afterwards, by whoever started this. The same command runs in a guest and on the machine itself.
+The run folder holds plan.json. What happens is appended to the folder's raw records as it happens;
+tables are made from them afterwards, by whoever started this. The same command runs in a guest and
+on the machine itself.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ def run(folder: RunDir) -> None:
 def _changing(
     folder: RunDir, network: BuiltNetwork, fleet: Fleet, transfers: Transfers
 ) -> AbstractContextManager[None]:
-    """The changes of the plan happen within the block, at their times after rank 0's first operation or step."""
+    """The changes of the plan happen within the block, at their times after rank 0's first
+    operation or step.
+    """
     events, changes = RecordFollower(folder.events), network.plan.changes
 
     def began_ns() -> int | None:
@@ -120,10 +124,12 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
 
 
 def _wait_until_quiet() -> None:
-    """What follows begins at the same point of the kernel's timers in every run, however long Docker took.
+    """What follows begins at the same point of the kernel's timers in every run, however long
+    Docker took.
 
-    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run, at another time in
-    each: what Docker and the logs have written is flushed now, and the timer for it ends within the wait.
+    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run,
+    at another time in each: what Docker and the logs have written is flushed now, and the timer for
+    it ends within the wait.
     """
     os.sync()
     time.sleep((2 * QUIET_NS - time.time_ns() % QUIET_NS) / 1e9)
@@ -169,7 +175,9 @@ def _watched(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None
 
 
 def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
-    """Drops of the fibres of `plan` that should never have any, by the names of their interfaces."""
+    """Drops of the fibres of `plan` that should never have any, by the names of their
+    interfaces.
+    """
     if not plan.wan:
         return {}
     with (
@@ -221,7 +229,9 @@ def main(path: str) -> int:
 
 
 def series(path: str) -> int:
-    """Carry out runs in processes forked from this one, which has imported what they need; see testbed.guest.resident."""
+    """Carry out runs in processes forked from this one, which has imported what they need; see
+    testbed.guest.resident.
+    """
     from testbed.workers.zygote import prepare_torch  # noqa: PLC0415
     from testbed.workers.zygote_warm import import_torch  # noqa: PLC0415
 
@@ -248,7 +258,9 @@ def series(path: str) -> int:
 
 
 def write_bundle(path: str) -> int:
-    """Bundle what this module, its parts and all ranks import; the project's own modules change too often."""
+    """Bundle what this module, its parts and all ranks import; the project's own modules change too
+    often.
+    """
     from testbed.core import code_bundle  # noqa: PLC0415
     from testbed.workers import containers, processes  # noqa: F401, PLC0415
     from testbed.workers.zygote import prepare_torch  # noqa: PLC0415

@@ -1,4 +1,6 @@
-"""Start one plan in a guest or here, watch it, and leave a complete run folder behind, however the run ends."""
+"""Start one plan in a guest or here, watch it, and leave a complete run folder behind, however the
+run ends.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +88,10 @@ def launch(
     Args:
         spec: what the user wrote, resolved, for spec.yaml.
         command: the user's command line, to repeat the run.
-        stall_limit_s: wall time after which a guest whose clock stands still, or that does not get ready, is ended.
-        series: the folder of a guest that takes orders, in which `run` lies; None: a guest of its own.
+        stall_limit_s: wall time after which a guest whose clock stands still, or that does not get
+            ready, is ended.
+        series: the folder of a guest that takes orders, in which `run` lies; None: a guest of its
+            own.
 
     Raises:
         TestbedError: the run failed or was lost; status.json tells the same.
@@ -129,7 +133,9 @@ def launch(
 
 
 def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
-    """Of everything that a run's results depend on; `kernel`: the guest's, None: not built yet, or not used `here`."""
+    """Of everything that a run's results depend on; `kernel`: the guest's, None: not built yet, or
+    not used `here`.
+    """
     release = (
         f"Linux {platform.release()}"
         if here
@@ -147,7 +153,9 @@ def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Code:
-    """What a guest needs to run a module of the testbed: the words before its name, an environment, and folders."""
+    """What a guest needs to run a module of the testbed: the words before its name, an environment,
+    and folders.
+    """
 
     python: list[str]
     environment: dict[str, str]
@@ -193,7 +201,9 @@ def start_series(
 
 
 def may_join_series(plan: Plan) -> bool:
-    """Whether a guest that has carried out other runs before gives `plan` the same results as one of its own."""
+    """Whether a guest that has carried out other runs before gives `plan` the same results as one
+    of its own.
+    """
     workers = plan.workers
     return (
         plan.where == "guest"
@@ -370,7 +380,9 @@ def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
 
 
 def clean_up_after_killed() -> None:
-    """End and remove what a killed testbed left, and note in its run folder that it was interrupted."""
+    """End and remove what a killed testbed left, and note in its run folder that it was
+    interrupted.
+    """
     for folder in (*remove_stale_guests(), *host.remove_stale()):
         run = RunDir(folder)
         try:

@@ -1,4 +1,6 @@
-"""Follows a running command from outside: its stages and operations, its clock, and whether it still gets on."""
+"""Follows a running command from outside: its stages and operations, its clock, and whether it
+still gets on.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,8 @@ class Watch:
         self.stages: list[dict[str, Any]] = []
         self.reading: ClockReading | None = None
         self.spinner = ""
-        self.busy = 0.0  # part of the operations' wall time in which the guest computed or waited for the CPU
+        # part of the operations' wall time in which the guest computed or waited for the CPU
+        self.busy = 0.0
         self.steal = 0.0  # part of it that the host of this machine kept its CPUs for others
         self.forced_ns = 0  # virtual time forced on during the operations
 
@@ -105,7 +108,8 @@ class Watch:
             self._check_clock(reading)
 
     def _cpu_seconds(self) -> float:
-        """Of the guest, and those in which programs of this machine waited for a CPU, for it may have been one.
+        """Of the guest, and those in which programs of this machine waited for a CPU, for it may
+        have been one.
 
         0 if the guest has ended, and on a virtual clock, whose figures do not depend on it.
         """
@@ -113,7 +117,9 @@ class Watch:
         return guest + _cpu_pressure_seconds() if guest else 0.0
 
     def _sample_cpu(self, cpu: float) -> None:
-        """How busy the CPU has been since the operations began; as before, if the guest has ended."""
+        """How busy the CPU has been since the operations began; as before, if the guest has
+        ended.
+        """
         self._sampled = time.monotonic()
         if cpu:
             seconds = max(self._sampled - self._stage.begin, 1e-3)
@@ -132,7 +138,9 @@ class Watch:
             self._next_stage("end", event["time_ns"])
 
     def _next_stage(self, name: str, time_ns: int) -> None:
-        """Close the present stage: its wall time, its time on the run's clock, and how busy the CPU was."""
+        """Close the present stage: its wall time, its time on the run's clock, and how busy the CPU
+        was.
+        """
         now, old, cpu = time.monotonic(), self._stage, self._cpu_seconds()
         wall = now - old.begin
         emulated = None if old.time_ns is None else (time_ns - old.time_ns) / 1e9
@@ -183,7 +191,9 @@ class Watch:
 
 
 def _cpu_pressure_seconds() -> float:
-    """Time in which some process of this machine waited for a CPU (pressure stall information, Linux 4.20)."""
+    """Time in which some process of this machine waited for a CPU (pressure stall information,
+    Linux 4.20).
+    """
     try:
         some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
     except (OSError, IndexError):
@@ -192,6 +202,8 @@ def _cpu_pressure_seconds() -> float:
 
 
 def _steal_seconds() -> float:
-    """Time that the host of this machine kept a CPU of it for others, on average over its CPUs (proc(5): steal)."""
+    """Time that the host of this machine kept a CPU of it for others, on average over its CPUs
+    (proc(5): steal).
+    """
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)

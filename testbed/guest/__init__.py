@@ -1,1 +1,3 @@
-"""The guest kernel (User-Mode Linux): build it, boot it, watch it. Knows nothing of networks or workers."""
+"""The guest kernel (User-Mode Linux): build it, boot it, watch it. Knows nothing of networks or
+workers.
+"""

@@ -4,9 +4,10 @@
         while guest.status() is None:
             guest.clock(), guest.cpu_seconds()
 
-The guest sees the host's files read-only below a copy-on-write layer; only `writable` is shared. Its root could mount
-more of them; what keeps it from changing them is `confine`, where the host allows that. It has no network interface of
-the host's. It ends with the process that started it, however that ends.
+The guest sees the host's files read-only below a copy-on-write layer; only `writable` is shared.
+Its root could mount more of them; what keeps it from changing them is `confine`, where the host
+allows that. It has no network interface of the host's. It ends with the process that started it,
+however that ends.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from testbed.runfolder.folder import open_plain, read_plain
 EPOCH_NS = (
     1_735_689_600 * 10**9
 )  # virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side
-# Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make runs differ by
-# microseconds, for then the order of processes depends on how fast this machine computes.
+# Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make
+# runs differ by microseconds, for then the order of processes depends on how fast this machine
+# computes.
 PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
@@ -70,9 +72,11 @@ class Guest:
     clock_file: Path
 
     def status(self) -> int | None:
-        """None while the command runs; else its exit status, or -1 when the guest ended without one.
+        """None while the command runs; else its exit status, or -1 when the guest ended without
+        one.
 
-        All that the command wrote is on the host's disk before its status is, so nobody has to wait for the shutdown.
+        All that the command wrote is on the host's disk before its status is, so nobody has to wait
+        for the shutdown.
         """
         alive = self.process.poll() is None
         try:
@@ -81,11 +85,15 @@ class Guest:
             return None if alive else -1
 
     def clock(self) -> ClockReading | None:
-        """The newest report of the guest's clock; None before the first, and on the host's clock."""
+        """The newest report of the guest's clock; None before the first, and on the host's
+        clock.
+        """
         return read_clock(self.clock_file)
 
     def pause(self) -> None:
-        """Stop the guest's kernel. Its processes stop at their next trap, and a virtual clock stands still."""
+        """Stop the guest's kernel. Its processes stop at their next trap, and a virtual clock
+        stands still.
+        """
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -93,7 +101,9 @@ class Guest:
         os.kill(self.process.pid, signal.SIGCONT)
 
     def cpu_seconds(self) -> float:
-        """Host CPU time of the guest's kernel and of all its processes, of which the host knows each one."""
+        """Host CPU time of the guest's kernel and of all its processes, of which the host knows
+        each one.
+        """
         return session_cpu_seconds(self.process.pid)
 
 
@@ -133,14 +143,18 @@ def start_guest(
     environment: dict[str, str] | None = None,
     cpu: int | None = None,
 ) -> Iterator[Guest]:
-    """Boot `kernel` and run `command` in it as the guest's root, with the rights of the caller on the host.
+    """Boot `kernel` and run `command` in it as the guest's root, with the rights of the caller on
+    the host.
 
     Args:
         writable: the one folder of the host that the guest can change; holds a folder ``raw``.
-        readable: folders that `command` needs although they lie below /tmp or /run, of which the guest has its own.
-        console: file for what the guest's kernel and `command` print; None: this process's terminal, for input too.
+        readable: folders that `command` needs although they lie below /tmp or /run, of which the
+            guest has its own.
+        console: file for what the guest's kernel and `command` print; None: this process's
+            terminal, for input too.
         clock_file: file that the guest's kernel keeps its clock in (virtual clock only).
-        cpu: of the host, which other guests may use as well; None: one that no other guest has, if there is any.
+        cpu: of the host, which other guests may use as well; None: one that no other guest has, if
+            there is any.
 
     Raises:
         MachineError: the kernel has no virtual time, or the memory file does not fit.
@@ -157,7 +171,8 @@ def start_guest(
                 yield Guest(process, writable, clock_file)
             finally:
                 _kill_session(process.pid, to_the_end=False)
-                # It gives its memory back for some tenths of a second; only the end of this program waits for that.
+                # It gives its memory back for some tenths of a second; only the end of this program
+                # waits for that.
                 threading.Thread(target=process.wait).start()
 
 
@@ -179,8 +194,8 @@ def _job(
 def _one_cpu() -> Iterator[list[str]]:
     """The words that pin a command to one CPU, another for each guest as long as there are enough.
 
-    UML's kernel and its processes run in turns and never at once. On one CPU a turn costs a third of what it costs
-    across two (a system call 21 us instead of 85 on a small cloud machine).
+    UML's kernel and its processes run in turns and never at once. On one CPU a turn costs a third
+    of what it costs across two (a system call 21 us instead of 85 on a small cloud machine).
     """
     places = cache_dir() / "cpus"
     places.mkdir(exist_ok=True)
@@ -200,7 +215,9 @@ def _pin_to(cpu: int) -> list[str]:
 
 
 def _confined(memory_bytes: int, shared: Sequence[Path], readable: Sequence[Path]) -> list[str]:
-    """The words that keep a command from changing anything but the folders `shared` and the guest's memory."""
+    """The words that keep a command from changing anything but the folders `shared` and the guest's
+    memory.
+    """
     memory, size = memory_folder(), 0
     if memory == SHM and not any(path.is_relative_to(SHM) for path in (*shared, *readable)):
         size = memory_bytes + MEMORY_SLACK  # in a /dev/shm of its own
@@ -256,7 +273,8 @@ def _launch(
         name: value for name, value in os.environ.items() if name not in ("TMP", "TEMP")
     }  # UML knows them
     with console.open("ab") if console else nullcontext() as out:
-        # A guest does not outlive its starter: the kernel program dies with us, and its processes with it.
+        # A guest does not outlive its starter: the kernel program dies with us, and its processes
+        # with it.
         return subprocess.Popen(
             [*words, str(kernel.path.absolute()), *arguments],
             env=environment,
@@ -273,7 +291,8 @@ def memory_folder() -> Path:
 
 
 def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes: int) -> None:
-    """Check that `start_guest` can do it. UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used.
+    """Check that `start_guest` can do it. UML's memory is a file in $TMPDIR or /dev/shm that grows
+    as it is used.
 
     Raises:
         MachineError: the kernel has no virtual time, or the memory file does not fit.
@@ -293,21 +312,27 @@ def check_guest(kernel: Kernel, clock: Literal["virtual", "real"], memory_bytes:
 
 @contextmanager
 def removed_if_killed(temporary: Path) -> Iterator[None]:
-    """If this process is killed within the block, `remove_stale_guests` removes the folder `temporary`."""
+    """If this process is killed within the block, `remove_stale_guests` removes the folder
+    `temporary`.
+    """
     with _note(TEMPORARY, temporary):
         yield
 
 
 @contextmanager
 def returned_if_killed(run: Path) -> Iterator[None]:
-    """If this process is killed within the block, `remove_stale_guests` returns the folder `run`."""
+    """If this process is killed within the block, `remove_stale_guests` returns the folder
+    `run`.
+    """
     with _note(WRITABLE, run):
         yield
 
 
 @contextmanager
 def _note(name: str, folder: Path) -> Iterator[Path]:
-    """Keep for `remove_stale_guests` what this process is busy with, in a folder that bears its number."""
+    """Keep for `remove_stale_guests` what this process is busy with, in a folder that bears its
+    number.
+    """
     note = cache_dir() / "guests" / f"{os.getpid()}-{secrets.token_hex(3)}"
     note.mkdir(parents=True)
     try:
@@ -319,7 +344,9 @@ def _note(name: str, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A new folder, which is removed after the block, or by `remove_stale_guests` if this process is killed within."""
+    """A new folder, which is removed after the block, or by `remove_stale_guests` if this process
+    is killed within.
+    """
     path = Path(tempfile.gettempdir(), prefix + secrets.token_hex(4))
     with removed_if_killed(path):
         path.mkdir(mode=0o700)
@@ -330,8 +357,8 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 
 def remove_stale_guests() -> list[Path]:
-    """End guests whose starter is gone, remove what they left, and return the folders that they could write to, or that
-    the starter was still busy with.
+    """End guests whose starter is gone, remove what they left, and return the folders that they
+    could write to, or that the starter was still busy with.
     """
     guests = cache_dir() / "guests"
     left: list[Path] = []
@@ -361,7 +388,9 @@ def _is_guest(pid: int, folder: Path) -> bool:
 
 
 def _stats_of_session(session: int) -> Iterator[list[str]]:
-    """Fields of /proc/PID/stat from the state on (proc(5): field 3 is at index 0) of the processes of a session."""
+    """Fields of /proc/PID/stat from the state on (proc(5): field 3 is at index 0) of the processes
+    of a session.
+    """
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -374,9 +403,11 @@ def _stats_of_session(session: int) -> Iterator[list[str]]:
 
 
 def _kill_session(session: int, *, to_the_end: bool = True) -> None:
-    """Kill every process of the session until none is left (UML's processes are in groups of their own).
+    """Kill every process of the session until none is left (UML's processes are in groups of their
+    own).
 
-    Without `to_the_end`: until none has memory, and so none does anything any more but give back what it had.
+    Without `to_the_end`: until none has memory, and so none does anything any more but give back
+    what it had.
     """
     for _attempt in range(100):
         living = [fields for fields in _stats_of_session(session) if fields[0] not in "ZX"]

@@ -1,4 +1,6 @@
-"""One command in a guest of its own, without a network: its output as it comes, or a terminal in it."""
+"""One command in a guest of its own, without a network: its output as it comes, or a terminal in
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from testbed.guest.kernel import Kernel
 Clock = Literal["virtual", "real"]
 POLL_S = 0.02
 POWER_OFF = "reboot: Power down"  # the kernel's last words
-# The terminal is the guest's first console, which becomes the shell's controlling one, so that Ctrl-C reaches its jobs.
+# The terminal is the guest's first console, which becomes the shell's controlling one, so that
+# Ctrl-C reaches its jobs.
 SHELL = ["setsid", "--ctty", "--wait", "sh", "-c", "exec bash -i <>/dev/tty0 >&0 2>&1"]
 
 
@@ -30,7 +33,8 @@ def execute(
     memory_bytes: int,
     say: Callable[[str], None],
 ) -> int:
-    """Run `command` in the present folder and hand on what it prints; its exit status, -1 if the guest was lost.
+    """Run `command` in the present folder and hand on what it prints; its exit status, -1 if the
+    guest was lost.
 
     Raises:
         MachineError: a guest cannot be started.

@@ -1,8 +1,9 @@
 """Find, build and cache the guest kernel.
 
 A kernel is built from the distribution's kernel source, or one that the user has named, with
-`kernel_source/guest.config` and the edits for its version, and cached under a key made of all three, so that a change
-of any of them builds a new one. Two builds at once: the second waits for the first.
+`kernel_source/guest.config` and the edits for its version, and cached under a key made of all
+three, so that a change of any of them builds a new one. Two builds at once: the second waits for
+the first.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 class Kernel:
     """A program that boots as a guest.
 
-    `virtual_time` is false for one that can only run on the host's clock. With `seccomp` (Linux 6.16 and later) the
-    host drives processes by seccomp and futexes where it may, not by ptrace: a trap costs a third less.
+    `virtual_time` is false for one that can only run on the host's clock. With `seccomp` (Linux
+    6.16 and later) the host drives processes by seccomp and futexes where it may, not by ptrace: a
+    trap costs a third less.
     """
 
     path: Path
@@ -62,7 +64,9 @@ class Kernel:
 
 
 def find_kernel() -> Kernel | None:
-    """The kernel that ``$TESTBED_KERNEL`` names, else the cached one for the source in use, else None."""
+    """The kernel that ``$TESTBED_KERNEL`` names, else the cached one for the source in use, else
+    None.
+    """
     named = os.environ.get("TESTBED_KERNEL")
     if named:
         return _inspect(Path(named))
@@ -90,7 +94,8 @@ def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
 
 
 def kernel_from(path: Path | None, progress: Progress) -> Kernel:
-    """The guest kernel of the source at `path` (None: the distribution's), which is used from now on.
+    """The guest kernel of the source at `path` (None: the distribution's), which is used from now
+    on.
 
     Raises:
         InputError: `path` is no kernel source, or the edits do not apply to it.
@@ -110,7 +115,8 @@ def build_kernel(progress: Progress) -> Kernel:
 
     Raises:
         InputError: the edits do not apply to the source.
-        MachineError: source or tools are missing, or the build fails; the message ends with the log's last lines.
+        MachineError: source or tools are missing, or the build fails; the message ends with the
+            log's last lines.
     """
     source = _require_source_and_tools()
     target = _cached(source)

@@ -1,4 +1,6 @@
-"""Kernel source: the distribution's, or a folder or tarball that the user has named; and the project's edits to it."""
+"""Kernel source: the distribution's, or a folder or tarball that the user has named; and the
+project's edits to it.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ class Source:
             _check(tree, place)
 
     def patch(self, tree: Path) -> None:
-        """Apply the project's edits to the copy at `tree`: those for its version, or for the next older one.
+        """Apply the project's edits to the copy at `tree`: those for its version, or for the next
+        older one.
 
         Raises:
             InputError: one does not apply.
@@ -71,7 +74,9 @@ class Source:
 
 
 def find_source() -> Source | None:
-    """The source that was chosen, else the newest of `LINUX` that the distribution has put here, or None."""
+    """The source that was chosen, else the newest of `LINUX` that the distribution has put here, or
+    None.
+    """
     if chosen := chosen_source():
         return chosen
     for version in reversed(LINUX):
@@ -81,7 +86,9 @@ def find_source() -> Source | None:
 
 
 def edits(version: str | None) -> list[Path]:
-    """The project's edits for Linux `version`, in their order; those of the oldest in `LINUX` for one that is older."""
+    """The project's edits for Linux `version`, in their order; those of the oldest in `LINUX` for
+    one that is older.
+    """
     fit = [linux for linux in LINUX if _numbers(linux) <= _numbers(version or "")]
     return sorted((PARTS / f"linux-{fit[-1] if fit else LINUX[0]}").glob("*.patch"))
 

@@ -1,4 +1,5 @@
-"""A guest that carries out one order after another, for booting one and importing torch take longer than many a run.
+"""A guest that carries out one order after another, for booting one and importing torch take longer
+than many a run.
 
     with start_series(kernel, folder, ...) as guest:        # in the thread that keeps the guest
         keep(guest, folder, enough)
@@ -13,9 +14,9 @@ Both sides see the guest's one writable folder, in which the run folders lie, an
     guest      the host's process of the guest, which is paused now
     ended      there will be none any more, and why
 
-Nothing that happens on the host can wake a process of the guest, which therefore looks for its next order again and
-again. Between two orders it is paused: it takes no CPU, and its clock stands still. A visit that does not end well ends
-the guest.
+Nothing that happens on the host can wake a process of the guest, which therefore looks for its next
+order again and again. Between two orders it is paused: it takes no CPU, and its clock stands still.
+A visit that does not end well ends the guest.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def start_series(
     readable: Sequence[Path],
     environment: Mapping[str, str],
 ) -> Iterator[Guest]:
-    """Boot a guest with a virtual clock that takes orders in the new folder `folder`; `python` runs a module.
+    """Boot a guest with a virtual clock that takes orders in the new folder `folder`; `python` runs
+    a module.
 
     Raises:
         MachineError: it cannot be started.
@@ -114,7 +116,8 @@ class Visit:
 
 @contextmanager
 def visit(folder: Path, run_folder: Path, patience_s: float) -> Iterator[Visit]:
-    """Let the guest of `folder` carry out the run in `run_folder`, below `folder`, as soon as it is ready.
+    """Let the guest of `folder` carry out the run in `run_folder`, below `folder`, as soon as it is
+    ready.
 
     Raises:
         GuestLost: it has ended, or is not ready after `patience_s` of wall time.

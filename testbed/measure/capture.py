@@ -15,7 +15,8 @@ from testbed.core.errors import InputError, MachineError, Place, RunError
 from testbed.measure.pcapng import Interface, write_pcapng
 from testbed.plan.model import CAPTURE_BUFFER_BYTES, Capturing
 
-HELD_BACK_S = 1.5  # tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
+# tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
+HELD_BACK_S = 1.5
 FILES = 4  # that tcpdump fills in turn; of a capture that reaches its limit, the newest stay
 MEGABYTE = 1_000_000  # tcpdump counts the size of a file in these
 NO_EXPRESSION = "can't parse filter expression: "
@@ -23,7 +24,9 @@ NO_EXPRESSION = "can't parse filter expression: "
 
 @dataclass(frozen=True)
 class Tap:
-    """An interface to capture: where it is, the file that is to be made, and whether only what comes in counts."""
+    """An interface to capture: where it is, the file that is to be made, and whether only what
+    comes in counts.
+    """
 
     path: Path
     pid: int  # of a process in the network namespace
@@ -66,8 +69,8 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
     Args:
         taps: what is captured.
         settings: filter, snap length, limit of each capture.
-        yielding: let captures wait until nothing else can run. On a virtual clock they then change no time, for they
-            never come between two processes that are woken at the same instant.
+        yielding: let captures wait until nothing else can run. On a virtual clock they then change
+            no time, for they never come between two processes that are woken at the same instant.
 
     Raises:
         RunError: a tcpdump ends before the block does.
@@ -135,7 +138,9 @@ def _start(tap: Tap, settings: Capturing, first: list[str]) -> subprocess.Popen[
 
 
 def _as_owner(folder: Path) -> list[str]:
-    """What lets tcpdump run as the owner of `folder`: as root it gives its files to root, which not everyone may."""
+    """What lets tcpdump run as the owner of `folder`: as root it gives its files to root, which not
+    everyone may.
+    """
     owner = folder.stat().st_uid
     return (
         ["setpriv", f"--reuid={owner}", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
@@ -182,7 +187,9 @@ def finish(capture: Path, mac: str, settings: Capturing) -> None:
 
 
 def counted(capture: Path) -> tuple[int, int] | None:
-    """How many packets tcpdump wrote, and how many the kernel had no room for; None if it did not say, or is cut."""
+    """How many packets tcpdump wrote, and how many the kernel had no room for; None if it did not
+    say, or is cut.
+    """
     try:
         said = log_of(capture).read_text(errors="replace")
     except OSError:

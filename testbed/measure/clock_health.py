@@ -1,4 +1,5 @@
-"""Signs that a kernel on the real clock cannot keep up: late timers, packets without room, hosts that were held back.
+"""Signs that a kernel on the real clock cannot keep up: late timers, packets without room, hosts
+that were held back.
 
 On the virtual clock there is nothing to watch: no time passes while the machine computes.
 """
@@ -31,8 +32,9 @@ class Strain:
     backlog_drops: int = 0
 
     def record(self) -> dict[str, object]:
-        """As in raw/strain.json: by how much timers were late, in us; for how many seconds of `seconds` each control
-        group was held back by its CPU limit; how many packets found no room in the kernel's backlog."""
+        """As in raw/strain.json: by how much timers were late, in us; for how many seconds of
+        `seconds` each control group was held back by its CPU limit; how many packets found no room
+        in the kernel's backlog."""
         late = sorted(self.late_us) or [0.0]
         return {
             "seconds": round(self.seconds, 3),
@@ -49,7 +51,9 @@ class Strain:
 
 @contextmanager
 def straining(groups: Path = CGROUPS) -> Iterator[Strain]:
-    """Watch within the block; what was seen is complete after it. Control groups must outlive the block."""
+    """Watch within the block; what was seen is complete after it. Control groups must outlive the
+    block.
+    """
     seen = Strain()
     stop = threading.Event()
     thread = threading.Thread(
@@ -76,7 +80,9 @@ def _time_timers(late_us: list[float], stop: threading.Event) -> None:
 
 
 def throttled_seconds(groups: Path) -> Mapping[str, float]:
-    """For how long each control group that has a CPU limit was held back by it, by its name below `groups`."""
+    """For how long each control group that has a CPU limit was held back by it, by its name below
+    `groups`.
+    """
     found = {}
     for limit in groups.rglob("cpu.max"):
         if limit.read_text().startswith("max"):
@@ -87,5 +93,7 @@ def throttled_seconds(groups: Path) -> Mapping[str, float]:
 
 
 def backlog_drops() -> int:
-    """Packets for which there was no room in the backlog of a CPU, since this machine was started."""
+    """Packets for which there was no room in the backlog of a CPU, since this machine was
+    started.
+    """
     return sum(int(line.split()[1], 16) for line in SOFTNET.read_text().splitlines())

@@ -1,7 +1,7 @@
 """Samples of the counters of WAN ports while a run goes on.
 
-A sample is one dump of queueing disciplines per router, decoded here by hand: pyroute2 needs about a millisecond of CPU
-for each, which a sample every 20 ms of emulated time cannot afford.
+A sample is one dump of queueing disciplines per router, decoded here by hand: pyroute2 needs about
+a millisecond of CPU for each, which a sample every 20 ms of emulated time cannot afford.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ SAMPLES_PER_INTERVAL = 500  # after so many samples the interval doubles: a long
 
 @dataclass(frozen=True)
 class Port:
-    """A WAN port to sample: a netlink socket in its router's namespace, its interface, and its name in the records."""
+    """A WAN port to sample: a netlink socket in its router's namespace, its interface, and its name
+    in the records.
+    """
 
     connection: socket.socket
     interface_index: int
@@ -48,7 +50,9 @@ _buffer = bytearray(1 << 16)
 
 
 def read_counters(connection: socket.socket) -> dict[int, Counters]:
-    """Counters of the root queueing discipline of each interface index in the socket's namespace."""
+    """Counters of the root queueing discipline of each interface index in the socket's
+    namespace.
+    """
     request = struct.pack("=IHHII", 36, RTM_GETQDISC, NLM_F_REQUEST_DUMP, 1, 0) + struct.pack(
         "=BBHiIII", *[0] * 7
     )
@@ -91,7 +95,9 @@ def _decode(data: memoryview, start: int, end: int) -> Counters:
 
 @contextmanager
 def sampling(ports: Sequence[Port], path: Path) -> Iterator[None]:
-    """Append samples of `ports` to `path` within the block: one at once, then ever so often, one at the end."""
+    """Append samples of `ports` to `path` within the block: one at once, then ever so often, one at
+    the end.
+    """
     stop = threading.Event()
     thread = threading.Thread(
         target=_sample_until, args=(ports, path, stop), name="link-counters", daemon=True

@@ -1,4 +1,6 @@
-"""tcpdump's classic captures as pcapng files, which tell the interface's name and each packet's direction."""
+"""tcpdump's classic captures as pcapng files, which tell the interface's name and each packet's
+direction.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ class Interface:
 
 
 def write_pcapng(target: Path, pieces: Sequence[Path], interface: Interface) -> None:
-    """Write the packets of `pieces`, captures with nanoseconds, to `target`, those of the oldest piece first.
+    """Write the packets of `pieces`, captures with nanoseconds, to `target`, those of the oldest
+    piece first.
 
-    Where a piece ends in the middle of a record, so does a block of `target`, if it is the last piece.
+    Where a piece ends in the middle of a record, so does a block of `target`, if it is the last
+    piece.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -49,7 +53,9 @@ def write_pcapng(target: Path, pieces: Sequence[Path], interface: Interface) -> 
 
 
 def _begin(piece: Path) -> tuple[int, int]:
-    """Seconds and nanoseconds of the first packet; of a piece without one, those after all others."""
+    """Seconds and nanoseconds of the first packet; of a piece without one, those after all
+    others.
+    """
     with piece.open("rb") as file:
         head = file.read(FILE_HEADER + 8)
     return (

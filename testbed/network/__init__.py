@@ -1,1 +1,3 @@
-"""The emulated network: namespaces and links by Mininet, shaped by netem. Knows nothing of workers or guests."""
+"""The emulated network: namespaces and links by Mininet, shaped by netem. Knows nothing of workers
+or guests.
+"""

@@ -1,10 +1,12 @@
-"""Managed queues (RED, fq_codel) for pyroute2: a token bucket serialises, and the queue inside it drops or marks.
+"""Managed queues (RED, fq_codel) for pyroute2: a token bucket serialises, and the queue inside it
+drops or marks.
 
     tbf 1:  rate of the link, a bucket of one frame
      └── red or fq_codel 2:  as long as the link's queue
 
-A token bucket lets the first packet of a burst go at once where a transmitter would need the time to serialise it. The
-fibre that follows has the same rate, and so adds just this time (see `testbed.network.qdiscs`).
+A token bucket lets the first packet of a burst go at once where a transmitter would need the time
+to serialise it. The fibre that follows has the same rate, and so adds just this time (see
+`testbed.network.qdiscs`).
 
 pyroute2 0.9 has no RED, and rates of 32 bits in its tbf; its fq_codel announces a change of names.
 """
@@ -36,7 +38,9 @@ CODEL_TARGET, CODEL_INTERVAL_US = (
 
 @dataclass(frozen=True)
 class Red:
-    """Random early detection. Lengths in bytes; `weight_log`, `slope_log`, `cell_log` as in tc_red_qopt."""
+    """Random early detection. Lengths in bytes; `weight_log`, `slope_log`, `cell_log` as in
+    tc_red_qopt.
+    """
 
     limit: int
     minimum: int
@@ -72,8 +76,8 @@ def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
     """RED for a queue of `limit` bytes and frames of `frame` bytes at `rate_bytes` byte/s.
 
     The upper threshold is half of the limit and thrice the lower one; the average follows bursts of
-    (2 minimum + maximum) / 3 (tc-red(8)). `idle_shifts` halves the average while the queue is idle: the kernel shifts
-    it right by the entry of the idle time in us, shifted by `cell_log`.
+    (2 minimum + maximum) / 3 (tc-red(8)). `idle_shifts` halves the average while the queue is idle:
+    the kernel shifts it right by the entry of the idle time in us, shifted by `cell_log`.
     """
     minimum, maximum = max(frame, limit // 6), max(3 * frame, limit // 2)
     burst = max(1, (2 * minimum + maximum) // (3 * frame))

@@ -1,4 +1,6 @@
-"""Bytes that hosts send each other beside the job, over TCP: both ends of a transfer are served by one thread."""
+"""Bytes that hosts send each other beside the job, over TCP: both ends of a transfer are served by
+one thread.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Transfers:
     """The transfers of a run. Leaving the context ends those that are under way."""
 
     def __init__(self, network: BuiltNetwork, note: Callable[[Record], None]) -> None:
-        """`note` gets the record of each transfer at its end (see `testbed.runfolder.folder.RunDir.transfers`)."""
+        """`note` gets the record of each transfer at its end (see
+        `testbed.runfolder.folder.RunDir.transfers`).
+        """
         self._network, self._note = network, note
         self._threads: list[threading.Thread] = []
         self._over, self._end = os.pipe()

@@ -1,7 +1,8 @@
-"""Build the network of a plan: Mininet makes nodes and links, netlink gives them addresses, routes and shape.
+"""Build the network of a plan: Mininet makes nodes and links, netlink gives them addresses, routes
+and shape.
 
-Mininet's prompt and `node.cmd` work. Of Mininet are not used: its shaped links (unshaped above 1 Gbit/s), its changes
-of the machine's sysctls, and its machine-wide cleanup.
+Mininet's prompt and `node.cmd` work. Of Mininet are not used: its shaped links (unshaped above 1
+Gbit/s), its changes of the machine's sysctls, and its machine-wide cleanup.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from testbed.plan.model import Datacenter, Host, Network, WanLink
 TCP_MIN_DEFAULT = (
     "4096 131072"  # bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults
 )
-# A kernel thread tells interfaces that their carrier is there, at most a second later; what they are to send before
-# goes nowhere, and nothing counts it.
+# A kernel thread tells interfaces that their carrier is there, at most a second later; what they
+# are to send before goes nowhere, and nothing counts it.
 LINKWATCH_S = 1.0
 
 
 class BuiltNetwork:
-    """A network that stands. Nodes are found by their short names; `pid(node)` leads to its namespace."""
+    """A network that stands. Nodes are found by their short names; `pid(node)` leads to its
+    namespace.
+    """
 
     def __init__(self, plan: Network, mininet: Mininet) -> None:
         self.plan = plan
@@ -77,9 +80,11 @@ def build_network(
 
 
 def _remove(net: Mininet) -> None:
-    """Links first: namespaces of containers outlive their node, and the others go later than their last process.
+    """Links first: namespaces of containers outlive their node, and the others go later than their
+    last process.
 
-    A container of the user's image ends with its ranks; then the kernel removes the link, at a time of its own.
+    A container of the user's image ends with its ranks; then the kernel removes the link, at a time
+    of its own.
     """
     for link in net.links:
         with netlink(link.intf2.node.pid) as connection, suppress(NetlinkError):

@@ -1,4 +1,6 @@
-"""Leaf-spine fabrics: leaves are bridges that route, spines are routers, and cables have addresses of their own."""
+"""Leaf-spine fabrics: leaves are bridges that route, spines are routers, and cables have addresses
+of their own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class Standing(Protocol):
 
 
 def configure(network: Standing, dc: Datacenter, sysctls: Mapping[str, object]) -> None:
-    """Give the leaves, spines and the border router of `dc` their addresses, neighbours and routes."""
+    """Give the leaves, spines and the border router of `dc` their addresses, neighbours and
+    routes.
+    """
     plan, fabric = network.plan, dc.fabric
     assert fabric is not None
     for segment in dc.segments:

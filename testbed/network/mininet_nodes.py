@@ -1,7 +1,9 @@
-"""Mininet's nodes and links as the testbed uses them: made by system calls and netlink, without programs to start.
+"""Mininet's nodes and links as the testbed uses them: made by system calls and netlink, without
+programs to start.
 
-Mininet starts four programs for a node (mnexec, env, bash, stty: 80 ms in a guest) and one for each change of a link.
-Here a process that sleeps holds a node's namespaces, and its shell starts with `start_shell` or its first command.
+Mininet starts four programs for a node (mnexec, env, bash, stty: 80 ms in a guest) and one for each
+change of a link. Here a process that sleeps holds a node's namespaces, and its shell starts with
+`start_shell` or its first command.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from testbed.network.netlink import netlink
 
 
 class QuietNode(Node):
-    """A node with a network namespace of its own, or with `netns_pid` that process's (a container's)."""
+    """A node with a network namespace of its own, or with `netns_pid` that process's (a
+    container's).
+    """
 
     pid: Any  # of a process in the node's namespaces; None after the end
     inNamespace: bool
@@ -57,7 +61,9 @@ class Bridge(QuietNode, Switch):
     """The switch of a datacenter, or a leaf: a Linux bridge in a namespace of its own."""
 
     def start(self, controllers: list[Any]) -> None:
-        """Put every interface towards hosts and the border router on the bridge ``br0``; cables are routed."""
+        """Put every interface towards hosts and the border router on the bridge ``br0``; cables are
+        routed.
+        """
         del controllers
         with netlink(self.pid) as connection:
             connection.link("add", ifname="br0", kind="bridge", br_stp_state=0, br_mcast_snooping=0)

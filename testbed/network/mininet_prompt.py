@@ -21,10 +21,12 @@ IPERF_S = 5
 
 
 class Prompt(CLI):
-    """Carries out lines with `onecmd`. It renames nodes of the network: use it in a process of its own.
+    """Carries out lines with `onecmd`. It renames nodes of the network: use it in a process of its
+    own.
 
     Args:
-        names: nodes by the names that people use; the others keep the names that they have in the kernel.
+        names: nodes by the names that people use; the others keep the names that they have in the
+            kernel.
     """
 
     identchars = CLI.identchars + "-."
@@ -73,11 +75,15 @@ class Prompt(CLI):
             error(f"*** there is no command or node {name or line!r}: try help, nodes\n")
 
     def do_iperf(self, line: str) -> None:
-        """Throughput of TCP between two hosts, the first and the last by default: iperf [HOST HOST]."""
+        """Throughput of TCP between two hosts, the first and the last by default: iperf [HOST
+        HOST].
+        """
         self._iperf(line.split(), [])
 
     def do_iperfudp(self, line: str) -> None:
-        """Throughput of UDP sent at a rate, such as 10M, between two hosts: iperfudp RATE [HOST HOST]."""
+        """Throughput of UDP sent at a rate, such as 10M, between two hosts: iperfudp RATE [HOST
+        HOST].
+        """
         rate, *names = line.split() or ["10M"]
         self._iperf(names, ["-u", "-b", rate])
 

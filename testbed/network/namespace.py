@@ -19,8 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Holder:
     """A process that sleeps in namespaces of its own.
 
-    It shares this process's memory and files. A fork would have copies of them: 60 ms in a guest, most of them for the
-    page tables, and ten times what the namespaces take.
+    It shares this process's memory and files. A fork would have copies of them: 60 ms in a guest,
+    most of them for the page tables, and ten times what the namespaces take.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,9 @@ def _return_to_namespaces() -> Iterator[None]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """What is started in the block hears no signal that can be blocked: it would run this process's handlers."""
+    """What is started in the block hears no signal that can be blocked: it would run this process's
+    handlers.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield

@@ -1,8 +1,8 @@
 """Netlink in the namespace of a node, and the whole of netem's parameters for pyroute2.
 
-pyroute2 0.9 knows netem's first parameters only: 32-bit rates, delays in ticks of 64 ns, no seed. `NetemPlugin` takes
-the place of its netem plugin with the attributes of linux/pkt_sched.h that the links need: nanoseconds, 64-bit rates,
-seeds, loss models and delay distributions.
+pyroute2 0.9 knows netem's first parameters only: 32-bit rates, delays in ticks of 64 ns, no seed.
+`NetemPlugin` takes the place of its netem plugin with the attributes of linux/pkt_sched.h that the
+links need: nanoseconds, 64-bit rates, seeds, loss models and delay distributions.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def netlink(pid: int) -> Iterator[IPRoute]:
 
 
 def enter_node(pid: int, hostname: str) -> None:
-    """Move this process, which must have one thread, into network, mounts and root of process `pid`; for good."""
+    """Move this process, which must have one thread, into network, mounts and root of process
+    `pid`; for good.
+    """
     root = os.open(f"/proc/{pid}/root", os.O_RDONLY)
     for kind in ("net", "mnt"):
         fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
@@ -97,7 +99,9 @@ def read_sysctls(pid: int, names: list[str]) -> dict[str, str]:
 
 
 def up(connection: IPRoute, interface: str, plan: Network, address: IPv4Interface) -> int:
-    """Bring an interface up, with its address, the plan's MTU and segmentation offload; its index."""
+    """Bring an interface up, with its address, the plan's MTU and segmentation offload; its
+    index.
+    """
     index = int(connection.link_lookup(ifname=interface)[0])
     connection.link(
         "set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up"
@@ -114,7 +118,9 @@ def neighbour(connection: IPRoute, index: int, address: IPv4Interface, mac: str)
 
 
 def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4Address]) -> None:
-    """A route with one next hop, or several that share the traffic; in the place of the one that is there."""
+    """A route with one next hop, or several that share the traffic; in the place of the one that is
+    there.
+    """
     if len(via) == 1:
         connection.route("replace", dst=str(destination), gateway=str(via[0]))
     else:
@@ -136,8 +142,9 @@ def probability_u32(p: float) -> int:
 class NetemPlugin:
     """netem for pyroute2's ``tc(..., kind="netem")``.
 
-    Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32), gilbert_elliott (p, r, 1-h,
-    1-k as u32), duplicate and corrupt (u32), distribution (int16 numbers), seed.
+    Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32),
+    gilbert_elliott (p, r, 1-h, 1-k as u32), duplicate and corrupt (u32), distribution (int16
+    numbers), seed.
     """
 
     parent = TC_H_ROOT
@@ -146,7 +153,8 @@ class NetemPlugin:
     def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc (struct tc_netem_qopt and its attributes)."""
         attributes: list[list[Any]] = []
-        # In a change, the kernel keeps what an attribute that is left out had: a rate and corruption are always sent.
+        # In a change, the kernel keeps what an attribute that is left out had: a rate and
+        # corruption are always sent.
         rate = given.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
         fields = {
             "rate": min(rate, MAX_U32),

@@ -1,4 +1,6 @@
-"""UDP from one border router straight to the other across their WAN link: what the link does to packets, one by one."""
+"""UDP from one border router straight to the other across their WAN link: what the link does to
+packets, one by one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ MANAGED_SHARE = 12  # RED leaves a queue alone up to a sixth of its length
 
 @dataclass(frozen=True)
 class Flow:
-    """What arrived: for each of `sent` packets that did, when the kernel got it (ns), by its number."""
+    """What arrived: for each of `sent` packets that did, when the kernel got it (ns), by its
+    number.
+    """
 
     sent: int
     frame_bytes: int
@@ -41,7 +45,8 @@ class Flow:
 
     @property
     def rate_bps(self) -> float | None:
-        """Rate on the wire: the bits sent after the packets of the first arrival, by the time that they took.
+        """Rate on the wire: the bits sent after the packets of the first arrival, by the time that
+        they took.
 
         Packets that were lost on the way count, because they took up the transmitter as well.
         """
@@ -63,9 +68,10 @@ def send(
 ) -> Flow:
     """Send `packets` datagrams of `payload` bytes over one direction of a WAN link.
 
-    They fill half of the bottleneck's queue at once, then follow at its rate in portions of half the queue, so that it
-    never runs empty or over. Where a portion takes less than `least_pause_ns`, which a sleep cannot keep to, a single
-    burst of at most the whole queue is sent.
+    They fill half of the bottleneck's queue at once, then follow at its rate in portions of half
+    the queue, so that it never runs empty or over. Where a portion takes less than
+    `least_pause_ns`, which a sleep cannot keep to, a single burst of at most the whole queue is
+    sent.
     """
     plan = network.plan
     back = next(d for d in link.directions if d is not way)

@@ -7,15 +7,16 @@
     │              │               │ ◄ FIBRE                  │               │ ◄ BOTTLENECK │
     └──────────────┘               └──────────────────────────┘               └──────────────┘
 
-The bottleneck is netem with a rate and a finite limit: it serialises packet after packet and drops what finds the queue
-full. The fibre is netem with delay, jitter and loss, and a limit that is never reached. They sit on routers and on the
-node ``wan``, never on the sending host, so that TCP learns of a drop as it would on a real path.
+The bottleneck is netem with a rate and a finite limit: it serialises packet after packet and drops
+what finds the queue full. The fibre is netem with delay, jitter and loss, and a limit that is never
+reached. They sit on routers and on the node ``wan``, never on the sending host, so that TCP learns
+of a drop as it would on a real path.
 
-A host's NIC is netem on the host's own interface (rate, ``nic.delay``) and on the switch port towards it (rate). A
-cable of a leaf-spine fabric is netem at both of its ends (rate, queue, delay).
+A host's NIC is netem on the host's own interface (rate, ``nic.delay``) and on the switch port
+towards it (rate). A cable of a leaf-spine fabric is netem at both of its ends (rate, queue, delay).
 
-Where the queue is managed (``discipline``), the bottleneck is a token bucket with RED or fq_codel in it, and the fibre
-serialises once more at the same rate (`testbed.network.aqm` says why).
+Where the queue is managed (``discipline``), the bottleneck is a token bucket with RED or fq_codel
+in it, and the fibre serialises once more at the same rate (`testbed.network.aqm` says why).
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path
 
 @dataclass(frozen=True)
 class Netem:
-    """Parameters of one netem qdisc as the kernel keeps them. Fields as in `testbed.network.netlink.NetemPlugin`."""
+    """Parameters of one netem qdisc as the kernel keeps them. Fields as in
+    `testbed.network.netlink.NetemPlugin`.
+    """
 
     limit: int
     rate_bytes: int = 0
@@ -78,7 +81,9 @@ def lan_interface(router: str) -> str:
 
 
 def plant_interface(index: int, end: str) -> str:
-    """Name of the outside plant's interface on WAN link `index` towards its end `a` (forward's source) or `b`."""
+    """Name of the outside plant's interface on WAN link `index` towards its end `a` (forward's
+    source) or `b`.
+    """
     return f"w{index}{end}"
 
 
@@ -88,7 +93,9 @@ def switch_interface(host: Host) -> str:
 
 
 def is_bridged(interface: str) -> bool:
-    """Whether a switch's interface is a port of its bridge: those towards hosts and the border router are."""
+    """Whether a switch's interface is a port of its bridge: those towards hosts and the border
+    router are.
+    """
     return interface.endswith(("-sw", "-up"))
 
 
@@ -147,13 +154,16 @@ def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> N
 def _bottleneck(
     bottleneck: Bottleneck, *, latency: int = 0, seed: int | None = None, packets_per_skb: int = 1
 ) -> Netem:
-    # netem's limit counts skbs. With offload it is reached early rather than late, and the run is marked if it is.
+    # netem's limit counts skbs. With offload it is reached early rather than late, and the run is
+    # marked if it is.
     limit = max(1, bottleneck.queue_packets // packets_per_skb)
     return Netem(limit=limit, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
 
 
 def _fibre_rate(direction: Direction) -> int:
-    """byte/s at which the fibre serialises; 0: not at all, and so packets may overtake each other."""
+    """byte/s at which the fibre serialises; 0: not at all, and so packets may overtake each
+    other.
+    """
     jitters = direction.fibre.jitter_ns > 0
     if jitters and direction.fibre.reorder:
         return 0
@@ -189,8 +199,8 @@ def _fibre(direction: Direction) -> Netem:
 def _scaled(mean: int, deviation: int, table: tuple[int, ...] | None) -> tuple[int, int]:
     """netem's latency and jitter in ns for delays with this mean and deviation.
 
-    netem adds jitter x number / 8192 to the latency. The numbers of iproute2's tables are not centred, and as they
-    end at 4 deviations their own deviation is not 1 (pareto: 0.83).
+    netem adds jitter x number / 8192 to the latency. The numbers of iproute2's tables are not
+    centred, and as they end at 4 deviations their own deviation is not 1 (pareto: 0.83).
     """
     if table is None:
         return mean, deviation
@@ -200,7 +210,9 @@ def _scaled(mean: int, deviation: int, table: tuple[int, ...] | None) -> tuple[i
 
 
 def _distribution(name: str) -> tuple[int, ...] | None:
-    """A table of iproute2 (normal, pareto, ...) or of a file, as netem's fixed-point numbers; None for uniform."""
+    """A table of iproute2 (normal, pareto, ...) or of a file, as netem's fixed-point numbers; None
+    for uniform.
+    """
     if name == "uniform":
         return None
     places = [Path(name), *(folder / f"{name}.dist" for folder in DISTRIBUTIONS)]
@@ -221,7 +233,9 @@ def loses(port: Port) -> bool:
 
 
 def apply(connection: IPRoute, port: Port) -> None:
-    """Install or change the qdisc of `port`. A change of its values keeps the packets that are in it."""
+    """Install or change the qdisc of `port`. A change of its values keeps the packets that are in
+    it.
+    """
     index = connection.link_lookup(ifname=port.interface)[0]
     if isinstance(port.qdisc, Managed):
         aqm.apply(connection, index, port.qdisc)
@@ -288,7 +302,9 @@ def _parameters(options: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class WanPort:
-    """The port of a border router that sends into one direction of a WAN link: where it is counted and captured."""
+    """The port of a border router that sends into one direction of a WAN link: where it is counted
+    and captured.
+    """
 
     link: str
     direction: Direction

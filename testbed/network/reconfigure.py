@@ -1,4 +1,5 @@
-"""Change the links and routes of a network that stands. Packets on links stay on their way, as they were sent.
+"""Change the links and routes of a network that stands. Packets on links stay on their way, as they
+were sent.
 
 `change_network` does so at once, `changing` at the times of the plan.
 """
@@ -20,19 +21,21 @@ from testbed.network.qdiscs import Netem
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Network
 
-# netem keeps a table of the jitter's distribution for good: this one is what it does without, in its units of
-# spread / 8192.
+# netem keeps a table of the jitter's distribution for good: this one is what it does without, in
+# its units of spread / 8192.
 UNIFORM = tuple(range(-8192, 8192, 16))
 LOOK_S = 0.01
 
 
 def change_network(network: BuiltNetwork, wanted: Network) -> None:
-    """Give every shaped port of `network` the parameters of `wanted`, which has the same nodes and links.
+    """Give every shaped port of `network` the parameters of `wanted`, which has the same nodes and
+    links.
 
     A shorter delay lets later packets overtake those on their way.
 
     Raises:
-        RunError: the kernel keeps another value than was asked for; ports before that one are changed.
+        RunError: the kernel keeps another value than was asked for; ports before that one are
+            changed.
     """
     before = {(port.node, port.interface): port for port in qdiscs.ports(network.plan)}
     changed: dict[str, list[qdiscs.Port]] = {}
@@ -69,12 +72,13 @@ def changing(
 
     Args:
         network: what changes.
-        began_ns: the Unix time in ns from which on their times count; None: not yet known. Asked every `LOOK_S`, by
-            which a change in the first moments may be late.
+        began_ns: the Unix time in ns from which on their times count; None: not yet known. Asked
+            every `LOOK_S`, by which a change in the first moments may be late.
         then: called after a change with its number and the Unix time in ns when it was due.
 
     Raises:
-        RunError: the kernel keeps another value than was asked for; changes after that one did not happen.
+        RunError: the kernel keeps another value than was asked for; changes after that one did not
+            happen.
     """
     if not network.plan.changes:
         yield
@@ -131,7 +135,9 @@ def _over(old: Netem | Managed, new: Netem | Managed) -> Netem | Managed:
 
 
 def _set_offload(network: BuiltNetwork, packets: int) -> None:
-    """On hosts and border routers; what a socket still hands over as one is then taken apart behind its NIC's queue."""
+    """On hosts and border routers; what a socket still hands over as one is then taken apart behind
+    its NIC's queue.
+    """
     plan = network.plan
     for node in [*(host.node for host in plan.hosts), *(dc.router for dc in plan.datacenters)]:
         with netlink(network.pid(node)) as connection:

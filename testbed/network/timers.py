@@ -1,4 +1,6 @@
-"""Timers that go off when they are due: the kernel may else delay a thread's by 50 us, to serve several at once."""
+"""Timers that go off when they are due: the kernel may else delay a thread's by 50 us, to serve
+several at once.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Round
 
 
 def _rtt_tolerance_ns(expected: float, jitter: int, *, virtual: bool) -> float:
-    """By how much a measured RTT may differ from the expected one; `jitter` is the sum of those on the way."""
+    """By how much a measured RTT may differ from the expected one; `jitter` is the sum of those on
+    the way.
+    """
     fixed, part = (
         (TOLERANCE_NS, TOLERANCE_PART) if virtual else (REAL_TOLERANCE_NS, REAL_TOLERANCE_PART)
     )
@@ -79,7 +81,8 @@ def _rtt_tolerance_ns(expected: float, jitter: int, *, virtual: bool) -> float:
 
 
 def expected_rtts_ns(plan: Network, a: Host, b: Host) -> list[tuple[float, int]]:
-    """RTT of an echo between two hosts of an idle network, and the sum of jitters on the way, in ns.
+    """RTT of an echo between two hosts of an idle network, and the sum of jitters on the way, in
+    ns.
 
     One for each pair of paths there and back: several where equal paths share the traffic.
     """
@@ -90,7 +93,9 @@ def expected_rtts_ns(plan: Network, a: Host, b: Host) -> list[tuple[float, int]]
 def _expected_rtt_ns(
     plan: Network, a: Host, b: Host, steps: tuple[Direction, ...]
 ) -> tuple[float, int]:
-    """Propagation both ways, and the time to serialise the frame at every transmitter (8 x bytes / rate)."""
+    """Propagation both ways, and the time to serialise the frame at every transmitter (8 x bytes /
+    rate).
+    """
     cables = (*plan.fabric_cables(a.name, b.name), *plan.fabric_cables(b.name, a.name))
     delays = [
         a.nic_delay_ns,
@@ -111,7 +116,9 @@ def _expected_rtt_ns(
 
 
 def measure_rtt_ns(pid: int, address: str, *, timeout_s: float) -> int | None:
-    """Least RTT of a few ICMP echoes from the namespace of process `pid` to `address`; None without an answer."""
+    """Least RTT of a few ICMP echoes from the namespace of process `pid` to `address`; None without
+    an answer.
+    """
     with inside_netns(pid):
         connection = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     with connection:
@@ -187,11 +194,12 @@ def check(
 
 
 def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Check]:
-    """Measure, one after another: the RTT of every pair of datacenters, and unless `quick` each WAN link direction's
-    rate and, where it loses packets, its loss.
+    """Measure, one after another: the RTT of every pair of datacenters, and unless `quick` each WAN
+    link direction's rate and, where it loses packets, its loss.
 
-    Tolerances: RTT 20 us + 0.1 % (virtual clock) or 2 ms + 2 % (real), and four times the jitter on the way. Rate 0.5 %
-    or 5 %, and what timers and jitter shift the ends of the measurement. Loss: four standard deviations of its count.
+    Tolerances: RTT 20 us + 0.1 % (virtual clock) or 2 ms + 2 % (real), and four times the jitter on
+    the way. Rate 0.5 % or 5 %, and what timers and jitter shift the ends of the measurement. Loss:
+    four standard deviations of its count.
     """
     firsts = [network.plan.host(dc.hosts[0]) for dc in network.plan.datacenters]
     for a, b in combinations(firsts, 2):
@@ -258,10 +266,11 @@ def _loss(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -
 
 
 def loss_of(fibre: Fibre) -> tuple[float, float]:
-    """Part of the packets that do not arrive, and by what its variance exceeds that of independent losses.
+    """Part of the packets that do not arrive, and by what its variance exceeds that of independent
+    losses.
 
-    A corrupted packet fails its checksum. Of a Gilbert-Elliott chain: the stationary mean, and (1 + c) / (1 - c) with
-    the correlation c = 1 - p - r of neighbours.
+    A corrupted packet fails its checksum. Of a Gilbert-Elliott chain: the stationary mean, and (1 +
+    c) / (1 - c) with the correlation c = 1 - p - r of neighbours.
     """
     loss = fibre.loss
     if loss.model == "independent":

@@ -1,9 +1,9 @@
 """Nodes, addresses, routes and link parameters of a topology.
 
-Datacenter d has 10.d.0.0/16: its host h is 10.d.(h // 250).(h % 250 + 1), its router 10.d.255.254. With leaves, leaf l
-has 10.d.(4 l).0/22, and cables inside the datacenter have addresses from 100.64.0.0 + 16384 d. WAN link k has
-172.16.0.0 + 4 k as a /30. Kernel objects are named by numbers: host ``d0h1``, router ``d0r``, switch ``d0s``, leaf
-``d0l0``, spine ``d0p0``.
+Datacenter d has 10.d.0.0/16: its host h is 10.d.(h // 250).(h % 250 + 1), its router 10.d.255.254.
+With leaves, leaf l has 10.d.(4 l).0/22, and cables inside the datacenter have addresses from
+100.64.0.0 + 16384 d. WAN link k has 172.16.0.0 + 4 k as a /30. Kernel objects are named by numbers:
+host ``d0h1``, router ``d0r``, switch ``d0s``, leaf ``d0l0``, spine ``d0p0``.
 """
 
 from __future__ import annotations
@@ -92,10 +92,11 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
 def _packets_per_skb(
     offload: str, mtu: int, wan: tuple[model.WanLink, ...], changes: tuple[model.Change, ...]
 ) -> int:
-    """64 KiB worth where no packet ever meets a fate of its own, else 1: impairments are per packet.
+    """64 KiB worth where no packet ever meets a fate of its own, else 1: impairments are per
+    packet.
 
-    So are drops, and transfers beside the job fill queues. It is less than 64 KiB where a WAN queue is so short that it
-    would hold but a few of them: it counts each as if it were full.
+    So are drops, and transfers beside the job fill queues. It is less than 64 KiB where a WAN queue
+    is so short that it would hold but a few of them: it counts each as if it were full.
     """
     links = (*wan, *(link for change in changes for link in change.links))
     directions = [direction for link in links for direction in link.directions]
@@ -123,7 +124,8 @@ def _per_packet(direction: model.Direction) -> bool:
 
 
 def auto_tcp_buffer(network: model.Network) -> int:
-    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts, from 16 MiB to 1 GiB.
+    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts, from 16 MiB to
+    1 GiB.
 
     Where links change, of their largest rates and delays.
     """

@@ -1,4 +1,6 @@
-"""What the events of a topology do, and when: changes of links, and of routes once routers have found other paths."""
+"""What the events of a topology do, and when: changes of links, and of routes once routers have
+found other paths.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,11 @@ def resolve_changes(
     route: Callable[[tuple[WanLink, ...]], tuple[Route, ...]],
     build: Callable[[Link, int], WanLink],
 ) -> tuple[Change, ...]:
-    """The changes of a network with these hosts, the links `wan` and these routes while a run goes on.
+    """The changes of a network with these hosts, the links `wan` and these routes while a run goes
+    on.
 
-    Routers avoid a link that has been down for `convergence`, and return to it when it has been up for as long; where
-    no path is left, they keep the one they have.
+    Routers avoid a link that has been down for `convergence`, and return to it when it has been up
+    for as long; where no path is left, they keep the one they have.
 
     Args:
         topology: with the events.

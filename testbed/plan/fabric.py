@@ -1,4 +1,6 @@
-"""The inside of a datacenter: one switch, or leaves and spines with their addresses, cables and routes."""
+"""The inside of a datacenter: one switch, or leaves and spines with their addresses, cables and
+routes.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,9 @@ def segments(d: int, site: Datacenter) -> tuple[Segment, ...]:
 def leaf_spine(d: int, name: str, site: Datacenter, frame: int, seed: int) -> Fabric | None:
     """The fabric of datacenter `d`; None for a single switch.
 
-    With H hosts of rate R on L leaves, S spines and an oversubscription O, a cable between leaf and spine has
-    ceil(H / L) R / (O S), and one between spine and border router L times that. `frame` in bytes.
+    With H hosts of rate R on L leaves, S spines and an oversubscription O, a cable between leaf and
+    spine has ceil(H / L) R / (O S), and one between spine and border router L times that. `frame`
+    in bytes.
     """
     fabric = site.fabric
     if not isinstance(fabric, LeafSpine):
@@ -95,7 +98,9 @@ def _end(d: int, number: int, side: int, node: str, other: str) -> FabricEnd:
 def _routes(
     d: int, site: Datacenter, cables: tuple[FabricCable, ...], router: str
 ) -> tuple[FabricRoute, ...]:
-    """Leaves send what is not theirs to any spine, spines to the right leaf or the router, the router to any spine."""
+    """Leaves send what is not theirs to any spine, spines to the right leaf or the router, the
+    router to any spine.
+    """
     up: dict[str, list[IPv4Address]] = {}
     down: dict[tuple[str, str], IPv4Address] = {}
     for cable in cables:

@@ -1,7 +1,9 @@
-"""What a run will do, in base units: bit/s, ns, bytes, probabilities from 0 to 1. Saved as plan.json.
+"""What a run will do, in base units: bit/s, ns, bytes, probabilities from 0 to 1. Saved as
+plan.json.
 
-`testbed.plan.resolve` makes a `Plan` from what the user wrote; everything after it reads only the plan.
-All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are exact inverses.
+`testbed.plan.resolve` makes a `Plan` from what the user wrote; everything after it reads only the
+plan. All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are exact
+inverses.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Frozen(BaseModel):
 
 
 class Bottleneck(Frozen):
-    """The transmitter of a link direction: serialises at `rate_bps`, holds at most `queue_packets` of MTU size.
+    """The transmitter of a link direction: serialises at `rate_bps`, holds at most `queue_packets`
+    of MTU size.
 
     The discipline decides which packet is dropped, or with `ecn` marked, as the queue grows.
     """
@@ -43,8 +46,9 @@ class Bottleneck(Frozen):
 
 
 class Loss(Frozen):
-    """Packet loss of a fibre. `independent`: probability `p`. `gilbert-elliott`: p (good to bad), r (bad to good),
-    h (1 - loss in the bad state), k1 (loss in the good state), each a probability, as in tc-netem(8)."""
+    """Packet loss of a fibre. `independent`: probability `p`. `gilbert-elliott`: p (good to bad), r
+    (bad to good), h (1 - loss in the bad state), k1 (loss in the good state), each a probability,
+    as in tc-netem(8)."""
 
     model: Literal["independent", "gilbert-elliott"] = "independent"
     p: float = Field(0.0, ge=0, le=1)
@@ -54,7 +58,9 @@ class Loss(Frozen):
 
     @property
     def mean(self) -> float:
-        """Part of the packets that is lost in the long run; bursts: the state is bad for p / (p + r) of them."""
+        """Part of the packets that is lost in the long run; bursts: the state is bad for p / (p +
+        r) of them.
+        """
         if self.model == "independent":
             return self.p
         bad = self.p / (self.p + self.r) if self.p else 0.0
@@ -76,7 +82,9 @@ class Fibre(Frozen):
 
 
 class Host(Frozen):
-    """A machine of a datacenter. `name` is shown to people; `node` (at most 8 characters) names kernel objects."""
+    """A machine of a datacenter. `name` is shown to people; `node` (at most 8 characters) names
+    kernel objects.
+    """
 
     name: str
     node: str
@@ -92,7 +100,9 @@ class Host(Frozen):
 
 
 class Segment(Frozen):
-    """Hosts that share a switch and a subnet. The gateway is the border router, or the leaf switch itself."""
+    """Hosts that share a switch and a subnet. The gateway is the border router, or the leaf switch
+    itself.
+    """
 
     switch: str
     gateway: IPv4Interface
@@ -100,7 +110,9 @@ class Segment(Frozen):
 
 
 class FabricEnd(Frozen):
-    """One end of a cable between two switches, or a switch and the border router, with the port's own queue."""
+    """One end of a cable between two switches, or a switch and the border router, with the port's
+    own queue.
+    """
 
     node: str
     interface: str
@@ -126,7 +138,9 @@ class FabricRoute(Frozen):
 
 
 class LeafSpine(Frozen):
-    """Leaf switches (`Datacenter.segments`), spine switches, the cables between them, and the routes of all."""
+    """Leaf switches (`Datacenter.segments`), spine switches, the cables between them, and the
+    routes of all.
+    """
 
     spines: tuple[str, ...]
     cables: tuple[FabricCable, ...]
@@ -187,14 +201,18 @@ class WanLink(Frozen):
 
 
 class Hop(Frozen):
-    """A next hop of a border router: out on WAN link `link`, to the router with the address `via`."""
+    """A next hop of a border router: out on WAN link `link`, to the router with the address
+    `via`.
+    """
 
     link: str
     via: IPv4Address
 
 
 class Route(Frozen):
-    """On the router of `dc`: packets for `destination`'s subnet take one of `hops`, chosen by a hash of their flow."""
+    """On the router of `dc`: packets for `destination`'s subnet take one of `hops`, chosen by a
+    hash of their flow.
+    """
 
     dc: str
     destination: str
@@ -212,7 +230,9 @@ class Transfer(Frozen):
 
 
 class Change(Frozen):
-    """From `at_ns` after rank 0's first step or operation on: links, routes and hosts that differ from those before."""
+    """From `at_ns` after rank 0's first step or operation on: links, routes and hosts that differ
+    from those before.
+    """
 
     at_ns: int = Field(ge=0)
     what: tuple[str, ...] = Field(min_length=1)  # for people, each a clause: "iowa-ohio is down"
@@ -227,7 +247,8 @@ class Change(Frozen):
 class Tcp(Frozen):
     """TCP settings of every host. Buffers are the maxima of tcp_rmem and tcp_wmem.
 
-    `packets_per_skb`: how many packets the stack may hand over as one (segmentation offload); 1: none.
+    `packets_per_skb`: how many packets the stack may hand over as one (segmentation offload); 1:
+    none.
     """
 
     congestion_control: str = "cubic"
@@ -275,7 +296,8 @@ class Network(Frozen):
         return self.model_copy(update=update)
 
     def extremes(self, *, rate: Extreme, delay: Extreme) -> Iterator[Network]:
-        """A network for each set of routes that holds at some time, with every WAN direction's extreme of all times.
+        """A network for each set of routes that holds at some time, with every WAN direction's
+        extreme of all times.
 
         Args:
             rate: `min` or `max`, of the bottlenecks' rates.
@@ -316,11 +338,15 @@ class Network(Frozen):
         return next(dc for dc in self.datacenters if dc.name == name)
 
     def path(self, source_dc: str, target_dc: str) -> tuple[Direction, ...]:
-        """The WAN link directions that packets between two datacenters cross, in order; of several ways the first."""
+        """The WAN link directions that packets between two datacenters cross, in order; of several
+        ways the first.
+        """
         return next(self.paths(source_dc, target_dc))
 
     def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
-        """Every path that packets from `source_dc` to `target_dc` may take; none without routes and links for it."""
+        """Every path that packets from `source_dc` to `target_dc` may take; none without routes and
+        links for it.
+        """
         if source_dc == target_dc:
             yield ()
             return
@@ -336,7 +362,8 @@ class Network(Frozen):
                     yield (step, *rest)
 
     def fabric_cables(self, source: str, target: str) -> tuple[FabricCable, ...]:
-        """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross, in order.
+        """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross,
+        in order.
 
         Packets may take another spine; its cables are alike.
         """
@@ -358,7 +385,9 @@ class Network(Frozen):
         return tuple(by_ends[way] for way in ways)
 
     def one_way_delay_ns(self, source: str, target: str) -> int:
-        """Propagation from host `source` to host `target`: its NIC's delay, cables and fibres on the path."""
+        """Propagation from host `source` to host `target`: its NIC's delay, cables and fibres on
+        the path.
+        """
         a, b = self.host(source), self.host(target)
         if source == target:
             return 0

@@ -1,4 +1,6 @@
-"""From what was written to what will be done: `resolve` makes the `Plan` of a run, and refuses what cannot run."""
+"""From what was written to what will be done: `resolve` makes the `Plan` of a run, and refuses what
+cannot run.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,8 @@ def resolve(
         machine_memory_bytes: what this machine has; None: ask it.
 
     Raises:
-        InputError: the image cannot be used, the options contradict each other, or the memory does not suffice.
+        InputError: the image cannot be used, the options contradict each other, or the memory does
+            not suffice.
     """
     _check_options(clock, where, isolation, image)
     network = scaled(resolve_network(topology, seed), workload.divisor)
@@ -125,7 +128,9 @@ def resolve(
 
 
 def _timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
-    """`timeout_s` of the worst that the network goes through, and the time for which links are down."""
+    """`timeout_s` of the worst that the network goes through, and the time for which links are
+    down.
+    """
     slowest = max(
         timeout_s(state, tensor_bytes, ranks) for state in network.extremes(rate=min, delay=max)
     )
@@ -135,8 +140,9 @@ def _timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
 def timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
     """Seconds after which an operation counts as hung: generous for the slowest path of `network`.
 
-    The largest of 60 s, 1000 RTTs, and 20 times an estimate of a ring all-reduce of `tensor_bytes`: twice the tensor
-    through the slowest bottleneck, two RTTs per rank, and one RTT per 2 MiB, gloo's window.
+    The largest of 60 s, 1000 RTTs, and 20 times an estimate of a ring all-reduce of `tensor_bytes`:
+    twice the tensor through the slowest bottleneck, two RTTs per rank, and one RTT per 2 MiB,
+    gloo's window.
     """
     first = [network.host(dc.hosts[0]) for dc in network.datacenters]
     rtt = max(rtt_ns(network, a, b) for a, b in product(first, first)) / 1e9

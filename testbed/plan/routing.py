@@ -22,10 +22,11 @@ def best_routes(
 ) -> tuple[Route, ...]:
     """The next hops from every datacenter to every other one along the best path.
 
-    The best path has the least one-way delay, the fewest links, or the least sum of `weights` (by source and target of
-    a direction). Of several, the one of least delay and then of fewest links, then the next hop that is first in
-    `names`. With `multipath`, all next hops of paths that are equally good: of equal delay and as many links, or
-    of as many links, or of equal weight. Where there is no path, there is no route.
+    The best path has the least one-way delay, the fewest links, or the least sum of `weights` (by
+    source and target of a direction). Of several, the one of least delay and then of fewest links,
+    then the next hop that is first in `names`. With `multipath`, all next hops of paths that are
+    equally good: of equal delay and as many links, or of as many links, or of equal weight. Where
+    there is no path, there is no route.
     """
     import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
 

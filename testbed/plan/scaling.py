@@ -1,7 +1,9 @@
-"""A network with every rate divided: for a model that is smaller by as much, so that transfers take the same time.
+"""A network with every rate divided: for a model that is smaller by as much, so that transfers take
+the same time.
 
-Delays, losses and the MTU stay. Queues hold as much *time* as before, but at least `LEAST_PACKETS`. A host hands over
-its packets one at a time: 64 KiB at once would fill a slow link for as long as a thousand times as much a fast one.
+Delays, losses and the MTU stay. Queues hold as much *time* as before, but at least `LEAST_PACKETS`.
+A host hands over its packets one at a time: 64 KiB at once would fill a slow link for as long as a
+thousand times as much a fast one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ def stable_seed(seed: int, name: str) -> int:
 
 
 def queue_packets(queue: QueueLength, rate: int, rtt_ns: int, frame: int) -> int:
-    """Frames of `frame` bytes that hold `queue`, rounded up, at least 1. `rate` in bit/s; `rtt_ns` is that of a bdp."""
+    """Frames of `frame` bytes that hold `queue`, rounded up, at least 1. `rate` in bit/s; `rtt_ns`
+    is that of a bdp.
+    """
     if queue.unit == "packets":
         size = queue.amount * frame
     elif queue.unit == "bytes":

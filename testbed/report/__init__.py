@@ -1,1 +1,3 @@
-"""From a run folder to tables, figures and one HTML page. Needs no privilege; never changes what was measured."""
+"""From a run folder to tables, figures and one HTML page. Needs no privilege; never changes what
+was measured.
+"""

@@ -60,7 +60,9 @@ class Difference:
 
 
 def plan_differences(plans: list[dict[str, Any]]) -> list[Difference]:
-    """What was to be done, value by value, where it is not the same in all of `plans` (the content of plan.json)."""
+    """What was to be done, value by value, where it is not the same in all of `plans` (the content
+    of plan.json).
+    """
     flat = [dict(_flatten(plan, "")) for plan in plans]
     keys = dict.fromkeys(key for one in flat for key in one)
     found = (Difference(key, tuple(one.get(key) for one in flat)) for key in keys)
@@ -90,7 +92,9 @@ def _change(change: dict[str, Any]) -> tuple[str, str]:
 
 
 def measured(summaries: list[Summary]) -> list[Difference]:
-    """Each figure of each run: medians of collectives in ms, training, and MiB over each WAN link direction."""
+    """Each figure of each run: medians of collectives in ms, training, and MiB over each WAN link
+    direction.
+    """
     return [*operations(summaries), *trainings(summaries), *links(summaries)]
 
 

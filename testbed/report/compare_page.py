@@ -33,7 +33,9 @@ USED = "Share of its rate that each direction of a WAN link carried on average."
 
 @dataclass(frozen=True)
 class Side:
-    """A run of the comparison: its name there, what its folder holds, and the content of plan.json."""
+    """A run of the comparison: its name there, what its folder holds, and the content of
+    plan.json.
+    """
 
     name: str
     content: Content

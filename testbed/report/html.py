@@ -1,7 +1,9 @@
-"""Pages that are one file, work offline, and run no script but their own, whatever a run folder holds.
+"""Pages that are one file, work offline, and run no script but their own, whatever a run folder
+holds.
 
-Texts are escaped by the templates. Figures are data that the page's own script draws. Should a text ever get through
-as an element, the page's content security policy, which names its two scripts by their hashes, still runs nothing.
+Texts are escaped by the templates. Figures are data that the page's own script draws. Should a text
+ever get through as an element, the page's content security policy, which names its two scripts by
+their hashes, still runs nothing.
 """
 
 from __future__ import annotations

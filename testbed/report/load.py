@@ -47,7 +47,9 @@ class Content:
 
     @property
     def origin_ns(self) -> int:
-        """Unix time of the first operation, step or sample of a link: where the figures' time begins."""
+        """Unix time of the first operation, step or sample of a link: where the figures' time
+        begins.
+        """
         tables = [
             table for table in (self.ops, self.train) if table is not None and not table.is_empty()
         ]
@@ -97,7 +99,9 @@ def _read_spec(path: Path, missing: list[str]) -> str:
 
 
 def read_table(path: Path, columns: Sequence[str], missing: list[str]) -> pl.DataFrame | None:
-    """The table in `path`; None, with a line in `missing`, if it cannot be read or lacks one of `columns`."""
+    """The table in `path`; None, with a line in `missing`, if it cannot be read or lacks one of
+    `columns`.
+    """
     try:
         table = pl.read_parquet(path)
         table.select(columns)

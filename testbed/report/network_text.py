@@ -7,7 +7,9 @@ from testbed.plan.model import Datacenter, Network, WanLink
 
 
 def dot(network: Network) -> str:
-    """An undirected Graphviz graph: a node for each datacenter, named as it is, and an edge for each WAN link."""
+    """An undirected Graphviz graph: a node for each datacenter, named as it is, and an edge for
+    each WAN link.
+    """
     lines = [f"graph {_dot_text([network.name])} {{", "  node [shape=box, style=rounded];"]
     lines += [
         f"  {_dot_text([dc.name])} [label={_dot_text(_site_words(dc))}];"
@@ -22,7 +24,9 @@ def dot(network: Network) -> str:
 
 
 def mermaid(network: Network) -> str:
-    """A Mermaid flowchart; a datacenter's id is its name after ``dc_``, with underscores for hyphens."""
+    """A Mermaid flowchart; a datacenter's id is its name after ``dc_``, with underscores for
+    hyphens.
+    """
     lines = ["flowchart LR"]
     lines += [
         f"  {_mermaid_id(dc.name)}[{_mermaid_text(_site_words(dc))}]" for dc in network.datacenters

@@ -84,7 +84,9 @@ def write_page(run: RunDir) -> Path:
 
 
 def warm_up(plan: Plan) -> None:
-    """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, scripts, plotly's modules."""
+    """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, scripts,
+    plotly's modules.
+    """
     site_map(plan.network, theme="page")
     line = {"color": "black", "width": 1}
     traces = [
@@ -252,7 +254,8 @@ def _settings(content: Content) -> dict[str, dict[str, str]]:
 
 
 def repeat_command(content: Content) -> str:
-    """What was typed, if status.json has it (`command`: text, or a list of words); else a command made of the plan.
+    """What was typed, if status.json has it (`command`: text, or a list of words); else a command
+    made of the plan.
 
     Without the run folder, which is never overwritten.
     """

@@ -1,17 +1,20 @@
 """trace.json: a run as a timeline for Perfetto (ui.perfetto.dev), in Chrome's trace event format.
 
-A process per datacenter has two threads or more for each rank: its steps, with the modelled computation and the waiting
-in them, and its operations, with the wait for the last rank to begin; operations that overlap have threads of their
-own.
-The process "WAN" has counters for each direction of each link: use in % of the rate, the queue in bytes, and what was
-dropped. The process "run" has the stages, and as instants whatever else happened: faults, failures, warnings.
+A process per datacenter has two threads or more for each rank: its steps, with the modelled
+computation and the waiting in them, and its operations, with the wait for the last rank to begin;
+operations that overlap have threads of their own.
+The process "WAN" has counters for each direction of each link: use in % of the rate, the queue in
+bytes, and what was dropped. The process "run" has the stages, and as instants whatever else
+happened: faults, failures, warnings.
 
-Times are in us since the first event; `baseTimeNanoseconds` is that event's Unix time on the run's clock, in ns.
+Times are in us since the first event; `baseTimeNanoseconds` is that event's Unix time on the run's
+clock, in ns.
 
-HolisticTraceAnalysis takes an event for a kernel of a GPU if its args have a `stream`, and for communication if its
-name begins with "nccl" and contains "Kernel", otherwise for computation. So operations are named as NCCL's kernels are,
-although gloo carried them out, and they and the computation have streams. It reads a file per rank
-(`write_rank_traces`); of trace.json it makes one rank.
+HolisticTraceAnalysis takes an event for a kernel of a GPU if its args have a `stream`, and for
+communication if its name begins with "nccl" and contains "Kernel", otherwise for computation. So
+operations are named as NCCL's kernels are, although gloo carried them out, and they and the
+computation have streams. It reads a file per rank (`write_rank_traces`); of trace.json it makes one
+rank.
 """
 
 from __future__ import annotations
@@ -60,7 +63,8 @@ def write_trace(run: RunDir, content: Content) -> Path | None:
 
 
 def write_rank_traces(run: RunDir, content: Content, folder: Path) -> list[Path]:
-    """Write rank-<n>.json of each rank into `folder`, which is made, for HolisticTraceAnalysis; none without a plan.
+    """Write rank-<n>.json of each rank into `folder`, which is made, for HolisticTraceAnalysis;
+    none without a plan.
 
     Raises:
         OSError: they cannot be written.
@@ -76,7 +80,9 @@ def write_rank_traces(run: RunDir, content: Content, folder: Path) -> list[Path]
 
 
 def _write(path: Path, events: Iterable[Event], timeline: Timeline, rank: int) -> None:
-    """One event a line. HolisticTraceAnalysis searches for `"rank": ` with its blank, which no event has."""
+    """One event a line. HolisticTraceAnalysis searches for `"rank": ` with its blank, which no
+    event has.
+    """
     base, ranks = timeline.origin_ns, len(timeline.plan.workers.ranks)
     new = path.with_name(path.name + ".new")
     dump = json.JSONEncoder(separators=(",", ":")).encode
@@ -265,7 +271,9 @@ class Timeline:
                 )
 
     def _instants(self) -> Iterator[Event]:
-        """What events.jsonl tells beside the stages; the warnings of status.json, which have no time, at the end."""
+        """What events.jsonl tells beside the stages; the warnings of status.json, which have no
+        time, at the end.
+        """
         for record in self.records:
             if record.get("state") not in ("begin", "end", "total", "first", "completed"):
                 name = " ".join(

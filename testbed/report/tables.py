@@ -1,4 +1,6 @@
-"""The tables of a summary.json: as `Grid`, which the page renders as HTML, and as rich tables for the terminal."""
+"""The tables of a summary.json: as `Grid`, which the page renders as HTML, and as rich tables for
+the terminal.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def collectives_grid(summary: Summary) -> Grid:
 
 
 def _more_columns(rows: Sequence[Summary]) -> list[tuple[Column, Callable[[Summary], str], str]]:
-    """Columns for that in which `rows` differ, or are not as usual: each with its text for a row, and what it means."""
+    """Columns for that in which `rows` differ, or are not as usual: each with its text for a row,
+    and what it means.
+    """
     found: list[tuple[Column, Callable[[Summary], str], str]] = []
     if any(row.get("algorithm", "gloo") != "gloo" for row in rows):
         meaning = "algo hier: inside each datacenter, across datacenters, inside again."
@@ -183,7 +187,9 @@ def _decimals(value: float | None, digits: int) -> str:
 
 
 def wan_grid(summary: Summary) -> Grid:
-    """A matrix: a row per sending datacenter, a column per receiving one; bytes and mean utilisation of their links."""
+    """A matrix: a row per sending datacenter, a column per receiving one; bytes and mean
+    utilisation of their links.
+    """
     rows = _rows(summary, "wan")
     names = list(dict.fromkeys(name for row in rows for name in (row["from"], row["to"])))
     cells = [[source, *(_wan_cell(rows, source, target) for target in names)] for source in names]
@@ -272,7 +278,9 @@ def transfers_grid(summary: Summary) -> Grid:
 
 
 def fidelity_grid(summary: Summary) -> Grid:
-    """Round-trip times between datacenters, as the topology demands and as measured before the run."""
+    """Round-trip times between datacenters, as the topology demands and as measured before the
+    run.
+    """
     columns = [
         Column("from", number=False),
         Column("to", number=False),
@@ -383,7 +391,9 @@ def microseconds(value: float | None) -> str:
 
 
 def bandwidth(gbytes: float) -> str:
-    """10^9 bytes/s in at most six characters below 1000: two decimals from 1, four from 0.001, else 8.2e-5."""
+    """10^9 bytes/s in at most six characters below 1000: two decimals from 1, four from 0.001, else
+    8.2e-5.
+    """
     if gbytes >= 1 or gbytes == 0:
         return f"{gbytes:.2f}"
     return f"{gbytes:.4f}" if gbytes >= 0.001 else f"{gbytes:.1e}".replace("e-0", "e-")

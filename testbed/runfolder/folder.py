@@ -1,24 +1,29 @@
-"""The files of a run folder: every name and record schema, and the rule that a run never overwrites another.
+"""The files of a run folder: every name and record schema, and the rule that a run never overwrites
+another.
 
-Files for people and for analysis are listed in `RunDir`. Below ``raw/`` lie the records as they were written during the
-run, one JSON object a line; they survive a lost guest, and `testbed.analysis.summarize` makes the tables from them.
+Files for people and for analysis are listed in `RunDir`. Below ``raw/`` lie the records as they
+were written during the run, one JSON object a line; they survive a lost guest, and
+`testbed.analysis.summarize` makes the tables from them.
 
-Columns of ops.parquet (a row per collective and rank): op, bytes (int64), group_size (int32), iteration (int32),
-phase (``warmup`` | ``measure``; ``train`` | ``script`` where all that torch.distributed does is recorded), rank
-(int32), host, dc, start_ns, end_ns (int64, Unix time on the run's clock), dtype, wrong (int64: elements with a wrong
-value, -1 where not checked). In ``train`` and ``script``, a send and a receive are rows of their own, and iteration
-is the number of the operation in its process group.
+Columns of ops.parquet (a row per collective and rank): op, bytes (int64), group_size (int32),
+iteration (int32), phase (``warmup`` | ``measure``; ``train`` | ``script`` where all that
+torch.distributed does is recorded), rank (int32), host, dc, start_ns, end_ns (int64, Unix time on
+the run's clock), dtype, wrong (int64: elements with a wrong value, -1 where not checked). In
+``train`` and ``script``, a send and a receive are rows of their own, and iteration is the number of
+the operation in its process group.
 
-Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes, packets, drops,
-backlog_bytes (int64; cumulative counters since the link was built, except backlog_bytes).
+Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes,
+packets, drops, backlog_bytes (int64; cumulative counters since the link was built, except
+backlog_bytes).
 
-Tables made from packet captures are flows.parquet, throughput.parquet and flow_ops.parquet; docs/captures.md has their
-columns, `testbed.analysis.capture_tables` their types.
+Tables made from packet captures are flows.parquet, throughput.parquet and flow_ops.parquet;
+docs/captures.md has their columns, `testbed.analysis.capture_tables` their types.
 
-Columns of train.parquet (a row per step of training and rank): step, rank (int32), host, dc, start_ns, end_ns,
-compute_ns (int64; modelled computation), late_ns (int64; computation that took longer than modelled), loss (float64,
-null where the rank computes none), tokens (int64), computed_ns (list of int64: begin and end, in turn, of each stretch
-of modelled computation; null if it was not recorded).
+Columns of train.parquet (a row per step of training and rank): step, rank (int32), host, dc,
+start_ns, end_ns, compute_ns (int64; modelled computation), late_ns (int64; computation that took
+longer than modelled), loss (float64, null where the rank computes none), tokens (int64),
+computed_ns (list of int64: begin and end, in turn, of each stretch of modelled computation; null if
+it was not recorded).
 """
 
 from __future__ import annotations
@@ -40,8 +45,9 @@ from testbed.plan.model import Capture, Network, Plan
 class CapturePoint:
     """An interface where packets are captured.
 
-    `wan`: a border router's port into WAN link `what`. `lan`: a port of a border router towards its datacenter; only
-    what comes in is kept, and shows when a packet joins the queue of the WAN link. `nic`: a host's interface.
+    `wan`: a border router's port into WAN link `what`. `lan`: a port of a border router towards its
+    datacenter; only what comes in is kept, and shows when a packet joins the queue of the WAN link.
+    `nic`: a host's interface.
     """
 
     kind: Literal["wan", "lan", "nic"]
@@ -126,7 +132,9 @@ class RunDir:
         return run
 
     def not_plain(self) -> Iterator[tuple[Path, str]]:
-        """What is neither a plain file nor a folder, and what it is; symbolic links are all right in ``work``."""
+        """What is neither a plain file nor a folder, and what it is; symbolic links are all right
+        in ``work``.
+        """
         kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         work = self.work(None)
         for folder, folders, files in os.walk(self.path):
@@ -140,8 +148,9 @@ class RunDir:
                     yield path, kinds.get(stat.S_IFMT(mode), "a device")
 
     def settle(self) -> list[str]:
-        """Remove what a guest may have put here that this machine's programs must not follow or open: links, FIFOs,
-        devices; and take from files the right to run as their owner. What was removed, in words."""
+        """Remove what a guest may have put here that this machine's programs must not follow or
+        open: links, FIFOs, devices; and take from files the right to run as their owner. What was
+        removed, in words."""
         removed = []
         for path, what in self.not_plain():
             path.unlink()
@@ -220,9 +229,11 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """Stages as they begin and end: {"stage", "state": "begin|end", "time_ns", "wall_s"}; ends with the outcome.
+        """Stages as they begin and end: {"stage", "state": "begin|end", "time_ns", "wall_s"}; ends
+        with the outcome.
 
-        In between: state "first", when rank 0 began its first operation or step, and "total", how many there will be.
+        In between: state "first", when rank 0 began its first operation or step, and "total", how
+        many there will be.
         """
         return self.raw / "events.jsonl"
 
@@ -233,45 +244,59 @@ class RunDir:
 
     @property
     def changes(self) -> Path:
-        """The changes of the network that happened: {"number" in the plan, "due_ns", "time_ns" when it was done}."""
+        """The changes of the network that happened: {"number" in the plan, "due_ns", "time_ns" when
+        it was done}.
+        """
         return self.raw / "changes.jsonl"
 
     @property
     def transfers(self) -> Path:
         """Transfers that have ended, or were ended with the run.
 
-        Each has "source", "target" (hosts), "bytes", "connections", "received" (bytes), "start_ns" and "end_ns", and
-        "error" if a connection failed.
+        Each has "source", "target" (hosts), "bytes", "connections", "received" (bytes), "start_ns"
+        and "end_ns", and "error" if a connection failed.
         """
         return self.raw / "transfers.jsonl"
 
     @property
     def fidelity(self) -> Path:
-        """What `network.verify` measured before the run: a JSON list (see summary.json `fidelity`)."""
+        """What `network.verify` measured before the run: a JSON list (see summary.json
+        `fidelity`).
+        """
         return self.raw / "fidelity.json"
 
     @property
     def strain(self) -> Path:
-        """On the real clock: signs that the kernel could not keep up (see `measure.strain`), and "fibre_drops"."""
+        """On the real clock: signs that the kernel could not keep up (see `measure.strain`), and
+        "fibre_drops".
+        """
         return self.raw / "strain.json"
 
     @property
     def rank_exits(self) -> Path:
-        """Each rank that has ended: {"rank", "status"}; a negative status is the number of the signal."""
+        """Each rank that has ended: {"rank", "status"}; a negative status is the number of the
+        signal.
+        """
         return self.raw / "exits.jsonl"
 
     @property
     def rank_starts(self) -> Path:
-        """What each rank finds around it: {"rank", "host", "interfaces", "capabilities", "no_new_privileges"}."""
+        """What each rank finds around it: {"rank", "host", "interfaces", "capabilities",
+        "no_new_privileges"}.
+        """
         return self.raw / "ranks.jsonl"
 
     def work(self, host: str | None) -> Path:
-        """The working folder of a user's script on `host` (None: of all hosts): what it writes there stays."""
+        """The working folder of a user's script on `host` (None: of all hosts): what it writes
+        there stays.
+        """
         return self.path / "work" / (host or "")
 
     @property
     def containers(self) -> Path:
-        """Each host's container as Docker describes it: {host: {"Id", "Image", ..., limits and rights}}."""
+        """Each host's container as Docker describes it: {host: {"Id", "Image", ..., limits and
+        rights}}.
+        """
         return self.logs / "containers.json"
 
     @property
@@ -292,11 +317,15 @@ class RunDir:
         return self.logs / f"rank-{rank}.log"
 
     def capture(self, what: str, at: str) -> Path:
-        """Packets of WAN link `what` as seen at the router of datacenter `at` (see `CapturePoint`)."""
+        """Packets of WAN link `what` as seen at the router of datacenter `at` (see
+        `CapturePoint`).
+        """
         return self.captures / f"{what}@{at}.pcapng".replace("/", "_")
 
     def began_ns(self) -> int | None:
-        """When rank 0's first operation or step began, from which on the network's changes count; None: none did."""
+        """When rank 0's first operation or step began, from which on the network's changes count;
+        None: none did.
+        """
         firsts = (
             event
             for event in read_records(self.events)
@@ -316,7 +345,9 @@ class RunDir:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one; a link in the way is not followed."""
+    """Write a file so that a reader sees the old one or the whole new one; a link in the way is not
+    followed.
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     with new.open("x") as file:
@@ -325,7 +356,8 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Open a file that a guest may write to, to read it: nothing but a plain file, and no link is followed.
+    """Open a file that a guest may write to, to read it: nothing but a plain file, and no link is
+    followed.
 
     Raises:
         OSError: it is missing, or something else.
@@ -358,13 +390,17 @@ def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON line to `path`; a single write, so that a killed writer leaves at most one broken last line."""
+    """Add one JSON line to `path`; a single write, so that a killed writer leaves at most one
+    broken last line.
+    """
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of `path`; none if it does not exist. A broken last line (its writer was killed) is left out."""
+    """The JSON lines of `path`; none if it does not exist. A broken last line (its writer was
+    killed) is left out.
+    """
     try:
         text = read_plain(path)
     except FileNotFoundError:

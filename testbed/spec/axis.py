@@ -26,7 +26,9 @@ Number = str | int | float
 
 
 class Range(Strict):
-    """Values from `from` to `to`: `step` apart, each `factor` times the one before, or so many `points`."""
+    """Values from `from` to `to`: `step` apart, each `factor` times the one before, or so many
+    `points`.
+    """
 
     from_: Any = Field(alias="from")
     to: Any
@@ -77,7 +79,9 @@ class Range(Strict):
         return float(value)
 
     def values(self) -> list[Number]:
-        """The values as text with units, or as numbers; those inside have three significant digits."""
+        """The values as text with units, or as numbers; those inside have three significant
+        digits.
+        """
         low, high, step = (self._number(value) or 0.0 for value in (self.from_, self.to, self.step))
         if self.points is not None:
             shares = [index / (self.points - 1) for index in range(self.points)]

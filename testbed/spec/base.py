@@ -1,4 +1,6 @@
-"""What all spec models share: strictness, and errors that name the place, the nearest known key and the remedy."""
+"""What all spec models share: strictness, and errors that name the place, the nearest known key and
+the remedy.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ def _finish_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 class Strict(BaseModel):
-    """Base of all spec models: immutable, no unknown keys except those that begin with ``x-``, which are ignored.
+    """Base of all spec models: immutable, no unknown keys except those that begin with ``x-``,
+    which are ignored.
 
-    Built in code, values are written as in a file: ``Wan(between=("iowa", "ohio"), rate="10 Gbit/s")``.
+    Built in code, values are written as in a file: ``Wan(between=("iowa", "ohio"), rate="10
+    Gbit/s")``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_finish_schema)
@@ -129,7 +133,9 @@ Located = tuple[Place, str, str]
 def input_error(
     error: ValidationError, model: type[BaseModel], locate: Callable[[Loc], Place]
 ) -> InputError:
-    """All that `error` found in one message; `locate` gives the place of a location in the input."""
+    """All that `error` found in one message; `locate` gives the place of a location in the
+    input.
+    """
     found: list[Located] = []
     for detail in error.errors(include_url=False):
         loc = tuple(step for step in detail["loc"] if not _is_tag(step))
@@ -144,7 +150,9 @@ def input_error(
 
 
 def _is_tag(step: str | int) -> bool:
-    """Whether a step of pydantic's location is one of its own, not a key: tags of alternatives are in parentheses."""
+    """Whether a step of pydantic's location is one of its own, not a key: tags of alternatives are
+    in parentheses.
+    """
     return isinstance(step, str) and (
         step == "[key]" or (step.startswith("(") and step.endswith(")"))
     )

@@ -1,7 +1,8 @@
 """Conditions over the values of a point, such as ``delay <= 20 ms and algorithm != 'gloo'``.
 
-A condition is read with Python's own parser and evaluated by walking its tree, of which only comparisons, ``and``,
-``or``, ``not``, ``in``, arithmetic, text in quotes and quantities with units are known: nothing can be called.
+A condition is read with Python's own parser and evaluated by walking its tree, of which only
+comparisons, ``and``, ``or``, ``not``, ``in``, arithmetic, text in quotes and quantities with units
+are known: nothing can be called.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class Condition:
         return condition
 
     def __call__(self, values: Mapping[str, Any]) -> bool:
-        """Whether it holds for `values` by name; a comparison with a value that is missing does not hold.
+        """Whether it holds for `values` by name; a comparison with a value that is missing does not
+        hold.
 
         Raises:
             UnitError: two values cannot be compared or combined.

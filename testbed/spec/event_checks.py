@@ -17,7 +17,9 @@ Hosts = Mapping[str, Sequence[str]]
 
 
 def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts) -> list[Problem]:
-    """What is wrong with `events` of a topology with these links, and these hosts of each datacenter."""
+    """What is wrong with `events` of a topology with these links, and these hosts of each
+    datacenter.
+    """
     problems: list[Problem] = []
     for index, event in enumerate(events):
         problems += _of_one(("events", index), event, links, hosts)

@@ -2,15 +2,17 @@
 
     events:
       - {at: 5 s, links: iowa-ohio, delay: 30 ms}                                # from then on
-      - {at: 8 s, duration: 2 s, links: all, loss: 1 %}                          # and then as before
+      - {at: 8 s, duration: 2 s, links: all, loss: 1 %}                          # and then as
+        before
       - {at: 10 s, duration: 500 ms, every: 5 s, times: 4, links: fibre-1, down: true}
       - {at: 20 s, links: iowa-ohio, trace: measured.csv}
       - {at: 30 s, duration: 20 s, hosts: iowa-h1, crash: host}
       - {at: 60 s, every: 60 s, times: 5, transfer: {from: iowa, to: ohio, size: 20 GB}}
 
-An event is in force from `at` on, for `duration` or to the end of the run. What is in force at a time is laid over the
-links as the topology has them, in the order written; a link is down while any event says so. The ranks of a host that
-crashes are killed, and start again when the event is over. A transfer ends when all of it has arrived.
+An event is in force from `at` on, for `duration` or to the end of the run. What is in force at a
+time is laid over the links as the topology has them, in the order written; a link is down while any
+event says so. The ranks of a host that crashes are killed, and start again when the event is over.
+A transfer ends when all of it has arrived.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ class EventSettings(Strict):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What is set of the links' own settings, by the names of `testbed.spec.wan.LinkDirection`."""
+        """What is set of the links' own settings, by the names of
+        `testbed.spec.wan.LinkDirection`.
+        """
         named = {name: getattr(self, name) for name in EventSettings.model_fields if name != "down"}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -84,7 +88,8 @@ class TraceRow(NamedTuple):
 
 
 def read_trace(path: Path) -> list[TraceRow]:
-    """The lines of a CSV file whose head names `time` and settings of links: ``time,rate,delay``, ``0 s,1 Gbit/s,``.
+    """The lines of a CSV file whose head names `time` and settings of links: ``time,rate,delay``,
+    ``0 s,1 Gbit/s,``.
 
     An empty cell leaves the setting as it is without the event.
 
@@ -163,7 +168,9 @@ Names = Annotated[
 
 
 class Transfer(Strict):
-    """Bytes that hosts send to others over TCP, beside the job: a checkpoint, data, somebody else's traffic."""
+    """Bytes that hosts send to others over TCP, beside the job: a checkpoint, data, somebody else's
+    traffic.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -185,7 +192,9 @@ class Transfer(Strict):
 
 
 class Event(EventSettings):
-    """Something that happens to WAN links or hosts at a time of the run; what is not written stays as it is."""
+    """Something that happens to WAN links or hosts at a time of the run; what is not written stays
+    as it is.
+    """
 
     at: Time = Field(
         description="when, from the first step or operation of rank 0 on", examples=["5 s"]
@@ -229,7 +238,9 @@ class Event(EventSettings):
 
     @property
     def rows(self) -> list[TraceRow]:
-        """What is different, and from when after the beginning of an occurrence: the trace, or the event's own."""
+        """What is different, and from when after the beginning of an occurrence: the trace, or the
+        event's own.
+        """
         return [TraceRow(0, self)] if self.trace is None else read_trace(Path(self.trace))
 
     def occurrences(self) -> Iterator[tuple[int, int | None]]:

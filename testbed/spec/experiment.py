@@ -1,4 +1,5 @@
-"""The experiment file: a topology, a workload, and the values of their settings that a sweep goes through.
+"""The experiment file: a topology, a workload, and the values of their settings that a sweep goes
+through.
 
     name: allreduce
     topology: two-sites                     # a preset, or a file beside this one
@@ -17,9 +18,10 @@
       repeats: 3
       name: "{algorithm}-{delay}"
 
-Grid, zips and list are combined: every combination of the grid with every row of each zip and every entry of the list.
-A key is a dotted path into the topology, the workload or the run, as after ``--set``. The last part of a key is its
-short name, with the part before it where two keys share it.
+Grid, zips and list are combined: every combination of the grid with every row of each zip and every
+entry of the list. A key is a dotted path into the topology, the workload or the run, as after
+``--set``. The last part of a key is its short name, with the part before it where two keys share
+it.
 """
 
 from __future__ import annotations
@@ -169,7 +171,9 @@ class Sweep(Strict):
 
 
 def _key_problem(loc: tuple[str | int, ...], key: str, *, whole: bool = False) -> Iterable[Problem]:
-    """Whether `key` is a dotted path into a target, or with `whole` one of the names topology and workload."""
+    """Whether `key` is a dotted path into a target, or with `whole` one of the names topology and
+    workload.
+    """
     target, *path = key.split(".")
     if whole and key in ("topology", "workload"):
         return
@@ -216,7 +220,8 @@ class Experiment(Strict):
         """The experiment of a preset's name or of a file, with ``--set experiment.KEY`` overrides.
 
         Raises:
-            InputError: there is no such experiment, or it is wrong; names every error with its place.
+            InputError: there is no such experiment, or it is wrong; names every error with its
+                place.
         """
         path = EXPERIMENTS.find(name_or_path)
         source = yaml_reader.load(path)
@@ -250,7 +255,9 @@ class Experiment(Strict):
         return self._places.get(key, Place(key=key))
 
     def file_of(self, name: str) -> str:
-        """A topology or workload `name`: a path is relative to the experiment's file, if there is such a file."""
+        """A topology or workload `name`: a path is relative to the experiment's file, if there is
+        such a file.
+        """
         beside = (self._folder or Path()) / name
         return (
             str(beside)
@@ -259,7 +266,8 @@ class Experiment(Strict):
         )
 
     def points(self) -> Iterable[Point]:
-        """Every point that meets the conditions, in order: the last key of the grid varies first, then repeats.
+        """Every point that meets the conditions, in order: the last key of the grid varies first,
+        then repeats.
 
         Raises:
             InputError: a condition cannot be evaluated for a point.
@@ -344,7 +352,9 @@ def value_text(value: Any) -> str:
 def point_name(
     template: str | None, scope: Mapping[str, Any], shown: Mapping[str, Any], repeat: int | None
 ) -> str:
-    """A name that a folder can have; braces of the template hold names of `scope`. Repeats end with their number."""
+    """A name that a folder can have; braces of the template hold names of `scope`. Repeats end with
+    their number.
+    """
     if template is None:
         text = "_".join(
             f"{name.rpartition('.')[2]}-{_compact(value)}" for name, value in shown.items()

@@ -1,4 +1,6 @@
-"""The file of a topology before it is understood: what it extends, and the names of the entries of `wan`."""
+"""The file of a topology before it is understood: what it extends, and the names of the entries of
+`wan`.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
 
 
 def _write_directions(base: Any, top: Any) -> None:
-    """Write the settings of `base`'s links per direction where `top` does, so that one laid over keeps the other."""
+    """Write the settings of `base`'s links per direction where `top` does, so that one laid over
+    keeps the other.
+    """
     if not isinstance(base, Items) or not isinstance(top, Items):
         return
     for item in top:

@@ -1,4 +1,6 @@
-"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments`` beside the package, known by their stem."""
+"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments`` beside the package,
+known by their stem.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class Library:
         return found
 
     def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:
-        """The file of a preset's name, or of a path (relative to `beside`, else to the working directory).
+        """The file of a preset's name, or of a path (relative to `beside`, else to the working
+        directory).
 
         Raises:
             InputError: there is no such preset or file.

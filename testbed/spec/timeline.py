@@ -1,4 +1,6 @@
-"""What the events of a topology come to, by time: the states of links, and the turns of hosts and transfers."""
+"""What the events of a topology come to, by time: the states of links, and the turns of hosts and
+transfers.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ class HostTurn(NamedTuple):
 
 
 def host_turns(events: Sequence[Event], hosts: Mapping[str, Sequence[str]]) -> list[HostTurn]:
-    """The turns of hosts, by time; of one time, crashes come last. `hosts` are the names of each datacenter's."""
+    """The turns of hosts, by time; of one time, crashes come last. `hosts` are the names of each
+    datacenter's.
+    """
     turns = []
     for event in events:
         for host in crashing(event, hosts):
@@ -146,7 +150,9 @@ class TransferTurn(NamedTuple):
 def transfer_turns(
     events: Sequence[Event], hosts: Mapping[str, Sequence[str]]
 ) -> list[TransferTurn]:
-    """Transfers, by time. Where a datacenter sends, each of its hosts sends an equal part, and at an equal rate."""
+    """Transfers, by time. Where a datacenter sends, each of its hosts sends an equal part, and at
+    an equal rate.
+    """
     turns = []
     for event in events:
         pairs = transfer_pairs(event, hosts)

@@ -1,8 +1,8 @@
 """The topology file: datacenters and the WAN links between them.
 
     name: two-sites
-    extends: another-topology          # optional: a preset or a file, relative to this one; see `Topology.load`
-    datacenters:
+    extends: another-topology          # optional: a preset or a file, relative to this one; see
+    `Topology.load` datacenters:
       iowa: {hosts: 4, location: [41.22, -95.86], nic: {rate: 25 Gbit/s, delay: 5 us}}
       ohio: {hosts: 4, location: [40.07, -82.76]}
     wan:
@@ -13,8 +13,8 @@
     tcp: {congestion_control: cubic, buffer: auto}
     mtu: 1500
 
-`testbed.spec.wan` has the settings and shorthands of `wan`, `testbed.spec.events` those of `events`. Keys that begin
-with ``x-`` are ignored.
+`testbed.spec.wan` has the settings and shorthands of `wan`, `testbed.spec.events` those of
+`events`. Keys that begin with ``x-`` are ignored.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
 
 
 class Nic(Strict):
-    """A host's network interface; `rate` and `delay` shape what the host sends, `rate` (or `receive_rate`) and
-    `queue` what it gets."""
+    """A host's network interface; `rate` and `delay` shape what the host sends, `rate` (or
+    `receive_rate`) and `queue` what it gets."""
 
     rate: Rate = Field(DEFAULT_NIC_RATE, description="each way, headers included")
     receive_rate: Rate | None = Field(
@@ -108,10 +108,12 @@ class Nic(Strict):
 
 
 class LeafSpine(Strict):
-    """Leaf switches with the hosts, in blocks of equal size, and spine switches, each joined to every leaf.
+    """Leaf switches with the hosts, in blocks of equal size, and spine switches, each joined to
+    every leaf.
 
-    A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread over the spines
-    by a hash (`ecmp`). The border router hangs on every spine, at the rate of all leaves.
+    A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread
+    over the spines by a hash (`ecmp`). The border router hangs on every spine, at the rate of all
+    leaves.
     """
 
     leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches", examples=[4])]
@@ -267,11 +269,13 @@ class Topology(Strict):
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
-        """The topology of a preset's name or of a file, with ``--set`` overrides (see `parse_overrides`).
+        """The topology of a preset's name or of a file, with ``--set`` overrides (see
+        `parse_overrides`).
 
-        With ``extends``, the file is laid over the other one: mappings key by key, `wan` link by link; a null removes
-        a key. A link is named by its two ends (``wan.iowa-ohio.delay``), a shorthand by its kind (``wan.mesh.rate``);
-        naming a link of a shorthand changes that link alone, ``wan.*.rate`` changes all entries.
+        With ``extends``, the file is laid over the other one: mappings key by key, `wan` link by
+        link; a null removes a key. A link is named by its two ends (``wan.iowa-ohio.delay``), a
+        shorthand by its kind (``wan.mesh.rate``); naming a link of a shorthand changes that link
+        alone, ``wan.*.rate`` changes all entries.
 
         Raises:
             InputError: there is no such topology, or it is wrong; names every error with its place.
@@ -293,7 +297,9 @@ class Topology(Strict):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON schema (draft 7) of a topology file, for editors; looser than `load`, which sees the whole."""
+        """The JSON schema (draft 7) of a topology file, for editors; looser than `load`, which sees
+        the whole.
+        """
         schema = cls.model_json_schema(schema_generator=SchemaGenerator)
         properties, datacenters = schema["properties"], schema["properties"]["datacenters"]
         datacenters["additionalProperties"] = {

@@ -1,10 +1,10 @@
 """WAN links as written, and the links that they stand for.
 
-An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``: ``all`` or a list of
-datacenters; the first of a star is its centre). A ``between`` entry for a pair that a shorthand covers refines that
-link. Every setting but `detour` and `shares` may be written per direction:
-``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``; a direction that is not named has what the shorthand or the
-defaults say.
+An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``:
+``all`` or a list of datacenters; the first of a star is its centre). A ``between`` entry for a pair
+that a shorthand covers refines that link. Every setting but `detour` and `shares` may be written
+per direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``; a direction that is not
+named has what the shorthand or the defaults say.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ PerDirection = Annotated[
 
 
 class GilbertElliott(Strict):
-    """Bursty loss after Gilbert and Elliott: a link is in a good or in a bad state, which may change at each packet."""
+    """Bursty loss after Gilbert and Elliott: a link is in a good or in a bad state, which may
+    change at each packet.
+    """
 
     p: Probability = Field(description="of going from good to bad, per packet", examples=["0.1 %"])
     r: Probability = Field(
@@ -88,7 +90,9 @@ Loss = Annotated[
 
 
 class QueueLength(NamedTuple):
-    """A buffer: `amount` bandwidth-delay products of the link, bytes, ns of its rate, or packets of MTU size."""
+    """A buffer: `amount` bandwidth-delay products of the link, bytes, ns of its rate, or packets of
+    MTU size.
+    """
 
     amount: Decimal
     unit: Literal["bdp", "bytes", "time", "packets"]
@@ -172,7 +176,9 @@ Members = Annotated[
 
 
 class LinkSettings(Strict):
-    """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and impairments)."""
+    """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and
+    impairments).
+    """
 
     rate: PerDirection[Rate] | None = Field(
         None,
@@ -253,7 +259,9 @@ class Wan(LinkSettings):
 
     @property
     def shape(self) -> str | None:
-        """Which of `between`, `mesh`, `ring` and `star` is written; None unless it is exactly one."""
+        """Which of `between`, `mesh`, `ring` and `star` is written; None unless it is exactly
+        one.
+        """
         written = [name for name in SHAPES if getattr(self, name) is not None]
         return written[0] if len(written) == 1 else None
 
@@ -317,7 +325,9 @@ class _Written(NamedTuple):
 def expand(
     wan: list[Wan], defaults: LinkSettings | None, locations: Mapping[str, Location | None]
 ) -> tuple[list[Link], list[Problem]]:
-    """The links that `wan` stands for, and what is wrong with it. `locations` has every datacenter's name."""
+    """The links that `wan` stands for, and what is wrong with it. `locations` has every
+    datacenter's name.
+    """
     problems = [
         problem
         for index, entry in enumerate(wan)
@@ -414,7 +424,9 @@ def _written_links(
 
 
 def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSettings:
-    """`base` with what `entry` sets; where it sets one direction of a link, the other one keeps the value of `base`."""
+    """`base` with what `entry` sets; where it sets one direction of a link, the other one keeps the
+    value of `base`.
+    """
     refined = overlay(base, entry)
     ways = (ARROW.join(ends), ARROW.join(ends[::-1]))
     both = {

@@ -1,4 +1,6 @@
-"""Workload files: ``workload: NAME`` and the settings of that workload, whose model is in the workload's own folder."""
+"""Workload files: ``workload: NAME`` and the settings of that workload, whose model is in the
+workload's own folder.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ PACKAGE = "testbed.workloads"
 
 
 class Workload(Strict):
-    """Base of all workloads' settings. A subclass narrows `workload` to a literal with its name as the default."""
+    """Base of all workloads' settings. A subclass narrows `workload` to a literal with its name as
+    the default.
+    """
 
     workload: str
     description: str = Field("", description="one line")
@@ -33,7 +37,9 @@ class Workload(Strict):
 
     @property
     def divisor(self) -> int:
-        """By how much every rate of the topology is divided: that of a workload with a smaller model."""
+        """By how much every rate of the topology is divided: that of a workload with a smaller
+        model.
+        """
         return 1
 
     @property
@@ -51,7 +57,9 @@ class Workload(Strict):
         raise NotImplementedError
 
     def folders(self) -> list[Path]:
-        """Folders of this machine that its hosts have to see, besides the testbed and what is installed."""
+        """Folders of this machine that its hosts have to see, besides the testbed and what is
+        installed.
+        """
         return []
 
     @property

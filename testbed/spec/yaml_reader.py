@@ -1,7 +1,7 @@
 """YAML that remembers where every key and item was written, and ``--set`` on top of it.
 
-Stricter than YAML 1.1: a duplicate key is an error, keys are text, and only ``true`` and ``false`` are booleans, so
-that a datacenter may be called ``no``.
+Stricter than YAML 1.1: a duplicate key is an error, keys are text, and only ``true`` and ``false``
+are booleans, so that a datacenter may be called ``no``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ for _tag, (_pattern, _first) in _PLAIN.items():
 
 
 class _Reader:
-    """Turns the nodes of one document into values with places; a file has lines, an argument has none."""
+    """Turns the nodes of one document into values with places; a file has lines, an argument has
+    none.
+    """
 
     def __init__(self, loader: _Loader, file: str | Path) -> None:
         self.loader, self.file, self.open = loader, file, set[int]()
@@ -197,7 +199,8 @@ def place_of(
 
 @dataclass(frozen=True)
 class Override:
-    """One ``--set KEY=VALUE``: `path` is KEY's parts within its target, `value` is VALUE read as YAML.
+    """One ``--set KEY=VALUE``: `path` is KEY's parts within its target, `value` is VALUE read as
+    YAML.
 
     One that comes from a file has its place there as `origin`.
     """
@@ -214,7 +217,8 @@ class Override:
 
 
 def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, list[Override]]:
-    """``--set`` arguments by target, in order: ``topology.wan.iowa-ohio.delay=20 ms`` belongs to ``topology``.
+    """``--set`` arguments by target, in order: ``topology.wan.iowa-ohio.delay=20 ms`` belongs to
+    ``topology``.
 
     With a single target, its name in front may be left out.
 
@@ -251,12 +255,15 @@ def apply(
     overrides: Iterable[Override],
     find_item: Callable[[Items, str], int | None] = lambda items, step: None,
 ) -> None:
-    """Set the overrides in `root`, in order; ``*`` stands for every key or item, missing mappings are made.
+    """Set the overrides in `root`, in order; ``*`` stands for every key or item, missing mappings
+    are made.
 
-    An item of a list is named by its index, or as `find_item` says: it gives the index of a name, or None.
+    An item of a list is named by its index, or as `find_item` says: it gives the index of a name,
+    or None.
 
     Raises:
-        InputError: a path leads into something that is neither a mapping nor a list, or names no item.
+        InputError: a path leads into something that is neither a mapping nor a list, or names no
+            item.
     """
     for override in overrides:
         try:
@@ -296,7 +303,8 @@ def _set(
 def merge(base: Section, top: Section, match: Callable[[Items, Any], int | None]) -> Section:
     """`top` laid over `base` key by key; a null in `top` removes the key.
 
-    In lists of mappings, an item of `top` is laid over the item of `base` that `match` finds, or appended.
+    In lists of mappings, an item of `top` is laid over the item of `base` that `match` finds, or
+    appended.
     """
     result = copy.deepcopy(base)
     for key, value in top.items():

@@ -1,3 +1,6 @@
-"""One experiment, many runs: `grid` makes the plans, `local` and `cluster` carry them out, `results` gathers them."""
+"""One experiment, many runs: `grid` makes the plans, `local` and `cluster` carry them out,
+`results` gathers them.
+"""
 
-STARTER = "TESTBED_SWEEP_PID"  # of the environment: the process that a sweep's fork server has to end with
+# of the environment: the process that a sweep's fork server has to end with
+STARTER = "TESTBED_SWEEP_PID"

@@ -1,7 +1,9 @@
-"""Figures of a sweep: lines and heat maps of columns of its tables, with the bound of physics drawn in.
+"""Figures of a sweep: lines and heat maps of columns of its tables, with the bound of physics drawn
+in.
 
-The bound is the least that the topology allows (`testbed.analysis.lower_bounds`), or of training the modelled computation alone.
-Points that agree in all that a figure shows are summed up by their median; bars reach from the least to the largest.
+The bound is the least that the topology allows (`testbed.analysis.lower_bounds`), or of training
+the modelled computation alone. Points that agree in all that a figure shows are summed up by their
+median; bars reach from the least to the largest.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ GRAY = "#7d8791"
 
 @dataclass(frozen=True)
 class Measured:
-    """A column that is measured: how it is called, what it is multiplied by for people, the column of its bound."""
+    """A column that is measured: how it is called, what it is multiplied by for people, the column
+    of its bound.
+    """
 
     label: str
     factor: float = 1.0
@@ -295,7 +299,9 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 
 def _summed(table: pl.DataFrame, plot: Plot, measured: Measured) -> pl.DataFrame:
-    """Columns x (a number where there is one), text, y, low, high, and bound where there is one; sorted by x."""
+    """Columns x (a number where there is one), text, y, low, high, and bound where there is one;
+    sorted by x.
+    """
     x = _numbers(table, plot.x)
     scaled = pl.col(plot.y) * measured.factor
     columns = [scaled.median().alias("y"), scaled.min().alias("low"), scaled.max().alias("high")]
@@ -351,7 +357,9 @@ def _style_x(figure: go.Figure, table: pl.DataFrame, name: str, place: dict[str,
 
 
 def _placed(values: Sequence[Any], among: Sequence[float]) -> list[Any]:
-    """Where `values` go on an axis with the numbers `among`; zero a decade below the rest, if that needs a log one."""
+    """Where `values` go on an axis with the numbers `among`; zero a decade below the rest, if that
+    needs a log one.
+    """
     others = [value for value in among if value > 0]
     if not others or min(among) != 0 or not _is_log(others):
         return list(values)

@@ -1,7 +1,8 @@
 """The end of a sweep, or of a part of it: tables and page, made anew of what is complete.
 
-They take polars, plotly and so half a second of imports, which a sweep on this machine leaves to the process from which
-its points are forked: it needs them, too, and has them when the last point ends.
+They take polars, plotly and so half a second of imports, which a sweep on this machine leaves to
+the process from which its points are forked: it needs them, too, and has them when the last point
+ends.
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@
     failed/<folder>/    that of each point whose last attempt failed
     running/<folder>/   those in flight; what a killed sweep leaves here is removed by the next one
     lock                held by the sweep that works in the folder
-    sweep.parquet       a row for each point; collectives.parquet: a row for each point and collective
-    sweep.html          the page
+    sweep.parquet       a row for each point; collectives.parquet: a row for each point and
+    collective sweep.html          the page
 
-A point is done when its folder is below points/: it gets there by a rename, after all its files are on the disk. So a
-sweep may be killed at any moment, and loses only what was in flight.
+A point is done when its folder is below points/: it gets there by a rename, after all its files are
+on the disk. So a sweep may be killed at any moment, and loses only what was in flight.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ class SweepDir:
         return found
 
     def settle(self, folder: Path, record: Record) -> Path:
-        """Move `folder` to where its outcome belongs, after all of it is on the disk; returns the new place.
+        """Move `folder` to where its outcome belongs, after all of it is on the disk; returns the
+        new place.
 
         Raises:
             OSError: it cannot be written.

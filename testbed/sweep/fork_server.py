@@ -1,4 +1,5 @@
-"""Imported by multiprocessing's fork server, first of all: it is killed when the sweep ends, and imports quickly.
+"""Imported by multiprocessing's fork server, first of all: it is killed when the sweep ends, and
+imports quickly.
 
 By itself it would notice that end, too, and then take 0.7 s to tidy up what it has imported.
 """

@@ -1,4 +1,5 @@
-"""Guests that carry out one point after another, so that booting one and importing torch is not paid for each point.
+"""Guests that carry out one point after another, so that booting one and importing torch is not
+paid for each point.
 
 Each is kept by a thread, and ends with the sweep. A guest whose point did not complete is ended.
 """
@@ -43,7 +44,9 @@ class Kept:
     """A guest, and the thread that keeps it."""
 
     def __init__(self, folder: Path, shape: Shape) -> None:
-        """Boot one that has `shape`; the run folders of its points begin in the new folder `folder`."""
+        """Boot one that has `shape`; the run folders of its points begin in the new folder
+        `folder`.
+        """
         self.folder = folder
         self._enough = Event()
         self._thread = Thread(target=self._keep, args=(shape,), name=folder.name, daemon=True)

@@ -1,8 +1,8 @@
 """Run the points of a sweep on this machine, many guests side by side.
 
-Each point has a process of its own, forked from one that has imported everything (multiprocessing's fork server), so
-that a point costs no imports and a crash takes no other point with it. A point's process ends with the sweep, however
-that ends, and its guest ends with it.
+Each point has a process of its own, forked from one that has imported everything (multiprocessing's
+fork server), so that a point costs no imports and a crash takes no other point with it. A point's
+process ends with the sweep, however that ends, and its guest ends with it.
 """
 
 from __future__ import annotations
@@ -88,12 +88,16 @@ class Capacity:
 
 
 def need_bytes(point: PlannedPoint) -> int:
-    """The most memory that a point takes: the guest's, which its kernel cannot exceed, and its process's."""
+    """The most memory that a point takes: the guest's, which its kernel cannot exceed, and its
+    process's.
+    """
     return point.plan.guest_memory_bytes + PROCESS_MEMORY
 
 
 def capacity(jobs: int | None) -> Capacity:
-    """What this machine has: `jobs` guests side by side, by default one for each CPU, within the memory now free."""
+    """What this machine has: `jobs` guests side by side, by default one for each CPU, within the
+    memory now free.
+    """
     place = Path(os.environ.get("TMPDIR") or "/dev/shm")
     free = min(_available_memory(), shutil.disk_usage(place).free)
     return Capacity(jobs or len(os.sched_getaffinity(0)), int(free * USABLE))
@@ -134,7 +138,9 @@ class _Running:
 
 @contextmanager
 def fork_server() -> Iterator[None]:
-    """Have the process from which points are forked, which takes seconds to import all that they need."""
+    """Have the process from which points are forked, which takes seconds to import all that they
+    need.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     os.environ[STARTER] = str(os.getpid())
     with removed_if_killed(Path(get_temp_dir())):  # that of its socket
@@ -171,7 +177,9 @@ class LocalSweep:
         return records
 
     def close(self) -> None:
-        """After `run`: wait until its guests have given back what they had, and remove what they left."""
+        """After `run`: wait until its guests have given back what they had, and remove what they
+        left.
+        """
         self._guests.await_ends()
         self._folder.clear_running()
 
@@ -221,7 +229,9 @@ class LocalSweep:
             target=_child,
             args=(self._folder.path, place, point, self._policy.limits, attempt),
             name=point.folder,
-            daemon=True,  # the end of a sweep that was interrupted while it ended its processes would wait for them
+            # the end of a sweep that was interrupted while it ended its processes would wait for
+            # them
+            daemon=True,
         )
         process.start()
         self._running.append(_Running(point, attempt, process, guest))
@@ -234,7 +244,8 @@ class LocalSweep:
         return each.process.exitcode is not None
 
     def _settle(self, each: _Running) -> Record:
-        """The record that the point's process has left; one is made for a process that died without.
+        """The record that the point's process has left; one is made for a process that died
+        without.
 
         Raises:
             MachineError: the disk is full.
@@ -303,7 +314,9 @@ def prepare_process() -> None:
 
 
 def _child(path: Path, place: Path, point: PlannedPoint, limits: Limits, attempt: int) -> None:
-    """The process of one point: run it, put its folder where it belongs, and end with 0, or with 1 if it failed."""
+    """The process of one point: run it, put its folder where it belongs, and end with 0, or with 1
+    if it failed.
+    """
     prepare_process()
     folder = SweepDir(path)
     try:

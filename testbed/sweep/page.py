@@ -1,4 +1,6 @@
-"""sweep.html: the figures of a sweep and a table whose points are links to their reports. Works offline."""
+"""sweep.html: the figures of a sweep and a table whose points are links to their reports. Works
+offline.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From an experiment to the plans of its points; whatever is wrong with any of them is said before the first starts."""
+"""From an experiment to the plans of its points; whatever is wrong with any of them is said before
+the first starts.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ RUN_OPTIONS = {"memory": "--memory", "guest_memory": "--guest-memory"}
 class PlannedPoint:
     """A point with all that it takes to run it.
 
-    `identity` is a hash of the plan and the versions: points of the same identity have the same result.
+    `identity` is a hash of the plan and the versions: points of the same identity have the same
+    result.
     """
 
     point: Point
@@ -89,7 +92,8 @@ def plan_points(
 
     Args:
         versions: of what the results depend on, for the identity.
-        overrides: ``--set`` of topology, workload and run, which take the place of the experiment's settings.
+        overrides: ``--set`` of topology, workload and run, which take the place of the experiment's
+            settings.
         machine_memory_bytes: what a point may need; None: what this machine has.
 
     Raises:
@@ -211,7 +215,9 @@ class _Planner:
 
 
 def repeat_seed(seed: int, repeat: int) -> int:
-    """The seed of a repeat: the given one of the first, others drawn from it; the same for every point."""
+    """The seed of a repeat: the given one of the first, others drawn from it; the same for every
+    point.
+    """
     if repeat == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed} {repeat}".encode()).digest()[: SEED_BITS // 8])

@@ -1,6 +1,7 @@
 """Imported by multiprocessing's fork server, last of all.
 
-What any point's page takes besides its own figures, 0.5 s for the first one in a process, is done once.
+What any point's page takes besides its own figures, 0.5 s for the first one in a process, is done
+once.
 """
 
 import gc

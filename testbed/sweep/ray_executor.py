@@ -1,11 +1,13 @@
 """Run the points of a sweep on a Ray cluster. The only module that imports ray.
 
-What travels: the project's code, the workloads and the guest kernel, once for each node, as the working folder of Ray's
-runtime environment; each point's plan to where it runs; its run folder back, as a compressed tar. Neither root nor a
-shared file system is needed. A node needs the Python packages of the same versions, and the Debian packages that runs
-use (scripts/packages, section runtime).
+What travels: the project's code, the workloads and the guest kernel, once for each node, as the
+working folder of Ray's runtime environment; each point's plan to where it runs; its run folder
+back, as a compressed tar. Neither root nor a shared file system is needed. A node needs the Python
+packages of the same versions, and the Debian packages that runs use (scripts/packages, section
+runtime).
 
-A point whose node or worker is lost is run again elsewhere, and that does not count as one of its retries.
+A point whose node or worker is lost is run again elsewhere, and that does not count as one of its
+retries.
 """
 
 from __future__ import annotations
@@ -135,7 +137,9 @@ class RaySweep:
         self._events.started(flight.point, flight.attempt)
 
     def _landed(self) -> Iterator[tuple[_Flight, Record, bool]]:
-        """The points that have ended, each with its record, and whether it is to go on elsewhere."""
+        """The points that have ended, each with its record, and whether it is to go on
+        elsewhere.
+        """
         ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=POLL_S)
         for reference in ready:
             flight, lost = self._flights.pop(reference), False

@@ -1,21 +1,23 @@
 """The tables of a sweep, from the run folders of its points.
 
-Columns of sweep.parquet (a row for each point): ``point`` (its name), ``state`` (completed | failed | missing); for
-each swept key its short name with the value as written, and for a quantity the same in base units as ``<name>_ns``,
-``_bps``, ``_bytes`` or ``_share``; ``repeat``, ``seed``; what was measured (null for other workloads); ``faithful``,
-``wall_seconds``, ``cpu_seconds``, ``emulated_seconds``, ``attempt``, ``reason``, ``folder`` (relative to the sweep's),
-``identity``.
+Columns of sweep.parquet (a row for each point): ``point`` (its name), ``state`` (completed | failed
+| missing); for each swept key its short name with the value as written, and for a quantity the same
+in base units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``; ``repeat``, ``seed``; what was
+measured (null for other workloads); ``faithful``, ``wall_seconds``, ``cpu_seconds``,
+``emulated_seconds``, ``attempt``, ``reason``, ``folder`` (relative to the sweep's), ``identity``.
 
 What was measured:
 
-- ``rtt_ms``: the longest planned round trip between two datacenters. ``wan_bytes``, ``wan_drops``: sums over all WAN
-  directions; ``wan_utilisation``: of the busiest.
-- collectives: ``op``, ``bytes``, ``time_us`` (median), ``max_us``, ``bound_us``, ``efficiency``, ``algbw_gbytes``,
-  ``busbw_gbytes`` and the same at the bound (``algbw_bound_gbytes``, ``busbw_bound_gbytes``), ``wrong``; of the first
-  operation at its largest size. collectives.parquet has all of them, a row for each point, operation and size.
-- training: ``method``, ``step_ms`` (median), ``compute_ms``, ``utilisation``, ``tokens_per_s``, ``wan_bytes_per_step``,
-  ``final_loss``, ``training_s``, ``time_to_loss_s`` and ``compute_to_loss_s``: run's time until the mean loss of the
-  last five steps was at most the experiment's ``target_loss``, and the modelled computation in it (null: never).
+- ``rtt_ms``: the longest planned round trip between two datacenters. ``wan_bytes``, ``wan_drops``:
+  sums over all WAN directions; ``wan_utilisation``: of the busiest.
+- collectives: ``op``, ``bytes``, ``time_us`` (median), ``max_us``, ``bound_us``, ``efficiency``,
+  ``algbw_gbytes``, ``busbw_gbytes`` and the same at the bound (``algbw_bound_gbytes``,
+  ``busbw_bound_gbytes``), ``wrong``; of the first operation at its largest size.
+  collectives.parquet has all of them, a row for each point, operation and size.
+- training: ``method``, ``step_ms`` (median), ``compute_ms``, ``utilisation``, ``tokens_per_s``,
+  ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
+  ``compute_to_loss_s``: run's time until the mean loss of the last five steps was at most the
+  experiment's ``target_loss``, and the modelled computation in it (null: never).
 """
 
 from __future__ import annotations
@@ -160,7 +162,8 @@ def _training(run: RunDir, summary: Mapping[str, Any], target: float | None) -> 
 
 
 def time_to_loss(steps: pl.DataFrame, target: float, compute_s: float) -> Row:
-    """When the mean over ranks and the last five steps was at most `target`, and how much of that was computation.
+    """When the mean over ranks and the last five steps was at most `target`, and how much of that
+    was computation.
 
     Args:
         steps: train.parquet of a run.
@@ -183,7 +186,9 @@ def time_to_loss(steps: pl.DataFrame, target: float, compute_s: float) -> Row:
 
 
 def _table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
-    """The rows as a table, written to `path`; columns in the order in which rows first have them."""
+    """The rows as a table, written to `path`; columns in the order in which rows first have
+    them.
+    """
     found = dict.fromkeys(name for row in rows for name in row)
     names = [name for name in found if name not in LAST] + [name for name in LAST if name in found]
     columns = {
@@ -212,7 +217,8 @@ def _uniform(values: list[Any]) -> list[Any]:
 
 
 def query(folder: SweepDir, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Columns and rows of an SQL query (DuckDB's dialect) over the tables `points` and `collectives`.
+    """Columns and rows of an SQL query (DuckDB's dialect) over the tables `points` and
+    `collectives`.
 
     Raises:
         InputError: DuckDB cannot do it.

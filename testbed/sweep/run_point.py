@@ -1,4 +1,6 @@
-"""Carry out one point, in whatever process this is: in a child of the sweep here, or in a worker of a cluster."""
+"""Carry out one point, in whatever process this is: in a child of the sweep here, or in a worker of
+a cluster.
+"""
 
 from __future__ import annotations
 

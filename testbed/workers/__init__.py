@@ -1,1 +1,3 @@
-"""The ranks of a run: where they live (containers or processes) and what runs beside the user's code."""
+"""The ranks of a run: where they live (containers or processes) and what runs beside the user's
+code.
+"""

@@ -15,7 +15,9 @@ PIDS_MAX = 4096
 
 
 def delegate_root() -> None:
-    """Move the processes of the root group to a group ``init``: only then may groups below it have controllers."""
+    """Move the processes of the root group to a group ``init``: only then may groups below it have
+    controllers.
+    """
     init = ROOT / "init"
     init.mkdir(exist_ok=True)
     for pid in (ROOT / "cgroup.procs").read_text().split():
@@ -44,7 +46,9 @@ def group(name: str) -> Iterator[Path]:
 
 
 def kill(path: Path, *, but: int | None = None) -> None:
-    """Kill the processes of a group, with those of the groups below it, and wait for their end; `but` one."""
+    """Kill the processes of a group, with those of the groups below it, and wait for their end;
+    `but` one.
+    """
     procs = [path / "cgroup.procs", *path.rglob("*/cgroup.procs")]
     while pids := {int(pid) for file in procs for pid in file.read_text().split()} - {but}:
         for pid in pids:
@@ -54,7 +58,9 @@ def kill(path: Path, *, but: int | None = None) -> None:
 
 
 def limit(path: Path, *, memory_bytes: int, cpus: float | None) -> None:
-    """Limit a group. `cpus` is a quota of CPU time; None on the virtual clock, where computation takes no time."""
+    """Limit a group. `cpus` is a quota of CPU time; None on the virtual clock, where computation
+    takes no time.
+    """
     (path / "memory.max").write_text(str(memory_bytes))
     (path / "pids.max").write_text(str(PIDS_MAX))
     if cpus is not None:

@@ -1,8 +1,8 @@
 """Isolation ``container``: one Docker container per host; the ranks of the host are its processes.
 
-The container has no network of Docker's: the testbed moves one end of a virtual link into its namespace. The daemon is
-one of our own, started for the run, and ends with it. Without an image of the user's, the container sees the machine's
-own userland, read-only.
+The container has no network of Docker's: the testbed moves one end of a virtual link into its
+namespace. The daemon is one of our own, started for the run, and ends with it. Without an image of
+the user's, the container sees the machine's own userland, read-only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ USERLAND = (
     "usr",
 )  # and the interpreter and this project
 DAEMON_START_S = 60
-# Go's collector spins beside the program, which has one CPU here: let it run only when memory is short.
+# Go's collector spins beside the program, which has one CPU here: let it run only when memory is
+# short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
 LABEL = "testbed.execution.inside"
 PATIENCE = Path("/sys/module/time/parameters/patience")  # of the guest's kernel, in slices of 20 ms
@@ -91,14 +92,15 @@ class Containers(Fleet):
                     self._start_containers(_connect(daemon, self._folder, log))
             except DockerException as error:
                 raise RunError(f"Docker: {error}") from error
-            # The daemon's timers would end up between those of the ranks, at another place in each run.
+            # The daemon's timers would end up between those of the ranks, at another place in each
+            # run.
             (self._group / "daemon" / "cgroup.freeze").write_text("1")
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        # Daemon, shims and containers end with their control group: an orderly stop of ten containers takes half a
-        # minute in the guest.
+        # Daemon, shims and containers end with their control group: an orderly stop of ten
+        # containers takes half a minute in the guest.
         self._stack.close()
 
     def _start_containers(self, client: Any) -> None:
@@ -181,7 +183,8 @@ class Containers(Fleet):
             binds[str(self._fifo(host).parent)] = "ro"
         limits: dict[str, Any] = {"cpu_shares": max(2, int(workers.cpus * 1024))}
         if self.plan.clock == "real":
-            # A quota counts the host's CPU time: on the virtual clock, where computation takes none, it would add time.
+            # A quota counts the host's CPU time: on the virtual clock, where computation takes
+            # none, it would add time.
             limits = {"nano_cpus": int(workers.cpus * 1e9)}
         volumes = {path: {"bind": path, "mode": mode} for path, mode in binds.items()}
         volumes |= {
@@ -218,7 +221,9 @@ def _description(container: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _impatient_kernel() -> Iterator[None]:
-    """The guest's kernel pre-empts often: Docker's programs spin, and only another thread can end that."""
+    """The guest's kernel pre-empts often: Docker's programs spin, and only another thread can end
+    that.
+    """
     if not os.access(PATIENCE, os.W_OK):  # another kernel, or a run on this very machine's
         yield
         return
@@ -246,7 +251,9 @@ def _environment() -> dict[str, str]:
 
 
 def _readable(workers: Workers) -> dict[str, str]:
-    """What a container may read: this project, what the plan names, and without an image the machine's userland."""
+    """What a container may read: this project, what the plan names, and without an image the
+    machine's userland.
+    """
     project = Path(__file__).parent.parent.parent
     named = [Path(folder) for folder in workers.readable]
     if workers.image is not None:
@@ -320,7 +327,9 @@ def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
 
 
 def _import_image(client: Any, image: str | None) -> str:
-    """Name of the image to run: the machine's userland, one that ``docker save`` wrote, or a root file system."""
+    """Name of the image to run: the machine's userland, one that ``docker save`` wrote, or a root
+    file system.
+    """
     if image is None:
         client.api.import_image_from_data(_skeleton(), repository=IMAGE, tag="latest")
         return f"{IMAGE}:latest"
@@ -334,7 +343,9 @@ def _import_image(client: Any, image: str | None) -> str:
 
 
 def _skeleton() -> bytes:
-    """A root file system of empty folders, and of links as the machine has them, to mount its userland on."""
+    """A root file system of empty folders, and of links as the machine has them, to mount its
+    userland on.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(Path("/").iterdir()):

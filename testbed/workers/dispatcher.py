@@ -1,12 +1,13 @@
 """Records every collective of torch.distributed in this process, whoever starts it.
 
-Python's ``dist.*``, DDP's reducer in C++, FSDP and functional collectives all end in the operators ``c10d::*`` of the
-dispatcher of torch. Here each operator gets a kernel for the dispatch key BackendSelect, which every call passes just
-before it reaches its backend, and for which these operators have none of their own. It takes the time, calls the
-backend's kernel, and notes the end when gloo's own thread completes the work, whether or not anybody waits for it.
+Python's ``dist.*``, DDP's reducer in C++, FSDP and functional collectives all end in the operators
+``c10d::*`` of the dispatcher of torch. Here each operator gets a kernel for the dispatch key
+BackendSelect, which every call passes just before it reaches its backend, and for which these
+operators have none of their own. It takes the time, calls the backend's kernel, and notes the end
+when gloo's own thread completes the work, whether or not anybody waits for it.
 
-What gloo gives no future for (sends, receives, reduce-scatters into one tensor) is awaited by a thread of its own, and
-the caller waits for that thread: gloo can tell of such an end only once.
+What gloo gives no future for (sends, receives, reduce-scatters into one tensor) is awaited by a
+thread of its own, and the caller waits for that thread: gloo can tell of such an end only once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ Record = Callable[[Operation], None]
 
 
 class Operator(NamedTuple):
-    """How an operator of the dispatcher is recorded; the size is that of `testbed.analysis.lower_bounds`."""
+    """How an operator of the dispatcher is recorded; the size is that of
+    `testbed.analysis.lower_bounds`.
+    """
 
     op: str
     tensors: int  # which argument makes the size
@@ -62,10 +65,11 @@ SETTLING_S = 0.0001
 
 
 class Interception:
-    """While it lives, `record` is called at the end of each operation, from whichever thread ends it.
+    """While it lives, `record` is called at the end of each operation, from whichever thread ends
+    it.
 
-    `begin` is called before each. `iteration` of a record is the number of that operation in its process group on this
-    rank, from 0.
+    `begin` is called before each. `iteration` of a record is the number of that operation in its
+    process group on this rank, from 0.
     """
 
     def __init__(
@@ -87,8 +91,9 @@ class Interception:
     def settle(self) -> None:
         """Wait until all that has ended is recorded.
 
-        Who waits for a future is woken before its callbacks have run, and gloo's threads must not come for the
-        interpreter's lock once the interpreter is on its way to its end: then they end the process.
+        Who waits for a future is woken before its callbacks have run, and gloo's threads must not
+        come for the interpreter's lock once the interpreter is on its way to its end: then they end
+        the process.
         """
         time.sleep(SETTLING_S)
         while any(future.done() for future in list(self._pending)):
@@ -99,7 +104,8 @@ class Interception:
         tensors = _tensors(arguments[operator.tensors])
         self._begin()
         start_ns = time.time_ns()
-        # A call by key gives up the interpreter's lock: gloo's threads may want it, and have what the kernel waits for.
+        # A call by key gives up the interpreter's lock: gloo's threads may want it, and have what
+        # the kernel waits for.
         result = overload._op_dk(_backend(tensors), *arguments, **options)
         done = partial(self._done, self._operation(operator, tensors, arguments, start_ns))
         if result is None:  # a monitored barrier: it is over

@@ -1,4 +1,6 @@
-"""What both kinds of isolation share: parents that wait for orders, and the watch over their ranks."""
+"""What both kinds of isolation share: parents that wait for orders, and the watch over their
+ranks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from testbed.runfolder.folder import RunDir, read_records
 from testbed.workers.zygote import Order, encode_orders
 
 POLL_S = 0.05  # of the run's clock: how long after the last rank the run ends, at most
-LAST_WORDS_S = 0.5  # for which the other ranks go on when one has failed: what they saw of it is in their logs then
+# for which the other ranks go on when one has failed: what they saw of it is in their logs then
+LAST_WORDS_S = 0.5
 LOG_TAIL_LINES = 25
 ENVIRONMENT = {
     # New memory costs 80 us a page in the guest: glibc keeps what it has, and grows by 64 MiB.
@@ -31,7 +34,9 @@ ENVIRONMENT = {
 
 
 class Fleet(ABC):
-    """The ranks of a run, on their hosts. Entering the context starts the parents; leaving it ends everything."""
+    """The ranks of a run, on their hosts. Entering the context starts the parents; leaving it ends
+    everything.
+    """
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self.run = run
@@ -131,7 +136,9 @@ class Fleet(ABC):
             time.sleep(POLL_S)
 
     def _over(self, exits: Mapping[int, list[int]]) -> bool:
-        """Whether nothing more is to come, no rank being at work: those that are to start again have nobody to join."""
+        """Whether nothing more is to come, no rank being at work: those that are to start again
+        have nobody to join.
+        """
         return not self._hosts_to_start or any(statuses[-1] == 0 for statuses in exits.values())
 
     def _failure(self, rank: int, status: int | None) -> str:

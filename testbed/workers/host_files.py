@@ -1,4 +1,6 @@
-"""Names within the emulated network: programs find hosts by theirs, and border routers by their datacenter's."""
+"""Names within the emulated network: programs find hosts by theirs, and border routers by their
+datacenter's.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,15 @@ from pathlib import Path
 from testbed.core.sandbox import MS_BIND, mount, unmount
 from testbed.plan.model import Network
 
-# Nobody serves names. At this address of the host's own a question is refused at once; at that of the machine's name
-# server, which no packet reaches, glibc would wait for 5 s, and ask again.
+# Nobody serves names. At this address of the host's own a question is refused at once; at that of
+# the machine's name server, which no packet reaches, glibc would wait for 5 s, and ask again.
 NO_SERVER = "nameserver 127.0.0.1\n"
 
 
 def write_names(folder: Path, network: Network) -> dict[Path, Path]:
-    """Write files into `folder` for programs to have in place of the machine's own: the latter, by the former."""
+    """Write files into `folder` for programs to have in place of the machine's own: the latter, by
+    the former.
+    """
     addresses = {dc.name: str(dc.router_address.ip) for dc in network.datacenters}
     addresses |= {host.name: str(host.address.ip) for host in network.hosts}
     addresses["localhost"] = "127.0.0.1"  # a datacenter may be called so
@@ -43,5 +47,7 @@ def named(folder: Path, network: Network) -> Iterator[None]:
 
 
 def _existing(files: Mapping[Path, Path]) -> dict[Path, Path]:
-    """Without a resolv.conf, as where it is a link into a /run that the guest does not have, nobody is asked."""
+    """Without a resolv.conf, as where it is a link into a /run that the guest does not have, nobody
+    is asked.
+    """
     return {file: place for file, place in files.items() if place.exists()}

@@ -1,4 +1,6 @@
-"""Isolation ``process``: ranks are forked from one parent into their host's network namespace and control group."""
+"""Isolation ``process``: ranks are forked from one parent into their host's network namespace and
+control group.
+"""
 
 from __future__ import annotations
 

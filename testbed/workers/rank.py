@@ -1,7 +1,8 @@
 """One rank: from its environment to the end of the workload, or of the user's script.
 
-A workload is a file workloads/<name>.py with ``main(context: RankContext) -> None``. Everything that it does with
-torch.distributed is recorded, in the phase ``train``, unless the file says ``RECORDS_ITSELF = True``.
+A workload is a file workloads/<name>.py with ``main(context: RankContext) -> None``. Everything
+that it does with torch.distributed is recorded, in the phase ``train``, unless the file says
+``RECORDS_ITSELF = True``.
 """
 
 from __future__ import annotations
@@ -117,10 +118,12 @@ def _is_up(interface: str) -> bool:
 
 
 def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
-    """Environment variables as torchrun sets them, and gloo's interface (once per connection of a pair).
+    """Environment variables as torchrun sets them, and gloo's interface (once per connection of a
+    pair).
 
-    Beside them are those of the testbed, ``TESTBED_...`` (docs/your-script.md lists them), and for a command that
-    starts a host's ranks itself those from which torchrun takes what its own options leave open, ``PET_...``.
+    Beside them are those of the testbed, ``TESTBED_...`` (docs/your-script.md lists them), and for
+    a command that starts a host's ranks itself those from which torchrun takes what its own options
+    leave open, ``PET_...``.
     """
     workers = plan.workers
     me = workers.ranks[rank]
@@ -170,7 +173,8 @@ def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
 
 
 def load_workload(name: str) -> ModuleType:
-    """The script workloads/<name>/main.py, executed afresh, so that a rank shares no state with the zygote's copy.
+    """The script workloads/<name>/main.py, executed afresh, so that a rank shares no state with the
+    zygote's copy.
 
     Raises:
         RunError: there is no such workload.

@@ -12,7 +12,9 @@ from testbed.runfolder.folder import RunDir, append_record
 
 @dataclass(frozen=True)
 class Operation:
-    """A row of ops.parquet without rank, host and datacenter. Times are Unix ns (`time.time_ns`) of the run's clock."""
+    """A row of ops.parquet without rank, host and datacenter. Times are Unix ns (`time.time_ns`) of
+    the run's clock.
+    """
 
     op: str
     bytes: int
@@ -45,7 +47,9 @@ class Recorder:
         self._begun = False
 
     def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
-        """Tell how many operations or training steps begin now on this rank; rank 0's number shows progress."""
+        """Tell how many operations or training steps begin now on this rank; rank 0's number shows
+        progress.
+        """
         self.begin()
         if self._rank == 0:
             append_record(
@@ -53,7 +57,9 @@ class Recorder:
             )
 
     def begin(self) -> None:
-        """The first operation or step of this rank begins; from that of rank 0 on the network's changes count."""
+        """The first operation or step of this rank begins; from that of rank 0 on the network's
+        changes count.
+        """
         if self._rank == 0 and not self._begun:
             append_record(
                 self._run.events, {"stage": "ops", "state": "first", "time_ns": time.time_ns()}

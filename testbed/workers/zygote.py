@@ -1,11 +1,12 @@
-"""The parent of ranks: imports torch once, waits for its orders, forks the ranks and tells how each one ended.
+"""The parent of ranks: imports torch once, waits for its orders, forks the ranks and tells how each
+one ended.
 
 usage: python -m testbed.workers.zygote RUN_FOLDER ORDERS_FIFO
 
-One parent serves all hosts: after the fork each rank joins its host, as ``docker exec`` would (a container's
-namespaces, control group, user and rights) or the network namespace and control group of process isolation. A fork
-costs 0.1 s in the guest, an import of torch 5 s. With an image of the user's there is a parent in each
-container, for its ranks.
+One parent serves all hosts: after the fork each rank joins its host, as ``docker exec`` would (a
+container's namespaces, control group, user and rights) or the network namespace and control group
+of process isolation. A fork costs 0.1 s in the guest, an import of torch 5 s. With an image of the
+user's there is a parent in each container, for its ranks.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 CAPABILITIES = 64  # more than any kernel has
-# A quarter of what `import torch` takes (torch 2.13): operators for tensors without storage, and what needs them. They
-# have to be there before anything imports torch._dynamo, as torch.optim does.
+# A quarter of what `import torch` takes (torch 2.13): operators for tensors without storage, and
+# what needs them. They have to be there before anything imports torch._dynamo, as torch.optim does.
 POSTPONED = (
     "torch._meta_registrations",
     "torch.distributed._meta_registrations",
@@ -52,10 +53,10 @@ POSTPONED = (
 SPARING = {
     "collectives"
 }  # workloads that use tensors and torch.distributed, and no other part of torch
-# On the virtual clock ranks begin one after another, at times that do not depend on how long it took them to enter
-# their hosts; the kernel joins timers up to 50 us apart. Rank 0 begins well before the others, who find its store open
-# then: a TCPStore whose first try is refused tries again after waits that it draws from the processor's random numbers
-# (torch 2.13).
+# On the virtual clock ranks begin one after another, at times that do not depend on how long it
+# took them to enter their hosts; the kernel joins timers up to 50 us apart. Rank 0 begins well
+# before the others, who find its store open then: a TCPStore whose first try is refused tries again
+# after waits that it draws from the processor's random numbers (torch 2.13).
 HEAD_START_NS, STEP_NS = 10**9, 100_000
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 libc = ctypes.CDLL(None, use_errno=True)
@@ -93,7 +94,9 @@ def main(run_folder: str, fifo: str) -> int:
     ):  # which the ranks will meet again, and tell
         rank_module.load_workload(plan.workers.workload)  # what it imports is shared too
     orders = _decoded(Path(fifo).read_text())
-    gc.freeze()  # a collection in a rank would write to, and so copy, every page of objects that it shares with us
+    # a collection in a rank would write to, and so copy, every page of objects that it shares with
+    # us
+    gc.freeze()
 
     def rank(order: Order, begins_ns: int = 0) -> int:
         code_bundle.remove()
@@ -116,7 +119,9 @@ def main(run_folder: str, fifo: str) -> int:
 
 
 def _begins(plan: Plan) -> Callable[[int], int]:
-    """The time at which a rank begins, in Unix ns; one that has passed on the real clock, where nothing repeats."""
+    """The time at which a rank begins, in Unix ns; one that has passed on the real clock, where
+    nothing repeats.
+    """
     if plan.clock == "real":
         return lambda rank: 0
     start_ns = time.time_ns() // HEAD_START_NS * HEAD_START_NS + HEAD_START_NS
@@ -129,7 +134,9 @@ def _wait_until(time_ns: int) -> None:
 
 
 def forked(work: Callable[[], int]) -> int:
-    """Carry out `work` in a child, whose PID this is, and whose exit status is what `work` gives."""
+    """Carry out `work` in a child, whose PID this is, and whose exit status is what `work`
+    gives.
+    """
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -188,10 +195,11 @@ def _decoded(text: str) -> list[Order]:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Without collections of garbage, without a search through all modules for that of a stack frame, and with torch's
-    `POSTPONED` left for whoever asks for them.
+    """Without collections of garbage, without a search through all modules for that of a stack
+    frame, and with torch's `POSTPONED` left for whoever asks for them.
 
-    torch 2.13 asks inspect for its operators' source lines while it is imported: 18 000 file states, 0.5 s in a guest.
+    torch 2.13 asks inspect for its operators' source lines while it is imported: 18 000 file
+    states, 0.5 s in a guest.
     """
     getmodule = inspect.getmodule
     missing = {} if "torch" in sys.modules else {name: ModuleType(name) for name in POSTPONED}
@@ -256,7 +264,9 @@ def _join(pid: int, *kinds: str) -> None:
 
 
 def _join_container(pid: int, user: tuple[int, int]) -> None:
-    """Go on as a process of a container without capabilities. Its PID namespace holds for children only: fork once."""
+    """Go on as a process of a container without capabilities. Its PID namespace holds for children
+    only: fork once.
+    """
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY)
     _join(pid, "net", "ipc", "uts", "cgroup", "pid", "mnt")
     os.fchdir(root)

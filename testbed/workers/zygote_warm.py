@@ -50,7 +50,8 @@ def import_torch() -> None:
 def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
     """Start a parent, with its FIFO in `folder`; its ranks end with the block.
 
-    It is a fork of this process, whose imports it need not do again, and imports torch beside what we do.
+    It is a fork of this process, whose imports it need not do again, and imports torch beside what
+    we do.
     """
     fifo = folder / "orders"
     os.mkfifo(fifo)

@@ -55,7 +55,9 @@ def chromium(need):
 
 @pytest.fixture
 def show(chromium):
-    """``show(path, ...)``: the page in a context with these options, with what it said on the console as `said`."""
+    """``show(path, ...)``: the page in a context with these options, with what it said on the
+    console as `said`.
+    """
     contexts = []
 
     def open_page(path, **options):

@@ -1,4 +1,6 @@
-"""Packet captures of whole runs: they change no time, tshark agrees on the same file, and a cut one is told."""
+"""Packet captures of whole runs: they change no time, tshark agrees on the same file, and a cut one
+is told.
+"""
 
 import shutil
 import subprocess
@@ -84,8 +86,9 @@ def flows(run: Folder) -> pl.DataFrame:
 def test_a_capture_changes_no_time(
     command: Command, pair: Path, folders: Path, captured: Folder
 ) -> None:
-    """Every operation of every rank takes the same time without a capture, within 1 us: a few steps of the clock
-    (256 ns), for on a busy machine a rank may read it once more. On an idle one the nanoseconds are the same."""
+    """Every operation of every rank takes the same time without a capture, within 1 us: a few steps
+    of the clock (256 ns), for on a busy machine a rank may read it once more. On an idle one the
+    nanoseconds are the same."""
     words = [
         "run",
         pair,
@@ -110,7 +113,9 @@ def test_a_capture_changes_no_time(
 
 
 def test_bytes_of_each_operation(captured: Folder) -> None:
-    """Of S bytes, the ring of two ranks sends S each way; gloo adds headers and notices, below 1 kB for each MiB."""
+    """Of S bytes, the ring of two ranks sends S each way; gloo adds headers and notices, below 1 kB
+    for each MiB.
+    """
     table = pl.read_parquet(captured.path / "flow_ops.parquet").filter(op="all_reduce")
     sums = table.group_by("bytes", "iteration", "flow").agg(pl.col("payload_bytes").sum())
     assert sums.height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
@@ -137,11 +142,13 @@ def tshark(path: Path) -> pl.DataFrame:
 
 @pytest.mark.parametrize("end", ["west", "east"])
 def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
-    """On the same file: packets and bytes exactly, and how many packets start below the highest byte.
+    """On the same file: packets and bytes exactly, and how many packets start below the highest
+    byte.
 
-    This link never reorders: all of those are retransmissions. tshark goes by time, and takes what follows newer data
-    within a round trip for reordered. Of the retransmissions, those that start where another packet did share its
-    sequence number, at least 85 %; the others were cut differently.
+    This link never reorders: all of those are retransmissions. tshark goes by time, and takes what
+    follows newer data within a round trip for reordered. Of the retransmissions, those that start
+    where another packet did share its sequence number, at least 85 %; the others were cut
+    differently.
     """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng").filter(way=OUTBOUND)
@@ -163,8 +170,9 @@ def test_tshark_agrees(lossy: Folder, need: Need, end: str) -> None:
 
 @pytest.mark.parametrize("end", ["west", "east"])
 def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> None:
-    """The acknowledgements that come in give the round trips of what goes out, to the nanosecond, but for those that
-    cover what was sent twice: tshark takes them too, though they may answer either copy, or have waited for the second.
+    """The acknowledgements that come in give the round trips of what goes out, to the nanosecond,
+    but for those that cover what was sent twice: tshark takes them too, though they may answer
+    either copy, or have waited for the second.
     """
     need(shutil.which("tshark"), "tshark")
     said = tshark(lossy.path / "captures" / f"west-east@{end}.pcapng")
@@ -193,7 +201,9 @@ def test_tshark_agrees_on_round_trips(lossy: Folder, need: Need, end: str) -> No
 
 
 def clear_trips(sent: pl.DataFrame, back: pl.DataFrame) -> pl.Series:
-    """tshark's round trips in ns, of acknowledgements that cover nothing which it saw sent twice."""
+    """tshark's round trips in ns, of acknowledgements that cover nothing which it saw sent
+    twice.
+    """
     number = pl.Int64
     again = sent.filter((pl.col("again") != "") | (pl.col("late") != "")).select(
         begin=pl.col("seq").cast(number),
@@ -222,7 +232,9 @@ def test_losses_are_those_of_the_link(lossy: Folder) -> None:
 
 
 def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> None:
-    """Beyond its limit a capture loses the oldest packets: the output, the status and the summary say so."""
+    """Beyond its limit a capture loses the oldest packets: the output, the status and the summary
+    say so.
+    """
     out = folders / "cut"
     limits = [
         "--capture",

@@ -1,8 +1,9 @@
-"""WAN links that change while a run goes on: times of all-reduces against arithmetic, before, during and after.
+"""WAN links that change while a run goes on: times of all-reduces against arithmetic, before,
+during and after.
 
-An all-reduce of 4 KiB by two ranks takes four one-way trips and some us: gloo's ring needs two steps, and each waits
-for the other side to be ready. TCP sends again at times that double, from 200 ms or the round trip on: after an outage
-of d s it goes on at most d s late (RFC 6298, 5.5).
+An all-reduce of 4 KiB by two ranks takes four one-way trips and some us: gloo's ring needs two
+steps, and each waits for the other side to be ready. TCP sends again at times that double, from 200
+ms or the round trip on: after an outage of d s it goes on at most d s late (RFC 6298, 5.5).
 """
 
 import re
@@ -68,7 +69,9 @@ def run(command: Command, folder: Path, name: str, text: str, *options: str) -> 
 
 
 def seen(found: Folder) -> pl.DataFrame:
-    """Operations of rank 0: when they began and ended, in s after the first of all, and how long they took, in ms."""
+    """Operations of rank 0: when they began and ended, in s after the first of all, and how long
+    they took, in ms.
+    """
     rank = found.ops.filter(pl.col("rank") == 0).sort("start_ns")
     first = found.began_ns
     return rank.select(
@@ -108,7 +111,9 @@ def test_changes_happen_when_they_should(changed: list[Folder]) -> None:
 
 
 def test_times_follow_the_delays(changed: list[Folder]) -> None:
-    """40 ms; with one way of 30 ms 80 ms; with 5 ms each way 20 ms. Within 1 %, for headers and the clock's reading."""
+    """40 ms; with one way of 30 ms 80 ms; with 5 ms each way 20 ms. Within 1 %, for headers and the
+    clock's reading.
+    """
     rows = seen(changed[0])
     for begin, end, expected in ((0, 2, 40), (2, 4, 80), (8.2, 30, 20)):
         assert within(rows, begin, end).median() == pytest.approx(expected, rel=0.01)
@@ -166,7 +171,8 @@ def test_the_run_tells_what_changed(changed: list[Folder], command: Command) -> 
 def test_routes_go_around_a_link_that_stays_down(command: Command, tmp_path: Path) -> None:
     """A ring of three by links of 10, 20 and 20 ms has steps that wait for its slowest link.
 
-    Without the link of 10 ms, west and east reach each other by south in 40 ms; 300 ms after it has gone down.
+    Without the link of 10 ms, west and east reach each other by south in 40 ms; 300 ms after it has
+    gone down.
     """
     found = run(
         command, tmp_path, "triangle", TRIANGLE, *all_reduce("4 KiB", 80), "--capture", "wan"
@@ -195,7 +201,8 @@ def test_routes_go_around_a_link_that_stays_down(command: Command, tmp_path: Pat
 
 
 def test_rates_change(command: Command, tmp_path: Path) -> None:
-    """1 MB by two ranks: each sends it once, in two steps: 2 x 0.5 MB; 8 ms on 1 Gbit/s and 160 ms on 50 Mbit/s.
+    """1 MB by two ranks: each sends it once, in two steps: 2 x 0.5 MB; 8 ms on 1 Gbit/s and 160 ms
+    on 50 Mbit/s.
 
     With headers (1514 bytes for 1448 of data: 4.6 %) and four trips of 10 ms: within 5 %.
     """
@@ -211,7 +218,9 @@ def test_rates_change(command: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("counting", [["--events-from", "start"], []])
 def test_programs_without_torch(counting: list[str], command: Command, tmp_path: Path) -> None:
-    """ping, once a second: of six round trips those after 2 s and 3 s take 100 ms, if events count from the start."""
+    """ping, once a second: of six round trips those after 2 s and 3 s take 100 ms, if events count
+    from the start.
+    """
     changing = "  - {at: 1500 ms, duration: 2 s, links: all, delay: 50 ms}"
     (tmp_path / "pair.yaml").write_text(PAIR.split("  - {at:", maxsplit=1)[0] + changing)
     words = [

@@ -73,7 +73,9 @@ def test_every_operation(run):
 
 
 def test_groups_at_the_same_time(run):
-    """An all-reduce in each datacenter does not wait for the WAN; one of each rail needs it. Bytes tell them apart."""
+    """An all-reduce in each datacenter does not wait for the WAN; one of each rail needs it. Bytes
+    tell them apart.
+    """
     inside = run(
         2, "10 ms", ops="[all_reduce]", sizes="[1 MiB]", groups="datacenter", in_place="true"
     )
@@ -94,12 +96,14 @@ def test_groups_at_the_same_time(run):
 
 
 def test_hierarchical_all_reduce(run):
-    """Over a WAN of 20 ms: less than half of the time of gloo's ring, and S each way instead of 7/4 S.
+    """Over a WAN of 20 ms: less than half of the time of gloo's ring, and S each way instead of 7/4
+    S.
 
-    Each of four rails reduces a quarter of S between two ranks: half of it goes each way to be added and half comes
-    back as the sum, so S/4 of each rail and S in all crosses the WAN in each direction. Of the ring of eight ranks one
-    edge goes each way, and carries 2 x 7/8 S. Frames of 1514 bytes hold 1448 bytes of data. The tolerance has room for
-    acknowledgements, barriers and the rendezvous, 1 % of all.
+    Each of four rails reduces a quarter of S between two ranks: half of it goes each way to be
+    added and half comes back as the sum, so S/4 of each rail and S in all crosses the WAN in each
+    direction. Of the ring of eight ranks one edge goes each way, and carries 2 x 7/8 S. Frames of
+    1514 bytes hold 1448 bytes of data. The tolerance has room for acknowledgements, barriers and
+    the rendezvous, 1 % of all.
     """
     ring, staged = (
         run(4, "20 ms", ops="[all_reduce]", sizes="[4 MiB]", algorithm=name)
@@ -113,7 +117,8 @@ def test_hierarchical_all_reduce(run):
             assert way["bytes"] == pytest.approx(
                 4 * crossing * 4 * MIB * 1514 / 1448, rel=0.03
             )  # with the warm-up
-    # Two exchanges, each of a request and its answer, are four one-way delays; the ring has fourteen steps.
+    # Two exchanges, each of a request and its answer, are four one-way delays; the ring has
+    # fourteen steps.
     assert 80 <= staged.median_ms()[4 * MIB] <= 95
     assert ring.median_ms()[4 * MIB] > 2 * staged.median_ms()[4 * MIB]
 

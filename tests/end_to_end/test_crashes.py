@@ -1,7 +1,8 @@
-"""Hosts that crash while a run goes on, and come back: when their peers learn of it, and that the job can go on.
+"""Hosts that crash while a run goes on, and come back: when their peers learn of it, and that the
+job can go on.
 
-Two hosts, 10 ms apart. examples/rejoin.py repeats all-reduces of two ranks, 40 ms each, with pauses of 50 ms; it makes
-a new process group when one has failed.
+Two hosts, 10 ms apart. examples/rejoin.py repeats all-reduces of two ranks, 40 ms each, with pauses
+of 50 ms; it makes a new process group when one has failed.
 """
 
 import json
@@ -64,7 +65,9 @@ def survive(
 
 @pytest.mark.parametrize("isolation", ["process", "container"])
 def test_killed_ranks_are_noticed_at_once(command: Command, tmp_path: Path, isolation: str) -> None:
-    """Their kernel closes the connections, and that takes a trip to the other side; or the next step meets it."""
+    """Their kernel closes the connections, and that takes a trip to the other side; or the next
+    step meets it.
+    """
     seen = survive(command, tmp_path, "duration: 3 s, hosts: east-h0, crash: ranks", isolation)
     assert seen.folder.status["faithful"], seen.folder.status["warnings"]
     assert len(seen.failed_s) == 1
@@ -88,7 +91,9 @@ def test_killed_ranks_are_noticed_at_once(command: Command, tmp_path: Path, isol
 
 
 def test_a_host_without_power_is_missed_by_waiting(command: Command, tmp_path: Path) -> None:
-    """Nothing tells rank 0 until its operation has taken as long as it may, since the host does not come back."""
+    """Nothing tells rank 0 until its operation has taken as long as it may, since the host does not
+    come back.
+    """
     seen = survive(command, tmp_path, "hosts: east, crash: host", "process", status=1)
     assert seen.failed_s[0] == pytest.approx(CRASH_S + TIMEOUT_S, abs=0.1)
     status = seen.folder.status
@@ -100,17 +105,20 @@ def test_a_host_without_power_is_missed_by_waiting(command: Command, tmp_path: P
 
 
 def test_a_host_that_is_back_is_joined(command: Command, tmp_path: Path) -> None:
-    """Its kernel does not know the old connections: what TCP sends again meets a reset, some time after its return."""
+    """Its kernel does not know the old connections: what TCP sends again meets a reset, some time
+    after its return.
+    """
     seen = survive(command, tmp_path, "duration: 3 s, hosts: east-h0, crash: host", "process")
     assert BACK_S <= seen.failed_s[0] <= CRASH_S + TIMEOUT_S + 0.1
     assert seen.log(0)[-1] == seen.log(1)[-1] == "done 1"
 
 
 def test_torchrun_starts_again_from_a_checkpoint(command: Command, tmp_path: Path) -> None:
-    """Agent and rank of one host are killed after 2 s, in step 21 or 22 of 90 ms, and are back after 3 s.
+    """Agent and rank of one host are killed after 2 s, in step 21 or 22 of 90 ms, and are back
+    after 3 s.
 
-    torchrun counts a node as gone 15 s after its last sign of life (three keep-alives of 5 s, torch 2.13); then the two
-    form a group again.
+    torchrun counts a node as gone 15 s after its last sign of life (three keep-alives of 5 s, torch
+    2.13); then the two form a group again.
     """
     (tmp_path / "pair.yaml").write_text(
         PAIR.replace("EVENT", "duration: 3 s, hosts: east, crash: ranks")

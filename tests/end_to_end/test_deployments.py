@@ -1,7 +1,8 @@
 """Networks that stand until they are destroyed: what their users see, and what is left of them.
 
-They have a cache folder of their own, so that what they leave can be told from what others do. Two networks of the same
-pair of hosts, 10 ms apart, serve most tests: ``real`` on the host's clock, and ``exact`` on the virtual one.
+They have a cache folder of their own, so that what they leave can be told from what others do. Two
+networks of the same pair of hosts, 10 ms apart, serve most tests: ``real`` on the host's clock, and
+``exact`` on the virtual one.
 """
 
 import csv
@@ -82,7 +83,9 @@ class Place:
         return json.loads(self.run("inspect", name, "-f", "json").stdout)
 
     def processes(self) -> list[str]:
-        """Command lines that name a folder of this cache: keepers, and each process of their guests."""
+        """Command lines that name a folder of this cache: keepers, and each process of their
+        guests.
+        """
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -180,9 +183,11 @@ def test_exec_has_the_streams_and_the_status_of_the_command(shared: Place, real:
 
 
 def test_exec_streams(shared: Place, real: str) -> None:
-    """What it prints comes, once, while the command still runs, and Ctrl-C ends the command, not the deployment.
+    """What it prints comes, once, while the command still runs, and Ctrl-C ends the command, not
+    the deployment.
 
-    The command is no shell: dash puts Ctrl-C off until the program that it is about to start has ended.
+    The command is no shell: dash puts Ctrl-C off until the program that it is about to start has
+    ended.
     """
     follow = ["tail", "-n1", "-f", "/etc/os-release"]
     with shared.started("exec", "-t", real, "west-h0", "--", *follow) as process:
@@ -202,7 +207,9 @@ def test_exec_streams(shared: Place, real: str) -> None:
 
 
 def test_round_trip(shared: Place, real: str) -> None:
-    """20 ms and what the host adds: within 2 ms + 2 % for the quickest of five. Hosts are found by name."""
+    """20 ms and what the host adds: within 2 ms + 2 % for the quickest of five. Hosts are found by
+    name.
+    """
     output = shared.run(
         "exec", "-t", real, "west-h0", "--", "ping", "-c5", "-i0.1", "east-h0"
     ).stdout
@@ -211,9 +218,11 @@ def test_round_trip(shared: Place, real: str) -> None:
 
 @pytest.mark.alone
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
-    """600 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls back.
+    """600 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls
+    back.
 
-    The quickest of the first second (20 ms), of the time between (40 ms) and of the end (20 ms) show that it did.
+    The quickest of the first second (20 ms), of the time between (40 ms) and of the end (20 ms)
+    show that it did.
     """
     with shared.started(
         "exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1"
@@ -267,7 +276,9 @@ def test_bad_input(shared: Place, real: str, exact: str, words: list[str], text:
 
 
 def test_virtual_time_stands_still_between_commands(shared: Place, exact: str) -> None:
-    """The guest's kernel is stopped; two commands are less than a virtual ms apart, with over a second between them."""
+    """The guest's kernel is stopped; two commands are less than a virtual ms apart, with over a
+    second between them.
+    """
     read_clock = ["exec", "-t", exact, "west-h0", "--", "date", "+%s%N"]
     begin, first = time.monotonic(), int(shared.run(*read_clock).stdout)
     time.sleep(1)
@@ -279,14 +290,18 @@ def test_virtual_time_stands_still_between_commands(shared: Place, exact: str) -
 
 
 def test_virtual_round_trip(shared: Place, exact: str) -> None:
-    """20 ms, and for 98 bytes 2 x 0.784 us at the WAN ports and 4 x 0.031 us at NICs; 20 us for netem's timers."""
+    """20 ms, and for 98 bytes 2 x 0.784 us at the WAN ports and 4 x 0.031 us at NICs; 20 us for
+    netem's timers.
+    """
     output = shared.run("exec", "-t", exact, "west-h0", "--", "ping", "-c3", "10.1.0.1").stdout
     assert rtts_ms(output) == pytest.approx([20.0017] * 3, abs=0.02)
     assert "3 received, 0% packet loss, time 200" in output  # one a second
 
 
 def test_verify_notices_what_was_changed_behind_its_back(shared: Place, exact: str) -> None:
-    """A rate that is 2 % less than planned, on one direction; all else is as planned, before and after."""
+    """A rate that is 2 % less than planned, on one direction; all else is as planned, before and
+    after.
+    """
     before = json.loads(shared.run("verify", "-t", exact, "-f", "json").stdout)
     assert [(c["quantity"], c["from"], c["to"], c["ok"]) for c in before] == [
         ("rtt", "west", "east", True),
@@ -321,7 +336,9 @@ def test_verify_a_preset(shared: Place) -> None:
 
 
 def test_verify_a_topology_with_loss(shared: Place, tmp_path: Path) -> None:
-    """Deployed for this and destroyed; loss of 2 % within four standard deviations of 10 000 packets."""
+    """Deployed for this and destroyed; loss of 2 % within four standard deviations of 10 000
+    packets.
+    """
     lossy = tmp_path / "lossy.yaml"
     lossy.write_text(PAIR.replace("delay: 10 ms", "delay: 10 ms, loss: {west->east: 2 %}"))
     rows = list(csv.DictReader(shared.run("verify", lossy, "-f", "csv").stdout.splitlines()))

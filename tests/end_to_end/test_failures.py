@@ -1,6 +1,7 @@
 """However a run ends: it says why, keeps its results so far, and leaves nothing behind.
 
-These runs have a cache folder of their own, so that what they leave can be told from what other runs do.
+These runs have a cache folder of their own, so that what they leave can be told from what other
+runs do.
 """
 
 import os
@@ -89,7 +90,9 @@ class Place:
                 process.kill()
 
     def processes(self) -> list[str]:
-        """Command lines of processes of this run: each process of a guest has the guest's folder in its own."""
+        """Command lines of processes of this run: each process of a guest has the guest's folder in
+        its own.
+        """
         marks = [str(self.cache).encode(), str(self.out).encode()]
         found = []
         for entry in Path("/proc").iterdir():
@@ -158,7 +161,8 @@ def test_a_host_without_memory(pair: Path, place: Place) -> None:
 
 
 def test_a_guest_without_memory(pair: Path, place: Place) -> None:
-    """The whole guest has 700 MiB: enough to import torch, too little for two tensors of 300 MB and room to work.
+    """The whole guest has 700 MiB: enough to import torch, too little for two tensors of 300 MB and
+    room to work.
 
     The kernel ends a process, or reads pages of programs again and again, which the watchdog ends.
     """

@@ -15,7 +15,9 @@ SLOWEST_S = 60
 
 
 def test_a_command(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its output and exit status; it is root, has no network, sees this machine's files and cannot change them."""
+    """Its output and exit status; it is root, has no network, sees this machine's files and cannot
+    change them.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").write_text("untouched\n")
     script = "pwd; id -u; uname -r; ip -br link show up | cut -d' ' -f1; cat here; echo changed > here; exit 3"

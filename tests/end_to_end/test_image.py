@@ -1,7 +1,8 @@
-"""An image of the user's: its own Python, torch and libraries, and nothing of this machine but the testbed's code.
+"""An image of the user's: its own Python, torch and libraries, and nothing of this machine but the
+testbed's code.
 
-The image is made here of this machine's interpreter and packages, in both forms that `--image` takes: as ``docker
-save`` writes it, and as a plain root file system.
+The image is made here of this machine's interpreter and packages, in both forms that `--image`
+takes: as ``docker save`` writes it, and as a plain root file system.
 """
 
 import hashlib
@@ -172,7 +173,9 @@ def test_an_image_of_the_users(
 
 
 def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> None:
-    """The image's Python runs it, finds the other host by name, and is started again when its host has crashed."""
+    """The image's Python runs it, finds the other host by name, and is started again when its host
+    has crashed.
+    """
     events = "events: [{at: 2 s, duration: 3 s, hosts: east-h0, crash: host}]"
     (tmp_path / "topology.yaml").write_text(TOPOLOGY + events)
     out = tmp_path / "run"

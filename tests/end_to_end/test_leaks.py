@@ -1,6 +1,8 @@
-"""Nothing is left behind, however a run ends: a census of this machine before and after each of them.
+"""Nothing is left behind, however a run ends: a census of this machine before and after each of
+them.
 
-Two random moments of each kind in the default tests (25 s on two idle cores), ten in `make soak`; the seed is fixed.
+Two random moments of each kind in the default tests (25 s on two idle cores), ten in `make soak`;
+the seed is fixed.
 """
 
 import json
@@ -57,7 +59,9 @@ def found(
 
 
 def test_nothing_is_left(found: dict[str, Any]) -> None:
-    """Processes, namespaces, links, queues, mounts, control groups, memory, temporary files, sockets: as before."""
+    """Processes, namespaces, links, queues, mounts, control groups, memory, temporary files,
+    sockets: as before.
+    """
     left = {name: differences(case["before"], case["after"]) for name, case in found.items()}
     assert {name: change for name, change in left.items() if change} == {}
 

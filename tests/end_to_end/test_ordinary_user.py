@@ -1,4 +1,6 @@
-"""A user without any privilege runs a job: the guest's root has no more rights on the host than whoever started it."""
+"""A user without any privilege runs a job: the guest's root has no more rights on the host than
+whoever started it.
+"""
 
 import os
 import shutil
@@ -21,7 +23,8 @@ PROJECT = Path(testbed.__file__).parent.parent
 PARTS = ("testbed", "topologies", "workloads")
 
 
-# In a mount namespace of its own: the folder $1 becomes one that anybody may enter, in which only the others are left.
+# In a mount namespace of its own: the folder $1 becomes one that anybody may enter, in which only
+# the others are left.
 OPEN = """
 set -e
 closed=$1; shift
@@ -125,7 +128,8 @@ def test_an_ordinary_user(
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     folder = Folder(home / "run")
     assert folder.status["faithful"], folder.status
-    # As in the run of whoever owns this machine: four one-way trips and the serialisation, within 1.5 %.
+    # As in the run of whoever owns this machine: four one-way trips and the serialisation, within
+    # 1.5 %.
     assert folder.median_ms()[4000] == pytest.approx(40.05, rel=0.015)
     assert all(row["captured_packets"] > 0 for row in folder.summary["wan"])
     owners = {path.stat().st_uid for path in folder.path.rglob("*")}

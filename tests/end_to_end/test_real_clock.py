@@ -1,4 +1,6 @@
-"""The same job on the host's clock: it runs, and says whether the CPU was the limit. Its times are not tested."""
+"""The same job on the host's clock: it runs, and says whether the CPU was the limit. Its times are
+not tested.
+"""
 
 import os
 import subprocess

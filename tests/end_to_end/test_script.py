@@ -1,4 +1,6 @@
-"""The user's own scripts, unchanged, on two hosts 10 ms apart: what they see, what they write, what is recorded."""
+"""The user's own scripts, unchanged, on two hosts 10 ms apart: what they see, what they write, what
+is recorded.
+"""
 
 import importlib.util
 import json
@@ -10,7 +12,8 @@ import pytest
 
 from tests.support.runs import Command, Folder, Need
 
-# Buckets that DDP sends at once fill a queue of one bandwidth-delay product; drops are not the matter here.
+# Buckets that DDP sends at once fill a queue of one bandwidth-delay product; drops are not the
+# matter here.
 ROOMY = ["--set", "topology.wan.west-east.queue=500 ms"]
 STEPS = 4
 LAYER = 4 * 500 * 500  # bytes of a layer's weights
@@ -191,7 +194,9 @@ def test_a_module_in_containers(
 
 
 def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
-    """Each host starts it once. Its ranks import torch by themselves, and are recorded all the same."""
+    """Each host starts it once. Its ranks import torch by themselves, and are recorded all the
+    same.
+    """
     words = ["--isolation", "process", "--out", tmp_path / "run"]
     launcher = ["torchrun", "--nnodes", 2, "--nproc-per-node", 1]
     command("run", pair, *words, "--", *launcher, scripts / "small.py", "--lr", "1e-3")
@@ -202,7 +207,8 @@ def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: 
     rows = reduced.select("rank", "bytes", "phase", "iteration").rows()
     assert rows == [(rank, 4000, "script", number) for rank in (0, 1) for number in range(6)]
     assert folder.ops.height == 2 * reduced.height  # as many barriers
-    # As in test_two_hosts.py, where `collectives` takes the times around its calls: four one-way trips.
+    # As in test_two_hosts.py, where `collectives` takes the times around its calls: four one-way
+    # trips.
     assert (reduced["end_ns"] - reduced["start_ns"]).median() == pytest.approx(40.05e6, rel=0.015)
     assert "arguments ['--lr', '1e-3']" in (folder.path / "logs/rank-1.log").read_text()
     exits = [
@@ -215,7 +221,9 @@ def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: 
 def test_names_sockets_and_modules(
     command: Command, pair: Path, scripts: Path, tmp_path: Path, isolation: str
 ) -> None:
-    """Hosts find each other by name, serve IPv4 on addresses of IPv6, and modules on a PYTHONPATH of the user's."""
+    """Hosts find each other by name, serve IPv4 on addresses of IPv6, and modules on a PYTHONPATH
+    of the user's.
+    """
     more = scripts / "more"
     words = [
         "--isolation",
@@ -270,7 +278,8 @@ def test_a_script_without_memory(
 def test_scripts_of_others(
     name: str, need: Need, command: Command, pair: Path, tmp_path: Path
 ) -> None:
-    """Of Hugging Face Accelerate, as installed: they train under DDP, and compare the result with one process's.
+    """Of Hugging Face Accelerate, as installed: they train under DDP, and compare the result with
+    one process's.
 
     The second one expects a file that one rank writes to be there for the other.
     """

@@ -48,7 +48,9 @@ def points(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def started(path: Path) -> int:
-    """When the point whose run folder this is was begun: the modification time of what is written first."""
+    """When the point whose run folder this is was begun: the modification time of what is written
+    first.
+    """
     return (path / "spec.yaml").stat().st_mtime_ns
 
 
@@ -156,7 +158,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
 def test_a_sweep_that_is_ended_while_it_ends_its_guests(
     experiment: Path, tmp_path: Path, command_environment: dict[str, str]
 ) -> None:
-    """Two guests are idle after the last point. The signal comes while the sweep waits for the first of them."""
+    """Two guests are idle after the last point. The signal comes while the sweep waits for the
+    first of them.
+    """
     out = tmp_path / "out"
     process = subprocess.Popen(
         [
@@ -191,7 +195,9 @@ def test_a_sweep_that_is_ended_while_it_ends_its_guests(
 def a_guest_of_its_own_gives_the_same(
     command: Command, experiment: Path, point: Path, tmp_path: Path
 ) -> None:
-    """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a fresh guest's."""
+    """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a
+    fresh guest's.
+    """
     words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=100", "warmup=0"]
     sets = [word for value in words for word in ("--set", f"workload.{value}")]
     sets += ["--set", "topology.wan.west-east.delay=20 ms", "--isolation", "process"]

@@ -1,4 +1,6 @@
-"""A sweep on a Ray cluster of two nodes, of which one is lost in the middle, gives what it gives without Ray."""
+"""A sweep on a Ray cluster of two nodes, of which one is lost in the middle, gives what it gives
+without Ray.
+"""
 
 import importlib.util
 import os

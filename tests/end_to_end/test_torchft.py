@@ -1,4 +1,6 @@
-"""examples/torchft_sites.py: torchft goes on with the datacenters that are left, and takes lost ones back."""
+"""examples/torchft_sites.py: torchft goes on with the datacenters that are left, and takes lost
+ones back.
+"""
 
 import importlib.util
 import re
@@ -42,7 +44,9 @@ def steps_of(log: Path) -> list[Step]:
 def test_a_datacenter_fails_and_comes_back(
     crash: str, need: Need, command: Command, tmp_path: Path
 ) -> None:
-    """Killed ranks are noticed a trip later, in the same step; a silent host when the operation's timeout is over."""
+    """Killed ranks are noticed a trip later, in the same step; a silent host when the operation's
+    timeout is over.
+    """
     need(importlib.util.find_spec("torchft"), "the Python package torchft")
     (tmp_path / "sites.yaml").write_text(SITES.replace("CRASH", crash))
     words = ["run", tmp_path / "sites.yaml", "--isolation", "process", "--out", tmp_path / "run"]

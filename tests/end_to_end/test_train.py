@@ -1,4 +1,6 @@
-"""Training across two sites, 1 Gbit/s and 10 ms apart: what a step costs with DDP and with DiLoCo."""
+"""Training across two sites, 1 Gbit/s and 10 ms apart: what a step costs with DDP and with
+DiLoCo.
+"""
 
 from pathlib import Path
 
@@ -53,7 +55,8 @@ def test_the_run_is_complete_and_learns(runs: dict[str, Folder], method: str) ->
 def test_ddp_exchanges_every_gradient_in_every_step(runs: dict[str, Folder]) -> None:
     """Between two ranks the ring sends all bytes once each way, in whole frames: within 3 %.
 
-    They take longer than a round trip, and the only bucket leaves when the backward pass is over: all of it shows.
+    They take longer than a round trip, and the only bucket leaves when the backward pass is over:
+    all of it shows.
     """
     row = runs["ddp"].summary["training"]
     size = 4 * row["parameters"]
@@ -67,7 +70,8 @@ def test_ddp_exchanges_every_gradient_in_every_step(runs: dict[str, Folder]) -> 
 def test_diloco_exchanges_as_much_every_few_steps(runs: dict[str, Folder]) -> None:
     """Two exchanges in the eight steps that count; the others have nothing to wait for.
 
-    An exchange takes twice as long as one of DDP: it comes after 150 ms of silence, and TCP starts slowly again.
+    An exchange takes twice as long as one of DDP: it comes after 150 ms of silence, and TCP starts
+    slowly again.
     """
     ddp, diloco = (runs[method].summary["training"] for method in ("ddp", "diloco"))
     assert diloco["wan_bytes_per_step"] == pytest.approx(

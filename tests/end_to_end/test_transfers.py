@@ -1,7 +1,7 @@
 """Transfers beside the job: how long they take by arithmetic, and what they do to the job.
 
-Two hosts at 10 Gbit/s in each of two datacenters, and a link of 1 Gbit/s and 10 ms. A segment has 1448 bytes of data in
-a frame of 1514.
+Two hosts at 10 Gbit/s in each of two datacenters, and a link of 1 Gbit/s and 10 ms. A segment has
+1448 bytes of data in a frame of 1514.
 """
 
 import polars as pl
@@ -40,7 +40,9 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 def test_a_transfer_takes_as_long_as_the_link_needs(run: Folder) -> None:
-    """100 MB in 0.84 s; while its windows grow, and beside the job, which has its share, up to half as long again."""
+    """100 MB in 0.84 s; while its windows grow, and beside the job, which has its share, up to half
+    as long again.
+    """
     first = run.summary["transfers"][0]
     assert (first["from"], first["to"], first["received"]) == ("west-h0", "east-h1", 100_000_000)
     least_s = 100e6 * 8 * FRAME / 1e9 + 0.01

@@ -1,4 +1,6 @@
-"""All-reduces of two hosts, 1 Gbit/s and 10 ms one way, from the command line: times, bytes, repetition, isolation."""
+"""All-reduces of two hosts, 1 Gbit/s and 10 ms one way, from the command line: times, bytes,
+repetition, isolation.
+"""
 
 import json
 import shutil
@@ -98,7 +100,8 @@ def test_the_run_is_complete_and_faithful(first: Folder) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_times(first: Folder, size: int) -> None:
-    """Two ranks: gloo's ring needs four one-way trips (40 ms), and at most 2 MiB are on their way at a time.
+    """Two ranks: gloo's ring needs four one-way trips (40 ms), and at most 2 MiB are on their way
+    at a time.
 
     The figures come from the same path with every packet sent by itself; within 1.5 %.
     """
@@ -129,17 +132,19 @@ def durations(run: Folder) -> pl.DataFrame:
 
 
 def test_the_same_seed_gives_the_same_times(first: Folder, second: Folder) -> None:
-    """Every operation of every rank, warm-ups included, takes the same time within 1 us: a few steps of the clock
-    (256 ns), for on a busy machine a rank may read it once more. On an idle one the nanoseconds are the same."""
+    """Every operation of every rank, warm-ups included, takes the same time within 1 us: a few
+    steps of the clock (256 ns), for on a busy machine a rank may read it once more. On an idle one
+    the nanoseconds are the same."""
     assert durations(first).height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
     assert (durations(first)["duration"] - durations(second)["duration"]).abs().max() <= 1000
 
 
 def test_containers_repeat_too(command: Command, folders: Path) -> None:
-    """Docker takes another time to start in each run, on both clocks; what the ranks do afterwards takes the same.
+    """Docker takes another time to start in each run, on both clocks; what the ranks do afterwards
+    takes the same.
 
-    Four hosts, whose transfers meet on one link: where they do changes at once if anything else moves. Within 1 us, as
-    above; the nanoseconds are the same as a rule.
+    Four hosts, whose transfers meet on one link: where they do changes at once if anything else
+    moves. Within 1 us, as above; the nanoseconds are the same as a rule.
     """
     runs = []
     for name in ("one", "two", "three"):
@@ -162,7 +167,9 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
 def test_super_packets_change_nothing(
     first: Folder, command: Command, pair: Path, folders: Path
 ) -> None:
-    """Segmentation offload, on by default where no link treats packets one by one: medians within 0.4 %."""
+    """Segmentation offload, on by default where no link treats packets one by one: medians within
+    0.4 %.
+    """
     assert first.json("plan.json")["network"]["tcp"]["packets_per_skb"] == 43
     out = folders / "single-packets"
     off = ["--set", "topology.tcp.offload=off"]
@@ -220,11 +227,13 @@ def test_a_rank_has_no_way_around_the_emulated_network(
 
 
 def test_bytes(in_containers: Folder) -> None:
-    """What the link's counters saw = what the captures saw = the algorithm's volume and its headers, within 2 %.
+    """What the link's counters saw = what the captures saw = the algorithm's volume and its
+    headers, within 2 %.
 
-    Between two ranks a ring all-reduce of S bytes sends S/2 (reduce-scatter) and S/2 (all-gather) each way. In full
-    packets 1448 of 1514 bytes are data. Acknowledgements, barriers and gloo's notices of readiness are small beside
-    the 102 MB of data: 66 to 200 bytes each, of which the ring sends some for each MiB; they are not counted here.
+    Between two ranks a ring all-reduce of S bytes sends S/2 (reduce-scatter) and S/2 (all-gather)
+    each way. In full packets 1448 of 1514 bytes are data. Acknowledgements, barriers and gloo's
+    notices of readiness are small beside the 102 MB of data: 66 to 200 bytes each, of which the
+    ring sends some for each MiB; they are not counted here.
     """
     data = sum(SIZES) * (WARMUP + ITERATIONS)
     expected = data * 1514 / 1448

@@ -1,4 +1,6 @@
-"""The guest kernel leaves FP registers in the processes that have them: no thread may find those of another one."""
+"""The guest kernel leaves FP registers in the processes that have them: no thread may find those of
+another one.
+"""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Runs in the machine's own kernel. This machine's may have no netem, so the machine is a guest on the real clock."""
+"""Runs in the machine's own kernel. This machine's may have no netem, so the machine is a guest on
+the real clock.
+"""
 
 import json
 from pathlib import Path
@@ -60,14 +62,18 @@ def test_it_ends_as_it_should(folder: Path, case: str, found: dict[str, Any]) ->
 
 
 def test_nothing_is_left_and_nothing_of_others_is_touched(case: str, found: dict[str, Any]) -> None:
-    """Bridge, queue, namespace, control group, process, container and image of others are as they were."""
+    """Bridge, queue, namespace, control group, process, container and image of others are as they
+    were.
+    """
     assert "testbed-lab running" in found["before"]["containers and images"]
     assert "testbed-br" in found["before"]["links"]
     assert differences(found["before"], found["after"]) == {}
 
 
 def test_what_is_made_is_the_runs_own(case: str, found: dict[str, Any]) -> None:
-    """While it runs, others see its processes, namespaces, and a control group with its name; nothing else."""
+    """While it runs, others see its processes, namespaces, and a control group with its name;
+    nothing else.
+    """
     seen = differences(found["before"], found["during"])
     new = {kind: change[0] for kind, change in seen.items()}
     assert {kind: change[1] for kind, change in seen.items() if change[1]} == {}
@@ -86,7 +92,9 @@ def test_kill_leaves_a_control_group_at_most(folder: Path) -> None:
 
 @pytest.mark.parametrize("isolation", ["process", "container"])
 def test_it_measures_what_was_planned(folder: Path, isolation: str) -> None:
-    """1 Gbit/s and 10 ms each way: two ranks need four one-way trips, on a busy machine some more."""
+    """1 Gbit/s and 10 ms each way: two ranks need four one-way trips, on a busy machine some
+    more.
+    """
     run = folder / f"{isolation}-complete" / "run"
     plan = json.loads((run / "plan.json").read_text())
     assert (plan["where"], plan["clock"]) == ("here", "real")
@@ -106,7 +114,9 @@ def test_it_measures_what_was_planned(folder: Path, isolation: str) -> None:
 
 
 def test_links_change_on_the_real_clock(folder: Path) -> None:
-    """40 ms each way from 0.5 s on, for a second: four trips take 160 ms, and 40 before and after."""
+    """40 ms each way from 0.5 s on, for a second: four trips take 160 ms, and 40 before and
+    after.
+    """
     run = folder / "process-change" / "run"
     changes = [json.loads(line) for line in (run / "raw/changes.jsonl").read_text().splitlines()]
     assert len(changes) == 2

@@ -50,7 +50,9 @@ def folder(
 
 
 def test_it_could_mount_what_it_wanted(folder: Path) -> None:
-    """The attempts mean something: without the confinement, what was mounted could be written to."""
+    """The attempts mean something: without the confinement, what was mounted could be written
+    to.
+    """
     found = result(folder)
     assert (found["mount the whole machine"], found["mount a folder"]) == ("done", "done")
 

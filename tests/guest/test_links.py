@@ -1,6 +1,8 @@
-"""What links do to packets, against physics and the literature: every scenario is a network of its own in one guest.
+"""What links do to packets, against physics and the literature: every scenario is a network of its
+own in one guest.
 
-The formulas and the tolerances stand with each test. Virtual times are exact up to some microseconds.
+The formulas and the tolerances stand with each test. Virtual times are exact up to some
+microseconds.
 """
 
 from collections.abc import Callable
@@ -67,7 +69,9 @@ def clos(spines: int, hosts: int) -> dict[str, Any]:
 
 
 def diamond() -> dict[str, Any]:
-    """From a to d by way of b or of c, which are equally far: of 16 hosts, some take the one and some the other."""
+    """From a to d by way of b or of c, which are equally far: of 16 hosts, some take the one and
+    some the other.
+    """
     wan = [
         link("1 Gbit/s", "5 ms", between=ends)
         for ends in (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])
@@ -150,7 +154,9 @@ def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.mark.parametrize("ms", DELAYS_MS)
 def test_delay(found: dict[str, Any], ms: float) -> None:
-    """RTT = twice the delay and the serialisation of 98 bytes at 2 ports of 100 Gbit/s; within 10 us."""
+    """RTT = twice the delay and the serialisation of 98 bytes at 2 ports of 100 Gbit/s; within 10
+    us.
+    """
     assert found[f"rtt {ms}"]["rtt_ns"] == pytest.approx(
         2 * ms * MS + LAN_NS + 2 * 98 * 8 / 100, abs=10_000
     )
@@ -175,10 +181,12 @@ def test_tcp_rate(found: dict[str, Any], rate: str) -> None:
 
 @pytest.mark.parametrize("kind", JITTERS)
 def test_jitter(found: dict[str, Any], kind: str) -> None:
-    """`jitter` is the standard deviation; of a uniform distribution it is the half width, and so its deviation is
-    1 / sqrt(3) of it. Mean and deviation within 5 %, no packet overtakes another unless that is asked for.
+    """`jitter` is the standard deviation; of a uniform distribution it is the half width, and so
+    its deviation is 1 / sqrt(3) of it. Mean and deviation within 5 %, no packet overtakes another
+    unless that is asked for.
 
-    The tables of iproute2 have a mean of 0, but pareto's is cut at 4 deviations: hence its wider tolerance.
+    The tables of iproute2 have a mean of 0, but pareto's is cut at 4 deviations: hence its wider
+    tolerance.
     """
     got = found[f"jitter {kind}"]
     assert got["packets"] == 4000
@@ -197,9 +205,11 @@ def test_reordering(found: dict[str, Any], kind: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_is_drawn_per_packet(found: dict[str, Any], loss: float) -> None:
-    """Within three standard deviations of the binomial distribution, although the sender hands over 40 at a time.
+    """Within three standard deviations of the binomial distribution, although the sender hands over
+    40 at a time.
 
-    Independent losses come in runs of 1 / (1 - p) packets, super-packets would be lost 40 at a time.
+    Independent losses come in runs of 1 / (1 - p) packets, super-packets would be lost 40 at a
+    time.
     """
     got, packets = found[f"loss {loss}"], LOSSES[loss]
     assert got["lost"] == pytest.approx(packets * loss, abs=3 * sqrt(packets * loss * (1 - loss)))
@@ -221,7 +231,9 @@ def test_corruption(found: dict[str, Any]) -> None:
 
 
 def test_queue(found: dict[str, Any]) -> None:
-    """A full queue of 100 frames at 10 Mbit/s adds 100 frames' time to the delay; within 2 % (and a frame)."""
+    """A full queue of 100 frames at 10 Mbit/s adds 100 frames' time to the delay; within 2 % (and a
+    frame).
+    """
     got = found["queue"]
     frame_ns = FRAME * 8e9 / (10 * MBIT)
     assert got["first_ns"] == pytest.approx(5 * MS + frame_ns, rel=0.01)
@@ -232,7 +244,9 @@ def test_queue(found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("discipline", ["red", "fq_codel"])
 def test_ecn(found: dict[str, Any], discipline: str) -> None:
-    """With ecn the queue marks and drops nothing, without it drops; the link stays busy in both cases."""
+    """With ecn the queue marks and drops nothing, without it drops; the link stays busy in both
+    cases.
+    """
     marked, dropped = found[f"{discipline} ecn=True"], found[f"{discipline} ecn=False"]
     assert (marked["drops"], dropped["marks"]) == (0, 0)
     assert marked["marks"] > 0
@@ -242,7 +256,9 @@ def test_ecn(found: dict[str, Any], discipline: str) -> None:
 
 
 def test_a_managed_queue_changes_no_time(found: dict[str, Any]) -> None:
-    """RTT and rate are those of a drop-tail queue: a frame of 98 bytes takes 78.4 us at 10 Mbit/s."""
+    """RTT and rate are those of a drop-tail queue: a frame of 98 bytes takes 78.4 us at 10
+    Mbit/s.
+    """
     assert found["managed rtt"]["rtt_ns"] == pytest.approx(
         10 * MS + 2 * 78_400 + LAN_NS, abs=10_000
     )
@@ -250,7 +266,9 @@ def test_a_managed_queue_changes_no_time(found: dict[str, Any]) -> None:
 
 
 def test_mesh(found: dict[str, Any]) -> None:
-    """Ten pairs of five datacenters, one link each: RTTs within 10 us, rates of iperf3 within 3 %."""
+    """Ten pairs of five datacenters, one link each: RTTs within 10 us, rates of iperf3 within 3
+    %.
+    """
     got = found["mesh"]
     expected = [2 * (delay * MS + 98 * 8 / 0.1) + 4 * 98 * 8 / 10 for delay in MESH_DELAYS.values()]
     assert got["rtt_ns"] == pytest.approx(expected, abs=10_000)
@@ -258,7 +276,9 @@ def test_mesh(found: dict[str, Any]) -> None:
 
 
 def test_oversubscription(found: dict[str, Any]) -> None:
-    """Four hosts of 10 Gbit/s share a leaf's uplink of 10 Gbit/s (4 : 1); inside a leaf each has its own. 2 %."""
+    """Four hosts of 10 Gbit/s share a leaf's uplink of 10 Gbit/s (4 : 1); inside a leaf each has
+    its own. 2 %.
+    """
     assert sum(found["oversubscribed"]["bps"]) == pytest.approx(
         LEAF_RATE * SEGMENT / FRAME, rel=0.02
     )
@@ -266,7 +286,9 @@ def test_oversubscription(found: dict[str, Any]) -> None:
 
 
 def test_traffic_is_spread_over_the_spines(found: dict[str, Any]) -> None:
-    """Thirty-two pairs of hosts on four spines: each spine carries some, and none more than half."""
+    """Thirty-two pairs of hosts on four spines: each spine carries some, and none more than
+    half.
+    """
     sent = found["spread"]["spines"]
     assert len(sent) == 4
     assert min(sent.values()) > 0.02 * sum(sent.values())
@@ -274,13 +296,17 @@ def test_traffic_is_spread_over_the_spines(found: dict[str, Any]) -> None:
 
 
 def test_round_trip_of_a_fabric(found: dict[str, Any]) -> None:
-    """Leaf, spine, leaf: two cables of 10 us each way, and 98 bytes at ports of 10 and 2.5 Gbit/s; within 10 us."""
+    """Leaf, spine, leaf: two cables of 10 us each way, and 98 bytes at ports of 10 and 2.5 Gbit/s;
+    within 10 us.
+    """
     expected = 4 * 10_000 + 4 * 98 * 8 / 10 + 4 * 98 * 8 / 2.5
     assert found["clos rtt"]["rtt_ns"] == pytest.approx(expected, abs=10_000)
 
 
 def test_multipath(found: dict[str, Any]) -> None:
-    """Eight pairs of hosts have two equal ways of 1 Gbit/s: together they get more than one, at most both."""
+    """Eight pairs of hosts have two equal ways of 1 Gbit/s: together they get more than one, at
+    most both.
+    """
     total = sum(found["multipath"]["bps"])
     assert 1.1 * GBIT < total < 2 * GBIT * SEGMENT / FRAME * 1.01
 
@@ -313,8 +339,8 @@ def real(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.mark.alone
 def test_real_time(real: dict[str, Any]) -> None:
-    """On the host's clock everything is late by scheduling, more so on a busy machine: RTT within 3 ms, the rate of
-    UDP within 10 %, that of TCP within 30 %, delays within 20 %."""
+    """On the host's clock everything is late by scheduling, more so on a busy machine: RTT within 3
+    ms, the rate of UDP within 10 %, that of TCP within 30 %, delays within 20 %."""
     assert real["rtt"]["rtt_ns"] == pytest.approx(20 * MS, abs=3 * MS)
     assert real["tcp"]["bps"][0] == pytest.approx(50 * MBIT * SEGMENT / FRAME, rel=0.3)
     assert real["udp"]["bps"] == pytest.approx(20 * MBIT * DATAGRAM / FRAME, rel=0.1)

@@ -1,4 +1,6 @@
-"""The guest as a machine: its clock, what it can touch of the host, how it ends, how a loop in it is noticed."""
+"""The guest as a machine: its clock, what it can touch of the host, how it ends, how a loop in it
+is noticed.
+"""
 
 import time
 from collections.abc import Iterator
@@ -52,7 +54,9 @@ def test_the_exit_status_comes_out(ended: int, folder: Path) -> None:
 
 
 def test_a_sleep_is_exact_and_costs_next_to_nothing(found: dict[str, Any], folder: Path) -> None:
-    """1000 s pass within 1 ms, in less than 5 s of wall time (the times of files that the host's kernel set)."""
+    """1000 s pass within 1 ms, in less than 5 s of wall time (the times of files that the host's
+    kernel set).
+    """
     before, after = (
         (folder / "shared" / name).stat().st_mtime for name in ("before-sleep", "after-sleep")
     )
@@ -68,7 +72,9 @@ def test_time_begins_at_the_same_moment_in_every_guest(found: dict[str, Any]) ->
 def test_the_files_of_the_host_stay_as_they_are(
     found: dict[str, Any], files_of_the_host: dict[Path, bytes | None]
 ) -> None:
-    """Each attempt fails or ends in the guest's own layer; that they were made shows that the test tests something."""
+    """Each attempt fails or ends in the guest's own layer; that they were made shows that the test
+    tests something.
+    """
     assert set(found["attempts"]) == set(map(str, files_of_the_host))
     assert found["attempts"]["/etc/made-by-a-guest"] == "written"
     for path, content in files_of_the_host.items():
@@ -76,7 +82,9 @@ def test_the_files_of_the_host_stay_as_they_are(
 
 
 def test_no_interface_of_the_host(found: dict[str, Any]) -> None:
-    """Only loopback is up, and what else there is are unused virtual devices of the guest's own kernel."""
+    """Only loopback is up, and what else there is are unused virtual devices of the guest's own
+    kernel.
+    """
     assert found["interfaces_up"] == ["lo"]
     assert found["hardware"] == []
 
@@ -107,7 +115,9 @@ def end_of_watch(guest: Guest, folder: Path) -> str:
 def spinning(
     kernel: Kernel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, list[int]]]:
-    """What the watch says of a process that loops, and the ns that the kernel forced the clock on, as they grew."""
+    """What the watch says of a process that loops, and the ns that the kernel forced the clock on,
+    as they grew.
+    """
     folder = tmp_path_factory.mktemp("spin") / "shared"
     with guest_with(kernel, "spin.py", folder) as guest:
         text = end_of_watch(guest, folder)
@@ -125,7 +135,9 @@ def spinning(
 def test_a_clock_that_stands_still_is_noticed_and_explained(
     spinning: tuple[str, list[int]],
 ) -> None:
-    """A process that loops without waiting keeps the virtual clock still; the message says which one, and where."""
+    """A process that loops without waiting keeps the virtual clock still; the message says which
+    one, and where.
+    """
     text, _forced = spinning
     assert f"the guest's clock stood still for {STALL_LIMIT_S} s: python" in text
     assert "on iowa-h0 computes, or waits in a loop" in text
@@ -133,7 +145,9 @@ def test_a_clock_that_stands_still_is_noticed_and_explained(
 
 
 def test_a_stage_that_waits_for_ever_is_noticed(kernel: Kernel, tmp_path: Path) -> None:
-    """As when a process that it waits for has been killed from outside: the clock runs, an hour in seconds."""
+    """As when a process that it waits for has been killed from outside: the clock runs, an hour in
+    seconds.
+    """
     folder = tmp_path / "shared"
     with guest_with(kernel, "waits.py", folder) as guest:
         assert end_of_watch(guest, folder).startswith(
@@ -142,7 +156,9 @@ def test_a_stage_that_waits_for_ever_is_noticed(kernel: Kernel, tmp_path: Path) 
 
 
 def test_the_kernel_moves_the_clock_on_in_the_end(spinning: tuple[str, list[int]]) -> None:
-    """After 10 s of spinning virtual time is forced on, and is reported as forced, with the process that spins."""
+    """After 10 s of spinning virtual time is forced on, and is reported as forced, with the process
+    that spins.
+    """
     text, forced = spinning
     assert len(forced) == 3, forced
     assert text.splitlines()[-1].startswith("iowa-h0 python")

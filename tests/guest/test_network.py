@@ -1,7 +1,8 @@
 """A network of three datacenters in a guest: what its packets meet is what the topology says.
 
-All times are virtual, so they are exact up to what netem itself does: it sends a packet at the nanosecond that it has
-computed, and its timers fire at most some microseconds late. Tolerances are stated with each test.
+All times are virtual, so they are exact up to what netem itself does: it sends a packet at the
+nanosecond that it has computed, and its timers fire at most some microseconds late. Tolerances are
+stated with each test.
 """
 
 from typing import Any
@@ -14,7 +15,8 @@ from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 from tests.support.guests import console, finish, guest_with, result
 
-# The delays differ per direction, so that a mix-up shows. alpha -> beta has a short queue, beta -> gamma loses packets.
+# The delays differ per direction, so that a mix-up shows. alpha -> beta has a short queue, beta ->
+# gamma loses packets.
 LINE = """
 name: line
 datacenters:
@@ -32,8 +34,9 @@ wan:
     queue: 20000 packets
     loss: {beta->gamma: 1 %}
 """
-# RTT in us by hand: NIC delays of both ends, fibres there and back, and the serialisation of 98 bytes at each WAN port
-# (7.84 us at 100 Mbit/s, 0.78 us at 1 Gbit/s) and at each of four NIC ports (0.08 us).
+# RTT in us by hand: NIC delays of both ends, fibres there and back, and the serialisation of 98
+# bytes at each WAN port (7.84 us at 100 Mbit/s, 0.78 us at 1 Gbit/s) and at each of four NIC ports
+# (0.08 us).
 WAN_1, WAN_2, NICS = 2 * (10_000 + 7.84), 7_000 + 3_000 + 2 * 0.78, 4 * 0.08
 RTT_US = {
     "alpha-h0 alpha-h1": 20 + 20 + NICS,
@@ -73,7 +76,9 @@ def test_the_check_before_a_run_agrees(found: dict[str, Any]) -> None:
 
 
 def test_routes(found: dict[str, Any]) -> None:
-    """Traffic between alpha and gamma goes by way of beta; hosts know their datacenter's router only."""
+    """Traffic between alpha and gamma goes by way of beta; hosts know their datacenter's router
+    only.
+    """
     assert found["routes"] == {
         "d0r": {"10.1.0.0/16": "172.16.0.2", "10.2.0.0/16": "172.16.0.2"},
         "d1r": {"10.0.0.0/16": "172.16.0.1", "10.2.0.0/16": "172.16.0.6"},
@@ -95,18 +100,23 @@ def test_who_builds_a_network_stays_where_it_is(found: dict[str, Any]) -> None:
 
 
 def test_a_link_serialises_at_its_rate(found: dict[str, Any]) -> None:
-    """1000 frames of 1514 bytes (1472 of UDP's payload) leave a 100 Mbit/s link 121.12 us apart; within 1 %."""
+    """1000 frames of 1514 bytes (1472 of UDP's payload) leave a 100 Mbit/s link 121.12 us apart;
+    within 1 %.
+    """
     assert found["paced"]["packets"] == 1000
     assert found["paced"]["ns"] / 999 == pytest.approx(1514 * 8 / 100e6 * 1e9, rel=0.01)
 
 
 def test_tcp_gets_the_rate_less_its_headers(found: dict[str, Any]) -> None:
-    """Of each 1514 bytes 1448 are data (Ethernet 14, IP 20, TCP 20 and 12 of time stamps); within 1 % once it is up."""
+    """Of each 1514 bytes 1448 are data (Ethernet 14, IP 20, TCP 20 and 12 of time stamps); within 1
+    % once it is up.
+    """
     assert found["tcp_bps"] == pytest.approx(100e6 * 1448 / 1514, rel=0.01)
 
 
 def test_a_full_queue_drops_and_counts(found: dict[str, Any]) -> None:
-    """300 frames reach a queue of 50 within 0.36 ms, in which the link sends 3: 53 pass, the others are counted.
+    """300 frames reach a queue of 50 within 0.36 ms, in which the link sends 3: 53 pass, the others
+    are counted.
 
     Within 3 frames, for those at the ends of the burst and the one in transmission.
     """
@@ -116,7 +126,9 @@ def test_a_full_queue_drops_and_counts(found: dict[str, Any]) -> None:
 
 
 def test_loss_is_as_frequent_as_written(found: dict[str, Any]) -> None:
-    """1 % of 10 000 packets: 100 with a standard deviation of sqrt(10 000 x 0.01 x 0.99) = 9.95; within three."""
+    """1 % of 10 000 packets: 100 with a standard deviation of sqrt(10 000 x 0.01 x 0.99) = 9.95;
+    within three.
+    """
     assert len(found["lost"][0]) == pytest.approx(100, abs=3 * 9.95)
     assert found["queue_drops_beside_loss"] == 0  # none of them was lost for want of space
 

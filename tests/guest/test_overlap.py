@@ -1,7 +1,8 @@
-"""Communication during modelled computation: DDP of two ranks over one link, in a guest (inside/overlap.py).
+"""Communication during modelled computation: DDP of two ranks over one link, in a guest
+(inside/overlap.py).
 
-Eight equal layers, each a bucket of 256 KiB, take 240 ms: 80 ms forward, then 20 ms backward each. The ring sends a
-bucket's size each way; of 1514 bytes in a frame 1448 are data.
+Eight equal layers, each a bucket of 256 KiB, take 240 ms: 80 ms forward, then 20 ms backward each.
+The ring sends a bucket's size each way; of 1514 bytes in a frame 1448 are data.
 """
 
 from typing import Any
@@ -59,7 +60,9 @@ def test_computation_hides_a_fast_link(found: dict[str, Any]) -> None:
 
 
 def test_a_slow_link_hides_computation(found: dict[str, Any]) -> None:
-    """The step is the wait for the first bucket and then all of them, one after the other: within 2 %."""
+    """The step is the wait for the first bucket and then all of them, one after the other: within 2
+    %.
+    """
     for step in steps(found, SLOW):
         expected = FORWARD_S + LAYER_S + LAYERS * BUCKET_BITS / (SLOW * 1e6) + ROUND_TRIPS_S
         assert step["seconds"] == pytest.approx(expected, rel=0.02)

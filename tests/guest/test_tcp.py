@@ -28,14 +28,14 @@ IP_PACKET = 1500  # bytes; Shadow's links count these, ours count Ethernet frame
 
 
 def reno_window(p: float) -> float:
-    """Packets. M. Mathis et al., "The macroscopic behavior of the TCP congestion avoidance algorithm", 1997:
-    sqrt(3/2) / sqrt(p)."""
+    """Packets. M. Mathis et al., "The macroscopic behavior of the TCP congestion avoidance
+    algorithm", 1997: sqrt(3/2) / sqrt(p)."""
     return sqrt(1.5 / p)
 
 
 def cubic_window(p: float, rtt_s: float) -> float:
-    """Packets. RFC 9438, section 5.1, with C = 0.4 and beta = 0.7: the larger of 1.054 RTT^0.75 / p^0.75 and the
-    Reno-friendly window, which with its alpha is Reno's."""
+    """Packets. RFC 9438, section 5.1, with C = 0.4 and beta = 0.7: the larger of 1.054 RTT^0.75 /
+    p^0.75 and the Reno-friendly window, which with its alpha is Reno's."""
     return max(1.054 * (rtt_s / p) ** 0.75, reno_window(p))
 
 
@@ -119,13 +119,15 @@ def test_bbr_does_not_mind_loss(found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("rate", SHADOW)
 def test_goodput_of_long_paths(found: dict[str, Any], rate: str) -> None:
-    """At least the part of the rate that Shadow's test of TCP over such paths asks for, slow start included
-    (src/test/tgen/fixed_duration in its repository)."""
+    """At least the part of the rate that Shadow's test of TCP over such paths asks for, slow start
+    included (src/test/tgen/fixed_duration in its repository)."""
     assert found[f"shadow {rate}"]["total_bps"][0] >= SHADOW[rate][1] * shadow_bps(rate)
 
 
 def test_flows_share_fairly(found: dict[str, Any]) -> None:
-    """Eight flows on one bottleneck: Jain's index, (sum x)^2 / (n sum x^2), is at least 0.9, and the link is full."""
+    """Eight flows on one bottleneck: Jain's index, (sum x)^2 / (n sum x^2), is at least 0.9, and
+    the link is full.
+    """
     rates = found["fairness"]["bps"]
     assert sum(rates) ** 2 / (8 * sum(rate**2 for rate in rates)) >= 0.9
     assert sum(rates) == pytest.approx(100 * MBIT * SEGMENT / FRAME, rel=0.03)

@@ -1,6 +1,8 @@
-"""Ranks on loopback: runs scenarios in forked processes that share one import of torch, and prints a JSON of results.
+"""Ranks on loopback: runs scenarios in forked processes that share one import of torch, and prints
+a JSON of results.
 
-usage: python tests/integration/loopback.py SCENARIO... (each: {scenario: [the result of rank 0, rank 1, ...]})
+usage: python tests/integration/loopback.py SCENARIO... (each: {scenario: [the result of rank 0,
+rank 1, ...]})
 """
 
 import datetime
@@ -24,7 +26,9 @@ SIZE = 300_000  # bytes: more than a period of the values, for all types but flo
 
 
 def outcome(group, op, size=SIZE):
-    """[wrong elements, wrong elements once one element is changed, or 1 where this rank has no result]"""
+    """[wrong elements, wrong elements once one element is changed, or 1 where this rank has no
+    result]
+    """
     case = OPERATIONS[op](group, size)
     for _ in range(2):  # what an iteration leaves must not spoil the next
         case.prepare()
@@ -74,7 +78,9 @@ def alone():
 
 
 def connections():
-    """With three interfaces (the environment of this scenario): the results, and this process's connections."""
+    """With three interfaces (the environment of this scenario): the results, and this process's
+    connections.
+    """
     before = established()
     group = Group(torch.float32, connections=3)
     results = {op: outcome(group, op) for op in ("all_reduce", "broadcast", "reduce", "all_gather")}

@@ -2,8 +2,8 @@
 
 usage: python method_ranks.py CASES.json FOLDER
 
-CASES.json is {name: {"method", "world", "steps", "optimizer", settings...}}; for each name FOLDER gets <name>-<rank>.pt
-with this rank's losses and parameters.
+CASES.json is {name: {"method", "world", "steps", "optimizer", settings...}}; for each name FOLDER
+gets <name>-<rank>.pt with this rank's losses and parameters.
 """
 
 import datetime

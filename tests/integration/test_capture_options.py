@@ -45,7 +45,9 @@ def test_the_plan_has_the_options(need):
 
 
 def test_each_captured_interface_has_its_memory(need):
-    """two-sites: two ends of a link, two routers' ports towards their datacenters, and the hosts."""
+    """two-sites: two ends of a link, two routers' ports towards their datacenters, and the
+    hosts.
+    """
     need(shutil.which("tcpdump"), "tcpdump")
     without, wan, everything = (plan("--capture", what) for what in ("none", "wan", "all"))
     hosts = len(wan["network"]["hosts"])

@@ -1,4 +1,6 @@
-"""Bundles of modules: they hold what the files held, notice when one has changed, and can be left behind."""
+"""Bundles of modules: they hold what the files held, notice when one has changed, and can be left
+behind.
+"""
 
 import importlib
 import json
@@ -61,7 +63,9 @@ def made(package: Path, tmp_path: Path) -> Path:
 
 
 def test_modules_come_from_it(made: Path, package: Path) -> None:
-    """And not from the files, which have changed since; the program is run as `python -m` runs it."""
+    """And not from the files, which have changed since; the program is run as `python -m` runs
+    it.
+    """
     for name in ("__init__", "inner", "late"):
         (package / f"{name}.py").write_text("value = part = 'changed'")
     words = [sys.executable, code_bundle.BUNDLE, made, "bundled.program", "an", "argument"]
@@ -121,7 +125,9 @@ def test_what_is_no_bundle_is_not_fresh(content: bytes, tmp_path: Path) -> None:
 
 
 def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And again when something in it is not as it was. It has torch and Mininet, and nothing of this project."""
+    """And again when something in it is not as it was. It has torch and Mininet, and nothing of
+    this project.
+    """
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     project = str(Path(code_bundle.__file__).parent.parent.parent)
     calls: list[str] = []

@@ -1,4 +1,6 @@
-"""The operations and the hierarchy with real ranks on loopback (loopback.py); the values that show mistakes."""
+"""The operations and the hierarchy with real ranks on loopback (loopback.py); the values that show
+mistakes.
+"""
 
 import json
 import os
@@ -47,7 +49,9 @@ def test_every_operation_and_type_was_tried(results):
 
 
 def test_the_number_of_connections(results):
-    """Each of the four ranks has three to each of the three others, before the first operation and after."""
+    """Each of the four ranks has three to each of the three others, before the first operation and
+    after.
+    """
     for of_rank in results["connections"]:
         assert of_rank.pop("before") == of_rank.pop("connections") == [0, 3 * 3]
         assert set(map(tuple, of_rank.values())) == {(0, 1)}
@@ -58,7 +62,8 @@ def test_misuse_of_a_hierarchy(results):
         twice, missing, root = of_rank["messages"]
         assert twice == missing == "every rank must be in exactly one datacenter"
         assert "must be the first rank of a datacenter, one of [0, 2]" in root
-        # Rank r has (r + 1) times 0 ... 7; part r of the sum is 10 times 2 r and 2 r + 1. The output is in the input.
+        # Rank r has (r + 1) times 0 ... 7; part r of the sum is 10 times 2 r and 2 r + 1. The
+        # output is in the input.
         assert of_rank["sum"] == [20.0 * rank, 20.0 * rank + 10]
 
 
@@ -72,7 +77,9 @@ def test_rails():
 )
 @pytest.mark.parametrize("ranks", [1, 4, 100])
 def test_values_and_their_sum(dtype, ranks):
-    """The sum that is expected is that of the ranks' values, also over the end of a period; int8 wraps."""
+    """The sum that is expected is that of the ranks' values, also over the end of a period; int8
+    wraps.
+    """
     values = Values(ranks, dtype)
     offset, size = PERIOD - 100, 300
     total = torch.zeros(size, dtype=dtype)

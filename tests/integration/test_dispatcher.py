@@ -1,4 +1,6 @@
-"""What two ranks record of what torch.distributed does, over loopback: every operation, its bytes, its real end."""
+"""What two ranks record of what torch.distributed does, over loopback: every operation, its bytes,
+its real end.
+"""
 
 import json
 import socket
@@ -25,7 +27,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Rows]:
         port = str(free.getsockname()[1])
     ranks = [
         subprocess.Popen(
-            # Names of functions that torch 2.13 begins to replace are those that scripts of today use.
+            # Names of functions that torch 2.13 begins to replace are those that scripts of today
+            # use.
             [
                 sys.executable,
                 "-W",
@@ -103,7 +106,9 @@ def test_messages(records: list[Rows]) -> None:
 
 
 def test_all_reduces_of_ddp(records: list[Rows]) -> None:
-    """One bucket in the first step, then three of two layers; before the first, the parameters are laid alike."""
+    """One bucket in the first step, then three of two layers; before the first, the parameters are
+    laid alike.
+    """
     layer = 4 * WIDTH * WIDTH
     for rows in records:
         ddp = of(rows, "ddp")
@@ -124,7 +129,9 @@ def test_fsdp(records: list[Rows]) -> None:
 
 
 def test_the_end_is_the_real_one(records: list[Rows]) -> None:
-    """Nobody waits until 2 x LATE_S: with 0.5 s, what rank 1 joins late ends then, within 0.4 s for a busy machine."""
+    """Nobody waits until 2 x LATE_S: with 0.5 s, what rank 1 joins late ends then, within 0.4 s for
+    a busy machine.
+    """
     first, second = (of(rows, "late") for rows in records)
     assert {row["op"] for row in first} == {"all_reduce", "recv"}
     for row in first:

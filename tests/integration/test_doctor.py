@@ -217,7 +217,9 @@ def test_a_machine_that_lacks_something(case: str) -> None:
 
 
 def test_every_program_of_the_packages_is_looked_for() -> None:
-    """Of scripts/packages, those that a run needs; those for virtual environments bring no program of their own."""
+    """Of scripts/packages, those that a run needs; those for virtual environments bring no program
+    of their own.
+    """
     lines = (
         (PROJECT / "scripts/packages")
         .read_text()
@@ -239,7 +241,9 @@ def test_this_machine() -> None:
 
 
 def in_python(text: str, before: list[str] | None = None) -> str:
-    """What a Python program prints, of which `text` is an expression over testbed.doctor.machine."""
+    """What a Python program prints, of which `text` is an expression over
+    testbed.doctor.machine.
+    """
     program = f"from pathlib import Path\nfrom testbed.doctor.machine import *\n{text}"
     done = subprocess.run(
         [*(before or []), sys.executable, "-c", program],
@@ -302,7 +306,9 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """A kernel that is none: exit status 3, and every form of the answer says why and what to do."""
+    """A kernel that is none: exit status 3, and every form of the answer says why and what to
+    do.
+    """
     kernel = tmp_path / "linux"
     table = command("doctor", TESTBED_KERNEL=str(kernel))
     assert table.returncode == 3, table.stderr

@@ -1,4 +1,6 @@
-"""When the ranks of a run have all ended, with hosts that the plan lets crash; and how parents get more orders."""
+"""When the ranks of a run have all ended, with hosts that the plan lets crash; and how parents get
+more orders.
+"""
 
 import os
 import threading

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM while the command line is still being imported, which takes most of a second."""
+"""Ctrl-C and SIGTERM while the command line is still being imported, which takes most of a
+second.
+"""
 
 import subprocess
 import sys
@@ -55,7 +57,9 @@ def test_what_runs_in_the_background_ignores_it() -> None:
 
 
 def test_it_has_its_status_wherever_it_was_met(tmp_path: Path) -> None:
-    """In a dataclass's methods, say, which are made of a string: with -m Python would end itself by SIGINT then."""
+    """In a dataclass's methods, say, which are made of a string: with -m Python would end itself by
+    SIGINT then.
+    """
     (tmp_path / "met.py").write_text(MET)
     words = [sys.executable, "-m", "met"]
     done = subprocess.run(

@@ -1,4 +1,6 @@
-"""Every training method in real ranks over loopback: equal to one process where mathematics says so, and it learns."""
+"""Every training method in real ranks over loopback: equal to one process where mathematics says
+so, and it learns.
+"""
 
 import json
 import os
@@ -122,7 +124,9 @@ def reference(world: int) -> tuple[list[float], dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("name", EXACT)
 def test_equals_one_process(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Parameters after four steps of SGD within 2e-6 (float32 sums in another order), losses within 1e-5."""
+    """Parameters after four steps of SGD within 2e-6 (float32 sums in another order), losses within
+    1e-5.
+    """
     ranks = results[name]
     losses, parameters = reference(len(ranks))
     for rank in ranks:
@@ -151,8 +155,9 @@ def turn(name: str, fragments: int) -> int:
 def outer_steps(world: int, case: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
     """Parameters of each rank by the formula, every parameter by itself.
 
-    Inner AdamW; then, with the mean g of common - mine, v = momentum v + g and common -= rate (g + momentum v);
-    `overlap` inner steps later mine = (mine + common) / 2, or common if there is no overlap.
+    Inner AdamW; then, with the mean g of common - mine, v = momentum v + g and common -= rate (g +
+    momentum v); `overlap` inner steps later mine = (mine + common) / 2, or common if there is no
+    overlap.
     """
     every, fragments, overlap = 2, case.get("fragments", 1), case.get("overlap", 0)
     rate, momentum = (1.0, 0.0) if case["method"] == "local-sgd" else (0.7, 0.9)
@@ -188,10 +193,11 @@ def outer_steps(world: int, case: dict[str, Any]) -> list[dict[str, torch.Tensor
 
 @pytest.mark.parametrize("name", OUTER)
 def test_equals_the_formula(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Outer steps of two inner ones; local SGD is the same with rate 1 and no momentum. Within 2e-5.
+    """Outer steps of two inner ones; local SGD is the same with rate 1 and no momentum. Within
+    2e-5.
 
-    With its usual epsilon AdamW steps by lr whatever the gradient's size: rounding of a gradient of zero, which those
-    of the keys' biases are, would show. So epsilon is larger here.
+    With its usual epsilon AdamW steps by lr whatever the gradient's size: rounding of a gradient of
+    zero, which those of the keys' biases are, would show. So epsilon is larger here.
     """
     ranks = results[name]
     for rank, expected in zip(ranks, outer_steps(len(ranks), OUTER[name]), strict=True):
@@ -205,9 +211,10 @@ def test_equals_the_formula(name: str, results: dict[str, list[dict[str, Any]]])
 def test_the_loss_falls(method: str, results: dict[str, list[dict[str, Any]]]) -> None:
     """From ln 128 by a quarter in 14 steps.
 
-    Of the parameter server less, in smaller steps: how stale gradients are depends on how the machine shares its CPUs
-    out. With steps of 1e-2 the loss jumps in some orders of the messages; with these the worst of 150 orders in which
-    they might come (one worker after the other) leaves 0.82 of the first loss.
+    Of the parameter server less, in smaller steps: how stale gradients are depends on how the
+    machine shares its CPUs out. With steps of 1e-2 the loss jumps in some orders of the messages;
+    with these the worst of 150 orders in which they might come (one worker after the other) leaves
+    0.82 of the first loss.
     """
     most = 0.85 if method == "async-ps" else 0.75
     losses = [

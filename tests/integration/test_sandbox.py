@@ -1,4 +1,6 @@
-"""A confined program: what it can change, what it reaches, when it ends; and what happens where that is not allowed."""
+"""A confined program: what it can change, what it reaches, when it ends; and what happens where
+that is not allowed.
+"""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""A script in a process that has imported torch before: to the script it is a fresh interpreter of its own."""
+"""A script in a process that has imported torch before: to the script it is a fresh interpreter of
+its own.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""What strangers may hand over: run folders, names, words. Nothing of it is executed, followed or taken for a path."""
+"""What strangers may hand over: run folders, names, words. Nothing of it is executed, followed or
+taken for a path.
+"""
 
 import json
 import os
@@ -125,7 +127,9 @@ def test_a_capture_is_in_its_folder(run: RunDir) -> None:
 @settings(max_examples=60, deadline=None)
 @given(command=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, folder=WORDS)
 def test_words_reach_the_guest_as_they_are(command: list[str], value: str, folder: str) -> None:
-    """The guest's first process is a shell that reads its job from a file: no character means anything in it."""
+    """The guest's first process is a shell that reads its job from a file: no character means
+    anything in it.
+    """
     path = Path("/tmp", f"run{folder}")
     job = _job(command, path, [path], {"NAME": value})
     script = f'{job}\nprintf "%s\\0" "$writable" "${{readable[@]}}" "${{command[@]}}"'
@@ -149,7 +153,9 @@ def test_a_run_folder_named_after_a_topology_is_below_results(name: str, workloa
 
 @given(name=WORDS)
 def test_names_of_datacenters_are_names(name: str) -> None:
-    """What a topology file calls a datacenter becomes part of host names and files: it is refused, or is harmless."""
+    """What a topology file calls a datacenter becomes part of host names and files: it is refused,
+    or is harmless.
+    """
     try:
         topology = Topology.model_validate({"name": "t", "datacenters": {name: {"hosts": 1}}})
     except ValueError:

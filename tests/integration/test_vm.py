@@ -1,4 +1,6 @@
-"""testbed vm against a stand-in for Vagrant, the Vagrantfile in the real Vagrant, and the list of Debian packages."""
+"""testbed vm against a stand-in for Vagrant, the Vagrantfile in the real Vagrant, and the list of
+Debian packages.
+"""
 
 import json
 import os
@@ -30,7 +32,8 @@ AWKWARD = [
     "--set=x=y",
 ]
 
-# Vagrant, as far as `testbed vm` uses it: says what it was asked, and runs the VM's commands on this machine.
+# Vagrant, as far as `testbed vm` uses it: says what it was asked, and runs the VM's commands on
+# this machine.
 VAGRANT = """#!/bin/bash
 "$PYTHON" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >>"$FAKE/asked"
 case $1 in

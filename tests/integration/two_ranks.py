@@ -76,7 +76,9 @@ def groups(rank: int) -> None:
 
 
 def ddp(rank: int) -> None:
-    """A bucket is full with the second layer. DDP has a single bucket until it has seen a step's order of gradients."""
+    """A bucket is full with the second layer. DDP has a single bucket until it has seen a step's
+    order of gradients.
+    """
     torch.manual_seed(rank)
     model = DistributedDataParallel(
         Sequential(*(Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))), bucket_cap_mb=1.5
@@ -108,7 +110,9 @@ def late(rank: int) -> None:
 
 
 def lonely(rank: int) -> None:
-    """A receive that never gets anything fails as it does without a recording, and is not recorded."""
+    """A receive that never gets anything fails as it does without a recording, and is not
+    recorded.
+    """
     short = dist.new_group([0, 1], timeout=timedelta(seconds=1))
     if rank == 0:
         try:

@@ -1,12 +1,14 @@
 """Reproduces a published measurement: gloo all-reduce between AWS machines with a shaped network.
 
-Source: https://github.com/BinhangYuan/tc_cluster_setting, results/allreduce.md. Each machine (p3.2xlarge) shaped what
-it sent with ``tc netem delay D rate R``; 128 MiB of float32 in one all-reduce. Here the same is one datacenter of n
-hosts with ``nic: {rate: R, delay: D, receive_rate: 10 Gbit/s}`` and packets of 9000 bytes: AWS has 9001 where nothing
-else was set (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/network_mtu.html), and the source names no size.
+Source: https://github.com/BinhangYuan/tc_cluster_setting, results/allreduce.md. Each machine
+(p3.2xlarge) shaped what it sent with ``tc netem delay D rate R``; 128 MiB of float32 in one
+all-reduce. Here the same is one datacenter of n hosts with ``nic: {rate: R, delay: D, receive_rate:
+10 Gbit/s}`` and packets of 9000 bytes: AWS has 9001 where nothing else was set
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/network_mtu.html), and the source names no
+size.
 
-Measured is the median of 7 iterations after a warm-up: single iterations differ by up to 6 %, because it is left to
-chance how the steps of the ring fall together.
+Measured is the median of 7 iterations after a warm-up: single iterations differ by up to 6 %,
+because it is left to chance how the steps of the ring fall together.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Every method of `train` in containers of four hosts at two sites, and one of them on the real clock."""
+"""Every method of `train` in containers of four hosts at two sites, and one of them on the real
+clock.
+"""
 
 import json
 import subprocess
@@ -54,9 +56,11 @@ def run(command: Command, folder: Path, method: str, *options: str) -> tuple[dic
 @pytest.mark.proof
 @pytest.mark.parametrize("method", get_args(MethodName))
 def test_a_method_in_containers(method: str, command: Command, tmp_path: Path) -> None:
-    """It completes, learns (from ln 128 = 4.85), crosses the WAN, and no step is shorter than its computation.
+    """It completes, learns (from ln 128 = 4.85), crosses the WAN, and no step is shorter than its
+    computation.
 
-    A pipeline's rank computes a part of the model for all ranks' batches: as long as the whole model for its own.
+    A pipeline's rank computes a part of the model for all ranks' batches: as long as the whole
+    model for its own.
     """
     status, training = run(command, tmp_path, method)
     assert (status["state"], status["faithful"]) == ("completed", True), status

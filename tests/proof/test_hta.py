@@ -1,4 +1,5 @@
-"""What HolisticTraceAnalysis itself finds in the traces of a run; it is installed for this test, without JupyterLab.
+"""What HolisticTraceAnalysis itself finds in the traces of a run; it is installed for this test,
+without JupyterLab.
 
 `tests/unit/report/test_perfetto.py` holds the rules by which it counts; here the package counts.
 """
@@ -67,7 +68,9 @@ def hta(tmp_path_factory: pytest.TempPathFactory, need: Need) -> Path:
 def test_it_counts_communication_and_computation(
     hta: Path, command: Command, tmp_path: Path
 ) -> None:
-    """Computation as modelled within 1 %; communication is there, and the part that overlaps is a part."""
+    """Computation as modelled within 1 %; communication is there, and the part that overlaps is a
+    part.
+    """
     (tmp_path / "pair.yaml").write_text(TOPOLOGY)
     settings = {
         "parameters": 400_000,

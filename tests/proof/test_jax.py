@@ -1,4 +1,6 @@
-"""examples/jax_psum.py with JAX as it is, if it is installed: `pip install jax`, tried with 0.10.2."""
+"""examples/jax_psum.py with JAX as it is, if it is installed: `pip install jax`, tried with
+0.10.2.
+"""
 
 import importlib.util
 import json
@@ -25,7 +27,9 @@ def test_sums_take_what_the_network_takes(
     command: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    """gloo's ring between two: half of the data each way, twice, after a notice each time: four trips of 10 ms."""
+    """gloo's ring between two: half of the data each way, twice, after a notice each time: four
+    trips of 10 ms.
+    """
     found = importlib.util.find_spec("jax")
     need(found, "the Python package jax")
     (tmp_path / "pair.yaml").write_text(TOPOLOGY)

@@ -1,8 +1,10 @@
-"""scripts/provision on fresh systems: Debian 12 and 13, Ubuntu 22.04 and 24.04, each in a root folder of its own.
+"""scripts/provision on fresh systems: Debian 12 and 13, Ubuntu 22.04 and 24.04, each in a root
+folder of its own.
 
-`make proof-roots`; 10 to 20 minutes, 2 GB of downloads and 5 GB of disk for each, removed afterwards. Needs root,
-mmdebstrap, and the distributions' mirrors. Each root has processes, mounts and files of its own (and this machine's
-network), which end with the test. TESTBED_ROOTS may name a folder with what mmdebstrap made before: bookworm.tar, ....
+`make proof-roots`; 10 to 20 minutes, 2 GB of downloads and 5 GB of disk for each, removed
+afterwards. Needs root, mmdebstrap, and the distributions' mirrors. Each root has processes, mounts
+and files of its own (and this machine's network), which end with the test. TESTBED_ROOTS may name a
+folder with what mmdebstrap made before: bookworm.tar, ....
 """
 
 import os
@@ -118,7 +120,9 @@ class Root:
 def root(
     request: pytest.FixtureRequest, need: Need, tmp_path: Path, kernel: Kernel
 ) -> Iterator[tuple[System, Root]]:
-    """A fresh system; for Debian with the guest kernels that this machine has built, for others with its kernel."""
+    """A fresh system; for Debian with the guest kernels that this machine has built, for others
+    with its kernel.
+    """
     need(os.geteuid() == 0, "root's rights")
     need(shutil.which("mmdebstrap"), "mmdebstrap")
     system = SYSTEMS[request.param]

@@ -1,14 +1,17 @@
-"""Bandwidth that a compute utilisation needs, found by running, against Table 4 of the Streaming DiLoCo paper.
+"""Bandwidth that a compute utilisation needs, found by running, against Table 4 of the Streaming
+DiLoCo paper.
 
-A. Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512: two workers, hardly any
-latency, H = 100; 1 B parameters in 24 layers with steps of 0.1 s, 10 B in 48 with steps of 0.8 s. The paper simulates
-rates on a grid of 50 from 0.1 to 1000 Gbit/s, equal on a logarithmic scale (steps of 21 %), and gives the lowest that
-reaches each utilisation. Gradients and outer gradients are reduced layer by layer during the backward pass, as in the
-paper's simulator (its first author says so at arthurdouillard.com/diloco). Streaming has fragments of three layers, and
-with overlap one inner step to exchange each. Here parameters and all rates are 1/100 of that for 1 B, because at 1/1000
-single packets take long enough to show (0.4 ms at 184 Gbit/s), and 1/1000 for 10 B, for steps are eight times as long.
-The simulator knows no TCP. Here it is Reno's, whose slow start goes on until all is under way; CUBIC's ends when the
-delay grows, and its exchange of 16 Gbit at 1.7 Gbit/s takes 6 % longer, BBR's first ones of 2 Gbit 12 %.
+A. Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512: two
+workers, hardly any latency, H = 100; 1 B parameters in 24 layers with steps of 0.1 s, 10 B in 48
+with steps of 0.8 s. The paper simulates rates on a grid of 50 from 0.1 to 1000 Gbit/s, equal on a
+logarithmic scale (steps of 21 %), and gives the lowest that reaches each utilisation. Gradients and
+outer gradients are reduced layer by layer during the backward pass, as in the paper's simulator
+(its first author says so at arthurdouillard.com/diloco). Streaming has fragments of three layers,
+and with overlap one inner step to exchange each. Here parameters and all rates are 1/100 of that
+for 1 B, because at 1/1000 single packets take long enough to show (0.4 ms at 184 Gbit/s), and
+1/1000 for 10 B, for steps are eight times as long. The simulator knows no TCP. Here it is Reno's,
+whose slow start goes on until all is under way; CUBIC's ends when the delay grows, and its exchange
+of 16 Gbit at 1.7 Gbit/s takes 6 % longer, BBR's first ones of 2 Gbit 12 %.
 """
 
 import json

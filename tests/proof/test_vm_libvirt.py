@@ -1,9 +1,11 @@
-"""The session of docs/vm.md in a virtual machine: the real Vagrant, libvirt, QEMU, and a box that is built here.
+"""The session of docs/vm.md in a virtual machine: the real Vagrant, libvirt, QEMU, and a box that
+is built here.
 
-`make proof-vm`; where QEMU has to emulate the processor, 40 minutes. Needs root, mmdebstrap, QEMU, libvirt, Vagrant
-with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and folders of its own, which end with the
-test, and no network but that with the VM: Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE names
-the box's file, which is made if it is not there, and kept.
+`make proof-vm`; where QEMU has to emulate the processor, 40 minutes. Needs root, mmdebstrap, QEMU,
+libvirt, Vagrant with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and
+folders of its own, which end with the test, and no network but that with the VM: Debian's and
+Python's packages are in the box. TESTBED_VM_BOX_FILE names the box's file, which is made if it is
+not there, and kept.
 """
 
 import json
@@ -37,7 +39,8 @@ NOT_COPIED = (".git", ".venv", ".vagrant", "results", ".*_cache", "*.egg-info", 
 BOX = "testbed/debian-12"
 POOL = "default"  # of libvirt's volumes
 
-# What libvirt writes goes to folders above the machine's; it sees no control groups, so it makes none.
+# What libvirt writes goes to folders above the machine's; it sees no control groups, so it makes
+# none.
 SESSION = """
 set -eu
 own() { mkdir -p "$1$2" "$1-work$2" && mount -t overlay overlay -o "lowerdir=$2,upperdir=$1$2,workdir=$1-work$2" "$2"; }
@@ -106,7 +109,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def box(need: Need, folder: Path, kernel: Kernel) -> Path:
-    """Debian 12 with the packages of scripts/packages, a guest kernel, and wheels of the Python packages."""
+    """Debian 12 with the packages of scripts/packages, a guest kernel, and wheels of the Python
+    packages.
+    """
     need(os.geteuid() == 0, "root's rights")
     for program in NEEDED:
         need(shutil.which(program), program)
@@ -121,7 +126,8 @@ def box(need: Need, folder: Path, kernel: Kernel) -> Path:
         return file
     (folder / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /opt/wheels\n")
     hooks = [
-        'chroot "$1" systemctl disable docker.service docker.socket containerd.service',  # as scripts/setup does
+        # as scripts/setup does
+        'chroot "$1" systemctl disable docker.service docker.socket containerd.service',
         f"upload {kernel.path} /usr/local/bin/linux",
         'chmod 755 "$1/usr/local/bin/linux"; echo TESTBED_KERNEL=/usr/local/bin/linux >>"$1/etc/environment"',
         f"copy-in {_wheels(folder)} /opt",
@@ -138,7 +144,9 @@ def box(need: Need, folder: Path, kernel: Kernel) -> Path:
 
 
 def _wheels(folder: Path) -> Path:
-    """A folder of wheels: what scripts/setup installs, from wherever pip gets packages on this machine."""
+    """A folder of wheels: what scripts/setup installs, from wherever pip gets packages on this
+    machine.
+    """
     (version,) = re.findall(r"^TORCH=(.*)$", (PROJECT / "scripts/setup").read_text(), re.MULTILINE)
     (folder / "constraints").write_text(f"torch=={version}\n")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", f"--wheel-dir={folder / 'wheels'}"]

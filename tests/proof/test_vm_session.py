@@ -1,7 +1,8 @@
-"""The documented session by the real Vagrant, over real SSH and rsync; in place of the VM, an SSH server here.
+"""The documented session by the real Vagrant, over real SSH and rsync; in place of the VM, an SSH
+server here.
 
-`make proof-vm`; a minute or two. Needs root, vagrant, rsync and openssh-server. The server has a network, processes and
-mounts of its own, among them an empty /vagrant, and ends with the test.
+`make proof-vm`; a minute or two. Needs root, vagrant, rsync and openssh-server. The server has a
+network, processes and mounts of its own, among them an empty /vagrant, and ends with the test.
 """
 
 import json
@@ -41,7 +42,9 @@ exec "$@"
 def session(
     need: Need, tmp_path: Path, kernel: Kernel
 ) -> Iterator[tuple[list[str], dict[str, str], Path]]:
-    """What a command of a session starts with, its environment, and the project's folder on the host's side."""
+    """What a command of a session starts with, its environment, and the project's folder on the
+    host's side.
+    """
     need(os.geteuid() == 0, "root's rights")
     for program in ("vagrant", "rsync", SSHD):
         need(shutil.which(program), program)

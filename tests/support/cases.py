@@ -1,6 +1,7 @@
 """Runs that end in several ways, with a census before and after each.
 
-usage: python cases.py FOLDER SEED INTERRUPTS KILLS    in a world of its own (see world.py); writes FOLDER/result.json
+usage: python cases.py FOLDER SEED INTERRUPTS KILLS    in a world of its own (see world.py); writes
+FOLDER/result.json
 """
 
 import contextlib
@@ -17,7 +18,8 @@ from typing import Any
 
 from tests.support.census import census, differences
 
-END_S = 1  # of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended
+# of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended
+END_S = 1
 START_S = 30  # of wall time until a command catches signals; it takes 0.1 to 0.6 s
 LONGEST_S = 300  # of wall time for any run or sweep; on two idle cores they take 3 to 60 s
 TESTBED = [sys.executable, "-m", "testbed"]
@@ -42,7 +44,9 @@ def itself(pid: int) -> int:
 
 
 def await_handlers(process: subprocess.Popen[Any]) -> None:
-    """Until the command catches SIGTERM, which it does last: before, signals are Python's and end it in its own way."""
+    """Until the command catches SIGTERM, which it does last: before, signals are Python's and end
+    it in its own way.
+    """
     until = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < until:
         status = Path(f"/proc/{process.pid}/status").read_text()

@@ -27,7 +27,9 @@ def guest_with(
     *arguments: object,
     clock: Literal["virtual", "real"] = "virtual",
 ) -> Iterator[Guest]:
-    """A guest that runs a script with `folder`, the one that it may write to, as its first argument."""
+    """A guest that runs a script with `folder`, the one that it may write to, as its first
+    argument.
+    """
     (folder / "raw").mkdir(parents=True)
     with start_guest(
         kernel,

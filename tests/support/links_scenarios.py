@@ -18,7 +18,9 @@ def link(rate: str, delay: str, **more: Any) -> dict[str, Any]:
 def scenario(
     measure: str, link: dict[str, Any], tcp: dict[str, Any] | None = None, **arguments: Any
 ) -> Scenario:
-    """One link between two hosts whose NICs have 400 Gbit/s and no delay; without segmentation offload by default."""
+    """One link between two hosts whose NICs have 400 Gbit/s and no delay; without segmentation
+    offload by default.
+    """
     site = {"hosts": 1, "nic": {"rate": "400 Gbit/s", "delay": "0 ms"}}
     wan = [{"between": ["west", "east"], **link}]
     tcp = {"offload": "off"} if tcp is None else tcp

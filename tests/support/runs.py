@@ -51,7 +51,9 @@ class Folder:
 
     @property
     def began_ns(self) -> int:
-        """When rank 0's first operation or step began, from which the events of a topology count."""
+        """When rank 0's first operation or step began, from which the events of a topology
+        count.
+        """
         events = map(json.loads, (self.path / "raw/events.jsonl").read_text().splitlines())
         return next(int(event["time_ns"]) for event in events if event["state"] == "first")
 

@@ -49,7 +49,9 @@ def direction(ends, index, side, rate_bps, delay_ns):
 
 
 def make_network(hosts, wan, *, nic_bps=100 * GBIT, nic_delay_ns=0):
-    """`hosts` of each DC, and `wan`: {(a, b): (rate a to b, rate b to a, delay ns)}, full mesh or a single link."""
+    """`hosts` of each DC, and `wan`: {(a, b): (rate a to b, rate b to a, delay ns)}, full mesh or a
+    single link.
+    """
     numbers = {dc: i + 1 for i, dc in enumerate(hosts)}
     links = []
     for index, ((a, b), (rate, back, delay)) in enumerate(wan.items()):
@@ -166,7 +168,9 @@ def write_pcap(path, packets, *, magic=0xA1B23C4D):
 
 
 def write_run(path: Path, plan: Plan) -> RunDir:
-    """A complete run: for each op and size one warm-up and three iterations of 50, 60 and 70 ms (rank 0)."""
+    """A complete run: for each op and size one warm-up and three iterations of 50, 60 and 70 ms
+    (rank 0).
+    """
     run = RunDir.create(path)
     run.plan.write_text(plan.model_dump_json())
     run.spec.write_text("# topology\nname: hand-made\n---\n# workload\nworkload: collectives\n")
@@ -201,7 +205,8 @@ def write_run(path: Path, plan: Plan) -> RunDir:
 
 
 def write_training_run(path: Path, plan: Plan, steps=6) -> RunDir:
-    """A complete run of training: steps of 100 ms, 60 of them computed, and an all-reduce in the last 50 of each.
+    """A complete run of training: steps of 100 ms, 60 of them computed, and an all-reduce in the
+    last 50 of each.
 
     The first step is the warm-up. The loss falls from 5 by 0.5 each step.
     """
@@ -297,7 +302,9 @@ def write_ops(run, plan):
 
 
 def write_links(run, plan):
-    """1.6 s of samples: 10 MB each way, and captures of 10 frames of 1514 bytes forward, 5 of 66 backward."""
+    """1.6 s of samples: 10 MB each way, and captures of 10 frames of 1514 bytes forward, 5 of 66
+    backward.
+    """
     for link in plan.network.wan:
         for i in range(17):
             for way in link.directions:

@@ -1,6 +1,8 @@
-"""A world of its own for a command: what it starts, mounts and makes can be counted, whatever else this machine does.
+"""A world of its own for a command: what it starts, mounts and makes can be counted, whatever else
+this machine does.
 
-Its processes, network, mounts, /tmp, /run and /dev/shm are private; files elsewhere are this machine's.
+Its processes, network, mounts, /tmp, /run and /dev/shm are private; files elsewhere are this
+machine's.
 """
 
 import os
@@ -8,7 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-# $1...: folders that stay as they are although they lie in /tmp, /run or /dev/shm; then --, and the command.
+# $1...: folders that stay as they are although they lie in /tmp, /run or /dev/shm; then --, and the
+# command.
 SCRIPT = r"""
 export INHERITED_MOUNTS=$(cut -d " " -f 1 /proc/self/mountinfo)
 fd=10 folders=()
@@ -31,7 +34,9 @@ NAMESPACES = ("--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "-
 
 
 def in_a_world(command: Sequence[object], kept: Sequence[Path]) -> list[str]:
-    """The words that run `command` in a world in which the folders `kept` are there, wherever they lie."""
+    """The words that run `command` in a world in which the folders `kept` are there, wherever they
+    lie.
+    """
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     hidden = sorted(
         {str(path) for path in kept if any(path.is_relative_to(place) for place in HIDDEN)}

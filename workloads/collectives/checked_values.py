@@ -1,8 +1,10 @@
-"""Known values for the buffers of collective operations, and how many elements of a result differ from them.
+"""Known values for the buffers of collective operations, and how many elements of a result differ
+from them.
 
-Rank r's buffer holds at position i the value T[(i + `SHIFT` r) mod `PERIOD`] of one random table T of small integers.
-So a part from a wrong rank or at a wrong place shows, and the sum over ranks is periodic too: one period tells it all.
-Sums of integers wrap as the dtype wraps; those of floats stay where every integer has a representation.
+Rank r's buffer holds at position i the value T[(i + `SHIFT` r) mod `PERIOD`] of one random table T
+of small integers. So a part from a wrong rank or at a wrong place shows, and the sum over ranks is
+periodic too: one period tells it all. Sums of integers wrap as the dtype wraps; those of floats
+stay where every integer has a representation.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def _table(largest: int) -> torch.Tensor:
 
 
 class Values:
-    """The values of a group of `ranks` ranks in buffers of `dtype`. bfloat16 sums are exact up to 256 ranks."""
+    """The values of a group of `ranks` ranks in buffers of `dtype`. bfloat16 sums are exact up to
+    256 ranks.
+    """
 
     def __init__(self, ranks: int, dtype: torch.dtype) -> None:
         self._ranks = ranks
@@ -49,11 +53,15 @@ class Values:
             piece.copy_(expected)
 
     def differing(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> int:
-        """How many elements of the flat `tensor` are not `rank`'s values from position `offset` on."""
+        """How many elements of the flat `tensor` are not `rank`'s values from position `offset`
+        on.
+        """
         return _count(tensor, self._of_rank(rank), offset)
 
     def differing_from_sum(self, tensor: torch.Tensor, offset: int = 0) -> int:
-        """How many elements of the flat `tensor` are not the sum of all ranks' values from position `offset` on."""
+        """How many elements of the flat `tensor` are not the sum of all ranks' values from position
+        `offset` on.
+        """
         return _count(tensor, self._sum(), offset)
 
     def _rank_period(self, rank: int) -> torch.Tensor:
@@ -82,7 +90,9 @@ def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
 def _pieces(
     tensor: torch.Tensor, period: torch.Tensor, offset: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`tensor` and what it should hold, in pieces within one period: new memory is dear in a guest."""
+    """`tensor` and what it should hold, in pieces within one period: new memory is dear in a
+    guest.
+    """
     begin = 0
     while begin < len(tensor):
         place = (offset + begin) % PERIOD

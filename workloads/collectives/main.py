@@ -1,10 +1,12 @@
 """Times collective operations, size after size, as nccl-tests does.
 
-    testbed run two-sites collectives --set workload.sizes='[4 KiB, 1 MiB]' --set workload.iterations=3
+    testbed run two-sites collectives --set workload.sizes='[4 KiB, 1 MiB]' --set
+    workload.iterations=3
 
-Every iteration begins with a barrier, so that no rank is still busy with the one before; then each rank takes the time
-from its call to its return. Buffers are allocated once per size and hold known values; after every iteration each rank
-counts the elements that differ from what mathematics says. Checking costs no virtual time.
+Every iteration begins with a barrier, so that no rank is still busy with the one before; then each
+rank takes the time from its call to its return. Buffers are allocated once per size and hold known
+values; after every iteration each rank counts the elements that differ from what mathematics says.
+Checking costs no virtual time.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ BUFFERS = {"gloo": 2, "hierarchical": 4}  # of the whole size, with those in bet
 
 
 def name_groups(groups: str, datacenters: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The ranks of each group that works at the same time, by its name; none where all ranks work together."""
+    """The ranks of each group that works at the same time, by its name; none where all ranks work
+    together.
+    """
     if groups == "datacenter":
         return datacenters
     if groups == "rail":

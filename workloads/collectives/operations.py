@@ -1,6 +1,8 @@
-"""The operations of the workload `collectives`: their buffers, the call that is timed, and the check of the result.
+"""The operations of the workload `collectives`: their buffers, the call that is timed, and the
+check of the result.
 
-Sizes are counted as nccl-tests does (its doc/PERFORMANCE.md); the root is the first rank of the group:
+Sizes are counted as nccl-tests does (its doc/PERFORMANCE.md); the root is the first rank of the
+group:
 
 ============== ================================================================================
 all_reduce     every rank's buffer
@@ -15,11 +17,13 @@ send_recv      what a rank sends to the next rank; the last one sends to the fir
 barrier        none
 ============== ================================================================================
 
-all_reduce, reduce and broadcast work in place, as torch has it; all_to_all and send_recv have an input and an output.
-For the others `in_place` chooses whether a rank's part lies in the buffer of the whole.
+all_reduce, reduce and broadcast work in place, as torch has it; all_to_all and send_recv have an
+input and an output. For the others `in_place` chooses whether a rank's part lies in the buffer of
+the whole.
 
-gloo sends an operation through one of the connections of a pair. all_reduce, reduce and broadcast are cut into as many
-pieces as there are connections, which then all work at once; other operations take the connections in turn.
+gloo sends an operation through one of the connections of a pair. all_reduce, reduce and broadcast
+are cut into as many pieces as there are connections, which then all work at once; other operations
+take the connections in turn.
 """
 
 from __future__ import annotations
@@ -76,7 +80,9 @@ class Group:
         self.values = Values(self.ranks, dtype)
 
     def buffer(self, size_bytes: int, parts: int = 1) -> torch.Tensor:
-        """A new flat tensor of `size_bytes`, rounded down to `parts` equal parts of at least one item."""
+        """A new flat tensor of `size_bytes`, rounded down to `parts` equal parts of at least one
+        item.
+        """
         return torch.empty(
             parts * max(1, size_bytes // self.dtype.itemsize // parts), dtype=self.dtype
         )
@@ -92,7 +98,9 @@ class Group:
     def striped(
         self, start: Callable[[torch.Tensor], dist.Work | None], tensor: torch.Tensor
     ) -> None:
-        """`start` an operation on each of the pieces of `tensor`, one for each connection, and wait for all."""
+        """`start` an operation on each of the pieces of `tensor`, one for each connection, and wait
+        for all.
+        """
         for work in [start(piece) for piece in tensor.chunk(self.connections)]:
             if work is not None:
                 work.wait()

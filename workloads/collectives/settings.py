@@ -1,4 +1,6 @@
-"""Collective operations of torch.distributed over a range of sizes, one after the other, as nccl-tests does."""
+"""Collective operations of torch.distributed over a range of sizes, one after the other, as
+nccl-tests does.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +67,13 @@ class SizeRange(Strict):
 
 
 class Collectives(Workload):
-    """Every op of `ops` at every size of `sizes` (a barrier has none), `warmup` times and then `iterations` times.
+    """Every op of `ops` at every size of `sizes` (a barrier has none), `warmup` times and then
+    `iterations` times.
 
-    A size is that of the tensor that the op is applied to, as in nccl-tests: for all_gather and gather the total over
-    the ranks, for reduce_scatter, all_to_all and scatter the whole input of a rank. The worker rounds these down to a
-    multiple of ranks x item size, and up to one item per rank.
+    A size is that of the tensor that the op is applied to, as in nccl-tests: for all_gather and
+    gather the total over the ranks, for reduce_scatter, all_to_all and scatter the whole input of a
+    rank. The worker rounds these down to a multiple of ranks x item size, and up to one item per
+    rank.
     """
 
     workload: Literal["collectives"] = "collectives"

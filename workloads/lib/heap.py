@@ -16,8 +16,9 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 def populate_heap(size_bytes: int) -> None:
     """Have `size_bytes` of the heap's memory made present at once, for later allocations.
 
-    In the guest a page that appears when it is first touched costs 80 us of the machine's time, and in bulk a few. The
-    allocator keeps what is freed, because the testbed starts it with trimming off.
+    In the guest a page that appears when it is first touched costs 80 us of the machine's time, and
+    in bulk a few. The allocator keeps what is freed, because the testbed starts it with trimming
+    off.
     """
     address = _libc.malloc(size_bytes)
     if not address:

@@ -1,29 +1,36 @@
 """Collectives in stages: inside each datacenter, across datacenters, inside again.
 
-So that the WAN carries each byte once for each datacenter, and its delay is paid once for each step between
-datacenters and not for each step between ranks. Every rank calls the same methods in the same order. Tensors are flat.
+So that the WAN carries each byte once for each datacenter, and its delay is paid once for each step
+between datacenters and not for each step between ranks. Every rank calls the same methods in the
+same order. Tensors are flat.
 
-Where all datacenters have equally many ranks, k, the ranks with the same index in their datacenters form a *rail*, and
-each rail carries 1/k of the data, so that all NICs and k connections share the work. Otherwise the first rank of each
-datacenter, its *leader*, carries all.
+Where all datacenters have equally many ranks, k, the ranks with the same index in their datacenters
+form a *rail*, and each rail carries 1/k of the data, so that all NICs and k connections share the
+work. Otherwise the first rank of each datacenter, its *leader*, carries all.
 
-============== ======================================= =================================================
-operation      equal datacenters                       unequal ones
-============== ======================================= =================================================
-all_reduce     reduce-scatter inside, all-reduce       reduce to the leader, all-reduce among leaders,
+============== =======================================
+================================================= operation      equal datacenters
+    unequal ones ============== =======================================
+    =================================================
+all_reduce     reduce-scatter inside, all-reduce       reduce to the leader, all-reduce among
+leaders,
                along the rail, all-gather inside       broadcast inside
-all_gather     all-gather along the rail, then inside  gather at the leader, all-gather among leaders,
+all_gather     all-gather along the rail, then inside  gather at the leader, all-gather among
+leaders,
                                                        broadcast inside
-reduce_scatter reduce-scatter inside, then along the   reduce to the leader, all-reduce among leaders,
+reduce_scatter reduce-scatter inside, then along the   reduce to the leader, all-reduce among
+leaders,
                rail                                    scatter inside
 broadcast      among leaders, then inside              the same
 barrier        inside, among leaders, inside           the same
-============== ======================================= =================================================
+============== =======================================
+=================================================
 
-Across datacenters, ranks send each part straight to where it is wanted (`direct_all_reduce` and its two halves). A
-ring, as gloo's, sends as many bytes, but in n - 1 steps for each half, one delay after another, and through few of the
-links. A ring would be better where the WAN is one itself, for what is sent straight then crosses several links.
-Inside, the reduce-scatter is direct too: gloo has none, and torch's is a whole all-reduce of which a part is kept.
+Across datacenters, ranks send each part straight to where it is wanted (`direct_all_reduce` and its
+two halves). A ring, as gloo's, sends as many bytes, but in n - 1 steps for each half, one delay
+after another, and through few of the links. A ring would be better where the WAN is one itself, for
+what is sent straight then crosses several links. Inside, the reduce-scatter is direct too: gloo has
+none, and torch's is a whole all-reduce of which a part is kept.
 """
 
 from __future__ import annotations
@@ -46,7 +53,9 @@ def datacenter_ranks(plan: Plan) -> dict[str, list[int]]:
 
 
 def rails(datacenters: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The ranks with the same index in their datacenters, ascending; smaller datacenters lack the later ones."""
+    """The ranks with the same index in their datacenters, ascending; smaller datacenters lack the
+    later ones.
+    """
     longest = max(len(ranks) for ranks in datacenters)
     return [sorted(ranks[i] for ranks in datacenters if i < len(ranks)) for i in range(longest)]
 
@@ -54,7 +63,9 @@ def rails(datacenters: Sequence[Sequence[int]]) -> list[list[int]]:
 def new_groups(
     groups: Sequence[Sequence[int]], timeout: datetime.timedelta | None = None
 ) -> dist.ProcessGroup | None:
-    """Make a process group of each of `groups`, on all ranks; return the one that this rank is in."""
+    """Make a process group of each of `groups`, on all ranks; return the one that this rank is
+    in.
+    """
     mine = None
     for ranks in groups:
         group = dist.new_group(list(ranks), timeout=timeout)
@@ -66,7 +77,9 @@ def new_groups(
 def direct_reduce_scatter(
     output: torch.Tensor, tensor: torch.Tensor, group: dist.ProcessGroup | None = None
 ) -> None:
-    """Let `output` hold the sum over `group` of this rank's part of `tensor`, of which it may be a piece."""
+    """Let `output` hold the sum over `group` of this rank's part of `tensor`, of which it may be a
+    piece.
+    """
     ranks = dist.get_world_size(group)
     received = torch.empty_like(tensor)
     dist.all_to_all_single(received, tensor, group=group)
@@ -105,7 +118,8 @@ class Hierarchy:
     def __init__(
         self, datacenters: Sequence[Sequence[int]], timeout: datetime.timedelta | None = None
     ) -> None:
-        """Make the groups; every rank of the default group must do so, and be in exactly one of `datacenters`.
+        """Make the groups; every rank of the default group must do so, and be in exactly one of
+        `datacenters`.
 
         Raises:
             ValueError: a rank is missing, or is in several datacenters.
@@ -168,7 +182,9 @@ class Hierarchy:
                 output[rank * len(part) :][: len(part)] = got
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
-        """Let `output` hold the sum over all ranks of this rank's part of `tensor`, which may change."""
+        """Let `output` hold the sum over all ranks of this rank's part of `tensor`, which may
+        change.
+        """
         if self.equal:
             columns = torch.empty_like(tensor)
             self._from_ranks(tensor, columns, len(output))

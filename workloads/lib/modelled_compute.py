@@ -3,21 +3,25 @@
     from .modelled_compute import ModelledCompute
     ModelledCompute(model, gpu="H100", mfu=0.4)        # or step_time=0.35, in seconds
 
-In a guest with a virtual clock computation takes no time. After these two lines each forward and backward pass of
-`model` *sleeps* for as long as the accelerator would have computed, a piece at each module in proportion to its
-FLOPs. So the gradient of a layer appears when it would on a GPU, and what DistributedDataParallel or FSDP send
-overlaps with the rest of the backward pass. Results and losses stay those of the real arithmetic.
+In a guest with a virtual clock computation takes no time. After these two lines each forward and
+backward pass of `model` *sleeps* for as long as the accelerator would have computed, a piece at
+each module in proportion to its FLOPs. So the gradient of a layer appears when it would on a GPU,
+and what DistributedDataParallel or FSDP send overlaps with the rest of the backward pass. Results
+and losses stay those of the real arithmetic.
 
-- One forward and backward pass take `step_time`, or the FLOPs of the pass / (the GPU's peak FLOP/s x `mfu`). The
-  forward pass is a third of it, the backward pass two (two matrix products for each one of the forward pass). With
-  checkpointing the second forward pass costs its third again, as it does on a GPU.
-- The FLOPs of each module are those that torch.utils.flop_counter finds in its first forward pass, whose third is
-  slept in one piece at its end. Work that a module does itself, beside its children's, is slept at the end of its
-  forward pass and at the beginning of its backward pass. A model without any FLOPs sleeps as a whole.
-- Short pieces are gathered: no sleep is shorter than `PIECE_NS`, what remains is slept later, and what a sleep took
-  too long makes the next one shorter. The sum is exact to one piece.
-- On a real clock the CPU time that this thread has used since the last sleep counts as computed already. A pass
-  that used more than it was to take is `late`: such a run could not keep up and does not show what the GPU would.
+- One forward and backward pass take `step_time`, or the FLOPs of the pass / (the GPU's peak FLOP/s
+  x `mfu`). The forward pass is a third of it, the backward pass two (two matrix products for each
+  one of the forward pass). With checkpointing the second forward pass costs its third again, as it
+  does on a GPU.
+- The FLOPs of each module are those that torch.utils.flop_counter finds in its first forward pass,
+  whose third is slept in one piece at its end. Work that a module does itself, beside its
+  children's, is slept at the end of its forward pass and at the beginning of its backward pass. A
+  model without any FLOPs sleeps as a whole.
+- Short pieces are gathered: no sleep is shorter than `PIECE_NS`, what remains is slept later, and
+  what a sleep took too long makes the next one shorter. The sum is exact to one piece.
+- On a real clock the CPU time that this thread has used since the last sleep counts as computed
+  already. A pass that used more than it was to take is `late`: such a run could not keep up and
+  does not show what the GPU would.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ LATE = 0.02  # part of a step by which it may be late without a warning
 
 @dataclass
 class Spent:
-    """Sums over passes, in ns: what was to be modelled, what of it was slept, and how much longer the CPU took.
+    """Sums over passes, in ns: what was to be modelled, what of it was slept, and how much longer
+    the CPU took.
 
     `spans`: begin and end of each stretch of computation on the clock that slept.
     """
@@ -65,9 +70,11 @@ class Clock:
         return time.monotonic_ns()
 
     def computed_ns(self) -> int:
-        """CPU time that this thread has used; none in a guest whose clock stands still while programs compute.
+        """CPU time that this thread has used; none in a guest whose clock stands still while
+        programs compute.
 
-        (Its kernel's account of CPU time is of no use there: it takes time that was waited for as used.)
+        (Its kernel's account of CPU time is of no use there: it takes time that was waited for as
+        used.)
         """
         return 0 if self._virtual else time.thread_time_ns()
 
@@ -123,7 +130,9 @@ class Pacer:
 
 
 class ModelledCompute:
-    """Makes the passes of `model` take the time of a GPU. It stays in force as long as the model lives."""
+    """Makes the passes of `model` take the time of a GPU. It stays in force as long as the model
+    lives.
+    """
 
     def __init__(
         self,
@@ -142,10 +151,12 @@ class ModelledCompute:
 
         Args:
             model: whose forward pass is the computation of one step, or of one micro-batch.
-            step_time: seconds of a forward and a backward pass; None: from `gpu`, `mfu` and `flops`.
+            step_time: seconds of a forward and a backward pass; None: from `gpu`, `mfu` and
+                `flops`.
             gpu: a name in `PEAK_FLOPS`.
             mfu: the part of its peak that the GPU reaches, from 0 to 1.
-            flops: of a forward and a backward pass; None: three times what the first forward pass counts.
+            flops: of a forward and a backward pass; None: three times what the first forward pass
+                counts.
             slowdown: factor on all times of this rank; above 1 it is a straggler.
             jitter: standard deviation of each step's time, as a part of it.
             seed: of the jitter; give each rank another.
@@ -178,7 +189,9 @@ class ModelledCompute:
 
     @property
     def step_seconds(self) -> float:
-        """Of a forward and a backward pass, without slowdown and jitter; 0 until the FLOPs are known."""
+        """Of a forward and a backward pass, without slowdown and jitter; 0 until the FLOPs are
+        known.
+        """
         return (self._step_ns or 0.0) / 1e9
 
     def take(self) -> Spent:
@@ -210,7 +223,9 @@ class ModelledCompute:
                     break
 
     def _backward_of(self, module: nn.Module) -> Callable[[torch.Tensor], None]:
-        """Called with the gradient of the module's output, before those of its parameters are computed."""
+        """Called with the gradient of the module's output, before those of its parameters are
+        computed.
+        """
 
         def hook(_gradient: torch.Tensor) -> None:
             self._owe(module, 1 - FORWARD)
@@ -237,7 +252,9 @@ class ModelledCompute:
 
 
 class _Count:
-    """The FLOPs of each module of `model` itself, without its children, in the forward pass that now begins."""
+    """The FLOPs of each module of `model` itself, without its children, in the forward pass that
+    now begins.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         cpu_attention = (

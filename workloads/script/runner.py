@@ -1,8 +1,9 @@
 """The user's script in a rank: a Python file or module in this process, or a command in its place.
 
-This process is a fork of one that has imported torch. It is made to look like a fresh interpreter that was called
-with the script: ``__main__``, ``sys.argv``, ``sys.path[0]``, what is left to do at the end, the exit status. Python
-processes that the script or command starts find `testbed.workers.hook` on their PYTHONPATH, which has them recorded.
+This process is a fork of one that has imported torch. It is made to look like a fresh interpreter
+that was called with the script: ``__main__``, ``sys.argv``, ``sys.path[0]``, what is left to do at
+the end, the exit status. Python processes that the script or command starts find
+`testbed.workers.hook` on their PYTHONPATH, which has them recorded.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def run_script(run: RunDir, plan: Plan, rank: Rank) -> int:
 
 
 def observe() -> None:
-    """Record what this process does with torch.distributed, and give process groups the plan's timeout by default.
+    """Record what this process does with torch.distributed, and give process groups the plan's
+    timeout by default.
 
     Raises:
         RuntimeError: the host has more ranks than the plan knows of.
@@ -103,14 +105,18 @@ def _environment(run: RunDir, rank: Rank, timeout_s: int) -> dict[str, str]:
 
 
 def _seed(seed: int, rank: int) -> None:
-    """A fresh interpreter draws other numbers than its neighbours; here they depend on the run's seed."""
+    """A fresh interpreter draws other numbers than its neighbours; here they depend on the run's
+    seed.
+    """
     random.seed(f"{seed}/{rank}")
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(random.getrandbits(32))
 
 
 def run_as_main(kind: str, name: str) -> int:
-    """Run the file or module `name` as ``__main__``, and what it leaves to its end; returns the exit status."""
+    """Run the file or module `name` as ``__main__``, and what it leaves to its end; returns the
+    exit status.
+    """
     try:
         if kind == "file":
             runpy.run_path(name, run_name="__main__")

@@ -1,4 +1,6 @@
-"""The user's own training script, unchanged: a Python file, a module, or any command, such as torchrun."""
+"""The user's own training script, unchanged: a Python file, a module, or any command, such as
+torchrun.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,10 @@ class Program(NamedTuple):
 class Script(Workload):
     """`command` on every host, as torchrun would start it.
 
-    A word that ends in .py is a Python file, and ``-m`` names a module: each host starts them `ranks_per_host` times.
-    Any other command is started once by each host, and starts the host's ranks itself. The working folder is one of the
-    host's own, so paths among the arguments of a script should be absolute.
+    A word that ends in .py is a Python file, and ``-m`` names a module: each host starts them
+    `ranks_per_host` times. Any other command is started once by each host, and starts the host's
+    ranks itself. The working folder is one of the host's own, so paths among the arguments of a
+    script should be absolute.
     """
 
     workload: Literal["script"] = "script"
@@ -70,7 +73,8 @@ class Script(Workload):
         return _command(self.command)
 
     def check_installed(self) -> None:
-        """Whether this machine has the module or the command; an image of the user's may have others.
+        """Whether this machine has the module or the command; an image of the user's may have
+        others.
 
         Raises:
             UnitError: it has not.
@@ -91,7 +95,9 @@ class Script(Workload):
 
     @property
     def longest_pause_ns(self) -> int:
-        """How long a rank may compute between two exchanges: not known, so a guess that is seldom too short."""
+        """How long a rank may compute between two exchanges: not known, so a guess that is seldom
+        too short.
+        """
         return PAUSE_NS
 
     def folders(self) -> list[Path]:
@@ -111,7 +117,9 @@ class Script(Workload):
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Not known: weights of 16 million parameters in float32 (gradients and Adam's state are as large again)."""
+        """Not known: weights of 16 million parameters in float32 (gradients and Adam's state are as
+        large again).
+        """
         return 64 * MIB
 
     @model_validator(mode="after")

@@ -33,7 +33,9 @@ class Embedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a multi-layer perceptron, each on a normalised copy of the stream that it adds to."""
+    """Attention and a multi-layer perceptron, each on a normalised copy of the stream that it adds
+    to.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -59,7 +61,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Sequential):
-    """Embedding, blocks and head, one after the other, so that a pipeline can be cut between any two."""
+    """Embedding, blocks and head, one after the other, so that a pipeline can be cut between any
+    two.
+    """
 
     def __init__(self, layers: int, width: int, sequence: int) -> None:
         heads = next(heads for heads in (4, 2, 1) if width % heads == 0)
@@ -70,7 +74,9 @@ class GPT(nn.Sequential):
 
 
 def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
-    """A GPT with as nearly `parameters` parameters as a whole width allows; the same for the same seed."""
+    """A GPT with as nearly `parameters` parameters as a whole width allows; the same for the same
+    seed.
+    """
     square, linear = 12 * layers, 13 * layers + 2 * VOCABULARY + sequence + 2  # of the width
     width = (math.sqrt(linear**2 + 4 * square * parameters) - linear) / (2 * square)
     torch.manual_seed(seed)

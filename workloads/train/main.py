@@ -1,9 +1,11 @@
-"""Trains a small GPT on text, with a method of your choice; the time of its computation is that of a GPU.
+"""Trains a small GPT on text, with a method of your choice; the time of its computation is that of
+a GPU.
 
     testbed run two-sites train --set workload.method=diloco --set workload.steps=50
 
-Every rank holds the same model and draws the same batches, of which it takes its part. The losses are real; how long
-forward and backward passes take is modelled (`testbed.workloads.lib.modelled_compute`). Each step leaves a record.
+Every rank holds the same model and draws the same batches, of which it takes its part. The losses
+are real; how long forward and backward passes take is modelled
+(`testbed.workloads.lib.modelled_compute`). Each step leaves a record.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import socket
 import time
 
 import torch
-import torch._dynamo  # what torch.optim imports when it is first used: 5 s in a guest, before the ranks are forked
+
+# what torch.optim imports when it is first used: 5 s in a guest, before the ranks are forked
+import torch._dynamo
 import torch.distributed.fsdp
 import torch.distributed.pipelining
 from torch import nn
@@ -25,7 +29,8 @@ from ..lib.modelled_compute import ModelledCompute, Spent
 from . import methods
 from .gpt import Text, make_gpt
 
-COPIES = 8  # of the parameters: gradients, AdamW's two moments, buckets, outer values and momentum, buffers
+# of the parameters: gradients, AdamW's two moments, buckets, outer values and momentum, buffers
+COPIES = 8
 
 
 class Pacing:

@@ -27,7 +27,8 @@ MethodName = Literal[
 ]
 PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 LEAST_PARAMETERS = 5_000
-COPIES = 3  # of the parameters, beyond the four tensors that every rank is given: moments and outer values
+# of the parameters, beyond the four tensors that every rank is given: moments and outer values
+COPIES = 3
 FLOAT_BYTES = 4
 
 
@@ -63,8 +64,9 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 class Train(Workload):
     """`steps` steps with `method`.
 
-    A step's computation takes `step_time`, or on `gpu` 6 x parameters x batch x sequence FLOPs / (its peak x `mfu`).
-    With `scale` the model has that part of `parameters` and every rate of the topology is divided by it, so times stay.
+    A step's computation takes `step_time`, or on `gpu` 6 x parameters x batch x sequence FLOPs /
+    (its peak x `mfu`). With `scale` the model has that part of `parameters` and every rate of the
+    topology is divided by it, so times stay.
     """
 
     workload: Literal["train"] = "train"
@@ -144,7 +146,9 @@ class Train(Workload):
         return self.straggler
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """In base units, with the small model's `parameters` and `bucket`, and `model_parameters` of the real one."""
+        """In base units, with the small model's `parameters` and `bucket`, and `model_parameters`
+        of the real one.
+        """
         if self.method == "pipeline" and (
             self.microbatches < ranks or self.batch * ranks % self.microbatches
         ):

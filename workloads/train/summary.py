@@ -1,18 +1,24 @@
 """The steps of training of a run: train.parquet, and `training` of summary.json.
 
-All times are medians or sums over the steps after the warm-up, of the ranks that compute (a parameter server does not).
+All times are medians or sums over the steps after the warm-up, of the ranks that compute (a
+parameter server does not).
 
 - ``step_ms``: of each step the mean over the ranks, from its start to its end.
-- ``compute_ms``: modelled computation of a step. ``compute_utilisation``: all computation / all time of the steps.
-- ``exposed_ms``: the rest of the step, in which a rank waits: for data on their way, or for slower ranks.
-- ``overlapped_ms``: time of operations beside computation; None where the run recorded no operation of the training
-  (phase ``train``). It is the union of a rank's operations within its steps, less ``exposed_ms``.
-- ``tokens_per_s``: of all ranks, from the first step's start to the last one's end. ``mfu`` is FLOPs per token x
-  tokens/s / (ranks x the GPU's peak); without a GPU there is none.
-- ``wan_bytes_per_step`` and ``_per_token``: the growth of all WAN counters over the steps, interpolated between their
-  samples. Frames count with their headers, once for each link that they cross.
+- ``compute_ms``: modelled computation of a step. ``compute_utilisation``: all computation / all
+  time of the steps.
+- ``exposed_ms``: the rest of the step, in which a rank waits: for data on their way, or for slower
+  ranks.
+- ``overlapped_ms``: time of operations beside computation; None where the run recorded no operation
+  of the training (phase ``train``). It is the union of a rank's operations within its steps, less
+  ``exposed_ms``.
+- ``tokens_per_s``: of all ranks, from the first step's start to the last one's end. ``mfu`` is
+  FLOPs per token x tokens/s / (ranks x the GPU's peak); without a GPU there is none.
+- ``wan_bytes_per_step`` and ``_per_token``: the growth of all WAN counters over the steps,
+  interpolated between their samples. Frames count with their headers, once for each link that they
+  cross.
 - ``final_loss``: the mean over the ranks, in the last step.
-- ``late_ms``: computation that took longer than it was to, per step: the CPU could not keep up (real clock).
+- ``late_ms``: computation that took longer than it was to, per step: the CPU could not keep up
+  (real clock).
 """
 
 from __future__ import annotations
@@ -44,7 +50,9 @@ Problems = list[str]
 
 
 def steps_table(records: list[dict[str, Any]], problems: Problems) -> pl.DataFrame:
-    """train.parquet: the records that are whole, by step and rank; `records` have their places already."""
+    """train.parquet: the records that are whole, by step and rank; `records` have their places
+    already.
+    """
     good = [record for record in records if _whole(record)]
     if len(good) < len(records):
         problems.append(
@@ -128,7 +136,9 @@ def _span_ns(steps: pl.DataFrame) -> int:
 
 
 def _mfu(settings: dict[str, Any], tokens_per_s: float) -> dict[str, Any]:
-    """Model FLOPs utilisation of one rank, and what it assumes; that of the model before scaling."""
+    """Model FLOPs utilisation of one rank, and what it assumes; that of the model before
+    scaling.
+    """
     gpu = settings.get("gpu")
     if gpu not in PEAK_FLOPS:
         return {"mfu": None, "flops_per_token": None, "peak_flops": None}

@@ -1,4 +1,6 @@
-"""Figures of a run. Backgrounds are transparent; the page's style sheet colours text and grid for light and dark."""
+"""Figures of a run. Backgrounds are transparent; the page's style sheet colours text and grid for
+light and dark.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dar
 
 
 def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
-    """Median time against size, both logarithmic: a line per operation, its lower bound dashed. None without sizes."""
+    """Median time against size, both logarithmic: a line per operation, its lower bound dashed.
+    None without sizes.
+    """
     rows = sorted((row for row in collectives if row["bytes"] > 0), key=lambda row: row["bytes"])
     if not rows:
         return None
@@ -100,7 +104,9 @@ def operation_key(row: dict[str, Any]) -> OperationKey:
 
 
 def operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
-    """The operation, its algorithm if that is not gloo's, and group size and type where several rows share it."""
+    """The operation, its algorithm if that is not gloo's, and group size and type where several
+    rows share it.
+    """
     op, ranks, dtype, algorithm = key
     name = op if algorithm == "gloo" else f"{algorithm} {op}"
     alone = sum(other[0] == op for other in keys) == 1
@@ -140,7 +146,8 @@ def _operation(rows: list[dict[str, Any]], name: str, colour: str) -> list[Trace
 
 
 def loss_figure(runs: dict[str, pl.DataFrame], changed: History | None = None) -> go.Figure | None:
-    """Mean loss over the ranks against time since training began, a curve for each run that has two steps with one.
+    """Mean loss over the ranks against time since training began, a curve for each run that has two
+    steps with one.
 
     None without such a run. `changed` is the network of a single run, whose changes are marked.
     """
@@ -218,7 +225,9 @@ def drawing(traces: Sequence[Trace], height: int, x: Axis, y: Axis, **layout: An
 
 
 def marks(history: History, origin_ns: int) -> list[dict[str, Any]]:
-    """Lines across a figure over time where the network changed; none if there are too many to be told apart."""
+    """Lines across a figure over time where the network changed; none if there are too many to be
+    told apart.
+    """
     times = [(time - origin_ns) / 1e9 for time in history.times_ns]
     line = {"width": 1, "dash": "dot", "color": "#d1495b"}
     shown = times if len(times) <= MOST_MARKS else []

@@ -53,7 +53,9 @@ class Samples:
         return np.asarray(np.diff(carried) / 1e9)
 
     def queue_packets(self, edges: Values) -> Values:
-        """The queue's length between each two neighbouring times, as it was at the first of both."""
+        """The queue's length between each two neighbouring times, as it was at the first of
+        both.
+        """
         begins = np.array([begin for begin, _, _ in self.pieces])
         sizes = np.array([way.bottleneck.queue_packets for _, _, way in self.pieces], dtype=float)
         return np.asarray(sizes[np.searchsorted(begins, edges[:-1], side="right") - 1])
@@ -97,7 +99,9 @@ def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Fi
 
 
 def matrix_figure(rows: list[dict[str, Any]]) -> go.Figure | None:
-    """Mean use of the links from each datacenter (row) to each other one (column), with their bytes. None without."""
+    """Mean use of the links from each datacenter (row) to each other one (column), with their
+    bytes. None without.
+    """
     known = [
         row for row in rows if row["bytes"] is not None and row["mean_utilisation"] is not None
     ]
@@ -157,7 +161,8 @@ def _over_time(
     what: str,
     whole: Callable[[Direction], str],
 ) -> go.Figure | None:
-    """Per cent of something for each WAN direction: lines for a few of them, else rows of a heat map.
+    """Per cent of something for each WAN direction: lines for a few of them, else rows of a heat
+    map.
 
     `whole` says what 100 % of a direction are. Lines across are changes of the network.
     """

@@ -1,4 +1,6 @@
-"""What each rank was doing over time, as a figure of a fixed size, however many operations there are."""
+"""What each rank was doing over time, as a figure of a fixed size, however many operations there
+are.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Shares = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bins:
-    """Pieces of time of the same length, from the beginning of the first to the end of the last, in ns."""
+    """Pieces of time of the same length, from the beginning of the first to the end of the last, in
+    ns.
+    """
 
     edges: Shares
 
@@ -50,7 +54,8 @@ def rank_figure(
     origin_ns: int,
     history: History | None = None,
 ) -> go.Figure | None:
-    """A row per rank, coloured by what it does most at that time. None without operations and steps.
+    """A row per rank, coloured by what it does most at that time. None without operations and
+    steps.
 
     Changes of the network in `history` are marked.
     """

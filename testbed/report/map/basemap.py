@@ -1,4 +1,6 @@
-"""The quiet background of a map: land, lakes, borders. `map/data/SOURCES.md` tells where the data come from."""
+"""The quiet background of a map: land, lakes, borders. `map/data/SOURCES.md` tells where the data
+come from.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class View:
 
     @cache  # noqa: B019 (views are few, and compared by value)
     def layers(self) -> dict[str, str]:
-        """SVG path data of each layer, rounded to 0.1 px; nothing where the outline is too coarse."""
+        """SVG path data of each layer, rounded to 0.1 px; nothing where the outline is too
+        coarse.
+        """
         if self.km_per_px < FINEST_KM_PER_PX:
             return {}
         found = {}

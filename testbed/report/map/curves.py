@@ -56,7 +56,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What curves are drawn on: `period` px on, a map repeats itself; curves bend away from `hub`, or else up."""
+    """What curves are drawn on: `period` px on, a map repeats itself; curves bend away from `hub`,
+    or else up.
+    """
 
     frame: Box
     period: float | None
@@ -71,7 +73,9 @@ class Sheet:
         return Curve(link, np.array([a, (a + b) / 2, b]), turns)
 
     def bent(self, line: Curve, bend: float) -> Curve:
-        """The curve whose middle is `bend` chords away from the middle of `line`: out if above zero, else in."""
+        """The curve whose middle is `bend` chords away from the middle of `line`: out if above
+        zero, else in.
+        """
         start, middle, end = line.points
         normal = np.array([end[1] - start[1], start[0] - end[0]])
         out = np.array([0, -1]) if self.hub is None else middle - self.hub
@@ -81,11 +85,15 @@ class Sheet:
         )
 
     def preference(self, i: int) -> float:
-        """Cost of the i-th of `BENDS`: slight ones are better; inward is as good as outward unless there is a hub."""
+        """Cost of the i-th of `BENDS`: slight ones are better; inward is as good as outward unless
+        there is a hub.
+        """
         return 6.0 * (i // 2) + (4.0 * (i % 2) if self.hub is not None else 0)
 
     def crowding(self, curve: Curve, dots: Points, drawn: Sequence[Points]) -> float:
-        """Cost of a curve: nearness to dots that are not its own, leaving the frame, running along other curves."""
+        """Cost of a curve: nearness to dots that are not its own, leaving the frame, running along
+        other curves.
+        """
         samples, cost = curve.samples(SAMPLES), 0.0
         gaps = _distances(dots, samples).min(axis=1, initial=np.inf)
         cost += 8 * float(np.maximum(0, CLEAR_OF_DOTS - gaps).sum())

@@ -87,7 +87,9 @@ class Box(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A place for a label, with a leader to `anchor`. `cost` in px: the way that one would go to avoid it."""
+    """A place for a label, with a leader to `anchor`. `cost` in px: the way that one would go to
+    avoid it.
+    """
 
     box: Box
     cost: float
@@ -102,14 +104,18 @@ def _widths() -> dict[str, dict[str, int]]:
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """px of `text` in Arimo, whose letters are as wide as those of Arial, Helvetica and Liberation Sans."""
+    """px of `text` in Arimo, whose letters are as wide as those of Arial, Helvetica and Liberation
+    Sans.
+    """
     widths = _widths()["bold" if bold else "regular"]
     return sum(widths.get(character, 1000) for character in text) * size / 1000
 
 
 @dataclass
 class Canvas:
-    """What is taken: no label leaves `frame` or meets a box in `taken`; points of lines are avoided if possible."""
+    """What is taken: no label leaves `frame` or meets a box in `taken`; points of lines are avoided
+    if possible.
+    """
 
     frame: Box
     taken: list[Box]

@@ -71,7 +71,9 @@ class Site:
 
 @dataclass
 class Layout:
-    """A drawing: sites, curves and their labels within `frame`; `view` is the map behind them, if there is one."""
+    """A drawing: sites, curves and their labels within `frame`; `view` is the map behind them, if
+    there is one.
+    """
 
     network: Network
     frame: Box
@@ -91,7 +93,9 @@ class Layout:
 
     @property
     def alone(self) -> bool:
-        """Whether one site without a location is all there is; then its hosts are drawn around it."""
+        """Whether one site without a location is all there is; then its hosts are drawn around
+        it.
+        """
         return len(self.sites) == 1 and self.view is None
 
     @property
@@ -101,7 +105,9 @@ class Layout:
 
 
 def lay_out(network: Network, use: Use | None = None) -> Layout:
-    """Place the sites of `network` on a map, or on a circle if not even half of them have a location."""
+    """Place the sites of `network` on a map, or on a circle if not even half of them have a
+    location.
+    """
     located = [dc for dc in network.datacenters if dc.location is not None]
     on_map = 2 * len(located) > len(network.datacenters)
     layout = _map(network, located) if on_map else _circle(network)
@@ -153,7 +159,9 @@ def _view(network: Network, places: Mapping[str, Location]) -> View:
 
 
 def _circle(network: Network) -> Layout:
-    """The sites on a circle, in their order from the top; one that all others hang on, in its middle."""
+    """The sites on a circle, in their order from the top; one that all others hang on, in its
+    middle.
+    """
     import networkx as nx  # noqa: PLC0415 (0.15 s; maps do without)
 
     names = [dc.name for dc in network.datacenters]
@@ -248,7 +256,9 @@ def _along(curve: Curve, width: float, height: float) -> list[Candidate]:
 def _placed(
     canvas: Canvas, text: list[Text], point: tuple[float, float], beside: list[Candidate]
 ) -> Label:
-    """A label at one of the candidates `beside` what it labels, or farther away with a leader to `point`."""
+    """A label at one of the candidates `beside` what it labels, or farther away with a leader to
+    `point`.
+    """
     width, height = _size(text)
     best = canvas.place([*beside, *_farther(point, width, height)])
     if best is None:
@@ -286,7 +296,9 @@ def _farther(point: tuple[float, float], width: float, height: float) -> Iterato
 
 
 def link_text(link: WanLink, step: Points, use: Use) -> list[Text]:
-    """The lines of a link's label: RTT, rates, use. Arrows point as the curve does on the drawing, by `step`."""
+    """The lines of a link's label: RTT, rates, use. Arrows point as the curve does on the drawing,
+    by `step`.
+    """
     there, back = ("→", "←") if abs(step[0]) >= abs(step[1]) else ("↓", "↑")
     if (step[0] if there == "→" else step[1]) < 0:
         there, back = back, there

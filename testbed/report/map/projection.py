@@ -1,4 +1,5 @@
-"""Places on the Earth as points of a plane: azimuthal for a part of the Earth, cylindrical for most of it.
+"""Places on the Earth as points of a plane: azimuthal for a part of the Earth, cylindrical for most
+of it.
 
 Planes have the Earth's radius as their unit, x to the right and y down.
 """
@@ -31,12 +32,16 @@ class Projection(Protocol):
         """The plane's points of (degrees north, degrees east)."""
 
     def copies(self, line: Points) -> list[Points]:
-        """A line or ring (degrees) on the plane. Filled by the even-odd rule, a ring is what it encloses."""
+        """A line or ring (degrees) on the plane. Filled by the even-odd rule, a ring is what it
+        encloses.
+        """
 
 
 @dataclass(frozen=True)
 class Azimuthal:
-    """Lambert's azimuthal equal-area projection around `centre`. What is beyond `rim` is moved to the rim."""
+    """Lambert's azimuthal equal-area projection around `centre`. What is beyond `rim` is moved to
+    the rim.
+    """
 
     centre: Location
     rim: float = float(np.radians(150))
@@ -56,7 +61,9 @@ class Azimuthal:
         return np.column_stack([radius * np.sin(bearing), -radius * np.cos(bearing)])
 
     def copies(self, line: Points) -> list[Points]:
-        """The line; and the rim if it encloses the point opposite the centre, for then its inside is around it."""
+        """The line; and the rim if it encloses the point opposite the centre, for then its inside
+        is around it.
+        """
         north, east = self.centre
         if not any(encloses(line, (-north, east + turn)) for turn in (-180, 180, 540)):
             return [self.project(line)]
@@ -69,7 +76,9 @@ class Azimuthal:
 
 @dataclass(frozen=True)
 class Cylindrical:
-    """Patterson's cylindrical projection (2014); the meridian `middle` runs through the middle of the map."""
+    """Patterson's cylindrical projection (2014); the meridian `middle` runs through the middle of
+    the map.
+    """
 
     middle: float
     period: float = float(2 * np.pi)
@@ -131,8 +140,9 @@ def smallest_cap(degrees: Points) -> tuple[Location, float]:
 
 
 def _middle(east: Sequence[float], links: Sequence[tuple[int, int]]) -> float:
-    """The meridian for the middle. The map's edge, opposite, keeps away from the sites; it is crossed by few links, or
-    is near the date line, where people expect it: 30 degrees count as much as a link."""
+    """The meridian for the middle. The map's edge, opposite, keeps away from the sites; it is
+    crossed by few links, or is near the date line, where people expect it: 30 degrees count as much
+    as a link."""
 
     def cost(edge: int) -> float:
         x = [(value - edge) % 360 for value in east]

@@ -62,9 +62,10 @@ MOST_HOSTS_DRAWN = 64
 def site_map(network: Network, use: Use | None = None, theme: Theme = "auto") -> str:
     """The picture of `network` as an SVG document, `layout.WIDTH` px wide.
 
-    `use` colours each direction of a link, (source, target), by a share from 0 to 1. With `theme` auto, colours follow
-    the reader's preference for light or dark; page: they are the CSS variables ``--map-paper``, ``--map-ink``, ... of
-    the page around it, which have the same values unless that page sets others.
+    `use` colours each direction of a link, (source, target), by a share from 0 to 1. With `theme`
+    auto, colours follow the reader's preference for light or dark; page: they are the CSS variables
+    ``--map-paper``, ``--map-ink``, ... of the page around it, which have the same values unless
+    that page sets others.
     """
     return ET.tostring(_Picture(lay_out(network, use), use or {}, theme).svg, encoding="unicode")
 
@@ -108,7 +109,9 @@ def style(theme: Theme) -> str:
 
 
 def colour(share: float) -> str:
-    """The colour of a direction that is used to `share` of its rate; legible on light and on dark."""
+    """The colour of a direction that is used to `share` of its rate; legible on light and on
+    dark.
+    """
     share = min(max(share, 0.0), 1.0) * 2
     low, high = RAMP[min(int(share), 1)], RAMP[min(int(share), 1) + 1]
     part = share - min(int(share), 1)
@@ -185,7 +188,9 @@ class _Picture:
         )
 
     def _scale(self, km_per_px: float, frame: Box, grid: bool) -> None:
-        """A bar of 1, 2 or 5 times a power of ten of km; the mesh of a grid where there is no land to be seen."""
+        """A bar of 1, 2 or 5 times a power of ten of km; the mesh of a grid where there is no land
+        to be seen.
+        """
         km = _round(150 * km_per_px)
         length, x, y = km / km_per_px, frame.left + 14, frame.bottom - 12
         if grid:

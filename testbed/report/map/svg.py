@@ -6,7 +6,9 @@ from xml.etree import ElementTree as ET
 
 
 def add(parent: ET.Element, tag: str, text: str = "", **attributes: object) -> ET.Element:
-    """A new child of `parent`; the attribute ``class_`` is class, ``stroke_width`` is stroke-width."""
+    """A new child of `parent`; the attribute ``class_`` is class, ``stroke_width`` is
+    stroke-width.
+    """
     values = {
         name.rstrip("_").replace("_", "-"): f"{value:.1f}"
         if isinstance(value, float)

@@ -16,7 +16,9 @@ MOST_LISTED = 300
 
 
 def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> float:
-    """Add the links of `network` below `top`, as a matrix of sites if it fits, else as a list; the lower end in px."""
+    """Add the links of `network` below `top`, as a matrix of sites if it fits, else as a list; the
+    lower end in px.
+    """
     rates = {rate_text(way) for link in network.wan for way in link.directions}
     names = [dc.name for dc in network.datacenters]
     column = max(text_width(name, SIZE, bold=True) for name in names) + GAP
@@ -34,7 +36,9 @@ def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> floa
 def _matrix(
     svg: ET.Element, network: Network, names: list[str], place: Box, column: float
 ) -> float:
-    """A row and a column for each site, the RTT where they meet; the last site needs no row, the first no column."""
+    """A row and a column for each site, the RTT where they meet; the last site needs no row, the
+    first no column.
+    """
     texts = {}
     for link in network.wan:
         ends = link.forward.source, link.forward.target

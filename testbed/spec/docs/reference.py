@@ -1,4 +1,6 @@
-"""The reference page of the topology file, made from its JSON schema: every key, value, unit, default and example."""
+"""The reference page of the topology file, made from its JSON schema: every key, value, unit,
+default and example.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def reference() -> str:
 
 
 def example(field: Schema) -> Any:
-    """A value that `field` may have: its example if it has one, else one of its type's, else its default."""
+    """A value that `field` may have: its example if it has one, else one of its type's, else its
+    default.
+    """
     return next(_examples(field), field.get("default"))
 
 
@@ -64,7 +68,9 @@ def _units() -> Iterator[str]:
 
 
 def _paths(title: str, models: Mapping[str, Schema]) -> dict[str, list[str]]:
-    """Where in the file each model stands, as dotted keys, in the order in which a reader meets them."""
+    """Where in the file each model stands, as dotted keys, in the order in which a reader meets
+    them.
+    """
     paths: dict[str, list[str]] = {}
     waiting = [("", title)]
     while waiting:

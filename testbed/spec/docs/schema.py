@@ -7,7 +7,9 @@ from pydantic_core import core_schema
 
 
 class SchemaGenerator(GenerateJsonSchema):
-    """Pydantic's generator, but for draft 7, without titles made of keys, and strict about the keys of mappings."""
+    """Pydantic's generator, but for draft 7, without titles made of keys, and strict about the keys
+    of mappings.
+    """
 
     schema_dialect = "http://json-schema.org/draft-07/schema#"
 
@@ -23,7 +25,9 @@ class SchemaGenerator(GenerateJsonSchema):
         return result
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        """With `propertyNames`, so that a key which does not match is refused instead of ignored."""
+        """With `propertyNames`, so that a key which does not match is refused instead of
+        ignored.
+        """
         result = super().dict_schema(schema)
         for pattern, values in result.pop("patternProperties", {}).items():
             result |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}

@@ -1,7 +1,8 @@
-"""Topologies from other formats: GraphML of the Internet Topology Zoo, and CSV tables of round-trip times.
+"""Topologies from other formats: GraphML of the Internet Topology Zoo, and CSV tables of round-trip
+times.
 
-A reader makes a `Draft` of a file; `convert` makes a topology of it, and a comment that says where it came from and
-what was assumed.
+A reader makes a `Draft` of a file; `convert` makes a topology of it, and a comment that says where
+it came from and what was assumed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def convert(path: Path, options: Options) -> Imported:
     """The topology that the GraphML or CSV file `path` describes.
 
     Raises:
-        InputError: the file cannot be read, is neither, or makes no topology; names the line, cell, node or edge.
+        InputError: the file cannot be read, is neither, or makes no topology; names the line, cell,
+            node or edge.
     """
     content = read_bytes(path)
     is_graphml, is_table = (

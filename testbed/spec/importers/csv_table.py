@@ -1,9 +1,11 @@
-"""CSV tables of round-trip times and rates between datacenters: a square matrix, or a row for each link.
+"""CSV tables of round-trip times and rates between datacenters: a square matrix, or a row for each
+link.
 
-A matrix has names in its first row and column; a cell is the RTT from the row's datacenter to the column's, an empty
-one is no link, and the diagonal is not read. A list has the columns `from`, `to`, `rtt` and `rate` (which may be left
-out). Numbers are in the unit that stands in the first cell of a matrix or in the head of a column (``rtt_ms``), RTTs
-else in ms; a cell may also have a unit of its own.
+A matrix has names in its first row and column; a cell is the RTT from the row's datacenter to the
+column's, an empty one is no link, and the diagonal is not read. A list has the columns `from`,
+`to`, `rtt` and `rate` (which may be left out). Numbers are in the unit that stands in the first
+cell of a matrix or in the head of a column (``rtt_ms``), RTTs else in ms; a cell may also have a
+unit of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class Row(NamedTuple):
 
 @dataclass
 class Measured:
-    """What a file says of ways from one datacenter to another: RTTs in ns, rates in bit/s, and where each stands."""
+    """What a file says of ways from one datacenter to another: RTTs in ns, rates in bit/s, and
+    where each stands.
+    """
 
     names: list[str]
     rtt: dict[Way, int] = field(default_factory=dict)
@@ -58,10 +62,12 @@ class Measured:
 
 
 def read(path: Path, content: bytes, options: Options) -> Draft:
-    """The datacenters and links of a table of RTTs, with the rates of a second one if `options` name it.
+    """The datacenters and links of a table of RTTs, with the rates of a second one if `options`
+    name it.
 
     Raises:
-        InputError: a table is neither form, is not square, or has a cell that is not what it should be.
+        InputError: a table is neither form, is not square, or has a cell that is not what it should
+            be.
     """
     rows = _rows(path, content)
     measured = _list(path, rows) if _is_list(rows) else _matrix(path, rows, "rtt", "ms")
@@ -89,7 +95,9 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
 
 
 def _rows(path: Path, content: bytes) -> list[Row]:
-    """The lines that are not empty; cells are separated by commas, semicolons or tabs, as in the first line."""
+    """The lines that are not empty; cells are separated by commas, semicolons or tabs, as in the
+    first line.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,7 +125,9 @@ def _is_list(rows: list[Row]) -> bool:
 
 
 def _matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measured:
-    """A square matrix of `kind` ("rtt" or "rate"); `unit` is that of its numbers unless the first cell names one."""
+    """A square matrix of `kind` ("rtt" or "rate"); `unit` is that of its numbers unless the first
+    cell names one.
+    """
     head, body = rows[0], rows[1:]
     names = head.cells[1:]
     if not names:
@@ -251,7 +261,9 @@ def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
 
 
 def _unit_in(text: str, quantity: Quantity) -> str | None:
-    """The unit of `quantity` at the end of a text such as ``rtt_ms``, ``RTT (ms)`` or ``Gbit/s``."""
+    """The unit of `quantity` at the end of a text such as ``rtt_ms``, ``RTT (ms)`` or
+    ``Gbit/s``.
+    """
     for word in reversed(_WORDS.split(text)):
         try:
             quantity.exact(f"1 {word}")

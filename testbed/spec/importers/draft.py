@@ -19,9 +19,11 @@ DEFAULT_RATE = 10_000_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """What the user adds to the file. `rate` in bit/s and `delay` (one way) in ns are those of links without one.
+    """What the user adds to the file. `rate` in bit/s and `delay` (one way) in ns are those of
+    links without one.
 
-    `bandwidth` is a second CSV file, with rates; numbers in it have the unit `bandwidth_unit` unless it names one.
+    `bandwidth` is a second CSV file, with rates; numbers in it have the unit `bandwidth_unit`
+    unless it names one.
     """
 
     name: str | None = None
@@ -37,7 +39,8 @@ class Options:
 class DraftLink:
     """A link between two datacenters, with settings as they are written in a topology file.
 
-    `rate_assumed`: the file does not give its rate, or only that of a part; left out, it is that of the options.
+    `rate_assumed`: the file does not give its rate, or only that of a part; left out, it is that of
+    the options.
     """
 
     ends: tuple[str, str]
@@ -47,7 +50,9 @@ class DraftLink:
 
 @dataclass
 class Draft:
-    """What a file says: `source` in words; `notes` on what was left out or changed; `assumed` beyond the options."""
+    """What a file says: `source` in words; `notes` on what was left out or changed; `assumed`
+    beyond the options.
+    """
 
     source: str
     datacenters: dict[str, Location | None]
@@ -78,7 +83,9 @@ def check_number(path: Path, datacenters: int) -> None:
 
 
 def valid_name(label: str) -> str:
-    """`label` as the name of a datacenter: lower-case letters, digits and hyphens; empty if nothing of it is left."""
+    """`label` as the name of a datacenter: lower-case letters, digits and hyphens; empty if nothing
+    of it is left.
+    """
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
     name = re.sub("[^a-z0-9]+", "-", plain).strip("-")
     if name and not name[0].isalpha():
@@ -87,7 +94,9 @@ def valid_name(label: str) -> str:
 
 
 def unique_names(labels: Iterable[str], fallback: str = "node") -> tuple[list[str], list[str]]:
-    """A valid name for each label, all different, and notes on those that are not plainly their label."""
+    """A valid name for each label, all different, and notes on those that are not plainly their
+    label.
+    """
     names: list[str] = []
     notes = []
     for label in labels:

@@ -1,8 +1,10 @@
-"""GraphML as the Internet Topology Zoo writes it: nodes with a label and a position, links with a speed.
+"""GraphML as the Internet Topology Zoo writes it: nodes with a label and a position, links with a
+speed.
 
-Read are, of a node, `label`, `Latitude`, `Longitude` and `Internal`; of an edge, `LinkSpeedRaw` in bit/s, else
-`LinkSpeed` with `LinkSpeedUnits`, else a speed in `LinkLabel` or `LinkType`, such as ``10 Gbps``, ``OC-192`` or
-``STM-16``. Any other GraphML of an undirected graph is read too, as far as it has these.
+Read are, of a node, `label`, `Latitude`, `Longitude` and `Internal`; of an edge, `LinkSpeedRaw` in
+bit/s, else `LinkSpeed` with `LinkSpeedUnits`, else a speed in `LinkLabel` or `LinkType`, such as
+``10 Gbps``, ``OC-192`` or ``STM-16``. Any other GraphML of an undirected graph is read too, as far
+as it has these.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
     """The internal nodes of the largest connected part of a graph, and the links between them.
 
     Raises:
-        InputError: it is not GraphML of an undirected graph; a link has no delay; a position or speed is impossible.
+        InputError: it is not GraphML of an undirected graph; a link has no delay; a position or
+            speed is impossible.
     """
     if options.bandwidth is not None:
         raise InputError(
@@ -104,7 +107,9 @@ def _parse(path: Path, content: bytes) -> Graph:
 
 
 def _kept(whole: Graph) -> tuple[Graph, list[str]]:
-    """The graph without external nodes, loops and all but its largest part, and notes on what was left out."""
+    """The graph without external nodes, loops and all but its largest part, and notes on what was
+    left out.
+    """
     notes = []
     external = [
         node for node in whole if str(whole.nodes[node].get("Internal", 1)) in ("0", "0.0", "False")
@@ -162,7 +167,9 @@ def _link(
     locations: Mapping[str, Location | None],
     options: Options,
 ) -> DraftLink:
-    """The link that parallel edges make together; its rate is left out if a single edge has none."""
+    """The link that parallel edges make together; its rate is left out if a single edge has
+    none.
+    """
     place = Place(path, "-".join(ends))
     speeds = [_speed(edge, place) for edge in edges]
     settings = (
@@ -191,7 +198,9 @@ def _speed(edge: Attributes, place: Place) -> int | None:
 
 
 def _speed_in(text: str) -> int | None:
-    """bit/s of a text such as ``10 Gbps``, ``10GE`` or ``OC-192c``; None for others, such as ``10-20Gbps``."""
+    """bit/s of a text such as ``10 Gbps``, ``10GE`` or ``OC-192c``; None for others, such as
+    ``10-20Gbps``.
+    """
     if match := _SPEED.fullmatch(text):
         return round(float(match[1]) * PREFIXES[match[2].upper()])
     if match := _SONET.fullmatch(text):

@@ -1,6 +1,8 @@
-"""Imported by every Python process that has this folder on its PYTHONPATH (module `site`, of the standard library).
+"""Imported by every Python process that has this folder on its PYTHONPATH (module `site`, of the
+standard library).
 
-It costs such a process nothing until it imports torch.distributed. The first process group starts the recording.
+It costs such a process nothing until it imports torch.distributed. The first process group starts
+the recording.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""In a guest on the real clock: run the testbed `here`, beside things that belong to others, and count what is left.
+"""In a guest on the real clock: run the testbed `here`, beside things that belong to others, and
+count what is left.
 
 usage: here.py FOLDER CASE ...    a CASE is ISOLATION-MODE; MODE: complete, change, interrupt, kill
 """
@@ -45,7 +46,9 @@ USERLAND = ("bin", "lib", "lib64", "usr")
 
 
 def make_decoys() -> None:
-    """A bridge, a link with a queue, a named namespace, a control group with a process that looks like a rank."""
+    """A bridge, a link with a queue, a named namespace, a control group with a process that looks
+    like a rank.
+    """
     for words in (
         "ip link add testbed-br type bridge",
         "ip link set testbed-br up",
@@ -71,7 +74,9 @@ def make_decoys() -> None:
 
 
 def make_container() -> None:
-    """Somebody else's Docker daemon, with a container that runs and has the names that the testbed uses."""
+    """Somebody else's Docker daemon, with a container that runs and has the names that the testbed
+    uses.
+    """
     skeleton = LAB / "root"
     for name in (*USERLAND, "etc", "dev", "proc", "sys"):
         (skeleton / name).mkdir(parents=True)

@@ -1,6 +1,8 @@
-"""In a guest, as its root: try to change this machine's files and to reach its network, in several ways.
+"""In a guest, as its root: try to change this machine's files and to reach its network, in several
+ways.
 
-usage: intruder.py FOLDER OUTSIDE PORT    OUTSIDE: a folder of this machine's that is not shared; PORT: it listens there
+usage: intruder.py FOLDER OUTSIDE PORT    OUTSIDE: a folder of this machine's that is not shared;
+PORT: it listens there
 """
 
 import json

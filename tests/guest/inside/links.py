@@ -1,8 +1,10 @@
-"""In a guest: build one small network after another, measure each in the way that its scenario says.
+"""In a guest: build one small network after another, measure each in the way that its scenario
+says.
 
 usage: links.py WRITABLE
 
-WRITABLE/scenarios.json: {name: {"plan": plan.json's content, "measure": name of a function below, "arguments": {...}}}
+WRITABLE/scenarios.json: {name: {"plan": plan.json's content, "measure": name of a function below,
+"arguments": {...}}}
 """
 
 import itertools
@@ -71,8 +73,8 @@ class Bench:
 class Receiver(threading.Thread):
     """Takes UDP packets until `IDLE_S` pass without one: number, time sent, time received in ns.
 
-    The kernel stamps what it receives. A process that asked for the time would make it pass: 256 ns for each question,
-    in which 100 Gbit/s carry two packets.
+    The kernel stamps what it receives. A process that asked for the time would make it pass: 256 ns
+    for each question, in which 100 Gbit/s carry two packets.
     """
 
     def __init__(self, receiver: socket.socket) -> None:
@@ -194,7 +196,9 @@ def one_way(bench: Bench, packets: int, gap_ns: int) -> dict[str, Any]:
 
 
 def segmented(bench: Bench, packets: int, segments: int) -> dict[str, Any]:
-    """Packets that the sender hands over `segments` at a time (UDP GSO), and which of them arrived."""
+    """Packets that the sender hands over `segments` at a time (UDP GSO), and which of them
+    arrived.
+    """
     address = bench.address(bench.b)
     arrived: set[int] = set()
     with (
@@ -253,7 +257,9 @@ def tcp(bench: Bench, seconds: float, settle: float, flows: int = 1) -> dict[str
 
 
 def pairs(bench: Bench, seconds: float, settle: float, ends: list[list[str]]) -> dict[str, Any]:
-    """TCP flows at once between named hosts; each one's bits of data per second, and the bytes that each spine sent."""
+    """TCP flows at once between named hosts; each one's bits of data per second, and the bytes that
+    each spine sent.
+    """
     running = [
         Flow(bench, bench.plan.host(a), bench.plan.host(b), seconds, settle) for a, b in ends
     ]
@@ -271,7 +277,9 @@ def pairs(bench: Bench, seconds: float, settle: float, ends: list[list[str]]) ->
 
 
 def iperf3(bench: Bench, seconds: int, ends: list[list[str]]) -> dict[str, Any]:
-    """iperf3 between named hosts, one after another: bits of data per second; and their RTTs in ns."""
+    """iperf3 between named hosts, one after another: bits of data per second; and their RTTs in
+    ns.
+    """
     rates, rtts = [], []
     for a, b in ends:
         source, target = bench.plan.host(a), bench.plan.host(b)

@@ -1,4 +1,5 @@
-"""In a guest: sleep for long, try to change the host's files, look for its interfaces, end with a status.
+"""In a guest: sleep for long, try to change the host's files, look for its interfaces, end with a
+status.
 
 usage: machine.py WRITABLE SLEEP_S FILE_OF_THE_HOST ...
 """

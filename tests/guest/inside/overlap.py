@@ -2,7 +2,8 @@
 
 usage: overlap.py FOLDER RATE_MBIT...
 
-For each rate: when the layers' backward passes begin, when bucket all-reduces begin and end, and how long steps take.
+For each rate: when the layers' backward passes begin, when bucket all-reduces begin and end, and
+how long steps take.
 """
 
 import ctypes
@@ -49,7 +50,9 @@ def remove(names: list[str]) -> None:
 
 
 def train(rank: int) -> dict:
-    """One rank: its steps, each with the begin of backward passes and the buckets' times, in s from its start."""
+    """One rank: its steps, each with the begin of backward passes and the buckets' times, in s from
+    its start.
+    """
     os.environ |= {"GLOO_SOCKET_IFNAME": "eth0", "MASTER_ADDR": "10.9.0.1", "MASTER_PORT": "29500"}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     model = nn.Sequential(*[nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)])

@@ -1,4 +1,5 @@
-"""In a guest: build the network of plan.json, send real packets through it, and write down what happened to them.
+"""In a guest: build the network of plan.json, send real packets through it, and write down what
+happened to them.
 
 usage: three_datacenters.py WRITABLE
 """
@@ -185,7 +186,9 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 
 def place() -> list[str]:
-    """Where this process is: its namespaces, root, folder, and what it sees of the network and of itself."""
+    """Where this process is: its namespaces, root, folder, and what it sees of the network and of
+    itself.
+    """
     links = [
         str(Path("/proc/thread-self", name).readlink())
         for name in ("ns/net", "ns/mnt", "root", "cwd")

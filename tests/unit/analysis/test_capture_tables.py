@@ -69,7 +69,9 @@ def acknowledgement(plan, number):
 
 
 def write_captures(run, plan, *, dropped=(), lost=()):
-    """Four packets from east to west: what the router of east gets, sends and what that of west gets; acknowledged."""
+    """Four packets from east to west: what the router of east gets, sends and what that of west
+    gets; acknowledged.
+    """
     joined, left, arrived, answers = [], [], [], []
     for number, (at, wait) in enumerate(zip(SENT, WAITED, strict=True)):
         entry = packet(plan, number, 64)
@@ -176,7 +178,9 @@ def test_throughput_over_time(run):
 
 
 def test_bytes_belong_to_operations(run):
-    """The ops of write_run: one each 100 ms, of 50 to 90 ms; the second, at 100 ms, ends at 151 ms on rank 1."""
+    """The ops of write_run: one each 100 ms, of 50 to 90 ms; the second, at 100 ms, ends at 151 ms
+    on rank 1.
+    """
     table = tables(run)[2].filter(flow=forward(run)["flow"])
     key = ["op", "bytes", "iteration", "phase", "records", "payload_bytes"]
     assert table.select(key).rows() == [
@@ -196,7 +200,9 @@ def test_bytes_between_operations_belong_to_none(run):
 
 
 def test_an_operation_within_another_one_takes_its_packets(run):
-    """Both hosts have a long operation from 95 to 300 ms; the short ones end sooner and leave it the rest."""
+    """Both hosts have a long operation from 95 to 300 ms; the short ones end sooner and leave it
+    the rest.
+    """
     for rank in (0, 1):
         append_record(
             run.rank_ops(rank),
@@ -276,7 +282,9 @@ def test_every_interface_that_is_captured():
 
 
 def test_hosts_of_one_datacenter(tmp_path):
-    """With captures at the hosts, flows are those between their interfaces, inside a datacenter too."""
+    """With captures at the hosts, flows are those between their interfaces, inside a datacenter
+    too.
+    """
     plan = make_plan(make_network({"east": 2}, {}), capture="all")
     run = write_run(tmp_path / "run", plan)
     a, b = plan.network.hosts

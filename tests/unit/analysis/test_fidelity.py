@@ -1,4 +1,6 @@
-"""Limits of a run on the real clock: what is within them is silent, what is beyond says why and what to do."""
+"""Limits of a run on the real clock: what is within them is silent, what is beyond says why and
+what to do.
+"""
 
 import copy
 import time

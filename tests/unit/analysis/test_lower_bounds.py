@@ -53,8 +53,8 @@ def test_unknown_operation_and_no_ranks():
 
 def test_three_datacenters_mesh():
     network = three_dcs(hosts=2)
-    # Any subset of one or two DCs sends S over two links of 1 Gbit/s: 4 ms. The volume between the three DCs is
-    # 2 (3-1) S = 4 S over six directions: 16/3 ms, which is more.
+    # Any subset of one or two DCs sends S over two links of 1 Gbit/s: 4 ms. The volume between the
+    # three DCs is 2 (3-1) S = 4 S over six directions: 16/3 ms, which is more.
     assert bound(network, "all_reduce", MB) == pytest.approx(EIGHT_MS * 4 / 6 + TEN_MS)
     # Two DCs hold 4/6 of the data that the third needs: 4/6 x 8 ms / 2 links. The volume, 2 S over
     # six directions, gives the same.
@@ -102,7 +102,9 @@ def test_send_recv_needs_only_its_neighbours():
 
 
 def test_groups_at_the_same_time_share_the_cuts():
-    """Two rails of two ranks: their all-reduces send 2 S each way over the link; groups inside send nothing."""
+    """Two rails of two ranks: their all-reduces send 2 S each way over the link; groups inside send
+    nothing.
+    """
     network = make_network(
         {"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, nic_bps=10 * GBIT
     )

@@ -189,7 +189,9 @@ def test_bus_factors(op, factor):
 
 
 def test_time_of_operations_that_go_one_way(tmp_path):
-    """Rank 1 starts 4 ms after rank 0 and ends 10 ms after it: what counts is the last end, or the root's."""
+    """Rank 1 starts 4 ms after rank 0 and ends 10 ms after it: what counts is the last end, or the
+    root's.
+    """
     run = write_run(tmp_path / "run", make_plan(two_dcs()))
     times = {0: (0, 50), 1: (4, 60)}
     for rank, (start, end) in times.items():
@@ -228,7 +230,9 @@ def append_op(run, rank, **values):
 
 
 def test_groups_at_the_same_time(tmp_path):
-    """Two groups, of ranks 0 and 2 and of ranks 1 and 3: the slower one counts, and both share the link."""
+    """Two groups, of ranks 0 and 2 and of ranks 1 and 3: the slower one counts, and both share the
+    link.
+    """
     plan = make_plan(
         make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)})
     )
@@ -287,7 +291,9 @@ def table_of(rows):
 
 
 def test_process_groups_after_a_crash_have_iterations_of_their_own():
-    """Ranks 0 and 1, then 0 and 2 while 1 is away, whose number 0 never ended on 2; then 0 and 1 once more."""
+    """Ranks 0 and 1, then 0 and 2 while 1 is away, whose number 0 never ended on 2; then 0 and 1
+    once more.
+    """
     found = iterations(
         table_of(
             [

@@ -90,34 +90,32 @@ def test_a_connection_with_loss_reordering_and_numbers_that_wrap(tmp_path):
         + 100 * 21
     )
     window_ms = 0.2 + 41  # 5000 in flight of 5120, and then 2000 of 2560: less than 1000 are left
-    assert (
-        row
-        == {
-            "records": 10,
-            "packets": 10,
-            "payload_bytes": payload,
-            "wire_bytes": 10 * 54 + 4 + payload,  # the option of the SYN takes 4 bytes
-            "retransmissions": 1,
-            "retransmitted_bytes": 1000,
-            "out_of_order": 1,
-            "unseen_bytes": 0,
-            "first_ns": START_NS,
-            "last_ns": START_NS + 1825 * MS // 10,
-            "throughput_bps": pytest.approx(payload * 8 / 0.1825),
-            "rtt_samples": 5,  # 20, 20, 20.1, 20.3, 21 ms; the acknowledgement of 6001 covers what was sent twice
-            "rtt_min_ns": 20 * MS,
-            "rtt_median_ns": 20.1 * MS,
-            "rtt_p95_ns": pytest.approx(20.86 * MS, abs=1),
-            "in_flight_max_bytes": 6000,
-            "in_flight_mean_bytes": pytest.approx(in_flight / duration_ms),
-            "window_min_bytes": 10 << SCALE,
-            "window_max_bytes": 20 << SCALE,
-            "duration_ns": duration_ms * MS,
-            "idle_share": pytest.approx((1 + 100) / duration_ms),
-            "window_limited_share": pytest.approx(window_ms / duration_ms),
-            "network_limited_share": pytest.approx(1 - (101 + window_ms) / duration_ms),
-        }
-    )
+    assert row == {
+        "records": 10,
+        "packets": 10,
+        "payload_bytes": payload,
+        "wire_bytes": 10 * 54 + 4 + payload,  # the option of the SYN takes 4 bytes
+        "retransmissions": 1,
+        "retransmitted_bytes": 1000,
+        "out_of_order": 1,
+        "unseen_bytes": 0,
+        "first_ns": START_NS,
+        "last_ns": START_NS + 1825 * MS // 10,
+        "throughput_bps": pytest.approx(payload * 8 / 0.1825),
+        # 20, 20, 20.1, 20.3, 21 ms; the acknowledgement of 6001 covers what was sent twice
+        "rtt_samples": 5,
+        "rtt_min_ns": 20 * MS,
+        "rtt_median_ns": 20.1 * MS,
+        "rtt_p95_ns": pytest.approx(20.86 * MS, abs=1),
+        "in_flight_max_bytes": 6000,
+        "in_flight_mean_bytes": pytest.approx(in_flight / duration_ms),
+        "window_min_bytes": 10 << SCALE,
+        "window_max_bytes": 20 << SCALE,
+        "duration_ns": duration_ms * MS,
+        "idle_share": pytest.approx((1 + 100) / duration_ms),
+        "window_limited_share": pytest.approx(window_ms / duration_ms),
+        "network_limited_share": pytest.approx(1 - (101 + window_ms) / duration_ms),
+    }
 
 
 def test_the_other_direction(tmp_path):
@@ -133,7 +131,9 @@ def test_the_other_direction(tmp_path):
 
 @pytest.mark.parametrize(("ip_id", "again", "late"), [(5, 0, 1), (7, 1, 0), (4, 1, 0)])
 def test_what_fills_a_hole_was_late_or_is_a_copy(tmp_path, ip_id, again, late):
-    """Its IP identification says whether it was sent between the packets on both sides of the hole."""
+    """Its IP identification says whether it was sent between the packets on both sides of the
+    hole.
+    """
     packets = [(21, data(1, 1000, 4)), (21.1, data(2001, 1000, 6)), (41, data(1001, 1000, ip_id))]
     (row,) = rows(tmp_path, [*handshake(), *packets])
     assert (row["retransmissions"], row["out_of_order"], row["unseen_bytes"]) == (again, late, 0)

@@ -1,4 +1,6 @@
-"""What a summary says of training, from hand-made records; settings of the workload; scaled networks."""
+"""What a summary says of training, from hand-made records; settings of the workload; scaled
+networks.
+"""
 
 import json
 
@@ -25,7 +27,9 @@ from tests.support.synthetic import GBIT, MS, START_NS, make_plan, two_dcs, writ
 
 
 def write_steps(run, late_ms=0, ranks=2, server=False):
-    """12 steps of 150 ms, of which 100 ms are computed; the loss falls by 0.1 a step; 1000 tokens each."""
+    """12 steps of 150 ms, of which 100 ms are computed; the loss falls by 0.1 a step; 1000 tokens
+    each.
+    """
     for rank in range(ranks):
         for step in range(12):
             start = START_NS + step * 150 * MS
@@ -103,7 +107,8 @@ def test_summary(run):
     assert (row["flops_per_token"], row["peak_flops"]) == (6e6, 989e12)
     assert row["mfu"] == pytest.approx(6e6 * 1000 / 0.15 / 989e12)
     assert row["final_loss"] == pytest.approx(3.91)
-    # The steps after the warm-up are from 300 ms to 1.8 s; samples end at 1.6 s: 13 of 625 kB in each direction.
+    # The steps after the warm-up are from 300 ms to 1.8 s; samples end at 1.6 s: 13 of 625 kB in
+    # each direction.
     assert row["wan_bytes_per_step"] == pytest.approx(2 * 13 * 625_000 / 10)
     assert row["wan_bytes_per_token"] == pytest.approx(2 * 13 * 625_000 / 20_000)
     # All 12 steps take 1.8 s, in which each direction carries 10 MB on 1 Gbit/s.
@@ -236,7 +241,9 @@ def test_a_straggler_must_exist():
 
 
 def test_a_scaled_network():
-    """Rates and the time that queues hold by the divisor; delays, addresses and everything else stay."""
+    """Rates and the time that queues hold by the divisor; delays, addresses and everything else
+    stay.
+    """
     network = resolve_network(two_sites())
     small = scaled(network, 100)
     for old, new in zip(network.wan[0].directions, small.wan[0].directions, strict=True):

@@ -13,7 +13,9 @@ from testbed.cli.main import app
 
 
 def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command with its words; `testbed sweep EXPERIMENT` is `testbed sweep run EXPERIMENT`."""
+    """Every command with its words; `testbed sweep EXPERIMENT` is `testbed sweep run
+    EXPERIMENT`.
+    """
     if not hasattr(command, "commands"):
         yield words, command
         return

@@ -88,7 +88,8 @@ def test_what_cannot_change(spec: Path, setting: str) -> None:
     [
         (Fibre(delay_ns=0, seed=0, loss=Loss(p=0.02)), 0.02, 1),
         (Fibre(delay_ns=0, seed=0, loss=Loss(p=0.5), corrupt=0.5), 0.75, 1),
-        # In the bad state a tenth of the time, for 10 packets on average; half of them are lost there.
+        # In the bad state a tenth of the time, for 10 packets on average; half of them are lost
+        # there.
         (
             Fibre(
                 delay_ns=0,

@@ -1,4 +1,6 @@
-"""Kernel sources that the user names: what is refused, what makes a new kernel, what is remembered."""
+"""Kernel sources that the user names: what is refused, what makes a new kernel, what is
+remembered.
+"""
 
 import shutil
 import tarfile
@@ -32,7 +34,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The top of a kernel source of another version, with a git history and a forgotten object file."""
+    """The top of a kernel source of another version, with a git history and a forgotten object
+    file.
+    """
     path = tmp_path / "linux-5.10.7"
     (path / "arch/um").mkdir(parents=True)
     (path / "Makefile").write_text(MAKEFILE)

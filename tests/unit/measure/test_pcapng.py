@@ -68,7 +68,9 @@ def test_wireshark_reads_interface_direction_and_time(tmp_path, need):
 
 
 def test_files_filled_in_turn_are_put_in_order(tmp_path):
-    """tcpdump has come back to the first file: it holds the newest packets. The last has not been filled yet."""
+    """tcpdump has come back to the first file: it holds the newest packets. The last has not been
+    filled yet.
+    """
     path = tmp_path / "a-b@a.pcapng"
     packets = exchange(6)
     for digit, part in ((0, packets[8:]), (1, packets[:4]), (2, packets[4:8]), (3, [])):

@@ -1,4 +1,6 @@
-"""Events of a topology: what is refused, what links and routes go through, and what is made of it afterwards."""
+"""Events of a topology: what is refused, what links and routes go through, and what is made of it
+afterwards.
+"""
 
 from pathlib import Path
 
@@ -104,7 +106,9 @@ def test_names_are_links_conduits_and_datacenters(tmp_path: Path) -> None:
 
 
 def test_routers_avoid_a_link_that_stays_down(tmp_path: Path) -> None:
-    """From a to b: 10 ms; without a-b 30 + 20 ms by c. Both turns happen `convergence` after the link's."""
+    """From a to b: 10 ms; without a-b 30 + 20 ms by c. Both turns happen `convergence` after the
+    link's.
+    """
     made = network(tmp_path, "{at: 1 s, duration: 2 s, links: a-b, down: true}")
     assert told(made) == [
         (1.0, "a-b: down"),
@@ -339,7 +343,9 @@ def test_hosts_crash_and_come_back(tmp_path: Path) -> None:
 
 
 def test_hosts_send_beside_the_job(tmp_path: Path) -> None:
-    """Where a datacenter sends, each of its hosts sends a part, at a part of the rate, to the others' hosts in turn."""
+    """Where a datacenter sends, each of its hosts sends a part, at a part of the rate, to the
+    others' hosts in turn.
+    """
     path = tmp_path / "mine.yaml"
     path.write_text(
         "datacenters: {a: {hosts: 3}, b: {hosts: 2}}\n"
@@ -428,7 +434,9 @@ def test_draws_are_new_after_each_change(tmp_path: Path) -> None:
 
 
 def test_bounds_hold_for_every_state(tmp_path: Path) -> None:
-    """A broadcast from a to b and c: while a-c takes 5 ms and a-b 10 ms, 10 ms; its bytes at the larger rate."""
+    """A broadcast from a to b and c: while a-c takes 5 ms and a-b 10 ms, 10 ms; its bytes at the
+    larger rate.
+    """
     plan = plan_of(
         tmp_path, "{at: 1 s, links: a-c, delay: 5 ms}", "{at: 2 s, links: a-b, rate: 100 Gbit/s}"
     )
@@ -484,7 +492,9 @@ def test_a_damaged_history_counts_as_far_as_it_is_sound(tmp_path: Path) -> None:
 
 
 def test_periods_tell_how_fast_a_run_got_on(tmp_path: Path) -> None:
-    """Operations of 1 s each, but for one that the outage from 2 to 5 s holds up; the last change was not reached."""
+    """Operations of 1 s each, but for one that the outage from 2 to 5 s holds up; the last change
+    was not reached.
+    """
     plan = plan_of(
         tmp_path,
         "{at: 2 s, duration: 3 s, links: a-b, down: true}",

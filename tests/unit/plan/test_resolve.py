@@ -309,7 +309,9 @@ def test_multipath_takes_all_best_paths() -> None:
     multipath=st.booleans(),
 )
 def test_no_route_goes_in_circles(delays: list[int], routing: str, multipath: bool) -> None:
-    """`paths` would not end: every path of a mesh of five is at most four links long, and there is one."""
+    """`paths` would not end: every path of a mesh of five is at most four links long, and there is
+    one.
+    """
     names = "abcde"
     pairs = [(a, b) for a in names for b in names if a < b]
     wan = [

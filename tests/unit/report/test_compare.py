@@ -84,7 +84,9 @@ def test_figures_and_their_ratios() -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """Two runs with the same name in different folders; the second has another seed and other times."""
+    """Two runs with the same name in different folders; the second has another seed and other
+    times.
+    """
     found = []
     for folder, seed in (("a", 1), ("b", 2)):
         run = write_run(tmp_path / folder / "run", make_plan(two_dcs(), seed=seed))

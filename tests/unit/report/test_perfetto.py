@@ -1,4 +1,6 @@
-"""trace.json: Chrome's trace event format, what is on which track, and what HolisticTraceAnalysis makes of it."""
+"""trace.json: Chrome's trace event format, what is on which track, and what HolisticTraceAnalysis
+makes of it.
+"""
 
 import json
 import re
@@ -23,7 +25,8 @@ from tests.support.synthetic import (
     write_training_run,
 )
 
-# "Trace Event Format" (Google, 2016): the phases used here and the fields that each must have; times in us.
+# "Trace Event Format" (Google, 2016): the phases used here and the fields that each must have;
+# times in us.
 NUMBER, TEXT = {"type": "number", "minimum": 0}, {"type": "string", "minLength": 1}
 PHASES = {
     "X": {"name": TEXT, "cat": TEXT, "ts": NUMBER, "dur": NUMBER, "args": {"type": "object"}},
@@ -268,11 +271,13 @@ def test_names(operation, name):
 
 
 def analysed(path):
-    """What HolisticTraceAnalysis 0.5 finds in a file: its rank; us of communication, of computation, of both at once.
+    """What HolisticTraceAnalysis 0.5 finds in a file: its rank; us of communication, of
+    computation, of both at once.
 
-    Its rules: the rank is the first match of a pattern in any line (common/trace_file.py); events without dur or cat
-    are dropped, `args.stream` defaults to -1 (common/trace_parser.py), and kernels are those with another stream; their
-    names tell the type (utils/utils.py); intervals of a type are merged (analyzers/communication_analysis.py).
+    Its rules: the rank is the first match of a pattern in any line (common/trace_file.py); events
+    without dur or cat are dropped, `args.stream` defaults to -1 (common/trace_parser.py), and
+    kernels are those with another stream; their names tell the type (utils/utils.py); intervals of
+    a type are merged (analyzers/communication_analysis.py).
     """
     text = path.read_text()
     rank = next(
@@ -305,7 +310,8 @@ def test_analysis_of_each_rank_counts_communication_and_computation(make, tmp_pa
     paths = write_rank_traces(run, load(run), tmp_path / "traces")
     near = partial(pytest.approx, abs=0.01)
     assert [path.name for path in paths] == ["rank-0.json", "rank-1.json"]
-    # Six steps: each computes for 60 ms and communicates for the last 50 of 100, 10 of them at once.
+    # Six steps: each computes for 60 ms and communicates for the last 50 of 100, 10 of them at
+    # once.
     assert [analysed(path) for path in paths] == [
         (rank, near(300e3), near(360e3), near(60e3)) for rank in (0, 1)
     ]

@@ -34,7 +34,9 @@ def test_azimuthal_keeps_areas():
 
 
 def test_patterson():
-    """Of the published polynomial: the pole lies at 1.790857 radii, and the meridian of the middle is straight."""
+    """Of the published polynomial: the pole lies at 1.790857 radii, and the meridian of the middle
+    is straight.
+    """
     points = Cylindrical(10.0).project(np.array([(0.0, 10.0), (90.0, 10.0), (0.0, 190.0)]))
     assert points == pytest.approx(np.array([(0, 0), (0, -1.790857), (np.pi, 0)]), abs=1e-5)
 
@@ -47,7 +49,9 @@ def test_smallest_cap():
 
 @pytest.mark.parametrize("shift", [0, 90, 180])
 def test_the_projection_follows_the_extent(shift):
-    """Wherever the sites are: a part of the Earth is azimuthal, however the date line runs through it."""
+    """Wherever the sites are: a part of the Earth is azimuthal, however the date line runs through
+    it.
+    """
     turned = [(north, (east + shift + 180) % 360 - 180) for north, east in US]
     assert isinstance(fitting(turned, []), Azimuthal)
     assert isinstance(fitting([(0, 0), (0, 120), (0, -120)], []), Cylindrical)
@@ -61,7 +65,9 @@ def test_the_edge_of_a_world_map_is_the_date_line_unless_links_cross_it():
 
 
 def test_land_around_the_point_opposite_the_centre_is_not_turned_inside_out():
-    """Seen from Spain, New Zealand surrounds the point opposite; the sea before Spain must not become land."""
+    """Seen from Spain, New Zealand surrounds the point opposite; the sea before Spain must not
+    become land.
+    """
     ring = np.array(
         [(-44.0, 172.0), (-36.0, 172.0), (-36.0, 180.0), (-44.0, 180.0), (-44.0, 172.0)]
     )

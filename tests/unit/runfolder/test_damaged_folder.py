@@ -17,7 +17,8 @@ from tests.support.synthetic import make_plan, two_dcs, write_flows, write_run, 
 
 PLAN = make_plan(two_dcs())
 CAPTURE = RunDir(Path()).capture("east-west", "east").as_posix()
-# Every file that a run leaves, and what the page says if it is damaged: nothing where it is made anew.
+# Every file that a run leaves, and what the page says if it is damaged: nothing where it is made
+# anew.
 FILES = {
     "plan.json": "",
     "spec.yaml": "spec.yaml",
@@ -166,7 +167,9 @@ def test_a_plan_without_a_path(tmp_path):
 
 
 def test_a_run_that_was_killed(tmp_path):
-    """In the middle of its operations: no outcome, half a line, a capture without an end, no tables."""
+    """In the middle of its operations: no outcome, half a line, a capture without an end, no
+    tables.
+    """
     run = write_run(tmp_path / "run", PLAN)
     run.write_json(
         run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []}

@@ -1,4 +1,6 @@
-"""Topologies made of GraphML and of CSV: what becomes of each part of a file, and what is refused with its place."""
+"""Topologies made of GraphML and of CSV: what becomes of each part of a file, and what is refused
+with its place.
+"""
 
 from pathlib import Path
 

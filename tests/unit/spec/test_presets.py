@@ -12,7 +12,8 @@ from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.topology import Topology
 from tests.unit.spec.test_topology_spec import PRESETS
 
-# Round-trip times in ms measured by ping between AWS regions (see the preset); 107 and 144 are the middles of ranges.
+# Round-trip times in ms measured by ping between AWS regions (see the preset); 107 and 144 are the
+# middles of ranges.
 AWS_RTTS = """
            virg ohio toky seou sing sydn lond fran irel
 oregon       67   49   96  124  163  139  136  143  124

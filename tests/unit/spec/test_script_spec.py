@@ -1,4 +1,6 @@
-"""What follows ``--`` in ``testbed run``: what it becomes, and what is refused before anything starts."""
+"""What follows ``--`` in ``testbed run``: what it becomes, and what is refused before anything
+starts.
+"""
 
 import json
 import os
@@ -102,7 +104,9 @@ def test_a_workload_file(here: Path) -> None:
 
 
 def test_memory(here: Path) -> None:
-    """A guess for weights of 64 MiB, their gradients and Adam's state; --memory is what the guest must have."""
+    """A guess for weights of 64 MiB, their gradients and Adam's state; --memory is what the guest
+    must have.
+    """
     work = Script(command=["train.py"])
     plan = resolve(
         Topology.load("two-sites"),

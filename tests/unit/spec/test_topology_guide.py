@@ -1,4 +1,5 @@
-"""The examples of docs/topologies.md: every file loads, every program runs, and every command but `run`.
+"""The examples of docs/topologies.md: every file loads, every program runs, and every command but
+`run`.
 
 Of docs/changing-links.md, README.md and examples/: every topology loads.
 """

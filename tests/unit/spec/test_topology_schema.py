@@ -1,4 +1,6 @@
-"""The schema that editors use and the reference page: up to date, and of the same mind as the loader."""
+"""The schema that editors use and the reference page: up to date, and of the same mind as the
+loader.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

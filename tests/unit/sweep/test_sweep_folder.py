@@ -1,4 +1,6 @@
-"""The folder of a sweep: what counts as done, who may work in it, and what a kill or a full disk leaves."""
+"""The folder of a sweep: what counts as done, who may work in it, and what a kill or a full disk
+leaves.
+"""
 
 import os
 import signal
@@ -76,7 +78,9 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> None:
-    """A process that settles points without end is killed; each folder below points/ has all its files."""
+    """A process that settles points without end is killed; each folder below points/ has all its
+    files.
+    """
     code = f"""
         from pathlib import Path
         from testbed.sweep.folder import Record, SweepDir
@@ -114,7 +118,9 @@ def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> No
 
 
 def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
-    """A process that may not write files of more than 4 KiB, as on a disk that is full, fails and breaks nothing."""
+    """A process that may not write files of more than 4 KiB, as on a disk that is full, fails and
+    breaks nothing.
+    """
     path = tmp_path / "value.json"
     write_durably(path, [1])
     code = f"""

@@ -1,4 +1,6 @@
-"""Modelled GPU time, against arithmetic. The clock is one that only sleeping and pretended computing move."""
+"""Modelled GPU time, against arithmetic. The clock is one that only sleeping and pretended
+computing move.
+"""
 
 import itertools
 import time
@@ -14,7 +16,9 @@ MS = 1_000_000
 
 
 class PretendedClock(Clock):
-    """Notes each sleep; every sleep takes `slack_ns` too long, and computing takes what `compute` was told."""
+    """Notes each sleep; every sleep takes `slack_ns` too long, and computing takes what `compute`
+    was told.
+    """
 
     def __init__(self, slack_ns: int = 0) -> None:
         super().__init__()
@@ -102,7 +106,9 @@ def test_computing_on_the_cpu_belongs_to_the_stretch() -> None:
 
 
 def test_modules_sleep_in_proportion_to_their_flops() -> None:
-    """The times at which gradients appear: each module's share by hand, forward a third and backward two."""
+    """The times at which gradients appear: each module's share by hand, forward a third and
+    backward two.
+    """
     tokens, step = BATCH * LENGTH, 3000 * MS
     inputs, output, last = (2 * tokens * WIDTH * n for n in (3 * WIDTH, WIDTH, 50))
     attention = 2 * 2 * BATCH * LENGTH * LENGTH * WIDTH
@@ -121,7 +127,8 @@ def test_modules_sleep_in_proportion_to_their_flops() -> None:
     for name, parameter in model.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _parameter, name=name: note(name))
     one_pass(model)
-    # The attention's own work is slept together with that of its last layer, because both have the same output.
+    # The attention's own work is slept together with that of its last layer, because both have the
+    # same output.
     done = itertools.accumulate([last, output + attention, inputs, 0])
     for name, work in zip(
         ["3.weight", "1.output.weight", "1.inputs.weight", "0.weight"], done, strict=True
@@ -162,7 +169,9 @@ def test_computing_counts_on_a_real_clock() -> None:
 
 
 def test_stragglers_and_jitter() -> None:
-    """A straggler takes its factor longer; jitter has its deviation and the same seed gives the same times."""
+    """A straggler takes its factor longer; jitter has its deviation and the same seed gives the
+    same times.
+    """
 
     def times(**options: float) -> list[int]:
         clock, model = PretendedClock(), nn.Linear(8, 8)

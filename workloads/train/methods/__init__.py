@@ -1,7 +1,9 @@
-"""How ranks learn together: a module for each method, named as in the workload's file with ``_`` for ``-``.
+"""How ranks learn together: a module for each method, named as in the workload's file with ``_``
+for ``-``.
 
-Each has a class ``Train``, made from a `Job`, whose ``step(inputs, targets)`` trains on one global batch: it computes
-this rank's part, exchanges what the method exchanges, and updates the model. `Method` itself exchanges nothing.
+Each has a class ``Train``, made from a `Job`, whose ``step(inputs, targets)`` trains on one global
+batch: it computes this rank's part, exchanges what the method exchanges, and updates the model.
+`Method` itself exchanges nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Method:
         return model
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """Train on a global batch; gives the loss on this rank's part of it, None if it computed none."""
+        """Train on a global batch; gives the loss on this rank's part of it, None if it computed
+        none.
+        """
         loss = self.backward(inputs, targets)
         self.update()
         return loss

@@ -1,7 +1,8 @@
 """A parameter server (rank 0) and workers that do not wait for each other.
 
-A worker sends its gradient and gets the newest parameters; the server takes a step with each gradient as it comes. So a
-gradient is stale by the steps of the others since its worker last heard. The server takes the messages in any order.
+A worker sends its gradient and gets the newest parameters; the server takes a step with each
+gradient as it comes. So a gradient is stale by the steps of the others since its worker last heard.
+The server takes the messages in any order.
 """
 
 from __future__ import annotations

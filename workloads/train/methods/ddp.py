@@ -1,4 +1,6 @@
-"""Data parallel: torch's DistributedDataParallel averages the gradients bucket by bucket, during the backward pass."""
+"""Data parallel: torch's DistributedDataParallel averages the gradients bucket by bucket, during
+the backward pass.
+"""
 
 # No `from __future__ import annotations`: DDP reads the annotations of its hooks.
 from collections.abc import Callable
@@ -25,8 +27,9 @@ class Train(Method):
 class InOrder:
     """A hook that a thread carries out bucket after bucket, beside the backward pass.
 
-    gloo matches collectives by their order. A hook of several collectives starts the later ones when the former are
-    done, and with several buckets under way that order would differ between ranks.
+    gloo matches collectives by their order. A hook of several collectives starts the later ones
+    when the former are done, and with several buckets under way that order would differ between
+    ranks.
     """
 
     def __init__(self, average: Callable[[dist.GradBucket], torch.Tensor]) -> None:

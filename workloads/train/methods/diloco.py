@@ -1,8 +1,10 @@
-"""DiLoCo (arXiv 2311.08105): `sync_every` steps of AdamW on each rank, then one outer step of all of them together.
+"""DiLoCo (arXiv 2311.08105): `sync_every` steps of AdamW on each rank, then one outer step of all
+of them together.
 
-The outer gradient is the mean over the ranks of how far each has moved since the last outer step; Nesterov momentum
-applies it. With `early_exchange` the last inner step updates each layer as soon as its gradient is known and sends its
-outer gradient while the backward pass goes on: what the simulations of the Streaming DiLoCo paper assume.
+The outer gradient is the mean over the ranks of how far each has moved since the last outer step;
+Nesterov momentum applies it. With `early_exchange` the last inner step updates each layer as soon
+as its gradient is known and sends its outer gradient while the backward pass goes on: what the
+simulations of the Streaming DiLoCo paper assume.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from . import Job, Method
 
 
 class Fragment:
-    """Parameters that are synchronised together: their common values, and the outer optimizer on those."""
+    """Parameters that are synchronised together: their common values, and the outer optimizer on
+    those.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], turn: int, job: Job) -> None:
         self.parameters = parameters
@@ -45,7 +49,9 @@ class Fragment:
         self.work = dist.all_reduce(self.buffer, async_op=True)
 
     def receive(self, keep: float = 0.0) -> None:
-        """Wait for the average and take the outer step; of what the rank did meanwhile `keep` remains."""
+        """Wait for the average and take the outer step; of what the rank did meanwhile `keep`
+        remains.
+        """
         if self.work is None:
             return
         self.work.wait()
@@ -61,8 +67,9 @@ class Fragment:
 class OuterSteps(Method):
     """Fragments of the model take outer steps in turn, each once in `sync_every` steps.
 
-    The outer gradients of a fragment leave after an inner step, or with `early_exchange` layer by layer during its
-    backward pass: then every layer is exchanged by itself and has an inner optimizer of its own.
+    The outer gradients of a fragment leave after an inner step, or with `early_exchange` layer by
+    layer during its backward pass: then every layer is exchanged by itself and has an inner
+    optimizer of its own.
 
     Args:
         groups: the layers of each fragment.
@@ -94,7 +101,9 @@ class OuterSteps(Method):
                     )
 
     def due(self, fragment: Fragment, step: int) -> bool:
-        """Whether an outer step of `fragment` follows the inner step number `step`, which counts from 1."""
+        """Whether an outer step of `fragment` follows the inner step number `step`, which counts
+        from 1.
+        """
         return step % int(self.job.settings["sync_every"]) == fragment.turn
 
     def update(self) -> None:
@@ -120,7 +129,9 @@ class OuterSteps(Method):
     def _ready(
         self, fragment: Fragment, optimizer: torch.optim.Optimizer, _parameter: torch.Tensor
     ) -> None:
-        """A gradient of `fragment` is there; once all are, an inner step that is due for exchange sends it."""
+        """A gradient of `fragment` is there; once all are, an inner step that is due for exchange
+        sends it.
+        """
         fragment.missing -= 1
         if fragment.missing == 0:
             fragment.missing = len(fragment.parameters)

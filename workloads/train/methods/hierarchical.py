@@ -1,4 +1,5 @@
-"""Data parallel that knows the datacenters: gradients are summed inside each, then across by one rank of each.
+"""Data parallel that knows the datacenters: gradients are summed inside each, then across by one
+rank of each.
 
 So every gradient crosses each WAN link once, whatever the number of hosts.
 """

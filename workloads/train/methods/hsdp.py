@@ -1,4 +1,5 @@
-"""Hybrid sharding: torch's FSDP2 shards the model inside each datacenter and replicates it across them.
+"""Hybrid sharding: torch's FSDP2 shards the model inside each datacenter and replicates it across
+them.
 
 Needs the same number of ranks in every datacenter.
 """

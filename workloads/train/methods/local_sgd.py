@@ -1,4 +1,6 @@
-"""Local SGD (arXiv 1805.09767): every rank trains by itself; every `sync_every` steps torch averages the parameters."""
+"""Local SGD (arXiv 1805.09767): every rank trains by itself; every `sync_every` steps torch
+averages the parameters.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from . import Job, Method
 
 
 class Train(Method):
-    """torch's PeriodicModelAverager would average after the first step too; this calls what it calls."""
+    """torch's PeriodicModelAverager would average after the first step too; this calls what it
+    calls.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

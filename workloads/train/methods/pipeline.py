@@ -1,7 +1,9 @@
-"""Pipeline parallel: each rank holds some of the layers; torch.distributed.pipelining moves micro-batches through them.
+"""Pipeline parallel: each rank holds some of the layers; torch.distributed.pipelining moves
+micro-batches through them.
 
-The whole global batch passes every rank, and its layers take the step time between them: with n ranks each computes
-a step time's worth per step, plus the bubble. Activations cross the links, not gradients of parameters.
+The whole global batch passes every rank, and its layers take the step time between them: with n
+ranks each computes a step time's worth per step, plus the bubble. Activations cross the links, not
+gradients of parameters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Data parallel with gradients as products of thin matrices (PowerSGD, arXiv 1905.13727): torch's hook.
+"""Data parallel with gradients as products of thin matrices (PowerSGD, arXiv 1905.13727): torch's
+hook.
 
-Each bucket takes three all-reduces, one after the other, so it saves bytes and costs round trips. The first two steps
-exchange whole gradients.
+Each bucket takes three all-reduces, one after the other, so it saves bytes and costs round trips.
+The first two steps exchange whole gradients.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Streaming DiLoCo (arXiv 2501.18512): DiLoCo of `fragments` parts of the model in turn, while training goes on.
+"""Streaming DiLoCo (arXiv 2501.18512): DiLoCo of `fragments` parts of the model in turn, while
+training goes on.
 
-In `sync_every` steps each fragment's outer gradient leaves once, in `exchange_dtype`; `overlap` (tau) steps later its
-outer step is taken, and the rank's own parameters are mixed half and half with the result, for they have moved on
-meanwhile. Fragment f has the layers f, f + fragments, f + 2 fragments, ...: the paper's strided pattern.
+In `sync_every` steps each fragment's outer gradient leaves once, in `exchange_dtype`; `overlap`
+(tau) steps later its outer step is taken, and the rank's own parameters are mixed half and half
+with the result, for they have moved on meanwhile. Fragment f has the layers f, f + fragments, f + 2
+fragments, ...: the paper's strided pattern.
 """
 
 from __future__ import annotations
