@@ -19,9 +19,10 @@ import numpy as np  # noqa: E402
 
 from testbed.analysis.capture_tables import read_captures  # noqa: E402
 from testbed.measure.capture import finish  # noqa: E402
+from testbed.plan.captures import capture_points  # noqa: E402
 from testbed.plan.model import Plan  # noqa: E402
 from testbed.plan.resolve import resolve  # noqa: E402
-from testbed.runfolder.folder import RunDir, capture_points  # noqa: E402
+from testbed.runfolder.folder import RunDir  # noqa: E402
 from testbed.spec.topology import Topology  # noqa: E402
 from testbed.spec.workload import load_workload  # noqa: E402
 

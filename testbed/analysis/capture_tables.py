@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from testbed.analysis.packets import Packets, Totals, Trace, mac_number, read_trace, totals
 from testbed.analysis.tcp_flows import Flow, Ints, endpoints, flow_row, flows, identities, spread
 from testbed.measure.capture import counted, finish
+from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Network, Plan
-from testbed.runfolder.folder import CapturePoint, RunDir, capture_points
+from testbed.runfolder.folder import RunDir
 
 BIN_NS = 10_000_000  # of throughput.parquet
 NEVER = np.iinfo(np.int64).min

@@ -10,38 +10,28 @@ import mmap
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.core.errors import MachineError, TestbedError
+from testbed.core.errors import TestbedError
 from testbed.core.paths import cache_dir
 from testbed.core.sandbox import CONFINE
+from testbed.execution.requirements import (
+    PROGRAMS,
+    administers,
+    search_path,
+    tried,
+    try_cgroups,
+    try_netem,
+)
 from testbed.guest.boot import memory_folder
 from testbed.guest.kernel import Kernel, find_kernel, missing_tools
 from testbed.guest.linux_source import find_source
-from testbed.plan.model import Capture, Isolation, Where
 
 PROJECT = Path(__file__).parent.parent.parent
-CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host
-# Debian's packages of scripts/packages that bring programs for runs, and the program by which each
-# is recognised.
-PROGRAMS = {
-    "dockerd": "docker.io",
-    "mnexec": "mininet",
-    "crun": "crun",
-    "tcpdump": "tcpdump",
-    "ip": "iproute2",
-    "ping": "iputils-ping",
-    "ps": "procps",
-    "nsenter": "util-linux",
-}
 OTHER_PROGRAMS = ("sudo", "vagrant")
-LONGEST_TRY_S = 300  # a first import of torch takes more than 60 s on a processor that is emulated
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 PTRACE_TRACEME = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,7 +83,7 @@ def look() -> Machine:
             name for name in (*PROGRAMS, *OTHER_PROGRAMS) if shutil.which(name, path=search_path())
         ),
         python=(sys.version_info.major, sys.version_info.minor),
-        torch_error=_tried([sys.executable, "-c", "import torch"]),
+        torch_error=tried([sys.executable, "-c", "import torch"]),
         ptrace_error=try_ptrace(),
         yama_scope=_number(Path("/proc/sys/kernel/yama/ptrace_scope")),
         namespaces_error=try_namespaces(),
@@ -113,85 +103,11 @@ def look() -> Machine:
     )
 
 
-def require(where: Where, isolation: Isolation, capture: Capture) -> None:
-    """Check what a run needs of this machine besides a guest kernel, as far as it takes no time.
-
-    Raises:
-        MachineError: something is missing.
-    """
-    wanted = [
-        "mnexec",
-        "ip",
-        "nsenter",
-        *["dockerd"] * (isolation == "container"),
-        *["tcpdump"] * (capture != "none"),
-    ]
-    lacking = {
-        PROGRAMS[name]: name for name in wanted if shutil.which(name, path=search_path()) is None
-    }
-    if lacking:
-        packages = " ".join(lacking)
-        raise MachineError(
-            f"programs that this run needs are not installed: {', '.join(lacking.values())}\n"
-            f"  apt-get install --no-install-recommends {packages}"
-        )
-    if where == "here":
-        error = (
-            "this needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-            if not administers()
-            else try_cgroups()
-        )
-        if not error and (no_netem := try_netem()):
-            error = f"this kernel makes no netem queue ({no_netem})"
-        if error:
-            raise MachineError(
-                f"a run here is not possible: {error}\n  without --where here it uses a guest, which needs none of it"
-            )
-
-
-def search_path() -> str:
-    """PATH with the folders of programs that a user may not have in theirs."""
-    return os.pathsep.join(
-        [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
-    )
-
-
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def administers() -> bool:
-    """Whether this process may make network interfaces and mounts (proc(5): CapEff)."""
-    if platform.system() != "Linux":
-        return False
-    status = dict(
-        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
-    )
-    rights = int(status["CapEff"], 16)
-    return all(rights >> capability & 1 for capability in (CAP_NET_ADMIN, CAP_SYS_ADMIN))
-
-
-def _tried(command: Sequence[str]) -> str:
-    """Run `command`: empty if it ends well, else the last line of what it said."""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=LONGEST_TRY_S,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    if done.returncode == 0:
-        return ""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
 
 
 def try_ptrace() -> str:
@@ -215,7 +131,7 @@ def try_namespaces() -> str:
     """Keep a program to no folder at all, as a guest is kept to its own."""
     own = str(Path("/proc/self/ns/mnt").readlink()) if platform.system() == "Linux" else ""
     program = ["sh", "-c", 'test "$(readlink /proc/self/ns/mnt)" != "$0"', own]
-    return _tried([sys.executable, "-IS", str(CONFINE), str(os.getpid()), "0", "--", *program])
+    return tried([sys.executable, "-IS", str(CONFINE), str(os.getpid()), "0", "--", *program])
 
 
 def try_memory(folder: Path) -> str:
@@ -245,22 +161,3 @@ def _kernel() -> tuple[Kernel | None, str]:
         return find_kernel(), ""
     except TestbedError as error:
         return None, str(error).splitlines()[0]
-
-
-def try_netem() -> str:
-    """Make a netem queue, in a network namespace of its own that ends with the try."""
-    if not administers():
-        return "needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-    return _tried(
-        ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
-    )
-
-
-def try_cgroups(root: Path = Path("/sys/fs/cgroup")) -> str:
-    """Whether control groups (v2) with the controllers that limit a host are at `root`."""
-    try:
-        offered = (root / "cgroup.controllers").read_text().split()
-    except OSError:
-        return f"{root} is not that of control groups version 2"
-    lacking = [name for name in CONTROLLERS if name not in offered]
-    return f"{root} has no controllers {', '.join(lacking)}" if lacking else ""

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from testbed.core.units import format_size
-from testbed.doctor.machine import PROGRAMS, Machine
+from testbed.doctor.machine import Machine
+from testbed.execution.requirements import PROGRAMS
 from testbed.guest.linux_source import LINUX
 
 GIB = 2**30

@@ -34,15 +34,9 @@ from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns
 from testbed.network.reconfigure import changing
 from testbed.network.verify import verify_round_trips
+from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Network, Plan
-from testbed.runfolder.folder import (
-    CapturePoint,
-    RecordFollower,
-    RunDir,
-    append_record,
-    capture_points,
-    replace_text,
-)
+from testbed.runfolder.folder import RecordFollower, RunDir, append_record, replace_text
 from testbed.workers.fleet import Fleet
 
 QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free

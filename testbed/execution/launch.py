@@ -23,9 +23,9 @@ import testbed
 from testbed.analysis import fidelity
 from testbed.analysis.verdict import INCOMPLETE
 from testbed.core.errors import GuestLost, MachineError, RunError, TestbedError
-from testbed.doctor.machine import require
 from testbed.execution import host
 from testbed.execution.guest_code import bundles, python_for_guests
+from testbed.execution.requirements import require
 from testbed.execution.supervise import Progress, Running, Watch
 from testbed.guest.boot import Guest, remove_stale_guests, returned_if_killed, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel

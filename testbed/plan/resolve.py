@@ -14,6 +14,7 @@ from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
 from testbed.plan import model
 from testbed.plan.addressing import resolve_network, rtt_ns
+from testbed.plan.captures import capture_points
 from testbed.plan.events import outage_ns
 from testbed.plan.model import (
     CAPTURE_BUFFER_BYTES,
@@ -25,7 +26,6 @@ from testbed.plan.model import (
     Where,
 )
 from testbed.plan.scaling import scaled
-from testbed.runfolder.folder import capture_points
 from testbed.spec.base import suggest
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from testbed.doctor.capabilities import CAPABILITIES, DEFAULT, capabilities, default_runs
-from testbed.doctor.machine import PROGRAMS, Machine, look, try_cgroups, try_memory, try_ptrace
+from testbed.doctor.machine import Machine, look, try_memory, try_ptrace
+from testbed.execution.requirements import PROGRAMS, try_cgroups
 from testbed.guest.kernel import Kernel
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -244,7 +245,7 @@ def in_python(text: str, before: list[str] | None = None) -> str:
     """What a Python program prints, of which `text` is an expression over
     testbed.doctor.machine.
     """
-    program = f"from pathlib import Path\nfrom testbed.doctor.machine import *\n{text}"
+    program = f"from pathlib import Path\nfrom testbed.doctor.machine import *\nfrom testbed.execution.requirements import *\n{text}"
     done = subprocess.run(
         [*(before or []), sys.executable, "-c", program],
         capture_output=True,

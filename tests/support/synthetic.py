@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from testbed.analysis.summarize import collect
+from testbed.plan.captures import capture_points
 from testbed.plan.model import (
     Bottleneck,
     Datacenter,
@@ -24,7 +25,7 @@ from testbed.plan.model import (
     WanLink,
     Workers,
 )
-from testbed.runfolder.folder import RunDir, append_record, capture_points
+from testbed.runfolder.folder import RunDir, append_record
 from testbed.sweep.folder import Record, SweepDir
 
 GBIT = 1_000_000_000

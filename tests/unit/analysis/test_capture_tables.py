@@ -8,8 +8,9 @@ import pytest
 
 from testbed.analysis.capture_tables import BIN_NS, FLOW_OPS_SCHEMA, FLOWS_SCHEMA, THROUGHPUT_SCHEMA
 from testbed.analysis.summarize import collect
+from testbed.plan.captures import capture_points
 from testbed.plan.model import Rank
-from testbed.runfolder.folder import append_record, capture_points
+from testbed.runfolder.folder import append_record
 from tests.support.synthetic import make_network, make_plan, three_dcs, two_dcs, write_run
 from tests.support.traces import EAST, MS, START_NS, WEST, segment, write_packets
 
