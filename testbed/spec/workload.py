@@ -9,6 +9,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -70,6 +71,15 @@ class Workload(Strict):
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Bytes of the largest tensor that a rank holds."""
         raise NotImplementedError
+
+
+def workload_module(workload: str, module: str) -> ModuleType:
+    """Import the module workloads/`workload`/`module`.py.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    return importlib.import_module(f"{PACKAGE}.{workload}.{module}")
 
 
 def registry() -> dict[str, type[Workload]]:
