@@ -1,133 +1,120 @@
-"""Become a program that can change only some folders of this machine, and has no network.
+"""Start a program that can write only to some folders of this machine, and has no network.
 
-usage: python confine.py STARTER MEMORY_BYTES FOLDER ... -- PROGRAM ARGUMENT ...
+usage: python -IS sandbox.py STARTER MEMORY_BYTES FOLDER ... -- PROGRAM ARGUMENT ...
 
-In a mount namespace of its own every file system is read-only but the FOLDERs and (unless
-MEMORY_BYTES is 0) a fresh /dev/shm of that size; in a network namespace of its own there is nothing
-but a loopback that is down. A user who is not root makes them in a user namespace. Where the system
-does not allow it, a line on standard error says so, and the program starts all the same. It is
-killed when its parent, the process STARTER, ends.
+In a new mount namespace every file system is read-only except the FOLDERs and (unless MEMORY_BYTES
+is 0) a new /dev/shm of that size. In a new network namespace there is nothing but a loopback
+interface that is down. For a user who is not root, both are made in a new user namespace. Where the
+system does not allow this, a line on standard error says so, and the program starts unconfined. The
+program is killed when its parent, the process STARTER, ends.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 
-CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
-MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
-SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
-PR_SET_PDEATHSIG = 1
+if __name__ == "__main__":
+    # Started by path and isolated (-IS), so that no module of the user's can take the place of one
+    # of the standard library. The testbed comes last on the path, for the system calls alone.
+    sys.path.append(str(Path(__file__).parents[2]))
+
+from testbed.core import linux
+
 SHM = "/dev/shm"
-CONFINE = Path(__file__)  # started as a program, it imports nothing of the testbed
-_libc = ctypes.CDLL(None, use_errno=True)
+CONFINE = Path(__file__)
 
 
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
-
-
-def die_with_parent() -> None:
-    """Have this process killed when the thread that started it ends."""
-    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
-
-
-def _namespaces() -> None:
-    uid, gid = os.geteuid(), os.getegid()
-    if _libc.unshare(CLONE_NEWNS | CLONE_NEWNET) == 0:
+def _enter_namespaces() -> None:
+    uid = os.geteuid()
+    gid = os.getegid()
+    namespaces = linux.CLONE_NEWNS | linux.CLONE_NEWNET
+    try:
+        linux.unshare(namespaces)
+    except OSError:
+        linux.unshare(linux.CLONE_NEWUSER | namespaces)
+    else:
         return
-    _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET), "unshare")
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
 
 
-def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """As mount(2).
-
-    Raises:
-        OSError: as it says.
-    """
-    words = [None if word is None else word.encode() for word in (source, target, kind)]
-    _check(_libc.mount(*words, flags, None if data is None else data.encode()), f"mount {target}")
-
-
-def unmount(target: str) -> None:
-    """As soon as nobody uses it any more; umount2(2).
-
-    Raises:
-        OSError: as it says.
-    """
-    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
-
-
-def _set_read_only(path: str, *, yes: bool, below: bool) -> None:
-    attributes = (ctypes.c_uint64 * 4)(
-        MOUNT_ATTR_RDONLY if yes else 0, 0 if yes else MOUNT_ATTR_RDONLY, 0, 0
-    )
-    flags = AT_RECURSIVE if below else 0
-    size = ctypes.sizeof(attributes)
-    done = _libc.syscall(
-        SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.c_size_t(size)
-    )
-    _check(done, f"mount_setattr {path}")
-
-
 def confine(memory_bytes: int, folders: list[str]) -> None:
-    """Do so with this process.
+    """Confine the calling process for good.
+
+    Args:
+        memory_bytes: The size of a new /dev/shm; 0 makes none.
+        folders: The only folders that stay writable.
 
     Raises:
-        OSError: the system does not allow it.
+        OSError: The system does not allow it.
     """
-    _namespaces()
-    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    _enter_namespaces()
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    writable = list(folders)
     if memory_bytes:
-        mount("tmpfs", SHM, "tmpfs", 0, f"mode=1777,size={memory_bytes}")
+        linux.mount("tmpfs", SHM, "tmpfs", 0, f"mode=1777,size={memory_bytes}")
+        writable.append(SHM)
     for folder in folders:
-        mount(folder, folder, None, MS_BIND | MS_REC)
-    _set_read_only("/", yes=True, below=True)
-    for folder in [*folders, *[SHM] * bool(memory_bytes)]:
-        _set_read_only(folder, yes=False, below=False)
+        linux.mount(folder, folder, None, linux.MS_BIND | linux.MS_REC)
+    linux.set_read_only("/", True, recursive=True)
+    for folder in writable:
+        linux.set_read_only(folder, False)
 
 
 def why_not(memory_bytes: int, folders: list[str]) -> str:
-    """Let a child try it: empty if it can, for one that fails half-way is in namespaces in which
-    little works.
+    """Try `confine` in a child process, as a failure half-way leaves broken namespaces behind.
+
+    Args:
+        memory_bytes: As of `confine`.
+        folders: As of `confine`.
+
+    Returns:
+        Why this process cannot be confined; empty if it can.
     """
-    out, into = os.pipe()
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             confine(memory_bytes, folders)
         except OSError as error:
-            os.write(into, str(error.strerror).encode())
+            os.write(write_end, str(error.strerror).encode())
         os._exit(0)
-    os.close(into)
-    with os.fdopen(out, "rb") as said:
-        text = said.read().decode()
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answer:
+        reason = answer.read().decode()
     os.waitpid(pid, 0)
-    return text
+    return reason
 
 
 def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]) -> None:
-    """Confine this process, and become `program`."""
-    if trouble := why_not(memory_bytes, folders):
-        print(
-            f"not kept to its folders, because this system does not allow it: {trouble}",
-            file=sys.stderr,
-        )
+    """Confine the calling process, and become `program`.
+
+    Args:
+        starter: The process id of the parent, with which the program ends.
+        memory_bytes: As of `confine`.
+        folders: As of `confine`.
+        program: The program and its arguments.
+    """
+    if reason := why_not(memory_bytes, folders):
+        message = f"not kept to its folders, because this system does not allow it: {reason}"
+        print(message, file=sys.stderr)
     else:
         confine(memory_bytes, folders)
-    os.chdir("/")  # as it is mounted now
-    die_with_parent()
-    if os.getppid() == starter:  # else it has ended meanwhile
+    os.chdir("/")  # the root as it is mounted now
+    linux.die_with_parent()
+    starter_lives = os.getppid() == starter
+    if starter_lives:
         os.execvp(program[0], program)
 
 
 if __name__ == "__main__":
-    _words, _end = sys.argv[1:], sys.argv.index("--")
-    main(int(_words[0]), int(_words[1]), sys.argv[3:_end], sys.argv[_end + 1 :])
+    end_of_folders = sys.argv.index("--")
+    main(
+        starter=int(sys.argv[1]),
+        memory_bytes=int(sys.argv[2]),
+        folders=sys.argv[3:end_of_folders],
+        program=sys.argv[end_of_folders + 1 :],
+    )

@@ -4,7 +4,6 @@ anything.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import mmap
 import os
@@ -15,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.core import linux
 from testbed.core.errors import TestbedError
 from testbed.core.paths import cache_dir
 from testbed.core.sandbox import CONFINE
@@ -32,8 +32,6 @@ from testbed.guest.linux_source import find_source
 
 PROJECT = Path(__file__).parent.parent.parent
 OTHER_PROGRAMS = ("sudo", "vagrant")
-PTRACE_TRACEME = 0
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -118,13 +116,16 @@ def try_ptrace() -> str:
         return "only Linux has it"
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if _libc.ptrace(PTRACE_TRACEME, 0, 0, 0) == 0 else ctypes.get_errno() or 1)
+        try:
+            linux.trace_me()
+        except OSError as error:
+            os._exit(error.errno or 1)
+        os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return (
-        ""
-        if status == 0
-        else f"PTRACE_TRACEME: {os.strerror(status) if status > 0 else f'signal {-status}'}"
-    )
+    if status == 0:
+        return ""
+    reason = os.strerror(status) if status > 0 else f"signal {-status}"
+    return f"PTRACE_TRACEME: {reason}"
 
 
 def try_namespaces() -> str:

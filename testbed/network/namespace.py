@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from testbed.core.sandbox import CLONE_NEWNET, CLONE_NEWNS, MS_PRIVATE, MS_REC
+from testbed.core.linux import CLONE_NEWNET, CLONE_NEWNS, MS_PRIVATE, MS_REC
 
 CLONE_VM, CLONE_FILES = 0x100, 0x400
 STACK_BYTES = 1 << 16

@@ -7,7 +7,7 @@ By itself it would notice that end, too, and then take 0.7 s to tidy up what it 
 import gc
 import os
 
-from testbed.core.sandbox import die_with_parent
+from testbed.core.linux import die_with_parent
 from testbed.sweep import STARTER
 
 die_with_parent()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from testbed.core.errors import InputError
-from testbed.core.sandbox import die_with_parent
+from testbed.core.linux import die_with_parent
 from testbed.core.units import format_size
 from testbed.execution.launch import may_join_series
 from testbed.guest.boot import removed_if_killed

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from testbed.core.sandbox import MS_BIND, mount, unmount
+from testbed.core.linux import MS_BIND, mount, umount
 from testbed.plan.model import Network
 
 # Nobody serves names. At this address of the host's own a question is refused at once; at that of
@@ -42,7 +42,7 @@ def named(folder: Path, network: Network) -> Iterator[None]:
     with ExitStack() as stack:
         for file, place in _existing(write_names(folder, network)).items():
             mount(str(file), str(place), None, MS_BIND)
-            stack.callback(unmount, str(place))
+            stack.callback(umount, str(place))
         yield
 
 

@@ -34,7 +34,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from testbed.core import code_bundle
-from testbed.core.sandbox import die_with_parent
+from testbed.core.linux import die_with_parent
 
 if TYPE_CHECKING:
     from testbed.plan.model import Plan

@@ -23,7 +23,7 @@ from testbed.workloads.train import methods
 from testbed.workloads.train.gpt import GPT, Text, make_gpt
 from torch.distributed.tensor import DTensor
 
-from testbed.core.sandbox import die_with_parent
+from testbed.core.linux import die_with_parent
 
 PARAMETERS, LAYERS, SEQUENCE, BATCH = 20_000, 2, 16, 4
 DEFAULTS = {

@@ -20,8 +20,8 @@ import json, sys
 from bundled import value
 from bundled.inner import part
 import bundled
-from testbed import bundle
-bundle.remove()
+from testbed.core import code_bundle
+code_bundle.remove()
 import bundled.late
 print(json.dumps([__name__, sys.argv, sys.path[0], value, part, bundled.__file__, bundled.__path__,
                   type(bundled.__spec__.loader).__name__, bundled.late.value]))
