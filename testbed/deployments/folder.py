@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from testbed.plan.model import Clock, Frozen, Network
-from testbed.runfolder.folder import replace_text
+from testbed.runfolder.files import replace_text
 
 State = Literal["starting", "running", "crashed", "gone"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from testbed.plan.model import Frozen, Network
-from testbed.runfolder.folder import replace_text
+from testbed.runfolder.files import replace_text
 
 
 class Request(Frozen):

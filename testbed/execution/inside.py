@@ -36,7 +36,8 @@ from testbed.network.reconfigure import changing
 from testbed.network.verify import verify_round_trips
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Network, Plan
-from testbed.runfolder.folder import RecordFollower, RunDir, append_record, replace_text
+from testbed.runfolder.files import replace_text
+from testbed.runfolder.folder import RecordFollower, RunDir, append_record
 from testbed.workers.fleet import Fleet
 
 QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free

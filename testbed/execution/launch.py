@@ -32,7 +32,8 @@ from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.guest.resident import start_series as series_of
 from testbed.guest.resident import visit
 from testbed.plan.model import Plan
-from testbed.runfolder.folder import RunDir, open_plain, read_plain, read_records
+from testbed.runfolder.files import open_plain, read_plain
+from testbed.runfolder.folder import RunDir, read_records
 from testbed.workers.fleet import ENVIRONMENT
 
 POLL_S = 0.05

@@ -34,7 +34,7 @@ from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
 from testbed.core.sandbox import CONFINE
 from testbed.guest.kernel import Kernel
-from testbed.runfolder.folder import open_plain, read_plain
+from testbed.runfolder.files import open_plain, read_plain
 
 EPOCH_NS = (
     1_735_689_600 * 10**9

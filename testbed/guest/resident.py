@@ -33,7 +33,7 @@ from threading import Event
 from testbed.core.errors import GuestLost
 from testbed.guest.boot import ClockReading, Guest, read_clock, session_cpu_seconds, start_guest
 from testbed.guest.kernel import Kernel
-from testbed.runfolder.folder import read_plain, replace_text
+from testbed.runfolder.files import read_plain, replace_text
 
 POLL_S = 0.02
 LOOK_S = 0.2

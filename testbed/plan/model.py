@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PLAN_FORMAT = 2
+FORMAT = 3  # of a run folder: plan.json, summary.json, status.json, the records below raw/
 CAPTURE_BUFFER_BYTES = 16 * 2**20  # of the guest's memory, for each interface that is captured
 
 Isolation = Literal["container", "process"]
@@ -442,7 +442,7 @@ class Capturing(Frozen):
 class Plan(Frozen):
     """A run, complete."""
 
-    format: int = PLAN_FORMAT
+    format: int = FORMAT
     network: Network
     workers: Workers
     clock: Clock

@@ -28,17 +28,17 @@ it was not recorded).
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from testbed.core.errors import InputError
 from testbed.plan.model import Plan
+from testbed.runfolder.files import open_plain, read_plain, replace_text
 
 
 @dataclass(frozen=True)
@@ -298,38 +298,6 @@ class RunDir:
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` so that a reader sees the old file or the whole new one."""
         replace_text(path, json.dumps(value, indent=2, default=str) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one; a link in the way is not
-    followed.
-    """
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    with new.open("x") as file:
-        file.write(text)
-    new.replace(path)
-
-
-def open_plain(path: Path) -> BinaryIO:
-    """Open a file that a guest may write to, to read it: nothing but a plain file, and no link is
-    followed.
-
-    Raises:
-        OSError: it is missing, or something else.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    file = os.fdopen(fd, "rb")
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return file
-
-
-def read_plain(path: Path) -> str:
-    """The text of such a file."""
-    with open_plain(path) as file:
-        return file.read().decode()
 
 
 def read_json(path: Path, missing: list[str]) -> dict[str, Any]:

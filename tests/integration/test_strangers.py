@@ -16,7 +16,8 @@ from testbed.cli.run import _default_folder
 from testbed.core.errors import InputError
 from testbed.guest.boot import _job
 from testbed.report.page import write_page
-from testbed.runfolder.folder import RecordFollower, RunDir, read_plain, replace_text
+from testbed.runfolder.files import read_plain, replace_text
+from testbed.runfolder.folder import RecordFollower, RunDir
 from testbed.spec.topology import Topology
 from testbed.spec.yaml_reader import parse_overrides
 from tests.support.synthetic import make_plan, two_dcs, write_run

@@ -1,0 +1,58 @@
+"""Problems of a run: a code for programs and a message for people."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class ProblemCode(StrEnum):
+    """What kind of problem it is."""
+
+    # Something of the run folder is missing or damaged, or figures cannot be made of it.
+    FILE_MISSING = "file-missing"
+    FILE_DAMAGED = "file-damaged"
+    RECORDS_LEFT_OUT = "records-left-out"
+    NO_RECORDS = "no-records"
+    NO_BOUNDS = "no-bounds"
+    STAGE_UNFINISHED = "stage-unfinished"
+    CAPTURE = "capture"  # a packet capture lacks packets or cannot be read
+    FILE_REMOVED = "file-removed"  # what a host put into the run folder was removed
+    # The run is not faithful to its plan.
+    INCOMPLETE = "incomplete"
+    CLOCK_FORCED = "clock-forced"
+    EVENTS_NOT_HAPPENED = "events-not-happened"
+    ROUND_TRIP = "round-trip"
+    OFFLOAD_DROPS = "offload-drops"
+    RATE = "rate"
+    COMPUTE_LATE = "compute-late"
+    CPU_BUSY = "cpu-busy"
+    CPU_STEAL = "cpu-steal"
+    TIMERS_LATE = "timers-late"
+    HOST_THROTTLED = "host-throttled"
+    BACKLOG_DROPS = "backlog-drops"
+    FIBRE_DROPS = "fibre-drops"
+    # Read from a run folder of format 2, whose problems have no codes.
+    UNKNOWN = "unknown"
+
+
+class Problem(BaseModel):
+    """One problem, as in `problems` of summary.json and `warnings` of status.json."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: ProblemCode
+    message: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_format_2(cls, value: Any) -> Any:
+        """Accept the plain text that format 2 has in place of a code and a message."""
+        if isinstance(value, str):
+            return {"code": ProblemCode.UNKNOWN, "message": value}
+        return value
+
+    def __str__(self) -> str:
+        return self.message

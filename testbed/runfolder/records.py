@@ -1,0 +1,307 @@
+"""Records: one JSON object a line, appended to a file below ``raw/`` as something happens.
+
+Every kind of record is a model here, written with `append` and read with `read` or `Follower`.
+Times are Unix ns on the run's clock. A record that lacks a field or has one of a wrong type is not
+read; fields that are not known are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from testbed.runfolder.files import FollowedLines, read_plain
+from testbed.runfolder.problems import Problem, ProblemCode
+
+GLOO = "gloo"
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, populate_by_name=True)
+
+    def to_line(self) -> str:
+        """Give the record as a line of JSON with its end of line."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n"
+
+
+class StageBegan(Record):
+    """A stage of the run begins."""
+
+    stage: str
+    state: Literal["begin"] = "begin"
+    time_ns: int
+    wall_s: float | None = None
+
+
+class StageEnded(Record):
+    """A stage of the run has ended."""
+
+    stage: str
+    state: Literal["end"] = "end"
+    time_ns: int
+    wall_s: float | None = None
+
+
+class FirstOperation(Record):
+    """Rank 0 begins its first operation or step, from which the network's changes count."""
+
+    stage: str = "ops"
+    state: Literal["first"] = "first"
+    time_ns: int
+
+
+class OperationsTotal(Record):
+    """How many operations or steps rank 0 is going to record."""
+
+    stage: str = "ops"
+    state: Literal["total"] = "total"
+    total: int
+    unit: Literal["operation", "step"]
+
+
+class RunEnded(Record):
+    """The outcome of the run, the last event."""
+
+    stage: str = "run"
+    state: Literal["completed", "failed"]
+    reason: str = ""
+    time_ns: int
+
+
+Event = Annotated[
+    StageBegan | StageEnded | FirstOperation | OperationsTotal | RunEnded,
+    Field(discriminator="state"),
+]
+EVENT: TypeAdapter[StageBegan | StageEnded | FirstOperation | OperationsTotal | RunEnded] = (
+    TypeAdapter(Event)
+)
+
+
+class Operation(Record):
+    """One operation of torch.distributed on one rank: a row of ops.parquet without its place.
+
+    `phase` is warmup or measure, or train or script where everything that torch.distributed does is
+    recorded. `wrong` is the number of elements with a wrong value, -1 where nobody checked. `group`
+    names the process group among those that work at the same time; empty if there is only one.
+    """
+
+    op: str
+    bytes: int
+    group_size: int
+    iteration: int
+    phase: str
+    dtype: str
+    start_ns: int
+    end_ns: int
+    wrong: int = -1
+    group: str = ""
+    algorithm: str = GLOO
+
+    def ended(self, end_ns: int) -> Operation:
+        """Give the same operation with its end."""
+        return self.model_copy(update={"end_ns": end_ns})
+
+
+class TrainingStep(Record):
+    """One training step on one rank: a row of train.parquet without its place.
+
+    `compute_ns` is the modelled computation, `late_ns` the computation that took longer than
+    modelled. `computed_ns` holds the begin and the end, in turn, of each stretch of modelled
+    computation, in order; None where they were not recorded.
+    """
+
+    step: int
+    start_ns: int
+    end_ns: int
+    compute_ns: int
+    late_ns: int
+    loss: float | None = None
+    tokens: int
+    computed_ns: list[int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_disordered_edges(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "computed_ns" not in value:
+            return value
+        edges = value["computed_ns"]
+        whole = isinstance(edges, list) and all(isinstance(edge, int) for edge in edges)
+        if whole and len(edges) % 2 == 0 and edges == sorted(edges):
+            return value
+        return {**value, "computed_ns": None}
+
+
+class LinkSample(Record):
+    """Counters of one direction of a WAN link, cumulative since the link was built.
+
+    `backlog_bytes` is what is in the queue at that moment.
+    """
+
+    time_ns: int
+    source: str
+    target: str
+    link: str
+    bytes: int
+    packets: int
+    drops: int
+    backlog_bytes: int
+
+
+class RankStarted(Record):
+    """What a rank sees around it when it starts (`capabilities` as in proc(5): CapEff)."""
+
+    rank: int
+    host: str
+    interfaces: list[str]
+    capabilities: int
+    no_new_privileges: bool
+
+
+class RankExit(Record):
+    """How a rank ended: its exit status, or the negative number of the signal that ended it."""
+
+    rank: int
+    status: int
+
+
+class NetworkChange(Record):
+    """A change of the network that happened: its number in the plan, when it was due and done."""
+
+    number: int
+    due_ns: int
+    time_ns: int
+
+
+class TransferEnded(Record):
+    """A transfer in the background that has ended, or was ended with the run."""
+
+    source: str
+    target: str
+    bytes: int
+    connections: int = 1
+    start_ns: int
+    received: int
+    error: str | None = None
+    end_ns: int
+
+    def to_line(self) -> str:
+        """Give the record as a line of JSON; without `error` where no connection failed."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True)) + "\n"
+
+
+class TimerLateness(Record):
+    """By how much timers were late, in us."""
+
+    median: float
+    p99: float
+    max: float
+    samples: int = 0
+
+
+class ClockHealth(Record):
+    """On the real clock: signs that the kernel could not keep up during the operations.
+
+    `throttled_s` is for how many of `seconds` each control group was held back by its CPU limit,
+    `backlog_drops` how many packets found no room in the kernel's backlog, `fibre_drops` the drops
+    of each fibre that should have none, by the name of its interface.
+    """
+
+    seconds: float
+    late_us: TimerLateness
+    throttled_s: dict[str, float] = {}
+    backlog_drops: int = 0
+    fibre_drops: dict[str, int] = {}
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def append(path: Path, record: Record) -> None:
+    """Append a record to a file.
+
+    The line is a single write: a writer that is killed leaves at most one broken last line.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("a") as file:
+        file.write(record.to_line())
+
+
+def read(
+    path: Path, kind: type[AnyRecord] | TypeAdapter[Any], *, may_be_empty: bool = False
+) -> tuple[list[Any], list[Problem]]:
+    """Read the records of a file that may be missing or damaged.
+
+    Args:
+        path: the file.
+        kind: the model of its records, or `EVENT`.
+        may_be_empty: whether a file without a line is all right.
+
+    Returns:
+        The records up to the first line that is not JSON, without those that lack a field; and a
+        problem for everything that is missing or was left out.
+    """
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        text = read_plain(path)
+    except FileNotFoundError:
+        return [], [Problem(code=ProblemCode.FILE_MISSING, message=f"{name} is missing")]
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{name} cannot be read ({type(error).__name__})"
+        return [], [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
+    problems: list[Problem] = []
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines and not may_be_empty:
+        problems.append(Problem(code=ProblemCode.NO_RECORDS, message=f"{name} is empty"))
+    values = _json_values(lines)
+    if len(values) < len(lines):
+        damaged = len(lines) - len(values)
+        message = f"{name} is damaged: {damaged} of {len(lines)} lines are left out"
+        problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
+    records = _sound_records(values, kind)
+    if len(records) < len(values):
+        left_out = len(values) - len(records)
+        message = f"{name}: {left_out} records lack a column and are left out"
+        problems.append(Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message))
+    return records, problems
+
+
+class Follower(Generic[AnyRecord]):
+    """Reads the records of a growing file, each of them once."""
+
+    def __init__(self, path: Path, kind: type[AnyRecord] | TypeAdapter[Any]) -> None:
+        self._lines = FollowedLines(path)
+        self._kind = kind
+
+    def new(self) -> list[Any]:
+        """Give the records that were completed since the last call; none while there is no file."""
+        return _sound_records(_json_values(self._lines.new(), stop=False), self._kind)
+
+
+def _json_values(lines: list[str] | list[bytes], *, stop: bool = True) -> list[Any]:
+    """Decode lines of JSON, up to the first broken one or (`stop` is False) without broken ones."""
+    values: list[Any] = []
+    for line in lines:
+        try:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError):
+            if stop:
+                break
+    return values
+
+
+def _sound_records(values: list[Any], kind: type[AnyRecord] | TypeAdapter[Any]) -> list[Any]:
+    validate = kind.validate_python if isinstance(kind, TypeAdapter) else kind.model_validate
+    records: list[Any] = []
+    for value in values:
+        try:
+            records.append(validate(value))
+        except ValidationError:
+            continue
+    return records

@@ -1,0 +1,136 @@
+"""Columns and types of the Parquet tables of a run folder.
+
+ops.parquet: a row per operation and rank. `start_ns` and `end_ns` are Unix ns on the run's clock.
+`phase` is ``warmup`` or ``measure``, or ``train`` or ``script`` where all that torch.distributed
+does is recorded; there a send and a receive are rows of their own, and `iteration` is the number of
+the operation in its process group. `wrong` counts elements with a wrong value, -1: not checked.
+
+links.parquet: samples of each direction of a WAN link; counters are cumulative since the link was
+built, but for `backlog_bytes`, which is what was in the queue.
+
+train.parquet: a row per training step and rank. `compute_ns` is modelled computation, `late_ns`
+computation that took longer than modelled; `loss` is null where the rank computes none;
+`computed_ns` has begin and end, in turn, of each stretch of modelled computation.
+
+flows.parquet, throughput.parquet and flow_ops.parquet are made of packet captures
+(docs/captures.md describes their columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+Schema = Mapping[str, type[pl.DataType] | pl.DataType]
+
+OPS: Schema = {
+    "op": pl.String,
+    "bytes": pl.Int64,
+    "group_size": pl.Int32,
+    "iteration": pl.Int32,
+    "phase": pl.String,
+    "rank": pl.Int32,
+    "host": pl.String,
+    "dc": pl.String,
+    "start_ns": pl.Int64,
+    "end_ns": pl.Int64,
+    "dtype": pl.String,
+    "wrong": pl.Int64,
+    "group": pl.String,
+    "algorithm": pl.String,
+}
+
+LINKS: Schema = {
+    "time_ns": pl.Int64,
+    "source": pl.String,
+    "target": pl.String,
+    "link": pl.String,
+    "bytes": pl.Int64,
+    "packets": pl.Int64,
+    "drops": pl.Int64,
+    "backlog_bytes": pl.Int64,
+}
+
+TRAIN: Schema = {
+    "step": pl.Int32,
+    "rank": pl.Int32,
+    "host": pl.String,
+    "dc": pl.String,
+    "start_ns": pl.Int64,
+    "end_ns": pl.Int64,
+    "compute_ns": pl.Int64,
+    "late_ns": pl.Int64,
+    "loss": pl.Float64,
+    "tokens": pl.Int64,
+    "computed_ns": pl.List(pl.Int64),
+}
+
+FLOWS: Schema = {
+    "flow": pl.Int32,
+    "link": pl.String,
+    "from_dc": pl.String,
+    "to_dc": pl.String,
+    "src_host": pl.String,
+    "dst_host": pl.String,
+    "src_rank": pl.Int32,
+    "dst_rank": pl.Int32,
+    "src_address": pl.String,
+    "dst_address": pl.String,
+    "src_port": pl.Int32,
+    "dst_port": pl.Int32,
+    "first_ns": pl.Int64,
+    "last_ns": pl.Int64,
+    "records": pl.Int64,
+    "packets": pl.Int64,
+    "payload_bytes": pl.Int64,
+    "wire_bytes": pl.Int64,
+    "retransmissions": pl.Int64,
+    "retransmitted_bytes": pl.Int64,
+    "out_of_order": pl.Int64,
+    "unseen_bytes": pl.Int64,
+    "dropped": pl.Int64,
+    "lost": pl.Int64,
+    "rtt_samples": pl.Int64,
+    "rtt_min_ns": pl.Int64,
+    "rtt_median_ns": pl.Int64,
+    "rtt_p95_ns": pl.Int64,
+    "delay_min_ns": pl.Int64,
+    "delay_median_ns": pl.Int64,
+    "delay_p95_ns": pl.Int64,
+    "queueing_median_ns": pl.Int64,
+    "queueing_p95_ns": pl.Int64,
+    "bottleneck_min_ns": pl.Int64,
+    "bottleneck_median_ns": pl.Int64,
+    "bottleneck_p95_ns": pl.Int64,
+    "throughput_bps": pl.Float64,
+    "window_min_bytes": pl.Int64,
+    "window_max_bytes": pl.Int64,
+    "in_flight_max_bytes": pl.Int64,
+    "in_flight_mean_bytes": pl.Float64,
+    "duration_ns": pl.Int64,
+    "idle_share": pl.Float64,
+    "window_limited_share": pl.Float64,
+    "network_limited_share": pl.Float64,
+}
+
+THROUGHPUT: Schema = {
+    "flow": pl.Int32,
+    "time_ns": pl.Int64,
+    "bin_ns": pl.Int64,
+    "packets": pl.Int64,
+    "payload_bytes": pl.Int64,
+    "wire_bytes": pl.Int64,
+}
+
+FLOW_OPS: Schema = {
+    "flow": pl.Int32,
+    "op": pl.String,
+    "bytes": pl.Int64,
+    "group_size": pl.Int32,
+    "iteration": pl.Int32,
+    "phase": pl.String,
+    "group": pl.String,
+    "records": pl.Int64,
+    "payload_bytes": pl.Int64,
+}

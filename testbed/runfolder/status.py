@@ -1,0 +1,84 @@
+"""status.json: the state of a run, written when it starts and when it ends.
+
+Format 3 differs from format 2 (testbed 0.1.0) as in `testbed.runfolder.summary`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from testbed.runfolder.files import replace_text
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.summary import FORMAT, StageRow, read_object
+
+State = Literal["running", "completed", "failed", "interrupted"]
+
+
+class Status(BaseModel):
+    """The whole of status.json.
+
+    `faithful` says whether the figures are those of the plan; `warnings` say why not, and what else
+    to check before the figures are trusted. `forced_ms` is virtual time by which the clock was
+    forced forward during the operations because a process was busy-waiting.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: int = FORMAT
+    state: State = "running"
+    exit_status: int | None = None
+    reason: str = ""
+    faithful: bool = True
+    warnings: list[Problem] = []
+    command: list[str] = []
+    pid: int = 0
+    wall_seconds: float = 0.0
+    emulated_seconds: float = 0.0
+    forced_ms: float = 0.0
+    stages: list[StageRow] = []
+
+    def doubt(self, code: ProblemCode, message: str) -> None:
+        """Mark the run as not faithful, and say why."""
+        self.faithful = False
+        self.warnings.append(Problem(code=code, message=message))
+
+    def to_json(self) -> str:
+        """Write the text of status.json."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n"
+
+
+def write_status(path: Path, status: Status) -> None:
+    """Write status.json so that a reader sees the old file or the whole new one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    replace_text(path, status.to_json())
+
+
+def read_status(path: Path) -> tuple[Status | None, list[Problem]]:
+    """Read status.json, which may be damaged.
+
+    Returns:
+        The status (None if nothing of the file could be read), and a problem for each part that
+        could not be read; such a part has its default.
+    """
+    document, problems = read_object(path)
+    if not document:
+        return None, problems
+    sound: dict[str, Any] = {}
+    for name in Status.model_fields:
+        if name not in document:
+            continue
+        try:
+            sound[name] = getattr(Status.model_validate({name: document[name]}), name)
+        except ValidationError:
+            message = f"{path.name}: {name!r} is damaged and left out"
+            problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
+    if "state" not in sound:
+        return None, problems
+    return Status(**sound), problems

@@ -1,0 +1,288 @@
+"""summary.json: what a run's records come to, as typed sections; its format has a number.
+
+Format 3 differs from format 2 (testbed 0.1.0) in that a problem is an object with a code and a
+message instead of a plain text, and in that the format's number is in the file. Files of format 2
+are read as if they were of format 3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from testbed.plan.model import FORMAT
+from testbed.runfolder.files import read_plain, replace_text
+from testbed.runfolder.problems import Problem, ProblemCode
+
+
+class Section(BaseModel):
+    """Base of what summary.json consists of: frozen; keys that are not known are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Spread(Section):
+    """How a quantity is spread over iterations or steps."""
+
+    min: float
+    median: float
+    p95: float
+    max: float
+
+
+class CollectiveRow(Section):
+    """All measured iterations of one operation at one size.
+
+    `time_us` and `slowest_us` are defined in `testbed.analysis.operations`; `slowest_us` is the
+    median over the iterations. `algbw_gbytes` is bytes / median time in 10^9 bytes/s,
+    `busbw_gbytes` that times the factor of nccl-tests (its doc/PERFORMANCE.md). `efficiency` is
+    `bound_us` / median time, None where no bound is known.
+    """
+
+    op: str
+    bytes: int
+    ranks: int
+    iterations: int
+    time_us: Spread
+    slowest_us: float
+    algbw_gbytes: float
+    busbw_gbytes: float
+    bound_us: float | None = None
+    efficiency: float | None = None
+    wrong: int | None = Field(None, description="wrong elements; null: nobody checked")
+    dtype: str = ""
+    algorithm: str = "gloo"
+    groups: str = "all"
+
+
+class WanRow(Section):
+    """What one direction of a WAN link carried, from its first sample to its last.
+
+    `rate_bps` is the mean rate over the time of all operations or steps, `mean_utilisation` the
+    part of it that was used. `captured_bytes` counts whole frames at the sending router.
+    """
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    link: str = ""
+    bytes: int | None
+    packets: int | None = None
+    drops: int | None = None
+    rate_bps: int
+    mean_utilisation: float | None
+    captured_bytes: int | None = None
+    captured_packets: int | None = None
+
+
+class TransferRow(Section):
+    """A transfer in the background: `bps` is bit/s of what was received."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    bytes: int
+    received: int
+    seconds: float
+    bps: float | None
+    at_s: float | None = Field(description="from the run's first operation on; null: there is none")
+    start_ns: int = 0
+    error: str | None = None
+
+
+class PeriodRow(Section):
+    """Throughput between two changes of the network; null where the run was over before."""
+
+    at_s: float
+    what: list[str]
+    seconds: float | None
+    unit: Literal["operation", "step"]
+    finished: int | None = None
+    per_s: float | None
+
+
+class CaptureRow(Section):
+    """What is known of one packet capture."""
+
+    capture: str
+    records: int
+    removed_records: int
+    dropped: int
+    truncated: bool
+
+
+class TrainingSummary(Section):
+    """The steps after the warm-up; every quantity is defined in `workloads.train.summary`."""
+
+    method: str | None
+    steps: int
+    ranks: int
+    parameters: int | None
+    scale: int = 1
+    step_ms: Spread
+    compute_ms: float
+    exposed_ms: float
+    overlapped_ms: float | None
+    compute_utilisation: float | None
+    tokens_per_s: float
+    mfu: float | None = None
+    flops_per_token: float | None = None
+    peak_flops: float | None = None
+    wan_bytes_per_step: float | None
+    wan_bytes_per_token: float | None
+    final_loss: float | None
+    seconds: float
+    late_ms: float = 0.0
+
+
+class RoundTripRow(Section):
+    """The RTT between two datacenters, measured before the run; null: no answer came."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    rtt_ms_expected: float | None = None
+    rtt_ms_measured: float | None = None
+    tolerance_ms: float | None = None
+    ok: bool = False
+
+
+class RateRow(Section):
+    """On the real clock: the rate of a WAN direction while its queue was never empty."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    seconds: float
+    rate_bps: int
+    planned_bps: int
+    ok: bool
+
+
+class StageRow(Section):
+    """How long a stage took: wall seconds, and seconds of the run's clock; null: not known."""
+
+    stage: str
+    wall_seconds: float | None
+    emulated_seconds: float | None
+
+
+class Cause(Section):
+    """What the run's time is spent on above all, and the figures that say so."""
+
+    what: Literal["latency", "bandwidth", "window", "compute"]
+    why: str
+
+
+class Summary(Section):
+    """The whole of summary.json."""
+
+    format: int = FORMAT
+    collectives: list[CollectiveRow] = []
+    wan: list[WanRow] = []
+    transfers: list[TransferRow] = []
+    periods: list[PeriodRow] = []
+    captures: list[CaptureRow] = []
+    training: TrainingSummary | None = None
+    fidelity: list[RoundTripRow] = []
+    rates: list[RateRow] = []
+    stages: list[StageRow] = []
+    problems: list[Problem] = []
+    dominant: Cause | None = None
+
+    def to_json(self) -> str:
+        """Write the text of summary.json."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n"
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write summary.json so that a reader sees the old file or the whole new one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    replace_text(path, summary.to_json())
+
+
+def read_summary(path: Path) -> tuple[Summary, list[Problem]]:
+    """Read summary.json, which may be damaged.
+
+    Returns:
+        What could be read, and a problem for each part that could not: a missing or damaged file
+        gives an empty summary, a damaged section its default, a damaged row is left out.
+    """
+    document, problems = read_object(path)
+    sections: dict[str, Any] = {}
+    for name, field in Summary.model_fields.items():
+        if name not in document:
+            continue
+        row_model = _row_model(field.annotation)
+        value = document[name]
+        if row_model is not None:
+            sections[name] = _sound_rows(row_model, name, value, path.name, problems)
+            continue
+        try:
+            sections[name] = _check_section(name, value)
+        except ValidationError:
+            problems.append(_damaged(f"{path.name}: {name!r} is damaged and left out"))
+    return Summary.model_construct(**{**_defaults(), **sections}), problems
+
+
+def read_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Read a JSON object from a file that may be missing or damaged.
+
+    Returns:
+        The object (empty if it could not be read), and the problems.
+    """
+    try:
+        value = json.loads(read_plain(path))
+    except (OSError, ValueError, RecursionError) as error:
+        message = f"{path.name} cannot be read ({type(error).__name__})"
+        missing = isinstance(error, FileNotFoundError)
+        code = ProblemCode.FILE_MISSING if missing else ProblemCode.FILE_DAMAGED
+        return {}, [Problem(code=code, message=message)]
+    if not isinstance(value, dict):
+        return {}, [_damaged(f"{path.name} is not a JSON object")]
+    return value, []
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def _row_model(annotation: Any) -> type[BaseModel] | None:
+    """Give the model of the rows of a section that is a list of them."""
+    arguments: Sequence[Any] = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is list and len(arguments) == 1:
+        row_model: type[BaseModel] = arguments[0]
+        return row_model
+    return None
+
+
+def _sound_rows(
+    row_model: type[Row], section: str, value: Any, file: str, problems: list[Problem]
+) -> list[Row]:
+    rows = value if isinstance(value, list) else [value]
+    sound: list[Row] = []
+    for row in rows:
+        try:
+            sound.append(row_model.model_validate(row))
+        except ValidationError:
+            continue
+    damaged = len(rows) - len(sound)
+    if damaged and value is not None:
+        message = f"{file}: {damaged} rows of {section!r} are damaged and left out"
+        problems.append(_damaged(message))
+    return sound
+
+
+def _check_section(name: str, value: Any) -> Any:
+    checked = Summary.model_validate({name: value})
+    return getattr(checked, name)
+
+
+def _defaults() -> dict[str, Any]:
+    return Summary().__dict__
+
+
+def _damaged(message: str) -> Problem:
+    return Problem(code=ProblemCode.FILE_DAMAGED, message=message)
