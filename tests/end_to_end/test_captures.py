@@ -109,7 +109,7 @@ def test_a_capture_changes_no_time(
     )
     assert with_it.height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
     assert with_it.select(key).equals(without.select(key))
-    assert (with_it["ns"] - without["ns"]).abs().max() <= 1000
+    assert max((with_it["ns"] - without["ns"]).abs()) <= 1000
 
 
 def test_bytes_of_each_operation(captured: Folder) -> None:
@@ -135,7 +135,7 @@ def test_delays(captured: Folder) -> None:
 def tshark(path: Path) -> pl.DataFrame:
     """What tshark says of each packet."""
     fields = [word for field in TSHARK.values() for word in ("-e", field)]
-    words = ["tshark", "-r", path, "-2", "-T", "fields", "-E", "occurrence=f", *fields]
+    words = ["tshark", "-r", str(path), "-2", "-T", "fields", "-E", "occurrence=f", *fields]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return pl.DataFrame([line.split("\t") for line in lines], schema=list(TSHARK), orient="row")
 
@@ -224,10 +224,10 @@ def clear_trips(sent: pl.DataFrame, back: pl.DataFrame) -> pl.Series:
 def test_losses_are_those_of_the_link(lossy: Folder) -> None:
     """0.5 % of the packets are lost in the fibre, none in the queue, and each is sent again."""
     table = flows(lossy)
-    lost, packets, again = (table[name].sum() for name in ("lost", "packets", "retransmissions"))
+    lost, packets, again = (sum(table[name]) for name in ("lost", "packets", "retransmissions"))
     assert lost == pytest.approx(0.005 * packets, rel=0.3)
     assert table["dropped"].sum() == 0
-    lost_data = table.filter(pl.col("payload_bytes") > 1e6)["lost"].sum()
+    lost_data = sum(table.filter(pl.col("payload_bytes") > 1e6)["lost"])
     assert 0.5 * lost_data <= again <= 2 * lost_data
 
 

@@ -1,5 +1,6 @@
 """All operations between two datacenters, and the hierarchy against gloo's ring, in guests."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ wan:
   - {between: [west, east], rate: 10 Gbit/s, delay: DELAY}
 """
 
+Start = Callable[..., Folder]  # the fixture `run`
+
 
 @pytest.fixture(scope="module")
-def run(command: Command, tmp_path_factory: pytest.TempPathFactory):
+def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """``run(hosts, delay, **settings)``: the folder of a run of `collectives`."""
 
     def start(hosts: int, delay: str, **settings: object) -> Folder:
@@ -55,7 +58,7 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory):
     return start
 
 
-def test_every_operation(run):
+def test_every_operation(run: Start) -> None:
     """Right results, and no time below the bound, of any iteration."""
     folder = run(
         2, "10 ms", ops=f"[{', '.join(OPERATIONS)}]", sizes="[4 KiB, 256 KiB]", iterations=2
@@ -72,7 +75,7 @@ def test_every_operation(run):
     assert folder.status["faithful"], folder.status
 
 
-def test_groups_at_the_same_time(run):
+def test_groups_at_the_same_time(run: Start) -> None:
     """An all-reduce in each datacenter does not wait for the WAN; one of each rail needs it. Bytes
     tell them apart.
     """
@@ -95,7 +98,7 @@ def test_groups_at_the_same_time(run):
         assert row["bytes"] == pytest.approx(2 * 4 * MIB, rel=0.08)
 
 
-def test_hierarchical_all_reduce(run):
+def test_hierarchical_all_reduce(run: Start) -> None:
     """Over a WAN of 20 ms: less than half of the time of gloo's ring, and S each way instead of 7/4
     S.
 
@@ -123,7 +126,7 @@ def test_hierarchical_all_reduce(run):
     assert ring.median_ms()[4 * MIB] > 2 * staged.median_ms()[4 * MIB]
 
 
-def test_what_cannot_be_done_is_refused(command: Command, tmp_path: Path):
+def test_what_cannot_be_done_is_refused(command: Command, tmp_path: Path) -> None:
     words = ["--set", "workload.ops=[reduce]", "--set", "workload.algorithm=hierarchical"]
     done = command("run", "two-sites", "collectives", *words, "--out", tmp_path / "run", status=2)
     assert "there is no hierarchical reduce" in done.stderr

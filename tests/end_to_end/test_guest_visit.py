@@ -20,7 +20,10 @@ def test_a_command(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").write_text("untouched\n")
-    script = "pwd; id -u; uname -r; ip -br link show up | cut -d' ' -f1; cat here; echo changed > here; exit 3"
+    script = (
+        "pwd; id -u; uname -r; ip -br link show up | cut -d' ' -f1; cat here; "
+        "echo changed > here; exit 3"
+    )
     done = command("guest", "exec", "--", "sh", "-c", script, status=3)
     folder, user, release, network, text, *rest = done.stdout.splitlines()
     assert (folder, user, network, text) == (str(tmp_path), "0", "lo", "untouched")

@@ -29,7 +29,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     dist.init_process_group()
     rank = dist.get_rank()
-    print("lr", arguments.lr, "in", os.getcwd(), "on", os.uname().nodename, "local", os.environ["LOCAL_RANK"])
+    host, local_rank = os.uname().nodename, os.environ["LOCAL_RANK"]
+    print("lr", arguments.lr, "in", os.getcwd(), "on", host, "local", local_rank)
     model = torch.nn.parallel.DistributedDataParallel(build(), bucket_cap_mb=1.5)
     optimiser = torch.optim.SGD(model.parameters(), lr=arguments.lr)
     for step in range({STEPS}):
@@ -144,9 +145,8 @@ def check_training(folder: Folder, ranks: int) -> None:
         of_pair = mine.filter((pl.col("op") == "all_reduce") & (pl.col("bytes") == 12))
         assert of_pair["group_size"].to_list() == [2] * in_pair
     crossing = ops.filter((pl.col("op") == "all_reduce") & (pl.col("group_size") == ranks))
-    assert (
-        crossing["end_ns"] - crossing["start_ns"]
-    ).min() >= 20_000_000  # two one-way trips, at the least
+    two_one_way_trips_ns = 20_000_000
+    assert min(crossing["end_ns"] - crossing["start_ns"]) >= two_one_way_trips_ns
 
 
 def test_a_script(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:

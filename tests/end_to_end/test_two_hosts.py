@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_times(first: Folder, second: Folder) -> No
     steps of the clock (256 ns), for on a busy machine a rank may read it once more. On an idle one
     the nanoseconds are the same."""
     assert durations(first).height == 2 * len(SIZES) * (WARMUP + ITERATIONS)
-    assert (durations(first)["duration"] - durations(second)["duration"]).abs().max() <= 1000
+    assert max((durations(first)["duration"] - durations(second)["duration"]).abs()) <= 1000
 
 
 def test_containers_repeat_too(command: Command, folders: Path) -> None:
@@ -161,7 +161,7 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
         runs.append(durations(Folder(folders / name)))
     assert runs[0].height == 4 * 2 * 3
     for other in runs[1:]:
-        assert (runs[0]["duration"] - other["duration"]).abs().max() <= 1000
+        assert max((runs[0]["duration"] - other["duration"]).abs()) <= 1000
 
 
 def test_super_packets_change_nothing(

@@ -98,7 +98,8 @@ def table(
     lines = [
         "",
         "",
-        "All-reduce of 128 MiB (float32, gloo), one host per machine, egress of each shaped; median of 7 iterations.",
+        "All-reduce of 128 MiB (float32, gloo), one host per machine, egress of each shaped; "
+        "median of 7 iterations.",
         "",
         "| hosts | one-way delay | rate | published (ms) | measured (ms) | error |",
         "|--:|--:|--:|--:|--:|--:|",
@@ -114,7 +115,8 @@ def table(
         [
             *lines,
             "",
-            f"Mean of the absolute errors: {mean:.1%}. Published: BinhangYuan/tc_cluster_setting, results/allreduce.md.",
+            f"Mean of the absolute errors: {mean:.1%}. "
+            "Published: BinhangYuan/tc_cluster_setting, results/allreduce.md.",
             "`make proof` runs, for each line, with `datacenters: {aws: {}}` in aws.yaml:",
             "",
             f"    {example}",

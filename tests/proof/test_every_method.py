@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from testbed.workloads.train.settings import MethodName
@@ -32,7 +32,9 @@ SETTINGS = {
 }
 
 
-def run(command: Command, folder: Path, method: str, *options: str) -> tuple[dict, dict]:
+def run(
+    command: Command, folder: Path, method: str, *options: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The status of a run and what it says of its training."""
     topology, out = folder / "topology.yaml", folder / "run"
     topology.write_text(TOPOLOGY)

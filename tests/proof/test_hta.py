@@ -56,7 +56,7 @@ def hta(tmp_path_factory: pytest.TempPathFactory, need: Need) -> Path:
         "--quiet",
         "--no-deps",
         "--target",
-        folder,
+        str(folder),
         *PACKAGES,
     ]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)

@@ -33,9 +33,13 @@ mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 mount -t proc proc "$root/proc"
 for path in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/pip.conf; do
-    if [ -f $path ]; then mkdir -p "$root${path%/*}"; touch "$root$path"; mount --bind $path "$root$path"; fi
+    [ -f $path ] || continue
+    mkdir -p "$root${path%/*}"
+    touch "$root$path"
+    mount --bind $path "$root$path"
 done
-if [ -d /opt ]; then mount --bind -o ro /opt "$root/opt"; fi  # pip's configuration may name folders there
+# pip's configuration may name folders below /opt
+if [ -d /opt ]; then mount --bind -o ro /opt "$root/opt"; fi
 exec chroot "$root" "$@"
 """
 
@@ -162,11 +166,12 @@ def root(
     subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
 
 
+PYTHON = "$HOME/.local/share/testbed/venv/bin/python"
 CHECKS = {
     "packages": 'test -z "$(for entry in $(scripts/setup --packages --runtime-only); do'
     ' dpkg -s ${entry%%|*} >/dev/null 2>&1 || echo $entry; done)"',
-    "environment": "$HOME/.local/share/testbed/venv/bin/python -c 'import sys; print(sys.version)'",
-    "torch": "$HOME/.local/share/testbed/venv/bin/python -c 'import torch; print(torch.__version__)'",
+    "environment": f"{PYTHON} -c 'import sys; print(sys.version)'",
+    "torch": f"{PYTHON} -c 'import torch; print(torch.__version__)'",
     "kernel": "testbed guest build",
     "run": "testbed run two-sites collectives --isolation process --out /root/run"
     " --set workload.sizes='[4 KiB, 1 MiB]' && test -s /root/run/report.html",
@@ -184,9 +189,8 @@ def test_a_fresh_system_gets_the_testbed(
         assert "TESTBED_KERNEL_SOURCE" in without.stdout
         assert "apt offers no linux-source-6.12\n" in without.stdout  # and all else
     provision = fresh.run("scripts/provision")
-    print(
-        f"\n{request.node.name}: scripts/provision: exit status {provision.returncode}\n{provision.stdout}"
-    )
+    status = provision.returncode
+    print(f"\n{request.node.name}: scripts/provision: exit status {status}\n{provision.stdout}")
     reached = ""
     for stage in STAGES:
         if stage == "provision":

@@ -131,9 +131,8 @@ def test_row(name: str, command: Command, tmp_path: Path) -> None:
     found = [
         search(start, target, at) for start, target in zip(published, UTILISATIONS, strict=True)
     ]
-    print(
-        f"\n| {name} | {' | '.join(f'{target:.0%}' for target in UTILISATIONS)} |\n|---|--:|--:|--:|--:|--:|"
-    )
+    targets = " | ".join(f"{target:.0%}" for target in UTILISATIONS)
+    print(f"\n| {name} | {targets} |\n|---|--:|--:|--:|--:|--:|")
     print(f"| published (Gbit/s) | {' | '.join(f'{gbps:g}' for gbps in ROWS[name].published)} |")
     print(f"| measured (Gbit/s) | {' | '.join(f'{GRID[place]:.3g}' for place in found)} |")
     assert all(abs(a - b) <= 1 for a, b in zip(found, published, strict=True)), (found, published)

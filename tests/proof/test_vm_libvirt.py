@@ -43,7 +43,10 @@ POOL = "default"  # of libvirt's volumes
 # none.
 SESSION = """
 set -eu
-own() { mkdir -p "$1$2" "$1-work$2" && mount -t overlay overlay -o "lowerdir=$2,upperdir=$1$2,workdir=$1-work$2" "$2"; }
+own() {
+    mkdir -p "$1$2" "$1-work$2" || return
+    mount -t overlay overlay -o "lowerdir=$2,upperdir=$1$2,workdir=$1-work$2" "$2"
+}
 ip link set lo up
 umount --recursive --lazy /sys && mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
@@ -129,7 +132,8 @@ def box(need: Need, folder: Path, kernel: Kernel) -> Path:
         # as scripts/setup does
         'chroot "$1" systemctl disable docker.service docker.socket containerd.service',
         f"upload {kernel.path} /usr/local/bin/linux",
-        'chmod 755 "$1/usr/local/bin/linux"; echo TESTBED_KERNEL=/usr/local/bin/linux >>"$1/etc/environment"',
+        'chmod 755 "$1/usr/local/bin/linux"; '
+        'echo TESTBED_KERNEL=/usr/local/bin/linux >>"$1/etc/environment"',
         f"copy-in {_wheels(folder)} /opt",
         f"upload {folder / 'pip.conf'} /etc/pip.conf",
     ]

@@ -28,11 +28,14 @@ ip link set lo up
 mount -t tmpfs tmpfs /run && mkdir -p /run/sshd
 mount -t tmpfs tmpfs /vagrant
 mount -t tmpfs tmpfs /usr/local/bin
-printf '#!/bin/sh\\nwhile [ "${1#-}" != "$1" ]; do shift; done\\nexec "$@"\\n' >/usr/local/bin/sudo
-printf '#!/bin/sh\\ncd /vagrant && exec env %s -m testbed "$@"\\n' "$VM_PYTHON" >/usr/local/bin/testbed
+sudo='while [ "${1#-}" != "$1" ]; do shift; done\\nexec "$@"'
+printf "#!/bin/sh\\n$sudo\\n" >/usr/local/bin/sudo
+testbed='cd /vagrant && exec env %s -m testbed "$@"'
+printf "#!/bin/sh\\n$testbed\\n" "$VM_PYTHON" >/usr/local/bin/testbed
 chmod +x /usr/local/bin/*
 options="-o StrictModes=no -o UsePAM=no"
-/usr/sbin/sshd -f /dev/null -p "$SSH_PORT" -h "$SSH_KEY" -o AuthorizedKeysFile="$SSH_KEY.pub" $options
+options="$options -o AuthorizedKeysFile=$SSH_KEY.pub"
+/usr/sbin/sshd -f /dev/null -p "$SSH_PORT" -h "$SSH_KEY" $options
 vagrant up --no-provision
 exec "$@"
 """
