@@ -49,8 +49,8 @@ from testbed.plan.resolve import resolve
 from testbed.runfolder.folder import RunDir
 from testbed.spec import topology as topology_spec
 from testbed.spec.base import input_error
+from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.workload import Workload, load_workload
-from testbed.spec.yaml_reader import Override, parse_overrides
 from testbed.workloads.script.settings import Script, shown
 
 SCRIPT = "testbed.script"  # in typer's context

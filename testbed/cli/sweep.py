@@ -22,7 +22,7 @@ from testbed.core.units import format_size
 from testbed.execution.launch import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
-from testbed.spec.yaml_reader import parse_overrides
+from testbed.spec.overrides import parse_overrides
 from testbed.sweep.finish import conclude, conclude_apart
 from testbed.sweep.folder import Record, SweepDir, read_record
 from testbed.sweep.local_executor import (

@@ -16,8 +16,8 @@ from testbed.core.units import format_probability, format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, Network, WanLink
 from testbed.plan.resolve import resolve_network
 from testbed.spec import topology as topology_spec
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import TOPOLOGIES
-from testbed.spec.yaml_reader import parse_overrides
 
 MOST_CHANGES = 30
 app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)

@@ -33,7 +33,7 @@ from testbed.deployments.folder import Deployment
 from testbed.deployments.mailbox import Request
 from testbed.deployments.reconfigure import change
 from testbed.spec.base import suggest
-from testbed.spec.yaml_reader import parse_overrides
+from testbed.spec.overrides import parse_overrides
 
 Target = Annotated[
     str | None,

@@ -13,8 +13,8 @@ from testbed.deployments.folder import Deployment
 from testbed.deployments.mailbox import Request
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
+from testbed.spec.overrides import Override
 from testbed.spec.topology import Topology
-from testbed.spec.yaml_reader import Override
 
 REMEDY = (
     "live changes are those of WAN links (wan.LINK.rate, delay, jitter, loss, queue, ...) and of NICs "

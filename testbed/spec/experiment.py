@@ -42,9 +42,10 @@ from testbed.spec import yaml_reader
 from testbed.spec.axis import Axes, values_of
 from testbed.spec.base import Count, Problem, Strict, input_error, refuse, suggest
 from testbed.spec.condition import Condition, quantity_of
+from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
 from testbed.spec.topology import Name
-from testbed.spec.yaml_reader import Override, Section
+from testbed.spec.yaml_reader import Section
 
 TARGETS = ("topology", "workload", "run")
 
@@ -228,7 +229,7 @@ class Experiment(Strict):
         source.setdefault(
             "name", re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "experiment"
         )
-        yaml_reader.apply(source, overrides)
+        apply_overrides(source, overrides)
         try:
             experiment = cls.model_validate(source)
         except ValidationError as error:

@@ -44,6 +44,7 @@ from testbed.spec.docs.schema import SchemaGenerator
 from testbed.spec.event_checks import event_problems
 from testbed.spec.events import Event
 from testbed.spec.inheritance import find_item, item_name, read_topology
+from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.timeline import (
     HostTurn,
@@ -54,7 +55,6 @@ from testbed.spec.timeline import (
     transfer_turns,
 )
 from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
-from testbed.spec.yaml_reader import Override
 
 MAX_DATACENTERS = 250
 MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
@@ -283,7 +283,7 @@ class Topology(Strict):
         path = TOPOLOGIES.find(name_or_path)
         source = read_topology(path)
         source.setdefault("name", _name_of(path))
-        yaml_reader.apply(source, overrides, lambda items, step: find_item(source, items, step))
+        apply_overrides(source, overrides, lambda items, step: find_item(source, items, step))
         try:
             return cls.model_validate(source, context={"folder": path.parent})
         except ValidationError as error:

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError
 from testbed.core.errors import InputError
 from testbed.spec import yaml_reader
 from testbed.spec.base import Count, Strict, input_error, suggest
+from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import WORKLOADS
-from testbed.spec.yaml_reader import Override
 
 PACKAGE = "testbed.workloads"
 
@@ -97,7 +97,7 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
         InputError: there is no such workload, or it is wrong; names every error with its place.
     """
     source = yaml_reader.load(WORKLOADS.find(name_or_path))
-    yaml_reader.apply(source, overrides)
+    apply_overrides(source, overrides)
     known = registry()
     name = source.get("workload")
     if name not in known:

@@ -19,9 +19,10 @@ from testbed.spec import yaml_reader
 from testbed.spec.axis import values_of
 from testbed.spec.base import input_error
 from testbed.spec.experiment import TARGETS, Experiment, Point, RunSettings, value_text
+from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, load_workload
-from testbed.spec.yaml_reader import Override, Section
+from testbed.spec.yaml_reader import Section
 
 MANY_POINTS = 1000
 ID_DIGITS = 12
@@ -176,7 +177,7 @@ class _Planner:
         for change in changes:
             source.put(change.path[0], change.value, change.place)
         if any(len(change.path) > 1 for change in changes):
-            yaml_reader.apply(source, changes)
+            apply_overrides(source, changes)
         try:
             run = RunSettings.model_validate(source)
         except ValidationError as error:

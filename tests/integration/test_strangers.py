@@ -18,8 +18,8 @@ from testbed.guest.boot import _job
 from testbed.report.page import write_page
 from testbed.runfolder.files import read_plain, replace_text
 from testbed.runfolder.folder import RecordFollower, RunDir
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
-from testbed.spec.yaml_reader import parse_overrides
 from tests.support.synthetic import make_plan, two_dcs, write_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

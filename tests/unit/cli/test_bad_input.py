@@ -8,9 +8,9 @@ from testbed.workloads.collectives.settings import Collectives
 from testbed.core.errors import InputError
 from testbed.plan.resolve import resolve
 from testbed.spec import yaml_reader
+from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
-from testbed.spec.yaml_reader import parse_overrides
 
 LINK = "between: [iowa, ohio], rate: 10 Gbit/s, delay: 8 ms"
 GOOD = f"""
@@ -366,7 +366,7 @@ def test_set_without_a_target() -> None:
 )
 def test_wrong_workload(setting: str, text: str) -> None:
     with pytest.raises(InputError) as caught:
-        load_workload("collectives", [yaml_reader.Override(*_split(setting))])
+        load_workload("collectives", [Override(*_split(setting))])
     assert str(caught.value).startswith(text)
 
 

@@ -9,8 +9,8 @@ from testbed.deployments.reconfigure import changed
 from testbed.network.verify import loss_of
 from testbed.plan.model import Fibre, Loss, Network
 from testbed.plan.resolve import resolve_network
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
-from testbed.spec.yaml_reader import parse_overrides
 
 TRIANGLE = """
 name: triangle

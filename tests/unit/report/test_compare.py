@@ -13,9 +13,9 @@ from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.plan.resolve import resolve
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
-from testbed.spec.yaml_reader import parse_overrides
 from tests.support.synthetic import make_plan, two_dcs, write_run
 
 

@@ -16,8 +16,8 @@ from testbed.core.units import TIME, UnitError
 from testbed.spec.axis import Range
 from testbed.spec.condition import Condition
 from testbed.spec.experiment import Experiment, short_names
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import EXPERIMENTS
-from testbed.spec.yaml_reader import parse_overrides
 from testbed.sweep.points import check_size, plan_points, repeat_seed, unique
 
 VERSIONS = {"testbed": "1"}

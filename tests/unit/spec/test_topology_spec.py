@@ -8,10 +8,10 @@ import yaml
 
 from testbed.core.errors import InputError
 from testbed.core.geo import distance_km, fibre_delay_ns
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.topology import Topology
 from testbed.spec.wan import GilbertElliott, Link, QueueLength
-from testbed.spec.yaml_reader import parse_overrides
 
 PRESETS = {
     "aws-ten-regions",

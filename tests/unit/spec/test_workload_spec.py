@@ -5,9 +5,9 @@ import yaml
 from pydantic import ValidationError
 from testbed.workloads.collectives.settings import Collectives
 
+from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import WORKLOADS
 from testbed.spec.workload import load_workload, registry
-from testbed.spec.yaml_reader import parse_overrides
 
 
 def test_the_preset_is_the_default() -> None:

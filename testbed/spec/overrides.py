@@ -1,0 +1,156 @@
+"""Settings of ``--set KEY=VALUE``: read from arguments, and laid over what a file holds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.core.errors import InputError, Place
+from testbed.spec.yaml_reader import Items, Section, parse
+
+WILDCARD = "*"
+FindItem = Callable[[Items, str], int | None]
+
+
+@dataclass(frozen=True)
+class Override:
+    """One ``--set KEY=VALUE``.
+
+    Attributes:
+        key: KEY as written, for errors.
+        path: The parts of KEY within the target that the override belongs to.
+        value: VALUE, read as YAML.
+        origin: Where a setting that comes from a file was written; None for an argument.
+    """
+
+    key: str
+    path: tuple[str, ...]
+    value: Any
+    origin: Place | None = None
+
+    @property
+    def place(self) -> Place:
+        """The place that errors name."""
+        return self.origin or Place(f"--set {self.key}")
+
+
+def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, list[Override]]:
+    """Sort ``--set`` arguments by their target.
+
+    Args:
+        texts: Arguments such as ``topology.wan.iowa-ohio.delay=20 ms``.
+        targets: What a key may begin with. The name of a single target may be left out.
+
+    Returns:
+        The overrides of every target, in the order of `texts`.
+
+    Raises:
+        InputError: An argument is not KEY=VALUE, VALUE is not YAML, or KEY names no target.
+    """
+    overrides: dict[str, list[Override]] = {target: [] for target in targets}
+    for text in texts:
+        target, override = _parse_override(text, targets)
+        overrides[target].append(override)
+    return overrides
+
+
+def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
+    """The target of one argument, and the override."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    path = key.split(".")
+    if not equals or not all(path):
+        raise InputError(
+            f"{text!r} is not KEY=VALUE",
+            place=Place("--set"),
+            remedy=f"as in --set {targets[0]}.name=mine",
+        )
+    argument = f"--set {key}"
+    if path[0] in targets and len(path) > 1:
+        target = path.pop(0)
+    elif len(targets) == 1:
+        target = targets[0]
+    else:
+        prefixes = " or ".join(f"{name}." for name in targets)
+        raise InputError(f"the key {key!r} does not begin with {prefixes}", place=Place(argument))
+    return target, Override(key, tuple(path), parse(value, argument))
+
+
+def _no_item(items: Items, name: str) -> None:
+    """Items of lists have no names."""
+
+
+def apply_overrides(
+    root: Section, overrides: Iterable[Override], find_item: FindItem = _no_item
+) -> None:
+    """Set the overrides in `root`, in order.
+
+    A step ``*`` of a path stands for every key or item. Missing mappings are made. An item of a
+    list is named by its index, or as `find_item` says.
+
+    Args:
+        root: What a file holds; changed in place.
+        overrides: What to set.
+        find_item: Gives the index of the item of a list that a name stands for, or None.
+
+    Raises:
+        InputError: A path leads into something that is neither a mapping nor a list, or names no
+            item.
+    """
+    for override in overrides:
+        try:
+            _set_below(root, override.path, override, find_item)
+        except InputError as error:
+            raise InputError(error.what, place=override.place, remedy=error.remedy) from error
+
+
+def _set_below(
+    node: object, path: tuple[str, ...], override: Override, find_item: FindItem
+) -> None:
+    """Set the override's value at `path`, which begins with a key or an item of `node`."""
+    step = path[0]
+    rest = path[1:]
+    if isinstance(node, Section):
+        keys = list(node) if step == WILDCARD else [step]
+        for key in keys:
+            _set_key(node, key, rest, override, find_item)
+    elif isinstance(node, Items):
+        for index in _matching_indices(node, step, find_item):
+            _set_item(node, index, rest, override, find_item)
+    else:
+        raise InputError(f"{step!r} cannot be set: what holds it is the value {node!r}")
+
+
+def _set_key(
+    section: Section, key: str, rest: tuple[str, ...], override: Override, find_item: FindItem
+) -> None:
+    if not rest:
+        section.put(key, copy.deepcopy(override.value), override.place)
+        return
+    if section.get(key) is None:
+        section.put(key, Section(), override.place)
+    _set_below(section[key], rest, override, find_item)
+
+
+def _set_item(
+    items: Items, index: int, rest: tuple[str, ...], override: Override, find_item: FindItem
+) -> None:
+    if not rest:
+        items[index] = copy.deepcopy(override.value)
+        items.places[index] = override.place
+        return
+    _set_below(items[index], rest, override, find_item)
+
+
+def _matching_indices(items: Items, step: str, find_item: FindItem) -> Sequence[int]:
+    """The indices of the items that a step of a path stands for."""
+    if step == WILDCARD:
+        return range(len(items))
+    if step.isdecimal() and int(step) < len(items):
+        return [int(step)]
+    index = find_item(items, step)
+    if index is None:
+        raise InputError(f"there is no item {step!r}")
+    return [index]
