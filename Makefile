@@ -7,7 +7,10 @@ export VENV
 python := $(VENV)/bin/python
 testbed := $(VENV)/bin/testbed
 JOBS ?= auto
-BY_FILE := --dist=loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n $(JOBS) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+QUICK := tests/unit tests/integration tests/browser
+GUEST := tests/guest tests/end_to_end
+ORDINARY := not proof and not soak and not alone
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,8 +22,11 @@ demo: setup  ## time collectives between ten workers in five datacenters
 	@$(testbed) run microsoft-openai-five collectives
 
 test: setup  ## run the tests, two files at a time where there are two CPUs (JOBS=auto)
-	@$(python) -m pytest -m 'not proof and not soak and not alone' -n $(JOBS) --maxprocesses=4 $(BY_FILE); \
-	  status=$$?; $(python) -m pytest -m alone && exit $$status
+	@status=0; \
+	  $(python) -m pytest $(QUICK) -m '$(ORDINARY)' $(SIDE_BY_SIDE) --cov --cov-report=term || status=1; \
+	  $(python) -m pytest $(GUEST) -m '$(ORDINARY)' $(SIDE_BY_SIDE) || status=1; \
+	  $(python) -m pytest $(QUICK) $(GUEST) -m alone || status=1; \
+	  exit $$status
 
 check: setup  ## lint, formatting, types, import layers
 	$(VENV)/bin/ruff check
