@@ -65,7 +65,13 @@ class Library:
         )
 
 
-_beside_package = Path(testbed.__file__).resolve().parent.parent
-TOPOLOGIES = Library("topology", _beside_package / "topologies")
-WORKLOADS = Library("workload", _beside_package / "workloads")
-EXPERIMENTS = Library("experiment", _beside_package / "experiments")
+def _folder(name: str) -> Path:
+    """Find a folder of presets: inside the package in a wheel, beside it in a checkout."""
+    package = Path(testbed.__file__).resolve().parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+TOPOLOGIES = Library("topology", _folder("topologies"))
+WORKLOADS = Library("workload", _folder("workloads"))
+EXPERIMENTS = Library("experiment", _folder("experiments"))
