@@ -1,1 +1,1 @@
-"""What a run will do, in base units, made from what a person wrote."""
+"""Resolve a topology, a workload and options into a `Plan`, which states a whole run in base units."""

@@ -1,4 +1,4 @@
-"""Nodes, addresses, routes and link parameters of a topology.
+"""Resolve the nodes, addresses, routes and link parameters of a topology.
 
 Datacenter d has 10.d.0.0/16: its host h is 10.d.(h // 250).(h % 250 + 1), its router 10.d.255.254.
 With leaves, leaf l has 10.d.(4 l).0/22, and cables inside the datacenter have addresses from
@@ -8,6 +8,7 @@ host ``d0h1``, router ``d0r``, switch ``d0s``, leaf ``d0l0``, spine ``d0p0``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -23,216 +24,280 @@ from testbed.spec.wan import GilbertElliott, Link, LinkDirection, QueueLength
 ETHERNET_BYTES = 14
 NIC_TRANSMIT_PACKETS = 1_000_000  # of the sender's own NIC, which never drops
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
+WAN_ADDRESSES = IPv4Address("172.16.0.0")
 LEAST_WAN_PACKETS = 64  # of a WAN queue that was not written
 OFFLOAD_BYTES = 64 * 1024  # what a host with segmentation offload hands over at once
 LEAST_QUEUED = 16  # of these, with offload, a WAN queue holds
 LEAST_TCP_BUFFER = 16 * 2**20
+TCP_BUFFER_BDPS = 4
+BIT_NS_PER_BYTE_S = 8 * 10**9
+ECMP_SEEDS = 2**32 - 1
 
 
 def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
-    """Nodes, addresses, routes and link parameters of `topology`."""
-    sites, frame, links = topology.sites, topology.mtu + ETHERNET_BYTES, topology.links
-    index = {name: number for number, name in enumerate(sites)}
-    hosts = tuple(
-        host
-        for name, site in sites.items()
-        for host in _hosts(index[name], name, site, frame, seed)
-    )
+    """Resolve `topology` for a run whose random elements have seeds derived from `seed`."""
+    frame = topology.mtu + ETHERNET_BYTES
+    links = topology.links
+    sites = topology.sites
+    hosts: list[model.Host] = []
+    for dc_number, (name, site) in enumerate(sites.items()):
+        hosts.extend(_hosts(dc_number, name, site, frame, seed))
+    datacenters = [
+        _datacenter(dc_number, name, site, hosts, frame, seed)
+        for dc_number, (name, site) in enumerate(sites.items())
+    ]
     wan = tuple(_wan_link(number, link, frame, seed) for number, link in enumerate(links))
-    weights = {
-        (way.source, way.target): way.weight
-        for link in links
-        for way in (link.forward, link.backward)
-    }
-    route = partial(
+    find_routes = partial(
         best_routes,
         names=list(sites),
         routing=topology.routing,
         multipath=topology.multipath,
-        weights=weights,
+        weights=_weights(links),
     )
-    routes = route(wan)
-    numbers = {link.key: number for number, link in enumerate(links)}
+    routes = find_routes(wan)
+    link_numbers = {link.key: number for number, link in enumerate(links)}
     changes = resolve_changes(
         topology,
-        hosts,
+        tuple(hosts),
         wan,
         routes,
-        route,
-        lambda link, time: _wan_link(numbers[link.key], link, frame, seed, time),
-    )
-    buffer = topology.tcp.buffer
-    tcp = model.Tcp(
-        congestion_control=topology.tcp.congestion_control,
-        ecn=topology.tcp.congestion_control == "dctcp"
-        or any(way.bottleneck.ecn for link in wan for way in link.directions),
-        buffer_bytes=buffer if isinstance(buffer, int) else LEAST_TCP_BUFFER,
-        slow_start_after_idle=topology.tcp.slow_start_after_idle,
-        packets_per_skb=_packets_per_skb(topology.tcp.offload, topology.mtu, wan, changes),
+        find_routes,
+        lambda link, at_ns: _wan_link(link_numbers[link.key], link, frame, seed, at_ns),
     )
     network = model.Network(
         name=topology.name,
         mtu=topology.mtu,
-        datacenters=tuple(
-            _datacenter(index[name], name, site, hosts, frame, seed) for name, site in sites.items()
-        ),
-        hosts=hosts,
+        datacenters=tuple(datacenters),
+        hosts=tuple(hosts),
         wan=wan,
         routes=routes,
         ecmp=topology.ecmp,
-        tcp=tcp,
+        tcp=_tcp(topology, wan, changes),
         changes=changes,
     )
-    if buffer == "auto":
-        automatic = tcp.model_copy(update={"buffer_bytes": auto_tcp_buffer(network)})
-        network = network.model_copy(update={"tcp": automatic})
-    return network
+    if topology.tcp.buffer != "auto":
+        return network
+    tcp = network.tcp.model_copy(update={"buffer_bytes": auto_tcp_buffer(network)})
+    return network.model_copy(update={"tcp": tcp})
+
+
+def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
+    """The weights of links by the source and target of each direction."""
+    weights: dict[tuple[str, str], int] = {}
+    for link in links:
+        for direction in (link.forward, link.backward):
+            weights[direction.source, direction.target] = direction.weight
+    return weights
+
+
+def _tcp(
+    topology: Topology, wan: Sequence[model.WanLink], changes: Sequence[model.Change]
+) -> model.Tcp:
+    """The TCP settings of hosts; an automatic buffer has the least size for now."""
+    settings = topology.tcp
+    buffer_bytes = LEAST_TCP_BUFFER
+    if isinstance(settings.buffer, int):
+        buffer_bytes = settings.buffer
+    marking = any(direction.bottleneck.ecn for link in wan for direction in link.directions)
+    return model.Tcp(
+        congestion_control=settings.congestion_control,
+        ecn=marking or settings.congestion_control == "dctcp",
+        buffer_bytes=buffer_bytes,
+        slow_start_after_idle=settings.slow_start_after_idle,
+        packets_per_skb=_packets_per_skb(settings.offload, topology.mtu, wan, changes),
+    )
 
 
 def _packets_per_skb(
-    offload: str, mtu: int, wan: tuple[model.WanLink, ...], changes: tuple[model.Change, ...]
+    offload: str, mtu: int, wan: Sequence[model.WanLink], changes: Sequence[model.Change]
 ) -> int:
-    """64 KiB worth where no packet ever meets a fate of its own, else 1: impairments are per
-    packet.
+    """The number of packets that a host hands over at once.
 
-    So are drops, and transfers beside the job fill queues. It is less than 64 KiB where a WAN queue
-    is so short that it would hold but a few of them: it counts each as if it were full.
+    64 KiB worth where links treat all packets alike, else 1: impairments and drops are per packet,
+    and transfers in the background fill queues. It is less than 64 KiB where a WAN queue is so short
+    that it would hold but a few of such bursts: it counts each as if it were full.
+
+    Args:
+        offload: as written: on, off or auto.
+        mtu: bytes of a packet.
+        wan: the links as they are at first.
+        changes: what happens during a run.
     """
-    links = (*wan, *(link for change in changes for link in change.links))
-    directions = [direction for link in links for direction in link.directions]
-    singly = any(change.transfers for change in changes) or any(
-        _per_packet(direction) for direction in directions
-    )
-    if offload == "off" or (offload == "auto" and singly):
+    if offload == "off":
         return 1
     most = OFFLOAD_BYTES // mtu
-    if offload == "auto":
-        most = min(
-            [
-                most,
-                *(direction.bottleneck.queue_packets // LEAST_QUEUED for direction in directions),
-            ]
-        )
+    if offload == "on":
+        return max(1, most)
+    if any(change.transfers for change in changes):
+        return 1
+    for direction in _directions(wan, changes):
+        if _treats_packets_singly(direction):
+            return 1
+        most = min(most, direction.bottleneck.queue_packets // LEAST_QUEUED)
     return max(1, most)
 
 
-def _per_packet(direction: model.Direction) -> bool:
+def _directions(
+    wan: Sequence[model.WanLink], changes: Sequence[model.Change]
+) -> Iterator[model.Direction]:
+    """Every direction of every link, as it is at first and after each change."""
+    for link in wan:
+        yield from link.directions
+    for change in changes:
+        for link in change.links:
+            yield from link.directions
+
+
+def _treats_packets_singly(direction: model.Direction) -> bool:
+    """Whether `direction` may drop, mark, delay or change one packet but not its neighbour."""
     fibre = direction.fibre
-    managed = direction.bottleneck.discipline != "drop-tail"
-    lossy = fibre.loss.p or fibre.loss.one_minus_k
-    return bool(managed or lossy or fibre.jitter_ns or fibre.duplicate or fibre.corrupt)
+    if direction.bottleneck.discipline != "drop-tail":
+        return True
+    if fibre.loss.p or fibre.loss.one_minus_k:
+        return True
+    return bool(fibre.jitter_ns or fibre.duplicate or fibre.corrupt)
 
 
 def auto_tcp_buffer(network: model.Network) -> int:
-    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts, from 16 MiB to
-    1 GiB.
+    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts.
 
-    Where links change, of their largest rates and delays.
+    From 16 MiB to 1 GiB. Where links change, of their largest rates and delays.
     """
-    largest = 0
-    first = {dc.name: network.host(dc.hosts[0]) for dc in network.datacenters}
+    first_hosts = [network.host(dc.hosts[0]) for dc in network.datacenters]
+    largest = 0  # bits x 10^9
     for state in network.extremes(rate=max, delay=max):
-        for a, b in product(first.values(), first.values()):
-            rates = [
-                a.nic_up.rate_bps,
-                b.nic_down.rate_bps,
-                *(w.bottleneck.rate_bps for w in state.path(a.dc, b.dc)),
-            ]
-            largest = max(largest, min(rates) * rtt_ns(state, a, b))
-    return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, 4 * largest // (8 * 10**9)))
+        for source, target in product(first_hosts, first_hosts):
+            rates = [source.nic_up.rate_bps, target.nic_down.rate_bps]
+            for direction in state.path(source.dc, target.dc):
+                rates.append(direction.bottleneck.rate_bps)
+            largest = max(largest, min(rates) * rtt_ns(state, source, target))
+    buffer_bytes = TCP_BUFFER_BDPS * largest // BIT_NS_PER_BYTE_S
+    return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, buffer_bytes))
 
 
 def rtt_ns(network: model.Network, a: model.Host, b: model.Host) -> int:
-    """Between two hosts with the NICs of `a` and `b`, which may be the same."""
-    fibres = [way.fibre.delay_ns for way in (*network.path(a.dc, b.dc), *network.path(b.dc, a.dc))]
-    cables = 2 * sum(cable.delay_ns for cable in network.fabric_cables(a.name, b.name))
-    return a.nic_delay_ns + b.nic_delay_ns + cables + sum(fibres)
+    """The propagation there and back between two hosts with the NICs of `a` and `b`.
+
+    The hosts may be the same; the result is then that of two such hosts on one switch.
+    """
+    total_ns = a.nic_delay_ns + b.nic_delay_ns
+    for cable in network.fabric_cables(a.name, b.name):
+        total_ns += 2 * cable.delay_ns
+    for direction in (*network.path(a.dc, b.dc), *network.path(b.dc, a.dc)):
+        total_ns += direction.fibre.delay_ns
+    return total_ns
 
 
-def _hosts(d: int, name: str, site: Datacenter, frame: int, seed: int) -> list[model.Host]:
+def _hosts(
+    dc_number: int, dc_name: str, site: Datacenter, frame: int, seed: int
+) -> Iterator[model.Host]:
+    """The hosts of a datacenter; `frame` is the bytes of a full frame."""
     nic = site.nic
-    return [
-        model.Host(
-            name=f"{name}-h{h}",
-            node=f"d{d}h{h}",
-            dc=name,
-            switch=switch,
-            address=address,
-            mac=mac(0, d, h),
+    for host_number, attachment in enumerate(fabric.attachments(dc_number, site)):
+        name = f"{dc_name}-h{host_number}"
+        yield model.Host(
+            name=name,
+            node=f"d{dc_number}h{host_number}",
+            dc=dc_name,
+            switch=attachment.switch,
+            address=attachment.address,
+            mac=mac(0, dc_number, host_number),
             nic_up=model.Bottleneck(rate_bps=nic.rate, queue_packets=NIC_TRANSMIT_PACKETS),
             nic_down=port(nic.receive_rate or nic.rate, nic.queue, frame),
             nic_delay_ns=nic.delay,
-            nic_seed=stable_seed(seed, f"{name}-h{h}"),
+            nic_seed=stable_seed(seed, name),
         )
-        for h, (switch, address) in enumerate(fabric.places(d, site))
-    ]
 
 
 def _datacenter(
-    d: int, name: str, site: Datacenter, hosts: tuple[model.Host, ...], frame: int, seed: int
+    dc_number: int,
+    name: str,
+    site: Datacenter,
+    hosts: Sequence[model.Host],
+    frame: int,
+    seed: int,
 ) -> model.Datacenter:
+    """A datacenter with those of `hosts` that are its own; `frame` is the bytes of a full frame."""
     return model.Datacenter(
         name=name,
         location=site.location,
-        subnet=IPv4Network(f"10.{d}.0.0/16"),
-        router=f"d{d}r",
-        hash_seed=1 + stable_seed(seed, f"{name}/ecmp") % (2**32 - 1),
-        segments=fabric.segments(d, site),
-        fabric=fabric.leaf_spine(d, name, site, frame, seed),
+        subnet=IPv4Network(f"10.{dc_number}.0.0/16"),
+        router=f"d{dc_number}r",
+        hash_seed=1 + stable_seed(seed, f"{name}/ecmp") % ECMP_SEEDS,
+        segments=fabric.segments(dc_number, site),
+        fabric=fabric.leaf_spine(dc_number, name, site, frame, seed),
         hosts=tuple(host.name for host in hosts if host.dc == name),
     )
 
 
-def _wan_link(k: int, link: Link, frame: int, seed: int, time_ns: int = 0) -> model.WanLink:
-    """Link number `k`; one that is changed at `time_ns` gets seeds of its own then."""
-    change = f"@{time_ns}" if time_ns else ""
+def _wan_link(number: int, link: Link, frame: int, seed: int, at_ns: int = 0) -> model.WanLink:
+    """Link `number` as it is from `at_ns` on; a link that changes gets new seeds.
+
+    Args:
+        number: of the link in the topology.
+        link: as written.
+        frame: bytes of a full frame.
+        seed: of the run.
+        at_ns: time of a change; 0: none.
+    """
+    seed_suffix = f"@{at_ns}" if at_ns else ""
     rtt = link.forward.delay + link.backward.delay
-    first = IPv4Address("172.16.0.0") + 4 * k
-    forward, backward = (
-        model.Direction(
-            source=way.source,
-            target=way.target,
-            address=IPv4Interface((first + 1 + end, 30)),
-            mac=mac(2, k, end),
-            bottleneck=_bottleneck(way, rtt, frame),
-            fibre=_fibre(way, stable_seed(seed, way.name + change)),
+    subnet = WAN_ADDRESSES + 4 * number
+
+    def resolve_direction(written: LinkDirection, end: int) -> model.Direction:
+        fibre_seed = stable_seed(seed, written.name + seed_suffix)
+        return model.Direction(
+            source=written.source,
+            target=written.target,
+            address=IPv4Interface((subnet + 1 + end, 30)),
+            mac=mac(2, number, end),
+            bottleneck=_bottleneck(written, rtt, frame),
+            fibre=_fibre(written, fibre_seed),
         )
-        for end, way in enumerate((link.forward, link.backward))
-    )
+
     return model.WanLink(
-        key=link.key, index=k, forward=forward, backward=backward, conduit=link.conduit
+        key=link.key,
+        index=number,
+        forward=resolve_direction(link.forward, 0),
+        backward=resolve_direction(link.backward, 1),
+        conduit=link.conduit,
     )
 
 
-def _bottleneck(way: LinkDirection, rtt: int, frame: int) -> model.Bottleneck:
-    packets = queue_packets(way.queue or WAN_QUEUE, way.rate, rtt, frame)
+def _bottleneck(written: LinkDirection, rtt_ns: int, frame: int) -> model.Bottleneck:
+    if written.queue is None:
+        packets = queue_packets(WAN_QUEUE, written.rate, rtt_ns, frame)
+        packets = max(LEAST_WAN_PACKETS, packets)
+    else:
+        packets = queue_packets(written.queue, written.rate, rtt_ns, frame)
     return model.Bottleneck(
-        rate_bps=way.rate,
-        queue_packets=packets if way.queue else max(LEAST_WAN_PACKETS, packets),
-        discipline=way.discipline,
-        ecn=way.ecn,
+        rate_bps=written.rate,
+        queue_packets=packets,
+        discipline=written.discipline,
+        ecn=written.ecn,
     )
 
 
-def _fibre(way: LinkDirection, seed: int) -> model.Fibre:
-    loss = (
-        model.Loss(p=way.loss)
-        if not isinstance(way.loss, GilbertElliott)
-        else model.Loss(
-            model="gilbert-elliott",
-            p=way.loss.p,
-            r=way.loss.r,
-            one_minus_h=way.loss.loss_in_bad,
-            one_minus_k=way.loss.loss_in_good,
-        )
-    )
+def _fibre(written: LinkDirection, seed: int) -> model.Fibre:
     return model.Fibre(
-        delay_ns=way.delay,
-        jitter_ns=way.jitter,
-        distribution=way.distribution,
-        reorder=way.reorder,
-        loss=loss,
-        duplicate=way.duplicate,
-        corrupt=way.corrupt,
+        delay_ns=written.delay,
+        jitter_ns=written.jitter,
+        distribution=written.distribution,
+        reorder=written.reorder,
+        loss=_loss(written.loss),
+        duplicate=written.duplicate,
+        corrupt=written.corrupt,
         seed=seed,
+    )
+
+
+def _loss(written: float | GilbertElliott) -> model.Loss:
+    if not isinstance(written, GilbertElliott):
+        return model.Loss(p=written)
+    return model.Loss(
+        model="gilbert-elliott",
+        p=written.p,
+        r=written.r,
+        one_minus_h=written.loss_in_bad,
+        one_minus_k=written.loss_in_good,
     )

@@ -1,11 +1,12 @@
-"""Where a run captures packets."""
+"""List the interfaces where a run captures packets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from testbed.plan.model import Capture, Network
+from testbed.plan.model import Capture, Datacenter, Network
 
 
 @dataclass(frozen=True)
@@ -22,31 +23,35 @@ class CapturePoint:
     at: str  # datacenter, or host
     node: str
     mac: str
-    interface: str = ""  # of a cable of a fabric; empty: what the network calls it
+    interface: str = ""  # of a cable of a fabric; empty: the network names the interface
 
 
 def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
-    """Where a run captures."""
+    """The interfaces where a run on `network` captures."""
     if capture == "none":
         return []
-    points = [
-        CapturePoint("wan", link.key, way.source, network.datacenter(way.source).router, way.mac)
-        for link in network.wan
-        for way in link.directions
-    ]
-    for dc in network.datacenters if network.wan else ():
-        if dc.fabric is None:
-            points.append(
-                CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac)
-            )
-            continue
-        ends = [end for cable in dc.fabric.cables for end in cable.ends if end.node == dc.router]
-        points += [
-            CapturePoint("lan", f"lan{number}", dc.name, dc.router, end.mac, end.interface)
-            for number, end in enumerate(ends)
-        ]
+    points = list(_wan_points(network))
+    if network.wan:
+        for dc in network.datacenters:
+            points.extend(_lan_points(dc))
     if capture == "all":
-        points += [
-            CapturePoint("nic", "nic", host.name, host.node, host.mac) for host in network.hosts
-        ]
+        for host in network.hosts:
+            points.append(CapturePoint("nic", "nic", host.name, host.node, host.mac))
     return points
+
+
+def _wan_points(network: Network) -> Iterator[CapturePoint]:
+    """Both ends of every WAN link."""
+    for link in network.wan:
+        for direction in link.directions:
+            router = network.datacenter(direction.source).router
+            yield CapturePoint("wan", link.key, direction.source, router, direction.mac)
+
+
+def _lan_points(dc: Datacenter) -> Iterator[CapturePoint]:
+    """The border router's ports towards its switch, or towards its spines."""
+    if dc.fabric is None:
+        yield CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac)
+        return
+    for number, end in enumerate(dc.fabric.ends_at(dc.router)):
+        yield CapturePoint("lan", f"lan{number}", dc.name, dc.router, end.mac, end.interface)

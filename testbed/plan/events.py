@@ -1,30 +1,43 @@
-"""What the events of a topology do, and when: changes of links, and of routes once routers have
-found other paths.
-"""
+"""Resolve the events of a topology into changes of links, routes, hosts and transfers, by time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from testbed.core.units import format_decimal_size, format_probability, format_rate, format_time
 from testbed.plan.model import Change, Direction, Host, Network, Route, Transfer, WanLink
+from testbed.spec.events import Crash
 from testbed.spec.timeline import HostTurn, LinkState, TransferTurn, outages
 from testbed.spec.topology import Topology
 from testbed.spec.wan import Link
 
 NEVER = 2**64  # ns
 MOST_NAMED = 3  # links or hosts in a clause; of more, their number
-Links = Mapping[str, WanLink]
+CRASH_CLAUSES: dict[Crash | None, str] = {
+    None: "back, its ranks start again",
+    "ranks": "ranks are killed",
+    "host": "crashed",
+}
+RouteFinder = Callable[[tuple[WanLink, ...]], tuple[Route, ...]]
+LinkBuilder = Callable[[Link, int], WanLink]
 
 
-class Part(NamedTuple):
-    """Something of a change: a clause for each thing that happens, and fields of `plan.Change`."""
+@dataclass(frozen=True)
+class ChangePart:
+    """A part of the change at a time.
+
+    Attributes:
+        at_ns: time of the change.
+        clauses: for people, one for each thing that happens.
+        fields: values of fields of `plan.Change`.
+    """
 
     at_ns: int
-    what: tuple[str, ...]
+    clauses: tuple[str, ...]
     fields: dict[str, tuple[Any, ...]]
 
 
@@ -33,11 +46,10 @@ def resolve_changes(
     hosts: tuple[Host, ...],
     wan: tuple[WanLink, ...],
     routes: tuple[Route, ...],
-    route: Callable[[tuple[WanLink, ...]], tuple[Route, ...]],
-    build: Callable[[Link, int], WanLink],
+    find_routes: RouteFinder,
+    build_link: LinkBuilder,
 ) -> tuple[Change, ...]:
-    """The changes of a network with these hosts, the links `wan` and these routes while a run goes
-    on.
+    """The changes that a network goes through during a run, by time.
 
     Routers avoid a link that has been down for `convergence`, and return to it when it has been up
     for as long; where no path is left, they keep the one they have.
@@ -47,216 +59,278 @@ def resolve_changes(
         hosts: as they are at first.
         wan: the links as they are at first.
         routes: the routes as they are at first.
-        route: gives the best routes over some of `wan`.
-        build: gives a link that becomes so at a time in ns.
+        find_routes: gives the best routes over some of `wan`.
+        build_link: gives a link that changes at a time in ns.
     """
     states = topology.states
-    avoided = (
-        {}
-        if topology.convergence == "never"
-        else _avoided_by_time(wan, states, topology.convergence)
+    changed_links = _changed_links_by_time(topology.links, states, build_link)
+    parts = [*_link_parts(wan, changed_links)]
+    if topology.convergence != "never":
+        avoided = _avoided_links_by_time(wan, states, topology.convergence)
+        parts.extend(_route_parts(wan, routes, find_routes, avoided))
+    parts.extend(_host_parts(hosts, topology.turns))
+    parts.extend(_transfer_parts(topology.transfers))
+    parts.sort(key=attrgetter("at_ns"))
+    return tuple(
+        _joined(at_ns, list(together))
+        for at_ns, together in groupby(parts, key=attrgetter("at_ns"))
     )
-    parts = [
-        *_link_parts(wan, _links_by_time(topology.links, states, build)),
-        *_route_parts(wan, routes, route, avoided),
-        *_host_parts(hosts, topology.turns),
-        *_transfer_parts(topology.transfers),
-    ]
-    changes = []
-    for at_ns, together in groupby(sorted(parts, key=attrgetter("at_ns")), key=attrgetter("at_ns")):
-        found = list(together)
-        fields = {name: value for part in found for name, value in part.fields.items()}
-        changes.append(
-            Change(
-                at_ns=at_ns, what=tuple(clause for part in found for clause in part.what), **fields
-            )
-        )
-    return tuple(changes)
+
+
+def _joined(at_ns: int, parts: Sequence[ChangePart]) -> Change:
+    """The change that consists of `parts`."""
+    clauses: list[str] = []
+    fields: dict[str, tuple[Any, ...]] = {}
+    for part in parts:
+        clauses.extend(part.clauses)
+        fields.update(part.fields)
+    return Change(at_ns=at_ns, what=tuple(clauses), **fields)
 
 
 def _link_parts(
-    wan: Sequence[WanLink], changed: Mapping[int, dict[str, WanLink]]
-) -> Iterator[Part]:
-    links = {link.key: link for link in wan}
-    for time, new in changed.items():
-        yield Part(time, tuple(_link_clauses(links, new)), {"links": tuple(new.values())})
-        links |= new
+    wan: Iterable[WanLink], changed: Mapping[int, Mapping[str, WanLink]]
+) -> Iterator[ChangePart]:
+    """Parts for the links in `changed`, which has them by time and key."""
+    current = {link.key: link for link in wan}
+    for at_ns, links in changed.items():
+        clauses = tuple(_link_clauses(current, links))
+        yield ChangePart(at_ns, clauses, {"links": tuple(links.values())})
+        current.update(links)
 
 
 def _route_parts(
-    wan: Sequence[WanLink],
-    routes: Sequence[Route],
-    route: Callable[[tuple[WanLink, ...]], tuple[Route, ...]],
-    avoided: Mapping[int, frozenset[str]],
-) -> Iterator[Part]:
-    ways, before = {(way.dc, way.destination): way for way in routes}, frozenset[str]()
-    for time, avoid in avoided.items():
-        best = route(tuple(link for link in wan if link.key not in avoid))
-        new = {
-            (way.dc, way.destination): way for way in best if way != ways[way.dc, way.destination]
-        }
-        if new:
-            yield Part(time, tuple(_route_clauses(before, avoid)), {"routes": tuple(new.values())})
-        ways |= new
-        before = avoid
+    wan: Iterable[WanLink],
+    routes: Iterable[Route],
+    find_routes: RouteFinder,
+    avoided_by_time: Mapping[int, frozenset[str]],
+) -> Iterator[ChangePart]:
+    """Parts for the routes that become others when the links that routers avoid do."""
+    current = {(route.dc, route.destination): route for route in routes}
+    avoided_before = frozenset[str]()
+    for at_ns, avoided in avoided_by_time.items():
+        usable = tuple(link for link in wan if link.key not in avoided)
+        changed: list[Route] = []
+        for route in find_routes(usable):
+            if route != current[route.dc, route.destination]:
+                changed.append(route)
+                current[route.dc, route.destination] = route
+        if changed:
+            clauses = tuple(_route_clauses(avoided_before, avoided))
+            yield ChangePart(at_ns, clauses, {"routes": tuple(changed)})
+        avoided_before = avoided
 
 
-def _host_parts(hosts: Sequence[Host], turns: Sequence[HostTurn]) -> Iterator[Part]:
-    machines = {host.name: host for host in hosts}
-    words = {None: "back, its ranks start again", "ranks": "ranks are killed", "host": "crashed"}
-    for time, together in groupby(turns, key=attrgetter("at_ns")):
+def _host_parts(hosts: Iterable[Host], turns: Iterable[HostTurn]) -> Iterator[ChangePart]:
+    """Parts for hosts that crash or are back; `turns` are ordered by time."""
+    current = {host.name: host for host in hosts}
+    for at_ns, together in groupby(turns, key=attrgetter("at_ns")):
         crashes = {turn.host: turn.crash for turn in together}
-        named = {kind: [host for host, crash in crashes.items() if crash == kind] for kind in words}
-        silent = ((machines[name], crash == "host") for name, crash in crashes.items())
-        turned = tuple(
-            host.model_copy(update={"silent": now}) for host, now in silent if host.silent != now
+        changed: list[Host] = []
+        named: dict[Crash | None, list[str]] = {crash: [] for crash in CRASH_CLAUSES}
+        for name, crash in crashes.items():
+            named[crash].append(name)
+            silent = crash == "host"
+            if current[name].silent != silent:
+                current[name] = current[name].model_copy(update={"silent": silent})
+                changed.append(current[name])
+        clauses = tuple(
+            f"{_names(named[crash], 'hosts')}: {clause}"
+            for crash, clause in CRASH_CLAUSES.items()
+            if named[crash]
         )
-        machines |= {host.name: host for host in turned}
-        yield Part(
-            time,
-            tuple(
-                f"{_names(named[kind], 'hosts')}: {word}"
-                for kind, word in words.items()
-                if named[kind]
-            ),
-            {
-                "hosts": turned,
-                "killed": (*named["ranks"], *named["host"]),
-                "started": tuple(named[None]),
-            },
-        )
+        fields: dict[str, tuple[Any, ...]] = {
+            "hosts": tuple(changed),
+            "killed": (*named["ranks"], *named["host"]),
+            "started": tuple(named[None]),
+        }
+        yield ChangePart(at_ns, clauses, fields)
 
 
-def _transfer_parts(turns: Sequence[TransferTurn]) -> Iterator[Part]:
-    for time, together in groupby(turns, key=attrgetter("at_ns")):
-        sent = [
-            Transfer(**{name: value for name, value in turn._asdict().items() if name != "at_ns"})
-            for turn in together
-        ]
-        yield Part(time, tuple(map(_sends, sent)), {"transfers": tuple(sent)})
+def _transfer_parts(turns: Iterable[TransferTurn]) -> Iterator[ChangePart]:
+    """Parts for transfers that begin; `turns` are ordered by time."""
+    for at_ns, together in groupby(turns, key=attrgetter("at_ns")):
+        transfers = tuple(_transfer(turn) for turn in together)
+        clauses = tuple(_transfer_clause(transfer) for transfer in transfers)
+        yield ChangePart(at_ns, clauses, {"transfers": transfers})
 
 
-def _sends(transfer: Transfer) -> str:
-    text = f"{transfer.source} sends {format_decimal_size(transfer.bytes, 4)} to {transfer.target}"
-    return text if transfer.pace_bps is None else f"{text} at {format_rate(transfer.pace_bps, 4)}"
+def _transfer(turn: TransferTurn) -> Transfer:
+    return Transfer(
+        source=turn.source,
+        target=turn.target,
+        bytes=turn.bytes,
+        connections=turn.connections,
+        pace_bps=turn.pace_bps,
+    )
+
+
+def _transfer_clause(transfer: Transfer) -> str:
+    size = format_decimal_size(transfer.bytes, 4)
+    clause = f"{transfer.source} sends {size} to {transfer.target}"
+    if transfer.pace_bps is not None:
+        clause += f" at {format_rate(transfer.pace_bps, 4)}"
+    return clause
 
 
 def outage_ns(network: Network) -> int:
-    """For how long a link is down, at the longest; an outage without an end does not count."""
-    longest = 0
-    began: dict[str, int] = {}
+    """For how long a link of `network` is down, at the longest; an endless outage does not count."""
+    longest_ns = 0
+    began_ns: dict[str, int] = {}
     for change in network.changes:
         for link in change.links:
             if link.forward.fibre.cut:
-                began.setdefault(link.key, change.at_ns)
-            elif link.key in began:
-                longest = max(longest, change.at_ns - began.pop(link.key))
-    return longest
+                began_ns.setdefault(link.key, change.at_ns)
+            elif link.key in began_ns:
+                longest_ns = max(longest_ns, change.at_ns - began_ns.pop(link.key))
+    return longest_ns
 
 
-def _links_by_time(
-    links: Sequence[Link], states: Sequence[LinkState], build: Callable[[Link, int], WanLink]
+def _changed_links_by_time(
+    links: Sequence[Link], states: Iterable[LinkState], build_link: LinkBuilder
 ) -> dict[int, dict[str, WanLink]]:
-    """The links that become others at a time."""
+    """The links that become others, by time in ns and by key."""
     current = {link.key: (link, False) for link in links}
-    found: dict[int, dict[str, WanLink]] = {}
+    changed: dict[int, dict[str, WanLink]] = {}
     for state in states:
         for link in links:
-            wanted = (state.links.get(link.key, link), link.key in state.down)
-            if wanted != current[link.key]:
-                current[link.key] = wanted
-                built = (
-                    _cut(build(wanted[0], state.at_ns))
-                    if wanted[1]
-                    else build(wanted[0], state.at_ns)
-                )
-                found.setdefault(state.at_ns, {})[link.key] = built
-    return found
+            written = state.links.get(link.key, link)
+            is_down = link.key in state.down
+            if (written, is_down) == current[link.key]:
+                continue
+            current[link.key] = (written, is_down)
+            built = build_link(written, state.at_ns)
+            if is_down:
+                built = _cut(built)
+            changed.setdefault(state.at_ns, {})[link.key] = built
+    return changed
 
 
 def _cut(link: WanLink) -> WanLink:
-    ways = [
-        way.model_copy(update={"fibre": way.fibre.model_copy(update={"cut": True})})
-        for way in link.directions
-    ]
-    return link.model_copy(update={"forward": ways[0], "backward": ways[1]})
+    """`link` with both fibres cut."""
+    forward, backward = (_cut_direction(direction) for direction in link.directions)
+    return link.model_copy(update={"forward": forward, "backward": backward})
 
 
-def _avoided_by_time(
-    wan: Sequence[WanLink], states: Sequence[LinkState], convergence_ns: int
+def _cut_direction(direction: Direction) -> Direction:
+    fibre = direction.fibre.model_copy(update={"cut": True})
+    return direction.model_copy(update={"fibre": fibre})
+
+
+def _avoided_links_by_time(
+    wan: Iterable[WanLink], states: Sequence[LinkState], convergence_ns: int
 ) -> dict[int, frozenset[str]]:
-    """The links that routers avoid from a time on."""
+    """The keys of the links that routers avoid from a time in ns on."""
     flips: dict[int, list[tuple[str, bool]]] = {}
     for link in wan:
-        spans = outages(states, link.key)
-        turns = [(begin, True) for begin, _ in spans] + [
-            (end, False) for _, end in spans if end is not None
-        ]
-        turns.sort()
-        avoids = False
-        for (time, down), (after, _) in pairwise([*turns, (NEVER, False)]):
-            if after - time > convergence_ns and down != avoids:
-                avoids = down
-                flips.setdefault(time + convergence_ns, []).append((link.key, down))
-    avoided, found = frozenset[str](), {}
-    for time in sorted(flips):
-        for key, down in flips[time]:
-            avoided = avoided | {key} if down else avoided - {key}
-        found[time] = avoided
-    return found
+        for at_ns, avoid in _avoidance(outages(states, link.key), convergence_ns):
+            flips.setdefault(at_ns, []).append((link.key, avoid))
+    avoided: set[str] = set()
+    avoided_by_time: dict[int, frozenset[str]] = {}
+    for at_ns in sorted(flips):
+        for key, avoid in flips[at_ns]:
+            if avoid:
+                avoided.add(key)
+            else:
+                avoided.remove(key)
+        avoided_by_time[at_ns] = frozenset(avoided)
+    return avoided_by_time
 
 
-def _link_clauses(before: Links, after: Links) -> Iterator[str]:
+def _avoidance(
+    spans: Iterable[tuple[int, int | None]], convergence_ns: int
+) -> Iterator[tuple[int, bool]]:
+    """When routers begin (True) and cease (False) to avoid a link that is down during `spans`."""
+    turns: list[tuple[int, bool]] = []
+    for begin_ns, end_ns in spans:
+        turns.append((begin_ns, True))
+        if end_ns is not None:
+            turns.append((end_ns, False))
+    turns.sort()
+    avoids = False
+    for (at_ns, is_down), (next_ns, _) in pairwise([*turns, (NEVER, False)]):
+        if next_ns - at_ns > convergence_ns and is_down != avoids:
+            avoids = is_down
+            yield at_ns + convergence_ns, is_down
+
+
+def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -> Iterator[str]:
     """What is different on the links in `after`, each clause with all links of which it is true."""
-    keys: dict[str, list[str]] = {}
+    keys_by_clause: dict[str, list[str]] = {}
     for key, link in after.items():
         for clause in _clauses(before[key], link):
-            keys.setdefault(clause, []).append(key)
-    for clause, named in keys.items():
-        yield f"{_names(named)}: {clause}"
+            keys_by_clause.setdefault(clause, []).append(key)
+    for clause, keys in keys_by_clause.items():
+        yield f"{_names(keys, 'links')}: {clause}"
 
 
-def _clauses(old: WanLink, new: WanLink) -> Iterator[str]:
-    was_cut, is_cut = old.forward.fibre.cut, new.forward.fibre.cut
-    if was_cut != is_cut:
-        yield "down" if is_cut else "up again"
-    ways = [_differences(a, b) for a, b in zip(old.directions, new.directions, strict=True)]
-    if not any(ways):  # a queue that is written; one in bdp follows the others
-        ways = [_queue(a, b) for a, b in zip(old.directions, new.directions, strict=True)]
-    if both := [text for text in ways[0] if text in ways[1]]:
-        yield ", ".join(both)
-    for way, differences in zip(new.directions, ways, strict=True):
-        if own := [text for text in differences if text not in both]:
-            yield f"to {way.target} {', '.join(own)}"
+def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
+    """What is different on one link."""
+    if not before.forward.fibre.cut and after.forward.fibre.cut:
+        yield "down"
+    if before.forward.fibre.cut and not after.forward.fibre.cut:
+        yield "up again"
+    forward = _differences(before.forward, after.forward)
+    backward = _differences(before.backward, after.backward)
+    if not forward and not backward:  # a queue that is written; one in bdp follows the others
+        forward = _queue_difference(before.forward, after.forward)
+        backward = _queue_difference(before.backward, after.backward)
+    common = [text for text in forward if text in backward]
+    if common:
+        yield ", ".join(common)
+    for direction, differences in ((after.forward, forward), (after.backward, backward)):
+        separate = [text for text in differences if text not in common]
+        if separate:
+            yield f"to {direction.target} {', '.join(separate)}"
 
 
-def _differences(old: Direction, new: Direction) -> list[str]:
-    texts = [
-        ("rate", *(format_rate(way.bottleneck.rate_bps, 4) for way in (old, new))),
-        ("delay", *(_time(way.fibre.delay_ns) for way in (old, new))),
-        ("jitter", *(_time(way.fibre.jitter_ns) for way in (old, new))),
-        ("loss", *(format_probability(way.fibre.loss.mean, 3) for way in (old, new))),
-        ("duplicates", *(format_probability(way.fibre.duplicate, 3) for way in (old, new))),
-        ("corruption", *(format_probability(way.fibre.corrupt, 3) for way in (old, new))),
+def _differences(before: Direction, after: Direction) -> list[str]:
+    """What is different in one direction, but for its queue."""
+    old_texts = _texts(before)
+    new_texts = _texts(after)
+    return [
+        f"{name} {old_texts[name]} → {new_texts[name]}"
+        for name in old_texts
+        if old_texts[name] != new_texts[name]
     ]
-    return [f"{name} {before} → {after}" for name, before, after in texts if before != after]
 
 
-def _time(ns: int) -> str:
-    return format_time(ns, 4) if ns else "0"
+def _texts(direction: Direction) -> dict[str, str]:
+    """The settings of `direction` for people, by name."""
+    fibre = direction.fibre
+    return {
+        "rate": format_rate(direction.bottleneck.rate_bps, 4),
+        "delay": _time(fibre.delay_ns),
+        "jitter": _time(fibre.jitter_ns),
+        "loss": format_probability(fibre.loss.mean, 3),
+        "duplicates": format_probability(fibre.duplicate, 3),
+        "corruption": format_probability(fibre.corrupt, 3),
+    }
 
 
-def _queue(old: Direction, new: Direction) -> list[str]:
-    before, after = (way.bottleneck.queue_packets for way in (old, new))
-    return [] if before == after else [f"queue {before} → {after} packets"]
+def _time(time_ns: int) -> str:
+    return format_time(time_ns, 4) if time_ns else "0"
+
+
+def _queue_difference(before: Direction, after: Direction) -> list[str]:
+    old_packets = before.bottleneck.queue_packets
+    new_packets = after.bottleneck.queue_packets
+    if old_packets == new_packets:
+        return []
+    return [f"queue {old_packets} → {new_packets} packets"]
 
 
 def _route_clauses(before: frozenset[str], after: frozenset[str]) -> Iterator[str]:
-    if new := sorted(after - before):
-        yield f"routes avoid {_names(new)}"
-    if gone := sorted(before - after):
-        yield f"routes use {_names(gone)} again"
+    """What routers do differently when they avoid the links `after` instead of `before`."""
+    avoided = sorted(after - before)
+    if avoided:
+        yield f"routes avoid {_names(avoided, 'links')}"
+    used_again = sorted(before - after)
+    if used_again:
+        yield f"routes use {_names(used_again, 'links')} again"
 
 
-def _names(keys: Sequence[str], noun: str = "links") -> str:
-    return ", ".join(keys) if len(keys) <= MOST_NAMED else f"{len(keys)} {noun}"
+def _names(names: Sequence[str], noun: str) -> str:
+    """A few names, or how many there are of more."""
+    if len(names) > MOST_NAMED:
+        return f"{len(names)} {noun}"
+    return ", ".join(names)

@@ -1,10 +1,10 @@
-"""The inside of a datacenter: one switch, or leaves and spines with their addresses, cables and
-routes.
-"""
+"""Resolve the inside of a datacenter: one switch, or leaves and spines with addresses and routes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import NamedTuple
 
 from testbed.plan.model import FabricCable, FabricEnd, FabricRoute, Segment
 from testbed.plan.model import LeafSpine as Fabric
@@ -14,112 +14,157 @@ from testbed.spec.topology import Datacenter, LeafSpine
 CABLES = IPv4Address("100.64.0.0")
 CABLE_ADDRESSES = 2**14  # of a datacenter: 63 x 64 + 64 cables have two each
 EVERYTHING = IPv4Network("0.0.0.0/0")
+HOSTS_PER_BLOCK = 250  # hosts whose addresses differ in the last number only
+LEAF_BLOCKS = 4  # such blocks in the subnet of a leaf
 
 
-def places(d: int, site: Datacenter) -> list[tuple[str, IPv4Interface]]:
-    """The switch and the address of each host of datacenter `d`."""
+class Attachment(NamedTuple):
+    """Where a host is plugged in, and its address there."""
+
+    switch: str
+    address: IPv4Interface
+
+
+def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
+    """The attachments of all hosts of a datacenter, in the order of the hosts.
+
+    Args:
+        dc_number: number of the datacenter in the topology.
+        site: what the datacenter is made of.
+    """
     if not isinstance(site.fabric, LeafSpine):
-        return [(f"d{d}s", _address(d, 0, h, 16)) for h in range(site.hosts)]
-    found = []
-    for h in range(site.hosts):
-        leaf = h * site.fabric.leaves // site.hosts
-        first = -(-leaf * site.hosts // site.fabric.leaves)
-        found.append((f"d{d}l{leaf}", _address(d, 4 * leaf, h - first, 22)))
+        switch = f"d{dc_number}s"
+        return [Attachment(switch, _address(dc_number, 0, h, 16)) for h in range(site.hosts)]
+    found: list[Attachment] = []
+    for host_number in range(site.hosts):
+        leaf = host_number * site.fabric.leaves // site.hosts
+        first_of_leaf = -(-leaf * site.hosts // site.fabric.leaves)
+        address = _address(dc_number, LEAF_BLOCKS * leaf, host_number - first_of_leaf, 22)
+        found.append(Attachment(f"d{dc_number}l{leaf}", address))
     return found
 
 
-def _address(d: int, third: int, h: int, prefix: int) -> IPv4Interface:
-    return IPv4Interface(f"10.{d}.{third + h // 250}.{h % 250 + 1}/{prefix}")
+def _address(dc_number: int, first_block: int, host_number: int, prefix: int) -> IPv4Interface:
+    block, place = divmod(host_number, HOSTS_PER_BLOCK)
+    return IPv4Interface(f"10.{dc_number}.{first_block + block}.{place + 1}/{prefix}")
 
 
-def segments(d: int, site: Datacenter) -> tuple[Segment, ...]:
-    """The subnets of datacenter `d`: one, or one for each leaf."""
+def segments(dc_number: int, site: Datacenter) -> tuple[Segment, ...]:
+    """The subnets of datacenter number `dc_number`: one, or one for each leaf."""
     if not isinstance(site.fabric, LeafSpine):
-        return (
-            Segment(
-                switch=f"d{d}s",
-                gateway=IPv4Interface(f"10.{d}.255.254/16"),
-                gateway_mac=mac(1, d, 0),
-            ),
+        segment = Segment(
+            switch=f"d{dc_number}s",
+            gateway=IPv4Interface(f"10.{dc_number}.255.254/16"),
+            gateway_mac=mac(1, dc_number, 0),
         )
-    return tuple(
-        Segment(
-            switch=f"d{d}l{leaf}",
-            gateway=IPv4Interface(f"10.{d}.{4 * leaf + 3}.254/22"),
-            gateway_mac=mac(1, d, leaf),
-        )
-        for leaf in range(site.fabric.leaves)
+        return (segment,)
+    return tuple(_leaf_segment(dc_number, leaf) for leaf in range(site.fabric.leaves))
+
+
+def _leaf_segment(dc_number: int, leaf: int) -> Segment:
+    last_block = LEAF_BLOCKS * leaf + LEAF_BLOCKS - 1
+    return Segment(
+        switch=f"d{dc_number}l{leaf}",
+        gateway=IPv4Interface(f"10.{dc_number}.{last_block}.254/22"),
+        gateway_mac=mac(1, dc_number, leaf),
     )
 
 
-def leaf_spine(d: int, name: str, site: Datacenter, frame: int, seed: int) -> Fabric | None:
-    """The fabric of datacenter `d`; None for a single switch.
+def leaf_spine(dc_number: int, name: str, site: Datacenter, frame: int, seed: int) -> Fabric | None:
+    """The fabric of a datacenter; None for a single switch.
 
     With H hosts of rate R on L leaves, S spines and an oversubscription O, a cable between leaf and
-    spine has ceil(H / L) R / (O S), and one between spine and border router L times that. `frame`
-    in bytes.
+    spine has ceil(H / L) R / (O S), and one between spine and border router L times that.
+
+    Args:
+        dc_number: number of the datacenter in the topology.
+        name: name of the datacenter, which its seeds depend on.
+        site: what the datacenter is made of.
+        frame: bytes of a full frame.
+        seed: of the run.
     """
     fabric = site.fabric
     if not isinstance(fabric, LeafSpine):
         return None
-    leaves = [segment.switch for segment in segments(d, site)]
-    spines = [f"d{d}p{number}" for number in range(fabric.spines)]
-    router = f"d{d}r"
-    uplink = int(
-        -(-site.hosts // fabric.leaves) * site.nic.rate / (fabric.oversubscription * fabric.spines)
-    )
-    pairs = [(leaf, spine, uplink) for leaf in leaves for spine in spines]
-    pairs += [(spine, router, fabric.leaves * uplink) for spine in spines]
-    cables = tuple(
-        FabricCable(
-            ends=(_end(d, number, 0, lower, upper), _end(d, number, 1, upper, lower)),
-            port=port(rate, fabric.queue, frame),
+    leaves = [segment.switch for segment in segments(dc_number, site)]
+    spines = [f"d{dc_number}p{number}" for number in range(fabric.spines)]
+    router = f"d{dc_number}r"
+    uplink_bps = _uplink_bps(site, fabric)
+    cables: list[FabricCable] = []
+
+    def add_cable(lower: str, upper: str, rate_bps: int) -> None:
+        number = len(cables)
+        cable = FabricCable(
+            ends=(
+                _end(dc_number, number, 0, node=lower, far_node=upper),
+                _end(dc_number, number, 1, node=upper, far_node=lower),
+            ),
+            port=port(rate_bps, fabric.queue, frame),
             delay_ns=fabric.delay,
             seed=stable_seed(seed, f"{name}/{lower}-{upper}"),
         )
-        for number, (lower, upper, rate) in enumerate(pairs)
-    )
-    return Fabric(
-        spines=tuple(spines),
-        cables=cables,
-        routes=_routes(d, site, cables, router),
-    )
+        cables.append(cable)
+
+    for leaf in leaves:
+        for spine in spines:
+            add_cable(leaf, spine, uplink_bps)
+    for spine in spines:
+        add_cable(spine, router, fabric.leaves * uplink_bps)
+    routes = tuple(_routes(segments(dc_number, site), spines, cables, router))
+    return Fabric(spines=tuple(spines), cables=tuple(cables), routes=routes)
 
 
-def _end(d: int, number: int, side: int, node: str, other: str) -> FabricEnd:
+def _uplink_bps(site: Datacenter, fabric: LeafSpine) -> int:
+    """The rate of a cable between a leaf and a spine."""
+    hosts_per_leaf = -(-site.hosts // fabric.leaves)
+    return int(hosts_per_leaf * site.nic.rate / (fabric.oversubscription * fabric.spines))
+
+
+def _end(dc_number: int, cable_number: int, side: int, *, node: str, far_node: str) -> FabricEnd:
+    """The end `side` (0 or 1) of a cable at `node`; its interface is named by both nodes."""
+    number = 2 * cable_number + side
+    far_suffix = far_node.removeprefix(f"d{dc_number}")
+    address = CABLES + dc_number * CABLE_ADDRESSES + number
     return FabricEnd(
         node=node,
-        interface=f"{node}-{other[len(f'd{d}') :]}",
-        address=IPv4Interface((CABLES + d * CABLE_ADDRESSES + 2 * number + side, 31)),
-        mac=mac(3, d, 2 * number + side),
+        interface=f"{node}-{far_suffix}",
+        address=IPv4Interface((address, 31)),
+        mac=mac(3, dc_number, number),
     )
 
 
 def _routes(
-    d: int, site: Datacenter, cables: tuple[FabricCable, ...], router: str
-) -> tuple[FabricRoute, ...]:
-    """Leaves send what is not theirs to any spine, spines to the right leaf or the router, the
-    router to any spine.
+    leaf_segments: Sequence[Segment],
+    spines: Sequence[str],
+    cables: Sequence[FabricCable],
+    router: str,
+) -> Iterator[FabricRoute]:
+    """Routes of leaves to any spine, of spines to leaves and the router, of the router to any spine.
+
+    A leaf or a spine sends up what is not for hosts below it.
     """
-    up: dict[str, list[IPv4Address]] = {}
-    down: dict[tuple[str, str], IPv4Address] = {}
+    upwards: dict[str, list[IPv4Address]] = {}
+    downwards: dict[tuple[str, str], IPv4Address] = {}
     for cable in cables:
         lower, upper = cable.ends
-        up.setdefault(lower.node, []).append(upper.address.ip)
-        down[upper.node, lower.node] = lower.address.ip
-    subnets = {segment.switch: segment.gateway.network for segment in segments(d, site)}
-    spines = [lower for upper, lower in down if upper == router]
-    routes = [
-        FabricRoute(node=node, destination=EVERYTHING, via=tuple(via)) for node, via in up.items()
-    ]
-    for leaf, subnet in subnets.items():
-        routes += [
-            FabricRoute(node=spine, destination=subnet, via=(down[spine, leaf],))
-            for spine in spines
-        ]
-        routes.append(
-            FabricRoute(
-                node=router, destination=subnet, via=tuple(down[router, spine] for spine in spines)
-            )
-        )
-    return tuple(routes)
+        upwards.setdefault(lower.node, []).append(upper.address.ip)
+        downwards[upper.node, lower.node] = lower.address.ip
+    for node, via in upwards.items():
+        yield FabricRoute(node=node, destination=EVERYTHING, via=tuple(via))
+    for segment in leaf_segments:
+        yield from _routes_down(segment, spines, downwards, router)
+
+
+def _routes_down(
+    segment: Segment,
+    spines: Sequence[str],
+    downwards: Mapping[tuple[str, str], IPv4Address],
+    router: str,
+) -> Iterator[FabricRoute]:
+    """The routes of all spines, and then of the router, to the hosts of a leaf."""
+    subnet = segment.gateway.network
+    for spine in spines:
+        via_leaf = (downwards[spine, segment.switch],)
+        yield FabricRoute(node=spine, destination=subnet, via=via_leaf)
+    via_spines = tuple(downwards[router, spine] for spine in spines)
+    yield FabricRoute(node=router, destination=subnet, via=via_spines)

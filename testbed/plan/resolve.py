@@ -1,50 +1,32 @@
-"""From what was written to what will be done: `resolve` makes the `Plan` of a run, and refuses what
-cannot run.
-"""
+"""Resolve a topology, a workload and options into the `Plan` of a run; refuse what cannot run."""
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
-from testbed.core.units import format_size
-from testbed.plan import model
-from testbed.plan.addressing import resolve_network, rtt_ns
+from testbed.plan.addressing import resolve_network
+from testbed.plan.budget import check_memory, machine_memory, memory_budget, run_timeout_s
 from testbed.plan.captures import capture_points
-from testbed.plan.events import outage_ns
 from testbed.plan.model import (
-    CAPTURE_BUFFER_BYTES,
     Capture,
     Capturing,
     Clock,
     Isolation,
+    Network,
     Plan,
+    Rank,
     Where,
+    Workers,
 )
 from testbed.plan.scaling import scaled
 from testbed.spec.base import suggest
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload
 
-__all__ = ["machine_memory", "resolve", "resolve_network", "timeout_s"]
-
-MIB, GIB = 2**20, 2**30
-LEAST_HOST_MEMORY = GIB
-GUEST_BASE_MEMORY = GIB
-DOCKER_MEMORY = GIB
-RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
-IMAGE_COPIES = (
-    2  # in the guest's memory: what Docker unpacks of a tar, and while it loads the tar of a layer
-)
-TENSORS_PER_RANK = 4
-LEAST_TIMEOUT_S = 60
-GLOO_BYTES_PER_RTT = 2 * MIB
-OUTAGE = 3  # times its length: TCP tries again after waits that double
-PAUSES = 4  # for how many times the longest pause of one rank the others wait
+__all__ = ["resolve", "resolve_network"]
 
 
 def resolve(
@@ -59,60 +41,64 @@ def resolve(
     capturing: Capturing | None = None,
     image: Path | None = None,
     host_memory_bytes: int | None = None,
+    guest_memory_bytes: int | None = None,
     host_cpus: float = 1.0,
     environment: Mapping[str, str] | None = None,
     readable: Sequence[Path] = (),
     machine_memory_bytes: int | None = None,
 ) -> Plan:
-    """The plan of running `workload` on `topology`.
+    """Make the plan of running `workload` on `topology`.
 
     Args:
-        topology: what is built.
-        workload: what runs on it.
-        seed: of the run; the seeds of all random elements derive from it.
-        clock: of the guest; here it is always real.
-        where: in a guest, or here in this kernel.
+        topology: the network to build.
+        workload: what runs on the network.
+        seed: of the run; the seeds of all random elements derive from this one.
+        clock: of the guest; a run without a guest has the real clock.
+        where: in a guest, or directly in this machine's kernel ("here").
         isolation: of the hosts.
         capture: where packets are captured.
-        capturing: what is kept of them; None: the headers of all.
+        capturing: what is kept of captured packets; None: the headers of all.
         image: tar of a container image; None: this machine's own userland.
         host_memory_bytes: limit of one host; None: what its ranks need, at least 1 GiB.
+        guest_memory_bytes: memory of the guest; None: an estimate, which must fit this machine.
         host_cpus: limit of one host.
         environment: variables of every rank.
-        readable: folders that hosts see besides those that `workload` needs.
-        machine_memory_bytes: what this machine has; None: ask it.
+        readable: folders that hosts see in addition to those that `workload` needs.
+        machine_memory_bytes: memory of this machine; None: ask the system.
 
     Raises:
-        InputError: the image cannot be used, the options contradict each other, or the memory does
-            not suffice.
+        InputError: the image cannot be used, the options contradict each other, or there is too
+            little memory.
     """
-    _check_options(clock, where, isolation, image)
-    network = scaled(resolve_network(topology, seed), workload.divisor)
-    _check_hosts(network, workload)
-    ranks = _ranks(network, workload.ranks_per_host)
-    tensor = workload.largest_tensor_bytes(len(ranks))
-    rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor
-    host_bytes = max(workload.ranks_per_host * rank_bytes, host_memory_bytes or 0)
-    base = GUEST_BASE_MEMORY + (DOCKER_MEMORY if isolation == "container" else 0)
-    base += len(capture_points(network, capture)) * CAPTURE_BUFFER_BYTES
+    _check_clock(clock, where)
     if image is not None:
-        base += IMAGE_COPIES * image.stat().st_size
-    machine = machine_memory_bytes or machine_memory()
-    _check_memory(len(network.hosts), host_bytes, base, machine)
-    workers = model.Workers(
+        _check_image(image, isolation)
+    network = scaled(resolve_network(topology, seed), workload.divisor)
+    _check_host_names(network, workload)
+    ranks = _ranks(network, workload.ranks_per_host)
+    memory = memory_budget(
+        workload,
+        hosts=len(network.hosts),
+        isolation=isolation,
+        captured_interfaces=len(capture_points(network, capture)),
+        image=image,
+        host_limit_bytes=host_memory_bytes,
+    )
+    if guest_memory_bytes is None:
+        machine_bytes = machine_memory_bytes or machine_memory()
+        check_memory(memory, machine_bytes, isolation=isolation, where=where)
+        guest_memory_bytes = memory.guest_bytes
+    workers = Workers(
         workload=workload.workload,
         settings=workload.settings(len(ranks)),
         ranks=ranks,
         isolation=isolation,
-        image=None if image is None else str(image.resolve()),
-        memory_bytes=host_memory_bytes or max(LEAST_HOST_MEMORY, host_bytes),
+        image=str(image.resolve()) if image is not None else None,
+        memory_bytes=memory.host_limit_bytes,
         cpus=host_cpus,
-        timeout_s=_timeout_s(network, tensor, len(ranks))
-        + PAUSES * workload.longest_pause_ns // 10**9,
+        timeout_s=run_timeout_s(network, workload, len(ranks)),
         environment={"OMP_NUM_THREADS": "1", **(environment or {})},
-        readable=tuple(
-            sorted({str(folder.resolve()) for folder in (*workload.folders(), *readable)})
-        ),
+        readable=_readable_folders(workload, readable),
         once_per_host=workload.starts_ranks_itself,
     )
     return Plan(
@@ -123,96 +109,53 @@ def resolve(
         capture=capture,
         capturing=capturing or Capturing(),
         seed=seed,
-        guest_memory_bytes=base + len(network.hosts) * host_bytes,
+        guest_memory_bytes=guest_memory_bytes,
     )
 
 
-def _timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
-    """`timeout_s` of the worst that the network goes through, and the time for which links are
-    down.
-    """
-    slowest = max(
-        timeout_s(state, tensor_bytes, ranks) for state in network.extremes(rate=min, delay=max)
-    )
-    return slowest + -(-outage_ns(network) * OUTAGE // 10**9)
-
-
-def timeout_s(network: model.Network, tensor_bytes: int, ranks: int) -> int:
-    """Seconds after which an operation counts as hung: generous for the slowest path of `network`.
-
-    The largest of 60 s, 1000 RTTs, and 20 times an estimate of a ring all-reduce of `tensor_bytes`:
-    twice the tensor through the slowest bottleneck, two RTTs per rank, and one RTT per 2 MiB,
-    gloo's window.
-    """
-    first = [network.host(dc.hosts[0]) for dc in network.datacenters]
-    rtt = max(rtt_ns(network, a, b) for a, b in product(first, first)) / 1e9
-    bottlenecks = [host.nic_up for host in network.hosts] + [
-        w.bottleneck for k in network.wan for w in k.directions
-    ]
-    bottlenecks += [
-        cable.port for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables
-    ]
-    slowest = min(bottleneck.rate_bps for bottleneck in bottlenecks)
-    volume = 2 * tensor_bytes
-    operation = volume * 8 / slowest + (2 * ranks + volume / GLOO_BYTES_PER_RTT) * rtt
-    return int(max(LEAST_TIMEOUT_S, 1000 * rtt, 20 * operation))
-
-
-def machine_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _check_options(clock: Clock, where: Where, isolation: Isolation, image: Path | None) -> None:
+def _check_clock(clock: Clock, where: Where) -> None:
     if where == "here" and clock == "virtual":
         raise InputError(
             "this kernel's clock cannot be virtual",
             place=Place("--clock"),
             remedy="use --clock real or --where guest",
         )
-    if image is None:
-        return
+
+
+def _check_image(image: Path, isolation: Isolation) -> None:
     place = Place("--image")
     if isolation != "container":
-        raise InputError(
-            "an image needs containers", place=place, remedy="use --isolation container"
-        )
+        remedy = "use --isolation container"
+        raise InputError("an image needs containers", place=place, remedy=remedy)
     try:
-        if not tarfile.is_tarfile(image):
-            raise InputError(
-                f"{image} is not a tar file",
-                place=place,
-                remedy="make one with docker save --output image.tar NAME",
-            )
+        is_tar = tarfile.is_tarfile(image)
     except OSError as error:
-        raise InputError(
-            f"the image {image} cannot be read: {error.strerror}", place=place
-        ) from error
+        reason = f"the image {image} cannot be read: {error.strerror}"
+        raise InputError(reason, place=place) from error
+    if not is_tar:
+        remedy = "make one with docker save --output image.tar NAME"
+        raise InputError(f"{image} is not a tar file", place=place, remedy=remedy)
 
 
-def _check_hosts(network: model.Network, workload: Workload) -> None:
-    names = [host.name for host in network.hosts]
+def _check_host_names(network: Network, workload: Workload) -> None:
+    """Refuse a workload that names a host which `network` does not have."""
+    known = [host.name for host in network.hosts]
     for name in workload.hosts_named:
-        if name not in names:
-            raise InputError(
-                f"the workload names a host {name!r}", remedy=suggest(name, names, "the hosts")
-            )
+        if name not in known:
+            remedy = suggest(name, known, "the hosts")
+            raise InputError(f"the workload names a host {name!r}", remedy=remedy)
 
 
-def _check_memory(hosts: int, host_bytes: int, base: int, machine: int) -> None:
-    needed = base + hosts * host_bytes
-    if needed <= machine:
-        return
-    fit = max(0, machine - base) // host_bytes
-    raise InputError(
-        f"{hosts} hosts need {format_size(needed, 3)} of memory and this machine has {format_size(machine, 3)}",
-        remedy=f"{fit} hosts would fit; --isolation process and smaller tensors need less",
-    )
+def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:
+    """The ranks of all hosts, numbered host by host."""
+    ranks: list[Rank] = []
+    for host in network.hosts:
+        for local_rank in range(ranks_per_host):
+            ranks.append(Rank(rank=len(ranks), local_rank=local_rank, host=host.name))
+    return tuple(ranks)
 
 
-def _ranks(network: model.Network, per_host: int) -> tuple[model.Rank, ...]:
-    places = [(host.name, local) for host in network.hosts for local in range(per_host)]
-    return tuple(
-        model.Rank(rank=rank, local_rank=local, host=host)
-        for rank, (host, local) in enumerate(places)
-    )
+def _readable_folders(workload: Workload, more: Sequence[Path]) -> tuple[str, ...]:
+    """The folders that `workload` needs, and `more`: absolute, sorted, each once."""
+    folders = {str(folder.resolve()) for folder in (*workload.folders(), *more)}
+    return tuple(sorted(folders))

@@ -1,15 +1,42 @@
-"""Routes between datacenters."""
+"""Find the best routes between datacenters."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
-from testbed.plan.model import Hop, Route, WanLink
-
-if TYPE_CHECKING:
-    import networkx as nx
+from testbed.plan.model import Direction, Hop, Route, WanLink
 
 Routing = Literal["delay", "hops", "weight"]
+
+
+class Cost(NamedTuple):
+    """The cost of a path. Costs are compared field by field; a field that does not count is 0."""
+
+    weight: int  # number of links or sum of weights
+    delay_ns: int
+    links: int
+
+    def plus(self, other: Cost) -> Cost:
+        """The cost of two paths in a row."""
+        return Cost(
+            self.weight + other.weight,
+            self.delay_ns + other.delay_ns,
+            self.links + other.links,
+        )
+
+
+class Edge(NamedTuple):
+    """A direction of a WAN link as routers see it."""
+
+    source: str
+    target: str
+    cost: Cost
+    hop: Hop
+
+
+NO_COST = Cost(0, 0, 0)
 
 
 def best_routes(
@@ -22,42 +49,99 @@ def best_routes(
 ) -> tuple[Route, ...]:
     """The next hops from every datacenter to every other one along the best path.
 
-    The best path has the least one-way delay, the fewest links, or the least sum of `weights` (by
-    source and target of a direction). Of several, the one of least delay and then of fewest links,
-    then the next hop that is first in `names`. With `multipath`, all next hops of paths that are
-    equally good: of equal delay and as many links, or of as many links, or of equal weight. Where
-    there is no path, there is no route.
-    """
-    import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
+    The best path has the least one-way delay, the fewest links, or the least sum of weights. Of
+    several, the one of least delay and then of fewest links, then the next hop that is first in
+    `names`. With `multipath`, all next hops of paths that are equally good: of equal delay and as
+    many links, or of as many links, or of equal weight. Where there is no path, there is no route.
 
-    longest = 1 + sum(way.fibre.delay_ns for link in wan for way in link.directions)
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(names)
-    for link in wan:
-        for way, back in (link.directions, link.directions[::-1]):
-            delay = way.fibre.delay_ns
-            cost = {
-                "delay": 0,
-                "hops": 1,
-                "weight": (weights or {}).get((way.source, way.target), 1),
-            }[routing]
-            fine = 0 if multipath and routing != "delay" else delay * (len(names) + 1) + 1
-            weight = cost * longest * (len(names) + 1) ** 2 + fine
-            graph.add_edge(
-                way.source, way.target, weight=weight, hop=Hop(link=link.key, via=back.address.ip)
-            )
-    routes = []
-    for destination in names if wan else []:
-        distance = nx.single_source_dijkstra_path_length(graph.reverse(copy=False), destination)
+    Args:
+        wan: the links that may be used.
+        names: all datacenters.
+        routing: what makes a path good.
+        multipath: whether all of several best paths are used.
+        weights: by source and target of a direction; 1 where there is none.
+
+    Returns:
+        Routes ordered by destination and then by source, both in the order of `names`.
+    """
+    if not wan:
+        return ()
+    leaving: dict[str, list[Edge]] = {name: [] for name in names}
+    entering: dict[str, list[Edge]] = {name: [] for name in names}
+    for edge in _edges(wan, routing, multipath, weights or {}):
+        leaving[edge.source].append(edge)
+        entering[edge.target].append(edge)
+    position = {name: number for number, name in enumerate(names)}
+    for edges in leaving.values():
+        edges.sort(key=lambda edge: position[edge.target])
+    routes: list[Route] = []
+    for destination in names:
+        costs = _costs_to(destination, entering)
         for source in names:
-            if source == destination or source not in distance:
+            if source == destination or source not in costs:
                 continue
-            edges = graph[source]
-            hops_on = (hop for hop in edges if hop in distance)
-            ways = sorted(
-                (edges[hop]["weight"] + distance[hop], names.index(hop), hop) for hop in hops_on
-            )
-            best = [hop for cost, _, hop in ways if cost == ways[0][0]]
-            hops = tuple(edges[hop]["hop"] for hop in (best if multipath else best[:1]))
+            hops = _best_hops(leaving[source], costs)
+            if not multipath:
+                hops = hops[:1]
             routes.append(Route(dc=source, destination=destination, hops=hops))
     return tuple(routes)
+
+
+def _edges(
+    wan: Sequence[WanLink],
+    routing: Routing,
+    multipath: bool,
+    weights: Mapping[tuple[str, str], int],
+) -> Iterable[Edge]:
+    """Both directions of every link."""
+    for link in wan:
+        for direction, opposite in (link.directions, link.directions[::-1]):
+            weight = weights.get((direction.source, direction.target), 1)
+            cost = _cost(direction, routing, multipath, weight)
+            hop = Hop(link=link.key, via=opposite.address.ip)
+            yield Edge(direction.source, direction.target, cost, hop)
+
+
+def _cost(direction: Direction, routing: Routing, multipath: bool, weight: int) -> Cost:
+    delay_ns = direction.fibre.delay_ns
+    if routing == "delay":
+        return Cost(weight=0, delay_ns=delay_ns, links=1)
+    if routing == "hops":
+        weight = 1
+    if multipath:  # paths of equal weight are equally good, whatever their delays
+        return Cost(weight, delay_ns=0, links=0)
+    return Cost(weight, delay_ns, links=1)
+
+
+def _costs_to(destination: str, entering: Mapping[str, Sequence[Edge]]) -> dict[str, Cost]:
+    """The least cost from every datacenter that has a path to `destination` (Dijkstra).
+
+    Args:
+        destination: a datacenter.
+        entering: the edges by their targets.
+    """
+    costs: dict[str, Cost] = {}
+    queue = [(NO_COST, destination)]
+    while queue:
+        cost, name = heapq.heappop(queue)
+        if name in costs:
+            continue
+        costs[name] = cost
+        for edge in entering[name]:
+            if edge.source not in costs:
+                heapq.heappush(queue, (edge.cost.plus(cost), edge.source))
+    return costs
+
+
+def _best_hops(edges: Sequence[Edge], costs: Mapping[str, Cost]) -> tuple[Hop, ...]:
+    """The next hops of the best paths that begin with one of `edges`, in the order of `edges`.
+
+    Args:
+        edges: those that leave a datacenter.
+        costs: the least cost from each datacenter to the destination.
+    """
+    path_costs = [
+        (edge.cost.plus(costs[edge.target]), edge.hop) for edge in edges if edge.target in costs
+    ]
+    least = min(cost for cost, _ in path_costs)
+    return tuple(hop for cost, hop in path_costs if cost == least)

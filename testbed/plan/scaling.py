@@ -1,5 +1,4 @@
-"""A network with every rate divided: for a model that is smaller by as much, so that transfers take
-the same time.
+"""Divide every rate of a network, for a smaller model whose transfers take the same time.
 
 Delays, losses and the MTU stay. Queues hold as much *time* as before, but at least `LEAST_PACKETS`.
 A host hands over its packets one at a time: 64 KiB at once would fill a slow link for as long as a
@@ -20,21 +19,34 @@ def scaled(network: Network, divisor: int) -> Network:
     if divisor == 1:
         return network
     slower = Network.model_validate(_divided(network.model_dump(), divisor))
-    return slower.model_copy(update={"tcp": network.tcp.model_copy(update={"packets_per_skb": 1})})
+    tcp = network.tcp.model_copy(update={"packets_per_skb": 1})
+    return slower.model_copy(update={"tcp": tcp})
 
 
 def _divided(value: Any, divisor: int) -> Any:
-    if isinstance(value, dict):
-        changed = {key: _divided(item, divisor) for key, item in value.items()}
-        if "rate_bps" in value:  # a plan.Bottleneck
-            changed["rate_bps"] = max(1, value["rate_bps"] // divisor)
-            changed["queue_packets"] = max(
-                min(LEAST_PACKETS, value["queue_packets"]), value["queue_packets"] // divisor
-            )
-        if "pace_bps" in value:  # a plan.Transfer
-            changed["bytes"] = max(1, value["bytes"] // divisor)
-            changed["pace_bps"] = value["pace_bps"] and max(1, value["pace_bps"] // divisor)
-        return changed
+    """A part of a dumped network with everything in it divided."""
     if isinstance(value, (list, tuple)):
         return [_divided(item, divisor) for item in value]
-    return value
+    if not isinstance(value, dict):
+        return value
+    changed = {key: _divided(item, divisor) for key, item in value.items()}
+    if "rate_bps" in value:
+        _divide_bottleneck(changed, divisor)
+    if "pace_bps" in value:
+        _divide_transfer(changed, divisor)
+    return changed
+
+
+def _divide_bottleneck(bottleneck: dict[str, Any], divisor: int) -> None:
+    """Divide rate and queue of a dumped `plan.Bottleneck`; a short queue keeps its length."""
+    packets = bottleneck["queue_packets"]
+    least = min(LEAST_PACKETS, packets)
+    bottleneck["queue_packets"] = max(least, packets // divisor)
+    bottleneck["rate_bps"] = max(1, bottleneck["rate_bps"] // divisor)
+
+
+def _divide_transfer(transfer: dict[str, Any], divisor: int) -> None:
+    """Divide size and pace of a dumped `plan.Transfer`."""
+    transfer["bytes"] = max(1, transfer["bytes"] // divisor)
+    if transfer["pace_bps"] is not None:
+        transfer["pace_bps"] = max(1, transfer["pace_bps"] // divisor)

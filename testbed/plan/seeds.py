@@ -9,37 +9,58 @@ from testbed.plan.model import Bottleneck
 from testbed.spec.wan import QueueLength
 
 PORT_QUEUE = QueueLength(Decimal(16 * 2**20), "bytes")  # of a port inside a datacenter
+BIT_NS_PER_BYTE_S = 8 * 10**9
 
 
 def stable_seed(seed: int, name: str) -> int:
     """The seed, below 2^64, of the random element `name` in a run with `seed`."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def queue_packets(queue: QueueLength, rate: int, rtt_ns: int, frame: int) -> int:
-    """Frames of `frame` bytes that hold `queue`, rounded up, at least 1. `rate` in bit/s; `rtt_ns`
-    is that of a bdp.
+    """The number of frames, at least 1, that hold a queue, rounded up.
+
+    Args:
+        queue: in any of its units.
+        rate: bit/s of the queue's link.
+        rtt_ns: RTT of which a bandwidth-delay product is meant.
+        frame: bytes of a frame.
     """
+    frames = _queue_bytes(queue, rate, rtt_ns, frame) / frame
+    return max(1, int(frames.to_integral_value(ROUND_CEILING)))
+
+
+def _queue_bytes(queue: QueueLength, rate: int, rtt_ns: int, frame: int) -> Decimal:
     if queue.unit == "packets":
-        size = queue.amount * frame
-    elif queue.unit == "bytes":
-        size = queue.amount
-    else:
-        time_ns = queue.amount * rtt_ns if queue.unit == "bdp" else queue.amount
-        size = time_ns * rate / (8 * 10**9)
-    return max(1, int((size / frame).to_integral_value(ROUND_CEILING)))
+        return queue.amount * frame
+    if queue.unit == "bytes":
+        return queue.amount
+    time_ns = queue.amount
+    if queue.unit == "bdp":
+        time_ns = queue.amount * rtt_ns
+    return time_ns * rate / BIT_NS_PER_BYTE_S
 
 
 def port(rate: int, queue: QueueLength | None, frame: int) -> Bottleneck:
-    """A port inside a datacenter: `rate` in bit/s, `frame` in bytes."""
-    return Bottleneck(
-        rate_bps=rate, queue_packets=queue_packets(queue or PORT_QUEUE, rate, 0, frame)
-    )
+    """A port inside a datacenter.
+
+    Args:
+        rate: bit/s.
+        queue: None: 16 MiB.
+        frame: bytes of a frame.
+    """
+    packets = queue_packets(queue or PORT_QUEUE, rate, 0, frame)
+    return Bottleneck(rate_bps=rate, queue_packets=packets)
 
 
 def mac(kind: int, major: int, minor: int) -> str:
     """A locally administered address.
 
-    Kinds: 0 hosts, 1 gateways on their subnet, 2 routers on WAN links, 3 the cables of a fabric.
+    Args:
+        kind: 0 hosts, 1 gateways on their subnet, 2 routers on WAN links, 3 cables of a fabric.
+        major: number of the datacenter or link, below 65536.
+        minor: number of the interface within `major`, below 65536.
     """
-    return ":".join(f"{byte:02x}" for byte in (2, kind, *divmod(major, 256), *divmod(minor, 256)))
+    octets = (2, kind, *divmod(major, 256), *divmod(minor, 256))
+    return ":".join(f"{octet:02x}" for octet in octets)

@@ -1,0 +1,198 @@
+"""Estimate the memory that a run needs, and the time after which one of its operations counts as hung."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from testbed.core.errors import InputError, Place
+from testbed.core.units import format_size
+from testbed.plan.addressing import rtt_ns
+from testbed.plan.events import outage_ns
+from testbed.plan.model import CAPTURE_BUFFER_BYTES, Bottleneck, Isolation, Network, Where
+from testbed.spec.workload import Workload
+
+MIB, GIB = 2**20, 2**30
+LEAST_HOST_MEMORY = GIB  # the limit of a host, unless its ranks need more
+PYTHON_MEMORY = 16 * MIB  # of an interpreter that has imported nothing: no rank gets by with less
+GUEST_BASE_MEMORY = GIB
+DOCKER_MEMORY = GIB
+RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
+IMAGE_COPIES = 2  # in the guest: the layers that Docker unpacks, and the tar that it unpacks them from
+TENSORS_PER_RANK = 4
+
+NS_PER_S = 10**9
+LEAST_TIMEOUT_S = 60
+TIMEOUT_RTTS = 1000
+TIMEOUT_OPERATIONS = 20
+GLOO_BYTES_PER_RTT = 2 * MIB  # gloo's window
+OUTAGE_LENGTHS = 3  # TCP tries again after waits that double
+LONGEST_PAUSES = 4  # for how many times the longest pause of one rank the others wait
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """The memory of a run in bytes.
+
+    Attributes:
+        hosts: number of hosts.
+        host_bytes: what the ranks of one host use.
+        host_limit_bytes: what one host may use.
+        base_bytes: what the guest uses besides its hosts.
+    """
+
+    hosts: int
+    host_bytes: int
+    host_limit_bytes: int
+    base_bytes: int
+
+    @property
+    def guest_bytes(self) -> int:
+        """The memory of a guest that carries all hosts."""
+        return self.base_bytes + self.hosts * self.host_bytes
+
+
+def memory_budget(
+    workload: Workload,
+    *,
+    hosts: int,
+    isolation: Isolation,
+    captured_interfaces: int,
+    image: Path | None,
+    host_limit_bytes: int | None,
+) -> MemoryBudget:
+    """Estimate the memory of a run.
+
+    Args:
+        workload: what each host runs.
+        hosts: number of hosts.
+        isolation: of the hosts.
+        captured_interfaces: number of interfaces whose packets are captured.
+        image: tar of the containers' image, if there is one.
+        host_limit_bytes: limit of one host, obeyed as it is; None: what the ranks of a host need,
+            at least 1 GiB.
+
+    Raises:
+        InputError: no Python interpreter starts within `host_limit_bytes`.
+    """
+    base_bytes = _guest_base_bytes(isolation, captured_interfaces, image)
+    if host_limit_bytes is not None:
+        _check_host_limit(host_limit_bytes)
+        return MemoryBudget(hosts, host_limit_bytes, host_limit_bytes, base_bytes)
+    tensor_bytes = workload.largest_tensor_bytes(hosts * workload.ranks_per_host)
+    rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor_bytes
+    host_bytes = workload.ranks_per_host * rank_bytes
+    return MemoryBudget(hosts, host_bytes, max(LEAST_HOST_MEMORY, host_bytes), base_bytes)
+
+
+def _guest_base_bytes(isolation: Isolation, captured_interfaces: int, image: Path | None) -> int:
+    """Bytes that a guest uses besides its hosts."""
+    base_bytes = GUEST_BASE_MEMORY + captured_interfaces * CAPTURE_BUFFER_BYTES
+    if isolation == "container":
+        base_bytes += DOCKER_MEMORY
+    if image is not None:
+        base_bytes += IMAGE_COPIES * image.stat().st_size
+    return base_bytes
+
+
+def _check_host_limit(limit_bytes: int) -> None:
+    if limit_bytes < PYTHON_MEMORY:
+        raise InputError(
+            f"Python does not start in {format_size(limit_bytes, 3)} of memory",
+            place=Place("--memory"),
+            remedy=f"give a host at least {format_size(PYTHON_MEMORY, 3)}",
+        )
+
+
+def check_memory(
+    budget: MemoryBudget, machine_bytes: int, *, isolation: Isolation, where: Where
+) -> None:
+    """Refuse a run that this machine has too little memory for.
+
+    Args:
+        budget: what the run needs.
+        machine_bytes: memory of this machine.
+        isolation: of the hosts, for the advice.
+        where: whether the run has a guest, for the advice.
+
+    Raises:
+        InputError: `budget` exceeds `machine_bytes`.
+    """
+    if budget.guest_bytes <= machine_bytes:
+        return
+    needed = format_size(budget.guest_bytes, 3)
+    present = format_size(machine_bytes, 3)
+    fitting = max(0, machine_bytes - budget.base_bytes) // budget.host_bytes
+    advice = "smaller tensors need less"
+    if isolation == "container":
+        advice = "--isolation process and smaller tensors need less"
+    if where == "guest":
+        advice += "; --guest-memory overrides this estimate"
+    raise InputError(
+        f"{budget.hosts} hosts need {needed} of memory and this machine has {present}",
+        remedy=f"{fitting} hosts would fit; {advice}",
+    )
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    return page_bytes * os.sysconf("SC_PHYS_PAGES")
+
+
+def run_timeout_s(network: Network, workload: Workload, ranks: int) -> int:
+    """Seconds after which an operation of a run counts as hung.
+
+    The sum of the timeout in the worst state that the network goes through, three times the longest
+    outage of a link, and four times the workload's longest pause.
+
+    Args:
+        network: with the changes that happen during the run.
+        workload: what runs.
+        ranks: number of ranks.
+    """
+    tensor_bytes = workload.largest_tensor_bytes(ranks)
+    worst_states = network.extremes(rate=min, delay=max)
+    slowest_s = max(timeout_s(state, tensor_bytes, ranks) for state in worst_states)
+    outage_s = -(-OUTAGE_LENGTHS * outage_ns(network) // NS_PER_S)
+    pause_s = LONGEST_PAUSES * workload.longest_pause_ns // NS_PER_S
+    return slowest_s + outage_s + pause_s
+
+
+def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
+    """Seconds after which an operation counts as hung: generous for the slowest path of `network`.
+
+    The largest of 60 s, 1000 RTTs, and 20 times an estimate of a ring all-reduce: twice the tensor
+    through the slowest bottleneck, two RTTs per rank, and one RTT per 2 MiB, gloo's window.
+
+    Args:
+        network: its changes are ignored.
+        tensor_bytes: size of the tensor.
+        ranks: number of ranks.
+    """
+    rtt_s = _longest_rtt_ns(network) / 1e9
+    slowest_bps = min(bottleneck.rate_bps for bottleneck in _bottlenecks(network))
+    volume_bytes = 2 * tensor_bytes
+    round_trips = 2 * ranks + volume_bytes / GLOO_BYTES_PER_RTT
+    operation_s = volume_bytes * 8 / slowest_bps + round_trips * rtt_s
+    return int(max(LEAST_TIMEOUT_S, TIMEOUT_RTTS * rtt_s, TIMEOUT_OPERATIONS * operation_s))
+
+
+def _longest_rtt_ns(network: Network) -> int:
+    """The longest RTT in ns between the first hosts of any two datacenters."""
+    first_hosts = [network.host(dc.hosts[0]) for dc in network.datacenters]
+    return max(rtt_ns(network, a, b) for a, b in product(first_hosts, first_hosts))
+
+
+def _bottlenecks(network: Network) -> Iterator[Bottleneck]:
+    """The transmitters of hosts, WAN links and cables of fabrics."""
+    for host in network.hosts:
+        yield host.nic_up
+    for link in network.wan:
+        for direction in link.directions:
+            yield direction.bottleneck
+    for cable in network.all_fabric_cables():
+        yield cable.port
