@@ -353,14 +353,11 @@ def run(
         capturing=_capturing(capture, capture_filter, capture_snap, capture_limit),
         image=image,
         host_memory_bytes=memory_size(memory, "--memory") if memory else None,
+        guest_memory_bytes=memory_size(guest_memory, "--guest-memory") if guest_memory else None,
         host_cpus=cpus,
         environment=_variables(env),
         readable=[_shown(folder) for folder in readable],
     )
-    if guest_memory is not None:
-        plan = plan.model_copy(
-            update={"guest_memory_bytes": memory_size(guest_memory, "--guest-memory")}
-        )
     if dry_run:
         typer.echo(plan.model_dump_json(indent=2))
         return

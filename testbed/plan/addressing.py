@@ -39,6 +39,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
     frame = topology.mtu + ETHERNET_BYTES
     links = topology.links
     sites = topology.sites
+
     hosts: list[model.Host] = []
     for dc_number, (name, site) in enumerate(sites.items()):
         hosts.extend(_hosts(dc_number, name, site, frame, seed))
@@ -46,6 +47,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         _datacenter(dc_number, name, site, hosts, frame, seed)
         for dc_number, (name, site) in enumerate(sites.items())
     ]
+
     wan = tuple(_wan_link(number, link, frame, seed) for number, link in enumerate(links))
     find_routes = partial(
         best_routes,
@@ -55,6 +57,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         weights=_weights(links),
     )
     routes = find_routes(wan)
+
     link_numbers = {link.key: number for number, link in enumerate(links)}
     changes = resolve_changes(
         topology,
@@ -64,6 +67,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         find_routes,
         lambda link, at_ns: _wan_link(link_numbers[link.key], link, frame, seed, at_ns),
     )
+
     network = model.Network(
         name=topology.name,
         mtu=topology.mtu,
@@ -75,6 +79,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         tcp=_tcp(topology, wan, changes),
         changes=changes,
     )
+
     if topology.tcp.buffer != "auto":
         return network
     tcp = network.tcp.model_copy(update={"buffer_bytes": auto_tcp_buffer(network)})
@@ -98,7 +103,8 @@ def _tcp(
     buffer_bytes = LEAST_TCP_BUFFER
     if isinstance(settings.buffer, int):
         buffer_bytes = settings.buffer
-    marking = any(direction.bottleneck.ecn for link in wan for direction in link.directions)
+    marking = any(direction.bottleneck.ecn for direction in _directions(wan, []))
+
     return model.Tcp(
         congestion_control=settings.congestion_control,
         ecn=marking or settings.congestion_control == "dctcp",
@@ -114,8 +120,8 @@ def _packets_per_skb(
     """The number of packets that a host hands over at once.
 
     64 KiB worth where links treat all packets alike, else 1: impairments and drops are per packet,
-    and transfers in the background fill queues. It is less than 64 KiB where a WAN queue is so short
-    that it would hold but a few of such bursts: it counts each as if it were full.
+    and transfers in the background fill queues. Less than 64 KiB where a WAN queue is so short that
+    it would hold but a few of such bursts: a queue counts each burst as if the burst were full.
 
     Args:
         offload: as written: on, off or auto.
@@ -125,9 +131,10 @@ def _packets_per_skb(
     """
     if offload == "off":
         return 1
-    most = OFFLOAD_BYTES // mtu
+    most = min(model.MOST_PACKETS_PER_SKB, OFFLOAD_BYTES // mtu)
     if offload == "on":
         return max(1, most)
+
     if any(change.transfers for change in changes):
         return 1
     for direction in _directions(wan, changes):
@@ -165,12 +172,14 @@ def auto_tcp_buffer(network: model.Network) -> int:
     """
     first_hosts = [network.host(dc.hosts[0]) for dc in network.datacenters]
     largest = 0  # bits x 10^9
+
     for state in network.extremes(rate=max, delay=max):
         for source, target in product(first_hosts, first_hosts):
             rates = [source.nic_up.rate_bps, target.nic_down.rate_bps]
             for direction in state.path(source.dc, target.dc):
                 rates.append(direction.bottleneck.rate_bps)
             largest = max(largest, min(rates) * rtt_ns(state, source, target))
+
     buffer_bytes = TCP_BUFFER_BDPS * largest // BIT_NS_PER_BYTE_S
     return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, buffer_bytes))
 
@@ -181,10 +190,13 @@ def rtt_ns(network: model.Network, a: model.Host, b: model.Host) -> int:
     The hosts may be the same; the result is then that of two such hosts on one switch.
     """
     total_ns = a.nic_delay_ns + b.nic_delay_ns
+
     for cable in network.fabric_cables(a.name, b.name):
         total_ns += 2 * cable.delay_ns
+
     for direction in (*network.path(a.dc, b.dc), *network.path(b.dc, a.dc)):
         total_ns += direction.fibre.delay_ns
+
     return total_ns
 
 
@@ -242,14 +254,14 @@ def _wan_link(number: int, link: Link, frame: int, seed: int, at_ns: int = 0) ->
     """
     seed_suffix = f"@{at_ns}" if at_ns else ""
     rtt = link.forward.delay + link.backward.delay
-    subnet = WAN_ADDRESSES + 4 * number
+    first_address = WAN_ADDRESSES + 4 * number + 1
 
     def resolve_direction(written: LinkDirection, end: int) -> model.Direction:
         fibre_seed = stable_seed(seed, written.name + seed_suffix)
         return model.Direction(
             source=written.source,
             target=written.target,
-            address=IPv4Interface((subnet + 1 + end, 30)),
+            address=IPv4Interface((first_address + end, 30)),
             mac=mac(2, number, end),
             bottleneck=_bottleneck(written, rtt, frame),
             fibre=_fibre(written, fibre_seed),

@@ -1,4 +1,4 @@
-"""Estimate the memory that a run needs, and the time after which one of its operations counts as hung."""
+"""Estimate the memory that a run needs, and after how long one of its operations counts as hung."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PYTHON_MEMORY = 16 * MIB  # of an interpreter that has imported nothing: no rank
 GUEST_BASE_MEMORY = GIB
 DOCKER_MEMORY = GIB
 RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
-IMAGE_COPIES = 2  # in the guest: the layers that Docker unpacks, and the tar that it unpacks them from
+IMAGE_COPIES = 2  # in the guest: the tar, and the layers that Docker unpacks from it
 TENSORS_PER_RANK = 4
 
 NS_PER_S = 10**9
@@ -82,9 +82,11 @@ def memory_budget(
     if host_limit_bytes is not None:
         _check_host_limit(host_limit_bytes)
         return MemoryBudget(hosts, host_limit_bytes, host_limit_bytes, base_bytes)
+
     tensor_bytes = workload.largest_tensor_bytes(hosts * workload.ranks_per_host)
     rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor_bytes
     host_bytes = workload.ranks_per_host * rank_bytes
+
     return MemoryBudget(hosts, host_bytes, max(LEAST_HOST_MEMORY, host_bytes), base_bytes)
 
 
@@ -123,14 +125,17 @@ def check_memory(
     """
     if budget.guest_bytes <= machine_bytes:
         return
+
     needed = format_size(budget.guest_bytes, 3)
     present = format_size(machine_bytes, 3)
     fitting = max(0, machine_bytes - budget.base_bytes) // budget.host_bytes
+
     advice = "smaller tensors need less"
     if isolation == "container":
         advice = "--isolation process and smaller tensors need less"
     if where == "guest":
         advice += "; --guest-memory overrides this estimate"
+
     raise InputError(
         f"{budget.hosts} hosts need {needed} of memory and this machine has {present}",
         remedy=f"{fitting} hosts would fit; {advice}",
@@ -155,8 +160,10 @@ def run_timeout_s(network: Network, workload: Workload, ranks: int) -> int:
         ranks: number of ranks.
     """
     tensor_bytes = workload.largest_tensor_bytes(ranks)
+
     worst_states = network.extremes(rate=min, delay=max)
     slowest_s = max(timeout_s(state, tensor_bytes, ranks) for state in worst_states)
+
     outage_s = -(-OUTAGE_LENGTHS * outage_ns(network) // NS_PER_S)
     pause_s = LONGEST_PAUSES * workload.longest_pause_ns // NS_PER_S
     return slowest_s + outage_s + pause_s
@@ -175,9 +182,11 @@ def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
     """
     rtt_s = _longest_rtt_ns(network) / 1e9
     slowest_bps = min(bottleneck.rate_bps for bottleneck in _bottlenecks(network))
+
     volume_bytes = 2 * tensor_bytes
     round_trips = 2 * ranks + volume_bytes / GLOO_BYTES_PER_RTT
     operation_s = volume_bytes * 8 / slowest_bps + round_trips * rtt_s
+
     return int(max(LEAST_TIMEOUT_S, TIMEOUT_RTTS * rtt_s, TIMEOUT_OPERATIONS * operation_s))
 
 
@@ -191,8 +200,10 @@ def _bottlenecks(network: Network) -> Iterator[Bottleneck]:
     """The transmitters of hosts, WAN links and cables of fabrics."""
     for host in network.hosts:
         yield host.nic_up
+
     for link in network.wan:
         for direction in link.directions:
             yield direction.bottleneck
+
     for cable in network.all_fabric_cables():
         yield cable.port

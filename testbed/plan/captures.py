@@ -30,10 +30,12 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
     """The interfaces where a run on `network` captures."""
     if capture == "none":
         return []
+
     points = list(_wan_points(network))
     if network.wan:
         for dc in network.datacenters:
             points.extend(_lan_points(dc))
+
     if capture == "all":
         for host in network.hosts:
             points.append(CapturePoint("nic", "nic", host.name, host.node, host.mac))
@@ -53,5 +55,6 @@ def _lan_points(dc: Datacenter) -> Iterator[CapturePoint]:
     if dc.fabric is None:
         yield CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac)
         return
+
     for number, end in enumerate(dc.fabric.ends_at(dc.router)):
         yield CapturePoint("lan", f"lan{number}", dc.name, dc.router, end.mac, end.interface)

@@ -64,12 +64,15 @@ def resolve_changes(
     """
     states = topology.states
     changed_links = _changed_links_by_time(topology.links, states, build_link)
-    parts = [*_link_parts(wan, changed_links)]
+    parts = list(_link_parts(wan, changed_links))
+
     if topology.convergence != "never":
         avoided = _avoided_links_by_time(wan, states, topology.convergence)
         parts.extend(_route_parts(wan, routes, find_routes, avoided))
+
     parts.extend(_host_parts(hosts, topology.turns))
     parts.extend(_transfer_parts(topology.transfers))
+
     parts.sort(key=attrgetter("at_ns"))
     return tuple(
         _joined(at_ns, list(together))
@@ -105,15 +108,18 @@ def _route_parts(
     avoided_by_time: Mapping[int, frozenset[str]],
 ) -> Iterator[ChangePart]:
     """Parts for the routes that become others when the links that routers avoid do."""
-    current = {(route.dc, route.destination): route for route in routes}
+    current = {route.ends: route for route in routes}
     avoided_before = frozenset[str]()
+
     for at_ns, avoided in avoided_by_time.items():
         usable = tuple(link for link in wan if link.key not in avoided)
+
         changed: list[Route] = []
         for route in find_routes(usable):
-            if route != current[route.dc, route.destination]:
+            if route != current[route.ends]:
                 changed.append(route)
-                current[route.dc, route.destination] = route
+                current[route.ends] = route
+
         if changed:
             clauses = tuple(_route_clauses(avoided_before, avoided))
             yield ChangePart(at_ns, clauses, {"routes": tuple(changed)})
@@ -127,12 +133,14 @@ def _host_parts(hosts: Iterable[Host], turns: Iterable[HostTurn]) -> Iterator[Ch
         crashes = {turn.host: turn.crash for turn in together}
         changed: list[Host] = []
         named: dict[Crash | None, list[str]] = {crash: [] for crash in CRASH_CLAUSES}
+
         for name, crash in crashes.items():
             named[crash].append(name)
             silent = crash == "host"
             if current[name].silent != silent:
                 current[name] = current[name].model_copy(update={"silent": silent})
                 changed.append(current[name])
+
         clauses = tuple(
             f"{_names(named[crash], 'hosts')}: {clause}"
             for crash, clause in CRASH_CLAUSES.items()
@@ -173,7 +181,7 @@ def _transfer_clause(transfer: Transfer) -> str:
 
 
 def outage_ns(network: Network) -> int:
-    """For how long a link of `network` is down, at the longest; an endless outage does not count."""
+    """For how long a link of `network` is down at the longest; an endless outage does not count."""
     longest_ns = 0
     began_ns: dict[str, int] = {}
     for change in network.changes:
@@ -197,6 +205,7 @@ def _changed_links_by_time(
             is_down = link.key in state.down
             if (written, is_down) == current[link.key]:
                 continue
+
             current[link.key] = (written, is_down)
             built = build_link(written, state.at_ns)
             if is_down:
@@ -224,6 +233,7 @@ def _avoided_links_by_time(
     for link in wan:
         for at_ns, avoid in _avoidance(outages(states, link.key), convergence_ns):
             flips.setdefault(at_ns, []).append((link.key, avoid))
+
     avoided: set[str] = set()
     avoided_by_time: dict[int, frozenset[str]] = {}
     for at_ns in sorted(flips):
@@ -232,6 +242,7 @@ def _avoided_links_by_time(
                 avoided.add(key)
             else:
                 avoided.remove(key)
+
         avoided_by_time[at_ns] = frozenset(avoided)
     return avoided_by_time
 
@@ -246,6 +257,7 @@ def _avoidance(
         if end_ns is not None:
             turns.append((end_ns, False))
     turns.sort()
+
     avoids = False
     for (at_ns, is_down), (next_ns, _) in pairwise([*turns, (NEVER, False)]):
         if next_ns - at_ns > convergence_ns and is_down != avoids:
@@ -259,6 +271,7 @@ def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -
     for key, link in after.items():
         for clause in _clauses(before[key], link):
             keys_by_clause.setdefault(clause, []).append(key)
+
     for clause, keys in keys_by_clause.items():
         yield f"{_names(keys, 'links')}: {clause}"
 
@@ -269,14 +282,17 @@ def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
         yield "down"
     if before.forward.fibre.cut and not after.forward.fibre.cut:
         yield "up again"
+
     forward = _differences(before.forward, after.forward)
     backward = _differences(before.backward, after.backward)
     if not forward and not backward:  # a queue that is written; one in bdp follows the others
         forward = _queue_difference(before.forward, after.forward)
         backward = _queue_difference(before.backward, after.backward)
+
     common = [text for text in forward if text in backward]
     if common:
         yield ", ".join(common)
+
     for direction, differences in ((after.forward, forward), (after.backward, backward)):
         separate = [text for text in differences if text not in common]
         if separate:
@@ -324,6 +340,7 @@ def _route_clauses(before: frozenset[str], after: frozenset[str]) -> Iterator[st
     avoided = sorted(after - before)
     if avoided:
         yield f"routes avoid {_names(avoided, 'links')}"
+
     used_again = sorted(before - after)
     if used_again:
         yield f"routes use {_names(used_again, 'links')} again"

@@ -1,4 +1,4 @@
-"""Resolve the inside of a datacenter: one switch, or leaves and spines with addresses and routes."""
+"""Resolve the inside of a datacenter: one switch, or leaves and spines, with addresses."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
     if not isinstance(site.fabric, LeafSpine):
         switch = f"d{dc_number}s"
         return [Attachment(switch, _address(dc_number, 0, h, 16)) for h in range(site.hosts)]
+
     found: list[Attachment] = []
     for host_number in range(site.hosts):
         leaf = host_number * site.fabric.leaves // site.hosts
@@ -86,10 +87,12 @@ def leaf_spine(dc_number: int, name: str, site: Datacenter, frame: int, seed: in
     fabric = site.fabric
     if not isinstance(fabric, LeafSpine):
         return None
+
     leaves = [segment.switch for segment in segments(dc_number, site)]
     spines = [f"d{dc_number}p{number}" for number in range(fabric.spines)]
     router = f"d{dc_number}r"
     uplink_bps = _uplink_bps(site, fabric)
+
     cables: list[FabricCable] = []
 
     def add_cable(lower: str, upper: str, rate_bps: int) -> None:
@@ -110,6 +113,7 @@ def leaf_spine(dc_number: int, name: str, site: Datacenter, frame: int, seed: in
             add_cable(leaf, spine, uplink_bps)
     for spine in spines:
         add_cable(spine, router, fabric.leaves * uplink_bps)
+
     routes = tuple(_routes(segments(dc_number, site), spines, cables, router))
     return Fabric(spines=tuple(spines), cables=tuple(cables), routes=routes)
 
@@ -139,16 +143,19 @@ def _routes(
     cables: Sequence[FabricCable],
     router: str,
 ) -> Iterator[FabricRoute]:
-    """Routes of leaves to any spine, of spines to leaves and the router, of the router to any spine.
+    """Routes inside a leaf-spine fabric.
 
-    A leaf or a spine sends up what is not for hosts below it.
+    Leaves send to any spine what is not for their hosts, spines to the right leaf or to the router,
+    and the router to any spine.
     """
     upwards: dict[str, list[IPv4Address]] = {}
     downwards: dict[tuple[str, str], IPv4Address] = {}
+
     for cable in cables:
         lower, upper = cable.ends
         upwards.setdefault(lower.node, []).append(upper.address.ip)
         downwards[upper.node, lower.node] = lower.address.ip
+
     for node, via in upwards.items():
         yield FabricRoute(node=node, destination=EVERYTHING, via=tuple(via))
     for segment in leaf_segments:
@@ -166,5 +173,6 @@ def _routes_down(
     for spine in spines:
         via_leaf = (downwards[spine, segment.switch],)
         yield FabricRoute(node=spine, destination=subnet, via=via_leaf)
+
     via_spines = tuple(downwards[router, spine] for spine in spines)
     yield FabricRoute(node=router, destination=subnet, via=via_spines)

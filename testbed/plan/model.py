@@ -1,9 +1,7 @@
-"""What a run will do, in base units: bit/s, ns, bytes, probabilities from 0 to 1. Saved as
-plan.json.
+"""The plan of a run in base units: bit/s, ns, bytes, probabilities from 0 to 1. Saved as plan.json.
 
-`testbed.plan.resolve` makes a `Plan` from what the user wrote; everything after it reads only the
-plan. All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are exact
-inverses.
+`testbed.plan.resolve` makes a `Plan` from what the user wrote; all later stages read only the plan.
+All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are exact inverses.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = 3  # of a run folder: plan.json, summary.json, status.json, the records below raw/
+MOST_PACKETS_PER_SKB = 64
 CAPTURE_BUFFER_BYTES = 16 * 2**20  # of the guest's memory, for each interface that is captured
 
 Isolation = Literal["container", "process"]
@@ -33,10 +32,10 @@ class Frozen(BaseModel):
 
 
 class Bottleneck(Frozen):
-    """The transmitter of a link direction: serialises at `rate_bps`, holds at most `queue_packets`
-    of MTU size.
+    """The transmitter of a link direction, which serialises packets and queues them.
 
-    The discipline decides which packet is dropped, or with `ecn` marked, as the queue grows.
+    Serialises at `rate_bps` and holds at most `queue_packets` packets of MTU size. The discipline
+    decides which packet is dropped, or with `ecn` marked, as the queue grows.
     """
 
     rate_bps: int = Field(gt=0)
@@ -46,9 +45,12 @@ class Bottleneck(Frozen):
 
 
 class Loss(Frozen):
-    """Packet loss of a fibre. `independent`: probability `p`. `gilbert-elliott`: p (good to bad), r
-    (bad to good), h (1 - loss in the bad state), k1 (loss in the good state), each a probability,
-    as in tc-netem(8)."""
+    """Packet loss of a fibre.
+
+    `independent`: probability `p` of each packet. `gilbert-elliott`: probabilities per packet as in
+    tc-netem(8): `p` of going from the good state to the bad one, `r` of going back, and losses of
+    `one_minus_h` in the bad state and `one_minus_k` in the good one.
+    """
 
     model: Literal["independent", "gilbert-elliott"] = "independent"
     p: float = Field(0.0, ge=0, le=1)
@@ -58,17 +60,17 @@ class Loss(Frozen):
 
     @property
     def mean(self) -> float:
-        """Part of the packets that is lost in the long run; bursts: the state is bad for p / (p +
-        r) of them.
-        """
+        """Part of the packets that is lost in the long run."""
         if self.model == "independent":
             return self.p
-        bad = self.p / (self.p + self.r) if self.p else 0.0
+        bad = 0.0  # part of the packets that meet the bad state
+        if self.p:
+            bad = self.p / (self.p + self.r)
         return bad * self.one_minus_h + (1 - bad) * self.one_minus_k
 
 
 class Fibre(Frozen):
-    """The medium of a link direction: delay and impairments; never drops for want of space."""
+    """The medium of a link direction: delay and impairments; has no queue that could be full."""
 
     delay_ns: int = Field(ge=0)
     jitter_ns: int = Field(0, ge=0)
@@ -77,32 +79,31 @@ class Fibre(Frozen):
     loss: Loss = Loss()
     duplicate: float = Field(0.0, ge=0, le=1)
     corrupt: float = Field(0.0, ge=0, le=1)
-    cut: bool = False  # nothing that is sent into it arrives
+    cut: bool = False  # nothing that is sent into the fibre arrives
     seed: int = Field(ge=0, lt=2**64)
 
 
 class Host(Frozen):
-    """A machine of a datacenter. `name` is shown to people; `node` (at most 8 characters) names
-    kernel objects.
+    """A machine of a datacenter.
+
+    People see `name`; kernel objects are named by `node`, of at most 8 characters.
     """
 
     name: str
     node: str
     dc: str
-    switch: str  # the node it is plugged into: the datacenter's switch, or a leaf
+    switch: str  # the node that the host is plugged into: the datacenter's switch, or a leaf
     address: IPv4Interface
     mac: str
     nic_up: Bottleneck  # host to switch, at the host's own interface, as its NIC's transmit queue
     nic_down: Bottleneck  # switch to host, at the switch port
     nic_delay_ns: int = Field(ge=0)  # one way, added to what the host sends
     nic_seed: int = Field(ge=0)
-    silent: bool = False  # nothing that it sends, or that is sent to it, arrives
+    silent: bool = False  # nothing that the host sends, or that is sent to the host, arrives
 
 
 class Segment(Frozen):
-    """Hosts that share a switch and a subnet. The gateway is the border router, or the leaf switch
-    itself.
-    """
+    """Hosts that share a switch and a subnet; their gateway is the border router or the leaf."""
 
     switch: str
     gateway: IPv4Interface
@@ -110,9 +111,7 @@ class Segment(Frozen):
 
 
 class FabricEnd(Frozen):
-    """One end of a cable between two switches, or a switch and the border router, with the port's
-    own queue.
-    """
+    """One end of a cable between two switches, or a switch and the border router."""
 
     node: str
     interface: str
@@ -138,13 +137,21 @@ class FabricRoute(Frozen):
 
 
 class LeafSpine(Frozen):
-    """Leaf switches (`Datacenter.segments`), spine switches, the cables between them, and the
-    routes of all.
+    """Spine switches, the cables between them, leaves and router, and the routes of all.
+
+    The leaf switches are the datacenter's `segments`.
     """
 
     spines: tuple[str, ...]
     cables: tuple[FabricCable, ...]
     routes: tuple[FabricRoute, ...]
+
+    def ends_at(self, node: str) -> Iterator[FabricEnd]:
+        """The ends of cables at `node`, in the order of the cables."""
+        for cable in self.cables:
+            for end in cable.ends:
+                if end.node == node:
+                    yield end
 
 
 class Datacenter(Frozen):
@@ -154,9 +161,8 @@ class Datacenter(Frozen):
     location: tuple[float, float] | None = None  # degrees north, degrees east
     subnet: IPv4Network
     router: str
-    hash_seed: int = Field(
-        1, ge=1, lt=2**32
-    )  # of the hash by which its routers and leaves choose among equal paths
+    # Of the hash by which the datacenter's routers and leaves choose among equal paths.
+    hash_seed: int = Field(1, ge=1, lt=2**32)
     segments: tuple[Segment, ...]  # one for a single switch, one per leaf
     fabric: LeafSpine | None = None  # None: the only segment's switch hangs on the border router
     hosts: tuple[str, ...]
@@ -166,8 +172,7 @@ class Datacenter(Frozen):
         """The border router's address inside the datacenter; of several the first."""
         if self.fabric is None:
             return self.segments[0].gateway
-        ends = (end for cable in self.fabric.cables for end in cable.ends)
-        return next(end.address for end in ends if end.node == self.router)
+        return next(self.fabric.ends_at(self.router)).address
 
     def segment(self, switch: str) -> Segment:
         """The segment whose switch is `switch`."""
@@ -186,7 +191,7 @@ class Direction(Frozen):
 
 
 class WanLink(Frozen):
-    """A link between two border routers. `key` is its two ends as written, e.g. ``iowa-ohio``."""
+    """A link between two border routers. `key` is the link's two ends, e.g. ``iowa-ohio``."""
 
     key: str
     index: int
@@ -201,26 +206,30 @@ class WanLink(Frozen):
 
 
 class Hop(Frozen):
-    """A next hop of a border router: out on WAN link `link`, to the router with the address
-    `via`.
-    """
+    """A next hop of a border router: on WAN link `link`, to the router with the address `via`."""
 
     link: str
     via: IPv4Address
 
 
 class Route(Frozen):
-    """On the router of `dc`: packets for `destination`'s subnet take one of `hops`, chosen by a
-    hash of their flow.
+    """On the router of `dc`: packets for `destination`'s subnet take one of `hops`.
+
+    A hash of a packet's flow chooses the hop.
     """
 
     dc: str
     destination: str
     hops: tuple[Hop, ...] = Field(min_length=1)
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The names of both datacenters."""
+        return self.dc, self.destination
+
 
 class Transfer(Frozen):
-    """Bytes that host `source` sends to host `target` beside the job, at most at `pace_bps`."""
+    """Bytes that host `source` sends to host `target` in the background, at most at `pace_bps`."""
 
     source: str
     target: str
@@ -230,9 +239,7 @@ class Transfer(Frozen):
 
 
 class Change(Frozen):
-    """From `at_ns` after rank 0's first step or operation on: links, routes and hosts that differ
-    from those before.
-    """
+    """Links, routes and hosts that differ from a time after rank 0's first operation or step on."""
 
     at_ns: int = Field(ge=0)
     what: tuple[str, ...] = Field(min_length=1)  # for people, each a clause: "iowa-ohio is down"
@@ -245,17 +252,14 @@ class Change(Frozen):
 
 
 class Tcp(Frozen):
-    """TCP settings of every host. Buffers are the maxima of tcp_rmem and tcp_wmem.
-
-    `packets_per_skb`: how many packets the stack may hand over as one (segmentation offload); 1:
-    none.
-    """
+    """TCP settings of every host."""
 
     congestion_control: str = "cubic"
     ecn: bool = False  # whether connections ask for congestion marks
-    buffer_bytes: int = Field(gt=0)
+    buffer_bytes: int = Field(gt=0)  # the maximum in tcp_rmem and tcp_wmem
     slow_start_after_idle: bool = True
-    packets_per_skb: int = Field(1, ge=1, le=64)
+    # Packets that the stack may hand over as one (segmentation offload); 1: no offload.
+    packets_per_skb: int = Field(1, ge=1, le=MOST_PACKETS_PER_SKB)
 
 
 class Network(Frozen):
@@ -272,7 +276,7 @@ class Network(Frozen):
     changes: tuple[Change, ...] = ()  # while a run goes on, in the order of their times
 
     def states(self) -> Iterator[Network]:
-        """The network as it is built, then as it is after each of its changes."""
+        """The network as it is built, then as it is after each change."""
         state = self
         yield state
         for change in self.changes:
@@ -280,54 +284,64 @@ class Network(Frozen):
             yield state
 
     def after(self, change: Change) -> Network:
-        """This network with what `change` changes; what it leaves alone are the same objects."""
-        links = {link.key: link for link in change.links}
-        routes = {(route.dc, route.destination): route for route in change.routes}
-        hosts = {host.name: host for host in change.hosts}
+        """This network after `change`; unchanged parts are the same objects."""
         update: dict[str, Any] = {}
-        if links:
+
+        if change.links:
+            links = {link.key: link for link in change.links}
             update["wan"] = tuple(links.get(link.key, link) for link in self.wan)
-        if routes:
-            update["routes"] = tuple(
-                routes.get((route.dc, route.destination), route) for route in self.routes
-            )
-        if hosts:
+
+        if change.routes:
+            routes = {route.ends: route for route in change.routes}
+            update["routes"] = tuple(routes.get(route.ends, route) for route in self.routes)
+
+        if change.hosts:
+            hosts = {host.name: host for host in change.hosts}
             update["hosts"] = tuple(hosts.get(host.name, host) for host in self.hosts)
+
         return self.model_copy(update=update)
 
     def extremes(self, *, rate: Extreme, delay: Extreme) -> Iterator[Network]:
-        """A network for each set of routes that holds at some time, with every WAN direction's
-        extreme of all times.
+        """Networks with the extremes of all times, one for each set of routes that ever holds.
 
         Args:
-            rate: `min` or `max`, of the bottlenecks' rates.
-            delay: the same of the fibres' delays.
+            rate: `min` or `max`, of the rates that a WAN direction's bottleneck has over time.
+            delay: `min` or `max`, of the delays that a WAN direction's fibre has over time.
         """
-        states = list(self.states())
-        ways: dict[tuple[str, str], list[Direction]] = {}
-        for link in (*self.wan, *(link for change in self.changes for link in change.links)):
-            for way in link.directions:
-                ways.setdefault((link.key, way.source), []).append(way)
+        history = self._directions_over_time()
 
-        def extreme(link: WanLink, way: Direction) -> Direction:
-            rate_bps = rate(one.bottleneck.rate_bps for one in ways[link.key, way.source])
-            delay_ns = delay(one.fibre.delay_ns for one in ways[link.key, way.source])
-            bottleneck = way.bottleneck.model_copy(update={"rate_bps": rate_bps})
-            fibre = way.fibre.model_copy(update={"delay_ns": delay_ns})
-            return way.model_copy(update={"bottleneck": bottleneck, "fibre": fibre})
+        def extreme(link: WanLink, direction: Direction) -> Direction:
+            versions = history[link.key, direction.source]
+            rate_bps = rate(version.bottleneck.rate_bps for version in versions)
+            delay_ns = delay(version.fibre.delay_ns for version in versions)
 
-        pairs = [
-            (link, extreme(link, link.forward), extreme(link, link.backward)) for link in self.wan
-        ]
-        wan = tuple(
-            link.model_copy(update={"forward": there, "backward": back})
-            for link, there, back in pairs
-        )
-        different = {
-            id(state.routes): state.routes for state in states
-        }  # comparing them takes long
-        for routes in dict.fromkeys(different.values()):
-            yield self.model_copy(update={"wan": wan, "routes": routes, "changes": ()})
+            bottleneck = direction.bottleneck.model_copy(update={"rate_bps": rate_bps})
+            fibre = direction.fibre.model_copy(update={"delay_ns": delay_ns})
+            return direction.model_copy(update={"bottleneck": bottleneck, "fibre": fibre})
+
+        wan: list[WanLink] = []
+        for link in self.wan:
+            forward = extreme(link, link.forward)
+            backward = extreme(link, link.backward)
+            wan.append(link.model_copy(update={"forward": forward, "backward": backward}))
+
+        for routes in self._sets_of_routes():
+            yield self.model_copy(update={"wan": tuple(wan), "routes": routes, "changes": ()})
+
+    def _directions_over_time(self) -> dict[tuple[str, str], list[Direction]]:
+        """The versions of each WAN direction, at first and after changes, by link and source."""
+        history: dict[tuple[str, str], list[Direction]] = {}
+        changed_links = [link for change in self.changes for link in change.links]
+        for link in (*self.wan, *changed_links):
+            for direction in link.directions:
+                history.setdefault((link.key, direction.source), []).append(direction)
+        return history
+
+    def _sets_of_routes(self) -> list[tuple[Route, ...]]:
+        """The different sets of routes that hold at some time, in the order of their first time."""
+        states = list(self.states())  # keeps the objects alive while their ids are compared
+        by_id = {id(state.routes): state.routes for state in states}  # comparing routes takes long
+        return list(dict.fromkeys(by_id.values()))
 
     def host(self, name: str) -> Host:
         """The host called `name`, e.g. ``iowa-h0``."""
@@ -338,61 +352,95 @@ class Network(Frozen):
         return next(dc for dc in self.datacenters if dc.name == name)
 
     def path(self, source_dc: str, target_dc: str) -> tuple[Direction, ...]:
-        """The WAN link directions that packets between two datacenters cross, in order; of several
-        ways the first.
-        """
+        """The first of the paths between two datacenters (see `paths`)."""
         return next(self.paths(source_dc, target_dc))
 
     def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
-        """Every path that packets from `source_dc` to `target_dc` may take; none without routes and
-        links for it.
+        """Every path that packets between two datacenters may take.
+
+        Args:
+            source_dc: name of a datacenter.
+            target_dc: name of a datacenter; may be the same.
+
+        Yields:
+            The WAN link directions that packets cross, in order; nothing without routes and links.
         """
-        if source_dc == target_dc:
-            yield ()
-            return
-        ways = {(link.key, way.source): way for link in self.wan for way in link.directions}
-        routes = (
-            route
-            for route in self.routes
-            if (route.dc, route.destination) == (source_dc, target_dc)
-        )
-        for hop in next((route.hops for route in routes), ()):
-            if step := ways.get((hop.link, source_dc)):
-                for rest in self.paths(step.target, target_dc):
-                    yield (step, *rest)
+        directions: dict[tuple[str, str], Direction] = {}
+        for link in self.wan:
+            for direction in link.directions:
+                directions[link.key, direction.source] = direction
+
+        hops = {route.ends: route.hops for route in self.routes if route.destination == target_dc}
+
+        def paths_from(dc: str) -> Iterator[tuple[Direction, ...]]:
+            if dc == target_dc:
+                yield ()
+                return
+
+            for hop in hops.get((dc, target_dc), ()):
+                direction = directions.get((hop.link, dc))
+                if direction is None:
+                    continue
+
+                for rest in paths_from(direction.target):
+                    yield (direction, *rest)
+
+        return paths_from(source_dc)
+
+    def all_fabric_cables(self) -> Iterator[FabricCable]:
+        """The cables of all leaf-spine fabrics, datacenter by datacenter."""
+        for dc in self.datacenters:
+            if dc.fabric is not None:
+                yield from dc.fabric.cables
 
     def fabric_cables(self, source: str, target: str) -> tuple[FabricCable, ...]:
-        """The cables of leaf-spine fabrics that packets from host `source` to host `target` cross,
-        in order.
+        """The cables of leaf-spine fabrics that packets between two hosts cross, in order.
 
         Packets may take another spine; its cables are alike.
+
+        Args:
+            source: name of a host.
+            target: name of a host.
         """
-        a, b = self.host(source), self.host(target)
+        a = self.host(source)
+        b = self.host(target)
         if a.switch == b.switch:
             return ()
-        far = self.datacenter(b.dc).router
-        if a.dc == b.dc:
-            return self._cables(a.dc, a.switch, b.switch)
-        there = self._cables(a.dc, a.switch, self.datacenter(a.dc).router)
-        return (*there, *self._cables(b.dc, far, b.switch))
 
-    def _cables(self, dc: str, *nodes: str) -> tuple[FabricCable, ...]:
+        if a.dc == b.dc:
+            return self._cables_of_first_spine(a.dc, a.switch, b.switch)
+
+        leaving = self._cables_of_first_spine(a.dc, a.switch, self.datacenter(a.dc).router)
+        entering = self._cables_of_first_spine(b.dc, self.datacenter(b.dc).router, b.switch)
+        return leaving + entering
+
+    def _cables_of_first_spine(self, dc: str, *nodes: str) -> tuple[FabricCable, ...]:
+        """The cables between the first spine of `dc` and each of `nodes`; none without a fabric."""
         fabric = self.datacenter(dc).fabric
         if fabric is None:
             return ()
-        ways = [frozenset((node, fabric.spines[0])) for node in nodes]
+
         by_ends = {frozenset(end.node for end in cable.ends): cable for cable in fabric.cables}
-        return tuple(by_ends[way] for way in ways)
+        return tuple(by_ends[frozenset((node, fabric.spines[0]))] for node in nodes)
 
     def one_way_delay_ns(self, source: str, target: str) -> int:
-        """Propagation from host `source` to host `target`: its NIC's delay, cables and fibres on
-        the path.
+        """Propagation between two hosts: the sender's NIC, cables of fabrics, and fibres.
+
+        Args:
+            source: name of the sending host.
+            target: name of the receiving host.
         """
-        a, b = self.host(source), self.host(target)
         if source == target:
             return 0
-        inside = sum(cable.delay_ns for cable in self.fabric_cables(source, target))
-        return a.nic_delay_ns + inside + sum(step.fibre.delay_ns for step in self.path(a.dc, b.dc))
+        a = self.host(source)
+        b = self.host(target)
+
+        delay_ns = a.nic_delay_ns
+        for cable in self.fabric_cables(source, target):
+            delay_ns += cable.delay_ns
+        for direction in self.path(a.dc, b.dc):
+            delay_ns += direction.fibre.delay_ns
+        return delay_ns
 
 
 class Rank(Frozen):
@@ -404,7 +452,7 @@ class Rank(Frozen):
 
 
 class Workers(Frozen):
-    """What runs on the network. `settings` is the workload's own, validated by its spec model."""
+    """What runs on the network. `settings` are the workload's, validated by its spec model."""
 
     workload: str
     settings: dict[str, Any]
@@ -416,26 +464,25 @@ class Workers(Frozen):
     master_port: int = 29500
     timeout_s: int = Field(gt=0)  # of the process group, in the guest's time
     environment: dict[str, str] = {}
-    readable: tuple[
-        str, ...
-    ] = ()  # folders that hosts see besides the testbed and what is installed
-    once_per_host: bool = (
-        False  # a host's first rank is a program that starts the host's ranks itself
-    )
+    # Folders that hosts see besides the testbed and what is installed.
+    readable: tuple[str, ...] = ()
+    # Whether a host's first rank is a program that starts the host's ranks itself.
+    once_per_host: bool = False
 
     @property
     def processes(self) -> tuple[Rank, ...]:
         """The ranks that the testbed itself starts."""
-        return tuple(rank for rank in self.ranks if rank.local_rank == 0 or not self.once_per_host)
+        if not self.once_per_host:
+            return self.ranks
+        return tuple(rank for rank in self.ranks if rank.local_rank == 0)
 
 
 class Capturing(Frozen):
     """What is kept of the packets at each captured interface."""
 
     filter: str = ""  # as for tcpdump; empty: every packet
-    snap_bytes: int = Field(
-        128, ge=54, le=262_144
-    )  # of each packet: 54 to 134 are Ethernet, IPv4 and TCP headers
+    # Of each packet: 54 to 134 bytes are Ethernet, IPv4 and TCP headers.
+    snap_bytes: int = Field(128, ge=54, le=262_144)
     limit_bytes: int = Field(256 * 10**6, ge=4 * 10**6)  # of what tcpdump keeps of one interface
 
 

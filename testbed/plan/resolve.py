@@ -75,6 +75,7 @@ def resolve(
         _check_image(image, isolation)
     network = scaled(resolve_network(topology, seed), workload.divisor)
     _check_host_names(network, workload)
+
     ranks = _ranks(network, workload.ranks_per_host)
     memory = memory_budget(
         workload,
@@ -88,6 +89,7 @@ def resolve(
         machine_bytes = machine_memory_bytes or machine_memory()
         check_memory(memory, machine_bytes, isolation=isolation, where=where)
         guest_memory_bytes = memory.guest_bytes
+
     workers = Workers(
         workload=workload.workload,
         settings=workload.settings(len(ranks)),
@@ -132,6 +134,7 @@ def _check_image(image: Path, isolation: Isolation) -> None:
     except OSError as error:
         reason = f"the image {image} cannot be read: {error.strerror}"
         raise InputError(reason, place=place) from error
+
     if not is_tar:
         remedy = "make one with docker save --output image.tar NAME"
         raise InputError(f"{image} is not a tar file", place=place, remedy=remedy)

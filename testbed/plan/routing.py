@@ -66,20 +66,24 @@ def best_routes(
     """
     if not wan:
         return ()
+
     leaving: dict[str, list[Edge]] = {name: [] for name in names}
     entering: dict[str, list[Edge]] = {name: [] for name in names}
     for edge in _edges(wan, routing, multipath, weights or {}):
         leaving[edge.source].append(edge)
         entering[edge.target].append(edge)
+
     position = {name: number for number, name in enumerate(names)}
     for edges in leaving.values():
         edges.sort(key=lambda edge: position[edge.target])
+
     routes: list[Route] = []
     for destination in names:
         costs = _costs_to(destination, entering)
         for source in names:
             if source == destination or source not in costs:
                 continue
+
             hops = _best_hops(leaving[source], costs)
             if not multipath:
                 hops = hops[:1]
@@ -120,16 +124,19 @@ def _costs_to(destination: str, entering: Mapping[str, Sequence[Edge]]) -> dict[
         destination: a datacenter.
         entering: the edges by their targets.
     """
-    costs: dict[str, Cost] = {}
+    costs: dict[str, Cost] = {destination: NO_COST}
     queue = [(NO_COST, destination)]
     while queue:
         cost, name = heapq.heappop(queue)
-        if name in costs:
-            continue
-        costs[name] = cost
+        if cost > costs[name]:
+            continue  # a better path has been found since
+
         for edge in entering[name]:
-            if edge.source not in costs:
-                heapq.heappush(queue, (edge.cost.plus(cost), edge.source))
+            path_cost = edge.cost.plus(cost)
+            known_cost = costs.get(edge.source)
+            if known_cost is None or path_cost < known_cost:
+                costs[edge.source] = path_cost
+                heapq.heappush(queue, (path_cost, edge.source))
     return costs
 
 

@@ -29,6 +29,7 @@ def _divided(value: Any, divisor: int) -> Any:
         return [_divided(item, divisor) for item in value]
     if not isinstance(value, dict):
         return value
+
     changed = {key: _divided(item, divisor) for key, item in value.items()}
     if "rate_bps" in value:
         _divide_bottleneck(changed, divisor)

@@ -161,12 +161,11 @@ class _Planner:
             isolation=run.isolation,
             capture=run.capture,
             host_memory_bytes=run.memory,
+            guest_memory_bytes=run.guest_memory,
             host_cpus=run.cpus,
             environment=run.environment,
             machine_memory_bytes=self._memory,
         )
-        if run.guest_memory is not None:
-            plan = plan.model_copy(update={"guest_memory_bytes": run.guest_memory})
         spec = f"# topology\n{topology.to_yaml()}---\n# workload\n{workload.to_yaml()}"
         identity = plan.model_copy(update={"versions": self._versions}).model_dump_json()
         digest = hashlib.sha256(identity.encode()).hexdigest()

@@ -386,6 +386,7 @@ def test_more_hosts_than_memory() -> None:
     assert str(caught.value) == (
         "8 hosts need 5.62 GiB of memory and this machine has 4 GiB\n"
         "  4 hosts would fit; --isolation process and smaller tensors need less"
+        "; --guest-memory overrides this estimate"
     )
 
 
