@@ -1,188 +1,287 @@
-"""What is wrong with the events of a topology, beyond what each of their values shows."""
+"""Checks of a topology's events against its links and hosts, and against each other."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from testbed.core.units import format_time
 from testbed.spec.base import Problem, suggest
-from testbed.spec.events import Event, listed
+from testbed.spec.events import Event, Transfer, listed
 from testbed.spec.timeline import HostTurn, host_turns, link_states, transfer_pairs
 from testbed.spec.wan import Link, is_per_direction
+from testbed.spec.yaml_reader import Loc
 
 MOST_CHANGES = 10_000  # of a run
-Loc = tuple[str | int, ...]
-Hosts = Mapping[str, Sequence[str]]
+Hosts = Mapping[str, Sequence[str]]  # the names of the hosts of each datacenter
+
+
+class _Rule(NamedTuple):
+    """A row of a table of rules: the problem exists where `broken`."""
+
+    broken: bool
+    problem: Problem
+
+
+def _broken(rules: Iterable[_Rule]) -> Iterator[Problem]:
+    for rule in rules:
+        if rule.broken:
+            yield rule.problem
 
 
 def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts) -> list[Problem]:
-    """What is wrong with `events` of a topology with these links, and these hosts of each
-    datacenter.
+    """Check the events of a topology.
+
+    Args:
+        events: The events, each valid by itself.
+        links: All WAN links of the topology.
+        hosts: The names of the hosts of each datacenter.
+
+    Returns:
+        What is wrong with single events; if nothing is, what is wrong with all of them together.
     """
     problems: list[Problem] = []
     for index, event in enumerate(events):
-        problems += _of_one(("events", index), event, links, hosts)
+        problems += _single_event_problems(("events", index), event, links, hosts)
     changes = sum(2 * (event.times or 1) * len(event.rows) for event in events)
     if changes > MOST_CHANGES:
-        problems.append(
-            Problem(
-                ("events",), f"these are up to {changes} changes; a run has at most {MOST_CHANGES}"
-            )
-        )
-    return problems or [
-        *_state_problems(events, links, list(hosts)),
+        what = f"these are up to {changes} changes; a run has at most {MOST_CHANGES}"
+        problems.append(Problem(("events",), what))
+    if problems:
+        return problems
+    return [
+        *_jitter_problems(events, links, list(hosts)),
         *_turn_problems(host_turns(events, hosts)),
     ]
 
 
-def _of_one(loc: Loc, event: Event, links: Sequence[Link], hosts: Hosts) -> Iterator[Problem]:
-    if sum(about is not None for about in (event.links, event.hosts, event.transfer)) != 1:
+def _single_event_problems(
+    loc: Loc, event: Event, links: Sequence[Link], hosts: Hosts
+) -> Iterator[Problem]:
+    subjects = [event.links, event.hosts, event.transfer]
+    named_subjects = len(subjects) - subjects.count(None)
+    if named_subjects != 1:
+        what = "an event is about links, hosts or a transfer"
         remedy = "write one of links, hosts and transfer, and two events for two of them"
-        yield Problem(loc, "an event is about links, hosts or a transfer", remedy)
+        yield Problem(loc, what, remedy)
     elif event.hosts is not None:
         yield from _host_problems(loc, event, hosts)
     elif event.transfer is not None:
-        yield from _transfer_problems(loc, event, hosts)
+        yield from _transfer_problems(loc, event, event.transfer, hosts)
     else:
         yield from _link_problems(loc, event, links, list(hosts))
-    if (event.every is None) != (event.times is None):
-        yield Problem(
-            (*loc, "every"),
-            "every and times go together",
-            "write for example every: 10 s, times: 5",
-        )
-    lasts = event.trace is None and event.transfer is None
-    if event.every is not None and event.duration is None and lasts:
-        yield Problem(
-            (*loc, "every"), "an event to the end of the run cannot occur again", "write a duration"
-        )
-    if event.every is not None and event.duration is not None and event.duration > event.every:
-        yield Problem((*loc, "duration"), "an occurrence lasts longer than it is to the next one")
-    if event.duration == 0:
-        yield Problem((*loc, "duration"), "a duration of 0 changes nothing")
+    yield from _repetition_problems(loc, event)
+
+
+def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
+    """What is wrong with `every`, `times` and `duration`."""
+    repeats = event.every is not None
+    ends_by_itself = event.trace is not None or event.transfer is not None
+    is_endless = event.duration is None and not ends_by_itself
+    overlaps = (
+        event.every is not None and event.duration is not None and event.duration > event.every
+    )
+    yield from _broken(
+        [
+            _Rule(
+                repeats != (event.times is not None),
+                Problem(
+                    (*loc, "every"),
+                    "every and times go together",
+                    "write for example every: 10 s, times: 5",
+                ),
+            ),
+            _Rule(
+                repeats and is_endless,
+                Problem(
+                    (*loc, "every"),
+                    "an event to the end of the run cannot occur again",
+                    "write a duration",
+                ),
+            ),
+            _Rule(
+                overlaps,
+                Problem(
+                    (*loc, "duration"), "an occurrence lasts longer than it is to the next one"
+                ),
+            ),
+            _Rule(
+                event.duration == 0, Problem((*loc, "duration"), "a duration of 0 changes nothing")
+            ),
+        ]
+    )
 
 
 def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
-    known = [*(host for mine in hosts.values() for host in mine), *hosts]
+    known = _host_and_site_names(hosts)
     for name in listed(event.hosts):
         if name != "all" and name not in known:
-            yield Problem(
-                (*loc, "hosts"), f"there is no host or datacenter {name!r}", suggest(name, known)
-            )
-    if event.crash is None:
-        yield Problem(
-            (*loc, "hosts"),
-            "this event does nothing to its hosts",
-            "write crash: ranks or crash: host",
-        )
-    if event.values or event.down or event.trace:
-        yield Problem(loc, "settings of links need links", "write two events")
+            yield _unknown_host((*loc, "hosts"), name, known)
+    yield from _broken(
+        [
+            _Rule(
+                event.crash is None,
+                Problem(
+                    (*loc, "hosts"),
+                    "this event does nothing to its hosts",
+                    "write crash: ranks or crash: host",
+                ),
+            ),
+            _Rule(
+                _changes_links(event),
+                Problem(loc, "settings of links need links", "write two events"),
+            ),
+        ]
+    )
 
 
-def _transfer_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
-    assert event.transfer is not None
-    known = [*(host for mine in hosts.values() for host in mine), *hosts]
-    ends = {"from": event.transfer.source, "to": event.transfer.target}
-    for key, name in ends.items():
+def _host_and_site_names(hosts: Hosts) -> list[str]:
+    names: list[str] = []
+    for host_names in hosts.values():
+        names += host_names
+    return [*names, *hosts]
+
+
+def _unknown_host(loc: Loc, name: str, known: Sequence[str]) -> Problem:
+    return Problem(loc, f"there is no host or datacenter {name!r}", suggest(name, known))
+
+
+def _changes_links(event: Event) -> bool:
+    return bool(event.values) or event.down or event.trace is not None
+
+
+def _transfer_problems(
+    loc: Loc, event: Event, transfer: Transfer, hosts: Hosts
+) -> Iterator[Problem]:
+    known = _host_and_site_names(hosts)
+    for key, name in (("from", transfer.source), ("to", transfer.target)):
         if name not in known:
-            yield Problem(
-                (*loc, "transfer", key),
-                f"there is no host or datacenter {name!r}",
-                suggest(name, known),
-            )
-    if any(source == target for source, target in transfer_pairs(event, hosts)):
-        yield Problem((*loc, "transfer"), "a host would send to itself")
-    if event.transfer.size < len(transfer_pairs(event, hosts)):
-        yield Problem((*loc, "transfer", "size"), "this is less than a byte for each sender")
-    if event.values or event.down or event.trace or event.crash or event.duration is not None:
-        yield Problem(
-            loc,
-            "a transfer has no other settings, and takes as long as it takes",
-            "write two events",
-        )
+            yield _unknown_host((*loc, "transfer", key), name, known)
+    pairs = transfer_pairs(event, hosts)
+    has_other_settings = (
+        _changes_links(event) or event.crash is not None or event.duration is not None
+    )
+    yield from _broken(
+        [
+            _Rule(
+                any(source == target for source, target in pairs),
+                Problem((*loc, "transfer"), "a host would send to itself"),
+            ),
+            _Rule(
+                transfer.size < len(pairs),
+                Problem((*loc, "transfer", "size"), "this is less than a byte for each sender"),
+            ),
+            _Rule(
+                has_other_settings,
+                Problem(
+                    loc,
+                    "a transfer has no other settings, and takes as long as it takes",
+                    "write two events",
+                ),
+            ),
+        ]
+    )
 
 
 def _link_problems(
     loc: Loc, event: Event, links: Sequence[Link], datacenters: Sequence[str]
 ) -> Iterator[Problem]:
+    yield from _link_name_problems((*loc, "links"), listed(event.links), links, datacenters)
+    has_settings = bool(event.values) or event.down
+    changes_nothing = not _changes_links(event) and event.crash is None
+    yield from _broken(
+        [
+            _Rule(not links, Problem((*loc, "links"), "this topology has no WAN links")),
+            _Rule(
+                event.crash is not None,
+                Problem(
+                    (*loc, "crash"),
+                    "hosts crash, not links",
+                    "write hosts instead of links, or down: true",
+                ),
+            ),
+            _Rule(
+                event.trace is not None and has_settings,
+                Problem(
+                    (*loc, "trace"),
+                    "an event has a trace or settings of its own, not both",
+                    "write two events",
+                ),
+            ),
+            _Rule(
+                changes_nothing,
+                Problem(
+                    loc,
+                    "this event changes nothing",
+                    "write down: true, rate, delay, loss or another setting",
+                ),
+            ),
+        ]
+    )
+    yield from _direction_problems(loc, event, links)
+
+
+def _link_name_problems(
+    loc: Loc, names: Sequence[str], links: Sequence[Link], datacenters: Sequence[str]
+) -> Iterator[Problem]:
     conduits = {link.conduit for link in links if link.conduit}
     known = [*(link.key for link in links), *sorted(conduits), *datacenters]
-    for name in listed(event.links):
+    for name in names:
         if known.count(name) > 1:
-            yield Problem(
-                (*loc, "links"),
-                f"{name!r} is the name of two things",
-                "rename the conduit or a datacenter",
-            )
+            what = f"{name!r} is the name of two things"
+            yield Problem(loc, what, "rename the conduit or a datacenter")
         elif name != "all" and name not in known:
-            yield Problem(
-                (*loc, "links"),
-                f"there is no link, conduit or datacenter {name!r}",
-                suggest(name, known),
-            )
-    if not links:
-        yield Problem((*loc, "links"), "this topology has no WAN links")
-    if event.crash is not None:
-        yield Problem(
-            (*loc, "crash"), "hosts crash, not links", "write hosts instead of links, or down: true"
-        )
-    own = event.values
-    if event.trace is not None and (own or event.down):
-        yield Problem(
-            (*loc, "trace"),
-            "an event has a trace or settings of its own, not both",
-            "write two events",
-        )
-    elif event.trace is None and not own and not event.down and event.crash is None:
-        yield Problem(
-            loc,
-            "this event changes nothing",
-            "write down: true, rate, delay, loss or another setting",
-        )
-    yield from _direction_problems(loc, event, links)
+            what = f"there is no link, conduit or datacenter {name!r}"
+            yield Problem(loc, what, suggest(name, known))
 
 
 def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterator[Problem]:
     """Values per direction must name the directions of the one link that the event names."""
-    named = [link for link in links if [link.key] == listed(event.links)]
-    allowed = [way.name for link in named for way in (link.forward, link.backward)]
+    named_links = [link for link in links if [link.key] == listed(event.links)]
+    allowed: list[str] = []
+    for link in named_links:
+        allowed += [link.forward.name, link.backward.name]
     for name, value in event.values.items():
-        if is_per_direction(value) and not named:
-            yield Problem(
-                (*loc, name), "values per direction need an event of one link, by its name"
-            )
-        elif is_per_direction(value):
-            for key in value:
-                if key not in allowed:
-                    remedy = f"they are {' and '.join(allowed)}"
-                    yield Problem(
-                        (*loc, name, key), f"{key!r} is no direction of this link", remedy
-                    )
+        if not is_per_direction(value):
+            continue
+        if not named_links:
+            what = "values per direction need an event of one link, by its name"
+            yield Problem((*loc, name), what)
+            continue
+        for direction in value:
+            if direction not in allowed:
+                what = f"{direction!r} is no direction of this link"
+                yield Problem((*loc, name, direction), what, f"they are {' and '.join(allowed)}")
 
 
-def _state_problems(
+def _jitter_problems(
     events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]
 ) -> list[Problem]:
+    """The first time at which the events together make a link's jitter exceed its delay."""
     for state in link_states(events, links, datacenters):
-        for way in (way for link in state.links.values() for way in (link.forward, link.backward)):
-            if way.jitter > way.delay:
-                what = f"at {format_time(state.at_ns)} the jitter of {way.name} exceeds its delay"
-                return [Problem(("events",), what)]
+        for link in state.links.values():
+            for direction in (link.forward, link.backward):
+                if direction.jitter > direction.delay:
+                    time = format_time(state.at_ns)
+                    what = f"at {time} the jitter of {direction.name} exceeds its delay"
+                    return [Problem(("events",), what)]
     return []
 
 
 def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
+    """The first turn of a host that does not fit the host's turns before."""
     crashed: set[str] = set()
-    moments = Counter((turn.at_ns, turn.host) for turn in turns)
+    turns_at_once = Counter((turn.at_ns, turn.host) for turn in turns)
     for turn in turns:
-        if moments[turn.at_ns, turn.host] > 1:
-            what = f"at {format_time(turn.at_ns)} two things happen to {turn.host} at once"
+        time = format_time(turn.at_ns)
+        if turns_at_once[turn.at_ns, turn.host] > 1:
+            what = f"at {time} two things happen to {turn.host} at once"
             return [Problem(("events",), what, "let one of them be later")]
         if turn.crash is None:
             crashed.discard(turn.host)
         elif turn.host in crashed:
-            what = f"at {format_time(turn.at_ns)} {turn.host} crashes, which has crashed before and is not back"
+            what = f"at {time} {turn.host} crashes, which has crashed before and is not back"
             return [Problem(("events",), what)]
         else:
             crashed.add(turn.host)

@@ -1,16 +1,16 @@
-"""What the events of a topology come to, by time: the states of links, and the turns of hosts and
-transfers.
-"""
+"""What a topology's events come to, by time: states of links, turns of hosts and of transfers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any, NamedTuple
 
 from testbed.spec.events import Crash, Event, EventSettings, listed
-from testbed.spec.wan import Link, is_per_direction, toward
+from testbed.spec.wan import Link, LinkDirection, is_per_direction, toward
+
+Hosts = Mapping[str, Sequence[str]]  # the names of the hosts of each datacenter
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,20 @@ class Window:
 
 def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
     """When which settings of `event` are in force on the links `keys`."""
-    trace = event.rows if keys else []
-    for begin, over in event.occurrences():
-        rows = [(begin + row.time_ns, row.settings) for row in trace]
-        for (first, settings), after in zip(
-            rows, [*(row[0] for row in rows[1:]), None][: len(rows)], strict=True
-        ):
-            ends = [end for end in (after, over) if end is not None]
-            if over is None or first < over:
-                yield Window(first, min(ends, default=None), tuple(keys), settings)
+    if not keys:
+        return
+    rows = event.rows
+    for begin_ns, end_ns in event.occurrences():
+        for row, next_row in pairwise([*rows, None]):
+            assert row is not None
+            row_begins_ns = begin_ns + row.time_ns
+            if end_ns is not None and row_begins_ns >= end_ns:
+                continue
+            row_ends_ns = end_ns
+            if next_row is not None:
+                next_begins_ns = begin_ns + next_row.time_ns
+                row_ends_ns = next_begins_ns if end_ns is None else min(next_begins_ns, end_ns)
+            yield Window(row_begins_ns, row_ends_ns, tuple(keys), row.settings)
 
 
 @dataclass(frozen=True)
@@ -48,71 +53,101 @@ class LinkState:
 def link_states(
     events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]
 ) -> list[LinkState]:
-    """The states that links go through, by time; the names in `events` are known."""
-    by_key = {link.key: link for link in links}
-    windows = [w for event in events for w in _windows(event, _keys(event, links, datacenters))]
-    begins, ends = (
-        _by_time(window.begin_ns for window in windows),
-        _by_time(window.end_ns for window in windows),
-    )
+    """List the states that links go through, by time.
+
+    Args:
+        events: Events that name only links, conduits and datacenters of the topology.
+        links: All WAN links of the topology.
+        datacenters: The names of all datacenters.
+    """
+    links_by_key = {link.key: link for link in links}
+    windows: list[Window] = []
+    for event in events:
+        windows += _windows(event, _link_keys(event, links, datacenters))
+    beginning = _indices_by_time(window.begin_ns for window in windows)
+    ending = _indices_by_time(window.end_ns for window in windows)
     active: set[int] = set()
     states: list[LinkState] = []
-    for time in sorted(begins.keys() | ends.keys()):
-        active = (active | begins.get(time, set())) - ends.get(time, set())
-        changed: dict[str, Link] = {}
-        down: set[str] = set()
-        for window in (windows[number] for number in sorted(active)):
-            down.update(window.keys if window.settings.down else ())
-            for key in window.keys if window.settings.values else ():
-                changed[key] = _laid_over(changed.get(key, by_key[key]), window.settings.values)
-        states.append(LinkState(time, changed, frozenset(down)))
+    for time_ns in sorted(beginning.keys() | ending.keys()):
+        active |= beginning.get(time_ns, set())
+        active -= ending.get(time_ns, set())
+        active_windows = [windows[index] for index in sorted(active)]
+        states.append(_state(time_ns, active_windows, links_by_key))
     return states
 
 
-def _by_time(times: Iterable[int | None]) -> dict[int, set[int]]:
-    """The numbers of those that have a time, by it."""
-    found: dict[int, set[int]] = {}
-    for number, time in enumerate(times):
+def _state(time_ns: int, windows: Iterable[Window], links: Mapping[str, Link]) -> LinkState:
+    """The state while `windows` are in force; the settings of later windows win."""
+    changed: dict[str, Link] = {}
+    down: set[str] = set()
+    for window in windows:
+        if window.settings.down:
+            down.update(window.keys)
+        values = window.settings.values
+        if not values:
+            continue
+        for key in window.keys:
+            link = changed.get(key, links[key])
+            changed[key] = _with_settings(link, values)
+    return LinkState(time_ns, changed, frozenset(down))
+
+
+def _indices_by_time(times: Iterable[int | None]) -> dict[int, set[int]]:
+    """The indices of `times` that have each time; None is no time."""
+    indices: dict[int, set[int]] = {}
+    for index, time in enumerate(times):
         if time is not None:
-            found.setdefault(time, set()).add(number)
-    return found
+            indices.setdefault(time, set()).add(index)
+    return indices
 
 
-def _laid_over(link: Link, values: Mapping[str, Any]) -> Link:
-    ways = []
-    for way in (link.forward, link.backward):
-        mine = {
-            name: value
-            for name, value in values.items()
-            if not is_per_direction(value) or way.name in value
-        }
-        ways.append(replace(way, **{name: toward(value, way.name) for name, value in mine.items()}))
-    return replace(link, forward=ways[0], backward=ways[1])
+def _with_settings(link: Link, values: Mapping[str, Any]) -> Link:
+    forward = _direction_with_settings(link.forward, values)
+    backward = _direction_with_settings(link.backward, values)
+    return replace(link, forward=forward, backward=backward)
 
 
-def _keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) -> list[str]:
+def _direction_with_settings(direction: LinkDirection, values: Mapping[str, Any]) -> LinkDirection:
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if not is_per_direction(value) or direction.name in value:
+            changes[name] = toward(value, direction.name)
+    return replace(direction, **changes)
+
+
+def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) -> list[str]:
     """The keys of the links that an event is about, in the order of the links."""
     names = set(listed(event.links))
     if "all" in names:
         return [link.key for link in links]
-    sites = names & set(datacenters)
-    return [
-        link.key
-        for link in links
-        if {link.key, link.conduit} & names or {link.forward.source, link.forward.target} & sites
-    ]
+    named_sites = names & set(datacenters)
+    keys: list[str] = []
+    for link in links:
+        ends = {link.forward.source, link.forward.target}
+        if link.key in names or link.conduit in names or ends & named_sites:
+            keys.append(link.key)
+    return keys
 
 
 def outages(states: Sequence[LinkState], key: str) -> list[tuple[int, int | None]]:
-    """From when to when (None: for ever) the link `key` is down."""
-    found: list[tuple[int, int | None]] = []
+    """List when a link is down, as (from ns, to ns); the last one may end with None, for ever.
+
+    Args:
+        states: The states of all links, by time.
+        key: The key of the link.
+    """
+    periods: list[tuple[int, int | None]] = []
+    down_since: int | None = None
     for state in states:
-        is_down = bool(found) and found[-1][1] is None
-        if key in state.down and not is_down:
-            found.append((state.at_ns, None))
-        elif key not in state.down and is_down:
-            found[-1] = (found[-1][0], state.at_ns)
-    return found
+        is_down = key in state.down
+        if is_down and down_since is None:
+            down_since = state.at_ns
+        elif not is_down and down_since is not None:
+            periods.append((down_since, state.at_ns))
+            down_since = None
+    if down_since is not None:
+        periods.append((down_since, None))
+    return periods
 
 
 class HostTurn(NamedTuple):
@@ -123,16 +158,20 @@ class HostTurn(NamedTuple):
     crash: Crash | None
 
 
-def host_turns(events: Sequence[Event], hosts: Mapping[str, Sequence[str]]) -> list[HostTurn]:
-    """The turns of hosts, by time; of one time, crashes come last. `hosts` are the names of each
-    datacenter's.
+def host_turns(events: Sequence[Event], hosts: Hosts) -> list[HostTurn]:
+    """List the turns of hosts by time; of one time, crashes come last.
+
+    Args:
+        events: Events that name only hosts and datacenters of the topology.
+        hosts: The names of the hosts of each datacenter.
     """
-    turns = []
+    turns: list[HostTurn] = []
     for event in events:
         for host in crashing(event, hosts):
-            for begin, over in event.occurrences():
-                turns.append(HostTurn(begin, host, event.crash))
-                turns += [] if over is None else [HostTurn(over, host, None)]
+            for begin_ns, end_ns in event.occurrences():
+                turns.append(HostTurn(begin_ns, host, event.crash))
+                if end_ns is not None:
+                    turns.append(HostTurn(end_ns, host, None))
     return sorted(turns, key=lambda turn: (turn.at_ns, turn.crash is not None))
 
 
@@ -147,38 +186,60 @@ class TransferTurn(NamedTuple):
     pace_bps: int | None
 
 
-def transfer_turns(
-    events: Sequence[Event], hosts: Mapping[str, Sequence[str]]
-) -> list[TransferTurn]:
-    """Transfers, by time. Where a datacenter sends, each of its hosts sends an equal part, and at
-    an equal rate.
+def transfer_turns(events: Sequence[Event], hosts: Hosts) -> list[TransferTurn]:
+    """List the transfers by time.
+
+    Where a datacenter sends, each of its hosts sends an equal part, at an equal rate.
+
+    Args:
+        events: Events that name only hosts and datacenters of the topology.
+        hosts: The names of the hosts of each datacenter.
     """
-    turns = []
+    turns: list[TransferTurn] = []
     for event in events:
-        pairs = transfer_pairs(event, hosts)
-        for number, (source, target) in enumerate(pairs):
-            made = event.transfer
-            assert made is not None
-            size = made.size // len(pairs) + (number < made.size % len(pairs))
-            rate = None if made.rate is None else max(1, made.rate // len(pairs))
-            turns += [
-                TransferTurn(at, source, target, size, made.connections, rate)
-                for at, _ in event.occurrences()
-            ]
+        turns += _transfer_turns_of(event, hosts)
     return sorted(turns)
 
 
-def transfer_pairs(event: Event, hosts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Who sends to whom; the hosts are known."""
+def _transfer_turns_of(event: Event, hosts: Hosts) -> Iterator[TransferTurn]:
+    transfer = event.transfer
+    if transfer is None:
+        return
+    pairs = transfer_pairs(event, hosts)
+    share, remainder = divmod(transfer.size, len(pairs))
+    pace_bps = None if transfer.rate is None else max(1, transfer.rate // len(pairs))
+    for index, (source, target) in enumerate(pairs):
+        size = share + 1 if index < remainder else share
+        for at_ns, _ in event.occurrences():
+            yield TransferTurn(at_ns, source, target, size, transfer.connections, pace_bps)
+
+
+def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:
+    """List the sender and the receiver of each part of an event's transfer.
+
+    Args:
+        event: An event; one without a transfer has no pairs.
+        hosts: The names of the hosts of each datacenter; any other name is that of a host.
+    """
     if event.transfer is None:
         return []
-    sources, targets = (
-        hosts.get(name, [name]) for name in (event.transfer.source, event.transfer.target)
-    )
+    sources = hosts.get(event.transfer.source, [event.transfer.source])
+    targets = hosts.get(event.transfer.target, [event.transfer.target])
     return list(zip(sources, cycle(targets), strict=False))
 
 
-def crashing(event: Event, hosts: Mapping[str, Sequence[str]]) -> list[str]:
-    """The hosts that an event is about, in their order."""
+def crashing(event: Event, hosts: Hosts) -> list[str]:
+    """List the hosts that an event is about, in their order.
+
+    Args:
+        event: An event; one that is not about hosts has none.
+        hosts: The names of the hosts of each datacenter.
+    """
     names = set(listed(event.hosts))
-    return [host for dc, mine in hosts.items() for host in mine if names & {"all", dc, host}]
+    named_hosts: list[str] = []
+    for datacenter, host_names in hosts.items():
+        if "all" in names or datacenter in names:
+            named_hosts += host_names
+        else:
+            named_hosts += [host for host in host_names if host in names]
+    return named_hosts
