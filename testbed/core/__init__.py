@@ -1,1 +1,1 @@
-"""What every part uses: errors, units, paths, system calls."""
+"""Basic parts that every package uses: errors, units, geography, paths and system calls."""

@@ -1,11 +1,11 @@
-"""The modules that guests import, in one file: to find and read each by itself takes a guest a
-dozen system calls.
+"""The compiled modules that guests import, in one file.
 
-usage: python bundle.py BUNDLE MODULE [ARGUMENT]...     as `python -m MODULE`, with the modules in
-BUNDLE at hand
+usage: python code_bundle.py BUNDLE MODULE [ARGUMENT]...
+    Run MODULE as `python -m MODULE` does, with the modules in BUNDLE at hand.
 
-A bundle holds the compiled code of modules as they are in their files, and the size and time of
-each of these: one that has changed makes it stale. What is not in it is imported as ever.
+In a guest, finding and reading a module takes a dozen system calls; a module of a bundle takes
+none. A bundle holds the compiled code of modules as they are in their files, with the size and time
+of each file: a changed file makes the bundle stale. Other modules are imported as usual.
 """
 
 from __future__ import annotations
@@ -19,39 +19,53 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import NamedTuple
 
 BUNDLE = Path(__file__)  # started as a program, it imports nothing of the testbed
-FORMAT = b"testbed2"  # the first bytes; the next 8 are the length of the index, which comes last
-# name: its file, the folders of a package or None, the file's size and time in ns, where its code
-# is and how long
-Index = dict[str, tuple[str, list[str] | None, int, int, int, int]]
+
+# A file of this format: the bytes of FORMAT, the length of the index (8 bytes, little-endian), the
+# code of every module, and the marshalled index: the fields of an Entry by the name of its module.
+FORMAT = b"testbed2"
+LENGTH_BYTES = 8
+
+
+class Entry(NamedTuple):
+    """A module of a bundle."""
+
+    origin: str  # its file
+    folders: list[str] | None  # where its modules are, if it is a package
+    file_size: int  # bytes
+    file_time_ns: int
+    begin: int  # of its code in the bundle
+    length: int
 
 
 class Finder:
     """Finds the modules of a bundle, for `sys.meta_path`."""
 
-    # this file is `__main__` where it was started, and another module where it was imported
+    # Marks finders of this file, which is `__main__` where it was started and else a module.
     of_a_bundle = True
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        self.index = _index(self._data)
+        self.index = _read_index(self._data)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """As importlib asks."""
+        """Find the module `name`, as importlib asks; None if the bundle does not have it."""
         del path, target
-        if name not in self.index:
+        entry = self.index.get(name)
+        if entry is None:
             return None
-        origin, folders, _size, _time, begin, length = self.index[name]
-        loader = _Loader(name, origin, self._data[begin : begin + length])
+
+        code = self._data[entry.begin : entry.begin + entry.length]
         return importlib.util.spec_from_file_location(
             name,
-            origin,
-            loader=loader,
-            submodule_search_locations=None if folders is None else list(folders),
+            entry.origin,
+            loader=_Loader(name, entry.origin, code),
+            submodule_search_locations=entry.folders,
         )
 
 
@@ -67,66 +81,90 @@ class _Loader(SourceFileLoader):
 
 
 def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
-    """Bundle those of `modules`, by name, that have been imported from source files; replaces
-    `path` at once.
+    """Bundle those modules that were imported from source files.
 
-    One process at a time: it is written beside `path` first.
+    The file appears at once. Only one process at a time may write into its folder.
+
+    Args:
+        path: The bundle to write, or to replace.
+        modules: Imported modules by name, as in `sys.modules`.
     """
-    index: Index = {}
-    codes = []
-    place = len(FORMAT) + 8
+    index: dict[str, tuple[object, ...]] = {}
+    codes: list[bytes] = []
+    begin = len(FORMAT) + LENGTH_BYTES
     for name, module in modules.items():
         spec = getattr(module, "__spec__", None)
         if not isinstance(spec, ModuleSpec) or spec.name != name:
             continue
         if type(spec.loader) is not SourceFileLoader or spec.origin is None:
             continue
+
         code = marshal.dumps(spec.loader.get_code(name))
-        state = Path(spec.origin).stat()
-        folders = (
-            None
-            if spec.submodule_search_locations is None
-            else list(spec.submodule_search_locations)
-        )
-        index[name] = (spec.origin, folders, state.st_size, state.st_mtime_ns, place, len(code))
+        entry = _entry(spec, spec.origin, begin, len(code))
+        index[name] = tuple(entry)
         codes.append(code)
-        place += len(code)
-    head = marshal.dumps(index)
+        begin += entry.length
+
+    index_bytes = marshal.dumps(index)
+    index_length = len(index_bytes).to_bytes(LENGTH_BYTES, "little")
     partial = path.with_name("partial")
-    partial.write_bytes(b"".join([FORMAT, len(head).to_bytes(8, "little"), *codes, head]))
+    partial.write_bytes(b"".join([FORMAT, index_length, *codes, index_bytes]))
     partial.replace(path)
 
 
-def _index(data: memoryview) -> Index:
-    begin = len(FORMAT)
-    if data[:begin] != FORMAT:
+def _entry(spec: ModuleSpec, origin: str, begin: int, length: int) -> Entry:
+    folders = None
+    if spec.submodule_search_locations is not None:
+        folders = list(spec.submodule_search_locations)
+
+    state = Path(origin).stat()
+    return Entry(
+        origin=origin,
+        folders=folders,
+        file_size=state.st_size,
+        file_time_ns=state.st_mtime_ns,
+        begin=begin,
+        length=length,
+    )
+
+
+def _read_index(data: memoryview) -> dict[str, Entry]:
+    """The modules of a bundle by name.
+
+    Raises:
+        ValueError, EOFError, TypeError: `data` is no bundle.
+    """
+    after_format = len(FORMAT)
+    if data[:after_format] != FORMAT:
         raise ValueError("a bundle of another format")
-    index: Index = marshal.loads(data[-int.from_bytes(data[begin : begin + 8], "little") :])
-    return index
+
+    length_bytes = data[after_format : after_format + LENGTH_BYTES]
+    index_length = int.from_bytes(length_bytes, "little")
+    index = marshal.loads(data[-index_length:])
+    return {name: Entry(*fields) for name, fields in index.items()}
 
 
 def is_fresh(path: Path) -> bool:
-    """Whether `path` is a bundle, and each file is as it was."""
+    """Whether `path` is a bundle whose files have not changed."""
     try:
         index = Finder(path).index
-        return all(
-            _same(origin, size, time)
-            for origin, _folders, size, time, _begin, _length in index.values()
-        )
-    except (OSError, ValueError, EOFError, TypeError):
+        return all(_is_unchanged(entry) for entry in index.values())
+    except (OSError, ValueError, EOFError, TypeError, AttributeError):
         return False
 
 
-def _same(origin: str, size: int, time: int) -> bool:
-    state = Path(origin).stat()
-    return (state.st_size, state.st_mtime_ns) == (size, time)
+def _is_unchanged(entry: Entry) -> bool:
+    state = Path(entry.origin).stat()
+    return state.st_size == entry.file_size and state.st_mtime_ns == entry.file_time_ns
 
 
 def remove() -> None:
-    """From now on modules are only found where they are: a program's own may bear the name of one
-    in the bundle.
+    """Find modules only in their files from now on.
+
+    A user's program may have modules with the names of some in the bundle.
     """
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "of_a_bundle")]
+    others = [finder for finder in sys.meta_path if not hasattr(finder, "of_a_bundle")]
+    sys.meta_path[:] = others
 
 
 if __name__ == "__main__":

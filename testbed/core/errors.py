@@ -1,14 +1,14 @@
 """Every error that a user can meet.
 
-    TestbedError                      status 1: the run failed
-    ├── InputError                    status 2: what the user wrote is wrong
-    ├── MachineError                  status 3: this machine lacks something; says what and how to
-    get it ├── RunError                      status 1: a stage of the run failed
-    │   └── WorkerError               a rank failed; says which, with the end of its output
-    └── GuestLost                     status 4: the guest ended without a result, or had to be ended
+    TestbedError         status 1  the base of all
+    ├── InputError       status 2  what the user wrote is wrong
+    ├── MachineError     status 3  this machine lacks something; says what, and how to get it
+    ├── RunError         status 1  a stage of the run failed
+    │   └── WorkerError  status 1  a rank failed; says which, with the end of its output
+    └── GuestLost        status 4  the guest ended without a result, or had to be ended
 
-The message states the fact, then the consequence or the remedy. ``cli`` prints it and exits with
-``exit_status``.
+The message states the fact, then the consequence or the remedy. The command line prints the message
+and exits with the error's ``exit_status``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 class TestbedError(Exception):
     """Base of all errors that are shown to the user without a traceback."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of the name
+    __test__ = False  # pytest takes a class of this name for tests
     exit_status = 1
 
 
@@ -46,27 +46,36 @@ class GuestLost(TestbedError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the user's input something is: a file, a dotted key and a line (each may be
-    unknown).
-    """
+    """A place in the user's input: a file, a dotted key and a line; each may be unknown."""
 
     file: str | Path | None = None
     key: str | None = None
     line: int | None = None
 
     def __str__(self) -> str:
-        where = str(self.file) if self.file is not None else ""
+        file_and_line = ""
+        if self.file is not None:
+            file_and_line = str(self.file)
         if self.line is not None:
-            where += f":{self.line}"
-        return ", ".join(part for part in (where, self.key or "") if part)
+            file_and_line += f":{self.line}"
+
+        parts = [file_and_line, self.key]
+        return ", ".join(part for part in parts if part)
 
 
 class InputError(TestbedError):
-    """What the user wrote is wrong: ``<place>: <what>. <remedy>``."""
+    """What the user wrote is wrong: ``PLACE: WHAT``, and the remedy on the next line."""
 
     exit_status = 2
 
     def __init__(self, what: str, *, place: Place | None = None, remedy: str = "") -> None:
-        self.what, self.place, self.remedy = what, place or Place(), remedy
-        head = f"{self.place}: " if str(self.place) else ""
-        super().__init__(head + what + (f"\n  {remedy}" if remedy else ""))
+        self.what = what
+        self.place = place or Place()
+        self.remedy = remedy
+
+        message = what
+        if str(self.place):
+            message = f"{self.place}: {what}"
+        if remedy:
+            message += f"\n  {remedy}"
+        super().__init__(message)

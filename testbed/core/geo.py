@@ -1,4 +1,4 @@
-"""Distances on the Earth and the delay of fibre along them."""
+"""Distances on the Earth, and the delay of fibre along them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,30 @@ DETOUR = 1.5  # length of dedicated fibre over the great circle
 Location = tuple[float, float]  # degrees north, degrees east
 
 
-def distance_km(a: Location, b: Location) -> float:
-    """Great-circle distance in km (haversine)."""
-    north_a, east_a, north_b, east_b = map(radians, (*a, *b))
-    h = (
-        sin((north_b - north_a) / 2) ** 2
-        + cos(north_a) * cos(north_b) * sin((east_b - east_a) / 2) ** 2
-    )
-    return 2 * EARTH_RADIUS_KM * asin(min(1.0, sqrt(h)))
+def distance_km(start: Location, end: Location) -> float:
+    """Great-circle distance in km, by the haversine formula.
+
+    Source: R. W. Sinnott, "Virtues of the Haversine", Sky and Telescope 68 (2), 1984.
+    """
+    start_north = radians(start[0])
+    start_east = radians(start[1])
+    end_north = radians(end[0])
+    end_east = radians(end[1])
+
+    north_part = sin((end_north - start_north) / 2) ** 2
+    east_part = sin((end_east - start_east) / 2) ** 2
+    haversine = north_part + cos(start_north) * cos(end_north) * east_part
+
+    # Rounding may give a little more than 1 for opposite points.
+    half_angle = asin(min(1.0, sqrt(haversine)))
+    return 2 * EARTH_RADIUS_KM * half_angle
 
 
 def fibre_delay_ns(km: float, detour: float = DETOUR) -> int:
-    """One-way delay, in ns, of fibre that is `detour` times `km` long."""
+    """One-way delay of fibre along a great circle, in ns.
+
+    Args:
+        km: The length of the great circle.
+        detour: The length of the fibre over that of the great circle.
+    """
     return round(km * detour * FIBRE_INDEX / LIGHT_KM_PER_S * 1e9)

@@ -1,7 +1,7 @@
-"""What accelerators compute at most.
+"""Peak performance of accelerators.
 
-Peaks are those of dense bfloat16 or float16 products without sparsity, from NVIDIA's data sheets
-(V100, A100, H100 and H200 in their SXM forms; B200: a GPU's share of a DGX B200), Google's
+The peaks are those of dense bfloat16 or float16 products without sparsity, from NVIDIA's data
+sheets (V100, A100, H100 and H200 in their SXM forms; B200: a GPU's share of a DGX B200), Google's
 documents of Cloud TPU (v4, v5p) and AMD's data sheet (MI300X).
 """
 
@@ -15,6 +15,7 @@ PEAK_FLOPS = {  # FLOP/s
     "TPUv4": 275e12,
     "TPUv5p": 459e12,
 }
-FLOPS_PER_PARAMETER = (
-    6  # and token, forward and backward; attention's own products not counted (arXiv 2001.08361)
-)
+
+# FLOP for each parameter and token, forward and backward (arXiv 2001.08361); the products of
+# attention itself are not counted.
+FLOPS_PER_PARAMETER = 6

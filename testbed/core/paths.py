@@ -9,31 +9,38 @@ from testbed.core.errors import InputError, MachineError
 
 
 def cache_dir() -> Path:
-    """``$TESTBED_CACHE``, or ``testbed`` below ``$XDG_CACHE_HOME`` (``~/.cache``). Made if missing.
+    """Find the cache folder, and make the folder if it is missing.
+
+    The folder is ``$TESTBED_CACHE``, or ``testbed`` below ``$XDG_CACHE_HOME`` (``~/.cache``).
 
     Raises:
-        InputError: its path has a blank, which the guest kernel's command line cannot carry.
-        MachineError: it cannot be written.
+        InputError: The path has a blank, which the guest kernel's command line cannot carry.
+        MachineError: The folder cannot be written.
     """
-    base = os.environ.get("TESTBED_CACHE")
-    path = (
-        Path(base)
-        if base
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed"
-    )
-    path = path.absolute()
+    path = _configured_path().absolute()
     if any(character.isspace() for character in str(path)):
-        raise InputError(
-            f"the cache folder's path has a blank: {path}", remedy="name another with TESTBED_CACHE"
-        )
+        what = f"the cache folder's path has a blank: {path}"
+        raise InputError(what, remedy="name another with TESTBED_CACHE")
+
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(
-            f"cannot make the cache folder {path}: {error.strerror}\n  name a folder you can write with TESTBED_CACHE"
-        ) from error
+        what = f"cannot make the cache folder {path}: {error.strerror}"
+        remedy = "name a folder you can write with TESTBED_CACHE"
+        raise MachineError(f"{what}\n  {remedy}") from error
+
     if not os.access(path, os.W_OK):
-        raise MachineError(
-            f"cannot write to the cache folder {path}\n  name another with TESTBED_CACHE"
-        )
+        what = f"cannot write to the cache folder {path}"
+        raise MachineError(f"{what}\n  name another with TESTBED_CACHE")
     return path
+
+
+def _configured_path() -> Path:
+    own = os.environ.get("TESTBED_CACHE")
+    if own:
+        return Path(own)
+
+    user_cache = os.environ.get("XDG_CACHE_HOME")
+    if user_cache:
+        return Path(user_cache, "testbed")
+    return Path.home() / ".cache" / "testbed"

@@ -1,5 +1,4 @@
-"""Quantities with units, as people write them, and their base units: bit/s, ns, bytes and
-probabilities from 0 to 1.
+"""Quantities with units as people write them, in bit/s, ns, bytes and probabilities from 0 to 1.
 
 Text is read exactly: ``8.2 ms`` is 8 200 000 ns, and a value that is not a whole number of the base
 unit is refused. A number without a unit is refused too, except zero. The annotated types `Rate`,
@@ -24,17 +23,26 @@ _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^0-9.\s].*?)?\s*")
 
 
 class UnitError(ValueError):
-    """A text is not the quantity it should be: `what` is wrong and how to write it (`remedy`)."""
+    """A text is not the quantity that it should be: `what` is wrong, and the `remedy`."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
-        self.what, self.remedy = what, remedy
+        self.what = what
+        self.remedy = remedy
         super().__init__(f"{what}; {remedy}" if remedy else what)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A kind of quantity. `units` are those written and listed, smallest first; `synonyms` are read
-    as well.
+    """A kind of quantity.
+
+    Attributes:
+        name: What the quantity is called in messages.
+        base: The base unit.
+        example: A value as people write it.
+        units: The units that are written and listed, smallest first, in base units.
+        synonyms: More names that are read, and the unit that each one means.
+        ignore_case: Whether upper and lower case of a unit are the same.
+        whole: Whether exact text has only whole numbers: 1536 B, not 1.5 KiB.
     """
 
     name: str
@@ -43,40 +51,46 @@ class Quantity:
     units: Mapping[str, int]
     synonyms: Mapping[str, str]
     ignore_case: bool = False
-    whole: bool = False  # exact text uses only whole numbers: 1536 B, not 1.5 KiB
+    whole: bool = False
 
     @property
     def remedy(self) -> str:
         """How to write this quantity."""
-        return f"write a number and a unit, such as {self.example}; the units are {', '.join(self.units)}"
+        units = ", ".join(self.units)
+        return f"write a number and a unit, such as {self.example}; the units are {units}"
 
     def exact(self, value: object) -> Fraction:
         """The value of a text in base units.
 
         Raises:
-            UnitError: it is not a non-negative number with a unit of this quantity (zero needs no
-                unit).
+            UnitError: The text is not a non-negative number with a unit of this quantity (zero
+                needs no unit).
         """
-        match = _QUANTITY.fullmatch(str(value)) if isinstance(value, str | int | float) else None
-        if match is None or isinstance(value, bool):
+        match = None
+        is_text_or_number = isinstance(value, str | int | float) and not isinstance(value, bool)
+        if is_text_or_number:
+            match = _QUANTITY.fullmatch(str(value))
+        if match is None:
             raise UnitError(f"{value!r} is not a {self.name}", self.remedy)
-        number, unit = Fraction(match[1]), match[2]
+
+        number = Fraction(match[1])
+        unit = match[2]
         if unit is None:
             if number == 0:
                 return number
             raise UnitError(f"the {self.name} {value!r} has no unit", self.remedy)
-        factor = self._factors().get(unit.lower() if self.ignore_case else unit)
+
+        factor = self._factor(unit)
         if factor is None:
-            raise UnitError(
-                f"{value!r} is not a {self.name}: {unit!r} is not a unit of it", self.remedy
-            )
+            what = f"{value!r} is not a {self.name}: {unit!r} is not a unit of it"
+            raise UnitError(what, self.remedy)
         return number * factor
 
     def read(self, value: object) -> int:
         """The value of a text as a whole number of base units, at most 2^63 - 1.
 
         Raises:
-            UnitError: as `exact`, or the value is too large or not a whole number of base units.
+            UnitError: As `exact`, or the value is too large or not a whole number of base units.
         """
         result = self.exact(value)
         if result.denominator != 1:
@@ -86,38 +100,61 @@ class Quantity:
         return int(result)
 
     def write(self, value: int, digits: int | None = None) -> str:
-        """`value` base units as text: exact, or rounded to `digits` significant digits for
-        people.
-        """
-        unit, factor = next(iter(self.units.items()))
-        for larger, size in self.units.items():
-            if value >= size and (digits is not None or not self.whole or value % size == 0):
-                unit, factor = larger, size
-        return f"{_decimal(Fraction(value, factor), digits)} {unit}"
+        """Write `value` base units as text in the largest unit that fits.
 
-    def _factors(self) -> dict[str, int]:
-        factors = dict(self.units) | {
-            name: self.units[unit] for name, unit in self.synonyms.items()
-        }
-        return (
-            {name.lower(): factor for name, factor in factors.items()}
-            if self.ignore_case
-            else factors
-        )
+        Args:
+            value: The number of base units.
+            digits: The significant digits to round to, for people; None writes exact text.
+        """
+        unit = next(iter(self.units))
+        for larger_unit, factor in self.units.items():
+            fits = value >= factor
+            stays_whole = not self.whole or value % factor == 0
+            if fits and (stays_whole or digits is not None):
+                unit = larger_unit
+
+        number = Fraction(value, self.units[unit])
+        return f"{_decimal(number, digits)} {unit}"
+
+    def _factor(self, unit: str) -> int | None:
+        """How many base units `unit`, or a unit that it is a synonym of, has."""
+        factors = dict(self.units)
+        for synonym, meant in self.synonyms.items():
+            factors[synonym] = self.units[meant]
+
+        if not self.ignore_case:
+            return factors.get(unit)
+        lower_case = {name.lower(): factor for name, factor in factors.items()}
+        return lower_case.get(unit.lower())
 
 
 def _decimal(number: Fraction, digits: int | None) -> str:
-    """Plain decimal text of a number whose decimal expansion ends, or rounded to `digits`
-    significant digits.
+    """Plain decimal text of `number`, exact or rounded to `digits` significant digits.
+
+    The decimal expansion of a number to be written exactly must end.
     """
     if digits is not None:
-        text = format(Decimal(f"{float(number):.{digits - 1}e}").normalize(), "f")
+        rounded = Decimal(f"{float(number):.{digits - 1}e}")
+        text = format(rounded.normalize(), "f")
     else:
         places = 0
         while (number * 10**places).denominator != 1:
             places += 1
-        text = format(Decimal(int(number * 10**places)).scaleb(-places), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+        exact = Decimal(int(number * 10**places)).scaleb(-places)
+        text = format(exact, "f")
+
+    if "." not in text:
+        return text
+    return text.rstrip("0").rstrip(".")
+
+
+def _rate_synonyms() -> dict[str, str]:
+    """Other names of the units of a rate: ``Gbit``, ``Gbits/s`` and ``Gbps`` are ``Gbit/s``."""
+    synonyms: dict[str, str] = {}
+    for prefix in ("", "k", "M", "G", "T"):
+        for name in ("bit", "bits/s", "bps"):
+            synonyms[f"{prefix}{name}"] = f"{prefix}bit/s"
+    return synonyms
 
 
 RATE = Quantity(
@@ -125,11 +162,7 @@ RATE = Quantity(
     base="bit/s",
     example="10 Gbit/s",
     units={"bit/s": 1, "kbit/s": 10**3, "Mbit/s": 10**6, "Gbit/s": 10**9, "Tbit/s": 10**12},
-    synonyms={
-        f"{prefix}{name}": f"{prefix}bit/s"
-        for prefix in ("", "k", "M", "G", "T")
-        for name in ("bit", "bits/s", "bps")
-    },
+    synonyms=_rate_synonyms(),
     ignore_case=True,
 )
 TIME = Quantity(
@@ -151,8 +184,8 @@ DECIMAL_SIZE = Quantity(
     name="size",
     base="B",
     example="4 KiB",
-    units=dict(SIZE.units) | {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
-    synonyms=dict(SIZE.synonyms) | {"KB": "kB"},
+    units={**SIZE.units, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    synonyms={**SIZE.synonyms, "KB": "kB"},
 )
 THOUSANDS = Quantity(
     name="size",
@@ -167,43 +200,43 @@ PERCENTAGE = Quantity(
 
 
 def parse_rate(value: object) -> int:
-    """bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps`` (always bits, in powers of
-    1000).
+    """Read bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps``.
+
+    A rate is always in bits, and prefixes are powers of 1000.
 
     Raises:
-        UnitError: it is not a rate, or zero.
+        UnitError: The text is not a rate, or the rate is zero.
     """
     rate = RATE.read(value)
     if rate == 0:
-        raise UnitError(
-            "a rate of 0 carries nothing", "write a rate above 0, or leave the link out"
-        )
+        remedy = "write a rate above 0, or leave the link out"
+        raise UnitError("a rate of 0 carries nothing", remedy)
     return rate
 
 
 def parse_time(value: object) -> int:
-    """Nanoseconds of a text such as ``8.2 ms``.
+    """Read nanoseconds of a text such as ``8.2 ms``.
 
     Raises:
-        UnitError: it is not a time.
+        UnitError: The text is not a time.
     """
     return TIME.read(value)
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a text such as ``4 KiB`` (1024) or ``16 MB`` (1000 x 1000).
+    """Read bytes of a text such as ``4 KiB`` (1024) or ``16 MB`` (1000 x 1000).
 
     Raises:
-        UnitError: it is not a size.
+        UnitError: The text is not a size.
     """
     return DECIMAL_SIZE.read(value)
 
 
 def parse_probability(value: object) -> float:
-    """A probability from 0 to 1 of a percentage such as ``0.001 %``.
+    """Read a probability from 0 to 1 of a percentage such as ``0.001 %``.
 
     Raises:
-        UnitError: it is not a percentage from 0 to 100.
+        UnitError: The text is not a percentage from 0 to 100.
     """
     percent = PERCENTAGE.exact(value)
     if percent > 100:
@@ -212,61 +245,70 @@ def parse_probability(value: object) -> float:
 
 
 def format_rate(value: int, digits: int | None = None) -> str:
-    """`value` bit/s as text; exact, or with `digits` significant digits."""
+    """Write `value` bit/s as text; exact, or with `digits` significant digits."""
     return RATE.write(value, digits)
 
 
 def format_time(value: int, digits: int | None = None) -> str:
-    """`value` ns as text; exact, or with `digits` significant digits."""
+    """Write `value` ns as text; exact, or with `digits` significant digits."""
     return TIME.write(value, digits)
 
 
 def format_size(value: int, digits: int | None = None) -> str:
-    """`value` bytes as text in powers of 1024; exact, or with `digits` significant digits."""
+    """Write `value` bytes as text in powers of 1024; exact, or with `digits` significant digits."""
     return SIZE.write(value, digits)
 
 
 def format_decimal_size(value: int, digits: int | None = None) -> str:
-    """`value` bytes as text in powers of 1000, as of what is sent; exact, or with `digits`
-    significant digits.
-    """
+    """Write `value` bytes as text in powers of 1000; exact, or with `digits` significant digits."""
     return THOUSANDS.write(value, digits)
 
 
 def format_probability(value: float, digits: int | None = None) -> str:
-    """A probability as a percentage; exact, or with `digits` significant digits."""
-    return f"{_decimal(Fraction(repr(value)) * 100, digits)} %"
+    """Write a probability as a percentage; exact, or with `digits` significant digits."""
+    percent = Fraction(repr(value)) * 100
+    return f"{_decimal(percent, digits)} %"
 
 
 def format_figure(value: float, digits: int = 5) -> str:
-    """`digits` digits that mean something, and all those before the point: 0.0061245, 12521021."""
+    """Write a number with `digits` significant digits, and never fewer than those before the point.
+
+    Examples with five: 0.0061245, 116.14, 12521021.
+    """
     text = f"{value:.{digits}g}"
-    return f"{value:.0f}" if "e+" in text else text
+    if "e+" in text:
+        return f"{value:.0f}"
+    return text
 
 
 def format_cell(value: object) -> str:
-    """Any value as the text of a table's cell; "-" for one that is missing."""
+    """Write any value as the text of a table's cell; "-" for one that is missing."""
     if value is None:
         return "-"
-    return format_figure(value) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return format_figure(value)
+    return str(value)
 
 
 def pattern(quantity: Quantity) -> str:
-    """A regular expression, as JSON schema has them, for texts that are a number and a unit of
-    `quantity`.
-    """
-    units = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]
-    if quantity.ignore_case:
-        units = [
-            re.sub("[A-Za-z]", lambda letter: f"[{letter[0].upper()}{letter[0].lower()}]", unit)
-            for unit in units
-        ]
-    return rf"^\s*{_NUMBER}\s*(?:{'|'.join(dict.fromkeys(units))})\s*$"
+    """Write the regular expression of texts with a unit of `quantity`, as JSON schema has them."""
+    unit_patterns: list[str] = []
+    for unit in (*quantity.units, *quantity.synonyms):
+        unit_pattern = re.escape(unit)
+        if quantity.ignore_case:
+            unit_pattern = re.sub("[A-Za-z]", _either_case, unit_pattern)
+        if unit_pattern not in unit_patterns:
+            unit_patterns.append(unit_pattern)
+    return rf"^\s*{_NUMBER}\s*(?:{'|'.join(unit_patterns)})\s*$"
+
+
+def _either_case(letter: re.Match[str]) -> str:
+    return f"[{letter[0].upper()}{letter[0].lower()}]"
 
 
 def schema(quantity: Quantity, zero: bool = True) -> WithJsonSchema:
-    """The JSON schema of a text with a unit of `quantity`, or a bare 0 if `zero`."""
-    text: dict[str, Any] = {
+    """Make the JSON schema of a text with a unit of `quantity`; a bare 0 is one too if `zero`."""
+    text_schema: dict[str, Any] = {
         "title": quantity.name,
         "description": quantity.remedy,
         "examples": [quantity.example],
@@ -274,7 +316,9 @@ def schema(quantity: Quantity, zero: bool = True) -> WithJsonSchema:
         "pattern": pattern(quantity),
         "patternErrorMessage": quantity.remedy,
     }
-    return WithJsonSchema({"anyOf": [text, {"const": 0}]} if zero else text)
+    if not zero:
+        return WithJsonSchema(text_schema)
+    return WithJsonSchema({"anyOf": [text_schema, {"const": 0}]})
 
 
 Rate = Annotated[

@@ -1,4 +1,4 @@
-"""What a swept key goes through: a list of values, or a range."""
+"""The values that a swept key takes: a list, or a range."""
 
 from __future__ import annotations
 
@@ -20,55 +20,65 @@ from testbed.core.units import (
 from testbed.spec.base import Strict
 from testbed.spec.condition import quantity_of
 
-MOST_OF_A_RANGE = 10_000_000
-DIGITS = 3  # significant ones of what lies inside a logarithmic range
+LARGEST_RANGE = 10_000_000  # values
+INNER_DIGITS = 3  # significant digits of what lies inside a logarithmic range
+ROUNDING_SLACK = 1e-9  # of a step; the last value of a range may miss its end by that
 Number = str | int | float
 
 
 class Range(Strict):
-    """Values from `from` to `to`: `step` apart, each `factor` times the one before, or so many
-    `points`.
-    """
+    """Values from one to another, by exactly one of `step`, `factor` and `points`."""
 
     from_: Any = Field(alias="from")
     to: Any
     step: Any = None
     factor: Annotated[float, Field(gt=1)] | None = None
-    points: Annotated[int, Field(strict=True, ge=2, le=MOST_OF_A_RANGE)] | None = None
+    points: Annotated[int, Field(strict=True, ge=2, le=LARGEST_RANGE)] | None = None
     scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        ways = [name for name in ("step", "factor", "points") if getattr(self, name) is not None]
-        if len(ways) != 1:
+    def _check(self) -> Self:
+        self._check_spacing()
+        self._check_numbers()
+        return self
+
+    def _check_spacing(self) -> None:
+        spacings = {"step": self.step, "factor": self.factor, "points": self.points}
+        written = [name for name, value in spacings.items() if value is not None]
+        if len(written) != 1:
             raise UnitError(
                 "a range needs one of step, factor and points",
                 "as in {from: 1 ms, to: 100 ms, points: 5, scale: log}",
             )
-        if self.scale == "log" and ways != ["points"]:
-            raise UnitError(
-                "scale: log needs points", f"leave out scale, or write points instead of {ways[0]}"
-            )
-        low, high, step = (self._number(value) for value in (self.from_, self.to, self.step))
-        if low is None or high is None or low >= high:
+        if self.scale == "log" and self.points is None:
+            remedy = f"leave out scale, or write points instead of {written[0]}"
+            raise UnitError("scale: log needs points", remedy)
+
+    def _check_numbers(self) -> None:
+        low = self._number(self.from_)
+        high = self._number(self.to)
+        if low >= high:
             raise UnitError(f"a range goes up: from {self.from_} is not below to {self.to}")
-        if low <= 0 and (self.factor is not None or self.scale == "log"):
+
+        multiplies = self.factor is not None or self.scale == "log"
+        if multiplies and low <= 0:
             raise UnitError(f"from {self.from_} cannot be multiplied", "begin above zero")
-        if self.step is not None and (not step or (high - low) / step > MOST_OF_A_RANGE):
-            raise UnitError(
-                f"{self.step} is no step from {self.from_} to {self.to}", "write one above zero"
-            )
-        return self
+
+        if self.step is not None:
+            step = self._number(self.step)
+            if not step or (high - low) / step > LARGEST_RANGE:
+                what = f"{self.step} is no step from {self.from_} to {self.to}"
+                raise UnitError(what, "write one above zero")
 
     @property
     def quantity(self) -> Quantity | None:
-        """Of its ends; none for plain numbers."""
+        """The kind of quantity of both ends; None for plain numbers."""
         return quantity_of(self.to)
 
-    def _number(self, value: Any) -> float | None:
+    def _number(self, value: Any) -> float:
         """`value` in base units."""
         if value is None:
-            return None
+            raise UnitError(f"a range goes up: from {self.from_} is not below to {self.to}")
         if self.quantity is not None:
             return float(self.quantity.exact(value))
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -79,47 +89,71 @@ class Range(Strict):
         return float(value)
 
     def values(self) -> list[Number]:
-        """The values as text with units, or as numbers; those inside have three significant
-        digits.
-        """
-        low, high, step = (self._number(value) or 0.0 for value in (self.from_, self.to, self.step))
-        if self.points is not None:
-            shares = [index / (self.points - 1) for index in range(self.points)]
-            if self.scale == "log":
-                found = [low * (high / low) ** share for share in shares]
-            else:
-                found = [low + (high - low) * share for share in shares]
-            inside = [_rounded(value) if self.scale == "log" else value for value in found[1:-1]]
-            return [self.from_, *(self._text(value) for value in inside), self.to]
-        if self.factor is not None:
-            count = math.floor(math.log(high / low) / math.log(self.factor) + 1e-9)
-            return [self.from_, *(self._text(low * self.factor**i) for i in range(1, count + 1))]
-        count = math.floor((high - low) / step + 1e-9)
-        return [self.from_, *(self._text(low + step * i) for i in range(1, count + 1))]
+        """All values, as text with units or as numbers.
 
-    def _text(self, number: float) -> Number:
+        Those inside a logarithmic range have three significant digits.
+        """
+        low = self._number(self.from_)
+        high = self._number(self.to)
+        if self.points is not None:
+            inside = self._points_inside(low, high, self.points)
+            return [self.from_, *(self._written(number) for number in inside), self.to]
+
+        if self.factor is not None:
+            count = math.log(high / low) / math.log(self.factor)
+            numbers = [low * self.factor**index for index in _steps(count)]
+        else:
+            step = self._number(self.step)
+            count = (high - low) / step
+            numbers = [low + step * index for index in _steps(count)]
+        return [self.from_, *(self._written(number) for number in numbers)]
+
+    def _points_inside(self, low: float, high: float, points: int) -> list[float]:
+        """The numbers between both ends."""
+        numbers: list[float] = []
+        for index in range(1, points - 1):
+            share = index / (points - 1)
+            if self.scale == "log":
+                number = low * (high / low) ** share
+                numbers.append(float(f"{number:.{INNER_DIGITS}g}"))
+            else:
+                numbers.append(low + (high - low) * share)
+        return numbers
+
+    def _written(self, number: float) -> Number:
+        """A number in base units as people write it."""
         if self.quantity is None:
-            whole = all(isinstance(value, int) for value in (self.from_, self.to, self.step or 0))
-            return round(number) if whole else float(f"{number:.12g}")
+            written = [self.from_, self.to, self.step or 0]
+            is_whole = all(isinstance(value, int) for value in written)
+            return round(number) if is_whole else float(f"{number:.12g}")
         if self.quantity is PERCENTAGE:
-            return format_probability(float(f"{number / 100:.12g}"))
+            probability = float(f"{number / 100:.12g}")
+            return format_probability(probability)
         if self.quantity in (TIME, RATE):
             return self.quantity.write(round(number))
         return format_size(round(number))
 
 
-def _rounded(number: float) -> float:
-    return float(f"{number:.{DIGITS}g}")
+def _steps(count: float) -> range:
+    """The indices of the values after the first one."""
+    whole_steps = math.floor(count + ROUNDING_SLACK)
+    return range(1, whole_steps + 1)
+
+
+def _kind_of_axis(value: object) -> str:
+    return "(range)" if isinstance(value, Mapping | Range) else "(list)"
 
 
 Axis = Annotated[
     Annotated[Annotated[list[Any], Field(min_length=1)], Tag("(list)")]
     | Annotated[Range, Tag("(range)")],
-    Discriminator(lambda value: "(range)" if isinstance(value, Mapping | Range) else "(list)"),
+    Discriminator(_kind_of_axis),
 ]
 Axes = dict[str, Axis]
 
 
 def values_of(axis: list[Any] | Range) -> list[Any]:
-    """What an axis goes through."""
-    return axis.values() if isinstance(axis, Range) else list(axis)
+    """List the values of an axis."""
+    if isinstance(axis, Range):
+        return axis.values()
+    return list(axis)

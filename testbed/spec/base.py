@@ -1,6 +1,4 @@
-"""What all spec models share: strictness, and errors that name the place, the nearest known key and
-the remedy.
-"""
+"""The base of all spec models: strict, with errors that name the place and the nearest key."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from testbed.core.errors import InputError, Place
 from testbed.core.units import UnitError
@@ -20,20 +18,27 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 def _finish_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Allow ``x-`` keys, and write defaults as people do, with units; null is none."""
+    """Finish the JSON schema of a model in place.
+
+    ``x-`` keys are allowed. A description has no line breaks but between paragraphs. Defaults are
+    written as people write them, with units; a default of null is none.
+    """
     schema.setdefault("patternProperties", {})["^x-"] = {}
+    paragraphs = schema["description"].split("\n\n")
+    schema["description"] = "\n\n".join(" ".join(text.split()) for text in paragraphs)
+
     defaults = model.model_construct().model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, field in schema.get("properties", {}).items():
-        if field.pop("default", None) is not None:
+        default = field.pop("default", None)
+        if default is not None:
             field["default"] = defaults[name]
 
 
 class Strict(BaseModel):
-    """Base of all spec models: immutable, no unknown keys except those that begin with ``x-``,
-    which are ignored.
+    """Base of all spec models: immutable, with no unknown keys.
 
-    Built in code, values are written as in a file: ``Wan(between=("iowa", "ohio"), rate="10
-    Gbit/s")``.
+    Keys that begin with ``x-`` are ignored. In code, values are written as in a file:
+    ``Wan(between=("iowa", "ohio"), rate="10 Gbit/s")``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_finish_schema)
@@ -42,15 +47,18 @@ class Strict(BaseModel):
         """Check and take over `values`.
 
         Raises:
-            InputError: a value is wrong; names every error with its place in the model.
+            InputError: A value is wrong; names every error with its place in the model.
         """
         try:
             super().__init__(**values)
         except ValidationError as error:
-            model = self.__class__
-            raise input_error(
-                error, model, lambda loc: Place(key=_dotted(model.__name__, *loc))
-            ) from error
+            model = type(self)
+
+            def place_in_model(loc: Loc) -> Place:
+                steps = [model.__name__, *map(str, loc)]
+                return Place(key=".".join(steps))
+
+            raise input_error(error, model, place_in_model) from error
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # `model_validate` need not call it
 
@@ -62,23 +70,27 @@ class Strict(BaseModel):
         return {key: value for key, value in data.items() if not str(key).startswith("x-")}
 
     def to_yaml(self) -> str:
-        """What was set, as YAML that loads to an equal model."""
-        return yaml_reader.dump(self.model_dump(mode="json", exclude_unset=True, by_alias=True))
+        """Write what was set as YAML that loads to an equal model."""
+        written = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        return yaml_reader.dump(written)
 
 
 S = TypeVar("S", bound=Strict)
 
 
 def overlay(base: S, top: Strict | None) -> S:
-    """`base` with every field that was set in `top`, model by model."""
+    """Return `base` with every field that was set in `top`, model by model."""
     if top is None:
         return base
+
     update: dict[str, Any] = {}
-    for name in top.model_fields_set & base.__class__.model_fields.keys():
-        old, new = getattr(base, name), getattr(top, name)
-        update[name] = (
-            overlay(old, new) if isinstance(old, Strict) and isinstance(new, type(old)) else new
-        )
+    shared_fields = top.model_fields_set & type(base).model_fields.keys()
+    for name in shared_fields:
+        old = getattr(base, name)
+        new = getattr(top, name)
+        if isinstance(old, Strict) and isinstance(new, type(old)):
+            new = overlay(old, new)
+        update[name] = new
     return base.model_copy(update=update)
 
 
@@ -91,96 +103,118 @@ class Problem(NamedTuple):
 
 
 def refuse(problems: Sequence[Problem], title: str) -> None:
-    """Raise all `problems` as one `pydantic.ValidationError`; nothing if there are none."""
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError(
-                "value_error", "{error}", {"error": UnitError(problem.what, problem.remedy)}
-            ),
-            loc=problem.loc,
-            input=None,
-        )
-        for problem in problems
-    ]
-    if details:
-        raise ValidationError.from_exception_data(title, details)
+    """Raise all problems as one `pydantic.ValidationError`; nothing if there are none.
+
+    Args:
+        problems: What is wrong with a model.
+        title: The name of the model.
+    """
+    if not problems:
+        return
+
+    details: list[InitErrorDetails] = []
+    for problem in problems:
+        cause = UnitError(problem.what, problem.remedy)
+        kind = PydanticCustomError("value_error", "{error}", {"error": cause})
+        details.append(InitErrorDetails(type=kind, loc=problem.loc, input=None))
+    raise ValidationError.from_exception_data(title, details)
 
 
 def nearest(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Those of `known` that are like `name`, best first."""
+    """Find the names in `known` that are like `name`, best first, at most `limit`."""
     from rapidfuzz import fuzz, process  # noqa: PLC0415 (0.05 s, for mistakes alone)
 
     matches = process.extract(
-        str(name), list(known), scorer=fuzz.ratio, limit=limit, score_cutoff=60
+        str(name),
+        list(known),
+        scorer=fuzz.ratio,
+        limit=limit,
+        score_cutoff=60,
     )
     return [match for match, _, _ in matches]
 
 
 def suggest(name: object, known: Iterable[str], label: str = "known") -> str:
-    """``nearest: …`` if something is near to `name`; else all that is known."""
+    """Write ``nearest: …`` if any known name is like `name`, else all that are known.
+
+    Args:
+        name: What the user wrote.
+        known: The names that would be right.
+        label: What comes before the list of all known names.
+    """
     names = list(known)
     near = nearest(name, names)
-    return f"nearest: {', '.join(near)}" if near else f"{label}: {', '.join(names)}"
-
-
-def _dotted(*steps: object) -> str:
-    return ".".join(map(str, steps))
-
-
-Located = tuple[Place, str, str]
+    if near:
+        return f"nearest: {', '.join(near)}"
+    return f"{label}: {', '.join(names)}"
 
 
 def input_error(
     error: ValidationError, model: type[BaseModel], locate: Callable[[Loc], Place]
 ) -> InputError:
-    """All that `error` found in one message; `locate` gives the place of a location in the
-    input.
+    """Put all errors that pydantic found into one message.
+
+    Args:
+        error: What pydantic found.
+        model: The model that was validated.
+        locate: Gives the place of a location in the input.
     """
-    found: list[Located] = []
+    errors: list[InputError] = []
     for detail in error.errors(include_url=False):
         loc = tuple(step for step in detail["loc"] if not _is_tag(step))
-        found.append((locate(loc), *_explain(detail, loc, model)))
-    if len(found) == 1:
-        return InputError(found[0][1], place=found[0][0], remedy=found[0][2])
-    lines = [
-        f"  {InputError(what, place=place, remedy=remedy)}".replace("\n", "\n  ")
-        for place, what, remedy in found
-    ]
-    return InputError(f"{len(lines)} errors\n" + "\n".join(lines))
+        what, remedy = _explain(detail, loc, model)
+        errors.append(InputError(what, place=locate(loc), remedy=remedy))
+    if len(errors) == 1:
+        return errors[0]
+
+    lines = [f"{len(errors)} errors"]
+    for each in errors:
+        lines += str(each).split("\n")
+    return InputError("\n  ".join(lines))
 
 
 def _is_tag(step: str | int) -> bool:
-    """Whether a step of pydantic's location is one of its own, not a key: tags of alternatives are
-    in parentheses.
+    """Whether a step of pydantic's location is no key of the input.
+
+    The tags of alternatives are in parentheses.
     """
-    return isinstance(step, str) and (
-        step == "[key]" or (step.startswith("(") and step.endswith(")"))
-    )
+    if not isinstance(step, str):
+        return False
+    is_alternative = step.startswith("(") and step.endswith(")")
+    return is_alternative or step == "[key]"
 
 
-def _explain(detail: Any, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
+def _explain(detail: ErrorDetails, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
     """What is wrong, and the remedy."""
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    shown = "null" if value is None else repr(value)
+    kind = detail["type"]
+    context = detail.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, UnitError):
         return cause.what, cause.remedy
+
     if kind == "extra_forbidden":
-        return f"unknown key {str(loc[-1])!r}", suggest(
-            loc[-1], _keys_at(model, loc[:-1]), "known keys"
-        )
+        key = str(loc[-1])
+        known_keys = _keys_at(model, loc[:-1])
+        return f"unknown key {key!r}", suggest(key, known_keys, "known keys")
+
+    value = detail["input"]
+    shown = "null" if value is None else repr(value)
     if kind in _EXPECTED:
         return f"{shown} is not {_EXPECTED[kind]}", ""
+
     messages = {
         "missing": "it is missing",
         "finite_number": f"{shown} is not a finite number",
         "literal_error": f"{shown} is not one of {context.get('expected')}",
-        "too_short": f"it needs at least {context.get('min_length')}, not {context.get('actual_length')}",
+        "too_short": (
+            f"it needs at least {context.get('min_length')}, not {context.get('actual_length')}"
+        ),
         "too_long": f"it may have at most {context.get('max_length')}",
         "greater_than_equal": f"{shown} is less than {context.get('ge')}",
         "less_than_equal": f"{shown} is more than {context.get('le')}",
     }
-    return messages.get(kind) or str(cause or detail["msg"]), ""
+    other = str(cause or detail["msg"])
+    return messages.get(kind, other), ""
 
 
 _EXPECTED = {
@@ -197,28 +231,51 @@ _EXPECTED = {
 }
 
 
-def _keys_at(model: Any, loc: Loc) -> list[str]:
+def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
     """The keys that the model at `loc` knows."""
-    annotations = [model]
+    annotations: list[Any] = [model]
     for step in loc:
-        annotations = [below for annotation in annotations for below in _below(annotation, step)]
-    fields = [found.model_fields for annotation in annotations for found in _models(annotation)]
-    return [field.alias or name for known in fields for name, field in known.items()]
+        annotations_below: list[Any] = []
+        for annotation in annotations:
+            annotations_below += _below(annotation, step)
+        annotations = annotations_below
+
+    keys: list[str] = []
+    for annotation in annotations:
+        for found_model in _models(annotation):
+            for name, field in found_model.model_fields.items():
+                keys.append(field.alias or name)
+    return keys
 
 
 def _below(annotation: Any, step: str | int) -> list[Any]:
     """The annotations of what an instance of `annotation` holds at `step`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [field.annotation for name, field in annotation.model_fields.items() if name == step]
+    if _is_model(annotation):
+        field = annotation.model_fields.get(step)
+        return [] if field is None else [field.annotation]
+
     arguments = get_args(annotation)
     if get_origin(annotation) in (dict, list, tuple):
         return [arguments[-1]]
-    return [found for argument in arguments for found in _below(argument, step)]
+
+    annotations: list[Any] = []
+    for argument in arguments:
+        annotations += _below(argument, step)
+    return annotations
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    """The models that an instance of `annotation` may be."""
+    if _is_model(annotation):
         return [annotation]
     if get_origin(annotation) in (dict, list, tuple):
         return []
-    return [found for argument in get_args(annotation) for found in _models(argument)]
+
+    models: list[type[BaseModel]] = []
+    for argument in get_args(annotation):
+        models += _models(argument)
+    return models
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,12 +1,11 @@
-"""The experiment file: a topology, a workload, and the values of their settings that a sweep goes
-through.
+"""The experiment file: a topology, a workload, and the values that a sweep gives to their settings.
 
     name: allreduce
     topology: two-sites                     # a preset, or a file beside this one
     workload: collectives
     settings: {workload.ops: [all_reduce], run.isolation: process}
     sweep:
-      grid:                                 # every value of each key with every value of the others
+      grid:                                 # all combinations of the values of these keys
         topology.wan.iowa-ohio.delay: {from: 1 ms, to: 100 ms, points: 5, scale: log}
         workload.algorithm: [gloo, hierarchical]
       zip:                                  # the n-th values of these keys together
@@ -28,7 +27,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -45,13 +44,18 @@ from testbed.spec.condition import Condition, quantity_of
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
 from testbed.spec.topology import Name
-from testbed.spec.yaml_reader import Section
+from testbed.spec.yaml_reader import Loc, Section
 
 TARGETS = ("topology", "workload", "run")
+TAKEN = frozenset(  # other columns of a sweep's table
+    {"name", "state", "repeat", "seed", "folder", "identity", "*"}
+)
+LONGEST_NAME = 100  # characters
+_IN_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 class RunSettings(Strict):
-    """How a point is run; the names and meanings are those of the options of ``testbed run``."""
+    """How a point is run: the options of ``testbed run``, under the same names."""
 
     clock: Literal["virtual", "real"] = "virtual"
     isolation: Literal["container", "process"] = "container"
@@ -64,13 +68,17 @@ class RunSettings(Strict):
     environment: dict[str, str] = Field({})
 
 
+def _kind_of_zip(value: object) -> str:
+    return "(several)" if isinstance(value, list) else "(one)"
+
+
 class Sweep(Strict):
-    """Which values are gone through, and how the points are named."""
+    """The values that a sweep gives to keys, and the names of its points."""
 
     grid: Axes = Field({}, description="key: values; all combinations")
     zip: Annotated[
         Annotated[Axes, Tag("(one)")] | Annotated[list[Axes], Tag("(several)")],
-        Discriminator(lambda value: "(several)" if isinstance(value, list) else "(one)"),
+        Discriminator(_kind_of_zip),
     ] = Field({}, description="key: values; the first ones together, then the second ones")
     list_: list[dict[str, Any]] = Field(
         [], alias="list", description="points, each with the values of its keys"
@@ -82,7 +90,9 @@ class Sweep(Strict):
     @property
     def zips(self) -> list[Axes]:
         """Each zip."""
-        return self.zip if isinstance(self.zip, list) else [self.zip] if self.zip else []
+        if isinstance(self.zip, list):
+            return self.zip
+        return [self.zip] if self.zip else []
 
     @property
     def conditions(self) -> list[str]:
@@ -92,99 +102,104 @@ class Sweep(Strict):
     @property
     def keys(self) -> list[str]:
         """Every key whose value differs between points, in the order written."""
-        found = [
-            *self.grid,
-            *(key for axes in self.zips for key in axes),
-            *(key for one in self.list_ for key in one),
-        ]
-        return list(dict.fromkeys(found))
+        keys = list(self.grid)
+        for axes in self.zips:
+            keys += axes
+        for values in self.list_:
+            keys += values
+        return list(dict.fromkeys(keys))
 
     @property
     def size(self) -> int:
-        """Points before the conditions."""
+        """The number of points before the conditions."""
         lengths = [len(values_of(axis)) for axis in self.grid.values()]
-        lengths += [len(values_of(next(iter(axes.values())))) for axes in self.zips]
+        for axes in self.zips:
+            first_axis = next(iter(axes.values()))
+            lengths.append(len(values_of(first_axis)))
         return math.prod(lengths) * max(1, len(self.list_)) * self.repeats
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._key_problems(), *self._zip_problems()]
-        if not self.keys:
-            problems.append(
-                Problem(
-                    ("grid",),
-                    "there is nothing to go through",
-                    "write grid, zip or list with a key",
-                )
-            )
-        for index, one in enumerate(self.list_):
-            if not one:
-                problems.append(Problem(("list", index), "this point has no value"))
+        problems = [*self._key_problems(), *self._zip_problems(), *self._empty_problems()]
         refuse(problems, type(self).__name__)
+
         names = [*short_names(self.keys).values(), *self.keys, "repeat"]
-        for index, text in enumerate(self.conditions):
-            loc = ("where",) if isinstance(self.where, str) else ("where", index)
-            try:
-                Condition.parse(text, names)
-            except UnitError as error:
-                problems.append(Problem(loc, error.what, error.remedy))
-        for name in re.findall(r"\{([^{}]*)\}", self.name or ""):
-            if name not in names:
-                problems.append(
-                    Problem(("name",), f"unknown name {name!r}", suggest(name, names, "the names"))
-                )
+        problems = [*self._condition_problems(names), *self._template_problems(names)]
         refuse(problems, type(self).__name__)
         return self
 
-    def _key_problems(self) -> Iterable[Problem]:
-        seen: dict[str, str] = {}
-        zip_locs = [
-            ("zip",) if isinstance(self.zip, dict) else ("zip", index)
-            for index in range(len(self.zips))
-        ]
-        parts: list[tuple[tuple[str | int, ...], Iterable[str]]] = [(("grid",), self.grid)]
-        parts += [(loc, axes) for loc, axes in zip(zip_locs, self.zips, strict=True)]
-        parts += [(("list", index), one) for index, one in enumerate(self.list_)]
-        for loc, keys in parts:
-            for key in keys:
-                yield from _key_problem((*loc, key), key, whole=True)
-                where = "list" if loc[0] == "list" else ".".join(map(str, loc))
-                if seen.setdefault(key, where) != where:
-                    yield Problem(
-                        (*loc, key),
-                        f"{key} is in {seen[key]} already",
-                        "leave it out in one of them",
-                    )
+    def _zip_loc(self, index: int) -> Loc:
+        return ("zip",) if isinstance(self.zip, dict) else ("zip", index)
 
-    def _zip_problems(self) -> Iterable[Problem]:
+    def _key_problems(self) -> Iterator[Problem]:
+        """Keys that are no settings, or that two parts of the sweep have."""
+        parts: list[tuple[Loc, Iterable[str]]] = [(("grid",), self.grid)]
         for index, axes in enumerate(self.zips):
-            loc = ("zip",) if isinstance(self.zip, dict) else ("zip", index)
+            parts.append((self._zip_loc(index), axes))
+        for index, values in enumerate(self.list_):
+            parts.append((("list", index), values))
+
+        part_of_key: dict[str, str] = {}
+        for loc, keys in parts:
+            part = "list" if loc[0] == "list" else ".".join(map(str, loc))
+            for key in keys:
+                yield from _key_problems((*loc, key), key, may_be_whole=True)
+                first_part = part_of_key.setdefault(key, part)
+                if first_part != part:
+                    what = f"{key} is in {first_part} already"
+                    yield Problem((*loc, key), what, "leave it out in one of them")
+
+    def _zip_problems(self) -> Iterator[Problem]:
+        for index, axes in enumerate(self.zips):
+            loc = self._zip_loc(index)
             lengths = {key: len(values_of(axis)) for key, axis in axes.items()}
             if not lengths:
                 yield Problem(loc, "this zip has no key")
             if len(set(lengths.values())) > 1:
                 counts = ", ".join(f"{count} of {key}" for key, count in lengths.items())
-                yield Problem(
-                    loc,
-                    f"a zip needs as many values of each key: {counts}",
-                    "use grid for all combinations",
-                )
+                what = f"a zip needs as many values of each key: {counts}"
+                yield Problem(loc, what, "use grid for all combinations")
+
+    def _empty_problems(self) -> Iterator[Problem]:
+        if not self.keys:
+            what = "there is nothing to go through"
+            yield Problem(("grid",), what, "write grid, zip or list with a key")
+        for index, values in enumerate(self.list_):
+            if not values:
+                yield Problem(("list", index), "this point has no value")
+
+    def _condition_problems(self, names: Sequence[str]) -> Iterator[Problem]:
+        for index, text in enumerate(self.conditions):
+            loc: Loc = ("where",) if isinstance(self.where, str) else ("where", index)
+            try:
+                Condition.parse(text, names)
+            except UnitError as error:
+                yield Problem(loc, error.what, error.remedy)
+
+    def _template_problems(self, names: Sequence[str]) -> Iterator[Problem]:
+        """Unknown names in the template of the points' names."""
+        for name in _IN_BRACES.findall(self.name or ""):
+            if name not in names:
+                suggestion = suggest(name, names, "the names")
+                yield Problem(("name",), f"unknown name {name!r}", suggestion)
 
 
-def _key_problem(loc: tuple[str | int, ...], key: str, *, whole: bool = False) -> Iterable[Problem]:
-    """Whether `key` is a dotted path into a target, or with `whole` one of the names topology and
-    workload.
+def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator[Problem]:
+    """What is wrong with a dotted path into the topology, the workload or the run.
+
+    With `may_be_whole`, the key may also be ``topology`` or ``workload``.
     """
-    target, *path = key.split(".")
-    if whole and key in ("topology", "workload"):
+    if may_be_whole and key in ("topology", "workload"):
         return
+
+    target, *path = key.split(".")
     if target not in TARGETS or not path or not all(path):
-        remedy = f"begin it with {', '.join(f'{name}.' for name in TARGETS)}, as in topology.tcp.congestion_control"
-        yield Problem(loc, f"{key!r} is not a key of the topology, the workload or the run", remedy)
+        what = f"{key!r} is not a key of the topology, the workload or the run"
+        prefixes = ", ".join(f"{name}." for name in TARGETS)
+        yield Problem(loc, what, f"begin it with {prefixes}, as in topology.tcp.congestion_control")
     elif target == "run" and path[0] not in RunSettings.model_fields:
-        yield Problem(
-            loc, f"unknown key {key!r}", suggest(path[0], RunSettings.model_fields, "known keys")
-        )
+        suggestion = suggest(path[0], RunSettings.model_fields, "known keys")
+        yield Problem(loc, f"unknown key {key!r}", suggestion)
 
 
 class Plot(Strict):
@@ -218,36 +233,43 @@ class Experiment(Strict):
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
-        """The experiment of a preset's name or of a file, with ``--set experiment.KEY`` overrides.
+        """Load an experiment.
+
+        Args:
+            name_or_path: The name of a preset, or the path of a file.
+            overrides: Settings of ``--set experiment.KEY`` that are laid over the file.
 
         Raises:
-            InputError: there is no such experiment, or it is wrong; names every error with its
+            InputError: There is no such experiment, or it is wrong; names every error with its
                 place.
         """
         path = EXPERIMENTS.find(name_or_path)
         source = yaml_reader.load(path)
-        source.setdefault(
-            "name", re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "experiment"
-        )
+        name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+        source.setdefault("name", name or "experiment")
         apply_overrides(source, overrides)
         try:
             experiment = cls.model_validate(source)
         except ValidationError as error:
-            raise input_error(error, cls, lambda loc: yaml_reader.place_of(source, loc)) from error
-        experiment._places = _places(source)
+
+            def locate(loc: Loc) -> Place:
+                return yaml_reader.place_of(source, loc)
+
+            raise input_error(error, cls, locate) from error
+
+        experiment._places = _places_of_keys(source)
         experiment._folder = path.parent
         return experiment
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [
-            problem for key in self.settings for problem in _key_problem(("settings", key), key)
-        ]
+        problems: list[Problem] = []
+        for key in self.settings:
+            problems += _key_problems(("settings", key), key)
         for key in self.sweep.keys:
             if key in self.settings:
-                problems.append(
-                    Problem(("settings", key), f"{key} is swept as well", "leave it out here")
-                )
+                what = f"{key} is swept as well"
+                problems.append(Problem(("settings", key), what, "leave it out here"))
         refuse(problems, type(self).__name__)
         return self
 
@@ -256,55 +278,68 @@ class Experiment(Strict):
         return self._places.get(key, Place(key=key))
 
     def file_of(self, name: str) -> str:
-        """A topology or workload `name`: a path is relative to the experiment's file, if there is
-        such a file.
+        """Find a topology or workload: a path is relative to the experiment's file, if any.
+
+        Args:
+            name: The name of a preset, or a path.
+
+        Returns:
+            The path of an existing file beside the experiment, else `name`.
         """
         beside = (self._folder or Path()) / name
-        return (
-            str(beside)
-            if beside.is_file() and ("/" in name or name.endswith((".yaml", ".yml")))
-            else name
-        )
+        is_path = "/" in name or name.endswith((".yaml", ".yml"))
+        if is_path and beside.is_file():
+            return str(beside)
+        return name
 
-    def points(self) -> Iterable[Point]:
-        """Every point that meets the conditions, in order: the last key of the grid varies first,
-        then repeats.
+    def points(self) -> Iterator[Point]:
+        """All points that meet the conditions, in order.
+
+        Repeats vary first, then the last key of the grid.
 
         Raises:
-            InputError: a condition cannot be evaluated for a point.
+            InputError: A condition cannot be evaluated for a point.
         """
-        sweep, names = self.sweep, short_names(self.sweep.keys)
-        conditions = [
-            Condition.parse(text, [*names.values(), *names, "repeat"]) for text in sweep.conditions
-        ]
+        sweep = self.sweep
+        names = short_names(sweep.keys)
+        known = [*names.values(), *names, "repeat"]
+        conditions = [Condition.parse(text, known) for text in sweep.conditions]
         number = 0
         for values in self._combinations():
+            shown = {names[key]: value for key, value in values.items()}
             for repeat in range(sweep.repeats):
-                shown = {names[key]: value for key, value in values.items()}
                 scope = {**values, **shown, "repeat": repeat}
-                try:
-                    if not all(condition(scope) for condition in conditions):
-                        continue
-                except UnitError as error:
-                    raise InputError(
-                        error.what, place=self.place("where"), remedy=error.remedy
-                    ) from error
-                label = point_name(sweep.name, scope, shown, repeat if sweep.repeats > 1 else None)
-                yield Point(number, label, values, shown, repeat)
+                if not self._meets(conditions, scope):
+                    continue
+
+                shown_repeat = repeat if sweep.repeats > 1 else None
+                name = point_name(sweep.name, scope, shown, shown_repeat)
+                yield Point(number, name, values, shown, repeat)
                 number += 1
 
-    def _combinations(self) -> Iterable[dict[str, Any]]:
+    def _meets(self, conditions: Sequence[Condition], scope: Mapping[str, Any]) -> bool:
+        try:
+            return all(condition(scope) for condition in conditions)
+        except UnitError as error:
+            place = self.place("where")
+            raise InputError(error.what, place=place, remedy=error.remedy) from error
+
+    def _combinations(self) -> Iterator[dict[str, Any]]:
+        """The values of each combination, by key."""
         parts: list[Sequence[dict[str, Any]]] = []
-        parts += [
-            [{key: value} for value in values_of(axis)] for key, axis in self.sweep.grid.items()
-        ]
+        for key, axis in self.sweep.grid.items():
+            parts.append([{key: value} for value in values_of(axis)])
         for axes in self.sweep.zips:
             rows = zip(*(values_of(axis) for axis in axes.values()), strict=True)
             parts.append([dict(zip(axes, row, strict=True)) for row in rows])
         if self.sweep.list_:
             parts.append(self.sweep.list_)
+
         for combination in product(*parts):
-            yield {key: value for part in combination for key, value in part.items()}
+            values: dict[str, Any] = {}
+            for part in combination:
+                values.update(part)
+            yield values
 
 
 @dataclass(frozen=True)
@@ -319,78 +354,76 @@ class Point:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """For each key as many of its last parts as tell it from the others."""
-    result = {}
+    """Shorten each key to as many of its last parts as tell the key from all others."""
+    names: dict[str, str] = {}
     for key in keys:
         parts = key.split(".")
-        for count in range(1, len(parts) + 1):
-            short = ".".join(parts[-count:])
-            if (
-                sum(other == short or other.endswith(f".{short}") for other in keys) == 1
-                and short not in TAKEN
-            ):
-                break
-        result[key] = short
-    return result
+        candidates = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        unambiguous = (name for name in candidates if _is_unambiguous(name, keys))
+        names[key] = next(unambiguous, key)
+    return names
 
 
-TAKEN = frozenset(
-    {"name", "state", "repeat", "seed", "folder", "identity", "*"}
-)  # other columns of a sweep's table
+def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
+    """Whether `name` is or ends just one of `keys`, and is no other column of a sweep's table."""
+    if name in TAKEN:
+        return False
+    matches = [key for key in keys if key == name or key.endswith(f".{name}")]
+    return len(matches) == 1
 
 
 def value_text(value: Any) -> str:
-    """A value of an axis as people write it, on one line."""
+    """Write a value of an axis as people do, on one line."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float):
         return str(value).lower()
-    return (
-        yaml_reader.dump(yaml_reader.plain(value)).strip().removesuffix("\n...").replace("\n", " ")
-    )
+    document = yaml_reader.dump(yaml_reader.plain(value)).strip()
+    return document.removesuffix("\n...").replace("\n", " ")
 
 
 def point_name(
     template: str | None, scope: Mapping[str, Any], shown: Mapping[str, Any], repeat: int | None
 ) -> str:
-    """A name that a folder can have; braces of the template hold names of `scope`. Repeats end with
-    their number.
+    """Name a point so that a folder can have the name.
+
+    Args:
+        template: A text with names of `scope` in braces; None names every value of `shown`.
+        scope: All values of the point, by key and by short name.
+        shown: The values of the point by short name.
+        repeat: The number that the name ends with; None leaves the number out.
     """
     if template is None:
-        text = "_".join(
-            f"{name.rpartition('.')[2]}-{_compact(value)}" for name, value in shown.items()
-        )
+        parts = [f"{name.rpartition('.')[2]}-{_compact(value)}" for name, value in shown.items()]
+        text = "_".join(parts)
     else:
-        text = re.sub(r"\{([^{}]*)\}", lambda match: _compact(scope.get(match[1], "")), template)
-    if repeat is not None and (template is None or "{repeat}" not in template):
+        text = _IN_BRACES.sub(lambda match: _compact(scope.get(match[1], "")), template)
+
+    names_repeat = template is not None and "{repeat}" in template
+    if repeat is not None and not names_repeat:
         text += f"_repeat-{repeat}"
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")[:100] or "point"
+    valid = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
+    return valid[:LONGEST_NAME] or "point"
 
 
 def _compact(value: Any) -> str:
     text = value_text(value)
-    return (
-        text.replace(" ", "").replace("/", "p").replace("%", "pct")
-        if quantity_of(value) is not None
-        else text
-    )
+    if quantity_of(value) is None:
+        return text
+    return text.replace(" ", "").replace("/", "p").replace("%", "pct")
 
 
-def _places(source: Section) -> dict[str, Place]:
+def _places_of_keys(source: Section) -> dict[str, Place]:
     """Where each setting and each swept key was written."""
-    found: dict[str, Place] = {}
-
-    def take(section: Any) -> None:
-        if isinstance(section, Section):
-            found.update(section.places)
-
-    take(source)
-    take(source.get("settings"))
+    sections: list[Any] = [source, source.get("settings")]
     sweep = source.get("sweep")
     if isinstance(sweep, Section):
-        take(sweep)
-        take(sweep.get("grid"))
+        sections += [sweep, sweep.get("grid")]
         for part in (sweep.get("zip"), sweep.get("list")):
-            for section in part if isinstance(part, list) else [part]:
-                take(section)
-    return found
+            sections += part if isinstance(part, list) else [part]
+
+    places: dict[str, Place] = {}
+    for section in sections:
+        if isinstance(section, Section):
+            places.update(section.places)
+    return places

@@ -1,6 +1,4 @@
-"""The file of a topology before it is understood: what it extends, and the names of the entries of
-`wan`.
-"""
+"""Topology files before validation: what a file extends, and the names of the entries of `wan`."""
 
 from __future__ import annotations
 
@@ -9,118 +7,164 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, Place
 from testbed.spec import yaml_reader
 from testbed.spec.base import suggest
 from testbed.spec.presets import TOPOLOGIES
-from testbed.spec.wan import ARROW, Wan, is_per_direction
+from testbed.spec.wan import ARROW, SHORTHANDS, Wan, is_per_direction
 from testbed.spec.yaml_reader import Items, Section
 
 
 def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
-    """The file `path` laid over what it extends; `children` are the files that extend it.
+    """Read a topology file, laid over what the file extends.
+
+    Args:
+        path: The file.
+        children: The files that extend the file, directly or not.
 
     Raises:
-        InputError: it cannot be read, or what it extends is not there, or is itself.
+        InputError: The file cannot be read, or what the file extends is not there, or extends the
+            file in turn.
     """
     source = yaml_reader.load(path)
     if source.get("extends") is None:
         return source
+
     place = yaml_reader.place_of(source, ("extends",))
-    seen = (*children, path.resolve())
     try:
         parent = TOPOLOGIES.find(str(source.pop("extends")), beside=path.parent)
     except InputError as error:
         raise InputError(error.what, place=place, remedy=error.remedy) from error
-    if parent.resolve() in seen:
+
+    descendants = (*children, path.resolve())
+    if parent.resolve() in descendants:
         raise InputError(f"{parent.name} extends itself", place=place)
-    base = read_topology(parent, seen)
-    for own in ("name", "description"):
-        base.pop(own, None)
-    _write_directions(base.get("wan"), source.get("wan"))
-    return yaml_reader.merge(base, source, _same_item)
+
+    base = read_topology(parent, descendants)
+    for key in ("name", "description"):
+        base.pop(key, None)
+    _split_directions(base.get("wan"), source.get("wan"))
+    return yaml_reader.merge(base, source, _same_entry)
 
 
-def _write_directions(base: Any, top: Any) -> None:
-    """Write the settings of `base`'s links per direction where `top` does, so that one laid over
-    keeps the other.
+def _split_directions(base: Any, top: Any) -> None:
+    """Write settings of `base`'s links per direction where `top` does.
+
+    A setting of one direction that is laid over then keeps the value of the other direction.
     """
     if not isinstance(base, Items) or not isinstance(top, Items):
         return
-    for item in top:
-        index = _same_item(base, item)
-        if index is None or not isinstance(item.get("between"), Items):
+
+    for entry in top:
+        index = _same_entry(base, entry)
+        if index is None or not isinstance(entry.get("between"), Items):
             continue
-        old, ends = base[index], [str(end) for end in item["between"]]
-        for name in [
-            name
-            for name, value in item.items()
-            if is_per_direction(value) and old.get(name) is not None
-        ]:
-            if not is_per_direction(old[name]):
-                both = Section()
-                for way in (ends, ends[::-1]):
-                    both.put(ARROW.join(way), old[name], old.places[name])
-                old.put(name, both, old.places[name])
+        ends = [str(name) for name in entry["between"]]
+        directions = (ARROW.join(ends), ARROW.join(reversed(ends)))
+        for name, value in entry.items():
+            if is_per_direction(value):
+                _split_setting(base[index], name, directions)
 
 
-def _same_item(items: Items, item: Any) -> int | None:
-    """The index of the entry of `wan` that `item` refines: the same pair, or the same shorthand."""
-    return next(
-        (
-            index
-            for index, old in enumerate(items)
-            if _identity(old) and _identity(old) == _identity(item)
-        ),
-        None,
-    )
+def _split_setting(entry: Section, name: str, directions: tuple[str, str]) -> None:
+    """Write a setting of a link per direction, unless the setting is missing or already so."""
+    value = entry.get(name)
+    if value is None or is_per_direction(value):
+        return
+
+    place = entry.places[name]
+    per_direction = Section()
+    for direction in directions:
+        per_direction.put(direction, value, place)
+    entry.put(name, per_direction, place)
 
 
-def _identity(item: Any) -> object:
-    if not isinstance(item, Section):
+def _same_entry(entries: Items, entry: Any) -> int | None:
+    """The index of the entry of `wan` that `entry` refines: the same pair, or the same shorthand."""
+    identity = _identity(entry)
+    if not identity:
         return None
-    ends = item.get("between")
+    for index, other in enumerate(entries):
+        if _identity(other) == identity:
+            return index
+    return None
+
+
+def _identity(entry: Any) -> frozenset[str] | str | None:
+    """The two ends of a link, or the kind of a shorthand."""
+    if not isinstance(entry, Section):
+        return None
+
+    ends = entry.get("between")
     if isinstance(ends, Items):
         return frozenset(map(str, ends))
-    shapes = [shape for shape in ("mesh", "ring", "star") if shape in item]
-    return shapes[0] if shapes else None
+
+    for shorthand in SHORTHANDS:
+        if shorthand in entry:
+            return shorthand
+    return None
 
 
 def item_name(item: Any) -> str | None:
-    """The key of an entry of `wan`: ``iowa-ohio``, or the kind of a shorthand."""
+    """Return the key of an entry of `wan`: ``iowa-ohio``, or the kind of a shorthand."""
     identity = _identity(item)
-    return identity if isinstance(identity, str | None) else "-".join(map(str, item["between"]))
+    if isinstance(identity, frozenset):
+        return "-".join(map(str, item["between"]))
+    return identity
 
 
 def find_item(source: Section, items: Items, step: str) -> int | None:
-    """The index of the item that `step` names; a link of a shorthand gets an entry of its own."""
+    """Find the item that a step of a key names; a link of a shorthand gets a separate entry.
+
+    Args:
+        source: The whole file; changed in place for a link of a shorthand.
+        items: The list, anywhere in the file.
+        step: The name of an item.
+
+    Returns:
+        The index of the item; None for a list other than `wan`.
+
+    Raises:
+        InputError: There is no such link.
+    """
     names = [item_name(item) or str(index) for index, item in enumerate(items)]
     if step in names:
         return names.index(step)
-    if step == "*" or items is not source.get("wan"):
+    if items is not source.get("wan"):
         return None
-    datacenters = source.get("datacenters") or {}
-    known = {}
+
+    datacenters = list(source.get("datacenters") or {})
+    shorthand_links: dict[str, tuple[str, str]] = {}
     for item in items:
-        for ends in _shorthand_pairs(item, list(datacenters)):
-            known["-".join(ends)] = ends
-    if step not in known:
-        raise InputError(
-            f"there is no WAN link {step!r}", remedy=suggest(step, [*names, *known], "links")
-        )
-    between, entry, place = Items(), Section(), items.places[0]
-    for end in known[step]:
-        between.put(end, place)
-    entry.put("between", between, place)
-    items.put(entry, place)
+        for start, end in _shorthand_pairs(item, datacenters):
+            shorthand_links[f"{start}-{end}"] = (start, end)
+    if step not in shorthand_links:
+        suggestion = suggest(step, [*names, *shorthand_links], "links")
+        raise InputError(f"there is no WAN link {step!r}", remedy=suggestion)
+
+    _append_link(items, shorthand_links[step])
     return len(items) - 1
 
 
+def _append_link(entries: Items, ends: tuple[str, str]) -> None:
+    place: Place = entries.places[0]
+    between = Items()
+    for end in ends:
+        between.put(end, place)
+    entry = Section()
+    entry.put("between", between, place)
+    entries.put(entry, place)
+
+
 def _shorthand_pairs(item: Any, datacenters: list[str]) -> list[tuple[str, str]]:
+    """The ends of all links of an entry, if the entry is a valid shorthand."""
     if not isinstance(item, Section):
         return []
-    shorthand = {key: item[key] for key in ("mesh", "ring", "star") if key in item}
+
+    shorthand = {key: item[key] for key in SHORTHANDS if key in item}
+    if not shorthand:
+        return []
     try:
-        return Wan.model_validate(shorthand).pairs(datacenters) if shorthand else []
+        return Wan.model_validate(shorthand).pairs(datacenters)
     except ValidationError:
         return []

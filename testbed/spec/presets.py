@@ -1,6 +1,4 @@
-"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments`` beside the package,
-known by their stem.
-"""
+"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments``, known by their stem."""
 
 from __future__ import annotations
 
@@ -30,24 +28,26 @@ class Library:
     folder: Path
 
     def presets(self) -> list[Preset]:
-        """All presets by name.
+        """All presets, by name.
 
         Raises:
-            InputError: one of them is not YAML.
+            InputError: A preset is not YAML.
         """
-        found = []
-        for path in sorted(self.folder.glob("*.yaml")):
-            found.append(
-                Preset(path.stem, path, str(yaml_reader.load(path).get("description", "")))
-            )
-        return found
+        presets: list[Preset] = []
+        for path in self._files():
+            description = yaml_reader.load(path).get("description", "")
+            presets.append(Preset(path.stem, path, str(description)))
+        return presets
 
     def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:
-        """The file of a preset's name, or of a path (relative to `beside`, else to the working
-        directory).
+        """Find the file of a preset, or of a path.
+
+        Args:
+            name_or_path: The name of a preset, or the path of any file.
+            beside: The folder that a path is relative to; the working directory if None.
 
         Raises:
-            InputError: there is no such preset or file.
+            InputError: There is no such preset or file.
         """
         preset = self.folder / f"{name_or_path}.yaml"
         path = (beside or Path()) / Path(name_or_path)
@@ -58,11 +58,16 @@ class Library:
             return path
         if not is_name:
             raise InputError(f"there is no {self.noun} file {path}")
-        names = sorted(file.stem for file in self.folder.glob("*.yaml"))
+
+        names = [file.stem for file in self._files()]
+        suggestion = suggest(name_or_path, names, "the presets")
         raise InputError(
             f"unknown {self.noun} {str(name_or_path)!r}",
-            remedy=suggest(name_or_path, names, "the presets") + "; a file is named by its path",
+            remedy=f"{suggestion}; a file is named by its path",
         )
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.yaml"))
 
 
 def _folder(name: str) -> Path:

@@ -47,7 +47,8 @@ from testbed.spec.base import Count, Flag, Problem, Strict, overlay, suggest
 
 T = TypeVar("T")
 ARROW = "->"
-SHAPES = ("between", "mesh", "ring", "star")
+SHORTHANDS = ("mesh", "ring", "star")
+SHAPES = ("between", *SHORTHANDS)
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 Discipline = Literal["drop-tail", "red", "fq_codel"]
 

@@ -1,6 +1,4 @@
-"""Workload files: ``workload: NAME`` and the settings of that workload, whose model is in the
-workload's own folder.
-"""
+"""Workload files: ``workload: NAME``, and settings whose model is in that workload's folder."""
 
 from __future__ import annotations
 
@@ -14,18 +12,20 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, Place
 from testbed.spec import yaml_reader
 from testbed.spec.base import Count, Strict, input_error, suggest
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import WORKLOADS
+from testbed.spec.yaml_reader import Loc, Section
 
 PACKAGE = "testbed.workloads"
 
 
 class Workload(Strict):
-    """Base of all workloads' settings. A subclass narrows `workload` to a literal with its name as
-    the default.
+    """Base of all workloads' settings.
+
+    A subclass narrows `workload` to a literal, with the workload's name as the default.
     """
 
     workload: str
@@ -33,19 +33,17 @@ class Workload(Strict):
     ranks_per_host: Count = 1
 
     def model_post_init(self, context: Any) -> None:
-        """Make `to_yaml` write which workload it is, even where nobody said so."""
+        """Make `to_yaml` write the name of the workload, even where the name is the default."""
         self.model_fields_set.add("workload")
 
     @property
     def divisor(self) -> int:
-        """By how much every rate of the topology is divided: that of a workload with a smaller
-        model.
-        """
+        """The divisor of every rate of the topology, for a workload that scales its model down."""
         return 1
 
     @property
     def longest_pause_ns(self) -> int:
-        """How long a rank may compute between two exchanges."""
+        """How long a rank may compute between two exchanges, in ns."""
         return 0
 
     @property
@@ -54,13 +52,11 @@ class Workload(Strict):
         return ()
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """The settings in base units, as JSON values, for `ranks` workers."""
+        """The settings in base units, as JSON values, for `ranks` ranks."""
         raise NotImplementedError
 
     def folders(self) -> list[Path]:
-        """Folders of this machine that its hosts have to see, besides the testbed and what is
-        installed.
-        """
+        """Folders of this machine that hosts must see, besides the testbed and installed packages."""
         return []
 
     @property
@@ -84,35 +80,54 @@ def workload_module(workload: str, module: str) -> ModuleType:
 
 def registry() -> dict[str, type[Workload]]:
     """All workloads by name."""
-    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__, f"{PACKAGE}."):
-        if importlib.util.find_spec(f"{module.name}.settings") is not None:
-            importlib.import_module(f"{module.name}.settings")
-    return {model.model_fields["workload"].default: model for model in Workload.__subclasses__()}
+    package = importlib.import_module(PACKAGE)
+    for module in pkgutil.iter_modules(package.__path__, f"{PACKAGE}."):
+        settings_module = f"{module.name}.settings"
+        if importlib.util.find_spec(settings_module) is not None:
+            importlib.import_module(settings_module)
+
+    workloads: dict[str, type[Workload]] = {}
+    for model in Workload.__subclasses__():
+        name = model.model_fields["workload"].default
+        workloads[name] = model
+    return workloads
 
 
 def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Workload:
-    """The workload of a preset's name or of a file, with ``--set`` overrides.
+    """Load a workload.
+
+    Args:
+        name_or_path: The name of a preset, or the path of a file.
+        overrides: Settings of ``--set`` that are laid over the file.
 
     Raises:
-        InputError: there is no such workload, or it is wrong; names every error with its place.
+        InputError: There is no such workload, or it is wrong; names every error with its place.
     """
     source = yaml_reader.load(WORKLOADS.find(name_or_path))
     apply_overrides(source, overrides)
+    model = _model_of(source)
+    try:
+        return model.model_validate(source)
+    except ValidationError as error:
+
+        def locate(loc: Loc) -> Place:
+            return yaml_reader.place_of(source, loc)
+
+        raise input_error(error, model, locate) from error
+
+
+def _model_of(source: Section) -> type[Workload]:
+    """The model of the workload that a file names."""
     known = registry()
     name = source.get("workload")
-    if name not in known:
-        what = (
-            "it does not say which workload it is" if name is None else f"unknown workload {name!r}"
-        )
-        remedy = (
-            f"write workload: {next(iter(known))}"
-            if name is None
-            else suggest(name, known, "workloads")
-        )
-        raise InputError(what, place=yaml_reader.place_of(source, ("workload",)), remedy=remedy)
-    try:
-        return known[name].model_validate(source)
-    except ValidationError as error:
-        raise input_error(
-            error, known[name], lambda loc: yaml_reader.place_of(source, loc)
-        ) from error
+    if name in known:
+        return known[name]
+
+    place = yaml_reader.place_of(source, ("workload",))
+    if name is None:
+        what = "it does not say which workload it is"
+        remedy = f"write workload: {next(iter(known))}"
+    else:
+        what = f"unknown workload {name!r}"
+        remedy = suggest(name, known, "workloads")
+    raise InputError(what, place=place, remedy=remedy)
