@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,19 +22,14 @@ from testbed.execution.launch import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.overrides import parse_overrides
-from testbed.sweep.finish import conclude, conclude_apart
-from testbed.sweep.folder import Record, SweepDir, read_record
-from testbed.sweep.local_executor import (
-    LocalSweep,
-    Policy,
-    capacity,
-    estimated_seconds,
-    fork_server,
-    need_bytes,
-    side_by_side,
-)
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.fork_server import fork_server
+from testbed.sweep.local_executor import LocalExecutor, capacity, side_by_side
+from testbed.sweep.outputs import write_outputs, write_outputs_in_fork
+from testbed.sweep.point_record import PointRecord, read_point_record
 from testbed.sweep.points import PlannedPoint, check_size, index_of, plan_points, unique
-from testbed.sweep.run_point import NO_SPACE, Limits, disk_full
+from testbed.sweep.run_point import Limits
+from testbed.sweep.scheduler import Executor, Policy, Scheduler, estimated_seconds
 
 if TYPE_CHECKING:
     from testbed.sweep.results import Row
@@ -153,7 +147,8 @@ def run(
             points,
             SweepDir.create(path),
             count,
-            Policy(Limits(timeout), retries, fail_fast),
+            Limits(timeout),
+            Policy(retries, fail_fast),
             ray,
             output,
         )
@@ -164,30 +159,21 @@ def run(
         )
 
 
-@contextmanager
-def _full_disk_in_words(folder: SweepDir) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise disk_full(folder, len(folder.done())) from error
-        raise
-
-
 def _carry_out(
     experiment: Experiment,
     points: list[PlannedPoint],
     folder: SweepDir,
     jobs: int | None,
+    limits: Limits,
     policy: Policy,
     ray: str | None,
     output: Format,
-) -> dict[str, Record]:
+) -> dict[str, PointRecord]:
     """Run what is not done, and make the table and the page."""
-    with folder.locked(), _full_disk_in_words(folder), ExitStack() as ends:
-        end = conclude_apart if ray is None else conclude
+    with folder.locked(), folder.full_disk_reported(), ExitStack() as ends:
+        end = write_outputs_in_fork if ray is None else write_outputs
         try:
-            records = _run_points(experiment, points, folder, jobs, policy, ray, ends)
+            records = _run_points(experiment, points, folder, jobs, limits, policy, ray, ends)
         except BaseException:
             with suppress(
                 Exception
@@ -203,10 +189,11 @@ def _run_points(
     points: list[PlannedPoint],
     folder: SweepDir,
     jobs: int | None,
+    limits: Limits,
     policy: Policy,
     ray: str | None,
     ends: ExitStack,
-) -> dict[str, Record]:
+) -> dict[str, PointRecord]:
     """Run what is not done; guests end within `ends`, beside what comes after the last point."""
     folder.experiment.write_text(experiment.to_yaml())
     folder.write_index(index_of(experiment, points, sys.argv))
@@ -214,16 +201,16 @@ def _run_points(
     waiting = [point for point in unique(points) if point.identity not in done]
     if not waiting:
         return {}
-    with display(len(unique(points)), len(unique(points)) - len(waiting)) as shown:
-        if ray is not None:
-            from testbed.sweep.ray_executor import RaySweep  # noqa: PLC0415 (an extra)
+    executor: Executor
+    if ray is not None:
+        from testbed.sweep.ray_executor import RayExecutor  # noqa: PLC0415 (an extra)
 
-            return RaySweep(folder, ray, policy, shown).run(waiting)
-        limit = capacity(jobs)
-        shown.jobs = side_by_side(waiting, limit)
-        sweep = LocalSweep(folder, limit, policy, shown)
-        ends.callback(sweep.close)
-        return sweep.run(waiting)
+        executor = RayExecutor(folder, ray, limits)
+    else:
+        executor = LocalExecutor(folder, capacity(jobs), limits)
+    ends.callback(executor.close)
+    with display(len(unique(points)), len(unique(points)) - len(waiting)) as progress:
+        return Scheduler(folder, executor, policy, progress).run(waiting)
 
 
 def _jobs(text: str) -> int | None:
@@ -274,11 +261,13 @@ def _estimate(
     """Numbers of points, memory in bytes, and seconds (null if nothing is done yet to go by)."""
     done = folder.done()
     records = [
-        read_record(done[point.identity]) for point in unique(points) if point.identity in done
+        read_point_record(done[point.identity])
+        for point in unique(points)
+        if point.identity in done
     ]
     walls = {record.identity: record.wall_seconds for record in records if record is not None}
     together = side_by_side(waiting, capacity(jobs)) if waiting else 0
-    largest = max(map(need_bytes, waiting), default=0)
+    largest = max((point.memory_bytes for point in waiting), default=0)
     return {
         "count": len(points),
         "distinct": len(unique(points)),

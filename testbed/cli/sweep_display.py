@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from testbed.sweep.folder import Record
-from testbed.sweep.local_executor import estimated_seconds
+from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
+from testbed.sweep.scheduler import estimated_seconds
 
 
 def duration(seconds: float) -> str:
@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
 
 
-class Display:
+class SweepDisplay:
     """Live progress on standard error: a line for each point that has ended, and one about the
     whole.
     """
@@ -42,7 +42,7 @@ class Display:
         self._running[point.name] = time.monotonic()
         self.tick()
 
-    def ended(self, point: PlannedPoint, record: Record, again: bool) -> None:
+    def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
         """A point has ended."""
         self._running.pop(point.name, None)
         if record.state == "completed":
@@ -89,17 +89,17 @@ class Display:
 
 
 @contextmanager
-def display(total: int, done: int) -> Iterator[Display]:
+def display(total: int, done: int) -> Iterator[SweepDisplay]:
     """The display that fits standard error; ends with a line about the whole."""
     console = Console(stderr=True)
     if done:
         console.print(f"{done} of {total} points are done already", highlight=False)
     if not console.is_terminal:
-        shown = Display(total, done, None)
+        shown = SweepDisplay(total, done, None)
         try:
             yield shown
         finally:
             print(shown.status(), file=sys.stderr)
         return
     with Live(console=console, auto_refresh=False, transient=False) as live:
-        yield Display(total, done, live)
+        yield SweepDisplay(total, done, live)

@@ -18,10 +18,9 @@ from testbed.cli.report import wide_console
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_cell
 from testbed.report.tables import Column, Grid, render
-from testbed.runfolder.folder import read_json
 from testbed.spec.base import suggest
-from testbed.sweep.finish import Table, conclude
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.outputs import PointRows, write_outputs
 
 Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
 FIGURES = (
@@ -78,11 +77,10 @@ def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: boo
         return names
     if every:
         return known
-    index = read_json(sweep.index, [])
-    repeated = any(point["repeat"] for point in index.get("points", []))
+    index = sweep.read_index()
     shown = (
-        *index.get("axes", []),
-        *(["repeat"] if repeated else []),
+        *index.axes,
+        *(["repeat"] if index.repeated else []),
         "state",
         "op",
         "bytes",
@@ -112,8 +110,8 @@ def plot(
     ] = None,
 ) -> None:
     """Draw one figure; without options, those of the experiment."""
-    from testbed.sweep.figures import choose  # noqa: PLC0415 (plotly)
-    from testbed.sweep.page import write_figures  # noqa: PLC0415
+    from testbed.sweep.page import write_figures  # noqa: PLC0415 (plotly)
+    from testbed.sweep.plots import PlotRequest, choose_plots  # noqa: PLC0415
     from testbed.sweep.results import gather  # noqa: PLC0415
 
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
@@ -124,8 +122,8 @@ def plot(
         )
     sweep = SweepDir.open(folder)
     points, collectives = gather(sweep)
-    index = read_json(sweep.index, [])
-    plots = choose(index, points, x=x, y=y, series=series, facet=facet, heat=heat)
+    request = PlotRequest(x=x, y=y, series=series, facet=facet, heat=heat)
+    plots = choose_plots(sweep.read_index(), points, request)
     path = write_figures(out or sweep.path / "plot.html", plots, points, collectives)
     typer.echo(path)
 
@@ -133,7 +131,7 @@ def plot(
 def report(folder: Folder) -> None:
     """Make the table and the page of a sweep anew."""
     sweep = SweepDir.open(folder)
-    show(sweep, conclude(sweep), Format.TABLE)
+    show(sweep, write_outputs(sweep), Format.TABLE)
 
 
 def query(
@@ -152,7 +150,7 @@ def query(
     _print(*ask(sweep, sql), output)
 
 
-def show(sweep: SweepDir, found: Table, output: Format) -> None:
+def show(sweep: SweepDir, found: PointRows, output: Format) -> None:
     """Print the table of the points, and where the rest is."""
     columns, rows = found
     if output is not Format.TABLE:

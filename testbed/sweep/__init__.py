@@ -1,6 +1,4 @@
-"""One experiment, many runs: `grid` makes the plans, `local` and `cluster` carry them out,
-`results` gathers them.
-"""
+"""Turn an experiment into many runs, carried out side by side, and into tables and a page."""
 
-# of the environment: the process that a sweep's fork server has to end with
-STARTER = "TESTBED_SWEEP_PID"
+# Environment variable with the process number of the sweep that a fork server belongs to.
+OWNER_VARIABLE = "TESTBED_SWEEP_PID"

@@ -1,9 +1,8 @@
-"""Figures of a sweep: lines and heat maps of columns of its tables, with the bound of physics drawn
-in.
+"""Figures of a sweep: lines and heat maps of columns of its tables, with the bound of physics.
 
-The bound is the least that the topology allows (`testbed.analysis.lower_bounds`), or of training
-the modelled computation alone. Points that agree in all that a figure shows are summed up by their
-median; bars reach from the least to the largest.
+The bound is the least that the topology allows (`testbed.analysis.lower_bounds`), or for training
+the modelled computation alone. Points that agree in everything that a figure shows are summed up by
+their median; error bars reach from the least to the largest.
 """
 
 from __future__ import annotations
@@ -21,142 +20,93 @@ from plotly.subplots import make_subplots
 from testbed.core.errors import InputError
 from testbed.report.figures.common import COLOURS, SHADES
 from testbed.spec.base import suggest
-from testbed.sweep.results import SUFFIXES
+from testbed.sweep.plots import PREFERRED, SweepPlot, metric_of, number_column
 
-LOG_SPAN = 20  # an axis whose largest value is so many times its least is logarithmic
-PANEL_WIDTH, HEIGHT, MOST_ACROSS = 520, 420, 3
-GRAY = "#7d8791"
+LOG_SPAN = 20  # an axis is logarithmic if its largest value is so many times the least
+HEIGHT = 420  # of a row of panels, in pixels
+MOST_PANELS_ACROSS = 3
+MOST_TICKS = 10
+BOUND_COLOUR = "#7d8791"  # of a bound that all lines share
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A column that is measured: how it is called, what it is multiplied by for people, the column
-    of its bound.
-    """
+class _Panel:
+    """One panel of a figure: `rows` are the rows to draw, `table` holds those of all panels."""
+
+    figure: go.Figure
+    plot: SweepPlot
+    table: pl.DataFrame
+    rows: pl.DataFrame
+    row: int
+    column: int
+
+    @property
+    def position(self) -> dict[str, int]:
+        return {"row": self.row, "col": self.column}
+
+    @property
+    def is_first(self) -> bool:
+        return self.row == 1 and self.column == 1
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of a panel: label, colour, places on the x axis, and points as `_sum_up` gives."""
 
     label: str
-    factor: float = 1.0
-    bound: str | None = None
-
-
-MEASURED = {
-    "time_us": Measured("time (ms)", 1e-3, "bound_us"),
-    "max_us": Measured("longest time (ms)", 1e-3, "bound_us"),
-    "bound_us": Measured("least possible time (ms)", 1e-3),
-    "efficiency": Measured("bound / time (%)", 100.0),
-    "algbw_gbytes": Measured("algbw (GB/s)", 1.0, "algbw_bound_gbytes"),
-    "busbw_gbytes": Measured("busbw (GB/s)", 1.0, "busbw_bound_gbytes"),
-    "step_ms": Measured("step (ms)", 1.0, "compute_ms"),
-    "utilisation": Measured("computing / time (%)", 100.0),
-    "tokens_per_s": Measured("tokens/s"),
-    "wan_bytes_per_step": Measured("WAN per step (MiB)", 2**-20),
-    "wan_bytes": Measured("WAN (MiB)", 2**-20),
-    "wan_drops": Measured("packets dropped by WAN queues"),
-    "final_loss": Measured("final loss (nats per token)"),
-    "training_s": Measured("time of training (s)"),
-    "time_to_loss_s": Measured("time to the loss (s)", 1.0, "compute_to_loss_s"),
-    "rtt_ms": Measured("RTT (ms)"),
-    "bytes": Measured("size (B)"),
-}
-PREFERRED = ("time_to_loss_s", "step_ms", "time_us", "wan_drops")
-
-
-@dataclass(frozen=True)
-class Plot:
-    """What a figure shows: columns of a table."""
-
-    x: str
-    y: str
-    series: str | None = None
-    facet: str | None = None
-    heat: bool = False
-    title: str = ""
+    colour: str
+    x: list[Any]
+    points: pl.DataFrame
 
     @property
-    def columns(self) -> list[str]:
-        """All of them."""
-        return [name for name in (self.x, self.y, self.series, self.facet) if name is not None]
-
-    @property
-    def heading(self) -> str:
-        """`title`, or what it shows."""
-        label = MEASURED.get(self.y, Measured(self.y)).label.partition(" (")[0]
-        return self.title or f"{label} against {self.x}"
+    def has_bound(self) -> bool:
+        if "bound" not in self.points.columns:
+            return False
+        return self.points["bound"].null_count() < self.points.height
 
 
-def choose(
-    index: Mapping[str, Any],
-    points: pl.DataFrame,
-    *,
-    x: str | None = None,
-    y: str | None = None,
-    series: str | None = None,
-    facet: str | None = None,
-    heat: bool = False,
-) -> list[Plot]:
-    """The figure that was asked for, else those of the experiment, else a good first one."""
-    asked = any(name is not None for name in (x, y, series, facet)) or heat
-    written = index.get("plots") or []
-    if written and not asked:
-        return [
-            Plot(
-                one["x"], one["y"], one["series"], one["facet"], one["kind"] == "heat", one["title"]
-            )
-            for one in written
-        ]
-    axes = [
-        axis
-        for axis in index.get("axes", [])
-        if axis in points.columns and points[axis].n_unique() > 1
-    ]
-    numeric = [axis for axis in axes if _numbers(points, axis) is not None]
-    free = [*numeric, *(axis for axis in axes if axis not in numeric)]
-    x = x or next(
-        (axis for axis in free if axis not in (series, facet)),
-        next(iter(index.get("axes", [])), "point"),
-    )
-    rest = [axis for axis in free if axis not in (x, series, facet)]
-    if not asked or heat:
-        series = series or (rest.pop(0) if rest else None)
-    if not asked:
-        facet = facet or (rest.pop(0) if rest else None)
-    present = [
-        name
-        for name in PREFERRED
-        if name in points.columns and points[name].null_count() < points.height
-    ]
-    return [Plot(x, y or (present[0] if present else "wall_seconds"), series, facet, heat)]
+def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figure | None:
+    """Draw a figure.
 
+    Args:
+        plot: what to show.
+        points: a row for each point (see `testbed.sweep.results`).
+        collectives: a row for each point, operation and size; used if the figure shows these.
 
-def draw(plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figure | None:
-    """The figure; None if no complete point has the values.
+    Returns:
+        The figure; None if no complete point has the values.
 
     Raises:
         InputError: there is no such column, or y holds no numbers.
     """
-    longer = any(name in ("op", "bytes") for name in plot.columns) and not collectives.is_empty()
-    table = collectives if longer else points
-    for name in plot.columns:
-        if name not in table.columns:
-            raise InputError(
-                f"there is no column {name!r}", remedy=suggest(name, table.columns, "the columns")
-            )
-    if not table[plot.y].dtype.is_numeric():
-        raise InputError(
-            f"the column {plot.y!r} holds no numbers",
-            remedy=f"choose one such as {', '.join(PREFERRED)}",
-        )
-    table = table.filter(
-        (pl.col("state") == "completed")
-        & pl.col(plot.y).is_not_null()
-        & pl.col(plot.x).is_not_null()
-    )
+    per_collective = "op" in plot.columns or "bytes" in plot.columns
+    table = collectives if per_collective and not collectives.is_empty() else points
+    _check_columns(plot, table)
+    completed = pl.col("state") == "completed"
+    known = pl.col(plot.x).is_not_null() & pl.col(plot.y).is_not_null()
+    table = table.filter(completed & known)
     if table.is_empty():
         return None
-    facets = _values(table, plot.facet)
-    across = min(len(facets), MOST_ACROSS)
+    return _draw_panels(plot, table)
+
+
+def _check_columns(plot: SweepPlot, table: pl.DataFrame) -> None:
+    for name in plot.columns:
+        if name not in table.columns:
+            remedy = suggest(name, table.columns, "the columns")
+            raise InputError(f"there is no column {name!r}", remedy=remedy)
+    if not table[plot.y].dtype.is_numeric():
+        remedy = f"choose one such as {', '.join(PREFERRED)}"
+        raise InputError(f"the column {plot.y!r} holds no numbers", remedy=remedy)
+
+
+def _draw_panels(plot: SweepPlot, table: pl.DataFrame) -> go.Figure:
+    facets = _distinct_values(table, plot.facet)
+    across = min(len(facets), MOST_PANELS_ACROSS)
     down = math.ceil(len(facets) / across)
-    titles = [f"{plot.facet}: {escape(str(value))}" if plot.facet else "" for value in facets]
+    titles = [""] * len(facets)
+    if plot.facet is not None:
+        titles = [f"{plot.facet}: {escape(str(value))}" for value in facets]
     figure = make_subplots(
         rows=down,
         cols=across,
@@ -165,110 +115,111 @@ def draw(plot: Plot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figu
         horizontal_spacing=0.04,
         vertical_spacing=0.24 / down,
     )
-    for i, value in enumerate(facets):
-        place = {"row": i // across + 1, "col": i % across + 1}
-        mine = table if plot.facet is None else table.filter(pl.col(plot.facet) == value)
-        _add_heat(figure, mine, plot, table, place) if plot.heat else _add_lines(
-            figure, mine, plot, table, place
-        )
+    for number, value in enumerate(facets):
+        rows = _rows_with(table, plot.facet, value)
+        row, column = divmod(number, across)
+        panel = _Panel(figure, plot, table, rows, row + 1, column + 1)
+        if plot.heat:
+            _draw_heat_map(panel)
+        else:
+            _draw_lines(panel)
     _style(figure, down)
     return figure
 
 
-def _add_lines(
-    figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]
-) -> None:
-    measured = MEASURED.get(plot.y, Measured(plot.y))
-    names = _values(table, plot.series)
-    key = _numbers(table, plot.x)
-    all_x = [] if key is None else table[key].to_list()
-    first = place == {"row": 1, "col": 1}
-    bounds = []
-    for i, name in enumerate(names):
-        part = _summed(
-            mine if plot.series is None else mine.filter(pl.col(plot.series) == name),
-            plot,
-            measured,
-        )
-        x = _placed(part["x"].to_list(), all_x)
-        colour, label = (
-            COLOURS[i % len(COLOURS)],
-            escape(str(name)) if plot.series else measured.label,
-        )
-        spread = {
+def _draw_lines(panel: _Panel) -> None:
+    lines = _lines_of(panel)
+    for line in lines:
+        _add_measured(panel, line)
+    _add_bounds(panel, [line for line in lines if line.has_bound])
+    _style_x(panel)
+    _style_y(panel)
+
+
+def _lines_of(panel: _Panel) -> list[_Line]:
+    plot = panel.plot
+    number_name = number_column(panel.table, plot.x)
+    axis_numbers = [] if number_name is None else panel.table[number_name].to_list()
+    lines: list[_Line] = []
+    for number, value in enumerate(_distinct_values(panel.table, plot.series)):
+        points = _sum_up(_rows_with(panel.rows, plot.series, value), plot)
+        x = _axis_places(points["x"].to_list(), axis_numbers)
+        label = plot.metric.label if plot.series is None else escape(str(value))
+        lines.append(_Line(label, COLOURS[number % len(COLOURS)], x, points))
+    return lines
+
+
+def _add_measured(panel: _Panel, line: _Line) -> None:
+    points = line.points
+    error_bars = None
+    if (points["high"] > points["low"]).any():
+        error_bars = {
             "type": "data",
-            "array": (part["high"] - part["y"]).to_list(),
+            "array": (points["high"] - points["y"]).to_list(),
             "thickness": 1,
             "width": 3,
-            "arrayminus": (part["y"] - part["low"]).to_list(),
+            "arrayminus": (points["y"] - points["low"]).to_list(),
         }
-        varies = bool((part["high"] > part["low"]).any())
-        figure.add_scatter(
-            x=x,
-            y=part["y"].to_list(),
-            name=label,
-            legendgroup=label,
-            showlegend=first,
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            text=part["text"].to_list(),
-            error_y=spread if varies else None,
-            hovertemplate="%{text}: %{y:.4g}<extra>" + label + "</extra>",
-            **place,
-        )
-        if "bound" in part.columns and part["bound"].null_count() < part.height:
-            bounds.append((label, colour, x, part))
-    same = (
-        len({tuple(map(_told, part["bound"].to_list())) for *_, part in bounds}) == 1
-        and len(bounds) > 1
+    panel.figure.add_scatter(
+        x=line.x,
+        y=points["y"].to_list(),
+        name=line.label,
+        legendgroup=line.label,
+        showlegend=panel.is_first,
+        mode="lines+markers",
+        line={"color": line.colour, "width": 2},
+        text=points["text"].to_list(),
+        error_y=error_bars,
+        hovertemplate="%{text}: %{y:.4g}<extra>" + line.label + "</extra>",
+        **panel.position,
     )
-    for label, colour, x, part in bounds[:1] if same else bounds:
-        name = "bound" if same else f"{label}, bound"
-        figure.add_scatter(
-            x=x,
-            y=part["bound"].to_list(),
-            name=name,
-            legendgroup=name if same else label,
-            showlegend=first,
-            mode="lines",
-            line={"color": GRAY if same else colour, "width": 1.5, "dash": "dash"},
-            text=part["text"].to_list(),
-            hovertemplate="%{text}: %{y:.4g}<extra>" + name + "</extra>",
-            **place,
-        )
-    _style_x(figure, table, plot.x, place)
-    names = [name for name in (plot.y, measured.bound) if name in table.columns]
-    values = [
-        value * measured.factor for name in names for value in table[name].drop_nulls().to_list()
-    ]
-    figure.update_yaxes(**_scale(values), **place)
-    if place["col"] == 1:
-        figure.update_yaxes(title=measured.label, **place)
 
 
-def _add_heat(
-    figure: go.Figure, mine: pl.DataFrame, plot: Plot, table: pl.DataFrame, place: dict[str, int]
-) -> None:
-    """Cells say the value and, below it, how much of it the bound is."""
-    measured = MEASURED.get(plot.y, Measured(plot.y))
-    across, down = _values(table, plot.x), _values(table, plot.series)
-    z, texts = [], []
-    for name in down:
-        part = mine if plot.series is None else mine.filter(pl.col(plot.series) == name)
-        cells = {row["text"]: row for row in _summed(part, plot, measured).iter_rows(named=True)}
-        z.append([cells[str(value)]["y"] if str(value) in cells else None for value in across])
-        texts.append([_cell(cells.get(str(value))) for value in across])
-    shown = [value * measured.factor for value in table[plot.y].to_list()]
-    log = _is_log(shown)
-    colours = (
-        [[None if value is None else math.log10(value) for value in row] for row in z] if log else z
+def _add_bounds(panel: _Panel, lines: Sequence[_Line]) -> None:
+    """Add the bound of each line, or a single one in grey if the bounds look alike."""
+    bounds = {tuple(_rounded(bound) for bound in line.points["bound"]) for line in lines}
+    if len(lines) > 1 and len(bounds) == 1:
+        _add_bound(panel, lines[0], "bound", "bound", BOUND_COLOUR)
+        return
+    for line in lines:
+        _add_bound(panel, line, f"{line.label}, bound", line.label, line.colour)
+
+
+def _add_bound(panel: _Panel, line: _Line, name: str, legend_group: str, colour: str) -> None:
+    panel.figure.add_scatter(
+        x=line.x,
+        y=line.points["bound"].to_list(),
+        name=name,
+        legendgroup=legend_group,
+        showlegend=panel.is_first,
+        mode="lines",
+        line={"color": colour, "width": 1.5, "dash": "dash"},
+        text=line.points["text"].to_list(),
+        hovertemplate="%{text}: %{y:.4g}<extra>" + name + "</extra>",
+        **panel.position,
     )
-    low, high = (
-        (math.log10(min(shown)), math.log10(max(shown))) if log else (min(shown), max(shown))
-    )
-    figure.add_heatmap(
-        z=colours,
-        x=[str(value) for value in across],
+
+
+def _draw_heat_map(panel: _Panel) -> None:
+    """Draw cells with the value and, below it, how large a part of the value the bound is."""
+    plot, table = panel.plot, panel.table
+    across = [str(value) for value in _distinct_values(table, plot.x)]
+    down = _distinct_values(table, plot.series)
+    values: list[list[float | None]] = []
+    texts: list[list[str]] = []
+    for value in down:
+        points = _sum_up(_rows_with(panel.rows, plot.series, value), plot)
+        cells = {cell["text"]: cell for cell in points.iter_rows(named=True)}
+        values.append([cells[name]["y"] if name in cells else None for name in across])
+        texts.append([_cell_text(cells.get(name)) for name in across])
+    shown = [value * plot.metric.factor for value in table[plot.y].to_list()]
+    low, high = min(shown), max(shown)
+    if _is_log(shown):
+        values = [_logarithms(row) for row in values]
+        low, high = math.log10(low), math.log10(high)
+    panel.figure.add_heatmap(
+        z=values,
+        x=across,
         y=[str(value) for value in down],
         text=texts,
         zmin=low,
@@ -279,114 +230,143 @@ def _add_heat(
         xgap=2,
         ygap=2,
         hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>",
-        **place,
+        **panel.position,
     )
-    figure.update_xaxes(title=plot.x, type="category", showgrid=False, **place)
-    series = plot.series if place["col"] == 1 else ""
-    figure.update_yaxes(title=series, type="category", showgrid=False, **place)
+    category = {"type": "category", "showgrid": False, **panel.position}
+    panel.figure.update_xaxes(title=plot.x, **category)
+    y_title = plot.series if panel.column == 1 else ""
+    panel.figure.update_yaxes(title=y_title, **category)
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
-    if row is None:
+def _logarithms(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else math.log10(value) for value in values]
+
+
+def _cell_text(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
         return ""
-    text = f"{row['y']:.3g}"
-    bound = row.get("bound")
-    return (
-        f"{text}<br>{100 * min(bound, row['y']) / max(bound, row['y']):.0f} %"
-        if bound and row["y"]
-        else text
-    )
+    value, bound = cell["y"], cell.get("bound")
+    text = f"{value:.3g}"
+    if not bound or not value:
+        return text
+    percentage = 100 * min(bound, value) / max(bound, value)
+    return f"{text}<br>{percentage:.0f} %"
 
 
-def _summed(table: pl.DataFrame, plot: Plot, measured: Measured) -> pl.DataFrame:
-    """Columns x (a number where there is one), text, y, low, high, and bound where there is one;
-    sorted by x.
+def _sum_up(rows: pl.DataFrame, plot: SweepPlot) -> pl.DataFrame:
+    """Sum up the rows that have the same x.
+
+    Returns:
+        Columns x (a number where the axis has numbers), text (x as written), y, low, high (median,
+        least and largest, in the metric's unit), and bound (median) if there is one; sorted by x
+        where x is a number.
     """
-    x = _numbers(table, plot.x)
-    scaled = pl.col(plot.y) * measured.factor
-    columns = [scaled.median().alias("y"), scaled.min().alias("low"), scaled.max().alias("high")]
-    if measured.bound is not None and measured.bound in table.columns:
-        columns.append((pl.col(measured.bound) * measured.factor).median().alias("bound"))
-    table = table.with_columns(text=pl.col(plot.x).cast(pl.String), x=pl.col(x or plot.x))
-    return (
-        table.group_by("x", "text", maintain_order=True).agg(columns).sort("x")
-        if x
-        else (table.group_by("x", "text", maintain_order=True).agg(columns))
-    )
+    metric = plot.metric
+    y = pl.col(plot.y) * metric.factor
+    statistics = [y.median().alias("y"), y.min().alias("low"), y.max().alias("high")]
+    if metric.bound is not None and metric.bound in rows.columns:
+        bound = pl.col(metric.bound) * metric.factor
+        statistics.append(bound.median().alias("bound"))
+    number_name = number_column(rows, plot.x)
+    x = pl.col(number_name or plot.x)
+    keyed = rows.with_columns(text=pl.col(plot.x).cast(pl.String), x=x)
+    points = keyed.group_by("x", "text", maintain_order=True).agg(statistics)
+    return points if number_name is None else points.sort("x")
 
 
-def _numbers(table: pl.DataFrame, name: str) -> str | None:
-    """The column with the numbers of `name`: itself, or that in base units; None if it is text."""
-    if table[name].dtype.is_numeric():
-        return name
-    units = [name + suffix for suffix in SUFFIXES.values() if name + suffix in table.columns]
-    return units[0] if units and table[units[0]].null_count() == table[name].null_count() else None
+def _rows_with(table: pl.DataFrame, column: str | None, value: Any) -> pl.DataFrame:
+    """Give the rows with a value in a column; all rows if there is no column."""
+    return table if column is None else table.filter(pl.col(column) == value)
 
 
-def _values(table: pl.DataFrame, name: str | None) -> list[Any]:
-    """The values of a column: numbers and quantities by size, others as they first come."""
-    if name is None:
+def _distinct_values(table: pl.DataFrame, column: str | None) -> list[Any]:
+    """Give the values of a column: numbers and quantities by size, others as they first come.
+
+    Without a column there is one value, None.
+    """
+    if column is None:
         return [None]
-    key = _numbers(table, name)
-    ordered = table if key is None else table.sort(key)
-    return [
-        value for value in ordered[name].unique(maintain_order=True).to_list() if value is not None
-    ]
+    number_name = number_column(table, column)
+    ordered = table if number_name is None else table.sort(number_name)
+    values = ordered[column].unique(maintain_order=True).to_list()
+    return [value for value in values if value is not None]
 
 
-def _style_x(figure: go.Figure, table: pl.DataFrame, name: str, place: dict[str, int]) -> None:
-    key = _numbers(table, name)
-    if key is None:
-        figure.update_xaxes(title=name, type="category", **place)
+def _style_x(panel: _Panel) -> None:
+    name = panel.plot.x
+    number_name = number_column(panel.table, name)
+    if number_name is None:
+        panel.figure.update_xaxes(title=name, type="category", **panel.position)
         return
-    texts = (
-        table.select(pl.col(key).alias("x"), pl.col(name).cast(pl.String).alias("text"))
-        .unique()
-        .sort("x")
-    )
-    places = _placed(texts["x"].to_list(), texts["x"].to_list())
-    step = 1 + texts.height // 10
-    figure.update_xaxes(
-        title=MEASURED.get(name, Measured(name)).label,
+    number = pl.col(number_name).alias("x")
+    text = pl.col(name).cast(pl.String).alias("text")
+    ticks = panel.table.select(number, text).unique().sort("x")
+    numbers = ticks["x"].to_list()
+    places = _axis_places(numbers, numbers)
+    step = 1 + ticks.height // MOST_TICKS
+    panel.figure.update_xaxes(
+        title=metric_of(name).label,
         type="log" if _is_log(places) else "linear",
         tickvals=places[::step],
-        ticktext=texts["text"].to_list()[::step],
+        ticktext=ticks["text"].to_list()[::step],
         minor_ticks="",
-        **place,
+        **panel.position,
     )
 
 
-def _placed(values: Sequence[Any], among: Sequence[float]) -> list[Any]:
-    """Where `values` go on an axis with the numbers `among`; zero a decade below the rest, if that
-    needs a log one.
+def _style_y(panel: _Panel) -> None:
+    metric = panel.plot.metric
+    values: list[float] = []
+    for name in (panel.plot.y, metric.bound):
+        if name in panel.table.columns:
+            column = panel.table[name].drop_nulls()
+            values += [value * metric.factor for value in column.to_list()]
+    panel.figure.update_yaxes(**_y_scale(values), **panel.position)
+    if panel.column == 1:
+        panel.figure.update_yaxes(title=metric.label, **panel.position)
+
+
+def _axis_places(values: Sequence[Any], axis_numbers: Sequence[float]) -> list[Any]:
+    """Place values on an axis.
+
+    Args:
+        values: to be placed.
+        axis_numbers: all numbers of the axis; empty for an axis of texts.
+
+    Returns:
+        The values; on a logarithmic axis with zero among its numbers, zero goes a decade below the
+        least of the others.
     """
-    others = [value for value in among if value > 0]
-    if not others or min(among) != 0 or not _is_log(others):
+    positive = [number for number in axis_numbers if number > 0]
+    if not positive or min(axis_numbers) != 0 or not _is_log(positive):
         return list(values)
-    return [value or min(others) / 10 for value in values]
+    return [value or min(positive) / 10 for value in values]
 
 
-def _told(value: float | None) -> str:
-    """As much of a value as a figure shows."""
-    return f"{value:.4g}" if value is not None else ""
+def _rounded(value: float | None) -> str:
+    """Give as many digits of a value as a figure shows."""
+    return "" if value is None else f"{value:.4g}"
 
 
 def _is_log(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) >= LOG_SPAN
 
 
-def _scale(values: Sequence[float]) -> dict[str, Any]:
+def _y_scale(values: Sequence[float]) -> dict[str, Any]:
     if not _is_log(values):
         return {"type": "linear", "rangemode": "tozero"}
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    ticks = [factor * 10.0**exponent for exponent in range(low, high + 1) for factor in (1, 2, 5)]
+    first_decade = math.floor(math.log10(min(values)))
+    last_decade = math.ceil(math.log10(max(values)))
+    ticks: list[float] = []
+    for exponent in range(first_decade, last_decade + 1):
+        ticks += [factor * 10.0**exponent for factor in (1, 2, 5)]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def _style(figure: go.Figure, down: int) -> None:
+def _style(figure: go.Figure, rows_of_panels: int) -> None:
     figure.update_layout(
         template="none",
-        height=HEIGHT * down,
+        height=HEIGHT * rows_of_panels,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         autosize=True,

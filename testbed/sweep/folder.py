@@ -1,68 +1,56 @@
-"""The files of a sweep's folder.
+"""The folder of a sweep: its files, who may work in it, and what counts as done.
 
-    experiment.yaml     what was written
-    sweep.json          the points: names, values, identities
-    points/<folder>/    the run folder of each point whose result is complete, with point.json
-    failed/<folder>/    that of each point whose last attempt failed
-    running/<folder>/   those in flight; what a killed sweep leaves here is removed by the next one
-    lock                held by the sweep that works in the folder
-    sweep.parquet       a row for each point; collectives.parquet: a row for each point and
-    collective sweep.html          the page
+    experiment.yaml       what was written
+    sweep.json            the points: names, values, identities
+    points/<folder>/      the run folder of each completed point, with point.json
+    failed/<folder>/      the run folder of each point whose last attempt failed
+    running/<folder>/     points in flight; the next sweep removes what a killed one leaves here
+    lock                  held by the sweep that works in the folder
+    sweep.parquet         a row for each point
+    collectives.parquet   a row for each point, operation and size
+    sweep.html            the page
 
-A point is done when its folder is below points/: it gets there by a rename, after all its files are
-on the disk. So a sweep may be killed at any moment, and loses only what was in flight.
+A point is done when its folder is below points/. The folder gets there by a rename, after all of
+its files are on the disk. So a sweep may be killed at any moment, and loses only points in flight.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from testbed.core.errors import InputError
-from testbed.runfolder.folder import read_json
+from testbed.core.errors import InputError, MachineError
+from testbed.sweep.durable import sync
+from testbed.sweep.index import SweepIndex, read_index, write_index
+from testbed.sweep.point_record import PointRecord, read_point_record, write_point_record
 
-FORMAT = 1
-POINT_FILE = "point.json"
-
-
-@dataclass(frozen=True)
-class Record:
-    """point.json: how an attempt to run a point ended."""
-
-    identity: str
-    name: str
-    state: str  # completed | failed
-    reason: str = ""
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0  # of the guest and of the process around it
-    attempt: int = 1
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class SweepDir:
-    """Paths of one sweep, and what is done in it."""
+    """Paths of one sweep, and the operations on them."""
 
     path: Path
 
     @classmethod
     def create(cls, path: Path) -> SweepDir:
-        """Make `path`, or take up a sweep that is there already.
+        """Make `path`, or take up the sweep that is there already.
 
         Raises:
-            InputError: it holds something else, or cannot be made.
+            InputError: the folder holds something else, or cannot be made.
         """
         folder = cls(path.resolve())
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()) and not (folder.lock.exists() or folder.index.exists()):
+            is_sweep = folder.lock.exists() or folder.index.exists()
+            if not is_sweep and any(path.iterdir()):
                 raise InputError(
                     f"the folder {path} holds something that is not a sweep",
                     remedy="name another one with --out",
@@ -78,10 +66,10 @@ class SweepDir:
 
     @classmethod
     def open(cls, path: Path) -> SweepDir:
-        """The folder of a sweep that has begun.
+        """Open the folder of a sweep that has begun.
 
         Raises:
-            InputError: it is none.
+            InputError: `path` is not the folder of a sweep.
         """
         folder = cls(path.resolve())
         if not folder.index.is_file():
@@ -90,17 +78,17 @@ class SweepDir:
 
     @property
     def experiment(self) -> Path:
-        """What was written."""
+        """The experiment, as written."""
         return self.path / "experiment.yaml"
 
     @property
     def index(self) -> Path:
-        """The points: see `write_index`."""
+        """The points (see `testbed.sweep.index`)."""
         return self.path / "sweep.json"
 
     @property
     def points(self) -> Path:
-        """Run folders of complete points."""
+        """Run folders of completed points."""
         return self.path / "points"
 
     @property
@@ -115,7 +103,7 @@ class SweepDir:
 
     @property
     def lock(self) -> Path:
-        """Locked by the sweep that works here."""
+        """Locked by the sweep that works here; holds the sweep's process number."""
         return self.path / "lock"
 
     @property
@@ -125,13 +113,17 @@ class SweepDir:
 
     @property
     def collectives(self) -> Path:
-        """A row for each point and collective."""
+        """A row for each point, operation and size."""
         return self.path / "collectives.parquet"
 
     @property
     def page(self) -> Path:
         """The page."""
         return self.path / "sweep.html"
+
+    def log(self, point_folder: str) -> Path:
+        """Give the file with the output of a point in flight, by the name of the point's folder."""
+        return self.running / f".{point_folder}.log"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -145,8 +137,9 @@ class SweepDir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
+                owner = lock.read().strip() or "unknown"
                 raise InputError(
-                    f"another sweep works in {self.path} (process {lock.read().strip() or 'unknown'})",
+                    f"another sweep works in {self.path} (process {owner})",
                     remedy="wait until it has ended, or name another folder with --out",
                 ) from error
             lock.truncate(0)
@@ -157,91 +150,97 @@ class SweepDir:
 
     def clear_running(self) -> None:
         """Remove the folders of points in flight."""
-        for left in self.running.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for entry in self.running.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
-
-    def log(self, name: str) -> Path:
-        """What the process of the point with the folder `name` prints while it is in flight."""
-        return self.running / f".{name}.log"
+                entry.unlink(missing_ok=True)
 
     def done(self) -> dict[str, Path]:
-        """The folders of complete points by identity."""
-        return self._records(self.points, "completed")
+        """Give the folders of completed points by identity."""
+        return _run_folders(self.points, "completed")
 
     def failures(self) -> dict[str, Path]:
-        """The folders of failed points by identity."""
-        return self._records(self.failed, "failed")
+        """Give the folders of failed points by identity."""
+        return _run_folders(self.failed, "failed")
 
-    def _records(self, parent: Path, state: str) -> dict[str, Path]:
-        found = {}
-        for folder in parent.iterdir() if parent.is_dir() else ():
-            record = read_json(folder / POINT_FILE, [])
-            if record.get("state") == state:
-                found[str(record["identity"])] = folder
-        return found
+    def settle(self, run_folder: Path, record: PointRecord) -> Path:
+        """Move a run folder to where its outcome belongs, after all of it is on the disk.
 
-    def settle(self, folder: Path, record: Record) -> Path:
-        """Move `folder` to where its outcome belongs, after all of it is on the disk; returns the
-        new place.
+        Args:
+            run_folder: a folder on the same file system; made if it is missing.
+            record: how the point ended.
+
+        Returns:
+            The new path of the run folder.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: something cannot be written.
         """
-        folder.mkdir(exist_ok=True)
-        write_durably(folder / POINT_FILE, asdict(record))
-        for file in folder.rglob("*"):
+        run_folder.mkdir(exist_ok=True)
+        write_point_record(run_folder, record)
+        for file in run_folder.rglob("*"):
             if file.is_file() and not file.is_symlink():
-                _sync(file)
-        target = (self.points if record.state == "completed" else self.failed) / folder.name
-        for old in (target, self.failed / folder.name):
-            shutil.rmtree(old, ignore_errors=True)
-        folder.rename(target)
-        _sync(target.parent)
+                sync(file)
+        parent = self.points if record.state == "completed" else self.failed
+        target = parent / run_folder.name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(self.failed / run_folder.name, ignore_errors=True)
+        run_folder.rename(target)
+        sync(parent)
         return target
 
-    def write_index(self, value: dict[str, Any]) -> None:
+    def read_index(self) -> SweepIndex:
+        """Read sweep.json.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return read_index(self.index)
+
+    def write_index(self, index: SweepIndex) -> None:
         """Write sweep.json.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
-        write_durably(
-            self.index, {"format": FORMAT, "written": time.strftime("%Y-%m-%d %H:%M:%S"), **value}
+        write_index(self.index, index)
+
+    def disk_full(self) -> MachineError:
+        """Make the error that ends a sweep whose disk is full."""
+        return MachineError(
+            f"the disk of {self.path} is full: the sweep was ended\n"
+            f"  {len(self.done())} points are complete and kept; make space, and give the same "
+            "command again to go on"
         )
 
+    @contextmanager
+    def full_disk_reported(self) -> Iterator[None]:
+        """Replace an `OSError` of a full disk by the error that says how to go on.
 
-def read_record(folder: Path) -> Record | None:
-    """point.json of `folder`; None if there is none."""
-    found = read_json(folder / POINT_FILE, [])
-    known = {name: found[name] for name in Record.__dataclass_fields__ if name in found}
-    return Record(**known) if {"identity", "name", "state"} <= known.keys() else None
-
-
-def write_durably(path: Path, value: Any) -> None:
-    """Write JSON so that after a crash `path` holds the old value or the whole new one.
-
-    Raises:
-        OSError: it cannot be written; the old value is untouched.
-    """
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("w") as file:
-            file.write(json.dumps(value, indent=1, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+        Raises:
+            MachineError: the disk is full.
+        """
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise self.disk_full() from error
+            raise
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def is_disk_full(error: OSError) -> bool:
+    """Whether a file could not be written because the disk, or the user's share of it, is full."""
+    return error.errno in DISK_FULL_ERRORS
+
+
+def _run_folders(parent: Path, state: str) -> dict[str, Path]:
+    """Give the run folders below `parent` whose record has `state`, by identity."""
+    run_folders: dict[str, Path] = {}
+    if not parent.is_dir():
+        return run_folders
+    for run_folder in parent.iterdir():
+        record = read_point_record(run_folder)
+        if record is not None and record.state == state:
+            run_folders[record.identity] = run_folder
+    return run_folders

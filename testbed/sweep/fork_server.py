@@ -1,20 +1,78 @@
-"""Imported by multiprocessing's fork server, first of all: it is killed when the sweep ends, and
-imports quickly.
+"""The process from which the points of a sweep are forked.
 
-By itself it would notice that end, too, and then take 0.7 s to tidy up what it has imported.
+The server imports everything that a point needs, which takes seconds, once. A point that is forked
+from the server costs no imports, and a crash of one takes no other point with it.
 """
 
-import gc
+from __future__ import annotations
+
+import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver
+from multiprocessing.util import get_temp_dir
+from pathlib import Path
 
 from testbed.core.linux import die_with_parent
-from testbed.sweep import STARTER
+from testbed.guest.boot import removed_if_killed
+from testbed.sweep import OWNER_VARIABLE
 
-die_with_parent()
-if os.environ.get(STARTER) not in (None, str(os.getppid())):
-    os._exit(1)  # the sweep ended before this
-for _name in ("OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ.setdefault(
-        _name, "1"
-    )  # points are what runs side by side: more threads for small tables only wait
-gc.disable()  # until all is imported, for that stays
+CONTEXT = multiprocessing.get_context("forkserver")
+IMPORTED = [
+    "testbed.sweep.fork_server_begin",
+    "testbed.sweep.local_executor",
+    "testbed.sweep.point_process",
+    "testbed.analysis.summarize",
+    "testbed.report.page",
+    "testbed.sweep.results",
+    "testbed.sweep.page",
+    "testbed.sweep.outputs",
+    "testbed.sweep.fork_server_ready",
+]
+OOM_SCORE = "500"  # of 1000; a process that is started by hand has 0
+
+
+@contextmanager
+def fork_server() -> Iterator[None]:
+    """Start the fork server and, in the background, its imports; it ends with this process."""
+    CONTEXT.set_forkserver_preload(IMPORTED)
+    os.environ[OWNER_VARIABLE] = str(os.getpid())
+    socket_folder = Path(get_temp_dir())
+    with removed_if_killed(socket_folder):
+        forkserver.ensure_running()
+        yield
+
+
+def prepare_process() -> None:
+    """Make this process of a sweep end with the sweep, or when the sweep terminates it."""
+    _end_with_server()
+    # Ctrl-C reaches the sweep, too, which then ends its points.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    end_first_without_memory(os.getpid())
+
+
+def end_first_without_memory(pid: int) -> None:
+    """Have Linux end process `pid` and its children before the sweep when memory runs out."""
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_SCORE)
+
+
+def _end_with_server() -> None:
+    """End this process with its parent, the fork server, and with the sweep."""
+    die_with_parent()
+    sweep = multiprocessing.parent_process()
+    if sweep is not None:
+        threading.Thread(target=_end_with, args=(sweep.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""Guests that carry out one point after another, so that booting one and importing torch is not
-paid for each point.
+"""Guests that carry out one point after another, which saves booting and importing torch.
 
-Each is kept by a thread, and ends with the sweep. A guest whose point did not complete is ended.
+A thread keeps each guest. All guests end with the sweep; a guest whose point did not complete ends
+at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
@@ -18,139 +18,145 @@ from testbed.execution.launch import folders_of, may_join_series, start_series
 from testbed.guest.kernel import ensure_kernel
 from testbed.guest.resident import ENDED, keep
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.fork_server import end_first_without_memory
 from testbed.sweep.points import PlannedPoint
-
-OOM_SCORE = "500"
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a guest must have to carry out any of some points."""
+class GuestNeeds:
+    """What a guest must have to carry out any of some points: memory, and folders to read."""
 
     memory_bytes: int
     readable: frozenset[Path]
 
     @classmethod
-    def of(cls, points: Sequence[PlannedPoint]) -> Shape | None:
-        """None if there are not two points that may share a guest."""
+    def of(cls, points: Sequence[PlannedPoint]) -> GuestNeeds | None:
+        """Give what the points that may share a guest need; None if fewer than two may."""
         plans = [point.plan for point in points if may_join_series(point.plan)]
         if len(plans) < 2:
             return None
-        named = frozenset(place for plan in plans for place in folders_of(plan))
-        return cls(max(plan.guest_memory_bytes for plan in plans), named)
+        readable: set[Path] = set()
+        for plan in plans:
+            readable |= folders_of(plan)
+        memory_bytes = max(plan.guest_memory_bytes for plan in plans)
+        return cls(memory_bytes, frozenset(readable))
 
 
-class Kept:
+class PooledGuest:
     """A guest, and the thread that keeps it."""
 
-    def __init__(self, folder: Path, shape: Shape) -> None:
-        """Boot one that has `shape`; the run folders of its points begin in the new folder
-        `folder`.
-        """
+    def __init__(self, folder: Path, needs: GuestNeeds) -> None:
+        """Boot a guest; the run folders of its points begin in the new folder `folder`."""
         self.folder = folder
-        self._enough = Event()
-        self._thread = Thread(target=self._keep, args=(shape,), name=folder.name, daemon=True)
+        self._end = Event()
+        self._thread = Thread(target=self._keep, args=(needs,), name=folder.name, daemon=True)
         self._thread.start()
 
     def alive(self) -> bool:
-        """Whether it can still carry out points."""
+        """Whether the guest can still carry out points."""
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Tell it to end."""
-        self._enough.set()
+        """Have the guest end; returns at once."""
+        self._end.set()
 
     def await_end(self) -> None:
-        """After `end`: wait for it, and remove its folder."""
+        """After `end`: wait for the end of the guest, and remove its folder."""
         self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _keep(self, shape: Shape) -> None:
+    def _keep(self, needs: GuestNeeds) -> None:
         reason = ""
         try:
             with start_series(
-                ensure_kernel(), self.folder, memory_bytes=shape.memory_bytes, named=shape.readable
+                ensure_kernel(), self.folder, memory_bytes=needs.memory_bytes, named=needs.readable
             ) as guest:
-                fall_first(guest.process.pid)
-                keep(guest, self.folder, self._enough)
+                end_first_without_memory(guest.process.pid)
+                keep(guest, self.folder, self._end)
         except (TestbedError, OSError) as error:
             reason = str(error)
-        with suppress(OSError):  # on a full disk; visits then find that the guest does not live
+        with suppress(OSError):  # on a full disk, points notice that the guest's process is gone
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ENDED).write_text(reason)
 
 
-@dataclass
-class Guests:
-    """The guests of a sweep on this machine."""
+class GuestPool:
+    """The shared guests of a sweep on this machine; without `needs` no points share a guest."""
 
-    folder: SweepDir
-    shape: Shape | None
-    _all: list[Kept] = field(default_factory=list)
-    _idle: list[Kept] = field(default_factory=list)
-    _leaving: list[Kept] = field(default_factory=list)  # told to end
-    _started: int = 0
+    def __init__(self, folder: SweepDir, needs: GuestNeeds | None = None) -> None:
+        self._folder = folder
+        self._needs = needs
+        self._guests: list[PooledGuest] = []
+        self._idle: list[PooledGuest] = []
+        self._ending: list[PooledGuest] = []
+        self._started = 0
 
     def start(self, points: Sequence[PlannedPoint]) -> None:
         """Boot a guest for each of `points` that may share one."""
-        for _point in filter(self._may_share, points):
-            self._idle.append(self._new())
+        for point in points:
+            if self._may_share(point):
+                self._idle.append(self._boot())
 
-    def lend(self, point: PlannedPoint) -> Kept | None:
-        """A guest for `point`; None if it has to have one of its own."""
+    def lend(self, point: PlannedPoint) -> PooledGuest | None:
+        """Give a guest for `point`; None if the point has to have a guest for itself."""
         if not self._may_share(point):
             self.end_idle()
-            self.await_ends()  # they hold memory
+            self.await_ends()  # idle guests hold memory
             return None
-        self._forget_dead()
-        return self._idle.pop() if self._idle else self._new()
+        for guest in list(self._idle):
+            if not guest.alive():
+                self._end(guest)
+        if self._idle:
+            return self._idle.pop()
+        return self._boot()
 
-    def take_back(self, kept: Kept, *, sound: bool) -> None:
-        """`sound`: its point completed, and so it may carry out another."""
-        if sound and kept.alive():
-            self._idle.append(kept)
-        else:
-            self._dismiss(kept)
-            self.await_ends()
+    def take_back(self, guest: PooledGuest, *, sound: bool) -> None:
+        """Take back a guest that was lent.
+
+        Args:
+            guest: the guest.
+            sound: the point completed, and so the guest may carry out another.
+        """
+        if sound and guest.alive():
+            self._idle.append(guest)
+            return
+        self._end(guest)
+        self.await_ends()
 
     def end_idle(self) -> None:
-        """Tell those that no point has to end, and do not wait for it."""
-        for kept in self._idle[:]:
-            self._dismiss(kept)
+        """Have the guests that no point uses end; returns at once."""
+        for guest in list(self._idle):
+            self._end(guest)
 
     def end(self) -> None:
-        """Tell all of them to end, and do not wait for it."""
-        for kept in self._all[:]:
-            self._dismiss(kept)
+        """Have all guests end; returns at once."""
+        for guest in list(self._guests):
+            self._end(guest)
 
     def await_ends(self) -> None:
-        """Wait for those that have been told to end."""
-        while self._leaving:
-            self._leaving.pop().await_end()
+        """Wait for the guests that are ending."""
+        while self._ending:
+            self._ending.pop().await_end()
+
+    def memory_bytes(self, point: PlannedPoint) -> int:
+        """Give the memory of the guest that `point` gets: a shared guest fits its largest point."""
+        if self._needs is None or not may_join_series(point.plan):
+            return point.plan.guest_memory_bytes
+        return max(self._needs.memory_bytes, point.plan.guest_memory_bytes)
 
     def _may_share(self, point: PlannedPoint) -> bool:
-        return self.shape is not None and may_join_series(point.plan)
+        return self._needs is not None and may_join_series(point.plan)
 
-    def _new(self) -> Kept:
-        assert self.shape is not None
+    def _boot(self) -> PooledGuest:
+        assert self._needs is not None
         self._started += 1
-        kept = Kept(self.folder.running / f".guest-{self._started}", self.shape)
-        self._all.append(kept)
-        return kept
+        guest = PooledGuest(self._folder.running / f".guest-{self._started}", self._needs)
+        self._guests.append(guest)
+        return guest
 
-    def _forget_dead(self) -> None:
-        for kept in [kept for kept in self._idle if not kept.alive()]:
-            self._dismiss(kept)
-
-    def _dismiss(self, kept: Kept) -> None:
-        kept.end()
-        for some in (self._all, self._idle):
-            if kept in some:
-                some.remove(kept)
-        self._leaving.append(kept)
-
-
-def fall_first(pid: int) -> None:
-    """Where memory runs out, Linux ends process `pid`, and what it starts, before the sweep."""
-    with suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_SCORE)
+    def _end(self, guest: PooledGuest) -> None:
+        guest.end()
+        self._guests.remove(guest)
+        if guest in self._idle:
+            self._idle.remove(guest)
+        self._ending.append(guest)

@@ -1,25 +1,25 @@
-"""sweep.html: the figures of a sweep and a table whose points are links to their reports. Works
-offline.
-"""
+"""sweep.html: the figures of a sweep, and a table of points with links to their reports."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from testbed.core.errors import InputError
 from testbed.core.units import format_cell
 from testbed.report.html import Figure, figure, render
-from testbed.runfolder.folder import read_json
-from testbed.sweep.figures import MEASURED, Plot, choose, draw
+from testbed.sweep.figures import draw
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.plots import SweepPlot, choose_plots
 
-KEY_FIGURES = (
+TEMPLATE = "sweep/page.html.j2"
+STATES = ("completed", "failed", "missing")
+KEY_COLUMNS = (
     "op",
     "time_us",
     "bound_us",
@@ -34,75 +34,159 @@ KEY_FIGURES = (
     "faithful",
     "wall_seconds",
 )
+REPEATS_NOTE = " Repeats: the median, with bars from the least to the largest."
+
+
+@dataclass(frozen=True)
+class _PointRow:
+    """A row of the page's table; `link` leads to the point's report, empty if there is none."""
+
+    name: str
+    state: str
+    reason: str
+    link: str
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class _PointsTable:
+    """The page's table: names of columns, whether each holds numbers, and rows."""
+
+    names: list[str]
+    numbers: list[bool]
+    rows: list[_PointRow]
 
 
 def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame) -> Path:
-    """Write sweep.html and return its path.
+    """Write sweep.html.
+
+    Args:
+        folder: of the sweep.
+        points: a row for each point (see `testbed.sweep.results`).
+        collectives: a row for each point, operation and size.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        OSError: it cannot be written.
+        InputError: sweep.json cannot be read.
+        OSError: the page cannot be written.
     """
-    index = read_json(folder.index, [])
-    repeated = any(point["repeat"] for point in index.get("points", []))
+    index = folder.read_index()
     figures: list[Figure] = []
     problems: list[str] = []
-    for number, plot in enumerate(choose(index, points), 1):
+    for number, plot in enumerate(choose_plots(index, points), 1):
         try:
-            figures += _drawn(number, plot, points, collectives, repeated=repeated)
+            figures += _figure(number, plot, points, collectives, repeated=index.repeated)
         except InputError as error:
             problems.append(f"{plot.heading!r}: {error.what} ({error.remedy})")
-    states = {
-        state: int((points["state"] == state).sum()) for state in ("completed", "failed", "missing")
-    }
     html = render(
-        "sweep/page.html.j2",
+        TEMPLATE,
         index=index,
-        states=states,
+        states={state: int((points["state"] == state).sum()) for state in STATES},
         figures=figures,
         problems=problems,
-        table=_table(folder, index.get("axes", []), points),
-        command=shlex.join(["testbed", *index.get("command", [])[1:]]),
+        table=_table(folder, index.axes, points),
+        command=shlex.join(["testbed", *index.command[1:]]),
         spec=folder.experiment.read_text() if folder.experiment.is_file() else "",
     )
     return _write(folder.page, html)
 
 
 def write_figures(
-    path: Path, plots: Sequence[Plot], points: pl.DataFrame, collectives: pl.DataFrame
+    path: Path, plots: Sequence[SweepPlot], points: pl.DataFrame, collectives: pl.DataFrame
 ) -> Path:
     """Write a page with figures alone.
 
+    Args:
+        path: of the page.
+        plots: what the figures show.
+        points: a row for each point (see `testbed.sweep.results`).
+        collectives: a row for each point, operation and size.
+
+    Returns:
+        `path`.
+
     Raises:
-        InputError: a figure cannot be drawn.
+        InputError: a figure cannot be drawn, or none has anything to show.
+        OSError: the page cannot be written.
     """
-    figures = [
-        item
-        for number, plot in enumerate(plots, 1)
-        for item in _drawn(number, plot, points, collectives)
-    ]
+    figures: list[Figure] = []
+    for number, plot in enumerate(plots, 1):
+        figures += _figure(number, plot, points, collectives)
     if not figures:
         raise InputError("there is nothing to draw: no complete point has these values")
-    return _write(path, render("sweep/page.html.j2", index={}, figures=figures))
+    return _write(path, render(TEMPLATE, index=None, figures=figures))
 
 
-def _drawn(
+def _figure(
     number: int,
-    plot: Plot,
+    plot: SweepPlot,
     points: pl.DataFrame,
     collectives: pl.DataFrame,
     *,
     repeated: bool = False,
 ) -> Iterable[Figure]:
-    """The figure, if there is anything to draw.
+    """Give the figure of a plot; nothing if there is nothing to draw.
 
     Raises:
         InputError: as `draw`.
     """
-    name = f"{number}-{re.sub('[^a-z0-9]+', '-', plot.heading.lower()).strip('-')}"
-    words = _words(plot) + (
-        " Repeats: the median, with bars from the least to the largest." if repeated else ""
-    )
-    return figure(name, plot.heading, words, draw(plot, points, collectives)).values()
+    slug = re.sub("[^a-z0-9]+", "-", plot.heading.lower()).strip("-")
+    caption = _caption(plot)
+    if repeated:
+        caption += REPEATS_NOTE
+    drawing = draw(plot, points, collectives)
+    return figure(f"{number}-{slug}", plot.heading, caption, drawing).values()
+
+
+def _caption(plot: SweepPlot) -> str:
+    text = f"{plot.metric.label} against {plot.x}"
+    if plot.series:
+        text += f", for each {plot.series}"
+    if plot.facet:
+        text += f", in a panel for each {plot.facet}"
+    bound = plot.metric.bound
+    if bound is None:
+        return text + "."
+    meaning = "what the topology allows at best"
+    if bound.startswith("compute"):
+        meaning = "the modelled computation alone"
+    if plot.heat:
+        return f"{text}. The percentage is how near it is to {meaning}."
+    return f"{text}. Dashed: {meaning}."
+
+
+def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _PointsTable:
+    names = [name for name in (*axes, "repeat", *KEY_COLUMNS) if name in points.columns]
+    if "repeat" in names and points["repeat"].n_unique() == 1:
+        names.remove("repeat")
+    rows: list[_PointRow] = []
+    for point in points.iter_rows(named=True):
+        row = _PointRow(
+            name=point["point"],
+            state=point["state"],
+            reason=point.get("reason") or "",
+            link=_report_link(folder, point.get("folder")),
+            cells=[_cell_text(point[name]) for name in names],
+        )
+        rows.append(row)
+    numbers = [points[name].dtype.is_numeric() for name in names]
+    return _PointsTable(names, numbers, rows)
+
+
+def _report_link(folder: SweepDir, run_folder: str | None) -> str:
+    """Link the report of a point; empty if there is none, because the point was killed."""
+    if run_folder is None:
+        return ""
+    link = f"{run_folder}/report.html"
+    return link if (folder.path / link).is_file() else ""
+
+
+def _cell_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return format_cell(value)
 
 
 def _write(path: Path, html: bytes) -> Path:
@@ -114,53 +198,3 @@ def _write(path: Path, html: bytes) -> Path:
         new.unlink(missing_ok=True)
         raise
     return path
-
-
-def _words(plot: Plot) -> str:
-    measured = MEASURED.get(plot.y)
-    text = f"{measured.label if measured else plot.y} against {plot.x}"
-    text += f", for each {plot.series}" if plot.series else ""
-    text += f", in a panel for each {plot.facet}" if plot.facet else ""
-    if measured is not None and measured.bound is not None:
-        what = (
-            "the modelled computation alone"
-            if measured.bound.startswith("compute")
-            else "what the topology allows at best"
-        )
-        text += (
-            f". The percentage is how near it is to {what}" if plot.heat else f". Dashed: {what}"
-        )
-    return text + "."
-
-
-def _table(folder: SweepDir, axes: list[str], points: pl.DataFrame) -> dict[str, Any]:
-    """The rows of the page; a point that was killed has no report to link."""
-    names = [name for name in (*axes, "repeat", *KEY_FIGURES) if name in points.columns]
-    if "repeat" in names and points["repeat"].n_unique() == 1:
-        names.remove("repeat")
-    rows = [
-        {
-            "name": row["point"],
-            "state": row["state"],
-            "reason": row.get("reason") or "",
-            "link": _report_of(folder, row.get("folder")),
-            "cells": [_text(row[name]) for name in names],
-        }
-        for row in points.iter_rows(named=True)
-    ]
-    return {
-        "names": names,
-        "numbers": [points[name].dtype.is_numeric() for name in names],
-        "rows": rows,
-    }
-
-
-def _report_of(folder: SweepDir, point: str | None) -> str:
-    link = f"{point}/report.html"
-    return link if point and (folder.path / link).is_file() else ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    return format_cell(value)

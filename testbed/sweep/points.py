@@ -23,8 +23,10 @@ from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, load_workload
 from testbed.spec.yaml_reader import Section
+from testbed.sweep.index import IndexedPoint, SweepIndex
 
 MANY_POINTS = 1000
+PROCESS_MEMORY_BYTES = 300 * 2**20  # of a point outside its guest: Python and its tables
 ID_DIGITS = 12
 SEED_BITS = 48
 RUN_OPTIONS = {"memory": "--memory", "guest_memory": "--guest-memory"}
@@ -44,6 +46,11 @@ class PlannedPoint:
     run: RunSettings
     identity: str
     command: tuple[str, ...]  # that does the same run alone
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory that the point takes: its guest's, which is a bound, and its process'."""
+        return self.plan.guest_memory_bytes + PROCESS_MEMORY_BYTES
 
     @property
     def name(self) -> str:
@@ -263,25 +270,31 @@ def unique(tasks: Iterable[PlannedPoint]) -> list[PlannedPoint]:
 
 def index_of(
     experiment: Experiment, points: Sequence[PlannedPoint], command: Sequence[str]
-) -> dict[str, Any]:
-    """What sweep.json holds."""
-    return {
-        "name": experiment.name,
-        "description": experiment.description,
-        "command": list(command),
-        "axes": list(points[0].point.shown) if points else [],
-        "target_loss": experiment.target_loss,
-        "plots": [plot.model_dump() for plot in experiment.plots],
-        "points": [
-            {
-                "name": point.name,
-                "identity": point.identity,
-                "values": {
-                    name: yaml_reader.plain(value) for name, value in point.point.shown.items()
-                },
-                "repeat": point.point.repeat,
-                "seed": point.run.seed,
-            }
-            for point in points
-        ],
-    }
+) -> SweepIndex:
+    """Make the index of a sweep.
+
+    Args:
+        experiment: the experiment.
+        points: all of its points, done or not.
+        command: the command line of the sweep.
+    """
+    return SweepIndex(
+        name=experiment.name,
+        description=experiment.description,
+        command=list(command),
+        axes=list(points[0].point.shown) if points else [],
+        target_loss=experiment.target_loss,
+        plots=experiment.plots,
+        points=[_indexed(point) for point in points],
+    )
+
+
+def _indexed(point: PlannedPoint) -> IndexedPoint:
+    values = {name: yaml_reader.plain(value) for name, value in point.point.shown.items()}
+    return IndexedPoint(
+        name=point.name,
+        identity=point.identity,
+        values=values,
+        repeat=point.point.repeat,
+        seed=point.run.seed,
+    )

@@ -1,13 +1,10 @@
-"""Run the points of a sweep on a Ray cluster. The only module that imports ray.
+"""Carry out the points of a sweep on a Ray cluster. The only module that imports ray.
 
-What travels: the project's code, the workloads and the guest kernel, once for each node, as the
-working folder of Ray's runtime environment; each point's plan to where it runs; its run folder
-back, as a compressed tar. Neither root nor a shared file system is needed. A node needs the Python
-packages of the same versions, and the Debian packages that runs use (scripts/packages, section
-runtime).
-
-A point whose node or worker is lost is run again elsewhere, and that does not count as one of its
-retries.
+What travels to a node, once: the project's code, the workloads and the guest kernel, as the working
+folder of Ray's runtime environment. What travels with each point: its plan there, and its run
+folder back, as a compressed tar. Neither root nor a shared file system is needed. A node needs the
+Python packages in the same versions, and the Debian packages that runs use (scripts/packages,
+section runtime).
 """
 
 from __future__ import annotations
@@ -19,10 +16,9 @@ import shutil
 import socket
 import tarfile
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +28,11 @@ from testbed.core.paths import cache_dir
 from testbed.core.units import format_size
 from testbed.execution.launch import clean_up_after_killed, versions
 from testbed.guest.kernel import ensure_kernel
-from testbed.sweep.folder import Record, SweepDir
-from testbed.sweep.local_executor import Events, Policy, need_bytes
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
-from testbed.sweep.run_point import NO_SPACE, Limits, carry_out, disk_full, is_disk_full
+from testbed.sweep.run_point import Limits, carry_out
+from testbed.sweep.scheduler import Attempt, Finished
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
@@ -47,171 +44,174 @@ except ImportError as error:
 
 SHIPPED = ("testbed", "workloads", "topologies")  # folders of the project that a run needs
 KERNEL = "guest-kernel"
-OBJECT_STORE_BYTES = (
-    200 * 2**20
-)  # of a cluster that is started for the sweep; a point's folder has a few MB
-POLL_S = 0.5
+# Of a cluster that is started for the sweep; the run folder of a point has a few MB.
+OBJECT_STORE_BYTES = 200 * 2**20
 AHEAD = 2  # points handed to Ray for each CPU of the cluster, so that no CPU waits
-MOST_LOSSES = 5  # of workers or nodes that a point survives
 
 
-@dataclass
-class _Flight:
-    point: PlannedPoint
-    attempt: int
-    losses: int
+class RayExecutor:
+    """An `Executor` of a Ray cluster."""
 
+    def __init__(self, folder: SweepDir, address: str, limits: Limits) -> None:
+        """Make an executor that is not connected yet.
 
-class RaySweep:
-    """Runs points on a cluster until none is left."""
+        Args:
+            folder: the sweep's folder on this machine.
+            address: of the cluster; ``auto`` finds one, ``local`` starts one on this machine.
+            limits: bounds of each point.
+        """
+        self._folder = folder
+        self._address = address
+        self._limits = limits
+        self._connection = ExitStack()
+        self._versions: dict[str, str] = {}
+        self._attempts: dict[Any, Attempt] = {}  # by Ray's reference to the result
 
-    def __init__(self, folder: SweepDir, address: str, policy: Policy, events: Events) -> None:
-        self._folder, self._address, self._policy, self._events = folder, address, policy, events
-        self._flights: dict[Any, _Flight] = {}
+    def start(self, points: Sequence[PlannedPoint]) -> int:
+        """Connect to the cluster.
 
-    def run(self, points: Sequence[PlannedPoint]) -> dict[str, Record]:
-        """How each of `points` ended, by identity; those that never began are missing.
+        Returns:
+            How many points will run at once.
 
         Raises:
-            MachineError: there is no such cluster, or the disk here is full.
+            MachineError: there is no such cluster, or its nodes are too small for the points.
         """
         kernel = ensure_kernel()
-        waiting = deque(_Flight(point, 1, 0) for point in points)
-        records: dict[str, Record] = {}
-        stopped = False
-        with _packed(kernel.path) as code, _connected(self._address, code):
-            here = versions(kernel)
-            self._check_fits(points)
-            try:
-                while (waiting and not stopped) or self._flights:
-                    while waiting and not stopped and len(self._flights) < self._room():
-                        self._submit(waiting.popleft(), here)
-                    for flight, record, lost in self._landed():
-                        again = lost or (
-                            record.state == "failed" and flight.attempt <= self._policy.retries
-                        )
-                        self._events.ended(flight.point, record, again)
-                        if lost:
-                            waiting.append(replace(flight, losses=flight.losses + 1))
-                        elif again:
-                            waiting.append(replace(flight, attempt=flight.attempt + 1))
-                        else:
-                            records[flight.point.identity] = record
-                            stopped |= self._policy.fail_fast and record.state == "failed"
-                    self._events.tick()
-            finally:
-                for reference in self._flights:
-                    ray.cancel(reference, force=True)
-        return records
+        code = self._connection.enter_context(_packed_code(kernel.path))
+        self._connection.enter_context(_connected(self._address, code))
+        self._versions = versions(kernel)
+        _check_node_memory(points)
+        return _cluster_cpus()
 
-    def _room(self) -> int:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return max(1, AHEAD * int(resources.get("CPU", 1)))
+    def has_room(self, point: PlannedPoint) -> bool:
+        """Whether the cluster has less to do than it could begin soon."""
+        return len(self._attempts) < AHEAD * _cluster_cpus()
 
-    def _check_fits(self, points: Sequence[PlannedPoint]) -> None:
-        """Refuse what Ray would wait for without end.
+    def submit(self, attempt: Attempt) -> None:
+        """Hand an attempt to Ray."""
+        point = attempt.point
+        task = _run_on_node.options(memory=point.memory_bytes, name=point.name)
+        reference = task.remote(point, self._limits, attempt.number, self._versions)
+        self._attempts[reference] = attempt
+
+    def wait(self, timeout_s: float) -> list[Finished]:
+        """Give the attempts that have ended; returns after `timeout_s` if none has.
 
         Raises:
-            MachineError: no node that the cluster has now is large enough for the largest point.
+            MachineError: the disk of this machine is full.
         """
-        self._events.jobs = self._room() // AHEAD
-        largest = max(points, key=need_bytes)
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        offers = [
-            node["Resources"]
-            for node in nodes
-            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-        ]
-        most = max((int(offer.get("memory", 0)) for offer in offers), default=None)
-        if most is not None and most < need_bytes(largest):
-            raise MachineError(
-                f"the point {largest.name} needs {format_size(need_bytes(largest), 3)} of memory, and the largest node "
-                f"of the cluster offers {format_size(most, 3)}\n  start nodes with more (ray start --memory), or use "
-                "fewer hosts or smaller tensors"
-            )
+        references, _ = ray.wait(list(self._attempts), num_returns=1, timeout=timeout_s)
+        return [self._fetch_result(reference) for reference in references]
 
-    def _submit(self, flight: _Flight, here: Mapping[str, str]) -> None:
-        task = _task.options(memory=need_bytes(flight.point), name=flight.point.name)
-        reference = task.remote(flight.point, self._policy.limits, flight.attempt, dict(here))
-        self._flights[reference] = flight
-        self._events.started(flight.point, flight.attempt)
+    def release_idle(self) -> None:
+        """Do nothing: Ray ends idle workers by itself."""
 
-    def _landed(self) -> Iterator[tuple[_Flight, Record, bool]]:
-        """The points that have ended, each with its record, and whether it is to go on
-        elsewhere.
-        """
-        ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=POLL_S)
-        for reference in ready:
-            flight, lost = self._flights.pop(reference), False
-            try:
-                record, data = ray.get(reference)
-                self._unpack(flight.point, record, data)
-            except ray.exceptions.RayTaskError as error:
-                record = self._failed(flight, str(error.cause))
-            except ray.exceptions.RayError as error:
-                lost = flight.losses < MOST_LOSSES
-                record = self._failed(flight, f"its worker was lost ({type(error).__name__})")
-            yield flight, record, lost
+    def cancel(self) -> None:
+        """Kill the workers of all attempts."""
+        for reference in self._attempts:
+            ray.cancel(reference, force=True)
+        self._attempts.clear()
 
-    def _failed(self, flight: _Flight, reason: str) -> Record:
-        record = Record(
-            flight.point.identity, flight.point.name, "failed", reason, attempt=flight.attempt
-        )
-        self._folder.settle(self._folder.running / flight.point.folder, record)
-        return record
+    def close(self) -> None:
+        """Leave the cluster, or end it if it was started for the sweep."""
+        self._connection.close()
 
-    def _unpack(self, point: PlannedPoint, record: Record, data: bytes) -> None:
-        """Put the run folder where it belongs.
-
-        Raises:
-            MachineError: the disk is full.
-        """
-        place = self._folder.running / point.folder
-        shutil.rmtree(place, ignore_errors=True)
+    def _fetch_result(self, reference: Any) -> Finished:
+        attempt = self._attempts.pop(reference)
+        run_folder = self._folder.running / attempt.point.folder
         try:
-            place.mkdir()
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                tar.extractall(place, filter="data")
-            self._folder.settle(place, record)
-        except OSError as error:
-            if error.errno in NO_SPACE:
-                raise disk_full(self._folder, len(self._folder.done())) from error
-            raise
-        if record.state == "failed" and is_disk_full(record.reason):
-            raise disk_full(self._folder, len(self._folder.done()))
+            result: _NodeResult = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            record = _failure(attempt.point, attempt.number, str(error.cause))
+            return Finished(attempt, record, run_folder)
+        except ray.exceptions.RayError as error:
+            reason = f"its worker was lost ({type(error).__name__})"
+            record = _failure(attempt.point, attempt.number, reason)
+            return Finished(attempt, record, run_folder, lost=True)
+        with self._folder.full_disk_reported():
+            _unpack(result.run_folder_tar, run_folder)
+        return Finished(attempt, result.record, run_folder, disk_full=result.disk_full)
+
+
+@dataclass(frozen=True)
+class _NodeResult:
+    """What a node sends back: how the point ended, and its run folder as a compressed tar."""
+
+    record: PointRecord
+    run_folder_tar: bytes
+    disk_full: bool = False
+
+
+def _failure(point: PlannedPoint, attempt: int, reason: str) -> PointRecord:
+    return PointRecord(
+        identity=point.identity, name=point.name, state="failed", reason=reason, attempt=attempt
+    )
+
+
+def _cluster_cpus() -> int:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(resources.get("CPU", 1)))
+
+
+def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
+    """Refuse points that Ray would wait to place without end.
+
+    Raises:
+        MachineError: no node that the cluster has now is large enough for the largest point.
+    """
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    offered_bytes = [
+        int(node["Resources"].get("memory", 0))
+        for node in nodes
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
+    largest = max(points, key=lambda point: point.memory_bytes)
+    if offered_bytes and max(offered_bytes) < largest.memory_bytes:
+        raise MachineError(
+            f"the point {largest.name} needs {format_size(largest.memory_bytes, 3)} of memory, "
+            "and the largest node of the cluster offers "
+            f"{format_size(max(offered_bytes), 3)}\n  start nodes with more "
+            "(ray start --memory), or use fewer hosts or smaller tensors"
+        )
 
 
 @contextmanager
-def _packed(kernel: Path) -> Iterator[Path]:
-    """A folder with all that a node has to be given."""
+def _packed_code(kernel: Path) -> Iterator[Path]:
+    """Make a folder with everything that is shipped to a node."""
     project = Path(testbed.__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix="testbed-ray-") as scratch:
         for name in SHIPPED:
-            shutil.copytree(
-                project / name, Path(scratch, name), ignore=shutil.ignore_patterns("__pycache__")
-            )
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(project / name, Path(scratch, name), ignore=ignored)
         shutil.copy(kernel, Path(scratch, KERNEL))
         yield Path(scratch)
 
 
 @contextmanager
 def _connected(address: str, code: Path) -> Iterator[None]:
-    """A connection to the cluster at `address`; ``local`` starts one of this machine alone.
+    """Connect to a cluster within the block.
+
+    Args:
+        address: of the cluster; ``local`` starts one of this machine alone.
+        code: the folder that is shipped to each node.
 
     Raises:
-        MachineError: there is none.
+        MachineError: there is no such cluster.
     """
-    own: dict[str, Any] = {}
+    new_cluster: dict[str, Any] = {}
     if address == "local":
-        own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-        own["num_cpus"] = len(os.sched_getaffinity(0))
+        new_cluster = {
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "num_cpus": len(os.sched_getaffinity(0)),
+        }
     try:
         ray.init(
             address,
             runtime_env={"working_dir": str(code)},
             logging_level=logging.ERROR,
             log_to_driver=False,
-            **own,
+            **new_cluster,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise MachineError(
@@ -225,58 +225,74 @@ def _connected(address: str, code: Path) -> Iterator[None]:
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _task(
-    point: PlannedPoint, limits: Limits, attempt: int, here: dict[str, str]
-) -> tuple[Record, bytes]:
-    """Run a point on a node, in a folder of the node's own."""
+def _run_on_node(
+    point: PlannedPoint, limits: Limits, attempt: int, sweep_versions: dict[str, str]
+) -> _NodeResult:
+    """Run a point on a node, in a temporary folder of the node.
+
+    Args:
+        point: the point.
+        limits: bounds of the run.
+        attempt: the number of the attempt, from 1.
+        sweep_versions: what results depend on, by name, as on the machine of the sweep.
+    """
     kernel = Path(testbed.__file__).resolve().parent.parent / KERNEL
     kernel.chmod(0o755)
     os.environ["TESTBED_KERNEL"] = str(kernel)
-    # A home folder may be that of all nodes; guests, and who has which CPU, are of this one.
+    # A home folder may be shared by all nodes, but guests and reserved CPUs belong to one node.
     os.environ["TESTBED_CACHE"] = str(Path(tempfile.gettempdir(), f"testbed-{os.getuid()}"))
     clean_up_after_killed()
-    with _scratch() as scratch:
-        problem = _different(here, versions(ensure_kernel()))
-        if problem:
-            return Record(point.identity, point.name, "failed", problem, attempt=attempt), _tar(
-                scratch
-            )
-        folder, record = carry_out(point, scratch, limits, attempt)
-        folder.mkdir(exist_ok=True)
-        return record, _tar(folder)
+    with _scratch_folder() as scratch:
+        mismatch = _version_mismatch(sweep_versions, versions(ensure_kernel()))
+        if mismatch:
+            return _NodeResult(_failure(point, attempt, mismatch), _pack(scratch))
+        result = carry_out(point, scratch, limits, attempt)
+        result.folder.mkdir(exist_ok=True)
+        return _NodeResult(result.record, _pack(result.folder), result.disk_full)
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder of this node for one point; those of workers that were killed are removed."""
-    places = cache_dir() / "points"
-    places.mkdir(exist_ok=True)
-    for left in places.iterdir():
-        if not Path("/proc", left.name.partition("-")[0]).exists():
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=places) as scratch:
+def _scratch_folder() -> Iterator[Path]:
+    """Make a folder for one point, and remove those of workers that were killed."""
+    parent = cache_dir() / "points"
+    parent.mkdir(exist_ok=True)
+    for folder in parent.iterdir():
+        owner = folder.name.partition("-")[0]
+        if not Path("/proc", owner).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=parent) as scratch:
         yield Path(scratch)
 
 
-def _different(here: Mapping[str, str], there: Mapping[str, str]) -> str:
-    """What a node has that would give other results; empty if nothing."""
-    other = [
-        f"{name} {there.get(name)} instead of {what}"
-        for name, what in here.items()
-        if there.get(name) != what
+def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:
+    """Say which versions of this node would give other results; empty if none."""
+    differences = [
+        f"{name} {present.get(name)} instead of {version}"
+        for name, version in wanted.items()
+        if present.get(name) != version
     ]
-    return (
-        f"the node {socket.gethostname()} has {', '.join(other)}; install the same there"
-        if other
-        else ""
-    )
+    if not differences:
+        return ""
+    return f"the node {socket.gethostname()} has {', '.join(differences)}; install the same there"
 
 
-def _tar(folder: Path) -> bytes:
-    data = io.BytesIO()
+def _pack(folder: Path) -> bytes:
+    archive = io.BytesIO()
     with (
-        tarfile.open(fileobj=data, mode="w:gz", compresslevel=1) as tar,
+        tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as tar,
         suppress(FileNotFoundError),
     ):
         tar.add(folder, arcname=".")
-    return data.getvalue()
+    return archive.getvalue()
+
+
+def _unpack(archive: bytes, folder: Path) -> None:
+    """Extract an archive into a folder that is made anew.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")

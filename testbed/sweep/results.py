@@ -1,10 +1,14 @@
 """The tables of a sweep, from the run folders of its points.
 
-Columns of sweep.parquet (a row for each point): ``point`` (its name), ``state`` (completed | failed
-| missing); for each swept key its short name with the value as written, and for a quantity the same
-in base units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``; ``repeat``, ``seed``; what was
-measured (null for other workloads); ``faithful``, ``wall_seconds``, ``cpu_seconds``,
-``emulated_seconds``, ``attempt``, ``reason``, ``folder`` (relative to the sweep's), ``identity``.
+sweep.parquet has a row for each point, with these columns:
+
+- ``point`` (its name), ``state`` (completed | failed | missing);
+- for each swept key its short name, with the value as written, and for a quantity the same in base
+  units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``;
+- ``repeat``, ``seed``;
+- what was measured (null for other workloads), as listed below;
+- ``faithful``, ``wall_seconds``, ``cpu_seconds``, ``emulated_seconds``, ``attempt``, ``reason``,
+  ``folder`` (relative to the sweep's), ``identity``.
 
 What was measured:
 
@@ -13,29 +17,34 @@ What was measured:
 - collectives: ``op``, ``bytes``, ``time_us`` (median), ``max_us``, ``bound_us``, ``efficiency``,
   ``algbw_gbytes``, ``busbw_gbytes`` and the same at the bound (``algbw_bound_gbytes``,
   ``busbw_bound_gbytes``), ``wrong``; of the first operation at its largest size.
-  collectives.parquet has all of them, a row for each point, operation and size.
 - training: ``method``, ``step_ms`` (median), ``compute_ms``, ``utilisation``, ``tokens_per_s``,
   ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
   ``compute_to_loss_s``: run's time until the mean loss of the last five steps was at most the
   experiment's ``target_loss``, and the modelled computation in it (null: never).
+
+collectives.parquet has a row for each point, operation and size, with the columns of collectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from testbed.core.errors import InputError
-from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import read_status
+from testbed.runfolder.summary import CollectiveRow, Summary, read_summary
 from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
-from testbed.sweep.folder import SweepDir, read_record
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.index import IndexedPoint
+from testbed.sweep.point_record import read_point_record
 
 SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}
-LAST = (
+LAST_COLUMNS = (
     "wall_seconds",
     "cpu_seconds",
     "emulated_seconds",
@@ -44,159 +53,197 @@ LAST = (
     "folder",
     "identity",
 )
-LOSS_STEPS = 5
-FROM_TRAINING = {
-    "method": "method",
-    "compute_ms": "compute_ms",
-    "utilisation": "compute_utilisation",
-    "tokens_per_s": "tokens_per_s",
-    "wan_bytes_per_step": "wan_bytes_per_step",
-    "final_loss": "final_loss",
-    "training_s": "seconds",
-}
+LOSS_STEPS = 5  # over which the loss is averaged
 
+# A row of a table, by column; which columns there are depends on the experiment and the workload.
 Row = dict[str, Any]
 
 
-def gather(folder: SweepDir) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Write sweep.parquet and collectives.parquet anew, and return both.
+class SweepTables(NamedTuple):
+    """The tables of a sweep, as sweep.parquet and collectives.parquet hold them."""
+
+    points: pl.DataFrame
+    collectives: pl.DataFrame
+
+
+def gather(folder: SweepDir) -> SweepTables:
+    """Make the tables of a sweep from what is complete, and write them.
 
     Raises:
-        OSError: they cannot be written.
+        InputError: sweep.json cannot be read.
+        OSError: the tables cannot be written.
     """
-    index = read_json(folder.index, [])
+    index = folder.read_index()
     done, failed = folder.done(), folder.failures()
     rows: list[Row] = []
-    collectives: list[Row] = []
-    for point in index.get("points", []):
-        found = done.get(point["identity"]) or failed.get(point["identity"])
-        base = {"point": point["name"], "state": "missing"} | _axis_columns(point["values"])
-        base |= {"repeat": point["repeat"], "seed": point["seed"]}
-        row = base | _outcome(folder, found) | {"identity": point["identity"]}
-        if found is not None:
-            summary = read_json(RunDir(found).summary, [])
-            measured = [_collective(each) for each in summary.get("collectives") or []]
-            collectives += [base | {"state": row["state"]} | each for each in measured]
-            row |= _wan(summary) | _headline(measured)
-            row |= _training(RunDir(found), summary, index.get("target_loss"))
+    collective_rows: list[Row] = []
+    for point in index.points:
+        run_folder = done.get(point.identity) or failed.get(point.identity)
+        row = _point_columns(point)
+        if run_folder is not None:
+            row.update(_outcome(folder, run_folder))
+            run = RunDir(run_folder)
+            summary, _ = read_summary(run.summary)
+            collectives = [_collective(collective) for collective in summary.collectives]
+            for collective in collectives:
+                collective_rows.append(_point_columns(point, row["state"]) | collective)
+            row.update(_wan(summary))
+            row.update(_headline(collectives))
+            row.update(_training(run, summary, index.target_loss))
+        row["identity"] = point.identity
         rows.append(row)
-    return _table(rows, folder.table), _table(collectives, folder.collectives)
+    points = _write_table(rows, folder.table)
+    return SweepTables(points, _write_table(collective_rows, folder.collectives))
 
 
-def _axis_columns(values: Mapping[str, Any]) -> Row:
-    row: Row = {}
-    for name, value in values.items():
-        kind = quantity_of(value)
-        plain = isinstance(value, int | float) and not isinstance(value, bool)
-        row[name] = value if plain else value_text(value)
-        if kind is not None:
-            row[name + SUFFIXES[kind.name]] = float(measure(value).number) / (
-                100 if kind.name == "percentage" else 1
-            )
+def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
+    row: Row = {"point": point.name, "state": state}
+    for name, value in point.values.items():
+        row.update(_axis_columns(name, value))
+    row["repeat"] = point.repeat
+    row["seed"] = point.seed
     return row
 
 
-def _outcome(folder: SweepDir, found: Path | None) -> Row:
-    if found is None:
-        return {}
-    record, status = read_record(found), read_json(RunDir(found).status, [])
-    return {
-        "state": record.state if record else "failed",
-        "faithful": status.get("faithful"),
-        "wall_seconds": record.wall_seconds if record else None,
-        "cpu_seconds": record.cpu_seconds if record else None,
-        "emulated_seconds": status.get("emulated_seconds"),
-        "attempt": record.attempt if record else None,
-        "reason": record.reason if record else "",
-        "folder": str(found.relative_to(folder.path)),
-    }
-
-
-def _collective(each: Row) -> Row:
-    time, bound = each["time_us"]["median"], each.get("bound_us")
-    growth = time / bound if bound else None
-    return {
-        "op": each["op"],
-        "bytes": each["bytes"],
-        "ranks": each["ranks"],
-        "dtype": each.get("dtype"),
-        "time_us": time,
-        "max_us": each["time_us"]["max"],
-        "bound_us": bound,
-        "efficiency": each.get("efficiency"),
-        "algbw_gbytes": each["algbw_gbytes"],
-        "busbw_gbytes": each["busbw_gbytes"],
-        "algbw_bound_gbytes": growth and each["algbw_gbytes"] * growth,
-        "busbw_bound_gbytes": growth and each["busbw_gbytes"] * growth,
-        "wrong": each.get("wrong"),
-    }
-
-
-def _headline(measured: Sequence[Row]) -> Row:
-    if not measured:
-        return {}
-    first = [each for each in measured if each["op"] == measured[0]["op"]]
-    return max(first, key=lambda each: int(each["bytes"]))
-
-
-def _wan(summary: Mapping[str, Any]) -> Row:
-    wan, pairs = summary.get("wan") or [], summary.get("fidelity") or []
-    return {
-        "rtt_ms": max((pair["rtt_ms_expected"] for pair in pairs), default=None),
-        "wan_bytes": sum(way["bytes"] or 0 for way in wan) if wan else None,
-        "wan_drops": sum(way["drops"] or 0 for way in wan) if wan else None,
-        "wan_utilisation": max((way["mean_utilisation"] or 0.0 for way in wan), default=None),
-    }
-
-
-def _training(run: RunDir, summary: Mapping[str, Any], target: float | None) -> Row:
-    found = summary.get("training")
-    if not found:
-        return {}
-    row = {name: found.get(key) for name, key in FROM_TRAINING.items()} | {
-        "step_ms": found["step_ms"]["median"]
-    }
-    if target is not None and run.train.is_file():
-        row |= time_to_loss(pl.read_parquet(run.train), target, found["compute_ms"] / 1000)
+def _axis_columns(name: str, value: Any) -> Row:
+    """Give the column of an axis, and for a quantity the column in base units."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    row: Row = {name: value if is_number else value_text(value)}
+    quantity = quantity_of(value)
+    if quantity is not None:
+        divisor = 100 if quantity.name == "percentage" else 1
+        row[name + SUFFIXES[quantity.name]] = float(measure(value).number) / divisor
     return row
 
 
-def time_to_loss(steps: pl.DataFrame, target: float, compute_s: float) -> Row:
-    """When the mean over ranks and the last five steps was at most `target`, and how much of that
-    was computation.
+def _outcome(folder: SweepDir, run_folder: Path) -> Row:
+    record = read_point_record(run_folder)
+    status, _ = read_status(RunDir(run_folder).status)
+    row: Row = {"state": "failed", "faithful": None, "emulated_seconds": None, "reason": ""}
+    if record is not None:
+        row["state"] = record.state
+        row["wall_seconds"] = record.wall_seconds
+        row["cpu_seconds"] = record.cpu_seconds
+        row["attempt"] = record.attempt
+        row["reason"] = record.reason
+    if status is not None:
+        row["faithful"] = status.faithful
+        row["emulated_seconds"] = status.emulated_seconds
+    row["folder"] = str(run_folder.relative_to(folder.path))
+    return row
+
+
+def _collective(collective: CollectiveRow) -> Row:
+    algbw, busbw = collective.algbw_gbytes, collective.busbw_gbytes
+    algbw_bound = busbw_bound = None
+    if collective.bound_us:
+        time_ratio = collective.time_us.median / collective.bound_us
+        algbw_bound, busbw_bound = algbw * time_ratio, busbw * time_ratio
+    return {
+        "op": collective.op,
+        "bytes": collective.bytes,
+        "ranks": collective.ranks,
+        "dtype": collective.dtype or None,
+        "time_us": collective.time_us.median,
+        "max_us": collective.time_us.max,
+        "bound_us": collective.bound_us,
+        "efficiency": collective.efficiency,
+        "algbw_gbytes": algbw,
+        "busbw_gbytes": busbw,
+        "algbw_bound_gbytes": algbw_bound,
+        "busbw_bound_gbytes": busbw_bound,
+        "wrong": collective.wrong,
+    }
+
+
+def _headline(collectives: Sequence[Row]) -> Row:
+    """Give the columns of the first operation at its largest size; none if there is none."""
+    if not collectives:
+        return {}
+    operation = collectives[0]["op"]
+    of_operation = [collective for collective in collectives if collective["op"] == operation]
+    return max(of_operation, key=lambda collective: int(collective["bytes"]))
+
+
+def _wan(summary: Summary) -> Row:
+    round_trips = [pair.rtt_ms_expected for pair in summary.fidelity]
+    row: Row = {
+        "rtt_ms": max((rtt for rtt in round_trips if rtt is not None), default=None),
+        "wan_bytes": None,
+        "wan_drops": None,
+        "wan_utilisation": None,
+    }
+    if summary.wan:
+        row["wan_bytes"] = sum(direction.bytes or 0 for direction in summary.wan)
+        row["wan_drops"] = sum(direction.drops or 0 for direction in summary.wan)
+        row["wan_utilisation"] = max(direction.mean_utilisation or 0.0 for direction in summary.wan)
+    return row
+
+
+def _training(run: RunDir, summary: Summary, target_loss: float | None) -> Row:
+    training = summary.training
+    if training is None:
+        return {}
+    row: Row = {
+        "method": training.method,
+        "compute_ms": training.compute_ms,
+        "utilisation": training.compute_utilisation,
+        "tokens_per_s": training.tokens_per_s,
+        "wan_bytes_per_step": training.wan_bytes_per_step,
+        "final_loss": training.final_loss,
+        "training_s": training.seconds,
+        "step_ms": training.step_ms.median,
+    }
+    if target_loss is not None and run.train.is_file():
+        steps = pl.read_parquet(run.train)
+        row.update(time_to_loss(steps, target_loss, training.compute_ms / 1000))
+    return row
+
+
+def time_to_loss(
+    steps: pl.DataFrame, target_loss: float, compute_s: float
+) -> dict[str, float | None]:
+    """Find when the loss, averaged over ranks and `LOSS_STEPS` steps, was at most a target.
 
     Args:
-        steps: train.parquet of a run.
-        target: nats per token.
-        compute_s: modelled computation of a step.
+        steps: train.parquet of a run: a row for each step and rank, with columns step, start_ns,
+            end_ns (Unix ns on the run's clock) and loss (nats per token).
+        target_loss: nats per token.
+        compute_s: the modelled computation of a step in seconds.
+
+    Returns:
+        ``time_to_loss_s``: seconds from the first step's start; ``compute_to_loss_s``: the modelled
+        computation in it. Both are None if the loss was always larger.
     """
-    begin = steps["start_ns"].min()
-    curve = (
+    begin_ns = steps["start_ns"].min()
+    step_ends = (pl.col("end_ns").max() - begin_ns) / 1e9
+    losses = (
         steps.group_by("step")
-        .agg(seconds=(pl.col("end_ns").max() - begin) / 1e9, loss=pl.col("loss").mean())
+        .agg(seconds=step_ends, loss=pl.col("loss").mean())
         .drop_nulls()
         .sort("step")
         .with_columns(pl.col("loss").rolling_mean(LOSS_STEPS))
-        .filter(pl.col("loss") <= target)
     )
-    if curve.is_empty():
+    reached = losses.filter(pl.col("loss") <= target_loss)
+    if reached.is_empty():
         return {"time_to_loss_s": None, "compute_to_loss_s": None}
-    step, seconds = int(curve["step"][0]), float(curve["seconds"][0])
-    return {"time_to_loss_s": seconds, "compute_to_loss_s": (step + 1) * compute_s}
-
-
-def _table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
-    """The rows as a table, written to `path`; columns in the order in which rows first have
-    them.
-    """
-    found = dict.fromkeys(name for row in rows for name in row)
-    names = [name for name in found if name not in LAST] + [name for name in LAST if name in found]
-    columns = {
-        name: _uniform([row.get(name) for row in rows]) for name in names or ("point", "state")
+    steps_done = int(reached["step"][0]) + 1
+    return {
+        "time_to_loss_s": float(reached["seconds"][0]),
+        "compute_to_loss_s": steps_done * compute_s,
     }
-    table = pl.DataFrame(
-        [pl.Series(name, values, strict=False) for name, values in columns.items()]
-    )
+
+
+def _write_table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
+    """Write rows as a table; columns have the order in which rows first have them."""
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in present if name not in LAST_COLUMNS]
+    names += [name for name in LAST_COLUMNS if name in present]
+    series: list[pl.Series] = []
+    for name in names or ("point", "state"):
+        values = [row.get(name) for row in rows]
+        series.append(pl.Series(name, _uniform(values), strict=False))
+    table = pl.DataFrame(series)
     new = path.with_name(path.name + ".new")
     table.write_parquet(new)
     new.replace(path)
@@ -204,33 +251,36 @@ def _table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
 
 
 def _uniform(values: list[Any]) -> list[Any]:
-    """Values of one type: numbers if all are, else text."""
-    known = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in known) or all(
-        isinstance(value, str) for value in known
-    ):
+    """Give values of one type: numbers if all are numbers, else texts; None stays."""
+    types = {type(value) for value in values if value is not None}
+    if len(types) <= 1:
         return values
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
-        whole = all(isinstance(value, int) for value in known)
-        return values if whole else [None if value is None else float(value) for value in values]
-    return [None if value is None else str(value) for value in values]
+    convert = float if types == {int, float} else str
+    return [None if value is None else convert(value) for value in values]
 
 
 def query(folder: SweepDir, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Columns and rows of an SQL query (DuckDB's dialect) over the tables `points` and
-    `collectives`.
+    """Run an SQL query over the tables ``points`` and ``collectives``.
+
+    Args:
+        folder: of the sweep, whose tables are written.
+        sql: in DuckDB's dialect.
+
+    Returns:
+        The names of the columns, and the rows.
 
     Raises:
-        InputError: DuckDB cannot do it.
+        InputError: DuckDB refuses the query.
     """
-    import duckdb  # noqa: PLC0415 (only this needs it)
+    import duckdb  # noqa: PLC0415 (nothing else needs it)
 
     with duckdb.connect() as database:
         for name, path in (("points", folder.table), ("collectives", folder.collectives)):
             database.read_parquet(str(path)).create_view(name)
         try:
-            found = database.execute(sql)
-            return [column[0] for column in found.description or []], found.fetchall()
+            result = database.execute(sql)
+            names = [column[0] for column in result.description or []]
+            return names, result.fetchall()
         except duckdb.Error as error:
             raise InputError(
                 f"DuckDB: {error}", remedy="the tables are points and collectives"

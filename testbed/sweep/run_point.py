@@ -1,10 +1,7 @@
-"""Carry out one point, in whatever process this is: in a child of the sweep here, or in a worker of
-a cluster.
-"""
+"""Carry out one point in the calling process: a child of a sweep, or a worker of a cluster."""
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import signal
@@ -14,27 +11,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from testbed.core.errors import MachineError, RunError, TestbedError
+from testbed.core.errors import RunError, TestbedError
 from testbed.execution.launch import launch
 from testbed.guest.resident import series_cpu_seconds
 from testbed.runfolder.folder import RunDir
-from testbed.sweep.folder import Record, SweepDir
+from testbed.sweep.folder import is_disk_full
+from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_SPACE_TEXTS = tuple(os.strerror(number) for number in NO_SPACE)
+LEAST_SPACE = 2**20  # bytes; a disk that cannot take as much is full
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a point may take of wall time, in seconds; None: as long as it will."""
+    """Bounds of a point: wall time in seconds, None for no bound."""
 
     timeout_s: float | None = None
 
 
-class _Silent:
-    """A point has no display of its own."""
+@dataclass(frozen=True)
+class PointResult:
+    """How a point ended, and its run folder; `disk_full`: nothing more could be written."""
+
+    folder: Path
+    record: PointRecord
+    disk_full: bool
+
+
+class _NoProgress:
+    """The progress of a run, shown nowhere."""
 
     def building(self, what: str, part: float) -> None:
         pass
@@ -50,68 +57,103 @@ class _Silent:
 
 
 def carry_out(
-    point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1, *, series: bool = False
-) -> tuple[Path, Record]:
-    """Run `point` in a new folder below `parent`; the folder, and how it ended, however it ended.
+    point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1, *, shared: bool = False
+) -> PointResult:
+    """Run a point in a new folder below `parent`, and report how the run ended, whatever happens.
 
     Args:
-        series: `parent` is that of a guest that carries out several points.
+        point: the point.
+        parent: an existing folder.
+        limits: bounds of the run.
+        attempt: the number of the attempt, from 1.
+        shared: `parent` is the folder of a running guest that carries out several points.
 
     Raises:
-        KeyboardInterrupt: it was interrupted; its folder is to be removed.
+        KeyboardInterrupt: the run was interrupted, and its folder is to be removed.
     """
-    guest = parent if series else None
-    begin, cpu = time.monotonic(), _cpu_seconds(guest)
-    path = parent / point.folder
+    guest_folder = parent if shared else None
+    run_folder = parent / point.folder
+    begin = time.monotonic()
+    cpu_before = _cpu_seconds(guest_folder)
+    reason, disk_full = _failure(point, run_folder, limits, guest_folder)
+    state: Literal["completed", "failed"] = "failed" if reason else "completed"
+    record = PointRecord(
+        identity=point.identity,
+        name=point.name,
+        state=state,
+        reason=reason,
+        wall_seconds=round(time.monotonic() - begin, 3),
+        cpu_seconds=round(_cpu_seconds(guest_folder) - cpu_before, 2),
+        attempt=attempt,
+    )
+    return PointResult(run_folder, record, disk_full)
+
+
+def _failure(
+    point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None
+) -> tuple[str, bool]:
+    """Run a point.
+
+    Returns:
+        Why the run failed (empty if it completed), and whether the disk was full.
+    """
     try:
-        reason = _run(point, path, limits, guest)
+        return _run(point, run_folder, limits, guest_folder), False
     except TestbedError as error:
-        reason = str(error)
+        # The guest reports a full disk in words that only people read.
+        return str(error), not _has_space(run_folder.parent)
     except MemoryError:
-        reason = "this machine's memory ran out"
+        return "this machine's memory ran out", False
     except OSError as error:
-        reason = f"{error.strerror or error}: {error.filename or path}"
+        reason = f"{error.strerror or error}: {error.filename or run_folder}"
+        return reason, is_disk_full(error)
     except Exception as error:  # one point must not stop the others
         with suppress(OSError):
             traceback.print_exc()
-        reason = f"{type(error).__name__}: {error} (a fault of the testbed)"
-    state, wall, cpu = (
-        ("failed" if reason else "completed"),
-        time.monotonic() - begin,
-        _cpu_seconds(guest) - cpu,
-    )
-    return path, Record(
-        point.identity, point.name, state, reason, round(wall, 3), round(cpu, 2), attempt
-    )
+        return f"{type(error).__name__}: {error} (a fault of the testbed)", False
 
 
-def _cpu_seconds(guest: Path | None) -> float:
-    """Of this process and of all that it has waited for, and of a guest that it shares."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    own = sum(usage.ru_utime + usage.ru_stime for usage in usages)
-    return own + (series_cpu_seconds(guest) if guest else 0.0)
-
-
-def _run(point: PlannedPoint, path: Path, limits: Limits, guest: Path | None) -> str:
-    """Why the run failed; empty if it did not."""
-    run = RunDir.create(path)
-    stall_limit_s = point.run.stall_limit / 1e9
+def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None) -> str:
+    """Run a point, and say why the run failed; empty if it completed."""
+    run = RunDir.create(run_folder)
     with _time_limit(limits.timeout_s):
         outcome = launch(
             point.plan,
             run,
             spec=point.spec,
             command=point.command,
-            stall_limit_s=stall_limit_s,
-            progress=_Silent(),
-            series=guest,
+            stall_limit_s=point.run.stall_limit / 1e9,
+            progress=_NoProgress(),
+            series=guest_folder,
         )
     return outcome.reason
 
 
+def _has_space(folder: Path) -> bool:
+    """Whether a file of `LEAST_SPACE` bytes can be written below `folder`."""
+    probe = folder / f".space-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, LEAST_SPACE)
+    except OSError as error:
+        return not is_disk_full(error)
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+def _cpu_seconds(guest_folder: Path | None) -> float:
+    """Add up the CPU time of this process, of its ended children, and of a shared guest."""
+    seconds = 0.0 if guest_folder is None else series_cpu_seconds(guest_folder)
+    for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        usage = resource.getrusage(processes)
+        seconds += usage.ru_utime + usage.ru_stime
+    return seconds
+
+
 @contextmanager
 def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `RunError` in this, the main thread, when the time is up."""
+    """Raise `RunError` in the block, which the main thread runs, when the time is up."""
     if seconds is None:
         yield
         return
@@ -119,23 +161,10 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
     def expire(number: int, frame: object) -> None:
         raise RunError(f"the point took longer than {seconds:g} s (--timeout)")
 
-    before = signal.signal(signal.SIGALRM, expire)
+    handler = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def is_disk_full(reason: str) -> bool:
-    """Whether a point failed because nothing more could be written."""
-    return any(text in reason for text in NO_SPACE_TEXTS)
-
-
-def disk_full(folder: SweepDir, done: int) -> MachineError:
-    """The error that ends a sweep whose disk is full."""
-    return MachineError(
-        f"the disk of {folder.path} is full: the sweep was ended\n"
-        f"  {done} points are complete and kept; make space, and give the same command again to go on"
-    )
+        signal.signal(signal.SIGALRM, handler)

@@ -5,19 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from testbed.cli.sweep_display import Display, duration
+from testbed.cli.sweep_display import SweepDisplay, duration
 from testbed.core.errors import InputError
 from testbed.guest.boot import _one_cpu
 from testbed.spec.experiment import Experiment
-from testbed.sweep.folder import Record
-from testbed.sweep.local_executor import (
-    Capacity,
-    capacity,
-    estimated_seconds,
-    need_bytes,
-    side_by_side,
-)
+from testbed.sweep.local_executor import Capacity, capacity, side_by_side
+from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint, plan_points
+from testbed.sweep.scheduler import estimated_seconds
 
 
 @pytest.fixture
@@ -28,7 +23,7 @@ def points(tmp_path: Path) -> list[PlannedPoint]:
 
 
 def test_guests_side_by_side_fit_the_memory(points: list[PlannedPoint]) -> None:
-    need = need_bytes(points[0])
+    need = points[0].memory_bytes
     assert need > points[0].plan.guest_memory_bytes
     assert side_by_side(points, Capacity(jobs=8, memory_bytes=10 * need)) == 3
     assert side_by_side(points, Capacity(jobs=2, memory_bytes=10 * need)) == 2
@@ -58,18 +53,20 @@ def test_guests_side_by_side_have_a_cpu_each(
 def test_the_display_counts_and_estimates(
     points: list[PlannedPoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    display = Display(total=5, done=1, live=None)
+    display = SweepDisplay(total=5, done=1, live=None)
     display.jobs = 2
     display.started(points[0], 1)
     display.started(points[1], 1)
     assert "1 of 5 done, 0 failed, 2 running" in display.status()
-    display.ended(points[0], Record("a", points[0].name, "completed", wall_seconds=100), False)
-    display.ended(points[1], Record("b", points[1].name, "failed", "it broke\nhere"), True)
+    completed = PointRecord(identity="a", name=points[0].name, state="completed", wall_seconds=100)
+    display.ended(points[0], completed, False)
+    failed = PointRecord(identity="b", name=points[1].name, state="failed", reason="it broke\nhere")
+    display.ended(points[1], failed, True)
     status = display.status()
     assert "2 of 5 done, 0 failed, 0 running" in status
     assert "about 2:30 min left" in status  # 3 points of 100 s, two at a time
     assert "slowest: iterations-1 (1:40 min)" in status
-    display.ended(points[1], Record("b", points[1].name, "failed", "it broke"), False)
+    display.ended(points[1], failed, False)
     assert "1 failed" in display.status()
     said = capsys.readouterr().err
     assert "iterations-1: done in 1:40 min" in said

@@ -26,7 +26,9 @@ from testbed.plan.model import (
     Workers,
 )
 from testbed.runfolder.folder import RunDir, append_record
-from testbed.sweep.folder import Record, SweepDir
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.index import SweepIndex
+from testbed.sweep.point_record import PointRecord
 
 GBIT = 1_000_000_000
 MS = 1_000_000
@@ -346,10 +348,15 @@ def write_sweep(path, plots=()):
             collect(run)
             if state == "completed":
                 run.report.write_text("<!doctype html>")
-            folder.settle(
-                run.path,
-                Record(identity, f"p{number}", state, "it broke" * (state == "failed"), 3.0),
+            record = PointRecord(
+                identity=identity,
+                name=f"p{number}",
+                state=state,
+                reason="it broke" if state == "failed" else "",
+                wall_seconds=3.0,
             )
+            folder.settle(run.path, record)
     axes = ["delay", "algorithm", "loss", "sizes"]
-    folder.write_index({"name": "mine", "axes": axes, "points": points, "plots": plots})
+    index = {"name": "mine", "axes": axes, "points": points, "plots": plots}
+    folder.write_index(SweepIndex.model_validate(index))
     return folder

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from testbed.core.errors import InputError
-from testbed.sweep.folder import Record, SweepDir, read_record, write_durably
+from testbed.sweep.durable import write_durably
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.point_record import PointRecord, read_point_record
 
-DONE = Record("abc", "one", "completed", wall_seconds=2.5)
+COMPLETED = PointRecord(identity="abc", name="one", state="completed", wall_seconds=2.5)
+FAILED = PointRecord(identity="abc", name="one", state="failed", reason="it broke")
 
 
 def in_flight(folder: SweepDir, name: str = "one.abc") -> Path:
@@ -32,17 +35,17 @@ def folder(tmp_path: Path) -> SweepDir:
 def test_a_point_is_done_once_it_is_settled(folder: SweepDir) -> None:
     path = in_flight(folder)
     assert folder.done() == {}
-    assert folder.settle(path, DONE) == folder.points / "one.abc"
+    assert folder.settle(path, COMPLETED) == folder.points / "one.abc"
     assert folder.done() == {"abc": folder.points / "one.abc"}
-    assert read_record(folder.points / "one.abc") == DONE
+    assert read_point_record(folder.points / "one.abc") == COMPLETED
     assert not path.exists()
 
 
 def test_a_failed_point_is_not_done_and_makes_room_for_the_next_attempt(folder: SweepDir) -> None:
-    folder.settle(in_flight(folder), Record("abc", "one", "failed", "it broke"))
+    folder.settle(in_flight(folder), FAILED)
     assert folder.done() == {}
     assert set(folder.failures()) == {"abc"}
-    folder.settle(in_flight(folder), DONE)
+    folder.settle(in_flight(folder), COMPLETED)
     assert set(folder.done()) == {"abc"}
     assert folder.failures() == {}
 
@@ -83,7 +86,8 @@ def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> No
     """
     code = f"""
         from pathlib import Path
-        from testbed.sweep.folder import Record, SweepDir
+        from testbed.sweep.folder import SweepDir
+        from testbed.sweep.point_record import PointRecord
         folder = SweepDir.create(Path({str(tmp_path / "sweep")!r}))
         with folder.locked():
             for number in range(10**6):
@@ -91,7 +95,8 @@ def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> No
                 path.mkdir()
                 for name in ("summary.json", "ops.parquet"):
                     (path / name).write_text("x" * 10_000)
-                folder.settle(path, Record(str(number), "p", "completed"))
+                record = PointRecord(identity=str(number), name="p", state="completed")
+                folder.settle(path, record)
                 print(number, flush=True)
     """
     for seconds in (0.05, 0.2):
@@ -122,18 +127,18 @@ def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
     breaks nothing.
     """
     path = tmp_path / "value.json"
-    write_durably(path, [1])
+    write_durably(path, "[1]\n")
     code = f"""
         import resource, signal
         from pathlib import Path
-        from testbed.sweep.folder import write_durably
+        from testbed.sweep.durable import write_durably
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        write_durably(Path({str(path)!r}), ["x" * 10_000])
+        write_durably(Path({str(path)!r}), "x" * 10_000)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
     )
     assert "OSError" in done.stderr
-    assert path.read_text().strip() == "[\n 1\n]"
+    assert path.read_text().strip() == "[1]"
     assert list(tmp_path.iterdir()) == [path]

@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 from testbed.cli.main import app
 from testbed.cli.sweep_results import csv_text
 from testbed.core.errors import InputError
-from testbed.sweep.figures import Plot, choose, draw
-from testbed.sweep.finish import conclude_apart
+from testbed.sweep.figures import draw
 from testbed.sweep.folder import SweepDir
-from testbed.sweep.local_executor import fork_server
+from testbed.sweep.fork_server import fork_server
+from testbed.sweep.index import IndexedPoint, SweepIndex
+from testbed.sweep.outputs import write_outputs_in_fork
 from testbed.sweep.page import write_page
+from testbed.sweep.plots import SweepPlot, choose_plots
 from testbed.sweep.results import gather, query, time_to_loss
 from tests.support.synthetic import write_sweep
 
@@ -68,7 +70,7 @@ def test_the_csv_has_every_point(sweep: SweepDir) -> None:
 
 def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
-    figure = draw(Plot("delay", "time_us", "algorithm"), points, collectives)
+    figure = draw(SweepPlot("delay", "time_us", "algorithm"), points, collectives)
     assert figure is not None
     measured, bound = figure.data
     assert (measured.name, bound.name) == ("gloo", "gloo, bound")
@@ -76,7 +78,7 @@ def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
     assert list(measured.y) == [60, 60]  # ms
     assert list(bound.y) == pytest.approx([points["bound_us"][0] / 1000] * 2)
     assert list(figure.layout.xaxis.ticktext) == ["1 ms", "20 ms"]
-    longer = draw(Plot("bytes", "time_us", "op"), points, collectives)
+    longer = draw(SweepPlot("bytes", "time_us", "op"), points, collectives)
     assert longer is not None
     assert {trace.name for trace in longer.data} >= {"all_reduce", "broadcast"}
 
@@ -94,7 +96,7 @@ def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
             "bound_us": [2.0] * 3 + [2.00001] * 3,
         }
     )
-    figure = draw(Plot("loss", "time_us", "control"), points, pl.DataFrame())
+    figure = draw(SweepPlot("loss", "time_us", "control"), points, pl.DataFrame())
     assert figure is not None
     assert figure.layout.xaxis.type == "log"
     assert list(figure.layout.xaxis.ticktext) == ["0 %", "0.001 %", "1 %"]
@@ -107,7 +109,9 @@ def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
     ]  # the bounds look alike
     assert all(list(trace.x) == places for trace in figure.data)
     near = draw(
-        Plot("loss", "time_us", "control"), points.filter(pl.col("loss") != "1 %"), pl.DataFrame()
+        SweepPlot("loss", "time_us", "control"),
+        points.filter(pl.col("loss") != "1 %"),
+        pl.DataFrame(),
     )
     assert near is not None
     assert (near.layout.xaxis.type, list(near.layout.xaxis.tickvals)) == ("linear", [0, 1e-5])
@@ -115,7 +119,7 @@ def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
 
 def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
-    figure = draw(Plot("delay", "time_us", "algorithm", heat=True), points, collectives)
+    figure = draw(SweepPlot("delay", "time_us", "algorithm", heat=True), points, collectives)
     assert figure is not None
     share = 100 * points["bound_us"][0] / 60_000
     assert figure.data[0].text[0][0] == f"60<br>{share:.0f} %"
@@ -124,14 +128,14 @@ def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
 def test_a_wrong_column_is_refused_with_the_nearest(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
     with pytest.raises(InputError, match=r"no column 'time_use'[\s\S]*time_us"):
-        draw(Plot("delay", "time_use"), points, collectives)
+        draw(SweepPlot("delay", "time_use"), points, collectives)
     with pytest.raises(InputError, match="holds no numbers"):
-        draw(Plot("delay", "algorithm"), points, collectives)
+        draw(SweepPlot("delay", "algorithm"), points, collectives)
 
 
 def test_the_first_figure_takes_the_swept_keys(sweep: SweepDir) -> None:
     points, _ = gather(sweep)
-    (plot,) = choose({"axes": ["algorithm", "delay"]}, points)
+    (plot,) = choose_plots(SweepIndex(name="mine", axes=["algorithm", "delay"]), points)
     assert (plot.x, plot.y) == ("delay", "time_us")
 
 
@@ -162,20 +166,20 @@ def test_a_figure_is_a_page(sweep: SweepDir) -> None:
 
 def test_another_process_makes_tables_and_page(sweep: SweepDir) -> None:
     with fork_server():
-        table = conclude_apart(sweep)
+        table = write_outputs_in_fork(sweep)
         points, _ = gather(sweep)
         assert (table.columns, table.rows) == (points.columns, points.rows())
         assert "2 of 4 points are complete" in sweep.page.read_text()
         sweep.page.unlink()
         sweep.page.mkdir()
         with pytest.raises(IsADirectoryError):
-            conclude_apart(sweep)
+            write_outputs_in_fork(sweep)
 
 
 def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
     folder = SweepDir.create(tmp_path / "sweep")
-    point = {"name": "p", "identity": "i", "values": {"delay": "1 ms"}, "repeat": 0, "seed": 0}
-    folder.write_index({"name": "mine", "axes": ["delay"], "points": [point], "plots": []})
+    point = IndexedPoint(name="p", identity="i", values={"delay": "1 ms"}, repeat=0, seed=0)
+    folder.write_index(SweepIndex(name="mine", axes=["delay"], points=[point]))
     points, collectives = gather(folder)
     assert points["state"].to_list() == ["missing"]
     assert query(folder, "select count(*) from collectives")[1] == [(0,)]

@@ -1,0 +1,79 @@
+"""sweep.json: the points of a sweep by name, with their values, and the figures to draw."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from testbed.core.errors import InputError
+from testbed.spec.experiment import Plot
+from testbed.sweep.durable import write_durably
+
+FORMAT: Literal[1] = 1
+
+
+class IndexedPoint(BaseModel):
+    """A point of the sweep; `values` holds the value of each axis, by the axis' short name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    identity: str
+    values: dict[str, Any]
+    repeat: int
+    seed: int
+
+
+class SweepIndex(BaseModel):
+    """The whole of sweep.json.
+
+    `axes` are the short names of the swept keys, `command` the command line that started the
+    sweep, `written` the local time at which the file was written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1] = FORMAT
+    written: str = ""
+    name: str
+    description: str = ""
+    command: list[str] = []
+    axes: list[str] = []
+    target_loss: float | None = None
+    plots: list[Plot] = []
+    points: list[IndexedPoint] = []
+
+    @property
+    def repeated(self) -> bool:
+        """Whether points have repeats."""
+        return any(point.repeat for point in self.points)
+
+
+def read_index(path: Path) -> SweepIndex:
+    """Read sweep.json.
+
+    Raises:
+        InputError: the file cannot be read, or is not the index of a sweep.
+    """
+    try:
+        return SweepIndex.model_validate_json(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        remedy = "run the sweep again; points that are complete are kept"
+        raise InputError(f"{path} is damaged, or of another version", remedy=remedy) from error
+
+
+def write_index(path: Path, index: SweepIndex) -> None:
+    """Write sweep.json durably, with the present time.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    written = time.strftime("%Y-%m-%d %H:%M:%S")
+    document = index.model_copy(update={"written": written}).model_dump()
+    write_durably(path, json.dumps(document, indent=1, default=str) + "\n")

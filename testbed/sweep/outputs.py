@@ -1,0 +1,55 @@
+"""Write the tables and the page of a sweep from the points that are complete.
+
+Both need polars and plotly, which take half a second to import. A sweep on this machine leaves that
+to its fork server, which has imported them by the time the last point ends.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+from testbed.core.errors import MachineError
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.fork_server import CONTEXT, prepare_process
+
+
+class PointRows(NamedTuple):
+    """What sweep.parquet holds: names of columns, and rows with a value for each."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+def write_outputs(folder: SweepDir) -> PointRows:
+    """Write the tables and the page.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    from testbed.sweep.page import write_page  # noqa: PLC0415 (takes half a second, see above)
+    from testbed.sweep.results import gather  # noqa: PLC0415
+
+    tables = gather(folder)
+    write_page(folder, tables.points, tables.collectives)
+    return PointRows(tables.points.columns, tables.points.rows())
+
+
+def write_outputs_in_fork(folder: SweepDir) -> PointRows:
+    """Do `write_outputs` in a process that is forked from the sweep's fork server.
+
+    Raises:
+        OSError: they cannot be written.
+        MachineError: the process was killed.
+    """
+    try:
+        with ProcessPoolExecutor(1, CONTEXT, initializer=prepare_process) as pool:
+            return pool.submit(write_outputs, folder).result()
+    except BrokenProcessPool as error:
+        raise MachineError(
+            "the process that makes the sweep's tables was killed; "
+            "this machine's memory may have run out\n"
+            f"  every point that is complete is kept; make them with: "
+            f"testbed sweep report {folder.path}"
+        ) from error

@@ -1,0 +1,181 @@
+"""Choose what the figures of a sweep show: columns of its tables, with labels and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from testbed.sweep.index import SweepIndex
+from testbed.sweep.results import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column that is measured: its label, its factor to the label's unit, its bound's column."""
+
+    label: str
+    factor: float = 1.0
+    bound: str | None = None
+
+
+METRICS = {
+    "time_us": Metric("time (ms)", 1e-3, "bound_us"),
+    "max_us": Metric("longest time (ms)", 1e-3, "bound_us"),
+    "bound_us": Metric("least possible time (ms)", 1e-3),
+    "efficiency": Metric("bound / time (%)", 100.0),
+    "algbw_gbytes": Metric("algbw (GB/s)", 1.0, "algbw_bound_gbytes"),
+    "busbw_gbytes": Metric("busbw (GB/s)", 1.0, "busbw_bound_gbytes"),
+    "step_ms": Metric("step (ms)", 1.0, "compute_ms"),
+    "utilisation": Metric("computing / time (%)", 100.0),
+    "tokens_per_s": Metric("tokens/s"),
+    "wan_bytes_per_step": Metric("WAN per step (MiB)", 2**-20),
+    "wan_bytes": Metric("WAN (MiB)", 2**-20),
+    "wan_drops": Metric("packets dropped by WAN queues"),
+    "final_loss": Metric("final loss (nats per token)"),
+    "training_s": Metric("time of training (s)"),
+    "time_to_loss_s": Metric("time to the loss (s)", 1.0, "compute_to_loss_s"),
+    "rtt_ms": Metric("RTT (ms)"),
+    "bytes": Metric("size (B)"),
+}
+PREFERRED = ("time_to_loss_s", "step_ms", "time_us", "wan_drops")
+FALLBACK = "wall_seconds"
+
+
+def metric_of(column: str) -> Metric:
+    """Describe a column; an unknown one is labelled with its name."""
+    return METRICS.get(column) or Metric(column)
+
+
+@dataclass(frozen=True)
+class SweepPlot:
+    """What one figure shows: columns of a table.
+
+    `series` has a line for each of its values, or is the vertical axis of a heat map. `facet` has
+    a panel for each of its values.
+    """
+
+    x: str
+    y: str
+    series: str | None = None
+    facet: str | None = None
+    heat: bool = False
+    title: str = ""
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that the figure shows."""
+        columns = (self.x, self.y, self.series, self.facet)
+        return [name for name in columns if name is not None]
+
+    @property
+    def metric(self) -> Metric:
+        """What `y` is."""
+        return metric_of(self.y)
+
+    @property
+    def heading(self) -> str:
+        """The title; without one, what the figure shows."""
+        quantity = self.metric.label.partition(" (")[0]
+        return self.title or f"{quantity} against {self.x}"
+
+
+@dataclass(frozen=True)
+class PlotRequest:
+    """What a user asks of a figure; None where the choice is left to the program."""
+
+    x: str | None = None
+    y: str | None = None
+    series: str | None = None
+    facet: str | None = None
+    heat: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the user asks for nothing."""
+        return self == PlotRequest()
+
+
+def choose_plots(
+    index: SweepIndex, points: pl.DataFrame, request: PlotRequest | None = None
+) -> list[SweepPlot]:
+    """Choose the figures: the requested one, else those of the experiment, else a default one.
+
+    Args:
+        index: of the sweep.
+        points: the table of the points (see `testbed.sweep.results`).
+        request: what the user asks for.
+    """
+    if request is not None and not request.is_empty:
+        return [_requested_plot(index, points, request)]
+    if index.plots:
+        return _experiment_plots(index)
+    return [_default_plot(index, points)]
+
+
+def _experiment_plots(index: SweepIndex) -> list[SweepPlot]:
+    return [
+        SweepPlot(plot.x, plot.y, plot.series, plot.facet, plot.kind == "heat", plot.title)
+        for plot in index.plots
+    ]
+
+
+def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotRequest) -> SweepPlot:
+    """Fill in what the request leaves open: x, y, and the vertical axis of a heat map."""
+    taken = (request.x, request.series, request.facet)
+    free_axes = [axis for axis in _varying_axes(index, points) if axis not in taken]
+    x = request.x
+    if x is None:
+        x = free_axes.pop(0) if free_axes else _first_axis(index)
+    series = request.series
+    if series is None and request.heat and free_axes:
+        series = free_axes[0]
+    y = request.y or _default_column(points)
+    return SweepPlot(x, y, series, request.facet, request.heat)
+
+
+def _default_plot(index: SweepIndex, points: pl.DataFrame) -> SweepPlot:
+    """Give the first three axes that vary to x, the lines and the panels."""
+    axes = _varying_axes(index, points)
+    x = axes[0] if axes else _first_axis(index)
+    series = axes[1] if len(axes) > 1 else None
+    facet = axes[2] if len(axes) > 2 else None
+    return SweepPlot(x, _default_column(points), series, facet)
+
+
+def _varying_axes(index: SweepIndex, points: pl.DataFrame) -> list[str]:
+    """List the axes that have several values, those with numbers first."""
+    varying = [
+        axis for axis in index.axes if axis in points.columns and points[axis].n_unique() > 1
+    ]
+    numeric = [axis for axis in varying if number_column(points, axis) is not None]
+    return numeric + [axis for axis in varying if axis not in numeric]
+
+
+def _first_axis(index: SweepIndex) -> str:
+    return index.axes[0] if index.axes else "point"
+
+
+def _default_column(points: pl.DataFrame) -> str:
+    """Name the first preferred column that has a value."""
+    for name in PREFERRED:
+        if name in points.columns and points[name].null_count() < points.height:
+            return name
+    return FALLBACK
+
+
+def number_column(table: pl.DataFrame, name: str) -> str | None:
+    """Name the column with the numbers of column `name`.
+
+    Returns:
+        `name` if it holds numbers, else the column with the same quantities in base units; None if
+        there is no such column.
+    """
+    if table[name].dtype.is_numeric():
+        return name
+    for suffix in SUFFIXES.values():
+        column = name + suffix
+        if column in table.columns:
+            complete = table[column].null_count() == table[name].null_count()
+            return column if complete else None
+    return None

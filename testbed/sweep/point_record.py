@@ -1,0 +1,50 @@
+"""point.json: how an attempt to run a point ended, kept in the point's run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from testbed.sweep.durable import write_durably
+
+FORMAT: Literal[1] = 1  # a file without a number, as testbed 0.1.0 wrote it, has this format
+FILE_NAME = "point.json"
+
+
+class PointRecord(BaseModel):
+    """The whole of point.json.
+
+    `identity` and `name` are those of the point. `attempt` counts from 1; retries increase it.
+    `cpu_seconds` is the CPU time of the guest and of the process that started the guest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1] = FORMAT
+    identity: str
+    name: str
+    state: Literal["completed", "failed"]
+    reason: str = ""
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    attempt: int = 1
+
+
+def read_point_record(run_folder: Path) -> PointRecord | None:
+    """Read point.json of a run folder; None if it is missing, damaged or of another format."""
+    try:
+        return PointRecord.model_validate_json((run_folder / FILE_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_point_record(run_folder: Path, record: PointRecord) -> None:
+    """Write point.json durably into a run folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_durably(run_folder / FILE_NAME, json.dumps(record.model_dump(), indent=1) + "\n")
