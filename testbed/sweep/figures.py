@@ -82,9 +82,8 @@ def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go
     per_collective = "op" in plot.columns or "bytes" in plot.columns
     table = collectives if per_collective and not collectives.is_empty() else points
     _check_columns(plot, table)
-    completed = pl.col("state") == "completed"
-    known = pl.col(plot.x).is_not_null() & pl.col(plot.y).is_not_null()
-    table = table.filter(completed & known)
+    table = table.filter(pl.col("state") == "completed")
+    table = table.drop_nulls([plot.x, plot.y])
     if table.is_empty():
         return None
     return _draw_panels(plot, table)
@@ -138,31 +137,43 @@ def _draw_lines(panel: _Panel) -> None:
 
 def _lines_of(panel: _Panel) -> list[_Line]:
     plot = panel.plot
-    number_name = number_column(panel.table, plot.x)
-    axis_numbers = [] if number_name is None else panel.table[number_name].to_list()
+    axis_numbers = _axis_numbers(panel)
     lines: list[_Line] = []
     for number, value in enumerate(_distinct_values(panel.table, plot.series)):
-        points = _sum_up(_rows_with(panel.rows, plot.series, value), plot)
+        label = plot.metric.label
+        if plot.series is not None:
+            label = escape(str(value))
+        colour = COLOURS[number % len(COLOURS)]
+        rows = _rows_with(panel.rows, plot.series, value)
+        points = _sum_up(rows, plot)
         x = _axis_places(points["x"].to_list(), axis_numbers)
-        label = plot.metric.label if plot.series is None else escape(str(value))
-        lines.append(_Line(label, COLOURS[number % len(COLOURS)], x, points))
+        lines.append(_Line(label, colour, x, points))
     return lines
+
+
+def _axis_numbers(panel: _Panel) -> list[float]:
+    """Give the numbers on the x axis; none if the axis has texts."""
+    name = number_column(panel.table, panel.plot.x)
+    if name is None:
+        return []
+    return panel.table[name].to_list()
 
 
 def _add_measured(panel: _Panel, line: _Line) -> None:
     points = line.points
+    y, low, high = points["y"], points["low"], points["high"]
     error_bars = None
-    if (points["high"] > points["low"]).any():
+    if (high > low).any():
         error_bars = {
             "type": "data",
-            "array": (points["high"] - points["y"]).to_list(),
+            "array": (high - y).to_list(),
             "thickness": 1,
             "width": 3,
-            "arrayminus": (points["y"] - points["low"]).to_list(),
+            "arrayminus": (y - low).to_list(),
         }
     panel.figure.add_scatter(
         x=line.x,
-        y=points["y"].to_list(),
+        y=y.to_list(),
         name=line.label,
         legendgroup=line.label,
         showlegend=panel.is_first,
@@ -177,8 +188,11 @@ def _add_measured(panel: _Panel, line: _Line) -> None:
 
 def _add_bounds(panel: _Panel, lines: Sequence[_Line]) -> None:
     """Add the bound of each line, or a single one in grey if the bounds look alike."""
-    bounds = {tuple(_rounded(bound) for bound in line.points["bound"]) for line in lines}
-    if len(lines) > 1 and len(bounds) == 1:
+    shown_bounds: set[tuple[str, ...]] = set()
+    for line in lines:
+        bounds = line.points["bound"]
+        shown_bounds.add(tuple(map(_rounded, bounds)))
+    if len(lines) > 1 and len(shown_bounds) == 1:
         _add_bound(panel, lines[0], "bound", "bound", BOUND_COLOUR)
         return
     for line in lines:
@@ -200,28 +214,31 @@ def _add_bound(panel: _Panel, line: _Line, name: str, legend_group: str, colour:
     )
 
 
+@dataclass
+class _Heat:
+    """Cells of a heat map, a list for each value of the vertical axis: values, and texts."""
+
+    values: list[list[float | None]]
+    texts: list[list[str]]
+
+
 def _draw_heat_map(panel: _Panel) -> None:
     """Draw cells with the value and, below it, how large a part of the value the bound is."""
     plot, table = panel.plot, panel.table
     across = [str(value) for value in _distinct_values(table, plot.x)]
     down = _distinct_values(table, plot.series)
-    values: list[list[float | None]] = []
-    texts: list[list[str]] = []
-    for value in down:
-        points = _sum_up(_rows_with(panel.rows, plot.series, value), plot)
-        cells = {cell["text"]: cell for cell in points.iter_rows(named=True)}
-        values.append([cells[name]["y"] if name in cells else None for name in across])
-        texts.append([_cell_text(cells.get(name)) for name in across])
-    shown = [value * plot.metric.factor for value in table[plot.y].to_list()]
+    heat = _heat_of(panel, across, down)
+    shown = (table[plot.y] * plot.metric.factor).to_list()
     low, high = min(shown), max(shown)
+    values = heat.values
     if _is_log(shown):
-        values = [_logarithms(row) for row in values]
         low, high = math.log10(low), math.log10(high)
+        values = [_logarithms(row) for row in values]
     panel.figure.add_heatmap(
         z=values,
         x=across,
         y=[str(value) for value in down],
-        text=texts,
+        text=heat.texts,
         zmin=low,
         zmax=high,
         texttemplate="%{text}",
@@ -233,9 +250,26 @@ def _draw_heat_map(panel: _Panel) -> None:
         **panel.position,
     )
     category = {"type": "category", "showgrid": False, **panel.position}
-    panel.figure.update_xaxes(title=plot.x, **category)
     y_title = plot.series if panel.column == 1 else ""
+    panel.figure.update_xaxes(title=plot.x, **category)
     panel.figure.update_yaxes(title=y_title, **category)
+
+
+def _heat_of(panel: _Panel, across: Sequence[str], down: Sequence[Any]) -> _Heat:
+    heat = _Heat([], [])
+    for series_value in down:
+        rows = _rows_with(panel.rows, panel.plot.series, series_value)
+        points = _sum_up(rows, panel.plot)
+        cells = {cell["text"]: cell for cell in points.iter_rows(named=True)}
+        values: list[float | None] = []
+        texts: list[str] = []
+        for name in across:
+            cell = cells.get(name)
+            values.append(None if cell is None else cell["y"])
+            texts.append(_cell_text(cell))
+        heat.values.append(values)
+        heat.texts.append(texts)
+    return heat
 
 
 def _logarithms(values: Sequence[float | None]) -> list[float | None]:
@@ -263,20 +297,25 @@ def _sum_up(rows: pl.DataFrame, plot: SweepPlot) -> pl.DataFrame:
     """
     metric = plot.metric
     y = pl.col(plot.y) * metric.factor
-    statistics = [y.median().alias("y"), y.min().alias("low"), y.max().alias("high")]
+    statistics = {"y": y.median(), "low": y.min(), "high": y.max()}
     if metric.bound is not None and metric.bound in rows.columns:
         bound = pl.col(metric.bound) * metric.factor
-        statistics.append(bound.median().alias("bound"))
+        statistics["bound"] = bound.median()
     number_name = number_column(rows, plot.x)
     x = pl.col(number_name or plot.x)
-    keyed = rows.with_columns(text=pl.col(plot.x).cast(pl.String), x=x)
-    points = keyed.group_by("x", "text", maintain_order=True).agg(statistics)
-    return points if number_name is None else points.sort("x")
+    text = pl.col(plot.x).cast(pl.String)
+    keyed = rows.with_columns(text=text, x=x)
+    points = keyed.group_by("x", "text", maintain_order=True).agg(**statistics)
+    if number_name is None:
+        return points
+    return points.sort("x")
 
 
 def _rows_with(table: pl.DataFrame, column: str | None, value: Any) -> pl.DataFrame:
     """Give the rows with a value in a column; all rows if there is no column."""
-    return table if column is None else table.filter(pl.col(column) == value)
+    if column is None:
+        return table
+    return table.filter(pl.col(column) == value)
 
 
 def _distinct_values(table: pl.DataFrame, column: str | None) -> list[Any]:
@@ -287,9 +326,9 @@ def _distinct_values(table: pl.DataFrame, column: str | None) -> list[Any]:
     if column is None:
         return [None]
     number_name = number_column(table, column)
-    ordered = table if number_name is None else table.sort(number_name)
-    values = ordered[column].unique(maintain_order=True).to_list()
-    return [value for value in values if value is not None]
+    if number_name is not None:
+        table = table.sort(number_name)
+    return table[column].drop_nulls().unique(maintain_order=True).to_list()
 
 
 def _style_x(panel: _Panel) -> None:
@@ -298,17 +337,18 @@ def _style_x(panel: _Panel) -> None:
     if number_name is None:
         panel.figure.update_xaxes(title=name, type="category", **panel.position)
         return
-    number = pl.col(number_name).alias("x")
-    text = pl.col(name).cast(pl.String).alias("text")
-    ticks = panel.table.select(number, text).unique().sort("x")
+    number = pl.col(number_name)
+    text = pl.col(name).cast(pl.String)
+    ticks = panel.table.select(x=number, text=text).unique().sort("x")
     numbers = ticks["x"].to_list()
     places = _axis_places(numbers, numbers)
+    texts = ticks["text"].to_list()
     step = 1 + ticks.height // MOST_TICKS
     panel.figure.update_xaxes(
         title=metric_of(name).label,
         type="log" if _is_log(places) else "linear",
         tickvals=places[::step],
-        ticktext=ticks["text"].to_list()[::step],
+        ticktext=texts[::step],
         minor_ticks="",
         **panel.position,
     )
@@ -320,7 +360,8 @@ def _style_y(panel: _Panel) -> None:
     for name in (panel.plot.y, metric.bound):
         if name in panel.table.columns:
             column = panel.table[name].drop_nulls()
-            values += [value * metric.factor for value in column.to_list()]
+            shown = column * metric.factor
+            values += shown.to_list()
     panel.figure.update_yaxes(**_y_scale(values), **panel.position)
     if panel.column == 1:
         panel.figure.update_yaxes(title=metric.label, **panel.position)
@@ -340,16 +381,20 @@ def _axis_places(values: Sequence[Any], axis_numbers: Sequence[float]) -> list[A
     positive = [number for number in axis_numbers if number > 0]
     if not positive or min(axis_numbers) != 0 or not _is_log(positive):
         return list(values)
-    return [value or min(positive) / 10 for value in values]
+    place_of_zero = min(positive) / 10
+    return [value or place_of_zero for value in values]
 
 
 def _rounded(value: float | None) -> str:
     """Give as many digits of a value as a figure shows."""
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:.4g}"
 
 
 def _is_log(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) >= LOG_SPAN
+    least, largest = min(values), max(values)
+    return least > 0 and largest / least >= LOG_SPAN
 
 
 def _y_scale(values: Sequence[float]) -> dict[str, Any]:
@@ -359,8 +404,10 @@ def _y_scale(values: Sequence[float]) -> dict[str, Any]:
     last_decade = math.ceil(math.log10(max(values)))
     ticks: list[float] = []
     for exponent in range(first_decade, last_decade + 1):
-        ticks += [factor * 10.0**exponent for factor in (1, 2, 5)]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+        decade = 10.0**exponent
+        ticks += [decade, 2 * decade, 5 * decade]
+    texts = [f"{tick:g}" for tick in ticks]
+    return {"type": "log", "tickvals": ticks, "ticktext": texts}
 
 
 def _style(figure: go.Figure, rows_of_panels: int) -> None:
