@@ -1,15 +1,23 @@
-"""Options that several commands share. Each has an environment variable."""
+"""Options that several commands share; each has an environment variable."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_origin
 
 import typer
+from pydantic import ValidationError
 
 from testbed.core.errors import InputError, Place
 from testbed.core.units import parse_size
+from testbed.spec.base import input_error
+from testbed.spec.options import Option, RunOptions, experiment_options, run_options
+from testbed.spec.overrides import Override
+from testbed.spec.yaml_reader import Loc
 
 
 class Format(StrEnum):
@@ -20,46 +28,12 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-class Clock(StrEnum):
-    """Which clock the guest has."""
+Clock = Literal["virtual", "real"]
 
-    VIRTUAL = "virtual"
-    REAL = "real"
-
-
-class Where(StrEnum):
-    """Which kernel carries a run."""
-
-    GUEST = "guest"
-    HERE = "here"
-
-
-class Isolation(StrEnum):
-    """What a host is."""
-
-    CONTAINER = "container"
-    PROCESS = "process"
-
-
-class EventsFrom(StrEnum):
-    """From which moment of a script's rank 0 on the topology's events count."""
-
-    OPERATION = "operation"
-    START = "start"
-
-
-class Capture(StrEnum):
-    """Where packets are captured."""
-
-    NONE = "none"
-    WAN = "wan"
-    ALL = "all"
-
-
-Topology = Annotated[
+TopologyArgument = Annotated[
     str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")
 ]
-Set = Annotated[
+SetOption = Annotated[
     list[str],
     typer.Option(
         "--set",
@@ -70,20 +44,133 @@ Set = Annotated[
 FormatOption = Annotated[
     Format, typer.Option("-f", "--format", envvar="TESTBED_FORMAT", help="how to print the result")
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="TESTBED_OUT",
-        help="the run folder; must not exist \\[default: results/<time>-<names>]",
-    ),
-]
+ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
+
+PLAIN_TYPES = {"INTEGER": int, "NUMBER": float, "PATH": Path}  # other values are read as texts
+Given = Mapping[str, Any]  # values of options that were given, by name
+Command = Callable[..., None]
+
+
+def takes_run_options(options: Iterable[Option]) -> Callable[[Command], Command]:
+    """Give a command the flags of `options` in place of its parameter ``given``.
+
+    The decorated command gets in ``given`` the values that were written, by the options' names.
+    """
+    shown = list(options)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_options(**values: Any) -> None:
+            given: dict[str, Any] = {}
+            for option in shown:
+                value = values.pop(option.name)
+                if value not in (None, []):
+                    given[option.name] = value
+            command(**values, given=given)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name == "given":
+                parameters += [_parameter(option) for option in shown]
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        with_options.__annotations__ = {
+            parameter.name: parameter.annotation for parameter in parameters
+        }
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return with_options
+
+    return decorate
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """The parameter from which typer makes the option's flag; None or [] if it is not given."""
+    text = option.help
+    if option.default:
+        text += f" \\[default: {option.default}]"
+    is_choice = get_origin(option.type) is Literal
+    info = typer.Option(
+        option.flag,
+        envvar=option.variable,
+        metavar=None if is_choice else option.value,
+        min=option.minimum,
+        help=text,
+    )
+    given_type = _given_type(option)
+    repeated = get_origin(given_type) is list
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=[] if repeated else None,
+        annotation=Annotated[given_type if repeated else given_type | None, info],
+    )
+
+
+def _given_type(option: Option) -> Any:
+    """The type in which the command line reads an option; `RunOptions` checks and converts texts."""
+    container = get_origin(option.type)
+    if container is dict:
+        return list[str]
+    if container is tuple:
+        return list[Path]
+    if container is Literal:
+        return option.type
+    return PLAIN_TYPES.get(option.value, str)
+
+
+def run_options_of(given: Given) -> RunOptions:
+    """Check the options that were given on the command line.
+
+    Raises:
+        InputError: A value is wrong; names the flag.
+    """
+    values = dict(given)
+    if "environment" in values:
+        values["environment"] = _environment(values["environment"])
+    flags = {option.name: option.flag for option in run_options()}
+
+    def locate(loc: Loc) -> Place:
+        return Place(key=flags[str(loc[0])])
+
+    try:
+        return RunOptions.model_validate(values)
+    except ValidationError as error:
+        raise input_error(error, RunOptions, locate) from error
+
+
+def run_overrides(given: Given) -> list[Override]:
+    """Write the options that were given on the command line as settings ``run.NAME`` of a sweep."""
+    overrides: list[Override] = []
+    for option in experiment_options():
+        if option.name not in given:
+            continue
+        value = given[option.name]
+        if option.name == "environment":
+            value = _environment(value)
+        place = Place(key=option.flag)
+        overrides.append(Override(f"run.{option.name}", (option.name,), value, place))
+    return overrides
+
+
+def _environment(texts: Iterable[str]) -> dict[str, str]:
+    variables: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise InputError(
+                f"{name!r} is not NAME=VALUE",
+                place=Place(key="--env"),
+                remedy="write for example --env LEVEL=debug",
+            )
+        variables[name] = value
+    return variables
 
 
 def memory_size(text: str, option: str) -> int:
-    """The bytes that `option` asks for.
+    """Read the bytes that `option` asks for.
 
     Raises:
-        InputError: not a size with a unit.
+        InputError: `text` is not a size with a unit.
     """
     try:
         return parse_size(text)

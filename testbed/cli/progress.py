@@ -1,0 +1,125 @@
+"""Live progress of a run on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+STAGE_TEXTS = {
+    "modules": "collecting Python's modules",
+    "boot": "starting",
+    "workers": "starting workers",
+    "network": "building the network",
+    "verify": "measuring RTTs",
+    "measurement": "starting captures",
+    "import": "importing torch",
+    "ops": "running",
+    "report": "writing the report",
+}
+
+
+def _show_nothing() -> None:
+    return None
+
+
+class LiveDisplay:
+    """A line that shows the present stage, then operations with an estimate of the time left."""
+
+    def __init__(self, progress: Progress, show_results: Callable[[], None]) -> None:
+        """Show the line by `progress`; call `show_results` when the results are written."""
+        self._progress = progress
+        self._show_results = show_results
+        self._task: TaskID = progress.add_task("preparing", total=None)
+
+    def building(self, what: str, part: float) -> None:
+        """Show which step of building the guest kernel is under way, and the part that is done."""
+        description = f"guest kernel: {what}"
+        self._progress.update(self._task, description=description, total=1.0, completed=part)
+
+    def stage(self, name: str) -> None:
+        """Show that a stage begins."""
+        self._progress.reset(self._task, description=STAGE_TEXTS.get(name, name), total=None)
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Show how many operations or steps of rank 0 are done."""
+        self._progress.update(
+            self._task,
+            description=f"running, {unit} {done} of {total}",
+            total=total or None,
+            completed=done,
+        )
+
+    def measured(self) -> None:
+        """Print the results; the page is still to come."""
+        self._progress.stop()
+        self._show_results()
+
+
+class PlainDisplay:
+    """A line for each stage, where standard error is not a terminal."""
+
+    def __init__(self, show_results: Callable[[], None] = _show_nothing) -> None:
+        """Call `show_results` when the results are written."""
+        self._last_text = ""
+        self.measured = show_results
+
+    def _print(self, text: str) -> None:
+        if text == self._last_text:
+            return
+        self._last_text = text
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    def building(self, what: str, part: float) -> None:
+        """Print which step of building the guest kernel is under way, in tenths."""
+        self._print(f"guest kernel: {what} {int(part * 10) * 10} %")
+
+    def stage(self, name: str) -> None:
+        """Print that a stage begins."""
+        self._print(STAGE_TEXTS.get(name, name))
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Print how many operations or steps of rank 0 are done, in tenths."""
+        percent = int(10 * done / max(total, 1)) * 10
+        self._print(f"{unit}s: {percent} % of {total}")
+
+
+class TimeLeftColumn(TimeRemainingColumn):
+    """The estimate of the time left, where there is one."""
+
+    def render(self, task: Task) -> Text:
+        """Write the estimate as ``0:00:42 left``."""
+        if task.time_remaining is None:
+            return Text()
+        return Text.assemble(super().render(task), " left")
+
+
+@contextmanager
+def display(
+    show_results: Callable[[], None] = _show_nothing,
+) -> Iterator[LiveDisplay | PlainDisplay]:
+    """Show progress in the way that fits standard error.
+
+    Args:
+        show_results: Called when the results are written, before the page is.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainDisplay(show_results)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeLeftColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield LiveDisplay(progress, show_results)

@@ -1,0 +1,275 @@
+"""The options of a run: one model for the command line, experiments, the Python API and the docs.
+
+Every option has a name, which is its keyword in Python. The other three ways to write an option
+follow from the name:
+
+    name            capture_filter
+    command line    --capture-filter
+    environment     TESTBED_CAPTURE_FILTER
+    experiment      run.capture_filter
+
+An option whose flag differs, or that experiments lack, says so with `Written`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic.fields import FieldInfo
+
+from testbed.core.units import Size, UnitError, format_size, format_time, parse_time
+from testbed.spec.base import Problem, Strict, refuse
+
+NS_PER_S = 10**9
+ENVIRONMENT_PREFIX = "TESTBED_"
+# Each host has its own folder of these names, so that it cannot see the machine's.
+FOLDERS_OF_EACH_HOST = tuple(Path(name) for name in ("/", "/tmp", "/run", "/dev/shm"))
+CAPTURE_DETAILS = ("capture_filter", "capture_snap", "capture_limit")
+
+
+@dataclass(frozen=True)
+class Written:
+    """How an option is written, as far as its name and its type do not say it.
+
+    Attributes:
+        flag: On the command line; empty: the name with dashes.
+        value: What stands for the value in help texts; empty: derived from the type.
+        default: The default for people; empty: the default value itself.
+        in_experiments: Whether experiments have the option as ``run.NAME``.
+    """
+
+    flag: str = ""
+    value: str = ""
+    default: str = ""
+    in_experiments: bool = True
+
+
+def _within(least: int, most: int | None = None) -> AfterValidator:
+    """Accept sizes from `least` to `most` bytes."""
+    remedy = f"at least {format_size(least)}"
+    if most is not None:
+        remedy += f" and at most {format_size(most)}"
+
+    def check(value: int) -> int:
+        if value < least or (most is not None and value > most):
+            raise UnitError(f"{value} B is out of range", remedy)
+        return value
+
+    return AfterValidator(check)
+
+
+def _read_wall_time(value: object) -> int:
+    """Nanoseconds of a time with a unit, or of a number of seconds; at least 1 s."""
+    text = str(value).strip()
+    is_number = text.replace(".", "", 1).isdecimal()
+    nanoseconds = parse_time(f"{text} s" if is_number else value)
+    if nanoseconds < NS_PER_S:
+        raise UnitError(f"{value!r} is less than 1 s")
+    return nanoseconds
+
+
+WallTime = Annotated[
+    int, BeforeValidator(_read_wall_time), PlainSerializer(format_time, when_used="json")
+]
+
+
+def visible_folder(folder: Path) -> Path:
+    """Check that `folder` looks the same to a host as to this machine.
+
+    Raises:
+        UnitError: Each host has its own folder of that name.
+    """
+    if folder in FOLDERS_OF_EACH_HOST:
+        raise UnitError(
+            f"each host has a folder {folder} of its own", "put what hosts have to see below it"
+        )
+    return folder
+
+
+def _readable_folder(path: Path) -> Path:
+    folder = path.resolve()
+    if not folder.is_dir():
+        raise UnitError(f"{path} is not a folder")
+    return visible_folder(folder)
+
+
+class RunOptions(Strict):
+    """Every option of a run."""
+
+    where: Annotated[Literal["guest", "here"], Written(in_experiments=False)] = Field(
+        "guest", description="run in a guest kernel, or directly in this machine's kernel (as root)"
+    )
+    clock: Annotated[
+        Literal["virtual", "real"], Written(default="virtual; with --where here: real")
+    ] = Field("virtual", description="clock of the run")
+    isolation: Literal["container", "process"] = Field(
+        "container", description="run each host as a container or as plain processes (quicker)"
+    )
+    capture: Literal["none", "wan", "all"] = Field(
+        "none",
+        description="capture packets nowhere, at both ends of every WAN link, or at hosts too",
+    )
+    capture_filter: Annotated[str, Written(value="EXPRESSION", default="every packet")] = Field(
+        "", description="packets to capture, as for tcpdump: 'tcp port 29500'"
+    )
+    capture_snap: Annotated[
+        Size, _within(54, 262_144), Written(value="SIZE", default="128 B")
+    ] = Field(128, description="how much of each packet to capture")
+    capture_limit: Annotated[
+        Size, _within(4 * 10**6), Written(value="SIZE", default="256 MB")
+    ] = Field(256 * 10**6, description="largest capture of an interface")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="random seed")
+    image: Annotated[Path | None, Written(default="this machine's own system")] = Field(
+        None, description="tar of a container image with python3, torch and pydantic"
+    )
+    memory: Annotated[
+        Size | None, Written(value="SIZE", default="what its ranks need, at least 1 GiB")
+    ] = Field(None, description="memory limit of a host, such as 2 GiB")
+    cpus: Annotated[float, Field(ge=0.01)] = Field(
+        1.0, description="CPU limit of a host (real clock only)"
+    )
+    guest_memory: Annotated[
+        Size | None, Written(value="SIZE", default="an estimate from the plan")
+    ] = Field(None, description="memory of the guest")
+    stall_limit: Annotated[WallTime, Written(value="SECONDS", default="300")] = Field(
+        300 * NS_PER_S,
+        description="abort when the virtual clock has not moved for so many seconds of wall time",
+    )
+    environment: Annotated[dict[str, str], Written(flag="--env", value="NAME=VALUE")] = Field(
+        {}, description="environment variable of every rank; may be repeated"
+    )
+    readable: tuple[Annotated[Path, AfterValidator(_readable_folder)], ...] = Field(
+        (), description="folder that hosts can read, besides a script's own; may be repeated"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_clock(cls, data: Any) -> Any:
+        """Only a guest has a virtual clock."""
+        if isinstance(data, Mapping) and data.get("where") == "here" and "clock" not in data:
+            return {**data, "clock": "real"}
+        return data
+
+    @model_validator(mode="after")
+    def _check_capture(self) -> Self:
+        if self.capture != "none":
+            return self
+        remedy = "add --capture wan or --capture all"
+        problems = [
+            Problem((name,), "nothing is captured", remedy)
+            for name in CAPTURE_DETAILS
+            if name in self.model_fields_set
+        ]
+        refuse(problems[:1], type(self).__name__)
+        return self
+
+    def arguments(self) -> list[str]:
+        """Write the options that differ from their defaults as arguments of ``testbed run``."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        arguments: list[str] = []
+        for option in run_options():
+            if option.name not in values:
+                continue
+            for text in _argument_texts(values[option.name]):
+                arguments += [option.flag, text]
+        return arguments
+
+
+def _argument_texts(value: Any) -> list[str]:
+    """The texts of an option that may be repeated, or the one text of another."""
+    if isinstance(value, Mapping):
+        return [f"{name}={text}" for name, text in value.items()]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [str(value)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of `RunOptions`, as each interface needs it.
+
+    Attributes:
+        name: The field of `RunOptions`, and the keyword in Python.
+        flag: On the command line.
+        variable: The environment variable that gives the option to the command line.
+        key: In experiments; None: experiments lack the option.
+        value: What stands for the value in help texts.
+        default: The default for people; empty: none.
+        help: What the option does.
+        field: The field itself.
+    """
+
+    name: str
+    flag: str
+    variable: str
+    key: str | None
+    value: str
+    default: str
+    help: str
+    field: FieldInfo
+
+    @property
+    def type(self) -> Any:
+        """The annotation of a given value: that of the field without None."""
+        return _without_none(self.field.annotation)
+
+    @property
+    def minimum(self) -> float | None:
+        """The least number that is accepted, if the field itself has a bound."""
+        bounds = [getattr(item, "ge", None) for item in self.field.metadata]
+        return next((bound for bound in bounds if bound is not None), None)
+
+
+def run_options() -> tuple[Option, ...]:
+    """Every option of a run, in the order in which help texts list them."""
+    return tuple(_option(name, field) for name, field in RunOptions.model_fields.items())
+
+
+def experiment_options() -> tuple[Option, ...]:
+    """The options that experiments have as ``run.NAME``."""
+    return tuple(option for option in run_options() if option.key is not None)
+
+
+def _option(name: str, field: FieldInfo) -> Option:
+    notes = [item for item in field.metadata if isinstance(item, Written)]
+    written = notes[0] if notes else Written()
+    flag = written.flag or f"--{name.replace('_', '-')}"
+    return Option(
+        name=name,
+        flag=flag,
+        variable=ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper(),
+        key=f"run.{name}" if written.in_experiments else None,
+        value=written.value or _value_text(field),
+        default=written.default or _default_text(field),
+        help=field.description or "",
+        field=field,
+    )
+
+
+VALUES: Mapping[object, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH", tuple: "FOLDER"}
+
+
+def _value_text(field: FieldInfo) -> str:
+    annotation = _without_none(field.annotation)
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    return VALUES[get_origin(annotation) or annotation]
+
+
+def _default_text(field: FieldInfo) -> str:
+    default = field.default
+    return "" if default in (None, (), {}) else str(default)
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    (remaining,) = (part for part in get_args(annotation) if part is not type(None))
+    return remaining
+
+
