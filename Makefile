@@ -34,9 +34,11 @@ check: setup  ## lint, formatting, types, import layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-docs: setup  ## write anew what is made from the models: the schema and the reference of topology files
+docs: setup  ## write what is made from the models: JSON schemas, the references of topology files and options
 	@$(testbed) topo schema > topologies/schema.json
 	@$(testbed) topo reference > docs/topology-reference.md
+	@$(testbed) reference > docs/run-options.md
+	@for file in plan summary status; do $(testbed) schema $$file > docs/schemas/$$file.json; done
 
 proof: setup  ## reproduce published measurements (takes minutes)
 	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py --ignore-glob='tests/proof/test_vm_*.py'

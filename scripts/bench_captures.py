@@ -23,6 +23,7 @@ from testbed.plan.captures import capture_points  # noqa: E402
 from testbed.plan.model import Plan  # noqa: E402
 from testbed.plan.resolve import resolve  # noqa: E402
 from testbed.runfolder.folder import RunDir  # noqa: E402
+from testbed.spec.options import RunOptions  # noqa: E402
 from testbed.spec.topology import Topology  # noqa: E402
 from testbed.spec.workload import load_workload  # noqa: E402
 
@@ -162,7 +163,10 @@ def main(packets: int) -> None:
     from testbed.analysis.summarize import OPS_SCHEMA  # noqa: PLC0415
 
     plan = resolve(
-        Topology.load("two-sites", []), load_workload("collectives", []), machine_memory_bytes=2**40
+        Topology.load("two-sites", []),
+        load_workload("collectives", []),
+        RunOptions(capture="wan"),
+        machine_memory_bytes=2**40,
     )
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         run = RunDir.create(Path(scratch, "run"))

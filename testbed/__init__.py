@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from testbed.api import Run, open_run, run
     from testbed.core.errors import InputError
     from testbed.spec.topology import Datacenter, DatacenterDefaults, Defaults, Nic, Tcp, Topology
     from testbed.spec.wan import GilbertElliott, LinkSettings, Wan
@@ -31,6 +32,7 @@ if not Path(__file__).with_name("workloads").exists():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 _HOMES = {
+    "testbed.api": ("Run", "open_run", "run"),
     "testbed.core.errors": ("InputError",),
     "testbed.spec.wan": ("GilbertElliott", "LinkSettings", "Wan"),
     "testbed.spec.topology": (
@@ -51,9 +53,12 @@ __all__ = [
     "InputError",
     "LinkSettings",
     "Nic",
+    "Run",
     "Tcp",
     "Topology",
     "Wan",
+    "open_run",
+    "run",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from testbed.cli.options import Format, FormatOption
-from testbed.cli.report import print_csv, wide_console
+from testbed.cli.output import print_csv, wide_console
 from testbed.core.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
 from testbed.report.tables import render

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption
-from testbed.cli.report import wide_console
+from testbed.cli.output import wide_console
 from testbed.cli.topo import csv_text
 from testbed.core.errors import MachineError
 from testbed.doctor.capabilities import Capability, capabilities, default_runs

@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from testbed.cli.options import Clock, memory_size
-from testbed.cli.run import display
+from testbed.cli.options import ClockOption, memory_size
+from testbed.cli.progress import display
 from testbed.core.errors import InputError
 from testbed.guest import interactive
 from testbed.guest.kernel import ensure_kernel, kernel_from
 
-ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
 Memory = Annotated[str, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest")]
 
 app = typer.Typer(help="The guest kernel.", no_args_is_help=True)
@@ -51,7 +50,7 @@ def execute(
         list[str],
         typer.Argument(metavar="COMMAND...", help="a program and its arguments, after --"),
     ],
-    clock: ClockOption = Clock.VIRTUAL,
+    clock: ClockOption = "virtual",
     memory: Memory = "2 GiB",
 ) -> None:
     """Run a command in a guest of its own, as its root: testbed guest exec -- uname -a
@@ -61,7 +60,7 @@ def execute(
     status = interactive.execute(
         ensure_kernel(),
         command,
-        clock=clock.value,
+        clock=clock,
         memory_bytes=memory_size(memory, "--memory"),
         say=_print,
     )
@@ -69,7 +68,7 @@ def execute(
 
 
 @app.command()
-def shell(clock: ClockOption = Clock.REAL, memory: Memory = "2 GiB") -> None:
+def shell(clock: ClockOption = "real", memory: Memory = "2 GiB") -> None:
     """A shell in a guest of its own, as its root: to look at its kernel, or to try netem by hand.
 
     It sees this machine's files and no network. What is written there is gone afterwards.
@@ -80,7 +79,7 @@ def shell(clock: ClockOption = Clock.REAL, memory: Memory = "2 GiB") -> None:
             remedy="testbed guest exec -- COMMAND runs a command without one",
         )
     status = interactive.shell(
-        ensure_kernel(), clock=clock.value, memory_bytes=memory_size(memory, "--memory")
+        ensure_kernel(), clock=clock, memory_bytes=memory_size(memory, "--memory")
     )
     raise typer.Exit(4 if status < 0 else status)
 

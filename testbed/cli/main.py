@@ -17,6 +17,7 @@ from testbed.cli import (
     guest,
     report,
     run,
+    schemas,
     sweep,
     topo,
     topo_deploy,
@@ -63,6 +64,8 @@ app.add_typer(topo.app, name="topo")
 app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("schema")(schemas.schema)
+app.command("reference")(schemas.reference)
 app.command("doctor")(doctor.doctor)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(guest.app, name="guest")

@@ -107,7 +107,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _given_type(option: Option) -> Any:
-    """The type in which the command line reads an option; `RunOptions` checks and converts texts."""
+    """The type in which the command line reads an option; `RunOptions` checks texts."""
     container = get_origin(option.type)
     if container is dict:
         return list[str]

@@ -12,15 +12,16 @@ import typer
 from typer.core import TyperGroup
 
 from testbed.cli import sweep_results
-from testbed.cli.options import Capture, Clock, Format, FormatOption, Isolation
-from testbed.cli.report import wide_console
-from testbed.cli.run import PlainDisplay
+from testbed.cli.options import Format, FormatOption, Given, run_overrides, takes_run_options
+from testbed.cli.output import wide_console
+from testbed.cli.progress import PlainDisplay
 from testbed.cli.sweep_display import display, duration
 from testbed.core.errors import InputError, Place, TestbedError
 from testbed.core.units import format_size
 from testbed.execution.launch import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
+from testbed.spec.options import experiment_options
 from testbed.spec.overrides import parse_overrides
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.fork_server import fork_server
@@ -63,6 +64,7 @@ sweep_results.add_to(app)
 
 
 @app.command(RUN)
+@takes_run_options(experiment_options())
 def run(
     experiment: Annotated[str, typer.Argument(help="a preset or the path of an experiment file")],
     sets: Annotated[
@@ -97,19 +99,8 @@ def run(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="start no further point once one has failed")
     ] = False,
-    clock: Annotated[
-        Clock | None, typer.Option(envvar="TESTBED_CLOCK", help="of the guests; run.clock")
-    ] = None,
-    isolation: Annotated[
-        Isolation | None,
-        typer.Option(envvar="TESTBED_ISOLATION", help="what a host is; run.isolation"),
-    ] = None,
-    capture: Annotated[
-        Capture | None, typer.Option(envvar="TESTBED_CAPTURE", help="captures; run.capture")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(envvar="TESTBED_SEED", min=0, help="of the first repeat; run.seed")
-    ] = None,
+    *,
+    given: Given,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -128,14 +119,17 @@ def run(
     The same command goes on where it stopped. A point is run again only if its plan or a version
     has changed.
     """
-    named = {"clock": clock, "isolation": isolation, "capture": capture, "seed": seed}
-    sets = [*sets, *(f"run.{key}={value}" for key, value in named.items() if value is not None)]
     overrides = parse_overrides(sets, ["topology", "workload", "run", "experiment"])
     plan = Experiment.load(experiment, overrides["experiment"])
     check_size(plan, yes)
     count = _jobs(jobs)
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
-    changes = [*overrides["topology"], *overrides["workload"], *overrides["run"]]
+    changes = [
+        *overrides["topology"],
+        *overrides["workload"],
+        *overrides["run"],
+        *run_overrides(given),
+    ]
     path = out or Path("results", f"sweep-{plan.name}")
     with nullcontext() if dry_run or ray is not None else fork_server():
         points = plan_points(plan, versions(kernel), changes, None if ray is None else HUGE)

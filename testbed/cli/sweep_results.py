@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from testbed.cli.options import Format, FormatOption
-from testbed.cli.report import wide_console
+from testbed.cli.output import wide_console
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_cell
 from testbed.report.tables import Column, Grid, render

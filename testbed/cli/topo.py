@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from testbed.cli.options import Format, FormatOption, Set, Topology
-from testbed.cli.report import wide_console
+from testbed.cli.options import Format, FormatOption, SetOption, TopologyArgument
+from testbed.cli.output import wide_console
 from testbed.core.units import format_probability, format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, Network, WanLink
 from testbed.plan.resolve import resolve_network
@@ -92,7 +92,9 @@ def rtt_ms(network: Network, a: str, b: str) -> float:
 
 
 @app.command()
-def show(topology: Topology, sets: Set = [], output: FormatOption = Format.TABLE) -> None:  # noqa: B006 (typer copies it)
+def show(
+    topology: TopologyArgument, sets: SetOption = [], output: FormatOption = Format.TABLE
+) -> None:  # noqa: B006 (typer copies it)
     """Show what a topology becomes: its datacenters and links, in full."""
     network = resolve_network(load(topology, sets))
     if output is Format.JSON:

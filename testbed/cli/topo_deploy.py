@@ -14,9 +14,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from testbed.cli.options import Clock, Format, FormatOption, Set, Topology
-from testbed.cli.report import wide_console
-from testbed.cli.run import display
+from testbed.cli.options import (
+    Clock,
+    ClockOption,
+    Format,
+    FormatOption,
+    SetOption,
+    TopologyArgument,
+)
+from testbed.cli.output import wide_console
+from testbed.cli.progress import display
 from testbed.cli.topo import csv_text, load
 from testbed.cli.topo_shell import Shell
 from testbed.core.errors import InputError, Place
@@ -45,7 +52,6 @@ Target = Annotated[
         help="the deployment \\[default: the only one]",
     ),
 ]
-ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
 Seed = Annotated[
     int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")
 ]
@@ -58,12 +64,12 @@ GuestMemory = Annotated[
 
 
 def deploy(
-    topology: Topology,
+    topology: TopologyArgument,
     name: Annotated[
         str | None, typer.Option(help="of the deployment \\[default: the topology's]")
     ] = None,
-    sets: Set = [],  # noqa: B006 (typer copies it)
-    clock: ClockOption = Clock.REAL,
+    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    clock: ClockOption = "real",
     seed: Seed = 0,
     guest_memory: GuestMemory = None,
 ) -> None:
@@ -74,7 +80,7 @@ def deploy(
     network = made.read_plan().network
     typer.echo(
         f"{made.name}: {len(network.hosts)} hosts in {len(network.datacenters)} datacenters stand after "
-        f"{time.monotonic() - begin:.1f} s ({clock.value} clock)\n"
+        f"{time.monotonic() - begin:.1f} s ({clock} clock)\n"
         f"  testbed topo exec -t {made.name} {network.hosts[0].name} -- ping -c3 {network.hosts[-1].address.ip}\n"
         f"  testbed topo shell -t {made.name}, inspect {made.name}, destroy {made.name}"
     )
@@ -91,7 +97,7 @@ def _deploy(name: str, spec: Any, clock: Clock, seed: int, guest_memory: str | N
         raise InputError(str(error), place=Place("--guest-memory")) from error
     with display() as progress:
         return live.deploy(
-            name, spec, clock=clock.value, seed=seed, memory_bytes=memory, progress=progress
+            name, spec, clock=clock, seed=seed, memory_bytes=memory, progress=progress
         )
 
 
@@ -235,8 +241,8 @@ def verify(
     ] = None,
     target: Target = None,
     quick: Annotated[bool, typer.Option("--quick", help="round trips only")] = False,
-    sets: Set = [],  # noqa: B006 (typer copies it)
-    clock: ClockOption = Clock.VIRTUAL,
+    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    clock: ClockOption = "virtual",
     seed: Seed = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from testbed.cli.options import Set, Topology
+from testbed.cli.options import SetOption, TopologyArgument
 from testbed.cli.topo import load
 from testbed.core.errors import InputError
 from testbed.plan.model import Network
@@ -26,8 +26,8 @@ class Theme(StrEnum):
 
 
 def graph(
-    topology: Topology,
-    sets: Set = [],  # noqa: B006 (typer copies it)
+    topology: TopologyArgument,
+    sets: SetOption = [],  # noqa: B006 (typer copies it)
     output: Annotated[
         Path | None,
         typer.Option(

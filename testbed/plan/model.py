@@ -481,9 +481,8 @@ class Capturing(Frozen):
     """What is kept of the packets at each captured interface."""
 
     filter: str = ""  # as for tcpdump; empty: every packet
-    # Of each packet: 54 to 134 bytes are Ethernet, IPv4 and TCP headers.
-    snap_bytes: int = Field(128, ge=54, le=262_144)
-    limit_bytes: int = Field(256 * 10**6, ge=4 * 10**6)  # of what tcpdump keeps of one interface
+    snap_bytes: int = 128  # of each packet: 54 to 134 bytes are Ethernet, IPv4 and TCP headers
+    limit_bytes: int = 256 * 10**6  # of what tcpdump keeps of one interface
 
 
 class Plan(Frozen):

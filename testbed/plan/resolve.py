@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
@@ -11,7 +11,6 @@ from testbed.plan.addressing import resolve_network
 from testbed.plan.budget import check_memory, machine_memory, memory_budget, run_timeout_s
 from testbed.plan.captures import capture_points
 from testbed.plan.model import (
-    Capture,
     Capturing,
     Clock,
     Isolation,
@@ -23,6 +22,7 @@ from testbed.plan.model import (
 )
 from testbed.plan.scaling import scaled
 from testbed.spec.base import suggest
+from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload
 
@@ -32,19 +32,8 @@ __all__ = ["resolve", "resolve_network"]
 def resolve(
     topology: Topology,
     workload: Workload,
+    options: RunOptions | None = None,
     *,
-    seed: int = 0,
-    clock: Clock = "virtual",
-    where: Where = "guest",
-    isolation: Isolation = "container",
-    capture: Capture = "wan",
-    capturing: Capturing | None = None,
-    image: Path | None = None,
-    host_memory_bytes: int | None = None,
-    guest_memory_bytes: int | None = None,
-    host_cpus: float = 1.0,
-    environment: Mapping[str, str] | None = None,
-    readable: Sequence[Path] = (),
     machine_memory_bytes: int | None = None,
 ) -> Plan:
     """Make the plan of running `workload` on `topology`.
@@ -52,65 +41,63 @@ def resolve(
     Args:
         topology: the network to build.
         workload: what runs on the network.
-        seed: of the run; the seeds of all random elements derive from this one.
-        clock: of the guest; a run without a guest has the real clock.
-        where: in a guest, or directly in this machine's kernel ("here").
-        isolation: of the hosts.
-        capture: where packets are captured.
-        capturing: what is kept of captured packets; None: the headers of all.
-        image: tar of a container image; None: this machine's own userland.
-        host_memory_bytes: limit of one host; None: what its ranks need, at least 1 GiB.
-        guest_memory_bytes: memory of the guest; None: an estimate, which must fit this machine.
-        host_cpus: limit of one host.
-        environment: variables of every rank.
-        readable: folders that hosts see in addition to those that `workload` needs.
+        options: how to run; None: every option has its default.
         machine_memory_bytes: memory of this machine; None: ask the system.
 
     Raises:
         InputError: the image cannot be used, the options contradict each other, or there is too
             little memory.
     """
-    _check_clock(clock, where)
+    if options is None:
+        options = RunOptions()
+    _check_clock(options.clock, options.where)
+    image = options.image
     if image is not None:
-        _check_image(image, isolation)
-    network = scaled(resolve_network(topology, seed), workload.divisor)
+        _check_image(image, options.isolation)
+    network = scaled(resolve_network(topology, options.seed), workload.divisor)
     _check_host_names(network, workload)
 
     ranks = _ranks(network, workload.ranks_per_host)
     memory = memory_budget(
         workload,
         hosts=len(network.hosts),
-        isolation=isolation,
-        captured_interfaces=len(capture_points(network, capture)),
+        isolation=options.isolation,
+        captured_interfaces=len(capture_points(network, options.capture)),
         image=image,
-        host_limit_bytes=host_memory_bytes,
+        host_limit_bytes=options.memory,
     )
+    guest_memory_bytes = options.guest_memory
     if guest_memory_bytes is None:
         machine_bytes = machine_memory_bytes or machine_memory()
-        check_memory(memory, machine_bytes, isolation=isolation, where=where)
+        check_memory(memory, machine_bytes, isolation=options.isolation, where=options.where)
         guest_memory_bytes = memory.guest_bytes
 
     workers = Workers(
         workload=workload.workload,
         settings=workload.settings(len(ranks)),
         ranks=ranks,
-        isolation=isolation,
+        isolation=options.isolation,
         image=str(image.resolve()) if image is not None else None,
         memory_bytes=memory.host_limit_bytes,
-        cpus=host_cpus,
+        cpus=options.cpus,
         timeout_s=run_timeout_s(network, workload, len(ranks)),
-        environment={"OMP_NUM_THREADS": "1", **(environment or {})},
-        readable=_readable_folders(workload, readable),
+        environment={"OMP_NUM_THREADS": "1", **options.environment},
+        readable=_readable_folders(workload, options.readable),
         once_per_host=workload.starts_ranks_itself,
+    )
+    capturing = Capturing(
+        filter=options.capture_filter,
+        snap_bytes=options.capture_snap,
+        limit_bytes=options.capture_limit,
     )
     return Plan(
         network=network,
         workers=workers,
-        clock=clock,
-        where=where,
-        capture=capture,
-        capturing=capturing or Capturing(),
-        seed=seed,
+        clock=options.clock,
+        where=options.where,
+        capture=options.capture,
+        capturing=capturing,
+        seed=options.seed,
         guest_memory_bytes=guest_memory_bytes,
     )
 

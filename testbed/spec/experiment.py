@@ -36,11 +36,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from testbed.core.errors import InputError, Place
-from testbed.core.units import Size, Time, UnitError
+from testbed.core.units import UnitError
 from testbed.spec import yaml_reader
 from testbed.spec.axis import Axes, values_of
 from testbed.spec.base import Count, Problem, Strict, input_error, refuse, suggest
 from testbed.spec.condition import Condition, quantity_of
+from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
 from testbed.spec.topology import Name
@@ -52,20 +53,6 @@ TAKEN = frozenset(  # other columns of a sweep's table
 )
 LONGEST_NAME = 100  # characters
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
-
-
-class RunSettings(Strict):
-    """How a point is run: the options of ``testbed run``, under the same names."""
-
-    clock: Literal["virtual", "real"] = "virtual"
-    isolation: Literal["container", "process"] = "container"
-    capture: Literal["none", "wan"] = "none"
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    memory: Size | None = None
-    cpus: Annotated[float, Field(ge=0.01)] = 1.0
-    guest_memory: Size | None = None
-    stall_limit: Time = 300 * 10**9
-    environment: dict[str, str] = Field({})
 
 
 def _kind_of_zip(value: object) -> str:
@@ -197,8 +184,11 @@ def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator
         what = f"{key!r} is not a key of the topology, the workload or the run"
         prefixes = ", ".join(f"{name}." for name in TARGETS)
         yield Problem(loc, what, f"begin it with {prefixes}, as in topology.tcp.congestion_control")
-    elif target == "run" and path[0] not in RunSettings.model_fields:
-        suggestion = suggest(path[0], RunSettings.model_fields, "known keys")
+        return
+
+    run_keys = [option.name for option in experiment_options()]
+    if target == "run" and path[0] not in run_keys:
+        suggestion = suggest(path[0], run_keys, "known keys")
         yield Problem(loc, f"unknown key {key!r}", suggestion)
 
 

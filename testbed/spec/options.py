@@ -117,12 +117,12 @@ class RunOptions(Strict):
     capture_filter: Annotated[str, Written(value="EXPRESSION", default="every packet")] = Field(
         "", description="packets to capture, as for tcpdump: 'tcp port 29500'"
     )
-    capture_snap: Annotated[
-        Size, _within(54, 262_144), Written(value="SIZE", default="128 B")
-    ] = Field(128, description="how much of each packet to capture")
-    capture_limit: Annotated[
-        Size, _within(4 * 10**6), Written(value="SIZE", default="256 MB")
-    ] = Field(256 * 10**6, description="largest capture of an interface")
+    capture_snap: Annotated[Size, _within(54, 262_144), Written(value="SIZE", default="128 B")] = (
+        Field(128, description="how much of each packet to capture")
+    )
+    capture_limit: Annotated[Size, _within(4 * 10**6), Written(value="SIZE", default="256 MB")] = (
+        Field(256 * 10**6, description="largest capture of an interface")
+    )
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="random seed")
     image: Annotated[Path | None, Written(default="this machine's own system")] = Field(
         None, description="tar of a container image with python3, torch and pydantic"
@@ -271,5 +271,3 @@ def _without_none(annotation: Any) -> Any:
         return annotation
     (remaining,) = (part for part in get_args(annotation) if part is not type(None))
     return remaining
-
-

@@ -12,13 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from testbed.core.errors import InputError, Place
-from testbed.core.units import format_size
+from testbed.measure.capture import check_filter
 from testbed.plan.model import Plan
 from testbed.plan.resolve import resolve
 from testbed.spec import yaml_reader
 from testbed.spec.axis import values_of
-from testbed.spec.base import input_error
-from testbed.spec.experiment import TARGETS, Experiment, Point, RunSettings, value_text
+from testbed.spec.base import input_error, suggest
+from testbed.spec.experiment import TARGETS, Experiment, Point, value_text
+from testbed.spec.options import RunOptions, experiment_options
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, load_workload
@@ -29,7 +30,6 @@ MANY_POINTS = 1000
 PROCESS_MEMORY_BYTES = 300 * 2**20  # of a point outside its guest: Python and its tables
 ID_DIGITS = 12
 SEED_BITS = 48
-RUN_OPTIONS = {"memory": "--memory", "guest_memory": "--guest-memory"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PlannedPoint:
     point: Point
     plan: Plan
     spec: str  # what was written, for spec.yaml
-    run: RunSettings
+    run: RunOptions
     identity: str
     command: tuple[str, ...]  # that does the same run alone
 
@@ -126,6 +126,7 @@ class _Planner:
         self._experiment, self._versions = experiment, versions
         self._memory = machine_memory_bytes
         self._fixed = [*_overrides(experiment, experiment.settings), *overrides]
+        self._checked_filters: set[str] = set()
         self._loaded: dict[tuple[str, str, str], Any] = {}
         for override in overrides:
             if override.key in experiment.sweep.keys:
@@ -160,40 +161,40 @@ class _Planner:
         workload = self._load(
             "workload", names["workload"], [*changes, *self._seed(point, changes, names, run)]
         )
-        plan = resolve(
-            topology,
-            workload,
-            seed=run.seed,
-            clock=run.clock,
-            isolation=run.isolation,
-            capture=run.capture,
-            host_memory_bytes=run.memory,
-            guest_memory_bytes=run.guest_memory,
-            host_cpus=run.cpus,
-            environment=run.environment,
-            machine_memory_bytes=self._memory,
-        )
+        self._check_filter(run.capture_filter)
+        plan = resolve(topology, workload, run, machine_memory_bytes=self._memory)
         spec = f"# topology\n{topology.to_yaml()}---\n# workload\n{workload.to_yaml()}"
         identity = plan.model_copy(update={"versions": self._versions}).model_dump_json()
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return PlannedPoint(point, plan, spec, run, digest, _command(names, changes, run))
 
-    def _run(self, changes: Sequence[Override], repeat: int) -> RunSettings:
+    def _run(self, changes: Sequence[Override], repeat: int) -> RunOptions:
+        known = [option.name for option in experiment_options()]
         source = Section()
         for change in changes:
+            name = change.path[0]
+            if name not in known:
+                remedy = suggest(name, known, "known keys")
+                raise InputError(f"unknown key {name!r}", place=change.place, remedy=remedy)
             source.put(change.path[0], change.value, change.place)
         if any(len(change.path) > 1 for change in changes):
             apply_overrides(source, changes)
         try:
-            run = RunSettings.model_validate(source)
+            run = RunOptions.model_validate(source)
         except ValidationError as error:
             raise input_error(
-                error, RunSettings, lambda loc: yaml_reader.place_of(source, loc)
+                error, RunOptions, lambda loc: yaml_reader.place_of(source, loc)
             ) from error
         return run.model_copy(update={"seed": repeat_seed(run.seed, repeat)})
 
+    def _check_filter(self, expression: str) -> None:
+        """Let tcpdump check a filter of captures; each is checked once."""
+        if expression and expression not in self._checked_filters:
+            check_filter(expression)
+            self._checked_filters.add(expression)
+
     def _seed(
-        self, point: Point, changes: Sequence[Override], names: Mapping[str, str], run: RunSettings
+        self, point: Point, changes: Sequence[Override], names: Mapping[str, str], run: RunOptions
     ) -> list[Override]:
         """In repeats, a workload's own seed is the run's, unless it is written."""
         if self._experiment.sweep.repeats == 1 or any(
@@ -238,29 +239,14 @@ def _overrides(experiment: Experiment, values: Mapping[str, Any]) -> list[Overri
 
 
 def _command(
-    names: Mapping[str, str], changes: Sequence[Override], run: RunSettings
+    names: Mapping[str, str], changes: Sequence[Override], run: RunOptions
 ) -> tuple[str, ...]:
     """The `testbed run` that does the same."""
     words = ["testbed", "run", names["topology"], names["workload"]]
     for change in changes:
         if not change.key.startswith("run."):
             words += ["--set", f"{change.key}={value_text(change.value)}"]
-    words += [
-        "--isolation",
-        run.isolation,
-        "--clock",
-        run.clock,
-        "--capture",
-        run.capture,
-        "--seed",
-        str(run.seed),
-    ]
-    for name, option in RUN_OPTIONS.items():
-        size = getattr(run, name)
-        words += [] if size is None else [option, format_size(size)]
-    for name, value in run.environment.items():
-        words += ["--env", f"{name}={value}"]
-    return tuple(words)
+    return (*words, *run.arguments())
 
 
 def unique(tasks: Iterable[PlannedPoint]) -> list[PlannedPoint]:

@@ -11,6 +11,7 @@ import pytest
 
 from testbed.guest.kernel import Kernel
 from testbed.plan.resolve import resolve
+from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 from tests.support.guests import console, finish, guest_with, result
@@ -54,7 +55,9 @@ def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     outside = tmp_path_factory.mktemp("network")
     (outside / "line.yaml").write_text(LINE)
     plan = resolve(
-        Topology.load(outside / "line.yaml"), load_workload("collectives"), isolation="process"
+        Topology.load(outside / "line.yaml"),
+        load_workload("collectives"),
+        RunOptions(isolation="process"),
     )
     folder = outside / "shared"
     with guest_with(kernel, "three_datacenters.py", folder) as guest:

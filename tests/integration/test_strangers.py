@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.analysis.summarize import collect
-from testbed.cli.run import _default_folder
+from testbed.api import default_folder
 from testbed.core.errors import InputError
 from testbed.guest.boot import _job
 from testbed.report.page import write_page
@@ -146,7 +146,7 @@ def test_words_reach_the_guest_as_they_are(command: list[str], value: str, folde
 
 @given(name=WORDS, workload=WORDS)
 def test_a_run_folder_named_after_a_topology_is_below_results(name: str, workload: str) -> None:
-    path = _default_folder(name, workload)
+    path = default_folder(name, workload)
     assert path.parent == Path("results")
     assert path.name.isascii()
     assert not set(path.name) & set("/ \t\n$`;&|<>*?'\"\\")

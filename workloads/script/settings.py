@@ -15,11 +15,11 @@ from pydantic import Field, model_validator
 
 from testbed.core.units import UnitError
 from testbed.spec.base import Flag, suggest
+from testbed.spec.options import visible_folder
 from testbed.spec.workload import Workload
 
 MIB = 2**20
 PAUSE_NS = 150 * 10**9
-OF_EACH_HOST = [Path(name) for name in ("/", "/tmp", "/run", "/dev/shm")]
 
 Kind = Literal["file", "module", "command"]
 
@@ -65,7 +65,7 @@ class Script(Workload):
             return _module(rest)
         if first.endswith(".py"):
             path = _file(Path(first))
-            return Program("file", (str(path), *rest), path.parent, (shown(path.parent),))
+            return Program("file", (str(path), *rest), path.parent, (visible_folder(path.parent),))
         if first.startswith("-"):
             raise UnitError(
                 f"{first!r} is not a script", "write the script first, and its options after it"
@@ -152,7 +152,10 @@ def _module(words: list[str]) -> Program:
     here = Path.cwd()
     is_here = PathFinder.find_spec(words[0].partition(".")[0], [str(here)]) is not None
     return Program(
-        "module", tuple(words), here if is_here else None, (shown(here),) if is_here else ()
+        "module",
+        tuple(words),
+        here if is_here else None,
+        (visible_folder(here),) if is_here else (),
     )
 
 
@@ -161,7 +164,7 @@ def _command(words: list[str]) -> Program:
     files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
     if "/" not in words[0]:
         files.pop(words[0], None)  # that is looked for elsewhere
-    folders = {shown(path.parent) for path in files.values()}
+    folders = {visible_folder(path.parent) for path in files.values()}
     return Program(
         "command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders))
     )
@@ -184,16 +187,3 @@ def _find_module(name: str, folder: Path | None) -> None:
             if spec.submodule_search_locations is None
             else list(spec.submodule_search_locations)
         )
-
-
-def shown(folder: Path) -> Path:
-    """A folder that hosts will see as it is here.
-
-    Raises:
-        UnitError: there can be no such folder.
-    """
-    if folder in OF_EACH_HOST:
-        raise UnitError(
-            f"each host has a folder {folder} of its own", "put what hosts have to see below it"
-        )
-    return folder

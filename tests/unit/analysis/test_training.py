@@ -20,6 +20,7 @@ from testbed.plan.scaling import scaled
 from testbed.report.page import write_page
 from testbed.report.tables import training_grid
 from testbed.runfolder.folder import RunDir, append_record
+from testbed.spec.options import RunOptions
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
@@ -237,7 +238,7 @@ def two_sites():
 
 def test_a_straggler_must_exist():
     with pytest.raises(InputError, match=r"names a host 'iowa-h9'\n  nearest: iowa-h"):
-        resolve(two_sites(), Train(straggler={"iowa-h9": 2.0}), isolation="process")
+        resolve(two_sites(), Train(straggler={"iowa-h9": 2.0}), RunOptions(isolation="process"))
 
 
 def test_a_scaled_network():
@@ -256,13 +257,15 @@ def test_a_scaled_network():
     assert [host.address for host in small.hosts] == [host.address for host in network.hosts]
     assert small.tcp.packets_per_skb == 1
     assert scaled(network, 1) is network
-    plan = resolve(two_sites(), Train(parameters="1 B", scale=100), isolation="process")
+    plan = resolve(two_sites(), Train(parameters="1 B", scale=100), RunOptions(isolation="process"))
     assert plan.network == small
 
 
 def test_a_long_pause_is_not_a_hang():
     """Ranks that compute for 200 s between two outer steps wait for each other."""
     plan = resolve(
-        two_sites(), Train(method="diloco", step_time="2 s", sync_every=100), isolation="process"
+        two_sites(),
+        Train(method="diloco", step_time="2 s", sync_every=100),
+        RunOptions(isolation="process"),
     )
     assert plan.workers.timeout_s > 400

@@ -8,6 +8,7 @@ from testbed.workloads.collectives.settings import Collectives
 from testbed.core.errors import InputError
 from testbed.plan.resolve import resolve
 from testbed.spec import yaml_reader
+from testbed.spec.options import RunOptions
 from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
@@ -404,7 +405,7 @@ def test_unreadable_image(name: str, text: str, tmp_path: Path) -> None:
         resolve(
             Topology.load("two-sites"),
             Collectives(),
-            image=tmp_path / name,
+            RunOptions(image=tmp_path / name),
             machine_memory_bytes=2**40,
         )
     assert str(caught.value).startswith("--image: ")
@@ -412,9 +413,15 @@ def test_unreadable_image(name: str, text: str, tmp_path: Path) -> None:
 
 def test_an_image_needs_containers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--image: an image needs containers"):
-        resolve(Topology.load("two-sites"), Collectives(), image=tmp_path, isolation="process")
+        resolve(
+            Topology.load("two-sites"),
+            Collectives(),
+            RunOptions(image=tmp_path, isolation="process"),
+        )
 
 
 def test_here_has_no_virtual_clock() -> None:
     with pytest.raises(InputError, match="--clock: this kernel's clock cannot be virtual"):
-        resolve(Topology.load("two-sites"), Collectives(), where="here", clock="virtual")
+        resolve(
+            Topology.load("two-sites"), Collectives(), RunOptions(where="here", clock="virtual")
+        )

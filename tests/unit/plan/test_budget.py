@@ -9,17 +9,26 @@ from testbed.core.errors import InputError
 from testbed.plan.budget import timeout_s
 from testbed.plan.model import Network, Plan
 from testbed.plan.resolve import resolve, resolve_network
+from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 
 MIB, GIB = 2**20, 2**30
 SMALL_MACHINE = 4 * GIB  # single-cluster's 8 hosts in containers need 5.6 GiB
 
 
-def plan_of(topology: str = "two-sites", sizes: str = "1 MiB", **options: Any) -> Plan:
-    options.setdefault("capture", "none")
-    options.setdefault("machine_memory_bytes", 2**40)
+def plan_of(
+    topology: str = "two-sites",
+    sizes: str = "1 MiB",
+    machine_memory_bytes: int = 2**40,
+    **options: Any,
+) -> Plan:
     workload = Collectives.model_validate({"sizes": [sizes]})
-    return resolve(Topology.load(topology), workload, **options)
+    return resolve(
+        Topology.load(topology),
+        workload,
+        RunOptions(**options),
+        machine_memory_bytes=machine_memory_bytes,
+    )
 
 
 def refusal(**options: Any) -> str:
@@ -29,9 +38,7 @@ def refusal(**options: Any) -> str:
 
 
 def test_memory_of_containers() -> None:
-    plan = resolve(
-        Topology.load("two-sites"), Collectives(), capture="none", machine_memory_bytes=2**40
-    )
+    plan = resolve(Topology.load("two-sites"), Collectives(), machine_memory_bytes=2**40)
     assert plan.guest_memory_bytes == 2 * GIB + 4 * (400 + 64) * MIB
     assert plan.workers.memory_bytes == GIB
 
@@ -45,13 +52,13 @@ def test_memory_of_processes() -> None:
 @pytest.mark.parametrize("limit", [16 * MIB, 160 * MIB, 8 * GIB])
 def test_host_limit_is_obeyed(limit: int) -> None:
     """Below the estimate of a host (250 MiB and tensors) and above."""
-    plan = plan_of(isolation="process", host_memory_bytes=limit)
+    plan = plan_of(isolation="process", memory=f"{limit} B")
     assert plan.workers.memory_bytes == limit
     assert plan.guest_memory_bytes == GIB + 4 * limit
 
 
 def test_host_limit_below_python() -> None:
-    text = refusal(host_memory_bytes=8 * MIB)
+    text = refusal(memory="8 MiB")
     assert (
         text == "--memory: Python does not start in 8 MiB of memory\n  give a host at least 16 MiB"
     )
@@ -60,11 +67,11 @@ def test_host_limit_below_python() -> None:
 def test_guest_memory_lifts_the_refusal() -> None:
     options: dict[str, Any] = {"topology": "single-cluster", "machine_memory_bytes": SMALL_MACHINE}
     assert "8 hosts need" in refusal(**options)
-    assert plan_of(**options, guest_memory_bytes=GIB).guest_memory_bytes == GIB
+    assert plan_of(**options, guest_memory="1 GiB").guest_memory_bytes == GIB
 
 
 def test_guest_memory_is_taken_as_given() -> None:
-    plan = plan_of(guest_memory_bytes=3 * GIB)
+    plan = plan_of(guest_memory="3 GiB")
     assert plan.guest_memory_bytes == 3 * GIB
     assert plan == plan_of().model_copy(update={"guest_memory_bytes": 3 * GIB})
 

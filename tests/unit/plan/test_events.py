@@ -17,10 +17,12 @@ from testbed.plan.model import Network, Plan
 from testbed.plan.resolve import resolve, resolve_network
 from testbed.plan.scaling import scaled
 from testbed.runfolder.folder import RunDir, append_record
+from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 
 MS, SECOND, GBIT = 10**6, 10**9, 10**9
+PROCESSES = RunOptions(isolation="process")
 TRIANGLE = """
 datacenters: {a: {}, b: {}, c: {}}
 wan:
@@ -387,9 +389,7 @@ def test_a_topology_with_events_is_written_and_read_again(tmp_path: Path) -> Non
 
 
 def plan_of(tmp_path: Path, *events: str) -> Plan:
-    return resolve(
-        topology(tmp_path, *events), load_workload("collectives", []), isolation="process"
-    )
+    return resolve(topology(tmp_path, *events), load_workload("collectives", []), PROCESSES)
 
 
 def test_a_plan_with_changes_survives_json(tmp_path: Path) -> None:
@@ -415,9 +415,7 @@ def test_what_is_chosen_for_the_whole_run_suits_every_state(tmp_path: Path) -> N
 
 def test_scale_divides_the_rates_of_changes_too(tmp_path: Path) -> None:
     made = topology(tmp_path, "{at: 1 s, links: a-b, rate: 2 Gbit/s}")
-    plan = resolve(
-        made, load_workload("train", []).model_copy(update={"scale": 1000}), isolation="process"
-    )
+    plan = resolve(made, load_workload("train", []).model_copy(update={"scale": 1000}), PROCESSES)
     rates = [state.wan[0].forward.bottleneck.rate_bps for state in plan.network.states()]
     assert rates == [10_000_000, 2_000_000]
 

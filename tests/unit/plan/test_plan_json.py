@@ -10,6 +10,7 @@ from testbed.workloads.collectives.settings import Collectives
 
 from testbed.plan.model import Plan
 from testbed.plan.resolve import resolve
+from testbed.spec.options import RunOptions
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
@@ -109,7 +110,8 @@ def topologies(draw: st.DrawFn) -> Topology:
 @settings(max_examples=60, deadline=None)
 @given(topology=topologies(), seed=st.integers(0, 2**63), guest_memory=st.integers(1, 2**50))
 def test_random_topologies(topology: Topology, seed: int, guest_memory: int) -> None:
-    plan = resolve(topology, Collectives(), seed=seed, guest_memory_bytes=guest_memory)
+    options = RunOptions(seed=seed, guest_memory=f"{guest_memory} B")
+    plan = resolve(topology, Collectives(), options)
     assert reread(plan) == plan
 
 

@@ -12,6 +12,7 @@ from testbed.workloads.collectives.settings import Collectives
 from testbed.plan.model import Hop, Network
 from testbed.plan.resolve import resolve, resolve_network
 from testbed.plan.seeds import queue_packets, stable_seed
+from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.wan import parse_queue
 
@@ -226,9 +227,7 @@ def test_workers() -> None:
     plan = resolve(
         Topology.load("two-sites"),
         workload,
-        seed=3,
-        isolation="process",
-        capture="none",
+        RunOptions(seed=3, isolation="process"),
         machine_memory_bytes=2**40,
     )
     ranks = [(rank.rank, rank.local_rank, rank.host) for rank in plan.workers.ranks]
@@ -248,7 +247,10 @@ def test_image_is_recorded(tmp_path: Path) -> None:
     with tarfile.open(image, "w"):
         pass
     plan = resolve(
-        Topology.load("two-sites"), Collectives(), image=image, machine_memory_bytes=2**40
+        Topology.load("two-sites"),
+        Collectives(),
+        RunOptions(image=image),
+        machine_memory_bytes=2**40,
     )
     assert plan.workers.image == str(image.resolve())
 

@@ -12,6 +12,7 @@ from testbed.workloads.script.settings import Script
 from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.plan.resolve import resolve
+from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 
@@ -111,17 +112,14 @@ def test_memory(here: Path) -> None:
     plan = resolve(
         Topology.load("two-sites"),
         work,
-        isolation="process",
-        capture="none",
+        RunOptions(isolation="process"),
         machine_memory_bytes=2**40,
     )
     assert plan.guest_memory_bytes == 2**30 + 4 * (250 + 4 * 64) * MIB
     more = resolve(
         Topology.load("two-sites"),
         work,
-        isolation="process",
-        host_memory_bytes=2**31,
-        capture="none",
+        RunOptions(isolation="process", memory="2 GiB"),
         machine_memory_bytes=2**40,
     )
     assert more.workers.memory_bytes == 2**31

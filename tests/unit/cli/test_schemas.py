@@ -1,0 +1,47 @@
+"""JSON schemas of the files of a run folder: current, and fitted by what is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft7Validator
+from typer.testing import CliRunner
+
+from testbed.cli.main import app
+from testbed.plan.resolve import resolve
+from testbed.runfolder.status import Status
+from testbed.runfolder.summary import Summary
+from testbed.spec.topology import Topology
+from testbed.spec.workload import load_workload
+
+PROJECT = Path(__file__).parents[3]
+FILES = ["plan", "summary", "status"]
+
+
+def published(file: str) -> str:
+    return (PROJECT / f"docs/schemas/{file}.json").read_text()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_schema_is_current(file: str) -> None:
+    done = CliRunner().invoke(app, ["schema", file])
+    assert done.exit_code == 0
+    assert published(file) == done.stdout, f"docs/schemas/{file}.json is stale: run `make docs`"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_schema_is_valid(file: str) -> None:
+    Draft7Validator.check_schema(json.loads(published(file)))
+
+
+@pytest.mark.parametrize("topology", ["two-sites", "microsoft-openai-five"])
+def test_plans_fit(topology: str) -> None:
+    plan = resolve(
+        Topology.load(topology), load_workload("collectives"), machine_memory_bytes=2**40
+    )
+    Draft7Validator(json.loads(published("plan"))).validate(json.loads(plan.model_dump_json()))
+
+
+def test_summary_and_status_fit() -> None:
+    Draft7Validator(json.loads(published("summary"))).validate(json.loads(Summary().to_json()))
+    Draft7Validator(json.loads(published("status"))).validate(json.loads(Status().to_json()))
