@@ -10,14 +10,15 @@ Made from the model `RunOptions` in `testbed/spec/options.py` by `make docs`.
 
 An option has the same meaning and the same default wherever you write it:
 
-- on the command line: `testbed run two-sites --isolation process`. `testbed sweep` takes all options but `--where`.
+- on the command line: `testbed run two-sites --isolation process`. `testbed sweep` takes all
+  options but `--where`.
 - in the environment: `TESTBED_ISOLATION=process`. A flag on the command line wins.
 - in an experiment: `run.isolation: process`, below `settings` or as a key of the sweep.
 - in Python: `testbed.run("two-sites", isolation="process")`.
 
-The Python keyword is the last part of the key in experiments (`isolation`). A SIZE is a number and a unit, such as
-`2 GiB`. `stall_limit` is a number of seconds, or a time with a unit. In experiments and in Python, `environment` is a
-mapping and `readable` a list.
+The Python keyword is the last part of the key in experiments (`isolation`). A SIZE is a number and
+a unit, such as `2 GiB`. `stall_limit` is a number of seconds, or a time with a unit. In experiments
+and in Python, `environment` is a mapping and `readable` a list.
 """
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+import re
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 
@@ -12,6 +15,14 @@ class SchemaGenerator(GenerateJsonSchema):
     """
 
     schema_dialect = "http://json-schema.org/draft-07/schema#"
+
+    def generate(
+        self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation"
+    ) -> JsonSchemaValue:
+        """Write every paragraph of a description on one line, however a docstring is wrapped."""
+        document = super().generate(schema, mode)
+        _join_lines(document)
+        return document
 
     def field_title_should_be_set(self, schema: object) -> bool:
         """Never: a title names a quantity here."""
@@ -32,3 +43,16 @@ class SchemaGenerator(GenerateJsonSchema):
         for pattern, values in result.pop("patternProperties", {}).items():
             result |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
         return result
+
+
+def _join_lines(node: Any) -> None:
+    """Join the lines of each paragraph in the descriptions below `node`."""
+    if isinstance(node, dict):
+        description = node.get("description")
+        if isinstance(description, str):
+            node["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", description)
+        for value in node.values():
+            _join_lines(value)
+    elif isinstance(node, list):
+        for item in node:
+            _join_lines(item)
