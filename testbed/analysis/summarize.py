@@ -31,7 +31,7 @@ from testbed.analysis.fidelity import rates
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
 from testbed.analysis.network_history import History, happened
 from testbed.analysis.operations import SAME_OP, iterations
-from testbed.guest.boot import temporary_folder
+from testbed.core.leftovers import temporary_folder
 from testbed.plan.model import Direction, Plan, WanLink
 from testbed.runfolder.folder import RunDir, read_records
 from testbed.workloads.train.summary import steps_table, training

@@ -26,7 +26,7 @@ from testbed.cli import (
     vm,
 )
 from testbed.core.errors import MachineError, TestbedError
-from testbed.execution.launch import clean_up_after_killed
+from testbed.execution.cleanup import reap
 
 app = typer.Typer(
     help="Emulate datacenters joined by WAN links and run real PyTorch training across them, in exact virtual time.",
@@ -77,7 +77,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _as_interrupt)
     errors = Console(stderr=True, highlight=False)
     try:
-        clean_up_after_killed()
+        reap()
         status = app(standalone_mode=False)
         if status == 130:  # typer's answer to Ctrl-C
             errors.print("interrupted")

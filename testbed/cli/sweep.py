@@ -18,7 +18,8 @@ from testbed.cli.progress import PlainDisplay
 from testbed.cli.sweep_display import display, duration
 from testbed.core.errors import InputError, Place, TestbedError
 from testbed.core.units import format_size
-from testbed.execution.launch import versions
+from testbed.execution.guest_backend import guest_kernel_version
+from testbed.execution.versions import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.options import experiment_options
@@ -132,7 +133,7 @@ def run(
     ]
     path = out or Path("results", f"sweep-{plan.name}")
     with nullcontext() if dry_run or ray is not None else fork_server():
-        points = plan_points(plan, versions(kernel), changes, None if ray is None else HUGE)
+        points = plan_points(plan, versions(guest_kernel_version(kernel)), changes, None if ray is None else HUGE)
         if dry_run:
             _print_points(points, SweepDir(path.resolve()), count, output)
             return

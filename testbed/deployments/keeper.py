@@ -26,8 +26,9 @@ from pathlib import Path
 from testbed.core.errors import TestbedError
 from testbed.deployments.folder import Deployment
 from testbed.deployments.mailbox import mails
-from testbed.execution.launch import code_for_guests, tail
-from testbed.guest.boot import Guest, start_guest
+from testbed.execution.guest_code import code_for_guests
+from testbed.execution.launch import tail
+from testbed.guest.boot import Guest, GuestSpec, start_guest
 from testbed.guest.kernel import ensure_kernel
 
 
@@ -40,9 +41,9 @@ def keep(deployment: Deployment) -> None:
     """
     plan = deployment.read_plan()
     code = code_for_guests()
-    with start_guest(
-        ensure_kernel(),
-        [*code.python, "testbed.deployments.agent", str(deployment.path)],
+    spec = GuestSpec(
+        kernel=ensure_kernel(),
+        command=[*code.python, "testbed.deployments.agent", str(deployment.path)],
         writable=deployment.path,
         memory_bytes=plan.guest_memory_bytes,
         clock=plan.clock,
@@ -51,7 +52,8 @@ def keep(deployment: Deployment) -> None:
         readable=code.readable,
         environment=code.environment,
         cpu=plan.cpu,
-    ) as guest:
+    )
+    with start_guest(spec) as guest:
         deployment.write(
             deployment.pids, json.dumps({"keeper": os.getpid(), "guest": guest.process.pid})
         )

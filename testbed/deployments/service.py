@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from testbed.core.errors import InputError, Place, RunError
+from testbed.core.leftovers import forget
 from testbed.core.paths import cache_dir
 from testbed.deployments.folder import Deployment, LivePlan, is_locked
+from testbed.execution.cleanup import reap
 from testbed.execution.supervise import Progress
-from testbed.guest.boot import EPOCH_NS, check_guest, remove_stale_guests
+from testbed.guest.boot import EPOCH_NS, check_guest
 from testbed.guest.kernel import ensure_kernel
 from testbed.plan.model import Clock, Network
 from testbed.plan.resolve import resolve_network
@@ -184,13 +186,9 @@ def destroy(deployment: Deployment) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             _end_keeper(deployment, number)
         shutil.rmtree(deployment.path, ignore_errors=True)
-    remove_stale_guests()
-    # After a restart of the machine another process may have the keeper's number, for which its
-    # guest was kept.
-    for guest in (cache_dir() / "guests").glob("*"):
-        writable = guest / "writable"
-        if writable.is_symlink() and writable.readlink() == deployment.path:
-            shutil.rmtree(guest, ignore_errors=True)
+    reap()
+    # After a restart of the machine another process may have the keeper's number.
+    forget(deployment.path)
 
 
 def overview(deployment: Deployment) -> dict[str, Any]:

@@ -1,63 +1,121 @@
-"""The bundle of modules that guests of this installation import, in the cache; made anew when one
-has changed.
-"""
+"""What a run must be able to read: the code of this installation, and what its plan names."""
 
 from __future__ import annotations
 
+import compileall
 import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import testbed
 from testbed.core.code_bundle import BUNDLE, is_fresh
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
+from testbed.plan.model import Plan
+from testbed.workers.fleet import ENVIRONMENT
+
+GUEST_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "PYDANTIC_DISABLE_PLUGINS": "1",  # it looks for them in every installed package
+}
+if sys.version_info < (3, 12):
+    # Mininet imports distutils: Python's own, where there is one, is the quicker one.
+    GUEST_ENVIRONMENT["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
+LAST_LINES = 5  # of what a failed import printed
 
 
-def bundles() -> Path:
-    """The folder that they are in."""
+@dataclass(frozen=True)
+class Code:
+    """What it takes to run a module of the testbed in a guest.
+
+    Attributes:
+        python: the words of a command before the module's name.
+        environment: variables of the command.
+        readable: folders that the command needs.
+    """
+
+    python: list[str]
+    environment: dict[str, str]
+    readable: list[Path]
+
+
+def code_for_guests(
+    on_bundling: Callable[[], None] = lambda: None, *, bundled: bool = True
+) -> Code:
+    """Give the code of this installation.
+
+    Args:
+        on_bundling: called if modules have to be bundled first, which takes seconds.
+        bundled: whether modules come in a bundle, which pays where looking for each is expensive.
+
+    Raises:
+        MachineError: the bundle cannot be made, because something cannot be imported.
+    """
+    project = Path(testbed.__file__).parent.parent
+    compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
+    environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
+    readable = [project, Path(sys.prefix), Path(sys.base_prefix)]
+    if not bundled:
+        return Code([sys.executable, "-m"], environment, readable)
+    python = python_for_guests(environment, on_bundling)
+    return Code(python, environment, [*readable, bundles_folder()])
+
+
+def plan_folders(plan: Plan) -> set[Path]:
+    """Give the folders that the plan names, or that hold files which it names."""
+    names = [plan.workers.image or ""]
+    for link in plan.network.wan:
+        names += [direction.fibre.distribution for direction in link.directions]
+    folders = {Path(folder) for folder in plan.workers.readable}
+    for name in names:
+        if Path(name).is_absolute():
+            folders.add(Path(name).parent)
+    return folders
+
+
+def bundles_folder() -> Path:
+    """Give the folder that holds the bundles; it is made if missing."""
     folder = cache_dir() / "modules"
     folder.mkdir(exist_ok=True)
     return folder
 
 
-def python_for_guests(environment: Mapping[str, str], making: Callable[[], None]) -> list[str]:
-    """The words that run a module, whose name and arguments follow, as ``python -m`` does.
+def python_for_guests(
+    environment: Mapping[str, str], on_bundling: Callable[[], None]
+) -> list[str]:
+    """Give the words that run a module, whose name and arguments follow, as ``python -m`` does.
+
+    The bundle that they use is made if there is none, or a file of it has changed.
 
     Args:
         environment: that of the guest's programs.
-        making: called if the bundle has to be made, which takes seconds.
+        on_bundling: called if the bundle has to be made, which takes seconds.
 
     Raises:
-        MachineError: it cannot be made, because something cannot be imported.
+        MachineError: the bundle cannot be made, because something cannot be imported.
     """
-    folder = bundles()
-    key = hashlib.sha256("\n".join([sys.executable, sys.version, str(BUNDLE)]).encode())
-    path = folder / key.hexdigest()[:16]
+    folder = bundles_folder()
+    identity = "\n".join([sys.executable, sys.version, str(BUNDLE)])
+    path = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not is_fresh(path):
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not is_fresh(path):
-                making()
-                _make(path, environment)
+            made_by_another = is_fresh(path)
+            if not made_by_another:
+                on_bundling()
+                _make_bundle(path, environment)
     return [sys.executable, str(BUNDLE), str(path)]
 
 
-def _make(path: Path, environment: Mapping[str, str]) -> None:
-    done = subprocess.run(
-        [
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            sys.executable,
-            "-m",
-            "testbed.execution.inside",
-            "--bundle",
-            str(path),
-        ],
+def _make_bundle(path: Path, environment: Mapping[str, str]) -> None:
+    python = [sys.executable, "-m", "testbed.execution.bundle_modules", str(path)]
+    result = subprocess.run(
+        ["setpriv", "--pdeathsig", "KILL", *python],
         env={"PATH": os.defpath, **environment},
         check=False,
         stdin=subprocess.DEVNULL,
@@ -65,6 +123,7 @@ def _make(path: Path, environment: Mapping[str, str]) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    if done.returncode != 0:
-        end = "\n".join(f"    {line}" for line in done.stderr.splitlines()[-5:])
-        raise MachineError(f"the modules that a guest needs cannot be imported here:\n{end}")
+    if result.returncode != 0:
+        last_lines = result.stderr.splitlines()[-LAST_LINES:]
+        indented = "\n".join(f"    {line}" for line in last_lines)
+        raise MachineError(f"the modules that a guest needs cannot be imported here:\n{indented}")

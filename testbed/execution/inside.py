@@ -1,9 +1,6 @@
-"""The story of one run, in order, inside the kernel that carries it.
+"""The story of one run, in order, inside the kernel that carries it out.
 
 usage: python -m testbed.execution.inside RUN_FOLDER
-       python -m testbed.execution.inside --series FOLDER     one after another, as
-       testbed.guest.resident asks for them python -m testbed.execution.inside --bundle FILE
-       write a bundle of all that runs import
 
 The run folder holds plan.json. What happens is appended to the folder's raw records as it happens;
 tables are made from them afterwards, by whoever started this. The same command runs in a guest and
@@ -12,7 +9,6 @@ on the machine itself.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -36,16 +32,24 @@ from testbed.network.reconfigure import changing
 from testbed.network.verify import verify_round_trips
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Network, Plan
-from testbed.runfolder.files import replace_text
-from testbed.runfolder.folder import RecordFollower, RunDir, append_record
+from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.records import (
+    EVENT,
+    FirstOperation,
+    Follower,
+    NetworkChange,
+    Record,
+    RunEnded,
+    StageBegan,
+    StageEnded,
+    append,
+)
 from testbed.workers.fleet import Fleet
 
 QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free
-OWN = {"testbed", "__main__"}
 
-os.environ.pop(
-    "SETUPTOOLS_USE_DISTUTILS", None
-)  # it was for our own imports; a user's script may build extensions
+# It was for the imports above; a user's script may build extensions.
+os.environ.pop("SETUPTOOLS_USE_DISTUTILS", None)
 
 
 def run(folder: RunDir) -> None:
@@ -64,53 +68,26 @@ def run(folder: RunDir) -> None:
             round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
             folder.write_json(folder.fidelity, [round_trip.record() for round_trip in round_trips])
         with stage(folder, "measurement"):
-            if taps := [
-                _tap(folder, network, point) for point in capture_points(plan.network, plan.capture)
-            ]:
-                virtual = plan.clock == "virtual"
-                stack.enter_context(capturing(taps, plan.capturing, yielding=virtual))
+            stack.enter_context(_capturing(folder, network, plan))
             if plan.clock == "virtual":
                 _wait_until_quiet()
-            stack.enter_context(sampling(_ports(network, stack), folder.link_samples))
+            ports = _sampled_ports(network, stack)
+            stack.enter_context(sampling(ports, folder.link_samples))
         with stage(folder, "import"):
             fleet.start({host.name: network.pid(host.node) for host in plan.network.hosts})
         with (
             stage(folder, "ops"),
-            _watched(folder, network, plan),
+            _clock_health_watched(folder, network, plan),
             Transfers(network, partial(append_record, folder.transfers)) as transfers,
-            _changing(folder, network, fleet, transfers),
+            _network_changing(folder, network, fleet, transfers),
         ):
             fleet.wait()
 
 
-def _changing(
-    folder: RunDir, network: BuiltNetwork, fleet: Fleet, transfers: Transfers
-) -> AbstractContextManager[None]:
-    """The changes of the plan happen within the block, at their times after rank 0's first
-    operation or step.
-    """
-    events, changes = RecordFollower(folder.events), network.plan.changes
-
-    def began_ns() -> int | None:
-        return next(
-            (int(event["time_ns"]) for event in events.new() if event["state"] == "first"), None
-        )
-
-    def then(number: int, due_ns: int) -> None:
-        fleet.kill(changes[number].killed)
-        fleet.start_again(changes[number].started)
-        for transfer in changes[number].transfers:
-            transfers.start(transfer)
-        append_record(
-            folder.changes, {"number": number, "due_ns": due_ns, "time_ns": time.time_ns()}
-        )
-
-    return changing(network, began_ns, then)
-
-
 def _fleet(folder: RunDir, plan: Plan) -> Fleet:
+    """Choose how hosts are isolated. An import of docker takes 0.6 s in a guest."""
     if plan.workers.isolation == "container":
-        from testbed.workers.containers import Containers  # noqa: PLC0415 (importing docker takes 0.6 s in the guest)
+        from testbed.workers.containers import Containers  # noqa: PLC0415
 
         return Containers(folder, plan)
     from testbed.workers.processes import Processes  # noqa: PLC0415
@@ -118,29 +95,16 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
     return Processes(folder, plan)
 
 
-def _wait_until_quiet() -> None:
-    """What follows begins at the same point of the kernel's timers in every run, however long
-    Docker took.
-
-    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run,
-    at another time in each: what Docker and the logs have written is flushed now, and the timer for
-    it ends within the wait.
-    """
-    os.sync()
-    time.sleep((2 * QUIET_NS - time.time_ns() % QUIET_NS) / 1e9)
-
-
-def _ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:
-    """The WAN ports whose counters are sampled."""
-    found = []
-    for port in qdiscs.wan_ports(network.plan):
-        with inside_netns(network.pid(port.router)):
-            connection = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
-            index = socket.if_nametoindex(port.interface)
-        found.append(
-            Port(connection, index, port.direction.source, port.direction.target, port.link)
-        )
-    return found
+@contextmanager
+def _capturing(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
+    """Capture packets within the block, where the plan says so."""
+    points = capture_points(plan.network, plan.capture)
+    taps = [_tap(folder, network, point) for point in points]
+    if not taps:
+        yield
+        return
+    with capturing(taps, plan.capturing, yielding=plan.clock == "virtual"):
+        yield
 
 
 def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
@@ -156,128 +120,141 @@ def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
     return Tap(path, network.pid(point.node), interface, inbound=point.kind == "lan")
 
 
+def _wait_until_quiet() -> None:
+    """Wait for the same point of the kernel's timers in every run, however long Docker took.
+
+    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run,
+    at another time in each: what Docker and the logs have written is flushed now, and the timer for
+    it ends within the wait.
+    """
+    os.sync()
+    time.sleep((2 * QUIET_NS - time.time_ns() % QUIET_NS) / 1e9)
+
+
+def _sampled_ports(network: BuiltNetwork, stack: ExitStack) -> list[Port]:
+    """Give the WAN ports whose counters are sampled, over sockets that `stack` closes."""
+    ports: list[Port] = []
+    for wan_port in qdiscs.wan_ports(network.plan):
+        with inside_netns(network.pid(wan_port.router)):
+            connection = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+            index = socket.if_nametoindex(wan_port.interface)
+        direction = wan_port.direction
+        port = Port(connection, index, direction.source, direction.target, wan_port.link)
+        ports.append(port)
+    return ports
+
+
 @contextmanager
-def _watched(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
-    """On the real clock: note what shows that this kernel did not keep up within the block."""
+def _clock_health_watched(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
+    """Note, on the real clock, what shows that this kernel did not keep up within the block."""
     if plan.clock == "virtual":
         yield
         return
     with straining() as seen:
         yield
-    folder.write_json(
-        folder.strain, {**seen.record(), "fibre_drops": _fibre_drops(network, plan.network)}
-    )
+    drops = _fibre_drops(network, plan.network)
+    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": drops})
 
 
 def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
-    """Drops of the fibres of `plan` that should never have any, by the names of their
-    interfaces.
+    """Count the drops of fibres that should never have any.
+
+    Args:
+        network: the network as it stands.
+        plan: its plan.
+
+    Returns:
+        The number of drops by interface, where there are some.
     """
     if not plan.wan:
         return {}
+    drops: dict[str, int] = {}
     with (
         inside_netns(network.pid("wan")),
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as connection,
     ):
         counters = read_counters(connection)
-        drops = {
-            name: counters[index].drops
-            for index, name in socket.if_nameindex()
-            if index in counters
-        }
-    fibres = [port for state in plan.states() for port in qdiscs.ports(state) if port.node == "wan"]
-    lossless = {port.interface for port in fibres} - {
-        port.interface for port in fibres if qdiscs.loses(port)
-    }
-    return {name: drops[name] for name in sorted(lossless) if drops.get(name)}
+        for index, interface in socket.if_nameindex():
+            if index in counters:
+                drops[interface] = counters[index].drops
+    fibres: set[str] = set()
+    lossy: set[str] = set()
+    for state in plan.states():
+        for port in qdiscs.ports(state):
+            if port.node == "wan":
+                fibres.add(port.interface)
+                if qdiscs.loses(port):
+                    lossy.add(port.interface)
+    return {fibre: drops[fibre] for fibre in sorted(fibres - lossy) if drops.get(fibre)}
+
+
+def _network_changing(
+    folder: RunDir, network: BuiltNetwork, fleet: Fleet, transfers: Transfers
+) -> AbstractContextManager[None]:
+    """Let the plan's changes happen within the block.
+
+    Their times count from rank 0's first operation or step.
+    """
+    events: Follower[Record] = Follower(folder.events, EVENT)
+    changes = network.plan.changes
+
+    def began_ns() -> int | None:
+        for event in events.new():
+            if isinstance(event, FirstOperation):
+                return event.time_ns
+        return None
+
+    def finish_change(number: int, due_ns: int) -> None:
+        change = changes[number]
+        fleet.kill(change.killed)
+        fleet.start_again(change.started)
+        for transfer in change.transfers:
+            transfers.start(transfer)
+        done = NetworkChange(number=number, due_ns=due_ns, time_ns=time.time_ns())
+        append(folder.changes, done)
+
+    return changing(network, began_ns, finish_change)
 
 
 @contextmanager
 def stage(folder: RunDir, name: str) -> Iterator[None]:
-    """Note the beginning and end of a part of the run, on the run's clock."""
-    append_record(folder.events, {"stage": name, "state": "begin", "time_ns": time.time_ns()})
+    """Note the beginning and the end of a part of the run, on the run's clock."""
+    append(folder.events, StageBegan(stage=name, time_ns=time.time_ns()))
     try:
         yield
     finally:
-        append_record(folder.events, {"stage": name, "state": "end", "time_ns": time.time_ns()})
+        append(folder.events, StageEnded(stage=name, time_ns=time.time_ns()))
 
 
 def main(path: str) -> int:
-    """Run, and note the outcome as the last event: 0 if the run completed, 1 if not."""
+    """Carry out the run, and note its outcome as the last event.
+
+    Returns:
+        The exit status: 0 if the run completed, 1 if not.
+    """
     folder = RunDir(Path(path))
+    reason = ""
     try:
         run(folder)
-        outcome, reason = "completed", ""
     except TestbedError as error:
-        outcome, reason = "failed", str(error)
-    except Exception as error:  # whatever it is, the folder has to tell
+        reason = str(error)
+    except Exception as error:  # whatever it is, the folder has to say so
         traceback.print_exc()
-        outcome, reason = (
-            "failed",
-            f"{type(error).__name__}: {error} (a fault of the testbed: see {folder.console.name})",
-        )
-    append_record(
-        folder.events,
-        {"stage": "run", "state": outcome, "reason": reason, "time_ns": time.time_ns()},
-    )
-    return 0 if outcome == "completed" else 1
+        fault = f"a fault of the testbed: see {folder.console.name}"
+        reason = f"{type(error).__name__}: {error} ({fault})"
+    else:
+        append(folder.events, RunEnded(state="completed", time_ns=time.time_ns()))
+        return 0
+    append(folder.events, RunEnded(state="failed", reason=reason, time_ns=time.time_ns()))
+    return 1
 
 
-def series(path: str) -> int:
-    """Carry out runs in processes forked from this one, which has imported what they need; see
-    testbed.guest.resident.
-    """
-    from testbed.workers.zygote import prepare_torch  # noqa: PLC0415
-    from testbed.workers.zygote_warm import import_torch  # noqa: PLC0415
-
-    import_torch()
-    folder, number = Path(path), 0
-    replace_text(folder / "ready", "")
-    while True:
-        order = folder / f"order-{number}"
-        while not order.exists():
-            pass  # this guest is paused meanwhile, and its clock stands still
-        run_folder = order.read_text()
-        prepare_torch(json.loads(RunDir(Path(run_folder)).plan.read_text())["workers"]["workload"])
-        pid = os.fork()
-        if pid == 0:
-            console = os.open(
-                RunDir(Path(run_folder)).console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-            )
-            os.dup2(console, 1)
-            os.dup2(console, 2)
-            _leave(main(run_folder))
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        replace_text(folder / f"done-{number}", str(status))
-        number += 1
-
-
-def write_bundle(path: str) -> int:
-    """Bundle what this module, its parts and all ranks import; the project's own modules change too
-    often.
-    """
-    from testbed.core import code_bundle  # noqa: PLC0415
-    from testbed.workers import containers, processes  # noqa: F401, PLC0415
-    from testbed.workers.zygote import prepare_torch  # noqa: PLC0415
-    from testbed.workers.zygote_warm import import_torch  # noqa: PLC0415
-
-    import_torch()
-    for workload in ("collectives", "train"):
-        prepare_torch(workload)
-    modules = {
-        name: module for name, module in sys.modules.items() if name.split(".")[0] not in OWN
-    }
-    code_bundle.write(Path(path), modules)
-    return 0
-
-
-def _leave(status: int) -> NoReturn:
-    """End at once: nothing is left to be tidied up in memory."""
+def leave(status: int) -> NoReturn:
+    """End this process at once: nothing has to be tidied up in its memory."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 if __name__ == "__main__":
-    orders = {"--series": series, "--bundle": write_bundle}
-    _leave(orders[sys.argv[1]](sys.argv[2]) if sys.argv[1] in orders else main(*sys.argv[1:]))
+    leave(main(sys.argv[1]))

@@ -1,77 +1,33 @@
-"""Start one plan in a guest or here, watch it, and leave a complete run folder behind, however the
-run ends.
-"""
+"""Carry out one plan, and leave a complete run folder behind, however the run ends."""
 
 from __future__ import annotations
 
-import compileall
-import json
 import os
-import platform
 import re
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
-import testbed
-from testbed.analysis import fidelity
-from testbed.analysis.verdict import INCOMPLETE
 from testbed.core.errors import GuestLost, MachineError, RunError, TestbedError
-from testbed.execution import host
-from testbed.execution.guest_code import bundles, python_for_guests
-from testbed.execution.requirements import require
-from testbed.execution.supervise import Progress, Running, Watch
-from testbed.guest.boot import Guest, remove_stale_guests, returned_if_killed, start_guest
-from testbed.guest.kernel import Kernel, ensure_kernel
-from testbed.guest.resident import start_series as series_of
-from testbed.guest.resident import visit
+from testbed.core.leftovers import Kind, note
+from testbed.execution.backend import Backend, backend_for
+from testbed.execution.judge import judge
+from testbed.execution.supervise import Progress, Watch
+from testbed.execution.versions import versions
 from testbed.plan.model import Plan
-from testbed.runfolder.files import open_plain, read_plain
-from testbed.runfolder.folder import RunDir, read_records
-from testbed.workers.fleet import ENVIRONMENT
+from testbed.runfolder.files import open_plain
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.records import EVENT, Record, RunEnded, read
+from testbed.runfolder.status import Status, write_status
+from testbed.runfolder.summary import read_summary
 
 POLL_S = 0.05
-LATE = 0.02  # part of a step by which its computation may take longer than modelled
-VERSIONS = ("torch", "mininet", "scapy", "pyroute2", "docker")
-GUEST_ENVIRONMENT = {
-    **ENVIRONMENT,
-    "PYDANTIC_DISABLE_PLUGINS": "1",  # it looks for them in every installed package
-}
-if sys.version_info < (
-    3,
-    12,
-):  # Mininet imports distutils: Python's own, where there is one, is the quicker one
-    GUEST_ENVIRONMENT["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
-
-
-@dataclass
-class Outcome:
-    """How a run ended; written to status.json."""
-
-    state: str = "running"  # running | completed | failed | interrupted
-    exit_status: int | None = None
-    reason: str = ""
-    faithful: bool = True
-    warnings: list[str] = field(default_factory=list)
-    command: Sequence[str] = ()
-    pid: int = field(default_factory=os.getpid)
-    wall_seconds: float = 0.0
-    emulated_seconds: float = 0.0
-    forced_ms: float = (
-        0.0  # virtual time that was forced on during the operations because a process span
-    )
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    def doubt(self, warning: str) -> None:
-        """Mark the run as not faithful."""
-        self.faithful = False
-        self.warnings.append(warning)
+OUT_OF_MEMORY = re.compile(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE")
+INTERRUPTED = 130  # exit status
+CONSOLE_LINES = 15  # of the end of a console, in a message
 
 
 def launch(
@@ -82,317 +38,181 @@ def launch(
     command: Sequence[str],
     stall_limit_s: float,
     progress: Progress,
-    series: Path | None = None,
-) -> Outcome:
-    """Carry out `plan` in the new folder `run`, where it says, and make its tables and its page.
+    resident_guest: Path | None = None,
+) -> Status:
+    """Carry out a plan in a new run folder, and make its tables and its page.
 
     Args:
+        plan: what is to be done, and where.
+        run: the run folder.
         spec: what the user wrote, resolved, for spec.yaml.
         command: the user's command line, to repeat the run.
         stall_limit_s: wall time after which a guest whose clock stands still, or that does not get
             ready, is ended.
-        series: the folder of a guest that takes orders, in which `run` lies; None: a guest of its
-            own.
+        progress: the display.
+        resident_guest: the folder of a resident guest, in which `run` lies; None: the plan says
+            where it is carried out.
+
+    Returns:
+        The status as it is in status.json.
 
     Raises:
-        TestbedError: the run failed or was lost; status.json tells the same.
-        KeyboardInterrupt: as ever; the folder is complete as far as the run came.
+        TestbedError: the run failed or was lost; status.json says the same.
+        KeyboardInterrupt: the user interrupted the run; the folder has what there was by then.
     """
-    outcome = Outcome(command=command)
-    begin = time.monotonic()
-    run.write_json(run.status, outcome.__dict__)
+    status = Status(command=list(command), pid=os.getpid())
+    began = time.monotonic()
+    write_status(run.status, status)
     run.spec.write_text(spec)
+    watch: Watch | None = None
     with ExitStack() as stack:
         try:
-            require(plan.where, plan.workers.isolation, plan.capture)
-            stack.enter_context(returned_if_killed(run.path))
-            kernel = ensure_kernel(progress.building) if plan.where == "guest" else None
-            plan = plan.model_copy(update={"versions": versions(kernel, here=plan.where == "here")})
-            run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
-            start = _start(plan, run, kernel, series, stall_limit_s, progress)
-            _carry_out(plan, run, start, outcome, stall_limit_s, progress)
-            outcome.state, outcome.exit_status = "completed", 0
+            backend = backend_for(plan, resident_guest=resident_guest, patience_s=stall_limit_s)
+            backend.check(plan)
+            stack.enter_context(note(Kind.RUN, run.path))
+            backend.prepare(progress)
+            plan = plan.model_copy(update={"versions": versions(backend.kernel_version())})
+            _write_plan(plan, run)
+            if resident_guest is None:  # else this process is forked from one that is warm
+                _warm_up_reporting(plan)
+            watch, exit_status = _carry_out(plan, run, backend, stall_limit_s, progress)
+            _check_end(run, backend, exit_status)
+            status.state = "completed"
+            status.exit_status = 0
         except TestbedError as error:
-            outcome.state, outcome.exit_status, outcome.reason = (
-                "failed",
-                error.exit_status,
-                str(error),
-            )
+            status.state = "failed"
+            status.exit_status = error.exit_status
+            status.reason = str(error)
             raise
         except KeyboardInterrupt:
-            outcome.state, outcome.exit_status, outcome.reason = (
-                "interrupted",
-                130,
-                "interrupted by the user",
-            )
+            status.state = "interrupted"
+            status.exit_status = INTERRUPTED
+            status.reason = "interrupted by the user"
             raise
         finally:
-            outcome.warnings += run.settle()
-            outcome.wall_seconds = round(time.monotonic() - begin, 3)
-            _finish(plan, run, outcome, progress)
-    return outcome
-
-
-def versions(kernel: Kernel | None, *, here: bool = False) -> dict[str, str]:
-    """Of everything that a run's results depend on; `kernel`: the guest's, None: not built yet, or
-    not used `here`.
-    """
-    release = (
-        f"Linux {platform.release()}"
-        if here
-        else f"Linux {kernel.version} UML"
-        if kernel
-        else "none yet"
-    )
-    found = {
-        "testbed": testbed.__version__,
-        "python": platform.python_version(),
-        "kernel": release,
-    }
-    return found | {name: version(name) for name in VERSIONS}
-
-
-@dataclass(frozen=True)
-class Code:
-    """What a guest needs to run a module of the testbed: the words before its name, an environment,
-    and folders.
-    """
-
-    python: list[str]
-    environment: dict[str, str]
-    readable: list[Path]
-
-
-def code_for_guests(making: Callable[[], None] = lambda: None, *, bundled: bool = True) -> Code:
-    """The code of this installation.
-
-    Args:
-        making: called if modules have to be bundled first, which takes seconds.
-        bundled: whether modules come in a bundle, where it is dear to look for each of them.
-    """
-    project = Path(testbed.__file__).parent.parent
-    compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
-    environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
-    readable = [project, Path(sys.prefix), Path(sys.base_prefix)]
-    if not bundled:
-        return Code([sys.executable, "-m"], environment, readable)
-    return Code(python_for_guests(environment, making), environment, [*readable, bundles()])
-
-
-def start_series(
-    kernel: Kernel, folder: Path, *, memory_bytes: int, named: Collection[Path]
-) -> AbstractContextManager[Guest]:
-    """A guest that takes orders in the new folder `folder`; see testbed.guest.resident.
-
-    Args:
-        named: the `folders_of` all plans that it will carry out.
-
-    Raises:
-        MachineError: it cannot be started.
-    """
-    code = code_for_guests()
-    return series_of(
-        kernel,
-        folder,
-        code.python,
-        memory_bytes=memory_bytes,
-        readable=[*code.readable, *named],
-        environment=code.environment,
-    )
-
-
-def may_join_series(plan: Plan) -> bool:
-    """Whether a guest that has carried out other runs before gives `plan` the same results as one
-    of its own.
-    """
-    workers = plan.workers
-    return (
-        plan.where == "guest"
-        and plan.clock == "virtual"
-        and workers.isolation == "process"
-        and (workers.workload != "script")
-    )
-
-
-def _start(
-    plan: Plan,
-    run: RunDir,
-    kernel: Kernel | None,
-    series: Path | None,
-    patience_s: float,
-    progress: Progress,
-) -> AbstractContextManager[Running]:
-    """The command of the run; `kernel`: the guest's, None: here."""
-    if series is not None:  # and this process is forked from one that is warm
-        return visit(series, run.path, patience_s)
-    threading.Thread(target=_warm_up_reporting, args=(plan,), daemon=True).start()
-    code = code_for_guests(lambda: progress.stage("modules"), bundled=kernel is not None)
-    command = [*code.python, "testbed.execution.inside", str(run.path)]
-    environment, readable = code.environment, [*code.readable, *folders_of(plan)]
-    if kernel is None:
-        return host.start_here(
-            command,
-            writable=run.path,
-            console=run.console,
-            readable=readable,
-            environment=environment,
-        )
-    return start_guest(
-        kernel,
-        command,
-        writable=run.path,
-        memory_bytes=plan.guest_memory_bytes,
-        clock=plan.clock,
-        console=run.console,
-        clock_file=run.clock,
-        readable=readable,
-        environment=environment,
-    )
+            status.warnings += _remove_harmful_files(run)
+            status.wall_seconds = round(time.monotonic() - began, 3)
+            _report(plan, run, status, watch, progress)
+    return status
 
 
 def _carry_out(
-    plan: Plan,
-    run: RunDir,
-    start: AbstractContextManager[Running],
-    outcome: Outcome,
-    stall_limit_s: float,
-    progress: Progress,
-) -> None:
-    progress.stage("boot")
-    with start as guest:
-        watch = Watch(run, guest, stall_limit_s, progress)
-        while (status := guest.status()) is None:
+    plan: Plan, run: RunDir, backend: Backend, stall_limit_s: float, progress: Progress
+) -> tuple[Watch, int]:
+    """Start the run and follow it to its end.
+
+    Returns:
+        What was watched, and the exit status.
+    """
+    with backend.start(plan, run, progress) as running:
+        watch = Watch(run, running, stall_limit_s, progress)
+        while (exit_status := running.status()) is None:
             watch.look()
             time.sleep(POLL_S)
         watch.look()
-    outcome.stages = watch.stages
-    _judge(plan, run, outcome, watch)
-    events = read_records(run.events)
-    if events and events[-1]["state"] == "failed":
-        raise RunError(str(events[-1]["reason"]) + _memory_hint(run))
-    if status != 0:
-        who = "the guest" if plan.where == "guest" else "the run"
+    return watch, exit_status
+
+
+def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
+    """Check that the run has ended well.
+
+    Raises:
+        RunError: a stage failed.
+        GuestLost: the run ended without a word.
+    """
+    events: list[Record]
+    events, _problems = read(run.events, EVENT)
+    last = events[-1] if events else None
+    if isinstance(last, RunEnded) and last.state == "failed":
+        raise RunError(last.reason + _memory_hint(run))
+    if exit_status != 0:
         raise GuestLost(
-            f"{who} ended without finishing the run; the end of {run.console}:\n{tail(run.console)}"
+            f"{backend.subject} ended without finishing the run; "
+            f"the end of {run.console}:\n{tail(run.console)}"
         )
 
 
-def folders_of(plan: Plan) -> set[Path]:
-    """Folders that the plan names, or with files that it names."""
-    ways = [way for link in plan.network.wan for way in link.directions]
-    names = [plan.workers.image or "", *(way.fibre.distribution for way in ways)]
-    files = {Path(name).parent for name in names if Path(name).is_absolute()}
-    return files | {Path(folder) for folder in plan.workers.readable}
+def _report(
+    plan: Plan, run: RunDir, status: Status, watch: Watch | None, progress: Progress
+) -> None:
+    """Make the tables, the status and the page from what there is.
 
-
-def _judge(plan: Plan, run: RunDir, outcome: Outcome, watch: Watch) -> None:
-    reading = watch.reading
-    if reading is not None:
-        outcome.emulated_seconds = reading.time_ns / 1e9
-        outcome.forced_ms = watch.forced_ns / 1e6
-    if outcome.forced_ms:
-        outcome.doubt(
-            f"{watch.spinner} computed or looped for 10 s without waiting for anything, and so the clock was moved "
-            f"by {outcome.forced_ms:.0f} ms"
-        )
-    if plan.clock == "real":
-        for doubt in fidelity.doubts(run, busy=watch.busy, steal=watch.steal):
-            outcome.doubt(doubt)
-
-
-def tail(path: Path, lines: int = 15) -> str:
-    """The end of a file that a guest may write to, for a message; empty if it cannot be read."""
-    try:
-        with open_plain(path) as file:
-            text = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        text = []
-    return "\n".join(f"    {line}" for line in text[-lines:])
-
-
-def _memory_hint(run: RunDir) -> str:
-    console = tail(run.console, lines=10_000)
-    if re.search(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE", console):
-        return "\n  the guest's memory ran out: give it more with --guest-memory"
-    return ""
-
-
-def _warm_up_reporting(plan: Plan) -> None:
-    """Imports and outlines of maps take a second: done while the guest boots, on another CPU."""
-    import testbed.analysis.summarize  # noqa: F401, PLC0415
-    from testbed.report.page import warm_up  # noqa: PLC0415
-
-    with suppress(Exception):  # which the page will meet again, and tell
-        warm_up(plan)
-
-
-def _finish(plan: Plan, run: RunDir, outcome: Outcome, progress: Progress) -> None:
-    """Tables, status and page from what there is."""
+    Args:
+        plan: what was to be done.
+        run: the run folder.
+        status: what is known of the run's end; the judgement is added.
+        watch: what was watched to the run's end; None if the run did not come to an end by itself.
+        progress: the display.
+    """
     from testbed.analysis.summarize import collect  # noqa: PLC0415 (see _warm_up_reporting)
     from testbed.report.page import write_page  # noqa: PLC0415
 
     progress.stage("report")
     if not run.plan.exists():
-        run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+        _write_plan(plan, run)
+    if watch is not None:
+        status.stages = watch.stages
+        if watch.clock.reading is not None:
+            status.emulated_seconds = watch.clock.reading.time_ns / 1e9
+            status.forced_ms = watch.forced_ns / 1e6
     collect(run)
-    _judge_results(plan, run, outcome)
-    run.write_json(run.status, outcome.__dict__)
+    summary, _problems = read_summary(run.summary)
+    for doubt in judge(plan, run, status, summary, watch):
+        status.doubt(doubt.code, doubt.message)
+    status.warnings += [problem for problem in summary.problems if _is_of_capture(problem)]
+    write_status(run.status, status)
     try:
-        if outcome.exit_status != MachineError.exit_status:  # then nothing was started
+        nothing_started = status.exit_status == MachineError.exit_status
+        if not nothing_started:
             progress.measured()
     finally:
         write_page(run)
 
 
-def _judge_results(plan: Plan, run: RunDir, outcome: Outcome) -> None:
-    if plan.network.changes and outcome.state == "completed" and run.began_ns() is None:
-        outcome.doubt(
-            "the topology's events did not happen, for they count from rank 0's first operation of torch.distributed, "
-            "and there was none; with --events-from start they count from its start"
-        )
-    summary = json.loads(run.summary.read_text())
-    for pair in summary["fidelity"]:
-        if not pair["ok"]:
-            outcome.doubt(
-                f"the RTT between {pair['from']} and {pair['to']} was {pair['rtt_ms_measured']} ms before the run, "
-                f"planned are {pair['rtt_ms_expected']:.3f} ms"
-            )
-    drops = sum(direction["drops"] or 0 for direction in summary["wan"])
-    if drops and plan.network.tcp.packets_per_skb > 1:
-        outcome.doubt(
-            f"WAN queues overflowed ({drops} drops) while segmentation offload kept packets together; "
-            "use --set topology.tcp.offload=off"
-        )
-    outcome.warnings += [
-        problem for problem in summary["problems"] if problem.startswith("captures/")
-    ]
-    for doubt in fidelity.rate_doubts(summary["rates"]):
-        outcome.doubt(doubt)
-    training = summary["training"]
-    if training is not None and training["late_ms"] > LATE * training["compute_ms"]:
-        outcome.doubt(
-            f"computing took {training['late_ms']:.1f} ms longer than the {training['compute_ms']:.1f} ms of a step "
-            "that were to be modelled: this CPU cannot keep up; use --clock virtual, or a longer step_time"
-        )
-    if outcome.state != "completed":
-        outcome.doubt(
-            f"{INCOMPLETE}: {outcome.reason.splitlines()[0] if outcome.reason else outcome.state}"
-        )
+def _is_of_capture(problem: Problem) -> bool:
+    return problem.code is ProblemCode.CAPTURE or problem.message.startswith("captures/")
 
 
-def clean_up_after_killed() -> None:
-    """End and remove what a killed testbed left, and note in its run folder that it was
-    interrupted.
+def tail(path: Path, lines: int = CONSOLE_LINES) -> str:
+    """Give the end of a file that a guest may write to, indented for a message.
+
+    Args:
+        path: the file; if it cannot be read, the result is empty.
+        lines: how many lines.
     """
-    for folder in (*remove_stale_guests(), *host.remove_stale()):
-        run = RunDir(folder)
-        try:
-            status = json.loads(read_plain(run.status))
-            run.settle()
-        except (OSError, ValueError):  # it is that of a deployment, or nobody's any more
-            continue
-        if status.get("state") == "running":
-            reason = "the testbed was killed"
-            run.write_json(
-                run.status, {**status, "state": "interrupted", "reason": reason, "faithful": False}
-            )
+    try:
+        with open_plain(path) as file:
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+
+
+def _memory_hint(run: RunDir) -> str:
+    console = tail(run.console, lines=10_000)
+    if OUT_OF_MEMORY.search(console):
+        return "\n  the guest's memory ran out: give it more with --guest-memory"
+    return ""
+
+
+def _remove_harmful_files(run: RunDir) -> list[Problem]:
+    """Remove what a guest may have put into the run folder that nobody should follow or open."""
+    removed = run.settle()
+    return [Problem(code=ProblemCode.FILE_REMOVED, message=text) for text in removed]
+
+
+def _write_plan(plan: Plan, run: RunDir) -> None:
+    run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+
+
+def _warm_up_reporting(plan: Plan) -> None:
+    """Import modules and outline maps, which takes a second, on another CPU while a guest boots."""
+
+    def warm_up_all() -> None:
+        import testbed.analysis.summarize  # noqa: F401, PLC0415
+        from testbed.report.page import warm_up  # noqa: PLC0415
+
+        with suppress(Exception):  # which the page will meet again, and report
+            warm_up(plan)
+
+    threading.Thread(target=warm_up_all, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a run needs of this machine besides a guest kernel."""
+"""What runs need of this machine besides a guest kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.core.errors import MachineError
-from testbed.plan.model import Capture, Isolation, Where
+from testbed.plan.model import Capture, Isolation
 
 CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host
 # Debian's packages of scripts/packages that bring programs for runs, and the program by which each
@@ -26,67 +26,78 @@ PROGRAMS = {
     "nsenter": "util-linux",
 }
 LONGEST_TRY_S = 300  # a first import of torch takes more than 60 s on a processor that is emulated
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
+CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
+NO_RIGHTS = "needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
 
 
-def require(where: Where, isolation: Isolation, capture: Capture) -> None:
-    """Check what a run needs of this machine besides a guest kernel, as far as it takes no time.
+def require_programs(isolation: Isolation, capture: Capture) -> None:
+    """Check that the programs are installed that a run needs.
 
     Raises:
-        MachineError: something is missing.
+        MachineError: one is missing.
     """
-    wanted = [
-        "mnexec",
-        "ip",
-        "nsenter",
-        *["dockerd"] * (isolation == "container"),
-        *["tcpdump"] * (capture != "none"),
-    ]
-    lacking = {
-        PROGRAMS[name]: name for name in wanted if shutil.which(name, path=search_path()) is None
-    }
-    if lacking:
-        packages = " ".join(lacking)
+    needed = ["mnexec", "ip", "nsenter"]
+    if isolation == "container":
+        needed.append("dockerd")
+    if capture != "none":
+        needed.append("tcpdump")
+    missing = [name for name in needed if shutil.which(name, path=search_path()) is None]
+    if missing:
+        packages = " ".join(PROGRAMS[name] for name in missing)
         raise MachineError(
-            f"programs that this run needs are not installed: {', '.join(lacking.values())}\n"
+            f"programs that this run needs are not installed: {', '.join(missing)}\n"
             f"  apt-get install --no-install-recommends {packages}"
         )
-    if where == "here":
-        error = (
-            "this needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-            if not administers()
-            else try_cgroups()
+
+
+def require_host_runs() -> None:
+    """Check that a plan can be carried out in this machine's own kernel, as far as it takes no time.
+
+    Raises:
+        MachineError: rights are missing, or the kernel lacks something.
+    """
+    reason = why_no_host_runs()
+    if reason:
+        raise MachineError(
+            f"a run here is not possible: {reason}\n"
+            "  without --where here it uses a guest, which needs none of it"
         )
-        if not error and (no_netem := try_netem()):
-            error = f"this kernel makes no netem queue ({no_netem})"
-        if error:
-            raise MachineError(
-                f"a run here is not possible: {error}\n  without --where here it uses a guest, which needs none of it"
-            )
+
+
+def why_no_host_runs() -> str:
+    """Say why no plan can be carried out in this machine's own kernel; empty if one can."""
+    if not administers():
+        return f"this {NO_RIGHTS}"
+    if reason := try_cgroups():
+        return reason
+    if reason := try_netem():
+        return f"this kernel makes no netem queue ({reason})"
+    return ""
 
 
 def search_path() -> str:
-    """PATH with the folders of programs that a user may not have in theirs."""
-    return os.pathsep.join(
-        [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
-    )
+    """Give PATH with the folders of programs that a user may not have in theirs."""
+    folders = [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    return os.pathsep.join(folders)
 
 
 def administers() -> bool:
     """Whether this process may make network interfaces and mounts (proc(5): CapEff)."""
     if platform.system() != "Linux":
         return False
-    status = dict(
-        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
-    )
-    rights = int(status["CapEff"], 16)
-    return all(rights >> capability & 1 for capability in (CAP_NET_ADMIN, CAP_SYS_ADMIN))
+    fields: dict[str, str] = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":\t")
+        fields[name] = value
+    effective = int(fields["CapEff"], 16)
+    return all(effective >> capability & 1 for capability in (CAP_NET_ADMIN, CAP_SYS_ADMIN))
 
 
 def tried(command: Sequence[str]) -> str:
-    """Run `command`: empty if it ends well, else the last line of what it said."""
+    """Run a command; give the last line of its errors, or nothing if it ends well."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -97,26 +108,38 @@ def tried(command: Sequence[str]) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
-    if done.returncode == 0:
+    if result.returncode == 0:
         return ""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit status {result.returncode}"
 
 
 def try_netem() -> str:
-    """Make a netem queue, in a network namespace of its own that ends with the try."""
+    """Make a netem queue in a network namespace that ends with the try.
+
+    Returns:
+        Why that is not possible; empty if it is.
+    """
     if not administers():
-        return "needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-    return tried(
-        ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
-    )
+        return NO_RIGHTS
+    netem = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    return tried(["unshare", "--net", *netem])
 
 
 def try_cgroups(root: Path = Path("/sys/fs/cgroup")) -> str:
-    """Whether control groups (v2) with the controllers that limit a host are at `root`."""
+    """Look for control groups (v2) with the controllers that limit a host.
+
+    Args:
+        root: where they are mounted.
+
+    Returns:
+        What is missing; empty if nothing is.
+    """
     try:
-        offered = (root / "cgroup.controllers").read_text().split()
+        controllers = (root / "cgroup.controllers").read_text().split()
     except OSError:
         return f"{root} is not that of control groups version 2"
-    lacking = [name for name in CONTROLLERS if name not in offered]
-    return f"{root} has no controllers {', '.join(lacking)}" if lacking else ""
+    missing = [name for name in CONTROLLERS if name not in controllers]
+    if missing:
+        return f"{root} has no controllers {', '.join(missing)}"
+    return ""

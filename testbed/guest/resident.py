@@ -1,22 +1,21 @@
-"""A guest that carries out one order after another, for booting one and importing torch take longer
-than many a run.
+"""A resident guest: it carries out one run after another.
 
-    with start_series(kernel, folder, ...) as guest:        # in the thread that keeps the guest
-        keep(guest, folder, enough)
-    with visit(folder, run_folder, 300) as running:         # in any other, one at a time
+Booting a guest and importing torch take longer than many a run.
+
+    with start_resident(spec) as guest:                    # in the thread that keeps the guest
+        keep_resident(guest, stop)
+    with order_run(folder, run_folder, 300) as running:    # in any other, one at a time
         while running.status() is None: ...
 
-Both sides see the guest's one writable folder, in which the run folders lie, and beside them
+Both sides see the guest's one writable folder, in which the run folders lie, and besides
 
+    orders/    requests and replies (see testbed.guest.orders), one at a time
     ready      the guest waits for its first order
-    order-N    a run folder, put there whole; N counts from 0
-    done-N     the exit status of order N
     guest      the host's process of the guest, which is paused now
-    ended      there will be none any more, and why
+    ended      there will be no more replies; holds the reason, if there is one
 
-Nothing that happens on the host can wake a process of the guest, which therefore looks for its next
-order again and again. Between two orders it is paused: it takes no CPU, and its clock stands still.
-A visit that does not end well ends the guest.
+Between two orders the guest is paused: it takes no CPU, and its clock stands still. An order that
+does not end well ends the guest.
 """
 
 from __future__ import annotations
@@ -24,83 +23,82 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
 from testbed.core.errors import GuestLost
-from testbed.guest.boot import ClockReading, Guest, read_clock, session_cpu_seconds, start_guest
-from testbed.guest.kernel import Kernel
-from testbed.runfolder.files import read_plain, replace_text
+from testbed.guest.boot import Guest, GuestSpec, start_guest
+from testbed.guest.channel import Exchange
+from testbed.guest.clock import ClockReading, read_clock
+from testbed.guest.orders import READY, RunOrder, RunReply, orders_of
+from testbed.guest.session import is_running, session_cpu_seconds
+from testbed.runfolder.files import replace_text
 
 POLL_S = 0.02
-LOOK_S = 0.2
-CLOCK, ENDED = "raw/clock", "ended"
+END_POLL_S = 0.2
+GUEST = "guest"
+ENDED = "ended"
+
+
+def clock_file(folder: Path) -> Path:
+    """Give the file in which the resident guest of `folder` reports its clock."""
+    return folder / "raw/clock"
 
 
 @contextmanager
-def start_series(
-    kernel: Kernel,
-    folder: Path,
-    python: Sequence[str],
-    *,
-    memory_bytes: int,
-    readable: Sequence[Path],
-    environment: Mapping[str, str],
-) -> Iterator[Guest]:
-    """Boot a guest with a virtual clock that takes orders in the new folder `folder`; `python` runs
-    a module.
+def start_resident(spec: GuestSpec) -> Iterator[Guest]:
+    """Boot a guest that takes orders in its writable folder, which is made.
 
     Raises:
-        MachineError: it cannot be started.
+        MachineError: the guest cannot be started.
     """
-    (folder / "raw").mkdir(parents=True)
-    with start_guest(
-        kernel,
-        [*python, "testbed.execution.inside", "--series", str(folder)],
-        writable=folder,
-        memory_bytes=memory_bytes,
-        clock="virtual",
-        console=folder / "console.log",
-        clock_file=folder / CLOCK,
-        readable=readable,
-        environment=dict(environment),
-    ) as guest:
+    (spec.writable / "raw").mkdir(parents=True)
+    orders_of(spec.writable).folder.mkdir()
+    with start_guest(spec) as guest:
         yield guest
 
 
-def keep(guest: Guest, folder: Path, enough: Event) -> None:
-    """Pause the guest when it is ready, and return when it has ended, or it is `enough`."""
-    while not (folder / "ready").exists():
-        if enough.wait(POLL_S) or guest.process.poll() is not None:
+def keep_resident(guest: Guest, stop: Event) -> None:
+    """Pause the guest when it is ready; return when it has ended, or `stop` is set."""
+    while not (guest.writable / READY).exists():
+        if stop.wait(POLL_S) or guest.process.poll() is not None:
             return
     guest.pause()
-    replace_text(folder / "guest", str(guest.process.pid))
-    while not enough.wait(LOOK_S) and guest.process.poll() is None:
+    replace_text(guest.writable / GUEST, str(guest.process.pid))
+    while not stop.wait(END_POLL_S) and guest.process.poll() is None:
         pass
 
 
 @dataclass
-class Visit:
-    """One order of a series."""
+class OrderedRun:
+    """A run that a resident guest carries out.
 
-    folder: Path
+    Attributes:
+        pid: the host's process of the guest.
+        clock_file: where the guest reports its clock.
+        exchange: the order.
+        begin: the guest's clock when it was given the order.
+    """
+
     pid: int
-    number: int
-    begin: ClockReading | None = None
+    clock_file: Path
+    exchange: Exchange[RunOrder, RunReply]
+    begin: ClockReading | None
 
     def status(self) -> int | None:
-        """None while it is carried out; else its exit status, or -1 when the guest has ended."""
-        try:
-            return int(read_plain(self.folder / f"done-{self.number}"))
-        except (OSError, ValueError):
-            return None if _lives(self.pid) else -1
+        """Give the exit status of the run, None while it goes on, -1 if the guest has ended."""
+        alive = is_running(self.pid)
+        reply = self.exchange.reply()
+        if reply is not None:
+            return reply.status
+        return None if alive else -1
 
     def clock(self) -> ClockReading | None:
-        """The guest's clock, which counts from the order's begin."""
-        reading = read_clock(self.folder / CLOCK)
+        """Give the newest report of the guest's clock, which counts from the order's begin."""
+        reading = read_clock(self.clock_file)
         if reading is None or self.begin is None:
             return reading
         return replace(
@@ -110,52 +108,59 @@ class Visit:
         )
 
     def cpu_seconds(self) -> float:
-        """Host CPU time of the guest since it was booted."""
+        """Give the host's CPU time for the guest since it was booted."""
         return session_cpu_seconds(self.pid)
 
 
 @contextmanager
-def visit(folder: Path, run_folder: Path, patience_s: float) -> Iterator[Visit]:
-    """Let the guest of `folder` carry out the run in `run_folder`, below `folder`, as soon as it is
-    ready.
+def order_run(folder: Path, run_folder: Path, patience_s: float) -> Iterator[OrderedRun]:
+    """Let a resident guest carry out a run within the block, as soon as the guest is ready.
+
+    Args:
+        folder: the guest's folder.
+        run_folder: the folder of the run, below `folder`.
+        patience_s: wall time after which a guest that is not ready is given up.
 
     Raises:
-        GuestLost: it has ended, or is not ready after `patience_s` of wall time.
+        GuestLost: the guest has ended, or is not ready in time.
     """
-    begin = time.monotonic()
-    while not (folder / "guest").exists():
-        if (folder / ENDED).exists():
-            raise GuestLost((folder / ENDED).read_text() or "the guest ended before its first run")
-        if time.monotonic() > begin + patience_s:
-            raise GuestLost(
-                f"the guest was not ready for its first run after {patience_s:.0f} s (--stall-limit)"
-            )
-        time.sleep(POLL_S)
-    pid = int((folder / "guest").read_text())
-    number = len(list(folder.glob("order-*")))
-    order = Visit(folder, pid, number, read_clock(folder / CLOCK))
-    replace_text(folder / f"order-{number}", str(run_folder))
+    _await_guest(folder, patience_s)
+    pid = int((folder / GUEST).read_text())
+    begin = read_clock(clock_file(folder))
+    exchange = orders_of(folder).post(RunOrder(run_folder=str(run_folder)))
+    order = OrderedRun(pid, clock_file(folder), exchange, begin)
     _signal(pid, signal.SIGCONT)
     try:
         yield order
     finally:
-        _signal(pid, signal.SIGKILL if order.status() is None else signal.SIGSTOP)
+        if order.status() is None:
+            _signal(pid, signal.SIGKILL)
+        else:
+            _signal(pid, signal.SIGSTOP)
+        exchange.remove()
 
 
-def series_cpu_seconds(folder: Path) -> float:
-    """Host CPU time of the guest of `folder` since it was booted; 0 if there is none."""
+def resident_cpu_seconds(folder: Path) -> float:
+    """Give the host's CPU time for the guest of `folder` since it was booted; 0 without a guest."""
     try:
-        return session_cpu_seconds(int((folder / "guest").read_text()))
+        pid = int((folder / GUEST).read_text())
     except (OSError, ValueError):
         return 0.0
+    return session_cpu_seconds(pid)
 
 
-def _lives(pid: int) -> bool:
-    try:
-        stat = Path("/proc", str(pid), "stat").read_text()
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] not in "ZX"
+def _await_guest(folder: Path, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    ended = folder / ENDED
+    while not (folder / GUEST).exists():
+        if ended.exists():
+            raise GuestLost(ended.read_text() or "the guest ended before its first run")
+        if time.monotonic() > deadline:
+            raise GuestLost(
+                f"the guest was not ready for its first run after {patience_s:.0f} s "
+                "(--stall-limit)"
+            )
+        time.sleep(POLL_S)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

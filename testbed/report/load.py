@@ -117,7 +117,7 @@ def _sound_status(status: dict[str, Any], missing: list[str]) -> dict[str, Any]:
     if not isinstance(warnings, list):
         missing.append("status.json: its warnings are damaged and left out")
         warnings = []
-    return {**status, "warnings": [str(warning) for warning in warnings]} if status else {}
+    return {**status, "warnings": [_warning_text(warning) for warning in warnings]} if status else {}
 
 
 def _sound_summary(summary: dict[str, Any], missing: list[str]) -> dict[str, Any]:
@@ -142,3 +142,8 @@ def _sound_summary(summary: dict[str, Any], missing: list[str]) -> dict[str, Any
 def _whole_times(row: dict[str, Any]) -> bool:
     times = row.get("time_us")
     return times is None or (isinstance(times, dict) and times.keys() >= {"min", "median", "max"})
+
+
+def _warning_text(warning: object) -> str:
+    """Give the text of a warning, which format 3 has as an object with a code and a message."""
+    return str(warning["message"] if isinstance(warning, dict) else warning)

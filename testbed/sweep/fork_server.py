@@ -17,7 +17,7 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 from testbed.core.linux import die_with_parent
-from testbed.guest.boot import removed_if_killed
+from testbed.core.leftovers import Kind, note
 from testbed.sweep import OWNER_VARIABLE
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -41,7 +41,7 @@ def fork_server() -> Iterator[None]:
     CONTEXT.set_forkserver_preload(IMPORTED)
     os.environ[OWNER_VARIABLE] = str(os.getpid())
     socket_folder = Path(get_temp_dir())
-    with removed_if_killed(socket_folder):
+    with note(Kind.TEMPORARY, socket_folder):
         forkserver.ensure_running()
         yield
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from threading import Event, Thread
 
 from testbed.core.errors import TestbedError
-from testbed.execution.launch import folders_of, may_join_series, start_series
+from testbed.execution.guest_backend import may_share_guest, start_resident_guest
+from testbed.execution.guest_code import plan_folders
 from testbed.guest.kernel import ensure_kernel
-from testbed.guest.resident import ENDED, keep
+from testbed.guest.resident import ENDED, keep_resident
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.fork_server import end_first_without_memory
 from testbed.sweep.points import PlannedPoint
@@ -32,12 +33,12 @@ class GuestNeeds:
     @classmethod
     def of(cls, points: Sequence[PlannedPoint]) -> GuestNeeds | None:
         """Give what the points that may share a guest need; None if fewer than two may."""
-        plans = [point.plan for point in points if may_join_series(point.plan)]
+        plans = [point.plan for point in points if may_share_guest(point.plan)]
         if len(plans) < 2:
             return None
         readable: set[Path] = set()
         for plan in plans:
-            readable |= folders_of(plan)
+            readable |= plan_folders(plan)
         memory_bytes = max(plan.guest_memory_bytes for plan in plans)
         return cls(memory_bytes, frozenset(readable))
 
@@ -68,11 +69,11 @@ class PooledGuest:
     def _keep(self, needs: GuestNeeds) -> None:
         reason = ""
         try:
-            with start_series(
-                ensure_kernel(), self.folder, memory_bytes=needs.memory_bytes, named=needs.readable
+            with start_resident_guest(
+                ensure_kernel(), self.folder, memory_bytes=needs.memory_bytes, readable=needs.readable
             ) as guest:
                 end_first_without_memory(guest.process.pid)
-                keep(guest, self.folder, self._end)
+                keep_resident(guest, self._end)
         except (TestbedError, OSError) as error:
             reason = str(error)
         with suppress(OSError):  # on a full disk, points notice that the guest's process is gone
@@ -140,12 +141,12 @@ class GuestPool:
 
     def memory_bytes(self, point: PlannedPoint) -> int:
         """Give the memory of the guest that `point` gets: a shared guest fits its largest point."""
-        if self._needs is None or not may_join_series(point.plan):
+        if self._needs is None or not may_share_guest(point.plan):
             return point.plan.guest_memory_bytes
         return max(self._needs.memory_bytes, point.plan.guest_memory_bytes)
 
     def _may_share(self, point: PlannedPoint) -> bool:
-        return self._needs is not None and may_join_series(point.plan)
+        return self._needs is not None and may_share_guest(point.plan)
 
     def _boot(self) -> PooledGuest:
         assert self._needs is not None

@@ -26,7 +26,9 @@ import testbed
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
 from testbed.core.units import format_size
-from testbed.execution.launch import clean_up_after_killed, versions
+from testbed.execution.cleanup import reap
+from testbed.execution.guest_backend import guest_kernel_version
+from testbed.execution.versions import versions
 from testbed.guest.kernel import ensure_kernel
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.point_record import PointRecord
@@ -79,7 +81,7 @@ class RayExecutor:
         kernel = ensure_kernel()
         code = self._connection.enter_context(_packed_code(kernel.path))
         self._connection.enter_context(_connected(self._address, code))
-        self._versions = versions(kernel)
+        self._versions = versions(guest_kernel_version(kernel))
         _check_node_memory(points)
         return _cluster_cpus()
 
@@ -241,9 +243,9 @@ def _run_on_node(
     os.environ["TESTBED_KERNEL"] = str(kernel)
     # A home folder may be shared by all nodes, but guests and reserved CPUs belong to one node.
     os.environ["TESTBED_CACHE"] = str(Path(tempfile.gettempdir(), f"testbed-{os.getuid()}"))
-    clean_up_after_killed()
+    reap()
     with _scratch_folder() as scratch:
-        mismatch = _version_mismatch(sweep_versions, versions(ensure_kernel()))
+        mismatch = _version_mismatch(sweep_versions, versions(guest_kernel_version(ensure_kernel())))
         if mismatch:
             return _NodeResult(_failure(point, attempt, mismatch), _pack(scratch))
         result = carry_out(point, scratch, limits, attempt)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from testbed.core.errors import RunError, TestbedError
 from testbed.execution.launch import launch
-from testbed.guest.resident import series_cpu_seconds
+from testbed.guest.resident import resident_cpu_seconds
 from testbed.runfolder.folder import RunDir
 from testbed.sweep.folder import is_disk_full
 from testbed.sweep.point_record import PointRecord
@@ -124,7 +124,7 @@ def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Pa
             command=point.command,
             stall_limit_s=point.run.stall_limit / 1e9,
             progress=_NoProgress(),
-            series=guest_folder,
+            resident_guest=guest_folder,
         )
     return outcome.reason
 
@@ -144,7 +144,7 @@ def _has_space(folder: Path) -> bool:
 
 def _cpu_seconds(guest_folder: Path | None) -> float:
     """Add up the CPU time of this process, of its ended children, and of a shared guest."""
-    seconds = 0.0 if guest_folder is None else series_cpu_seconds(guest_folder)
+    seconds = 0.0 if guest_folder is None else resident_cpu_seconds(guest_folder)
     for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         usage = resource.getrusage(processes)
         seconds += usage.ru_utime + usage.ru_stime

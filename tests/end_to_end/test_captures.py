@@ -264,7 +264,11 @@ def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> N
     assert points["nic@west-h0"]["removed_records"] > 0
     for point in points.values():
         assert (out / "captures" / point["capture"]).stat().st_size < 1.1 * 4e6
-    warning = next(w for w in run.status["warnings"] if "nic@west-h0" in w)
+    warning = next(
+        entry["message"]
+        for entry in run.status["warnings"]
+        if "nic@west-h0" in entry["message"]
+    )
     assert "went beyond its limit" in warning
     assert "was cut" in " ".join(done.stdout.split())
     assert run.status["faithful"]

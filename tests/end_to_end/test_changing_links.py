@@ -245,4 +245,4 @@ def test_programs_without_torch(counting: list[str], command: Command, tmp_path:
     assert trips == pytest.approx([20, 20, slow, slow, 20, 20], rel=0.01)
     assert found.status["faithful"] == bool(counting)
     if not counting:
-        assert "events did not happen" in found.status["warnings"][0]
+        assert "events did not happen" in found.status["warnings"][0]["message"]

@@ -47,7 +47,7 @@ def test_a_run_that_the_cpu_limits_says_so(command: Command, pair: Path, tmp_pat
     status = Folder(out).status
     assert status["state"] == "completed"
     assert not status["faithful"]
-    assert any("--clock virtual" in warning for warning in status["warnings"])
+    assert any("--clock virtual" in warning["message"] for warning in status["warnings"])
 
 
 def test_real_clock(command: Command, pair: Path, tmp_path: Path) -> None:

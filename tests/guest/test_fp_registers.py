@@ -4,11 +4,10 @@ another one.
 
 import subprocess
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from testbed.guest.boot import start_guest
+from testbed.guest.boot import Clock, GuestSpec, start_guest
 from testbed.guest.kernel import Kernel
 from tests.support.guests import INSIDE, MEMORY_BYTES, console, finish
 
@@ -28,20 +27,21 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("clock", ["virtual", "real"])
 def test_fp_registers_stay(
-    kernel: Kernel, program: Path, clock: Literal["virtual", "real"], tmp_path: Path
+    kernel: Kernel, program: Path, clock: Clock, tmp_path: Path
 ) -> None:
     """Through system calls, page faults, signals, other threads, forks and other programs."""
     folder = tmp_path / "shared"
     (folder / "raw").mkdir(parents=True)
-    with start_guest(
-        kernel,
-        [str(program)],
+    spec = GuestSpec(
+        kernel=kernel,
+        command=[str(program)],
         writable=folder,
         memory_bytes=MEMORY_BYTES,
         clock=clock,
         console=folder / "console.log",
         clock_file=folder / "raw/clock",
         readable=[program.parent],
-    ) as guest:
+    )
+    with start_guest(spec) as guest:
         assert finish(guest) == 0, console(folder)
     assert ", 0 wrong" in console(folder)

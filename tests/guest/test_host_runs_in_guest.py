@@ -32,9 +32,9 @@ STATE = {
 
 @pytest.fixture(scope="module")
 def folder(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where inside/here.py has run all cases."""
+    """The shared folder, after inside/host_runs.py has run all cases."""
     path = tmp_path_factory.mktemp("here") / "shared"
-    with guest_with(kernel, "here.py", path, *CASES, clock="real") as guest:
+    with guest_with(kernel, "host_runs.py", path, *CASES, clock="real") as guest:
         assert finish(guest) == 0, console(path)
     return path
 

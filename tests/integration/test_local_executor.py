@@ -7,7 +7,6 @@ import pytest
 
 from testbed.cli.sweep_display import SweepDisplay, duration
 from testbed.core.errors import InputError
-from testbed.guest.boot import _one_cpu
 from testbed.spec.experiment import Experiment
 from testbed.sweep.local_executor import Capacity, capacity, side_by_side
 from testbed.sweep.point_record import PointRecord
@@ -36,18 +35,6 @@ def test_there_is_a_guest_for_each_cpu() -> None:
     assert capacity(None).jobs == len(os.sched_getaffinity(0))
     assert capacity(5).jobs == 5
     assert 0 < capacity(5).memory_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def test_guests_side_by_side_have_a_cpu_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
-    with _one_cpu() as first, _one_cpu() as second, _one_cpu() as third:
-        assert {first[-1], second[-1]} == {"0", "1"}
-        assert third == []  # left to the scheduler
-    with _one_cpu() as again:
-        assert again == first
 
 
 def test_the_display_counts_and_estimates(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from testbed.analysis.summarize import collect
 from testbed.api import default_folder
 from testbed.core.errors import InputError
-from testbed.guest.boot import _job
+from testbed.guest.boot import GuestSpec, _job
+from testbed.guest.kernel import Kernel
 from testbed.report.page import write_page
 from testbed.runfolder.files import read_plain, replace_text
 from testbed.runfolder.folder import RecordFollower, RunDir
@@ -132,7 +133,18 @@ def test_words_reach_the_guest_as_they_are(command: list[str], value: str, folde
     anything in it.
     """
     path = Path("/tmp", f"run{folder}")
-    job = _job(command, path, [path], {"NAME": value})
+    spec = GuestSpec(
+        kernel=Kernel(Path("/linux"), "6.12", virtual_time=True),
+        command=command,
+        writable=path,
+        memory_bytes=2**30,
+        clock="virtual",
+        clock_file=path / "clock",
+        console=None,
+        readable=[path],
+        environment={"NAME": value},
+    )
+    job = _job(spec)
     script = f'{job}\nprintf "%s\\0" "$writable" "${{readable[@]}}" "${{command[@]}}"'
     env = {"LC_ALL": "C.UTF-8", "PATH": "/nowhere"}
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, check=True, env=env)

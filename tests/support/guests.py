@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import testbed
-from testbed.execution.launch import GUEST_ENVIRONMENT
-from testbed.guest.boot import Guest, start_guest
+from testbed.execution.guest_code import GUEST_ENVIRONMENT
+from testbed.guest.boot import Clock, Guest, GuestSpec, start_guest
 from testbed.guest.kernel import Kernel
 
 INSIDE = Path(__file__).parents[1] / "guest/inside"
@@ -21,19 +21,21 @@ LONGEST_S = 1500  # of wall time; on two idle cores the scripts take 5 to 300 s
 
 @contextmanager
 def guest_with(
-    kernel: Kernel,
-    script: str,
-    folder: Path,
-    *arguments: object,
-    clock: Literal["virtual", "real"] = "virtual",
+    kernel: Kernel, script: str, folder: Path, *arguments: object, clock: Clock = "virtual"
 ) -> Iterator[Guest]:
-    """A guest that runs a script with `folder`, the one that it may write to, as its first
-    argument.
+    """Boot a guest that runs a script of ``inside/``.
+
+    Args:
+        kernel: the guest kernel.
+        script: the script's name.
+        folder: the script's first argument, a new folder: the one that it may write to.
+        arguments: the script's other arguments.
+        clock: the guest's clock.
     """
     (folder / "raw").mkdir(parents=True)
-    with start_guest(
-        kernel,
-        [sys.executable, str(INSIDE / script), str(folder), *map(str, arguments)],
+    spec = GuestSpec(
+        kernel=kernel,
+        command=[sys.executable, str(INSIDE / script), str(folder), *map(str, arguments)],
         writable=folder,
         memory_bytes=MEMORY_BYTES,
         clock=clock,
@@ -41,7 +43,8 @@ def guest_with(
         clock_file=folder / "raw/clock",
         readable=[PROJECT, Path(sys.prefix), Path(sys.base_prefix)],
         environment={"PYTHONPATH": str(PROJECT), **GUEST_ENVIRONMENT},
-    ) as guest:
+    )
+    with start_guest(spec) as guest:
         yield guest
 
 
@@ -68,7 +71,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def measure_links(
-    kernel: Kernel, folder: Path, scenarios: dict[str, Any], clock: Literal["virtual", "real"]
+    kernel: Kernel, folder: Path, scenarios: dict[str, Any], clock: Clock
 ) -> dict[str, Any]:
     """What inside/links.py finds in each of the scenarios (see links_scenarios.py)."""
     with guest_with(kernel, "links.py", folder, clock=clock) as guest:

@@ -1,0 +1,103 @@
+"""Watch the virtual clock of a guest: whether it moves, and who keeps it from moving."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from testbed.core.errors import GuestLost
+from testbed.guest.clock import ClockReading
+
+# A clock that gains less stands still: each time that a loop reads it, it moves by 256 ns.
+LEAST_PROGRESS_NS = 10**6
+# Of the guest's clock, for a stage before the operations; such a stage takes 3 s at most.
+LONGEST_STAGE_NS = 3600 * 10**9
+SURE_S = 1.0  # a clock that has moved within this time needs no note of the CPU time
+
+
+class Watched(Protocol):
+    """What has the clock."""
+
+    def clock(self) -> ClockReading | None:
+        """Give the newest report of the clock."""
+
+    def cpu_seconds(self) -> float:
+        """Give the CPU time so far."""
+
+
+class ClockWatch:
+    """Watches a virtual clock; does nothing about a real one.
+
+    Attributes:
+        reading: the newest report, None before the first.
+        spinner: the process for which the clock was forced forward last; empty if there was none.
+    """
+
+    def __init__(self, guest: Watched, stall_limit_s: float) -> None:
+        self._guest = guest
+        self._stall_limit_s = stall_limit_s
+        self._stage = "boot"
+        self._stage_began_ns = 0
+        self._moved_at = time.monotonic()
+        self._moved_at_cpu_s = 0.0
+        self._moved_to_ns = -LEAST_PROGRESS_NS
+        self.reading: ClockReading | None = None
+        self.spinner = ""
+
+    def begin_stage(self, name: str, reading: ClockReading | None) -> None:
+        """Learn that a stage has begun, and what the clock was then."""
+        self._stage = name
+        self._stage_began_ns = reading.time_ns if reading is not None else 0
+
+    def look(self, *, may_last: bool) -> None:
+        """Read the clock.
+
+        Args:
+            may_last: whether the present stage may take any time.
+
+        Raises:
+            GuestLost: the clock has stood still for too long, or runs and the stage does not end.
+        """
+        reading = self._guest.clock()
+        if reading is None:
+            return
+        before = self.reading
+        self.reading = reading
+        if before is not None and reading.forced_ns > before.forced_ns:
+            self.spinner = _name_of(reading)
+        self._check_progress(reading)
+        stage_ns = reading.time_ns - self._stage_began_ns
+        if not may_last and stage_ns > LONGEST_STAGE_NS:
+            raise GuestLost(
+                f"the stage {self._stage} has not ended after an hour of the guest's clock: "
+                "it waits for something that does not come; a process of the guest may have "
+                "been killed"
+            )
+
+    def _check_progress(self, reading: ClockReading) -> None:
+        now = time.monotonic()
+        exact_ns = reading.time_ns - reading.forced_ns
+        if exact_ns >= self._moved_to_ns + LEAST_PROGRESS_NS:
+            if now - self._moved_at > SURE_S:
+                self._moved_at_cpu_s = self._guest.cpu_seconds()
+            self._moved_at = now
+            self._moved_to_ns = exact_ns
+        stalled_s = now - self._moved_at
+        if stalled_s > self._stall_limit_s:
+            raise GuestLost(self._describe_stall(reading, stalled_s))
+
+    def _describe_stall(self, reading: ClockReading, stalled_s: float) -> str:
+        cpu_s = self._guest.cpu_seconds() - self._moved_at_cpu_s
+        cause = "the guest hangs"
+        if cpu_s > stalled_s / 2:
+            process = _name_of(reading)
+            cause = f"{process} computes, or waits in a loop for what only time brings"
+        return (
+            f"the guest's clock stood still for {stalled_s:.0f} s: {cause}\n"
+            "  the run was ended, its results so far are kept; if the computation is meant to take "
+            "so long, raise --stall-limit"
+        )
+
+
+def _name_of(reading: ClockReading) -> str:
+    return f"{reading.command} (pid {reading.pid}) on {reading.host}"

@@ -1,0 +1,154 @@
+"""Carry out a plan in a guest: one that is booted for the run, or a resident one of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from testbed.core.leftovers import Note
+from testbed.execution.guest_code import code_for_guests, plan_folders
+from testbed.execution.requirements import require_programs
+from testbed.execution.supervise import Progress
+from testbed.guest.boot import Guest, GuestSpec, end_abandoned_guest, start_guest
+from testbed.guest.kernel import Kernel, ensure_kernel
+from testbed.guest.resident import OrderedRun, clock_file, order_run, start_resident
+from testbed.plan.model import Plan
+from testbed.runfolder.folder import RunDir
+
+
+class _GuestKernelBackend:
+    """What all backends share whose plans a guest kernel carries out."""
+
+    subject = "the guest"
+
+    def __init__(self) -> None:
+        self._kernel: Kernel | None = None
+
+    def check(self, plan: Plan) -> None:
+        """Check that the programs are there that the plan needs.
+
+        Raises:
+            MachineError: one is missing.
+        """
+        require_programs(plan.workers.isolation, plan.capture)
+
+    def prepare(self, progress: Progress) -> None:
+        """Build the guest kernel, unless it is there.
+
+        Raises:
+            MachineError: it has to be built, and that fails.
+            InputError: the kernel source that was named is gone, or is not suitable.
+        """
+        self._kernel = ensure_kernel(progress.building)
+
+    def kernel_version(self) -> str:
+        """Give the version of the guest kernel."""
+        return guest_kernel_version(self._kernel)
+
+    @staticmethod
+    def clean_up(left: Note) -> None:
+        """End the guest that a killed process has left, if the note is about one."""
+        end_abandoned_guest(left)
+
+
+class GuestBackend(_GuestKernelBackend):
+    """Carries out each plan in a guest that is booted for it."""
+
+    @contextmanager
+    def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[Guest]:
+        """Carry out the plan in a new guest, within the block.
+
+        Raises:
+            MachineError: the guest cannot be started.
+        """
+        assert self._kernel is not None, "the backend is not prepared"
+        code = code_for_guests(lambda: progress.stage("modules"))
+        progress.stage("boot")
+        spec = GuestSpec(
+            kernel=self._kernel,
+            command=[*code.python, "testbed.execution.inside", str(run.path)],
+            writable=run.path,
+            memory_bytes=plan.guest_memory_bytes,
+            clock=plan.clock,
+            clock_file=run.clock,
+            console=run.console,
+            readable=[*code.readable, *plan_folders(plan)],
+            environment=code.environment,
+        )
+        with start_guest(spec) as guest:
+            yield guest
+
+
+class ResidentGuestBackend(_GuestKernelBackend):
+    """Carries out plans in a guest that has been booted for several of them.
+
+    The run folders lie below the guest's folder.
+    """
+
+    def __init__(self, folder: Path, patience_s: float) -> None:
+        super().__init__()
+        self._folder = folder
+        self._patience_s = patience_s
+
+    @contextmanager
+    def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[OrderedRun]:
+        """Carry out the plan as soon as the resident guest is ready, within the block.
+
+        Raises:
+            GuestLost: the guest has ended, or is not ready in time.
+        """
+        del plan
+        progress.stage("boot")
+        with order_run(self._folder, run.path, self._patience_s) as ordered:
+            yield ordered
+
+
+def guest_kernel_version(kernel: Kernel | None) -> str:
+    """Give the version of a guest kernel; None: it is not built yet."""
+    if kernel is None:
+        return "none yet"
+    return f"Linux {kernel.version} UML"
+
+
+def start_resident_guest(
+    kernel: Kernel, folder: Path, *, memory_bytes: int, readable: Collection[Path]
+) -> AbstractContextManager[Guest]:
+    """Boot a resident guest for the block; see testbed.guest.resident.
+
+    Args:
+        kernel: the guest kernel.
+        folder: the guest's new folder.
+        memory_bytes: the memory of its largest plan.
+        readable: the `plan_folders` of all plans that it may carry out.
+
+    Raises:
+        MachineError: the guest cannot be started.
+    """
+    code = code_for_guests()
+    spec = GuestSpec(
+        kernel=kernel,
+        command=[*code.python, "testbed.execution.inside_resident", str(folder)],
+        writable=folder,
+        memory_bytes=memory_bytes,
+        clock="virtual",
+        clock_file=clock_file(folder),
+        console=folder / "console.log",
+        readable=[*code.readable, *readable],
+        environment=code.environment,
+    )
+    return start_resident(spec)
+
+
+def may_share_guest(plan: Plan) -> bool:
+    """Whether the plan has the same results in a guest that has carried out others before.
+
+    A container's files and a user's script may leave traces, and time passes on the real clock.
+    """
+    workers = plan.workers
+    return (
+        plan.where == "guest"
+        and plan.clock == "virtual"
+        and workers.isolation == "process"
+        and workers.workload != "script"
+    )

@@ -1,0 +1,238 @@
+"""Carry out a plan in this machine's own kernel, in separate namespaces and a control group.
+
+What the run makes (interfaces, network namespaces, mounts, containers, what lies in /tmp, /run and
+/dev/shm) exists only inside those namespaces, and ends with the first process in them. That process
+ends with its starter, however that ends. Of this machine's files only the run folder can be
+changed. Others can see no more than a control group, which is named after the note that the starter
+keeps (see testbed.core.leftovers).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.core.errors import MachineError
+from testbed.core.leftovers import Kind, Note, note
+from testbed.core.sandbox import CONFINE
+from testbed.execution.guest_code import code_for_guests, plan_folders
+from testbed.execution.requirements import require_host_runs, require_programs
+from testbed.execution.supervise import Progress
+from testbed.plan.model import Plan
+from testbed.runfolder.folder import RunDir
+
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = ("cpu", "io", "memory", "pids")
+LONGEST_END_S = 10.0
+END_POLL_S = 0.005
+CPU_FIELDS = 8  # of /proc/stat: user nice system idle iowait irq softirq steal (proc(5))
+IDLE_FIELDS = (3, 4)
+OWN_FOLDERS = ("/tmp", "/run", "/dev/shm")  # a run has its own, empty ones
+# What a run may write to besides its folder: all of these are its own.
+KEPT_WRITABLE = (*OWN_FOLDERS, "/etc", "/proc", "/sys/fs/cgroup")
+NAMESPACES = (
+    "unshare",
+    "--mount",
+    "--net",
+    "--uts",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
+# As a guest has them: none of the caller's.
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+}
+# $1: the control group; $2...: folders below OWN_FOLDERS that the command needs; then --, and the
+# command. The first process of the namespaces waits for the command, and for whatever loses its
+# parent. /etc is a copy-on-write layer (Docker's daemon leaves a key there), and AppArmor is
+# hidden, into which it would load a profile.
+INSIDE = r"""
+set -e
+echo 0 >"$1/cgroup.procs"
+shift
+exec unshare --cgroup -- bash -ec '
+    fd=10 folders=()
+    while [ "$1" != -- ]; do folders+=("$1"); eval "exec $fd<\"\$1\""; fd=$((fd + 1)); shift; done
+    shift
+    for folder in /run /tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
+    fd=10
+    for folder in "${folders[@]}"; do
+        mkdir -p "$folder"
+        mount --no-canonicalize --bind "/proc/self/fd/$fd" "$folder"
+        eval "exec $fd<&-"
+        fd=$((fd + 1))
+    done
+    umount --lazy /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup
+    mkdir -m 755 -p /run/etc/upper /run/etc/work
+    layers=lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work
+    mount -t overlay overlay -o $layers /etc || true
+    umount --lazy /sys/kernel/security 2>/dev/null || true
+    status=0
+    "$@" || status=$?
+    exit $status
+' host-run "$@"
+"""
+
+
+class HostBackend:
+    """Carries out plans in this machine's own kernel."""
+
+    subject = "the run"
+
+    def check(self, plan: Plan) -> None:
+        """Check the rights, the kernel and the programs that the plan needs.
+
+        Raises:
+            MachineError: something is missing.
+        """
+        require_programs(plan.workers.isolation, plan.capture)
+        require_host_runs()
+
+    def prepare(self, progress: Progress) -> None:
+        """Do nothing: the kernel is there."""
+
+    def kernel_version(self) -> str:
+        """Give the version of this machine's kernel."""
+        return f"Linux {platform.release()}"
+
+    @contextmanager
+    def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[HostRun]:
+        """Carry out the plan within the block.
+
+        Raises:
+            MachineError: control groups cannot be made.
+        """
+        code = code_for_guests(lambda: progress.stage("modules"), bundled=False)
+        command = [*code.python, "testbed.execution.inside", str(run.path)]
+        readable = [*code.readable, *plan_folders(plan)]
+        environment = {**ENVIRONMENT, **code.environment}
+        with (
+            note(Kind.RUN, run.path) as written,
+            _control_group(written) as group,
+            run.console.open("ab") as out,
+        ):
+            progress.stage("boot")
+            process = subprocess.Popen(
+                _confined(command, group, run.path, readable),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield HostRun(process)
+            finally:
+                process.kill()
+                process.wait()
+
+    @staticmethod
+    def clean_up(left: Note) -> None:
+        """Remove the control group that a killed process has left, and end what is in it."""
+        with suppress(OSError):  # somebody else has put something into the group
+            _remove_group(_group_of(left))
+
+
+@dataclass
+class HostRun:
+    """A run in this machine's own kernel."""
+
+    process: subprocess.Popen[bytes]
+
+    def status(self) -> int | None:
+        """Give the exit status; None while the run goes on."""
+        return self.process.poll()
+
+    def clock(self) -> None:
+        """Give nothing: this machine's clock is real."""
+
+    def cpu_seconds(self) -> float:
+        """Give the time for which this machine's CPUs were busy, whoever kept them so.
+
+        It is the mean over the CPUs; 0 once the run has ended.
+        """
+        if self.process.poll() is not None:
+            return 0.0
+        first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
+        ticks = [int(field) for field in first_line.split()[1 : 1 + CPU_FIELDS]]
+        busy = sum(ticks) - sum(ticks[number] for number in IDLE_FIELDS)
+        return busy / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+
+
+def _confined(
+    command: Sequence[str], group: Path, writable: Path, readable: Sequence[Path]
+) -> list[str]:
+    """Give the words that run a command in separate namespaces and in the control group `group`.
+
+    Args:
+        command: what is run.
+        group: the folder of the control group.
+        writable: the only folder that the command can change, of those that others see.
+        readable: folders that the command needs although they may lie below `OWN_FOLDERS`.
+    """
+    hidden = set()
+    for folder in (writable, *readable):
+        if any(folder.is_relative_to(own_folder) for own_folder in OWN_FOLDERS):
+            hidden.add(str(folder))
+    first_process = "1"
+    shm_bytes = "0"  # /dev/shm is the run's already
+    sandbox = [sys.executable, "-IS", str(CONFINE), first_process, shm_bytes]
+    sandbox += [*KEPT_WRITABLE, str(writable), "--"]
+    inside = ["bash", "-c", INSIDE, "host-run", str(group), *sorted(hidden), "--"]
+    starter = ["setpriv", "--pdeathsig", "KILL", "--", *NAMESPACES, "--"]
+    return [*starter, *inside, *sandbox, *command]
+
+
+def _group_of(written: Note) -> Path:
+    return CGROUPS / f"testbed-{written.name}"
+
+
+@contextmanager
+def _control_group(written: Note) -> Iterator[Path]:
+    """Make a control group below the root's, with the controllers that limit hosts."""
+    group = _group_of(written)
+    switch = CGROUPS / "cgroup.subtree_control"
+    try:
+        enabled = switch.read_text().split()
+        missing = [name for name in CONTROLLERS if name not in enabled]
+        if missing:
+            switch.write_text(" ".join(f"+{name}" for name in missing))
+        group.mkdir()
+    except OSError as error:
+        raise MachineError(
+            f"control groups cannot be made in {CGROUPS}: {error.strerror}"
+        ) from error
+    try:
+        yield group
+    finally:
+        _remove_group(group)
+        with suppress(OSError):  # somebody else has come to use them
+            if missing:
+                switch.write_text(" ".join(f"-{name}" for name in missing))
+
+
+def _remove_group(group: Path) -> None:
+    """End what is in a control group, and remove it with the groups below it."""
+    if not group.is_dir():
+        return
+    (group / "cgroup.kill").write_text("1")
+    deadline = time.monotonic() + LONGEST_END_S
+    events = group / "cgroup.events"
+    while "populated 1" in events.read_text() and time.monotonic() < deadline:
+        time.sleep(END_POLL_S)
+    for below in sorted(group.rglob("*/"), reverse=True):
+        below.rmdir()
+    group.rmdir()

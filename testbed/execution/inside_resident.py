@@ -1,0 +1,54 @@
+"""In a resident guest: carry out one run after another, as testbed.guest.resident orders them.
+
+usage: python -m testbed.execution.inside_resident FOLDER
+
+Each run is carried out by a fork of this process, which has imported what runs need.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from testbed.execution import inside
+from testbed.guest.orders import READY, RunReply, orders_of
+from testbed.runfolder.files import replace_text
+from testbed.runfolder.folder import RunDir
+from testbed.workers.zygote import prepare_torch
+from testbed.workers.zygote_warm import import_torch
+
+
+def serve(folder: Path) -> NoReturn:
+    """Take orders until the guest is ended.
+
+    The guest is paused as long as there is no order, and with it its clock.
+    """
+    import_torch()
+    orders = orders_of(folder)
+    replace_text(folder / READY, "")
+    carried_out: set[str] = set()
+    while True:
+        for exchange in orders.exchanges():
+            if exchange.identifier not in carried_out:
+                carried_out.add(exchange.identifier)
+                status = _carry_out(RunDir(Path(exchange.request().run_folder)))
+                exchange.answer(RunReply(status=status))
+
+
+def _carry_out(run: RunDir) -> int:
+    """Carry out a run in a child process, and give its exit status."""
+    prepare_torch(run.read_plan().workers.workload)
+    pid = os.fork()
+    if pid == 0:
+        console = os.open(run.console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(console, 1)
+        os.dup2(console, 2)
+        inside.leave(inside.main(str(run.path)))
+    _pid, wait_status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(wait_status)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
