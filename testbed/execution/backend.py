@@ -42,9 +42,7 @@ class Backend(Protocol):
     def kernel_version(self) -> str:
         """Give the name and version of the kernel, once the backend is prepared."""
 
-    def start(
-        self, plan: Plan, run: RunDir, progress: Progress
-    ) -> AbstractContextManager[Running]:
+    def start(self, plan: Plan, run: RunDir, progress: Progress) -> AbstractContextManager[Running]:
         """Carry out the plan in the run folder, within the block.
 
         Raises:

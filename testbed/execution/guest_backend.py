@@ -1,4 +1,4 @@
-"""Carry out a plan in a guest: one that is booted for the run, or a resident one of several runs."""
+"""Carry out a plan in a guest: one booted for the run, or a resident one of several runs."""
 
 from __future__ import annotations
 

@@ -85,9 +85,7 @@ def bundles_folder() -> Path:
     return folder
 
 
-def python_for_guests(
-    environment: Mapping[str, str], on_bundling: Callable[[], None]
-) -> list[str]:
+def python_for_guests(environment: Mapping[str, str], on_bundling: Callable[[], None]) -> list[str]:
     """Give the words that run a module, whose name and arguments follow, as ``python -m`` does.
 
     The bundle that they use is made if there is none, or a file of it has changed.

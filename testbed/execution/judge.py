@@ -67,8 +67,8 @@ def judge(
     if training is not None and training.late_ms > LATE * training.compute_ms:
         doubt(
             ProblemCode.COMPUTE_LATE,
-            f"computing took {training.late_ms:.1f} ms longer than the {training.compute_ms:.1f} ms "
-            "of a step that were to be modelled: this CPU cannot keep up; use --clock virtual, or "
+            f"computing took {training.late_ms:.1f} ms longer than the "
+            f"{training.compute_ms:.1f} ms of a step that were to be modelled: this CPU cannot keep up; use --clock virtual, or "
             "a longer step_time",
         )
     if status.state != "completed":

@@ -52,7 +52,7 @@ def require_programs(isolation: Isolation, capture: Capture) -> None:
 
 
 def require_host_runs() -> None:
-    """Check that a plan can be carried out in this machine's own kernel, as far as it takes no time.
+    """Check, as far as it takes no time, that this machine's own kernel can carry out plans.
 
     Raises:
         MachineError: rights are missing, or the kernel lacks something.

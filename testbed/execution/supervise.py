@@ -1,4 +1,4 @@
-"""Follow a run from outside: its stages and operations, its clock, and whether it makes progress."""
+"""Follow a run from outside: its stages, its operations, its clock and the load of the CPU."""
 
 from __future__ import annotations
 

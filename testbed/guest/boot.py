@@ -108,7 +108,7 @@ class Guest:
         return read_clock(self.clock_file)
 
     def pause(self) -> None:
-        """Stop the guest's kernel, and with it a virtual clock; processes stop at their next trap."""
+        """Stop the guest's kernel and a virtual clock; processes stop at their next trap."""
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -75,7 +75,7 @@ class Exchange(Generic[RequestT, ReplyT]):
         return self._file(name).exists()
 
     def write(self, stream: str, data: bytes) -> None:
-        """Add to a stream; the host sees it at once, as hostfs writes back a file that is closed."""
+        """Add to a stream; the host sees it at once, as hostfs writes back a closed file."""
         with self._file(stream).open("ab") as file:
             file.write(data)
 

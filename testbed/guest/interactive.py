@@ -1,6 +1,4 @@
-"""One command in a guest of its own, without a network: its output as it comes, or a terminal in
-it.
-"""
+"""Run one command in a guest without a network: relay its output, or give it the terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +8,12 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-from testbed.guest.boot import Guest, start_guest
+from testbed.guest.boot import Clock, Guest, GuestSpec, start_guest
 from testbed.guest.kernel import Kernel
 
-Clock = Literal["virtual", "real"]
 POLL_S = 0.02
 POWER_OFF = "reboot: Power down"  # the kernel's last words
 # The terminal is the guest's first console, which becomes the shell's controlling one, so that
@@ -33,19 +29,26 @@ def execute(
     memory_bytes: int,
     say: Callable[[str], None],
 ) -> int:
-    """Run `command` in the present folder and hand on what it prints; its exit status, -1 if the
-    guest was lost.
+    """Run a command in the present folder, and relay what it prints.
+
+    Args:
+        kernel: the guest kernel.
+        command: what is run.
+        clock: the guest's clock.
+        memory_bytes: the guest's memory.
+        say: called with each piece of the output.
+
+    Returns:
+        The command's exit status; -1 if the guest was lost.
 
     Raises:
         MachineError: a guest cannot be started.
     """
-    with _folder() as folder:
+    with _shared_folder() as folder:
         console = folder / "console"
         console.touch()
-        with (
-            console.open() as output,
-            _guest(kernel, command, clock, memory_bytes, folder, console) as guest,
-        ):
+        spec = _spec(kernel, command, clock, memory_bytes, folder, console)
+        with console.open() as output, start_guest(spec) as guest:
             while (status := guest.status()) is None:
                 say(_without_returns(output.read()))
                 time.sleep(POLL_S)
@@ -55,44 +58,55 @@ def execute(
 
 
 def shell(kernel: Kernel, *, clock: Clock, memory_bytes: int) -> int:
-    """A shell in the present folder on this terminal; its exit status, -1 if the guest was lost.
+    """Run a shell in the present folder on this terminal.
+
+    Args:
+        kernel: the guest kernel.
+        clock: the guest's clock.
+        memory_bytes: the guest's memory.
+
+    Returns:
+        The shell's exit status; -1 if the guest was lost.
 
     Raises:
         MachineError: a guest cannot be started.
     """
-    with (
-        _folder() as folder,
-        _raw_terminal(),
-        _guest(kernel, SHELL, clock, memory_bytes, folder, None) as guest,
-    ):
-        while (status := guest.status()) is None:
-            time.sleep(POLL_S)
-        return status
+    with _shared_folder() as folder, _raw_terminal():
+        spec = _spec(kernel, SHELL, clock, memory_bytes, folder, None)
+        with start_guest(spec) as guest:
+            return _wait(guest)
 
 
-def _guest(
+def _wait(guest: Guest) -> int:
+    while (status := guest.status()) is None:
+        time.sleep(POLL_S)
+    return status
+
+
+def _spec(
     kernel: Kernel,
     command: Sequence[str],
     clock: Clock,
     memory_bytes: int,
     folder: Path,
     console: Path | None,
-) -> AbstractContextManager[Guest]:
-    here = Path.cwd()
-    return start_guest(
-        kernel,
-        ["env", "-C", str(here), *command],
+) -> GuestSpec:
+    present_folder = Path.cwd()
+    return GuestSpec(
+        kernel=kernel,
+        command=["env", "-C", str(present_folder), *command],
         writable=folder,
         memory_bytes=memory_bytes,
         clock=clock,
-        console=console,
         clock_file=folder / "clock",
-        readable=[here, Path(sys.prefix), Path(sys.base_prefix)],
+        console=console,
+        readable=[present_folder, Path(sys.prefix), Path(sys.base_prefix)],
     )
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def _shared_folder() -> Iterator[Path]:
+    """Make a folder that the guest can write to."""
     with tempfile.TemporaryDirectory(prefix="testbed-guest-") as name:
         folder = Path(name)
         (folder / "raw").mkdir()
@@ -101,7 +115,7 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
-    """Every key goes to the guest's terminal, which knows what to do with it."""
+    """Hand every key to the guest's terminal, which knows what to do with it."""
     before = termios.tcgetattr(sys.stdin)
     tty.setraw(sys.stdin)
     try:

@@ -117,7 +117,9 @@ def _sound_status(status: dict[str, Any], missing: list[str]) -> dict[str, Any]:
     if not isinstance(warnings, list):
         missing.append("status.json: its warnings are damaged and left out")
         warnings = []
-    return {**status, "warnings": [_warning_text(warning) for warning in warnings]} if status else {}
+    return (
+        {**status, "warnings": [_warning_text(warning) for warning in warnings]} if status else {}
+    )
 
 
 def _sound_summary(summary: dict[str, Any], missing: list[str]) -> dict[str, Any]:

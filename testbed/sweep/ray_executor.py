@@ -24,6 +24,7 @@ from typing import Any
 
 import testbed
 from testbed.core.errors import MachineError
+from testbed.core.leftovers import temporary_folder
 from testbed.core.paths import cache_dir
 from testbed.core.units import format_size
 from testbed.execution.cleanup import reap
@@ -245,7 +246,8 @@ def _run_on_node(
     os.environ["TESTBED_CACHE"] = str(Path(tempfile.gettempdir(), f"testbed-{os.getuid()}"))
     reap()
     with _scratch_folder() as scratch:
-        mismatch = _version_mismatch(sweep_versions, versions(guest_kernel_version(ensure_kernel())))
+        node_versions = versions(guest_kernel_version(ensure_kernel()))
+        mismatch = _version_mismatch(sweep_versions, node_versions)
         if mismatch:
             return _NodeResult(_failure(point, attempt, mismatch), _pack(scratch))
         result = carry_out(point, scratch, limits, attempt)
@@ -255,15 +257,11 @@ def _run_on_node(
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """Make a folder for one point, and remove those of workers that were killed."""
+    """Make a folder for one point; `reap` removes those of workers that were killed."""
     parent = cache_dir() / "points"
     parent.mkdir(exist_ok=True)
-    for folder in parent.iterdir():
-        owner = folder.name.partition("-")[0]
-        if not Path("/proc", owner).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=parent) as scratch:
-        yield Path(scratch)
+    with temporary_folder("point-", parent) as scratch:
+        yield scratch
 
 
 def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:

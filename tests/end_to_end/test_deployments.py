@@ -99,7 +99,7 @@ class Place:
 
     def check_nothing_is_left(self) -> None:
         assert self.processes() == []
-        assert [*self.cache.glob("deployments/*"), *self.cache.glob("guests/*")] == []
+        assert [*self.cache.glob("deployments/*"), *self.cache.glob("notes/*")] == []
 
 
 def new_place(kernel: Kernel, environment: dict[str, str], folder: Path) -> Place:

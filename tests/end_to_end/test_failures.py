@@ -52,7 +52,7 @@ class Place:
     @property
     def notes(self) -> list[Path]:
         """Folders that tell what there is to tidy up if a command is killed."""
-        return list(self.cache.glob("guests/*"))
+        return list(self.cache.glob("notes/*"))
 
     @property
     def guests(self) -> list[Path]:

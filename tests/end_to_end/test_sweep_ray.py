@@ -24,7 +24,7 @@ SCRIPT = """
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     second = cluster.add_node(**node)
     cluster.wait_for_nodes()
-    guests = Path(sys.argv[1], "guests")
+    guests = Path(sys.argv[1], "notes")
     sweep = subprocess.Popen([sys.executable, "-m", "testbed", "sweep", *sys.argv[2:], "--ray", cluster.address])
     deadline = time.monotonic() + 120
     while len(list(guests.glob("*/pid"))) < 2 and time.monotonic() < deadline and sweep.poll() is None:

@@ -26,9 +26,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("clock", ["virtual", "real"])
-def test_fp_registers_stay(
-    kernel: Kernel, program: Path, clock: Clock, tmp_path: Path
-) -> None:
+def test_fp_registers_stay(kernel: Kernel, program: Path, clock: Clock, tmp_path: Path) -> None:
     """Through system calls, page faults, signals, other threads, forks and other programs."""
     folder = tmp_path / "shared"
     (folder / "raw").mkdir(parents=True)

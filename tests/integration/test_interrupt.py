@@ -24,7 +24,7 @@ testbed.__main__.main()
 MET = """
 import sys
 import testbed.__main__
-import testbed.cli
+import testbed.cli.main
 
 def run():
     try:
@@ -32,7 +32,7 @@ def run():
     except KeyboardInterrupt:
         sys.exit(130)
 
-testbed.cli.main = run
+testbed.cli.main.main = run
 testbed.__main__.main()
 """
 
