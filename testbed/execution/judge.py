@@ -68,8 +68,8 @@ def judge(
         doubt(
             ProblemCode.COMPUTE_LATE,
             f"computing took {training.late_ms:.1f} ms longer than the "
-            f"{training.compute_ms:.1f} ms of a step that were to be modelled: this CPU cannot keep up; use --clock virtual, or "
-            "a longer step_time",
+            f"{training.compute_ms:.1f} ms of a step that were to be modelled: this CPU cannot "
+            "keep up; use --clock virtual, or a longer step_time",
         )
     if status.state != "completed":
         reason = status.reason.splitlines()[0] if status.reason else status.state

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from testbed.plan.model import FORMAT
 from testbed.runfolder.files import replace_text
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.summary import FORMAT, StageRow, read_object
+from testbed.runfolder.summary import StageRow, read_object
 
 State = Literal["running", "completed", "failed", "interrupted"]
 

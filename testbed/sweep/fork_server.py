@@ -16,8 +16,8 @@ from multiprocessing import connection, forkserver
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
-from testbed.core.linux import die_with_parent
 from testbed.core.leftovers import Kind, note
+from testbed.core.linux import die_with_parent
 from testbed.sweep import OWNER_VARIABLE
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -70,7 +70,10 @@ class PooledGuest:
         reason = ""
         try:
             with start_resident_guest(
-                ensure_kernel(), self.folder, memory_bytes=needs.memory_bytes, readable=needs.readable
+                ensure_kernel(),
+                self.folder,
+                memory_bytes=needs.memory_bytes,
+                readable=needs.readable,
             ) as guest:
                 end_first_without_memory(guest.process.pid)
                 keep_resident(guest, self._end)
