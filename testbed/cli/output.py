@@ -60,7 +60,8 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
     console.print(Text(outcome))
     warnings, problems = status.get("warnings"), summary.get("problems", [])
-    for warning in warnings if isinstance(warnings, list) else []:
+    for entry in warnings if isinstance(warnings, list) else []:
+        warning = str(entry["message"] if isinstance(entry, dict) else entry)
         if warning not in problems and not warning.startswith(INCOMPLETE):
             console.print(Text.assemble(("not faithful:", "bold yellow"), f" {warning}"))
     for problem in problems:
