@@ -1,3 +1,1 @@
-"""The emulated network: namespaces and links by Mininet, shaped by netem. Knows nothing of workers
-or guests.
-"""
+"""Build the emulated network of a plan's `Network`, measure it, change it and remove it again."""

@@ -1,5 +1,4 @@
-"""Managed queues (RED, fq_codel) for pyroute2: a token bucket serialises, and the queue inside it
-drops or marks.
+"""Managed queues (RED, fq_codel) for pyroute2: a token bucket with a queue that drops or marks.
 
     tbf 1:  rate of the link, a bucket of one frame
      └── red or fq_codel 2:  as long as the link's queue
@@ -26,20 +25,22 @@ ROOT_HANDLE, ROOT_CLASS, CHILD_HANDLE = 0x10000, 0x10001, 0x20000
 MAX_U32 = 2**32 - 1
 ETHERNET = 1  # TC_LINKLAYER_ETHERNET
 TC_RED_ECN = 1
-RED_PROBABILITY = (
-    0.1  # at the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997
-)
-STAB_CELLS, STAB_LARGEST = 256, 31
-CODEL_TARGET, CODEL_INTERVAL_US = (
-    0.05,
-    100_000,
-)  # RFC 8289: the target is 5 % of the interval, which is the worst RTT
+# At the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997.
+RED_PROBABILITY = 0.1
+STAB_CELLS = 256
+LARGEST_SHIFT = 31
+# RFC 8289: the target is 5 % of the interval, which is the worst RTT.
+CODEL_TARGET = 0.05
+CODEL_INTERVAL_US = 100_000
+RED_FIELDS = ("limit", "minimum", "maximum", "weight_log", "slope_log", "cell_log", "ecn")
+CODEL_FIELDS = ("limit", "target", "interval", "quantum", "ecn")
 
 
 @dataclass(frozen=True)
 class Red:
-    """Random early detection. Lengths in bytes; `weight_log`, `slope_log`, `cell_log` as in
-    tc_red_qopt.
+    """Random early detection.
+
+    Lengths in bytes; `weight_log`, `slope_log` and `cell_log` are those of struct tc_red_qopt.
     """
 
     limit: int
@@ -64,7 +65,7 @@ class FqCodel:
 
 
 @dataclass(frozen=True)
-class Managed:
+class ManagedQueue:
     """A rate in byte/s, a bucket in bytes, and the queue behind it."""
 
     rate_bytes: int
@@ -73,46 +74,75 @@ class Managed:
 
 
 def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
-    """RED for a queue of `limit` bytes and frames of `frame` bytes at `rate_bytes` byte/s.
+    """Parameters of RED.
 
     The upper threshold is half of the limit and thrice the lower one; the average follows bursts of
     (2 minimum + maximum) / 3 (tc-red(8)). `idle_shifts` halves the average while the queue is idle:
     the kernel shifts it right by the entry of the idle time in us, shifted by `cell_log`.
+
+    Args:
+        limit: length of the queue in bytes.
+        rate_bytes: rate of the link in byte/s.
+        frame: bytes of a full frame.
+        ecn: whether packets are marked instead of dropped.
     """
-    minimum, maximum = max(frame, limit // 6), max(3 * frame, limit // 2)
+    minimum = max(frame, limit // 6)
+    maximum = max(3 * frame, limit // 2)
+    weight_log = _red_weight_log(minimum, maximum, frame)
+    slope = (maximum - minimum) / RED_PROBABILITY
+    slope_log = max(0, math.floor(math.log2(slope)))
+
+    halvings_per_us = -math.log2(1 - 2.0**-weight_log) * rate_bytes / frame / 1e6
+    longest_us = LARGEST_SHIFT / halvings_per_us
+    cell_log = max(0, math.ceil(math.log2(max(1.0, longest_us / STAB_CELLS))))
+    return Red(
+        limit=limit,
+        minimum=minimum,
+        maximum=maximum,
+        weight_log=weight_log,
+        slope_log=min(slope_log, LARGEST_SHIFT),
+        cell_log=min(cell_log, LARGEST_SHIFT),
+        ecn=ecn,
+        idle_shifts=_idle_shifts(cell_log, halvings_per_us),
+    )
+
+
+def _red_weight_log(minimum: int, maximum: int, frame: int) -> int:
+    """The logarithm of the smallest weight with which the average follows bursts (tc-red(8))."""
     burst = max(1, (2 * minimum + maximum) // (3 * frame))
     excess = burst + 1 - minimum / frame
-    weight_log = next(
-        (log for log in range(1, 32) if excess <= (1 - (1 - 2.0**-log) ** burst) * 2**log),
-        STAB_LARGEST,
-    )
-    slope_log = max(0, math.floor(math.log2((maximum - minimum) / RED_PROBABILITY)))
-    halvings_per_us = -math.log2(1 - 2.0**-weight_log) * rate_bytes / frame / 1e6
-    longest_us = STAB_LARGEST / halvings_per_us
-    cell_log = max(0, math.ceil(math.log2(max(1.0, longest_us / STAB_CELLS))))
-    shifts = [
-        min(STAB_LARGEST, int((cell << cell_log) * halvings_per_us)) for cell in range(STAB_CELLS)
-    ]
-    shifts[-1] = STAB_LARGEST
-    return Red(
-        limit,
-        minimum,
-        maximum,
-        weight_log,
-        min(slope_log, 31),
-        min(cell_log, 31),
-        ecn,
-        bytes(shifts),
-    )
+    for weight_log in range(1, 32):
+        weight = 2.0**-weight_log
+        if excess <= (1 - (1 - weight) ** burst) * 2**weight_log:
+            return weight_log
+    return LARGEST_SHIFT
+
+
+def _idle_shifts(cell_log: int, halvings_per_us: float) -> bytes:
+    """The shift of RED's average for each cell of idle time, which is 2^`cell_log` us long."""
+    shifts: list[int] = []
+    for cell in range(STAB_CELLS):
+        idle_us = cell << cell_log
+        shifts.append(min(LARGEST_SHIFT, int(idle_us * halvings_per_us)))
+    shifts[-1] = LARGEST_SHIFT
+    return bytes(shifts)
 
 
 def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
-    """fq_codel for a queue of `limit` packets on a path with `rtt_ns`."""
+    """Parameters of fq_codel.
+
+    Args:
+        limit: length of the queue in packets.
+        rtt_ns: of the path.
+        frame: bytes of a full frame.
+        ecn: whether packets are marked instead of dropped.
+    """
     interval = max(CODEL_INTERVAL_US, rtt_ns // 1000)
-    return FqCodel(limit, int(CODEL_TARGET * interval), interval, frame, ecn)
+    target = int(CODEL_TARGET * interval)
+    return FqCodel(limit=limit, target=target, interval=interval, quantum=frame, ecn=ecn)
 
 
-def apply(connection: IPRoute, index: int, managed: Managed) -> None:
+def apply(connection: IPRoute, index: int, managed: ManagedQueue) -> None:
     """Install or change the qdiscs of interface `index`."""
     connection.tc(
         "replace",
@@ -134,29 +164,44 @@ def apply(connection: IPRoute, index: int, managed: Managed) -> None:
 
 
 def read(connection: IPRoute, index: int) -> dict[str, Any]:
-    """What the kernel keeps, by the names of `expected`; without the qdiscs, an empty dict."""
-    found: dict[str, Any] = {}
+    """The kernel's values for interface `index`, named as in `expected`; empty without qdiscs."""
+    kept: dict[str, Any] = {}
     for qdisc in connection.get_qdiscs(index=index):
-        kind, options = qdisc.get_attr("TCA_KIND"), qdisc.get_attr("TCA_OPTIONS")
+        kind = qdisc.get_attr("TCA_KIND")
+        options = qdisc.get_attr("TCA_OPTIONS")
         if kind == "tbf":
-            parameters = options.get_attr("TCA_TBF_PARMS")
-            found["rate_bytes"] = options.get_attr("TCA_TBF_RATE64") or parameters["rate"]
+            kept["rate_bytes"] = _read_rate(options)
         elif kind == "red":
-            found["queue"] = {name: options.get_attr("TCA_RED_PARMS")[name] for name in _RED_FIELDS}
+            parameters = options.get_attr("TCA_RED_PARMS")
+            kept["queue"] = {name: parameters[name] for name in RED_FIELDS}
         elif kind == "fq_codel":
-            found["queue"] = {
-                name: options.get_attr(f"TCA_FQ_CODEL_{name.upper()}") for name in _CODEL_FIELDS
-            }
-    return found
+            kept["queue"] = _read_codel(options)
+    return kept
 
 
-def expected(managed: Managed) -> dict[str, Any]:
-    """What `read` must find. The kernel keeps CoDel's times in units of 1.024 us."""
+def _read_codel(options: Any) -> dict[str, Any]:
+    return {name: options.get_attr(_codel_attribute(name)) for name in CODEL_FIELDS}
+
+
+def _read_rate(options: Any) -> Any:
+    large_rate = options.get_attr("TCA_TBF_RATE64")
+    if large_rate:
+        return large_rate
+    return options.get_attr("TCA_TBF_PARMS")["rate"]
+
+
+def expected(managed: ManagedQueue) -> dict[str, Any]:
+    """What `read` must return: `rate_bytes`, and in `queue` the parameters of RED or fq_codel.
+
+    The kernel keeps CoDel's times in units of 1.024 us.
+    """
     queue = managed.queue
-    names = _RED_FIELDS if isinstance(queue, Red) else _CODEL_FIELDS
-    values = {name: int(getattr(queue, name)) for name in names}
-    if isinstance(queue, FqCodel):
-        values |= {name: _codel_time(values[name]) for name in ("target", "interval")}
+    if isinstance(queue, Red):
+        values = {name: int(getattr(queue, name)) for name in RED_FIELDS}
+    else:
+        values = {name: int(getattr(queue, name)) for name in CODEL_FIELDS}
+        values["target"] = _codel_time(queue.target)
+        values["interval"] = _codel_time(queue.interval)
     return {"rate_bytes": managed.rate_bytes, "queue": values}
 
 
@@ -165,8 +210,8 @@ def _codel_time(time_us: int) -> int:
     return (ticks << 10) // 1000
 
 
-_RED_FIELDS = ("limit", "minimum", "maximum", "weight_log", "slope_log", "cell_log", "ecn")
-_CODEL_FIELDS = ("limit", "target", "interval", "quantum", "ecn")
+def _codel_attribute(field: str) -> str:
+    return f"TCA_FQ_CODEL_{field.upper()}"
 
 
 class TbfPlugin:
@@ -175,15 +220,16 @@ class TbfPlugin:
     parent = TC_H_ROOT
 
     @staticmethod
-    def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc (struct tc_tbf_qopt and its attributes)."""
-        rate = {"linklayer": ETHERNET, "rate": min(given["rate_bytes"], MAX_U32), "peak": bytes(12)}
+        rate = parameters["rate_bytes"]
+        rate_fields = {"linklayer": ETHERNET, "rate": min(rate, MAX_U32), "peak": bytes(12)}
         attributes: list[list[Any]] = [
-            ["TCA_TBF_PARMS", rate],
-            ["TCA_TBF_BURST", given["burst"]],
+            ["TCA_TBF_PARMS", rate_fields],
+            ["TCA_TBF_BURST", parameters["burst"]],
         ]
-        if given["rate_bytes"] > MAX_U32:
-            attributes.append(["TCA_TBF_RATE64", given["rate_bytes"]])
+        if rate > MAX_U32:
+            attributes.append(["TCA_TBF_RATE64", rate])
         return {"attrs": attributes}
 
     class options(nla):  # pyroute2 looks this name up
@@ -224,12 +270,13 @@ class RedPlugin:
     parent = TC_H_ROOT
 
     @staticmethod
-    def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc (struct tc_red_qopt and its attributes)."""
-        queue: Red = given["queue"]
+        queue: Red = parameters["queue"]
+        red_fields = {name: int(getattr(queue, name)) for name in RED_FIELDS}
         return {
             "attrs": [
-                ["TCA_RED_PARMS", {name: int(getattr(queue, name)) for name in _RED_FIELDS}],
+                ["TCA_RED_PARMS", red_fields],
                 ["TCA_RED_STAB", queue.idle_shifts],
                 ["TCA_RED_MAX_P", int(RED_PROBABILITY * 2**32)],
             ]
@@ -268,33 +315,28 @@ class FqCodelPlugin:
     parent = TC_H_ROOT
 
     @staticmethod
-    def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc."""
-        queue: FqCodel = given["queue"]
-        return {
-            "attrs": [
-                [f"TCA_FQ_CODEL_{name.upper()}", int(getattr(queue, name))]
-                for name in _CODEL_FIELDS
-            ]
-        }
+        queue: FqCodel = parameters["queue"]
+        attributes: list[list[Any]] = []
+        for name in CODEL_FIELDS:
+            attributes.append([_codel_attribute(name), int(getattr(queue, name))])
+        return {"attrs": attributes}
 
     class options(nla):
         """Attributes of fq_codel."""
 
-        nla_map = tuple(
-            (f"TCA_FQ_CODEL_{name}", kind)
-            for name, kind in (
-                ("UNSPEC", "none"),
-                ("TARGET", "uint32"),
-                ("LIMIT", "uint32"),
-                ("INTERVAL", "uint32"),
-                ("ECN", "uint32"),
-                ("FLOWS", "uint32"),
-                ("QUANTUM", "uint32"),
-                ("CE_THRESHOLD", "uint32"),
-                ("DROP_BATCH_SIZE", "uint32"),
-                ("MEMORY_LIMIT", "uint32"),
-            )
+        nla_map = (
+            ("TCA_FQ_CODEL_UNSPEC", "none"),
+            ("TCA_FQ_CODEL_TARGET", "uint32"),
+            ("TCA_FQ_CODEL_LIMIT", "uint32"),
+            ("TCA_FQ_CODEL_INTERVAL", "uint32"),
+            ("TCA_FQ_CODEL_ECN", "uint32"),
+            ("TCA_FQ_CODEL_FLOWS", "uint32"),
+            ("TCA_FQ_CODEL_QUANTUM", "uint32"),
+            ("TCA_FQ_CODEL_CE_THRESHOLD", "uint32"),
+            ("TCA_FQ_CODEL_DROP_BATCH_SIZE", "uint32"),
+            ("TCA_FQ_CODEL_MEMORY_LIMIT", "uint32"),
         )
 
 

@@ -1,6 +1,4 @@
-"""Bytes that hosts send each other beside the job, over TCP: both ends of a transfer are served by
-one thread.
-"""
+"""Send bytes between hosts over TCP in the background; a thread serves both ends of a transfer."""
 
 from __future__ import annotations
 
@@ -12,37 +10,61 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Self
 
-from testbed.network.build import BuiltNetwork
+from testbed.network.built import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.plan.model import Transfer
 
 FIRST_PORT = 47_000
 CHUNK_BYTES = 1 << 20
 SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
-Record = dict[str, Any]
+Record = dict[str, Any]  # see `testbed.runfolder.records.TransferEnded`
+
+
+@dataclass
+class TransferProgress:
+    """How far a transfer has got."""
+
+    start_ns: int
+    received: int = 0  # bytes
+    error: str | None = None
+
+    def record(self, transfer: Transfer) -> Record:
+        """The record of `transfer`, which ends now."""
+        record: Record = {
+            "source": transfer.source,
+            "target": transfer.target,
+            "bytes": transfer.bytes,
+            "connections": transfer.connections,
+            "start_ns": self.start_ns,
+            "received": self.received,
+        }
+        if self.error is not None:
+            record["error"] = self.error
+        record["end_ns"] = time.time_ns()
+        return record
 
 
 class Transfers:
     """The transfers of a run. Leaving the context ends those that are under way."""
 
     def __init__(self, network: BuiltNetwork, note: Callable[[Record], None]) -> None:
-        """`note` gets the record of each transfer at its end (see
-        `testbed.runfolder.folder.RunDir.transfers`).
-        """
-        self._network, self._note = network, note
+        """Prepare to send on `network`; `note` gets the record of each transfer at its end."""
+        self._network = network
+        self._note = note
         self._threads: list[threading.Thread] = []
-        self._over, self._end = os.pipe()
+        self._stop_reader, self._stop_writer = os.pipe()  # readable once transfers are to end
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._end)
+        os.close(self._stop_writer)
         for thread in self._threads:
             thread.join()
-        os.close(self._over)
+        os.close(self._stop_reader)
 
     def start(self, transfer: Transfer) -> None:
         """Begin `transfer`."""
@@ -54,81 +76,109 @@ class Transfers:
         thread.start()
 
     def _carry_out(self, transfer: Transfer, port: int) -> None:
-        record = {
-            "source": transfer.source,
-            "target": transfer.target,
-            "bytes": transfer.bytes,
-            "connections": transfer.connections,
-            "start_ns": time.time_ns(),
-            "received": 0,
-        }
+        progress = TransferProgress(start_ns=time.time_ns())
         try:
             with ExitStack() as stack:
-                Ends(self._network, transfer, port, stack).serve(record, self._over)
+                sockets = TransferSockets(self._network, transfer, port, stack)
+                sockets.serve(progress, self._stop_reader)
         except OSError as error:
-            record["error"] = os.strerror(error.errno or 0)
-        self._note(record | {"end_ns": time.time_ns()})
+            progress.error = os.strerror(error.errno or 0)
+        self._note(progress.record(transfer))
 
 
-class Ends:
+class TransferSockets:
     """The sockets of one transfer, on both of its hosts."""
 
     def __init__(
         self, network: BuiltNetwork, transfer: Transfer, port: int, stack: ExitStack
     ) -> None:
-        source, target = (network.plan.host(name) for name in (transfer.source, transfer.target))
-        self._selector, self._stack = stack.enter_context(selectors.DefaultSelector()), stack
+        """Listen and connect.
+
+        Args:
+            network: the network that carries the transfer.
+            transfer: what to send.
+            port: TCP port of the receiving host.
+            stack: closes the sockets at its end.
+
+        Raises:
+            OSError: the receiving host cannot listen.
+        """
+        source = network.plan.host(transfer.source)
+        target = network.plan.host(transfer.target)
+        self._source_pid = network.pid(source.node)
+        self._target_pid = network.pid(target.node)
+        self._address = (str(target.address.ip), port)
+        self._transfer = transfer
+        self._stack = stack
+        self._selector = stack.enter_context(selectors.DefaultSelector())
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._open = transfer.connections  # connections whose end the receiver has not seen
-        address = (str(target.address.ip), port)
-        with inside_netns(network.pid(target.node)):
-            listener = stack.enter_context(
-                socket.create_server(address, backlog=transfer.connections)
-            )
+        self._unsent: dict[socket.socket, int] = {}  # bytes
+
+        self._listen()
+        share, remainder = divmod(transfer.bytes, transfer.connections)
+        for number in range(transfer.connections):
+            size = share + 1 if number < remainder else share
+            self._connect(size)
+
+    def _listen(self) -> None:
+        with inside_netns(self._target_pid):
+            listener = socket.create_server(self._address, backlog=self._transfer.connections)
+            self._stack.enter_context(listener)
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
-        share, more = divmod(transfer.bytes, transfer.connections)
-        self._left: dict[socket.socket, int] = {}
-        for number in range(transfer.connections):
-            with inside_netns(network.pid(source.node)):
-                sender = stack.enter_context(socket.socket())
-            sender.setblocking(False)
-            if transfer.pace_bps is not None:
-                pace = struct.pack("=Q", max(1, transfer.pace_bps // 8 // transfer.connections))
-                sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
-            sender.connect_ex(address)
-            self._left[sender] = share + (number < more)
-            self._selector.register(sender, selectors.EVENT_WRITE, self._send)
 
-    def serve(self, record: Record, over: int) -> None:
-        """Until all has arrived, or `over` can be read; `record` counts what has been received.
+    def _connect(self, size: int) -> None:
+        """Open a connection that sends `size` bytes."""
+        with inside_netns(self._source_pid):
+            sender = self._stack.enter_context(socket.socket())
+        sender.setblocking(False)
+        pace_bps = self._transfer.pace_bps
+        if pace_bps is not None:
+            pace_bytes = max(1, pace_bps // 8 // self._transfer.connections)
+            sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("=Q", pace_bytes))
+        sender.connect_ex(self._address)
+        self._unsent[sender] = size
+        self._selector.register(sender, selectors.EVENT_WRITE, self._send)
+
+    def serve(self, progress: TransferProgress, stop_reader: int) -> None:
+        """Send and receive until all bytes have arrived, or `stop_reader` can be read.
+
+        Args:
+            progress: counts the bytes that have been received.
+            stop_reader: a file descriptor.
 
         Raises:
             OSError: a connection failed.
         """
-        self._selector.register(over, selectors.EVENT_READ)
+        self._selector.register(stop_reader, selectors.EVENT_READ)
         while self._open:
             for key, _events in self._selector.select():
                 if key.data is None:
                     return
-                record["received"] += key.data(key.fileobj)
+                progress.received += key.data(key.fileobj)
+
+    # Each of these handles a socket that is ready, and returns how many bytes it received.
 
     def _accept(self, listener: socket.socket) -> int:
-        receiver = self._stack.enter_context(listener.accept()[0])
+        receiver, _address = listener.accept()
+        self._stack.enter_context(receiver)
         receiver.setblocking(False)
         self._selector.register(receiver, selectors.EVENT_READ, self._receive)
         return 0
 
     def _send(self, sender: socket.socket) -> int:
-        self._left[sender] -= sender.send(self._buffer[: self._left[sender]])
-        if not self._left[sender]:
+        chunk = self._buffer[: self._unsent[sender]]
+        self._unsent[sender] -= sender.send(chunk)
+        if self._unsent[sender] == 0:
             self._selector.unregister(sender)
             sender.shutdown(socket.SHUT_WR)
         return 0
 
     def _receive(self, receiver: socket.socket) -> int:
-        got = receiver.recv_into(self._buffer, CHUNK_BYTES, socket.MSG_TRUNC)  # nothing is copied
-        if not got:
+        # MSG_TRUNC: nothing is copied.
+        received = receiver.recv_into(self._buffer, CHUNK_BYTES, socket.MSG_TRUNC)
+        if received == 0:
             self._selector.unregister(receiver)
             self._open -= 1
-        return got
+        return received

@@ -1,50 +1,88 @@
-"""Leaf-spine fabrics: leaves are bridges that route, spines are routers, and cables have addresses
-of their own.
+"""Configure leaf-spine fabrics: leaves are bridges that route, spines are routers.
+
+Cables have addresses at both ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
-from testbed.network.netlink import neighbour, netlink, set_route, up, write_sysctls
-from testbed.plan.model import Datacenter, Network
+from testbed.network.built import BuiltNetwork
+from testbed.network.mininet_nodes import BRIDGE
+from testbed.network.netlink import (
+    bring_up,
+    interface_index,
+    neighbour,
+    netlink,
+    set_route,
+    write_sysctls,
+)
+from testbed.plan.model import Datacenter, FabricEnd, FabricRoute, Host, LeafSpine, Segment
+
+Cables = list[tuple[FabricEnd, FabricEnd]]  # the near and the far end of each cable of a node
 
 
-class Standing(Protocol):
-    """A network whose nodes and links are there."""
+def configure(
+    network: BuiltNetwork,
+    dc: Datacenter,
+    hosts_by_switch: Mapping[str, Sequence[Host]],
+    sysctls: Mapping[str, object],
+) -> None:
+    """Give leaves, spines and the border router of `dc` addresses, neighbours and routes.
 
-    plan: Network
-
-    def pid(self, node: str) -> int:
-        """A process in the network namespace of `node`."""
-
-
-def configure(network: Standing, dc: Datacenter, sysctls: Mapping[str, object]) -> None:
-    """Give the leaves, spines and the border router of `dc` their addresses, neighbours and
-    routes.
+    Args:
+        network: the network that is built.
+        dc: a datacenter with a fabric.
+        hosts_by_switch: the hosts of each leaf.
+        sysctls: of leaves and spines, with slashes in their names.
     """
-    plan, fabric = network.plan, dc.fabric
-    assert fabric is not None
+    assert dc.fabric is not None
     for segment in dc.segments:
         write_sysctls(network.pid(segment.switch), sysctls)
-        with netlink(network.pid(segment.switch)) as connection:
-            bridge = connection.link_lookup(ifname="br0")[0]
-            connection.link("set", index=bridge, address=segment.gateway_mac)
-            up(connection, "br0", plan, segment.gateway)
-            for host in plan.hosts:
-                if host.switch == segment.switch:
-                    neighbour(connection, bridge, host.address, host.mac)
-    for spine in fabric.spines:
+        _configure_bridge(network, segment, hosts_by_switch.get(segment.switch, []))
+    for spine in dc.fabric.spines:
         write_sysctls(network.pid(spine), sysctls)
-    nodes = {segment.switch for segment in dc.segments} | {*fabric.spines, dc.router}
-    for node in sorted(nodes):
-        with netlink(network.pid(node)) as connection:
-            for cable in fabric.cables:
-                for mine, other in (cable.ends, cable.ends[::-1]):
-                    if mine.node == node:
-                        index = up(connection, mine.interface, plan, mine.address)
-                        neighbour(connection, index, other.address, other.mac)
-            for route in fabric.routes:
-                if route.node == node:
-                    set_route(connection, route.destination, route.via)
+
+    cables = _cables_by_node(dc.fabric)
+    routes = _routes_by_node(dc.fabric)
+    leaves = [segment.switch for segment in dc.segments]
+    for node in sorted([*leaves, *dc.fabric.spines, dc.router]):
+        _configure_cables(network, node, cables.get(node, []), routes.get(node, []))
+
+
+def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host]) -> None:
+    """Make the bridge of a leaf the gateway of its hosts."""
+    with netlink(network.pid(leaf.switch)) as connection:
+        bridge = interface_index(connection, BRIDGE)
+        connection.link("set", index=bridge, address=leaf.gateway_mac)
+        bring_up(connection, BRIDGE, network.plan, leaf.gateway)
+        for host in hosts:
+            neighbour(connection, bridge, host.address, host.mac)
+
+
+def _configure_cables(
+    network: BuiltNetwork, node: str, cables: Cables, routes: Sequence[FabricRoute]
+) -> None:
+    """Bring up the cables of `node` and set its routes over them."""
+    with netlink(network.pid(node)) as connection:
+        for near_end, far_end in cables:
+            index = bring_up(connection, near_end.interface, network.plan, near_end.address)
+            neighbour(connection, index, far_end.address, far_end.mac)
+        for route in routes:
+            set_route(connection, route.destination, route.via)
+
+
+def _cables_by_node(fabric: LeafSpine) -> dict[str, Cables]:
+    cables: dict[str, Cables] = {}
+    for cable in fabric.cables:
+        lower, upper = cable.ends
+        cables.setdefault(lower.node, []).append((lower, upper))
+        cables.setdefault(upper.node, []).append((upper, lower))
+    return cables
+
+
+def _routes_by_node(fabric: LeafSpine) -> dict[str, list[FabricRoute]]:
+    routes: dict[str, list[FabricRoute]] = {}
+    for route in fabric.routes:
+        routes.setdefault(route.node, []).append(route)
+    return routes

@@ -13,7 +13,7 @@ from mininet.log import error, lg, output, setLogLevel
 from mininet.node import Node
 
 from testbed.network import qdiscs
-from testbed.network.build import BuiltNetwork
+from testbed.network.built import BuiltNetwork
 
 NOT_HERE = {"EOF", "exit", "quit", "gterm", "xterm", "x", "dpctl", "switch", "source", "noecho"}
 LISTENING_S = 0.5  # until a new iperf server listens
@@ -21,35 +21,24 @@ IPERF_S = 5
 
 
 class Prompt(CLI):
-    """Carries out lines with `onecmd`. It renames nodes of the network: use it in a process of its
-    own.
+    """Carries out lines with `onecmd`; renames nodes of the network, so use a separate process.
 
     Args:
-        names: nodes by the names that people use; the others keep the names that they have in the
+        network: the network that is built.
+        names: node by the name that people use; other nodes keep the names that they have in the
             kernel.
     """
 
     identchars = CLI.identchars + "-."
 
     def __init__(self, network: BuiltNetwork, names: Mapping[str, str]) -> None:
-        net = network.mininet
-        renamed = {name: net[node] for name, node in names.items()}
-        for name, node in renamed.items():
-            node.name = name
-        net.nameToNode = {node.name: node for node in [*net.hosts, *net.switches]} | renamed
-        hosts = [network.mininet[host.name] for host in network.plan.hosts]
-        net.switches = [node for node in [*net.hosts, *net.switches] if node not in hosts]
-        net.hosts = hosts  # those that pingall and iperf are about
-        for host in network.plan.hosts:
-            interface = net[host.name].nameToIntf[qdiscs.host_interface(host)]
-            interface.ip, interface.prefixLen = str(host.address.ip), host.address.network.prefixlen
-            interface.mac = host.mac
+        _rename_nodes(network, names)
+        _set_addresses(network)
         setLogLevel("output")
         lg.handlers[0].setStream(sys.stdout)
-        never, self._write_end = (
-            os.pipe()
-        )  # Mininet waits for its input, too; nothing is ever typed here
-        super().__init__(net, stdin=os.fdopen(never))
+        # Mininet waits for its input, too; nothing is ever typed here.
+        silent_input, self._write_end = os.pipe()
+        super().__init__(network.mininet, stdin=os.fdopen(silent_input))
 
     @classmethod
     def initReadline(cls) -> None:
@@ -59,58 +48,88 @@ class Prompt(CLI):
         """Nothing: lines come one at a time."""
 
     def default(self, line: str) -> None:
-        """A command on a node; names of hosts in it stand for their addresses."""
+        """Run a command on a node; names of hosts in the command stand for their addresses."""
         name, arguments, _line = self.parseline(line)
-        if name in self.mn and not arguments:
-            error(f"*** {name} needs a command: {name} COMMAND\n")
-        elif name in self.mn:
-            node: Node = self.mn[name]
-            words = [
-                self.mn[word].IP() or word if word in self.mn else word
-                for word in arguments.split(" ")
-            ]
-            node.sendCmd(" ".join(words))
-            self.waitForNode(node)
-        else:
+        if name not in self.mn:
             error(f"*** there is no command or node {name or line!r}: try help, nodes\n")
+            return
+        if not arguments:
+            error(f"*** {name} needs a command: {name} COMMAND\n")
+            return
+
+        words = [self._with_address(word) for word in arguments.split(" ")]
+        node: Node = self.mn[name]
+        node.sendCmd(" ".join(words))
+        self.waitForNode(node)
+
+    def _with_address(self, word: str) -> str:
+        """The address of the node called `word`, if there is such a node with an address."""
+        if word not in self.mn:
+            return word
+        return self.mn[word].IP() or word
 
     def do_iperf(self, line: str) -> None:
-        """Throughput of TCP between two hosts, the first and the last by default: iperf [HOST
-        HOST].
-        """
+        """Throughput of TCP between hosts, else the first and the last: iperf [HOST HOST]."""
         self._iperf(line.split(), [])
 
     def do_iperfudp(self, line: str) -> None:
-        """Throughput of UDP sent at a rate, such as 10M, between two hosts: iperfudp RATE [HOST
-        HOST].
-        """
+        """Throughput of UDP sent at a rate, such as 10M: iperfudp RATE [HOST HOST]."""
         rate, *names = line.split() or ["10M"]
         self._iperf(names, ["-u", "-b", rate])
 
     def _iperf(self, names: list[str], options: list[str]) -> None:
+        """Run iperf between two hosts: those called `names`, or the first and the last."""
         if shutil.which("iperf") is None:
             error("*** iperf is not installed on this machine\n")
             return
-        names = names or [self.mn.hosts[0].name, self.mn.hosts[-1].name]
-        hosts = [self.mn[name] for name in names if name in self.mn]
-        if len(names) != 2 or len(hosts) != 2:
+        if not names:
+            names = [self.mn.hosts[0].name, self.mn.hosts[-1].name]
+        if len(names) != 2 or any(name not in self.mn for name in names):
             error("*** iperf needs two hosts\n")
             return
-        client, server = hosts
-        # Mininet's own way counts lines of the server's report, and waits for ever with iperf 2.1.
+
+        client, server = (self.mn[name] for name in names)
+        # Mininet counts lines of the server's report instead, and hangs with iperf 2.1.
         listener = server.popen(["iperf", "-s", *options[:1]])
         try:
             time.sleep(LISTENING_S)
-            output(
-                client.cmd(f"iperf -c {server.IP()} -t {IPERF_S} {' '.join(options)}").replace(
-                    "\r", ""
-                )
-            )
+            command = f"iperf -c {server.IP()} -t {IPERF_S} {' '.join(options)}"
+            output(client.cmd(command).replace("\r", ""))
         finally:
             listener.terminate()
 
 
+def _rename_nodes(network: BuiltNetwork, names: Mapping[str, str]) -> None:
+    """Give nodes the names that people use, and let Mininet's hosts be those of the plan.
+
+    Mininet's pingall and iperf are about its hosts; routers and the outside plant become switches.
+    """
+    net = network.mininet
+    renamed = {name: net[node] for name, node in names.items()}
+    for name, node in renamed.items():
+        node.name = name
+    net.nameToNode = {node.name: node for node in [*net.hosts, *net.switches]} | renamed
+
+    hosts = [net[host.name] for host in network.plan.hosts]
+    net.switches = [node for node in [*net.hosts, *net.switches] if node not in hosts]
+    net.hosts = hosts
+
+
+def _set_addresses(network: BuiltNetwork) -> None:
+    """Tell Mininet the addresses of hosts, which netlink gave them."""
+    for host in network.plan.hosts:
+        node = network.mininet[host.name]
+        interface = node.nameToIntf[qdiscs.host_interface(host)]
+        interface.ip = str(host.address.ip)
+        interface.prefixLen = host.address.network.prefixlen
+        interface.mac = host.mac
+
+
 def commands() -> list[str]:
     """The commands of the prompt."""
-    names = (name.removeprefix("do_") for name in dir(Prompt) if name.startswith("do_"))
-    return [name for name in names if name not in NOT_HERE]
+    names: list[str] = []
+    for method in dir(Prompt):
+        name = method.removeprefix("do_")
+        if method.startswith("do_") and name not in NOT_HERE:
+            names.append(name)
+    return names

@@ -1,4 +1,4 @@
-"""A network namespace with the /sys that shows it, and the process that holds both."""
+"""A process that keeps a network namespace and the /sys that shows it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,40 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from testbed.core.linux import CLONE_NEWNET, CLONE_NEWNS, MS_PRIVATE, MS_REC
+from testbed.core import linux
 
-CLONE_VM, CLONE_FILES = 0x100, 0x400
 STACK_BYTES = 1 << 16
-ALIGNMENT = 16  # of a stack (System V ABI for x86-64; AArch64 wants the same)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Holder:
-    """A process that sleeps in namespaces of its own.
+class NamespaceProcess:
+    """A process that sleeps in a new network namespace and a new mount namespace.
 
-    It shares this process's memory and files. A fork would have copies of them: 60 ms in a guest,
-    most of them for the page tables, and ten times what the namespaces take.
+    It shares the memory and the open files of the process that starts it. A fork would have copies
+    of them: 60 ms in a guest, most of them for the page tables, and ten times what the namespaces
+    take.
     """
 
     def __init__(self) -> None:
-        """Start it.
+        """Start the process.
 
         Raises:
             OSError: the namespaces cannot be made.
         """
         self._stack = ctypes.create_string_buffer(STACK_BYTES)
-        with _return_to_namespaces(), _deaf():
-            _check(_libc.unshare(CLONE_NEWNET | CLONE_NEWNS))
-            _check(_libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
-            _check(_libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None))
-            self.pid = self._clone()
+        try:
+            self.pid = self._start()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            text = f"a network namespace cannot be made: {reason}"
+            raise OSError(error.errno, text) from error
 
-    def _clone(self) -> int:
-        top = (ctypes.addressof(self._stack) + STACK_BYTES) // ALIGNMENT * ALIGNMENT
-        function, flags = (
-            ctypes.cast(_libc.pause, ctypes.c_void_p),
-            CLONE_VM | CLONE_FILES | signal.SIGCHLD,
-        )
-        pid = int(_libc.clone(function, ctypes.c_void_p(top), flags, None))
-        _check(min(pid, 0))
-        return pid
+    def _start(self) -> int:
+        with _return_to_namespaces(), _signals_blocked():
+            linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWNS)
+            linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+            linux.mount("sysfs", "/sys", "sysfs")
+            flags = linux.CLONE_VM | linux.CLONE_FILES | signal.SIGCHLD
+            return linux.clone_paused(self._stack, flags)
 
     def end(self) -> None:
         """End the process, and with it what lived in its namespaces alone."""
@@ -54,38 +51,32 @@ class Holder:
 
 @contextmanager
 def _return_to_namespaces() -> Iterator[None]:
-    """This thread's network, mounts, root and folder are what they were after the block."""
-    places = [os.open(name, os.O_RDONLY) for name in ("/", ".")]
-    own = [os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY) for kind in ("net", "mnt")]
+    """Restore this thread's network, mounts, root and working folder after the block."""
+    root, folder = [os.open(name, os.O_RDONLY) for name in ("/", ".")]
+    namespaces = [os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY) for kind in ("net", "mnt")]
     try:
         try:
             yield
         finally:
-            for namespace in own:
-                _check(_libc.setns(namespace, 0))
-            os.fchdir(
-                places[0]
-            )  # entering a mount namespace leaves the root for the namespace's own
+            for namespace in namespaces:
+                linux.setns(namespace)
+            # Entering a mount namespace leaves the root for the namespace's own.
+            os.fchdir(root)
             os.chroot(".")
-            os.fchdir(places[1])
+            os.fchdir(folder)
     finally:
-        for place in (*places, *own):
-            os.close(place)
+        for opened in (root, folder, *namespaces):
+            os.close(opened)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """What is started in the block hears no signal that can be blocked: it would run this process's
-    handlers.
+def _signals_blocked() -> Iterator[None]:
+    """Block every signal that can be blocked, for this thread and for what is started in the block.
+
+    A signal would run this process's handlers in a process that shares its memory.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, f"a network namespace cannot be made: {os.strerror(errno)}")

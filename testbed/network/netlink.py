@@ -7,7 +7,6 @@ links need: nanoseconds, 64-bit rates, seeds, loss models and delay distribution
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
@@ -22,32 +21,29 @@ from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl import TC_H_ROOT
 from pyroute2.netlink.rtnl.tcmsg import plugins
 
+from testbed.core import linux
 from testbed.plan.model import Network
 
-CLONE_NEWNET = 0x40000000
-CLONE_NEWUTS = 0x04000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, call: str) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), call)
+NUD_PERMANENT = 0x80  # linux/neighbour.h
+MAX_U32 = 2**32 - 1
+# Not in every kernel: the seed is of Linux 6.11 and later, and IPv6 may be left out.
+OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disable_ipv6")
 
 
 @contextmanager
 def inside_netns(pid: int) -> Iterator[None]:
-    """This thread is in the network namespace of process `pid` within the block."""
+    """Put this thread into the network namespace of process `pid` within the block."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
         try:
-            _check(_libc.setns(other, CLONE_NEWNET), "setns")
+            linux.setns(other, linux.CLONE_NEWNET)
         finally:
             os.close(other)
         try:
             yield
         finally:
-            _check(_libc.setns(own, CLONE_NEWNET), "setns")
+            linux.setns(own, linux.CLONE_NEWNET)
     finally:
         os.close(own)
 
@@ -64,23 +60,23 @@ def netlink(pid: int) -> Iterator[IPRoute]:
 
 
 def enter_node(pid: int, hostname: str) -> None:
-    """Move this process, which must have one thread, into network, mounts and root of process
-    `pid`; for good.
+    """Move this process for good into network, mounts and root of process `pid`.
+
+    Args:
+        pid: a process in the namespaces of a node.
+        hostname: what the calling process, which must have one thread, sees as its host's name.
     """
     root = os.open(f"/proc/{pid}/root", os.O_RDONLY)
     for kind in ("net", "mnt"):
-        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
-        _check(_libc.setns(fd, 0), "setns")
-        os.close(fd)
-    os.fchdir(root)  # entering a mount namespace leaves the root for the namespace's own
+        namespace = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+        linux.setns(namespace)
+        os.close(namespace)
+    # Entering a mount namespace leaves the root for the namespace's own.
+    os.fchdir(root)
     os.chroot(".")
     os.close(root)
-    _check(_libc.unshare(CLONE_NEWUTS), "unshare")
+    linux.unshare(linux.CLONE_NEWUTS)
     socket.sethostname(hostname)
-
-
-# Not in every kernel: the seed is of Linux 6.11 and later, and IPv6 may be left out.
-OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disable_ipv6")
 
 
 def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
@@ -92,46 +88,57 @@ def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
                 path.write_text(str(value))
 
 
-def read_sysctls(pid: int, names: list[str]) -> dict[str, str]:
-    """Values of sysctls of the network namespace of process `pid`, with single blanks."""
-    with inside_netns(pid):
-        return {name: " ".join(Path("/proc/sys", name).read_text().split()) for name in names}
+def interface_index(connection: IPRoute, interface: str) -> int:
+    """The index of the interface called `interface`."""
+    return int(connection.link_lookup(ifname=interface)[0])
 
 
-def up(connection: IPRoute, interface: str, plan: Network, address: IPv4Interface) -> int:
-    """Bring an interface up, with its address, the plan's MTU and segmentation offload; its
-    index.
+def bring_up(connection: IPRoute, interface: str, plan: Network, address: IPv4Interface) -> int:
+    """Bring an interface up, with its address, the plan's MTU and segmentation offload.
+
+    Args:
+        connection: in the namespace of the interface.
+        interface: name of the interface.
+        plan: the network, for MTU and offload.
+        address: of the interface, with the prefix of its subnet.
+
+    Returns:
+        The index of the interface.
     """
-    index = int(connection.link_lookup(ifname=interface)[0])
-    connection.link(
-        "set", index=index, mtu=plan.mtu, gso_max_segs=plan.tcp.packets_per_skb, state="up"
-    )
-    connection.addr(
-        "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
-    )
+    index = interface_index(connection, interface)
+    packets_per_skb = plan.tcp.packets_per_skb
+    connection.link("set", index=index, mtu=plan.mtu, gso_max_segs=packets_per_skb, state="up")
+    prefix = address.network.prefixlen
+    connection.addr("add", index=index, address=str(address.ip), prefixlen=prefix)
     return index
 
 
 def neighbour(connection: IPRoute, index: int, address: IPv4Interface, mac: str) -> None:
-    """A permanent entry: no packet of a measurement waits for ARP."""
-    connection.neigh("add", dst=str(address.ip), lladdr=mac, ifindex=index, state=0x80)
+    """Add a permanent entry, so that no packet of a measurement waits for ARP.
+
+    Args:
+        connection: in the namespace of the interface.
+        index: of the interface.
+        address: of the neighbour.
+        mac: hardware address of the neighbour.
+    """
+    ip = str(address.ip)
+    connection.neigh("add", dst=ip, lladdr=mac, ifindex=index, state=NUD_PERMANENT)
 
 
 def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4Address]) -> None:
-    """A route with one next hop, or several that share the traffic; in the place of the one that is
-    there.
+    """Add or replace the route to a subnet.
+
+    Args:
+        connection: in the namespace of the node.
+        destination: the subnet.
+        via: next hops; several share the traffic.
     """
     if len(via) == 1:
         connection.route("replace", dst=str(destination), gateway=str(via[0]))
-    else:
-        connection.route(
-            "replace",
-            dst=str(destination),
-            multipath=[{"gateway": str(address)} for address in via],
-        )
-
-
-MAX_U32 = 2**32 - 1
+        return
+    next_hops = [{"gateway": str(address)} for address in via]
+    connection.route("replace", dst=str(destination), multipath=next_hops)
 
 
 def probability_u32(p: float) -> int:
@@ -150,47 +157,16 @@ class NetemPlugin:
     parent = TC_H_ROOT
 
     @staticmethod
-    def get_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         """The message of one qdisc (struct tc_netem_qopt and its attributes)."""
-        attributes: list[list[Any]] = []
-        # In a change, the kernel keeps what an attribute that is left out had: a rate and
-        # corruption are always sent.
-        rate = given.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
-        fields = {
-            "rate": min(rate, MAX_U32),
-            "packet_overhead": 0,
-            "cell_size": 0,
-            "cell_overhead": 0,
-        }
-        attributes.append(["TCA_NETEM_RATE", fields])
-        if rate > MAX_U32:
-            attributes.append(["TCA_NETEM_RATE64", rate])
-        attributes.append(["TCA_NETEM_LATENCY64", given.get("latency", 0)])
-        attributes.append(["TCA_NETEM_JITTER64", given.get("jitter", 0)])
-        attributes.append(
-            ["TCA_NETEM_CORRUPT", {"prob_corrupt": given.get("corrupt", 0), "corr_corrupt": 0}]
-        )
-        if given.get("gilbert_elliott"):
-            p, r, h, k1 = given["gilbert_elliott"]
-            attributes.append(
-                [
-                    "TCA_NETEM_LOSS",
-                    {"attrs": [["NETEM_LOSS_GE", {"p": p, "r": r, "h": h, "k1": k1}]]},
-                ]
-            )
-        if given.get("distribution"):
-            table = given["distribution"]
-            attributes.append(["TCA_NETEM_DELAY_DIST", struct.pack(f"{len(table)}h", *table)])
-        if given.get("seed") is not None:
-            attributes.append(["TCA_NETEM_PRNG_SEED", given["seed"]])
         return {
             "delay": 0,
             "jitter": 0,
             "gap": 0,
-            "limit": given["limit"],
-            "loss": given.get("loss", 0),
-            "duplicate": given.get("duplicate", 0),
-            "attrs": attributes,
+            "limit": parameters["limit"],
+            "loss": parameters.get("loss", 0),
+            "duplicate": parameters.get("duplicate", 0),
+            "attrs": _netem_attributes(parameters),
         }
 
     class options(nla):  # pyroute2 looks this name up
@@ -250,6 +226,44 @@ class NetemPlugin:
                 """struct tc_netem_gemodel."""
 
                 fields = (("p", "I"), ("r", "I"), ("h", "I"), ("k1", "I"))
+
+
+def _netem_attributes(parameters: dict[str, Any]) -> list[list[Any]]:
+    """Names and values of the attributes that stand behind struct tc_netem_qopt.
+
+    In a change, the kernel keeps what an attribute that is left out had: a rate and corruption are
+    always sent.
+    """
+    rate = parameters.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
+    rate_fields = {
+        "rate": min(rate, MAX_U32),
+        "packet_overhead": 0,
+        "cell_size": 0,
+        "cell_overhead": 0,
+    }
+    attributes: list[list[Any]] = [["TCA_NETEM_RATE", rate_fields]]
+    if rate > MAX_U32:
+        attributes.append(["TCA_NETEM_RATE64", rate])
+
+    attributes.append(["TCA_NETEM_LATENCY64", parameters.get("latency", 0)])
+    attributes.append(["TCA_NETEM_JITTER64", parameters.get("jitter", 0)])
+
+    corrupt_fields = {"prob_corrupt": parameters.get("corrupt", 0), "corr_corrupt": 0}
+    attributes.append(["TCA_NETEM_CORRUPT", corrupt_fields])
+
+    chain = parameters.get("gilbert_elliott")
+    if chain:
+        chain_fields = dict(zip(("p", "r", "h", "k1"), chain, strict=True))
+        attributes.append(["TCA_NETEM_LOSS", {"attrs": [["NETEM_LOSS_GE", chain_fields]]}])
+
+    table = parameters.get("distribution")
+    if table:
+        attributes.append(["TCA_NETEM_DELAY_DIST", struct.pack(f"{len(table)}h", *table)])
+
+    seed = parameters.get("seed")
+    if seed is not None:
+        attributes.append(["TCA_NETEM_PRNG_SEED", seed])
+    return attributes
 
 
 plugins["netem"] = NetemPlugin

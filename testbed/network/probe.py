@@ -1,6 +1,4 @@
-"""UDP from one border router straight to the other across their WAN link: what the link does to
-packets, one by one.
-"""
+"""Measure what a WAN link does to packets, with UDP from one border router to the other."""
 
 from __future__ import annotations
 
@@ -9,23 +7,55 @@ import struct
 import time
 from dataclasses import dataclass
 
-from testbed.network.build import BuiltNetwork
+from testbed.network.built import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.network.timers import exact_timers
-from testbed.plan.model import Direction, WanLink
+from testbed.plan.model import Direction, Network, WanLink
 
-ETHERNET, HEADERS = 14, 28  # bytes: Ethernet's, and those of IPv4 and UDP
+ETHERNET = 14  # bytes
+HEADERS = 28  # bytes: those of IPv4 and UDP
 PORT = 5201
 RECEIVE_BUFFER = 256 * 2**20
 SO_RCVBUFFORCE, SO_TIMESTAMPNS, UDP_SEGMENT = 33, 35, 103
 LARGEST_DATAGRAM = 65_000
+DROP_TAIL_SHARE = 2  # half of the queue is filled at once
 MANAGED_SHARE = 12  # RED leaves a queue alone up to a sixth of its length
+BIT_NS_PER_BYTE_S = 8 * 10**9
+LAST_WAIT_NS = 10**8  # for packets that are late
 
 
 @dataclass(frozen=True)
-class Flow:
-    """What arrived: for each of `sent` packets that did, when the kernel got it (ns), by its
-    number.
+class ProbeSchedule:
+    """How packets are sent over a direction of a WAN link.
+
+    Attributes:
+        packets: number of packets in all.
+        payload: bytes of a packet's UDP data.
+        portion: packets that are sent without a pause.
+        together: packets of a portion that one system call hands over.
+        pause_ns: from the beginning of a portion to the beginning of the next.
+    """
+
+    packets: int
+    payload: int
+    portion: int
+    together: int
+    pause_ns: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a packet on the wire."""
+        return self.payload + HEADERS + ETHERNET
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The packets that arrived.
+
+    Attributes:
+        sent: number of packets that were sent.
+        frame_bytes: bytes of a packet on the wire.
+        arrivals: when the kernel got a packet, in ns, by the packet's number.
     """
 
     sent: int
@@ -34,94 +64,128 @@ class Flow:
 
     @property
     def lost(self) -> int:
-        """Packets that did not arrive."""
+        """Number of packets that did not arrive."""
         return self.sent - len(self.arrivals)
 
     @property
     def span_ns(self) -> int:
         """From the first arrival to the last."""
+        if not self.arrivals:
+            return 0
         times = self.arrivals.values()
-        return max(times, default=0) - min(times, default=0)
+        return max(times) - min(times)
 
     @property
     def rate_bps(self) -> float | None:
-        """Rate on the wire: the bits sent after the packets of the first arrival, by the time that
-        they took.
+        """Rate on the wire of what was sent after the packets of the first arrival.
 
-        Packets that were lost on the way count, because they took up the transmitter as well.
+        Packets that were lost on the way count, because they took up the transmitter as well. None
+        if all packets arrived at the same time, or none did.
         """
         if self.span_ns <= 0:
             return None
-        first = min(self.arrivals.values())
-        begin = max(number for number, time_ns in self.arrivals.items() if time_ns == first)
-        return (max(self.arrivals) - begin) * self.frame_bytes * 8 * 1e9 / self.span_ns
+        first_ns = min(self.arrivals.values())
+        first_numbers = [number for number, at_ns in self.arrivals.items() if at_ns == first_ns]
+        packets = max(self.arrivals) - max(first_numbers)
+        return packets * self.frame_bytes * 8 * 1e9 / self.span_ns
 
 
-def send(
+def send_probe(
     network: BuiltNetwork,
     link: WanLink,
-    way: Direction,
+    direction: Direction,
     *,
     packets: int,
     payload: int,
     least_pause_ns: int,
-) -> Flow:
-    """Send `packets` datagrams of `payload` bytes over one direction of a WAN link.
+) -> ProbeResult:
+    """Send datagrams over one direction of a WAN link.
 
     They fill half of the bottleneck's queue at once, then follow at its rate in portions of half
-    the queue, so that it never runs empty or over. Where a portion takes less than
-    `least_pause_ns`, which a sleep cannot keep to, a single burst of at most the whole queue is
-    sent.
+    the queue, so that the queue never runs empty or over.
+
+    Args:
+        network: the network that is built.
+        link: the WAN link.
+        direction: one of the link's directions.
+        packets: number of datagrams.
+        payload: bytes of each.
+        least_pause_ns: the shortest pause that a sleep can keep to; where a portion takes less, a
+            single burst of at most the whole queue is sent.
     """
     plan = network.plan
-    back = next(d for d in link.directions if d is not way)
-    together = max(1, min(plan.tcp.packets_per_skb, LARGEST_DATAGRAM // payload))
-    frame = payload + HEADERS + ETHERNET
-    share = 2 if way.bottleneck.discipline == "drop-tail" else MANAGED_SHARE
-    portion = max(1, way.bottleneck.queue_packets // plan.tcp.packets_per_skb // share) * together
-    pause_ns = portion * frame * 8 * 10**9 // way.bottleneck.rate_bps
-    if pause_ns < least_pause_ns:
-        packets = portion = min(packets, 2 * portion)
-    with (
-        _socket(network.pid(plan.datacenter(way.source).router)) as sender,
-        _socket(network.pid(plan.datacenter(way.target).router)) as receiver,
-    ):
+    opposite = next(d for d in link.directions if d is not direction)
+    schedule = _schedule(plan, direction, packets, payload, least_pause_ns)
+    source_pid = network.pid(plan.datacenter(direction.source).router)
+    target_pid = network.pid(plan.datacenter(direction.target).router)
+    address = (str(opposite.address.ip), PORT)
+    with _udp_socket(source_pid) as sender, _udp_socket(target_pid) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         receiver.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        receiver.bind((str(back.address.ip), PORT))
-        sender.bind((str(way.address.ip), 0))
-        sender.connect((str(back.address.ip), PORT))
+        receiver.bind(address)
+        sender.bind((str(direction.address.ip), 0))
+        sender.connect(address)
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, payload)
-        _send_portions(sender, packets, payload, portion, together, pause_ns)
-        rest = way.fibre.delay_ns + 4 * way.fibre.jitter_ns + 2 * pause_ns + 10**8
-        return Flow(packets, frame, _receive(receiver, packets, timeout_s=rest / 1e9))
+        _send_portions(sender, schedule)
+
+        fibre = direction.fibre
+        wait_ns = fibre.delay_ns + 4 * fibre.jitter_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
+        arrivals = _receive(receiver, schedule.packets, timeout_s=wait_ns / 1e9)
+    return ProbeResult(schedule.packets, schedule.frame_bytes, arrivals)
 
 
-def _socket(pid: int) -> socket.socket:
+def _schedule(
+    plan: Network, direction: Direction, packets: int, payload: int, least_pause_ns: int
+) -> ProbeSchedule:
+    """The schedule of `send_probe`."""
+    bottleneck = direction.bottleneck
+    packets_per_skb = plan.tcp.packets_per_skb
+    share = DROP_TAIL_SHARE if bottleneck.discipline == "drop-tail" else MANAGED_SHARE
+    together = max(1, min(packets_per_skb, LARGEST_DATAGRAM // payload))
+    portion = max(1, bottleneck.queue_packets // packets_per_skb // share) * together
+
+    frame_bytes = payload + HEADERS + ETHERNET
+    pause_ns = portion * frame_bytes * BIT_NS_PER_BYTE_S // bottleneck.rate_bps
+    if pause_ns < least_pause_ns:
+        packets = min(packets, 2 * portion)
+        portion = packets
+    return ProbeSchedule(packets, payload, portion, together, pause_ns)
+
+
+def _udp_socket(pid: int) -> socket.socket:
+    """A UDP socket in the network namespace of process `pid`."""
     with inside_netns(pid):
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
-def _send_portions(
-    sender: socket.socket, packets: int, payload: int, portion: int, together: int, pause_ns: int
-) -> None:
+def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
+    """Send all packets; each begins with its number."""
     exact_timers()
-    filling = bytes(payload - 4)
-    begin, number, portions = time.monotonic_ns(), 0, 0
-    while number < packets:
-        end = min(packets, number + portion)
+    filling = bytes(schedule.payload - 4)
+    begin_ns = time.monotonic_ns()
+    number = 0
+    portions = 0
+    while number < schedule.packets:
+        end = min(schedule.packets, number + schedule.portion)
         while number < end:
-            last = min(end, number + together)
-            sender.send(b"".join(struct.pack("!I", n) + filling for n in range(number, last)))
+            last = min(end, number + schedule.together)
+            datagrams = [struct.pack("!I", n) + filling for n in range(number, last)]
+            sender.send(b"".join(datagrams))
             number = last
-        wait_ns = begin + portions * pause_ns - time.monotonic_ns()
+        wait_ns = begin_ns + portions * schedule.pause_ns - time.monotonic_ns()
         portions += 1
-        if number < packets and wait_ns > 0:
+        if number < schedule.packets and wait_ns > 0:
             time.sleep(wait_ns / 1e9)
 
 
 def _receive(receiver: socket.socket, packets: int, *, timeout_s: float) -> dict[int, int]:
-    """The packets that have come, and those that come until none has for `timeout_s`."""
+    """When packets arrived in ns, by their numbers.
+
+    Args:
+        receiver: stamps packets with the time of their arrival.
+        packets: number of packets to wait for.
+        timeout_s: how long to wait for the next packet.
+    """
     receiver.settimeout(timeout_s)
     arrivals: dict[int, int] = {}
     while len(arrivals) < packets:
@@ -129,6 +193,8 @@ def _receive(receiver: socket.socket, packets: int, *, timeout_s: float) -> dict
             data, control, _flags, _sender = receiver.recvmsg(4, 64)
         except TimeoutError:
             break
-        seconds, nanoseconds = struct.unpack("qq", control[0][2])
-        arrivals.setdefault(int.from_bytes(data, "big"), seconds * 10**9 + nanoseconds)
+        _level, _type, timestamp = control[0]
+        seconds, nanoseconds = struct.unpack("qq", timestamp)
+        number = int.from_bytes(data, "big")
+        arrivals.setdefault(number, seconds * 10**9 + nanoseconds)
     return arrivals

@@ -22,6 +22,7 @@ in it, and the fibre serialises once more at the same rate (`testbed.network.aqm
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,23 +31,26 @@ from pyroute2 import IPRoute
 
 from testbed.core.errors import RunError
 from testbed.network import aqm
-from testbed.network.aqm import Managed
-from testbed.network.netlink import probability_u32
-from testbed.plan.model import Bottleneck, Direction, Host, Network, WanLink
+from testbed.network.aqm import ManagedQueue
+from testbed.network.netlink import interface_index, probability_u32
+from testbed.plan.model import Bottleneck, Direction, FabricCable, Fibre, Host, Network, WanLink
 
+OUTSIDE_PLANT = "wan"  # the node that all WAN links lead through
 ETHERNET_BYTES = 14
+ROOT_HANDLE = 0x10000
 UNLIMITED = 2**31 - 1  # packets: a limit that memory reaches first
 TABLE_UNIT = 8192  # NETEM_DIST_SCALE
-IN_ORDER_RATE = (
-    50 * 10**12
-)  # byte/s: with any rate netem keeps the order of packets, at this one it adds < 0.2 ns
+# byte/s: with any rate netem keeps the order of packets; this one adds less than 0.2 ns to each.
+IN_ORDER_RATE = 50 * 10**12
 DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path("/usr/share/tc"))
+CERTAIN = probability_u32(1)
 
 
 @dataclass(frozen=True)
 class Netem:
-    """Parameters of one netem qdisc as the kernel keeps them. Fields as in
-    `testbed.network.netlink.NetemPlugin`.
+    """Parameters of one netem qdisc as the kernel keeps them.
+
+    Fields are those of `testbed.network.netlink.NetemPlugin`.
     """
 
     limit: int
@@ -58,16 +62,16 @@ class Netem:
     duplicate: int = 0
     corrupt: int = 0
     seed: int | None = None
-    distribution: tuple[int, ...] | None = None  # the kernel does not tell it back
+    distribution: tuple[int, ...] | None = None  # the kernel does not report its table
 
 
 @dataclass(frozen=True)
-class Port:
-    """An interface of a node and what is at its root, for what the node sends there."""
+class ShapedPort:
+    """An interface of a node, and the qdisc at its root that shapes what the node sends there."""
 
     node: str
     interface: str
-    qdisc: Netem | Managed
+    qdisc: Netem | ManagedQueue
 
 
 def wan_interface(router: str, index: int) -> str:
@@ -81,10 +85,18 @@ def lan_interface(router: str) -> str:
 
 
 def plant_interface(index: int, end: str) -> str:
-    """Name of the outside plant's interface on WAN link `index` towards its end `a` (forward's
-    source) or `b`.
+    """Name of the outside plant's interface on a WAN link.
+
+    Args:
+        index: of the link.
+        end: `a`, towards the source of the link's forward direction, or `b`.
     """
     return f"w{index}{end}"
+
+
+def uplink_interface(switch: str) -> str:
+    """Name of the port of a datacenter's only switch towards the border router."""
+    return f"{switch}-up"
 
 
 def switch_interface(host: Host) -> str:
@@ -92,68 +104,90 @@ def switch_interface(host: Host) -> str:
     return f"{host.node}-sw"
 
 
-def is_bridged(interface: str) -> bool:
-    """Whether a switch's interface is a port of its bridge: those towards hosts and the border
-    router are.
-    """
-    return interface.endswith(("-sw", "-up"))
-
-
 def host_interface(host: Host) -> str:
     """Name of the host's only interface."""
     return f"{host.node}-eth0"
 
 
-def ports(network: Network) -> list[Port]:
-    """Every shaped port of the network."""
-    found = []
+def is_bridged(interface: str) -> bool:
+    """Whether a switch's interface is on its bridge: those to hosts and the border router are."""
+    return interface.endswith(("-sw", "-up"))
+
+
+def ports(network: Network) -> list[ShapedPort]:
+    """Every shaped port of the network: of hosts, then of fabrics, then of WAN links."""
+    shaped: list[ShapedPort] = []
     for host in network.hosts:
-        loss = probability_u32(host.silent)
-        up = replace(
-            _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed), loss=loss
-        )
-        found.append(Port(host.node, host_interface(host), up))
-        found.append(
-            Port(
-                host.switch, switch_interface(host), replace(_bottleneck(host.nic_down), loss=loss)
-            )
-        )
-    for cable in (cable for dc in network.datacenters if dc.fabric for cable in dc.fabric.cables):
-        transmitter = _bottleneck(
-            cable.port,
-            latency=cable.delay_ns,
-            seed=cable.seed,
-            packets_per_skb=network.tcp.packets_per_skb,
-        )
-        found += [Port(end.node, end.interface, transmitter) for end in cable.ends]
+        shaped.extend(_nic_ports(host))
+    for cable in network.all_fabric_cables():
+        shaped.extend(_cable_ports(network, cable))
     for link in network.wan:
-        for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
-            router = network.datacenter(direction.source).router
-            found.append(
-                Port(
-                    router,
-                    wan_interface(router, link.index),
-                    _wan_transmitter(network, link, direction),
-                )
-            )
-            found.append(Port("wan", plant_interface(link.index, far_end), _fibre(direction)))
-    return found
+        shaped.extend(_wan_link_ports(network, link))
+    return shaped
 
 
-def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> Netem | Managed:
+def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
+    """Every shaped port of the network, by its node."""
+    by_node: dict[str, list[ShapedPort]] = {}
+    for port in ports(network):
+        by_node.setdefault(port.node, []).append(port)
+    return by_node
+
+
+def _nic_ports(host: Host) -> Iterator[ShapedPort]:
+    """A host's interface, and the switch port towards the host."""
+    loss = CERTAIN if host.silent else 0
+    sending = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
+    receiving = _bottleneck(host.nic_down)
+    yield ShapedPort(host.node, host_interface(host), replace(sending, loss=loss))
+    yield ShapedPort(host.switch, switch_interface(host), replace(receiving, loss=loss))
+
+
+def _cable_ports(network: Network, cable: FabricCable) -> Iterator[ShapedPort]:
+    """Both ends of a cable of a fabric."""
+    transmitter = _bottleneck(
+        cable.port,
+        latency=cable.delay_ns,
+        seed=cable.seed,
+        packets_per_skb=network.tcp.packets_per_skb,
+    )
+    for end in cable.ends:
+        yield ShapedPort(end.node, end.interface, transmitter)
+
+
+def _wan_link_ports(network: Network, link: WanLink) -> Iterator[ShapedPort]:
+    """The bottleneck at each border router, and each fibre where it leaves the outside plant."""
+    for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
+        router = network.datacenter(direction.source).router
+        transmitter = _wan_transmitter(network, link, direction)
+        yield ShapedPort(router, wan_interface(router, link.index), transmitter)
+
+        plant_port = plant_interface(link.index, far_end)
+        yield ShapedPort(OUTSIDE_PLANT, plant_port, _fibre(direction))
+
+
+def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> Netem | ManagedQueue:
+    """The qdisc of the border router that sends into `direction` of `link`."""
     bottleneck = direction.bottleneck
     if bottleneck.discipline == "drop-tail":
         return _bottleneck(bottleneck, packets_per_skb=network.tcp.packets_per_skb)
-    rate, frame, ecn = bottleneck.rate_bps // 8, network.mtu + ETHERNET_BYTES, bottleneck.ecn
+
+    rate_bytes = bottleneck.rate_bps // 8
+    frame = network.mtu + ETHERNET_BYTES
+    packets = bottleneck.queue_packets
+    queue: aqm.Red | aqm.FqCodel
     if bottleneck.discipline == "red":
-        return Managed(rate, frame, aqm.red(bottleneck.queue_packets * frame, rate, frame, ecn=ecn))
-    rtt = sum(way.fibre.delay_ns for way in link.directions)
-    return Managed(rate, frame, aqm.fq_codel(bottleneck.queue_packets, rtt, frame, ecn=ecn))
+        queue = aqm.red(packets * frame, rate_bytes, frame, ecn=bottleneck.ecn)
+    else:
+        rtt_ns = link.forward.fibre.delay_ns + link.backward.fibre.delay_ns
+        queue = aqm.fq_codel(packets, rtt_ns, frame, ecn=bottleneck.ecn)
+    return ManagedQueue(rate_bytes, frame, queue)
 
 
 def _bottleneck(
     bottleneck: Bottleneck, *, latency: int = 0, seed: int | None = None, packets_per_skb: int = 1
 ) -> Netem:
+    """A drop-tail queue; `latency` in ns is that of the cable behind the transmitter."""
     # netem's limit counts skbs. With offload it is reached early rather than late, and the run is
     # marked if it is.
     limit = max(1, bottleneck.queue_packets // packets_per_skb)
@@ -161,34 +195,29 @@ def _bottleneck(
 
 
 def _fibre_rate(direction: Direction) -> int:
-    """byte/s at which the fibre serialises; 0: not at all, and so packets may overtake each
-    other.
-    """
-    jitters = direction.fibre.jitter_ns > 0
-    if jitters and direction.fibre.reorder:
+    """byte/s at which the fibre serialises; 0: not at all, so that packets may overtake others."""
+    has_jitter = direction.fibre.jitter_ns > 0
+    if has_jitter and direction.fibre.reorder:
         return 0
     if direction.bottleneck.discipline != "drop-tail":
         return direction.bottleneck.rate_bps // 8
-    return IN_ORDER_RATE if jitters else 0
+    if has_jitter:
+        return IN_ORDER_RATE
+    return 0
 
 
 def _fibre(direction: Direction) -> Netem:
-    fibre, loss = direction.fibre, direction.fibre.loss
-    burst = loss.model == "gilbert-elliott"
-    chain = tuple(
-        probability_u32(value) for value in (loss.p, loss.r, loss.one_minus_h, loss.one_minus_k)
-    )
-    table = _distribution(fibre.distribution) if fibre.jitter_ns else None
-    latency, jitter = _scaled(fibre.delay_ns, fibre.jitter_ns, table)
+    """The qdisc of a fibre."""
+    fibre = direction.fibre
+    table = _distribution_table(fibre.distribution) if fibre.jitter_ns else None
+    latency, jitter = _latency_and_jitter(fibre.delay_ns, fibre.jitter_ns, table)
     return Netem(
         limit=UNLIMITED,
         rate_bytes=_fibre_rate(direction),
         latency=latency,
         jitter=jitter,
-        loss=probability_u32(1 if fibre.cut else 0 if burst else loss.p),
-        gilbert_elliott=(chain[0], chain[1], chain[2], chain[3])
-        if burst and not fibre.cut
-        else None,
+        loss=_independent_loss(fibre),
+        gilbert_elliott=_gilbert_elliott(fibre),
         duplicate=probability_u32(fibre.duplicate),
         corrupt=probability_u32(fibre.corrupt),
         seed=fibre.seed,
@@ -196,115 +225,203 @@ def _fibre(direction: Direction) -> Netem:
     )
 
 
-def _scaled(mean: int, deviation: int, table: tuple[int, ...] | None) -> tuple[int, int]:
-    """netem's latency and jitter in ns for delays with this mean and deviation.
+def _independent_loss(fibre: Fibre) -> int:
+    if fibre.cut:
+        return CERTAIN
+    if fibre.loss.model == "gilbert-elliott":
+        return 0
+    return probability_u32(fibre.loss.p)
+
+
+def _gilbert_elliott(fibre: Fibre) -> tuple[int, int, int, int] | None:
+    """netem's p, r, 1 - h and 1 - k of bursty losses."""
+    loss = fibre.loss
+    if fibre.cut or loss.model != "gilbert-elliott":
+        return None
+    return (
+        probability_u32(loss.p),
+        probability_u32(loss.r),
+        probability_u32(loss.one_minus_h),
+        probability_u32(loss.one_minus_k),
+    )
+
+
+def _latency_and_jitter(
+    mean_ns: int, deviation_ns: int, table: tuple[int, ...] | None
+) -> tuple[int, int]:
+    """netem's latency and jitter in ns for delays with a mean and a deviation.
 
     netem adds jitter x number / 8192 to the latency. The numbers of iproute2's tables are not
     centred, and as they end at 4 deviations their own deviation is not 1 (pareto: 0.83).
+
+    Args:
+        mean_ns: mean of the delays.
+        deviation_ns: standard deviation of the delays; without a table, their largest deviation.
+        table: numbers of the delays' distribution; None: uniform.
     """
     if table is None:
-        return mean, deviation
-    centre, spread = statistics.fmean(table) / TABLE_UNIT, statistics.pstdev(table) / TABLE_UNIT
-    jitter = round(deviation / spread)
-    return max(0, round(mean - jitter * centre)), jitter
+        return mean_ns, deviation_ns
+    centre = statistics.fmean(table) / TABLE_UNIT
+    spread = statistics.pstdev(table) / TABLE_UNIT
+    jitter = round(deviation_ns / spread)
+    latency = max(0, round(mean_ns - jitter * centre))
+    return latency, jitter
 
 
-def _distribution(name: str) -> tuple[int, ...] | None:
-    """A table of iproute2 (normal, pareto, ...) or of a file, as netem's fixed-point numbers; None
-    for uniform.
+def _distribution_table(name: str) -> tuple[int, ...] | None:
+    """The table of a delay distribution as netem's fixed-point numbers; None for uniform.
+
+    Args:
+        name: of a table of iproute2 (normal, pareto, ...), or the path of a file.
+
+    Raises:
+        RunError: there is no such table.
     """
     if name == "uniform":
         return None
-    places = [Path(name), *(folder / f"{name}.dist" for folder in DISTRIBUTIONS)]
-    for place in places:
-        if place.is_file():
-            lines = (line.split("#")[0] for line in place.read_text().splitlines())
-            return tuple(int(number) for line in lines for number in line.split())
-    raise RunError(
-        f"no table for the delay distribution {name!r}: looked for {', '.join(map(str, places))}"
-    )
+
+    candidates = [Path(name)]
+    for folder in DISTRIBUTIONS:
+        candidates.append(folder / f"{name}.dist")
+
+    for path in candidates:
+        if path.is_file():
+            return _read_table(path)
+    searched = ", ".join(str(path) for path in candidates)
+    raise RunError(f"no table for the delay distribution {name!r}: looked for {searched}")
 
 
-def loses(port: Port) -> bool:
+def _read_table(path: Path) -> tuple[int, ...]:
+    """The numbers of a table, in which comments begin with #."""
+    numbers: list[int] = []
+    for line in path.read_text().splitlines():
+        content = line.split("#")[0]
+        numbers.extend(int(number) for number in content.split())
+    return tuple(numbers)
+
+
+def loses(port: ShapedPort) -> bool:
     """Whether the qdisc of `port` drops packets at random."""
-    return isinstance(port.qdisc, Netem) and bool(
-        port.qdisc.loss or port.qdisc.gilbert_elliott or port.qdisc.corrupt
-    )
+    qdisc = port.qdisc
+    if not isinstance(qdisc, Netem):
+        return False
+    return bool(qdisc.loss or qdisc.gilbert_elliott or qdisc.corrupt)
 
 
-def apply(connection: IPRoute, port: Port) -> None:
-    """Install or change the qdisc of `port`. A change of its values keeps the packets that are in
-    it.
+def shape(connection: IPRoute, node_ports: Sequence[ShapedPort]) -> None:
+    """Install the qdiscs of a node's ports and compare the kernel's values with the plan's.
+
+    Args:
+        connection: in the namespace of the node.
+        node_ports: ports of the node.
+
+    Raises:
+        RunError: the kernel keeps another value than was asked for.
     """
-    index = connection.link_lookup(ifname=port.interface)[0]
-    if isinstance(port.qdisc, Managed):
-        aqm.apply(connection, index, port.qdisc)
+    for port in node_ports:
+        apply(connection, port)
+    for port in node_ports:
+        read_back(connection, port)
+
+
+def apply(connection: IPRoute, port: ShapedPort) -> None:
+    """Install or change the qdisc of `port`; packets in it stay when its values change."""
+    index = interface_index(connection, port.interface)
+    qdisc = port.qdisc
+    if isinstance(qdisc, ManagedQueue):
+        aqm.apply(connection, index, qdisc)
         return
-    values: dict[str, Any] = {
-        field.name: getattr(port.qdisc, field.name) for field in fields(Netem)
-    }
-    connection.tc("replace", kind="netem", index=index, handle=0x10000, **values)
+    values: dict[str, Any] = {field.name: getattr(qdisc, field.name) for field in fields(Netem)}
+    connection.tc("replace", kind="netem", index=index, handle=ROOT_HANDLE, **values)
 
 
-def read_back(connection: IPRoute, port: Port) -> None:
+def read_back(connection: IPRoute, port: ShapedPort) -> None:
     """Compare the kernel's qdisc with the plan's.
 
     Raises:
         RunError: they differ, or there is none.
     """
-    index = connection.link_lookup(ifname=port.interface)[0]
-    if isinstance(port.qdisc, Managed):
-        wanted, kept = aqm.expected(port.qdisc), aqm.read(connection, index)
-        if kept != wanted:
-            raise RunError(
-                f"{port.node}: the kernel keeps the queue of {port.interface} as {kept}, not {wanted}"
-            )
-        return
-    found = next(
-        (q for q in connection.get_qdiscs(index=index) if q.get_attr("TCA_KIND") == "netem"), None
-    )
-    if found is None:
+    index = interface_index(connection, port.interface)
+    if isinstance(port.qdisc, ManagedQueue):
+        _read_managed_queue_back(connection, index, port, port.qdisc)
+    else:
+        _read_netem_back(connection, index, port, port.qdisc)
+
+
+def _read_managed_queue_back(
+    connection: IPRoute, index: int, port: ShapedPort, wanted_queue: ManagedQueue
+) -> None:
+    wanted = aqm.expected(wanted_queue)
+    kept = aqm.read(connection, index)
+    if kept != wanted:
         raise RunError(
-            f"{port.node}: {port.interface} has no netem qdisc although it was installed"
+            f"{port.node}: the kernel keeps the queue of {port.interface} as {kept}, not {wanted}"
         )
-    options = found.get_attr("TCA_OPTIONS")
-    for name, value in _parameters(options).items():
-        wanted = getattr(port.qdisc, name)
-        unseeded = name == "seed" and (
-            wanted is None or value is None
-        )  # netem has seeds since Linux 6.6
-        if value != wanted and not unseeded:
-            raise RunError(
-                f"{port.node}: the kernel keeps netem {name} of {port.interface} as {value}, not {wanted}"
-            )
 
 
-def _parameters(options: Any) -> dict[str, Any]:
-    rate = (
-        options.get_attr("TCA_NETEM_RATE64")
-        or (options.get_attr("TCA_NETEM_RATE") or {"rate": 0})["rate"]
-    )
-    model = options.get_attr("TCA_NETEM_LOSS")
-    chain = model.get_attr("NETEM_LOSS_GE") if model else None
-    corrupt = options.get_attr("TCA_NETEM_CORRUPT")
+def _read_netem_back(
+    connection: IPRoute, index: int, port: ShapedPort, wanted_netem: Netem
+) -> None:
+    qdiscs = connection.get_qdiscs(index=index)
+    netem = next((qdisc for qdisc in qdiscs if qdisc.get_attr("TCA_KIND") == "netem"), None)
+    if netem is None:
+        text = f"{port.node}: {port.interface} has no netem qdisc although it was installed"
+        raise RunError(text)
+
+    for name, kept in _netem_parameters(netem.get_attr("TCA_OPTIONS")).items():
+        wanted = getattr(wanted_netem, name)
+        if name == "seed" and (wanted is None or kept is None):
+            continue  # netem has seeds since Linux 6.6
+        if kept != wanted:
+            text = f"the kernel keeps netem {name} of {port.interface} as {kept}, not {wanted}"
+            raise RunError(f"{port.node}: {text}")
+
+
+def _netem_parameters(options: Any) -> dict[str, Any]:
+    """The values of `Netem`'s fields in netem's message, but for the distribution."""
     return {
         "limit": options["limit"],
-        "rate_bytes": rate,
+        "rate_bytes": _netem_rate(options),
         "latency": options.get_attr("TCA_NETEM_LATENCY64"),
         "jitter": options.get_attr("TCA_NETEM_JITTER64"),
         "loss": options["loss"],
-        "gilbert_elliott": (chain["p"], chain["r"], chain["h"], chain["k1"]) if chain else None,
+        "gilbert_elliott": _netem_chain(options),
         "duplicate": options["duplicate"],
-        "corrupt": corrupt["prob_corrupt"] if corrupt else 0,
+        "corrupt": _netem_corruption(options),
         "seed": options.get_attr("TCA_NETEM_PRNG_SEED"),
     }
 
 
+def _netem_rate(options: Any) -> Any:
+    large_rate = options.get_attr("TCA_NETEM_RATE64")
+    if large_rate:
+        return large_rate
+    rate = options.get_attr("TCA_NETEM_RATE")
+    if rate:
+        return rate["rate"]
+    return 0
+
+
+def _netem_chain(options: Any) -> tuple[Any, ...] | None:
+    model = options.get_attr("TCA_NETEM_LOSS")
+    if not model:
+        return None
+    chain = model.get_attr("NETEM_LOSS_GE")
+    if not chain:
+        return None
+    return chain["p"], chain["r"], chain["h"], chain["k1"]
+
+
+def _netem_corruption(options: Any) -> Any:
+    corrupt = options.get_attr("TCA_NETEM_CORRUPT")
+    if not corrupt:
+        return 0
+    return corrupt["prob_corrupt"]
+
+
 @dataclass(frozen=True)
 class WanPort:
-    """The port of a border router that sends into one direction of a WAN link: where it is counted
-    and captured.
-    """
+    """A border router's port into one direction of a WAN link, counted and captured there."""
 
     link: str
     direction: Direction
@@ -314,9 +431,10 @@ class WanPort:
 
 def wan_ports(network: Network) -> list[WanPort]:
     """Both ports of every WAN link."""
-    found = []
+    wan_ports: list[WanPort] = []
     for link in network.wan:
         for direction in link.directions:
             router = network.datacenter(direction.source).router
-            found.append(WanPort(link.key, direction, router, wan_interface(router, link.index)))
-    return found
+            interface = wan_interface(router, link.index)
+            wan_ports.append(WanPort(link.key, direction, router, interface))
+    return wan_ports

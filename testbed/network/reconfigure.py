@@ -1,23 +1,23 @@
-"""Change the links and routes of a network that stands. Packets on links stay on their way, as they
-were sent.
+"""Change the links and routes of a network that is built.
 
-`change_network` does so at once, `changing` at the times of the plan.
+`change_network` does so at once, `changing` at the times of the plan. Packets on links stay on
+their way, as they were sent.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from testbed.core.errors import RunError
 from testbed.network import qdiscs
-from testbed.network.aqm import Managed
-from testbed.network.build import BuiltNetwork
-from testbed.network.netlink import netlink, set_route
-from testbed.network.qdiscs import Netem
+from testbed.network.aqm import ManagedQueue
+from testbed.network.built import BuiltNetwork
+from testbed.network.netlink import interface_index, netlink, set_route
+from testbed.network.qdiscs import Netem, ShapedPort
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Network
 
@@ -26,55 +26,101 @@ from testbed.plan.model import Network
 UNIFORM = tuple(range(-8192, 8192, 16))
 LOOK_S = 0.01
 
+BeginTime = Callable[[], int | None]
+AfterChange = Callable[[int, int], None]
+
 
 def change_network(network: BuiltNetwork, wanted: Network) -> None:
-    """Give every shaped port of `network` the parameters of `wanted`, which has the same nodes and
-    links.
+    """Give shaped ports, offload and routes of `network` the parameters of `wanted`.
 
     A shorter delay lets later packets overtake those on their way.
+
+    Args:
+        network: what is built; its plan becomes `wanted`.
+        wanted: a network with the same nodes and links.
 
     Raises:
         RunError: the kernel keeps another value than was asked for; ports before that one are
             changed.
     """
     before = {(port.node, port.interface): port for port in qdiscs.ports(network.plan)}
-    changed: dict[str, list[qdiscs.Port]] = {}
-    for port in qdiscs.ports(wanted):
-        if port != before[port.node, port.interface]:
-            changed.setdefault(port.node, []).append(port)
-    for node, ports in changed.items():
-        with netlink(network.pid(node)) as connection:
-            for port in ports:
-                old = before[node, port.interface]
-                qdiscs.apply(connection, replace(port, qdisc=_over(old.qdisc, port.qdisc)))
-            for port in ports:
-                qdiscs.read_back(connection, port)
-    if wanted.tcp.packets_per_skb != network.plan.tcp.packets_per_skb:
-        _set_offload(network, wanted.tcp.packets_per_skb)
+    for node, ports in qdiscs.ports_by_node(wanted).items():
+        changed = [port for port in ports if port != before[port.node, port.interface]]
+        if changed:
+            old_ports = [before[port.node, port.interface] for port in changed]
+            _change_ports(network, node, old_ports, changed)
+
+    packets_per_skb = wanted.tcp.packets_per_skb
+    if packets_per_skb != network.plan.tcp.packets_per_skb:
+        _set_offload(network, packets_per_skb)
     _change_routes(network, wanted)
     network.plan = wanted
 
 
+def _change_ports(
+    network: BuiltNetwork,
+    node: str,
+    old_ports: Sequence[ShapedPort],
+    new_ports: Sequence[ShapedPort],
+) -> None:
+    """Turn ports of `node` from `old_ports` into `new_ports`, which are the same interfaces."""
+    with netlink(network.pid(node)) as connection:
+        for old_port, port in zip(old_ports, new_ports, strict=True):
+            transition = _transition(old_port.qdisc, port.qdisc)
+            qdiscs.apply(connection, replace(port, qdisc=transition))
+        for port in new_ports:
+            qdiscs.read_back(connection, port)
+
+
+def _transition(old: Netem | ManagedQueue, new: Netem | ManagedQueue) -> Netem | ManagedQueue:
+    """The qdisc that has to be sent so that `old` becomes `new`."""
+    if not isinstance(old, Netem) or not isinstance(new, Netem):
+        return new
+    needs_table = old.distribution and new.jitter and not new.distribution
+    if not needs_table:
+        return new
+    return replace(new, distribution=UNIFORM)
+
+
+def _set_offload(network: BuiltNetwork, packets_per_skb: int) -> None:
+    """Set segmentation offload on hosts and border routers.
+
+    What a socket still hands over as one is then taken apart behind its NIC's queue.
+    """
+    plan = network.plan
+    nodes = [host.node for host in plan.hosts]
+    nodes.extend(dc.router for dc in plan.datacenters)
+    for node in nodes:
+        with netlink(network.pid(node)) as connection:
+            for name in network.mininet[node].nameToIntf:
+                index = interface_index(connection, name)
+                connection.link("set", index=index, gso_max_segs=packets_per_skb)
+
+
 def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
-    before = {(route.dc, route.destination): route for route in network.plan.routes}
+    """Set the routes of `wanted` that `network` does not have yet."""
+    current = {route.ends: route for route in network.plan.routes}
     for route in wanted.routes:
-        if route != before[route.dc, route.destination]:
-            with netlink(network.pid(wanted.datacenter(route.dc).router)) as connection:
-                subnet = wanted.datacenter(route.destination).subnet
-                set_route(connection, subnet, [hop.via for hop in route.hops])
+        if route == current[route.ends]:
+            continue
+        router = wanted.datacenter(route.dc).router
+        subnet = wanted.datacenter(route.destination).subnet
+        with netlink(network.pid(router)) as connection:
+            set_route(connection, subnet, [hop.via for hop in route.hops])
 
 
 @contextmanager
 def changing(
-    network: BuiltNetwork, began_ns: Callable[[], int | None], then: Callable[[int, int], None]
+    network: BuiltNetwork, began_ns: BeginTime, after_change: AfterChange
 ) -> Iterator[None]:
     """Carry out the changes of the network's plan while the block goes on.
 
     Args:
         network: what changes.
-        began_ns: the Unix time in ns from which on their times count; None: not yet known. Asked
-            every `LOOK_S`, by which a change in the first moments may be late.
-        then: called after a change with its number and the Unix time in ns when it was due.
+        began_ns: the Unix time in ns from which the times of changes count; None: not yet known.
+            Asked every `LOOK_S`, by which a change in the first moments may be late.
+        after_change: called after a change with its number and the Unix time in ns when the change
+            was due.
 
     Raises:
         RunError: the kernel keeps another value than was asked for; changes after that one did not
@@ -83,20 +129,22 @@ def changing(
     if not network.plan.changes:
         yield
         return
-    over, faults = threading.Event(), list[Exception]()
 
-    def work() -> None:
+    stop = threading.Event()
+    faults: list[Exception] = []
+
+    def change_in_time() -> None:
         try:
-            _change_in_time(network, began_ns, then, over)
-        except Exception as error:  # it belongs to who waits for the block's end
+            _change_in_time(network, began_ns, after_change, stop)
+        except Exception as error:  # raised where the block ends
             faults.append(error)
 
-    thread = threading.Thread(target=work, name="changes", daemon=True)
+    thread = threading.Thread(target=change_in_time, name="changes", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stop.set()
         thread.join()
     if faults:
         raise RunError(f"changing the network failed: {faults[0]}") from faults[0]
@@ -104,43 +152,24 @@ def changing(
 
 def _change_in_time(
     network: BuiltNetwork,
-    began_ns: Callable[[], int | None],
-    then: Callable[[int, int], None],
-    over: threading.Event,
+    began_ns: BeginTime,
+    after_change: AfterChange,
+    stop: threading.Event,
 ) -> None:
+    """Carry out all changes at their times, until `stop` is set."""
     exact_timers()
-    while (begin := began_ns()) is None:
-        if over.wait(LOOK_S):
+    begin_ns = began_ns()
+    while begin_ns is None:
+        if stop.wait(LOOK_S):
             return
+        begin_ns = began_ns()
+
     state = network.plan
     for number, change in enumerate(state.changes):
         state = state.after(change)
-        if over.wait(max(0, begin + change.at_ns - time.time_ns()) / 1e9):
+        due_ns = begin_ns + change.at_ns
+        left_ns = max(0, due_ns - time.time_ns())
+        if stop.wait(left_ns / 1e9):
             return
         change_network(network, state)
-        then(number, begin + change.at_ns)
-
-
-def _over(old: Netem | Managed, new: Netem | Managed) -> Netem | Managed:
-    """What has to be sent so that `old` becomes `new`."""
-    if (
-        isinstance(old, Netem)
-        and isinstance(new, Netem)
-        and old.distribution
-        and new.jitter
-        and not new.distribution
-    ):
-        return replace(new, distribution=UNIFORM)
-    return new
-
-
-def _set_offload(network: BuiltNetwork, packets: int) -> None:
-    """On hosts and border routers; what a socket still hands over as one is then taken apart behind
-    its NIC's queue.
-    """
-    plan = network.plan
-    for node in [*(host.node for host in plan.hosts), *(dc.router for dc in plan.datacenters)]:
-        with netlink(network.pid(node)) as connection:
-            for name in network.mininet[node].nameToIntf:
-                index = connection.link_lookup(ifname=name)[0]
-                connection.link("set", index=index, gso_max_segs=packets)
+        after_change(number, due_ns)

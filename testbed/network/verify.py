@@ -1,4 +1,4 @@
-"""Measure a network that stands and compare it with its plan."""
+"""Measure a network that is built and compare it with its plan."""
 
 from __future__ import annotations
 
@@ -12,25 +12,65 @@ from math import sqrt
 from typing import Any
 
 from testbed.network import probe
-from testbed.network.build import BuiltNetwork
+from testbed.network.built import BuiltNetwork
 from testbed.network.netlink import inside_netns
-from testbed.plan.model import Direction, Fibre, Host, Network, WanLink
+from testbed.plan.model import Bottleneck, Direction, Fibre, Host, Loss, Network, WanLink
 
 ECHO_FRAME_BYTES = 98  # 56 bytes of data, ICMP, IPv4 and Ethernet headers
+ECHO_DATA_BYTES = 56
+ECHO_IDENTIFIER = 0x7E57
+ECHO_REQUEST, ECHO_REPLY = 8, 0  # types of ICMP messages
+IPV4_HEADER_BYTES = 20
 PROBES = 3
-TOLERANCE_NS, TOLERANCE_PART = 20_000, 0.001  # of an RTT on the virtual clock
-REAL_TOLERANCE_NS, REAL_TOLERANCE_PART = (
-    2_000_000,
-    0.02,
-)  # on the host's clock, where scheduling delays add up
-RATE_PART, REAL_RATE_PART = 0.005, 0.05
-TIMER_NS, REAL_TIMER_NS = 1_000, 1_000_000  # by which a timer of netem may be late
-LEAST_PAUSE_NS, REAL_LEAST_PAUSE_NS = 100_000, 20_000_000  # that the sender can keep to
+JITTERS = 4  # of a path's jitter, by which a measured time may differ
 RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # how long packets flow at least to measure a rate,
 LEAST_RATE_PACKETS = 2000  # with at least so many of them,
-LONGEST_FLOW_S, REAL_LONGEST_FLOW_S = 60.0, 1.0  # unless it takes longer than this,
-MOST_PACKETS = 20_000  # or more than these
+MOST_PACKETS = 20_000  # and at most so many
 LOSS_PACKETS, LOSS_PAYLOAD = 10_000, 100
+LOSS_DEVIATIONS = 4
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What a clock lets us measure.
+
+    Attributes:
+        rtt_ns: by which an RTT may differ.
+        rtt_part: of an RTT, by which it may differ too.
+        rate_part: of a rate, by which it may differ.
+        timer_ns: by which a timer of netem may be late.
+        least_pause_ns: the shortest pause that the sender of packets can keep to.
+        longest_flow_s: how long packets flow at most to measure a rate.
+    """
+
+    rtt_ns: int
+    rtt_part: float
+    rate_part: float
+    timer_ns: int
+    least_pause_ns: int
+    longest_flow_s: float
+
+
+VIRTUAL_CLOCK = Tolerances(
+    rtt_ns=20_000,
+    rtt_part=0.001,
+    rate_part=0.005,
+    timer_ns=1_000,
+    least_pause_ns=100_000,
+    longest_flow_s=60.0,
+)
+REAL_CLOCK = Tolerances(  # scheduling delays add up
+    rtt_ns=2_000_000,
+    rtt_part=0.02,
+    rate_part=0.05,
+    timer_ns=1_000_000,
+    least_pause_ns=20_000_000,
+    longest_flow_s=1.0,
+)
+
+
+def _tolerances(*, virtual: bool) -> Tolerances:
+    return VIRTUAL_CLOCK if virtual else REAL_CLOCK
 
 
 @dataclass(frozen=True)
@@ -45,117 +85,163 @@ class RoundTrip:
     ok: bool
 
     def record(self) -> dict[str, Any]:
-        """As in summary.json `fidelity`."""
+        """The object of summary.json `fidelity` (`testbed.runfolder.summary.RoundTripRow`)."""
         values = asdict(self)
         return {"from": values.pop("source"), "to": values.pop("target"), **values}
 
 
+@dataclass(frozen=True)
+class ExpectedRtt:
+    """The RTT in ns of an echo by a pair of paths, and the sum of jitters on both."""
+
+    rtt_ns: float
+    jitter_ns: int
+
+
 def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTrip]:
-    """Measure the RTT between every pair of datacenters."""
-    plan = network.plan
-    firsts = [plan.host(dc.hosts[0]) for dc in plan.datacenters]
-    return [_round_trip(network, a, b, virtual) for a, b in combinations(firsts, 2)]
+    """Measure the RTT between every pair of datacenters of an idle network."""
+    return [_round_trip(network, a, b, virtual) for a, b in _pairs_of_first_hosts(network.plan)]
+
+
+def _pairs_of_first_hosts(plan: Network) -> Iterator[tuple[Host, Host]]:
+    """The first hosts of every two datacenters."""
+    first_hosts = [plan.host(dc.hosts[0]) for dc in plan.datacenters]
+    return combinations(first_hosts, 2)
 
 
 def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
-    candidates = expected_rtts_ns(network.plan, a, b)
-    longest = max(expected for expected, _jitter in candidates)
-    measured = measure_rtt_ns(
-        network.pid(a.node), str(b.address.ip), timeout_s=1 + 10 * longest / 1e9
+    """The measured RTT between two hosts beside the nearest of those expected."""
+    candidates = expected_rtts(network.plan, a, b)
+    longest_ns = max(candidate.rtt_ns for candidate in candidates)
+    timeout_s = 1 + 10 * longest_ns / 1e9
+    address = str(b.address.ip)
+    measured_ns = measure_rtt_ns(network.pid(a.node), address, timeout_s=timeout_s)
+
+    expected = min(candidates, key=lambda candidate: abs(candidate.rtt_ns - (measured_ns or 0)))
+    tolerance_ns = _rtt_tolerance_ns(expected, virtual)
+    ok = measured_ns is not None and abs(measured_ns - expected.rtt_ns) <= tolerance_ns
+    return RoundTrip(
+        source=a.dc,
+        target=b.dc,
+        rtt_ms_expected=expected.rtt_ns / 1e6,
+        rtt_ms_measured=None if measured_ns is None else measured_ns / 1e6,
+        tolerance_ms=tolerance_ns / 1e6,
+        ok=ok,
     )
-    expected, jitter = min(candidates, key=lambda way: abs(way[0] - (measured or 0)))
-    tolerance = _rtt_tolerance_ns(expected, jitter, virtual=virtual)
-    ok = measured is not None and abs(measured - expected) <= tolerance
-    measured_ms = None if measured is None else measured / 1e6
-    return RoundTrip(a.dc, b.dc, expected / 1e6, measured_ms, tolerance / 1e6, ok)
 
 
-def _rtt_tolerance_ns(expected: float, jitter: int, *, virtual: bool) -> float:
-    """By how much a measured RTT may differ from the expected one; `jitter` is the sum of those on
-    the way.
-    """
-    fixed, part = (
-        (TOLERANCE_NS, TOLERANCE_PART) if virtual else (REAL_TOLERANCE_NS, REAL_TOLERANCE_PART)
-    )
-    return fixed + part * expected + 4 * jitter
+def _rtt_tolerance_ns(expected: ExpectedRtt, virtual: bool) -> float:
+    """By how much a measured RTT may differ from the expected one."""
+    tolerances = _tolerances(virtual=virtual)
+    proportional_ns = tolerances.rtt_part * expected.rtt_ns
+    return tolerances.rtt_ns + proportional_ns + JITTERS * expected.jitter_ns
 
 
-def expected_rtts_ns(plan: Network, a: Host, b: Host) -> list[tuple[float, int]]:
-    """RTT of an echo between two hosts of an idle network, and the sum of jitters on the way, in
-    ns.
+def expected_rtts(plan: Network, a: Host, b: Host) -> list[ExpectedRtt]:
+    """The RTTs of an echo between two hosts of an idle network, shortest first.
 
     One for each pair of paths there and back: several where equal paths share the traffic.
     """
-    ways = product(plan.paths(a.dc, b.dc), plan.paths(b.dc, a.dc))
-    return sorted({_expected_rtt_ns(plan, a, b, (*there, *back)) for there, back in ways})
+    expected: set[ExpectedRtt] = set()
+    for forward, backward in product(plan.paths(a.dc, b.dc), plan.paths(b.dc, a.dc)):
+        expected.add(_expected_rtt(plan, a, b, (*forward, *backward)))
+    return sorted(expected, key=lambda rtt: (rtt.rtt_ns, rtt.jitter_ns))
 
 
-def _expected_rtt_ns(
-    plan: Network, a: Host, b: Host, steps: tuple[Direction, ...]
-) -> tuple[float, int]:
-    """Propagation both ways, and the time to serialise the frame at every transmitter (8 x bytes /
-    rate).
+def _expected_rtt(
+    plan: Network, a: Host, b: Host, directions: tuple[Direction, ...]
+) -> ExpectedRtt:
+    """Propagation both ways, and the time to serialise the echo's frame at every transmitter.
+
+    Args:
+        plan: the network.
+        a: the host that sends the echo.
+        b: the host that answers.
+        directions: the WAN link directions that echo and answer cross.
     """
-    cables = (*plan.fabric_cables(a.name, b.name), *plan.fabric_cables(b.name, a.name))
-    delays = [
-        a.nic_delay_ns,
-        b.nic_delay_ns,
-        *(c.delay_ns for c in cables),
-        *(s.fibre.delay_ns for s in steps),
-    ]
-    ports = [
-        a.nic_up,
-        b.nic_down,
-        b.nic_up,
-        a.nic_down,
-        *(c.port for c in cables),
-        *(s.bottleneck for s in steps),
-    ]
-    serialising = sum(ECHO_FRAME_BYTES * 8 * 10**9 / port.rate_bps for port in ports)
-    return sum(delays) + serialising, sum(step.fibre.jitter_ns for step in steps)
+    delay_ns = a.nic_delay_ns + b.nic_delay_ns
+    jitter_ns = 0
+    transmitters = [a.nic_up, b.nic_down, b.nic_up, a.nic_down]
+    for cable in (*plan.fabric_cables(a.name, b.name), *plan.fabric_cables(b.name, a.name)):
+        delay_ns += cable.delay_ns
+        transmitters.append(cable.port)
+    for direction in directions:
+        delay_ns += direction.fibre.delay_ns
+        jitter_ns += direction.fibre.jitter_ns
+        transmitters.append(direction.bottleneck)
+    serialising_ns = sum(_serialising_ns(transmitter) for transmitter in transmitters)
+    return ExpectedRtt(delay_ns + serialising_ns, jitter_ns)
+
+
+def _serialising_ns(transmitter: Bottleneck) -> float:
+    """The time that a transmitter needs for the frame of an echo."""
+    return ECHO_FRAME_BYTES * 8 * 10**9 / transmitter.rate_bps
 
 
 def measure_rtt_ns(pid: int, address: str, *, timeout_s: float) -> int | None:
-    """Least RTT of a few ICMP echoes from the namespace of process `pid` to `address`; None without
-    an answer.
+    """The least RTT of a few ICMP echoes; None without an answer.
+
+    Args:
+        pid: a process in the network namespace that sends.
+        address: IPv4 address that answers.
+        timeout_s: how long to wait for each answer.
     """
     with inside_netns(pid):
         connection = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    times: list[int] = []
     with connection:
-        times = [_echo(connection, address, number, timeout_s) for number in range(PROBES)]
-    return min((t for t in times if t is not None), default=None)
+        for number in range(PROBES):
+            rtt_ns = _echo(connection, address, number, timeout_s)
+            if rtt_ns is not None:
+                times.append(rtt_ns)
+    return min(times, default=None)
 
 
 def _echo(connection: socket.socket, address: str, number: int, timeout_s: float) -> int | None:
-    identifier = 0x7E57
-    body = bytes(56)
-    header = struct.pack("!BBHHH", 8, 0, 0, identifier, number)
-    header = struct.pack("!BBHHH", 8, 0, _checksum(header + body), identifier, number)
-    start = time.monotonic_ns()
-    deadline = start + int(timeout_s * 1e9)
-    connection.sendto(header + body, (address, 0))
-    while (left := deadline - time.monotonic_ns()) > 0:
-        connection.settimeout(left / 1e9)
+    """Send an echo request and wait for the reply with the same number; the RTT in ns."""
+    request = _echo_request(number)
+    start_ns = time.monotonic_ns()
+    deadline_ns = start_ns + int(timeout_s * 1e9)
+    connection.sendto(request, (address, 0))
+    left_ns = deadline_ns - time.monotonic_ns()
+    while left_ns > 0:
+        connection.settimeout(left_ns / 1e9)
         try:
             packet = connection.recv(2048)
         except TimeoutError:
             return None
-        kind, _code, _sum, got_identifier, got_number = struct.unpack("!BBHHH", packet[20:28])
-        if (kind, got_identifier, got_number) == (0, identifier, number):
-            return time.monotonic_ns() - start
+        if _is_reply(packet, number):
+            return time.monotonic_ns() - start_ns
+        left_ns = deadline_ns - time.monotonic_ns()
     return None
+
+
+def _echo_request(number: int) -> bytes:
+    """The ICMP message (RFC 792)."""
+    data = bytes(ECHO_DATA_BYTES)
+    without_sum = struct.pack("!BBHHH", ECHO_REQUEST, 0, 0, ECHO_IDENTIFIER, number)
+    checksum = _checksum(without_sum + data)
+    return struct.pack("!BBHHH", ECHO_REQUEST, 0, checksum, ECHO_IDENTIFIER, number) + data
+
+
+def _is_reply(packet: bytes, number: int) -> bool:
+    """Whether an IPv4 packet is the reply to echo request `number`."""
+    header = packet[IPV4_HEADER_BYTES : IPV4_HEADER_BYTES + 8]
+    kind, _code, _checksum, identifier, reply_number = struct.unpack("!BBHHH", header)
+    return (kind, identifier, reply_number) == (ECHO_REPLY, ECHO_IDENTIFIER, number)
 
 
 def _checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    words = struct.unpack(f"!{len(data) // 2}H", data)
+    total: int = sum(words)
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
 
 @dataclass(frozen=True)
 class Check:
-    """A figure of the network that stands, beside that of its plan."""
+    """A figure of the network that is built, beside that of its plan."""
 
     quantity: str  # rtt | rate | loss
     source: str  # datacenters
@@ -168,7 +254,7 @@ class Check:
     ok: bool
 
     def record(self) -> dict[str, Any]:
-        """As printed by `topo verify`."""
+        """The object that `topo verify` prints."""
         values = asdict(self)
         return {
             "quantity": values.pop("quantity"),
@@ -179,6 +265,7 @@ class Check:
 
 
 def check(
+    *,
     quantity: str,
     source: str,
     target: str,
@@ -187,101 +274,151 @@ def check(
     measured: float | None,
     tolerance: float,
 ) -> Check:
-    """Compare; all figures in `unit`."""
+    """Compare a measured figure with the expected one.
+
+    Args:
+        quantity: rtt, rate or loss.
+        source: name of a datacenter.
+        target: name of a datacenter.
+        unit: of the figures: ms, Mbit/s or %.
+        expected: the plan's figure.
+        measured: the network's figure; None: nothing arrived.
+        tolerance: by which the figures may differ.
+    """
     error = None if measured is None else measured - expected
     ok = error is not None and abs(error) <= tolerance
-    return Check(quantity, source, target, unit, expected, measured, tolerance, error, ok)
+    return Check(
+        quantity=quantity,
+        source=source,
+        target=target,
+        unit=unit,
+        expected=expected,
+        measured=measured,
+        tolerance=tolerance,
+        error=error,
+        ok=ok,
+    )
 
 
 def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Check]:
-    """Measure, one after another: the RTT of every pair of datacenters, and unless `quick` each WAN
-    link direction's rate and, where it loses packets, its loss.
+    """Measure a network, one figure after another.
 
-    Tolerances: RTT 20 us + 0.1 % (virtual clock) or 2 ms + 2 % (real), and four times the jitter on
-    the way. Rate 0.5 % or 5 %, and what timers and jitter shift the ends of the measurement. Loss:
-    four standard deviations of its count.
+    The RTT of every pair of datacenters, and each WAN link direction's rate and, where it loses
+    packets, its loss. Tolerances: RTT 20 us + 0.1 % (virtual clock) or 2 ms + 2 % (real), and four
+    times the jitter on the way. Rate 0.5 % or 5 %, and what timers and jitter shift the ends of the
+    measurement. Loss: four standard deviations of its count.
+
+    Args:
+        network: an idle network.
+        virtual: whether its clock is.
+        quick: whether to measure RTTs only.
     """
-    firsts = [network.plan.host(dc.hosts[0]) for dc in network.plan.datacenters]
-    for a, b in combinations(firsts, 2):
-        trip = _round_trip(network, a, b, virtual)
+    for a, b in _pairs_of_first_hosts(network.plan):
+        round_trip = _round_trip(network, a, b, virtual)
         yield check(
-            "rtt",
-            trip.source,
-            trip.target,
-            "ms",
-            trip.rtt_ms_expected,
-            trip.rtt_ms_measured,
-            trip.tolerance_ms,
+            quantity="rtt",
+            source=round_trip.source,
+            target=round_trip.target,
+            unit="ms",
+            expected=round_trip.rtt_ms_expected,
+            measured=round_trip.rtt_ms_measured,
+            tolerance=round_trip.tolerance_ms,
         )
-    for link in () if quick else network.plan.wan:
-        for way in link.directions:
-            yield _rate(network, link, way, virtual)
-            if loss_of(way.fibre)[0]:
-                yield _loss(network, link, way, virtual)
+    if quick:
+        return
+    for link in network.plan.wan:
+        for direction in link.directions:
+            yield _check_rate(network, link, direction, virtual)
+            loss, _spread = loss_of(direction.fibre)
+            if loss:
+                yield _check_loss(network, link, direction, virtual)
 
 
-def _rate(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -> Check:
-    payload = network.plan.mtu - probe.HEADERS
-    rate = way.bottleneck.rate_bps
-    per_second = rate / (8 * network.plan.mtu)
-    longest_s = LONGEST_FLOW_S if virtual else REAL_LONGEST_FLOW_S
-    flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * way.fibre.jitter_ns / 1e9)
-    wanted = max(per_second * flow_s, LEAST_RATE_PACKETS)
-    packets = max(2, int(min(wanted, per_second * longest_s, MOST_PACKETS)))
-    found = probe.send(
+def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virtual: bool) -> Check:
+    tolerances = _tolerances(virtual=virtual)
+    rate_bps = direction.bottleneck.rate_bps
+    jitter_ns = direction.fibre.jitter_ns
+    result = probe.send_probe(
         network,
         link,
-        way,
-        packets=packets,
-        payload=payload,
-        least_pause_ns=_least_pause_ns(virtual),
+        direction,
+        packets=_rate_packets(network.plan, direction, tolerances),
+        payload=network.plan.mtu - probe.HEADERS,
+        least_pause_ns=tolerances.least_pause_ns,
     )
-    part = RATE_PART if virtual else REAL_RATE_PART
-    shift = (TIMER_NS if virtual else REAL_TIMER_NS) + 4 * way.fibre.jitter_ns
-    tolerance = rate * (part + min(1.0, shift / max(1, found.span_ns)))
-    measured = None if found.rate_bps is None else found.rate_bps / 1e6
-    return check("rate", way.source, way.target, "Mbit/s", rate / 1e6, measured, tolerance / 1e6)
+    measured_bps = result.rate_bps
+
+    shift_ns = tolerances.timer_ns + JITTERS * jitter_ns
+    shifted_part = min(1.0, shift_ns / max(1, result.span_ns))
+    tolerance_bps = rate_bps * (tolerances.rate_part + shifted_part)
+    return check(
+        quantity="rate",
+        source=direction.source,
+        target=direction.target,
+        unit="Mbit/s",
+        expected=rate_bps / 1e6,
+        measured=None if measured_bps is None else measured_bps / 1e6,
+        tolerance=tolerance_bps / 1e6,
+    )
 
 
-def _loss(network: BuiltNetwork, link: WanLink, way: Direction, virtual: bool) -> Check:
-    expected, spread = loss_of(way.fibre)
-    found = probe.send(
+def _rate_packets(plan: Network, direction: Direction, tolerances: Tolerances) -> int:
+    """How many packets of full size are sent to measure the rate of a direction."""
+    packets_per_s = direction.bottleneck.rate_bps / (8 * plan.mtu)
+    flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * direction.fibre.jitter_ns / 1e9)
+    wanted = max(packets_per_s * flow_s, LEAST_RATE_PACKETS)
+    most = min(packets_per_s * tolerances.longest_flow_s, MOST_PACKETS)
+    return max(2, int(min(wanted, most)))
+
+
+def _check_loss(network: BuiltNetwork, link: WanLink, direction: Direction, virtual: bool) -> Check:
+    expected, spread = loss_of(direction.fibre)
+    result = probe.send_probe(
         network,
         link,
-        way,
+        direction,
         packets=LOSS_PACKETS,
         payload=LOSS_PAYLOAD,
-        least_pause_ns=_least_pause_ns(virtual),
+        least_pause_ns=_tolerances(virtual=virtual).least_pause_ns,
     )
-    tolerance = (4 * sqrt(found.sent * expected * (1 - expected) * spread) + 1) / found.sent
+    deviation = sqrt(result.sent * expected * (1 - expected) * spread)
+    tolerance = (LOSS_DEVIATIONS * deviation + 1) / result.sent
     return check(
-        "loss",
-        way.source,
-        way.target,
-        "%",
-        100 * expected,
-        100 * found.lost / found.sent,
-        100 * tolerance,
+        quantity="loss",
+        source=direction.source,
+        target=direction.target,
+        unit="%",
+        expected=100 * expected,
+        measured=100 * result.lost / result.sent,
+        tolerance=100 * tolerance,
     )
 
 
 def loss_of(fibre: Fibre) -> tuple[float, float]:
-    """Part of the packets that do not arrive, and by what its variance exceeds that of independent
-    losses.
+    """The part of the packets that a fibre loses, and how bursty the losses are.
 
-    A corrupted packet fails its checksum. Of a Gilbert-Elliott chain: the stationary mean, and (1 +
-    c) / (1 - c) with the correlation c = 1 - p - r of neighbours.
+    A corrupted packet fails its checksum, and so is lost too.
+
+    Returns:
+        The part, and by what factor, at least 1, the variance of the number of lost packets exceeds
+        that of independent losses.
     """
-    loss = fibre.loss
-    if loss.model == "independent":
-        return 1 - (1 - loss.p) * (1 - fibre.corrupt), 1.0
-    if loss.p + loss.r == 0:
-        return 1 - (1 - loss.one_minus_k) * (1 - fibre.corrupt), 1.0
+    lost = fibre.loss.p
+    spread = 1.0
+    if fibre.loss.model == "gilbert-elliott":
+        lost, spread = _bursty_loss(fibre.loss)
+    return 1 - (1 - lost) * (1 - fibre.corrupt), spread
+
+
+def _bursty_loss(loss: Loss) -> tuple[float, float]:
+    """The stationary mean of a Gilbert-Elliott chain, and the factor of its variance.
+
+    The factor is (1 + c) / (1 - c) with the correlation c = 1 - p - r of neighbours.
+    """
+    if loss.p + loss.r == 0:  # the chain stays in the good state
+        return loss.one_minus_k, 1.0
     bad = loss.p / (loss.p + loss.r)
     mean = bad * loss.one_minus_h + (1 - bad) * loss.one_minus_k
     correlation = 1 - loss.p - loss.r
-    return 1 - (1 - mean) * (1 - fibre.corrupt), max(1.0, (1 + correlation) / (1 - correlation))
-
-
-def _least_pause_ns(virtual: bool) -> int:
-    return LEAST_PAUSE_NS if virtual else REAL_LEAST_PAUSE_NS
+    spread = (1 + correlation) / (1 - correlation)
+    return mean, max(1.0, spread)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testbed.network import qdiscs
-from testbed.network.aqm import FqCodel, Managed, Red, fq_codel, red
+from testbed.network.aqm import FqCodel, ManagedQueue, Red, fq_codel, red
 from testbed.network.qdiscs import Netem
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
@@ -23,7 +23,7 @@ def network(**link: Any) -> Network:
     return resolve_network(Topology.model_validate({"datacenters": {"a": {}, "b": {}}, "wan": wan}))
 
 
-def qdisc(plan: Network, node: str, interface: str) -> Netem | Managed:
+def qdisc(plan: Network, node: str, interface: str) -> Netem | ManagedQueue:
     return next(
         port.qdisc
         for port in qdiscs.ports(plan)
@@ -91,7 +91,7 @@ def test_fq_codel_waits_for_the_round_trip() -> None:
 def test_behind_a_managed_queue_the_fibre_serialises() -> None:
     plan = network(discipline={"a->b": "red", "b->a": "drop-tail"})
     there, fibre = qdisc(plan, "d0r", "d0r-w0"), qdisc(plan, "wan", "w0b")
-    assert isinstance(there, Managed)
+    assert isinstance(there, ManagedQueue)
     assert isinstance(there.queue, Red)
     assert (there.rate_bytes, there.burst) == (125_000_000, FRAME)
     assert isinstance(fibre, Netem)

@@ -1,0 +1,204 @@
+"""Give the nodes of a network their addresses, routes, neighbours, sysctls and shape, role by role.
+
+Roles are host, border router, switch, the inside of a leaf-spine fabric, and the outside plant,
+which is the node that all WAN links lead through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pyroute2 import IPRoute
+
+from testbed.network import fabric, qdiscs
+from testbed.network.built import BuiltNetwork
+from testbed.network.netlink import (
+    bring_up,
+    interface_index,
+    neighbour,
+    netlink,
+    set_route,
+    write_sysctls,
+)
+from testbed.network.qdiscs import OUTSIDE_PLANT, ShapedPort
+from testbed.plan.model import Datacenter, Direction, Host, Network, Segment, WanLink
+
+# In bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults.
+TCP_RMEM_MIN_DEFAULT = "4096 131072"
+TCP_WMEM_MIN_DEFAULT = "4096 16384"
+INGRESS_HANDLE = 0xFFFF0000
+ETH_P_ALL = 3
+
+
+def configure(network: BuiltNetwork) -> None:
+    """Configure and shape every node of a network whose nodes and links are there.
+
+    Raises:
+        RunError: the kernel keeps another value than was asked for.
+    """
+    plan = network.plan
+    ports = qdiscs.ports_by_node(plan)
+    hosts_by_switch: dict[str, list[Host]] = {}
+    for host in plan.hosts:
+        hosts_by_switch.setdefault(host.switch, []).append(host)
+
+    for host in plan.hosts:
+        configure_host(network, host, hosts_by_switch[host.switch], ports[host.node])
+
+    for dc in plan.datacenters:
+        configure_router(network, dc, hosts_by_switch)
+        for segment in dc.segments:
+            configure_switch(network, segment)
+        if dc.fabric is not None:
+            fabric.configure(network, dc, hosts_by_switch, router_sysctls(plan, dc))
+        for node in _nodes(dc):
+            with netlink(network.pid(node)) as connection:
+                qdiscs.shape(connection, ports.get(node, []))
+
+    if plan.wan:
+        configure_outside_plant(network, ports[OUTSIDE_PLANT])
+
+
+def _nodes(dc: Datacenter) -> list[str]:
+    """The nodes of a datacenter other than its hosts."""
+    nodes = [dc.router]
+    for segment in dc.segments:
+        nodes.append(segment.switch)
+    if dc.fabric is not None:
+        nodes.extend(dc.fabric.spines)
+    return nodes
+
+
+def configure_host(
+    network: BuiltNetwork, host: Host, segment_hosts: Sequence[Host], ports: Sequence[ShapedPort]
+) -> None:
+    """Configure and shape a host.
+
+    Args:
+        network: the network that is built.
+        host: one of its hosts.
+        segment_hosts: the hosts on the same switch.
+        ports: the host's shaped ports.
+    """
+    plan = network.plan
+    with netlink(network.pid(host.node)) as connection:
+        connection.link("set", index=interface_index(connection, "lo"), state="up")
+        index = bring_up(connection, qdiscs.host_interface(host), plan, host.address)
+        for other in segment_hosts:
+            if other is not host:
+                neighbour(connection, index, other.address, other.mac)
+
+        segment = plan.datacenter(host.dc).segment(host.switch)
+        neighbour(connection, index, segment.gateway, segment.gateway_mac)
+        connection.route("add", dst="default", gateway=str(segment.gateway.ip))
+        qdiscs.shape(connection, ports)
+
+    write_sysctls(network.pid(host.node), tcp_sysctls(plan))
+
+
+def tcp_sysctls(plan: Network) -> dict[str, object]:
+    """The sysctls of every host."""
+    tcp = plan.tcp
+    return {
+        "net/ipv4/tcp_congestion_control": tcp.congestion_control,
+        "net/ipv4/tcp_rmem": f"{TCP_RMEM_MIN_DEFAULT} {tcp.buffer_bytes}",
+        "net/ipv4/tcp_wmem": f"{TCP_WMEM_MIN_DEFAULT} {tcp.buffer_bytes}",
+        "net/ipv4/tcp_ecn": int(tcp.ecn),
+        "net/ipv4/tcp_slow_start_after_idle": int(tcp.slow_start_after_idle),
+        "net/ipv4/tcp_no_metrics_save": 1,
+    }
+
+
+def configure_router(
+    network: BuiltNetwork, dc: Datacenter, hosts_by_switch: Mapping[str, Sequence[Host]]
+) -> None:
+    """Configure the border router of `dc`, but for its cables to the spines of a fabric."""
+    plan = network.plan
+    write_sysctls(network.pid(dc.router), router_sysctls(plan, dc))
+    with netlink(network.pid(dc.router)) as connection:
+        if dc.fabric is None:
+            (segment,) = dc.segments
+            _configure_lan_port(connection, plan, dc, segment, hosts_by_switch[segment.switch])
+
+        for link in plan.wan:
+            for direction, opposite in (link.directions, link.directions[::-1]):
+                if direction.source == dc.name:
+                    interface = qdiscs.wan_interface(dc.router, link.index)
+                    _configure_wan_port(connection, plan, interface, direction, opposite)
+
+        for route in plan.routes:
+            if route.dc == dc.name:
+                subnet = plan.datacenter(route.destination).subnet
+                set_route(connection, subnet, [hop.via for hop in route.hops])
+
+
+def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
+    """The sysctls of a datacenter's border router, leaves and spines."""
+    return {
+        "net/ipv4/ip_forward": 1,
+        "net/ipv4/fib_multipath_hash_policy": 1 if plan.ecmp == "flows" else 0,
+        "net/ipv4/fib_multipath_hash_seed": dc.hash_seed,
+    }
+
+
+def _configure_lan_port(
+    connection: IPRoute,
+    plan: Network,
+    dc: Datacenter,
+    segment: Segment,
+    segment_hosts: Sequence[Host],
+) -> None:
+    """Configure a border router's port towards the only switch of its datacenter."""
+    interface = qdiscs.lan_interface(dc.router)
+    index = bring_up(connection, interface, plan, segment.gateway)
+    for host in segment_hosts:
+        neighbour(connection, index, host.address, host.mac)
+
+
+def _configure_wan_port(
+    connection: IPRoute, plan: Network, interface: str, direction: Direction, opposite: Direction
+) -> None:
+    """Configure a border router's port that sends into `direction` of a WAN link."""
+    index = bring_up(connection, interface, plan, direction.address)
+    neighbour(connection, index, opposite.address, opposite.mac)
+
+
+def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
+    """Give all interfaces of a switch or leaf the plan's MTU."""
+    with netlink(network.pid(segment.switch)) as connection:
+        for name in network.mininet[segment.switch].nameToIntf:
+            index = interface_index(connection, name)
+            connection.link("set", index=index, mtu=network.plan.mtu)
+
+
+def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) -> None:
+    """Connect both ends of every WAN link, and shape the fibres."""
+    with netlink(network.pid(OUTSIDE_PLANT)) as connection:
+        for link in network.plan.wan:
+            _cross_connect(connection, network.plan, link)
+        qdiscs.shape(connection, ports)
+
+
+def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
+    """Let what enters the outside plant at one end of `link` leave at the other."""
+    ends = [
+        interface_index(connection, qdiscs.plant_interface(link.index, end)) for end in ("a", "b")
+    ]
+    for index, far_index in (ends, ends[::-1]):
+        connection.link("set", index=index, mtu=plan.mtu, state="up")
+        connection.tc("add", kind="ingress", index=index, handle=INGRESS_HANDLE)
+        redirection = {
+            "kind": "mirred",
+            "direction": "egress",
+            "action": "redirect",
+            "ifindex": far_index,
+        }
+        connection.tc(
+            "add-filter",
+            kind="matchall",
+            index=index,
+            parent=INGRESS_HANDLE,
+            prio=1,
+            protocol=ETH_P_ALL,
+            action=redirection,
+        )
