@@ -1,1 +1,1 @@
-"""What a person writes: topologies and workloads, with units, presets and defaults."""
+"""Validated topologies, workloads and experiments, from the files and settings of a user."""

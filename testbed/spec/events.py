@@ -1,9 +1,8 @@
 """Events: WAN links that change, hosts that crash and transfers beside the job while a run goes on.
 
     events:
-      - {at: 5 s, links: iowa-ohio, delay: 30 ms}                                # from then on
-      - {at: 8 s, duration: 2 s, links: all, loss: 1 %}                          # and then as
-        before
+      - {at: 5 s, links: iowa-ohio, delay: 30 ms}        # from then on
+      - {at: 8 s, duration: 2 s, links: all, loss: 1 %}  # and then as before
       - {at: 10 s, duration: 500 ms, every: 5 s, times: 4, links: fibre-1, down: true}
       - {at: 20 s, links: iowa-ohio, trace: measured.csv}
       - {at: 30 s, duration: 20 s, hosts: iowa-h1, crash: host}
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -37,6 +35,7 @@ from testbed.core.errors import Place
 from testbed.core.units import Probability, Rate, Size, Time, UnitError, parse_time
 from testbed.spec.base import Count, Flag, Strict, input_error, suggest
 from testbed.spec.wan import Loss, PerDirection, QueueField
+from testbed.spec.yaml_reader import Loc
 
 TIME_COLUMN = "time"
 
@@ -73,11 +72,13 @@ class EventSettings(Strict):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What is set of the links' own settings, by the names of
-        `testbed.spec.wan.LinkDirection`.
-        """
-        named = {name: getattr(self, name) for name in EventSettings.model_fields if name != "down"}
-        return {name: value for name, value in named.items() if value is not None}
+        """The settings of links that are set, by the names of `testbed.spec.wan.LinkDirection`."""
+        values: dict[str, Any] = {}
+        for name in EventSettings.model_fields:
+            value = getattr(self, name)
+            if name != "down" and value is not None:
+                values[name] = value
+        return values
 
 
 class TraceRow(NamedTuple):
@@ -87,29 +88,57 @@ class TraceRow(NamedTuple):
     settings: EventSettings
 
 
-def read_trace(path: Path) -> list[TraceRow]:
-    """The lines of a CSV file whose head names `time` and settings of links: ``time,rate,delay``,
-    ``0 s,1 Gbit/s,``.
+class _Line(NamedTuple):
+    """A line of a CSV file that is not empty, with its number in the file."""
 
-    An empty cell leaves the setting as it is without the event.
+    number: int
+    cells: list[str]
+
+
+def read_trace(path: Path) -> list[TraceRow]:
+    """Read a CSV file whose head names `time` and settings of links.
+
+    The head is such as ``time,rate,delay``, a line below is such as ``0 s,1 Gbit/s,``. An empty
+    cell leaves the setting as it is without the event.
 
     Raises:
-        UnitError: it cannot be read, or is not such a table; names the line.
+        UnitError: The file cannot be read, or is not such a table; names the line.
     """
+    lines = _read_lines(path)
+    if len(lines) < 2:
+        raise UnitError(
+            f"the trace {path} has no line below its head",
+            "write a head such as time,rate,delay",
+        )
+
+    head = lines[0].cells
+    _check_head(path, head)
+    rows: list[TraceRow] = []
+    for line in lines[1:]:
+        row = _trace_row(path, head, line)
+        if rows and row.time_ns <= rows[-1].time_ns:
+            what = f"line {line.number} of the trace {path} is not later than the one before"
+            raise UnitError(what)
+        rows.append(row)
+    return rows
+
+
+def _read_lines(path: Path) -> list[_Line]:
+    lines: list[_Line] = []
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
-            lines = [
-                (reader.line_num, line) for line in reader if any(cell.strip() for cell in line)
-            ]
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    lines.append(_Line(reader.line_num, cells))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UnitError(f"the trace {path} cannot be read: {why}") from error
-    if len(lines) < 2:
-        raise UnitError(
-            f"the trace {path} has no line below its head", "write a head such as time,rate,delay"
-        )
-    head = [cell.strip() for cell in lines[0][1]]
+        reason = getattr(error, "strerror", None) or error
+        raise UnitError(f"the trace {path} cannot be read: {reason}") from error
+    return lines
+
+
+def _check_head(path: Path, head: list[str]) -> None:
     known = [TIME_COLUMN, *EventSettings.model_fields]
     for name in head:
         if name not in known:
@@ -117,41 +146,55 @@ def read_trace(path: Path) -> list[TraceRow]:
                 f"the trace {path} has an unknown column {name!r}",
                 suggest(name, known, "the columns"),
             )
-    if TIME_COLUMN not in head or len(head) < 2 or len(set(head)) < len(head):
+
+    has_duplicates = len(set(head)) < len(head)
+    if TIME_COLUMN not in head or len(head) < 2 or has_duplicates:
         raise UnitError(f"the head of the trace {path} does not name time and settings, each once")
-    rows = [_trace_row(path, number, head, cells) for number, cells in lines[1:]]
-    for (number, _), (row, after) in zip(lines[2:], pairwise(rows), strict=True):
-        if after.time_ns <= row.time_ns:
-            raise UnitError(f"line {number} of the trace {path} is not later than the one before")
-    return rows
 
 
-def _trace_row(path: Path, number: int, head: list[str], cells: list[str]) -> TraceRow:
-    if len(cells) != len(head):
-        raise UnitError(
-            f"line {number} of the trace {path} has {len(cells)} cells, its head has {len(head)}"
-        )
-    written: dict[str, Any] = {
-        name: cell.strip() for name, cell in zip(head, cells, strict=True) if cell.strip()
-    }
-    if "down" in written:
-        written["down"] = {"true": True, "false": False}.get(
-            written["down"].lower(), written["down"]
-        )
+def _trace_row(path: Path, head: list[str], line: _Line) -> TraceRow:
+    place = f"line {line.number} of the trace {path}"
+    if len(line.cells) != len(head):
+        raise UnitError(f"{place} has {len(line.cells)} cells, its head has {len(head)}")
+
+    settings: dict[str, Any] = {}
+    for name, cell in zip(head, line.cells, strict=True):
+        if cell:
+            settings[name] = cell
+    if "down" in settings:
+        settings["down"] = _flag(settings["down"])
+
     try:
-        time_ns = parse_time(written.pop(TIME_COLUMN, ""))
-        return TraceRow(time_ns, EventSettings.model_validate(written))
+        time_ns = parse_time(settings.pop(TIME_COLUMN, ""))
+        return TraceRow(time_ns, EventSettings.model_validate(settings))
     except UnitError as error:
-        raise UnitError(f"line {number} of the trace {path}: {error.what}", error.remedy) from error
+        raise UnitError(f"{place}: {error.what}", error.remedy) from error
     except ValidationError as error:
-        found = input_error(error, EventSettings, lambda loc: Place(key=".".join(map(str, loc))))
-        raise UnitError(f"line {number} of the trace {path}: {found.what}", found.remedy) from error
+        explained = input_error(error, EventSettings, _place_in_settings)
+        raise UnitError(f"{place}: {explained.what}", explained.remedy) from error
 
 
-def _found_trace(value: str, info: ValidationInfo) -> str:
-    path = Path((info.context or {}).get("folder", "")) / value
+def _flag(cell: str) -> bool | str:
+    """The truth value of a cell; the cell itself, for pydantic to refuse, if it holds none."""
+    flags = {"true": True, "false": False}
+    return flags.get(cell.lower(), cell)
+
+
+def _place_in_settings(loc: Loc) -> Place:
+    return Place(key=".".join(map(str, loc)))
+
+
+def _find_trace(value: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder", "")
+    path = Path(folder) / value
     read_trace(path)
     return str(path.resolve())
+
+
+def _kind_of_names(value: object) -> str:
+    if value == "all":
+        return "(all)"
+    return "(some)" if isinstance(value, list) else "(one)"
 
 
 Crash = Literal["ranks", "host"]
@@ -159,18 +202,12 @@ Names = Annotated[
     Annotated[Literal["all"], Tag("(all)")]
     | Annotated[str, Tag("(one)")]
     | Annotated[list[str], Tag("(some)")],
-    Discriminator(
-        lambda value: (
-            "(all)" if value == "all" else "(some)" if isinstance(value, list) else "(one)"
-        )
-    ),
+    Discriminator(_kind_of_names),
 ]
 
 
 class Transfer(Strict):
-    """Bytes that hosts send to others over TCP, beside the job: a checkpoint, data, somebody else's
-    traffic.
-    """
+    """Bytes that hosts send over TCP in the background: a checkpoint, data, other traffic."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -192,8 +229,9 @@ class Transfer(Strict):
 
 
 class Event(EventSettings):
-    """Something that happens to WAN links or hosts at a time of the run; what is not written stays
-    as it is.
+    """Something that happens to WAN links or hosts at a time of the run.
+
+    A setting that is left out stays as it is.
     """
 
     at: Time = Field(
@@ -210,8 +248,8 @@ class Event(EventSettings):
     )
     links: Names | None = Field(
         None,
-        description="whose settings these are: all, or names of links (iowa-ohio), of conduits (`shares`), or of "
-        "datacenters, for all links of theirs",
+        description="whose settings these are: all, or names of links (iowa-ohio), of conduits "
+        "(`shares`), or of datacenters, for all links of theirs",
         examples=["iowa-ohio"],
     )
     hosts: Names | None = Field(
@@ -221,8 +259,9 @@ class Event(EventSettings):
     )
     crash: Crash | None = Field(
         None,
-        description="of hosts. ranks: all their ranks are killed, and the kernel closes their connections. host: they "
-        "fall silent as well, as without power, and others find out by waiting. Over, the ranks start again",
+        description="of hosts. ranks: all their ranks are killed, and the kernel closes their "
+        "connections. host: they fall silent as well, as without power, and others find out by "
+        "waiting. Over, the ranks start again",
         examples=["host"],
     )
     transfer: Transfer | None = Field(
@@ -230,7 +269,7 @@ class Event(EventSettings):
         description="what hosts send each other from then on",
         examples=[{"from": "iowa", "to": "ohio", "size": "20 GB"}],
     )
-    trace: Annotated[str, AfterValidator(_found_trace)] | None = Field(
+    trace: Annotated[str, AfterValidator(_find_trace)] | None = Field(
         None,
         description="CSV file of what changes when: time,rate,delay,...; times count from `at` on",
         examples=["measured.csv"],
@@ -238,18 +277,21 @@ class Event(EventSettings):
 
     @property
     def rows(self) -> list[TraceRow]:
-        """What is different, and from when after the beginning of an occurrence: the trace, or the
-        event's own.
-        """
-        return [TraceRow(0, self)] if self.trace is None else read_trace(Path(self.trace))
+        """The changes of an occurrence, by time after its beginning."""
+        if self.trace is None:
+            return [TraceRow(0, self)]
+        return read_trace(Path(self.trace))
 
     def occurrences(self) -> Iterator[tuple[int, int | None]]:
-        """From when to before when (None: to the end of the run) the event is in force, in ns."""
+        """Yield when the event is in force: from and to, in ns; to the end of the run if None."""
         for number in range(self.times or 1):
-            begin = self.at + number * (self.every or 0)
-            yield begin, None if self.duration is None else begin + self.duration
+            begin_ns = self.at + number * (self.every or 0)
+            end_ns = None if self.duration is None else begin_ns + self.duration
+            yield begin_ns, end_ns
 
 
 def listed(names: str | list[str] | None) -> list[str]:
-    """What `links` or `hosts` names; `all` is a name."""
-    return [] if names is None else names if isinstance(names, list) else [names]
+    """List the names of `links` or `hosts`; `all` is a name."""
+    if names is None:
+        return []
+    return names if isinstance(names, list) else [names]

@@ -80,7 +80,7 @@ def _split_setting(entry: Section, name: str, directions: tuple[str, str]) -> No
 
 
 def _same_entry(entries: Items, entry: Any) -> int | None:
-    """The index of the entry of `wan` that `entry` refines: the same pair, or the same shorthand."""
+    """The index of the entry that `entry` refines: the same pair, or the same shorthand."""
     identity = _identity(entry)
     if not identity:
         return None

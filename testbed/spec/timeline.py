@@ -198,7 +198,12 @@ def transfer_turns(events: Sequence[Event], hosts: Hosts) -> list[TransferTurn]:
     turns: list[TransferTurn] = []
     for event in events:
         turns += _transfer_turns_of(event, hosts)
-    return sorted(turns)
+    return sorted(turns, key=_without_none)
+
+
+def _without_none(turn: TransferTurn) -> tuple[object, ...]:
+    """A turn as a key to sort by: no pace, which cannot be compared, comes before any pace."""
+    return (*turn[:-1], turn.pace_bps or 0)
 
 
 def _transfer_turns_of(event: Event, hosts: Hosts) -> Iterator[TransferTurn]:

@@ -1,8 +1,8 @@
 """The topology file: datacenters and the WAN links between them.
 
     name: two-sites
-    extends: another-topology          # optional: a preset or a file, relative to this one; see
-    `Topology.load` datacenters:
+    extends: another-topology          # optional: a preset or a file; see `Topology.load`
+    datacenters:
       iowa: {hosts: 4, location: [41.22, -95.86], nic: {rate: 25 Gbit/s, delay: 5 us}}
       ohio: {hosts: 4, location: [40.07, -82.76]}
     wan:
@@ -36,6 +36,7 @@ from pydantic import (
     model_validator,
 )
 
+from testbed.core.errors import Place
 from testbed.core.geo import Location
 from testbed.core.units import Rate, Size, Time, UnitError
 from testbed.spec import yaml_reader
@@ -55,25 +56,33 @@ from testbed.spec.timeline import (
     transfer_turns,
 )
 from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.yaml_reader import Items, Loc
 
 MAX_DATACENTERS = 250
 MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
+MIN_TCP_BUFFER = 2**12
 MAX_TCP_BUFFER = 2**30
-MAX_LEAVES, MAX_SPINES = 63, 64
-DEFAULT_NIC_RATE = 25_000_000_000
-DEFAULT_NIC_DELAY = 5_000
+MAX_LEAVES = 63
+MAX_SPINES = 64
+DEFAULT_NIC_RATE = 25_000_000_000  # bit/s
+DEFAULT_NIC_DELAY = 5_000  # ns
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-def _name(value: str) -> str:
+def _check_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        remedy = "use at most 63 lower-case letters, digits and hyphens; begin with a letter, end with no hyphen"
+        remedy = (
+            "use at most 63 lower-case letters, digits and hyphens; begin with a letter, "
+            "end with no hyphen"
+        )
         raise UnitError(f"{value!r} cannot be a name", remedy)
     return value
 
 
 Name = Annotated[
-    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
+    str,
+    AfterValidator(_check_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"}),
 ]
 Degrees = Annotated[float, Field(strict=True)]
 
@@ -88,8 +97,11 @@ def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
 
 
 class Nic(Strict):
-    """A host's network interface; `rate` and `delay` shape what the host sends, `rate` (or
-    `receive_rate`) and `queue` what it gets."""
+    """A host's network interface.
+
+    `rate` and `delay` shape what the host sends, `rate` (or `receive_rate`) and `queue` what the
+    host gets.
+    """
 
     rate: Rate = Field(DEFAULT_NIC_RATE, description="each way, headers included")
     receive_rate: Rate | None = Field(
@@ -108,8 +120,7 @@ class Nic(Strict):
 
 
 class LeafSpine(Strict):
-    """Leaf switches with the hosts, in blocks of equal size, and spine switches, each joined to
-    every leaf.
+    """Leaf switches with equal blocks of hosts, and spine switches, each joined to every leaf.
 
     A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread
     over the spines by a hash (`ecmp`). The border router hangs on every spine, at the rate of all
@@ -136,6 +147,10 @@ def _one_switch(value: object) -> object:
     return value
 
 
+def _kind_of_fabric(value: object) -> str:
+    return "(leaf-spine)" if isinstance(value, Mapping | LeafSpine) else "(switch)"
+
+
 class DatacenterDefaults(Strict):
     """What every datacenter has unless it says otherwise."""
 
@@ -144,9 +159,7 @@ class DatacenterDefaults(Strict):
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],
-        Discriminator(
-            lambda value: "(leaf-spine)" if isinstance(value, Mapping | LeafSpine) else "(switch)"
-        ),
+        Discriminator(_kind_of_fabric),
     ] = Field(
         "switch",
         description="between the hosts: one switch without limits of its own, or leaves and spines",
@@ -163,8 +176,12 @@ class Datacenter(DatacenterDefaults):
     @field_validator("location")
     @classmethod
     def _on_earth(cls, location: Location | None) -> Location | None:
-        if location is not None and not (abs(location[0]) <= 90 and abs(location[1]) <= 180):
-            raise UnitError(f"{list(location)} is no place", "write [degrees north, degrees east]")
+        if location is None:
+            return None
+
+        north, east = location
+        if abs(north) > 90 or abs(east) > 180:
+            raise UnitError(f"{[north, east]} is no place", "write [degrees north, degrees east]")
         return location
 
 
@@ -179,6 +196,10 @@ class Defaults(Strict):
     )
 
 
+def _kind_of_buffer(value: object) -> str:
+    return "(auto)" if value == "auto" else "(size)"
+
+
 class Tcp(Strict):
     """TCP of every host."""
 
@@ -187,29 +208,35 @@ class Tcp(Strict):
     )
     buffer: Annotated[
         Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
-        Discriminator(lambda value: "(auto)" if value == "auto" else "(size)"),
+        Discriminator(_kind_of_buffer),
     ] = Field(
         "auto",
-        description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay product",
+        description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay "
+        "product",
         examples=["64 MiB"],
     )
     slow_start_after_idle: Flag = Field(
         True,
-        description="whether TCP starts slowly again after a silence of more than its retransmission timeout",
+        description="whether TCP starts slowly again after a silence of more than its "
+        "retransmission timeout",
     )
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
         description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
-        "auto: on unless a link models loss, jitter, duplication or corruption, or there are transfers; less at a time "
-        "where a queue is short",
+        "auto: on unless a link models loss, jitter, duplication or corruption, or there are "
+        "transfers; less at a time where a queue is short",
     )
 
     @field_validator("buffer")
     @classmethod
     def _in_range(cls, buffer: int | str) -> int | str:
-        if isinstance(buffer, int) and not 4096 <= buffer <= MAX_TCP_BUFFER:
+        if isinstance(buffer, int) and not MIN_TCP_BUFFER <= buffer <= MAX_TCP_BUFFER:
             raise UnitError("a TCP buffer is from 4 KiB to 1 GiB")
         return buffer
+
+
+def _kind_of_convergence(value: object) -> str:
+    return "(never)" if value == "never" else "(time)"
 
 
 class Topology(Strict):
@@ -227,7 +254,8 @@ class Topology(Strict):
     )
     wan: list[Wan] = Field(
         [],
-        description="the links between datacenters, and shorthands for many; there must be a path between any two",
+        description="the links between datacenters, and shorthands for many; there must be a path "
+        "between any two",
         examples=[[{"between": ["iowa", "ohio"], "rate": "10 Gbit/s", "delay": "8.2 ms"}]],
     )
     defaults: Defaults = Field(
@@ -237,24 +265,27 @@ class Topology(Strict):
     )
     routing: Literal["delay", "hops", "weight"] = Field(
         "delay",
-        description="the best path has the least delay (delay), the fewest links (hops) or the least sum of weights "
-        "(weight); of several, the least delay",
+        description="the best path has the least delay (delay), the fewest links (hops) or the "
+        "least sum of weights (weight); of several, the least delay",
     )
     multipath: Flag = Field(
         False,
-        description="whether traffic is spread over all best paths (ECMP: equal delay, links or weight)",
+        description="whether traffic is spread over all best paths (ECMP: equal delay, links or "
+        "weight)",
     )
     ecmp: Literal["hosts", "flows"] = Field(
         "hosts",
-        description="what chooses among equal paths and spines: a hash of the two hosts' addresses, the same in every "
-        "run; or of their ports too, as most switches do, which the kernel draws anew in each run",
+        description="what chooses among equal paths and spines: a hash of the two hosts' "
+        "addresses, the same in every run; or of their ports too, as most switches do, which the "
+        "kernel draws anew in each run",
     )
     convergence: Annotated[
         Annotated[Literal["never"], Tag("(never)")] | Annotated[Time, Tag("(time)")],
-        Discriminator(lambda value: "(never)" if value == "never" else "(time)"),
+        Discriminator(_kind_of_convergence),
     ] = Field(
         10**9,
-        description="how long a link has to be down, or up again, until routers change paths for it; or never",
+        description="how long a link has to be down, or up again, until routers change paths for "
+        "it; or never",
         examples=["300 ms"],
     )
     events: list[Event] = Field(
@@ -269,27 +300,35 @@ class Topology(Strict):
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
-        """The topology of a preset's name or of a file, with ``--set`` overrides (see
-        `parse_overrides`).
+        """Load a topology.
 
         With ``extends``, the file is laid over the other one: mappings key by key, `wan` link by
         link; a null removes a key. A link is named by its two ends (``wan.iowa-ohio.delay``), a
         shorthand by its kind (``wan.mesh.rate``); naming a link of a shorthand changes that link
         alone, ``wan.*.rate`` changes all entries.
 
+        Args:
+            name_or_path: The name of a preset, or the path of a file.
+            overrides: Settings of ``--set`` that are laid over the file (see `parse_overrides`).
+
         Raises:
-            InputError: there is no such topology, or it is wrong; names every error with its place.
+            InputError: There is no such topology, or it is wrong; names every error with its place.
         """
         path = TOPOLOGIES.find(name_or_path)
         source = read_topology(path)
         source.setdefault("name", _name_of(path))
-        apply_overrides(source, overrides, lambda items, step: find_item(source, items, step))
+
+        def find(items: Items, step: str) -> int | None:
+            return find_item(source, items, step)
+
+        def locate(loc: Loc) -> Place:
+            return yaml_reader.place_of(source, loc, item_name)
+
+        apply_overrides(source, overrides, find)
         try:
             return cls.model_validate(source, context={"folder": path.parent})
         except ValidationError as error:
-            raise input_error(
-                error, cls, lambda loc: yaml_reader.place_of(source, loc, item_name)
-            ) from error
+            raise input_error(error, cls, locate) from error
 
     def model_post_init(self, context: Any) -> None:
         """Make `to_yaml` write the name, which a file without one takes from its stem."""
@@ -297,23 +336,28 @@ class Topology(Strict):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON schema (draft 7) of a topology file, for editors; looser than `load`, which sees
-        the whole.
+        """Make the JSON schema (draft 7) of a topology file, for editors.
+
+        The schema is looser than `load`, which sees the whole file.
         """
         schema = cls.model_json_schema(schema_generator=SchemaGenerator)
-        properties, datacenters = schema["properties"], schema["properties"]["datacenters"]
-        datacenters["additionalProperties"] = {
-            "anyOf": [datacenters["additionalProperties"], {"type": "null"}]
-        }
+        properties = schema["properties"]
+        datacenters = properties["datacenters"]
+        null_or_datacenter = [datacenters["additionalProperties"], {"type": "null"}]
+        datacenters["additionalProperties"] = {"anyOf": null_or_datacenter}
         properties["extends"] = {
             "type": "string",
-            "description": "a preset or a file, relative to this one, over which this is laid; null removes a key",
+            "description": (
+                "a preset or a file, relative to this one, over which this is laid; "
+                "null removes a key"
+            ),
             "examples": ["two-sites"],
         }
+
         del schema["required"]
         schema["anyOf"] = [{"required": ["datacenters"]}, {"required": ["extends"]}]
         schema["$defs"]["Wan"]["oneOf"] = [{"required": [shape]} for shape in SHAPES]
-        return {"$schema": SchemaGenerator.schema_dialect} | schema
+        return {"$schema": SchemaGenerator.schema_dialect, **schema}
 
     @property
     def links(self) -> list[Link]:
@@ -328,7 +372,7 @@ class Topology(Strict):
 
     @property
     def states(self) -> list[LinkState]:
-        """What the links go through while a run goes on, by time."""
+        """The states that links go through during a run, by time."""
         return link_states(self.events, self.links, list(self.datacenters))
 
     @property
@@ -338,16 +382,16 @@ class Topology(Strict):
 
     @property
     def transfers(self) -> list[TransferTurn]:
-        """What hosts send each other beside the job, by time."""
+        """The transfers between hosts in the background, by time."""
         return transfer_turns(self.events, self.host_names)
 
     @property
     def host_names(self) -> dict[str, list[str]]:
-        """Of each datacenter."""
-        return {
-            name: [f"{name}-h{number}" for number in range(site.hosts)]
-            for name, site in self.sites.items()
-        }
+        """The names of the hosts of each datacenter."""
+        names: dict[str, list[str]] = {}
+        for datacenter, site in self.sites.items():
+            names[datacenter] = [f"{datacenter}-h{number}" for number in range(site.hosts)]
+        return names
 
     def _expand(self) -> tuple[list[Link], list[Problem]]:
         locations = {name: datacenter.location for name, datacenter in self.datacenters.items()}
@@ -355,34 +399,44 @@ class Topology(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
-
         links, problems = self._expand()
         if not problems:
-            graph = nx.Graph([(link.forward.source, link.forward.target) for link in links])
-            graph.add_nodes_from(self.datacenters)
-            first, *others = (list(part) for part in nx.connected_components(graph))
-            for other in others:
-                what = f"there is no path between {', '.join(sorted(first))} and {', '.join(sorted(other))}"
-                problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
-        problems += [
-            problem for name, site in self.sites.items() for problem in _fabric_problems(name, site)
-        ]
+            problems += self._path_problems(links)
+        for name, site in self.sites.items():
+            problems += _fabric_problems(name, site)
         if not problems:
             problems += event_problems(self.events, links, self.host_names)
-        refuse(problems, self.__class__.__name__)
+        refuse(problems, type(self).__name__)
         return self
+
+    def _path_problems(self, links: list[Link]) -> list[Problem]:
+        """Datacenters that no path joins with the first part of the network."""
+        import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
+
+        graph = nx.Graph([(link.forward.source, link.forward.target) for link in links])
+        graph.add_nodes_from(self.datacenters)
+        first, *others = [sorted(part) for part in nx.connected_components(graph)]
+
+        problems: list[Problem] = []
+        for other in others:
+            what = f"there is no path between {', '.join(first)} and {', '.join(other)}"
+            problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
+        return problems
 
 
 def _name_of(path: Path) -> str:
     """A topology's name from that of its file, with hyphens for what a name cannot have."""
-    text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:60].rstrip("-")
-    return text if text[:1].isalpha() else f"t-{text}".rstrip("-")
+    text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    text = text[:60].rstrip("-")
+    if text[:1].isalpha():
+        return text
+    return f"t-{text}".rstrip("-")
 
 
 def _fabric_problems(name: str, site: Datacenter) -> list[Problem]:
     fabric = site.fabric
-    if isinstance(fabric, LeafSpine) and site.hosts < fabric.leaves:
-        what = f"{fabric.leaves} leaves for {site.hosts} hosts"
-        return [Problem(("datacenters", name, "fabric"), what, "a leaf needs at least one host")]
-    return []
+    if not isinstance(fabric, LeafSpine) or site.hosts >= fabric.leaves:
+        return []
+
+    what = f"{fabric.leaves} leaves for {site.hosts} hosts"
+    return [Problem(("datacenters", name, "fabric"), what, "a leaf needs at least one host")]

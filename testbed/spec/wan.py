@@ -44,6 +44,7 @@ from testbed.core.units import (
     pattern,
 )
 from testbed.spec.base import Count, Flag, Problem, Strict, overlay, suggest
+from testbed.spec.yaml_reader import Loc
 
 T = TypeVar("T")
 ARROW = "->"
@@ -58,16 +59,31 @@ def is_per_direction(value: Any) -> bool:
     return isinstance(value, Mapping) and any(ARROW in str(key) for key in value)
 
 
-Way = Annotated[str, WithJsonSchema({"type": "string", "pattern": ARROW})]
+def toward(value: Any, direction: str) -> Any:
+    """The value of a setting for one direction.
+
+    Args:
+        value: A setting of a link, written per direction or not.
+        direction: The direction's name, such as ``iowa->ohio``.
+    """
+    return value[direction] if is_per_direction(value) else value
+
+
+def _kind_of_setting(value: object) -> str:
+    return "(each)" if is_per_direction(value) else "(both)"
+
+
+DirectionName = Annotated[str, WithJsonSchema({"type": "string", "pattern": ARROW})]
 PerDirection = Annotated[
-    Annotated[T, Tag("(both)")] | Annotated[dict[Way, T], Tag("(each)")],
-    Discriminator(lambda value: "(each)" if is_per_direction(value) else "(both)"),
+    Annotated[T, Tag("(both)")] | Annotated[dict[DirectionName, T], Tag("(each)")],
+    Discriminator(_kind_of_setting),
 ]
 
 
 class GilbertElliott(Strict):
-    """Bursty loss after Gilbert and Elliott: a link is in a good or in a bad state, which may
-    change at each packet.
+    """Bursty loss after Gilbert and Elliott.
+
+    A link is in a good or in a bad state, which may change at each packet.
     """
 
     p: Probability = Field(description="of going from good to bad, per packet", examples=["0.1 %"])
@@ -82,18 +98,18 @@ class GilbertElliott(Strict):
     )
 
 
+def _kind_of_loss(value: object) -> str:
+    return "(bursts)" if isinstance(value, Mapping | GilbertElliott) else "(independent)"
+
+
 Loss = Annotated[
     Annotated[Probability, Tag("(independent)")] | Annotated[GilbertElliott, Tag("(bursts)")],
-    Discriminator(
-        lambda value: "(bursts)" if isinstance(value, Mapping | GilbertElliott) else "(independent)"
-    ),
+    Discriminator(_kind_of_loss),
 ]
 
 
 class QueueLength(NamedTuple):
-    """A buffer: `amount` bandwidth-delay products of the link, bytes, ns of its rate, or packets of
-    MTU size.
-    """
+    """A buffer: `amount` bandwidth-delay products, bytes, ns of the rate, or packets of an MTU."""
 
     amount: Decimal
     unit: Literal["bdp", "bytes", "time", "packets"]
@@ -119,26 +135,14 @@ def parse_queue(value: object) -> QueueLength:
     """Read a queue such as ``1 bdp``, ``64 packets``, ``4 MiB`` or ``20 ms``.
 
     Raises:
-        UnitError: it is none of these, or zero.
+        UnitError: The value is none of these, or zero.
     """
     if isinstance(value, QueueLength):
         return value
-    number, _, unit = str(value).strip().partition(" ")
-    queue: QueueLength | None = None
-    if (
-        unit in ("bdp", "packets")
-        and number.replace(".", "", 1).isascii()
-        and number.replace(".", "", 1).isdigit()
-    ):
-        queue = QueueLength(Decimal(number), "bdp" if unit == "bdp" else "packets")
-    elif isinstance(value, str):
-        for read, kind in ((parse_size, "bytes"), (parse_time, "time")):
-            try:
-                queue = queue or QueueLength(
-                    Decimal(read(value)), "bytes" if kind == "bytes" else "time"
-                )
-            except UnitError:
-                continue
+
+    queue = _counted_queue(str(value))
+    if queue is None and isinstance(value, str):
+        queue = _measured_queue(value)
     if queue is None:
         raise UnitError(f"{value!r} is not a queue", _QUEUE_REMEDY)
     if queue.amount == 0:
@@ -146,8 +150,33 @@ def parse_queue(value: object) -> QueueLength:
     return queue
 
 
+def _counted_queue(text: str) -> QueueLength | None:
+    """A queue such as ``1.5 bdp`` or ``64 packets``."""
+    number, _, unit = text.strip().partition(" ")
+    digits = number.replace(".", "", 1)
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    if unit == "bdp":
+        return QueueLength(Decimal(number), "bdp")
+    if unit == "packets":
+        return QueueLength(Decimal(number), "packets")
+    return None
+
+
+def _measured_queue(text: str) -> QueueLength | None:
+    """A queue that is a size or a time."""
+    try:
+        return QueueLength(Decimal(parse_size(text)), "bytes")
+    except UnitError:
+        pass
+    try:
+        return QueueLength(Decimal(parse_time(text)), "time")
+    except UnitError:
+        return None
+
+
 def format_queue(queue: QueueLength) -> str:
-    """The exact text of a queue."""
+    """Write the exact text of a queue."""
     if queue.unit == "bytes":
         return format_size(int(queue.amount))
     if queue.unit == "time":
@@ -155,13 +184,21 @@ def format_queue(queue: QueueLength) -> str:
     return f"{queue.amount:f} {queue.unit}"
 
 
-def _distribution(value: str, info: ValidationInfo) -> str:
+def _find_distribution(value: str, info: ValidationInfo) -> str:
+    """The name of a distribution, or the path of a table's file."""
     if value in DISTRIBUTIONS:
         return value
-    path = Path((info.context or {}).get("folder", "")) / value
+
+    folder = (info.context or {}).get("folder", "")
+    path = Path(folder) / value
     if not path.is_file():
-        raise UnitError(f"{value!r} is neither {', '.join(DISTRIBUTIONS)} nor the file of a table")
+        names = ", ".join(DISTRIBUTIONS)
+        raise UnitError(f"{value!r} is neither {names} nor the file of a table")
     return str(path.resolve())
+
+
+def _kind_of_members(value: object) -> str:
+    return "(some)" if isinstance(value, list) else "(all)"
 
 
 QueueField = Annotated[
@@ -172,18 +209,17 @@ QueueField = Annotated[
 ]
 Members = Annotated[
     Annotated[Literal["all"], Tag("(all)")] | Annotated[list[str], Tag("(some)")],
-    Discriminator(lambda value: "(some)" if isinstance(value, list) else "(all)"),
+    Discriminator(_kind_of_members),
 ]
 
 
 class LinkSettings(Strict):
-    """What a WAN link is like: the bottleneck (rate, queue) and the fibre (delay and
-    impairments).
-    """
+    """Settings of a WAN link: the bottleneck (rate, queue) and the fibre (delay, impairments)."""
 
     rate: PerDirection[Rate] | None = Field(
         None,
-        description="of the bottleneck, headers included; every link needs one, here or in `defaults`",
+        description="of the bottleneck, headers included; every link needs one, here or in "
+        "`defaults`",
     )
     delay: PerDirection[Time] | None = Field(
         None,
@@ -196,7 +232,7 @@ class LinkSettings(Strict):
     jitter: PerDirection[Time] = Field(
         0, description="spread of the delay; at most the delay", examples=["100 us"]
     )
-    distribution: PerDirection[Annotated[str, AfterValidator(_distribution)]] = Field(
+    distribution: PerDirection[Annotated[str, AfterValidator(_find_distribution)]] = Field(
         "uniform",
         description=f"of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a netem table",
         examples=["normal"],
@@ -213,7 +249,8 @@ class LinkSettings(Strict):
     )
     queue: PerDirection[QueueField] | None = Field(
         None,
-        description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at least 64 packets",
+        description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at "
+        "least 64 packets",
     )
     discipline: PerDirection[Discipline] = Field(
         "drop-tail",
@@ -254,31 +291,38 @@ class Wan(LinkSettings):
 
     @model_serializer(mode="wrap")
     def _shape_first(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What the entry is before how it is, as people write it."""
+        """Write what the entry is before its settings, as people do."""
         written: dict[str, Any] = serialize(self)
-        return {name: written.pop(name) for name in SHAPES if name in written} | written
+        ordered: dict[str, Any] = {}
+        for name in SHAPES:
+            if name in written:
+                ordered[name] = written.pop(name)
+        ordered.update(written)
+        return ordered
 
     @property
     def shape(self) -> str | None:
-        """Which of `between`, `mesh`, `ring` and `star` is written; None unless it is exactly
-        one.
-        """
+        """The one of `between`, `mesh`, `ring` and `star` that is written; None if not just one."""
         written = [name for name in SHAPES if getattr(self, name) is not None]
         return written[0] if len(written) == 1 else None
 
     def pairs(self, datacenters: list[str]) -> list[tuple[str, str]]:
-        """The two ends of every link of this entry, in the order written."""
+        """List the two ends of every link of this entry, in the order written.
+
+        Args:
+            datacenters: The names of all datacenters, for a shorthand of ``all``.
+        """
         if self.between is not None:
             return [self.between]
+
         members = getattr(self, self.shape or "mesh")
         names = datacenters if members == "all" else members or []
+        if self.shape == "star":
+            return [(names[0], name) for name in names[1:]]
         if self.shape == "ring":
-            return list(zip(names, names[1:] + names[:1], strict=True)) if len(names) > 2 else []
-        return (
-            [(names[0], name) for name in names[1:]]
-            if self.shape == "star"
-            else list(combinations(names, 2))
-        )
+            following = names[1:] + names[:1]
+            return list(zip(names, following, strict=True)) if len(names) > 2 else []
+        return list(combinations(names, 2))
 
 
 @dataclass(frozen=True)
@@ -317,171 +361,201 @@ class Link:
 
 
 class _Written(NamedTuple):
+    """A link as entries of `wan` say, before its settings are checked."""
+
     ends: tuple[str, str]
     entry: int  # index of the entry in `wan` that an error about the link names
     settings: LinkSettings
-    refined: bool
+    is_refined: bool  # by an entry with `between`
+
+
+Locations = Mapping[str, Location | None]
 
 
 def expand(
-    wan: list[Wan], defaults: LinkSettings | None, locations: Mapping[str, Location | None]
+    wan: list[Wan], defaults: LinkSettings | None, locations: Locations
 ) -> tuple[list[Link], list[Problem]]:
-    """The links that `wan` stands for, and what is wrong with it. `locations` has every
-    datacenter's name.
+    """Find the links that `wan` stands for.
+
+    Args:
+        wan: The entries of `wan`.
+        defaults: The settings of links that do not say otherwise.
+        locations: The location of every datacenter, by name; None where the file gives none.
+
+    Returns:
+        The links, and what is wrong with `wan`. Links with a problem are left out; a shorthand
+        reports each problem of its links once.
     """
-    problems = [
-        problem
-        for index, entry in enumerate(wan)
-        for problem in _entry_problems(index, entry, locations)
-    ]
+    problems: list[Problem] = []
+    for index, entry in enumerate(wan):
+        problems += _entry_problems(index, entry, list(locations))
     if defaults is not None:
         problems += _direction_problems(("defaults", "wan"), defaults, ())
     if problems:
         return [], problems
-    written, problems = _written_links(wan, defaults, list(locations))
+
+    written_links, problems = _written_links(wan, defaults, list(locations))
     links: dict[str, Link] = {}
-    for ends, index, settings, _ in written:
-        key = "-".join(ends)
-        found = _link_problems(index, ends, settings, locations)
+    for written in written_links:
+        key = "-".join(written.ends)
+        link_problems = _link_problems(written, locations)
         if key in links:
-            found.append(
-                Problem(("wan", index), f"two links have the key {key!r}", "rename a datacenter")
-            )
-        problems += found
-        if not found:
-            ways = [_direction(settings, *way, locations) for way in (ends, ends[::-1])]
-            links[key] = Link(key, ways[0], ways[1], settings.shares)
-    first = {
-        problem.loc: problem for problem in reversed(problems)
-    }  # one for the links of a shorthand
-    return list(links.values()), list(reversed(first.values()))
+            what = f"two links have the key {key!r}"
+            link_problems.append(Problem(("wan", written.entry), what, "rename a datacenter"))
+        if link_problems:
+            problems += link_problems
+        else:
+            links[key] = _link(key, written, locations)
+    return list(links.values()), _first_at_each_place(problems)
 
 
-def _entry_problems(index: int, entry: Wan, known: Mapping[str, Any]) -> list[Problem]:
+def _first_at_each_place(problems: list[Problem]) -> list[Problem]:
+    """The first problem at each location, in the order of the last ones there."""
+    first: dict[Loc, Problem] = {}
+    for problem in reversed(problems):
+        first[problem.loc] = problem
+    return list(reversed(first.values()))
+
+
+def _link(key: str, written: _Written, locations: Locations) -> Link:
+    start, end = written.ends
+    return Link(
+        key=key,
+        forward=_direction(written.settings, start, end, locations),
+        backward=_direction(written.settings, end, start, locations),
+        conduit=written.settings.shares,
+    )
+
+
+def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> list[Problem]:
     if entry.shape is None:
-        return [Problem(("wan", index), "a link needs exactly one of between, mesh, ring and star")]
+        what = "a link needs exactly one of between, mesh, ring and star"
+        return [Problem(("wan", index), what)]
+
     members = getattr(entry, entry.shape)
+    names = datacenters if members == "all" else list(members)
     loc = ("wan", index, entry.shape)
-    names = list(known) if members == "all" else list(members)
-    problems = [
-        Problem(loc, f"there is no datacenter {name!r}", suggest(name, known, "datacenters"))
-        for name in dict.fromkeys(names)
-        if name not in known
-    ]
+    problems: list[Problem] = []
+    for name in dict.fromkeys(names):
+        if name not in datacenters:
+            suggestion = suggest(name, datacenters, "datacenters")
+            problems.append(Problem(loc, f"there is no datacenter {name!r}", suggestion))
+
     if len(set(names)) < len(names):
         problems.append(Problem(loc, f"the same datacenter is named twice: {', '.join(names)}"))
     least = 3 if entry.shape == "ring" else 2
     if len(names) < least:
         problems.append(Problem(loc, f"a {entry.shape} needs at least {least} datacenters"))
-    ends = entry.between or ()
-    return problems + _direction_problems(("wan", index), entry, ends)
+
+    problems += _direction_problems(("wan", index), entry, entry.between or ())
+    return problems
 
 
-def _direction_problems(
-    loc: tuple[str | int, ...], settings: LinkSettings, ends: tuple[str, ...]
-) -> list[Problem]:
+def _direction_problems(loc: Loc, settings: LinkSettings, ends: tuple[str, ...]) -> list[Problem]:
     """Per-direction values must name the two directions of a link written with `between`."""
-    allowed = [ARROW.join(ends), ARROW.join(ends[::-1])] if ends else []
-    problems = []
+    problems: list[Problem] = []
     for name in LinkSettings.model_fields:
         value = getattr(settings, name)
         if not is_per_direction(value):
             continue
         if not ends:
-            problems.append(
-                Problem((*loc, name), "values per direction need an entry with between")
-            )
-        problems += [
-            Problem(
-                (*loc, name, key),
-                f"{key!r} is no direction of this link",
-                f"they are {' and '.join(allowed)}",
-            )
-            for key in value
-            if ends and key not in allowed
-        ]
+            what = "values per direction need an entry with between"
+            problems.append(Problem((*loc, name), what))
+            continue
+
+        allowed = _direction_names(ends)
+        for direction in value:
+            if direction not in allowed:
+                what = f"{direction!r} is no direction of this link"
+                remedy = f"they are {' and '.join(allowed)}"
+                problems.append(Problem((*loc, name, direction), what, remedy))
     return problems
+
+
+def _direction_names(ends: tuple[str, ...]) -> tuple[str, str]:
+    """The names of both directions of a link: ``iowa->ohio``, ``ohio->iowa``."""
+    return ARROW.join(ends), ARROW.join(reversed(ends))
 
 
 def _written_links(
     wan: list[Wan], defaults: LinkSettings | None, datacenters: list[str]
 ) -> tuple[list[_Written], list[Problem]]:
     """All links with their settings: defaults, then the shorthand, then the `between` entry."""
-    found: dict[frozenset[str], _Written] = {}
-    problems = []
     base = overlay(LinkSettings(), defaults)
-    for index, entry in sorted(enumerate(wan), key=lambda item: item[1].shape == "between"):
+    links: dict[frozenset[str], _Written] = {}
+    problems: list[Problem] = []
+    for index, entry in _shorthands_first(wan):
+        refines = entry.between is not None
         for ends in entry.pairs(datacenters):
-            old = found.get(frozenset(ends))
-            if old is not None and (old.refined or entry.between is None):
+            pair = frozenset(ends)
+            old = links.get(pair)
+            if old is not None and (old.is_refined or not refines):
                 what = f"a second link between {ends[0]} and {ends[1]}"
-                problems.append(
-                    Problem(("wan", index), what, "datacenters have at most one link between them")
-                )
+                remedy = "datacenters have at most one link between them"
+                problems.append(Problem(("wan", index), what, remedy))
                 continue
-            settings = _refined(old.settings if old else base, entry, ends)
-            found[frozenset(ends)] = _Written(ends, index, settings, entry.between is not None)
-    return list(found.values()), problems
+
+            lower = base if old is None else old.settings
+            settings = _refined(lower, entry, ends)
+            links[pair] = _Written(ends, index, settings, refines)
+    return list(links.values()), problems
+
+
+def _shorthands_first(wan: list[Wan]) -> list[tuple[int, Wan]]:
+    """The entries with their indices; those with `between` come last."""
+    return sorted(enumerate(wan), key=lambda item: item[1].shape == "between")
 
 
 def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSettings:
-    """`base` with what `entry` sets; where it sets one direction of a link, the other one keeps the
-    value of `base`.
+    """`base` with the settings of `entry`.
+
+    Where `entry` sets one direction of a link, the other direction keeps the value of `base`.
     """
-    refined = overlay(base, entry)
-    ways = (ARROW.join(ends), ARROW.join(ends[::-1]))
-    both = {
-        name: dict.fromkeys(ways, getattr(base, name)) | value
-        for name in LinkSettings.model_fields
-        if is_per_direction(value := getattr(entry, name))
-    }
-    return refined.model_copy(update=both)
+    both_directions: dict[str, Any] = {}
+    for name in LinkSettings.model_fields:
+        value = getattr(entry, name)
+        if is_per_direction(value):
+            values = dict.fromkeys(_direction_names(ends), getattr(base, name))
+            values.update(value)
+            both_directions[name] = values
+    return overlay(base, entry).model_copy(update=both_directions)
 
 
-def _link_problems(
-    index: int,
-    ends: tuple[str, str],
-    settings: LinkSettings,
-    locations: Mapping[str, Location | None],
-) -> list[Problem]:
-    problems = []
-    for way in (ends, ends[::-1]):
-        name = ARROW.join(way)
+def _link_problems(written: _Written, locations: Locations) -> list[Problem]:
+    """What is wrong with the settings of each direction of a link."""
+    missing_locations = [end for end in sorted(written.ends) if locations[end] is None]
+    loc = ("wan", written.entry)
+    settings = written.settings
+    problems: list[Problem] = []
+    for name in _direction_names(written.ends):
         if toward(settings.rate, name) is None:
-            problems.append(
-                Problem(
-                    ("wan", index, "rate"), f"{name} has no rate", "write one, such as 10 Gbit/s"
-                )
-            )
+            what = f"{name} has no rate"
+            problems.append(Problem((*loc, "rate"), what, "write one, such as 10 Gbit/s"))
+
         delay = toward(settings.delay, name)
-        missing = [end for end in sorted(ends) if locations[end] is None]
-        if delay is None and missing:
-            remedy = f"write a delay, or the location of {' and '.join(missing)}"
-            problems.append(Problem(("wan", index, "delay"), f"{name} has no delay", remedy))
+        if delay is None and missing_locations:
+            remedy = f"write a delay, or the location of {' and '.join(missing_locations)}"
+            problems.append(Problem((*loc, "delay"), f"{name} has no delay", remedy))
         elif delay is not None and toward(settings.jitter, name) > delay:
-            problems.append(
-                Problem(("wan", index, "jitter"), f"the jitter of {name} exceeds its delay")
-            )
-        if toward(settings.ecn, name) and toward(settings.discipline, name) == "drop-tail":
+            problems.append(Problem((*loc, "jitter"), f"the jitter of {name} exceeds its delay"))
+
+        discipline = toward(settings.discipline, name)
+        if discipline == "drop-tail" and toward(settings.ecn, name):
             what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
-            problems.append(Problem(("wan", index, "ecn"), what, "add discipline: red or fq_codel"))
+            problems.append(Problem((*loc, "ecn"), what, "add discipline: red or fq_codel"))
     return problems
 
 
-def toward(value: Any, name: str) -> Any:
-    """The value for direction `name`."""
-    return value[name] if is_per_direction(value) else value
-
-
 def _direction(
-    settings: LinkSettings, source: str, target: str, locations: Mapping[str, Location | None]
+    settings: LinkSettings, source: str, target: str, locations: Locations
 ) -> LinkDirection:
-    values = {
-        name: toward(getattr(settings, name), f"{source}{ARROW}{target}")
-        for name in LinkSettings.model_fields
-        if name not in ("detour", "shares")
-    }
-    a, b = locations[source], locations[target]
-    if values["delay"] is None and a is not None and b is not None:
-        values["delay"] = fibre_delay_ns(distance_km(a, b), settings.detour)
+    values: dict[str, Any] = {}
+    for name in LinkSettings.model_fields:
+        if name not in ("detour", "shares"):
+            values[name] = toward(getattr(settings, name), f"{source}{ARROW}{target}")
+
+    start = locations[source]
+    end = locations[target]
+    if values["delay"] is None and start is not None and end is not None:
+        values["delay"] = fibre_delay_ns(distance_km(start, end), settings.detour)
     return LinkDirection(source, target, **values)

@@ -1,1 +1,1 @@
-"""The schema and the reference of topology files, made from the models."""
+"""The JSON schema and the reference page of topology files, made from the models."""

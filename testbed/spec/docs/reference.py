@@ -1,11 +1,9 @@
-"""The reference page of the topology file, made from its JSON schema: every key, value, unit,
-default and example.
-"""
+"""The reference page of the topology file, made from the file's JSON schema."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -15,33 +13,35 @@ from testbed.spec.topology import Topology
 from testbed.spec.wan import ARROW
 
 Schema = Mapping[str, Any]
+Models = Mapping[str, Schema]  # the schemas of all models by their titles
 KINDS = {"integer": "whole number", "boolean": "`true`, `false`", "string": "text"}
 
 HEAD = """# Topology file: reference
 
-Made from the models in `testbed/spec/` by `make docs`. [topologies.md](topologies.md) explains the language by
-examples; [topologies/schema.json](../topologies/schema.json) is the same for editors.
+Made from the models in `testbed/spec/` by `make docs`. [topologies.md](topologies.md) explains the
+language by examples; [topologies/schema.json](../topologies/schema.json) is the same for editors.
 
-A quantity is a number and a unit; only 0 needs none, and a rate is never 0. A key that begins with `x-` is ignored,
-every other unknown key is an error. Where *per direction* says yes, the value may also be a mapping such as
-`{iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}` in an entry with `between`; a direction that is not named has what the
-shorthand or `defaults` say.
+A quantity is a number and a unit; only 0 needs none, and a rate is never 0. A key that begins with
+`x-` is ignored, every other unknown key is an error. Where *per direction* says yes, the value may
+also be a mapping such as `{iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}` in an entry with
+`between`; a direction that is not named has what the shorthand or `defaults` say.
 """
 
 
 def reference() -> str:
-    """The page, as Markdown."""
+    """Write the page as Markdown: every key, value, unit, default and example."""
     schema = Topology.json_schema()
-    models = {schema["title"]: schema, **schema["$defs"]}
-    paths = _paths(schema["title"], models)
-    sections = (line for title in paths for line in _section(title, paths[title], models))
-    return "\n".join([HEAD, *_units(), *sections]).rstrip()
+    root = schema["title"]
+    models = {root: schema, **schema["$defs"]}
+
+    lines = [HEAD, *_units()]
+    for title, paths in _paths(root, models).items():
+        lines += _section(title, paths, models)
+    return "\n".join(lines).rstrip()
 
 
 def example(field: Schema) -> Any:
-    """A value that `field` may have: its example if it has one, else one of its type's, else its
-    default.
-    """
+    """Find a value that `field` may have: an example, else one of its type, else the default."""
     return next(_examples(field), field.get("default"))
 
 
@@ -56,102 +56,141 @@ def _examples(field: Schema) -> Iterator[Any]:
 
 
 def _units() -> Iterator[str]:
+    """The table of units."""
     yield "| quantity | units | also read |"
     yield "|---|---|---|"
     for quantity in (RATE, TIME, DECIMAL_SIZE, PERCENTAGE):
-        units, synonyms = (
-            ", ".join(f"`{unit}`" for unit in names)
-            for names in (quantity.units, quantity.synonyms)
-        )
+        units = _code_list(quantity.units)
+        synonyms = _code_list(quantity.synonyms)
         yield f"| {quantity.name} | {units} | {synonyms} |"
     yield ""
 
 
-def _paths(title: str, models: Mapping[str, Schema]) -> dict[str, list[str]]:
-    """Where in the file each model stands, as dotted keys, in the order in which a reader meets
-    them.
+def _code_list(texts: Iterable[str]) -> str:
+    return ", ".join(f"`{text}`" for text in texts)
+
+
+def _paths(root: str, models: Models) -> dict[str, list[str]]:
+    """Find where in the file each model stands, breadth first.
+
+    Args:
+        root: The title of the model of the whole file.
+        models: All models.
+
+    Returns:
+        By title, the dotted keys of each place; the root's is empty.
     """
     paths: dict[str, list[str]] = {}
-    waiting = [("", title)]
+    waiting = [("", root)]
     while waiting:
         path, title = waiting.pop(0)
         paths.setdefault(title, []).append(path)
         for key, field in models[title]["properties"].items():
-            for way, below in _references(field):
-                waiting.append((f"{path}.{key}{way}".lstrip("."), below))
+            for suffix, model_below in _references(field):
+                path_below = f"{path}.{key}{suffix}".lstrip(".")
+                waiting.append((path_below, model_below))
     return paths
 
 
 def _references(field: Schema) -> Iterator[tuple[str, str]]:
-    """The models that `field` holds: how to get from the key to them, and their titles."""
+    """The models that `field` holds: what follows the key on the way there, and the title."""
     if "$ref" in field:
-        yield "", field["$ref"].rpartition("/")[2]
-    if isinstance(field.get("items"), Mapping):
-        yield from ((f"[]{way}", title) for way, title in _references(field["items"]))
-    if isinstance(field.get("additionalProperties"), Mapping) and not _is_per_direction(field):
-        yield from (
-            (f".NAME{way}", title) for way, title in _references(field["additionalProperties"])
-        )
+        yield "", _title(field)
+
+    items = field.get("items")
+    if isinstance(items, Mapping):
+        for suffix, title in _references(items):
+            yield f"[]{suffix}", title
+
+    values = field.get("additionalProperties")
+    if isinstance(values, Mapping) and not _is_per_direction(field):
+        for suffix, title in _references(values):
+            yield f".NAME{suffix}", title
+
     for alternative in field.get("anyOf", field.get("oneOf", [])):
         yield from _references(alternative)
 
 
-def _section(title: str, paths: list[str], models: Mapping[str, Schema]) -> Iterator[str]:
+def _title(field: Schema) -> str:
+    """The title of the model that `field` refers to."""
+    reference_path: str = field["$ref"]
+    return reference_path.rpartition("/")[2]
+
+
+def _section(title: str, paths: list[str], models: Models) -> Iterator[str]:
+    """The lines of a model's section."""
     model = models[title]
+    place = f"At {_code_list(paths)}." if any(paths) else "The file itself."
     yield f"## {title}"
     yield ""
-    if any(paths):
-        yield f"At {', '.join(f'`{path}`' for path in paths)}. {model['description']}"
-    else:
-        yield f"The file itself. {model['description']}"
+    yield f"{place} {model['description']}"
     yield ""
-    larger = _larger(title, models)
-    if larger is not None:
-        others = [key for key in models[larger]["properties"] if key not in model["properties"]]
-        yield f"The keys are those of {_link(larger)}, without {', '.join(f'`{key}`' for key in others)}."
+
+    larger = _larger_model(title, models)
+    if larger is None:
+        yield from _table(model)
     else:
-        yield "| key | value | default | per direction | meaning | example |"
-        yield "|---|---|---|---|---|---|"
-        for key, field in model["properties"].items():
-            yield _row(key, field, key in model.get("required", []))
+        larger_keys = models[larger]["properties"]
+        other_keys = [key for key in larger_keys if key not in model["properties"]]
+        yield f"The keys are those of {_link(larger)}, without {_code_list(other_keys)}."
     yield ""
 
 
-def _larger(title: str, models: Mapping[str, Schema]) -> str | None:
+def _larger_model(title: str, models: Models) -> str | None:
     """The model that has all keys of the model `title`, and others."""
-    own = models[title]["properties"]
+    fields = models[title]["properties"]
     for other, model in models.items():
-        keys = model["properties"]
-        if len(own) < len(keys) and all(keys.get(key) == field for key, field in own.items()):
+        other_fields = model["properties"]
+        has_all = all(other_fields.get(key) == field for key, field in fields.items())
+        if has_all and len(fields) < len(other_fields):
             return other
     return None
 
 
-def _row(key: str, field: Schema, required: bool) -> str:
-    written = yaml.safe_dump(
-        {key: example(field)}, sort_keys=False, default_flow_style=True, width=math.inf
-    ).strip()
-    default = field.get("default")
-    shown = (
-        "required"
-        if required
-        else ""
-        if default in (None, "", []) or _is_model(field)
-        else f"`{_text(default)}`"
+def _table(model: Schema) -> Iterator[str]:
+    """The table of a model's keys."""
+    yield "| key | value | default | per direction | meaning | example |"
+    yield "|---|---|---|---|---|---|"
+    required = model.get("required", [])
+    for key, field in model["properties"].items():
+        per_direction = any(_is_per_direction(part) for part in _alternatives(field))
+        cells = [
+            f"`{key}`",
+            _value(field),
+            "required" if key in required else _default(field),
+            "yes" if per_direction else "",
+            field["description"],
+            f"`{_example_text(key, field)}`",
+        ]
+        escaped = [cell.replace("|", "\\|") for cell in cells]
+        yield f"| {' | '.join(escaped)} |"
+
+
+def _example_text(key: str, field: Schema) -> str:
+    """An example of a key and its value, on one line."""
+    mapping = yaml.safe_dump(
+        {key: example(field)},
+        sort_keys=False,
+        default_flow_style=True,
+        width=math.inf,
     )
-    each = "yes" if any(_is_per_direction(part) for part in _alternatives(field)) else ""
-    cells = [f"`{key}`", _value(field), shown, each, field["description"], f"`{written[1:-1]}`"]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return mapping.strip().removeprefix("{").removesuffix("}")
+
+
+def _default(field: Schema) -> str:
+    """The text of a field's default; empty for none, and for that of a whole model."""
+    default = field.get("default")
+    if default in (None, "", []):
+        return ""
+
+    refers_to_model = any("$ref" in part for part in _alternatives(field))
+    if refers_to_model and isinstance(default, Mapping):
+        return ""
+    return f"`{_text(default)}`"
 
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _is_model(field: Schema) -> bool:
-    return any("$ref" in part for part in _alternatives(field)) and isinstance(
-        field.get("default"), Mapping
-    )
 
 
 def _is_per_direction(field: Schema) -> bool:
@@ -159,44 +198,63 @@ def _is_per_direction(field: Schema) -> bool:
 
 
 def _alternatives(field: Schema) -> Iterator[Schema]:
-    """What `field` may be, without null and without the 0 that stands beside a text with a unit."""
+    """The types of `field`, without null and without the 0 that may replace a text with a unit."""
     parts = field.get("anyOf", field.get("oneOf"))
     if parts is None:
         yield field
         return
+
     for part in parts:
-        if part.get("type") != "null" and part != {"const": 0}:
+        is_null = part.get("type") == "null"
+        is_zero = part == {"const": 0}
+        if not is_null and not is_zero:
             yield from _alternatives(part)
 
 
 def _value(field: Schema) -> str:
     """The kind of value, in words."""
-    kinds = [_kind(part) for part in _alternatives(field) if not _is_per_direction(part)]
+    kinds: list[str] = []
+    for part in _alternatives(field):
+        if not _is_per_direction(part):
+            kinds.append(_kind(part))
     return " or ".join(dict.fromkeys(kinds))
 
 
 def _kind(field: Schema) -> str:
+    """One kind of value, in words."""
     if "$ref" in field:
-        return _link(field["$ref"].rpartition("/")[2])
-    if "enum" in field or "const" in field:
-        return ", ".join(f"`{_text(value)}`" for value in field.get("enum", [field.get("const")]))
-    if field["type"] == "array":
-        items = field["items"]
-        if isinstance(items, list):
-            return f"list of {len(items)}: {', '.join(_value(item) for item in items)}"
-        return f"list of {_value(items)}"
-    if field["type"] == "object":
+        return _link(_title(field))
+    if "enum" in field:
+        return _code_list(_text(value) for value in field["enum"])
+    if "const" in field:
+        return f"`{_text(field['const'])}`"
+
+    json_type = field["type"]
+    if json_type == "array":
+        return _kind_of_list(field["items"])
+    if json_type == "object":
         return f"mapping of names to {_value(field['additionalProperties'])}"
-    return str(field.get("title", KINDS.get(field["type"], field["type"]))) + _range(field)
+    name = field.get("title", KINDS.get(json_type, json_type))
+    return f"{name}{_range(field)}"
+
+
+def _kind_of_list(items: Schema | list[Schema]) -> str:
+    if isinstance(items, Mapping):
+        return f"list of {_value(items)}"
+    kinds = [_value(item) for item in items]
+    return f"list of {len(kinds)}: {', '.join(kinds)}"
 
 
 def _range(field: Schema) -> str:
-    low, high = field.get("minimum"), field.get("maximum")
-    if low is not None and high is not None:
-        return f", {low} to {high}"
-    return (
-        f", at least {low}" if low is not None else f", at most {high}" if high is not None else ""
-    )
+    low = field.get("minimum")
+    high = field.get("maximum")
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f", at least {low}"
+    if low is None:
+        return f", at most {high}"
+    return f", {low} to {high}"
 
 
 def _link(title: str) -> str:

@@ -1,4 +1,4 @@
-"""How JSON schemas of spec models are generated: draft 7, which every editor knows."""
+"""The generator of spec models' JSON schemas: draft 7, which every editor knows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pydantic_core import core_schema
 
 
 class SchemaGenerator(GenerateJsonSchema):
-    """Pydantic's generator, but for draft 7, without titles made of keys, and strict about the keys
-    of mappings.
-    """
+    """Pydantic's generator for draft 7: no titles made of keys, and strict keys of mappings."""
 
     schema_dialect = "http://json-schema.org/draft-07/schema#"
 
@@ -25,23 +23,22 @@ class SchemaGenerator(GenerateJsonSchema):
         return document
 
     def field_title_should_be_set(self, schema: object) -> bool:
-        """Never: a title names a quantity here."""
+        """Set no title from a field's name, as a title names a quantity."""
         return False
 
     def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
-        """With `items`, as draft 7 calls `prefixItems`."""
+        """Name the items of a tuple `items`, as draft 7 does, not `prefixItems`."""
         result = super().tuple_schema(schema)
         if "prefixItems" in result:
             result["items"] = result.pop("prefixItems")
         return result
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        """With `propertyNames`, so that a key which does not match is refused instead of
-        ignored.
-        """
+        """Use `propertyNames`, so that a key which does not match is refused, not ignored."""
         result = super().dict_schema(schema)
         for pattern, values in result.pop("patternProperties", {}).items():
-            result |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
+            result["propertyNames"] = {"pattern": pattern}
+            result["additionalProperties"] = values
         return result
 
 

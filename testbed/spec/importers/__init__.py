@@ -1,8 +1,7 @@
-"""Topologies from other formats: GraphML of the Internet Topology Zoo, and CSV tables of round-trip
-times.
+"""Topologies made from GraphML of the Internet Topology Zoo and from CSV tables of RTTs.
 
-A reader makes a `Draft` of a file; `convert` makes a topology of it, and a comment that says where
-it came from and what was assumed.
+A reader makes a `Draft` of a file. `convert` makes a topology of the draft, and a comment that says
+where the topology came from and what was assumed.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from testbed.spec.topology import Topology
 __all__ = ["Imported", "Options", "convert"]
 
 COMMENT_COLUMNS = 118
+GRAPHML_SUFFIXES = (".graphml", ".xml")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
 class Imported(NamedTuple):
@@ -30,76 +31,89 @@ class Imported(NamedTuple):
 
 
 def convert(path: Path, options: Options) -> Imported:
-    """The topology that the GraphML or CSV file `path` describes.
+    """Make a topology of a GraphML or CSV file.
+
+    Args:
+        path: The file.
+        options: What the user adds to the file.
 
     Raises:
-        InputError: the file cannot be read, is neither, or makes no topology; names the line, cell,
-            node or edge.
+        InputError: The file cannot be read, is neither, or makes no topology; names the line,
+            cell, node or edge.
     """
-    content = read_bytes(path)
-    is_graphml, is_table = (
-        path.suffix.lower() in (".graphml", ".xml"),
-        path.suffix.lower() in (".csv", ".tsv", ".txt"),
-    )
-    if not (is_graphml or is_table):
-        remedy = (
-            "the name of GraphML ends in .graphml or .xml, that of a table in .csv, .tsv or .txt"
-        )
-        raise InputError("its name says neither GraphML nor CSV", place=Place(path), remedy=remedy)
-    if is_graphml:
-        from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
-
-        draft = graphml.read(path, content, options)
-    else:
-        draft = csv_table.read(path, content, options)
+    draft = _read(path, options)
+    name = options.name or valid_name(path.stem) or "imported"
     try:
-        topology = _topology(
-            draft, options.name or valid_name(path.stem) or "imported", path.name, options
-        )
+        topology = _topology(draft, name, path.name, options)
     except InputError as error:
         key = (error.place.key or "").removeprefix(f"{Topology.__name__}.")
         raise InputError(error.what, place=Place(path, key), remedy=error.remedy) from error
     return Imported(topology, _comment(draft, path.name, options) + topology.to_yaml())
 
 
+def _read(path: Path, options: Options) -> Draft:
+    content = read_bytes(path)
+    suffix = path.suffix.lower()
+    if suffix in GRAPHML_SUFFIXES:
+        from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
+
+        return graphml.read(path, content, options)
+    if suffix in TABLE_SUFFIXES:
+        return csv_table.read(path, content, options)
+    raise InputError(
+        "its name says neither GraphML nor CSV",
+        place=Place(path),
+        remedy="the name of GraphML ends in .graphml or .xml, "
+        "that of a table in .csv, .tsv or .txt",
+    )
+
+
 def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
+    """The topology of a draft; `file` is the name of the file that the draft was read from."""
+    link_defaults: dict[str, Any] = {}
+    have_rates = all("rate" in link.settings for link in draft.links)
+    if not have_rates:
+        link_defaults["rate"] = format_rate(options.rate)
+    link_defaults.update(draft.defaults)
+
     defaults: dict[str, Any] = {"datacenter": {"hosts": options.hosts}}
-    rate = (
-        {}
-        if all("rate" in link.settings for link in draft.links)
-        else {"rate": format_rate(options.rate)}
-    )
-    if rate or draft.defaults:
-        defaults["wan"] = rate | draft.defaults
-    return Topology(
-        name=name,
-        description=f"{len(draft.datacenters)} datacenters, imported from {file}",
-        datacenters={
-            name: {} if at is None else {"location": at} for name, at in draft.datacenters.items()
-        },
-        wan=[{"between": link.ends, **link.settings} for link in draft.links],
-        defaults=defaults,
+    if link_defaults:
+        defaults["wan"] = link_defaults
+
+    datacenters: dict[str, Any] = {}
+    for datacenter, location in draft.datacenters.items():
+        datacenters[datacenter] = {} if location is None else {"location": location}
+
+    settings: dict[str, Any] = {
+        "name": name,
+        "description": f"{len(draft.datacenters)} datacenters, imported from {file}",
+        "datacenters": datacenters,
+        "wan": [{"between": link.ends, **link.settings} for link in draft.links],
+        "defaults": defaults,
         **draft.top,
-    )
+    }
+    return Topology(**settings)
 
 
 def _comment(draft: Draft, file: str, options: Options) -> str:
     """Where the topology came from, what was assumed, what was left out."""
     assumed = [f"hosts: {options.hosts} in each datacenter, with the default NIC", *draft.assumed]
-    without = sum(link.rate_assumed for link in draft.links)
-    if without:
-        links = f"{without} of {len(draft.links)} links"
-        assumed.append(f"rate: {format_rate(options.rate)} for {links}, as the file gives none")
-    paragraphs = [
-        f"Imported from {file}: {draft.source}.",
-        *(f"Assumed: {text}." for text in assumed),
-        *(f"Note: {text}." for text in draft.notes),
-    ]
-    lines = [
-        line for text in paragraphs for line in textwrap.wrap(_printable(text), COMMENT_COLUMNS)
-    ]
+    without_rate = sum(link.rate_assumed for link in draft.links)
+    if without_rate:
+        rate = format_rate(options.rate)
+        links = f"{without_rate} of {len(draft.links)} links"
+        assumed.append(f"rate: {rate} for {links}, as the file gives none")
+
+    paragraphs = [f"Imported from {file}: {draft.source}."]
+    paragraphs += [f"Assumed: {text}." for text in assumed]
+    paragraphs += [f"Note: {text}." for text in draft.notes]
+
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        lines += textwrap.wrap(_printable(paragraph), COMMENT_COLUMNS)
     return "".join(f"# {line}\n" for line in lines)
 
 
 def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    characters = [letter if letter.isprintable() else " " for letter in text]
+    return "".join(characters)

@@ -1,4 +1,4 @@
-"""What every reader of another format makes, and what they share: names, notes, reading text."""
+"""The draft of a topology that every reader of another format makes, and the readers' helpers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from testbed.core.geo import DETOUR, Location
 from testbed.spec.topology import MAX_DATACENTERS
 
 SHOWN = 12  # names in a note
+LONGEST_NAME = 63  # characters
+LONGEST_BASE = 59  # of a name that gets a number
 DEFAULT_RATE = 10_000_000_000
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user adds to the file. `rate` in bit/s and `delay` (one way) in ns are those of
-    links without one.
+    """What the user adds to the file.
 
-    `bandwidth` is a second CSV file, with rates; numbers in it have the unit `bandwidth_unit`
-    unless it names one.
+    Attributes:
+        name: The name of the topology; None takes the name of the file.
+        rate: The rate of links without one, in bit/s.
+        delay: The delay, one way, of links whose ends have no position, in ns.
+        detour: The length of fibre over that of the great circle.
+        hosts: The hosts of each datacenter.
+        bandwidth: A second CSV file, with rates.
+        bandwidth_unit: The unit of rates in `bandwidth`, unless the file names one.
     """
 
     name: str | None = None
@@ -37,10 +44,12 @@ class Options:
 
 @dataclass(frozen=True)
 class DraftLink:
-    """A link between two datacenters, with settings as they are written in a topology file.
+    """A link between two datacenters.
 
-    `rate_assumed`: the file does not give its rate, or only that of a part; left out, it is that of
-    the options.
+    Attributes:
+        ends: The names of the datacenters.
+        settings: The settings of the link, as written in a topology file.
+        rate_assumed: Whether the file leaves the rate open, or that of one of several cables.
     """
 
     ends: tuple[str, str]
@@ -50,24 +59,32 @@ class DraftLink:
 
 @dataclass
 class Draft:
-    """What a file says: `source` in words; `notes` on what was left out or changed; `assumed`
-    beyond the options.
+    """What a file says.
+
+    Attributes:
+        source: What the file is, in words.
+        datacenters: The location of each datacenter, by name, if known.
+        links: All links.
+        defaults: Settings of all links.
+        top: Other keys of the topology.
+        notes: What was left out or changed.
+        assumed: What was assumed, beyond the options.
     """
 
     source: str
     datacenters: dict[str, Location | None]
     links: list[DraftLink]
-    defaults: dict[str, Any] = field(default_factory=dict)  # of the links
-    top: dict[str, Any] = field(default_factory=dict)  # keys of the topology
+    defaults: dict[str, Any] = field(default_factory=dict)
+    top: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds.
+    """Read a file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -76,43 +93,58 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_number(path: Path, datacenters: int) -> None:
-    """Raise InputError if a topology cannot have so many datacenters."""
+    """Check that a topology can have so many datacenters.
+
+    Raises:
+        InputError: The file `path` has more.
+    """
     if datacenters > MAX_DATACENTERS:
         what = f"it has {datacenters} datacenters; a topology may have at most {MAX_DATACENTERS}"
         raise InputError(what, place=Place(path))
 
 
 def valid_name(label: str) -> str:
-    """`label` as the name of a datacenter: lower-case letters, digits and hyphens; empty if nothing
-    of it is left.
-    """
-    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
+    """Make the name of a datacenter of `label`; empty if nothing of the label can stand in one."""
+    decomposed = unicodedata.normalize("NFKD", label)
+    plain = decomposed.encode("ascii", "ignore").decode().lower()
     name = re.sub("[^a-z0-9]+", "-", plain).strip("-")
     if name and not name[0].isalpha():
         name = f"n{name}"
-    return name[:63].rstrip("-")
+    return name[:LONGEST_NAME].rstrip("-")
 
 
 def unique_names(labels: Iterable[str], fallback: str = "node") -> tuple[list[str], list[str]]:
-    """A valid name for each label, all different, and notes on those that are not plainly their
-    label.
+    """Make a different valid name of each label.
+
+    Args:
+        labels: What the file calls its datacenters.
+        fallback: The name of a label that has nothing to make a name of.
+
+    Returns:
+        The names, and notes on names that do not show their label.
     """
     names: list[str] = []
-    notes = []
+    changed: list[str] = []
     for label in labels:
         base = valid_name(label) or fallback
-        name, number = base, 1
+        name = base
+        number = 1
         while name in names:
             number += 1
-            name = f"{base[:59]}-{number}"
+            name = f"{base[:LONGEST_BASE]}-{number}"
+
         if number > 1 or not valid_name(label):
-            notes.append(f"{name} is {label!r}")
+            changed.append(f"{name} is {label!r}")
         names.append(name)
-    return names, [f"names that were taken or unusable: {listed(notes)}"] if notes else []
+
+    if not changed:
+        return names, []
+    return names, [f"names that were taken or unusable: {listed(changed)}"]
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    known = list(names)
-    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    return ", ".join(known[:SHOWN]) + more
+    """List the first few names, and say how many more there are."""
+    all_names = list(names)
+    shown = ", ".join(all_names[:SHOWN])
+    more = len(all_names) - SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

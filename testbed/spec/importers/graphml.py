@@ -1,10 +1,9 @@
-"""GraphML as the Internet Topology Zoo writes it: nodes with a label and a position, links with a
-speed.
+"""GraphML as the Internet Topology Zoo writes it: nodes with a position, links with a speed.
 
 Read are, of a node, `label`, `Latitude`, `Longitude` and `Internal`; of an edge, `LinkSpeedRaw` in
 bit/s, else `LinkSpeed` with `LinkSpeedUnits`, else a speed in `LinkLabel` or `LinkType`, such as
-``10 Gbps``, ``OC-192`` or ``STM-16``. Any other GraphML of an undirected graph is read too, as far
-as it has these.
+``10 Gbps``, ``OC-192`` or ``STM-16``. Other GraphML of an undirected graph is read as far as it has
+these attributes.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -36,179 +36,245 @@ Attributes = Mapping[str, Any]
 Graph: TypeAlias = "nx.MultiGraph[str]"
 
 PREFIXES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-SONET = {
-    "OC": 51_840_000,
-    "STM": 155_520_000,
-}  # bit/s of OC-1 (ANSI T1.105) and of STM-1 (ITU-T G.707)
+SONET = {  # bit/s
+    "OC": 51_840_000,  # of OC-1 (ANSI T1.105)
+    "STM": 155_520_000,  # of STM-1 (ITU-T G.707)
+}
+EXTERNAL = ("0", "0.0", "False")  # values of `Internal`
 _REMARK = r"(?:\s*\(.*\))?"
 _SPEED = re.compile(rf"(\d+(?:\.\d+)?)\s*([kKMGT])(?:bits?/s|b/s|bps|b|i?g?E| Ethernet)?{_REMARK}")
 _SONET = re.compile(rf"(OC|STM)-?(\d+)c?{_REMARK}")
 
 
+@dataclass(frozen=True)
+class _Bundle:
+    """All edges between two nodes, which become one link."""
+
+    ends: tuple[str, str]
+    edges: Sequence[Attributes]
+
+
 def read(path: Path, content: bytes, options: Options) -> Draft:
-    """The internal nodes of the largest connected part of a graph, and the links between them.
+    """Read the internal nodes of the largest connected part of a graph, and the links between them.
+
+    Args:
+        path: The file, for messages.
+        content: What the file holds.
+        options: What the user adds.
 
     Raises:
-        InputError: it is not GraphML of an undirected graph; a link has no delay; a position or
-            speed is impossible.
+        InputError: The file is not GraphML of an undirected graph, a link has no delay, or a
+            position or a speed is impossible.
     """
     if options.bandwidth is not None:
-        raise InputError(
-            "a table of rates goes with a table of RTTs, not with GraphML",
-            place=Place("--bandwidth"),
-        )
+        what = "a table of rates goes with a table of RTTs, not with GraphML"
+        raise InputError(what, place=Place("--bandwidth"))
+
     whole = _parse(path, content)
-    graph, notes = _kept(whole)
-    if not graph:
-        raise InputError(
-            "the graph has no nodes" + (" but external ones" if whole else ""), place=Place(path)
-        )
-    check_number(path, len(graph))
-    names, renamed = unique_names(_label(node, graph.nodes[node]) for node in graph)
-    name_of = dict(zip(graph, names, strict=True))
-    location_of = {
-        name_of[node]: _location(path, name_of[node], graph.nodes[node]) for node in graph
-    }
-    pairs = {
-        (name_of[a], name_of[b]): list(edges.values())
-        for a, b in combinations(graph, 2)
-        if (edges := graph.get_edge_data(a, b))
-    }
-    links = [_link(path, ends, edges, location_of, options) for ends, edges in pairs.items()]
-    if parallel := ["-".join(ends) for ends, edges in pairs.items() if len(edges) > 1]:
-        notes.append(f"parallel links are one link with the sum of their rates: {listed(parallel)}")
-    if nowhere := [name for name, location in location_of.items() if location is None]:
-        notes.append(f"without a position: {listed(nowhere)}")
-    located = sum("delay" not in link.settings for link in links)
+    graph, notes = _select(whole)
+    _check_nodes(path, whole, graph)
+
+    names, renamed = _names(graph)
+    locations = _locations(path, graph, names)
+    bundles = _bundles(graph, names)
+    links = [_link(path, bundle, locations, options) for bundle in bundles]
+    located_links = sum("delay" not in link.settings for link in links)
     return Draft(
         source=_source(whole, len(graph), len(links)),
-        datacenters=location_of,
+        datacenters=locations,
         links=links,
-        defaults={"detour": options.detour} if located else {},
-        notes=[*notes, *renamed],
-        assumed=list(_assumed_delays(located, len(links) - located, options)),
+        defaults={"detour": options.detour} if located_links else {},
+        notes=[*notes, *_bundle_notes(bundles), *_location_notes(locations), *renamed],
+        assumed=list(_assumed_delays(located_links, len(links) - located_links, options)),
     )
 
 
 def _parse(path: Path, content: bytes) -> Graph:
+    place = Place(path)
     try:
         graph = cast(Graph, nx.read_graphml(io.BytesIO(content), force_multigraph=True))
     except ParseError as error:
-        raise InputError(
-            f"this is not XML: {error.msg}", place=Place(path, None, error.position[0])
-        ) from error
+        line = error.position[0]
+        raise InputError(f"this is not XML: {error.msg}", place=Place(path, None, line)) from error
     except (nx.NetworkXError, KeyError, ValueError) as error:
-        raise InputError(f"this is not right GraphML: {error}", place=Place(path)) from error
+        raise InputError(f"this is not right GraphML: {error}", place=place) from error
+
     if graph.is_directed():
-        raise InputError(
-            "the graph is directed", place=Place(path), remedy='write edgedefault="undirected"'
-        )
+        remedy = 'write edgedefault="undirected"'
+        raise InputError("the graph is directed", place=place, remedy=remedy)
     return graph
 
 
-def _kept(whole: Graph) -> tuple[Graph, list[str]]:
-    """The graph without external nodes, loops and all but its largest part, and notes on what was
-    left out.
-    """
-    notes = []
-    external = [
-        node for node in whole if str(whole.nodes[node].get("Internal", 1)) in ("0", "0.0", "False")
-    ]
+def _select(whole: Graph) -> tuple[Graph, list[str]]:
+    """The graph without external nodes, loops and smaller parts; notes on what was left out."""
     graph = whole.copy()
+    notes: list[str] = []
+
+    external = [node for node in whole if _is_external(whole.nodes[node])]
     graph.remove_nodes_from(external)
     if external:
-        shown = listed(_label(node, whole.nodes[node]) for node in external)
-        notes.append(f"left out as external (Internal is 0): {shown}")
+        labels = _labels(whole, external)
+        notes.append(f"left out as external (Internal is 0): {labels}")
+
     loops = list(nx.selfloop_edges(graph))
     graph.remove_edges_from(loops)
     if loops:
-        notes.append(
-            f"left out as links from a node to itself: {listed(_label(a, graph.nodes[a]) for a, _ in loops)}"
-        )
-    parts = sorted(nx.connected_components(graph), key=len, reverse=True)
-    apart = [node for node in graph if node not in parts[0]]
-    graph.remove_nodes_from(apart)
-    if apart:
-        shown = listed(_label(node, whole.nodes[node]) for node in apart)
-        notes.append(f"left out as not connected with the largest part: {shown}")
+        labels = _labels(whole, [node for node, _ in loops])
+        notes.append(f"left out as links from a node to itself: {labels}")
+
+    largest_part = max(nx.connected_components(graph), key=len, default=set())
+    unconnected = [node for node in graph if node not in largest_part]
+    graph.remove_nodes_from(unconnected)
+    if unconnected:
+        labels = _labels(whole, unconnected)
+        notes.append(f"left out as not connected with the largest part: {labels}")
     return graph, notes
 
 
-def _source(whole: Graph, nodes: int, links: int) -> str:
-    about = [
-        str(whole.graph[key]).strip()
-        for key in ("Network", "DateYear", "Source")
-        if whole.graph.get(key)
-    ]
-    return (
-        f"GraphML ({', '.join(about) or 'unnamed'}), {nodes} of {len(whole)} nodes, {links} links"
-    )
+def _is_external(attributes: Attributes) -> bool:
+    return str(attributes.get("Internal", 1)) in EXTERNAL
+
+
+def _labels(graph: Graph, nodes: Iterable[str]) -> str:
+    return listed(_label(node, graph.nodes[node]) for node in nodes)
 
 
 def _label(node: str, attributes: Attributes) -> str:
     return str(attributes.get("label") or node).strip()
 
 
-def _location(path: Path, label: str, attributes: Attributes) -> Location | None:
+def _check_nodes(path: Path, whole: Graph, graph: Graph) -> None:
+    if not whole:
+        raise InputError("the graph has no nodes", place=Place(path))
+    if not graph:
+        raise InputError("the graph has no nodes but external ones", place=Place(path))
+    check_number(path, len(graph))
+
+
+def _names(graph: Graph) -> tuple[dict[str, str], list[str]]:
+    """The name of the datacenter of each node, and notes on changed names."""
+    labels = [_label(node, graph.nodes[node]) for node in graph]
+    names, notes = unique_names(labels)
+    return dict(zip(graph, names, strict=True)), notes
+
+
+def _locations(path: Path, graph: Graph, names: Mapping[str, str]) -> dict[str, Location | None]:
+    """The location of each datacenter, by name."""
+    locations: dict[str, Location | None] = {}
+    for node, name in names.items():
+        place = Place(path, f"node {name}")
+        locations[name] = _location(graph.nodes[node], place)
+    return locations
+
+
+def _location(attributes: Attributes, place: Place) -> Location | None:
     """Where a node is; None if a coordinate is missing."""
-    north, east = (_number(attributes.get(key)) for key in ("Latitude", "Longitude"))
+    north = _number(attributes.get("Latitude"))
+    east = _number(attributes.get("Longitude"))
     if north is None or east is None:
         return None
-    if not (abs(north) <= 90 and abs(east) <= 180):
+
+    if abs(north) > 90 or abs(east) > 180:
         what = f"Latitude {north:g} and Longitude {east:g} are no place"
-        raise InputError(what, place=Place(path, f"node {label}"))
+        raise InputError(what, place=place)
     return north, east
+
+
+def _bundles(graph: Graph, names: Mapping[str, str]) -> list[_Bundle]:
+    """The edges between each two nodes that have any, in the order of the nodes."""
+    bundles: list[_Bundle] = []
+    for start, end in combinations(graph, 2):
+        edges = graph.get_edge_data(start, end)
+        if edges:
+            ends = (names[start], names[end])
+            bundles.append(_Bundle(ends, list(edges.values())))
+    return bundles
+
+
+def _bundle_notes(bundles: Iterable[_Bundle]) -> list[str]:
+    parallel = ["-".join(bundle.ends) for bundle in bundles if len(bundle.edges) > 1]
+    if not parallel:
+        return []
+    return [f"parallel links are one link with the sum of their rates: {listed(parallel)}"]
+
+
+def _location_notes(locations: Mapping[str, Location | None]) -> list[str]:
+    nowhere = [name for name, location in locations.items() if location is None]
+    if not nowhere:
+        return []
+    return [f"without a position: {listed(nowhere)}"]
 
 
 def _link(
     path: Path,
-    ends: tuple[str, str],
-    edges: Sequence[Attributes],
+    bundle: _Bundle,
     locations: Mapping[str, Location | None],
     options: Options,
 ) -> DraftLink:
-    """The link that parallel edges make together; its rate is left out if a single edge has
-    none.
+    """The link that parallel edges make together.
+
+    The rate is left out if a single edge has none.
     """
-    place = Place(path, "-".join(ends))
-    speeds = [_speed(edge, place) for edge in edges]
-    settings = (
-        {}
-        if speeds == [None]
-        else {"rate": format_rate(sum(speed or options.rate for speed in speeds))}
-    )
-    if None in map(locations.get, ends):
+    place = Place(path, "-".join(bundle.ends))
+    speeds = [_speed(edge, place) for edge in bundle.edges]
+    settings: dict[str, Any] = {}
+    if speeds != [None]:
+        rate = sum(speed or options.rate for speed in speeds)
+        settings["rate"] = format_rate(rate)
+
+    has_locations = all(locations[end] is not None for end in bundle.ends)
+    if not has_locations:
         if options.delay is None:
             what = "an end of this link has no position, so its delay is unknown"
             raise InputError(what, place=place, remedy="give --delay, such as --delay '5 ms'")
         settings["delay"] = format_time(options.delay)
-    return DraftLink(ends, settings, rate_assumed=None in speeds)
+    return DraftLink(bundle.ends, settings, rate_assumed=None in speeds)
 
 
 def _speed(edge: Attributes, place: Place) -> int | None:
-    """The rate of an edge in bit/s; None if it has none that can be read."""
-    raw, speed = _number(edge.get("LinkSpeedRaw")), _number(edge.get("LinkSpeed"))
-    prefix = PREFIXES.get(str(edge.get("LinkSpeedUnits", ""))[:1].upper())
-    if raw is None and speed is not None and prefix is not None:
-        raw = speed * prefix
-    if raw is not None and raw < 0:
-        raise InputError(f"a speed of {raw:g} bit/s is negative", place=place)
-    texts = (str(edge.get(key, "")).strip() for key in ("LinkLabel", "LinkType"))
-    return round(raw or 0) or next((speed for speed in map(_speed_in, texts) if speed), None)
+    """The rate of an edge in bit/s; None if the edge has none that can be read."""
+    speed = _number(edge.get("LinkSpeedRaw"))
+    if speed is None:
+        speed = _speed_with_units(edge)
+    if speed is not None and speed < 0:
+        raise InputError(f"a speed of {speed:g} bit/s is negative", place=place)
+
+    if speed is not None and round(speed) > 0:
+        return round(speed)
+    for key in ("LinkLabel", "LinkType"):
+        text = str(edge.get(key, "")).strip()
+        speed_in_text = _speed_in(text)
+        if speed_in_text:
+            return speed_in_text
+    return None
+
+
+def _speed_with_units(edge: Attributes) -> float | None:
+    """The speed of `LinkSpeed` and `LinkSpeedUnits` in bit/s."""
+    number = _number(edge.get("LinkSpeed"))
+    units = str(edge.get("LinkSpeedUnits", ""))
+    prefix = PREFIXES.get(units[:1].upper())
+    if number is None or prefix is None:
+        return None
+    return number * prefix
 
 
 def _speed_in(text: str) -> int | None:
-    """bit/s of a text such as ``10 Gbps``, ``10GE`` or ``OC-192c``; None for others, such as
-    ``10-20Gbps``.
+    """The speed in bit/s of a text such as ``10 Gbps``, ``10GE`` or ``OC-192c``.
+
+    None for others, such as ``10-20Gbps``.
     """
     if match := _SPEED.fullmatch(text):
-        return round(float(match[1]) * PREFIXES[match[2].upper()])
+        number = float(match[1])
+        return round(number * PREFIXES[match[2].upper()])
     if match := _SONET.fullmatch(text):
-        return int(match[2]) * SONET[match[1]]
+        multiple = int(match[2])
+        return multiple * SONET[match[1]]
     return None
 
 
 def _number(value: object) -> float | None:
+    """A finite number; None for anything else."""
     try:
         number = float(str(value))
     except ValueError:
@@ -216,9 +282,22 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _source(whole: Graph, nodes: int, links: int) -> str:
+    """What the file is, in words."""
+    facts: list[str] = []
+    for key in ("Network", "DateYear", "Source"):
+        fact = whole.graph.get(key)
+        if fact:
+            facts.append(str(fact).strip())
+    described = ", ".join(facts) or "unnamed"
+    return f"GraphML ({described}), {nodes} of {len(whole)} nodes, {links} links"
+
+
 def _assumed_delays(located: int, others: int, options: Options) -> Iterator[str]:
+    """Where delays come from: of links whose ends have positions, and of others."""
     if located:
         yield f"delays: of fibre {options.detour:g} times as long as the great circle"
     if others and options.delay is not None:
+        delay = format_time(options.delay)
         links = f"{others} of {others + located} links"
-        yield f"delay: {format_time(options.delay)} one way for {links}, of which an end has no position"
+        yield f"delay: {delay} one way for {links}, of which an end has no position"
