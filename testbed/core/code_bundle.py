@@ -49,6 +49,7 @@ class Finder:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
         self.index = _read_index(self._data)
 
     def find_spec(

@@ -36,6 +36,7 @@ def _enter_namespaces() -> None:
         linux.unshare(linux.CLONE_NEWUSER | namespaces)
     else:
         return
+
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
@@ -57,6 +58,7 @@ def confine(memory_bytes: int, folders: list[str]) -> None:
     if memory_bytes:
         linux.mount("tmpfs", SHM, "tmpfs", 0, f"mode=1777,size={memory_bytes}")
         writable.append(SHM)
+
     for folder in folders:
         linux.mount(folder, folder, None, linux.MS_BIND | linux.MS_REC)
     linux.set_read_only("/", True, recursive=True)
@@ -81,7 +83,9 @@ def why_not(memory_bytes: int, folders: list[str]) -> str:
             confine(memory_bytes, folders)
         except OSError as error:
             os.write(write_end, str(error.strerror).encode())
+
         os._exit(0)
+
     os.close(write_end)
     with os.fdopen(read_end, "rb") as answer:
         reason = answer.read().decode()
@@ -103,6 +107,7 @@ def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]
         print(message, file=sys.stderr)
     else:
         confine(memory_bytes, folders)
+
     os.chdir("/")  # the root as it is mounted now
     linux.die_with_parent()
     starter_lives = os.getppid() == starter

@@ -124,6 +124,7 @@ class Quantity:
 
         if not self.ignore_case:
             return factors.get(unit)
+
         lower_case = {name.lower(): factor for name, factor in factors.items()}
         return lower_case.get(unit.lower())
 
@@ -140,6 +141,7 @@ def _decimal(number: Fraction, digits: int | None) -> str:
         places = 0
         while (number * 10**places).denominator != 1:
             places += 1
+
         exact = Decimal(int(number * 10**places)).scaleb(-places)
         text = format(exact, "f")
 
@@ -299,6 +301,7 @@ def pattern(quantity: Quantity) -> str:
             unit_pattern = re.sub("[A-Za-z]", _either_case, unit_pattern)
         if unit_pattern not in unit_patterns:
             unit_patterns.append(unit_pattern)
+
     return rf"^\s*{_NUMBER}\s*(?:{'|'.join(unit_patterns)})\s*$"
 
 

@@ -50,6 +50,7 @@ class Range(Strict):
                 "a range needs one of step, factor and points",
                 "as in {from: 1 ms, to: 100 ms, points: 5, scale: log}",
             )
+
         if self.scale == "log" and self.points is None:
             remedy = f"leave out scale, or write points instead of {written[0]}"
             raise UnitError("scale: log needs points", remedy)
@@ -86,6 +87,7 @@ class Range(Strict):
                 f"{value!r} is not of the same kind as {self.to!r}",
                 "give both ends the same kind of unit",
             )
+
         return float(value)
 
     def values(self) -> list[Number]:
@@ -106,6 +108,7 @@ class Range(Strict):
             step = self._number(self.step)
             count = (high - low) / step
             numbers = [low + step * index for index in _steps(count)]
+
         return [self.from_, *(self._written(number) for number in numbers)]
 
     def _points_inside(self, low: float, high: float, points: int) -> list[float]:
@@ -118,6 +121,7 @@ class Range(Strict):
                 numbers.append(float(f"{number:.{INNER_DIGITS}g}"))
             else:
                 numbers.append(low + (high - low) * share)
+
         return numbers
 
     def _written(self, number: float) -> Number:
@@ -126,6 +130,7 @@ class Range(Strict):
             written = [self.from_, self.to, self.step or 0]
             is_whole = all(isinstance(value, int) for value in written)
             return round(number) if is_whole else float(f"{number:.12g}")
+
         if self.quantity is PERCENTAGE:
             probability = float(f"{number / 100:.12g}")
             return format_probability(probability)

@@ -90,7 +90,9 @@ def overlay(base: S, top: Strict | None) -> S:
         new = getattr(top, name)
         if isinstance(old, Strict) and isinstance(new, type(old)):
             new = overlay(old, new)
+
         update[name] = new
+
     return base.model_copy(update=update)
 
 
@@ -117,6 +119,7 @@ def refuse(problems: Sequence[Problem], title: str) -> None:
         cause = UnitError(problem.what, problem.remedy)
         kind = PydanticCustomError("value_error", "{error}", {"error": cause})
         details.append(InitErrorDetails(type=kind, loc=problem.loc, input=None))
+
     raise ValidationError.from_exception_data(title, details)
 
 
@@ -164,6 +167,7 @@ def input_error(
         loc = tuple(step for step in detail["loc"] if not _is_tag(step))
         what, remedy = _explain(detail, loc, model)
         errors.append(InputError(what, place=locate(loc), remedy=remedy))
+
     if len(errors) == 1:
         return errors[0]
 
@@ -180,6 +184,7 @@ def _is_tag(step: str | int) -> bool:
     """
     if not isinstance(step, str):
         return False
+
     is_alternative = step.startswith("(") and step.endswith(")")
     return is_alternative or step == "[key]"
 
@@ -238,6 +243,7 @@ def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
         annotations_below: list[Any] = []
         for annotation in annotations:
             annotations_below += _below(annotation, step)
+
         annotations = annotations_below
 
     keys: list[str] = []
@@ -245,6 +251,7 @@ def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
         for found_model in _models(annotation):
             for name, field in found_model.model_fields.items():
                 keys.append(field.alias or name)
+
     return keys
 
 

@@ -58,12 +58,15 @@ def quantity_of(value: object) -> Quantity | None:
     """Return the kind of quantity of a text with a unit; None for anything else."""
     if not isinstance(value, str) or _PLAIN_NUMBER.fullmatch(value):
         return None
+
     for quantity in QUANTITIES:
         try:
             quantity.exact(value)
         except UnitError:
             continue
+
         return quantity
+
     return None
 
 
@@ -73,6 +76,7 @@ def measure(value: object) -> Any:
         return value
     if isinstance(value, int | float):
         return Measure(value)
+
     quantity = quantity_of(value)
     if quantity is None:
         return value
@@ -175,6 +179,7 @@ class _Evaluation:
         is_zero = 0 in (left.number, right.number)
         if left.quantity == right.quantity or is_zero:
             return
+
         left_kind = left.quantity or "number without a unit"
         right_kind = right.quantity or "number without a unit"
         what = f"{self.text!r} compares a {left_kind} and a {right_kind}"
@@ -188,8 +193,10 @@ class _Evaluation:
             left_kind = left.quantity or "number"
             right_kind = right.quantity or "number"
             raise UnitError(f"{self.text!r}: a {left_kind} and a {right_kind} do not fit")
+
         if symbol == "/" and right.number == 0:
             raise UnitError(f"{self.text!r}: something is divided by zero")
+
         number = ARITHMETIC[symbol](left.number, right.number)
         return Measure(number, _resulting_quantity(symbol, left, right))
 

@@ -175,10 +175,13 @@ def _tokens(text: str, names: Iterable[str]) -> list[Token]:
         match = pattern.match(text, position)
         if match is None:
             raise _NotACondition
+
         kind: Any = match.lastgroup
         if kind != "blank":
             tokens.append(Token(kind, match[0]))
+
         position = match.end()
+
     tokens.append(Token("end", ""))
     return tokens
 
@@ -347,6 +350,7 @@ class _Parser:
             if isinstance(value, complex):
                 self.refuse(f"{value!r} is not allowed in a condition", REMEDY)
             return Constant(value)
+
         if token.text in ("True", "False"):
             return Constant(token.text == "True")
         if token.text in ("None", "lambda"):
@@ -364,5 +368,6 @@ class _Parser:
                 has_comma = True
             elif not self.next_is(closing):
                 raise _NotACondition
+
         is_grouping = closing == ")" and len(items) == 1 and not has_comma
         return items[0] if is_grouping else Values(tuple(items))

@@ -44,6 +44,7 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
     problems: list[Problem] = []
     for index, event in enumerate(events):
         problems += _single_event_problems(("events", index), event, links, hosts)
+
     changes = sum(2 * (event.times or 1) * len(event.rows) for event in events)
     if changes > MOST_CHANGES:
         what = f"these are up to {changes} changes; a run has at most {MOST_CHANGES}"
@@ -71,6 +72,7 @@ def _single_event_problems(
         yield from _transfer_problems(loc, event, event.transfer, hosts)
     else:
         yield from _link_problems(loc, event, links, list(hosts))
+
     yield from _repetition_problems(loc, event)
 
 
@@ -158,6 +160,7 @@ def _transfer_problems(
     for key, name in (("from", transfer.source), ("to", transfer.target)):
         if name not in known:
             yield _unknown_host((*loc, "transfer", key), name, known)
+
     pairs = transfer_pairs(event, hosts)
     has_other_settings = (
         _changes_links(event) or event.crash is not None or event.duration is not None
@@ -242,6 +245,7 @@ def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterat
     allowed: list[str] = []
     for link in named_links:
         allowed += [link.forward.name, link.backward.name]
+
     for name, value in event.values.items():
         if not is_per_direction(value):
             continue
@@ -249,6 +253,7 @@ def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterat
             what = "values per direction need an event of one link, by its name"
             yield Problem((*loc, name), what)
             continue
+
         for direction in value:
             if direction not in allowed:
                 what = f"{direction!r} is no direction of this link"
@@ -266,6 +271,7 @@ def _jitter_problems(
                     time = format_time(state.at_ns)
                     what = f"at {time} the jitter of {direction.name} exceeds its delay"
                     return [Problem(("events",), what)]
+
     return []
 
 
@@ -285,4 +291,5 @@ def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
             return [Problem(("events",), what)]
         else:
             crashed.add(turn.host)
+
     return []

@@ -78,6 +78,7 @@ class EventSettings(Strict):
             value = getattr(self, name)
             if name != "down" and value is not None:
                 values[name] = value
+
         return values
 
 
@@ -120,6 +121,7 @@ def read_trace(path: Path) -> list[TraceRow]:
             what = f"line {line.number} of the trace {path} is not later than the one before"
             raise UnitError(what)
         rows.append(row)
+
     return rows
 
 
@@ -135,6 +137,7 @@ def _read_lines(path: Path) -> list[_Line]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnitError(f"the trace {path} cannot be read: {reason}") from error
+
     return lines
 
 

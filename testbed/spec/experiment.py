@@ -92,6 +92,7 @@ class Sweep(Strict):
         keys = list(self.grid)
         for axes in self.zips:
             keys += axes
+
         for values in self.list_:
             keys += values
         return list(dict.fromkeys(keys))
@@ -123,6 +124,7 @@ class Sweep(Strict):
         parts: list[tuple[Loc, Iterable[str]]] = [(("grid",), self.grid)]
         for index, axes in enumerate(self.zips):
             parts.append((self._zip_loc(index), axes))
+
         for index, values in enumerate(self.list_):
             parts.append((("list", index), values))
 
@@ -151,6 +153,7 @@ class Sweep(Strict):
         if not self.keys:
             what = "there is nothing to go through"
             yield Problem(("grid",), what, "write grid, zip or list with a key")
+
         for index, values in enumerate(self.list_):
             if not values:
                 yield Problem(("list", index), "this point has no value")
@@ -256,10 +259,12 @@ class Experiment(Strict):
         problems: list[Problem] = []
         for key in self.settings:
             problems += _key_problems(("settings", key), key)
+
         for key in self.sweep.keys:
             if key in self.settings:
                 what = f"{key} is swept as well"
                 problems.append(Problem(("settings", key), what, "leave it out here"))
+
         refuse(problems, type(self).__name__)
         return self
 
@@ -319,6 +324,7 @@ class Experiment(Strict):
         parts: list[Sequence[dict[str, Any]]] = []
         for key, axis in self.sweep.grid.items():
             parts.append([{key: value} for value in values_of(axis)])
+
         for axes in self.sweep.zips:
             rows = zip(*(values_of(axis) for axis in axes.values()), strict=True)
             parts.append([dict(zip(axes, row, strict=True)) for row in rows])
@@ -351,6 +357,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
         candidates = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
         unambiguous = (name for name in candidates if _is_unambiguous(name, keys))
         names[key] = next(unambiguous, key)
+
     return names
 
 
@@ -358,6 +365,7 @@ def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
     """Whether `name` is or ends just one of `keys`, and is no other column of a sweep's table."""
     if name in TAKEN:
         return False
+
     matches = [key for key in keys if key == name or key.endswith(f".{name}")]
     return len(matches) == 1
 
@@ -368,6 +376,7 @@ def value_text(value: Any) -> str:
         return value
     if isinstance(value, bool | int | float):
         return str(value).lower()
+
     document = yaml_reader.dump(yaml_reader.plain(value)).strip()
     return document.removesuffix("\n...").replace("\n", " ")
 
@@ -392,6 +401,7 @@ def point_name(
     names_repeat = template is not None and "{repeat}" in template
     if repeat is not None and not names_repeat:
         text += f"_repeat-{repeat}"
+
     valid = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
     return valid[:LONGEST_NAME] or "point"
 

@@ -59,6 +59,7 @@ def _split_directions(base: Any, top: Any) -> None:
         index = _same_entry(base, entry)
         if index is None or not isinstance(entry.get("between"), Items):
             continue
+
         ends = [str(name) for name in entry["between"]]
         directions = (ARROW.join(ends), ARROW.join(reversed(ends)))
         for name, value in entry.items():
@@ -84,6 +85,7 @@ def _same_entry(entries: Items, entry: Any) -> int | None:
     identity = _identity(entry)
     if not identity:
         return None
+
     for index, other in enumerate(entries):
         if _identity(other) == identity:
             return index
@@ -151,6 +153,7 @@ def _append_link(entries: Items, ends: tuple[str, str]) -> None:
     between = Items()
     for end in ends:
         between.put(end, place)
+
     entry = Section()
     entry.put("between", between, place)
     entries.put(entry, place)
@@ -164,6 +167,7 @@ def _shorthand_pairs(item: Any, datacenters: list[str]) -> list[tuple[str, str]]
     shorthand = {key: item[key] for key in SHORTHANDS if key in item}
     if not shorthand:
         return []
+
     try:
         return Wan.model_validate(shorthand).pairs(datacenters)
     except ValidationError:

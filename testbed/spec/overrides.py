@@ -67,6 +67,7 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
             place=Place("--set"),
             remedy=f"as in --set {targets[0]}.name=mine",
         )
+
     argument = f"--set {key}"
     if path[0] in targets and len(path) > 1:
         target = path.pop(0)
@@ -75,6 +76,7 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
     else:
         prefixes = " or ".join(f"{name}." for name in targets)
         raise InputError(f"the key {key!r} does not begin with {prefixes}", place=Place(argument))
+
     return target, Override(key, tuple(path), parse(value, argument))
 
 
@@ -141,6 +143,7 @@ def _set_item(
         items[index] = copy.deepcopy(override.value)
         items.places[index] = override.place
         return
+
     _set_below(items[index], rest, override, find_item)
 
 
@@ -150,6 +153,7 @@ def _matching_indices(items: Items, step: str, find_item: FindItem) -> Sequence[
         return range(len(items))
     if step.isdecimal() and int(step) < len(items):
         return [int(step)]
+
     index = find_item(items, step)
     if index is None:
         raise InputError(f"there is no item {step!r}")

@@ -27,6 +27,7 @@ def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
     """When which settings of `event` are in force on the links `keys`."""
     if not keys:
         return
+
     rows = event.rows
     for begin_ns, end_ns in event.occurrences():
         for row, next_row in pairwise([*rows, None]):
@@ -34,6 +35,7 @@ def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
             row_begins_ns = begin_ns + row.time_ns
             if end_ns is not None and row_begins_ns >= end_ns:
                 continue
+
             row_ends_ns = end_ns
             if next_row is not None:
                 next_begins_ns = begin_ns + next_row.time_ns
@@ -64,6 +66,7 @@ def link_states(
     windows: list[Window] = []
     for event in events:
         windows += _windows(event, _link_keys(event, links, datacenters))
+
     beginning = _indices_by_time(window.begin_ns for window in windows)
     ending = _indices_by_time(window.end_ns for window in windows)
     active: set[int] = set()
@@ -73,6 +76,7 @@ def link_states(
         active -= ending.get(time_ns, set())
         active_windows = [windows[index] for index in sorted(active)]
         states.append(_state(time_ns, active_windows, links_by_key))
+
     return states
 
 
@@ -83,12 +87,15 @@ def _state(time_ns: int, windows: Iterable[Window], links: Mapping[str, Link]) -
     for window in windows:
         if window.settings.down:
             down.update(window.keys)
+
         values = window.settings.values
         if not values:
             continue
+
         for key in window.keys:
             link = changed.get(key, links[key])
             changed[key] = _with_settings(link, values)
+
     return LinkState(time_ns, changed, frozenset(down))
 
 
@@ -120,12 +127,14 @@ def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) 
     names = set(listed(event.links))
     if "all" in names:
         return [link.key for link in links]
+
     named_sites = names & set(datacenters)
     keys: list[str] = []
     for link in links:
         ends = {link.forward.source, link.forward.target}
         if link.key in names or link.conduit in names or ends & named_sites:
             keys.append(link.key)
+
     return keys
 
 
@@ -145,6 +154,7 @@ def outages(states: Sequence[LinkState], key: str) -> list[tuple[int, int | None
         elif not is_down and down_since is not None:
             periods.append((down_since, state.at_ns))
             down_since = None
+
     if down_since is not None:
         periods.append((down_since, None))
     return periods
@@ -172,6 +182,7 @@ def host_turns(events: Sequence[Event], hosts: Hosts) -> list[HostTurn]:
                 turns.append(HostTurn(begin_ns, host, event.crash))
                 if end_ns is not None:
                     turns.append(HostTurn(end_ns, host, None))
+
     return sorted(turns, key=lambda turn: (turn.at_ns, turn.crash is not None))
 
 
@@ -210,6 +221,7 @@ def _transfer_turns_of(event: Event, hosts: Hosts) -> Iterator[TransferTurn]:
     transfer = event.transfer
     if transfer is None:
         return
+
     pairs = transfer_pairs(event, hosts)
     share, remainder = divmod(transfer.size, len(pairs))
     pace_bps = None if transfer.rate is None else max(1, transfer.rate // len(pairs))
@@ -228,6 +240,7 @@ def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:
     """
     if event.transfer is None:
         return []
+
     sources = hosts.get(event.transfer.source, [event.transfer.source])
     targets = hosts.get(event.transfer.target, [event.transfer.target])
     return list(zip(sources, cycle(targets), strict=False))
@@ -247,4 +260,5 @@ def crashing(event: Event, hosts: Hosts) -> list[str]:
             named_hosts += host_names
         else:
             named_hosts += [host for host in host_names if host in names]
+
     return named_hosts

@@ -76,6 +76,7 @@ def _check_name(value: str) -> str:
             "end with no hyphen"
         )
         raise UnitError(f"{value!r} cannot be a name", remedy)
+
     return value
 
 
@@ -93,6 +94,7 @@ def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
             "a queue inside a datacenter has no bandwidth-delay product",
             "write a size, a time or packets",
         )
+
     return queue
 
 
@@ -144,6 +146,7 @@ def _one_switch(value: object) -> object:
             f"{value!r} is no fabric",
             "write switch, or {leaves: 4, spines: 2, oversubscription: 2}",
         )
+
     return value
 
 
@@ -402,6 +405,7 @@ class Topology(Strict):
         links, problems = self._expand()
         if not problems:
             problems += self._path_problems(links)
+
         for name, site in self.sites.items():
             problems += _fabric_problems(name, site)
         if not problems:

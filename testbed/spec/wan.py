@@ -169,6 +169,7 @@ def _measured_queue(text: str) -> QueueLength | None:
         return QueueLength(Decimal(parse_size(text)), "bytes")
     except UnitError:
         pass
+
     try:
         return QueueLength(Decimal(parse_time(text)), "time")
     except UnitError:
@@ -254,7 +255,8 @@ class LinkSettings(Strict):
     )
     discipline: PerDirection[Discipline] = Field(
         "drop-tail",
-        description="of the bottleneck's queue: drop-tail, red (random early detection) or fq_codel",
+        description="of the bottleneck's queue: drop-tail, red (random early detection) or "
+        "fq_codel",
     )
     ecn: PerDirection[Flag] = Field(
         False, description="whether red or fq_codel marks packets instead of dropping them"
@@ -274,7 +276,8 @@ class Wan(LinkSettings):
 
     between: tuple[str, str] | None = Field(
         None,
-        description="one link, by its two datacenters; or what is different in one of a shorthand's",
+        description="one link, by its two datacenters; or what is different in one of a "
+        "shorthand's",
         examples=[["iowa", "ohio"]],
     )
     mesh: Members | None = Field(None, description="a link between every two datacenters")
@@ -406,6 +409,7 @@ def expand(
             problems += link_problems
         else:
             links[key] = _link(key, written, locations)
+
     return list(links.values()), _first_at_each_place(problems)
 
 
@@ -443,6 +447,7 @@ def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> list[Prob
 
     if len(set(names)) < len(names):
         problems.append(Problem(loc, f"the same datacenter is named twice: {', '.join(names)}"))
+
     least = 3 if entry.shape == "ring" else 2
     if len(names) < least:
         problems.append(Problem(loc, f"a {entry.shape} needs at least {least} datacenters"))
@@ -469,6 +474,7 @@ def _direction_problems(loc: Loc, settings: LinkSettings, ends: tuple[str, ...])
                 what = f"{direction!r} is no direction of this link"
                 remedy = f"they are {' and '.join(allowed)}"
                 problems.append(Problem((*loc, name, direction), what, remedy))
+
     return problems
 
 
@@ -498,6 +504,7 @@ def _written_links(
             lower = base if old is None else old.settings
             settings = _refined(lower, entry, ends)
             links[pair] = _Written(ends, index, settings, refines)
+
     return list(links.values()), problems
 
 
@@ -518,6 +525,7 @@ def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSetti
             values = dict.fromkeys(_direction_names(ends), getattr(base, name))
             values.update(value)
             both_directions[name] = values
+
     return overlay(base, entry).model_copy(update=both_directions)
 
 
@@ -543,6 +551,7 @@ def _link_problems(written: _Written, locations: Locations) -> list[Problem]:
         if discipline == "drop-tail" and toward(settings.ecn, name):
             what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
             problems.append(Problem((*loc, "ecn"), what, "add discipline: red or fq_codel"))
+
     return problems
 
 

@@ -56,7 +56,7 @@ class Workload(Strict):
         raise NotImplementedError
 
     def folders(self) -> list[Path]:
-        """Folders of this machine that hosts must see, besides the testbed and installed packages."""
+        """Folders that hosts must see, besides the testbed and installed packages."""
         return []
 
     @property
@@ -130,4 +130,5 @@ def _model_of(source: Section) -> type[Workload]:
     else:
         what = f"unknown workload {name!r}"
         remedy = suggest(name, known, "workloads")
+
     raise InputError(what, place=place, remedy=remedy)

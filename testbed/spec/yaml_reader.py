@@ -129,6 +129,7 @@ class _Reader:
                 raise InputError(
                     f"the key {key.value!r} is not text", place=self.place(key), remedy="quote it"
                 )
+
             if key.value in lines:
                 first = lines[key.value]
                 raise InputError(
@@ -136,6 +137,7 @@ class _Reader:
                     place=self.place(key, key.value),
                     remedy="remove one of them",
                 )
+
             lines[key.value] = key.start_mark.line + 1
 
 
@@ -162,6 +164,7 @@ def parse(text: str, file: str | Path) -> Any:
         line = None
         if error.problem_mark and isinstance(file, Path):
             line = error.problem_mark.line + 1
+
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise InputError(f"this is not YAML: {what}", place=Place(file, None, line)) from error
     except (yaml.YAMLError, ValueError) as error:
@@ -192,6 +195,7 @@ def load(path: Path) -> Section:
         raise InputError(f"it cannot be read: {error.strerror}", place=Place(path)) from error
     except UnicodeDecodeError as error:
         raise InputError("it is not a text file in UTF-8", place=Place(path)) from error
+
     value = parse(text, path)
     if not isinstance(value, Section):
         raise InputError("it holds no mapping of keys to values", place=Place(path, None, 1))
@@ -223,10 +227,13 @@ def place_of(root: Section, loc: Loc, name_item: Callable[[Any], str | None] = _
             child = node[step]
             if isinstance(node, Items):
                 name = name_item(child)
+
             node = child
         else:
             node = None
+
         names.append(name or str(step))
+
     if place.line is None and place.file is not None:
         return place
     return replace(place, key=".".join(names) or None)
@@ -255,6 +262,7 @@ def merge(base: Section, top: Section, find_match: FindMatch) -> Section:
         else:
             merged = _merged_value(result.get(key), value, find_match)
             result.put(key, merged, top.places[key])
+
     return result
 
 
@@ -265,6 +273,7 @@ def _merged_value(old: Any, new: Any, find_match: FindMatch) -> Any:
         has_mappings = any(isinstance(item, Section) for item in new)
         if has_mappings:
             return _merge_items(old, new, find_match)
+
     return new
 
 
@@ -278,6 +287,7 @@ def _merge_items(base: Items, top: Items, find_match: FindMatch) -> Items:
         else:
             refined.add(index)
             result[index] = merge(result[index], item, find_match)
+
     return result
 
 

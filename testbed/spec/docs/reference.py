@@ -63,6 +63,7 @@ def _units() -> Iterator[str]:
         units = _code_list(quantity.units)
         synonyms = _code_list(quantity.synonyms)
         yield f"| {quantity.name} | {units} | {synonyms} |"
+
     yield ""
 
 
@@ -89,6 +90,7 @@ def _paths(root: str, models: Models) -> dict[str, list[str]]:
             for suffix, model_below in _references(field):
                 path_below = f"{path}.{key}{suffix}".lstrip(".")
                 waiting.append((path_below, model_below))
+
     return paths
 
 
@@ -133,6 +135,7 @@ def _section(title: str, paths: list[str], models: Models) -> Iterator[str]:
         larger_keys = models[larger]["properties"]
         other_keys = [key for key in larger_keys if key not in model["properties"]]
         yield f"The keys are those of {_link(larger)}, without {_code_list(other_keys)}."
+
     yield ""
 
 
@@ -144,6 +147,7 @@ def _larger_model(title: str, models: Models) -> str | None:
         has_all = all(other_fields.get(key) == field for key, field in fields.items())
         if has_all and len(fields) < len(other_fields):
             return other
+
     return None
 
 
@@ -234,6 +238,7 @@ def _kind(field: Schema) -> str:
         return _kind_of_list(field["items"])
     if json_type == "object":
         return f"mapping of names to {_value(field['additionalProperties'])}"
+
     name = field.get("title", KINDS.get(json_type, json_type))
     return f"{name}{_range(field)}"
 
@@ -241,6 +246,7 @@ def _kind(field: Schema) -> str:
 def _kind_of_list(items: Schema | list[Schema]) -> str:
     if isinstance(items, Mapping):
         return f"list of {_value(items)}"
+
     kinds = [_value(item) for item in items]
     return f"list of {len(kinds)}: {', '.join(kinds)}"
 

@@ -48,6 +48,7 @@ def convert(path: Path, options: Options) -> Imported:
     except InputError as error:
         key = (error.place.key or "").removeprefix(f"{Topology.__name__}.")
         raise InputError(error.what, place=Place(path, key), remedy=error.remedy) from error
+
     return Imported(topology, _comment(draft, path.name, options) + topology.to_yaml())
 
 
@@ -58,6 +59,7 @@ def _read(path: Path, options: Options) -> Draft:
         from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
 
         return graphml.read(path, content, options)
+
     if suffix in TABLE_SUFFIXES:
         return csv_table.read(path, content, options)
     raise InputError(

@@ -1,11 +1,10 @@
-"""CSV tables of round-trip times and rates between datacenters: a square matrix, or a row for each
-link.
+"""CSV tables of round-trip times and rates between datacenters.
 
-A matrix has names in its first row and column; a cell is the RTT from the row's datacenter to the
-column's, an empty one is no link, and the diagonal is not read. A list has the columns `from`,
-`to`, `rtt` and `rate` (which may be left out). Numbers are in the unit that stands in the first
-cell of a matrix or in the head of a column (``rtt_ms``), RTTs else in ms; a cell may also have a
-unit of its own.
+A square matrix has names in its first row and column. A cell is the RTT from the row's datacenter
+to the column's, an empty cell is no link, and the diagonal is not read. A list has a row for each
+link, and the columns `from`, `to`, `rtt` and `rate` (which may be left out). Numbers are in the
+unit that stands in the first cell of a matrix or in the head of a column (``rtt_ms``), RTTs else in
+ms. A cell may also have a unit.
 """
 
 from __future__ import annotations
@@ -33,13 +32,19 @@ from testbed.spec.importers.draft import (
 from testbed.spec.wan import ARROW
 
 EMPTY = ("", "-", "nan")
-FORMS = "write a square matrix with names in its first row and column, or a list with the columns from, to, rtt_ms"
+FORMS = (
+    "write a square matrix with names in its first row and column, "
+    "or a list with the columns from, to, rtt_ms"
+)
 NO_LINK = "where there is no link, leave the cells of rate and RTT empty"
-COLUMNS = {"rtt": TIME, "rate": RATE}
-_BARE = re.compile(r"[+]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_WORDS = re.compile(r"[\s_()\[\]:,\\]+")
+SQUARE = "the matrix has to be square"
+MEASURED_COLUMNS = {"rtt": TIME, "rate": RATE}
+COLUMNS = ("from", "to", *MEASURED_COLUMNS)
+DEFAULT_UNITS = {"rtt": "ms", "rate": None}
+_BARE_NUMBER = re.compile(r"[+]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_BETWEEN_WORDS = re.compile(r"[\s_()\[\]:,\\]+")
 
-Way = tuple[str, str]
+Direction = tuple[str, str]  # from one datacenter to another
 
 
 class Row(NamedTuple):
@@ -49,34 +54,46 @@ class Row(NamedTuple):
     cells: list[str]
 
 
+class Column(NamedTuple):
+    """A column of a list: where its cells stand in a row, and the unit of their numbers."""
+
+    index: int
+    unit: str | None
+
+
 @dataclass
 class Measured:
-    """What a file says of ways from one datacenter to another: RTTs in ns, rates in bit/s, and
-    where each stands.
+    """What a file says of directions between datacenters.
+
+    Attributes:
+        names: All datacenters, in the order of the file.
+        rtt: Round-trip times in ns.
+        rate: Rates in bit/s.
+        places: Where each direction stands in the file.
     """
 
     names: list[str]
-    rtt: dict[Way, int] = field(default_factory=dict)
-    rate: dict[Way, int] = field(default_factory=dict)
-    places: dict[Way, Place] = field(default_factory=dict)
+    rtt: dict[Direction, int] = field(default_factory=dict)
+    rate: dict[Direction, int] = field(default_factory=dict)
+    places: dict[Direction, Place] = field(default_factory=dict)
 
 
 def read(path: Path, content: bytes, options: Options) -> Draft:
-    """The datacenters and links of a table of RTTs, with the rates of a second one if `options`
-    name it.
+    """Read the datacenters and links of a table of RTTs.
+
+    Args:
+        path: The file, for messages.
+        content: What the file holds.
+        options: What the user adds; may name a second table, with rates.
 
     Raises:
-        InputError: a table is neither form, is not square, or has a cell that is not what it should
-            be.
+        InputError: A table is neither form, is not square, or has a wrong cell.
     """
     rows = _rows(path, content)
-    measured = _list(path, rows) if _is_list(rows) else _matrix(path, rows, "rtt", "ms")
+    measured = _read_list(path, rows) if _is_list(rows) else _read_matrix(path, rows, "rtt", "ms")
     if options.bandwidth is not None:
-        if measured.rate:
-            raise InputError(
-                "there are rates in the table of RTTs already", place=Place("--bandwidth")
-            )
         _add_bandwidth(measured, options.bandwidth, options.bandwidth_unit)
+
     check_number(path, len(measured.names))
     unique, notes = unique_names(measured.names)
     names = dict(zip(measured.names, unique, strict=True))
@@ -89,59 +106,57 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
         notes=notes,
         assumed=[
             "delay: half of the RTT each way; where both RTTs of a pair are given, half of its own",
-            "routing: packets take the direct link where there is one, as those that were measured did",
+            "routing: packets take the direct link where there is one, as those that were measured "
+            "did",
         ],
     )
 
 
 def _rows(path: Path, content: bytes) -> list[Row]:
-    """The lines that are not empty; cells are separated by commas, semicolons or tabs, as in the
-    first line.
-    """
+    """The lines that are not empty; the first line shows what separates the cells."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError("it is not a text file in UTF-8", place=Place(path)) from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+
+    first_line = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    rows = []
+    rows: list[Row] = []
     try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append(Row(reader.line_num, [cell.strip() for cell in cells]))
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append(Row(reader.line_num, cells))
     except csv.Error as error:
-        raise InputError(
-            f"this is not CSV: {error}", place=Place(path, None, reader.line_num)
-        ) from error
+        place = Place(path, None, reader.line_num)
+        raise InputError(f"this is not CSV: {error}", place=place) from error
+
     if len(rows) < 2:
-        raise InputError(
-            "this is no table: it has fewer than two rows", place=Place(path), remedy=FORMS
-        )
+        what = "this is no table: it has fewer than two rows"
+        raise InputError(what, place=Place(path), remedy=FORMS)
     return rows
 
 
 def _is_list(rows: list[Row]) -> bool:
-    return {"from", "to"} <= {cell.lower() for cell in rows[0].cells}
+    names = {cell.lower() for cell in rows[0].cells}
+    return "from" in names and "to" in names
 
 
-def _matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measured:
-    """A square matrix of `kind` ("rtt" or "rate"); `unit` is that of its numbers unless the first
-    cell names one.
+# ---- matrices
+
+
+def _read_matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measured:
+    """A square matrix of `kind` ("rtt" or "rate").
+
+    `unit` is the unit of the numbers, unless the first cell names one.
     """
-    head, body = rows[0], rows[1:]
-    names = head.cells[1:]
-    if not names:
-        raise InputError(
-            "this is no table: it has one column", place=Place(path, None, head.line), remedy=FORMS
-        )
-    if all(_BARE.fullmatch(name) for name in names):
-        raise InputError(
-            "the first row holds numbers, not names",
-            place=Place(path, None, head.line),
-            remedy=FORMS,
-        )
+    head, *body = rows
+    _check_head(path, head)
     _check_square(path, head, body)
-    quantity = COLUMNS[kind]
+
+    names = head.cells[1:]
+    quantity = MEASURED_COLUMNS[kind]
     unit = _unit_in(head.cells[0], quantity) or unit
     measured = Measured(names)
     values = measured.rtt if kind == "rtt" else measured.rate
@@ -150,170 +165,263 @@ def _matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measure
         for target, text in zip(names, row.cells[1:], strict=True):
             if source == target or text.lower() in EMPTY:
                 continue
-            way, place = (source, target), Place(path, f"{source} to {target}", row.line)
-            values[way], measured.places[way] = _value(text, quantity, unit, place), place
+
+            place = Place(path, f"{source} to {target}", row.line)
+            values[source, target] = _value(text, quantity, unit, place)
+            measured.places[source, target] = place
+
     return measured
+
+
+def _check_head(path: Path, head: Row) -> None:
+    place = Place(path, None, head.line)
+    names = head.cells[1:]
+    if not names:
+        raise InputError("this is no table: it has one column", place=place, remedy=FORMS)
+
+    has_only_numbers = all(_BARE_NUMBER.fullmatch(name) for name in names)
+    if has_only_numbers:
+        raise InputError("the first row holds numbers, not names", place=place, remedy=FORMS)
+
+    counts = Counter(names)
+    for name in names:
+        if not name:
+            raise InputError("a column has no name", place=place)
+        if counts[name] > 1:
+            raise InputError(f"the column {name!r} is there twice", place=place)
 
 
 def _check_square(path: Path, head: Row, body: list[Row]) -> None:
-    names, lines = head.cells[1:], dict[str, int]()
-    if twice := [name for name, number in Counter(names).items() if number > 1 or not name]:
-        what = f"the column {twice[0]!r} is there twice" if twice[0] else "a column has no name"
-        raise InputError(what, place=Place(path, None, head.line))
-    for line, (name, *values) in body:
-        place = Place(path, None, line)
+    names = head.cells[1:]
+    lines: dict[str, int] = {}
+    for row in body:
+        place = Place(path, None, row.line)
+        name, *values = row.cells
         if len(values) != len(names):
             what = f"the row {name!r} has {len(values)} values, but there are {len(names)} columns"
-            raise InputError(what, place=place, remedy="the matrix has to be square")
+            raise InputError(what, place=place, remedy=SQUARE)
         if name not in names:
-            raise InputError(
-                f"the row {name!r} has no column",
-                place=place,
-                remedy=suggest(name, names, "columns"),
-            )
+            suggestion = suggest(name, names, "columns")
+            raise InputError(f"the row {name!r} has no column", place=place, remedy=suggestion)
         if name in lines:
             raise InputError(f"the row {name!r} is on line {lines[name]} already", place=place)
-        lines[name] = line
-    if missing := [name for name in names if name not in lines]:
+
+        lines[name] = row.line
+
+    missing = [name for name in names if name not in lines]
+    if missing:
         what = f"there is no row for {', '.join(missing)}"
-        raise InputError(what, place=Place(path), remedy="the matrix has to be square")
+        raise InputError(what, place=Place(path), remedy=SQUARE)
 
 
-def _list(path: Path, rows: list[Row]) -> Measured:
+# ---- lists
+
+
+def _read_list(path: Path, rows: list[Row]) -> Measured:
     """A row for each link, or for each direction of it."""
-    head, body = rows[0], rows[1:]
-    columns: dict[str, tuple[int, str | None]] = {}
-    for index, cell in enumerate(head.cells):
-        column = _WORDS.split(cell.lower())[0]
-        if column not in ("from", "to", *COLUMNS) or column in columns:
-            what = f"the column {cell!r} is {'there twice' if column in columns else 'unknown'}"
-            remedy = (
-                "the columns are from, to, rtt and rate, with a unit, such as rtt_ms and rate_gbit"
-            )
-            raise InputError(what, place=Place(path, None, head.line), remedy=remedy)
-        columns[column] = index, _unit_in(cell, COLUMNS[column]) if column in COLUMNS else None
-    if "rtt" not in columns:
-        raise InputError(
-            "there is no column of RTTs",
-            place=Place(path, None, head.line),
-            remedy="name it rtt_ms",
-        )
+    head, *body = rows
+    columns = _columns(path, head)
     measured = Measured([])
     for row in body:
-        _read_link(path, row, head, columns, measured)
+        if len(row.cells) != len(head.cells):
+            what = f"the row has {len(row.cells)} cells and the first row {len(head.cells)}"
+            raise InputError(what, place=Place(path, None, row.line))
+        _add_link(path, row, columns, measured)
+
     return measured
 
 
-def _read_link(
-    path: Path,
-    row: Row,
-    head: Row,
-    columns: Mapping[str, tuple[int, str | None]],
-    measured: Measured,
-) -> None:
-    if len(row.cells) != len(head.cells):
-        what = f"the row has {len(row.cells)} cells and the first row {len(head.cells)}"
-        raise InputError(what, place=Place(path, None, row.line))
-    source, target = way = row.cells[columns["from"][0]], row.cells[columns["to"][0]]
-    place = Place(path, f"{source} to {target}", row.line)
-    if not all(way) or source == target:
-        raise InputError("a link needs two datacenters", place=place)
-    if way in measured.places:
-        raise InputError(f"this link is on line {measured.places[way].line} already", place=place)
-    measured.places[way] = place
-    measured.names += [name for name in way if name not in measured.names]
-    for column, values in (("rtt", measured.rtt), ("rate", measured.rate)):
-        index, unit = columns.get(column, (None, None))
-        text = "" if index is None else row.cells[index]
-        if text.lower() not in EMPTY:
-            values[way] = _value(
-                text, COLUMNS[column], unit or ("ms" if column == "rtt" else None), place
+def _columns(path: Path, head: Row) -> dict[str, Column]:
+    """The columns by name."""
+    place = Place(path, None, head.line)
+    columns: dict[str, Column] = {}
+    for index, cell in enumerate(head.cells):
+        name = _BETWEEN_WORDS.split(cell.lower())[0]
+        if name not in COLUMNS or name in columns:
+            problem = "there twice" if name in columns else "unknown"
+            raise InputError(
+                f"the column {cell!r} is {problem}",
+                place=place,
+                remedy="the columns are from, to, rtt and rate, with a unit, such as rtt_ms and "
+                "rate_gbit",
             )
-        elif column == "rtt":
-            raise InputError("the link has no RTT", place=place)
+
+        unit = None
+        if name in MEASURED_COLUMNS:
+            unit = _unit_in(cell, MEASURED_COLUMNS[name]) or DEFAULT_UNITS[name]
+
+        columns[name] = Column(index, unit)
+
+    if "rtt" not in columns:
+        raise InputError("there is no column of RTTs", place=place, remedy="name it rtt_ms")
+    return columns
+
+
+def _add_link(path: Path, row: Row, columns: Mapping[str, Column], measured: Measured) -> None:
+    """Add what a row of a list says to `measured`."""
+    source = row.cells[columns["from"].index]
+    target = row.cells[columns["to"].index]
+    place = Place(path, f"{source} to {target}", row.line)
+    if not source or not target or source == target:
+        raise InputError("a link needs two datacenters", place=place)
+
+    direction = (source, target)
+    if direction in measured.places:
+        line = measured.places[direction].line
+        raise InputError(f"this link is on line {line} already", place=place)
+
+    measured.places[direction] = place
+    for name in direction:
+        if name not in measured.names:
+            measured.names.append(name)
+
+    rtt = _cell_value(row, "rtt", columns, place)
+    if rtt is None:
+        raise InputError("the link has no RTT", place=place)
+
+    measured.rtt[direction] = rtt
+
+    rate = _cell_value(row, "rate", columns, place)
+    if rate is not None:
+        measured.rate[direction] = rate
+
+
+def _cell_value(row: Row, name: str, columns: Mapping[str, Column], place: Place) -> int | None:
+    """The value of a row in the column `name`; None if there is none."""
+    column = columns.get(name)
+    if column is None:
+        return None
+
+    text = row.cells[column.index]
+    if text.lower() in EMPTY:
+        return None
+    return _value(text, MEASURED_COLUMNS[name], column.unit, place)
+
+
+# ---- rates beside a table of RTTs
 
 
 def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
-    """The rates of the matrix `path`."""
+    """Add the rates of the matrix `path`, whose numbers have the unit `unit`."""
+    if measured.rate:
+        what = "there are rates in the table of RTTs already"
+        raise InputError(what, place=Place("--bandwidth"))
     if unit is not None and _unit_in(unit, RATE) is None:
-        raise InputError(
-            f"{unit!r} is not a unit of a rate", place=Place("--bandwidth-unit"), remedy=RATE.remedy
-        )
+        what = f"{unit!r} is not a unit of a rate"
+        raise InputError(what, place=Place("--bandwidth-unit"), remedy=RATE.remedy)
+
     rows = _rows(path, read_bytes(path))
     if _is_list(rows):
-        what = "rates beside a table of RTTs have to be a matrix"
         raise InputError(
-            what,
+            "rates beside a table of RTTs have to be a matrix",
             place=Place(path),
             remedy="in a list, write them into a column rate_gbit beside the RTTs",
         )
-    found = _matrix(path, rows, "rate", unit)
-    for name in found.names:
+
+    rates = _read_matrix(path, rows, "rate", unit)
+    for name in rates.names:
         if name not in measured.names:
             what = f"there is no datacenter {name!r} in the table of RTTs"
-            raise InputError(
-                what, place=Place(path), remedy=suggest(name, measured.names, "datacenters")
-            )
-    for way, place in found.places.items():
-        if way not in measured.rtt and way[::-1] not in measured.rtt:
+            suggestion = suggest(name, measured.names, "datacenters")
+            raise InputError(what, place=Place(path), remedy=suggestion)
+
+    for direction, place in rates.places.items():
+        if direction not in measured.rtt and _reverse(direction) not in measured.rtt:
             raise InputError("there is a rate but no RTT", place=place, remedy=NO_LINK)
-    measured.rate = found.rate
+
+    measured.rate = rates.rate
+
+
+# ---- cells
 
 
 def _unit_in(text: str, quantity: Quantity) -> str | None:
-    """The unit of `quantity` at the end of a text such as ``rtt_ms``, ``RTT (ms)`` or
-    ``Gbit/s``.
-    """
-    for word in reversed(_WORDS.split(text)):
+    """The unit of `quantity` at the end of a text such as ``rtt_ms`` or ``RTT (ms)``."""
+    words = _BETWEEN_WORDS.split(text)
+    for word in reversed(words):
         try:
             quantity.exact(f"1 {word}")
         except UnitError:
             continue
+
         return word or None
+
     return None
 
 
 def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int:
-    """A cell in base units, rounded."""
+    """A cell in base units, rounded; `unit` is that of a number without one."""
     if text.startswith("-"):
         raise InputError(f"the {quantity.name} {text!r} is negative", place=place)
-    if _BARE.fullmatch(text):
+
+    if _BARE_NUMBER.fullmatch(text):
         if unit is None:
-            remedy = "write it into the first cell or the head of the column, such as Gbit/s, or give --bandwidth-unit"
             raise InputError(
-                f"the {quantity.name} {text!r} has no unit", place=place, remedy=remedy
+                f"the {quantity.name} {text!r} has no unit",
+                place=place,
+                remedy="write it into the first cell or the head of the column, such as Gbit/s, "
+                "or give --bandwidth-unit",
             )
+
         text = f"{text.removeprefix('+')} {unit}"
+
     try:
         value = round(quantity.exact(text))
     except UnitError as error:
         raise InputError(error.what, place=place, remedy=error.remedy) from error
+
     if quantity is RATE and value == 0:
         raise InputError("a rate of 0 carries nothing", place=place, remedy=NO_LINK)
     return value
 
 
+# ---- links
+
+
 def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
-    """A link for each pair with an RTT; a value that is given for one way only holds for both."""
-    for way in measured.rtt:
-        back = way[::-1]
-        if back in measured.rtt and measured.names.index(back[0]) < measured.names.index(way[0]):
+    """A link for each pair with an RTT; a value that is given for one direction holds for both."""
+    for direction in measured.rtt:
+        if _is_second(direction, measured):
             continue
-        delays = {
-            key: format_time(round(measured.rtt[key] / 2))
-            for key in (way, back)
-            if key in measured.rtt
-        }
-        rates = {
-            key: format_rate(measured.rate[key]) for key in (way, back) if key in measured.rate
-        }
-        settings: dict[str, Any] = {"rate": _each_way(rates, names)} if rates else {}
-        settings["delay"] = _each_way(delays, names)
-        yield DraftLink((names[way[0]], names[way[1]]), settings, rate_assumed=not rates)
+
+        source, target = direction
+        delays: dict[Direction, str] = {}
+        rates: dict[Direction, str] = {}
+        for each in (direction, _reverse(direction)):
+            if each in measured.rtt:
+                delays[each] = format_time(round(measured.rtt[each] / 2))
+            if each in measured.rate:
+                rates[each] = format_rate(measured.rate[each])
+
+        settings: dict[str, Any] = {}
+        if rates:
+            settings["rate"] = _written(rates, names)
+
+        settings["delay"] = _written(delays, names)
+        yield DraftLink((names[source], names[target]), settings, rate_assumed=not rates)
 
 
-def _each_way(values: Mapping[Way, str], names: Mapping[str, str]) -> str | dict[str, str]:
-    """One text if both ways have the same value or only one has any, else one for each."""
-    if len(set(values.values())) == 1:
-        return next(iter(values.values()))
-    return {f"{names[a]}{ARROW}{names[b]}": text for (a, b), text in values.items()}
+def _is_second(direction: Direction, measured: Measured) -> bool:
+    """Whether the link is that of the other direction, which begins at an earlier datacenter."""
+    if _reverse(direction) not in measured.rtt:
+        return False
+
+    source, target = direction
+    return measured.names.index(target) < measured.names.index(source)
+
+
+def _reverse(direction: Direction) -> Direction:
+    source, target = direction
+    return target, source
+
+
+def _written(values: Mapping[Direction, str], names: Mapping[str, str]) -> str | dict[str, str]:
+    """One text if all directions that have a value have the same one, else a text for each."""
+    texts = set(values.values())
+    if len(texts) == 1:
+        return texts.pop()
+
+    written: dict[str, str] = {}
+    for (source, target), text in values.items():
+        written[f"{names[source]}{ARROW}{names[target]}"] = text
+    return written

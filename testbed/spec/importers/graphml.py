@@ -188,6 +188,7 @@ def _bundles(graph: Graph, names: Mapping[str, str]) -> list[_Bundle]:
         if edges:
             ends = (names[start], names[end])
             bundles.append(_Bundle(ends, list(edges.values())))
+
     return bundles
 
 
@@ -227,7 +228,9 @@ def _link(
         if options.delay is None:
             what = "an end of this link has no position, so its delay is unknown"
             raise InputError(what, place=place, remedy="give --delay, such as --delay '5 ms'")
+
         settings["delay"] = format_time(options.delay)
+
     return DraftLink(bundle.ends, settings, rate_assumed=None in speeds)
 
 
@@ -241,11 +244,13 @@ def _speed(edge: Attributes, place: Place) -> int | None:
 
     if speed is not None and round(speed) > 0:
         return round(speed)
+
     for key in ("LinkLabel", "LinkType"):
         text = str(edge.get(key, "")).strip()
         speed_in_text = _speed_in(text)
         if speed_in_text:
             return speed_in_text
+
     return None
 
 
@@ -279,6 +284,7 @@ def _number(value: object) -> float | None:
         number = float(str(value))
     except ValueError:
         return None
+
     return number if math.isfinite(number) else None
 
 
@@ -289,6 +295,7 @@ def _source(whole: Graph, nodes: int, links: int) -> str:
         fact = whole.graph.get(key)
         if fact:
             facts.append(str(fact).strip())
+
     described = ", ".join(facts) or "unnamed"
     return f"GraphML ({described}), {nodes} of {len(whole)} nodes, {links} links"
 
