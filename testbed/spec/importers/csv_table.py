@@ -57,7 +57,7 @@ class Row(NamedTuple):
 class Column(NamedTuple):
     """A column of a list: where its cells stand in a row, and the unit of their numbers."""
 
-    index: int
+    position: int
     unit: str | None
 
 
@@ -259,8 +259,8 @@ def _columns(path: Path, head: Row) -> dict[str, Column]:
 
 def _add_link(path: Path, row: Row, columns: Mapping[str, Column], measured: Measured) -> None:
     """Add what a row of a list says to `measured`."""
-    source = row.cells[columns["from"].index]
-    target = row.cells[columns["to"].index]
+    source = row.cells[columns["from"].position]
+    target = row.cells[columns["to"].position]
     place = Place(path, f"{source} to {target}", row.line)
     if not source or not target or source == target:
         raise InputError("a link needs two datacenters", place=place)
@@ -292,7 +292,7 @@ def _cell_value(row: Row, name: str, columns: Mapping[str, Column], place: Place
     if column is None:
         return None
 
-    text = row.cells[column.index]
+    text = row.cells[column.position]
     if text.lower() in EMPTY:
         return None
     return _value(text, MEASURED_COLUMNS[name], column.unit, place)
