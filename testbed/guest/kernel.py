@@ -23,7 +23,7 @@ from pathlib import Path
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
 from testbed.guest.linux_source import (
-    LINUX,
+    DISTRIBUTION_PACKAGE,
     PARTS,
     Source,
     choose,
@@ -41,9 +41,18 @@ TOOLS = {
     "xz": "xz-utils",
     "patch": "patch",
 }
-OBJECTS = (
-    1500  # compiled files of a build with guest.config and Linux 6.12, for the progress display
-)
+# Compiled files of a build with guest.config and Linux 6.12, for the progress display.
+OBJECTS = 1500
+COMPILED = re.compile(r"  (CC|AS|AR) ")  # begin of a line that make prints
+# Parts of a build's time after which its steps begin, from 0 to 1.
+CONFIGURING, COMPILING = 0.05, 0.06
+BUILT = 0.99
+LOG_LINES = 20  # of the end of a build's log, in a message
+BUILD_ENVIRONMENT = {
+    "KBUILD_BUILD_TIMESTAMP": "2025-01-01",
+    "KBUILD_BUILD_USER": "testbed",
+    "LC_ALL": "C",
+}
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it from 0 to 1
 
@@ -52,9 +61,12 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 class Kernel:
     """A program that boots as a guest.
 
-    `virtual_time` is false for one that can only run on the host's clock. With `seccomp` (Linux
-    6.16 and later) the host drives processes by seccomp and futexes where it may, not by ptrace: a
-    trap costs a third less.
+    Attributes:
+        path: the program.
+        version: its version, as it says itself.
+        virtual_time: whether it can run on a virtual clock.
+        seccomp: whether it drives processes by seccomp and futexes where it may, not by ptrace
+            (Linux 6.16 and later): a trap costs a third less.
     """
 
     path: Path
@@ -64,8 +76,13 @@ class Kernel:
 
 
 def find_kernel() -> Kernel | None:
-    """The kernel that ``$TESTBED_KERNEL`` names, else the cached one for the source in use, else
-    None.
+    """Find the kernel that ``$TESTBED_KERNEL`` names, or the cached one of the source in use.
+
+    Returns:
+        The kernel; None if it is not built yet, or there is no source.
+
+    Raises:
+        MachineError: the kernel cannot be executed.
     """
     named = os.environ.get("TESTBED_KERNEL")
     if named:
@@ -78,12 +95,12 @@ def find_kernel() -> Kernel | None:
 
 
 def missing_tools() -> list[str]:
-    """Debian packages of the programs that a build needs and that are not here."""
+    """List the Debian packages of programs that a build needs and that are not installed."""
     return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
 
 
 def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
-    """The guest kernel; built first if it is not cached.
+    """Find the guest kernel, or build it.
 
     Raises:
         MachineError: it has to be built, and the source or a tool is missing, or the build fails.
@@ -94,8 +111,11 @@ def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
 
 
 def kernel_from(path: Path | None, progress: Progress) -> Kernel:
-    """The guest kernel of the source at `path` (None: the distribution's), which is used from now
-    on.
+    """Find or build the guest kernel of another source, which is used from now on.
+
+    Args:
+        path: the source, a folder or a tarball; None: the distribution's.
+        progress: called as a build proceeds.
 
     Raises:
         InputError: `path` is no kernel source, or the edits do not apply to it.
@@ -111,7 +131,10 @@ def kernel_from(path: Path | None, progress: Progress) -> Kernel:
 
 
 def build_kernel(progress: Progress) -> Kernel:
-    """Build the kernel into the cache; returns the cached one if another process has just built it.
+    """Build the kernel into the cache, unless another process has just done so.
+
+    Args:
+        progress: called as the build proceeds.
 
     Raises:
         InputError: the edits do not apply to the source.
@@ -120,9 +143,10 @@ def build_kernel(progress: Progress) -> Kernel:
     """
     source = _require_source_and_tools()
     target = _cached(source)
-    with _lock(target.parent.parent / "build.lock", progress):
+    cache = target.parent.parent
+    with _lock(cache / "build.lock", progress):
         if not target.is_file():
-            with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent.parent) as work:
+            with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as work:
                 built = _build(source, Path(work), progress)
                 target.parent.mkdir(exist_ok=True)
                 built.replace(target)
@@ -130,24 +154,26 @@ def build_kernel(progress: Progress) -> Kernel:
 
 
 def _require_source_and_tools() -> Source:
-    source, missing = find_source(), missing_tools()
+    source = find_source()
+    missing = missing_tools()
     if source is None:
-        missing.insert(0, f"linux-source-{LINUX}")
+        missing.insert(0, DISTRIBUTION_PACKAGE)
     if missing or source is None:
+        packages = " ".join(missing)
         raise MachineError(
-            "the guest kernel is not built yet, and building it needs Debian packages that are missing: "
-            f"{' '.join(missing)}\n  run `make setup`, or `apt-get install {' '.join(missing)}`"
+            "the guest kernel is not built yet, and building it needs Debian packages that are "
+            f"missing: {packages}\n"
+            f"  run `make setup`, or `apt-get install {packages}`"
         )
     return source
 
 
 def _key(source: Source) -> str:
-    """Hash of the source, the configuration and the edits."""
+    """Give a hash of the source, the configuration and the edits."""
     digest = hashlib.sha256(source.fingerprint.encode())
-    for part in sorted(
-        (path for path in PARTS.rglob("*") if path.is_file()), key=lambda path: path.name
-    ):
-        digest.update(part.read_bytes())
+    files = [path for path in PARTS.rglob("*") if path.is_file()]
+    for file in sorted(files, key=lambda path: path.name):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -168,61 +194,85 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def _build(source: Source, work: Path, progress: Progress) -> Path:
+    """Build a kernel.
+
+    Args:
+        source: the kernel's source.
+        work: an empty folder.
+        progress: called as the build proceeds.
+
+    Returns:
+        The program, below `work`.
+    """
     log = work / "log"
     tree = work / "linux"
     tree.mkdir()
     make = ["make", "ARCH=um", f"-j{os.cpu_count() or 1}"]
-
-    def step(what: str, part: float, command: list[str]) -> None:
-        progress(what, part)
-        _logged(command, tree, log)
-
     progress("unpacking the kernel source", 0.0)
     source.unpack(tree)
     progress("applying the edits", 0.04)
     source.patch(tree)
     if source.path.is_dir():
-        step("removing an earlier build", 0.04, [*make, "mrproper"])
-    step("configuring", 0.05, [*make, "allnoconfig"])
+        progress("removing an earlier build", 0.04)
+        _run([*make, "mrproper"], tree, log)
+    progress("configuring", CONFIGURING)
     config = PARTS / "guest.config"
-    step("configuring", 0.05, ["scripts/kconfig/merge_config.sh", "-m", ".config", str(config)])
-    step("configuring", 0.05, [*make, "olddefconfig"])
+    _run([*make, "allnoconfig"], tree, log)
+    _run(["scripts/kconfig/merge_config.sh", "-m", ".config", str(config)], tree, log)
+    _run([*make, "olddefconfig"], tree, log)
     _check_config(config, tree / ".config")
-    done = 0
-    for line in _lines([*make, "linux"], tree, log):
-        if re.match(r"  (CC|AS|AR) ", line):
-            done += 1
-            progress("compiling", 0.06 + 0.93 * min(1.0, done / OBJECTS))
+    compiled = 0
+    for line in _output_lines([*make, "linux"], tree, log):
+        if COMPILED.match(line):
+            compiled += 1
+            part = min(1.0, compiled / OBJECTS)
+            progress("compiling", COMPILING + (BUILT - COMPILING) * part)
     return tree / "linux"
 
 
-def _check_config(wanted: Path, got: Path) -> None:
-    have = set(got.read_text().splitlines())
-    lost = [
-        line
-        for line in wanted.read_text().splitlines()
-        if line.startswith("CONFIG_") and line not in have
-    ]
-    if lost:
+def _check_config(wanted: Path, effective: Path) -> None:
+    """Check that a kernel is configured as it is meant to be.
+
+    Args:
+        wanted: the file of settings that the guest needs.
+        effective: the file of all settings.
+
+    Raises:
+        MachineError: a setting is missing.
+    """
+    settings = set(effective.read_text().splitlines())
+    missing: list[str] = []
+    for line in wanted.read_text().splitlines():
+        if line.startswith("CONFIG_") and line not in settings:
+            missing.append(line)
+    if missing:
         raise MachineError(
-            f"the kernel source does not offer what the guest needs: {' '.join(lost)}"
+            f"the kernel source does not offer what the guest needs: {' '.join(missing)}"
         )
 
 
-def _lines(command: list[str], cwd: Path, log: Path) -> Iterator[str]:
-    """Run `command`, add its output to `log` and yield it line by line; raise if it fails."""
-    environment = {
-        **os.environ,
-        "KBUILD_BUILD_TIMESTAMP": "2025-01-01",
-        "KBUILD_BUILD_USER": "testbed",
-        "LC_ALL": "C",
-    }
+def _run(command: list[str], folder: Path, log: Path) -> None:
+    """Run a command of the build in `folder`, and add its output to `log`.
+
+    Raises:
+        MachineError: the command failed.
+    """
+    for _line in _output_lines(command, folder, log):
+        pass
+
+
+def _output_lines(command: list[str], folder: Path, log: Path) -> Iterator[str]:
+    """Run a command of the build in `folder`; give its output by lines, and add it to `log`.
+
+    Raises:
+        MachineError: the command failed.
+    """
     with (
         log.open("a") as out,
         subprocess.Popen(
             command,
-            cwd=cwd,
-            env=environment,
+            cwd=folder,
+            env={**os.environ, **BUILD_ENVIRONMENT},
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -238,33 +288,31 @@ def _lines(command: list[str], cwd: Path, log: Path) -> Iterator[str]:
             process.terminate()
             raise
     if process.returncode != 0:
-        tail = "".join(log.read_text().splitlines(keepends=True)[-20:])
-        raise MachineError(f"building the guest kernel failed at `{' '.join(command)}`:\n{tail}")
-
-
-def _logged(command: list[str], cwd: Path, log: Path) -> None:
-    for _line in _lines(command, cwd, log):
-        pass
+        last_lines = log.read_text().splitlines(keepends=True)[-LOG_LINES:]
+        raise MachineError(
+            f"building the guest kernel failed at `{' '.join(command)}`:\n{''.join(last_lines)}"
+        )
 
 
 def _inspect(path: Path) -> Kernel:
-    """Ask the program for its version and options.
+    """Ask a kernel for its version and options.
 
     Raises:
-        MachineError: it cannot be executed.
+        MachineError: the program cannot be executed.
     """
     try:
-        version = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=True
-        )
-        options = subprocess.run(
-            [path, "--help"], capture_output=True, text=True, timeout=20, check=False
-        )
+        version = _output_of([path, "--version"], check=True)
+        options = _output_of([path, "--help"], check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise MachineError(f"the guest kernel {path} does not run: {error}") from error
     return Kernel(
-        path,
-        version.stdout.strip(),
-        "time-travel-slice" in options.stdout,
-        "seccomp=" in options.stdout,
+        path=path,
+        version=version.strip(),
+        virtual_time="time-travel-slice" in options,
+        seccomp="seccomp=" in options,
     )
+
+
+def _output_of(command: list[Path | str], *, check: bool) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=check)
+    return result.stdout

@@ -1,6 +1,4 @@
-"""Kernel source: the distribution's, or a folder or tarball that the user has named; and the
-project's edits to it.
-"""
+"""Kernel source, the distribution's or one that the user has named, and the edits to it."""
 
 from __future__ import annotations
 
@@ -18,9 +16,13 @@ from testbed.core.errors import InputError, Place
 from testbed.core.paths import cache_dir
 
 LINUX = ("6.12", "7.2")  # the versions that there are edits for: from each on, up to the next
+DISTRIBUTION_PACKAGE = f"linux-source-{LINUX[0]}"  # that brings a source to SOURCES
 SOURCES = Path("/usr/src")
 PARTS = Path(__file__).parent / "kernel_source"
 UNBUILT = shutil.ignore_patterns(".git", "*.o", "*.a", "*.cmd")
+VERSION_FIELDS = ("VERSION", "PATCHLEVEL", "SUBLEVEL")  # of the Makefile
+# In the output of patch(1), a file that is not followed by the next file or by a success.
+FAILED_FILE = re.compile(r"patching file (\S+)\n(?!patching|Hunk.*succeeded)")
 
 
 @dataclass(frozen=True)
@@ -34,76 +36,92 @@ class Source:
         """Put a copy at `tree`, an empty folder.
 
         Raises:
-            InputError: it is gone, or it is no kernel source.
+            InputError: the source is gone, or is no kernel source.
         """
         place = Place(file=self.path)
         if not self.path.exists():
             raise InputError(
                 "the kernel source is not there any more",
                 place=place,
-                remedy=f"name another with --source, or forget it: testbed guest build ({_choice()} remembers it)",
+                remedy="name another with --source, or forget it: "
+                f"testbed guest build ({_choice_file()} remembers it)",
             )
         if self.path.is_dir():
-            _check(self.path, place)
+            _check_is_kernel_source(self.path, place)
             shutil.copytree(self.path, tree, symlinks=True, ignore=UNBUILT, dirs_exist_ok=True)
-        else:
-            words = ["tar", "xf", str(self.path), "--strip-components=1", "-C", str(tree)]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise InputError(f"tar cannot unpack it: {done.stderr.strip()}", place=place)
-            _check(tree, place)
+            return
+        command = ["tar", "xf", str(self.path), "--strip-components=1", "-C", str(tree)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise InputError(f"tar cannot unpack it: {result.stderr.strip()}", place=place)
+        _check_is_kernel_source(tree, place)
 
     def patch(self, tree: Path) -> None:
-        """Apply the project's edits to the copy at `tree`: those for its version, or for the next
-        older one.
+        """Apply the project's edits to the copy at `tree`.
+
+        They are those for its version, or for the next older one.
 
         Raises:
             InputError: one does not apply.
         """
         for patch in edits(linux_version(tree)):
-            words = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "-i", str(patch)]
-            done = subprocess.run(words, cwd=tree, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                where = re.search(r"patching file (\S+)\n(?!patching|Hunk.*succeeded)", done.stdout)
-                raise InputError(
-                    f"the project's {patch.name} does not apply to this source, which is Linux {linux_version(tree)}"
-                    + (f" (at {where[1]})" if where else ""),
-                    place=Place(file=self.path),
-                    remedy=f"the edits are for Linux {' and '.join(LINUX)}: name a source of such a version",
-                )
+            command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "-i", str(patch)]
+            result = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                raise self._does_not_apply(patch, tree, result.stdout)
+
+    def _does_not_apply(self, patch: Path, tree: Path, output: str) -> InputError:
+        failed = FAILED_FILE.search(output)
+        location = f" (at {failed[1]})" if failed else ""
+        return InputError(
+            f"the project's {patch.name} does not apply to this source, "
+            f"which is Linux {linux_version(tree)}{location}",
+            place=Place(file=self.path),
+            remedy=f"the edits are for Linux {' and '.join(LINUX)}: "
+            "name a source of such a version",
+        )
 
 
 def find_source() -> Source | None:
-    """The source that was chosen, else the newest of `LINUX` that the distribution has put here, or
-    None.
+    """Find the source that was chosen, or the newest of `LINUX` that the distribution has put here.
+
+    Returns:
+        The source; None if there is none.
     """
-    if chosen := chosen_source():
+    chosen = chosen_source()
+    if chosen is not None:
         return chosen
     for version in reversed(LINUX):
-        for tarball in sorted(SOURCES.glob(f"linux-source-{version}*.tar.*"), reverse=True):
-            return Source(tarball, _of_tarball(tarball))
+        tarballs = sorted(SOURCES.glob(f"linux-source-{version}*.tar.*"))
+        if tarballs:
+            newest = tarballs[-1]
+            return Source(newest, _fingerprint_of_tarball(newest))
     return None
 
 
 def edits(version: str | None) -> list[Path]:
-    """The project's edits for Linux `version`, in their order; those of the oldest in `LINUX` for
-    one that is older.
+    """List the project's edits for a version of Linux, in their order.
+
+    Those for the oldest of `LINUX` are given for an older or unknown version.
     """
-    fit = [linux for linux in LINUX if _numbers(linux) <= _numbers(version or "")]
-    return sorted((PARTS / f"linux-{fit[-1] if fit else LINUX[0]}").glob("*.patch"))
+    folder = LINUX[0]
+    for linux in LINUX:
+        if _numbers(linux) <= _numbers(version or ""):
+            folder = linux
+    return sorted((PARTS / f"linux-{folder}").glob("*.patch"))
 
 
 def chosen_source() -> Source | None:
-    """The source that was given to `choose`, which may be gone, or None."""
+    """Give the source that was given to `choose`, which may be gone, or None."""
     try:
-        chosen = json.loads(_choice().read_text())
+        chosen = json.loads(_choice_file().read_text())
         return Source(Path(chosen["path"]), chosen["fingerprint"])
     except (OSError, ValueError, KeyError):
         return None
 
 
 def named_source(path: Path) -> Source:
-    """The source at `path`, a folder or a tarball.
+    """Give the source at `path`, a folder or a tarball.
 
     Raises:
         InputError: it is neither.
@@ -112,9 +130,9 @@ def named_source(path: Path) -> Source:
     place = Place(file=path, key="--source")
     try:
         if path.is_dir():
-            return Source(path, _of_folder(path))
+            return Source(path, _fingerprint_of_folder(path))
         if tarfile.is_tarfile(path):
-            return Source(path, _of_tarball(path))
+            return Source(path, _fingerprint_of_tarball(path))
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror}", place=place) from error
     raise InputError("it is no folder and no tarball", place=place)
@@ -122,34 +140,37 @@ def named_source(path: Path) -> Source:
 
 def choose(source: Source | None) -> None:
     """Use `source` from now on; None: the distribution's."""
-    choice = _choice()
+    choice = _choice_file()
     if source is None:
         choice.unlink(missing_ok=True)
         return
     choice.parent.mkdir(parents=True, exist_ok=True)
+    fields = {name: str(value) for name, value in asdict(source).items()}
     new = choice.with_name(f"{choice.name}.{os.getpid()}")
-    new.write_text(json.dumps({name: str(value) for name, value in asdict(source).items()}) + "\n")
+    new.write_text(json.dumps(fields) + "\n")
     new.replace(choice)
 
 
 def linux_version(tree: Path) -> str | None:
-    """As the Makefile at the top of a kernel's source has it, such as 6.12.94."""
+    """Read the version, such as 6.12.94, from the Makefile at the top of a kernel's source."""
     try:
         text = (tree / "Makefile").read_text(errors="replace")
     except OSError:
         return None
-    found = [
-        re.search(rf"^{name} = (\d+)$", text, re.MULTILINE)
-        for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")
-    ]
-    return ".".join(match[1] for match in found if match) if all(found) else None
+    numbers: list[str] = []
+    for field in VERSION_FIELDS:
+        setting = re.search(rf"^{field} = (\d+)$", text, re.MULTILINE)
+        if setting is None:
+            return None
+        numbers.append(setting[1])
+    return ".".join(numbers)
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)]
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def _check(tree: Path, place: Place) -> None:
+def _check_is_kernel_source(tree: Path, place: Place) -> None:
     if linux_version(tree) is None or not (tree / "arch/um").is_dir():
         raise InputError(
             "this is no source of Linux: it has no Makefile of a kernel, or no arch/um",
@@ -158,25 +179,23 @@ def _check(tree: Path, place: Place) -> None:
         )
 
 
-def _choice() -> Path:
+def _choice_file() -> Path:
     return cache_dir() / "kernel" / "source.json"
 
 
-def _of_tarball(path: Path) -> str:
+def _fingerprint_of_tarball(path: Path) -> str:
     stat = path.stat()
     return f"{path.name} {stat.st_size} {int(stat.st_mtime)}"
 
 
-def _of_folder(path: Path) -> str:
-    """Of the names, sizes and times of its files."""
+def _fingerprint_of_folder(path: Path) -> str:
+    """Give a hash of the names, sizes and times of all files."""
     digest = hashlib.sha256()
-    for folder, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if name != ".git")
+    for folder, subfolders, files in os.walk(path):
+        subfolders[:] = sorted(name for name in subfolders if name != ".git")
         for name in sorted(files):
-            stat = os.lstat(os.path.join(folder, name))  # noqa: PTH118 (80 000 files: three times as fast)
-            digest.update(
-                f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
+            # 80 000 files: pathlib would take three times as long.
+            stat = os.lstat(os.path.join(folder, name))  # noqa: PTH118
+            line = f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The channel between the host and a resident guest: what one side writes is what the other reads."""
+"""The channel to a resident guest: what one side writes is what the other reads."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Kernel sources that the user names: what is refused, what makes a new kernel, what is
-remembered.
-"""
+"""Kernel sources: what is refused, what makes a new kernel, what is remembered."""
 
 import shutil
 import tarfile
@@ -8,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, MachineError
 from testbed.guest import kernel
-from testbed.guest import linux_source as source_module
+from testbed.guest import linux_source
 from testbed.guest.linux_source import (
     PARTS,
     Source,
@@ -22,7 +20,13 @@ from testbed.guest.linux_source import (
     named_source,
 )
 
-MAKEFILE = "# SPDX-License-Identifier: GPL-2.0\nVERSION = 5\nPATCHLEVEL = 10\nSUBLEVEL = 7\nEXTRAVERSION =\n"
+MAKEFILE = """\
+# SPDX-License-Identifier: GPL-2.0
+VERSION = 5
+PATCHLEVEL = 10
+SUBLEVEL = 7
+EXTRAVERSION =
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The top of a kernel source of another version, with a git history and a forgotten object
-    file.
-    """
+    """The top of another version's source, with a git history and a forgotten object file."""
     path = tmp_path / "linux-5.10.7"
     (path / "arch/um").mkdir(parents=True)
     (path / "Makefile").write_text(MAKEFILE)
@@ -53,14 +55,14 @@ def unpacked(source: Source, target: Path) -> set[str]:
     return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
 
 
-def test_a_folder_is_copied_without_history_and_objects(tree: Path, tmp_path: Path) -> None:
+def test_folder_is_copied_without_history_and_objects(tree: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
     assert unpacked(named_source(tree), tmp_path / "copy") == {"Makefile", "arch/um/Kconfig"}
     assert linux_version(tmp_path / "copy") == "5.10.7"
     assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
 
 
-def test_a_tarball(tree: Path, tmp_path: Path) -> None:
+def test_tarball_is_unpacked(tree: Path, tmp_path: Path) -> None:
     path = tmp_path / "linux-5.10.7.tar.xz"
     with tarfile.open(path, "w:xz") as archive:
         archive.add(tree, tree.name)
@@ -92,15 +94,13 @@ def test_edits_that_do_not_apply(tree: Path, tmp_path: Path) -> None:
     ],
 )
 def test_edits_by_version(version: str | None, folder: str) -> None:
-    found = edits(version)
-    assert found == sorted((PARTS / f"linux-{folder}").glob("*.patch"))
-    assert found[0].name.startswith("1-")
+    patches = edits(version)
+    assert patches == sorted((PARTS / f"linux-{folder}").glob("*.patch"))
+    assert patches[0].name.startswith("1-")
 
 
-def test_the_newest_source_of_the_distribution_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source_module, "SOURCES", tmp_path)
+def test_newest_distribution_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linux_source, "SOURCES", tmp_path)
     assert find_source() is None
     for name in (
         "linux-source-6.12.tar.xz",
@@ -109,16 +109,16 @@ def test_the_newest_source_of_the_distribution_is_taken(
         "linux-source-8.0.tar.xz",
     ):
         (tmp_path / name).write_text("")
-    found = find_source()
-    assert found is not None
-    assert found.path.name == "linux-source-7.2.tar.xz"
-    found.path.unlink()
-    found = find_source()
-    assert found is not None
-    assert found.path.name == "linux-source-6.12.tar.xz"
+    newest = find_source()
+    assert newest is not None
+    assert newest.path.name == "linux-source-7.2.tar.xz"
+    newest.path.unlink()
+    older = find_source()
+    assert older is not None
+    assert older.path.name == "linux-source-6.12.tar.xz"
 
 
-def test_what_is_no_source_is_refused(tree: Path, tmp_path: Path) -> None:
+def test_no_kernel_source(tree: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no kernel")
     with pytest.raises(InputError, match=r"no folder and no tarball"):
@@ -137,7 +137,7 @@ def test_what_is_no_source_is_refused(tree: Path, tmp_path: Path) -> None:
         unpacked(source, tmp_path / "other")
 
 
-def test_the_key_has_the_source(tree: Path, tmp_path: Path) -> None:
+def test_cache_key_depends_on_source(tree: Path, tmp_path: Path) -> None:
     """A change of any file, or of the edits, is another kernel; a look at it is not."""
     one = kernel._key(named_source(tree))
     assert kernel._key(named_source(tree)) == one
@@ -148,7 +148,7 @@ def test_the_key_has_the_source(tree: Path, tmp_path: Path) -> None:
     assert kernel._key(Source(tree, "a")) != kernel._key(Source(tree, "b"))
 
 
-def test_the_choice_is_remembered_and_taken_back(tree: Path) -> None:
+def test_choice_is_remembered_and_taken_back(tree: Path) -> None:
     distribution = find_source()
     chosen = named_source(tree)
     choose(chosen)
@@ -158,9 +158,31 @@ def test_the_choice_is_remembered_and_taken_back(tree: Path) -> None:
     assert find_source() == distribution
 
 
-def test_a_source_that_fails_is_not_remembered(tree: Path) -> None:
+def test_failed_source_is_not_remembered(tree: Path) -> None:
     for before in (None, Source(tree.parent, "of an earlier time")):
         choose(before)
         with pytest.raises(InputError, match="does not apply"):
             kernel.kernel_from(tree, lambda what, part: None)
         assert chosen_source() == before
+
+
+@pytest.mark.parametrize(
+    ("programs", "packages"),
+    [
+        (set(kernel.TOOLS), "linux-source-6.12"),
+        (set(kernel.TOOLS) - {"flex", "xz"}, "linux-source-6.12 flex xz-utils"),
+    ],
+)
+def test_missing_packages_are_named(
+    programs: set[str], packages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_source, "SOURCES", tmp_path)
+    monkeypatch.setattr(
+        shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None
+    )
+    with pytest.raises(MachineError) as caught:
+        kernel.ensure_kernel()
+    assert str(caught.value) == (
+        "the guest kernel is not built yet, and building it needs Debian packages that are "
+        f"missing: {packages}\n  run `make setup`, or `apt-get install {packages}`"
+    )
