@@ -1,4 +1,4 @@
-"""What a run's time is spent on above all: latency, bandwidth, TCP's window, or compute.
+"""What a run's time is spent on above all: latency, bandwidth, TCP's window, or computation.
 
 A judgement by rules, for people to begin with; the figures that it rests on are told with it.
 
@@ -11,194 +11,235 @@ A judgement by rules, for people to begin with; the figures that it rests on are
 - latency: the smallest size already takes at least half as long as the main one; or the links are
   almost idle while data are exchanged.
 
-None of them, where the figures do not tell. Of collectives the one counts on which most time was
-spent.
+None of them where the figures do not say. Of collectives, the one that took most time counts.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
-from testbed.analysis.headline import main_operation
-from testbed.analysis.link_samples import sent_bytes
+from testbed.analysis.link_samples import of_direction, sent_bytes
 from testbed.analysis.network_history import History
+from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size
+from testbed.runfolder.summary import Cause, CollectiveRow, TrainingSummary
 
 FULL = 0.6  # part of a rate, or of the bound, from which a link counts as full
 IDLE = 0.3  # below it, as almost idle
 MOST = 0.5
-Row = dict[str, Any]
-Use = tuple[str, float]  # a WAN direction as text, and the share of its rate that it carried
+FAR_LARGER = 16  # times as many bytes, for two sizes to be compared
 
 
-def dominant(
-    history: History | None,
-    summary: dict[str, Any],
-    ops: pl.DataFrame,
-    steps: pl.DataFrame | None,
+@dataclass(frozen=True)
+class LinkUse:
+    """The share of its rate that a WAN direction carried, at most 1."""
+
+    direction: str  # for people
+    share: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a cause is found by.
+
+    Attributes:
+        use: of the busiest WAN direction while data were exchanged; None: not known.
+        grows: whether the time grows with the size; None: not known.
+        window_share: of the time in which connections waited for TCP's window; None: not known.
+        text: the figures for people.
+    """
+
+    use: LinkUse | None
+    grows: bool | None
+    window_share: float | None
+    text: str
+
+
+def cause_of_training(
+    history: History,
+    training: TrainingSummary,
+    steps: pl.DataFrame,
     links: pl.DataFrame,
     flows: pl.DataFrame | None,
-) -> Row | None:
-    """{"what": latency | bandwidth | window | compute, "why": a clause}; None where it cannot be
-    told.
+) -> Cause | None:
+    """Say what the time of training is spent on.
 
-    `summary` has `training` and `collectives` as summary.json has them; the tables are those of the
-    run folder.
+    Args:
+        history: the run's network over time.
+        training: the run's summary.
+        steps: columns start_ns and end_ns of train.parquet (Int64, Unix ns); not empty.
+        links: columns link, source, time_ns and bytes of links.parquet.
+        flows: columns window_limited_share (Float64) and payload_bytes (Int64) of flows.parquet;
+            None without captures.
+
+    Returns:
+        The cause; None where the figures do not say.
     """
-    if history is None:
+    computes = training.compute_utilisation
+    if computes is None:
         return None
-    training, rows = summary.get("training"), summary.get("collectives") or []
-    window = _window_share(flows)
-    if training and steps is not None and training["compute_utilisation"] is not None:
-        return _of_training(history, training, steps, links, window)
-    rows = [row for row in rows if row["time_us"]["median"] > 0]
-    if not rows:
-        return None
-    main = main_operation(rows)
-    return _of_collective(history, main, _small_share(main, rows), ops, links, window)
-
-
-def _of_training(
-    history: History, training: Row, steps: pl.DataFrame, links: pl.DataFrame, window: float | None
-) -> Row | None:
-    computes = training["compute_utilisation"]
     text = f"a rank computes for {computes:.0%} of the time"
     if computes >= MOST:
-        return _found("compute", text)
-    begin, end = min(steps["start_ns"]), max(steps["end_ns"])
-    use = busiest(history, links, begin, end, (end - begin) / 1e9 * (1 - computes))
+        return _cause("compute", text)
+    begin_ns, end_ns = min(steps["start_ns"]), max(steps["end_ns"])
+    exchanging_s = (end_ns - begin_ns) / 1e9 * (1 - computes)
+    use = busiest(history, links, begin_ns, end_ns, exchanging_s)
     text += f" and waits for data or other ranks in the rest{_while_exchanging(use)}"
-    return _by_links(use, None, window, text)
+    return _find_cause(Evidence(use, None, _window_share(flows), text))
 
 
-def _of_collective(
+def cause_of_collectives(
     history: History,
-    row: Row,
-    small: tuple[Row, float] | None,
+    rows: Sequence[CollectiveRow],
     ops: pl.DataFrame,
     links: pl.DataFrame,
-    window: float | None,
-) -> Row | None:
-    use = _use_during(history, row, ops, links)
-    text, grows = "", None
-    if small is not None:
-        grows = small[1] < MOST
-        text = f"{format_size(small[0]['bytes'], 3)} takes {small[1]:.0%} of the time of {format_size(row['bytes'], 3)}"
-    text += _while_exchanging(use)
-    if grows and (row.get("efficiency") or 0) >= FULL:
-        return _found("bandwidth", text)
-    return _by_links(use, grows, window, text.removeprefix(", and "))
+    flows: pl.DataFrame | None,
+) -> Cause | None:
+    """Say what the time of the collective that took most of it is spent on.
 
+    Args:
+        history: the run's network over time.
+        rows: the collectives of the summary.
+        ops: columns op, bytes, group_size, dtype, phase, start_ns and end_ns of ops.parquet.
+        links: as for `cause_of_training`.
+        flows: as for `cause_of_training`.
 
-def _by_links(use: Use | None, grows: bool | None, window: float | None, text: str) -> Row | None:
-    """The verdict of the links' use, of whether the time grows with the size (None: not known), and
-    of the windows.
+    Returns:
+        The cause; None where the figures do not say.
     """
-    if use is not None and use[1] >= FULL:
-        return _found("bandwidth", text)
-    if grows is False:
-        return _found("latency", text)
-    if window is not None and window >= MOST:
-        return _found(
-            "window", f"{text}; connections wait for TCP's window for {window:.0%} of the bytes"
-        )
-    if grows and use is not None:
-        return _found("window", text)
-    if grows is None and use is not None and use[1] < IDLE:
-        return _found("latency", text)
+    timed = [row for row in rows if row.time_us.median > 0]
+    if not timed:
+        return None
+    main = main_operation(timed)
+    use = _use_during(history, main, ops, links)
+    text, grows = "", None
+    smallest = _smallest_alike(main, timed)
+    if smallest is not None:
+        share = smallest.time_us.median / main.time_us.median
+        grows = share < MOST
+        small_size, main_size = format_size(smallest.bytes, 3), format_size(main.bytes, 3)
+        text = f"{small_size} takes {share:.0%} of the time of {main_size}"
+    text += _while_exchanging(use)
+    if grows and (main.efficiency or 0) >= FULL:
+        return _cause("bandwidth", text)
+    text = text.removeprefix(", and ")
+    return _find_cause(Evidence(use, grows, _window_share(flows), text))
+
+
+def _find_cause(evidence: Evidence) -> Cause | None:
+    """Apply the rules that training and collectives share, in this order."""
+    share = None if evidence.use is None else evidence.use.share
+    text, window_share = evidence.text, evidence.window_share
+    if share is not None and share >= FULL:
+        return _cause("bandwidth", text)
+    if evidence.grows is False:
+        return _cause("latency", text)
+    if window_share is not None and window_share >= MOST:
+        waits = f"connections wait for TCP's window for {window_share:.0%} of the bytes"
+        return _cause("window", f"{text}; {waits}")
+    if evidence.grows and share is not None:
+        return _cause("window", text)
+    if evidence.grows is None and share is not None and share < IDLE:
+        return _cause("latency", text)
     return None
 
 
-def _found(what: str, why: str) -> Row:
-    return {"what": what, "why": why.replace("%", "\N{NO-BREAK SPACE}%")}
+def _cause(what: Literal["latency", "bandwidth", "window", "compute"], why: str) -> Cause:
+    return Cause(what=what, why=why.replace("%", "\N{NO-BREAK SPACE}%"))
 
 
-def _while_exchanging(use: Use | None) -> str:
-    return (
-        ""
-        if use is None
-        else f", and the busiest WAN direction, {use[0]}, carries {use[1]:.0%} of its rate then"
-    )
+def _while_exchanging(use: LinkUse | None) -> str:
+    if use is None:
+        return ""
+    share = f"{use.share:.0%} of its rate"
+    return f", and the busiest WAN direction, {use.direction}, carries {share} then"
 
 
-def _small_share(main: Row, rows: list[Row]) -> tuple[Row, float] | None:
-    """The smallest size of the same operation, and its part of the main one's time; None if none is
-    far smaller.
-    """
-    same = ("op", "ranks", "dtype", "algorithm", "groups")
-    alike = [
-        row
-        for row in rows
-        if all(row.get(key) == main.get(key) for key in same) and row["bytes"] > 0
-    ]
-    small = min(alike, key=lambda row: row["bytes"], default=None)
-    if small is None or small["bytes"] * 16 > main["bytes"]:
+def _smallest_alike(main: CollectiveRow, rows: list[CollectiveRow]) -> CollectiveRow | None:
+    """Find the smallest size of the same operation; None if none is far smaller."""
+    alike = [row for row in rows if row.bytes > 0 and _same_but_size(row, main)]
+    smallest = min(alike, key=lambda row: row.bytes, default=None)
+    if smallest is None or smallest.bytes * FAR_LARGER > main.bytes:
         return None
-    return small, small["time_us"]["median"] / main["time_us"]["median"]
+    return smallest
 
 
-def _use_during(history: History, row: Row, ops: pl.DataFrame, links: pl.DataFrame) -> Use | None:
-    """Of the busiest WAN direction, over the time in which the measured iterations of `row` were
-    under way.
-    """
-    key = {
-        "op": row["op"],
-        "bytes": row["bytes"],
-        "group_size": row["ranks"],
-        "dtype": row["dtype"],
-    }
-    mine = ops.filter(
-        pl.col("phase") != "warmup", *(pl.col(name) == value for name, value in key.items())
+def _same_but_size(one: CollectiveRow, other: CollectiveRow) -> bool:
+    return (one.op, one.ranks, one.dtype, one.algorithm, one.groups) == (
+        other.op,
+        other.ranks,
+        other.dtype,
+        other.algorithm,
+        other.groups,
     )
-    if mine.is_empty():
+
+
+def _use_during(
+    history: History, row: CollectiveRow, ops: pl.DataFrame, links: pl.DataFrame
+) -> LinkUse | None:
+    """Find the busiest WAN direction while the measured iterations of a row were under way."""
+    not_warmup = pl.col("phase") != "warmup"
+    iterations = ops.filter(
+        not_warmup, op=row.op, bytes=row.bytes, group_size=row.ranks, dtype=row.dtype
+    )
+    if iterations.is_empty():
         return None
-    return busiest(
-        history, links, min(mine["start_ns"]), max(mine["end_ns"]), _union_ns(mine) / 1e9
-    )
+    begin_ns, end_ns = min(iterations["start_ns"]), max(iterations["end_ns"])
+    return busiest(history, links, begin_ns, end_ns, _union_ns(iterations) / 1e9)
 
 
 def _union_ns(spans: pl.DataFrame) -> int:
-    """For how long at least one of `spans` lasted."""
+    """Return for how many ns at least one span lasted.
+
+    Args:
+        spans: columns start_ns and end_ns (Int64).
+    """
     spans = spans.sort("start_ns")
-    covered = spans["end_ns"].cum_max().shift(1, fill_value=spans["start_ns"][0])
-    new = spans["end_ns"] - pl.select(pl.max_horizontal(spans["start_ns"], covered)).to_series()
-    return int(new.clip(0).sum())
+    covered_until = spans["end_ns"].cum_max().shift(1, fill_value=spans["start_ns"][0])
+    new_from = pl.select(pl.max_horizontal(spans["start_ns"], covered_until)).to_series()
+    new_ns = spans["end_ns"] - new_from
+    return int(new_ns.clip(0).sum())
 
 
 def busiest(
     history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float
-) -> Use | None:
-    """The WAN direction with the largest share of its rate, if what it sent between two times took
-    `seconds`.
+) -> LinkUse | None:
+    """Find the WAN direction with the largest share of its rate.
 
-    At most 1. None without samples.
+    Args:
+        history: the run's network over time.
+        links: columns link, source, time_ns and bytes of links.parquet.
+        begin_ns: beginning of the time that counts, Unix ns.
+        end_ns: its end.
+        seconds: for how much of this time data were sent.
+
+    Returns:
+        The direction; None without samples.
     """
-    found: list[Use] = []
+    uses: list[LinkUse] = []
     for link in history.states[0].wan:
-        for way in link.directions:
-            mine = links.filter(
-                (pl.col("link") == link.key) & (pl.col("source") == way.source)
-            ).sort("time_ns")
-            if mine.is_empty() or seconds <= 0:
+        for direction in link.directions:
+            samples = of_direction(links, link.key, direction.source)
+            if samples.is_empty() or seconds <= 0:
                 continue
-            sent = sent_bytes(mine, begin_ns, end_ns)
-            share = (
-                8 * sent / (history.mean_rate_bps(link.key, way.source, begin_ns, end_ns) * seconds)
-            )
-            found.append((f"{way.source} to {way.target}", min(1.0, share)))
-    return max(found, key=lambda use: use[1], default=None)
+            sent_bits = 8 * sent_bytes(samples, begin_ns, end_ns)
+            rate_bps = history.mean_rate_bps(link.key, direction.source, begin_ns, end_ns)
+            share = min(1.0, sent_bits / (rate_bps * seconds))
+            uses.append(LinkUse(f"{direction.source} to {direction.target}", share))
+    return max(uses, key=lambda use: use.share, default=None)
 
 
 def _window_share(flows: pl.DataFrame | None) -> float | None:
-    """The part of the time, weighted by payload, in which connections waited for their window."""
+    """Return the mean of window_limited_share, weighted by payload_bytes; None if not known."""
     if flows is None or not {"window_limited_share", "payload_bytes"} <= set(flows.columns):
         return None
     known = flows.drop_nulls(["window_limited_share", "payload_bytes"])
-    total = float(known["payload_bytes"].sum())
-    return (
-        float((known["window_limited_share"] * known["payload_bytes"]).sum()) / total
-        if total
-        else None
-    )
+    total_bytes = float(known["payload_bytes"].sum())
+    if not total_bytes:
+        return None
+    waiting = known["window_limited_share"] * known["payload_bytes"]
+    return float(waiting.sum()) / total_bytes

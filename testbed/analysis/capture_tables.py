@@ -8,7 +8,7 @@ interface after another is looked at, with about 300 bytes of memory for each re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,80 +23,16 @@ from testbed.analysis.tcp_flows import Flow, Ints, endpoints, flow_row, flows, i
 from testbed.measure.capture import counted, finish
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Network, Plan
+from testbed.runfolder import schemas
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.summary import CaptureRow
 
 BIN_NS = 10_000_000  # of throughput.parquet
 NEVER = np.iinfo(np.int64).min
 
 Row = dict[str, Any]
-Schema = Mapping[str, type[pl.DataType]]
 
-FLOWS_SCHEMA: Schema = {
-    "flow": pl.Int32,
-    "link": pl.String,
-    "from_dc": pl.String,
-    "to_dc": pl.String,
-    "src_host": pl.String,
-    "dst_host": pl.String,
-    "src_rank": pl.Int32,
-    "dst_rank": pl.Int32,
-    "src_address": pl.String,
-    "dst_address": pl.String,
-    "src_port": pl.Int32,
-    "dst_port": pl.Int32,
-    "first_ns": pl.Int64,
-    "last_ns": pl.Int64,
-    "records": pl.Int64,
-    "packets": pl.Int64,
-    "payload_bytes": pl.Int64,
-    "wire_bytes": pl.Int64,
-    "retransmissions": pl.Int64,
-    "retransmitted_bytes": pl.Int64,
-    "out_of_order": pl.Int64,
-    "unseen_bytes": pl.Int64,
-    "dropped": pl.Int64,
-    "lost": pl.Int64,
-    "rtt_samples": pl.Int64,
-    "rtt_min_ns": pl.Int64,
-    "rtt_median_ns": pl.Int64,
-    "rtt_p95_ns": pl.Int64,
-    "delay_min_ns": pl.Int64,
-    "delay_median_ns": pl.Int64,
-    "delay_p95_ns": pl.Int64,
-    "queueing_median_ns": pl.Int64,
-    "queueing_p95_ns": pl.Int64,
-    "bottleneck_min_ns": pl.Int64,
-    "bottleneck_median_ns": pl.Int64,
-    "bottleneck_p95_ns": pl.Int64,
-    "throughput_bps": pl.Float64,
-    "window_min_bytes": pl.Int64,
-    "window_max_bytes": pl.Int64,
-    "in_flight_max_bytes": pl.Int64,
-    "in_flight_mean_bytes": pl.Float64,
-    "duration_ns": pl.Int64,
-    "idle_share": pl.Float64,
-    "window_limited_share": pl.Float64,
-    "network_limited_share": pl.Float64,
-}
-THROUGHPUT_SCHEMA: Schema = {
-    "flow": pl.Int32,
-    "time_ns": pl.Int64,
-    "bin_ns": pl.Int64,
-    "packets": pl.Int64,
-    "payload_bytes": pl.Int64,
-    "wire_bytes": pl.Int64,
-}
-FLOW_OPS_SCHEMA: Schema = {
-    "flow": pl.Int32,
-    "op": pl.String,
-    "bytes": pl.Int64,
-    "group_size": pl.Int32,
-    "iteration": pl.Int32,
-    "phase": pl.String,
-    "group": pl.String,
-    "records": pl.Int64,
-    "payload_bytes": pl.Int64,
-}
 OPERATION = ["op", "bytes", "group_size", "iteration", "phase", "group"]
 
 
@@ -109,12 +45,14 @@ class Captured:
     its own capture, of what arrived.
     """
 
-    flows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FLOWS_SCHEMA))
-    throughput: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=THROUGHPUT_SCHEMA))
-    operations: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FLOW_OPS_SCHEMA))
-    points: list[Row] = field(default_factory=list)
+    flows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=schemas.FLOWS))
+    throughput: pl.DataFrame = field(
+        default_factory=lambda: pl.DataFrame(schema=schemas.THROUGHPUT)
+    )
+    operations: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=schemas.FLOW_OPS))
+    points: list[CaptureRow] = field(default_factory=list)
     sent: dict[tuple[str, str], Totals] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> Captured:
@@ -144,7 +82,7 @@ def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> 
             parts.append(operations.carried(pair, flow, seen, number))
     if rows:
         captured.flows = pl.DataFrame(
-            [{key: row[key] for key in FLOWS_SCHEMA} for row in rows], schema=FLOWS_SCHEMA
+            [{key: row[key] for key in schemas.FLOWS} for row in rows], schema=schemas.FLOWS
         )
         captured.throughput = pl.concat(bins)
         captured.operations = pl.concat(parts)
@@ -164,30 +102,35 @@ def _traces(
             finish(path, point.mac, plan.capturing)
             traces[point] = trace = read_trace(path, scratch / str(number))
         except OSError as error:
-            captured.problems.append(
-                f"captures/{path.name} cannot be read: {os.strerror(error.errno or 0)}"
-            )
+            reason = os.strerror(error.errno or 0)
+            captured.problems.append(_problem(path, f"cannot be read: {reason}"))
             continue
         written, dropped = counted(path) or (0, 0)
-        facts = {
-            "capture": path.name,
-            "records": len(trace.packets),
-            "dropped": dropped,
-            "truncated": trace.truncated,
-            "removed_records": 0 if trace.truncated else max(written - len(trace.packets), 0),
-        }
-        captured.points.append(facts)
-        captured.problems += [f"captures/{path.name} {word}" for word in _gaps(facts)]
+        removed = 0 if trace.truncated else max(written - len(trace.packets), 0)
+        row = CaptureRow(
+            capture=path.name,
+            records=len(trace.packets),
+            removed_records=removed,
+            dropped=dropped,
+            truncated=trace.truncated,
+        )
+        captured.points.append(row)
+        captured.problems += [_problem(path, gap) for gap in _gaps(row)]
     return traces
 
 
-def _gaps(point: Row) -> Iterator[str]:
-    if point["truncated"]:
+def _problem(capture: Path, text: str) -> Problem:
+    return Problem(code=ProblemCode.CAPTURE, message=f"captures/{capture.name} {text}")
+
+
+def _gaps(row: CaptureRow) -> Iterator[str]:
+    if row.truncated:
         yield "is cut short: its figures are those of the readable part"
-    if point["removed_records"]:
-        yield f"was cut: {point['removed_records']} packets went beyond its limit (raise --capture-limit)"
-    if point["dropped"]:
-        yield f"lacks {point['dropped']} packets, for which the kernel's buffer had no room"
+    if row.removed_records:
+        removed = f"{row.removed_records} packets went beyond its limit"
+        yield f"was cut: {removed} (raise --capture-limit)"
+    if row.dropped:
+        yield f"lacks {row.dropped} packets, for which the kernel's buffer had no room"
 
 
 @dataclass(frozen=True)
@@ -395,7 +338,7 @@ def _bins(flow: Flow, number: int) -> pl.DataFrame:
         packets="packets",
         payload_bytes="payload_bytes",
         wire_bytes="wire_bytes",
-    ).cast(pl.Schema(THROUGHPUT_SCHEMA))
+    ).cast(pl.Schema(schemas.THROUGHPUT))
 
 
 class _Operations:
@@ -447,8 +390,8 @@ class _Operations:
         named = carried.join(
             ops.with_row_index("row").cast({"row": pl.Int64}), on="row", how="left"
         ).sort("row")
-        columns = [pl.lit(number).alias("flow"), *list(FLOW_OPS_SCHEMA)[1:]]
-        return named.select(columns).cast(pl.Schema(FLOW_OPS_SCHEMA))
+        columns = [pl.lit(number).alias("flow"), *list(schemas.FLOW_OPS)[1:]]
+        return named.select(columns).cast(pl.Schema(schemas.FLOW_OPS))
 
 
 def _covering(ops: pl.DataFrame, sent: Ints, arrived: Ints) -> NDArray[np.int64]:
@@ -464,13 +407,3 @@ def _covering(ops: pl.DataFrame, sent: Ints, arrived: Ints) -> NDArray[np.int64]
         waiting = waiting[begin[place[waiting]] > sent[waiting]]
         place[waiting] += 1
     return np.where(place < len(end), place, -1)
-
-
-__all__: Sequence[str] = (
-    "BIN_NS",
-    "FLOWS_SCHEMA",
-    "FLOW_OPS_SCHEMA",
-    "THROUGHPUT_SCHEMA",
-    "Captured",
-    "read_captures",
-)

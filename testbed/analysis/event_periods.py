@@ -1,65 +1,82 @@
-"""How fast a run got on between the changes of its network: what an outage or a slower link
-costs.
-"""
+"""How fast a run made progress between the changes of its network: what an outage costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
 
 import polars as pl
 
 from testbed.plan.model import Change
+from testbed.runfolder.records import NetworkChange
+from testbed.runfolder.summary import PeriodRow
 
 AS_BUILT = "as built"
 
 
 def periods(
     changes: Sequence[Change],
-    happened: Sequence[dict[str, Any]],
+    happened: Sequence[NetworkChange],
     ops: pl.DataFrame,
     steps: pl.DataFrame | None,
-) -> list[dict[str, Any]]:
-    """A row for the time before the first change, and one from each change to the next; none
-    without changes.
+) -> list[PeriodRow]:
+    """Give a row for the time before the first change, and one from each change to the next.
 
-    Each has "at_s" (from rank 0's first step or operation on), "what" (clauses), "seconds" (null:
-    the run was over before), "unit" (step or operation), "finished" (how many of rank 0 ended in
-    this time) and "per_s". The first begins with the first step or operation, the last ends with
-    the last one.
+    The first begins with rank 0's first step or operation, the last ends with its last one.
+    `finished` counts the steps or operations of rank 0 that ended in the time of the row.
 
     Args:
-        changes: of the plan.
-        happened: the records of those that happened (`testbed.runfolder.folder.RunDir.changes`).
-        ops: the columns of ops.parquet.
-        steps: those of train.parquet; None if the run did not train.
+        changes: the changes of the plan.
+        happened: records of those that happened, the first ones of `changes`.
+        ops: the columns rank, start_ns and end_ns of ops.parquet (Int32, Int64, Int64; Unix ns).
+        steps: the same columns of train.parquet; None if the run did not train.
+
+    Returns:
+        The rows; none without changes.
     """
     if not changes:
         return []
-    timed = ops if steps is None or steps.is_empty() else steps
-    mine = timed.filter(pl.col("rank") == 0)
-    begin, end = (
-        (0, 0) if mine.is_empty() else (int(min(mine["start_ns"])), int(max(mine["end_ns"])))
-    )
-    if happened:
-        begin = happened[0]["due_ns"] - changes[0].at_ns
-    borders = [begin, *(record["time_ns"] for record in happened), end]
-    rows = []
-    for number, (at_ns, what) in enumerate(
-        [(0, (AS_BUILT,)), *((change.at_ns, change.what) for change in changes)]
-    ):
-        row: dict[str, Any] = {
-            "at_s": at_ns / 1e9,
-            "what": list(what),
-            "unit": "operation" if timed is ops else "step",
-        }
-        first, last = borders[number : number + 2] if number < len(borders) - 1 else (0, 0)
-        if last > first:
-            finished = mine.filter((pl.col("end_ns") > first) & (pl.col("end_ns") <= last)).height
-            seconds = (last - first) / 1e9
-            rows.append(
-                {**row, "seconds": seconds, "finished": finished, "per_s": finished / seconds}
-            )
-        else:
-            rows.append({**row, "seconds": None, "finished": None, "per_s": None})
+    trained = steps is not None and not steps.is_empty()
+    timed = steps if trained and steps is not None else ops
+    of_rank_0 = timed.filter(rank=0)
+    borders = _borders(changes, happened, of_rank_0)
+    spans = list(pairwise(borders))
+    starts = [(0, (AS_BUILT,)), *((change.at_ns, change.what) for change in changes)]
+    rows: list[PeriodRow] = []
+    for number, (at_ns, clauses) in enumerate(starts):
+        row = PeriodRow(
+            at_s=at_ns / 1e9,
+            what=list(clauses),
+            unit="step" if trained else "operation",
+            seconds=None,
+            per_s=None,
+        )
+        if number < len(spans):
+            row = _with_progress(row, of_rank_0, *spans[number])
+        rows.append(row)
     return rows
+
+
+def _borders(
+    changes: Sequence[Change], happened: Sequence[NetworkChange], of_rank_0: pl.DataFrame
+) -> list[int]:
+    """Give the begin, the times of the changes, and the end, as Unix ns."""
+    begin_ns, end_ns = 0, 0
+    if not of_rank_0.is_empty():
+        begin_ns, end_ns = int(min(of_rank_0["start_ns"])), int(max(of_rank_0["end_ns"]))
+    if happened:
+        begin_ns = happened[0].due_ns - changes[0].at_ns
+    return [begin_ns, *(change.time_ns for change in happened), end_ns]
+
+
+def _with_progress(
+    row: PeriodRow, of_rank_0: pl.DataFrame, begin_ns: int, end_ns: int
+) -> PeriodRow:
+    """Add what was finished from `begin_ns` to `end_ns`; nothing if the run was over before."""
+    if end_ns <= begin_ns:
+        return row
+    ended = (pl.col("end_ns") > begin_ns) & (pl.col("end_ns") <= end_ns)
+    finished = of_rank_0.filter(ended).height
+    seconds = (end_ns - begin_ns) / 1e9
+    progress = {"seconds": seconds, "finished": finished, "per_s": finished / seconds}
+    return row.model_copy(update=progress)

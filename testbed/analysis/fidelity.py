@@ -1,13 +1,21 @@
-"""Whether a run on the real clock was what its plan says: limits for what was watched, and what
-beyond them means.
+"""Whether a run was what its plan says: the one place that judges it.
 
-The limits, also in docs/machines.md. Each is on what happened while the workload ran.
+Of every run:
+
+- events of the topology happened, if it has any and the run completed;
+- the RTT between datacenters before the run was the planned one (`testbed.network.verify`);
+- WAN queues did not overflow while segmentation offload kept packets together;
+- computation took as long as modelled, within 2 % of a step;
+- the clock was not forced forward because a process was busy-waiting;
+- the run completed.
+
+On the real clock, while the workload ran (the limits are also in docs/machines.md):
 
 - the CPU: computing, or wanted, for at most 70 % of the time (pressure stall information);
 - steal, the time that a virtual machine's host kept for others: at most 2 %;
 - timers: 99 % of them at most 1 ms late;
 - a host's CPU limit: held back for at most 2 % of the time;
-- packets without room in the kernel's backlog: none;
+- packets that found the kernel's backlog full: none;
 - fibres without loss: no drop;
 - a WAN direction whose queue never ran empty: sent at its rate within 5 %.
 """
@@ -15,110 +23,179 @@ The limits, also in docs/machines.md. Each is on what happened while the workloa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-from testbed.analysis.network_history import History
 from testbed.core.units import format_rate
-from testbed.plan.model import Direction
-from testbed.runfolder.folder import RunDir, read_json
-
-if TYPE_CHECKING:
-    import polars as pl
+from testbed.plan.model import Plan
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.records import ClockHealth, read_clock_health
+from testbed.runfolder.status import Status
+from testbed.runfolder.summary import RateRow, RoundTripRow, Summary, TrainingSummary, WanRow
 
 BUSY = 0.7
 STEAL = 0.02
 LATE_US = 1000.0
 HELD_BACK = 0.02
 RATE_PART = 0.05
-LEAST_FULL_S = 0.1  # of samples with a full queue, to say something about a rate
+LATE_COMPUTE = 0.02  # part of a step by which its computation may take longer than modelled
 LONGEST_SAMPLE_S = 0.1  # in a longer one the queue may have run empty unseen
-LEAST_BACKLOG = 0.1  # part of the queue that counts as never empty
 ADVICE = "use --clock virtual"
+NO_EVENTS = (
+    "the topology's events did not happen, for they count from rank 0's first operation of "
+    "torch.distributed, and there was none; with --events-from start they count from its start"
+)
 
 
-def doubts(run: RunDir, *, busy: float, steal: float) -> Iterator[str]:
-    """Why a run on the real clock is not faithful; nothing if it is.
+@dataclass(frozen=True)
+class Watched:
+    """What was seen from outside of a run that came to its end, while its operations went on.
 
-    Args:
+    Attributes:
+        forced_ns: virtual time by which the clock was forced forward.
+        spinner: the process that made this necessary, for people.
         busy: part of the time for which the CPU was used or wanted.
         steal: part of the CPU's time that the machine's own host took.
     """
-    if busy > BUSY:
-        yield (
-            f"the CPU was the limit: it was used or wanted for {busy:.0%} of the time of the operations "
-            f"(more than {BUSY:.0%} distorts them); {ADVICE}"
-        )
-    if steal > STEAL:
-        yield f"this virtual machine did not get its CPUs for {steal:.1%} of the time (steal); {ADVICE}"
-    strain = read_json(run.strain, [])
-    if not strain:
-        return
-    late = strain["late_us"]["p99"]
-    if late > LATE_US:
-        yield f"one timer in a hundred was {late / 1000:.1f} ms late or more (limit {LATE_US / 1000:.0f} ms); {ADVICE}"
-    worst = max(strain["throttled_s"].values(), default=0.0) / max(strain["seconds"], 1e-9)
-    if worst > HELD_BACK:
-        yield f"a host was held back by its CPU limit for {worst:.0%} of the time; raise it with --cpus, or {ADVICE}"
-    if strain["backlog_drops"]:
-        yield f"{strain['backlog_drops']} packets found no room in the kernel's backlog; {ADVICE}"
-    for node, drops in strain.get("fibre_drops", {}).items():
-        yield f"the fibre {node}, which loses nothing, dropped {drops} packets; {ADVICE}"
+
+    forced_ns: int = 0
+    spinner: str = ""
+    busy: float = 0.0
+    steal: float = 0.0
 
 
-def rates(history: History, links: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each WAN direction whose queue was not empty for a while: the rate at which it sent then,
-    and the planned.
+def judge(
+    plan: Plan, run: RunDir, summary: Summary, status: Status, watched: Watched | None
+) -> list[Problem]:
+    """Say why a run is not faithful to its plan.
 
-    After a change, what was in the queue still leaves at the rate before: as long as that takes is
-    left out.
+    Args:
+        plan: what was to be done.
+        run: its folder.
+        summary: its figures.
+        status: its state and, if it did not complete, the reason.
+        watched: what was seen from outside; None if the run did not come to its end.
+
+    Returns:
+        The reasons; none if the run is faithful.
     """
-    import polars as pl  # noqa: PLC0415 (0.2 s, and every command imports this file)
-
-    network, found = history.states[0], []
-    for key, way in ((link.key, way) for link in network.wan for way in link.directions):
-        samples = links.filter(
-            (pl.col("source") == way.source) & (pl.col("target") == way.target)
-        ).sort("time_ns")
-        settled_ns = 0
-        for begin, end, now in history.pieces(key, way.source):
-            mine = samples.filter(
-                pl.col("time_ns").is_between(begin + settled_ns, end, closed="left")
-            )
-            seconds, sent = _while_full(mine, now, network.mtu)
-            settled_ns = (
-                now.bottleneck.queue_packets * network.mtu * 8 * 10**9 // now.bottleneck.rate_bps
-            )
-            if seconds >= LEAST_FULL_S:
-                rate, planned = sent * 8 / seconds, now.bottleneck.rate_bps
-                row = {
-                    "from": way.source,
-                    "to": way.target,
-                    "seconds": round(seconds, 3),
-                    "rate_bps": round(rate),
-                }
-                found.append(
-                    {**row, "planned_bps": planned, "ok": abs(rate / planned - 1) <= RATE_PART}
-                )
-    return found
+    problems: list[Problem] = []
+    if watched is not None:
+        problems += _of_clock(watched)
+    if watched is not None and plan.clock == "real":
+        problems += _of_machine(watched)
+        problems += _of_clock_health(read_clock_health(run.strain))
+    if status.state == "completed" and plan.network.changes and run.began_ns() is None:
+        problems.append(_problem(ProblemCode.EVENTS_NOT_HAPPENED, NO_EVENTS))
+    problems += _of_round_trips(summary.fidelity)
+    if plan.network.tcp.packets_per_skb > 1:
+        problems += _of_offload(summary.wan)
+    problems += _of_rates(summary.rates)
+    if summary.training is not None:
+        problems += _of_computation(summary.training)
+    if status.state != "completed":
+        problems.append(_incomplete(status))
+    return problems
 
 
-def _while_full(samples: pl.DataFrame, way: Direction, mtu: int) -> tuple[float, int]:
-    """Seconds between neighbouring samples that both have a backlog, and bytes sent in them."""
-    import polars as pl  # noqa: PLC0415
-
-    least = max(2 * mtu, int(LEAST_BACKLOG * way.bottleneck.queue_packets * mtu))
-    steps = samples.select(
-        seconds=pl.col("time_ns").diff() / 1e9,
-        bytes=pl.col("bytes").diff(),
-        full=(pl.col("backlog_bytes") >= least) & (pl.col("backlog_bytes").shift(1) >= least),
-    ).filter(pl.col("full") & (pl.col("seconds") <= LONGEST_SAMPLE_S))
-    return float(steps["seconds"].sum()), int(steps["bytes"].sum())
+def _problem(code: ProblemCode, message: str) -> Problem:
+    return Problem(code=code, message=message)
 
 
-def rate_doubts(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Why `rates` are not those of the plan."""
+def _of_clock(watched: Watched) -> Iterator[Problem]:
+    if watched.forced_ns:
+        message = (
+            f"{watched.spinner} computed or looped for 10 s without waiting for anything, "
+            f"and so the clock was moved by {watched.forced_ns / 1e6:.0f} ms"
+        )
+        yield _problem(ProblemCode.CLOCK_FORCED, message)
+
+
+def _of_machine(watched: Watched) -> Iterator[Problem]:
+    if watched.busy > BUSY:
+        message = (
+            f"the CPU was the limit: it was used or wanted for {watched.busy:.0%} of the time "
+            f"of the operations (more than {BUSY:.0%} distorts them); {ADVICE}"
+        )
+        yield _problem(ProblemCode.CPU_BUSY, message)
+    if watched.steal > STEAL:
+        message = (
+            f"this virtual machine did not get its CPUs for {watched.steal:.1%} of the time "
+            f"(steal); {ADVICE}"
+        )
+        yield _problem(ProblemCode.CPU_STEAL, message)
+
+
+def _of_clock_health(health: ClockHealth | None) -> Iterator[Problem]:
+    if health is None:
+        return
+    if health.late_us.p99 > LATE_US:
+        message = (
+            f"one timer in a hundred was {health.late_us.p99 / 1000:.1f} ms late or more "
+            f"(limit {LATE_US / 1000:.0f} ms); {ADVICE}"
+        )
+        yield _problem(ProblemCode.TIMERS_LATE, message)
+    held_back = max(health.throttled_s.values(), default=0.0) / max(health.seconds, 1e-9)
+    if held_back > HELD_BACK:
+        message = (
+            f"a host was held back by its CPU limit for {held_back:.0%} of the time; "
+            f"raise it with --cpus, or {ADVICE}"
+        )
+        yield _problem(ProblemCode.HOST_THROTTLED, message)
+    if health.backlog_drops:
+        message = f"{health.backlog_drops} packets found no room in the kernel's backlog; {ADVICE}"
+        yield _problem(ProblemCode.BACKLOG_DROPS, message)
+    for node, drops in health.fibre_drops.items():
+        message = f"the fibre {node}, which loses nothing, dropped {drops} packets; {ADVICE}"
+        yield _problem(ProblemCode.FIBRE_DROPS, message)
+
+
+def _of_round_trips(rows: list[RoundTripRow]) -> Iterator[Problem]:
     for row in rows:
-        if not row["ok"]:
-            rate, planned = format_rate(row["rate_bps"], 3), format_rate(row["planned_bps"], 3)
-            way = f"{row['from']} sent to {row['to']}"
-            yield f"{way} at {rate} while its queue was not empty, planned are {planned}; {ADVICE}"
+        if row.ok:
+            continue
+        expected = "unknown" if row.rtt_ms_expected is None else f"{row.rtt_ms_expected:.3f}"
+        message = (
+            f"the RTT between {row.source} and {row.target} was {row.rtt_ms_measured} ms "
+            f"before the run, planned are {expected} ms"
+        )
+        yield _problem(ProblemCode.ROUND_TRIP, message)
+
+
+def _of_offload(rows: list[WanRow]) -> Iterator[Problem]:
+    drops = sum(row.drops or 0 for row in rows)
+    if drops:
+        message = (
+            f"WAN queues overflowed ({drops} drops) while segmentation offload kept packets "
+            "together; use --set topology.tcp.offload=off"
+        )
+        yield _problem(ProblemCode.OFFLOAD_DROPS, message)
+
+
+def _of_rates(rows: list[RateRow]) -> Iterator[Problem]:
+    for row in rows:
+        if row.ok:
+            continue
+        rate, planned = format_rate(row.rate_bps, 3), format_rate(row.planned_bps, 3)
+        message = (
+            f"{row.source} sent to {row.target} at {rate} while its queue was not empty, "
+            f"planned are {planned}; {ADVICE}"
+        )
+        yield _problem(ProblemCode.RATE, message)
+
+
+def _of_computation(training: TrainingSummary) -> Iterator[Problem]:
+    if training.late_ms > LATE_COMPUTE * training.compute_ms:
+        message = (
+            f"computing took {training.late_ms:.1f} ms longer than the "
+            f"{training.compute_ms:.1f} ms of a step that were to be modelled: this CPU cannot "
+            f"keep up; {ADVICE}, or a longer step_time"
+        )
+        yield _problem(ProblemCode.COMPUTE_LATE, message)
+
+
+def _incomplete(status: Status) -> Problem:
+    reason: str = status.state
+    if status.reason:
+        reason = status.reason.splitlines()[0]
+    return _problem(ProblemCode.INCOMPLETE, f"the run did not complete: {reason}")

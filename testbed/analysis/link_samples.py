@@ -1,18 +1,111 @@
-"""What a direction of a link sent between two times, by the samples of its counter."""
+"""What the directions of WAN links sent, by the samples of their counters (links.parquet)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import polars as pl
 
-if TYPE_CHECKING:
-    import polars as pl
+from testbed.analysis.fidelity import LONGEST_SAMPLE_S, RATE_PART
+from testbed.analysis.network_history import History
+from testbed.plan.model import Direction
+from testbed.runfolder.summary import RateRow
+
+LEAST_FULL_S = 0.1  # of samples with a full queue, to say something about a rate
+LEAST_BACKLOG = 0.1  # part of the queue that counts as never empty
+
+
+def of_direction(links: pl.DataFrame, link: str, source: str) -> pl.DataFrame:
+    """Select the samples of one direction of a WAN link, in order of time.
+
+    Args:
+        links: the columns link and source (String), time_ns (Int64, Unix ns) and any others.
+        link: key of the WAN link.
+        source: datacenter from which the direction leaves.
+
+    Returns:
+        The rows of the direction, with the columns of `links`.
+    """
+    return links.filter(link=link, source=source).sort("time_ns")
 
 
 def sent_bytes(samples: pl.DataFrame, begin_ns: int, end_ns: int) -> float:
-    """What the counter grew by, interpolated between its `samples` (columns time_ns and bytes, in
-    order of time).
+    """Return the bytes that a direction sent between two times, interpolated between samples.
+
+    Args:
+        samples: columns time_ns (Int64, Unix ns, ascending) and bytes (Int64, cumulative).
+        begin_ns: beginning of the span, Unix ns.
+        end_ns: end of the span.
     """
     first, last = np.interp([begin_ns, end_ns], samples["time_ns"], samples["bytes"])
     return float(last - first)
+
+
+def measured_rates(history: History, links: pl.DataFrame) -> list[RateRow]:
+    """Measure each WAN direction's rate while its queue was not empty, and compare it to the plan.
+
+    After a change of the network, packets that were in the queue still leave at the rate before:
+    as long as that takes is left out.
+
+    Args:
+        history: the run's network over time.
+        links: the columns of links.parquet.
+
+    Returns:
+        A row per direction and state of it whose queue was not empty for long enough.
+    """
+    network = history.states[0]
+    rows: list[RateRow] = []
+    for link in network.wan:
+        for direction in link.directions:
+            samples = of_direction(links, link.key, direction.source)
+            rows += _rates_of_direction(history, link.key, direction, samples, network.mtu)
+    return rows
+
+
+def _rates_of_direction(
+    history: History, link: str, direction: Direction, samples: pl.DataFrame, mtu: int
+) -> list[RateRow]:
+    rows: list[RateRow] = []
+    settled_ns = 0
+    for piece in history.pieces(link, direction.source):
+        bottleneck = piece.direction.bottleneck
+        begin_ns = piece.begin_ns + settled_ns
+        within = samples.filter(pl.col("time_ns").is_between(begin_ns, piece.end_ns, closed="left"))
+        seconds, sent = _while_full(within, bottleneck.queue_packets, mtu)
+        queue_bits = bottleneck.queue_packets * mtu * 8
+        settled_ns = queue_bits * 10**9 // bottleneck.rate_bps
+        if seconds < LEAST_FULL_S:
+            continue
+        rate_bps = sent * 8 / seconds
+        row = RateRow(
+            source=direction.source,
+            target=direction.target,
+            seconds=round(seconds, 3),
+            rate_bps=round(rate_bps),
+            planned_bps=bottleneck.rate_bps,
+            ok=abs(rate_bps / bottleneck.rate_bps - 1) <= RATE_PART,
+        )
+        rows.append(row)
+    return rows
+
+
+def _while_full(samples: pl.DataFrame, queue_packets: int, mtu: int) -> tuple[float, int]:
+    """Sum up the time between neighbouring samples that both have a backlog.
+
+    Args:
+        samples: columns time_ns, bytes and backlog_bytes (Int64), in order of time.
+        queue_packets: what the queue holds.
+        mtu: bytes of such a packet.
+
+    Returns:
+        Seconds, and bytes sent in them.
+    """
+    least_bytes = max(2 * mtu, int(LEAST_BACKLOG * queue_packets * mtu))
+    backlog = pl.col("backlog_bytes")
+    steps = samples.select(
+        seconds=pl.col("time_ns").diff() / 1e9,
+        bytes=pl.col("bytes").diff(),
+        full=(backlog >= least_bytes) & (backlog.shift(1) >= least_bytes),
+    )
+    full = steps.filter(pl.col("full") & (pl.col("seconds") <= LONGEST_SAMPLE_S))
+    return float(full["seconds"].sum()), int(full["bytes"].sum())

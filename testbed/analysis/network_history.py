@@ -1,26 +1,38 @@
-"""What a run's network was like over time: the plan's network, and its changes when they really
-happened.
-"""
+"""What a run's network was over time: the plan's network, and its changes when they happened."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 from testbed.plan.model import Direction, Network, Plan
-from testbed.runfolder.folder import RunDir, read_records
+from testbed.runfolder import records
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import NetworkChange
 
 FOR_EVER = 2**63 - 1  # ns
-Pieces = list[tuple[int, int, Direction]]
+
+
+class Piece(NamedTuple):
+    """A time in which a direction of a WAN link stayed the same: from `begin_ns` to `end_ns`."""
+
+    begin_ns: int
+    end_ns: int
+    direction: Direction
+
+
+Pieces = list[Piece]
 
 
 @dataclass(frozen=True)
 class History:
-    """`states[0]` from the beginning on, ``states[n]`` from ``times_ns[n - 1]`` on (Unix time on
-    the run's clock).
+    """The states of a run's network; times are Unix ns on the run's clock.
+
+    Attributes:
+        states: ``states[0]`` holds first, ``states[n]`` from ``times_ns[n - 1]`` on.
+        times_ns: when the changes happened, ascending.
     """
 
     states: tuple[Network, ...]
@@ -31,60 +43,77 @@ class History:
 
     @classmethod
     def of(cls, plan: Plan, run: RunDir) -> History:
-        """Of a run that has ended, or of which some is there."""
-        times = [record["time_ns"] for record in happened(plan, run)]
-        return cls(tuple(plan.network.states())[: len(times) + 1], tuple(times))
+        """Read the history of a run that has ended, or of which some records exist."""
+        return cls.with_changes(plan, happened(plan, run))
 
-    def way(self, link: str, source: str, time_ns: int) -> Direction:
-        """A direction of a WAN link as it was at a time."""
+    @classmethod
+    def with_changes(cls, plan: Plan, changes: list[NetworkChange]) -> History:
+        """Make the history of a run in which `changes`, the first ones of the plan, happened."""
+        states = tuple(plan.network.states())[: len(changes) + 1]
+        return cls(states, tuple(change.time_ns for change in changes))
+
+    def direction_at(self, link: str, source: str, time_ns: int) -> Direction:
+        """Return the direction of a WAN link that leaves `source`, as it was at a time."""
         pieces = self.pieces(link, source)
-        return pieces[_at(pieces, time_ns)][2]
+        return pieces[_index_at(pieces, time_ns)].direction
 
     def pieces(self, link: str, source: str) -> Pieces:
-        """From when to before when a direction of a WAN link was how."""
+        """Return the states of the direction of a WAN link that leaves datacenter `source`."""
         if (link, source) not in self._pieces:
-            self._pieces[link, source] = self._found_pieces(link, source)
+            self._pieces[link, source] = self._make_pieces(link, source)
         return self._pieces[link, source]
 
-    def _found_pieces(self, link: str, source: str) -> Pieces:
+    def _make_pieces(self, link: str, source: str) -> Pieces:
         borders = (-FOR_EVER, *self.times_ns, FOR_EVER)
-        found: Pieces = []
-        for (begin, end), state in zip(pairwise(borders), self.states, strict=True):
-            way = _direction(state, link, source)
-            if found and found[-1][2] is way:
-                found[-1] = (found[-1][0], end, way)
+        pieces: Pieces = []
+        for (begin_ns, end_ns), state in zip(pairwise(borders), self.states, strict=True):
+            direction = _direction(state, link, source)
+            if pieces and pieces[-1].direction is direction:
+                pieces[-1] = pieces[-1]._replace(end_ns=end_ns)
             else:
-                found.append((begin, end, way))
-        return found
+                pieces.append(Piece(begin_ns, end_ns, direction))
+        return pieces
 
     def mean_rate_bps(self, link: str, source: str, begin_ns: int, end_ns: int) -> float:
-        """The mean of a direction's rate between two times; of an empty span the rate at it."""
+        """Return the mean of a direction's rate between two times; of an empty span the rate then.
+
+        Args:
+            link: key of the WAN link.
+            source: datacenter from which the direction leaves.
+            begin_ns: beginning of the span, Unix ns.
+            end_ns: end of the span.
+        """
         pieces = self.pieces(link, source)
         if len(pieces) == 1 or end_ns <= begin_ns:
-            return float(self.way(link, source, begin_ns).bottleneck.rate_bps)
-        total = 0.0
-        for begin, end, way in pieces[_at(pieces, begin_ns) : _at(pieces, end_ns) + 1]:
-            total += way.bottleneck.rate_bps * max(0, min(end, end_ns) - max(begin, begin_ns))
-        return total / (end_ns - begin_ns)
+            return float(self.direction_at(link, source, begin_ns).bottleneck.rate_bps)
+        first, last = _index_at(pieces, begin_ns), _index_at(pieces, end_ns)
+        bits_times_1e9 = 0.0
+        for piece in pieces[first : last + 1]:
+            overlap_ns = max(0, min(piece.end_ns, end_ns) - max(piece.begin_ns, begin_ns))
+            bits_times_1e9 += piece.direction.bottleneck.rate_bps * overlap_ns
+        return bits_times_1e9 / (end_ns - begin_ns)
 
 
-def happened(plan: Plan, run: RunDir) -> list[dict[str, Any]]:
-    """The records of the changes that happened, in order, as far as they are sound."""
-    kept: list[dict[str, Any]] = []
-    for record in read_records(run.changes):
-        sound = isinstance(record, dict) and all(
-            isinstance(record.get(key), int) for key in ("time_ns", "due_ns")
-        )
-        if sound and record.get("number") == len(kept) < len(plan.network.changes):
-            kept.append(record)
-    return kept
+def happened(plan: Plan, run: RunDir) -> list[NetworkChange]:
+    """Read the records of the changes that happened, without those that are out of order."""
+    changes, _problems = records.read(run.changes, NetworkChange, may_be_empty=True)
+    in_order: list[NetworkChange] = []
+    for change in changes:
+        if change.number == len(in_order) < len(plan.network.changes):
+            in_order.append(change)
+    return in_order
 
 
-def _at(pieces: Pieces, time_ns: int) -> int:
-    """The index of the piece that holds at a time."""
-    return bisect_right(pieces, time_ns, key=lambda piece: piece[0]) - 1
+def _index_at(pieces: Pieces, time_ns: int) -> int:
+    """Return the index of the piece that holds at a time."""
+    return bisect_right(pieces, time_ns, key=lambda piece: piece.begin_ns) - 1
 
 
-def _direction(network: Network, link: str, source: str) -> Direction:
-    ways: Sequence[Direction] = next(found.directions for found in network.wan if found.key == link)
-    return next(way for way in ways if way.source == source)
+def _direction(network: Network, link_key: str, source: str) -> Direction:
+    for link in network.wan:
+        if link.key != link_key:
+            continue
+        for direction in link.directions:
+            if direction.source == source:
+                return direction
+    raise KeyError(f"no WAN link {link_key} leaves {source}")

@@ -16,83 +16,149 @@ Time of an operation. All ranks share one clock, so times of different ranks can
 
 from __future__ import annotations
 
+from typing import cast
+
 import polars as pl
 
-from testbed.analysis.lower_bounds import FROM_ROOT, TO_ROOT
+from testbed.runfolder.summary import Spread
+from testbed.spec.collective import DataFlow, collectives
 
 SAME_OP = ["op", "bytes", "group_size", "dtype", "algorithm"]
-ONE_WAY = (*FROM_ROOT, *TO_ROOT, "send_recv")  # a rank may be done before another has begun
+
+
+def bus_factor(op: str, ranks: int) -> float:
+    """Return busbw / algbw (nccl-tests, doc/PERFORMANCE.md); 1 for unknown operations."""
+    collective = collectives().get(op)
+    return 1.0 if collective is None else collective.bus_factor(ranks)
+
+
+def spread(values: pl.Series) -> Spread:
+    """Return how numbers are spread; there must be some."""
+    return Spread(
+        min=_number(values.min()),
+        median=_number(values.median()),
+        p95=_number(values.quantile(0.95, "linear")),
+        max=_number(values.max()),
+    )
+
+
+def _number(value: object) -> float:
+    return float(cast(float, value))
 
 
 def iterations(measured: pl.DataFrame) -> pl.DataFrame:
-    """A row per iteration with time_us, slowest_us, wrong, and whether every rank of every group
-    has finished it.
+    """Put the records of all ranks together that belong to one iteration of an operation.
+
+    Args:
+        measured: the columns of ops.parquet (`testbed.runfolder.schemas.OPS`).
+
+    Returns:
+        A row per iteration, in the order of their first records: the columns `SAME_OP`, iteration
+        and repeat (Int64; see `_with_repeats`), time_us and slowest_us (Float64), wrong (Int64,
+        elements), checked (Boolean: somebody checked the values) and whole (Boolean: every rank of
+        every group has finished the iteration).
     """
     once = [*SAME_OP, "iteration", "repeat"]
+    by_group = _with_repeats(measured).group_by([*once, "group"], maintain_order=True)
+    of_groups = by_group.agg(
+        time_us=_time_ns() / 1000,
+        slowest_us=_slowest_ns() / 1000,
+        whole=pl.len() >= pl.col("group_size").first(),
+        wrong=pl.col("wrong").filter(pl.col("wrong") >= 0).sum(),
+        checked=(pl.col("wrong") >= 0).any(),
+    )
+    counted = of_groups.with_columns(groups=pl.col("group").n_unique().over(SAME_OP))
+    return counted.group_by(once, maintain_order=True).agg(
+        pl.col("time_us", "slowest_us").max(),
+        pl.col("wrong").sum(),
+        pl.col("checked").any(),
+        whole=pl.col("whole").all() & (pl.len() == pl.col("groups").first()),
+    )
+
+
+def _names(flow: DataFlow) -> list[str]:
+    return [collective.name for collective in collectives().values() if collective.flow is flow]
+
+
+def _one_way_ns(otherwise: pl.Expr) -> pl.Expr:
+    """Give the time of an operation whose data go one way, `otherwise` of another one.
+
+    An expression over start_ns, end_ns and rank of the records of one group (Int64, ns).
+    """
     start, end, first_rank = pl.col("start_ns"), pl.col("end_ns"), pl.col("rank").arg_min()
-    root_start, root_end = start.get(first_rank), end.get(first_rank)
-    one_way = (
-        pl.when(pl.col("op").is_in(list(FROM_ROOT)).first())
-        .then(end.max() - root_start)
-        .when(pl.col("op").is_in(list(TO_ROOT)).first())
-        .then(root_end - start.min())
-        .when((pl.col("op") == "send_recv").first())
-        .then(end.max() - start.min())
-    )
+    from_root = pl.col("op").is_in(_names(DataFlow.FROM_ROOT)).first()
+    to_root = pl.col("op").is_in(_names(DataFlow.TO_ROOT)).first()
+    to_next = pl.col("op").is_in(_names(DataFlow.TO_NEXT)).first()
     return (
-        _with_repeats(measured)
-        .group_by([*once, "group"], maintain_order=True)
-        .agg(
-            time_us=one_way.otherwise(root_end - root_start) / 1000,
-            slowest_us=one_way.otherwise((end - start).max()) / 1000,
-            whole=pl.len() >= pl.col("group_size").first(),
-            wrong=pl.col("wrong").filter(pl.col("wrong") >= 0).sum(),
-            checked=(pl.col("wrong") >= 0).any(),
-        )
-        .with_columns(groups=pl.col("group").n_unique().over(SAME_OP))
-        .group_by(once, maintain_order=True)
-        .agg(
-            pl.col("time_us", "slowest_us").max(),
-            pl.col("wrong").sum(),
-            pl.col("checked").any(),
-            whole=pl.col("whole").all() & (pl.len() == pl.col("groups").first()),
-        )
+        pl.when(from_root)
+        .then(end.max() - start.get(first_rank))
+        .when(to_root)
+        .then(end.get(first_rank) - start.min())
+        .when(to_next)
+        .then(end.max() - start.min())
+        .otherwise(otherwise)
     )
+
+
+def _time_ns() -> pl.Expr:
+    first_rank = pl.col("rank").arg_min()
+    return _one_way_ns(pl.col("end_ns").get(first_rank) - pl.col("start_ns").get(first_rank))
+
+
+def _slowest_ns() -> pl.Expr:
+    return _one_way_ns((pl.col("end_ns") - pl.col("start_ns")).max())
 
 
 def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
-    """With a column `repeat`: process groups that follow each other have iterations of the same
-    number.
+    """Number what the number of an iteration does not tell apart.
 
-    The n-th record of a rank with the same operation and number belongs to the n-th of the other
-    ranks. Where a rank has fewer of them, because it had crashed or was in other groups, time tells
-    what belongs together.
+    Process groups that follow each other have iterations of the same number. The n-th record of a
+    rank with the same operation and number belongs to the n-th of the other ranks. Where a rank has
+    fewer of them, because it had crashed or was in other groups, time tells what belongs together.
+
+    Args:
+        measured: as for `iterations`.
+
+    Returns:
+        The same rows by start and rank, with a column repeat (Int64) and others.
     """
     once = [*SAME_OP, "iteration"]
-    counted = measured.with_columns(
-        repeat=pl.int_range(pl.len(), dtype=pl.Int64).over([*once, "rank"]),
-        records=pl.len().over([*once, "rank"]),
-    ).with_columns(alike=(pl.col("records").n_unique() == 1).over(once))
-    alike = counted.filter("alike")
-    parts = [
-        _by_time(table)
-        for _, table in counted.filter(~pl.col("alike")).group_by(once, maintain_order=True)
-    ]
-    return pl.concat([alike, *parts]).sort("start_ns", "rank")
+    of_rank = [*once, "rank"]
+    numbered = measured.with_columns(
+        repeat=pl.int_range(pl.len(), dtype=pl.Int64).over(of_rank),
+        records=pl.len().over(of_rank),
+    )
+    counted = numbered.with_columns(alike=(pl.col("records").n_unique() == 1).over(once))
+    parts = [counted.filter("alike")]
+    for _key, records in counted.filter(~pl.col("alike")).group_by(once, maintain_order=True):
+        parts.append(_repeats_by_time(records))
+    return pl.concat(parts).sort("start_ns", "rank")
 
 
-def _by_time(records: pl.DataFrame) -> pl.DataFrame:
-    """Number what belongs together: a rank has one record of it, and nobody begins after all others
-    have ended.
+def _repeats_by_time(records: pl.DataFrame) -> pl.DataFrame:
+    """Number the repeats of one iteration by time.
+
+    A repeat has one record of a rank at most, and no rank begins after all others have ended,
+    unless data go one way: there a rank may be done before another has begun.
+
+    Args:
+        records: columns op, rank, start_ns and end_ns, of one operation and iteration.
+
+    Returns:
+        The rows by start and rank, with the column repeat (Int64) set.
     """
     records = records.sort("start_ns", "rank")
-    one_way = records["op"][0] in ONE_WAY
-    numbers: list[int] = []
-    number, ranks, end_ns = -1, set[int](), -1
-    for rank, start, end in records.select("rank", "start_ns", "end_ns").iter_rows():
-        if number < 0 or rank in ranks or (start > end_ns and not one_way):
-            number, ranks, end_ns = number + 1, set(), -1
+    collective = collectives().get(records["op"][0])
+    one_way = collective is not None and collective.flow is not DataFlow.ALL_TO_ALL
+    repeats: list[int] = []
+    number, last_end_ns = -1, -1
+    ranks: set[int] = set()
+    for rank, start_ns, end_ns in records.select("rank", "start_ns", "end_ns").iter_rows():
+        after_all_others = start_ns > last_end_ns and not one_way
+        if number < 0 or rank in ranks or after_all_others:
+            number, last_end_ns = number + 1, -1
+            ranks = set()
         ranks.add(rank)
-        end_ns = max(end_ns, end)
-        numbers.append(number)
-    return records.with_columns(repeat=pl.Series(numbers, dtype=pl.Int64))
+        last_end_ns = max(last_end_ns, end_ns)
+        repeats.append(number)
+    return records.with_columns(repeat=pl.Series(repeats, dtype=pl.Int64))

@@ -1,421 +1,338 @@
-"""Turns the raw records of a run into its tables and summary.json. Needs no privilege and no guest.
+"""Turn the raw records of a run folder into tables and summary.json, without privileges or guest.
 
-A row of summary.json `collectives` tells of all iterations of an operation
-(`testbed.analysis.operations` has their times):
-
-- ``slowest_us`` is the median of the iterations' slowest ranks (never less than the median of
-  ``time_us``).
-- ``efficiency`` is ``bound_us`` / median of ``time_us`` (see `testbed.analysis.lower_bounds`).
-- ``algbw_gbytes`` is bytes / median time in 10^9 bytes/s; ``busbw_gbytes`` that times the factor of
-  nccl-tests (its doc/PERFORMANCE.md).
+The rows of `testbed.runfolder.summary` are defined there; times of operations in
+`testbed.analysis.operations`, lower bounds in `testbed.analysis.lower_bounds`.
 
 Only iterations that every rank finished count; iterations of the warm-up do not. Of the user's own
-script, every collective counts; its sends and receives are in ops.parquet only. What training adds
-is in `testbed.workloads.train.summary`.
+script, every collective counts; its sends and receives are in ops.parquet only. What a workload
+adds is in the module `summary` of the workload's folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import polars as pl
 from pydantic import ValidationError
 
-from testbed.analysis.bottleneck import dominant
-from testbed.analysis.capture_tables import Captured, read_captures
+from testbed.analysis.bottleneck import cause_of_collectives, cause_of_training
 from testbed.analysis.event_periods import periods
-from testbed.analysis.fidelity import rates
+from testbed.analysis.link_samples import measured_rates, of_direction
+from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
-from testbed.analysis.network_history import History, happened
-from testbed.analysis.operations import SAME_OP, iterations
-from testbed.core.leftovers import temporary_folder
-from testbed.plan.model import Direction, Plan, WanLink
-from testbed.runfolder.folder import RunDir, read_records
-from testbed.workloads.train.summary import steps_table, training
+from testbed.analysis.operations import SAME_OP, bus_factor, iterations, spread
+from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
+from testbed.plan.model import Direction, Plan
+from testbed.runfolder import records, schemas
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.records import EVENT, Event, StageBegan, StageEnded, TransferEnded
+from testbed.runfolder.summary import (
+    Cause,
+    CollectiveRow,
+    RateRow,
+    RoundTripRow,
+    StageRow,
+    Summary,
+    TrainingSummary,
+    TransferRow,
+    WanRow,
+    read_round_trips,
+    write_summary,
+)
 
-OPS_SCHEMA: dict[str, type[pl.DataType]] = {
-    "op": pl.String,
-    "bytes": pl.Int64,
-    "group_size": pl.Int32,
-    "iteration": pl.Int32,
-    "phase": pl.String,
-    "rank": pl.Int32,
-    "host": pl.String,
-    "dc": pl.String,
-    "start_ns": pl.Int64,
-    "end_ns": pl.Int64,
-    "dtype": pl.String,
-    "wrong": pl.Int64,
-    "group": pl.String,
-    "algorithm": pl.String,
-}
-LINKS_SCHEMA: dict[str, type[pl.DataType]] = {
-    "time_ns": pl.Int64,
-    "source": pl.String,
-    "target": pl.String,
-    "link": pl.String,
-    "bytes": pl.Int64,
-    "packets": pl.Int64,
-    "drops": pl.Int64,
-    "backlog_bytes": pl.Int64,
-}
-UNSAID = {"group": "", "algorithm": "gloo"}  # where a record leaves it out
-
-Problems = list[str]
+Bound = Callable[[str, int, int], float | None]  # of an operation, bytes and ranks, in us
 
 
-def collect(run: RunDir) -> None:
-    """Write the tables and the summary of `run`; what is missing or damaged becomes a line of
-    summary.json `problems`.
+def collect(folder: RunDir) -> Summary:
+    """Write the tables and the summary of a run; what is missing or damaged becomes a problem.
+
+    Returns:
+        What was written to summary.json.
 
     Raises:
         OSError: the run folder cannot be written.
     """
-    problems: Problems = []
-    plan = _read_plan(run, problems)
-    ops = _ops(run, plan, problems)
-    has_wan = plan is None or bool(plan.network.wan)
-    samples = read_lines(run.link_samples, problems) if has_wan else []
-    links = _table(samples, LINKS_SCHEMA, "raw/links.jsonl", problems)
-    ops.write_parquet(run.ops)
-    links.write_parquet(run.links)
-    trains = plan is not None and plan.workers.workload == "train"
-    steps = _steps(run, plan, problems) if plan is not None and trains else None
-    if steps is not None:
-        steps.write_parquet(run.train)
-    history = None if plan is None else History.of(plan, run)
-    captured = (
-        _captures(run, plan, ops, problems) if plan is not None and plan.capture != "none" else None
-    )
-    measures = not ops.filter(pl.col("phase") == "measure").is_empty() or not trains
-    timed = ops if steps is None or steps.is_empty() else steps
-    summary: dict[str, Any] = {
-        "collectives": collectives(ops, plan, problems) if measures else [],
-        "wan": wan(history, timed, links, captured, problems),
-        "transfers": transfers(run),
-        "periods": []
-        if plan is None
-        else periods(plan.network.changes, happened(plan, run), ops, steps),
-        "captures": [] if captured is None else captured.points,
-        "training": None
-        if plan is None or steps is None
-        else training(plan, steps, ops, links, problems),
-        "fidelity": _fidelity(run, problems) if has_wan else [],
-        "rates": rates(history, links)
-        if history is not None and plan is not None and plan.clock == "real"
-        else [],
-        "stages": stages(read_lines(run.events, problems), problems),
-        "problems": problems,
-    }
-    summary["dominant"] = dominant(
-        history, summary, ops, steps, links, None if captured is None else captured.flows
-    )
-    run.write_json(run.summary, summary)
-
-
-def _read_plan(run: RunDir, problems: Problems) -> Plan | None:
     try:
-        return run.read_plan()
+        plan = folder.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        problems.append(
-            f"plan.json cannot be read ({type(error).__name__}): no rates, bounds or names of hosts"
-        )
-        return None
+        summary = _summarize_without_plan(folder, type(error).__name__)
+    else:
+        summary = _summarize(folder, plan)
+    write_summary(folder.summary, summary)
+    return summary
 
 
-def read_lines(path: Path, problems: Problems, may_be_empty: bool = False) -> list[dict[str, Any]]:
-    """The records of `path`; says so in `problems` if it is missing or damaged."""
-    name = f"{path.parent.name}/{path.name}"
-    if not path.exists():
-        problems.append(f"{name} is missing")
-        return []
-    try:
-        records = read_records(path)
-        lines = sum(1 for line in path.read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{name} cannot be read ({type(error).__name__})")
-        return []
-    if not lines and not may_be_empty:
-        problems.append(f"{name} is empty")
-    if len(records) < lines:
-        problems.append(f"{name} is damaged: {lines - len(records)} of {lines} lines are left out")
-    return [record for record in records if isinstance(record, dict)]
-
-
-def _table(
-    records: list[dict[str, Any]],
-    schema: dict[str, type[pl.DataType]],
-    name: str,
-    problems: Problems,
-) -> pl.DataFrame:
-    """The records that have every column with the right type, as a table."""
-    kinds = {column: str if kind is pl.String else int for column, kind in schema.items()}
-    good = [
-        record
-        for record in records
-        if all(isinstance(record.get(c), kind) for c, kind in kinds.items())
-    ]
-    if len(good) < len(records):
-        problems.append(
-            f"{name}: {len(records) - len(good)} records lack a column and are left out"
-        )
-    return pl.DataFrame(
-        {column: [record[column] for record in good] for column in schema}, schema=schema
+def _summarize(folder: RunDir, plan: Plan) -> Summary:
+    of_workload = workload_summary(plan.workers.workload)
+    run = LoadedRun.read(folder, plan, trains=of_workload is not None)
+    run.write_tables()
+    collective_rows = _collectives(run)
+    wan = _wan(run)
+    training = _training(run, of_workload)
+    return Summary(
+        collectives=collective_rows,
+        wan=wan,
+        transfers=_transfers(run),
+        periods=periods(plan.network.changes, run.changes, run.ops, run.steps),
+        captures=[] if run.captured is None else run.captured.points,
+        training=training,
+        fidelity=_round_trips(run),
+        rates=_rates(run),
+        stages=stages(run.events, run.problems),
+        problems=run.problems,
+        dominant=_dominant(run, collective_rows, training),
     )
 
 
-def _ops(run: RunDir, plan: Plan | None, problems: Problems) -> pl.DataFrame:
-    """ops.parquet: what the ranks recorded, with their places."""
-    records: list[dict[str, Any]] = []
-    idle: Problems = []
-    if plan is not None:
-        silent = plan.workers.once_per_host  # a command need not have anything to do with torch
-        for rank in plan.workers.ranks:
-            if silent and not run.rank_ops(rank.rank).exists():
-                continue
-            place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
-            mine = read_lines(run.rank_ops(rank.rank), problems, may_be_empty=True)
-            records += [{**UNSAID, **record, **place} for record in mine]
-            if not mine:
-                idle.append(
-                    f"raw/{run.rank_ops(rank.rank).name} holds no operation, those of other ranks do"
-                )
-        if records and plan.workers.workload != "script":
-            problems += idle
-    return _table(records, OPS_SCHEMA, "raw/ops-*.jsonl", problems).sort("start_ns", "rank")
+def _summarize_without_plan(folder: RunDir, error: str) -> Summary:
+    """Summarize what needs no plan: the round trips and the stages. The tables are empty."""
+    message = f"plan.json cannot be read ({error}): no rates, bounds or names of hosts"
+    problems = [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
+    pl.DataFrame(schema=dict(schemas.OPS)).write_parquet(folder.ops)
+    pl.DataFrame(schema=dict(schemas.LINKS)).write_parquet(folder.links)
+    round_trips, round_trip_problems = read_round_trips(folder.fidelity)
+    events, event_problems = records.read(folder.events, EVENT)
+    problems += [*round_trip_problems, *event_problems]
+    return Summary(fidelity=round_trips, stages=stages(events, problems), problems=problems)
 
 
-def _steps(run: RunDir, plan: Plan, problems: Problems) -> pl.DataFrame:
-    """train.parquet: what the ranks recorded, with their places."""
-    records: list[dict[str, Any]] = []
-    for rank in plan.workers.ranks:
-        place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
-        records += [
-            {**record, **place} for record in read_lines(run.rank_train(rank.rank), problems)
-        ]
-    return steps_table(records, problems)
-
-
-def collectives(ops: pl.DataFrame, plan: Plan | None, problems: Problems) -> list[dict[str, Any]]:
-    """A row per operation, size, group size and type over the measured iterations, in the order of
-    execution.
-    """
-    message = pl.col("op").is_in(["send", "recv"])
-    measured = ops.filter(
-        (pl.col("phase") == "measure") | ((pl.col("phase") == "script") & ~message)
-    )
+def _collectives(run: LoadedRun) -> list[CollectiveRow]:
+    """Give a row per operation, size, group size and type, in the order of execution."""
+    phase = pl.col("phase")
+    of_script = (phase == "script") & ~pl.col("op").is_in(["send", "recv"])
+    measured = run.ops.filter((phase == "measure") | of_script)
     if measured.is_empty():
-        if plan is None or plan.workers.workload != "script":
-            problems.append("no measured operation was recorded")
+        if run.steps is None and run.plan.workers.workload != "script":
+            run.problems.append(_no_records("no measured operation was recorded"))
         return []
-    found = iterations(measured)
-    whole = found.filter(pl.col("whole"))
-    if whole.height < found.height:
-        problems.append(
-            f"{found.height - whole.height} iterations lack the record of a rank and are left out"
-        )
-    kind = "all" if plan is None else plan.workers.settings.get("groups", "all")
-    bound = _bound(measured, plan, problems)
-    rows = []
+    all_iterations = iterations(measured)
+    whole = all_iterations.filter("whole")
+    if whole.height < all_iterations.height:
+        partial = all_iterations.height - whole.height
+        message = f"{partial} iterations lack the record of a rank and are left out"
+        problem = Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message)
+        run.problems.append(problem)
+    groups = str(run.plan.workers.settings.get("groups", "all"))
+    bound = _make_bound(measured, run)
+    rows: list[CollectiveRow] = []
     for key, group in whole.group_by(SAME_OP, maintain_order=True):
-        op, size, members, dtype, algorithm = str(key[0]), int(key[1]), int(key[2]), *key[3:]
-        timing = _timing(op, size, members, group, bound(op, size, members))
-        rows.append({**timing, "dtype": dtype, "algorithm": algorithm, "groups": kind})
+        op, size, ranks, dtype, algorithm = key
+        bound_us = bound(str(op), int(size), int(ranks))
+        row = _collective_row(str(op), int(size), int(ranks), group, bound_us)
+        names = {"dtype": dtype, "algorithm": algorithm, "groups": groups}
+        rows.append(row.model_copy(update=names))
     return rows
 
 
-def _bound(
-    measured: pl.DataFrame, plan: Plan | None, problems: Problems
-) -> Callable[[str, int, int], float | None]:
-    """From an operation, bytes and the ranks of a group to the lower bound in us; None where it is
-    not known.
+def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
+    """Find the groups of ranks that worked at the same time, whose lower bounds are wanted.
+
+    Args:
+        measured: columns group (String), group_size and rank (Int32) of ops.parquet.
+        run: whose plan has the network; a problem is added if it has no path between two ranks.
+
+    Returns:
+        From an operation, bytes and the ranks of a group to the lower bound in us; None where no
+        bound is known.
     """
-    groups: dict[int, list[Bounds]] = {}
+    by_size: dict[int, list[Bounds]] = {}
+    members = measured.select("group", "group_size", "rank").unique().sort("rank")
     try:
-        if plan is not None:
-            members = measured.select("group", "group_size", "rank").unique().sort("rank")
-            for (_, size), table in members.group_by("group", "group_size", maintain_order=True):
-                ranks = [plan.workers.ranks[rank] for rank in table["rank"]]
-                if len(ranks) == size:  # not so where groups have no names
-                    groups.setdefault(int(size), []).append(Bounds(plan.network, ranks))
+        for (_group, size), table in members.group_by("group", "group_size", maintain_order=True):
+            ranks = [run.plan.workers.ranks[rank] for rank in table["rank"]]
+            if len(ranks) == size:  # not so where groups have no names
+                bounds = Bounds(run.plan.network, ranks)
+                by_size.setdefault(int(size), []).append(bounds)
     except (ValueError, KeyError, StopIteration):
-        problems.append("plan.json has no path between two ranks: no lower bounds")
-        groups = {}
+        message = "plan.json has no path between two ranks: no lower bounds"
+        run.problems.append(Problem(code=ProblemCode.NO_BOUNDS, message=message))
+        by_size = {}
 
     def bound(op: str, size: int, ranks: int) -> float | None:
         try:
-            return concurrent_us(groups[ranks], op, size)
+            return concurrent_us(by_size[ranks], op, size)
         except (KeyError, ValueError):
             return None
 
     return bound
 
 
-def _timing(
-    op: str, size: int, ranks: int, group: pl.DataFrame, bound: float | None
-) -> dict[str, Any]:
-    times = group["time_us"]
-    median = float(times.median())  # type: ignore[arg-type]
-    algbw = size / median / 1000 if median > 0 else 0.0
-    return {
-        "op": op,
-        "bytes": size,
-        "ranks": ranks,
-        "iterations": group.height,
-        "time_us": {
-            "min": times.min(),
-            "median": median,
-            "p95": times.quantile(0.95, "linear"),
-            "max": times.max(),
-        },
-        "slowest_us": group["slowest_us"].median(),
-        "algbw_gbytes": algbw,
-        "busbw_gbytes": algbw * bus_factor(op, ranks),
-        "bound_us": bound,
-        "efficiency": bound / median if bound is not None and median > 0 else None,
-        "wrong": int(group["wrong"].sum()) if group["checked"].any() else None,
-    }
+def _collective_row(
+    op: str, size: int, ranks: int, group: pl.DataFrame, bound_us: float | None
+) -> CollectiveRow:
+    """Sum up the iterations of one operation.
 
-
-def bus_factor(op: str, ranks: int) -> float:
-    """busbw / algbw as nccl-tests defines it."""
-    if op == "all_reduce":
-        return 2 * (ranks - 1) / ranks
-    if op in {"all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"}:
-        return (ranks - 1) / ranks
-    return 1.0
-
-
-def _captures(run: RunDir, plan: Plan, ops: pl.DataFrame, problems: Problems) -> Captured | None:
-    """The tables of packet captures, written; None if the plan is damaged."""
-    try:
-        with temporary_folder("testbed-captures-") as scratch:
-            captured = read_captures(run, plan, ops, scratch)
-    except ValueError as error:
-        problems.append(f"the captures cannot be read by plan.json: {error}")
-        return None
-    captured.flows.write_parquet(run.flows)
-    captured.throughput.write_parquet(run.throughput)
-    captured.operations.write_parquet(run.flow_ops)
-    problems += captured.problems
-    return captured
-
-
-def wan(
-    history: History | None,
-    timed: pl.DataFrame,
-    links: pl.DataFrame,
-    captured: Captured | None,
-    problems: Problems,
-) -> list[dict[str, Any]]:
-    """A row per WAN direction of the plan: the counters' growth from the first sample to the last.
-
-    ``mean_utilisation`` is 8 bytes / (rate x time from the first start to the last end of all that
-    was `timed`: operations or steps of training, warm-up included), and ``rate_bps`` the mean over
-    this time. ``captured_*`` count whole frames at the sending router, or at the receiving one
-    without that capture.
+    Args:
+        op: name of the operation.
+        size: its bytes.
+        ranks: the ranks of a group.
+        group: a row per iteration, as of `iterations`.
+        bound_us: the lower bound; None: not known.
     """
-    if history is None:
-        return []
-    begin, end = (0, 0) if timed.is_empty() else (min(timed["start_ns"]), max(timed["end_ns"]))
-    seconds, rows = (end - begin) / 1e9, []
-    for link in history.states[0].wan:
-        for way in link.directions:
-            row = _growth(links, link, way)
-            if row["bytes"] is None:
-                problems.append(
-                    f"no sample of WAN link {link.key} from {way.source} to {way.target}"
-                )
-            known = row["bytes"] is not None and seconds > 0
-            rate = history.mean_rate_bps(link.key, way.source, begin, end)
-            row |= {
-                "rate_bps": round(rate),
-                "mean_utilisation": row["bytes"] * 8 / (rate * seconds) if known else None,
-            }
-            totals = None if captured is None else captured.sent.get((link.key, way.source))
-            if totals is not None:
-                row |= {"captured_bytes": totals.wire_bytes, "captured_packets": totals.packets}
-            rows.append(row)
+    time_us = spread(group["time_us"])
+    algbw, efficiency = 0.0, None
+    if time_us.median > 0:
+        algbw = size / time_us.median / 1000
+        efficiency = None if bound_us is None else bound_us / time_us.median
+    return CollectiveRow(
+        op=op,
+        bytes=size,
+        ranks=ranks,
+        iterations=group.height,
+        time_us=time_us,
+        slowest_us=spread(group["slowest_us"]).median,
+        algbw_gbytes=algbw,
+        busbw_gbytes=algbw * bus_factor(op, ranks),
+        bound_us=bound_us,
+        efficiency=efficiency,
+        wrong=int(group["wrong"].sum()) if group["checked"].any() else None,
+    )
+
+
+def _wan(run: LoadedRun) -> list[WanRow]:
+    """Give a row per WAN direction of the plan."""
+    begin_ns, end_ns = 0, 0
+    if not run.timed.is_empty():
+        begin_ns, end_ns = min(run.timed["start_ns"]), max(run.timed["end_ns"])
+    rows: list[WanRow] = []
+    for link in run.history.states[0].wan:
+        for direction in link.directions:
+            rows.append(_wan_row(run, link.key, direction, begin_ns, end_ns))
+            if rows[-1].bytes is None:
+                ends = f"from {direction.source} to {direction.target}"
+                run.problems.append(_no_records(f"no sample of WAN link {link.key} {ends}"))
     return rows
 
 
-def _growth(links: pl.DataFrame, link: WanLink, way: Direction) -> dict[str, Any]:
-    mine = links.filter((pl.col("link") == link.key) & (pl.col("source") == way.source)).sort(
-        "time_ns"
+def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end_ns: int) -> WanRow:
+    """Sum up a direction: the growth of its counters from the first sample to the last.
+
+    Args:
+        run: with history, links and captures.
+        link: key of the WAN link.
+        direction: of the link.
+        begin_ns: first start of all operations or steps, Unix ns.
+        end_ns: their last end.
+    """
+    samples = of_direction(run.links, link, direction.source)
+    sent = _growth(samples, "bytes")
+    rate_bps = run.history.mean_rate_bps(link, direction.source, begin_ns, end_ns)
+    seconds = (end_ns - begin_ns) / 1e9
+    utilisation = None
+    if sent is not None and seconds > 0:
+        utilisation = sent * 8 / (rate_bps * seconds)
+    captured = None
+    if run.captured is not None:
+        captured = run.captured.sent.get((link, direction.source))
+    return WanRow(
+        source=direction.source,
+        target=direction.target,
+        link=link,
+        bytes=sent,
+        packets=_growth(samples, "packets"),
+        drops=_growth(samples, "drops"),
+        rate_bps=round(rate_bps),
+        mean_utilisation=utilisation,
+        captured_bytes=None if captured is None else captured.wire_bytes,
+        captured_packets=None if captured is None else captured.packets,
     )
-    row: dict[str, Any] = {"from": way.source, "to": way.target, "link": link.key}
-    for column in ("bytes", "packets", "drops"):
-        row[column] = None if mine.is_empty() else int(mine[column][-1] - mine[column][0])
-    return row
 
 
-def transfers(run: RunDir) -> list[dict[str, Any]]:
-    """A row per transfer beside the job: its hosts, bytes, those received, seconds, and bit/s of
-    what was received.
-    """
-    rows: list[dict[str, Any]] = []
-    first = run.began_ns()
-    for record in read_records(run.transfers):
-        try:
-            seconds, received = (
-                (record["end_ns"] - record["start_ns"]) / 1e9,
-                int(record["received"]),
-            )
-            row = {"from": record["source"], "to": record["target"], "bytes": int(record["bytes"])}
-            row |= {
-                "received": received,
-                "seconds": seconds,
-                "bps": 8 * received / seconds if seconds > 0 else None,
-            }
-            at_s = None if first is None else (record["start_ns"] - first) / 1e9
-            rows.append(
-                row | {"at_s": at_s, "start_ns": record["start_ns"], "error": record.get("error")}
-            )
-        except (KeyError, TypeError, ValueError):
-            continue
-    return sorted(rows, key=lambda row: int(row["start_ns"]))
+def _growth(samples: pl.DataFrame, counter: str) -> int | None:
+    """Return by how much a cumulative column of samples grew; None without samples."""
+    if samples.is_empty():
+        return None
+    return int(samples[counter][-1] - samples[counter][0])
 
 
-def _fidelity(run: RunDir, problems: Problems) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(run.fidelity.read_text())
-    except FileNotFoundError:
-        problems.append("raw/fidelity.json is missing: the network was not verified before the run")
+def _transfers(run: LoadedRun) -> list[TransferRow]:
+    """Give a row per transfer in the background, by their start."""
+    ended, _problems = records.read(run.folder.transfers, TransferEnded, may_be_empty=True)
+    rows = [_transfer_row(transfer, run.began_ns) for transfer in ended]
+    return sorted(rows, key=lambda row: row.start_ns)
+
+
+def _transfer_row(transfer: TransferEnded, began_ns: int | None) -> TransferRow:
+    seconds = (transfer.end_ns - transfer.start_ns) / 1e9
+    at_s = None if began_ns is None else (transfer.start_ns - began_ns) / 1e9
+    return TransferRow(
+        source=transfer.source,
+        target=transfer.target,
+        bytes=transfer.bytes,
+        received=transfer.received,
+        seconds=seconds,
+        bps=8 * transfer.received / seconds if seconds > 0 else None,
+        at_s=at_s,
+        start_ns=transfer.start_ns,
+        error=transfer.error,
+    )
+
+
+def _training(run: LoadedRun, of_workload: WorkloadSummary | None) -> TrainingSummary | None:
+    if of_workload is None or run.steps is None:
+        return None
+    return of_workload.summarize(run.plan, run.steps, run.ops, run.links, run.problems)
+
+
+def _round_trips(run: LoadedRun) -> list[RoundTripRow]:
+    if not run.plan.network.wan:
         return []
-    except (OSError, ValueError) as error:
-        problems.append(f"raw/fidelity.json cannot be read ({type(error).__name__})")
+    rows, problems = read_round_trips(run.folder.fidelity)
+    run.problems.extend(problems)
+    return rows
+
+
+def _rates(run: LoadedRun) -> list[RateRow]:
+    if run.plan.clock != "real":
         return []
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return measured_rates(run.history, run.links)
 
 
-def stages(events: list[dict[str, Any]], problems: Problems) -> list[dict[str, Any]]:
-    """Durations of the stages in order: real seconds, and seconds on the run's clock (None:
-    unknown).
+def stages(events: Sequence[Event], problems: list[Problem]) -> list[StageRow]:
+    """Give the durations of the stages, in the order in which they began.
+
+    Args:
+        events: the events of the run.
+        problems: where stages that did not end are added.
     """
-    begun: dict[str, dict[str, Any]] = {}
-    rows: dict[str, dict[str, Any]] = {}
+    open_stages: dict[str, StageBegan] = {}
+    rows: dict[str, StageRow] = {}
     for event in events:
-        name, state = str(event.get("stage")), event.get("state")
-        if state == "begin":
-            begun[name] = event
-            rows[name] = {"stage": name, "wall_seconds": None, "emulated_seconds": None}
-        elif state == "end" and name in begun:
-            begin = begun.pop(name)
-            rows[name]["wall_seconds"] = _elapsed(begin, event, "wall_s", 1)
-            rows[name]["emulated_seconds"] = _elapsed(begin, event, "time_ns", 1e9)
-    problems += [f"the stage {name!r} did not end" for name in begun]
+        if isinstance(event, StageBegan):
+            open_stages[event.stage] = event
+            rows[event.stage] = StageRow(
+                stage=event.stage, wall_seconds=None, emulated_seconds=None
+            )
+        elif isinstance(event, StageEnded) and event.stage in open_stages:
+            began = open_stages.pop(event.stage)
+            rows[event.stage] = _stage_row(began, event)
+    for name in open_stages:
+        message = f"the stage {name!r} did not end"
+        problems.append(Problem(code=ProblemCode.STAGE_UNFINISHED, message=message))
     return list(rows.values())
 
 
-def _elapsed(
-    begin: dict[str, Any], end: dict[str, Any], key: str, per_second: float
-) -> float | None:
-    first, last = begin.get(key), end.get(key)
-    return (
-        (last - first) / per_second
-        if isinstance(first, int | float) and isinstance(last, int | float)
-        else None
+def _stage_row(began: StageBegan, ended: StageEnded) -> StageRow:
+    wall_seconds = None
+    if began.wall_s is not None and ended.wall_s is not None:
+        wall_seconds = ended.wall_s - began.wall_s
+    return StageRow(
+        stage=began.stage,
+        wall_seconds=wall_seconds,
+        emulated_seconds=(ended.time_ns - began.time_ns) / 1e9,
     )
+
+
+def _dominant(
+    run: LoadedRun, collective_rows: Sequence[CollectiveRow], training: TrainingSummary | None
+) -> Cause | None:
+    flows = None if run.captured is None else run.captured.flows
+    known = training is not None and training.compute_utilisation is not None
+    if known and training is not None and run.steps is not None:
+        return cause_of_training(run.history, training, run.steps, run.links, flows)
+    return cause_of_collectives(run.history, collective_rows, run.ops, run.links, flows)
+
+
+def _no_records(message: str) -> Problem:
+    return Problem(code=ProblemCode.NO_RECORDS, message=message)

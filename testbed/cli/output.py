@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from testbed.analysis.verdict import INCOMPLETE, verdict
+from testbed.analysis.verdict import verdict
 from testbed.cli.options import Format
 from testbed.report.tables import (
     collectives_grid,
@@ -25,6 +25,9 @@ from testbed.report.tables import (
     wan_table,
 )
 from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.problems import ProblemCode
+from testbed.runfolder.status import read_status
+from testbed.runfolder.summary import read_summary
 
 FILE_WIDTH = 120  # columns of a console that is not a terminal
 
@@ -55,14 +58,16 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
         console.print(transfers_table(summary))
     if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
         console.print(fidelity_table(summary))
-    outcome = verdict(status, summary)  # its reason is a program's, with brackets of all kinds
+    typed_status, _problems = read_status(folder.status)
+    typed_summary, _problems = read_summary(folder.summary)
+    # The reason in the outcome is a program's, with brackets of all kinds.
+    outcome = verdict(typed_status, typed_summary)
     if in_short and "\n" in outcome:
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
     console.print(Text(outcome))
-    warnings, problems = status.get("warnings"), summary.get("problems", [])
-    for entry in warnings if isinstance(warnings, list) else []:
-        warning = str(entry["message"] if isinstance(entry, dict) else entry)
-        if warning not in problems and not warning.startswith(INCOMPLETE):
+    problems = typed_summary.problems
+    for warning in [] if typed_status is None else typed_status.warnings:
+        if warning not in problems and warning.code is not ProblemCode.INCOMPLETE:
             console.print(Text.assemble(("not faithful:", "bold yellow"), f" {warning}"))
     for problem in problems:
         console.print(Text.assemble(("missing:", "bold yellow"), f" {problem}"))

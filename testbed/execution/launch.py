@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from testbed.analysis.fidelity import Watched, judge
 from testbed.core.errors import GuestLost, MachineError, RunError, TestbedError
 from testbed.core.leftovers import Kind, note
 from testbed.execution.backend import Backend, backend_for
-from testbed.execution.judge import judge
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
@@ -22,7 +22,6 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import EVENT, Record, RunEnded, read
 from testbed.runfolder.status import Status, write_status
-from testbed.runfolder.summary import read_summary
 
 POLL_S = 0.05
 OUT_OF_MEMORY = re.compile(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE")
@@ -155,11 +154,12 @@ def _report(
         if watch.clock.reading is not None:
             status.emulated_seconds = watch.clock.reading.time_ns / 1e9
             status.forced_ms = watch.forced_ns / 1e6
-    collect(run)
-    summary, _problems = read_summary(run.summary)
-    for doubt in judge(plan, run, status, summary, watch):
+    summary = collect(run)
+    for doubt in judge(plan, run, summary, status, _watched(watch)):
         status.doubt(doubt.code, doubt.message)
-    status.warnings += [problem for problem in summary.problems if _is_of_capture(problem)]
+    status.warnings += [
+        problem for problem in summary.problems if problem.code is ProblemCode.CAPTURE
+    ]
     write_status(run.status, status)
     try:
         nothing_started = status.exit_status == MachineError.exit_status
@@ -169,8 +169,15 @@ def _report(
         write_page(run)
 
 
-def _is_of_capture(problem: Problem) -> bool:
-    return problem.code is ProblemCode.CAPTURE or problem.message.startswith("captures/")
+def _watched(watch: Watch | None) -> Watched | None:
+    if watch is None:
+        return None
+    return Watched(
+        forced_ns=watch.forced_ns,
+        spinner=watch.clock.spinner,
+        busy=watch.load.busy,
+        steal=watch.load.steal,
+    )
 
 
 def tail(path: Path, lines: int = CONSOLE_LINES) -> str:

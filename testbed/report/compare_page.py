@@ -72,7 +72,7 @@ def _verdicts(sides: list[Side]) -> dict[str, str]:
     """What each run says."""
     marks = {True: "faithful timing", False: "unfaithful timing"}
     return {
-        side.name: f"{verdict(side.content.status, side.content.summary)} "
+        side.name: f"{verdict(side.content.outcome, side.content.results)} "
         f"({marks.get(side.content.status.get('faithful'), 'timing not judged')})"  # type: ignore[arg-type]
         for side in sides
     }

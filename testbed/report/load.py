@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from testbed.analysis.network_history import History
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.status import Status, read_status
+from testbed.runfolder.summary import Summary, read_summary
 
 ROW_KEYS = {
     "collectives": {"op", "bytes", "ranks", "dtype", "time_us", "algbw_gbytes", "busbw_gbytes"},
@@ -44,6 +46,8 @@ class Content:
     spec: str = ""
     history: History | None = None  # of the network; None without a plan
     missing: list[str] = field(default_factory=list)
+    outcome: Status | None = None  # the same as `status`, typed
+    results: Summary = field(default_factory=Summary)  # the same as `summary`, typed
 
     @property
     def origin_ns(self) -> int:
@@ -62,6 +66,8 @@ def load(run: RunDir) -> Content:
     """Everything of `run` that a report shows."""
     content = Content(run.path.name)
     missing = content.missing
+    content.outcome, _problems = read_status(run.status)
+    content.results, _problems = read_summary(run.summary)
     content.status = _sound_status(read_json(run.status, missing), missing)
     summary = read_json(run.summary, missing)
     if content.status.get("stages"):  # with the wall time, which the guest does not know
@@ -80,7 +86,7 @@ def load(run: RunDir) -> Content:
     if run.flows.is_file():
         content.flows = read_table(run.flows, FLOWS, missing)
     content.spec = _read_spec(run.spec, missing)
-    missing += [str(problem) for problem in content.summary.get("problems") or []]
+    missing += [str(problem) for problem in content.results.problems]
     return content
 
 

@@ -71,8 +71,8 @@ def write_page(run: RunDir) -> Path:
     html = render(
         "report/page.html.j2",
         content=content,
-        verdict=_attempt(content, "the verdict", lambda: verdict(content.status, content.summary)),
-        meaning=_attempt(content, "the verdict", lambda: meaning(content.status, content.summary)),
+        verdict=_attempt(content, "the verdict", lambda: verdict(content.outcome, content.results)),
+        meaning=_attempt(content, "the verdict", lambda: meaning(content.outcome, content.results)),
         grids=_grids(content),
         figures=_figures(content),
         no_flows=_no_flows(content),

@@ -272,6 +272,14 @@ def read(
     return records, problems
 
 
+def read_clock_health(path: Path) -> ClockHealth | None:
+    """Read raw/strain.json, a single record; None if it is missing or damaged."""
+    try:
+        return ClockHealth.model_validate_json(read_plain(path))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+
+
 class Follower(Generic[AnyRecord]):
     """Reads the records of a growing file, each of them once."""
 

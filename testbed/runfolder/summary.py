@@ -228,6 +228,24 @@ def read_summary(path: Path) -> tuple[Summary, list[Problem]]:
     return Summary.model_construct(**{**_defaults(), **sections}), problems
 
 
+def read_round_trips(path: Path) -> tuple[list[RoundTripRow], list[Problem]]:
+    """Read raw/fidelity.json, the RTTs between datacenters that were measured before the run.
+
+    Returns:
+        The sound rows, and the problems of a missing or damaged file.
+    """
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        rows = json.loads(read_plain(path))
+    except FileNotFoundError:
+        message = f"{name} is missing: the network was not verified before the run"
+        return [], [Problem(code=ProblemCode.FILE_MISSING, message=message)]
+    except (OSError, ValueError, RecursionError) as error:
+        return [], [_damaged(f"{name} cannot be read ({type(error).__name__})")]
+    problems: list[Problem] = []
+    return _sound_rows(RoundTripRow, "round trips", rows, name, problems), problems
+
+
 def read_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """Read a JSON object from a file that may be missing or damaged.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import Status, write_status
 from tests.support.synthetic import GBIT, MS, START_NS, make_network, make_plan
 
 DATACENTERS, HOSTS, OPERATIONS, SAMPLES = 5, 8, 10_000, 1000
@@ -13,6 +14,7 @@ SIZES = [4096 << 2 * i for i in range(7)]
 
 
 def large_plan() -> Plan:
+    """Make the plan of the large run."""
     names = [f"dc{i}" for i in range(DATACENTERS)]
     wan = {
         pair: (10 * GBIT, 10 * GBIT, (5 + i) * MS) for i, pair in enumerate(combinations(names, 2))
@@ -21,6 +23,7 @@ def large_plan() -> Plan:
 
 
 def write_large_run(path: Path) -> RunDir:
+    """Write the large run; records are written as text, for speed."""
     plan = large_plan()
     run = RunDir.create(path)
     run.plan.write_text(plan.model_dump_json())
@@ -47,11 +50,11 @@ def write_large_run(path: Path) -> RunDir:
     with run.link_samples.open("w") as file:
         for i in range(SAMPLES):
             for link in plan.network.wan:
-                for way in link.directions:
+                for direction in link.directions:
                     row = {
                         "time_ns": START_NS + i * 100 * MS,
-                        "source": way.source,
-                        "target": way.target,
+                        "source": direction.source,
+                        "target": direction.target,
                         "link": link.key,
                         "bytes": i * (i + link.index) * 1000,
                         "packets": i * 400,
@@ -61,12 +64,5 @@ def write_large_run(path: Path) -> RunDir:
                     file.write(json.dumps(row) + "\n")
     run.fidelity.write_text("[]")
     run.events.write_text("")
-    status = {
-        "state": "completed",
-        "exit_status": 0,
-        "reason": "",
-        "faithful": True,
-        "warnings": [],
-    }
-    run.write_json(run.status, status)
+    write_status(run.status, Status(state="completed", exit_status=0))
     return run

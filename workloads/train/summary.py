@@ -1,4 +1,4 @@
-"""The steps of training of a run: train.parquet, and `training` of summary.json.
+"""Sum up the steps of training: the section `training` of summary.json.
 
 All times are medians or sums over the steps after the warm-up, of the ranks that compute (a
 parameter server does not).
@@ -8,123 +8,108 @@ parameter server does not).
   time of the steps.
 - ``exposed_ms``: the rest of the step, in which a rank waits: for data on their way, or for slower
   ranks.
-- ``overlapped_ms``: time of operations beside computation; None where the run recorded no operation
-  of the training (phase ``train``). It is the union of a rank's operations within its steps, less
-  ``exposed_ms``.
+- ``overlapped_ms``: time of operations that overlaps computation; None where the run recorded no
+  operation of the training (phase ``train``). It is the union of a rank's operations within its
+  steps, less ``exposed_ms``.
 - ``tokens_per_s``: of all ranks, from the first step's start to the last one's end. ``mfu`` is
   FLOPs per token x tokens/s / (ranks x the GPU's peak); without a GPU there is none.
 - ``wan_bytes_per_step`` and ``_per_token``: the growth of all WAN counters over the steps,
   interpolated between their samples. Frames count with their headers, once for each link that they
   cross.
 - ``final_loss``: the mean over the ranks, in the last step.
-- ``late_ms``: computation that took longer than it was to, per step: the CPU could not keep up
-  (real clock).
+- ``late_ms``: computation that took longer than modelled, per step: the CPU could not keep up (real
+  clock).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from testbed.analysis.link_samples import sent_bytes
+from testbed.analysis.operations import spread
 from testbed.core.gpus import FLOPS_PER_PARAMETER, PEAK_FLOPS
 from testbed.plan.model import Plan
-
-SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
-    "step": pl.Int32,
-    "rank": pl.Int32,
-    "host": pl.String,
-    "dc": pl.String,
-    "start_ns": pl.Int64,
-    "end_ns": pl.Int64,
-    "compute_ns": pl.Int64,
-    "late_ns": pl.Int64,
-    "loss": pl.Float64,
-    "tokens": pl.Int64,
-    "computed_ns": pl.List(pl.Int64),
-}
-NUMBERS = ("step", "start_ns", "end_ns", "compute_ns", "late_ns", "tokens")
-
-Problems = list[str]
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.summary import TrainingSummary
 
 
-def steps_table(records: list[dict[str, Any]], problems: Problems) -> pl.DataFrame:
-    """train.parquet: the records that are whole, by step and rank; `records` have their places
-    already.
+def summarize(
+    plan: Plan,
+    steps: pl.DataFrame,
+    ops: pl.DataFrame,
+    links: pl.DataFrame,
+    problems: list[Problem],
+) -> TrainingSummary | None:
+    """Sum up the steps after the warm-up.
+
+    Args:
+        plan: what was to be done; its settings are those of `testbed.workloads.train.settings`.
+        steps: train.parquet, by step and rank (`testbed.runfolder.schemas.TRAIN`).
+        ops: columns phase, rank, start_ns and end_ns of ops.parquet.
+        links: columns link, source, time_ns and bytes of links.parquet.
+        problems: where a problem is added if there are no such steps.
+
+    Returns:
+        The section `training` of summary.json; None without steps after the warm-up.
     """
-    good = [record for record in records if _whole(record)]
-    if len(good) < len(records):
-        problems.append(
-            f"raw/train-*.jsonl: {len(records) - len(good)} records lack a column and are left out"
-        )
-    columns = {column: [record.get(column) for record in good] for column in SCHEMA}
-    columns["computed_ns"] = [
-        edges if _are_edges(edges) else None for edges in columns["computed_ns"]
-    ]
-    return pl.DataFrame(columns, schema=SCHEMA).sort("step", "rank")
-
-
-def _are_edges(edges: Any) -> bool:
-    """Whether they are beginnings and ends in turn, in order."""
-    if (
-        not isinstance(edges, list)
-        or len(edges) % 2
-        or not all(isinstance(edge, int) for edge in edges)
-    ):
-        return False
-    return edges == sorted(edges)
-
-
-def _whole(record: dict[str, Any]) -> bool:
-    loss = isinstance(record.get("loss"), int | float | None)
-    return loss and all(isinstance(record.get(column), int) for column in NUMBERS)
-
-
-def training(
-    plan: Plan, steps: pl.DataFrame, ops: pl.DataFrame, links: pl.DataFrame, problems: Problems
-) -> dict[str, Any] | None:
-    """The summary of all steps after the warm-up; None without any."""
     settings = plan.workers.settings
     measured = steps.filter(pl.col("step") >= settings.get("warmup", 0))
     if measured.is_empty():
-        problems.append("no step of training after the warm-up was recorded")
+        message = "no step of training after the warm-up was recorded"
+        problems.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
         return None
-    working = measured.filter(pl.col("compute_ns").sum().over("rank") > 0)
-    working = measured if working.is_empty() else working
-    by_step = working.group_by("step").agg(ms=(pl.col("end_ns") - pl.col("start_ns")).mean() / 1e6)[
-        "ms"
-    ]
-    compute_ms = _mean_ms(working["compute_ns"])
-    mean_ms = _mean_ms(working["end_ns"] - working["start_ns"])
-    tokens, seconds = int(measured["tokens"].sum()), _span_ns(measured) / 1e9
-    wan = _wan_bytes(links, measured)
+    computing = _of_computing_ranks(measured)
+    durations_ns = computing["end_ns"] - computing["start_ns"]
+    compute_ms, step_ms = _mean_ms(computing["compute_ns"]), _mean_ms(durations_ns)
+    exposed_ms = step_ms - compute_ms
     count = int(measured["step"].n_unique())
+    tokens, seconds = int(measured["tokens"].sum()), _span_ns(measured) / 1e9
     tokens_per_s = tokens / seconds if seconds > 0 else 0.0
-    return {
-        "method": settings.get("method"),
-        "steps": count,
-        "ranks": len(plan.workers.ranks),
-        "parameters": settings.get("parameters"),
-        "scale": settings.get("scale", 1),
-        "step_ms": _spread(by_step),
-        "compute_ms": compute_ms,
-        "exposed_ms": max(0.0, mean_ms - compute_ms),
-        "overlapped_ms": _overlapped_ms(working, ops, mean_ms - compute_ms),
-        "compute_utilisation": compute_ms / mean_ms if mean_ms > 0 else None,
-        "tokens_per_s": tokens_per_s,
-        **_mfu(settings, tokens_per_s / len(plan.workers.ranks)),
-        "wan_bytes_per_step": None if wan is None else wan / count,
-        "wan_bytes_per_token": None if wan is None or not tokens else wan / tokens,
-        "final_loss": steps.filter(pl.col("step") == pl.col("step").max())["loss"].mean(),
-        "seconds": _span_ns(steps) / 1e9,
-        "late_ms": _mean_ms(working["late_ns"]),
-    }
+    ranks = len(plan.workers.ranks)
+    flops = _flops_utilisation(settings, tokens_per_s / ranks)
+    wan_bytes = _wan_bytes(links, measured)
+    return TrainingSummary(
+        method=settings.get("method"),
+        steps=count,
+        ranks=ranks,
+        parameters=settings.get("parameters"),
+        scale=settings.get("scale", 1),
+        step_ms=spread(_step_ms(computing)),
+        compute_ms=compute_ms,
+        exposed_ms=max(0.0, exposed_ms),
+        overlapped_ms=_overlapped_ms(computing, ops, exposed_ms),
+        compute_utilisation=compute_ms / step_ms if step_ms > 0 else None,
+        tokens_per_s=tokens_per_s,
+        mfu=flops.mfu,
+        flops_per_token=flops.per_token,
+        peak_flops=flops.peak,
+        wan_bytes_per_step=None if wan_bytes is None else wan_bytes / count,
+        wan_bytes_per_token=None if wan_bytes is None or not tokens else wan_bytes / tokens,
+        final_loss=_final_loss(steps),
+        seconds=_span_ns(steps) / 1e9,
+        late_ms=_mean_ms(computing["late_ns"]),
+    )
 
 
-def _spread(values: pl.Series) -> dict[str, Any]:
-    p95 = values.quantile(0.95, "linear")
-    return {"min": values.min(), "median": values.median(), "p95": p95, "max": values.max()}
+def _of_computing_ranks(steps: pl.DataFrame) -> pl.DataFrame:
+    """Select the rows of the ranks that compute; all rows if none does."""
+    computing = steps.filter(pl.col("compute_ns").sum().over("rank") > 0)
+    return steps if computing.is_empty() else computing
+
+
+def _step_ms(steps: pl.DataFrame) -> pl.Series:
+    """Return of each step the mean duration over the ranks in ms (Float64)."""
+    duration_ns = pl.col("end_ns") - pl.col("start_ns")
+    return steps.group_by("step").agg(ms=duration_ns.mean() / 1e6)["ms"]
+
+
+def _final_loss(steps: pl.DataFrame) -> float | None:
+    last = steps.filter(pl.col("step") == pl.col("step").max())
+    loss: Any = last["loss"].mean()
+    return None if loss is None else float(loss)
 
 
 def _mean_ms(ns: pl.Series) -> float:
@@ -135,38 +120,66 @@ def _span_ns(steps: pl.DataFrame) -> int:
     return int(max(steps["end_ns"]) - min(steps["start_ns"]))
 
 
-def _mfu(settings: dict[str, Any], tokens_per_s: float) -> dict[str, Any]:
-    """Model FLOPs utilisation of one rank, and what it assumes; that of the model before
-    scaling.
-    """
-    gpu = settings.get("gpu")
-    if gpu not in PEAK_FLOPS:
-        return {"mfu": None, "flops_per_token": None, "peak_flops": None}
-    flops = FLOPS_PER_PARAMETER * settings["model_parameters"]
-    peak = PEAK_FLOPS[gpu]
-    return {"mfu": flops * tokens_per_s / peak, "flops_per_token": flops, "peak_flops": peak}
+@dataclass(frozen=True)
+class _FlopsUtilisation:
+    """Model FLOPs utilisation of one rank, and what it assumes; None without a GPU."""
+
+    mfu: float | None = None
+    per_token: float | None = None
+    peak: float | None = None
+
+
+def _flops_utilisation(settings: dict[str, Any], tokens_per_s: float) -> _FlopsUtilisation:
+    """Compare the FLOPs of the model before scaling, at a rank's `tokens_per_s`, to its GPU."""
+    peak = PEAK_FLOPS.get(settings.get("gpu", ""))
+    if peak is None:
+        return _FlopsUtilisation()
+    per_token = FLOPS_PER_PARAMETER * settings["model_parameters"]
+    return _FlopsUtilisation(per_token * tokens_per_s / peak, per_token, peak)
 
 
 def _wan_bytes(links: pl.DataFrame, steps: pl.DataFrame) -> int | None:
+    """Return what all WAN directions sent during the steps; None without samples."""
     if links.is_empty():
         return None
-    begin, end = min(steps["start_ns"]), max(steps["end_ns"])
-    ways = links.sort("time_ns").group_by("link", "source")
-    return round(sum(sent_bytes(samples, begin, end) for _, samples in ways))
+    begin_ns, end_ns = min(steps["start_ns"]), max(steps["end_ns"])
+    sent = 0.0
+    for _direction, samples in links.sort("time_ns").group_by("link", "source"):
+        sent += sent_bytes(samples, begin_ns, end_ns)
+    return round(sent)
 
 
 def _overlapped_ms(steps: pl.DataFrame, ops: pl.DataFrame, exposed_ms: float) -> float | None:
-    """Per step and rank."""
-    mine = ops.filter(pl.col("phase") == "train")
-    if mine.is_empty():
+    """Return the time of operations that overlaps computation, per step and rank.
+
+    Args:
+        steps: columns rank, start_ns and end_ns of train.parquet.
+        ops: columns phase, rank, start_ns and end_ns of ops.parquet.
+        exposed_ms: time per step in which a rank does not compute.
+    """
+    in_training = ops.filter(phase="train")
+    if in_training.is_empty():
         return None
-    busy = 0
-    for (rank,), rows in mine.sort("start_ns").group_by("rank"):
-        ranks_steps = steps.filter(pl.col("rank") == rank)
-        if ranks_steps.is_empty():
-            continue
-        until, end = min(ranks_steps["start_ns"]), max(ranks_steps["end_ns"])
-        for begin, stop in rows.select("start_ns", "end_ns").iter_rows():
-            busy += max(0, min(stop, end) - max(begin, until))
-            until = max(until, min(stop, end))
-    return max(0.0, busy / steps.height / 1e6 - max(0.0, exposed_ms))
+    busy_ns = 0
+    for (rank,), operations in in_training.sort("start_ns").group_by("rank"):
+        of_rank = steps.filter(rank=rank)
+        if not of_rank.is_empty():
+            begin_ns, end_ns = min(of_rank["start_ns"]), max(of_rank["end_ns"])
+            busy_ns += _union_ns(operations, begin_ns, end_ns)
+    return max(0.0, busy_ns / steps.height / 1e6 - max(0.0, exposed_ms))
+
+
+def _union_ns(operations: pl.DataFrame, begin_ns: int, end_ns: int) -> int:
+    """Return for how long at least one operation went on between two times.
+
+    Args:
+        operations: columns start_ns and end_ns (Int64), by start.
+        begin_ns: beginning of the time that counts.
+        end_ns: its end.
+    """
+    union_ns, covered_until = 0, begin_ns
+    for start_ns, stop_ns in operations.select("start_ns", "end_ns").iter_rows():
+        counted_until = min(stop_ns, end_ns)
+        union_ns += max(0, counted_until - max(start_ns, covered_until))
+        covered_until = max(covered_until, counted_until)
+    return union_ns

@@ -1,16 +1,17 @@
 """Tables of a run's captures: delays from matching packets, places, operations, what is missing."""
 
-import json
 
 import numpy as np
 import polars as pl
 import pytest
 
-from testbed.analysis.capture_tables import BIN_NS, FLOW_OPS_SCHEMA, FLOWS_SCHEMA, THROUGHPUT_SCHEMA
+from testbed.analysis.capture_tables import BIN_NS
 from testbed.analysis.summarize import collect
 from testbed.plan.captures import capture_points
 from testbed.plan.model import Rank
+from testbed.runfolder import schemas
 from testbed.runfolder.folder import append_record
+from testbed.runfolder.problems import ProblemCode
 from tests.support.synthetic import make_network, make_plan, three_dcs, two_dcs, write_run
 from tests.support.traces import EAST, MS, START_NS, WEST, segment, write_packets
 
@@ -112,11 +113,11 @@ def forward(run):
 
 def test_the_tables_have_their_schemas(run):
     assert [dict(table.schema) for table in tables(run)] == [
-        FLOWS_SCHEMA,
-        THROUGHPUT_SCHEMA,
-        FLOW_OPS_SCHEMA,
+        schemas.FLOWS,
+        schemas.THROUGHPUT,
+        schemas.FLOW_OPS,
     ]
-    assert set(PAGE) <= set(FLOWS_SCHEMA)
+    assert set(PAGE) <= set(schemas.FLOWS)
 
 
 def test_a_flow_has_its_place(run):
@@ -236,14 +237,16 @@ def test_cuts_drops_and_damage_are_said(run):
     for what, at, captured, dropped in (("east-west", "west", 15, 0), ("lan", "east", 4, 3)):
         said = f"{captured} packets captured\n{dropped} packets dropped by kernel\n"
         run.capture(what, at).with_suffix(".log").write_text(said)
-    collect(run)
-    summary = json.loads(run.summary.read_text())
-    assert summary["problems"] == [
+    summary = collect(run)
+    assert [problem.message for problem in summary.problems] == [
         "captures/east-west@east.pcapng is cut short: its figures are those of the readable part",
-        "captures/east-west@west.pcapng was cut: 7 packets went beyond its limit (raise --capture-limit)",
+        "captures/east-west@west.pcapng was cut: 7 packets went beyond its limit "
+        "(raise --capture-limit)",
         "captures/lan@east.pcapng lacks 3 packets, for which the kernel's buffer had no room",
     ]
-    assert [(p["removed_records"], p["dropped"], p["truncated"]) for p in summary["captures"]] == [
+    assert {problem.code for problem in summary.problems} == {ProblemCode.CAPTURE}
+    rows = summary.captures
+    assert [(row.removed_records, row.dropped, row.truncated) for row in rows] == [
         (0, 0, True),
         (7, 0, False),
         (0, 3, False),

@@ -1,137 +1,233 @@
-"""Limits of a run on the real clock: what is within them is silent, what is beyond says why and
-what to do.
-"""
+"""The judge of fidelity: what is within the limits is silent, what is beyond says what to do."""
 
-import copy
 import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from testbed.analysis import fidelity
+from testbed.analysis.fidelity import Watched, judge
+from testbed.analysis.link_samples import measured_rates
 from testbed.analysis.network_history import History
+from testbed.analysis.summarize import collect
 from testbed.measure.clock_health import straining, throttled_seconds
+from testbed.plan.model import Change, Plan, Tcp
 from testbed.runfolder.folder import RunDir
-from tests.support.synthetic import make_plan, two_dcs
+from testbed.runfolder.problems import ProblemCode
+from testbed.runfolder.records import ClockHealth, FirstOperation, TimerLateness, append
+from testbed.runfolder.status import State, Status
+from testbed.runfolder.summary import RateRow, RoundTripRow, Summary, WanRow
+from tests.support.synthetic import make_plan, two_dcs, write_training_run
 
-CALM = {
-    "seconds": 10.0,
-    "late_us": {"median": 80.0, "p99": 900.0, "max": 5000.0, "samples": 500},
-    "throttled_s": {"hosts/a": 0.1, "hosts/b": 0.0},
-    "backlog_drops": 0,
-    "fibre_drops": {},
-}
+CALM = ClockHealth(
+    seconds=10.0,
+    late_us=TimerLateness(median=80.0, p99=900.0, max=5000.0, samples=500),
+    throttled_s={"hosts/a": 0.1, "hosts/b": 0.0},
+    backlog_drops=0,
+    fibre_drops={},
+)
+QUIET = Watched(busy=0.5, steal=0.01)
+Judged = list[tuple[ProblemCode, str]]
 
 
-def said(tmp_path: Path, strain: object, busy: float = 0.5, steal: float = 0.01) -> list[str]:
-    run = RunDir.create(tmp_path / "run")
-    run.write_json(run.strain, strain)
-    return list(fidelity.doubts(run, busy=busy, steal=steal))
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "run")
 
 
-def test_a_calm_machine(tmp_path: Path) -> None:
-    assert said(tmp_path, CALM) == []
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan(two_dcs())
+
+
+def judged(
+    plan: Plan,
+    run: RunDir,
+    *,
+    summary: Summary | None = None,
+    state: State = "completed",
+    reason: str = "",
+    watched: Watched | None = QUIET,
+) -> Judged:
+    status = Status(state=state, reason=reason)
+    problems = judge(plan, run, summary or Summary(), status, watched)
+    return [(problem.code, problem.message) for problem in problems]
+
+
+def on_the_real_clock(plan: Plan, run: RunDir, health: ClockHealth, watched: Watched) -> Judged:
+    run.strain.write_text(health.to_line())
+    return judged(plan.model_copy(update={"clock": "real"}), run, watched=watched)
+
+
+def test_a_calm_machine(plan: Plan, run: RunDir) -> None:
+    assert on_the_real_clock(plan, run, CALM, QUIET) == []
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "text"),
+    ("change", "code", "text"),
     [
         (
-            ["late_us", "p99"],
-            1100.0,
+            {"late_us": TimerLateness(median=80.0, p99=1100.0, max=5000.0)},
+            ProblemCode.TIMERS_LATE,
             "one timer in a hundred was 1.1 ms late or more (limit 1 ms); use --clock virtual",
         ),
         (
-            ["throttled_s", "hosts/b"],
-            0.5,
+            {"throttled_s": {"hosts/a": 0.1, "hosts/b": 0.5}},
+            ProblemCode.HOST_THROTTLED,
             "held back by its CPU limit for 5% of the time; raise it with --cpus, or use",
         ),
         (
-            ["backlog_drops"],
-            3,
+            {"backlog_drops": 3},
+            ProblemCode.BACKLOG_DROPS,
             "3 packets found no room in the kernel's backlog; use --clock virtual",
         ),
         (
-            ["fibre_drops"],
-            {"w0b": 7},
+            {"fibre_drops": {"w0b": 7}},
+            ProblemCode.FIBRE_DROPS,
             "the fibre w0b, which loses nothing, dropped 7 packets; use --clock virtual",
         ),
     ],
 )
-def test_beyond_a_limit(tmp_path: Path, path: list[str], value: object, text: str) -> None:
-    strain: dict = copy.deepcopy(CALM)
-    place = strain
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    (only,) = said(tmp_path, strain)
-    assert text in only
+def test_beyond_a_limit(
+    plan: Plan, run: RunDir, change: dict[str, object], code: ProblemCode, text: str
+) -> None:
+    health = CALM.model_copy(update=change)
+    ((found_code, message),) = on_the_real_clock(plan, run, health, QUIET)
+    assert found_code is code
+    assert text in message
+    assert judged(plan, run) == []  # on the virtual clock there is no such limit
 
 
-def test_cpu_and_steal(tmp_path: Path) -> None:
-    busy, steal = said(tmp_path, CALM, busy=0.75, steal=0.05)
-    assert "the CPU was the limit: it was used or wanted for 75% of the time" in busy
-    assert "did not get its CPUs for 5.0% of the time (steal); use --clock virtual" in steal
+def test_cpu_and_steal(plan: Plan, run: RunDir) -> None:
+    busy, steal = on_the_real_clock(plan, run, CALM, Watched(busy=0.75, steal=0.05))
+    assert busy[0] is ProblemCode.CPU_BUSY
+    assert "the CPU was the limit: it was used or wanted for 75% of the time" in busy[1]
+    assert steal[0] is ProblemCode.CPU_STEAL
+    assert "did not get its CPUs for 5.0% of the time (steal); use --clock virtual" in steal[1]
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"seconds": 1.0}'])
+def test_without_clock_health(plan: Plan, run: RunDir, text: str | None) -> None:
+    if text is not None:
+        run.strain.write_text(text)
+    assert judged(plan.model_copy(update={"clock": "real"}), run) == []
+
+
+def test_a_forced_clock(plan: Plan, run: RunDir) -> None:
+    watched = Watched(forced_ns=2_500_000_000, spinner="python (pid 7) on east-0")
+    ((code, message),) = judged(plan, run, watched=watched)
+    assert code is ProblemCode.CLOCK_FORCED
+    assert message.startswith("python (pid 7) on east-0 computed or looped for 10 s")
+    assert message.endswith("the clock was moved by 2500 ms")
+
+
+def test_events_that_did_not_happen(plan: Plan, run: RunDir) -> None:
+    change = Change(at_ns=10**9, what=("east-west: down",))
+    network = plan.network.model_copy(update={"changes": (change,)})
+    eventful = plan.model_copy(update={"network": network})
+    ((code, message),) = judged(eventful, run)
+    assert code is ProblemCode.EVENTS_NOT_HAPPENED
+    assert "the topology's events did not happen" in message
+    append(run.events, FirstOperation(time_ns=1))
+    assert judged(eventful, run) == []
+
+
+def test_round_trips(plan: Plan, run: RunDir) -> None:
+    right = RoundTripRow(
+        source="east", target="west", rtt_ms_expected=20.0, rtt_ms_measured=20.004, ok=True
+    )
+    late = right.model_copy(update={"rtt_ms_measured": 25.5, "ok": False})
+    silent = right.model_copy(update={"rtt_ms_measured": None, "ok": False})
+    problems = judged(plan, run, summary=Summary(fidelity=[right, late, silent]))
+    assert problems == [
+        (
+            ProblemCode.ROUND_TRIP,
+            f"the RTT between east and west was {measured} ms before the run, "
+            "planned are 20.000 ms",
+        )
+        for measured in (25.5, None)
+    ]
+
+
+def test_drops_with_offload(plan: Plan, run: RunDir) -> None:
+    rows = [
+        WanRow(source="a", target="b", bytes=1, rate_bps=1, mean_utilisation=None, drops=drops)
+        for drops in (None, 3, 4)
+    ]
+    assert judged(plan, run, summary=Summary(wan=rows)) == []
+    tcp = Tcp(buffer_bytes=1 << 26, packets_per_skb=40)
+    network = plan.network.model_copy(update={"tcp": tcp})
+    offloading = plan.model_copy(update={"network": network})
+    ((code, message),) = judged(offloading, run, summary=Summary(wan=rows))
+    assert code is ProblemCode.OFFLOAD_DROPS
+    assert "WAN queues overflowed (7 drops)" in message
+
+
+@pytest.mark.parametrize(("late_ms", "late"), [(1.1, False), (1.3, True)])
+def test_late_computation(tmp_path: Path, plan: Plan, late_ms: float, late: bool) -> None:
+    """A step has 60 ms of computation."""
+    run = write_training_run(tmp_path / "train", plan, late_ms=late_ms)
+    problems = judged(plan, run, summary=Summary(training=collect(run).training))
+    assert [code for code, _message in problems] == [ProblemCode.COMPUTE_LATE] * late
+    if late:
+        assert "computing took 1.3 ms longer than the 60.0 ms of a step" in problems[0][1]
+
+
+def test_an_incomplete_run(plan: Plan, run: RunDir) -> None:
+    """It may have ended before anything was seen of its operations."""
+    problems = judged(plan, run, state="failed", reason="rank 3 died\nof this", watched=None)
+    assert problems == [(ProblemCode.INCOMPLETE, "the run did not complete: rank 3 died")]
+    problems = judged(plan, run, state="interrupted", watched=None)
+    assert problems == [(ProblemCode.INCOMPLETE, "the run did not complete: interrupted")]
 
 
 def samples(
     part_of_rate: float, backlog: int, count: int = 20, step_s: float = 0.02
 ) -> pl.DataFrame:
-    """Of the one link of two datacenters, 1 Gbit/s each way."""
-    return pl.DataFrame(
-        [
-            {
-                "time_ns": int(number * step_s * 1e9),
+    """Make samples of the one link of two datacenters, 1 Gbit/s each way."""
+    rows: list[dict[str, object]] = []
+    for number in range(count):
+        elapsed_ns = number * step_s * 1e9
+        for source, target in (("east", "west"), ("west", "east")):
+            row = {
+                "time_ns": int(elapsed_ns),
                 "source": source,
                 "target": target,
-                "link": "a-b",
-                "bytes": int(number * step_s * 1e9 / 8 * part_of_rate),
+                "link": "east-west",
+                "bytes": int(elapsed_ns / 8 * part_of_rate),
                 "packets": 0,
                 "drops": 0,
                 "backlog_bytes": backlog,
             }
-            for number in range(count)
-            for source, target in (("a", "b"), ("b", "a"))
-        ]
-    )
-
-
-@pytest.fixture
-def plan():
-    return make_plan(two_dcs())
+            rows.append(row)
+    return pl.DataFrame(rows)
 
 
 @pytest.mark.parametrize(("part", "ok"), [(1.0, True), (0.97, True), (0.93, False), (1.2, False)])
-def test_a_full_link_has_its_rate(plan, part: float, ok: bool) -> None:
+def test_a_full_link_has_its_rate(plan: Plan, run: RunDir, part: float, ok: bool) -> None:
     link = plan.network.wan[0]
     full = link.forward.bottleneck.queue_packets * plan.network.mtu
     scale = link.forward.bottleneck.rate_bps / 1e9
-    rows = fidelity.rates(
-        History((plan.network,)),
-        samples(part * scale, full).with_columns(
-            source=pl.col("source").replace({"a": link.forward.source, "b": link.forward.target}),
-            target=pl.col("target").replace({"a": link.forward.source, "b": link.forward.target}),
-        ),
-    )
-    assert [row["ok"] for row in rows] == [ok, ok]
-    assert rows[0]["rate_bps"] == pytest.approx(part * rows[0]["planned_bps"], rel=1e-3)
-    assert rows[0]["seconds"] == pytest.approx(19 * 0.02)
-    assert (
-        [("planned are" in text) for text in fidelity.rate_doubts(rows)] == []
-        if ok
-        else [True, True]
-    )
+    rows = measured_rates(History((plan.network,)), samples(part * scale, full))
+    assert [row.ok for row in rows] == [ok, ok]
+    assert rows[0].rate_bps == pytest.approx(part * rows[0].planned_bps, rel=1e-3)
+    assert rows[0].seconds == pytest.approx(19 * 0.02)
+    problems = judged(plan, run, summary=Summary(rates=rows))
+    assert [code for code, _message in problems] == [ProblemCode.RATE] * (0 if ok else 2)
+    assert all("planned are" in message for _code, message in problems)
 
 
-def test_an_empty_queue_says_nothing_about_the_rate(plan) -> None:
+def test_an_empty_queue_says_nothing_about_the_rate(plan: Plan) -> None:
     history = History((plan.network,))
-    assert fidelity.rates(history, samples(0.5, 0)) == []
+
+    def rates(*, backlog: int, count: int = 20, step_s: float = 0.02) -> list[RateRow]:
+        return measured_rates(history, samples(0.5, backlog, count, step_s))
+
     full = plan.network.wan[0].forward.bottleneck.queue_packets * plan.network.mtu
-    assert fidelity.rates(history, samples(0.5, full, count=3)) == []  # too short
-    assert (
-        fidelity.rates(history, samples(0.5, full, step_s=1.0)) == []
-    )  # may have run empty between samples
+    assert len(rates(backlog=full)) == 2
+    assert rates(backlog=0) == []
+    assert rates(backlog=full, count=3) == []  # too short
+    assert rates(backlog=full, step_s=1.0) == []  # may have run empty between samples
 
 
 def test_timers_are_timed(tmp_path: Path) -> None:

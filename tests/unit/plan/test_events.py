@@ -485,7 +485,7 @@ def test_a_damaged_history_counts_as_far_as_it_is_sound(tmp_path: Path) -> None:
     run = records(tmp_path, plan, [101, 103])
     append_record(run.changes, {"number": 7, "time_ns": 1})
     append_record(run.changes, {"number": 2, "time_ns": "soon"})
-    assert [record["number"] for record in happened(plan, run)] == [0, 1]
+    assert [change.number for change in happened(plan, run)] == [0, 1]
     assert happened(plan, RunDir(tmp_path / "nowhere")) == []
 
 
@@ -521,12 +521,12 @@ def test_periods_tell_how_fast_a_run_got_on(tmp_path: Path) -> None:
         }
     )
     rows = periods(plan.network.changes, happened(plan, run), ops, None)
-    assert [(row["at_s"], row["what"], row["seconds"], row["finished"]) for row in rows] == [
+    assert [(row.at_s, row.what, row.seconds, row.finished) for row in rows] == [
         (0, ["as built"], 2, 2),
         (2, ["a-b: down"], 3, 0),
         (5, ["a-b: up again"], 3, 3),
         (60, ["a-b: delay 10 ms → 1 ms"], None, None),
     ]
-    assert [row["per_s"] for row in rows] == [1, 0, 1, None]
-    assert {row["unit"] for row in rows} == {"operation"}
+    assert [row.per_s for row in rows] == [1, 0, 1, None]
+    assert {row.unit for row in rows} == {"operation"}
     assert periods((), [], ops, None) == []

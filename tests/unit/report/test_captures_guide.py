@@ -7,8 +7,8 @@ import duckdb
 import polars as pl
 import pytest
 
-from testbed.analysis.capture_tables import FLOW_OPS_SCHEMA, FLOWS_SCHEMA, THROUGHPUT_SCHEMA
 from testbed.analysis.summarize import collect
+from testbed.runfolder import schemas
 from tests.support.synthetic import make_plan, two_dcs, write_run
 from tests.unit.analysis.test_capture_tables import write_captures
 
@@ -45,9 +45,9 @@ def test_duckdb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("title", "schema"),
     [
-        ("flows.parquet", FLOWS_SCHEMA),
-        ("throughput.parquet", THROUGHPUT_SCHEMA),
-        ("flow_ops.parquet", FLOW_OPS_SCHEMA),
+        ("flows.parquet", schemas.FLOWS),
+        ("throughput.parquet", schemas.THROUGHPUT),
+        ("flow_ops.parquet", schemas.FLOW_OPS),
     ],
 )
 def test_every_column_is_explained(title: str, schema: dict[str, object]) -> None:

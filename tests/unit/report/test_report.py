@@ -22,6 +22,8 @@ from testbed.report.flow_table import flows_grid
 from testbed.report.load import load
 from testbed.report.page import repeat_command, write_page
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import Status
+from testbed.runfolder.summary import Summary, read_summary
 from tests.support.synthetic import (
     GBIT,
     MS,
@@ -337,14 +339,16 @@ def test_page_of_a_damaged_folder(run):
     ],
 )
 def test_verdict(run, status, expected):
-    collectives = summary_of(run)["collectives"][:2]
-    assert expected in verdict(status, {"collectives": collectives})
+    collect(run)
+    summary, _problems = read_summary(run.summary)
+    summary = Summary(collectives=summary.collectives[:2])
+    assert expected in verdict(Status(**status) if status else None, summary)
 
 
 def test_verdict_warns_of_wrong_results(run):
-    rows = summary_of(run)["collectives"]
-    rows[0]["wrong"] = 5
-    assert "5 wrong values" in verdict({"state": "completed"}, {"collectives": rows})
+    rows = collect(run).collectives
+    rows[0] = rows[0].model_copy(update={"wrong": 5})
+    assert "5 wrong values" in verdict(Status(state="completed"), Summary(collectives=rows))
 
 
 def test_the_typed_command_comes_first(run):
@@ -392,8 +396,9 @@ def test_the_largest_flows_come_first(run):
 
 
 def test_the_verdict_names_what_dominates(run):
-    summary = summary_of(run)
-    assert summary["dominant"]["what"] == "latency"
-    text = verdict({"state": "completed"}, summary)
+    summary = collect(run)
+    assert summary.dominant is not None
+    assert summary.dominant.what == "latency"
+    text = verdict(Status(state="completed"), summary)
     assert text.startswith("Latency dominates: ")
     assert text.count(". ") == 0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from testbed.workloads.train import summary
 
-from testbed.analysis.summarize import LINKS_SCHEMA, OPS_SCHEMA, collect
+from testbed.analysis.summarize import collect
+from testbed.runfolder import schemas
 from tests.support.synthetic import make_plan, three_dcs, write_training_run
 
 GUIDE = (Path(__file__).parents[3] / "docs/run-folder.md").read_text()
@@ -46,7 +46,7 @@ def test_the_query_of_operations_is_right(text, folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("table", "schema"), [("ops", OPS_SCHEMA), ("links", LINKS_SCHEMA), ("train", summary.SCHEMA)]
+    ("table", "schema"), [("ops", schemas.OPS), ("links", schemas.LINKS), ("train", schemas.TRAIN)]
 )
 def test_columns(table, schema):
     section = GUIDE.partition(f"### {table}.parquet")[2].partition("\n#")[0]

@@ -1,0 +1,192 @@
+"""A run folder as it is analysed: its plan, records, tables and captures, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from testbed.analysis.capture_tables import Captured, read_captures
+from testbed.analysis.network_history import History, happened
+from testbed.core.leftovers import temporary_folder
+from testbed.plan.model import Plan, Rank
+from testbed.runfolder import records, schemas
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.records import (
+    EVENT,
+    Event,
+    FirstOperation,
+    LinkSample,
+    NetworkChange,
+    Operation,
+    Record,
+    TrainingStep,
+)
+from testbed.runfolder.schemas import Schema
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a run folder holds.
+
+    Attributes:
+        folder: the run folder.
+        plan: what was to be done.
+        events: the records of its stages, in order.
+        changes: the changes of the network that happened, in order.
+        history: the network over time.
+        ops: a row per operation and rank, by start and rank (`testbed.runfolder.schemas.OPS`).
+        links: the samples of the WAN links (`testbed.runfolder.schemas.LINKS`).
+        steps: a row per training step and rank, by both (`testbed.runfolder.schemas.TRAIN`); None
+            if the workload does not train.
+        captured: the tables of the packet captures; None without captures.
+        problems: what is missing or damaged.
+    """
+
+    folder: RunDir
+    plan: Plan
+    events: list[Event]
+    changes: list[NetworkChange]
+    history: History
+    ops: pl.DataFrame
+    links: pl.DataFrame
+    steps: pl.DataFrame | None
+    captured: Captured | None
+    problems: list[Problem] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: RunDir, plan: Plan, *, trains: bool) -> LoadedRun:
+        """Read a run folder in which anything but the plan may be missing or damaged.
+
+        Args:
+            folder: the run folder.
+            plan: its plan.
+            trains: whether the ranks record training steps.
+        """
+        problems: list[Problem] = []
+        ops = _read_ops(folder, plan, problems)
+        links = _read_links(folder, plan, problems)
+        steps = _read_steps(folder, plan, problems) if trains else None
+        captured = _read_captures(folder, plan, ops, problems)
+        events, event_problems = records.read(folder.events, EVENT)
+        problems += event_problems
+        changes = happened(plan, folder)
+        history = History.with_changes(plan, changes)
+        return cls(folder, plan, events, changes, history, ops, links, steps, captured, problems)
+
+    @property
+    def timed(self) -> pl.DataFrame:
+        """The training steps, or the operations of a run without any: what a run spends time on."""
+        if self.steps is None or self.steps.is_empty():
+            return self.ops
+        return self.steps
+
+    @property
+    def began_ns(self) -> int | None:
+        """When rank 0 began its first operation or step (Unix ns); None: it did not."""
+        for event in self.events:
+            if isinstance(event, FirstOperation):
+                return event.time_ns
+        return None
+
+    def write_tables(self) -> None:
+        """Write the tables into the run folder.
+
+        Raises:
+            OSError: a table cannot be written.
+        """
+        self.ops.write_parquet(self.folder.ops)
+        self.links.write_parquet(self.folder.links)
+        if self.steps is not None:
+            self.steps.write_parquet(self.folder.train)
+        if self.captured is not None:
+            self.captured.flows.write_parquet(self.folder.flows)
+            self.captured.throughput.write_parquet(self.folder.throughput)
+            self.captured.operations.write_parquet(self.folder.flow_ops)
+
+
+@dataclass(frozen=True)
+class _RankRecords:
+    """The records of one rank, and where it ran: the columns that the records lack."""
+
+    place: dict[str, int | str]
+    records: Sequence[Record]
+
+    @classmethod
+    def of(cls, plan: Plan, rank: Rank, rank_records: Sequence[Record]) -> _RankRecords:
+        datacenter = plan.network.host(rank.host).dc
+        return cls({"rank": rank.rank, "host": rank.host, "dc": datacenter}, rank_records)
+
+
+def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
+    """Read the operations of all ranks (`testbed.runfolder.schemas.OPS`)."""
+    by_rank: list[_RankRecords] = []
+    idle: list[Problem] = []
+    # A command that is started once on each host need not have anything to do with torch.
+    may_be_missing = plan.workers.once_per_host
+    for rank in plan.workers.ranks:
+        path = folder.rank_ops(rank.rank)
+        if may_be_missing and not path.exists():
+            continue
+        operations, file_problems = records.read(path, Operation, may_be_empty=True)
+        problems += file_problems
+        by_rank.append(_RankRecords.of(plan, rank, operations))
+        if not operations:
+            message = f"raw/{path.name} holds no operation, those of other ranks do"
+            idle.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
+    some = any(rank_records.records for rank_records in by_rank)
+    if some and plan.workers.workload != "script":
+        problems += idle
+    return _table(by_rank, schemas.OPS).sort("start_ns", "rank")
+
+
+def _read_steps(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
+    """Read the training steps of all ranks (`testbed.runfolder.schemas.TRAIN`)."""
+    by_rank: list[_RankRecords] = []
+    for rank in plan.workers.ranks:
+        steps, file_problems = records.read(folder.rank_train(rank.rank), TrainingStep)
+        problems += file_problems
+        by_rank.append(_RankRecords.of(plan, rank, steps))
+    return _table(by_rank, schemas.TRAIN).sort("step", "rank")
+
+
+def _read_links(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
+    """Read the samples of the WAN links (`testbed.runfolder.schemas.LINKS`)."""
+    samples: list[LinkSample] = []
+    if plan.network.wan:
+        samples, file_problems = records.read(folder.link_samples, LinkSample)
+        problems += file_problems
+    return _table([_RankRecords({}, samples)], schemas.LINKS)
+
+
+def _read_captures(
+    folder: RunDir, plan: Plan, ops: pl.DataFrame, problems: list[Problem]
+) -> Captured | None:
+    """Make the tables of packet captures; None if there are none, or the plan is damaged."""
+    if plan.capture == "none":
+        return None
+    try:
+        with temporary_folder("testbed-captures-") as scratch:
+            captured = read_captures(folder, plan, ops, scratch)
+    except ValueError as error:
+        message = f"the captures cannot be read by plan.json: {error}"
+        problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
+        return None
+    problems += captured.problems
+    return captured
+
+
+def _table(by_rank: Sequence[_RankRecords], schema: Schema) -> pl.DataFrame:
+    """Make a table with the columns of `schema`, of records' fields and ranks' places."""
+    columns: dict[str, list[Any]] = {name: [] for name in schema}
+    for rank_records in by_rank:
+        place, rows = rank_records.place, rank_records.records
+        for name, values in columns.items():
+            if name in place:
+                values.extend([place[name]] * len(rows))
+            else:
+                values.extend([getattr(row, name) for row in rows])
+    return pl.DataFrame(columns, schema=dict(schema))
