@@ -1,6 +1,5 @@
 """Tables of a run's captures: delays from matching packets, places, operations, what is missing."""
 
-
 import numpy as np
 import polars as pl
 import pytest
