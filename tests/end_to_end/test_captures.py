@@ -265,9 +265,7 @@ def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> N
     for point in points.values():
         assert (out / "captures" / point["capture"]).stat().st_size < 1.1 * 4e6
     warning = next(
-        entry["message"]
-        for entry in run.status["warnings"]
-        if "nic@west-h0" in entry["message"]
+        entry["message"] for entry in run.status["warnings"] if "nic@west-h0" in entry["message"]
     )
     assert "went beyond its limit" in warning
     assert "was cut" in " ".join(done.stdout.split())
