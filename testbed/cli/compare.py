@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from testbed.cli.options import Format, FormatOption
-from testbed.cli.output import print_csv, wide_console
+from testbed.cli.output import wide_console
+from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
 from testbed.report.tables import render
-from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem
+from testbed.runfolder.summary import read_object, read_summary
 
 if TYPE_CHECKING:
     from testbed.report.load import Content
@@ -39,35 +42,32 @@ def compare(
     if len(runs) < 2:
         raise InputError("compare needs at least two run folders")
     folders = [RunDir.open(path) for path in runs]
-    plans = [_read(folder.plan, "without it nothing is known of the run") for folder in folders]
+    plans = [_read_plan(folder.plan) for folder in folders]
     for folder in folders:
-        _read(folder.summary, "testbed report RUN makes it anew")
+        _, problems = read_summary(folder.summary)
+        _refuse(folder.summary, problems, "testbed report RUN makes it anew")
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
-    try:
-        differences, figures = (
-            plan_differences(plans),
-            measured([content.summary for content in contents]),
-        )
-        if html is not None:
-            _write_page(html, names, contents, plans)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        raise InputError(
-            f"a summary.json holds values of the wrong kind ({error})",
-            remedy="testbed report RUN makes it anew",
-        ) from error
+    differences = plan_differences(plans)
+    figures = measured([content.summary for content in contents])
+    if html is not None:
+        _write_page(html, names, contents, plans)
     _print(folders, names, differences, figures, output)
     if html is not None and output is Format.TABLE:
         typer.echo(f"page: {html}")
 
 
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in `path`."""
-    missing: list[str] = []
-    found = read_json(path, missing)
-    if missing:
-        raise InputError(f"{path.parent}: {missing[0]}", remedy=remedy)
-    return found
+def _read_plan(path: Path) -> dict[str, Any]:
+    """Read plan.json as it is: plans of other versions can be compared too."""
+    document, problems = read_object(path)
+    _refuse(path, problems, "without it nothing is known of the run")
+    return document
+
+
+def _refuse(path: Path, problems: list[Problem], remedy: str) -> None:
+    """Raise InputError if there is a problem with a file."""
+    if problems:
+        raise InputError(f"{path.parent}: {problems[0]}", remedy=remedy)
 
 
 def _write_page(
@@ -110,6 +110,6 @@ def _print(
         return
     for grid in (plan_grid(differences, names), measured_grid(figures, names)):
         if output is Format.CSV:
-            print_csv([[column.header for column in grid.columns], *grid.rows])
+            typer.echo(csv_text([column.header for column in grid.columns], grid.rows))
         else:
             wide_console().print(render(grid))

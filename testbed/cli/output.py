@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Sequence
 
 import typer
 from rich.console import Console
@@ -14,6 +11,7 @@ from rich.text import Text
 
 from testbed.analysis.verdict import verdict
 from testbed.cli.options import Format
+from testbed.core.csv_text import csv_text
 from testbed.report.tables import (
     collectives_grid,
     collectives_table,
@@ -24,10 +22,10 @@ from testbed.report.tables import (
     transfers_table,
     wan_table,
 )
-from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.status import read_status
-from testbed.runfolder.summary import read_summary
+from testbed.runfolder.summary import read_object, read_summary
 
 FILE_WIDTH = 120  # columns of a console that is not a terminal
 
@@ -36,40 +34,41 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
     """Print what a run measured; `in_short` only the first line of why it failed, where an error
     will tell it all.
     """
-    summary = read_json(folder.summary, [])
-    status = read_json(folder.status, [])
     if output is Format.JSON:
-        typer.echo(json.dumps({"status": status, "summary": summary}, indent=2))
+        status_document, _ = read_object(folder.status)
+        summary_document, _ = read_object(folder.summary)
+        document = {"status": status_document, "summary": summary_document}
+        typer.echo(json.dumps(document, indent=2))
         return
+    status, _ = read_status(folder.status)
+    summary, _ = read_summary(folder.summary)
     if output is Format.CSV:
-        grid = training_grid(summary) if summary.get("training") else collectives_grid(summary)
-        print_csv([[" ".join(column.header.split()) for column in grid.columns], *grid.rows])
+        grid = collectives_grid(summary) if summary.training is None else training_grid(summary)
+        header = [" ".join(column.header.split()) for column in grid.columns]
+        typer.echo(csv_text(header, grid.rows))
         return
     console = wide_console()
-    if summary.get("collectives"):
+    if summary.collectives:
         console.print(collectives_table(summary))
-    if summary.get("training"):
+    if summary.training is not None:
         console.print(training_table(summary))
-    if summary.get("wan"):
+    if summary.wan:
         console.print(wan_table(summary))
-    if summary.get("periods"):
+    if summary.periods:
         console.print(periods_table(summary))
-    if summary.get("transfers"):
+    if summary.transfers:
         console.print(transfers_table(summary))
-    if not all(pair.get("ok") for pair in summary.get("fidelity", [])):
+    if not all(pair.ok for pair in summary.fidelity):
         console.print(fidelity_table(summary))
-    typed_status, _problems = read_status(folder.status)
-    typed_summary, _problems = read_summary(folder.summary)
-    # The reason in the outcome is a program's, with brackets of all kinds.
-    outcome = verdict(typed_status, typed_summary)
+    outcome = verdict(status, summary)  # its reason is a program's, with brackets of all kinds
     if in_short and "\n" in outcome:
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
     console.print(Text(outcome))
-    problems = typed_summary.problems
-    for warning in [] if typed_status is None else typed_status.warnings:
-        if warning not in problems and warning.code is not ProblemCode.INCOMPLETE:
+    warnings = [] if status is None else status.warnings
+    for warning in warnings:
+        if warning not in summary.problems and warning.code is not ProblemCode.INCOMPLETE:
             console.print(Text.assemble(("not faithful:", "bold yellow"), f" {warning}"))
-    for problem in problems:
+    for problem in summary.problems:
         console.print(Text.assemble(("missing:", "bold yellow"), f" {problem}"))
 
 
@@ -82,13 +81,6 @@ def print_files(folder: RunDir, output: Format) -> None:
     if folder.trace.is_file():
         lines.append(f"trace:   {folder.trace} (for ui.perfetto.dev)")
     console.print(Text("\n".join(lines)), soft_wrap=True)
-
-
-def print_csv(rows: Iterable[Sequence[str]]) -> None:
-    """Print `rows` as comma-separated values."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    typer.echo(text.getvalue(), nl=False)
 
 
 def wide_console() -> Console:

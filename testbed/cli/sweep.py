@@ -16,6 +16,7 @@ from testbed.cli.options import Format, FormatOption, Given, run_overrides, take
 from testbed.cli.output import wide_console
 from testbed.cli.progress import PlainDisplay
 from testbed.cli.sweep_display import display, duration
+from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError, Place, TestbedError
 from testbed.core.units import format_size
 from testbed.execution.guest_backend import guest_kernel_version
@@ -238,7 +239,7 @@ def _print_points(
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[str(row.get(name, "")) for name in names] for row in rows]
     if output is Format.CSV:
-        typer.echo(sweep_results.csv_text(names, cells))
+        typer.echo(csv_text(names, cells))
         return
     waiting = [point for point in unique(points) if point.identity not in done]
     estimate = _estimate(points, waiting, folder, jobs)

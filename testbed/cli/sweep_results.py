@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.text import Text
 
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import wide_console
+from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_cell
 from testbed.report.tables import Column, Grid, render
@@ -173,15 +172,6 @@ def _print(names: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) 
         wide_console().print(
             table_of(names, [[format_cell(value) for value in row] for row in rows])
         )
-
-
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as CSV with a head line; what is missing is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return text.getvalue().rstrip("\n")
 
 
 def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption, SetOption, TopologyArgument
 from testbed.cli.output import wide_console
+from testbed.core.csv_text import csv_text as core_csv_text
 from testbed.core.units import format_probability, format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, Network, WanLink
 from testbed.plan.resolve import resolve_network
@@ -62,14 +63,8 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
     """Rows of the same keys as CSV with a head line."""
-    import csv  # noqa: PLC0415
-    import io  # noqa: PLC0415
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip()
+    cells = [list(row.values()) for row in rows]
+    return core_csv_text(list(rows[0]), cells)
 
 
 def _row(name: str, description: str, network: Network) -> dict[str, Any]:

@@ -1,13 +1,17 @@
-"""Runs side by side: what differs in their plans, and in what they measured."""
+"""Runs compared: what differs in their plans, and in what they measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from testbed.core.units import format_cell, format_size, format_time
-from testbed.report.tables import Column, Grid, Summary
+from testbed.report.tables import NONE, Column, Grid
+from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary
+
+Document: TypeAlias = Mapping[str, Any]  # the content of plan.json, whichever version wrote it
+LabelledFigure: TypeAlias = tuple[str, float | None]
 
 # Of a plan: what follows from other values, or says nothing about what was emulated.
 DERIVED = frozenset(
@@ -22,8 +26,6 @@ DERIVED = frozenset(
         "routes",
         "cables",
         "environment",
-    }
-    | {
         "guest_memory_bytes",
         "memory_bytes",
         "timeout_s",
@@ -35,134 +37,188 @@ DERIVED = frozenset(
     }
 )
 NAMES = ("key", "name", "rank")  # by which the items of a list are told apart
-TRAINING = {
-    "step_ms": "step (ms)",
-    "compute_utilisation": "utilisation",
-    "exposed_ms": "exposed (ms)",
-    "tokens_per_s": "tokens/s",
-    "wan_bytes_per_step": "WAN bytes per step",
-    "final_loss": "final loss",
-    "seconds": "seconds of training",
+TRAINING_FIGURES: Mapping[str, Callable[[TrainingSummary], float | None]] = {
+    "step (ms)": lambda training: training.step_ms.median,
+    "utilisation": lambda training: training.compute_utilisation,
+    "exposed (ms)": lambda training: training.exposed_ms,
+    "tokens/s": lambda training: training.tokens_per_s,
+    "WAN bytes per step": lambda training: training.wan_bytes_per_step,
+    "final loss": lambda training: training.final_loss,
+    "seconds of training": lambda training: training.seconds,
 }
-Figure = tuple[str, float | None]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value of each run; None where a run has none."""
+    """A value of each run, None where a run has none; `what` names the value."""
 
     what: str
     values: tuple[Any, ...]
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Give the difference as JSON."""
         return asdict(self)
 
 
-def plan_differences(plans: list[dict[str, Any]]) -> list[Difference]:
-    """What was to be done, value by value, where it is not the same in all of `plans` (the content
-    of plan.json).
+def plan_differences(plans: Sequence[Document]) -> list[Difference]:
+    """List the values of plans that are not the same in all of them.
+
+    Args:
+        plans: the content of each run's plan.json.
     """
-    flat = [dict(_flatten(plan, "")) for plan in plans]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    found = (Difference(key, tuple(one.get(key) for one in flat)) for key in keys)
-    return [
-        difference for difference in found if len({repr(value) for value in difference.values}) > 1
-    ]
+    settings = [dict(_flatten(plan, "")) for plan in plans]
+    names: dict[str, None] = {}
+    for of_run in settings:
+        names.update(dict.fromkeys(of_run))
+
+    differences = []
+    for name in names:
+        values = tuple(of_run.get(name) for of_run in settings)
+
+        distinct = {repr(value) for value in values}
+        if len(distinct) > 1:
+            differences.append(Difference(name, values))
+    return differences
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Give each value within a value of a plan with its path, such as ``network.mtu``."""
     if isinstance(value, dict):
-        for key, item in value.items():
-            if key == "changes":
-                yield from (_change(change) for change in item)
-            elif key not in DERIVED:
-                yield from _flatten(item, f"{path}.{key}" if path else key)
+        yield from _flatten_object(value, path)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for number, item in enumerate(value):
-            name = next((item[key] for key in NAMES if key in item), number)
-            yield from _flatten(item, f"{path}.{name}")
+            yield from _flatten(item, f"{path}.{_item_name(item, number)}")
     else:
         yield path, value
 
 
-def _change(change: dict[str, Any]) -> tuple[str, str]:
-    """A change of the network as people read it; what is in it follows from that."""
-    return f"change at {format_time(change['at_ns'])}", "; ".join(change["what"])
+def _flatten_object(value: Document, path: str) -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if key == "changes":
+            for change in item:
+                yield _change(change)
+        elif key not in DERIVED:
+            yield from _flatten(item, f"{path}.{key}" if path else key)
 
 
-def measured(summaries: list[Summary]) -> list[Difference]:
-    """Each figure of each run: medians of collectives in ms, training, and MiB over each WAN link
-    direction.
-    """
+def _item_name(item: Document, number: int) -> Any:
+    """Name an item of a list: its name if it has one, else its number."""
+    for key in NAMES:
+        if key in item:
+            return item[key]
+    return number
+
+
+def _change(change: Document) -> tuple[str, str]:
+    """Describe a change of the network as people read it; its values follow from that."""
+    time = format_time(change["at_ns"])
+    return f"change at {time}", "; ".join(change["what"])
+
+
+def measured(summaries: Sequence[Summary]) -> list[Difference]:
+    """Give the figures of each run: of collectives, of training, and of WAN links."""
     return [*operations(summaries), *trainings(summaries), *links(summaries)]
 
 
-def operations(summaries: list[Summary]) -> list[Difference]:
-    """Medians of collectives in ms."""
-    return _together(summaries, _operations)
+def operations(summaries: Sequence[Summary]) -> list[Difference]:
+    """Give the medians of collectives in ms."""
+    return _side_by_side(summaries, _operation_figures)
 
 
-def trainings(summaries: list[Summary]) -> list[Difference]:
-    """Times, bytes and losses of training."""
-    return _together(summaries, _training)
+def trainings(summaries: Sequence[Summary]) -> list[Difference]:
+    """Give times, bytes and losses of training."""
+    return _side_by_side(summaries, _training_figures)
 
 
-def links(summaries: list[Summary]) -> list[Difference]:
-    """MiB over each WAN link direction, and what its queue dropped, if anything."""
-    return _together(summaries, _links)
+def links(summaries: Sequence[Summary]) -> list[Difference]:
+    """Give the MiB over each direction of a WAN link, and what its queue dropped, if anything."""
+    return _side_by_side(summaries, _link_figures)
 
 
-def _together(
-    summaries: list[Summary], figures: Callable[[Summary], Iterator[Figure]]
+def _side_by_side(
+    summaries: Sequence[Summary], figures: Callable[[Summary], Iterator[LabelledFigure]]
 ) -> list[Difference]:
-    found: dict[str, list[Any]] = {}
+    """Put the figures of runs that have the same label side by side."""
+    values: dict[str, list[float | None]] = {}
+
     for number, summary in enumerate(summaries):
-        for what, value in figures(summary):
-            found.setdefault(what, [None] * len(summaries))[number] = value
-    return [Difference(what, tuple(values)) for what, values in found.items()]
+        for label, value in figures(summary):
+            row = values.setdefault(label, [None] * len(summaries))
+            row[number] = value
+
+    return [Difference(label, tuple(row)) for label, row in values.items()]
 
 
-def _operations(summary: Summary) -> Iterator[Figure]:
-    for row in summary.get("collectives") or []:
-        kind = "" if row.get("algorithm", "gloo") == "gloo" else f" {row['algorithm']}"
-        size = format_size(row["bytes"], 3) if row["bytes"] else ""
-        yield f"{row['op']}{kind} {size} (ms)".replace("  ", " "), row["time_us"]["median"] / 1000
+def _operation_figures(summary: Summary) -> Iterator[LabelledFigure]:
+    for row in summary.collectives:
+        yield _operation_label(row), row.time_us.median / 1000
 
 
-def _training(summary: Summary) -> Iterator[Figure]:
-    training = summary.get("training") or {}
-    for key, label in TRAINING.items():
-        if key in training:
-            yield label, training[key]["median"] if key == "step_ms" else training[key]
+def _operation_label(row: CollectiveRow) -> str:
+
+    parts = [row.op]
+    if row.algorithm != "gloo":
+        parts.append(row.algorithm)
+    if row.bytes:
+        parts.append(format_size(row.bytes, 3))
+    return " ".join([*parts, "(ms)"])
 
 
-def _links(summary: Summary) -> Iterator[Figure]:
-    for row in summary.get("wan") or []:
-        size = row.get("bytes")
-        yield f"{row['from']} to {row['to']} (MiB)", None if size is None else size / 2**20
-        if row.get("drops"):
-            yield f"{row['from']} to {row['to']} (dropped packets)", row["drops"]
+def _training_figures(summary: Summary) -> Iterator[LabelledFigure]:
+    training = summary.training
+    if training is None:
+        return
+
+    for label, figure in TRAINING_FIGURES.items():
+        yield label, figure(training)
 
 
-def plan_grid(differences: list[Difference], names: list[str]) -> Grid:
-    """What differs in the plans."""
-    columns = [Column("setting", number=False), *(Column(name, number=False) for name in names)]
-    cells = [[row.what, *(format_cell(value) for value in row.values)] for row in differences]
+def _link_figures(summary: Summary) -> Iterator[LabelledFigure]:
+    for row in summary.wan:
+        direction = f"{row.source} to {row.target}"
+
+        mebibytes = None if row.bytes is None else row.bytes / 2**20
+        yield f"{direction} (MiB)", mebibytes
+        if row.drops:
+            yield f"{direction} (dropped packets)", row.drops
+
+
+def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
+    """Make the table of what differs in plans; `names` are those of the runs."""
+    columns = [Column("setting", number=False)]
+    columns += [Column(name, number=False) for name in names]
+    cells = [_difference_cells(row) for row in differences]
     return Grid("What was done", columns, cells, "only what differs")
 
 
 def measured_grid(
-    figures: list[Difference], names: list[str], title: str = "What was measured"
+    figures: Sequence[Difference], names: Sequence[str], title: str = "What was measured"
 ) -> Grid:
-    """The figures, and those of the later runs as parts of the first one's."""
-    columns = [Column("figure", number=False), *(Column(name) for name in names)]
+    """Make the table of figures, with those of the later runs as parts of the first one's.
+
+    Args:
+        figures: from `measured`, or from one of its parts.
+        names: of the runs.
+        title: of the table.
+    """
+    columns = [Column("figure", number=False)]
+    columns += [Column(name) for name in names]
+
     columns += [Column(f"{name} / {names[0]}") for name in names[1:]]
-    cells = []
-    for row in figures:
-        first, *others = row.values
-        ratios = [
-            f"{other / first:.3f}" if first and other is not None else "-" for other in others
-        ]
-        cells.append([row.what, *(format_cell(value) for value in row.values), *ratios])
+    cells = [_difference_cells(row) + _ratio_cells(row) for row in figures]
+
     return Grid(title, columns, cells, "medians; the last columns are ratios")
+
+
+def _difference_cells(row: Difference) -> list[str]:
+    return [row.what, *(format_cell(value) for value in row.values)]
+
+
+def _ratio_cells(row: Difference) -> list[str]:
+    first, *others = row.values
+
+    cells = []
+    for other in others:
+        is_known = first and other is not None
+        cells.append(f"{other / first:.3f}" if is_known else NONE)
+    return cells

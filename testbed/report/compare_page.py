@@ -1,154 +1,178 @@
-"""Runs side by side as one page that works offline."""
+"""Runs compared as one page that works offline."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from itertools import cycle
 
 import plotly.graph_objects as go
 
 from testbed.analysis.verdict import verdict
 from testbed.report import compare
-from testbed.report.figures import common
+from testbed.report.compare import Document
 from testbed.report.figures.common import (
     COLOURS,
+    OperationKey,
+    Trace,
     axis,
     drawing,
     log_axes,
-    operation_key,
+    loss_figure,
+    operation_keys,
     operation_name,
+    sized_rows,
 )
 from testbed.report.html import Figure, figure, render
 from testbed.report.load import Content
+from testbed.report.tables import Grid
+from testbed.runfolder.status import Status
+from testbed.runfolder.summary import CollectiveRow, WanRow
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 LATENCY = (
-    "Median time of each operation against how many bytes it moves, both on logarithmic scales: a colour for each "
-    "run, a kind of line for each operation."
+    "Median time of each operation against how many bytes it moves, both on logarithmic scales: a "
+    "colour for each run, a kind of line for each operation."
 )
-LOSS = "How well the model predicts the text (lower is better) against each run's own clock, since its training began."
+LOSS = (
+    "How well the model predicts the text (lower is better) against each run's own clock, since "
+    "its training began."
+)
 USED = "Share of its rate that each direction of a WAN link carried on average."
 
 
 @dataclass(frozen=True)
 class Side:
-    """A run of the comparison: its name there, what its folder holds, and the content of
-    plan.json.
-    """
+    """A run of the comparison: its name there, what its folder holds, the content of plan.json."""
 
     name: str
     content: Content
-    plan: dict[str, Any]
+    plan: Document
 
 
-def compare_page(sides: list[Side]) -> bytes:
-    """The page, of two runs or more."""
+def compare_page(sides: Sequence[Side]) -> bytes:
+    """Make the page of two runs or more, in UTF-8."""
     names = [side.name for side in sides]
-    summaries = [side.content.summary for side in sides]
-    figures = {
-        "training": compare.trainings(summaries),
-        "operations": compare.operations(summaries),
-        "links": compare.links(summaries),
-    }
-    titles = {"training": "Training", "operations": "Collectives", "links": "WAN links"}
-    grids = {
-        key: compare.measured_grid(rows, names, title=titles[key])
-        for key, rows in figures.items()
-        if rows
-    }
+    differences = compare.plan_differences([side.plan for side in sides])
+    problems = []
+    for side in sides:
+        problems += [f"{side.name}: {problem}" for problem in side.content.problems]
+
     return render(
         "report/compare.html.j2",
         names=names,
-        verdicts=_verdicts(sides),
-        plans=compare.plan_grid(compare.plan_differences([side.plan for side in sides]), names),
-        grids=grids,
+        verdicts={side.name: _verdict(side.content) for side in sides},
+        plans=compare.plan_grid(differences, names),
+        grids=_grids(sides, names),
         figures=_figures(sides),
-        missing=[f"{side.name}: {line}" for side in sides for line in side.content.missing],
+        problems=problems,
     )
 
 
-def _verdicts(sides: list[Side]) -> dict[str, str]:
-    """What each run says."""
-    marks = {True: "faithful timing", False: "unfaithful timing"}
+def _grids(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Grid]:
+    """Make the tables of what was measured, as far as they have rows."""
+    summaries = [side.content.summary for side in sides]
+    sections = [
+        ("training", "Training", compare.trainings(summaries)),
+        ("operations", "Collectives", compare.operations(summaries)),
+        ("links", "WAN links", compare.links(summaries)),
+    ]
+    grids = {}
+    for key, title, rows in sections:
+        if rows:
+            grids[key] = compare.measured_grid(rows, names, title=title)
+    return grids
+
+
+def _verdict(content: Content) -> str:
+    return f"{verdict(content.status, content.summary)} ({_timing(content.status)})"
+
+
+def _timing(status: Status | None) -> str:
+    if status is None or status.faithful is None:
+        return "timing not judged"
+    return "faithful timing" if status.faithful else "unfaithful timing"
+
+
+def _figures(sides: Sequence[Side]) -> dict[str, Figure]:
+    trained = {}
+    collectives = {}
+    wan = {}
+    for side in sides:
+        if side.content.train is not None:
+            trained[side.name] = side.content.train
+        collectives[side.name] = side.content.summary.collectives
+        wan[side.name] = side.content.summary.wan
     return {
-        side.name: f"{verdict(side.content.outcome, side.content.results)} "
-        f"({marks.get(side.content.status.get('faithful'), 'timing not judged')})"  # type: ignore[arg-type]
-        for side in sides
+        **figure("loss", "Loss against time", LOSS, loss_figure(trained)),
+        **figure("latency", "Time against size", LATENCY, _latency_figure(collectives)),
+        **figure("use", "Use of the WAN", USED, _use_figure(wan)),
     }
 
 
-def _figures(sides: list[Side]) -> dict[str, Figure]:
-    trained = {side.name: side.content.train for side in sides if side.content.train is not None}
-    found = figure("loss", "Loss against time", LOSS, common.loss_figure(trained))
-    rows = {side.name: side.content.summary["collectives"] for side in sides}
-    found |= figure("latency", "Time against size", LATENCY, _latencies(rows))
-    use = {side.name: side.content.summary["wan"] for side in sides}
-    return found | figure("use", "Use of the WAN", USED, _use(use))
-
-
-def _latencies(runs: dict[str, list[dict[str, Any]]]) -> go.Figure | None:
-    """None without sizes."""
-    every = sorted(
-        (row for rows in runs.values() for row in rows if row["bytes"] > 0),
-        key=lambda row: row["bytes"],
-    )
-    if not every:
+def _latency_figure(runs: Mapping[str, Sequence[CollectiveRow]]) -> go.Figure | None:
+    """Draw median time against size of each operation of each run; None without sizes."""
+    all_rows: list[CollectiveRow] = []
+    for rows in runs.values():
+        all_rows += rows
+    all_rows = sized_rows(all_rows)
+    if not all_rows:
         return None
-    keys = list(dict.fromkeys(operation_key(row) for row in every))
+
+    keys = operation_keys(all_rows)
     traces = []
-    for (run, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
-        for number, key in enumerate(keys):
-            mine = sorted(
-                (row for row in rows if row["bytes"] > 0 and operation_key(row) == key), key=_bytes
-            )
-            if not mine:
-                continue
-            traces.append(
-                go.Scatter(
-                    x=[row["bytes"] for row in mine],
-                    y=[row["time_us"]["median"] / 1000 for row in mine],
-                    name=f"{escape(run)}: {operation_name(key, keys)}",
-                    mode="lines+markers",
-                    line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
-                    hovertemplate="%{x:.4s}B: %{y:.4g} ms",
-                )
-            )
-    return drawing(traces, 480, *log_axes(every))
+    for (run, rows), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        for key, dash in zip(keys, cycle(DASHES), strict=False):
+            line_rows = [row for row in sized_rows(rows) if OperationKey.of(row) == key]
+            if line_rows:
+                name = f"{escape(run)}: {operation_name(key, keys)}"
+                traces.append(_latency_trace(line_rows, name, colour, dash))
+    return drawing(traces, 480, *log_axes(all_rows))
 
 
-def _bytes(row: dict[str, Any]) -> int:
-    return int(row["bytes"])
+def _latency_trace(rows: Sequence[CollectiveRow], name: str, colour: str, dash: str) -> Trace:
+    return go.Scatter(
+        x=[row.bytes for row in rows],
+        y=[row.time_us.median / 1000 for row in rows],
+        name=name,
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        hovertemplate="%{x:.4s}B: %{y:.4g} ms",
+    )
 
 
-def _use(runs: dict[str, list[dict[str, Any]]]) -> go.Figure | None:
-    """Bars for each direction and run. None without any that was measured."""
+def _use_figure(runs: Mapping[str, Sequence[WanRow]]) -> go.Figure | None:
+    """Draw bars of mean utilisation for each direction and run; None if none was measured."""
     traces = []
-    for (run, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
-        known = [row for row in rows if row["mean_utilisation"] is not None]
-        if known:
-            traces.append(
-                go.Bar(
-                    x=[100 * row["mean_utilisation"] for row in known],
-                    name=escape(run),
-                    orientation="h",
-                    y=[escape(f"{row['from']} → {row['to']}") for row in known],
-                    marker={"color": colour},
-                    hovertemplate="%{y}: %{x:.3g} %",
-                )
-            )
+    bars = 0
+    for (run, rows), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        directions = []
+        percent = []
+        for row in rows:
+            if row.mean_utilisation is not None:
+                directions.append(escape(f"{row.source} → {row.target}"))
+                percent.append(100 * row.mean_utilisation)
+        if not directions:
+            continue
+        trace = go.Bar(
+            x=percent,
+            y=directions,
+            name=escape(run),
+            orientation="h",
+            marker={"color": colour},
+            hovertemplate="%{y}: %{x:.3g} %",
+        )
+        traces.append(trace)
+        bars += len(directions)
+
     if not traces:
         return None
-    bars = sum(len(trace.y) for trace in traces)
-    used, ways = (
-        axis("used (% of rate)", rangemode="tozero"),
-        axis("", autorange="reversed", tickfont={"size": 11}),
-    )
     return drawing(
         traces,
         150 + 18 * max(bars, 6),
-        used,
-        ways,
+        axis("used (% of rate)", rangemode="tozero"),
+        axis("", autorange="reversed", tickfont={"size": 11}),
         barmode="group",
         legend={"traceorder": "normal"},
     )

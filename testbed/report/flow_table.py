@@ -2,80 +2,130 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from testbed.report.tables import NONE, Column, Grid
 
 MOST_ROWS = 500
+COLUMNS = [
+    Column("from", number=False),
+    Column("to", number=False),
+    Column("WAN link", number=False),
+    Column("payload\n(MiB)"),
+    Column("packets"),
+    Column("sent\nagain"),
+    Column("round trip\nmin (ms)"),
+    Column("median\n(ms)"),
+    Column("95 %\n(ms)"),
+    Column("delay\nmedian (ms)"),
+    Column("95 %\n(ms)"),
+    Column("rate\n(Mbit/s)"),
+    Column("idle\n(%)"),
+    Column("window\n(%)"),
+    Column("network\n(%)"),
+]
 NOTE = (
-    "A row per TCP connection, direction and WAN link, from the packet captures. payload: bytes of data, without "
-    "headers. sent again: packets that TCP repeated because it took them for lost. round trip: from a packet to its "
-    "acknowledgement, as seen where the link begins; delay: from one end of the link to the other, with the wait in "
-    "its queue. rate: payload over the time in which the connection was active. idle: part of the time in which it "
-    "had nothing to send; window: in which it waited for acknowledgements because its window was full; network: in "
+    "A row per TCP connection, direction and WAN link, from the packet captures. payload: bytes of "
+    "data, without headers. sent again: packets that TCP repeated because it took them for lost. "
+    "round trip: from a packet to its acknowledgement, as seen where the link begins; delay: from "
+    "one end of the link to the other, with the wait in its queue. rate: payload over the time in "
+    "which the connection was active. idle: part of the time in which it had nothing to send; "
+    "window: in which it waited for acknowledgements because its window was full; network: in "
     "which the network held it up."
 )
 
 
+class FlowRow(NamedTuple):
+    """A row of flows.parquet, as far as the table shows it; None: not known."""
+
+    from_dc: str
+    to_dc: str
+    src_host: str
+    dst_host: str
+    src_rank: int | None
+    dst_rank: int | None
+    src_port: int | None
+    dst_port: int | None
+    payload_bytes: int | None
+    packets: int | None
+    retransmissions: int | None
+    rtt_min_ns: int | None
+    rtt_median_ns: int | None
+    rtt_p95_ns: int | None
+    delay_median_ns: int | None
+    delay_p95_ns: int | None
+    throughput_bps: float | None
+    idle_share: float | None
+    window_limited_share: float | None
+    network_limited_share: float | None
+
+
 def flows_grid(flows: pl.DataFrame) -> Grid:
-    """The connections with the largest payload first."""
-    columns = [
-        Column("from", number=False),
-        Column("to", number=False),
-        Column("WAN link", number=False),
-        Column("payload\n(MiB)"),
-        Column("packets"),
-        Column("sent\nagain"),
-        Column("round trip\nmin (ms)"),
-        Column("median\n(ms)"),
-        Column("95 %\n(ms)"),
-        Column("delay\nmedian (ms)"),
-        Column("95 %\n(ms)"),
-        Column("rate\n(Mbit/s)"),
-        Column("idle\n(%)"),
-        Column("window\n(%)"),
-        Column("network\n(%)"),
-    ]
+    """Make the table of TCP connections, the largest payload first, at most `MOST_ROWS` rows.
+
+    Args:
+        flows: flows.parquet, with the columns `load.FLOWS_COLUMNS` and as many as there are of the
+            other fields of `FlowRow`; types as in `testbed.runfolder.schemas.FLOWS`.
+    """
     largest = flows.sort("payload_bytes", descending=True, nulls_last=True).head(MOST_ROWS)
+    rows = [_cells(_flow_row(values)) for values in largest.iter_rows(named=True)]
+
     note = NOTE
     if flows.height > MOST_ROWS:
         note += f" These are the {MOST_ROWS} largest of {flows.height}; flows.parquet has all."
-    return Grid(
-        "Connections across the WAN",
-        columns,
-        [_flow(row) for row in largest.iter_rows(named=True)],
-        note,
-    )
+
+    return Grid("Connections across the WAN", COLUMNS, rows, note)
 
 
-def _flow(row: dict[str, Any]) -> list[str]:
-    def milliseconds(key: str) -> str:
-        return _text(row.get(key), lambda value: f"{value / 1e6:.3f}")
+def _flow_row(values: dict[str, Any]) -> FlowRow:
+    fields = {name: values.get(name) for name in FlowRow._fields}
+    return FlowRow(**fields)
 
-    def percent(key: str) -> str:
-        return _text(row.get(key), lambda value: f"{100 * value:.1f}")
 
+def _cells(row: FlowRow) -> list[str]:
     return [
-        _end(row, "src"),
-        _end(row, "dst"),
-        f"{row['from_dc']} → {row['to_dc']}",
-        _text(row["payload_bytes"], lambda value: f"{value / 2**20:.3f}"),
-        _text(row.get("packets"), str),
-        _text(row.get("retransmissions"), str),
-        *(milliseconds(f"rtt_{name}_ns") for name in ("min", "median", "p95")),
-        *(milliseconds(f"delay_{name}_ns") for name in ("median", "p95")),
-        _text(row.get("throughput_bps"), lambda value: f"{value / 1e6:.2f}"),
-        *(percent(f"{name}_share") for name in ("idle", "window_limited", "network_limited")),
+        _end(row.src_host, row.src_rank, row.src_port),
+        _end(row.dst_host, row.dst_rank, row.dst_port),
+        f"{row.from_dc} → {row.to_dc}",
+        _quotient(row.payload_bytes, 2**20, 3),
+        _count(row.packets),
+        _count(row.retransmissions),
+        _milliseconds(row.rtt_min_ns),
+        _milliseconds(row.rtt_median_ns),
+        _milliseconds(row.rtt_p95_ns),
+        _milliseconds(row.delay_median_ns),
+        _milliseconds(row.delay_p95_ns),
+        _quotient(row.throughput_bps, 1e6, 2),
+        _percent(row.idle_share),
+        _percent(row.window_limited_share),
+        _percent(row.network_limited_share),
     ]
 
 
-def _end(row: dict[str, Any], side: str) -> str:
-    """Host and rank, as far as known, and port."""
-    rank, port = row.get(f"{side}_rank"), row.get(f"{side}_port")
-    return f"{row[f'{side}_host']}{'' if rank is None else f' (rank {rank})'}{'' if port is None else f':{port}'}"
+def _end(host: str, rank: int | None, port: int | None) -> str:
+    """Write host and rank and port of one end, as far as they are known."""
+    text = host
+    if rank is not None:
+        text += f" (rank {rank})"
+
+    if port is not None:
+        text += f":{port}"
+    return text
 
 
-def _text(value: Any, form: Any) -> str:
-    return NONE if value is None else str(form(value))
+def _count(value: int | None) -> str:
+    return NONE if value is None else str(value)
+
+
+def _milliseconds(value_ns: int | None) -> str:
+    return NONE if value_ns is None else f"{value_ns / 1e6:.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}"
+
+
+def _quotient(value: float | None, unit: float, digits: int) -> str:
+    return NONE if value is None else f"{value / unit:.{digits}f}"

@@ -1,9 +1,8 @@
-"""Pages that are one file, work offline, and run no script but their own, whatever a run folder
-holds.
+"""Pages that are one file, work offline, and run no scripts but their own.
 
-Texts are escaped by the templates. Figures are data that the page's own script draws. Should a text
-ever get through as an element, the page's content security policy, which names its two scripts by
-their hashes, still runs nothing.
+A run folder may hold anything, so texts are escaped by the templates, and figures are data that the
+page's own script draws. Should a text ever get through as an element, the page's content security
+policy, which names its two scripts by their hashes, still prevents it from running.
 """
 
 from __future__ import annotations
@@ -23,28 +22,34 @@ from plotly.offline import get_plotlyjs
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as JSON of plotly, or as an SVG document; `words` explains it."""
+    """A figure of a page, as JSON for plotly or as an SVG document.
 
-    name: str  # of its element, and of the files it is saved as
+    `name` is that of its element and of the files it is saved as; `explanation` says what it shows.
+    """
+
+    name: str
     title: str
-    words: str
+    explanation: str
     json: Markup | None = None
     svg: Markup | None = None
 
 
-def figure(name: str, title: str, words: str, drawn: go.Figure | None) -> dict[str, Figure]:
-    """`drawn` under its name; nothing if there is none."""
-    return (
-        {}
-        if drawn is None
-        else {name: Figure(name, title, words, json=_for_script(drawn.to_json()))}
-    )
+def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> dict[str, Figure]:
+    """Give a drawn figure under its name; an empty dict if nothing was drawn."""
+    if drawn is None:
+        return {}
+    json = _for_script(drawn.to_json())
+    return {name: Figure(name, title, explanation, json=json)}
 
 
 def render(template: str, **content: object) -> bytes:
-    """The page that `template`, such as ``report/page.html.j2``, makes of `content`, in UTF-8.
+    """Render a page in UTF-8.
 
-    Plotly's 5 MB are put in last, for as text they would be copied five times, at 10 MB each.
+    Plotly's 5 MB are inserted last: as text they would be copied five times, at 10 MB each.
+
+    Args:
+        template: its path in the package, such as ``report/page.html.j2``.
+        content: the variables of the template.
     """
     mark = token_hex(16)
     html = template_of(template).render(
@@ -65,29 +70,37 @@ def _plotly() -> bytes:
 
 @cache
 def policy() -> str:
-    """The content security policy of all pages."""
-    scripts = _text("page.js").encode(), _plotly()
-    hashes = " ".join(
-        f"'sha256-{b64encode(sha256(script).digest()).decode()}'" for script in scripts
-    )
+    """Write the content security policy of all pages."""
+    page_script = _source_hash(_text("page.js").encode())
+    plotly_script = _source_hash(_plotly())
     return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {page_script} {plotly_script}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
+
+
+def _source_hash(script: bytes) -> str:
+    digest = b64encode(sha256(script).digest())
+    return f"'sha256-{digest.decode()}'"
 
 
 def _for_script(json: str) -> Markup:
-    """JSON that cannot end the element it stands in."""
-    return Markup(json.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    """Escape JSON so that it cannot end the element it stands in."""
+    json = json.replace("<", "\\u003c")
+    json = json.replace(">", "\\u003e")
+    return Markup(json.replace("&", "\\u0026"))
 
 
 @cache
 def template_of(name: str) -> Template:
-    """The template `name`, a path in the package, compiled once."""
-    loader = PackageLoader("testbed", "")
-    return Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).get_template(name)
+    """Compile a template, a path in the package, once."""
+    environment = Environment(
+        loader=PackageLoader("testbed", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 @cache

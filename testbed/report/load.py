@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import yaml
@@ -13,145 +12,146 @@ from pydantic import ValidationError
 
 from testbed.analysis.network_history import History
 from testbed.plan.model import Plan
-from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_summary
 
-ROW_KEYS = {
-    "collectives": {"op", "bytes", "ranks", "dtype", "time_us", "algbw_gbytes", "busbw_gbytes"},
-    "wan": {"from", "to", "bytes", "rate_bps", "mean_utilisation"},
-    "fidelity": {"from", "to"},
-    "transfers": {"at_s", "from", "to", "bytes", "received", "seconds", "bps"},
-    "periods": {"at_s", "what", "seconds", "unit", "per_s"},
-    "stages": {"stage", "wall_seconds", "emulated_seconds"},
-}
-OPS = ("op", "bytes", "group_size", "iteration", "phase", "rank", "start_ns", "end_ns")
-LINKS = ("time_ns", "source", "target", "link", "bytes", "drops", "backlog_bytes")
-STEPS = ("step", "rank", "start_ns", "end_ns", "compute_ns", "loss")
-FLOWS = ("link", "from_dc", "to_dc", "src_host", "dst_host", "payload_bytes")
+# The columns without which a table is of no use; `testbed.runfolder.schemas` has their types.
+OPS_COLUMNS = ("op", "bytes", "group_size", "iteration", "phase", "rank", "start_ns", "end_ns")
+LINKS_COLUMNS = ("time_ns", "source", "target", "link", "bytes", "drops", "backlog_bytes")
+TRAIN_COLUMNS = ("step", "rank", "start_ns", "end_ns", "compute_ns", "loss")
+FLOWS_COLUMNS = ("link", "from_dc", "to_dc", "src_host", "dst_host", "payload_bytes")
 
 
 @dataclass
 class Content:
-    """What could be read of a run folder; `missing` says what could not."""
+    """What could be read of a run folder.
+
+    The tables have the columns of `testbed.runfolder.schemas`: `ops` of ops.parquet, `links` of
+    links.parquet, `train` of train.parquet, `flows` of flows.parquet. A table is None if it could
+    not be read; only runs that trained have `train`, only runs with captures have `flows`.
+
+    Attributes:
+        name: of the run folder.
+        plan: what was to be done.
+        status: how the run ended.
+        summary: the figures; empty if they could not be read.
+        spec: the text of spec.yaml.
+        history: of the network; None without a plan.
+        problems: what is missing or damaged, in the folder or in what its figures were made of.
+    """
 
     name: str
     plan: Plan | None = None
-    status: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
+    status: Status | None = None
+    summary: Summary = field(default_factory=Summary)
     ops: pl.DataFrame | None = None
     links: pl.DataFrame | None = None
-    train: pl.DataFrame | None = None  # only of a run that trained
-    flows: pl.DataFrame | None = None  # only of a run with captures
+    train: pl.DataFrame | None = None
+    flows: pl.DataFrame | None = None
     spec: str = ""
-    history: History | None = None  # of the network; None without a plan
-    missing: list[str] = field(default_factory=list)
-    outcome: Status | None = None  # the same as `status`, typed
-    results: Summary = field(default_factory=Summary)  # the same as `summary`, typed
+    history: History | None = None
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def origin_ns(self) -> int:
-        """Unix time of the first operation, step or sample of a link: where the figures' time
-        begins.
+        """Unix time at which the time of figures begins.
+
+        The first operation or step began then; without any, the links were first sampled.
         """
-        tables = [
-            table for table in (self.ops, self.train) if table is not None and not table.is_empty()
-        ]
-        if tables:
-            return int(min(min(table["start_ns"]) for table in tables))
-        return 0 if self.links is None or self.links.is_empty() else int(min(self.links["time_ns"]))
+        starts = [_least(table, "start_ns") for table in (self.ops, self.train)]
+
+        known_starts = [start for start in starts if start is not None]
+        if known_starts:
+            return min(known_starts)
+        return _least(self.links, "time_ns") or 0
+
+    def report_damage(self, message: str) -> None:
+        """Add a problem with something that was found in the folder."""
+        self.problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
+
+
+def _least(table: pl.DataFrame | None, column: str) -> int | None:
+    """Find the least value of an int64 column; None without a table or rows."""
+    if table is None or table.is_empty():
+        return None
+    return int(min(table[column]))
 
 
 def load(run: RunDir) -> Content:
-    """Everything of `run` that a report shows."""
+    """Read everything of a run that a report shows."""
     content = Content(run.path.name)
-    missing = content.missing
-    content.outcome, _problems = read_status(run.status)
-    content.results, _problems = read_summary(run.summary)
-    content.status = _sound_status(read_json(run.status, missing), missing)
-    summary = read_json(run.summary, missing)
-    if content.status.get("stages"):  # with the wall time, which the guest does not know
-        summary["stages"] = content.status["stages"]
-    content.summary = _sound_summary(summary, missing)
-    try:
-        content.plan = run.read_plan()
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        missing.append(f"plan.json cannot be read ({type(error).__name__})")
+    content.status, status_problems = read_status(run.status)
+
+    summary, summary_problems = read_summary(run.summary)
+    content.problems += [*status_problems, *summary_problems]
+
+    if content.status is not None and content.status.stages:
+        # The guest, which wrote the summary, does not know the wall time of stages.
+        summary = summary.model_copy(update={"stages": content.status.stages})
+    content.summary = summary
+
+    content.plan = _read_plan(run, content)
     if content.plan is not None:
         content.history = History.of(content.plan, run)
-    content.ops = read_table(run.ops, OPS, missing)
-    content.links = read_table(run.links, LINKS, missing)
-    if run.train.is_file():
-        content.train = read_table(run.train, STEPS, missing)
-    if run.flows.is_file():
-        content.flows = read_table(run.flows, FLOWS, missing)
-    content.spec = _read_spec(run.spec, missing)
-    missing += [str(problem) for problem in content.results.problems]
+
+    _read_tables(run, content)
+    content.spec = _read_spec(run.spec, content)
+
+    content.problems += content.summary.problems
     return content
 
 
-def _read_spec(path: Path, missing: list[str]) -> str:
-    """The text of spec.yaml, damaged or not: two documents, of the topology and of the workload."""
+def _read_plan(run: RunDir, content: Content) -> Plan | None:
+
     try:
-        text = path.read_text(errors="replace")
-        if len(list(yaml.safe_load_all(text))) < 2:
-            missing.append("spec.yaml is cut short" if text else "spec.yaml is empty")
-    except OSError as error:
-        missing.append(f"spec.yaml cannot be read ({type(error).__name__})")
-        return ""
-    except yaml.YAMLError:
-        missing.append("spec.yaml is damaged")
-    return text
+        return run.read_plan()
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        content.report_damage(_unreadable(run.plan, error))
+        return None
 
 
-def read_table(path: Path, columns: Sequence[str], missing: list[str]) -> pl.DataFrame | None:
-    """The table in `path`; None, with a line in `missing`, if it cannot be read or lacks one of
-    `columns`.
-    """
+def _read_tables(run: RunDir, content: Content) -> None:
+    content.ops = _read_table(run.ops, OPS_COLUMNS, content)
+    content.links = _read_table(run.links, LINKS_COLUMNS, content)
+
+    if run.train.is_file():
+        content.train = _read_table(run.train, TRAIN_COLUMNS, content)
+    if run.flows.is_file():
+        content.flows = _read_table(run.flows, FLOWS_COLUMNS, content)
+
+
+def _read_table(path: Path, columns: Iterable[str], content: Content) -> pl.DataFrame | None:
+    """Read a Parquet table; None, with a problem, if it cannot be read or lacks a column."""
     try:
         table = pl.read_parquet(path)
         table.select(columns)
     except (OSError, pl.exceptions.PolarsError) as error:
-        missing.append(f"{path.name} cannot be read ({type(error).__name__})")
+        content.report_damage(_unreadable(path, error))
         return None
     return table
 
 
-def _sound_status(status: dict[str, Any], missing: list[str]) -> dict[str, Any]:
-    """`status` with warnings as a list of texts."""
-    warnings = status.get("warnings") or []
-    if not isinstance(warnings, list):
-        missing.append("status.json: its warnings are damaged and left out")
-        warnings = []
-    return (
-        {**status, "warnings": [_warning_text(warning) for warning in warnings]} if status else {}
-    )
+def _read_spec(path: Path, content: Content) -> str:
+    """Read the text of spec.yaml: two documents, of the topology and of the workload."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        content.report_damage(_unreadable(path, error))
+        return ""
+
+    try:
+        documents = len(list(yaml.safe_load_all(text)))
+    except yaml.YAMLError:
+        content.report_damage("spec.yaml is damaged")
+        return text
+    if not text:
+        content.report_damage("spec.yaml is empty")
+    elif documents < 2:
+        content.report_damage("spec.yaml is cut short")
+    return text
 
 
-def _sound_summary(summary: dict[str, Any], missing: list[str]) -> dict[str, Any]:
-    """`summary` without the rows of its tables that lack a key."""
-    sound = dict(summary)
-    for table, keys in ROW_KEYS.items():
-        rows = summary.get(table) or []
-        rows = rows if isinstance(rows, list) else [rows]
-        good = [
-            row
-            for row in rows
-            if isinstance(row, dict) and keys <= row.keys() and _whole_times(row)
-        ]
-        if len(good) < len(rows):
-            missing.append(
-                f"summary.json: {len(rows) - len(good)} rows of {table!r} are damaged and left out"
-            )
-        sound[table] = good
-    return sound
-
-
-def _whole_times(row: dict[str, Any]) -> bool:
-    times = row.get("time_us")
-    return times is None or (isinstance(times, dict) and times.keys() >= {"min", "median", "max"})
-
-
-def _warning_text(warning: object) -> str:
-    """Give the text of a warning, which format 3 has as an object with a code and a message."""
-    return str(warning["message"] if isinstance(warning, dict) else warning)
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path.name} cannot be read ({type(error).__name__})"

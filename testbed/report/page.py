@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import plotly.graph_objects as go
 import polars as pl
@@ -14,7 +15,7 @@ from markupsafe import Markup
 
 from testbed.analysis.verdict import meaning, verdict
 from testbed.core.units import format_rate, format_size, format_time
-from testbed.plan.model import Plan
+from testbed.plan.model import Datacenter, Direction, Plan
 from testbed.report import tables
 from testbed.report.figures.common import axis, colour_bar, drawing, latency_figure, loss_figure
 from testbed.report.figures.links import matrix_figure, queue_figure, utilisation_figure
@@ -27,52 +28,85 @@ from testbed.report.perfetto import write_trace
 from testbed.runfolder.folder import RunDir
 
 T = TypeVar("T")
+PROGRAM = "testbed"
 LATENCY = (
-    "How long each operation takes (median) against how many bytes it moves; both axes are logarithmic: each grid "
-    "line is a multiple of the one before. Bars reach from the shortest to the longest iteration. Dashed: the least "
-    "time that the network's delays and rates allow any algorithm. Where a line is flat, latency rules; where it "
-    "climbs with the dashed one, the links' rate does."
+    "How long each operation takes (median) against how many bytes it moves; both axes are "
+    "logarithmic: each grid line is a multiple of the one before. Bars reach from the shortest to "
+    "the longest iteration. Dashed: the least time that the network's delays and rates allow any "
+    "algorithm. Where a line is flat, latency rules; where it climbs with the dashed one, the "
+    "links' rate does."
 )
 LOSS = (
-    "How well the model predicts the text (the mean of all ranks; lower is better) against the run's clock, since "
-    "training began."
+    "How well the model predicts the text (the mean of all ranks; lower is better) against the "
+    "run's clock, since training began."
 )
 USED = (
-    "Share of each link direction's rate that is in use over time, which counts from the first operation. With many "
-    "directions in colour: faint is idle, blue is half, orange is full."
+    "Share of each link direction's rate that is in use over time, which counts from the first "
+    "operation. With many directions in colour: faint is idle, blue is half, orange is full."
 )
 QUEUE = (
-    "How full the queue in front of each link direction is, at its fullest within each piece of time. Packets that "
-    "find it full are dropped; what waits in it arrives later. (Sampled: short peaks may be missed.)"
+    "How full the queue in front of each link direction is, at its fullest within each piece of "
+    "time. Packets that find it full are dropped; what waits in it arrives later. (Sampled: short "
+    "peaks may be missed.)"
 )
 RANKS = (
-    "What each rank, one worker process, does most of the time in each piece of time. trace.json has every single "
-    "operation: open it at ui.perfetto.dev."
+    "What each rank, one worker process, does most of the time in each piece of time. trace.json "
+    "has every single operation: open it at ui.perfetto.dev."
 )
-COMPUTED = " Computation is drawn from the beginning of each step on; a rank that waits first does it later."
+COMPUTED = (
+    " Computation is drawn from the beginning of each step on; a rank that waits first does it "
+    "later."
+)
 MARKS = " Dotted lines across: the network changed."
 MATRIX = (
-    "Share of its rate that the link from each site (row) to each other one (column) carried on average, and its "
-    "bytes, from the first operation's start to the last one's end."
+    "Share of its rate that the link from each site (row) to each other one (column) carried on "
+    "average, and its bytes, from the first operation's start to the last one's end."
 )
-MAP = "The sites and the links between them, coloured by the share of their rate that was used on average."
+MAP = (
+    "The sites and the links between them, coloured by the share of their rate that was used on "
+    "average."
+)
+NO_CONNECTION = "The captures hold no TCP connection."
+NOT_CAPTURED = (
+    "Packets were not captured in this run. With --capture wan, a run has a table of its TCP "
+    "connections here."
+)
+NO_FLOWS = (
+    "There is no sound flows.parquet in this run folder; testbed report makes it anew from the "
+    "captures."
+)
+
+
+@dataclass(frozen=True)
+class FigureMaker:
+    """How a figure of the page is made: its name, its title, its explanation, and its drawing.
+
+    With `is_over_time`, changes of the network are marked in the figure.
+    """
+
+    name: str
+    title: str
+    explanation: str
+    draw: Callable[[], go.Figure | None]
+    is_over_time: bool = False
 
 
 def write_page(run: RunDir) -> Path:
-    """Write report.html and trace.json of `run` and return the path of the page.
+    """Write report.html and trace.json of a run; a missing or damaged file is named on the page.
 
-    A missing or damaged file becomes a line on the page.
+    Returns:
+        The path of the page.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
     """
     content = load(run)
     _attempt(content, "trace.json", lambda: write_trace(run, content))
     html = render(
         "report/page.html.j2",
         content=content,
-        verdict=_attempt(content, "the verdict", lambda: verdict(content.outcome, content.results)),
-        meaning=_attempt(content, "the verdict", lambda: meaning(content.outcome, content.results)),
+        verdict=verdict(content.status, content.summary),
+        meaning=meaning(content.status, content.summary),
         grids=_grids(content),
         figures=_figures(content),
         no_flows=_no_flows(content),
@@ -84,8 +118,9 @@ def write_page(run: RunDir) -> Path:
 
 
 def warm_up(plan: Plan) -> None:
-    """Do what takes time whatever a run of `plan` finds: its map's outlines, templates, scripts,
-    plotly's modules.
+    """Do in advance what takes time for any page of a run of this plan.
+
+    Afterwards the outlines of its map, templates, scripts and plotly's modules are in memory.
     """
     site_map(plan.network, theme="page")
     line = {"color": "black", "width": 1}
@@ -99,8 +134,14 @@ def warm_up(plan: Plan) -> None:
     figure("", "", "", drawing(traces, 100, axis(""), axis("")))
 
 
-def _attempt(content: Content, what: str, make: Callable[[], T]) -> T | None:
-    """What `make` gives; None, with a line on the page, if the run folder holds nonsense."""
+def _attempt(content: Content, product: str, make: Callable[[], T]) -> T | None:
+    """Make something of the content; None, with a problem on the page, if that holds nonsense.
+
+    Args:
+        content: gets the problem.
+        product: names what is made, in the problem's message.
+        make: the function that makes the product.
+    """
     try:
         return make()
     except (
@@ -111,15 +152,15 @@ def _attempt(content: Content, what: str, make: Callable[[], T]) -> T | None:
         ArithmeticError,
         pl.exceptions.PolarsError,
     ) as error:
-        content.missing.append(
-            f"{what} cannot be made of these files ({type(error).__name__}: {error})"
-        )
+        cause = f"{type(error).__name__}: {error}"
+        content.report_damage(f"{product} cannot be made of these files ({cause})")
         return None
 
 
 def _grids(content: Content) -> dict[str, tables.Grid]:
-    """The tables of the page that have rows."""
-    summary, flows = content.summary, content.flows
+    """Make the tables of the page, as far as they have rows."""
+    summary = content.summary
+    flows = content.flows
     makers: dict[str, Callable[[], tables.Grid]] = {
         "training": lambda: tables.training_grid(summary),
         "collectives": lambda: tables.collectives_grid(summary),
@@ -131,153 +172,192 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
     }
     if flows is not None:
         makers["flows"] = lambda: flows_grid(flows)
-    made = {name: _attempt(content, f"the table {name!r}", make) for name, make in makers.items()}
-    return {name: grid for name, grid in made.items() if grid is not None and grid.rows}
+
+    grids = {}
+    for name, make in makers.items():
+        grid = _attempt(content, f"the table {name!r}", make)
+        if grid is not None and grid.rows:
+            grids[name] = grid
+    return grids
 
 
 def _no_flows(content: Content) -> str:
-    """Why there is no table of connections; empty if there is one, or no WAN."""
-    if content.plan is None or not content.plan.network.wan:
+    """Say why there is no table of connections; empty if there is one, or no WAN."""
+    plan = content.plan
+    if plan is None or not plan.network.wan:
         return ""
     if content.flows is not None:
-        return "The captures hold no TCP connection." if content.flows.is_empty() else ""
-    if content.plan.capture == "none":
-        return "Packets were not captured in this run. With --capture wan, a run has a table of its TCP connections here."
-    return "There is no sound flows.parquet in this run folder; testbed report makes it anew from the captures."
+        return NO_CONNECTION if content.flows.is_empty() else ""
+    return NOT_CAPTURED if plan.capture == "none" else NO_FLOWS
 
 
 def _figures(content: Content) -> dict[str, Figure]:
-    """Those for which there are data."""
-    plan, history, summary, origin = (
-        content.plan,
-        content.history,
-        content.summary,
-        content.origin_ns,
+    """Draw the figures for which there are data."""
+    history = content.history
+    network_changed = history is not None and bool(history.times_ns)
+    figures: dict[str, Figure] = {}
+    for maker in _figure_makers(content):
+        explanation = maker.explanation
+        if maker.is_over_time and network_changed:
+            explanation += MARKS
+        drawn = _attempt(content, f"the figure {maker.title!r}", maker.draw)
+        figures.update(figure(maker.name, maker.title, explanation, drawn))
+
+    plan = content.plan
+    if plan is not None:
+        site_map_figure = _attempt(content, "the map", lambda: _map_figure(plan, content))
+        if site_map_figure is not None:
+            figures["map"] = site_map_figure
+    return figures
+
+
+def _figure_makers(content: Content) -> Iterator[FigureMaker]:
+    """Choose the figures whose tables could be read."""
+    plan = content.plan
+    history = content.history
+    origin_ns = content.origin_ns
+    ops = content.ops
+    links = content.links
+    train = content.train
+
+    yield FigureMaker(
+        name="latency",
+        title="Time against size",
+        explanation=LATENCY,
+        draw=lambda: latency_figure(content.summary.collectives),
     )
-    ops, links, train = content.ops, content.links, content.train
-    makers: list[tuple[str, str, str, Callable[[], go.Figure | None]]] = [
-        ("latency", "Time against size", LATENCY, lambda: latency_figure(summary["collectives"])),
-        (
-            "matrix",
-            "Use of the WAN from site to site",
-            MATRIX,
-            lambda: matrix_figure(summary["wan"]),
-        ),
-    ]
+    yield FigureMaker(
+        name="matrix",
+        title="Use of the WAN from site to site",
+        explanation=MATRIX,
+        draw=lambda: matrix_figure(content.summary.wan),
+    )
     if train is not None:
-        makers.append(
-            ("loss", "Loss against time", LOSS, lambda: loss_figure({content.name: train}, history))
+        yield FigureMaker(
+            name="loss",
+            title="Loss against time",
+            explanation=LOSS,
+            draw=lambda: loss_figure({content.name: train}, history),
+            is_over_time=True,
         )
     if history is not None and links is not None:
-        makers.append(
-            (
-                "utilisation",
-                "Use of the WAN over time",
-                USED,
-                lambda: utilisation_figure(links, history, origin),
-            )
+        yield FigureMaker(
+            name="utilisation",
+            title="Use of the WAN over time",
+            explanation=USED,
+            draw=lambda: utilisation_figure(links, history, origin_ns),
+            is_over_time=True,
         )
-        makers.append(
-            ("queue", "Queues over time", QUEUE, lambda: queue_figure(links, history, origin))
+        yield FigureMaker(
+            name="queue",
+            title="Queues over time",
+            explanation=QUEUE,
+            draw=lambda: queue_figure(links, history, origin_ns),
+            is_over_time=True,
         )
     if plan is not None and ops is not None:
-        words = RANKS + (
-            COMPUTED if train is not None and "computed_ns" not in train.columns else ""
+        times_are_modelled = train is not None and "computed_ns" not in train.columns
+        yield FigureMaker(
+            name="ranks",
+            title="Ranks over time",
+            explanation=RANKS + COMPUTED if times_are_modelled else RANKS,
+            draw=lambda: rank_figure(ops, train, plan, origin_ns, history),
+            is_over_time=True,
         )
-        makers.append(
-            (
-                "ranks",
-                "Ranks over time",
-                words,
-                lambda: rank_figure(ops, train, plan, origin, history),
-            )
-        )
-    found: dict[str, Figure] = {}
-    marked = (
-        {"loss", "utilisation", "queue", "ranks"}
-        if history is not None and history.times_ns
-        else set()
-    )
-    for name, title, words, make in makers:
-        text = words + (MARKS if name in marked else "")
-        found |= figure(name, title, text, _attempt(content, f"the figure {title!r}", make))
-    if (
-        plan is not None
-        and (drawn := _attempt(content, "the map", lambda: _map(plan, summary["wan"]))) is not None
-    ):
-        found["map"] = drawn
-    return found
 
 
-def _map(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
-    use = {
-        (row["from"], row["to"]): float(row["mean_utilisation"])
-        for row in rows
-        if row["mean_utilisation"] is not None
-    }
-    return Figure("map", "The network", MAP, svg=Markup(site_map(plan.network, use, theme="page")))
+def _map_figure(plan: Plan, content: Content) -> Figure:
+    use = {}
+    for row in content.summary.wan:
+        if row.mean_utilisation is not None:
+            use[row.source, row.target] = row.mean_utilisation
+    svg = site_map(plan.network, use, theme="page")
+    return Figure("map", "The network", MAP, svg=Markup(svg))
 
 
 def _settings(content: Content) -> dict[str, dict[str, str]]:
-    """Titled lists of what the run was told to do."""
+    """List under titles what the run was to do."""
     plan = content.plan
     if plan is None:
         return {}
-    network, workers = plan.network, plan.workers
-    links = {
-        f"{way.source} → {way.target}": f"{format_rate(way.bottleneck.rate_bps)}, "
-        f"{format_time(way.fibre.delay_ns)} one way, queue {way.bottleneck.queue_packets} packets"
-        for link in network.wan
-        for way in link.directions
-    }
+    workload = {}
+    for key, value in plan.workers.settings.items():
+        workload[key] = json.dumps(value, default=str)
+    links = {}
+    for link in plan.network.wan:
+        for direction in link.directions:
+            links[f"{direction.source} → {direction.target}"] = _direction_text(direction)
     return {
-        "Run": {
-            "topology": network.name,
-            "datacenters": ", ".join(
-                f"{dc.name} ({len(dc.hosts)} hosts)" for dc in network.datacenters
-            ),
-            "workload": workers.workload,
-            "ranks": str(len(workers.ranks)),
-            "isolation": workers.isolation,
-            "clock": f"{plan.clock} ({'in a guest kernel' if plan.where == 'guest' else 'on this machine'})",
-            "capture": plan.capture,
-            "seed": str(plan.seed),
-            "TCP": f"{network.tcp.congestion_control}, buffers up to {format_size(network.tcp.buffer_bytes, 3)}",
-            "MTU (largest packet)": f"{network.mtu} B",
-        },
-        "Workload": {
-            key: json.dumps(value, default=str) for key, value in workers.settings.items()
-        },
+        "Run": _run_settings(plan),
+        "Workload": workload,
         "WAN links as planned": links,
         "Versions": plan.versions,
     }
 
 
-def repeat_command(content: Content) -> str:
-    """What was typed, if status.json has it (`command`: text, or a list of words); else a command
-    made of the plan.
+def _run_settings(plan: Plan) -> dict[str, str]:
+    network = plan.network
+    workers = plan.workers
+    datacenters = [_datacenter_text(dc) for dc in network.datacenters]
+    where = "in a guest kernel" if plan.where == "guest" else "on this machine"
+    buffer = format_size(network.tcp.buffer_bytes, 3)
+    return {
+        "topology": network.name,
+        "datacenters": ", ".join(datacenters),
+        "workload": workers.workload,
+        "ranks": str(len(workers.ranks)),
+        "isolation": workers.isolation,
+        "clock": f"{plan.clock} ({where})",
+        "capture": plan.capture,
+        "seed": str(plan.seed),
+        "TCP": f"{network.tcp.congestion_control}, buffers up to {buffer}",
+        "MTU (largest packet)": f"{network.mtu} B",
+    }
 
-    Without the run folder, which is never overwritten.
+
+def _datacenter_text(dc: Datacenter) -> str:
+    return f"{dc.name} ({len(dc.hosts)} hosts)"
+
+
+def _direction_text(direction: Direction) -> str:
+    rate = format_rate(direction.bottleneck.rate_bps)
+    delay = format_time(direction.fibre.delay_ns)
+    return f"{rate}, {delay} one way, queue {direction.bottleneck.queue_packets} packets"
+
+
+def repeat_command(content: Content) -> str:
+    """Write the command that repeats a run, without the run folder, which is never overwritten.
+
+    The command is what was typed if status.json has it, else it is made from the plan.
     """
-    typed = content.status.get("command")
-    if isinstance(typed, list) and typed:
-        program, *words = (str(word) for word in typed)
-        own = words.index("--") if "--" in words else len(words)
-        kept = [word for i, word in enumerate(words) if i > own or not _names_folder(words, i)]
-        return shlex.join(
-            [{"__main__.py": "testbed"}.get(Path(program).name, Path(program).name), *kept]
-        )
-    if typed:
-        return str(typed)
+    if content.status is not None and content.status.command:
+        return _typed_command(content.status.command)
     plan = content.plan
     if plan is None:
         return ""
-    made = ["testbed", "run", plan.network.name, plan.workers.workload, "--seed", str(plan.seed)]
-    made += ["--clock", plan.clock, "--isolation", plan.workers.isolation]
-    return shlex.join([*made, "--capture", plan.capture])
+    arguments = [PROGRAM, "run", plan.network.name, plan.workers.workload]
+    arguments += ["--seed", str(plan.seed)]
+    arguments += ["--clock", plan.clock]
+    arguments += ["--isolation", plan.workers.isolation]
+    arguments += ["--capture", plan.capture]
+    return shlex.join(arguments)
 
 
-def _names_folder(words: list[str], i: int) -> bool:
-    return (
-        words[i] == "--out" or words[i].startswith("--out=") or (i > 0 and words[i - 1] == "--out")
-    )
+def _typed_command(command: list[str]) -> str:
+    """Write a typed command without --out; what follows ``--`` is a script's and stays."""
+    program = Path(command[0]).name
+    if program == "__main__.py":
+        program = PROGRAM
+    arguments = command[1:]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+
+    kept = []
+    is_folder = False
+    for argument in arguments[:end]:
+        if is_folder:
+            is_folder = False
+        elif argument == "--out":
+            is_folder = True
+        elif not argument.startswith("--out="):
+            kept.append(argument)
+    return shlex.join([program, *kept, *arguments[end:]])

@@ -1,28 +1,30 @@
 """trace.json: a run as a timeline for Perfetto (ui.perfetto.dev), in Chrome's trace event format.
 
-A process per datacenter has two threads or more for each rank: its steps, with the modelled
-computation and the waiting in them, and its operations, with the wait for the last rank to begin;
-operations that overlap have threads of their own.
-The process "WAN" has counters for each direction of each link: use in % of the rate, the queue in
-bytes, and what was dropped. The process "run" has the stages, and as instants whatever else
-happened: faults, failures, warnings.
+A process per datacenter has two threads or more for each rank: one for its steps, with the modelled
+computation and the waiting in them, and one for its operations, with the wait for the last rank to
+begin; operations that overlap have separate threads. The process "WAN" has counters for each
+direction of each link: use in % of the rate, the queue in bytes, and what was dropped. The process
+"run" has the stages, and as instants whatever else happened: a failure, changes of the network,
+warnings.
 
-Times are in us since the first event; `baseTimeNanoseconds` is that event's Unix time on the run's
-clock, in ns.
+Times in the file are in us since the first event; `baseTimeNanoseconds` is that event's Unix time
+on the run's clock, in ns.
 
 HolisticTraceAnalysis takes an event for a kernel of a GPU if its args have a `stream`, and for
 communication if its name begins with "nccl" and contains "Kernel", otherwise for computation. So
 operations are named as NCCL's kernels are, although gloo carried them out, and they and the
-computation have streams. It reads a file per rank (`write_rank_traces`); of trace.json it makes one
-rank.
+computation have streams. It reads a file per rank (`write_rank_traces`); it takes trace.json for
+the file of one rank.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -30,13 +32,28 @@ from testbed.analysis.activity import compute_spans, lanes, start_waits, step_wa
 from testbed.core.units import format_size
 from testbed.plan.model import Direction, Plan
 from testbed.report.load import Content
-from testbed.runfolder.folder import RunDir, read_records
+from testbed.runfolder import records
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import (
+    EVENT,
+    FirstOperation,
+    OperationsTotal,
+    RunEnded,
+    StageBegan,
+    StageEnded,
+)
 
-Event = dict[str, Any]
-RUN, WAN, FIRST_DC = 1, 2, 3  # process ids
-COMPUTE_STREAM, FIRST_STREAM = 7, 20  # of HolisticTraceAnalysis: any number but -1
+TraceEvent: TypeAlias = dict[str, Any]  # JSON; until written, `ts` is Unix time and both are in ns
+
+RUN_PID = 1
+WAN_PID = 2
+FIRST_DATACENTER_PID = 3
+COMPUTE_STREAM = 7  # of HolisticTraceAnalysis: any number but -1
+FIRST_OPERATION_STREAM = 20
+FIRST_RANK_TID = 1000
+RANK_TIDS = 64  # threads of a rank at most: its steps, and lanes of its operations
+MOST_LANES = RANK_TIDS - 1
 SEEN = 0.01  # part of an operation from which on a wait in it is drawn
-LANES = 64  # most threads of a rank
 KERNEL_NAMES = {
     "all_reduce": "AllReduce",
     "all_gather": "AllGather",
@@ -46,276 +63,411 @@ KERNEL_NAMES = {
     "send": "Send",
     "recv": "Recv",
 }
-DTYPES = {"float": "f", "bfloat": "bf", "uint": "u", "int": "i"}
+DTYPE_LETTERS = {"float": "f", "bfloat": "bf", "uint": "u", "int": "i"}
+TimedEvent: TypeAlias = StageBegan | StageEnded | FirstOperation | RunEnded
+
+
+class Thread(NamedTuple):
+    """A track of the timeline."""
+
+    pid: int
+    tid: int
+
+    def next(self, number: int) -> Thread:
+        """Give the thread of the same process that is `number` threads on."""
+        return Thread(self.pid, self.tid + number)
+
+
+STAGES = Thread(RUN_PID, 1)
 
 
 def write_trace(run: RunDir, content: Content) -> Path | None:
-    """Write trace.json of `run`; None, without a file, if the plan cannot be read.
+    """Write trace.json of a run.
+
+    Args:
+        run: the run folder.
+        content: what could be read of the run folder.
+
+    Returns:
+        The path of the file; None, without a file, if the plan cannot be read.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if content.plan is None:
         return None
-    timeline = Timeline(run, content)
+
+    timeline = Timeline(run, content, content.plan)
     _write(run.trace, timeline.events(), timeline, rank=0)
     return run.trace
 
 
 def write_rank_traces(run: RunDir, content: Content, folder: Path) -> list[Path]:
-    """Write rank-<n>.json of each rank into `folder`, which is made, for HolisticTraceAnalysis;
-    none without a plan.
+    """Write rank-<n>.json of each rank, for HolisticTraceAnalysis.
+
+    Args:
+        run: the run folder.
+        content: what could be read of the run folder.
+        folder: where the files are written; it is made if it does not exist.
+
+    Returns:
+        The paths of the files; none without a plan.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
     """
     if content.plan is None:
         return []
-    timeline, paths = Timeline(run, content), []
+
+    timeline = Timeline(run, content, content.plan)
     folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+
     for rank in content.plan.workers.ranks:
-        paths.append(folder / f"rank-{rank.rank}.json")
-        _write(paths[-1], timeline.of_rank(rank.rank), timeline, rank.rank)
+        path = folder / f"rank-{rank.rank}.json"
+        _write(path, timeline.of_rank(rank.rank), timeline, rank.rank)
+        paths.append(path)
     return paths
 
 
-def _write(path: Path, events: Iterable[Event], timeline: Timeline, rank: int) -> None:
-    """One event a line. HolisticTraceAnalysis searches for `"rank": ` with its blank, which no
-    event has.
+def _write(path: Path, events: Iterable[TraceEvent], timeline: Timeline, rank: int) -> None:
+    """Write events, one a line.
+
+    HolisticTraceAnalysis searches for `"rank": ` with its blank, which no event has.
     """
-    base, ranks = timeline.origin_ns, len(timeline.plan.workers.ranks)
+    base_ns = timeline.origin_ns
+    ranks = len(timeline.plan.workers.ranks)
+    info = json.dumps({"rank": rank, "world_size": ranks, "backend": "gloo"})
+
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+
     new = path.with_name(path.name + ".new")
-    dump = json.JSONEncoder(separators=(",", ":")).encode
     with new.open("w") as file:
-        info = json.dumps({"rank": rank, "world_size": ranks, "backend": "gloo"})
         file.write(f'{{"schemaVersion": 1, "distributedInfo": {info},\n')
-        file.write(f'"displayTimeUnit": "ms", "baseTimeNanoseconds": {base},\n"traceEvents": [\n')
-        for i, event in enumerate(events):
-            if "ts" in event:
-                event["ts"] = (event["ts"] - base) / 1000
-            if "dur" in event:
-                event["dur"] /= 1000
-            file.write((",\n" if i else "") + dump(event))
+        file.write(f'"displayTimeUnit": "ms", "baseTimeNanoseconds": {base_ns},\n')
+        file.write('"traceEvents": [\n')
+        separator = ""
+        for event in events:
+            _convert_to_us(event, base_ns)
+            file.write(separator + encode(event))
+            separator = ",\n"
         file.write("\n]}\n")
     new.replace(path)
 
 
-class Timeline:
-    """The events of a run. Here `ts` is Unix time and `dur` a length, both in ns."""
+def _convert_to_us(event: TraceEvent, base_ns: int) -> None:
+    if "ts" in event:
+        event["ts"] = (event["ts"] - base_ns) / 1000
+    if "dur" in event:
+        event["dur"] /= 1000
 
-    def __init__(self, run: RunDir, content: Content) -> None:
-        if content.plan is None:
-            raise ValueError("a timeline needs the plan")
-        self.plan: Plan = content.plan
-        self.content = content
-        self.records = [
-            record for record in _records(run.events) if isinstance(record.get("time_ns"), int)
-        ]
-        self.pids = {dc.name: FIRST_DC + i for i, dc in enumerate(self.plan.network.datacenters)}
-        self.waits = (
-            None if content.ops is None else start_waits(content.ops, len(self.plan.workers.ranks))
-        )
+
+class OperationRow(NamedTuple):
+    """A row of ops.parquet, as far as the timeline shows it."""
+
+    op: str
+    bytes: int
+    dtype: str | None
+    group_size: int
+    iteration: int
+    phase: str
+    start_ns: int
+    end_ns: int
+
+
+class Timeline:
+    """Makes the events of a run."""
+
+    def __init__(self, run: RunDir, content: Content, plan: Plan) -> None:
+        self.plan = plan
+        self._content = content
+        self._stage_events = _timed_events(run.events)
+
+        self._pids = {}
+        for number, dc in enumerate(plan.network.datacenters):
+            self._pids[dc.name] = FIRST_DATACENTER_PID + number
+        self._waits: pl.DataFrame | None = None
+        if content.ops is not None and content.train is None:
+            self._waits = start_waits(content.ops, len(plan.workers.ranks))
 
     @property
     def origin_ns(self) -> int:
         """Unix time of the first event; 0 if there is none."""
-        content = self.content
-        firsts = [record["time_ns"] for record in self.records[:1]]
+        content = self._content
+        starts = [event.time_ns for event in self._stage_events[:1]]
+
         for table, column in (
             (content.ops, "start_ns"),
             (content.train, "start_ns"),
             (content.links, "time_ns"),
         ):
             if table is not None and not table.is_empty():
-                firsts.append(min(table[column]))
-        return min(firsts, default=0)
+                starts.append(min(table[column]))
+        return min(starts, default=0)
 
-    def events(self) -> Iterator[Event]:
-        """All of them."""
-        yield from _process(RUN, "run", 0)
+    def events(self) -> Iterator[TraceEvent]:
+        """Give all events."""
+        yield from _process(RUN_PID, "run", 0)
         yield from self._stages()
         yield from self._instants()
-        for i, (name, pid) in enumerate(self.pids.items()):
-            yield from _process(pid, f"datacenter {name}", 1 + i)
+        for order, (dc, pid) in enumerate(self._pids.items(), 1):
+            yield from _process(pid, f"datacenter {dc}", order)
         for rank in self.plan.workers.ranks:
             yield from self.of_rank(rank.rank)
-        yield from _process(WAN, "WAN", 1 + len(self.pids))
-        yield from self._links()
+        yield from _process(WAN_PID, "WAN", 1 + len(self._pids))
+        yield from self._counters()
 
-    def of_rank(self, rank: int) -> Iterator[Event]:
-        """Steps and operations of one rank."""
+    def of_rank(self, rank: int) -> Iterator[TraceEvent]:
+        """Give the steps and the operations of one rank."""
         host = self.plan.workers.ranks[rank].host
-        at = {"pid": self.pids[self.plan.network.host(host).dc]}
-        first = 1000 + rank * LANES
-        train, ops = self.content.train, self.content.ops
+
+        pid = self._pids[self.plan.network.host(host).dc]
+        steps_thread = Thread(pid, FIRST_RANK_TID + rank * RANK_TIDS)
+        label = f"rank {rank} ({host})"
+
+        train = self._content.train
         if train is not None:
-            yield _thread(at["pid"], first, f"rank {rank} ({host}): steps")
-            yield from self._steps(train.filter(pl.col("rank") == rank), {**at, "tid": first})
+            yield _thread_name(steps_thread, f"{label}: steps")
+            yield from _steps(train.filter(pl.col("rank") == rank), steps_thread)
+        ops = self._content.ops
         if ops is not None:
-            mine = ops.filter(pl.col("rank") == rank).sort(
-                "start_ns", "end_ns", descending=[False, True]
-            )
-            waits: dict[
-                int, int
-            ] = {}  # from the start of an operation to the time at which its last rank has begun
-            if train is None and self.waits is not None:
-                waits = dict(
-                    self.waits.filter(pl.col("rank") == rank)
-                    .select("start_ns", "end_ns")
-                    .iter_rows()
-                )
-            used = [min(lane, LANES - 2) for lane in lanes(mine)]
-            for lane in sorted(set(used)):
-                name = f"rank {rank} ({host}): operations{f' {lane + 1}' if lane else ''}"
-                yield _thread(at["pid"], first + 1 + lane, name)
-            yield from self._operations(mine, used, waits, {**at, "tid": first + 1})
+            rank_ops = ops.filter(pl.col("rank") == rank)
+            waits = self._waits_of_rank(rank)
+            yield from _operations(rank_ops, waits, steps_thread.next(1), label)
 
-    def _steps(self, steps: pl.DataFrame, at: Event) -> Iterator[Event]:
-        for row in steps.sort("start_ns").iter_rows(named=True):
-            loss = {} if row["loss"] is None else {"loss": row["loss"]}
-            yield _slice(
-                f"step {row['step']}",
-                "step",
-                row["start_ns"],
-                row["end_ns"],
-                at,
-                step=row["step"],
-                **loss,
-            )
-        for start, end in compute_spans(steps).select("start_ns", "end_ns").iter_rows():
-            yield _slice("computation (modelled)", "kernel", start, end, at, stream=COMPUTE_STREAM)
-        for start, end in step_waits(steps).select("start_ns", "end_ns").iter_rows():
-            yield _slice("waiting", "wait", start, end, at)
+    def _waits_of_rank(self, rank: int) -> dict[int, int]:
+        """Give the time at which its last rank has begun an operation, by the operation's start."""
+        if self._waits is None:
+            return {}
 
-    def _operations(
-        self, ops: pl.DataFrame, used: list[int], waits: dict[int, int], at: Event
-    ) -> Iterator[Event]:
-        first = at["tid"]
-        names: dict[tuple[str, int, str], str] = {}
-        for lane, row in zip(used, ops.iter_rows(named=True), strict=True):
-            key = row["op"], row["bytes"], row.get("dtype") or ""
-            name = names.get(key) or names.setdefault(key, kernel_name(*key))
-            at["tid"] = first + lane
-            yield _slice(
-                name,
-                "kernel",
-                row["start_ns"],
-                row["end_ns"],
-                at,
-                stream=FIRST_STREAM + lane,
-                bytes=row["bytes"],
-                group_size=row["group_size"],
-                phase=row["phase"],
-                iteration=row["iteration"],
-            )
-            waited = waits.get(row["start_ns"], 0) - row["start_ns"]
-            if waited > SEEN * (row["end_ns"] - row["start_ns"]):
-                yield _slice(
-                    "waits for the last rank to begin",
-                    "wait",
-                    row["start_ns"],
-                    row["start_ns"] + waited,
-                    at,
-                )
+        waits = self._waits.filter(pl.col("rank") == rank)
+        return dict(waits.select("start_ns", "end_ns").iter_rows())
 
-    def _links(self) -> Iterator[Event]:
-        links = self.content.links
+    def _counters(self) -> Iterator[TraceEvent]:
+        links = self._content.links
         if links is None:
             return
+
         for link in self.plan.network.wan:
-            for way in link.directions:
-                mine = links.filter(
-                    (pl.col("link") == link.key) & (pl.col("source") == way.source)
-                ).sort("time_ns")
-                time = mine["time_ns"].to_list()
-                sent, name = mine["bytes"].to_list(), f"{way.source} → {way.target}"
-                if len(self._parallel(way.source, way.target)) > 1:
-                    name += f" ({link.key})"
-                used = [
-                    round(
-                        100 * 8e9 * (after - before) / self._carries(link.key, way, begin, end), 2
-                    )
-                    for before, after, begin, end in zip(
-                        sent, sent[1:], time, time[1:], strict=False
-                    )
-                ]
-                yield from _counter(f"{name}: used (% of rate)", time, [*used, 0.0])
-                yield from _counter(f"{name}: queue (bytes)", time, mine["backlog_bytes"].to_list())
-                if any(drops := (mine["drops"] - (mine["drops"].first() or 0)).to_list()):
-                    yield from _counter(f"{name}: dropped (packets)", time, drops)
+            for direction in link.directions:
+                is_direction = (pl.col("link") == link.key) & (pl.col("source") == direction.source)
+                samples = links.filter(is_direction).sort("time_ns")
+                yield from self._counters_of_direction(link.key, direction, samples)
 
-    def _carries(self, link: str, way: Direction, begin: int, end: int) -> float:
-        """bit/s x ns that a direction can carry between two times; more than nothing."""
-        history = self.content.history
-        rate = (
-            way.bottleneck.rate_bps
-            if history is None
-            else history.mean_rate_bps(link, way.source, begin, end)
-        )
-        return rate * max(end - begin, 1)
+    def _counters_of_direction(
+        self, link: str, direction: Direction, samples: pl.DataFrame
+    ) -> Iterator[TraceEvent]:
+        """Count the use, the queue and the drops of a direction.
 
-    def _parallel(self, source: str, target: str) -> list[str]:
-        ways = ((link.key, way) for link in self.plan.network.wan for way in link.directions)
-        return [key for key, way in ways if (way.source, way.target) == (source, target)]
-
-    def _stages(self) -> Iterator[Event]:
-        yield _thread(RUN, 1, "stages")
-        begun: dict[str, int] = {}
-        for record in self.records:
-            name = str(record.get("stage"))
-            if record.get("state") == "begin":
-                begun[name] = record["time_ns"]
-            elif record.get("state") == "end" and name in begun:
-                yield _slice(
-                    name, "stage", begun.pop(name), record["time_ns"], {"pid": RUN, "tid": 1}
-                )
-
-    def _instants(self) -> Iterator[Event]:
-        """What events.jsonl tells beside the stages; the warnings of status.json, which have no
-        time, at the end.
+        Args:
+            link: its key.
+            direction: of the link.
+            samples: of the direction, sorted: columns time_ns, bytes, backlog_bytes, drops (int64).
         """
-        for record in self.records:
-            if record.get("state") not in ("begin", "end", "total", "first", "completed"):
-                name = " ".join(
-                    str(record[key]) for key in ("stage", "state", "reason") if record.get(key)
-                )
-                yield _instant(
-                    name, record["time_ns"], {k: v for k, v in record.items() if k != "time_ns"}
-                )
-        if self.content.history is not None:
-            changes = zip(self.content.history.times_ns, self.plan.network.changes, strict=False)
-            for time_ns, change in changes:
+        name = f"{direction.source} → {direction.target}"
+        if self._has_parallel_links(direction):
+            name += f" ({link})"
+
+        times_ns = samples["time_ns"].to_list()
+        used = self._used_percent(link, direction, samples)
+        yield from _counter(f"{name}: used (% of rate)", times_ns, used)
+        yield from _counter(f"{name}: queue (bytes)", times_ns, samples["backlog_bytes"].to_list())
+
+        first_drops = samples["drops"].first() or 0
+        drops = (samples["drops"] - first_drops).to_list()
+        if any(drops):
+            yield from _counter(f"{name}: dropped (packets)", times_ns, drops)
+
+    def _used_percent(self, link: str, direction: Direction, samples: pl.DataFrame) -> list[float]:
+        """Compute how much of its rate a direction uses from each sample to the next."""
+        percent = []
+
+        rows = samples.select("time_ns", "bytes").iter_rows()
+        for (begin_ns, before), (end_ns, after) in pairwise(rows):
+            sent_bits = 8 * (after - before)
+            capacity = self._rate_bps(link, direction, begin_ns, end_ns) * max(end_ns - begin_ns, 1)
+            percent.append(round(100 * 1e9 * sent_bits / capacity, 2))
+        return [*percent, 0.0]
+
+    def _rate_bps(self, link: str, direction: Direction, begin_ns: int, end_ns: int) -> float:
+        """Give the mean rate of a direction between two times."""
+        history = self._content.history
+        if history is None:
+            return direction.bottleneck.rate_bps
+        return history.mean_rate_bps(link, direction.source, begin_ns, end_ns)
+
+    def _has_parallel_links(self, direction: Direction) -> bool:
+        ends = (direction.source, direction.target)
+        same_ends = 0
+
+        for link in self.plan.network.wan:
+            for other in link.directions:
+                if (other.source, other.target) == ends:
+                    same_ends += 1
+        return same_ends > 1
+
+    def _stages(self) -> Iterator[TraceEvent]:
+        yield _thread_name(STAGES, "stages")
+        begun: dict[str, int] = {}
+
+        for event in self._stage_events:
+            if isinstance(event, StageBegan):
+                begun[event.stage] = event.time_ns
+            elif isinstance(event, StageEnded) and event.stage in begun:
+                start_ns = begun.pop(event.stage)
+                yield _slice(event.stage, "stage", STAGES, start_ns, event.time_ns)
+
+    def _instants(self) -> Iterator[TraceEvent]:
+        """Give the failure, the changes of the network, and the warnings.
+
+        Warnings have no time and are put at the last event.
+        """
+        for event in self._stage_events:
+            if isinstance(event, RunEnded) and event.state == "failed":
+                name = f"{event.stage} {event.state} {event.reason}".rstrip()
+                details = {"stage": event.stage, "state": event.state, "reason": event.reason}
+                yield _instant(name, event.time_ns, details)
+
+        if self._content.history is not None:
+            times_ns = self._content.history.times_ns
+            for time_ns, change in zip(times_ns, self.plan.network.changes, strict=False):
                 yield _instant("; ".join(change.what), time_ns, {"at_s": change.at_ns / 1e9})
-        last = max((record["time_ns"] for record in self.records), default=0)
-        for warning in self.content.status.get("warnings") or []:
-            if last:
-                yield _instant(f"warning: {warning}", last, {"warning": warning})
+
+        last_ns = max((event.time_ns for event in self._stage_events), default=0)
+        status = self._content.status
+        if status is None or not last_ns:
+            return
+        for warning in status.warnings:
+            yield _instant(f"warning: {warning}", last_ns, {"warning": warning.message})
 
 
+def _timed_events(path: Path) -> list[TimedEvent]:
+    """Read the events of a run that have a time."""
+    events, _problems = records.read(path, EVENT, may_be_empty=True)
+    return [event for event in events if not isinstance(event, OperationsTotal)]
+
+
+def _steps(steps: pl.DataFrame, thread: Thread) -> Iterator[TraceEvent]:
+    """Give the steps of one rank, and the computation and the waits in them.
+
+    Args:
+        steps: rows of train.parquet of one rank.
+        thread: on which the steps are drawn.
+    """
+    rows = steps.sort("start_ns").select("step", "loss", "start_ns", "end_ns")
+
+    for step, loss, start_ns, end_ns in rows.iter_rows():
+        details = {"step": step}
+        if loss is not None:
+            details["loss"] = loss
+        yield _slice(f"step {step}", "step", thread, start_ns, end_ns, **details)
+
+    for start_ns, end_ns in compute_spans(steps).select("start_ns", "end_ns").iter_rows():
+        yield _slice(
+            "computation (modelled)",
+            "kernel",
+            thread,
+            start_ns,
+            end_ns,
+            stream=COMPUTE_STREAM,
+        )
+
+    for start_ns, end_ns in step_waits(steps).select("start_ns", "end_ns").iter_rows():
+        yield _slice("waiting", "wait", thread, start_ns, end_ns)
+
+
+def _operations(
+    ops: pl.DataFrame, waits: Mapping[int, int], first_thread: Thread, label: str
+) -> Iterator[TraceEvent]:
+    """Give the operations of one rank, in as many threads as it takes.
+
+    Args:
+        ops: rows of ops.parquet of one rank.
+        waits: the time at which its last rank has begun an operation, by the operation's start.
+        first_thread: of those on which operations are drawn.
+        label: names the rank.
+    """
+    ops = ops.sort("start_ns", "end_ns", descending=[False, True])
+
+    used_lanes = [min(lane, MOST_LANES - 1) for lane in lanes(ops)]
+    for lane in sorted(set(used_lanes)):
+        name = f"{label}: operations"
+        if lane:
+            name += f" {lane + 1}"
+        yield _thread_name(first_thread.next(lane), name)
+
+    for lane, row in zip(used_lanes, _operation_rows(ops), strict=True):
+        thread = first_thread.next(lane)
+        yield _slice(
+            kernel_name(row.op, row.bytes, row.dtype or ""),
+            "kernel",
+            thread,
+            row.start_ns,
+            row.end_ns,
+            stream=FIRST_OPERATION_STREAM + lane,
+            bytes=row.bytes,
+            group_size=row.group_size,
+            phase=row.phase,
+            iteration=row.iteration,
+        )
+
+        last_begin_ns = waits.get(row.start_ns, row.start_ns)
+        shortest_ns = SEEN * (row.end_ns - row.start_ns)
+        if last_begin_ns - row.start_ns > max(shortest_ns, 0):
+            yield _slice(
+                "waits for the last rank to begin",
+                "wait",
+                thread,
+                row.start_ns,
+                last_begin_ns,
+            )
+
+
+def _operation_rows(ops: pl.DataFrame) -> Iterator[OperationRow]:
+    """Give the rows of ops.parquet, in which the column dtype may be missing."""
+    if "dtype" not in ops.columns:
+        ops = ops.with_columns(dtype=pl.lit(""))
+    for row in ops.select(OperationRow._fields).iter_rows():
+        yield OperationRow(*row)
+
+
+@cache
 def kernel_name(op: str, size: int, dtype: str) -> str:
-    """Of an operation, as NCCL names its kernels: ``ncclDevKernel_AllReduce_f32 16 MiB (gloo)``."""
-    known = KERNEL_NAMES.get(op) or "".join(word.capitalize() for word in op.split("_"))
-    short = next(
-        (dtype.replace(long, letter) for long, letter in DTYPES.items() if dtype.startswith(long)),
-        dtype,
-    )
-    words = [
-        f"ncclDevKernel_{known}{f'_{short}' if short else ''}",
-        format_size(size, 4) if size else "",
-        "(gloo)",
-    ]
-    return " ".join(word for word in words if word)
+    """Name an operation as NCCL names its kernels: ``ncclDevKernel_AllReduce_f32 16 MiB (gloo)``.
+
+    Args:
+        op: such as all_reduce.
+        size: bytes; 0: the operation has none.
+        dtype: such as float32; empty: the operation has none.
+    """
+    kernel = KERNEL_NAMES.get(op)
+    if kernel is None:
+        kernel = "".join(part.capitalize() for part in op.split("_"))
+
+    name = f"ncclDevKernel_{kernel}"
+    if dtype:
+        name += f"_{_short_dtype(dtype)}"
+    if size:
+        name += f" {format_size(size, 4)}"
+    return f"{name} (gloo)"
 
 
-def _records(path: Path) -> list[Event]:
-    try:
-        return [record for record in read_records(path) if isinstance(record, dict)]
-    except (OSError, UnicodeDecodeError):
-        return []
+def _short_dtype(dtype: str) -> str:
+    for long_name, letter in DTYPE_LETTERS.items():
+        if dtype.startswith(long_name):
+            return dtype.replace(long_name, letter)
+    return dtype
 
 
-def _process(pid: int, name: str, order: int) -> Iterator[Event]:
-    yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
+def _process(pid: int, name: str, order: int) -> Iterator[TraceEvent]:
+    """Name a process, and sort it."""
+    yield {
+        "ph": "M",
+        "name": "process_name",
+        "pid": pid,
+        "tid": 0,
+        "args": {"name": name},
+    }
     yield {
         "ph": "M",
         "name": "process_sort_index",
@@ -325,47 +477,59 @@ def _process(pid: int, name: str, order: int) -> Iterator[Event]:
     }
 
 
-def _thread(pid: int, tid: int, name: str) -> Event:
-    return {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": name}}
+def _thread_name(thread: Thread, name: str) -> TraceEvent:
+    return {
+        "ph": "M",
+        "name": "thread_name",
+        "pid": thread.pid,
+        "tid": thread.tid,
+        "args": {"name": name},
+    }
 
 
-def _slice(name: str, category: str, start: int, end: int, at: Event, **args: object) -> Event:
+def _slice(
+    name: str, category: str, thread: Thread, start_ns: int, end_ns: int, **details: object
+) -> TraceEvent:
+    """Make an event that lasts."""
     return {
         "ph": "X",
         "cat": category,
         "name": name,
-        **at,
-        "ts": start,
-        "dur": max(end - start, 0),
-        "args": args,
+        "pid": thread.pid,
+        "tid": thread.tid,
+        "ts": start_ns,
+        "dur": max(end_ns - start_ns, 0),
+        "args": details,
     }
 
 
-def _instant(name: str, time_ns: int, args: Event) -> Event:
+def _instant(name: str, time_ns: int, details: Mapping[str, object]) -> TraceEvent:
     return {
         "ph": "i",
         "s": "g",
         "cat": "event",
         "name": name,
-        "pid": RUN,
-        "tid": 1,
+        "pid": STAGES.pid,
+        "tid": STAGES.tid,
         "ts": time_ns,
-        "args": args,
+        "args": details,
     }
 
 
-def _counter(name: str, times: list[int], values: list[float]) -> Iterator[Event]:
-    """A value holds until the next one; those that change nothing are left out."""
+def _counter(name: str, times_ns: Sequence[int], values: Sequence[float]) -> Iterator[TraceEvent]:
+    """Give the changes of a value, which holds from each of its times to the next."""
     last = None
-    for time, value in zip(times, values, strict=True):
-        if value != last:
-            yield {
-                "ph": "C",
-                "cat": "counter",
-                "name": name,
-                "pid": WAN,
-                "tid": 0,
-                "ts": time,
-                "args": {"value": value},
-            }
+
+    for time_ns, value in zip(times_ns, values, strict=True):
+        if value == last:
+            continue
+        yield {
+            "ph": "C",
+            "cat": "counter",
+            "name": name,
+            "pid": WAN_PID,
+            "tid": 0,
+            "ts": time_ns,
+            "args": {"value": value},
+        }
         last = value

@@ -1,23 +1,28 @@
-"""The tables of a summary.json: as `Grid`, which the page renders as HTML, and as rich tables for
-the terminal.
-"""
+"""The tables of a summary: as `Grid` for the page, and as rich tables for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from testbed.core.units import format_decimal_size, format_figure, format_rate, format_size
+from testbed.runfolder.summary import (
+    CollectiveRow,
+    PeriodRow,
+    RoundTripRow,
+    StageRow,
+    Summary,
+    TrainingSummary,
+    TransferRow,
+    WanRow,
+)
 
-Summary = dict[str, Any]
 WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in
 MOST_PERIODS = 20  # rows on a terminal
-AFTER_OP = 4  # where the columns of an operation come to an end
 NONE = "-"  # what was not measured
 DTYPE_BYTES = {
     "float64": 8,
@@ -31,6 +36,35 @@ DTYPE_BYTES = {
 }
 GROUP_NAMES = {"datacenter": "dc"}
 ALGORITHM_NAMES = {"hierarchical": "hier"}
+DEFAULT_ALGORITHM = "gloo"
+DEFAULT_GROUPS = "all"
+
+COLLECTIVES_NOTE = (
+    "time: median over the iterations of what rank 0 sees (where data go one way only: from the "
+    "first start of a sender to the last end of a receiver); max: the longest iteration. "
+    "algbw: size / time. busbw: algbw x the factor of nccl-tests, which makes it what each rank's "
+    "link carries. bound: the least time that the topology's delays and rates allow any "
+    "algorithm; of-bound: bound / time (perfect: 100)."
+)
+ALGORITHM_NOTE = " algo hier: inside each datacenter, across datacenters, inside again."
+GROUPS_NOTE = (
+    " group: what the groups are that work at the same time, and the ranks of one; the slowest "
+    "counts."
+)
+CALLS_NOTE = " calls: how often it was done by the same number of ranks."
+TRAINING_NOTE = (
+    "step: median over the steps after the warm-up. compute: modelled time of the GPU; exposed: "
+    "time in which a rank waits for data or for slower ranks; overlapped: communication beside "
+    "computation. utilisation: compute / time."
+)
+WAN_NOTE = (
+    "Bytes that each direction carried, whole frames with headers, and the mean share of its rate "
+    "from the first operation's start to the last one's end."
+)
+TRANSFERS_NOTE = (
+    "Over TCP, beside the job: when they began, bytes of data, and their rate until the last of "
+    "these arrived."
+)
 
 
 @dataclass(frozen=True)
@@ -51,92 +85,80 @@ class Grid:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class CollectiveColumn:
+    """A column of the table of collectives: its header, and its cell for a row."""
+
+    column: Column
+    cell: Callable[[CollectiveRow], str]
+
+
 def collectives_grid(summary: Summary) -> Grid:
-    """Times and bandwidths in the columns of nccl-tests, with the lower bound of the topology."""
+    """Make the table of collectives: the columns of nccl-tests, and the topology's lower bound."""
+    rows = summary.collectives
+    note = COLLECTIVES_NOTE
     columns = [
-        Column("size\n(B)"),
-        Column("count"),
-        Column("type", number=False),
-        Column("op", number=False),
-        Column("time\n(us)"),
-        Column("max\n(us)"),
-        Column("algbw\n(GB/s)"),
-        Column("busbw\n(GB/s)"),
-        Column("bound\n(us)"),
-        Column("of-bound\n(%)"),
-        Column("#wrong"),
+        CollectiveColumn(Column("size\n(B)"), lambda row: str(row.bytes)),
+        CollectiveColumn(Column("count"), _element_count),
+        CollectiveColumn(Column("type", number=False), lambda row: row.dtype or NONE),
+        CollectiveColumn(Column("op", number=False), lambda row: row.op),
     ]
-    note = (
-        "time: median over the iterations of what rank 0 sees (where data go one way only: from the first start of a "
-        "sender to the last end of a receiver); max: the longest iteration. algbw: size / time. busbw: algbw x the "
-        "factor of nccl-tests, which makes it what each rank's link carries. bound: the least time that the topology's "
-        "delays and rates allow any algorithm; of-bound: bound / time (perfect: 100)."
-    )
-    rows = _rows(summary, "collectives")
-    cells = [_collective(row) for row in rows]
-    if rows and all(
-        row.get("wrong") is None for row in rows
-    ):  # a script's own: nobody checks its results
-        columns, cells = columns[:-1], [cell[:-1] for cell in cells]
-    for column, text, explanation in reversed(_more_columns(rows)):
-        columns.insert(AFTER_OP, column)
-        cells = [
-            [*cell[:AFTER_OP], text(row), *cell[AFTER_OP:]]
-            for cell, row in zip(cells, rows, strict=True)
-        ]
-        note += f" {explanation}" * bool(explanation)
-    return Grid("Collectives", columns, cells, note)
 
+    if any(row.algorithm != DEFAULT_ALGORITHM for row in rows):
+        columns.append(CollectiveColumn(Column("algo", number=False), _algorithm_name))
+        note += ALGORITHM_NOTE
+    if any(row.groups != DEFAULT_GROUPS for row in rows):
+        columns.append(CollectiveColumn(Column("group", number=False), _group_name))
+        note += GROUPS_NOTE
+    elif _vary([row.ranks for row in rows]):
+        columns.append(CollectiveColumn(Column("ranks"), lambda row: str(row.ranks)))
+    if _vary([row.iterations for row in rows]):
+        columns.append(CollectiveColumn(Column("calls"), lambda row: str(row.iterations)))
+        note += CALLS_NOTE
 
-def _more_columns(rows: Sequence[Summary]) -> list[tuple[Column, Callable[[Summary], str], str]]:
-    """Columns for that in which `rows` differ, or are not as usual: each with its text for a row,
-    and what it means.
-    """
-    found: list[tuple[Column, Callable[[Summary], str], str]] = []
-    if any(row.get("algorithm", "gloo") != "gloo" for row in rows):
-        meaning = "algo hier: inside each datacenter, across datacenters, inside again."
-        found.append((Column("algo", number=False), _algorithm, meaning))
-    if any(row.get("groups", "all") != "all" for row in rows):
-        meaning = "group: what the groups are that work at the same time, and the ranks of one; the slowest counts."
-        found.append((Column("group", number=False), _group, meaning))
-    elif len({row["ranks"] for row in rows}) > 1:
-        found.append((Column("ranks"), lambda row: str(row["ranks"]), ""))
-    if len({row["iterations"] for row in rows}) > 1:
-        meaning = "calls: how often it was done by the same number of ranks."
-        found.append((Column("calls"), lambda row: str(row["iterations"]), meaning))
-    return found
-
-
-def _group(row: Summary) -> str:
-    return f"{GROUP_NAMES.get(row['groups'], row['groups'])}/{row['ranks']}"
-
-
-def _algorithm(row: Summary) -> str:
-    name = str(row.get("algorithm", "gloo"))
-    return ALGORITHM_NAMES.get(name, name)
-
-
-def _collective(row: Summary) -> list[str]:
-    size, dtype, times = row["bytes"], row.get("dtype") or NONE, row["time_us"]
-    width = DTYPE_BYTES.get(dtype)
-    efficiency = row.get("efficiency")
-    return [
-        str(size),
-        str(size // width) if width else NONE,
-        dtype,
-        row["op"],
-        microseconds(times["median"]),
-        microseconds(times["max"]),
-        bandwidth(row["algbw_gbytes"]),
-        bandwidth(row["busbw_gbytes"]),
-        microseconds(row.get("bound_us")),
-        NONE if efficiency is None else f"{100 * efficiency:.1f}",
-        NONE if row.get("wrong") is None else str(row["wrong"]),
+    columns += [
+        CollectiveColumn(Column("time\n(us)"), lambda row: microseconds(row.time_us.median)),
+        CollectiveColumn(Column("max\n(us)"), lambda row: microseconds(row.time_us.max)),
+        CollectiveColumn(Column("algbw\n(GB/s)"), lambda row: bandwidth(row.algbw_gbytes)),
+        CollectiveColumn(Column("busbw\n(GB/s)"), lambda row: bandwidth(row.busbw_gbytes)),
+        CollectiveColumn(Column("bound\n(us)"), lambda row: microseconds(row.bound_us)),
+        CollectiveColumn(Column("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
     ]
+    # Nobody checks the results of a user's script.
+    unchecked = all(row.wrong is None for row in rows)
+    if not rows or not unchecked:
+        columns.append(CollectiveColumn(Column("#wrong"), _wrong_count))
+
+    cells = []
+    for row in rows:
+        cells.append([column.cell(row) for column in columns])
+    return Grid("Collectives", [column.column for column in columns], cells, note)
+
+
+def _vary(values: Sequence[int]) -> bool:
+    return len(set(values)) > 1
+
+
+def _element_count(row: CollectiveRow) -> str:
+    element_bytes = DTYPE_BYTES.get(row.dtype)
+    return NONE if element_bytes is None else str(row.bytes // element_bytes)
+
+
+def _algorithm_name(row: CollectiveRow) -> str:
+    return ALGORITHM_NAMES.get(row.algorithm, row.algorithm)
+
+
+def _group_name(row: CollectiveRow) -> str:
+    groups = GROUP_NAMES.get(row.groups, row.groups)
+    return f"{groups}/{row.ranks}"
+
+
+def _wrong_count(row: CollectiveRow) -> str:
+    return NONE if row.wrong is None else str(row.wrong)
 
 
 def training_grid(summary: Summary) -> Grid:
-    """Where the time of a step goes, what it sends, and what is learnt."""
+    """Make the table of training: where the time of a step goes, what it sends, what is learnt."""
     columns = [
         Column("method", number=False),
         Column("steps"),
@@ -152,77 +174,92 @@ def training_grid(summary: Summary) -> Grid:
         Column("B/token"),
         Column("final\nloss"),
     ]
-    row = summary.get("training")
-    note = (
-        "step: median over the steps after the warm-up. compute: modelled time of the GPU; exposed: time in which a "
-        "rank waits for data or for slower ranks; overlapped: communication beside computation. utilisation: compute / "
-        "time."
-    )
-    if row and row.get("mfu") is not None:
-        note += f" MFU: of {row['flops_per_token']:.3g} FLOPs per token and a peak of {row['peak_flops']:.3g} FLOP/s."
-    return Grid("Training", columns, [_training(row)] if row else [], note)
+    training = summary.training
+    if training is None:
+        return Grid("Training", columns, [], TRAINING_NOTE)
+
+    note = TRAINING_NOTE
+    flops_known = training.flops_per_token is not None and training.peak_flops is not None
+    if training.mfu is not None and flops_known:
+        note += (
+            f" MFU: of {training.flops_per_token:.3g} FLOPs per token and a peak of "
+            f"{training.peak_flops:.3g} FLOP/s."
+        )
+    return Grid("Training", columns, [_training_cells(training)], note)
 
 
-def _training(row: Summary) -> list[str]:
-    wan, times = row["wan_bytes_per_step"], row["step_ms"]
+def _training_cells(training: TrainingSummary) -> list[str]:
+    wan_bytes = training.wan_bytes_per_step
     return [
-        str(row["method"]),
-        str(row["steps"]),
-        _decimals(times["median"], 1),
-        _decimals(times["p95"], 1),
-        _decimals(row["compute_ms"], 1),
-        _decimals(row["exposed_ms"], 1),
-        _decimals(row["overlapped_ms"], 1),
-        NONE if row["compute_utilisation"] is None else f"{100 * row['compute_utilisation']:.1f}",
-        _decimals(row["tokens_per_s"], 0),
-        NONE if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
-        NONE if wan is None else format_size(round(wan), 3),
-        _decimals(row["wan_bytes_per_token"], 0),
-        _decimals(row["final_loss"], 3),
+        str(training.method),
+        str(training.steps),
+        _decimals(training.step_ms.median, 1),
+        _decimals(training.step_ms.p95, 1),
+        _decimals(training.compute_ms, 1),
+        _decimals(training.exposed_ms, 1),
+        _decimals(training.overlapped_ms, 1),
+        _percent(training.compute_utilisation),
+        _decimals(training.tokens_per_s, 0),
+        _percent(training.mfu),
+        NONE if wan_bytes is None else format_size(round(wan_bytes), 3),
+        _decimals(training.wan_bytes_per_token, 0),
+        _decimals(training.final_loss, 3),
     ]
 
 
-def _decimals(value: float | None, digits: int) -> str:
-    return NONE if value is None else f"{value:.{digits}f}"
-
-
 def wan_grid(summary: Summary) -> Grid:
-    """A matrix: a row per sending datacenter, a column per receiving one; bytes and mean
-    utilisation of their links.
+    """Make the matrix of the WAN: bytes and mean utilisation from each datacenter to each other.
+
+    A row is a sending datacenter, a column a receiving one.
     """
-    rows = _rows(summary, "wan")
-    names = list(dict.fromkeys(name for row in rows for name in (row["from"], row["to"])))
-    cells = [[source, *(_wan_cell(rows, source, target) for target in names)] for source in names]
-    columns = [Column("from \\ to", number=False), *(Column(name) for name in names)]
-    note = (
-        "Bytes that each direction carried, whole frames with headers, and the mean share of its rate "
-        "from the first operation's start to the last one's end."
-    )
-    return Grid("WAN links", columns, cells, note)
+    names = site_names(summary.wan)
+    cells = []
+    for source in names:
+        row = [source]
+        for target in names:
+            row.append(_wan_cell(summary.wan, source, target))
+        cells.append(row)
+
+    columns = [Column("from \\ to", number=False)]
+    columns += [Column(name) for name in names]
+    return Grid("WAN links", columns, cells, WAN_NOTE)
 
 
-def _wan_cell(rows: Sequence[Summary], source: str, target: str) -> str:
-    """The sum of the parallel links from `source` to `target`; empty where there is none."""
-    mine = [row for row in rows if (row["from"], row["to"]) == (source, target)]
-    if not mine:
+def site_names(rows: Sequence[WanRow]) -> list[str]:
+    """List the datacenters of rows, in the order in which they come."""
+    names: dict[str, None] = {}
+    for row in rows:
+        names[row.source] = None
+        names[row.target] = None
+    return list(names)
+
+
+def _wan_cell(rows: Sequence[WanRow], source: str, target: str) -> str:
+    """Sum up the parallel links from `source` to `target`; empty where there is no link."""
+    links = [row for row in rows if row.source == source and row.target == target]
+    if not links:
         return ""
-    measured = [row for row in mine if row["bytes"] is not None]
-    if not measured:
+    measured_bytes = [row.bytes for row in links if row.bytes is not None]
+    if not measured_bytes:
         return NONE
-    text = format_size(sum(row["bytes"] for row in measured), 3)
-    used = [row for row in measured if row["mean_utilisation"] is not None]
-    if used:
-        share = sum(row["mean_utilisation"] * row["rate_bps"] for row in used) / sum(
-            row["rate_bps"] for row in used
-        )
-        text += f"\n{100 * share:.1f} %"
+
+    text = format_size(sum(measured_bytes), 3)
+    used_bps = 0.0
+    rate_bps = 0
+    for row in links:
+        if row.bytes is None or row.mean_utilisation is None:
+            continue
+        used_bps += row.mean_utilisation * row.rate_bps
+        rate_bps += row.rate_bps
+    if rate_bps:
+        text += f"\n{100 * (used_bps / rate_bps):.1f} %"
     return text
 
 
 def periods_grid(summary: Summary) -> Grid:
-    """What the network was between its changes, and how fast the run got on."""
-    rows = _rows(summary, "periods")
-    unit = rows[0]["unit"] if rows else "operation"
+    """Make the table of the network's changes and the throughput between them."""
+    rows = summary.periods
+    unit = rows[0].unit if rows else "operation"
     columns = [
         Column("from\n(s)"),
         Column("for\n(s)"),
@@ -230,23 +267,23 @@ def periods_grid(summary: Summary) -> Grid:
         Column(f"{unit}s\nper s"),
     ]
     note = (
-        f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in this time, by its "
-        "length. Without a length: the run was over before."
+        f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in "
+        "this time, by its length. Without a length: the run was over before."
     )
-    cells = [
-        [
-            format_figure(row["at_s"]),
-            NONE if row["seconds"] is None else f"{row['seconds']:.3f}",
-            "; ".join(map(str, row["what"])),
-            NONE if row["per_s"] is None else format_figure(row["per_s"], 4),
-        ]
-        for row in rows
+    return Grid("Events", columns, [_period_cells(row) for row in rows], note)
+
+
+def _period_cells(row: PeriodRow) -> list[str]:
+    return [
+        format_figure(row.at_s),
+        _decimals(row.seconds, 3),
+        "; ".join(row.what),
+        NONE if row.per_s is None else format_figure(row.per_s, 4),
     ]
-    return Grid("Events", columns, cells, note)
 
 
 def transfers_grid(summary: Summary) -> Grid:
-    """What hosts sent each other beside the job."""
+    """Make the table of what hosts sent each other in the background."""
     columns = [
         Column("at\n(s)"),
         Column("from", number=False),
@@ -257,30 +294,32 @@ def transfers_grid(summary: Summary) -> Grid:
         Column("rate"),
         Column("outcome", number=False),
     ]
-    cells = [
-        [
-            NONE if row["at_s"] is None else f"{row['at_s']:.3f}",
-            str(row["from"]),
-            str(row["to"]),
-            format_decimal_size(row["bytes"], 4),
-            format_decimal_size(row["received"], 4),
-            f"{row['seconds']:.3f}",
-            NONE if row["bps"] is None else format_rate(round(row["bps"]), 3),
-            str(
-                row.get("error")
-                or ("complete" if row["received"] == row["bytes"] else "cut short by the run's end")
-            ),
-        ]
-        for row in _rows(summary, "transfers")
+    cells = [_transfer_cells(row) for row in summary.transfers]
+    return Grid("Transfers", columns, cells, TRANSFERS_NOTE)
+
+
+def _transfer_cells(row: TransferRow) -> list[str]:
+    if row.error:
+        outcome = row.error
+    elif row.received == row.bytes:
+        outcome = "complete"
+    else:
+        outcome = "cut short by the run's end"
+
+    return [
+        _decimals(row.at_s, 3),
+        row.source,
+        row.target,
+        format_decimal_size(row.bytes, 4),
+        format_decimal_size(row.received, 4),
+        _decimals(row.seconds, 3),
+        NONE if row.bps is None else format_rate(round(row.bps), 3),
+        outcome,
     ]
-    note = "Over TCP, beside the job: when they began, bytes of data, and their rate until the last of these arrived."
-    return Grid("Transfers", columns, cells, note)
 
 
 def fidelity_grid(summary: Summary) -> Grid:
-    """Round-trip times between datacenters, as the topology demands and as measured before the
-    run.
-    """
+    """Make the table of round-trip times, as the topology demands and as measured."""
     columns = [
         Column("from", number=False),
         Column("to", number=False),
@@ -289,83 +328,91 @@ def fidelity_grid(summary: Summary) -> Grid:
         Column("difference\n(us)"),
         Column("within tolerance", number=False),
     ]
-    cells = []
-    for row in _rows(summary, "fidelity"):
-        expected, measured = row.get("rtt_ms_expected"), row.get("rtt_ms_measured")
-        cells.append(
-            [
-                str(row.get("from", NONE)),
-                str(row.get("to", NONE)),
-                NONE if expected is None else f"{expected:.3f}",
-                NONE if measured is None else f"{measured:.3f}",
-                NONE
-                if expected is None or measured is None
-                else f"{1000 * (measured - expected):+.1f}",
-                "yes" if row.get("ok") else "NO",
-            ]
-        )
     return Grid(
-        "Emulated against expected delay", columns, cells, "RTT: round-trip time, there and back."
+        title="Emulated against expected delay",
+        columns=columns,
+        rows=[_round_trip_cells(row) for row in summary.fidelity],
+        note="RTT: round-trip time, there and back.",
     )
 
 
-def stages_grid(summary: Summary) -> Grid:
-    """Where the time went: real seconds of this machine and seconds on the run's clock."""
-    columns = [Column("stage", number=False), Column("real time\n(s)"), Column("run's clock\n(s)")]
-    cells = [
-        [
-            row["stage"],
-            *(
-                NONE if row[key] is None else f"{row[key]:.2f}"
-                for key in ("wall_seconds", "emulated_seconds")
-            ),
-        ]
-        for row in _rows(summary, "stages")
+def _round_trip_cells(row: RoundTripRow) -> list[str]:
+    difference = NONE
+    if row.rtt_ms_expected is not None and row.rtt_ms_measured is not None:
+        difference_us = 1000 * (row.rtt_ms_measured - row.rtt_ms_expected)
+        difference = f"{difference_us:+.1f}"
+
+    return [
+        row.source,
+        row.target,
+        _decimals(row.rtt_ms_expected, 3),
+        _decimals(row.rtt_ms_measured, 3),
+        difference,
+        "yes" if row.ok else "NO",
     ]
-    return Grid("Stages", columns, cells)
+
+
+def stages_grid(summary: Summary) -> Grid:
+    """Make the table of stages: real seconds of this machine and seconds on the run's clock."""
+    columns = [
+        Column("stage", number=False),
+        Column("real time\n(s)"),
+        Column("run's clock\n(s)"),
+    ]
+    return Grid("Stages", columns, [_stage_cells(row) for row in summary.stages])
+
+
+def _stage_cells(row: StageRow) -> list[str]:
+    return [
+        row.stage,
+        _decimals(row.wall_seconds, 2),
+        _decimals(row.emulated_seconds, 2),
+    ]
 
 
 def collectives_table(summary: Summary) -> Table:
-    """`collectives_grid` for a terminal of 100 columns."""
+    """Make `collectives_grid` for a terminal of 100 columns."""
     return render(collectives_grid(summary))
 
 
 def training_table(summary: Summary) -> Table:
-    """`training_grid` for a terminal of 100 columns."""
+    """Make `training_grid` for a terminal of 100 columns."""
     return render(training_grid(summary))
 
 
 def wan_table(summary: Summary) -> Table:
-    """`wan_grid` for a terminal."""
+    """Make `wan_grid` for a terminal."""
     return render(wan_grid(summary))
 
 
 def periods_table(summary: Summary) -> Table:
-    """`periods_grid` for a terminal, at most `MOST_PERIODS` rows."""
+    """Make `periods_grid` for a terminal, at most `MOST_PERIODS` rows."""
     grid = periods_grid(summary)
     if len(grid.rows) > MOST_PERIODS:
-        rest = f"and {len(grid.rows) - MOST_PERIODS + 1} more, in report.html and summary.json"
-        grid = replace(grid, rows=[*grid.rows[: MOST_PERIODS - 1], ["", "", rest, ""]])
+        shown = list(grid.rows[: MOST_PERIODS - 1])
+        left_out = len(grid.rows) - len(shown)
+        text = f"and {left_out} more, in report.html and summary.json"
+        grid = replace(grid, rows=[*shown, ["", "", text, ""]])
     return render(grid)
 
 
 def transfers_table(summary: Summary) -> Table:
-    """`transfers_grid` for a terminal."""
+    """Make `transfers_grid` for a terminal."""
     return render(transfers_grid(summary))
 
 
 def fidelity_table(summary: Summary) -> Table:
-    """`fidelity_grid` for a terminal."""
+    """Make `fidelity_grid` for a terminal."""
     return render(fidelity_grid(summary))
 
 
 def stages_table(summary: Summary) -> Table:
-    """`stages_grid` for a terminal."""
+    """Make `stages_grid` for a terminal."""
     return render(stages_grid(summary))
 
 
 def render(grid: Grid) -> Table:
-    """`grid` as a rich table; text is literal, without rich's markup."""
+    """Convert a grid to a rich table; its text is literal, without rich's markup."""
     table = Table(
         title=Text(grid.title),
         title_justify="left",
@@ -376,29 +423,38 @@ def render(grid: Grid) -> Table:
     )
     for column in grid.columns:
         table.add_column(
-            Text(column.header), justify="right" if column.number else "left", overflow="fold"
+            Text(column.header),
+            justify="right" if column.number else "left",
+            overflow="fold",
         )
     for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        cells = [Text(cell) for cell in row]
+        table.add_row(*cells)
     return table
 
 
 def microseconds(value: float | None) -> str:
-    """A time in us with one decimal below 100 ms, none above."""
+    """Write a time in us, with one decimal below 100 ms, none above."""
     if value is None:
         return NONE
     return f"{value:.1f}" if value < 100_000 else f"{value:.0f}"
 
 
 def bandwidth(gbytes: float) -> str:
-    """10^9 bytes/s in at most six characters below 1000: two decimals from 1, four from 0.001, else
-    8.2e-5.
+    """Write 10^9 bytes/s in at most six characters below 1000.
+
+    There are two decimals from 1, four from 0.001; less is written as 8.2e-5.
     """
     if gbytes >= 1 or gbytes == 0:
         return f"{gbytes:.2f}"
-    return f"{gbytes:.4f}" if gbytes >= 0.001 else f"{gbytes:.1e}".replace("e-0", "e-")
+    if gbytes >= 0.001:
+        return f"{gbytes:.4f}"
+    return f"{gbytes:.1e}".replace("e-0", "e-")
 
 
-def _rows(summary: Summary, key: str) -> list[Summary]:
-    rows: list[Summary] = summary.get(key) or []
-    return rows
+def _decimals(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}"

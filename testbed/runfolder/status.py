@@ -22,8 +22,8 @@ State = Literal["running", "completed", "failed", "interrupted"]
 class Status(BaseModel):
     """The whole of status.json.
 
-    `faithful` says whether the figures are those of the plan; `warnings` say why not, and what else
-    to check before the figures are trusted. `forced_ms` is virtual time by which the clock was
+    `faithful` says whether the figures are those of the plan (None: the file does not say);
+    `warnings` say why not, and what else to check before the figures are trusted. `forced_ms` is virtual time by which the clock was
     forced forward during the operations because a process was busy-waiting.
     """
 
@@ -33,7 +33,7 @@ class Status(BaseModel):
     state: State = "running"
     exit_status: int | None = None
     reason: str = ""
-    faithful: bool = True
+    faithful: bool | None = True
     warnings: list[Problem] = []
     command: list[str] = []
     pid: int = 0
@@ -82,4 +82,5 @@ def read_status(path: Path) -> tuple[Status | None, list[Problem]]:
             problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
     if "state" not in sound:
         return None, problems
+    sound.setdefault("faithful", None)
     return Status(**sound), problems

@@ -1,1 +1,1 @@
-"""The figures of a run's page."""
+"""From tables of a run to figures of plotly, for the run's page."""

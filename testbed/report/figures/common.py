@@ -1,13 +1,15 @@
-"""Figures of a run. Backgrounds are transparent; the page's style sheet colours text and grid for
-light and dark.
+"""What figures share: look, axes, colours; and the figures of collectives and of training.
+
+Backgrounds are transparent: the page's style sheet colours text and grid for light and for dark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any, TypeAlias
+from itertools import cycle
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,6 +17,7 @@ import polars as pl
 
 from testbed.analysis.network_history import History
 from testbed.core.units import format_size
+from testbed.runfolder.summary import CollectiveRow
 
 COLOURS = (
     "#2f7ed8",
@@ -27,14 +30,13 @@ COLOURS = (
     "#d1495b",
     "#7a8a99",
 )
-SHADES = (
+CHANGE_COLOUR = "#d1495b"
+GRID_COLOUR = "#8884"
+TRANSPARENT = "rgba(0,0,0,0)"
+SHADES = (  # of heat maps; text is legible on each
     (0.0, "rgba(63,143,220,0.06)"),
     (1.0, "rgba(63,143,220,0.85)"),
-)  # of heat maps; text is legible on each
-MOST_MARKS = 60  # changes of the network in a figure
-Axis: TypeAlias = dict[str, Any]  # plotly's layout.xaxis or layout.yaxis
-Trace: TypeAlias = Any  # one of plotly's, which has no types
-OperationKey = tuple[str, int, str, str]  # op, ranks, dtype, algorithm
+)
 USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dark
     (0.0, "rgba(125,135,145,0.10)"),
     (0.04, "rgba(63,143,220,0.35)"),
@@ -42,205 +44,317 @@ USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dar
     (0.8, "#a65cc0"),
     (1.0, "#f08a00"),
 )
+LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
+RUN_CLOCK = "time (s, run's clock)"
+MOST_MARKS = 60  # changes of the network in a figure
+MOST_SIZE_TICKS = 8
+
+AxisSettings: TypeAlias = dict[str, Any]  # plotly's layout.xaxis or layout.yaxis
+Trace: TypeAlias = Any  # one of plotly's, which has no types
 
 
-def latency_figure(collectives: list[dict[str, Any]]) -> go.Figure | None:
-    """Median time against size, both logarithmic: a line per operation, its lower bound dashed.
-    None without sizes.
+class OperationKey(NamedTuple):
+    """What rows of collectives have in common that belong to one line of a figure."""
+
+    op: str
+    ranks: int
+    dtype: str
+    algorithm: str
+
+    @classmethod
+    def of(cls, row: CollectiveRow) -> OperationKey:
+        """Give the key of a row."""
+        return cls(row.op, row.ranks, row.dtype, row.algorithm)
+
+
+def latency_figure(collectives: Sequence[CollectiveRow]) -> go.Figure | None:
+    """Draw median time against size, both logarithmic: a line per operation, its bound dashed.
+
+    Returns:
+        None if no operation has a size.
     """
-    rows = sorted((row for row in collectives if row["bytes"] > 0), key=lambda row: row["bytes"])
+    rows = sized_rows(collectives)
     if not rows:
         return None
+    keys = operation_keys(rows)
     traces: list[Trace] = []
-    keys = list(dict.fromkeys(operation_key(row) for row in rows))
-    for i, key in enumerate(keys):
-        mine = [row for row in rows if operation_key(row) == key]
-        traces += _operation(mine, operation_name(key, keys), COLOURS[i % len(COLOURS)])
+
+    for key, colour in zip(keys, cycle(COLOURS), strict=False):
+        operation_rows = [row for row in rows if OperationKey.of(row) == key]
+        name = operation_name(key, keys)
+        traces.append(_measured_trace(operation_rows, name, colour))
+        traces.append(_bound_trace(operation_rows, name, colour))
     return drawing(traces, 440, *log_axes(rows))
 
 
-def log_axes(rows: list[dict[str, Any]]) -> tuple[Axis, Axis]:
-    """Axes of size and time for `rows` of collectives, sorted by size."""
-    shown = _size_ticks(rows[0]["bytes"], rows[-1]["bytes"])
-    ticks = _ticks(
-        [
-            value / 1000
-            for row in rows
-            for value in (row["time_us"]["max"], row.get("bound_us") or 0)
-            if value > 0
-        ]
-    )
-    return (
-        axis(
-            "size of the data",
-            type="log",
-            tickvals=shown,
-            ticktext=[format_size(size, 3) for size in shown],
-        ),
-        axis("time (ms)", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]),
-    )
+def sized_rows(collectives: Sequence[CollectiveRow]) -> list[CollectiveRow]:
+    """Choose the rows of operations that move data, and sort them by size."""
+    rows = [row for row in collectives if row.bytes > 0]
+    rows.sort(key=lambda row: row.bytes)
+    return rows
 
 
-def _ticks(values: list[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten that span `values`, all above zero."""
-    low, high = (
-        math.floor(math.log10(min(values, default=1))),
-        math.ceil(math.log10(max(values, default=1))),
+def operation_keys(rows: Sequence[CollectiveRow]) -> list[OperationKey]:
+    """List the keys of rows in the order in which they come, each once."""
+    return list(dict.fromkeys(OperationKey.of(row) for row in rows))
+
+
+def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
+    """Name an operation, as HTML.
+
+    The name has the algorithm if that is not gloo's, and ranks and type where several of `keys` are
+    of the same operation.
+    """
+    name = key.op
+    if key.algorithm != "gloo":
+        name = f"{key.algorithm} {name}"
+    same_op = [other for other in keys if other.op == key.op]
+    if len(same_op) > 1:
+        name += f", {key.ranks} ranks, {key.dtype}"
+    return escape(name)
+
+
+def log_axes(rows: Sequence[CollectiveRow]) -> tuple[AxisSettings, AxisSettings]:
+    """Make the logarithmic axes of size and time for rows that are sorted by size."""
+    sizes = _size_ticks(rows[0].bytes, rows[-1].bytes)
+    size_axis = axis(
+        "size of the data",
+        type="log",
+        tickvals=sizes,
+        ticktext=[format_size(size, 3) for size in sizes],
     )
-    return [factor * 10.0**exponent for exponent in range(low, high + 1) for factor in (1, 2, 5)]
+
+    times_ms = []
+
+    for row in rows:
+        for time_us in (row.time_us.max, row.bound_us or 0):
+            if time_us > 0:
+                times_ms.append(time_us / 1000)
+    ticks = decade_ticks(times_ms or [1.0])
+    time_axis = axis(
+        "time (ms)",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:g}" for tick in ticks],
+    )
+    return size_axis, time_axis
+
+
+def decade_ticks(values: Sequence[float]) -> list[float]:
+    """List 1, 2 and 5 times the powers of ten that span `values`, all above zero."""
+    lowest = math.floor(math.log10(min(values)))
+    highest = math.ceil(math.log10(max(values)))
+    ticks = []
+
+    for exponent in range(lowest, highest + 1):
+        power = 10.0**exponent
+        ticks += [power, 2 * power, 5 * power]
+    return ticks
 
 
 def _size_ticks(least: int, most: int) -> list[int]:
-    """At most eight powers of two that span the sizes; the size itself if there is one."""
+    """List powers of two that span sizes; the size itself if there is only one."""
     if least == most:
         return [least]
-    low, high = round(math.log2(least)), round(math.log2(most))
-    return [2**exponent for exponent in range(low, high + 1, 1 + (high - low) // 8)]
+    lowest = round(math.log2(least))
+    highest = round(math.log2(most))
+
+    step = 1 + (highest - lowest) // MOST_SIZE_TICKS
+    return [2**exponent for exponent in range(lowest, highest + 1, step)]
 
 
-def operation_key(row: dict[str, Any]) -> OperationKey:
-    """By which rows belong to one line."""
-    return row["op"], row["ranks"], row["dtype"], row.get("algorithm", "gloo")
+def _measured_trace(rows: Sequence[CollectiveRow], name: str, colour: str) -> Trace:
+    """Draw the medians of one operation, with bars from the shortest to the longest iteration."""
+    medians = np.array([row.time_us.median for row in rows]) / 1000
+    shortest = np.array([row.time_us.min for row in rows]) / 1000
+    longest = np.array([row.time_us.max for row in rows]) / 1000
 
-
-def operation_name(key: OperationKey, keys: list[OperationKey]) -> str:
-    """The operation, its algorithm if that is not gloo's, and group size and type where several
-    rows share it.
-    """
-    op, ranks, dtype, algorithm = key
-    name = op if algorithm == "gloo" else f"{algorithm} {op}"
-    alone = sum(other[0] == op for other in keys) == 1
-    return escape(name if alone else f"{name}, {ranks} ranks, {dtype}")
-
-
-def _operation(rows: list[dict[str, Any]], name: str, colour: str) -> list[Trace]:
-    sizes = [row["bytes"] for row in rows]
-    medians = np.array([row["time_us"]["median"] for row in rows]) / 1000
-    lows = medians - np.array([row["time_us"]["min"] for row in rows]) / 1000
-    highs = np.array([row["time_us"]["max"] for row in rows]) / 1000 - medians
-    texts = [format_size(size, 3) for size in sizes]
-    hover = "%{text}: %{y:.4g} ms<extra>" + name + "</extra>"
-    measured = go.Scatter(
-        x=sizes,
+    bars = {
+        "type": "data",
+        "array": longest - medians,
+        "arrayminus": medians - shortest,
+        "width": 3,
+        "thickness": 1,
+    }
+    return go.Scatter(
+        x=[row.bytes for row in rows],
         y=medians,
         name=name,
         legendgroup=name,
         mode="lines+markers",
         line={"color": colour, "width": 2},
-        error_y={"type": "data", "array": highs, "arrayminus": lows, "width": 3, "thickness": 1},
-        text=texts,
-        hovertemplate=hover,
+        error_y=bars,
+        text=[format_size(row.bytes, 3) for row in rows],
+        hovertemplate="%{text}: %{y:.4g} ms<extra>" + name + "</extra>",
     )
-    known = [(row["bytes"], row["bound_us"] / 1000) for row in rows if row.get("bound_us")]
-    bound = go.Scatter(
-        x=[size for size, _ in known],
-        y=[bound for _, bound in known],
+
+
+def _bound_trace(rows: Sequence[CollectiveRow], name: str, colour: str) -> Trace:
+    """Draw the lower bound of one operation, where it is known."""
+    sizes = []
+    bounds_ms = []
+
+    for row in rows:
+        if row.bound_us:
+            sizes.append(row.bytes)
+            bounds_ms.append(row.bound_us / 1000)
+    return go.Scatter(
+        x=sizes,
+        y=bounds_ms,
         name=f"{name}, bound",
         legendgroup=name,
         mode="lines",
         line={"color": colour, "width": 1.5, "dash": "dash"},
-        text=texts,
+        text=[format_size(row.bytes, 3) for row in rows],
         hovertemplate="%{text}: %{y:.4g} ms<extra>" + name + ", bound</extra>",
     )
-    return [measured, bound]
 
 
-def loss_figure(runs: dict[str, pl.DataFrame], changed: History | None = None) -> go.Figure | None:
-    """Mean loss over the ranks against time since training began, a curve for each run that has two
-    steps with one.
+def loss_figure(
+    runs: Mapping[str, pl.DataFrame], history: History | None = None
+) -> go.Figure | None:
+    """Draw mean loss over the ranks against time since training began, a curve for each run.
 
-    None without such a run. `changed` is the network of a single run, whose changes are marked.
+    Args:
+        runs: train.parquet of each run, by the run's name (step, start_ns, end_ns: integers, loss:
+            float64, null where a rank computed none).
+        history: the network of a single run, whose changes are marked.
+
+    Returns:
+        None if no run has two steps with a loss.
     """
     traces = []
-    for (name, steps), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+    for (name, steps), colour in zip(runs.items(), cycle(COLOURS), strict=False):
         curve = _loss_curve(steps)
         if curve.height >= 2:
-            traces.append(
-                go.Scatter(
-                    x=curve["seconds"].to_list(),
-                    y=curve["loss"].to_list(),
-                    mode="lines",
-                    name=escape(name),
-                    line={"color": colour, "width": 2},
-                    hovertemplate="%{x:.4g} s: %{y:.4g}",
-                )
-            )
+            traces.append(_loss_trace(curve, name, colour))
     if not traces:
         return None
-    begin = min(min(steps["start_ns"], default=0) for steps in runs.values())
-    lines = [] if changed is None else marks(changed, begin)
-    x, y = axis("time (s, run's clock)", rangemode="tozero"), axis("loss (nats per token)")
-    return drawing(traces, 380, x, y, shapes=lines)
+
+    marks: list[dict[str, Any]] = []
+    if history is not None:
+        begin_ns = min(min(steps["start_ns"], default=0) for steps in runs.values())
+        marks = change_marks(history, begin_ns)
+    return drawing(
+        traces,
+        380,
+        axis(RUN_CLOCK, rangemode="tozero"),
+        axis("loss (nats per token)"),
+        shapes=marks,
+    )
 
 
 def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
-    """Seconds since training began, and the loss, of each step."""
-    since = (pl.col("end_ns").max() - steps["start_ns"].min()) / 1e9
-    return (
-        steps.group_by("step")
-        .agg(seconds=since, loss=pl.col("loss").mean())
-        .drop_nulls()
-        .sort("step")
+    """Sum up train.parquet by step.
+
+    Returns:
+        A row for each step with a loss, sorted: step, seconds (float64, since training began, until
+        the last rank ended the step), loss (float64, mean over the ranks).
+    """
+    last_end = pl.col("end_ns").max()
+    seconds = (last_end - steps["start_ns"].min()) / 1e9
+    curve = steps.group_by("step").agg(seconds=seconds, loss=pl.col("loss").mean())
+    return curve.drop_nulls().sort("step")
+
+
+def _loss_trace(curve: pl.DataFrame, name: str, colour: str) -> Trace:
+    return go.Scatter(
+        x=curve["seconds"].to_list(),
+        y=curve["loss"].to_list(),
+        mode="lines",
+        name=escape(name),
+        line={"color": colour, "width": 2},
+        hovertemplate="%{x:.4g} s: %{y:.4g}",
     )
 
 
-def axis(title: str, **settings: Any) -> Axis:
-    """An axis in the look of all figures."""
+def axis(title: str, **settings: Any) -> AxisSettings:
+    """Make an axis in the look of all figures; `settings` are plotly's."""
     return {
         "title": {"text": title, "standoff": 10},
-        "gridcolor": "#8884",
+        "gridcolor": GRID_COLOUR,
         "zeroline": False,
         **settings,
     }
 
 
-def drawing(traces: Sequence[Trace], height: int, x: Axis, y: Axis, **layout: Any) -> go.Figure:
-    """A figure in the look of all, `height` px high.
+def drawing(
+    traces: Sequence[Trace],
+    height: int,
+    x: AxisSettings,
+    y: AxisSettings,
+    *,
+    legend: Mapping[str, Any] | None = None,
+    **layout: Any,
+) -> go.Figure:
+    """Make a figure in the look of all.
 
-    It is made in one step: plotly 6 takes 14 ms for each change to one that exists.
+    The figure is made in one step: plotly 6 takes 14 ms for each change to an existing figure.
+
+    Args:
+        traces: what is drawn.
+        height: px.
+        x: the horizontal axis.
+        y: the vertical axis.
+        legend: settings of the legend that differ from those of the other figures.
+        layout: other settings of plotly's layout.
     """
-    legend = {
-        "orientation": "h",
-        "yanchor": "bottom",
-        "y": 1.02,
-        "x": 0,
-        **layout.pop("legend", {}),
+    settings = {
+        **look(height),
+        "legend": {**LEGEND, **(legend or {})},
+        "xaxis": x,
+        "yaxis": {"automargin": True, **y},
+        **layout,
     }
-    return go.Figure(
-        traces,
-        {
-            "template": "none",
-            "height": height,
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "autosize": True,
-            "margin": {"l": 60, "r": 10, "t": 36, "b": 50},
-            "font": {"family": "system-ui, sans-serif", "size": 13},
-            "legend": legend,
-            "xaxis": x,
-            "yaxis": {"automargin": True, **y},
-            **layout,
-        },
-    )
+    return go.Figure(traces, settings)
 
 
-def marks(history: History, origin_ns: int) -> list[dict[str, Any]]:
-    """Lines across a figure over time where the network changed; none if there are too many to be
-    told apart.
-    """
-    times = [(time - origin_ns) / 1e9 for time in history.times_ns]
-    line = {"width": 1, "dash": "dot", "color": "#d1495b"}
-    shown = times if len(times) <= MOST_MARKS else []
-    return [
-        {"type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
-        for x in shown
-    ]
-
-
-def colour_bar(what: str) -> dict[str, Any]:
-    """The legend of a heat map whose values are per cent of something."""
+def look(height: int) -> dict[str, Any]:
+    """Give the settings of plotly's layout that all figures share, for a height in px."""
     return {
-        "title": {"text": what, "side": "top"},
+        "template": "none",
+        "height": height,
+        "paper_bgcolor": TRANSPARENT,
+        "plot_bgcolor": TRANSPARENT,
+        "autosize": True,
+        "margin": {"l": 60, "r": 10, "t": 36, "b": 50},
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+    }
+
+
+def change_marks(history: History, origin_ns: int) -> list[dict[str, Any]]:
+    """Draw lines across a figure over time where the network changed.
+
+    Args:
+        history: of the network.
+        origin_ns: the Unix time at which the figure's time begins.
+
+    Returns:
+        Shapes of plotly; none if there are too many changes to be told apart.
+    """
+    if len(history.times_ns) > MOST_MARKS:
+        return []
+    return list(_change_marks(history, origin_ns))
+
+
+def _change_marks(history: History, origin_ns: int) -> Iterator[dict[str, Any]]:
+    for time_ns in history.times_ns:
+        seconds = (time_ns - origin_ns) / 1e9
+        yield {
+            "type": "line",
+            "yref": "paper",
+            "x0": seconds,
+            "x1": seconds,
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 1, "dash": "dot", "color": CHANGE_COLOUR},
+        }
+
+
+def colour_bar(title: str) -> dict[str, Any]:
+    """Make the legend of a heat map whose values are per cent."""
+    return {
+        "title": {"text": title, "side": "top"},
         "ticksuffix": " %",
         "thickness": 12,
         "outlinewidth": 0,

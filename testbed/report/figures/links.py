@@ -1,8 +1,12 @@
-"""Figures of the WAN: how much each direction carries and queues over time, and in total."""
+"""Figures of the WAN: how much each direction carries and queues over time, and in total.
+
+Arrays of samples have shape (samples,), arrays over time have shape (bins,), and their edges have
+shape (bins + 1,), in Unix ns on the run's clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -17,232 +21,364 @@ from testbed.core.units import format_rate, format_size
 from testbed.plan.model import Direction
 from testbed.report.figures.common import (
     COLOURS,
+    RUN_CLOCK,
     SHADES,
     USE_COLOURS,
     axis,
+    change_marks,
     colour_bar,
     drawing,
-    marks,
 )
+from testbed.report.tables import site_names
+from testbed.runfolder.summary import WanRow
 
 TIME_BINS = 400
 MOST_LINES = 6  # directions that are told apart as lines
 MOST_LABELLED = 12  # datacenters whose cells have room for text
 AT_THE_TIME = "what it had then"
-TIME = "time (s, run's clock)"
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What was sampled of a WAN direction, by time."""
+class DirectionSamples:
+    """What was sampled of a direction of a WAN link, by time.
 
-    way: Direction  # as it was built
-    pieces: Pieces  # how it was when
+    Attributes:
+        direction: as it was built.
+        pieces: how the direction was when.
+        time_ns: int64, shape (samples,), ascending.
+        sent_bytes: float64, shape (samples,), since the link was built.
+        queued_bytes: float64, shape (samples,).
+    """
+
+    direction: Direction
+    pieces: Pieces
     time_ns: npt.NDArray[np.int64]
-    sent: Values  # bytes since the link was built
-    queued: Values  # bytes
+    sent_bytes: Values
+    queued_bytes: Values
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the direction stayed as it was built."""
+        return len(self.pieces) == 1
 
     def capacity_bits(self, edges: Values) -> Values:
-        """What the bottleneck could have sent between each two neighbouring times."""
+        """Compute what the bottleneck could have sent in each bin (shape (bins,))."""
+        offsets = edges - edges[0]
         carried = np.zeros(len(edges))
-        for begin, end, way in self.pieces:
-            carried += way.bottleneck.rate_bps * np.clip(
-                edges - edges[0], begin - edges[0], end - edges[0]
-            )
+
+        for begin_ns, end_ns, direction in self.pieces:
+            elapsed_ns = np.clip(offsets, begin_ns - edges[0], end_ns - edges[0])
+            carried += direction.bottleneck.rate_bps * elapsed_ns
+
         return np.asarray(np.diff(carried) / 1e9)
 
     def queue_packets(self, edges: Values) -> Values:
-        """The queue's length between each two neighbouring times, as it was at the first of
-        both.
-        """
-        begins = np.array([begin for begin, _, _ in self.pieces])
-        sizes = np.array([way.bottleneck.queue_packets for _, _, way in self.pieces], dtype=float)
-        return np.asarray(sizes[np.searchsorted(begins, edges[:-1], side="right") - 1])
+        """Give the queue's length in each bin (shape (bins,)), as it was when the bin began."""
+        begins = []
+        lengths = []
+
+        for begin_ns, _end_ns, direction in self.pieces:
+            begins.append(begin_ns)
+            lengths.append(direction.bottleneck.queue_packets)
+
+        numbers = np.searchsorted(np.array(begins), edges[:-1], side="right") - 1
+        return np.array(lengths, dtype=float)[numbers]
+
+
+@dataclass(frozen=True)
+class SharesOverTime:
+    """Per cent of something of each direction over time.
+
+    Attributes:
+        names: of the directions, as HTML.
+        wholes: what 100 % of each direction are.
+        seconds: float64, shape (bins + 1,), the edges of the bins.
+        percent: float64, shape (directions, bins).
+    """
+
+    names: list[str]
+    wholes: list[str]
+    seconds: Values
+    percent: Values
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity of directions that is shown over time.
+
+    Attributes:
+        title: names the quantity, such as "used".
+        percent: computes it from samples and edges (shape (bins + 1,)); shape (bins,).
+        whole: writes what 100 % of a direction are.
+    """
+
+    title: str
+    percent: Callable[[DirectionSamples, Values], Values]
+    whole: Callable[[Direction], str]
 
 
 def utilisation_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Figure | None:
-    """Share of the rate in use over time: None without two samples."""
+    """Draw the share of each direction's rate in use over time.
 
-    def shares(samples: Samples, edges: Values) -> Values:
-        carried = np.diff(np.interp(edges, samples.time_ns, samples.sent))
-        used = 100 * carried * 8 / samples.capacity_bits(edges)
-        # Where a rate falls, bytes of the sample before may be counted to the time after.
-        return np.asarray(used if len(samples.pieces) == 1 else np.minimum(used, 100))
+    Args:
+        links: links.parquet.
+        history: of the network, whose changes are marked.
+        origin_ns: the Unix time at which the figure's time begins.
 
-    return _over_time(
-        links,
-        history,
-        origin_ns,
-        shares,
-        "used",
-        lambda way: format_rate(way.bottleneck.rate_bps, 3),
-    )
+    Returns:
+        None without two samples.
+    """
+    quantity = Quantity("used", _percent_used, _rate_text)
+    return _figure_over_time(links, history, origin_ns, quantity)
 
 
 def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Figure | None:
-    """Part of the bottleneck's queue that is full over time: None without two samples."""
+    """Draw the part of each bottleneck's queue that is full over time.
 
+    Args and result are those of `utilisation_figure`.
+    """
     mtu = history.states[0].mtu
 
-    def fill(samples: Samples, edges: Values) -> Values:
-        bins = np.clip(np.searchsorted(edges, samples.time_ns, side="right") - 1, 0, len(edges) - 2)
-        most = np.zeros(len(edges) - 1)
-        np.maximum.at(most, bins, samples.queued)
-        return np.asarray(100 * most / (samples.queue_packets(edges) * mtu))
+    def percent_full(samples: DirectionSamples, edges: Values) -> Values:
 
-    def room(way: Direction) -> str:
-        size = way.bottleneck.queue_packets * mtu
-        return f"{format_size(size, 3)} ({size * 8e3 / way.bottleneck.rate_bps:.3g} ms)"
+        numbers = np.searchsorted(edges, samples.time_ns, side="right") - 1
+        numbers = np.clip(numbers, 0, len(edges) - 2)
 
-    return _over_time(links, history, origin_ns, fill, "full", room)
+        most_bytes = np.zeros(len(edges) - 1)
+        np.maximum.at(most_bytes, numbers, samples.queued_bytes)
+
+        queue_bytes = samples.queue_packets(edges) * mtu
+        return np.asarray(100 * most_bytes / queue_bytes)
+
+    def queue_text(direction: Direction) -> str:
+        size = direction.bottleneck.queue_packets * mtu
+        milliseconds = size * 8e3 / direction.bottleneck.rate_bps
+        return f"{format_size(size, 3)} ({milliseconds:.3g} ms)"
+
+    quantity = Quantity("full", percent_full, queue_text)
+    return _figure_over_time(links, history, origin_ns, quantity)
 
 
-def matrix_figure(rows: list[dict[str, Any]]) -> go.Figure | None:
-    """Mean use of the links from each datacenter (row) to each other one (column), with their
-    bytes. None without.
-    """
-    known = [
-        row for row in rows if row["bytes"] is not None and row["mean_utilisation"] is not None
-    ]
-    if not known:
+def _percent_used(samples: DirectionSamples, edges: Values) -> Values:
+    sent_bytes = np.interp(edges, samples.time_ns, samples.sent_bytes)
+    used = 100 * np.diff(sent_bytes) * 8 / samples.capacity_bits(edges)
+
+    if samples.is_constant:
+        return np.asarray(used)
+    # Where a rate falls, bytes of the sample before may be counted to the time after.
+    return np.minimum(used, 100)
+
+
+def _rate_text(direction: Direction) -> str:
+    return format_rate(direction.bottleneck.rate_bps, 3)
+
+
+def _figure_over_time(
+    links: pl.DataFrame, history: History, origin_ns: int, quantity: Quantity
+) -> go.Figure | None:
+    """Draw a quantity of each direction: few directions as lines, many as rows of a heat map."""
+    shares = _shares_over_time(links, history, origin_ns, quantity)
+    if shares is None:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in (row["from"], row["to"])))
-    size = len(names)
-    rates, used, total = (np.zeros((size, size)) for _ in range(3))
-    for row in known:
-        at = names.index(row["from"]), names.index(row["to"])
-        rates[at] += row["rate_bps"]
-        used[at] += row["rate_bps"] * row["mean_utilisation"]
-        total[at] += row["bytes"]
-    linked = rates > 0
-    share = np.where(linked, 100 * used / np.where(linked, rates, 1), np.nan)
-    texts = [
-        [
-            f"{format_size(int(total[i, j]), 3)}<br>{_percent(share[i, j])}" if linked[i, j] else ""
-            for j in range(size)
-        ]
-        for i in range(size)
-    ]
-    shown = [escape(str(name)) for name in names]
+
+    marks = change_marks(history, origin_ns)
+    if len(shares.names) <= MOST_LINES:
+        return _draw_lines(shares, quantity.title, marks)
+    return _draw_rows(shares, quantity.title, marks)
+
+
+def _shares_over_time(
+    links: pl.DataFrame, history: History, origin_ns: int, quantity: Quantity
+) -> SharesOverTime | None:
+    """Compute a quantity of each direction, in at most `TIME_BINS` bins.
+
+    The arguments are those of `utilisation_figure`; None without two samples.
+    """
+    sampled = list(_sampled_directions(links, history))
+    if not sampled:
+        return None
+
+    begin_ns = max(origin_ns, min(links["time_ns"]))
+    end_ns = max(links["time_ns"])
+
+    times = links.filter(pl.col("time_ns") >= begin_ns)["time_ns"].n_unique()
+    bins = min(TIME_BINS, times - 1)
+
+    if bins < 1:
+        return None
+
+    edges = np.linspace(begin_ns, end_ns, bins + 1)
+    names = []
+    wholes = []
+    percent = []
+
+    for samples in sampled:
+        direction = samples.direction
+        names.append(escape(f"{direction.source} → {direction.target}"))
+        wholes.append(quantity.whole(direction) if samples.is_constant else AT_THE_TIME)
+        percent.append(quantity.percent(samples, edges))
+
+    return SharesOverTime(
+        names=_numbered(names),
+        wholes=wholes,
+        seconds=np.round((edges - origin_ns) / 1e9, 6),
+        percent=np.round(percent, 2),
+    )
+
+
+def _sampled_directions(links: pl.DataFrame, history: History) -> Iterator[DirectionSamples]:
+    """Split links.parquet into the directions of the network, without those never sampled."""
+    for link in history.states[0].wan:
+        for direction in link.directions:
+            is_direction = (pl.col("link") == link.key) & (pl.col("source") == direction.source)
+
+            rows = links.filter(is_direction).sort("time_ns")
+            if rows.is_empty():
+                continue
+            yield DirectionSamples(
+                direction=direction,
+                pieces=history.pieces(link.key, direction.source),
+                time_ns=rows["time_ns"].to_numpy(),
+                sent_bytes=rows["bytes"].to_numpy().astype(float),
+                queued_bytes=rows["backlog_bytes"].to_numpy().astype(float),
+            )
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Append numbers to names that occur more than once, as those of parallel links do."""
+    numbered = []
+    for position, name in enumerate(names):
+        if names.count(name) == 1:
+            numbered.append(name)
+            continue
+        number = names[: position + 1].count(name)
+        numbered.append(f"{name} ({number})")
+    return numbered
+
+
+def _draw_lines(shares: SharesOverTime, title: str, marks: Sequence[dict[str, Any]]) -> go.Figure:
+    """Draw a line for each direction; each value holds from one edge to the next."""
+    traces = []
+    for number, name in enumerate(shares.names):
+        percent = shares.percent[number]
+        whole = shares.wholes[number]
+        trace = go.Scatter(
+            x=shares.seconds,
+            y=np.append(percent, percent[-1]),
+            name=name,
+            mode="lines",
+            opacity=0.85,
+            line={"shape": "hv", "width": 1.5, "color": COLOURS[number]},
+            hovertemplate=f"{name}<br>%{{x:.3f}} s: %{{y:.1f}} % of {whole}<extra></extra>",
+        )
+        traces.append(trace)
+    return drawing(
+        traces,
+        300,
+        axis(RUN_CLOCK, rangemode="tozero"),
+        axis(f"{title} (%)", rangemode="tozero", minallowed=0),
+        shapes=marks,
+    )
+
+
+def _draw_rows(shares: SharesOverTime, title: str, marks: Sequence[dict[str, Any]]) -> go.Figure:
+    """Draw a row of a heat map for each direction."""
+    bins = len(shares.seconds) - 1
     heat = go.Heatmap(
-        z=np.round(share, 3),
-        x=shown,
-        y=shown,
+        z=shares.percent,
+        x=shares.seconds,
+        y=shares.names,
+        zmin=0,
+        zmax=100,
+        ygap=2,
+        colorscale=USE_COLOURS,
+        colorbar=colour_bar(title),
+        customdata=[[whole] * bins for whole in shares.wholes],
+        hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
+    )
+    return drawing(
+        [heat],
+        140 + 26 * len(shares.names),
+        axis(RUN_CLOCK, showgrid=False),
+        axis("", autorange="reversed", showgrid=False, tickfont={"size": 11}),
+        shapes=marks,
+    )
+
+
+def matrix_figure(rows: Sequence[WanRow]) -> go.Figure | None:
+    """Draw the mean use of the links from each datacenter (row) to each other one (column).
+
+    Returns:
+        None if no link was measured.
+    """
+    names = site_names(rows)
+    size = len(names)
+    total_bytes = np.zeros((size, size))
+
+    rate_bps = np.zeros((size, size))
+    used_bps = np.zeros((size, size))
+
+    for row in rows:
+        if row.bytes is None or row.mean_utilisation is None:
+            continue
+
+        cell = names.index(row.source), names.index(row.target)
+        total_bytes[cell] += row.bytes
+        rate_bps[cell] += row.rate_bps
+        used_bps[cell] += row.rate_bps * row.mean_utilisation
+
+    measured = rate_bps > 0
+    if not measured.any():
+        return None
+
+    percent = np.full((size, size), np.nan)
+    percent[measured] = 100 * used_bps[measured] / rate_bps[measured]
+
+    return _draw_matrix(names, percent, _matrix_texts(percent, total_bytes))
+
+
+def _matrix_texts(percent: Values, total_bytes: Values) -> list[list[str]]:
+    """Write the cells of a matrix (arguments of shape (n, n)); empty where nothing was measured."""
+    texts = []
+
+    for percent_row, bytes_row in zip(percent, total_bytes, strict=True):
+        row = []
+        for share, carried in zip(percent_row, bytes_row, strict=True):
+            text = "" if np.isnan(share) else f"{format_size(int(carried), 3)}<br>{_percent(share)}"
+            row.append(text)
+        texts.append(row)
+    return texts
+
+
+def _percent(percent: float) -> str:
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %"
+
+
+def _draw_matrix(names: Sequence[str], percent: Values, texts: list[list[str]]) -> go.Figure:
+    """Draw a heat map of per cent (shape (n, n)) with the names of its rows and columns."""
+    shown_names = [escape(name) for name in names]
+    heat = go.Heatmap(
+        z=np.round(percent, 3),
+        x=shown_names,
+        y=shown_names,
         text=texts,
-        texttemplate="%{text}" if size <= MOST_LABELLED else None,
+        texttemplate="%{text}" if len(names) <= MOST_LABELLED else None,
         colorscale=SHADES,
         zmin=0,
-        zmax=max(1.0, float(np.nanmax(share))),
+        zmax=max(1.0, float(np.nanmax(percent))),
         xgap=2,
         ygap=2,
         hoverongaps=False,
         colorbar=colour_bar("used"),
         hovertemplate="%{y} → %{x}: %{text}<extra></extra>",
     )
-    to = axis("to", showgrid=False, side="top", automargin=True)
+    shown_rows = min(max(len(names), 2), 16)
     return drawing(
         [heat],
-        150 + 46 * max(2, min(size, 16)),
-        to,
+        150 + 46 * shown_rows,
+        axis("to", showgrid=False, side="top", automargin=True),
         axis("from", showgrid=False, autorange="reversed"),
     )
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1f} %" if share >= 0.1 or share == 0 else "< 0.1 %"
-
-
-def _over_time(
-    links: pl.DataFrame,
-    history: History,
-    origin_ns: int,
-    values: Callable[[Samples, Values], Values],
-    what: str,
-    whole: Callable[[Direction], str],
-) -> go.Figure | None:
-    """Per cent of something for each WAN direction: lines for a few of them, else rows of a heat
-    map.
-
-    `whole` says what 100 % of a direction are. Lines across are changes of the network.
-    """
-    sampled = [] if links.is_empty() else list(_samples(links, history))
-    begin, end = max(origin_ns, min(links["time_ns"], default=0)), max(links["time_ns"], default=0)
-    bins = min(TIME_BINS, links.filter(pl.col("time_ns") >= begin)["time_ns"].n_unique() - 1)
-    if bins < 1 or not sampled:
-        return None
-    edges = np.linspace(begin, end, bins + 1)
-    names = _distinct(
-        [escape(f"{samples.way.source} → {samples.way.target}") for samples in sampled]
-    )
-    shares = np.round([values(samples, edges) for samples in sampled], 2)
-    seconds = np.round((edges - origin_ns) / 1e9, 6)
-    wholes = [
-        whole(samples.way) if len(samples.pieces) == 1 else AT_THE_TIME for samples in sampled
-    ]
-    lines = marks(history, origin_ns)
-    if len(names) <= MOST_LINES:
-        return _lines(seconds, shares, names, wholes, what, lines)
-    heat = go.Heatmap(
-        z=shares,
-        x=seconds,
-        y=names,
-        zmin=0,
-        zmax=100,
-        ygap=2,
-        colorscale=USE_COLOURS,
-        colorbar=colour_bar(what),
-        customdata=[[text] * bins for text in wholes],
-        hovertemplate="%{y}<br>%{x:.3f} s: %{z:.1f} % of %{customdata}<extra></extra>",
-    )
-    directions = axis("", autorange="reversed", showgrid=False, tickfont={"size": 11})
-    return drawing(
-        [heat], 140 + 26 * len(names), axis(TIME, showgrid=False), directions, shapes=lines
-    )
-
-
-def _lines(
-    seconds: Values,
-    shares: Values,
-    names: list[str],
-    wholes: list[str],
-    what: str,
-    marked: list[dict[str, Any]],
-) -> go.Figure:
-    """A line for each direction; each value holds from one of `seconds` to the next."""
-    traces = [
-        go.Scatter(
-            x=seconds,
-            y=np.append(row, row[-1]),
-            name=name,
-            mode="lines",
-            opacity=0.85,
-            line={"shape": "hv", "width": 1.5, "color": colour},
-            hovertemplate=f"{name}<br>%{{x:.3f}} s: %{{y:.1f}} % of {whole}<extra></extra>",
-        )
-        for name, row, whole, colour in zip(names, shares, wholes, COLOURS, strict=False)
-    ]
-    share = axis(f"{what} (%)", rangemode="tozero", minallowed=0)
-    return drawing(traces, 300, axis(TIME, rangemode="tozero"), share, shapes=marked)
-
-
-def _samples(links: pl.DataFrame, history: History) -> Iterator[Samples]:
-    for link in history.states[0].wan:
-        for way in link.directions:
-            mine = links.filter(
-                (pl.col("link") == link.key) & (pl.col("source") == way.source)
-            ).sort("time_ns")
-            if not mine.is_empty():
-                numbers = mine.select("time_ns", "bytes", "backlog_bytes").to_numpy().T
-                pieces = history.pieces(link.key, way.source)
-                yield Samples(
-                    way, pieces, numbers[0], numbers[1].astype(float), numbers[2].astype(float)
-                )
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Parallel links have the same ends: their rows get numbers."""
-    return [
-        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
-        for i, name in enumerate(names)
-    ]

@@ -1,11 +1,11 @@
-"""What each rank was doing over time, as a figure of a fixed size, however many operations there
-are.
-"""
+"""What each rank did over time, as a figure whose size does not depend on how much it did."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -15,36 +15,93 @@ import polars as pl
 from testbed.analysis.activity import compute_spans, start_waits, step_waits
 from testbed.analysis.network_history import History
 from testbed.plan.model import Plan
-from testbed.report.figures.common import COLOURS, axis, drawing, marks
+from testbed.report.figures.common import (
+    COLOURS,
+    RUN_CLOCK,
+    Trace,
+    axis,
+    change_marks,
+    drawing,
+)
 
-MOST_BINS, LEAST_BINS, CELLS = 800, 200, 40_000  # of time; and of time and ranks
+MOST_BINS = 800  # of time
+LEAST_BINS = 200
+MOST_CELLS = 40_000  # bins of all ranks together, as far as `LEAST_BINS` allows
 SEEN = 0.1  # part of a bin from which on something is shown in it
-COMPUTES, BOTH, WAITS, IDLE = "computation", "computation and communication", "waiting", "idle"
-FIXED = {COMPUTES: "#2f7ed8", BOTH: "#1a9c6b", WAITS: "#9aa5b0", IDLE: "rgba(125,135,145,0.12)"}
-FREE = [colour for colour in COLOURS if colour not in FIXED.values() and colour != "#a98600"]
+COMPUTES = "computation"
+BOTH = "computation and communication"
+WAITS = "waiting"
+IDLE = "idle"
+FIXED_COLOURS = {
+    COMPUTES: "#2f7ed8",
+    BOTH: "#1a9c6b",
+    WAITS: "#9aa5b0",
+    IDLE: "rgba(125,135,145,0.12)",
+}
+TOO_PALE = "#a98600"
+OPERATION_COLOURS = [
+    colour for colour in COLOURS if colour not in FIXED_COLOURS.values() and colour != TOO_PALE
+]
 Shares = npt.NDArray[np.float64]
+Spans = Mapping[str, pl.DataFrame]  # of each activity: columns rank, start_ns, end_ns (integers)
 
 
 @dataclass(frozen=True)
-class Bins:
-    """Pieces of time of the same length, from the beginning of the first to the end of the last, in
-    ns.
+class TimeBins:
+    """Pieces of time of equal length.
+
+    `edges` (float64, shape (bins + 1,)) are the beginning of each and the end of the last, in Unix
+    ns on the run's clock.
     """
 
     edges: Shares
 
-    def shares(self, spans: pl.DataFrame) -> Shares:
-        """The part of each bin that `spans` (start_ns, end_ns) cover; at most 1."""
-        starts, ends = np.sort(spans["start_ns"].to_numpy()), np.sort(spans["end_ns"].to_numpy())
-        covered = self._passed(starts) - self._passed(ends)
-        return np.asarray(np.clip(np.diff(covered) / np.diff(self.edges), 0, 1))
+    @classmethod
+    def between(cls, begin_ns: int, end_ns: int, number: int) -> TimeBins:
+        """Divide a time into bins of at least 1 ns each."""
+        end_ns = max(end_ns, begin_ns + number)
+        return cls(np.linspace(begin_ns, end_ns, number + 1))
 
-    def _passed(self, times: npt.NDArray[np.int64]) -> Shares:
-        """At each edge: the sum over `times` of how long ago each was."""
+    def shares(self, spans: pl.DataFrame) -> Shares:
+        """Compute the part of each bin that spans cover.
+
+        Args:
+            spans: columns start_ns and end_ns (integers).
+
+        Returns:
+            Shares from 0 to 1, shape (bins,).
+        """
+        starts = np.sort(spans["start_ns"].to_numpy())
+        ends = np.sort(spans["end_ns"].to_numpy())
+
+        covered_ns = self._elapsed_since(starts) - self._elapsed_since(ends)
+        share = np.diff(covered_ns) / np.diff(self.edges)
+
+        return np.asarray(np.clip(share, 0, 1))
+
+    def _elapsed_since(self, times: npt.NDArray[np.int64]) -> Shares:
+        """Sum up at each edge how long ago the `times` (shape (n,), ascending) before it were."""
         offsets = times - self.edges[0]
-        before = np.searchsorted(offsets, self.edges - self.edges[0], side="right")
+        edge_offsets = self.edges - self.edges[0]
+
+        before = np.searchsorted(offsets, edge_offsets, side="right")
         sums = np.concatenate([[0.0], np.cumsum(offsets)])
-        return np.asarray(before * (self.edges - self.edges[0]) - sums[before])
+        return np.asarray(before * edge_offsets - sums[before])
+
+
+@dataclass(frozen=True)
+class RankStates:
+    """What each rank does most in each bin.
+
+    Attributes:
+        bins: of time.
+        names: of the activities, idle last.
+        numbers: int16, shape (ranks, bins): indices in `names`.
+    """
+
+    bins: TimeBins
+    names: list[str]
+    numbers: npt.NDArray[np.int16]
 
 
 def rank_figure(
@@ -54,80 +111,165 @@ def rank_figure(
     origin_ns: int,
     history: History | None = None,
 ) -> go.Figure | None:
-    """A row per rank, coloured by what it does most at that time. None without operations and
-    steps.
+    """Draw a row per rank, coloured by what the rank does most at that time.
 
-    Changes of the network in `history` are marked.
+    Args:
+        ops: ops.parquet.
+        steps: train.parquet, of a run that trained.
+        plan: has the ranks.
+        origin_ns: the Unix time at which the figure's time begins.
+        history: of the network, whose changes are marked.
+
+    Returns:
+        None without operations and steps.
     """
-    tables = [table for table in (ops, steps) if table is not None and not table.is_empty()]
-    if not tables:
+    states = rank_states(ops, steps, len(plan.workers.ranks))
+    if states is None:
         return None
-    begin, end = min(min(t["start_ns"]) for t in tables), max(max(t["end_ns"]) for t in tables)
-    number = max(LEAST_BINS, min(MOST_BINS, CELLS // len(plan.workers.ranks)))
-    bins = Bins(np.linspace(begin, max(end, begin + number), number + 1))
-    spans = _spans(ops, steps, len(plan.workers.ranks))
-    names = [COMPUTES, BOTH, WAITS, *(name for name in spans if name not in FIXED), IDLE]
-    free = iter(FREE * len(names))
-    colours = [FIXED.get(name) or next(free) for name in names]
-    z = [_states(bins, spans, rank.rank, names) for rank in plan.workers.ranks]
+
     rows = [f"{rank.rank} ({escape(rank.host)})" for rank in plan.workers.ranks]
-    seen = {int(i) for row in z for i in np.unique(row)}
-    traces = [
-        go.Heatmap(
-            z=np.array(z, dtype=np.int16),
-            x=np.round((bins.edges - origin_ns) / 1e9, 6),
-            y=rows,
-            ygap=1,
-            showscale=False,
-            zmin=-0.5,
-            zmax=len(names) - 0.5,
-            colorscale=_steps_of(colours),
-            text=[[escape(names[i]) for i in row] for row in z],
-            hovertemplate="rank %{y}<br>%{x:.3f} s: %{text}<extra></extra>",
-        )
-    ]
-    for i, name in enumerate(names):
-        if i in seen and name != IDLE:
-            marker = {"symbol": "square", "size": 11, "color": colours[i]}
-            legend = {"x": [None], "y": [None], "mode": "markers", "hoverinfo": "skip"}
-            traces.append(go.Scatter(marker=marker, name=escape(name), **legend))
-    ranks = axis(
-        "rank (host)", autorange="reversed", showgrid=False, tickfont={"size": 11}, type="category"
+    colours = _colours(states.names)
+
+    traces = [_heat_map(states, rows, colours, origin_ns)]
+    traces += _legend(states, colours)
+
+    rank_axis = axis(
+        "rank (host)",
+        autorange="reversed",
+        showgrid=False,
+        tickfont={"size": 11},
+        type="category",
     )
-    lines = [] if history is None else marks(history, origin_ns)
-    time = axis("time (s, run's clock)", showgrid=False)
-    return drawing(traces, 150 + 20 * max(len(rows), 4), time, ranks, shapes=lines)
+
+    return drawing(
+        traces,
+        150 + 20 * max(len(rows), 4),
+        axis(RUN_CLOCK, showgrid=False),
+        rank_axis,
+        shapes=[] if history is None else change_marks(history, origin_ns),
+    )
 
 
-def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> dict[str, pl.DataFrame]:
-    """Of each kind of activity."""
-    found = {str(op): rows for (op,), rows in ops.group_by("op", maintain_order=True)}
+def rank_states(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> RankStates | None:
+    """Find out what each rank does most in each bin of time; None without operations and steps.
+
+    Args:
+        ops: ops.parquet.
+        steps: train.parquet, of a run that trained.
+        ranks: how many there are.
+    """
+    begins = []
+    ends = []
+
+    for table in (ops, steps):
+        if table is not None and not table.is_empty():
+            begins.append(min(table["start_ns"]))
+            ends.append(max(table["end_ns"]))
+
+    if not begins:
+        return None
+
+    number = min(MOST_BINS, MOST_CELLS // ranks)
+    bins = TimeBins.between(min(begins), max(ends), max(LEAST_BINS, number))
+
+    spans = _spans(ops, steps, ranks)
+    operations = [name for name in spans if name not in FIXED_COLOURS]
+
+    names = [COMPUTES, BOTH, WAITS, *operations, IDLE]
+    rows = [_states_of_rank(bins, spans, rank, names) for rank in range(ranks)]
+
+    return RankStates(bins, names, np.array(rows, dtype=np.int16))
+
+
+def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> Spans:
+    """Collect the spans of each activity, operations by their op (arguments as `rank_states`)."""
+    spans: dict[str, pl.DataFrame] = {}
     if steps is None or steps.is_empty():
-        return {WAITS: start_waits(ops, ranks), **found}
-    return {COMPUTES: compute_spans(steps), WAITS: step_waits(steps), **found}
+        spans[WAITS] = start_waits(ops, ranks)
+    else:
+        spans[COMPUTES] = compute_spans(steps)
+        spans[WAITS] = step_waits(steps)
+
+    for (op,), rows in ops.group_by("op", maintain_order=True):
+        spans[str(op)] = rows
+
+    return spans
 
 
-def _states(
-    bins: Bins, spans: dict[str, pl.DataFrame], rank: int, names: list[str]
+def _states_of_rank(
+    bins: TimeBins, spans: Spans, rank: int, names: Sequence[str]
 ) -> npt.NDArray[np.int64]:
-    """For each bin the index in `names` of what fills most of it."""
-    shares = {
-        name: bins.shares(table.filter(pl.col("rank") == rank)) for name, table in spans.items()
-    }
-    none = np.zeros(len(bins.edges) - 1)
-    operations = np.sum(
-        [none, *(share for name, share in shares.items() if name not in FIXED)], axis=0
-    )
-    both = np.minimum(shares.get(COMPUTES, none), operations)
-    shares[BOTH] = np.where(both > 0.5, 2.0, 0.0)
-    shares[WAITS] = (
-        shares[WAITS] if COMPUTES not in shares else np.where(operations > SEEN, 0, shares[WAITS])
-    )
-    table = np.array([shares.get(name, none) for name in names[:-1]])
-    return np.where(table.max(axis=0) >= SEEN, table.argmax(axis=0), len(names) - 1)
+    """Give for each bin the index in `names` of what fills most of it (shape (bins,))."""
+    nothing = np.zeros(len(bins.edges) - 1)
+    shares = dict.fromkeys(names, nothing)
+    communicates = nothing
+
+    for name, table in spans.items():
+        shares[name] = bins.shares(table.filter(pl.col("rank") == rank))
+        if name not in FIXED_COLOURS:
+            communicates = communicates + shares[name]
+
+    if COMPUTES in spans:
+        # Waits of a step are what is not computation, so they cover its communication too.
+        shares[WAITS] = np.where(communicates > SEEN, 0, shares[WAITS])
+    overlap = np.minimum(shares[COMPUTES], communicates)
+    shares[BOTH] = np.where(overlap > 0.5, 2.0, 0.0)
+
+    active = np.array([shares[name] for name in names if name != IDLE])
+    idle_number = len(names) - 1
+    return np.where(active.max(axis=0) >= SEEN, active.argmax(axis=0), idle_number)
 
 
-def _steps_of(colours: list[str]) -> list[list[object]]:
-    """A colour scale without transitions."""
-    size = len(colours)
-    return [[edge / size, colour] for i, colour in enumerate(colours) for edge in (i, i + 1)]
+def _colours(names: Sequence[str]) -> list[str]:
+    """Choose a colour for each activity."""
+    free = cycle(OPERATION_COLOURS)
+    return [FIXED_COLOURS.get(name) or next(free) for name in names]
+
+
+def _heat_map(
+    states: RankStates, rows: Sequence[str], colours: Sequence[str], origin_ns: int
+) -> Trace:
+
+    texts = np.array([escape(name) for name in states.names], dtype=object)
+    return go.Heatmap(
+        z=states.numbers,
+        x=np.round((states.bins.edges - origin_ns) / 1e9, 6),
+        y=rows,
+        ygap=1,
+        showscale=False,
+        zmin=-0.5,
+        zmax=len(states.names) - 0.5,
+        colorscale=_scale_without_transitions(colours),
+        text=texts[states.numbers].tolist(),
+        hovertemplate="rank %{y}<br>%{x:.3f} s: %{text}<extra></extra>",
+    )
+
+
+def _legend(states: RankStates, colours: Sequence[str]) -> list[Trace]:
+    """Make empty traces that give the legend an entry for each activity that is seen."""
+    seen = set(np.unique(states.numbers).tolist())
+    traces = []
+
+    for number, name in enumerate(states.names):
+        if number not in seen or name == IDLE:
+            continue
+        trace = go.Scatter(
+            x=[None],
+            y=[None],
+            name=escape(name),
+            mode="markers",
+            marker={"symbol": "square", "size": 11, "color": colours[number]},
+            hoverinfo="skip",
+        )
+        traces.append(trace)
+    return traces
+
+
+def _scale_without_transitions(colours: Sequence[str]) -> list[list[object]]:
+    """Make a colour scale of plotly: each colour has a part of the same length."""
+    scale: list[list[object]] = []
+    for number, colour in enumerate(colours):
+        scale.append([number / len(colours), colour])
+        scale.append([(number + 1) / len(colours), colour])
+
+    return scale

@@ -1,6 +1,4 @@
-"""The quiet background of a map: land, lakes, borders. `map/data/SOURCES.md` tells where the data
-come from.
-"""
+"""The background of a map: land, lakes, borders; `map/data/SOURCES.md` names their sources."""
 
 from __future__ import annotations
 
@@ -11,15 +9,18 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.geo import EARTH_RADIUS_KM, Location
-from testbed.report.map.labels import Box
-from testbed.report.map.projection import Points, Projection
+from testbed.report.map.geometry import Box, Point, Points
+from testbed.report.map.projection import Projection
 
 UNIT = 0.01  # degrees, of the numbers in land.json
 MARGIN = 8.0  # px around the frame within which lines are kept
 SMALLEST = 1.5  # px, of what is drawn
+LEAST_STEP = 0.7  # px between two points of an outline
 FINEST_KM_PER_PX = 0.6  # the outline is exact to some kilometres
+FILLED_LAYERS = ("land", "lakes")
 
 
 @dataclass(frozen=True)
@@ -29,108 +30,169 @@ class View:
     projection: Projection
     frame: Box
     scale: float  # px for a unit of the plane
-    middle: tuple[float, float]  # the plane's point at the middle of the frame
+    middle: Point  # the plane's point at the middle of the frame
 
     @property
     def period(self) -> float | None:
-        """px of 360 degrees, where the map repeats itself."""
-        return None if self.projection.period is None else self.projection.period * self.scale
+        """px of 360 degrees, where the map repeats itself; else None."""
+        plane_period = self.projection.period
+        if plane_period is None:
+            return None
+        return plane_period * self.scale
 
     @property
     def km_per_px(self) -> float:
-        """At the middle of the map."""
+        """The scale at the middle of the map."""
         return EARTH_RADIUS_KM / self.scale
 
-    def at(self, places: Iterable[Location]) -> Points:
-        """px of the places (degrees north, degrees east), within one period."""
-        points = self._px(self.projection.project(np.array(list(places), dtype=float)))
+    def at(self, locations: Iterable[Location]) -> Points:
+        """Give the points (shape (n, 2), in px) of places, within one period."""
+        degrees = np.array(list(locations), dtype=float)
+        points = self._to_px(self.projection.project(degrees))
+
         if self.period is not None:
-            points[:, 0] = self.frame.left + (points[:, 0] - self.frame.left) % self.period
+            offsets = points[:, 0] - self.frame.left
+            points[:, 0] = self.frame.left + offsets % self.period
         return points
 
     @cache  # noqa: B019 (views are few, and compared by value)
     def layers(self) -> dict[str, str]:
-        """SVG path data of each layer, rounded to 0.1 px; nothing where the outline is too
-        coarse.
-        """
+        """Give SVG path data of each layer, to 0.1 px; empty where the outline is too coarse."""
         if self.km_per_px < FINEST_KM_PER_PX:
             return {}
-        found = {}
+
+        paths = {}
+
         for name, lines in _land().items():
-            draw = self._ring if name in ("land", "lakes") else self._line
-            found[name] = "".join(draw(line) for line in lines)
-        return {name: data for name, data in found.items() if data}
+            draw = self._ring_path if name in FILLED_LAYERS else self._line_path
+            data = "".join(draw(line) for line in lines)
+            if data:
+                paths[name] = data
+        return paths
 
-    def _ring(self, degrees: Points) -> str:
-        rings = (
-            clipped(self._px(ring), self.frame.grown(MARGIN))
-            for ring in self.projection.copies(degrees)
-        )
-        return "".join(_path(ring, close=True) for ring in rings)
+    def _ring_path(self, degrees: Points) -> str:
+        region = self.frame.grown(MARGIN)
+        paths = []
 
-    def _line(self, degrees: Points) -> str:
-        lines = (
-            pieces(self._px(line), self.frame.grown(MARGIN))
-            for line in self.projection.copies(degrees)
-        )
-        return "".join(_path(piece, close=False) for line in lines for piece in line)
+        for plane_ring in self.projection.copies(degrees):
+            ring = clipped(self._to_px(plane_ring), region)
+            paths.append(_path(ring, close=True))
 
-    def _px(self, plane: Points) -> Points:
-        return np.asarray((plane - self.middle) * self.scale + self.frame.middle)
+        return "".join(paths)
+
+    def _line_path(self, degrees: Points) -> str:
+        region = self.frame.grown(MARGIN)
+        paths = []
+
+        for plane_line in self.projection.copies(degrees):
+            for piece in pieces(self._to_px(plane_line), region):
+                paths.append(_path(piece, close=False))
+
+        return "".join(paths)
+
+    def _to_px(self, plane: Points) -> Points:
+        from_middle = (plane - self.middle) * self.scale
+        return np.asarray(from_middle + self.frame.middle)
 
 
 @cache
 def _land() -> dict[str, list[Points]]:
-    """Lines of each layer of land.json in (degrees north, degrees east)."""
-    data = json.loads(resources.files("testbed.report").joinpath("map/data/land.json").read_text())
-    return {
-        name: [
-            np.cumsum(np.array(line, dtype=float).reshape(-1, 2), axis=0)[:, ::-1] * UNIT
-            for line in lines
-        ]
-        for name, lines in data.items()
-    }
+    """Read the lines of each layer of land.json, each of shape (n, 2): degrees north, east."""
+    text = resources.files("testbed.report").joinpath("map/data/land.json").read_text()
+
+    layers = {}
+    for name, lines in json.loads(text).items():
+        layers[name] = [_decoded(line) for line in lines]
+
+    return layers
+
+
+def _decoded(numbers: list[int]) -> Points:
+    """Decode a line of land.json: x and y of the first point, then the step to each next one."""
+    steps = np.array(numbers, dtype=float).reshape(-1, 2)
+    east_and_north = np.cumsum(steps, axis=0)
+    north_and_east = east_and_north[:, ::-1]
+    return np.asarray(north_and_east * UNIT)
 
 
 def clipped(ring: Points, frame: Box) -> Points:
-    """The part of a filled `ring` within `frame` (Sutherland and Hodgman's method)."""
+    """Cut a filled ring (shape (n, 2)) to its part within `frame`.
+
+    The method is that of Sutherland and Hodgman, "Reentrant polygon clipping" (1974).
+    """
     if not frame.overlaps(Box.around(ring)):
         return ring[:0]
-    for axis, limit, sign in (
-        (0, frame.left, 1),
-        (0, frame.right, -1),
-        (1, frame.top, 1),
-        (1, frame.bottom, -1),
-    ):
-        depth = sign * (ring[:, axis] - limit)
-        if len(ring) == 0 or (depth >= 0).all():
-            continue
-        following, next_depth = np.roll(ring, -1, axis=0), np.roll(depth, -1)
-        crosses = (depth >= 0) != (next_depth >= 0)
-        share = np.where(crosses, depth / np.where(crosses, depth - next_depth, 1), 0)[:, None]
-        both = np.stack([ring, ring + share * (following - ring)], axis=1).reshape(-1, 2)
-        ring = both[np.column_stack([depth >= 0, crosses]).ravel()]
-    return ring
+
+    inside_left = ring[:, 0] - frame.left
+    ring = _cut_at_side(ring, inside_left)
+
+    inside_right = -(ring[:, 0] - frame.right)
+    ring = _cut_at_side(ring, inside_right)
+
+    inside_top = ring[:, 1] - frame.top
+    ring = _cut_at_side(ring, inside_top)
+
+    inside_bottom = -(ring[:, 1] - frame.bottom)
+    return _cut_at_side(ring, inside_bottom)
+
+
+def _cut_at_side(ring: Points, depth: NDArray[np.float64]) -> Points:
+    """Cut a ring at one side of a frame.
+
+    Args:
+        ring: shape (n, 2).
+        depth: how far inside that side each point is, shape (n,); below zero: outside.
+    """
+    inside = depth >= 0
+    if len(ring) == 0 or inside.all():
+        return ring
+
+    next_points = np.roll(ring, -1, axis=0)
+    next_depth = np.roll(depth, -1)
+
+    crosses = inside != (next_depth >= 0)
+    slope = np.where(crosses, depth - next_depth, 1)
+    share = np.where(crosses, depth / slope, 0)
+
+    crossings = ring + share[:, None] * (next_points - ring)
+
+    both = np.stack([ring, crossings], axis=1).reshape(-1, 2)
+    kept = np.column_stack([inside, crosses]).ravel()
+    return np.asarray(both[kept])
 
 
 def pieces(line: Points, frame: Box) -> list[Points]:
-    """The stretches of `line` that touch `frame`; a segment with an end inside is kept whole."""
+    """Split a line (shape (n, 2)) into the stretches that touch `frame`.
+
+    A segment with one end inside the frame is kept whole.
+    """
     inside = frame.holds(line)
+
     near = inside.copy()
     near[:-1] |= inside[1:]
     near[1:] |= inside[:-1]
+
     cuts = np.flatnonzero(np.diff(near.astype(int))) + 1
-    return [part for part in np.split(line, cuts) if len(part) > 1 and frame.holds(part).any()]
+    stretches = np.split(line, cuts)
+
+    return [part for part in stretches if len(part) > 1 and frame.holds(part).any()]
 
 
 def _path(points: Points, close: bool) -> str:
-    """Path data without the steps that nobody sees; nothing for a shape below `SMALLEST`."""
-    if len(points) < 2 or np.ptp(points, axis=0).max() < SMALLEST:
+    """Write path data of points (shape (n, 2)), empty for a shape smaller than `SMALLEST`."""
+    if len(points) < 2:
         return ""
+
+    extent = np.ptp(points, axis=0).max()
+    if extent < SMALLEST:
+        return ""
+
     kept = [points[0]]
     for point in points[1:-1]:
-        if abs(point - kept[-1]).max() >= 0.7:
+        step = abs(point - kept[-1]).max()
+        if step >= LEAST_STEP:
             kept.append(point)
+
     kept.append(points[-1])
     text = "L".join(f"{x:.1f} {y:.1f}" for x, y in kept)
     return f"M{text}Z" if close else f"M{text}"

@@ -1,162 +1,244 @@
-"""The curves of a drawing's links, in px."""
+"""The curves by which links are drawn, in px."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.plan.model import WanLink
-from testbed.report.map.labels import Box
-from testbed.report.map.projection import Points
+from testbed.report.map.geometry import Box, Points, Vector, distances
 
-BENDS = (
-    0.07,
-    -0.07,
-    0.13,
-    -0.13,
-    0.2,
-    -0.2,
-    0.28,
-    -0.28,
-)  # height of the control point's half over the chord
+# How far the middle of a curve may be from its chord, as half a part of the chord's length.
+BENDS = (0.07, -0.07, 0.13, -0.13, 0.2, -0.2, 0.28, -0.28)
 SLIGHT_BENDS = 4  # so many of them are used where there are many links
 MOST_COMPARED = 100  # links; if there are more, each has the first bend, whatever it meets
-SAMPLES = 41  # points of a curve, to compare it with others
-CLEAR_OF_DOTS, CLEAR_OF_CURVES = 22.0, 9.0  # px
+SAMPLES = 41  # points of a curve at which it is compared with others
+ENDS_LEFT_OUT = 4  # samples at each end of a curve, where curves of one site must meet
+OTHER_ENDS_LEFT_OUT = 2  # the same of the curve it is compared with
+CLEAR_OF_DOTS = 22.0  # px
+CLEAR_OF_CURVES = 9.0  # px
+MOST_ROUNDS = 200  # of moving points apart
 
 
 @dataclass
 class Curve:
-    """A WAN link as a quadratic Bezier curve from its forward source."""
+    """A WAN link as a quadratic Bezier curve that begins at the link's forward source.
+
+    `points` has shape (3, 2): start, control point, end. The curve is drawn once for each of
+    `turns`, so many px to the right.
+    """
 
     link: WanLink
-    points: Points  # (3, 2): start, control, end
-    turns: tuple[float, ...] = (0.0,)  # px to the right by which it is drawn, once for each
+    points: Points
+    turns: tuple[float, ...] = (0.0,)
 
-    def at(self, share: float | Points) -> Points:
-        """Points of the curve for shares from 0 to 1."""
+    def at(self, share: float | NDArray[np.float64]) -> Points:
+        """Give the points (shape (n, 2)) of the curve at shares (n of them) from 0 to 1."""
         t = np.atleast_1d(np.asarray(share, dtype=float))[:, None]
-        a, b, c = self.points
-        return np.asarray((1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c)
+        rest = 1 - t
+        start, control, end = self.points
+        return np.asarray(rest**2 * start + 2 * t * rest * control + t**2 * end)
+
+    @property
+    def chord(self) -> Vector:
+        """The vector from the start to the end."""
+        return np.asarray(self.points[2] - self.points[0])
 
     @property
     def length(self) -> float:
-        """px from end to end, as the crow flies."""
-        return float(np.hypot(*(self.points[2] - self.points[0])))
+        """The length of the chord in px."""
+        return float(np.hypot(*self.chord))
 
     def samples(self, number: int) -> Points:
-        """So many points of each time that it is drawn."""
-        return np.concatenate(
-            [self.at(np.linspace(0, 1, number)) + np.array([turn, 0]) for turn in self.turns]
-        )
+        """Give `number` points of each time that the curve is drawn (shape (n, 2))."""
+        once = self.at(np.linspace(0, 1, number))
+        drawn = [once + np.array([turn, 0]) for turn in self.turns]
+        return np.concatenate(drawn)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What curves are drawn on: `period` px on, a map repeats itself; curves bend away from `hub`,
-    or else up.
+    """What curves are drawn on.
+
+    A map of the world repeats itself `period` px farther on. Curves bend away from `hub` (shape
+    (2,)), or up where there is none.
     """
 
     frame: Box
     period: float | None
-    hub: Points | None
+    hub: Vector | None
 
-    def straight(self, link: WanLink, a: Points, b: Points) -> Curve:
-        """The link from a to b, the shorter way round; over the map's edge it is drawn twice."""
+    def straight(self, link: WanLink, start: Vector, end: Vector) -> Curve:
+        """Draw a link from start to end (shape (2,)) as a straight line.
+
+        The line takes the shorter way round; over the map's edge it is drawn twice.
+        """
         turns: tuple[float, ...] = (0.0,)
-        if self.period is not None and abs(b[0] - a[0]) > self.period / 2:
-            turn = float(np.copysign(self.period, a[0] - b[0]))
-            b, turns = b + np.array([turn, 0]), (0.0, -turn)
-        return Curve(link, np.array([a, (a + b) / 2, b]), turns)
+        if self.period is not None and abs(end[0] - start[0]) > self.period / 2:
+            turn = float(np.copysign(self.period, start[0] - end[0]))
+            end = end + np.array([turn, 0])
+            turns = (0.0, -turn)
+
+        middle = (start + end) / 2
+        return Curve(link, np.array([start, middle, end]), turns)
 
     def bent(self, line: Curve, bend: float) -> Curve:
-        """The curve whose middle is `bend` chords away from the middle of `line`: out if above
-        zero, else in.
+        """Bend a straight line: outwards by a bend above zero, else inwards.
+
+        The middle of the curve is `bend` chords away from the middle of the line.
         """
         start, middle, end = line.points
         normal = np.array([end[1] - start[1], start[0] - end[0]])
-        out = np.array([0, -1]) if self.hub is None else middle - self.hub
-        side = 1 if normal @ out >= 0 else -1
-        return Curve(
-            line.link, np.array([start, middle + 2 * bend * side * normal, end]), line.turns
-        )
 
-    def preference(self, i: int) -> float:
-        """Cost of the i-th of `BENDS`: slight ones are better; inward is as good as outward unless
-        there is a hub.
+        outwards = np.array([0, -1]) if self.hub is None else middle - self.hub
+        side = 1 if normal @ outwards >= 0 else -1
+
+        control = middle + 2 * bend * side * normal
+        return Curve(line.link, np.array([start, control, end]), line.turns)
+
+    def preference(self, bend_number: int) -> float:
+        """Give the cost of one of `BENDS` by its index.
+
+        Slight bends are better. With a hub, outward bends are better than inward ones.
         """
-        return 6.0 * (i // 2) + (4.0 * (i % 2) if self.hub is not None else 0)
+        strength, inward = divmod(bend_number, 2)
+
+        cost = 6.0 * strength
+        if self.hub is not None:
+            cost += 4.0 * inward
+
+        return cost
 
     def crowding(self, curve: Curve, dots: Points, drawn: Sequence[Points]) -> float:
-        """Cost of a curve: nearness to dots that are not its own, leaving the frame, running along
-        other curves.
+        """Compute the cost of where a curve runs.
+
+        Args:
+            curve: the curve.
+            dots: the sites that the curve does not join, shape (n, 2).
+            drawn: `SAMPLES` points, or more, of each curve that is there already, shape (n, 2).
         """
-        samples, cost = curve.samples(SAMPLES), 0.0
-        gaps = _distances(dots, samples).min(axis=1, initial=np.inf)
-        cost += 8 * float(np.maximum(0, CLEAR_OF_DOTS - gaps).sum())
+        samples = curve.samples(SAMPLES)
+        gaps_to_dots = distances(dots, samples).min(axis=1, initial=np.inf)
+        cost = 8 * _shortfall(gaps_to_dots, CLEAR_OF_DOTS)
+
         if len(curve.turns) == 1:
-            cost += 5 * int(np.count_nonzero(~self.frame.grown(-10).holds(samples)))
+            inside = self.frame.grown(-10).holds(samples)
+            cost += 5 * int(np.count_nonzero(~inside))
+
         weight = 0.35 * min(1, 10 / max(len(drawn), 1))
-        for line in drawn:
-            gaps = _distances(samples[4:-4], line[2:-2]).min(axis=1)
-            cost += weight * float(np.maximum(0, CLEAR_OF_CURVES - gaps).sum())
+        inner = samples[ENDS_LEFT_OUT:-ENDS_LEFT_OUT]
+
+        for other in drawn:
+            inner_of_other = other[OTHER_ENDS_LEFT_OUT:-OTHER_ENDS_LEFT_OUT]
+            gaps = distances(inner, inner_of_other).min(axis=1)
+            cost += weight * _shortfall(gaps, CLEAR_OF_CURVES)
+
         return cost
 
 
-def draw_links(
-    links: Sequence[WanLink], points: Mapping[str, Points], sheet: Sheet, many: bool
-) -> list[Curve]:
-    """Bend each link so that it keeps clear of other sites and links; the short ones choose first.
+def _shortfall(gaps: NDArray[np.float64], clear: float) -> float:
+    """Add up by how much gaps (shape (n,)) are below `clear`."""
+    return float(np.maximum(0, clear - gaps).sum())
 
-    `points`: where each site is. `many`: bend them little.
+
+def draw_links(
+    links: Sequence[WanLink], points: Mapping[str, Vector], sheet: Sheet, many: bool
+) -> list[Curve]:
+    """Bend each link so that it keeps clear of other sites and links; short links choose first.
+
+    Args:
+        links: the links to draw.
+        points: where each datacenter is, shape (2,).
+        sheet: what the links are drawn on.
+        many: whether to bend the links only slightly.
+
+    Returns:
+        A curve for each link, in the order of `links`.
     """
-    lines = [
-        sheet.straight(link, points[link.forward.source], points[link.forward.target])
-        for link in links
-    ]
+    lines = []
+    for link in links:
+        start = points[link.forward.source]
+        end = points[link.forward.target]
+        lines.append(sheet.straight(link, start, end))
+
     if len(links) > MOST_COMPARED:
         return [sheet.bent(line, BENDS[0]) for line in lines]
+
+    bends = BENDS[:SLIGHT_BENDS] if many else BENDS
     curves: dict[str, Curve] = {}
     drawn: list[Points] = []
+
     for line in sorted(lines, key=lambda line: line.length):
-        ends = (line.link.forward.source, line.link.forward.target)
-        dots = np.array([point for name, point in points.items() if name not in ends]).reshape(
-            -1, 2
-        )
-        options = [sheet.bent(line, bend) for bend in (BENDS[:SLIGHT_BENDS] if many else BENDS)]
-        costs = [
-            sheet.preference(i) + sheet.crowding(option, dots, drawn)
-            for i, option in enumerate(options)
-        ]
-        best = options[int(np.argmin(costs))]
-        curves[line.link.key] = best
-        drawn.append(best.samples(SAMPLES))
+        dots = _other_sites(points, line.link)
+        curve = _best_bent(sheet, line, bends, dots, drawn)
+        curves[line.link.key] = curve
+        drawn.append(curve.samples(SAMPLES))
+
     return [curves[link.key] for link in links]
 
 
-def spread(points: Points, apart: float) -> Points:
-    """`points`, moved until no two are nearer than `apart`, as far as 200 rounds allow."""
+def _other_sites(points: Mapping[str, Vector], link: WanLink) -> Points:
+    """Collect the sites that a link does not join (shape (n, 2))."""
+    ends = (link.forward.source, link.forward.target)
+    others = [point for name, point in points.items() if name not in ends]
+    return np.array(others).reshape(-1, 2)
+
+
+def _best_bent(
+    sheet: Sheet, line: Curve, bends: Sequence[float], dots: Points, drawn: Sequence[Points]
+) -> Curve:
+    curves = []
+    costs = []
+    for number, bend in enumerate(bends):
+        curve = sheet.bent(line, bend)
+        cost = sheet.preference(number) + sheet.crowding(curve, dots, drawn)
+        curves.append(curve)
+        costs.append(cost)
+
+    return curves[int(np.argmin(costs))]
+
+
+def spread(points: Points, least_distance: float) -> Points:
+    """Move points apart until no two are nearer than `least_distance`.
+
+    Args:
+        points: shape (n, 2).
+        least_distance: px.
+
+    Returns:
+        The moved points, shape (n, 2), after at most `MOST_ROUNDS` rounds.
+    """
     points = points.copy()
-    for _ in range(200):
+    pairs = sorted((b, a) for a, b in combinations(range(len(points)), 2))
+
+    for _ in range(MOST_ROUNDS):
         moved = False
-        for i, j in product(range(len(points)), repeat=2):
-            away = points[i] - points[j]
-            distance = float(np.hypot(*away))
-            if i <= j or distance >= apart - 0.01:
-                continue
-            angle = 2.4 * (i + j)  # for two at the same place
-            push = away / distance if distance > 0.01 else np.array([np.cos(angle), np.sin(angle)])
-            points[i] += push * (apart - distance) / 2
-            points[j] -= push * (apart - distance) / 2
-            moved = True
+        for i, j in pairs:
+            moved |= _push_apart(points, i, j, least_distance)
         if not moved:
             break
     return points
 
 
-def _distances(some: Points, others: Points) -> Points:
-    """(n, m) distances between points."""
-    return np.asarray(np.hypot(*(some[:, None] - others).transpose(2, 0, 1)))
+def _push_apart(points: Points, i: int, j: int, least_distance: float) -> bool:
+    """Move two of the points (shape (n, 2)) in place; False if they were far enough apart."""
+    away = points[i] - points[j]
+    distance = float(np.hypot(*away))
+
+    if distance >= least_distance - 0.01:
+        return False
+
+    if distance > 0.01:
+        direction = away / distance
+    else:
+        angle = 2.4 * (i + j)  # any direction, for two at the same place
+        direction = np.array([np.cos(angle), np.sin(angle)])
+
+    step = direction * (least_distance - distance) / 2
+    points[i] += step
+    points[j] -= step
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from math import cos, floor, log10, pi, sin
-from typing import Any, Literal
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -12,10 +12,12 @@ import resvg_py
 
 from testbed.core.units import format_rate
 from testbed.plan.model import Direction, Network
-from testbed.report.map import layout as layouts
+from testbed.report.map.basemap import View
 from testbed.report.map.curves import Curve
-from testbed.report.map.labels import LINE_HEIGHT, Box
-from testbed.report.map.layout import Label, Layout, Use, lay_out, rate_text, rtt_text
+from testbed.report.map.geometry import Box, Point
+from testbed.report.map.labels import LINE_HEIGHT, Label, rate_text, rtt_text
+from testbed.report.map.layout import DOT, HOSTS_RADIUS, Layout, LinkUse, lay_out
+from testbed.report.map.placing import EDGE, WIDTH
 from testbed.report.map.svg import add
 from testbed.report.map.table import add_table
 
@@ -42,7 +44,8 @@ RULES = """
 .site-map .grid{{fill:none;stroke:{frame};stroke-width:.6}}
 .site-map .link path{{fill:none;stroke:{link};stroke-linecap:round}}
 .site-map .pill{{fill:{paper}}}
-.site-map .site text{{paint-order:stroke;stroke:{paper};stroke-width:3;stroke-opacity:.75;stroke-linejoin:round}}
+.site-map .site text{{paint-order:stroke;stroke:{paper};stroke-width:3;stroke-opacity:.75;\
+stroke-linejoin:round}}
 .site-map .leader{{fill:none;stroke:{quiet};stroke-width:.8}}
 .site-map .dot{{fill:{site};stroke:{paper};stroke-width:1.5}}
 .site-map .host{{fill:{paper};stroke:{site};stroke-width:1.5}}
@@ -55,131 +58,190 @@ RULES = """
 .site-map .rate,.site-map .use{{font-size:11px}}
 """
 RAMP = ((0x9A, 0xA5, 0xB0), (0x3F, 0x8F, 0xDC), (0xF0, 0x8A, 0x00))  # idle, half used, full
-THINNEST, THICKEST = 1.3, 3.0  # px; a line is thicker the higher its rate
+THINNEST = 1.3  # px, of a link; the higher its rate, the thicker it is
+THICKEST = 3.0
+THIN_IF_LISTED = 0.4  # part of its thickness that a link has where there are many
+BETWEEN_DIRECTIONS = 0.8  # px
 MOST_HOSTS_DRAWN = 64
+HOST_SIZE = 12.0  # px
+SCALE_LENGTH = 150.0  # px, of the bar that shows the scale, at most
+BASELINE = 0.31  # of the font's size, from the baseline to the lower end of a line
+RAMP_WIDTH = 110.0  # px, of the legend of colours
+NAMESPACE = "http://www.w3.org/2000/svg"
 
 
-def site_map(network: Network, use: Use | None = None, theme: Theme = "auto") -> str:
-    """The picture of `network` as an SVG document, `layout.WIDTH` px wide.
+def site_map(network: Network, use: LinkUse | None = None, theme: Theme = "auto") -> str:
+    """Draw a network as an SVG document, `placing.WIDTH` px wide.
 
-    `use` colours each direction of a link, (source, target), by a share from 0 to 1. With `theme`
-    auto, colours follow the reader's preference for light or dark; page: they are the CSS variables
-    ``--map-paper``, ``--map-ink``, ... of the page around it, which have the same values unless
-    that page sets others.
+    Args:
+        network: the network.
+        use: colours each direction of a link, (source, target), by a share from 0 to 1.
+        theme: light or dark; auto: colours follow the reader's preference; page: colours are the
+            CSS variables ``--map-paper``, ``--map-ink``, ... of the page around the drawing, which
+            have the same values as with auto unless that page sets others.
     """
-    return ET.tostring(_Picture(lay_out(network, use), use or {}, theme).svg, encoding="unicode")
+    layout = lay_out(network, use)
+    picture = Picture(layout, use or {}, theme)
+    return ET.tostring(picture.svg, encoding="unicode")
 
 
 def png(svg: str, width: int) -> bytes:
-    """`svg` as a PNG image, `width` px wide, set in the package's own font.
+    """Convert an SVG document to a PNG image, set in the package's own font.
+
+    Args:
+        svg: the document.
+        width: of the image, in pixels.
 
     Raises:
-        ValueError: it is no SVG.
+        ValueError: the text is not an SVG document.
     """
     fonts = resources.files("testbed.report").joinpath("map/data")
-    names = ("Arimo-Regular.ttf", "Arimo-Bold.ttf")
     with resources.as_file(fonts) as folder:
-        files = [str(folder / name) for name in names]
-        return bytes(
-            resvg_py.svg_to_bytes(svg, width=width, font_files=files, skip_system_fonts=True)
+        image = resvg_py.svg_to_bytes(
+            svg,
+            width=width,
+            font_files=[
+                str(folder / "Arimo-Regular.ttf"),
+                str(folder / "Arimo-Bold.ttf"),
+            ],
+            skip_system_fonts=True,
         )
+
+        return bytes(image)
 
 
 def style(theme: Theme) -> str:
-    """The style sheet of a picture."""
-    light, dark = ({name: pair[i] for name, pair in COLOURS.items()} for i in (0, 1))
+    """Write the style sheet of a drawing."""
+    light = {name: pair[0] for name, pair in COLOURS.items()}
+    dark = {name: pair[1] for name, pair in COLOURS.items()}
+
     if theme == "light":
         return RULES.format(**light)
     if theme == "dark":
         return RULES.format(**dark)
-    night = "@media (prefers-color-scheme:dark){{{}}}"
     if theme == "auto":
-        return RULES.format(**light) + night.format(RULES.format(**dark))
-    variables = [
-        ":where(.site-map){"
-        + "".join(f"--map-{name}:{value};" for name, value in colours.items())
-        + "}"
-        for colours in (light, dark)
-    ]
-    return (
-        variables[0]
-        + night.format(variables[1])
-        + RULES.format(**{name: f"var(--map-{name})" for name in COLOURS})
-    )
+        return RULES.format(**light) + _if_dark(RULES.format(**dark))
+
+    references = {name: f"var(--map-{name})" for name in COLOURS}
+    return _variables(light) + _if_dark(_variables(dark)) + RULES.format(**references)
+
+
+def _if_dark(rules: str) -> str:
+    return "@media (prefers-color-scheme:dark){" + rules + "}"
+
+
+def _variables(colours: dict[str, str]) -> str:
+    declarations = "".join(f"--map-{name}:{value};" for name, value in colours.items())
+    return ":where(.site-map){" + declarations + "}"
 
 
 def colour(share: float) -> str:
-    """The colour of a direction that is used to `share` of its rate; legible on light and on
-    dark.
+    """Choose the colour of a direction by its use, legible on light and on dark.
+
+    Args:
+        share: of the rate that is in use, from 0 to 1.
     """
-    share = min(max(share, 0.0), 1.0) * 2
-    low, high = RAMP[min(int(share), 1)], RAMP[min(int(share), 1) + 1]
-    part = share - min(int(share), 1)
-    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(low, high, strict=True))
+    position = min(max(share, 0.0), 1.0) * (len(RAMP) - 1)
+
+    number = min(int(position), len(RAMP) - 2)
+    part = position - number
+    channels = []
+
+    for low, high in zip(RAMP[number], RAMP[number + 1], strict=True):
+        channels.append(round(low + (high - low) * part))
+
+    return "#" + bytes(channels).hex()
 
 
-class _Picture:
-    """The SVG document of a layout, from back to front."""
+class Picture:
+    """Draws a layout as an SVG document, from back to front."""
 
-    def __init__(self, layout: Layout, use: Use, theme: Theme) -> None:
-        self.layout, self.use, self.network = layout, use, layout.network
-        self.svg = ET.Element(
-            "svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "site-map", "role": "img"}
-        )
+    def __init__(self, layout: Layout, use: LinkUse, theme: Theme) -> None:
+        self.layout = layout
+        self.use = use
+        self.network = layout.network
+        self.svg = ET.Element("svg", {"xmlns": NAMESPACE, "class": "site-map", "role": "img"})
+
         add(self.svg, "title", f"{self.network.name}: {counts(self.network)}")
         add(self.svg, "style", style(theme))
         paper = add(self.svg, "rect", class_="paper")
-        self._map()
-        for curve in layout.curves:
-            self._link(curve)
-        self._sites()
+        self._draw_map()
+        self._draw_links()
+        self._draw_sites()
         for label in layout.link_labels.values():
-            self._label(label, pill=True)
-        add(self.svg, "text", self.network.name, class_="title", x=layouts.EDGE, y=26)
-        add(self.svg, "text", counts(self.network), class_="note", x=layouts.EDGE, y=45)
-        bottom = self._foot()
-        size = {"width": f"{layouts.WIDTH:.0f}", "height": f"{bottom:.0f}"}
+            self._draw_label(self.svg, label, has_pill=True)
+        add(self.svg, "text", self.network.name, class_="title", x=EDGE, y=26)
+        add(self.svg, "text", counts(self.network), class_="note", x=EDGE, y=45)
+        bottom = self._draw_foot()
+        self._set_size(paper, bottom)
+
+    def _set_size(self, paper: ET.Element, bottom: float) -> None:
+        width = f"{WIDTH:.0f}"
+        height = f"{bottom:.0f}"
         for element in (self.svg, paper):
-            element.attrib.update(size)
-        self.svg.set("viewBox", f"0 0 {size['width']} {size['height']}")
+            element.set("width", width)
+            element.set("height", height)
 
-    def _map(self) -> None:
-        frame, view = self.layout.frame, self.layout.view
-        box: dict[str, Any] = {
-            "x": frame.left,
-            "y": frame.top,
-            "width": frame.width,
-            "height": frame.height,
-            "rx": 6,
-        }
-        add(add(add(self.svg, "defs"), "clipPath", id="site-map-frame"), "rect", **box)
-        self.back = add(self.svg, "g", clip_path="url(#site-map-frame)")
+        self.svg.set("viewBox", f"0 0 {width} {height}")
+
+    def _draw_map(self) -> None:
+        definitions = add(self.svg, "defs")
+        clip = add(definitions, "clipPath", id="site-map-frame")
+        self._draw_frame(clip)
+
+        background = add(self.svg, "g", clip_path="url(#site-map-frame)")
+        view = self.layout.view
         if view is not None:
-            layers = view.layers()
-            for name in ("land", "states", "borders", "lakes"):
-                if name in layers:
-                    add(self.back, "path", class_=name, d=layers[name], fill_rule="evenodd")
-            if view.frame.bottom < frame.bottom:
-                self._strip(view.frame)
-            if view.period is None:
-                self._scale(view.km_per_px, view.frame, grid=not layers)
-        add(self.svg, "rect", class_="frame", **box)
-        self.links = add(self.svg, "g", clip_path="url(#site-map-frame)")
+            self._draw_background(background, view)
+        self._draw_frame(self.svg, class_="frame")
 
-    def _strip(self, above: Box) -> None:
+    def _draw_frame(self, parent: ET.Element, **attributes: str) -> None:
         frame = self.layout.frame
         add(
-            self.back,
+            parent,
+            "rect",
+            **attributes,
+            x=frame.left,
+            y=frame.top,
+            width=frame.width,
+            height=frame.height,
+            rx=6,
+        )
+
+    def _draw_background(self, background: ET.Element, view: View) -> None:
+        """Draw land, lakes and borders, the strip for sites without a location, and the scale."""
+        layers = view.layers()
+        for name in ("land", "states", "borders", "lakes"):
+            if name in layers:
+                add(background, "path", class_=name, d=layers[name], fill_rule="evenodd")
+
+        if view.frame.bottom < self.layout.frame.bottom:
+            self._draw_strip(background, view.frame.bottom)
+
+        if view.period is None:
+            scale_km = _round_below(SCALE_LENGTH * view.km_per_px)
+
+            length = scale_km / view.km_per_px
+            if not layers:
+                _draw_grid(background, view.frame, length)
+            _draw_scale(background, view.frame, scale_km, length)
+
+    def _draw_strip(self, background: ET.Element, top: float) -> None:
+        frame = self.layout.frame
+        add(
+            background,
             "rect",
             class_="paper",
             x=frame.left,
-            y=above.bottom,
+            y=top,
             width=frame.width,
             height=frame.height,
         )
-        add(self.back, "path", class_="frame", d=f"M{frame.left} {above.bottom:.1f}H{frame.right}")
+
+        line = f"M{frame.left} {top:.1f}H{frame.right}"
+        add(background, "path", class_="frame", d=line)
         add(
-            self.back,
+            background,
             "text",
             "without a location",
             class_="note",
@@ -187,88 +249,105 @@ class _Picture:
             y=frame.bottom - 10,
         )
 
-    def _scale(self, km_per_px: float, frame: Box, grid: bool) -> None:
-        """A bar of 1, 2 or 5 times a power of ten of km; the mesh of a grid where there is no land
-        to be seen.
-        """
-        km = _round(150 * km_per_px)
-        length, x, y = km / km_per_px, frame.left + 14, frame.bottom - 12
-        if grid:
-            xs = np.arange(frame.middle[0] % length, frame.right, length)
-            ys = np.arange(frame.middle[1] % length, frame.bottom, length)
-            data = "".join(f"M{v:.1f} {frame.top}V{frame.bottom}" for v in xs)
-            add(
-                self.back,
-                "path",
-                class_="grid",
-                d=data + "".join(f"M{frame.left} {v:.1f}H{frame.right}" for v in ys),
-            )
-        add(self.back, "path", class_="scale", d=f"M{x} {y - 4:.1f}v4h{length:.1f}v-4")
-        add(self.back, "text", f"{km:g} km", class_="note", x=x, y=y - 8)
+    def _draw_links(self) -> None:
+        parent = add(self.svg, "g", clip_path="url(#site-map-frame)")
+        rates = []
+        for link in self.network.wan:
+            rates += [direction.bottleneck.rate_bps for direction in link.directions]
+        fastest_bps = max(rates, default=0)
 
-    def _link(self, curve: Curve) -> None:
-        fastest = max(
-            way.bottleneck.rate_bps for link in self.network.wan for way in link.directions
-        )
-        group = add(self.links, "g", class_="link", id=f"link-{curve.link.key}")
-        rtt = rtt_text(curve.link)
-        shares = [(way, self.use.get((way.source, way.target))) for way in curve.link.directions]
-        add(
-            group,
-            "title",
-            f"{curve.link.key}: RTT {rtt}; " + "; ".join(_described(*item) for item in shares),
-        )
-        thin = 0.4 if self.layout.listed else 1.0
-        for i, (way, share) in enumerate(shares):
-            width = THINNEST + (THICKEST - THINNEST) * (way.bottleneck.rate_bps / fastest) ** 0.5
-            options: dict[str, Any] = {} if share is None else {"style": f"stroke:{colour(share)}"}
-            shift = 0.0 if share is None else (width + 0.8) / 2 * (-1 if i == 0 else 1)
-            if share is None and i == 1 and curve.link.directions[0].bottleneck == way.bottleneck:
-                continue  # one line is enough for two equal directions
-            for turn in curve.turns:
-                add(
-                    group,
-                    "path",
-                    d=_bezier(curve, turn, shift),
-                    stroke_width=width * thin,
-                    **options,
-                )
+        for curve in self.layout.curves:
+            self._draw_link(parent, curve, fastest_bps)
 
-    def _sites(self) -> None:
-        for site in self.layout.sites:
-            group = add(self.svg, "g", class_="site", id=f"site-{site.dc.name}")
-            x, y = site.point
-            if self.layout.alone:
-                self._hosts(group, x, y)
-            add(group, "circle", class_="dot", cx=x, cy=y, r=layouts.DOT)
-            if site.label is not None:
-                self._label(site.label, pill=False, parent=group)
+    def _draw_link(self, parent: ET.Element, curve: Curve, fastest_bps: int) -> None:
+        """Draw each direction of a link; one line is enough for two equal ones without use."""
+        link = curve.link
+        group = add(parent, "g", class_="link", id=f"link-{link.key}")
+        descriptions = []
+        for direction in link.directions:
+            share = self._share(direction)
+            descriptions.append(_described(direction, share))
 
-    def _hosts(self, group: ET.Element, x: float, y: float) -> None:
-        """The hosts of the only site, around its switch."""
-        network = self.network
-        number = min(len(network.hosts), MOST_HOSTS_DRAWN)
-        for i in range(number):
-            angle = 2 * pi * (i + 0.5) / number - pi / 2
-            end = x + layouts.HOSTS_RADIUS * cos(angle), y + layouts.HOSTS_RADIUS * sin(angle)
-            line = add(group, "g", class_="link")
-            add(
-                line, "path", d=f"M{x:.1f} {y:.1f}L{end[0]:.1f} {end[1]:.1f}", stroke_width=THINNEST
-            )
-            add(group, "rect", class_="host", x=end[0] - 6, y=end[1] - 6, width=12, height=12, rx=2)
+        title = f"{link.key}: RTT {rtt_text(link)}; " + "; ".join(descriptions)
+        add(group, "title", title)
 
-    def _label(self, label: Label, pill: bool, parent: ET.Element | None = None) -> None:
-        group = add(self.svg if parent is None else parent, "g", class_="label")
-        box = label.box
-        if label.leader is not None:
-            x, y = box.nearest(*label.leader)
+        self._draw_direction(group, curve, link.forward, fastest_bps, side=-1)
+        directions_differ = link.forward.bottleneck != link.backward.bottleneck
+        if directions_differ or self._share(link.backward) is not None:
+            self._draw_direction(group, curve, link.backward, fastest_bps, side=1)
+
+    def _draw_direction(
+        self, group: ET.Element, curve: Curve, direction: Direction, fastest_bps: int, side: int
+    ) -> None:
+        """Draw a direction, coloured by its use if that is known, then to its side of the curve."""
+        speed = (direction.bottleneck.rate_bps / fastest_bps) ** 0.5
+        width = THINNEST + (THICKEST - THINNEST) * speed
+
+        shown_width = width
+        if self.layout.listed:
+            shown_width *= THIN_IF_LISTED
+
+        attributes = {}
+        shift = 0.0
+        share = self._share(direction)
+        if share is not None:
+            attributes["style"] = f"stroke:{colour(share)}"
+            shift = side * (width + BETWEEN_DIRECTIONS) / 2
+
+        for turn in curve.turns:
             add(
                 group,
                 "path",
-                class_="leader",
-                d=f"M{label.leader[0]:.1f} {label.leader[1]:.1f}L{x:.1f} {y:.1f}",
+                d=_bezier(curve, turn, shift),
+                stroke_width=shown_width,
+                **attributes,
             )
-        if pill:
+
+    def _share(self, direction: Direction) -> float | None:
+        return self.use.get((direction.source, direction.target))
+
+    def _draw_sites(self) -> None:
+        for site in self.layout.sites:
+            group = add(self.svg, "g", class_="site", id=f"site-{site.dc.name}")
+            if self.layout.alone:
+                self._draw_hosts(group, site.point)
+            add(group, "circle", class_="dot", cx=site.point.x, cy=site.point.y, r=DOT)
+
+            if site.label is not None:
+                self._draw_label(group, site.label, has_pill=False)
+
+    def _draw_hosts(self, group: ET.Element, switch: Point) -> None:
+        """Draw the hosts of the only site around its switch."""
+        number = min(len(self.network.hosts), MOST_HOSTS_DRAWN)
+        for i in range(number):
+            angle = 2 * pi * (i + 0.5) / number - pi / 2
+            x = switch.x + HOSTS_RADIUS * cos(angle)
+            y = switch.y + HOSTS_RADIUS * sin(angle)
+
+            line = f"M{switch.x:.1f} {switch.y:.1f}L{x:.1f} {y:.1f}"
+
+            link = add(group, "g", class_="link")
+            add(link, "path", d=line, stroke_width=THINNEST)
+            add(
+                group,
+                "rect",
+                class_="host",
+                x=x - HOST_SIZE / 2,
+                y=y - HOST_SIZE / 2,
+                width=f"{HOST_SIZE:.0f}",
+                height=f"{HOST_SIZE:.0f}",
+                rx=2,
+            )
+
+    def _draw_label(self, parent: ET.Element, label: Label, has_pill: bool) -> None:
+        """Draw a label; a pill hides the line that the label stands on."""
+        group = add(parent, "g", class_="label")
+        box = label.box
+        if label.leader is not None:
+            end = box.nearest(label.leader)
+            line = f"M{label.leader.x:.1f} {label.leader.y:.1f}L{end.x:.1f} {end.y:.1f}"
+            add(group, "path", class_="leader", d=line)
+        if has_pill:
             add(
                 group,
                 "rect",
@@ -279,82 +358,161 @@ class _Picture:
                 height=box.height,
                 rx=5,
             )
-        y = box.top + 1.5
+
+        bottom = box.top + 1.5
         for line in label.lines:
-            y += line.size * LINE_HEIGHT
-            at = {"x": box.middle[0], "y": y - line.size * 0.31}
-            add(group, "text", line.text, class_=line.kind, text_anchor="middle", **at)
+            bottom += line.font_size * LINE_HEIGHT
+            add(
+                group,
+                "text",
+                line.text,
+                class_=line.kind,
+                text_anchor="middle",
+                x=box.middle.x,
+                y=bottom - line.font_size * BASELINE,
+            )
 
-    def _foot(self) -> float:
-        """What stands below the frame; its lower end in px."""
-        y = self.layout.frame.bottom
+    def _draw_foot(self) -> float:
+        """Draw what stands below the frame; return its lower end in px."""
+        frame = self.layout.frame
+        bottom = frame.bottom
         if self.layout.listed:
-            y = add_table(self.svg, self.network, self.layout.frame, y + 14)
-        for note in notes(self.layout, self.use):
-            y += 18
-            add(self.svg, "text", note, class_="note", x=layouts.EDGE, y=y)
-        if self.use:
-            self._ramp(self.layout.frame.bottom + 10)
-            y = max(y, self.layout.frame.bottom + 20)
-        return y + 12
+            bottom = add_table(self.svg, self.network, frame, bottom + 14)
 
-    def _ramp(self, y: float) -> None:
-        """The legend of the colours of use."""
-        right = self.layout.frame.right
-        gradient = add(add(self.svg, "defs"), "linearGradient", id="site-map-use")
+        for note in notes(self.layout, self.use):
+            bottom += 18
+            add(self.svg, "text", note, class_="note", x=EDGE, y=bottom)
+
+        if self.use:
+            self._draw_legend(frame.right, frame.bottom + 10)
+            bottom = max(bottom, frame.bottom + 20)
+        return bottom + 12
+
+    def _draw_legend(self, right: float, top: float) -> None:
+        """Draw the legend of the colours of use."""
+        definitions = add(self.svg, "defs")
+        gradient = add(definitions, "linearGradient", id="site-map-use")
         for share in (0, 0.5, 1):
             add(gradient, "stop", offset=str(share), stop_color=colour(share))
-        add(self.svg, "rect", x=right - 150, y=y, width=110, height=8, fill="url(#site-map-use)")
-        add(self.svg, "text", "used 0 %", class_="note", x=right - 156, y=y + 8, text_anchor="end")
-        add(self.svg, "text", "100 %", class_="note", x=right, y=y + 8, text_anchor="end")
+
+        left = right - 40 - RAMP_WIDTH
+        add(
+            self.svg,
+            "rect",
+            x=left,
+            y=top,
+            width=f"{RAMP_WIDTH:.0f}",
+            height=8,
+            fill="url(#site-map-use)",
+        )
+
+        for text, x in (("used 0 %", left - 6), ("100 %", right)):
+            add(
+                self.svg,
+                "text",
+                text,
+                class_="note",
+                x=x,
+                y=top + 8,
+                text_anchor="end",
+            )
+
+
+def _draw_grid(background: ET.Element, frame: Box, spacing: float) -> None:
+    """Draw a mesh where there is no land to be seen."""
+    columns = np.arange(frame.middle.x % spacing, frame.right, spacing)
+    rows = np.arange(frame.middle.y % spacing, frame.bottom, spacing)
+
+    lines = [f"M{x:.1f} {frame.top:.1f}V{frame.bottom:.1f}" for x in columns]
+    lines += [f"M{frame.left:.1f} {y:.1f}H{frame.right:.1f}" for y in rows]
+
+    add(background, "path", class_="grid", d="".join(lines))
+
+
+def _draw_scale(background: ET.Element, frame: Box, scale_km: float, length: float) -> None:
+    """Draw a bar of `length` px that stands for `scale_km`."""
+    x = frame.left + 14
+    y = frame.bottom - 12
+
+    bar = f"M{x} {y - 4:.1f}v4h{length:.1f}v-4"
+    add(background, "path", class_="scale", d=bar)
+    add(background, "text", f"{scale_km:g} km", class_="note", x=x, y=y - 8)
 
 
 def counts(network: Network) -> str:
-    """How much there is of everything."""
-    parts = (
-        ("datacenter", network.datacenters),
-        ("host", network.hosts),
-        ("WAN link", network.wan),
-    )
-    return ", ".join(
-        f"{len(items) or 'no'} {noun}{'' if len(items) == 1 else 's'}" for noun, items in parts
-    )
+    """Count datacenters, hosts and links in words."""
+    numbers = {
+        "datacenter": len(network.datacenters),
+        "host": len(network.hosts),
+        "WAN link": len(network.wan),
+    }
+    parts = []
+    for noun, number in numbers.items():
+        plural = noun if number == 1 else f"{noun}s"
+        parts.append(f"{number or 'no'} {plural}")
+
+    return ", ".join(parts)
 
 
-def notes(layout: Layout, use: Use) -> list[str]:
-    """Lines of explanation below the drawing."""
+def notes(layout: Layout, use: LinkUse) -> list[str]:
+    """Write the lines of explanation below a drawing."""
     if not layout.curves:
-        rates = sorted({host.nic_up.rate_bps for host in layout.network.hosts})
-        return [
-            "NIC of each host: "
-            + " to ".join(format_rate(rate, 3) for rate in {rates[0]: 0, rates[-1]: 0})
-        ]
-    what = "The table has" if layout.listed else "At each link:"
-    lines = [
-        f"{what} round-trip time and rate. Lines show which sites are linked, not where fibre runs."
-    ]
+        return [_nic_note(layout.network)]
+
+    subject = "The table has" if layout.listed else "At each link:"
+
+    note = f"{subject} round-trip time and rate. "
+    note += "Lines show which sites are linked, not where fibre runs."
     if use:
-        lines[0] += " Each direction keeps to the right."
+        note += " Each direction keeps to the right."
+
+    lines = [note]
     if layout.moved:
-        lines.append(f"Drawn farther apart than they are: {', '.join(layout.moved)}.")
+        names = ", ".join(layout.moved)
+        lines.append(f"Drawn farther apart than they are: {names}.")
+
     return lines
 
 
-def _described(way: Direction, share: float | None) -> str:
-    used = "" if share is None else f", {100 * share:.0f} % used"
-    return f"{way.source} to {way.target} {rate_text(way)}{used}"
+def _nic_note(network: Network) -> str:
+    rates = [host.nic_up.rate_bps for host in network.hosts]
+    slowest = format_rate(min(rates), 3)
+    fastest = format_rate(max(rates), 3)
+
+    text = f"NIC of each host: {slowest}"
+
+    if min(rates) != max(rates):
+        text += f" to {fastest}"
+    return text
+
+
+def _described(direction: Direction, share: float | None) -> str:
+    text = f"{direction.source} to {direction.target} {rate_text(direction)}"
+    if share is not None:
+        text += f", {100 * share:.0f} % used"
+    return text
 
 
 def _bezier(curve: Curve, turn: float, shift: float) -> str:
-    """Path data of the curve, `turn` px to the right, `shift` px to its own left."""
+    """Write the path data of a curve, `turn` px to the right and `shift` px to its own left."""
     points = curve.points + np.array([turn, 0])
-    chord = points[2] - points[0]
-    points = points + np.array([chord[1], -chord[0]]) / max(float(np.hypot(*chord)), 1e-9) * shift
-    (ax, ay), (bx, by), (cx, cy) = points
-    return f"M{ax:.1f} {ay:.1f}Q{bx:.1f} {by:.1f} {cx:.1f} {cy:.1f}"
+    across, down = points[2] - points[0]
+    length = max(float(np.hypot(across, down)), 1e-9)
+
+    to_the_left = np.array([down, -across]) / length
+
+    start, control, end = points + to_the_left * shift
+    return (
+        f"M{start[0]:.1f} {start[1]:.1f}"
+        f"Q{control[0]:.1f} {control[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
+    )
 
 
-def _round(value: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten that is at most `value`."""
+def _round_below(value: float) -> float:
+    """Give the largest of 1, 2 and 5 times a power of ten that is at most `value`."""
     power = 10.0 ** floor(log10(value))
-    return max(factor * power for factor in (1, 2, 5) if factor * power <= value)
+
+    for factor in (5, 2):
+        if factor * power <= value:
+            return factor * power
+    return power

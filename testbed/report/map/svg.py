@@ -6,15 +6,24 @@ from xml.etree import ElementTree as ET
 
 
 def add(parent: ET.Element, tag: str, text: str = "", **attributes: object) -> ET.Element:
-    """A new child of `parent`; the attribute ``class_`` is class, ``stroke_width`` is
-    stroke-width.
+    """Append a new child to an element.
+
+    Args:
+        parent: the element that the child becomes part of.
+        tag: the child's tag.
+        text: the child's text.
+        attributes: ``class_`` becomes class, ``stroke_width`` becomes stroke-width; floats are
+            rounded to one decimal.
+
+    Returns:
+        The child.
     """
-    values = {
-        name.rstrip("_").replace("_", "-"): f"{value:.1f}"
-        if isinstance(value, float)
-        else str(value)
-        for name, value in attributes.items()
-    }
+    values = {}
+
+    for name, value in attributes.items():
+        attribute = name.rstrip("_").replace("_", "-")
+        values[attribute] = f"{value:.1f}" if isinstance(value, float) else str(value)
+
     child = ET.SubElement(parent, tag, values)
     child.text = text or None
     return child

@@ -2,95 +2,186 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from testbed.plan.model import Network, WanLink
-from testbed.report.map.labels import Box, text_width
-from testbed.report.map.layout import rate_text, rtt_text
+from testbed.report.map.geometry import Box
+from testbed.report.map.labels import rate_text, rtt_text, text_width
 from testbed.report.map.svg import add
 
-SIZE = 11.0
-ROW = 17.0
-GAP = 16.0  # between columns
-MOST_LISTED = 300
+FONT_SIZE = 11.0
+ROW_HEIGHT = 17.0
+BASELINE = 5.0  # px from the baseline of a row's text to the row's lower end
+COLUMN_GAP = 16.0
+MOST_LISTED = 300  # links
+MOST_COLUMNS = 4  # of a list
+WIDEST_COLUMN = 1.3  # of a matrix, in widths of the longest name
+
+
+class LinkRow(NamedTuple):
+    """The texts of a link in a list."""
+
+    ends: str
+    rtt: str
+    rates: str
 
 
 def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> float:
-    """Add the links of `network` below `top`, as a matrix of sites if it fits, else as a list; the
-    lower end in px.
+    """Add a table of the links of a network: a matrix of sites if it fits, else a list.
+
+    Args:
+        svg: the document.
+        network: whose links are listed.
+        frame: gives the left and the right side of the table.
+        top: the upper end of the table in px.
+
+    Returns:
+        The lower end of the table in px.
     """
-    rates = {rate_text(way) for link in network.wan for way in link.directions}
-    names = [dc.name for dc in network.datacenters]
-    column = max(text_width(name, SIZE, bold=True) for name in names) + GAP
-    dense = 3 * len(network.wan) > len(names) * (len(names) - 1) // 2
-    heading = "Round-trip time" + (
-        f"; each link carries {min(rates)} each way" if len(rates) == 1 else ", rate"
+    rates = {rate_text(direction) for link in network.wan for direction in link.directions}
+    heading = "Round-trip time, rate"
+    if len(rates) == 1:
+        heading = f"Round-trip time; each link carries {min(rates)} each way"
+    add(
+        svg,
+        "text",
+        heading,
+        class_="head",
+        x=frame.left,
+        y=top + ROW_HEIGHT - BASELINE,
     )
-    add(svg, "text", heading, class_="head", x=frame.left, y=top + ROW - 5)
-    top += ROW + 4
-    if dense and len(rates) == 1 and column * len(names) <= frame.width:
-        return _matrix(svg, network, names, Box(frame.left, top, frame.right, top), column)
-    return _list(svg, network, Box(frame.left, top, frame.right, top))
+    top += ROW_HEIGHT + 4
+    room = Box(frame.left, top, frame.right, top)
+
+    names = [dc.name for dc in network.datacenters]
+    longest = max(text_width(name, FONT_SIZE, bold=True) for name in names)
+
+    column_width = longest + COLUMN_GAP
+    pairs = len(names) * (len(names) - 1) // 2
+    is_dense = 3 * len(network.wan) > pairs
+
+    fits = column_width * len(names) <= frame.width
+
+    if is_dense and fits and len(rates) == 1:
+        return _add_matrix(svg, network, room, column_width)
+    return _add_list(svg, network, room)
 
 
-def _matrix(
-    svg: ET.Element, network: Network, names: list[str], place: Box, column: float
-) -> float:
-    """A row and a column for each site, the RTT where they meet; the last site needs no row, the
-    first no column.
+def _add_matrix(svg: ET.Element, network: Network, room: Box, column_width: float) -> float:
+    """Add a row and a column for each site with the RTT where they meet.
+
+    The last site needs no row, the first one no column.
     """
-    texts = {}
-    for link in network.wan:
-        ends = link.forward.source, link.forward.target
-        texts[ends] = texts[ends[::-1]] = rtt_text(link)
-    width = min((place.width - column) / (len(names) - 1), 1.3 * column)
-    for i, name in enumerate(names[1:]):
-        right = place.left + column + (i + 1) * width
-        add(svg, "text", name, class_="head", x=right, y=place.top + ROW - 5, text_anchor="end")
+    names = [dc.name for dc in network.datacenters]
+    rtts = _rtts(network)
+
+    spacing = (room.width - column_width) / (len(names) - 1)
+    spacing = min(spacing, WIDEST_COLUMN * column_width)
+    first_right = room.left + column_width + spacing
+
+    line_length = column_width + spacing * (len(names) - 1)
+
+    for column, name in enumerate(names[1:]):
+        right = first_right + column * spacing
+        _add_right_aligned(svg, name, "head", right, room.top + ROW_HEIGHT)
+
     for row, name in enumerate(names[:-1]):
-        y = place.top + (row + 2) * ROW
+        bottom = room.top + (row + 2) * ROW_HEIGHT
+
+        line = f"M{room.left:.1f} {bottom - ROW_HEIGHT:.1f}h{line_length:.1f}"
+        add(svg, "path", class_="grid", d=line)
         add(
             svg,
-            "path",
-            class_="grid",
-            d=f"M{place.left:.1f} {y - ROW:.1f}h{column + width * (len(names) - 1):.1f}",
+            "text",
+            name,
+            class_="head",
+            x=room.left,
+            y=bottom - BASELINE,
         )
-        add(svg, "text", name, class_="head", x=place.left, y=y - 5)
-        for i, other in enumerate(names[1:]):
-            if i >= row and (name, other) in texts:
-                right = place.left + column + (i + 1) * width
-                add(
-                    svg,
-                    "text",
-                    texts[name, other],
-                    class_="cell",
-                    x=right,
-                    y=y - 5,
-                    text_anchor="end",
-                )
-    return place.top + (len(names)) * ROW
+
+        for column, other in enumerate(names[1:]):
+            if column < row or (name, other) not in rtts:
+                continue
+            right = first_right + column * spacing
+            _add_right_aligned(svg, rtts[name, other], "cell", right, bottom)
+
+    return room.top + len(names) * ROW_HEIGHT
 
 
-def _list(svg: ET.Element, network: Network, place: Box) -> float:
-    """Columns of links: the two ends, RTT, rates; as many as `MOST_LISTED`."""
-    rows = [_row(link) for link in network.wan[:MOST_LISTED]]
-    widths = [max(text_width(row[i], SIZE) for row in rows) + GAP for i in range(3)]
-    columns = min(max(int((place.width + GAP) / (sum(widths) + GAP)), 1), 4)
-    height = -(-len(rows) // columns)
-    step = place.width / columns
-    for i, row in enumerate(rows):
-        x, y = place.left + step * (i // height), place.top + ROW * (i % height + 1) - 5
-        for text, offset in zip(row, (0.0, widths[0], sum(widths[:2])), strict=True):
-            add(svg, "text", text, class_="cell", x=x + offset, y=y)
-    bottom = place.top + height * ROW
-    if len(network.wan) > MOST_LISTED:
-        text = f"and {len(network.wan) - MOST_LISTED} more, which `testbed topo show` lists"
-        add(svg, "text", text, class_="note", x=place.left, y=bottom + ROW - 5)
-        bottom += ROW
-    return bottom
+def _rtts(network: Network) -> dict[tuple[str, str], str]:
+    """Give the RTT between the ends of each link, in both orders."""
+    rtts = {}
+    for link in network.wan:
+        source = link.forward.source
+        target = link.forward.target
+
+        text = rtt_text(link)
+        rtts[source, target] = text
+        rtts[target, source] = text
+
+    return rtts
 
 
-def _row(link: WanLink) -> tuple[str, str, str]:
-    there, back = (rate_text(way) for way in link.directions)
-    rates = there if there == back else f"{there} →, {back} ←"
-    return f"{link.forward.source} – {link.forward.target}", rtt_text(link), rates
+def _add_right_aligned(
+    svg: ET.Element, text: str, css_class: str, right: float, bottom: float
+) -> None:
+    add(
+        svg,
+        "text",
+        text,
+        class_=css_class,
+        x=right,
+        y=bottom - BASELINE,
+        text_anchor="end",
+    )
+
+
+def _add_list(svg: ET.Element, network: Network, room: Box) -> float:
+    """Add columns of links, at most `MOST_LISTED`: the two ends, RTT, rates."""
+    rows = [_link_row(link) for link in network.wan[:MOST_LISTED]]
+    ends_width = max(text_width(row.ends, FONT_SIZE) for row in rows) + COLUMN_GAP
+
+    rtt_width = max(text_width(row.rtt, FONT_SIZE) for row in rows) + COLUMN_GAP
+    rates_width = max(text_width(row.rates, FONT_SIZE) for row in rows) + COLUMN_GAP
+
+    row_width = ends_width + rtt_width + rates_width
+    fitting = int((room.width + COLUMN_GAP) / (row_width + COLUMN_GAP))
+
+    columns = min(max(fitting, 1), MOST_COLUMNS)
+    rows_in_column = -(-len(rows) // columns)
+    spacing = room.width / columns
+
+    for number, row in enumerate(rows):
+        column, row_in_column = divmod(number, rows_in_column)
+        x = room.left + spacing * column
+        y = room.top + ROW_HEIGHT * (row_in_column + 1) - BASELINE
+
+        add(svg, "text", row.ends, class_="cell", x=x, y=y)
+        add(svg, "text", row.rtt, class_="cell", x=x + ends_width, y=y)
+        add(svg, "text", row.rates, class_="cell", x=x + (ends_width + rtt_width), y=y)
+
+    bottom = room.top + rows_in_column * ROW_HEIGHT
+
+    left_out = len(network.wan) - MOST_LISTED
+    if left_out <= 0:
+        return bottom
+    add(
+        svg,
+        "text",
+        f"and {left_out} more, which `testbed topo show` lists",
+        class_="note",
+        x=room.left,
+        y=bottom + ROW_HEIGHT - BASELINE,
+    )
+
+    return bottom + ROW_HEIGHT
+
+
+def _link_row(link: WanLink) -> LinkRow:
+    forward = rate_text(link.forward)
+    backward = rate_text(link.backward)
+
+    rates = forward if forward == backward else f"{forward} →, {backward} ←"
+    ends = f"{link.forward.source} – {link.forward.target}"
+    return LinkRow(ends, rtt_text(link), rates)

@@ -13,6 +13,7 @@ from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.plan.resolve import resolve
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences
+from testbed.runfolder.summary import CollectiveRow, Spread, Summary, TrainingSummary, WanRow
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
@@ -54,27 +55,69 @@ def test_changes_are_told_as_people_read_them() -> None:
     }
 
 
-def summary(ms: float, **training: object) -> dict[str, object]:
-    row = {"op": "all_reduce", "bytes": 1 << 20, "time_us": {"median": 1000 * ms}}
-    return {
-        "collectives": [row],
-        "training": training or None,
-        "wan": [{"from": "a", "to": "b", "bytes": 2**21}],
-    }
+def spread(value: float) -> Spread:
+    return Spread(min=value, median=value, p95=value, max=value)
+
+
+def summary(
+    ms: float, *, training: TrainingSummary | None = None, wan_bytes: int = 2**21, drops: int = 0
+) -> Summary:
+    """Make a summary with one collective, and one direction of a link."""
+    collective = CollectiveRow(
+        op="all_reduce",
+        bytes=1 << 20,
+        ranks=2,
+        iterations=3,
+        time_us=spread(1000 * ms),
+        slowest_us=1000 * ms,
+        algbw_gbytes=1.0,
+        busbw_gbytes=1.0,
+    )
+    link = WanRow(
+        source="a",
+        target="b",
+        bytes=wan_bytes,
+        drops=drops,
+        rate_bps=10**9,
+        mean_utilisation=0.5,
+    )
+    return Summary(collectives=[collective], training=training, wan=[link])
+
+
+TRAINING = TrainingSummary(
+    method="ddp",
+    steps=4,
+    ranks=2,
+    parameters=None,
+    step_ms=spread(200.0),
+    compute_ms=100.0,
+    exposed_ms=90.0,
+    overlapped_ms=None,
+    compute_utilisation=0.5,
+    tokens_per_s=1e4,
+    wan_bytes_per_step=None,
+    wan_bytes_per_token=None,
+    final_loss=3.5,
+    seconds=0.8,
+)
 
 
 def test_drops_are_compared_if_there_are_any() -> None:
-    runs = [summary(10.0), summary(10.0)]
-    runs[1]["wan"] = [{"from": "a", "to": "b", "bytes": 2**20, "drops": 7}]
+    runs = [summary(10.0), summary(10.0, wan_bytes=2**20, drops=7)]
     assert measured(runs)[-1] == Difference("a to b (dropped packets)", (None, 7))
 
 
 def test_figures_and_their_ratios() -> None:
-    figures = measured([summary(10.0), summary(25.0, step_ms={"median": 200.0}, final_loss=3.5)])
+    figures = measured([summary(10.0), summary(25.0, training=TRAINING)])
     assert figures == [
         Difference("all_reduce 1 MiB (ms)", (10.0, 25.0)),
         Difference("step (ms)", (None, 200.0)),
+        Difference("utilisation", (None, 0.5)),
+        Difference("exposed (ms)", (None, 90.0)),
+        Difference("tokens/s", (None, 1e4)),
+        Difference("WAN bytes per step", (None, None)),
         Difference("final loss", (None, 3.5)),
+        Difference("seconds of training", (None, 0.8)),
         Difference("a to b (MiB)", (2.0, 2.0)),
     ]
     rows = measured_grid(figures, ["one", "two"]).rows
@@ -84,18 +127,16 @@ def test_figures_and_their_ratios() -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """Two runs with the same name in different folders; the second has another seed and other
-    times.
-    """
-    found = []
+    """Two runs of the same name in two folders; the second has another seed and other times."""
+    folders = []
     for folder, seed in (("a", 1), ("b", 2)):
         run = write_run(tmp_path / folder / "run", make_plan(two_dcs(), seed=seed))
         collect(run)
-        found.append(run)
-    summary = json.loads(found[1].summary.read_text())
-    summary["collectives"][1]["time_us"]["median"] *= 2
-    found[1].write_json(found[1].summary, summary)
-    return [str(run.path) for run in found]
+        folders.append(run)
+    slower = json.loads(folders[1].summary.read_text())
+    slower["collectives"][1]["time_us"]["median"] *= 2
+    folders[1].summary.write_text(json.dumps(slower))
+    return [str(run.path) for run in folders]
 
 
 def command(*words: str) -> str:
@@ -140,11 +181,11 @@ def test_the_command_writes_a_page(runs: list[str], tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("summary.json", "{", "b/run: summary.json cannot be read"),
-        ("plan.json", "[]", "b/run: plan.json is not an object"),
+        ("plan.json", "[]", "b/run: plan.json is not a JSON object"),
         (
             "summary.json",
             '{"training": {"step_ms": 3}}',
-            "a summary.json holds values of the wrong kind",
+            "b/run: summary.json: 'training' is damaged and left out",
         ),
     ],
 )

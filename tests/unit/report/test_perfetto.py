@@ -1,19 +1,24 @@
-"""trace.json: Chrome's trace event format, what is on which track, and what HolisticTraceAnalysis
-makes of it.
-"""
+"""trace.json: the trace event format, what is on which track, and what HTA makes of it."""
 
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
 from testbed.analysis.summarize import collect
+from testbed.plan.model import Change, Plan
 from testbed.report.load import load
 from testbed.report.perfetto import kernel_name, write_rank_traces, write_trace
-from testbed.runfolder.folder import append_record
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.records import NetworkChange, Operation, RunEnded, append
+from testbed.runfolder.status import Status, write_status
 from tests.support.synthetic import (
     GBIT,
     MS,
@@ -65,56 +70,81 @@ TRACE = {
 }
 
 
-@pytest.fixture
-def make(tmp_path):
-    """``make(plan, training=False)``: the run folder, and its trace.json as read back."""
+Event = dict[str, Any]
+Trace = dict[str, Any]
+Prepare = Callable[[RunDir], None]
+Track = tuple[int, int]  # pid, tid
 
-    def made(plan, training=False, prepare=lambda run: None):
-        run = (write_training_run if training else write_run)(tmp_path / "run", plan)
+
+class MakeRun:
+    """Makes run folders and their trace.json."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(
+        self, plan: Plan, training: bool = False, prepare: Prepare = lambda run: None
+    ) -> tuple[RunDir, Trace]:
+        write = write_training_run if training else write_run
+        run = write(self._path, plan)
         prepare(run)
         collect(run)
-        return run, json.loads(write_trace(run, load(run)).read_text())
-
-    return made
-
-
-def slices(trace, **kinds):
-    found = [event for event in trace["traceEvents"] if event["ph"] == "X"]
-    return [event for event in found if all(event[key] == value for key, value in kinds.items())]
+        path = write_trace(run, load(run))
+        assert path is not None
+        trace: Trace = json.loads(path.read_text())
+        return run, trace
 
 
-def tracks(trace):
-    """From (pid, tid) to the name of the process and of the thread."""
-    names = {"process_name": {}, "thread_name": {}}
+@pytest.fixture
+def make(tmp_path: Path) -> MakeRun:
+    return MakeRun(tmp_path / "run")
+
+
+def slices(trace: Trace, **kinds: str) -> list[Event]:
+    """Choose the slices whose fields have these values."""
+    chosen = []
     for event in trace["traceEvents"]:
-        if event["name"] in names:
-            names[event["name"]][event["pid"], event["tid"]] = event["args"]["name"]
-    return {
-        key: (names["process_name"][key[0], 0], name) for key, name in names["thread_name"].items()
-    }
+        if event["ph"] == "X" and all(event[key] == value for key, value in kinds.items()):
+            chosen.append(event)
+    return chosen
+
+
+def track_of(event: Event) -> Track:
+    return event["pid"], event["tid"]
+
+
+def tracks(trace: Trace) -> dict[Track, tuple[str, str]]:
+    """Give the names of process and thread of each track."""
+    processes = {}
+    threads = {}
+    for event in trace["traceEvents"]:
+        if event["name"] == "process_name":
+            processes[event["pid"]] = event["args"]["name"]
+        elif event["name"] == "thread_name":
+            threads[track_of(event)] = event["args"]["name"]
+    return {track: (processes[track[0]], name) for track, name in threads.items()}
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_it_is_in_the_trace_event_format(make, training):
+def test_trace_event_format(make: MakeRun, training: bool) -> None:
     _, trace = make(make_plan(three_dcs()), training)
     jsonschema.validate(trace, TRACE)
     named = tracks(trace)
-    assert all(
-        (event["pid"], event["tid"]) in named
-        for event in trace["traceEvents"]
-        if event["ph"] in "Xi"
-    )
+    for event in trace["traceEvents"]:
+        if event["ph"] in "Xi":
+            assert track_of(event) in named
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_slices_of_a_thread_are_nested_or_apart(make, training):
+def test_slices_of_a_thread_are_nested_or_apart(make: MakeRun, training: bool) -> None:
     _, trace = make(make_plan(three_dcs()), training)
-    threads = defaultdict(list)
+    threads: dict[Track, list[tuple[int, int]]] = defaultdict(list)
     for event in slices(trace):
         begin = round(event["ts"] * 1000)
-        threads[event["pid"], event["tid"]].append((begin, -(begin + round(event["dur"] * 1000))))
+        end = begin + round(event["dur"] * 1000)
+        threads[track_of(event)].append((begin, -end))
     for spans in threads.values():
-        open_ends = []
+        open_ends: list[int] = []
         for begin, end in sorted(spans):
             while open_ends and open_ends[-1] <= begin:
                 open_ends.pop()
@@ -122,7 +152,7 @@ def test_slices_of_a_thread_are_nested_or_apart(make, training):
             open_ends.append(-end)
 
 
-def test_each_rank_has_tracks_in_its_datacenter(make):
+def test_each_rank_has_tracks_in_its_datacenter(make: MakeRun) -> None:
     plan = make_plan(three_dcs())
     _, trace = make(plan)
     for rank in plan.workers.ranks:
@@ -133,51 +163,58 @@ def test_each_rank_has_tracks_in_its_datacenter(make):
         assert expected in tracks(trace).values()
 
 
-def test_operations_have_their_times_and_places(make):
+def test_operations_have_their_times_and_places(make: MakeRun) -> None:
     _, trace = make(make_plan(two_dcs()))
-    mine = [
-        event
-        for event in slices(trace, cat="kernel")
-        if tracks(trace)[event["pid"], event["tid"]][1][:6] == "rank 1"
-    ]
-    assert len(mine) == 16
-    first = min(mine, key=lambda event: event["ts"])
+    names = tracks(trace)
+    of_rank_1 = []
+    for event in slices(trace, cat="kernel"):
+        _, thread = names[track_of(event)]
+        if thread.startswith("rank 1 "):
+            of_rank_1.append(event)
+    assert len(of_rank_1) == 16
+    first = min(of_rank_1, key=lambda event: float(event["ts"]))
     assert first["name"] == "ncclDevKernel_AllReduce_f32 4 KiB (gloo)"
     assert trace["baseTimeNanoseconds"] + round(first["ts"] * 1000) == START_NS
     assert first["dur"] == 91_000  # us: the warm-up takes rank 1 91 ms
     assert first["args"]["phase"] == "warmup"
 
 
-def test_the_wait_for_the_last_rank_is_drawn(make):
-    def late(run):
-        lines = [json.loads(line) for line in run.rank_ops(1).read_text().splitlines()]
-        run.rank_ops(1).write_text(
-            "".join(
-                json.dumps(row | {"start_ns": row["start_ns"] + 5 * MS}) + "\n" for row in lines
-            )
-        )
+def rewrite(path: Path, change: Callable[[Event], None]) -> None:
+    """Change each record of a file."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        change(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
-    _, trace = make(make_plan(two_dcs()), prepare=late)
+
+def test_the_wait_for_the_last_rank_is_drawn(make: MakeRun) -> None:
+    def begin_later(record: Event) -> None:
+        record["start_ns"] += 5 * MS
+
+    def prepare(run: RunDir) -> None:
+        rewrite(run.rank_ops(1), begin_later)
+
+    _, trace = make(make_plan(two_dcs()), prepare=prepare)
     waits = slices(trace, cat="wait")
-    assert {tracks(trace)[event["pid"], event["tid"]][1] for event in waits} == {
-        "rank 0 (east-0): operations"
-    }
-    assert [event["dur"] for event in waits] == [5000] * 8 + [
-        1000
-    ] * 8  # rank 0's part of a broadcast takes 1 ms
+    threads = {tracks(trace)[track_of(event)][1] for event in waits}
+    assert threads == {"rank 0 (east-0): operations"}
+    # Rank 0's part of a broadcast takes 1 ms.
+    assert [event["dur"] for event in waits] == [5000] * 8 + [1000] * 8
 
 
-def test_overlapping_operations_have_threads_of_their_own(make):
-    def overlap(run):
-        row = json.loads(run.rank_ops(0).read_text().splitlines()[0])
-        append_record(run.rank_ops(0), row | {"bytes": 8, "start_ns": row["start_ns"] + MS})
+def test_overlapping_operations_have_separate_threads(make: MakeRun) -> None:
+    def prepare(run: RunDir) -> None:
+        path = run.rank_ops(0)
+        first = Operation.model_validate_json(path.read_text().splitlines()[0])
+        overlapping = {"bytes": 8, "start_ns": first.start_ns + MS}
+        append(path, first.model_copy(update=overlapping))
 
-    _, trace = make(make_plan(two_dcs()), prepare=overlap)
+    _, trace = make(make_plan(two_dcs()), prepare=prepare)
     small = next(event for event in slices(trace) if event["args"].get("bytes") == 8)
-    assert tracks(trace)[small["pid"], small["tid"]][1] == "rank 0 (east-0): operations 2"
+    assert tracks(trace)[track_of(small)][1] == "rank 0 (east-0): operations 2"
 
 
-def test_steps_hold_computation_and_waits(make):
+def test_steps_hold_computation_and_waits(make: MakeRun) -> None:
     _, trace = make(make_plan(two_dcs()), training=True)
     assert [event["dur"] for event in slices(trace, cat="step")] == [100_000] * 12
     computed = [
@@ -188,39 +225,42 @@ def test_steps_hold_computation_and_waits(make):
     assert slices(trace, name="step 5")[0]["args"] == {"step": 5, "loss": 2.5}
 
 
-def test_computation_is_where_it_was(make):
-    """Here a rank waits for 20 ms, computes for 30, waits for 10 and computes for 30 again."""
+def test_computation_is_where_it_was(make: MakeRun) -> None:
+    """A rank waits for 20 ms, computes for 30, waits for 10 and computes for 30 again."""
 
-    def note(run):
-        rows = [json.loads(line) for line in run.rank_train(1).read_text().splitlines()]
-        for row in rows:
-            row["computed_ns"] = [row["start_ns"] + ms * MS for ms in (20, 50, 60, 90)]
-        run.rank_train(1).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def note(record: Event) -> None:
+        record["computed_ns"] = [record["start_ns"] + ms * MS for ms in (20, 50, 60, 90)]
 
-    _, trace = make(make_plan(two_dcs()), training=True, prepare=note)
-    at = next(key for key, (_, name) in tracks(trace).items() if name == "rank 1 (west-0): steps")
-    drawn = [
-        event
-        for event in slices(trace)
-        if (event["pid"], event["tid"]) == at and event["ts"] < 100_000
-    ]
-    assert {(event["cat"], event["ts"], event["dur"]) for event in drawn} == {
+    def prepare(run: RunDir) -> None:
+        rewrite(run.rank_train(1), note)
+
+    _, trace = make(make_plan(two_dcs()), training=True, prepare=prepare)
+    names = tracks(trace)
+    drawn = set()
+    for event in slices(trace):
+        _, thread = names[track_of(event)]
+        if thread == "rank 1 (west-0): steps" and event["ts"] < 100_000:
+            drawn.add((event["cat"], event["ts"], event["dur"]))
+    assert drawn == {
         ("step", 0, 100_000),
-        *[("kernel", ms * 1000, 30_000) for ms in (20, 60)],
-        *[("wait", begin * 1000, length * 1000) for begin, length in ((0, 20), (50, 10), (90, 10))],
+        ("kernel", 20_000, 30_000),
+        ("kernel", 60_000, 30_000),
+        ("wait", 0, 20_000),
+        ("wait", 50_000, 10_000),
+        ("wait", 90_000, 10_000),
     }
 
 
-def test_counters_of_each_wan_direction(make):
+def test_counters_of_each_wan_direction(make: MakeRun) -> None:
     _, trace = make(make_plan(two_dcs()))
-    values = defaultdict(list)
+    values: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for event in trace["traceEvents"]:
         if event["ph"] == "C":
             values[event["name"]].append((event["ts"], event["args"]["value"]))
     assert set(values) == {
-        f"{way}: {what}"
-        for way in ("east → west", "west → east")
-        for what in ("used (% of rate)", "queue (bytes)", "dropped (packets)")
+        f"{direction}: {quantity}"
+        for direction in ("east → west", "west → east")
+        for quantity in ("used (% of rate)", "queue (bytes)", "dropped (packets)")
     }
     assert values["east → west: used (% of rate)"] == [
         (0, 5.0),
@@ -230,28 +270,22 @@ def test_counters_of_each_wan_direction(make):
     assert [value for _, value in values["west → east: dropped (packets)"]] == [0, 1, 2]
 
 
-def test_faults_and_warnings_are_instants(make):
-    def fail(run):
-        fault = {"stage": "fault", "state": "link east-west down", "time_ns": START_NS + GBIT}
-        append_record(run.events, fault)
-        append_record(
-            run.events,
-            {
-                "stage": "run",
-                "state": "failed",
-                "reason": "rank 1 died",
-                "time_ns": START_NS + 3 * GBIT,
-            },
-        )
-        status = json.loads(run.status.read_text())
-        run.write_json(
-            run.status, status | {"warnings": ["the CPU was the limit"], "faithful": False}
-        )
+def test_failure_changes_and_warnings_are_instants(make: MakeRun) -> None:
+    change = Change(at_ns=GBIT, what=("east-west is down", "west-0 is off"))
+    network = two_dcs().model_copy(update={"changes": (change,)})
 
-    _, trace = make(make_plan(two_dcs()), prepare=fail)
+    def prepare(run: RunDir) -> None:
+        done = NetworkChange(number=0, due_ns=START_NS + GBIT, time_ns=START_NS + GBIT)
+        append(run.changes, done)
+        ended = RunEnded(state="failed", reason="rank 1 died", time_ns=START_NS + 3 * GBIT)
+        append(run.events, ended)
+        warning = Problem(code=ProblemCode.CPU_BUSY, message="the CPU was the limit")
+        write_status(run.status, Status(state="failed", faithful=False, warnings=[warning]))
+
+    _, trace = make(make_plan(network), prepare=prepare)
     instants = {event["name"]: event["ts"] for event in trace["traceEvents"] if event["ph"] == "i"}
     assert instants == {
-        "fault link east-west down": 1e6,
+        "east-west is down; west-0 is off": 1e6,
         "run failed rank 1 died": 3e6,
         "warning: the CPU was the limit": 3e6,
     }
@@ -266,46 +300,47 @@ def test_faults_and_warnings_are_instants(make):
         (("barrier", 0, ""), "ncclDevKernel_Barrier (gloo)"),
     ],
 )
-def test_names(operation, name):
+def test_names(operation: tuple[str, int, str], name: str) -> None:
     assert kernel_name(*operation) == name
 
 
-def analysed(path):
-    """What HolisticTraceAnalysis 0.5 finds in a file: its rank; us of communication, of
-    computation, of both at once.
+def analysed(path: Path) -> tuple[int, float, float, float]:
+    """Apply the rules of HolisticTraceAnalysis 0.5 to a file.
 
-    Its rules: the rank is the first match of a pattern in any line (common/trace_file.py); events
-    without dur or cat are dropped, `args.stream` defaults to -1 (common/trace_parser.py), and
-    kernels are those with another stream; their names tell the type (utils/utils.py); intervals of
-    a type are merged (analyzers/communication_analysis.py).
+    The rank is the first match of a pattern in any line (common/trace_file.py). Events without dur
+    or cat are dropped, and `args.stream` defaults to -1 (common/trace_parser.py). Kernels are those
+    with another stream; their names tell the type (utils/utils.py). Intervals of a type are merged
+    (analyzers/communication_analysis.py).
+
+    Returns:
+        The rank; us of communication, of computation, of both at once.
     """
     text = path.read_text()
-    rank = next(
-        int(match[1])
-        for line in text.splitlines()
-        if (match := re.search(r'"rank":\s+(\d+)', line))
-    )
-    events = [
-        event for event in json.loads(text)["traceEvents"] if "dur" in event and "cat" in event
-    ]
-    kernels = [event for event in events if event["args"].get("stream", -1) != -1]
+    match = re.search(r'"rank":\s+(\d+)', text)
+    assert match is not None
+    kernels = []
+    for event in json.loads(text)["traceEvents"]:
+        if "dur" in event and "cat" in event and event["args"].get("stream", -1) != -1:
+            kernels.append(event)
     sends = [event for event in kernels if re.match(r"^nccl.*Kernel", event["name"])]
     others = r"(^nccl.*Kernel)|(.*(Memcpy)|(Memset))|(.*Sync)"
     computes = [event for event in kernels if not re.match(others, event["name"])]
     both = length(sends) + length(computes) - length(sends + computes)
-    return rank, length(sends), length(computes), both
+    return int(match[1]), length(sends), length(computes), both
 
 
-def length(events):
-    """us that the union of the events takes."""
-    total, until = 0.0, 0.0
-    for begin, end in sorted((event["ts"], event["ts"] + event["dur"]) for event in events):
+def length(events: list[Event]) -> float:
+    """Compute the us that the union of events takes."""
+    spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in events)
+    total = 0.0
+    until = 0.0
+    for begin, end in spans:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
 
 
-def test_analysis_of_each_rank_counts_communication_and_computation(make, tmp_path):
+def test_analysis_of_each_rank(make: MakeRun, tmp_path: Path) -> None:
     run, _ = make(make_plan(two_dcs()), training=True)
     paths = write_rank_traces(run, load(run), tmp_path / "traces")
     near = partial(pytest.approx, abs=0.01)
@@ -320,7 +355,7 @@ def test_analysis_of_each_rank_counts_communication_and_computation(make, tmp_pa
     assert analysed(run.trace)[0] == 0
 
 
-def test_there_is_none_without_a_plan(make):
+def test_there_is_none_without_a_plan(make: MakeRun) -> None:
     run, _ = make(make_plan(two_dcs()))
     run.plan.write_text("{")
     assert write_trace(run, load(run)) is None

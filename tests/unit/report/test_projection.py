@@ -1,16 +1,18 @@
+"""Projections of maps, and what is drawn on them."""
+
 import numpy as np
 import pytest
 
-from testbed.core.geo import EARTH_RADIUS_KM, distance_km
+from testbed.core.geo import EARTH_RADIUS_KM, Location, distance_km
 from testbed.report.map.basemap import View, clipped, pieces
-from testbed.report.map.labels import Box
+from testbed.report.map.geometry import Box, Point
 from testbed.report.map.projection import Azimuthal, Cylindrical, encloses, fitting, smallest_cap
 
 FRAME = Box(0, 0, 10, 10)
 US = [(42.68, -87.92), (33.45, -84.50), (32.50, -99.78), (33.41, -112.37), (29.48, -98.72)]
 
 
-def test_azimuthal_distances_from_the_centre():
+def test_azimuthal_distances_from_the_centre() -> None:
     centre, place = (40.0, -100.0), (45.0, -80.0)
     (x, y), (zero_x, zero_y) = Azimuthal(centre).project(np.array([place, centre]))
     assert (zero_x, zero_y) == pytest.approx((0, 0), abs=1e-12)
@@ -20,7 +22,7 @@ def test_azimuthal_distances_from_the_centre():
     assert y < 0
 
 
-def test_azimuthal_keeps_areas():
+def test_azimuthal_keeps_areas() -> None:
     """A cell of one degree, anywhere within reach, has the area that it has on a sphere."""
     for north, east in [(10, 10), (60, -40), (-30, 20)]:
         corners = np.array(
@@ -33,41 +35,38 @@ def test_azimuthal_keeps_areas():
         assert area == pytest.approx(exact, rel=0.001)
 
 
-def test_patterson():
-    """Of the published polynomial: the pole lies at 1.790857 radii, and the meridian of the middle
-    is straight.
-    """
+def test_patterson() -> None:
+    """Of the published polynomial: the pole lies at 1.790857 radii, the middle is straight."""
     points = Cylindrical(10.0).project(np.array([(0.0, 10.0), (90.0, 10.0), (0.0, 190.0)]))
     assert points == pytest.approx(np.array([(0, 0), (0, -1.790857), (np.pi, 0)]), abs=1e-5)
 
 
-def test_smallest_cap():
+def test_smallest_cap() -> None:
     centre, reach = smallest_cap(np.array([(0.0, -30.0), (0.0, 30.0), (0.0, 0.0)]))
     assert centre == pytest.approx((0, 0), abs=0.5)
     assert np.degrees(reach) == pytest.approx(30, rel=0.01)
 
 
 @pytest.mark.parametrize("shift", [0, 90, 180])
-def test_the_projection_follows_the_extent(shift):
-    """Wherever the sites are: a part of the Earth is azimuthal, however the date line runs through
-    it.
-    """
+def test_the_projection_follows_the_extent(shift: int) -> None:
+    """A part of the Earth is azimuthal, even if the date line runs through it."""
     turned = [(north, (east + shift + 180) % 360 - 180) for north, east in US]
     assert isinstance(fitting(turned, []), Azimuthal)
     assert isinstance(fitting([(0, 0), (0, 120), (0, -120)], []), Cylindrical)
 
 
-def test_the_edge_of_a_world_map_is_the_date_line_unless_links_cross_it():
+def test_the_edge_of_a_world_map_is_the_date_line_unless_links_cross_it() -> None:
     places = [(0.0, 0.0), (0.0, 60.0), (0.0, 120.0), (0.0, -120.0)]
-    assert fitting(places, [(0, 1), (1, 2)]).middle == 0
+    projection = fitting(places, [(0, 1), (1, 2)])
+    assert isinstance(projection, Cylindrical)
+    assert projection.middle == 0
     projection = fitting(places, [(2, 3)] * 20)
+    assert isinstance(projection, Cylindrical)
     assert 60 <= abs(projection.middle) <= 120
 
 
-def test_land_around_the_point_opposite_the_centre_is_not_turned_inside_out():
-    """Seen from Spain, New Zealand surrounds the point opposite; the sea before Spain must not
-    become land.
-    """
+def test_land_around_the_point_opposite_the_centre_is_not_turned_inside_out() -> None:
+    """Seen from Spain, New Zealand surrounds the point opposite; the sea must not become land."""
     ring = np.array(
         [(-44.0, 172.0), (-36.0, 172.0), (-36.0, 180.0), (-44.0, 180.0), (-44.0, 172.0)]
     )
@@ -79,7 +78,7 @@ def test_land_around_the_point_opposite_the_centre_is_not_turned_inside_out():
     assert len(Azimuthal((0.0, 60.0)).copies(ring)) == 1
 
 
-def test_clipped_ring():
+def test_clipped_ring() -> None:
     square = np.array([(-5.0, 5.0), (5.0, 5.0), (5.0, 15.0), (-5.0, 15.0)])
     part = clipped(square, FRAME)
     assert Box.around(part) == (0, 5, 5, 10)
@@ -90,7 +89,7 @@ def test_clipped_ring():
     assert (clipped(inside, FRAME) == inside).all()
 
 
-def test_pieces_of_a_line():
+def test_pieces_of_a_line() -> None:
     line = np.array(
         [(-9.0, 5.0), (-5.0, 5.0), (5.0, 5.0), (15.0, 5.0), (25.0, 5.0), (15.0, 8.0), (5.0, 8.0)]
     )
@@ -100,22 +99,24 @@ def test_pieces_of_a_line():
     assert pieces(line + 100, FRAME) == []
 
 
-def test_land_is_where_it_is():
+def test_land_is_where_it_is() -> None:
     """Of points on land, in a lake and in the sea; on a map of the eastern United States."""
     frame = Box(0, 0, 900, 600)
     projection = Azimuthal((40.0, -85.0))
-    view = View(projection, frame, 1500, (0.0, 0.0))
+    view = View(projection, frame, 1500, Point(0.0, 0.0))
     layers = view.layers()
 
-    def within(layer, place):
+    def within(layer: str, place: Location) -> bool:
         x, y = view.at([place])[0]
         rings = [
             np.array([point.split() for point in part.rstrip("Z").split("L")], dtype=float)
             for part in layers[layer].split("M")[1:]
         ]
-        return (
-            sum(encloses(np.vstack([ring, ring[:1]])[:, ::-1], (y, x)) for ring in rings) % 2 == 1
-        )
+        around = 0
+        for ring in rings:
+            closed = np.vstack([ring, ring[:1]])
+            around += encloses(closed[:, ::-1], (y, x))
+        return around % 2 == 1
 
     for place in [(40.0, -83.0), (42.7, -88.2), (35.0, -90.0)]:
         assert within("land", place)
@@ -124,4 +125,4 @@ def test_land_is_where_it_is():
     assert not within("land", (34.0, -74.0))  # the Atlantic
     assert layers["states"]
     assert view.km_per_px == pytest.approx(4.25, abs=0.01)
-    assert View(projection, frame, 60_000, (0.0, 0.0)).layers() == {}
+    assert View(projection, frame, 60_000, Point(0.0, 0.0)).layers() == {}

@@ -6,10 +6,14 @@ import math
 import re
 from functools import partial
 from html import unescape
+from pathlib import Path
+from typing import Any
 
+import plotly.graph_objects as go
 import polars as pl
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from testbed.analysis.network_history import History
 from testbed.analysis.summarize import collect
@@ -22,8 +26,9 @@ from testbed.report.flow_table import flows_grid
 from testbed.report.load import load
 from testbed.report.page import repeat_command, write_page
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.status import Status
-from testbed.runfolder.summary import Summary, read_summary
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.status import Status, write_status
+from testbed.runfolder.summary import Spread, Summary, read_summary, write_summary
 from tests.support.synthetic import (
     GBIT,
     MS,
@@ -40,27 +45,38 @@ from tests.support.synthetic import (
 
 
 @pytest.fixture
-def run(tmp_path):
-    run = write_run(tmp_path / "run", make_plan(three_dcs()))
-    collect(run)
-    return run
+def run(tmp_path: Path) -> RunDir:
+    folder = write_run(tmp_path / "run", make_plan(three_dcs()))
+    collect(folder)
+    return folder
 
 
-def summary_of(run):
-    return json.loads(run.summary.read_text())
+def summary_of(run: RunDir) -> Summary:
+    summary, problems = read_summary(run.summary)
+    assert problems == []
+    return summary
 
 
-def text_of(table):
-    console = Console(file=io.StringIO(), width=tables.WIDTH)
-    console.print(table)
-    return console.file.getvalue()
+def with_collectives(summary: Summary, **changes: object) -> Summary:
+    """Change the same fields of all collectives; `time_us`: all times are the same."""
+    time_us = changes.get("time_us")
+    if isinstance(time_us, float):
+        changes["time_us"] = Spread(min=time_us, median=time_us, p95=time_us, max=time_us)
+    rows = [row.model_copy(update=changes) for row in summary.collectives]
+    return summary.model_copy(update={"collectives": rows})
 
 
-def page_without_plotly(run):
+def text_of(table: Table) -> str:
+    text = io.StringIO()
+    Console(file=text, width=tables.WIDTH).print(table)
+    return text.getvalue()
+
+
+def page_without_plotly(run: RunDir) -> str:
     return re.sub(r"<script>.*?</script>", "", write_page(run).read_text(), flags=re.DOTALL)
 
 
-def test_collectives_table_has_the_columns_of_nccl_tests(run):
+def test_collectives_table_has_the_columns_of_nccl_tests(run: RunDir) -> None:
     text = text_of(tables.collectives_table(summary_of(run)))
     header = " ".join(text.split("─")[0].split())
     for word in (
@@ -84,16 +100,15 @@ def test_collectives_table_has_the_columns_of_nccl_tests(run):
     assert row[-1] == "0"
 
 
-def test_the_widest_collectives_fit_in_100_columns(run):
-    summary = summary_of(run)
-    for row in summary["collectives"]:
-        row |= {
-            "op": "reduce_scatter",
-            "bytes": 1 << 30,
-            "dtype": "bfloat16",
-            "bound_us": 5_909_000.0,
-        }
-        row["time_us"] = dict.fromkeys(row["time_us"], 69_990_000.0)
+def test_the_widest_collectives_fit_in_100_columns(run: RunDir) -> None:
+    summary = with_collectives(
+        summary_of(run),
+        op="reduce_scatter",
+        bytes=1 << 30,
+        dtype="bfloat16",
+        bound_us=5_909_000.0,
+        time_us=69_990_000.0,
+    )
     lines = text_of(tables.collectives_table(summary)).splitlines()
     assert sum("reduce_scatter" in line for line in lines) == 4
     assert sum("1073741824" in line for line in lines) == 4
@@ -107,12 +122,19 @@ def test_the_widest_collectives_fit_in_100_columns(run):
         ({"groups": "rail", "ranks": 5}, "group", "rail/5"),
     ],
 )
-def test_a_column_for_what_is_not_the_default(run, change, column, cell):
-    summary = summary_of(run)
-    assert f" {column} " not in text_of(tables.collectives_table(summary))
-    for row in summary["collectives"]:
-        row |= {"op": "reduce_scatter", "bytes": 1 << 24, "bound_us": 5_909_000.0, **change}
-        row["time_us"] = dict.fromkeys(row["time_us"], 9_990_000.0)
+def test_a_column_for_what_is_not_the_default(
+    run: RunDir, change: dict[str, Any], column: str, cell: str
+) -> None:
+    usual = summary_of(run)
+    assert f" {column} " not in text_of(tables.collectives_table(usual))
+    summary = with_collectives(
+        usual,
+        op="reduce_scatter",
+        bytes=1 << 24,
+        bound_us=5_909_000.0,
+        time_us=9_990_000.0,
+        **change,
+    )
     lines = text_of(tables.collectives_table(summary)).splitlines()
     assert any(f" {column} " in line for line in lines)
     rows = [line.split() for line in lines if "reduce_scatter" in line]
@@ -120,7 +142,7 @@ def test_a_column_for_what_is_not_the_default(run, change, column, cell):
     assert [row[:2] for row in rows] == [["16777216", "4194304"]] * 4
 
 
-def test_wan_matrix(run):
+def test_wan_matrix(run: RunDir) -> None:
     grid = tables.wan_grid(summary_of(run))
     assert [column.header for column in grid.columns][1:] == ["east", "north", "west"]
     assert [row[0] for row in grid.rows] == ["east", "north", "west"]
@@ -128,34 +150,36 @@ def test_wan_matrix(run):
     assert grid.rows[0][2].splitlines() == ["9.54 MiB", "5.1 %"]
 
 
-def test_fidelity_and_stages(run):
+def test_fidelity_and_stages(run: RunDir) -> None:
     summary = summary_of(run)
-    summary["fidelity"][0] |= {"rtt_ms_measured": None, "ok": False}
+    first, *others = summary.fidelity
+    unanswered = first.model_copy(update={"rtt_ms_measured": None, "ok": False})
+    summary = summary.model_copy(update={"fidelity": [unanswered, *others]})
     rows = tables.fidelity_grid(summary).rows
     assert rows[0] == ["east", "north", "20.000", "-", "-", "NO"]
     assert rows[1] == ["east", "west", "20.000", "20.004", "+4.0", "yes"]
     assert "network 1.50 0.25" in " ".join(text_of(tables.stages_table(summary)).split())
 
 
-def test_tables_of_an_empty_summary():
+def test_tables_of_an_empty_summary() -> None:
     for table in (
         tables.collectives_table,
         tables.wan_table,
         tables.fidelity_table,
         tables.stages_table,
     ):
-        assert text_of(table({}))
+        assert text_of(table(Summary()))
 
 
 @pytest.mark.parametrize(
     ("gbytes", "text"), [(0, "0.00"), (12.345, "12.35"), (0.01984, "0.0198"), (8.19e-5, "8.2e-5")]
 )
-def test_bandwidth(gbytes, text):
+def test_bandwidth(gbytes: float, text: str) -> None:
     assert tables.bandwidth(gbytes) == text
 
 
-def test_latency_figure_has_each_operation_and_its_bound(run):
-    figure = latency_figure(summary_of(run)["collectives"])
+def test_latency_figure_has_each_operation_and_its_bound(run: RunDir) -> None:
+    figure = latency_figure(summary_of(run).collectives)
     assert [trace.name for trace in figure.data] == [
         "all_reduce",
         "all_reduce, bound",
@@ -167,7 +191,7 @@ def test_latency_figure_has_each_operation_and_its_bound(run):
     assert latency_figure([]) is None
 
 
-def test_few_links_are_lines(tmp_path):
+def test_few_links_are_lines(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_plan(two_dcs()))
     collect(run)
     links, history = pl.read_parquet(run.links), History((run.read_plan().network,))
@@ -181,7 +205,7 @@ def test_few_links_are_lines(tmp_path):
     assert utilisation_figure(links.head(2), history, START_NS) is None
 
 
-def test_many_links_are_rows(tmp_path):
+def test_many_links_are_rows(tmp_path: Path) -> None:
     names = ["east", "north", "south", "west"]
     run = write_run(
         tmp_path / "run",
@@ -197,15 +221,15 @@ def test_many_links_are_rows(tmp_path):
     assert queue.customdata[0][0] == "1.43 MiB (12 ms)"
 
 
-def test_matrix_figure(run):
-    matrix = matrix_figure(summary_of(run)["wan"]).data[0]
+def test_matrix_figure(run: RunDir) -> None:
+    matrix = matrix_figure(summary_of(run).wan).data[0]
     assert list(matrix.x) == list(matrix.y) == ["east", "north", "west"]
     assert matrix.z[0] == pytest.approx([math.nan, 5.079, 5.079], nan_ok=True)  # 80 Mbit of 1.575 s
     assert matrix.text[0][1] == "9.54 MiB<br>5.1 %"
     assert matrix_figure([]) is None
 
 
-def test_rank_figure_shows_operations_and_waits(tmp_path):
+def test_rank_figure_shows_operations_and_waits(tmp_path: Path) -> None:
     plan = make_plan(two_dcs())
     run = write_run(tmp_path / "run", plan)
     collect(run)
@@ -227,7 +251,7 @@ def test_rank_figure_shows_operations_and_waits(tmp_path):
     assert [at(1, 20), at(1, 60)] == ["idle", "all_reduce"]
 
 
-def test_rank_figure_of_training(tmp_path):
+def test_rank_figure_of_training(tmp_path: Path) -> None:
     run = write_training_run(tmp_path / "run", make_plan(two_dcs()))
     collect(run)
     figure = rank_figure(
@@ -241,14 +265,14 @@ def test_rank_figure_of_training(tmp_path):
     ]
 
 
-def state_at(figure, rank, ms):
+def state_at(figure: go.Figure, rank: int, ms: float) -> str:
     """What the figure shows of a rank at a time."""
     edges = figure.data[0].x
     column = next(i for i in range(len(edges) - 1) if edges[i] * 1000 <= ms < edges[i + 1] * 1000)
-    return figure.data[0].text[rank][column]
+    return str(figure.data[0].text[rank][column])
 
 
-def test_page_is_one_file_with_everything(run):
+def test_page_is_one_file_with_everything(run: RunDir) -> None:
     html = page_without_plotly(run)
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", html)
     for part in (
@@ -274,30 +298,27 @@ def test_page_is_one_file_with_everything(run):
     assert write_page(run).stat().st_size < 10_000_000
 
 
-def test_page_escapes_everything(run):
+def test_page_escapes_everything(run: RunDir) -> None:
     evil = "</script><script>alert(1)</script>"
     run.spec.write_text(evil)
-    run.write_json(
-        run.status,
-        {
-            "state": "failed",
-            "reason": evil,
-            "warnings": [evil],
-            "faithful": False,
-            "command": ["testbed", evil],
-        },
+    problem = Problem(code=ProblemCode.UNKNOWN, message=evil)
+    status = Status(
+        state="failed",
+        reason=evil,
+        warnings=[problem],
+        faithful=False,
+        command=["testbed", evil],
     )
-    summary = summary_of(run)
-    for row in summary["collectives"]:
-        row["op"] = evil
-    run.write_json(run.summary, summary | {"problems": [evil]})
+    write_status(run.status, status)
+    summary = with_collectives(summary_of(run), op=evil)
+    write_summary(run.summary, summary.model_copy(update={"problems": [problem]}))
     html = page_without_plotly(run)
     assert "<script>alert" not in run.report.read_text()
     assert "✗ unfaithful timing" in html
     assert "unsafe-inline" not in html.split("script-src")[1].split(";")[0]
 
 
-def test_page_of_a_folder_with_only_a_plan(tmp_path):
+def test_page_of_a_folder_with_only_a_plan(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
     run.plan.write_text(make_plan(two_dcs()).model_dump_json())
     html = page_without_plotly(run)
@@ -306,14 +327,14 @@ def test_page_of_a_folder_with_only_a_plan(tmp_path):
     assert "timing not judged" in html
 
 
-def test_page_of_a_damaged_folder(run):
+def test_page_of_a_damaged_folder(run: RunDir) -> None:
     run.plan.write_text("{")
     run.spec.write_text("")
     run.links.write_bytes(run.links.read_bytes()[:40])
-    summary = summary_of(run)
+    summary = json.loads(run.summary.read_text())
     summary["collectives"] = [{"op": "all_reduce", "bytes": 8}]
     summary["wan"] = [3]
-    run.write_json(run.summary, summary)
+    run.summary.write_text(json.dumps(summary))
     html = page_without_plotly(run)
     for part in (
         "plan.json",
@@ -328,48 +349,64 @@ def test_page_of_a_damaged_folder(run):
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        ({}, "no status"),
-        ({"state": "running"}, "has not ended"),
-        ({"state": "failed", "reason": "rank 3 died."}, "The run failed: rank 3 died."),
-        ({"state": "interrupted", "reason": "Ctrl-C"}, "The run was interrupted: Ctrl-C."),
+        (None, "no status"),
+        (Status(state="running"), "has not ended"),
+        (Status(state="failed", reason="rank 3 died."), "The run failed: rank 3 died."),
+        (Status(state="interrupted", reason="Ctrl-C"), "The run was interrupted: Ctrl-C."),
         (
-            {"state": "completed"},
+            Status(state="completed"),
             "all_reduce of 1 MiB among 6 ranks takes 60 ms, 3.8 times the least",
         ),
     ],
 )
-def test_verdict(run, status, expected):
-    collect(run)
-    summary, _problems = read_summary(run.summary)
-    summary = Summary(collectives=summary.collectives[:2])
-    assert expected in verdict(Status(**status) if status else None, summary)
+def test_verdict(run: RunDir, status: Status | None, expected: str) -> None:
+    summary = Summary(collectives=summary_of(run).collectives[:2])
+    assert expected in verdict(status, summary)
 
 
-def test_verdict_warns_of_wrong_results(run):
-    rows = collect(run).collectives
-    rows[0] = rows[0].model_copy(update={"wrong": 5})
+def test_verdict_warns_of_wrong_results(run: RunDir) -> None:
+    first, *others = summary_of(run).collectives
+    rows = [first.model_copy(update={"wrong": 5}), *others]
     assert "5 wrong values" in verdict(Status(state="completed"), Summary(collectives=rows))
 
 
-def test_the_typed_command_comes_first(run):
+@pytest.mark.parametrize(
+    ("command", "repeated"),
+    [
+        (
+            ["testbed", "run", "x", "--set", "a='1 ms'"],
+            """testbed run x --set 'a='"'"'1 ms'"'"''""",
+        ),
+        (
+            [
+                "/opt/testbed/__main__.py",
+                "run",
+                "x",
+                "--out",
+                "here",
+                "--",
+                "train.py",
+                "--out",
+                "o",
+            ],
+            "testbed run x -- train.py --out o",
+        ),
+        (["testbed", "run", "--out=here", "x"], "testbed run x"),
+    ],
+)
+def test_the_typed_command_comes_first(run: RunDir, command: list[str], repeated: str) -> None:
     content = load(run)
-    content.status["command"] = ["testbed", "run", "x", "--set", "a='1 ms'"]
-    assert repeat_command(content) == """testbed run x --set 'a='"'"'1 ms'"'"''"""
-    content.status["command"] = [
-        "/opt/testbed/__main__.py",
-        "run",
-        "x",
-        "--out",
-        "here",
-        "--",
-        "train.py",
-        "--out",
-        "o",
-    ]
-    assert repeat_command(content) == "testbed run x -- train.py --out o"
+    content.status = Status(command=command)
+    assert repeat_command(content) == repeated
 
 
-def test_a_table_of_flows_or_how_to_get_one(run):
+def test_timing_that_the_status_does_not_judge(run: RunDir) -> None:
+    for judgement in ({}, {"faithful": "perhaps"}):
+        run.status.write_text(json.dumps({"state": "completed", **judgement}))
+        assert "timing not judged" in page_without_plotly(run)
+
+
+def test_a_table_of_flows_or_how_to_get_one(run: RunDir) -> None:
     run.flows.unlink(missing_ok=True)
     assert "no sound flows.parquet" in page_without_plotly(run)
     write_flows(run)
@@ -384,7 +421,7 @@ def test_a_table_of_flows_or_how_to_get_one(run):
     assert "With --capture wan" in page_without_plotly(run)
 
 
-def test_the_largest_flows_come_first(run):
+def test_the_largest_flows_come_first(run: RunDir) -> None:
     write_flows(run)
     flows = pl.read_parquet(run.flows)
     assert [row[3] for row in flows_grid(flows.reverse()).rows] == ["2.000", "1.000"]
@@ -395,8 +432,8 @@ def test_the_largest_flows_come_first(run):
     assert flows_grid(bare).rows[0][4:] == ["-"] * 11
 
 
-def test_the_verdict_names_what_dominates(run):
-    summary = collect(run)
+def test_the_verdict_names_what_dominates(run: RunDir) -> None:
+    summary = summary_of(run)
     assert summary.dominant is not None
     assert summary.dominant.what == "latency"
     text = verdict(Status(state="completed"), summary)

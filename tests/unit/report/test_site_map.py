@@ -3,6 +3,7 @@
 import io
 import re
 from itertools import combinations
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -10,33 +11,35 @@ import pytest
 import yaml
 from PIL import Image
 
+from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
 from testbed.report.map import layout as layouts
-from testbed.report.map.labels import Box, text_width
-from testbed.report.map.layout import lay_out, rate_text, rtt_text
-from testbed.report.map.site_map import COLOURS, colour, png, site_map
+from testbed.report.map.geometry import Box, Size
+from testbed.report.map.labels import rate_text, rtt_text, text_width
+from testbed.report.map.layout import lay_out
+from testbed.report.map.site_map import COLOURS, Theme, colour, png, site_map
 from testbed.spec.topology import Topology
 from tests.unit.spec.test_topology_spec import PRESETS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def preset(name):
+def preset(name: str) -> Network:
     return resolve_network(Topology.load(name))
 
 
-def network(tmp_path, text):
+def network(tmp_path: Path, text: str) -> Network:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     return resolve_network(Topology.load(path))
 
 
-def texts(svg):
+def texts(svg: str) -> list[str]:
     return ["".join(element.itertext()) for element in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_site_and_link_is_on_the_picture(name):
+def test_every_site_and_link_is_on_the_picture(name: str) -> None:
     net = preset(name)
     svg = site_map(net)
     root, words = ET.fromstring(svg), texts(svg)
@@ -54,26 +57,30 @@ def test_every_site_and_link_is_on_the_picture(name):
     for link in net.wan:
         assert rtt_text(link) in words
         assert f"RTT {rtt_text(link)};" in titles[f"link-{link.key}"]
-        for way in link.directions:
-            assert f"{way.source} to {way.target} {rate_text(way)}" in titles[f"link-{link.key}"]
-            assert any(rate_text(way) in word for word in words)
+        for direction in link.directions:
+            rate = rate_text(direction)
+            ends = f"{direction.source} to {direction.target}"
+            assert f"{ends} {rate}" in titles[f"link-{link.key}"]
+            assert any(rate in word for word in words)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_no_label_covers_another_or_a_dot_or_leaves_the_frame(name):
+def test_no_label_covers_another_or_a_dot_or_leaves_the_frame(name: str) -> None:
     layout = lay_out(preset(name))
     boxes = [label.box for label in layout.labels]
     assert len(boxes) == len(layout.sites) + (0 if layout.listed else len(layout.curves))
     for a, b in combinations(boxes, 2):
         assert not a.overlaps(b)
-    dots = [Box.centred(*site.point, 2 * layouts.DOT, 2 * layouts.DOT) for site in layout.sites]
+    dots = [
+        Box.centred(site.point, Size(2 * layouts.DOT, 2 * layouts.DOT)) for site in layout.sites
+    ]
     assert not any(box.overlaps(dot) for box in boxes for dot in dots)
     assert all(box.within(layout.frame) for box in boxes)
     for label in layout.labels:
         assert max(line.width for line in label.lines) <= label.box.width
 
 
-def test_a_label_is_on_its_link_or_has_a_leader_to_it():
+def test_a_label_is_on_its_link_or_has_a_leader_to_it() -> None:
     layout = lay_out(preset("google-campuses"))
     led = 0
     for curve in layout.curves:
@@ -87,7 +94,7 @@ def test_a_label_is_on_its_link_or_has_a_leader_to_it():
     assert led == 3  # the links among the three sites around Omaha are shorter than their labels
 
 
-def test_sites_that_are_close_are_drawn_apart_and_named():
+def test_sites_that_are_close_are_drawn_apart_and_named() -> None:
     net = preset("google-campuses")
     layout = lay_out(net)
     gaps = [
@@ -100,7 +107,7 @@ def test_sites_that_are_close_are_drawn_apart_and_named():
     assert not lay_out(preset("campus")).moved
 
 
-def test_scale_of_the_map():
+def test_scale_of_the_map() -> None:
     net = preset("two-sites")
     layout = lay_out(net)
     (a, b), view = (site.point for site in layout.sites), layout.view
@@ -110,7 +117,7 @@ def test_scale_of_the_map():
     assert "200 km" in texts(site_map(net))
 
 
-def test_north_is_up_and_east_is_right():
+def test_north_is_up_and_east_is_right() -> None:
     points = {site.dc.name: site.point for site in lay_out(preset("microsoft-openai-five")).sites}
     assert min(points, key=lambda name: points[name][0]) == "arizona"
     assert max(points, key=lambda name: points[name][0]) == "georgia"
@@ -118,7 +125,7 @@ def test_north_is_up_and_east_is_right():
     assert max(points, key=lambda name: points[name][1]) == "san-antonio"
 
 
-def test_a_link_over_the_maps_edge_is_drawn_at_both_edges():
+def test_a_link_over_the_maps_edge_is_drawn_at_both_edges() -> None:
     layout = lay_out(preset("aws-ten-regions"))
     curves = {curve.link.key: curve for curve in layout.curves}
     assert curves["virginia-london"].turns == (0.0,)
@@ -130,7 +137,7 @@ def test_a_link_over_the_maps_edge_is_drawn_at_both_edges():
     assert 0 < start[0] - end[0] < layout.view.period / 2
 
 
-def test_the_pacific_is_one_sea():
+def test_the_pacific_is_one_sea() -> None:
     text = """
     datacenters: {oregon: {location: [45.84, -119.70]}, tokyo: {location: [35.68, 139.69]}}
     wan: [{mesh: all, rate: 10 Gbit/s}]
@@ -151,7 +158,9 @@ def test_the_pacific_is_one_sea():
         ),
     ],
 )
-def test_without_locations_sites_stand_on_a_circle(tmp_path, text, places):
+def test_without_locations_sites_stand_on_a_circle(
+    tmp_path: Path, text: str, places: dict[str, tuple[float, float]]
+) -> None:
     wan = "wan: [{ring: all, rate: 1 Gbit/s, delay: 1 ms}]" if len(places) > 2 else ""
     if len(places) == 2:
         wan = "wan: [{between: [a, b], rate: 1 Gbit/s, delay: 1 ms}]"
@@ -163,13 +172,16 @@ def test_without_locations_sites_stand_on_a_circle(tmp_path, text, places):
         assert (x, y) == pytest.approx(places[site.dc.name], abs=0.02)
 
 
-def test_the_centre_of_a_star_is_in_the_middle(tmp_path):
-    star = "datacenters: {a: {}, hub: {}, b: {}, c: {}}\nwan: [{star: [hub, a, b, c], rate: 1 Gbit/s, delay: 1 ms}]"
+def test_the_centre_of_a_star_is_in_the_middle(tmp_path: Path) -> None:
+    star = """
+    datacenters: {a: {}, hub: {}, b: {}, c: {}}
+    wan: [{star: [hub, a, b, c], rate: 1 Gbit/s, delay: 1 ms}]
+    """
     layout = lay_out(network(tmp_path, star))
     assert layout.sites[1].point == layout.frame.middle
 
 
-def test_sites_without_a_location_stand_below_the_map(tmp_path):
+def test_sites_without_a_location_stand_below_the_map(tmp_path: Path) -> None:
     text = """
     datacenters:
       iowa: {location: [41.22, -95.86]}
@@ -184,7 +196,7 @@ def test_sites_without_a_location_stand_below_the_map(tmp_path):
     assert "without a location" in texts(site_map(net))
 
 
-def test_two_sites_at_one_place_are_told_apart(tmp_path):
+def test_two_sites_at_one_place_are_told_apart(tmp_path: Path) -> None:
     text = """
     datacenters: {a: {location: [41.22, -95.86]}, b: {location: [41.22, -95.86]}}
     wan: [{between: [a, b], rate: 1 Gbit/s, delay: 1 us}]
@@ -194,7 +206,7 @@ def test_two_sites_at_one_place_are_told_apart(tmp_path):
     assert np.hypot(ax - bx, ay - by) > layouts.APART - 1
 
 
-def test_rates_of_each_direction_have_arrows_as_drawn(tmp_path):
+def test_rates_of_each_direction_have_arrows_as_drawn(tmp_path: Path) -> None:
     text = """
     datacenters: {west: {location: [40, -110]}, east: {location: [40, -80]}}
     wan: [{between: [east, west], rate: {east->west: 10 Gbit/s, west->east: 1 Gbit/s}}]
@@ -203,7 +215,7 @@ def test_rates_of_each_direction_have_arrows_as_drawn(tmp_path):
     assert {"← 10 Gbit/s", "→ 1 Gbit/s"} <= set(words)
 
 
-def test_many_links_are_listed_with_their_rates(tmp_path):
+def test_many_links_are_listed_with_their_rates(tmp_path: Path) -> None:
     names = [f"s{i}" for i in range(20)]
     ring = "datacenters: {" + ", ".join(f"{name}: {{}}" for name in names) + "}\n"
     ring += "wan:\n  - {ring: all, delay: 3 ms, rate: 2 Gbit/s}\n"
@@ -217,7 +229,7 @@ def test_many_links_are_listed_with_their_rates(tmp_path):
     assert "4 Gbit/s →, 5 Gbit/s ←" in words
 
 
-def test_use_colours_each_direction():
+def test_use_colours_each_direction() -> None:
     net = preset("two-sites")
     root = ET.fromstring(site_map(net, {("iowa", "ohio"): 1.0, ("ohio", "iowa"): 0.0}))
     group = next(group for group in root.iter() if group.get("id") == "link-iowa-ohio")
@@ -232,7 +244,7 @@ def test_use_colours_each_direction():
     assert (colour(-1), colour(0.5), colour(2)) == (colour(0), "#3f8fdc", colour(1))
 
 
-def test_themes():
+def test_themes() -> None:
     net = preset("single-cluster")
     light, dark, auto, page = (
         site_map(net, theme=theme) for theme in ("light", "dark", "auto", "page")
@@ -252,7 +264,7 @@ def test_themes():
 
 
 @pytest.mark.parametrize(("theme", "place"), [("light", 0), ("dark", 1)])
-def test_png_has_its_size_and_shows_text_lines_and_land(theme, place):
+def test_png_has_its_size_and_shows_text_lines_and_land(theme: Theme, place: int) -> None:
     svg = site_map(preset("two-sites"), theme=theme)
     image = png(svg, 480)
     assert image.startswith(b"\x89PNG\r\n\x1a\n")
@@ -270,7 +282,7 @@ def test_png_has_its_size_and_shows_text_lines_and_land(theme, place):
     assert (abs(title - paper).sum(axis=2) > 200).mean() > 0.1
 
 
-def test_text_is_as_wide_as_in_arial():
+def test_text_is_as_wide_as_in_arial() -> None:
     assert text_width("10 Gbit/s", 10) == pytest.approx(
         40.02
     )  # 2 x 556 + 278 + 778 + 556 + 222 + 278 + 278 + 500

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from testbed.cli.main import app
-from testbed.cli.sweep_results import csv_text
+from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.sweep.figures import draw
 from testbed.sweep.folder import SweepDir

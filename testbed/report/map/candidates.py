@@ -1,0 +1,96 @@
+"""Candidates for the place of a label: next to a point, on a curve, or farther away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import cos, pi, sin
+
+import numpy as np
+
+from testbed.report.map.curves import Curve
+from testbed.report.map.geometry import Box, Point, Size
+from testbed.report.map.labels import Candidate
+
+CLEAR_OF_DOT = 2.5  # px between a dot and its label
+LEADER_COST = 30.0  # px; a label close to what it names is better
+RINGS = 8  # of candidates farther away
+RING_DISTANCE = 14.0  # px from one ring to the next
+ANGLES_IN_RING = 16
+SHARES_OF_CURVE = np.linspace(0.22, 0.78, 29)  # where a label may stand on a curve
+OFF_MIDDLE_COST = 90.0  # px, of a whole curve's length away from its middle
+LEAST_VISIBLE = 2.2  # a curve is labelled if it is so many times as long as what the label hides
+
+
+def around_dot(dot: Point, radius: float, size: Size) -> list[Candidate]:
+    """Offer places around a dot: right, left, above, below, then corners.
+
+    Args:
+        dot: the middle of the dot.
+        radius: of the dot, in px.
+        size: of the label.
+    """
+    across = size.width / 2 + radius + CLEAR_OF_DOT
+    down = size.height / 2 + radius + CLEAR_OF_DOT
+
+    places = [
+        (across, 0.0, 0),
+        (-across, 0.0, 1),
+        (0.0, -down, 2),
+        (0.0, down, 2),
+    ]
+
+    corners = [
+        (across, 0.4 * size.height),
+        (0.4 * size.width, down),
+    ]
+
+    for corner_x, corner_y in corners:
+        for x in (corner_x, -corner_x):
+            places += [(x, -corner_y, 4), (x, corner_y, 4)]
+
+    candidates = []
+    for x, y, cost in places:
+        middle = Point(dot.x + x, dot.y + y)
+        candidates.append(Candidate(Box.centred(middle, size), cost))
+
+    return candidates
+
+
+def along_curve(curve: Curve, size: Size) -> list[Candidate]:
+    """Offer places on a curve, best in its middle; none if the label would hide the curve."""
+    across, down = np.abs(curve.chord) / max(curve.length, 1)
+
+    hidden_across = size.width / max(across, 1e-3)
+    hidden_down = size.height / max(down, 1e-3)
+    hidden = min(hidden_across, hidden_down)
+
+    if curve.length < LEAST_VISIBLE * hidden:
+        return []
+
+    candidates = []
+
+    for share in SHARES_OF_CURVE:
+        cost = abs(share - 0.5) * OFF_MIDDLE_COST
+        on_curve = Point.of(curve.at(share)[0])
+
+        for turn in curve.turns:
+            middle = Point(on_curve.x + turn, on_curve.y)
+            candidates.append(Candidate(Box.centred(middle, size), cost))
+
+    return candidates
+
+
+def farther_away(anchor: Point, size: Size) -> Iterator[Candidate]:
+    """Offer places on rings around a point, each with a leader to that point."""
+    angles = np.linspace(0, 2 * pi, ANGLES_IN_RING, endpoint=False)
+
+    for ring in range(1, RINGS + 1):
+        distance = RING_DISTANCE * ring
+        cost = LEADER_COST + distance
+
+        for angle in angles:
+            x = anchor.x + (size.width / 2 + distance) * cos(angle)
+            y = anchor.y + (size.height / 2 + distance) * sin(angle)
+
+            box = Box.centred(Point(x, y), size)
+            yield Candidate(box, cost, anchor)
