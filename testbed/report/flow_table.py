@@ -80,8 +80,8 @@ def flows_grid(flows: pl.DataFrame) -> Grid:
 
 
 def _flow_row(values: dict[str, Any]) -> FlowRow:
-    fields = {name: values.get(name) for name in FlowRow._fields}
-    return FlowRow(**fields)
+    """Make a row of the values of columns, of which some may be missing."""
+    return FlowRow._make(values.get(name) for name in FlowRow._fields)
 
 
 def _cells(row: FlowRow) -> list[str]:

@@ -345,8 +345,8 @@ class Picture:
         box = label.box
         if label.leader is not None:
             end = box.nearest(label.leader)
-            line = f"M{label.leader.x:.1f} {label.leader.y:.1f}L{end.x:.1f} {end.y:.1f}"
-            add(group, "path", class_="leader", d=line)
+            leader = f"M{label.leader.x:.1f} {label.leader.y:.1f}L{end.x:.1f} {end.y:.1f}"
+            add(group, "path", class_="leader", d=leader)
         if has_pill:
             add(
                 group,

@@ -4,7 +4,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,10 @@ from tests.support.synthetic import (
 
 # "Trace Event Format" (Google, 2016): the phases used here and the fields that each must have;
 # times in us.
-NUMBER, TEXT = {"type": "number", "minimum": 0}, {"type": "string", "minLength": 1}
-PHASES = {
+Fields = dict[str, dict[str, object]]
+NUMBER: dict[str, object] = {"type": "number", "minimum": 0}
+TEXT: dict[str, object] = {"type": "string", "minLength": 1}
+PHASES: dict[str, Fields] = {
     "X": {"name": TEXT, "cat": TEXT, "ts": NUMBER, "dur": NUMBER, "args": {"type": "object"}},
     "M": {
         "name": {"enum": ["process_name", "process_sort_index", "thread_name"]},
@@ -343,14 +344,12 @@ def length(events: list[Event]) -> float:
 def test_analysis_of_each_rank(make: MakeRun, tmp_path: Path) -> None:
     run, _ = make(make_plan(two_dcs()), training=True)
     paths = write_rank_traces(run, load(run), tmp_path / "traces")
-    near = partial(pytest.approx, abs=0.01)
     assert [path.name for path in paths] == ["rank-0.json", "rank-1.json"]
-    # Six steps: each computes for 60 ms and communicates for the last 50 of 100, 10 of them at
-    # once.
-    assert [analysed(path) for path in paths] == [
-        (rank, near(300e3), near(360e3), near(60e3)) for rank in (0, 1)
-    ]
-    for path in paths:
+    # Six steps: each computes for 60 ms and communicates for the last 50 of 100, 10 of them both.
+    for number, path in enumerate(paths):
+        rank, *figures = analysed(path)
+        assert rank == number
+        assert figures == pytest.approx([300e3, 360e3, 60e3], abs=0.01)
         jsonschema.validate(json.loads(path.read_text()), TRACE)
     assert analysed(run.trace)[0] == 0
 

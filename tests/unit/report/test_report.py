@@ -66,6 +66,11 @@ def with_collectives(summary: Summary, **changes: object) -> Summary:
     return summary.model_copy(update={"collectives": rows})
 
 
+def drawn(figure: go.Figure | None) -> go.Figure:
+    assert figure is not None
+    return figure
+
+
 def text_of(table: Table) -> str:
     text = io.StringIO()
     Console(file=text, width=tables.WIDTH).print(table)
@@ -179,7 +184,7 @@ def test_bandwidth(gbytes: float, text: str) -> None:
 
 
 def test_latency_figure_has_each_operation_and_its_bound(run: RunDir) -> None:
-    figure = latency_figure(summary_of(run).collectives)
+    figure = drawn(latency_figure(summary_of(run).collectives))
     assert [trace.name for trace in figure.data] == [
         "all_reduce",
         "all_reduce, bound",
@@ -195,11 +200,11 @@ def test_few_links_are_lines(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_plan(two_dcs()))
     collect(run)
     links, history = pl.read_parquet(run.links), History((run.read_plan().network,))
-    used = utilisation_figure(links, history, START_NS)
+    used = drawn(utilisation_figure(links, history, START_NS))
     assert [trace.name for trace in used.data] == ["east → west", "west → east"]
     assert list(used.data[0].y) == pytest.approx([5] * 17)  # 625 kB each 100 ms of 1 Gbit/s
     assert list(used.data[0].x)[:2] == [0, 0.1]
-    queue = queue_figure(links, history, START_NS)
+    queue = drawn(queue_figure(links, history, START_NS))
     assert list(queue.data[0].y)[:3] == pytest.approx([0, 0, 0], abs=0.01)  # of 1.5 MB
     assert utilisation_figure(links.clear(), history, START_NS) is None
     assert utilisation_figure(links.head(2), history, START_NS) is None
@@ -213,16 +218,17 @@ def test_many_links_are_rows(tmp_path: Path) -> None:
     )
     collect(run)
     links = pl.read_parquet(run.links).with_columns(backlog_bytes=pl.lit(750_000))
-    used = utilisation_figure(links, History((run.read_plan().network,)), START_NS).data[0]
+    history = History((run.read_plan().network,))
+    used = drawn(utilisation_figure(links, history, START_NS)).data[0]
     assert len(used.y) == 12
     assert used.z[0] == pytest.approx([5] * 16)
-    queue = queue_figure(links, History((run.read_plan().network,)), START_NS).data[0]
+    queue = drawn(queue_figure(links, history, START_NS)).data[0]
     assert queue.z[3] == pytest.approx([50] * 16)  # of 1000 packets of 1500 bytes
     assert queue.customdata[0][0] == "1.43 MiB (12 ms)"
 
 
 def test_matrix_figure(run: RunDir) -> None:
-    matrix = matrix_figure(summary_of(run).wan).data[0]
+    matrix = drawn(matrix_figure(summary_of(run).wan)).data[0]
     assert list(matrix.x) == list(matrix.y) == ["east", "north", "west"]
     assert matrix.z[0] == pytest.approx([math.nan, 5.079, 5.079], nan_ok=True)  # 80 Mbit of 1.575 s
     assert matrix.text[0][1] == "9.54 MiB<br>5.1 %"
@@ -239,7 +245,7 @@ def test_rank_figure_shows_operations_and_waits(tmp_path: Path) -> None:
         .then(pl.col("start_ns") + 40 * MS)
         .otherwise(pl.col("start_ns"))
     )
-    figure = rank_figure(ops.with_columns(start_ns=late), None, plan, START_NS)
+    figure = drawn(rank_figure(ops.with_columns(start_ns=late), None, plan, START_NS))
     assert list(figure.data[0].y) == ["0 (east-0)", "1 (west-0)"]
     assert {trace.name for trace in figure.data[1:]} == {"waiting", "all_reduce", "broadcast"}
     at = partial(state_at, figure)
@@ -254,9 +260,9 @@ def test_rank_figure_shows_operations_and_waits(tmp_path: Path) -> None:
 def test_rank_figure_of_training(tmp_path: Path) -> None:
     run = write_training_run(tmp_path / "run", make_plan(two_dcs()))
     collect(run)
-    figure = rank_figure(
-        pl.read_parquet(run.ops), pl.read_parquet(run.train), run.read_plan(), START_NS
-    )
+    ops = pl.read_parquet(run.ops)
+    steps = pl.read_parquet(run.train)
+    figure = drawn(rank_figure(ops, steps, run.read_plan(), START_NS))
     at = partial(state_at, figure, 0)
     assert [at(20), at(55), at(80)] == [
         "computation",

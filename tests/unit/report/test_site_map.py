@@ -14,9 +14,10 @@ from PIL import Image
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
 from testbed.report.map import layout as layouts
+from testbed.report.map.basemap import View
 from testbed.report.map.geometry import Box, Size
 from testbed.report.map.labels import rate_text, rtt_text, text_width
-from testbed.report.map.layout import lay_out
+from testbed.report.map.layout import Layout, lay_out
 from testbed.report.map.site_map import COLOURS, Theme, colour, png, site_map
 from testbed.spec.topology import Topology
 from tests.unit.spec.test_topology_spec import PRESETS
@@ -38,6 +39,24 @@ def texts(svg: str) -> list[str]:
     return ["".join(element.itertext()) for element in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
+def title_of(group: ET.Element) -> str:
+    title = group.find(f"{SVG}title")
+    assert title is not None
+    assert title.text is not None
+    return title.text
+
+
+def view_of(layout: Layout) -> View:
+    assert layout.view is not None
+    return layout.view
+
+
+def period_of(layout: Layout) -> float:
+    period = view_of(layout).period
+    assert period is not None
+    return period
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_site_and_link_is_on_the_picture(name: str) -> None:
     net = preset(name)
@@ -49,11 +68,10 @@ def test_every_site_and_link_is_on_the_picture(name: str) -> None:
         assert f"site-{dc.name}" in ids
         assert dc.name in words
     assert sum(bool(re.fullmatch(r"\d+ hosts?", word)) for word in words) == len(net.datacenters)
-    titles = {
-        group.get("id"): group.find(f"{SVG}title").text
-        for group in root.iter()
-        if group.get("class") == "link" and group.get("id")
-    }
+    titles = {}
+    for group in root.iter():
+        if group.get("class") == "link" and group.get("id"):
+            titles[group.get("id")] = title_of(group)
     for link in net.wan:
         assert rtt_text(link) in words
         assert f"RTT {rtt_text(link)};" in titles[f"link-{link.key}"]
@@ -110,10 +128,9 @@ def test_sites_that_are_close_are_drawn_apart_and_named() -> None:
 def test_scale_of_the_map() -> None:
     net = preset("two-sites")
     layout = lay_out(net)
-    (a, b), view = (site.point for site in layout.sites), layout.view
-    assert np.hypot(a[0] - b[0], a[1] - b[1]) * view.km_per_px == pytest.approx(
-        1111.5, abs=1
-    )  # great circle
+    a, b = (site.point for site in layout.sites)
+    distance_km = np.hypot(a.x - b.x, a.y - b.y) * view_of(layout).km_per_px
+    assert distance_km == pytest.approx(1111.5, abs=1)  # of the great circle
     assert "200 km" in texts(site_map(net))
 
 
@@ -133,8 +150,8 @@ def test_a_link_over_the_maps_edge_is_drawn_at_both_edges() -> None:
     start, _, end = curves["oregon-tokyo"].points
     sites = {site.dc.name: site.point for site in layout.sites}
     assert tuple(start) == sites["oregon"]
-    assert end[0] == pytest.approx(sites["tokyo"][0] - layout.view.period)
-    assert 0 < start[0] - end[0] < layout.view.period / 2
+    assert end[0] == pytest.approx(sites["tokyo"][0] - period_of(layout))
+    assert 0 < start[0] - end[0] < period_of(layout) / 2
 
 
 def test_the_pacific_is_one_sea() -> None:
@@ -143,7 +160,7 @@ def test_the_pacific_is_one_sea() -> None:
     wan: [{mesh: all, rate: 10 Gbit/s}]
     """
     layout = lay_out(resolve_network(Topology.model_validate(yaml.safe_load(text))))
-    assert layout.view.period is None
+    assert view_of(layout).period is None
     assert layout.sites[1].point[0] < layout.sites[0].point[0]  # Asia is on the left
 
 
@@ -191,8 +208,8 @@ def test_sites_without_a_location_stand_below_the_map(tmp_path: Path) -> None:
     """
     net = network(tmp_path, text)
     layout = lay_out(net)
-    assert layout.sites[2].point[1] > layout.view.frame.bottom
-    assert all(site.point[1] < layout.view.frame.bottom for site in layout.sites[:2])
+    assert layout.sites[2].point[1] > view_of(layout).frame.bottom
+    assert all(site.point[1] < view_of(layout).frame.bottom for site in layout.sites[:2])
     assert "without a location" in texts(site_map(net))
 
 
@@ -237,7 +254,7 @@ def test_use_colours_each_direction() -> None:
         "stroke:#f08a00",
         "stroke:#9aa5b0",
     ]
-    assert "iowa to ohio 10 Gbit/s, 100 % used" in group.find(f"{SVG}title").text
+    assert "iowa to ohio 10 Gbit/s, 100 % used" in title_of(group)
     words = texts(ET.tostring(root, encoding="unicode"))
     assert "→ 100 %  ← 0 %" in words
     assert "used 0 %" in words
@@ -271,7 +288,7 @@ def test_png_has_its_size_and_shows_text_lines_and_land(theme: Theme, place: int
     dots = np.asarray(Image.open(io.BytesIO(image)).convert("RGBA"))
     height, width, _ = dots.shape
     root = ET.fromstring(svg)
-    assert (width, height) == (480, pytest.approx(480 / 960 * float(root.get("height")), abs=1))
+    assert (width, height) == (480, pytest.approx(480 / 960 * float(root.get("height", "nan")), abs=1))
     found = {tuple(int(c) for c in dot[:3]) for dot in dots.reshape(-1, 4)}
     for name in ("paper", "land", "link", "site"):
         value = COLOURS[name][place]
