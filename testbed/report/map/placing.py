@@ -177,7 +177,7 @@ def _hub(network: Network) -> str | None:
     if sites <= 3 or not is_tree:
         return None
 
-    graph = nx.Graph()
+    graph: nx.Graph[str] = nx.Graph()
     for link in network.wan:
         graph.add_edge(link.forward.source, link.forward.target)
 

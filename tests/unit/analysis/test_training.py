@@ -2,7 +2,6 @@
 networks.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +156,7 @@ def test_tables_page_and_verdict(run: RunDir) -> None:
     write_steps(run)
     write_ops(run)
     summary = collect(run)
-    grid = training_grid(json.loads(run.summary.read_text()))
+    grid = training_grid(summary)
     assert grid.rows == [
         [
             "ddp",

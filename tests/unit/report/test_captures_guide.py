@@ -16,7 +16,9 @@ TEXT = (Path(__file__).parents[3] / "docs/captures.md").read_text(encoding="utf-
 
 
 def fence(language: str) -> str:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)[0]
+    match = re.search(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from testbed.analysis.summarize import collect
 from testbed.runfolder import schemas
+from testbed.runfolder.schemas import Schema
 from tests.support.synthetic import make_plan, three_dcs, write_training_run
 
 GUIDE = (Path(__file__).parents[3] / "docs/run-folder.md").read_text()
@@ -22,7 +23,7 @@ TYPES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_training_run(tmp_path_factory.mktemp("guide") / "run", make_plan(three_dcs()))
     for rank in run.read_plan().workers.ranks:
         path = run.rank_ops(rank.rank)
@@ -32,14 +33,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_an_example(example, folder, capsys):
+def test_an_example(example: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(example, {"run": str(folder)})
     printed = capsys.readouterr().out
     assert "all_reduce" in printed or "east" in printed
 
 
 @pytest.mark.parametrize("text", ["50.0", "6"])
-def test_the_query_of_operations_is_right(text, folder, capsys):
+def test_the_query_of_operations_is_right(
+    text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     example = next(example for example in EXAMPLES if "median(end_ns" in example)
     exec(example, {"run": str(folder)})
     assert text in capsys.readouterr().out  # ms, of 6 ranks
@@ -48,12 +51,12 @@ def test_the_query_of_operations_is_right(text, folder, capsys):
 @pytest.mark.parametrize(
     ("table", "schema"), [("ops", schemas.OPS), ("links", schemas.LINKS), ("train", schemas.TRAIN)]
 )
-def test_columns(table, schema):
+def test_columns(table: str, schema: Schema) -> None:
     section = GUIDE.partition(f"### {table}.parquet")[2].partition("\n#")[0]
     documented = {}
-    for names, kind in re.findall(
-        r"^\| ((?:`\w+`(?:, )?)+) \| *([\w ]*?) *\|", section, re.MULTILINE
-    ):
-        documented |= dict.fromkeys(re.findall(r"\w+", names), TYPES.get(kind))
+    row = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \| *([\w ]*?) *\|", re.MULTILINE)
+    for names, kind in row.findall(section):
+        for name in re.findall(r"\w+", names):
+            documented[name] = TYPES.get(kind)
     assert list(documented) == list(schema)
     assert all(kind in (None, schema[name]) for name, kind in documented.items())

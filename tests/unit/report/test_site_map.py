@@ -288,7 +288,10 @@ def test_png_has_its_size_and_shows_text_lines_and_land(theme: Theme, place: int
     dots = np.asarray(Image.open(io.BytesIO(image)).convert("RGBA"))
     height, width, _ = dots.shape
     root = ET.fromstring(svg)
-    assert (width, height) == (480, pytest.approx(480 / 960 * float(root.get("height", "nan")), abs=1))
+    assert (width, height) == (
+        480,
+        pytest.approx(480 / 960 * float(root.get("height", "nan")), abs=1),
+    )
     found = {tuple(int(c) for c in dot[:3]) for dot in dots.reshape(-1, 4)}
     for name in ("paper", "land", "link", "site"):
         value = COLOURS[name][place]
