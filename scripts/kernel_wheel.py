@@ -65,7 +65,9 @@ def write_package(folder: Path, kernel: Kernel) -> None:
     (folder / "pyproject.toml").write_text(PYPROJECT.format(version=kernel.version))
     (folder / "setup.cfg").write_text(SETUP_CFG)
     shutil.copy(PARTS / "COPYING", folder / "COPYING")
-    docstring = '"""The guest kernel of wan-training-testbed, as a program: `linux` in this folder."""\n'
+    docstring = (
+        '"""The guest kernel of wan-training-testbed, as a program: `linux` in this folder."""\n'
+    )
     (package / "__init__.py").write_text(docstring)
     shutil.copy(kernel.path, package / "linux")
     (package / "linux").chmod(0o755)

@@ -48,6 +48,9 @@ INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
 MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
 HIDDEN = (Path("/tmp"), Path("/run"), SHM)  # the guest has its own
+# glibc registers a place in the heap for restartable sequences, and Linux kills a process without it.
+# The heap of a static kernel program lies where the processes of the guest have their memory.
+NO_RSEQ = "glibc.pthread.rseq=0"
 UML_VARIABLES = ("TMP", "TEMP")  # as TMPDIR, which alone is meant to name the folder of its memory
 
 
@@ -259,6 +262,7 @@ def _start_kernel(
     environment = dict(os.environ)
     for name in UML_VARIABLES:
         environment.pop(name, None)
+    environment["GLIBC_TUNABLES"] = NO_RSEQ
     with spec.console.open("ab") if spec.console else nullcontext() as out:
         return subprocess.Popen(
             [*wrapper, str(kernel), *arguments],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -76,7 +77,10 @@ class Kernel:
 
 
 def find_kernel() -> Kernel | None:
-    """Find the kernel that ``$TESTBED_KERNEL`` names, or the cached one of the source in use.
+    """Find the kernel to use.
+
+    In this order: the one that ``$TESTBED_KERNEL`` names, that of a source which was chosen with
+    `kernel_from`, the one that is installed as a wheel, that of the distribution's source.
 
     Returns:
         The kernel; None if it is not built yet, or there is no source.
@@ -87,11 +91,22 @@ def find_kernel() -> Kernel | None:
     named = os.environ.get("TESTBED_KERNEL")
     if named:
         return _inspect(Path(named))
+    installed = _installed()
+    if installed is not None and chosen_source() is None:
+        return _inspect(installed)
     source = find_source()
     if source is None:
         return None
     cached = _cached(source)
     return _inspect(cached) if cached.is_file() else None
+
+
+def _installed() -> Path | None:
+    """Find the program of the package `testbed_kernel` (`scripts/kernel_wheel.py` makes it)."""
+    package = importlib.util.find_spec("testbed_kernel")
+    if package is None or package.origin is None:
+        return None
+    return Path(package.origin).with_name("linux")
 
 
 def missing_tools() -> list[str]:
