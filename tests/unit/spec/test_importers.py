@@ -1,7 +1,6 @@
-"""Topologies made of GraphML and of CSV: what becomes of each part of a file, and what is refused
-with its place.
-"""
+"""Topologies made of GraphML and CSV: each part of a file, and what is refused, with its place."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -35,17 +34,28 @@ END = "</graph></graphml>"
 ZURICH, BERLIN = (47.4, 8.5), (52.5, 13.4)
 
 
+def data_elements(values: Mapping[str, object]) -> str:
+    elements = [f'<data key="{key}">{value}</data>' for key, value in values.items()]
+    return "".join(elements)
+
+
 def node(
     number: int, label: str, *, at: tuple[float, float] | None = (50, 10), internal: int = 1
 ) -> str:
-    place = f'<data key="d29">{at[0]}</data><data key="d32">{at[1]}</data>' if at else ""
-    return f'<node id="{number}"><data key="d28">{internal}</data>{place}<data key="d33">{label}</data></node>'
+    data = {"d28": internal, "d33": label}
+    if at is not None:
+        data["d29"], data["d32"] = at
+    return f'<node id="{number}">{data_elements(data)}</node>'
 
 
-def edge(source: int, target: int, number: int = 0, **speed: str) -> str:
-    keys = {"type": "d34", "label": "d35", "speed": "d36", "units": "d37", "raw": "d38"}
-    data = "".join(f'<data key="{keys[name]}">{value}</data>' for name, value in speed.items())
-    return f'<edge source="{source}" target="{target}"><data key="d39">{number}</data>{data}</edge>'
+SPEED_KEYS = {"type": "d34", "label": "d35", "speed": "d36", "units": "d37", "raw": "d38"}
+
+
+def edge(source: int, target: int, parallel_number: int = 0, /, **speed: str) -> str:
+    data: dict[str, object] = {"d39": parallel_number}
+    for name, value in speed.items():
+        data[SPEED_KEYS[name]] = value
+    return f'<edge source="{source}" target="{target}">{data_elements(data)}</edge>'
 
 
 A, B = node(0, "Zürich", at=ZURICH), node(1, "Berlin", at=BERLIN)
@@ -61,10 +71,13 @@ def graphml(folder: Path, *parts: str, options: Options | None = None) -> Import
 def table(
     folder: Path, text: str, bandwidth: str | None = None, *, unit: str | None = None
 ) -> Imported:
-    path, rates = folder / "rtts.csv", folder / "rates.csv"
+    path = folder / "rtts.csv"
     path.write_text(text, encoding="utf-8")
-    rates.write_text(bandwidth or "", encoding="utf-8")
-    options = Options(bandwidth=rates if bandwidth is not None else None, bandwidth_unit=unit)
+    rates = None
+    if bandwidth is not None:
+        rates = folder / "rates.csv"
+        rates.write_text(bandwidth, encoding="utf-8")
+    options = Options(bandwidth=rates, bandwidth_unit=unit)
     return loaded(convert(path, options), folder)
 
 
@@ -78,15 +91,15 @@ def loaded(imported: Imported, folder: Path) -> Imported:
 
 def links(imported: Imported) -> dict[str, tuple[float, float, float, float]]:
     """Rates in Gbit/s and delays in ms, there and back, by the link's key."""
-    return {
-        link.key: (
+    figures: dict[str, tuple[float, float, float, float]] = {}
+    for link in imported.topology.links:
+        figures[link.key] = (
             link.forward.rate / 1e9,
             link.backward.rate / 1e9,
             link.forward.delay / 1e6,
             link.backward.delay / 1e6,
         )
-        for link in imported.topology.links
-    }
+    return figures
 
 
 def comment(imported: Imported) -> str:
@@ -108,7 +121,8 @@ def test_two_nodes_and_a_link(tmp_path: Path) -> None:
     delay = fibre_delay_ns(distance_km(ZURICH, BERLIN)) / 1e6
     assert links(made) == {"zurich-berlin": (10, 10, delay, delay)}
     assert comment(made).startswith(
-        "Imported from Sample.graphml: GraphML (Own Sample, 2026), 2 of 2 nodes, 1 links. Assumed: hosts: 1 in each"
+        "Imported from Sample.graphml: GraphML (Own Sample, 2026), 2 of 2 nodes, 1 links. "
+        "Assumed: hosts: 1 in each"
     )
     assert "as the file gives none" not in comment(made)
 
@@ -157,10 +171,11 @@ def test_labels_become_names(tmp_path: Path) -> None:
     made = graphml(tmp_path, A, B, *parts, AB, *(edge(1, number) for number in range(2, 7)))
     names = ["zurich", "berlin", "st-gallen-ch", "berlin-2", "node", "n3rd-site", "berlin-2-2"]
     assert list(made.topology.datacenters) == names
-    assert (
-        "names that were taken or unusable: berlin-2 is 'Berlin', node is '???', berlin-2-2 is 'Berlin 2'."
-        in comment(made)
+    note = (
+        "names that were taken or unusable: berlin-2 is 'Berlin', node is '???', "
+        "berlin-2-2 is 'Berlin 2'."
     )
+    assert note in comment(made)
 
 
 @pytest.mark.parametrize("label", ["", "Ω", "a" * 80, "-x-", "9", "A  b__c", "Åre/Östersund"])
@@ -215,7 +230,8 @@ def test_nodes_without_a_position(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         graphml(tmp_path, *parts)
     assert str(caught.value) == (
-        f"{tmp_path}/Sample.graphml, zurich-nowhere: an end of this link has no position, so its delay is unknown\n"
+        f"{tmp_path}/Sample.graphml, zurich-nowhere: "
+        "an end of this link has no position, so its delay is unknown\n"
         "  give --delay, such as --delay '5 ms'"
     )
 
@@ -328,7 +344,13 @@ def test_units_of_rates(
 
 
 def test_a_list(tmp_path: Path) -> None:
-    text = "\ufefffrom;to;rtt_ms;rate_gbit\nSan José;iowa;40;10\n\niowa;San José;42;\niowa;ohio;16.4;2.5\n"
+    text = (
+        "\ufefffrom;to;rtt_ms;rate_gbit\n"
+        "San José;iowa;40;10\n"
+        "\n"
+        "iowa;San José;42;\n"
+        "iowa;ohio;16.4;2.5\n"
+    )
     made = table(tmp_path, text)
     assert links(made) == {"san-jose-iowa": (10, 10, 20, 21), "iowa-ohio": (2.5, 2.5, 8.2, 8.2)}
     assert list(made.topology.datacenters) == ["san-jose", "iowa", "ohio"]
@@ -442,15 +464,18 @@ def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_file_that_loads(tmp_path: Path) -> None:
-    source, target = tmp_path / "rtts.csv", tmp_path / "mine.yaml"
+    source = tmp_path / "rtts.csv"
+    target = tmp_path / "mine.yaml"
     source.write_text(",a,b\na,,10\nb,,\n")
-    words = ["topo", "import", str(source), "-o", str(target), "--rate", "5 Gbit/s", "--hosts", "2"]
+    command = ["topo", "import", str(source)]
+    options = ["--rate", "5 Gbit/s", "--hosts", "2"]
+    words = [*command, "-o", str(target), *options]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.stdout == f"{target}: 2 datacenters, 1 links\n"
     assert Topology.load(target).links[0].forward.rate == 5 * 10**9
     with pytest.raises(InputError, match=r"mine\.yaml: it cannot be written: File exists"):
         CliRunner().invoke(app, words, catch_exceptions=False)
-    printed = CliRunner().invoke(app, [*words[:3], *words[5:]], catch_exceptions=False)
+    printed = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
     assert printed.stdout == target.read_text()
 
 
@@ -467,8 +492,8 @@ def test_the_command_writes_a_file_that_loads(tmp_path: Path) -> None:
 def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "other.csv").write_bytes(b"\xff")
+    file, *options = words
+    command = ["topo", "import", str(tmp_path / file), *options]
     with pytest.raises(InputError) as caught:
-        CliRunner().invoke(
-            app, ["topo", "import", str(tmp_path / words[0]), *words[1:]], catch_exceptions=False
-        )
+        CliRunner().invoke(app, command, catch_exceptions=False)
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)

@@ -10,6 +10,7 @@ from testbed.cli.main import app
 from testbed.core.geo import distance_km, fibre_delay_ns
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.topology import Topology
+from testbed.spec.wan import Link
 from tests.unit.spec.test_topology_spec import PRESETS
 
 # Round-trip times in ms measured by ping between AWS regions (see the preset); 107 and 144 are the
@@ -40,101 +41,121 @@ AWS_REGIONS = (
 )
 PLACES = {
     "microsoft-openai-five": {
-        "wisconsin": (42.68, -87.92), "georgia": (33.45, -84.50), "abilene": (32.50, -99.78),
-        "arizona": (33.41, -112.37), "san-antonio": (29.48, -98.72),
+        "wisconsin": (42.68, -87.92),
+        "georgia": (33.45, -84.50),
+        "abilene": (32.50, -99.78),
+        "arizona": (33.41, -112.37),
+        "san-antonio": (29.48, -98.72),
     },
     "google-campuses": {
-        "council-bluffs": (41.2216, -95.8639), "papillion": (41.13, -96.11), "lincoln": (40.90, -96.63),
+        "council-bluffs": (41.2216, -95.8639),
+        "papillion": (41.13, -96.11),
+        "lincoln": (40.90, -96.63),
         "new-albany": (40.07, -82.76),
     },
-    "tesla-dojo": {"palo-alto": (37.40, -122.15), "giga-texas": (30.22, -97.62), "buffalo": (42.86, -78.84)},
-}  # fmt: skip
+    "tesla-dojo": {
+        "palo-alto": (37.40, -122.15),
+        "giga-texas": (30.22, -97.62),
+        "buffalo": (42.86, -78.84),
+    },
+}
+PETABIT_OF_100_000 = 10**15 / 100_000  # an analyst's rate between campuses, for one accelerator
 
 
-def measured_rtts():
-    """(region, region): ms."""
-    rows = [line.split() for line in AWS_RTTS.strip().splitlines()[1:]]
-    return {
-        (row[0], other): float(ms)
-        for i, row in enumerate(rows)
-        for other, ms in zip(AWS_REGIONS[i + 1 :], row[1:], strict=True)
-    }
+def measured_rtts() -> dict[tuple[str, str], float]:
+    """RTTs in ms by (region, region)."""
+    rtts: dict[tuple[str, str], float] = {}
+    rows = AWS_RTTS.strip().splitlines()[1:]
+    for index, row in enumerate(rows):
+        region, *cells = row.split()
+        others = AWS_REGIONS[index + 1 :]
+        for other, cell in zip(others, cells, strict=True):
+            rtts[region, other] = float(cell)
+    return rtts
 
 
-def test_the_aws_regions_have_the_measured_rtts():
-    rtts = {
-        (link.forward.source, link.forward.target): (link.forward.delay + link.backward.delay) / 1e6
-        for link in Topology.load("aws-ten-regions").links
-    }
+def rtt_ms(link: Link) -> float:
+    return (link.forward.delay + link.backward.delay) / 1e6
+
+
+def test_aws_rtts() -> None:
+    rtts: dict[tuple[str, str], float] = {}
+    for link in Topology.load("aws-ten-regions").links:
+        rtts[link.forward.source, link.forward.target] = rtt_ms(link)
     assert rtts == measured_rtts()
     assert list(rtts) == list(combinations(AWS_REGIONS, 2))
-    assert (rtts["oregon", "virginia"], rtts["seoul", "london"], rtts["frankfurt", "ireland"]) == (
-        67,
-        238,
-        24,
-    )
+    assert rtts["oregon", "virginia"] == 67
+    assert rtts["seoul", "london"] == 238
+    assert rtts["frankfurt", "ireland"] == 24
 
 
 @pytest.mark.parametrize(
     ("name", "ends"),
     [("coast-to-coast", ("oregon", "virginia")), ("transatlantic", ("virginia", "london"))],
 )
-def test_two_regions_are_as_far_apart_as_among_the_ten(name, ends):
-    two, ten = Topology.load(name), Topology.load("aws-ten-regions")
+def test_two_of_the_aws_regions(name: str, ends: tuple[str, str]) -> None:
+    two = Topology.load(name)
+    ten = Topology.load("aws-ten-regions")
     (link,) = two.links
-    assert (link.forward.delay + link.backward.delay) / 1e6 == measured_rtts()[ends]
+    assert rtt_ms(link) == measured_rtts()[ends]
     for end in ends:
         assert two.sites[end].location == ten.sites[end].location
 
 
 @pytest.mark.parametrize("name", sorted(PLACES))
-def test_places_and_delays_from_distance(name):
+def test_places_and_delays_from_distance(name: str) -> None:
+    places = PLACES[name]
     topology = Topology.load(name)
-    assert {site: datacenter.location for site, datacenter in topology.sites.items()} == PLACES[
-        name
-    ]
-    assert len(topology.links) == len(PLACES[name]) * (len(PLACES[name]) - 1) / 2
+    locations = {site: datacenter.location for site, datacenter in topology.sites.items()}
+    assert locations == places
+    assert len(topology.links) == len(places) * (len(places) - 1) / 2
     for link in topology.links:
-        km = distance_km(PLACES[name][link.forward.source], PLACES[name][link.forward.target])
+        km = distance_km(places[link.forward.source], places[link.forward.target])
         assert link.forward.delay == link.backward.delay == fibre_delay_ns(km, 1.5)
 
 
-def test_rates_are_the_analysts_for_one_of_100_000_accelerators():
-    rates = {link.key: link.forward.rate for link in Topology.load("google-campuses").links}
-    assert {rate for key, rate in rates.items() if "new-albany" in key} == {10**15 / 100_000}
-    assert {rate for key, rate in rates.items() if "new-albany" not in key} == {
-        5 * 10**15 / 100_000
-    }
-    assert {link.forward.rate for link in Topology.load("microsoft-openai-five").links} == {
-        10**15 / 100_000
-    }
+def test_rates_of_one_accelerator() -> None:
+    campus_rates: set[int] = set()
+    ohio_rates: set[int] = set()
+    for link in Topology.load("google-campuses").links:
+        rates = ohio_rates if "new-albany" in link.key else campus_rates
+        rates.add(link.forward.rate)
+    assert ohio_rates == {PETABIT_OF_100_000}
+    assert campus_rates == {5 * PETABIT_OF_100_000}
+
+    five = Topology.load("microsoft-openai-five")
+    assert {link.forward.rate for link in five.links} == {PETABIT_OF_100_000}
 
 
-def test_the_campus_has_tens_of_km_of_fibre():
+def test_campus_fibre() -> None:
     topology = Topology.load("campus")
-    lengths = []
+    lengths: list[int] = []
     for link in topology.links:
-        ends = (topology.sites[way.source].location for way in (link.forward, link.backward))
-        km = 1.5 * distance_km(*ends)
+        start = topology.sites[link.forward.source].location
+        end = topology.sites[link.forward.target].location
+        assert start is not None
+        assert end is not None
+        km = 1.5 * distance_km(start, end)
         assert link.forward.delay == pytest.approx(fibre_delay_ns(km, 1), rel=0.01)
         lengths.append(round(km))
     assert lengths == [15, 20, 30, 40]
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_tells_what_is_reported_and_what_is_assumed(name):
+def test_sources_and_assumptions(name: str) -> None:
+    """Every preset says what is reported, then what is assumed."""
     text = TOPOLOGIES.find(name).read_text()
-    reported, assumed = (
-        re.search(rf"^# {word}: (.+)", text, re.MULTILINE) for word in ("Reported", "Assumed")
-    )
+    reported = re.search(r"^# Reported: (.+)", text, re.MULTILINE)
+    assumed = re.search(r"^# Assumed: (.+)", text, re.MULTILINE)
     assert reported
     assert assumed
     assert reported.start() < assumed.start() < text.index("datacenters:")
 
 
-def test_the_list_has_a_line_for_each_preset_at_100_columns(monkeypatch):
+def test_list_at_100_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    lines = CliRunner().invoke(app, ["topo", "list"], catch_exceptions=False).stdout.splitlines()
+    done = CliRunner().invoke(app, ["topo", "list"], catch_exceptions=False)
+    lines = done.stdout.splitlines()
     presets = TOPOLOGIES.presets()
     assert len(lines) == 1 + len(presets)
     for line, preset in zip(lines[1:], presets, strict=True):

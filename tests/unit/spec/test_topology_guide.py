@@ -1,5 +1,4 @@
-"""The examples of docs/topologies.md: every file loads, every program runs, and every command but
-`run`.
+"""The examples of docs/topologies.md: files load, programs and commands (but `run`) run.
 
 Of docs/changing-links.md, README.md and examples/: every topology loads.
 """
@@ -21,6 +20,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
 def fences(language: str, text: str = TEXT) -> list[str]:
+    """The texts of code blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -61,13 +61,14 @@ def test_commands_run(folder: Path) -> None:
     (folder / "mine.yaml").write_text(fences("yaml")[0])
     for name, text in tables(TEXT):
         (folder / name).write_text(text)
-    commands = [shlex.split(line)[1:] for text in fences("sh") for line in text.splitlines()]
-    for words in commands:
+    for line in "".join(fences("sh")).splitlines():
+        _program, *words = shlex.split(line)
         if words[0] == "run":
             continue
         done = CliRunner().invoke(app, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
-    three, same = (Topology.load(f"{name}.yaml") for name in ("three", "same"))
+    three = Topology.load("three.yaml")
+    same = Topology.load("same.yaml")
     assert three.links == same.links
     delays = [(link.forward.delay, link.backward.delay) for link in three.links]
     assert delays == [(8_200_000, 8_200_000), (43_000_000, 45_000_000)]
@@ -87,7 +88,9 @@ def test_what_the_guide_says_of_its_examples(folder: Path) -> None:
         return Topology.load("mine.yaml")
 
     directions = load(2).links[0]
-    assert (directions.backward.loss, directions.backward.rate) == (0.0001, 10**9)
+    assert directions.backward.loss == 0.0001
+    assert directions.backward.rate == 10**9
+
     many = load(3)
     assert {link.key: link.forward.rate // 10**9 for link in many.links} == {
         "oregon-iowa": 50,
@@ -96,6 +99,7 @@ def test_what_the_guide_says_of_its_examples(folder: Path) -> None:
         "london-ohio": 10,
         "london-iowa": 10,
     }
+
     over = load(5)
     assert {name: site.hosts for name, site in over.sites.items()} == {
         "palo-alto": 2,

@@ -1,6 +1,4 @@
-"""The schema that editors use and the reference page: up to date, and of the same mind as the
-loader.
-"""
+"""The schema that editors use and the reference page: up to date, and as strict as the loader."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,32 +44,40 @@ def test_presets_fit_the_schema_and_name_it(preset: Any) -> None:
 
 
 LINK = "between: [a, b], rate: 1 Gbit/s, delay: 1 ms"
+
+
+def linked(settings: str, more: str = "") -> str:
+    """A file with two datacenters, an entry of `wan` with `settings`, and more lines."""
+    return f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{settings}}}]\n{more}"
+
+
 RIGHT = [
     "extends: tesla-dojo\ndatacenters: {buffalo: null}",
     "extends: two-sites",
     "datacenters: {a: {x-rack: 3}}\nx-mine: anything",
-    "datacenters: {a: {location: [1, 2.5]}, b: {}}\nwan: [{between: [a, b], rate: 1gbps, delay: 0}]",
-    f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK}, loss: {{p: 1 %, r: 5 %}}, queue: 20 packets}}]",
-    f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK}, loss: {{a->b: {{p: 1 %, r: 5 %}}, b->a: 1 %}}, queue: 1 MB}}]",
-    "datacenters: {a: {}, b: {}}\nwan: [{mesh: all, rate: 1 Gbit/s, delay: 1e3 µs}]\ntcp: {buffer: auto}",
-    "datacenters: {a: {}, b: {}}\nwan: [{star: [b, a], rate: 1 Gbit/s, delay: 1 s}]\ntcp: {buffer: 64 MiB}",
+    "datacenters: {a: {location: [1, 2.5]}, b: {}}\n"
+    "wan: [{between: [a, b], rate: 1gbps, delay: 0}]",
+    linked(f"{LINK}, loss: {{p: 1 %, r: 5 %}}, queue: 20 packets"),
+    linked(f"{LINK}, loss: {{a->b: {{p: 1 %, r: 5 %}}, b->a: 1 %}}, queue: 1 MB"),
+    linked("mesh: all, rate: 1 Gbit/s, delay: 1e3 µs", "tcp: {buffer: auto}"),
+    linked("star: [b, a], rate: 1 Gbit/s, delay: 1 s", "tcp: {buffer: 64 MiB}"),
 ]
 WRONG = {
     "no datacenters": "name: x",
     "unknown key": "datacenters: {a: {host: 4}}",
     "unknown key at the top": "datacenters: {a: {}}\ntpc: {}",
-    "unknown key of bursty loss": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK}, loss: {{p: 1 %, q: 1 %}}}}]",
+    "unknown key of bursty loss": linked(f"{LINK}, loss: {{p: 1 %, q: 1 %}}"),
     "name": "datacenters: {Ohio_1: {}}",
-    "wrong unit of a time": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK.replace('ms', 'km')}}}]",
-    "wrong unit of a rate": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK.replace('bit', 'B')}}}]",
-    "no unit": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK.replace('1 Gbit/s', '10')}}}]",
-    "no unit in one direction": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK}, jitter: {{a->b: 10}}}}]",
-    "wrong unit of a queue": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK}, queue: 1 bpd}}]",
-    "two shapes": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK}, mesh: all}}]",
-    "no shape": "datacenters: {a: {}, b: {}}\nwan: [{rate: 1 Gbit/s, delay: 1 ms}]",
+    "wrong unit of a time": linked(LINK.replace("ms", "km")),
+    "wrong unit of a rate": linked(LINK.replace("bit", "B")),
+    "no unit": linked(LINK.replace("1 Gbit/s", "10")),
+    "no unit in one direction": linked(f"{LINK}, jitter: {{a->b: 10}}"),
+    "wrong unit of a queue": linked(f"{LINK}, queue: 1 bpd"),
+    "two shapes": linked(f"{LINK}, mesh: all"),
+    "no shape": linked("rate: 1 Gbit/s, delay: 1 ms"),
     "too many hosts": "datacenters: {a: {hosts: 1000}}",
     "unknown algorithm": "datacenters: {a: {}}\ntcp: {congestion_control: vegas}",
-    "a link of three": f"datacenters: {{a: {{}}, b: {{}}}}\nwan: [{{{LINK.replace('b]', 'b, c]')}}}]",
+    "a link of three": linked(LINK.replace("b]", "b, c]")),
 }
 
 
