@@ -13,7 +13,8 @@
                | "[", [condition, {",", condition}, [","]], "]"
 
 Numbers and texts in quotes are written as in Python. A quantity is a number with a unit, such as
-``20 ms``. A name is one of those that the caller knows, and may hold dots and hyphens.
+``20 ms``. A name is one of those that the caller knows, and may hold dots and hyphens; a minus sign
+in front of a name must stand apart.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ UNKNOWN_ARITHMETIC = ("**", "//", "<<", ">>", "%", "@", "&", "|", "^")
 UNKNOWN_SIGNS = ("+", "~")
 AFTER_ATOM = {"(": "a call", ".": "a dot", "[": "[ ]"}
 _OTHER_SYMBOLS = ("+", "-", "*", "/", "~", "(", ")", "[", "]", ",", ".")
-_KEYWORDS = ("and", "or", "not", "in", "is", "lambda", "None", "True", "False")
+_KEYWORDS = ("and", "or", "not", "in", "is", "None", "True", "False")
 
 _TEXT = r"'[^']*'|\"[^\"]*\""
 _NUMBER = r"(?:\d|\.\d)(?:[eE][+-](?=\d)|[\w.])*"
@@ -353,8 +354,8 @@ class _Parser:
 
         if token.text in ("True", "False"):
             return Constant(token.text == "True")
-        if token.text in ("None", "lambda"):
-            self.refuse(f"{token.text} is not allowed in a condition", REMEDY)
+        if token.text == "None":
+            self.refuse("None is not allowed in a condition", REMEDY)
         raise _NotACondition
 
     def values(self, opening: Token) -> Expression:

@@ -62,7 +62,7 @@ def made(package: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_modules_come_from_it(made: Path, package: Path) -> None:
+def test_modules_come_from_the_bundle(made: Path, package: Path) -> None:
     """And not from the files, which have changed since; the program is run as `python -m` runs
     it.
     """
@@ -89,7 +89,7 @@ def test_modules_come_from_it(made: Path, package: Path) -> None:
     assert late == "changed", "after remove() the files count"
 
 
-def test_a_changed_file_makes_it_stale(made: Path, package: Path) -> None:
+def test_changed_file(made: Path, package: Path) -> None:
     assert code_bundle.is_fresh(made)
     file = package / "inner.py"
     before = file.stat()
@@ -100,7 +100,7 @@ def test_a_changed_file_makes_it_stale(made: Path, package: Path) -> None:
     assert not code_bundle.is_fresh(made)
 
 
-def test_a_missing_file_makes_it_stale(made: Path, package: Path) -> None:
+def test_missing_file(made: Path, package: Path) -> None:
     (package / "inner.py").unlink()
     assert not code_bundle.is_fresh(made)
 
@@ -117,14 +117,14 @@ def test_a_missing_file_makes_it_stale(made: Path, package: Path) -> None:
         code_bundle.FORMAT + (4).to_bytes(8, "little") + b"\xff" * 4,
     ],
 )
-def test_what_is_no_bundle_is_not_fresh(content: bytes, tmp_path: Path) -> None:
+def test_not_a_bundle(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     assert not code_bundle.is_fresh(path)
     path.write_bytes(content)
     assert not code_bundle.is_fresh(path)
 
 
-def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And again when something in it is not as it was. It has torch and Mininet, and nothing of
     this project.
     """

@@ -40,7 +40,7 @@ def able(need: Need) -> None:
     need(try_namespaces() == "", "namespaces that keep a program to its folders")
 
 
-def test_only_its_folders_can_be_changed(able: None, tmp_path: Path) -> None:
+def test_writable_folders(able: None, tmp_path: Path) -> None:
     inside, beside = tmp_path / "in side", tmp_path / "beside"
     inside.mkdir()
     beside.mkdir()
@@ -61,14 +61,14 @@ def test_memory_is_limited(able: None, tmp_path: Path) -> None:
     assert "No space left on device" in done.stderr
 
 
-def test_it_has_no_network(able: None) -> None:
+def test_no_network(able: None) -> None:
     program = "import socket; print([name for _, name in socket.if_nameindex()]); socket.create_connection(('127.0.0.1', 9))"
     done = confined([], sys.executable, "-c", program)
     assert done.stdout == "['lo']\n"
     assert "Network is unreachable" in done.stderr
 
 
-def test_it_ends_with_its_starter(able: None, tmp_path: Path) -> None:
+def test_ends_with_its_starter(able: None, tmp_path: Path) -> None:
     program = [sys.executable, "-IS", str(CONFINE), "PID", "0", str(tmp_path)]
     program += ["--", "sh", "-c", 'echo $$ >"$0/pid"; sleep 60']
     start = "import os, subprocess, sys, time\nwords = [w.replace('PID', str(os.getpid())) for w in sys.argv[1:]]\n"
@@ -86,7 +86,7 @@ def test_it_ends_with_its_starter(able: None, tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_where_it_is_not_allowed_the_program_starts_all_the_same(
+def test_not_allowed(
     able: None, tmp_path: Path
 ) -> None:
     """A user namespace in which no more can be made is such a system."""

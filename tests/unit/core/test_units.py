@@ -69,7 +69,8 @@ def test_probabilities() -> None:
         (
             units.parse_rate,
             10,
-            "the rate 10 has no unit; write a number and a unit, such as 10 Gbit/s; the units are bit/s",
+            "the rate 10 has no unit; write a number and a unit, such as 10 Gbit/s; "
+            "the units are bit/s",
         ),
         (units.parse_rate, "10 GB/s", "'10 GB/s' is not a rate: 'GB/s' is not a unit of it"),
         (units.parse_rate, "0 Gbit/s", "a rate of 0 carries nothing"),
@@ -144,7 +145,7 @@ def test_numbers_for_people(value: float, text: str) -> None:
     assert units.format_figure(value) == text
 
 
-def test_models_take_text_and_give_it_back() -> None:
+def test_models() -> None:
     class Model(BaseModel):
         rate: Rate
         time: Time

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.core.errors import InputError
-from testbed.core.units import TIME, UnitError
+from testbed.core.units import TIME
 from testbed.spec.axis import Range
-from testbed.spec.condition import Condition
 from testbed.spec.experiment import Experiment, short_names
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import EXPERIMENTS
@@ -40,12 +38,12 @@ def refused(tmp_path: Path, text: str) -> str:
 # ---- which points
 
 
-def test_the_grid_is_every_combination_and_its_last_key_varies_first(tmp_path: Path) -> None:
+def test_grid_order(tmp_path: Path) -> None:
     experiment = load(
         tmp_path, f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms], {RATE}: [1 Gbit/s, 2 Gbit/s]}}}}"
     )
-    found = [tuple(point.shown.values()) for point in experiment.points()]
-    assert found == [
+    values = [tuple(point.shown.values()) for point in experiment.points()]
+    assert values == [
         ("1 ms", "1 Gbit/s"),
         ("1 ms", "2 Gbit/s"),
         ("2 ms", "1 Gbit/s"),
@@ -61,7 +59,7 @@ def test_the_grid_is_every_combination_and_its_last_key_varies_first(tmp_path: P
     listed=st.integers(0, 3),
     repeats=st.integers(1, 3),
 )
-def test_the_number_of_points_is_the_product(
+def test_number_of_points(
     grid: list[int], zipped: tuple[int, int], listed: int, repeats: int
 ) -> None:
     keys, length = zipped
@@ -91,8 +89,9 @@ def test_the_number_of_points_is_the_product(
         assert len(rows) == 1  # the n-th values of a zip go together
 
 
-def test_conditions_leave_points_out(tmp_path: Path) -> None:
-    text = f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 20 ms, 1 s], {RATE}: [1 Gbit/s, 100 Mbit/s]}}, where: WHERE}}"
+def test_where(tmp_path: Path) -> None:
+    grid = f"{{{DELAY}: [1 ms, 20 ms, 1 s], {RATE}: [1 Gbit/s, 100 Mbit/s]}}"
+    text = f"{HEAD}sweep: {{grid: {grid}, where: WHERE}}"
     count = {
         "delay <= 20 ms": 4,
         "delay < 0.02 s and rate == 1000 Mbit/s": 1,
@@ -108,12 +107,12 @@ def test_conditions_leave_points_out(tmp_path: Path) -> None:
 
 
 @given(low=st.integers(1, 10**9), factor=st.floats(1.1, 1000), points=st.integers(2, 30))
-def test_a_logarithmic_range_goes_from_end_to_end(low: int, factor: float, points: int) -> None:
+def test_logarithmic_range(low: int, factor: float, points: int) -> None:
     high = round(low * factor) + 1
-    found = Range.model_validate(
+    axis = Range.model_validate(
         {"from": f"{low} ns", "to": f"{high} ns", "points": points, "scale": "log"}
-    ).values()
-    numbers = [TIME.read(value) for value in found]
+    )
+    numbers = [TIME.read(value) for value in axis.values()]
     assert len(numbers) == points
     assert (numbers[0], numbers[-1]) == (low, high)
     for i, number in enumerate(numbers):
@@ -125,11 +124,8 @@ def test_a_logarithmic_range_goes_from_end_to_end(low: int, factor: float, point
 
 def test_ranges() -> None:
     def values(**range_: object) -> list[object]:
-        return list(
-            Range.model_validate(
-                {name.rstrip("_"): value for name, value in range_.items()}
-            ).values()
-        )
+        written = {name.rstrip("_"): value for name, value in range_.items()}
+        return list(Range.model_validate(written).values())
 
     assert values(from_="1 ms", to="2 ms", step="0.25 ms") == [
         "1 ms",
@@ -154,13 +150,14 @@ def test_ranges() -> None:
     assert values(from_=0.5, to=1, points=3) == [0.5, 0.75, 1]
 
 
-def test_a_short_name_is_as_long_as_it_must_be() -> None:
+def test_short_names() -> None:
     keys = ["topology.wan.a-b.delay", "topology.wan.b-c.delay", "workload.algorithm", "run.seed"]
     assert list(short_names(keys).values()) == ["a-b.delay", "b-c.delay", "algorithm", "run.seed"]
 
 
-def test_repeats_have_the_same_seeds_in_every_point(tmp_path: Path) -> None:
-    text = f"topology: two-sites\nworkload: train\nsweep: {{grid: {{{DELAY}: [1 ms, 2 ms]}}, repeats: 3}}"
+def test_seeds_of_repeats(tmp_path: Path) -> None:
+    sweep = f"sweep: {{grid: {{{DELAY}: [1 ms, 2 ms]}}, repeats: 3}}"
+    text = f"topology: two-sites\nworkload: train\n{sweep}"
     points = plan_points(load(tmp_path, text), VERSIONS)
     seeds = [point.plan.seed for point in points]
     assert seeds == [0, repeat_seed(0, 1), repeat_seed(0, 2)] * 2
@@ -169,7 +166,7 @@ def test_repeats_have_the_same_seeds_in_every_point(tmp_path: Path) -> None:
     assert len(unique(points)) == 6
 
 
-def test_repeats_that_change_nothing_but_the_seed_are_told_apart_from_equal_points(
+def test_equal_points_are_one(
     tmp_path: Path,
 ) -> None:
     text = f"{HEAD}sweep: {{list: [{{{DELAY}: 1 ms}}, {{{DELAY}: 1000 us}}, {{{DELAY}: 2 ms}}]}}"
@@ -178,7 +175,7 @@ def test_repeats_that_change_nothing_but_the_seed_are_told_apart_from_equal_poin
     assert len(unique(points)) == 2
 
 
-def test_the_identity_is_that_of_the_plan_and_the_versions(tmp_path: Path) -> None:
+def test_identity(tmp_path: Path) -> None:
     text = f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, name: NAME}}"
 
     def identity(text: str, versions: dict[str, str] = VERSIONS, *sets: str) -> str:
@@ -197,7 +194,7 @@ def test_the_identity_is_that_of_the_plan_and_the_versions(tmp_path: Path) -> No
     assert identity(text, VERSIONS, "run.seed=1") != first
 
 
-def test_a_topology_may_be_swept(tmp_path: Path) -> None:
+def test_swept_topology(tmp_path: Path) -> None:
     text = "topology: two-sites\nsweep: {grid: {topology: [two-sites, coast-to-coast]}}"
     assert [point.plan.network.name for point in plan_points(load(tmp_path, text), VERSIONS)] == [
         "two-sites",
@@ -205,14 +202,18 @@ def test_a_topology_may_be_swept(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_beside_the_experiment_is_found(tmp_path: Path) -> None:
+def test_file_beside_the_experiment(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text("datacenters: {only: {hosts: 2}}\n")
-    text = "topology: pair.yaml\nsettings: {run.isolation: process}\nsweep: {grid: {workload.iterations: [1]}}"
+    text = (
+        "topology: pair.yaml\n"
+        "settings: {run.isolation: process}\n"
+        "sweep: {grid: {workload.iterations: [1]}}"
+    )
     assert plan_points(load(tmp_path, text), VERSIONS)[0].plan.network.name == "pair"
 
 
 @pytest.mark.parametrize("preset", EXPERIMENTS.presets(), ids=lambda preset: preset.name)
-def test_every_preset_resolves_and_can_be_written(preset: object, tmp_path: Path) -> None:
+def test_presets_resolve(preset: object, tmp_path: Path) -> None:
     experiment = Experiment.load(preset.path)  # type: ignore[attr-defined]
     assert experiment.description
     assert experiment.name == preset.name  # type: ignore[attr-defined]
@@ -305,83 +306,46 @@ def test_every_preset_resolves_and_can_be_written(preset: object, tmp_path: Path
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_refused(tmp_path: Path, text: str, words: list[str]) -> None:
     message = refused(tmp_path, text)
     for word in words:
         assert word in message
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "__import__('os').system('true')",
-        "delay.real",
-        "[x for x in (1, 2)]",
-        "delay if 1 else 2",
-        "(lambda: 1)()",
-        "delay[0]",
-        "delay ** 2 > 1",
-        "f'{delay}'",
-        "delay >",
-        "delay is 1",
-        "1 ms + 1 Gbit/s > 1 ms",
-        "delay - 1 > 1 ms",
-    ],
-)
-def test_a_condition_can_do_nothing_but_compare(text: str) -> None:
-    with pytest.raises(UnitError):
-        Condition.parse(text, ["delay"])({"delay": "1 ms"})
-
-
-@given(st.text(alphabet="abcdelay 0123456789.()'\"<>=!+-*/%msandorinot", max_size=40))
-def test_no_text_crashes_a_condition(text: str) -> None:
-    with suppress(UnitError):
-        Condition.parse(text, ["delay"])({"delay": "1 ms"})
-
-
-def test_a_million_points_have_to_be_confirmed(tmp_path: Path) -> None:
-    values = "{from: 1 ms, to: 1 s, points: 1000}"
-    experiment = load(
-        tmp_path,
-        f"{HEAD}sweep: {{grid: {{{DELAY}: {values}, workload.iterations: {{from: 1, to: 1000, step: 1}}}}}}",
-    )
+def test_million_points_need_yes(tmp_path: Path) -> None:
+    delays = "{from: 1 ms, to: 1 s, points: 1000}"
+    iterations = "{from: 1, to: 1000, step: 1}"
+    grid = f"{{{DELAY}: {delays}, workload.iterations: {iterations}}}"
+    experiment = load(tmp_path, f"{HEAD}sweep: {{grid: {grid}}}")
     with pytest.raises(InputError, match=r"1000000 points \(1000 x 1000\)[\s\S]*--yes"):
         check_size(experiment, confirmed=False)
     assert check_size(experiment, confirmed=True) == 1_000_000
 
 
-def test_a_swept_key_cannot_be_set(tmp_path: Path) -> None:
+def test_set_a_swept_key(tmp_path: Path) -> None:
     experiment = load(tmp_path, f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}}}")
     changes = parse_overrides([f"{DELAY}=2 ms"], ["topology", "workload"])["topology"]
     with pytest.raises(InputError, match="this key is swept"):
         plan_points(experiment, VERSIONS, changes)
 
 
-def test_overrides_reach_the_experiment_itself(tmp_path: Path) -> None:
+def test_set_the_experiment(tmp_path: Path) -> None:
     text = f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}}}"
     assert len(list(load(tmp_path, text, "experiment.sweep.repeats=4").points())) == 4
 
 
-def test_the_example_of_the_guide_is_one(tmp_path: Path) -> None:
+def test_example_of_the_guide(tmp_path: Path) -> None:
     guide = Path(__file__).parents[3] / "docs/sweeps.md"
     example = guide.read_text().partition("```yaml\n")[2].partition("```")[0]
     assert len(plan_points(load(tmp_path, example), VERSIONS)) > 10
 
 
-def test_a_dry_run_lists_the_points_and_makes_nothing(tmp_path: Path) -> None:
+def test_dry_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms, 2 ms]}}}}")
+    command = [sys.executable, "-m", "testbed", "sweep", str(path)]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "testbed",
-            "sweep",
-            str(path),
-            "--dry-run",
-            "--out",
-            str(tmp_path / "out"),
-        ],
+        [*command, "--dry-run", "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
         check=False,

@@ -179,7 +179,7 @@ def test_labels_become_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["", "Ω", "a" * 80, "-x-", "9", "A  b__c", "Åre/Östersund"])
-def test_a_valid_name_is_one_or_nothing(label: str) -> None:
+def test_valid_name(label: str) -> None:
     name = valid_name(label)
     if name:
         assert Topology(datacenters={name: {}}).sites
@@ -201,7 +201,7 @@ def test_parallel_links_are_one(tmp_path: Path) -> None:
     assert "rate: 1 Gbit/s for 1 of 1 links" in comment(made)
 
 
-def test_external_nodes_loops_and_other_parts_are_left_out(tmp_path: Path) -> None:
+def test_parts_that_are_left_out(tmp_path: Path) -> None:
     parts = [
         node(2, "Peer", internal=0),
         node(3, "Far"),
@@ -236,7 +236,7 @@ def test_nodes_without_a_position(tmp_path: Path) -> None:
     )
 
 
-def test_a_label_cannot_leave_the_comment(tmp_path: Path) -> None:
+def test_label_stays_in_the_comment(tmp_path: Path) -> None:
     made = graphml(tmp_path, A, B, node(2, "x\nname: evil", internal=0), AB)
     assert made.topology.name == "sample"
     assert "x name: evil" in comment(made)
@@ -290,7 +290,7 @@ def test_wrong_graphml(text: str, message: str, tmp_path: Path) -> None:
 # CSV
 
 
-def test_a_symmetric_matrix(tmp_path: Path) -> None:
+def test_symmetric_matrix(tmp_path: Path) -> None:
     made = table(tmp_path, ",iowa,ohio,texas\niowa,0,16.4,\nohio,16.4,0.3,22\ntexas,,22,\n")
     assert links(made) == {"iowa-ohio": (10, 10, 8.2, 8.2), "ohio-texas": (10, 10, 11, 11)}
     assert made.topology.routing == "hops"
@@ -298,7 +298,7 @@ def test_a_symmetric_matrix(tmp_path: Path) -> None:
     assert "rate: 10 Gbit/s for 2 of 2 links, as the file gives none" in comment(made)
 
 
-def test_an_asymmetric_matrix_has_values_per_direction(tmp_path: Path) -> None:
+def test_asymmetric_matrix(tmp_path: Path) -> None:
     made = table(tmp_path, "ms,a,b\na,,10\nb,12,\n", "Gbit/s,b,a\na,5,\nb,,2.5\n")
     assert links(made) == {"a-b": (5, 2.5, 5, 6)}
     assert "delay: {a->b: 5 ms, b->a: 6 ms}" in made.text
@@ -463,7 +463,7 @@ def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
 # The command
 
 
-def test_the_command_writes_a_file_that_loads(tmp_path: Path) -> None:
+def test_command(tmp_path: Path) -> None:
     source = tmp_path / "rtts.csv"
     target = tmp_path / "mine.yaml"
     source.write_text(",a,b\na,,10\nb,,\n")

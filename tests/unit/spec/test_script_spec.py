@@ -86,7 +86,7 @@ def test_a_command(here: Path) -> None:
     assert script.starts_ranks_itself
 
 
-def test_a_command_is_started_once_by_each_host(here: Path) -> None:
+def test_command_once_per_host(here: Path) -> None:
     work = Script(command=["torchrun", "train.py"], ranks_per_host=2)
     plan = resolve(Topology.load("two-sites"), work, machine_memory_bytes=2**40)
     assert len(plan.workers.ranks) == 8
@@ -173,13 +173,13 @@ def test_refused(here: Path, words: list[str], message: str) -> None:
     assert not (here / "results").exists()
 
 
-def test_a_script_that_nobody_may_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_script(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
     with pytest.raises(InputError, match=r"the script train.py cannot be read\n  make it readable"):
         run("--", "train.py")
 
 
-def test_a_script_in_a_folder_of_which_hosts_have_their_own() -> None:
+def test_script_in_a_private_folder() -> None:
     path = Path("/tmp/testbed-unit-test-of-a-script.py")
     path.write_text("")
     try:
@@ -189,7 +189,7 @@ def test_a_script_in_a_folder_of_which_hosts_have_their_own() -> None:
         path.unlink()
 
 
-def test_a_misspelt_option_names_the_nearest(here: Path) -> None:
+def test_misspelt_option(here: Path) -> None:
     with pytest.raises(Exception, match="No such option: --nproc-per-hots") as refused:
         run("--nproc-per-hots", "2", "--", "train.py")
     assert "--nproc-per-host)" in refused.value.format_message()  # type: ignore[attr-defined]  # which main prints

@@ -42,7 +42,7 @@ def test_files_load(text: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [*fences("yaml", CHANGING), *fences("yaml", README)])
-def test_files_of_other_pages_load(text: str, folder: Path) -> None:
+def test_files_of_other_pages(text: str, folder: Path) -> None:
     for name, table in tables(CHANGING):
         (folder / name).write_text(table)
     whole = text if "wan:" in text else f"extends: two-sites\n{text}"
@@ -82,7 +82,7 @@ def test_programs_run(folder: Path) -> None:
     assert len(list(folder.glob("delay-*.yaml"))) == 3
 
 
-def test_what_the_guide_says_of_its_examples(folder: Path) -> None:
+def test_claims_of_the_guide(folder: Path) -> None:
     def load(index: int) -> Topology:
         (folder / "mine.yaml").write_text(fences("yaml")[index])
         return Topology.load("mine.yaml")

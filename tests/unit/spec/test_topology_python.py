@@ -86,13 +86,13 @@ def test_a_topology_in_python() -> None:
         ),
     ],
 )
-def test_errors_name_the_place_in_the_model(build: Any, text: str) -> None:
+def test_errors(build: Any, text: str) -> None:
     with pytest.raises(InputError) as caught:
         build()
     assert str(caught.value).startswith(text)
 
 
-def test_a_name_that_was_not_given_is_written(tmp_path: Path) -> None:
+def test_default_name_is_written(tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text(Topology(datacenters={"a": {}}).to_yaml())
     assert Topology.load(path).name == "topology"
@@ -101,20 +101,20 @@ def test_a_name_that_was_not_given_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["1e3", ".5", "no", "~", "1_000", "0x10", "<<", "=", "2026-01-01", "a: b", "# a", "-"]
 )
-def test_text_that_looks_like_something_else_stays_text(text: str, tmp_path: Path) -> None:
+def test_ambiguous_text(text: str, tmp_path: Path) -> None:
     topology = Topology(datacenters={"a": {}}, description=text)
     path = tmp_path / "mine.yaml"
     path.write_text(topology.to_yaml())
     assert Topology.load(path) == topology
 
 
-def test_import_testbed_imports_nothing_else() -> None:
+def test_lazy_import() -> None:
     code = "import sys, testbed; print({'pydantic', 'networkx', 'yaml'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_every_public_name_is_there() -> None:
+def test_public_names() -> None:
     for name in testbed.__all__:
         assert getattr(testbed, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Topologie'"):

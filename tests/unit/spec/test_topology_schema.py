@@ -24,7 +24,7 @@ VALIDATOR = Draft7Validator(SCHEMA)
     ("command", "file"),
     [("schema", "topologies/schema.json"), ("reference", "docs/topology-reference.md")],
 )
-def test_the_file_in_the_tree_is_what_the_models_say(command: str, file: str) -> None:
+def test_files_are_up_to_date(command: str, file: str) -> None:
     made = CliRunner().invoke(app, ["topo", command])
     assert made.exit_code == 0
     assert (PROJECT / file).read_text() == made.stdout, (
@@ -32,7 +32,7 @@ def test_the_file_in_the_tree_is_what_the_models_say(command: str, file: str) ->
     )
 
 
-def test_the_schema_is_one() -> None:
+def test_schema_is_valid() -> None:
     Draft7Validator.check_schema(SCHEMA)
 
 
@@ -105,7 +105,7 @@ def fields() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "field"), list(fields()), ids=[name for name, _ in fields()])
-def test_every_key_has_a_description_and_an_example_that_fits(name: str, field: Any) -> None:
+def test_every_key_is_described(name: str, field: Any) -> None:
     del name
     assert field.get("description"), "write Field(description=...)"
     assert example(field) is not None, "write Field(examples=[...])"

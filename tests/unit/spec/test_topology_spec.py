@@ -150,7 +150,7 @@ def test_shorthands(tmp_path: Path, wan: str, expected: list[str]) -> None:
     assert keys(load(tmp_path, f"{FOUR}\nwan: {wan}")) == expected
 
 
-def test_a_between_entry_refines_a_link_of_a_shorthand(tmp_path: Path) -> None:
+def test_between_refines_a_shorthand(tmp_path: Path) -> None:
     topology = load(
         tmp_path, f"{FOUR}\nwan: [{{between: [b, a], delay: 7 ms}}, {{mesh: all, rate: 5 Gbit/s}}]"
     )
@@ -174,7 +174,7 @@ ONE_WAY = "between: [a, b], loss: {a->b: 1 %}, rate: {b->a: 1 Gbit/s}, jitter: {
     ],
     ids=["defaults", "shorthand over defaults", "shorthand, other order"],
 )
-def test_a_direction_that_is_not_named_inherits(tmp_path: Path, wan: str, defaults: str) -> None:
+def test_direction_inherits(tmp_path: Path, wan: str, defaults: str) -> None:
     head = FOUR.replace("{rate", f"{{{defaults}rate")
     link = next(
         link
@@ -186,7 +186,7 @@ def test_a_direction_that_is_not_named_inherits(tmp_path: Path, wan: str, defaul
     assert (back.name, back.loss, back.rate, back.jitter) == ("b->a", 0.02, 10**9, 10_000)
 
 
-def test_a_direction_without_anything_to_inherit_has_the_default_or_its_location(
+def test_direction_without_inheritance(
     tmp_path: Path,
 ) -> None:
     text = """
@@ -245,7 +245,8 @@ def test_extends(tmp_path: Path) -> None:
 def test_one_direction_laid_over_both(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(
         "datacenters: {a: {}, b: {}}\n"
-        "wan: [{between: [a, b], rate: 10 Gbit/s, delay: {a->b: 1 ms, b->a: 2 ms}, loss: {p: 1 %, r: 9 %}}]"
+        "wan: [{between: [a, b], rate: 10 Gbit/s, delay: {a->b: 1 ms, b->a: 2 ms}, "
+        "loss: {p: 1 %, r: 9 %}}]"
     )
     over = "{between: [b, a], rate: {b->a: 1 Gbit/s}, delay: {a->b: 5 ms}, loss: {a->b: 2 %}}"
     link = load(tmp_path, f"extends: base.yaml\nwan: [{over}]").links[0]

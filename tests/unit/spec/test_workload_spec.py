@@ -10,7 +10,7 @@ from testbed.spec.presets import WORKLOADS
 from testbed.spec.workload import load_workload, registry
 
 
-def test_the_preset_is_the_default() -> None:
+def test_preset_is_the_default() -> None:
     workload = load_workload("collectives")
     assert isinstance(workload, Collectives)
     default = Collectives()
@@ -84,12 +84,12 @@ def test_largest_tensor() -> None:
         ({"groups": "dc"}, "'datacenter'"),
     ],
 )
-def test_what_cannot_be_done_is_refused(settings: object, message: str) -> None:
+def test_impossible_settings(settings: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Collectives.model_validate(settings)
 
 
-def test_what_can_be_done_is_not() -> None:
+def test_possible_settings() -> None:
     Collectives.model_validate(
         {"ops": ["gather", "scatter"], "in_place": True, "groups": "datacenter"}
     )
