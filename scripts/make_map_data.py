@@ -38,7 +38,7 @@ Line = np.ndarray  # (n, 2): degrees east, degrees north
 
 
 def simplified(line: Line, tolerance: float) -> Line:
-    """Drop the points of a line that are nearer than `tolerance` to what is left (Douglas-Peucker)."""
+    """Drop the points of a line that are nearer than `tolerance` to the rest (Douglas-Peucker)."""
     tolerance *= COARSER if abs(line[:, 1].mean()) > FAR_NORTH else 1
     keep = np.zeros(len(line), dtype=bool)
     keep[[0, -1]] = True

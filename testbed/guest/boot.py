@@ -48,8 +48,8 @@ INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
 MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
 HIDDEN = (Path("/tmp"), Path("/run"), SHM)  # the guest has its own
-# glibc registers a place in the heap for restartable sequences, and Linux kills a process without it.
-# The heap of a static kernel program lies where the processes of the guest have their memory.
+# glibc registers a place in its heap for restartable sequences; Linux kills a process that has
+# unmapped the place. A static kernel program has its heap where the guest's processes have memory.
 NO_RSEQ = "glibc.pthread.rseq=0"
 UML_VARIABLES = ("TMP", "TEMP")  # as TMPDIR, which alone is meant to name the folder of its memory
 

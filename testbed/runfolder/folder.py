@@ -1,29 +1,8 @@
-"""The files of a run folder: every name and record schema, and the rule that a run never overwrites
-another.
+"""The names of a run folder's files, and the rule that a run never overwrites another.
 
-Files for people and for analysis are listed in `RunDir`. Below ``raw/`` lie the records as they
-were written during the run, one JSON object a line; they survive a lost guest, and
-`testbed.analysis.summarize` makes the tables from them.
-
-Columns of ops.parquet (a row per collective and rank): op, bytes (int64), group_size (int32),
-iteration (int32), phase (``warmup`` | ``measure``; ``train`` | ``script`` where all that
-torch.distributed does is recorded), rank (int32), host, dc, start_ns, end_ns (int64, Unix time on
-the run's clock), dtype, wrong (int64: elements with a wrong value, -1 where not checked). In
-``train`` and ``script``, a send and a receive are rows of their own, and iteration is the number of
-the operation in its process group.
-
-Columns of links.parquet (samples per WAN link direction): time_ns, source, target, link, bytes,
-packets, drops, backlog_bytes (int64; cumulative counters since the link was built, except
-backlog_bytes).
-
-Tables made from packet captures are flows.parquet, throughput.parquet and flow_ops.parquet;
-docs/captures.md has their columns, `testbed.analysis.capture_tables` their types.
-
-Columns of train.parquet (a row per step of training and rank): step, rank (int32), host, dc,
-start_ns, end_ns, compute_ns (int64; modelled computation), late_ns (int64; computation that took
-longer than modelled), loss (float64, null where the rank computes none), tokens (int64),
-computed_ns (list of int64: begin and end, in turn, of each stretch of modelled computation; null if
-it was not recorded).
+Below ``raw/`` lie the records as they were written during the run (`testbed.runfolder.records`);
+they survive a lost guest, and `testbed.analysis` makes the tables and the summary from them
+(`testbed.runfolder.schemas`, `testbed.runfolder.summary`).
 """
 
 from __future__ import annotations
@@ -38,7 +17,11 @@ from typing import Any
 
 from testbed.core.errors import InputError
 from testbed.plan.model import Plan
+from testbed.runfolder import records
 from testbed.runfolder.files import open_plain, read_plain, replace_text
+
+
+KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -74,10 +57,10 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """An existing run folder, which may come from a stranger.
+        """Open an existing run folder, which could come from anybody.
 
         Raises:
-            InputError: `path` is not a run folder, or has something in it that is no plain file.
+            InputError: `path` is not a run folder, or holds something that is not a plain file.
         """
         run = cls(path.resolve())
         if not run.plan.is_file():
@@ -88,35 +71,37 @@ class RunDir:
         return run
 
     def not_plain(self) -> Iterator[tuple[Path, str]]:
-        """What is neither a plain file nor a folder, and what it is; symbolic links are all right
-        in ``work``.
+        """Find what is neither a plain file nor a folder, with what it is.
+
+        Symbolic links in ``work`` are all right.
         """
-        kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         work = self.work(None)
         for folder, folders, files in os.walk(self.path):
             for name in (*folders, *files):
                 path = Path(folder, name)
                 mode = path.lstat().st_mode
-                plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-                if not plain and not (
-                    stat.S_ISLNK(mode) and path.is_relative_to(work) and path != work
-                ):
-                    yield path, kinds.get(stat.S_IFMT(mode), "a device")
+                if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                    continue
+                in_work = path.is_relative_to(work) and path != work
+                if stat.S_ISLNK(mode) and in_work:
+                    continue
+                yield path, KINDS.get(stat.S_IFMT(mode), "a device")
 
     def settle(self) -> list[str]:
-        """Remove what a guest may have put here that this machine's programs must not follow or
-        open: links, FIFOs, devices; and take from files the right to run as their owner. What was
-        removed, in words."""
-        removed = []
-        for path, what in self.not_plain():
+        """Make what a host could have put into the folder harmless for this machine's programs.
+
+        Links, FIFOs and devices are removed, and files lose the right to run as their owner.
+
+        Returns:
+            What was removed, in words.
+        """
+        removed: list[str] = []
+        for path, kind in self.not_plain():
             path.unlink()
-            removed.append(f"{path.relative_to(self.path)} was {what}, and was removed")
+            removed.append(f"{path.relative_to(self.path)} was {kind}, and was removed")
         for folder, _folders, files in os.walk(self.path):
             for name in files:
-                path = Path(folder, name)
-                mode = path.lstat().st_mode
-                if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
-                    path.chmod(stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
+                _drop_owner_rights(Path(folder, name))
         return removed
 
     @property
@@ -185,119 +170,106 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """Stages as they begin and end: {"stage", "state": "begin|end", "time_ns", "wall_s"}; ends
-        with the outcome.
-
-        In between: state "first", when rank 0 began its first operation or step, and "total", how
-        many there will be.
-        """
+        """Stages as they begin and end, with the outcome last (`records.Event`)."""
         return self.raw / "events.jsonl"
 
     @property
     def link_samples(self) -> Path:
-        """A row of links.parquet a line."""
+        """Samples of each direction of each WAN link (`records.LinkSample`)."""
         return self.raw / "links.jsonl"
 
     @property
     def changes(self) -> Path:
-        """The changes of the network that happened: {"number" in the plan, "due_ns", "time_ns" when
-        it was done}.
-        """
+        """The changes of the network that happened (`records.NetworkChange`)."""
         return self.raw / "changes.jsonl"
 
     @property
     def transfers(self) -> Path:
-        """Transfers that have ended, or were ended with the run.
-
-        Each has "source", "target" (hosts), "bytes", "connections", "received" (bytes), "start_ns"
-        and "end_ns", and "error" if a connection failed.
-        """
+        """Transfers that have ended, or were ended with the run (`records.TransferEnded`)."""
         return self.raw / "transfers.jsonl"
 
     @property
     def fidelity(self) -> Path:
-        """What `network.verify` measured before the run: a JSON list (see summary.json
-        `fidelity`).
-        """
+        """Round trips that were measured before the run: a list (`summary.RoundTripRow`)."""
         return self.raw / "fidelity.json"
 
     @property
     def strain(self) -> Path:
-        """On the real clock: signs that the kernel could not keep up (see `measure.strain`), and
-        "fibre_drops".
-        """
+        """On the real clock: signs that the kernel could not keep up (`records.ClockHealth`)."""
         return self.raw / "strain.json"
 
     @property
     def rank_exits(self) -> Path:
-        """Each rank that has ended: {"rank", "status"}; a negative status is the number of the
-        signal.
-        """
+        """How each rank ended (`records.RankExit`)."""
         return self.raw / "exits.jsonl"
 
     @property
     def rank_starts(self) -> Path:
-        """What each rank finds around it: {"rank", "host", "interfaces", "capabilities",
-        "no_new_privileges"}.
-        """
+        """What each rank found around it (`records.RankStarted`)."""
         return self.raw / "ranks.jsonl"
 
     def work(self, host: str | None) -> Path:
-        """The working folder of a user's script on `host` (None: of all hosts): what it writes
-        there stays.
-        """
+        """Working folder of a user's script on a host (None: of all hosts), which is kept."""
         return self.path / "work" / (host or "")
 
     @property
     def containers(self) -> Path:
-        """Each host's container as Docker describes it: {host: {"Id", "Image", ..., limits and
-        rights}}.
-        """
+        """Each host's container as Docker describes it, by the host's name."""
         return self.logs / "containers.json"
 
     @property
     def clock(self) -> Path:
-        """Written by the guest kernel: its virtual time and the process that runs."""
+        """Virtual time and the running process, as the guest kernel reports them."""
         return self.raw / "clock"
 
     def rank_ops(self, rank: int) -> Path:
-        """The rows of ops.parquet that `rank` has produced so far, without rank, host and dc."""
+        """Operations that a rank has recorded so far (`records.Operation`)."""
         return self.raw / f"ops-{rank}.jsonl"
 
     def rank_train(self, rank: int) -> Path:
-        """The rows of train.parquet that `rank` has produced so far, without rank, host and dc."""
+        """Training steps that a rank has recorded so far (`records.TrainingStep`)."""
         return self.raw / f"train-{rank}.jsonl"
 
     def rank_log(self, rank: int) -> Path:
-        """What `rank` printed."""
+        """What a rank printed."""
         return self.logs / f"rank-{rank}.log"
 
     def capture(self, what: str, at: str) -> Path:
-        """Packets of WAN link `what` as seen at the router of datacenter `at` (see
-        `CapturePoint`).
-        """
+        """Packets of a WAN link (or lan, nic) as seen at a datacenter or host."""
         return self.captures / f"{what}@{at}.pcapng".replace("/", "_")
 
     def began_ns(self) -> int | None:
-        """When rank 0's first operation or step began, from which on the network's changes count;
-        None: none did.
+        """Find when rank 0's first operation or step began, from which the events count.
+
+        Returns:
+            Unix ns on the run's clock; None if no operation began.
         """
-        firsts = (
-            event
-            for event in read_records(self.events)
-            if isinstance(event, dict) and event.get("state") == "first"
-        )
-        return next(
-            (event["time_ns"] for event in firsts if isinstance(event.get("time_ns"), int)), None
-        )
+        events, _problems = records.read(self.events, records.EVENT)
+        for event in events:
+            if isinstance(event, records.FirstOperation):
+                return event.time_ns
+        return None
 
     def read_plan(self) -> Plan:
-        """What is to be done, or was done."""
+        """Read what is to be done, or was done.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValidationError: the file is damaged.
+        """
         return Plan.model_validate_json(self.plan.read_text())
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` so that a reader sees the old file or the whole new one."""
         replace_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _drop_owner_rights(path: Path) -> None:
+    """Take the set-user-ID and set-group-ID bits from a file."""
+    mode = path.lstat().st_mode
+    rights = stat.S_ISUID | stat.S_ISGID
+    if stat.S_ISREG(mode) and mode & rights:
+        path.chmod(stat.S_IMODE(mode) & ~rights)
 
 
 def read_json(path: Path, missing: list[str]) -> dict[str, Any]:

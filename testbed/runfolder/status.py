@@ -23,8 +23,9 @@ class Status(BaseModel):
     """The whole of status.json.
 
     `faithful` says whether the figures are those of the plan (None: the file does not say);
-    `warnings` say why not, and what else to check before the figures are trusted. `forced_ms` is virtual time by which the clock was
-    forced forward during the operations because a process was busy-waiting.
+    `warnings` say why not, and what else to check before the figures are trusted. `forced_ms` is
+    virtual time by which the clock was forced forward during the operations because a process was
+    busy-waiting.
     """
 
     model_config = ConfigDict(extra="ignore")
