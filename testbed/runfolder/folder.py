@@ -20,7 +20,6 @@ from testbed.plan.model import Plan
 from testbed.runfolder import records
 from testbed.runfolder.files import open_plain, read_plain, replace_text
 
-
 KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
