@@ -2,19 +2,24 @@
 
 import csv
 import io
+import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from testbed.analysis.summarize import collect
 from testbed.report.compare_page import Side, compare_page
 from testbed.report.load import load
 from testbed.report.page import write_page
-from testbed.runfolder.folder import RunDir, read_json
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.status import Status, write_status
 from testbed.sweep.page import write_page as write_sweep_page
 from testbed.sweep.results import gather
 from tests.support.large_run import write_large_run
@@ -29,8 +34,10 @@ from tests.support.synthetic import (
 
 # Of each figure: points or cells that have a value.
 COUNT_DATA = """plot => {
-    const values = points => (points[0]?.z ? points[0].z.flatMap(row => [...row]) : points.map(point => point.y));
-    const known = plot.calcdata.map(points => values(points).filter(value => Number.isFinite(value)).length);
+    const cells = points => points[0].z.flatMap(row => [...row]);
+    const values = points => (points[0]?.z ? cells(points) : points.map(point => point.y));
+    const count = points => values(points).filter(value => Number.isFinite(value)).length;
+    const known = plot.calcdata.map(count);
     return known.reduce((sum, count) => sum + count, 0);
 }"""
 # What is drawn of them: lines, markers, bars, and the image of a heat map.
@@ -41,8 +48,11 @@ expect.set_options(timeout=LONGEST_MS)
 PHONE, LAPTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 800}
 
 
+Size = dict[str, int]
+
+
 @pytest.fixture(scope="module")
-def chromium(need):
+def chromium(need: Callable[[object, str], None]) -> Iterator[Browser]:
     path = shutil.which("chromium")
     need(path, "chromium")
     with sync_playwright() as playwright:
@@ -53,37 +63,47 @@ def chromium(need):
         browser.close()
 
 
-@pytest.fixture
-def show(chromium):
-    """``show(path, ...)``: the page in a context with these options, with what it said on the
-    console as `said`.
-    """
-    contexts = []
+class Opener:
+    """Opens pages in new contexts; `messages` are those of the consoles, and requests."""
 
-    def open_page(path, **options):
-        context = chromium.new_context(offline=True, accept_downloads=True, **options)
+    def __init__(self, chromium: Browser) -> None:
+        self._chromium = chromium
+        self._contexts: list[BrowserContext] = []
+        self.messages: list[str] = []
+
+    def __call__(self, path: Path, **options: Any) -> Page:
+        context = self._chromium.new_context(offline=True, accept_downloads=True, **options)
         context.set_default_timeout(LONGEST_MS)
-        contexts.append(context)
+        self._contexts.append(context)
         page = context.new_page()
-        page.said = []
-        page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                page.said.append(request.url) if request.url.startswith("http") else None
-            ),
-        )
+        page.on("console", lambda message: self._note(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self._note(str(error)))
+        page.on("dialog", lambda dialog: self._note(dialog.message))
+        page.on("request", lambda request: self._note_request(request.url))
         page.goto(path.as_uri())
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    def _note(self, message: str) -> None:
+        self.messages.append(message)
+
+    def _note_request(self, url: str) -> None:
+        if url.startswith("http"):
+            self.messages.append(url)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def show(chromium: Browser) -> Iterator[Opener]:
+    opener = Opener(chromium)
+    yield opener
+    opener.close()
 
 
 @pytest.fixture(scope="module")
-def collectives(tmp_path_factory):
+def collectives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("collectives") / "run", make_plan(three_dcs()))
     collect(run)
     write_flows(run)
@@ -91,7 +111,7 @@ def collectives(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def opened(chromium, collectives):
+def opened(chromium: Browser, collectives: Path) -> Iterator[Page]:
     """The page of `collectives`, once for those tests that leave it as it was."""
     context = chromium.new_context(offline=True, accept_downloads=True, color_scheme="dark")
     context.set_default_timeout(LONGEST_MS)
@@ -102,7 +122,7 @@ def opened(chromium, collectives):
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory):
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_training_run(tmp_path_factory.mktemp("training") / "run", make_plan(three_dcs()))
     collect(run)
     return write_page(run)
@@ -110,9 +130,9 @@ def training(tmp_path_factory):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_each_figure_has_its_data(show, collectives, theme, size):
+def test_each_figure_has_its_data(show: Opener, collectives: Path, theme: str, size: Size) -> None:
     page = show(collectives, color_scheme=theme, viewport=size)
-    assert page.said == []
+    assert show.messages == []
     for name in FIGURES:
         plot = page.locator(f"#figure-{name}")
         assert plot.evaluate(COUNT_DATA) > 0, name
@@ -121,28 +141,29 @@ def test_each_figure_has_its_data(show, collectives, theme, size):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_training_has_its_curve(show, training):
+def test_training_has_its_curve(show: Opener, training: Path) -> None:
     page = show(training)
-    assert page.said == []
+    assert show.messages == []
     assert page.locator("#figure-loss").evaluate(COUNT_DATA) == 6
     assert page.locator("#figure-ranks").evaluate(COUNT_DRAWN) > 0
     assert page.locator("#training-table tbody tr").count() == 1
 
 
-def test_text_is_legible_in_both_themes(opened):
+def test_text_is_legible_in_both_themes(opened: Page) -> None:
     tick = opened.locator("#figure-latency .xtick text").first
-    for theme, colour in (("light", "rgb(28, 39, 51)"), ("dark", "rgb(228, 233, 238)")):
-        opened.emulate_media(color_scheme=theme)
-        expect(tick).to_have_css("fill", colour)
+    opened.emulate_media(color_scheme="light")
+    expect(tick).to_have_css("fill", "rgb(28, 39, 51)")
+    opened.emulate_media(color_scheme="dark")
+    expect(tick).to_have_css("fill", "rgb(228, 233, 238)")
 
 
-def saved(page, selector):
+def saved(page: Page, selector: str) -> tuple[str, bytes]:
     with page.expect_download() as download:
         page.locator(selector).click()
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
-def test_figures_are_saved(opened):
+def test_figures_are_saved(opened: Page) -> None:
     for figure in ("map", *FIGURES):
         name, svg = saved(opened, f"#{figure} [data-save=svg]")
         assert name == f"{figure}.svg"
@@ -151,10 +172,12 @@ def test_figures_are_saved(opened):
         image = Image.open(io.BytesIO(png))
         assert name == f"{figure}.png"
         assert image.width == 1920
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+        colours = image.convert("RGB").getcolors(1 << 24)
+        assert colours is not None
+        assert len(colours) > 10
 
 
-def test_tables_are_saved_as_csv(opened):
+def test_tables_are_saved_as_csv(opened: Page) -> None:
     name, text = saved(opened, "#collectives-table [data-csv]")
     rows = list(csv.DictReader(io.StringIO(text.decode())))
     assert name == "collectives.csv"
@@ -164,7 +187,7 @@ def test_tables_are_saved_as_csv(opened):
     ]
 
 
-def test_tables_are_sorted(opened):
+def test_tables_are_sorted(opened: Page) -> None:
     header = opened.locator("#flows-table th", has_text="packets")
     cells = opened.locator("#flows-table tbody tr td:nth-child(5)")
     assert cells.all_inner_texts() == ["100", "200"]
@@ -175,36 +198,39 @@ def test_tables_are_sorted(opened):
     assert cells.all_inner_texts() == ["100", "200"]
 
 
-def test_a_strangers_run_executes_nothing(show, tmp_path):
-    evil = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    run = write_run(tmp_path / "run", make_plan(three_dcs()))
-    run.plan.write_text(
-        run.plan.read_text()
-        .replace('"hand-made"', '"<svg onload=alert(1)>"')
-        .replace('"east"', '"east<img src=x onerror=alert(1)>"')
+def test_a_strangers_run_executes_nothing(show: Opener, tmp_path: Path) -> None:
+    evil = (
+        "</script><script>document.title='owned'</script>"
+        "<img src=x onerror=\"document.title='owned'\">"
     )
+    run = write_run(tmp_path / "run", make_plan(three_dcs()))
+    plan = run.plan.read_text()
+    plan = plan.replace('"hand-made"', '"<svg onload=alert(1)>"')
+    plan = plan.replace('"east"', '"east<img src=x onerror=alert(1)>"')
+    run.plan.write_text(plan)
     collect(run)
     write_flows(run)
     run.spec.write_text(evil)
-    run.write_json(
-        run.status,
-        {"state": "failed", "reason": evil, "warnings": [evil], "command": ["testbed", evil]},
-    )
-    summary = read_json(run.summary, [])
+    warning = Problem(code=ProblemCode.UNKNOWN, message=evil)
+    status = Status(state="failed", reason=evil, warnings=[warning], command=["testbed", evil])
+    write_status(run.status, status)
+
+    summary = json.loads(run.summary.read_text())
     for row in [*summary["collectives"], *summary["wan"], *summary["fidelity"]]:
-        row |= {key: evil for key in ("op", "from", "dtype") if key in row}
-    run.write_json(
-        run.summary, summary | {"problems": [evil], "dominant": {"what": evil, "why": evil}}
-    )
+        for key in ("op", "from", "dtype"):
+            if key in row:
+                row[key] = evil
+    summary["problems"] = [evil]
+    summary["dominant"] = {"what": evil, "why": evil}
+    run.summary.write_text(json.dumps(summary))
     page = show(write_page(run))
-    page.on("dialog", lambda dialog: page.said.append(dialog.message))
     page.wait_for_timeout(200)
     assert page.title() == "run"
     assert page.locator("img, main script:not([type])").count() == 0
-    assert page.said == []
+    assert show.messages == []
 
 
-def test_an_injected_script_would_not_run(show, collectives, tmp_path):
+def test_an_injected_script_would_not_run(show: Opener, collectives: Path, tmp_path: Path) -> None:
     """The policy alone, were a text ever not escaped."""
     broken = tmp_path / "broken.html"
     broken.write_text(
@@ -212,18 +238,22 @@ def test_an_injected_script_would_not_run(show, collectives, tmp_path):
     )
     page = show(broken)
     assert page.title() == "run"
-    assert any("Content Security Policy" in line for line in page.said)
+    assert any("Content Security Policy" in line for line in show.messages)
 
 
-def test_a_comparison_has_its_curves(show, tmp_path, collectives, training):
+def test_a_comparison_has_its_curves(
+    show: Opener, tmp_path: Path, collectives: Path, training: Path
+) -> None:
     sides = []
     for name, path in (("first", training), ("second", training), ("third", collectives)):
         run = RunDir(path.parent)
-        sides.append(Side(name, load(run), read_json(run.plan, [])))
-    sides[1].plan["seed"] = 7
+        plan = json.loads(run.plan.read_text())
+        if name == "second":
+            plan["seed"] = 7
+        sides.append(Side(name, load(run), plan))
     (tmp_path / "compared.html").write_bytes(compare_page(sides))
     page = show(tmp_path / "compared.html")
-    assert page.said == []
+    assert show.messages == []
     assert page.locator("#figure-loss").evaluate("plot => plot.data.map(trace => trace.name)") == [
         "first",
         "second",
@@ -261,10 +291,10 @@ HEAT = {
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_a_sweep_has_its_figures(show, tmp_path, theme, size):
+def test_a_sweep_has_its_figures(show: Opener, tmp_path: Path, theme: str, size: Size) -> None:
     sweep = write_sweep(tmp_path / "sweep", [LINES, HEAT])
     page = show(write_sweep_page(sweep, *gather(sweep)), color_scheme=theme, viewport=size)
-    assert page.said == []
+    assert show.messages == []
     lines, heat = page.locator("#figure-1-time-against-bytes"), page.locator("#figure-2-b-hot-b")
     assert (
         lines.evaluate(COUNT_DATA) == 2 * (2 + 1) * 2
@@ -277,7 +307,7 @@ def test_a_sweep_has_its_figures(show, tmp_path, theme, size):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_points_of_a_sweep(show, tmp_path):
+def test_the_points_of_a_sweep(show: Opener, tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep")
     page = show(write_sweep_page(sweep, *gather(sweep)))
     assert (
@@ -296,13 +326,13 @@ def test_the_points_of_a_sweep(show, tmp_path):
     assert page.url.endswith("/points/p1.id1/report.html")
 
 
-def test_a_large_run(show, tmp_path):
+def test_a_large_run(show: Opener, tmp_path: Path) -> None:
     """40 ranks with 10 000 operations each: less than 10 MB, and it opens."""
     run = write_large_run(tmp_path / "run")
     collect(run)
     path = write_page(run)
     assert path.stat().st_size < 10_000_000
     page = show(path)
-    assert page.said == []
+    assert show.messages == []
     assert page.locator("#figure-ranks").evaluate(COUNT_DATA) == 40 * 800
     assert page.locator("#figure-utilisation").evaluate(COUNT_DATA) == 20 * 400
