@@ -1,3 +1,1 @@
-"""What this machine can do: `machine` looks at it, `probes` judge what was seen, `capabilities`
-says what follows.
-"""
+"""Looks at this machine; says what the testbed can do on it, why not the rest, and the remedy."""

@@ -20,7 +20,7 @@ GUEST: tuple[Probe, ...] = (
     probes.programs,
     probes.kernel,
 )
-VIRTUAL = (*GUEST, probes.virtual_time)
+VIRTUAL: tuple[Probe, ...] = (*GUEST, probes.virtual_time)
 HERE: tuple[Probe, ...] = (
     probes.rights,
     probes.netem,
@@ -39,60 +39,64 @@ CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "Vagrant": (probes.vagrant,),
     "Ray": (probes.ray,),
 }
-DEFAULT = (
-    "guest, virtual clock",
-    "Docker containers",
-)  # what `testbed run` uses unless it is told otherwise
+# What `testbed run` uses without options.
+DEFAULT = ("guest, virtual clock", "Docker containers")
 
 
 @dataclass(frozen=True)
 class Capability:
-    """Something that the testbed can do on a machine, or not: the first finding that is not well
-    says why.
+    """Something that the testbed can do on a machine, or not.
+
+    Attributes:
+        name: What the testbed can do.
+        findings: What the capability depends on, in the order in which it was checked.
     """
 
     name: str
     findings: tuple[Finding, ...]
 
     @property
-    def _trouble(self) -> Finding | None:
+    def _first_failure(self) -> Finding | None:
         return next((finding for finding in self.findings if not finding.ok), None)
 
     @property
     def available(self) -> bool:
-        """Whether it can be done."""
-        return self._trouble is None
+        """Whether every finding is as it should be."""
+        return self._first_failure is None
 
     @property
     def why(self) -> str:
-        """The reason, in a line."""
-        return self._trouble.why if self._trouble else self.findings[-1].why
+        """The reason, on one line."""
+        decisive = self._first_failure or self.findings[-1]
+        return decisive.why
 
     @property
     def mend(self) -> str:
-        """The command that mends it; empty where nothing needs to be."""
-        return self._trouble.mend if self._trouble else ""
+        """The command that mends the first failure; empty if there is none."""
+        failure = self._first_failure
+        return "" if failure is None else failure.mend
 
     def record(self) -> dict[str, Any]:
-        """As `testbed doctor -f json` prints it."""
-        findings = [asdict(finding) for finding in self.findings]
+        """Write the capability as `testbed doctor -f json` prints it."""
+        checks = [asdict(finding) for finding in self.findings]
         return {
             "name": self.name,
             "available": self.available,
             "why": self.why,
             "mend": self.mend,
-            "checks": findings,
+            "checks": checks,
         }
 
 
 def capabilities(machine: Machine) -> list[Capability]:
-    """All of them, the default ones first."""
-    return [
-        Capability(name, tuple(probe(machine) for probe in wanted))
-        for name, wanted in CAPABILITIES.items()
-    ]
+    """Judge every capability of `machine`, the default ones first."""
+    judged: list[Capability] = []
+    for name, needed in CAPABILITIES.items():
+        findings = tuple(probe(machine) for probe in needed)
+        judged.append(Capability(name, findings))
+    return judged
 
 
-def default_runs(found: Sequence[Capability]) -> bool:
-    """Whether `testbed run` works as it is without options."""
-    return all(capability.available for capability in found if capability.name in DEFAULT)
+def default_runs(judged: Sequence[Capability]) -> bool:
+    """Whether `testbed run` works without options."""
+    return all(capability.available for capability in judged if capability.name in DEFAULT)

@@ -1,6 +1,4 @@
-"""Facts about this machine, found by trying where that is possible. Nothing here judges or changes
-anything.
-"""
+"""Facts about this machine, found by trying where that is possible; judges and changes nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +9,10 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from testbed.core import linux
 from testbed.core.errors import TestbedError
@@ -32,26 +32,51 @@ from testbed.guest.linux_source import find_source
 
 PROJECT = Path(__file__).parent.parent.parent
 OTHER_PROGRAMS = ("sudo", "vagrant")
+Fact = TypeVar("Fact")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was seen. A field `..._error` is empty where the thing works, else says what the system
-    said.
+    """What was seen of a machine.
+
+    A field ``..._error`` is empty where the thing works, and else holds what the system said.
+
+    Attributes:
+        architecture: As `uname -m` prints it.
+        system: As `uname -s` prints it.
+        root: Whether the user is root.
+        administers: Whether this process has CAP_NET_ADMIN and CAP_SYS_ADMIN.
+        programs: Names of the programs that were found.
+        python: Version of the interpreter.
+        torch_error: Of importing torch.
+        ptrace_error: Of tracing a child process.
+        yama_scope: Yama's kernel.yama.ptrace_scope; None: there is no Yama.
+        namespaces_error: Of making namespaces for a guest: as root, or in a user namespace.
+        memory_folder: Where the files lie that are the memory of guests.
+        memory_free: Bytes free in `memory_folder`.
+        memory_error: Of mapping a file of `memory_folder` for programs.
+        cache_error: Of writing the cache folder.
+        cache_free: Bytes free on the disk of the cache folder.
+        kernel: The guest kernel; None: there is none yet.
+        kernel_error: Of the guest kernel that TESTBED_KERNEL names.
+        kernel_source: Linux's source, from which the guest kernel is built.
+        missing_tools: Programs without which the guest kernel cannot be built.
+        netem_error: Of making a netem queue.
+        cgroups_error: Of control groups version 2.
+        vagrantfile: Whether there is a Vagrantfile.
+        ray: Whether the package ray is installed.
     """
 
     architecture: str
     system: str
     root: bool
-    administers: bool  # has CAP_NET_ADMIN and CAP_SYS_ADMIN
+    administers: bool
     programs: frozenset[str]
     python: tuple[int, int]
     torch_error: str
     ptrace_error: str
-    yama_scope: int | None  # Yama's kernel.yama.ptrace_scope; None: no Yama
-    namespaces_error: (
-        str  # of making namespaces for a guest: as root, or as a user in a user namespace
-    )
+    yama_scope: int | None
+    namespaces_error: str
     memory_folder: Path
     memory_free: int
     memory_error: str
@@ -69,30 +94,36 @@ class Machine:
 
 def look() -> Machine:
     """Look at this machine; takes about two seconds, most of it an import of torch."""
-    cache, cache_error = _cache()
-    kernel, kernel_error = (None, "") if cache_error else _kernel()
-    place, source = memory_folder(), None if cache_error else find_source()
+    cache, cache_error = _try_to_find(cache_dir)
+    kernel: Kernel | None = None
+    kernel_error = ""
+    kernel_source: Path | None = None
+    if cache is not None:
+        kernel, kernel_error = _try_to_find(find_kernel)
+        source = find_source()
+        kernel_source = None if source is None else source.path
+    guest_memory = memory_folder()
+    known_programs = (*PROGRAMS, *OTHER_PROGRAMS)
+    path = search_path()
     return Machine(
         architecture=platform.machine(),
         system=platform.system(),
         root=os.geteuid() == 0,
         administers=administers(),
-        programs=frozenset(
-            name for name in (*PROGRAMS, *OTHER_PROGRAMS) if shutil.which(name, path=search_path())
-        ),
+        programs=frozenset(name for name in known_programs if shutil.which(name, path=path)),
         python=(sys.version_info.major, sys.version_info.minor),
         torch_error=tried([sys.executable, "-c", "import torch"]),
         ptrace_error=try_ptrace(),
-        yama_scope=_number(Path("/proc/sys/kernel/yama/ptrace_scope")),
+        yama_scope=_number_in(Path("/proc/sys/kernel/yama/ptrace_scope")),
         namespaces_error=try_namespaces(),
-        memory_folder=place,
-        memory_free=shutil.disk_usage(place).free if place.is_dir() else 0,
-        memory_error=try_memory(place),
+        memory_folder=guest_memory,
+        memory_free=_free_bytes(guest_memory),
+        memory_error=try_memory(guest_memory),
         cache_error=cache_error,
-        cache_free=0 if cache is None else shutil.disk_usage(cache).free,
+        cache_free=0 if cache is None else _free_bytes(cache),
         kernel=kernel,
         kernel_error=kernel_error,
-        kernel_source=None if source is None else source.path,
+        kernel_source=kernel_source,
         missing_tools=tuple(missing_tools()),
         netem_error=try_netem(),
         cgroups_error=try_cgroups(),
@@ -101,7 +132,11 @@ def look() -> Machine:
     )
 
 
-def _number(path: Path) -> int | None:
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free if folder.is_dir() else 0
+
+
+def _number_in(path: Path) -> int | None:
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -109,8 +144,10 @@ def _number(path: Path) -> int | None:
 
 
 def try_ptrace() -> str:
-    """Trace a child as the guest's kernel does its processes (PTRACE_TRACEME, which Yama or seccomp
-    may forbid).
+    """Trace a child as the guest's kernel does its processes; Yama or seccomp may forbid tracing.
+
+    Returns:
+        What the system said; empty if tracing works.
     """
     if platform.system() != "Linux":
         return "only Linux has it"
@@ -121,44 +158,50 @@ def try_ptrace() -> str:
         except OSError as error:
             os._exit(error.errno or 1)
         os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == 0:
+    _, wait_status = os.waitpid(pid, 0)
+    exit_code = os.waitstatus_to_exitcode(wait_status)
+    if exit_code == 0:
         return ""
-    reason = os.strerror(status) if status > 0 else f"signal {-status}"
+    reason = os.strerror(exit_code) if exit_code > 0 else f"signal {-exit_code}"
     return f"PTRACE_TRACEME: {reason}"
 
 
 def try_namespaces() -> str:
-    """Keep a program to no folder at all, as a guest is kept to its own."""
-    own = str(Path("/proc/self/ns/mnt").readlink()) if platform.system() == "Linux" else ""
-    program = ["sh", "-c", 'test "$(readlink /proc/self/ns/mnt)" != "$0"', own]
+    """Confine a program to no folder at all, as a guest is confined to its folders.
+
+    Returns:
+        What the system said; empty if the program was in other namespaces than this process.
+    """
+    own_namespace = ""
+    if platform.system() == "Linux":
+        own_namespace = str(Path("/proc/self/ns/mnt").readlink())
+    program = ["sh", "-c", 'test "$(readlink /proc/self/ns/mnt)" != "$0"', own_namespace]
     return tried([sys.executable, "-IS", str(CONFINE), str(os.getpid()), "0", "--", *program])
 
 
 def try_memory(folder: Path) -> str:
-    """Map a file of `folder` for programs, as the guest's memory is."""
+    """Map a file of `folder` for programs, as the guest's memory is.
+
+    Returns:
+        What the system said; empty if the file could be mapped.
+    """
+    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(mmap.PAGESIZE)
-            mmap.mmap(
-                file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-            ).close()
-    except OSError as error:
-        if isinstance(error, PermissionError) and os.access(folder, os.W_OK):
+            mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=protection).close()
+    except PermissionError as error:
+        if os.access(folder, os.W_OK):
             return f"programs cannot be mapped from {folder} (mounted noexec)"
+        return f"{folder}: {error.strerror}"
+    except OSError as error:
         return f"{folder}: {error.strerror}"
     return ""
 
 
-def _cache() -> tuple[Path | None, str]:
+def _try_to_find(find: Callable[[], Fact | None]) -> tuple[Fact | None, str]:
+    """What `find` gives, and the first line of the error if there is one."""
     try:
-        return cache_dir(), ""
-    except TestbedError as error:
-        return None, str(error).splitlines()[0]
-
-
-def _kernel() -> tuple[Kernel | None, str]:
-    try:
-        return find_kernel(), ""
+        return find(), ""
     except TestbedError as error:
         return None, str(error).splitlines()[0]

@@ -1,11 +1,9 @@
-"""Judgements: each probe takes what was seen of a machine and says whether one thing is as a run
-needs it, and why.
-"""
+"""Probes: each judges, from what was seen of a machine, one thing that runs need."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from testbed.core.units import format_size
@@ -15,16 +13,23 @@ from testbed.guest.linux_source import LINUX
 
 GIB = 2**30
 LEAST_MEMORY = 4 * GIB  # of a guest with some hosts in containers
-LEAST_DISK, DISK_OF_A_BUILD = GIB, 4 * GIB
+LEAST_DISK = GIB
+DISK_OF_A_BUILD = 4 * GIB
 LEAST_PYTHON = (3, 11)
 SETUP = "scripts/setup"
-AWAY = "leave out --where here: the guest's kernel has it"
+WITHOUT_HERE = "leave out --where here: the guest's kernel has it"
+NO_SUCH_MODULE = ("unknown", "not found")  # in tc's and modprobe's errors
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a thing is as it should be, why, and the command (or setting) that mends it if
-    not.
+    """One thing that a run needs of a machine.
+
+    Attributes:
+        name: What was judged.
+        ok: Whether the thing is as it should be.
+        why: The reason, on one line.
+        mend: The command or setting that mends the thing; empty where nothing needs to be mended.
     """
 
     name: str
@@ -36,184 +41,192 @@ class Finding:
 Probe = Callable[[Machine], Finding]
 
 
-def _finding(name: str, error: str, good: str, mend: str) -> Finding:
-    return Finding(name, not error, error or good, mend if error else "")
+def _finding(name: str, error: str, *, good: str, mend: str) -> Finding:
+    """Judge a thing to be wrong if there is an error.
+
+    Args:
+        name: What was judged.
+        error: What is wrong; empty if nothing is.
+        good: The reason if nothing is wrong.
+        mend: The command or setting that mends what is wrong.
+    """
+    if error:
+        return Finding(name, False, error, mend)
+    return Finding(name, True, good)
 
 
 def architecture(machine: Machine) -> Finding:
-    """Virtual time is written for User-Mode Linux on x86-64."""
-    what = f"{machine.system} on {machine.architecture}"
-    wrong = (
-        ""
-        if machine.system == "Linux" and machine.architecture == "x86_64"
-        else f"{what}; it needs Linux on x86-64"
-    )
-    return _finding("architecture", wrong, what, "vagrant up")
+    """Judge the processor and the system: the guest kernel is User-Mode Linux on x86-64."""
+    seen = f"{machine.system} on {machine.architecture}"
+    error = ""
+    if (machine.system, machine.architecture) != ("Linux", "x86_64"):
+        error = f"{seen}; it needs Linux on x86-64"
+    return _finding("architecture", error, good=seen, mend="vagrant up")
 
 
 def tracing(machine: Machine) -> Finding:
-    """The guest's kernel traces its processes."""
-    error = machine.ptrace_error and f"a process may not trace its child ({machine.ptrace_error})"
-    mend = _as_root(machine, "sysctl -w kernel.yama.ptrace_scope=1")
-    if not machine.yama_scope:
-        # what else can forbid it
+    """Judge whether the guest's kernel can trace its processes."""
+    error = ""
+    if machine.ptrace_error:
+        error = f"a process may not trace its child ({machine.ptrace_error})"
+    if machine.yama_scope:
+        mend = _as_root(machine, "sysctl -w kernel.yama.ptrace_scope=1")
+    else:  # seccomp is what else can forbid tracing
         mend = "docker run --cap-add SYS_PTRACE --security-opt seccomp=unconfined ..."
-    return _finding("tracing", error, "a process may trace its child", mend)
+    return _finding("tracing", error, good="a process may trace its child", mend=mend)
 
 
 def confinement(machine: Machine) -> Finding:
-    """Namespaces keep a guest from the files and the network of this machine."""
-    error = machine.namespaces_error
-    what = "makes namespaces as root" if machine.administers else "makes user namespaces"
-    mend = "sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
-    return _finding("namespaces", error, what, _as_root(machine, mend))
+    """Judge whether namespaces can confine a guest to its folders, without a network."""
+    good = "makes namespaces as root" if machine.administers else "makes user namespaces"
+    settings = "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
+    mend = _as_root(machine, f"sysctl -w {settings}")
+    return _finding("namespaces", machine.namespaces_error, good=good, mend=mend)
 
 
 def memory(machine: Machine) -> Finding:
-    """A guest's memory is a file, which grows as it is used."""
-    error, free = machine.memory_error, machine.memory_free
-    has = f"{machine.memory_folder} has {format_size(free, 2)} free"
-    if not error and free < LEAST_MEMORY:
-        error = f"{has}; a guest with containers wants {format_size(LEAST_MEMORY, 2)}"
-    return _finding("memory", error, has, "export TMPDIR=/var/tmp")
+    """Judge the room for a guest's memory, which is a file that grows as it is used."""
+    free = f"{machine.memory_folder} has {format_size(machine.memory_free, 2)} free"
+    error = machine.memory_error
+    if not error and machine.memory_free < LEAST_MEMORY:
+        error = f"{free}; a guest with containers wants {format_size(LEAST_MEMORY, 2)}"
+    return _finding("memory", error, good=free, mend="export TMPDIR=/var/tmp")
 
 
 def cache(machine: Machine) -> Finding:
-    """Kernels and the folders of running guests are kept there."""
-    return _finding(
-        "cache",
-        machine.cache_error,
-        "the cache folder can be written",
-        "export TESTBED_CACHE=/var/tmp/testbed",
-    )
+    """Judge the cache folder, where kernels and the folders of running guests are kept."""
+    good = "the cache folder can be written"
+    mend = "export TESTBED_CACHE=/var/tmp/testbed"
+    return _finding("cache", machine.cache_error, good=good, mend=mend)
 
 
 def disk(machine: Machine) -> Finding:
-    """Room for run folders, and for the build of a kernel."""
+    """Judge the room for run folders, and for the build of a kernel if there is none yet."""
     needed = LEAST_DISK if machine.kernel else DISK_OF_A_BUILD
-    has = f"the cache folder's disk has {format_size(machine.cache_free, 2)} free"
-    error = "" if machine.cache_free >= needed else f"{has}, {format_size(needed, 2)} are needed"
-    return _finding("disk", error, has, "export TESTBED_CACHE=/a/larger/disk")
+    free = f"the cache folder's disk has {format_size(machine.cache_free, 2)} free"
+    error = ""
+    if machine.cache_free < needed:
+        error = f"{free}, {format_size(needed, 2)} are needed"
+    return _finding("disk", error, good=free, mend="export TESTBED_CACHE=/a/larger/disk")
 
 
 def python(machine: Machine) -> Finding:
-    """The interpreter, with torch."""
+    """Judge the interpreter, and whether torch can be imported."""
     version = ".".join(map(str, machine.python))
-    error = machine.torch_error and f"torch cannot be imported ({machine.torch_error})"
+    error = ""
     if machine.python < LEAST_PYTHON:
         error = f"this is Python {version}; 3.11 or newer is needed"
-    return _finding("python", error, f"Python {version} with torch", SETUP)
+    elif machine.torch_error:
+        error = f"torch cannot be imported ({machine.torch_error})"
+    return _finding("python", error, good=f"Python {version} with torch", mend=SETUP)
 
 
 def kernel(machine: Machine) -> Finding:
-    """A guest kernel, or what builds one."""
-    found, source = machine.kernel, machine.kernel_source
-    if found is not None:
-        return Finding("kernel", True, f"Linux {found.version} at {found.path}")
+    """Judge whether there is a guest kernel, or all that it takes to build one."""
+    if machine.kernel is not None:
+        return Finding("kernel", True, f"Linux {machine.kernel.version} at {machine.kernel.path}")
     if machine.kernel_error:
-        return Finding(
-            "kernel",
-            False,
-            machine.kernel_error,
-            "unset TESTBED_KERNEL, or let it name a guest kernel",
-        )
-    lacking = [*machine.missing_tools, *([] if source else [f"linux-source-{LINUX[0]}"])]
-    if not lacking:
-        return Finding(
-            "kernel", True, f"not built yet; the first run builds it from {source} in some minutes"
-        )
-    why = f"not built, and {', '.join(lacking)} to build it with missing"
+        mend = "unset TESTBED_KERNEL, or let it name a guest kernel"
+        return Finding("kernel", False, machine.kernel_error, mend)
+    missing_packages = list(machine.missing_tools)
+    if machine.kernel_source is None:
+        missing_packages.append(f"linux-source-{LINUX[0]}")
+    if not missing_packages:
+        why = f"not built yet; the first run builds it from {machine.kernel_source} in some minutes"
+        return Finding("kernel", True, why)
+    why = f"not built, and {', '.join(missing_packages)} to build it with missing"
     if not machine.missing_tools:
-        why += (
-            f" (another source of Linux {' or '.join(LINUX)} will do: testbed guest build --source)"
-        )
-    return Finding("kernel", False, why, _install(machine, lacking))
+        versions = " or ".join(LINUX)
+        why += f" (another source of Linux {versions} will do: testbed guest build --source)"
+    return Finding("kernel", False, why, _install(machine, missing_packages))
 
 
 def virtual_time(machine: Machine) -> Finding:
-    """Whether the kernel has a virtual clock: those that are built here do."""
-    found = machine.kernel
-    error = (
-        f"{found.path} has no virtual clock" if found is not None and not found.virtual_time else ""
-    )
-    return _finding("virtual time", error, "the kernel has a virtual clock", "unset TESTBED_KERNEL")
+    """Judge whether the guest kernel has a virtual clock, as those that the testbed builds do."""
+    error = ""
+    if machine.kernel is not None and not machine.kernel.virtual_time:
+        error = f"{machine.kernel.path} has no virtual clock"
+    good = "the kernel has a virtual clock"
+    return _finding("virtual time", error, good=good, mend="unset TESTBED_KERNEL")
 
 
 def programs(machine: Machine) -> Finding:
-    """What every run calls."""
-    return _programs(machine, "programs", ("mnexec", "ip", "ping", "ps", "nsenter"))
+    """Judge whether the programs are installed that every run calls."""
+    return _installed("programs", machine, ("mnexec", "ip", "ping", "ps", "nsenter"))
 
 
 def docker(machine: Machine) -> Finding:
-    """Docker's daemon; a run starts one of its own."""
-    return _programs(machine, "docker", ("dockerd",))
+    """Judge whether Docker's daemon is installed, of which a run starts its own."""
+    return _installed("docker", machine, ("dockerd",))
 
 
 def tcpdump(machine: Machine) -> Finding:
-    """What captures packets."""
-    return _programs(machine, "tcpdump", ("tcpdump",))
+    """Judge whether tcpdump is installed, which captures packets."""
+    return _installed("tcpdump", machine, ("tcpdump",))
 
 
 def rights(machine: Machine) -> Finding:
-    """Links and mounts in this kernel are for root."""
-    error = "" if machine.administers else "not root (CAP_NET_ADMIN and CAP_SYS_ADMIN are needed)"
-    return _finding("rights", error, "root", "sudo -E testbed run ... --where here")
+    """Judge whether this process may make links and mounts in this machine's kernel."""
+    error = ""
+    if not machine.administers:
+        error = "not root (CAP_NET_ADMIN and CAP_SYS_ADMIN are needed)"
+    mend = "sudo -E testbed run ... --where here"
+    return _finding("rights", error, good="root", mend=mend)
 
 
 def netem(machine: Machine) -> Finding:
-    """Whether this kernel can emulate links."""
-    error = machine.netem_error
+    """Judge whether this machine's kernel can emulate links."""
+    error = ""
+    if machine.netem_error:
+        error = f"this kernel makes no netem queue ({machine.netem_error})"
     mend = "modprobe sch_netem" if machine.administers else "sudo modprobe sch_netem"
-    if "unknown" in error or "not found" in error:
-        mend += f"; if there is no such module, {AWAY}"
-    return _finding(
-        "netem",
-        error and f"this kernel makes no netem queue ({error})",
-        "this kernel has netem",
-        mend,
-    )
+    if any(text in machine.netem_error for text in NO_SUCH_MODULE):
+        mend += f"; if there is no such module, {WITHOUT_HERE}"
+    return _finding("netem", error, good="this kernel has netem", mend=mend)
 
 
 def cgroups(machine: Machine) -> Finding:
-    """Hosts in this kernel are limited by control groups."""
-    mend = f"boot with systemd.unified_cgroup_hierarchy=1, or {AWAY}"
-    return _finding("control groups", machine.cgroups_error, "control groups version 2", mend)
+    """Judge whether control groups can limit hosts in this machine's kernel."""
+    mend = f"boot with systemd.unified_cgroup_hierarchy=1, or {WITHOUT_HERE}"
+    good = "control groups version 2"
+    return _finding("control groups", machine.cgroups_error, good=good, mend=mend)
 
 
 def vagrant(machine: Machine) -> Finding:
-    """A virtual machine with all of it inside."""
-    error = "" if "vagrant" in machine.programs else "there is no vagrant"
-    if not error and not machine.vagrantfile:
+    """Judge whether Vagrant can make a virtual machine with the testbed in it."""
+    error = ""
+    if "vagrant" not in machine.programs:
+        error = "there is no vagrant"
+    elif not machine.vagrantfile:
         error = "this installation has no Vagrantfile; a clone has one"
-    return _finding(
-        "vagrant", error, "vagrant and the Vagrantfile are there", _install(machine, ["vagrant"])
-    )
+    good = "vagrant and the Vagrantfile are there"
+    return _finding("vagrant", error, good=good, mend=_install(machine, ["vagrant"]))
 
 
 def ray(machine: Machine) -> Finding:
-    """Sweeps on several machines."""
+    """Judge whether the package ray is installed, for sweeps on several machines."""
     error = "" if machine.ray else "this Python has no package ray"
-    return _finding(
-        "ray", error, "the package ray is installed", f"{sys.executable} -m pip install ray"
-    )
+    mend = f"{sys.executable} -m pip install ray"
+    return _finding("ray", error, good="the package ray is installed", mend=mend)
 
 
-def _programs(machine: Machine, name: str, wanted: tuple[str, ...]) -> Finding:
-    lacking = [program for program in wanted if program not in machine.programs]
-    error = f"missing: {', '.join(lacking)}" if lacking else ""
-    return _finding(
-        name,
-        error,
-        ", ".join(wanted),
-        _install(machine, [PROGRAMS[program] for program in lacking]),
-    )
+def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
+    """Judge whether the programs `needed` are installed."""
+    missing = [program for program in needed if program not in machine.programs]
+    error = f"missing: {', '.join(missing)}" if missing else ""
+    mend = _install(machine, [PROGRAMS[program] for program in missing])
+    return _finding(name, error, good=", ".join(needed), mend=mend)
 
 
-def _install(machine: Machine, packages: list[str]) -> str:
+def _install(machine: Machine, packages: Sequence[str]) -> str:
+    """The command that installs Debian packages."""
     return _as_root(machine, f"apt-get install --no-install-recommends {' '.join(packages)}")
 
 
 def _as_root(machine: Machine, command: str) -> str:
+    """The command as a user runs it who may have to become root."""
     if machine.root:
         return command
-    return f"sudo {command}" if "sudo" in machine.programs else f"su -c '{command}'"
+    if "sudo" in machine.programs:
+        return f"sudo {command}"
+    return f"su -c '{command}'"
