@@ -1,4 +1,4 @@
-"""testbed vm: the testbed in a virtual machine of its own, by Vagrant (docs/vm.md).
+"""testbed vm: the testbed in a virtual machine, by Vagrant (docs/vm.md).
 
 Works on macOS, too: neither this module nor what the command line imports needs Linux.
 """
@@ -23,7 +23,13 @@ import testbed
 from testbed.core.errors import InputError, MachineError, Place, RunError
 
 PROJECT = Path(testbed.__file__).parent.parent
-WORDS = "testbed.vm.words"  # in typer's context
+WORDS = "testbed.vm.words"  # key of typer's context: the words for testbed run
+SIGNALLED = 128  # a shell's status of a program that a signal ended, less the signal's number
+NO_VAGRANT = """vagrant is not installed, nor maybe a hypervisor that it starts VMs with
+  Debian: apt-get install vagrant vagrant-libvirt libvirt-daemon-system
+  macOS:  brew install --cask vagrant, and VirtualBox, Parallels, or qemu with \
+`vagrant plugin install vagrant-qemu`
+  else:   https://developer.hashicorp.com/vagrant/install, and VirtualBox; see docs/vm.md"""
 
 app = typer.Typer(help="The testbed in a virtual machine, by Vagrant.", no_args_is_help=True)
 
@@ -44,38 +50,42 @@ def up(
     ] = None,
 ) -> None:
     """Make and start the VM, and set the testbed up in it (the first time takes minutes)."""
-    raise typer.Exit(_vagrant("up", *([f"--provider={provider}"] if provider else [])))
+    options = [] if not provider else [f"--provider={provider}"]
+    raise typer.Exit(_vagrant("up", *options))
 
 
 @app.command()
 def ssh() -> None:
-    """A shell in the VM, where testbed works as on any machine."""
+    """Open a shell in the VM, where testbed works as on any machine."""
     raise typer.Exit(_vagrant("ssh"))
 
 
 @app.command()
 def destroy(
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="without asking, as where there is no terminal")
+        bool,
+        typer.Option(
+            "--force", "-f", help="do not ask for confirmation, as where there is no terminal"
+        ),
     ] = False,
 ) -> None:
     """Remove the VM. Results that came back stay."""
-    raise typer.Exit(_vagrant("destroy", *(["--force"] if force or not sys.stdin.isatty() else [])))
+    is_silent = force or not sys.stdin.isatty()
+    options = ["--force"] if is_silent else []
+    raise typer.Exit(_vagrant("destroy", *options))
 
 
 class RunInVm(TyperCommand):
-    """``testbed vm run``: all words are for ``testbed run``, but ``--out``."""
+    """``testbed vm run``: all words are for ``testbed run``, except ``--out``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Keep the words as they are in ``ctx.meta``."""
-        own = list(takewhile(lambda word: word != "--", args))
         ctx.meta[WORDS] = args
-        return super().parse_args(
-            ctx, ["--help"] if not args or {"-h", "--help"} & set(own) else []
-        )
+        wants_help = not args or not {"-h", "--help"}.isdisjoint(_before_script(args))
+        return super().parse_args(ctx, ["--help"] if wants_help else [])
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """As for ``testbed run``."""
+        """Show the usage of ``testbed run``."""
         return ["TOPOLOGY [WORKLOAD] [OPTIONS] [-- SCRIPT [ARGUMENT]...]"]
 
 
@@ -88,84 +98,104 @@ def run(context: typer.Context) -> None:
     """
     words, out = without_out(context.meta[WORDS])
     if out is not None and out.exists():
-        raise InputError(
-            f"{out} exists already",
-            place=Place(key="--out"),
-            remedy="a run never overwrites another",
-        )
+        remedy = "a run never overwrites another"
+        raise InputError(f"{out} exists already", place=Place(key="--out"), remedy=remedy)
     # Standard output is for what the run prints.
-    if status := _vagrant("rsync" if _is_running() else "up", output=sys.stderr):
+    status = _vagrant("rsync" if _is_running() else "up", output=sys.stderr)
+    if status != 0:
         raise typer.Exit(status)
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{_name(words)}"
-    terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() else ["--no-tty"]
-    status = _vagrant("ssh", *terminal, "-c", remote_command(words, name))
-    _bring_back(PROJECT / "results" / name, out, expected=status == 0 and "--dry-run" not in words)
+    folder_name = f"{time.strftime('%Y%m%d-%H%M%S')}-{_job_name(words)}"
+    has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    ssh_options = [] if has_terminal else ["--no-tty"]
+    status = _vagrant("ssh", *ssh_options, "-c", remote_command(words, folder_name))
+    expected = status == 0 and "--dry-run" not in words
+    _bring_back(PROJECT / "results" / folder_name, out, expected=expected)
     raise typer.Exit(status)
 
 
+def _before_script(words: list[str]) -> list[str]:
+    """The words before ``--``, after which the script and its arguments come."""
+    return list(takewhile(lambda word: word != "--", words))
+
+
 def without_out(words: list[str]) -> tuple[list[str], Path | None]:
-    """The words without ``--out DIR`` or ``--out=DIR`` before ``--``, and DIR.
+    """Take ``--out DIR`` or ``--out=DIR`` out of the words before ``--``.
+
+    Returns:
+        The other words, and DIR.
 
     Raises:
-        InputError: nothing follows ``--out``.
+        InputError: Nothing follows ``--out``.
     """
-    rest, out, own = [], None, True
-    following = iter(words)
+    own = _before_script(words)
+    script = words[len(own) :]
+    kept: list[str] = []
+    out: Path | None = None
+    following = iter(own)
     for word in following:
-        own = own and word != "--"
-        if own and (word == "--out" or word.startswith("--out=")):
-            given = word.partition("=")[2] or next(following, "")
-            if not given:
-                raise InputError("a folder must follow", place=Place(key="--out"))
-            out = Path(given)
-        else:
-            rest.append(word)
-    return rest, out
+        option, _, folder = word.partition("=")
+        if option != "--out":
+            kept.append(word)
+            continue
+        folder = folder or next(following, "")
+        if not folder:
+            raise InputError("a folder must follow", place=Place(key="--out"))
+        out = Path(folder)
+    return [*kept, *script], out
 
 
-def remote_command(words: list[str], name: str) -> str:
-    """What the VM's shell is told: each word reaches ``testbed run`` as it is."""
-    own = list(takewhile(lambda word: word != "--", words))
-    folder = [] if "--dry-run" in own else ["--out", str(PurePosixPath("results", name))]
-    return shlex.join(["testbed", "run", *own, *folder, *words[len(own) :]])
+def remote_command(words: list[str], folder_name: str) -> str:
+    """Write the command for the VM's shell, so that each word reaches ``testbed run`` as it is."""
+    own = _before_script(words)
+    script = words[len(own) :]
+    out = []
+    if "--dry-run" not in own:
+        out = ["--out", str(PurePosixPath("results", folder_name))]
+    return shlex.join(["testbed", "run", *own, *out, *script])
 
 
-def _name(words: list[str]) -> str:
-    """What the run folder is called after: topology and workload, or topology and ``script``."""
-    named = [
-        PurePosixPath(word).stem for word in takewhile(lambda word: not word.startswith("-"), words)
-    ]
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(named)) or "run"
+def _job_name(words: list[str]) -> str:
+    """The topology and the workload, for the name of the run folder."""
+    arguments = takewhile(lambda word: not word.startswith("-"), words)
+    names = "-".join(PurePosixPath(word).stem for word in arguments)
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", names) or "run"
 
 
 def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
-    """The run folder is in the synced folder; if it was asked for elsewhere, it is copied there."""
+    """Copy the run folder to where the user asked for it, and print its place.
+
+    Args:
+        folder: The run folder, in the project's folder, which is shared with the VM.
+        out: Where to copy it; None: nowhere.
+        expected: Whether there must be a run folder.
+    """
     if not folder.is_dir():
         if expected:
-            raise RunError(
-                f"the results did not come back; in the VM they are in /vagrant/results/{folder.name}"
-            )
+            in_vm = f"/vagrant/results/{folder.name}"
+            raise RunError(f"the results did not come back; in the VM they are in {in_vm}")
         return
     if out is not None:
         shutil.copytree(folder, out)
-    shown = out or (folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+        shown = out
+    elif folder.is_relative_to(Path.cwd()):
+        shown = folder.relative_to(Path.cwd())
+    else:
+        shown = folder
     print(f"on this machine: {shown}", file=sys.stderr)
 
 
 def _is_running() -> bool:
-    done = subprocess.run(
-        [_program(), "status", "--machine-readable"],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return any(line.split(",")[2:4] == ["state", "running"] for line in done.stdout.splitlines())
+    command = [_program(), "status", "--machine-readable"]
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False)
+    rows = [line.split(",") for line in done.stdout.splitlines()]
+    return any(row[2:4] == ["state", "running"] for row in rows)
 
 
 def _vagrant(*words: str, output: TextIO | None = None) -> int:
-    """Run Vagrant in the project's folder with this terminal; its exit status. Ctrl-C is Vagrant's
-    to handle.
+    """Run Vagrant in the project's folder with this terminal; Vagrant handles Ctrl-C.
+
+    Returns:
+        The exit status, as a shell has it.
     """
     with subprocess.Popen([_program(), *words], cwd=PROJECT, stdout=output) as process:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -173,14 +203,14 @@ def _vagrant(*words: str, output: TextIO | None = None) -> int:
             status = process.wait()
         finally:
             signal.signal(signal.SIGINT, previous)
-    return status if status >= 0 else 128 - status
+    return status if status >= 0 else SIGNALLED - status
 
 
 def _program() -> str:
-    """Where Vagrant is.
+    """Find Vagrant.
 
     Raises:
-        MachineError: it is not installed, or there is no Vagrantfile.
+        MachineError: Vagrant is not installed, or there is no Vagrantfile.
     """
     if not (PROJECT / "Vagrantfile").is_file():
         raise MachineError(
@@ -188,11 +218,5 @@ def _program() -> str:
         )
     program = shutil.which("vagrant")
     if program is None:
-        raise MachineError(
-            "vagrant is not installed, nor maybe a hypervisor that it starts VMs with\n"
-            "  Debian: apt-get install vagrant vagrant-libvirt libvirt-daemon-system\n"
-            "  macOS:  brew install --cask vagrant, and VirtualBox, Parallels, or qemu with `vagrant plugin install "
-            "vagrant-qemu`\n"
-            "  else:   https://developer.hashicorp.com/vagrant/install, and VirtualBox; see docs/vm.md"
-        )
+        raise MachineError(NO_VAGRANT)
     return program

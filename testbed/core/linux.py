@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import struct
+import sys
 
 # setns(2), unshare(2), clone(2)
 CLONE_VM = 0x00000100
@@ -45,14 +46,15 @@ PTRACE_TRACEME = 0
 STACK_ALIGNMENT = 16  # System V ABI for x86-64; AArch64 requires the same
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mount.argtypes = [
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_ulong,
-    ctypes.c_char_p,
-]
-_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+if sys.platform == "linux":  # elsewhere the module is imported too, for testbed vm, but not used
+    _libc.mount.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_ulong,
+        ctypes.c_char_p,
+    ]
+    _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
 def _error(call: str) -> OSError:
