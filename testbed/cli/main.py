@@ -1,4 +1,4 @@
-"""The program `testbed`: its commands, and what becomes of errors."""
+"""The program `testbed`: its commands, and how errors end it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from testbed.cli import (
     topo_graph,
     vm,
 )
-from testbed.core.errors import MachineError, TestbedError
+from testbed.core.errors import InputError, MachineError, TestbedError
 from testbed.execution.cleanup import reap
 
+INTERRUPTED = 130  # exit status
+
 app = typer.Typer(
-    help="Emulate datacenters joined by WAN links and run real PyTorch training across them, in exact virtual time.",
+    help="Emulate datacenters joined by WAN links and run real PyTorch training across them, in "
+    "exact virtual time.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -37,8 +40,8 @@ app = typer.Typer(
 )
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"testbed {__version__}")
         raise typer.Exit
 
@@ -48,11 +51,11 @@ def options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_tell_version, is_eager=True, help="Show the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
 ) -> None:
-    """What is not about a command."""
+    """Options without a command."""
 
 
 topo.app.command("schema")(topo_files.schema)
@@ -74,35 +77,42 @@ app.add_typer(vm.app, name="vm")
 
 def main() -> None:
     """Run the command line; errors that a user can meet are printed without a traceback."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    errors = Console(stderr=True, highlight=False)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         reap()
         status = app(standalone_mode=False)
-        if status == 130:  # typer's answer to Ctrl-C
-            errors.print("interrupted")
-        sys.exit(status or 0)
     except TestbedError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _print_error(str(error))
         if isinstance(error, MachineError):
-            errors.print(
-                "  testbed doctor says what this machine can do, and what mends the rest",
-                soft_wrap=True,
-            )
+            hint = "  testbed doctor says what this machine can do, and what mends the rest"
+            _errors().print(hint, soft_wrap=True)
         sys.exit(error.exit_status)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except typer.Abort:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        errors.print("interrupted")
-        sys.exit(130)
+        _errors().print("interrupted")
+        sys.exit(INTERRUPTED)
     except Exception as error:
-        if type(error).__name__.endswith("UsageError") or hasattr(error, "format_message"):
-            errors.print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)  # type: ignore[attr-defined]
-            sys.exit(2)
-        raise
+        # A wrong command line. Versions of typer differ in whose class this is.
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:
+            raise
+        _print_error(format_message())
+        sys.exit(InputError.exit_status)
+    if status == INTERRUPTED:  # typer's answer to Ctrl-C
+        _errors().print("interrupted")
+    sys.exit(status or 0)
 
 
-def _as_interrupt(number: int, frame: object) -> None:
+def _errors() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _print_error(message: str) -> None:
+    _errors().print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+
+
+def _raise_interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt

@@ -1,6 +1,4 @@
-"""testbed topo schema, reference, import: the topology language, for editors, for people, from
-other formats.
-"""
+"""testbed topo schema, reference, import: the topology language for editors and for people."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ def schema() -> None:
 
 
 def reference() -> None:
-    """Print the reference of topology files: every key with its unit, default and meaning
-    (Markdown).
-    """
+    """Print the reference of topology files: keys, units, defaults and meanings (Markdown)."""
     typer.echo(page())
 
 
@@ -61,13 +57,17 @@ def import_file(
         str | None, typer.Option(help="of that matrix, if its first cell names none, e.g. Gbit/s")
     ] = None,
 ) -> None:
-    """Make a topology file of GraphML or CSV. Its comment says what was assumed and what was left
-    out.
+    """Make a topology file of GraphML or CSV.
+
+    The file's comment says what was assumed and what was left out.
     """
+    delay_ns = None
+    if delay is not None:
+        delay_ns = _read(parse_time, delay, "--delay")
     options = Options(
         name=name,
         rate=_read(parse_rate, rate, "--rate"),
-        delay=None if delay is None else _read(parse_time, delay, "--delay"),
+        delay=delay_ns,
         detour=detour,
         hosts=hosts,
         bandwidth=bandwidth,
@@ -86,6 +86,7 @@ def import_file(
 
 
 def _read(parse: Callable[[object], int], text: str, option: str) -> int:
+    """Read the quantity that was given to `option`."""
     try:
         return parse(text)
     except UnitError as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,12 +16,7 @@ from testbed.plan.resolve import resolve_network
 FORMATS = (".svg", ".png")
 
 
-class Theme(StrEnum):
-    """Colours of a picture."""
-
-    AUTO = "auto"
-    LIGHT = "light"
-    DARK = "dark"
+Theme = Literal["auto", "light", "dark"]
 
 
 def graph(
@@ -34,7 +28,8 @@ def graph(
             "-o",
             "--output",
             metavar="FILE",
-            help="a .svg or .png, replaced if it exists; left out: <name>.svg here, unless that exists",
+            help="a .svg or .png, replaced if it exists; "
+            "left out: <name>.svg here, unless that exists",
         ),
     ] = None,
     dot: Annotated[
@@ -46,47 +41,51 @@ def graph(
     theme: Annotated[
         Theme,
         typer.Option(envvar="TESTBED_THEME", help="auto: as the viewer prefers; in a .png, light"),
-    ] = Theme.AUTO,
+    ] = "auto",
     width: Annotated[
         int, typer.Option(envvar="TESTBED_WIDTH", min=200, max=8000, help="of a .png, in pixels")
     ] = 1920,
 ) -> None:
-    """Draw a topology: a map of its sites and WAN links, or a plain drawing if the sites have no
-    locations.
+    """Draw a topology: a map of its sites and WAN links.
+
+    If the sites have no locations, the drawing is plain.
     """
     from testbed.report import network_text  # noqa: PLC0415
 
     if dot + mermaid + (output is not None) > 1:
-        raise InputError(
-            "--dot, --mermaid and -o exclude each other",
-            remedy="--dot and --mermaid print; use > FILE",
-        )
+        remedy = "--dot and --mermaid print; use > FILE"
+        raise InputError("--dot, --mermaid and -o exclude each other", remedy=remedy)
     network = resolve_network(load(topology, sets))
-    if dot or mermaid:
-        typer.echo(network_text.dot(network) if dot else network_text.mermaid(network))
+    if dot:
+        typer.echo(network_text.dot(network))
+        return
+    if mermaid:
+        typer.echo(network_text.mermaid(network))
         return
     path = _file_for(network, output)
+    image = _image(network, path, theme, width)
     try:
-        path.write_bytes(_image(network, path, theme, width))
+        path.write_bytes(image)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}", remedy="name another file with -o"
-        ) from error
+        what = f"{path} cannot be written: {error.strerror}"
+        raise InputError(what, remedy="name another file with -o") from error
     typer.echo(path)
 
 
 def _file_for(network: Network, output: Path | None) -> Path:
-    """Where the picture goes; a file that the user did not name is not replaced."""
+    """The file of the picture; a file that the user did not name is not replaced.
+
+    Raises:
+        InputError: The default file exists, or `output` is not of a known format.
+    """
     if output is None:
         path = Path(f"{network.name}.svg")
         if path.exists():
             raise InputError(f"{path} exists already", remedy=f"`-o {path}` replaces it")
         return path
     if output.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"{output} is neither a .svg nor a .png",
-            remedy="the file's ending says what it will be",
-        )
+        remedy = "the file's ending says what it will be"
+        raise InputError(f"{output} is neither a .svg nor a .png", remedy=remedy)
     return output
 
 
@@ -94,5 +93,6 @@ def _image(network: Network, path: Path, theme: Theme, width: int) -> bytes:
     from testbed.report.map.site_map import png, site_map  # noqa: PLC0415
 
     if path.suffix.lower() == ".svg":
-        return site_map(network, theme=theme.value).encode()
-    return png(site_map(network, theme="dark" if theme is Theme.DARK else "light"), width)
+        return site_map(network, theme=theme).encode()
+    png_theme = "dark" if theme == "dark" else "light"
+    return png(site_map(network, theme=png_theme), width)

@@ -1,6 +1,4 @@
-"""The prompt of testbed topo shell: lines are edited and completed here, and carried out in the
-guest.
-"""
+"""The prompt of testbed topo shell: edits and completes lines, which the guest carries out."""
 
 from __future__ import annotations
 
@@ -22,12 +20,15 @@ class Shell(cmd.Cmd):
     """Reads lines for one deployment until ``exit`` or the end of the input."""
 
     def __init__(self, deployment: Deployment, nodes: list[str], commands: list[str]) -> None:
+        """Complete the names of `nodes` and of Mininet's `commands`."""
         super().__init__()
-        self._deployment, self._nodes, self._commands = deployment, nodes, [*commands, "exit"]
+        self._deployment = deployment
+        self._nodes = nodes
+        self._commands = [*commands, "exit"]
         self.prompt = f"{deployment.name}> " if sys.stdin.isatty() else ""
 
     def run(self) -> None:
-        """Until the end; Ctrl-C clears the line. The history is kept between calls."""
+        """Read lines until the end; Ctrl-C clears the line. The history is kept between calls."""
         history = cache_dir() / "shell-history"
         _read(history)
         readline.set_completer_delims(" \t\n")
@@ -43,30 +44,31 @@ class Shell(cmd.Cmd):
 
     def onecmd(self, line: str) -> bool:
         """Carry out one line; true at the end."""
-        if line.strip() in END:
+        command = line.strip()
+        if command in END:
             if line == "EOF" and sys.stdin.isatty():
                 print()
             return True
-        if line.strip():
-            call(
-                self._deployment,
-                Request(kind="prompt", words=(line,)),
-                sys.stdout.buffer,
-                sys.stderr.buffer,
-            )
+        if command:
+            request = Request(kind="prompt", words=(line,))
+            call(self._deployment, request, sys.stdout.buffer, sys.stderr.buffer)
         return False
 
     def completenames(self, text: str, *ignored: object) -> list[str]:
         """Commands and nodes that begin with `text`."""
-        return [name for name in [*self._commands, *self._nodes] if name.startswith(text)]
+        return _matching([*self._commands, *self._nodes], text)
 
     def completedefault(self, *words: object) -> list[str]:
         """Nodes that begin with the word at the cursor."""
-        return [name for name in self._nodes if name.startswith(str(words[0]))]
+        return _matching(self._nodes, words[0])
 
     def complete_help(self, *words: object) -> list[str]:
         """Commands that begin with the word at the cursor."""
-        return [name for name in self._commands if name.startswith(str(words[0]))]
+        return _matching(self._commands, words[0])
+
+
+def _matching(names: list[str], prefix: object) -> list[str]:
+    return [name for name in names if name.startswith(str(prefix))]
 
 
 def _read(history: Path) -> None:
