@@ -1,6 +1,4 @@
-"""testbed topo deploy, inspect, exec, shell, set, verify, destroy: networks that stay until they
-are destroyed.
-"""
+"""testbed topo deploy, inspect, exec, shell, set, verify, destroy: persistent networks."""
 
 from __future__ import annotations
 
@@ -21,28 +19,28 @@ from testbed.cli.options import (
     FormatOption,
     SetOption,
     TopologyArgument,
+    memory_size,
 )
 from testbed.cli.output import wide_console
 from testbed.cli.progress import display
 from testbed.cli.topo import csv_text, load
 from testbed.cli.topo_shell import Shell
-from testbed.core.errors import InputError, Place
-from testbed.core.units import (
-    format_figure,
-    format_probability,
-    format_rate,
-    format_time,
-    parse_size,
-)
-from testbed.deployments import service as live
+from testbed.core.errors import InputError
+from testbed.core.units import format_figure, format_probability, format_rate, format_time
+from testbed.deployments import service
 from testbed.deployments.client import answer, call
 from testbed.deployments.folder import Deployment
 from testbed.deployments.mailbox import Request
 from testbed.deployments.reconfigure import change
+from testbed.plan.model import Network
 from testbed.spec.base import suggest
 from testbed.spec.overrides import parse_overrides
+from testbed.spec.topology import Topology
 
-Target = Annotated[
+NS_PER_MS = 10**6
+Row = dict[str, Any]  # a line of a table: values by column
+
+TargetOption = Annotated[
     str | None,
     typer.Option(
         "-t",
@@ -52,10 +50,8 @@ Target = Annotated[
         help="the deployment \\[default: the only one]",
     ),
 ]
-Seed = Annotated[
-    int, typer.Option(envvar="TESTBED_SEED", min=0, help="of everything that is drawn")
-]
-GuestMemory = Annotated[
+SeedOption = Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="random seed")]
+GuestMemoryOption = Annotated[
     str | None,
     typer.Option(
         envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]"
@@ -66,38 +62,48 @@ GuestMemory = Annotated[
 def deploy(
     topology: TopologyArgument,
     name: Annotated[
-        str | None, typer.Option(help="of the deployment \\[default: the topology's]")
+        str | None, typer.Option(help="name of the deployment \\[default: the topology's]")
     ] = None,
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = "real",
-    seed: Seed = 0,
-    guest_memory: GuestMemory = None,
+    seed: SeedOption = 0,
+    guest_memory: GuestMemoryOption = None,
 ) -> None:
     """Build the network of a topology in a guest that stays until it is destroyed."""
-    begin = time.monotonic()
+    began = time.monotonic()
     spec = load(topology, sets)
-    made = _deploy(name or spec.name, spec, clock, seed, guest_memory)
-    network = made.read_plan().network
-    typer.echo(
-        f"{made.name}: {len(network.hosts)} hosts in {len(network.datacenters)} datacenters stand after "
-        f"{time.monotonic() - begin:.1f} s ({clock} clock)\n"
-        f"  testbed topo exec -t {made.name} {network.hosts[0].name} -- ping -c3 {network.hosts[-1].address.ip}\n"
-        f"  testbed topo shell -t {made.name}, inspect {made.name}, destroy {made.name}"
-    )
+    deployment = _deploy(name or spec.name, spec, clock, seed, guest_memory)
+    network = deployment.read_plan().network
+    typer.echo(_greeting(deployment.name, network, clock, time.monotonic() - began))
     if network.changes:
         typer.echo(
             "  the events of its topology happen in runs; here testbed topo set changes links"
         )
 
 
-def _deploy(name: str, spec: Any, clock: Clock, seed: int, guest_memory: str | None) -> Deployment:
-    try:
-        memory = None if guest_memory is None else parse_size(guest_memory)
-    except ValueError as error:
-        raise InputError(str(error), place=Place("--guest-memory")) from error
+def _greeting(name: str, network: Network, clock: Clock, seconds: float) -> str:
+    """What stands, and the commands to use it."""
+    hosts = len(network.hosts)
+    datacenters = len(network.datacenters)
+    first_host = network.hosts[0].name
+    last_address = network.hosts[-1].address.ip
+    return (
+        f"{name}: {hosts} hosts in {datacenters} datacenters stand after {seconds:.1f} s "
+        f"({clock} clock)\n"
+        f"  testbed topo exec -t {name} {first_host} -- ping -c3 {last_address}\n"
+        f"  testbed topo shell -t {name}, inspect {name}, destroy {name}"
+    )
+
+
+def _deploy(
+    name: str, spec: Topology, clock: Clock, seed: int, guest_memory: str | None
+) -> Deployment:
+    memory_bytes = None
+    if guest_memory is not None:
+        memory_bytes = memory_size(guest_memory, "--guest-memory")
     with display() as progress:
-        return live.deploy(
-            name, spec, clock=clock, seed=seed, memory_bytes=memory, progress=progress
+        return service.deploy(
+            name, spec, clock=clock, seed=seed, memory_bytes=memory_bytes, progress=progress
         )
 
 
@@ -107,71 +113,91 @@ def inspect(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is deployed: state, clock, uptime; of one deployment also hosts, addresses and link
-    settings.
-    """
-    asked = live.deployments() if name is None else [live.find(name, running=False)]
-    found = [live.overview(deployment) for deployment in asked]
+    """Show what is deployed: state, clock, uptime; of one deployment also hosts and links."""
+    if name is None:
+        _print_all(output)
+        return
+    overview = service.overview(service.find(name, running=False))
     if output is Format.JSON:
-        typer.echo(json.dumps(found if name is None else found[0], indent=2))
-    elif name is None:
-        _print_rows([_summary(one) for one in found], output)
+        typer.echo(json.dumps(overview, indent=2))
     elif output is Format.CSV:
-        typer.echo(csv_text(_parts(found[0])))
+        typer.echo(csv_text(_hosts_and_links(overview)))
     else:
-        _print_one(found[0])
+        _print_one(overview)
 
 
-def _summary(one: dict[str, Any]) -> dict[str, Any]:
-    kept = ("name", "state", "topology", "clock", "uptime_s", "virtual_s", "pid")
-    return {key: one[key] for key in kept} | {
-        "hosts": len(one["hosts"]),
-        "links": len(one["links"]) // 2,
-    }
+def _print_all(output: Format) -> None:
+    """Print a line for each deployment."""
+    overviews = [service.overview(deployment) for deployment in service.deployments()]
+    if output is Format.JSON:
+        typer.echo(json.dumps(overviews, indent=2))
+    else:
+        _print_rows([_summary_row(overview) for overview in overviews], output)
 
 
-def _parts(one: dict[str, Any]) -> list[dict[str, Any]]:
+def _summary_row(overview: Row) -> Row:
+    columns = ("name", "state", "topology", "clock", "uptime_s", "virtual_s", "pid")
+    row = {column: overview[column] for column in columns}
+    row["hosts"] = len(overview["hosts"])
+    row["links"] = len(overview["links"]) // 2
+    return row
+
+
+def _hosts_and_links(overview: Row) -> list[Row]:
     """Hosts and link directions of a deployment as rows of one table."""
-    hosts = [
-        {"kind": "host", "name": h["name"], "from": h["datacenter"], "address": h["address"]}
-        for h in one["hosts"]
-    ]
-    links = [{"kind": "link", "name": link["link"], **link} for link in one["links"]]
-    columns = dict.fromkeys(key for row in [*hosts, *links] for key in row if key != "link")
-    return [{key: row.get(key) for key in columns} for row in [*hosts, *links]]
+    rows: list[Row] = []
+    for host in overview["hosts"]:
+        rows.append(
+            {
+                "kind": "host",
+                "name": host["name"],
+                "from": host["datacenter"],
+                "address": host["address"],
+            }
+        )
+    for link in overview["links"]:
+        row = {"kind": "link", "name": link["link"], **link}
+        del row["link"]
+        rows.append(row)
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
-def _print_rows(rows: list[dict[str, Any]], output: Format) -> None:
+def _print_rows(rows: list[Row], output: Format) -> None:
     if output is Format.CSV:
         typer.echo(csv_text(rows) if rows else "")
-    elif not rows:
+        return
+    if not rows:
         typer.echo("nothing is deployed")
-    else:
-        table = Table(*rows[0], box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*("-" if value is None else str(value) for value in row.values()))
-        wide_console().print(table)
+        return
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    wide_console().print(table)
 
 
-def _print_one(one: dict[str, Any]) -> None:
-    _print_rows([_summary(one)], Format.TABLE)
-    if one["reason"]:
-        typer.echo(one["reason"])
+def _print_one(overview: Row) -> None:
+    _print_rows([_summary_row(overview)], Format.TABLE)
+    if overview["reason"]:
+        typer.echo(overview["reason"])
     typer.echo("")
-    _print_rows(one["hosts"], Format.TABLE)
-    if one["links"]:
+    _print_rows(overview["hosts"], Format.TABLE)
+    if overview["links"]:
         typer.echo("")
-        _print_rows([_readable(link) for link in one["links"]], Format.TABLE)
+        _print_rows([_link_row(link) for link in overview["links"]], Format.TABLE)
 
 
-def _readable(link: dict[str, Any]) -> dict[str, Any]:
+def _link_row(link: Row) -> Row:
+    """The settings of a link direction, with units."""
     return {
         "from": link["from"],
         "to": link["to"],
         "address": link["address"],
         "rate": format_rate(link["rate_bps"]),
-        "delay": format_time(round(link["delay_ms"] * 1e6)),
-        "jitter": format_time(round(link["jitter_ms"] * 1e6)),
+        "delay": format_time(round(link["delay_ms"] * NS_PER_MS)),
+        "jitter": format_time(round(link["jitter_ms"] * NS_PER_MS)),
         "loss": format_probability(link["loss"]),
         "queue (packets)": link["queue_packets"],
     }
@@ -180,27 +206,26 @@ def _readable(link: dict[str, Any]) -> dict[str, Any]:
 def execute(
     host: Annotated[str, typer.Argument(help="a host, or a datacenter for its border router")],
     command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="what to run there")
+        list[str], typer.Argument(metavar="-- COMMAND...", help="the command to run there")
     ],
-    target: Target = None,
+    target: TargetOption = None,
 ) -> None:
-    """Run a command on a host; its output comes as it is printed, and its exit status is that of
-    this command.
+    """Run a command on a host, and end with the command's exit status.
+
+    The command's output is printed as it comes.
     """
-    found = live.find(target)
+    deployment = service.find(target)
     words = command[1:] if command[0] == "--" else command
     if not words:
-        raise InputError(
-            "there is no command", remedy="as in testbed topo exec iowa-h0 -- ip address"
-        )
-    known = nodes(found)
+        remedy = "as in testbed topo exec iowa-h0 -- ip address"
+        raise InputError("there is no command", remedy=remedy)
+    known = nodes(deployment)
     if host not in known:
-        raise InputError(
-            f"there is no host {host!r} in {found.name}", remedy=suggest(host, known, "hosts")
-        )
+        what = f"there is no host {host!r} in {deployment.name}"
+        raise InputError(what, remedy=suggest(host, known, "hosts"))
     request = Request(kind="exec", node=host, words=tuple(words))
     try:
-        status = call(found, request, sys.stdout.buffer, sys.stderr.buffer)
+        status = call(deployment, request, sys.stdout.buffer, sys.stderr.buffer)
     except BrokenPipeError:  # as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
@@ -210,26 +235,36 @@ def execute(
 def nodes(deployment: Deployment) -> list[str]:
     """Names of nodes: hosts, datacenters (for their border routers), and the kernel's own names."""
     network = deployment.read_plan().network
-    names = [host.name for host in network.hosts] + [dc.name for dc in network.datacenters]
-    return list(dict.fromkeys([*names, *json.loads(deployment.ready.read_text())["nodes"]]))
+    names = [host.name for host in network.hosts]
+    names += [datacenter.name for datacenter in network.datacenters]
+    names += _ready_note(deployment)["nodes"]
+    return list(dict.fromkeys(names))
 
 
-def shell(target: Target = None) -> None:
-    """Mininet's prompt: nodes, net, links, dump, pingall, iperf, or a command on a host (iowa-h0
-    ping -c1 ohio-h0).
+def _ready_note(deployment: Deployment) -> dict[str, list[str]]:
+    """What the guest wrote when it was ready: the names of its nodes and of Mininet's commands."""
+    note: dict[str, list[str]] = json.loads(deployment.ready.read_text())
+    return note
+
+
+def shell(target: TargetOption = None) -> None:
+    """Open Mininet's prompt: nodes, net, links, dump, pingall, iperf, or a command on a host.
+
+    A command on a host begins with the host's name: iowa-h0 ping -c1 ohio-h0.
     """
-    found = live.find(target)
-    Shell(found, nodes(found), json.loads(found.ready.read_text())["commands"]).run()
+    deployment = service.find(target)
+    Shell(deployment, nodes(deployment), _ready_note(deployment)["commands"]).run()
 
 
 def set_(
     settings: Annotated[
         list[str], typer.Argument(metavar="KEY=VALUE...", help="as in wan.iowa-ohio.delay='20 ms'")
     ],
-    target: Target = None,
+    target: TargetOption = None,
 ) -> None:
     """Change links of a network that stands; packets on their way are not lost."""
-    change(live.find(target), parse_overrides(settings, ["topology"])["topology"])
+    overrides = parse_overrides(settings, ["topology"])["topology"]
+    change(service.find(target), overrides)
 
 
 def verify(
@@ -239,41 +274,39 @@ def verify(
             help="a preset or file, deployed for this and destroyed \\[default: a deployment]"
         ),
     ] = None,
-    target: Target = None,
+    target: TargetOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="round trips only")] = False,
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = "virtual",
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Measure round trips, rates and losses, and compare them with the plan; exit status 1 where
-    one is off.
+    """Measure round trips, rates and losses, and compare them with the plan.
+
+    Exit status 1 if one is out of tolerance.
     """
     request = Request(kind="verify", quick=quick)
     if topology is None:
         if sets:
-            raise InputError(
-                "--set needs a topology to deploy",
-                remedy="testbed topo set changes one that stands",
-            )
-        text = answer(live.find(target), request)
+            remedy = "testbed topo set changes one that stands"
+            raise InputError("--set needs a topology to deploy", remedy=remedy)
+        text = answer(service.find(target), request)
     else:
         if target is not None:
-            raise InputError(
-                "both a topology and a deployment are named", remedy="name one of them"
-            )
-        made = _deploy(f"verify-{os.getpid()}", load(topology, sets), clock, seed, None)
+            what = "both a topology and a deployment are named"
+            raise InputError(what, remedy="name one of them")
+        deployment = _deploy(f"verify-{os.getpid()}", load(topology, sets), clock, seed, None)
         try:
-            text = answer(made, request)
+            text = answer(deployment, request)
         finally:
-            live.destroy(made)
+            service.destroy(deployment)
     checks = [json.loads(line) for line in text.splitlines()]
     _print_checks(checks, output)
     if not all(check["ok"] for check in checks):
         raise typer.Exit(1)
 
 
-def _print_checks(checks: list[dict[str, Any]], output: Format) -> None:
+def _print_checks(checks: list[Row], output: Format) -> None:
     if output is Format.JSON:
         typer.echo(json.dumps(checks, indent=2))
     elif output is Format.CSV:
@@ -281,17 +314,19 @@ def _print_checks(checks: list[dict[str, Any]], output: Format) -> None:
     elif not checks:
         typer.echo("nothing to measure: a single datacenter has no WAN links")
     else:
-        rows = [
-            {
-                key: format_figure(value, 6) if isinstance(value, float) else value
-                for key, value in check.items()
-                if key not in ("ok", "error")
-            }
-            | {"error": "-" if check["error"] is None else f"{check['error']:+.3g}"}
-            | {"verdict": "ok" if check["ok"] else "OUT OF TOLERANCE"}
-            for check in checks
-        ]
-        _print_rows(rows, output)
+        _print_rows([_check_row(check) for check in checks], output)
+
+
+def _check_row(check: Row) -> Row:
+    """A check for people: rounded, with the verdict in words at the end."""
+    row: Row = {}
+    for column, value in check.items():
+        if column not in ("ok", "error"):
+            row[column] = format_figure(value, 6) if isinstance(value, float) else value
+    error = check["error"]
+    row["error"] = "-" if error is None else f"{error:+.3g}"
+    row["verdict"] = "ok" if check["ok"] else "OUT OF TOLERANCE"
+    return row
 
 
 def destroy(
@@ -301,13 +336,12 @@ def destroy(
     """End deployments, and remove all that they have left."""
     if bool(names) == everything:
         raise InputError("name the deployments to destroy, or write --all")
-    found = (
-        live.deployments()
-        if everything
-        else [live.find(name, running=False) for name in names or []]
-    )
-    for deployment in found:
-        live.destroy(deployment)
+    if everything:
+        doomed = service.deployments()
+    else:
+        doomed = [service.find(name, running=False) for name in names or []]
+    for deployment in doomed:
+        service.destroy(deployment)
         typer.echo(f"{deployment.name} is destroyed")
 
 
@@ -316,5 +350,5 @@ def add_to(app: typer.Typer) -> None:
     for command in (deploy, inspect, shell, verify, destroy):
         app.command()(command)
     app.command("set")(set_)
-    rest_is_the_command = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command("exec", context_settings=rest_is_the_command)(execute)
+    words_are_the_command = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    app.command("exec", context_settings=words_are_the_command)(execute)

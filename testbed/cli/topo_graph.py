@@ -94,5 +94,5 @@ def _image(network: Network, path: Path, theme: Theme, width: int) -> bytes:
 
     if path.suffix.lower() == ".svg":
         return site_map(network, theme=theme).encode()
-    png_theme = "dark" if theme == "dark" else "light"
+    png_theme: Theme = "dark" if theme == "dark" else "light"
     return png(site_map(network, theme=png_theme), width)
