@@ -89,12 +89,15 @@ def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
     minimum = max(frame, limit // 6)
     maximum = max(3 * frame, limit // 2)
     weight_log = _red_weight_log(minimum, maximum, frame)
+
     slope = (maximum - minimum) / RED_PROBABILITY
     slope_log = max(0, math.floor(math.log2(slope)))
 
     halvings_per_us = -math.log2(1 - 2.0**-weight_log) * rate_bytes / frame / 1e6
     longest_us = LARGEST_SHIFT / halvings_per_us
-    cell_log = max(0, math.ceil(math.log2(max(1.0, longest_us / STAB_CELLS))))
+    longest_cell_us = max(1.0, longest_us / STAB_CELLS)
+    cell_log = max(0, math.ceil(math.log2(longest_cell_us)))
+
     return Red(
         limit=limit,
         minimum=minimum,
@@ -139,7 +142,13 @@ def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
     """
     interval = max(CODEL_INTERVAL_US, rtt_ns // 1000)
     target = int(CODEL_TARGET * interval)
-    return FqCodel(limit=limit, target=target, interval=interval, quantum=frame, ecn=ecn)
+    return FqCodel(
+        limit=limit,
+        target=target,
+        interval=interval,
+        quantum=frame,
+        ecn=ecn,
+    )
 
 
 def apply(connection: IPRoute, index: int, managed: ManagedQueue) -> None:
@@ -169,6 +178,7 @@ def read(connection: IPRoute, index: int) -> dict[str, Any]:
     for qdisc in connection.get_qdiscs(index=index):
         kind = qdisc.get_attr("TCA_KIND")
         options = qdisc.get_attr("TCA_OPTIONS")
+
         if kind == "tbf":
             kept["rate_bytes"] = _read_rate(options)
         elif kind == "red":

@@ -103,8 +103,9 @@ class TransferSockets:
         Raises:
             OSError: the receiving host cannot listen.
         """
-        source = network.plan.host(transfer.source)
-        target = network.plan.host(transfer.target)
+        plan = network.plan
+        source = plan.host(transfer.source)
+        target = plan.host(transfer.target)
         self._source_pid = network.pid(source.node)
         self._target_pid = network.pid(target.node)
         self._address = (str(target.address.ip), port)
@@ -112,6 +113,7 @@ class TransferSockets:
         self._stack = stack
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
+
         self._open = transfer.connections  # connections whose end the receiver has not seen
         self._unsent: dict[socket.socket, int] = {}  # bytes
 
@@ -133,10 +135,13 @@ class TransferSockets:
         with inside_netns(self._source_pid):
             sender = self._stack.enter_context(socket.socket())
         sender.setblocking(False)
+
         pace_bps = self._transfer.pace_bps
         if pace_bps is not None:
             pace_bytes = max(1, pace_bps // 8 // self._transfer.connections)
-            sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("=Q", pace_bytes))
+            pace = struct.pack("=Q", pace_bytes)
+            sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
+
         sender.connect_ex(self._address)
         self._unsent[sender] = size
         self._selector.register(sender, selectors.EVENT_WRITE, self._send)
@@ -170,6 +175,7 @@ class TransferSockets:
     def _send(self, sender: socket.socket) -> int:
         chunk = self._buffer[: self._unsent[sender]]
         self._unsent[sender] -= sender.send(chunk)
+
         if self._unsent[sender] == 0:
             self._selector.unregister(sender)
             sender.shutdown(socket.SHUT_WR)
@@ -178,6 +184,7 @@ class TransferSockets:
     def _receive(self, receiver: socket.socket) -> int:
         # MSG_TRUNC: nothing is copied.
         received = receiver.recv_into(self._buffer, CHUNK_BYTES, socket.MSG_TRUNC)
+
         if received == 0:
             self._selector.unregister(receiver)
             self._open -= 1

@@ -144,7 +144,7 @@ def _link_ends_of_cable(net: Mininet, cable: FabricCable) -> None:
 
 def _link_routers_to_outside_plant(net: Mininet, plan: Network, link: WanLink) -> None:
     for direction, end in ((link.forward, "a"), (link.backward, "b")):
-        router = plan.datacenter(direction.source).router
+        router = plan.router(direction.source)
         net.addLink(
             router,
             qdiscs.OUTSIDE_PLANT,

@@ -82,7 +82,9 @@ def configure_host(
     """
     plan = network.plan
     with netlink(network.pid(host.node)) as connection:
-        connection.link("set", index=interface_index(connection, "lo"), state="up")
+        loopback = interface_index(connection, "lo")
+        connection.link("set", index=loopback, state="up")
+
         index = bring_up(connection, qdiscs.host_interface(host), plan, host.address)
         for other in segment_hosts:
             if other is not host:
@@ -121,15 +123,15 @@ def configure_router(
             _configure_lan_port(connection, plan, dc, segment, hosts_by_switch[segment.switch])
 
         for link in plan.wan:
-            for direction, opposite in (link.directions, link.directions[::-1]):
+            for direction in link.directions:
                 if direction.source == dc.name:
-                    interface = qdiscs.wan_interface(dc.router, link.index)
-                    _configure_wan_port(connection, plan, interface, direction, opposite)
+                    _configure_wan_port(connection, plan, link, direction)
 
         for route in plan.routes:
             if route.dc == dc.name:
                 subnet = plan.datacenter(route.destination).subnet
-                set_route(connection, subnet, [hop.via for hop in route.hops])
+                next_hops = [hop.via for hop in route.hops]
+                set_route(connection, subnet, next_hops)
 
 
 def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
@@ -156,19 +158,25 @@ def _configure_lan_port(
 
 
 def _configure_wan_port(
-    connection: IPRoute, plan: Network, interface: str, direction: Direction, opposite: Direction
+    connection: IPRoute, plan: Network, link: WanLink, direction: Direction
 ) -> None:
     """Configure a border router's port that sends into `direction` of a WAN link."""
+    router = plan.router(direction.source)
+    interface = qdiscs.wan_interface(router, link.index)
     index = bring_up(connection, interface, plan, direction.address)
+
+    opposite = link.opposite(direction)
     neighbour(connection, index, opposite.address, opposite.mac)
 
 
 def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
     """Give all interfaces of a switch or leaf the plan's MTU."""
+    switch = network.mininet[segment.switch]
+    mtu = network.plan.mtu
     with netlink(network.pid(segment.switch)) as connection:
-        for name in network.mininet[segment.switch].nameToIntf:
+        for name in switch.nameToIntf:
             index = interface_index(connection, name)
-            connection.link("set", index=index, mtu=network.plan.mtu)
+            connection.link("set", index=index, mtu=mtu)
 
 
 def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) -> None:

@@ -37,17 +37,21 @@ def configure(
         sysctls: of leaves and spines, with slashes in their names.
     """
     assert dc.fabric is not None
+    spines = dc.fabric.spines
+    leaves = [segment.switch for segment in dc.segments]
+
     for segment in dc.segments:
         write_sysctls(network.pid(segment.switch), sysctls)
         _configure_bridge(network, segment, hosts_by_switch.get(segment.switch, []))
-    for spine in dc.fabric.spines:
+    for spine in spines:
         write_sysctls(network.pid(spine), sysctls)
 
     cables = _cables_by_node(dc.fabric)
     routes = _routes_by_node(dc.fabric)
-    leaves = [segment.switch for segment in dc.segments]
-    for node in sorted([*leaves, *dc.fabric.spines, dc.router]):
-        _configure_cables(network, node, cables.get(node, []), routes.get(node, []))
+    for node in sorted([*leaves, *spines, dc.router]):
+        node_cables = cables.get(node, [])
+        node_routes = routes.get(node, [])
+        _configure_cables(network, node, node_cables, node_routes)
 
 
 def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host]) -> None:
@@ -56,6 +60,7 @@ def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host
         bridge = interface_index(connection, BRIDGE)
         connection.link("set", index=bridge, address=leaf.gateway_mac)
         bring_up(connection, BRIDGE, network.plan, leaf.gateway)
+
         for host in hosts:
             neighbour(connection, bridge, host.address, host.mac)
 
@@ -68,6 +73,7 @@ def _configure_cables(
         for near_end, far_end in cables:
             index = bring_up(connection, near_end.interface, network.plan, near_end.address)
             neighbour(connection, index, far_end.address, far_end.mac)
+
         for route in routes:
             set_route(connection, route.destination, route.via)
 

@@ -50,6 +50,7 @@ class Prompt(CLI):
     def default(self, line: str) -> None:
         """Run a command on a node; names of hosts in the command stand for their addresses."""
         name, arguments, _line = self.parseline(line)
+
         if name not in self.mn:
             error(f"*** there is no command or node {name or line!r}: try help, nodes\n")
             return
@@ -82,8 +83,10 @@ class Prompt(CLI):
         if shutil.which("iperf") is None:
             error("*** iperf is not installed on this machine\n")
             return
+
         if not names:
-            names = [self.mn.hosts[0].name, self.mn.hosts[-1].name]
+            hosts = self.mn.hosts
+            names = [hosts[0].name, hosts[-1].name]
         if len(names) != 2 or any(name not in self.mn for name in names):
             error("*** iperf needs two hosts\n")
             return
@@ -105,13 +108,16 @@ def _rename_nodes(network: BuiltNetwork, names: Mapping[str, str]) -> None:
     Mininet's pingall and iperf are about its hosts; routers and the outside plant become switches.
     """
     net = network.mininet
+    nodes = [*net.hosts, *net.switches]
     renamed = {name: net[node] for name, node in names.items()}
     for name, node in renamed.items():
         node.name = name
-    net.nameToNode = {node.name: node for node in [*net.hosts, *net.switches]} | renamed
+
+    net.nameToNode = {node.name: node for node in nodes}
+    net.nameToNode.update(renamed)
 
     hosts = [net[host.name] for host in network.plan.hosts]
-    net.switches = [node for node in [*net.hosts, *net.switches] if node not in hosts]
+    net.switches = [node for node in nodes if node not in hosts]
     net.hosts = hosts
 
 

@@ -84,9 +84,11 @@ class ProbeResult:
         """
         if self.span_ns <= 0:
             return None
+
         first_ns = min(self.arrivals.values())
-        first_numbers = [number for number, at_ns in self.arrivals.items() if at_ns == first_ns]
-        packets = max(self.arrivals) - max(first_numbers)
+        last_number = max(self.arrivals)
+        first_number = max(n for n, at_ns in self.arrivals.items() if at_ns == first_ns)
+        packets = last_number - first_number
         return packets * self.frame_bytes * 8 * 1e9 / self.span_ns
 
 
@@ -114,22 +116,25 @@ def send_probe(
             single burst of at most the whole queue is sent.
     """
     plan = network.plan
-    opposite = next(d for d in link.directions if d is not direction)
     schedule = _schedule(plan, direction, packets, payload, least_pause_ns)
-    source_pid = network.pid(plan.datacenter(direction.source).router)
-    target_pid = network.pid(plan.datacenter(direction.target).router)
-    address = (str(opposite.address.ip), PORT)
+    source_pid = network.pid(plan.router(direction.source))
+    target_pid = network.pid(plan.router(direction.target))
+    source_ip = str(direction.address.ip)
+    target_ip = str(link.opposite(direction).address.ip)
+
     with _udp_socket(source_pid) as sender, _udp_socket(target_pid) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         receiver.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        receiver.bind(address)
-        sender.bind((str(direction.address.ip), 0))
-        sender.connect(address)
+        receiver.bind((target_ip, PORT))
+
+        sender.bind((source_ip, 0))
+        sender.connect((target_ip, PORT))
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, payload)
         _send_portions(sender, schedule)
 
         fibre = direction.fibre
-        wait_ns = fibre.delay_ns + 4 * fibre.jitter_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
+        latest_ns = fibre.delay_ns + 4 * fibre.jitter_ns
+        wait_ns = latest_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
         arrivals = _receive(receiver, schedule.packets, timeout_s=wait_ns / 1e9)
     return ProbeResult(schedule.packets, schedule.frame_bytes, arrivals)
 
@@ -142,14 +147,22 @@ def _schedule(
     packets_per_skb = plan.tcp.packets_per_skb
     share = DROP_TAIL_SHARE if bottleneck.discipline == "drop-tail" else MANAGED_SHARE
     together = max(1, min(packets_per_skb, LARGEST_DATAGRAM // payload))
-    portion = max(1, bottleneck.queue_packets // packets_per_skb // share) * together
+    calls = max(1, bottleneck.queue_packets // packets_per_skb // share)
+    portion = calls * together
 
     frame_bytes = payload + HEADERS + ETHERNET
     pause_ns = portion * frame_bytes * BIT_NS_PER_BYTE_S // bottleneck.rate_bps
     if pause_ns < least_pause_ns:
         packets = min(packets, 2 * portion)
         portion = packets
-    return ProbeSchedule(packets, payload, portion, together, pause_ns)
+
+    return ProbeSchedule(
+        packets=packets,
+        payload=payload,
+        portion=portion,
+        together=together,
+        pause_ns=pause_ns,
+    )
 
 
 def _udp_socket(pid: int) -> socket.socket:
@@ -165,6 +178,7 @@ def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
     begin_ns = time.monotonic_ns()
     number = 0
     portions = 0
+
     while number < schedule.packets:
         end = min(schedule.packets, number + schedule.portion)
         while number < end:
@@ -172,7 +186,9 @@ def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
             datagrams = [struct.pack("!I", n) + filling for n in range(number, last)]
             sender.send(b"".join(datagrams))
             number = last
-        wait_ns = begin_ns + portions * schedule.pause_ns - time.monotonic_ns()
+
+        due_ns = begin_ns + portions * schedule.pause_ns
+        wait_ns = due_ns - time.monotonic_ns()
         portions += 1
         if number < schedule.packets and wait_ns > 0:
             time.sleep(wait_ns / 1e9)
@@ -193,6 +209,7 @@ def _receive(receiver: socket.socket, packets: int, *, timeout_s: float) -> dict
             data, control, _flags, _sender = receiver.recvmsg(4, 64)
         except TimeoutError:
             break
+
         _level, _type, timestamp = control[0]
         seconds, nanoseconds = struct.unpack("qq", timestamp)
         number = int.from_bytes(data, "big")

@@ -136,11 +136,14 @@ def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
 
 def _nic_ports(host: Host) -> Iterator[ShapedPort]:
     """A host's interface, and the switch port towards the host."""
-    loss = CERTAIN if host.silent else 0
     sending = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
     receiving = _bottleneck(host.nic_down)
-    yield ShapedPort(host.node, host_interface(host), replace(sending, loss=loss))
-    yield ShapedPort(host.switch, switch_interface(host), replace(receiving, loss=loss))
+    if host.silent:
+        sending = replace(sending, loss=CERTAIN)
+        receiving = replace(receiving, loss=CERTAIN)
+
+    yield ShapedPort(host.node, host_interface(host), sending)
+    yield ShapedPort(host.switch, switch_interface(host), receiving)
 
 
 def _cable_ports(network: Network, cable: FabricCable) -> Iterator[ShapedPort]:
@@ -158,7 +161,7 @@ def _cable_ports(network: Network, cable: FabricCable) -> Iterator[ShapedPort]:
 def _wan_link_ports(network: Network, link: WanLink) -> Iterator[ShapedPort]:
     """The bottleneck at each border router, and each fibre where it leaves the outside plant."""
     for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
-        router = network.datacenter(direction.source).router
+        router = network.router(direction.source)
         transmitter = _wan_transmitter(network, link, direction)
         yield ShapedPort(router, wan_interface(router, link.index), transmitter)
 
@@ -261,6 +264,7 @@ def _latency_and_jitter(
     """
     if table is None:
         return mean_ns, deviation_ns
+
     centre = statistics.fmean(table) / TABLE_UNIT
     spread = statistics.pstdev(table) / TABLE_UNIT
     jitter = round(deviation_ns / spread)
@@ -368,7 +372,8 @@ def _read_netem_back(
         text = f"{port.node}: {port.interface} has no netem qdisc although it was installed"
         raise RunError(text)
 
-    for name, kept in _netem_parameters(netem.get_attr("TCA_OPTIONS")).items():
+    options = netem.get_attr("TCA_OPTIONS")
+    for name, kept in _netem_parameters(options).items():
         wanted = getattr(wanted_netem, name)
         if name == "seed" and (wanted is None or kept is None):
             continue  # netem has seeds since Linux 6.6
@@ -434,7 +439,7 @@ def wan_ports(network: Network) -> list[WanPort]:
     wan_ports: list[WanPort] = []
     for link in network.wan:
         for direction in link.directions:
-            router = network.datacenter(direction.source).router
+            router = network.router(direction.source)
             interface = wan_interface(router, link.index)
             wan_ports.append(WanPort(link.key, direction, router, interface))
     return wan_ports

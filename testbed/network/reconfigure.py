@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 from testbed.core.errors import RunError
 from testbed.network import qdiscs
@@ -30,6 +31,13 @@ BeginTime = Callable[[], int | None]
 AfterChange = Callable[[int, int], None]
 
 
+class PortChange(NamedTuple):
+    """A shaped port as it is, and as it is to be."""
+
+    old: ShapedPort
+    new: ShapedPort
+
+
 def change_network(network: BuiltNetwork, wanted: Network) -> None:
     """Give shaped ports, offload and routes of `network` the parameters of `wanted`.
 
@@ -43,12 +51,15 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
         RunError: the kernel keeps another value than was asked for; ports before that one are
             changed.
     """
-    before = {(port.node, port.interface): port for port in qdiscs.ports(network.plan)}
-    for node, ports in qdiscs.ports_by_node(wanted).items():
-        changed = [port for port in ports if port != before[port.node, port.interface]]
-        if changed:
-            old_ports = [before[port.node, port.interface] for port in changed]
-            _change_ports(network, node, old_ports, changed)
+    old_ports = {(port.node, port.interface): port for port in qdiscs.ports(network.plan)}
+    changes: dict[str, list[PortChange]] = {}
+    for port in qdiscs.ports(wanted):
+        old_port = old_ports[port.node, port.interface]
+        if port != old_port:
+            changes.setdefault(port.node, []).append(PortChange(old_port, port))
+
+    for node, node_changes in changes.items():
+        _change_ports(network, node, node_changes)
 
     packets_per_skb = wanted.tcp.packets_per_skb
     if packets_per_skb != network.plan.tcp.packets_per_skb:
@@ -57,19 +68,15 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
     network.plan = wanted
 
 
-def _change_ports(
-    network: BuiltNetwork,
-    node: str,
-    old_ports: Sequence[ShapedPort],
-    new_ports: Sequence[ShapedPort],
-) -> None:
-    """Turn ports of `node` from `old_ports` into `new_ports`, which are the same interfaces."""
+def _change_ports(network: BuiltNetwork, node: str, changes: Sequence[PortChange]) -> None:
+    """Carry out changes of ports of `node`, and read the new values back."""
     with netlink(network.pid(node)) as connection:
-        for old_port, port in zip(old_ports, new_ports, strict=True):
-            transition = _transition(old_port.qdisc, port.qdisc)
-            qdiscs.apply(connection, replace(port, qdisc=transition))
-        for port in new_ports:
-            qdiscs.read_back(connection, port)
+        for change in changes:
+            transition = _transition(change.old.qdisc, change.new.qdisc)
+            qdiscs.apply(connection, replace(change.new, qdisc=transition))
+
+        for change in changes:
+            qdiscs.read_back(connection, change.new)
 
 
 def _transition(old: Netem | ManagedQueue, new: Netem | ManagedQueue) -> Netem | ManagedQueue:
@@ -90,6 +97,7 @@ def _set_offload(network: BuiltNetwork, packets_per_skb: int) -> None:
     plan = network.plan
     nodes = [host.node for host in plan.hosts]
     nodes.extend(dc.router for dc in plan.datacenters)
+
     for node in nodes:
         with netlink(network.pid(node)) as connection:
             for name in network.mininet[node].nameToIntf:
@@ -103,10 +111,12 @@ def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
     for route in wanted.routes:
         if route == current[route.ends]:
             continue
-        router = wanted.datacenter(route.dc).router
+
+        router = wanted.router(route.dc)
         subnet = wanted.datacenter(route.destination).subnet
+        next_hops = [hop.via for hop in route.hops]
         with netlink(network.pid(router)) as connection:
-            set_route(connection, subnet, [hop.via for hop in route.hops])
+            set_route(connection, subnet, next_hops)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class RoundTrip:
         return {"from": values.pop("source"), "to": values.pop("target"), **values}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ExpectedRtt:
     """The RTT in ns of an echo by a pair of paths, and the sum of jitters on both."""
 
@@ -105,8 +105,7 @@ def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTri
 
 def _pairs_of_first_hosts(plan: Network) -> Iterator[tuple[Host, Host]]:
     """The first hosts of every two datacenters."""
-    first_hosts = [plan.host(dc.hosts[0]) for dc in plan.datacenters]
-    return combinations(first_hosts, 2)
+    return combinations(plan.first_hosts(), 2)
 
 
 def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
@@ -117,7 +116,8 @@ def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Round
     address = str(b.address.ip)
     measured_ns = measure_rtt_ns(network.pid(a.node), address, timeout_s=timeout_s)
 
-    expected = min(candidates, key=lambda candidate: abs(candidate.rtt_ns - (measured_ns or 0)))
+    nearest_to = measured_ns or 0
+    expected = min(candidates, key=lambda candidate: abs(candidate.rtt_ns - nearest_to))
     tolerance_ns = _rtt_tolerance_ns(expected, virtual)
     ok = measured_ns is not None and abs(measured_ns - expected.rtt_ns) <= tolerance_ns
     return RoundTrip(
@@ -142,10 +142,12 @@ def expected_rtts(plan: Network, a: Host, b: Host) -> list[ExpectedRtt]:
 
     One for each pair of paths there and back: several where equal paths share the traffic.
     """
+    forward_paths = plan.paths(a.dc, b.dc)
+    backward_paths = plan.paths(b.dc, a.dc)
     expected: set[ExpectedRtt] = set()
-    for forward, backward in product(plan.paths(a.dc, b.dc), plan.paths(b.dc, a.dc)):
-        expected.add(_expected_rtt(plan, a, b, (*forward, *backward)))
-    return sorted(expected, key=lambda rtt: (rtt.rtt_ns, rtt.jitter_ns))
+    for forward, backward in product(forward_paths, backward_paths):
+        expected.add(_expected_rtt(plan, a, b, forward + backward))
+    return sorted(expected)
 
 
 def _expected_rtt(
@@ -162,13 +164,17 @@ def _expected_rtt(
     delay_ns = a.nic_delay_ns + b.nic_delay_ns
     jitter_ns = 0
     transmitters = [a.nic_up, b.nic_down, b.nic_up, a.nic_down]
-    for cable in (*plan.fabric_cables(a.name, b.name), *plan.fabric_cables(b.name, a.name)):
+
+    cables = plan.fabric_cables(a.name, b.name) + plan.fabric_cables(b.name, a.name)
+    for cable in cables:
         delay_ns += cable.delay_ns
         transmitters.append(cable.port)
+
     for direction in directions:
         delay_ns += direction.fibre.delay_ns
         jitter_ns += direction.fibre.jitter_ns
         transmitters.append(direction.bottleneck)
+
     serialising_ns = sum(_serialising_ns(transmitter) for transmitter in transmitters)
     return ExpectedRtt(delay_ns + serialising_ns, jitter_ns)
 
@@ -202,6 +208,7 @@ def _echo(connection: socket.socket, address: str, number: int, timeout_s: float
     request = _echo_request(number)
     start_ns = time.monotonic_ns()
     deadline_ns = start_ns + int(timeout_s * 1e9)
+
     connection.sendto(request, (address, 0))
     left_ns = deadline_ns - time.monotonic_ns()
     while left_ns > 0:
@@ -210,6 +217,7 @@ def _echo(connection: socket.socket, address: str, number: int, timeout_s: float
             packet = connection.recv(2048)
         except TimeoutError:
             return None
+
         if _is_reply(packet, number):
             return time.monotonic_ns() - start_ns
         left_ns = deadline_ns - time.monotonic_ns()
@@ -228,7 +236,9 @@ def _is_reply(packet: bytes, number: int) -> bool:
     """Whether an IPv4 packet is the reply to echo request `number`."""
     header = packet[IPV4_HEADER_BYTES : IPV4_HEADER_BYTES + 8]
     kind, _code, _checksum, identifier, reply_number = struct.unpack("!BBHHH", header)
-    return (kind, identifier, reply_number) == (ECHO_REPLY, ECHO_IDENTIFIER, number)
+    if kind != ECHO_REPLY or identifier != ECHO_IDENTIFIER:
+        return False
+    return bool(reply_number == number)
 
 
 def _checksum(data: bytes) -> int:
@@ -326,6 +336,7 @@ def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Che
         )
     if quick:
         return
+
     for link in network.plan.wan:
         for direction in link.directions:
             yield _check_rate(network, link, direction, virtual)
@@ -338,6 +349,7 @@ def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virt
     tolerances = _tolerances(virtual=virtual)
     rate_bps = direction.bottleneck.rate_bps
     jitter_ns = direction.fibre.jitter_ns
+
     result = probe.send_probe(
         network,
         link,
@@ -366,6 +378,7 @@ def _rate_packets(plan: Network, direction: Direction, tolerances: Tolerances) -
     """How many packets of full size are sent to measure the rate of a direction."""
     packets_per_s = direction.bottleneck.rate_bps / (8 * plan.mtu)
     flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * direction.fibre.jitter_ns / 1e9)
+
     wanted = max(packets_per_s * flow_s, LEAST_RATE_PACKETS)
     most = min(packets_per_s * tolerances.longest_flow_s, MOST_PACKETS)
     return max(2, int(min(wanted, most)))
@@ -417,8 +430,10 @@ def _bursty_loss(loss: Loss) -> tuple[float, float]:
     """
     if loss.p + loss.r == 0:  # the chain stays in the good state
         return loss.one_minus_k, 1.0
+
     bad = loss.p / (loss.p + loss.r)
     mean = bad * loss.one_minus_h + (1 - bad) * loss.one_minus_k
+
     correlation = 1 - loss.p - loss.r
     spread = (1 + correlation) / (1 - correlation)
     return mean, max(1.0, spread)

@@ -90,8 +90,10 @@ def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
     """The weights of links by the source and target of each direction."""
     weights: dict[tuple[str, str], int] = {}
     for link in links:
-        for direction in (link.forward, link.backward):
-            weights[direction.source, direction.target] = direction.weight
+        source = link.forward.source
+        target = link.forward.target
+        weights[source, target] = link.forward.weight
+        weights[target, source] = link.backward.weight
     return weights
 
 
@@ -170,7 +172,7 @@ def auto_tcp_buffer(network: model.Network) -> int:
 
     From 16 MiB to 1 GiB. Where links change, of their largest rates and delays.
     """
-    first_hosts = [network.host(dc.hosts[0]) for dc in network.datacenters]
+    first_hosts = network.first_hosts()
     largest = 0  # bits x 10^9
 
     for state in network.extremes(rate=max, delay=max):

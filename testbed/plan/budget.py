@@ -192,8 +192,9 @@ def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
 
 def _longest_rtt_ns(network: Network) -> int:
     """The longest RTT in ns between the first hosts of any two datacenters."""
-    first_hosts = [network.host(dc.hosts[0]) for dc in network.datacenters]
-    return max(rtt_ns(network, a, b) for a, b in product(first_hosts, first_hosts))
+    first_hosts = network.first_hosts()
+    pairs = product(first_hosts, first_hosts)
+    return max(rtt_ns(network, a, b) for a, b in pairs)
 
 
 def _bottlenecks(network: Network) -> Iterator[Bottleneck]:

@@ -38,7 +38,8 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
 
     if capture == "all":
         for host in network.hosts:
-            points.append(CapturePoint("nic", "nic", host.name, host.node, host.mac))
+            point = CapturePoint(kind="nic", what="nic", at=host.name, node=host.node, mac=host.mac)
+            points.append(point)
     return points
 
 
@@ -46,15 +47,27 @@ def _wan_points(network: Network) -> Iterator[CapturePoint]:
     """Both ends of every WAN link."""
     for link in network.wan:
         for direction in link.directions:
-            router = network.datacenter(direction.source).router
-            yield CapturePoint("wan", link.key, direction.source, router, direction.mac)
+            dc = direction.source
+            yield CapturePoint(
+                kind="wan", what=link.key, at=dc, node=network.router(dc), mac=direction.mac
+            )
 
 
 def _lan_points(dc: Datacenter) -> Iterator[CapturePoint]:
     """The border router's ports towards its switch, or towards its spines."""
     if dc.fabric is None:
-        yield CapturePoint("lan", "lan", dc.name, dc.router, dc.segments[0].gateway_mac)
+        (segment,) = dc.segments
+        yield CapturePoint(
+            kind="lan", what="lan", at=dc.name, node=dc.router, mac=segment.gateway_mac
+        )
         return
 
     for number, end in enumerate(dc.fabric.ends_at(dc.router)):
-        yield CapturePoint("lan", f"lan{number}", dc.name, dc.router, end.mac, end.interface)
+        yield CapturePoint(
+            kind="lan",
+            what=f"lan{number}",
+            at=dc.name,
+            node=dc.router,
+            mac=end.mac,
+            interface=end.interface,
+        )

@@ -131,27 +131,33 @@ def _host_parts(hosts: Iterable[Host], turns: Iterable[HostTurn]) -> Iterator[Ch
     current = {host.name: host for host in hosts}
     for at_ns, together in groupby(turns, key=attrgetter("at_ns")):
         crashes = {turn.host: turn.crash for turn in together}
+        names_by_crash: dict[Crash | None, list[str]] = {None: [], "ranks": [], "host": []}
         changed: list[Host] = []
-        named: dict[Crash | None, list[str]] = {crash: [] for crash in CRASH_CLAUSES}
 
         for name, crash in crashes.items():
-            named[crash].append(name)
+            names_by_crash[crash].append(name)
+            host = current[name]
             silent = crash == "host"
-            if current[name].silent != silent:
-                current[name] = current[name].model_copy(update={"silent": silent})
-                changed.append(current[name])
+            if host.silent != silent:
+                host = host.model_copy(update={"silent": silent})
+                current[name] = host
+                changed.append(host)
 
-        clauses = tuple(
-            f"{_names(named[crash], 'hosts')}: {clause}"
-            for crash, clause in CRASH_CLAUSES.items()
-            if named[crash]
-        )
         fields: dict[str, tuple[Any, ...]] = {
             "hosts": tuple(changed),
-            "killed": (*named["ranks"], *named["host"]),
-            "started": tuple(named[None]),
+            "killed": (*names_by_crash["ranks"], *names_by_crash["host"]),
+            "started": tuple(names_by_crash[None]),
         }
+        clauses = tuple(_host_clauses(names_by_crash))
         yield ChangePart(at_ns, clauses, fields)
+
+
+def _host_clauses(names_by_crash: Mapping[Crash | None, Sequence[str]]) -> Iterator[str]:
+    """What happens to hosts, each clause with all hosts of which it is true."""
+    for crash, clause in CRASH_CLAUSES.items():
+        names = names_by_crash[crash]
+        if names:
+            yield f"{_names(names, 'hosts')}: {clause}"
 
 
 def _transfer_parts(turns: Iterable[TransferTurn]) -> Iterator[ChangePart]:
@@ -216,13 +222,9 @@ def _changed_links_by_time(
 
 def _cut(link: WanLink) -> WanLink:
     """`link` with both fibres cut."""
-    forward, backward = (_cut_direction(direction) for direction in link.directions)
-    return link.model_copy(update={"forward": forward, "backward": backward})
-
-
-def _cut_direction(direction: Direction) -> Direction:
-    fibre = direction.fibre.model_copy(update={"cut": True})
-    return direction.model_copy(update={"fibre": fibre})
+    forward = link.forward.with_cut_fibre()
+    backward = link.backward.with_cut_fibre()
+    return link.with_directions(forward, backward)
 
 
 def _avoided_links_by_time(
@@ -231,7 +233,8 @@ def _avoided_links_by_time(
     """The keys of the links that routers avoid from a time in ns on."""
     flips: dict[int, list[tuple[str, bool]]] = {}
     for link in wan:
-        for at_ns, avoid in _avoidance(outages(states, link.key), convergence_ns):
+        spans = outages(states, link.key)
+        for at_ns, avoid in _avoidance(spans, convergence_ns):
             flips.setdefault(at_ns, []).append((link.key, avoid))
 
     avoided: set[str] = set()
@@ -259,8 +262,10 @@ def _avoidance(
     turns.sort()
 
     avoids = False
-    for (at_ns, is_down), (next_ns, _) in pairwise([*turns, (NEVER, False)]):
-        if next_ns - at_ns > convergence_ns and is_down != avoids:
+    turns.append((NEVER, False))
+    for (at_ns, is_down), (next_ns, _) in pairwise(turns):
+        lasts = next_ns - at_ns > convergence_ns
+        if lasts and is_down != avoids:
             avoids = is_down
             yield at_ns + convergence_ns, is_down
 
@@ -278,9 +283,11 @@ def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -
 
 def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
     """What is different on one link."""
-    if not before.forward.fibre.cut and after.forward.fibre.cut:
+    was_down = before.forward.fibre.cut
+    is_down = after.forward.fibre.cut
+    if is_down and not was_down:
         yield "down"
-    if before.forward.fibre.cut and not after.forward.fibre.cut:
+    if was_down and not is_down:
         yield "up again"
 
     forward = _differences(before.forward, after.forward)
@@ -296,18 +303,19 @@ def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
     for direction, differences in ((after.forward, forward), (after.backward, backward)):
         separate = [text for text in differences if text not in common]
         if separate:
-            yield f"to {direction.target} {', '.join(separate)}"
+            texts = ", ".join(separate)
+            yield f"to {direction.target} {texts}"
 
 
 def _differences(before: Direction, after: Direction) -> list[str]:
     """What is different in one direction, but for its queue."""
-    old_texts = _texts(before)
     new_texts = _texts(after)
-    return [
-        f"{name} {old_texts[name]} → {new_texts[name]}"
-        for name in old_texts
-        if old_texts[name] != new_texts[name]
-    ]
+    differences: list[str] = []
+    for name, old_text in _texts(before).items():
+        new_text = new_texts[name]
+        if old_text != new_text:
+            differences.append(f"{name} {old_text} → {new_text}")
+    return differences
 
 
 def _texts(direction: Direction) -> dict[str, str]:

@@ -36,13 +36,15 @@ def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
         switch = f"d{dc_number}s"
         return [Attachment(switch, _address(dc_number, 0, h, 16)) for h in range(site.hosts)]
 
-    found: list[Attachment] = []
+    leaves = site.fabric.leaves
+    leaf_attachments: list[Attachment] = []
     for host_number in range(site.hosts):
-        leaf = host_number * site.fabric.leaves // site.hosts
-        first_of_leaf = -(-leaf * site.hosts // site.fabric.leaves)
-        address = _address(dc_number, LEAF_BLOCKS * leaf, host_number - first_of_leaf, 22)
-        found.append(Attachment(f"d{dc_number}l{leaf}", address))
-    return found
+        leaf = host_number * leaves // site.hosts
+        first_of_leaf = -(-leaf * site.hosts // leaves)
+        number_on_leaf = host_number - first_of_leaf
+        address = _address(dc_number, LEAF_BLOCKS * leaf, number_on_leaf, 22)
+        leaf_attachments.append(Attachment(f"d{dc_number}l{leaf}", address))
+    return leaf_attachments
 
 
 def _address(dc_number: int, first_block: int, host_number: int, prefix: int) -> IPv4Interface:
@@ -121,7 +123,8 @@ def leaf_spine(dc_number: int, name: str, site: Datacenter, frame: int, seed: in
 def _uplink_bps(site: Datacenter, fabric: LeafSpine) -> int:
     """The rate of a cable between a leaf and a spine."""
     hosts_per_leaf = -(-site.hosts // fabric.leaves)
-    return int(hosts_per_leaf * site.nic.rate / (fabric.oversubscription * fabric.spines))
+    downlinks_bps = hosts_per_leaf * site.nic.rate
+    return int(downlinks_bps / (fabric.oversubscription * fabric.spines))
 
 
 def _end(dc_number: int, cable_number: int, side: int, *, node: str, far_node: str) -> FabricEnd:
@@ -157,7 +160,11 @@ def _routes(
         downwards[upper.node, lower.node] = lower.address.ip
 
     for node, via in upwards.items():
-        yield FabricRoute(node=node, destination=EVERYTHING, via=tuple(via))
+        yield FabricRoute(
+            node=node,
+            destination=EVERYTHING,
+            via=tuple(via),
+        )
     for segment in leaf_segments:
         yield from _routes_down(segment, spines, downwards, router)
 

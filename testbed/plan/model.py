@@ -189,6 +189,17 @@ class Direction(Frozen):
     bottleneck: Bottleneck
     fibre: Fibre
 
+    def with_rate_and_delay(self, rate_bps: int, delay_ns: int) -> Direction:
+        """This direction with another rate of the bottleneck and delay of the fibre."""
+        bottleneck = self.bottleneck.model_copy(update={"rate_bps": rate_bps})
+        fibre = self.fibre.model_copy(update={"delay_ns": delay_ns})
+        return self.model_copy(update={"bottleneck": bottleneck, "fibre": fibre})
+
+    def with_cut_fibre(self) -> Direction:
+        """This direction with nothing arriving."""
+        fibre = self.fibre.model_copy(update={"cut": True})
+        return self.model_copy(update={"fibre": fibre})
+
 
 class WanLink(Frozen):
     """A link between two border routers. `key` is the link's two ends, e.g. ``iowa-ohio``."""
@@ -203,6 +214,16 @@ class WanLink(Frozen):
     def directions(self) -> tuple[Direction, Direction]:
         """Forward, then backward."""
         return self.forward, self.backward
+
+    def opposite(self, direction: Direction) -> Direction:
+        """The other direction."""
+        if direction.source == self.forward.source:
+            return self.backward
+        return self.forward
+
+    def with_directions(self, forward: Direction, backward: Direction) -> WanLink:
+        """This link with other directions."""
+        return self.model_copy(update={"forward": forward, "backward": backward})
 
 
 class Hop(Frozen):
@@ -288,16 +309,16 @@ class Network(Frozen):
         update: dict[str, Any] = {}
 
         if change.links:
-            links = {link.key: link for link in change.links}
-            update["wan"] = tuple(links.get(link.key, link) for link in self.wan)
+            changed_links = {link.key: link for link in change.links}
+            update["wan"] = tuple(changed_links.get(link.key, link) for link in self.wan)
 
         if change.routes:
-            routes = {route.ends: route for route in change.routes}
-            update["routes"] = tuple(routes.get(route.ends, route) for route in self.routes)
+            changed_routes = {route.ends: route for route in change.routes}
+            update["routes"] = tuple(changed_routes.get(route.ends, route) for route in self.routes)
 
         if change.hosts:
-            hosts = {host.name: host for host in change.hosts}
-            update["hosts"] = tuple(hosts.get(host.name, host) for host in self.hosts)
+            changed_hosts = {host.name: host for host in change.hosts}
+            update["hosts"] = tuple(changed_hosts.get(host.name, host) for host in self.hosts)
 
         return self.model_copy(update=update)
 
@@ -315,15 +336,13 @@ class Network(Frozen):
             rate_bps = rate(version.bottleneck.rate_bps for version in versions)
             delay_ns = delay(version.fibre.delay_ns for version in versions)
 
-            bottleneck = direction.bottleneck.model_copy(update={"rate_bps": rate_bps})
-            fibre = direction.fibre.model_copy(update={"delay_ns": delay_ns})
-            return direction.model_copy(update={"bottleneck": bottleneck, "fibre": fibre})
+            return direction.with_rate_and_delay(rate_bps, delay_ns)
 
         wan: list[WanLink] = []
         for link in self.wan:
             forward = extreme(link, link.forward)
             backward = extreme(link, link.backward)
-            wan.append(link.model_copy(update={"forward": forward, "backward": backward}))
+            wan.append(link.with_directions(forward, backward))
 
         for routes in self._sets_of_routes():
             yield self.model_copy(update={"wan": tuple(wan), "routes": routes, "changes": ()})
@@ -331,10 +350,16 @@ class Network(Frozen):
     def _directions_over_time(self) -> dict[tuple[str, str], list[Direction]]:
         """The versions of each WAN direction, at first and after changes, by link and source."""
         history: dict[tuple[str, str], list[Direction]] = {}
-        changed_links = [link for change in self.changes for link in change.links]
-        for link in (*self.wan, *changed_links):
-            for direction in link.directions:
-                history.setdefault((link.key, direction.source), []).append(direction)
+
+        def remember(links: Iterable[WanLink]) -> None:
+            for link in links:
+                for direction in link.directions:
+                    versions = history.setdefault((link.key, direction.source), [])
+                    versions.append(direction)
+
+        remember(self.wan)
+        for change in self.changes:
+            remember(change.links)
         return history
 
     def _sets_of_routes(self) -> list[tuple[Route, ...]]:
@@ -342,6 +367,14 @@ class Network(Frozen):
         states = list(self.states())  # keeps the objects alive while their ids are compared
         by_id = {id(state.routes): state.routes for state in states}  # comparing routes takes long
         return list(dict.fromkeys(by_id.values()))
+
+    def first_hosts(self) -> list[Host]:
+        """The first host of each datacenter."""
+        return [self.host(dc.hosts[0]) for dc in self.datacenters]
+
+    def router(self, dc: str) -> str:
+        """The border router's node of the datacenter called `dc`."""
+        return self.datacenter(dc).router
 
     def host(self, name: str) -> Host:
         """The host called `name`, e.g. ``iowa-h0``."""
@@ -410,8 +443,8 @@ class Network(Frozen):
         if a.dc == b.dc:
             return self._cables_of_first_spine(a.dc, a.switch, b.switch)
 
-        leaving = self._cables_of_first_spine(a.dc, a.switch, self.datacenter(a.dc).router)
-        entering = self._cables_of_first_spine(b.dc, self.datacenter(b.dc).router, b.switch)
+        leaving = self._cables_of_first_spine(a.dc, a.switch, self.router(a.dc))
+        entering = self._cables_of_first_spine(b.dc, self.router(b.dc), b.switch)
         return leaving + entering
 
     def _cables_of_first_spine(self, dc: str, *nodes: str) -> tuple[FabricCable, ...]:
@@ -420,8 +453,14 @@ class Network(Frozen):
         if fabric is None:
             return ()
 
-        by_ends = {frozenset(end.node for end in cable.ends): cable for cable in fabric.cables}
-        return tuple(by_ends[frozenset((node, fabric.spines[0]))] for node in nodes)
+        cables: dict[str, FabricCable] = {}  # by the node at the other end
+        for cable in fabric.cables:
+            lower, upper = cable.ends
+            if lower.node == fabric.spines[0]:
+                cables[upper.node] = cable
+            elif upper.node == fabric.spines[0]:
+                cables[lower.node] = cable
+        return tuple(cables[node] for node in nodes)
 
     def one_way_delay_ns(self, source: str, target: str) -> int:
         """Propagation between two hosts: the sender's NIC, cables of fabrics, and fibres.

@@ -99,11 +99,15 @@ def _edges(
 ) -> Iterable[Edge]:
     """Both directions of every link."""
     for link in wan:
-        for direction, opposite in (link.directions, link.directions[::-1]):
-            weight = weights.get((direction.source, direction.target), 1)
+        for direction in link.directions:
+            source = direction.source
+            target = direction.target
+            weight = weights.get((source, target), 1)
             cost = _cost(direction, routing, multipath, weight)
-            hop = Hop(link=link.key, via=opposite.address.ip)
-            yield Edge(direction.source, direction.target, cost, hop)
+
+            far_router = link.opposite(direction).address.ip
+            hop = Hop(link=link.key, via=far_router)
+            yield Edge(source, target, cost, hop)
 
 
 def _cost(direction: Direction, routing: Routing, multipath: bool, weight: int) -> Cost:
@@ -147,8 +151,17 @@ def _best_hops(edges: Sequence[Edge], costs: Mapping[str, Cost]) -> tuple[Hop, .
         edges: those that leave a datacenter.
         costs: the least cost from each datacenter to the destination.
     """
-    path_costs = [
-        (edge.cost.plus(costs[edge.target]), edge.hop) for edge in edges if edge.target in costs
-    ]
-    least = min(cost for cost, _ in path_costs)
-    return tuple(hop for cost, hop in path_costs if cost == least)
+    least: Cost | None = None
+    best: list[Hop] = []
+    for edge in edges:
+        rest = costs.get(edge.target)
+        if rest is None:
+            continue
+
+        cost = edge.cost.plus(rest)
+        if least is None or cost < least:
+            least = cost
+            best = [edge.hop]
+        elif cost == least:
+            best.append(edge.hop)
+    return tuple(best)

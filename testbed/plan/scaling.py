@@ -40,14 +40,19 @@ def _divided(value: Any, divisor: int) -> Any:
 
 def _divide_bottleneck(bottleneck: dict[str, Any], divisor: int) -> None:
     """Divide rate and queue of a dumped `plan.Bottleneck`; a short queue keeps its length."""
+    rate_bps = bottleneck["rate_bps"]
+    bottleneck["rate_bps"] = max(1, rate_bps // divisor)
+
     packets = bottleneck["queue_packets"]
     least = min(LEAST_PACKETS, packets)
     bottleneck["queue_packets"] = max(least, packets // divisor)
-    bottleneck["rate_bps"] = max(1, bottleneck["rate_bps"] // divisor)
 
 
 def _divide_transfer(transfer: dict[str, Any], divisor: int) -> None:
     """Divide size and pace of a dumped `plan.Transfer`."""
-    transfer["bytes"] = max(1, transfer["bytes"] // divisor)
-    if transfer["pace_bps"] is not None:
-        transfer["pace_bps"] = max(1, transfer["pace_bps"] // divisor)
+    size = transfer["bytes"]
+    transfer["bytes"] = max(1, size // divisor)
+
+    pace_bps = transfer["pace_bps"]
+    if pace_bps is not None:
+        transfer["pace_bps"] = max(1, pace_bps // divisor)

@@ -27,8 +27,9 @@ def queue_packets(queue: QueueLength, rate: int, rtt_ns: int, frame: int) -> int
         rtt_ns: RTT of which a bandwidth-delay product is meant.
         frame: bytes of a frame.
     """
-    frames = _queue_bytes(queue, rate, rtt_ns, frame) / frame
-    return max(1, int(frames.to_integral_value(ROUND_CEILING)))
+    queue_bytes = _queue_bytes(queue, rate, rtt_ns, frame)
+    frames = (queue_bytes / frame).to_integral_value(ROUND_CEILING)
+    return max(1, int(frames))
 
 
 def _queue_bytes(queue: QueueLength, rate: int, rtt_ns: int, frame: int) -> Decimal:
@@ -62,5 +63,7 @@ def mac(kind: int, major: int, minor: int) -> str:
         major: number of the datacenter or link, below 65536.
         minor: number of the interface within `major`, below 65536.
     """
-    octets = (2, kind, *divmod(major, 256), *divmod(minor, 256))
-    return ":".join(f"{octet:02x}" for octet in octets)
+    major_high, major_low = divmod(major, 256)
+    minor_high, minor_low = divmod(minor, 256)
+    octets = bytes([2, kind, major_high, major_low, minor_high, minor_low])
+    return octets.hex(":")
