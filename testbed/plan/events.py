@@ -274,7 +274,8 @@ def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -
     """What is different on the links in `after`, each clause with all links of which it is true."""
     keys_by_clause: dict[str, list[str]] = {}
     for key, link in after.items():
-        for clause in _clauses(before[key], link):
+        clauses = list(_clauses(before[key], link)) or [_hidden_difference(before[key], link)]
+        for clause in clauses:
             keys_by_clause.setdefault(clause, []).append(key)
 
     for clause, keys in keys_by_clause.items():
@@ -305,6 +306,15 @@ def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
         if separate:
             texts = ", ".join(separate)
             yield f"to {direction.target} {texts}"
+
+
+def _hidden_difference(before: WanLink, after: WanLink) -> str:
+    """What is different on one link although all its settings read alike."""
+    losses_before = [direction.fibre.loss for direction in before.directions]
+    losses_after = [direction.fibre.loss for direction in after.directions]
+    if losses_before != losses_after:
+        return "as much loss, in other bursts"
+    return "a small change"
 
 
 def _differences(before: Direction, after: Direction) -> list[str]:

@@ -89,6 +89,17 @@ def test_later_events_lie_over_earlier_ones(tmp_path: Path) -> None:
     assert told(made)[1] == (2.0, "a-b: to b rate 4 Gbit/s → 1 Gbit/s")
 
 
+@pytest.mark.parametrize(
+    ("event", "clause"),
+    [
+        ("{at: 1 s, links: b-c, loss: {p: 0 %, r: 1 %}}", "b-c: as much loss, in other bursts"),
+        ("{at: 1 s, links: b-c, rate: 10.00001 Gbit/s}", "b-c: a small change"),
+    ],
+)
+def test_changes_that_read_alike(tmp_path: Path, event: str, clause: str) -> None:
+    assert told(network(tmp_path, event)) == [(1.0, clause)]
+
+
 def test_a_queue_in_bdp_follows(tmp_path: Path) -> None:
     made = network(tmp_path, "{at: 1 s, links: b-c, rate: 20 Gbit/s, delay: 40 ms}")
     before, after = (state.wan[1].forward.bottleneck.queue_packets for state in made.states())
