@@ -1,4 +1,4 @@
-"""Times the analysis of packet captures: a WAN link with a million packets at each end, on one CPU.
+"""Time the analysis of packet captures: a WAN link with a million packets at each end, on one CPU.
 
 usage: scripts/bench_captures.py [PACKETS]
 """
@@ -16,18 +16,22 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 from testbed.analysis.capture_tables import read_captures  # noqa: E402
 from testbed.measure.capture import finish  # noqa: E402
-from testbed.plan.captures import capture_points  # noqa: E402
+from testbed.plan.captures import CapturePoint, capture_points  # noqa: E402
 from testbed.plan.model import Plan  # noqa: E402
 from testbed.plan.resolve import resolve  # noqa: E402
+from testbed.runfolder import schemas  # noqa: E402
 from testbed.runfolder.folder import RunDir  # noqa: E402
 from testbed.spec.options import RunOptions  # noqa: E402
 from testbed.spec.topology import Topology  # noqa: E402
 from testbed.spec.workload import load_workload  # noqa: E402
 
 FLOWS, PAYLOAD, LOSS = 8, 1448, 0.001
+HEADERS = 66  # bytes of a frame without data
 PAUSE_NS, DELAY_NS, QUEUE_NS = 12_000, 10_000_000, 50_000
 START_NS = 1_735_689_600 * 10**9
 FILE_HEADER = bytes.fromhex("4d3cb2a1 02000400 00000000 00000000 80000000 01000000")
@@ -64,104 +68,120 @@ RECORD = np.dtype(
 )
 
 
+Records = NDArray[np.void]  # of RECORD
+
+
 @dataclass(frozen=True)
 class Traffic:
-    """Data packets and their acknowledgements, as records, and whether each arrived."""
+    """What is sent over the link.
 
-    data: np.ndarray
-    acks: np.ndarray
-    arrived: np.ndarray
-
-
-def traffic(plan: Plan, packets: int) -> Traffic:
-    """Half of `packets` carry data, in several flows by turns; one of a thousand is lost and sent
-    again at once.
+    Attributes:
+        data: a record (`RECORD`) per data packet, in the order of sending.
+        acks: a record per data packet that arrived: its acknowledgement.
+        arrived: bool, per data packet.
     """
-    number = packets // 2
-    a, b = (int(plan.network.datacenters[i].subnet.network_address) + 10 for i in (0, 1))
-    data = np.zeros(number, RECORD)
-    flow, place = np.arange(number) % FLOWS, np.arange(number) // FLOWS
-    arrived = np.random.default_rng(1).random(number) >= LOSS
+
+    data: Records
+    acks: Records
+    arrived: NDArray[np.bool_]
+
+
+def make_traffic(plan: Plan, packets: int) -> Traffic:
+    """Make data packets of several flows by turns, and their acknowledgements.
+
+    One data packet of a thousand is lost and sent again at once.
+
+    Args:
+        plan: of two datacenters; the packets go from the first to the second.
+        packets: how many, half of them with data.
+    """
+    count = packets // 2
+    flow, place = np.arange(count) % FLOWS, np.arange(count) // FLOWS
+    arrived = np.random.default_rng(1).random(count) >= LOSS
     arrived[-FLOWS:] = True
-    again = np.zeros(number, bool)
-    again[FLOWS:] = ~arrived[:-FLOWS]
-    steps = np.zeros(number, np.int64)
-    for one in range(FLOWS):
-        mine = flow == one
-        steps[mine] = np.cumsum(~again[mine]) - 1
-    data["wire"], data["kept"], data["length"] = PAYLOAD + 66, 66, PAYLOAD + 52
-    data["version"], data["protocol"], data["type"], data["offset"], data["flags"] = (
-        0x45,
-        6,
-        0x0800,
-        0x80,
-        16,
-    )
-    data["source"], data["target"], data["source_port"], data["target_port"] = (
-        a,
-        b,
-        40000 + flow,
-        5000,
-    )
-    data["id"], data["seq"], data["window"] = place % 2**16, steps * PAYLOAD % 2**32, 500
+    is_retransmission = np.zeros(count, bool)
+    is_retransmission[FLOWS:] = ~arrived[:-FLOWS]
+    segment = np.zeros(count, np.int64)  # number of the packet's data in its flow
+    for number in range(FLOWS):
+        of_flow = flow == number
+        segment[of_flow] = np.cumsum(~is_retransmission[of_flow]) - 1
+    sender, receiver = (int(dc.subnet.network_address) + 10 for dc in plan.network.datacenters)
+    data = np.zeros(count, RECORD)
+    data["kept"] = HEADERS
+    data["type"] = 0x0800  # IPv4
+    data["version"] = 0x45
+    data["protocol"] = 6  # TCP
+    data["offset"] = 0x80
+    data["flags"] = 16  # ACK
+    data["window"] = 500
+    data["id"] = place % 2**16
     acks = data.copy()
-    acks["wire"], acks["length"] = 66, 52
-    acks["source"], acks["target"], acks["source_port"], acks["target_port"] = (
-        b,
-        a,
-        5000,
-        40000 + flow,
-    )
-    acks["seq"], acks["ack"] = 1, (steps + 1) * PAYLOAD % 2**32
+    data["wire"], data["length"] = PAYLOAD + HEADERS, PAYLOAD + HEADERS - 14
+    data["source"], data["source_port"] = sender, 40000 + flow
+    data["target"], data["target_port"] = receiver, 5000
+    data["seq"] = segment * PAYLOAD % 2**32
+    acks["wire"], acks["length"] = HEADERS, HEADERS - 14
+    acks["source"], acks["source_port"] = receiver, 5000
+    acks["target"], acks["target_port"] = sender, 40000 + flow
+    acks["seq"] = 1
+    acks["ack"] = (segment + 1) * PAYLOAD % 2**32
     return Traffic(data, acks[arrived], arrived)
 
 
-def stamped(records: np.ndarray, times: np.ndarray, mac: str) -> np.ndarray:
-    """`records` sent by the interface with address `mac` at `times`, ns from the start."""
-    found = records.copy()
-    found["seconds"], found["nanoseconds"] = np.divmod(START_NS + times, 10**9)
-    found["from"] = np.frombuffer(bytes.fromhex(mac.replace(":", "")), np.uint8)
-    return found
+def stamp(records: Records, times_ns: NDArray[np.int64], mac: str) -> Records:
+    """Copy records, as sent by the interface with address `mac` at times from the start on."""
+    stamped = records.copy()
+    stamped["seconds"], stamped["nanoseconds"] = np.divmod(START_NS + times_ns, 10**9)
+    stamped["from"] = np.frombuffer(bytes.fromhex(mac.replace(":", "")), np.uint8)
+    return stamped
 
 
-def write(run: RunDir, plan: Plan, made: Traffic) -> None:
-    """The captures of the link and of its routers."""
+def write_captures(run: RunDir, plan: Plan, traffic: Traffic) -> None:
+    """Write the captures of the link and of its routers."""
     (link,) = plan.network.wan
-    entered = np.arange(len(made.data)) * PAUSE_NS
-    left = entered + QUEUE_NS
-    answered = (left + DELAY_NS)[made.arrived]
-    there, back = link.forward.mac, link.backward.mac
-    seen = {
-        ("lan", link.forward.source): [stamped(made.data, entered, plan.network.hosts[0].mac)],
-        ("lan", link.forward.target): [],
-        (link.key, link.forward.source): [
-            stamped(made.data, left, there),
-            stamped(made.acks, answered + DELAY_NS, back),
-        ],
-        (link.key, link.forward.target): [
-            stamped(made.data[made.arrived], answered, there),
-            stamped(made.acks, answered, back),
-        ],
+    near, far = link.forward, link.backward
+    entered_ns = np.arange(len(traffic.data)) * PAUSE_NS
+    left_ns = entered_ns + QUEUE_NS
+    answered_ns = (left_ns + DELAY_NS)[traffic.arrived]
+    data_near = stamp(traffic.data, left_ns, near.mac)
+    acks_near = stamp(traffic.acks, answered_ns + DELAY_NS, far.mac)
+    data_far = stamp(traffic.data[traffic.arrived], answered_ns, near.mac)
+    acks_far = stamp(traffic.acks, answered_ns, far.mac)
+    captured = {
+        ("lan", near.source): [stamp(traffic.data, entered_ns, plan.network.hosts[0].mac)],
+        ("lan", far.source): [],
+        (link.key, near.source): [data_near, acks_near],
+        (link.key, far.source): [data_far, acks_far],
     }
     for point in capture_points(plan.network, "wan"):
-        path = run.capture(point.what, point.at)
-        parts = np.concatenate([np.zeros(0, RECORD), *seen[point.what, point.at]]).astype(
-            RECORD
-        )  # big-endian again
-        order = np.argsort(
-            parts["seconds"].astype(np.int64) * 10**9 + parts["nanoseconds"], kind="stable"
-        )
-        path.with_suffix(".pcap0").write_bytes(FILE_HEADER + parts[order].tobytes())
-        path.with_suffix(".log").write_text("listening on port, \n")
-        finish(path, point.mac, plan.capturing)
+        write_capture(run, point, plan, captured[point.what, point.at])
+
+
+def write_capture(run: RunDir, point: CapturePoint, plan: Plan, parts: list[Records]) -> None:
+    """Write the records of `parts`, in order of time, as tcpdump leaves them."""
+    joined = np.concatenate([np.zeros(0, RECORD), *parts])
+    records = joined.astype(RECORD)  # np.concatenate makes all numbers little-endian
+    times_ns = records["seconds"].astype(np.int64) * 10**9 + records["nanoseconds"]
+    in_order = records[np.argsort(times_ns, kind="stable")]
+    path = run.capture(point.what, point.at)
+    path.with_suffix(".pcap0").write_bytes(FILE_HEADER + in_order.tobytes())
+    path.with_suffix(".log").write_text("listening on port, \n")
+    finish(path, point.mac, plan.capturing)
+
+
+def write_in_a_child(run: RunDir, plan: Plan, packets: int) -> None:
+    """Write the captures in another process, whose memory is not to be counted."""
+    pid = os.fork()
+    if pid == 0:
+        write_captures(run, plan, make_traffic(plan, packets))
+        os._exit(0)
+    _pid, status = os.waitpid(pid, 0)
+    if status:
+        sys.exit("the captures could not be made")
 
 
 def main(packets: int) -> None:
-    """Make the captures, read them, and print what that takes."""
-    import polars as pl  # noqa: PLC0415
-
-    from testbed.analysis.summarize import OPS_SCHEMA  # noqa: PLC0415
-
+    """Make captures, read them, and print what that takes."""
     plan = resolve(
         Topology.load("two-sites", []),
         load_workload("collectives", []),
@@ -170,26 +190,27 @@ def main(packets: int) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         run = RunDir.create(Path(scratch, "run"))
-        pid = os.fork()  # what makes the captures takes memory that is not to be counted
-        if pid == 0:
-            write(run, plan, traffic(plan, packets))
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-        begin, computed = time.monotonic(), time.process_time()
-        captured = read_captures(run, plan, pl.DataFrame(schema=OPS_SCHEMA))
-        seconds, computed = time.monotonic() - begin, time.process_time() - computed
-    assert not captured.problems, captured.problems
-    records = {point["capture"]: point["records"] for point in captured.points}
-    again, lost = captured.flows["retransmissions"].sum(), captured.flows["lost"].sum()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"records: {', '.join(f'{name} {number}' for name, number in records.items())}")
-    print(f"flows {captured.flows.height}, retransmissions {again}, lost {lost}")
-    each = computed / sum(records.values()) * 1e6
+        write_in_a_child(run, plan, packets)
+        folder = Path(scratch, "packets")
+        folder.mkdir()
+        no_operations = pl.DataFrame(schema=dict(schemas.OPS))
+        began, began_cpu = time.monotonic(), time.process_time()
+        captured = read_captures(run, plan, no_operations, folder)
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - began_cpu
+    if captured.problems:
+        sys.exit("\n".join(problem.message for problem in captured.problems))
+    counts = ", ".join(f"{row.capture} {row.records}" for row in captured.points)
+    records = sum(row.records for row in captured.points)
+    retransmissions = captured.flows["retransmissions"].sum()
+    lost = captured.flows["lost"].sum()
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"records: {counts}")
+    print(f"flows {captured.flows.height}, retransmissions {retransmissions}, lost {lost}")
     print(
-        f"{seconds:.1f} s, {computed:.1f} s of them on the CPU: {each:.1f} s per million records",
-        end=" ",
+        f"{seconds:.1f} s, {cpu_seconds:.1f} s of them on the CPU: "
+        f"{cpu_seconds / records * 1e6:.1f} s per million records (goal {GOAL_S} s); "
+        f"peak memory {peak_mib} MiB"
     )
-    print(f"(goal {GOAL_S} s); peak memory {peak} MiB")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The tables that a run's packet captures give: flows, their throughput over time, and which
-operations they carried.
+"""The tables of a run's packet captures: flows, their throughput, and the operations they carried.
 
 docs/captures.md defines every column. Captures are read once each into a temporary file; then one
 interface after another is looked at, with about 300 bytes of memory for each record of its capture.
@@ -8,21 +7,28 @@ interface after another is looked at, with about 300 bytes of memory for each re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from testbed.analysis.packets import Packets, Totals, Trace, mac_number, read_trace, totals
-from testbed.analysis.tcp_flows import Flow, Ints, endpoints, flow_row, flows, identities, spread
+from testbed.analysis.tcp_flows import (
+    Flow,
+    Ints,
+    Row,
+    endpoints,
+    flow_row,
+    flows,
+    identities,
+    spread,
+)
 from testbed.measure.capture import counted, finish
 from testbed.plan.captures import CapturePoint, capture_points
-from testbed.plan.model import Network, Plan
+from testbed.plan.model import Direction, Network, Plan, WanLink
 from testbed.runfolder import schemas
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
@@ -30,81 +36,98 @@ from testbed.runfolder.summary import CaptureRow
 
 BIN_NS = 10_000_000  # of throughput.parquet
 NEVER = np.iinfo(np.int64).min
-
-Row = dict[str, Any]
-
 OPERATION = ["op", "bytes", "group_size", "iteration", "phase", "group"]
+
+Pair = tuple[str | None, str | None]  # the hosts that send and receive; None: not of the plan
 
 
 @dataclass
 class Captured:
     """What the captures of a run say.
 
-    `points`: {"capture", "records", "removed_records", "dropped", "truncated"} of each. `sent`:
-    totals of what the router of a datacenter sent into a WAN link, by link and datacenter; without
-    its own capture, of what arrived.
+    Attributes:
+        flows: flows.parquet (`testbed.runfolder.schemas.FLOWS`).
+        throughput: throughput.parquet (`testbed.runfolder.schemas.THROUGHPUT`).
+        operations: flow_ops.parquet (`testbed.runfolder.schemas.FLOW_OPS`).
+        points: a row per capture that could be read.
+        sent: totals of what the router of a datacenter sent into a WAN link, by link and
+            datacenter; without a capture there, of what arrived at the other end.
+        problems: what the captures lack.
     """
 
-    flows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=schemas.FLOWS))
+    flows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=dict(schemas.FLOWS)))
     throughput: pl.DataFrame = field(
-        default_factory=lambda: pl.DataFrame(schema=schemas.THROUGHPUT)
+        default_factory=lambda: pl.DataFrame(schema=dict(schemas.THROUGHPUT))
     )
-    operations: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=schemas.FLOW_OPS))
+    operations: pl.DataFrame = field(
+        default_factory=lambda: pl.DataFrame(schema=dict(schemas.FLOW_OPS))
+    )
     points: list[CaptureRow] = field(default_factory=list)
     sent: dict[tuple[str, str], Totals] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
 def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> Captured:
-    """The tables of a run's captures; `ops` has the columns of ops.parquet, `scratch` is a folder
-    for a while.
+    """Make the tables of a run's captures.
+
+    Args:
+        run: the run folder.
+        plan: its plan.
+        ops: ops.parquet (`testbed.runfolder.schemas.OPS`).
+        scratch: an existing folder in which packets are kept for a while.
+
+    Raises:
+        OSError: `scratch` cannot be written.
+        ValueError: the plan is damaged.
     """
+    captured = Captured()
+    traces = _read_traces(run, plan, scratch, captured)
+    hosts = {int(host.address.ip): host.name for host in plan.network.hosts}
+    operations = _Operations(ops)
     rows: list[Row] = []
     bins: list[pl.DataFrame] = []
-    parts: list[pl.DataFrame] = []
-    captured = Captured()
-    hosts = {int(host.address.ip): host.name for host in plan.network.hosts}
-    traces = _traces(run, plan, scratch, captured)
-    operations = _Operations(ops)
+    carried: list[pl.DataFrame] = []
     for view in _views(plan, traces):
-        captured.sent |= _sent(view, plan.network.mtu)
+        _add_sent(captured, view, plan.network.mtu)
         if view.near is None:
             continue
-        seen = _Seen.of(view, view.near)
+        sightings = _Sightings.of(view, view.near)
         for flow in flows(view.near, view.mac):
+            ends = _FlowEnds.of(flow, view, hosts, plan)
             number = len(rows)
-            place = _place(flow, view, hosts, plan)
             rows.append(
-                {"flow": number, **place, **flow_row(flow, plan.network.mtu), **seen.row(flow)}
+                {
+                    "flow": number,
+                    **ends.row(),
+                    **flow_row(flow, plan.network.mtu),
+                    **sightings.row(flow),
+                }
             )
             bins.append(_bins(flow, number))
-            pair = (place["src_host"], place["dst_host"])
-            parts.append(operations.carried(pair, flow, seen, number))
+            carried.append(operations.carried(ends.pair, flow, sightings, number))
     if rows:
-        captured.flows = pl.DataFrame(
-            [{key: row[key] for key in schemas.FLOWS} for row in rows], schema=schemas.FLOWS
-        )
+        in_order = [{column: row[column] for column in schemas.FLOWS} for row in rows]
+        captured.flows = pl.DataFrame(in_order, schema=dict(schemas.FLOWS))
         captured.throughput = pl.concat(bins)
-        captured.operations = pl.concat(parts)
+        captured.operations = pl.concat(carried)
     return captured
 
 
-def _traces(
+def _read_traces(
     run: RunDir, plan: Plan, scratch: Path, captured: Captured
 ) -> dict[CapturePoint, Trace]:
-    """Every capture that can be read, kept below `scratch`; what is wrong with each becomes a point
-    and a problem.
-    """
-    traces = {}
+    """Read every capture that can be read; note in `captured` what there is and what is wrong."""
+    traces: dict[CapturePoint, Trace] = {}
     for number, point in enumerate(capture_points(plan.network, plan.capture)):
         path = run.capture(point.what, point.at)
         try:
             finish(path, point.mac, plan.capturing)
-            traces[point] = trace = read_trace(path, scratch / str(number))
+            trace = read_trace(path, scratch / str(number))
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             captured.problems.append(_problem(path, f"cannot be read: {reason}"))
             continue
+        traces[point] = trace
         written, dropped = counted(path) or (0, 0)
         removed = 0 if trace.truncated else max(written - len(trace.packets), 0)
         row = CaptureRow(
@@ -124,6 +147,7 @@ def _problem(capture: Path, text: str) -> Problem:
 
 
 def _gaps(row: CaptureRow) -> Iterator[str]:
+    """Say what a capture lacks."""
     if row.truncated:
         yield "is cut short: its figures are those of the readable part"
     if row.removed_records:
@@ -135,275 +159,411 @@ def _gaps(row: CaptureRow) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _View:
-    """An interface whose flows are looked at, and the captures before and behind it on the way."""
+    """An interface whose flows are looked at, and the captures before and behind it on the way.
+
+    Attributes:
+        point: where the interface is.
+        link: the WAN link, or "nic".
+        from_dc: the datacenter that sends.
+        to_dc: the datacenter that receives; None: that of the receiving host.
+        mac: the interface's address.
+        near: its capture; None: it cannot be read.
+        entries: packets that came into the router, to be sent by this interface or another.
+        arrivals: packets that came out at the other end.
+        whole: whether nothing is missing in any of these captures.
+    """
 
     point: CapturePoint
     link: str
     from_dc: str
-    to_dc: str | None  # None: that of the receiver
+    to_dc: str | None
     mac: str
     near: Trace | None
-    entries: tuple[
-        Packets, ...
-    ]  # what came into the router, to be sent by this interface or another
-    arrivals: tuple[Packets, ...]  # what came out at the other end
-    whole: bool  # nothing is missing in any of these
+    entries: tuple[Packets, ...]
+    arrivals: tuple[Packets, ...]
+    whole: bool
 
 
-def _views(plan: Plan, traces: dict[CapturePoint, Trace]) -> Iterator[_View]:
-    points = {(point.what, point.at): point for point in capture_points(plan.network, plan.capture)}
-    for point in points.values():
+Traces = Mapping[CapturePoint, Trace]
+
+
+def _views(plan: Plan, traces: Traces) -> Iterator[_View]:
+    points = capture_points(plan.network, plan.capture)
+    for point in points:
         if point.kind == "wan":
             yield _wan_view(plan.network, point, points, traces)
-    nics = [point for point in points.values() if point.kind == "nic"]
-    received = [traces[point].others(point.mac) for point in nics if point in traces]
+    yield from _nic_views(plan.network, points, traces)
+
+
+def _nic_views(network: Network, points: list[CapturePoint], traces: Traces) -> Iterator[_View]:
+    """Give the views of the hosts' interfaces; packets arrive at any other one."""
+    nics = [point for point in points if point.kind == "nic"]
+    received = [traces[nic].others(nic.mac) for nic in nics if nic in traces]
     arrivals = (np.concatenate(received),) if received else ()
-    whole = len(received) == len(nics) and not any(traces[nic].truncated for nic in nics)
-    for point in nics:
-        dc = plan.network.host(point.at).dc
-        yield _View(point, "nic", dc, None, point.mac, traces.get(point), (), arrivals, whole)
+    whole = _are_whole(nics, traces)
+    for nic in nics:
+        yield _View(
+            point=nic,
+            link="nic",
+            from_dc=network.host(nic.at).dc,
+            to_dc=None,
+            mac=nic.mac,
+            near=traces.get(nic),
+            entries=(),
+            arrivals=arrivals,
+            whole=whole,
+        )
 
 
 def _wan_view(
-    network: Network,
-    point: CapturePoint,
-    points: dict[tuple[str, str], CapturePoint],
-    traces: dict[CapturePoint, Trace],
+    network: Network, point: CapturePoint, points: list[CapturePoint], traces: Traces
 ) -> _View:
+    """Give the view of a border router's port into a WAN link."""
     link = next(link for link in network.wan if link.key == point.what)
-    way, other = link.directions if link.forward.source == point.at else link.directions[::-1]
-    far = points[link.key, way.target]
-    feeders = [
-        p
-        for p in points.values()
-        if p.at == point.at and (p.kind == "lan" or (p.kind == "wan" and p != point))
-    ]
-    if not _carries_transit(network, point.at):
-        feeders = [feeder for feeder in feeders if feeder.kind == "lan"]
-    used = [point, far, *feeders]
-    whole = all(p in traces and not traces[p].truncated for p in used)
-    arrivals = (traces[far].others(other.mac),) if far in traces else ()
-    entries = tuple(traces[p].others(p.mac) for p in feeders if p in traces)
+    outward, back = _directions_from(link, point.at)
+    far = _far_point(points, link.key, outward.target)
+    feeders = _feeders(network, point, points)
+    arrivals = (traces[far].others(back.mac),) if far in traces else ()
+    entries = [traces[feeder].others(feeder.mac) for feeder in feeders if feeder in traces]
     return _View(
-        point,
-        link.key,
-        way.source,
-        way.target,
-        way.mac,
-        traces.get(point),
-        entries,
-        arrivals,
-        whole,
+        point=point,
+        link=link.key,
+        from_dc=outward.source,
+        to_dc=outward.target,
+        mac=outward.mac,
+        near=traces.get(point),
+        entries=tuple(entries),
+        arrivals=arrivals,
+        whole=_are_whole([point, far, *feeders], traces),
     )
 
 
-def _carries_transit(network: Network, dc: str) -> bool:
-    """Whether packets between other datacenters cross the router of `dc`."""
+def _directions_from(link: WanLink, datacenter: str) -> tuple[Direction, Direction]:
+    """Give the direction of a link that leaves a datacenter, and the other one."""
+    if link.forward.source == datacenter:
+        return link.forward, link.backward
+    return link.backward, link.forward
+
+
+def _far_point(points: list[CapturePoint], link: str, datacenter: str) -> CapturePoint:
+    for point in points:
+        if (point.what, point.at) == (link, datacenter):
+            return point
+    raise KeyError(f"no capture of {link} at {datacenter}")
+
+
+def _feeders(
+    network: Network, point: CapturePoint, points: list[CapturePoint]
+) -> list[CapturePoint]:
+    """Find the captures of what comes into a router and may leave it by a port into a WAN link."""
+    at_router = [other for other in points if other.at == point.at and other != point]
+    kinds = ("lan", "wan") if _carries_transit(network, point.at) else ("lan",)
+    return [other for other in at_router if other.kind in kinds]
+
+
+def _are_whole(points: list[CapturePoint], traces: Traces) -> bool:
+    return all(point in traces and not traces[point].truncated for point in points)
+
+
+def _carries_transit(network: Network, datacenter: str) -> bool:
+    """Tell whether packets between other datacenters ever cross the router of `datacenter`."""
     names = [center.name for center in network.datacenters]
-    states = network.extremes(rate=min, delay=min)  # all the routes that there ever are
-    ways = (
-        path
-        for state in states
-        for a in names
-        for b in names
-        if a != b
-        for path in state.paths(a, b)
-    )
-    return any(step.source == dc for path in ways for step in path[1:])
+    pairs = [(a, b) for a in names for b in names if a != b]
+    for state in network.extremes(rate=min, delay=min):  # they have all the routes that ever are
+        for source, target in pairs:
+            for path in state.paths(source, target):
+                if any(step.source == datacenter for step in path[1:]):
+                    return True
+    return False
 
 
-def _sent(view: _View, mtu: int) -> dict[tuple[str, str], Totals]:
+def _add_sent(captured: Captured, view: _View, mtu: int) -> None:
+    """Add the totals of what was sent into the WAN link of a view."""
     if view.point.kind != "wan":
-        return {}
+        return
     if view.near is not None:
-        return {(view.link, view.from_dc): totals(view.near.sent_by(view.mac), mtu)}
-    if not view.arrivals:
-        return {}
-    (arrived,) = view.arrivals
-    return {(view.link, view.from_dc): totals(arrived, mtu)}
+        sent = view.near.sent_by(view.mac)
+    elif view.arrivals:
+        (sent,) = view.arrivals
+    else:
+        return
+    captured.sent[view.link, view.from_dc] = totals(sent, mtu)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """When each packet of a capture was seen before and behind it (`NEVER`), in ns."""
+class _Sightings:
+    """When each packet of a capture was seen before and behind the interface.
+
+    Attributes:
+        view: with the other captures.
+        entered: when the packet came into the router in ns, `NEVER` if unseen; int64, shape (n,)
+            of all records of the capture.
+        arrived: when it came out at the other end, the same way.
+        unsent: by the key `endpoints`: when packets came in that never left, in ns.
+    """
 
     view: _View
     entered: Ints
     arrived: Ints
-    unsent: dict[int, Ints]  # by endpoints: when packets came in that never left
+    unsent: Mapping[int, Ints]
 
     @classmethod
-    def of(cls, view: _View, near: Trace) -> _Seen:
-        """Match the captures of `view`."""
-        sent = np.flatnonzero(
-            (near.packets["mac"] == mac_number(view.mac)) & (near.packets["headers"] > 0)
-        )
-        mine = near.packets[sent]
-        entered, arrived = np.full(len(near.packets), NEVER), np.full(len(near.packets), NEVER)
+    def of(cls, view: _View, near: Trace) -> _Sightings:
+        """Match the captures of a view; `near` is that of its interface."""
+        is_sent = (near.packets["mac"] == mac_number(view.mac)) & (near.packets["headers"] > 0)
+        rows = np.flatnonzero(is_sent)
+        sent = near.packets[rows]
+        entered = np.full(len(near.packets), NEVER)
+        arrived = np.full(len(near.packets), NEVER)
         unsent: dict[int, list[Ints]] = {}
         for packets in view.entries:
-            tcp = packets[packets["headers"] > 0]
-            left = _earlier(mine, tcp)
-            entered[sent] = np.maximum(entered[sent], np.where(left >= 0, _times(tcp, left), NEVER))
-            stayed = np.ones(len(tcp), bool)
-            stayed[left[left >= 0]] = False
-            for key, time_ns in zip(endpoints(tcp[stayed]), tcp["time_ns"][stayed], strict=True):
-                unsent.setdefault(int(key), []).append(time_ns)
+            incoming = _tcp(packets)
+            match = _find_earlier(sent, incoming)
+            entered[rows] = np.maximum(entered[rows], _times(incoming, match))
+            has_left = np.zeros(len(incoming), bool)
+            has_left[match[match >= 0]] = True
+            _add_times(unsent, incoming[~has_left])
         for packets in view.arrivals:
-            tcp = packets[packets["headers"] > 0]
-            origin = _earlier(tcp, mine)
+            outgoing = _tcp(packets)
+            origin = _find_earlier(outgoing, sent)
             known = np.flatnonzero(origin >= 0)[::-1]  # the first copy is written last
-            arrived[sent[origin[known]]] = tcp["time_ns"][known]
-        return cls(view, entered, arrived, {key: np.array(times) for key, times in unsent.items()})
+            arrived[rows[origin[known]]] = outgoing["time_ns"][known]
+        times = {key: np.array(times_ns) for key, times_ns in unsent.items()}
+        return cls(view, entered, arrived, times)
 
     def row(self, flow: Flow) -> Row:
-        """Delays and losses of a flow."""
+        """Give the columns of flows.parquet about the delays and losses of a flow."""
+        times_ns = flow.packets["time_ns"]
         arrived, entered = self.arrived[flow.rows], self.entered[flow.rows]
-        start = entered if self.view.entries else flow.packets["time_ns"]
-        there, back = arrived != NEVER, start != NEVER
-        delay = (arrived - start)[there & back]
-        waited = (flow.packets["time_ns"] - entered)[entered != NEVER]
-        found = spread("delay", delay) | spread("bottleneck", waited)
-        found |= spread("queueing", delay - delay.min() if len(delay) else delay)
-        stayed = self.unsent.get(int(endpoints(flow.packets[:1])[0]), np.empty(0, np.int64))
-        first, last = flow.packets["time_ns"][0], flow.packets["time_ns"][-1]
-        first = first if entered[0] == NEVER else entered[0]
-        counts = {
-            "dropped": int(((stayed >= first) & (stayed <= last)).sum()),
-            "lost": int((~there).sum()),
+        has_arrived, has_entered = arrived != NEVER, entered != NEVER
+        start, has_start = times_ns, np.ones(len(times_ns), bool)
+        if self.view.entries:
+            start, has_start = entered, has_entered
+        delay_ns = (arrived - start)[has_arrived & has_start]
+        waited_ns = (times_ns - entered)[has_entered]
+        queueing_ns = delay_ns - delay_ns.min() if len(delay_ns) else delay_ns
+        dropped, lost = None, None
+        if self.view.whole:
+            dropped = self._dropped(flow, entered)
+            lost = int((~has_arrived).sum())
+        return {
+            **spread("delay", delay_ns),
+            **spread("bottleneck", waited_ns),
+            **spread("queueing", queueing_ns),
+            "dropped": dropped,
+            "lost": lost,
         }
-        return found | (counts if self.view.whole else dict.fromkeys(counts))
+
+    def _dropped(self, flow: Flow, entered: Ints) -> int:
+        """Count the packets of a flow that came into the router and never left."""
+        key = int(endpoints(flow.packets[:1])[0])
+        unsent_ns = self.unsent.get(key, np.empty(0, np.int64))
+        first_ns, last_ns = flow.packets["time_ns"][0], flow.packets["time_ns"][-1]
+        if entered[0] != NEVER:
+            first_ns = entered[0]
+        return int(((unsent_ns >= first_ns) & (unsent_ns <= last_ns)).sum())
+
+
+def _tcp(packets: Packets) -> Packets:
+    tcp: Packets = packets[packets["headers"] > 0]
+    return tcp
 
 
 def _times(packets: Packets, rows: Ints) -> Ints:
-    return packets["time_ns"][np.maximum(rows, 0)] if len(packets) else np.full(len(rows), NEVER)
+    """Give the times of the packets at `rows` in ns; `NEVER` where the row is negative."""
+    if not len(packets):
+        return np.full(len(rows), NEVER)
+    times: Ints = packets["time_ns"][np.maximum(rows, 0)]
+    return np.where(rows >= 0, times, NEVER)
 
 
-def _earlier(packets: Packets, others: Packets) -> Ints:
-    """For each of `packets`, the position of the same packet in `others`: the last that is not
-    later; -1 if none.
+def _add_times(by_flow: dict[int, list[Ints]], packets: Packets) -> None:
+    """Add the times of packets to the lists of their flows."""
+    for key, time_ns in zip(endpoints(packets).tolist(), packets["time_ns"], strict=True):
+        by_flow.setdefault(key, []).append(time_ns)
+
+
+def _find_earlier(packets: Packets, others: Packets) -> Ints:
+    """Find for each packet the same packet in another capture: the last that is not later.
+
+    Args:
+        packets: of dtype `PACKET`, shape (n,).
+        others: of the other capture, shape (m,).
+
+    Returns:
+        Positions in `others`, int64, shape (n,); -1 where there is none.
     """
-    columns = [
-        {"time": p["time_ns"], "key": identities(p), "row": np.arange(len(p))}
-        for p in (packets, others)
-    ]
-    left, right = (pl.DataFrame(column).sort("time", maintain_order=True) for column in columns)
-    met = left.join_asof(
-        right.rename({"row": "other"}),
+    matched = _in_time_order(packets, "row").join_asof(
+        _in_time_order(others, "other"),
         on="time",
         by="key",
         strategy="backward",
         check_sortedness=False,
-    ).sort("row")
-    return met["other"].fill_null(-1).to_numpy().astype(np.int64)
+    )
+    return matched.sort("row")["other"].fill_null(-1).to_numpy().astype(np.int64)
 
 
-def _place(flow: Flow, view: _View, hosts: dict[int, str], plan: Plan) -> Row:
-    first = flow.packets[0]
-    row: Row = {"link": view.link, "from_dc": view.from_dc}
-    names = {"src": hosts.get(int(first["source"])), "dst": hosts.get(int(first["target"]))}
-    for end, name, address, port in (
-        ("src", names["src"], first["source"], first["source_port"]),
-        ("dst", names["dst"], first["target"], first["target_port"]),
-    ):
-        ranks = [rank.rank for rank in plan.workers.ranks if rank.host == name]
-        row |= {
-            f"{end}_host": name,
-            f"{end}_rank": ranks[0] if len(ranks) == 1 else None,
-            f"{end}_address": str(IPv4Address(int(address))),
-            f"{end}_port": int(port),
+def _in_time_order(packets: Packets, position: str) -> pl.DataFrame:
+    """Give the columns time (ns), key (UInt64) and `position` of packets, by time."""
+    columns = {
+        "time": packets["time_ns"],
+        "key": identities(packets),
+        position: np.arange(len(packets)),
+    }
+    return pl.DataFrame(columns).sort("time", maintain_order=True)
+
+
+@dataclass(frozen=True)
+class _End:
+    """One end of a flow: the host and its rank, where the plan has one."""
+
+    host: str | None
+    rank: int | None
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, address: int, port: int, hosts: Mapping[int, str], plan: Plan) -> _End:
+        host = hosts.get(address)
+        ranks = [rank.rank for rank in plan.workers.ranks if rank.host == host]
+        rank = ranks[0] if len(ranks) == 1 else None
+        return cls(host, rank, str(IPv4Address(address)), port)
+
+    def row(self, end: str) -> Row:
+        return {
+            f"{end}_host": self.host,
+            f"{end}_rank": self.rank,
+            f"{end}_address": self.address,
+            f"{end}_port": self.port,
         }
-    to = names["dst"]
-    row["to_dc"] = view.to_dc or (plan.network.host(to).dc if to else None)
-    return row
+
+
+@dataclass(frozen=True)
+class _FlowEnds:
+    """Where a flow was captured, and its ends."""
+
+    link: str
+    from_dc: str
+    to_dc: str | None
+    source: _End
+    target: _End
+
+    @classmethod
+    def of(cls, flow: Flow, view: _View, hosts: Mapping[int, str], plan: Plan) -> _FlowEnds:
+        """Find the ends of a flow; `hosts` has the names by address."""
+        first = flow.packets[0]
+        source = _End.of(int(first["source"]), int(first["source_port"]), hosts, plan)
+        target = _End.of(int(first["target"]), int(first["target_port"]), hosts, plan)
+        to_dc = view.to_dc
+        if to_dc is None and target.host is not None:
+            to_dc = plan.network.host(target.host).dc
+        return cls(view.link, view.from_dc, to_dc, source, target)
+
+    @property
+    def pair(self) -> Pair:
+        return self.source.host, self.target.host
+
+    def row(self) -> Row:
+        """Give the columns of flows.parquet that name the flow."""
+        place = {"link": self.link, "from_dc": self.from_dc, "to_dc": self.to_dc}
+        return {**place, **self.source.row("src"), **self.target.row("dst")}
 
 
 def _bins(flow: Flow, number: int) -> pl.DataFrame:
-    """Rows of throughput.parquet."""
+    """Give the rows of throughput.parquet of a flow."""
     packets = flow.packets
-    table = pl.DataFrame(
-        {
-            "time_ns": packets["time_ns"] // BIN_NS * BIN_NS,
-            "payload_bytes": packets["payload"].astype(np.int64),
-            "wire_bytes": packets["wire_bytes"].astype(np.int64),
-        }
-    )
-    grouped = table.group_by("time_ns", maintain_order=True).agg(
-        pl.col("*").sum(), packets=pl.len()
-    )
-    return grouped.select(
-        flow=pl.lit(number),
-        time_ns="time_ns",
-        bin_ns=pl.lit(BIN_NS),
-        packets="packets",
-        payload_bytes="payload_bytes",
-        wire_bytes="wire_bytes",
-    ).cast(pl.Schema(schemas.THROUGHPUT))
+    columns = {
+        "time_ns": packets["time_ns"] // BIN_NS * BIN_NS,
+        "payload_bytes": packets["payload"].astype(np.int64),
+        "wire_bytes": packets["wire_bytes"].astype(np.int64),
+    }
+    by_bin = pl.DataFrame(columns).group_by("time_ns", maintain_order=True)
+    sums = by_bin.agg(pl.col("*").sum(), packets=pl.len())
+    table = sums.with_columns(flow=pl.lit(number), bin_ns=pl.lit(BIN_NS))
+    return table.select(list(schemas.THROUGHPUT)).cast(pl.Schema(schemas.THROUGHPUT))
 
 
 class _Operations:
     """Which operation a packet belongs to.
 
     It is the first operation to end at the receiving host after the packet has arrived there, among
-    those that the sending host had begun when it was sent. Sends and receives of a script are not
-    told apart.
+    those that the sending host had begun when the packet was sent. Sends and receives of a script
+    are not told apart.
     """
 
     def __init__(self, ops: pl.DataFrame) -> None:
-        collective = ops.filter(~pl.col("op").is_in(["send", "recv"]))
-        self._ops = collective.with_columns(
-            repeat=pl.int_range(pl.len()).over([*OPERATION, "dtype", "rank"])
-        )
-        self._of_pair: dict[tuple[str | None, str | None], pl.DataFrame] = {}
+        """Number the repeats of operations in `ops` (`testbed.runfolder.schemas.OPS`)."""
+        repeat = pl.int_range(pl.len()).over([*OPERATION, "dtype", "rank"])
+        is_message = pl.col("op").is_in(["send", "recv"])
+        self._ops = ops.filter(~is_message).with_columns(repeat=repeat)
+        self._of_pair: dict[Pair, pl.DataFrame] = {}
 
-    def _between(self, pair: tuple[str | None, str | None]) -> pl.DataFrame:
-        """The operations that both hosts take part in, by their end at the second."""
+    def _between(self, pair: Pair) -> pl.DataFrame:
+        """Give the operations that both hosts take part in, by their end at the second.
+
+        Returns:
+            Columns `OPERATION`, begin (at the first host) and end (at the second), Int64, Unix ns.
+        """
         if pair not in self._of_pair:
+            begun = self._at_host(pair[0]).agg(begin=pl.col("start_ns").min())
+            ended = self._at_host(pair[1]).agg(end=pl.col("end_ns").max())
             key = [*OPERATION, "dtype", "repeat"]
-            begun = (
-                self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[0])))
-                .group_by(key)
-                .agg(begin=pl.col("start_ns").min())
-            )
-            ended = (
-                self._ops.filter(pl.col("host").eq_missing(pl.lit(pair[1])))
-                .group_by(key)
-                .agg(end=pl.col("end_ns").max())
-            )
             self._of_pair[pair] = begun.join(ended, on=key).sort("end", "begin")
         return self._of_pair[pair]
 
-    def carried(
-        self, pair: tuple[str | None, str | None], flow: Flow, seen: _Seen, number: int
-    ) -> pl.DataFrame:
-        """Rows of flow_ops.parquet; an `op` of null stands for what belongs to none."""
-        data = flow.packets["payload"] > 0
-        sent = flow.packets["time_ns"][data]
-        arrived = np.maximum(seen.arrived[flow.rows][data], sent)
-        ops = self._between(pair)
-        table = pl.DataFrame(
-            {"row": _covering(ops, sent, arrived), "payload": flow.packets["payload"][data]}
-        )
-        carried = table.group_by("row").agg(
+    def _at_host(self, host: str | None) -> pl.dataframe.group_by.GroupBy:
+        of_host = self._ops.filter(pl.col("host").eq_missing(pl.lit(host)))
+        return of_host.group_by([*OPERATION, "dtype", "repeat"])
+
+    def carried(self, pair: Pair, flow: Flow, sightings: _Sightings, number: int) -> pl.DataFrame:
+        """Give the rows of flow_ops.parquet of a flow.
+
+        Args:
+            pair: the hosts at its ends.
+            flow: the flow.
+            sightings: of its capture.
+            number: of the flow in flows.parquet.
+
+        Returns:
+            `testbed.runfolder.schemas.FLOW_OPS`; a null `op` stands for what belongs to none.
+        """
+        has_data = flow.packets["payload"] > 0
+        payload = flow.packets["payload"][has_data]
+        sent_ns = flow.packets["time_ns"][has_data]
+        arrived_ns = np.maximum(sightings.arrived[flow.rows][has_data], sent_ns)
+        operations = self._between(pair)
+        position = _covering(operations, sent_ns, arrived_ns)
+        by_operation = pl.DataFrame({"row": position, "payload": payload}).group_by("row")
+        sums = by_operation.agg(
             records=pl.len(), payload_bytes=pl.col("payload").cast(pl.Int64).sum()
         )
-        named = carried.join(
-            ops.with_row_index("row").cast({"row": pl.Int64}), on="row", how="left"
-        ).sort("row")
-        columns = [pl.lit(number).alias("flow"), *list(schemas.FLOW_OPS)[1:]]
-        return named.select(columns).cast(pl.Schema(schemas.FLOW_OPS))
+        numbered = operations.with_row_index("row").cast({"row": pl.Int64})
+        named = sums.join(numbered, on="row", how="left").sort("row")
+        table = named.with_columns(flow=pl.lit(number))
+        return table.select(list(schemas.FLOW_OPS)).cast(pl.Schema(schemas.FLOW_OPS))
 
 
-def _covering(ops: pl.DataFrame, sent: Ints, arrived: Ints) -> NDArray[np.int64]:
-    """For each packet the position of its operation; -1 if there is none."""
-    begin, end = ops["begin"].to_numpy(), ops["end"].to_numpy()
-    later = np.r_[
-        np.minimum.accumulate(begin[::-1])[::-1], np.iinfo(np.int64).max
-    ]  # the first to begin from here on
-    place = np.searchsorted(end, arrived)
-    place[later[place] > sent] = len(end)
-    waiting = np.flatnonzero(place < len(end))
-    while len(waiting):  # each finds its operation, for there is one
-        waiting = waiting[begin[place[waiting]] > sent[waiting]]
-        place[waiting] += 1
-    return np.where(place < len(end), place, -1)
+def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints:
+    """Find for each packet its operation: the first to end after it arrived, of those begun.
+
+    Args:
+        operations: columns begin and end (Int64, ns), m rows by end.
+        sent_ns: when each packet was sent, shape (n,).
+        arrived_ns: when it arrived, shape (n,).
+
+    Returns:
+        Positions in `operations`, shape (n,); -1 where there is none.
+    """
+    begin, end = operations["begin"].to_numpy(), operations["end"].to_numpy()
+    count = len(end)
+    # The earliest begin from each position on; no packet is sent before that after the last one.
+    earliest = np.minimum.accumulate(begin[::-1])[::-1]
+    earliest_from = np.r_[earliest, np.iinfo(np.int64).max]
+    position = np.searchsorted(end, arrived_ns)
+    position[earliest_from[position] > sent_ns] = count
+    waiting = np.flatnonzero(position < count)
+    while len(waiting):  # each packet finds an operation, for there is one
+        not_begun = begin[position[waiting]] > sent_ns[waiting]
+        waiting = waiting[not_begun]
+        position[waiting] += 1
+    return np.where(position < count, position, -1)

@@ -1,5 +1,6 @@
-"""Packet captures as columns of numbers. Records are read by scapy's raw readers and decoded by
-numpy, many at a time.
+"""Packet captures as columns of numbers.
+
+scapy's raw readers read the records, numpy decodes many of them at a time.
 
 A record longer than the MTU is a super-packet: several packets that segmentation offload kept
 together (up to 64 KiB). It is counted as the packets that would be sent, each with its own headers
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,13 +27,16 @@ ETHERNET = 1  # link type
 ETHER_HEADER = 14
 IPV4, TCP = 0x0800, 6
 SYN, RST, ACK = 2, 4, 16
+LEAST_IP_HEADER, LEAST_TCP_HEADER = 20, 20
 HEADERS = ETHER_HEADER + 60 + 60  # bytes, with all options of IPv4 and TCP
 PCAP_HEADER, PCAP_RECORD = 24, 16
+BLOCK_FRAME = 12  # bytes of a pcapng block without body
+NS_PER_S = 1_000_000_000
 CHUNK = 1 << 15  # records that are decoded at a time
 UNKNOWN = -1  # a window scale that was not captured; a protocol that is not IPv4's
 NO_SCALE = -2  # a SYN without the option
-
-Record = tuple[bytes, int, int]  # data, length on the wire in bytes, time in ns
+MOST_SCALE = 14  # RFC 7323, section 2.3
+END_OF_OPTIONS, NO_OPERATION, WINDOW_SCALE = 0, 1, 3  # kinds of TCP options
 
 # One captured record. Without IPv4 or TCP, or with headers that were not captured whole, the fields
 # of those are 0.
@@ -57,110 +61,164 @@ PACKET = np.dtype(
         ("protocol", "i2"),  # of IPv4
     ]
 )
+# Fields of the headers: name in PACKET, type in the frame, and offset into it ...
+IP_FIELDS = (
+    ("ip_bytes", ">u2", 16),
+    ("ip_id", ">u2", 18),
+    ("source", ">u4", 26),
+    ("target", ">u4", 30),
+)
+# ... or into the TCP header.
+TCP_FIELDS = (
+    ("source_port", ">u2", 0),
+    ("target_port", ">u2", 2),
+    ("seq", ">u4", 4),
+    ("ack", ">u4", 8),
+    ("flags", "u1", 13),
+    ("window", ">u2", 14),
+)
+
 Packets = NDArray[np.void]  # of PACKET, in the order of the capture
+Ints = NDArray[np.int64]
+
+
+# A captured record: what was kept of the frame, bytes of the whole frame, time in ns.
+Record = tuple[bytes, int, int]
 
 
 class NotWholeError(Exception):
     """The capture ends in the middle of a record, or is no capture of Ethernet at all."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Totals:
-    """Packets of one direction. Times are ns of Unix time on the capture's clock; 0 while there are
-    no packets.
+    """Packets of one direction.
+
+    Attributes:
+        packets: how many.
+        wire_bytes: whole frames as they were on the wire, whatever was kept of them.
+        ip_bytes: total lengths of the IPv4 headers.
+        first_ns: time of the first, Unix ns on the capture's clock; 0 if there are no packets.
+        last_ns: time of the last.
     """
 
     packets: int = 0
-    wire_bytes: int = 0  # whole frames as they were on the wire, whatever was kept of them
-    ip_bytes: int = 0  # total lengths of the IPv4 headers
+    wire_bytes: int = 0
+    ip_bytes: int = 0
     first_ns: int = 0
     last_ns: int = 0
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The records of a capture. `truncated`: the file ends in the middle of a record, or is no
-    capture at all.
+    """The records of a capture.
+
+    Attributes:
+        packets: of dtype `PACKET`, in the order of the capture.
+        truncated: whether the file ends in the middle of a record, or is no capture at all.
     """
 
     packets: Packets
     truncated: bool = False
 
     def sent_by(self, mac: str) -> Packets:
-        """What the interface with address `mac` sent."""
-        mine: Packets = self.packets[self.packets["mac"] == mac_number(mac)]
-        return mine
+        """Select what the interface with address `mac` sent."""
+        sent: Packets = self.packets[self.packets["mac"] == mac_number(mac)]
+        return sent
 
     def others(self, mac: str) -> Packets:
-        """What came to the interface with address `mac`."""
-        rest: Packets = self.packets[self.packets["mac"] != mac_number(mac)]
-        return rest
+        """Select what came to the interface with address `mac`."""
+        received: Packets = self.packets[self.packets["mac"] != mac_number(mac)]
+        return received
 
 
 def mac_number(mac: str) -> int:
-    """The address ``02:00:00:00:00:0a`` as the number 0x02000000000a."""
+    """Give the address ``02:00:00:00:00:0a`` as the number 0x02000000000a."""
     return int(mac.replace(":", ""), 16)
 
 
 def read_trace(path: Path, scratch: Path | None = None) -> Trace:
-    """The records of an Ethernet capture, pcap or pcapng. A damaged file gives what precedes the
-    damage.
+    """Read the records of an Ethernet capture, pcap or pcapng.
 
-    Memory: 60 bytes a record, or with `scratch`, a file to make, none: the records are kept there.
+    A damaged file gives what precedes the damage.
+
+    Args:
+        path: the capture.
+        scratch: a file to make, in which the records are kept; None: in memory, 60 bytes a record.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: a file cannot be read or written.
     """
-    chunks: list[Packets] = []
-    truncated = False
-    with (scratch or Path("/dev/null")).open("wb") as out:
-        try:
-            for chunk in _chunks(path):
-                if scratch is None:
-                    chunks.append(chunk)
-                else:
-                    out.write(chunk.data)
-        except (NotWholeError, EOFError, struct.error):
-            truncated = True
-    if scratch is not None and scratch.stat().st_size:
-        chunks = [np.memmap(scratch, PACKET, mode="r")]
-    packets = chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, PACKET), *chunks])
-    return Trace(packets, truncated)
+    if scratch is None:
+        chunks: list[Packets] = []
+        truncated = _read_chunks(path, chunks.append)
+        return Trace(np.concatenate([np.empty(0, PACKET), *chunks]), truncated)
+    with scratch.open("wb") as out:
+        truncated = _read_chunks(path, lambda chunk: out.write(chunk.data))
+    if not scratch.stat().st_size:
+        return Trace(np.empty(0, PACKET), truncated)
+    return Trace(np.memmap(scratch, PACKET, mode="r"), truncated)
+
+
+def _read_chunks(path: Path, keep: Callable[[Packets], object]) -> bool:
+    """Pass the decoded records of a capture on, many at a time.
+
+    Returns:
+        Whether the capture is truncated.
+    """
+    try:
+        for chunk in _chunks(path):
+            keep(chunk)
+    except (NotWholeError, EOFError, struct.error):
+        return True
+    return False
 
 
 def totals(packets: Packets, mtu: int = 65535) -> Totals:
-    """What `packets` are in total, as they are sent on a link of `mtu` bytes."""
+    """Sum up packets as they are sent on a link.
+
+    Args:
+        packets: of dtype `PACKET`.
+        mtu: of the link, in bytes.
+    """
     if not len(packets):
         return Totals()
     more = extra_packets(packets, mtu)
-    headers = int((more * packets["headers"]).sum())
+    extra = int(more.sum())
+    extra_headers = int((more * packets["headers"]).sum())
+    wire_bytes = int(packets["wire_bytes"].sum(dtype=np.int64))
+    ip_bytes = int(packets["ip_bytes"].sum(dtype=np.int64))
     return Totals(
-        packets=len(packets) + int(more.sum()),
-        wire_bytes=int(packets["wire_bytes"].sum(dtype=np.int64))
-        + int(more.sum()) * ETHER_HEADER
-        + headers,
-        ip_bytes=int(packets["ip_bytes"].sum(dtype=np.int64)) + headers,
+        packets=len(packets) + extra,
+        wire_bytes=wire_bytes + extra * ETHER_HEADER + extra_headers,
+        ip_bytes=ip_bytes + extra_headers,
         first_ns=int(packets["time_ns"][0]),
         last_ns=int(packets["time_ns"][-1]),
     )
 
 
-def extra_packets(packets: Packets, mtu: int) -> NDArray[np.int64]:
-    """How many packets more than one each record is: those of a TCP record that is longer than the
-    MTU.
+def extra_packets(packets: Packets, mtu: int) -> Ints:
+    """Count how many packets more than one each record is: those of a TCP record above the MTU.
+
+    Args:
+        packets: of dtype `PACKET`, shape (n,).
+        mtu: of the link, in bytes.
+
+    Returns:
+        int64, shape (n,).
     """
+    is_super = (packets["protocol"] == TCP) & (packets["wire_bytes"] > mtu + ETHER_HEADER)
     room = np.maximum(mtu - packets["headers"].astype(np.int64), 1)
-    more = np.maximum(-(-packets["payload"].astype(np.int64) // room) - 1, 0)
-    return np.where(
-        (packets["protocol"] == TCP) & (packets["wire_bytes"] > mtu + ETHER_HEADER), more, 0
-    )
+    payload = packets["payload"].astype(np.int64)
+    segments = -(-payload // room)
+    return np.where(is_super, np.maximum(segments - 1, 0), 0)
 
 
 def _chunks(path: Path) -> Iterator[Packets]:
-    """The decoded records of `path`.
+    """Give the decoded records of a capture, `CHUNK` at a time.
 
     Raises:
-        NotWholeError: after what precedes the damage.
+        NotWholeError, EOFError, struct.error: after what precedes the damage.
     """
     records = _records(path)
     while True:
@@ -178,79 +236,100 @@ def _chunks(path: Path) -> Iterator[Packets]:
             return
 
 
-def _decode(records: Sequence[Record]) -> Packets:
-    """Records as `PACKET`."""
-    number = len(records)
-    data, wire, time_ns = zip(*records, strict=True)
-    kept = np.fromiter(map(len, data), np.int64, number)
-    buffer = np.frombuffer(b"".join(d[:HEADERS].ljust(HEADERS, b"\0") for d in data), np.uint8)
-    start = np.arange(number) * HEADERS
+@dataclass(frozen=True)
+class _Headers:
+    """The first `HEADERS` bytes of each record, zeros where there were fewer.
 
-    def field(kind: str, offset: Any) -> NDArray[Any]:
-        """The big-endian numbers of type `kind` at `offset` into each record."""
+    Attributes:
+        data: uint8, shape (n * `HEADERS` ,).
+        start: int64, shape (n,): where each record begins in it.
+    """
+
+    data: NDArray[np.uint8]
+    start: Ints
+
+    @classmethod
+    def of(cls, frames: Sequence[bytes]) -> _Headers:
+        joined = b"".join([frame[:HEADERS].ljust(HEADERS, b"\0") for frame in frames])
+        return cls(np.frombuffer(joined, np.uint8), np.arange(len(frames)) * HEADERS)
+
+    def field(self, kind: str, offset: int | Ints) -> NDArray[Any]:
+        """Read a number of each record.
+
+        Args:
+            kind: its dtype, big-endian.
+            offset: where it begins in the record; one for all of them, or int64 of shape (n,).
+
+        Returns:
+            Shape (n,), of dtype `kind`; numbers beyond the end of the data have any value.
+        """
         width = np.dtype(kind).itemsize
-        at = np.minimum(start + offset, len(buffer) - width)
-        return np.ascontiguousarray(buffer[at[:, None] + np.arange(width)]).view(kind)[:, 0]
+        begin = np.minimum(self.start + offset, len(self.data) - width)
+        in_bytes = self.data[begin[:, None] + np.arange(width)]
+        return np.ascontiguousarray(in_bytes).view(kind)[:, 0]
 
-    found = np.zeros(number, PACKET)
-    found["time_ns"], found["wire_bytes"] = time_ns, wire
-    found["mac"] = field(">u2", 6).astype(np.uint64) << 32 | field(">u4", 8)
-    ip = (field(">u2", 12) == IPV4) & (kept >= ETHER_HEADER + 20)
-    found["protocol"] = np.where(ip, field("u1", 23), UNKNOWN)
-    for name, kind, offset in (
-        ("ip_bytes", ">u2", 16),
-        ("ip_id", ">u2", 18),
-        ("source", ">u4", 26),
-        ("target", ">u4", 30),
-    ):
-        found[name] = np.where(ip, field(kind, offset), 0)
-    ip_header = (field("u1", ETHER_HEADER).astype(np.int64) & 15) * 4
-    begin = ETHER_HEADER + ip_header
-    tcp = ip & (found["protocol"] == TCP) & (kept >= begin + 20)
-    for name, kind, offset in (
-        ("source_port", ">u2", 0),
-        ("target_port", ">u2", 2),
-        ("seq", ">u4", 4),
-        ("ack", ">u4", 8),
-        ("flags", "u1", 13),
-        ("window", ">u2", 14),
-    ):
-        found[name] = np.where(tcp, field(kind, begin + offset), 0)
-    found["headers"] = np.where(tcp, ip_header + (field("u1", begin + 12) >> 4) * 4, 0)
-    found["payload"] = np.where(tcp, found["ip_bytes"] - found["headers"], 0)
-    found["scale"] = UNKNOWN
-    for row in np.flatnonzero(tcp & (found["flags"] & SYN > 0)):
-        found["scale"][row] = _window_scale(
-            data[row][begin[row] + 20 : ETHER_HEADER + found["headers"][row]]
-        )
-    return found
+
+def _decode(records: Sequence[Record]) -> Packets:
+    """Decode records into an array of dtype `PACKET`, shape (n,)."""
+    frames, wire_bytes, times_ns = zip(*records, strict=True)
+    kept = np.fromiter(map(len, frames), np.int64, len(frames))
+    headers = _Headers.of(frames)
+    packets = np.zeros(len(frames), PACKET)
+    packets["time_ns"] = times_ns
+    packets["wire_bytes"] = wire_bytes
+    packets["mac"] = headers.field(">u2", 6).astype(np.uint64) << 32 | headers.field(">u4", 8)
+    packets["scale"] = UNKNOWN
+    is_ip = headers.field(">u2", 12) == IPV4
+    is_ip &= kept >= ETHER_HEADER + LEAST_IP_HEADER
+    packets["protocol"] = np.where(is_ip, headers.field("u1", 23), UNKNOWN)
+    for name, kind, offset in IP_FIELDS:
+        packets[name] = np.where(is_ip, headers.field(kind, offset), 0)
+    ip_header = (headers.field("u1", ETHER_HEADER).astype(np.int64) & 15) * 4
+    tcp_begin = ETHER_HEADER + ip_header
+    is_tcp = is_ip & (packets["protocol"] == TCP) & (kept >= tcp_begin + LEAST_TCP_HEADER)
+    for name, kind, offset in TCP_FIELDS:
+        packets[name] = np.where(is_tcp, headers.field(kind, tcp_begin + offset), 0)
+    tcp_header = (headers.field("u1", tcp_begin + 12) >> 4) * 4
+    packets["headers"] = np.where(is_tcp, ip_header + tcp_header, 0)
+    packets["payload"] = np.where(is_tcp, packets["ip_bytes"] - packets["headers"], 0)
+    for row in np.flatnonzero(is_tcp & (packets["flags"] & SYN > 0)):
+        options_begin = tcp_begin[row] + LEAST_TCP_HEADER
+        options_end = ETHER_HEADER + packets["headers"][row]
+        packets["scale"][row] = _window_scale(frames[row][options_begin:options_end])
+    return packets
 
 
 def _window_scale(options: bytes) -> int:
-    """The shift in the TCP options of a SYN; `NO_SCALE` without, `UNKNOWN` if they were not
-    captured whole.
+    """Find the shift in the TCP options of a SYN.
+
+    Returns:
+        The shift; `NO_SCALE` if there is none, `UNKNOWN` if the options were not captured whole.
     """
-    at = 0
-    while at < len(options) and options[at] != 0:
-        if options[at] == 1:
-            at += 1
+    position = 0
+    while position < len(options) and options[position] != END_OF_OPTIONS:
+        if options[position] == NO_OPERATION:
+            position += 1
             continue
-        if at + 1 >= len(options) or at + options[at + 1] > len(options):
+        if position + 1 >= len(options):
             return UNKNOWN
-        if options[at] == 3:
-            return min(options[at + 2], 14)
-        at += max(options[at + 1], 2)
+        length = options[position + 1]
+        if position + length > len(options):
+            return UNKNOWN
+        if options[position] == WINDOW_SCALE:
+            return min(options[position + 2], MOST_SCALE)
+        position += max(length, 2)
     return NO_SCALE
 
 
 def _records(path: Path) -> Iterator[Record]:
-    """The whole records of `path`.
+    """Give the whole records of a capture.
 
     Raises:
         NotWholeError: at the end of a file that is cut short, or that is no capture.
     """
     logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
-    from scapy.error import Scapy_Exception  # noqa: PLC0415 (0.1 s, which runs without captures do without)
+    # It takes 0.1 s, and most runs have no captures.
+    from scapy.error import Scapy_Exception  # noqa: PLC0415
     from scapy.utils import RawPcapNgReader, RawPcapReader  # noqa: PLC0415
 
     size = path.stat().st_size
@@ -259,48 +338,46 @@ def _records(path: Path) -> Iterator[Record]:
     try:
         with path.open("rb") as file, RawPcapReader(file) as reader:  # type: ignore[arg-type]
             if isinstance(reader, RawPcapNgReader):
-                yield from _pcapng(reader)
+                yield from _pcapng_records(reader)
                 if not _blocks_are_whole(file, size, reader.endian):
                     raise NotWholeError
             else:
-                yield from _pcap(reader, size)
+                yield from _pcap_records(reader, size)
     except Scapy_Exception as error:
         raise NotWholeError from error
 
 
-def _pcap(reader: RawPcapReader, size: int) -> Iterator[Record]:
+def _pcap_records(reader: RawPcapReader, size: int) -> Iterator[Record]:
     if reader.linktype != ETHERNET:
         raise NotWholeError
-    unit = 1 if reader.nano else 1000
+    unit_ns = 1 if reader.nano else 1000
     position = PCAP_HEADER
     for data, meta in reader:
         position += PCAP_RECORD + meta.caplen
         if position > size:
             break
-        yield data, meta.wirelen, meta.sec * 1_000_000_000 + meta.usec * unit
+        yield data, meta.wirelen, meta.sec * NS_PER_S + meta.usec * unit_ns
     if position != size:
         raise NotWholeError
 
 
-def _pcapng(reader: Iterable[Any]) -> Iterator[Record]:
+def _pcapng_records(reader: Iterable[Any]) -> Iterator[Record]:
     for data, meta in reader:
         if meta.linktype != ETHERNET:
             raise NotWholeError
-        ticks = meta.tshigh << 32 | meta.tslow
-        yield (
-            data,
-            meta.wirelen,
-            ticks if meta.tsresol == 1_000_000_000 else ticks * 1_000_000_000 // meta.tsresol,
-        )
+        time_ns = meta.tshigh << 32 | meta.tslow
+        if meta.tsresol != NS_PER_S:
+            time_ns = time_ns * NS_PER_S // meta.tsresol
+        yield data, meta.wirelen, time_ns
 
 
 def _blocks_are_whole(file: BinaryIO, size: int, endian: str) -> bool:
-    """Whether the blocks of a pcapng file end where the file ends."""
+    """Tell whether the blocks of a pcapng file end where the file ends."""
     position = 0
-    while position + 12 <= size:
+    while position + BLOCK_FRAME <= size:
         file.seek(position + 4)
         (length,) = struct.unpack(endian + "I", file.read(4))
-        if length < 12:
+        if length < BLOCK_FRAME:
             return False
         position += length
     return position == size
