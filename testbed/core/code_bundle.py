@@ -48,7 +48,9 @@ class Finder:
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
-            self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+        self._data = memoryview(mapped)
 
         self.index = _read_index(self._data)
 
@@ -61,7 +63,8 @@ class Finder:
         if entry is None:
             return None
 
-        code = self._data[entry.begin : entry.begin + entry.length]
+        end = entry.begin + entry.length
+        code = self._data[entry.begin : end]
         return importlib.util.spec_from_file_location(
             name,
             entry.origin,
@@ -108,8 +111,9 @@ def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
 
     index_bytes = marshal.dumps(index)
     index_length = len(index_bytes).to_bytes(LENGTH_BYTES, "little")
+    parts = [FORMAT, index_length, *codes, index_bytes]
     partial = path.with_name("partial")
-    partial.write_bytes(b"".join([FORMAT, index_length, *codes, index_bytes]))
+    partial.write_bytes(b"".join(parts))
     partial.replace(path)
 
 
@@ -156,7 +160,9 @@ def is_fresh(path: Path) -> bool:
 
 def _is_unchanged(entry: Entry) -> bool:
     state = Path(entry.origin).stat()
-    return state.st_size == entry.file_size and state.st_mtime_ns == entry.file_time_ns
+    same_size = state.st_size == entry.file_size
+    same_time = state.st_mtime_ns == entry.file_time_ns
+    return same_size and same_time
 
 
 def remove() -> None:

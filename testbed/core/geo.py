@@ -24,7 +24,8 @@ def distance_km(start: Location, end: Location) -> float:
 
     north_part = sin((end_north - start_north) / 2) ** 2
     east_part = sin((end_east - start_east) / 2) ** 2
-    haversine = north_part + cos(start_north) * cos(end_north) * east_part
+    narrowing = cos(start_north) * cos(end_north)  # of degrees east, away from the equator
+    haversine = north_part + narrowing * east_part
 
     # Rounding may give a little more than 1 for opposite points.
     half_angle = asin(min(1.0, sqrt(haversine)))
@@ -38,4 +39,6 @@ def fibre_delay_ns(km: float, detour: float = DETOUR) -> int:
         km: The length of the great circle.
         detour: The length of the fibre over that of the great circle.
     """
-    return round(km * detour * FIBRE_INDEX / LIGHT_KM_PER_S * 1e9)
+    fibre_km = km * detour
+    seconds = fibre_km * FIBRE_INDEX / LIGHT_KM_PER_S
+    return round(seconds * 1e9)

@@ -51,6 +51,7 @@ class Note:
         writer = self.name.partition("-")[0]
         if not writer.isdigit() or Path("/proc", writer).exists():
             return False
+
         user = os.geteuid()
         try:
             return user in (0, self.folder.stat().st_uid)

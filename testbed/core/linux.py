@@ -59,7 +59,8 @@ if sys.platform == "linux":  # elsewhere the module is imported too, for testbed
 
 def _error(call: str) -> OSError:
     errno = ctypes.get_errno()
-    return OSError(errno, f"{call}: {os.strerror(errno)}")
+    reason = os.strerror(errno)
+    return OSError(errno, f"{call}: {reason}")
 
 
 def _check(result: int, call: str) -> None:
@@ -81,7 +82,8 @@ def setns(fd: int, kind: int = 0) -> None:
     Raises:
         OSError: The kernel refuses the call.
     """
-    _check(_libc.setns(fd, kind), "setns")
+    result = _libc.setns(fd, kind)
+    _check(result, "setns")
 
 
 def unshare(flags: int) -> None:
@@ -90,7 +92,8 @@ def unshare(flags: int) -> None:
     Raises:
         OSError: The kernel refuses the call.
     """
-    _check(_libc.unshare(flags), "unshare")
+    result = _libc.unshare(flags)
+    _check(result, "unshare")
 
 
 def clone_paused(stack: ctypes.Array[ctypes.c_char], flags: int) -> int:
@@ -109,7 +112,8 @@ def clone_paused(stack: ctypes.Array[ctypes.c_char], flags: int) -> int:
     end_of_stack = ctypes.addressof(stack) + ctypes.sizeof(stack)
     top = end_of_stack // STACK_ALIGNMENT * STACK_ALIGNMENT
     function = ctypes.cast(_libc.pause, ctypes.c_void_p)
-    pid = int(_libc.clone(function, ctypes.c_void_p(top), flags, None))
+    stack_top = ctypes.c_void_p(top)
+    pid = int(_libc.clone(function, stack_top, flags, None))
     if pid < 0:
         raise _error("clone")
     return pid
@@ -134,7 +138,11 @@ def mount(
     Raises:
         OSError: The kernel refuses the call.
     """
-    result = _libc.mount(_bytes(source), _bytes(target), _bytes(fstype), flags, _bytes(data))
+    source_bytes = _bytes(source)
+    target_bytes = _bytes(target)
+    fstype_bytes = _bytes(fstype)
+    data_bytes = _bytes(data)
+    result = _libc.mount(source_bytes, target_bytes, fstype_bytes, flags, data_bytes)
     _check(result, f"mount {target}")
 
 
@@ -144,7 +152,8 @@ def umount(target: str, flags: int = MNT_DETACH) -> None:
     Raises:
         OSError: The kernel refuses the call.
     """
-    _check(_libc.umount2(_bytes(target), flags), f"umount {target}")
+    result = _libc.umount2(_bytes(target), flags)
+    _check(result, f"umount {target}")
 
 
 def set_read_only(path: str, read_only: bool, *, recursive: bool = False) -> None:
@@ -178,7 +187,8 @@ def prctl(option: int, *arguments: int) -> None:
         OSError: The kernel refuses the call.
     """
     padding = [0] * (4 - len(arguments))
-    _check(_libc.prctl(option, *arguments, *padding), "prctl")
+    result = _libc.prctl(option, *arguments, *padding)
+    _check(result, "prctl")
 
 
 def die_with_parent() -> None:
@@ -203,7 +213,8 @@ def capset_none() -> None:
     """
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     no_capabilities = bytes(24)
-    _check(_libc.capset(header, no_capabilities), "capset")
+    result = _libc.capset(header, no_capabilities)
+    _check(result, "capset")
 
 
 def trace_me() -> None:
@@ -212,4 +223,5 @@ def trace_me() -> None:
     Raises:
         OSError: Yama, seccomp or the kernel refuses the call.
     """
-    _check(_libc.ptrace(PTRACE_TRACEME, 0, 0, 0), "ptrace")
+    result = _libc.ptrace(PTRACE_TRACEME, 0, 0, 0)
+    _check(result, "ptrace")

@@ -32,6 +32,7 @@ def cache_dir() -> Path:
     if not os.access(path, os.W_OK):
         what = f"cannot write to the cache folder {path}"
         raise MachineError(f"{what}\n  name another with TESTBED_CACHE")
+
     return path
 
 

@@ -67,8 +67,8 @@ class Quantity:
                 needs no unit).
         """
         match = None
-        is_text_or_number = isinstance(value, str | int | float) and not isinstance(value, bool)
-        if is_text_or_number:
+        is_truth_value = isinstance(value, bool)
+        if isinstance(value, str | int | float) and not is_truth_value:
             match = _QUANTITY.fullmatch(str(value))
         if match is None:
             raise UnitError(f"{value!r} is not a {self.name}", self.remedy)
@@ -84,6 +84,7 @@ class Quantity:
         if factor is None:
             what = f"{value!r} is not a {self.name}: {unit!r} is not a unit of it"
             raise UnitError(what, self.remedy)
+
         return number * factor
 
     def read(self, value: object) -> int:
@@ -125,8 +126,11 @@ class Quantity:
         if not self.ignore_case:
             return factors.get(unit)
 
-        lower_case = {name.lower(): factor for name, factor in factors.items()}
-        return lower_case.get(unit.lower())
+        for name, factor in factors.items():
+            if name.lower() == unit.lower():
+                return factor
+
+        return None
 
 
 def _decimal(number: Fraction, digits: int | None) -> str:
@@ -135,14 +139,16 @@ def _decimal(number: Fraction, digits: int | None) -> str:
     The decimal expansion of a number to be written exactly must end.
     """
     if digits is not None:
-        rounded = Decimal(f"{float(number):.{digits - 1}e}")
+        scientific = f"{float(number):.{digits - 1}e}"
+        rounded = Decimal(scientific)
         text = format(rounded.normalize(), "f")
     else:
         places = 0
         while (number * 10**places).denominator != 1:
             places += 1
 
-        exact = Decimal(int(number * 10**places)).scaleb(-places)
+        scaled = int(number * 10**places)
+        exact = Decimal(scaled).scaleb(-places)
         text = format(exact, "f")
 
     if "." not in text:
@@ -156,6 +162,7 @@ def _rate_synonyms() -> dict[str, str]:
     for prefix in ("", "k", "M", "G", "T"):
         for name in ("bit", "bits/s", "bps"):
             synonyms[f"{prefix}{name}"] = f"{prefix}bit/s"
+
     return synonyms
 
 
@@ -213,6 +220,7 @@ def parse_rate(value: object) -> int:
     if rate == 0:
         remedy = "write a rate above 0, or leave the link out"
         raise UnitError("a rate of 0 carries nothing", remedy)
+
     return rate
 
 

@@ -99,17 +99,18 @@ class Range(Strict):
         high = self._number(self.to)
         if self.points is not None:
             inside = self._points_inside(low, high, self.points)
-            return [self.from_, *(self._written(number) for number in inside), self.to]
+            return [self.from_, *map(self._written, inside), self.to]
 
         if self.factor is not None:
-            count = math.log(high / low) / math.log(self.factor)
+            ratio = high / low
+            count = math.log(ratio) / math.log(self.factor)
             numbers = [low * self.factor**index for index in _steps(count)]
         else:
             step = self._number(self.step)
             count = (high - low) / step
             numbers = [low + step * index for index in _steps(count)]
 
-        return [self.from_, *(self._written(number) for number in numbers)]
+        return [self.from_, *map(self._written, numbers)]
 
     def _points_inside(self, low: float, high: float, points: int) -> list[float]:
         """The numbers between both ends."""
@@ -118,9 +119,11 @@ class Range(Strict):
             share = index / (points - 1)
             if self.scale == "log":
                 number = low * (high / low) ** share
-                numbers.append(float(f"{number:.{INNER_DIGITS}g}"))
+                rounded = f"{number:.{INNER_DIGITS}g}"
+                numbers.append(float(rounded))
             else:
-                numbers.append(low + (high - low) * share)
+                number = low + (high - low) * share
+                numbers.append(number)
 
         return numbers
 
@@ -128,12 +131,14 @@ class Range(Strict):
         """A number in base units as people write it."""
         if self.quantity is None:
             written = [self.from_, self.to, self.step or 0]
-            is_whole = all(isinstance(value, int) for value in written)
-            return round(number) if is_whole else float(f"{number:.12g}")
+            if all(isinstance(value, int) for value in written):
+                return round(number)
+            return float(f"{number:.12g}")
 
         if self.quantity is PERCENTAGE:
             probability = float(f"{number / 100:.12g}")
             return format_probability(probability)
+
         if self.quantity in (TIME, RATE):
             return self.quantity.write(round(number))
         return format_size(round(number))

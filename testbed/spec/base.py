@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,8 +25,11 @@ def _finish_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
     written as people write them, with units; a default of null is none.
     """
     schema.setdefault("patternProperties", {})["^x-"] = {}
-    paragraphs = schema["description"].split("\n\n")
-    schema["description"] = "\n\n".join(" ".join(text.split()) for text in paragraphs)
+    paragraphs: list[str] = []
+    for paragraph in schema["description"].split("\n\n"):
+        paragraphs.append(" ".join(paragraph.split()))
+
+    schema["description"] = "\n\n".join(paragraphs)
 
     defaults = model.model_construct().model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, field in schema.get("properties", {}).items():
@@ -53,12 +57,8 @@ class Strict(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             model = type(self)
-
-            def place_in_model(loc: Loc) -> Place:
-                steps = [model.__name__, *map(str, loc)]
-                return Place(key=".".join(steps))
-
-            raise input_error(error, model, place_in_model) from error
+            locate = partial(_place_in_model, model.__name__)
+            raise input_error(error, model, locate) from error
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # `model_validate` need not call it
 
@@ -67,12 +67,23 @@ class Strict(BaseModel):
     def _ignore_extensions(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        return {key: value for key, value in data.items() if not str(key).startswith("x-")}
+
+        known: dict[Any, Any] = {}
+        for key, value in data.items():
+            if not str(key).startswith("x-"):
+                known[key] = value
+
+        return known
 
     def to_yaml(self) -> str:
         """Write what was set as YAML that loads to an equal model."""
         written = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
         return yaml_reader.dump(written)
+
+
+def _place_in_model(model: str, loc: Loc) -> Place:
+    steps = [model, *map(str, loc)]
+    return Place(key=".".join(steps))
 
 
 S = TypeVar("S", bound=Strict)
@@ -165,8 +176,9 @@ def input_error(
     errors: list[InputError] = []
     for detail in error.errors(include_url=False):
         loc = tuple(step for step in detail["loc"] if not _is_tag(step))
+        place = locate(loc)
         what, remedy = _explain(detail, loc, model)
-        errors.append(InputError(what, place=locate(loc), remedy=remedy))
+        errors.append(InputError(what, place=place, remedy=remedy))
 
     if len(errors) == 1:
         return errors[0]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from testbed.core.units import Quantity, UnitError
@@ -152,8 +153,12 @@ class _Evaluation:
     def chain(self, comparison: Comparison) -> bool:
         """Whether each operand of a comparison is as its operator says to the next operand."""
         operands = [self.value(operand) for operand in comparison.operands]
-        neighbours = zip(comparison.operators, operands[:-1], operands[1:], strict=True)
-        return all(self.compare(symbol, left, right) for symbol, left, right in neighbours)
+        pairs = pairwise(operands)
+        for symbol, (left, right) in zip(comparison.operators, pairs, strict=True):
+            if not self.compare(symbol, left, right):
+                return False
+
+        return True
 
     def compare(self, symbol: str, left: Any, right: Any) -> bool:
         if symbol == "in":
@@ -165,7 +170,9 @@ class _Evaluation:
         if isinstance(left, Measure) and isinstance(right, Measure):
             self.check_comparable(left, right)
             return bool(COMPARISONS[symbol](left.number, right.number))
-        if symbol not in ("==", "!=") and type(left) is not type(right):
+
+        needs_order = symbol not in ("==", "!=")
+        if needs_order and type(left) is not type(right):
             raise UnitError(f"{self.text!r} compares {left!r} and {right!r}, which have no order")
         return bool(COMPARISONS[symbol](left, right))
 

@@ -267,11 +267,15 @@ class _Parser:
 
     def condition(self) -> Expression:
         parts = self.joined_by("or", self.all)
-        return parts[0] if len(parts) == 1 else AnyOf(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return AnyOf(parts)
 
     def all(self) -> Expression:
         parts = self.joined_by("and", self.denial)
-        return parts[0] if len(parts) == 1 else All(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return All(parts)
 
     def joined_by(self, keyword: str, part: Callable[[], Expression]) -> tuple[Expression, ...]:
         parts = [part()]
@@ -290,6 +294,7 @@ class _Parser:
         while operator := self.comparison_operator():
             operators.append(operator)
             operands.append(self.sum())
+
         if not operators:
             return operands[0]
         return Comparison(tuple(operators), tuple(operands))
@@ -311,6 +316,7 @@ class _Parser:
         while self.next_is("+", "-"):
             operator = self.take().text
             result = Arithmetic(operator, result, self.product())
+
         return result
 
     def product(self) -> Expression:
@@ -318,6 +324,7 @@ class _Parser:
         while self.next_is("*", "/"):
             operator = self.take().text
             result = Arithmetic(operator, result, self.sign())
+
         if self.next_is(*UNKNOWN_ARITHMETIC):
             self.refuse("this operator is not known", "there are + - * /")
         return result
@@ -331,13 +338,18 @@ class _Parser:
 
     def atom(self) -> Expression:
         token = self.take()
-        expression = self.values(token) if token.text in ("(", "[") else self.single(token)
+        read = self.values if token.text in ("(", "[") else self.single
+        expression = read(token)
+
         if self.next_is(*AFTER_ATOM):
             construct = AFTER_ATOM[self.next.text]
             self.refuse(f"{construct} is not allowed in a condition", REMEDY)
+
         if token.kind == "unknown" and self.unknown_name is None:
             what = f"{self.text!r}: unknown name {token.text!r}"
-            self.unknown_name = UnitError(what, suggest(token.text, self.known, "the names"))
+            suggestion = suggest(token.text, self.known, "the names")
+            self.unknown_name = UnitError(what, suggestion)
+
         return expression
 
     def single(self, token: Token) -> Expression:
@@ -370,5 +382,7 @@ class _Parser:
             elif not self.next_is(closing):
                 raise _NotACondition
 
-        is_grouping = closing == ")" and len(items) == 1 and not has_comma
-        return items[0] if is_grouping else Values(tuple(items))
+        has_one_item = len(items) == 1 and not has_comma
+        if closing == ")" and has_one_item:
+            return items[0]
+        return Values(tuple(items))

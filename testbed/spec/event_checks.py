@@ -45,10 +45,15 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
     for index, event in enumerate(events):
         problems += _single_event_problems(("events", index), event, links, hosts)
 
-    changes = sum(2 * (event.times or 1) * len(event.rows) for event in events)
+    changes = 0
+    for event in events:
+        occurrences = event.times or 1
+        changes += 2 * occurrences * len(event.rows)
+
     if changes > MOST_CHANGES:
         what = f"these are up to {changes} changes; a run has at most {MOST_CHANGES}"
         problems.append(Problem(("events",), what))
+
     if problems:
         return problems
     return [
@@ -81,9 +86,10 @@ def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
     repeats = event.every is not None
     ends_by_itself = event.trace is not None or event.transfer is not None
     is_endless = event.duration is None and not ends_by_itself
-    overlaps = (
-        event.every is not None and event.duration is not None and event.duration > event.every
-    )
+    overlaps = False
+    if event.every is not None and event.duration is not None:
+        overlaps = event.duration > event.every
+
     yield from _broken(
         [
             _Rule(
@@ -120,6 +126,7 @@ def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
     for name in listed(event.hosts):
         if name != "all" and name not in known:
             yield _unknown_host((*loc, "hosts"), name, known)
+
     yield from _broken(
         [
             _Rule(
@@ -157,7 +164,8 @@ def _transfer_problems(
     loc: Loc, event: Event, transfer: Transfer, hosts: Hosts
 ) -> Iterator[Problem]:
     known = _host_and_site_names(hosts)
-    for key, name in (("from", transfer.source), ("to", transfer.target)):
+    ends = {"from": transfer.source, "to": transfer.target}
+    for key, name in ends.items():
         if name not in known:
             yield _unknown_host((*loc, "transfer", key), name, known)
 
@@ -190,7 +198,9 @@ def _transfer_problems(
 def _link_problems(
     loc: Loc, event: Event, links: Sequence[Link], datacenters: Sequence[str]
 ) -> Iterator[Problem]:
-    yield from _link_name_problems((*loc, "links"), listed(event.links), links, datacenters)
+    names = listed(event.links)
+    yield from _link_name_problems((*loc, "links"), names, links, datacenters)
+
     has_settings = bool(event.values) or event.down
     changes_nothing = not _changes_links(event) and event.crash is None
     yield from _broken(
@@ -228,8 +238,9 @@ def _link_problems(
 def _link_name_problems(
     loc: Loc, names: Sequence[str], links: Sequence[Link], datacenters: Sequence[str]
 ) -> Iterator[Problem]:
+    keys = [link.key for link in links]
     conduits = {link.conduit for link in links if link.conduit}
-    known = [*(link.key for link in links), *sorted(conduits), *datacenters]
+    known = [*keys, *sorted(conduits), *datacenters]
     for name in names:
         if known.count(name) > 1:
             what = f"{name!r} is the name of two things"
@@ -241,15 +252,16 @@ def _link_name_problems(
 
 def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterator[Problem]:
     """Values per direction must name the directions of the one link that the event names."""
-    named_links = [link for link in links if [link.key] == listed(event.links)]
+    names = listed(event.links)
     allowed: list[str] = []
-    for link in named_links:
-        allowed += [link.forward.name, link.backward.name]
+    for link in links:
+        if names == [link.key]:
+            allowed += [link.forward.name, link.backward.name]
 
     for name, value in event.values.items():
         if not is_per_direction(value):
             continue
-        if not named_links:
+        if not allowed:
             what = "values per direction need an event of one link, by its name"
             yield Problem((*loc, name), what)
             continue
@@ -257,7 +269,8 @@ def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterat
         for direction in value:
             if direction not in allowed:
                 what = f"{direction!r} is no direction of this link"
-                yield Problem((*loc, name, direction), what, f"they are {' and '.join(allowed)}")
+                remedy = f"they are {' and '.join(allowed)}"
+                yield Problem((*loc, name, direction), what, remedy)
 
 
 def _jitter_problems(
@@ -284,6 +297,7 @@ def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
         if turns_at_once[turn.at_ns, turn.host] > 1:
             what = f"at {time} two things happen to {turn.host} at once"
             return [Problem(("events",), what, "let one of them be later")]
+
         if turn.crash is None:
             crashed.discard(turn.host)
         elif turn.host in crashed:

@@ -120,6 +120,7 @@ def read_trace(path: Path) -> list[TraceRow]:
         if rows and row.time_ns <= rows[-1].time_ns:
             what = f"line {line.number} of the trace {path} is not later than the one before"
             raise UnitError(what)
+
         rows.append(row)
 
     return rows
@@ -164,6 +165,7 @@ def _trace_row(path: Path, head: list[str], line: _Line) -> TraceRow:
     for name, cell in zip(head, line.cells, strict=True):
         if cell:
             settings[name] = cell
+
     if "down" in settings:
         settings["down"] = _flag(settings["down"])
 

@@ -25,10 +25,10 @@ it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -100,19 +100,33 @@ class Sweep(Strict):
     @property
     def size(self) -> int:
         """The number of points before the conditions."""
-        lengths = [len(values_of(axis)) for axis in self.grid.values()]
+        size = self.repeats
+        for axis in self.grid.values():
+            size *= len(values_of(axis))
+
         for axes in self.zips:
             first_axis = next(iter(axes.values()))
-            lengths.append(len(values_of(first_axis)))
-        return math.prod(lengths) * max(1, len(self.list_)) * self.repeats
+            size *= len(values_of(first_axis))
+
+        if self.list_:
+            size *= len(self.list_)
+        return size
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._key_problems(), *self._zip_problems(), *self._empty_problems()]
+        problems = [
+            *self._key_problems(),
+            *self._zip_problems(),
+            *self._empty_problems(),
+        ]
         refuse(problems, type(self).__name__)
 
-        names = [*short_names(self.keys).values(), *self.keys, "repeat"]
-        problems = [*self._condition_problems(names), *self._template_problems(names)]
+        shorts = short_names(self.keys)
+        names = [*shorts.values(), *self.keys, "repeat"]
+        problems = [
+            *self._condition_problems(names),
+            *self._template_problems(names),
+        ]
         refuse(problems, type(self).__name__)
         return self
 
@@ -141,12 +155,18 @@ class Sweep(Strict):
     def _zip_problems(self) -> Iterator[Problem]:
         for index, axes in enumerate(self.zips):
             loc = self._zip_loc(index)
-            lengths = {key: len(values_of(axis)) for key, axis in axes.items()}
-            if not lengths:
+            if not axes:
                 yield Problem(loc, "this zip has no key")
-            if len(set(lengths.values())) > 1:
-                counts = ", ".join(f"{count} of {key}" for key, count in lengths.items())
-                what = f"a zip needs as many values of each key: {counts}"
+
+            lengths: set[int] = set()
+            counts: list[str] = []
+            for key, axis in axes.items():
+                length = len(values_of(axis))
+                lengths.add(length)
+                counts.append(f"{length} of {key}")
+
+            if len(lengths) > 1:
+                what = f"a zip needs as many values of each key: {', '.join(counts)}"
                 yield Problem(loc, what, "use grid for all combinations")
 
     def _empty_problems(self) -> Iterator[Problem]:
@@ -238,16 +258,14 @@ class Experiment(Strict):
         """
         path = EXPERIMENTS.find(name_or_path)
         source = yaml_reader.load(path)
-        name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+        stem = path.stem.lower()
+        name = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
         source.setdefault("name", name or "experiment")
         apply_overrides(source, overrides)
         try:
             experiment = cls.model_validate(source)
         except ValidationError as error:
-
-            def locate(loc: Loc) -> Place:
-                return yaml_reader.place_of(source, loc)
-
+            locate = partial(yaml_reader.place_of, source)
             raise input_error(error, cls, locate) from error
 
         experiment._places = _places_of_keys(source)
@@ -326,8 +344,10 @@ class Experiment(Strict):
             parts.append([{key: value} for value in values_of(axis)])
 
         for axes in self.sweep.zips:
-            rows = zip(*(values_of(axis) for axis in axes.values()), strict=True)
+            columns = [values_of(axis) for axis in axes.values()]
+            rows = zip(*columns, strict=True)
             parts.append([dict(zip(axes, row, strict=True)) for row in rows])
+
         if self.sweep.list_:
             parts.append(self.sweep.list_)
 
@@ -351,14 +371,17 @@ class Point:
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Shorten each key to as many of its last parts as tell the key from all others."""
-    names: dict[str, str] = {}
-    for key in keys:
-        parts = key.split(".")
-        candidates = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        unambiguous = (name for name in candidates if _is_unambiguous(name, keys))
-        names[key] = next(unambiguous, key)
+    return {key: _short_name(key, keys) for key in keys}
 
-    return names
+
+def _short_name(key: str, keys: Sequence[str]) -> str:
+    name = ""
+    for part in reversed(key.split(".")):
+        name = f"{part}.{name}" if name else part
+        if _is_unambiguous(name, keys):
+            break
+
+    return name
 
 
 def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
@@ -366,8 +389,12 @@ def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
     if name in TAKEN:
         return False
 
-    matches = [key for key in keys if key == name or key.endswith(f".{name}")]
-    return len(matches) == 1
+    matches = 0
+    for key in keys:
+        if key == name or key.endswith(f".{name}"):
+            matches += 1
+
+    return matches == 1
 
 
 def value_text(value: Any) -> str:
@@ -393,10 +420,18 @@ def point_name(
         repeat: The number that the name ends with; None leaves the number out.
     """
     if template is None:
-        parts = [f"{name.rpartition('.')[2]}-{_compact(value)}" for name, value in shown.items()]
+        parts: list[str] = []
+        for name, value in shown.items():
+            last_part = name.rpartition(".")[2]
+            parts.append(f"{last_part}-{_compact(value)}")
+
         text = "_".join(parts)
     else:
-        text = _IN_BRACES.sub(lambda match: _compact(scope.get(match[1], "")), template)
+
+        def value_of(braces: re.Match[str]) -> str:
+            return _compact(scope.get(braces[1], ""))
+
+        text = _IN_BRACES.sub(value_of, template)
 
     names_repeat = template is not None and "{repeat}" in template
     if repeat is not None and not names_repeat:
@@ -426,4 +461,5 @@ def _places_of_keys(source: Section) -> dict[str, Place]:
     for section in sections:
         if isinstance(section, Section):
             places.update(section.places)
+
     return places

@@ -31,8 +31,9 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
         return source
 
     place = yaml_reader.place_of(source, ("extends",))
+    extended = str(source.pop("extends"))
     try:
-        parent = TOPOLOGIES.find(str(source.pop("extends")), beside=path.parent)
+        parent = TOPOLOGIES.find(extended, beside=path.parent)
     except InputError as error:
         raise InputError(error.what, place=place, remedy=error.remedy) from error
 
@@ -89,6 +90,7 @@ def _same_entry(entries: Items, entry: Any) -> int | None:
     for index, other in enumerate(entries):
         if _identity(other) == identity:
             return index
+
     return None
 
 
@@ -104,6 +106,7 @@ def _identity(entry: Any) -> frozenset[str] | str | None:
     for shorthand in SHORTHANDS:
         if shorthand in entry:
             return shorthand
+
     return None
 
 
@@ -129,7 +132,9 @@ def find_item(source: Section, items: Items, step: str) -> int | None:
     Raises:
         InputError: There is no such link.
     """
-    names = [item_name(item) or str(index) for index, item in enumerate(items)]
+    names: list[str] = []
+    for index, item in enumerate(items):
+        names.append(item_name(item) or str(index))
     if step in names:
         return names.index(step)
     if items is not source.get("wan"):
@@ -140,6 +145,7 @@ def find_item(source: Section, items: Items, step: str) -> int | None:
     for item in items:
         for start, end in _shorthand_pairs(item, datacenters):
             shorthand_links[f"{start}-{end}"] = (start, end)
+
     if step not in shorthand_links:
         suggestion = suggest(step, [*names, *shorthand_links], "links")
         raise InputError(f"there is no WAN link {step!r}", remedy=suggestion)

@@ -88,6 +88,7 @@ def visible_folder(folder: Path) -> Path:
         raise UnitError(
             f"each host has a folder {folder} of its own", "put what hosts have to see below it"
         )
+
     return folder
 
 
@@ -159,6 +160,7 @@ class RunOptions(Strict):
     def _check_capture(self) -> Self:
         if self.capture != "none":
             return self
+
         remedy = "add --capture wan or --capture all"
         problems = [
             Problem((name,), "nothing is captured", remedy)
@@ -175,8 +177,10 @@ class RunOptions(Strict):
         for option in run_options():
             if option.name not in values:
                 continue
+
             for text in _argument_texts(values[option.name]):
                 arguments += [option.flag, text]
+
         return arguments
 
 
@@ -269,5 +273,6 @@ def _default_text(field: FieldInfo) -> str:
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) not in (Union, UnionType):
         return annotation
+
     (remaining,) = (part for part in get_args(annotation) if part is not type(None))
     return remaining

@@ -49,10 +49,14 @@ def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, l
     Raises:
         InputError: An argument is not KEY=VALUE, VALUE is not YAML, or KEY names no target.
     """
-    overrides: dict[str, list[Override]] = {target: [] for target in targets}
+    overrides: dict[str, list[Override]] = {}
+    for target in targets:
+        overrides[target] = []
+
     for text in texts:
         target, override = _parse_override(text, targets)
         overrides[target].append(override)
+
     return overrides
 
 
@@ -77,7 +81,12 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
         prefixes = " or ".join(f"{name}." for name in targets)
         raise InputError(f"the key {key!r} does not begin with {prefixes}", place=Place(argument))
 
-    return target, Override(key, tuple(path), parse(value, argument))
+    override = Override(
+        key=key,
+        path=tuple(path),
+        value=parse(value, argument),
+    )
+    return target, override
 
 
 def _no_item(items: Items, name: str) -> None:
@@ -129,8 +138,10 @@ def _set_key(
     section: Section, key: str, rest: tuple[str, ...], override: Override, find_item: FindItem
 ) -> None:
     if not rest:
-        section.put(key, copy.deepcopy(override.value), override.place)
+        value = copy.deepcopy(override.value)
+        section.put(key, value, override.place)
         return
+
     if section.get(key) is None:
         section.put(key, Section(), override.place)
     _set_below(section[key], rest, override, find_item)

@@ -37,6 +37,7 @@ class Library:
         for path in self._files():
             description = yaml_reader.load(path).get("description", "")
             presets.append(Preset(path.stem, path, str(description)))
+
         return presets
 
     def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:
@@ -51,7 +52,8 @@ class Library:
         """
         preset = self.folder / f"{name_or_path}.yaml"
         path = (beside or Path()) / Path(name_or_path)
-        is_name = "/" not in str(name_or_path) and path.suffix not in (".yaml", ".yml")
+        is_path = "/" in str(name_or_path) or path.suffix in (".yaml", ".yml")
+        is_name = not is_path
         if is_name and preset.is_file():
             return preset
         if path.is_file():

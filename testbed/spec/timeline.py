@@ -40,6 +40,7 @@ def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
             if next_row is not None:
                 next_begins_ns = begin_ns + next_row.time_ns
                 row_ends_ns = next_begins_ns if end_ns is None else min(next_begins_ns, end_ns)
+
             yield Window(row_begins_ns, row_ends_ns, tuple(keys), row.settings)
 
 
@@ -105,6 +106,7 @@ def _indices_by_time(times: Iterable[int | None]) -> dict[int, set[int]]:
     for index, time in enumerate(times):
         if time is not None:
             indices.setdefault(time, set()).add(index)
+
     return indices
 
 
@@ -119,6 +121,7 @@ def _direction_with_settings(direction: LinkDirection, values: Mapping[str, Any]
     for name, value in values.items():
         if not is_per_direction(value) or direction.name in value:
             changes[name] = toward(value, direction.name)
+
     return replace(direction, **changes)
 
 
@@ -132,7 +135,8 @@ def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) 
     keys: list[str] = []
     for link in links:
         ends = {link.forward.source, link.forward.target}
-        if link.key in names or link.conduit in names or ends & named_sites:
+        is_named = link.key in names or link.conduit in names
+        if is_named or ends & named_sites:
             keys.append(link.key)
 
     return keys
@@ -183,7 +187,12 @@ def host_turns(events: Sequence[Event], hosts: Hosts) -> list[HostTurn]:
                 if end_ns is not None:
                     turns.append(HostTurn(end_ns, host, None))
 
-    return sorted(turns, key=lambda turn: (turn.at_ns, turn.crash is not None))
+    return sorted(turns, key=_crashes_last)
+
+
+def _crashes_last(turn: HostTurn) -> tuple[int, bool]:
+    is_crash = turn.crash is not None
+    return turn.at_ns, is_crash
 
 
 class TransferTurn(NamedTuple):
@@ -224,7 +233,10 @@ def _transfer_turns_of(event: Event, hosts: Hosts) -> Iterator[TransferTurn]:
 
     pairs = transfer_pairs(event, hosts)
     share, remainder = divmod(transfer.size, len(pairs))
-    pace_bps = None if transfer.rate is None else max(1, transfer.rate // len(pairs))
+    pace_bps = None
+    if transfer.rate is not None:
+        pace_bps = max(1, transfer.rate // len(pairs))
+
     for index, (source, target) in enumerate(pairs):
         size = share + 1 if index < remainder else share
         for at_ns, _ in event.occurrences():
@@ -241,8 +253,10 @@ def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:
     if event.transfer is None:
         return []
 
-    sources = hosts.get(event.transfer.source, [event.transfer.source])
-    targets = hosts.get(event.transfer.target, [event.transfer.target])
+    source = event.transfer.source
+    target = event.transfer.target
+    sources = hosts.get(source, [source])
+    targets = hosts.get(target, [target])
     return list(zip(sources, cycle(targets), strict=False))
 
 

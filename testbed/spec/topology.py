@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,7 +37,6 @@ from pydantic import (
     model_validator,
 )
 
-from testbed.core.errors import Place
 from testbed.core.geo import Location
 from testbed.core.units import Rate, Size, Time, UnitError
 from testbed.spec import yaml_reader
@@ -56,7 +56,6 @@ from testbed.spec.timeline import (
     transfer_turns,
 )
 from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
-from testbed.spec.yaml_reader import Items, Loc
 
 MAX_DATACENTERS = 250
 MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
@@ -320,17 +319,11 @@ class Topology(Strict):
         path = TOPOLOGIES.find(name_or_path)
         source = read_topology(path)
         source.setdefault("name", _name_of(path))
-
-        def find(items: Items, step: str) -> int | None:
-            return find_item(source, items, step)
-
-        def locate(loc: Loc) -> Place:
-            return yaml_reader.place_of(source, loc, item_name)
-
-        apply_overrides(source, overrides, find)
+        apply_overrides(source, overrides, partial(find_item, source))
         try:
             return cls.model_validate(source, context={"folder": path.parent})
         except ValidationError as error:
+            locate = partial(yaml_reader.place_of, source, name_item=item_name)
             raise input_error(error, cls, locate) from error
 
     def model_post_init(self, context: Any) -> None:
@@ -397,7 +390,9 @@ class Topology(Strict):
         return names
 
     def _expand(self) -> tuple[list[Link], list[Problem]]:
-        locations = {name: datacenter.location for name, datacenter in self.datacenters.items()}
+        locations: dict[str, Location | None] = {}
+        for name, datacenter in self.datacenters.items():
+            locations[name] = datacenter.location
         return expand(self.wan, self.defaults.wan, locations)
 
     @model_validator(mode="after")
@@ -425,12 +420,14 @@ class Topology(Strict):
         for other in others:
             what = f"there is no path between {', '.join(first)} and {', '.join(other)}"
             problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
+
         return problems
 
 
 def _name_of(path: Path) -> str:
     """A topology's name from that of its file, with hyphens for what a name cannot have."""
-    text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    stem = path.stem.lower()
+    text = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
     text = text[:60].rstrip("-")
     if text[:1].isalpha():
         return text

@@ -9,7 +9,7 @@ named has what the shorthand or the defaults say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import combinations
@@ -56,7 +56,9 @@ Discipline = Literal["drop-tail", "red", "fq_codel"]
 
 def is_per_direction(value: Any) -> bool:
     """Whether `value` is written per direction: a mapping with a key such as ``iowa->ohio``."""
-    return isinstance(value, Mapping) and any(ARROW in str(key) for key in value)
+    if not isinstance(value, Mapping):
+        return False
+    return any(ARROW in str(key) for key in value)
 
 
 def toward(value: Any, direction: str) -> Any:
@@ -195,6 +197,7 @@ def _find_distribution(value: str, info: ValidationInfo) -> str:
     if not path.is_file():
         names = ", ".join(DISTRIBUTIONS)
         raise UnitError(f"{value!r} is neither {names} nor the file of a table")
+
     return str(path.resolve())
 
 
@@ -300,6 +303,7 @@ class Wan(LinkSettings):
         for name in SHAPES:
             if name in written:
                 ordered[name] = written.pop(name)
+
         ordered.update(written)
         return ordered
 
@@ -323,8 +327,12 @@ class Wan(LinkSettings):
         if self.shape == "star":
             return [(names[0], name) for name in names[1:]]
         if self.shape == "ring":
+            if len(names) < 3:
+                return []
+
             following = names[1:] + names[:1]
-            return list(zip(names, following, strict=True)) if len(names) > 2 else []
+            return list(zip(names, following, strict=True))
+
         return list(combinations(names, 2))
 
 
@@ -401,10 +409,11 @@ def expand(
     links: dict[str, Link] = {}
     for written in written_links:
         key = "-".join(written.ends)
-        link_problems = _link_problems(written, locations)
+        link_problems = list(_link_problems(written, locations))
         if key in links:
             what = f"two links have the key {key!r}"
             link_problems.append(Problem(("wan", written.entry), what, "rename a datacenter"))
+
         if link_problems:
             problems += link_problems
         else:
@@ -431,41 +440,41 @@ def _link(key: str, written: _Written, locations: Locations) -> Link:
     )
 
 
-def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> list[Problem]:
+def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> Iterator[Problem]:
     if entry.shape is None:
         what = "a link needs exactly one of between, mesh, ring and star"
-        return [Problem(("wan", index), what)]
+        yield Problem(("wan", index), what)
+        return
 
     members = getattr(entry, entry.shape)
     names = datacenters if members == "all" else list(members)
     loc = ("wan", index, entry.shape)
-    problems: list[Problem] = []
     for name in dict.fromkeys(names):
         if name not in datacenters:
             suggestion = suggest(name, datacenters, "datacenters")
-            problems.append(Problem(loc, f"there is no datacenter {name!r}", suggestion))
+            yield Problem(loc, f"there is no datacenter {name!r}", suggestion)
 
     if len(set(names)) < len(names):
-        problems.append(Problem(loc, f"the same datacenter is named twice: {', '.join(names)}"))
+        yield Problem(loc, f"the same datacenter is named twice: {', '.join(names)}")
 
     least = 3 if entry.shape == "ring" else 2
     if len(names) < least:
-        problems.append(Problem(loc, f"a {entry.shape} needs at least {least} datacenters"))
+        yield Problem(loc, f"a {entry.shape} needs at least {least} datacenters")
 
-    problems += _direction_problems(("wan", index), entry, entry.between or ())
-    return problems
+    yield from _direction_problems(("wan", index), entry, entry.between or ())
 
 
-def _direction_problems(loc: Loc, settings: LinkSettings, ends: tuple[str, ...]) -> list[Problem]:
+def _direction_problems(
+    loc: Loc, settings: LinkSettings, ends: tuple[str, ...]
+) -> Iterator[Problem]:
     """Per-direction values must name the two directions of a link written with `between`."""
-    problems: list[Problem] = []
     for name in LinkSettings.model_fields:
         value = getattr(settings, name)
         if not is_per_direction(value):
             continue
         if not ends:
             what = "values per direction need an entry with between"
-            problems.append(Problem((*loc, name), what))
+            yield Problem((*loc, name), what)
             continue
 
         allowed = _direction_names(ends)
@@ -473,9 +482,7 @@ def _direction_problems(loc: Loc, settings: LinkSettings, ends: tuple[str, ...])
             if direction not in allowed:
                 what = f"{direction!r} is no direction of this link"
                 remedy = f"they are {' and '.join(allowed)}"
-                problems.append(Problem((*loc, name, direction), what, remedy))
-
-    return problems
+                yield Problem((*loc, name, direction), what, remedy)
 
 
 def _direction_names(ends: tuple[str, ...]) -> tuple[str, str]:
@@ -510,7 +517,12 @@ def _written_links(
 
 def _shorthands_first(wan: list[Wan]) -> list[tuple[int, Wan]]:
     """The entries with their indices; those with `between` come last."""
-    return sorted(enumerate(wan), key=lambda item: item[1].shape == "between")
+
+    def is_link(indexed_entry: tuple[int, Wan]) -> bool:
+        _, entry = indexed_entry
+        return entry.shape == "between"
+
+    return sorted(enumerate(wan), key=is_link)
 
 
 def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSettings:
@@ -529,42 +541,47 @@ def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSetti
     return overlay(base, entry).model_copy(update=both_directions)
 
 
-def _link_problems(written: _Written, locations: Locations) -> list[Problem]:
+def _link_problems(written: _Written, locations: Locations) -> Iterator[Problem]:
     """What is wrong with the settings of each direction of a link."""
-    missing_locations = [end for end in sorted(written.ends) if locations[end] is None]
+    missing_locations: list[str] = []
+    for end in sorted(written.ends):
+        if locations[end] is None:
+            missing_locations.append(end)
+
     loc = ("wan", written.entry)
     settings = written.settings
-    problems: list[Problem] = []
     for name in _direction_names(written.ends):
         if toward(settings.rate, name) is None:
             what = f"{name} has no rate"
-            problems.append(Problem((*loc, "rate"), what, "write one, such as 10 Gbit/s"))
+            yield Problem((*loc, "rate"), what, "write one, such as 10 Gbit/s")
 
         delay = toward(settings.delay, name)
         if delay is None and missing_locations:
             remedy = f"write a delay, or the location of {' and '.join(missing_locations)}"
-            problems.append(Problem((*loc, "delay"), f"{name} has no delay", remedy))
+            yield Problem((*loc, "delay"), f"{name} has no delay", remedy)
         elif delay is not None and toward(settings.jitter, name) > delay:
-            problems.append(Problem((*loc, "jitter"), f"the jitter of {name} exceeds its delay"))
+            yield Problem((*loc, "jitter"), f"the jitter of {name} exceeds its delay")
 
         discipline = toward(settings.discipline, name)
         if discipline == "drop-tail" and toward(settings.ecn, name):
             what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
-            problems.append(Problem((*loc, "ecn"), what, "add discipline: red or fq_codel"))
-
-    return problems
+            yield Problem((*loc, "ecn"), what, "add discipline: red or fq_codel")
 
 
 def _direction(
     settings: LinkSettings, source: str, target: str, locations: Locations
 ) -> LinkDirection:
     values: dict[str, Any] = {}
+    direction = f"{source}{ARROW}{target}"
     for name in LinkSettings.model_fields:
         if name not in ("detour", "shares"):
-            values[name] = toward(getattr(settings, name), f"{source}{ARROW}{target}")
+            value = getattr(settings, name)
+            values[name] = toward(value, direction)
 
     start = locations[source]
     end = locations[target]
     if values["delay"] is None and start is not None and end is not None:
-        values["delay"] = fibre_delay_ns(distance_km(start, end), settings.detour)
+        km = distance_km(start, end)
+        values["delay"] = fibre_delay_ns(km, settings.detour)
+
     return LinkDirection(source, target, **values)

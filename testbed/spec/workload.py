@@ -6,18 +6,19 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from testbed.core.errors import InputError, Place
+from testbed.core.errors import InputError
 from testbed.spec import yaml_reader
 from testbed.spec.base import Count, Strict, input_error, suggest
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import WORKLOADS
-from testbed.spec.yaml_reader import Loc, Section
+from testbed.spec.yaml_reader import Section
 
 PACKAGE = "testbed.workloads"
 
@@ -90,6 +91,7 @@ def registry() -> dict[str, type[Workload]]:
     for model in Workload.__subclasses__():
         name = model.model_fields["workload"].default
         workloads[name] = model
+
     return workloads
 
 
@@ -109,10 +111,7 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
     try:
         return model.model_validate(source)
     except ValidationError as error:
-
-        def locate(loc: Loc) -> Place:
-            return yaml_reader.place_of(source, loc)
-
+        locate = partial(yaml_reader.place_of, source)
         raise input_error(error, model, locate) from error
 
 

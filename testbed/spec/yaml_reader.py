@@ -89,7 +89,9 @@ class _Reader:
         self.open_nodes: set[int] = set()
 
     def place(self, node: yaml.Node, key: str | None = None) -> Place:
-        line = node.start_mark.line + 1 if isinstance(self.file, Path) else None
+        line = None
+        if isinstance(self.file, Path):
+            line = node.start_mark.line + 1
         return Place(self.file, key, line)
 
     def value(self, node: yaml.Node) -> Any:
@@ -165,7 +167,8 @@ def parse(text: str, file: str | Path) -> Any:
         if error.problem_mark and isinstance(file, Path):
             line = error.problem_mark.line + 1
 
-        what = ", ".join(part for part in (error.context, error.problem) if part)
+        parts = [part for part in (error.context, error.problem) if part]
+        what = ", ".join(parts)
         raise InputError(f"this is not YAML: {what}", place=Place(file, None, line)) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"this is not YAML: {error}", place=Place(file)) from error
@@ -242,7 +245,9 @@ def place_of(root: Section, loc: Loc, name_item: Callable[[Any], str | None] = _
 def _holds(node: Any, step: str | int) -> bool:
     if isinstance(node, Section):
         return step in node
-    return isinstance(node, Items) and isinstance(step, int) and step < len(node)
+    if isinstance(node, Items) and isinstance(step, int):
+        return step < len(node)
+    return False
 
 
 def merge(base: Section, top: Section, find_match: FindMatch) -> Section:

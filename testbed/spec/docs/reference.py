@@ -51,6 +51,7 @@ def _examples(field: Schema) -> Iterator[Any]:
     for alternative in _alternatives(field):
         if alternative is not field:
             yield from _examples(alternative)
+
     if "const" in field:
         yield field["const"]
 
@@ -221,6 +222,7 @@ def _value(field: Schema) -> str:
     for part in _alternatives(field):
         if not _is_per_direction(part):
             kinds.append(_kind(part))
+
     return " or ".join(dict.fromkeys(kinds))
 
 

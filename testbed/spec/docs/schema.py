@@ -39,6 +39,7 @@ class SchemaGenerator(GenerateJsonSchema):
         for pattern, values in result.pop("patternProperties", {}).items():
             result["propertyNames"] = {"pattern": pattern}
             result["additionalProperties"] = values
+
         return result
 
 
@@ -48,6 +49,7 @@ def _join_lines(node: Any) -> None:
         description = node.get("description")
         if isinstance(description, str):
             node["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", description)
+
         for value in node.values():
             _join_lines(value)
     elif isinstance(node, list):

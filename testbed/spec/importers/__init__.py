@@ -49,7 +49,8 @@ def convert(path: Path, options: Options) -> Imported:
         key = (error.place.key or "").removeprefix(f"{Topology.__name__}.")
         raise InputError(error.what, place=Place(path, key), remedy=error.remedy) from error
 
-    return Imported(topology, _comment(draft, path.name, options) + topology.to_yaml())
+    comment = _comment(draft, path.name, options)
+    return Imported(topology, comment + topology.to_yaml())
 
 
 def _read(path: Path, options: Options) -> Draft:
@@ -86,11 +87,15 @@ def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
     for datacenter, location in draft.datacenters.items():
         datacenters[datacenter] = {} if location is None else {"location": location}
 
+    wan: list[dict[str, Any]] = []
+    for link in draft.links:
+        wan.append({"between": link.ends, **link.settings})
+
     settings: dict[str, Any] = {
         "name": name,
         "description": f"{len(draft.datacenters)} datacenters, imported from {file}",
         "datacenters": datacenters,
-        "wan": [{"between": link.ends, **link.settings} for link in draft.links],
+        "wan": wan,
         "defaults": defaults,
         **draft.top,
     }

@@ -90,7 +90,7 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
         InputError: A table is neither form, is not square, or has a wrong cell.
     """
     rows = _rows(path, content)
-    measured = _read_list(path, rows) if _is_list(rows) else _read_matrix(path, rows, "rtt", "ms")
+    measured = _read_table(path, rows)
     if options.bandwidth is not None:
         _add_bandwidth(measured, options.bandwidth, options.bandwidth_unit)
 
@@ -135,7 +135,14 @@ def _rows(path: Path, content: bytes) -> list[Row]:
     if len(rows) < 2:
         what = "this is no table: it has fewer than two rows"
         raise InputError(what, place=Place(path), remedy=FORMS)
+
     return rows
+
+
+def _read_table(path: Path, rows: list[Row]) -> Measured:
+    if _is_list(rows):
+        return _read_list(path, rows)
+    return _read_matrix(path, rows, "rtt", "ms")
 
 
 def _is_list(rows: list[Row]) -> bool:
@@ -166,9 +173,10 @@ def _read_matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Me
             if source == target or text.lower() in EMPTY:
                 continue
 
+            direction = (source, target)
             place = Place(path, f"{source} to {target}", row.line)
-            values[source, target] = _value(text, quantity, unit, place)
-            measured.places[source, target] = place
+            values[direction] = _value(text, quantity, unit, place)
+            measured.places[direction] = place
 
     return measured
 
@@ -200,9 +208,11 @@ def _check_square(path: Path, head: Row, body: list[Row]) -> None:
         if len(values) != len(names):
             what = f"the row {name!r} has {len(values)} values, but there are {len(names)} columns"
             raise InputError(what, place=place, remedy=SQUARE)
+
         if name not in names:
             suggestion = suggest(name, names, "columns")
             raise InputError(f"the row {name!r} has no column", place=place, remedy=suggestion)
+
         if name in lines:
             raise InputError(f"the row {name!r} is on line {lines[name]} already", place=place)
 
@@ -226,6 +236,7 @@ def _read_list(path: Path, rows: list[Row]) -> Measured:
         if len(row.cells) != len(head.cells):
             what = f"the row has {len(row.cells)} cells and the first row {len(head.cells)}"
             raise InputError(what, place=Place(path, None, row.line))
+
         _add_link(path, row, columns, measured)
 
     return measured
@@ -306,6 +317,7 @@ def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
     if measured.rate:
         what = "there are rates in the table of RTTs already"
         raise InputError(what, place=Place("--bandwidth"))
+
     if unit is not None and _unit_in(unit, RATE) is None:
         what = f"{unit!r} is not a unit of a rate"
         raise InputError(what, place=Place("--bandwidth-unit"), remedy=RATE.remedy)
@@ -389,7 +401,9 @@ def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
         rates: dict[Direction, str] = {}
         for each in (direction, _reverse(direction)):
             if each in measured.rtt:
-                delays[each] = format_time(round(measured.rtt[each] / 2))
+                delay = round(measured.rtt[each] / 2)
+                delays[each] = format_time(delay)
+
             if each in measured.rate:
                 rates[each] = format_rate(measured.rate[each])
 
@@ -398,7 +412,8 @@ def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
             settings["rate"] = _written(rates, names)
 
         settings["delay"] = _written(delays, names)
-        yield DraftLink((names[source], names[target]), settings, rate_assumed=not rates)
+        ends = (names[source], names[target])
+        yield DraftLink(ends, settings, rate_assumed=not rates)
 
 
 def _is_second(direction: Direction, measured: Measured) -> bool:
@@ -423,5 +438,7 @@ def _written(values: Mapping[Direction, str], names: Mapping[str, str]) -> str |
 
     written: dict[str, str] = {}
     for (source, target), text in values.items():
-        written[f"{names[source]}{ARROW}{names[target]}"] = text
+        direction_name = f"{names[source]}{ARROW}{names[target]}"
+        written[direction_name] = text
+
     return written

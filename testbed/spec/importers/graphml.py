@@ -78,21 +78,29 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
     locations = _locations(path, graph, names)
     bundles = _bundles(graph, names)
     links = [_link(path, bundle, locations, options) for bundle in bundles]
+
     located_links = sum("delay" not in link.settings for link in links)
+    other_links = len(links) - located_links
     return Draft(
         source=_source(whole, len(graph), len(links)),
         datacenters=locations,
         links=links,
         defaults={"detour": options.detour} if located_links else {},
-        notes=[*notes, *_bundle_notes(bundles), *_location_notes(locations), *renamed],
-        assumed=list(_assumed_delays(located_links, len(links) - located_links, options)),
+        notes=[
+            *notes,
+            *_bundle_notes(bundles),
+            *_location_notes(locations),
+            *renamed,
+        ],
+        assumed=list(_assumed_delays(located_links, other_links, options)),
     )
 
 
 def _parse(path: Path, content: bytes) -> Graph:
     place = Place(path)
     try:
-        graph = cast(Graph, nx.read_graphml(io.BytesIO(content), force_multigraph=True))
+        file = io.BytesIO(content)
+        graph = cast(Graph, nx.read_graphml(file, force_multigraph=True))
     except ParseError as error:
         line = error.position[0]
         raise InputError(f"this is not XML: {error.msg}", place=Place(path, None, line)) from error
@@ -102,6 +110,7 @@ def _parse(path: Path, content: bytes) -> Graph:
     if graph.is_directed():
         remedy = 'write edgedefault="undirected"'
         raise InputError("the graph is directed", place=place, remedy=remedy)
+
     return graph
 
 
@@ -119,7 +128,8 @@ def _select(whole: Graph) -> tuple[Graph, list[str]]:
     loops = list(nx.selfloop_edges(graph))
     graph.remove_edges_from(loops)
     if loops:
-        labels = _labels(whole, [node for node, _ in loops])
+        nodes = [node for node, _ in loops]
+        labels = _labels(whole, nodes)
         notes.append(f"left out as links from a node to itself: {labels}")
 
     largest_part = max(nx.connected_components(graph), key=len, default=set())
@@ -128,6 +138,7 @@ def _select(whole: Graph) -> tuple[Graph, list[str]]:
     if unconnected:
         labels = _labels(whole, unconnected)
         notes.append(f"left out as not connected with the largest part: {labels}")
+
     return graph, notes
 
 
@@ -136,7 +147,8 @@ def _is_external(attributes: Attributes) -> bool:
 
 
 def _labels(graph: Graph, nodes: Iterable[str]) -> str:
-    return listed(_label(node, graph.nodes[node]) for node in nodes)
+    labels = [_label(node, graph.nodes[node]) for node in nodes]
+    return listed(labels)
 
 
 def _label(node: str, attributes: Attributes) -> str:
@@ -164,6 +176,7 @@ def _locations(path: Path, graph: Graph, names: Mapping[str, str]) -> dict[str, 
     for node, name in names.items():
         place = Place(path, f"node {name}")
         locations[name] = _location(graph.nodes[node], place)
+
     return locations
 
 
@@ -177,6 +190,7 @@ def _location(attributes: Attributes, place: Place) -> Location | None:
     if abs(north) > 90 or abs(east) > 180:
         what = f"Latitude {north:g} and Longitude {east:g} are no place"
         raise InputError(what, place=place)
+
     return north, east
 
 
@@ -193,7 +207,11 @@ def _bundles(graph: Graph, names: Mapping[str, str]) -> list[_Bundle]:
 
 
 def _bundle_notes(bundles: Iterable[_Bundle]) -> list[str]:
-    parallel = ["-".join(bundle.ends) for bundle in bundles if len(bundle.edges) > 1]
+    parallel: list[str] = []
+    for bundle in bundles:
+        if len(bundle.edges) > 1:
+            parallel.append("-".join(bundle.ends))
+
     if not parallel:
         return []
     return [f"parallel links are one link with the sum of their rates: {listed(parallel)}"]
@@ -223,8 +241,8 @@ def _link(
         rate = sum(speed or options.rate for speed in speeds)
         settings["rate"] = format_rate(rate)
 
-    has_locations = all(locations[end] is not None for end in bundle.ends)
-    if not has_locations:
+    end_locations = [locations[end] for end in bundle.ends]
+    if None in end_locations:
         if options.delay is None:
             what = "an end of this link has no position, so its delay is unknown"
             raise InputError(what, place=place, remedy="give --delay, such as --delay '5 ms'")
@@ -272,9 +290,11 @@ def _speed_in(text: str) -> int | None:
     if match := _SPEED.fullmatch(text):
         number = float(match[1])
         return round(number * PREFIXES[match[2].upper()])
+
     if match := _SONET.fullmatch(text):
         multiple = int(match[2])
         return multiple * SONET[match[1]]
+
     return None
 
 

@@ -96,6 +96,7 @@ def test_refusals_say_why(parse: object, value: object, message: str) -> None:
     assert callable(parse)
     with pytest.raises(UnitError) as caught:
         parse(value)
+
     assert message in str(caught.value)
 
 

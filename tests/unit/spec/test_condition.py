@@ -118,6 +118,7 @@ def test_missing_value(text: str) -> None:
 def test_refused(text: str, message: str) -> None:
     with pytest.raises(UnitError) as caught:
         holds(text)
+
     assert str(caught.value).startswith(message)
 
 

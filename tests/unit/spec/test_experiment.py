@@ -319,6 +319,7 @@ def test_million_points_need_yes(tmp_path: Path) -> None:
     experiment = load(tmp_path, f"{HEAD}sweep: {{grid: {grid}}}")
     with pytest.raises(InputError, match=r"1000000 points \(1000 x 1000\)[\s\S]*--yes"):
         check_size(experiment, confirmed=False)
+
     assert check_size(experiment, confirmed=True) == 1_000_000
 
 

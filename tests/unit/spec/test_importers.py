@@ -77,6 +77,7 @@ def table(
     if bandwidth is not None:
         rates = folder / "rates.csv"
         rates.write_text(bandwidth, encoding="utf-8")
+
     options = Options(bandwidth=rates, bandwidth_unit=unit)
     return loaded(convert(path, options), folder)
 
@@ -99,6 +100,7 @@ def links(imported: Imported) -> dict[str, tuple[float, float, float, float]]:
             link.forward.delay / 1e6,
             link.backward.delay / 1e6,
         )
+
     return figures
 
 
@@ -229,6 +231,7 @@ def test_nodes_without_a_position(tmp_path: Path) -> None:
     assert "delay: 3 ms one way for 1 of 2 links, of which an end has no position." in comment(made)
     with pytest.raises(InputError) as caught:
         graphml(tmp_path, *parts)
+
     assert str(caught.value) == (
         f"{tmp_path}/Sample.graphml, zurich-nowhere: "
         "an end of this link has no position, so its delay is unknown\n"
@@ -284,6 +287,7 @@ def test_wrong_graphml(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InputError) as caught:
         convert(path, Options())
+
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
 
 
@@ -416,6 +420,7 @@ def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
 def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         table(tmp_path, text)
+
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
 
 
@@ -448,6 +453,7 @@ def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
 def test_wrong_bandwidths(text: str, unit: str | None, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         table(tmp_path, ",a,b,c\na,,1,\nb,,,2\nc,,,\n", text, unit=unit)
+
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
 
 
@@ -456,6 +462,7 @@ def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
         InputError, match="--bandwidth: there are rates in the table of RTTs already"
     ):
         table(tmp_path, "from,to,rtt,rate_gbit\na,b,1,1\n", ",a,b\na,,1\nb,,\n")
+
     with pytest.raises(InputError, match="--bandwidth: a table of rates goes with a table of RTTs"):
         graphml(tmp_path, A, B, AB, options=Options(bandwidth=tmp_path))
 
@@ -475,6 +482,7 @@ def test_command(tmp_path: Path) -> None:
     assert Topology.load(target).links[0].forward.rate == 5 * 10**9
     with pytest.raises(InputError, match=r"mine\.yaml: it cannot be written: File exists"):
         CliRunner().invoke(app, words, catch_exceptions=False)
+
     printed = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
     assert printed.stdout == target.read_text()
 
@@ -496,4 +504,5 @@ def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
     command = ["topo", "import", str(tmp_path / file), *options]
     with pytest.raises(InputError) as caught:
         CliRunner().invoke(app, command, catch_exceptions=False)
+
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)

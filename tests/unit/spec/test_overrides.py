@@ -70,6 +70,7 @@ def check_places(node: Any) -> None:
         children = list(node)
     else:
         return
+
     for child in children:
         check_places(child)
 
@@ -78,6 +79,7 @@ def find_link(items: Items, name: str) -> int | None:
     for index, item in enumerate(items):
         if isinstance(item, Section) and item.get("ends") == name:
             return index
+
     return None
 
 
@@ -192,6 +194,7 @@ def test_missing_mapping() -> None:
 def test_wrong_path(key: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         apply_overrides(section(), [override(tuple(key.split(".")), 1)])
+
     assert str(caught.value) == message
 
 
@@ -209,6 +212,7 @@ def test_wrong_path(key: str, message: str) -> None:
 def test_wrong_argument(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_overrides([text], ["topology", "workload"])
+
     assert str(caught.value).startswith(message)
 
 
@@ -220,6 +224,7 @@ def test_unknown_key(name: str) -> None:
         (setting,) = parse_overrides([f"{name}=1"], ["topology"])["topology"]
         with pytest.raises(InputError) as caught:
             Topology.load("two-sites", [setting])
+
         assert str(caught.value).startswith(f"--set {name}: unknown key '{name}'\n")
 
     workload = load_workload("collectives")
@@ -227,6 +232,7 @@ def test_unknown_key(name: str) -> None:
         (setting,) = parse_overrides([f"{name}=1"], ["workload"])["workload"]
         with pytest.raises(InputError) as caught:
             load_workload("collectives", [setting])
+
         assert str(caught.value).startswith(f"--set {name}: unknown key '{name}'\n")
 
 

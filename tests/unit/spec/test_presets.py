@@ -71,6 +71,7 @@ def measured_rtts() -> dict[tuple[str, str], float]:
         others = AWS_REGIONS[index + 1 :]
         for other, cell in zip(others, cells, strict=True):
             rtts[region, other] = float(cell)
+
     return rtts
 
 
@@ -82,6 +83,7 @@ def test_aws_rtts() -> None:
     rtts: dict[tuple[str, str], float] = {}
     for link in Topology.load("aws-ten-regions").links:
         rtts[link.forward.source, link.forward.target] = rtt_ms(link)
+
     assert rtts == measured_rtts()
     assert list(rtts) == list(combinations(AWS_REGIONS, 2))
     assert rtts["oregon", "virginia"] == 67
@@ -120,6 +122,7 @@ def test_rates_of_one_accelerator() -> None:
     for link in Topology.load("google-campuses").links:
         rates = ohio_rates if "new-albany" in link.key else campus_rates
         rates.add(link.forward.rate)
+
     assert ohio_rates == {PETABIT_OF_100_000}
     assert campus_rates == {5 * PETABIT_OF_100_000}
 
@@ -138,6 +141,7 @@ def test_campus_fibre() -> None:
         km = 1.5 * distance_km(start, end)
         assert link.forward.delay == pytest.approx(fibre_delay_ns(km, 1), rel=0.01)
         lengths.append(round(km))
+
     assert lengths == [15, 20, 30, 40]
 
 

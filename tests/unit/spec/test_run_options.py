@@ -138,6 +138,7 @@ def test_experiments_run_in_guests(tmp_path: Path) -> None:
 def test_wrong_options(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError) as caught:
         RunOptions(**options)
+
     assert str(caught.value).startswith(text)
 
 
@@ -153,6 +154,7 @@ def test_wrong_options(options: dict[str, Any], text: str) -> None:
 def test_wrong_flags(arguments: list[str], text: str) -> None:
     with pytest.raises(InputError) as caught:
         CliRunner().invoke(app, ["run", "two-sites", *arguments], catch_exceptions=False)
+
     assert str(caught.value).startswith(text)
 
 

@@ -169,6 +169,7 @@ def test_refused(here: Path, words: list[str], message: str) -> None:
     (here / "package.py").mkdir()
     with pytest.raises(InputError) as refused:
         run(*words)
+
     assert str(refused.value).startswith(message)
     assert not (here / "results").exists()
 
@@ -192,4 +193,5 @@ def test_script_in_a_private_folder() -> None:
 def test_misspelt_option(here: Path) -> None:
     with pytest.raises(Exception, match="No such option: --nproc-per-hots") as refused:
         run("--nproc-per-hots", "2", "--", "train.py")
+
     assert "--nproc-per-host)" in refused.value.format_message()  # type: ignore[attr-defined]  # which main prints

@@ -45,6 +45,7 @@ def test_files_load(text: str, folder: Path) -> None:
 def test_files_of_other_pages(text: str, folder: Path) -> None:
     for name, table in tables(CHANGING):
         (folder / name).write_text(table)
+
     whole = text if "wan:" in text else f"extends: two-sites\n{text}"
     (folder / "mine.yaml").write_text(whole)
     assert Topology.load("mine.yaml").sites
@@ -61,12 +62,15 @@ def test_commands_run(folder: Path) -> None:
     (folder / "mine.yaml").write_text(fences("yaml")[0])
     for name, text in tables(TEXT):
         (folder / name).write_text(text)
+
     for line in "".join(fences("sh")).splitlines():
         _program, *words = shlex.split(line)
         if words[0] == "run":
             continue
+
         done = CliRunner().invoke(app, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
+
     three = Topology.load("three.yaml")
     same = Topology.load("same.yaml")
     assert three.links == same.links
@@ -79,6 +83,7 @@ def test_programs_run(folder: Path) -> None:
     assert programs
     for program in programs:
         exec(compile(program, "docs/topologies.md", "exec"), {})
+
     assert len(list(folder.glob("delay-*.yaml"))) == 3
 
 

@@ -89,6 +89,7 @@ def test_a_topology_in_python() -> None:
 def test_errors(build: Any, text: str) -> None:
     with pytest.raises(InputError) as caught:
         build()
+
     assert str(caught.value).startswith(text)
 
 
@@ -117,6 +118,7 @@ def test_lazy_import() -> None:
 def test_public_names() -> None:
     for name in testbed.__all__:
         assert getattr(testbed, name).__name__ == name
+
     with pytest.raises(AttributeError, match="has no attribute 'Topologie'"):
         testbed.Topologie  # noqa: B018
 
@@ -184,10 +186,12 @@ def topologies(draw: st.DrawFn) -> Topology:
         ends = (sites[draw(st.integers(0, index - 1))], name)
         options = {key: either_way(values, ends) for key, values in LINK.items()}
         wan.append(Wan(between=ends, **draw(st.fixed_dictionaries({}, optional=options))))
+
     if len(sites) > 2 and draw(st.booleans()):
         shape = draw(st.sampled_from(["mesh", "ring", "star"]))
         members = draw(st.sampled_from(["all", sites]))
         wan.append(Wan(**{shape: members}, **draw(st.fixed_dictionaries({}, optional=LINK))))
+
     return Topology(
         name=draw(names),
         description=draw(texts),
@@ -223,6 +227,7 @@ def test_yaml_loads_to_an_equal_topology(topology: Topology) -> None:
         path = Path(folder, "any.yaml")
         path.write_text(topology.to_yaml(), encoding="utf-8")
         loaded = Topology.load(path)
+
     assert loaded == topology
     assert loaded.links == topology.links
     assert loaded.sites == topology.sites

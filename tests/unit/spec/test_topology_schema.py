@@ -95,6 +95,7 @@ def test_wrong_files_do_not(case: str, tmp_path: Path) -> None:
     path.write_text(WRONG[case])
     with pytest.raises(InputError):
         Topology.load(path)
+
     assert not VALIDATOR.is_valid(yaml.safe_load(WRONG[case]))
 
 
