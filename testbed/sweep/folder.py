@@ -184,11 +184,18 @@ class SweepDir:
                 sync(file)
         parent = self.points if record.state == "completed" else self.failed
         target = parent / run_folder.name
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.rmtree(self.failed / run_folder.name, ignore_errors=True)
+        for earlier in (target, self.failed / run_folder.name):
+            self._remove_at_once(earlier)
         run_folder.rename(target)
         sync(parent)
         return target
+
+    def _remove_at_once(self, run_folder: Path) -> None:
+        """Remove a settled run folder; a kill meanwhile leaves it whole or not at all."""
+        if run_folder.exists():
+            removed = self.running / f".removed-{run_folder.name}"
+            run_folder.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def read_index(self) -> SweepIndex:
         """Read sweep.json.

@@ -144,17 +144,21 @@ class GuestPool:
 
     def memory_bytes(self, point: PlannedPoint) -> int:
         """Give the memory of the guest that `point` gets: a shared guest fits its largest point."""
-        if self._needs is None or not may_share_guest(point.plan):
-            return point.plan.guest_memory_bytes
-        return max(self._needs.memory_bytes, point.plan.guest_memory_bytes)
+        own_bytes = point.plan.guest_memory_bytes
+        if self._needs is None or not self._may_share(point):
+            return own_bytes
+        return max(self._needs.memory_bytes, own_bytes)
 
     def _may_share(self, point: PlannedPoint) -> bool:
-        return self._needs is not None and may_share_guest(point.plan)
+        if self._needs is None:
+            return False
+        return may_share_guest(point.plan)
 
     def _boot(self) -> PooledGuest:
         assert self._needs is not None
         self._started += 1
-        guest = PooledGuest(self._folder.running / f".guest-{self._started}", self._needs)
+        name = f".guest-{self._started}"
+        guest = PooledGuest(self._folder.running / name, self._needs)
         self._guests.append(guest)
         return guest
 

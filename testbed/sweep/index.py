@@ -75,5 +75,7 @@ def write_index(path: Path, index: SweepIndex) -> None:
         OSError: the file cannot be written.
     """
     written = time.strftime("%Y-%m-%d %H:%M:%S")
-    document = index.model_copy(update={"written": written}).model_dump()
-    write_durably(path, json.dumps(document, indent=1, default=str) + "\n")
+    document = index.model_dump()
+    document["written"] = written
+    text = json.dumps(document, indent=1, default=str)
+    write_durably(path, text + "\n")

@@ -47,15 +47,19 @@ def capacity(jobs: int | None) -> Capacity:
     Args:
         jobs: guests side by side; None: one for each CPU.
     """
-    guest_memory_folder = Path(os.environ.get("TMPDIR") or "/dev/shm")
-    free_bytes = min(_available_memory_bytes(), shutil.disk_usage(guest_memory_folder).free)
-    return Capacity(jobs or len(os.sched_getaffinity(0)), int(free_bytes * USABLE))
+    if jobs is None:
+        jobs = len(os.sched_getaffinity(0))
+    guest_memory_folder = os.environ.get("TMPDIR") or "/dev/shm"
+    disk = shutil.disk_usage(guest_memory_folder)
+    free_bytes = min(_available_memory_bytes(), disk.free)
+    return Capacity(jobs, int(free_bytes * USABLE))
 
 
 def _available_memory_bytes() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+        name, *values = line.split()
+        if name == "MemAvailable:":
+            return int(values[0]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -125,8 +129,10 @@ class LocalExecutor:
             return True
         if len(self._processes) >= self._available.jobs:
             return False
-        used_bytes = sum(self._memory_bytes(running.point) for running in self._processes)
-        return used_bytes + self._memory_bytes(point) <= self._available.memory_bytes
+        needed_bytes = self._memory_bytes(point)
+        for running in self._processes:
+            needed_bytes += self._memory_bytes(running.point)
+        return needed_bytes <= self._available.memory_bytes
 
     def submit(self, attempt: Attempt) -> None:
         """Fork the process of an attempt."""
@@ -146,19 +152,14 @@ class LocalExecutor:
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """Give the attempts whose process has ended; returns after `timeout_s` if none has."""
-        connection.wait([running.process.sentinel for running in self._processes], timeout_s)
+        sentinels = [running.process.sentinel for running in self._processes]
+        connection.wait(sentinels, timeout_s)
         results: list[Finished] = []
         for running in list(self._processes):
             self._kill_if_overdue(running)
-            if running.process.exitcode is None:
-                continue
-            self._processes.remove(running)
-            running.process.join()
-            finished = self._read_result(running)
-            if running.guest is not None:
-                sound = finished.record.state == "completed"
-                self._guests.take_back(running.guest, sound=sound)
-            results.append(finished)
+            if running.process.exitcode is not None:
+                self._processes.remove(running)
+                results.append(self._conclude(running))
         return results
 
     def release_idle(self) -> None:
@@ -189,40 +190,58 @@ class LocalExecutor:
 
     def _parent_folder(self, guest: PooledGuest | None) -> Path:
         """Give the folder in which a run folder begins."""
-        return self._folder.running if guest is None else guest.folder
+        if guest is None:
+            return self._folder.running
+        return guest.folder
 
     def _kill_if_overdue(self, running: _PointProcess) -> None:
-        limit_s = self._limits.timeout_s
-        if limit_s is not None and time.monotonic() - running.begin > limit_s + GRACE_S:
+        if self._limits.timeout_s is None:
+            return
+        deadline = running.begin + self._limits.timeout_s + GRACE_S
+        if time.monotonic() > deadline:
             running.process.kill()
 
-    def _read_result(self, running: _PointProcess) -> Finished:
-        """Read the record that an ended process has left, or make one if there is none."""
-        attempt, status = running.attempt, running.process.exitcode
-        record = None
+    def _conclude(self, running: _PointProcess) -> Finished:
+        """Report how an ended process left its point, and take back the guest that it was lent."""
+        running.process.join()
+        unsettled = None
+        record = self._settled_record(running)
+        if record is None:
+            record = self._record_of_killed(running)
+            unsettled = self._move_out(running)
+        if running.guest is not None:
+            sound = record.state == "completed"
+            self._guests.take_back(running.guest, sound=sound)
+        disk_full = running.process.exitcode == ExitStatus.DISK_FULL
+        return Finished(running.attempt, record, unsettled, disk_full=disk_full)
+
+    def _settled_record(self, running: _PointProcess) -> PointRecord | None:
+        """Read the record that an ended process has left; None if it left none."""
+        status = running.process.exitcode
         if status == ExitStatus.COMPLETED:
-            record = read_point_record(self._folder.points / running.point.folder)
-        elif status in (ExitStatus.FAILED, ExitStatus.DISK_FULL):
-            record = read_point_record(self._folder.failed / running.point.folder)
-        if record is not None:
-            return Finished(attempt, record, disk_full=status == ExitStatus.DISK_FULL)
-        record = PointRecord(
+            return read_point_record(self._folder.points / running.point.folder)
+        if status in (ExitStatus.FAILED, ExitStatus.DISK_FULL):
+            return read_point_record(self._folder.failed / running.point.folder)
+        return None
+
+    def _record_of_killed(self, running: _PointProcess) -> PointRecord:
+        wall_seconds = time.monotonic() - running.begin
+        return PointRecord(
             identity=running.point.identity,
             name=running.point.name,
             state="failed",
             reason=self._why_ended(running),
-            wall_seconds=round(time.monotonic() - running.begin, 3),
-            attempt=attempt.number,
+            wall_seconds=round(wall_seconds, 3),
+            attempt=running.attempt.number,
         )
-        unsettled = self._move_out(running)
-        return Finished(attempt, record, unsettled, disk_full=status == ExitStatus.DISK_FULL)
 
     def _move_out(self, running: _PointProcess) -> Path:
         """Move the run folder of a killed process out of its guest's, which ends with all in it."""
         run_folder = self._folder.running / running.point.folder
         if running.guest is not None:
+            present = running.guest.folder / running.point.folder
             with suppress(OSError):
-                (running.guest.folder / running.point.folder).rename(run_folder)
+                present.rename(run_folder)
         return run_folder
 
     def _why_ended(self, running: _PointProcess) -> str:
@@ -234,7 +253,9 @@ class LocalExecutor:
         if status == -signal.SIGKILL:
             reason += "; this machine's memory may have run out"
         last_line = _last_line(self._folder.log(running.point.folder))
-        return f"{reason}: {last_line}" if last_line else reason
+        if last_line:
+            reason += f": {last_line}"
+        return reason
 
 
 def _last_line(log: Path) -> str:

@@ -80,17 +80,30 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
             figures += _figure(number, plot, points, collectives, repeated=index.repeated)
         except InputError as error:
             problems.append(f"{plot.heading!r}: {error.what} ({error.remedy})")
+    arguments = index.command[1:]
     html = render(
         TEMPLATE,
         index=index,
-        states={state: int((points["state"] == state).sum()) for state in STATES},
+        states=_count_states(points),
         figures=figures,
         problems=problems,
         table=_table(folder, index.axes, points),
-        command=shlex.join(["testbed", *index.command[1:]]),
-        spec=folder.experiment.read_text() if folder.experiment.is_file() else "",
+        command=shlex.join(["testbed", *arguments]),
+        spec=_experiment_text(folder),
     )
     return _write(folder.page, html)
+
+
+def _count_states(points: pl.DataFrame) -> dict[str, int]:
+    """Count the points of each state."""
+    states = points["state"].to_list()
+    return {state: states.count(state) for state in STATES}
+
+
+def _experiment_text(folder: SweepDir) -> str:
+    if not folder.experiment.is_file():
+        return ""
+    return folder.experiment.read_text()
 
 
 def write_figures(
@@ -180,7 +193,8 @@ def _report_link(folder: SweepDir, run_folder: str | None) -> str:
     if run_folder is None:
         return ""
     link = f"{run_folder}/report.html"
-    return link if (folder.path / link).is_file() else ""
+    report = folder.path / link
+    return link if report.is_file() else ""
 
 
 def _cell_text(value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from testbed.spec.experiment import Plot
 from testbed.sweep.index import SweepIndex
 from testbed.sweep.results import SUFFIXES
 
@@ -65,8 +66,12 @@ class SweepPlot:
     @property
     def columns(self) -> list[str]:
         """All columns that the figure shows."""
-        columns = (self.x, self.y, self.series, self.facet)
-        return [name for name in columns if name is not None]
+        columns = [self.x, self.y]
+        if self.series is not None:
+            columns.append(self.series)
+        if self.facet is not None:
+            columns.append(self.facet)
+        return columns
 
     @property
     def metric(self) -> Metric:
@@ -76,8 +81,10 @@ class SweepPlot:
     @property
     def heading(self) -> str:
         """The title; without one, what the figure shows."""
-        quantity = self.metric.label.partition(" (")[0]
-        return self.title or f"{quantity} against {self.x}"
+        if self.title:
+            return self.title
+        quantity, _, _unit = self.metric.label.partition(" (")
+        return f"{quantity} against {self.x}"
 
 
 @dataclass(frozen=True)
@@ -109,27 +116,30 @@ def choose_plots(
     if request is not None and not request.is_empty:
         return [_requested_plot(index, points, request)]
     if index.plots:
-        return _experiment_plots(index)
+        return [_experiment_plot(plot) for plot in index.plots]
     return [_default_plot(index, points)]
 
 
-def _experiment_plots(index: SweepIndex) -> list[SweepPlot]:
-    return [
-        SweepPlot(plot.x, plot.y, plot.series, plot.facet, plot.kind == "heat", plot.title)
-        for plot in index.plots
-    ]
+def _experiment_plot(plot: Plot) -> SweepPlot:
+    return SweepPlot(
+        x=plot.x,
+        y=plot.y,
+        series=plot.series,
+        facet=plot.facet,
+        heat=plot.kind == "heat",
+        title=plot.title,
+    )
 
 
 def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotRequest) -> SweepPlot:
     """Fill in what the request leaves open: x, y, and the vertical axis of a heat map."""
-    taken = (request.x, request.series, request.facet)
-    free_axes = [axis for axis in _varying_axes(index, points) if axis not in taken]
-    x = request.x
+    requested = (request.x, request.series, request.facet)
+    free_axes = [axis for axis in _varying_axes(index, points) if axis not in requested]
+    x, series = request.x, request.series
     if x is None:
-        x = free_axes.pop(0) if free_axes else _first_axis(index)
-    series = request.series
-    if series is None and request.heat and free_axes:
-        series = free_axes[0]
+        x = _next_axis(free_axes) or _first_axis(index)
+    if series is None and request.heat:
+        series = _next_axis(free_axes)
     y = request.y or _default_column(points)
     return SweepPlot(x, y, series, request.facet, request.heat)
 
@@ -137,19 +147,31 @@ def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotReques
 def _default_plot(index: SweepIndex, points: pl.DataFrame) -> SweepPlot:
     """Give the first three axes that vary to x, the lines and the panels."""
     axes = _varying_axes(index, points)
-    x = axes[0] if axes else _first_axis(index)
-    series = axes[1] if len(axes) > 1 else None
-    facet = axes[2] if len(axes) > 2 else None
+    x = _next_axis(axes) or _first_axis(index)
+    series = _next_axis(axes)
+    facet = _next_axis(axes)
     return SweepPlot(x, _default_column(points), series, facet)
+
+
+def _next_axis(axes: list[str]) -> str | None:
+    """Take the first of the axes that are left."""
+    if not axes:
+        return None
+    return axes.pop(0)
 
 
 def _varying_axes(index: SweepIndex, points: pl.DataFrame) -> list[str]:
     """List the axes that have several values, those with numbers first."""
-    varying = [
-        axis for axis in index.axes if axis in points.columns and points[axis].n_unique() > 1
-    ]
-    numeric = [axis for axis in varying if number_column(points, axis) is not None]
-    return numeric + [axis for axis in varying if axis not in numeric]
+    numeric: list[str] = []
+    others: list[str] = []
+    for axis in index.axes:
+        if axis not in points.columns or points[axis].n_unique() == 1:
+            continue
+        if number_column(points, axis) is not None:
+            numeric.append(axis)
+        else:
+            others.append(axis)
+    return numeric + others
 
 
 def _first_axis(index: SweepIndex) -> str:
@@ -176,6 +198,6 @@ def number_column(table: pl.DataFrame, name: str) -> str | None:
     for suffix in SUFFIXES.values():
         column = name + suffix
         if column in table.columns:
-            complete = table[column].null_count() == table[name].null_count()
-            return column if complete else None
+            missing = table[name].null_count()
+            return column if table[column].null_count() == missing else None
     return None

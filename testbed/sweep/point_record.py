@@ -47,4 +47,5 @@ def write_point_record(run_folder: Path, record: PointRecord) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_durably(run_folder / FILE_NAME, json.dumps(record.model_dump(), indent=1) + "\n")
+    text = json.dumps(record.model_dump(), indent=1)
+    write_durably(run_folder / FILE_NAME, text + "\n")

@@ -103,8 +103,9 @@ class RayExecutor:
         Raises:
             MachineError: the disk of this machine is full.
         """
-        references, _ = ray.wait(list(self._attempts), num_returns=1, timeout=timeout_s)
-        return [self._fetch_result(reference) for reference in references]
+        references = list(self._attempts)
+        ended, _ = ray.wait(references, num_returns=1, timeout=timeout_s)
+        return [self._fetch_result(reference) for reference in ended]
 
     def release_idle(self) -> None:
         """Do nothing: Ray ends idle workers by itself."""
@@ -163,18 +164,18 @@ def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
         MachineError: no node that the cluster has now is large enough for the largest point.
     """
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    offered_bytes = [
-        int(node["Resources"].get("memory", 0))
-        for node in nodes
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-    ]
+    offers: list[int] = []
+    for node in nodes:
+        resources = node["Resources"]
+        if node["Alive"] and resources.get("CPU", 0) >= 1:
+            offers.append(int(resources.get("memory", 0)))
     largest = max(points, key=lambda point: point.memory_bytes)
-    if offered_bytes and max(offered_bytes) < largest.memory_bytes:
+    needed_bytes = largest.memory_bytes
+    if offers and max(offers) < needed_bytes:
         raise MachineError(
-            f"the point {largest.name} needs {format_size(largest.memory_bytes, 3)} of memory, "
-            "and the largest node of the cluster offers "
-            f"{format_size(max(offered_bytes), 3)}\n  start nodes with more "
-            "(ray start --memory), or use fewer hosts or smaller tensors"
+            f"the point {largest.name} needs {format_size(needed_bytes, 3)} of memory, and the "
+            f"largest node of the cluster offers {format_size(max(offers), 3)}\n"
+            "  start nodes with more (ray start --memory), or use fewer hosts or smaller tensors"
         )
 
 
@@ -183,11 +184,12 @@ def _packed_code(kernel: Path) -> Iterator[Path]:
     """Make a folder with everything that is shipped to a node."""
     project = Path(testbed.__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix="testbed-ray-") as scratch:
+        code = Path(scratch)
+        ignored = shutil.ignore_patterns("__pycache__")
         for name in SHIPPED:
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(project / name, Path(scratch, name), ignore=ignored)
-        shutil.copy(kernel, Path(scratch, KERNEL))
-        yield Path(scratch)
+            shutil.copytree(project / name, code / name, ignore=ignored)
+        shutil.copy(kernel, code / KERNEL)
+        yield code
 
 
 @contextmanager
@@ -239,11 +241,13 @@ def _run_on_node(
         attempt: the number of the attempt, from 1.
         sweep_versions: what results depend on, by name, as on the machine of the sweep.
     """
-    kernel = Path(testbed.__file__).resolve().parent.parent / KERNEL
+    code = Path(testbed.__file__).resolve().parent.parent
+    kernel = code / KERNEL
     kernel.chmod(0o755)
-    os.environ["TESTBED_KERNEL"] = str(kernel)
     # A home folder may be shared by all nodes, but guests and reserved CPUs belong to one node.
-    os.environ["TESTBED_CACHE"] = str(Path(tempfile.gettempdir(), f"testbed-{os.getuid()}"))
+    cache = Path(tempfile.gettempdir(), f"testbed-{os.getuid()}")
+    os.environ["TESTBED_KERNEL"] = str(kernel)
+    os.environ["TESTBED_CACHE"] = str(cache)
     reap()
     with _scratch_folder() as scratch:
         node_versions = versions(guest_kernel_version(ensure_kernel()))
@@ -266,11 +270,10 @@ def _scratch_folder() -> Iterator[Path]:
 
 def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:
     """Say which versions of this node would give other results; empty if none."""
-    differences = [
-        f"{name} {present.get(name)} instead of {version}"
-        for name, version in wanted.items()
-        if present.get(name) != version
-    ]
+    differences: list[str] = []
+    for name, version in wanted.items():
+        if present.get(name) != version:
+            differences.append(f"{name} {present.get(name)} instead of {version}")
     if not differences:
         return ""
     return f"the node {socket.gethostname()} has {', '.join(differences)}; install the same there"

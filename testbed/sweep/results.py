@@ -82,18 +82,20 @@ def gather(folder: SweepDir) -> SweepTables:
         row = _point_columns(point)
         if run_folder is not None:
             row.update(_outcome(folder, run_folder))
-            run = RunDir(run_folder)
-            summary, _ = read_summary(run.summary)
+            summary, _ = read_summary(RunDir(run_folder).summary)
             collectives = [_collective(collective) for collective in summary.collectives]
-            for collective in collectives:
-                collective_rows.append(_point_columns(point, row["state"]) | collective)
             row.update(_wan(summary))
             row.update(_headline(collectives))
-            row.update(_training(run, summary, index.target_loss))
+            row.update(_training(run_folder, summary, index.target_loss))
+            for collective in collectives:
+                collective_row = _point_columns(point, row["state"])
+                collective_row.update(collective)
+                collective_rows.append(collective_row)
         row["identity"] = point.identity
         rows.append(row)
     points = _write_table(rows, folder.table)
-    return SweepTables(points, _write_table(collective_rows, folder.collectives))
+    collective_table = _write_table(collective_rows, folder.collectives)
+    return SweepTables(points, collective_table)
 
 
 def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
@@ -107,12 +109,17 @@ def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
 
 def _axis_columns(name: str, value: Any) -> Row:
     """Give the column of an axis, and for a quantity the column in base units."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    row: Row = {name: value if is_number else value_text(value)}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {name: value}
+    row: Row = {name: value_text(value)}
     quantity = quantity_of(value)
-    if quantity is not None:
-        divisor = 100 if quantity.name == "percentage" else 1
-        row[name + SUFFIXES[quantity.name]] = float(measure(value).number) / divisor
+    if quantity is None:
+        return row
+    number = float(measure(value).number)
+    if quantity.name == "percentage":
+        number /= 100
+    column = name + SUFFIXES[quantity.name]
+    row[column] = number
     return row
 
 
@@ -166,13 +173,10 @@ def _headline(collectives: Sequence[Row]) -> Row:
 
 
 def _wan(summary: Summary) -> Row:
-    round_trips = [pair.rtt_ms_expected for pair in summary.fidelity]
-    row: Row = {
-        "rtt_ms": max((rtt for rtt in round_trips if rtt is not None), default=None),
-        "wan_bytes": None,
-        "wan_drops": None,
-        "wan_utilisation": None,
-    }
+    row: Row = {"rtt_ms": None, "wan_bytes": None, "wan_drops": None, "wan_utilisation": None}
+    for pair in summary.fidelity:
+        if pair.rtt_ms_expected is not None:
+            row["rtt_ms"] = max(row["rtt_ms"] or 0.0, pair.rtt_ms_expected)
     if summary.wan:
         row["wan_bytes"] = sum(direction.bytes or 0 for direction in summary.wan)
         row["wan_drops"] = sum(direction.drops or 0 for direction in summary.wan)
@@ -180,7 +184,7 @@ def _wan(summary: Summary) -> Row:
     return row
 
 
-def _training(run: RunDir, summary: Summary, target_loss: float | None) -> Row:
+def _training(run_folder: Path, summary: Summary, target_loss: float | None) -> Row:
     training = summary.training
     if training is None:
         return {}
@@ -194,9 +198,11 @@ def _training(run: RunDir, summary: Summary, target_loss: float | None) -> Row:
         "training_s": training.seconds,
         "step_ms": training.step_ms.median,
     }
-    if target_loss is not None and run.train.is_file():
-        steps = pl.read_parquet(run.train)
-        row.update(time_to_loss(steps, target_loss, training.compute_ms / 1000))
+    steps_file = RunDir(run_folder).train
+    if target_loss is not None and steps_file.is_file():
+        steps = pl.read_parquet(steps_file)
+        compute_s = training.compute_ms / 1000
+        row.update(time_to_loss(steps, target_loss, compute_s))
     return row
 
 
@@ -236,23 +242,33 @@ def time_to_loss(
 
 def _write_table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
     """Write rows as a table; columns have the order in which rows first have them."""
-    present = list(dict.fromkeys(name for row in rows for name in row))
-    names = [name for name in present if name not in LAST_COLUMNS]
-    names += [name for name in LAST_COLUMNS if name in present]
-    series: list[pl.Series] = []
-    for name in names or ("point", "state"):
-        values = [row.get(name) for row in rows]
-        series.append(pl.Series(name, _uniform(values), strict=False))
-    table = pl.DataFrame(series)
+    columns: list[pl.Series] = []
+    for name in _column_names(rows):
+        values = _uniform([row.get(name) for row in rows])
+        columns.append(pl.Series(name, values, strict=False))
+    table = pl.DataFrame(columns)
     new = path.with_name(path.name + ".new")
     table.write_parquet(new)
     new.replace(path)
     return table
 
 
+def _column_names(rows: Sequence[Row]) -> list[str]:
+    """Give the names in the order in which rows first have them, with `LAST_COLUMNS` at the end."""
+    if not rows:
+        return ["point", "state"]
+    present: dict[str, None] = {}
+    for row in rows:
+        present.update(dict.fromkeys(row))
+    names = [name for name in present if name not in LAST_COLUMNS]
+    last_names = [name for name in LAST_COLUMNS if name in present]
+    return names + last_names
+
+
 def _uniform(values: list[Any]) -> list[Any]:
     """Give values of one type: numbers if all are numbers, else texts; None stays."""
-    types = {type(value) for value in values if value is not None}
+    types = {type(value) for value in values}
+    types.discard(type(None))
     if len(types) <= 1:
         return values
     convert = float if types == {int, float} else str

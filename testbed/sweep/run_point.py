@@ -76,14 +76,16 @@ def carry_out(
     begin = time.monotonic()
     cpu_before = _cpu_seconds(guest_folder)
     reason, disk_full = _failure(point, run_folder, limits, guest_folder)
+    wall_seconds = time.monotonic() - begin
+    cpu_seconds = _cpu_seconds(guest_folder) - cpu_before
     state: Literal["completed", "failed"] = "failed" if reason else "completed"
     record = PointRecord(
         identity=point.identity,
         name=point.name,
         state=state,
         reason=reason,
-        wall_seconds=round(time.monotonic() - begin, 3),
-        cpu_seconds=round(_cpu_seconds(guest_folder) - cpu_before, 2),
+        wall_seconds=round(wall_seconds, 3),
+        cpu_seconds=round(cpu_seconds, 2),
         attempt=attempt,
     )
     return PointResult(run_folder, record, disk_full)

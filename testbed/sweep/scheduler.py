@@ -146,8 +146,11 @@ class Scheduler:
         return self._records
 
     def _submit(self) -> None:
-        while self._waiting and self._executor.has_room(self._waiting[0].point):
-            attempt = self._waiting.popleft()
+        while self._waiting:
+            attempt = self._waiting[0]
+            if not self._executor.has_room(attempt.point):
+                return
+            self._waiting.popleft()
             self._executor.submit(attempt)
             self._in_flight += 1
             self._progress.started(attempt.point, attempt.number)
