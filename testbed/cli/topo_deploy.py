@@ -30,8 +30,9 @@ from testbed.core.units import format_figure, format_probability, format_rate, f
 from testbed.deployments import service
 from testbed.deployments.client import answer, call
 from testbed.deployments.folder import Deployment
-from testbed.deployments.mailbox import Request
 from testbed.deployments.reconfigure import change
+from testbed.deployments.requests import Request
+from testbed.deployments.status import status_of
 from testbed.plan.model import Network
 from testbed.spec.base import suggest
 from testbed.spec.overrides import parse_overrides
@@ -117,7 +118,7 @@ def inspect(
     if name is None:
         _print_all(output)
         return
-    overview = service.overview(service.find(name, running=False))
+    overview = _overview(service.find(name, running=False))
     if output is Format.JSON:
         typer.echo(json.dumps(overview, indent=2))
     elif output is Format.CSV:
@@ -128,11 +129,15 @@ def inspect(
 
 def _print_all(output: Format) -> None:
     """Print a line for each deployment."""
-    overviews = [service.overview(deployment) for deployment in service.deployments()]
+    overviews = [_overview(deployment) for deployment in service.deployments()]
     if output is Format.JSON:
         typer.echo(json.dumps(overviews, indent=2))
     else:
         _print_rows([_summary_row(overview) for overview in overviews], output)
+
+
+def _overview(deployment: Deployment) -> Row:
+    return status_of(deployment).model_dump(by_alias=True)
 
 
 def _summary_row(overview: Row) -> Row:
@@ -237,14 +242,8 @@ def nodes(deployment: Deployment) -> list[str]:
     network = deployment.read_plan().network
     names = [host.name for host in network.hosts]
     names += [datacenter.name for datacenter in network.datacenters]
-    names += _ready_note(deployment)["nodes"]
+    names += deployment.read_ready().nodes
     return list(dict.fromkeys(names))
-
-
-def _ready_note(deployment: Deployment) -> dict[str, list[str]]:
-    """What the guest wrote when it was ready: the names of its nodes and of Mininet's commands."""
-    note: dict[str, list[str]] = json.loads(deployment.ready.read_text())
-    return note
 
 
 def shell(target: TargetOption = None) -> None:
@@ -253,7 +252,7 @@ def shell(target: TargetOption = None) -> None:
     A command on a host begins with the host's name: iowa-h0 ping -c1 ohio-h0.
     """
     deployment = service.find(target)
-    Shell(deployment, nodes(deployment), _ready_note(deployment)["commands"]).run()
+    Shell(deployment, nodes(deployment), deployment.read_ready().commands).run()
 
 
 def set_(

@@ -10,7 +10,7 @@ from pathlib import Path
 from testbed.core.paths import cache_dir
 from testbed.deployments.client import call
 from testbed.deployments.folder import Deployment
-from testbed.deployments.mailbox import Request
+from testbed.deployments.requests import Request
 
 HISTORY_LINES = 1000
 END = ("exit", "quit", "EOF")

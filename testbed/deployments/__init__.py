@@ -1,3 +1,1 @@
-"""Networks that stand until they are destroyed: `keeper` and `agent` hold them, `deployment` and
-`client` use them.
-"""
+"""Build a network from a topology and keep it up, for commands, until it is destroyed."""

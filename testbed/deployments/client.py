@@ -1,4 +1,4 @@
-"""Ask a deployed network for something, and relay what it says while it says it."""
+"""Ask a deployed network for something, and relay what the guest prints while it prints it."""
 
 from __future__ import annotations
 
@@ -13,66 +13,83 @@ from typing import BinaryIO
 
 from testbed.core.errors import GuestLost, RunError
 from testbed.deployments.folder import Deployment
-from testbed.deployments.mailbox import Mail, Request, post
+from testbed.deployments.requests import (
+    INTERRUPT,
+    KILL,
+    STDERR,
+    STDOUT,
+    Reply,
+    Request,
+    RequestExchange,
+)
 
 POLL_S = 0.005
+CHECK_S = 0.2  # between two looks whether the guest still lives
 INTERRUPTED = 128 + signal.SIGINT
-CHECK_S = 0.2  # how often it is asked whether the guest still lives
 
 
 def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO) -> int:
-    """Have the guest carry out `request`; its exit status. What it prints goes to `out` and `err`
-    at once.
+    """Have the guest carry out a request.
 
     Ctrl-C (or SIGTERM) interrupts what runs in the guest, a second one kills it, and with a third
-    nobody waits for it.
+    nobody waits for the guest.
+
+    Args:
+        deployment: a running deployment.
+        request: what to do.
+        out: gets what the guest prints to its standard output, at once.
+        err: gets what the guest prints to its standard error, at once.
+
+    Returns:
+        The exit status, as a shell has it.
 
     Raises:
         GuestLost: the guest ended meanwhile.
         KeyboardInterrupt: interrupted three times.
     """
     with lease(deployment):
-        mail = post(deployment.requests, request)
+        exchange = deployment.channel.post(request)
         try:
-            with _interrupts_forwarded(mail):
-                status = _follow(deployment, mail, {"out": out, "err": err})
+            with _interrupts_forwarded(exchange):
+                reply = _follow(deployment, exchange, {STDOUT: out, STDERR: err})
         except BaseException:
-            mail.put("kill")
+            exchange.signal(KILL)
             raise
-        mail.remove()
-        return status
+        exchange.remove()
+    return reply.status
 
 
 def answer(deployment: Deployment, request: Request) -> str:
-    """What the guest prints about a request.
+    """Have the guest carry out a request, and return what the guest prints.
 
     Raises:
         RunError: the request failed.
         GuestLost: the guest ended meanwhile.
-        KeyboardInterrupt: it was interrupted.
+        KeyboardInterrupt: the request was interrupted.
     """
     out, err = io.BytesIO(), io.BytesIO()
     status = call(deployment, request, out, err)
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     if status != 0:
-        raise RunError(err.getvalue().decode(errors="replace").strip())
+        message = err.getvalue().decode(errors="replace")
+        raise RunError(message.strip())
     return out.getvalue().decode()
 
 
 @contextmanager
 def lease(deployment: Deployment) -> Iterator[None]:
-    """The guest runs, and is not stopped, within the block.
+    """Keep the guest running, and not stopped, within the block.
 
     Raises:
-        GuestLost: it has ended.
+        GuestLost: the guest has ended.
     """
     try:
         fd = os.open(deployment.lease, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
-        if error.errno not in (errno.ENXIO, errno.ENOENT):
-            raise
-        raise _lost(deployment) from error
+        if error.errno in (errno.ENXIO, errno.ENOENT):  # nobody reads the FIFO, or there is none
+            raise _lost(deployment) from error
+        raise
     try:
         os.write(fd, b"\n")
         yield
@@ -81,61 +98,60 @@ def lease(deployment: Deployment) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_forwarded(mail: Mail) -> Iterator[None]:
-    """Signals that would interrupt this process go to the guest; the third is raised.
+def _interrupts_forwarded(exchange: RequestExchange) -> Iterator[None]:
+    """Forward signals that would interrupt this process to the guest; the third is raised.
 
-    They are not raised before, because what interrupts a write leaves it open how much was written.
+    The first two are not raised, because an interrupted write does not say how much was written.
     """
-    wishes = iter(("interrupt", "kill"))
+    forwarded = iter((INTERRUPT, KILL))
 
     def forward(number: int, frame: object) -> None:
-        wish = next(wishes, None)
-        if wish is None:
+        name = next(forwarded, None)
+        if name is None:
             raise KeyboardInterrupt
-        mail.put(wish)
+        exchange.signal(name)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handled = {
-        number: handler for number, handler in before.items() if callable(handler)
-    }  # not those it ignores
-    for number in handled:
-        signal.signal(number, forward)
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if callable(handler):  # this process does not ignore the signal
+            handlers[number] = handler
+            signal.signal(number, forward)
     try:
         yield
     finally:
-        for number, handler in handled.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _follow(deployment: Deployment, mail: Mail, streams: dict[str, BinaryIO]) -> int:
-    offsets = dict.fromkeys(streams, 0)
-    checked = time.monotonic()
+def _follow(
+    deployment: Deployment, exchange: RequestExchange, outputs: dict[str, BinaryIO]
+) -> Reply:
+    """Relay the streams of a request until the guest has replied.
+
+    Raises:
+        GuestLost: the guest ended meanwhile.
+    """
+    offsets = dict.fromkeys(outputs, 0)
+    next_check = time.monotonic() + CHECK_S
     while True:
-        ended = mail.answer()
-        for kind, stream in streams.items():
-            offsets[kind] += _relay(mail, kind, offsets[kind], stream)
-        if ended is not None:
-            deployment.write(deployment.last_time, str(ended.time_ns))
-            return ended.status
-        if time.monotonic() - checked > CHECK_S:
-            checked = time.monotonic()
+        reply = exchange.reply()  # read before the streams, which then are complete
+        for stream, output in outputs.items():
+            data = exchange.read(stream, offsets[stream])
+            if data:
+                offsets[stream] += len(data)
+                output.write(data)
+                output.flush()
+        if reply is not None:
+            deployment.write_last_time_ns(reply.time_ns)
+            return reply
+        if time.monotonic() > next_check:
+            next_check = time.monotonic() + CHECK_S
             if deployment.state != "running":
                 raise _lost(deployment)
         time.sleep(POLL_S)
 
 
-def _relay(mail: Mail, kind: str, offset: int, stream: BinaryIO) -> int:
-    try:
-        with mail.file(kind).open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return 0
-    if data:
-        stream.write(data)
-        stream.flush()
-    return len(data)
-
-
 def _lost(deployment: Deployment) -> GuestLost:
-    return GuestLost(f"the deployment {deployment.name} has ended: {deployment.why_ended()}")
+    reason = deployment.why_ended()
+    return GuestLost(f"the deployment {deployment.name} has ended: {reason}")

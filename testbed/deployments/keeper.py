@@ -1,21 +1,20 @@
-"""Owns the guest of one deployment: its parent, and the only process of a deployment on the host
-while nobody uses it.
+"""Own the guest of one deployment, as its parent.
 
 usage: python -m testbed.deployments.keeper FOLDER
 
-Started by `deployment.deploy` in a session of its own, it inherits the lock that tells that it
-lives. A guest ends with its starter and is cleared away after it, and here the starter is the
-keeper; so a deployment needs no exception.
+The keeper is the only process of a deployment on the host while nobody uses the network.
+`testbed.deployments.service.deploy` starts it in a separate session. It inherits the lock that
+shows that it lives. A guest ends with the process that started it, and is cleared away after that
+process; here that process is the keeper, so a deployment needs no exception.
 
-On the virtual clock the guest is stopped (SIGSTOP to its kernel) whenever nobody holds a lease,
-which is what having the FIFO open for writing is called here. So its time stands still between two
-commands, and waiting costs no CPU. Whoever takes a lease writes a byte, and its end is seen even if
-it is killed.
+On the virtual clock, the guest is stopped (SIGSTOP to its kernel) whenever nobody holds a lease,
+which means to have the FIFO open for writing. So the guest's time stands still between two
+commands, and waiting costs no CPU. Whoever takes a lease writes a byte; the keeper notices the end
+of a lease even if its holder is killed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shutil
@@ -24,20 +23,24 @@ import sys
 from pathlib import Path
 
 from testbed.core.errors import TestbedError
-from testbed.deployments.folder import Deployment
-from testbed.deployments.mailbox import mails
+from testbed.deployments.folder import Deployment, Pids
+from testbed.deployments.requests import KILL
 from testbed.execution.guest_code import code_for_guests
 from testbed.execution.launch import tail
 from testbed.guest.boot import Guest, GuestSpec, start_guest
 from testbed.guest.kernel import ensure_kernel
+from testbed.runfolder.files import replace_text
+
+FIFO_BYTES = 4096  # read at once; each lease writes one byte
 
 
 def keep(deployment: Deployment) -> None:
-    """Boot the guest and look after it until it ends, or until the command that asked for it has
-    gone away.
+    """Boot the guest and look after it until it ends.
+
+    If the command that deploys goes away before the network stands, the deployment is removed.
 
     Raises:
-        TestbedError: it could not be started.
+        TestbedError: the guest could not be started.
     """
     plan = deployment.read_plan()
     code = code_for_guests()
@@ -48,26 +51,31 @@ def keep(deployment: Deployment) -> None:
         memory_bytes=plan.guest_memory_bytes,
         clock=plan.clock,
         console=deployment.console,
-        clock_file=deployment.path / "raw/clock",
+        clock_file=deployment.raw / "clock",
         readable=code.readable,
         environment=code.environment,
         cpu=plan.cpu,
     )
     with start_guest(spec) as guest:
-        deployment.write(
-            deployment.pids, json.dumps({"keeper": os.getpid(), "guest": guest.process.pid})
-        )
-        wanted = _serve(deployment, guest, freezes=plan.clock == "virtual")
+        deployment.write_pids(Pids(keeper=os.getpid(), guest=guest.process.pid))
+        wanted = _follow_leases(deployment, guest, freezes=plan.clock == "virtual")
     if not wanted:
         shutil.rmtree(deployment.path)
 
 
-def _serve(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
-    """Until the guest has ended (true), or nobody waits any more for a network that does not stand
-    yet (false).
+def _follow_leases(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
+    """Let the guest run while somebody holds a lease, until the guest has ended.
+
+    Args:
+        deployment: the deployment.
+        guest: its guest.
+        freezes: whether the guest is paused while nobody holds a lease.
+
+    Returns:
+        False if nobody waits any more for a network that does not stand yet.
     """
     end = os.pidfd_open(guest.process.pid)
-    lease = os.open(deployment.lease, os.O_RDONLY | os.O_NONBLOCK)
+    lease = _open_lease(deployment)
     poller = select.poll()
     poller.register(end, select.POLLIN)
     poller.register(lease, select.POLLIN)
@@ -76,15 +84,14 @@ def _serve(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
         if end in events:
             return True
         if events[lease] & select.POLLIN:
-            os.read(lease, 4096)
+            os.read(lease, FIFO_BYTES)
             guest.resume()
             continue
-        fresh = os.open(
-            deployment.lease, os.O_RDONLY | os.O_NONBLOCK
-        )  # a FIFO that had writers tells so for ever
+        # The last lease has ended. The FIFO reports that without end unless it is opened again.
+        reopened = _open_lease(deployment)
         poller.unregister(lease)
         os.close(lease)
-        lease = fresh
+        lease = reopened
         poller.register(lease, select.POLLIN)
         if not deployment.ready.exists():
             return False
@@ -93,31 +100,35 @@ def _serve(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
             guest.pause()
 
 
+def _open_lease(deployment: Deployment) -> int:
+    return os.open(deployment.lease, os.O_RDONLY | os.O_NONBLOCK)
+
+
 def _abandon_requests(deployment: Deployment) -> None:
-    """Have the guest end the commands whose sender is gone, and remove what was left of others."""
-    for mail in mails(deployment.requests):
-        if Path("/proc", str(mail.sender)).exists():
+    """Have the guest end commands whose sender is gone, and remove the files of ended ones."""
+    for exchange in deployment.channel.exchanges():
+        sender = Path("/proc", str(exchange.sender))
+        if sender.exists():
             continue
-        if mail.answer() is None:
-            mail.put("kill")
+        if exchange.reply() is None:
+            exchange.signal(KILL)
         else:
-            mail.remove()
+            exchange.remove()
 
 
 def main(folder: str) -> None:
-    """Keep the deployment in `folder`; say in its folder why it ended, unless it was told to
-    end.
-    """
+    """Keep the deployment in `folder`, and write into the folder why it ended by itself."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     deployment = Deployment(Path(folder))
-    deployment.write(deployment.pids, json.dumps({"keeper": os.getpid()}))
+    deployment.write_pids(Pids(keeper=os.getpid()))
     try:
         keep(deployment)
-        reason = f"the guest has ended; the last lines of its console:\n{tail(deployment.console)}"
+        last_lines = tail(deployment.console)
+        reason = f"the guest has ended; the last lines of its console:\n{last_lines}"
     except TestbedError as error:
         reason = str(error)
     if deployment.path.exists():
-        deployment.write(deployment.ended, reason)
+        replace_text(deployment.ended, reason)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,21 @@ from typing import Any
 from testbed.core.errors import InputError
 from testbed.deployments.client import answer
 from testbed.deployments.folder import Deployment
-from testbed.deployments.mailbox import Request
+from testbed.deployments.requests import Request
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
+from testbed.runfolder.files import replace_text
 from testbed.spec.overrides import Override
 from testbed.spec.topology import Topology
 
 REMEDY = (
-    "live changes are those of WAN links (wan.LINK.rate, delay, jitter, loss, queue, ...) and of NICs "
-    "(datacenters.DC.nic.rate, delay, queue); for others, deploy anew with --set"
+    "live changes are those of WAN links (wan.LINK.rate, delay, jitter, loss, queue, ...) and of "
+    "NICs (datacenters.DC.nic.rate, delay, queue); for others, deploy anew with --set"
 )
-_SHAPE: Any = {"bottleneck": {"rate_bps", "queue_packets"}, "fibre": True}
-_LIVE: Any = {
-    "wan": {"__all__": {"forward": _SHAPE, "backward": _SHAPE}},
+# Fields of a network that may differ, in pydantic's form of `exclude`.
+_DIRECTION: Any = {"bottleneck": {"rate_bps", "queue_packets"}, "fibre": True}
+_CHANGEABLE: Any = {
+    "wan": {"__all__": {"forward": _DIRECTION, "backward": _DIRECTION}},
     "hosts": {"__all__": {"nic_up": True, "nic_down": True, "nic_delay_ns": True}},
     "routes": True,
     "tcp": True,
@@ -31,33 +33,44 @@ _LIVE: Any = {
 
 
 def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
-    """Change the network of `deployment`, and note what it is now.
+    """Change the network of a deployment, and note the new plan in the deployment's folder.
+
+    Args:
+        deployment: a running deployment.
+        overrides: settings of its topology.
 
     Raises:
         InputError: as `changed`.
         RunError: the guest's kernel does not take a value.
         GuestLost: the guest has ended.
     """
-    with (deployment.path / "set.lock").open("w") as lock:
+    lock_file = deployment.path / "set.lock"
+    with lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another change must not be undone by this one
         plan = deployment.read_plan()
         network, spec = changed(plan.network, deployment.spec, plan.seed, overrides)
         answer(deployment, Request(kind="set", network=network))
-        deployment.write(deployment.spec, spec)
-        deployment.write(
-            deployment.plan,
-            plan.model_copy(update={"network": network}).model_dump_json(indent=1) + "\n",
-        )
+        replace_text(deployment.spec, spec)
+        changed_plan = plan.model_copy(update={"network": network})
+        deployment.write_plan(changed_plan)
 
 
 def changed(
     network: Network, spec: Path, seed: int, overrides: Sequence[Override]
 ) -> tuple[Network, str]:
-    """`network`, which came from the topology file `spec`, with `overrides`; and what is then
-    written.
+    """Apply settings to a network.
 
-    Routes stay as they are, and so do automatic TCP buffers, though both come from the delays when
-    a network is built.
+    Routes stay as they are, and so do automatic TCP buffers, though both follow from the delays
+    when a network is built.
+
+    Args:
+        network: the present network.
+        spec: the topology file that the network comes from.
+        seed: of random choices in the network.
+        overrides: settings of the topology.
+
+    Returns:
+        The new network, and the text of its topology file.
 
     Raises:
         InputError: an override is wrong, or changes what cannot change while the network stands.
@@ -66,17 +79,25 @@ def changed(
     for override in overrides:
         if not _may_change(override.path):
             raise _refusal(override)
-    new = resolve_network(topology, seed)
-    if new.model_dump(exclude=_LIVE) != network.model_dump(exclude=_LIVE):
+    planned = resolve_network(topology, seed)
+    fixed = network.model_dump(exclude=_CHANGEABLE)
+    if planned.model_dump(exclude=_CHANGEABLE) != fixed:
         raise _refusal(overrides[-1])
-    tcp = network.tcp.model_copy(update={"packets_per_skb": new.tcp.packets_per_skb})
-    return new.model_copy(update={"routes": network.routes, "tcp": tcp}), topology.to_yaml()
+    offload = {"packets_per_skb": planned.tcp.packets_per_skb}
+    kept = {"routes": network.routes, "tcp": network.tcp.model_copy(update=offload)}
+    new_network = planned.model_copy(update=kept)
+    return new_network, topology.to_yaml()
 
 
 def _may_change(path: tuple[str, ...]) -> bool:
-    in_nic = path[0] in ("datacenters", "defaults") and "nic" in path[1:3]
-    return path[0] == "wan" or path[:2] == ("defaults", "wan") or in_nic
+    """Whether a setting can change while the network stands, by its path in the topology."""
+    if path[0] == "wan" or path[:2] == ("defaults", "wan"):
+        return True
+    if path[0] in ("datacenters", "defaults"):
+        return "nic" in path[1:3]
+    return False
 
 
 def _refusal(override: Override) -> InputError:
-    return InputError(f"{override.key} cannot change while the network stands", remedy=REMEDY)
+    message = f"{override.key} cannot change while the network stands"
+    return InputError(message, remedy=REMEDY)

@@ -1,11 +1,8 @@
-"""Make, find and end the deployments of this user; `testbed.deployments.folder` has what is known
-of one.
-"""
+"""Make, find and destroy the deployments of this user."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -16,67 +13,75 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from testbed.core.errors import InputError, Place, RunError
 from testbed.core.leftovers import forget
 from testbed.core.paths import cache_dir
-from testbed.deployments.folder import Deployment, LivePlan, is_locked
+from testbed.deployments.folder import Deployment, DeploymentPlan, is_locked
 from testbed.execution.cleanup import reap
 from testbed.execution.supervise import Progress
-from testbed.guest.boot import EPOCH_NS, check_guest
+from testbed.guest.boot import check_guest
 from testbed.guest.kernel import ensure_kernel
-from testbed.plan.model import Clock, Network
+from testbed.plan.model import Clock
 from testbed.plan.resolve import resolve_network
 from testbed.spec.base import suggest
 from testbed.spec.topology import Topology
 
-BASE_MEMORY, HOST_MEMORY = 2**30, 16 * 2**20  # bytes of the guest, taken as they are used
+# Memory of a guest by default; the machine gives it as it is used.
+BASE_MEMORY_BYTES = 2**30
+HOST_MEMORY_BYTES = 16 * 2**20
 LONGEST_END_S = 10.0  # for a keeper to end its guest
 POLL_S = 0.02
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 def deployments() -> list[Deployment]:
-    """All deployments by name, ended ones too."""
-    return [Deployment(path) for path in sorted(_folder().iterdir()) if path.is_dir()]
+    """Give all deployments by name, ended ones too."""
+    paths = sorted(_parent_folder().iterdir())
+    return [Deployment(path) for path in paths if path.is_dir()]
 
 
 def find(name: str | None, *, running: bool = True) -> Deployment:
-    """The deployment called `name`; without a name, the only one.
+    """Find a deployment.
+
+    Args:
+        name: of the deployment; None: the only one.
+        running: whether the deployment has to run.
 
     Raises:
-        InputError: there is none, or several, or (if it has to be `running`) it is not.
+        InputError: there is none, or several, or the deployment does not run.
     """
     known = {deployment.name: deployment for deployment in deployments()}
     if not known:
-        raise InputError(
-            "nothing is deployed", remedy="testbed topo deploy TOPOLOGY builds a network that stays"
-        )
+        remedy = "testbed topo deploy TOPOLOGY builds a network that stays"
+        raise InputError("nothing is deployed", remedy=remedy)
     if name is None:
         if len(known) > 1:
+            names = ", ".join(known)
             raise InputError(
-                f"several networks are deployed: {', '.join(known)}", remedy="name one with -t NAME"
+                f"several networks are deployed: {names}", remedy="name one with -t NAME"
             )
         name = next(iter(known))
     if name not in known:
-        raise InputError(
-            f"there is no deployment {name!r}", remedy=suggest(name, known, "deployed")
-        )
-    found = known[name]
-    if running and found.state != "running":
-        raise InputError(
-            f"the deployment {name} is not running, it is {found.state}: {_reason(found)}",
-            remedy=f"testbed topo destroy {name} removes what is left",
-        )
-    return found
+        remedy = suggest(name, known, "deployed")
+        raise InputError(f"there is no deployment {name!r}", remedy=remedy)
+    deployment = known[name]
+    if running:
+        _check_running(deployment)
+    return deployment
 
 
-def _reason(deployment: Deployment) -> str:
-    return (
-        "its network is being built"
-        if deployment.state == "starting"
-        else deployment.why_ended().splitlines()[0]
+def _check_running(deployment: Deployment) -> None:
+    state = deployment.state
+    if state == "running":
+        return
+    reason = "its network is being built"
+    if state != "starting":
+        reason = deployment.why_ended().splitlines()[0]
+    raise InputError(
+        f"the deployment {deployment.name} is not running, it is {state}: {reason}",
+        remedy=f"testbed topo destroy {deployment.name} removes what is left",
     )
 
 
@@ -89,12 +94,20 @@ def deploy(
     memory_bytes: int | None,
     progress: Progress,
 ) -> Deployment:
-    """Build the network of `topology` in a guest that stays; returns when it stands.
+    """Build the network of a topology in a guest that stays; returns when the network stands.
 
-    If it is interrupted or fails, nothing stays.
+    If that is interrupted or fails, nothing stays.
+
+    Args:
+        name: of the deployment.
+        topology: the topology.
+        clock: the guest's clock.
+        seed: of random choices in the network.
+        memory_bytes: of the guest; None: from the number of hosts.
+        progress: shows how the deployment makes progress.
 
     Raises:
-        InputError: the name is taken, or is none.
+        InputError: the name is taken, or cannot be a name.
         MachineError: there is no kernel, or it has no virtual clock, or too little memory.
         RunError: the network could not be built.
     """
@@ -105,27 +118,22 @@ def deploy(
             remedy="use letters, digits, dots, hyphens and underscores",
         )
     network = resolve_network(topology, seed)
-    memory = memory_bytes or BASE_MEMORY + HOST_MEMORY * len(network.hosts)
-    check_guest(ensure_kernel(progress.building), clock, memory)
+    if memory_bytes is None:
+        memory_bytes = BASE_MEMORY_BYTES + HOST_MEMORY_BYTES * len(network.hosts)
+    check_guest(ensure_kernel(progress.building), clock, memory_bytes)
     progress.stage("boot")
-    plan = LivePlan(
+    plan = DeploymentPlan(
         name=name,
         network=network,
         clock=clock,
         seed=seed,
-        cpu=_cpu(),
+        cpu=_next_cpu(),
         created_s=time.time(),
-        guest_memory_bytes=memory,
+        guest_memory_bytes=memory_bytes,
     )
     deployment, alive = _reserve(name)
     try:
-        with _first_lease(deployment):
-            with alive:
-                _start_keeper(deployment, plan, topology.to_yaml(), alive.fileno())
-            while (state := deployment.state) == "starting":
-                time.sleep(POLL_S)
-        if state != "running":
-            raise RunError(f"{name} could not be deployed: {deployment.why_ended()}")
+        _start(deployment, plan, topology.to_yaml(), alive)
     except BaseException:
         alive.close()
         destroy(deployment)
@@ -133,12 +141,32 @@ def deploy(
     return deployment
 
 
-def _reserve(name: str) -> tuple[Deployment, TextIO]:
-    """A folder for a new deployment, and its lock, which it has as long as any process has this
-    file open.
+def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: TextIO) -> None:
+    """Start the keeper, hand the lock `alive` over to it, and wait until the network stands.
+
+    Raises:
+        RunError: the network could not be built.
     """
-    deployment = Deployment(_folder() / name)
-    with _registry():
+    with _first_lease(deployment):
+        with alive:
+            _start_keeper(deployment, plan, spec, alive.fileno())
+        state = deployment.state
+        while state == "starting":
+            time.sleep(POLL_S)
+            state = deployment.state
+    if state != "running":
+        reason = deployment.why_ended()
+        raise RunError(f"{deployment.name} could not be deployed: {reason}")
+
+
+def _reserve(name: str) -> tuple[Deployment, TextIO]:
+    """Make the folder of a new deployment.
+
+    Returns:
+        The deployment, and its file `alive`, locked as long as any process has it open.
+    """
+    deployment = Deployment(_parent_folder() / name)
+    with _registry_locked():
         try:
             deployment.path.mkdir()
         except FileExistsError:
@@ -154,7 +182,7 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
 
 @contextmanager
 def _first_lease(deployment: Deployment) -> Iterator[None]:
-    """A lease from the beginning: the keeper gives up if it ends before the network stands."""
+    """Hold a lease from the beginning; the keeper gives up if it ends before the network stands."""
     os.mkfifo(deployment.lease)
     lease = os.open(deployment.lease, os.O_RDWR)
     try:
@@ -164,10 +192,10 @@ def _first_lease(deployment: Deployment) -> Iterator[None]:
         os.close(lease)
 
 
-def _start_keeper(deployment: Deployment, plan: LivePlan, spec: str, lock: int) -> None:
-    for folder in ("requests", "raw"):
-        (deployment.path / folder).mkdir()
-    deployment.plan.write_text(plan.model_dump_json(indent=1) + "\n")
+def _start_keeper(deployment: Deployment, plan: DeploymentPlan, spec: str, lock: int) -> None:
+    deployment.requests.mkdir()
+    deployment.raw.mkdir()
+    deployment.write_plan(plan)
     deployment.spec.write_text(spec)
     with deployment.log.open("wb") as log:
         subprocess.Popen(
@@ -181,8 +209,8 @@ def _start_keeper(deployment: Deployment, plan: LivePlan, spec: str, lock: int) 
 
 
 def destroy(deployment: Deployment) -> None:
-    """End it, if it has not ended, and remove all that is left of it."""
-    with _registry():
+    """End a deployment, if it has not ended, and remove everything that is left of it."""
+    with _registry_locked():
         for number in (signal.SIGTERM, signal.SIGKILL):
             _end_keeper(deployment, number)
         shutil.rmtree(deployment.path, ignore_errors=True)
@@ -191,99 +219,38 @@ def destroy(deployment: Deployment) -> None:
     forget(deployment.path)
 
 
-def overview(deployment: Deployment) -> dict[str, Any]:
-    """What is known of a deployment: state, clocks, process, hosts with addresses, links with their
-    settings now.
+def _end_keeper(deployment: Deployment, number: int) -> None:
+    """Send a signal to the keeper, if it lives, and wait for its end for some time.
+
+    A new keeper has yet to write its process number.
     """
-    state = deployment.state
-    lives = state in ("running", "starting")
-    try:
-        plan = deployment.read_plan()
-    except (
-        OSError,
-        ValueError,
-    ):  # of another version of the testbed, or just being made or removed
-        plan = None
-    last = deployment.last_time_ns if plan and plan.clock == "virtual" else None
-    hosts = plan.network.hosts if plan else ()
-    return {
-        "name": deployment.name,
-        "topology": plan and plan.network.name,
-        "state": state,
-        "reason": None if lives else deployment.why_ended(),
-        "clock": plan and plan.clock,
-        "seed": plan and plan.seed,
-        "uptime_s": round(time.time() - plan.created_s, 1) if plan and lives else None,
-        "virtual_s": None if last is None else (last - EPOCH_NS) / 1e9,
-        "pid": _pids(deployment).get("guest") if lives else None,
-        "cpu": plan and plan.cpu,
-        "folder": str(deployment.path),
-        "hosts": [
-            {"name": host.name, "datacenter": host.dc, "address": str(host.address.ip)}
-            for host in hosts
-        ],
-        "links": _links(plan.network) if plan else [],
-    }
+    deadline = time.monotonic() + LONGEST_END_S
+    signalled = False
+    while is_locked(deployment.alive) and time.monotonic() < deadline:
+        keeper = deployment.read_pids().keeper
+        if keeper is not None and not signalled:
+            with suppress(ProcessLookupError):
+                os.kill(keeper, number)
+            signalled = True
+        time.sleep(POLL_S)
 
 
-def _pids(deployment: Deployment) -> dict[str, int]:
-    try:
-        found: dict[str, int] = json.loads(deployment.pids.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def _links(network: Network) -> list[dict[str, Any]]:
-    return [
-        {
-            "link": link.key,
-            "from": way.source,
-            "to": way.target,
-            "address": str(way.address.ip),
-            "rate_bps": way.bottleneck.rate_bps,
-            "queue_packets": way.bottleneck.queue_packets,
-            "delay_ms": way.fibre.delay_ns / 1e6,
-            "jitter_ms": way.fibre.jitter_ns / 1e6,
-            "loss": way.fibre.loss.p,
-        }
-        for link in network.wan
-        for way in link.directions
-    ]
-
-
-def _folder() -> Path:
+def _parent_folder() -> Path:
     folder = cache_dir() / "deployments"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 @contextmanager
-def _registry() -> Iterator[None]:
-    """Only one process at a time makes or removes deployments."""
-    with (cache_dir() / "deployments.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _registry_locked() -> Iterator[None]:
+    """Let only one process at a time make or remove deployments."""
+    lock_file = cache_dir() / "deployments.lock"
+    with lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _end_keeper(deployment: Deployment, number: int) -> None:
-    """Signal the keeper, if it lives, and wait for its end for some time. A new one has yet to say
-    its pid.
-    """
-    deadline = time.monotonic() + LONGEST_END_S
-    told = False
-    while is_locked(deployment.alive) and time.monotonic() < deadline:
-        keeper = _pids(deployment).get("keeper")
-        if keeper is not None and not told:
-            with suppress(ProcessLookupError):
-                os.kill(keeper, number)
-            told = True
-        time.sleep(POLL_S)
-
-
-def _cpu() -> int:
-    """Another one for each deployment, from the lowest on; runs reserve theirs from the highest
-    on.
-    """
+def _next_cpu() -> int:
+    """Choose another CPU for each deployment, from the lowest on; runs take the highest first."""
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[len(deployments()) % len(cpus)]

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +12,14 @@ import pytest
 
 from testbed.deployments.client import call
 from testbed.deployments.folder import Deployment
-from testbed.deployments.mailbox import Answer, Mail, Request, mails
+from testbed.deployments.requests import (
+    INTERRUPT,
+    KILL,
+    STDOUT,
+    Reply,
+    Request,
+    RequestExchange,
+)
 
 LONGEST_S = 20.0
 TRIES = 40  # of an interrupt that comes just after the output: 1 in 3 was in the middle of a write
@@ -45,29 +51,31 @@ class Client:
             status = 98
             try:
                 request = Request(kind="exec", node="a-h0", words=("true",))
-                status = call(deployment, request, sys.__stdout__.buffer, sys.__stderr__.buffer)
+                with open(1, "wb", closefd=False) as out, open(2, "wb", closefd=False) as err:
+                    status = call(deployment, request, out, err)
             except KeyboardInterrupt:
                 status = 99
             finally:
                 os._exit(status)
         os.close(end)
-        self.mail = self._mail(deployment)
+        self.exchange = self._exchange(deployment)
 
     @staticmethod
-    def _mail(deployment: Deployment) -> Mail:
+    def _exchange(deployment: Deployment) -> RequestExchange:
         deadline = time.monotonic() + LONGEST_S
-        while not (found := mails(deployment.requests)):
+        while True:
+            for exchange in deployment.channel.exchanges():
+                return exchange
             assert time.monotonic() < deadline
             time.sleep(0.0005)
-        return found[0]
 
     def interrupt(self) -> None:
         os.kill(self._pid, signal.SIGINT)
 
-    def has_asked(self, kind: str) -> None:
+    def has_sent(self, signal_name: str) -> None:
         deadline = time.monotonic() + LONGEST_S
-        while not self.mail.file(kind).exists():
-            assert time.monotonic() < deadline, f"it never asked to {kind}"
+        while not self.exchange.is_signalled(signal_name):
+            assert time.monotonic() < deadline, f"no {signal_name} was sent"
             time.sleep(0.0005)
 
     def status(self) -> int:
@@ -79,28 +87,28 @@ class Client:
 def test_what_is_printed_comes_once_wherever_an_interrupt_falls(deployment: Deployment) -> None:
     for _ in range(TRIES):
         client = Client(deployment)
-        client.mail.append("out", b"first\n")
+        client.exchange.write(STDOUT, b"first\n")
         assert os.read(client.output, 100) == b"first\n"
         client.interrupt()
-        client.has_asked("interrupt")
-        client.mail.append("out", b"last\n")
-        client.mail.put("answer", Answer(status=130, time_ns=7).model_dump_json())
+        client.has_sent(INTERRUPT)
+        client.exchange.write(STDOUT, b"last\n")
+        client.exchange.answer(Reply(status=130, time_ns=7))
         assert os.read(client.output, 100) == b"last\n"
         assert client.status() == 130
-    assert deployment.last_time_ns == 7
-    assert mails(deployment.requests) == []
+    assert deployment.read_last_time_ns() == 7
+    assert list(deployment.channel.exchanges()) == []
 
 
 def test_the_second_interrupt_kills_and_after_the_third_nobody_waits(
     deployment: Deployment,
 ) -> None:
     client = Client(deployment)
-    client.mail.append("out", b"first\n")
+    client.exchange.write(STDOUT, b"first\n")
     assert os.read(client.output, 100) == b"first\n"
     client.interrupt()
-    client.has_asked("interrupt")
-    assert not client.mail.file("kill").exists()
+    client.has_sent(INTERRUPT)
+    assert not client.exchange.is_signalled(KILL)
     client.interrupt()
-    client.has_asked("kill")
+    client.has_sent(KILL)
     client.interrupt()
     assert client.status() == 99

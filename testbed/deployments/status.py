@@ -1,0 +1,147 @@
+"""What is known of a deployment now, as `testbed topo inspect` prints it."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import Field
+
+from testbed.deployments.folder import Deployment, DeploymentPlan, State
+from testbed.guest.boot import EPOCH_NS
+from testbed.plan.model import Clock, Direction, Frozen, Network
+
+
+class HostStatus(Frozen):
+    """A host and its IPv4 address."""
+
+    name: str
+    datacenter: str
+    address: str
+
+
+class LinkStatus(Frozen):
+    """A direction of a WAN link, with its present settings; `address` is that of its sender."""
+
+    link: str
+    source: str = Field(serialization_alias="from")
+    target: str = Field(serialization_alias="to")
+    address: str
+    rate_bps: int
+    queue_packets: int
+    delay_ms: float
+    jitter_ms: float
+    loss: float
+
+
+class DeploymentStatus(Frozen):
+    """What is known of a deployment; None where it is not known, or does not apply.
+
+    Attributes:
+        name: of the deployment.
+        topology: the name of its topology.
+        state: see `Deployment.state`.
+        reason: why it has ended.
+        clock: the guest's clock.
+        seed: of random choices in the network.
+        uptime_s: wall seconds since it was deployed.
+        virtual_s: seconds on the guest's virtual clock at the end of the newest request.
+        pid: the host's process of the guest.
+        cpu: the host's CPU on which the guest runs.
+        folder: its folder.
+        hosts: all hosts.
+        links: all directions of WAN links.
+    """
+
+    name: str
+    topology: str | None = None
+    state: State
+    reason: str | None = None
+    clock: Clock | None = None
+    seed: int | None = None
+    uptime_s: float | None = None
+    virtual_s: float | None = None
+    pid: int | None = None
+    cpu: int | None = None
+    folder: str
+    hosts: tuple[HostStatus, ...] = ()
+    links: tuple[LinkStatus, ...] = ()
+
+
+def status_of(deployment: Deployment) -> DeploymentStatus:
+    """Look at a deployment."""
+    status = _status_of_folder(deployment)
+    try:
+        plan = deployment.read_plan()
+    except (OSError, ValueError):
+        # It is of another version of the testbed, or is just being made or removed.
+        return status
+    return status.model_copy(update=_planned(deployment, plan, status.state))
+
+
+def _status_of_folder(deployment: Deployment) -> DeploymentStatus:
+    """Give what is known without the plan."""
+    state = deployment.state
+    folder = str(deployment.path)
+    if _is_up(state):
+        pid = deployment.read_pids().guest
+        return DeploymentStatus(name=deployment.name, state=state, pid=pid, folder=folder)
+    reason = deployment.why_ended()
+    return DeploymentStatus(name=deployment.name, state=state, reason=reason, folder=folder)
+
+
+def _planned(deployment: Deployment, plan: DeploymentPlan, state: State) -> dict[str, object]:
+    """Give the attributes that come from the plan."""
+    uptime_s = None
+    if _is_up(state):
+        uptime_s = round(time.time() - plan.created_s, 1)
+    return {
+        "topology": plan.network.name,
+        "clock": plan.clock,
+        "seed": plan.seed,
+        "uptime_s": uptime_s,
+        "virtual_s": _virtual_seconds(deployment, plan),
+        "cpu": plan.cpu,
+        "hosts": tuple(_hosts(plan.network)),
+        "links": tuple(_links(plan.network)),
+    }
+
+
+def _is_up(state: State) -> bool:
+    return state in ("running", "starting")
+
+
+def _virtual_seconds(deployment: Deployment, plan: DeploymentPlan) -> float | None:
+    time_ns = deployment.read_last_time_ns()
+    if plan.clock != "virtual" or time_ns is None:
+        return None
+    return (time_ns - EPOCH_NS) / 1e9
+
+
+def _hosts(network: Network) -> list[HostStatus]:
+    hosts: tuple[HostStatus, ...] = ()
+    for host in network.hosts:
+        address = str(host.address.ip)
+        hosts.append(HostStatus(name=host.name, datacenter=host.dc, address=address))
+    return hosts
+
+
+def _links(network: Network) -> list[LinkStatus]:
+    links: tuple[LinkStatus, ...] = ()
+    for link in network.wan:
+        links += [_link_status(link.key, direction) for direction in link.directions]
+    return links
+
+
+def _link_status(key: str, direction: Direction) -> LinkStatus:
+    bottleneck, fibre = direction.bottleneck, direction.fibre
+    return LinkStatus(
+        link=key,
+        source=direction.source,
+        target=direction.target,
+        address=str(direction.address.ip),
+        rate_bps=bottleneck.rate_bps,
+        queue_packets=bottleneck.queue_packets,
+        delay_ms=fibre.delay_ns / 1e6,
+        jitter_ms=fibre.jitter_ns / 1e6,
+        loss=fibre.loss.p,
+    )
