@@ -49,7 +49,8 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another change must not be undone by this one
         plan = deployment.read_plan()
         network, spec = changed(plan.network, deployment.spec, plan.seed, overrides)
-        answer(deployment, Request(kind="set", network=network))
+        request = Request(kind="set", network=network)
+        answer(deployment, request)
         replace_text(deployment.spec, spec)
         changed_plan = plan.model_copy(update={"network": network})
         deployment.write_plan(changed_plan)
@@ -81,10 +82,12 @@ def changed(
             raise _refusal(override)
     planned = resolve_network(topology, seed)
     fixed = network.model_dump(exclude=_CHANGEABLE)
-    if planned.model_dump(exclude=_CHANGEABLE) != fixed:
+    planned_fixed = planned.model_dump(exclude=_CHANGEABLE)
+    if planned_fixed != fixed:
         raise _refusal(overrides[-1])
     offload = {"packets_per_skb": planned.tcp.packets_per_skb}
-    kept = {"routes": network.routes, "tcp": network.tcp.model_copy(update=offload)}
+    tcp = network.tcp.model_copy(update=offload)
+    kept = {"routes": network.routes, "tcp": tcp}
     new_network = planned.model_copy(update=kept)
     return new_network, topology.to_yaml()
 

@@ -118,7 +118,7 @@ def _virtual_seconds(deployment: Deployment, plan: DeploymentPlan) -> float | No
 
 
 def _hosts(network: Network) -> list[HostStatus]:
-    hosts: tuple[HostStatus, ...] = ()
+    hosts: list[HostStatus] = []
     for host in network.hosts:
         address = str(host.address.ip)
         hosts.append(HostStatus(name=host.name, datacenter=host.dc, address=address))
@@ -126,7 +126,7 @@ def _hosts(network: Network) -> list[HostStatus]:
 
 
 def _links(network: Network) -> list[LinkStatus]:
-    links: tuple[LinkStatus, ...] = ()
+    links: list[LinkStatus] = []
     for link in network.wan:
         links += [_link_status(link.key, direction) for direction in link.directions]
     return links

@@ -79,8 +79,10 @@ def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go
     Raises:
         InputError: there is no such column, or y holds no numbers.
     """
+    table = points
     per_collective = "op" in plot.columns or "bytes" in plot.columns
-    table = collectives if per_collective and not collectives.is_empty() else points
+    if per_collective and not collectives.is_empty():
+        table = collectives
     _check_columns(plot, table)
     table = table.filter(pl.col("state") == "completed")
     table = table.drop_nulls([plot.x, plot.y])
@@ -139,7 +141,8 @@ def _lines_of(panel: _Panel) -> list[_Line]:
     plot = panel.plot
     axis_numbers = _axis_numbers(panel)
     lines: list[_Line] = []
-    for number, value in enumerate(_distinct_values(panel.table, plot.series)):
+    series_values = _distinct_values(panel.table, plot.series)
+    for number, value in enumerate(series_values):
         label = plot.metric.label
         if plot.series is not None:
             label = escape(str(value))
@@ -192,11 +195,13 @@ def _add_bounds(panel: _Panel, lines: Sequence[_Line]) -> None:
     for line in lines:
         bounds = line.points["bound"]
         shown_bounds.add(tuple(map(_rounded, bounds)))
-    if len(lines) > 1 and len(shown_bounds) == 1:
+    alike = len(lines) > 1 and len(shown_bounds) == 1
+    if alike:
         _add_bound(panel, lines[0], "bound", "bound", BOUND_COLOUR)
         return
     for line in lines:
-        _add_bound(panel, line, f"{line.label}, bound", line.label, line.colour)
+        name = f"{line.label}, bound"
+        _add_bound(panel, line, name, line.label, line.colour)
 
 
 def _add_bound(panel: _Panel, line: _Line, name: str, legend_group: str, colour: str) -> None:
@@ -295,20 +300,26 @@ def _sum_up(rows: pl.DataFrame, plot: SweepPlot) -> pl.DataFrame:
         least and largest, in the metric's unit), and bound (median) if there is one; sorted by x
         where x is a number.
     """
-    metric = plot.metric
-    y = pl.col(plot.y) * metric.factor
-    statistics = {"y": y.median(), "low": y.min(), "high": y.max()}
-    if metric.bound is not None and metric.bound in rows.columns:
-        bound = pl.col(metric.bound) * metric.factor
-        statistics["bound"] = bound.median()
     number_name = number_column(rows, plot.x)
-    x = pl.col(number_name or plot.x)
-    text = pl.col(plot.x).cast(pl.String)
-    keyed = rows.with_columns(text=text, x=x)
-    points = keyed.group_by("x", "text", maintain_order=True).agg(**statistics)
+    text = rows[plot.x].cast(pl.String)
+    x = rows[number_name or plot.x]
+    groups = rows.with_columns(text=text, x=x).group_by("x", "text", maintain_order=True)
+    points = groups.agg(**_statistics(plot, rows.columns))
     if number_name is None:
         return points
     return points.sort("x")
+
+
+def _statistics(plot: SweepPlot, columns: Sequence[str]) -> dict[str, pl.Expr]:
+    """Give the columns of `_sum_up` that are computed, in the metric's unit."""
+    factor = plot.metric.factor
+    bound_name = plot.metric.bound
+    y = pl.col(plot.y) * factor
+    statistics = {"y": y.median(), "low": y.min(), "high": y.max()}
+    if bound_name in columns:
+        bound = pl.col(bound_name) * factor
+        statistics["bound"] = bound.median()
+    return statistics
 
 
 def _rows_with(table: pl.DataFrame, column: str | None, value: Any) -> pl.DataFrame:
@@ -356,13 +367,14 @@ def _style_x(panel: _Panel) -> None:
 
 def _style_y(panel: _Panel) -> None:
     metric = panel.plot.metric
+    table = panel.table
     values: list[float] = []
     for name in (panel.plot.y, metric.bound):
-        if name in panel.table.columns:
-            column = panel.table[name].drop_nulls()
-            shown = column * metric.factor
-            values += shown.to_list()
-    panel.figure.update_yaxes(**_y_scale(values), **panel.position)
+        if name in table.columns:
+            column = table[name] * metric.factor
+            values += column.drop_nulls().to_list()
+    scale = _y_scale(values)
+    panel.figure.update_yaxes(**scale, **panel.position)
     if panel.column == 1:
         panel.figure.update_yaxes(title=metric.label, **panel.position)
 
@@ -379,7 +391,9 @@ def _axis_places(values: Sequence[Any], axis_numbers: Sequence[float]) -> list[A
         least of the others.
     """
     positive = [number for number in axis_numbers if number > 0]
-    if not positive or min(axis_numbers) != 0 or not _is_log(positive):
+    if not positive or not _is_log(positive):
+        return list(values)
+    if min(axis_numbers) != 0:
         return list(values)
     place_of_zero = min(positive) / 10
     return [value or place_of_zero for value in values]
@@ -393,19 +407,22 @@ def _rounded(value: float | None) -> str:
 
 
 def _is_log(values: Sequence[float]) -> bool:
-    least, largest = min(values), max(values)
+    least = min(values)
+    largest = max(values)
     return least > 0 and largest / least >= LOG_SPAN
 
 
 def _y_scale(values: Sequence[float]) -> dict[str, Any]:
     if not _is_log(values):
         return {"type": "linear", "rangemode": "tozero"}
-    first_decade = math.floor(math.log10(min(values)))
-    last_decade = math.ceil(math.log10(max(values)))
+    low = math.log10(min(values))
+    high = math.log10(max(values))
     ticks: list[float] = []
-    for exponent in range(first_decade, last_decade + 1):
+    for exponent in range(math.floor(low), math.ceil(high) + 1):
         decade = 10.0**exponent
-        ticks += [decade, 2 * decade, 5 * decade]
+        ticks.append(decade)
+        ticks.append(2 * decade)
+        ticks.append(5 * decade)
     texts = [f"{tick:g}" for tick in ticks]
     return {"type": "log", "tickvals": ticks, "ticktext": texts}
 

@@ -219,10 +219,12 @@ class LocalExecutor:
         """Read the record that an ended process has left; None if it left none."""
         status = running.process.exitcode
         if status == ExitStatus.COMPLETED:
-            return read_point_record(self._folder.points / running.point.folder)
-        if status in (ExitStatus.FAILED, ExitStatus.DISK_FULL):
-            return read_point_record(self._folder.failed / running.point.folder)
-        return None
+            parent = self._folder.points
+        elif status in (ExitStatus.FAILED, ExitStatus.DISK_FULL):
+            parent = self._folder.failed
+        else:
+            return None
+        return read_point_record(parent / running.point.folder)
 
     def _record_of_killed(self, running: _PointProcess) -> PointRecord:
         wall_seconds = time.monotonic() - running.begin

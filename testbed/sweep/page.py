@@ -150,7 +150,8 @@ def _figure(
     if repeated:
         caption += REPEATS_NOTE
     drawing = draw(plot, points, collectives)
-    return figure(f"{number}-{slug}", plot.heading, caption, drawing).values()
+    figures = figure(f"{number}-{slug}", plot.heading, caption, drawing)
+    return figures.values()
 
 
 def _caption(plot: SweepPlot) -> str:
@@ -176,12 +177,14 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
         names.remove("repeat")
     rows: list[_PointRow] = []
     for point in points.iter_rows(named=True):
+        link = _report_link(folder, point.get("folder"))
+        cells = [_cell_text(point[name]) for name in names]
         row = _PointRow(
             name=point["point"],
             state=point["state"],
             reason=point.get("reason") or "",
-            link=_report_link(folder, point.get("folder")),
-            cells=[_cell_text(point[name]) for name in names],
+            link=link,
+            cells=cells,
         )
         rows.append(row)
     numbers = [points[name].dtype.is_numeric() for name in names]

@@ -134,13 +134,17 @@ def _experiment_plot(plot: Plot) -> SweepPlot:
 def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotRequest) -> SweepPlot:
     """Fill in what the request leaves open: x, y, and the vertical axis of a heat map."""
     requested = (request.x, request.series, request.facet)
-    free_axes = [axis for axis in _varying_axes(index, points) if axis not in requested]
-    x, series = request.x, request.series
+    varying_axes = _varying_axes(index, points)
+    free_axes = [axis for axis in varying_axes if axis not in requested]
+    x = request.x
+    y = request.y
+    series = request.series
     if x is None:
         x = _next_axis(free_axes) or _first_axis(index)
+    if y is None:
+        y = _default_column(points)
     if series is None and request.heat:
         series = _next_axis(free_axes)
-    y = request.y or _default_column(points)
     return SweepPlot(x, y, series, request.facet, request.heat)
 
 
@@ -148,9 +152,10 @@ def _default_plot(index: SweepIndex, points: pl.DataFrame) -> SweepPlot:
     """Give the first three axes that vary to x, the lines and the panels."""
     axes = _varying_axes(index, points)
     x = _next_axis(axes) or _first_axis(index)
+    y = _default_column(points)
     series = _next_axis(axes)
     facet = _next_axis(axes)
-    return SweepPlot(x, _default_column(points), series, facet)
+    return SweepPlot(x, y, series, facet)
 
 
 def _next_axis(axes: list[str]) -> str | None:

@@ -200,8 +200,9 @@ class _Planner:
         )
 
     def _names(self, point: Point) -> _Names:
-        topology = point.values.get("topology", self._experiment.topology)
-        workload = point.values.get("workload", self._experiment.workload)
+        values = point.values
+        topology = values.get("topology", self._experiment.topology)
+        workload = values.get("workload", self._experiment.workload)
         return _Names(str(topology), str(workload))
 
     def _overrides(self, point: Point) -> list[Override]:
@@ -321,7 +322,8 @@ def _overrides(experiment: Experiment, values: Mapping[str, Any]) -> list[Overri
     overrides: list[Override] = []
     for key, value in values.items():
         _target, *path = key.split(".")
-        overrides.append(Override(key, tuple(path), value, experiment.place(key)))
+        place = experiment.place(key)
+        overrides.append(Override(key, tuple(path), value, place))
     return overrides
 
 

@@ -93,7 +93,8 @@ class RayExecutor:
     def submit(self, attempt: Attempt) -> None:
         """Hand an attempt to Ray."""
         point = attempt.point
-        task = _run_on_node.options(memory=point.memory_bytes, name=point.name)
+        needs = {"memory": point.memory_bytes, "name": point.name}
+        task = _run_on_node.options(**needs)
         reference = task.remote(point, self._limits, attempt.number, self._versions)
         self._attempts[reference] = attempt
 
@@ -122,15 +123,17 @@ class RayExecutor:
 
     def _fetch_result(self, reference: Any) -> Finished:
         attempt = self._attempts.pop(reference)
-        run_folder = self._folder.running / attempt.point.folder
+        point, number = attempt.point, attempt.number
+        run_folder = self._folder.running / point.folder
         try:
             result: _NodeResult = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            record = _failure(attempt.point, attempt.number, str(error.cause))
+            reason = str(error.cause)
+            record = _failure(point, number, reason)
             return Finished(attempt, record, run_folder)
         except ray.exceptions.RayError as error:
             reason = f"its worker was lost ({type(error).__name__})"
-            record = _failure(attempt.point, attempt.number, reason)
+            record = _failure(point, number, reason)
             return Finished(attempt, record, run_folder, lost=True)
         with self._folder.full_disk_reported():
             _unpack(result.run_folder_tar, run_folder)
@@ -249,14 +252,16 @@ def _run_on_node(
     os.environ["TESTBED_KERNEL"] = str(kernel)
     os.environ["TESTBED_CACHE"] = str(cache)
     reap()
+    kernel_version = guest_kernel_version(ensure_kernel())
+    mismatch = _version_mismatch(sweep_versions, versions(kernel_version))
     with _scratch_folder() as scratch:
-        node_versions = versions(guest_kernel_version(ensure_kernel()))
-        mismatch = _version_mismatch(sweep_versions, node_versions)
         if mismatch:
-            return _NodeResult(_failure(point, attempt, mismatch), _pack(scratch))
+            record = _failure(point, attempt, mismatch)
+            return _NodeResult(record, _pack(scratch))
         result = carry_out(point, scratch, limits, attempt)
         result.folder.mkdir(exist_ok=True)
-        return _NodeResult(result.record, _pack(result.folder), result.disk_full)
+        archive = _pack(result.folder)
+        return _NodeResult(result.record, archive, result.disk_full)
 
 
 @contextmanager
@@ -272,11 +277,13 @@ def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> 
     """Say which versions of this node would give other results; empty if none."""
     differences: list[str] = []
     for name, version in wanted.items():
-        if present.get(name) != version:
-            differences.append(f"{name} {present.get(name)} instead of {version}")
+        present_version = present.get(name)
+        if present_version != version:
+            differences.append(f"{name} {present_version} instead of {version}")
     if not differences:
         return ""
-    return f"the node {socket.gethostname()} has {', '.join(differences)}; install the same there"
+    node = socket.gethostname()
+    return f"the node {node} has {', '.join(differences)}; install the same there"
 
 
 def _pack(folder: Path) -> bytes:

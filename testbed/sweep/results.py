@@ -28,6 +28,7 @@ collectives.parquet has a row for each point, operation and size, with the colum
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,12 @@ import polars as pl
 from testbed.core.errors import InputError
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import read_status
-from testbed.runfolder.summary import CollectiveRow, Summary, read_summary
+from testbed.runfolder.summary import (
+    CollectiveRow,
+    Summary,
+    TrainingSummary,
+    read_summary,
+)
 from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
 from testbed.sweep.folder import SweepDir
@@ -74,28 +80,50 @@ def gather(folder: SweepDir) -> SweepTables:
         OSError: the tables cannot be written.
     """
     index = folder.read_index()
-    done, failed = folder.done(), folder.failures()
+    run_folders = folder.failures()
+    run_folders.update(folder.done())
     rows: list[Row] = []
     collective_rows: list[Row] = []
     for point in index.points:
-        run_folder = done.get(point.identity) or failed.get(point.identity)
         row = _point_columns(point)
+        run_folder = run_folders.get(point.identity)
         if run_folder is not None:
             row.update(_outcome(folder, run_folder))
-            summary, _ = read_summary(RunDir(run_folder).summary)
-            collectives = [_collective(collective) for collective in summary.collectives]
-            row.update(_wan(summary))
-            row.update(_headline(collectives))
-            row.update(_training(run_folder, summary, index.target_loss))
-            for collective in collectives:
+            measured = _measured(run_folder, index.target_loss)
+            row.update(measured.columns)
+            for collective in measured.collectives:
                 collective_row = _point_columns(point, row["state"])
                 collective_row.update(collective)
                 collective_rows.append(collective_row)
         row["identity"] = point.identity
         rows.append(row)
     points = _write_table(rows, folder.table)
-    collective_table = _write_table(collective_rows, folder.collectives)
-    return SweepTables(points, collective_table)
+    collectives = _write_table(collective_rows, folder.collectives)
+    return SweepTables(points, collectives)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured in a run: columns of the point's row, and a row for each collective."""
+
+    columns: Row
+    collectives: list[Row]
+
+
+def _measured(run_folder: Path, target_loss: float | None) -> _Measured:
+    run = RunDir(run_folder)
+    summary, _problems = read_summary(run.summary)
+    collectives = [_collective(collective) for collective in summary.collectives]
+    columns = _wan(summary)
+    if collectives:
+        columns.update(_headline(collectives))
+    if summary.training is not None:
+        columns.update(_training(summary.training))
+        if target_loss is not None and run.train.is_file():
+            steps = pl.read_parquet(run.train)
+            compute_s = summary.training.compute_ms / 1000
+            columns.update(time_to_loss(steps, target_loss, compute_s))
+    return _Measured(columns, collectives)
 
 
 def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
@@ -164,9 +192,7 @@ def _collective(collective: CollectiveRow) -> Row:
 
 
 def _headline(collectives: Sequence[Row]) -> Row:
-    """Give the columns of the first operation at its largest size; none if there is none."""
-    if not collectives:
-        return {}
+    """Give the columns of the first operation at its largest size."""
     operation = collectives[0]["op"]
     of_operation = [collective for collective in collectives if collective["op"] == operation]
     return max(of_operation, key=lambda collective: int(collective["bytes"]))
@@ -175,20 +201,25 @@ def _headline(collectives: Sequence[Row]) -> Row:
 def _wan(summary: Summary) -> Row:
     row: Row = {"rtt_ms": None, "wan_bytes": None, "wan_drops": None, "wan_utilisation": None}
     for pair in summary.fidelity:
-        if pair.rtt_ms_expected is not None:
-            row["rtt_ms"] = max(row["rtt_ms"] or 0.0, pair.rtt_ms_expected)
-    if summary.wan:
-        row["wan_bytes"] = sum(direction.bytes or 0 for direction in summary.wan)
-        row["wan_drops"] = sum(direction.drops or 0 for direction in summary.wan)
-        row["wan_utilisation"] = max(direction.mean_utilisation or 0.0 for direction in summary.wan)
+        rtt_ms = pair.rtt_ms_expected
+        if rtt_ms is not None:
+            row["rtt_ms"] = max(rtt_ms, row["rtt_ms"] or 0.0)
+    if not summary.wan:
+        return row
+    total_bytes = total_drops = 0
+    utilisation = 0.0
+    for direction in summary.wan:
+        total_bytes += direction.bytes or 0
+        total_drops += direction.drops or 0
+        utilisation = max(utilisation, direction.mean_utilisation or 0.0)
+    row["wan_bytes"] = total_bytes
+    row["wan_drops"] = total_drops
+    row["wan_utilisation"] = utilisation
     return row
 
 
-def _training(run_folder: Path, summary: Summary, target_loss: float | None) -> Row:
-    training = summary.training
-    if training is None:
-        return {}
-    row: Row = {
+def _training(training: TrainingSummary) -> Row:
+    return {
         "method": training.method,
         "compute_ms": training.compute_ms,
         "utilisation": training.compute_utilisation,
@@ -198,12 +229,6 @@ def _training(run_folder: Path, summary: Summary, target_loss: float | None) -> 
         "training_s": training.seconds,
         "step_ms": training.step_ms.median,
     }
-    steps_file = RunDir(run_folder).train
-    if target_loss is not None and steps_file.is_file():
-        steps = pl.read_parquet(steps_file)
-        compute_s = training.compute_ms / 1000
-        row.update(time_to_loss(steps, target_loss, compute_s))
-    return row
 
 
 def time_to_loss(
