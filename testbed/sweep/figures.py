@@ -316,7 +316,7 @@ def _statistics(plot: SweepPlot, columns: Sequence[str]) -> dict[str, pl.Expr]:
     bound_name = plot.metric.bound
     y = pl.col(plot.y) * factor
     statistics = {"y": y.median(), "low": y.min(), "high": y.max()}
-    if bound_name in columns:
+    if bound_name is not None and bound_name in columns:
         bound = pl.col(bound_name) * factor
         statistics["bound"] = bound.median()
     return statistics

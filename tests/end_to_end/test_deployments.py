@@ -83,9 +83,7 @@ class Place:
         return json.loads(self.run("inspect", name, "-f", "json").stdout)
 
     def processes(self) -> list[str]:
-        """Command lines that name a folder of this cache: keepers, and each process of their
-        guests.
-        """
+        """Give command lines that name a folder of this cache: keepers, and guests' processes."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -172,7 +170,7 @@ def test_inspect(shared: Place, real: str) -> None:
     assert "west-h0  west        10.0.0.1" in shared.run("inspect", real).stdout
 
 
-def test_exec_has_the_streams_and_the_status_of_the_command(shared: Place, real: str) -> None:
+def test_exec_streams_and_status(shared: Place, real: str) -> None:
     done = shared.run(
         "exec", "-t", real, "west-h0", "--", "sh", "-c", "hostname; echo no >&2; exit 7", status=7
     )
@@ -182,9 +180,8 @@ def test_exec_has_the_streams_and_the_status_of_the_command(shared: Place, real:
     done = shared.run("exec", "-t", real, "west-h0", "--", "sh", "-c", "kill -9 $$", status=128 + 9)
 
 
-def test_exec_streams(shared: Place, real: str) -> None:
-    """What it prints comes, once, while the command still runs, and Ctrl-C ends the command, not
-    the deployment.
+def test_exec_while_the_command_runs(shared: Place, real: str) -> None:
+    """Output comes once, while the command runs; Ctrl-C ends the command, not the deployment.
 
     The command is no shell: dash puts Ctrl-C off until the program that it is about to start has
     ended.
@@ -207,9 +204,7 @@ def test_exec_streams(shared: Place, real: str) -> None:
 
 
 def test_round_trip(shared: Place, real: str) -> None:
-    """20 ms and what the host adds: within 2 ms + 2 % for the quickest of five. Hosts are found by
-    name.
-    """
+    """20 ms and what the host adds: 2 ms + 2 % for the quickest of five. Hosts have names."""
     output = shared.run(
         "exec", "-t", real, "west-h0", "--", "ping", "-c5", "-i0.1", "east-h0"
     ).stdout
@@ -218,11 +213,9 @@ def test_round_trip(shared: Place, real: str) -> None:
 
 @pytest.mark.alone
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
-    """600 echoes, one in 10 ms, two or more always on their way, while the delay doubles and falls
-    back.
+    """600 echoes, one in 10 ms, two or more always on their way, while the delay changes twice.
 
-    The quickest of the first second (20 ms), of the time between (40 ms) and of the end (20 ms)
-    show that it did.
+    The delay doubles and falls back: 20 ms at first, then 40 ms, and 20 ms in the end.
     """
     with shared.started(
         "exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1"
@@ -275,10 +268,8 @@ def test_bad_input(shared: Place, real: str, exact: str, words: list[str], text:
     assert text in shared.run(*words, status=2).stderr
 
 
-def test_virtual_time_stands_still_between_commands(shared: Place, exact: str) -> None:
-    """The guest's kernel is stopped; two commands are less than a virtual ms apart, with over a
-    second between them.
-    """
+def test_virtual_time_stands_still(shared: Place, exact: str) -> None:
+    """The guest's kernel is stopped: two commands, a second apart, are within a virtual ms."""
     read_clock = ["exec", "-t", exact, "west-h0", "--", "date", "+%s%N"]
     begin, first = time.monotonic(), int(shared.run(*read_clock).stdout)
     time.sleep(1)
@@ -290,18 +281,14 @@ def test_virtual_time_stands_still_between_commands(shared: Place, exact: str) -
 
 
 def test_virtual_round_trip(shared: Place, exact: str) -> None:
-    """20 ms, and for 98 bytes 2 x 0.784 us at the WAN ports and 4 x 0.031 us at NICs; 20 us for
-    netem's timers.
-    """
+    """20 ms, for 98 bytes 2 x 0.784 us at WAN ports and 4 x 0.031 us at NICs; 20 us for netem."""
     output = shared.run("exec", "-t", exact, "west-h0", "--", "ping", "-c3", "10.1.0.1").stdout
     assert rtts_ms(output) == pytest.approx([20.0017] * 3, abs=0.02)
     assert "3 received, 0% packet loss, time 200" in output  # one a second
 
 
-def test_verify_notices_what_was_changed_behind_its_back(shared: Place, exact: str) -> None:
-    """A rate that is 2 % less than planned, on one direction; all else is as planned, before and
-    after.
-    """
+def test_verify_finds_a_wrong_rate(shared: Place, exact: str) -> None:
+    """One direction gets a rate that is 2 % less than planned; all else stays as planned."""
     before = json.loads(shared.run("verify", "-t", exact, "-f", "json").stdout)
     assert [(c["quantity"], c["from"], c["to"], c["ok"]) for c in before] == [
         ("rtt", "west", "east", True),
@@ -335,10 +322,8 @@ def test_verify_a_preset(shared: Place) -> None:
     assert {line.split()[-1] for line in lines} == {"ok"}
 
 
-def test_verify_a_topology_with_loss(shared: Place, tmp_path: Path) -> None:
-    """Deployed for this and destroyed; loss of 2 % within four standard deviations of 10 000
-    packets.
-    """
+def test_verify_loss(shared: Place, tmp_path: Path) -> None:
+    """Loss of 2 % is measured within four standard deviations of 10 000 packets."""
     lossy = tmp_path / "lossy.yaml"
     lossy.write_text(PAIR.replace("delay: 10 ms", "delay: 10 ms, loss: {west->east: 2 %}"))
     rows = list(csv.DictReader(shared.run("verify", lossy, "-f", "csv").stdout.splitlines()))
@@ -396,7 +381,7 @@ def read_until(terminal: int, pattern: str) -> str:
     return output
 
 
-def test_a_crash_is_seen_and_cleared(place: Place) -> None:
+def test_crash(place: Place) -> None:
     name = place.deploy("lost", "real")
     os.kill(place.inspect(name)["pid"], signal.SIGKILL)
     deadline = time.monotonic() + LONGEST_S
@@ -411,7 +396,7 @@ def test_a_crash_is_seen_and_cleared(place: Place) -> None:
     place.check_nothing_is_left()
 
 
-def test_a_killed_keeper_takes_the_guest_along(place: Place) -> None:
+def test_killed_keeper(place: Place) -> None:
     """As after a crash of the machine: the folder is all there is."""
     name = place.deploy("orphan", "virtual")
     os.kill(
@@ -425,7 +410,7 @@ def test_a_killed_keeper_takes_the_guest_along(place: Place) -> None:
     assert json.loads(place.run("inspect", "-f", "json").stdout) == []
 
 
-def test_an_interrupted_deploy_leaves_nothing(place: Place) -> None:
+def test_interrupted_deploy(place: Place) -> None:
     with place.started("deploy", place.topology) as process:
         deadline = time.monotonic() + LONGEST_S
         while not place.processes():

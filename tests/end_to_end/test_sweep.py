@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +48,18 @@ def points(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def started(path: Path) -> int:
-    """When the point whose run folder this is was begun: the modification time of what is written
-    first.
-    """
+    """Give when a point was begun: the time at which its run folder got its first file."""
     return (path / "spec.yaml").stat().st_mtime_ns
 
 
-def wait_for(condition: Any, what: str) -> None:
+def wait_for(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + LONGEST_S
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {LONGEST_S} s"
         time.sleep(0.02)
 
 
-def test_a_failed_point_stops_no_other_and_what_is_done_is_not_run_again(
-    command: Command, experiment: Path, tmp_path: Path
-) -> None:
+def test_failed_point_and_resume(command: Command, experiment: Path, tmp_path: Path) -> None:
     """A host may use 160 MiB: enough to reduce 4 KiB, not 128 MB."""
     out = tmp_path / "out"
     text = experiment.read_text().replace(
@@ -100,7 +96,7 @@ def test_a_failed_point_stops_no_other_and_what_is_done_is_not_run_again(
     assert float(asked.split()[1]) == pytest.approx(2, rel=0.1)
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was(
+def test_killed_sweep_resumes(
     experiment: Path, tmp_path: Path, command: Command, command_environment: dict[str, str]
 ) -> None:
     """Points of 100 operations: none ends between the look that finds it and the kill."""
@@ -141,7 +137,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
             in (killed / "point.json").read_text()
         )
         process.send_signal(signal.SIGKILL)
-    wait_for(lambda: not of_sweep(out), "the end of what the sweep had started")
+    wait_for(lambda: not processes_of_sweep(out), "the end of what the sweep had started")
     (first,) = (out / "points").iterdir()
     before = started(first)
     assert json.loads((first / "status.json").read_text())["state"] == "completed"
@@ -150,17 +146,13 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
     assert [row["state"] for row in points(out).values()] == ["completed"] * 3
     assert started(first) == before
     assert list((out / "running").iterdir()) == []
-    a_guest_of_its_own_gives_the_same(
-        command, experiment, next((out / "points").glob("20ms*")), tmp_path
-    )
+    check_against_a_fresh_guest(command, experiment, next((out / "points").glob("20ms*")), tmp_path)
 
 
-def test_a_sweep_that_is_ended_while_it_ends_its_guests(
+def test_signal_while_guests_end(
     experiment: Path, tmp_path: Path, command_environment: dict[str, str]
 ) -> None:
-    """Two guests are idle after the last point. The signal comes while the sweep waits for the
-    first of them.
-    """
+    """Two guests are idle after the last point; the signal comes while the sweep waits for one."""
     out = tmp_path / "out"
     process = subprocess.Popen(
         [
@@ -188,16 +180,14 @@ def test_a_sweep_that_is_ended_while_it_ends_its_guests(
             assert process.wait(LONGEST_S) in (0, 130)
         finally:
             process.kill()
-    wait_for(lambda: not of_sweep(out), "the end of what the sweep had started")
+    wait_for(lambda: not processes_of_sweep(out), "the end of what the sweep had started")
     assert len(list((out / "points").iterdir())) == 3
 
 
-def a_guest_of_its_own_gives_the_same(
+def check_against_a_fresh_guest(
     command: Command, experiment: Path, point: Path, tmp_path: Path
 ) -> None:
-    """The last point's guest had carried out another before. Operations within 20 us or 0.1 % of a
-    fresh guest's.
-    """
+    """Compare a point of a guest that had carried out another one before: 20 us or 0.1 %."""
     words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=100", "warmup=0"]
     sets = [word for value in words for word in ("--set", f"workload.{value}")]
     sets += ["--set", "topology.wan.west-east.delay=20 ms", "--isolation", "process"]
@@ -213,18 +203,19 @@ def a_guest_of_its_own_gives_the_same(
         assert a == pytest.approx(b, abs=20_000, rel=1e-3)
 
 
-def of_sweep(out: Path) -> list[str]:
-    """Processes that have something of the sweep's folder open, or it in their command line."""
-    found = []
+def processes_of_sweep(out: Path) -> list[str]:
+    """Give the processes that have a file below `out` open."""
+    processes: list[str] = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                names = [str(link.readlink()) for link in (entry / "fd").iterdir()]
-                if any(name.startswith(str(out)) for name in names):
-                    found.append(entry.name)
-            except OSError:
-                continue
-    return found
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            files = [str(link.readlink()) for link in (entry / "fd").iterdir()]
+        except OSError:
+            continue
+        if any(file.startswith(str(out)) for file in files):
+            processes.append(entry.name)
+    return processes
 
 
 @pytest.fixture
@@ -241,9 +232,7 @@ def small_disk(tmp_path: Path, need: Need) -> Iterator[Path]:
         subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_ends_the_sweep_and_keeps_what_is_complete(
-    command: Command, experiment: Path, small_disk: Path
-) -> None:
+def test_full_disk(command: Command, experiment: Path, small_disk: Path) -> None:
     out = small_disk / "out"
     done = command("sweep", experiment, "--out", out, "--jobs", 1, status=3)
     assert "is full" in done.stderr

@@ -1,6 +1,4 @@
-"""A sweep on a Ray cluster of two nodes, of which one is lost in the middle, gives what it gives
-without Ray.
-"""
+"""A sweep on two Ray nodes, of which one is lost in the middle, gives the same as without Ray."""
 
 import importlib.util
 import os
@@ -45,7 +43,7 @@ def durations(ops: pl.DataFrame) -> list[int]:
 
 
 @pytest.mark.alone  # Ray's memory is in /dev/shm, where other tests look for what is left
-def test_a_lost_node_costs_no_point(
+def test_lost_node(
     command: Command, need: Need, tmp_path: Path, command_environment: dict[str, str]
 ) -> None:
     need(importlib.util.find_spec("ray"), "Ray")

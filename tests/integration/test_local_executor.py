@@ -21,7 +21,7 @@ def points(tmp_path: Path) -> list[PlannedPoint]:
     return plan_points(Experiment.load(path), {})
 
 
-def test_guests_side_by_side_fit_the_memory(points: list[PlannedPoint]) -> None:
+def test_guests_fit_the_memory(points: list[PlannedPoint]) -> None:
     need = points[0].memory_bytes
     assert need > points[0].plan.guest_memory_bytes
     assert side_by_side(points, Capacity(jobs=8, memory_bytes=10 * need)) == 3
@@ -31,15 +31,13 @@ def test_guests_side_by_side_fit_the_memory(points: list[PlannedPoint]) -> None:
         side_by_side(points, Capacity(jobs=8, memory_bytes=need - 1))
 
 
-def test_there_is_a_guest_for_each_cpu() -> None:
+def test_capacity() -> None:
     assert capacity(None).jobs == len(os.sched_getaffinity(0))
     assert capacity(5).jobs == 5
     assert 0 < capacity(5).memory_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_the_display_counts_and_estimates(
-    points: list[PlannedPoint], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_display(points: list[PlannedPoint], capsys: pytest.CaptureFixture[str]) -> None:
     display = SweepDisplay(total=5, done=1, live=None)
     display.jobs = 2
     display.started(points[0], 1)

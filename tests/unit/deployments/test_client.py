@@ -84,7 +84,7 @@ class Client:
         return os.waitstatus_to_exitcode(status)
 
 
-def test_what_is_printed_comes_once_wherever_an_interrupt_falls(deployment: Deployment) -> None:
+def test_output_comes_once_despite_interrupts(deployment: Deployment) -> None:
     for _ in range(TRIES):
         client = Client(deployment)
         client.exchange.write(STDOUT, b"first\n")
@@ -99,9 +99,7 @@ def test_what_is_printed_comes_once_wherever_an_interrupt_falls(deployment: Depl
     assert list(deployment.channel.exchanges()) == []
 
 
-def test_the_second_interrupt_kills_and_after_the_third_nobody_waits(
-    deployment: Deployment,
-) -> None:
+def test_second_and_third_interrupt(deployment: Deployment) -> None:
     client = Client(deployment)
     client.exchange.write(STDOUT, b"first\n")
     assert os.read(client.output, 100) == b"first\n"

@@ -1,4 +1,4 @@
-"""What a change makes of a network that stands; the change itself is tested in a guest."""
+"""The plan of a network after a change; the change itself is tested in a guest."""
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
-"""The folder of a sweep: what counts as done, who may work in it, and what a kill or a full disk
-leaves.
-"""
+"""The folder of a sweep: what counts as done, locking, and what a kill or a full disk leaves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from testbed.core.errors import InputError
 from testbed.sweep.durable import write_durably
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.index import IndexedPoint, SweepIndex
 from testbed.sweep.point_record import PointRecord, read_point_record
 
 COMPLETED = PointRecord(identity="abc", name="one", state="completed", wall_seconds=2.5)
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> SweepDir:
     return SweepDir.create(tmp_path / "sweep")
 
 
-def test_a_point_is_done_once_it_is_settled(folder: SweepDir) -> None:
+def test_settled_point_is_done(folder: SweepDir) -> None:
     path = in_flight(folder)
     assert folder.done() == {}
     assert folder.settle(path, COMPLETED) == folder.points / "one.abc"
@@ -41,7 +41,7 @@ def test_a_point_is_done_once_it_is_settled(folder: SweepDir) -> None:
     assert not path.exists()
 
 
-def test_a_failed_point_is_not_done_and_makes_room_for_the_next_attempt(folder: SweepDir) -> None:
+def test_failed_point_makes_room_for_the_next_attempt(folder: SweepDir) -> None:
     folder.settle(in_flight(folder), FAILED)
     assert folder.done() == {}
     assert set(folder.failures()) == {"abc"}
@@ -50,14 +50,43 @@ def test_a_failed_point_is_not_done_and_makes_room_for_the_next_attempt(folder: 
     assert folder.failures() == {}
 
 
-def test_a_folder_without_a_sound_record_is_not_done(folder: SweepDir) -> None:
+def test_damaged_record(folder: SweepDir) -> None:
     (folder.points / "two").mkdir()
     (folder.points / "three").mkdir()
     (folder.points / "three/point.json").write_text('{"identity": "abc", "sta')
     assert folder.done() == {}
 
 
-def test_two_sweeps_in_one_folder_refuse_each_other(folder: SweepDir) -> None:
+def test_record_of_testbed_0_1(folder: SweepDir) -> None:
+    """point.json had no format number then; a number of a later format is refused."""
+    path = in_flight(folder)
+    record = {"identity": "abc", "name": "one", "state": "completed", "wall_seconds": 2.5}
+    (path / "point.json").write_text(json.dumps(record))
+    assert read_point_record(path) == COMPLETED
+    (path / "point.json").write_text(json.dumps(record | {"format": 2}))
+    assert read_point_record(path) is None
+
+
+def test_index_is_read_as_written(folder: SweepDir) -> None:
+    point = IndexedPoint(name="p", identity="i", values={"delay": "1 ms"}, repeat=1, seed=2)
+    index = SweepIndex(name="mine", axes=["delay"], target_loss=2.5, points=[point])
+    folder.write_index(index)
+    assert json.loads(folder.index.read_text())["format"] == 1
+    read = folder.read_index()
+    assert read.written
+    assert read.repeated
+    assert read == index.model_copy(update={"written": read.written})
+
+
+def test_damaged_index(folder: SweepDir) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*sweep\.json: No such file"):
+        folder.read_index()
+    folder.index.write_text('{"name": "mine", "poi')
+    with pytest.raises(InputError, match=r"sweep\.json is damaged, or of another version"):
+        folder.read_index()
+
+
+def test_lock(folder: SweepDir) -> None:
     refused = pytest.raises(InputError, match=f"another sweep works in .*process {os.getpid()}")
     with folder.locked(), refused, folder.locked():
         pass
@@ -65,14 +94,14 @@ def test_two_sweeps_in_one_folder_refuse_each_other(folder: SweepDir) -> None:
         pass
 
 
-def test_what_was_in_flight_is_removed_by_the_next_sweep(folder: SweepDir) -> None:
+def test_points_in_flight_are_removed(folder: SweepDir) -> None:
     in_flight(folder)
     folder.log("one.abc").write_text("x")
     with folder.locked():
         assert list(folder.running.iterdir()) == []
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+def test_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds something that is not a sweep"):
         SweepDir.create(tmp_path)
@@ -80,10 +109,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         SweepDir.open(tmp_path)
 
 
-def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> None:
-    """A process that settles points without end is killed; each folder below points/ has all its
-    files.
-    """
+def test_kill_leaves_whole_points(tmp_path: Path) -> None:
+    """Kill a process that settles points without end; each folder below points/ is complete."""
     code = f"""
         from pathlib import Path
         from testbed.sweep.folder import SweepDir
@@ -122,10 +149,8 @@ def test_a_kill_at_any_moment_leaves_points_that_are_whole(tmp_path: Path) -> No
             assert list(folder.running.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
-    """A process that may not write files of more than 4 KiB, as on a disk that is full, fails and
-    breaks nothing.
-    """
+def test_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
+    """A process that may not write more than 4 KiB, as on a full disk, fails and breaks nothing."""
     path = tmp_path / "value.json"
     write_durably(path, "[1]\n")
     code = f"""

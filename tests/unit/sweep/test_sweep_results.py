@@ -10,13 +10,14 @@ from typer.testing import CliRunner
 from testbed.cli.main import app
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
+from testbed.spec.experiment import Plot
 from testbed.sweep.figures import draw
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.fork_server import fork_server
 from testbed.sweep.index import IndexedPoint, SweepIndex
 from testbed.sweep.outputs import write_outputs_in_fork
 from testbed.sweep.page import write_page
-from testbed.sweep.plots import SweepPlot, choose_plots
+from testbed.sweep.plots import PlotRequest, SweepPlot, choose_plots
 from testbed.sweep.results import gather, query, time_to_loss
 from tests.support.synthetic import write_sweep
 
@@ -61,14 +62,14 @@ def test_queries_in_sql(sweep: SweepDir) -> None:
         query(sweep, "select * from nowhere")
 
 
-def test_the_csv_has_every_point(sweep: SweepDir) -> None:
+def test_csv(sweep: SweepDir) -> None:
     points, _ = gather(sweep)
     lines = csv_text(points.columns, points.rows()).splitlines()
     assert len(lines) == 5
     assert lines[0].startswith("point,state,delay,delay_ns")
 
 
-def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
+def test_lines_and_bounds(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
     figure = draw(SweepPlot("delay", "time_us", "algorithm"), points, collectives)
     assert figure is not None
@@ -83,7 +84,7 @@ def test_lines_show_the_measured_values_and_the_bound(sweep: SweepDir) -> None:
     assert {trace.name for trace in longer.data} >= {"all_reduce", "broadcast"}
 
 
-def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
+def test_zero_on_a_log_axis() -> None:
     """A log axis has none for it, and on a linear one they would all lie on each other."""
     shares = [0.0, 0.00001, 0.01]
     points = pl.DataFrame(
@@ -117,7 +118,7 @@ def test_zero_has_a_place_left_of_values_of_many_decades() -> None:
     assert (near.layout.xaxis.type, list(near.layout.xaxis.tickvals)) == ("linear", [0, 1e-5])
 
 
-def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
+def test_heat_map(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
     figure = draw(SweepPlot("delay", "time_us", "algorithm", heat=True), points, collectives)
     assert figure is not None
@@ -125,7 +126,7 @@ def test_a_heat_map_says_value_and_share_of_the_bound(sweep: SweepDir) -> None:
     assert figure.data[0].text[0][0] == f"60<br>{share:.0f} %"
 
 
-def test_a_wrong_column_is_refused_with_the_nearest(sweep: SweepDir) -> None:
+def test_unknown_column(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
     with pytest.raises(InputError, match=r"no column 'time_use'[\s\S]*time_us"):
         draw(SweepPlot("delay", "time_use"), points, collectives)
@@ -133,13 +134,31 @@ def test_a_wrong_column_is_refused_with_the_nearest(sweep: SweepDir) -> None:
         draw(SweepPlot("delay", "algorithm"), points, collectives)
 
 
-def test_the_first_figure_takes_the_swept_keys(sweep: SweepDir) -> None:
+def test_default_figure_takes_the_swept_keys(sweep: SweepDir) -> None:
     points, _ = gather(sweep)
     (plot,) = choose_plots(SweepIndex(name="mine", axes=["algorithm", "delay"]), points)
     assert (plot.x, plot.y) == ("delay", "time_us")
 
 
-def test_the_page_links_every_run_that_there_is(sweep: SweepDir) -> None:
+def test_figures_of_the_experiment_unless_one_is_requested(sweep: SweepDir) -> None:
+    points, _ = gather(sweep)
+    written = Plot(x="delay", y="efficiency", kind="heat", title="mine")
+    index = SweepIndex(name="mine", axes=["algorithm", "delay"], plots=[written])
+    experiment_plot = SweepPlot("delay", "efficiency", heat=True, title="mine")
+    assert choose_plots(index, points) == [experiment_plot]
+    assert choose_plots(index, points, PlotRequest()) == [experiment_plot]
+    requested = choose_plots(index, points, PlotRequest(y="wan_drops", series="algorithm"))
+    assert requested == [SweepPlot("delay", "wan_drops", "algorithm")]
+
+
+def test_heat_map_takes_a_second_axis() -> None:
+    points = pl.DataFrame({"delay": ["1 ms", "2 ms"], "queue": [1, 2], "time_us": [1.0, 2.0]})
+    index = SweepIndex(name="mine", axes=["delay", "queue"])
+    (plot,) = choose_plots(index, points, PlotRequest(heat=True))
+    assert plot == SweepPlot("queue", "time_us", "delay", heat=True)
+
+
+def test_page_links_runs(sweep: SweepDir) -> None:
     page = write_page(sweep, *gather(sweep)).read_text()
     assert "2 of 4 points are complete" in page
     assert 'href="points/p1.id1/report.html"' in page
@@ -164,7 +183,7 @@ def test_a_figure_is_a_page(sweep: SweepDir) -> None:
     assert not (sweep.path / "mine.svg").exists()
 
 
-def test_another_process_makes_tables_and_page(sweep: SweepDir) -> None:
+def test_outputs_from_the_fork_server(sweep: SweepDir) -> None:
     with fork_server():
         table = write_outputs_in_fork(sweep)
         points, _ = gather(sweep)
@@ -176,7 +195,7 @@ def test_another_process_makes_tables_and_page(sweep: SweepDir) -> None:
             write_outputs_in_fork(sweep)
 
 
-def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
+def test_empty_sweep(tmp_path: Path) -> None:
     folder = SweepDir.create(tmp_path / "sweep")
     point = IndexedPoint(name="p", identity="i", values={"delay": "1 ms"}, repeat=0, seed=0)
     folder.write_index(SweepIndex(name="mine", axes=["delay"], points=[point]))
@@ -186,7 +205,7 @@ def test_an_empty_sweep_has_tables_too(tmp_path: Path) -> None:
     assert "1 not run yet" in write_page(folder, points, collectives).read_text()
 
 
-def test_the_time_to_a_loss_is_that_of_five_steps() -> None:
+def test_time_to_loss() -> None:
     losses = [4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.0]
     steps = pl.DataFrame(
         {
