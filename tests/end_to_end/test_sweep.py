@@ -126,9 +126,8 @@ def test_killed_sweep_resumes(
             lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point"
         )
         wait_for(lambda: list(out.glob("running/*/10ms*/raw/events.jsonl")), "the second guest")
-        for pid in of_sweep(
-            out / "running"
-        ):  # the point's own process and its guest, as if memory had run out
+        # The point's process and its guest, as if memory had run out.
+        for pid in processes_of_sweep(out / "running"):
             os.kill(int(pid), signal.SIGKILL)
         wait_for(lambda: list(out.glob("running/*/20ms*/raw/events.jsonl")), "the third guest")
         (killed,) = (out / "failed").iterdir()

@@ -23,11 +23,13 @@ SCRIPT = """
     second = cluster.add_node(**node)
     cluster.wait_for_nodes()
     guests = Path(sys.argv[1], "notes")
-    sweep = subprocess.Popen([sys.executable, "-m", "testbed", "sweep", *sys.argv[2:], "--ray", cluster.address])
+    command = [sys.executable, "-m", "testbed", "sweep", *sys.argv[2:], "--ray", cluster.address]
+    sweep = subprocess.Popen(command)
     deadline = time.monotonic() + 120
-    while len(list(guests.glob("*/pid"))) < 2 and time.monotonic() < deadline and sweep.poll() is None:
+    seen = 0
+    while seen < 2 and time.monotonic() < deadline and sweep.poll() is None:
         time.sleep(0.1)
-    seen = len(list(guests.glob("*/pid")))
+        seen = len(list(guests.glob("*/pid")))
     cluster.remove_node(second, allow_graceful=False)
     status = sweep.wait()
     cluster.shutdown()
@@ -49,7 +51,8 @@ def test_lost_node(
     need(importlib.util.find_spec("ray"), "Ray")
     (tmp_path / "pair.yaml").write_text(PAIR)
     experiment = tmp_path / "tiny.yaml"
-    settings = "workload.ops: [all_reduce], workload.sizes: [4 KiB], workload.iterations: 2, run.isolation: process"
+    workload = "workload.ops: [all_reduce], workload.sizes: [4 KiB], workload.iterations: 2"
+    settings = f"{workload}, run.isolation: process"
     axis = "topology.wan.west-east.delay: [5 ms, 10 ms]"
     experiment.write_text(
         f"topology: pair.yaml\nsettings: {{{settings}}}\nsweep: {{grid: {{{axis}}}}}\n"
