@@ -155,7 +155,6 @@ def _operation_figures(summary: Summary) -> Iterator[LabelledFigure]:
 
 
 def _operation_label(row: CollectiveRow) -> str:
-
     parts = [row.op]
     if row.algorithm != "gloo":
         parts.append(row.algorithm)
@@ -176,7 +175,6 @@ def _training_figures(summary: Summary) -> Iterator[LabelledFigure]:
 def _link_figures(summary: Summary) -> Iterator[LabelledFigure]:
     for row in summary.wan:
         direction = f"{row.source} to {row.target}"
-
         mebibytes = None if row.bytes is None else row.bytes / 2**20
         yield f"{direction} (MiB)", mebibytes
         if row.drops:
@@ -187,8 +185,12 @@ def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
     """Make the table of what differs in plans; `names` are those of the runs."""
     columns = [Column("setting", number=False)]
     columns += [Column(name, number=False) for name in names]
-    cells = [_difference_cells(row) for row in differences]
-    return Grid("What was done", columns, cells, "only what differs")
+    return Grid(
+        title="What was done",
+        columns=columns,
+        rows=[_difference_cells(row) for row in differences],
+        note="only what differs",
+    )
 
 
 def measured_grid(
@@ -203,11 +205,13 @@ def measured_grid(
     """
     columns = [Column("figure", number=False)]
     columns += [Column(name) for name in names]
-
     columns += [Column(f"{name} / {names[0]}") for name in names[1:]]
-    cells = [_difference_cells(row) + _ratio_cells(row) for row in figures]
-
-    return Grid(title, columns, cells, "medians; the last columns are ratios")
+    return Grid(
+        title=title,
+        columns=columns,
+        rows=[_difference_cells(row) + _ratio_cells(row) for row in figures],
+        note="medians; the last columns are ratios",
+    )
 
 
 def _difference_cells(row: Difference) -> list[str]:

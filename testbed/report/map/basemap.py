@@ -103,7 +103,6 @@ def _land() -> dict[str, list[Points]]:
     layers = {}
     for name, lines in json.loads(text).items():
         layers[name] = [_decoded(line) for line in lines]
-
     return layers
 
 
@@ -153,7 +152,6 @@ def _cut_at_side(ring: Points, depth: NDArray[np.float64]) -> Points:
     crosses = inside != (next_depth >= 0)
     slope = np.where(crosses, depth - next_depth, 1)
     share = np.where(crosses, depth / slope, 0)
-
     crossings = ring + share[:, None] * (next_points - ring)
 
     both = np.stack([ring, crossings], axis=1).reshape(-1, 2)
@@ -192,7 +190,7 @@ def _path(points: Points, close: bool) -> str:
         step = abs(point - kept[-1]).max()
         if step >= LEAST_STEP:
             kept.append(point)
-
     kept.append(points[-1])
+
     text = "L".join(f"{x:.1f} {y:.1f}" for x, y in kept)
     return f"M{text}Z" if close else f"M{text}"

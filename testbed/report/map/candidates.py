@@ -38,7 +38,6 @@ def around_dot(dot: Point, radius: float, size: Size) -> list[Candidate]:
         (0.0, -down, 2),
         (0.0, down, 2),
     ]
-
     corners = [
         (across, 0.4 * size.height),
         (0.4 * size.width, down),
@@ -68,11 +67,9 @@ def along_curve(curve: Curve, size: Size) -> list[Candidate]:
         return []
 
     candidates = []
-
     for share in SHARES_OF_CURVE:
         cost = abs(share - 0.5) * OFF_MIDDLE_COST
         on_curve = Point.of(curve.at(share)[0])
-
         for turn in curve.turns:
             middle = Point(on_curve.x + turn, on_curve.y)
             candidates.append(Candidate(Box.centred(middle, size), cost))
@@ -83,7 +80,6 @@ def along_curve(curve: Curve, size: Size) -> list[Candidate]:
 def farther_away(anchor: Point, size: Size) -> Iterator[Candidate]:
     """Offer places on rings around a point, each with a leader to that point."""
     angles = np.linspace(0, 2 * pi, ANGLES_IN_RING, endpoint=False)
-
     for ring in range(1, RINGS + 1):
         distance = RING_DISTANCE * ring
         cost = LEADER_COST + distance
@@ -91,6 +87,5 @@ def farther_away(anchor: Point, size: Size) -> Iterator[Candidate]:
         for angle in angles:
             x = anchor.x + (size.width / 2 + distance) * cos(angle)
             y = anchor.y + (size.height / 2 + distance) * sin(angle)
-
             box = Box.centred(Point(x, y), size)
             yield Candidate(box, cost, anchor)

@@ -84,7 +84,11 @@ class Sheet:
             turns = (0.0, -turn)
 
         middle = (start + end) / 2
-        return Curve(link, np.array([start, middle, end]), turns)
+        return Curve(
+            link=link,
+            points=np.array([start, middle, end]),
+            turns=turns,
+        )
 
     def bent(self, line: Curve, bend: float) -> Curve:
         """Bend a straight line: outwards by a bend above zero, else inwards.
@@ -98,7 +102,11 @@ class Sheet:
         side = 1 if normal @ outwards >= 0 else -1
 
         control = middle + 2 * bend * side * normal
-        return Curve(line.link, np.array([start, control, end]), line.turns)
+        return Curve(
+            link=line.link,
+            points=np.array([start, control, end]),
+            turns=line.turns,
+        )
 
     def preference(self, bend_number: int) -> float:
         """Give the cost of one of `BENDS` by its index.
@@ -106,11 +114,9 @@ class Sheet:
         Slight bends are better. With a hub, outward bends are better than inward ones.
         """
         strength, inward = divmod(bend_number, 2)
-
         cost = 6.0 * strength
         if self.hub is not None:
             cost += 4.0 * inward
-
         return cost
 
     def crowding(self, curve: Curve, dots: Points, drawn: Sequence[Points]) -> float:
@@ -174,7 +180,13 @@ def draw_links(
 
     for line in sorted(lines, key=lambda line: line.length):
         dots = _other_sites(points, line.link)
-        curve = _best_bent(sheet, line, bends, dots, drawn)
+        curve = _best_bent(
+            line,
+            bends,
+            sheet=sheet,
+            dots=dots,
+            drawn=drawn,
+        )
         curves[line.link.key] = curve
         drawn.append(curve.samples(SAMPLES))
 
@@ -189,8 +201,9 @@ def _other_sites(points: Mapping[str, Vector], link: WanLink) -> Points:
 
 
 def _best_bent(
-    sheet: Sheet, line: Curve, bends: Sequence[float], dots: Points, drawn: Sequence[Points]
+    line: Curve, bends: Sequence[float], *, sheet: Sheet, dots: Points, drawn: Sequence[Points]
 ) -> Curve:
+    """Choose the bend of a straight line that costs least (other arguments as `Sheet.crowding`)."""
     curves = []
     costs = []
     for number, bend in enumerate(bends):
@@ -228,7 +241,6 @@ def _push_apart(points: Points, i: int, j: int, least_distance: float) -> bool:
     """Move two of the points (shape (n, 2)) in place; False if they were far enough apart."""
     away = points[i] - points[j]
     distance = float(np.hypot(*away))
-
     if distance >= least_distance - 0.01:
         return False
 

@@ -104,14 +104,12 @@ class Canvas:
     def _cost_of_covering(self, candidate: Candidate) -> float:
         """Add up the cost of what a label and its leader cover."""
         under_label = candidate.box.grown(1).holds(self.lines)
-
         cost = CROSSED * int(np.count_nonzero(under_label))
         if candidate.anchor is None:
             return cost
 
         begin = candidate.box.nearest(candidate.anchor)
         leader = np.linspace(begin, candidate.anchor, LEADER_SAMPLES)
-
         for box in self.taken:
             if box.holds(leader).any():
                 cost += COVERED
@@ -160,7 +158,6 @@ def label_size(lines: Sequence[LabelLine]) -> Size:
 def site_lines(dc: Datacenter) -> list[LabelLine]:
     """Write the lines of a site's label: its name and the number of its hosts."""
     hosts = len(dc.hosts)
-
     noun = "hosts" if hosts > 1 else "host"
     return [
         LabelLine(dc.name, "name"),
@@ -193,7 +190,6 @@ def link_lines(
     for arrow, share in zip((forward_arrow, backward_arrow), shares, strict=True):
         if share is not None:
             uses.append(f"{arrow} {100 * share:.0f} %")
-
     if uses:
         lines.append(LabelLine("  ".join(uses), "use"))
     return lines

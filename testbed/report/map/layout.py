@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from testbed.plan.model import Datacenter, Network
+from testbed.plan.model import Datacenter, Direction, Network
 from testbed.report.map.basemap import View
 from testbed.report.map.candidates import along_curve, around_dot, farther_away
 from testbed.report.map.curves import Curve, Sheet, draw_links, spread
@@ -84,13 +84,15 @@ def lay_out(network: Network, use: LinkUse | None = None) -> Layout:
         use: of the links, which their labels show.
     """
     placing = place_sites(network)
-
-    sites = [Site(dc, placing.points[dc.name]) for dc in network.datacenters]
-    layout = Layout(network, placing.frame, placing.view, sites)
+    layout = Layout(
+        network=network,
+        frame=placing.frame,
+        view=placing.view,
+        sites=[Site(dc, placing.points[dc.name]) for dc in network.datacenters],
+    )
     _move_apart(layout)
     _draw_links(layout)
     _add_labels(layout, use or {})
-
     return layout
 
 
@@ -110,12 +112,17 @@ def _move_apart(layout: Layout) -> None:
 
 def _draw_links(layout: Layout) -> None:
     if layout.view is None:
-        sheet = Sheet(layout.frame, period=None, hub=np.array(layout.frame.middle))
+        middle = np.array(layout.frame.middle)
+        sheet = Sheet(layout.frame, period=None, hub=middle)
     else:
-        sheet = Sheet(layout.frame, layout.view.period, hub=None)
+        sheet = Sheet(layout.frame, period=layout.view.period, hub=None)
 
-    points = {site.dc.name: np.array(site.point) for site in layout.sites}
-    layout.curves = draw_links(layout.network.wan, points, sheet, many=layout.listed)
+    layout.curves = draw_links(
+        layout.network.wan,
+        points={site.dc.name: np.array(site.point) for site in layout.sites},
+        sheet=sheet,
+        many=layout.listed,
+    )
 
 
 def _add_labels(layout: Layout, use: LinkUse) -> None:
@@ -126,14 +133,11 @@ def _add_labels(layout: Layout, use: LinkUse) -> None:
         lines[curve.link.key] = curve.samples(number)
 
     dot_size = Size(2 * DOT + 4, 2 * DOT + 4)
-    dots = [Box.centred(site.point, dot_size) for site in layout.sites]
-
     canvas = Canvas(
         frame=layout.frame.grown(-6),
-        taken=dots,
+        taken=[Box.centred(site.point, dot_size) for site in layout.sites],
         lines=_joined(lines.values()),
     )
-
     _label_sites(layout, canvas)
     if not layout.listed:
         _label_links(layout, canvas, lines, use)
@@ -143,30 +147,38 @@ def _label_sites(layout: Layout, canvas: Canvas) -> None:
     for site in layout.sites:
         text = site_lines(site.dc)
         size = label_size(text)
-
         if layout.alone:
             above_hosts = Point(site.point.x, site.point.y - HOSTS_RADIUS - 34)
             site.label = Label(text, Box.centred(above_hosts, size))
             continue
 
-        candidates = around_dot(site.point, DOT, size)
-        site.label = _placed(canvas, text, site.point, candidates)
+        site.label = _placed(
+            canvas,
+            text,
+            anchor=site.point,
+            near=around_dot(site.point, DOT, size),
+        )
 
 
 def _label_links(layout: Layout, canvas: Canvas, lines: Mapping[str, Points], use: LinkUse) -> None:
     """Label the links, short ones first; a label need not avoid its own link's line."""
     for curve in sorted(layout.curves, key=lambda curve: curve.length):
         link = curve.link
-        forward_share = use.get((link.forward.source, link.forward.target))
-        backward_share = use.get((link.backward.source, link.backward.target))
+        shares = (use_of(link.forward, use), use_of(link.backward, use))
+        text = link_lines(link, curve.chord, shares)
 
-        text = link_lines(link, curve.chord, (forward_share, backward_share))
         canvas.lines = _joined(line for key, line in lines.items() if key != link.key)
+        layout.link_labels[link.key] = _placed(
+            canvas,
+            text,
+            anchor=Point.of(curve.at(0.5)[0]),
+            near=along_curve(curve, label_size(text)),
+        )
 
-        middle = Point.of(curve.at(0.5)[0])
-        candidates = along_curve(curve, label_size(text))
 
-        layout.link_labels[link.key] = _placed(canvas, text, middle, candidates)
+def use_of(direction: Direction, use: LinkUse) -> float | None:
+    """Give the share of a direction's rate that is in use; None: not known."""
+    return use.get((direction.source, direction.target))
 
 
 def _placed(
@@ -182,10 +194,8 @@ def _placed(
     """
     size = label_size(text)
     best = canvas.place([*near, *farther_away(anchor, size)])
-
     if best is None:
         return Label(text, Box.centred(anchor, size))
-
     return Label(text, best.box, best.anchor)
 
 

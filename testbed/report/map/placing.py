@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import cos, pi, sin
@@ -65,7 +66,6 @@ def _place_on_map(network: Network, located: Mapping[str, Location]) -> Placing:
 
     frame = view.frame
     unlocated = [dc.name for dc in network.datacenters if dc.name not in located]
-
     for number, name in enumerate(unlocated):
         x = frame.left + frame.width * (number + 0.5) / len(unlocated)
         points[name] = Point(x, frame.bottom + STRIP / 2 - 10)
@@ -88,9 +88,7 @@ def _view(network: Network, located: Mapping[str, Location]) -> View:
 
     locations = list(located.values())
     projection = fitting(locations, links)
-
     plane_points = projection.project(np.array(locations))
-
     if isinstance(projection, Azimuthal):
         return _view_of_region(projection, plane_points)
     return _view_of_world(projection, plane_points)
@@ -102,7 +100,6 @@ def _view_of_region(projection: Projection, plane_points: Points) -> View:
     least = REACH_OF_ONE_SITE if len(plane_points) == 1 else LEAST_REACH
 
     reach = max(extent.width, extent.height, least)
-
     scale = min(
         (INNER_WIDTH - 2 * BESIDE) / max(extent.width, 0.4 * reach),
         (TALLEST - 2 * ABOVE) / max(extent.height, 0.2 * reach),
@@ -111,13 +108,17 @@ def _view_of_region(projection: Projection, plane_points: Points) -> View:
     height = extent.height * scale + 2 * ABOVE
     height = min(max(height, FLATTEST), TALLEST)
 
-    return View(projection, _frame(height), scale, extent.middle)
+    return View(
+        projection=projection,
+        frame=_frame(height),
+        scale=scale,
+        middle=extent.middle,
+    )
 
 
 def _view_of_world(projection: Projection, plane_points: Points) -> View:
     """Fit all meridians into the frame, and the sites (shape (n, 2), points of the plane)."""
     extent = Box.around(plane_points)
-
     extent = Box(
         left=-pi,
         top=extent.top - NORTH_AND_SOUTH,
@@ -128,18 +129,27 @@ def _view_of_world(projection: Projection, plane_points: Points) -> View:
     scale = INNER_WIDTH / extent.width
     height = min(extent.height * scale, TALLEST)
 
-    return View(projection, _frame(height), scale, extent.middle)
+    return View(
+        projection=projection,
+        frame=_frame(height),
+        scale=scale,
+        middle=extent.middle,
+    )
 
 
 def _frame(height: float) -> Box:
-    return Box(EDGE, HEADER, WIDTH - EDGE, HEADER + height)
+    return Box(
+        left=EDGE,
+        top=HEADER,
+        right=WIDTH - EDGE,
+        bottom=HEADER + height,
+    )
 
 
 def _place_on_circle(network: Network) -> Placing:
     """Place sites on a circle in their order; the hub of a star stands in the middle."""
     names = [dc.name for dc in network.datacenters]
     hub = _hub(network)
-
     around = [name for name in names if name != hub]
     frame = _frame(_circle_height(len(names)))
     middle = frame.middle
@@ -170,20 +180,19 @@ def _place_on_circle(network: Network) -> Placing:
 
 def _hub(network: Network) -> str | None:
     """Find the site of a star that all others are linked to; None if there is no such site."""
-    import networkx as nx  # noqa: PLC0415 (0.15 s; maps do without)
-
     sites = len(network.datacenters)
     is_tree = len(network.wan) == sites - 1
     if sites <= 3 or not is_tree:
         return None
 
-    graph: nx.Graph[str] = nx.Graph()
+    neighbours: dict[str, set[str]] = defaultdict(set)
     for link in network.wan:
-        graph.add_edge(link.forward.source, link.forward.target)
+        for direction in link.directions:
+            neighbours[direction.source].add(direction.target)
 
-    for dc in network.datacenters:
-        if graph.degree[dc.name] == sites - 1:
-            return dc.name
+    for name, linked in neighbours.items():
+        if len(linked) == sites - 1:
+            return name
     return None
 
 

@@ -16,7 +16,7 @@ from testbed.report.map.basemap import View
 from testbed.report.map.curves import Curve
 from testbed.report.map.geometry import Box, Point
 from testbed.report.map.labels import LINE_HEIGHT, Label, rate_text, rtt_text
-from testbed.report.map.layout import DOT, HOSTS_RADIUS, Layout, LinkUse, lay_out
+from testbed.report.map.layout import DOT, HOSTS_RADIUS, Layout, LinkUse, lay_out, use_of
 from testbed.report.map.placing import EDGE, WIDTH
 from testbed.report.map.svg import add
 from testbed.report.map.table import add_table
@@ -265,7 +265,7 @@ class Picture:
         group = add(parent, "g", class_="link", id=f"link-{link.key}")
         descriptions = []
         for direction in link.directions:
-            share = self._share(direction)
+            share = use_of(direction, self.use)
             descriptions.append(_described(direction, share))
 
         title = f"{link.key}: RTT {rtt_text(link)}; " + "; ".join(descriptions)
@@ -273,7 +273,7 @@ class Picture:
 
         self._draw_direction(group, curve, link.forward, fastest_bps, side=-1)
         directions_differ = link.forward.bottleneck != link.backward.bottleneck
-        if directions_differ or self._share(link.backward) is not None:
+        if directions_differ or use_of(link.backward, self.use) is not None:
             self._draw_direction(group, curve, link.backward, fastest_bps, side=1)
 
     def _draw_direction(
@@ -289,7 +289,7 @@ class Picture:
 
         attributes = {}
         shift = 0.0
-        share = self._share(direction)
+        share = use_of(direction, self.use)
         if share is not None:
             attributes["style"] = f"stroke:{colour(share)}"
             shift = side * (width + BETWEEN_DIRECTIONS) / 2
@@ -302,9 +302,6 @@ class Picture:
                 stroke_width=shown_width,
                 **attributes,
             )
-
-    def _share(self, direction: Direction) -> float | None:
-        return self.use.get((direction.source, direction.target))
 
     def _draw_sites(self) -> None:
         for site in self.layout.sites:
