@@ -1,6 +1,4 @@
-"""Bundles of modules: they hold what the files held, notice when one has changed, and can be left
-behind.
-"""
+"""Bundles of modules: they hold what files held, notice changes, and can be left behind."""
 
 import importlib
 import json
@@ -63,12 +61,11 @@ def made(package: Path, tmp_path: Path) -> Path:
 
 
 def test_modules_come_from_the_bundle(made: Path, package: Path) -> None:
-    """And not from the files, which have changed since; the program is run as `python -m` runs
-    it.
-    """
+    """And not from the changed files; the program is run as `python -m` runs it."""
     for name in ("__init__", "inner", "late"):
         (package / f"{name}.py").write_text("value = part = 'changed'")
-    words = [sys.executable, code_bundle.BUNDLE, made, "bundled.program", "an", "argument"]
+    words: list[str | Path] = [sys.executable, code_bundle.BUNDLE, made]
+    words += ["bundled.program", "an", "argument"]
     project = Path(code_bundle.__file__).parent.parent.parent
     environment = {
         **os.environ,
@@ -125,9 +122,7 @@ def test_not_a_bundle(content: bytes, tmp_path: Path) -> None:
 
 
 def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And again when something in it is not as it was. It has torch and Mininet, and nothing of
-    this project.
-    """
+    """And again when something has changed. It has torch and Mininet, not this project."""
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     project = str(Path(code_bundle.__file__).parent.parent.parent)
     calls: list[str] = []

@@ -1,6 +1,4 @@
-"""A confined program: what it can change, what it reaches, when it ends; and what happens where
-that is not allowed.
-"""
+"""A confined program: what it can change and reach, when it ends, and where that is refused."""
 
 import os
 import signal
@@ -46,7 +44,15 @@ def test_writable_folders(able: None, tmp_path: Path) -> None:
     beside.mkdir()
     (beside / "old").write_text("as it was")
     mode = beside.stat().st_mode
-    script = 'echo a >"$0/new"; echo b >"$1/new"; rm -f "$1/old"; chmod 777 "$1"; echo c >/dev/shm/confined; ls /dev/shm'
+    commands = [
+        'echo a >"$0/new"',
+        'echo b >"$1/new"',
+        'rm -f "$1/old"',
+        'chmod 777 "$1"',
+        "echo c >/dev/shm/confined",
+        "ls /dev/shm",
+    ]
+    script = "; ".join(commands)
     done = confined([inside], "sh", "-c", script, str(inside), str(beside))
     assert done.stdout == "confined\n"
     assert done.stderr.count("Read-only file system") == 3
@@ -62,7 +68,10 @@ def test_memory_is_limited(able: None, tmp_path: Path) -> None:
 
 
 def test_no_network(able: None) -> None:
-    program = "import socket; print([name for _, name in socket.if_nameindex()]); socket.create_connection(('127.0.0.1', 9))"
+    program = (
+        "import socket; print([name for _, name in socket.if_nameindex()]); "
+        "socket.create_connection(('127.0.0.1', 9))"
+    )
     done = confined([], sys.executable, "-c", program)
     assert done.stdout == "['lo']\n"
     assert "Network is unreachable" in done.stderr
@@ -71,7 +80,8 @@ def test_no_network(able: None) -> None:
 def test_ends_with_its_starter(able: None, tmp_path: Path) -> None:
     program = [sys.executable, "-IS", str(CONFINE), "PID", "0", str(tmp_path)]
     program += ["--", "sh", "-c", 'echo $$ >"$0/pid"; sleep 60']
-    start = "import os, subprocess, sys, time\nwords = [w.replace('PID', str(os.getpid())) for w in sys.argv[1:]]\n"
+    start = "import os, subprocess, sys, time\n"
+    start += "words = [w.replace('PID', str(os.getpid())) for w in sys.argv[1:]]\n"
     start += "subprocess.Popen(words)\ntime.sleep(60)\n"
     with subprocess.Popen([sys.executable, "-c", start, *program, str(tmp_path)]) as starter:
         deadline = time.monotonic() + 30
@@ -86,11 +96,12 @@ def test_ends_with_its_starter(able: None, tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_not_allowed(
-    able: None, tmp_path: Path
-) -> None:
+def test_not_allowed(able: None, tmp_path: Path) -> None:
     """A user namespace in which no more can be made is such a system."""
-    limit = 'echo 0 >/proc/sys/user/max_user_namespaces; echo 0 >/proc/sys/user/max_mnt_namespaces; exec "$@"'
+    limit = (
+        "echo 0 >/proc/sys/user/max_user_namespaces; "
+        'echo 0 >/proc/sys/user/max_mnt_namespaces; exec "$@"'
+    )
     words = [
         sys.executable,
         "-IS",

@@ -1,6 +1,4 @@
-"""What follows ``--`` in ``testbed run``: what it becomes, and what is refused before anything
-starts.
-"""
+"""The script of ``testbed run … -- SCRIPT``: its plan, and what is refused before the start."""
 
 import json
 import os
@@ -105,9 +103,7 @@ def test_a_workload_file(here: Path) -> None:
 
 
 def test_memory(here: Path) -> None:
-    """A guess for weights of 64 MiB, their gradients and Adam's state; --memory is what the guest
-    must have.
-    """
+    """A guess for weights of 64 MiB, their gradients and Adam's state; else --memory."""
     work = Script(command=["train.py"])
     plan = resolve(
         Topology.load("two-sites"),

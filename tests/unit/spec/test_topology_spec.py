@@ -310,12 +310,12 @@ def test_set_every_datacenter() -> None:
 
 
 def test_set_goes_to_its_target() -> None:
-    found = parse_overrides(
+    overrides = parse_overrides(
         ["workload.sizes=[4 KiB, 1 MiB]", "topology.mtu=1400"], ["topology", "workload"]
     )
-    assert found["workload"][0].path == ("sizes",)
-    assert found["workload"][0].value == ["4 KiB", "1 MiB"]
-    assert found["topology"][0].value == 1400
+    assert overrides["workload"][0].path == ("sizes",)
+    assert overrides["workload"][0].value == ["4 KiB", "1 MiB"]
+    assert overrides["topology"][0].value == 1400
 
 
 def test_a_table_is_found_beside_the_file(tmp_path: Path) -> None:
