@@ -12,16 +12,7 @@ from rich.text import Text
 from testbed.analysis.verdict import verdict
 from testbed.cli.options import Format
 from testbed.core.csv_text import csv_text
-from testbed.report.tables import (
-    collectives_grid,
-    collectives_table,
-    fidelity_table,
-    periods_table,
-    training_grid,
-    training_table,
-    transfers_table,
-    wan_table,
-)
+from testbed.report.tables import collectives_grid, terminal_tables, training_grid
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.status import read_status
@@ -48,18 +39,8 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
         typer.echo(csv_text(header, grid.rows))
         return
     console = wide_console()
-    if summary.collectives:
-        console.print(collectives_table(summary))
-    if summary.training is not None:
-        console.print(training_table(summary))
-    if summary.wan:
-        console.print(wan_table(summary))
-    if summary.periods:
-        console.print(periods_table(summary))
-    if summary.transfers:
-        console.print(transfers_table(summary))
-    if not all(pair.ok for pair in summary.fidelity):
-        console.print(fidelity_table(summary))
+    for table in terminal_tables(summary):
+        console.print(table)
     outcome = verdict(status, summary)  # its reason is a program's, with brackets of all kinds
     if in_short and "\n" in outcome:
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
@@ -370,45 +370,35 @@ def _stage_cells(row: StageRow) -> list[str]:
     ]
 
 
-def collectives_table(summary: Summary) -> Table:
-    """Make `collectives_grid` for a terminal of 100 columns."""
-    return render(collectives_grid(summary))
+def terminal_tables(summary: Summary) -> Iterator[Table]:
+    """Make the tables of a summary for a terminal, as far as they have rows.
+
+    Round-trip times are left out if all of them are within tolerance.
+    """
+    grids = [
+        collectives_grid(summary),
+        training_grid(summary),
+        wan_grid(summary),
+        _shortened(periods_grid(summary)),
+        transfers_grid(summary),
+    ]
+    if not all(pair.ok for pair in summary.fidelity):
+        grids.append(fidelity_grid(summary))
+
+    for grid in grids:
+        if grid.rows:
+            yield render(grid)
 
 
-def training_table(summary: Summary) -> Table:
-    """Make `training_grid` for a terminal of 100 columns."""
-    return render(training_grid(summary))
+def _shortened(periods: Grid) -> Grid:
+    """Cut the table of periods to `MOST_PERIODS` rows."""
+    if len(periods.rows) <= MOST_PERIODS:
+        return periods
 
-
-def wan_table(summary: Summary) -> Table:
-    """Make `wan_grid` for a terminal."""
-    return render(wan_grid(summary))
-
-
-def periods_table(summary: Summary) -> Table:
-    """Make `periods_grid` for a terminal, at most `MOST_PERIODS` rows."""
-    grid = periods_grid(summary)
-    if len(grid.rows) > MOST_PERIODS:
-        shown = list(grid.rows[: MOST_PERIODS - 1])
-        left_out = len(grid.rows) - len(shown)
-        text = f"and {left_out} more, in report.html and summary.json"
-        grid = replace(grid, rows=[*shown, ["", "", text, ""]])
-    return render(grid)
-
-
-def transfers_table(summary: Summary) -> Table:
-    """Make `transfers_grid` for a terminal."""
-    return render(transfers_grid(summary))
-
-
-def fidelity_table(summary: Summary) -> Table:
-    """Make `fidelity_grid` for a terminal."""
-    return render(fidelity_grid(summary))
-
-
-def stages_table(summary: Summary) -> Table:
-    """Make `stages_grid` for a terminal."""
-    return render(stages_grid(summary))
+    shown = list(periods.rows[: MOST_PERIODS - 1])
+    left_out = len(periods.rows) - len(shown)
+    text = f"and {left_out} more, in report.html and summary.json"
+    return replace(periods, rows=[*shown, ["", "", text, ""]])
 
 
 def render(grid: Grid) -> Table:

@@ -18,7 +18,7 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from testbed.core.errors import InputError
-from testbed.report.figures.common import COLOURS, SHADES
+from testbed.report.figures.common import COLOURS, GRID_COLOUR, LEGEND, SHADES, log_scale, look
 from testbed.spec.base import suggest
 from testbed.sweep.plots import PREFERRED, SweepPlot, metric_of, number_column
 
@@ -415,28 +415,15 @@ def _is_log(values: Sequence[float]) -> bool:
 def _y_scale(values: Sequence[float]) -> dict[str, Any]:
     if not _is_log(values):
         return {"type": "linear", "rangemode": "tozero"}
-    low = math.log10(min(values))
-    high = math.log10(max(values))
-    ticks: list[float] = []
-    for exponent in range(math.floor(low), math.ceil(high) + 1):
-        decade = 10.0**exponent
-        ticks.append(decade)
-        ticks.append(2 * decade)
-        ticks.append(5 * decade)
-    texts = [f"{tick:g}" for tick in ticks]
-    return {"type": "log", "tickvals": ticks, "ticktext": texts}
+    return log_scale(values)
 
 
 def _style(figure: go.Figure, rows_of_panels: int) -> None:
-    figure.update_layout(
-        template="none",
-        height=HEIGHT * rows_of_panels,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        autosize=True,
-        margin={"l": 64, "r": 10, "t": 60, "b": 56},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.08, "x": 0},
-    )
-    figure.update_xaxes(gridcolor="#8884", zeroline=False, automargin=True)
-    figure.update_yaxes(gridcolor="#8884", zeroline=False, automargin=True)
+    layout = {
+        **look(HEIGHT * rows_of_panels),
+        "margin": {"l": 64, "r": 10, "t": 60, "b": 56},
+        "legend": {**LEGEND, "y": 1.08},
+    }
+    figure.update_layout(layout)
+    figure.update_xaxes(gridcolor=GRID_COLOUR, zeroline=False, automargin=True)
+    figure.update_yaxes(gridcolor=GRID_COLOUR, zeroline=False, automargin=True)

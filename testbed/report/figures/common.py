@@ -130,26 +130,26 @@ def log_axes(rows: Sequence[CollectiveRow]) -> tuple[AxisSettings, AxisSettings]
         for time_us in (row.time_us.max, row.bound_us or 0):
             if time_us > 0:
                 times_ms.append(time_us / 1000)
-    ticks = decade_ticks(times_ms or [1.0])
-    time_axis = axis(
-        "time (ms)",
-        type="log",
-        tickvals=ticks,
-        ticktext=[f"{tick:g}" for tick in ticks],
-    )
+    time_axis = axis("time (ms)", **log_scale(times_ms or [1.0]))
     return size_axis, time_axis
 
 
-def decade_ticks(values: Sequence[float]) -> list[float]:
-    """List 1, 2 and 5 times the powers of ten that span `values`, all above zero."""
+def log_scale(values: Sequence[float]) -> dict[str, Any]:
+    """Make the settings of a logarithmic axis for `values`, all above zero.
+
+    The axis has ticks at 1, 2 and 5 times the powers of ten that span the values.
+    """
     lowest = math.floor(math.log10(min(values)))
     highest = math.ceil(math.log10(max(values)))
     ticks = []
-
     for exponent in range(lowest, highest + 1):
         power = 10.0**exponent
         ticks += [power, 2 * power, 5 * power]
-    return ticks
+    return {
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
 
 
 def _size_ticks(least: int, most: int) -> list[int]:

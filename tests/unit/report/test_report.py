@@ -13,7 +13,6 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from testbed.analysis.network_history import History
 from testbed.analysis.summarize import collect
@@ -28,7 +27,7 @@ from testbed.report.page import repeat_command, write_page
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, write_status
-from testbed.runfolder.summary import Spread, Summary, read_summary, write_summary
+from testbed.runfolder.summary import PeriodRow, Spread, Summary, read_summary, write_summary
 from tests.support.synthetic import (
     GBIT,
     MS,
@@ -71,9 +70,9 @@ def drawn(figure: go.Figure | None) -> go.Figure:
     return figure
 
 
-def text_of(table: Table) -> str:
+def text_of(grid: tables.Grid) -> str:
     text = io.StringIO()
-    Console(file=text, width=tables.WIDTH).print(table)
+    Console(file=text, width=tables.WIDTH).print(tables.render(grid))
     return text.getvalue()
 
 
@@ -82,7 +81,7 @@ def page_without_plotly(run: RunDir) -> str:
 
 
 def test_collectives_table_has_the_columns_of_nccl_tests(run: RunDir) -> None:
-    text = text_of(tables.collectives_table(summary_of(run)))
+    text = text_of(tables.collectives_grid(summary_of(run)))
     header = " ".join(text.split("─")[0].split())
     for word in (
         "size",
@@ -114,7 +113,7 @@ def test_the_widest_collectives_fit_in_100_columns(run: RunDir) -> None:
         bound_us=5_909_000.0,
         time_us=69_990_000.0,
     )
-    lines = text_of(tables.collectives_table(summary)).splitlines()
+    lines = text_of(tables.collectives_grid(summary)).splitlines()
     assert sum("reduce_scatter" in line for line in lines) == 4
     assert sum("1073741824" in line for line in lines) == 4
 
@@ -131,7 +130,7 @@ def test_a_column_for_what_is_not_the_default(
     run: RunDir, change: dict[str, Any], column: str, cell: str
 ) -> None:
     usual = summary_of(run)
-    assert f" {column} " not in text_of(tables.collectives_table(usual))
+    assert f" {column} " not in text_of(tables.collectives_grid(usual))
     summary = with_collectives(
         usual,
         op="reduce_scatter",
@@ -140,7 +139,7 @@ def test_a_column_for_what_is_not_the_default(
         time_us=9_990_000.0,
         **change,
     )
-    lines = text_of(tables.collectives_table(summary)).splitlines()
+    lines = text_of(tables.collectives_grid(summary)).splitlines()
     assert any(f" {column} " in line for line in lines)
     rows = [line.split() for line in lines if "reduce_scatter" in line]
     assert [row[4] for row in rows] == [cell] * 4
@@ -163,17 +162,43 @@ def test_fidelity_and_stages(run: RunDir) -> None:
     rows = tables.fidelity_grid(summary).rows
     assert rows[0] == ["east", "north", "20.000", "-", "-", "NO"]
     assert rows[1] == ["east", "west", "20.000", "20.004", "+4.0", "yes"]
-    assert "network 1.50 0.25" in " ".join(text_of(tables.stages_table(summary)).split())
+    assert "network 1.50 0.25" in " ".join(text_of(tables.stages_grid(summary)).split())
 
 
 def test_tables_of_an_empty_summary() -> None:
-    for table in (
-        tables.collectives_table,
-        tables.wan_table,
-        tables.fidelity_table,
-        tables.stages_table,
+    for make in (
+        tables.collectives_grid,
+        tables.wan_grid,
+        tables.fidelity_grid,
+        tables.stages_grid,
     ):
-        assert text_of(table(Summary()))
+        assert text_of(make(Summary()))
+
+
+def test_terminal_tables_are_those_with_rows(run: RunDir) -> None:
+    summary = summary_of(run)
+    titles = [str(table.title) for table in tables.terminal_tables(summary)]
+    assert titles == ["Collectives", "WAN links"]
+    first, *others = summary.fidelity
+    failed = first.model_copy(update={"ok": False})
+    summary = summary.model_copy(update={"fidelity": [failed, *others]})
+    titles = [str(table.title) for table in tables.terminal_tables(summary)]
+    assert titles == ["Collectives", "WAN links", "Emulated against expected delay"]
+    assert list(tables.terminal_tables(Summary())) == []
+
+
+def test_terminal_has_some_of_many_periods() -> None:
+    periods = []
+    for number in range(30):
+        period = PeriodRow(
+            at_s=number, what=["a is down"], seconds=1.0, unit="operation", per_s=2.0
+        )
+        periods.append(period)
+    (table,) = tables.terminal_tables(Summary(periods=periods))
+    assert table.row_count == tables.MOST_PERIODS
+    text = io.StringIO()
+    Console(file=text, width=tables.WIDTH).print(table)
+    assert "and 11 more, in report.html and summary.json" in text.getvalue()
 
 
 @pytest.mark.parametrize(
