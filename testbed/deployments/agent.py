@@ -129,11 +129,13 @@ class Agent:
             os.dup2(out_end, 1)
             os.dup2(err_end, 2)
             os._exit(_status_of(work))
+
         os.close(out_end)
         os.close(err_end)
         end = os.pidfd_open(pid)
         for fd in (end, out, err):
             self._selector.register(fd, selectors.EVENT_READ)
+
         self._jobs.append(_Job(exchange, pid, end, {out: STDOUT, err: STDERR}))
 
     def _carry_out(self, request: Request) -> int:
@@ -155,6 +157,7 @@ class Agent:
         kernel_name = self._nodes.get(node, node)
         enter_node(self._network.pid(kernel_name), node)
         program = words[0]
+
         try:
             os.execvpe(program, words, environment)
         except FileNotFoundError:
@@ -178,6 +181,7 @@ class Agent:
         if fd in self._orphans:
             self._drain(fd)
             return
+
         for job in self._jobs:
             if fd == job.end:
                 self._end(job)
@@ -209,12 +213,14 @@ class Agent:
                     self._hand_on(job, fd)
             except BlockingIOError:
                 self._orphans.add(fd)
+
         self._jobs.remove(job)
         self._close(job.end)
         _pid, wait_status = os.waitpid(job.pid, 0)
         status = os.waitstatus_to_exitcode(wait_status)
         if status < 0:  # killed by a signal
             status = 128 - status
+
         self._reply(job.exchange, status)
 
     def _close(self, fd: int) -> None:
@@ -236,6 +242,7 @@ def node_names(network: Network) -> dict[str, str]:
 def _status_of(work: Callable[[], int]) -> int:
     """In a child: carry out `work`, and give its exit status, whatever happens."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
     try:
         status = work()
     except KeyboardInterrupt:
@@ -246,6 +253,7 @@ def _status_of(work: Callable[[], int]) -> int:
     except BaseException:
         traceback.print_exc()
         status = 1
+
     sys.stdout.flush()
     sys.stderr.flush()
     return status
@@ -255,6 +263,7 @@ def main(folder: str) -> None:
     """Build the network of a deployment, say that the network stands, and serve."""
     deployment = Deployment(Path(folder))
     plan = deployment.read_plan()
+
     try:
         with named(Path("/run"), plan.network), build_network(plan.network) as network:
             for node in network.mininet.values():

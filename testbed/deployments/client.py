@@ -56,6 +56,7 @@ def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO)
             exchange.signal(KILL)
             raise
         exchange.remove()
+
     return reply.status
 
 
@@ -90,6 +91,7 @@ def lease(deployment: Deployment) -> Iterator[None]:
         if error.errno in (errno.ENXIO, errno.ENOENT):  # nobody reads the FIFO, or there is none
             raise _lost(deployment) from error
         raise
+
     try:
         os.write(fd, b"\n")
         yield
@@ -117,6 +119,7 @@ def _interrupts_forwarded(exchange: RequestExchange) -> Iterator[None]:
         if callable(handler):  # this process does not ignore the signal
             handlers[number] = handler
             signal.signal(number, forward)
+
     try:
         yield
     finally:
@@ -134,6 +137,7 @@ def _follow(
     """
     offsets = dict.fromkeys(outputs, 0)
     next_check = time.monotonic() + CHECK_S
+
     while True:
         reply = exchange.reply()  # read before the streams, which then are complete
         for stream, output in outputs.items():

@@ -56,6 +56,7 @@ def keep(deployment: Deployment) -> None:
         environment=code.environment,
         cpu=plan.cpu,
     )
+
     with start_guest(spec) as guest:
         deployment.write_pids(Pids(keeper=os.getpid(), guest=guest.process.pid))
         wanted = _follow_leases(deployment, guest, freezes=plan.clock == "virtual")
@@ -79,6 +80,7 @@ def _follow_leases(deployment: Deployment, guest: Guest, *, freezes: bool) -> bo
     poller = select.poll()
     poller.register(end, select.POLLIN)
     poller.register(lease, select.POLLIN)
+
     while True:
         events = dict(poller.poll())
         if end in events:
@@ -127,6 +129,7 @@ def main(folder: str) -> None:
         reason = f"the guest has ended; the last lines of its console:\n{last_lines}"
     except TestbedError as error:
         reason = str(error)
+
     if deployment.path.exists():
         replace_text(deployment.ended, reason)
 

@@ -45,6 +45,7 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
         GuestLost: the guest has ended.
     """
     lock_file = deployment.path / "set.lock"
+
     with lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another change must not be undone by this one
         plan = deployment.read_plan()
@@ -80,11 +81,13 @@ def changed(
     for override in overrides:
         if not _may_change(override.path):
             raise _refusal(override)
+
     planned = resolve_network(topology, seed)
     fixed = network.model_dump(exclude=_CHANGEABLE)
     planned_fixed = planned.model_dump(exclude=_CHANGEABLE)
     if planned_fixed != fixed:
         raise _refusal(overrides[-1])
+
     offload = {"packets_per_skb": planned.tcp.packets_per_skb}
     tcp = network.tcp.model_copy(update=offload)
     kept = {"routes": network.routes, "tcp": tcp}

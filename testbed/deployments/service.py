@@ -63,12 +63,15 @@ def find(name: str | None, *, running: bool = True) -> Deployment:
                 f"several networks are deployed: {names}", remedy="name one with -t NAME"
             )
         name = next(iter(known))
+
     if name not in known:
         remedy = suggest(name, known, "deployed")
         raise InputError(f"there is no deployment {name!r}", remedy=remedy)
+
     deployment = known[name]
     if running:
         _check_running(deployment)
+
     return deployment
 
 
@@ -76,9 +79,11 @@ def _check_running(deployment: Deployment) -> None:
     state = deployment.state
     if state == "running":
         return
+
     reason = "its network is being built"
     if state != "starting":
         reason = deployment.why_ended().splitlines()[0]
+
     raise InputError(
         f"the deployment {deployment.name} is not running, it is {state}: {reason}",
         remedy=f"testbed topo destroy {deployment.name} removes what is left",
@@ -117,9 +122,11 @@ def deploy(
             place=Place("--name"),
             remedy="use letters, digits, dots, hyphens and underscores",
         )
+
     network = resolve_network(topology, seed)
     if memory_bytes is None:
         memory_bytes = BASE_MEMORY_BYTES + HOST_MEMORY_BYTES * len(network.hosts)
+
     check_guest(ensure_kernel(progress.building), clock, memory_bytes)
     progress.stage("boot")
     plan = DeploymentPlan(
@@ -131,6 +138,7 @@ def deploy(
         created_s=time.time(),
         guest_memory_bytes=memory_bytes,
     )
+
     deployment, alive = _reserve(name)
     try:
         _start(deployment, plan, topology.to_yaml(), alive)
@@ -138,6 +146,7 @@ def deploy(
         alive.close()
         destroy(deployment)
         raise
+
     return deployment
 
 
@@ -154,6 +163,7 @@ def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: TextI
         while state == "starting":
             time.sleep(POLL_S)
             state = deployment.state
+
     if state != "running":
         reason = deployment.why_ended()
         raise RunError(f"{deployment.name} could not be deployed: {reason}")
@@ -166,6 +176,7 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
         The deployment, and its file `alive`, locked as long as any process has it open.
     """
     deployment = Deployment(_parent_folder() / name)
+
     with _registry_locked():
         try:
             deployment.path.mkdir()
@@ -177,6 +188,7 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
             ) from None
         alive = deployment.alive.open("w")
         fcntl.flock(alive, fcntl.LOCK_EX)
+
     return deployment, alive
 
 
@@ -197,6 +209,7 @@ def _start_keeper(deployment: Deployment, plan: DeploymentPlan, spec: str, lock:
     deployment.raw.mkdir()
     deployment.write_plan(plan)
     deployment.spec.write_text(spec)
+
     with deployment.log.open("wb") as log:
         subprocess.Popen(
             [sys.executable, "-m", "testbed.deployments.keeper", str(deployment.path)],

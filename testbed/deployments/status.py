@@ -94,6 +94,7 @@ def _planned(deployment: Deployment, plan: DeploymentPlan, state: State) -> dict
     uptime_s = None
     if _is_up(state):
         uptime_s = round(time.time() - plan.created_s, 1)
+
     return {
         "topology": plan.network.name,
         "clock": plan.clock,

@@ -13,6 +13,7 @@ def write_durably(path: Path, text: str) -> None:
         OSError: the text cannot be written; the old file is untouched.
     """
     new = path.with_name(path.name + ".new")
+
     try:
         with new.open("w") as file:
             file.write(text)
@@ -22,6 +23,7 @@ def write_durably(path: Path, text: str) -> None:
     except OSError:
         new.unlink(missing_ok=True)
         raise
+
     sync(path.parent)
 
 

@@ -50,7 +50,7 @@ class _Panel:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _PlotLine:
     """A line of a panel: label, colour, places on the x axis, and points as `_sum_up` gives."""
 
     label: str
@@ -83,11 +83,13 @@ def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go
     per_collective = "op" in plot.columns or "bytes" in plot.columns
     if per_collective and not collectives.is_empty():
         table = collectives
+
     _check_columns(plot, table)
     table = table.filter(pl.col("state") == "completed")
     table = table.drop_nulls([plot.x, plot.y])
     if table.is_empty():
         return None
+
     return _draw_panels(plot, table)
 
 
@@ -108,6 +110,7 @@ def _draw_panels(plot: SweepPlot, table: pl.DataFrame) -> go.Figure:
     titles = [""] * len(facets)
     if plot.facet is not None:
         titles = [f"{plot.facet}: {escape(str(value))}" for value in facets]
+
     figure = make_subplots(
         rows=down,
         cols=across,
@@ -116,6 +119,7 @@ def _draw_panels(plot: SweepPlot, table: pl.DataFrame) -> go.Figure:
         horizontal_spacing=0.04,
         vertical_spacing=0.24 / down,
     )
+
     for number, value in enumerate(facets):
         rows = _rows_with(table, plot.facet, value)
         row, column = divmod(number, across)
@@ -124,6 +128,7 @@ def _draw_panels(plot: SweepPlot, table: pl.DataFrame) -> go.Figure:
             _draw_heat_map(panel)
         else:
             _draw_lines(panel)
+
     _style(figure, down)
     return figure
 
@@ -137,11 +142,12 @@ def _draw_lines(panel: _Panel) -> None:
     _style_y(panel)
 
 
-def _lines_of(panel: _Panel) -> list[_Line]:
+def _lines_of(panel: _Panel) -> list[_PlotLine]:
     plot = panel.plot
     axis_numbers = _axis_numbers(panel)
-    lines: list[_Line] = []
+    lines: list[_PlotLine] = []
     series_values = _distinct_values(panel.table, plot.series)
+
     for number, value in enumerate(series_values):
         label = plot.metric.label
         if plot.series is not None:
@@ -150,7 +156,8 @@ def _lines_of(panel: _Panel) -> list[_Line]:
         rows = _rows_with(panel.rows, plot.series, value)
         points = _sum_up(rows, plot)
         x = _axis_places(points["x"].to_list(), axis_numbers)
-        lines.append(_Line(label, colour, x, points))
+        lines.append(_PlotLine(label, colour, x, points))
+
     return lines
 
 
@@ -162,7 +169,7 @@ def _axis_numbers(panel: _Panel) -> list[float]:
     return panel.table[name].to_list()
 
 
-def _add_measured(panel: _Panel, line: _Line) -> None:
+def _add_measured(panel: _Panel, line: _PlotLine) -> None:
     points = line.points
     y, low, high = points["y"], points["low"], points["high"]
     error_bars = None
@@ -174,6 +181,7 @@ def _add_measured(panel: _Panel, line: _Line) -> None:
             "width": 3,
             "arrayminus": (y - low).to_list(),
         }
+
     panel.figure.add_scatter(
         x=line.x,
         y=y.to_list(),
@@ -189,22 +197,24 @@ def _add_measured(panel: _Panel, line: _Line) -> None:
     )
 
 
-def _add_bounds(panel: _Panel, lines: Sequence[_Line]) -> None:
+def _add_bounds(panel: _Panel, lines: Sequence[_PlotLine]) -> None:
     """Add the bound of each line, or a single one in grey if the bounds look alike."""
     shown_bounds: set[tuple[str, ...]] = set()
     for line in lines:
         bounds = line.points["bound"]
         shown_bounds.add(tuple(map(_rounded, bounds)))
+
     alike = len(lines) > 1 and len(shown_bounds) == 1
     if alike:
         _add_bound(panel, lines[0], "bound", "bound", BOUND_COLOUR)
         return
+
     for line in lines:
         name = f"{line.label}, bound"
         _add_bound(panel, line, name, line.label, line.colour)
 
 
-def _add_bound(panel: _Panel, line: _Line, name: str, legend_group: str, colour: str) -> None:
+def _add_bound(panel: _Panel, line: _PlotLine, name: str, legend_group: str, colour: str) -> None:
     panel.figure.add_scatter(
         x=line.x,
         y=line.points["bound"].to_list(),
@@ -239,6 +249,7 @@ def _draw_heat_map(panel: _Panel) -> None:
     if _is_log(shown):
         low, high = math.log10(low), math.log10(high)
         values = [_logarithms(row) for row in values]
+
     panel.figure.add_heatmap(
         z=values,
         x=across,
@@ -254,6 +265,7 @@ def _draw_heat_map(panel: _Panel) -> None:
         hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>",
         **panel.position,
     )
+
     category = {"type": "category", "showgrid": False, **panel.position}
     y_title = plot.series if panel.column == 1 else ""
     panel.figure.update_xaxes(title=plot.x, **category)
@@ -262,6 +274,7 @@ def _draw_heat_map(panel: _Panel) -> None:
 
 def _heat_of(panel: _Panel, across: Sequence[str], down: Sequence[Any]) -> _Heat:
     heat = _Heat([], [])
+
     for series_value in down:
         rows = _rows_with(panel.rows, panel.plot.series, series_value)
         points = _sum_up(rows, panel.plot)
@@ -274,6 +287,7 @@ def _heat_of(panel: _Panel, across: Sequence[str], down: Sequence[Any]) -> _Heat
             texts.append(_cell_text(cell))
         heat.values.append(values)
         heat.texts.append(texts)
+
     return heat
 
 
@@ -348,6 +362,7 @@ def _style_x(panel: _Panel) -> None:
     if number_name is None:
         panel.figure.update_xaxes(title=name, type="category", **panel.position)
         return
+
     number = pl.col(number_name)
     text = pl.col(name).cast(pl.String)
     ticks = panel.table.select(x=number, text=text).unique().sort("x")
@@ -373,6 +388,7 @@ def _style_y(panel: _Panel) -> None:
         if name in table.columns:
             column = table[name] * metric.factor
             values += column.drop_nulls().to_list()
+
     scale = _y_scale(values)
     panel.figure.update_yaxes(**scale, **panel.position)
     if panel.column == 1:

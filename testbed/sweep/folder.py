@@ -47,6 +47,7 @@ class SweepDir:
             InputError: the folder holds something else, or cannot be made.
         """
         folder = cls(path.resolve())
+
         try:
             path.mkdir(parents=True, exist_ok=True)
             is_sweep = folder.lock.exists() or folder.index.exists()
@@ -62,6 +63,7 @@ class SweepDir:
                 f"cannot make the folder {path}: {error.strerror}",
                 remedy="choose another with --out",
             ) from error
+
         return folder
 
     @classmethod
@@ -182,10 +184,12 @@ class SweepDir:
         for file in run_folder.rglob("*"):
             if file.is_file() and not file.is_symlink():
                 sync(file)
+
         parent = self.points if record.state == "completed" else self.failed
         target = parent / run_folder.name
         for earlier in (target, self.failed / run_folder.name):
             self._remove_at_once(earlier)
+
         run_folder.rename(target)
         sync(parent)
         return target

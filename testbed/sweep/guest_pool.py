@@ -68,6 +68,7 @@ class PooledGuest:
 
     def _keep(self, needs: GuestNeeds) -> None:
         reason = ""
+
         try:
             with start_resident_guest(
                 ensure_kernel(),
@@ -79,6 +80,7 @@ class PooledGuest:
                 keep_resident(guest, self._end)
         except (TestbedError, OSError) as error:
             reason = str(error)
+
         with suppress(OSError):  # on a full disk, points notice that the guest's process is gone
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ENDED).write_text(reason)
@@ -107,11 +109,13 @@ class GuestPool:
             self.end_idle()
             self.await_ends()  # idle guests hold memory
             return None
+
         for guest in list(self._idle):
             if not guest.alive():
                 self._end(guest)
         if self._idle:
             return self._idle.pop()
+
         return self._boot()
 
     def take_back(self, guest: PooledGuest, *, sound: bool) -> None:

@@ -82,6 +82,7 @@ def side_by_side(points: Sequence[PlannedPoint], available: Capacity) -> int:
             remedy="close other programs, or use fewer hosts or smaller tensors; "
             "run.guest_memory sets it by hand",
         )
+
     return min(available.jobs, fitting, len(points))
 
 
@@ -147,6 +148,7 @@ class LocalExecutor:
             # If a second signal interrupts `cancel`, the interpreter must not wait for processes.
             daemon=True,
         )
+
         process.start()
         self._processes.append(_PointProcess(attempt, process, guest))
 
@@ -170,12 +172,14 @@ class LocalExecutor:
         """End the processes in flight, and have all guests end."""
         for running in self._processes:
             running.process.terminate()
+
         deadline = time.monotonic() + GRACE_S
         for running in self._processes:
             running.process.join(max(0.0, deadline - time.monotonic()))
             if running.process.exitcode is None:
                 running.process.kill()
                 running.process.join()
+
         self._processes.clear()
         self._guests.end()
 
@@ -212,6 +216,7 @@ class LocalExecutor:
         if running.guest is not None:
             sound = record.state == "completed"
             self._guests.take_back(running.guest, sound=sound)
+
         disk_full = running.process.exitcode == ExitStatus.DISK_FULL
         return Finished(running.attempt, record, unsettled, disk_full=disk_full)
 
@@ -252,11 +257,14 @@ class LocalExecutor:
             reason = f"the point's process ended with status {status}"
         else:
             reason = f"the point's process was killed ({signal.Signals(-status).name})"
+
         if status == -signal.SIGKILL:
             reason += "; this machine's memory may have run out"
+
         last_line = _last_line(self._folder.log(running.point.folder))
         if last_line:
             reason += f": {last_line}"
+
         return reason
 
 

@@ -80,6 +80,7 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
             figures += _figure(number, plot, points, collectives, repeated=index.repeated)
         except InputError as error:
             problems.append(f"{plot.heading!r}: {error.what} ({error.remedy})")
+
     arguments = index.command[1:]
     html = render(
         TEMPLATE,
@@ -91,6 +92,7 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
         command=shlex.join(["testbed", *arguments]),
         spec=_experiment_text(folder),
     )
+
     return _write(folder.page, html)
 
 
@@ -160,14 +162,17 @@ def _caption(plot: SweepPlot) -> str:
         text += f", for each {plot.series}"
     if plot.facet:
         text += f", in a panel for each {plot.facet}"
+
     bound = plot.metric.bound
     if bound is None:
         return text + "."
+
     meaning = "what the topology allows at best"
     if bound.startswith("compute"):
         meaning = "the modelled computation alone"
     if plot.heat:
         return f"{text}. The percentage is how near it is to {meaning}."
+
     return f"{text}. Dashed: {meaning}."
 
 
@@ -175,7 +180,9 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
     names = [name for name in (*axes, "repeat", *KEY_COLUMNS) if name in points.columns]
     if "repeat" in names and points["repeat"].n_unique() == 1:
         names.remove("repeat")
+
     rows: list[_PointRow] = []
+
     for point in points.iter_rows(named=True):
         link = _report_link(folder, point.get("folder"))
         cells = [_cell_text(point[name]) for name in names]
@@ -187,6 +194,7 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
             cells=cells,
         )
         rows.append(row)
+
     numbers = [points[name].dtype.is_numeric() for name in names]
     return _PointsTable(names, numbers, rows)
 

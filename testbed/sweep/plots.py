@@ -145,6 +145,7 @@ def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotReques
         y = _default_column(points)
     if series is None and request.heat:
         series = _next_axis(free_axes)
+
     return SweepPlot(x, y, series, request.facet, request.heat)
 
 
@@ -169,6 +170,7 @@ def _varying_axes(index: SweepIndex, points: pl.DataFrame) -> list[str]:
     """List the axes that have several values, those with numbers first."""
     numeric: list[str] = []
     others: list[str] = []
+
     for axis in index.axes:
         if axis not in points.columns or points[axis].n_unique() == 1:
             continue
@@ -176,6 +178,7 @@ def _varying_axes(index: SweepIndex, points: pl.DataFrame) -> list[str]:
             numeric.append(axis)
         else:
             others.append(axis)
+
     return numeric + others
 
 

@@ -46,6 +46,7 @@ def _run(
     folder: SweepDir, parent: Path, point: PlannedPoint, limits: Limits, attempt: int
 ) -> ExitStatus:
     log = folder.log(point.folder)
+
     try:
         _print_to(log)
         shared = parent != folder.running

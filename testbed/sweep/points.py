@@ -96,6 +96,7 @@ def _part_sizes(experiment: Experiment) -> Iterator[int]:
     sweep = experiment.sweep
     for axis in sweep.grid.values():
         yield len(values_of(axis))
+
     for axes in sweep.zips:
         first_axis = next(iter(axes.values()))
         yield len(values_of(first_axis))
@@ -186,6 +187,7 @@ class _Planner:
         if self._takes_repeat_seed(point, workload, overrides):
             seed = Override("workload.seed", ("seed",), run.seed)
             workload = self._workload(names.workload, [*overrides, seed])
+
         self._check_filter(run.capture_filter)
         plan = resolve(topology, workload, run, machine_memory_bytes=self._machine_memory_bytes)
         topology_text = topology.to_yaml()
@@ -293,8 +295,10 @@ def _run_section(overrides: Sequence[Override]) -> Section:
             remedy = suggest(name, known, "known keys")
             raise InputError(f"unknown key {name!r}", place=override.place, remedy=remedy)
         source.put(name, override.value, override.place)
+
     if any(len(override.path) > 1 for override in overrides):
         apply_overrides(source, overrides)
+
     return source
 
 
@@ -384,6 +388,7 @@ def _indexed(point: PlannedPoint) -> IndexedPoint:
     values: dict[str, Any] = {}
     for name, value in point.point.shown.items():
         values[name] = yaml_reader.plain(value)
+
     return IndexedPoint(
         name=point.name,
         identity=point.identity,

@@ -125,6 +125,7 @@ class RayExecutor:
         attempt = self._attempts.pop(reference)
         point, number = attempt.point, attempt.number
         run_folder = self._folder.running / point.folder
+
         try:
             result: _NodeResult = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
@@ -135,8 +136,10 @@ class RayExecutor:
             reason = f"its worker was lost ({type(error).__name__})"
             record = _failure(point, number, reason)
             return Finished(attempt, record, run_folder, lost=True)
+
         with self._folder.full_disk_reported():
             _unpack(result.run_folder_tar, run_folder)
+
         return Finished(attempt, result.record, run_folder, disk_full=result.disk_full)
 
 
@@ -172,6 +175,7 @@ def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
         resources = node["Resources"]
         if node["Alive"] and resources.get("CPU", 0) >= 1:
             offers.append(int(resources.get("memory", 0)))
+
     largest = max(points, key=lambda point: point.memory_bytes)
     needed_bytes = largest.memory_bytes
     if offers and max(offers) < needed_bytes:
@@ -213,6 +217,7 @@ def _connected(address: str, code: Path) -> Iterator[None]:
             "include_dashboard": False,
             "num_cpus": len(os.sched_getaffinity(0)),
         }
+
     try:
         ray.init(
             address,
@@ -226,6 +231,7 @@ def _connected(address: str, code: Path) -> Iterator[None]:
             f"cannot use the Ray cluster {address!r}: {str(error).splitlines()[0]}\n"
             "  start one with `ray start --head`, or use --ray local"
         ) from error
+
     try:
         yield
     finally:
@@ -254,6 +260,7 @@ def _run_on_node(
     reap()
     kernel_version = guest_kernel_version(ensure_kernel())
     mismatch = _version_mismatch(sweep_versions, versions(kernel_version))
+
     with _scratch_folder() as scratch:
         if mismatch:
             record = _failure(point, attempt, mismatch)

@@ -84,33 +84,35 @@ def gather(folder: SweepDir) -> SweepTables:
     run_folders.update(folder.done())
     rows: list[Row] = []
     collective_rows: list[Row] = []
+
     for point in index.points:
         row = _point_columns(point)
         run_folder = run_folders.get(point.identity)
         if run_folder is not None:
             row.update(_outcome(folder, run_folder))
-            measured = _measured(run_folder, index.target_loss)
-            row.update(measured.columns)
-            for collective in measured.collectives:
+            run_columns = _run_columns(run_folder, index.target_loss)
+            row.update(run_columns.columns)
+            for collective in run_columns.collectives:
                 collective_row = _point_columns(point, row["state"])
                 collective_row.update(collective)
                 collective_rows.append(collective_row)
         row["identity"] = point.identity
         rows.append(row)
+
     points = _write_table(rows, folder.table)
     collectives = _write_table(collective_rows, folder.collectives)
     return SweepTables(points, collectives)
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _RunColumns:
     """What was measured in a run: columns of the point's row, and a row for each collective."""
 
     columns: Row
     collectives: list[Row]
 
 
-def _measured(run_folder: Path, target_loss: float | None) -> _Measured:
+def _run_columns(run_folder: Path, target_loss: float | None) -> _RunColumns:
     run = RunDir(run_folder)
     summary, _problems = read_summary(run.summary)
     collectives = [_collective(collective) for collective in summary.collectives]
@@ -123,7 +125,8 @@ def _measured(run_folder: Path, target_loss: float | None) -> _Measured:
             steps = pl.read_parquet(run.train)
             compute_s = summary.training.compute_ms / 1000
             columns.update(time_to_loss(steps, target_loss, compute_s))
-    return _Measured(columns, collectives)
+
+    return _RunColumns(columns, collectives)
 
 
 def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
@@ -139,13 +142,16 @@ def _axis_columns(name: str, value: Any) -> Row:
     """Give the column of an axis, and for a quantity the column in base units."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {name: value}
+
     row: Row = {name: value_text(value)}
     quantity = quantity_of(value)
     if quantity is None:
         return row
+
     number = float(measure(value).number)
     if quantity.name == "percentage":
         number /= 100
+
     column = name + SUFFIXES[quantity.name]
     row[column] = number
     return row
@@ -161,9 +167,11 @@ def _outcome(folder: SweepDir, run_folder: Path) -> Row:
         row["cpu_seconds"] = record.cpu_seconds
         row["attempt"] = record.attempt
         row["reason"] = record.reason
+
     if status is not None:
         row["faithful"] = status.faithful
         row["emulated_seconds"] = status.emulated_seconds
+
     row["folder"] = str(run_folder.relative_to(folder.path))
     return row
 
@@ -174,6 +182,7 @@ def _collective(collective: CollectiveRow) -> Row:
     if collective.bound_us:
         time_ratio = collective.time_us.median / collective.bound_us
         algbw_bound, busbw_bound = algbw * time_ratio, busbw * time_ratio
+
     return {
         "op": collective.op,
         "bytes": collective.bytes,
@@ -204,14 +213,17 @@ def _wan(summary: Summary) -> Row:
         rtt_ms = pair.rtt_ms_expected
         if rtt_ms is not None:
             row["rtt_ms"] = max(rtt_ms, row["rtt_ms"] or 0.0)
+
     if not summary.wan:
         return row
+
     total_bytes = total_drops = 0
     utilisation = 0.0
     for direction in summary.wan:
         total_bytes += direction.bytes or 0
         total_drops += direction.drops or 0
         utilisation = max(utilisation, direction.mean_utilisation or 0.0)
+
     row["wan_bytes"] = total_bytes
     row["wan_drops"] = total_drops
     row["wan_utilisation"] = utilisation
@@ -255,9 +267,11 @@ def time_to_loss(
         .sort("step")
         .with_columns(pl.col("loss").rolling_mean(LOSS_STEPS))
     )
+
     reached = losses.filter(pl.col("loss") <= target_loss)
     if reached.is_empty():
         return {"time_to_loss_s": None, "compute_to_loss_s": None}
+
     steps_done = int(reached["step"][0]) + 1
     return {
         "time_to_loss_s": float(reached["seconds"][0]),

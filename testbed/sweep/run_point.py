@@ -88,6 +88,7 @@ def carry_out(
         cpu_seconds=round(cpu_seconds, 2),
         attempt=attempt,
     )
+
     return PointResult(run_folder, record, disk_full)
 
 
@@ -118,6 +119,7 @@ def _failure(
 def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None) -> str:
     """Run a point, and say why the run failed; empty if it completed."""
     run = RunDir.create(run_folder)
+
     with _time_limit(limits.timeout_s):
         outcome = launch(
             point.plan,
@@ -128,6 +130,7 @@ def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Pa
             progress=_NoProgress(),
             resident_guest=guest_folder,
         )
+
     return outcome.reason
 
 

@@ -131,6 +131,7 @@ class Scheduler:
             KeyboardInterrupt: the sweep was interrupted.
         """
         self._waiting = deque(Attempt(point) for point in points)
+
         try:
             self._progress.jobs = self._executor.start(points)
             while self._waiting or self._in_flight:
@@ -143,6 +144,7 @@ class Scheduler:
                 self._progress.tick()
         finally:
             self._executor.cancel()
+
         return self._records
 
     def _submit(self) -> None:
@@ -168,6 +170,7 @@ class Scheduler:
         if further_attempt is not None:
             self._waiting.append(further_attempt)
             return
+
         self._records[point.identity] = record
         if record.state == "failed" and self._policy.fail_fast:
             self._stopped = True
@@ -182,6 +185,7 @@ class Scheduler:
                     raise self._folder.disk_full() from error
                 if finished.record.state == "completed":
                     raise
+
                 # What a failed attempt left may be unreadable; other points go on.
         if finished.disk_full:
             raise self._folder.disk_full()
