@@ -16,7 +16,7 @@ from testbed.cli.output import wide_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_cell
-from testbed.report.tables import Column, Grid, render
+from testbed.report.tables import Grid, GridColumn, render
 from testbed.spec.base import suggest
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.outputs import PointRows, write_outputs
@@ -177,7 +177,7 @@ def _print(names: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) 
 def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
     """A table for a terminal."""
     numbers = [all(_is_number(row[i]) for row in cells) for i in range(len(names))]
-    columns = [Column(name, number) for name, number in zip(names, numbers, strict=True)]
+    columns = [GridColumn(name, number) for name, number in zip(names, numbers, strict=True)]
     return render(Grid("", columns, cells))
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from testbed.core.units import format_cell, format_size, format_time
-from testbed.report.tables import NONE, Column, Grid
+from testbed.report.tables import NONE, Grid, GridColumn
 from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary
 
 Document: TypeAlias = Mapping[str, Any]  # the content of plan.json, whichever version wrote it
@@ -183,8 +183,8 @@ def _link_figures(summary: Summary) -> Iterator[LabelledFigure]:
 
 def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
     """Make the table of what differs in plans; `names` are those of the runs."""
-    columns = [Column("setting", number=False)]
-    columns += [Column(name, number=False) for name in names]
+    columns = [GridColumn("setting", number=False)]
+    columns += [GridColumn(name, number=False) for name in names]
     return Grid(
         title="What was done",
         columns=columns,
@@ -203,9 +203,9 @@ def measured_grid(
         names: of the runs.
         title: of the table.
     """
-    columns = [Column("figure", number=False)]
-    columns += [Column(name) for name in names]
-    columns += [Column(f"{name} / {names[0]}") for name in names[1:]]
+    columns = [GridColumn("figure", number=False)]
+    columns += [GridColumn(name) for name in names]
+    columns += [GridColumn(f"{name} / {names[0]}") for name in names[1:]]
     return Grid(
         title=title,
         columns=columns,

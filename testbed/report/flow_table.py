@@ -6,25 +6,25 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from testbed.report.tables import NONE, Column, Grid
+from testbed.report.tables import NONE, Grid, GridColumn
 
 MOST_ROWS = 500
 COLUMNS = [
-    Column("from", number=False),
-    Column("to", number=False),
-    Column("WAN link", number=False),
-    Column("payload\n(MiB)"),
-    Column("packets"),
-    Column("sent\nagain"),
-    Column("round trip\nmin (ms)"),
-    Column("median\n(ms)"),
-    Column("95 %\n(ms)"),
-    Column("delay\nmedian (ms)"),
-    Column("95 %\n(ms)"),
-    Column("rate\n(Mbit/s)"),
-    Column("idle\n(%)"),
-    Column("window\n(%)"),
-    Column("network\n(%)"),
+    GridColumn("from", number=False),
+    GridColumn("to", number=False),
+    GridColumn("WAN link", number=False),
+    GridColumn("payload\n(MiB)"),
+    GridColumn("packets"),
+    GridColumn("sent\nagain"),
+    GridColumn("round trip\nmin (ms)"),
+    GridColumn("median\n(ms)"),
+    GridColumn("95 %\n(ms)"),
+    GridColumn("delay\nmedian (ms)"),
+    GridColumn("95 %\n(ms)"),
+    GridColumn("rate\n(Mbit/s)"),
+    GridColumn("idle\n(%)"),
+    GridColumn("window\n(%)"),
+    GridColumn("network\n(%)"),
 ]
 NOTE = (
     "A row per TCP connection, direction and WAN link, from the packet captures. payload: bytes of "

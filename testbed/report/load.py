@@ -61,7 +61,6 @@ class Content:
         The first operation or step began then; without any, the links were first sampled.
         """
         starts = [_least(table, "start_ns") for table in (self.ops, self.train)]
-
         known_starts = [start for start in starts if start is not None]
         if known_starts:
             return min(known_starts)
@@ -83,7 +82,6 @@ def load(run: RunDir) -> Content:
     """Read everything of a run that a report shows."""
     content = Content(run.path.name)
     content.status, status_problems = read_status(run.status)
-
     summary, summary_problems = read_summary(run.summary)
     content.problems += [*status_problems, *summary_problems]
 
@@ -98,13 +96,11 @@ def load(run: RunDir) -> Content:
 
     _read_tables(run, content)
     content.spec = _read_spec(run.spec, content)
-
     content.problems += content.summary.problems
     return content
 
 
 def _read_plan(run: RunDir, content: Content) -> Plan | None:
-
     try:
         return run.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:

@@ -122,7 +122,6 @@ def write_rank_traces(run: RunDir, content: Content, folder: Path) -> list[Path]
     timeline = Timeline(run, content, content.plan)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-
     for rank in content.plan.workers.ranks:
         path = folder / f"rank-{rank.rank}.json"
         _write(path, timeline.of_rank(rank.rank), timeline, rank.rank)
@@ -140,7 +139,6 @@ def _write(path: Path, events: Iterable[TraceEvent], timeline: Timeline, rank: i
     info = json.dumps({"rank": rank, "world_size": ranks, "backend": "gloo"})
 
     encode = json.JSONEncoder(separators=(",", ":")).encode
-
     new = path.with_name(path.name + ".new")
     with new.open("w") as file:
         file.write(f'{{"schemaVersion": 1, "distributedInfo": {info},\n')
@@ -195,7 +193,6 @@ class Timeline:
         """Unix time of the first event; 0 if there is none."""
         content = self._content
         starts = [event.time_ns for event in self._stage_events[:1]]
-
         for table, column in (
             (content.ops, "start_ns"),
             (content.train, "start_ns"),
@@ -220,7 +217,6 @@ class Timeline:
     def of_rank(self, rank: int) -> Iterator[TraceEvent]:
         """Give the steps and the operations of one rank."""
         host = self.plan.workers.ranks[rank].host
-
         pid = self._pids[self.plan.network.host(host).dc]
         steps_thread = Thread(pid, FIRST_RANK_TID + rank * RANK_TIDS)
         label = f"rank {rank} ({host})"
@@ -281,7 +277,6 @@ class Timeline:
     def _used_percent(self, link: str, direction: Direction, samples: pl.DataFrame) -> list[float]:
         """Compute how much of its rate a direction uses from each sample to the next."""
         percent = []
-
         rows = samples.select("time_ns", "bytes").iter_rows()
         for (begin_ns, before), (end_ns, after) in pairwise(rows):
             sent_bits = 8 * (after - before)
@@ -299,7 +294,6 @@ class Timeline:
     def _has_parallel_links(self, direction: Direction) -> bool:
         ends = (direction.source, direction.target)
         same_ends = 0
-
         for link in self.plan.network.wan:
             for other in link.directions:
                 if (other.source, other.target) == ends:

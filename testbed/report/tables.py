@@ -68,7 +68,7 @@ TRANSFERS_NOTE = (
 
 
 @dataclass(frozen=True)
-class Column:
+class GridColumn:
     """A column: its header (a line break before the unit) and whether it holds numbers."""
 
     header: str
@@ -80,7 +80,7 @@ class Grid:
     """A table as text. `note` explains its terms in a sentence or two."""
 
     title: str
-    columns: Sequence[Column]
+    columns: Sequence[GridColumn]
     rows: Sequence[Sequence[str]]
     note: str = ""
 
@@ -89,7 +89,7 @@ class Grid:
 class CollectiveColumn:
     """A column of the table of collectives: its header, and its cell for a row."""
 
-    column: Column
+    column: GridColumn
     cell: Callable[[CollectiveRow], str]
 
 
@@ -98,36 +98,36 @@ def collectives_grid(summary: Summary) -> Grid:
     rows = summary.collectives
     note = COLLECTIVES_NOTE
     columns = [
-        CollectiveColumn(Column("size\n(B)"), lambda row: str(row.bytes)),
-        CollectiveColumn(Column("count"), _element_count),
-        CollectiveColumn(Column("type", number=False), lambda row: row.dtype or NONE),
-        CollectiveColumn(Column("op", number=False), lambda row: row.op),
+        CollectiveColumn(GridColumn("size\n(B)"), lambda row: str(row.bytes)),
+        CollectiveColumn(GridColumn("count"), _element_count),
+        CollectiveColumn(GridColumn("type", number=False), lambda row: row.dtype or NONE),
+        CollectiveColumn(GridColumn("op", number=False), lambda row: row.op),
     ]
 
     if any(row.algorithm != DEFAULT_ALGORITHM for row in rows):
-        columns.append(CollectiveColumn(Column("algo", number=False), _algorithm_name))
+        columns.append(CollectiveColumn(GridColumn("algo", number=False), _algorithm_name))
         note += ALGORITHM_NOTE
     if any(row.groups != DEFAULT_GROUPS for row in rows):
-        columns.append(CollectiveColumn(Column("group", number=False), _group_name))
+        columns.append(CollectiveColumn(GridColumn("group", number=False), _group_name))
         note += GROUPS_NOTE
     elif _vary([row.ranks for row in rows]):
-        columns.append(CollectiveColumn(Column("ranks"), lambda row: str(row.ranks)))
+        columns.append(CollectiveColumn(GridColumn("ranks"), lambda row: str(row.ranks)))
     if _vary([row.iterations for row in rows]):
-        columns.append(CollectiveColumn(Column("calls"), lambda row: str(row.iterations)))
+        columns.append(CollectiveColumn(GridColumn("calls"), lambda row: str(row.iterations)))
         note += CALLS_NOTE
 
     columns += [
-        CollectiveColumn(Column("time\n(us)"), lambda row: microseconds(row.time_us.median)),
-        CollectiveColumn(Column("max\n(us)"), lambda row: microseconds(row.time_us.max)),
-        CollectiveColumn(Column("algbw\n(GB/s)"), lambda row: bandwidth(row.algbw_gbytes)),
-        CollectiveColumn(Column("busbw\n(GB/s)"), lambda row: bandwidth(row.busbw_gbytes)),
-        CollectiveColumn(Column("bound\n(us)"), lambda row: microseconds(row.bound_us)),
-        CollectiveColumn(Column("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
+        CollectiveColumn(GridColumn("time\n(us)"), lambda row: microseconds(row.time_us.median)),
+        CollectiveColumn(GridColumn("max\n(us)"), lambda row: microseconds(row.time_us.max)),
+        CollectiveColumn(GridColumn("algbw\n(GB/s)"), lambda row: bandwidth(row.algbw_gbytes)),
+        CollectiveColumn(GridColumn("busbw\n(GB/s)"), lambda row: bandwidth(row.busbw_gbytes)),
+        CollectiveColumn(GridColumn("bound\n(us)"), lambda row: microseconds(row.bound_us)),
+        CollectiveColumn(GridColumn("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
     ]
     # Nobody checks the results of a user's script.
     unchecked = all(row.wrong is None for row in rows)
     if not rows or not unchecked:
-        columns.append(CollectiveColumn(Column("#wrong"), _wrong_count))
+        columns.append(CollectiveColumn(GridColumn("#wrong"), _wrong_count))
 
     cells = []
     for row in rows:
@@ -160,19 +160,19 @@ def _wrong_count(row: CollectiveRow) -> str:
 def training_grid(summary: Summary) -> Grid:
     """Make the table of training: where the time of a step goes, what it sends, what is learnt."""
     columns = [
-        Column("method", number=False),
-        Column("steps"),
-        Column("step\n(ms)"),
-        Column("p95\n(ms)"),
-        Column("compute\n(ms)"),
-        Column("exposed\n(ms)"),
-        Column("overlapped\n(ms)"),
-        Column("utilisation\n(%)"),
-        Column("tokens/s"),
-        Column("MFU\n(%)"),
-        Column("WAN per\nstep"),
-        Column("B/token"),
-        Column("final\nloss"),
+        GridColumn("method", number=False),
+        GridColumn("steps"),
+        GridColumn("step\n(ms)"),
+        GridColumn("p95\n(ms)"),
+        GridColumn("compute\n(ms)"),
+        GridColumn("exposed\n(ms)"),
+        GridColumn("overlapped\n(ms)"),
+        GridColumn("utilisation\n(%)"),
+        GridColumn("tokens/s"),
+        GridColumn("MFU\n(%)"),
+        GridColumn("WAN per\nstep"),
+        GridColumn("B/token"),
+        GridColumn("final\nloss"),
     ]
     training = summary.training
     if training is None:
@@ -220,8 +220,8 @@ def wan_grid(summary: Summary) -> Grid:
             row.append(_wan_cell(summary.wan, source, target))
         cells.append(row)
 
-    columns = [Column("from \\ to", number=False)]
-    columns += [Column(name) for name in names]
+    columns = [GridColumn("from \\ to", number=False)]
+    columns += [GridColumn(name) for name in names]
     return Grid("WAN links", columns, cells, WAN_NOTE)
 
 
@@ -261,10 +261,10 @@ def periods_grid(summary: Summary) -> Grid:
     rows = summary.periods
     unit = rows[0].unit if rows else "operation"
     columns = [
-        Column("from\n(s)"),
-        Column("for\n(s)"),
-        Column("event", number=False),
-        Column(f"{unit}s\nper s"),
+        GridColumn("from\n(s)"),
+        GridColumn("for\n(s)"),
+        GridColumn("event", number=False),
+        GridColumn(f"{unit}s\nper s"),
     ]
     note = (
         f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in "
@@ -285,14 +285,14 @@ def _period_cells(row: PeriodRow) -> list[str]:
 def transfers_grid(summary: Summary) -> Grid:
     """Make the table of what hosts sent each other in the background."""
     columns = [
-        Column("at\n(s)"),
-        Column("from", number=False),
-        Column("to", number=False),
-        Column("size"),
-        Column("received"),
-        Column("time\n(s)"),
-        Column("rate"),
-        Column("outcome", number=False),
+        GridColumn("at\n(s)"),
+        GridColumn("from", number=False),
+        GridColumn("to", number=False),
+        GridColumn("size"),
+        GridColumn("received"),
+        GridColumn("time\n(s)"),
+        GridColumn("rate"),
+        GridColumn("outcome", number=False),
     ]
     cells = [_transfer_cells(row) for row in summary.transfers]
     return Grid("Transfers", columns, cells, TRANSFERS_NOTE)
@@ -321,12 +321,12 @@ def _transfer_cells(row: TransferRow) -> list[str]:
 def fidelity_grid(summary: Summary) -> Grid:
     """Make the table of round-trip times, as the topology demands and as measured."""
     columns = [
-        Column("from", number=False),
-        Column("to", number=False),
-        Column("expected RTT\n(ms)"),
-        Column("measured RTT\n(ms)"),
-        Column("difference\n(us)"),
-        Column("within tolerance", number=False),
+        GridColumn("from", number=False),
+        GridColumn("to", number=False),
+        GridColumn("expected RTT\n(ms)"),
+        GridColumn("measured RTT\n(ms)"),
+        GridColumn("difference\n(us)"),
+        GridColumn("within tolerance", number=False),
     ]
     return Grid(
         title="Emulated against expected delay",
@@ -355,9 +355,9 @@ def _round_trip_cells(row: RoundTripRow) -> list[str]:
 def stages_grid(summary: Summary) -> Grid:
     """Make the table of stages: real seconds of this machine and seconds on the run's clock."""
     columns = [
-        Column("stage", number=False),
-        Column("real time\n(s)"),
-        Column("run's clock\n(s)"),
+        GridColumn("stage", number=False),
+        GridColumn("real time\n(s)"),
+        GridColumn("run's clock\n(s)"),
     ]
     return Grid("Stages", columns, [_stage_cells(row) for row in summary.stages])
 

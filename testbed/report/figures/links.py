@@ -104,7 +104,7 @@ class SharesOverTime:
 
 
 @dataclass(frozen=True)
-class Quantity:
+class DirectionQuantity:
     """A quantity of directions that is shown over time.
 
     Attributes:
@@ -129,7 +129,7 @@ def utilisation_figure(links: pl.DataFrame, history: History, origin_ns: int) ->
     Returns:
         None without two samples.
     """
-    quantity = Quantity("used", _percent_used, _rate_text)
+    quantity = DirectionQuantity("used", _percent_used, _rate_text)
     return _figure_over_time(links, history, origin_ns, quantity)
 
 
@@ -141,7 +141,6 @@ def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Fi
     mtu = history.states[0].mtu
 
     def percent_full(samples: DirectionSamples, edges: Values) -> Values:
-
         numbers = np.searchsorted(edges, samples.time_ns, side="right") - 1
         numbers = np.clip(numbers, 0, len(edges) - 2)
 
@@ -156,7 +155,7 @@ def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Fi
         milliseconds = size * 8e3 / direction.bottleneck.rate_bps
         return f"{format_size(size, 3)} ({milliseconds:.3g} ms)"
 
-    quantity = Quantity("full", percent_full, queue_text)
+    quantity = DirectionQuantity("full", percent_full, queue_text)
     return _figure_over_time(links, history, origin_ns, quantity)
 
 
@@ -175,7 +174,7 @@ def _rate_text(direction: Direction) -> str:
 
 
 def _figure_over_time(
-    links: pl.DataFrame, history: History, origin_ns: int, quantity: Quantity
+    links: pl.DataFrame, history: History, origin_ns: int, quantity: DirectionQuantity
 ) -> go.Figure | None:
     """Draw a quantity of each direction: few directions as lines, many as rows of a heat map."""
     shares = _shares_over_time(links, history, origin_ns, quantity)
@@ -189,7 +188,7 @@ def _figure_over_time(
 
 
 def _shares_over_time(
-    links: pl.DataFrame, history: History, origin_ns: int, quantity: Quantity
+    links: pl.DataFrame, history: History, origin_ns: int, quantity: DirectionQuantity
 ) -> SharesOverTime | None:
     """Compute a quantity of each direction, in at most `TIME_BINS` bins.
 

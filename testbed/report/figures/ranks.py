@@ -229,7 +229,6 @@ def _colours(names: Sequence[str]) -> list[str]:
 def _heat_map(
     states: RankStates, rows: Sequence[str], colours: Sequence[str], origin_ns: int
 ) -> Trace:
-
     texts = np.array([escape(name) for name in states.names], dtype=object)
     return go.Heatmap(
         z=states.numbers,

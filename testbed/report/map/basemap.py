@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.geo import EARTH_RADIUS_KM, Location
-from testbed.report.map.geometry import Box, Point, Points
+from testbed.report.map.geometry import Box, Points, Position
 from testbed.report.map.projection import Projection
 
 UNIT = 0.01  # degrees, of the numbers in land.json
@@ -30,7 +30,7 @@ class View:
     projection: Projection
     frame: Box
     scale: float  # px for a unit of the plane
-    middle: Point  # the plane's point at the middle of the frame
+    middle: Position  # the plane's point at the middle of the frame
 
     @property
     def period(self) -> float | None:

@@ -8,7 +8,7 @@ from math import cos, pi, sin
 import numpy as np
 
 from testbed.report.map.curves import Curve
-from testbed.report.map.geometry import Box, Point, Size
+from testbed.report.map.geometry import Box, BoxSize, Position
 from testbed.report.map.labels import Candidate
 
 CLEAR_OF_DOT = 2.5  # px between a dot and its label
@@ -21,7 +21,7 @@ OFF_MIDDLE_COST = 90.0  # px, of a whole curve's length away from its middle
 LEAST_VISIBLE = 2.2  # a curve is labelled if it is so many times as long as what the label hides
 
 
-def around_dot(dot: Point, radius: float, size: Size) -> list[Candidate]:
+def around_dot(dot: Position, radius: float, size: BoxSize) -> list[Candidate]:
     """Offer places around a dot: right, left, above, below, then corners.
 
     Args:
@@ -49,13 +49,13 @@ def around_dot(dot: Point, radius: float, size: Size) -> list[Candidate]:
 
     candidates = []
     for x, y, cost in places:
-        middle = Point(dot.x + x, dot.y + y)
+        middle = Position(dot.x + x, dot.y + y)
         candidates.append(Candidate(Box.centred(middle, size), cost))
 
     return candidates
 
 
-def along_curve(curve: Curve, size: Size) -> list[Candidate]:
+def along_curve(curve: Curve, size: BoxSize) -> list[Candidate]:
     """Offer places on a curve, best in its middle; none if the label would hide the curve."""
     across, down = np.abs(curve.chord) / max(curve.length, 1)
 
@@ -69,15 +69,15 @@ def along_curve(curve: Curve, size: Size) -> list[Candidate]:
     candidates = []
     for share in SHARES_OF_CURVE:
         cost = abs(share - 0.5) * OFF_MIDDLE_COST
-        on_curve = Point.of(curve.at(share)[0])
+        on_curve = Position.of(curve.at(share)[0])
         for turn in curve.turns:
-            middle = Point(on_curve.x + turn, on_curve.y)
+            middle = Position(on_curve.x + turn, on_curve.y)
             candidates.append(Candidate(Box.centred(middle, size), cost))
 
     return candidates
 
 
-def farther_away(anchor: Point, size: Size) -> Iterator[Candidate]:
+def farther_away(anchor: Position, size: BoxSize) -> Iterator[Candidate]:
     """Offer places on rings around a point, each with a leader to that point."""
     angles = np.linspace(0, 2 * pi, ANGLES_IN_RING, endpoint=False)
     for ring in range(1, RINGS + 1):
@@ -87,5 +87,5 @@ def farther_away(anchor: Point, size: Size) -> Iterator[Candidate]:
         for angle in angles:
             x = anchor.x + (size.width / 2 + distance) * cos(angle)
             y = anchor.y + (size.height / 2 + distance) * sin(angle)
-            box = Box.centred(Point(x, y), size)
+            box = Box.centred(Position(x, y), size)
             yield Candidate(box, cost, anchor)

@@ -12,20 +12,20 @@ Vector: TypeAlias = NDArray[np.float64]  # shape (2,): x and y
 Mask: TypeAlias = NDArray[np.bool_]  # shape (n,)
 
 
-class Point(NamedTuple):
+class Position(NamedTuple):
     """A point of a drawing."""
 
     x: float
     y: float
 
     @classmethod
-    def of(cls, vector: Vector) -> Point:
+    def of(cls, vector: Vector) -> Position:
         """Convert a vector (shape (2,)) to a point."""
         x, y = vector
         return cls(float(x), float(y))
 
 
-class Size(NamedTuple):
+class BoxSize(NamedTuple):
     """Width and height of a box."""
 
     width: float
@@ -48,7 +48,7 @@ class Box(NamedTuple):
         return cls(float(left), float(top), float(right), float(bottom))
 
     @classmethod
-    def centred(cls, middle: Point, size: Size) -> Box:
+    def centred(cls, middle: Position, size: BoxSize) -> Box:
         """Give the box of a size around its middle."""
         return cls(
             left=middle.x - size.width / 2,
@@ -58,11 +58,11 @@ class Box(NamedTuple):
         )
 
     @property
-    def middle(self) -> Point:
+    def middle(self) -> Position:
         """The centre of the box."""
         x = (self.left + self.right) / 2
         y = (self.top + self.bottom) / 2
-        return Point(x, y)
+        return Position(x, y)
 
     @property
     def width(self) -> float:
@@ -107,11 +107,11 @@ class Box(NamedTuple):
 
         return np.asarray(inside)
 
-    def nearest(self, point: Point) -> Point:
+    def nearest(self, point: Position) -> Position:
         """Give the point of the box that is nearest to `point`."""
         x = min(max(point.x, self.left), self.right)
         y = min(max(point.y, self.top), self.bottom)
-        return Point(x, y)
+        return Position(x, y)
 
 
 def distances(points: Points, others: Points) -> NDArray[np.float64]:

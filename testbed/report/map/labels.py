@@ -13,7 +13,7 @@ import numpy as np
 
 from testbed.core.units import format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, WanLink
-from testbed.report.map.geometry import Box, Point, Points, Size, Vector, distances
+from testbed.report.map.geometry import Box, BoxSize, Points, Position, Vector, distances
 
 LINE_HEIGHT = 1.25  # of the font's size
 NAME_SIZE = 13.0  # px of the font
@@ -51,7 +51,7 @@ class Label:
 
     lines: list[LabelLine]
     box: Box
-    leader: Point | None = None
+    leader: Position | None = None
 
 
 class Candidate(NamedTuple):
@@ -62,7 +62,7 @@ class Candidate(NamedTuple):
 
     box: Box
     cost: float
-    anchor: Point | None = None
+    anchor: Position | None = None
 
 
 @dataclass
@@ -148,11 +148,11 @@ def text_width(text: str, font_size: float, bold: bool = False) -> float:
     return total * font_size / 1000
 
 
-def label_size(lines: Sequence[LabelLine]) -> Size:
+def label_size(lines: Sequence[LabelLine]) -> BoxSize:
     """Compute the size of a label with a margin around its text."""
     widest = max(line.width for line in lines)
     heights = sum(line.font_size for line in lines)
-    return Size(widest + 8, heights * LINE_HEIGHT + 3)
+    return BoxSize(widest + 8, heights * LINE_HEIGHT + 3)
 
 
 def site_lines(dc: Datacenter) -> list[LabelLine]:

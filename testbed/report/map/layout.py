@@ -11,7 +11,7 @@ from testbed.plan.model import Datacenter, Direction, Network
 from testbed.report.map.basemap import View
 from testbed.report.map.candidates import along_curve, around_dot, farther_away
 from testbed.report.map.curves import Curve, Sheet, draw_links, spread
-from testbed.report.map.geometry import Box, Point, Points, Size
+from testbed.report.map.geometry import Box, BoxSize, Points, Position
 from testbed.report.map.labels import (
     Candidate,
     Canvas,
@@ -39,7 +39,7 @@ class Site:
     """A datacenter at `point`."""
 
     dc: Datacenter
-    point: Point
+    point: Position
     label: Label | None = None
 
 
@@ -105,7 +105,7 @@ def _move_apart(layout: Layout) -> None:
     distances_moved = np.hypot(*(after - before).T)
 
     for site, point, moved in zip(layout.sites, after, distances_moved, strict=True):
-        site.point = Point.of(point)
+        site.point = Position.of(point)
         if layout.view is not None and moved > MOVED:
             layout.moved.append(site.dc.name)
 
@@ -132,7 +132,7 @@ def _add_labels(layout: Layout, use: LinkUse) -> None:
         number = 2 + int(curve.length / SPACING)
         lines[curve.link.key] = curve.samples(number)
 
-    dot_size = Size(2 * DOT + 4, 2 * DOT + 4)
+    dot_size = BoxSize(2 * DOT + 4, 2 * DOT + 4)
     canvas = Canvas(
         frame=layout.frame.grown(-6),
         taken=[Box.centred(site.point, dot_size) for site in layout.sites],
@@ -148,7 +148,7 @@ def _label_sites(layout: Layout, canvas: Canvas) -> None:
         text = site_lines(site.dc)
         size = label_size(text)
         if layout.alone:
-            above_hosts = Point(site.point.x, site.point.y - HOSTS_RADIUS - 34)
+            above_hosts = Position(site.point.x, site.point.y - HOSTS_RADIUS - 34)
             site.label = Label(text, Box.centred(above_hosts, size))
             continue
 
@@ -171,7 +171,7 @@ def _label_links(layout: Layout, canvas: Canvas, lines: Mapping[str, Points], us
         layout.link_labels[link.key] = _placed(
             canvas,
             text,
-            anchor=Point.of(curve.at(0.5)[0]),
+            anchor=Position.of(curve.at(0.5)[0]),
             near=along_curve(curve, label_size(text)),
         )
 
@@ -182,7 +182,7 @@ def use_of(direction: Direction, use: LinkUse) -> float | None:
 
 
 def _placed(
-    canvas: Canvas, text: list[LabelLine], anchor: Point, near: Sequence[Candidate]
+    canvas: Canvas, text: list[LabelLine], anchor: Position, near: Sequence[Candidate]
 ) -> Label:
     """Place a label near what it names, or farther away with a leader.
 

@@ -12,7 +12,7 @@ import numpy as np
 from testbed.core.geo import Location
 from testbed.plan.model import Network
 from testbed.report.map.basemap import View
-from testbed.report.map.geometry import Box, Point, Points
+from testbed.report.map.geometry import Box, Points, Position
 from testbed.report.map.projection import Azimuthal, Projection, fitting
 
 WIDTH = 960.0  # px of the whole drawing
@@ -45,7 +45,7 @@ class Placing:
 
     frame: Box
     view: View | None
-    points: Mapping[str, Point]
+    points: Mapping[str, Position]
 
 
 def place_sites(network: Network) -> Placing:
@@ -62,13 +62,13 @@ def _place_on_map(network: Network, located: Mapping[str, Location]) -> Placing:
 
     points = {}
     for name, point in zip(located, view.at(located.values()), strict=True):
-        points[name] = Point.of(point)
+        points[name] = Position.of(point)
 
     frame = view.frame
     unlocated = [dc.name for dc in network.datacenters if dc.name not in located]
     for number, name in enumerate(unlocated):
         x = frame.left + frame.width * (number + 0.5) / len(unlocated)
-        points[name] = Point(x, frame.bottom + STRIP / 2 - 10)
+        points[name] = Position(x, frame.bottom + STRIP / 2 - 10)
 
     if unlocated:
         frame = frame._replace(bottom=frame.bottom + STRIP)
@@ -170,7 +170,7 @@ def _place_on_circle(network: Network) -> Placing:
 
     for number, name in enumerate(around):
         angle = start + 2 * pi * number / len(around)
-        points[name] = Point(
+        points[name] = Position(
             middle.x + radius_x * cos(angle),
             middle.y + radius_y * sin(angle),
         )

@@ -14,7 +14,7 @@ from testbed.core.units import format_rate
 from testbed.plan.model import Direction, Network
 from testbed.report.map.basemap import View
 from testbed.report.map.curves import Curve
-from testbed.report.map.geometry import Box, Point
+from testbed.report.map.geometry import Box, Position
 from testbed.report.map.labels import LINE_HEIGHT, Label, rate_text, rtt_text
 from testbed.report.map.layout import DOT, HOSTS_RADIUS, Layout, LinkUse, lay_out, use_of
 from testbed.report.map.placing import EDGE, WIDTH
@@ -106,7 +106,6 @@ def png(svg: str, width: int) -> bytes:
             ],
             skip_system_fonts=True,
         )
-
         return bytes(image)
 
 
@@ -142,11 +141,10 @@ def colour(share: float) -> str:
         share: of the rate that is in use, from 0 to 1.
     """
     position = min(max(share, 0.0), 1.0) * (len(RAMP) - 1)
-
     number = min(int(position), len(RAMP) - 2)
     part = position - number
-    channels = []
 
+    channels = []
     for low, high in zip(RAMP[number], RAMP[number + 1], strict=True):
         channels.append(round(low + (high - low) * part))
 
@@ -220,7 +218,6 @@ class Picture:
 
         if view.period is None:
             scale_km = _round_below(SCALE_LENGTH * view.km_per_px)
-
             length = scale_km / view.km_per_px
             if not layers:
                 _draw_grid(background, view.frame, length)
@@ -313,7 +310,7 @@ class Picture:
             if site.label is not None:
                 self._draw_label(group, site.label, has_pill=False)
 
-    def _draw_hosts(self, group: ET.Element, switch: Point) -> None:
+    def _draw_hosts(self, group: ET.Element, switch: Position) -> None:
         """Draw the hosts of the only site around its switch."""
         number = min(len(self.network.hosts), MOST_HOSTS_DRAWN)
         for i in range(number):
@@ -322,7 +319,6 @@ class Picture:
             y = switch.y + HOSTS_RADIUS * sin(angle)
 
             line = f"M{switch.x:.1f} {switch.y:.1f}L{x:.1f} {y:.1f}"
-
             link = add(group, "g", class_="link")
             add(link, "path", d=line, stroke_width=THINNEST)
             add(
@@ -457,7 +453,6 @@ def notes(layout: Layout, use: LinkUse) -> list[str]:
         return [_nic_note(layout.network)]
 
     subject = "The table has" if layout.listed else "At each link:"
-
     note = f"{subject} round-trip time and rate. "
     note += "Lines show which sites are linked, not where fibre runs."
     if use:

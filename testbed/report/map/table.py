@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -39,10 +40,10 @@ def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> floa
     Returns:
         The lower end of the table in px.
     """
-    rates = {rate_text(direction) for link in network.wan for direction in link.directions}
+    rate = _common_rate(network)
     heading = "Round-trip time, rate"
-    if len(rates) == 1:
-        heading = f"Round-trip time; each link carries {min(rates)} each way"
+    if rate is not None:
+        heading = f"Round-trip time; each link carries {rate} each way"
     add(
         svg,
         "text",
@@ -56,16 +57,23 @@ def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> floa
 
     names = [dc.name for dc in network.datacenters]
     longest = max(text_width(name, FONT_SIZE, bold=True) for name in names)
-
     column_width = longest + COLUMN_GAP
-    pairs = len(names) * (len(names) - 1) // 2
-    is_dense = 3 * len(network.wan) > pairs
-
     fits = column_width * len(names) <= frame.width
 
-    if is_dense and fits and len(rates) == 1:
+    pairs = len(names) * (len(names) - 1) // 2
+    is_dense = 3 * len(network.wan) > pairs
+    if is_dense and fits and rate is not None:
         return _add_matrix(svg, network, room, column_width)
     return _add_list(svg, network, room)
+
+
+def _common_rate(network: Network) -> str | None:
+    """Write the rate of all links, both ways; None if they differ."""
+    rates = set()
+    for link in network.wan:
+        for direction in link.directions:
+            rates.add(rate_text(direction))
+    return min(rates) if len(rates) == 1 else None
 
 
 def _add_matrix(svg: ET.Element, network: Network, room: Box, column_width: float) -> float:
@@ -79,7 +87,6 @@ def _add_matrix(svg: ET.Element, network: Network, room: Box, column_width: floa
     spacing = (room.width - column_width) / (len(names) - 1)
     spacing = min(spacing, WIDEST_COLUMN * column_width)
     first_right = room.left + column_width + spacing
-
     line_length = column_width + spacing * (len(names) - 1)
 
     for column, name in enumerate(names[1:]):
@@ -140,14 +147,12 @@ def _add_right_aligned(
 def _add_list(svg: ET.Element, network: Network, room: Box) -> float:
     """Add columns of links, at most `MOST_LISTED`: the two ends, RTT, rates."""
     rows = [_link_row(link) for link in network.wan[:MOST_LISTED]]
-    ends_width = max(text_width(row.ends, FONT_SIZE) for row in rows) + COLUMN_GAP
-
-    rtt_width = max(text_width(row.rtt, FONT_SIZE) for row in rows) + COLUMN_GAP
-    rates_width = max(text_width(row.rates, FONT_SIZE) for row in rows) + COLUMN_GAP
-
+    ends_width = _column_width([row.ends for row in rows])
+    rtt_width = _column_width([row.rtt for row in rows])
+    rates_width = _column_width([row.rates for row in rows])
     row_width = ends_width + rtt_width + rates_width
-    fitting = int((room.width + COLUMN_GAP) / (row_width + COLUMN_GAP))
 
+    fitting = int((room.width + COLUMN_GAP) / (row_width + COLUMN_GAP))
     columns = min(max(fitting, 1), MOST_COLUMNS)
     rows_in_column = -(-len(rows) // columns)
     spacing = room.width / columns
@@ -176,6 +181,11 @@ def _add_list(svg: ET.Element, network: Network, room: Box) -> float:
     )
 
     return bottom + ROW_HEIGHT
+
+
+def _column_width(texts: Sequence[str]) -> float:
+    widest = max(text_width(text, FONT_SIZE) for text in texts)
+    return widest + COLUMN_GAP
 
 
 def _link_row(link: WanLink) -> LinkRow:

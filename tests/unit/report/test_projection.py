@@ -5,7 +5,7 @@ import pytest
 
 from testbed.core.geo import EARTH_RADIUS_KM, Location, distance_km
 from testbed.report.map.basemap import View, clipped, pieces
-from testbed.report.map.geometry import Box, Point
+from testbed.report.map.geometry import Box, Position
 from testbed.report.map.projection import Azimuthal, Cylindrical, encloses, fitting, smallest_cap
 
 FRAME = Box(0, 0, 10, 10)
@@ -103,7 +103,7 @@ def test_land_is_where_it_is() -> None:
     """Of points on land, in a lake and in the sea; on a map of the eastern United States."""
     frame = Box(0, 0, 900, 600)
     projection = Azimuthal((40.0, -85.0))
-    view = View(projection, frame, 1500, Point(0.0, 0.0))
+    view = View(projection, frame, 1500, Position(0.0, 0.0))
     layers = view.layers()
 
     def within(layer: str, place: Location) -> bool:
@@ -125,4 +125,4 @@ def test_land_is_where_it_is() -> None:
     assert not within("land", (34.0, -74.0))  # the Atlantic
     assert layers["states"]
     assert view.km_per_px == pytest.approx(4.25, abs=0.01)
-    assert View(projection, frame, 60_000, Point(0.0, 0.0)).layers() == {}
+    assert View(projection, frame, 60_000, Position(0.0, 0.0)).layers() == {}

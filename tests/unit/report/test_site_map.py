@@ -15,7 +15,7 @@ from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
 from testbed.report.map import layout as layouts
 from testbed.report.map.basemap import View
-from testbed.report.map.geometry import Box, Size
+from testbed.report.map.geometry import Box, BoxSize
 from testbed.report.map.labels import rate_text, rtt_text, text_width
 from testbed.report.map.layout import Layout, lay_out
 from testbed.report.map.site_map import COLOURS, Theme, colour, png, site_map
@@ -90,7 +90,7 @@ def test_no_label_covers_another_or_a_dot_or_leaves_the_frame(name: str) -> None
     for a, b in combinations(boxes, 2):
         assert not a.overlaps(b)
     dots = [
-        Box.centred(site.point, Size(2 * layouts.DOT, 2 * layouts.DOT)) for site in layout.sites
+        Box.centred(site.point, BoxSize(2 * layouts.DOT, 2 * layouts.DOT)) for site in layout.sites
     ]
     assert not any(box.overlaps(dot) for box in boxes for dot in dots)
     assert all(box.within(layout.frame) for box in boxes)
