@@ -1,3 +1,1 @@
-"""From a run folder to tables, figures and one HTML page. Needs no privilege; never changes what
-was measured.
-"""
+"""From a run folder to tables, figures, a timeline and one HTML page; changes no measurement."""

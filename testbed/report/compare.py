@@ -98,7 +98,8 @@ def _flatten_object(value: Document, path: str) -> Iterator[tuple[str, Any]]:
             for change in item:
                 yield _change(change)
         elif key not in DERIVED:
-            yield from _flatten(item, f"{path}.{key}" if path else key)
+            item_path = f"{path}.{key}" if path else key
+            yield from _flatten(item, item_path)
 
 
 def _item_name(item: Document, number: int) -> Any:
@@ -223,6 +224,8 @@ def _ratio_cells(row: Difference) -> list[str]:
 
     cells = []
     for other in others:
-        is_known = first and other is not None
-        cells.append(f"{other / first:.3f}" if is_known else NONE)
+        ratio = NONE
+        if first and other is not None:
+            ratio = f"{other / first:.3f}"
+        cells.append(ratio)
     return cells

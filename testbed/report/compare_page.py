@@ -92,7 +92,9 @@ def _verdict(content: Content) -> str:
 def _timing(status: Status | None) -> str:
     if status is None or status.faithful is None:
         return "timing not judged"
-    return "faithful timing" if status.faithful else "unfaithful timing"
+    if status.faithful:
+        return "faithful timing"
+    return "unfaithful timing"
 
 
 def _figures(sides: Sequence[Side]) -> dict[str, Figure]:

@@ -116,16 +116,24 @@ def _end(host: str, rank: int | None, port: int | None) -> str:
 
 
 def _count(value: int | None) -> str:
-    return NONE if value is None else str(value)
+    if value is None:
+        return NONE
+    return str(value)
 
 
 def _milliseconds(value_ns: int | None) -> str:
-    return NONE if value_ns is None else f"{value_ns / 1e6:.3f}"
+    if value_ns is None:
+        return NONE
+    return f"{value_ns / 1e6:.3f}"
 
 
 def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f}"
+    if share is None:
+        return NONE
+    return f"{100 * share:.1f}"
 
 
 def _quotient(value: float | None, unit: float, digits: int) -> str:
-    return NONE if value is None else f"{value / unit:.{digits}f}"
+    if value is None:
+        return NONE
+    return f"{value / unit:.{digits}f}"

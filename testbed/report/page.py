@@ -187,8 +187,12 @@ def _no_flows(content: Content) -> str:
     if plan is None or not plan.network.wan:
         return ""
     if content.flows is not None:
-        return NO_CONNECTION if content.flows.is_empty() else ""
-    return NOT_CAPTURED if plan.capture == "none" else NO_FLOWS
+        if content.flows.is_empty():
+            return NO_CONNECTION
+        return ""
+    if plan.capture == "none":
+        return NOT_CAPTURED
+    return NO_FLOWS
 
 
 def _figures(content: Content) -> dict[str, Figure]:
@@ -256,11 +260,13 @@ def _figure_makers(content: Content) -> Iterator[FigureMaker]:
             is_over_time=True,
         )
     if plan is not None and ops is not None:
-        times_are_modelled = train is not None and "computed_ns" not in train.columns
+        explanation = RANKS
+        if train is not None and "computed_ns" not in train.columns:
+            explanation += COMPUTED
         yield FigureMaker(
             name="ranks",
             title="Ranks over time",
-            explanation=RANKS + COMPUTED if times_are_modelled else RANKS,
+            explanation=explanation,
             draw=lambda: rank_figure(ops, train, plan, origin_ns, history),
             is_over_time=True,
         )

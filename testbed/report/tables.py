@@ -141,7 +141,9 @@ def _vary(values: Sequence[int]) -> bool:
 
 def _element_count(row: CollectiveRow) -> str:
     element_bytes = DTYPE_BYTES.get(row.dtype)
-    return NONE if element_bytes is None else str(row.bytes // element_bytes)
+    if element_bytes is None:
+        return NONE
+    return str(row.bytes // element_bytes)
 
 
 def _algorithm_name(row: CollectiveRow) -> str:
@@ -154,7 +156,9 @@ def _group_name(row: CollectiveRow) -> str:
 
 
 def _wrong_count(row: CollectiveRow) -> str:
-    return NONE if row.wrong is None else str(row.wrong)
+    if row.wrong is None:
+        return NONE
+    return str(row.wrong)
 
 
 def training_grid(summary: Summary) -> Grid:
@@ -189,7 +193,10 @@ def training_grid(summary: Summary) -> Grid:
 
 
 def _training_cells(training: TrainingSummary) -> list[str]:
-    wan_bytes = training.wan_bytes_per_step
+    wan_bytes = NONE
+    if training.wan_bytes_per_step is not None:
+        wan_bytes = format_size(round(training.wan_bytes_per_step), 3)
+
     return [
         str(training.method),
         str(training.steps),
@@ -201,7 +208,7 @@ def _training_cells(training: TrainingSummary) -> list[str]:
         _percent(training.compute_utilisation),
         _decimals(training.tokens_per_s, 0),
         _percent(training.mfu),
-        NONE if wan_bytes is None else format_size(round(wan_bytes), 3),
+        wan_bytes,
         _decimals(training.wan_bytes_per_token, 0),
         _decimals(training.final_loss, 3),
     ]
@@ -274,11 +281,15 @@ def periods_grid(summary: Summary) -> Grid:
 
 
 def _period_cells(row: PeriodRow) -> list[str]:
+    throughput = NONE
+    if row.per_s is not None:
+        throughput = format_figure(row.per_s, 4)
+
     return [
         format_figure(row.at_s),
         _decimals(row.seconds, 3),
         "; ".join(row.what),
-        NONE if row.per_s is None else format_figure(row.per_s, 4),
+        throughput,
     ]
 
 
@@ -306,6 +317,10 @@ def _transfer_cells(row: TransferRow) -> list[str]:
     else:
         outcome = "cut short by the run's end"
 
+    rate = NONE
+    if row.bps is not None:
+        rate = format_rate(round(row.bps), 3)
+
     return [
         _decimals(row.at_s, 3),
         row.source,
@@ -313,7 +328,7 @@ def _transfer_cells(row: TransferRow) -> list[str]:
         format_decimal_size(row.bytes, 4),
         format_decimal_size(row.received, 4),
         _decimals(row.seconds, 3),
-        NONE if row.bps is None else format_rate(round(row.bps), 3),
+        rate,
         outcome,
     ]
 
@@ -341,6 +356,7 @@ def _round_trip_cells(row: RoundTripRow) -> list[str]:
     if row.rtt_ms_expected is not None and row.rtt_ms_measured is not None:
         difference_us = 1000 * (row.rtt_ms_measured - row.rtt_ms_expected)
         difference = f"{difference_us:+.1f}"
+    verdict = "yes" if row.ok else "NO"
 
     return [
         row.source,
@@ -348,7 +364,7 @@ def _round_trip_cells(row: RoundTripRow) -> list[str]:
         _decimals(row.rtt_ms_expected, 3),
         _decimals(row.rtt_ms_measured, 3),
         difference,
-        "yes" if row.ok else "NO",
+        verdict,
     ]
 
 
@@ -412,11 +428,11 @@ def render(grid: Grid) -> Table:
         show_edge=False,
     )
     for column in grid.columns:
-        table.add_column(
-            Text(column.header),
-            justify="right" if column.number else "left",
-            overflow="fold",
-        )
+        header = Text(column.header)
+        if column.number:
+            table.add_column(header, justify="right", overflow="fold")
+        else:
+            table.add_column(header, justify="left", overflow="fold")
     for row in grid.rows:
         cells = [Text(cell) for cell in row]
         table.add_row(*cells)
@@ -427,7 +443,9 @@ def microseconds(value: float | None) -> str:
     """Write a time in us, with one decimal below 100 ms, none above."""
     if value is None:
         return NONE
-    return f"{value:.1f}" if value < 100_000 else f"{value:.0f}"
+    if value < 100_000:
+        return f"{value:.1f}"
+    return f"{value:.0f}"
 
 
 def bandwidth(gbytes: float) -> str:
@@ -443,8 +461,12 @@ def bandwidth(gbytes: float) -> str:
 
 
 def _decimals(value: float | None, digits: int) -> str:
-    return NONE if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return NONE
+    return f"{value:.{digits}f}"
 
 
 def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f}"
+    if share is None:
+        return NONE
+    return f"{100 * share:.1f}"

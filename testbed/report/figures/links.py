@@ -215,8 +215,11 @@ def _shares_over_time(
     for samples in sampled:
         direction = samples.direction
         names.append(escape(f"{direction.source} → {direction.target}"))
-        wholes.append(quantity.whole(direction) if samples.is_constant else AT_THE_TIME)
         percent.append(quantity.percent(samples, edges))
+        if samples.is_constant:
+            wholes.append(quantity.whole(direction))
+        else:
+            wholes.append(AT_THE_TIME)
 
     return SharesOverTime(
         names=_numbered(names),
@@ -359,12 +362,13 @@ def _percent(percent: float) -> str:
 def _draw_matrix(names: Sequence[str], percent: Values, texts: list[list[str]]) -> go.Figure:
     """Draw a heat map of per cent (shape (n, n)) with the names of its rows and columns."""
     shown_names = [escape(name) for name in names]
+    template = "%{text}" if len(names) <= MOST_LABELLED else None
     heat = go.Heatmap(
         z=np.round(percent, 3),
         x=shown_names,
         y=shown_names,
         text=texts,
-        texttemplate="%{text}" if len(names) <= MOST_LABELLED else None,
+        texttemplate=template,
         colorscale=SHADES,
         zmin=0,
         zmax=max(1.0, float(np.nanmax(percent))),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,10 @@ def rank_figure(
     traces = [_heat_map(states, rows, colours, origin_ns)]
     traces += _legend(states, colours)
 
+    marks: list[dict[str, Any]] = []
+    if history is not None:
+        marks = change_marks(history, origin_ns)
+
     rank_axis = axis(
         "rank (host)",
         autorange="reversed",
@@ -146,7 +151,7 @@ def rank_figure(
         150 + 20 * max(len(rows), 4),
         axis(RUN_CLOCK, showgrid=False),
         rank_axis,
-        shapes=[] if history is None else change_marks(history, origin_ns),
+        shapes=marks,
     )
 
 

@@ -1,1 +1,1 @@
-"""Maps of a network."""
+"""From a network to a drawing of its sites and links on a map, as SVG or PNG."""

@@ -193,4 +193,6 @@ def _path(points: Points, close: bool) -> str:
     kept.append(points[-1])
 
     text = "L".join(f"{x:.1f} {y:.1f}" for x, y in kept)
-    return f"M{text}Z" if close else f"M{text}"
+    if close:
+        return f"M{text}Z"
+    return f"M{text}"

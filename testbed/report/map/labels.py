@@ -36,7 +36,9 @@ class LabelLine:
     @property
     def font_size(self) -> float:
         """The size of the font in px."""
-        return NAME_SIZE if self.kind == "name" else SMALL_SIZE
+        if self.kind == "name":
+            return NAME_SIZE
+        return SMALL_SIZE
 
     @property
     def width(self) -> float:
@@ -199,9 +201,13 @@ def _arrows(chord: Vector) -> tuple[str, str]:
     """Choose the arrows of the forward and of the backward direction."""
     across, down = chord
     if abs(across) >= abs(down):
-        return ("←", "→") if across < 0 else ("→", "←")
+        if across < 0:
+            return ("←", "→")
+        return ("→", "←")
 
-    return ("↑", "↓") if down < 0 else ("↓", "↑")
+    if down < 0:
+        return ("↑", "↓")
+    return ("↓", "↑")
 
 
 def rtt_text(link: WanLink) -> str:

@@ -73,7 +73,9 @@ def _common_rate(network: Network) -> str | None:
     for link in network.wan:
         for direction in link.directions:
             rates.add(rate_text(direction))
-    return min(rates) if len(rates) == 1 else None
+    if len(rates) == 1:
+        return min(rates)
+    return None
 
 
 def _add_matrix(svg: ET.Element, network: Network, room: Box, column_width: float) -> float:
