@@ -1,11 +1,10 @@
-"""What links do to packets, against physics and the literature: every scenario is a network of its
-own in one guest.
+"""What links do to packets, against physics and the literature.
 
-The formulas and the tolerances stand with each test. Virtual times are exact up to some
-microseconds.
+Every scenario is a network in one guest, measured by inside/links.py. The formulas and the
+tolerances stand with each test. Virtual times are exact up to some microseconds.
 """
 
-from collections.abc import Callable
+from itertools import combinations
 from math import sqrt
 from typing import Any
 
@@ -21,16 +20,19 @@ from tests.support.links_scenarios import (
     MS,
     SEGMENT,
     Scenario,
+    Written,
     link,
-    of,
-    scenario,
+    scenario_of,
+    two_host_scenario,
 )
 
-LAN_NS = 4 * 98 * 8 / 400  # an echo passes four NICs of 400 Gbit/s
+Results = dict[str, Any]  # of scenarios, by name
+Scenarios = dict[str, Scenario]
 
-
+ECHO_BITS = 98 * 8
+LAN_NS = 4 * ECHO_BITS / 400  # an echo passes four NICs of 400 Gbit/s
 DELAYS_MS = (0.05, 1, 10, 100, 300)
-RATES = {
+RATES = {  # rate: bit/s, packets
     "1 Mbit/s": (1 * MBIT, 200),
     "100 Mbit/s": (100 * MBIT, 2000),
     "1 Gbit/s": (1 * GBIT, 5000),
@@ -41,111 +43,146 @@ TCP_S = {"1 Mbit/s": 60, "100 Mbit/s": 4, "1 Gbit/s": 1, "10 Gbit/s": 0.3, "100 
 JITTERS = ("uniform", "normal", "pareto")
 LOSSES = {0.00001: 300_000, 0.001: 50_000, 0.01: 20_000, 0.05: 20_000}  # probability: packets
 SITES = ("a", "b", "c", "d", "e")
-MESH_DELAYS = {
-    f"{x}-{y}": 2 + 3 * i for i, (x, y) in enumerate((x, y) for x in SITES for y in SITES if x < y)
-}  # ms
+MESH_PAIRS = list(combinations(SITES, 2))
+MESH_DELAYS_MS = [2 + 3 * number for number in range(len(MESH_PAIRS))]
 LEAF_RATE, OVERSUBSCRIPTION = 10 * GBIT, 4
+SITE = {"hosts": 1, "nic": {"rate": "10 Gbit/s", "delay": "0 ms"}}
 
 
-def mesh() -> dict[str, Any]:
-    wan = [
-        link("100 Mbit/s", f"{ms} ms", queue="2 bdp", between=key.split("-"))
-        for key, ms in MESH_DELAYS.items()
-    ]
-    site = {"hosts": 1, "nic": {"rate": "10 Gbit/s", "delay": "0 ms"}}
+def mesh() -> Written:
+    """Five datacenters and a link between every two."""
+    wan: list[Written] = []
+    for ends, delay_ms in zip(MESH_PAIRS, MESH_DELAYS_MS, strict=True):
+        wan.append(link("100 Mbit/s", f"{delay_ms} ms", queue="2 bdp", between=list(ends)))
     return {
         "name": "mesh",
-        "datacenters": dict.fromkeys(SITES, site),
+        "datacenters": dict.fromkeys(SITES, SITE),
         "wan": wan,
         "routing": "hops",
         "tcp": {"offload": "off"},
     }
 
 
-def clos(spines: int, hosts: int) -> dict[str, Any]:
+def clos(spines: int, hosts: int) -> Written:
+    """A datacenter of two leaves."""
     fabric = {"leaves": 2, "spines": spines, "oversubscription": OVERSUBSCRIPTION, "delay": "10 us"}
-    nic = {"rate": "10 Gbit/s", "delay": "0 ms"}
-    return {"name": "clos", "datacenters": {"a": {"hosts": hosts, "nic": nic, "fabric": fabric}}}
+    site = {**SITE, "hosts": hosts, "fabric": fabric}
+    return {"name": "clos", "datacenters": {"a": site}}
 
 
-def diamond() -> dict[str, Any]:
-    """From a to d by way of b or of c, which are equally far: of 16 hosts, some take the one and
-    some the other.
-    """
-    wan = [
-        link("1 Gbit/s", "5 ms", between=ends)
-        for ends in (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])
-    ]
-    site = {"hosts": 1, "nic": {"rate": "10 Gbit/s", "delay": "0 ms"}}
-    sites = {"a": {**site, "hosts": 8}, "b": site, "c": site, "d": {**site, "hosts": 8}}
-    return {"name": "diamond", "datacenters": sites, "wan": wan, "multipath": True}
+def diamond() -> Written:
+    """From a to d by way of b or of c, which are equally far: some of 16 hosts take each."""
+    pairs = (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])
+    large_site = {**SITE, "hosts": 8}
+    return {
+        "name": "diamond",
+        "datacenters": {"a": large_site, "b": SITE, "c": SITE, "d": large_site},
+        "wan": [link("1 Gbit/s", "5 ms", between=ends) for ends in pairs],
+        "multipath": True,
+    }
 
 
-def across(first: str, second: str, pairs: int) -> list[list[str]]:
-    return [[f"{first}{number}", f"{second}{number}"] for number in range(pairs)]
+def rate_scenarios() -> Scenarios:
+    """RTTs, and rates of UDP and TCP."""
+    scenarios: Scenarios = {}
+    for delay_ms in DELAYS_MS:
+        scenarios[f"rtt {delay_ms}"] = two_host_scenario(
+            "rtt", link("100 Gbit/s", f"{delay_ms} ms")
+        )
 
-
-def scenarios() -> dict[str, Scenario]:
-    found = {f"rtt {ms}": scenario("rtt", link("100 Gbit/s", f"{ms} ms")) for ms in DELAYS_MS}
     for rate, (bps, packets) in RATES.items():
         long_queue = link(rate, "1 ms", queue="64 MiB")
-        found[f"udp {rate}"] = scenario("udp_rate", long_queue, packets=packets)
+        scenarios[f"udp {rate}"] = two_host_scenario("udp_rate", long_queue, packets=packets)
+
         seconds = TCP_S[rate]
-        offload = {"offload": "on" if bps > GBIT else "off"}
-        wide = link(rate, "0.5 ms", queue="4 bdp" if bps > GBIT else "200 packets")
-        found[f"tcp {rate}"] = scenario("tcp", wide, offload, seconds=seconds, settle=seconds / 3)
+        fast = bps > GBIT
+        offload = {"offload": "on" if fast else "off"}
+        wide = link(rate, "0.5 ms", queue="4 bdp" if fast else "200 packets")
+        scenarios[f"tcp {rate}"] = two_host_scenario(
+            "tcp", wide, offload, seconds=seconds, settle=seconds / 3
+        )
+    return scenarios
+
+
+def impairment_scenarios() -> Scenarios:
+    """Jitter, loss, duplicates and corruption."""
+    scenarios: Scenarios = {}
     for kind in JITTERS:
         jittery = link("10 Gbit/s", "20 ms", jitter="1 ms", distribution=kind)
-        found[f"jitter {kind}"] = scenario("one_way", jittery, packets=4000, gap_ns=20_000_000)
-        found[f"reorder {kind}"] = scenario(
-            "one_way", jittery | {"reorder": True}, packets=2000, gap_ns=500_000
-        )
-        found[f"ordered {kind}"] = scenario("one_way", jittery, packets=2000, gap_ns=500_000)
+        reordering = {**jittery, "reorder": True}
+        apart: dict[str, Any] = {"packets": 4000, "gap_ns": 20_000_000}
+        close: dict[str, Any] = {"packets": 2000, "gap_ns": 500_000}
+        scenarios[f"jitter {kind}"] = two_host_scenario("one_way", jittery, **apart)
+        scenarios[f"reorder {kind}"] = two_host_scenario("one_way", reordering, **close)
+        scenarios[f"ordered {kind}"] = two_host_scenario("one_way", jittery, **close)
+
     for loss, packets in LOSSES.items():
         lossy = link("100 Gbit/s", "1 ms", loss=f"{100 * loss} %", queue="1 GiB")
-        found[f"loss {loss}"] = scenario("segmented", lossy, packets=packets, segments=40)
-    twice = link("10 Gbit/s", "1 ms", duplicate="5 %")
-    found["duplicate"] = scenario("one_way", twice, packets=2000, gap_ns=100_000)
-    found["corrupt"] = scenario(
-        "one_way", link("10 Gbit/s", "1 ms", corrupt="5 %"), packets=2000, gap_ns=100_000
-    )
-    queue = link("10 Mbit/s", "5 ms", queue="100 packets")
-    found["queue"] = scenario("full_queue", queue, packets=400, rate_bps=10 * MBIT)
+        scenarios[f"loss {loss}"] = two_host_scenario(
+            "segmented", lossy, packets=packets, segments=40
+        )
+
+    for impairment in ("duplicate", "corrupt"):
+        impaired = link("10 Gbit/s", "1 ms", **{impairment: "5 %"})
+        scenarios[impairment] = two_host_scenario("one_way", impaired, packets=2000, gap_ns=100_000)
+    return scenarios
+
+
+def queue_scenarios() -> Scenarios:
+    """Full and managed queues."""
+    scenarios: Scenarios = {}
+    short = link("10 Mbit/s", "5 ms", queue="100 packets")
+    scenarios["queue"] = two_host_scenario("full_queue", short, packets=400, rate_bps=10 * MBIT)
+
     for discipline in ("red", "fq_codel"):
         for ecn in (True, False):
             managed = link("100 Mbit/s", "10 ms", queue="4 bdp", discipline=discipline, ecn=ecn)
-            found[f"{discipline} ecn={ecn}"] = scenario(
+            scenarios[f"{discipline} ecn={ecn}"] = two_host_scenario(
                 "tcp", managed, seconds=10, settle=3, flows=2
             )
-    managed = link("10 Mbit/s", "5 ms", discipline="red")
-    found["managed rtt"] = scenario("rtt", managed)
-    found["managed udp"] = scenario("udp_rate", managed, packets=20)
-    ends = [[f"{key[0]}-h0", f"{key[2]}-h0"] for key in MESH_DELAYS]
-    found["mesh"] = of(mesh(), "iperf3", seconds=4, ends=ends)
-    found["oversubscribed"] = of(
-        clos(1, 8),
-        "pairs",
-        seconds=0.1,
-        settle=0.03,
-        ends=[[f"a-h{h}", f"a-h{h + 4}"] for h in range(4)],
-    )
-    found["same leaf"] = of(
-        clos(1, 8), "pairs", seconds=0.05, settle=0.01, ends=[["a-h0", "a-h1"], ["a-h2", "a-h3"]]
-    )
-    found["spread"] = of(
-        clos(4, 32),
-        "pairs",
-        seconds=0.02,
-        settle=0.005,
-        ends=[[f"a-h{h}", f"a-h{16 + (h + shift) % 16}"] for h in range(16) for shift in (0, 5)],
-    )
-    found["clos rtt"] = of(clos(2, 4), "rtt")
-    found["multipath"] = of(diamond(), "pairs", seconds=1, settle=0.5, ends=across("a-h", "d-h", 8))
-    return found
+
+    slow = link("10 Mbit/s", "5 ms", discipline="red")
+    scenarios["managed rtt"] = two_host_scenario("rtt", slow)
+    scenarios["managed udp"] = two_host_scenario("udp_rate", slow, packets=20)
+    return scenarios
+
+
+def topology_scenarios() -> Scenarios:
+    """Networks of more than one link."""
+    mesh_ends = [[f"{a}-h0", f"{b}-h0"] for a, b in MESH_PAIRS]
+    across_leaves = [[f"a-h{host}", f"a-h{host + 4}"] for host in range(4)]
+    inside_leaf = [["a-h0", "a-h1"], ["a-h2", "a-h3"]]
+    across_diamond = [[f"a-h{number}", f"d-h{number}"] for number in range(8)]
+    many_pairs: list[list[str]] = []
+    for host in range(16):
+        for shift in (0, 5):
+            far_host = 16 + (host + shift) % 16
+            many_pairs.append([f"a-h{host}", f"a-h{far_host}"])
+
+    return {
+        "mesh": scenario_of(mesh(), "iperf3", seconds=4, ends=mesh_ends),
+        "oversubscribed": scenario_of(
+            clos(1, 8), "pairs", seconds=0.1, settle=0.03, ends=across_leaves
+        ),
+        "same leaf": scenario_of(clos(1, 8), "pairs", seconds=0.05, settle=0.01, ends=inside_leaf),
+        "spread": scenario_of(clos(4, 32), "pairs", seconds=0.02, settle=0.005, ends=many_pairs),
+        "clos rtt": scenario_of(clos(2, 4), "rtt"),
+        "multipath": scenario_of(diamond(), "pairs", seconds=1, settle=0.5, ends=across_diamond),
+    }
+
+
+def scenarios() -> Scenarios:
+    """What `results` measures, in this order."""
+    return {
+        **rate_scenarios(),
+        **impairment_scenarios(),
+        **queue_scenarios(),
+        **topology_scenarios(),
+    }
 
 
 @pytest.fixture(scope="module")
-def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What inside/links.py measured."""
     return measure_links(
         kernel, tmp_path_factory.mktemp("links") / "shared", scenarios(), "virtual"
@@ -153,200 +190,189 @@ def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.parametrize("ms", DELAYS_MS)
-def test_delay(found: dict[str, Any], ms: float) -> None:
-    """RTT = twice the delay and the serialisation of 98 bytes at 2 ports of 100 Gbit/s; within 10
-    us.
-    """
-    assert found[f"rtt {ms}"]["rtt_ns"] == pytest.approx(
-        2 * ms * MS + LAN_NS + 2 * 98 * 8 / 100, abs=10_000
-    )
+def test_delay(results: Results, ms: float) -> None:
+    """Twice the delay, and 98 bytes at two ports of 100 Gbit/s; within 10 us."""
+    expected_ns = 2 * ms * MS + LAN_NS + 2 * ECHO_BITS / 100
+    assert results[f"rtt {ms}"]["rtt_ns"] == pytest.approx(expected_ns, abs=10_000)
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_udp_rate(found: dict[str, Any], rate: str) -> None:
+def test_udp_rate(results: Results, rate: str) -> None:
     """1472 of each 1514 bytes are data; within 0.5 %."""
-    got = found[f"udp {rate}"]
-    assert got["packets"] == RATES[rate][1]
-    assert got["drops"] == 0
-    assert got["bps"] == pytest.approx(RATES[rate][0] * DATAGRAM / FRAME, rel=0.005)
+    result = results[f"udp {rate}"]
+    bps, packets = RATES[rate]
+    assert result["packets"] == packets
+    assert result["drops"] == 0
+    assert result["bps"] == pytest.approx(bps * DATAGRAM / FRAME, rel=0.005)
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_tcp_rate(found: dict[str, Any], rate: str) -> None:
+def test_tcp_rate(results: Results, rate: str) -> None:
     """1448 of each 1514 bytes are data; within 0.5 % once the window has grown."""
-    assert found[f"tcp {rate}"]["bps"][0] == pytest.approx(
-        RATES[rate][0] * SEGMENT / FRAME, rel=0.005
-    )
+    bps, _packets = RATES[rate]
+    (measured_bps,) = results[f"tcp {rate}"]["bps"]
+    assert measured_bps == pytest.approx(bps * SEGMENT / FRAME, rel=0.005)
 
 
 @pytest.mark.parametrize("kind", JITTERS)
-def test_jitter(found: dict[str, Any], kind: str) -> None:
-    """`jitter` is the standard deviation; of a uniform distribution it is the half width, and so
-    its deviation is 1 / sqrt(3) of it. Mean and deviation within 5 %, no packet overtakes another
-    unless that is asked for.
+def test_jitter(results: Results, kind: str) -> None:
+    """Mean and deviation within 5 %; no packet overtakes another.
 
-    The tables of iproute2 have a mean of 0, but pareto's is cut at 4 deviations: hence its wider
-    tolerance.
+    `jitter` is the standard deviation; of a uniform distribution it is the half width, and so its
+    deviation is 1 / sqrt(3) of it.
     """
-    got = found[f"jitter {kind}"]
-    assert got["packets"] == 4000
-    assert got["mean_ns"] == pytest.approx(20 * MS, rel=0.05)
-    expected = 1 * MS / sqrt(3) if kind == "uniform" else 1 * MS
-    assert got["deviation_ns"] == pytest.approx(expected, rel=0.05)
-    assert got["reordered"] == 0
+    result = results[f"jitter {kind}"]
+    assert result["packets"] == 4000
+    assert result["mean_ns"] == pytest.approx(20 * MS, rel=0.05)
+    expected_ns = 1 * MS / sqrt(3) if kind == "uniform" else 1 * MS
+    assert result["deviation_ns"] == pytest.approx(expected_ns, rel=0.05)
+    assert result["reordered"] == 0
 
 
 @pytest.mark.parametrize("kind", JITTERS)
-def test_reordering(found: dict[str, Any], kind: str) -> None:
+def test_reordering(results: Results, kind: str) -> None:
     """Packets 0.5 ms apart with 1 ms of jitter overtake each other only with `reorder`."""
-    assert found[f"ordered {kind}"]["reordered"] == 0
-    assert found[f"reorder {kind}"]["reordered"] > 100
+    assert results[f"ordered {kind}"]["reordered"] == 0
+    assert results[f"reorder {kind}"]["reordered"] > 100
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_loss_is_drawn_per_packet(found: dict[str, Any], loss: float) -> None:
-    """Within three standard deviations of the binomial distribution, although the sender hands over
-    40 at a time.
+def test_loss(results: Results, loss: float) -> None:
+    """Loss is drawn per packet, although the sender hands over 40 at a time.
 
-    Independent losses come in runs of 1 / (1 - p) packets, super-packets would be lost 40 at a
-    time.
+    Within three standard deviations of the binomial distribution. Independent losses come in runs
+    of 1 / (1 - p) packets, super-packets would be lost 40 at a time.
     """
-    got, packets = found[f"loss {loss}"], LOSSES[loss]
-    assert got["lost"] == pytest.approx(packets * loss, abs=3 * sqrt(packets * loss * (1 - loss)))
-    assert got["lost"] + got["arrived"] == packets
-    if got["lost"]:
-        assert got["lost"] / got["runs"] < 1.2
+    result = results[f"loss {loss}"]
+    packets = LOSSES[loss]
+    deviation = sqrt(packets * loss * (1 - loss))
+    assert result["lost"] == pytest.approx(packets * loss, abs=3 * deviation)
+    assert result["lost"] + result["arrived"] == packets
+    if result["lost"]:
+        assert result["lost"] / result["runs"] < 1.2
 
 
-def test_duplicates(found: dict[str, Any]) -> None:
+def test_duplicates(results: Results) -> None:
     """5 % of 2000 packets arrive twice; within three standard deviations (9.7)."""
-    got = found["duplicate"]
-    assert got["different"] == 2000
-    assert got["packets"] - 2000 == pytest.approx(100, abs=3 * 9.7)
+    result = results["duplicate"]
+    assert result["different"] == 2000
+    assert result["packets"] - 2000 == pytest.approx(100, abs=3 * 9.7)
 
 
-def test_corruption(found: dict[str, Any]) -> None:
+def test_corruption(results: Results) -> None:
     """One bit flips in 5 % of 2000 packets: a checksum finds it, and the packet is gone."""
-    assert 2000 - found["corrupt"]["packets"] == pytest.approx(100, abs=3 * 9.7)
+    lost = 2000 - results["corrupt"]["packets"]
+    assert lost == pytest.approx(100, abs=3 * 9.7)
 
 
-def test_queue(found: dict[str, Any]) -> None:
-    """A full queue of 100 frames at 10 Mbit/s adds 100 frames' time to the delay; within 2 % (and a
-    frame).
-    """
-    got = found["queue"]
+def test_queue(results: Results) -> None:
+    """A full queue of 100 frames at 10 Mbit/s adds 100 frames' time; within 2 % (and a frame)."""
+    result = results["queue"]
     frame_ns = FRAME * 8e9 / (10 * MBIT)
-    assert got["first_ns"] == pytest.approx(5 * MS + frame_ns, rel=0.01)
-    assert got["last_ns"] - got["first_ns"] == pytest.approx(100 * frame_ns, rel=0.02, abs=frame_ns)
-    assert got["drops"] > 0
-    assert got["packets"] + got["drops"] == got["sent"]
+    added_ns = result["last_ns"] - result["first_ns"]
+    assert result["first_ns"] == pytest.approx(5 * MS + frame_ns, rel=0.01)
+    assert added_ns == pytest.approx(100 * frame_ns, rel=0.02, abs=frame_ns)
+    assert result["drops"] > 0
+    assert result["packets"] + result["drops"] == result["sent"]
 
 
 @pytest.mark.parametrize("discipline", ["red", "fq_codel"])
-def test_ecn(found: dict[str, Any], discipline: str) -> None:
-    """With ecn the queue marks and drops nothing, without it drops; the link stays busy in both
-    cases.
-    """
-    marked, dropped = found[f"{discipline} ecn=True"], found[f"{discipline} ecn=False"]
-    assert (marked["drops"], dropped["marks"]) == (0, 0)
+def test_ecn(results: Results, discipline: str) -> None:
+    """With ecn the queue marks and drops nothing, without it drops; the link stays busy."""
+    marked = results[f"{discipline} ecn=True"]
+    dropped = results[f"{discipline} ecn=False"]
+    assert marked["drops"] == 0
+    assert dropped["marks"] == 0
     assert marked["marks"] > 0
     assert dropped["drops"] > 0
-    for got in (marked, dropped):
-        assert sum(got["bps"]) == pytest.approx(100 * MBIT * SEGMENT / FRAME, rel=0.05)
+    expected_bps = 100 * MBIT * SEGMENT / FRAME
+    assert sum(marked["bps"]) == pytest.approx(expected_bps, rel=0.05)
+    assert sum(dropped["bps"]) == pytest.approx(expected_bps, rel=0.05)
 
 
-def test_a_managed_queue_changes_no_time(found: dict[str, Any]) -> None:
-    """RTT and rate are those of a drop-tail queue: a frame of 98 bytes takes 78.4 us at 10
-    Mbit/s.
-    """
-    assert found["managed rtt"]["rtt_ns"] == pytest.approx(
-        10 * MS + 2 * 78_400 + LAN_NS, abs=10_000
-    )
-    assert found["managed udp"]["bps"] == pytest.approx(10 * MBIT * DATAGRAM / FRAME, rel=0.005)
+def test_managed_queue(results: Results) -> None:
+    """RTT and rate are those of a drop-tail queue: an echo takes 78.4 us at 10 Mbit/s."""
+    expected_ns = 10 * MS + 2 * 78_400 + LAN_NS
+    expected_bps = 10 * MBIT * DATAGRAM / FRAME
+    assert results["managed rtt"]["rtt_ns"] == pytest.approx(expected_ns, abs=10_000)
+    assert results["managed udp"]["bps"] == pytest.approx(expected_bps, rel=0.005)
 
 
-def test_mesh(found: dict[str, Any]) -> None:
-    """Ten pairs of five datacenters, one link each: RTTs within 10 us, rates of iperf3 within 3
-    %.
-    """
-    got = found["mesh"]
-    expected = [2 * (delay * MS + 98 * 8 / 0.1) + 4 * 98 * 8 / 10 for delay in MESH_DELAYS.values()]
-    assert got["rtt_ns"] == pytest.approx(expected, abs=10_000)
-    assert got["bps"] == pytest.approx([100 * MBIT * SEGMENT / FRAME] * 10, rel=0.03)
+def test_mesh(results: Results) -> None:
+    """Ten pairs, one link each: RTTs within 10 us, rates of iperf3 within 3 %."""
+    result = results["mesh"]
+    serialising_ns = 2 * ECHO_BITS / 0.1 + 4 * ECHO_BITS / 10
+    expected_ns = [2 * delay_ms * MS + serialising_ns for delay_ms in MESH_DELAYS_MS]
+    expected_bps = [100 * MBIT * SEGMENT / FRAME] * len(MESH_PAIRS)
+    assert result["rtt_ns"] == pytest.approx(expected_ns, abs=10_000)
+    assert result["bps"] == pytest.approx(expected_bps, rel=0.03)
 
 
-def test_oversubscription(found: dict[str, Any]) -> None:
-    """Four hosts of 10 Gbit/s share a leaf's uplink of 10 Gbit/s (4 : 1); inside a leaf each has
-    its own. 2 %.
-    """
-    assert sum(found["oversubscribed"]["bps"]) == pytest.approx(
-        LEAF_RATE * SEGMENT / FRAME, rel=0.02
-    )
-    assert found["same leaf"]["bps"] == pytest.approx([LEAF_RATE * SEGMENT / FRAME] * 2, rel=0.02)
+def test_oversubscription(results: Results) -> None:
+    """Four hosts share a leaf's uplink (4 : 1), but not inside the leaf; within 2 %."""
+    expected_bps = LEAF_RATE * SEGMENT / FRAME
+    assert sum(results["oversubscribed"]["bps"]) == pytest.approx(expected_bps, rel=0.02)
+    assert results["same leaf"]["bps"] == pytest.approx([expected_bps] * 2, rel=0.02)
 
 
-def test_traffic_is_spread_over_the_spines(found: dict[str, Any]) -> None:
-    """Thirty-two pairs of hosts on four spines: each spine carries some, and none more than
-    half.
-    """
-    sent = found["spread"]["spines"]
+def test_spread_over_spines(results: Results) -> None:
+    """32 pairs of hosts on four spines: each carries some traffic, and none more than half."""
+    sent = results["spread"]["spines"]
+    total = sum(sent.values())
     assert len(sent) == 4
-    assert min(sent.values()) > 0.02 * sum(sent.values())
-    assert max(sent.values()) < 0.5 * sum(sent.values())
+    assert min(sent.values()) > 0.02 * total
+    assert max(sent.values()) < 0.5 * total
 
 
-def test_round_trip_of_a_fabric(found: dict[str, Any]) -> None:
-    """Leaf, spine, leaf: two cables of 10 us each way, and 98 bytes at ports of 10 and 2.5 Gbit/s;
-    within 10 us.
-    """
-    expected = 4 * 10_000 + 4 * 98 * 8 / 10 + 4 * 98 * 8 / 2.5
-    assert found["clos rtt"]["rtt_ns"] == pytest.approx(expected, abs=10_000)
+def test_fabric_rtt(results: Results) -> None:
+    """Two cables of 10 us each way, and 98 bytes at ports of 10 and 2.5 Gbit/s; within 10 us."""
+    expected_ns = 4 * 10_000 + 4 * ECHO_BITS / 10 + 4 * ECHO_BITS / 2.5
+    assert results["clos rtt"]["rtt_ns"] == pytest.approx(expected_ns, abs=10_000)
 
 
-def test_multipath(found: dict[str, Any]) -> None:
-    """Eight pairs of hosts have two equal ways of 1 Gbit/s: together they get more than one, at
-    most both.
-    """
-    total = sum(found["multipath"]["bps"])
-    assert 1.1 * GBIT < total < 2 * GBIT * SEGMENT / FRAME * 1.01
+def test_multipath(results: Results) -> None:
+    """Eight pairs on two equal paths of 1 Gbit/s get more than one of them, at most both."""
+    total_bps = sum(results["multipath"]["bps"])
+    assert 1.1 * GBIT < total_bps < 2 * GBIT * SEGMENT / FRAME * 1.01
 
 
-REAL: dict[str, Callable[[], Scenario]] = {
-    "rtt": lambda: scenario("rtt", link("1 Gbit/s", "10 ms")),
-    "tcp": lambda: scenario("tcp", link("50 Mbit/s", "5 ms"), seconds=2, settle=1),
-    "udp": lambda: scenario("udp_rate", link("20 Mbit/s", "5 ms", queue="64 MiB"), packets=500),
-    "loss": lambda: scenario(
-        "segmented", link("20 Mbit/s", "5 ms", loss="5 %", queue="9 MiB"), packets=2000, segments=40
-    ),
-    "jitter": lambda: scenario(
-        "one_way",
-        link("1 Gbit/s", "20 ms", jitter="5 ms", distribution="normal"),
-        packets=400,
-        gap_ns=5_000_000,
-    ),
-    "queue": lambda: scenario(
-        "full_queue", link("2 Mbit/s", "5 ms", queue="20 packets"), packets=80, rate_bps=2e6
-    ),
-}
+def real_scenarios() -> Scenarios:
+    """Some of the measurements, at rates that a slow CPU can carry on the host's clock."""
+    long_queue = link("20 Mbit/s", "5 ms", queue="64 MiB")
+    lossy = link("20 Mbit/s", "5 ms", loss="5 %", queue="9 MiB")
+    jittery = link("1 Gbit/s", "20 ms", jitter="5 ms", distribution="normal")
+    short_queue = link("2 Mbit/s", "5 ms", queue="20 packets")
+    return {
+        "rtt": two_host_scenario("rtt", link("1 Gbit/s", "10 ms")),
+        "tcp": two_host_scenario("tcp", link("50 Mbit/s", "5 ms"), seconds=2, settle=1),
+        "udp": two_host_scenario("udp_rate", long_queue, packets=500),
+        "loss": two_host_scenario("segmented", lossy, packets=2000, segments=40),
+        "jitter": two_host_scenario("one_way", jittery, packets=400, gap_ns=5_000_000),
+        "queue": two_host_scenario("full_queue", short_queue, packets=80, rate_bps=2 * MBIT),
+    }
 
 
 @pytest.fixture(scope="module")
-def real(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same measurements on the host's clock, at rates that a slow CPU can carry."""
-    wanted = {name: make() for name, make in REAL.items()}
-    return measure_links(kernel, tmp_path_factory.mktemp("real") / "shared", wanted, "real")
+def real_results(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The same measurements on the host's clock."""
+    folder = tmp_path_factory.mktemp("real") / "shared"
+    return measure_links(kernel, folder, real_scenarios(), "real")
 
 
 @pytest.mark.alone
-def test_real_time(real: dict[str, Any]) -> None:
-    """On the host's clock everything is late by scheduling, more so on a busy machine: RTT within 3
-    ms, the rate of UDP within 10 %, that of TCP within 30 %, delays within 20 %."""
-    assert real["rtt"]["rtt_ns"] == pytest.approx(20 * MS, abs=3 * MS)
-    assert real["tcp"]["bps"][0] == pytest.approx(50 * MBIT * SEGMENT / FRAME, rel=0.3)
-    assert real["udp"]["bps"] == pytest.approx(20 * MBIT * DATAGRAM / FRAME, rel=0.1)
-    assert real["loss"]["lost"] == pytest.approx(100, abs=3 * 9.7)
-    assert real["jitter"]["mean_ns"] == pytest.approx(20 * MS, rel=0.2)
+def test_real_time(real_results: Results) -> None:
+    """On the host's clock everything is late by scheduling, more so on a busy machine.
+
+    RTT within 3 ms, the rate of UDP within 10 %, that of TCP within 30 %, delays within 20 %.
+    """
+    assert real_results["rtt"]["rtt_ns"] == pytest.approx(20 * MS, abs=3 * MS)
+    (tcp_bps,) = real_results["tcp"]["bps"]
+    assert tcp_bps == pytest.approx(50 * MBIT * SEGMENT / FRAME, rel=0.3)
+    udp_bps = real_results["udp"]["bps"]
+    assert udp_bps == pytest.approx(20 * MBIT * DATAGRAM / FRAME, rel=0.1)
+    assert real_results["loss"]["lost"] == pytest.approx(100, abs=3 * 9.7)
+    assert real_results["jitter"]["mean_ns"] == pytest.approx(20 * MS, rel=0.2)
     frame_ns = FRAME * 8e9 / (2 * MBIT)
-    assert real["queue"]["last_ns"] - real["queue"]["first_ns"] == pytest.approx(
-        20 * frame_ns, rel=0.2
-    )
+    queue = real_results["queue"]
+    added_ns = queue["last_ns"] - queue["first_ns"]
+    assert added_ns == pytest.approx(20 * frame_ns, rel=0.2)

@@ -50,7 +50,7 @@ RTT_US = {
 
 
 @pytest.fixture(scope="module")
-def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What inside/three_datacenters.py measured."""
     outside = tmp_path_factory.mktemp("network")
     (outside / "line.yaml").write_text(LINE)
@@ -68,21 +68,19 @@ def found(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.parametrize("pair", RTT_US)
-def test_round_trips(found: dict[str, Any], pair: str) -> None:
+def test_round_trips(results: dict[str, Any], pair: str) -> None:
     """RTT = the sum of all delays there and back; within 20 us + 0.1 %."""
-    assert found["rtt_ns"][pair] / 1000 == pytest.approx(RTT_US[pair], rel=0.001, abs=20)
+    assert results["rtt_ns"][pair] / 1000 == pytest.approx(RTT_US[pair], rel=0.001, abs=20)
 
 
-def test_the_check_before_a_run_agrees(found: dict[str, Any]) -> None:
-    pairs = [(trip["from"], trip["to"], trip["ok"]) for trip in found["verified"]]
+def test_verify_round_trips(results: dict[str, Any]) -> None:
+    pairs = [(trip["from"], trip["to"], trip["ok"]) for trip in results["verified"]]
     assert pairs == [("alpha", "beta", True), ("alpha", "gamma", True), ("beta", "gamma", True)]
 
 
-def test_routes(found: dict[str, Any]) -> None:
-    """Traffic between alpha and gamma goes by way of beta; hosts know their datacenter's router
-    only.
-    """
-    assert found["routes"] == {
+def test_routes(results: dict[str, Any]) -> None:
+    """Traffic between alpha and gamma goes by way of beta; hosts know their router only."""
+    assert results["routes"] == {
         "d0r": {"10.1.0.0/16": "172.16.0.2", "10.2.0.0/16": "172.16.0.2"},
         "d1r": {"10.0.0.0/16": "172.16.0.1", "10.2.0.0/16": "172.16.0.6"},
         "d2r": {"10.0.0.0/16": "172.16.0.5", "10.1.0.0/16": "172.16.0.5"},
@@ -91,54 +89,56 @@ def test_routes(found: dict[str, Any]) -> None:
     }
 
 
-def test_nodes_show_their_own_interfaces(found: dict[str, Any]) -> None:
-    assert found["listed"] == {"d0h0": ["d0h0-eth0", "lo"], "d2r": ["d2r-lan", "d2r-w1", "lo"]}
+def test_interfaces_of_nodes(results: dict[str, Any]) -> None:
+    assert results["listed"] == {"d0h0": ["d0h0-eth0", "lo"], "d2r": ["d2r-lan", "d2r-w1", "lo"]}
 
 
-def test_who_builds_a_network_stays_where_it_is(found: dict[str, Any]) -> None:
-    before, after = found["places"]
+def test_builder_stays_in_its_namespaces(results: dict[str, Any]) -> None:
+    before, after = results["places"]
     assert after == before
-    standing, gone = found["children"]
-    assert (standing > 0, gone) == (True, 0)
+    standing, gone = results["children"]
+    assert standing > 0
+    assert gone == 0
 
 
-def test_a_link_serialises_at_its_rate(found: dict[str, Any]) -> None:
-    """1000 frames of 1514 bytes (1472 of UDP's payload) leave a 100 Mbit/s link 121.12 us apart;
-    within 1 %.
+def test_rate(results: dict[str, Any]) -> None:
+    """1000 frames of 1514 bytes leave a 100 Mbit/s link 121.12 us apart; within 1 %."""
+    paced = results["paced"]
+    assert paced["packets"] == 1000
+    assert paced["ns"] / 999 == pytest.approx(121_120, rel=0.01)
+
+
+def test_tcp_rate(results: dict[str, Any]) -> None:
+    """Of each 1514 bytes 1448 are data; within 1 % once the window has grown.
+
+    Headers: Ethernet 14, IP 20, TCP 20 and 12 of time stamps.
     """
-    assert found["paced"]["packets"] == 1000
-    assert found["paced"]["ns"] / 999 == pytest.approx(1514 * 8 / 100e6 * 1e9, rel=0.01)
+    assert results["tcp_bps"] == pytest.approx(100e6 * 1448 / 1514, rel=0.01)
 
 
-def test_tcp_gets_the_rate_less_its_headers(found: dict[str, Any]) -> None:
-    """Of each 1514 bytes 1448 are data (Ethernet 14, IP 20, TCP 20 and 12 of time stamps); within 1
-    % once it is up.
-    """
-    assert found["tcp_bps"] == pytest.approx(100e6 * 1448 / 1514, rel=0.01)
-
-
-def test_a_full_queue_drops_and_counts(found: dict[str, Any]) -> None:
-    """300 frames reach a queue of 50 within 0.36 ms, in which the link sends 3: 53 pass, the others
-    are counted.
+def test_full_queue(results: dict[str, Any]) -> None:
+    """300 frames reach a queue of 50 within 0.36 ms, in which the link sends 3: 53 pass.
 
     Within 3 frames, for those at the ends of the burst and the one in transmission.
     """
-    arrived, drops = found["overflow"]["arrived"], found["overflow"]["drops"]
+    arrived = results["overflow"]["arrived"]
+    drops = results["overflow"]["drops"]
     assert arrived + drops == 300
     assert arrived == pytest.approx(53, abs=3)
 
 
-def test_loss_is_as_frequent_as_written(found: dict[str, Any]) -> None:
-    """1 % of 10 000 packets: 100 with a standard deviation of sqrt(10 000 x 0.01 x 0.99) = 9.95;
-    within three.
+def test_loss(results: dict[str, Any]) -> None:
+    """1 % of 10 000 packets: 100, within three standard deviations.
+
+    One is sqrt(10 000 x 0.01 x 0.99) = 9.95.
     """
-    assert len(found["lost"][0]) == pytest.approx(100, abs=3 * 9.95)
-    assert found["queue_drops_beside_loss"] == 0  # none of them was lost for want of space
+    assert len(results["lost"][0]) == pytest.approx(100, abs=3 * 9.95)
+    assert results["queue_drops_beside_loss"] == 0  # none was lost because the queue was full
 
 
-def test_loss_repeats_with_its_seed(found: dict[str, Any]) -> None:
+def test_loss_repeats(results: dict[str, Any]) -> None:
     """The same packets are lost again."""
-    first, second = found["lost"]
+    first, second = results["lost"]
     assert first == second
 
 
@@ -150,7 +150,5 @@ def test_loss_repeats_with_its_seed(found: dict[str, Any]) -> None:
         ("delay", "wan: the kernel keeps netem latency of w0b as 10240000, not 10000000"),
     ],
 )
-def test_a_shape_that_differs_from_the_plan_is_an_error(
-    found: dict[str, Any], parameter: str, text: str
-) -> None:
-    assert found["tampered"][parameter] == text
+def test_tampered_port(results: dict[str, Any], parameter: str, text: str) -> None:
+    assert results["tampered"][parameter] == text

@@ -1,6 +1,4 @@
-"""Parameters of queueing disciplines, worked out by hand or measured on a model of what the kernel
-does with them.
-"""
+"""Parameters of queueing disciplines, worked out by hand or measured on a model of the kernel."""
 
 import random
 import statistics
@@ -32,10 +30,8 @@ def qdisc(plan: Network, node: str, interface: str) -> Netem | ManagedQueue:
 
 
 @pytest.mark.parametrize("distribution", ["normal", "pareto", "paretonormal"])
-def test_jitter_has_the_mean_and_deviation_that_were_written(distribution: str) -> None:
-    """netem adds jitter x number / 8192, with the number drawn from the table; over 200 000 draws
-    within 1 %.
-    """
+def test_jitter(distribution: str) -> None:
+    """netem adds jitter x number / 8192, with a number of the table; 200 000 draws, within 1 %."""
     fibre = qdisc(network(jitter="1 ms", distribution=distribution, reorder=True), "wan", "w0b")
     assert isinstance(fibre, Netem)
     assert fibre.distribution is not None
@@ -49,46 +45,46 @@ def test_jitter_has_the_mean_and_deviation_that_were_written(distribution: str) 
 
 
 def test_red() -> None:
-    """A queue of 600 frames: marks from 100 frames on, all from 300 on; the average follows bursts
-    of 166 frames.
-    """
-    found = red(600 * FRAME, 125_000_000, FRAME, ecn=True)
-    assert (found.minimum, found.maximum, found.limit) == (100 * FRAME, 300 * FRAME, 600 * FRAME)
+    """A queue of 600 frames marks from 100 frames on, all from 300 on; bursts have 166 frames."""
+    parameters = red(600 * FRAME, 125_000_000, FRAME, ecn=True)
+    assert (parameters.minimum, parameters.maximum, parameters.limit) == (
+        100 * FRAME,
+        300 * FRAME,
+        600 * FRAME,
+    )
     # tc-red(8): the smallest weight W with burst + 1 - minimum / frame <= (1 - (1 - W)^burst) / W
-    weight, burst, excess = 2.0**-found.weight_log, 166, 166 + 1 - 100
+    weight, burst, excess = 2.0**-parameters.weight_log, 166, 166 + 1 - 100
     assert (1 - (1 - weight) ** burst) / weight >= excess
     assert (1 - (1 - 2 * weight) ** burst) / (2 * weight) < excess
     # the kernel's probability: (average - minimum) / 2^slope_log, 10 % at the upper threshold,
     # within a factor of two
-    assert 0.1 <= (found.maximum - found.minimum) / 2**found.slope_log < 0.2
+    assert 0.1 <= (parameters.maximum - parameters.minimum) / 2**parameters.slope_log < 0.2
     # idle for the time of 1000 frames, the average falls to (1 - W)^1000 of itself: a shift by its
     # binary logarithm
     idle_us = 1000 * FRAME * 8 / 1000
-    shift = found.idle_shifts[int(idle_us) >> found.cell_log]
+    shift = parameters.idle_shifts[int(idle_us) >> parameters.cell_log]
     assert 2.0**-shift == pytest.approx((1 - weight) ** 1000, rel=1.0)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 10, 10_000_000 // FRAME])
 @pytest.mark.parametrize("rate", [125_000, 12_500_000_000])
-def test_red_has_parameters_for_any_queue_and_rate(frames: int, rate: int) -> None:
-    found = red(frames * FRAME, rate, FRAME, ecn=False)
-    assert 0 < found.minimum < found.maximum
-    assert 1 <= found.weight_log <= 31
-    assert len(found.idle_shifts) == 256
-    assert list(found.idle_shifts) == sorted(found.idle_shifts)
+def test_red_of_any_queue_and_rate(frames: int, rate: int) -> None:
+    parameters = red(frames * FRAME, rate, FRAME, ecn=False)
+    assert 0 < parameters.minimum < parameters.maximum
+    assert 1 <= parameters.weight_log <= 31
+    assert len(parameters.idle_shifts) == 256
+    assert list(parameters.idle_shifts) == sorted(parameters.idle_shifts)
 
 
-def test_fq_codel_waits_for_the_round_trip() -> None:
-    """RFC 8289: the interval is the worst RTT to be expected, 100 ms at least, and the target 5 %
-    of it.
-    """
+def test_fq_codel() -> None:
+    """RFC 8289: the interval is the worst RTT, 100 ms at least, and the target 5 % of that."""
     assert fq_codel(1000, 20_000_000, FRAME, ecn=True) == FqCodel(1000, 5_000, 100_000, FRAME, True)
     assert fq_codel(1000, 300_000_000, FRAME, ecn=True) == FqCodel(
         1000, 15_000, 300_000, FRAME, True
     )
 
 
-def test_behind_a_managed_queue_the_fibre_serialises() -> None:
+def test_fibre_behind_managed_queue() -> None:
     plan = network(discipline={"a->b": "red", "b->a": "drop-tail"})
     there, fibre = qdisc(plan, "d0r", "d0r-w0"), qdisc(plan, "wan", "w0b")
     assert isinstance(there, ManagedQueue)

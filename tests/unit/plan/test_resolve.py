@@ -1,5 +1,5 @@
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from testbed.workloads.collectives.settings import Collectives
 
-from testbed.plan.model import Hop, Network
+from testbed.plan.model import Direction, FabricCable, Hop, Network
 from testbed.plan.resolve import resolve, resolve_network
 from testbed.plan.seeds import queue_packets, stable_seed
 from testbed.spec.options import RunOptions
@@ -19,13 +19,19 @@ from testbed.spec.wan import parse_queue
 MIB = 2**20
 
 
-def network(datacenters: object, wan: object = (), **keys: object) -> Network:
-    return resolve_network(
-        Topology.model_validate({"datacenters": datacenters, "wan": list(wan), **keys})
-    )  # type: ignore[call-overload]
+def network(
+    datacenters: Mapping[str, Any], wan: Sequence[Mapping[str, Any]] = (), **keys: object
+) -> Network:
+    written = {"datacenters": datacenters, "wan": list(wan), **keys}
+    return resolve_network(Topology.model_validate(written))
 
 
-def link(a: str, b: str, delay: object = "1 ms", **settings: object) -> Mapping[str, Any]:
+def targets(path: Iterable[Direction]) -> list[str]:
+    """The datacenters that a path leads to."""
+    return [direction.target for direction in path]
+
+
+def link(a: str, b: str, delay: object = "1 ms", **settings: object) -> dict[str, Any]:
     return {"between": [a, b], "rate": "1 Gbit/s", "delay": delay, **settings}
 
 
@@ -57,23 +63,21 @@ def test_addresses_and_names() -> None:
 
 def test_addresses_are_unique() -> None:
     plan = resolve_network(Topology.load("microsoft-openai-five"))
-    ways = [way for wan in plan.wan for way in wan.directions]
-    macs = (
-        [host.mac for host in plan.hosts]
-        + [dc.segments[0].gateway_mac for dc in plan.datacenters]
-        + [way.mac for way in ways]
-    )
+    directions = [direction for wan in plan.wan for direction in wan.directions]
+    segments = [dc.segments[0] for dc in plan.datacenters]
+    macs = [host.mac for host in plan.hosts]
+    macs += [segment.gateway_mac for segment in segments]
+    macs += [direction.mac for direction in directions]
     assert len(set(macs)) == len(macs) == 10 + 5 + 20
     assert all(mac.startswith("02:") and len(mac) == 17 for mac in macs)
-    ips = [host.address.ip for host in plan.hosts] + [
-        dc.segments[0].gateway.ip for dc in plan.datacenters
-    ]
-    ips += [way.address.ip for way in ways]
+    ips = [host.address.ip for host in plan.hosts]
+    ips += [segment.gateway.ip for segment in segments]
+    ips += [direction.address.ip for direction in directions]
     assert len(set(ips)) == len(ips)
     assert all(len(host.node) <= 8 for host in plan.hosts)
 
 
-def test_a_link_in_base_units() -> None:
+def test_link() -> None:
     plan = network(
         {"a": {}, "b": {}},
         [
@@ -112,7 +116,7 @@ def test_queues(queue: str, packets: int) -> None:
     assert queue_packets(parse_queue(queue), 10**9, 20_000_000, 1514) == packets
 
 
-def test_default_queue_is_a_bdp_of_at_least_64_packets() -> None:
+def test_default_queue() -> None:
     plan = network({"a": {}, "b": {}, "c": {}}, [link("a", "b", "10 ms"), link("b", "c", "1 us")])
     assert [wan.forward.bottleneck.queue_packets for wan in plan.wan] == [1652, 64]
     written = network({"a": {}, "b": {}}, [link("a", "b", "1 us", queue="1 bdp")])
@@ -134,41 +138,43 @@ def test_nic() -> None:
     assert jumbo.nic_down.queue_packets == -(-125_000 // 9014)
 
 
-def test_routes_follow_the_delay() -> None:
+def test_routes_by_delay() -> None:
     wan = [link("a", "b", "1 ms"), link("b", "c", "1 ms"), link("a", "c", "5 ms")]
     plan = network({"a": {}, "b": {}, "c": {}}, wan)
-    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
+    assert targets(plan.path("a", "c")) == ["b", "c"]
     route = next(route for route in plan.routes if (route.dc, route.destination) == ("a", "c"))
     assert route.hops == (Hop(link="a-b", via=IPv4Address("172.16.0.2")),)
     back = next(route for route in plan.routes if (route.dc, route.destination) == ("c", "a"))
     assert back.hops == (Hop(link="b-c", via=IPv4Address("172.16.0.5")),)
     assert plan.one_way_delay_ns("a-h0", "c-h0") == 2_005_000
     direct = network({"a": {}, "b": {}, "c": {}}, wan, routing="hops")
-    assert [way.target for way in direct.path("a", "c")] == ["c"]
+    assert targets(direct.path("a", "c")) == ["c"]
 
 
-def test_equal_paths_are_decided_by_links_and_then_by_order() -> None:
+def test_equal_paths() -> None:
     square = [link("a", "b"), link("a", "c"), link("b", "d"), link("c", "d")]
     plan = network({"a": {}, "c": {}, "b": {}, "d": {}}, square)
-    assert [way.target for way in plan.path("a", "d")] == ["c", "d"]
+    assert targets(plan.path("a", "d")) == ["c", "d"]
     straight = network(
         {"a": {}, "b": {}, "c": {}}, [link("a", "b"), link("b", "c"), link("a", "c", "2 ms")]
     )
-    assert [way.target for way in straight.path("a", "c")] == ["c"]
+    assert targets(straight.path("a", "c")) == ["c"]
 
 
-def test_asymmetric_delays_route_each_way_by_itself() -> None:
+def test_asymmetric_delays() -> None:
     wan = [link("a", "b"), link("b", "c"), link("a", "c", {"a->c": "9 ms", "c->a": "1 ms"})]
     plan = network({"a": {}, "b": {}, "c": {}}, wan)
-    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
-    assert [way.target for way in plan.path("c", "a")] == ["a"]
+    assert targets(plan.path("a", "c")) == ["b", "c"]
+    assert targets(plan.path("c", "a")) == ["a"]
 
 
-def test_seeds_are_stable_and_differ() -> None:
+def test_seeds() -> None:
     assert stable_seed(7, "iowa->ohio") == 6711848737784200166
     topology = Topology.load("microsoft-openai-five")
     plans = [resolve_network(topology, seed) for seed in (1, 1, 2)]
-    seeds = [[way.fibre.seed for wan in plan.wan for way in wan.directions] for plan in plans]
+    seeds = [
+        [direction.fibre.seed for wan in plan.wan for direction in wan.directions] for plan in plans
+    ]
     assert seeds[0] == seeds[1]
     assert not set(seeds[0]) & set(seeds[2])
     assert len(set(seeds[0])) == 20
@@ -197,15 +203,11 @@ def test_tcp_buffer() -> None:
         ({"corrupt": "1 %"}, 1),
     ],
 )
-def test_offload_unless_packets_have_fates_of_their_own(
-    settings: Mapping[str, Any], automatic: int
-) -> None:
+def test_offload(settings: dict[str, Any], automatic: int) -> None:
     def packets_per_skb(**keys: object) -> int:
-        long = {"queue": "16 MiB"}
-        wan = [
-            link("a", "b", **long),
-            link("b", "c", **(long | settings)),
-        ]  # one link decides for all
+        first = link("a", "b", queue="16 MiB")
+        second = link("b", "c", **{"queue": "16 MiB", **settings})
+        wan = [first, second]  # one link decides for all
         return network({"a": {}, "b": {}, "c": {}}, wan, **keys).tcp.packets_per_skb
 
     assert packets_per_skb() == packets_per_skb(tcp={"offload": "auto"}) == automatic
@@ -258,14 +260,14 @@ def test_image_is_recorded(tmp_path: Path) -> None:
 def test_routes_by_weight() -> None:
     wan = [link("a", "b", weight=5), link("b", "c", weight=5), link("a", "c", "50 ms", weight=9)]
     plan = network({"a": {}, "b": {}, "c": {}}, wan, routing="weight")
-    assert [way.target for way in plan.path("a", "c")] == ["c"]
+    assert targets(plan.path("a", "c")) == ["c"]
     one_way = [link("a", "b"), link("b", "c"), link("a", "c", weight={"a->c": 3, "c->a": 1})]
     plan = network({"a": {}, "b": {}, "c": {}}, one_way, routing="weight")
-    assert [way.target for way in plan.path("a", "c")] == ["b", "c"]
-    assert [way.target for way in plan.path("c", "a")] == ["a"]
+    assert targets(plan.path("a", "c")) == ["b", "c"]
+    assert targets(plan.path("c", "a")) == ["a"]
 
 
-def test_multipath_takes_all_best_paths() -> None:
+def test_multipath() -> None:
     square = [
         link("a", "b"),
         link("a", "c"),
@@ -275,8 +277,8 @@ def test_multipath_takes_all_best_paths() -> None:
     ]
     sites: dict[str, Any] = {"a": {}, "b": {}, "c": {}, "d": {}}
     paths = network(sites, square, multipath=True).paths("a", "d")
-    assert [[way.target for way in path] for path in paths] == [["b", "d"], ["c", "d"]]
-    assert [way.target for way in network(sites, square).path("a", "d")] == ["b", "d"]
+    assert [targets(path) for path in paths] == [["b", "d"], ["c", "d"]]
+    assert targets(network(sites, square).path("a", "d")) == ["b", "d"]
     # by links, delays do not matter any more
     uneven = [link("a", "b"), link("a", "c", "9 ms"), link("b", "d"), link("c", "d")]
     assert len(list(network(sites, uneven, multipath=True, routing="hops").paths("a", "d"))) == 2
@@ -289,10 +291,8 @@ def test_multipath_takes_all_best_paths() -> None:
     routing=st.sampled_from(["delay", "hops", "weight"]),
     multipath=st.booleans(),
 )
-def test_no_route_goes_in_circles(delays: list[int], routing: str, multipath: bool) -> None:
-    """`paths` would not end: every path of a mesh of five is at most four links long, and there is
-    one.
-    """
+def test_routes_end(delays: list[int], routing: str, multipath: bool) -> None:
+    """A path of a mesh of five has one to four links; with a circle, `paths` would not end."""
     names = "abcde"
     pairs = [(a, b) for a in names for b in names if a < b]
     wan = [
@@ -312,6 +312,12 @@ CLOS = {
 }
 
 
+def ends_of(cable: FabricCable) -> tuple[str, str]:
+    """The nodes at both ends."""
+    lower, upper = cable.ends
+    return lower.node, upper.node
+
+
 def test_leaf_spine() -> None:
     plan = network({"a": CLOS, "b": {}}, [link("a", "b")])
     site = plan.datacenter("a")
@@ -319,59 +325,53 @@ def test_leaf_spine() -> None:
     plugged = Counter(host.switch for host in plan.hosts)
     assert [plugged[segment.switch] for segment in site.segments] == [4, 3, 3]
     # 4 hosts x 10 Gbit/s / (2 x 2 spines), and the border router at three leaves' rate
-    rates = {
-        frozenset(end.node for end in cable.ends): cable.port.rate_bps
-        for cable in site.fabric.cables
-    }
+    rates = {ends_of(cable): cable.port.rate_bps for cable in site.fabric.cables}
     assert rates == {
-        frozenset((f"d0l{leaf}", f"d0p{spine}")): 10**10 for leaf in range(3) for spine in range(2)
-    } | {frozenset((f"d0p{spine}", "d0r")): 3 * 10**10 for spine in range(2)}
+        ("d0l0", "d0p0"): 10**10,
+        ("d0l0", "d0p1"): 10**10,
+        ("d0l1", "d0p0"): 10**10,
+        ("d0l1", "d0p1"): 10**10,
+        ("d0l2", "d0p0"): 10**10,
+        ("d0l2", "d0p1"): 10**10,
+        ("d0p0", "d0r"): 3 * 10**10,
+        ("d0p1", "d0r"): 3 * 10**10,
+    }
     first, last = plan.host("a-h0"), plan.host("a-h9")
     assert (first.switch, str(first.address)) == ("d0l0", "10.0.0.1/22")
     assert (last.switch, str(last.address)) == ("d0l2", "10.0.8.3/22")
     assert len(plan.fabric_cables("a-h0", "a-h1")) == 0
-    assert [[end.node for end in cable.ends] for cable in plan.fabric_cables("a-h0", "a-h9")] == [
-        ["d0l0", "d0p0"],
-        ["d0l2", "d0p0"],
-    ]
+    crossed = [ends_of(cable) for cable in plan.fabric_cables("a-h0", "a-h9")]
+    assert crossed == [("d0l0", "d0p0"), ("d0l2", "d0p0")]
     assert len(plan.fabric_cables("a-h0", "b-h0")) == len(plan.fabric_cables("b-h0", "a-h0")) == 2
 
 
-def test_addresses_of_a_fabric_are_unique() -> None:
+def test_fabric_addresses_are_unique() -> None:
     plan = network(
         {"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS},
         [link("a", "b")],
     )
-    ends = [
-        end
-        for dc in plan.datacenters
-        if dc.fabric
-        for cable in dc.fabric.cables
-        for end in cable.ends
-    ]
+    ends = [end for cable in plan.all_fabric_cables() for end in cable.ends]
+    segments = [segment for dc in plan.datacenters for segment in dc.segments]
     macs = [host.mac for host in plan.hosts] + [end.mac for end in ends]
-    macs += [segment.gateway_mac for dc in plan.datacenters for segment in dc.segments]
+    macs += [segment.gateway_mac for segment in segments]
     assert len(set(macs)) == len(macs)
     ips = [host.address.ip for host in plan.hosts] + [end.address.ip for end in ends]
-    ips += [segment.gateway.ip for dc in plan.datacenters for segment in dc.segments]
+    ips += [segment.gateway.ip for segment in segments]
     assert len(set(ips)) == len(ips)
-    assert all(
-        host.address.ip in plan.datacenter(host.dc).segment(host.switch).gateway.network
-        for host in plan.hosts
-    )
+    for host in plan.hosts:
+        segment = plan.datacenter(host.dc).segment(host.switch)
+        assert host.address.ip in segment.gateway.network
     assert max(len(end.interface) for end in ends) <= 15
     assert len({end.interface + end.node for end in ends}) == len(ends)
 
 
 @pytest.mark.parametrize(("queue", "automatic"), [(688, 43), (687, 42), (160, 10), (31, 1), (1, 1)])
-def test_a_short_queue_holds_at_least_sixteen_of_what_hosts_hand_over(
-    queue: int, automatic: int
-) -> None:
+def test_offload_with_short_queues(queue: int, automatic: int) -> None:
     links = [link("a", "b", queue="16 MiB"), link("b", "c", queue=f"{queue} packets")]
     assert network({"a": {}, "b": {}, "c": {}}, links).tcp.packets_per_skb == automatic
 
 
-def test_marks_are_asked_for_where_they_can_come() -> None:
+def test_ecn() -> None:
     plain = network({"a": {}, "b": {}}, [link("a", "b", queue="16 MiB")])
     assert (plain.tcp.ecn, plain.tcp.packets_per_skb) == (False, 43)
     marking = network({"a": {}, "b": {}}, [link("a", "b", discipline="red", ecn=True)])
@@ -382,7 +382,7 @@ def test_marks_are_asked_for_where_they_can_come() -> None:
     ).tcp.ecn
 
 
-def test_links_share_a_conduit() -> None:
+def test_conduit() -> None:
     plan = network(
         {"a": {}, "b": {}, "c": {}},
         [link("a", "b", shares="fibre-1"), link("b", "c", shares="fibre-1")],
