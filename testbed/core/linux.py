@@ -69,7 +69,9 @@ def _check(result: int, call: str) -> None:
 
 
 def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else os.fsencode(text)
+    if text is None:
+        return None
+    return os.fsencode(text)
 
 
 def setns(fd: int, kind: int = 0) -> None:
@@ -167,9 +169,12 @@ def set_read_only(path: str, read_only: bool, *, recursive: bool = False) -> Non
     Raises:
         OSError: The kernel refuses the call.
     """
-    attributes_to_set = MOUNT_ATTR_RDONLY if read_only else 0
-    attributes_to_clear = 0 if read_only else MOUNT_ATTR_RDONLY
-    attributes = (ctypes.c_uint64 * 4)(attributes_to_set, attributes_to_clear, 0, 0)
+    attributes = (ctypes.c_uint64 * 4)()  # to set, to clear, propagation, user namespace
+    if read_only:
+        attributes[0] = MOUNT_ATTR_RDONLY
+    else:
+        attributes[1] = MOUNT_ATTR_RDONLY
+
     flags = AT_RECURSIVE if recursive else 0
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     result = _libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, _bytes(path), flags, attributes, size)

@@ -99,7 +99,8 @@ class Range(Strict):
         high = self._number(self.to)
         if self.points is not None:
             inside = self._points_inside(low, high, self.points)
-            return [self.from_, *map(self._written, inside), self.to]
+            written = map(self._written, inside)
+            return [self.from_, *written, self.to]
 
         if self.factor is not None:
             ratio = high / low
@@ -110,7 +111,8 @@ class Range(Strict):
             count = (high - low) / step
             numbers = [low + step * index for index in _steps(count)]
 
-        return [self.from_, *map(self._written, numbers)]
+        written = map(self._written, numbers)
+        return [self.from_, *written]
 
     def _points_inside(self, low: float, high: float, points: int) -> list[float]:
         """The numbers between both ends."""

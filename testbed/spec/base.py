@@ -129,7 +129,12 @@ def refuse(problems: Sequence[Problem], title: str) -> None:
     for problem in problems:
         cause = UnitError(problem.what, problem.remedy)
         kind = PydanticCustomError("value_error", "{error}", {"error": cause})
-        details.append(InitErrorDetails(type=kind, loc=problem.loc, input=None))
+        detail = InitErrorDetails(
+            type=kind,
+            loc=problem.loc,
+            input=None,
+        )
+        details.append(detail)
 
     raise ValidationError.from_exception_data(title, details)
 

@@ -84,7 +84,9 @@ class Sweep(Strict):
     @property
     def conditions(self) -> list[str]:
         """Each condition."""
-        return [self.where] if isinstance(self.where, str) else self.where
+        if isinstance(self.where, str):
+            return [self.where]
+        return self.where
 
     @property
     def keys(self) -> list[str]:
@@ -131,26 +133,32 @@ class Sweep(Strict):
         return self
 
     def _zip_loc(self, index: int) -> Loc:
-        return ("zip",) if isinstance(self.zip, dict) else ("zip", index)
+        if isinstance(self.zip, dict):
+            return ("zip",)
+        return ("zip", index)
 
     def _key_problems(self) -> Iterator[Problem]:
         """Keys that are no settings, or that two parts of the sweep have."""
-        parts: list[tuple[Loc, Iterable[str]]] = [(("grid",), self.grid)]
-        for index, axes in enumerate(self.zips):
-            parts.append((self._zip_loc(index), axes))
-
-        for index, values in enumerate(self.list_):
-            parts.append((("list", index), values))
-
         part_of_key: dict[str, str] = {}
-        for loc, keys in parts:
-            part = "list" if loc[0] == "list" else ".".join(map(str, loc))
+        for loc, keys in self._keys_by_part():
+            part = ".".join(map(str, loc))
+            if loc[0] == "list":
+                part = "list"
+
             for key in keys:
                 yield from _key_problems((*loc, key), key, may_be_whole=True)
                 first_part = part_of_key.setdefault(key, part)
                 if first_part != part:
                     what = f"{key} is in {first_part} already"
                     yield Problem((*loc, key), what, "leave it out in one of them")
+
+    def _keys_by_part(self) -> Iterator[tuple[Loc, Iterable[str]]]:
+        """The keys of the grid, of each zip and of each point of the list."""
+        yield ("grid",), self.grid
+        for index, axes in enumerate(self.zips):
+            yield self._zip_loc(index), axes
+        for index, values in enumerate(self.list_):
+            yield ("list", index), values
 
     def _zip_problems(self) -> Iterator[Problem]:
         for index, axes in enumerate(self.zips):
@@ -180,7 +188,10 @@ class Sweep(Strict):
 
     def _condition_problems(self, names: Sequence[str]) -> Iterator[Problem]:
         for index, text in enumerate(self.conditions):
-            loc: Loc = ("where",) if isinstance(self.where, str) else ("where", index)
+            loc: Loc = ("where", index)
+            if isinstance(self.where, str):
+                loc = ("where",)
+
             try:
                 Condition.parse(text, names)
             except UnitError as error:
@@ -299,7 +310,8 @@ class Experiment(Strict):
         Returns:
             The path of an existing file beside the experiment, else `name`.
         """
-        beside = (self._folder or Path()) / name
+        folder = self._folder or Path()
+        beside = folder / name
         is_path = "/" in name or name.endswith((".yaml", ".yml"))
         if is_path and beside.is_file():
             return str(beside)
@@ -327,7 +339,13 @@ class Experiment(Strict):
 
                 shown_repeat = repeat if sweep.repeats > 1 else None
                 name = point_name(sweep.name, scope, shown, shown_repeat)
-                yield Point(number, name, values, shown, repeat)
+                yield Point(
+                    number=number,
+                    name=name,
+                    values=values,
+                    shown=shown,
+                    repeat=repeat,
+                )
                 number += 1
 
     def _meets(self, conditions: Sequence[Condition], scope: Mapping[str, Any]) -> bool:
@@ -346,7 +364,8 @@ class Experiment(Strict):
         for axes in self.sweep.zips:
             columns = [values_of(axis) for axis in axes.values()]
             rows = zip(*columns, strict=True)
-            parts.append([dict(zip(axes, row, strict=True)) for row in rows])
+            points = [dict(zip(axes, row, strict=True)) for row in rows]
+            parts.append(points)
 
         if self.sweep.list_:
             parts.append(self.sweep.list_)

@@ -36,7 +36,12 @@ class Library:
         presets: list[Preset] = []
         for path in self._files():
             description = yaml_reader.load(path).get("description", "")
-            presets.append(Preset(path.stem, path, str(description)))
+            preset = Preset(
+                name=path.stem,
+                path=path,
+                description=str(description),
+            )
+            presets.append(preset)
 
         return presets
 
@@ -51,7 +56,8 @@ class Library:
             InputError: There is no such preset or file.
         """
         preset = self.folder / f"{name_or_path}.yaml"
-        path = (beside or Path()) / Path(name_or_path)
+        folder = beside or Path()
+        path = folder / name_or_path
         is_path = "/" in str(name_or_path) or path.suffix in (".yaml", ".yml")
         is_name = not is_path
         if is_name and preset.is_file():

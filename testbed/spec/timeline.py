@@ -41,7 +41,12 @@ def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
                 next_begins_ns = begin_ns + next_row.time_ns
                 row_ends_ns = next_begins_ns if end_ns is None else min(next_begins_ns, end_ns)
 
-            yield Window(row_begins_ns, row_ends_ns, tuple(keys), row.settings)
+            yield Window(
+                begin_ns=row_begins_ns,
+                end_ns=row_ends_ns,
+                keys=tuple(keys),
+                settings=row.settings,
+            )
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def link_states(
     links_by_key = {link.key: link for link in links}
     windows: list[Window] = []
     for event in events:
-        windows += _windows(event, _link_keys(event, links, datacenters))
+        keys = _link_keys(event, links, datacenters)
+        windows += _windows(event, keys)
 
     beginning = _indices_by_time(window.begin_ns for window in windows)
     ending = _indices_by_time(window.end_ns for window in windows)
@@ -240,7 +246,14 @@ def _transfer_turns_of(event: Event, hosts: Hosts) -> Iterator[TransferTurn]:
     for index, (source, target) in enumerate(pairs):
         size = share + 1 if index < remainder else share
         for at_ns, _ in event.occurrences():
-            yield TransferTurn(at_ns, source, target, size, transfer.connections, pace_bps)
+            yield TransferTurn(
+                at_ns=at_ns,
+                source=source,
+                target=target,
+                bytes=size,
+                connections=transfer.connections,
+                pace_bps=pace_bps,
+            )
 
 
 def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:

@@ -510,7 +510,12 @@ def _written_links(
 
             lower = base if old is None else old.settings
             settings = _refined(lower, entry, ends)
-            links[pair] = _Written(ends, index, settings, refines)
+            links[pair] = _Written(
+                ends=ends,
+                entry=index,
+                settings=settings,
+                is_refined=refines,
+            )
 
     return list(links.values()), problems
 

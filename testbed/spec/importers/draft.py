@@ -106,7 +106,8 @@ def check_number(path: Path, datacenters: int) -> None:
 def valid_name(label: str) -> str:
     """Make the name of a datacenter of `label`; empty if nothing of the label can stand in one."""
     decomposed = unicodedata.normalize("NFKD", label)
-    plain = decomposed.encode("ascii", "ignore").decode().lower()
+    ascii_bytes = decomposed.encode("ascii", "ignore")
+    plain = ascii_bytes.decode().lower()
     name = re.sub("[^a-z0-9]+", "-", plain).strip("-")
     if name and not name[0].isalpha():
         name = f"n{name}"

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.core.units import UnitError
@@ -144,6 +144,7 @@ def test_only_comparisons(text: str) -> None:
         Condition.parse(text, ["delay"])({"delay": "1 ms"})
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abcdelay 0123456789.()'\"<>=!+-*/%msandorinot", max_size=40))
 def test_any_text(text: str) -> None:
     with suppress(UnitError):

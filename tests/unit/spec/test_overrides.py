@@ -86,6 +86,7 @@ def find_link(items: Items, name: str) -> int | None:
 # ---- laws
 
 
+@settings(deadline=None)
 @given(paths, values)
 def test_set_then_read(path: tuple[str, ...], value: Any) -> None:
     root = applied(override(path, value))
@@ -93,18 +94,21 @@ def test_set_then_read(path: tuple[str, ...], value: Any) -> None:
     check_places(root)
 
 
+@settings(deadline=None)
 @given(paths, values, values)
 def test_last_wins(path: tuple[str, ...], first: Any, last: Any) -> None:
     twice = applied(override(path, first), override(path, last))
     assert yaml_reader.plain(twice) == yaml_reader.plain(applied(override(path, last)))
 
 
+@settings(deadline=None)
 @given(paths, values)
 def test_twice_is_once(path: tuple[str, ...], value: Any) -> None:
     setting = override(path, value)
     assert yaml_reader.plain(applied(setting, setting)) == yaml_reader.plain(applied(setting))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(steps, values, min_size=2, max_size=4))
 def test_order_of_keys(written: dict[str, Any]) -> None:
     overrides = [override(("same", key), value) for key, value in written.items()]
@@ -112,6 +116,7 @@ def test_order_of_keys(written: dict[str, Any]) -> None:
         assert yaml_reader.plain(applied(*order)) == {"same": written}
 
 
+@settings(deadline=None)
 @given(paths, values)
 def test_others_stay(path: tuple[str, ...], value: Any) -> None:
     root = section()
@@ -123,6 +128,7 @@ def test_others_stay(path: tuple[str, ...], value: Any) -> None:
     assert after == before
 
 
+@settings(deadline=None)
 @given(paths, st.lists(values, min_size=1, max_size=3))
 def test_value_is_copied(path: tuple[str, ...], value: list[Any]) -> None:
     """Two targets of one override share nothing."""
@@ -133,6 +139,7 @@ def test_value_is_copied(path: tuple[str, ...], value: list[Any]) -> None:
     assert yaml_reader.plain(setting.value) == value
 
 
+@settings(deadline=None)
 @given(values)
 def test_wildcard_is_each(value: Any) -> None:
     together, one_by_one = section(), section()
@@ -143,6 +150,7 @@ def test_wildcard_is_each(value: Any) -> None:
     check_places(together)
 
 
+@settings(deadline=None)
 @given(values)
 def test_item_by_index_and_name(value: Any) -> None:
     by_index, by_name = section(), section()
