@@ -37,11 +37,11 @@ def require_programs(isolation: Isolation, capture: Capture) -> None:
     Raises:
         MachineError: one is missing.
     """
-    needed = ["mnexec", "ip", "nsenter"]
+    needed: list[str] = []
     if isolation == "container":
         needed.append("dockerd")
     if capture != "none":
-        needed.append("tcpdump")
+        needed += ["tcpdump", "nsenter"]
     missing = [name for name in needed if shutil.which(name, path=search_path()) is None]
     if missing:
         packages = " ".join(PROGRAMS[name] for name in missing)

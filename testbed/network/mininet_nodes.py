@@ -30,6 +30,10 @@ class QuietNode(Node):
         self._namespaces: NamespaceProcess | None = None
         super().__init__(name, **params)
 
+    @classmethod
+    def setup(cls) -> None:
+        """Do not ask for mnexec and ifconfig: only a node's shell needs the first of them."""
+
     def startShell(self, mnopts: str | None = None) -> None:  # noqa: D102 (Mininet's name)
         del mnopts
         if self.netns_pid is not None:
