@@ -1,6 +1,6 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs proof proof-roots proof-vm bench soak
+.PHONY: help setup demo test check docs clean kernel-wheel proof proof-roots proof-vm bench soak
 
 VENV ?= .venv
 export VENV
@@ -39,6 +39,14 @@ docs: setup  ## write what is made from the models: JSON schemas, the references
 	@$(testbed) topo reference > docs/topology-reference.md
 	@$(testbed) reference > docs/run-options.md
 	@for file in plan summary status; do $(testbed) schema $$file > docs/schemas/$$file.json; done
+
+clean:  ## remove .venv (or VENV) and what tools have cached here; keep results and the guest kernel
+	@rm -rf "$(VENV)" build dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+kernel-wheel: setup  ## make a wheel of the guest kernel, in dist/
+	@$(python) scripts/kernel_wheel.py
 
 proof: setup  ## reproduce published measurements (takes minutes)
 	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py --ignore-glob='tests/proof/test_vm_*.py'

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from testbed.spec.topology import Datacenter, DatacenterDefaults, Defaults, Nic, Tcp, Topology
     from testbed.spec.wan import GilbertElliott, LinkSettings, Wan
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if not Path(__file__).with_name("workloads").exists():
     # In a checkout the workloads lie beside this package. Either way they are `testbed.workloads`,
