@@ -13,7 +13,7 @@ GUEST := tests/guest tests/end_to_end
 ORDINARY := not proof and not soak and not alone
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## install what is missing: Debian packages, .venv (or VENV), the guest kernel
 	@scripts/setup
