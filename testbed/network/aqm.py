@@ -114,9 +114,11 @@ def _red_weight_log(minimum: int, maximum: int, frame: int) -> int:
     """The logarithm of the smallest weight with which the average follows bursts (tc-red(8))."""
     burst = max(1, (2 * minimum + maximum) // (3 * frame))
     excess = burst + 1 - minimum / frame
+
     for weight_log in range(1, 32):
         weight = 2.0**-weight_log
-        if excess <= (1 - (1 - weight) ** burst) * 2**weight_log:
+        followed = (1 - (1 - weight) ** burst) * 2**weight_log
+        if excess <= followed:
             return weight_log
     return LARGEST_SHIFT
 

@@ -83,6 +83,7 @@ class Transfers:
                 sockets.serve(progress, self._stop_reader)
         except OSError as error:
             progress.error = os.strerror(error.errno or 0)
+
         self._note(progress.record(transfer))
 
 
@@ -118,15 +119,18 @@ class TransferSockets:
         self._unsent: dict[socket.socket, int] = {}  # bytes
 
         self._listen()
+
         share, remainder = divmod(transfer.bytes, transfer.connections)
         for number in range(transfer.connections):
             size = share + 1 if number < remainder else share
             self._connect(size)
 
     def _listen(self) -> None:
+        backlog = self._transfer.connections
         with inside_netns(self._target_pid):
-            listener = socket.create_server(self._address, backlog=self._transfer.connections)
+            listener = socket.create_server(self._address, backlog=backlog)
             self._stack.enter_context(listener)
+
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -159,9 +163,10 @@ class TransferSockets:
         self._selector.register(stop_reader, selectors.EVENT_READ)
         while self._open:
             for key, _events in self._selector.select():
-                if key.data is None:
+                handle = key.data
+                if handle is None:
                     return
-                progress.received += key.data(key.fileobj)
+                progress.received += handle(key.fileobj)
 
     # Each of these handles a socket that is ready, and returns how many bytes it received.
 

@@ -38,25 +38,35 @@ def configure(network: BuiltNetwork) -> None:
     """
     plan = network.plan
     ports = qdiscs.ports_by_node(plan)
-    hosts_by_switch: dict[str, list[Host]] = {}
-    for host in plan.hosts:
-        hosts_by_switch.setdefault(host.switch, []).append(host)
+    hosts_by_switch = _hosts_by_switch(plan)
 
     for host in plan.hosts:
-        configure_host(network, host, hosts_by_switch[host.switch], ports[host.node])
+        segment_hosts = hosts_by_switch[host.switch]
+        configure_host(network, host, segment_hosts, ports[host.node])
 
     for dc in plan.datacenters:
         configure_router(network, dc, hosts_by_switch)
         for segment in dc.segments:
             configure_switch(network, segment)
+
         if dc.fabric is not None:
             fabric.configure(network, dc, hosts_by_switch, router_sysctls(plan, dc))
+
         for node in _nodes(dc):
             with netlink(network.pid(node)) as connection:
                 qdiscs.shape(connection, ports.get(node, []))
 
     if plan.wan:
         configure_outside_plant(network, ports[OUTSIDE_PLANT])
+
+
+def _hosts_by_switch(plan: Network) -> dict[str, list[Host]]:
+    """The hosts on each switch or leaf."""
+    by_switch: dict[str, list[Host]] = {}
+    for host in plan.hosts:
+        neighbours = by_switch.setdefault(host.switch, [])
+        neighbours.append(host)
+    return by_switch
 
 
 def _nodes(dc: Datacenter) -> list[str]:
@@ -120,7 +130,8 @@ def configure_router(
     with netlink(network.pid(dc.router)) as connection:
         if dc.fabric is None:
             (segment,) = dc.segments
-            _configure_lan_port(connection, plan, dc, segment, hosts_by_switch[segment.switch])
+            segment_hosts = hosts_by_switch[segment.switch]
+            _configure_lan_port(connection, plan, dc, segment, segment_hosts)
 
         for link in plan.wan:
             for direction in link.directions:

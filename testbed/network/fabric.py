@@ -41,8 +41,10 @@ def configure(
     leaves = [segment.switch for segment in dc.segments]
 
     for segment in dc.segments:
+        leaf_hosts = hosts_by_switch.get(segment.switch, [])
         write_sysctls(network.pid(segment.switch), sysctls)
-        _configure_bridge(network, segment, hosts_by_switch.get(segment.switch, []))
+        _configure_bridge(network, segment, leaf_hosts)
+
     for spine in spines:
         write_sysctls(network.pid(spine), sysctls)
 
@@ -56,7 +58,8 @@ def configure(
 
 def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host]) -> None:
     """Make the bridge of a leaf the gateway of its hosts."""
-    with netlink(network.pid(leaf.switch)) as connection:
+    pid = network.pid(leaf.switch)
+    with netlink(pid) as connection:
         bridge = interface_index(connection, BRIDGE)
         connection.link("set", index=bridge, address=leaf.gateway_mac)
         bring_up(connection, BRIDGE, network.plan, leaf.gateway)
@@ -69,9 +72,10 @@ def _configure_cables(
     network: BuiltNetwork, node: str, cables: Cables, routes: Sequence[FabricRoute]
 ) -> None:
     """Bring up the cables of `node` and set its routes over them."""
+    plan = network.plan
     with netlink(network.pid(node)) as connection:
         for near_end, far_end in cables:
-            index = bring_up(connection, near_end.interface, network.plan, near_end.address)
+            index = bring_up(connection, near_end.interface, plan, near_end.address)
             neighbour(connection, index, far_end.address, far_end.mac)
 
         for route in routes:
@@ -82,13 +86,17 @@ def _cables_by_node(fabric: LeafSpine) -> dict[str, Cables]:
     cables: dict[str, Cables] = {}
     for cable in fabric.cables:
         lower, upper = cable.ends
-        cables.setdefault(lower.node, []).append((lower, upper))
-        cables.setdefault(upper.node, []).append((upper, lower))
+        lower_cables = cables.setdefault(lower.node, [])
+        lower_cables.append((lower, upper))
+
+        upper_cables = cables.setdefault(upper.node, [])
+        upper_cables.append((upper, lower))
     return cables
 
 
 def _routes_by_node(fabric: LeafSpine) -> dict[str, list[FabricRoute]]:
     routes: dict[str, list[FabricRoute]] = {}
     for route in fabric.routes:
-        routes.setdefault(route.node, []).append(route)
+        node_routes = routes.setdefault(route.node, [])
+        node_routes.append(route)
     return routes

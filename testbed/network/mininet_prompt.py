@@ -34,8 +34,10 @@ class Prompt(CLI):
     def __init__(self, network: BuiltNetwork, names: Mapping[str, str]) -> None:
         _rename_nodes(network, names)
         _set_addresses(network)
+
         setLogLevel("output")
         lg.handlers[0].setStream(sys.stdout)
+
         # Mininet waits for its input, too; nothing is ever typed here.
         silent_input, self._write_end = os.pipe()
         super().__init__(network.mininet, stdin=os.fdopen(silent_input))
@@ -126,8 +128,10 @@ def _set_addresses(network: BuiltNetwork) -> None:
     for host in network.plan.hosts:
         node = network.mininet[host.name]
         interface = node.nameToIntf[qdiscs.host_interface(host)]
-        interface.ip = str(host.address.ip)
-        interface.prefixLen = host.address.network.prefixlen
+
+        address = host.address
+        interface.ip = str(address.ip)
+        interface.prefixLen = address.network.prefixlen
         interface.mac = host.mac
 
 

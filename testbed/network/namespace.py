@@ -38,8 +38,11 @@ class NamespaceProcess:
     def _start(self) -> int:
         with _return_to_namespaces(), _signals_blocked():
             linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWNS)
+
+            # The calling process keeps its own /sys.
             linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
             linux.mount("sysfs", "/sys", "sysfs")
+
             flags = linux.CLONE_VM | linux.CLONE_FILES | signal.SIGCHLD
             return linux.clone_paused(self._stack, flags)
 

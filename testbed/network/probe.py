@@ -89,7 +89,8 @@ class ProbeResult:
         last_number = max(self.arrivals)
         first_number = max(n for n, at_ns in self.arrivals.items() if at_ns == first_ns)
         packets = last_number - first_number
-        return packets * self.frame_bytes * 8 * 1e9 / self.span_ns
+        bits = packets * self.frame_bytes * 8
+        return bits * 1e9 / self.span_ns
 
 
 def send_probe(
@@ -132,11 +133,21 @@ def send_probe(
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, payload)
         _send_portions(sender, schedule)
 
-        fibre = direction.fibre
-        latest_ns = fibre.delay_ns + 4 * fibre.jitter_ns
-        wait_ns = latest_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
-        arrivals = _receive(receiver, schedule.packets, timeout_s=wait_ns / 1e9)
-    return ProbeResult(schedule.packets, schedule.frame_bytes, arrivals)
+        timeout_s = _longest_gap_ns(direction, schedule) / 1e9
+        arrivals = _receive(receiver, schedule.packets, timeout_s=timeout_s)
+
+    return ProbeResult(
+        sent=schedule.packets,
+        frame_bytes=schedule.frame_bytes,
+        arrivals=arrivals,
+    )
+
+
+def _longest_gap_ns(direction: Direction, schedule: ProbeSchedule) -> int:
+    """How long no packet arrives although some are still on their way, at the longest."""
+    fibre = direction.fibre
+    travel_ns = fibre.delay_ns + 4 * fibre.jitter_ns
+    return travel_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
 
 
 def _schedule(

@@ -119,8 +119,10 @@ def ports(network: Network) -> list[ShapedPort]:
     shaped: list[ShapedPort] = []
     for host in network.hosts:
         shaped.extend(_nic_ports(host))
+
     for cable in network.all_fabric_cables():
         shaped.extend(_cable_ports(network, cable))
+
     for link in network.wan:
         shaped.extend(_wan_link_ports(network, link))
     return shaped
@@ -130,7 +132,8 @@ def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
     """Every shaped port of the network, by its node."""
     by_node: dict[str, list[ShapedPort]] = {}
     for port in ports(network):
-        by_node.setdefault(port.node, []).append(port)
+        node_ports = by_node.setdefault(port.node, [])
+        node_ports.append(port)
     return by_node
 
 
@@ -162,11 +165,16 @@ def _wan_link_ports(network: Network, link: WanLink) -> Iterator[ShapedPort]:
     """The bottleneck at each border router, and each fibre where it leaves the outside plant."""
     for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
         router = network.router(direction.source)
-        transmitter = _wan_transmitter(network, link, direction)
-        yield ShapedPort(router, wan_interface(router, link.index), transmitter)
-
-        plant_port = plant_interface(link.index, far_end)
-        yield ShapedPort(OUTSIDE_PLANT, plant_port, _fibre(direction))
+        yield ShapedPort(
+            node=router,
+            interface=wan_interface(router, link.index),
+            qdisc=_wan_transmitter(network, link, direction),
+        )
+        yield ShapedPort(
+            node=OUTSIDE_PLANT,
+            interface=plant_interface(link.index, far_end),
+            qdisc=_fibre(direction),
+        )
 
 
 def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> Netem | ManagedQueue:
@@ -335,6 +343,7 @@ def apply(connection: IPRoute, port: ShapedPort) -> None:
     if isinstance(qdisc, ManagedQueue):
         aqm.apply(connection, index, qdisc)
         return
+
     values: dict[str, Any] = {field.name: getattr(qdisc, field.name) for field in fields(Netem)}
     connection.tc("replace", kind="netem", index=index, handle=ROOT_HANDLE, **values)
 
@@ -366,13 +375,11 @@ def _read_managed_queue_back(
 def _read_netem_back(
     connection: IPRoute, index: int, port: ShapedPort, wanted_netem: Netem
 ) -> None:
-    qdiscs = connection.get_qdiscs(index=index)
-    netem = next((qdisc for qdisc in qdiscs if qdisc.get_attr("TCA_KIND") == "netem"), None)
-    if netem is None:
+    options = _netem_options(connection, index)
+    if options is None:
         text = f"{port.node}: {port.interface} has no netem qdisc although it was installed"
         raise RunError(text)
 
-    options = netem.get_attr("TCA_OPTIONS")
     for name, kept in _netem_parameters(options).items():
         wanted = getattr(wanted_netem, name)
         if name == "seed" and (wanted is None or kept is None):
@@ -380,6 +387,14 @@ def _read_netem_back(
         if kept != wanted:
             text = f"the kernel keeps netem {name} of {port.interface} as {kept}, not {wanted}"
             raise RunError(f"{port.node}: {text}")
+
+
+def _netem_options(connection: IPRoute, index: int) -> Any:
+    """netem's message of interface `index`; None without netem."""
+    for qdisc in connection.get_qdiscs(index=index):
+        if qdisc.get_attr("TCA_KIND") == "netem":
+            return qdisc.get_attr("TCA_OPTIONS")
+    return None
 
 
 def _netem_parameters(options: Any) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
     for port in qdiscs.ports(wanted):
         old_port = old_ports[port.node, port.interface]
         if port != old_port:
-            changes.setdefault(port.node, []).append(PortChange(old_port, port))
+            node_changes = changes.setdefault(port.node, [])
+            node_changes.append(PortChange(old_port, port))
 
     for node, node_changes in changes.items():
         _change_ports(network, node, node_changes)
@@ -64,6 +65,7 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
     packets_per_skb = wanted.tcp.packets_per_skb
     if packets_per_skb != network.plan.tcp.packets_per_skb:
         _set_offload(network, packets_per_skb)
+
     _change_routes(network, wanted)
     network.plan = wanted
 

@@ -119,7 +119,11 @@ def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Round
     nearest_to = measured_ns or 0
     expected = min(candidates, key=lambda candidate: abs(candidate.rtt_ns - nearest_to))
     tolerance_ns = _rtt_tolerance_ns(expected, virtual)
-    ok = measured_ns is not None and abs(measured_ns - expected.rtt_ns) <= tolerance_ns
+    ok = False
+    if measured_ns is not None:
+        difference_ns = abs(measured_ns - expected.rtt_ns)
+        ok = difference_ns <= tolerance_ns
+
     return RoundTrip(
         source=a.dc,
         target=b.dc,
@@ -145,8 +149,10 @@ def expected_rtts(plan: Network, a: Host, b: Host) -> list[ExpectedRtt]:
     forward_paths = plan.paths(a.dc, b.dc)
     backward_paths = plan.paths(b.dc, a.dc)
     expected: set[ExpectedRtt] = set()
+
     for forward, backward in product(forward_paths, backward_paths):
-        expected.add(_expected_rtt(plan, a, b, forward + backward))
+        directions = forward + backward
+        expected.add(_expected_rtt(plan, a, b, directions))
     return sorted(expected)
 
 
@@ -194,6 +200,7 @@ def measure_rtt_ns(pid: int, address: str, *, timeout_s: float) -> int | None:
     """
     with inside_netns(pid):
         connection = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+
     times: list[int] = []
     with connection:
         for number in range(PROBES):
@@ -246,7 +253,8 @@ def _checksum(data: bytes) -> int:
     words = struct.unpack(f"!{len(data) // 2}H", data)
     total: int = sum(words)
     total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
+    total += total >> 16
+    return ~total & 0xFFFF
 
 
 @dataclass(frozen=True)
@@ -295,8 +303,12 @@ def check(
         measured: the network's figure; None: nothing arrived.
         tolerance: by which the figures may differ.
     """
-    error = None if measured is None else measured - expected
-    ok = error is not None and abs(error) <= tolerance
+    error = None
+    ok = False
+    if measured is not None:
+        error = measured - expected
+        ok = abs(error) <= tolerance
+
     return Check(
         quantity=quantity,
         source=source,
@@ -376,10 +388,13 @@ def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virt
 
 def _rate_packets(plan: Network, direction: Direction, tolerances: Tolerances) -> int:
     """How many packets of full size are sent to measure the rate of a direction."""
-    packets_per_s = direction.bottleneck.rate_bps / (8 * plan.mtu)
-    flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * direction.fibre.jitter_ns / 1e9)
+    rate_bps = direction.bottleneck.rate_bps
+    packets_per_s = rate_bps / (8 * plan.mtu)
 
+    jitter_ns = direction.fibre.jitter_ns
+    flow_s = max(RATE_FLOW_S, JITTERS_PER_FLOW * jitter_ns / 1e9)
     wanted = max(packets_per_s * flow_s, LEAST_RATE_PACKETS)
+
     most = min(packets_per_s * tolerances.longest_flow_s, MOST_PACKETS)
     return max(2, int(min(wanted, most)))
 

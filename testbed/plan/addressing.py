@@ -90,10 +90,11 @@ def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
     """The weights of links by the source and target of each direction."""
     weights: dict[tuple[str, str], int] = {}
     for link in links:
-        source = link.forward.source
-        target = link.forward.target
-        weights[source, target] = link.forward.weight
-        weights[target, source] = link.backward.weight
+        forward = link.forward
+        weights[forward.source, forward.target] = forward.weight
+
+        backward = link.backward
+        weights[backward.source, backward.target] = backward.weight
     return weights
 
 
@@ -180,7 +181,9 @@ def auto_tcp_buffer(network: model.Network) -> int:
             rates = [source.nic_up.rate_bps, target.nic_down.rate_bps]
             for direction in state.path(source.dc, target.dc):
                 rates.append(direction.bottleneck.rate_bps)
-            largest = max(largest, min(rates) * rtt_ns(state, source, target))
+
+            product_bits = min(rates) * rtt_ns(state, source, target)
+            largest = max(largest, product_bits)
 
     buffer_bytes = TCP_BUFFER_BDPS * largest // BIT_NS_PER_BYTE_S
     return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, buffer_bytes))

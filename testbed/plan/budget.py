@@ -187,7 +187,12 @@ def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
     round_trips = 2 * ranks + volume_bytes / GLOO_BYTES_PER_RTT
     operation_s = volume_bytes * 8 / slowest_bps + round_trips * rtt_s
 
-    return int(max(LEAST_TIMEOUT_S, TIMEOUT_RTTS * rtt_s, TIMEOUT_OPERATIONS * operation_s))
+    timeout_s = max(
+        LEAST_TIMEOUT_S,
+        TIMEOUT_RTTS * rtt_s,
+        TIMEOUT_OPERATIONS * operation_s,
+    )
+    return int(timeout_s)
 
 
 def _longest_rtt_ns(network: Network) -> int:

@@ -96,8 +96,11 @@ def _link_parts(
     """Parts for the links in `changed`, which has them by time and key."""
     current = {link.key: link for link in wan}
     for at_ns, links in changed.items():
-        clauses = tuple(_link_clauses(current, links))
-        yield ChangePart(at_ns, clauses, {"links": tuple(links.values())})
+        yield ChangePart(
+            at_ns=at_ns,
+            clauses=tuple(_link_clauses(current, links)),
+            fields={"links": tuple(links.values())},
+        )
         current.update(links)
 
 
@@ -121,8 +124,11 @@ def _route_parts(
                 current[route.ends] = route
 
         if changed:
-            clauses = tuple(_route_clauses(avoided_before, avoided))
-            yield ChangePart(at_ns, clauses, {"routes": tuple(changed)})
+            yield ChangePart(
+                at_ns=at_ns,
+                clauses=tuple(_route_clauses(avoided_before, avoided)),
+                fields={"routes": tuple(changed)},
+            )
         avoided_before = avoided
 
 
@@ -148,8 +154,11 @@ def _host_parts(hosts: Iterable[Host], turns: Iterable[HostTurn]) -> Iterator[Ch
             "killed": (*names_by_crash["ranks"], *names_by_crash["host"]),
             "started": tuple(names_by_crash[None]),
         }
-        clauses = tuple(_host_clauses(names_by_crash))
-        yield ChangePart(at_ns, clauses, fields)
+        yield ChangePart(
+            at_ns=at_ns,
+            clauses=tuple(_host_clauses(names_by_crash)),
+            fields=fields,
+        )
 
 
 def _host_clauses(names_by_crash: Mapping[Crash | None, Sequence[str]]) -> Iterator[str]:
@@ -164,8 +173,11 @@ def _transfer_parts(turns: Iterable[TransferTurn]) -> Iterator[ChangePart]:
     """Parts for transfers that begin; `turns` are ordered by time."""
     for at_ns, together in groupby(turns, key=attrgetter("at_ns")):
         transfers = tuple(_transfer(turn) for turn in together)
-        clauses = tuple(_transfer_clause(transfer) for transfer in transfers)
-        yield ChangePart(at_ns, clauses, {"transfers": transfers})
+        yield ChangePart(
+            at_ns=at_ns,
+            clauses=tuple(_transfer_clause(transfer) for transfer in transfers),
+            fields={"transfers": transfers},
+        )
 
 
 def _transfer(turn: TransferTurn) -> Transfer:
@@ -182,20 +194,24 @@ def _transfer_clause(transfer: Transfer) -> str:
     size = format_decimal_size(transfer.bytes, 4)
     clause = f"{transfer.source} sends {size} to {transfer.target}"
     if transfer.pace_bps is not None:
-        clause += f" at {format_rate(transfer.pace_bps, 4)}"
+        pace = format_rate(transfer.pace_bps, 4)
+        clause += f" at {pace}"
     return clause
 
 
 def outage_ns(network: Network) -> int:
     """For how long a link of `network` is down at the longest; an endless outage does not count."""
     longest_ns = 0
-    began_ns: dict[str, int] = {}
+    began_ns: dict[str, int] = {}  # of outages, by link
+
     for change in network.changes:
         for link in change.links:
             if link.forward.fibre.cut:
                 began_ns.setdefault(link.key, change.at_ns)
             elif link.key in began_ns:
-                longest_ns = max(longest_ns, change.at_ns - began_ns.pop(link.key))
+                lasted_ns = change.at_ns - began_ns.pop(link.key)
+                longest_ns = max(longest_ns, lasted_ns)
+
     return longest_ns
 
 
@@ -206,17 +222,20 @@ def _changed_links_by_time(
     current = {link.key: (link, False) for link in links}
     changed: dict[int, dict[str, WanLink]] = {}
     for state in states:
+        changed_now: dict[str, WanLink] = {}
         for link in links:
-            written = state.links.get(link.key, link)
-            is_down = link.key in state.down
-            if (written, is_down) == current[link.key]:
+            key = link.key
+            written = state.links.get(key, link)
+            is_down = key in state.down
+            if current[key] == (written, is_down):
                 continue
 
-            current[link.key] = (written, is_down)
+            current[key] = (written, is_down)
             built = build_link(written, state.at_ns)
-            if is_down:
-                built = _cut(built)
-            changed.setdefault(state.at_ns, {})[link.key] = built
+            changed_now[key] = _cut(built) if is_down else built
+
+        if changed_now:
+            changed[state.at_ns] = changed_now
     return changed
 
 
@@ -259,6 +278,7 @@ def _avoidance(
         turns.append((begin_ns, True))
         if end_ns is not None:
             turns.append((end_ns, False))
+
     turns.sort()
 
     avoids = False
@@ -274,7 +294,11 @@ def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -
     """What is different on the links in `after`, each clause with all links of which it is true."""
     keys_by_clause: dict[str, list[str]] = {}
     for key, link in after.items():
-        clauses = list(_clauses(before[key], link)) or [_hidden_difference(before[key], link)]
+        old_link = before[key]
+        clauses = list(_clauses(old_link, link))
+        if not clauses:
+            clauses.append(_hidden_difference(old_link, link))
+
         for clause in clauses:
             keys_by_clause.setdefault(clause, []).append(key)
 

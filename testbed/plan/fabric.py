@@ -33,8 +33,7 @@ def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
         site: what the datacenter is made of.
     """
     if not isinstance(site.fabric, LeafSpine):
-        switch = f"d{dc_number}s"
-        return [Attachment(switch, _address(dc_number, 0, h, 16)) for h in range(site.hosts)]
+        return _switch_attachments(dc_number, site.hosts)
 
     leaves = site.fabric.leaves
     leaf_attachments: list[Attachment] = []
@@ -47,9 +46,21 @@ def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
     return leaf_attachments
 
 
+def _switch_attachments(dc_number: int, hosts: int) -> list[Attachment]:
+    """The attachments of all hosts of a datacenter with a single switch."""
+    switch = f"d{dc_number}s"
+    switch_attachments: list[Attachment] = []
+    for host_number in range(hosts):
+        address = _address(dc_number, 0, host_number, 16)
+        switch_attachments.append(Attachment(switch, address))
+    return switch_attachments
+
+
 def _address(dc_number: int, first_block: int, host_number: int, prefix: int) -> IPv4Interface:
     block, place = divmod(host_number, HOSTS_PER_BLOCK)
-    return IPv4Interface(f"10.{dc_number}.{first_block + block}.{place + 1}/{prefix}")
+    third = first_block + block
+    fourth = 1 + place
+    return IPv4Interface(f"10.{dc_number}.{third}.{fourth}/{prefix}")
 
 
 def segments(dc_number: int, site: Datacenter) -> tuple[Segment, ...]:
@@ -178,8 +189,16 @@ def _routes_down(
     """The routes of all spines, and then of the router, to the hosts of a leaf."""
     subnet = segment.gateway.network
     for spine in spines:
-        via_leaf = (downwards[spine, segment.switch],)
-        yield FabricRoute(node=spine, destination=subnet, via=via_leaf)
+        leaf_address = downwards[spine, segment.switch]
+        yield FabricRoute(
+            node=spine,
+            destination=subnet,
+            via=(leaf_address,),
+        )
 
-    via_spines = tuple(downwards[router, spine] for spine in spines)
-    yield FabricRoute(node=router, destination=subnet, via=via_spines)
+    spine_addresses = [downwards[router, spine] for spine in spines]
+    yield FabricRoute(
+        node=router,
+        destination=subnet,
+        via=tuple(spine_addresses),
+    )

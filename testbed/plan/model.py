@@ -6,9 +6,10 @@ All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +17,7 @@ FORMAT = 3  # of a run folder: plan.json, summary.json, status.json, the records
 MOST_PACKETS_PER_SKB = 64
 CAPTURE_BUFFER_BYTES = 16 * 2**20  # of the guest's memory, for each interface that is captured
 
+T = TypeVar("T")
 Isolation = Literal["container", "process"]
 Clock = Literal["virtual", "real"]
 Where = Literal["guest", "here"]
@@ -283,6 +285,14 @@ class Tcp(Frozen):
     packets_per_skb: int = Field(1, ge=1, le=MOST_PACKETS_PER_SKB)
 
 
+def _replaced(
+    items: tuple[T, ...], changed: tuple[T, ...], key: Callable[[T], Hashable]
+) -> tuple[T, ...]:
+    """`items`, with each of `changed` in the place of the item that has the same key."""
+    new_items = {key(item): item for item in changed}
+    return tuple(new_items.get(key(item), item) for item in items)
+
+
 class Network(Frozen):
     """Everything that is built: nodes, links, addresses, routes, qdisc parameters."""
 
@@ -309,17 +319,11 @@ class Network(Frozen):
         update: dict[str, Any] = {}
 
         if change.links:
-            changed_links = {link.key: link for link in change.links}
-            update["wan"] = tuple(changed_links.get(link.key, link) for link in self.wan)
-
+            update["wan"] = _replaced(self.wan, change.links, attrgetter("key"))
         if change.routes:
-            changed_routes = {route.ends: route for route in change.routes}
-            update["routes"] = tuple(changed_routes.get(route.ends, route) for route in self.routes)
-
+            update["routes"] = _replaced(self.routes, change.routes, attrgetter("ends"))
         if change.hosts:
-            changed_hosts = {host.name: host for host in change.hosts}
-            update["hosts"] = tuple(changed_hosts.get(host.name, host) for host in self.hosts)
-
+            update["hosts"] = _replaced(self.hosts, change.hosts, attrgetter("name"))
         return self.model_copy(update=update)
 
     def extremes(self, *, rate: Extreme, delay: Extreme) -> Iterator[Network]:
@@ -333,9 +337,10 @@ class Network(Frozen):
 
         def extreme(link: WanLink, direction: Direction) -> Direction:
             versions = history[link.key, direction.source]
-            rate_bps = rate(version.bottleneck.rate_bps for version in versions)
-            delay_ns = delay(version.fibre.delay_ns for version in versions)
-
+            rates_bps = [version.bottleneck.rate_bps for version in versions]
+            delays_ns = [version.fibre.delay_ns for version in versions]
+            rate_bps = rate(rates_bps)
+            delay_ns = delay(delays_ns)
             return direction.with_rate_and_delay(rate_bps, delay_ns)
 
         wan: list[WanLink] = []
@@ -344,8 +349,10 @@ class Network(Frozen):
             backward = extreme(link, link.backward)
             wan.append(link.with_directions(forward, backward))
 
+        update: dict[str, Any] = {"wan": tuple(wan), "changes": ()}
         for routes in self._sets_of_routes():
-            yield self.model_copy(update={"wan": tuple(wan), "routes": routes, "changes": ()})
+            update["routes"] = routes
+            yield self.model_copy(update=update)
 
     def _directions_over_time(self) -> dict[tuple[str, str], list[Direction]]:
         """The versions of each WAN direction, at first and after changes, by link and source."""
@@ -453,12 +460,13 @@ class Network(Frozen):
         if fabric is None:
             return ()
 
+        first_spine = fabric.spines[0]
         cables: dict[str, FabricCable] = {}  # by the node at the other end
         for cable in fabric.cables:
             lower, upper = cable.ends
-            if lower.node == fabric.spines[0]:
+            if lower.node == first_spine:
                 cables[upper.node] = cable
-            elif upper.node == fabric.spines[0]:
+            elif upper.node == first_spine:
                 cables[lower.node] = cable
         return tuple(cables[node] for node in nodes)
 

@@ -69,6 +69,7 @@ def best_routes(
 
     leaving: dict[str, list[Edge]] = {name: [] for name in names}
     entering: dict[str, list[Edge]] = {name: [] for name in names}
+
     for edge in _edges(wan, routing, multipath, weights or {}):
         leaving[edge.source].append(edge)
         entering[edge.target].append(edge)
@@ -88,6 +89,7 @@ def best_routes(
             if not multipath:
                 hops = hops[:1]
             routes.append(Route(dc=source, destination=destination, hops=hops))
+
     return tuple(routes)
 
 
