@@ -106,10 +106,19 @@ def bring_up(connection: IPRoute, interface: str, plan: Network, address: IPv4In
         The index of the interface.
     """
     index = interface_index(connection, interface)
-    packets_per_skb = plan.tcp.packets_per_skb
-    connection.link("set", index=index, mtu=plan.mtu, gso_max_segs=packets_per_skb, state="up")
-    prefix = address.network.prefixlen
-    connection.addr("add", index=index, address=str(address.ip), prefixlen=prefix)
+    connection.link(
+        "set",
+        index=index,
+        mtu=plan.mtu,
+        gso_max_segs=plan.tcp.packets_per_skb,
+        state="up",
+    )
+    connection.addr(
+        "add",
+        index=index,
+        address=str(address.ip),
+        prefixlen=address.network.prefixlen,
+    )
     return index
 
 
@@ -122,8 +131,13 @@ def neighbour(connection: IPRoute, index: int, address: IPv4Interface, mac: str)
         address: of the neighbour.
         mac: hardware address of the neighbour.
     """
-    ip = str(address.ip)
-    connection.neigh("add", dst=ip, lladdr=mac, ifindex=index, state=NUD_PERMANENT)
+    connection.neigh(
+        "add",
+        dst=str(address.ip),
+        lladdr=mac,
+        ifindex=index,
+        state=NUD_PERMANENT,
+    )
 
 
 def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4Address]) -> None:
@@ -137,6 +151,7 @@ def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4A
     if len(via) == 1:
         connection.route("replace", dst=str(destination), gateway=str(via[0]))
         return
+
     next_hops = [{"gateway": str(address)} for address in via]
     connection.route("replace", dst=str(destination), multipath=next_hops)
 

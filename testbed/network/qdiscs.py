@@ -186,12 +186,14 @@ def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> N
     rate_bytes = bottleneck.rate_bps // 8
     frame = network.mtu + ETHERNET_BYTES
     packets = bottleneck.queue_packets
+
     queue: aqm.Red | aqm.FqCodel
     if bottleneck.discipline == "red":
         queue = aqm.red(packets * frame, rate_bytes, frame, ecn=bottleneck.ecn)
     else:
         rtt_ns = link.forward.fibre.delay_ns + link.backward.fibre.delay_ns
         queue = aqm.fq_codel(packets, rtt_ns, frame, ecn=bottleneck.ecn)
+
     return ManagedQueue(rate_bytes, frame, queue)
 
 
@@ -275,6 +277,7 @@ def _latency_and_jitter(
 
     centre = statistics.fmean(table) / TABLE_UNIT
     spread = statistics.pstdev(table) / TABLE_UNIT
+
     jitter = round(deviation_ns / spread)
     latency = max(0, round(mean_ns - jitter * centre))
     return latency, jitter
@@ -307,7 +310,7 @@ def _read_table(path: Path) -> tuple[int, ...]:
     """The numbers of a table, in which comments begin with #."""
     numbers: list[int] = []
     for line in path.read_text().splitlines():
-        content = line.split("#")[0]
+        content, _, _comment = line.partition("#")
         numbers.extend(int(number) for number in content.split())
     return tuple(numbers)
 

@@ -166,7 +166,8 @@ def _host_clauses(names_by_crash: Mapping[Crash | None, Sequence[str]]) -> Itera
     for crash, clause in CRASH_CLAUSES.items():
         names = names_by_crash[crash]
         if names:
-            yield f"{_names(names, 'hosts')}: {clause}"
+            hosts = _names(names, "hosts")
+            yield f"{hosts}: {clause}"
 
 
 def _transfer_parts(turns: Iterable[TransferTurn]) -> Iterator[ChangePart]:
@@ -303,7 +304,8 @@ def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -
             keys_by_clause.setdefault(clause, []).append(key)
 
     for clause, keys in keys_by_clause.items():
-        yield f"{_names(keys, 'links')}: {clause}"
+        links = _names(keys, "links")
+        yield f"{links}: {clause}"
 
 
 def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
@@ -381,11 +383,13 @@ def _route_clauses(before: frozenset[str], after: frozenset[str]) -> Iterator[st
     """What routers do differently when they avoid the links `after` instead of `before`."""
     avoided = sorted(after - before)
     if avoided:
-        yield f"routes avoid {_names(avoided, 'links')}"
+        links = _names(avoided, "links")
+        yield f"routes avoid {links}"
 
     used_again = sorted(before - after)
     if used_again:
-        yield f"routes use {_names(used_again, 'links')} again"
+        links = _names(used_again, "links")
+        yield f"routes use {links} again"
 
 
 def _names(names: Sequence[str], noun: str) -> str:

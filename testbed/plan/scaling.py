@@ -18,7 +18,9 @@ def scaled(network: Network, divisor: int) -> Network:
     """`network` with all rates, queues and transfers divided by `divisor`; itself if that is 1."""
     if divisor == 1:
         return network
-    slower = Network.model_validate(_divided(network.model_dump(), divisor))
+    divided = _divided(network.model_dump(), divisor)
+    slower = Network.model_validate(divided)
+
     tcp = network.tcp.model_copy(update={"packets_per_skb": 1})
     return slower.model_copy(update={"tcp": tcp})
 
