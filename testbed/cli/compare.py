@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,9 @@ from testbed.runfolder.summary import read_object, read_summary
 if TYPE_CHECKING:
     from testbed.report.load import Content
 
-Html = Annotated[
+Document = dict[str, Any]  # plan.json as it is
+
+HtmlOption = Annotated[
     Path | None,
     typer.Option(
         envvar="TESTBED_HTML", help="write a page with tables and figures to this file as well"
@@ -29,11 +32,45 @@ Html = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between runs.
+
+    Attributes:
+        folders: The run folders.
+        names: A short name of each run.
+        plan: What differs in what was done.
+        measured: What was measured, run by run.
+    """
+
+    folders: list[str]
+    names: list[str]
+    plan: list[Difference]
+    measured: list[Difference]
+
+    def print(self, output: Format) -> None:
+        """Print both tables, or the whole as JSON."""
+        if output is Format.JSON:
+            document = {
+                "runs": self.folders,
+                "plan": [row.record() for row in self.plan],
+                "measured": [row.record() for row in self.measured],
+            }
+            typer.echo(json.dumps(document, indent=2))
+            return
+        for grid in (plan_grid(self.plan, self.names), measured_grid(self.measured, self.names)):
+            if output is Format.CSV:
+                header = [column.header for column in grid.columns]
+                typer.echo(csv_text(header, grid.rows))
+            else:
+                wide_console().print(render(grid))
+
+
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="two run folders or more; ratios are to the first")
     ],
-    html: Html = None,
+    html: HtmlOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what differs between runs: in what was done, and in what was measured."""
@@ -48,16 +85,20 @@ def compare(
         _refuse(folder.summary, problems, "testbed report RUN makes it anew")
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
-    differences = plan_differences(plans)
-    figures = measured([content.summary for content in contents])
+    comparison = Comparison(
+        folders=[str(folder.path) for folder in folders],
+        names=names,
+        plan=plan_differences(plans),
+        measured=measured([content.summary for content in contents]),
+    )
     if html is not None:
         _write_page(html, names, contents, plans)
-    _print(folders, names, differences, figures, output)
+    comparison.print(output)
     if html is not None and output is Format.TABLE:
         typer.echo(f"page: {html}")
 
 
-def _read_plan(path: Path) -> dict[str, Any]:
+def _read_plan(path: Path) -> Document:
     """Read plan.json as it is: plans of other versions can be compared too."""
     document, problems = read_object(path)
     _refuse(path, problems, "without it nothing is known of the run")
@@ -71,45 +112,29 @@ def _refuse(path: Path, problems: list[Problem], remedy: str) -> None:
 
 
 def _write_page(
-    path: Path, names: list[str], contents: list[Content], plans: list[dict[str, Any]]
+    path: Path, names: list[str], contents: list[Content], plans: list[Document]
 ) -> None:
     from testbed.report.compare_page import Side, compare_page  # noqa: PLC0415 (as plotly does)
 
-    html = compare_page([Side(*side) for side in zip(names, contents, plans, strict=True)])
+    sides: list[Side] = []
+    for name, content, plan in zip(names, contents, plans, strict=True):
+        sides.append(Side(name, content, plan))
+    page = compare_page(sides)
     try:
-        path.write_bytes(html)
+        path.write_bytes(page)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}", remedy="choose another file with --html"
-        ) from error
+        what = f"cannot write {path}: {error.strerror}"
+        raise InputError(what, remedy="choose another file with --html") from error
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The folders' names, with as much of their paths as it takes to tell them apart."""
+    """Name the folders, with as much of their paths as it takes to tell them apart."""
     for parts in range(1, 1 + max(len(path.parts) for path in paths)):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(set(paths)):
             break
-    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
-
-
-def _print(
-    folders: list[RunDir],
-    names: list[str],
-    differences: list[Difference],
-    figures: list[Difference],
-    output: Format,
-) -> None:
-    if output is Format.JSON:
-        found = {"runs": [str(folder.path) for folder in folders]}
-        rows = {
-            "plan": [row.record() for row in differences],
-            "measured": [row.record() for row in figures],
-        }
-        typer.echo(json.dumps(found | rows, indent=2))
-        return
-    for grid in (plan_grid(differences, names), measured_grid(figures, names)):
-        if output is Format.CSV:
-            typer.echo(csv_text([column.header for column in grid.columns], grid.rows))
-        else:
-            wide_console().print(render(grid))
+    numbered = list(names)
+    for position, name in enumerate(names):
+        if names.count(name) > 1:  # the same folder twice
+            numbered[position] = f"{name} ({position + 1})"
+    return numbered

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,56 +17,82 @@ from testbed.core.csv_text import csv_text
 from testbed.report.tables import collectives_grid, terminal_tables, training_grid
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
-from testbed.runfolder.status import read_status
-from testbed.runfolder.summary import read_object, read_summary
+from testbed.runfolder.status import Status, read_status
+from testbed.runfolder.summary import Summary, read_object, read_summary
 
 FILE_WIDTH = 120  # columns of a console that is not a terminal
 
 
 def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> None:
-    """Print what a run measured; `in_short` only the first line of why it failed, where an error
-    will tell it all.
+    """Print what a run measured.
+
+    Args:
+        folder: The run folder.
+        output: Tables for people, or one table as CSV, or the whole as JSON.
+        in_short: Print only the first line of why the run failed, because an error says the rest.
     """
     if output is Format.JSON:
-        status_document, _ = read_object(folder.status)
-        summary_document, _ = read_object(folder.summary)
-        document = {"status": status_document, "summary": summary_document}
-        typer.echo(json.dumps(document, indent=2))
+        _print_json(folder)
         return
     status, _ = read_status(folder.status)
     summary, _ = read_summary(folder.summary)
     if output is Format.CSV:
-        grid = collectives_grid(summary) if summary.training is None else training_grid(summary)
-        header = [" ".join(column.header.split()) for column in grid.columns]
-        typer.echo(csv_text(header, grid.rows))
+        _print_csv(summary)
         return
     console = wide_console()
     for table in terminal_tables(summary):
         console.print(table)
-    outcome = verdict(status, summary)  # its reason is a program's, with brackets of all kinds
+    outcome = verdict(status, summary)
     if in_short and "\n" in outcome:
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
-    console.print(Text(outcome))
+    console.print(Text(outcome))  # as it is: a program's reason has brackets of all kinds
+    for line in _doubts(status, summary):
+        console.print(line)
+
+
+def _print_json(folder: RunDir) -> None:
+    status_document, _ = read_object(folder.status)
+    summary_document, _ = read_object(folder.summary)
+    typer.echo(json.dumps({"status": status_document, "summary": summary_document}, indent=2))
+
+
+def _print_csv(summary: Summary) -> None:
+    grid = collectives_grid(summary) if summary.training is None else training_grid(summary)
+    header = [" ".join(column.header.split()) for column in grid.columns]
+    typer.echo(csv_text(header, grid.rows))
+
+
+def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
+    """A line for each reason not to trust the figures, and for each thing that is missing."""
     warnings = [] if status is None else status.warnings
     for warning in warnings:
-        if warning not in summary.problems and warning.code is not ProblemCode.INCOMPLETE:
-            console.print(Text.assemble(("not faithful:", "bold yellow"), f" {warning}"))
+        is_known = warning in summary.problems or warning.code is ProblemCode.INCOMPLETE
+        if not is_known:
+            yield Text.assemble(("not faithful:", "bold yellow"), f" {warning}")
     for problem in summary.problems:
-        console.print(Text.assemble(("missing:", "bold yellow"), f" {problem}"))
+        yield Text.assemble(("missing:", "bold yellow"), f" {problem}")
 
 
 def print_files(folder: RunDir, output: Format) -> None:
     """Print where a run's files are, after the tables for people."""
     if output is not Format.TABLE:
         return
-    console = wide_console()
     lines = [f"results: {folder.path}", f"report:  {folder.report}"]
     if folder.trace.is_file():
         lines.append(f"trace:   {folder.trace} (for ui.perfetto.dev)")
-    console.print(Text("\n".join(lines)), soft_wrap=True)
+    wide_console().print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def csv_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows that have the same keys as comma-separated values, the keys in the first line."""
+    if not rows:
+        return ""
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def wide_console() -> Console:
-    """Standard output; where it is no terminal, wide enough for every table."""
+    """Standard output; where it is not a terminal, wide enough for every table."""
     console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=FILE_WIDTH)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=FILE_WIDTH)

@@ -13,32 +13,34 @@ from testbed.cli.output import print_files, print_tables
 from testbed.core.errors import InputError
 from testbed.runfolder.folder import RunDir
 
-RankTraces = Annotated[
+RankTracesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
         envvar="TESTBED_RANK_TRACES",
-        help="write a timeline of each rank into this folder, for HolisticTraceAnalysis; of one run",
+        help="write a timeline of each rank into this folder, for HolisticTraceAnalysis; "
+        "of one run",
     ),
 ]
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders")],
-    rank_traces: RankTraces = None,
+    rank_traces: RankTracesOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Make the tables, the timeline and the page of runs anew, and print them."""
-    from testbed.analysis.summarize import collect  # noqa: PLC0415 (0.6 s, which `testbed run` need not wait for)
+    """Make the tables, the timeline and the page of runs again, and print the tables."""
+    # Imported here because `testbed run` need not wait 0.6 s for these modules.
+    from testbed.analysis.summarize import collect  # noqa: PLC0415
     from testbed.report.load import load  # noqa: PLC0415
     from testbed.report.page import write_page  # noqa: PLC0415
     from testbed.report.perfetto import write_rank_traces  # noqa: PLC0415
 
     if rank_traces is not None and len(runs) > 1:
-        raise InputError(
-            "--rank-traces is for one run", remedy="call testbed report once for each run"
-        )
-    for folder in [_readable(path) for path in runs]:
+        remedy = "call testbed report once for each run"
+        raise InputError("--rank-traces is for one run", remedy=remedy)
+    folders = [_open_readable(path) for path in runs]
+    for folder in folders:
         collect(folder)
         write_page(folder)
         if rank_traces is not None:
@@ -47,14 +49,19 @@ def report(
         print_files(folder, output)
 
 
-def _readable(path: Path) -> RunDir:
-    """The run folder `path`, of whose plan this version can make the tables."""
+def _open_readable(path: Path) -> RunDir:
+    """Open a run folder whose plan this version can read.
+
+    Raises:
+        InputError: `path` is not a run folder, or its plan cannot be read.
+    """
     folder = RunDir.open(path)
     try:
         folder.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
             f"{folder.plan} cannot be read: it is damaged, or of another version of the testbed "
-            f"({str(error).splitlines()[0]})\n  nothing was changed; {folder.report} is as it was"
+            f"({reason})\n  nothing was changed; {folder.report} is as it was"
         ) from error
     return folder

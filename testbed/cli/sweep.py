@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -34,11 +35,46 @@ from testbed.sweep.points import PlannedPoint, check_size, index_of, plan_points
 from testbed.sweep.run_point import Limits
 from testbed.sweep.scheduler import Executor, Policy, Scheduler, estimated_seconds
 
-if TYPE_CHECKING:
-    from testbed.sweep.results import Row
-
 RUN = "run"
-HUGE = 2**60  # memory of a machine that is not this one
+CLUSTER_MEMORY = 2**60  # bytes; the memory of a cluster's machines is not known here
+
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="change one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(envvar="TESTBED_OUT", help="the sweep's folder \\[default: results/sweep-<name>]"),
+]
+JobsOption = Annotated[
+    str,
+    typer.Option(
+        envvar="TESTBED_JOBS",
+        help="guests side by side: a number, or auto: as CPUs and memory allow",
+    ),
+]
+RetriesOption = Annotated[
+    int, typer.Option(envvar="TESTBED_RETRIES", min=0, help="further attempts of a failed point")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(envvar="TESTBED_TIMEOUT", min=1, help="wall seconds that a point may take"),
+]
+FailFastOption = Annotated[
+    bool, typer.Option("--fail-fast", help="start no further point once one has failed")
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TESTBED_RAY", help="run the points on a Ray cluster: its address, auto, or local"
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="confirm a sweep of more than 1000 points")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points, start nothing")]
 
 
 class SweepGroup(TyperGroup):
@@ -51,14 +87,15 @@ class SweepGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Both forms."""
+        """Show both forms."""
         return ["EXPERIMENT [OPTIONS] | table|plot|report|query FOLDER"]
 
 
 app = typer.Typer(
     cls=SweepGroup,
-    help="Run an experiment: many runs whose settings vary, side by side, and tables and figures of all of them. "
-    "[bold]testbed sweep EXPERIMENT[/] goes on where it stopped; its options: testbed sweep run --help.",
+    help="Run an experiment: many runs whose settings vary, side by side, and tables and figures "
+    "of all of them. [bold]testbed sweep EXPERIMENT[/] goes on where it stopped; its options: "
+    "testbed sweep run --help.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -69,52 +106,18 @@ sweep_results.add_to(app)
 @takes_run_options(experiment_options())
 def run(
     experiment: Annotated[str, typer.Argument(help="a preset or the path of an experiment file")],
-    sets: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="change one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY",
-        ),
-    ] = [],  # noqa: B006 (typer copies it)
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TESTBED_OUT", help="the sweep's folder \\[default: results/sweep-<name>]"
-        ),
-    ] = None,
-    jobs: Annotated[
-        str,
-        typer.Option(
-            envvar="TESTBED_JOBS",
-            help="guests side by side: a number, or auto: as CPUs and memory allow",
-        ),
-    ] = "auto",
-    retries: Annotated[
-        int,
-        typer.Option(envvar="TESTBED_RETRIES", min=0, help="further attempts of a failed point"),
-    ] = 0,
-    timeout: Annotated[
-        float | None,
-        typer.Option(envvar="TESTBED_TIMEOUT", min=1, help="wall seconds that a point may take"),
-    ] = None,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="start no further point once one has failed")
-    ] = False,
+    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    out: OutOption = None,
+    jobs: JobsOption = "auto",
+    retries: RetriesOption = 0,
+    timeout: TimeoutOption = None,
+    fail_fast: FailFastOption = False,
     *,
     given: Given,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TESTBED_RAY",
-            help="run the points on a Ray cluster: its address, auto, or local",
-        ),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="more than 1000 points are meant")] = False,
+    ray: RayOption = None,
+    yes: YesOption = False,
     output: FormatOption = Format.TABLE,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="list the points, start nothing")
-    ] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run every point of an experiment that is not done yet, then make the table and the page.
 
@@ -124,7 +127,7 @@ def run(
     overrides = parse_overrides(sets, ["topology", "workload", "run", "experiment"])
     plan = Experiment.load(experiment, overrides["experiment"])
     check_size(plan, yes)
-    count = _jobs(jobs)
+    job_count = _job_count(jobs)
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
     changes = [
         *overrides["topology"],
@@ -133,155 +136,202 @@ def run(
         *run_overrides(given),
     ]
     path = out or Path("results", f"sweep-{plan.name}")
-    with nullcontext() if dry_run or ray is not None else fork_server():
-        points = plan_points(plan, versions(guest_kernel_version(kernel)), changes, None if ray is None else HUGE)
-        if dry_run:
-            _print_points(points, SweepDir(path.resolve()), count, output)
-            return
-        records = _carry_out(
+    forks_points = not dry_run and ray is None
+    with fork_server() if forks_points else nullcontext():
+        points = plan_points(
             plan,
-            points,
-            SweepDir.create(path),
-            count,
-            Limits(timeout),
-            Policy(retries, fail_fast),
-            ray,
-            output,
+            versions(guest_kernel_version(kernel)),
+            changes,
+            machine_memory_bytes=None if ray is None else CLUSTER_MEMORY,
         )
-    bad = [record for record in records.values() if record.state != "completed"]
-    if bad:
+        if dry_run:
+            _print_points(points, SweepDir(path.resolve()), job_count, output)
+            return
+        sweep = SweepRun(
+            experiment=plan,
+            points=points,
+            folder=SweepDir.create(path),
+            jobs=job_count,
+            limits=Limits(timeout),
+            policy=Policy(retries, fail_fast),
+            ray_address=ray,
+        )
+        records = sweep.carry_out(output)
+    failed = [record for record in records.values() if record.state != "completed"]
+    if failed:
+        first = failed[0]
         raise TestbedError(
-            f"{len(bad)} of {len(unique(points))} points failed; the first is {bad[0].name}: {bad[0].reason}"
+            f"{len(failed)} of {len(unique(points))} points failed; "
+            f"the first is {first.name}: {first.reason}"
         )
 
 
-def _carry_out(
-    experiment: Experiment,
-    points: list[PlannedPoint],
-    folder: SweepDir,
-    jobs: int | None,
-    limits: Limits,
-    policy: Policy,
-    ray: str | None,
-    output: Format,
-) -> dict[str, PointRecord]:
-    """Run what is not done, and make the table and the page."""
-    with folder.locked(), folder.full_disk_reported(), ExitStack() as ends:
-        end = write_outputs_in_fork if ray is None else write_outputs
-        try:
-            records = _run_points(experiment, points, folder, jobs, limits, policy, ray, ends)
-        except BaseException:
-            with suppress(
-                Exception
-            ):  # the table can be made later; why the sweep ended is what must be said
-                end(folder)
-            raise
-        sweep_results.show(folder, end(folder), output)
-    return records
+@dataclass(frozen=True)
+class SweepRun:
+    """A sweep that starts or goes on.
 
+    Attributes:
+        experiment: What the user wrote.
+        points: Its points, done or not.
+        folder: Where the results are.
+        jobs: How many guests may run side by side; None: as CPUs and memory allow.
+        limits: What a point may take.
+        policy: What is done about points that fail.
+        ray_address: Of the Ray cluster that runs the points; None: this machine runs them.
+    """
 
-def _run_points(
-    experiment: Experiment,
-    points: list[PlannedPoint],
-    folder: SweepDir,
-    jobs: int | None,
-    limits: Limits,
-    policy: Policy,
-    ray: str | None,
-    ends: ExitStack,
-) -> dict[str, PointRecord]:
-    """Run what is not done; guests end within `ends`, beside what comes after the last point."""
-    folder.experiment.write_text(experiment.to_yaml())
-    folder.write_index(index_of(experiment, points, sys.argv))
-    done = folder.done()
-    waiting = [point for point in unique(points) if point.identity not in done]
-    if not waiting:
-        return {}
-    executor: Executor
-    if ray is not None:
+    experiment: Experiment
+    points: list[PlannedPoint]
+    folder: SweepDir
+    jobs: int | None
+    limits: Limits
+    policy: Policy
+    ray_address: str | None
+
+    def carry_out(self, output: Format) -> dict[str, PointRecord]:
+        """Run the points that are not done, then make and print the table and make the page."""
+        make_outputs = write_outputs_in_fork if self.ray_address is None else write_outputs
+        with self.folder.locked(), self.folder.full_disk_reported(), ExitStack() as stack:
+            try:
+                records = self._run_points(stack)
+            except BaseException:
+                # The table can be made later; the error says why the sweep ended.
+                with suppress(Exception):
+                    make_outputs(self.folder)
+                raise
+            sweep_results.print_points(self.folder, make_outputs(self.folder), output)
+        return records
+
+    def _run_points(self, stack: ExitStack) -> dict[str, PointRecord]:
+        """Run the points that are not done; guests end with `stack`, while the outputs are made."""
+        self.folder.experiment.write_text(self.experiment.to_yaml())
+        self.folder.write_index(index_of(self.experiment, self.points, sys.argv))
+        distinct = unique(self.points)
+        waiting = _not_done(distinct, self.folder)
+        if not waiting:
+            return {}
+        executor = self._executor()
+        stack.callback(executor.close)
+        with display(len(distinct), len(distinct) - len(waiting)) as progress:
+            return Scheduler(self.folder, executor, self.policy, progress).run(waiting)
+
+    def _executor(self) -> Executor:
+        if self.ray_address is None:
+            return LocalExecutor(self.folder, capacity(self.jobs), self.limits)
         from testbed.sweep.ray_executor import RayExecutor  # noqa: PLC0415 (an extra)
 
-        executor = RayExecutor(folder, ray, limits)
-    else:
-        executor = LocalExecutor(folder, capacity(jobs), limits)
-    ends.callback(executor.close)
-    with display(len(unique(points)), len(unique(points)) - len(waiting)) as progress:
-        return Scheduler(folder, executor, policy, progress).run(waiting)
+        return RayExecutor(self.folder, self.ray_address, self.limits)
 
 
-def _jobs(text: str) -> int | None:
+def _not_done(points: list[PlannedPoint], folder: SweepDir) -> list[PlannedPoint]:
+    done = folder.done()
+    return [point for point in points if point.identity not in done]
+
+
+def _job_count(text: str) -> int | None:
+    """The number of guests side by side; None: as CPUs and memory allow."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise InputError(
-            f"{text!r} is not a number of guests",
-            place=Place("--jobs"),
-            remedy="write auto, or 1 or more",
-        )
+        what = f"{text!r} is not a number of guests"
+        raise InputError(what, place=Place("--jobs"), remedy="write auto, or 1 or more")
     return int(text)
 
 
 def _print_points(
     points: list[PlannedPoint], folder: SweepDir, jobs: int | None, output: Format
 ) -> None:
-    """The points, what they need, and how long they will take."""
+    """Print the points, what they need, and how long they will take."""
     done = folder.done()
-    rows: list[Row] = [
-        {
-            "point": point.name,
-            **{name: value_text(value) for name, value in point.point.shown.items()},
-            "seed": point.run.seed,
-            "guest_memory": format_size(point.plan.guest_memory_bytes, 3),
-            "state": "done" if point.identity in done else "to do",
-        }
-        for point in points
-    ]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[str(row.get(name, "")) for name in names] for row in rows]
+    rows = [_point_row(point, is_done=point.identity in done) for point in points]
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
     if output is Format.CSV:
-        typer.echo(csv_text(names, cells))
+        typer.echo(csv_text(list(columns), cells))
         return
-    waiting = [point for point in unique(points) if point.identity not in done]
-    estimate = _estimate(points, waiting, folder, jobs)
+    estimate = _estimate(points, folder, jobs)
     if output is Format.JSON:
-        typer.echo(json.dumps({"points": rows, **estimate}, indent=2))
+        typer.echo(json.dumps({"points": rows, **asdict(estimate)}, indent=2))
         return
     console = wide_console()
-    console.print(sweep_results.table_of(names, cells))
-    console.print(_in_words(estimate), highlight=False)
+    console.print(sweep_results.table_of(list(columns), cells))
+    console.print(estimate.sentence(), highlight=False)
 
 
-def _estimate(
-    points: list[PlannedPoint], waiting: list[PlannedPoint], folder: SweepDir, jobs: int | None
-) -> Row:
-    """Numbers of points, memory in bytes, and seconds (null if nothing is done yet to go by)."""
+def _point_row(point: PlannedPoint, *, is_done: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"point": point.name}
+    for name, value in point.point.shown.items():
+        row[name] = value_text(value)
+    row["seed"] = point.run.seed
+    row["guest_memory"] = format_size(point.plan.guest_memory_bytes, 3)
+    row["state"] = "done" if is_done else "to do"
+    return row
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take.
+
+    Attributes:
+        count: Number of points.
+        distinct: Number of points that differ.
+        to_do: Number of points that are not done.
+        jobs: How many points run side by side.
+        memory_bytes: Memory of the guests that run side by side, at most.
+        seconds: Wall time; None if no point is done by which to estimate.
+    """
+
+    count: int
+    distinct: int
+    to_do: int
+    jobs: int
+    memory_bytes: int
+    seconds: float | None
+
+    def sentence(self) -> str:
+        """Write the estimate for people."""
+        text = f"{self.count} points"
+        if self.distinct < self.count:
+            text += f" ({self.distinct} distinct)"
+        text += f", {self.to_do} to do"
+        if not self.to_do:
+            return text
+        memory = format_size(self.memory_bytes, 3)
+        text += f", {self.jobs} side by side in at most {memory} of memory"
+        if self.seconds is None:
+            return f"{text}; time: unknown until one is done"
+        return f"{text}; time: about {duration(self.seconds)}"
+
+
+def _estimate(points: list[PlannedPoint], folder: SweepDir, jobs: int | None) -> Estimate:
+    distinct = unique(points)
+    waiting = _not_done(distinct, folder)
+    together = 0
+    seconds: float | None = 0.0
+    if waiting:
+        together = side_by_side(waiting, capacity(jobs))
+        seconds = estimated_seconds(_wall_seconds(distinct, folder), len(waiting), together)
+    largest_bytes = max((point.memory_bytes for point in waiting), default=0)
+    return Estimate(
+        count=len(points),
+        distinct=len(distinct),
+        to_do=len(waiting),
+        jobs=together,
+        memory_bytes=together * largest_bytes,
+        seconds=seconds,
+    )
+
+
+def _wall_seconds(points: list[PlannedPoint], folder: SweepDir) -> dict[str, float]:
+    """How long each of the points that are done took, by identity."""
     done = folder.done()
-    records = [
-        read_point_record(done[point.identity])
-        for point in unique(points)
-        if point.identity in done
-    ]
-    walls = {record.identity: record.wall_seconds for record in records if record is not None}
-    together = side_by_side(waiting, capacity(jobs)) if waiting else 0
-    largest = max((point.memory_bytes for point in waiting), default=0)
-    return {
-        "count": len(points),
-        "distinct": len(unique(points)),
-        "to_do": len(waiting),
-        "jobs": together,
-        "memory_bytes": together * largest,
-        "seconds": estimated_seconds(walls, len(waiting), together) if waiting else 0.0,
-    }
-
-
-def _in_words(estimate: Row) -> str:
-    text = f"{estimate['count']} points"
-    if estimate["distinct"] < estimate["count"]:
-        text += f" ({estimate['distinct']} distinct)"
-    text += f", {estimate['to_do']} to do"
-    if not estimate["to_do"]:
-        return text
-    text += f", {estimate['jobs']} side by side in at most {format_size(estimate['memory_bytes'], 3)} of memory"
-    seconds = estimate["seconds"]
-    guess = "unknown until one is done" if seconds is None else f"about {duration(seconds)}"
-    return f"{text}; time: {guess}"
+    wall_seconds: dict[str, float] = {}
+    for point in points:
+        if point.identity not in done:
+            continue
+        record = read_point_record(done[point.identity])
+        if record is not None:
+            wall_seconds[record.identity] = record.wall_seconds
+    return wall_seconds

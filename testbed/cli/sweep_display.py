@@ -18,88 +18,109 @@ from testbed.sweep.scheduler import estimated_seconds
 
 
 def duration(seconds: float) -> str:
-    """As 42 s, 3:05 min or 2:10 h."""
+    """Write a time as 42 s, 3:05 min or 2:10 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+    if minutes < 60:
+        return f"{minutes}:{rest:02} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02} h"
 
 
 class SweepDisplay:
-    """Live progress on standard error: a line for each point that has ended, and one about the
-    whole.
-    """
+    """A line for each point that has ended, and one about the whole sweep."""
 
     def __init__(self, total: int, done: int, live: Live | None) -> None:
-        self._total, self._done, self._failed = total, done, 0
-        self._running: dict[str, float] = {}
-        self._walls: dict[str, float] = {}
-        self._begin, self._live = time.monotonic(), live
+        """Show a sweep.
+
+        Args:
+            total: How many points the sweep has.
+            done: How many of them were done before.
+            live: Where the line about the whole sweep stands; None: standard error is not a
+                terminal.
+        """
+        self._total = total
+        self._done = done
+        self._failed = 0
+        self._running: set[str] = set()
+        self._wall_seconds: dict[str, float] = {}  # by the name of a point that was completed
+        self._began = time.monotonic()
+        self._live = live
         self.jobs = 1
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
-        """A point begins."""
-        self._running[point.name] = time.monotonic()
+        """Count a point that begins."""
+        self._running.add(point.name)
         self.tick()
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """A point has ended."""
-        self._running.pop(point.name, None)
+        """Print how a point has ended; `again`: the point is tried once more."""
+        self._running.discard(point.name)
         if record.state == "completed":
             self._done += 1
-            self._walls[record.name] = record.wall_seconds
-            self._say(f"{record.name}: done in {duration(record.wall_seconds)}")
+            self._wall_seconds[record.name] = record.wall_seconds
+            self._print(f"{record.name}: done in {duration(record.wall_seconds)}")
         else:
-            self._failed += not again
-            what = "failed, and is tried again" if again else "failed"
-            self._say(f"{record.name}: {what}: {record.reason.splitlines()[0]}")
+            reason = record.reason.splitlines()[0]
+            if again:
+                self._print(f"{record.name}: failed, and is tried again: {reason}")
+            else:
+                self._failed += 1
+                self._print(f"{record.name}: failed: {reason}")
         self.tick()
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Show how much time has passed."""
         if self._live is not None:
             self._live.update(Text(self.status()), refresh=True)
 
     def status(self) -> str:
-        """The whole in one line: counts, estimate, the slowest point."""
-        left = self._total - self._done - self._failed
+        """Write the state of the sweep in one line: counts, estimate, the slowest point."""
         parts = [
             f"{self._done} of {self._total} done",
             f"{self._failed} failed",
             f"{len(self._running)} running",
+            f"{duration(time.monotonic() - self._began)} so far",
         ]
-        rest = estimated_seconds(self._walls, left, self.jobs)
-        parts.append(f"{duration(time.monotonic() - self._begin)} so far")
-        if rest is not None and left:
-            parts.append(f"about {duration(rest)} left")
-        if self._walls:
-            slowest = max(self._walls, key=lambda name: self._walls[name])
-            parts.append(f"slowest: {slowest} ({duration(self._walls[slowest])})")
-        width = shutil.get_terminal_size().columns
-        return ", ".join(parts)[: width - 1] if self._live else ", ".join(parts)
+        points_left = self._total - self._done - self._failed
+        seconds_left = estimated_seconds(self._wall_seconds, points_left, self.jobs)
+        if seconds_left is not None and points_left:
+            parts.append(f"about {duration(seconds_left)} left")
+        if self._wall_seconds:
+            slowest = max(self._wall_seconds, key=self._wall_seconds.__getitem__)
+            parts.append(f"slowest: {slowest} ({duration(self._wall_seconds[slowest])})")
+        line = ", ".join(parts)
+        if self._live is None:
+            return line
+        return line[: shutil.get_terminal_size().columns - 1]
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._live is not None:
             self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        else:
-            print(
-                f"{time.strftime('%H:%M:%S')} [{self._done + self._failed}/{self._total}] {text}",
-                file=sys.stderr,
-            )
+            return
+        ended = self._done + self._failed
+        clock_time = time.strftime("%H:%M:%S")
+        print(f"{clock_time} [{ended}/{self._total}] {text}", file=sys.stderr)
 
 
 @contextmanager
 def display(total: int, done: int) -> Iterator[SweepDisplay]:
-    """The display that fits standard error; ends with a line about the whole."""
+    """Show the progress of a sweep in the way that fits standard error.
+
+    Args:
+        total: How many points the sweep has.
+        done: How many of them were done before.
+    """
     console = Console(stderr=True)
     if done:
         console.print(f"{done} of {total} points are done already", highlight=False)
-    if not console.is_terminal:
-        shown = SweepDisplay(total, done, None)
-        try:
-            yield shown
-        finally:
-            print(shown.status(), file=sys.stderr)
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=False) as live:
+            yield SweepDisplay(total, done, live)
         return
-    with Live(console=console, auto_refresh=False, transient=False) as live:
-        yield SweepDisplay(total, done, live)
+    plain = SweepDisplay(total, done, None)
+    try:
+        yield plain
+    finally:
+        print(plain.status(), file=sys.stderr)

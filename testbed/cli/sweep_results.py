@@ -21,7 +21,27 @@ from testbed.spec.base import suggest
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.outputs import PointRows, write_outputs
 
-Folder = Annotated[Path, typer.Argument(help="the sweep's folder")]
+FolderArgument = Annotated[Path, typer.Argument(help="the sweep's folder")]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="comma-separated columns \\[default: the swept keys and the key figures; csv: all]"
+    ),
+]
+XOption = Annotated[str | None, typer.Option(help="a column of the table, for the horizontal axis")]
+YOption = Annotated[str | None, typer.Option(help="a column with what was measured")]
+SeriesOption = Annotated[
+    str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")
+]
+FacetOption = Annotated[str | None, typer.Option(help="a panel for each value")]
+PageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="the page; its buttons save SVG and PNG \\[default: plot.html in the folder]",
+    ),
+]
 FIGURES = (
     "time_us",
     "bound_us",
@@ -44,13 +64,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def table(
-    folder: Folder,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            help="which, with commas between \\[default: the swept keys and the key figures; csv: all]"
-        ),
-    ] = None,
+    folder: FolderArgument,
+    columns: ColumnsOption = None,
     collectives: Annotated[
         bool, typer.Option("--collectives", help="a row for each operation and size")
     ] = False,
@@ -60,53 +75,49 @@ def table(
     from testbed.sweep.results import gather  # noqa: PLC0415 (polars)
 
     sweep = SweepDir.open(folder)
-    found = gather(sweep)[1 if collectives else 0]
-    names = _chosen(found.columns, columns, sweep, every=output is not Format.TABLE)
-    _print(names, found.select(names).rows(), output)
+    point_rows, collective_rows = gather(sweep)
+    results = collective_rows if collectives else point_rows
+    if columns is not None:
+        chosen = _asked_columns(results.columns, columns)
+    elif output is Format.TABLE:
+        chosen = _key_columns(results.columns, sweep)
+    else:
+        chosen = results.columns
+    _print(chosen, results.select(chosen).rows(), output)
 
 
-def _chosen(known: list[str], wanted: str | None, sweep: SweepDir, *, every: bool) -> list[str]:
-    if wanted is not None:
-        names = [name.strip() for name in wanted.split(",")]
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"there is no column {name!r}", remedy=suggest(name, known, "the columns")
-                )
-        return names
-    if every:
-        return known
+def _asked_columns(known: list[str], asked: str) -> list[str]:
+    """The columns that the user named.
+
+    Raises:
+        InputError: There is no such column.
+    """
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in known:
+            remedy = suggest(name, known, "the columns")
+            raise InputError(f"there is no column {name!r}", remedy=remedy)
+    return names
+
+
+def _key_columns(known: list[str], sweep: SweepDir) -> list[str]:
+    """The columns that a terminal shows: the swept keys and the key figures."""
     index = sweep.read_index()
-    shown = (
-        *index.axes,
-        *(["repeat"] if index.repeated else []),
-        "state",
-        "op",
-        "bytes",
-        *FIGURES,
-    )
-    return [name for name in dict.fromkeys(shown) if name in known]
+    names = list(index.axes)
+    if index.repeated:
+        names.append("repeat")
+    names += ["state", "op", "bytes", *FIGURES]
+    return [name for name in dict.fromkeys(names) if name in known]
 
 
 def plot(
-    folder: Folder,
-    x: Annotated[
-        str | None, typer.Option(help="a column of the table, for the horizontal axis")
-    ] = None,
-    y: Annotated[str | None, typer.Option(help="a column with what was measured")] = None,
-    series: Annotated[
-        str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")
-    ] = None,
-    facet: Annotated[str | None, typer.Option(help="a panel for each value")] = None,
+    folder: FolderArgument,
+    x: XOption = None,
+    y: YOption = None,
+    series: SeriesOption = None,
+    facet: FacetOption = None,
     heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="the page; its buttons save SVG and PNG \\[default: plot.html in the folder]",
-        ),
-    ] = None,
+    out: PageOption = None,
 ) -> None:
     """Draw one figure; without options, those of the experiment."""
     from testbed.sweep.page import write_figures  # noqa: PLC0415 (plotly)
@@ -114,10 +125,11 @@ def plot(
     from testbed.sweep.results import gather  # noqa: PLC0415
 
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        page = out.with_suffix(".html").name
         raise InputError(
             f"figures are written as a page, and {out} does not end in .html",
             place=Place(key="--out"),
-            remedy=f"write {out.with_suffix('.html').name}, open it, and save the figure with its buttons",
+            remedy=f"write {page}, open it, and save the figure with its buttons",
         )
     sweep = SweepDir.open(folder)
     points, collectives = gather(sweep)
@@ -127,62 +139,70 @@ def plot(
     typer.echo(path)
 
 
-def report(folder: Folder) -> None:
-    """Make the table and the page of a sweep anew."""
+def report(folder: FolderArgument) -> None:
+    """Make the table and the page of a sweep again."""
     sweep = SweepDir.open(folder)
-    show(sweep, write_outputs(sweep), Format.TABLE)
+    print_points(sweep, write_outputs(sweep), Format.TABLE)
 
 
 def query(
-    folder: Folder,
+    folder: FolderArgument,
     sql: Annotated[
         str, typer.Argument(help="such as: select delay, avg(time_us) from points group by all")
     ],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Ask the tables `points` and `collectives` in SQL, in DuckDB's dialect."""
-    from testbed.sweep.results import gather  # noqa: PLC0415
-    from testbed.sweep.results import query as ask  # noqa: PLC0415
+    from testbed.sweep import results  # noqa: PLC0415
 
     sweep = SweepDir.open(folder)
-    gather(sweep)
-    _print(*ask(sweep, sql), output)
+    results.gather(sweep)
+    columns, rows = results.query(sweep, sql)
+    _print(columns, rows, output)
 
 
-def show(sweep: SweepDir, found: PointRows, output: Format) -> None:
-    """Print the table of the points, and where the rest is."""
-    columns, rows = found
+def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
+    """Print the table of the points, and for people where the files are."""
+    columns, rows = points
     if output is not Format.TABLE:
         _print(columns, rows, output)
         return
-    names = _chosen(columns, None, sweep, every=False)
-    places = [columns.index(name) for name in names]
-    _print(names, [[row[place] for place in places] for row in rows], output)
-    wide_console().print(Text(f"results: {sweep.path}\nreport:  {sweep.page}"), soft_wrap=True)
+    chosen = _key_columns(columns, sweep)
+    positions = [columns.index(name) for name in chosen]
+    chosen_rows = []
+    for row in rows:
+        chosen_rows.append([row[position] for position in positions])
+    _print(chosen, chosen_rows, output)
+    files = Text(f"results: {sweep.path}\nreport:  {sweep.page}")
+    wide_console().print(files, soft_wrap=True)
 
 
-def _print(names: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
+def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
     if output is Format.CSV:
-        typer.echo(csv_text(names, rows))
+        typer.echo(csv_text(columns, rows))
     elif output is Format.JSON:
-        typer.echo(
-            json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str)
-        )
+        documents = [dict(zip(columns, row, strict=True)) for row in rows]
+        typer.echo(json.dumps(documents, indent=2, default=str))
     else:
-        wide_console().print(
-            table_of(names, [[format_cell(value) for value in row] for row in rows])
-        )
+        cells = []
+        for row in rows:
+            cells.append([format_cell(value) for value in row])
+        wide_console().print(table_of(columns, cells))
 
 
-def table_of(names: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
-    """A table for a terminal."""
-    numbers = [all(_is_number(row[i]) for row in cells) for i in range(len(names))]
-    columns = [GridColumn(name, number) for name, number in zip(names, numbers, strict=True)]
-    return render(Grid("", columns, cells))
+def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
+    """Make a table for a terminal, with the columns of numbers aligned to the right."""
+    styled: list[GridColumn] = []
+    for position, name in enumerate(columns):
+        holds_numbers = all(_is_number(row[position]) for row in cells)
+        styled.append(GridColumn(name, holds_numbers))
+    return render(Grid("", styled, cells))
 
 
 def _is_number(text: str) -> bool:
-    return (
-        text in ("", "-")
-        or text.replace(".", "", 1).replace("e", "").replace("-", "").replace("+", "").isdigit()
-    )
+    if text in ("", "-"):
+        return True
+    digits = text.replace(".", "", 1)
+    for sign in ("e", "-", "+"):
+        digits = digits.replace(sign, "")
+    return digits.isdigit()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,166 +13,199 @@ import typer
 from rich.table import Table
 
 from testbed.cli.options import Format, FormatOption, SetOption, TopologyArgument
-from testbed.cli.output import wide_console
-from testbed.core.csv_text import csv_text as core_csv_text
+from testbed.cli.output import csv_of_rows, wide_console
 from testbed.core.units import format_probability, format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, Network, WanLink
 from testbed.plan.resolve import resolve_network
-from testbed.spec import topology as topology_spec
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import TOPOLOGIES
+from testbed.spec.topology import Topology
 
 MOST_CHANGES = 30
+NS_PER_MS = 1e6
 app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)
 
 
-def load(name: str, sets: list[str]) -> topology_spec.Topology:
-    """A topology with ``--set`` overrides (the prefix ``topology.`` may be left out)."""
-    return topology_spec.Topology.load(name, parse_overrides(sets, ["topology"])["topology"])
+def load(name: str, sets: list[str]) -> Topology:
+    """Load a topology with ``--set`` overrides, whose prefix ``topology.`` may be left out."""
+    return Topology.load(name, parse_overrides(sets, ["topology"])["topology"])
+
+
+@dataclass(frozen=True)
+class PresetRow:
+    """A preset in the list: its size, and the least and the largest RTT between datacenters."""
+
+    name: str
+    datacenters: int
+    hosts: int
+    links: int
+    rtt_ms_min: float | None
+    rtt_ms_max: float | None
+    description: str
+
+    @classmethod
+    def of(cls, name: str, description: str, network: Network) -> PresetRow:
+        """Count what `network` has."""
+        pairs = combinations(network.datacenters, 2)
+        rtts = [rtt_ms(network, first.name, second.name) for first, second in pairs]
+        return cls(
+            name=name,
+            datacenters=len(network.datacenters),
+            hosts=len(network.hosts),
+            links=len(network.wan),
+            rtt_ms_min=min(rtts, default=None),
+            rtt_ms_max=max(rtts, default=None),
+            description=description,
+        )
+
+    def cells(self) -> list[str]:
+        """Write the row for people."""
+        rtts = [rtt for rtt in (self.rtt_ms_min, self.rtt_ms_max) if rtt is not None]
+        texts = dict.fromkeys(f"{rtt:.3g}" for rtt in rtts)
+        rtt_range = " - ".join(texts) or "-"
+        counts = [str(self.datacenters), str(self.hosts), str(self.links)]
+        return [self.name, *counts, rtt_range, self.description]
 
 
 @app.command("list")
 def list_presets(output: FormatOption = Format.TABLE) -> None:
     """List the presets: hosts, links, RTTs."""
-    rows = [
-        _row(preset.name, preset.description, resolve_network(load(str(preset.path), [])))
-        for preset in TOPOLOGIES.presets()
-    ]
+    rows: list[PresetRow] = []
+    for preset in TOPOLOGIES.presets():
+        network = resolve_network(load(str(preset.path), []))
+        rows.append(PresetRow.of(preset.name, preset.description, network))
+    documents = [asdict(row) for row in rows]
     if output is Format.JSON:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(documents, indent=2))
         return
     if output is Format.CSV:
-        typer.echo(csv_text(rows))
+        typer.echo(csv_of_rows(documents))
         return
-    table = Table(
-        "name", "DCs", "hosts", "links", "RTT (ms)", "description", box=None, pad_edge=False
-    )
+    table = _table("name", "DCs", "hosts", "links", "RTT (ms)", "description")
     for row in rows:
-        rtts = dict.fromkeys(
-            f"{row[key]:.3g}" for key in ("rtt_ms_min", "rtt_ms_max") if row[key] is not None
-        )
-        rtt = " - ".join(rtts) or "-"
-        table.add_row(
-            row["name"],
-            str(row["datacenters"]),
-            str(row["hosts"]),
-            str(row["links"]),
-            rtt,
-            row["description"],
-        )
+        table.add_row(*row.cells())
     wide_console().print(table)
 
 
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Rows of the same keys as CSV with a head line."""
-    cells = [list(row.values()) for row in rows]
-    return core_csv_text(list(rows[0]), cells)
-
-
-def _row(name: str, description: str, network: Network) -> dict[str, Any]:
-    rtts = [rtt_ms(network, a.name, b.name) for a, b in combinations(network.datacenters, 2)]
-    return {
-        "name": name,
-        "datacenters": len(network.datacenters),
-        "hosts": len(network.hosts),
-        "links": len(network.wan),
-        "rtt_ms_min": min(rtts, default=None),
-        "rtt_ms_max": max(rtts, default=None),
-        "description": description,
-    }
-
-
-def rtt_ms(network: Network, a: str, b: str) -> float:
+def rtt_ms(network: Network, first: str, second: str) -> float:
     """RTT of the WAN between two datacenters: the fibres' delays there and back."""
-    steps = (*network.path(a, b), *network.path(b, a))
-    return sum(step.fibre.delay_ns for step in steps) / 1e6
+    directions = (*network.path(first, second), *network.path(second, first))
+    return sum(direction.fibre.delay_ns for direction in directions) / NS_PER_MS
 
 
 @app.command()
 def show(
-    topology: TopologyArgument, sets: SetOption = [], output: FormatOption = Format.TABLE
-) -> None:  # noqa: B006 (typer copies it)
+    topology: TopologyArgument,
+    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    output: FormatOption = Format.TABLE,
+) -> None:
     """Show what a topology becomes: its datacenters and links, in full."""
     network = resolve_network(load(topology, sets))
     if output is Format.JSON:
         typer.echo(network.model_dump_json(indent=2))
         return
-    links = [_link_row(link, way) for link in network.wan for way in link.directions]
+    links: list[dict[str, Any]] = []
+    for link in network.wan:
+        for direction in link.directions:
+            links.append(_direction_row(link, direction))
     if output is Format.CSV:
-        typer.echo(csv_text(links) if links else "")
+        typer.echo(csv_of_rows(links))
         return
-    console = wide_console()
-    sites = Table(
-        "datacenter", "hosts", "subnet", "NIC", "fabric", "location", box=None, pad_edge=False
-    )
-    for dc in network.datacenters:
-        nic = network.host(dc.hosts[0]).nic_up
-        place = "-" if dc.location is None else f"{dc.location[0]:.2f}, {dc.location[1]:.2f}"
-        sites.add_row(
-            dc.name,
-            str(len(dc.hosts)),
-            str(dc.subnet),
-            format_rate(nic.rate_bps),
-            _fabric(dc),
-            place,
-        )
-    console.print(sites)
-    columns = (
-        "from",
-        "to",
-        "rate",
-        "one-way delay",
-        "jitter",
-        "loss",
-        "queue (packets)",
-        "discipline",
-    )
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in links:
-        marks = " with marks" if row["ecn"] else ""
-        values = [row[name] for name in ("from", "to", "rate", "delay", "jitter")]
-        loss = format_probability(row["loss"], digits=3) + (" in bursts" if row["bursts"] else "")
-        table.add_row(*values, loss, str(row["queue_packets"]), row["discipline"] + marks)
+    tables = [_datacenters_table(network)]
     if links:
-        console.print()
-        console.print(table)
+        tables.append(_links_table(links))
     if network.changes:
-        console.print()
-        console.print(_changes(network))
+        tables.append(_changes_table(network))
+    _print_tables(tables)
 
 
-def _changes(network: Network) -> Table:
-    """What happens to the links during a run, at most `MOST_CHANGES` lines."""
-    table = Table("at", "what happens", box=None, pad_edge=False)
-    for change in network.changes[:MOST_CHANGES]:
-        table.add_row(format_time(change.at_ns), "; ".join(change.what))
-    if len(network.changes) > MOST_CHANGES:
-        table.add_row("", f"and {len(network.changes) - MOST_CHANGES} more (-f json has them all)")
+def _print_tables(tables: Sequence[Table]) -> None:
+    """Print tables with an empty line between them."""
+    console = wide_console()
+    for position, table in enumerate(tables):
+        if position > 0:
+            console.print()
+        console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def _datacenters_table(network: Network) -> Table:
+    table = _table("datacenter", "hosts", "subnet", "NIC", "fabric", "location")
+    for datacenter in network.datacenters:
+        nic = network.host(datacenter.hosts[0]).nic_up
+        location = "-"
+        if datacenter.location is not None:
+            latitude, longitude = datacenter.location
+            location = f"{latitude:.2f}, {longitude:.2f}"
+        table.add_row(
+            datacenter.name,
+            str(len(datacenter.hosts)),
+            str(datacenter.subnet),
+            format_rate(nic.rate_bps),
+            _fabric_text(datacenter),
+            location,
+        )
     return table
 
 
-def _fabric(dc: Datacenter) -> str:
-    if dc.fabric is None:
+def _links_table(links: Sequence[dict[str, Any]]) -> Table:
+    """A row for each direction of a link, from the rows of `_direction_row`."""
+    table = _table(
+        "from", "to", "rate", "one-way delay", "jitter", "loss", "queue (packets)", "discipline"
+    )
+    for link in links:
+        loss = format_probability(link["loss"], digits=3)
+        if link["bursts"]:
+            loss += " in bursts"
+        discipline = link["discipline"]
+        if link["ecn"]:
+            discipline += " with marks"
+        settings = [link[column] for column in ("from", "to", "rate", "delay", "jitter")]
+        table.add_row(*settings, loss, str(link["queue_packets"]), discipline)
+    return table
+
+
+def _changes_table(network: Network) -> Table:
+    """What happens to the links during a run, at most `MOST_CHANGES` lines."""
+    table = _table("at", "what happens")
+    for change in network.changes[:MOST_CHANGES]:
+        table.add_row(format_time(change.at_ns), "; ".join(change.what))
+    more = len(network.changes) - MOST_CHANGES
+    if more > 0:
+        table.add_row("", f"and {more} more (-f json has them all)")
+    return table
+
+
+def _fabric_text(datacenter: Datacenter) -> str:
+    fabric = datacenter.fabric
+    if fabric is None:
         return "switch"
-    uplink = format_rate(dc.fabric.cables[0].port.rate_bps)
-    return f"{len(dc.segments)} leaves, {len(dc.fabric.spines)} spines at {uplink}"
+    uplink_rate = format_rate(fabric.cables[0].port.rate_bps)
+    return f"{len(datacenter.segments)} leaves, {len(fabric.spines)} spines at {uplink_rate}"
 
 
-def _link_row(link: WanLink, way: Direction) -> dict[str, Any]:
-    loss = way.fibre.loss
-    bursts = loss.model == "gilbert-elliott"
+def _direction_row(link: WanLink, direction: Direction) -> dict[str, Any]:
+    """The settings of one direction of a link, with units."""
+    bottleneck = direction.bottleneck
+    fibre = direction.fibre
+    jitter = "0"
+    if fibre.jitter_ns:
+        jitter = format_time(fibre.jitter_ns, digits=3)
     return {
         "link": link.key,
-        "from": way.source,
-        "to": way.target,
-        "rate": format_rate(way.bottleneck.rate_bps),
-        "delay": format_time(way.fibre.delay_ns, digits=4),
-        "jitter": format_time(way.fibre.jitter_ns, digits=3) if way.fibre.jitter_ns else "0",
-        "queue_packets": way.bottleneck.queue_packets,
-        "discipline": way.bottleneck.discipline,
-        "ecn": way.bottleneck.ecn,
-        "loss": loss.mean,
-        "bursts": bursts,
+        "from": direction.source,
+        "to": direction.target,
+        "rate": format_rate(bottleneck.rate_bps),
+        "delay": format_time(fibre.delay_ns, digits=4),
+        "jitter": jitter,
+        "queue_packets": bottleneck.queue_packets,
+        "discipline": bottleneck.discipline,
+        "ecn": bottleneck.ecn,
+        "loss": fibre.loss.mean,
+        "bursts": fibre.loss.model == "gilbert-elliott",
     }
 
 
@@ -181,6 +216,6 @@ def validate(
     """Check topology files; nothing is started."""
     for file in files:
         network = resolve_network(load(str(file), []))
-        typer.echo(
-            f"{file}: ok, {len(network.hosts)} hosts in {len(network.datacenters)} datacenters"
-        )
+        hosts = len(network.hosts)
+        datacenters = len(network.datacenters)
+        typer.echo(f"{file}: ok, {hosts} hosts in {datacenters} datacenters")

@@ -21,9 +21,9 @@ from testbed.cli.options import (
     TopologyArgument,
     memory_size,
 )
-from testbed.cli.output import wide_console
+from testbed.cli.output import csv_of_rows, wide_console
 from testbed.cli.progress import display
-from testbed.cli.topo import csv_text, load
+from testbed.cli.topo import load
 from testbed.cli.topo_shell import Shell
 from testbed.core.errors import InputError
 from testbed.core.units import format_figure, format_probability, format_rate, format_time
@@ -122,7 +122,7 @@ def inspect(
     if output is Format.JSON:
         typer.echo(json.dumps(overview, indent=2))
     elif output is Format.CSV:
-        typer.echo(csv_text(_hosts_and_links(overview)))
+        typer.echo(csv_of_rows(_hosts_and_links(overview)))
     else:
         _print_one(overview)
 
@@ -172,7 +172,7 @@ def _hosts_and_links(overview: Row) -> list[Row]:
 
 def _print_rows(rows: list[Row], output: Format) -> None:
     if output is Format.CSV:
-        typer.echo(csv_text(rows) if rows else "")
+        typer.echo(csv_of_rows(rows))
         return
     if not rows:
         typer.echo("nothing is deployed")
@@ -309,7 +309,7 @@ def _print_checks(checks: list[Row], output: Format) -> None:
     if output is Format.JSON:
         typer.echo(json.dumps(checks, indent=2))
     elif output is Format.CSV:
-        typer.echo(csv_text(checks) if checks else "")
+        typer.echo(csv_of_rows(checks))
     elif not checks:
         typer.echo("nothing to measure: a single datacenter has no WAN links")
     else:
