@@ -82,11 +82,14 @@ class Run:
         Raises:
             InputError: There is no summary.json.
         """
-        summary, problems = read_summary(self._folder.summary)
-        if any(problem.code is ProblemCode.FILE_MISSING for problem in problems):
+        summary, damage = read_summary(self._folder.summary)
+        codes = [problem.code for problem in damage]
+        if ProblemCode.FILE_MISSING in codes:
             remedy = f"testbed report {self.path} makes it"
             raise InputError("there is no summary", place=Place(self.path), remedy=remedy)
-        return summary.model_copy(update={"problems": [*summary.problems, *problems]})
+
+        problems = [*summary.problems, *damage]
+        return summary.model_copy(update={"problems": problems})
 
     @cached_property
     def status(self) -> Status:
@@ -201,8 +204,9 @@ class PreparedRun:
 
 def default_folder(topology: str, workload: str) -> Path:
     """Name a run folder below ``results`` by the time, the topology and the workload."""
+    now = time.strftime("%Y%m%d-%H%M%S")
     names = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{topology}-{workload}")
-    return RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}-{names}"
+    return RESULTS / f"{now}-{names}"
 
 
 def prepare(topology: Topology, workload: Workload, options: RunOptions) -> PreparedRun:
@@ -255,12 +259,15 @@ def _sort_settings(settings: Mapping[str, Any]) -> dict[str, list[Override]]:
     """The settings as overrides of the topology and of the workload."""
     overrides: dict[str, list[Override]] = {"topology": [], "workload": []}
     for key, value in settings.items():
-        target, *path = key.split(".")
         place = Place(key=f"settings {key}")
-        if target not in overrides or not path:
+        target, *path = key.split(".")
+        known = target in overrides and bool(path)
+        if not known:
             remedy = "begin the key with topology. or workload."
             raise InputError(f"{key!r} is not a setting", place=place, remedy=remedy)
-        overrides[target].append(Override(key, tuple(path), value, place))
+
+        override = Override(key, tuple(path), value, place)
+        overrides[target].append(override)
     return overrides
 
 

@@ -58,7 +58,12 @@ class Comparison:
             }
             typer.echo(json.dumps(document, indent=2))
             return
-        for grid in (plan_grid(self.plan, self.names), measured_grid(self.measured, self.names)):
+
+        grids = (
+            plan_grid(self.plan, self.names),
+            measured_grid(self.measured, self.names),
+        )
+        for grid in grids:
             if output is Format.CSV:
                 header = [column.header for column in grid.columns]
                 typer.echo(csv_text(header, grid.rows))
@@ -78,11 +83,13 @@ def compare(
 
     if len(runs) < 2:
         raise InputError("compare needs at least two run folders")
+
     folders = [RunDir.open(path) for path in runs]
     plans = [_read_plan(folder.plan) for folder in folders]
     for folder in folders:
         _, problems = read_summary(folder.summary)
         _refuse(folder.summary, problems, "testbed report RUN makes it anew")
+
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
     comparison = Comparison(
@@ -91,6 +98,7 @@ def compare(
         plan=plan_differences(plans),
         measured=measured([content.summary for content in contents]),
     )
+
     if html is not None:
         _write_page(html, names, contents, plans)
     comparison.print(output)
@@ -129,12 +137,16 @@ def _write_page(
 
 def _names(paths: list[Path]) -> list[str]:
     """Name the folders, with as much of their paths as it takes to tell them apart."""
-    for parts in range(1, 1 + max(len(path.parts) for path in paths)):
+    different_folders = len(set(paths))
+    longest = max(len(path.parts) for path in paths)
+    names: list[str] = []
+    for parts in range(1, longest + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == len(set(paths)):
+        if len(set(names)) == different_folders:
             break
-    numbered = list(names)
-    for position, name in enumerate(names):
-        if names.count(name) > 1:  # the same folder twice
-            numbered[position] = f"{name} ({position + 1})"
+
+    numbered: list[str] = []
+    for number, name in enumerate(names, start=1):
+        is_repeated = names.count(name) > 1  # the same folder twice
+        numbered.append(f"{name} ({number})" if is_repeated else name)
     return numbered

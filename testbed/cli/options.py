@@ -68,12 +68,15 @@ def takes_run_options(options: Iterable[Option]) -> Callable[[Command], Command]
                     given[option.name] = value
             command(**values, given=given)
 
+        signature = inspect.signature(command, eval_str=True)
         parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        for parameter in signature.parameters.values():
             if parameter.name == "given":
                 parameters += [_parameter(option) for option in shown]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+        # From these two typer learns what the command takes.
         with_options.__annotations__ = {
             parameter.name: parameter.annotation for parameter in parameters
         }
@@ -88,6 +91,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     text = option.help
     if option.default:
         text += f" \\[default: {option.default}]"
+
     is_choice = get_origin(option.type) is Literal
     info = typer.Option(
         option.flag,
@@ -96,6 +100,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         min=option.minimum,
         help=text,
     )
+
     given_type = _given_type(option)
     repeated = get_origin(given_type) is list
     return inspect.Parameter(

@@ -16,7 +16,7 @@ from testbed.cli.options import Format
 from testbed.core.csv_text import csv_text
 from testbed.report.tables import collectives_grid, terminal_tables, training_grid
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.problems import ProblemCode
+from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_object, read_summary
 
@@ -39,6 +39,7 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
     if output is Format.CSV:
         _print_csv(summary)
         return
+
     console = wide_console()
     for table in terminal_tables(summary):
         console.print(table)
@@ -51,14 +52,18 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
 
 
 def _print_json(folder: RunDir) -> None:
-    status_document, _ = read_object(folder.status)
-    summary_document, _ = read_object(folder.summary)
-    typer.echo(json.dumps({"status": status_document, "summary": summary_document}, indent=2))
+    status, _ = read_object(folder.status)
+    summary, _ = read_object(folder.summary)
+    document = {"status": status, "summary": summary}
+    typer.echo(json.dumps(document, indent=2))
 
 
 def _print_csv(summary: Summary) -> None:
-    grid = collectives_grid(summary) if summary.training is None else training_grid(summary)
-    header = [" ".join(column.header.split()) for column in grid.columns]
+    make_grid = collectives_grid if summary.training is None else training_grid
+    grid = make_grid(summary)
+    header: list[str] = []
+    for column in grid.columns:
+        header.append(" ".join(column.header.split()))  # without the line break before the unit
     typer.echo(csv_text(header, grid.rows))
 
 
@@ -66,21 +71,25 @@ def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
     """A line for each reason not to trust the figures, and for each thing that is missing."""
     warnings = [] if status is None else status.warnings
     for warning in warnings:
-        is_known = warning in summary.problems or warning.code is ProblemCode.INCOMPLETE
-        if not is_known:
-            yield Text.assemble(("not faithful:", "bold yellow"), f" {warning}")
+        is_in_verdict = warning.code is ProblemCode.INCOMPLETE
+        if not is_in_verdict and warning not in summary.problems:
+            yield _marked("not faithful:", warning)
     for problem in summary.problems:
-        yield Text.assemble(("missing:", "bold yellow"), f" {problem}")
+        yield _marked("missing:", problem)
+
+
+def _marked(mark: str, problem: Problem) -> Text:
+    return Text.assemble((mark, "bold yellow"), f" {problem}")
 
 
 def print_files(folder: RunDir, output: Format) -> None:
     """Print where a run's files are, after the tables for people."""
     if output is not Format.TABLE:
         return
-    lines = [f"results: {folder.path}", f"report:  {folder.report}"]
+    text = f"results: {folder.path}\nreport:  {folder.report}"
     if folder.trace.is_file():
-        lines.append(f"trace:   {folder.trace} (for ui.perfetto.dev)")
-    wide_console().print(Text("\n".join(lines)), soft_wrap=True)
+        text += f"\ntrace:   {folder.trace} (for ui.perfetto.dev)"
+    wide_console().print(Text(text), soft_wrap=True)
 
 
 def csv_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -52,7 +52,8 @@ class LiveDisplay:
 
     def stage(self, name: str) -> None:
         """Show that a stage begins."""
-        self._progress.reset(self._task, description=STAGE_TEXTS.get(name, name), total=None)
+        description = STAGE_TEXTS.get(name, name)
+        self._progress.reset(self._task, description=description, total=None)
 
     def advance(self, done: int, total: int, unit: str) -> None:
         """Show how many operations or steps of rank 0 are done."""
@@ -81,11 +82,13 @@ class PlainDisplay:
         if text == self._last_text:
             return
         self._last_text = text
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {text}", file=sys.stderr, flush=True)
 
     def building(self, what: str, part: float) -> None:
         """Print which step of building the guest kernel is under way, in tenths."""
-        self._print(f"guest kernel: {what} {int(part * 10) * 10} %")
+        percent = _in_tens(part)
+        self._print(f"guest kernel: {what} {percent} %")
 
     def stage(self, name: str) -> None:
         """Print that a stage begins."""
@@ -93,8 +96,13 @@ class PlainDisplay:
 
     def advance(self, done: int, total: int, unit: str) -> None:
         """Print how many operations or steps of rank 0 are done, in tenths."""
-        percent = int(10 * done / max(total, 1)) * 10
+        percent = _in_tens(done / max(total, 1))
         self._print(f"{unit}s: {percent} % of {total}")
+
+
+def _in_tens(part: float) -> int:
+    """Percent of a part from 0 to 1, in tens."""
+    return int(10 * part) * 10
 
 
 class TimeLeftColumn(TimeRemainingColumn):

@@ -73,6 +73,14 @@ SCRIPT_FLAGS = {
 }
 
 
+def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split the words of a command line into those before and those after the first ``--``."""
+    if "--" not in words:
+        return words, []
+    position = words.index("--")
+    return words[:position], words[position + 1 :]
+
+
 class RunCommand(TyperCommand):
     """``testbed run``: the words after ``--`` are a script and the script's arguments."""
 
@@ -82,18 +90,19 @@ class RunCommand(TyperCommand):
         Raises:
             InputError: There is a script without ``--``, or the reverse.
         """
-        own = args[: args.index("--")] if "--" in args else args
-        script = args[len(own) + 1 :]
+        own, script = split_at_dashes(args)
         ctx.meta[SCRIPT] = script
-        if len(own) < len(args) and not script:
+        if "--" in args and not script:
             remedy = "write the script and its arguments there"
             raise InputError("nothing follows --", remedy=remedy)
+
         for position, word in enumerate(own):
-            if word.endswith(".py") and not word.startswith("-"):
-                before = " ".join(own[:position])
-                after = " ".join([*own[position:], *script])
-                remedy = f"write testbed run {before} -- {after}"
-                raise InputError(f"{word}: a script comes after --", remedy=remedy)
+            if not word.endswith(".py") or word.startswith("-"):
+                continue
+            before = " ".join(own[:position])
+            after = " ".join([*own[position:], *script])
+            remedy = f"write testbed run {before} -- {after}"
+            raise InputError(f"{word}: a script comes after --", remedy=remedy)
         return super().parse_args(ctx, own)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
@@ -132,6 +141,7 @@ def run(
     overrides = parse_overrides(sets, ["topology", "workload"])
     spec = Topology.load(topology, overrides["topology"])
     options = run_options_of(given)
+
     script_settings = {
         "ranks_per_host": nproc_per_host,
         "shared_folder": shared_folder or None,
@@ -139,6 +149,7 @@ def run(
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
     script = context.meta[SCRIPT]
+
     if script:
         _refuse_workload(script, workload, overrides["workload"])
         job = _script(script, script_settings, in_image=options.image is not None)
@@ -149,6 +160,7 @@ def run(
     if dry_run:
         typer.echo(prepared.plan.model_dump_json(indent=2))
         return
+
     folder = prepared.new_folder(out)
     try:
         with display(lambda: print_tables(folder, output, in_short=True)) as progress:

@@ -82,7 +82,8 @@ class SweepGroup(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Put in ``run`` unless a command of the group is named."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+        known = [*self.commands, "-h", "--help"]
+        if args and args[0] not in known:
             args = [RUN, *args]
         return super().parse_args(ctx, args)
 
@@ -157,6 +158,7 @@ def run(
             ray_address=ray,
         )
         records = sweep.carry_out(output)
+
     failed = [record for record in records.values() if record.state != "completed"]
     if failed:
         first = failed[0]
@@ -205,15 +207,19 @@ class SweepRun:
     def _run_points(self, stack: ExitStack) -> dict[str, PointRecord]:
         """Run the points that are not done; guests end with `stack`, while the outputs are made."""
         self.folder.experiment.write_text(self.experiment.to_yaml())
-        self.folder.write_index(index_of(self.experiment, self.points, sys.argv))
+        index = index_of(self.experiment, self.points, sys.argv)
+        self.folder.write_index(index)
         distinct = unique(self.points)
         waiting = _not_done(distinct, self.folder)
         if not waiting:
             return {}
+
         executor = self._executor()
         stack.callback(executor.close)
-        with display(len(distinct), len(distinct) - len(waiting)) as progress:
-            return Scheduler(self.folder, executor, self.policy, progress).run(waiting)
+        done_before = len(distinct) - len(waiting)
+        with display(len(distinct), done_before) as progress:
+            scheduler = Scheduler(self.folder, executor, self.policy, progress)
+            return scheduler.run(waiting)
 
     def _executor(self) -> Executor:
         if self.ray_address is None:
@@ -244,26 +250,38 @@ def _print_points(
     """Print the points, what they need, and how long they will take."""
     done = folder.done()
     rows = [_point_row(point, is_done=point.identity in done) for point in points]
+    columns = _all_columns(rows)
+    cells: list[list[str]] = []
+    for row in rows:
+        cells.append([str(row.get(column, "")) for column in columns])
+    if output is Format.CSV:
+        typer.echo(csv_text(columns, cells))
+        return
+
+    estimate = _estimate(points, folder, jobs)
+    if output is Format.JSON:
+        document = {"points": rows, **asdict(estimate)}
+        typer.echo(json.dumps(document, indent=2))
+        return
+
+    console = wide_console()
+    console.print(sweep_results.table_of(columns, cells))
+    console.print(estimate.sentence(), highlight=False)
+
+
+def _all_columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The keys of all rows, in the order in which they first appear."""
     columns: dict[str, None] = {}
     for row in rows:
         columns.update(dict.fromkeys(row))
-    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
-    if output is Format.CSV:
-        typer.echo(csv_text(list(columns), cells))
-        return
-    estimate = _estimate(points, folder, jobs)
-    if output is Format.JSON:
-        typer.echo(json.dumps({"points": rows, **asdict(estimate)}, indent=2))
-        return
-    console = wide_console()
-    console.print(sweep_results.table_of(list(columns), cells))
-    console.print(estimate.sentence(), highlight=False)
+    return list(columns)
 
 
 def _point_row(point: PlannedPoint, *, is_done: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"point": point.name}
     for name, value in point.point.shown.items():
         row[name] = value_text(value)
+
     row["seed"] = point.run.seed
     row["guest_memory"] = format_size(point.plan.guest_memory_bytes, 3)
     row["state"] = "done" if is_done else "to do"
@@ -298,6 +316,7 @@ class Estimate:
         text += f", {self.to_do} to do"
         if not self.to_do:
             return text
+
         memory = format_size(self.memory_bytes, 3)
         text += f", {self.jobs} side by side in at most {memory} of memory"
         if self.seconds is None:

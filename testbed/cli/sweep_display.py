@@ -77,31 +77,38 @@ class SweepDisplay:
 
     def status(self) -> str:
         """Write the state of the sweep in one line: counts, estimate, the slowest point."""
+        passed = time.monotonic() - self._began
         parts = [
             f"{self._done} of {self._total} done",
             f"{self._failed} failed",
             f"{len(self._running)} running",
-            f"{duration(time.monotonic() - self._began)} so far",
+            f"{duration(passed)} so far",
         ]
+
         points_left = self._total - self._done - self._failed
         seconds_left = estimated_seconds(self._wall_seconds, points_left, self.jobs)
         if seconds_left is not None and points_left:
             parts.append(f"about {duration(seconds_left)} left")
+
         if self._wall_seconds:
             slowest = max(self._wall_seconds, key=self._wall_seconds.__getitem__)
-            parts.append(f"slowest: {slowest} ({duration(self._wall_seconds[slowest])})")
+            slowest_time = duration(self._wall_seconds[slowest])
+            parts.append(f"slowest: {slowest} ({slowest_time})")
+
         line = ", ".join(parts)
         if self._live is None:
             return line
-        return line[: shutil.get_terminal_size().columns - 1]
+        width = shutil.get_terminal_size().columns
+        return line[: width - 1]
 
     def _print(self, text: str) -> None:
         if self._live is not None:
             self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
             return
+
+        now = time.strftime("%H:%M:%S")
         ended = self._done + self._failed
-        clock_time = time.strftime("%H:%M:%S")
-        print(f"{clock_time} [{ended}/{self._total}] {text}", file=sys.stderr)
+        print(f"{now} [{ended}/{self._total}] {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -169,9 +169,10 @@ def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
         return
     chosen = _key_columns(columns, sweep)
     positions = [columns.index(name) for name in chosen]
-    chosen_rows = []
+    chosen_rows: list[list[Any]] = []
     for row in rows:
         chosen_rows.append([row[position] for position in positions])
+
     _print(chosen, chosen_rows, output)
     files = Text(f"results: {sweep.path}\nreport:  {sweep.page}")
     wide_console().print(files, soft_wrap=True)
@@ -180,23 +181,27 @@ def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
 def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
     if output is Format.CSV:
         typer.echo(csv_text(columns, rows))
-    elif output is Format.JSON:
+        return
+    if output is Format.JSON:
         documents = [dict(zip(columns, row, strict=True)) for row in rows]
         typer.echo(json.dumps(documents, indent=2, default=str))
-    else:
-        cells = []
-        for row in rows:
-            cells.append([format_cell(value) for value in row])
-        wide_console().print(table_of(columns, cells))
+        return
+
+    cells: list[list[str]] = []
+    for row in rows:
+        cells.append([format_cell(value) for value in row])
+    wide_console().print(table_of(columns, cells))
 
 
 def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
     """Make a table for a terminal, with the columns of numbers aligned to the right."""
     styled: list[GridColumn] = []
     for position, name in enumerate(columns):
-        holds_numbers = all(_is_number(row[position]) for row in cells)
+        texts = [row[position] for row in cells]
+        holds_numbers = all(_is_number(text) for text in texts)
         styled.append(GridColumn(name, holds_numbers))
-    return render(Grid("", styled, cells))
+    grid = Grid("", styled, cells)
+    return render(grid)
 
 
 def _is_number(text: str) -> bool:

@@ -60,11 +60,22 @@ class PresetRow:
 
     def cells(self) -> list[str]:
         """Write the row for people."""
-        rtts = [rtt for rtt in (self.rtt_ms_min, self.rtt_ms_max) if rtt is not None]
-        texts = dict.fromkeys(f"{rtt:.3g}" for rtt in rtts)
-        rtt_range = " - ".join(texts) or "-"
-        counts = [str(self.datacenters), str(self.hosts), str(self.links)]
-        return [self.name, *counts, rtt_range, self.description]
+        return [
+            self.name,
+            str(self.datacenters),
+            str(self.hosts),
+            str(self.links),
+            self._rtt_range(),
+            self.description,
+        ]
+
+    def _rtt_range(self) -> str:
+        if self.rtt_ms_min is None or self.rtt_ms_max is None:
+            return "-"
+
+        least = f"{self.rtt_ms_min:.3g}"
+        largest = f"{self.rtt_ms_max:.3g}"
+        return least if least == largest else f"{least} - {largest}"
 
 
 @app.command("list")
@@ -74,6 +85,7 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
     for preset in TOPOLOGIES.presets():
         network = resolve_network(load(str(preset.path), []))
         rows.append(PresetRow.of(preset.name, preset.description, network))
+
     documents = [asdict(row) for row in rows]
     if output is Format.JSON:
         typer.echo(json.dumps(documents, indent=2))
@@ -89,8 +101,12 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
 
 def rtt_ms(network: Network, first: str, second: str) -> float:
     """RTT of the WAN between two datacenters: the fibres' delays there and back."""
-    directions = (*network.path(first, second), *network.path(second, first))
-    return sum(direction.fibre.delay_ns for direction in directions) / NS_PER_MS
+    there = network.path(first, second)
+    back = network.path(second, first)
+    delay_ns = 0
+    for direction in (*there, *back):
+        delay_ns += direction.fibre.delay_ns
+    return delay_ns / NS_PER_MS
 
 
 @app.command()
@@ -173,6 +189,7 @@ def _changes_table(network: Network) -> Table:
     table = _table("at", "what happens")
     for change in network.changes[:MOST_CHANGES]:
         table.add_row(format_time(change.at_ns), "; ".join(change.what))
+
     more = len(network.changes) - MOST_CHANGES
     if more > 0:
         table.add_row("", f"and {more} more (-f json has them all)")
@@ -215,7 +232,8 @@ def validate(
 ) -> None:
     """Check topology files; nothing is started."""
     for file in files:
-        network = resolve_network(load(str(file), []))
+        topology = load(str(file), [])
+        network = resolve_network(topology)
         hosts = len(network.hosts)
         datacenters = len(network.datacenters)
         typer.echo(f"{file}: ok, {hosts} hosts in {datacenters} datacenters")

@@ -132,8 +132,9 @@ def _print_all(output: Format) -> None:
     overviews = [_overview(deployment) for deployment in service.deployments()]
     if output is Format.JSON:
         typer.echo(json.dumps(overviews, indent=2))
-    else:
-        _print_rows([_summary_row(overview) for overview in overviews], output)
+        return
+    rows = [_summary_row(overview) for overview in overviews]
+    _print_rows(rows, output)
 
 
 def _overview(deployment: Deployment) -> Row:
@@ -164,6 +165,7 @@ def _hosts_and_links(overview: Row) -> list[Row]:
         row = {"kind": "link", "name": link["link"], **link}
         del row["link"]
         rows.append(row)
+
     columns: dict[str, None] = {}
     for row in rows:
         columns.update(dict.fromkeys(row))
@@ -189,9 +191,11 @@ def _print_one(overview: Row) -> None:
         typer.echo(overview["reason"])
     typer.echo("")
     _print_rows(overview["hosts"], Format.TABLE)
-    if overview["links"]:
+
+    links = [_link_row(link) for link in overview["links"]]
+    if links:
         typer.echo("")
-        _print_rows([_link_row(link) for link in overview["links"]], Format.TABLE)
+        _print_rows(links, Format.TABLE)
 
 
 def _link_row(link: Row) -> Row:
@@ -224,15 +228,18 @@ def execute(
     if not words:
         remedy = "as in testbed topo exec iowa-h0 -- ip address"
         raise InputError("there is no command", remedy=remedy)
+
     known = nodes(deployment)
     if host not in known:
         what = f"there is no host {host!r} in {deployment.name}"
         raise InputError(what, remedy=suggest(host, known, "hosts"))
+
     request = Request(kind="exec", node=host, words=tuple(words))
     try:
         status = call(deployment, request, sys.stdout.buffer, sys.stderr.buffer)
     except BrokenPipeError:  # as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
     raise typer.Exit(status)
 
@@ -240,10 +247,11 @@ def execute(
 def nodes(deployment: Deployment) -> list[str]:
     """Names of nodes: hosts, datacenters (for their border routers), and the kernel's own names."""
     network = deployment.read_plan().network
-    names = [host.name for host in network.hosts]
-    names += [datacenter.name for datacenter in network.datacenters]
-    names += deployment.read_ready().nodes
-    return list(dict.fromkeys(names))
+    hosts = [host.name for host in network.hosts]
+    datacenters = [datacenter.name for datacenter in network.datacenters]
+    kernel_names = deployment.read_ready().nodes
+    names = dict.fromkeys([*hosts, *datacenters, *kernel_names])
+    return list(names)
 
 
 def shell(target: TargetOption = None) -> None:
@@ -320,8 +328,13 @@ def _check_row(check: Row) -> Row:
     """A check for people: rounded, with the verdict in words at the end."""
     row: Row = {}
     for column, value in check.items():
-        if column not in ("ok", "error"):
-            row[column] = format_figure(value, 6) if isinstance(value, float) else value
+        if column in ("ok", "error"):
+            continue
+        if isinstance(value, float):
+            row[column] = format_figure(value, 6)
+        else:
+            row[column] = value
+
     error = check["error"]
     row["error"] = "-" if error is None else f"{error:+.3g}"
     row["verdict"] = "ok" if check["ok"] else "OUT OF TOLERANCE"

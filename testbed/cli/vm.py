@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, TextIO
 
@@ -20,6 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 import testbed
+from testbed.cli.run import split_at_dashes
 from testbed.core.errors import InputError, MachineError, Place, RunError
 
 PROJECT = Path(testbed.__file__).parent.parent
@@ -81,8 +81,11 @@ class RunInVm(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Keep the words as they are in ``ctx.meta``."""
         ctx.meta[WORDS] = args
-        wants_help = not args or not {"-h", "--help"}.isdisjoint(_before_script(args))
-        return super().parse_args(ctx, ["--help"] if wants_help else [])
+        own, _script = split_at_dashes(args)
+        wants_help = not args or "-h" in own or "--help" in own
+        if wants_help:
+            return super().parse_args(ctx, ["--help"])
+        return super().parse_args(ctx, [])
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Show the usage of ``testbed run``."""
@@ -100,22 +103,23 @@ def run(context: typer.Context) -> None:
     if out is not None and out.exists():
         remedy = "a run never overwrites another"
         raise InputError(f"{out} exists already", place=Place(key="--out"), remedy=remedy)
+
     # Standard output is for what the run prints.
-    status = _vagrant("rsync" if _is_running() else "up", output=sys.stderr)
+    preparation = "rsync" if _is_running() else "up"
+    status = _vagrant(preparation, output=sys.stderr)
     if status != 0:
         raise typer.Exit(status)
-    folder_name = f"{time.strftime('%Y%m%d-%H%M%S')}-{_job_name(words)}"
+
+    now = time.strftime("%Y%m%d-%H%M%S")
+    folder_name = f"{now}-{_job_name(words)}"
+    command = remote_command(words, folder_name)
     has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     ssh_options = [] if has_terminal else ["--no-tty"]
-    status = _vagrant("ssh", *ssh_options, "-c", remote_command(words, folder_name))
+    status = _vagrant("ssh", *ssh_options, "-c", command)
+
     expected = status == 0 and "--dry-run" not in words
     _bring_back(PROJECT / "results" / folder_name, out, expected=expected)
     raise typer.Exit(status)
-
-
-def _before_script(words: list[str]) -> list[str]:
-    """The words before ``--``, after which the script and its arguments come."""
-    return list(takewhile(lambda word: word != "--", words))
 
 
 def without_out(words: list[str]) -> tuple[list[str], Path | None]:
@@ -127,8 +131,7 @@ def without_out(words: list[str]) -> tuple[list[str], Path | None]:
     Raises:
         InputError: Nothing follows ``--out``.
     """
-    own = _before_script(words)
-    script = words[len(own) :]
+    own, script = split_at_dashes(words)
     kept: list[str] = []
     out: Path | None = None
     following = iter(own)
@@ -141,24 +144,32 @@ def without_out(words: list[str]) -> tuple[list[str], Path | None]:
         if not folder:
             raise InputError("a folder must follow", place=Place(key="--out"))
         out = Path(folder)
-    return [*kept, *script], out
+
+    if "--" in words:
+        kept += ["--", *script]
+    return kept, out
 
 
 def remote_command(words: list[str], folder_name: str) -> str:
     """Write the command for the VM's shell, so that each word reaches ``testbed run`` as it is."""
-    own = _before_script(words)
-    script = words[len(own) :]
-    out = []
+    own, script = split_at_dashes(words)
+    command = ["testbed", "run", *own]
     if "--dry-run" not in own:
-        out = ["--out", str(PurePosixPath("results", folder_name))]
-    return shlex.join(["testbed", "run", *own, *out, *script])
+        folder = PurePosixPath("results", folder_name)
+        command += ["--out", str(folder)]
+    if "--" in words:
+        command += ["--", *script]
+    return shlex.join(command)
 
 
 def _job_name(words: list[str]) -> str:
     """The topology and the workload, for the name of the run folder."""
-    arguments = takewhile(lambda word: not word.startswith("-"), words)
-    names = "-".join(PurePosixPath(word).stem for word in arguments)
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", names) or "run"
+    names: list[str] = []
+    for word in words:
+        if word.startswith("-"):
+            break
+        names.append(PurePosixPath(word).stem)
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(names)) or "run"
 
 
 def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
@@ -187,8 +198,11 @@ def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
 def _is_running() -> bool:
     command = [_program(), "status", "--machine-readable"]
     done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False)
-    rows = [line.split(",") for line in done.stdout.splitlines()]
-    return any(row[2:4] == ["state", "running"] for row in rows)
+    for line in done.stdout.splitlines():
+        fields = line.split(",")
+        if fields[2:4] == ["state", "running"]:
+            return True
+    return False
 
 
 def _vagrant(*words: str, output: TextIO | None = None) -> int:

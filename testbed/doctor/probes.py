@@ -86,10 +86,12 @@ def confinement(machine: Machine) -> Finding:
 
 def memory(machine: Machine) -> Finding:
     """Judge the room for a guest's memory, which is a file that grows as it is used."""
-    free = f"{machine.memory_folder} has {format_size(machine.memory_free, 2)} free"
+    free_size = format_size(machine.memory_free, 2)
+    free = f"{machine.memory_folder} has {free_size} free"
     error = machine.memory_error
     if not error and machine.memory_free < LEAST_MEMORY:
-        error = f"{free}; a guest with containers wants {format_size(LEAST_MEMORY, 2)}"
+        wanted = format_size(LEAST_MEMORY, 2)
+        error = f"{free}; a guest with containers wants {wanted}"
     return _finding("memory", error, good=free, mend="export TMPDIR=/var/tmp")
 
 
@@ -103,10 +105,12 @@ def cache(machine: Machine) -> Finding:
 def disk(machine: Machine) -> Finding:
     """Judge the room for run folders, and for the build of a kernel if there is none yet."""
     needed = LEAST_DISK if machine.kernel else DISK_OF_A_BUILD
-    free = f"the cache folder's disk has {format_size(machine.cache_free, 2)} free"
+    free_size = format_size(machine.cache_free, 2)
+    needed_size = format_size(needed, 2)
+    free = f"the cache folder's disk has {free_size} free"
     error = ""
     if machine.cache_free < needed:
-        error = f"{free}, {format_size(needed, 2)} are needed"
+        error = f"{free}, {needed_size} are needed"
     return _finding("disk", error, good=free, mend="export TESTBED_CACHE=/a/larger/disk")
 
 
@@ -128,12 +132,14 @@ def kernel(machine: Machine) -> Finding:
     if machine.kernel_error:
         mend = "unset TESTBED_KERNEL, or let it name a guest kernel"
         return Finding("kernel", False, machine.kernel_error, mend)
+
     missing_packages = list(machine.missing_tools)
     if machine.kernel_source is None:
         missing_packages.append(f"linux-source-{LINUX[0]}")
     if not missing_packages:
         why = f"not built yet; the first run builds it from {machine.kernel_source} in some minutes"
         return Finding("kernel", True, why)
+
     why = f"not built, and {', '.join(missing_packages)} to build it with missing"
     if not machine.missing_tools:
         versions = " or ".join(LINUX)
@@ -213,9 +219,12 @@ def ray(machine: Machine) -> Finding:
 def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
     """Judge whether the programs `needed` are installed."""
     missing = [program for program in needed if program not in machine.programs]
-    error = f"missing: {', '.join(missing)}" if missing else ""
-    mend = _install(machine, [PROGRAMS[program] for program in missing])
-    return _finding(name, error, good=", ".join(needed), mend=mend)
+    if not missing:
+        return Finding(name, True, ", ".join(needed))
+
+    packages = [PROGRAMS[program] for program in missing]
+    why = f"missing: {', '.join(missing)}"
+    return Finding(name, False, why, _install(machine, packages))
 
 
 def _install(machine: Machine, packages: Sequence[str]) -> str:

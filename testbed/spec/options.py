@@ -188,9 +188,8 @@ def _argument_texts(value: Any) -> list[str]:
     """The texts of an option that may be repeated, or the one text of another."""
     if isinstance(value, Mapping):
         return [f"{name}={text}" for name, text in value.items()]
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [str(value)]
+    items = value if isinstance(value, list) else [value]
+    return [str(item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -225,13 +224,19 @@ class Option:
     @property
     def minimum(self) -> float | None:
         """The least number that is accepted, if the field itself has a bound."""
-        bounds = [getattr(item, "ge", None) for item in self.field.metadata]
-        return next((bound for bound in bounds if bound is not None), None)
+        for item in self.field.metadata:
+            bound: float | None = getattr(item, "ge", None)
+            if bound is not None:
+                return bound
+        return None
 
 
 def run_options() -> tuple[Option, ...]:
     """Every option of a run, in the order in which help texts list them."""
-    return tuple(_option(name, field) for name, field in RunOptions.model_fields.items())
+    options: list[Option] = []
+    for name, field in RunOptions.model_fields.items():
+        options.append(_option(name, field))
+    return tuple(options)
 
 
 def experiment_options() -> tuple[Option, ...]:
@@ -240,13 +245,17 @@ def experiment_options() -> tuple[Option, ...]:
 
 
 def _option(name: str, field: FieldInfo) -> Option:
-    notes = [item for item in field.metadata if isinstance(item, Written)]
-    written = notes[0] if notes else Written()
+    written = Written()
+    for item in field.metadata:
+        if isinstance(item, Written):
+            written = item
+
     flag = written.flag or f"--{name.replace('_', '-')}"
+    flag_name = flag.removeprefix("--").replace("-", "_")
     return Option(
         name=name,
         flag=flag,
-        variable=ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper(),
+        variable=f"{ENVIRONMENT_PREFIX}{flag_name.upper()}",
         key=f"run.{name}" if written.in_experiments else None,
         value=written.value or _value_text(field),
         default=written.default or _default_text(field),
