@@ -32,7 +32,7 @@ from testbed.deployments.client import answer, call
 from testbed.deployments.folder import Deployment
 from testbed.deployments.reconfigure import change
 from testbed.deployments.requests import Request
-from testbed.deployments.status import status_of
+from testbed.deployments.status import DeploymentStatus, LinkStatus, status_of
 from testbed.plan.model import Network
 from testbed.spec.base import suggest
 from testbed.spec.overrides import parse_overrides
@@ -118,53 +118,50 @@ def inspect(
     if name is None:
         _print_all(output)
         return
-    overview = _overview(service.find(name, running=False))
+    status = status_of(service.find(name, running=False))
     if output is Format.JSON:
-        typer.echo(json.dumps(overview, indent=2))
+        typer.echo(status.model_dump_json(by_alias=True, indent=2))
     elif output is Format.CSV:
-        typer.echo(csv_of_rows(_hosts_and_links(overview)))
+        typer.echo(csv_of_rows(_hosts_and_links(status)))
     else:
-        _print_one(overview)
+        _print_one(status)
 
 
 def _print_all(output: Format) -> None:
     """Print a line for each deployment."""
-    overviews = [_overview(deployment) for deployment in service.deployments()]
+    statuses = [status_of(deployment) for deployment in service.deployments()]
     if output is Format.JSON:
-        typer.echo(json.dumps(overviews, indent=2))
+        documents = [status.model_dump(mode="json", by_alias=True) for status in statuses]
+        typer.echo(json.dumps(documents, indent=2))
         return
-    rows = [_summary_row(overview) for overview in overviews]
+    rows = [_summary_row(status) for status in statuses]
     _print_rows(rows, output)
 
 
-def _overview(deployment: Deployment) -> Row:
-    return status_of(deployment).model_dump(by_alias=True)
+def _summary_row(status: DeploymentStatus) -> Row:
+    return {
+        "name": status.name,
+        "state": status.state,
+        "topology": status.topology,
+        "clock": status.clock,
+        "uptime_s": status.uptime_s,
+        "virtual_s": status.virtual_s,
+        "pid": status.pid,
+        "hosts": len(status.hosts),
+        "links": len(status.links) // 2,
+    }
 
 
-def _summary_row(overview: Row) -> Row:
-    columns = ("name", "state", "topology", "clock", "uptime_s", "virtual_s", "pid")
-    row = {column: overview[column] for column in columns}
-    row["hosts"] = len(overview["hosts"])
-    row["links"] = len(overview["links"]) // 2
-    return row
-
-
-def _hosts_and_links(overview: Row) -> list[Row]:
+def _hosts_and_links(status: DeploymentStatus) -> list[Row]:
     """Hosts and link directions of a deployment as rows of one table."""
     rows: list[Row] = []
-    for host in overview["hosts"]:
+    for host in status.hosts:
         rows.append(
-            {
-                "kind": "host",
-                "name": host["name"],
-                "from": host["datacenter"],
-                "address": host["address"],
-            }
+            {"kind": "host", "name": host.name, "from": host.datacenter, "address": host.address}
         )
-    for link in overview["links"]:
-        row = {"kind": "link", "name": link["link"], **link}
-        del row["link"]
-        rows.append(row)
+    for link in status.links:
+        settings = link.model_dump(by_alias=True, exclude={"link"})
+        rows.append({"kind": "link", "name": link.link, **settings})
 
     columns: dict[str, None] = {}
     for row in rows:
@@ -185,30 +182,31 @@ def _print_rows(rows: list[Row], output: Format) -> None:
     wide_console().print(table)
 
 
-def _print_one(overview: Row) -> None:
-    _print_rows([_summary_row(overview)], Format.TABLE)
-    if overview["reason"]:
-        typer.echo(overview["reason"])
+def _print_one(status: DeploymentStatus) -> None:
+    _print_rows([_summary_row(status)], Format.TABLE)
+    if status.reason:
+        typer.echo(status.reason)
     typer.echo("")
-    _print_rows(overview["hosts"], Format.TABLE)
+    hosts = [host.model_dump() for host in status.hosts]
+    _print_rows(hosts, Format.TABLE)
 
-    links = [_link_row(link) for link in overview["links"]]
+    links = [_link_row(link) for link in status.links]
     if links:
         typer.echo("")
         _print_rows(links, Format.TABLE)
 
 
-def _link_row(link: Row) -> Row:
+def _link_row(link: LinkStatus) -> Row:
     """The settings of a link direction, with units."""
     return {
-        "from": link["from"],
-        "to": link["to"],
-        "address": link["address"],
-        "rate": format_rate(link["rate_bps"]),
-        "delay": format_time(round(link["delay_ms"] * NS_PER_MS)),
-        "jitter": format_time(round(link["jitter_ms"] * NS_PER_MS)),
-        "loss": format_probability(link["loss"]),
-        "queue (packets)": link["queue_packets"],
+        "from": link.source,
+        "to": link.target,
+        "address": link.address,
+        "rate": format_rate(link.rate_bps),
+        "delay": format_time(round(link.delay_ms * NS_PER_MS)),
+        "jitter": format_time(round(link.jitter_ms * NS_PER_MS)),
+        "loss": format_probability(link.loss),
+        "queue (packets)": link.queue_packets,
     }
 
 
