@@ -259,7 +259,7 @@ def _sort_settings(settings: Mapping[str, Any]) -> dict[str, list[Override]]:
     """The settings as overrides of the topology and of the workload."""
     overrides: dict[str, list[Override]] = {"topology": [], "workload": []}
     for key, value in settings.items():
-        place = Place(key=f"settings {key}")
+        place = Place(f"settings {key}")
         target, *path = key.split(".")
         known = target in overrides and bool(path)
         if not known:

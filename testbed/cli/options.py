@@ -152,7 +152,7 @@ def run_overrides(given: Given) -> list[Override]:
         value = given[option.name]
         if option.name == "environment":
             value = _environment(value)
-        place = Place(key=option.flag)
+        place = Place(option.flag)
         overrides.append(Override(f"run.{option.name}", (option.name,), value, place))
     return overrides
 

@@ -38,6 +38,12 @@ class Bottleneck(Frozen):
 
     Serialises at `rate_bps` and holds at most `queue_packets` packets of MTU size. The discipline
     decides which packet is dropped, or with `ecn` marked, as the queue grows.
+
+    Attributes:
+        rate_bps: Bit/s of Ethernet frames.
+        queue_packets: Most packets in the queue, of MTU size.
+        discipline: Which packet is dropped or marked as the queue grows.
+        ecn: Whether packets are marked rather than dropped.
     """
 
     rate_bps: int = Field(gt=0)
@@ -52,6 +58,13 @@ class Loss(Frozen):
     `independent`: probability `p` of each packet. `gilbert-elliott`: probabilities per packet as in
     tc-netem(8): `p` of going from the good state to the bad one, `r` of going back, and losses of
     `one_minus_h` in the bad state and `one_minus_k` in the good one.
+
+    Attributes:
+        model: Independent, or in bursts after Gilbert and Elliott.
+        p: Probability of losing a packet; in bursts: of going from the good to the bad state.
+        r: Probability of going back to the good state.
+        one_minus_h: Probability of losing a packet in the bad state.
+        one_minus_k: Probability of losing a packet in the good state.
     """
 
     model: Literal["independent", "gilbert-elliott"] = "independent"
@@ -72,16 +85,29 @@ class Loss(Frozen):
 
 
 class Fibre(Frozen):
-    """The medium of a link direction: delay and impairments; has no queue that could be full."""
+    """The medium of a link direction: delay and impairments; has no queue that could be full.
+
+    Attributes:
+        delay_ns: Propagation delay, one way.
+        jitter_ns: Largest deviation, or standard deviation, of the delay.
+        distribution: Distribution of the jitter: uniform, normal, pareto, paretonormal, or the path
+            of a table.
+        reorder: Whether jitter may change the order of packets.
+        loss: Loss of packets.
+        duplicate: Probability of delivering a packet twice.
+        corrupt: Probability of flipping a bit of a packet.
+        cut: Whether nothing that is sent into the fibre arrives.
+        seed: Seed of the random choices.
+    """
 
     delay_ns: int = Field(ge=0)
     jitter_ns: int = Field(0, ge=0)
-    distribution: str = "uniform"  # uniform, normal, pareto, paretonormal, or the path of a table
+    distribution: str = "uniform"
     reorder: bool = False
     loss: Loss = Loss()
     duplicate: float = Field(0.0, ge=0, le=1)
     corrupt: float = Field(0.0, ge=0, le=1)
-    cut: bool = False  # nothing that is sent into the fibre arrives
+    cut: bool = False
     seed: int = Field(ge=0, lt=2**64)
 
 
@@ -89,23 +115,42 @@ class Host(Frozen):
     """A machine of a datacenter.
 
     People see `name`; kernel objects are named by `node`, of at most 8 characters.
+
+    Attributes:
+        name: For people.
+        node: For the kernel, at most 8 characters.
+        dc: Name of the datacenter.
+        switch: The node that the host is plugged into: the datacenter's switch, or a leaf.
+        address: With the length of the subnet.
+        mac: Hardware address.
+        nic_up: Host to switch, at the host's own interface, as its NIC's transmit queue.
+        nic_down: Switch to host, at the switch port.
+        nic_delay_ns: Delay, one way, added to what the host sends.
+        nic_seed: Seed of the random choices of the NIC's queues.
+        silent: Whether nothing that the host sends, or that is sent to the host, arrives.
     """
 
     name: str
     node: str
     dc: str
-    switch: str  # the node that the host is plugged into: the datacenter's switch, or a leaf
+    switch: str
     address: IPv4Interface
     mac: str
-    nic_up: Bottleneck  # host to switch, at the host's own interface, as its NIC's transmit queue
-    nic_down: Bottleneck  # switch to host, at the switch port
-    nic_delay_ns: int = Field(ge=0)  # one way, added to what the host sends
+    nic_up: Bottleneck
+    nic_down: Bottleneck
+    nic_delay_ns: int = Field(ge=0)
     nic_seed: int = Field(ge=0)
-    silent: bool = False  # nothing that the host sends, or that is sent to the host, arrives
+    silent: bool = False
 
 
 class Segment(Frozen):
-    """Hosts that share a switch and a subnet; their gateway is the border router or the leaf."""
+    """Hosts that share a switch and a subnet; their gateway is the border router or the leaf.
+
+    Attributes:
+        switch: Node of the switch.
+        gateway: Address with the length of the subnet.
+        gateway_mac: Hardware address of the gateway.
+    """
 
     switch: str
     gateway: IPv4Interface
@@ -113,7 +158,14 @@ class Segment(Frozen):
 
 
 class FabricEnd(Frozen):
-    """One end of a cable between two switches, or a switch and the border router."""
+    """One end of a cable between two switches, or a switch and the border router.
+
+    Attributes:
+        node: Switch or border router.
+        interface: The interface's name.
+        address: With the length of the subnet.
+        mac: Hardware address.
+    """
 
     node: str
     interface: str
@@ -122,16 +174,29 @@ class FabricEnd(Frozen):
 
 
 class FabricCable(Frozen):
-    """A cable of a leaf-spine fabric: the same both ways."""
+    """A cable of a leaf-spine fabric: the same both ways.
+
+    Attributes:
+        ends: Both ends.
+        port: The transmitter at either end.
+        delay_ns: Propagation delay, one way.
+        seed: Seed of the random choices.
+    """
 
     ends: tuple[FabricEnd, FabricEnd]
     port: Bottleneck
-    delay_ns: int = Field(ge=0)  # one way
+    delay_ns: int = Field(ge=0)
     seed: int = Field(ge=0)
 
 
 class FabricRoute(Frozen):
-    """On `node`: packets for `destination` go to one of `via`, chosen by a hash of their flow."""
+    """On `node`: packets for `destination` go to one of `via`, chosen by a hash of their flow.
+
+    Attributes:
+        node: Switch or border router.
+        destination: Subnet.
+        via: Next hops.
+    """
 
     node: str
     destination: IPv4Network
@@ -142,6 +207,11 @@ class LeafSpine(Frozen):
     """Spine switches, the cables between them, leaves and router, and the routes of all.
 
     The leaf switches are the datacenter's `segments`.
+
+    Attributes:
+        spines: Nodes of the spine switches.
+        cables: Between spines and leaves, and spines and the border router.
+        routes: Of switches and border router.
     """
 
     spines: tuple[str, ...]
@@ -157,16 +227,27 @@ class LeafSpine(Frozen):
 
 
 class Datacenter(Frozen):
-    """Hosts behind one switch or a leaf-spine fabric, and one border router (`router` node)."""
+    """Hosts behind one switch or a leaf-spine fabric, and one border router (`router` node).
+
+    Attributes:
+        name: For people.
+        location: Degrees north, degrees east.
+        subnet: Of all hosts.
+        router: The border router's node.
+        hash_seed: Seed of the hash by which the datacenter's routers and leaves choose among equal
+            paths.
+        segments: One for a single switch, one per leaf.
+        fabric: null: the only segment's switch hangs on the border router.
+        hosts: Names of the hosts.
+    """
 
     name: str
-    location: tuple[float, float] | None = None  # degrees north, degrees east
+    location: tuple[float, float] | None = None
     subnet: IPv4Network
     router: str
-    # Of the hash by which the datacenter's routers and leaves choose among equal paths.
     hash_seed: int = Field(1, ge=1, lt=2**32)
-    segments: tuple[Segment, ...]  # one for a single switch, one per leaf
-    fabric: LeafSpine | None = None  # None: the only segment's switch hangs on the border router
+    segments: tuple[Segment, ...]
+    fabric: LeafSpine | None = None
     hosts: tuple[str, ...]
 
     @property
@@ -182,11 +263,20 @@ class Datacenter(Frozen):
 
 
 class Direction(Frozen):
-    """One direction of a WAN link: bottleneck at the sending router's port, then the fibre."""
+    """One direction of a WAN link: bottleneck at the sending router's port, then the fibre.
 
-    source: str  # DC names
+    Attributes:
+        source: Datacenter that sends.
+        target: Datacenter that receives.
+        address: Of the sending router on this link.
+        mac: Hardware address of the sending router's port.
+        bottleneck: At the sending router's port.
+        fibre: What follows the bottleneck.
+    """
+
+    source: str
     target: str
-    address: IPv4Interface  # of the sending router on this link
+    address: IPv4Interface
     mac: str
     bottleneck: Bottleneck
     fibre: Fibre
@@ -204,13 +294,21 @@ class Direction(Frozen):
 
 
 class WanLink(Frozen):
-    """A link between two border routers. `key` is the link's two ends, e.g. ``iowa-ohio``."""
+    """A link between two border routers. `key` is the link's two ends, e.g. ``iowa-ohio``.
+
+    Attributes:
+        key: The link's two ends, e.g. iowa-ohio.
+        index: Number of the link, from 0.
+        forward: From the first to the second end.
+        backward: From the second to the first end.
+        conduit: Links that share one fail together.
+    """
 
     key: str
     index: int
     forward: Direction
     backward: Direction
-    conduit: str | None = None  # links that share one fail together
+    conduit: str | None = None
 
     @property
     def directions(self) -> tuple[Direction, Direction]:
@@ -229,7 +327,12 @@ class WanLink(Frozen):
 
 
 class Hop(Frozen):
-    """A next hop of a border router: on WAN link `link`, to the router with the address `via`."""
+    """A next hop of a border router: on WAN link `link`, to the router with the address `via`.
+
+    Attributes:
+        link: Key of a WAN link.
+        via: Address of the next router.
+    """
 
     link: str
     via: IPv4Address
@@ -239,6 +342,11 @@ class Route(Frozen):
     """On the router of `dc`: packets for `destination`'s subnet take one of `hops`.
 
     A hash of a packet's flow chooses the hop.
+
+    Attributes:
+        dc: Datacenter of the router.
+        destination: Datacenter.
+        hops: Equally good next hops.
     """
 
     dc: str
@@ -252,7 +360,15 @@ class Route(Frozen):
 
 
 class Transfer(Frozen):
-    """Bytes that host `source` sends to host `target` in the background, at most at `pace_bps`."""
+    """Bytes that host `source` sends to host `target` in the background, at most at `pace_bps`.
+
+    Attributes:
+        source: Host that sends.
+        target: Host that receives.
+        bytes: How many.
+        connections: How many TCP connections share them.
+        pace_bps: Most bit/s; null: no limit.
+    """
 
     source: str
     target: str
@@ -262,26 +378,45 @@ class Transfer(Frozen):
 
 
 class Change(Frozen):
-    """Links, routes and hosts that differ from a time after rank 0's first operation or step on."""
+    """Links, routes and hosts that differ from a time after rank 0's first operation or step on.
+
+    Attributes:
+        at_ns: After the begin of rank 0's first operation or step.
+        what: For people, each a clause: "iowa-ohio is down".
+        links: That differ from now on.
+        routes: That differ from now on.
+        hosts: That differ from now on.
+        killed: Hosts whose ranks are killed.
+        started: Hosts whose ranks start again.
+        transfers: That begin.
+    """
 
     at_ns: int = Field(ge=0)
-    what: tuple[str, ...] = Field(min_length=1)  # for people, each a clause: "iowa-ohio is down"
+    what: tuple[str, ...] = Field(min_length=1)
     links: tuple[WanLink, ...] = ()
     routes: tuple[Route, ...] = ()
     hosts: tuple[Host, ...] = ()
-    killed: tuple[str, ...] = ()  # hosts whose ranks are killed
-    started: tuple[str, ...] = ()  # hosts whose ranks start again
-    transfers: tuple[Transfer, ...] = ()  # that begin
+    killed: tuple[str, ...] = ()
+    started: tuple[str, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
 
 
 class Tcp(Frozen):
-    """TCP settings of every host."""
+    """TCP settings of every host.
+
+    Attributes:
+        congestion_control: The kernel's name of the algorithm.
+        ecn: Whether connections ask for congestion marks.
+        buffer_bytes: The maximum in tcp_rmem and tcp_wmem.
+        slow_start_after_idle: Whether the window shrinks in a pause.
+        packets_per_skb: Packets that the stack may hand over as one (segmentation offload); 1: no
+            offload.
+    """
 
     congestion_control: str = "cubic"
-    ecn: bool = False  # whether connections ask for congestion marks
-    buffer_bytes: int = Field(gt=0)  # the maximum in tcp_rmem and tcp_wmem
+    ecn: bool = False
+    buffer_bytes: int = Field(gt=0)
     slow_start_after_idle: bool = True
-    # Packets that the stack may hand over as one (segmentation offload); 1: no offload.
     packets_per_skb: int = Field(1, ge=1, le=MOST_PACKETS_PER_SKB)
 
 
@@ -294,7 +429,19 @@ def _replaced(
 
 
 class Network(Frozen):
-    """Everything that is built: nodes, links, addresses, routes, qdisc parameters."""
+    """Everything that is built: nodes, links, addresses, routes, qdisc parameters.
+
+    Attributes:
+        name: The topology's name.
+        mtu: Bytes of the largest IP packet.
+        datacenters: In the order of the topology.
+        hosts: Of all datacenters.
+        wan: Links between border routers.
+        routes: Of the border routers.
+        ecmp: What chooses among equal paths: both addresses, or the ports too.
+        tcp: Settings of TCP on every host.
+        changes: While a run goes on, in the order of their times.
+    """
 
     name: str
     mtu: int = Field(ge=576, le=9000)
@@ -304,7 +451,7 @@ class Network(Frozen):
     routes: tuple[Route, ...]
     ecmp: Ecmp = "hosts"
     tcp: Tcp
-    changes: tuple[Change, ...] = ()  # while a run goes on, in the order of their times
+    changes: tuple[Change, ...] = ()
 
     def states(self) -> Iterator[Network]:
         """The network as it is built, then as it is after each change."""
@@ -491,7 +638,13 @@ class Network(Frozen):
 
 
 class Rank(Frozen):
-    """One worker process."""
+    """One worker process.
+
+    Attributes:
+        rank: Number of the worker among all.
+        local_rank: Number of the worker on its host.
+        host: Name of the host.
+    """
 
     rank: int
     local_rank: int
@@ -499,21 +652,34 @@ class Rank(Frozen):
 
 
 class Workers(Frozen):
-    """What runs on the network. `settings` are the workload's, validated by its spec model."""
+    """What runs on the network. `settings` are the workload's, validated by its spec model.
+
+    Attributes:
+        workload: Name of the workload.
+        settings: Of the workload, validated by its spec model.
+        ranks: Host by host.
+        isolation: What a host is.
+        image: Path of an image tar; null: the userland of the machine, read-only.
+        memory_bytes: Limit of one host.
+        cpus: Limit of one host.
+        master_port: Of torch.distributed's store.
+        timeout_s: Of the process group, in the run's time.
+        environment: Environment variables of every rank.
+        readable: Folders that hosts see besides the testbed and what is installed.
+        once_per_host: Whether a host's first rank is a program that starts the host's ranks itself.
+    """
 
     workload: str
     settings: dict[str, Any]
     ranks: tuple[Rank, ...]
     isolation: Isolation
-    image: str | None = None  # path of an image tar; None: the userland of the machine, read-only
-    memory_bytes: int = Field(gt=0)  # limit of one host
-    cpus: float = Field(gt=0)  # limit of one host
+    image: str | None = None
+    memory_bytes: int = Field(gt=0)
+    cpus: float = Field(gt=0)
     master_port: int = 29500
-    timeout_s: int = Field(gt=0)  # of the process group, in the guest's time
+    timeout_s: int = Field(gt=0)
     environment: dict[str, str] = {}
-    # Folders that hosts see besides the testbed and what is installed.
     readable: tuple[str, ...] = ()
-    # Whether a host's first rank is a program that starts the host's ranks itself.
     once_per_host: bool = False
 
     @property
@@ -525,15 +691,34 @@ class Workers(Frozen):
 
 
 class Capturing(Frozen):
-    """What is kept of the packets at each captured interface."""
+    """What is kept of the packets at each captured interface.
 
-    filter: str = ""  # as for tcpdump; empty: every packet
-    snap_bytes: int = 128  # of each packet: 54 to 134 bytes are Ethernet, IPv4 and TCP headers
-    limit_bytes: int = 256 * 10**6  # of what tcpdump keeps of one interface
+    Attributes:
+        filter: As for tcpdump; empty: every packet.
+        snap_bytes: Of each packet: 54 to 134 bytes are Ethernet, IPv4 and TCP headers.
+        limit_bytes: Of what tcpdump keeps of one interface.
+    """
+
+    filter: str = ""
+    snap_bytes: int = 128
+    limit_bytes: int = 256 * 10**6
 
 
 class Plan(Frozen):
-    """A run, complete."""
+    """A run, complete.
+
+    Attributes:
+        format: Number of the format of run folders.
+        network: What is built.
+        workers: What runs on it.
+        clock: Clock of the run.
+        where: In a guest, or here in the kernel of the machine.
+        capture: Where packets are captured.
+        capturing: What is kept of captured packets.
+        seed: From which the seeds of all random choices derive.
+        guest_memory_bytes: Memory of the guest.
+        versions: Of this project, torch, the kernel, ...: filled when known.
+    """
 
     format: int = FORMAT
     network: Network
@@ -544,4 +729,4 @@ class Plan(Frozen):
     capturing: Capturing = Capturing()
     seed: int
     guest_memory_bytes: int = Field(gt=0)
-    versions: dict[str, str] = {}  # of this project, torch, the kernel, ...: filled when known
+    versions: dict[str, str] = {}

@@ -39,7 +39,12 @@ class ProblemCode(StrEnum):
 
 
 class Problem(BaseModel):
-    """One problem, as in `problems` of summary.json and `warnings` of status.json."""
+    """One problem, as in `problems` of summary.json and `warnings` of status.json.
+
+    Attributes:
+        code: For programs.
+        message: For people.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -22,10 +22,21 @@ State = Literal["running", "completed", "failed", "interrupted"]
 class Status(BaseModel):
     """The whole of status.json.
 
-    `faithful` says whether the figures are those of the plan (None: the file does not say);
-    `warnings` say why not, and what else to check before the figures are trusted. `forced_ms` is
-    virtual time by which the clock was forced forward during the operations because a process was
-    busy-waiting.
+    Attributes:
+        format: Number of the format of run folders.
+        state: How the run ended; running until then.
+        exit_status: Exit status of the testbed; null: the run has not ended.
+        reason: Why the run did not complete.
+        faithful: Whether the figures are those of the plan; null: the file does not say.
+        warnings: Why the run is not faithful, and what else to check before the figures are
+            trusted.
+        command: The command line that started the run.
+        pid: Process id of the testbed.
+        wall_seconds: Seconds of the machine from start to end.
+        emulated_seconds: Seconds of the virtual clock from the guest's boot to the run's end.
+        forced_ms: Virtual time by which the clock was forced forward during the operations because
+            a process was busy-waiting.
+        stages: Where the time went.
     """
 
     model_config = ConfigDict(extra="ignore")

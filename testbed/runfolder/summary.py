@@ -26,7 +26,14 @@ class Section(BaseModel):
 
 
 class Spread(Section):
-    """How a quantity is spread over iterations or steps."""
+    """How a quantity is spread over iterations or steps.
+
+    Attributes:
+        min: The least.
+        median: The median.
+        p95: The 95th percentile.
+        max: The largest.
+    """
 
     min: float
     median: float
@@ -37,10 +44,22 @@ class Spread(Section):
 class CollectiveRow(Section):
     """All measured iterations of one operation at one size.
 
-    `time_us` and `slowest_us` are defined in `testbed.analysis.operations`; `slowest_us` is the
-    median over the iterations. `algbw_gbytes` is bytes / median time in 10^9 bytes/s,
-    `busbw_gbytes` that times the factor of nccl-tests (its doc/PERFORMANCE.md). `efficiency` is
-    `bound_us` / median time, None where no bound is known.
+    `testbed.analysis.operations` defines `time_us` and `slowest_us`.
+
+    Attributes:
+        op: Name of the operation.
+        bytes: Size as nccl-tests counts it.
+        ranks: Number of ranks that take part.
+        iterations: Number of measured iterations.
+        time_us: What rank 0 sees, or the receivers where data go one way.
+        slowest_us: Median over the iterations of the slowest rank.
+        algbw_gbytes: size / median time, in 10^9 bytes/s.
+        busbw_gbytes: algbw_gbytes x the factor of nccl-tests (its doc/PERFORMANCE.md).
+        bound_us: Least time that the topology allows; null: not known.
+        efficiency: bound_us / median time; null: not known.
+        dtype: Type of an element.
+        algorithm: gloo or hierarchical.
+        groups: All, or what the groups are that work at the same time.
     """
 
     op: str
@@ -64,6 +83,18 @@ class WanRow(Section):
 
     `rate_bps` is the mean rate over the time of all operations or steps, `mean_utilisation` the
     part of it that was used. `captured_bytes` counts whole frames at the sending router.
+
+    Attributes:
+        source: Datacenter that sends.
+        target: Datacenter that receives.
+        link: Key of the link.
+        bytes: Whole frames that the bottleneck sent; null: not measured.
+        packets: That the bottleneck sent.
+        drops: Packets that the queue dropped.
+        rate_bps: Mean rate of the bottleneck over the time of all operations or steps.
+        mean_utilisation: Part of rate_bps that was used.
+        captured_bytes: Whole frames in the capture at the sending router.
+        captured_packets: Packets in the capture at the sending router.
     """
 
     source: str = Field(alias="from")
@@ -79,7 +110,18 @@ class WanRow(Section):
 
 
 class TransferRow(Section):
-    """A transfer in the background: `bps` is bit/s of what was received."""
+    """A transfer in the background: `bps` is bit/s of what was received.
+
+    Attributes:
+        source: Host that sends.
+        target: Host that receives.
+        bytes: To be sent.
+        received: Bytes that arrived.
+        seconds: From begin to end.
+        bps: Bit/s of what was received.
+        start_ns: Unix time of the begin on the run's clock.
+        error: Why a connection failed.
+    """
 
     source: str = Field(alias="from")
     target: str = Field(alias="to")
@@ -93,7 +135,16 @@ class TransferRow(Section):
 
 
 class PeriodRow(Section):
-    """Throughput between two changes of the network; null where the run was over before."""
+    """Throughput between two changes of the network; null where the run was over before.
+
+    Attributes:
+        at_s: From the run's first operation or step on.
+        what: What happened at the begin of the period.
+        seconds: Length.
+        unit: What is counted.
+        finished: Operations or steps of rank 0 that ended in the period.
+        per_s: finished / seconds.
+    """
 
     at_s: float
     what: list[str]
@@ -104,7 +155,15 @@ class PeriodRow(Section):
 
 
 class CaptureRow(Section):
-    """What is known of one packet capture."""
+    """What is known of one packet capture.
+
+    Attributes:
+        capture: Name of the file below captures.
+        records: Packets in the file.
+        removed_records: Oldest packets, removed to keep to the limit.
+        dropped: Packets for which the kernel had no room.
+        truncated: Whether the file ends within a packet.
+    """
 
     capture: str
     records: int
@@ -114,7 +173,29 @@ class CaptureRow(Section):
 
 
 class TrainingSummary(Section):
-    """The steps after the warm-up; every quantity is defined in `workloads.train.summary`."""
+    """The steps after the warm-up; every quantity is defined in `workloads.train.summary`.
+
+    Attributes:
+        method: Name of the method of training.
+        steps: Number of steps after the warm-up.
+        ranks: Number of ranks that train.
+        parameters: Number of parameters of the model.
+        scale: By which parameters and rates are divided.
+        step_ms: Duration of a step.
+        compute_ms: Modelled computation of a step.
+        exposed_ms: Time of a step in which a rank waits for data or for slower ranks.
+        overlapped_ms: Communication of a step beside computation.
+        compute_utilisation: Part of the time that is computation.
+        tokens_per_s: Tokens of all ranks per second.
+        mfu: Model FLOPs utilisation.
+        flops_per_token: FLOPs of the model for one token.
+        peak_flops: Peak FLOP/s of all GPUs that are modelled.
+        wan_bytes_per_step: Over all WAN links.
+        wan_bytes_per_token: Over all WAN links.
+        final_loss: Loss of the last step.
+        seconds: From the first step to the last.
+        late_ms: Of a step: computation that took longer than modelled.
+    """
 
     method: str | None
     steps: int
@@ -138,7 +219,16 @@ class TrainingSummary(Section):
 
 
 class RoundTripRow(Section):
-    """The RTT between two datacenters, measured before the run; null: no answer came."""
+    """The RTT between two datacenters, measured before the run; null: no answer came.
+
+    Attributes:
+        source: Datacenter.
+        target: Datacenter.
+        rtt_ms_expected: RTT of the plan.
+        rtt_ms_measured: Least RTT of several round trips.
+        tolerance_ms: Most deviation.
+        ok: Whether the deviation is within the tolerance.
+    """
 
     source: str = Field(alias="from")
     target: str = Field(alias="to")
@@ -149,7 +239,16 @@ class RoundTripRow(Section):
 
 
 class RateRow(Section):
-    """On the real clock: the rate of a WAN direction while its queue was never empty."""
+    """On the real clock: the rate of a WAN direction while its queue was never empty.
+
+    Attributes:
+        source: Datacenter that sends.
+        target: Datacenter that receives.
+        seconds: In which the queue was never empty.
+        rate_bps: That was measured.
+        planned_bps: Rate of the plan.
+        ok: Whether both are near to each other.
+    """
 
     source: str = Field(alias="from")
     target: str = Field(alias="to")
@@ -160,7 +259,13 @@ class RateRow(Section):
 
 
 class StageRow(Section):
-    """How long a stage took: wall seconds, and seconds of the run's clock; null: not known."""
+    """How long a stage took: wall seconds, and seconds of the run's clock; null: not known.
+
+    Attributes:
+        stage: Name.
+        wall_seconds: Seconds of the machine.
+        emulated_seconds: Seconds of the run's clock.
+    """
 
     stage: str
     wall_seconds: float | None
@@ -168,14 +273,34 @@ class StageRow(Section):
 
 
 class Cause(Section):
-    """What the run's time is spent on above all, and the figures that say so."""
+    """What the run's time is spent on above all, and the figures that say so.
+
+    Attributes:
+        what: What dominates.
+        why: The figures, in words.
+    """
 
     what: Literal["latency", "bandwidth", "window", "compute"]
     why: str
 
 
 class Summary(Section):
-    """The whole of summary.json."""
+    """The whole of summary.json.
+
+    Attributes:
+        format: Number of the format of run folders.
+        collectives: A row for each operation, size, number of ranks and type.
+        wan: A row for each direction of a WAN link.
+        transfers: In the background.
+        periods: Between changes of the network.
+        captures: A row for each file of packets.
+        training: Of a run that trained.
+        fidelity: Round-trip times before the run.
+        rates: Of full links, on the real clock.
+        stages: Where the time went.
+        problems: What is missing or damaged.
+        dominant: What the run's time is spent on above all.
+    """
 
     format: int = FORMAT
     collectives: list[CollectiveRow] = []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
+
+ATTRIBUTE = re.compile(r"    (?P<name>\w+): (?P<text>.*)")
 
 
 class SchemaGenerator(GenerateJsonSchema):
@@ -21,6 +24,21 @@ class SchemaGenerator(GenerateJsonSchema):
         document = super().generate(schema, mode)
         _join_lines(document)
         return document
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        """Describe each field that has no description as the model's docstring does."""
+        result = super().model_schema(schema)
+        model = schema["cls"]
+        summary, attributes = _split_docstring(inspect.getdoc(model) or "")
+        if not attributes:
+            return result
+
+        result["description"] = summary
+        for name, field in model.model_fields.items():
+            key = field.serialization_alias or field.alias or name
+            if name in attributes:
+                result["properties"][key].setdefault("description", attributes[name])
+        return result
 
     def field_title_should_be_set(self, schema: object) -> bool:
         """Set no title from a field's name, as a title names a quantity."""
@@ -41,6 +59,25 @@ class SchemaGenerator(GenerateJsonSchema):
             result["additionalProperties"] = values
 
         return result
+
+
+def _split_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """Split a docstring in Google's style at ``Attributes:``.
+
+    Returns:
+        The text before, and the description of each attribute.
+    """
+    summary, _, section = text.partition("\nAttributes:\n")
+    attributes: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        match = ATTRIBUTE.fullmatch(line)
+        if match:
+            name = match["name"]
+            attributes[name] = match["text"]
+        elif name:
+            attributes[name] += f" {line.strip()}"
+    return summary.strip(), attributes
 
 
 def _join_lines(node: Any) -> None:

@@ -1,7 +1,9 @@
 """JSON schemas of the files of a run folder: current, and fitted by what is written."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft7Validator
@@ -32,6 +34,20 @@ def test_schema_is_current(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_schema_is_valid(file: str) -> None:
     Draft7Validator.check_schema(json.loads(published(file)))
+
+
+def properties(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property of the schema and of its definitions, by model and key."""
+    for title, model in {"": document, **document["$defs"]}.items():
+        for key, field in model.get("properties", {}).items():
+            yield f"{title}.{key}", field
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_key_is_described(file: str) -> None:
+    document = json.loads(published(file))
+    bare = [name for name, field in properties(document) if not field.get("description")]
+    assert bare == [], "name the field below Attributes: in the docstring of its model"
 
 
 @pytest.mark.parametrize("topology", ["two-sites", "microsoft-openai-five"])

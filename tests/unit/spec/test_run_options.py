@@ -158,6 +158,22 @@ def test_wrong_flags(arguments: list[str], text: str) -> None:
     assert str(caught.value).startswith(text)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--memory", "2"], "--memory: the size '2' has no unit"),
+        (["--env", "LEVEL"], "--env: 'LEVEL' is not NAME=VALUE"),
+        (["--set", "run.where=here"], "--set run.where: unknown key 'where'"),
+    ],
+)
+def test_wrong_flags_of_a_sweep(arguments: list[str], text: str, tmp_path: Path) -> None:
+    experiment(tmp_path, {})
+    command = ["sweep", "run", str(tmp_path / "experiment.yaml"), "--dry-run", *arguments]
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert str(caught.value).startswith(text)
+
+
 def test_a_host_run_has_the_real_clock() -> None:
     assert RunOptions(where="here").clock == "real"
     assert RunOptions(where="here", clock="virtual").clock == "virtual"  # `resolve` refuses it
