@@ -1,11 +1,12 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs clean kernel-wheel proof proof-roots proof-vm bench soak
+.PHONY: help setup demo test check docs site clean kernel-wheel proof proof-roots proof-vm bench soak
 
 VENV ?= .venv
 export VENV
 python := $(VENV)/bin/python
 testbed := $(VENV)/bin/testbed
+mkdocs := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs
 JOBS ?= auto
 SIDE_BY_SIDE := -n $(JOBS) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 QUICK := tests/unit tests/integration tests/browser
@@ -28,17 +29,22 @@ test: setup  ## run the tests, two files at a time where there are two CPUs (JOB
 	  $(python) -m pytest $(QUICK) $(GUEST) -m alone || status=1; \
 	  exit $$status
 
-check: setup  ## lint, formatting, types, import layers
+check: setup  ## lint, formatting, types, import layers, links of the documentation
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(mkdocs) build --strict --site-dir "$$folder"
 
-docs: setup  ## write what is made from the models: JSON schemas, the references of topology files and options
+docs: setup  ## write what is made from the models: JSON schemas, the references of topology files, options and commands
 	@$(testbed) topo schema > topologies/schema.json
 	@$(testbed) topo reference > docs/topology-reference.md
 	@$(testbed) reference > docs/run-options.md
+	@$(python) scripts/commands_page.py > docs/commands.md
 	@for file in plan summary status; do $(testbed) schema $$file > docs/schemas/$$file.json; done
+
+site: setup  ## build the documentation into site/ (open site/index.html)
+	@$(mkdocs) build --strict
 
 clean:  ## remove .venv (or VENV) and what tools have cached here; keep results and the guest kernel
 	@rm -rf "$(VENV)" build dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -19,7 +19,7 @@ KINDS = {"integer": "whole number", "boolean": "`true`, `false`", "string": "tex
 HEAD = """# Topology file: reference
 
 Made from the models in `testbed/spec/` by `make docs`. [topologies.md](topologies.md) explains the
-language by examples; [topologies/schema.json](../topologies/schema.json) is the same for editors.
+language by examples; `topologies/schema.json` is the same for editors.
 
 A quantity is a number and a unit; only 0 needs none, and a rate is never 0. A key that begins with
 `x-` is ignored, every other unknown key is an error. Where *per direction* says yes, the value may

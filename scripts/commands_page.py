@@ -1,0 +1,88 @@
+"""Print docs/commands.md, the reference of every command of testbed (`make docs` writes the page).
+
+usage: scripts/commands_page.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from testbed.cli.main import app
+
+HEAD = """# Commands
+
+Made from the help texts of the program by `make docs`; `testbed COMMAND --help` prints the same.
+A command ends with status 0 if it succeeded, 1 if a run failed, 2 if the input is wrong, 3 if this
+machine lacks something, and 130 if it was interrupted. An option wins over its environment
+variable.
+"""
+
+
+def page() -> str:
+    """Return the page, as Markdown."""
+    program = typer.main.get_command(app)
+    sections = [_section(context) for context in _contexts(program, "testbed", None)]
+    return "\n".join([HEAD, *sections])
+
+
+def _contexts(command: Any, name: str, parent: Any) -> Iterator[Any]:
+    """Yield the context of a command, then those of its subcommands, hidden ones left out.
+
+    typer brings click along under a name that differs between its versions, hence `Any`.
+    """
+    context = command.context_class(command, info_name=name, parent=parent)
+    yield context
+    for subcommand_name, subcommand in getattr(command, "commands", {}).items():
+        if not subcommand.hidden:
+            yield from _contexts(subcommand, subcommand_name, context)
+
+
+def _section(context: Any) -> str:
+    """Return the heading of a command, its help text, its usage and its tables."""
+    command = context.command
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    level = "##" if context.parent is None or context.parent.parent is None else "###"
+    lines = [f"{level} {context.command_path}", "", _escape(command.help or ""), ""]
+    lines += ["```text", usage, "```", ""]
+    arguments: list[tuple[str, str]] = []
+    options: list[tuple[str, str]] = []
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is None:
+            continue
+        if record[0].endswith("--help"):
+            continue
+        if parameter.param_type_name == "argument":
+            arguments.append(record)
+        else:
+            options.append(record)
+    lines += _table("argument", arguments)
+    lines += _table("option", options)
+    return "\n".join(lines)
+
+
+def _table(title: str, records: list[tuple[str, str]]) -> list[str]:
+    """Return the lines of a table of arguments or options, none for none."""
+    if not records:
+        return []
+    lines = [f"| {title} | meaning |", "|---|---|"]
+    for name, meaning in records:
+        cell = name.replace("|", "\\|")
+        text = _escape(" ".join(meaning.split()))
+        lines.append(f"| `{cell}` | {text} |")
+    return [*lines, ""]
+
+
+def _escape(text: str) -> str:
+    """Escape what Markdown would read as markup; undo the escapes that Rich needs."""
+    text = text.replace("\\[", "[")
+    for character in "\\|<*[":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+if __name__ == "__main__":
+    print(page(), end="")
