@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,23 +10,24 @@ from typer.testing import CliRunner
 from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.plan.model import CAPTURE_BUFFER_BYTES
+from tests.support.shared import Need
 
 
-def plan(*words):
+def plan(*words: str) -> dict[str, Any]:
     command = ["run", "two-sites", "collectives", "--dry-run", *words]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
-    return json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
-def refused(*words):
+def refusal(*words: str) -> str:
+    command = ["run", "two-sites", "collectives", "--dry-run", *words]
     with pytest.raises(InputError) as caught:
-        CliRunner().invoke(
-            app, ["run", "two-sites", "collectives", "--dry-run", *words], catch_exceptions=False
-        )
+        CliRunner().invoke(app, command, catch_exceptions=False)
     return str(caught.value)
 
 
-def test_the_plan_has_the_options(need):
+def test_plan_has_the_options(need: Need) -> None:
     need(shutil.which("tcpdump"), "tcpdump")
     options = [
         "--capture-filter",
@@ -44,17 +46,14 @@ def test_the_plan_has_the_options(need):
     }
 
 
-def test_each_captured_interface_has_its_memory(need):
-    """two-sites: two ends of a link, two routers' ports towards their datacenters, and the
-    hosts.
-    """
+def test_memory_of_captured_interfaces(need: Need) -> None:
+    """In two-sites: two ends of a link, two routers' ports towards datacenters, and the hosts."""
     need(shutil.which("tcpdump"), "tcpdump")
-    without, wan, everything = (plan("--capture", what) for what in ("none", "wan", "all"))
-    hosts = len(wan["network"]["hosts"])
-    assert wan["guest_memory_bytes"] - without["guest_memory_bytes"] == 4 * CAPTURE_BUFFER_BYTES
-    assert (
-        everything["guest_memory_bytes"] - wan["guest_memory_bytes"] == hosts * CAPTURE_BUFFER_BYTES
-    )
+    plans = {capture: plan("--capture", capture) for capture in ("none", "wan", "all")}
+    memory = {capture: plan["guest_memory_bytes"] for capture, plan in plans.items()}
+    hosts = len(plans["wan"]["network"]["hosts"])
+    assert memory["wan"] - memory["none"] == 4 * CAPTURE_BUFFER_BYTES
+    assert memory["all"] - memory["wan"] == hosts * CAPTURE_BUFFER_BYTES
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,8 @@ def test_each_captured_interface_has_its_memory(need):
         ),
     ],
 )
-def test_what_is_refused(need, words, parts):
+def test_wrong_options(need: Need, words: list[str], parts: list[str]) -> None:
     need(shutil.which("tcpdump"), "tcpdump")
-    said = refused(*words)
+    text = refusal(*words)
     for part in parts:
-        assert part in said
+        assert part in text

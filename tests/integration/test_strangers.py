@@ -5,6 +5,7 @@ taken for a path.
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_names_in_a_run_folder_do_not_become_code(run: RunDir) -> None:
     "name", ["raw/ops-0.jsonl", "ops.parquet", "report.html", "logs/rank-0.log"]
 )
 def test_a_run_folder_with_links_or_fifos_is_refused(
-    run: RunDir, name: str, make, what: str
+    run: RunDir, name: str, make: Callable[[Path], None], what: str
 ) -> None:
     path = run.path / name
     path.unlink(missing_ok=True)

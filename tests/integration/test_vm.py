@@ -225,7 +225,8 @@ import ctypes, fcntl, importlib.abc, os, select, signal, socket, sys, sysconfig
 sysconfig.get_config_vars()  # read from a file that is named after the platform
 for module, names in {
     os: "sched_setaffinity sched_getaffinity unshare setns pidfd_open memfd_create eventfd splice"
-        " copy_file_range posix_fadvise posix_fallocate O_TMPFILE O_PATH CLONE_NEWNS sendfile getrandom",
+        " copy_file_range posix_fadvise posix_fallocate O_TMPFILE O_PATH CLONE_NEWNS sendfile "
+        "getrandom",
     signal: "pidfd_send_signal SIGRTMIN SIGRTMAX SIGPOLL SIGPWR sigtimedwait sigwaitinfo",
     socket: "AF_NETLINK AF_PACKET AF_VSOCK SO_MARK SOCK_CLOEXEC SOCK_NONBLOCK",
     select: "epoll EPOLLIN EPOLLOUT",

@@ -71,17 +71,20 @@ REPLACEMENTS = {
     "an unknown key of a datacenter": (
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, colour: blue}",
-        "mine.yaml:2, datacenters.iowa.colour: unknown key 'colour'\n  known keys: hosts, nic, fabric, location",
+        "mine.yaml:2, datacenters.iowa.colour: unknown key 'colour'\n"
+        "  known keys: hosts, nic, fabric, location",
     ),
     "an unknown fabric": (
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, fabric: leaf-spine}",
-        "mine.yaml:2, datacenters.iowa.fabric: 'leaf-spine' is no fabric\n  write switch, or {leaves: 4, spines: 2",
+        "mine.yaml:2, datacenters.iowa.fabric: 'leaf-spine' is no fabric\n"
+        "  write switch, or {leaves: 4, spines: 2",
     ),
     "more leaves than hosts": (
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, fabric: {leaves: 3, spines: 2}}",
-        "mine.yaml:2, datacenters.iowa.fabric: 3 leaves for 2 hosts\n  a leaf needs at least one host",
+        "mine.yaml:2, datacenters.iowa.fabric: 3 leaves for 2 hosts\n"
+        "  a leaf needs at least one host",
     ),
     "less than no oversubscription": (
         "iowa: {hosts: 2}",
@@ -91,13 +94,15 @@ REPLACEMENTS = {
     "marks without a discipline": (
         "delay: 8 ms",
         "delay: 8 ms, ecn: true",
-        "mine.yaml:5, wan.iowa-ohio.ecn: a drop-tail queue cannot mark packets, and iowa->ohio has ecn\n"
+        "mine.yaml:5, wan.iowa-ohio.ecn: a drop-tail queue cannot mark packets, and iowa->ohio "
+        "has ecn\n"
         "  add discipline: red or fq_codel",
     ),
     "an unknown discipline": (
         "delay: 8 ms",
         "delay: 8 ms, discipline: pie",
-        "mine.yaml:5, wan.iowa-ohio.discipline: 'pie' is not one of 'drop-tail', 'red' or 'fq_codel'",
+        "mine.yaml:5, wan.iowa-ohio.discipline: 'pie' is not one of 'drop-tail', 'red' or "
+        "'fq_codel'",
     ),
     "an unknown routing": (
         "wan:",
@@ -108,7 +113,8 @@ REPLACEMENTS = {
         "rate: 10 Gbit/s",
         "rate: 10",
         "mine.yaml:5, wan.iowa-ohio.rate: the rate 10 has no unit\n"
-        "  write a number and a unit, such as 10 Gbit/s; the units are bit/s, kbit/s, Mbit/s, Gbit/s, Tbit/s",
+        "  write a number and a unit, such as 10 Gbit/s; the units are bit/s, kbit/s, Mbit/s, "
+        "Gbit/s, Tbit/s",
     ),
     "wrong unit": (
         "delay: 8 ms",
@@ -125,7 +131,8 @@ REPLACEMENTS = {
     "a rate of 0": (
         "10 Gbit/s",
         "0 Gbit/s",
-        "mine.yaml:5, wan.iowa-ohio.rate: a rate of 0 carries nothing\n  write a rate above 0, or leave the link out",
+        "mine.yaml:5, wan.iowa-ohio.rate: a rate of 0 carries nothing\n"
+        "  write a rate above 0, or leave the link out",
     ),
     "unknown datacenter": (
         "[iowa, ohio]",
@@ -140,12 +147,14 @@ REPLACEMENTS = {
     "no path": (
         f"  - {{{LINK}}}",
         "  []",
-        "mine.yaml:4, wan: there is no path between iowa and ohio\n  add a link, or remove the datacenter",
+        "mine.yaml:4, wan: there is no path between iowa and ohio\n"
+        "  add a link, or remove the datacenter",
     ),
     "no delay": (
         ", delay: 8 ms",
         "",
-        "mine.yaml:5, wan.iowa-ohio.delay: iowa->ohio has no delay\n  write a delay, or the location of iowa and ohio",
+        "mine.yaml:5, wan.iowa-ohio.delay: iowa->ohio has no delay\n"
+        "  write a delay, or the location of iowa and ohio",
     ),
     "no rate": (
         "rate: 10 Gbit/s, ",
@@ -166,7 +175,8 @@ REPLACEMENTS = {
     "duplicate datacenter": (
         "  ohio: {hosts: 2}",
         "  ohio: {hosts: 2}\n  iowa: {hosts: 3}",
-        "mine.yaml:4, iowa: the key 'iowa' is written twice; the first is on line 2\n  remove one of them",
+        "mine.yaml:4, iowa: the key 'iowa' is written twice; the first is on line 2\n"
+        "  remove one of them",
     ),
     "duplicate link": (
         f"  - {{{LINK}}}",
@@ -187,7 +197,8 @@ REPLACEMENTS = {
     "a bad name": (
         "  ohio: {",
         "  Ohio_1: {",
-        "mine.yaml:3, datacenters.Ohio_1: 'Ohio_1' cannot be a name\n  use at most 63 lower-case letters",
+        "mine.yaml:3, datacenters.Ohio_1: 'Ohio_1' cannot be a name\n"
+        "  use at most 63 lower-case letters",
     ),
     "not a mapping": (
         "{hosts: 2}",
@@ -207,12 +218,14 @@ REPLACEMENTS = {
     "unknown distribution": (
         "delay: 8 ms",
         "delay: 8 ms, distribution: cauchy",
-        "mine.yaml:5, wan.iowa-ohio.distribution: 'cauchy' is neither uniform, normal, pareto, paretonormal nor",
+        "mine.yaml:5, wan.iowa-ohio.distribution: 'cauchy' is neither uniform, normal, pareto, "
+        "paretonormal nor",
     ),
     "a key of bursty loss": (
         "delay: 8 ms",
         "delay: 8 ms, loss: {p: 1 %, q: 1 %, r: 1 %}",
-        "mine.yaml:5, wan.iowa-ohio.loss.q: unknown key 'q'\n  known keys: p, r, loss_in_bad, loss_in_good",
+        "mine.yaml:5, wan.iowa-ohio.loss.q: unknown key 'q'\n"
+        "  known keys: p, r, loss_in_bad, loss_in_good",
     ),
     "not YAML": ("wan:", "wan: [", "mine.yaml:"),
     "a key that is not text": (
@@ -251,7 +264,8 @@ def test_all_errors_of_a_file_are_reported(tmp_path: Path) -> None:
         "3 errors\n"
         "  mine.yaml:2, datacenters.iowa.hosts: 0 is less than 1\n"
         "  mine.yaml:5, wan.iowa-ohio.rate: the rate 10 has no unit\n"
-        "    write a number and a unit, such as 10 Gbit/s; the units are bit/s, kbit/s, Mbit/s, Gbit/s, Tbit/s\n"
+        "    write a number and a unit, such as 10 Gbit/s; the units are bit/s, kbit/s, Mbit/s, "
+        "Gbit/s, Tbit/s\n"
         "  mine.yaml:5, wan.iowa-ohio.dealy: unknown key 'dealy'\n"
         "    nearest: delay"
     )
@@ -265,8 +279,8 @@ def test_all_wrong_links_are_reported(tmp_path: Path) -> None:
     found = message(tmp_path, text)
     assert found.startswith("2 errors\n")
     assert (
-        "mine.yaml:6, wan.iowa-texas.between: there is no datacenter 'texas'\n    datacenters: iowa, ohio"
-        in found
+        "mine.yaml:6, wan.iowa-texas.between: there is no datacenter 'texas'\n"
+        "    datacenters: iowa, ohio" in found
     )
     assert "mine.yaml:7, wan.mesh.mesh: there is no datacenter 'utah'" in found
 
@@ -301,8 +315,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_extends_an_unknown_preset(tmp_path: Path) -> None:
     found = message(tmp_path, "extends: two-site\n")
     assert (
-        found
-        == "mine.yaml:1, extends: unknown topology 'two-site'\n  nearest: two-sites; a file is named by its path"
+        found == "mine.yaml:1, extends: unknown topology 'two-site'\n"
+        "  nearest: two-sites; a file is named by its path"
     )
 
 

@@ -1,11 +1,13 @@
 """testbed topo graph: files, DOT and Mermaid."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pydot
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from testbed.cli.main import app
 from testbed.core.errors import InputError
@@ -20,19 +22,40 @@ pytestmark = pytest.mark.filterwarnings(
 )  # pydot's, of pyparsing
 
 
+Graph = Callable[..., Result]  # the fixture `graph`: `testbed topo graph` with these words
+
+
+def parsed(text: str) -> pydot.Dot:
+    graphs = pydot.graph_from_dot_data(text)
+    assert graphs is not None
+    (graph,) = graphs
+    return graph
+
+
+def unquoted(name: object) -> str:
+    return str(name).strip('"')
+
+
+def fields(pattern: str, line: str) -> tuple[str, ...]:
+    match = re.fullmatch(pattern, line)
+    assert match is not None, line
+    return match.groups()
+
+
 @pytest.fixture
-def graph(tmp_path, monkeypatch):
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Graph:
     monkeypatch.chdir(tmp_path)
     for name in ("TESTBED_THEME", "TESTBED_WIDTH"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*words):
-        return CliRunner().invoke(app, ["topo", "graph", *map(str, words)], catch_exceptions=False)
+    def run(*words: object) -> Result:
+        command = ["topo", "graph", *map(str, words)]
+        return CliRunner().invoke(app, command, catch_exceptions=False)
 
     return run
 
 
-def test_writes_the_presets_name_here_once(graph, tmp_path):
+def test_default_file(graph: Graph, tmp_path: Path) -> None:
     assert graph("two-sites").stdout == "two-sites.svg\n"
     root = ET.parse(tmp_path / "two-sites.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -43,14 +66,14 @@ def test_writes_the_presets_name_here_once(graph, tmp_path):
     assert graph("two-sites", "-o", "two-sites.svg").exit_code == 0
 
 
-def test_set_and_png(graph, tmp_path):
+def test_set_and_png(graph: Graph, tmp_path: Path) -> None:
     done = graph("two-sites", "--set", "wan.iowa-ohio.delay=20 ms", "-o", "map.PNG", "--width", 600)
     assert done.stdout == "map.PNG\n"
     assert (tmp_path / "map.PNG").read_bytes()[16:20] == (600).to_bytes(4)
     assert '"40 ms' in graph("two-sites", "--set", "wan.iowa-ohio.delay=20 ms", "--dot").stdout
 
 
-def test_a_png_is_light_unless_it_is_to_be_dark(graph, tmp_path):
+def test_theme_of_a_png(graph: Graph, tmp_path: Path) -> None:
     for theme in ("auto", "light", "dark"):
         assert (
             graph(
@@ -73,52 +96,55 @@ def test_a_png_is_light_unless_it_is_to_be_dark(graph, tmp_path):
         (["--dot", "-o", "x.svg"], "exclude each other"),
     ],
 )
-def test_wrong_options(graph, words, message):
+def test_wrong_options(graph: Graph, words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         graph("two-sites", *words)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_dot_is_read_by_a_parser(graph, name):
+def test_dot(graph: Graph, name: str) -> None:
     network = resolve_network(Topology.load(name))
-    (parsed,) = pydot.graph_from_dot_data(graph(name, "--dot").stdout)
-    assert parsed.get_type() == "graph"
-    nodes = {node.get_name().strip('"'): node.get("label") for node in parsed.get_nodes()}
+    drawing = parsed(graph(name, "--dot").stdout)
+    assert drawing.get_type() == "graph"
+    nodes: dict[str, str] = {}
+    for node in drawing.get_nodes():
+        nodes[unquoted(node.get_name())] = str(node.get("label"))
     nodes.pop("node")
     assert list(nodes) == [dc.name for dc in network.datacenters]
-    assert nodes[network.datacenters[0].name].startswith(f'"{network.datacenters[0].name}\\n')
-    edges = {
-        (edge.get_source().strip('"'), edge.get_destination().strip('"')): edge.get("label")
-        for edge in parsed.get_edges()
-    }
+    first = network.datacenters[0].name
+    assert nodes[first].startswith(f'"{first}\\n')
+    edges: dict[tuple[str, str], str] = {}
+    for edge in drawing.get_edges():
+        ends = unquoted(edge.get_source()), unquoted(edge.get_destination())
+        edges[ends] = str(edge.get("label"))
     assert list(edges) == [(link.forward.source, link.forward.target) for link in network.wan]
     assert all(re.fullmatch(r'"[\d.]+ (ms|us)\\n[\d.]+ Gbit/s"', label) for label in edges.values())
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_mermaid_has_a_line_for_each_datacenter_and_link(graph, name):
+def test_mermaid(graph: Graph, name: str) -> None:
     network = resolve_network(Topology.load(name))
     first, *lines = graph(name, "--mermaid").stdout.splitlines()
     assert first == "flowchart LR"
-    node, edge = (
-        r'  (dc_[a-z0-9_]+)\["([a-z0-9-]+)<br/>\d+ hosts?"\]',
-        r'  (dc_\w+) ---\|"(.+)"\| (dc_\w+)',
-    )
-    nodes = [re.fullmatch(node, line) for line in lines[: len(network.datacenters)]]
-    assert [match[2] for match in nodes] == [dc.name for dc in network.datacenters]
-    ids = [match[1] for match in nodes]
-    assert len(set(ids)) == len(ids)
-    edges = [re.fullmatch(edge, line) for line in lines[len(nodes) :]]
+    count = len(network.datacenters)
+    nodes = [
+        fields(r'  (dc_[a-z0-9_]+)\["([a-z0-9-]+)<br/>\d+ hosts?"\]', line)
+        for line in lines[:count]
+    ]
+    assert [name for _, name in nodes] == [dc.name for dc in network.datacenters]
+    assert len({identifier for identifier, _ in nodes}) == count
+    edges = [fields(r'  (dc_\w+) ---\|"(.+)"\| (dc_\w+)', line) for line in lines[count:]]
     assert len(edges) == len(network.wan)
-    for match, link in zip(edges, network.wan, strict=True):
-        ends = [f"dc_{way.source.replace('-', '_')}" for way in link.directions]
-        assert [match[1], match[3]] == ends
-        assert re.fullmatch(r"[\d.]+ (ms|us)<br/>[\d.]+ Gbit/s", match[2])
+    for (source, label, target), link in zip(edges, network.wan, strict=True):
+        ends = [f"dc_{direction.source.replace('-', '_')}" for direction in link.directions]
+        assert [source, target] == ends
+        assert re.fullmatch(r"[\d.]+ (ms|us)<br/>[\d.]+ Gbit/s", label)
 
 
-def test_two_sites_in_full(graph):
+def test_two_sites_in_full(graph: Graph) -> None:
     assert graph("two-sites", "--dot").stdout == (
-        'graph "two-sites" {\n  node [shape=box, style=rounded];\n  "iowa" [label="iowa\\n2 hosts"];\n'
+        'graph "two-sites" {\n'
+        '  node [shape=box, style=rounded];\n  "iowa" [label="iowa\\n2 hosts"];\n'
         '  "ohio" [label="ohio\\n2 hosts"];\n  "iowa" -- "ohio" [label="16.4 ms\\n10 Gbit/s"];\n}\n'
     )
     assert graph("two-sites", "--mermaid").stdout == (
@@ -127,7 +153,7 @@ def test_two_sites_in_full(graph):
     )
 
 
-def test_odd_names_and_two_rates():
+def test_odd_names() -> None:
     network = resolve_network(Topology.load("two-sites"))
     data = (
         network.model_dump_json()
@@ -135,17 +161,12 @@ def test_odd_names_and_two_rates():
         .replace("10000000000", "1000000000", 1)
     )
     odd = Network.model_validate_json(data)
-    (parsed,) = pydot.graph_from_dot_data(network_text.dot(odd))
-    assert parsed.get_nodes()[2].get_name() == r'"a\"b\\c<d>#&"'
+    assert parsed(network_text.dot(odd)).get_nodes()[2].get_name() == r'"a\"b\\c<d>#&"'
     assert "#quot;b" in network_text.mermaid(odd)
     assert "#lt;d#gt;#35;#amp;" in network_text.mermaid(odd)
-    changed = odd.wan[0].forward.model_copy(
-        update={
-            "bottleneck": odd.wan[0].forward.bottleneck.model_copy(
-                update={"rate_bps": 2_000_000_000}
-            )
-        }
-    )
-    both = odd.model_copy(update={"wan": (odd.wan[0].model_copy(update={"forward": changed}),)})
+    link = odd.wan[0]
+    bottleneck = link.forward.bottleneck.model_copy(update={"rate_bps": 2_000_000_000})
+    forward = link.forward.model_copy(update={"bottleneck": bottleneck})
+    both = odd.model_copy(update={"wan": (link.model_copy(update={"forward": forward}),)})
     assert '\\nto a\\"b' in network_text.dot(both)
     assert ": 2 Gbit/s" in network_text.dot(both)
