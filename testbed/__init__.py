@@ -1,9 +1,9 @@
 """A network-emulation testbed for training across datacenters.
 
-The names in ``__all__`` are the topology language in Python; each is imported when it is first
-used:
+The names in ``__all__`` are runs and the topology language in Python; each is imported when it is
+first used:
 
-    from testbed import Datacenter, Topology, Wan
+    from testbed import Datacenter, Topology, Wan, run
     iowa = Datacenter(hosts=4, location=(41.22, -95.86))
     ohio = Datacenter(hosts=4, location=(40.07, -82.76))
     topology = Topology(
@@ -11,7 +11,8 @@ used:
         datacenters={"iowa": iowa, "ohio": ohio},
         wan=[Wan(between=("iowa", "ohio"), rate="10 Gbit/s", delay="8.2 ms")],
     )
-    print(topology.to_yaml())
+    result = run(topology, "collectives", isolation="process")
+    print(result.summary.collectives[0].time_us.median)
 """
 
 from importlib import import_module
@@ -63,7 +64,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module_name, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            module = import_module(module_name)
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,19 +5,22 @@ import os
 import signal
 import sys
 
+INTERRUPTED = 130  # exit status
+
 
 def main() -> None:
-    """The program `testbed`."""
-    asked = signal.getsignal(signal.SIGINT)
-    if asked is signal.default_int_handler:  # a shell lets what runs in the background ignore it
-        signal.signal(signal.SIGINT, _leave)
-    signal.signal(signal.SIGTERM, _leave)
-    gc.disable()  # all that is imported stays
-    from testbed.cli.main import main as run  # noqa: PLC0415 (it takes half a second)
+    """Run the program `testbed`."""
+    previous = signal.getsignal(signal.SIGINT)
+    # A shell has programs in the background ignore SIGINT; that stays.
+    if previous is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit_at_once)
+    signal.signal(signal.SIGTERM, _exit_at_once)
+    gc.disable()  # everything that is imported stays
+    from testbed.cli.main import main as run  # noqa: PLC0415 (takes half a second)
 
     gc.freeze()
     gc.enable()
-    signal.signal(signal.SIGINT, asked)
+    signal.signal(signal.SIGINT, previous)
     try:
         run()
     finally:
@@ -25,12 +28,12 @@ def main() -> None:
         # KeyboardInterrupt has left code that was run from a string, as a dataclass's methods are,
         # handled or not. The next string clears that.
         exec("")
-        gc.freeze()  # the interpreter's end would look through all of it, for 0.2 s
+        gc.freeze()  # the interpreter's end would look through all objects, for 0.2 s
 
 
-def _leave(number: int, frame: object) -> None:
+def _exit_at_once(number: int, frame: object) -> None:
     print("interrupted", file=sys.stderr, flush=True)
-    os._exit(130)  # nothing has begun
+    os._exit(INTERRUPTED)  # nothing has begun
 
 
 if __name__ == "__main__":

@@ -261,8 +261,7 @@ def _sort_settings(settings: Mapping[str, Any]) -> dict[str, list[Override]]:
     for key, value in settings.items():
         place = Place(f"settings {key}")
         target, *path = key.split(".")
-        known = target in overrides and bool(path)
-        if not known:
+        if target not in overrides or not path:
             remedy = "begin the key with topology. or workload."
             raise InputError(f"{key!r} is not a setting", place=place, remedy=remedy)
 

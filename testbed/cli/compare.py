@@ -137,16 +137,17 @@ def _write_page(
 
 def _names(paths: list[Path]) -> list[str]:
     """Name the folders, with as much of their paths as it takes to tell them apart."""
-    different_folders = len(set(paths))
+    names = [path.name for path in paths]
     longest = max(len(path.parts) for path in paths)
-    names: list[str] = []
-    for parts in range(1, longest + 1):
-        names = ["/".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == different_folders:
+    for parts in range(2, longest + 1):
+        if len(set(names)) == len(set(paths)):
             break
+        names = ["/".join(path.parts[-parts:]) for path in paths]
 
     numbered: list[str] = []
     for number, name in enumerate(names, start=1):
-        is_repeated = names.count(name) > 1  # the same folder twice
-        numbered.append(f"{name} ({number})" if is_repeated else name)
+        if names.count(name) > 1:  # the same folder twice
+            numbered.append(f"{name} ({number})")
+        else:
+            numbered.append(name)
     return numbered

@@ -63,7 +63,8 @@ def _print_csv(summary: Summary) -> None:
     grid = make_grid(summary)
     header: list[str] = []
     for column in grid.columns:
-        header.append(" ".join(column.header.split()))  # without the line break before the unit
+        words = column.header.split()  # with a line break before the unit
+        header.append(" ".join(words))
     typer.echo(csv_text(header, grid.rows))
 
 

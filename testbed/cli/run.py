@@ -99,9 +99,9 @@ class RunCommand(TyperCommand):
         for position, word in enumerate(own):
             if not word.endswith(".py") or word.startswith("-"):
                 continue
-            before = " ".join(own[:position])
-            after = " ".join([*own[position:], *script])
-            remedy = f"write testbed run {before} -- {after}"
+            options = " ".join(own[:position])
+            command = " ".join([*own[position:], *script])
+            remedy = f"write testbed run {options} -- {command}"
             raise InputError(f"{word}: a script comes after --", remedy=remedy)
         return super().parse_args(ctx, own)
 

@@ -260,7 +260,8 @@ def _print_points(
 
     estimate = _estimate(points, folder, jobs)
     if output is Format.JSON:
-        document = {"points": rows, **asdict(estimate)}
+        document: dict[str, Any] = {"points": rows}
+        document.update(asdict(estimate))
         typer.echo(json.dumps(document, indent=2))
         return
 

@@ -199,7 +199,9 @@ def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTabl
     for position, name in enumerate(columns):
         texts = [row[position] for row in cells]
         holds_numbers = all(_is_number(text) for text in texts)
-        styled.append(GridColumn(name, holds_numbers))
+        column = GridColumn(name, holds_numbers)
+        styled.append(column)
+
     grid = Grid("", styled, cells)
     return render(grid)
 

@@ -83,7 +83,8 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
     """List the presets: hosts, links, RTTs."""
     rows: list[PresetRow] = []
     for preset in TOPOLOGIES.presets():
-        network = resolve_network(load(str(preset.path), []))
+        topology = load(str(preset.path), [])
+        network = resolve_network(topology)
         rows.append(PresetRow.of(preset.name, preset.description, network))
 
     documents = [asdict(row) for row in rows]

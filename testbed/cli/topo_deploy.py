@@ -134,6 +134,7 @@ def _print_all(output: Format) -> None:
         documents = [status.model_dump(mode="json", by_alias=True) for status in statuses]
         typer.echo(json.dumps(documents, indent=2))
         return
+
     rows = [_summary_row(status) for status in statuses]
     _print_rows(rows, output)
 
@@ -156,12 +157,15 @@ def _hosts_and_links(status: DeploymentStatus) -> list[Row]:
     """Hosts and link directions of a deployment as rows of one table."""
     rows: list[Row] = []
     for host in status.hosts:
-        rows.append(
-            {"kind": "host", "name": host.name, "from": host.datacenter, "address": host.address}
-        )
+        row: Row = {"kind": "host", "name": host.name}
+        row["from"] = host.datacenter
+        row["address"] = host.address
+        rows.append(row)
+
     for link in status.links:
-        settings = link.model_dump(by_alias=True, exclude={"link"})
-        rows.append({"kind": "link", "name": link.link, **settings})
+        row = {"kind": "link", "name": link.link}
+        row.update(link.model_dump(by_alias=True, exclude={"link"}))
+        rows.append(row)
 
     columns: dict[str, None] = {}
     for row in rows:
@@ -245,10 +249,13 @@ def execute(
 def nodes(deployment: Deployment) -> list[str]:
     """Names of nodes: hosts, datacenters (for their border routers), and the kernel's own names."""
     network = deployment.read_plan().network
-    hosts = [host.name for host in network.hosts]
-    datacenters = [datacenter.name for datacenter in network.datacenters]
-    kernel_names = deployment.read_ready().nodes
-    names = dict.fromkeys([*hosts, *datacenters, *kernel_names])
+    names: dict[str, None] = {}
+    for host in network.hosts:
+        names[host.name] = None
+    for datacenter in network.datacenters:
+        names[datacenter.name] = None
+    for node in deployment.read_ready().nodes:
+        names[node] = None
     return list(names)
 
 
@@ -305,6 +312,7 @@ def verify(
             text = answer(deployment, request)
         finally:
             service.destroy(deployment)
+
     checks = [json.loads(line) for line in text.splitlines()]
     _print_checks(checks, output)
     if not all(check["ok"] for check in checks):

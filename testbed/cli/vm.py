@@ -211,7 +211,8 @@ def _vagrant(*words: str, output: TextIO | None = None) -> int:
     Returns:
         The exit status, as a shell has it.
     """
-    with subprocess.Popen([_program(), *words], cwd=PROJECT, stdout=output) as process:
+    command = [_program(), *words]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=output) as process:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             status = process.wait()

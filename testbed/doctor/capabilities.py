@@ -92,11 +92,15 @@ def capabilities(machine: Machine) -> list[Capability]:
     """Judge every capability of `machine`, the default ones first."""
     judged: list[Capability] = []
     for name, needed in CAPABILITIES.items():
-        findings = tuple(probe(machine) for probe in needed)
-        judged.append(Capability(name, findings))
+        findings = [probe(machine) for probe in needed]
+        capability = Capability(name, tuple(findings))
+        judged.append(capability)
     return judged
 
 
 def default_runs(judged: Sequence[Capability]) -> bool:
     """Whether `testbed run` works without options."""
-    return all(capability.available for capability in judged if capability.name in DEFAULT)
+    for capability in judged:
+        if capability.name in DEFAULT and not capability.available:
+            return False
+    return True

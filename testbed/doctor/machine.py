@@ -175,8 +175,10 @@ def try_namespaces() -> str:
     own_namespace = ""
     if platform.system() == "Linux":
         own_namespace = str(Path("/proc/self/ns/mnt").readlink())
-    program = ["sh", "-c", 'test "$(readlink /proc/self/ns/mnt)" != "$0"', own_namespace]
-    return tried([sys.executable, "-IS", str(CONFINE), str(os.getpid()), "0", "--", *program])
+    test = 'test "$(readlink /proc/self/ns/mnt)" != "$0"'
+    program = ["sh", "-c", test, own_namespace]
+    confine = [sys.executable, "-IS", str(CONFINE), str(os.getpid()), "0"]
+    return tried([*confine, "--", *program])
 
 
 def try_memory(folder: Path) -> str:

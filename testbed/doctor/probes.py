@@ -116,7 +116,8 @@ def disk(machine: Machine) -> Finding:
 
 def python(machine: Machine) -> Finding:
     """Judge the interpreter, and whether torch can be imported."""
-    version = ".".join(map(str, machine.python))
+    major, minor = machine.python
+    version = f"{major}.{minor}"
     error = ""
     if machine.python < LEAST_PYTHON:
         error = f"this is Python {version}; 3.11 or newer is needed"

@@ -188,8 +188,9 @@ def _argument_texts(value: Any) -> list[str]:
     """The texts of an option that may be repeated, or the one text of another."""
     if isinstance(value, Mapping):
         return [f"{name}={text}" for name, text in value.items()]
-    items = value if isinstance(value, list) else [value]
-    return [str(item) for item in items]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [str(value)]
 
 
 @dataclass(frozen=True)
