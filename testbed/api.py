@@ -247,12 +247,12 @@ def run(
     """
     run_options = RunOptions(**options)
     overrides = _sort_settings(settings or {})
-    prepared = prepare(
-        _as_topology(topology, overrides["topology"]),
-        _as_workload(workload, overrides["workload"]),
-        run_options,
-    )
-    return prepared.start(prepared.new_folder(out), progress)
+    topology_model = _as_topology(topology, overrides["topology"])
+    workload_model = _as_workload(workload, overrides["workload"])
+
+    prepared = prepare(topology_model, workload_model, run_options)
+    folder = prepared.new_folder(out)
+    return prepared.start(folder, progress)
 
 
 def _sort_settings(settings: Mapping[str, Any]) -> dict[str, list[Override]]:

@@ -129,6 +129,7 @@ def run(
     plan = Experiment.load(experiment, overrides["experiment"])
     check_size(plan, yes)
     job_count = _job_count(jobs)
+
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
     changes = [
         *overrides["topology"],
@@ -136,6 +137,7 @@ def run(
         *overrides["run"],
         *run_overrides(given),
     ]
+
     path = out or Path("results", f"sweep-{plan.name}")
     forks_points = not dry_run and ray is None
     with fork_server() if forks_points else nullcontext():

@@ -77,6 +77,7 @@ def table(
     sweep = SweepDir.open(folder)
     point_rows, collective_rows = gather(sweep)
     results = collective_rows if collectives else point_rows
+
     if columns is not None:
         chosen = _asked_columns(results.columns, columns)
     elif output is Format.TABLE:
@@ -133,6 +134,7 @@ def plot(
         )
     sweep = SweepDir.open(folder)
     points, collectives = gather(sweep)
+
     request = PlotRequest(x=x, y=y, series=series, facet=facet, heat=heat)
     plots = choose_plots(sweep.read_index(), points, request)
     path = write_figures(out or sweep.path / "plot.html", plots, points, collectives)

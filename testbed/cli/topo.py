@@ -94,6 +94,7 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
     if output is Format.CSV:
         typer.echo(csv_of_rows(documents))
         return
+
     table = _table("name", "DCs", "hosts", "links", "RTT (ms)", "description")
     for row in rows:
         table.add_row(*row.cells())
@@ -121,6 +122,7 @@ def show(
     if output is Format.JSON:
         typer.echo(network.model_dump_json(indent=2))
         return
+
     links: list[dict[str, Any]] = []
     for link in network.wan:
         for direction in link.directions:
@@ -128,6 +130,7 @@ def show(
     if output is Format.CSV:
         typer.echo(csv_of_rows(links))
         return
+
     tables = [_datacenters_table(network)]
     if links:
         tables.append(_links_table(links))

@@ -186,6 +186,7 @@ def netem(machine: Machine) -> Finding:
     error = ""
     if machine.netem_error:
         error = f"this kernel makes no netem queue ({machine.netem_error})"
+
     mend = "modprobe sch_netem" if machine.administers else "sudo modprobe sch_netem"
     if any(text in machine.netem_error for text in NO_SUCH_MODULE):
         mend += f"; if there is no such module, {WITHOUT_HERE}"
