@@ -1,6 +1,4 @@
-"""The guest kernel leaves FP registers in the processes that have them: no thread may find those of
-another one.
-"""
+"""No thread finds the FP registers of another, which the guest kernel leaves in their process."""
 
 import subprocess
 from pathlib import Path

@@ -2,9 +2,8 @@
 
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,13 @@ from testbed.runfolder.folder import RunDir
 from tests.support.guests import console, finish, guest_with, result
 
 REFUSED = ("new file", "old file", "old file, whole", "remove", "mode", "link", "kernel", "a disk")
+TRAPS = {
+    "status.json": "a symbolic link",
+    "ops.parquet": "a symbolic link",
+    "logs": "a symbolic link",
+    "raw/events.jsonl": "a FIFO",
+    "out": "a symbolic link",
+}
 UNREACHED = ("this machine's port", "a network")
 CONTENT = "of this machine\n"
 
@@ -27,7 +33,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def listener() -> Any:
+def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.5)
         yield server
@@ -50,11 +56,10 @@ def folder(
 
 
 def test_it_could_mount_what_it_wanted(folder: Path) -> None:
-    """The attempts mean something: without the confinement, what was mounted could be written
-    to.
-    """
-    found = result(folder)
-    assert (found["mount the whole machine"], found["mount a folder"]) == ("done", "done")
+    """The attempts mean something: outside the sandbox, what was mounted could be written to."""
+    outcomes = result(folder)
+    assert outcomes["mount the whole machine"] == "done"
+    assert outcomes["mount a folder"] == "done"
 
 
 @pytest.mark.parametrize("attempt", REFUSED)
@@ -62,7 +67,7 @@ def test_attempts_are_refused(folder: Path, attempt: str) -> None:
     assert result(folder)[attempt] != "done"
 
 
-def test_the_files_of_this_machine_are_as_they_were(folder: Path, outside: Path) -> None:
+def test_files_of_this_machine_are_as_they_were(folder: Path, outside: Path) -> None:
     assert [path.name for path in outside.iterdir()] == ["file"]
     assert (outside / "file").read_text() == CONTENT
     assert stat.S_IMODE((outside / "file").stat().st_mode) == 0o640
@@ -70,11 +75,8 @@ def test_the_files_of_this_machine_are_as_they_were(folder: Path, outside: Path)
 
 
 def test_it_reached_no_network(folder: Path, listener: socket.socket) -> None:
-    found = result(folder)
-    assert {found[attempt] for attempt in UNREACHED} <= {
-        "Connection refused",
-        "Network is unreachable",
-    }
+    outcomes = {result(folder)[attempt] for attempt in UNREACHED}
+    assert outcomes <= {"Connection refused", "Network is unreachable"}
     with pytest.raises(TimeoutError):
         listener.accept()
 
@@ -82,15 +84,9 @@ def test_it_reached_no_network(folder: Path, listener: socket.socket) -> None:
 def test_what_it_left_is_made_harmless(folder: Path, outside: Path) -> None:
     """Nothing that this machine's programs would follow, wait for, or run with another's rights."""
     run = RunDir(folder)
-    told = "\n".join(run.settle())
-    for name, what in (
-        ("status.json", "a symbolic link"),
-        ("ops.parquet", "a symbolic link"),
-        ("logs", "a symbolic link"),
-        ("raw/events.jsonl", "a FIFO"),
-        ("out", "a symbolic link"),
-    ):
-        assert f"{name} was {what}, and was removed" in told
+    removed = "\n".join(run.settle())
+    for name, kind in TRAPS.items():
+        assert f"{name} was {kind}, and was removed" in removed
         assert not (folder / name).is_symlink()
     assert list(run.not_plain()) == []
     assert stat.S_IMODE((folder / "tool").stat().st_mode) == 0o755

@@ -1,9 +1,7 @@
-"""The guest as a machine: its clock, what it can touch of the host, how it ends, how a loop in it
-is noticed.
-"""
+"""The guest as a machine: its clock, what it can touch of the host, how a loop is noticed."""
 
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from tests.support.guests import console, finish, guest_with, result
 
 SLEEP_S = 1000
 STALL_LIMIT_S = 4
-SPIN_LIMIT_S = 10  # the kernel's own: then it moves the clock although a process spins
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +29,10 @@ def files_of_the_host(folder: Path) -> dict[Path, bytes | None]:
     """Files that a guest must not change, and what is in them (None: not there)."""
     beside = folder / "beside.txt"
     beside.write_text("not shared\n")
-    there = [Path("/etc/hostname"), Path(testbed.__file__), beside]
-    return {path: path.read_bytes() for path in there} | {Path("/etc/made-by-a-guest"): None}
+    contents: dict[Path, bytes | None] = {Path("/etc/made-by-a-guest"): None}
+    for path in (Path("/etc/hostname"), Path(testbed.__file__), beside):
+        contents[path] = path.read_bytes()
+    return contents
 
 
 @pytest.fixture(scope="module")
@@ -44,49 +43,45 @@ def ended(kernel: Kernel, folder: Path, files_of_the_host: dict[Path, bytes | No
 
 
 @pytest.fixture(scope="module")
-def found(ended: int, folder: Path) -> dict[str, Any]:
+def measured(ended: int, folder: Path) -> dict[str, Any]:
+    """What inside/machine.py measured."""
     del ended
     return result(folder / "shared")
 
 
-def test_the_exit_status_comes_out(ended: int, folder: Path) -> None:
+def test_exit_status_comes_out(ended: int, folder: Path) -> None:
     assert ended == 7, console(folder / "shared")
 
 
-def test_a_sleep_is_exact_and_costs_next_to_nothing(found: dict[str, Any], folder: Path) -> None:
-    """1000 s pass within 1 ms, in less than 5 s of wall time (the times of files that the host's
-    kernel set).
-    """
-    before, after = (
-        (folder / "shared" / name).stat().st_mtime for name in ("before-sleep", "after-sleep")
-    )
-    assert abs(found["slept_ns"] - SLEEP_S * 10**9) < 1_000_000
+def test_sleep_is_exact_and_takes_no_time(measured: dict[str, Any], folder: Path) -> None:
+    """1000 s pass within 1 ms, in less than 5 s of wall time, by files that the host has dated."""
+    before = (folder / "shared/before-sleep").stat().st_mtime
+    after = (folder / "shared/after-sleep").stat().st_mtime
+    assert abs(measured["slept_ns"] - SLEEP_S * 10**9) < 1_000_000
     assert after - before < 5
 
 
-def test_time_begins_at_the_same_moment_in_every_guest(found: dict[str, Any]) -> None:
-    """Booting takes virtual time only for waits of its own: less than 10 s."""
-    assert 0 <= found["unix_s"] - EPOCH_NS / 1e9 < 10
+def test_time_begins_at_the_same_moment_in_every_guest(measured: dict[str, Any]) -> None:
+    """Booting takes virtual time only for its own waits: less than 10 s."""
+    assert 0 <= measured["unix_s"] - EPOCH_NS / 1e9 < 10
 
 
-def test_the_files_of_the_host_stay_as_they_are(
-    found: dict[str, Any], files_of_the_host: dict[Path, bytes | None]
+def test_files_of_the_host_stay_as_they_are(
+    measured: dict[str, Any], files_of_the_host: dict[Path, bytes | None]
 ) -> None:
-    """Each attempt fails or ends in the guest's own layer; that they were made shows that the test
-    tests something.
-    """
-    assert set(found["attempts"]) == set(map(str, files_of_the_host))
-    assert found["attempts"]["/etc/made-by-a-guest"] == "written"
+    """Each attempt was made, and failed or ended in the guest's own layer."""
+    attempts = measured["attempts"]
+    assert set(attempts) == set(map(str, files_of_the_host))
+    assert attempts["/etc/made-by-a-guest"] == "written"
     for path, content in files_of_the_host.items():
-        assert (path.read_bytes() if path.exists() else None) == content
+        present = path.read_bytes() if path.exists() else None
+        assert present == content
 
 
-def test_no_interface_of_the_host(found: dict[str, Any]) -> None:
-    """Only loopback is up, and what else there is are unused virtual devices of the guest's own
-    kernel.
-    """
-    assert found["interfaces_up"] == ["lo"]
-    assert found["hardware"] == []
+def test_no_interface_of_the_host(measured: dict[str, Any]) -> None:
+    """Only loopback is up; other interfaces are unused virtual devices of the guest's kernel."""
+    assert measured["interfaces_up"] == ["lo"]
+    assert measured["hardware"] == []
 
 
 class Silent:
@@ -111,54 +106,55 @@ def end_of_watch(guest: Guest, folder: Path) -> str:
     pytest.fail(f"the watch did not notice:\n{console(folder)}")
 
 
+@dataclass(frozen=True)
+class Spin:
+    """What was seen of a guest in which a process loops.
+
+    Attributes:
+        verdict: why the watch gave the guest up.
+        forced_ns: by how much the kernel had forced the clock forward, as it grew.
+        spinner: the host and the process for which the kernel did so last.
+    """
+
+    verdict: str
+    forced_ns: list[int]
+    spinner: str
+
+
 @pytest.fixture(scope="module")
-def spinning(
-    kernel: Kernel, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, list[int]]]:
-    """What the watch says of a process that loops, and the ns that the kernel forced the clock on,
-    as they grew.
-    """
+def spin(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Spin:
     folder = tmp_path_factory.mktemp("spin") / "shared"
+    forced_ns = [0]
+    spinner = ""
     with guest_with(kernel, "spin.py", folder) as guest:
-        text = end_of_watch(guest, folder)
+        verdict = end_of_watch(guest, folder)
         deadline = time.monotonic() + 30
-        forced: list[int] = []
-        while len(forced) < 3 and time.monotonic() < deadline:
+        while len(forced_ns) < 4 and time.monotonic() < deadline:
             reading = guest.clock()
-            if reading is not None and reading.forced_ns > (forced[-1] if forced else 0):
-                forced.append(reading.forced_ns)
-                text += f"\n{reading.host} {reading.command}"
+            if reading is not None and reading.forced_ns > forced_ns[-1]:
+                forced_ns.append(reading.forced_ns)
+                spinner = f"{reading.host} {reading.command}"
             time.sleep(0.05)
-        yield text, forced
+    return Spin(verdict, forced_ns[1:], spinner)
 
 
-def test_a_clock_that_stands_still_is_noticed_and_explained(
-    spinning: tuple[str, list[int]],
-) -> None:
-    """A process that loops without waiting keeps the virtual clock still; the message says which
-    one, and where.
-    """
-    text, _forced = spinning
-    assert f"the guest's clock stood still for {STALL_LIMIT_S} s: python" in text
-    assert "on iowa-h0 computes, or waits in a loop" in text
-    assert "raise --stall-limit" in text
+def test_clock_that_stands_still_is_explained(spin: Spin) -> None:
+    """A process that loops keeps the virtual clock still; the message says which one, and where."""
+    assert f"the guest's clock stood still for {STALL_LIMIT_S} s: python" in spin.verdict
+    assert "on iowa-h0 computes, or waits in a loop" in spin.verdict
+    assert "raise --stall-limit" in spin.verdict
 
 
-def test_a_stage_that_waits_for_ever_is_noticed(kernel: Kernel, tmp_path: Path) -> None:
-    """As when a process that it waits for has been killed from outside: the clock runs, an hour in
-    seconds.
-    """
+def test_kernel_forces_the_clock_in_the_end(spin: Spin) -> None:
+    """After 10 s virtual time is forced forward, and reported as forced, with the process."""
+    assert len(spin.forced_ns) == 3, spin.forced_ns
+    assert spin.spinner.startswith("iowa-h0 python")
+
+
+def test_stage_that_hangs_is_noticed(kernel: Kernel, tmp_path: Path) -> None:
+    """As when a process that it waits for was killed from outside: an hour passes in seconds."""
     folder = tmp_path / "shared"
     with guest_with(kernel, "waits.py", folder) as guest:
         assert end_of_watch(guest, folder).startswith(
             "the stage network has not ended after an hour of the guest's clock"
         )
-
-
-def test_the_kernel_moves_the_clock_on_in_the_end(spinning: tuple[str, list[int]]) -> None:
-    """After 10 s of spinning virtual time is forced on, and is reported as forced, with the process
-    that spins.
-    """
-    text, forced = spinning
-    assert len(forced) == 3, forced
-    assert text.splitlines()[-1].startswith("iowa-h0 python")

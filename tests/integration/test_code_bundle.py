@@ -1,4 +1,4 @@
-"""Bundles of modules: they hold what files held, notice changes, and can be left behind."""
+"""Bundles of modules: they hold what the files held, and notice when a file has changed."""
 
 import importlib
 import json
@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from testbed.core import code_bundle
 from testbed.execution.guest_code import python_for_guests
 
+PROJECT = Path(code_bundle.__file__).parent.parent.parent
 PROGRAM = """
 import json, sys
 from bundled import value
@@ -21,9 +24,34 @@ import bundled
 from testbed.core import code_bundle
 code_bundle.remove()
 import bundled.late
-print(json.dumps([__name__, sys.argv, sys.path[0], value, part, bundled.__file__, bundled.__path__,
-                  type(bundled.__spec__.loader).__name__, bundled.late.value]))
+print(json.dumps({
+    "name": __name__,
+    "arguments": sys.argv,
+    "first folder": sys.path[0],
+    "value": value,
+    "part": part,
+    "file": bundled.__file__,
+    "folders": bundled.__path__,
+    "loader": type(bundled.__spec__.loader).__name__,
+    "late": bundled.late.value,
+}))
 """
+FILES = {
+    "__init__": "value = 1",
+    "inner": "part = 2",
+    "late": "value = 3",
+    "program": PROGRAM,
+}
+MODULES = ["bundled", "bundled.inner", "bundled.late"]
+
+
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def imported_modules() -> dict[str, ModuleType]:
+    """Give the modules of the package `bundled` that have been imported."""
+    return {name: module for name, module in sys.modules.items() if package_of(name) == "bundled"}
 
 
 @pytest.fixture
@@ -31,75 +59,81 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package `bundled`, imported."""
     folder = tmp_path / "bundled"
     folder.mkdir()
-    for name, text in {
-        "__init__": "value = 1",
-        "inner": "part = 2",
-        "late": "value = 3",
-        "program": PROGRAM,
-    }.items():
+    for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name in ("bundled", "bundled.inner", "bundled.late"):
+    for name in MODULES:
         importlib.import_module(name)
     yield folder
-    for name in [name for name in sys.modules if name.split(".")[0] == "bundled"]:
+    for name in imported_modules():
         del sys.modules[name]
 
 
 @pytest.fixture
-def made(package: Path, tmp_path: Path) -> Path:
-    """A bundle of it."""
+def bundle(package: Path, tmp_path: Path) -> Path:
+    """A bundle of the package."""
     path = tmp_path / "bundle"
-    code_bundle.write(
-        path,
-        {name: module for name, module in sys.modules.items() if name.split(".")[0] == "bundled"},
-    )
-    assert sorted(code_bundle.Finder(path).index) == ["bundled", "bundled.inner", "bundled.late"]
+    code_bundle.write(path, imported_modules())
+    assert sorted(code_bundle.Finder(path).index) == MODULES
     assert sorted(tmp_path.iterdir()) == [path, package]
     return path
 
 
-def test_modules_come_from_the_bundle(made: Path, package: Path) -> None:
-    """And not from the changed files; the program is run as `python -m` runs it."""
-    for name in ("__init__", "inner", "late"):
-        (package / f"{name}.py").write_text("value = part = 'changed'")
-    words: list[str | Path] = [sys.executable, code_bundle.BUNDLE, made]
-    words += ["bundled.program", "an", "argument"]
-    project = Path(code_bundle.__file__).parent.parent.parent
+def run_program(bundle: Path, package: Path) -> dict[str, Any]:
+    """Run the module `bundled.program` from a bundle; give what it found."""
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{package.parent}:{project}",
+        "PYTHONPATH": f"{package.parent}:{PROJECT}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    done = subprocess.run(
-        words, cwd="/usr", env=environment, capture_output=True, text=True, check=True
+    python = [sys.executable, str(code_bundle.BUNDLE), str(bundle)]
+    result = subprocess.run(
+        [*python, "bundled.program", "an", "argument"],
+        cwd="/usr",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    name, argv, first, value, part, file, folders, loader, late = json.loads(done.stdout)
-    assert (name, argv, first) == (
-        "__main__",
-        [str(package / "program.py"), "an", "argument"],
-        "/usr",
-    )
-    assert (value, part, file, folders) == (1, 2, str(package / "__init__.py"), [str(package)])
-    assert loader == "_Loader"
-    assert late == "changed", "after remove() the files count"
+    outcome: dict[str, Any] = json.loads(result.stdout)
+    return outcome
 
 
-def test_changed_file(made: Path, package: Path) -> None:
-    assert code_bundle.is_fresh(made)
+def test_modules_come_from_the_bundle(bundle: Path, package: Path) -> None:
+    """And not from the files, which have changed since; until `remove` the files do not count.
+
+    The program is run as `python -m` runs it.
+    """
+    for name in ("__init__", "inner", "late"):
+        (package / f"{name}.py").write_text("value = part = 'changed'")
+    assert run_program(bundle, package) == {
+        "name": "__main__",
+        "arguments": [str(package / "program.py"), "an", "argument"],
+        "first folder": "/usr",
+        "value": 1,
+        "part": 2,
+        "file": str(package / "__init__.py"),
+        "folders": [str(package)],
+        "loader": "_Loader",
+        "late": "changed",
+    }
+
+
+def test_changed_file(bundle: Path, package: Path) -> None:
+    assert code_bundle.is_fresh(bundle)
     file = package / "inner.py"
     before = file.stat()
     file.write_text("part = 9")  # as long as before
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert code_bundle.is_fresh(made)
+    assert code_bundle.is_fresh(bundle)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert not code_bundle.is_fresh(made)
+    assert not code_bundle.is_fresh(bundle)
 
 
-def test_missing_file(made: Path, package: Path) -> None:
+def test_missing_file(bundle: Path, package: Path) -> None:
     (package / "inner.py").unlink()
-    assert not code_bundle.is_fresh(made)
+    assert not code_bundle.is_fresh(bundle)
 
 
 @pytest.mark.parametrize(
@@ -122,25 +156,23 @@ def test_not_a_bundle(content: bytes, tmp_path: Path) -> None:
 
 
 def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And again when something has changed. It has torch and Mininet, not this project."""
+    """And again when it is damaged. It has torch and Mininet, and nothing of this project."""
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    project = str(Path(code_bundle.__file__).parent.parent.parent)
+    environment = {"PYTHONPATH": str(PROJECT), "PATH": os.environ["PATH"]}
     calls: list[str] = []
 
-    def words() -> list[str]:
-        return python_for_guests(
-            {"PYTHONPATH": project, "PATH": os.environ["PATH"]}, lambda: calls.append("made")
-        )
+    def python_words() -> list[str]:
+        return python_for_guests(environment, lambda: calls.append("made"))
 
-    python, program, path = words()
+    words = python_words()
+    python, program, path = words
     assert (python, program) == (sys.executable, str(code_bundle.BUNDLE))
-    assert words() == [python, program, path]
+    assert python_words() == words
     assert calls == ["made"]
     names = set(code_bundle.Finder(Path(path)).index)
     assert {"torch", "mininet.net", "docker", "torch.distributed", "torch._export"} <= names
-    assert not {
-        name for name in names if name.split(".")[0] in {"testbed", "workloads", "__main__"}
-    }
+    packages = {package_of(name) for name in names}
+    assert not packages & {"testbed", "workloads", "__main__"}
     Path(path).write_bytes(b"damaged")
-    assert words() == [python, program, path]
+    assert python_words() == words
     assert calls == ["made", "made"]

@@ -1,6 +1,4 @@
-"""Ctrl-C and SIGTERM while the command line is still being imported, which takes most of a
-second.
-"""
+"""Ctrl-C and SIGTERM while the command line is still being imported, for most of a second."""
 
 import subprocess
 import sys
@@ -37,32 +35,39 @@ testbed.__main__.main()
 """
 
 
-def interrupted(number: int, how: str) -> subprocess.CompletedProcess[str]:
-    words = ["env", f"--{how}-signal=INT", sys.executable, "-c", SCRIPT, number, "topo", "list"]
+def interrupt(number: int, disposition: str) -> subprocess.CompletedProcess[str]:
+    """Send a signal to a command that was started with SIGINT's disposition default or ignore."""
+    python = [sys.executable, "-c", SCRIPT, str(number), "topo", "list"]
     return subprocess.run(
-        [*map(str, words)], capture_output=True, text=True, timeout=60, check=False
+        ["env", f"--{disposition}-signal=INT", *python],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
 @pytest.mark.parametrize("number", [2, 15])
-def test_it_ends_with_a_word_and_its_status(number: int) -> None:
-    done = interrupted(number, "default")
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+def test_message_and_status(number: int) -> None:
+    result = interrupt(number, "default")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
 
-def test_what_runs_in_the_background_ignores_it() -> None:
-    done = interrupted(2, "ignore")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "two-sites" in done.stdout
+def test_background_command_ignores_it() -> None:
+    result = interrupt(2, "ignore")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "two-sites" in result.stdout
 
 
-def test_it_has_its_status_wherever_it_was_met(tmp_path: Path) -> None:
-    """In a dataclass's methods, say, which are made of a string: with -m Python would end itself by
-    SIGINT then.
-    """
+def test_status_in_code_made_of_a_string(tmp_path: Path) -> None:
+    """As in a dataclass's methods: with -m Python would end itself by SIGINT then."""
     (tmp_path / "met.py").write_text(MET)
-    words = [sys.executable, "-m", "met"]
-    done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    result = subprocess.run(
+        [sys.executable, "-m", "met"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (result.returncode, result.stderr) == (130, "")

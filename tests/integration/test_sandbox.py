@@ -1,4 +1,4 @@
-"""A confined program: what it can change and reach, when it ends, and where that is refused."""
+"""A confined program: what it can change and reach, and when it ends; where it is not allowed."""
 
 import os
 import signal
@@ -15,22 +15,48 @@ from testbed.doctor.machine import try_namespaces
 
 Need = Callable[[object, str], None]
 REFUSAL = "not kept to its folders, because this system does not allow it"
+LONGEST_WAIT_S = 30
+# $0: a folder that is shared; $1: one that is not.
+INTRUDE = """
+echo a >"$0/new"
+echo b >"$1/new"
+rm -f "$1/old"
+chmod 777 "$1"
+echo c >/dev/shm/confined
+ls /dev/shm
+"""
+NO_MORE_NAMESPACES = """
+echo 0 >/proc/sys/user/max_user_namespaces
+echo 0 >/proc/sys/user/max_mnt_namespaces
+exec "$@"
+"""
+# A starter of the program in its arguments, in which PID stands for the starter's number.
+STARTER = """
+import os, subprocess, sys, time
+words = [word.replace("PID", str(os.getpid())) for word in sys.argv[1:]]
+"""
+CONNECT = """
+import socket
+print([name for _, name in socket.if_nameindex()])
+socket.create_connection(("127.0.0.1", 9))
+"""
+
+
+def sandbox(starter: int | str, memory_bytes: int, *folders: Path) -> list[str]:
+    """Give the words that confine the program that follows."""
+    words = [sys.executable, "-IS", str(CONFINE), str(starter), str(memory_bytes)]
+    return [*words, *map(str, folders), "--"]
 
 
 def confined(
-    folders: list[Path], *program: str, memory: int = 2**20
+    folders: list[Path], *program: str, memory_bytes: int = 2**20
 ) -> subprocess.CompletedProcess[str]:
-    words = [
-        sys.executable,
-        "-IS",
-        str(CONFINE),
-        str(os.getpid()),
-        str(memory),
-        *map(str, folders),
-        "--",
-        *program,
-    ]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*sandbox(os.getpid(), memory_bytes, *folders), *program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -38,86 +64,69 @@ def able(need: Need) -> None:
     need(try_namespaces() == "", "namespaces that keep a program to its folders")
 
 
-def test_writable_folders(able: None, tmp_path: Path) -> None:
-    inside, beside = tmp_path / "in side", tmp_path / "beside"
+@pytest.mark.usefixtures("able")
+def test_only_its_folders_can_be_changed(tmp_path: Path) -> None:
+    inside = tmp_path / "in side"
+    outside = tmp_path / "outside"
     inside.mkdir()
-    beside.mkdir()
-    (beside / "old").write_text("as it was")
-    mode = beside.stat().st_mode
-    commands = [
-        'echo a >"$0/new"',
-        'echo b >"$1/new"',
-        'rm -f "$1/old"',
-        'chmod 777 "$1"',
-        "echo c >/dev/shm/confined",
-        "ls /dev/shm",
-    ]
-    script = "; ".join(commands)
-    done = confined([inside], "sh", "-c", script, str(inside), str(beside))
-    assert done.stdout == "confined\n"
-    assert done.stderr.count("Read-only file system") == 3
+    outside.mkdir()
+    (outside / "old").write_text("as it was")
+    mode = outside.stat().st_mode
+    result = confined([inside], "sh", "-c", INTRUDE, str(inside), str(outside))
+    assert result.stdout == "confined\n"
+    assert result.stderr.count("Read-only file system") == 3
     assert (inside / "new").read_text() == "a\n"
-    assert [path.name for path in beside.iterdir()] == ["old"]
-    assert beside.stat().st_mode == mode
+    assert [path.name for path in outside.iterdir()] == ["old"]
+    assert outside.stat().st_mode == mode
     assert not Path("/dev/shm/confined").exists()
 
 
-def test_memory_is_limited(able: None, tmp_path: Path) -> None:
-    done = confined([tmp_path], "sh", "-c", "head -c 2M /dev/zero >/dev/shm/file", memory=2**20)
-    assert "No space left on device" in done.stderr
+@pytest.mark.usefixtures("able")
+def test_memory_is_limited(tmp_path: Path) -> None:
+    script = "head -c 2M /dev/zero >/dev/shm/file"
+    result = confined([tmp_path], "sh", "-c", script, memory_bytes=2**20)
+    assert "No space left on device" in result.stderr
 
 
-def test_no_network(able: None) -> None:
-    program = (
-        "import socket; print([name for _, name in socket.if_nameindex()]); "
-        "socket.create_connection(('127.0.0.1', 9))"
-    )
-    done = confined([], sys.executable, "-c", program)
-    assert done.stdout == "['lo']\n"
-    assert "Network is unreachable" in done.stderr
+@pytest.mark.usefixtures("able")
+def test_no_network() -> None:
+    result = confined([], sys.executable, "-c", CONNECT)
+    assert result.stdout == "['lo']\n"
+    assert "Network is unreachable" in result.stderr
 
 
-def test_ends_with_its_starter(able: None, tmp_path: Path) -> None:
-    program = [sys.executable, "-IS", str(CONFINE), "PID", "0", str(tmp_path)]
-    program += ["--", "sh", "-c", 'echo $$ >"$0/pid"; sleep 60']
-    start = "import os, subprocess, sys, time\n"
-    start += "words = [w.replace('PID', str(os.getpid())) for w in sys.argv[1:]]\n"
-    start += "subprocess.Popen(words)\ntime.sleep(60)\n"
-    with subprocess.Popen([sys.executable, "-c", start, *program, str(tmp_path)]) as starter:
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+@pytest.mark.usefixtures("able")
+def test_ends_with_its_starter(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    program = ["sh", "-c", 'echo $$ >"$0"; sleep 60', str(pid_file)]
+    start = STARTER + "subprocess.Popen(words)\ntime.sleep(60)\n"
+    command = [sys.executable, "-c", start, *sandbox("PID", 0, tmp_path), *program]
+    deadline = time.monotonic() + LONGEST_WAIT_S
+    with subprocess.Popen(command) as starter:
+        while not pid_file.exists() or not pid_file.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        pid = int((tmp_path / "pid").read_text())
-        assert Path("/proc", str(pid)).exists()
+        process = Path("/proc", pid_file.read_text().strip())
+        assert process.exists()
         starter.send_signal(signal.SIGKILL)
-    while Path("/proc", str(pid), "exe").exists():
+    while (process / "exe").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_not_allowed(able: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("able")
+def test_starts_unconfined_where_it_is_not_allowed(tmp_path: Path) -> None:
     """A user namespace in which no more can be made is such a system."""
-    limit = (
-        "echo 0 >/proc/sys/user/max_user_namespaces; "
-        'echo 0 >/proc/sys/user/max_mnt_namespaces; exec "$@"'
+    made = tmp_path / "made"
+    start = STARTER + "subprocess.run(words)\n"
+    system = ["unshare", "--user", "--map-root-user", "--mount"]
+    system += ["sh", "-c", NO_MORE_NAMESPACES, "sh", sys.executable, "-c", start]
+    program = ["touch", str(made)]
+    result = subprocess.run(
+        [*system, *sandbox("PID", 0, tmp_path), *program],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    words = [
-        sys.executable,
-        "-IS",
-        str(CONFINE),
-        "PID",
-        "0",
-        str(tmp_path),
-        "--",
-        "touch",
-        str(tmp_path / "made"),
-    ]
-    start = "import os, subprocess, sys\n"
-    start += "subprocess.run([word.replace('PID', str(os.getpid())) for word in sys.argv[1:]])"
-    outer = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", limit, "sh"]
-    done = subprocess.run(
-        [*outer, sys.executable, "-c", start, *words], capture_output=True, text=True, check=False
-    )
-    assert REFUSAL in done.stderr
-    assert (tmp_path / "made").exists()
+    assert REFUSAL in result.stderr
+    assert made.exists()

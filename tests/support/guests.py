@@ -1,4 +1,4 @@
-"""Runs a script of ``inside/`` in a guest."""
+"""Run scripts of ``tests/guest/inside`` in guests."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ def guest_with(
 
 
 def finish(guest: Guest) -> int:
-    """Wait for the script; its exit status."""
+    """Wait for the end of the script, and give its exit status."""
     deadline = time.monotonic() + LONGEST_S
     while (status := guest.status()) is None:
         assert time.monotonic() < deadline, f"the guest does not end:\n{console(guest.writable)}"
@@ -58,22 +58,32 @@ def finish(guest: Guest) -> int:
 
 
 def console(folder: Path) -> str:
-    """What the guest printed."""
+    """Read what the guest of a shared folder printed."""
     return (folder / "console.log").read_text(errors="replace")
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """What the script found out: its result.json."""
+    """Read the result.json that a script left in its shared folder."""
     path = folder / "result.json"
     assert path.exists(), f"the script did not finish:\n{console(folder)}"
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
 
 
 def measure_links(
     kernel: Kernel, folder: Path, scenarios: dict[str, Any], clock: Clock
 ) -> dict[str, Any]:
-    """What inside/links.py finds in each of the scenarios (see links_scenarios.py)."""
+    """Measure links with inside/links.py.
+
+    Args:
+        kernel: the guest kernel.
+        folder: the folder that is shared with the guest, a new one.
+        scenarios: the scenarios by name (see links_scenarios.py).
+        clock: the guest's clock.
+
+    Returns:
+        What the script measured in each scenario.
+    """
     with guest_with(kernel, "links.py", folder, clock=clock) as guest:
         (folder / "scenarios.json").write_text(json.dumps(scenarios))
         assert finish(guest) == 0, console(folder)

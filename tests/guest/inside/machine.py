@@ -1,5 +1,4 @@
-"""In a guest: sleep for long, try to change the host's files, look for its interfaces, end with a
-status.
+"""In a guest: sleep for long, try to change the host's files, and look for its interfaces.
 
 usage: machine.py WRITABLE SLEEP_S FILE_OF_THE_HOST ...
 """
@@ -10,6 +9,10 @@ import socket
 import sys
 import time
 from pathlib import Path
+
+INTERFACES = Path("/sys/class/net")
+UP = 1  # flag of an interface
+STATUS = 7
 
 
 def attempt(path: Path) -> str:
@@ -22,27 +25,33 @@ def attempt(path: Path) -> str:
     return "written"
 
 
+def is_up(interface: str) -> bool:
+    flags = int((INTERFACES / interface / "flags").read_text(), 16)
+    return bool(flags & UP)
+
+
+def is_hardware(interface: str) -> bool:
+    return "/virtual/" not in str((INTERFACES / interface).resolve())
+
+
 def main(folder: Path, sleep_s: float, files: list[Path]) -> int:
     (folder / "before-sleep").write_text("")
-    unix_s, begin = time.time(), time.monotonic_ns()
+    unix_s = time.time()
+    begin_ns = time.monotonic_ns()
     time.sleep(sleep_s)
-    slept_ns = time.monotonic_ns() - begin
+    slept_ns = time.monotonic_ns() - begin_ns
     (folder / "after-sleep").write_text("")
-    names = [name for _index, name in socket.if_nameindex()]
-    found = {
+    interfaces = [name for _index, name in socket.if_nameindex()]
+    measured = {
         "unix_s": unix_s,
         "slept_ns": slept_ns,
         "attempts": {str(path): attempt(path) for path in files},
-        "interfaces_up": [
-            name for name in names if int(Path("/sys/class/net", name, "flags").read_text(), 16) & 1
-        ],
-        "hardware": [
-            name for name in names if "/virtual/" not in str(Path("/sys/class/net", name).resolve())
-        ],
+        "interfaces_up": [name for name in interfaces if is_up(name)],
+        "hardware": [name for name in interfaces if is_hardware(name)],
         "release": os.uname().release,
     }
-    (folder / "result.json").write_text(json.dumps(found))
-    return 7
+    (folder / "result.json").write_text(json.dumps(measured))
+    return STATUS
 
 
 if __name__ == "__main__":

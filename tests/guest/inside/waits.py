@@ -1,14 +1,13 @@
-"""In a guest: a stage of a run that waits for ever, a second at a time, and lets the clock run."""
+"""In a guest: a stage of a run that hangs, a second at a time, and lets the clock run."""
 
 import sys
 import time
 from pathlib import Path
 
-from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import StageBegan, append
 
-append_record(
-    RunDir(Path(sys.argv[1])).events,
-    {"stage": "network", "state": "begin", "time_ns": time.time_ns()},
-)
+run = RunDir(Path(sys.argv[1]))
+append(run.events, StageBegan(stage="network", time_ns=time.time_ns()))
 while True:
     time.sleep(1)

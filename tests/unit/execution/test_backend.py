@@ -62,6 +62,6 @@ def test_versions_of_guest_kernels() -> None:
 def test_plans_that_may_share_a_guest(
     plan: Plan, changes: dict[str, Any], workers: dict[str, Any], shares: bool
 ) -> None:
-    plain = changed(plan, {"isolation": "process"}, clock="virtual")
     workers = {"isolation": "process", **workers}
-    assert may_share_guest(changed(plain, workers, **changes)) == shares
+    changes = {"clock": "virtual", **changes}
+    assert may_share_guest(changed(plan, workers, **changes)) == shares

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed.core.errors import InputError, MachineError
-from testbed.guest import kernel
-from testbed.guest import linux_source
+from testbed.guest import kernel, linux_source
 from testbed.guest.linux_source import (
     PARTS,
     Source,
