@@ -157,12 +157,12 @@ def _report(
     summary = collect(run)
     for doubt in judge(plan, run, summary, status, _watched(watch)):
         status.doubt(doubt.code, doubt.message)
-    status.warnings += [
-        problem for problem in summary.problems if problem.code is ProblemCode.CAPTURE
-    ]
+    for problem in summary.problems:
+        if problem.code is ProblemCode.CAPTURE:
+            status.warnings.append(problem)
     write_status(run.status, status)
+    nothing_started = status.exit_status == MachineError.exit_status
     try:
-        nothing_started = status.exit_status == MachineError.exit_status
         if not nothing_started:
             progress.measured()
     finally:

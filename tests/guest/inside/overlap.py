@@ -2,8 +2,8 @@
 
 usage: overlap.py FOLDER RATE_MBIT...
 
-For each rate: when the layers' backward passes begin, when bucket all-reduces begin and end, and
-how long steps take.
+For each rate: when the gradients of layers are ready, when all-reduces of buckets begin and end,
+and how long steps take.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -22,99 +23,132 @@ from testbed.workloads.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-LAYERS, WIDTH, STEP_S, STEPS = 8, 256, 0.240, 4  # each layer's weights are 256 KiB and a bucket
+LAYERS = 8
+WIDTH = 256  # each layer's weights are 256 KiB and a bucket
+STEP_S = 0.240
+STEPS = 4
 DELAY_MS = 1
+NAMES = ("a", "b")  # of the ranks' namespaces
+ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "eth0",
+    "MASTER_ADDR": "10.9.0.1",
+    "MASTER_PORT": "29500",
+}
 
 
-def network(rate_mbit: str) -> list[str]:
-    """Two namespaces joined by a link of that rate and delay each way."""
-    names = ["a", "b"]
-    commands = [f"ip netns add {name}" for name in names]
+def make_network(rate_mbit: str) -> None:
+    """Make two namespaces that a link joins, of that rate and `DELAY_MS` each way."""
+    netem = f"netem rate {rate_mbit}mbit delay {DELAY_MS}ms limit 10000"
+    commands = [f"ip netns add {name}" for name in NAMES]
     commands.append("ip link add eth0 netns a type veth peer name eth0 netns b")
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(NAMES, start=1):
         inside = f"ip netns exec {name}"
         commands += [
             f"{inside} ip address add 10.9.0.{number}/24 dev eth0",
             f"{inside} ip link set eth0 up",
             f"{inside} ip link set lo up",
-            f"{inside} tc qdisc add dev eth0 root netem rate {rate_mbit}mbit delay {DELAY_MS}ms limit 10000",
+            f"{inside} tc qdisc add dev eth0 root {netem}",
         ]
     for command in commands:
         subprocess.run(command.split(), check=True)
-    return names
 
 
-def remove(names: list[str]) -> None:
-    for name in names:
+def remove_network() -> None:
+    for name in NAMES:
         subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def train(rank: int) -> dict:
-    """One rank: its steps, each with the begin of backward passes and the buckets' times, in s from
-    its start.
-    """
-    os.environ |= {"GLOO_SOCKET_IFNAME": "eth0", "MASTER_ADDR": "10.9.0.1", "MASTER_PORT": "29500"}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = nn.Sequential(*[nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)])
-    ModelledCompute(model, step_time=STEP_S)
-    network = DistributedDataParallel(model, bucket_cap_mb=WIDTH * WIDTH * 4 / 2**20)
-    buckets: list[list[float]] = []
-    ready: list[float] = []
+class Recorder:
+    """Times of one step, in seconds from its begin."""
 
-    def hook(_state, bucket):
-        times = [time.time() - begin]
-        buckets.append(times)
+    def __init__(self) -> None:
+        self.begin = 0.0
+        self.ready: list[float] = []  # of each layer's gradient
+        self.buckets: list[list[float]] = []  # begin and end of each bucket's all-reduce
+
+    def restart(self) -> None:
+        self.ready.clear()
+        self.buckets.clear()
+        self.begin = time.time()
+
+    def note_gradient(self, parameter: torch.Tensor) -> None:
+        del parameter
+        self.ready.append(time.time() - self.begin)
+
+    def all_reduce(self, state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+        """Average a bucket over the ranks (a hook of DDP), and note when."""
+        del state
+        times = [time.time() - self.begin]
+        self.buckets.append(times)
         work = dist.all_reduce(bucket.buffer().div_(2), async_op=True)
+        assert work is not None
 
-        def ended(future):
-            times.append(time.time() - begin)
+        def end(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
+            times.append(time.time() - self.begin)
             return future.value()[0]
 
-        return work.get_future().then(ended)
+        averaged: torch.futures.Future[torch.Tensor] = work.get_future().then(end)
+        return averaged
 
-    network.register_comm_hook(None, hook)
-    for layer in model:
-        layer.weight.register_post_accumulate_grad_hook(
-            lambda _p: ready.append(time.time() - begin)
-        )
+    def times(self, seconds: float) -> dict[str, Any]:
+        buckets = [list(times) for times in self.buckets]
+        return {"seconds": seconds, "ready": list(self.ready), "buckets": buckets}
+
+
+def train(rank: int) -> dict[str, Any]:
+    """Train on one rank, and give the times of its steps."""
+    os.environ.update(ENVIRONMENT)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    layers = [nn.Linear(WIDTH, WIDTH, bias=False) for _layer in range(LAYERS)]
+    model = nn.Sequential(*layers)
+    ModelledCompute(model, step_time=STEP_S)
+    network = DistributedDataParallel(model, bucket_cap_mb=WIDTH * WIDTH * 4 / 2**20)
+    recorder = Recorder()
+    network.register_comm_hook(None, recorder.all_reduce)
+    for layer in layers:
+        weight: Any = layer.weight
+        weight.register_post_accumulate_grad_hook(recorder.note_gradient)
     steps = []
-    for _ in range(STEPS):
+    for _step in range(STEPS):
         dist.barrier()
-        begin = time.time()
+        recorder.restart()
         network(torch.ones(1, WIDTH)).sum().backward()
-        end = time.time() - begin
-        steps.append({"seconds": end, "ready": ready[:], "buckets": [b[:] for b in buckets]})
-        buckets.clear()
-        ready.clear()
+        steps.append(recorder.times(time.time() - recorder.begin))
     dist.barrier()
     return {"steps": steps}
 
 
+def start_rank(rank: int, name: str, output: Path) -> int:
+    """Train in a child process in the namespace `name`; give the process."""
+    pid = os.fork()
+    if pid != 0:
+        return pid
+    status = 1
+    try:
+        with Path("/run/netns", name).open() as namespace:
+            assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
+        output.write_text(json.dumps(train(rank)))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def main(folder: Path, rates: list[str]) -> int:
-    results = {}
+    results: dict[str, list[Any]] = {}
     for rate in rates:
-        names, pids = network(rate), []
-        for rank, name in enumerate(names):
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    with Path("/run/netns", name).open() as namespace:
-                        assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
-                    (folder / f"{rate}-{rank}.json").write_text(json.dumps(train(rank)))
-                    status = 0
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    sys.stderr.flush()
-                    os._exit(status)
-            pids.append(pid)
-        if any(os.waitpid(pid, 0)[1] for pid in pids):
+        make_network(rate)
+        outputs = [folder / f"{rate}-{rank}.json" for rank in range(len(NAMES))]
+        pids: list[int] = []
+        for rank, name in enumerate(NAMES):
+            pids.append(start_rank(rank, name, outputs[rank]))
+        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+        if any(statuses):
             return 1
-        results[rate] = [
-            json.loads((folder / f"{rate}-{rank}.json").read_text()) for rank in range(2)
-        ]
-        remove(names)
+        results[rate] = [json.loads(output.read_text()) for output in outputs]
+        remove_network()
     (folder / "result.json").write_text(json.dumps(results))
     return 0
 

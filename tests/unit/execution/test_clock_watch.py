@@ -1,11 +1,11 @@
 """A clock that stands still, or runs while nothing happens, is noticed and explained."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
 
 from testbed.core.errors import GuestLost
-from testbed.execution import clock_watch
 from testbed.execution.clock_watch import ClockWatch
 from testbed.guest.clock import ClockReading
 
@@ -30,7 +30,7 @@ class FakeGuest:
 def wall(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The wall clock in seconds, in a list so that tests can set it."""
     now = [100.0]
-    monkeypatch.setattr(clock_watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
