@@ -1,0 +1,144 @@
+"""What is measured inside the kernel that carries a run out, and where in its network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from testbed.measure.capture import Tap, capturing
+from testbed.measure.clock_health import straining
+from testbed.measure.counters import Port, read_counters, sampling
+from testbed.network import qdiscs
+from testbed.network.build import BuiltNetwork
+from testbed.network.netlink import inside_netns
+from testbed.plan.captures import CapturePoint, capture_points
+from testbed.plan.model import Network, Plan
+from testbed.runfolder.folder import RunDir
+
+QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free
+
+
+@contextmanager
+def capturing_packets(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
+    """Capture packets within the block, where the plan says so.
+
+    Args:
+        folder: the run folder.
+        network: the network as it stands.
+        plan: the plan of the run.
+    """
+    taps: list[Tap] = []
+    for point in capture_points(plan.network, plan.capture):
+        taps.append(_tap(folder, network, point))
+    if not taps:
+        yield
+        return
+    with capturing(taps, plan.capturing, yielding=plan.clock == "virtual"):
+        yield
+
+
+def wait_until_quiet() -> None:
+    """Wait for the same point of the kernel's timers in every run, however long Docker took.
+
+    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run,
+    at another time in each: what Docker and the logs have written is flushed now, and the timer for
+    it ends within the wait.
+    """
+    os.sync()
+    time.sleep((2 * QUIET_NS - time.time_ns() % QUIET_NS) / 1e9)
+
+
+@contextmanager
+def sampling_links(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
+    """Sample the counters of all WAN ports within the block.
+
+    Args:
+        folder: the run folder.
+        network: the network as it stands.
+    """
+    with ExitStack() as sockets:
+        ports: list[Port] = []
+        for wan_port in qdiscs.wan_ports(network.plan):
+            with inside_netns(network.pid(wan_port.router)):
+                connection = sockets.enter_context(_netlink_socket())
+                index = socket.if_nametoindex(wan_port.interface)
+            direction = wan_port.direction
+            port = Port(connection, index, direction.source, direction.target, wan_port.link)
+            ports.append(port)
+        with sampling(ports, folder.link_samples):
+            yield
+
+
+@contextmanager
+def watching_clock_health(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
+    """Note, on the real clock, what shows that this kernel did not keep up within the block.
+
+    Args:
+        folder: the run folder.
+        network: the network as it stands.
+        plan: the plan of the run.
+    """
+    if plan.clock == "virtual":
+        yield
+        return
+    with straining() as seen:
+        yield
+    drops = _fibre_drops(network, plan.network)
+    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": drops})
+
+
+def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
+    path = folder.capture(point.what, point.at)
+    pid = network.pid(point.node)
+    return Tap(path, pid, _interface(network.plan, point), inbound=point.kind == "lan")
+
+
+def _interface(network: Network, point: CapturePoint) -> str:
+    """Give the name of the interface at which packets are captured."""
+    if point.kind == "nic":
+        return qdiscs.host_interface(network.host(point.at))
+    if point.kind == "wan":
+        (index,) = (link.index for link in network.wan if link.key == point.what)
+        return qdiscs.wan_interface(point.node, index)
+    return point.interface or qdiscs.lan_interface(point.node)
+
+
+def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
+    """Count the drops of fibres that should never have any.
+
+    Args:
+        network: the network as it stands.
+        plan: its plan.
+
+    Returns:
+        The number of drops by interface, where there are some.
+    """
+    if not plan.wan:
+        return {}
+    drops: dict[str, int] = {}
+    with inside_netns(network.pid("wan")), _netlink_socket() as connection:
+        counters = read_counters(connection)
+        for index, interface in socket.if_nameindex():
+            if index in counters:
+                drops[interface] = counters[index].drops
+    return {fibre: drops[fibre] for fibre in _lossless_fibres(plan) if drops.get(fibre)}
+
+
+def _lossless_fibres(plan: Network) -> list[str]:
+    """List the interfaces of fibres that lose nothing, before and after every change."""
+    fibres: set[str] = set()
+    lossy: set[str] = set()
+    for state in plan.states():
+        for port in qdiscs.ports(state):
+            if port.node == "wan":
+                fibres.add(port.interface)
+                if qdiscs.loses(port):
+                    lossy.add(port.interface)
+    return sorted(fibres - lossy)
+
+
+def _netlink_socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
