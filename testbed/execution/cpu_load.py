@@ -75,6 +75,7 @@ def _cpu_pressure_seconds() -> float:
 
 def _steal_seconds() -> float:
     """Give the time for which this machine's host kept a CPU for others; mean over the CPUs."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    ticks = int(fields[STEAL_FIELD])
-    return ticks / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+    first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
+    ticks = int(first_line.split()[STEAL_FIELD])
+    seconds = ticks / os.sysconf("SC_CLK_TCK")
+    return seconds / (os.cpu_count() or 1)

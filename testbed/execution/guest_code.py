@@ -68,13 +68,14 @@ def code_for_guests(
 
 def plan_folders(plan: Plan) -> set[Path]:
     """Give the folders that the plan names, or that hold files which it names."""
-    names = [plan.workers.image or ""]
-    for link in plan.network.wan:
-        names += [direction.fibre.distribution for direction in link.directions]
     folders = {Path(folder) for folder in plan.workers.readable}
-    for name in names:
-        if Path(name).is_absolute():
-            folders.add(Path(name).parent)
+    files = {Path(plan.workers.image or "")}
+    for link in plan.network.wan:
+        for direction in link.directions:
+            files.add(Path(direction.fibre.distribution))
+    for file in files:
+        if file.is_absolute():  # else it is no file, but a name
+            folders.add(file.parent)
     return folders
 
 

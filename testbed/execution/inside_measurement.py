@@ -101,8 +101,8 @@ def _interface(network: Network, point: CapturePoint) -> str:
     if point.kind == "nic":
         return qdiscs.host_interface(network.host(point.at))
     if point.kind == "wan":
-        (index,) = (link.index for link in network.wan if link.key == point.what)
-        return qdiscs.wan_interface(point.node, index)
+        indices = {link.key: link.index for link in network.wan}
+        return qdiscs.wan_interface(point.node, indices[point.what])
     return point.interface or qdiscs.lan_interface(point.node)
 
 

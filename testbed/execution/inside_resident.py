@@ -31,21 +31,25 @@ def serve(folder: Path) -> NoReturn:
     carried_out: set[str] = set()
     while True:
         for exchange in orders.exchanges():
-            if exchange.identifier not in carried_out:
-                carried_out.add(exchange.identifier)
-                status = _carry_out(RunDir(Path(exchange.request().run_folder)))
-                exchange.answer(RunReply(status=status))
+            if exchange.identifier in carried_out:
+                continue
+            carried_out.add(exchange.identifier)
+            order = exchange.request()
+            status = _carry_out(RunDir(Path(order.run_folder)))
+            exchange.answer(RunReply(status=status))
 
 
 def _carry_out(run: RunDir) -> int:
     """Carry out a run in a child process, and give its exit status."""
-    prepare_torch(run.read_plan().workers.workload)
+    plan = run.read_plan()
+    prepare_torch(plan.workers.workload)
     pid = os.fork()
     if pid == 0:
         console = os.open(run.console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(console, 1)
         os.dup2(console, 2)
-        inside.leave(inside.main(str(run.path)))
+        status = inside.main(str(run.path))
+        inside.leave(status)
     _pid, wait_status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(wait_status)
 

@@ -109,13 +109,15 @@ class Channel(Generic[RequestT, ReplyT]):
 
     def post(self, request: RequestT) -> Exchange[RequestT, ReplyT]:
         """Put a request into the folder."""
-        exchange = self._exchange(f"{os.getpid()}-{secrets.token_hex(4)}")
-        replace_text(self.folder / f"{exchange.identifier}.{REQUEST}", request.model_dump_json())
-        return exchange
+        identifier = f"{os.getpid()}-{secrets.token_hex(4)}"
+        path = self.folder / f"{identifier}.{REQUEST}"
+        replace_text(path, request.model_dump_json())
+        return self._exchange(identifier)
 
     def exchanges(self) -> Iterator[Exchange[RequestT, ReplyT]]:
         """Give all requests in the folder by their identifiers, those with a reply too."""
-        for path in sorted(self.folder.iterdir()):
+        paths = sorted(self.folder.iterdir())
+        for path in paths:
             if path.suffix == f".{REQUEST}":
                 yield self._exchange(path.stem)
 

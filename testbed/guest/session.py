@@ -72,11 +72,13 @@ def _processes_of(session: int) -> Iterator[ProcessStat]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        fields = _stat_fields(int(entry.name))
-        if fields is None or fields[3] != str(session):
+        pid = int(entry.name)
+        fields = _stat_fields(pid)
+        if fields is None or int(fields[3]) != session:
             continue
-        ticks = sum(int(field) for field in fields[11:15])
-        yield ProcessStat(int(entry.name), fields[0], ticks, int(fields[20]))
+        ticks = sum(map(int, fields[11:15]))
+        virtual_bytes = int(fields[20])
+        yield ProcessStat(pid, fields[0], ticks, virtual_bytes)
 
 
 def _stat_fields(pid: int) -> list[str] | None:

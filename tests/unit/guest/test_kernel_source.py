@@ -176,6 +176,7 @@ def test_missing_packages_are_named(
     programs: set[str], packages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linux_source, "SOURCES", tmp_path)
+    monkeypatch.setattr(kernel, "_installed", lambda: None)
     monkeypatch.setattr(
         shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None
     )
