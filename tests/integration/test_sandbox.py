@@ -65,7 +65,7 @@ def able(need: Need) -> None:
 
 
 @pytest.mark.usefixtures("able")
-def test_only_its_folders_can_be_changed(tmp_path: Path) -> None:
+def test_writable_folders(tmp_path: Path) -> None:
     inside = tmp_path / "in side"
     outside = tmp_path / "outside"
     inside.mkdir()
@@ -115,7 +115,7 @@ def test_ends_with_its_starter(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("able")
-def test_starts_unconfined_where_it_is_not_allowed(tmp_path: Path) -> None:
+def test_not_allowed(tmp_path: Path) -> None:
     """A user namespace in which no more can be made is such a system."""
     made = tmp_path / "made"
     start = STARTER + "subprocess.run(words)\n"
