@@ -8,6 +8,7 @@ import pytest
 
 from testbed.analysis.summarize import collect
 from testbed.runfolder import schemas
+from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.schemas import Schema
 from tests.support.synthetic import make_plan, three_dcs, write_training_run
 
@@ -60,3 +61,8 @@ def test_columns(table: str, schema: Schema) -> None:
             documented[name] = TYPES.get(kind)
     assert list(documented) == list(schema)
     assert all(kind in (None, schema[name]) for name, kind in documented.items())
+
+
+def test_problem_codes() -> None:
+    section = GUIDE.partition("### Problems and warnings")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE) == list(ProblemCode)
