@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from testbed.cli.files import (
+    PAGE_ENDINGS,
+    FigureOption,
+    PaperWidthOption,
+    check_ending,
+    check_figure_file,
+    write_file,
+)
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import wide_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
+from testbed.report.paper.choice import PaperWidth, choose_figures
 from testbed.report.tables import render
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem
 from testbed.runfolder.summary import read_object, read_summary
 
 if TYPE_CHECKING:
+    from testbed.report.compare_page import Side
     from testbed.report.load import Content
 
 Document = dict[str, Any]  # plan.json as it is
@@ -76,6 +86,12 @@ def compare(
         list[Path], typer.Argument(help="two run folders or more; ratios are to the first")
     ],
     html: HtmlOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="write figures for a paper to this .pdf, .svg or .png"),
+    ] = None,
+    figure: FigureOption = None,
+    width: PaperWidthOption = "single",
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what differs between runs: in what was done, and in what was measured."""
@@ -83,6 +99,9 @@ def compare(
 
     if len(runs) < 2:
         raise InputError("compare needs at least two run folders")
+    if html is not None:
+        check_ending(html, PAGE_ENDINGS, "--html")
+    check_figure_file(out, figure)
 
     folders = [RunDir.open(path) for path in runs]
     plans = [_read_plan(folder.plan) for folder in folders]
@@ -100,10 +119,14 @@ def compare(
     )
 
     if html is not None:
-        _write_page(html, names, contents, plans)
+        _write_page(html, _sides(names, contents, plans))
+    if out is not None:
+        _write_figures(out, figure, width, _sides(names, contents, plans))
     comparison.print(output)
     if html is not None and output is Format.TABLE:
         typer.echo(f"page: {html}")
+    if out is not None and output is Format.TABLE:
+        typer.echo(f"figures: {out}")
 
 
 def _read_plan(path: Path) -> Document:
@@ -119,20 +142,28 @@ def _refuse(path: Path, problems: list[Problem], remedy: str) -> None:
         raise InputError(f"{path.parent}: {problems[0]}", remedy=remedy)
 
 
-def _write_page(
-    path: Path, names: list[str], contents: list[Content], plans: list[Document]
-) -> None:
-    from testbed.report.compare_page import Side, compare_page  # noqa: PLC0415 (as plotly does)
+def _sides(names: list[str], contents: list[Content], plans: list[Document]) -> list[Side]:
+    from testbed.report.compare_page import Side  # noqa: PLC0415 (plotly takes a while to import)
 
     sides: list[Side] = []
     for name, content, plan in zip(names, contents, plans, strict=True):
         sides.append(Side(name, content, plan))
-    page = compare_page(sides)
-    try:
-        path.write_bytes(page)
-    except OSError as error:
-        what = f"cannot write {path}: {error.strerror}"
-        raise InputError(what, remedy="choose another file with --html") from error
+    return sides
+
+
+def _write_page(path: Path, sides: list[Side]) -> None:
+    from testbed.report.compare_page import compare_page  # noqa: PLC0415 (as plotly does)
+
+    write_file(path, compare_page(sides), "--html")
+
+
+def _write_figures(path: Path, name: str | None, width: PaperWidth, sides: list[Side]) -> None:
+    from testbed.report.compare_page import draw_comparison  # noqa: PLC0415 (as plotly does)
+    from testbed.report.paper.files import paper_bytes  # noqa: PLC0415 (as matplotlib does)
+
+    ending = path.suffix.lower()
+    figures = choose_figures(draw_comparison(sides), name, ending)
+    write_file(path, paper_bytes(figures, ending, width), "--out")
 
 
 def _names(paths: list[Path]) -> list[str]:

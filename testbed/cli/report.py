@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from testbed.cli.files import FigureOption, PaperWidthOption, check_figure_file, write_file
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import print_files, print_tables
 from testbed.core.errors import InputError
+from testbed.report.paper.choice import PaperWidth, choose_figures
 from testbed.runfolder.folder import RunDir
 
 RankTracesOption = Annotated[
@@ -27,9 +29,24 @@ RankTracesOption = Annotated[
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders")],
     rank_traces: RankTracesOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="only write figures for a paper to this .pdf, .svg or .png; of one run",
+        ),
+    ] = None,
+    figure: FigureOption = None,
+    width: PaperWidthOption = "single",
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Make the tables, the timeline and the page of runs again, and print the tables."""
+    check_figure_file(out, figure)
+    if out is not None:
+        _write_figures(runs, out, figure, width)
+        return
+
     # Imported here because `testbed run` need not wait 0.6 s for these modules.
     from testbed.analysis.summarize import collect  # noqa: PLC0415
     from testbed.report.load import load  # noqa: PLC0415
@@ -47,6 +64,29 @@ def report(
             write_rank_traces(folder, load(folder), rank_traces)
         print_tables(folder, output)
         print_files(folder, output)
+
+
+def _write_figures(runs: list[Path], out: Path, name: str | None, width: PaperWidth) -> None:
+    """Write figures of a run for a paper, from the tables that are in the run folder."""
+    if len(runs) > 1:
+        remedy = "call testbed report once for each run"
+        raise InputError("--out is for one run", remedy=remedy)
+    folder = RunDir.open(runs[0])
+
+    # Imported here because polars, plotly and matplotlib take a while.
+    from testbed.report.load import load  # noqa: PLC0415
+    from testbed.report.paper.files import paper_bytes  # noqa: PLC0415
+    from testbed.report.paper.run_figures import MAP, draw_map, draw_run  # noqa: PLC0415
+
+    content = load(folder)
+    ending = out.suffix.lower()
+    if name == MAP:
+        image = draw_map(content, ending)
+    else:
+        figures = choose_figures(draw_run(content), name, ending, others=[MAP])
+        image = paper_bytes(figures, ending, width)
+    write_file(out, image, "--out")
+    typer.echo(out)
 
 
 def _open_readable(path: Path) -> RunDir:

@@ -11,11 +11,19 @@ import typer
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from testbed.cli.files import (
+    PAGE_ENDINGS,
+    FigureOption,
+    PaperWidthOption,
+    check_ending,
+    write_file,
+)
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import wide_console
 from testbed.core.csv_text import csv_text
-from testbed.core.errors import InputError, Place
+from testbed.core.errors import InputError
 from testbed.core.units import format_cell
+from testbed.report.paper.choice import PAPER_ENDINGS, choose_figures
 from testbed.report.tables import Grid, GridColumn, render
 from testbed.spec.base import suggest
 from testbed.sweep.folder import SweepDir
@@ -34,12 +42,13 @@ SeriesOption = Annotated[
     str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")
 ]
 FacetOption = Annotated[str | None, typer.Option(help="a panel for each value")]
-PageOption = Annotated[
+PlotFileOption = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--out",
-        help="the page; its buttons save SVG and PNG \\[default: plot.html in the folder]",
+        help="a page (.html), or a figure for a paper (.pdf, .svg, .png) "
+        "\\[default: plot.html in the folder]",
     ),
 ]
 FIGURES = (
@@ -118,27 +127,42 @@ def plot(
     series: SeriesOption = None,
     facet: FacetOption = None,
     heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
-    out: PageOption = None,
+    out: PlotFileOption = None,
+    figure: FigureOption = None,
+    width: PaperWidthOption = "single",
 ) -> None:
     """Draw one figure; without options, those of the experiment."""
-    from testbed.sweep.page import write_figures  # noqa: PLC0415 (plotly)
+    from testbed.sweep.figures import draw  # noqa: PLC0415 (plotly)
+    from testbed.sweep.page import figure_name, write_figures  # noqa: PLC0415
     from testbed.sweep.plots import PlotRequest, choose_plots  # noqa: PLC0415
     from testbed.sweep.results import gather  # noqa: PLC0415
 
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
-        page = out.with_suffix(".html").name
-        raise InputError(
-            f"figures are written as a page, and {out} does not end in .html",
-            place=Place(key="--out"),
-            remedy=f"write {page}, open it, and save the figure with its buttons",
-        )
+    ending = PAGE_ENDINGS[0]
+    if out is not None:
+        ending = check_ending(out, (*PAPER_ENDINGS, *PAGE_ENDINGS), "--out")
     sweep = SweepDir.open(folder)
     points, collectives = gather(sweep)
 
     request = PlotRequest(x=x, y=y, series=series, facet=facet, heat=heat)
-    plots = choose_plots(sweep.read_index(), points, request)
-    path = write_figures(out or sweep.path / "plot.html", plots, points, collectives)
-    typer.echo(path)
+    chosen = choose_plots(sweep.read_index(), points, request)
+    plots = {figure_name(number, plot): plot for number, plot in enumerate(chosen, start=1)}
+    if figure is not None:
+        if figure not in plots:
+            remedy = suggest(figure, list(plots), "the figures")
+            raise InputError(f"there is no figure {figure!r}", remedy=remedy)
+        plots = {figure: plots[figure]}
+
+    if out is None or ending in PAGE_ENDINGS:
+        path = out or sweep.path / "plot.html"
+        typer.echo(write_figures(path, list(plots.values()), points, collectives))
+        return
+
+    from testbed.report.paper.files import paper_bytes  # noqa: PLC0415 (matplotlib)
+
+    drawn = {name: draw(plot, points, collectives) for name, plot in plots.items()}
+    figures = choose_figures(drawn, None, ending)
+    write_file(out, paper_bytes(figures, ending, width), "--out")
+    typer.echo(out)
 
 
 def report(folder: FolderArgument) -> None:

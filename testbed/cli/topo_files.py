@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from testbed.cli.files import check_ending
 from testbed.core.errors import InputError, Place
 from testbed.core.geo import DETOUR
 from testbed.core.units import UnitError, parse_rate, parse_time
@@ -61,6 +62,8 @@ def import_file(
 
     The file's comment says what was assumed and what was left out.
     """
+    if out is not None:
+        check_ending(out, (".yaml", ".yml"), "--out")
     delay_ns = None
     if delay is not None:
         delay_ns = _read(parse_time, delay, "--delay")

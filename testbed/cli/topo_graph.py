@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from testbed.cli.files import check_ending, write_file
 from testbed.cli.options import SetOption, TopologyArgument
 from testbed.cli.topo import load
 from testbed.core.errors import InputError
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
 
-FORMATS = (".svg", ".png")
-
+FORMATS = (".svg", ".png", ".pdf")
 
 Theme = Literal["auto", "light", "dark"]
 
@@ -28,7 +28,7 @@ def graph(
             "-o",
             "--output",
             metavar="FILE",
-            help="a .svg or .png, replaced if it exists; "
+            help="a .svg, .png or .pdf, replaced if it exists; "
             "left out: <name>.svg here, unless that exists",
         ),
     ] = None,
@@ -40,7 +40,10 @@ def graph(
     ] = False,
     theme: Annotated[
         Theme,
-        typer.Option(envvar="TESTBED_THEME", help="auto: as the viewer prefers; in a .png, light"),
+        typer.Option(
+            envvar="TESTBED_THEME",
+            help="auto: as the viewer prefers; in a .png or .pdf, light",
+        ),
     ] = "auto",
     width: Annotated[
         int, typer.Option(envvar="TESTBED_WIDTH", min=200, max=8000, help="of a .png, in pixels")
@@ -55,6 +58,8 @@ def graph(
     if dot + mermaid + (output is not None) > 1:
         remedy = "--dot and --mermaid print; use > FILE"
         raise InputError("--dot, --mermaid and -o exclude each other", remedy=remedy)
+    if output is not None:
+        check_ending(output, FORMATS, "--output")
     network = resolve_network(load(topology, sets))
     if dot:
         typer.echo(network_text.dot(network))
@@ -64,11 +69,7 @@ def graph(
         return
     path = _file_for(network, output)
     image = _image(network, path, theme, width)
-    try:
-        path.write_bytes(image)
-    except OSError as error:
-        what = f"{path} cannot be written: {error.strerror}"
-        raise InputError(what, remedy="name another file with -o") from error
+    write_file(path, image, "-o")
     typer.echo(path)
 
 
@@ -76,16 +77,13 @@ def _file_for(network: Network, output: Path | None) -> Path:
     """The file of the picture; a file that the user did not name is not replaced.
 
     Raises:
-        InputError: The default file exists, or `output` is not of a known format.
+        InputError: The default file exists.
     """
     if output is None:
         path = Path(f"{network.name}.svg")
         if path.exists():
             raise InputError(f"{path} exists already", remedy=f"`-o {path}` replaces it")
         return path
-    if output.suffix.lower() not in FORMATS:
-        remedy = "the file's ending says what it will be"
-        raise InputError(f"{output} is neither a .svg nor a .png", remedy=remedy)
     return output
 
 
@@ -94,5 +92,11 @@ def _image(network: Network, path: Path, theme: Theme, width: int) -> bytes:
 
     if path.suffix.lower() == ".svg":
         return site_map(network, theme=theme).encode()
-    png_theme: Theme = "dark" if theme == "dark" else "light"
-    return png(site_map(network, theme=png_theme), width)
+    fixed_theme: Theme = "dark" if theme == "dark" else "light"
+    svg = site_map(network, theme=fixed_theme)
+    if path.suffix.lower() == ".png":
+        return png(svg, width)
+
+    from testbed.report.map.pdf import map_pdf  # noqa: PLC0415 (matplotlib takes a while)
+
+    return map_pdf(svg)

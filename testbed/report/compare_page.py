@@ -98,6 +98,16 @@ def _timing(status: Status | None) -> str:
 
 
 def _figures(sides: Sequence[Side]) -> dict[str, Figure]:
+    drawings = draw_comparison(sides)
+    return {
+        **figure("loss", "Loss against time", LOSS, drawings["loss"]),
+        **figure("latency", "Time against size", LATENCY, drawings["latency"]),
+        **figure("use", "Use of the WAN", USED, drawings["use"]),
+    }
+
+
+def draw_comparison(sides: Sequence[Side]) -> dict[str, go.Figure | None]:
+    """Draw the figures of the page: loss, latency and use; None where there is nothing to draw."""
     trained = {}
     collectives = {}
     wan = {}
@@ -107,9 +117,9 @@ def _figures(sides: Sequence[Side]) -> dict[str, Figure]:
         collectives[side.name] = side.content.summary.collectives
         wan[side.name] = side.content.summary.wan
     return {
-        **figure("loss", "Loss against time", LOSS, loss_figure(trained)),
-        **figure("latency", "Time against size", LATENCY, _latency_figure(collectives)),
-        **figure("use", "Use of the WAN", USED, _use_figure(wan)),
+        "loss": loss_figure(trained),
+        "latency": _latency_figure(collectives),
+        "use": _use_figure(wan),
     }
 
 

@@ -23,6 +23,7 @@ from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
 from testbed.report.html import Figure, figure, policy, render, template_of
 from testbed.report.load import Content, load
+from testbed.report.map.layout import LinkUse
 from testbed.report.map.site_map import site_map
 from testbed.report.perfetto import write_trace
 from testbed.runfolder.folder import RunDir
@@ -200,7 +201,7 @@ def _figures(content: Content) -> dict[str, Figure]:
     history = content.history
     network_changed = history is not None and bool(history.times_ns)
     figures: dict[str, Figure] = {}
-    for maker in _figure_makers(content):
+    for maker in figure_makers(content):
         explanation = maker.explanation
         if maker.is_over_time and network_changed:
             explanation += MARKS
@@ -215,8 +216,8 @@ def _figures(content: Content) -> dict[str, Figure]:
     return figures
 
 
-def _figure_makers(content: Content) -> Iterator[FigureMaker]:
-    """Choose the figures whose tables could be read."""
+def figure_makers(content: Content) -> Iterator[FigureMaker]:
+    """Choose the figures of the page whose tables could be read."""
     plan = content.plan
     history = content.history
     origin_ns = content.origin_ns
@@ -273,12 +274,17 @@ def _figure_makers(content: Content) -> Iterator[FigureMaker]:
 
 
 def _map_figure(plan: Plan, content: Content) -> Figure:
+    svg = site_map(plan.network, mean_use(content), theme="page")
+    return Figure("map", "The network", MAP, svg=Markup(svg))
+
+
+def mean_use(content: Content) -> LinkUse:
+    """Give the mean use of each direction of a link that was measured."""
     use = {}
     for row in content.summary.wan:
         if row.mean_utilisation is not None:
             use[row.source, row.target] = row.mean_utilisation
-    svg = site_map(plan.network, use, theme="page")
-    return Figure("map", "The network", MAP, svg=Markup(svg))
+    return use
 
 
 def _settings(content: Content) -> dict[str, dict[str, str]]:

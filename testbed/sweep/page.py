@@ -147,13 +147,18 @@ def _figure(
     Raises:
         InputError: as `draw`.
     """
-    slug = re.sub("[^a-z0-9]+", "-", plot.heading.lower()).strip("-")
     caption = _caption(plot)
     if repeated:
         caption += REPEATS_NOTE
     drawing = draw(plot, points, collectives)
-    figures = figure(f"{number}-{slug}", plot.heading, caption, drawing)
+    figures = figure(figure_name(number, plot), plot.heading, caption, drawing)
     return figures.values()
+
+
+def figure_name(number: int, plot: SweepPlot) -> str:
+    """Name a figure by its number and its title, in letters that fit a file's name."""
+    slug = re.sub("[^a-z0-9]+", "-", plot.heading.lower()).strip("-")
+    return f"{number}-{slug}"
 
 
 def _caption(plot: SweepPlot) -> str:

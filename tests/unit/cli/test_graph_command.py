@@ -90,8 +90,8 @@ def test_theme_of_a_png(graph: Graph, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-o", "map.pdf"], r"map\.pdf is neither a \.svg nor a \.png"),
-        (["-o", "no/map.svg"], r"no/map\.svg cannot be written: No such file or directory"),
+        (["-o", "map.gif"], r"--output: map\.gif does not end in \.svg, \.png or \.pdf"),
+        (["-o", "no/map.svg"], r"cannot write no/map\.svg: No such file or directory"),
         (["--dot", "--mermaid"], "exclude each other"),
         (["--dot", "-o", "x.svg"], "exclude each other"),
     ],

@@ -174,7 +174,7 @@ def test_the_command_writes_a_page(runs: list[str], tmp_path: Path) -> None:
     ):
         assert part in html
     with pytest.raises(InputError, match="cannot write"):
-        command(*runs, "--html", str(tmp_path))
+        command(*runs, "--html", str(tmp_path / "nowhere" / "page.html"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""Figures as the bytes of a PDF, SVG or PNG file; the same figures give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+
+import plotly.graph_objects as go
+from matplotlib.backends.backend_pdf import PdfPages
+
+from testbed.report.paper.choice import PaperWidth
+from testbed.report.paper.draw import draw_on_paper
+from testbed.report.paper.style import FONT_FAMILIES, paper_style
+
+SVG_FAMILIES = "Arimo, Arial, 'Liberation Sans', Helvetica, sans-serif"  # letters equally wide
+
+
+def paper_bytes(figures: Mapping[str, go.Figure], ending: str, width: PaperWidth) -> bytes:
+    """Draw figures for a file.
+
+    Args:
+        figures: one, or for a PDF any number, with a page for each.
+        ending: one of `choice.PAPER_ENDINGS`.
+        width: of the paper's column.
+    """
+    buffer = BytesIO()
+    with paper_style():
+        if ending == ".pdf":
+            with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
+                for figure in figures.values():
+                    draw_on_paper(figure, width).savefig(pages, format="pdf")
+            return buffer.getvalue()
+        (figure,) = figures.values()
+        metadata = {"Date": None} if ending == ".svg" else {}
+        paper = draw_on_paper(figure, width)
+        paper.savefig(buffer, format=ending.removeprefix("."), metadata=metadata)
+    if ending == ".png":
+        return buffer.getvalue()
+    families = ", ".join(f"'{family}'" for family in FONT_FAMILIES)
+    return buffer.getvalue().decode().replace(families, SVG_FAMILIES).encode()

@@ -1,0 +1,107 @@
+"""The look of figures on paper: widths, fonts, colours, markers and kinds of lines."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from matplotlib import font_manager, style
+
+from testbed.report.figures.common import COLOURS
+from testbed.report.paper.choice import PaperWidth
+
+INCHES: dict[PaperWidth, float] = {"single": 3.4, "double": 7.0}  # of a column, of a page
+FONT_SIZE = 8.0  # pt
+SMALL_FONT_SIZE = 7.0  # pt, of ticks and of the cells of heat maps
+DOTS_PER_INCH = 300  # of PNG files
+FONT_FILES = ("Arimo-Regular.ttf", "Arimo-Bold.ttf")
+FONT_FAMILIES = ("Arimo", "DejaVu Sans")  # the second has letters that the first lacks
+
+# Okabe and Ito, "Color Universal Design" (2008), without the yellow, which is too pale on paper;
+# the last two are added for figures with more lines.
+PAPER_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#882255",
+    "#7F7F7F",
+)
+COLOUR_ON_PAPER = dict(zip(COLOURS, PAPER_COLOURS, strict=True))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+LINE_STYLES: dict[str, Any] = {
+    "solid": "solid",
+    "dot": (0, (1, 1.2)),
+    "dash": (0, (4, 1.6)),
+    "longdash": (0, (8, 2)),
+    "dashdot": (0, (4, 1.4, 1, 1.4)),
+    "longdashdot": (0, (8, 1.6, 1, 1.6)),
+}
+SETTINGS: dict[str, Any] = {
+    "font.family": list(FONT_FAMILIES),
+    "font.size": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#444444",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": SMALL_FONT_SIZE,
+    "ytick.labelsize": SMALL_FONT_SIZE,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": FONT_SIZE,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "text.parse_math": False,  # a name may have dollar signs
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "savefig.dpi": DOTS_PER_INCH,
+    "pdf.fonttype": 42,  # TrueType, whole letters that can be searched
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "testbed",  # the same identifiers each time
+}
+
+
+def use_package_fonts() -> None:
+    """Make the package's own Arimo known to matplotlib."""
+    known_files = {entry.fname for entry in font_manager.fontManager.ttflist}
+    folder = resources.files("testbed.report").joinpath("map/data")
+    for name in FONT_FILES:
+        with resources.as_file(folder / name) as path:
+            if str(path) not in known_files:
+                font_manager.fontManager.addfont(path)
+
+
+def paper_style() -> Any:
+    """Make the context in which figures are drawn and written, whatever matplotlibrc says."""
+    use_package_fonts()
+    return style.context(["default", SETTINGS])
+
+
+def colour_on_paper(colour: str) -> Any:
+    """Give matplotlib's form of a colour of the pages, one of the colour-blind-safe ones if known.
+
+    Args:
+        colour: ``#rrggbb``, ``#rgba`` or ``rgba(r,g,b,a)`` with r, g and b up to 255.
+
+    Returns:
+        A colour that is not transparent, as if drawn on white.
+    """
+    known = COLOUR_ON_PAPER.get(colour)
+    if known is not None:
+        return known
+    if not colour.startswith("rgba("):
+        return colour
+    red, green, blue, alpha = map(float, colour[5:-1].split(","))
+    return tuple(1 - alpha + alpha * channel / 255 for channel in (red, green, blue))
