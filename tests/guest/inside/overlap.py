@@ -75,7 +75,11 @@ class Recorder:
         del parameter
         self.ready.append(time.time() - self.begin)
 
-    def all_reduce(self, state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    def all_reduce(
+        self,
+        state: object,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[torch.Tensor]:
         """Average a bucket over the ranks (a hook of DDP), and note when."""
         del state
         times = [time.time() - self.begin]
