@@ -39,7 +39,9 @@ from testbed.report.paper.style import (
 
 POINTS_PER_INCH = 72
 PANEL_HEIGHT: dict[PaperWidth, float] = {"single": 1.9, "double": 2.3}  # inches, of lines
-NARROWEST_PANEL = {"lines": 1.6, "heat": 2.8}  # inches
+NARROWEST_PANEL = 1.6  # inches, of lines
+NARROWEST_HEAT_MAP = 2.8  # inches
+MOST_PANELS_ACROSS = 3
 ROW_HEIGHT = 0.14  # inches, of a heat map over time
 CELL_HEIGHT = 0.32  # inches, of a heat map with text in its cells
 BAR_HEIGHT = 0.1  # inches
@@ -48,6 +50,8 @@ TITLE_HEIGHT = 0.15  # inches, of a panel
 LEGEND_LINE = 0.16  # inches
 LEGEND_HANDLE = 30.0  # pt, of the line before a text and the room after the text
 AXIS_ROOM = 0.5  # inches, of ticks and title of an axis
+TICK_ROOM = 0.2  # inches, of ticks as short as those of numbers
+SMALLEST_FONT_SIZE = 5.5  # pt, of the cells of a heat map with many columns
 MARKS_OF_STEPS = 9  # markers along a line that has none on the page
 BOUND = "bound"
 BOUND_COLOUR = "#555555"
@@ -83,24 +87,35 @@ def draw_on_paper(figure: go.Figure, width: PaperWidth) -> Figure:
     """
     inches = INCHES[width]
     panels = _panels(figure)
-    kind = "heat" if panels[0].heat is not None else "lines"
-    across = max(1, min(len(panels), 3, int(inches / NARROWEST_PANEL[kind])))
-    down = math.ceil(len(panels) / across)
     series = _series_numbers(panels)
+    are_heat_maps = panels[0].heat is not None
+    narrowest = NARROWEST_HEAT_MAP if are_heat_maps else NARROWEST_PANEL
+
+    fitting = int(inches / narrowest)
+    across = max(1, min(len(panels), MOST_PANELS_ACROSS, fitting))
+    down = math.ceil(len(panels) / across)
+    room = inches / across - AXIS_ROOM
 
     paper = Figure(figsize=(inches, 1), layout="constrained")
     are_shared = any(panel.y_axis.matches for panel in panels)
-    grid = paper.subplots(down, across, squeeze=False, sharey=are_shared and kind == "lines")
-    places = list(grid.flat)
+    grid = paper.subplots(
+        nrows=down,
+        ncols=across,
+        squeeze=False,
+        sharey=are_shared and not are_heat_maps,
+    )
+    places: list[Axes] = list(grid.flat)
     for axes in places[len(panels) :]:
         axes.set_axis_off()
 
-    room = inches / across - AXIS_ROOM
-    for number, (panel, axes) in enumerate(zip(panels, places, strict=False)):
+    for number, panel in enumerate(panels):
+        axes = places[number]
         is_lowest = number + across >= len(panels)
+        is_leftmost = number % across == 0
+
         _draw_panel(panel, axes, series, room)
         _draw_marks(figure, panel, axes)
-        _title_axes(panel, axes, has_x=is_lowest, has_y=number % across == 0)
+        _title_axes(panel, axes, has_x=is_lowest, has_y=is_leftmost)
 
     lines_of_legend = _add_legend(paper, panels, inches)
     panel_height = max(_panel_height(panel, width) for panel in panels)
@@ -120,21 +135,28 @@ def _panels(figure: go.Figure) -> list[_Panel]:
     titles = [_plain(note.text) for note in figure.layout.annotations]
 
     panels = []
-    for number, ((x, y), traces) in enumerate(traces_of.items()):
+    for (x, y), traces in traces_of.items():
         x_axis = figure.layout["xaxis" + x[1:]]
         y_axis = figure.layout["yaxis" + y[1:]]
-        title = titles[number] if number < len(titles) else ""
-        panels.append(_Panel(traces, x_axis, y_axis, title))
+        panels.append(_Panel(traces, x_axis, y_axis))
+
+    for panel, title in zip(panels, titles, strict=False):
+        panel.title = title
+
     return panels
 
 
 def _series_numbers(panels: Sequence[_Panel]) -> dict[str, int]:
     """Number the lines of all panels by name; bounds look like what they are the bound of."""
     numbers: dict[str, int] = {}
+
     for panel in panels:
         for trace in panel.traces:
-            if trace.type == "scatter" and not _is_bound(trace):
-                numbers.setdefault(trace.name or "", len(numbers))
+            if trace.type != "scatter" or _is_bound(trace):
+                continue
+            name = trace.name or ""
+            numbers.setdefault(name, len(numbers))
+
     return numbers
 
 
@@ -143,10 +165,17 @@ def _panel_height(panel: _Panel, width: PaperWidth) -> float:
     heat = panel.heat
     if heat is not None:
         row_height = CELL_HEIGHT if heat.texttemplate else ROW_HEIGHT
-        return max(len(heat.z), 3) * row_height + AXIS_ROOM
-    bars = sum(len(trace.y) for trace in panel.traces if trace.type == "bar")
+        rows = max(len(heat.z), 3)
+        return rows * row_height + AXIS_ROOM
+
+    bars = 0
+    for trace in panel.traces:
+        if trace.type == "bar":
+            bars += len(trace.y)
     if bars:
-        return max(bars, 6) * BAR_HEIGHT + AXIS_ROOM
+        shown_bars = max(bars, 6)
+        return shown_bars * BAR_HEIGHT + AXIS_ROOM
+
     return PANEL_HEIGHT[width]
 
 
@@ -168,13 +197,15 @@ def _draw_lines(panel: _Panel, axes: Axes, series: Mapping[str, int], room: floa
     categories: list[str] = []
     if panel.x_axis.type == "category":
         categories = _categories(panel)
+
     for trace in panel.traces:
         x = _x_values(trace, categories)
         y = np.array(trace.y, dtype=float)
         if _is_bound(trace):
             _draw_bound(panel, axes, trace, x, y)
-        else:
-            _draw_line(panel, axes, trace, x, y, series[trace.name or ""])
+            continue
+        number = series[trace.name or ""]
+        _draw_line(panel, axes, trace, x, y, number)
 
     if categories:
         axes.set_xlim(-0.4, len(categories) - 0.6)
@@ -213,7 +244,8 @@ def _marks(length: int, number: int) -> tuple[int, int]:
     Lines of other numbers have theirs elsewhere, so that no marker hides another.
     """
     distance = max(1, length // MARKS_OF_STEPS)
-    return number * distance // 4 % distance, distance
+    shift = number * distance // 4
+    return shift % distance, distance
 
 
 def _is_bound(trace: Trace) -> bool:
@@ -223,15 +255,18 @@ def _is_bound(trace: Trace) -> bool:
 
 def _draw_bound(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats) -> None:
     """Draw a bound in the colour of its line; one entry of the legend is for all bounds."""
+    look = {"linestyle": LINE_STYLES["dash"], "linewidth": 0.9}
     colour = colour_on_paper(trace.line.color)
-    axes.plot(x, y, color=colour, linestyle=LINE_STYLES["dash"], linewidth=0.9)
-    sample = Line2D([], [], color=BOUND_COLOUR, linestyle=LINE_STYLES["dash"], linewidth=0.9)
+    axes.plot(x, y, color=colour, **look)
+
+    sample = Line2D([], [], color=BOUND_COLOUR, **look)
     panel.legend[BOUND] = sample
 
 
 def _x_values(trace: Trace, categories: Sequence[str]) -> Floats:
     if categories:
-        return np.array([categories.index(str(value)) for value in trace.x], dtype=float)
+        places = [categories.index(str(value)) for value in trace.x]
+        return np.array(places, dtype=float)
     return np.array(trace.x, dtype=float)
 
 
@@ -249,52 +284,66 @@ def _style_x(panel: _Panel, axes: Axes, categories: Sequence[str], room: float) 
     settings = panel.x_axis
     if categories:
         texts = [_plain(category) for category in categories]
-        _set_x_ticks(axes, list(map(float, range(len(texts)))), texts, room)
+        _set_x_ticks(axes, range(len(texts)), texts, room)
         return
+
     if settings.type == "log":
         axes.set_xscale("log")
     if settings.rangemode == "tozero" and axes.get_xlim()[0] > 0:
         axes.set_xlim(left=0)
     if settings.tickvals is not None:
         texts = [_plain(text) for text in settings.ticktext]
-        _set_x_ticks(axes, list(map(float, settings.tickvals)), texts, room)
+        _set_x_ticks(axes, settings.tickvals, texts, room)
 
 
 def _set_x_ticks(axes: Axes, places: Sequence[float], texts: Sequence[str], room: float) -> None:
     """Set ticks with texts; where texts would touch, leave out or turn texts."""
-    low, high = axes.get_xlim()
-    is_log = axes.get_xscale() == "log"
     shown_places = []
     shown_texts = []
     last_end = -math.inf
-    for place, text in zip(places, texts, strict=True):
-        part = (place - low) / (high - low)
-        if is_log:
-            part = math.log(place / low) / math.log(high / low)
-        middle = part * room * POINTS_PER_INCH
-        width = _text_points(text, SMALL_FONT_SIZE)
-        if middle - width / 2 > last_end:
-            shown_places.append(place)
-            shown_texts.append(text)
-            last_end = middle + width / 2 + SMALL_FONT_SIZE / 2
 
-    are_names = not any(character.isdigit() for text in texts for character in text)
-    if are_names and len(shown_texts) < len(texts):
-        axes.set_xticks(places, texts, rotation=30, ha="right", rotation_mode="anchor")
-    else:
+    for place, text in zip(places, texts, strict=True):
+        middle = _part_of_width(axes, place) * room * POINTS_PER_INCH
+        half = _text_points(text, SMALL_FONT_SIZE) / 2
+        if middle - half <= last_end:
+            continue
+        shown_places.append(place)
+        shown_texts.append(text)
+        last_end = middle + half + SMALL_FONT_SIZE / 2
+
+    are_quantities = any(character.isdigit() for character in "".join(texts))
+    if are_quantities or len(shown_texts) == len(texts):
         axes.set_xticks(shown_places, shown_texts)
+    else:
+        axes.set_xticks(
+            places,
+            texts,
+            rotation=30,
+            rotation_mode="anchor",
+            horizontalalignment="right",
+        )
     axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _part_of_width(axes: Axes, place: float) -> float:
+    """Tell how far along the horizontal axis a value is, from 0 to 1."""
+    low, high = axes.get_xlim()
+    if axes.get_xscale() == "log":
+        return math.log(place / low) / math.log(high / low)
+    return (place - low) / (high - low)
 
 
 def _style_numbers_y(panel: _Panel, axes: Axes) -> None:
     settings = panel.y_axis
     if settings.type != "log":
-        if settings.rangemode == "tozero" and axes.get_ylim()[0] != 0:
+        if settings.rangemode == "tozero":
             axes.set_ylim(bottom=0)
         return
+
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=_log_digits(axes.get_ylim())))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    digits = _log_digits(axes.get_ylim())
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=digits))
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
@@ -310,14 +359,16 @@ def _log_digits(limits: tuple[float, float]) -> tuple[float, ...]:
 
 def _draw_bars(panel: _Panel, bars: Sequence[Trace], axes: Axes) -> None:
     """Draw groups of horizontal bars, the first group on top."""
-    names: dict[str, None] = {}
+    names: list[str] = []
     for trace in bars:
-        names.update(dict.fromkeys(trace.y))
-    positions = {name: position for position, name in enumerate(names)}
+        names += [name for name in trace.y if name not in names]
+
     thickness = 0.8 / len(bars)
+    first_shift = (thickness - 0.8) / 2
+
     for number, trace in enumerate(bars):
-        shift = (number - (len(bars) - 1) / 2) * thickness
-        places = [positions[name] + shift for name in trace.y]
+        shift = first_shift + number * thickness
+        places = [names.index(name) + shift for name in trace.y]
         container: BarContainer = axes.barh(
             places,
             np.array(trace.x, dtype=float),
@@ -326,8 +377,11 @@ def _draw_bars(panel: _Panel, bars: Sequence[Trace], axes: Axes) -> None:
             edgecolor="white",
             linewidth=0.4,
         )
-        panel.legend.setdefault(_plain(trace.name or ""), container.patches[0])
-    axes.set_yticks(range(len(names)), [_row_label(name, axes) for name in names])
+        label = _plain(trace.name or "")
+        panel.legend.setdefault(label, container.patches[0])
+
+    labels = [_row_label(name, axes) for name in names]
+    axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -337,38 +391,56 @@ def _draw_heat_map(panel: _Panel, heat: Trace, axes: Axes, room: float) -> None:
     """Draw a heat map: cells between names, or rows over time."""
     values = np.array(heat.z, dtype=float)
     rows, columns = values.shape
-    norm = Normalize(heat.zmin, heat.zmax)
-    colours = _colour_map(heat.colorscale)
+    colours = ScalarMappable(Normalize(heat.zmin, heat.zmax), _colour_map(heat.colorscale))
+
     is_over_time = len(heat.x) == columns + 1
     edges = np.arange(columns + 1) - 0.5
     if is_over_time:
         edges = np.array(heat.x, dtype=float)
-    axes.add_collection(_cells(values, edges, colours, norm, has_gaps=not is_over_time))
-    axes.set_xlim(edges[0], edges[-1])
-    is_downwards = panel.y_axis.autorange == "reversed"
-    axes.set_ylim(*((rows - 0.5, -0.5) if is_downwards else (-0.5, rows - 0.5)))
 
-    axes.set_yticks(range(rows), [_row_label(name, axes) for name in heat.y])
+    cells = _cells(values, edges, colours, has_gaps=not is_over_time)
+    axes.add_collection(cells)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(-0.5, rows - 0.5)
+    if panel.y_axis.autorange == "reversed":
+        axes.invert_yaxis()
+
+    labels = [_row_label(name, axes) for name in heat.y]
+    axes.set_yticks(range(rows), labels)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(is_over_time and side == "bottom")
+    axes.spines["left"].set_visible(False)
     if not is_over_time:
-        axes.tick_params(axis="x", length=0)
-        names_width = max(_text_points(_plain(str(name)), SMALL_FONT_SIZE) for name in heat.y)
-        room -= names_width / POINTS_PER_INCH - 0.2
-        texts = [_plain(str(name)) for name in heat.x]
-        _set_x_ticks(axes, list(map(float, range(columns))), texts, room)
-        _write_cells(heat, axes, colours, norm, room)
+        widest = max(_text_points(label, SMALL_FONT_SIZE) for label in labels)
+        room -= widest / POINTS_PER_INCH - TICK_ROOM
+        _style_columns(heat, axes, room)
+        _write_cells(heat, axes, colours, room)
+
     if heat.showscale is not False:
-        _add_colour_bar(heat, axes, ScalarMappable(norm, colours))
+        _add_colour_bar(heat, axes, colours)
+    _add_entries(panel)
+
+
+def _style_columns(heat: Trace, axes: Axes, room: float) -> None:
+    """Name the columns of a heat map that is not over time."""
+    texts = [_plain(str(name)) for name in heat.x]
+    _set_x_ticks(axes, range(len(texts)), texts, room)
+    axes.tick_params(axis="x", length=0)
+    axes.spines["bottom"].set_visible(False)
+
+
+def _add_entries(panel: _Panel) -> None:
+    """Take over the entries of the legend, which are traces without points."""
     for trace in panel.traces:
-        if trace.type == "scatter":  # an entry of the legend
-            panel.legend[_plain(trace.name)] = Patch(color=colour_on_paper(trace.marker.color))
+        if trace.type != "scatter":
+            continue
+        colour = colour_on_paper(trace.marker.color)
+        label = _plain(trace.name)
+        panel.legend[label] = Patch(color=colour)
 
 
 def _cells(
-    values: Floats, edges: Floats, colours: Colormap, norm: Normalize, *, has_gaps: bool
+    values: Floats, edges: Floats, colours: ScalarMappable, *, has_gaps: bool
 ) -> PolyCollection:
     """Make the rectangles of a heat map, one for all neighbours in a row that are equal.
 
@@ -376,20 +448,24 @@ def _cells(
         values: shape (rows, columns), NaN where there is no cell.
         edges: of the columns, shape (columns + 1,).
         colours: by value.
-        norm: of the values.
         has_gaps: whether cells stand apart, and are not joined.
     """
     corners = []
     shown = []
+
     for row, row_values in enumerate(values):
         low = row - 0.5 + ROW_GAP / 2
         high = row + 0.5 - ROW_GAP / 2
+
         for begin, end in _equal_runs(row_values, joined=not has_gaps):
-            if np.isnan(row_values[begin]):
+            value = row_values[begin]
+            if np.isnan(value):
                 continue
-            left, right = edges[begin], edges[end]
+            left = edges[begin]
+            right = edges[end]
             corners.append([(left, low), (right, low), (right, high), (left, high)])
-            shown.append(colours(norm(row_values[begin])))
+            shown.append(colours.to_rgba(value))
+
     if has_gaps:
         return PolyCollection(corners, facecolors=shown, edgecolors="white", linewidths=1.5)
     return PolyCollection(corners, facecolors=shown, edgecolors=shown, linewidths=0.15)
@@ -399,54 +475,70 @@ def _equal_runs(values: Floats, *, joined: bool) -> list[tuple[int, int]]:
     """List begin and end of each run of equal values (shape (n,)), or of each value alone."""
     begins = list(range(len(values)))
     if joined:
-        begins = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()]
-    return list(zip(begins, [*begins[1:], len(values)], strict=True))
+        changes = np.flatnonzero(np.diff(values)) + 1
+        begins = [0, *changes.tolist()]
+    ends = [*begins[1:], len(values)]
+    return list(zip(begins, ends, strict=True))
 
 
 def _colour_map(scale: Sequence[tuple[float, str]]) -> Colormap:
     """Convert a colour scale of plotly: positions from 0 to 1 with their colours."""
-    stops = [(place, to_rgb(colour_on_paper(colour))) for place, colour in scale]
+    stops = []
+    for position, colour in scale:
+        stop = (position, to_rgb(colour_on_paper(colour)))
+        stops.append(stop)
     return LinearSegmentedColormap.from_list("page", stops, N=512)
 
 
-def _write_cells(heat: Trace, axes: Axes, colours: Colormap, norm: Normalize, room: float) -> None:
+def _write_cells(heat: Trace, axes: Axes, colours: ScalarMappable, room: float) -> None:
     """Write the texts into the cells, if the widest fits into a cell."""
     if not heat.texttemplate:
         return
-    texts = [[_plain(text) for text in row] for row in heat.text]
-    widest = max(_text_points(text, SMALL_FONT_SIZE) for row in texts for text in row)
-    cell = room * POINTS_PER_INCH / len(heat.x)
-    size = min(SMALL_FONT_SIZE, SMALL_FONT_SIZE * cell / max(widest + 2, 1))
-    if size < SMALL_FONT_SIZE - 1.5:
-        return
-    for row, row_texts in enumerate(texts):
+
+    texts: dict[tuple[int, int], str] = {}
+    for row, row_texts in enumerate(heat.text):
         for column, text in enumerate(row_texts):
-            value = heat.z[row][column]
-            if not text or value is None:
-                continue
-            red, green, blue = to_rgb(colours(norm(value)))
-            is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
-            colour = "white" if is_dark else "black"
-            axes.text(
-                column,
-                row,
-                text,
-                size=size,
-                color=colour,
-                horizontalalignment="center",
-                verticalalignment="center",
-                linespacing=1.1,
-            )
+            texts[row, column] = _plain(text)
+
+    widest = max(_text_points(text, SMALL_FONT_SIZE) for text in texts.values())
+    cell_width = room * POINTS_PER_INCH / len(heat.x)
+    size = SMALL_FONT_SIZE * min(1.0, cell_width / (widest + 2))
+    if size < SMALLEST_FONT_SIZE:
+        return
+
+    for (row, column), text in texts.items():
+        if not text:
+            continue
+        background = colours.to_rgba(heat.z[row][column])
+        axes.text(
+            column,
+            row,
+            text,
+            size=size,
+            color=_legible_on(background),
+            horizontalalignment="center",
+            verticalalignment="center",
+            linespacing=1.1,
+        )
+
+
+def _legible_on(background: Any) -> str:
+    """Choose black or white for text on a colour, by the colour's luma (ITU-R BT.601)."""
+    red, green, blue = to_rgb(background)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return "white" if luma < 0.45 else "black"
 
 
 def _add_colour_bar(heat: Trace, axes: Axes, colours: ScalarMappable) -> None:
-    title = _plain(heat.colorbar.title.text or "")
-    unit = (heat.colorbar.ticksuffix or "").strip()
     bar = axes.figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02, aspect=25)
-    bar.set_label(f"{title} ({unit})" if unit else title)
     bar.outline.set_visible(False)
     bar.locator = ticker.MaxNLocator(5)
     bar.update_ticks()
+
+    title = _plain(heat.colorbar.title.text or "")
+    if heat.colorbar.ticksuffix:
+        title += f" ({heat.colorbar.ticksuffix.strip()})"
+    bar.set_label(title)
 
 
 def _draw_marks(figure: go.Figure, panel: _Panel, axes: Axes) -> None:
@@ -476,16 +568,17 @@ def _add_legend(paper: Figure, panels: Sequence[_Panel], inches: float) -> int:
     for panel in panels:
         for label, handle in panel.legend.items():
             handles.setdefault(label, handle)
-    bound = handles.pop(BOUND, None)
-    if bound is not None:
-        handles[BOUND] = bound
+    if BOUND in handles:
+        handles[BOUND] = handles.pop(BOUND)  # last
     if len(handles) < 2:
         return 0
 
-    room = inches * POINTS_PER_INCH - LEGEND_HANDLE
-    labels = [_shortened(label, room) for label in handles]
-    widest = max(_text_points(label, FONT_SIZE) for label in labels) + LEGEND_HANDLE
-    columns = min(len(labels), max(1, int(inches * POINTS_PER_INCH / widest)))
+    room = inches * POINTS_PER_INCH
+    labels = [_shortened(label, room - LEGEND_HANDLE) for label in handles]
+    widest = max(_text_points(label, FONT_SIZE) for label in labels)
+    fitting = int(room / (widest + LEGEND_HANDLE))
+    columns = min(len(labels), max(1, fitting))
+
     paper.legend(
         list(handles.values()),
         labels,
@@ -511,7 +604,9 @@ def _row_label(name: object, axes: Axes) -> str:
 
 def _shortened(text: str, room: float, font_size: float = FONT_SIZE) -> str:
     """Cut a text to a width in pt; a label that begins with "_" would be left out by matplotlib."""
-    shown = f" {text}" if text.startswith("_") else text
+    shown = text
+    if text.startswith("_"):
+        shown = f" {text}"
     while len(shown) > 1 and _text_points(shown, font_size) > room:
         shown = shown.removesuffix("…")[:-1] + "…"
     return shown

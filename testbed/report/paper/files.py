@@ -23,18 +23,29 @@ def paper_bytes(figures: Mapping[str, go.Figure], ending: str, width: PaperWidth
         ending: one of `choice.PAPER_ENDINGS`.
         width: of the paper's column.
     """
-    buffer = BytesIO()
     with paper_style():
         if ending == ".pdf":
-            with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
-                for figure in figures.values():
-                    draw_on_paper(figure, width).savefig(pages, format="pdf")
-            return buffer.getvalue()
+            return _pdf(figures, width)
+
         (figure,) = figures.values()
-        metadata = {"Date": None} if ending == ".svg" else {}
         paper = draw_on_paper(figure, width)
-        paper.savefig(buffer, format=ending.removeprefix("."), metadata=metadata)
-    if ending == ".png":
-        return buffer.getvalue()
-    families = ", ".join(f"'{family}'" for family in FONT_FAMILIES)
-    return buffer.getvalue().decode().replace(families, SVG_FAMILIES).encode()
+        buffer = BytesIO()
+        if ending == ".png":
+            paper.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+        paper.savefig(buffer, format="svg", metadata={"Date": None})
+        svg = buffer.getvalue().decode()
+        families = ", ".join(f"'{family}'" for family in FONT_FAMILIES)
+        return svg.replace(families, SVG_FAMILIES).encode()
+
+
+def _pdf(figures: Mapping[str, go.Figure], width: PaperWidth) -> bytes:
+    """Draw figures as the pages of a PDF."""
+    buffer = BytesIO()
+    with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
+        for figure in figures.values():
+            paper = draw_on_paper(figure, width)
+            paper.savefig(pages, format="pdf")
+
+    return buffer.getvalue()

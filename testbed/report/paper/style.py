@@ -75,12 +75,14 @@ SETTINGS: dict[str, Any] = {
 
 def use_package_fonts() -> None:
     """Make the package's own Arimo known to matplotlib."""
-    known_files = {entry.fname for entry in font_manager.fontManager.ttflist}
+    manager = font_manager.fontManager
+    known_files = {entry.fname for entry in manager.ttflist}
     folder = resources.files("testbed.report").joinpath("map/data")
+
     for name in FONT_FILES:
         with resources.as_file(folder / name) as path:
             if str(path) not in known_files:
-                font_manager.fontManager.addfont(path)
+                manager.addfont(path)
 
 
 def paper_style() -> Any:
@@ -103,5 +105,8 @@ def colour_on_paper(colour: str) -> Any:
         return known
     if not colour.startswith("rgba("):
         return colour
-    red, green, blue, alpha = map(float, colour[5:-1].split(","))
-    return tuple(1 - alpha + alpha * channel / 255 for channel in (red, green, blue))
+
+    numbers = colour.removeprefix("rgba(").removesuffix(")")
+    *channels, alpha = [float(number) for number in numbers.split(",")]
+    white = 1 - alpha
+    return tuple(white + alpha * channel / 255 for channel in channels)
