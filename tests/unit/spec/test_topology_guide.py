@@ -1,6 +1,6 @@
 """The examples of docs/topologies.md: files load, programs and commands (but `run`) run.
 
-Of docs/changing-links.md, README.md and examples/: every topology loads.
+Of docs/changing-links.md, docs/leaf-spine.md, README.md and examples/: every topology loads.
 """
 
 import re
@@ -16,6 +16,7 @@ from testbed.spec.topology import Topology
 PROJECT = Path(__file__).parents[3]
 TEXT = (PROJECT / "docs/topologies.md").read_text(encoding="utf-8")
 CHANGING = (PROJECT / "docs/changing-links.md").read_text(encoding="utf-8")
+LEAF_SPINE = (PROJECT / "docs/leaf-spine.md").read_text(encoding="utf-8")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
@@ -41,7 +42,9 @@ def test_files_load(text: str, folder: Path) -> None:
     assert Topology.load("mine.yaml").sites
 
 
-@pytest.mark.parametrize("text", [*fences("yaml", CHANGING), *fences("yaml", README)])
+@pytest.mark.parametrize(
+    "text", [*fences("yaml", CHANGING), *fences("yaml", LEAF_SPINE), *fences("yaml", README)]
+)
 def test_files_of_other_pages(text: str, folder: Path) -> None:
     for name, table in tables(CHANGING):
         (folder / name).write_text(table)
