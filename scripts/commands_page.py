@@ -5,6 +5,7 @@ usage: scripts/commands_page.py
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,15 @@ from testbed.cli.main import app
 
 HEAD = """# Commands
 
-Made from the help texts of the program by `make docs`; `testbed COMMAND --help` prints the same.
+`make docs` writes this page from the help texts of the program; `testbed COMMAND --help` prints the
+same.
+
 A command ends with status 0 if it succeeded, 1 if a run failed, 2 if the input is wrong, 3 if this
 machine lacks something, and 130 if it was interrupted. An option wins over its environment
 variable.
 """
+
+RICH_TAG = re.compile(r"(?<!\\)\[/?(bold|dim|italic)?\]")
 
 
 def page() -> str:
@@ -77,8 +82,8 @@ def _table(title: str, records: list[tuple[str, str]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Escape what Markdown would read as markup; undo the escapes that Rich needs."""
-    text = text.replace("\\[", "[")
+    """Remove the markup of Rich, and escape what Markdown would read as markup."""
+    text = RICH_TAG.sub("", text).replace("\\[", "[")
     for character in "\\|<*[":
         text = text.replace(character, f"\\{character}")
     return text

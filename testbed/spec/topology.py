@@ -124,8 +124,8 @@ class LeafSpine(Strict):
     """Leaf switches with equal blocks of hosts, and spine switches, each joined to every leaf.
 
     A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread
-    over the spines by a hash (`ecmp`). The border router hangs on every spine, at the rate of all
-    leaves.
+    over the spines by a hash (`ecmp`). The border router is connected to every spine, at the rate
+    of all leaves.
     """
 
     leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches", examples=[4])]
@@ -164,7 +164,7 @@ class DatacenterDefaults(Strict):
         Discriminator(_kind_of_fabric),
     ] = Field(
         "switch",
-        description="between the hosts: one switch without limits of its own, or leaves and spines",
+        description="between the hosts: one switch without limits, or leaves and spines",
     )
 
 
@@ -292,7 +292,7 @@ class Topology(Strict):
     )
     events: list[Event] = Field(
         [],
-        description="what happens to WAN links and hosts while a run goes on",
+        description="changes of WAN links and hosts during a run",
         examples=[[{"at": "5 s", "duration": "2 s", "links": "iowa-ohio", "down": True}]],
     )
     tcp: Tcp = Field(Tcp(), description="of every host")

@@ -16,15 +16,17 @@ Schema = Mapping[str, Any]
 Models = Mapping[str, Schema]  # the schemas of all models by their titles
 KINDS = {"integer": "whole number", "boolean": "`true`, `false`", "string": "text"}
 
-HEAD = """# Topology file: reference
+HEAD = """# Topology files
 
-Made from the models in `testbed/spec/` by `make docs`. [topologies.md](topologies.md) explains the
-language by examples; `topologies/schema.json` is the same for editors.
+`make docs` writes this page from the models in `testbed/spec/`. [Topologies](topologies.md)
+explains the language by examples. `topologies/schema.json` has the same information for editors.
 
-A quantity is a number and a unit; only 0 needs none, and a rate is never 0. A key that begins with
-`x-` is ignored, every other unknown key is an error. Where *per direction* says yes, the value may
-also be a mapping such as `{iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}` in an entry with
-`between`; a direction that is not named has what the shorthand or `defaults` say.
+A quantity is a number and a unit. Only 0 needs no unit, and a rate must be greater than 0. Keys
+that begin with `x-` are ignored; any other unknown key is an error.
+
+Where *per direction* says yes, the value may also be a mapping such as
+`{iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}`, in an entry with `between`. A direction without a
+value has that of the shorthand or of `defaults`.
 """
 
 

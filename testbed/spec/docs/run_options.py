@@ -6,9 +6,9 @@ from testbed.spec.options import Option, run_options
 
 HEAD = """# Options of a run
 
-Made from the model `RunOptions` in `testbed/spec/options.py` by `make docs`.
+`make docs` writes this page from the model `RunOptions` in `testbed/spec/options.py`.
 
-An option has the same meaning and the same default wherever you write it:
+An option has the same meaning and the same default wherever you set it:
 
 - on the command line: `testbed run two-sites --isolation process`. `testbed sweep` takes all
   options but `--where`.
