@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from testbed.workloads.lib.modelled_compute import ModelledCompute
+from testbed.workers.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torchft import Manager, Optimizer, ProcessGroupGloo

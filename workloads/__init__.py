@@ -1,1 +1,1 @@
-"""The workloads: a folder each, with its settings, its script and its summary."""
+"""The workloads: a folder each, with settings, the script of a rank, and what the script needs."""

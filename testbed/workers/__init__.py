@@ -1,3 +1,1 @@
-"""The ranks of a run: where they live (containers or processes) and what runs beside the user's
-code.
-"""
+"""Takes a plan and its network, starts the ranks on their hosts, and records what they do."""

@@ -1,22 +1,25 @@
-"""Control groups (v2) for hosts in process isolation."""
+"""Control groups (v2) of hosts."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = "+cpu +io +memory +pids"
 PIDS_MAX = 4096
+CPU_PERIOD_US = 100_000
+POLL_S = 0.001
 
 
 def delegate_root() -> None:
-    """Move the processes of the root group to a group ``init``: only then may groups below it have
-    controllers.
+    """Move the processes of the root group to a group ``init``.
+
+    Only then may the groups below the root have controllers.
     """
     init = ROOT / "init"
     init.mkdir(exist_ok=True)
@@ -30,7 +33,7 @@ def delegate_root() -> None:
 
 @contextmanager
 def group(name: str) -> Iterator[Path]:
-    """A new group below the root, whose processes are ended with the block."""
+    """Make a group below the root, and end its processes with the block; gives its folder."""
     path = ROOT / name
     (path.parent / "cgroup.subtree_control").write_text(CONTROLLERS)
     path.mkdir()
@@ -39,38 +42,54 @@ def group(name: str) -> Iterator[Path]:
     finally:
         (path / "cgroup.kill").write_text("1")
         while "populated 1" in (path / "cgroup.events").read_text():
-            time.sleep(0.001)
-        for below in sorted(path.rglob("*/"), reverse=True):
-            below.rmdir()
+            time.sleep(POLL_S)
+        for subgroup in sorted(path.rglob("*/"), reverse=True):
+            subgroup.rmdir()
         path.rmdir()
 
 
 def kill(path: Path, *, but: int | None = None) -> None:
-    """Kill the processes of a group, with those of the groups below it, and wait for their end;
-    `but` one.
+    """Kill the processes of a group and of all groups below it, and wait for their end.
+
+    Args:
+        path: folder of the group.
+        but: a process to spare.
     """
-    procs = [path / "cgroup.procs", *path.rglob("*/cgroup.procs")]
-    while pids := {int(pid) for file in procs for pid in file.read_text().split()} - {but}:
+    files = [path / "cgroup.procs", *path.rglob("*/cgroup.procs")]
+    while pids := _processes(files) - {but}:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.001)
+        time.sleep(POLL_S)
+
+
+def _processes(files: Sequence[Path]) -> set[int]:
+    pids: set[int] = set()
+    for file in files:
+        pids.update(map(int, file.read_text().split()))
+    return pids
 
 
 def limit(path: Path, *, memory_bytes: int, cpus: float | None) -> None:
-    """Limit a group. `cpus` is a quota of CPU time; None on the virtual clock, where computation
-    takes no time.
+    """Limit memory, processes and CPU time of a group.
+
+    Args:
+        path: folder of the group.
+        memory_bytes: the most that its processes may use.
+        cpus: quota of CPU time; None on the virtual clock, where computation takes no time.
     """
     (path / "memory.max").write_text(str(memory_bytes))
     (path / "pids.max").write_text(str(PIDS_MAX))
     if cpus is not None:
-        (path / "cpu.max").write_text(f"{int(cpus * 100_000)} 100000")
+        quota_us = int(cpus * CPU_PERIOD_US)
+        (path / "cpu.max").write_text(f"{quota_us} {CPU_PERIOD_US}")
 
 
 def memory_kills(group: Path) -> int:
-    """How many processes of `group` were ended for want of memory."""
+    """Return how many processes of `group` the kernel has killed because memory ran out."""
     try:
-        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+        lines = (group / "memory.events").read_text().splitlines()
     except OSError:
         return 0
+    events = dict(line.split() for line in lines)
     return int(events.get("oom_kill", 0))

@@ -1,8 +1,8 @@
 """Isolation ``container``: one Docker container per host; the ranks of the host are its processes.
 
 The container has no network of Docker's: the testbed moves one end of a virtual link into its
-namespace. The daemon is one of our own, started for the run, and ends with it. Without an image of
-the user's, the container sees the machine's own userland, read-only.
+namespace. The daemon is a separate one, started for the run, and ends with the run. Without a
+user's image, the container sees the machine's userland, read-only.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from testbed.core.errors import RunError, WorkerError
 from testbed.plan.model import Plan, Rank, Workers
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
-from testbed.workers.fleet import ENVIRONMENT, Fleet, send_orders
+from testbed.workers.fleet import ENVIRONMENT, Fleet
 from testbed.workers.host_files import write_names
-from testbed.workers.zygote import Order
+from testbed.workers.orders import Order, send_orders
 from testbed.workers.zygote_warm import WarmParent, warm_parent
 
+PROJECT = Path(__file__).parent.parent.parent
 IMAGE = "testbed-userland"
-USERLAND = (
-    "bin",
-    "etc",
-    "lib",
-    "lib32",
-    "lib64",
-    "opt",
-    "sbin",
-    "usr",
-)  # and the interpreter and this project
+USER_IMAGE = "testbed-user"
+# Besides these a container sees the interpreter and this project.
+USERLAND = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")
 DAEMON_START_S = 60
-# Go's collector spins beside the program, which has one CPU here: let it run only when memory is
-# short.
+DOCKER_API = "1.41"
+DOCKER_TIMEOUT_S = 600
+CPU_SHARES = 1024  # of one CPU
+MIN_CPU_SHARES = 2
+OUTPUT_TAIL = 2000  # characters of a log in an error
+# Go's collector busy-waits beside the program, which has one CPU here: it may run only when memory
+# is short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
 LABEL = "testbed.execution.inside"
 PATIENCE = Path("/sys/module/time/parameters/patience")  # of the guest's kernel, in slices of 20 ms
+# Keys of Docker's HostConfig that logs/containers.json keeps: limits and rights.
 DESCRIBED = (
     "Memory",
     "CpuShares",
@@ -65,7 +65,7 @@ DESCRIBED = (
 
 
 class Containers(Fleet):
-    """The hosts of a run as containers of a Docker daemon of its own."""
+    """The hosts of a run as containers of one Docker daemon."""
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         super().__init__(run, plan)
@@ -77,7 +77,7 @@ class Containers(Fleet):
             self._folder = Path(tempfile.mkdtemp(prefix="testbed-", dir="/run"))
             self._folder.chmod(0o755)
             stack.callback(_remove_with_mounts, self._folder)
-            self._names = write_names(self._folder, self.plan.network)
+            self._name_files = write_names(self._folder, self.plan.network)
             cgroups.delegate_root()
             self._group = stack.enter_context(cgroups.group(self._folder.name))
             self._parent: WarmParent | None = None
@@ -107,38 +107,35 @@ class Containers(Fleet):
         image = _import_image(client, self.plan.workers.image)
         for host in self.hosts:
             self._containers[host] = self._run_container(client, host, image)
-        described = {
-            host: client.api.inspect_container(found.id) for host, found in self._containers.items()
-        }
-        self._pids = {host: container["State"]["Pid"] for host, container in described.items()}
-        self.run.write_json(
-            self.run.containers, {host: _description(found) for host, found in described.items()}
-        )
+        descriptions = {}
+        for host, container in self._containers.items():
+            details = client.api.inspect_container(container.id)
+            self._pids[host] = details["State"]["Pid"]
+            descriptions[host] = _description(details)
+        self.run.write_json(self.run.containers, descriptions)
 
     @property
     def namespaces(self) -> dict[str, int]:
-        """Each host's container has a network namespace, with nothing but loopback in it."""
+        """By host its container's first process, whose network namespace has only loopback."""
         return dict(self._pids)
 
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         del netns  # the containers are the namespaces
         if self._parent is not None:
-            self._parent.start(
-                [self._order(rank) for rank in self.plan.workers.processes if rank.host in hosts]
-            )
+            ranks = [rank for rank in self.plan.workers.processes if rank.host in hosts]
+            self._parent.start([self._order(rank) for rank in ranks])
             return
         for host in hosts:
-            pid = self._pids[host]
+            first_process = Path("/proc", str(self._pids[host]), "exe")
             orders = [Order(rank.rank, rank.host) for rank in self.processes_of(host)]
             try:
-                send_orders(self._fifo(host), orders, Path("/proc", str(pid), "exe"))
+                send_orders(self._fifo(host), orders, first_process)
             except WorkerError as error:
-                raise WorkerError(f"{error}: {self._last_words(host)}") from None
+                raise WorkerError(f"{error}: {self._output_tail(host)}") from None
 
     def _kill(self, host: str) -> None:
-        cgroups.kill(
-            self._cgroup(host), but=self._pids[host]
-        )  # its namespaces end with the container's first process
+        # the container's namespaces end with its first process
+        cgroups.kill(self._cgroup(host), but=self._pids[host])
 
     def _order(self, rank: Rank) -> Order:
         owner = self.run.path.stat()
@@ -151,15 +148,17 @@ class Containers(Fleet):
         )
 
     def lost(self) -> list[str]:
-        """Hosts whose container has ended; all, if the common parent has."""
+        """Return the hosts whose container has ended; all, if the common zygote has."""
         if self._parent is not None and self._parent.ended():
             return list(self._pids)
-        return [
-            host for host, pid in self._pids.items() if not Path("/proc", str(pid), "exe").exists()
-        ]
+        lost_hosts = []
+        for host, pid in self._pids.items():
+            if not Path("/proc", str(pid), "exe").exists():
+                lost_hosts.append(host)
+        return lost_hosts
 
     def memory_kills(self, host: str) -> int:
-        """How many processes of `host` the kernel ended for want of memory."""
+        """Return how many processes of `host` the kernel has killed because memory ran out."""
         return cgroups.memory_kills(self._cgroup(host))
 
     def _cgroup(self, host: str) -> Path:
@@ -168,28 +167,30 @@ class Containers(Fleet):
     def _fifo(self, host: str) -> Path:
         return self._folder / host / "orders"
 
-    def _last_words(self, host: str) -> str:
-        log = self.run.logs / f"container-{host}.log"
-        return log.read_text(errors="replace")[-2000:] if log.exists() else "it left no output"
+    def _log(self, host: str) -> Path:
+        return self.run.logs / f"container-{host}.log"
+
+    def _output_tail(self, host: str) -> str:
+        log = self._log(host)
+        if not log.exists():
+            return "it left no output"
+        return log.read_text(errors="replace")[-OUTPUT_TAIL:]
 
     def _run_container(self, client: Any, host: str, image: str) -> Any:
         owner = self.run.path.stat()
         workers = self.plan.workers
-        command, binds = ["sleep", "infinity"], {**_readable(workers), str(self.run.path): "rw"}
+        command = ["sleep", "infinity"]
+        modes = _readable(workers)
+        modes[str(self.run.path)] = "rw"
         if workers.image is not None:
-            self._fifo(host).parent.mkdir()
-            os.mkfifo(self._fifo(host))
-            command = _parent_command(self.run, self._fifo(host), host)
-            binds[str(self._fifo(host).parent)] = "ro"
-        limits: dict[str, Any] = {"cpu_shares": max(2, int(workers.cpus * 1024))}
-        if self.plan.clock == "real":
-            # A quota counts the host's CPU time: on the virtual clock, where computation takes
-            # none, it would add time.
-            limits = {"nano_cpus": int(workers.cpus * 1e9)}
-        volumes = {path: {"bind": path, "mode": mode} for path, mode in binds.items()}
-        volumes |= {
-            str(file): {"bind": str(place), "mode": "ro"} for file, place in self._names.items()
-        }
+            fifo = self._fifo(host)
+            fifo.parent.mkdir()
+            os.mkfifo(fifo)
+            command = _zygote_command(self.run, fifo, self._log(host))
+            modes[str(fifo.parent)] = "ro"
+        volumes = {path: {"bind": path, "mode": mode} for path, mode in modes.items()}
+        for file, target in self._name_files.items():
+            volumes[str(file)] = {"bind": str(target), "mode": "ro"}
         return client.containers.run(
             image,
             command,
@@ -209,20 +210,35 @@ class Containers(Fleet):
             environment={**_environment(), **ENVIRONMENT},
             labels={LABEL: self._folder.name},
             log_config=docker.types.LogConfig(type="none"),
-            **limits,
+            **_cpu_limits(self.plan),
         )
 
 
-def _description(container: dict[str, Any]) -> dict[str, Any]:
-    """Of what Docker tells about a container, the part that says what it is and what it may do."""
-    about = {name: container[name] for name in ("Id", "Name", "Image", "Path", "Args")}
-    return about | {name: container["HostConfig"][name] for name in DESCRIBED}
+def _cpu_limits(plan: Plan) -> dict[str, int]:
+    """Return Docker's options that limit the CPU time of a container.
+
+    A quota counts the host's CPU time: on the virtual clock, where computation takes none, it would
+    add time.
+    """
+    cpus = plan.workers.cpus
+    if plan.clock == "real":
+        return {"nano_cpus": int(cpus * 1e9)}
+    return {"cpu_shares": max(MIN_CPU_SHARES, int(cpus * CPU_SHARES))}
+
+
+def _description(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what identifies a container, its limits and its rights, of Docker's details."""
+    description = {name: details[name] for name in ("Id", "Name", "Image", "Path", "Args")}
+    for name in DESCRIBED:
+        description[name] = details["HostConfig"][name]
+    return description
 
 
 @contextmanager
 def _impatient_kernel() -> Iterator[None]:
-    """The guest's kernel pre-empts often: Docker's programs spin, and only another thread can end
-    that.
+    """Let the guest's kernel pre-empt often within the block.
+
+    Docker's programs busy-wait for another thread.
     """
     if not os.access(PATIENCE, os.W_OK):  # another kernel, or a run on this very machine's
         yield
@@ -235,10 +251,9 @@ def _impatient_kernel() -> Iterator[None]:
         PATIENCE.write_text(before)
 
 
-def _parent_command(run: RunDir, fifo: Path, host: str) -> list[str]:
-    log = run.logs / f"container-{host}.log"
-    parent = ["python3", "-m", "testbed.workers.zygote", str(run.path), str(fifo)]
-    return ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", str(log), *parent]
+def _zygote_command(run: RunDir, fifo: Path, log: Path) -> list[str]:
+    zygote = ["python3", "-m", "testbed.workers.zygote", str(run.path), str(fifo)]
+    return ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", str(log), *zygote]
 
 
 def _environment() -> dict[str, str]:
@@ -246,58 +261,54 @@ def _environment() -> dict[str, str]:
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+        "PYTHONPATH": str(PROJECT),
     }
 
 
 def _readable(workers: Workers) -> dict[str, str]:
-    """What a container may read: this project, what the plan names, and without an image the
-    machine's userland.
+    """Return the folders that a container may read, with Docker's mode for each.
+
+    They are this project, what the plan names, and without a user's image the machine's userland.
     """
-    project = Path(__file__).parent.parent.parent
     named = [Path(folder) for folder in workers.readable]
     if workers.image is not None:
-        return {str(path): "ro" for path in (project, *named)}
-    paths = [
-        Path("/", name)
-        for name in USERLAND
-        if Path("/", name).is_dir() and not Path("/", name).is_symlink()
-    ]
-    for path in (Path(sys.prefix), Path(sys.base_prefix), project, *named):
+        return {str(path): "ro" for path in (PROJECT, *named)}
+    paths = []
+    for name in USERLAND:
+        path = Path("/", name)
+        if path.is_dir() and not path.is_symlink():
+            paths.append(path)
+    for path in (Path(sys.prefix), Path(sys.base_prefix), PROJECT, *named):
         if not any(path.is_relative_to(other) for other in paths):
             paths.append(path)
     return {str(path): "ro" for path in paths}
 
 
 def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start a Docker daemon.
+
+    Args:
+        folder: for the daemon's files and its socket.
+        group: control group of the daemon and its containers.
+        log: gets the daemon's output.
+    """
     (group / "daemon").mkdir()
-    command = [
-        "dockerd",
-        "--data-root",
-        str(folder / "data"),
-        "--exec-root",
-        str(folder / "exec"),
-        "--pidfile",
-        str(folder / "pid"),
-        "--host",
-        f"unix://{folder}/socket",
-        "--storage-driver",
-        "overlay2",
-        "--exec-opt",
-        "native.cgroupdriver=cgroupfs",
-        "--cgroup-parent",
-        f"/{group.name}/hosts",
-        "--bridge",
-        "none",
-        "--iptables=false",
-        "--ip6tables=false",
-    ]
-    if crun := shutil.which("crun"):  # starts a container several times as fast as runc
+    command = ["dockerd"]
+    command += ["--data-root", str(folder / "data")]
+    command += ["--exec-root", str(folder / "exec")]
+    command += ["--pidfile", str(folder / "pid")]
+    command += ["--host", f"unix://{folder}/socket"]
+    command += ["--storage-driver", "overlay2"]
+    command += ["--exec-opt", "native.cgroupdriver=cgroupfs"]
+    command += ["--cgroup-parent", f"/{group.name}/hosts"]
+    command += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+    crun = shutil.which("crun")
+    if crun is not None:  # starts a container several times as fast as runc
         command += ["--add-runtime", f"crun={crun}", "--default-runtime", "crun"]
-    join = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(group / "daemon" / "cgroup.procs")]
+    join_group = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(group / "daemon" / "cgroup.procs")]
     with log.open("w") as out:
         return subprocess.Popen(
-            [*join, *command],
+            join_group + command,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -306,53 +317,66 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
 
 
 def _remove_with_mounts(folder: Path) -> None:
-    """Remove the daemon's folder, with what it mounted there."""
-    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for place in sorted(
-        (place for place in mounts if place.startswith(f"{folder}/")), reverse=True
-    ):
-        subprocess.run(["umount", "--lazy", place], check=False)
+    """Remove the daemon's folder, with the file systems that the daemon has mounted there."""
+    mount_points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount_point in sorted(mount_points, reverse=True):
+        if mount_point.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", mount_point], check=False)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
+    """Return a client of the daemon, once its socket is there.
+
+    Raises:
+        RunError: the daemon does not start.
+    """
     deadline = time.monotonic() + DAEMON_START_S
     while not (folder / "socket").exists():
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise RunError(
-                f"the Docker daemon did not start:\n{log.read_text(errors='replace')[-2000:]}"
-            )
+            output = log.read_text(errors="replace")[-OUTPUT_TAIL:]
+            raise RunError(f"the Docker daemon did not start:\n{output}")
         time.sleep(0.01)
-    return docker.DockerClient(base_url=f"unix://{folder}/socket", version="1.41", timeout=600)
+    return docker.DockerClient(
+        base_url=f"unix://{folder}/socket", version=DOCKER_API, timeout=DOCKER_TIMEOUT_S
+    )
 
 
 def _import_image(client: Any, image: str | None) -> str:
-    """Name of the image to run: the machine's userland, one that ``docker save`` wrote, or a root
-    file system.
+    """Import the image to run, and return its name.
+
+    Args:
+        client: of the daemon.
+        image: path of what ``docker save`` wrote, or of an archive of a root file system; None: the
+            machine's userland.
     """
     if image is None:
         client.api.import_image_from_data(_skeleton(), repository=IMAGE, tag="latest")
         return f"{IMAGE}:latest"
     with tarfile.open(image) as archive:
-        saved = "manifest.json" in archive.getnames()
-    if not saved:
-        client.api.import_image_from_file(image, repository="testbed-user", tag="latest")
-        return "testbed-user:latest"
+        is_saved = "manifest.json" in archive.getnames()
+    if not is_saved:
+        client.api.import_image_from_file(image, repository=USER_IMAGE, tag="latest")
+        return f"{USER_IMAGE}:latest"
     with Path(image).open("rb") as file:
         return str(client.images.load(file)[0].id)
 
 
 def _skeleton() -> bytes:
-    """A root file system of empty folders, and of links as the machine has them, to mount its
-    userland on.
-    """
+    """Return an archive of empty folders, and of links as the machine has them, as mount points."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(Path("/").iterdir()):
             if path.is_symlink() or path.is_dir():
-                entry = tarfile.TarInfo(path.name)
-                entry.type = tarfile.SYMTYPE if path.is_symlink() else tarfile.DIRTYPE
-                entry.linkname = str(path.readlink()) if path.is_symlink() else ""
-                entry.mode = 0o1777 if path.name == "tmp" else 0o755
-                archive.addfile(entry)
+                archive.addfile(_skeleton_entry(path))
     return buffer.getvalue()
+
+
+def _skeleton_entry(path: Path) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path.name)
+    entry.type = tarfile.DIRTYPE
+    entry.mode = 0o1777 if path.name == "tmp" else 0o755
+    if path.is_symlink():
+        entry.type = tarfile.SYMTYPE
+        entry.linkname = str(path.readlink())
+    return entry

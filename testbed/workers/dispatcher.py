@@ -1,13 +1,12 @@
-"""Records every collective of torch.distributed in this process, whoever starts it.
+"""Records every operation of torch.distributed in this process, from whatever code it starts.
 
 Python's ``dist.*``, DDP's reducer in C++, FSDP and functional collectives all end in the operators
-``c10d::*`` of the dispatcher of torch. Here each operator gets a kernel for the dispatch key
-BackendSelect, which every call passes just before it reaches its backend, and for which these
-operators have none of their own. It takes the time, calls the backend's kernel, and notes the end
-when gloo's own thread completes the work, whether or not anybody waits for it.
+``c10d::*`` of the dispatcher of torch. Each operator gets a kernel in front of the backend's, which
+takes the time, calls the backend's kernel, and notes the end when the backend's own thread
+completes the work, whether or not anybody waits for the work.
 
-What gloo gives no future for (sends, receives, reduce-scatters into one tensor) is awaited by a
-thread of its own, and the caller waits for that thread: gloo can tell of such an end only once.
+Where the backend gives no future (gloo: sends, receives, reduce-scatters into one tensor), a thread
+waits for the work, and the caller waits for that thread: gloo reports such an end only once.
 """
 
 from __future__ import annotations
@@ -24,19 +23,29 @@ from weakref import WeakKeyDictionary
 import torch
 from torch._C._distributed_c10d import ProcessGroup, Work
 
-from testbed.workers.recorder import Operation
+from testbed.core.compat.torch_dispatcher import (
+    DispatcherHooks,
+    call_backend,
+    process_group,
+    tensor_bytes,
+)
+from testbed.runfolder.records import Operation
 
 Record = Callable[[Operation], None]
 
 
 class Operator(NamedTuple):
-    """How an operator of the dispatcher is recorded; the size is that of
-    `testbed.analysis.lower_bounds`.
+    """How an operator of the dispatcher is recorded; sizes as in workloads/collectives/catalog.py.
+
+    Attributes:
+        op: name of the operation.
+        tensors: position of the argument whose tensors make the size.
+        is_part: whether that argument is one rank's part of the whole.
     """
 
     op: str
-    tensors: int  # which argument makes the size
-    parts: bool = False  # that argument is one rank's part of the whole
+    tensors: int
+    is_part: bool = False
 
 
 OPERATORS = {
@@ -53,8 +62,8 @@ OPERATORS = {
     "reduce_scatter_tensor_coalesced_": Operator("reduce_scatter", 1),
     "alltoall_": Operator("all_to_all", 1),
     "alltoall_base_": Operator("all_to_all", 1),
-    "gather_": Operator("gather", 1, parts=True),
-    "scatter_": Operator("scatter", 0, parts=True),
+    "gather_": Operator("gather", 1, is_part=True),
+    "scatter_": Operator("scatter", 0, is_part=True),
     "send": Operator("send", 0),
     "recv_": Operator("recv", 0),
     "recv_any_source_": Operator("recv", 0),
@@ -64,36 +73,45 @@ OPERATORS = {
 SETTLING_S = 0.0001
 
 
-class Interception:
-    """While it lives, `record` is called at the end of each operation, from whichever thread ends
-    it.
+def _nothing() -> None:
+    return None
 
-    `begin` is called before each. `iteration` of a record is the number of that operation in its
-    process group on this rank, from 0.
+
+class Interception:
+    """Records each operation of this process at its end, until `close`.
+
+    The iteration of a record is the number of that operation in its process group on this rank,
+    from 0.
     """
 
-    def __init__(
-        self, record: Record, phase: str, begin: Callable[[], None] = lambda: None
-    ) -> None:
-        self._record, self._phase, self._begin = record, phase, begin
-        self._numbers: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
+    def __init__(self, record: Record, phase: str, begin: Callable[[], None] = _nothing) -> None:
+        """Start recording.
+
+        Args:
+            record: called at the end of each operation, by the thread that ends the operation.
+            phase: of the records.
+            begin: called before each operation.
+        """
+        self._record = record
+        self._phase = phase
+        self._begin = begin
+        self._counts: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
-        self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+        self._hooks = DispatcherHooks()
         for name, operator in OPERATORS.items():
-            overload = getattr(torch.ops.c10d, name).default
-            self._library.impl(name, partial(self._call, operator, overload), "BackendSelect")  # type: ignore[no-untyped-call]
+            self._hooks.add(name, partial(self._call, operator))
 
     def close(self) -> None:
-        """Let operators pass as before, once those that have ended are recorded."""
+        """Stop recording, once all operations that have ended are recorded."""
         self.settle()
-        self._library._destroy()  # type: ignore[no-untyped-call]
+        self._hooks.close()
 
     def settle(self) -> None:
-        """Wait until all that has ended is recorded.
+        """Wait until all operations that have ended are recorded.
 
-        Who waits for a future is woken before its callbacks have run, and gloo's threads must not
-        come for the interpreter's lock once the interpreter is on its way to its end: then they end
-        the process.
+        A thread that waits for a future is woken before the future's callbacks have run, and the
+        backend's threads must not ask for the interpreter's lock while the interpreter ends: that
+        ends the process.
         """
         time.sleep(SETTLING_S)
         while any(future.done() for future in list(self._pending)):
@@ -104,63 +122,66 @@ class Interception:
         tensors = _tensors(arguments[operator.tensors])
         self._begin()
         start_ns = time.time_ns()
-        # A call by key gives up the interpreter's lock: gloo's threads may want it, and have what
-        # the kernel waits for.
-        result = overload._op_dk(_backend(tensors), *arguments, **options)
-        done = partial(self._done, self._operation(operator, tensors, arguments, start_ns))
-        if result is None:  # a monitored barrier: it is over
+        result = call_backend(overload, tensors[0], *arguments, **options)
+        operation = self._operation(operator, tensors, process_group(arguments), start_ns)
+        done = partial(self._done, operation)
+        if result is None:  # a monitored barrier has ended already
             done()
-            return result
-        outputs, boxed = result if isinstance(result, tuple) else (None, result)
-        work = Work.unbox(boxed)
+            return None
+        if not isinstance(result, tuple):
+            return self._followed(result, done)
+        outputs, boxed_work = result
+        return outputs, self._followed(boxed_work, done)
+
+    def _followed(self, boxed_work: Any, done: Callable[[], None]) -> Any:
+        """Call `done` at the end of a work; returns the work to give to the caller, boxed."""
+        work = Work.unbox(boxed_work)
         try:
             future = work.get_future()
-        except RuntimeError:  # not implemented
-            boxed = _Awaited(work, done).boxed()
-            return boxed if outputs is None else (outputs, boxed)
+        except RuntimeError:  # the backend has no future for this operation
+            return _Awaited(work, done).boxed()
         self._pending.add(future)
         future.add_done_callback(partial(self._completed, future, done))
-        return result
+        return boxed_work
 
     def _operation(
-        self,
-        operator: Operator,
-        tensors: list[torch.Tensor],
-        arguments: tuple[Any, ...],
-        start_ns: int,
+        self, operator: Operator, tensors: list[torch.Tensor], group: ProcessGroup, start_ns: int
     ) -> Operation:
-        group = next(
-            ProcessGroup.unbox(argument)
-            for argument in arguments
-            if isinstance(argument, torch.ScriptObject)
-        )
-        numbers = self._numbers.setdefault(group, Counter())
-        numbers[operator.op] += 1
-        data = operator.op != "barrier"  # which has a tensor to say where it is
+        """Make the record of an operation that has started."""
+        counts = self._counts.setdefault(group, Counter())
+        iteration = counts[operator.op]
+        counts[operator.op] += 1
+        size = 0
+        dtype = ""
+        if operator.op != "barrier":  # whose tensor only names the device
+            size = sum(tensor_bytes(tensor) for tensor in tensors)
+            dtype = str(tensors[0].dtype).removeprefix("torch.")
+        if operator.is_part:
+            size *= group.size()
         return Operation(
             op=operator.op,
-            bytes=data * sum(map(_bytes, tensors)) * (group.size() if operator.parts else 1),
+            bytes=size,
             group_size=group.size(),
-            iteration=numbers[operator.op] - 1,
+            iteration=iteration,
             phase=self._phase,
-            dtype=str(tensors[0].dtype).removeprefix("torch.") if data else "",
+            dtype=dtype,
             start_ns=start_ns,
             end_ns=start_ns,
         )
 
     def _completed(
         self,
-        mine: torch.futures.Future[Any],
+        pending: torch.futures.Future[Any],
         done: Callable[[], None],
         future: torch.futures.Future[Any],
     ) -> None:
         try:
             future.value()
             done()
-        except RuntimeError:  # the operation failed: whoever waits for it gets the error
+        except RuntimeError:  # the operation failed: the caller that waits gets the error
             pass
         finally:
-            self._pending.discard(mine)
+            self._pending.discard(pending)
 
     def _done(self, operation: Operation) -> None:
         self._record(operation.ended(time.time_ns()))
@@ -169,16 +190,17 @@ class Interception:
 class _Awaited(Work):
     """Stands for a work that a thread waits for."""
 
-    _pending: set[_Awaited] = set()  # noqa: RUF012  # C++ holds the work, but not this object, which has its methods
+    # C++ holds the work, but not this object, which has its methods.
+    _pending: set[_Awaited] = set()  # noqa: RUF012
 
     def __init__(self, work: Work, done: Callable[[], None]) -> None:
         super().__init__()
-        self._work, self._then = work, done
+        self._work = work
+        self._call_done = done
         self._error: BaseException | None = None
         self._over = threading.Event()
-        self._inference = (
-            torch.is_inference_mode_enabled()
-        )  # a reduce-scatter's wait writes to its output
+        # a reduce-scatter's wait writes to its output
+        self._inference = torch.is_inference_mode_enabled()
         self._pending.add(self)
         threading.Thread(target=self._await, daemon=True).start()
 
@@ -186,13 +208,13 @@ class _Awaited(Work):
         try:
             with torch.inference_mode(self._inference), torch.no_grad():
                 self._work.wait()
-            self._then()
-        except BaseException as error:  # it belongs to whoever waits
+            self._call_done()
+        except BaseException as error:  # raised where the caller waits
             self._error = error
         self._over.set()
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        """As the work's own; without `timeout` that of the process group holds."""
+        """Wait as the work itself; without `timeout` that of the process group holds."""
         if not self._over.wait(timeout.total_seconds() or None):
             raise RuntimeError(f"the operation did not end within {timeout.total_seconds()} s")
         self._pending.discard(self)
@@ -216,22 +238,10 @@ class _Awaited(Work):
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors of a tensor, a list, or lists in a list."""
-    return (
-        [value]
-        if isinstance(value, torch.Tensor)
-        else [tensor for part in value for tensor in _tensors(part)]
-    )
-
-
-def _backend(tensors: list[torch.Tensor]) -> torch._C.DispatchKey:
-    """The key of the kernel for `tensors`."""
-    first = tensors[0]
-    name = torch._C._dispatch_key_for_device(first.device.type)
-    return torch._C.DispatchKey.__members__[f"Sparse{name}" if first.is_sparse else name]
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    if tensor.is_sparse:
-        return tensor._values().nbytes + tensor._indices().nbytes
-    return tensor.nbytes
+    """List all tensors of a tensor, a list, or lists in a list."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    tensors = []
+    for part in value:
+        tensors.extend(_tensors(part))
+    return tensors

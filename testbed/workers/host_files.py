@@ -1,53 +1,58 @@
-"""Names within the emulated network: programs find hosts by theirs, and border routers by their
-datacenter's.
-"""
+"""Names within the emulated network: of hosts, and of datacenters for their border routers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from testbed.core.linux import MS_BIND, mount, umount
 from testbed.plan.model import Network
 
-# Nobody serves names. At this address of the host's own a question is refused at once; at that of
-# the machine's name server, which no packet reaches, glibc would wait for 5 s, and ask again.
 NO_SERVER = "nameserver 127.0.0.1\n"
 
 
 def write_names(folder: Path, network: Network) -> dict[Path, Path]:
-    """Write files into `folder` for programs to have in place of the machine's own: the latter, by
-    the former.
+    """Write files that programs of a run must see instead of the machine's own.
+
+    Args:
+        folder: gets the files.
+        network: whose names are written.
+
+    Returns:
+        For each file the path at which programs must see it.
     """
     addresses = {dc.name: str(dc.router_address.ip) for dc in network.datacenters}
-    addresses |= {host.name: str(host.address.ip) for host in network.hosts}
+    for host in network.hosts:
+        addresses[host.name] = str(host.address.ip)
     addresses["localhost"] = "127.0.0.1"  # a datacenter may be called so
-    texts = {
-        "hosts": "".join(f"{address} {name}\n" for name, address in addresses.items()),
-        "resolv.conf": NO_SERVER,
-    }
+    hosts_lines = [f"{address} {name}\n" for name, address in addresses.items()]
+    texts = {"hosts": "".join(hosts_lines), "resolv.conf": NO_SERVER}
+    targets = {}
     for name, text in texts.items():
         (folder / name).write_text(text)
-    return {folder / name: Path("/etc", name) for name in texts}
+        targets[folder / name] = Path("/etc", name)
+    return targets
 
 
 @contextmanager
 def named(folder: Path, network: Network) -> Iterator[None]:
-    """Within the block all programs of this mount namespace find the names of `network`.
+    """Let all programs of this mount namespace find the names of `network` within the block.
+
+    Without a resolv.conf, for example where it is a link into a /run that the guest does not have,
+    programs ask no server.
+
+    Args:
+        folder: gets the files.
+        network: whose names are found.
 
     Raises:
         OSError: this process may not mount.
     """
+    targets = write_names(folder, network)
+    existing = {file: target for file, target in targets.items() if target.exists()}
     with ExitStack() as stack:
-        for file, place in _existing(write_names(folder, network)).items():
-            mount(str(file), str(place), None, MS_BIND)
-            stack.callback(umount, str(place))
+        for file, target in existing.items():
+            mount(str(file), str(target), None, MS_BIND)
+            stack.callback(umount, str(target))
         yield
-
-
-def _existing(files: Mapping[Path, Path]) -> dict[Path, Path]:
-    """Without a resolv.conf, as where it is a link into a /run that the guest does not have, nobody
-    is asked.
-    """
-    return {file: place for file, place in files.items() if place.exists()}

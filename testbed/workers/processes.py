@@ -1,6 +1,4 @@
-"""Isolation ``process``: ranks are forked from one parent into their host's network namespace and
-control group.
-"""
+"""Isolation ``process``: one zygote forks all ranks, into network namespace and control group."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.fleet import Fleet
 from testbed.workers.host_files import named
-from testbed.workers.zygote import Order
+from testbed.workers.orders import Order
 from testbed.workers.zygote_warm import warm_parent
 
 
@@ -40,6 +38,7 @@ class Processes(Fleet):
         self._stack.close()
 
     def _add_groups(self, run_id: str, stack: ExitStack) -> None:
+        """Make and limit a control group for each host, until `stack` is closed."""
         workers = self.plan.workers
         cgroups.delegate_root()
         cpus = workers.cpus if self.plan.clock == "real" else None
@@ -55,26 +54,21 @@ class Processes(Fleet):
         return {}
 
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
-        self._parent.start(
-            [
-                Order(
-                    rank.rank,
-                    rank.host,
-                    cgroup=str(self._groups[rank.host]),
-                    netns_pid=netns[rank.host],
-                )
-                for rank in self.plan.workers.processes
-                if rank.host in hosts
-            ]
-        )
+        orders = []
+        for rank in self.plan.workers.processes:
+            if rank.host in hosts:
+                cgroup = str(self._groups[rank.host])
+                order = Order(rank.rank, rank.host, cgroup=cgroup, netns_pid=netns[rank.host])
+                orders.append(order)
+        self._parent.start(orders)
 
     def _kill(self, host: str) -> None:
         cgroups.kill(self._groups[host])
 
     def lost(self) -> list[str]:
-        """Every host, if the parent has ended."""
+        """Return every host, if the zygote has ended."""
         return list(self._groups) if self._parent.ended() else []
 
     def memory_kills(self, host: str) -> int:
-        """How many processes of `host` the kernel ended for want of memory."""
+        """Return how many processes of `host` the kernel has killed because memory ran out."""
         return cgroups.memory_kills(self._groups[host])

@@ -1,188 +1,167 @@
-"""One rank: from its environment to the end of the workload, or of the user's script.
-
-A workload is a file workloads/<name>.py with ``main(context: RankContext) -> None``. Everything
-that it does with torch.distributed is recorded, in the phase ``train``, unless the file says
-``RECORDS_ITSELF = True``.
-"""
+"""One rank: from its environment to the end of its workload."""
 
 from __future__ import annotations
 
-import datetime
 import fcntl
-import importlib.util
 import os
 import socket
 import struct
-import sys
-from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from testbed.core.errors import RunError
 from testbed.plan.model import Plan
-from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import RankStarted, append
+from testbed.workers import comm
+from testbed.workers.comm import CommLibrary
 from testbed.workers.dispatcher import Interception
-from testbed.workers.recorder import Recorder
-from testbed.workloads.script.runner import run_script
+from testbed.workers.workload import RankContext, load_workload, shared_workload, workload_traits
 
-WORKLOADS = "testbed.workloads"
-
-
-@dataclass(frozen=True)
-class RankContext:
-    """What a workload's script gets."""
-
-    plan: Plan
-    run: RunDir
-    rank: int
-    world_size: int
-    settings: dict[str, Any]
-    recorder: Recorder
+SIOCGIFFLAGS, IFF_UP = 0x8913, 1  # linux/sockios.h, linux/if.h
 
 
 def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
-    """Be rank `rank` from the environment to the end; returns the exit status."""
-    workers = plan.workers
-    os.environ.update(rank_environment(plan, rank, emulated_interfaces()))
-    append_record(run.rank_starts, {"rank": rank, **surroundings()})
-    if workers.workload == "script":
-        return run_script(run, plan, workers.ranks[rank])
+    """Be one rank of a run, from the environment to the end.
+
+    Returns:
+        The exit status.
+    """
+    workload = plan.workers.workload
+    library = comm.library()
+    interface = emulated_interface()
+    os.environ.update(rank_environment(plan, rank, interface, library))
+    append(run.rank_starts, _surroundings(rank))
+    context = RankContext(plan, run, rank)
+    if not workload_traits(workload).in_process_group:
+        return shared_workload(workload).main(context) or 0
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=workers.timeout_s))
-    recorder = Recorder(run, rank)
+    library.init_process_group(timedelta(seconds=plan.workers.timeout_s))
+    recorder = context.recorder
+    status: int | None = None
     try:
-        _run_workload(RankContext(plan, run, rank, len(workers.ranks), workers.settings, recorder))
+        status = _run_workload(workload, context)
         dist.barrier()  # no rank closes its connections while another still needs them
     finally:
         recorder.close()
         dist.destroy_process_group()
-    return 0
+    return status or 0
 
 
-def _run_workload(context: RankContext) -> None:
-    module = load_workload(context.plan.workers.workload)
-    interception = (
-        None
-        if getattr(module, "RECORDS_ITSELF", False)
-        else Interception(context.recorder.record, "train")
-    )
+def _run_workload(name: str, context: RankContext) -> int | None:
+    workload = load_workload(name)
+    if workload.RECORDS_ITSELF:
+        return workload.main(context)
+    interception = Interception(context.recorder.record, "train")
     try:
-        module.main(context)
+        return workload.main(context)
     finally:
-        if interception is not None:
-            interception.close()
+        interception.close()
 
 
-def emulated_interfaces() -> str:
-    """The one interface of this namespace besides loopback: gloo must use it and nothing else.
+def emulated_interface() -> str:
+    """Return the only interface of this namespace besides loopback, for all traffic of the rank.
 
     Raises:
         RunError: there is none, or more than one, and so a path around the emulated network.
     """
-    names = [name for _index, name in socket.if_nameindex() if name.endswith("-eth0")]
-    others = [
-        name
-        for _index, name in socket.if_nameindex()
-        if name != "lo" and name not in names and _is_up(name)
-    ]
-    if len(names) != 1 or others:
+    emulated = [name for name in _interfaces() if name.endswith("-eth0")]
+    others = []
+    for name in _interfaces():
+        if name != "lo" and name not in emulated and _is_up(name):
+            others.append(name)
+    if len(emulated) != 1 or others:
         raise RunError(
-            f"a host must have exactly one interface besides lo, and this one has {names + others}"
+            "a host must have exactly one interface besides lo, and this one has "
+            f"{emulated + others}"
         )
-    return names[0]
+    return emulated[0]
 
 
-def surroundings() -> dict[str, Any]:
-    """This process's host, its network interfaces, and its rights (proc(5): CapEff, NoNewPrivs)."""
-    status = dict(
-        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
-    )
-    return {
-        "host": socket.gethostname(),
-        "interfaces": [name for _index, name in socket.if_nameindex()],
-        "capabilities": int(status["CapEff"], 16),
-        "no_new_privileges": status["NoNewPrivs"] == "1",
-    }
+def _interfaces() -> list[str]:
+    return [name for _index, name in socket.if_nameindex()]
 
 
 def _is_up(interface: str) -> bool:
-    siocgifflags, iff_up = 0x8913, 1  # linux/sockios.h, linux/if.h; /sys may show another namespace
+    """Ask by ioctl: /sys may show the interfaces of another namespace."""
     request = struct.pack("16sH14x", interface.encode(), 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        (flags,) = struct.unpack_from("H", fcntl.ioctl(any_socket, siocgifflags, request), 16)
-    return bool(flags & iff_up)
+        answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
+    (flags,) = struct.unpack_from("H", answer, 16)
+    return bool(flags & IFF_UP)
 
 
-def rank_environment(plan: Plan, rank: int, interface: str) -> dict[str, str]:
-    """Environment variables as torchrun sets them, and gloo's interface (once per connection of a
-    pair).
+def _surroundings(rank: int) -> RankStarted:
+    """Record this process's host, network interfaces and rights (proc(5): CapEff, NoNewPrivs)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines)
+    return RankStarted(
+        rank=rank,
+        host=socket.gethostname(),
+        interfaces=_interfaces(),
+        capabilities=int(status["CapEff"], 16),
+        no_new_privileges=status["NoNewPrivs"] == "1",
+    )
 
-    Beside them are those of the testbed, ``TESTBED_...`` (docs/your-script.md lists them), and for
-    a command that starts a host's ranks itself those from which torchrun takes what its own options
-    leave open, ``PET_...``.
+
+def rank_environment(plan: Plan, rank: int, interface: str, library: CommLibrary) -> dict[str, str]:
+    """Return the environment variables of one rank.
+
+    They are those that torchrun sets, those of the communication library, the testbed's own
+    ``TESTBED_...`` (docs/your-script.md lists them), those of the plan, and for a command that
+    starts a host's ranks itself ``PET_...``, from which torchrun takes options that are left out.
+
+    Args:
+        plan: of the run.
+        rank: number of the rank.
+        interface: the rank's interface to the emulated network.
+        library: the communication library.
     """
     workers = plan.workers
-    me = workers.ranks[rank]
+    this_rank = workers.ranks[rank]
     hosts = list(dict.fromkeys(other.host for other in workers.ranks))
-    address, port = (
-        str(plan.network.host(workers.ranks[0].host).address.ip),
-        str(workers.master_port),
-    )
-    node, nodes, ranks = str(hosts.index(me.host)), str(len(hosts)), str(len(workers.ranks))
-    local_ranks = str(sum(other.host == me.host for other in workers.ranks))
+    master_address = str(plan.network.host(workers.ranks[0].host).address.ip)
+    master_port = str(workers.master_port)
+    node = str(hosts.index(this_rank.host))
+    nodes = str(len(hosts))
+    world_size = str(len(workers.ranks))
+    local_ranks = str(sum(other.host == this_rank.host for other in workers.ranks))
+    datacenters = [plan.network.host(other.host).dc for other in workers.ranks]
     connections = int(workers.settings.get("connections", 1))
     variables = {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": port,
-        "RANK": str(me.rank),
-        "WORLD_SIZE": ranks,
-        "LOCAL_RANK": str(me.local_rank),
+        "MASTER_ADDR": master_address,
+        "MASTER_PORT": master_port,
+        "RANK": str(this_rank.rank),
+        "WORLD_SIZE": world_size,
+        "LOCAL_RANK": str(this_rank.local_rank),
         "LOCAL_WORLD_SIZE": local_ranks,
         "GROUP_RANK": node,
         "GROUP_WORLD_SIZE": nodes,
         "ROLE_NAME": "default",
-        "ROLE_RANK": str(me.rank),
-        "ROLE_WORLD_SIZE": ranks,
+        "ROLE_RANK": str(this_rank.rank),
+        "ROLE_WORLD_SIZE": world_size,
         "TORCHELASTIC_RUN_ID": "testbed",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCHELASTIC_USE_AGENT_STORE": "False",
-        "GLOO_SOCKET_IFNAME": ",".join([interface] * connections),
-        "TESTBED_MASTER": address,
-        "TESTBED_MASTER_PORT": port,
+        "TESTBED_MASTER": master_address,
+        "TESTBED_MASTER_PORT": master_port,
         "TESTBED_NODE_RANK": node,
         "TESTBED_NODES": nodes,
         "TESTBED_RANKS_PER_HOST": local_ranks,
-        "TESTBED_DATACENTERS": ",".join(
-            plan.network.host(other.host).dc for other in workers.ranks
-        ),
+        "TESTBED_DATACENTERS": ",".join(datacenters),
     }
+    variables.update(library.environment(interface, connections))
     if workers.once_per_host:
-        variables |= {
-            "PET_NNODES": nodes,
-            "PET_NODE_RANK": node,
-            "PET_NPROC_PER_NODE": local_ranks,
-            "PET_MASTER_ADDR": address,
-            "PET_MASTER_PORT": port,
-        }
-    return variables | workers.environment
-
-
-def load_workload(name: str) -> ModuleType:
-    """The script workloads/<name>/main.py, executed afresh, so that a rank shares no state with the
-    zygote's copy.
-
-    Raises:
-        RunError: there is no such workload.
-    """
-    spec = importlib.util.find_spec(f"{WORKLOADS}.{name}.main")
-    if spec is None or spec.loader is None:
-        raise RunError(f"there is no workload {name!r}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+        variables.update(
+            PET_NNODES=nodes,
+            PET_NODE_RANK=node,
+            PET_NPROC_PER_NODE=local_ranks,
+            PET_MASTER_ADDR=master_address,
+            PET_MASTER_PORT=master_port,
+        )
+    variables.update(workers.environment)
+    return variables

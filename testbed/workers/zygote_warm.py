@@ -1,4 +1,4 @@
-"""A parent of ranks on the machine itself, which has imported torch before the hosts are there."""
+"""A zygote on the machine itself, which imports torch before the hosts exist."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from testbed.core.compat.torch_imports import quick_imports
 from testbed.runfolder.folder import RunDir
 from testbed.workers import zygote
-from testbed.workers.fleet import send_orders
-from testbed.workers.zygote import Order
+from testbed.workers.orders import Order, send_orders
 
 
 class WarmParent:
-    """A running parent."""
+    """A running zygote, which is a child of this process."""
 
     def __init__(self, pid: int, fifo: Path) -> None:
         self._pid = pid
@@ -24,48 +24,57 @@ class WarmParent:
         self._ended = False
 
     def start(self, orders: list[Order]) -> None:
-        """Fork the ranks."""
+        """Let the zygote fork ranks.
+
+        Raises:
+            WorkerError: the zygote has ended.
+        """
         send_orders(self._fifo, orders, Path("/proc", str(self._pid), "exe"))
 
     def ended(self) -> bool:
-        """Whether it is gone."""
+        """Whether the zygote has ended."""
         if not self._ended:
-            self._ended = os.waitpid(self._pid, os.WNOHANG)[0] != 0
+            pid, _wait_status = os.waitpid(self._pid, os.WNOHANG)
+            self._ended = pid != 0
         return self._ended
 
     def end(self) -> None:
-        """Kill it, and its ranks with it."""
+        """Kill the zygote, and its ranks with it."""
         if not self.ended():
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
 
 def import_torch() -> None:
-    """So that parents forked from this process, and all their ranks, have it already."""
-    with zygote.quick_imports():
+    """Import torch for all zygotes that are forked from this process, and their ranks."""
+    with quick_imports():
         from testbed.workers import rank  # noqa: F401, PLC0415
 
 
 @contextmanager
 def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
-    """Start a parent, with its FIFO in `folder`; its ranks end with the block.
+    """Start a zygote, whose ranks end with the block.
 
-    It is a fork of this process, whose imports it need not do again, and imports torch beside what
-    we do.
+    The zygote is a fork of this process, whose imports it need not repeat, and imports torch in the
+    background.
+
+    Args:
+        run: the run folder.
+        folder: gets the zygote's FIFO.
     """
     fifo = folder / "orders"
     os.mkfifo(fifo)
     with (run.logs / "parent.log").open("w") as log:
-        pid = zygote.forked(partial(_be_parent, run, fifo, log.fileno()))
-    warm = WarmParent(pid, fifo)
+        pid = zygote.forked(partial(_be_zygote, run, fifo, log.fileno()))
+    parent = WarmParent(pid, fifo)
     try:
-        yield warm
+        yield parent
     finally:
-        warm.end()
+        parent.end()
 
 
-def _be_parent(run: RunDir, fifo: Path, log: int) -> int:
+def _be_zygote(run: RunDir, fifo: Path, log_fd: int) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
     return zygote.main(str(run.path), str(fifo))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from testbed.workloads.collectives.checked_values import PERIOD, Values
-from testbed.workloads.lib.hierarchy import rails
+from testbed.workers.lib.hierarchy import rails
 
 LOOPBACK = Path(__file__).parent / "loopback.py"
 CHECKED = ("flat", "in_place", "odd_sizes", "groups", "alone")

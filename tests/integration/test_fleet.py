@@ -14,7 +14,7 @@ from testbed.core.errors import WorkerError
 from testbed.plan.model import Change, Plan
 from testbed.runfolder.folder import RunDir, append_record
 from testbed.workers import fleet
-from testbed.workers.zygote import More, Order, encode_orders
+from testbed.workers.orders import LaterOrders, Order, encode_orders
 from tests.support.synthetic import make_plan, two_dcs
 
 KILLED = -9
@@ -139,19 +139,19 @@ def test_more_orders_come_while_children_run(tmp_path: Path) -> None:
     """A wait ends with an order, or with a child; an order that comes in pieces is whole."""
     fifo = tmp_path / "orders"
     os.mkfifo(fifo)
-    more, orders = More(fifo), [Order(1, "a"), Order(2, "b", cgroup="/x")]
+    later, orders = LaterOrders(fifo), [Order(1, "a"), Order(2, "b", cgroup="/x")]
     text = encode_orders(orders)
     with fifo.open("w") as file:
         file.write(text[:10])
-    assert more.orders([]) == []
+    assert later.wait([]) == []
     with fifo.open("w") as file:
         file.write(text[10:] + text)
-    assert more.orders([]) == orders * 2
+    assert later.wait([]) == orders * 2
     child = os.fork()
     if child == 0:
         time.sleep(0.05)
         os._exit(0)
-    assert more.orders([child]) == []
+    assert later.wait([child]) == []
     assert os.waitpid(child, os.WNOHANG)[0] == child
 
 

@@ -5,7 +5,8 @@ import sys
 
 PLAIN = "import torch, torch.distributed"
 QUICK = f"""
-from testbed.workers.zygote import POSTPONED, prepare_torch, quick_imports
+from testbed.core.compat.torch_imports import POSTPONED, quick_imports
+from testbed.workers.zygote import prepare_torch
 with quick_imports():
     {PLAIN}
 assert not any(name in sys.modules for name in POSTPONED)

@@ -14,7 +14,7 @@ import testbed
 # Forks for each script, as the parent of ranks does, and tells the exit statuses.
 PARENT = """
 import json, os, sys
-from testbed.workloads.script.runner import run_as_main
+from testbed.workloads.script.main import run_as_main
 statuses = {}
 for path in sys.argv[1:]:
     child = os.fork()

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -131,7 +130,7 @@ def main(rank: int, port: str, records: str) -> None:
         for part in (collectives, messages, groups, ddp, fsdp, late, lonely):
             interception = Interception(
                 lambda operation, part=part: print(
-                    json.dumps({"part": part.__name__, **asdict(operation)}), file=file
+                    json.dumps({"part": part.__name__, **operation.model_dump()}), file=file
                 ),
                 "script",
             )

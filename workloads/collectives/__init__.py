@@ -1,1 +1,3 @@
 """Times collective operations."""
+
+USES_ALL_OF_TORCH = False

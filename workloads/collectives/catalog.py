@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from testbed.spec.collective import Collective, Cut, DataFlow
 
+HIERARCHICAL = "hierarchical"  # the algorithm in stages; others are called as their library
+
 
 def _whole(cut: Cut) -> float:
     return 1.0

@@ -1,10 +1,9 @@
-"""Known values for the buffers of collective operations, and how many elements of a result differ
-from them.
+"""Known values for the buffers of collective operations, and counts of elements that differ.
 
 Rank r's buffer holds at position i the value T[(i + `SHIFT` r) mod `PERIOD`] of one random table T
-of small integers. So a part from a wrong rank or at a wrong place shows, and the sum over ranks is
-periodic too: one period tells it all. Sums of integers wrap as the dtype wraps; those of floats
-stay where every integer has a representation.
+of small integers. So a part from a wrong rank or at a wrong position shows, and the sum over ranks
+is periodic too: one period is enough to know all of it. Sums of integers wrap as the dtype wraps;
+those of floats stay where every integer has a representation.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ PERIOD = 65521  # a prime: no period of buffers, parts or shards
 SHIFT = 4099
 LARGEST = 4
 POISON = 101  # in buffers before results arrive; no value, and no sum of a few
-EXACT = {
-    torch.bfloat16: 2**8,
-    torch.float16: 2**11,
-}  # all integers up to this are exact; wider types hold any sum
+# All integers up to these are exact; wider types hold any sum.
+EXACT = {torch.bfloat16: 2**8, torch.float16: 2**11}
+EXACT_OTHERS = 2**24
 
 _libc = ctypes.CDLL(None)
 _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -30,37 +28,50 @@ _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 @functools.cache
 def _table(largest: int) -> torch.Tensor:
-    return torch.randint(
-        0, largest + 1, (PERIOD,), generator=torch.Generator().manual_seed(1), dtype=torch.int32
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, largest + 1, (PERIOD,), generator=generator, dtype=torch.int32)
 
 
 class Values:
-    """The values of a group of `ranks` ranks in buffers of `dtype`. bfloat16 sums are exact up to
-    256 ranks.
+    """The values of a group of ranks in buffers of one dtype.
+
+    bfloat16 sums are exact up to 256 ranks.
     """
 
     def __init__(self, ranks: int, dtype: torch.dtype) -> None:
         self._ranks = ranks
         self._dtype = dtype
-        self._largest = max(1, min(LARGEST, EXACT.get(dtype, 2**24) // ranks))
+        self._largest = max(1, min(LARGEST, EXACT.get(dtype, EXACT_OTHERS) // ranks))
         self._of_rank = functools.cache(self._rank_period)
         self._sum = functools.cache(self._sum_period)
 
     def fill(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> None:
-        """Let the flat `tensor` hold `rank`'s values from position `offset` on."""
-        for piece, expected in _pieces(tensor, self._of_rank(rank), offset):
-            piece.copy_(expected)
+        """Fill a tensor with the values of a rank.
+
+        Args:
+            tensor: flat.
+            rank: whose values are written.
+            offset: position of the first value.
+        """
+        for piece, values in _pieces(tensor, self._of_rank(rank), offset):
+            piece.copy_(values)
 
     def differing(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> int:
-        """How many elements of the flat `tensor` are not `rank`'s values from position `offset`
-        on.
+        """Count the elements of a tensor that are not the values of a rank.
+
+        Args:
+            tensor: flat.
+            rank: whose values are expected.
+            offset: position of the first expected value.
         """
         return _count(tensor, self._of_rank(rank), offset)
 
     def differing_from_sum(self, tensor: torch.Tensor, offset: int = 0) -> int:
-        """How many elements of the flat `tensor` are not the sum of all ranks' values from position
-        `offset` on.
+        """Count the elements of a tensor that are not the sum of all ranks' values.
+
+        Args:
+            tensor: flat.
+            offset: position of the first expected value.
         """
         return _count(tensor, self._sum(), offset)
 
@@ -80,9 +91,8 @@ class Values:
 def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
     wrong = 0
     for piece, expected in _pieces(tensor, period, offset):
-        if _libc.memcmp(
-            piece.data_ptr(), expected.data_ptr(), piece.nbytes
-        ):  # a quarter of the time of counting
+        # memcmp takes a quarter of the time of counting
+        if _libc.memcmp(piece.data_ptr(), expected.data_ptr(), piece.nbytes):
             wrong += int(torch.count_nonzero(piece != expected))
     return wrong
 
@@ -90,12 +100,13 @@ def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
 def _pieces(
     tensor: torch.Tensor, period: torch.Tensor, offset: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`tensor` and what it should hold, in pieces within one period: new memory is dear in a
-    guest.
+    """Give `tensor` and its expected values in pieces within one period.
+
+    Pieces need no new memory, which is expensive in a guest.
     """
     begin = 0
     while begin < len(tensor):
-        place = (offset + begin) % PERIOD
-        end = min(len(tensor), begin + PERIOD - place)
-        yield tensor[begin:end], period[place : place + end - begin]
+        position = (offset + begin) % PERIOD
+        end = min(len(tensor), begin + PERIOD - position)
+        yield tensor[begin:end], period[position : position + end - begin]
         begin = end

@@ -1,7 +1,7 @@
 """Times collective operations, size after size, as nccl-tests does.
 
-    testbed run two-sites collectives --set workload.sizes='[4 KiB, 1 MiB]' --set
-    workload.iterations=3
+    testbed run two-sites collectives --set workload.sizes='[4 KiB, 1 MiB]' \
+        --set workload.iterations=3
 
 Every iteration begins with a barrier, so that no rank is still busy with the one before; then each
 rank takes the time from its call to its return. Buffers are allocated once per size and hold known
@@ -11,87 +11,120 @@ Checking costs no virtual time.
 
 from __future__ import annotations
 
-import datetime
 import time
+from collections.abc import Mapping
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from testbed.workers.rank import RankContext
-from testbed.workers.recorder import Operation
+from testbed.runfolder.records import Operation
+from testbed.workers import comm
+from testbed.workers.lib.heap import populate_heap
+from testbed.workers.lib.hierarchy import Hierarchy, datacenter_ranks, new_groups, rails
+from testbed.workers.workload import RankContext
 
-from ..lib.heap import populate_heap
-from ..lib.hierarchy import Hierarchy, datacenter_ranks, new_groups, rails
-from .operations import OPERATIONS, Group
+from .catalog import HIERARCHICAL
+from .operations import OPERATIONS, Case, Group
 
 RECORDS_ITSELF = True
-GLOO_BYTES = 16 * 2**20  # gloo's own buffers are at most a few MiB an operation
-BUFFERS = {"gloo": 2, "hierarchical": 4}  # of the whole size, with those in between
+HIERARCHICAL_BUFFERS = 4  # of the whole size, with those in between
 
 
-def name_groups(groups: str, datacenters: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The ranks of each group that works at the same time, by its name; none where all ranks work
-    together.
+def name_groups(groups: str, datacenters: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return the ranks of each group that works at the same time, by its name.
+
+    Args:
+        groups: ``all``, ``datacenter`` or ``rail``.
+        datacenters: the ranks of each datacenter.
+
+    Returns:
+        No group where all ranks work together.
     """
     if groups == "datacenter":
-        return datacenters
+        return dict(datacenters)
     if groups == "rail":
         return {f"rail-{i}": ranks for i, ranks in enumerate(rails(list(datacenters.values())))}
     return {}
 
 
 def make_group(context: RankContext) -> tuple[str, Group]:
-    """The group that this rank works in, and its name."""
+    """Return the name of the group that this rank works in, and the group."""
     settings = context.settings
-    timeout = datetime.timedelta(seconds=context.plan.workers.timeout_s)
+    timeout = timedelta(seconds=context.plan.workers.timeout_s)
     datacenters = datacenter_ranks(context.plan)
-    named = name_groups(settings["groups"], datacenters)
-    hierarchical = settings["algorithm"] == "hierarchical"
+    ranks_by_name = name_groups(settings["groups"], datacenters)
+    process_group = new_groups(list(ranks_by_name.values()), timeout)
+    hierarchy = None
+    if settings["algorithm"] == HIERARCHICAL:
+        hierarchy = Hierarchy(list(datacenters.values()), timeout)
     group = Group(
         getattr(torch, settings["dtype"]),
-        group=new_groups(list(named.values()), timeout),
+        group=process_group,
         in_place=settings["in_place"],
         connections=settings["connections"],
-        hierarchy=Hierarchy(list(datacenters.values()), timeout) if hierarchical else None,
+        hierarchy=hierarchy,
     )
-    return next((name for name, ranks in named.items() if context.rank in ranks), ""), group
+    for name, ranks in ranks_by_name.items():
+        if context.rank in ranks:
+            return name, group
+    return "", group
+
+
+def list_cases(ops: list[str], sizes: list[int]) -> list[tuple[str, int]]:
+    """List each operation with each size in bytes; a barrier has no size."""
+    cases = []
+    for op in ops:
+        for size in [0] if op == "barrier" else sizes:
+            cases.append((op, size))
+    return cases
+
+
+def buffer_bytes(algorithm: str, size: int) -> int:
+    """Return how much memory a rank needs for an operation on `size` bytes."""
+    library = comm.library()
+    buffers = HIERARCHICAL_BUFFERS if algorithm == HIERARCHICAL else library.whole_buffers
+    return buffers * size + library.extra_buffer_bytes
 
 
 def main(context: RankContext) -> None:
     """Run every operation at every size."""
     settings = context.settings
-    name, group = make_group(context)
-    cases = [
-        (op, size)
-        for op in settings["ops"]
-        for size in ([0] if op == "barrier" else settings["sizes"])
-    ]
+    group_name, group = make_group(context)
+    cases = list_cases(settings["ops"], settings["sizes"])
     iterations = settings["warmup"] + settings["iterations"]
     populated = 0
     context.recorder.expect(len(cases) * iterations)
     for op, size in cases:
         if size > populated:
-            populate_heap(BUFFERS[settings["algorithm"]] * size + GLOO_BYTES)
+            populate_heap(buffer_bytes(settings["algorithm"], size))
             populated = size
         case = OPERATIONS[op](group, size)
         for iteration in range(iterations):
-            case.prepare()
-            dist.barrier()
-            start = time.time_ns()
-            case.run()
-            end = time.time_ns()
+            start_ns, end_ns = timed(case)
+            number = iteration - settings["warmup"]
             context.recorder.record(
                 Operation(
                     op=op,
                     bytes=case.size_bytes,
                     group_size=group.ranks,
-                    group=name,
+                    group=group_name,
                     algorithm=settings["algorithm"],
-                    iteration=iteration - settings["warmup"],
+                    iteration=number,
                     dtype=settings["dtype"],
-                    phase="warmup" if iteration < settings["warmup"] else "measure",
-                    start_ns=start,
-                    end_ns=end,
+                    phase="warmup" if number < 0 else "measure",
+                    start_ns=start_ns,
+                    end_ns=end_ns,
                     wrong=case.wrong() if settings["check"] else -1,
                 )
             )
+
+
+def timed(case: Case) -> tuple[int, int]:
+    """Run one iteration; returns begin and end of this rank's call in Unix ns."""
+    case.prepare()
+    dist.barrier()
+    start_ns = time.time_ns()
+    case.run()
+    end_ns = time.time_ns()
+    return start_ns, end_ns

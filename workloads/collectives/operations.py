@@ -1,25 +1,11 @@
-"""The operations of the workload `collectives`: their buffers, the call that is timed, and the
-check of the result.
+"""The operations of the workload `collectives`: their buffers, the timed call, and the check.
 
-Sizes are counted as nccl-tests does (its doc/PERFORMANCE.md); the root is the first rank of the
-group:
+catalog.py lists the operations and says how their sizes are counted; the operation of a name is the
+function of that name here. The root is the first rank of the group.
 
-============== ================================================================================
-all_reduce     every rank's buffer
-all_gather     the total over the ranks, which is every rank's output
-reduce_scatter every rank's input
-all_to_all     every rank's input; each rank sends the j-th of its parts to rank j
-broadcast      every rank's buffer
-reduce         every rank's buffer
-gather         the total over the ranks, which is the root's output
-scatter        the root's input
-send_recv      what a rank sends to the next rank; the last one sends to the first
-barrier        none
-============== ================================================================================
-
-all_reduce, reduce and broadcast work in place, as torch has it; all_to_all and send_recv have an
-input and an output. For the others `in_place` chooses whether a rank's part lies in the buffer of
-the whole.
+all_reduce, reduce and broadcast work in place, as in torch; all_to_all and send_recv have an input
+and an output. For the others `in_place` chooses whether a rank's part lies in the buffer of the
+whole.
 
 gloo sends an operation through one of the connections of a pair. all_reduce, reduce and broadcast
 are cut into as many pieces as there are connections, which then all work at once; other operations
@@ -34,28 +20,40 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from ..lib.hierarchy import Hierarchy
+from testbed.core.compat.torch_process_groups import reduce_scatter_single
+from testbed.workers.lib.hierarchy import Hierarchy
+
+from .catalog import CATALOG
 from .checked_values import POISON, Values
 
-# torch 2.13 has renamed it.
-reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+ROOT = 0
 
 
 def _nothing() -> None:
     return None
 
 
+def _none_wrong() -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class Case:
-    """One operation on one size, on this rank."""
+    """One operation on one size, on this rank.
 
-    size_bytes: int  # as reported
+    Attributes:
+        size_bytes: as reported.
+        run: the timed call.
+        prepare: fills the buffers.
+        wrong: counts the elements of the result that differ from the expected values.
+        result: flat; None: this rank gets none.
+    """
+
+    size_bytes: int
     run: Callable[[], object]
-    prepare: Callable[[], object] = _nothing  # fill the buffers
-    wrong: Callable[[], int] = lambda: (
-        0
-    )  # elements of the result that differ from the expected values
-    result: torch.Tensor | None = None  # flat; None: this rank gets none
+    prepare: Callable[[], object] = _nothing
+    wrong: Callable[[], int] = _none_wrong
+    result: torch.Tensor | None = None
 
 
 class Group:
@@ -70,66 +68,96 @@ class Group:
         connections: int = 1,
         hierarchy: Hierarchy | None = None,
     ) -> None:
-        """`group` None: all ranks. With a `hierarchy`, operations are those of its methods."""
+        """Describe this rank's group.
+
+        Args:
+            dtype: of all buffers.
+            group: the ranks; None: all.
+            in_place: whether a rank's part lies in the buffer of the whole.
+            connections: TCP connections between two ranks.
+            hierarchy: whose methods are the operations; None: the library's own.
+        """
         self.dtype = dtype
         self.group = group
-        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+        self.ranks = dist.get_world_size(group)
         self.in_place = in_place
         self.connections = connections
         self.hierarchy = hierarchy
         self.values = Values(self.ranks, dtype)
 
+    @property
+    def is_root(self) -> bool:
+        """Whether this rank is the root."""
+        return self.rank == ROOT
+
     def buffer(self, size_bytes: int, parts: int = 1) -> torch.Tensor:
-        """A new flat tensor of `size_bytes`, rounded down to `parts` equal parts of at least one
-        item.
+        """Make a flat tensor.
+
+        Args:
+            size_bytes: rounded down to equal parts, but at least one item each.
+            parts: number of parts.
         """
-        return torch.empty(
-            parts * max(1, size_bytes // self.dtype.itemsize // parts), dtype=self.dtype
-        )
+        items_per_part = max(1, size_bytes // self.dtype.itemsize // parts)
+        return torch.empty(parts * items_per_part, dtype=self.dtype)
 
-    def part(self, whole: torch.Tensor, rank: int | None = None) -> torch.Tensor:
-        """This rank's part of `whole`, or that of `rank`."""
-        return whole.chunk(self.ranks)[self.rank if rank is None else rank]
+    def buffer_of(self, op: str, size_bytes: int) -> torch.Tensor:
+        """Make a flat tensor of the whole size of an operation, rounded as the catalog says."""
+        parts = self.ranks if CATALOG[op].in_parts else 1
+        return self.buffer(size_bytes, parts)
 
-    def own(self, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's part of `whole` if the operation is in place, else new memory for it."""
-        return self.part(whole) if self.in_place else torch.empty_like(self.part(whole))
+    def part(self, whole: torch.Tensor, rank: int) -> torch.Tensor:
+        """Return the part of `whole` that belongs to `rank`."""
+        return whole.chunk(self.ranks)[rank]
+
+    def own_part(self, whole: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of `whole` if operations are in place, else a new tensor."""
+        part = self.part(whole, self.rank)
+        return part if self.in_place else torch.empty_like(part)
 
     def striped(
         self, start: Callable[[torch.Tensor], dist.Work | None], tensor: torch.Tensor
     ) -> None:
-        """`start` an operation on each of the pieces of `tensor`, one for each connection, and wait
-        for all.
+        """Carry out an operation on pieces of a tensor at once, one for each connection.
+
+        Args:
+            start: starts the operation on a piece.
+            tensor: the whole.
         """
-        for work in [start(piece) for piece in tensor.chunk(self.connections)]:
+        works = [start(piece) for piece in tensor.chunk(self.connections)]
+        for work in works:
             if work is not None:
                 work.wait()
 
 
 def all_reduce(group: Group, size_bytes: int) -> Case:
     """Sum over ranks, in place."""
-    x = group.buffer(size_bytes)
+    tensor = group.buffer_of("all_reduce", size_bytes)
     hierarchy = group.hierarchy
+
+    def start(piece: torch.Tensor) -> dist.Work | None:
+        return dist.all_reduce(piece, group=group.group, async_op=True)
 
     def run() -> None:
         if hierarchy is not None:
-            hierarchy.all_reduce(x)
+            hierarchy.all_reduce(tensor)
         else:
-            group.striped(lambda piece: dist.all_reduce(piece, group=group.group, async_op=True), x)
+            group.striped(start, tensor)
 
-    return Case(
-        x.nbytes,
-        run,
-        lambda: group.values.fill(x, group.rank),
-        lambda: group.values.differing_from_sum(x),
-        x,
-    )
+    def prepare() -> None:
+        group.values.fill(tensor, group.rank)
+
+    def wrong() -> int:
+        return group.values.differing_from_sum(tensor)
+
+    return Case(tensor.nbytes, run, prepare, wrong, tensor)
 
 
 def all_gather(group: Group, size_bytes: int) -> Case:
-    """Every rank gets every rank's part."""
-    whole = group.buffer(size_bytes, group.ranks)
-    part, parts = group.own(whole), list(whole.chunk(group.ranks))
+    """Give every rank every rank's part."""
+    whole = group.buffer_of("all_gather", size_bytes)
+    part = group.own_part(whole)
+    parts = list(whole.chunk(group.ranks))
     hierarchy = group.hierarchy
 
     def prepare() -> None:
@@ -142,19 +170,16 @@ def all_gather(group: Group, size_bytes: int) -> Case:
         else:
             dist.all_gather(parts, part, group=group.group)
 
-    return Case(
-        whole.nbytes,
-        run,
-        prepare,
-        lambda: sum(group.values.differing(got, rank) for rank, got in enumerate(parts)),
-        whole,
-    )
+    def wrong() -> int:
+        return _wrong_in_parts(group, parts)
+
+    return Case(whole.nbytes, run, prepare, wrong, whole)
 
 
 def reduce_scatter(group: Group, size_bytes: int) -> Case:
-    """Every rank gets its part of the sum over ranks."""
-    whole = group.buffer(size_bytes, group.ranks)
-    part = group.own(whole)
+    """Give every rank its part of the sum over ranks."""
+    whole = group.buffer_of("reduce_scatter", size_bytes)
+    part = group.own_part(whole)
     hierarchy = group.hierarchy
 
     def prepare() -> None:
@@ -167,162 +192,182 @@ def reduce_scatter(group: Group, size_bytes: int) -> Case:
         else:
             reduce_scatter_single(part, whole, group=group.group)
 
-    return Case(
-        whole.nbytes,
-        run,
-        prepare,
-        lambda: group.values.differing_from_sum(part, group.rank * len(part)),
-        part,
-    )
+    def wrong() -> int:
+        return group.values.differing_from_sum(part, group.rank * len(part))
+
+    return Case(whole.nbytes, run, prepare, wrong, part)
 
 
 def all_to_all(group: Group, size_bytes: int) -> Case:
-    """Rank i's j-th part goes to rank j, as its i-th part."""
-    sent = group.buffer(size_bytes, group.ranks)
+    """Give rank i's j-th part to rank j, as its i-th part."""
+    sent = group.buffer_of("all_to_all", size_bytes)
     received = torch.empty_like(sent)
     group.values.fill(sent, group.rank)
-    mine = group.rank * len(group.part(sent))
-    return Case(
-        sent.nbytes,
-        lambda: dist.all_to_all_single(received, sent, group=group.group),
-        lambda: received.fill_(POISON),
-        lambda: sum(
-            group.values.differing(group.part(received, rank), rank, mine)
-            for rank in range(group.ranks)
-        ),
-        received,
-    )
+    own_offset = group.rank * len(group.part(sent, group.rank))
+
+    def run() -> None:
+        dist.all_to_all_single(received, sent, group=group.group)
+
+    def prepare() -> None:
+        received.fill_(POISON)
+
+    def wrong() -> int:
+        count = 0
+        for rank in range(group.ranks):
+            count += group.values.differing(group.part(received, rank), rank, own_offset)
+        return count
+
+    return Case(sent.nbytes, run, prepare, wrong, received)
 
 
 def broadcast(group: Group, size_bytes: int) -> Case:
-    """The root's buffer to all."""
-    x = group.buffer(size_bytes)
+    """Give the root's buffer to all."""
+    tensor = group.buffer_of("broadcast", size_bytes)
     hierarchy = group.hierarchy
 
+    def start(piece: torch.Tensor) -> dist.Work | None:
+        return dist.broadcast(piece, group=group.group, group_src=ROOT, async_op=True)
+
     def prepare() -> None:
-        if group.rank == 0:
-            group.values.fill(x, 0)
+        if group.is_root:
+            group.values.fill(tensor, ROOT)
         else:
-            x.fill_(POISON)
+            tensor.fill_(POISON)
 
     def run() -> None:
         if hierarchy is not None:
-            hierarchy.broadcast(x)
+            hierarchy.broadcast(tensor)
         else:
-            group.striped(
-                lambda piece: dist.broadcast(piece, group=group.group, group_src=0, async_op=True),
-                x,
-            )
+            group.striped(start, tensor)
 
-    return Case(x.nbytes, run, prepare, lambda: group.values.differing(x, 0), x)
+    def wrong() -> int:
+        return group.values.differing(tensor, ROOT)
+
+    return Case(tensor.nbytes, run, prepare, wrong, tensor)
 
 
 def reduce(group: Group, size_bytes: int) -> Case:
-    """The sum over ranks to the root; gloo leaves partial sums in the other ranks' buffers."""
-    x = group.buffer(size_bytes)
-    return Case(
-        x.nbytes,
-        lambda: group.striped(
-            lambda piece: dist.reduce(piece, group=group.group, group_dst=0, async_op=True), x
-        ),
-        lambda: group.values.fill(x, group.rank),
-        lambda: group.values.differing_from_sum(x) if group.rank == 0 else 0,
-        x if group.rank == 0 else None,
-    )
+    """Give the sum over ranks to the root; gloo leaves partial sums in the other ranks' buffers."""
+    tensor = group.buffer_of("reduce", size_bytes)
+
+    def start(piece: torch.Tensor) -> dist.Work | None:
+        return dist.reduce(piece, group=group.group, group_dst=ROOT, async_op=True)
+
+    def run() -> None:
+        group.striped(start, tensor)
+
+    def prepare() -> None:
+        group.values.fill(tensor, group.rank)
+
+    def wrong() -> int:
+        return group.values.differing_from_sum(tensor) if group.is_root else 0
+
+    return Case(tensor.nbytes, run, prepare, wrong, tensor if group.is_root else None)
+
+
+@dataclass(frozen=True)
+class _RootBuffers:
+    """The buffers of gather and scatter: only the root has the whole."""
+
+    whole: torch.Tensor | None
+    parts: list[torch.Tensor]  # of the whole; empty at other ranks
+    part: torch.Tensor  # this rank's
+
+    @classmethod
+    def make(cls, group: Group, op: str, size_bytes: int) -> _RootBuffers:
+        """Make this rank's buffers for an operation."""
+        if not group.is_root:
+            return cls(None, [], group.buffer(size_bytes // group.ranks))
+        whole = group.buffer_of(op, size_bytes)
+        part = group.own_part(whole)
+        return cls(whole, list(whole.chunk(group.ranks)), part)
 
 
 def gather(group: Group, size_bytes: int) -> Case:
-    """Every rank's part to the root."""
-    whole = None
-    if group.rank == 0:
-        whole = group.buffer(size_bytes, group.ranks)
-        part = group.own(whole)
-        parts = list(whole.chunk(group.ranks))
-    else:
-        part, parts = group.buffer(size_bytes // group.ranks), []
+    """Give every rank's part to the root."""
+    buffers = _RootBuffers.make(group, "gather", size_bytes)
+    part = buffers.part
 
     def prepare() -> None:
-        for buffer in parts:
-            buffer.fill_(POISON)
+        for root_part in buffers.parts:
+            root_part.fill_(POISON)
         group.values.fill(part, group.rank)
 
-    return Case(
-        part.nbytes * group.ranks,
-        lambda: dist.gather(part, parts or None, group=group.group, group_dst=0),
-        prepare,
-        lambda: sum(group.values.differing(got, rank) for rank, got in enumerate(parts)),
-        whole,
-    )
+    def run() -> None:
+        dist.gather(part, buffers.parts or None, group=group.group, group_dst=ROOT)
+
+    def wrong() -> int:
+        return _wrong_in_parts(group, buffers.parts)
+
+    return Case(part.nbytes * group.ranks, run, prepare, wrong, buffers.whole)
 
 
 def scatter(group: Group, size_bytes: int) -> Case:
-    """The root's i-th part to rank i."""
-    if group.rank == 0:
-        whole = group.buffer(size_bytes, group.ranks)
-        part = group.own(whole)
-        parts = list(whole.chunk(group.ranks))
-    else:
-        part, parts = group.buffer(size_bytes // group.ranks), []
+    """Give the root's i-th part to rank i."""
+    buffers = _RootBuffers.make(group, "scatter", size_bytes)
+    part = buffers.part
 
     def prepare() -> None:
         part.fill_(POISON)
-        for rank, buffer in enumerate(parts):
-            group.values.fill(buffer, 0, rank * len(part))
+        for rank, root_part in enumerate(buffers.parts):
+            group.values.fill(root_part, ROOT, rank * len(part))
 
-    return Case(
-        part.nbytes * group.ranks,
-        lambda: dist.scatter(part, parts or None, group=group.group, group_src=0),
-        prepare,
-        lambda: group.values.differing(part, 0, group.rank * len(part)),
-        part,
-    )
+    def run() -> None:
+        dist.scatter(part, buffers.parts or None, group=group.group, group_src=ROOT)
+
+    def wrong() -> int:
+        return group.values.differing(part, ROOT, group.rank * len(part))
+
+    return Case(part.nbytes * group.ranks, run, prepare, wrong, part)
 
 
 def send_recv(group: Group, size_bytes: int) -> Case:
-    """Every rank's buffer to the next rank, as a ring, all at once."""
-    sent = group.buffer(size_bytes)
+    """Give every rank's buffer to the next rank, as a ring, all at once."""
+    sent = group.buffer_of("send_recv", size_bytes)
     received = torch.empty_like(sent)
     group.values.fill(sent, group.rank)
-    before, after = (group.rank - 1) % group.ranks, (group.rank + 1) % group.ranks
+    before = (group.rank - 1) % group.ranks
+    after = (group.rank + 1) % group.ranks
 
     def run() -> None:
         if group.ranks == 1:
             received.copy_(sent)
             return
-        works = [
-            dist.isend(sent, group=group.group, group_dst=after),
-            dist.irecv(received, group=group.group, group_src=before),
-        ]
-        for work in works:
+        sending = dist.isend(sent, group=group.group, group_dst=after)
+        receiving = dist.irecv(received, group=group.group, group_src=before)
+        for work in (sending, receiving):
             if work is not None:
                 work.wait()
 
-    return Case(
-        sent.nbytes,
-        run,
-        lambda: received.fill_(POISON),
-        lambda: group.values.differing(received, before),
-        received,
-    )
+    def prepare() -> None:
+        received.fill_(POISON)
+
+    def wrong() -> int:
+        return group.values.differing(received, before)
+
+    return Case(sent.nbytes, run, prepare, wrong, received)
 
 
 def barrier(group: Group, size_bytes: int) -> Case:
-    """No data: all wait for all."""
+    """Wait for all ranks, without data."""
     del size_bytes
-    if group.hierarchy is not None:
-        return Case(0, group.hierarchy.barrier)
-    return Case(0, lambda: dist.barrier(group=group.group))
+    hierarchy = group.hierarchy
+
+    def run() -> None:
+        if hierarchy is not None:
+            hierarchy.barrier()
+        else:
+            dist.barrier(group=group.group)
+
+    return Case(0, run)
 
 
-OPERATIONS: dict[str, Callable[[Group, int], Case]] = {
-    "all_reduce": all_reduce,
-    "all_gather": all_gather,
-    "reduce_scatter": reduce_scatter,
-    "all_to_all": all_to_all,
-    "broadcast": broadcast,
-    "reduce": reduce,
-    "gather": gather,
-    "scatter": scatter,
-    "send_recv": send_recv,
-    "barrier": barrier,
-}
+def _wrong_in_parts(group: Group, parts: list[torch.Tensor]) -> int:
+    """Count wrong elements where part r must hold rank r's values."""
+    wrong = 0
+    for rank, part in enumerate(parts):
+        wrong += group.values.differing(part, rank)
+    return wrong
+
+
+OPERATIONS: dict[str, Callable[[Group, int], Case]] = {name: globals()[name] for name in CATALOG}

@@ -1,31 +1,26 @@
-"""Collective operations of torch.distributed over a range of sizes, one after the other, as
-nccl-tests does.
-"""
+"""Settings of `collectives`: operations of torch.distributed over a range of sizes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from testbed.core.units import Size, UnitError, format_size
 from testbed.spec.base import Count, Flag, Problem, Strict, refuse
 from testbed.spec.workload import Workload
+from testbed.workers import comm
 
-Op = Literal[
-    "all_reduce",
-    "all_gather",
-    "reduce_scatter",
-    "all_to_all",
-    "broadcast",
-    "reduce",
-    "gather",
-    "scatter",
-    "send_recv",
-    "barrier",
-]
+from .catalog import CATALOG, HIERARCHICAL
+
+if TYPE_CHECKING:
+    Op = str
+else:
+    Op = Literal[tuple(CATALOG)]
 Dtype = Literal["float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"]
 Groups = Literal["all", "datacenter", "rail"]
+# Whose algorithms carry the operations out: those of a communication library, called by its name,
+# or the testbed's hierarchy over the library's.
 Algorithm = Literal["gloo", "hierarchical"]
 DEFAULT_OPS: tuple[Op, ...] = ("all_reduce", "all_gather", "broadcast", "barrier")
 ITEM_BYTES: dict[Dtype, int] = {
@@ -38,14 +33,6 @@ ITEM_BYTES: dict[Dtype, int] = {
     "int32": 4,
     "int64": 8,
 }
-HIERARCHICAL: tuple[Op, ...] = (
-    "all_reduce",
-    "all_gather",
-    "reduce_scatter",
-    "broadcast",
-    "barrier",
-)
-APART: tuple[Op, ...] = ("all_to_all", "send_recv")  # input and output cannot share memory
 KIB, MIB = 2**10, 2**20
 
 
@@ -57,7 +44,7 @@ class SizeRange(Strict):
     factor: Annotated[int, Field(strict=True, ge=2)] = 4
 
     def values(self) -> list[int]:
-        """The sizes in bytes."""
+        """Return the sizes in bytes."""
         sizes = []
         size = self.from_
         while 0 < size <= self.to:
@@ -66,21 +53,24 @@ class SizeRange(Strict):
         return sizes
 
 
-class Collectives(Workload):
-    """Every op of `ops` at every size of `sizes` (a barrier has none), `warmup` times and then
-    `iterations` times.
+def _kind_of_sizes(value: object) -> str:
+    return "(list)" if isinstance(value, list) else "(range)"
 
-    A size is that of the tensor that the op is applied to, as in nccl-tests: for all_gather and
-    gather the total over the ranks, for reduce_scatter, all_to_all and scatter the whole input of a
-    rank. The worker rounds these down to a multiple of ranks x item size, and up to one item per
-    rank.
+
+class Collectives(Workload):
+    """Every op of `ops` at every size of `sizes` (a barrier has none).
+
+    Each runs `warmup` times and then `iterations` times. A size is that of the tensor that the op
+    is applied to, as in nccl-tests (catalog.py says which that is for each op). The worker rounds
+    sizes of tensors that have a part for each rank down to a multiple of ranks x item size, and up
+    to one item per rank.
     """
 
     workload: Literal["collectives"] = "collectives"
     ops: list[Op] = Field(list(DEFAULT_OPS), min_length=1)
     sizes: Annotated[
         Annotated[list[Size], Tag("(list)")] | Annotated[SizeRange, Tag("(range)")],
-        Discriminator(lambda value: "(list)" if isinstance(value, list) else "(range)"),
+        Discriminator(_kind_of_sizes),
     ] = SizeRange()
     dtype: Dtype = "float32"
     warmup: Annotated[int, Field(strict=True, ge=0)] = Field(
@@ -94,64 +84,87 @@ class Collectives(Workload):
         "all", description="who works together: all ranks, or several groups at the same time"
     )
     algorithm: Algorithm = Field(
-        "gloo", description="gloo's own, or in stages inside and across datacenters"
+        comm.DEFAULT, description="gloo's own, or in stages inside and across datacenters"
     )
     connections: Count = Field(1, description="gloo's TCP connections between two ranks")
     check: Flag = Field(True, description="whether every result is compared with the right one")
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """The settings in base units; `sizes` is the list of bytes."""
-        return self.model_dump(exclude={"workload", "description"}) | {
-            "sizes": self.bytes_of_sizes()
-        }
+        """Return the settings in base units; `sizes` is the list of bytes."""
+        settings = self.model_dump(exclude={"workload", "description"})
+        settings["sizes"] = self.bytes_of_sizes()
+        return settings
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Bytes of the largest tensor that a rank holds."""
+        """Return the bytes of the largest tensor that a rank holds."""
         return max(*self.bytes_of_sizes(), ranks * ITEM_BYTES[self.dtype])
 
     def bytes_of_sizes(self) -> list[int]:
-        """All sizes in bytes, in the order written."""
-        return self.sizes.values() if isinstance(self.sizes, SizeRange) else list(self.sizes)
+        """Return all sizes in bytes, in the order written."""
+        if isinstance(self.sizes, SizeRange):
+            return self.sizes.values()
+        return list(self.sizes)
 
     @model_validator(mode="after")
     def _whole_items(self) -> Collectives:
-        item = ITEM_BYTES[self.dtype]
         sizes = self.bytes_of_sizes()
         if not sizes:
             raise UnitError(
                 "there is no size",
                 "write a list such as [4 KiB, 1 MiB]; in a range, from is at most to",
             )
+        item = ITEM_BYTES[self.dtype]
         for size in sizes:
             if size == 0 or size % item:
+                problem = f"the size {format_size(size)} is not a multiple of {item} B"
                 raise UnitError(
-                    f"the size {format_size(size)} is not a multiple of {item} B, the size of {self.dtype}",
-                    "choose another size or dtype",
+                    f"{problem}, the size of {self.dtype}", "choose another size or dtype"
                 )
         return self
 
     @model_validator(mode="after")
     def _possible(self) -> Collectives:
-        """Refuse what gloo or the hierarchy cannot do."""
-        problems = []
-        if self.in_place and (apart := [op for op in self.ops if op in APART]):
-            what = f"{' and '.join(apart)} cannot be in place: torch wants an output apart from the input"
-            problems.append(
-                Problem(
-                    ("in_place",),
-                    what,
-                    f"write in_place: false, or leave {' and '.join(apart)} out",
-                )
-            )
-        if self.algorithm == "hierarchical":
-            flat = [op for op in self.ops if op not in HIERARCHICAL]
-            if flat:
-                what = f"there is no hierarchical {', '.join(flat)}"
-                problems.append(
-                    Problem(("algorithm",), what, f"hierarchical are {', '.join(HIERARCHICAL)}")
-                )
-            if self.groups != "all":
-                what = f"groups: {self.groups} leaves nothing for a hierarchy: it joins all ranks of all datacenters"
-                problems.append(Problem(("groups",), what, "write groups: all, or algorithm: gloo"))
+        """Refuse what the library or the hierarchy cannot do."""
+        problems = self._library_problems()
+        if self.in_place:
+            problems += self._in_place_problems()
+        if self.algorithm == HIERARCHICAL:
+            problems += self._hierarchy_problems()
         refuse(problems, type(self).__name__)
         return self
+
+    def _library_problems(self) -> list[Problem]:
+        library = comm.library()
+        problems = []
+        missing = [op for op in self.ops if op not in library.operations]
+        if missing:
+            problems.append(Problem(("ops",), f"{library.name} has no {', '.join(missing)}"))
+        if self.dtype not in library.dtypes:
+            problems.append(Problem(("dtype",), f"{library.name} has no {self.dtype}"))
+        return problems
+
+    def _in_place_problems(self) -> list[Problem]:
+        separate = [op for op in self.ops if CATALOG[op].separate_output]
+        if not separate:
+            return []
+        names = " and ".join(separate)
+        problem = f"{names} cannot be in place: torch wants an output apart from the input"
+        remedy = f"write in_place: false, or leave {names} out"
+        return [Problem(("in_place",), problem, remedy)]
+
+    def _hierarchy_problems(self) -> list[Problem]:
+        problems = []
+        flat = [op for op in self.ops if not CATALOG[op].hierarchical]
+        if flat:
+            known = [op for op, collective in CATALOG.items() if collective.hierarchical]
+            problem = f"there is no hierarchical {', '.join(flat)}"
+            remedy = f"hierarchical are {', '.join(known)}"
+            problems.append(Problem(("algorithm",), problem, remedy))
+        if self.groups != "all":
+            problem = (
+                f"groups: {self.groups} leaves nothing for a hierarchy: "
+                "it joins all ranks of all datacenters"
+            )
+            remedy = f"write groups: all, or algorithm: {comm.DEFAULT}"
+            problems.append(Problem(("groups",), problem, remedy))
+        return problems

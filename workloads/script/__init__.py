@@ -1,1 +1,3 @@
-"""Runs a script of the user's own."""
+"""Runs a script of the user's."""
+
+IN_PROCESS_GROUP = False  # the script makes its process groups

@@ -1,5 +1,6 @@
-"""The user's own training script, unchanged: a Python file, a module, or any command, such as
-torchrun.
+"""Settings of `script`: the user's training script, unchanged.
+
+A script is a Python file, a module, or any command, such as torchrun.
 """
 
 from __future__ import annotations
@@ -25,12 +26,19 @@ Kind = Literal["file", "module", "command"]
 
 
 class Program(NamedTuple):
-    """What is started."""
+    """A program to start.
+
+    Attributes:
+        kind: what the first word is.
+        words: the file or module and its arguments, or the command.
+        folder: where Python looks for modules first.
+        readable: folders that hosts must see.
+    """
 
     kind: Kind
-    words: tuple[str, ...]  # the file or module and its arguments, or the command
-    folder: Path | None  # where Python looks for modules first
-    readable: tuple[Path, ...]  # what hosts have to see
+    words: tuple[str, ...]
+    folder: Path | None
+    readable: tuple[Path, ...]
 
 
 class Script(Workload):
@@ -51,14 +59,15 @@ class Script(Workload):
     )
     events_from: Literal["operation", "start"] = Field(
         "operation",
-        description="from which on the topology's events count: rank 0's first operation, or its start",
+        description="from which on the topology's events count: rank 0's first operation, "
+        "or its start",
     )
 
     def program(self) -> Program:
-        """What is to be started, with absolute paths.
+        """Return the program to start, with absolute paths.
 
         Raises:
-            UnitError: there is no such script, or it cannot be shown to hosts.
+            UnitError: there is no such script, or hosts cannot see the script.
         """
         first, *rest = self.command
         if first == "-m":
@@ -73,53 +82,51 @@ class Script(Workload):
         return _command(self.command)
 
     def check_installed(self) -> None:
-        """Whether this machine has the module or the command; an image of the user's may have
-        others.
+        """Check that this machine has the module or the command; a user's image may have others.
 
         Raises:
-            UnitError: it has not.
+            UnitError: this machine has not.
         """
-        kind, (name, *_), folder, _ = self.program()
-        if kind == "module":
-            _find_module(name, folder)
-        if kind == "command" and shutil.which(name, path=command_path()) is None:
+        program = self.program()
+        name = program.words[0]
+        if program.kind == "module":
+            _find_module(name, program.folder)
+        if program.kind == "command" and shutil.which(name, path=command_path()) is None:
             raise UnitError(
                 f"there is no command {name!r}",
-                "a script's name ends in .py; a module is named with -m, a command by its name or path",
+                "a script's name ends in .py; a module is named with -m, "
+                "a command by its name or path",
             )
 
     @property
     def starts_ranks_itself(self) -> bool:
-        """Whether it is a command, of which a host needs only one."""
+        """Whether the script is a command, which a host starts once."""
         return self.command[0] != "-m" and not self.command[0].endswith(".py")
 
     @property
     def longest_pause_ns(self) -> int:
-        """How long a rank may compute between two exchanges: not known, so a guess that is seldom
-        too short.
-        """
+        """How long a rank may compute between two exchanges: a guess that is seldom too short."""
         return PAUSE_NS
 
     def folders(self) -> list[Path]:
-        """The script's own, and those of the files that a command names."""
+        """Return the script's folder, and those of the files that a command names."""
         return list(self.program().readable)
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """The program: kind, words, the folder of its modules."""
-        kind, words, folder, _ = self.program()
+        """Return the program: kind, words, the folder of its modules."""
+        program = self.program()
+        folder = None if program.folder is None else str(program.folder)
         return {
-            "kind": kind,
-            "command": list(words),
-            "folder": None if folder is None else str(folder),
+            "kind": program.kind,
+            "command": list(program.words),
+            "folder": folder,
             "ranks_per_host": self.ranks_per_host,
             "shared_folder": self.shared_folder,
             "events_from": self.events_from,
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Not known: weights of 16 million parameters in float32 (gradients and Adam's state are as
-        large again).
-        """
+        """Guess weights of 16 million parameters in float32; gradients and state come on top."""
         return 64 * MIB
 
     @model_validator(mode="after")
@@ -129,61 +136,67 @@ class Script(Workload):
 
 
 def command_path() -> str:
-    """Where commands are looked for: beside this interpreter first."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    """Return the folders in which commands are looked for: the interpreter's first."""
+    interpreter_folder = Path(sys.executable).parent
+    return f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def _file(path: Path) -> Path:
     if path.is_dir():
         raise UnitError(f"{path} is a folder, not a script", "name a file in it")
     if not path.is_file():
-        beside = [str(other) for other in sorted(path.parent.glob("*.py"))]
-        raise UnitError(
-            f"there is no script {path}", suggest(path, beside, "scripts there") if beside else ""
-        )
+        scripts = [str(script) for script in sorted(path.parent.glob("*.py"))]
+        remedy = suggest(path, scripts, "scripts there") if scripts else ""
+        raise UnitError(f"there is no script {path}", remedy)
     if not os.access(path, os.R_OK):
         raise UnitError(f"the script {path} cannot be read", f"make it readable: chmod +r {path}")
     return path.resolve()
 
 
 def _module(words: list[str]) -> Program:
+    """Describe a module, which may be in the working folder."""
     if not words:
         raise UnitError("-m names no module", "write -m package.module, then its arguments")
-    here = Path.cwd()
-    is_here = PathFinder.find_spec(words[0].partition(".")[0], [str(here)]) is not None
-    return Program(
-        "module",
-        tuple(words),
-        here if is_here else None,
-        (visible_folder(here),) if is_here else (),
-    )
+    working_folder = Path.cwd()
+    package = words[0].partition(".")[0]
+    if PathFinder.find_spec(package, [str(working_folder)]) is None:
+        return Program("module", tuple(words), None, ())
+    return Program("module", tuple(words), working_folder, (visible_folder(working_folder),))
 
 
 def _command(words: list[str]) -> Program:
-    """With the full paths of the files that it names: it runs in a folder of its own."""
+    """Describe a command, with the full paths of the files that it names.
+
+    The command runs in another working folder.
+    """
     files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
     if "/" not in words[0]:
-        files.pop(words[0], None)  # that is looked for elsewhere
-    folders = {visible_folder(path.parent) for path in files.values()}
-    return Program(
-        "command", tuple(str(files.get(word, word)) for word in words), None, tuple(sorted(folders))
-    )
+        files.pop(words[0], None)  # commands are looked for in PATH
+    folders = sorted({visible_folder(path.parent) for path in files.values()})
+    full_words = [str(files.get(word, word)) for word in words]
+    return Program("command", tuple(full_words), None, tuple(folders))
 
 
 def _find_module(name: str, folder: Path | None) -> None:
-    """Look for a module without importing what holds it."""
-    places: list[str] | None = [
-        *([] if folder is None else [str(folder)]),
-        *(place for place in sys.path if place),
-    ]
+    """Look for a module without importing the packages that hold it.
+
+    Args:
+        name: of the module, with dots.
+        folder: where to look first.
+
+    Raises:
+        UnitError: there is no such module.
+    """
+    search_folders: list[str] | None = [entry for entry in sys.path if entry]
+    if folder is not None:
+        search_folders.insert(0, str(folder))
     for part in name.split("."):
-        spec = None if places is None else PathFinder.find_spec(part, places)
+        spec = None
+        if search_folders is not None:
+            spec = PathFinder.find_spec(part, search_folders)
         if spec is None:
-            raise UnitError(
-                f"there is no module {name!r}", f"{part!r} is neither in {Path.cwd()} nor installed"
-            )
-        places = (
-            None
-            if spec.submodule_search_locations is None
-            else list(spec.submodule_search_locations)
-        )
+            remedy = f"{part!r} is neither in {Path.cwd()} nor installed"
+            raise UnitError(f"there is no module {name!r}", remedy)
+        search_folders = None  # of a module that is no package
+        if spec.submodule_search_locations is not None:
+            search_folders = list(spec.submodule_search_locations)

@@ -1,1 +1,1 @@
-"""Trains a small GPT."""
+"""Trains a small GPT, by one of several methods."""

@@ -1,4 +1,4 @@
-"""A small GPT over ASCII text, and the text that it learns: sources of Python's own library."""
+"""A small GPT over ASCII text, and the text that it learns: sources of the standard library."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 VOCABULARY = 128  # ASCII
-MODULES = (
-    "argparse",
-    "inspect",
-    "threading",
-    "typing",
-)  # of any Python installation, 400 kB together
+MODULES = ("argparse", "inspect", "threading", "typing")  # of any Python, 400 kB together
+HEADS = (4, 2, 1)
+INITIAL_DEVIATION = 0.02
+SEED_STRIDE = 1_000_003
 
 
 class Embedding(nn.Module):
@@ -28,14 +26,13 @@ class Embedding(nn.Module):
         self.position = nn.Parameter(torch.zeros(sequence, width))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(batch, sequence) to (batch, sequence, width)."""
-        return self.token(tokens) + self.position[: tokens.shape[1]]
+        """Embed tokens: (batch, sequence) to (batch, sequence, width)."""
+        vectors: torch.Tensor = self.token(tokens)
+        return vectors + self.position[: tokens.shape[1]]
 
 
 class Block(nn.Module):
-    """Attention and a multi-layer perceptron, each on a normalised copy of the stream that it adds
-    to.
-    """
+    """Attention and a multi-layer perceptron, each added to the stream that it reads normalised."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -48,25 +45,23 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, sequence, width) to the same."""
-        batch, length, width = x.shape
-        parts = self.attention(self.before_attention(x)).view(
-            batch, length, 3, self.heads, width // self.heads
-        )
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
+    def forward(self, stream: torch.Tensor) -> torch.Tensor:
+        """Add attention and perceptron to the stream, (batch, sequence, width)."""
+        batch, length, width = stream.shape
+        projected = self.attention(self.before_attention(stream))
+        by_head = projected.view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = by_head.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.projection(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.before_mlp(x))
+        joined = attended.transpose(1, 2).reshape(batch, length, width)
+        stream = stream + self.projection(joined)
+        return stream + self.mlp(self.before_mlp(stream))
 
 
 class GPT(nn.Sequential):
-    """Embedding, blocks and head, one after the other, so that a pipeline can be cut between any
-    two.
-    """
+    """Embedding, blocks and head in a sequence, so that a pipeline can be cut between any two."""
 
     def __init__(self, layers: int, width: int, sequence: int) -> None:
-        heads = next(heads for heads in (4, 2, 1) if width % heads == 0)
+        heads = next(heads for heads in HEADS if width % heads == 0)
         parts: list[tuple[str, nn.Module]] = [("embedding", Embedding(width, sequence))]
         parts += [(f"block{n}", Block(width, heads)) for n in range(layers)]
         parts += [("norm", nn.LayerNorm(width)), ("head", nn.Linear(width, VOCABULARY))]
@@ -74,16 +69,23 @@ class GPT(nn.Sequential):
 
 
 def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
-    """A GPT with as nearly `parameters` parameters as a whole width allows; the same for the same
-    seed.
+    """Make a GPT, the same for the same arguments.
+
+    Args:
+        parameters: how many, as nearly as a whole width allows.
+        layers: number of blocks.
+        sequence: the most tokens of a sequence.
+        seed: of the initial values.
     """
-    square, linear = 12 * layers, 13 * layers + 2 * VOCABULARY + sequence + 2  # of the width
+    # parameters = square width^2 + linear width
+    square = 12 * layers
+    linear = 13 * layers + 2 * VOCABULARY + sequence + 2
     width = (math.sqrt(linear**2 + 4 * square * parameters) - linear) / (2 * square)
     torch.manual_seed(seed)
     model = GPT(layers, max(1, round(width)), sequence)
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.02)
+            nn.init.normal_(parameter, std=INITIAL_DEVIATION)
     return model
 
 
@@ -91,20 +93,26 @@ class Text:
     """Batches of text: the same for all ranks, so that each can take its part."""
 
     def __init__(self, sequence: int, seed: int) -> None:
-        text = "".join(inspect.getsource(__import__(name)) for name in MODULES)
-        self._tokens = torch.frombuffer(
-            bytearray(text.encode("ascii", "replace")), dtype=torch.uint8
-        ).long()
-        self._sequence, self._seed = sequence, seed
+        sources = [inspect.getsource(__import__(name)) for name in MODULES]
+        characters = bytearray("".join(sources).encode("ascii", "replace"))
+        self._tokens = torch.frombuffer(characters, dtype=torch.uint8).long()
+        self._sequence = sequence
+        self._seed = seed
 
     def batch(self, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of `step`, each (size, sequence)."""
-        random = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
-        starts = torch.randint(len(self._tokens) - self._sequence - 1, (size, 1), generator=random)
+        """Return inputs and targets of `step`, each (`size`, sequence) tokens."""
+        random = torch.Generator().manual_seed(self._seed * SEED_STRIDE + step)
+        last_start = len(self._tokens) - self._sequence - 1
+        starts = torch.randint(last_start, (size, 1), generator=random)
         index = starts + torch.arange(self._sequence)
         return self._tokens[index], self._tokens[index + 1]
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross entropy in nats per token."""
+    """Return the cross entropy in nats per token.
+
+    Args:
+        logits: (batch, sequence, `VOCABULARY`).
+        targets: tokens, (batch, sequence).
+    """
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

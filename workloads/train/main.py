@@ -1,16 +1,14 @@
-"""Trains a small GPT on text, with a method of your choice; the time of its computation is that of
-a GPU.
+"""Trains a small GPT on text, with a method of your choice; computation takes a GPU's time.
 
     testbed run two-sites train --set workload.method=diloco --set workload.steps=50
 
 Every rank holds the same model and draws the same batches, of which it takes its part. The losses
 are real; how long forward and backward passes take is modelled
-(`testbed.workloads.lib.modelled_compute`). Each step leaves a record.
+(`testbed.workers.lib.modelled_compute`). Each step leaves a record.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 
@@ -22,19 +20,23 @@ import torch.distributed.fsdp
 import torch.distributed.pipelining
 from torch import nn
 
-from testbed.workers.rank import RankContext
+from testbed.runfolder.records import TrainingStep
+from testbed.workers.lib.heap import populate_heap
+from testbed.workers.lib.hierarchy import datacenter_ranks
+from testbed.workers.lib.modelled_compute import ModelledCompute, Spent
+from testbed.workers.workload import RankContext
 
-from ..lib.heap import populate_heap
-from ..lib.modelled_compute import ModelledCompute, Spent
 from . import methods
 from .gpt import Text, make_gpt
 
+RECORDS_ITSELF = False  # what torch.distributed does is recorded; steps have records too
 # of the parameters: gradients, AdamW's two moments, buckets, outer values and momentum, buffers
 COPIES = 8
+FLOAT_BYTES = 4
 
 
 class Pacing:
-    """The modelled time of whatever modules this rank computes with."""
+    """The modelled time of all modules that this rank computes with."""
 
     def __init__(self, context: RankContext) -> None:
         self.settings = context.settings
@@ -42,43 +44,46 @@ class Pacing:
         self.computes: list[ModelledCompute] = []
 
     def pace(self, module: nn.Module, parts: float) -> None:
-        """Let each pass of `module` take its part of the step."""
+        """Let each pass of `module` take 1/`parts` of the step time."""
         settings = self.settings
-        self.computes.append(
-            ModelledCompute(
-                module,
-                step_time=settings["step_seconds"] / parts,
-                jitter=settings["jitter"],
-                slowdown=settings["straggler"].get(socket.gethostname(), 1.0),
-                seed=self.seed,
-            )
+        compute = ModelledCompute(
+            module,
+            step_time=settings["step_seconds"] / parts,
+            jitter=settings["jitter"],
+            slowdown=settings["straggler"].get(socket.gethostname(), 1.0),
+            seed=self.seed,
         )
+        self.computes.append(compute)
 
     def take(self) -> Spent:
-        """What was spent in the last step."""
-        spent = [compute.take() for compute in self.computes]
-        return Spent(
-            sum(s.modelled_ns for s in spent),
-            sum(s.slept_ns for s in spent),
-            sum(s.late_ns for s in spent),
-            sorted(span for s in spent for span in s.spans),
-        )
+        """Return what all modules have spent since the last call."""
+        total = Spent()
+        for compute in self.computes:
+            spent = compute.take()
+            total.modelled_ns += spent.modelled_ns
+            total.slept_ns += spent.slept_ns
+            total.late_ns += spent.late_ns
+            total.spans += spent.spans
+        total.spans.sort()
+        return total
 
 
 def make_job(context: RankContext, pacing: Pacing) -> methods.Job:
-    """The model and what the method needs to know."""
-    settings, plan = context.settings, context.plan
-    datacenter = {host.name: host.dc for host in plan.network.hosts}
-    sites: dict[str, list[int]] = {}
-    for rank in plan.workers.ranks:
-        sites.setdefault(datacenter[rank.host], []).append(rank.rank)
+    """Make the model, and the description of the job that a method needs.
+
+    Args:
+        context: of the rank.
+        pacing: paces the modules that the method computes with.
+    """
+    settings = context.settings
+    model = make_gpt(
+        settings["parameters"], settings["layers"], settings["sequence"], settings["seed"]
+    )
     return methods.Job(
         rank=context.rank,
         world=context.world_size,
-        sites=list(sites.values()),
-        model=make_gpt(
-            settings["parameters"], settings["layers"], settings["sequence"], settings["seed"]
-        ),
+        sites=list(datacenter_ranks(context.plan).values()),
+        model=model,
         settings=settings,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=settings["lr"]),
         pace=pacing.pace,
@@ -88,7 +93,8 @@ def make_job(context: RankContext, pacing: Pacing) -> methods.Job:
 def main(context: RankContext) -> None:
     """Train for `steps` steps."""
     settings = context.settings
-    populate_heap(4 * COPIES * settings["parameters"])
+    last_step = settings["steps"] - 1
+    populate_heap(FLOAT_BYTES * COPIES * settings["parameters"])
     pacing = Pacing(context)
     method = methods.load(settings["method"])(make_job(context, pacing))
     text = Text(settings["sequence"], settings["seed"])
@@ -98,20 +104,23 @@ def main(context: RankContext) -> None:
     with context.run.rank_train(context.rank).open("a", buffering=1) as records:
         for step in range(settings["steps"]):
             inputs, targets = text.batch(step, batch)
-            start = time.time_ns()
+            start_ns = time.time_ns()
             loss = method.step(inputs, targets)
-            if step == settings["steps"] - 1:
+            if step == last_step:
                 method.finish()
-            end = time.time_ns()
+            end_ns = time.time_ns()
             spent = pacing.take()
-            record = {
-                "step": step,
-                "start_ns": start,
-                "end_ns": end,
-                "compute_ns": spent.modelled_ns,
-                "late_ns": spent.late_ns,
-                "loss": loss,
-                "tokens": settings["batch"] * settings["sequence"],
-                "computed_ns": [unix_ns + edge for span in spent.spans for edge in span],
-            }
-            records.write(json.dumps(record) + "\n")
+            computed_ns = []
+            for begin, end in spent.spans:
+                computed_ns += [unix_ns + begin, unix_ns + end]
+            record = TrainingStep(
+                step=step,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                compute_ns=spent.modelled_ns,
+                late_ns=spent.late_ns,
+                loss=loss,
+                tokens=settings["batch"] * settings["sequence"],
+                computed_ns=computed_ns,
+            )
+            records.write(record.to_line())

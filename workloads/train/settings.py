@@ -1,10 +1,10 @@
-"""Training of a small GPT, with a choice of methods; the time of the computation is modelled."""
+"""Settings of `train`: a small GPT, one of several methods, modelled time of computation."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
@@ -13,30 +13,26 @@ from testbed.core.units import Probability, Size, Time, UnitError
 from testbed.spec.base import Count, Flag, Problem, refuse, suggest
 from testbed.spec.workload import Workload
 
-MethodName = Literal[
-    "ddp",
-    "ddp-fp16",
-    "powersgd",
-    "hierarchical",
-    "local-sgd",
-    "diloco",
-    "streaming-diloco",
-    "pipeline",
-    "hsdp",
-    "async-ps",
-]
+from .method_rules import method_names, method_problems, rank_problems
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[method_names()]
 PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 LEAST_PARAMETERS = 5_000
 # of the parameters, beyond the four tensors that every rank is given: moments and outer values
 COPIES = 3
 FLOAT_BYTES = 4
+DEFAULT_STEP_NS = 100_000_000
+DEVIATIONS = 4  # of the jitter that a pause may be longer
 
 
 def parse_number(value: object) -> int:
-    """A count such as ``350 M`` or ``1 B`` (10^9).
+    """Parse a count such as ``350 M`` or ``1 B`` (10^9).
 
     Raises:
-        UnitError: it is not one.
+        UnitError: `value` is not a count.
     """
     match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*)\s*([A-Za-z]?)\s*", str(value))
     if isinstance(value, bool) or match is None or match[2] not in PREFIXES:
@@ -47,7 +43,7 @@ def parse_number(value: object) -> int:
 
 
 def format_number(value: int) -> str:
-    """`value` with the largest prefix that leaves it whole."""
+    """Write `value` with the largest prefix that leaves a whole number."""
     for prefix in ("B", "M", "k"):
         if value and value % PREFIXES[prefix] == 0:
             return f"{value // PREFIXES[prefix]} {prefix}"
@@ -128,17 +124,20 @@ class Train(Workload):
 
     @property
     def computation_ns(self) -> int:
-        """Of one step of one rank."""
+        """Modelled time of one step of one rank."""
         if self.gpu is not None:
             flops = FLOPS_PER_PARAMETER * self.parameters * self.batch * self.sequence
             return round(1e9 * flops / (PEAK_FLOPS[self.gpu] * self.mfu))
-        return 100_000_000 if self.step_time is None else self.step_time
+        if self.step_time is not None:
+            return self.step_time
+        return DEFAULT_STEP_NS
 
     @property
     def longest_pause_ns(self) -> int:
-        """Of the slowest rank, between two outer steps."""
-        slowest = max(1.0, *self.straggler.values()) if self.straggler else 1.0
-        return round(self.computation_ns * self.sync_every * slowest * (1 + 4 * self.jitter))
+        """How long the slowest rank may compute between two outer steps."""
+        slowest = max([1.0, *self.straggler.values()])
+        longest_jitter = 1 + DEVIATIONS * self.jitter
+        return round(self.computation_ns * self.sync_every * slowest * longest_jitter)
 
     @property
     def hosts_named(self) -> Iterable[str]:
@@ -146,51 +145,42 @@ class Train(Workload):
         return self.straggler
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """In base units, with the small model's `parameters` and `bucket`, and `model_parameters`
-        of the real one.
+        """Return the settings in base units.
+
+        `parameters` and `bucket` are those of the model that is trained, `model_parameters` those
+        before scaling.
+
+        Raises:
+            ValidationError: the method cannot train on `ranks` ranks with these settings.
         """
-        if self.method == "pipeline" and (
-            self.microbatches < ranks or self.batch * ranks % self.microbatches
-        ):
-            problem = f"{self.batch} x {ranks} sequences cannot pass {ranks} ranks in {self.microbatches} micro-batches"
-            remedy = "choose microbatches that divide the sequences of all ranks, at least one for each rank"
-            refuse([Problem(("microbatches",), problem, remedy)], type(self).__name__)
-        return self.model_dump(exclude={"workload", "description", "step_time"}) | {
-            "step_seconds": self.computation_ns / 1e9,
-            "model_parameters": self.parameters,
-            "parameters": self.parameters // self.scale,
-            "bucket": max(1, self.bucket // self.scale),
-        }
+        problems = rank_problems(self, ranks)
+        if problems:
+            refuse(problems, type(self).__name__)
+        settings = self.model_dump(exclude={"workload", "description", "step_time"})
+        settings["step_seconds"] = self.computation_ns / 1e9
+        settings["model_parameters"] = self.parameters
+        settings["parameters"] = self.parameters // self.scale
+        settings["bucket"] = max(1, self.bucket // self.scale)
+        return settings
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """All parameters in one, and what else a rank keeps of them."""
+        """Return the bytes of all parameters, and of what else a rank keeps of them."""
         return COPIES * FLOAT_BYTES * self.parameters // self.scale
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
         problems = []
         if self.gpu is not None and self.gpu not in PEAK_FLOPS:
-            problems.append(
-                Problem(("gpu",), f"unknown GPU {self.gpu!r}", suggest(self.gpu, PEAK_FLOPS))
-            )
+            remedy = suggest(self.gpu, PEAK_FLOPS)
+            problems.append(Problem(("gpu",), f"unknown GPU {self.gpu!r}", remedy))
         if self.gpu is not None and self.step_time is not None:
-            problems.append(
-                Problem(("gpu",), "gpu and step_time say the same twice", "leave one of them out")
-            )
+            problem = "gpu and step_time say the same twice"
+            problems.append(Problem(("gpu",), problem, "leave one of them out"))
         if self.parameters // self.scale < LEAST_PARAMETERS:
-            what = f"{self.parameters} parameters / {self.scale} are too few for a GPT"
-            problems.append(
-                Problem(("parameters",), what, f"at least {LEAST_PARAMETERS} must remain")
-            )
-        if self.method == "streaming-diloco":
-            if self.sync_every < self.fragments:
-                what = f"{self.fragments} fragments cannot take turns in {self.sync_every} steps"
-                problems.append(Problem(("fragments",), what, "choose at most sync_every"))
-            if self.overlap >= self.sync_every:
-                what = f"an overlap of {self.overlap} steps is not shorter than sync_every"
-                problems.append(
-                    Problem(("overlap",), what, "a fragment must be back before its next turn")
-                )
+            problem = f"{self.parameters} parameters / {self.scale} are too few for a GPT"
+            remedy = f"at least {LEAST_PARAMETERS} must remain"
+            problems.append(Problem(("parameters",), problem, remedy))
+        problems += method_problems(self)
         if problems:
             refuse(problems, type(self).__name__)
         return self

@@ -41,7 +41,7 @@ def _observed(module: ModuleType, execute: Any) -> None:
 
     @functools.wraps(initialise)
     def init_process_group(*arguments: Any, **options: Any) -> None:
-        from testbed.workloads.script.runner import observe  # noqa: PLC0415 (torch is complete only now)
+        from testbed.workers.observer import observe  # noqa: PLC0415 (torch is complete only now)
 
         observe()
         initialise(*arguments, **options)

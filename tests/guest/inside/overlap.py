@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch._dynamo
 import torch.distributed as dist
-from testbed.workloads.lib.modelled_compute import ModelledCompute
+from testbed.workers.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

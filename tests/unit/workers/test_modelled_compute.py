@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from testbed.workloads.lib.modelled_compute import Clock, ModelledCompute
+from testbed.workers.lib.modelled_compute import Clock, ModelledCompute
 from torch import nn
 
 from testbed.core.gpus import PEAK_FLOPS

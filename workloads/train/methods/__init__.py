@@ -1,9 +1,10 @@
-"""How ranks learn together: a module for each method, named as in the workload's file with ``_``
-for ``-``.
+"""How ranks learn together: a module for each method, named as in the workload's file.
 
-Each has a class ``Train``, made from a `Job`, whose ``step(inputs, targets)`` trains on one global
-batch: it computes this rank's part, exchanges what the method exchanges, and updates the model.
-`Method` itself exchanges nothing.
+A ``-`` in the method's name is ``_`` in the module's. Each module has a class ``Train``, made from
+a `Job`, whose ``step(inputs, targets)`` trains on one global batch: it computes this rank's part,
+exchanges what the method exchanges, and updates the model. `Method` itself exchanges nothing.
+
+What a method asks of the settings stands in `..method_rules`, which is free of torch.
 """
 
 from __future__ import annotations
@@ -23,17 +24,25 @@ Settings = dict[str, Any]
 
 @dataclass
 class Job:
-    """What a method is given, on one rank."""
+    """What a method is given, on one rank.
+
+    Attributes:
+        rank: number of this rank.
+        world: number of ranks.
+        sites: the ranks of each datacenter.
+        model: the same on all ranks.
+        settings: of the workload.
+        optimizer: makes the optimizer of the inner steps.
+        pace: for (module, n), lets passes of the module take 1/n of the step time from now on.
+    """
 
     rank: int
     world: int
-    sites: list[list[int]]  # the ranks of each datacenter
-    model: GPT  # the same on all ranks
-    settings: Settings  # of the workload
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]  # of the inner steps
-    pace: Callable[
-        [nn.Module, float], None
-    ]  # (module, n): its passes take 1/n of the step time from now on
+    sites: list[list[int]]
+    model: GPT
+    settings: Settings
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    pace: Callable[[nn.Module, float], None]
 
     @property
     def site(self) -> list[int]:
@@ -45,42 +54,53 @@ class Method:
     """Training of one rank by itself; base of all methods."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.model = job, job.model
+        self.job = job
+        self.model = job.model
         job.pace(self.model, 1.0)
         self.network = self.prepare(self.model)
         self.optimizer = job.optimizer(self.model.parameters())
 
     def prepare(self, model: GPT) -> nn.Module:
-        """What computes the logits: `model`, wrapped if need be."""
+        """Return the module that computes the logits: `model`, or a wrapper of it."""
         return model
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """Train on a global batch; gives the loss on this rank's part of it, None if it computed
-        none.
+        """Train on a global batch.
+
+        Args:
+            inputs: tokens, (sequences of all ranks, length).
+            targets: the tokens that follow, of the same shape.
+
+        Returns:
+            The loss on this rank's part of the batch, None if it computed none.
         """
         loss = self.backward(inputs, targets)
         self.update()
         return loss
 
     def backward(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """Gradients of this rank's part of the batch."""
-        mine = slice(self.job.rank, None, self.job.world)
+        """Compute the gradients of this rank's part of a global batch; returns its loss.
+
+        Args:
+            inputs: tokens, (sequences of all ranks, length).
+            targets: the tokens that follow, of the same shape.
+        """
+        own_part = slice(self.job.rank, None, self.job.world)
         self.optimizer.zero_grad()
-        loss = loss_of(self.network(inputs[mine]), targets[mine])
+        loss = loss_of(self.network(inputs[own_part]), targets[own_part])
         loss.backward()
         return loss.item()
 
     def update(self) -> None:
-        """One step of the optimizer."""
+        """Take one step of the optimizer."""
         self.optimizer.step()
 
     def finish(self) -> None:
-        """After the last step: complete what is still under way."""
+        """Complete exchanges that are still under way after the last step."""
 
 
 def load(name: str) -> type[Method]:
-    """The class of the method `name`."""
-    method: type[Method] = importlib.import_module(
-        f"testbed.workloads.train.methods.{name.replace('-', '_')}"
-    ).Train
+    """Return the class of the method `name`."""
+    module = importlib.import_module(f"testbed.workloads.train.methods.{name.replace('-', '_')}")
+    method: type[Method] = module.Train
     return method

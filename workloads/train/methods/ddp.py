@@ -1,6 +1,4 @@
-"""Data parallel: torch's DistributedDataParallel averages the gradients bucket by bucket, during
-the backward pass.
-"""
+"""Data parallel: torch's DistributedDataParallel averages gradients during the backward pass."""
 
 # No `from __future__ import annotations`: DDP reads the annotations of its hooks.
 from collections.abc import Callable
@@ -17,15 +15,16 @@ MIB = 2**20
 
 
 class Train(Method):
-    """`bucket`: bytes of gradients that are averaged at a time."""
+    """Gradients are averaged `bucket` bytes at a time."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
         """Wrap the model; subclasses add a communication hook."""
-        return DistributedDataParallel(model, bucket_cap_mb=self.job.settings["bucket"] / MIB)  # type: ignore[arg-type]
+        bucket_mib = self.job.settings["bucket"] / MIB
+        return DistributedDataParallel(model, bucket_cap_mb=bucket_mib)  # type: ignore[arg-type]
 
 
 class InOrder:
-    """A hook that a thread carries out bucket after bucket, beside the backward pass.
+    """A hook that a thread carries out bucket after bucket, during the backward pass.
 
     gloo matches collectives by their order. A hook of several collectives starts the later ones
     when the former are done, and with several buckets under way that order would differ between
@@ -37,7 +36,7 @@ class InOrder:
         self.thread = ThreadPoolExecutor(1)
 
     def hook(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """DDP waits for the future when the backward pass is over."""
+        """Average a bucket; DDP waits for the future when the backward pass is over."""
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
 
         def work() -> None:

@@ -11,7 +11,7 @@ from . import ddp
 
 
 class Train(ddp.Train):
-    """As `ddp`."""
+    """Data parallel with torch's hook."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
         """Add the hook."""

@@ -1,15 +1,14 @@
-"""DiLoCo (arXiv 2311.08105): `sync_every` steps of AdamW on each rank, then one outer step of all
-of them together.
+"""DiLoCo (arXiv 2311.08105): inner steps of AdamW on each rank, then one outer step of all ranks.
 
-The outer gradient is the mean over the ranks of how far each has moved since the last outer step;
-Nesterov momentum applies it. With `early_exchange` the last inner step updates each layer as soon
-as its gradient is known and sends its outer gradient while the backward pass goes on: what the
-simulations of the Streaming DiLoCo paper assume.
+The outer gradient is the mean over the ranks of how far each has moved since the last outer step,
+`sync_every` inner steps ago; Nesterov momentum applies it. With `early_exchange` the last inner
+step updates each layer as soon as its gradient is known and sends its outer gradient while the
+backward pass continues: what the simulations of the Streaming DiLoCo paper assume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -20,14 +19,19 @@ from . import Job, Method
 
 
 class Fragment:
-    """Parameters that are synchronised together: their common values, and the outer optimizer on
-    those.
+    """Parameters that are synchronised together, and their common values with the outer optimizer.
+
+    Attributes:
+        parameters: this rank's.
+        turn: of the steps modulo `sync_every`, the one after which the outer step follows.
+        missing: how many gradients of the current step are not known yet.
+        common: the values after the last outer step.
     """
 
     def __init__(self, parameters: list[nn.Parameter], turn: int, job: Job) -> None:
         self.parameters = parameters
-        self.turn = turn  # of the steps modulo `sync_every`
-        self.missing = len(parameters)  # gradients of the step under way
+        self.turn = turn
+        self.missing = len(parameters)
         self.common = [nn.Parameter(p.detach().clone()) for p in self.parameters]
         momentum = job.settings["outer_momentum"]
         self.outer = torch.optim.SGD(
@@ -40,79 +44,93 @@ class Fragment:
 
     def send(self) -> None:
         """Begin to average the outer gradients."""
-        moved = zip(self.common, self.parameters, strict=True)
-        torch.cat(
-            [(old.detach() - new.detach()).flatten().to(self.dtype) for old, new in moved],
-            out=self.buffer,
-        )
+        outer_gradients = []
+        for common, own in zip(self.common, self.parameters, strict=True):
+            outer_gradient = common.detach() - own.detach()
+            outer_gradients.append(outer_gradient.flatten().to(self.dtype))
+        torch.cat(outer_gradients, out=self.buffer)
         self.buffer /= self.world
         self.work = dist.all_reduce(self.buffer, async_op=True)
 
     def receive(self, keep: float = 0.0) -> None:
-        """Wait for the average and take the outer step; of what the rank did meanwhile `keep`
-        remains.
+        """Wait for the average and take the outer step.
+
+        Args:
+            keep: the part of this rank's own parameters that remains.
         """
         if self.work is None:
             return
         self.work.wait()
         self.work = None
         pieces = self.buffer.split([p.numel() for p in self.common])
-        for parameter, piece in zip(self.common, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter).float()
+        for common, piece in zip(self.common, pieces, strict=True):
+            common.grad = piece.view_as(common).float()
         self.outer.step()
-        for mine, common in zip(self.parameters, self.common, strict=True):
-            mine.data.lerp_(common.data, 1 - keep)
+        for own, common in zip(self.parameters, self.common, strict=True):
+            own.data.lerp_(common.data, 1 - keep)
 
 
 class OuterSteps(Method):
     """Fragments of the model take outer steps in turn, each once in `sync_every` steps.
 
     The outer gradients of a fragment leave after an inner step, or with `early_exchange` layer by
-    layer during its backward pass: then every layer is exchanged by itself and has an inner
-    optimizer of its own.
-
-    Args:
-        groups: the layers of each fragment.
-        overlap: after how many more inner steps the average is waited for.
-        keep: what remains then of a rank's own parameters.
+    layer during its backward pass: then every layer is exchanged by itself and has a separate inner
+    optimizer.
     """
 
     def __init__(
         self, job: Job, groups: Sequence[Sequence[nn.Module]], overlap: int = 0, keep: float = 0.0
     ) -> None:
+        """Divide the model into fragments.
+
+        Args:
+            job: of this rank.
+            groups: the layers of each fragment.
+            overlap: after how many more inner steps the rank waits for the average.
+            keep: what then remains of a rank's own parameters.
+        """
         super().__init__(job)
-        self.overlap, self.keep = overlap, keep
+        self.overlap = overlap
+        self.keep = keep
         self.steps = 0
         self.early = job.settings["early_exchange"]
-        every = job.settings["sync_every"]
+        self.sync_every: int = job.settings["sync_every"]
         self.fragments: list[Fragment] = []
-        for number, layers in enumerate(groups):
-            turn = round((number + 1) * every / len(groups)) % every
-            for together in [[layer] for layer in layers] if self.early else [layers]:
-                self.fragments.append(
-                    Fragment([p for layer in together for p in layer.parameters()], turn, job)
-                )
+        for number, layers in enumerate(groups, start=1):
+            turn = round(number * self.sync_every / len(groups)) % self.sync_every
+            if self.early:
+                for layer in layers:
+                    self._add_fragment([layer], turn)
+            else:
+                self._add_fragment(layers, turn)
         if self.early:
-            self.optimizers = [job.optimizer(fragment.parameters) for fragment in self.fragments]
-            for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
-                for parameter in fragment.parameters:
-                    parameter.register_post_accumulate_grad_hook(
-                        partial(self._ready, fragment, optimizer)
-                    )
+            self._exchange_early()
+
+    def _add_fragment(self, layers: Iterable[nn.Module], turn: int) -> None:
+        parameters: list[nn.Parameter] = []
+        for layer in layers:
+            parameters.extend(layer.parameters())
+        self.fragments.append(Fragment(parameters, turn, self.job))
+
+    def _exchange_early(self) -> None:
+        """Give each fragment an inner optimizer, and let each send once its gradients are known."""
+        self.optimizers = []
+        for fragment in self.fragments:
+            optimizer = self.job.optimizer(fragment.parameters)
+            self.optimizers.append(optimizer)
+            for parameter in fragment.parameters:
+                hook = partial(self._gradient_known, fragment, optimizer)
+                parameter.register_post_accumulate_grad_hook(hook)
 
     def due(self, fragment: Fragment, step: int) -> bool:
-        """Whether an outer step of `fragment` follows the inner step number `step`, which counts
-        from 1.
-        """
-        return step % int(self.job.settings["sync_every"]) == fragment.turn
+        """Whether an outer step of `fragment` follows inner step `step`, which counts from 1."""
+        return step % self.sync_every == fragment.turn
 
     def update(self) -> None:
-        """An inner step, the outer steps that are due, and the averages whose time has come."""
+        """Take an inner step, the outer steps that are due, and the averages that must be there."""
         self.steps += 1
         if self.early:
-            for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
-                if not self.due(fragment, self.steps):
-                    optimizer.step()
+            self._update_others()
         else:
             super().update()
         for fragment in self.fragments:
@@ -121,23 +139,28 @@ class OuterSteps(Method):
             if self.due(fragment, self.steps - self.overlap):
                 fragment.receive(self.keep)
 
+    def _update_others(self) -> None:
+        """Take the inner step of fragments that have not taken it during the backward pass."""
+        for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
+            if not self.due(fragment, self.steps):
+                optimizer.step()
+
     def finish(self) -> None:
-        """Take what is still under way."""
+        """Take the averages that are still under way."""
         for fragment in self.fragments:
             fragment.receive(self.keep)
 
-    def _ready(
+    def _gradient_known(
         self, fragment: Fragment, optimizer: torch.optim.Optimizer, _parameter: torch.Tensor
     ) -> None:
-        """A gradient of `fragment` is there; once all are, an inner step that is due for exchange
-        sends it.
-        """
+        """Count a gradient of `fragment`; with the last, send it if the next step is its turn."""
         fragment.missing -= 1
-        if fragment.missing == 0:
-            fragment.missing = len(fragment.parameters)
-            if self.due(fragment, self.steps + 1):
-                optimizer.step()
-                fragment.send()
+        if fragment.missing > 0:
+            return
+        fragment.missing = len(fragment.parameters)
+        if self.due(fragment, self.steps + 1):
+            optimizer.step()
+            fragment.send()
 
 
 class Train(OuterSteps):

@@ -1,7 +1,7 @@
-"""Data parallel that knows the datacenters: gradients are summed inside each, then across by one
-rank of each.
+"""Data parallel that knows the datacenters: gradients are summed inside each, then across.
 
-So every gradient crosses each WAN link once, whatever the number of hosts.
+One rank of each datacenter exchanges the sums, so every gradient crosses each WAN link once,
+whatever the number of hosts.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from . import ddp
 
 
 class Train(ddp.Train):
-    """As `ddp`, with a hook of three stages."""
+    """Data parallel with a hook of three stages."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
         """Make the groups and add the hook."""
-        groups = [dist.new_group(site) for site in self.job.sites]  # every rank makes all groups
+        sites = self.job.sites
+        groups = [dist.new_group(site) for site in sites]  # every rank makes all groups
         self.leader = self.job.site[0]
-        self.inside = groups[self.job.sites.index(self.job.site)]
-        self.across = dist.new_group([site[0] for site in self.job.sites])
+        self.inside = groups[sites.index(self.job.site)]
+        self.across = dist.new_group([site[0] for site in sites])
         network = super().prepare(model)
-        network.register_comm_hook(
-            None, ddp.InOrder(lambda bucket: self.average(bucket.buffer())).hook
-        )
+        in_order = ddp.InOrder(lambda bucket: self.average(bucket.buffer()))
+        network.register_comm_hook(None, in_order.hook)
         return network
 
     def average(self, gradients: torch.Tensor) -> torch.Tensor:
-        """The mean over all ranks, in place."""
+        """Average flat `gradients` over all ranks, in place."""
         gradients /= self.job.world
         dist.reduce(gradients, self.leader, group=self.inside)
         if self.job.rank == self.leader:

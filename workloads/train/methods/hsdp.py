@@ -1,5 +1,4 @@
-"""Hybrid sharding: torch's FSDP2 shards the model inside each datacenter and replicates it across
-them.
+"""Hybrid sharding: torch's FSDP2 shards the model in each datacenter and replicates it across.
 
 Needs the same number of ranks in every datacenter.
 """
@@ -21,9 +20,10 @@ class Train(Method):
 
     def prepare(self, model: GPT) -> nn.Module:
         """Shard each layer, then what remains."""
-        if len({len(site) for site in self.job.sites}) > 1:
+        sites = self.job.sites
+        if len({len(site) for site in sites}) > 1:
             raise InputError("hsdp needs the same number of ranks in every datacenter")
-        mesh = DeviceMesh("cpu", self.job.sites, mesh_dim_names=("across", "inside"))
+        mesh = DeviceMesh("cpu", sites, mesh_dim_names=("across", "inside"))
         for layer in model:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)

@@ -1,5 +1,6 @@
-"""Local SGD (arXiv 1805.09767): every rank trains by itself; every `sync_every` steps torch
-averages the parameters.
+"""Local SGD (arXiv 1805.09767): every rank trains by itself; torch averages the parameters.
+
+The average follows every `sync_every` steps.
 """
 
 from __future__ import annotations
@@ -11,16 +12,14 @@ from . import Job, Method
 
 
 class Train(Method):
-    """torch's PeriodicModelAverager would average after the first step too; this calls what it
-    calls.
-    """
+    """Calls what torch's PeriodicModelAverager calls, which would average after the first step."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.steps = 0
 
     def update(self) -> None:
-        """An own step, and the average when it is due."""
+        """Take an inner step, and the average when it is due."""
         super().update()
         self.steps += 1
         if self.steps % self.job.settings["sync_every"] == 0:

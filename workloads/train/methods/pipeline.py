@@ -1,9 +1,8 @@
-"""Pipeline parallel: each rank holds some of the layers; torch.distributed.pipelining moves
-micro-batches through them.
+"""Pipeline parallel: each rank holds some layers, through which micro-batches pass.
 
-The whole global batch passes every rank, and its layers take the step time between them: with n
-ranks each computes a step time's worth per step, plus the bubble. Activations cross the links, not
-gradients of parameters.
+torch.distributed.pipelining moves them. The whole global batch passes every rank, and its layers
+take the step time between them: with n ranks each computes a step time's worth per step, plus the
+bubble. Activations cross the links, not gradients of parameters.
 """
 
 from __future__ import annotations
@@ -19,42 +18,55 @@ SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 
 
 def cut(layers: list[nn.Module], stages: int) -> list[list[nn.Module]]:
-    """The layers in `stages` runs with as equal numbers of parameters as their order allows."""
+    """Cut layers into stages with as equal numbers of parameters as their order allows.
+
+    Args:
+        layers: in order, at least as many as stages.
+        stages: number of stages; each gets at least one layer.
+    """
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    total = sum(sizes)
     runs: list[list[nn.Module]] = [[] for _ in range(stages)]
-    before, stage = 0, 0
-    for n, (layer, size) in enumerate(zip(layers, sizes, strict=True)):
-        wanted = int((before + size / 2) * stages / sum(sizes))
-        least = stages - (len(layers) - n)  # so that the layers left suffice for the stages left
-        stage = min(max(stage, least, min(wanted, stage + 1 if runs[stage] else stage)), stages - 1)
+    stage = 0
+    size_before = 0
+    for number, layer in enumerate(layers):
+        middle = size_before + sizes[number] / 2
+        wanted_stage = int(middle * stages / total)
+        # no stage is left empty: neither the current one, nor those after the last layers
+        last_stage = stage + 1 if runs[stage] else stage
+        layers_left = len(layers) - number
+        first_stage = max(stage, stages - layers_left)
+        stage = min(max(first_stage, min(wanted_stage, last_stage)), stages - 1)
         runs[stage].append(layer)
-        before += size
+        size_before += sizes[number]
     return runs
 
 
 class Train(Method):
-    """`schedule` and `microbatches` are the pipeline's."""
+    """One stage of the pipeline, with its `schedule` and `microbatches`."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         settings = job.settings
-        self.stage = nn.Sequential(*cut(list(job.model), job.world)[job.rank])
-        job.pace(self.stage, settings["microbatches"])
+        microbatches = settings["microbatches"]
+        self.is_first = job.rank == 0
+        self.is_last = job.rank == job.world - 1
+        layers = cut(list(job.model), job.world)[job.rank]
+        self.stage = nn.Sequential(*layers)
+        job.pace(self.stage, microbatches)
         self.optimizer = job.optimizer(self.stage.parameters())
         stage = PipelineStage(self.stage, job.rank, job.world, torch.device("cpu"))
-        self.schedule = SCHEDULES[settings["schedule"]](
-            stage, settings["microbatches"], loss_fn=loss_of
-        )
+        make_schedule = SCHEDULES[settings["schedule"]]
+        self.schedule = make_schedule(stage, microbatches, loss_fn=loss_of)
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """All micro-batches forward and backward; only the last rank knows the loss."""
+        """Pass all micro-batches forward and backward; only the last rank knows the loss."""
         self.optimizer.zero_grad()
         losses: list[torch.Tensor] = []
-        first, last = self.job.rank == 0, self.job.rank == self.job.world - 1
-        arguments = (inputs,) if first else ()
-        if last:
+        arguments = (inputs,) if self.is_first else ()
+        if self.is_last:
             self.schedule.step(*arguments, target=targets, losses=losses)
         else:
             self.schedule.step(*arguments)
         self.optimizer.step()
-        return torch.stack(losses).mean().item() if last else None
+        return torch.stack(losses).mean().item() if self.is_last else None

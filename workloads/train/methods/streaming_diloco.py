@@ -1,10 +1,9 @@
-"""Streaming DiLoCo (arXiv 2501.18512): DiLoCo of `fragments` parts of the model in turn, while
-training goes on.
+"""Streaming DiLoCo (arXiv 2501.18512): parts of the model take DiLoCo's outer steps in turn.
 
-In `sync_every` steps each fragment's outer gradient leaves once, in `exchange_dtype`; `overlap`
-(tau) steps later its outer step is taken, and the rank's own parameters are mixed half and half
-with the result, for they have moved on meanwhile. Fragment f has the layers f, f + fragments, f + 2
-fragments, ...: the paper's strided pattern.
+In `sync_every` steps the outer gradient of each of the `fragments` leaves once, in
+`exchange_dtype`, while training continues. `overlap` (tau) steps later its outer step is taken, and
+the rank's own parameters, which have changed meanwhile, are mixed half and half with the result.
+Fragment f has the layers f, f + fragments, f + 2 fragments, ...: the paper's strided pattern.
 """
 
 from __future__ import annotations
@@ -19,6 +18,9 @@ class Train(OuterSteps):
     """Outer steps in turn."""
 
     def __init__(self, job: Job) -> None:
-        settings, layers = job.settings, list(job.model)
-        groups = [layers[f :: settings["fragments"]] for f in range(settings["fragments"])]
-        super().__init__(job, groups, settings["overlap"], KEEP if settings["overlap"] else 0.0)
+        fragments = job.settings["fragments"]
+        overlap = job.settings["overlap"]
+        layers = list(job.model)
+        groups = [layers[first::fragments] for first in range(fragments)]
+        keep = KEEP if overlap else 0.0
+        super().__init__(job, groups, overlap, keep)

@@ -1,4 +1,4 @@
-"""Memory that is there before it is needed."""
+"""Memory that is present before it is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def populate_heap(size_bytes: int) -> None:
-    """Have `size_bytes` of the heap's memory made present at once, for later allocations.
+    """Make `size_bytes` of the heap's memory present at once, for later allocations.
 
     In the guest a page that appears when it is first touched costs 80 us of the machine's time, and
-    in bulk a few. The allocator keeps what is freed, because the testbed starts it with trimming
-    off.
+    in bulk a few. The allocator keeps freed memory: the testbed starts programs with trimming off.
     """
     address = _libc.malloc(size_bytes)
     if not address:

@@ -1,6 +1,6 @@
 """The time that a GPU would take to compute, for any PyTorch model.
 
-    from .modelled_compute import ModelledCompute
+    from testbed.workers.lib.modelled_compute import ModelledCompute
     ModelledCompute(model, gpu="H100", mfu=0.4)        # or step_time=0.35, in seconds
 
 In a guest with a virtual clock computation takes no time. After these two lines each forward and
@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.hooks import RemovableHandle
 
 from testbed.core.gpus import PEAK_FLOPS
 
@@ -47,10 +48,13 @@ LATE = 0.02  # part of a step by which it may be late without a warning
 
 @dataclass
 class Spent:
-    """Sums over passes, in ns: what was to be modelled, what of it was slept, and how much longer
-    the CPU took.
+    """Sums over passes.
 
-    `spans`: begin and end of each stretch of computation on the clock that slept.
+    Attributes:
+        modelled_ns: the time of computation that was to be modelled.
+        slept_ns: the part of it that was slept.
+        late_ns: by how much the CPU took longer.
+        spans: begin and end of each stretch of computation, on the clock that sleeps.
     """
 
     modelled_ns: int = 0
@@ -60,26 +64,27 @@ class Spent:
 
 
 class Clock:
-    """What tells the time and sleeps; another one serves tests."""
+    """The run's clock: gives the time and sleeps."""
 
     def __init__(self) -> None:
         self._virtual = "time-travel=inf-cpu" in Path("/proc/cmdline").read_text()
 
     def now_ns(self) -> int:
-        """Time on the run's clock."""
+        """Return the time."""
         return time.monotonic_ns()
 
     def computed_ns(self) -> int:
-        """CPU time that this thread has used; none in a guest whose clock stands still while
-        programs compute.
+        """Return the CPU time that this thread has used; none on the virtual clock.
 
-        (Its kernel's account of CPU time is of no use there: it takes time that was waited for as
-        used.)
+        That clock stands still while programs compute, and the guest's kernel takes time that was
+        waited for as used.
         """
-        return 0 if self._virtual else time.thread_time_ns()
+        if self._virtual:
+            return 0
+        return time.thread_time_ns()
 
     def sleep_ns(self, ns: int) -> None:
-        """Wait."""
+        """Sleep."""
         time.sleep(ns / 1e9)
 
 
@@ -87,7 +92,8 @@ class Pacer:
     """Sleeps what is owed, less what was computed since, in pieces that are worth a system call."""
 
     def __init__(self, clock: Clock, piece_ns: int = PIECE_NS) -> None:
-        self._clock, self._piece_ns = clock, piece_ns
+        self._clock = clock
+        self._piece_ns = piece_ns
         self._owed_ns = 0
         self._computed_ns = clock.computed_ns()
         self.spent = Spent()
@@ -97,17 +103,18 @@ class Pacer:
         self.spent.modelled_ns += ns
         computed = self._newly_computed()
         self._owed_ns += ns - computed
-        if self._owed_ns >= self._piece_ns:
-            begin = self._clock.now_ns()
-            self._clock.sleep_ns(self._owed_ns)
-            end = self._clock.now_ns()
-            self._owed_ns -= end - begin
-            self.spent.slept_ns += end - begin
-            self._add_span(begin - computed, end)
-            self._newly_computed()
+        if self._owed_ns < self._piece_ns:
+            return
+        begin = self._clock.now_ns()
+        self._clock.sleep_ns(self._owed_ns)
+        end = self._clock.now_ns()
+        self._owed_ns -= end - begin
+        self.spent.slept_ns += end - begin
+        self._add_span(begin - computed, end)
+        self._newly_computed()
 
     def _add_span(self, begin: int, end: int) -> None:
-        """Note a stretch of computation; one that follows on another makes it longer."""
+        """Note a stretch of computation; one right after another extends that one."""
         spans = self.spent.spans
         if spans and begin - spans[-1][1] < self._piece_ns:
             spans[-1][1] = end
@@ -115,24 +122,23 @@ class Pacer:
             spans.append([begin, end])
 
     def forget(self) -> None:
-        """What was computed since the last sleep is not to count."""
+        """Do not count what was computed since the last sleep."""
         self._newly_computed()
 
     def settle(self) -> None:
-        """A pass is over: what the CPU took too long for it cannot be made good later."""
+        """End a pass: later sleeps cannot make up for time that the CPU took too long."""
         if self._owed_ns < -self._piece_ns:
             self.spent.late_ns -= self._owed_ns
             self._owed_ns = 0
 
     def _newly_computed(self) -> int:
-        before, self._computed_ns = self._computed_ns, self._clock.computed_ns()
+        before = self._computed_ns
+        self._computed_ns = self._clock.computed_ns()
         return self._computed_ns - before
 
 
 class ModelledCompute:
-    """Makes the passes of `model` take the time of a GPU. It stays in force as long as the model
-    lives.
-    """
+    """Makes the passes of a model take the time of a GPU, as long as the model lives."""
 
     def __init__(
         self,
@@ -166,20 +172,19 @@ class ModelledCompute:
             ValueError: neither a time nor a GPU, or one that is not known.
         """
         if step_time is None and gpu not in PEAK_FLOPS:
-            raise ValueError(
-                f"give step_time in seconds, or gpu as one of {', '.join(PEAK_FLOPS)}; it is {gpu!r}"
-            )
+            known = ", ".join(PEAK_FLOPS)
+            raise ValueError(f"give step_time in seconds, or gpu as one of {known}; it is {gpu!r}")
         self._pacer = Pacer(clock or Clock())
         self._step_ns = None if step_time is None else step_time * 1e9
         self._flops = flops
         self._flops_per_ns = PEAK_FLOPS.get(gpu, 0.0) * mfu / 1e9
-        self._slowdown, self._jitter = slowdown, jitter
+        self._slowdown = slowdown
+        self._jitter = jitter
         self._random = random.Random(str(seed))
         self._factor = slowdown
         self._model = model
-        self._shares: dict[
-            nn.Module, float
-        ] = {}  # of each module that computes something itself; they sum to 1
+        # of each module that computes something itself; they sum to 1
+        self._shares: dict[nn.Module, float] = {}
         self._counting: _Count | None = None
         self._warned = False
         model.register_forward_pre_hook(self._begin)
@@ -189,20 +194,21 @@ class ModelledCompute:
 
     @property
     def step_seconds(self) -> float:
-        """Of a forward and a backward pass, without slowdown and jitter; 0 until the FLOPs are
-        known.
-        """
+        """Of a forward and a backward pass, without slowdown and jitter; 0 until it is known."""
         return (self._step_ns or 0.0) / 1e9
 
     def take(self) -> Spent:
-        """What was spent since the last call, up to the end of the last pass."""
+        """Return what was spent since the last call, up to the end of the last pass."""
         self._pacer.settle()
-        spent, self._pacer.spent = self._pacer.spent, Spent()
+        spent = self._pacer.spent
+        self._pacer.spent = Spent()
         if spent.late_ns > LATE * max(spent.modelled_ns, 1) and not self._warned:
             self._warned = True
-            text = f"computing took {spent.late_ns / 1e6:.1f} ms longer than the {spent.modelled_ns / 1e6:.1f} ms"
+            late_ms = spent.late_ns / 1e6
+            modelled_ms = spent.modelled_ns / 1e6
             warnings.warn(
-                f"{text} that were to be modelled: this CPU cannot keep up in real time",
+                f"computing took {late_ms:.1f} ms longer than the {modelled_ms:.1f} ms that were "
+                "to be modelled: this CPU cannot keep up in real time",
                 stacklevel=2,
             )
         return spent
@@ -216,16 +222,15 @@ class ModelledCompute:
     def _forwarded(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         if self._counting is None:
             self._owe(module, FORWARD)
-        if torch.is_grad_enabled():
-            for tensor in _tensors(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(self._backward_of(module))  # type: ignore[no-untyped-call]
-                    break
+        if not torch.is_grad_enabled():
+            return
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._backward_of(module))  # type: ignore[no-untyped-call]
+                return
 
     def _backward_of(self, module: nn.Module) -> Callable[[torch.Tensor], None]:
-        """Called with the gradient of the module's output, before those of its parameters are
-        computed.
-        """
+        """Make the hook on the output of `module`, whose gradient precedes its parameters'."""
 
         def hook(_gradient: torch.Tensor) -> None:
             self._owe(module, 1 - FORWARD)
@@ -233,13 +238,16 @@ class ModelledCompute:
         return hook
 
     def _end(self, model: nn.Module, _inputs: Any, _output: Any) -> None:
-        """The whole forward pass is over, or has failed."""
+        """End the whole forward pass, which may have failed."""
         if self._counting is None:
             return
         counted = self._counting.finish()
         self._counting = None
         total = sum(counted.values())
-        self._shares = {m: n / total for m, n in counted.items() if n} if total else {model: 1.0}
+        if total:
+            self._shares = {module: n / total for module, n in counted.items() if n}
+        else:
+            self._shares = {model: 1.0}
         if self._step_ns is None:
             self._step_ns = (self._flops or total / FORWARD) / self._flops_per_ns
         self._pacer.forget()  # the first pass takes long, with imports and the counting
@@ -248,33 +256,26 @@ class ModelledCompute:
     def _owe(self, module: nn.Module, part: float) -> None:
         share = self._shares.get(module)
         if share:
-            self._pacer.owe(round((self._step_ns or 0.0) * share * part * self._factor))
+            step_ns = self._step_ns or 0.0
+            self._pacer.owe(round(step_ns * share * part * self._factor))
 
 
 class _Count:
-    """The FLOPs of each module of `model` itself, without its children, in the forward pass that
-    now begins.
-    """
+    """Counts the FLOPs of each module itself, without its children, in the pass that begins."""
 
     def __init__(self, model: nn.Module) -> None:
-        cpu_attention = (
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        )  # which torch's own table lacks
+        # torch's own table lacks attention on CPUs
+        cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         self._mode = FlopCounterMode(
             display=False, custom_mapping={cpu_attention: _attention_flops}
         )
         self._own: dict[nn.Module, float] = {}
-        self._open: list[
-            list[float]
-        ] = []  # of each module that is being computed: FLOPs before, and its children's
-        self._handles = [
-            handle
-            for module in model.modules()
-            for handle in (
-                module.register_forward_pre_hook(self._enter),
-                module.register_forward_hook(self._leave, prepend=True),
-            )
-        ]
+        # of each module that is being computed
+        self._open: list[_OpenModule] = []
+        self._handles: list[RemovableHandle] = []
+        for module in model.modules():
+            self._handles.append(module.register_forward_pre_hook(self._enter))
+            self._handles.append(module.register_forward_hook(self._leave, prepend=True))
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         self._enter(model, ())  # its own hook was registered too late for this pass
 
@@ -286,31 +287,39 @@ class _Count:
         return self._own
 
     def _enter(self, _module: nn.Module, _inputs: Any) -> None:
-        self._open.append([self._mode.get_total_flops(), 0.0])
+        self._open.append(_OpenModule(flops_before=self._mode.get_total_flops()))
 
     def _leave(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
-        before, children = self._open.pop()
-        whole = self._mode.get_total_flops() - before
-        self._own[module] = self._own.get(module, 0.0) + whole - children
+        opened = self._open.pop()
+        whole = self._mode.get_total_flops() - opened.flops_before
+        self._own[module] = self._own.get(module, 0.0) + whole - opened.flops_of_children
         if self._open:
-            self._open[-1][1] += whole
+            self._open[-1].flops_of_children += whole
+
+
+@dataclass
+class _OpenModule:
+    """A module that is being computed."""
+
+    flops_before: float
+    flops_of_children: float = 0.0
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_arguments: Any, **_options: Any) -> int:
-    """Of `scaled_dot_product_attention` on a CPU; the arguments are shapes."""
+    """Count the FLOPs of `scaled_dot_product_attention` on a CPU; the arguments are shapes."""
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in the output of a module, in order."""
+    """Give the tensors in the output of a module, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
+    elif isinstance(value, tuple | list):
         for item in value:
             yield from _tensors(item)
     elif hasattr(value, "__dataclass_fields__"):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
+        for part in fields(value):
+            yield from _tensors(getattr(value, part.name))

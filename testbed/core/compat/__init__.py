@@ -1,0 +1,1 @@
+"""Patches of private interfaces of other projects, each with the versions that were checked."""

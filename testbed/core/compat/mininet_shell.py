@@ -1,0 +1,36 @@
+"""Mininet's shells in namespaces that exist already, and where Mininet prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from mininet.log import lg
+from mininet.node import Node
+
+CHECKED = {"mininet": ("2.3",)}
+
+
+def start_attached_shell(node: Any, start_shell: Callable[[str], None]) -> None:
+    """Start the shell of a Mininet `node` in the namespaces of process ``node.pid``.
+
+    Args:
+        node: a `mininet.node.Node`.
+        start_shell: Mininet's own ``startShell`` of that node; takes options of mnexec.
+    """
+    pid = node.pid
+    in_namespace = node.inNamespace
+    node.inNamespace = False  # else the shell would get a separate namespace
+    start_shell(f"-cda{pid}")
+    node.pid = pid
+    node.inNamespace = in_namespace
+
+
+def print_to(stream: TextIO) -> None:
+    """Let Mininet's log print to `stream`."""
+    lg.handlers[0].setStream(stream)
+
+
+def has_started(node: Node) -> bool:
+    """Whether the shell of `node` runs."""
+    return node.shell is not None

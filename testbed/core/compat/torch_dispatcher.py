@@ -1,0 +1,67 @@
+"""Kernels in front of those of torch.distributed's backends, in the dispatcher of torch.
+
+The operators ``c10d::*`` have no kernel for the dispatch key BackendSelect, which every call passes
+just before it reaches its backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import ProcessGroup
+
+CHECKED = {"torch": ("2.13",)}
+PASSED_BY_EVERY_CALL = "BackendSelect"
+
+# Gets the operator's overload, then the arguments of the call.
+Kernel = Callable[..., Any]
+
+
+class DispatcherHooks:
+    """Kernels for operators of c10d, in force until `close`."""
+
+    def __init__(self) -> None:
+        self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+
+    def add(self, operator: str, kernel: Kernel) -> None:
+        """Call `kernel` with the overload and the arguments of each call of c10d::`operator`."""
+        overload = getattr(torch.ops.c10d, operator).default
+        self._library.impl(operator, partial(kernel, overload), PASSED_BY_EVERY_CALL)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Remove the kernels."""
+        self._library._destroy()  # type: ignore[no-untyped-call]
+
+
+def call_backend(overload: Any, tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+    """Call the kernel that the backend of `tensor` has for `overload`.
+
+    A call by key gives up the interpreter's lock: threads of the backend may want it, and have what
+    the kernel waits for.
+    """
+    return overload._op_dk(_backend_key(tensor), *arguments, **options)
+
+
+def process_group(arguments: tuple[Any, ...]) -> ProcessGroup:
+    """Return the process group among the arguments of an operator of c10d."""
+    for argument in arguments:
+        if isinstance(argument, torch.ScriptObject):
+            return ProcessGroup.unbox(argument)
+    raise TypeError("an operator of c10d was called without a process group")
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Return the bytes of the values of `tensor`, with the indices of a sparse one."""
+    if tensor.is_sparse:
+        return tensor._values().nbytes + tensor._indices().nbytes
+    return tensor.nbytes
+
+
+def _backend_key(tensor: torch.Tensor) -> torch._C.DispatchKey:
+    name = torch._C._dispatch_key_for_device(tensor.device.type)
+    if tensor.is_sparse:
+        name = f"Sparse{name}"
+    return torch._C.DispatchKey.__members__[name]

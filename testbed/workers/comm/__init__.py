@@ -1,0 +1,66 @@
+"""Communication libraries: what ranks need to exchange data with one, looked up by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from testbed.workers.comm import gloo
+
+
+class CommLibrary(Protocol):
+    """A communication library that torch.distributed can use as its backend."""
+
+    @property
+    def name(self) -> str:
+        """Name of the backend in torch.distributed, and of the library's own algorithms."""
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """Names of torch's data types that all operations of the library take."""
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """Names of the operations (workloads/collectives/catalog.py) that the library has."""
+
+    @property
+    def whole_buffers(self) -> int:
+        """Buffers of a whole operation's size that a rank holds during the operation."""
+
+    @property
+    def extra_buffer_bytes(self) -> int:
+        """The most that the library allocates itself for one operation."""
+
+    def environment(self, interface: str, connections: int) -> Mapping[str, str]:
+        """Return the environment variables of a rank.
+
+        Args:
+            interface: the interface to the emulated network.
+            connections: TCP connections between two ranks.
+        """
+
+    def init_process_group(self, timeout: timedelta) -> None:
+        """Join the default process group, as the environment describes it.
+
+        Args:
+            timeout: after which an operation fails.
+        """
+
+
+DEFAULT = gloo.NAME
+_LIBRARIES: Mapping[str, CommLibrary] = {gloo.NAME: gloo.Gloo()}
+
+
+def library(name: str = DEFAULT) -> CommLibrary:
+    """Return a communication library by its name.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return _LIBRARIES[name]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all libraries."""
+    return tuple(_LIBRARIES)

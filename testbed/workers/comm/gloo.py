@@ -1,0 +1,45 @@
+"""gloo: TCP connections between all pairs of ranks, buffers in main memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+NAME = "gloo"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Gloo:
+    """gloo as torch has it (docs/collectives.md lists what gloo can and cannot do)."""
+
+    name: str = NAME
+    dtypes: frozenset[str] = frozenset(
+        {"float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"}
+    )
+    operations: frozenset[str] = frozenset(
+        {
+            "all_reduce",
+            "all_gather",
+            "reduce_scatter",
+            "all_to_all",
+            "broadcast",
+            "reduce",
+            "gather",
+            "scatter",
+            "send_recv",
+            "barrier",
+        }
+    )
+    whole_buffers: int = 2
+    extra_buffer_bytes: int = 16 * MIB  # gloo's own buffers are at most a few MiB an operation
+
+    def environment(self, interface: str, connections: int) -> dict[str, str]:
+        """Name the interface once for each connection of a pair of ranks."""
+        return {"GLOO_SOCKET_IFNAME": ",".join([interface] * connections)}
+
+    def init_process_group(self, timeout: timedelta) -> None:
+        """Join the default process group."""
+        import torch.distributed as dist  # noqa: PLC0415  # settings of workloads need no torch
+
+        dist.init_process_group(self.name, timeout=timeout)

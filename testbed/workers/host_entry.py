@@ -1,0 +1,80 @@
+"""How a forked process becomes one of a host: its namespaces, control group, user, rights, log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from testbed.core import linux
+from testbed.workers.orders import Order
+
+CONTAINER_NAMESPACES = ("net", "ipc", "uts", "cgroup", "pid", "mnt")
+
+
+def enter_host(order: Order, log: Path) -> None:
+    """Make this process one of the order's host, with its output in `log`.
+
+    Raises:
+        OSError: the host is gone, or the kernel refuses a call.
+    """
+    linux.die_with_parent()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if order.cgroup is not None:
+        Path(order.cgroup, "cgroup.procs").write_text(str(os.getpid()))
+    if order.container_pid is not None:
+        _enter_container(order.container_pid, order.user or (0, 0))
+    elif order.netns_pid is not None:
+        _join_namespaces(order.netns_pid, ("net",))
+        linux.unshare(linux.CLONE_NEWUTS)
+        socket.sethostname(order.host)
+
+
+def _join_namespaces(pid: int, kinds: tuple[str, ...]) -> None:
+    """Join namespaces of process `pid`, all opened before the first is joined."""
+    namespaces = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in kinds]
+    for fd in namespaces:
+        linux.setns(fd)
+        os.close(fd)
+
+
+def _enter_container(pid: int, user: tuple[int, int]) -> None:
+    """Continue as a process of a container, without capabilities.
+
+    A PID namespace holds for children only: this process forks once, and the parent ends as the
+    child does.
+
+    Args:
+        pid: a process of the container.
+        user: the user and group to become.
+    """
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY)
+    _join_namespaces(pid, CONTAINER_NAMESPACES)
+    os.fchdir(root)
+    os.chroot(".")
+    os.close(root)
+    child = os.fork()
+    if child:
+        _end_as(child)
+    linux.die_with_parent()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.drop_bounding_set()
+    user_id, group_id = user
+    os.setgroups([])
+    os.setgid(group_id)
+    os.setuid(user_id)
+    linux.capset_none()
+    os.environ["HOME"] = "/tmp"
+
+
+def _end_as(child: int) -> None:
+    """Wait for a child, and end this process with the child's exit status or signal."""
+    _pid, wait_status = os.waitpid(child, 0)
+    status = os.waitstatus_to_exitcode(wait_status)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)

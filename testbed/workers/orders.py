@@ -1,0 +1,112 @@
+"""Orders to the zygote: which ranks it must fork, sent as lines of JSON through a FIFO."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from testbed.core.errors import WorkerError
+
+CHUNK_BYTES = 1 << 16
+RETRY_S = 0.002  # until the zygote has opened its FIFO
+
+
+@dataclass(frozen=True)
+class Order:
+    """Start one rank. What is None stays as the zygote has it.
+
+    Attributes:
+        rank: number of the rank.
+        host: name of its host.
+        cgroup: folder of the host's control group.
+        netns_pid: a process in the host's network namespace (process isolation).
+        container_pid: the first process of the host's container.
+        user: the container's user and group.
+    """
+
+    rank: int
+    host: str
+    cgroup: str | None = None
+    netns_pid: int | None = None
+    container_pid: int | None = None
+    user: tuple[int, int] | None = None
+
+
+def encode_orders(orders: list[Order]) -> str:
+    """Return orders as the line that goes through the FIFO."""
+    return json.dumps([asdict(order) for order in orders]) + "\n"
+
+
+def decode_orders(line: str) -> list[Order]:
+    """Return the orders of a line."""
+    return [Order(**order) for order in json.loads(line)]
+
+
+def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
+    """Send `orders` to the zygote that reads `fifo`, as soon as it does.
+
+    Args:
+        fifo: the zygote's.
+        orders: of one or several hosts.
+        alive: a file that exists as long as the zygote lives (in its folder of /proc).
+
+    Raises:
+        WorkerError: the zygote has ended.
+    """
+    while True:
+        try:
+            fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        if not alive.exists():
+            hosts = ", ".join(order.host for order in orders)
+            raise WorkerError(f"the parent process of {hosts} ended at its start")
+        time.sleep(RETRY_S)
+    os.set_blocking(fd, True)
+    with os.fdopen(fd, "w") as file:
+        file.write(encode_orders(orders))
+
+
+class LaterOrders:
+    """Orders that come while ranks run: hosts that crashed start their ranks again."""
+
+    def __init__(self, fifo: Path) -> None:
+        # open for writing too, so that the FIFO never comes to its end
+        self._fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self._text = ""
+
+    def wait(self, children: Sequence[int]) -> list[Order]:
+        """Wait for orders, or for the end of a child.
+
+        Args:
+            children: process ids.
+
+        Returns:
+            The orders that have come; none if a child has ended first.
+        """
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        child_fds = []
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                child_fds.append(os.pidfd_open(pid))
+                poll.register(child_fds[-1], select.POLLIN)
+        readable = [fd for fd, _events in poll.poll()]
+        for fd in child_fds:
+            os.close(fd)
+        if self._fd in readable:
+            self._text += os.read(self._fd, CHUNK_BYTES).decode()
+        *lines, self._text = self._text.split("\n")
+        orders = []
+        for line in lines:
+            orders.extend(decode_orders(line))
+        return orders

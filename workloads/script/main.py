@@ -1,0 +1,133 @@
+"""The user's script in a rank: a Python file or module in this process, or a command in its place.
+
+This process is a fork of one that has imported torch. It is made to look like a fresh interpreter
+that was called with the script: ``__main__``, ``sys.argv``, ``sys.path[0]``, what is left to do at
+the end, the exit status. Python processes that the script or command starts find
+`testbed.workers.hook` on their PYTHONPATH, so that they are recorded too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import runpy
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from testbed.core.compat.interpreter_exit import finish_interpreter
+from testbed.workers.observer import BEGUN, observe, observed_environment
+from testbed.workers.workload import RankContext
+
+RECORDS_ITSELF = True  # `observe` does
+INTERRUPTED = 130
+
+
+def main(context: RankContext) -> int:
+    """Run what the plan names, in the host's working folder; returns the exit status."""
+    workers = context.plan.workers
+    rank = context.planned_rank
+    kind = context.settings["kind"]
+    words = context.settings["command"]
+    work = context.run.work(None if context.settings["shared_folder"] else rank.host)
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    os.environ.update(observed_environment(context.run, rank, workers.timeout_s))
+    os.environ["PATH"] = _search_path()
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    if context.settings["events_from"] == "start":
+        with contextlib.closing(context.recorder) as recorder:
+            recorder.begin()
+        os.environ[BEGUN] = "yes"
+    print(
+        f"testbed: rank {rank.rank} of {context.world_size} on {rank.host}, in {work}; "
+        f"process groups time out after {workers.timeout_s} s, unless the script says otherwise",
+        file=sys.stderr,
+        flush=True,
+    )
+    if kind == "command":
+        os.execvp(words[0], words)
+    _look_like_a_new_interpreter(words, context.settings["folder"] or str(work), context)
+    _seed(context.plan.seed, rank.rank)
+    torch.set_num_threads(1)
+    observe()
+    return run_as_main(kind, words[0])
+
+
+def _search_path() -> str:
+    """Return PATH with the folder of this interpreter first."""
+    interpreter_folder = Path(sys.executable).parent
+    return f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def _look_like_a_new_interpreter(words: list[str], folder: str, context: RankContext) -> None:
+    """Set what an interpreter sets when it starts: buffering, sys.path, sys.argv.
+
+    Args:
+        words: the script and its arguments.
+        folder: where modules are looked for first.
+        context: of the rank.
+    """
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    python_path = context.plan.workers.environment.get("PYTHONPATH", "")
+    sys.path[:1] = [folder, *filter(None, python_path.split(os.pathsep))]
+    sys.argv = list(words)
+
+
+def _seed(seed: int, rank: int) -> None:
+    """Seed random numbers by the run and the rank, as fresh interpreters draw different ones."""
+    random.seed(f"{seed}/{rank}")
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(random.getrandbits(32))
+
+
+def run_as_main(kind: str, name: str) -> int:
+    """Run a program as ``__main__``, and what it leaves to its end.
+
+    Args:
+        kind: ``file`` or ``module``.
+        name: of the file or module.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        if kind == "file":
+            runpy.run_path(name, run_name="__main__")
+        else:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as stop:
+        status = _exit_status(stop.code)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BaseException as error:
+        trace = _trace_of_script(error.__traceback__)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        status = 1
+    finish_interpreter()
+    return status
+
+
+def _exit_status(code: object) -> int:
+    """Return the exit status of a SystemExit's code, as Python does (`sys.exit`)."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _trace_of_script(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out the calls that lead to the script."""
+    leading_files = (__file__, runpy.__file__, "<frozen runpy>")
+    while trace is not None and trace.tb_next is not None:
+        if trace.tb_frame.f_code.co_filename not in leading_files:
+            break
+        trace = trace.tb_next
+    return trace

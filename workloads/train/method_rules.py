@@ -1,0 +1,69 @@
+"""The training methods by name, and what each asks of the settings. Free of torch.
+
+A method is a file of the folder methods/; its name has ``-`` where the file's has ``_``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.spec.base import Problem
+
+if TYPE_CHECKING:
+    from .settings import Train
+
+METHODS_FOLDER = Path(__file__).with_name("methods")
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    stems = sorted(path.stem for path in METHODS_FOLDER.glob("[a-z]*.py"))
+    return tuple(stem.replace("_", "-") for stem in stems)
+
+
+def _streaming_diloco(settings: Train) -> list[Problem]:
+    problems = []
+    fragments = settings.fragments
+    overlap = settings.overlap
+    if settings.sync_every < fragments:
+        problem = f"{fragments} fragments cannot take turns in {settings.sync_every} steps"
+        problems.append(Problem(("fragments",), problem, "choose at most sync_every"))
+    if overlap >= settings.sync_every:
+        problem = f"an overlap of {overlap} steps is not shorter than sync_every"
+        remedy = "a fragment must be back before its next turn"
+        problems.append(Problem(("overlap",), problem, remedy))
+    return problems
+
+
+def _pipeline(settings: Train, ranks: int) -> list[Problem]:
+    microbatches = settings.microbatches
+    sequences = settings.batch * ranks
+    if microbatches >= ranks and sequences % microbatches == 0:
+        return []
+    problem = (
+        f"{settings.batch} x {ranks} sequences cannot pass {ranks} ranks in "
+        f"{microbatches} micro-batches"
+    )
+    remedy = (
+        "choose microbatches that divide the sequences of all ranks, at least one for each rank"
+    )
+    return [Problem(("microbatches",), problem, remedy)]
+
+
+# What is wrong with the settings of a method, and with the settings on a number of ranks.
+RULES: dict[str, Callable[[Train], list[Problem]]] = {"streaming-diloco": _streaming_diloco}
+RANK_RULES: dict[str, Callable[[Train, int], list[Problem]]] = {"pipeline": _pipeline}
+
+
+def method_problems(settings: Train) -> list[Problem]:
+    """Return what is wrong with the settings of the chosen method."""
+    rule = RULES.get(settings.method)
+    return [] if rule is None else rule(settings)
+
+
+def rank_problems(settings: Train, ranks: int) -> list[Problem]:
+    """Return what is wrong with the settings of the chosen method on `ranks` ranks."""
+    rule = RANK_RULES.get(settings.method)
+    return [] if rule is None else rule(settings, ranks)
