@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from testbed.core.errors import RunError
@@ -17,13 +16,14 @@ from testbed.workers.recorder import Recorder
 WORKLOADS = "testbed.workloads"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RankContext:
     """What a workload's `main` is given."""
 
     plan: Plan
     run: RunDir
     rank: int
+    _recorder: Recorder | None = field(default=None, init=False)
 
     @property
     def world_size(self) -> int:
@@ -40,10 +40,12 @@ class RankContext:
         """This rank in the plan."""
         return self.plan.workers.ranks[self.rank]
 
-    @cached_property
+    @property
     def recorder(self) -> Recorder:
         """Writes this rank's operations; the file is opened at the first use."""
-        return Recorder(self.run, self.rank)
+        if self._recorder is None:
+            self._recorder = Recorder(self.run, self.rank)
+        return self._recorder
 
 
 class WorkloadMain(Protocol):
