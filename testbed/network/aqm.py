@@ -19,7 +19,8 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl import TC_H_ROOT
-from pyroute2.netlink.rtnl.tcmsg import plugins
+
+from testbed.core.compat.pyroute2_plugins import register_plugins
 
 ROOT_HANDLE, ROOT_CLASS, CHILD_HANDLE = 0x10000, 0x10001, 0x20000
 MAX_U32 = 2**32 - 1
@@ -352,4 +353,4 @@ class FqCodelPlugin:
         )
 
 
-plugins.update(tbf=TbfPlugin, red=RedPlugin, fq_codel=FqCodelPlugin)
+register_plugins(tbf=TbfPlugin, red=RedPlugin, fq_codel=FqCodelPlugin)

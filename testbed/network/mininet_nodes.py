@@ -12,6 +12,7 @@ from typing import Any
 from mininet.link import Intf, Link
 from mininet.node import Node, Switch
 
+from testbed.core.compat.mininet_shell import start_attached_shell
 from testbed.network import qdiscs
 from testbed.network.namespace import NamespaceProcess
 from testbed.network.netlink import interface_index, netlink
@@ -44,12 +45,7 @@ class QuietNode(Node):
 
     def start_shell(self) -> None:
         """Start the shell, which keeps what commands leave in it: folder, variables, jobs."""
-        pid = self.pid
-        in_namespace = self.inNamespace
-        self.inNamespace = False  # else the shell would get another namespace
-        super().startShell(f"-cda{pid}")  # attached to the namespaces of `pid`
-        self.pid = pid
-        self.inNamespace = in_namespace
+        start_attached_shell(self, super().startShell)
 
     def sendCmd(self, *words: Any, **options: Any) -> None:
         """Hand a command to the node's shell, which starts if it does not run yet."""

@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping
 
 from mininet.cli import CLI
-from mininet.log import error, lg, output, setLogLevel
+from mininet.log import error, output, setLogLevel
 from mininet.node import Node
 
+from testbed.core.compat.mininet_shell import print_to
 from testbed.network import qdiscs
 from testbed.network.built import BuiltNetwork
 
@@ -36,7 +37,7 @@ class Prompt(CLI):
         _set_addresses(network)
 
         setLogLevel("output")
-        lg.handlers[0].setStream(sys.stdout)
+        print_to(sys.stdout)
 
         # Mininet waits for its input, too; nothing is ever typed here.
         silent_input, self._write_end = os.pipe()

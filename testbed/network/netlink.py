@@ -19,9 +19,9 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl import TC_H_ROOT
-from pyroute2.netlink.rtnl.tcmsg import plugins
 
 from testbed.core import linux
+from testbed.core.compat.pyroute2_plugins import register_plugins
 from testbed.plan.model import Network
 
 NUD_PERMANENT = 0x80  # linux/neighbour.h
@@ -281,4 +281,4 @@ def _netem_attributes(parameters: dict[str, Any]) -> list[list[Any]]:
     return attributes
 
 
-plugins["netem"] = NetemPlugin
+register_plugins(netem=NetemPlugin)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from testbed.workloads.collectives.operations import OPERATIONS, Group
+
 from testbed.workers.lib.hierarchy import Hierarchy, direct_reduce_scatter, new_groups, rails
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from testbed.workloads.collectives.checked_values import PERIOD, Values
+
 from testbed.workers.lib.hierarchy import rails
 
 LOOPBACK = Path(__file__).parent / "loopback.py"

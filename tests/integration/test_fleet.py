@@ -98,8 +98,8 @@ def test_ranks_that_start_again_are_waited_for(crashing: Ranks) -> None:
     for rank in others(crashing):
         crashing.ends(rank, 0)
     assert not is_over(crashing)
-    for rank in crashing.processes_of(host):
-        crashing.ends(rank.rank, 0)
+    for process in crashing.processes_of(host):
+        crashing.ends(process.rank, 0)
     assert is_over(crashing)
 
 

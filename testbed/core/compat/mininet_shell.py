@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from mininet.log import lg
-from mininet.node import Node
 
 CHECKED = {"mininet": ("2.3",)}
 
@@ -29,8 +28,3 @@ def start_attached_shell(node: Any, start_shell: Callable[[str], None]) -> None:
 def print_to(stream: TextIO) -> None:
     """Let Mininet's log print to `stream`."""
     lg.handlers[0].setStream(stream)
-
-
-def has_started(node: Node) -> bool:
-    """Whether the shell of `node` runs."""
-    return node.shell is not None

@@ -7,10 +7,10 @@ import time
 
 import pytest
 import torch
-from testbed.workers.lib.modelled_compute import Clock, ModelledCompute
 from torch import nn
 
 from testbed.core.gpus import PEAK_FLOPS
+from testbed.workers.lib.modelled_compute import Clock, ModelledCompute
 
 MS = 1_000_000
 
