@@ -136,7 +136,8 @@ def all_reduce(group: Group, size_bytes: int) -> Case:
     hierarchy = group.hierarchy
 
     def start(piece: torch.Tensor) -> dist.Work | None:
-        return dist.all_reduce(piece, group=group.group, async_op=True)
+        work: dist.Work | None = dist.all_reduce(piece, group=group.group, async_op=True)
+        return work
 
     def run() -> None:
         if hierarchy is not None:
@@ -226,7 +227,10 @@ def broadcast(group: Group, size_bytes: int) -> Case:
     hierarchy = group.hierarchy
 
     def start(piece: torch.Tensor) -> dist.Work | None:
-        return dist.broadcast(piece, group=group.group, group_src=ROOT, async_op=True)
+        work: dist.Work | None = dist.broadcast(
+            piece, group=group.group, group_src=ROOT, async_op=True
+        )
+        return work
 
     def prepare() -> None:
         if group.is_root:
@@ -251,7 +255,10 @@ def reduce(group: Group, size_bytes: int) -> Case:
     tensor = group.buffer_of("reduce", size_bytes)
 
     def start(piece: torch.Tensor) -> dist.Work | None:
-        return dist.reduce(piece, group=group.group, group_dst=ROOT, async_op=True)
+        work: dist.Work | None = dist.reduce(
+            piece, group=group.group, group_dst=ROOT, async_op=True
+        )
+        return work
 
     def run() -> None:
         group.striped(start, tensor)

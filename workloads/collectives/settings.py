@@ -84,7 +84,7 @@ class Collectives(Workload):
         "all", description="who works together: all ranks, or several groups at the same time"
     )
     algorithm: Algorithm = Field(
-        comm.DEFAULT, description="gloo's own, or in stages inside and across datacenters"
+        "gloo", description="gloo's own, or in stages inside and across datacenters"
     )
     connections: Count = Field(1, description="gloo's TCP connections between two ranks")
     check: Flag = Field(True, description="whether every result is compared with the right one")

@@ -187,9 +187,10 @@ def _find_module(name: str, folder: Path | None) -> None:
     Raises:
         UnitError: there is no such module.
     """
-    search_folders: list[str] | None = [entry for entry in sys.path if entry]
+    path_entries = [entry for entry in sys.path if entry]
     if folder is not None:
-        search_folders.insert(0, str(folder))
+        path_entries.insert(0, str(folder))
+    search_folders: list[str] | None = path_entries
     for part in name.split("."):
         spec = None
         if search_folders is not None:

@@ -53,8 +53,9 @@ class Block(nn.Module):
         query, key, value = by_head.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         joined = attended.transpose(1, 2).reshape(batch, length, width)
-        stream = stream + self.projection(joined)
-        return stream + self.mlp(self.before_mlp(stream))
+        attended_stream: torch.Tensor = stream + self.projection(joined)
+        output: torch.Tensor = attended_stream + self.mlp(self.before_mlp(attended_stream))
+        return output
 
 
 class GPT(nn.Sequential):

@@ -88,7 +88,7 @@ class Method:
         own_part = slice(self.job.rank, None, self.job.world)
         self.optimizer.zero_grad()
         loss = loss_of(self.network(inputs[own_part]), targets[own_part])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
     def update(self) -> None:

@@ -55,7 +55,7 @@ class Train(Method):
         own_part = slice(self.job.rank - 1, None, workers)
         self.optimizer.zero_grad()
         loss = loss_of(self.model(inputs[own_part]), targets[own_part])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         dist.send(parameters_to_vector(gradients), SERVER)
         dist.recv(self.gradient, SERVER)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-import torch.distributed as dist
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from ..gpt import GPT
@@ -20,7 +20,7 @@ class Train(Method):
     def prepare(self, model: GPT) -> DistributedDataParallel:
         """Wrap the model; subclasses add a communication hook."""
         bucket_mib = self.job.settings["bucket"] / MIB
-        return DistributedDataParallel(model, bucket_cap_mb=bucket_mib)  # type: ignore[arg-type]
+        return DistributedDataParallel(model, bucket_cap_mb=bucket_mib)
 
 
 class InOrder:
@@ -31,11 +31,11 @@ class InOrder:
     ranks.
     """
 
-    def __init__(self, average: Callable[[dist.GradBucket], torch.Tensor]) -> None:
+    def __init__(self, average: Callable[[GradBucket], torch.Tensor]) -> None:
         self.average = average
         self.thread = ThreadPoolExecutor(1)
 
-    def hook(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def hook(self, _state: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         """Average a bucket; DDP waits for the future when the backward pass is over."""
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
 
@@ -43,7 +43,7 @@ class InOrder:
             try:
                 future.set_result(self.average(bucket))
             except Exception as error:  # raised where DDP waits
-                future.set_exception(error)
+                future.set_exception(error)  # type: ignore[arg-type]
 
         self.thread.submit(work)
         return future

@@ -62,7 +62,8 @@ class Fragment:
             return
         self.work.wait()
         self.work = None
-        pieces = self.buffer.split([p.numel() for p in self.common])
+        sizes = [p.numel() for p in self.common]
+        pieces = self.buffer.split(sizes)  # type: ignore[no-untyped-call]
         for common, piece in zip(self.common, pieces, strict=True):
             common.grad = piece.view_as(common).float()
         self.outer.step()
@@ -120,7 +121,7 @@ class OuterSteps(Method):
             self.optimizers.append(optimizer)
             for parameter in fragment.parameters:
                 hook = partial(self._gradient_known, fragment, optimizer)
-                parameter.register_post_accumulate_grad_hook(hook)
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def due(self, fragment: Fragment, step: int) -> bool:
         """Whether an outer step of `fragment` follows inner step `step`, which counts from 1."""

@@ -23,4 +23,4 @@ class Train(Method):
         super().update()
         self.steps += 1
         if self.steps % self.job.settings["sync_every"] == 0:
-            average_parameters(iter(self.model.parameters()), dist.group.WORLD)
+            average_parameters(iter(self.model.parameters()), dist.group.WORLD)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ method saves bytes and costs round trips. The first two steps exchange whole gra
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +26,7 @@ class Train(ddp.Train):
         rank = self.job.settings["powersgd_rank"]
         state = PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=WHOLE_STEPS)
 
-        def average(bucket: dist.GradBucket) -> torch.Tensor:
+        def average(bucket: GradBucket) -> torch.Tensor:
             return powerSGD_hook(state, bucket).wait()
 
         network.register_comm_hook(None, ddp.InOrder(average).hook)
