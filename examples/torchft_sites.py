@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from testbed.workers.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torchft import Manager, Optimizer, ProcessGroupGloo
 from torchft.coordination import LighthouseServer
+
+from testbed.workers.lib.modelled_compute import ModelledCompute
 
 LIGHTHOUSE_PORT, STORE_PORT = 29510, 29511
 

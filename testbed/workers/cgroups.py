@@ -23,11 +23,13 @@ def delegate_root() -> None:
     """
     init = ROOT / "init"
     init.mkdir(exist_ok=True)
+
     for pid in (ROOT / "cgroup.procs").read_text().split():
         try:
             (init / "cgroup.procs").write_text(pid)
         except OSError:
             continue  # kernel threads stay
+
     (ROOT / "cgroup.subtree_control").write_text(CONTROLLERS)
 
 
@@ -37,14 +39,17 @@ def group(name: str) -> Iterator[Path]:
     path = ROOT / name
     (path.parent / "cgroup.subtree_control").write_text(CONTROLLERS)
     path.mkdir()
+
     try:
         yield path
     finally:
         (path / "cgroup.kill").write_text("1")
         while "populated 1" in (path / "cgroup.events").read_text():
             time.sleep(POLL_S)
+
         for subgroup in sorted(path.rglob("*/"), reverse=True):
             subgroup.rmdir()
+
         path.rmdir()
 
 
@@ -60,6 +65,7 @@ def kill(path: Path, *, but: int | None = None) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
         time.sleep(POLL_S)
 
 
@@ -67,6 +73,7 @@ def _processes(files: Sequence[Path]) -> set[int]:
     pids: set[int] = set()
     for file in files:
         pids.update(map(int, file.read_text().split()))
+
     return pids
 
 
@@ -91,5 +98,6 @@ def memory_kills(group: Path) -> int:
         lines = (group / "memory.events").read_text().splitlines()
     except OSError:
         return 0
+
     events = dict(line.split() for line in lines)
     return int(events.get("oom_kill", 0))

@@ -83,19 +83,23 @@ class Containers(Fleet):
             self._parent: WarmParent | None = None
             if self.plan.workers.image is None:
                 self._parent = stack.enter_context(warm_parent(self.run, self._folder))
+
             log = self.run.logs / "dockerd.log"
             daemon = _start_daemon(self._folder, self._group, log)
             stack.callback(daemon.wait)
             stack.callback(daemon.kill)
+
             try:
                 with _impatient_kernel():
                     self._start_containers(_connect(daemon, self._folder, log))
             except DockerException as error:
                 raise RunError(f"Docker: {error}") from error
+
             # The daemon's timers would end up between those of the ranks, at another place in each
             # run.
             (self._group / "daemon" / "cgroup.freeze").write_text("1")
             self._stack = stack.pop_all()
+
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -107,11 +111,13 @@ class Containers(Fleet):
         image = _import_image(client, self.plan.workers.image)
         for host in self.hosts:
             self._containers[host] = self._run_container(client, host, image)
+
         descriptions = {}
         for host, container in self._containers.items():
             details = client.api.inspect_container(container.id)
             self._pids[host] = details["State"]["Pid"]
             descriptions[host] = _description(details)
+
         self.run.write_json(self.run.containers, descriptions)
 
     @property
@@ -124,10 +130,13 @@ class Containers(Fleet):
         if self._parent is not None:
             ranks = [rank for rank in self.plan.workers.processes if rank.host in hosts]
             self._parent.start([self._order(rank) for rank in ranks])
+
             return
+
         for host in hosts:
             first_process = Path("/proc", str(self._pids[host]), "exe")
             orders = [Order(rank.rank, rank.host) for rank in self.processes_of(host)]
+
             try:
                 send_orders(self._fifo(host), orders, first_process)
             except WorkerError as error:
@@ -151,10 +160,12 @@ class Containers(Fleet):
         """Return the hosts whose container has ended; all, if the common zygote has."""
         if self._parent is not None and self._parent.ended():
             return list(self._pids)
+
         lost_hosts = []
         for host, pid in self._pids.items():
             if not Path("/proc", str(pid), "exe").exists():
                 lost_hosts.append(host)
+
         return lost_hosts
 
     def memory_kills(self, host: str) -> int:
@@ -174,6 +185,7 @@ class Containers(Fleet):
         log = self._log(host)
         if not log.exists():
             return "it left no output"
+
         return log.read_text(errors="replace")[-OUTPUT_TAIL:]
 
     def _run_container(self, client: Any, host: str, image: str) -> Any:
@@ -188,9 +200,11 @@ class Containers(Fleet):
             os.mkfifo(fifo)
             command = _zygote_command(self.run, fifo, self._log(host))
             modes[str(fifo.parent)] = "ro"
+
         volumes = {path: {"bind": path, "mode": mode} for path, mode in modes.items()}
         for file, target in self._name_files.items():
             volumes[str(file)] = {"bind": str(target), "mode": "ro"}
+
         return client.containers.run(
             image,
             command,
@@ -223,14 +237,17 @@ def _cpu_limits(plan: Plan) -> dict[str, int]:
     cpus = plan.workers.cpus
     if plan.clock == "real":
         return {"nano_cpus": int(cpus * 1e9)}
+
     return {"cpu_shares": max(MIN_CPU_SHARES, int(cpus * CPU_SHARES))}
 
 
 def _description(details: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what identifies a container, its limits and its rights, of Docker's details."""
     description = {name: details[name] for name in ("Id", "Name", "Image", "Path", "Args")}
+
     for name in DESCRIBED:
         description[name] = details["HostConfig"][name]
+
     return description
 
 
@@ -243,8 +260,10 @@ def _impatient_kernel() -> Iterator[None]:
     if not os.access(PATIENCE, os.W_OK):  # another kernel, or a run on this very machine's
         yield
         return
+
     before = PATIENCE.read_text()
     PATIENCE.write_text("0")
+
     try:
         yield
     finally:
@@ -273,14 +292,17 @@ def _readable(workers: Workers) -> dict[str, str]:
     named = [Path(folder) for folder in workers.readable]
     if workers.image is not None:
         return {str(path): "ro" for path in (PROJECT, *named)}
+
     paths = []
     for name in USERLAND:
         path = Path("/", name)
         if path.is_dir() and not path.is_symlink():
             paths.append(path)
+
     for path in (Path(sys.prefix), Path(sys.base_prefix), PROJECT, *named):
         if not any(path.is_relative_to(other) for other in paths):
             paths.append(path)
+
     return {str(path): "ro" for path in paths}
 
 
@@ -305,6 +327,7 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
     crun = shutil.which("crun")
     if crun is not None:  # starts a container several times as fast as runc
         command += ["--add-runtime", f"crun={crun}", "--default-runtime", "crun"]
+
     join_group = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(group / "daemon" / "cgroup.procs")]
     with log.open("w") as out:
         return subprocess.Popen(
@@ -319,9 +342,11 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
 def _remove_with_mounts(folder: Path) -> None:
     """Remove the daemon's folder, with the file systems that the daemon has mounted there."""
     mount_points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+
     for mount_point in sorted(mount_points, reverse=True):
         if mount_point.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", mount_point], check=False)
+
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -332,11 +357,14 @@ def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
         RunError: the daemon does not start.
     """
     deadline = time.monotonic() + DAEMON_START_S
+
     while not (folder / "socket").exists():
         if daemon.poll() is not None or time.monotonic() > deadline:
             output = log.read_text(errors="replace")[-OUTPUT_TAIL:]
             raise RunError(f"the Docker daemon did not start:\n{output}")
+
         time.sleep(0.01)
+
     return docker.DockerClient(
         base_url=f"unix://{folder}/socket", version=DOCKER_API, timeout=DOCKER_TIMEOUT_S
     )
@@ -353,11 +381,14 @@ def _import_image(client: Any, image: str | None) -> str:
     if image is None:
         client.api.import_image_from_data(_skeleton(), repository=IMAGE, tag="latest")
         return f"{IMAGE}:latest"
+
     with tarfile.open(image) as archive:
         is_saved = "manifest.json" in archive.getnames()
+
     if not is_saved:
         client.api.import_image_from_file(image, repository=USER_IMAGE, tag="latest")
         return f"{USER_IMAGE}:latest"
+
     with Path(image).open("rb") as file:
         return str(client.images.load(file)[0].id)
 
@@ -365,10 +396,12 @@ def _import_image(client: Any, image: str | None) -> str:
 def _skeleton() -> bytes:
     """Return an archive of empty folders, and of links as the machine has them, as mount points."""
     buffer = io.BytesIO()
+
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(Path("/").iterdir()):
             if path.is_symlink() or path.is_dir():
                 archive.addfile(_skeleton_entry(path))
+
     return buffer.getvalue()
 
 
@@ -379,4 +412,5 @@ def _skeleton_entry(path: Path) -> tarfile.TarInfo:
     if path.is_symlink():
         entry.type = tarfile.SYMTYPE
         entry.linkname = str(path.readlink())
+
     return entry

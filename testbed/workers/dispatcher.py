@@ -98,6 +98,7 @@ class Interception:
         self._counts: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
         self._hooks = DispatcherHooks()
+
         for name, operator in OPERATORS.items():
             self._hooks.add(name, partial(self._call, operator))
 
@@ -128,8 +129,10 @@ class Interception:
         if result is None:  # a monitored barrier has ended already
             done()
             return None
+
         if not isinstance(result, tuple):
             return self._followed(result, done)
+
         outputs, boxed_work = result
         return outputs, self._followed(boxed_work, done)
 
@@ -140,6 +143,7 @@ class Interception:
             future = work.get_future()
         except RuntimeError:  # the backend has no future for this operation
             return _Awaited(work, done).boxed()
+
         self._pending.add(future)
         future.add_done_callback(partial(self._completed, future, done))
         return boxed_work
@@ -156,8 +160,10 @@ class Interception:
         if operator.op != "barrier":  # whose tensor only names the device
             size = sum(tensor_bytes(tensor) for tensor in tensors)
             dtype = str(tensors[0].dtype).removeprefix("torch.")
+
         if operator.is_part:
             size *= group.size()
+
         return Operation(
             op=operator.op,
             bytes=size,
@@ -208,18 +214,22 @@ class _Awaited(Work):
         try:
             with torch.inference_mode(self._inference), torch.no_grad():
                 self._work.wait()
+
             self._call_done()
         except BaseException as error:  # raised where the caller waits
             self._error = error
+
         self._over.set()
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
         """Wait as the work itself; without `timeout` that of the process group holds."""
         if not self._over.wait(timeout.total_seconds() or None):
             raise RuntimeError(f"the operation did not end within {timeout.total_seconds()} s")
+
         self._pending.discard(self)
         if self._error is not None:
             raise self._error
+
         return True
 
     def is_completed(self) -> bool:
@@ -241,7 +251,9 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     """List all tensors of a tensor, a list, or lists in a list."""
     if isinstance(value, torch.Tensor):
         return [value]
+
     tensors = []
     for part in value:
         tensors.extend(_tensors(part))
+
     return tensors

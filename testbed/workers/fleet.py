@@ -95,15 +95,19 @@ class Fleet(ABC):
         """Kill the ranks of `hosts`, as the plan asks."""
         for host in hosts:
             for rank in self.processes_of(host):
-                self._killed.add((rank.rank, self._starts[rank.rank] - 1))
+                number = self._starts[rank.rank] - 1
+                self._killed.add((rank.rank, number))
+
             self._kill(host)
 
     def start_again(self, hosts: Sequence[str]) -> None:
         """Start the ranks of `hosts`, which were killed, once more."""
         if not hosts:
             return
+
         for host in hosts:
             self._starts.update(rank.rank for rank in self.processes_of(host))
+
         self._hosts_to_start -= len(hosts)
         self._start(hosts, self._netns)
 
@@ -115,22 +119,36 @@ class Fleet(ABC):
         """
         exits: Follower[RankExit] = Follower(self.run.rank_exits, RankExit)
         statuses: dict[int, list[int]] = {rank.rank: [] for rank in self.plan.workers.processes}
+
         while True:
             # looked up before the exits are read: a zygote that is done is not lost
             lost_hosts = self.lost()
             for record in exits.new():  # in the order of time: the first failure causes others
                 self._check_exit(record, len(statuses[record.rank]))
                 statuses[record.rank].append(record.status)
-            running = {rank for rank, ended in statuses.items() if len(ended) < self._starts[rank]}
+
+            running = self._running(statuses)
             if not running and self._is_over(statuses):
                 return
+
             self._check_lost(lost_hosts, running)
             time.sleep(POLL_S)
+
+    def _running(self, statuses: Mapping[int, list[int]]) -> set[int]:
+        """Return the ranks of which a process has started and not ended."""
+        running = set()
+
+        for rank, ended in statuses.items():
+            if len(ended) < self._starts[rank]:
+                running.add(rank)
+
+        return running
 
     def _check_exit(self, record: RankExit, number: int) -> None:
         """Raise a WorkerError if process `number` of a rank has failed."""
         if record.status == 0 or (record.rank, number) in self._killed:
             return
+
         time.sleep(LAST_WORDS_S)
         raise WorkerError(self._failure(record.rank, _ending(record.status)))
 
@@ -148,6 +166,7 @@ class Fleet(ABC):
         """
         if not self._hosts_to_start:
             return True
+
         return any(ended[-1] == 0 for ended in statuses.values())
 
     def _failure(self, rank: int, ending: str) -> str:
@@ -157,21 +176,25 @@ class Fleet(ABC):
         crashed = sorted({self.plan.workers.ranks[other].host for other, _ in self._killed})
         if crashed:
             text += f", after {', '.join(crashed)} had crashed as the topology's events want it"
+
         if self.memory_kills(host):
             limit_mib = self.plan.workers.memory_bytes / MIB
             text += (
                 f": out of memory (the limit of a host is {limit_mib:.0f} MiB)\n"
                 "  raise it with --memory"
             )
+
         return text + self._log_tail(rank)
 
     def _log_tail(self, rank: int) -> str:
         log = self.run.rank_log(rank)
         if not log.exists():
             return ""
+
         lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         if not lines:
             return ""
+
         indented = "\n".join(f"    {line}" for line in lines)
         return f"; the end of {log.relative_to(self.run.path)}:\n{indented}"
 
@@ -179,4 +202,5 @@ class Fleet(ABC):
 def _ending(status: int) -> str:
     if status < 0:
         return f"was ended by signal {-status}"
+
     return f"exited with {status}"

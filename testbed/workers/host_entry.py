@@ -25,6 +25,7 @@ def enter_host(order: Order, log: Path) -> None:
     os.dup2(output, 2)
     if order.cgroup is not None:
         Path(order.cgroup, "cgroup.procs").write_text(str(os.getpid()))
+
     if order.container_pid is not None:
         _enter_container(order.container_pid, order.user or (0, 0))
     elif order.netns_pid is not None:
@@ -36,6 +37,7 @@ def enter_host(order: Order, log: Path) -> None:
 def _join_namespaces(pid: int, kinds: tuple[str, ...]) -> None:
     """Join namespaces of process `pid`, all opened before the first is joined."""
     namespaces = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in kinds]
+
     for fd in namespaces:
         linux.setns(fd)
         os.close(fd)
@@ -59,6 +61,7 @@ def _enter_container(pid: int, user: tuple[int, int]) -> None:
     child = os.fork()
     if child:
         _end_as(child)
+
     linux.die_with_parent()
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.drop_bounding_set()
@@ -77,4 +80,5 @@ def _end_as(child: int) -> None:
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
+
     os._exit(status)

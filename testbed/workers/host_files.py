@@ -23,15 +23,19 @@ def write_names(folder: Path, network: Network) -> dict[Path, Path]:
         For each file the path at which programs must see it.
     """
     addresses = {dc.name: str(dc.router_address.ip) for dc in network.datacenters}
+
     for host in network.hosts:
         addresses[host.name] = str(host.address.ip)
+
     addresses["localhost"] = "127.0.0.1"  # a datacenter may be called so
     hosts_lines = [f"{address} {name}\n" for name, address in addresses.items()]
     texts = {"hosts": "".join(hosts_lines), "resolv.conf": NO_SERVER}
     targets = {}
+
     for name, text in texts.items():
         (folder / name).write_text(text)
         targets[folder / name] = Path("/etc", name)
+
     return targets
 
 
@@ -51,8 +55,10 @@ def named(folder: Path, network: Network) -> Iterator[None]:
     """
     targets = write_names(folder, network)
     existing = {file: target for file, target in targets.items() if target.exists()}
+
     with ExitStack() as stack:
         for file, target in existing.items():
             mount(str(file), str(target), None, MS_BIND)
             stack.callback(umount, str(target))
+
         yield

@@ -37,6 +37,7 @@ def observed_environment(run: RunDir, rank: Rank, timeout_s: int) -> dict[str, s
     python_path = [str(HOOK)]
     if os.environ.get("PYTHONPATH"):
         python_path.append(os.environ["PYTHONPATH"])
+
     return {
         RUN: str(run.path),
         FIRST_RANK: str(rank.rank - rank.local_rank),
@@ -53,6 +54,7 @@ def observe() -> None:
     """
     if _interceptions:
         return
+
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     ranks_per_host = int(os.environ["TESTBED_RANKS_PER_HOST"])
     if local_rank >= ranks_per_host:
@@ -60,6 +62,7 @@ def observe() -> None:
             f"testbed: LOCAL_RANK is {local_rank}, but a host of this run has {ranks_per_host} "
             "ranks: say --nproc-per-host"
         )
+
     rank = int(os.environ[FIRST_RANK]) + local_rank
     recorder = Recorder(RunDir(Path(os.environ[RUN])), rank)
     begin = _nothing if BEGUN in os.environ else recorder.begin

@@ -67,10 +67,13 @@ def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
+
         if not alive.exists():
             hosts = ", ".join(order.host for order in orders)
             raise WorkerError(f"the parent process of {hosts} ended at its start")
+
         time.sleep(RETRY_S)
+
     os.set_blocking(fd, True)
     with os.fdopen(fd, "w") as file:
         file.write(encode_orders(orders))
@@ -96,17 +99,22 @@ class LaterOrders:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         child_fds = []
+
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 child_fds.append(os.pidfd_open(pid))
                 poll.register(child_fds[-1], select.POLLIN)
+
         readable = [fd for fd, _events in poll.poll()]
         for fd in child_fds:
             os.close(fd)
+
         if self._fd in readable:
             self._text += os.read(self._fd, CHUNK_BYTES).decode()
+
         *lines, self._text = self._text.split("\n")
         orders = []
         for line in lines:
             orders.extend(decode_orders(line))
+
         return orders

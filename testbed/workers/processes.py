@@ -32,6 +32,7 @@ class Processes(Fleet):
             self._add_groups(folder.name, stack)
             self._parent = stack.enter_context(warm_parent(self.run, folder))
             self._stack = stack.pop_all()
+
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -43,8 +44,10 @@ class Processes(Fleet):
         cgroups.delegate_root()
         cpus = workers.cpus if self.plan.clock == "real" else None
         all_hosts = stack.enter_context(cgroups.group(run_id))
+
         for host in self.hosts:
-            group = stack.enter_context(cgroups.group(f"{all_hosts.name}/{host}"))
+            name = f"{all_hosts.name}/{host}"
+            group = stack.enter_context(cgroups.group(name))
             cgroups.limit(group, memory_bytes=workers.memory_bytes, cpus=cpus)
             self._groups[host] = group
 
@@ -56,10 +59,17 @@ class Processes(Fleet):
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         orders = []
         for rank in self.plan.workers.processes:
-            if rank.host in hosts:
-                cgroup = str(self._groups[rank.host])
-                order = Order(rank.rank, rank.host, cgroup=cgroup, netns_pid=netns[rank.host])
-                orders.append(order)
+            if rank.host not in hosts:
+                continue
+
+            order = Order(
+                rank.rank,
+                rank.host,
+                cgroup=str(self._groups[rank.host]),
+                netns_pid=netns[rank.host],
+            )
+            orders.append(order)
+
         self._parent.start(orders)
 
     def _kill(self, host: str) -> None:

@@ -38,16 +38,19 @@ def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
     context = RankContext(plan, run, rank)
     if not workload_traits(workload).in_process_group:
         return shared_workload(workload).main(context) or 0
+
     torch.set_num_threads(1)
     library.init_process_group(timedelta(seconds=plan.workers.timeout_s))
     recorder = context.recorder
     status: int | None = None
+
     try:
         status = _run_workload(workload, context)
         dist.barrier()  # no rank closes its connections while another still needs them
     finally:
         recorder.close()
         dist.destroy_process_group()
+
     return status or 0
 
 
@@ -55,6 +58,7 @@ def _run_workload(name: str, context: RankContext) -> int | None:
     workload = load_workload(name)
     if workload.RECORDS_ITSELF:
         return workload.main(context)
+
     interception = Interception(context.recorder.record, "train")
     try:
         return workload.main(context)
@@ -70,14 +74,17 @@ def emulated_interface() -> str:
     """
     emulated = [name for name in _interfaces() if name.endswith("-eth0")]
     others = []
+
     for name in _interfaces():
         if name != "lo" and name not in emulated and _is_up(name):
             others.append(name)
+
     if len(emulated) != 1 or others:
         raise RunError(
             "a host must have exactly one interface besides lo, and this one has "
             f"{emulated + others}"
         )
+
     return emulated[0]
 
 
@@ -90,6 +97,7 @@ def _is_up(interface: str) -> bool:
     request = struct.pack("16sH14x", interface.encode(), 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
+
     (flags,) = struct.unpack_from("H", answer, 16)
     return bool(flags & IFF_UP)
 
@@ -98,6 +106,7 @@ def _surroundings(rank: int) -> RankStarted:
     """Record this process's host, network interfaces and rights (proc(5): CapEff, NoNewPrivs)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines)
+
     return RankStarted(
         rank=rank,
         host=socket.gethostname(),
@@ -163,5 +172,6 @@ def rank_environment(plan: Plan, rank: int, interface: str, library: CommLibrary
             PET_MASTER_ADDR=master_address,
             PET_MASTER_PORT=master_port,
         )
+
     variables.update(workers.environment)
     return variables

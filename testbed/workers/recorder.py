@@ -34,6 +34,7 @@ class Recorder:
         """Begin the first operation or step of this rank; rank 0's starts the network's changes."""
         if self._rank == 0 and not self._begun:
             append(self._run.events, FirstOperation(time_ns=time.time_ns()))
+
         self._begun = True
 
     def record(self, operation: Operation) -> None:

@@ -45,6 +45,7 @@ class RankContext:
         """Writes this rank's operations; the file is opened at the first use."""
         if self._recorder is None:
             self._recorder = Recorder(self.run, self.rank)
+
         return self._recorder
 
 
@@ -83,6 +84,7 @@ def workload_traits(name: str) -> WorkloadTraits:
         package = importlib.import_module(f"{WORKLOADS}.{name}")
     except ModuleNotFoundError:
         return WorkloadTraits()
+
     return WorkloadTraits(
         uses_all_of_torch=getattr(package, "USES_ALL_OF_TORCH", True),
         in_process_group=getattr(package, "IN_PROCESS_GROUP", True),
@@ -98,9 +100,11 @@ def load_workload(name: str) -> WorkloadMain:
     spec = importlib.util.find_spec(f"{WORKLOADS}.{name}.main")
     if spec is None or spec.loader is None:
         raise RunError(f"there is no workload {name!r}")
+
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+
     return cast(WorkloadMain, module)
 
 

@@ -54,22 +54,28 @@ def main(run_folder: str, fifo: str) -> int:
         from testbed.runfolder.folder import RunDir  # noqa: PLC0415
         from testbed.workers import rank  # noqa: F401, PLC0415
         from testbed.workers.workload import load_workload  # noqa: PLC0415
+
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
     workload = plan.workers.workload
     prepare_torch(workload)
+
     # An error is left to the ranks, which meet it again and have a log.
     with quick_imports(), contextlib.suppress(Exception):
         load_workload(workload)
+
     orders = decode_orders(Path(fifo).read_text())
     # A collection in a rank would write to, and so copy, every page of objects that it shares.
     gc.freeze()
     zygote = Zygote(run, plan)
     begins_ns = _begin_times(plan)
+
     for order in orders:
         zygote.fork(order, begins_ns(order.rank))
+
     if any(change.started for change in plan.network.changes):
         zygote.serve(LaterOrders(Path(fifo)))
+
     zygote.wait_for_all()
     return 1 if zygote.failed else 0
 
@@ -92,6 +98,7 @@ class Zygote:
         while True:
             for order in later.wait(list(self._ranks)):
                 self.fork(order)
+
             for pid, status in _ended_children():
                 self._note_exit(pid, status)
 
@@ -107,6 +114,7 @@ class Zygote:
         code_bundle.remove()
         enter_host(order, self._run.rank_log(order.rank))
         _sleep_until(begin_ns)
+
         return run_rank(self._run, self._plan, order.rank)
 
     def _note_exit(self, pid: int, status: int) -> None:
@@ -116,6 +124,7 @@ class Zygote:
             return
         if status != 0:
             self.failed += 1
+
         append(self._run.rank_exits, RankExit(rank=self._ranks.pop(pid), status=status))
 
 
@@ -123,6 +132,7 @@ def _begin_times(plan: Plan) -> Callable[[int], int]:
     """Give the time at which a rank begins, in Unix ns; a past one on the real clock."""
     if plan.clock == "real":
         return lambda rank: 0
+
     start_ns = time.time_ns() // HEAD_START_NS * HEAD_START_NS + HEAD_START_NS
 
     def begin_ns(rank: int) -> int:
@@ -154,6 +164,7 @@ def forked(work: Callable[[], int]) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
     return pid
 
 

@@ -36,6 +36,7 @@ class WarmParent:
         if not self._ended:
             pid, _wait_status = os.waitpid(self._pid, os.WNOHANG)
             self._ended = pid != 0
+
         return self._ended
 
     def end(self) -> None:
@@ -64,8 +65,10 @@ def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
     """
     fifo = folder / "orders"
     os.mkfifo(fifo)
+
     with (run.logs / "parent.log").open("w") as log:
         pid = zygote.forked(partial(_be_zygote, run, fifo, log.fileno()))
+
     parent = WarmParent(pid, fifo)
     try:
         yield parent
@@ -77,4 +80,5 @@ def _be_zygote(run: RunDir, fifo: Path, log_fd: int) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
+
     return zygote.main(str(run.path), str(fifo))

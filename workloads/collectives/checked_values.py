@@ -41,7 +41,9 @@ class Values:
     def __init__(self, ranks: int, dtype: torch.dtype) -> None:
         self._ranks = ranks
         self._dtype = dtype
-        self._largest = max(1, min(LARGEST, EXACT.get(dtype, EXACT_OTHERS) // ranks))
+        largest_exact_sum = EXACT.get(dtype, EXACT_OTHERS)
+        largest = min(LARGEST, largest_exact_sum // ranks)
+        self._largest = max(1, largest)
         self._of_rank = functools.cache(self._rank_period)
         self._sum = functools.cache(self._sum_period)
 
@@ -82,6 +84,7 @@ class Values:
         total = torch.zeros(PERIOD, dtype=torch.int32)
         for rank in range(self._ranks):
             total += self._integers(rank)
+
         return total.to(self._dtype)
 
     def _integers(self, rank: int) -> torch.Tensor:
@@ -93,7 +96,9 @@ def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
     for piece, expected in _pieces(tensor, period, offset):
         # memcmp takes a quarter of the time of counting
         if _libc.memcmp(piece.data_ptr(), expected.data_ptr(), piece.nbytes):
-            wrong += int(torch.count_nonzero(piece != expected))
+            differs = piece != expected
+            wrong += int(torch.count_nonzero(differs))
+
     return wrong
 
 
@@ -105,8 +110,10 @@ def _pieces(
     Pieces need no new memory, which is expensive in a guest.
     """
     begin = 0
+
     while begin < len(tensor):
         position = (offset + begin) % PERIOD
-        end = min(len(tensor), begin + PERIOD - position)
-        yield tensor[begin:end], period[position : position + end - begin]
+        length = min(len(tensor) - begin, PERIOD - position)
+        end = begin + length
+        yield tensor[begin:end], period[position : position + length]
         begin = end

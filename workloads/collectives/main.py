@@ -45,6 +45,7 @@ def name_groups(groups: str, datacenters: Mapping[str, list[int]]) -> dict[str, 
         return dict(datacenters)
     if groups == "rail":
         return {f"rail-{i}": ranks for i, ranks in enumerate(rails(list(datacenters.values())))}
+
     return {}
 
 
@@ -58,6 +59,7 @@ def make_group(context: RankContext) -> tuple[str, Group]:
     hierarchy = None
     if settings["algorithm"] == HIERARCHICAL:
         hierarchy = Hierarchy(list(datacenters.values()), timeout)
+
     group = Group(
         getattr(torch, settings["dtype"]),
         group=process_group,
@@ -68,6 +70,7 @@ def make_group(context: RankContext) -> tuple[str, Group]:
     for name, ranks in ranks_by_name.items():
         if context.rank in ranks:
             return name, group
+
     return "", group
 
 
@@ -77,6 +80,7 @@ def list_cases(ops: list[str], sizes: list[int]) -> list[tuple[str, int]]:
     for op in ops:
         for size in [0] if op == "barrier" else sizes:
             cases.append((op, size))
+
     return cases
 
 
@@ -84,6 +88,7 @@ def buffer_bytes(algorithm: str, size: int) -> int:
     """Return how much memory a rank needs for an operation on `size` bytes."""
     library = comm.library()
     buffers = HIERARCHICAL_BUFFERS if algorithm == HIERARCHICAL else library.whole_buffers
+
     return buffers * size + library.extra_buffer_bytes
 
 
@@ -95,10 +100,12 @@ def main(context: RankContext) -> None:
     iterations = settings["warmup"] + settings["iterations"]
     populated = 0
     context.recorder.expect(len(cases) * iterations)
+
     for op, size in cases:
         if size > populated:
             populate_heap(buffer_bytes(settings["algorithm"], size))
             populated = size
+
         case = OPERATIONS[op](group, size)
         for iteration in range(iterations):
             start_ns, end_ns = timed(case)
@@ -127,4 +134,5 @@ def timed(case: Case) -> tuple[int, int]:
     start_ns = time.time_ns()
     case.run()
     end_ns = time.time_ns()
+
     return start_ns, end_ns

@@ -216,6 +216,7 @@ def all_to_all(group: Group, size_bytes: int) -> Case:
         count = 0
         for rank in range(group.ranks):
             count += group.values.differing(group.part(received, rank), rank, own_offset)
+
         return count
 
     return Case(sent.nbytes, run, prepare, wrong, received)
@@ -285,6 +286,7 @@ class _RootBuffers:
         """Make this rank's buffers for an operation."""
         if not group.is_root:
             return cls(None, [], group.buffer(size_bytes // group.ranks))
+
         whole = group.buffer_of(op, size_bytes)
         part = group.own_part(whole)
         return cls(whole, list(whole.chunk(group.ranks)), part)
@@ -298,6 +300,7 @@ def gather(group: Group, size_bytes: int) -> Case:
     def prepare() -> None:
         for root_part in buffers.parts:
             root_part.fill_(POISON)
+
         group.values.fill(part, group.rank)
 
     def run() -> None:
@@ -340,6 +343,7 @@ def send_recv(group: Group, size_bytes: int) -> Case:
         if group.ranks == 1:
             received.copy_(sent)
             return
+
         sending = dist.isend(sent, group=group.group, group_dst=after)
         receiving = dist.irecv(received, group=group.group, group_src=before)
         for work in (sending, receiving):
@@ -374,6 +378,7 @@ def _wrong_in_parts(group: Group, parts: list[torch.Tensor]) -> int:
     wrong = 0
     for rank, part in enumerate(parts):
         wrong += group.values.differing(part, rank)
+
     return wrong
 
 

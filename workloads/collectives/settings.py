@@ -47,9 +47,11 @@ class SizeRange(Strict):
         """Return the sizes in bytes."""
         sizes = []
         size = self.from_
+
         while 0 < size <= self.to:
             sizes.append(size)
             size *= self.factor
+
         return sizes
 
 
@@ -93,6 +95,7 @@ class Collectives(Workload):
         """Return the settings in base units; `sizes` is the list of bytes."""
         settings = self.model_dump(exclude={"workload", "description"})
         settings["sizes"] = self.bytes_of_sizes()
+
         return settings
 
     def largest_tensor_bytes(self, ranks: int) -> int:
@@ -103,6 +106,7 @@ class Collectives(Workload):
         """Return all sizes in bytes, in the order written."""
         if isinstance(self.sizes, SizeRange):
             return self.sizes.values()
+
         return list(self.sizes)
 
     @model_validator(mode="after")
@@ -113,6 +117,7 @@ class Collectives(Workload):
                 "there is no size",
                 "write a list such as [4 KiB, 1 MiB]; in a range, from is at most to",
             )
+
         item = ITEM_BYTES[self.dtype]
         for size in sizes:
             if size == 0 or size % item:
@@ -120,6 +125,7 @@ class Collectives(Workload):
                 raise UnitError(
                     f"{problem}, the size of {self.dtype}", "choose another size or dtype"
                 )
+
         return self
 
     @model_validator(mode="after")
@@ -130,6 +136,7 @@ class Collectives(Workload):
             problems += self._in_place_problems()
         if self.algorithm == HIERARCHICAL:
             problems += self._hierarchy_problems()
+
         refuse(problems, type(self).__name__)
         return self
 
@@ -141,15 +148,18 @@ class Collectives(Workload):
             problems.append(Problem(("ops",), f"{library.name} has no {', '.join(missing)}"))
         if self.dtype not in library.dtypes:
             problems.append(Problem(("dtype",), f"{library.name} has no {self.dtype}"))
+
         return problems
 
     def _in_place_problems(self) -> list[Problem]:
         separate = [op for op in self.ops if CATALOG[op].separate_output]
         if not separate:
             return []
+
         names = " and ".join(separate)
         problem = f"{names} cannot be in place: torch wants an output apart from the input"
         remedy = f"write in_place: false, or leave {names} out"
+
         return [Problem(("in_place",), problem, remedy)]
 
     def _hierarchy_problems(self) -> list[Problem]:
@@ -160,6 +170,7 @@ class Collectives(Workload):
             problem = f"there is no hierarchical {', '.join(flat)}"
             remedy = f"hierarchical are {', '.join(known)}"
             problems.append(Problem(("algorithm",), problem, remedy))
+
         if self.groups != "all":
             problem = (
                 f"groups: {self.groups} leaves nothing for a hierarchy: "
@@ -167,4 +178,5 @@ class Collectives(Workload):
             )
             remedy = f"write groups: all, or algorithm: {comm.DEFAULT}"
             problems.append(Problem(("groups",), problem, remedy))
+
         return problems

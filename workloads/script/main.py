@@ -41,7 +41,9 @@ def main(context: RankContext) -> int:
     if context.settings["events_from"] == "start":
         with contextlib.closing(context.recorder) as recorder:
             recorder.begin()
+
         os.environ[BEGUN] = "yes"
+
     print(
         f"testbed: rank {rank.rank} of {context.world_size} on {rank.host}, in {work}; "
         f"process groups time out after {workers.timeout_s} s, unless the script says otherwise",
@@ -50,10 +52,12 @@ def main(context: RankContext) -> int:
     )
     if kind == "command":
         os.execvp(words[0], words)
+
     _look_like_a_new_interpreter(words, context.settings["folder"] or str(work), context)
     _seed(context.plan.seed, rank.rank)
     torch.set_num_threads(1)
     observe()
+
     return run_as_main(kind, words[0])
 
 
@@ -100,6 +104,7 @@ def run_as_main(kind: str, name: str) -> int:
             runpy.run_path(name, run_name="__main__")
         else:
             runpy.run_module(name, run_name="__main__", alter_sys=True)
+
         status = 0
     except SystemExit as stop:
         status = _exit_status(stop.code)
@@ -109,6 +114,7 @@ def run_as_main(kind: str, name: str) -> int:
         trace = _trace_of_script(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         status = 1
+
     finish_interpreter()
     return status
 
@@ -119,6 +125,7 @@ def _exit_status(code: object) -> int:
         return 0
     if isinstance(code, int):
         return code & 0xFF
+
     print(code, file=sys.stderr)
     return 1
 
@@ -129,5 +136,7 @@ def _trace_of_script(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_next is not None:
         if trace.tb_frame.f_code.co_filename not in leading_files:
             break
+
         trace = trace.tb_next
+
     return trace

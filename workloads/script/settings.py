@@ -72,13 +72,16 @@ class Script(Workload):
         first, *rest = self.command
         if first == "-m":
             return _module(rest)
+
         if first.endswith(".py"):
             path = _file(Path(first))
             return Program("file", (str(path), *rest), path.parent, (visible_folder(path.parent),))
+
         if first.startswith("-"):
             raise UnitError(
                 f"{first!r} is not a script", "write the script first, and its options after it"
             )
+
         return _command(self.command)
 
     def check_installed(self) -> None:
@@ -91,6 +94,7 @@ class Script(Workload):
         name = program.words[0]
         if program.kind == "module":
             _find_module(name, program.folder)
+
         if program.kind == "command" and shutil.which(name, path=command_path()) is None:
             raise UnitError(
                 f"there is no command {name!r}",
@@ -116,6 +120,7 @@ class Script(Workload):
         """Return the program: kind, words, the folder of its modules."""
         program = self.program()
         folder = None if program.folder is None else str(program.folder)
+
         return {
             "kind": program.kind,
             "command": list(program.words),
@@ -138,18 +143,22 @@ class Script(Workload):
 def command_path() -> str:
     """Return the folders in which commands are looked for: the interpreter's first."""
     interpreter_folder = Path(sys.executable).parent
+
     return f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def _file(path: Path) -> Path:
     if path.is_dir():
         raise UnitError(f"{path} is a folder, not a script", "name a file in it")
+
     if not path.is_file():
         scripts = [str(script) for script in sorted(path.parent.glob("*.py"))]
         remedy = suggest(path, scripts, "scripts there") if scripts else ""
         raise UnitError(f"there is no script {path}", remedy)
+
     if not os.access(path, os.R_OK):
         raise UnitError(f"the script {path} cannot be read", f"make it readable: chmod +r {path}")
+
     return path.resolve()
 
 
@@ -157,10 +166,12 @@ def _module(words: list[str]) -> Program:
     """Describe a module, which may be in the working folder."""
     if not words:
         raise UnitError("-m names no module", "write -m package.module, then its arguments")
+
     working_folder = Path.cwd()
     package = words[0].partition(".")[0]
     if PathFinder.find_spec(package, [str(working_folder)]) is None:
         return Program("module", tuple(words), None, ())
+
     return Program("module", tuple(words), working_folder, (visible_folder(working_folder),))
 
 
@@ -172,8 +183,10 @@ def _command(words: list[str]) -> Program:
     files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
     if "/" not in words[0]:
         files.pop(words[0], None)  # commands are looked for in PATH
+
     folders = sorted({visible_folder(path.parent) for path in files.values()})
     full_words = [str(files.get(word, word)) for word in words]
+
     return Program("command", tuple(full_words), None, tuple(folders))
 
 
@@ -190,14 +203,17 @@ def _find_module(name: str, folder: Path | None) -> None:
     path_entries = [entry for entry in sys.path if entry]
     if folder is not None:
         path_entries.insert(0, str(folder))
+
     search_folders: list[str] | None = path_entries
     for part in name.split("."):
         spec = None
         if search_folders is not None:
             spec = PathFinder.find_spec(part, search_folders)
+
         if spec is None:
             remedy = f"{part!r} is neither in {Path.cwd()} nor installed"
             raise UnitError(f"there is no module {name!r}", remedy)
+
         search_folders = None  # of a module that is no package
         if spec.submodule_search_locations is not None:
             search_folders = list(spec.submodule_search_locations)

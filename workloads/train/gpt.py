@@ -28,6 +28,7 @@ class Embedding(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed tokens: (batch, sequence) to (batch, sequence, width)."""
         vectors: torch.Tensor = self.token(tokens)
+
         return vectors + self.position[: tokens.shape[1]]
 
 
@@ -37,24 +38,34 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+
         self.before_attention = nn.LayerNorm(width)
         self.attention = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
+
         self.before_mlp = nn.LayerNorm(width)
+        hidden = 4 * width
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, width),
         )
 
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
         """Add attention and perceptron to the stream, (batch, sequence, width)."""
         batch, length, width = stream.shape
-        projected = self.attention(self.before_attention(stream))
-        by_head = projected.view(batch, length, 3, self.heads, width // self.heads)
+        head_width = width // self.heads
+        normalised = self.before_attention(stream)
+        projected = self.attention(normalised)
+        by_head = projected.view(batch, length, 3, self.heads, head_width)
         query, key, value = by_head.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         joined = attended.transpose(1, 2).reshape(batch, length, width)
+
         attended_stream: torch.Tensor = stream + self.projection(joined)
-        output: torch.Tensor = attended_stream + self.mlp(self.before_mlp(attended_stream))
+        normalised = self.before_mlp(attended_stream)
+        output: torch.Tensor = attended_stream + self.mlp(normalised)
+
         return output
 
 
@@ -63,10 +74,15 @@ class GPT(nn.Sequential):
 
     def __init__(self, layers: int, width: int, sequence: int) -> None:
         heads = next(heads for heads in HEADS if width % heads == 0)
-        parts: list[tuple[str, nn.Module]] = [("embedding", Embedding(width, sequence))]
-        parts += [(f"block{n}", Block(width, heads)) for n in range(layers)]
-        parts += [("norm", nn.LayerNorm(width)), ("head", nn.Linear(width, VOCABULARY))]
-        super().__init__(OrderedDict(parts))
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        parts["embedding"] = Embedding(width, sequence)
+
+        for number in range(layers):
+            parts[f"block{number}"] = Block(width, heads)
+
+        parts["norm"] = nn.LayerNorm(width)
+        parts["head"] = nn.Linear(width, VOCABULARY)
+        super().__init__(parts)
 
 
 def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
@@ -78,16 +94,24 @@ def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
         sequence: the most tokens of a sequence.
         seed: of the initial values.
     """
-    # parameters = square width^2 + linear width
-    square = 12 * layers
-    linear = 13 * layers + 2 * VOCABULARY + sequence + 2
-    width = (math.sqrt(linear**2 + 4 * square * parameters) - linear) / (2 * square)
+    width = _width(parameters, layers, sequence)
     torch.manual_seed(seed)
     model = GPT(layers, max(1, round(width)), sequence)
+
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=INITIAL_DEVIATION)
+
     return model
+
+
+def _width(parameters: int, layers: int, sequence: int) -> float:
+    """Solve parameters = square width^2 + linear width."""
+    square = 12 * layers
+    linear = 13 * layers + 2 * VOCABULARY + sequence + 2
+    discriminant = linear**2 + 4 * square * parameters
+
+    return (math.sqrt(discriminant) - linear) / (2 * square)
 
 
 class Text:
@@ -95,17 +119,20 @@ class Text:
 
     def __init__(self, sequence: int, seed: int) -> None:
         sources = [inspect.getsource(__import__(name)) for name in MODULES]
-        characters = bytearray("".join(sources).encode("ascii", "replace"))
+        text = "".join(sources)
+        characters = bytearray(text.encode("ascii", "replace"))
         self._tokens = torch.frombuffer(characters, dtype=torch.uint8).long()
         self._sequence = sequence
         self._seed = seed
 
     def batch(self, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets of `step`, each (`size`, sequence) tokens."""
-        random = torch.Generator().manual_seed(self._seed * SEED_STRIDE + step)
+        seed = self._seed * SEED_STRIDE + step
+        random = torch.Generator().manual_seed(seed)
         last_start = len(self._tokens) - self._sequence - 1
         starts = torch.randint(last_start, (size, 1), generator=random)
         index = starts + torch.arange(self._sequence)
+
         return self._tokens[index], self._tokens[index + 1]
 
 

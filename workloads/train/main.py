@@ -64,6 +64,7 @@ class Pacing:
             total.slept_ns += spent.slept_ns
             total.late_ns += spent.late_ns
             total.spans += spent.spans
+
         total.spans.sort()
         return total
 
@@ -79,6 +80,7 @@ def make_job(context: RankContext, pacing: Pacing) -> methods.Job:
     model = make_gpt(
         settings["parameters"], settings["layers"], settings["sequence"], settings["seed"]
     )
+
     return methods.Job(
         rank=context.rank,
         world=context.world_size,
@@ -101,6 +103,7 @@ def main(context: RankContext) -> None:
     batch = settings["batch"] * context.world_size
     context.recorder.expect(settings["steps"], "step")
     unix_ns = time.time_ns() - time.monotonic_ns()
+
     with context.run.rank_train(context.rank).open("a", buffering=1) as records:
         for step in range(settings["steps"]):
             inputs, targets = text.batch(step, batch)
@@ -111,6 +114,7 @@ def main(context: RankContext) -> None:
             end_ns = time.time_ns()
             spent = pacing.take()
             computed_ns = []
+
             for begin, end in spent.spans:
                 computed_ns += [unix_ns + begin, unix_ns + end]
             record = TrainingStep(

@@ -30,10 +30,12 @@ def _streaming_diloco(settings: Train) -> list[Problem]:
     if settings.sync_every < fragments:
         problem = f"{fragments} fragments cannot take turns in {settings.sync_every} steps"
         problems.append(Problem(("fragments",), problem, "choose at most sync_every"))
+
     if overlap >= settings.sync_every:
         problem = f"an overlap of {overlap} steps is not shorter than sync_every"
         remedy = "a fragment must be back before its next turn"
         problems.append(Problem(("overlap",), problem, remedy))
+
     return problems
 
 
@@ -42,6 +44,7 @@ def _pipeline(settings: Train, ranks: int) -> list[Problem]:
     sequences = settings.batch * ranks
     if microbatches >= ranks and sequences % microbatches == 0:
         return []
+
     problem = (
         f"{settings.batch} x {ranks} sequences cannot pass {ranks} ranks in "
         f"{microbatches} micro-batches"

@@ -39,6 +39,7 @@ def parse_number(value: object) -> int:
         raise UnitError(
             f"{value!r} is not a number of parameters", "write it such as 1000000, 350 M or 1 B"
         )
+
     return round(float(match[1]) * PREFIXES[match[2]])
 
 
@@ -47,6 +48,7 @@ def format_number(value: int) -> str:
     for prefix in ("B", "M", "k"):
         if value and value % PREFIXES[prefix] == 0:
             return f"{value // PREFIXES[prefix]} {prefix}"
+
     return str(value)
 
 
@@ -127,9 +129,13 @@ class Train(Workload):
         """Modelled time of one step of one rank."""
         if self.gpu is not None:
             flops = FLOPS_PER_PARAMETER * self.parameters * self.batch * self.sequence
-            return round(1e9 * flops / (PEAK_FLOPS[self.gpu] * self.mfu))
+            flops_per_s = PEAK_FLOPS[self.gpu] * self.mfu
+
+            return round(1e9 * flops / flops_per_s)
+
         if self.step_time is not None:
             return self.step_time
+
         return DEFAULT_STEP_NS
 
     @property
@@ -137,6 +143,7 @@ class Train(Workload):
         """How long the slowest rank may compute between two outer steps."""
         slowest = max([1.0, *self.straggler.values()])
         longest_jitter = 1 + DEVIATIONS * self.jitter
+
         return round(self.computation_ns * self.sync_every * slowest * longest_jitter)
 
     @property
@@ -156,11 +163,13 @@ class Train(Workload):
         problems = rank_problems(self, ranks)
         if problems:
             refuse(problems, type(self).__name__)
+
         settings = self.model_dump(exclude={"workload", "description", "step_time"})
         settings["step_seconds"] = self.computation_ns / 1e9
         settings["model_parameters"] = self.parameters
         settings["parameters"] = self.parameters // self.scale
         settings["bucket"] = max(1, self.bucket // self.scale)
+
         return settings
 
     def largest_tensor_bytes(self, ranks: int) -> int:
@@ -173,14 +182,18 @@ class Train(Workload):
         if self.gpu is not None and self.gpu not in PEAK_FLOPS:
             remedy = suggest(self.gpu, PEAK_FLOPS)
             problems.append(Problem(("gpu",), f"unknown GPU {self.gpu!r}", remedy))
+
         if self.gpu is not None and self.step_time is not None:
             problem = "gpu and step_time say the same twice"
             problems.append(Problem(("gpu",), problem, "leave one of them out"))
+
         if self.parameters // self.scale < LEAST_PARAMETERS:
             problem = f"{self.parameters} parameters / {self.scale} are too few for a GPT"
             remedy = f"at least {LEAST_PARAMETERS} must remain"
             problems.append(Problem(("parameters",), problem, remedy))
+
         problems += method_problems(self)
         if problems:
             refuse(problems, type(self).__name__)
+
         return self

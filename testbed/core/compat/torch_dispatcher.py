@@ -50,6 +50,7 @@ def process_group(arguments: tuple[Any, ...]) -> ProcessGroup:
     for argument in arguments:
         if isinstance(argument, torch.ScriptObject):
             return ProcessGroup.unbox(argument)
+
     raise TypeError("an operator of c10d was called without a process group")
 
 
@@ -57,6 +58,7 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
     """Return the bytes of the values of `tensor`, with the indices of a sparse one."""
     if tensor.is_sparse:
         return tensor._values().nbytes + tensor._indices().nbytes
+
     return tensor.nbytes
 
 
@@ -64,4 +66,5 @@ def _backend_key(tensor: torch.Tensor) -> torch._C.DispatchKey:
     name = torch._C._dispatch_key_for_device(tensor.device.type)
     if tensor.is_sparse:
         name = f"Sparse{name}"
+
     return torch._C.DispatchKey.__members__[name]

@@ -41,11 +41,13 @@ def quick_imports() -> Iterator[None]:
             return sys.modules.get(thing.f_globals.get("__name__", ""))
         if inspect.iscode(thing):
             return None
+
         return getmodule(thing, filename)
 
     inspect.getmodule = quick_getmodule  # type: ignore[assignment]
     sys.modules.update(stand_ins)
     gc.disable()
+
     try:
         yield
         if stand_ins and "torch" in sys.modules:
@@ -53,6 +55,7 @@ def quick_imports() -> Iterator[None]:
     finally:
         for name, stand_in in stand_ins.items():
             _forget(name, stand_in)
+
         gc.freeze()  # imported modules stay: the next collection need not look at them
         gc.enable()
         inspect.getmodule = getmodule

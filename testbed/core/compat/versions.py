@@ -16,6 +16,7 @@ def unchecked(checked: Checked) -> list[str]:
         installed = installed_version(name)
         if installed not in versions:
             lines.append(f"{name} {installed} is installed; checked: {', '.join(versions)}")
+
     return lines
 
 
@@ -23,5 +24,6 @@ def installed_version(name: str) -> str:
     """Return major and minor version of a distribution, or of Python."""
     if name == "python":
         return f"{sys.version_info.major}.{sys.version_info.minor}"
+
     major, minor, *_ = version(name).split(".")
     return f"{major}.{minor}"

@@ -22,6 +22,7 @@ def populate_heap(size_bytes: int) -> None:
     address = _libc.malloc(size_bytes)
     if not address:
         return
+
     begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (address + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
     _libc.madvise(begin, max(0, end - begin), MADV_POPULATE_WRITE)

@@ -42,9 +42,11 @@ from testbed.plan.model import Plan
 def datacenter_ranks(plan: Plan) -> dict[str, list[int]]:
     """Return the ranks of each datacenter that has some, by its name."""
     ranks: dict[str, list[int]] = {}
+
     for rank in plan.workers.ranks:
         datacenter = plan.network.host(rank.host).dc
         ranks.setdefault(datacenter, []).append(rank.rank)
+
     return ranks
 
 
@@ -56,9 +58,11 @@ def rails(datacenters: Sequence[Sequence[int]]) -> list[list[int]]:
     """
     longest = max(len(ranks) for ranks in datacenters)
     grouped = []
+
     for index in range(longest):
         rail = [ranks[index] for ranks in datacenters if index < len(ranks)]
         grouped.append(sorted(rail))
+
     return grouped
 
 
@@ -75,10 +79,12 @@ def new_groups(
         The group that this rank is in, None if there is none.
     """
     own_group = None
+
     for ranks in groups:
         group = dist.new_group(list(ranks), timeout=timeout)
         if dist.get_rank() in ranks:
             own_group = group
+
     return own_group
 
 
@@ -95,7 +101,8 @@ def direct_reduce_scatter(
     ranks = dist.get_world_size(group)
     received = torch.empty_like(tensor)
     dist.all_to_all_single(received, tensor, group=group)
-    torch.sum(received.view(ranks, -1), dim=0, dtype=tensor.dtype, out=output)
+    by_sender = received.view(ranks, -1)
+    torch.sum(by_sender, dim=0, dtype=tensor.dtype, out=output)
 
 
 def direct_all_gather(
@@ -108,7 +115,9 @@ def direct_all_gather(
         part: this rank's; may be a piece of `output`.
         group: None: all ranks.
     """
-    dist.all_to_all_single(output, part.repeat(dist.get_world_size(group)), group=group)
+    ranks = dist.get_world_size(group)
+    copies = part.repeat(ranks)
+    dist.all_to_all_single(output, copies, group=group)
 
 
 def direct_all_reduce(tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
@@ -116,6 +125,7 @@ def direct_all_reduce(tensor: torch.Tensor, group: dist.ProcessGroup | None = No
     ranks = dist.get_world_size(group)
     if ranks == 1:
         return
+
     whole = padded(tensor, ranks)
     part = whole.new_empty(len(whole) // ranks)
     direct_reduce_scatter(part, whole, group)
@@ -137,7 +147,9 @@ def padded(tensor: torch.Tensor, parts: int) -> torch.Tensor:
     missing = -len(tensor) % parts
     if missing == 0:
         return tensor
-    return torch.cat([tensor, tensor.new_zeros(missing)])
+
+    zeros = tensor.new_zeros(missing)
+    return torch.cat([tensor, zeros])
 
 
 class Hierarchy:
@@ -162,15 +174,22 @@ class Hierarchy:
         Raises:
             ValueError: a rank is missing, or is in several datacenters.
         """
-        all_ranks = sorted(rank for ranks in datacenters for rank in ranks)
-        if all_ranks != list(range(dist.get_world_size())):
+        all_ranks: list[int] = []
+
+        for ranks in datacenters:
+            all_ranks.extend(ranks)
+
+        if sorted(all_ranks) != list(range(dist.get_world_size())):
             raise ValueError("every rank must be in exactly one datacenter")
+
         own_rank = dist.get_rank()
         # as torch orders the ranks of a group
         self._datacenters = sorted(sorted(ranks) for ranks in datacenters)
         self._own = next(ranks for ranks in self._datacenters if own_rank in ranks)
-        self.equal = len({len(ranks) for ranks in datacenters}) == 1
+        sizes = {len(ranks) for ranks in datacenters}
+        self.equal = len(sizes) == 1
         self.is_leader = own_rank == self._own[0]
+
         self.inside = new_groups(self._datacenters, timeout)
         along = rails(self._datacenters)
         leaders_only = along[:1]
@@ -182,14 +201,18 @@ class Hierarchy:
             dist.reduce(tensor, group=self.inside, group_dst=0)
             if self.across is not None:
                 direct_all_reduce(tensor, self.across)
+
             dist.broadcast(tensor, group=self.inside, group_src=0)
             return
+
         size = len(self._own)
         whole = padded(tensor, size)
-        shard = whole.new_empty(len(whole) // size)
+        shard_length = len(whole) // size
+        shard = whole.new_empty(shard_length)
         direct_reduce_scatter(shard, whole, self.inside)
         direct_all_reduce(shard, self.across)
-        dist.all_gather(list(whole.chunk(size)), shard, group=self.inside)
+        shards = list(whole.chunk(size))
+        dist.all_gather(shards, shard, group=self.inside)
         if whole is not tensor:
             tensor.copy_(whole[: len(tensor)])
 
@@ -206,28 +229,37 @@ class Hierarchy:
             self._all_gather_at_leaders(output, part)
 
     def _all_gather_along_rails(self, output: torch.Tensor, part: torch.Tensor) -> None:
-        column = part.new_empty(len(self._datacenters) * len(part))
+        datacenters = len(self._datacenters)
+        column = part.new_empty(datacenters * len(part))
         direct_all_gather(column, part, self.across)
-        columns = column.new_empty(len(output))
-        dist.all_gather(list(columns.chunk(len(self._own))), column, group=self.inside)
-        self._to_ranks(columns, output, len(part))
+        all_columns = column.new_empty(len(output))
+        columns = list(all_columns.chunk(len(self._own)))
+        dist.all_gather(columns, column, group=self.inside)
+        self._to_ranks(all_columns, output, len(part))
 
     def _all_gather_at_leaders(self, output: torch.Tensor, part: torch.Tensor) -> None:
         """Exchange one block for each datacenter, all as long as the largest needs."""
+        datacenters = len(self._datacenters)
         longest = max(len(ranks) for ranks in self._datacenters)
         block = part.new_zeros(longest * len(part))
         parts = None
         if self.is_leader:
-            parts = list(block.chunk(longest))[: len(self._own)]
+            all_parts = list(block.chunk(longest))
+            parts = all_parts[: len(self._own)]
+
         dist.gather(part, parts, group=self.inside, group_dst=0)
-        blocks = block.new_empty(len(self._datacenters) * len(block))
+        blocks = block.new_empty(datacenters * len(block))
         if self.across is not None:
             direct_all_gather(blocks, block, self.across)
+
         dist.broadcast(blocks, group=self.inside, group_src=0)
-        blocks_by_datacenter = blocks.chunk(len(self._datacenters))
+        blocks_by_datacenter = blocks.chunk(datacenters)
+
         for ranks, received in zip(self._datacenters, blocks_by_datacenter, strict=True):
-            for rank, received_part in zip(ranks, received.chunk(longest), strict=False):
-                _part_of(output, rank, len(part)).copy_(received_part)
+            received_parts = received.chunk(longest)
+            for rank, received_part in zip(ranks, received_parts, strict=False):
+                target = _part_of(output, rank, len(part))
+                target.copy_(received_part)
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
         """Sum each part of a tensor at one rank.
@@ -253,8 +285,10 @@ class Hierarchy:
         parts = None
         if self.across is not None:
             direct_all_reduce(tensor, self.across)
-            all_parts = tensor.chunk(dist.get_world_size())
+            world_size = dist.get_world_size()
+            all_parts = tensor.chunk(world_size)
             parts = [all_parts[rank].contiguous() for rank in self._own]
+
         received = torch.empty_like(output)  # `output` may be a part of `tensor`
         dist.scatter(received, parts, group=self.inside, group_src=0)
         output.copy_(received)
@@ -274,8 +308,10 @@ class Hierarchy:
             raise ValueError(
                 f"the root of a broadcast must be the first rank of a datacenter, one of {leaders}"
             )
+
         if self.is_leader:
             dist.broadcast(tensor, group=self.across, group_src=leaders.index(root))
+
         dist.broadcast(tensor, group=self.inside, group_src=0)
 
     def barrier(self) -> None:
@@ -283,6 +319,7 @@ class Hierarchy:
         dist.barrier(group=self.inside)
         if self.is_leader:
             dist.barrier(group=self.across)
+
         dist.barrier(group=self.inside)
 
     def _order(self) -> list[int]:
@@ -292,12 +329,14 @@ class Hierarchy:
     def _to_ranks(self, columns: torch.Tensor, output: torch.Tensor, length: int) -> None:
         """Copy parts of `length` elements from rail by rail to rank by rank."""
         for position, rank in enumerate(self._order()):
-            _part_of(output, rank, length).copy_(_part_of(columns, position, length))
+            target = _part_of(output, rank, length)
+            target.copy_(_part_of(columns, position, length))
 
     def _from_ranks(self, tensor: torch.Tensor, columns: torch.Tensor, length: int) -> None:
         """Copy parts of `length` elements from rank by rank to rail by rail."""
         for position, rank in enumerate(self._order()):
-            _part_of(columns, position, length).copy_(_part_of(tensor, rank, length))
+            target = _part_of(columns, position, length)
+            target.copy_(_part_of(tensor, rank, length))
 
 
 def _part_of(tensor: torch.Tensor, index: int, length: int) -> torch.Tensor:

@@ -81,6 +81,7 @@ class Clock:
         """
         if self._virtual:
             return 0
+
         return time.thread_time_ns()
 
     def sleep_ns(self, ns: int) -> None:
@@ -105,6 +106,7 @@ class Pacer:
         self._owed_ns += ns - computed
         if self._owed_ns < self._piece_ns:
             return
+
         begin = self._clock.now_ns()
         self._clock.sleep_ns(self._owed_ns)
         end = self._clock.now_ns()
@@ -134,6 +136,7 @@ class Pacer:
     def _newly_computed(self) -> int:
         before = self._computed_ns
         self._computed_ns = self._clock.computed_ns()
+
         return self._computed_ns - before
 
 
@@ -174,6 +177,7 @@ class ModelledCompute:
         if step_time is None and gpu not in PEAK_FLOPS:
             known = ", ".join(PEAK_FLOPS)
             raise ValueError(f"give step_time in seconds, or gpu as one of {known}; it is {gpu!r}")
+
         self._pacer = Pacer(clock or Clock())
         self._step_ns = None if step_time is None else step_time * 1e9
         self._flops = flops
@@ -188,8 +192,10 @@ class ModelledCompute:
         self._counting: _Count | None = None
         self._warned = False
         model.register_forward_pre_hook(self._begin)
+
         for module in model.modules():
             module.register_forward_hook(self._forwarded)
+
         model.register_forward_hook(self._end, always_call=True)
 
     @property
@@ -211,6 +217,7 @@ class ModelledCompute:
                 "to be modelled: this CPU cannot keep up in real time",
                 stacklevel=2,
             )
+
         return spent
 
     def _begin(self, _model: nn.Module, _inputs: Any) -> None:
@@ -224,6 +231,7 @@ class ModelledCompute:
             self._owe(module, FORWARD)
         if not torch.is_grad_enabled():
             return
+
         for tensor in _tensors(output):
             if tensor.requires_grad:
                 tensor.register_hook(self._backward_of(module))  # type: ignore[no-untyped-call]
@@ -241,6 +249,7 @@ class ModelledCompute:
         """End the whole forward pass, which may have failed."""
         if self._counting is None:
             return
+
         counted = self._counting.finish()
         self._counting = None
         total = sum(counted.values())
@@ -248,8 +257,10 @@ class ModelledCompute:
             self._shares = {module: n / total for module, n in counted.items() if n}
         else:
             self._shares = {model: 1.0}
+
         if self._step_ns is None:
             self._step_ns = (self._flops or total / FORWARD) / self._flops_per_ns
+
         self._pacer.forget()  # the first pass takes long, with imports and the counting
         self._pacer.owe(round(self._step_ns * FORWARD * self._factor))
 
@@ -273,17 +284,21 @@ class _Count:
         # of each module that is being computed
         self._open: list[_OpenModule] = []
         self._handles: list[RemovableHandle] = []
+
         for module in model.modules():
             self._handles.append(module.register_forward_pre_hook(self._enter))
             self._handles.append(module.register_forward_hook(self._leave, prepend=True))
+
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         self._enter(model, ())  # its own hook was registered too late for this pass
 
     def finish(self) -> dict[nn.Module, float]:
         """End counting."""
         self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
         for handle in self._handles:
             handle.remove()
+
         return self._own
 
     def _enter(self, _module: nn.Module, _inputs: Any) -> None:

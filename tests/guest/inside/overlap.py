@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import torch._dynamo
 import torch.distributed as dist
-from testbed.workers.lib.modelled_compute import ModelledCompute
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from testbed.workers.lib.modelled_compute import ModelledCompute
 
 LAYERS = 8
 WIDTH = 256  # each layer's weights are 256 KiB and a bucket

@@ -76,6 +76,7 @@ class Method:
         """
         loss = self.backward(inputs, targets)
         self.update()
+
         return loss
 
     def backward(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -89,6 +90,7 @@ class Method:
         self.optimizer.zero_grad()
         loss = loss_of(self.network(inputs[own_part]), targets[own_part])
         loss.backward()  # type: ignore[no-untyped-call]
+
         return loss.item()
 
     def update(self) -> None:
@@ -103,4 +105,5 @@ def load(name: str) -> type[Method]:
     """Return the class of the method `name`."""
     module = importlib.import_module(f"testbed.workloads.train.methods.{name.replace('-', '_')}")
     method: type[Method] = module.Train
+
     return method

@@ -35,6 +35,7 @@ class Train(Method):
     def __init__(self, job: Job) -> None:
         if job.world < 2:
             raise InputError("async-ps needs a worker besides the server: at least two ranks")
+
         self.job = job
         self.model = job.model
         self.network = job.model
@@ -51,29 +52,38 @@ class Train(Method):
         if self.job.rank == SERVER:
             for _worker in range(workers):
                 self.serve()
+
             return None
+
         own_part = slice(self.job.rank - 1, None, workers)
         self.optimizer.zero_grad()
         loss = loss_of(self.model(inputs[own_part]), targets[own_part])
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        dist.send(parameters_to_vector(gradients), SERVER)
+        gradient = parameters_to_vector(gradients)
+        dist.send(gradient, SERVER)
         dist.recv(self.gradient, SERVER)
-        vector_to_parameters(self.gradient.clone(), self.model.parameters())
+        newest = self.gradient.clone()
+        vector_to_parameters(newest, self.model.parameters())
+
         return loss.item()
 
     def serve(self) -> None:
         """Apply the gradient that comes next and send its worker the parameters."""
         worker = dist.recv(self.gradient)
         start = 0
+
         for parameter in self.model.parameters():
-            piece = self.gradient[start : start + parameter.numel()]
+            end = start + parameter.numel()
+            piece = self.gradient[start:end]
             parameter.grad = piece.view_as(parameter).clone()
-            start += parameter.numel()
+            start = end
+
         self.optimizer.step()
         self.finish_reply(worker)
         newest = parameters_to_vector(self.model.parameters()).detach()
-        self.replies[worker] = Reply(newest, dist.isend(newest, worker))
+        sending = dist.isend(newest, worker)
+        self.replies[worker] = Reply(newest, sending)
 
     def finish_reply(self, worker: int) -> None:
         """Wait until the last reply to `worker` has left."""

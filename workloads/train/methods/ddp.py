@@ -20,6 +20,7 @@ class Train(Method):
     def prepare(self, model: GPT) -> DistributedDataParallel:
         """Wrap the model; subclasses add a communication hook."""
         bucket_mib = self.job.settings["bucket"] / MIB
+
         return DistributedDataParallel(model, bucket_cap_mb=bucket_mib)
 
 

@@ -17,4 +17,5 @@ class Train(ddp.Train):
         """Add the hook."""
         network = super().prepare(model)
         network.register_comm_hook(dist.group.WORLD, fp16_compress_hook)
+
         return network

@@ -32,22 +32,33 @@ class Fragment:
         self.parameters = parameters
         self.turn = turn
         self.missing = len(parameters)
-        self.common = [nn.Parameter(p.detach().clone()) for p in self.parameters]
+        self.common = []
+
+        for parameter in parameters:
+            values = parameter.detach().clone()
+            self.common.append(nn.Parameter(values))
+
         momentum = job.settings["outer_momentum"]
         self.outer = torch.optim.SGD(
-            self.common, lr=job.settings["outer_lr"], momentum=momentum, nesterov=momentum > 0
+            self.common,
+            lr=job.settings["outer_lr"],
+            momentum=momentum,
+            nesterov=momentum > 0,
         )
         self.dtype = getattr(torch, job.settings["exchange_dtype"])
         self.world = job.world
-        self.buffer = torch.empty(sum(p.numel() for p in self.parameters), dtype=self.dtype)
+        size = sum(p.numel() for p in parameters)
+        self.buffer = torch.empty(size, dtype=self.dtype)
         self.work: dist.Work | None = None
 
     def send(self) -> None:
         """Begin to average the outer gradients."""
         outer_gradients = []
+
         for common, own in zip(self.common, self.parameters, strict=True):
             outer_gradient = common.detach() - own.detach()
             outer_gradients.append(outer_gradient.flatten().to(self.dtype))
+
         torch.cat(outer_gradients, out=self.buffer)
         self.buffer /= self.world
         self.work = dist.all_reduce(self.buffer, async_op=True)
@@ -60,12 +71,15 @@ class Fragment:
         """
         if self.work is None:
             return
+
         self.work.wait()
         self.work = None
         sizes = [p.numel() for p in self.common]
         pieces = self.buffer.split(sizes)  # type: ignore[no-untyped-call]
+
         for common, piece in zip(self.common, pieces, strict=True):
             common.grad = piece.view_as(common).float()
+
         self.outer.step()
         for own, common in zip(self.parameters, self.common, strict=True):
             own.data.lerp_(common.data, 1 - keep)
@@ -97,6 +111,7 @@ class OuterSteps(Method):
         self.early = job.settings["early_exchange"]
         self.sync_every: int = job.settings["sync_every"]
         self.fragments: list[Fragment] = []
+
         for number, layers in enumerate(groups, start=1):
             turn = round(number * self.sync_every / len(groups)) % self.sync_every
             if self.early:
@@ -104,6 +119,7 @@ class OuterSteps(Method):
                     self._add_fragment([layer], turn)
             else:
                 self._add_fragment(layers, turn)
+
         if self.early:
             self._exchange_early()
 
@@ -111,14 +127,17 @@ class OuterSteps(Method):
         parameters: list[nn.Parameter] = []
         for layer in layers:
             parameters.extend(layer.parameters())
+
         self.fragments.append(Fragment(parameters, turn, self.job))
 
     def _exchange_early(self) -> None:
         """Give each fragment an inner optimizer, and let each send once its gradients are known."""
         self.optimizers = []
+
         for fragment in self.fragments:
             optimizer = self.job.optimizer(fragment.parameters)
             self.optimizers.append(optimizer)
+
             for parameter in fragment.parameters:
                 hook = partial(self._gradient_known, fragment, optimizer)
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
@@ -134,6 +153,7 @@ class OuterSteps(Method):
             self._update_others()
         else:
             super().update()
+
         for fragment in self.fragments:
             if not self.early and self.due(fragment, self.steps):
                 fragment.send()
@@ -158,6 +178,7 @@ class OuterSteps(Method):
         fragment.missing -= 1
         if fragment.missing > 0:
             return
+
         fragment.missing = len(fragment.parameters)
         if self.due(fragment, self.steps + 1):
             optimizer.step()

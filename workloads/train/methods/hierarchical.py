@@ -27,6 +27,7 @@ class Train(ddp.Train):
         network = super().prepare(model)
         in_order = ddp.InOrder(lambda bucket: self.average(bucket.buffer()))
         network.register_comm_hook(None, in_order.hook)
+
         return network
 
     def average(self, gradients: torch.Tensor) -> torch.Tensor:
@@ -35,5 +36,6 @@ class Train(ddp.Train):
         dist.reduce(gradients, self.leader, group=self.inside)
         if self.job.rank == self.leader:
             dist.all_reduce(gradients, group=self.across)
+
         dist.broadcast(gradients, self.leader, group=self.inside)
         return gradients

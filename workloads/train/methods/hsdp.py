@@ -23,8 +23,10 @@ class Train(Method):
         sites = self.job.sites
         if len({len(site) for site in sites}) > 1:
             raise InputError("hsdp needs the same number of ranks in every datacenter")
+
         mesh = DeviceMesh("cpu", sites, mesh_dim_names=("across", "inside"))
         for layer in model:
             fully_shard(layer, mesh=mesh)
+
         fully_shard(model, mesh=mesh)
         return model

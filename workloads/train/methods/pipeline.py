@@ -24,22 +24,30 @@ def cut(layers: list[nn.Module], stages: int) -> list[list[nn.Module]]:
         layers: in order, at least as many as stages.
         stages: number of stages; each gets at least one layer.
     """
-    sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    sizes = [_size(layer) for layer in layers]
     total = sum(sizes)
     runs: list[list[nn.Module]] = [[] for _ in range(stages)]
     stage = 0
     size_before = 0
+
     for number, layer in enumerate(layers):
-        middle = size_before + sizes[number] / 2
+        size = sizes[number]
+        middle = size_before + size / 2
         wanted_stage = int(middle * stages / total)
         # no stage is left empty: neither the current one, nor those after the last layers
         last_stage = stage + 1 if runs[stage] else stage
         layers_left = len(layers) - number
         first_stage = max(stage, stages - layers_left)
-        stage = min(max(first_stage, min(wanted_stage, last_stage)), stages - 1)
+        stage = max(first_stage, min(wanted_stage, last_stage))
+        stage = min(stage, stages - 1)
         runs[stage].append(layer)
-        size_before += sizes[number]
+        size_before += size
+
     return runs
+
+
+def _size(layer: nn.Module) -> int:
+    return sum(p.numel() for p in layer.parameters())
 
 
 class Train(Method):
@@ -51,10 +59,13 @@ class Train(Method):
         microbatches = settings["microbatches"]
         self.is_first = job.rank == 0
         self.is_last = job.rank == job.world - 1
-        layers = cut(list(job.model), job.world)[job.rank]
+
+        stages = cut(list(job.model), job.world)
+        layers = stages[job.rank]
         self.stage = nn.Sequential(*layers)
         job.pace(self.stage, microbatches)
         self.optimizer = job.optimizer(self.stage.parameters())
+
         stage = PipelineStage(self.stage, job.rank, job.world, torch.device("cpu"))
         make_schedule = SCHEDULES[settings["schedule"]]
         self.schedule = make_schedule(stage, microbatches, loss_fn=loss_of)
@@ -68,5 +79,6 @@ class Train(Method):
             self.schedule.step(*arguments, target=targets, losses=losses)
         else:
             self.schedule.step(*arguments)
+
         self.optimizer.step()
         return torch.stack(losses).mean().item() if self.is_last else None
