@@ -1,4 +1,8 @@
-"""What each rank was doing when: tables with the columns rank, start_ns and end_ns."""
+"""What each rank was doing when, as spans.
+
+A table of spans has the columns rank (Int32), start_ns and end_ns (Int64, Unix ns on the run's
+clock).
+"""
 
 from __future__ import annotations
 
@@ -9,75 +13,111 @@ INSTANCE = ["op", "bytes", "group_size", "phase", "iteration"]
 
 
 def compute_spans(steps: pl.DataFrame) -> pl.DataFrame:
-    """The modelled computation of each step; where only its length was recorded, from the step's
-    start on.
+    """Give the spans of modelled computation.
+
+    Args:
+        steps: columns rank, start_ns, end_ns and compute_ns of train.parquet, and computed_ns if it
+            is there. Where only the length of the computation was recorded, it counts from the
+            step's start on.
+
+    Returns:
+        A table of spans.
     """
-    return _pairs(steps, _edges(steps))
+    return _spans_between(steps, _computation_edges(steps))
 
 
 def step_waits(steps: pl.DataFrame) -> pl.DataFrame:
-    """The rest of each step: waiting for data on their way, or for slower ranks."""
-    return _pairs(steps, pl.concat_list("start_ns", _edges(steps), "end_ns"))
+    """Give the rest of each step: waiting for data on their way, or for slower ranks.
+
+    Args:
+        steps: as for `compute_spans`.
+
+    Returns:
+        A table of spans.
+    """
+    edges = pl.concat_list("start_ns", _computation_edges(steps), "end_ns")
+    return _spans_between(steps, edges)
 
 
-def _edges(steps: pl.DataFrame) -> pl.Expr:
-    """Beginnings and ends of computation in turn, within each step."""
-    length = pl.concat_list("start_ns", pl.col("start_ns") + pl.col("compute_ns"))
-    return pl.coalesce("computed_ns", length) if "computed_ns" in steps.columns else length
+def _computation_edges(steps: pl.DataFrame) -> pl.Expr:
+    """List the begin and the end, in turn, of each stretch of computation within each step."""
+    from_start = pl.concat_list("start_ns", pl.col("start_ns") + pl.col("compute_ns"))
+    if "computed_ns" not in steps.columns:
+        return from_start
+    return pl.coalesce("computed_ns", from_start)
 
 
-def _pairs(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
-    """Each two of `edges`, kept within the step, without those of no length."""
-    spans = (
-        steps.select(
-            "rank",
-            low="start_ns",
-            high="end_ns",
-            start_ns=edges.list.gather_every(2),
-            end_ns=edges.list.gather_every(2, 1),
-        )
-        .explode("start_ns", "end_ns")
-        .drop_nulls()
+def _spans_between(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
+    """Give the spans between each two of `edges` (List(Int64)), kept within the step."""
+    by_step = steps.select(
+        "rank",
+        first="start_ns",
+        last="end_ns",
+        start_ns=edges.list.gather_every(2),
+        end_ns=edges.list.gather_every(2, 1),
     )
-    inside = [
-        pl.max_horizontal(pl.min_horizontal(name, "high"), "low").alias(name) for name in SPAN[1:]
-    ]
-    return spans.select("rank", *inside).filter(pl.col("start_ns") < pl.col("end_ns"))
+    spans = by_step.explode("start_ns", "end_ns").drop_nulls()
+    inside = spans.select("rank", _within_step("start_ns"), _within_step("end_ns"))
+    return inside.filter(pl.col("start_ns") < pl.col("end_ns"))
+
+
+def _within_step(edge: str) -> pl.Expr:
+    not_after = pl.min_horizontal(edge, "last")
+    return pl.max_horizontal(not_after, "first").alias(edge)
 
 
 def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
-    """Of each operation the time until the last of its ranks began it too.
+    """Give of each operation the time until the last of its ranks began it too.
 
-    Only of operations whose ranks are known: among all `ranks`, or in named groups that work at the
+    Only of operations whose ranks are known: among all ranks, or in named groups that work at the
     same time.
+
+    Args:
+        ops: the columns `INSTANCE`, rank, start_ns and end_ns of ops.parquet, and dtype, algorithm
+            and group if they are there.
+        ranks: how many there are.
+
+    Returns:
+        A table of spans.
     """
-    named = [
-        *INSTANCE,
-        *(column for column in ("dtype", "algorithm", "group") if column in ops.columns),
-    ]
-    known = (pl.col("group_size") == ranks) | (
-        pl.col("group") != "" if "group" in ops.columns else False
-    )
-    together = ops.filter(known, ~pl.col("op").is_in(["send", "recv"])).with_columns(
-        repeat=pl.int_range(pl.len()).over([*named, "rank"])
-    )
-    last = pl.col("start_ns").max().over([*named, "repeat"])
-    waits = together.select("rank", "start_ns", end_ns=pl.min_horizontal(last, "end_ns"))
+    optional = [column for column in ("dtype", "algorithm", "group") if column in ops.columns]
+    instance = [*INSTANCE, *optional]
+    are_known = pl.col("group_size") == ranks
+    if "group" in optional:
+        are_known |= pl.col("group") != ""
+    is_collective = ~pl.col("op").is_in(["send", "recv"])
+    repeat = pl.int_range(pl.len()).over([*instance, "rank"])
+    together = ops.filter(are_known, is_collective).with_columns(repeat=repeat)
+    last_start = pl.col("start_ns").max().over([*instance, "repeat"])
+    waits = together.select("rank", "start_ns", end_ns=pl.min_horizontal(last_start, "end_ns"))
     return waits.filter(pl.col("start_ns") < pl.col("end_ns"))
 
 
 def lanes(ops: pl.DataFrame) -> list[int]:
-    """For each row of `ops`, sorted by rank and start: the first lane of its rank that is free when
-    it starts.
+    """Put operations that overlap into different lanes.
 
-    Operations that overlap are in different lanes.
+    Args:
+        ops: a table of spans, by rank and start.
+
+    Returns:
+        For each row the first lane of its rank that is free when the row starts.
     """
-    found: list[int] = []
-    rank, free = None, list[int]()
-    for owner, start, end in ops.select(SPAN).iter_rows():
-        if owner != rank:
-            rank, free = owner, []
-        lane = next((i for i, until in enumerate(free) if until <= start), len(free))
-        free[lane : lane + 1] = [end]
-        found.append(lane)
-    return found
+    lane_of_row: list[int] = []
+    present_rank: int | None = None
+    free_from_ns: list[int] = []  # by lane
+    for rank, start_ns, end_ns in ops.select(SPAN).iter_rows():
+        if rank != present_rank:
+            present_rank = rank
+            free_from_ns = []
+        lane = _first_free(free_from_ns, start_ns)
+        free_from_ns[lane : lane + 1] = [end_ns]
+        lane_of_row.append(lane)
+    return lane_of_row
+
+
+def _first_free(free_from_ns: list[int], start_ns: int) -> int:
+    """Return the first lane that is free at a time, or a new one."""
+    for lane, free_ns in enumerate(free_from_ns):
+        if free_ns <= start_ns:
+            return lane
+    return len(free_from_ns)

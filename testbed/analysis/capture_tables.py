@@ -26,7 +26,7 @@ from testbed.analysis.tcp_flows import (
     identities,
     spread,
 )
-from testbed.measure.capture import counted, finish
+from testbed.measure.capture import PacketCount, counted, finish
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Direction, Network, Plan, WanLink
 from testbed.runfolder import schemas
@@ -128,13 +128,13 @@ def _read_traces(
             captured.problems.append(_problem(path, f"cannot be read: {reason}"))
             continue
         traces[point] = trace
-        written, dropped = counted(path) or (0, 0)
-        removed = 0 if trace.truncated else max(written - len(trace.packets), 0)
+        count = counted(path) or PacketCount(0, 0)
+        removed = 0 if trace.truncated else max(count.written - len(trace.packets), 0)
         row = CaptureRow(
             capture=path.name,
             records=len(trace.packets),
             removed_records=removed,
-            dropped=dropped,
+            dropped=count.dropped,
             truncated=trace.truncated,
         )
         captured.points.append(row)

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from testbed.measure.capture import Tap, capturing
-from testbed.measure.clock_health import straining
-from testbed.measure.counters import Port, read_counters, sampling
+from testbed.measure.clock_health import watching
+from testbed.measure.counters import SampledPort, read_counters, sampling
 from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import Network, Plan
+from testbed.runfolder.files import replace_text
 from testbed.runfolder.folder import RunDir
 
 QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free
@@ -60,13 +61,13 @@ def sampling_links(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
         network: the network as it stands.
     """
     with ExitStack() as sockets:
-        ports: list[Port] = []
+        ports: list[SampledPort] = []
         for wan_port in qdiscs.wan_ports(network.plan):
             with inside_netns(network.pid(wan_port.router)):
                 connection = sockets.enter_context(_netlink_socket())
                 index = socket.if_nametoindex(wan_port.interface)
             direction = wan_port.direction
-            port = Port(connection, index, direction.source, direction.target, wan_port.link)
+            port = SampledPort(connection, index, direction.source, direction.target, wan_port.link)
             ports.append(port)
         with sampling(ports, folder.link_samples):
             yield
@@ -84,10 +85,10 @@ def watching_clock_health(folder: RunDir, network: BuiltNetwork, plan: Plan) -> 
     if plan.clock == "virtual":
         yield
         return
-    with straining() as seen:
+    with watching() as observations:
         yield
     drops = _fibre_drops(network, plan.network)
-    folder.write_json(folder.strain, {**seen.record(), "fibre_drops": drops})
+    replace_text(folder.strain, observations.record(drops).to_line())
 
 
 def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:

@@ -1,4 +1,4 @@
-"""Packet captures by tcpdump, and what is made of them: a pcapng file for each interface."""
+"""Capture packets with tcpdump, and make a pcapng file for each interface of what it writes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from testbed.core.errors import InputError, MachineError, Place, RunError
-from testbed.measure.pcapng import Interface, write_pcapng
+from testbed.measure.pcapng import CapturedInterface, write_pcapng
 from testbed.plan.model import CAPTURE_BUFFER_BYTES, Capturing
 
 # tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
@@ -20,18 +21,31 @@ HELD_BACK_S = 1.5
 FILES = 4  # that tcpdump fills in turn; of a capture that reaches its limit, the newest stay
 MEGABYTE = 1_000_000  # tcpdump counts the size of a file in these
 NO_EXPRESSION = "can't parse filter expression: "
+WHEN_IDLE = ["chrt", "--idle", "0"]  # runs a command only when no other process can run
 
 
 @dataclass(frozen=True)
 class Tap:
-    """An interface to capture: where it is, the file that is to be made, and whether only what
-    comes in counts.
+    """An interface to capture.
+
+    Attributes:
+        path: the pcapng file that is to be made.
+        pid: of a process in the interface's network namespace.
+        interface: its name.
+        inbound: whether only incoming packets count.
     """
 
     path: Path
-    pid: int  # of a process in the network namespace
+    pid: int
     interface: str
     inbound: bool
+
+
+class PacketCount(NamedTuple):
+    """What tcpdump says of a capture: packets written, and packets that the kernel dropped."""
+
+    written: int
+    dropped: int
 
 
 def check_filter(expression: str) -> None:
@@ -43,23 +57,20 @@ def check_filter(expression: str) -> None:
     """
     command = ["tcpdump", "-d", "-y", "EN10MB", "--", expression]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise MachineError(
             "captures need tcpdump, which is not installed\n  make setup installs it"
         ) from error
-    if done.returncode:
-        said = (
-            done.stderr.strip()
-            .splitlines()[-1]
-            .removeprefix("tcpdump: ")
-            .removeprefix(NO_EXPRESSION)
-        )
-        raise InputError(
-            f"{expression!r} is no filter: {said}",
-            place=Place(key="--capture-filter"),
-            remedy="write one as for tcpdump, such as 'tcp port 29500' (man pcap-filter)",
-        )
+    if result.returncode == 0:
+        return
+    last_line = result.stderr.strip().splitlines()[-1]
+    reason = last_line.removeprefix("tcpdump: ").removeprefix(NO_EXPRESSION)
+    raise InputError(
+        f"{expression!r} is no filter: {reason}",
+        place=Place(key="--capture-filter"),
+        remedy="write one as for tcpdump, such as 'tcp port 29500' (man pcap-filter)",
+    )
 
 
 @contextmanager
@@ -75,18 +86,20 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
     Raises:
         RunError: a tcpdump ends before the block does.
     """
+    prefix = WHEN_IDLE if yielding else []
     running: dict[Tap, subprocess.Popen[str]] = {}
     try:
         for tap in taps:
-            running[tap] = _start(tap, settings, ["chrt", "--idle", "0"] if yielding else [])
+            running[tap] = _start(tap, settings, prefix)
         for tap, process in running.items():
             _wait_listening(tap, process)
         yield
         time.sleep(HELD_BACK_S if running else 0)
         for tap, process in running.items():
-            if process.poll() is not None:
+            status = process.poll()
+            if status is not None:
                 raise RunError(
-                    f"tcpdump for {tap.path.name} ended during the run with status {process.returncode}"
+                    f"tcpdump for {tap.path.name} ended during the run with status {status}"
                 )
     finally:
         for process in running.values():
@@ -95,41 +108,13 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
             process.wait()
 
 
-def _start(tap: Tap, settings: Capturing, first: list[str]) -> subprocess.Popen[str]:
-    file_size = settings.limit_bytes // FILES // MEGABYTE
-    tcpdump = [
-        "tcpdump",
-        "-i",
-        tap.interface,
-        "-s",
-        str(settings.snap_bytes),
-        "-B",
-        str(CAPTURE_BUFFER_BYTES // 1024),
-        "-p",
-        "-n",
-        "-Z",
-        "root",
-        "--time-stamp-precision=nano",
-        "-w",
-        str(_pieces_of(tap.path)),
-        "-C",
-        str(file_size),
-        "-W",
-        str(FILES),
-        *(["-Q", "in"] if tap.inbound else []),
-        "--",
-        settings.filter,
-    ]
+def _start(tap: Tap, settings: Capturing, prefix: list[str]) -> subprocess.Popen[str]:
+    """Start tcpdump in the namespace of a tap, as the owner of its folder; `prefix` comes first."""
+    enter = ["nsenter", f"--net=/proc/{tap.pid}/ns/net", "--"]
+    command = [*prefix, *enter, *_as_owner(tap.path.parent), *_tcpdump(tap, settings)]
     with log_of(tap.path).open("w") as log:
         return subprocess.Popen(
-            [
-                *first,
-                "nsenter",
-                f"--net=/proc/{tap.pid}/ns/net",
-                "--",
-                *_as_owner(tap.path.parent),
-                *tcpdump,
-            ],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -137,64 +122,80 @@ def _start(tap: Tap, settings: Capturing, first: list[str]) -> subprocess.Popen[
         )
 
 
+def _tcpdump(tap: Tap, settings: Capturing) -> list[str]:
+    """Give the command line of tcpdump."""
+    buffer_kib = CAPTURE_BUFFER_BYTES // 1024
+    file_size = settings.limit_bytes // FILES // MEGABYTE
+    command = ["tcpdump", "-i", tap.interface, "-s", str(settings.snap_bytes)]
+    command += ["-B", str(buffer_kib), "-p", "-n", "-Z", "root", "--time-stamp-precision=nano"]
+    command += ["-w", str(_pieces_of(tap.path)), "-C", str(file_size), "-W", str(FILES)]
+    if tap.inbound:
+        command += ["-Q", "in"]
+    return [*command, "--", settings.filter]
+
+
 def _as_owner(folder: Path) -> list[str]:
-    """What lets tcpdump run as the owner of `folder`: as root it gives its files to root, which not
-    everyone may.
+    """Give the command that lets tcpdump run as the owner of a folder, with its rights to capture.
+
+    As root, tcpdump gives its files to root, which not every file system allows.
     """
     owner = folder.stat().st_uid
-    return (
-        ["setpriv", f"--reuid={owner}", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
-        if owner
-        else []
-    )
+    if not owner:
+        return []
+    return ["setpriv", f"--reuid={owner}", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
 
 
 def log_of(capture: Path) -> Path:
-    """What tcpdump says about a capture."""
+    """Name the file of what tcpdump says about a capture."""
     return capture.with_suffix(".log")
 
 
 def _pieces_of(capture: Path) -> Path:
-    """tcpdump adds a digit to this name."""
+    """Name the files of tcpdump, which adds a digit."""
     return capture.with_suffix(".pcap")
 
 
 def _wait_listening(tap: Tap, process: subprocess.Popen[str]) -> None:
     while "listening on" not in log_of(tap.path).read_text():
         if process.poll() is not None:
-            raise RunError(
-                f"tcpdump cannot capture into {tap.path.name}: {log_of(tap.path).read_text().strip()}"
-            )
+            reason = log_of(tap.path).read_text().strip()
+            raise RunError(f"tcpdump cannot capture into {tap.path.name}: {reason}")
         time.sleep(0.005)
 
 
 def finish(capture: Path, mac: str, settings: Capturing) -> None:
     """Make the pcapng file of what tcpdump left, unless that has been done.
 
+    Args:
+        capture: the pcapng file.
+        mac: address of the interface.
+        settings: of the capture.
+
     Raises:
         OSError: a file cannot be read or written.
     """
     name = _pieces_of(capture)
-    pieces = [piece for n in range(FILES) if (piece := name.with_name(f"{name.name}{n}")).exists()]
-    if pieces:
-        said = re.search(r"listening on ([^,\s]+)", log_of(capture).read_text(errors="replace"))
-        interface = Interface(
-            said[1] if said else capture.stem, mac, settings.snap_bytes, settings.filter
-        )
-        write_pcapng(capture, pieces, interface)
-        for piece in pieces:
-            piece.unlink()
+    numbered = [name.with_name(f"{name.name}{number}") for number in range(FILES)]
+    pieces = [piece for piece in numbered if piece.exists()]
+    if not pieces:
+        return
+    log = log_of(capture).read_text(errors="replace")
+    listening = re.search(r"listening on ([^,\s]+)", log)
+    interface = listening[1] if listening else capture.stem
+    captured = CapturedInterface(interface, mac, settings.snap_bytes, settings.filter)
+    write_pcapng(capture, pieces, captured)
+    for piece in pieces:
+        piece.unlink()
 
 
-def counted(capture: Path) -> tuple[int, int] | None:
-    """How many packets tcpdump wrote, and how many the kernel had no room for; None if it did not
-    say, or is cut.
-    """
+def counted(capture: Path) -> PacketCount | None:
+    """Read what tcpdump counted; None if its log is missing or cut."""
     try:
-        said = log_of(capture).read_text(errors="replace")
+        log = log_of(capture).read_text(errors="replace")
     except OSError:
         return None
-    numbers = [
-        re.search(rf"(\d+) packets? {what}", said) for what in ("captured", "dropped by kernel")
-    ]
-    return (int(numbers[0][1]), int(numbers[1][1])) if numbers[0] and numbers[1] else None
+    written = re.search(r"(\d+) packets? captured", log)
+    dropped = re.search(r"(\d+) packets? dropped by kernel", log)
+    if written is None or dropped is None:
+        return None
+    return PacketCount(int(written[1]), int(dropped[1]))

@@ -1,7 +1,9 @@
-"""Samples of the counters of WAN ports while a run goes on.
+"""Sample the counters of WAN ports while a run goes on.
 
 A sample is one dump of queueing disciplines per router, decoded here by hand: pyroute2 needs about
 a millisecond of CPU for each, which a sample every 20 ms of emulated time cannot afford.
+
+Messages are those of rtnetlink(7) and linux/rtnetlink.h, attributes those of linux/gen_stats.h.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +21,25 @@ from pathlib import Path
 RTM_GETQDISC, NLM_F_REQUEST_DUMP, NLMSG_DONE = 38, 0x301, 3
 TC_H_ROOT = 0xFFFFFFFF
 TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 7, 1, 3
+MESSAGE_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port
+QDISC_HEADER = struct.Struct("=BBHiIII")  # tcmsg: family, padding (2), interface, handle, parent
+ATTRIBUTE_HEADER = struct.Struct("=HH")  # length with this header, type
+NESTED_AND_ORDER = 0xC000  # bits of an attribute's type
+BUFFER_BYTES = 1 << 16
 FIRST_INTERVAL_S = 0.02
 SAMPLES_PER_INTERVAL = 500  # after so many samples the interval doubles: a long run stays small
 
 
 @dataclass(frozen=True)
-class Port:
-    """A WAN port to sample: a netlink socket in its router's namespace, its interface, and its name
-    in the records.
+class SampledPort:
+    """A WAN port to sample.
+
+    Attributes:
+        connection: a netlink socket in the network namespace of its router.
+        interface_index: of its interface there.
+        source: the datacenter that sends.
+        target: the datacenter that receives.
+        link: key of the WAN link.
     """
 
     connection: socket.socket
@@ -46,99 +59,124 @@ class Counters:
     backlog_bytes: int
 
 
-_buffer = bytearray(1 << 16)
+class CounterReader:
+    """Reads counters, one answer after another into the same buffer; each thread needs its own.
+
+    A new buffer for each answer would cost 16 page faults.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BUFFER_BYTES)
+
+    def read(self, connection: socket.socket) -> dict[int, Counters]:
+        """Read the counters of the root queueing discipline of each interface.
+
+        Args:
+            connection: a netlink socket, in whose namespace the interfaces are.
+
+        Returns:
+            The counters by interface index.
+        """
+        length = MESSAGE_HEADER.size + QDISC_HEADER.size
+        header = MESSAGE_HEADER.pack(length, RTM_GETQDISC, NLM_F_REQUEST_DUMP, 1, 0)
+        any_qdisc = QDISC_HEADER.pack(0, 0, 0, 0, 0, 0, 0)
+        connection.send(header + any_qdisc)
+        counters: dict[int, Counters] = {}
+        data = memoryview(self._buffer)
+        while True:
+            received = connection.recv_into(data)
+            position = 0
+            while position < received:
+                length, kind = struct.unpack_from("=IH", data, position)
+                if kind == NLMSG_DONE:
+                    return counters
+                body = position + MESSAGE_HEADER.size
+                interface_index, _handle, parent = struct.unpack_from("=iII", data, body + 4)
+                if parent == TC_H_ROOT:
+                    attributes = body + QDISC_HEADER.size
+                    counters[interface_index] = _decode(data, attributes, position + length)
+                position += _aligned(length)
 
 
 def read_counters(connection: socket.socket) -> dict[int, Counters]:
-    """Counters of the root queueing discipline of each interface index in the socket's
-    namespace.
-    """
-    request = struct.pack("=IHHII", 36, RTM_GETQDISC, NLM_F_REQUEST_DUMP, 1, 0) + struct.pack(
-        "=BBHiIII", *[0] * 7
-    )
-    connection.send(request)
-    found: dict[int, Counters] = {}
-    data = memoryview(_buffer)  # a new buffer for each answer would cost 16 page faults
-    while True:
-        received = connection.recv_into(data)
-        offset = 0
-        while offset < received:
-            length, kind = struct.unpack_from("=IH", data, offset)
-            if kind == NLMSG_DONE:
-                return found
-            index, _handle, parent = struct.unpack_from("=iII", data, offset + 20)
-            if parent == TC_H_ROOT:
-                found[index] = _decode(data, offset + 36, offset + length)
-            offset += (length + 3) & ~3
+    """Read counters once; see `CounterReader.read`."""
+    return CounterReader().read(connection)
 
 
-def _attributes(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Type and offset of the payload of each attribute."""
-    while start + 4 <= end:
-        length, kind = struct.unpack_from("=HH", data, start)
-        yield kind & 0x3FFF, start + 4
-        start += max(4, (length + 3) & ~3)
+def _aligned(length: int) -> int:
+    """Round a length up as netlink does."""
+    return (length + 3) & ~3
 
 
-def _decode(data: memoryview, start: int, end: int) -> Counters:
-    sent = packets = drops = backlog = 0
-    for kind, at in _attributes(data, start, end):
-        if kind == TCA_STATS2:
-            (length,) = struct.unpack_from("=H", data, at - 4)
-            for inner, payload in _attributes(data, at, at - 4 + length):
-                if inner == TCA_STATS_BASIC:
-                    sent, packets = struct.unpack_from("=QI", data, payload)
-                elif inner == TCA_STATS_QUEUE:
-                    _length, backlog, drops = struct.unpack_from("=III", data, payload)
-    return Counters(sent, packets, drops, backlog)
+def _attributes(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Give type, begin and end of the payload of each attribute between two positions."""
+    position = begin
+    while position + ATTRIBUTE_HEADER.size <= end:
+        length, kind = ATTRIBUTE_HEADER.unpack_from(data, position)
+        yield kind & ~NESTED_AND_ORDER, position + ATTRIBUTE_HEADER.size, position + length
+        position += max(ATTRIBUTE_HEADER.size, _aligned(length))
+
+
+def _decode(data: memoryview, begin: int, end: int) -> Counters:
+    """Decode the counters of a queueing discipline from its attributes."""
+    sent_bytes = packets = drops = backlog_bytes = 0
+    for kind, stats_begin, stats_end in _attributes(data, begin, end):
+        if kind != TCA_STATS2:
+            continue
+        for stats_kind, payload, _end in _attributes(data, stats_begin, stats_end):
+            if stats_kind == TCA_STATS_BASIC:
+                sent_bytes, packets = struct.unpack_from("=QI", data, payload)
+            elif stats_kind == TCA_STATS_QUEUE:
+                _length, backlog_bytes, drops = struct.unpack_from("=III", data, payload)
+    return Counters(sent_bytes, packets, drops, backlog_bytes)
 
 
 @contextmanager
-def sampling(ports: Sequence[Port], path: Path) -> Iterator[None]:
-    """Append samples of `ports` to `path` within the block: one at once, then ever so often, one at
-    the end.
+def sampling(ports: Sequence[SampledPort], path: Path) -> Iterator[None]:
+    """Sample within the block: once at its begin, then at intervals, and once at its end.
+
+    Args:
+        ports: what to sample; nobody else uses their sockets within the block.
+        path: the file to which records are appended (`testbed.runfolder.records.LinkSample`).
     """
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=_sample_until, args=(ports, path, stop), name="link-counters", daemon=True
-    )
     if not ports:
         yield
         return
-    thread.start()
+    stop = threading.Event()
+    sampler = threading.Thread(
+        target=_sample_until, args=(ports, path, stop), name="link-counters", daemon=True
+    )
+    sampler.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        sampler.join()
 
 
-def _sample_until(ports: Sequence[Port], path: Path, stop: threading.Event) -> None:
-    interval, samples = FIRST_INTERVAL_S, 0
+def _sample_until(ports: Sequence[SampledPort], path: Path, stop: threading.Event) -> None:
+    reader = CounterReader()
+    interval_s, samples = FIRST_INTERVAL_S, 0
     with path.open("a") as out:
         while True:
-            last = stop.is_set()
-            _sample(ports, out.write)
+            is_last = stop.is_set()
+            out.writelines(_sample(ports, reader))
             out.flush()
-            if last:
+            if is_last:
                 return
             samples += 1
             if samples % SAMPLES_PER_INTERVAL == 0:
-                interval *= 2
-            stop.wait(interval)
+                interval_s *= 2
+            stop.wait(interval_s)
 
 
-def _sample(ports: Sequence[Port], write: Callable[[str], object]) -> None:
+def _sample(ports: Sequence[SampledPort], reader: CounterReader) -> Iterator[str]:
+    """Give the lines of a sample: the fields of `testbed.runfolder.records.LinkSample`."""
     time_ns = time.time_ns()
-    read: dict[socket.socket, dict[int, Counters]] = {}
+    by_router: dict[socket.socket, dict[int, Counters]] = {}
     for port in ports:
-        if port.connection not in read:
-            read[port.connection] = read_counters(port.connection)
-        counters = read[port.connection][port.interface_index]
-        record = {
-            "time_ns": time_ns,
-            "source": port.source,
-            "target": port.target,
-            "link": port.link,
-        }
-        write(json.dumps({**record, **counters.__dict__}) + "\n")
+        if port.connection not in by_router:
+            by_router[port.connection] = reader.read(port.connection)
+        counters = by_router[port.connection][port.interface_index]
+        direction = {"source": port.source, "target": port.target, "link": port.link}
+        yield json.dumps({"time_ns": time_ns, **direction, **vars(counters)}) + "\n"

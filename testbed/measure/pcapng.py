@@ -1,5 +1,6 @@
-"""tcpdump's classic captures as pcapng files, which tell the interface's name and each packet's
-direction.
+"""Turn tcpdump's classic captures into pcapng files, with the interface and packets' directions.
+
+Blocks and options: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html.
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 NANOSECOND_PCAP = 0xA1B23C4D
-FILE_HEADER, RECORD_HEADER = 24, 16
-INBOUND, OUTBOUND = (
-    struct.pack("<HHIHH", 2, 4, way, 0, 0) for way in (1, 2)
-)  # epb_flags and the end of options
+NS_PER_S = 1_000_000_000
+FILE_HEADER = 24  # bytes
+RECORD_HEADER = struct.Struct("<IIII")  # seconds, nanoseconds, bytes kept, bytes on the wire
+BYTE_ORDER_MAGIC = 0x1A2B3C4D
 SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6  # types of blocks
-IF_NAME, IF_TSRESOL, IF_FILTER = 2, 9, 11
+# Of a packet's block: type, length, interface, time (high, low), bytes kept, bytes on the wire.
+PACKET_HEADER = struct.Struct("<IIIIIII")
+BLOCK_HEADER = struct.Struct("<II")  # type, length
+BLOCK_LENGTH = struct.Struct("<I")  # at the end of a block
+END_OF_OPTIONS, IF_NAME, IF_TSRESOL, IF_FILTER, EPB_FLAGS = 0, 2, 9, 11, 2  # kinds of options
+INBOUND_FLAG, OUTBOUND_FLAG = 1, 2
+SECONDS_RESOLUTION = b"\x09"  # 10^-9 s
+ETHERNET = 1
+SOURCE_MAC = slice(6, 12)  # of a frame
 READ = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
-class Interface:
-    """Where a capture was made."""
+class CapturedInterface:
+    """Where a capture was made: name and address of the interface, and tcpdump's settings."""
 
     name: str
     mac: str
@@ -30,91 +39,104 @@ class Interface:
     filter: str
 
 
-def write_pcapng(target: Path, pieces: Sequence[Path], interface: Interface) -> None:
-    """Write the packets of `pieces`, captures with nanoseconds, to `target`, those of the oldest
-    piece first.
+def write_pcapng(target: Path, pieces: Sequence[Path], interface: CapturedInterface) -> None:
+    """Write the packets of several captures into one pcapng file.
 
-    Where a piece ends in the middle of a record, so does a block of `target`, if it is the last
-    piece.
+    Where the last piece ends in the middle of a record, `target` ends in the middle of a block.
+
+    Args:
+        target: the file to make.
+        pieces: captures with nanoseconds, in any order; packets of the oldest come first.
+        interface: where they were made.
 
     Raises:
         OSError: a file cannot be read or written.
     """
+    own_mac = bytes.fromhex(interface.mac.replace(":", ""))
     new = target.with_name(target.name + ".new")
     with new.open("wb") as out:
         out.write(_section() + _interface(interface))
         whole = True
         for piece in sorted(pieces, key=_begin):
             with piece.open("rb") as file:
-                whole = _copy(file, out, bytes.fromhex(interface.mac.replace(":", "")))
+                whole = _copy(file, out, own_mac)
         if not whole:
-            out.write(struct.pack("<II", PACKET, 32))
+            out.write(BLOCK_HEADER.pack(PACKET, 32))
     new.replace(target)
 
 
 def _begin(piece: Path) -> tuple[int, int]:
-    """Seconds and nanoseconds of the first packet; of a piece without one, those after all
-    others.
-    """
+    """Give seconds and nanoseconds of the first packet; of an empty piece, what sorts it last."""
     with piece.open("rb") as file:
         head = file.read(FILE_HEADER + 8)
-    return (
-        struct.unpack_from("<II", head, FILE_HEADER)
-        if len(head) == FILE_HEADER + 8
-        else (1 << 32, 0)
-    )
+    if len(head) < FILE_HEADER + 8:
+        return 1 << 32, 0
+    seconds, nanoseconds = struct.unpack_from("<II", head, FILE_HEADER)
+    return seconds, nanoseconds
 
 
-def _copy(file: BinaryIO, out: BinaryIO, mac: bytes) -> bool:
-    """Write the packets of a capture as blocks; whether it ends with a whole one."""
+def _copy(file: BinaryIO, out: BinaryIO, own_mac: bytes) -> bool:
+    """Write the packets of a capture as blocks.
+
+    Returns:
+        Whether the capture ends with a whole record.
+    """
     head = file.read(FILE_HEADER)
     if len(head) < FILE_HEADER or struct.unpack_from("<I", head)[0] != NANOSECOND_PCAP:
         return False
     rest = b""
     while data := file.read(READ):
         rest += data
-        at = 0
-        for block, end in _blocks(rest, mac):
+        done = 0
+        for block, end in _blocks(rest, own_mac):
             out.write(block)
-            at = end
-        rest = rest[at:]
+            done = end
+        rest = rest[done:]
     return not rest
 
 
-def _blocks(data: bytes, mac: bytes) -> Iterator[tuple[bytes, int]]:
-    """Of each whole record: its block, and where the next record begins."""
-    unpack, pack, at = struct.Struct("<IIII").unpack_from, struct.Struct("<IIIIIII").pack, 0
-    while at + RECORD_HEADER <= len(data):
-        seconds, nanoseconds, kept, wire = unpack(data, at)
-        end = at + RECORD_HEADER + kept
-        if end > len(data):
+def _blocks(data: bytes, own_mac: bytes) -> Iterator[tuple[bytes, int]]:
+    """Give for each whole record its block, and where the next record begins."""
+    flags = {
+        True: _option(EPB_FLAGS, struct.pack("<I", OUTBOUND_FLAG)) + _option(END_OF_OPTIONS, b""),
+        False: _option(EPB_FLAGS, struct.pack("<I", INBOUND_FLAG)) + _option(END_OF_OPTIONS, b""),
+    }
+    frameless = PACKET_HEADER.size + len(flags[True]) + BLOCK_LENGTH.size
+    position = 0
+    while position + RECORD_HEADER.size <= len(data):
+        seconds, nanoseconds, kept, wire = RECORD_HEADER.unpack_from(data, position)
+        begin = position + RECORD_HEADER.size
+        position = begin + kept
+        if position > len(data):
             return
-        frame = data[at + RECORD_HEADER : end]
-        time_ns = seconds * 1_000_000_000 + nanoseconds
-        length = 28 + kept + -kept % 4 + 12 + 4
-        head = pack(PACKET, length, 0, time_ns >> 32, time_ns & 0xFFFFFFFF, kept, wire)
-        way = OUTBOUND if frame[6:12] == mac else INBOUND
-        yield b"".join((head, frame, bytes(-kept % 4), way, length.to_bytes(4, "little"))), end
-        at = end
+        frame = data[begin:position]
+        padding = bytes(-kept % 4)
+        length = frameless + kept + len(padding)
+        time_ns = seconds * NS_PER_S + nanoseconds
+        high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
+        header = PACKET_HEADER.pack(PACKET, length, 0, high, low, kept, wire)
+        options = flags[frame[SOURCE_MAC] == own_mac]
+        yield b"".join((header, frame, padding, options, BLOCK_LENGTH.pack(length))), position
 
 
 def _block(kind: int, body: bytes) -> bytes:
-    length = 12 + len(body)
-    return struct.pack("<II", kind, length) + body + struct.pack("<I", length)
+    length = BLOCK_HEADER.size + len(body) + BLOCK_LENGTH.size
+    return BLOCK_HEADER.pack(kind, length) + body + BLOCK_LENGTH.pack(length)
 
 
-def _option(code: int, value: bytes) -> bytes:
-    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
+def _option(kind: int, value: bytes) -> bytes:
+    return struct.pack("<HH", kind, len(value)) + value + bytes(-len(value) % 4)
 
 
 def _section() -> bytes:
-    return _block(SECTION, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    version, unknown_length = (1, 0), -1
+    return _block(SECTION, struct.pack("<IHHq", BYTE_ORDER_MAGIC, *version, unknown_length))
 
 
-def _interface(interface: Interface) -> bytes:
-    options = _option(IF_NAME, interface.name.encode()) + _option(IF_TSRESOL, b"\x09")
+def _interface(interface: CapturedInterface) -> bytes:
+    options = _option(IF_NAME, interface.name.encode())
+    options += _option(IF_TSRESOL, SECONDS_RESOLUTION)
     if interface.filter:
         options += _option(IF_FILTER, b"\0" + interface.filter.encode())
-    return _block(
-        INTERFACE, struct.pack("<HHI", 1, 0, interface.snap_bytes) + options + _option(0, b"")
-    )
+    options += _option(END_OF_OPTIONS, b"")
+    return _block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, interface.snap_bytes) + options)

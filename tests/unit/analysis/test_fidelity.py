@@ -10,7 +10,7 @@ from testbed.analysis.fidelity import Watched, judge
 from testbed.analysis.link_samples import measured_rates
 from testbed.analysis.network_history import History
 from testbed.analysis.summarize import collect
-from testbed.measure.clock_health import straining, throttled_seconds
+from testbed.measure.clock_health import throttled_seconds, watching
 from testbed.plan.model import Change, Plan, Tcp
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
@@ -231,13 +231,13 @@ def test_an_empty_queue_says_nothing_about_the_rate(plan: Plan) -> None:
 
 
 def test_timers_are_timed(tmp_path: Path) -> None:
-    with straining(tmp_path) as seen:
+    with watching(tmp_path) as observations:
         time.sleep(0.5)
-    record = seen.record()
-    late = record["late_us"]
-    assert 10 <= late["samples"] <= 26
-    assert 0 <= late["median"] <= late["p99"] <= late["max"]
-    assert record["seconds"] == pytest.approx(0.5, abs=0.2)
+    record = observations.record({})
+    late = record.late_us
+    assert 10 <= late.samples <= 26
+    assert 0 <= late.median <= late.p99 <= late.max
+    assert record.seconds == pytest.approx(0.5, abs=0.2)
 
 
 def test_hosts_that_were_held_back(tmp_path: Path) -> None:

@@ -3,36 +3,51 @@
 import shutil
 import struct
 import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.utils import RawPcapNgReader, RawPcapNgWriter, RawPcapWriter
 
-from testbed.analysis.packets import read_trace
+from testbed.analysis.packets import mac_number, read_trace
 from testbed.measure.capture import check_filter, counted, finish, log_of
-from testbed.measure.pcapng import Interface, write_pcapng
+from testbed.measure.pcapng import CapturedInterface, write_pcapng
 from testbed.plan.model import Capturing
-from tests.support.traces import EAST, FAR, NEAR, START_NS, WEST, segment, write_packets
+from tests.support.traces import (
+    EAST,
+    FAR,
+    NEAR,
+    START_NS,
+    WEST,
+    Stamped,
+    segment,
+    write_packets,
+)
 
 SECOND = START_NS // 10**9
-PORT = Interface("r1-w0", NEAR, 128, "tcp")
+PORT = CapturedInterface("r1-w0", NEAR, 128, "tcp")
+NEAR_BYTES = bytes.fromhex(NEAR.replace(":", ""))
+Need = Callable[[object, str], None]
 
 
-def exchange(number, size=1000):
-    """`number` packets forth, and as many back."""
-    forth = [
-        (i, segment((EAST, WEST), NEAR, size=size, ip_id=i, seq=i * size)) for i in range(number)
-    ]
-    back = [
-        (i + 0.5, segment((WEST, EAST), FAR, ip_id=i, ack=i * size, flags="A"))
-        for i in range(number)
-    ]
-    return sorted(forth + back, key=lambda stamped: stamped[0])
+def exchange(number: int, size: int = 1000) -> list[Stamped]:
+    """Make `number` packets forth, and as many back."""
+    packets: list[Stamped] = []
+    for index in range(number):
+        forth = segment((EAST, WEST), NEAR, size=size, ip_id=index, seq=index * size)
+        back = segment((WEST, EAST), FAR, ip_id=index, ack=index * size, flags="A")
+        packets += [(index, forth), (index + 0.5, back)]
+    return packets
 
 
-def test_the_records_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "testbed.measure.pcapng.READ", 1000
-    )  # many records lie across the end of what is read
+def test_the_records_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although many of them lie across the end of what is read at a time."""
+    monkeypatch.setattr("testbed.measure.pcapng.READ", 1000)
     write_packets(tmp_path / "x.pcap", exchange(20))
     write_pcapng(tmp_path / "x.pcapng", [tmp_path / "x.pcap"], PORT)
     classic, written = read_trace(tmp_path / "x.pcap"), read_trace(tmp_path / "x.pcapng")
@@ -41,55 +56,147 @@ def test_the_records_are_the_same(tmp_path, monkeypatch):
     assert np.array_equal(classic.packets, written.packets)
 
 
-def test_wireshark_reads_interface_direction_and_time(tmp_path, need):
+@dataclass(frozen=True)
+class Captured:
+    """A random frame, of which a part may have been captured."""
+
+    time_ns: int
+    frame: bytes
+    extra_bytes: int  # on the wire, but not captured
+    comment: str | None = None
+
+    @property
+    def wire_bytes(self) -> int:
+        return len(self.frame) + self.extra_bytes
+
+
+class Commented(bytes):
+    """A frame as scapy's writer takes it, with attributes."""
+
+    comments: list[str]
+    direction: int
+
+    @classmethod
+    def of(cls, packet: Captured) -> "Commented":
+        frame = cls(packet.frame)
+        frame.comments = [] if packet.comment is None else [packet.comment]
+        frame.direction = 2 if packet.frame[6:12] == NEAR_BYTES else 1
+        return frame
+
+
+FRAMES = st.builds(
+    lambda mac, payload: bytes(6) + bytes.fromhex(mac.replace(":", "")) + payload,
+    mac=st.sampled_from([NEAR, FAR]),
+    payload=st.binary(min_size=2, max_size=90),
+)
+SHORT_FRAMES = st.binary(max_size=11)
+COMMENTS = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
+
+
+def captures(most_ns: int, comments: st.SearchStrategy[str | None]) -> st.SearchStrategy[Captured]:
+    return st.builds(
+        Captured,
+        time_ns=st.integers(0, most_ns),
+        frame=FRAMES | SHORT_FRAMES,
+        extra_bytes=st.integers(0, 60_000),
+        comment=comments,
+    )
+
+
+@given(st.lists(captures((2**32 - 1) * 10**9, st.none()), max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_scapy_reads_what_is_written(packets: list[Captured]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        classic, path = Path(folder, "x.pcap"), Path(folder, "x.pcapng")
+        with RawPcapWriter(str(classic), linktype=1, nano=True) as writer:
+            writer.write_header(None)
+            for packet in packets:
+                seconds, nanoseconds = divmod(packet.time_ns, 10**9)
+                writer.write_packet(
+                    packet.frame, sec=seconds, usec=nanoseconds, wirelen=packet.wire_bytes
+                )
+        write_pcapng(path, [classic], PORT)
+        with RawPcapNgReader(str(path)) as reader:
+            read = list(reader)
+        trace = read_trace(path)
+    times_ns = [meta.tshigh << 32 | meta.tslow for _frame, meta in read]
+    assert [frame for frame, _meta in read] == [packet.frame for packet in packets]
+    assert times_ns == [packet.time_ns for packet in packets]
+    assert [meta.wirelen for _frame, meta in read] == [packet.wire_bytes for packet in packets]
+    assert {meta.ifname for _frame, meta in read} <= {b"r1-w0"}
+    outbound = [packet.frame[6:12] == NEAR_BYTES for packet in packets]
+    assert [meta.direction == 2 for _frame, meta in read] == outbound
+    assert not trace.truncated
+    assert trace.packets["time_ns"].tolist() == times_ns
+    assert trace.packets["wire_bytes"].tolist() == [packet.wire_bytes for packet in packets]
+
+
+@given(st.lists(captures(2**62, COMMENTS), max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_what_scapy_writes_is_read(packets: list[Captured]) -> None:
+    """Its timestamps are microseconds; comments and directions of packets are skipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.pcapng")
+        with RawPcapNgWriter(str(path)) as writer:
+            writer.linktype = 1
+            for packet in packets:
+                seconds = packet.time_ns / 10**9
+                frame = Commented.of(packet)
+                writer.write_header(frame)
+                writer.write_packet(frame, sec=seconds, wirelen=packet.wire_bytes)
+        trace = read_trace(path)
+    assert not trace.truncated
+    assert trace.packets["wire_bytes"].tolist() == [packet.wire_bytes for packet in packets]
+    macs = [int.from_bytes(packet.frame[6:12].ljust(6, b"\0")) for packet in packets]
+    assert trace.packets["mac"].tolist() == macs
+    assert len(trace.sent_by(NEAR)) == macs.count(mac_number(NEAR))
+    times_us = [int(packet.time_ns / 10**9 * 10**6) for packet in packets]
+    assert (trace.packets["time_ns"] // 1000).tolist() == times_us
+
+
+def test_wireshark_reads_interface_direction_and_time(tmp_path: Path, need: Need) -> None:
     need(shutil.which("tshark"), "tshark")
     write_packets(tmp_path / "x.pcap", exchange(1))
     write_pcapng(tmp_path / "x.pcapng", [tmp_path / "x.pcap"], PORT)
-    fields = [
+    command: list[str | Path] = ["tshark", "-r", tmp_path / "x.pcapng", "-T", "fields"]
+    for field in (
         "frame.interface_name",
         "frame.packet_flags_direction",
         "frame.time_epoch",
         "frame.len",
         "frame.cap_len",
-    ]
-    words = [
-        "tshark",
-        "-r",
-        tmp_path / "x.pcapng",
-        "-T",
-        "fields",
-        *(w for f in fields for w in ("-e", f)),
-    ]
-    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split("\t") for line in lines] == [
+    ):
+        command += ["-e", field]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split("\t") for line in output.splitlines()] == [
         ["r1-w0", "0x00000002", f"{SECOND}.000000000", "1054", "128"],
         ["r1-w0", "0x00000001", f"{SECOND}.000500000", "54", "54"],
     ]
 
 
-def test_files_filled_in_turn_are_put_in_order(tmp_path):
-    """tcpdump has come back to the first file: it holds the newest packets. The last has not been
-    filled yet.
-    """
+def test_files_filled_in_turn_are_put_in_order(tmp_path: Path) -> None:
+    """tcpdump has come back to the first file, which has the newest packets; the last is empty."""
     path = tmp_path / "a-b@a.pcapng"
     packets = exchange(6)
     for digit, part in ((0, packets[8:]), (1, packets[:4]), (2, packets[4:8]), (3, [])):
         write_packets(tmp_path / f"a-b@a.pcap{digit}", part)
     log_of(path).write_text(
-        "tcpdump: listening on r1-w0, link-type EN10MB\n20 packets captured\n3 packets dropped by kernel"
+        "tcpdump: listening on r1-w0, link-type EN10MB\n"
+        "20 packets captured\n3 packets dropped by kernel"
     )
     finish(path, NEAR, Capturing())
     trace = read_trace(path)
-    assert [int(t) for t in trace.packets["time_ns"] - START_NS] == [500_000 * i for i in range(12)]
+    times_ns = trace.packets["time_ns"] - START_NS
+    assert times_ns.tolist() == [500_000 * number for number in range(12)]
     assert not trace.truncated
     assert counted(path) == (20, 3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-b@a.log", "a-b@a.pcapng"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a-b@a.log", "a-b@a.pcapng"]
     finish(path, NEAR, Capturing())
     assert len(read_trace(path).packets) == 12
 
 
 @pytest.mark.parametrize("lost", [1, 30, 60])
-def test_a_cut_capture_stays_cut(tmp_path, lost):
+def test_a_cut_capture_stays_cut(tmp_path: Path, lost: int) -> None:
     write_packets(tmp_path / "x.pcap", exchange(10))
     (tmp_path / "x.pcap").write_bytes((tmp_path / "x.pcap").read_bytes()[:-lost])
     write_pcapng(tmp_path / "x.pcapng", [tmp_path / "x.pcap"], PORT)
@@ -97,7 +204,7 @@ def test_a_cut_capture_stays_cut(tmp_path, lost):
     assert (len(trace.packets), trace.truncated) == (19, True)
 
 
-def test_a_capture_without_nanoseconds_gives_nothing(tmp_path):
+def test_a_capture_without_nanoseconds_gives_nothing(tmp_path: Path) -> None:
     (tmp_path / "x.pcap").write_bytes(struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 128, 1))
     write_pcapng(tmp_path / "x.pcapng", [tmp_path / "x.pcap"], PORT)
     assert read_trace(tmp_path / "x.pcapng").truncated
@@ -114,14 +221,14 @@ def test_a_capture_without_nanoseconds_gives_nothing(tmp_path):
         ("tcpdump: listening on r1-w0", None),
     ],
 )
-def test_what_tcpdump_counted(tmp_path, said, numbers):
+def test_what_tcpdump_counted(tmp_path: Path, said: str, numbers: tuple[int, int] | None) -> None:
     path = tmp_path / "x.pcapng"
     assert counted(path) is None
     log_of(path).write_text(said)
     assert counted(path) == numbers
 
 
-def test_filters_that_tcpdump_knows(need):
+def test_filters_that_tcpdump_knows(need: Need) -> None:
     need(shutil.which("tcpdump"), "tcpdump")
     for expression in ("", "tcp port 29500", "host 10.0.0.1 and not udp"):
         check_filter(expression)
