@@ -85,11 +85,14 @@ def cause_of_training(
     text = f"a rank computes for {computes:.0%} of the time"
     if computes >= MOST:
         return _cause("compute", text)
-    begin_ns, end_ns = min(steps["start_ns"]), max(steps["end_ns"])
+
+    begin_ns = min(steps["start_ns"])
+    end_ns = max(steps["end_ns"])
     exchanging_s = (end_ns - begin_ns) / 1e9 * (1 - computes)
     use = busiest(history, links, begin_ns, end_ns, exchanging_s)
     text += f" and waits for data or other ranks in the rest{_while_exchanging(use)}"
-    return _find_cause(Evidence(use, None, _window_share(flows), text))
+    evidence = Evidence(use, None, _window_share(flows), text)
+    return _find_cause(evidence)
 
 
 def cause_of_collectives(
@@ -114,35 +117,44 @@ def cause_of_collectives(
     timed = [row for row in rows if row.time_us.median > 0]
     if not timed:
         return None
+
     main = main_operation(timed)
     use = _use_during(history, main, ops, links)
-    text, grows = "", None
+    exchange = _while_exchanging(use)
+    grows: bool | None = None
+    text = exchange.removeprefix(", and ")
     smallest = _smallest_alike(main, timed)
     if smallest is not None:
         share = smallest.time_us.median / main.time_us.median
         grows = share < MOST
-        small_size, main_size = format_size(smallest.bytes, 3), format_size(main.bytes, 3)
-        text = f"{small_size} takes {share:.0%} of the time of {main_size}"
-    text += _while_exchanging(use)
-    if grows and (main.efficiency or 0) >= FULL:
+        small_size = format_size(smallest.bytes, 3)
+        main_size = format_size(main.bytes, 3)
+        text = f"{small_size} takes {share:.0%} of the time of {main_size}{exchange}"
+
+    is_near_bound = main.efficiency is not None and main.efficiency >= FULL
+    if grows and is_near_bound:
         return _cause("bandwidth", text)
-    text = text.removeprefix(", and ")
-    return _find_cause(Evidence(use, grows, _window_share(flows), text))
+    evidence = Evidence(use, grows, _window_share(flows), text)
+    return _find_cause(evidence)
 
 
 def _find_cause(evidence: Evidence) -> Cause | None:
     """Apply the rules that training and collectives share, in this order."""
     share = None if evidence.use is None else evidence.use.share
-    text, window_share = evidence.text, evidence.window_share
+    text = evidence.text
+    window_share = evidence.window_share
+
     if share is not None and share >= FULL:
         return _cause("bandwidth", text)
     if evidence.grows is False:
         return _cause("latency", text)
+
     if window_share is not None and window_share >= MOST:
         waits = f"connections wait for TCP's window for {window_share:.0%} of the bytes"
         return _cause("window", f"{text}; {waits}")
     if evidence.grows and share is not None:
         return _cause("window", text)
+
     if evidence.grows is None and share is not None and share < IDLE:
         return _cause("latency", text)
     return None
@@ -184,12 +196,19 @@ def _use_during(
     """Find the busiest WAN direction while the measured iterations of a row were under way."""
     not_warmup = pl.col("phase") != "warmup"
     iterations = ops.filter(
-        not_warmup, op=row.op, bytes=row.bytes, group_size=row.ranks, dtype=row.dtype
+        not_warmup,
+        op=row.op,
+        bytes=row.bytes,
+        group_size=row.ranks,
+        dtype=row.dtype,
     )
     if iterations.is_empty():
         return None
-    begin_ns, end_ns = min(iterations["start_ns"]), max(iterations["end_ns"])
-    return busiest(history, links, begin_ns, end_ns, _union_ns(iterations) / 1e9)
+
+    begin_ns = min(iterations["start_ns"])
+    end_ns = max(iterations["end_ns"])
+    seconds = _union_ns(iterations) / 1e9
+    return busiest(history, links, begin_ns, end_ns, seconds)
 
 
 def _union_ns(spans: pl.DataFrame) -> int:
@@ -199,10 +218,11 @@ def _union_ns(spans: pl.DataFrame) -> int:
         spans: columns start_ns and end_ns (Int64).
     """
     spans = spans.sort("start_ns")
-    covered_until = spans["end_ns"].cum_max().shift(1, fill_value=spans["start_ns"][0])
-    new_from = pl.select(pl.max_horizontal(spans["start_ns"], covered_until)).to_series()
-    new_ns = spans["end_ns"] - new_from
-    return int(new_ns.clip(0).sum())
+    starts, ends = spans["start_ns"], spans["end_ns"]
+    covered_until = ends.cum_max().shift(1, fill_value=starts[0])
+    new_from = pl.select(pl.max_horizontal(starts, covered_until)).to_series()
+    new_ns = (ends - new_from).clip(0)
+    return int(new_ns.sum())
 
 
 def busiest(
@@ -220,26 +240,36 @@ def busiest(
     Returns:
         The direction; None without samples.
     """
+    if seconds <= 0:
+        return None
+
     uses: list[LinkUse] = []
     for link in history.states[0].wan:
         for direction in link.directions:
-            samples = of_direction(links, link.key, direction.source)
-            if samples.is_empty() or seconds <= 0:
+            source = direction.source
+            samples = of_direction(links, link.key, source)
+            if samples.is_empty():
                 continue
+
             sent_bits = 8 * sent_bytes(samples, begin_ns, end_ns)
-            rate_bps = history.mean_rate_bps(link.key, direction.source, begin_ns, end_ns)
+            rate_bps = history.mean_rate_bps(link.key, source, begin_ns, end_ns)
             share = min(1.0, sent_bits / (rate_bps * seconds))
-            uses.append(LinkUse(f"{direction.source} to {direction.target}", share))
+            use = LinkUse(f"{source} to {direction.target}", share)
+            uses.append(use)
     return max(uses, key=lambda use: use.share, default=None)
 
 
 def _window_share(flows: pl.DataFrame | None) -> float | None:
     """Return the mean of window_limited_share, weighted by payload_bytes; None if not known."""
-    if flows is None or not {"window_limited_share", "payload_bytes"} <= set(flows.columns):
+    if flows is None:
         return None
-    known = flows.drop_nulls(["window_limited_share", "payload_bytes"])
+    columns = ["window_limited_share", "payload_bytes"]
+    if not set(columns) <= set(flows.columns):
+        return None
+
+    known = flows.drop_nulls(columns)
     total_bytes = float(known["payload_bytes"].sum())
     if not total_bytes:
         return None
-    waiting = known["window_limited_share"] * known["payload_bytes"]
-    return float(waiting.sum()) / total_bytes
+    waiting_bytes = known["window_limited_share"] * known["payload_bytes"]
+    return float(waiting_bytes.sum()) / total_bytes

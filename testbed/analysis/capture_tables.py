@@ -36,6 +36,7 @@ from testbed.runfolder.summary import CaptureRow
 
 BIN_NS = 10_000_000  # of throughput.parquet
 NEVER = np.iinfo(np.int64).min
+NO_TIMES = np.empty(0, np.int64)
 OPERATION = ["op", "bytes", "group_size", "iteration", "phase", "group"]
 
 Pair = tuple[str | None, str | None]  # the hosts that send and receive; None: not of the plan
@@ -83,34 +84,62 @@ def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> 
     captured = Captured()
     traces = _read_traces(run, plan, scratch, captured)
     hosts = {int(host.address.ip): host.name for host in plan.network.hosts}
-    operations = _Operations(ops)
-    rows: list[Row] = []
-    bins: list[pl.DataFrame] = []
-    carried: list[pl.DataFrame] = []
+    tables = _FlowTables(plan, hosts, _Operations(ops))
+
     for view in _views(plan, traces):
         _add_sent(captured, view, plan.network.mtu)
         if view.near is None:
             continue
+
         sightings = _Sightings.of(view, view.near)
         for flow in flows(view.near, view.mac):
-            ends = _FlowEnds.of(flow, view, hosts, plan)
-            number = len(rows)
-            rows.append(
-                {
-                    "flow": number,
-                    **ends.row(),
-                    **flow_row(flow, plan.network.mtu),
-                    **sightings.row(flow),
-                }
-            )
-            bins.append(_bins(flow, number))
-            carried.append(operations.carried(ends.pair, flow, sightings, number))
-    if rows:
-        in_order = [{column: row[column] for column in schemas.FLOWS} for row in rows]
-        captured.flows = pl.DataFrame(in_order, schema=dict(schemas.FLOWS))
-        captured.throughput = pl.concat(bins)
-        captured.operations = pl.concat(carried)
+            tables.add(flow, view, sightings)
+
+    tables.put_into(captured)
     return captured
+
+
+class _FlowTables:
+    """The rows of all flows."""
+
+    def __init__(self, plan: Plan, hosts: Mapping[int, str], operations: _Operations) -> None:
+        """Begin without flows.
+
+        Args:
+            plan: of the run.
+            hosts: names of hosts by address.
+            operations: of the run.
+        """
+        self._plan = plan
+        self._hosts = hosts
+        self._operations = operations
+        self._flows: list[Row] = []
+        self._throughput: list[pl.DataFrame] = []
+        self._flow_ops: list[pl.DataFrame] = []
+
+    def add(self, flow: Flow, view: _View, sightings: _Sightings) -> None:
+        """Add a flow that was captured in a view."""
+        number = len(self._flows)
+        ends = _FlowEnds.of(flow, view, self._hosts, self._plan)
+        row: Row = {
+            "flow": number,
+            **ends.row(),
+            **flow_row(flow, self._plan.network.mtu),
+            **sightings.row(flow),
+        }
+        self._flows.append(row)
+        self._throughput.append(_bins(flow, number))
+        carried = self._operations.carried(ends.pair, flow, sightings, number)
+        self._flow_ops.append(carried)
+
+    def put_into(self, captured: Captured) -> None:
+        """Set the tables of `captured`, if there are flows."""
+        if not self._flows:
+            return
+        rows = [{column: row[column] for column in schemas.FLOWS} for row in self._flows]
+        captured.flows = pl.DataFrame(rows, schema=dict(schemas.FLOWS))
+        captured.throughput = pl.concat(self._throughput)
+        captured.operations = pl.concat(self._flow_ops)
 
 
 def _read_traces(
@@ -198,9 +227,12 @@ def _views(plan: Plan, traces: Traces) -> Iterator[_View]:
 def _nic_views(network: Network, points: list[CapturePoint], traces: Traces) -> Iterator[_View]:
     """Give the views of the hosts' interfaces; packets arrive at any other one."""
     nics = [point for point in points if point.kind == "nic"]
-    received = [traces[nic].others(nic.mac) for nic in nics if nic in traces]
-    arrivals = (np.concatenate(received),) if received else ()
     whole = _are_whole(nics, traces)
+    received = [traces[nic].others(nic.mac) for nic in nics if nic in traces]
+    arrivals: tuple[Packets, ...] = ()
+    if received:
+        arrivals = (np.concatenate(received),)
+
     for nic in nics:
         yield _View(
             point=nic,
@@ -221,10 +253,16 @@ def _wan_view(
     """Give the view of a border router's port into a WAN link."""
     link = next(link for link in network.wan if link.key == point.what)
     outward, back = _directions_from(link, point.at)
+
     far = _far_point(points, link.key, outward.target)
+    arrivals: tuple[Packets, ...] = ()
+    if far in traces:
+        arrivals = (traces[far].others(back.mac),)
+
     feeders = _feeders(network, point, points)
-    arrivals = (traces[far].others(back.mac),) if far in traces else ()
-    entries = [traces[feeder].others(feeder.mac) for feeder in feeders if feeder in traces]
+    readable = [feeder for feeder in feeders if feeder in traces]
+    entries = [traces[feeder].others(feeder.mac) for feeder in readable]
+
     return _View(
         point=point,
         link=link.key,
@@ -310,38 +348,56 @@ class _Sightings:
     @classmethod
     def of(cls, view: _View, near: Trace) -> _Sightings:
         """Match the captures of a view; `near` is that of its interface."""
-        is_sent = (near.packets["mac"] == mac_number(view.mac)) & (near.packets["headers"] > 0)
-        rows = np.flatnonzero(is_sent)
-        sent = near.packets[rows]
-        entered = np.full(len(near.packets), NEVER)
-        arrived = np.full(len(near.packets), NEVER)
+        packets = near.packets
+        is_sent = packets["mac"] == mac_number(view.mac)
+        is_tcp = packets["headers"] > 0
+        rows = np.flatnonzero(is_sent & is_tcp)
+        sent = packets[rows]
+
+        entered = np.full(len(packets), NEVER)
         unsent: dict[int, list[Ints]] = {}
-        for packets in view.entries:
-            incoming = _tcp(packets)
+        for entry in view.entries:
+            incoming = _tcp(entry)
             match = _find_earlier(sent, incoming)
-            entered[rows] = np.maximum(entered[rows], _times(incoming, match))
+            times_ns = _times(incoming, match)
+            entered[rows] = np.maximum(entered[rows], times_ns)
+
             has_left = np.zeros(len(incoming), bool)
-            has_left[match[match >= 0]] = True
+            matched = match[match >= 0]
+            has_left[matched] = True
             _add_times(unsent, incoming[~has_left])
-        for packets in view.arrivals:
-            outgoing = _tcp(packets)
+
+        arrived = np.full(len(packets), NEVER)
+        for arrival in view.arrivals:
+            outgoing = _tcp(arrival)
             origin = _find_earlier(outgoing, sent)
-            known = np.flatnonzero(origin >= 0)[::-1]  # the first copy is written last
-            arrived[rows[origin[known]]] = outgoing["time_ns"][known]
-        times = {key: np.array(times_ns) for key, times_ns in unsent.items()}
-        return cls(view, entered, arrived, times)
+            known = np.flatnonzero(origin >= 0)
+            backwards = known[::-1]  # so that the first copy is written last
+            arrived_rows = rows[origin[backwards]]
+            arrived[arrived_rows] = outgoing["time_ns"][backwards]
+
+        unsent_ns = {key: np.array(times_ns) for key, times_ns in unsent.items()}
+        return cls(view, entered, arrived, unsent_ns)
 
     def row(self, flow: Flow) -> Row:
         """Give the columns of flows.parquet about the delays and losses of a flow."""
         times_ns = flow.packets["time_ns"]
-        arrived, entered = self.arrived[flow.rows], self.entered[flow.rows]
-        has_arrived, has_entered = arrived != NEVER, entered != NEVER
-        start, has_start = times_ns, np.ones(len(times_ns), bool)
+        arrived = self.arrived[flow.rows]
+        entered = self.entered[flow.rows]
+        has_arrived = arrived != NEVER
+        has_entered = entered != NEVER
+
+        start = times_ns
+        has_both = has_arrived
         if self.view.entries:
-            start, has_start = entered, has_entered
-        delay_ns = (arrived - start)[has_arrived & has_start]
+            start = entered
+            has_both = has_arrived & has_entered
+        delay_ns = (arrived - start)[has_both]
         waited_ns = (times_ns - entered)[has_entered]
-        queueing_ns = delay_ns - delay_ns.min() if len(delay_ns) else delay_ns
+        queueing_ns = delay_ns
+        if len(delay_ns):
+            queueing_ns = delay_ns - delay_ns.min()
+
         dropped, lost = None, None
         if self.view.whole:
             dropped = self._dropped(flow, entered)
@@ -356,12 +412,16 @@ class _Sightings:
 
     def _dropped(self, flow: Flow, entered: Ints) -> int:
         """Count the packets of a flow that came into the router and never left."""
-        key = int(endpoints(flow.packets[:1])[0])
-        unsent_ns = self.unsent.get(key, np.empty(0, np.int64))
-        first_ns, last_ns = flow.packets["time_ns"][0], flow.packets["time_ns"][-1]
+        first_packet = flow.packets[:1]
+        (key,) = endpoints(first_packet).tolist()
+        unsent_ns = self.unsent.get(key, NO_TIMES)
+
+        first_ns = flow.packets["time_ns"][0]
         if entered[0] != NEVER:
             first_ns = entered[0]
-        return int(((unsent_ns >= first_ns) & (unsent_ns <= last_ns)).sum())
+        last_ns = flow.packets["time_ns"][-1]
+        is_within = (unsent_ns >= first_ns) & (unsent_ns <= last_ns)
+        return int(is_within.sum())
 
 
 def _tcp(packets: Packets) -> Packets:
@@ -393,14 +453,13 @@ def _find_earlier(packets: Packets, others: Packets) -> Ints:
     Returns:
         Positions in `others`, int64, shape (n,); -1 where there is none.
     """
-    matched = _in_time_order(packets, "row").join_asof(
-        _in_time_order(others, "other"),
-        on="time",
-        by="key",
-        strategy="backward",
-        check_sortedness=False,
+    left = _in_time_order(packets, "row")
+    right = _in_time_order(others, "other")
+    matched = left.join_asof(
+        right, on="time", by="key", strategy="backward", check_sortedness=False
     )
-    return matched.sort("row")["other"].fill_null(-1).to_numpy().astype(np.int64)
+    positions = matched.sort("row")["other"].fill_null(-1)
+    return positions.to_numpy().astype(np.int64)
 
 
 def _in_time_order(packets: Packets, position: str) -> pl.DataFrame:
@@ -479,8 +538,10 @@ def _bins(flow: Flow, number: int) -> pl.DataFrame:
     }
     by_bin = pl.DataFrame(columns).group_by("time_ns", maintain_order=True)
     sums = by_bin.agg(pl.col("*").sum(), packets=pl.len())
+
+    schema = pl.Schema(schemas.THROUGHPUT)
     table = sums.with_columns(flow=pl.lit(number), bin_ns=pl.lit(BIN_NS))
-    return table.select(list(schemas.THROUGHPUT)).cast(pl.Schema(schemas.THROUGHPUT))
+    return table.select(list(schema)).cast(schema)
 
 
 class _Operations:
@@ -504,15 +565,19 @@ class _Operations:
         Returns:
             Columns `OPERATION`, begin (at the first host) and end (at the second), Int64, Unix ns.
         """
-        if pair not in self._of_pair:
-            begun = self._at_host(pair[0]).agg(begin=pl.col("start_ns").min())
-            ended = self._at_host(pair[1]).agg(end=pl.col("end_ns").max())
-            key = [*OPERATION, "dtype", "repeat"]
-            self._of_pair[pair] = begun.join(ended, on=key).sort("end", "begin")
+        if pair in self._of_pair:
+            return self._of_pair[pair]
+
+        sender, receiver = pair
+        begun = self._at_host(sender).agg(begin=pl.col("start_ns").min())
+        ended = self._at_host(receiver).agg(end=pl.col("end_ns").max())
+        both = begun.join(ended, on=[*OPERATION, "dtype", "repeat"])
+        self._of_pair[pair] = both.sort("end", "begin")
         return self._of_pair[pair]
 
     def _at_host(self, host: str | None) -> pl.dataframe.group_by.GroupBy:
-        of_host = self._ops.filter(pl.col("host").eq_missing(pl.lit(host)))
+        is_here = pl.col("host").eq_missing(pl.lit(host))
+        of_host = self._ops.filter(is_here)
         return of_host.group_by([*OPERATION, "dtype", "repeat"])
 
     def carried(self, pair: Pair, flow: Flow, sightings: _Sightings, number: int) -> pl.DataFrame:
@@ -530,17 +595,20 @@ class _Operations:
         has_data = flow.packets["payload"] > 0
         payload = flow.packets["payload"][has_data]
         sent_ns = flow.packets["time_ns"][has_data]
-        arrived_ns = np.maximum(sightings.arrived[flow.rows][has_data], sent_ns)
+        seen_ns = sightings.arrived[flow.rows][has_data]
+        arrived_ns = np.maximum(seen_ns, sent_ns)
         operations = self._between(pair)
         position = _covering(operations, sent_ns, arrived_ns)
-        by_operation = pl.DataFrame({"row": position, "payload": payload}).group_by("row")
-        sums = by_operation.agg(
-            records=pl.len(), payload_bytes=pl.col("payload").cast(pl.Int64).sum()
-        )
+
+        packets = pl.DataFrame({"row": position, "payload": payload})
+        payload_bytes = pl.col("payload").cast(pl.Int64).sum()
+        sums = packets.group_by("row").agg(records=pl.len(), payload_bytes=payload_bytes)
+
         numbered = operations.with_row_index("row").cast({"row": pl.Int64})
         named = sums.join(numbered, on="row", how="left").sort("row")
+        schema = pl.Schema(schemas.FLOW_OPS)
         table = named.with_columns(flow=pl.lit(number))
-        return table.select(list(schemas.FLOW_OPS)).cast(pl.Schema(schemas.FLOW_OPS))
+        return table.select(list(schema)).cast(schema)
 
 
 def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints:
@@ -554,13 +622,18 @@ def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints
     Returns:
         Positions in `operations`, shape (n,); -1 where there is none.
     """
-    begin, end = operations["begin"].to_numpy(), operations["end"].to_numpy()
+    begin = operations["begin"].to_numpy()
+    end = operations["end"].to_numpy()
     count = len(end)
+
     # The earliest begin from each position on; no packet is sent before that after the last one.
-    earliest = np.minimum.accumulate(begin[::-1])[::-1]
-    earliest_from = np.r_[earliest, np.iinfo(np.int64).max]
+    earliest = np.minimum.accumulate(begin[::-1])
+    earliest_from = np.r_[earliest[::-1], np.iinfo(np.int64).max]
+
     position = np.searchsorted(end, arrived_ns)
-    position[earliest_from[position] > sent_ns] = count
+    has_none = earliest_from[position] > sent_ns
+    position[has_none] = count
+
     waiting = np.flatnonzero(position < count)
     while len(waiting):  # each packet finds an operation, for there is one
         not_begun = begin[position[waiting]] > sent_ns[waiting]

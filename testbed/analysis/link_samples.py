@@ -69,21 +69,26 @@ def _rates_of_direction(
     settled_ns = 0
     for piece in history.pieces(link, direction.source):
         bottleneck = piece.direction.bottleneck
+        planned_bps = bottleneck.rate_bps
         begin_ns = piece.begin_ns + settled_ns
-        within = samples.filter(pl.col("time_ns").is_between(begin_ns, piece.end_ns, closed="left"))
+        is_within = pl.col("time_ns").is_between(begin_ns, piece.end_ns, closed="left")
+        within = samples.filter(is_within)
         seconds, sent = _while_full(within, bottleneck.queue_packets, mtu)
+
         queue_bits = bottleneck.queue_packets * mtu * 8
-        settled_ns = queue_bits * 10**9 // bottleneck.rate_bps
+        settled_ns = queue_bits * 10**9 // planned_bps
         if seconds < LEAST_FULL_S:
             continue
+
         rate_bps = sent * 8 / seconds
+        deviation = abs(rate_bps / planned_bps - 1)
         row = RateRow(
             source=direction.source,
             target=direction.target,
             seconds=round(seconds, 3),
             rate_bps=round(rate_bps),
-            planned_bps=bottleneck.rate_bps,
-            ok=abs(rate_bps / bottleneck.rate_bps - 1) <= RATE_PART,
+            planned_bps=planned_bps,
+            ok=deviation <= RATE_PART,
         )
         rows.append(row)
     return rows
@@ -100,12 +105,15 @@ def _while_full(samples: pl.DataFrame, queue_packets: int, mtu: int) -> tuple[fl
     Returns:
         Seconds, and bytes sent in them.
     """
-    least_bytes = max(2 * mtu, int(LEAST_BACKLOG * queue_packets * mtu))
-    backlog = pl.col("backlog_bytes")
+    part_of_queue_bytes = int(LEAST_BACKLOG * queue_packets * mtu)
+    least_bytes = max(2 * mtu, part_of_queue_bytes)
+    has_backlog = pl.col("backlog_bytes") >= least_bytes
     steps = samples.select(
         seconds=pl.col("time_ns").diff() / 1e9,
         bytes=pl.col("bytes").diff(),
-        full=(backlog >= least_bytes) & (backlog.shift(1) >= least_bytes),
+        full=has_backlog & has_backlog.shift(1),
     )
-    full = steps.filter(pl.col("full") & (pl.col("seconds") <= LONGEST_SAMPLE_S))
+
+    is_short = pl.col("seconds") <= LONGEST_SAMPLE_S
+    full = steps.filter("full", is_short)
     return float(full["seconds"].sum()), int(full["bytes"].sum())

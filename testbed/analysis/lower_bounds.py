@@ -132,17 +132,22 @@ class Bounds:
         """
         if not ranks:
             raise ValueError("an operation needs at least one rank")
+
         names = list(dict.fromkeys(rank.host for rank in ranks))
-        by_name = {host.name: host for host in network.hosts}
         host_of_rank = [names.index(rank.host) for rank in ranks]
+        by_name = {host.name: host for host in network.hosts}
         self._networks = list(network.extremes(rate=max, delay=min))
         self._hosts = [by_name[name] for name in names]
         self._counts = np.bincount(host_of_rank)
+
         self._dcs = [dc.name for dc in network.datacenters]
-        self._dc_of = np.array([self._dcs.index(host.dc) for host in self._hosts])
+        dc_of_host = [self._dcs.index(host.dc) for host in self._hosts]
+        self._dc_of = np.array(dc_of_host)
+
         self._next = self._messages_to_next(host_of_rank)
         self._wan = self._wan_rates()
         self._delays = self._relay_delays()
+        self._dc_delays = self._delays_between_dcs()
         self._cuts = [*self._host_cuts(), *self._dc_cuts()]
         self._pools = [*self._host_pools(), *self._dc_pools()]
 
@@ -160,15 +165,19 @@ class Bounds:
         if op not in known:
             names = ", ".join(known)
             raise ValueError(f"no bound is known for the operation {op!r}; known are {names}")
+
         collective = known[op]
         bound_ns = self._latency_ns(collective)
         for crossing in self.crossings(collective, size):
             cut = crossing.cut
-            bound_ns = max(bound_ns, 8e9 * crossing.volume / cut.capacity_bps + cut.delay_ns)
+            crossed_ns = _time_ns(crossing.volume, cut.capacity_bps, cut.delay_ns)
+            bound_ns = max(bound_ns, crossed_ns)
+
         for pool in self._pools:
             volume = collective.messages * (pool.groups - 1) * size
             if volume > 0:
-                bound_ns = max(bound_ns, 8e9 * volume / pool.capacity_bps + pool.delay_ns)
+                pooled_ns = _time_ns(volume, pool.capacity_bps, pool.delay_ns)
+                bound_ns = max(bound_ns, pooled_ns)
         return bound_ns / 1000
 
     def crossings(self, collective: Collective, size: int) -> Iterator[Crossing]:
@@ -180,14 +189,17 @@ class Bounds:
 
     def _latency_ns(self, collective: Collective) -> float:
         """Return the longest delay between two ranks of which one needs the other's data."""
+        delays = self._delays
         match collective.flow:
             case DataFlow.FROM_ROOT:
-                return float(self._delays[0].max())
+                needed = delays[0]
             case DataFlow.TO_ROOT:
-                return float(self._delays[:, 0].max())
+                needed = delays[:, 0]
             case DataFlow.TO_NEXT:
-                return float(self._delays[self._next > 0].max(initial=0.0))
-        return float(self._delays.max())
+                needed = delays[self._next > 0]
+            case DataFlow.ALL_TO_ALL:
+                needed = delays
+        return float(needed.max(initial=0.0))
 
     def _messages_to_next(self, host_of_rank: Sequence[int]) -> npt.NDArray[np.int64]:
         """Count how many ranks of a host (row) have their next rank on another one (column).
@@ -198,7 +210,8 @@ class Bounds:
         Returns:
             Int64, hosts x hosts.
         """
-        messages = np.zeros((len(self._hosts), len(self._hosts)), dtype=np.int64)
+        hosts = len(self._hosts)
+        messages = np.zeros((hosts, hosts), dtype=np.int64)
         next_hosts = [*host_of_rank[1:], host_of_rank[0]]
         for host, next_host in zip(host_of_rank, next_hosts, strict=True):
             if host != next_host:
@@ -207,7 +220,8 @@ class Bounds:
 
     def _wan_rates(self) -> Matrix:
         """Return the bit/s of all links from a datacenter (row) to another one (column)."""
-        rates = np.zeros((len(self._dcs), len(self._dcs)))
+        dcs = len(self._dcs)
+        rates = np.zeros((dcs, dcs))
         for link in self._networks[0].wan:
             for direction in link.directions:
                 source = self._dcs.index(direction.source)
@@ -221,11 +235,15 @@ class Bounds:
         Any host can relay (algorithm of Floyd and Warshall).
         """
         paths = self._path_delays()
+        between_hosts = paths[np.ix_(self._dc_of, self._dc_of)]
         nic_delays = np.array([host.nic_delay_ns for host in self._hosts], dtype=float)
-        delays = nic_delays[:, None] + paths[np.ix_(self._dc_of, self._dc_of)]
+        delays = nic_delays[:, None] + between_hosts
         np.fill_diagonal(delays, 0.0)
+
         for relay in range(len(self._hosts)):
-            np.minimum(delays, delays[:, relay, None] + delays[None, relay], out=delays)
+            to_relay = delays[:, relay, None]
+            from_relay = delays[None, relay]
+            np.minimum(delays, to_relay + from_relay, out=delays)
         return np.asarray(delays)
 
     def _path_delays(self) -> Matrix:
@@ -233,7 +251,8 @@ class Bounds:
 
         The least over all states of the network; 0 where a datacenter has no ranks.
         """
-        paths = np.zeros((len(self._dcs), len(self._dcs)))
+        dcs = len(self._dcs)
+        paths = np.zeros((dcs, dcs))
         used = sorted(set(self._dc_of))
         for a in used:
             for b in used:
@@ -242,12 +261,19 @@ class Bounds:
                 paths[a, b] = min(delays)
         return paths
 
+    def _delays_to_others(self) -> Matrix:
+        """Return the delays in ns from host (row) to host (column); infinite to itself."""
+        hosts = len(self._hosts)
+        itself = np.diag(np.full(hosts, np.inf))
+        return self._delays + itself
+
     def _host_cuts(self) -> Iterator[Cut]:
         """Cut each host off from all others."""
-        total = int(self._counts.sum())
         if len(self._hosts) < 2:
             return
-        apart = self._delays + np.diag(np.full(len(self._hosts), np.inf))
+
+        total = int(self._counts.sum())
+        delays = self._delays_to_others()
         for index, host in enumerate(self._hosts):
             inside = int(self._counts[index])
             yield Cut(
@@ -255,7 +281,7 @@ class Bounds:
                 outside=total - inside,
                 root_inside=index == 0,
                 capacity_bps=host.nic_up.rate_bps,
-                delay_ns=float(apart[index].min()),
+                delay_ns=float(delays[index].min()),
                 messages=int(self._next[index].sum()),
                 name=(host.name, 0, True),
             )
@@ -264,42 +290,47 @@ class Bounds:
                 outside=inside,
                 root_inside=index != 0,
                 capacity_bps=host.nic_down.rate_bps,
-                delay_ns=float(apart[:, index].min()),
+                delay_ns=float(delays[:, index].min()),
                 messages=int(self._next[:, index].sum()),
                 name=(host.name, 0, False),
             )
 
-    def _dc_delays(self) -> Matrix:
+    def _delays_between_dcs(self) -> Matrix:
         """Return the least one-way delays in ns between two ranks of two datacenters.
 
         Infinite where one has no ranks.
         """
-        least = np.full((len(self._dcs), len(self._dcs)), np.inf)
+        dcs = len(self._dcs)
+        least = np.full((dcs, dcs), np.inf)
         used = set(self._dc_of)
         for a in used:
             from_a = self._delays[self._dc_of == a]
             for b in used - {a}:
-                least[a, b] = from_a[:, self._dc_of == b].min()
+                from_a_to_b = from_a[:, self._dc_of == b]
+                least[a, b] = from_a_to_b.min()
         return least
 
     def _dc_cuts(self) -> Iterator[Cut]:
         """Cut subsets of the datacenters off from the others."""
-        counts = np.bincount(self._dc_of, weights=self._counts, minlength=len(self._dcs))
-        delays = self._dc_delays()
-        for mask in _subsets(len(self._dcs)):
-            inside = np.array([bool(mask >> index & 1) for index in range(len(self._dcs))])
-            ranks_inside, ranks_outside = int(counts[inside].sum()), int(counts[~inside].sum())
+        dcs = range(len(self._dcs))
+        counts = np.bincount(self._dc_of, weights=self._counts, minlength=len(dcs))
+        for mask in _subsets(len(dcs)):
+            inside = np.array([bool(mask >> dc & 1) for dc in dcs])
+            ranks_inside = int(counts[inside].sum())
+            ranks_outside = int(counts[~inside].sum())
             if not ranks_inside or not ranks_outside:
                 continue
+
             across = np.ix_(inside, ~inside)
             hosts_inside = inside[self._dc_of]
+            hosts_across = np.ix_(hosts_inside, ~hosts_inside)
             yield Cut(
                 inside=ranks_inside,
                 outside=ranks_outside,
                 root_inside=bool(hosts_inside[0]),
                 capacity_bps=float(self._wan[across].sum()),
-                delay_ns=float(delays[across].min()),
-                messages=int(self._next[np.ix_(hosts_inside, ~hosts_inside)].sum()),
+                delay_ns=float(self._dc_delays[across].min()),
+                messages=int(self._next[hosts_across].sum()),
                 name=("", mask, True),
             )
 
@@ -308,16 +339,25 @@ class Bounds:
         count = len(self._hosts)
         if count < 2:
             return
-        apart = self._delays + np.diag(np.full(count, np.inf))
-        delay_ns = float(apart.min())
-        yield Pool(count, float(sum(host.nic_up.rate_bps for host in self._hosts)), delay_ns)
-        yield Pool(count, float(sum(host.nic_down.rate_bps for host in self._hosts)), delay_ns)
+
+        delay_ns = float(self._delays_to_others().min())
+        up_bps = sum(host.nic_up.rate_bps for host in self._hosts)
+        down_bps = sum(host.nic_down.rate_bps for host in self._hosts)
+        yield Pool(count, float(up_bps), delay_ns)
+        yield Pool(count, float(down_bps), delay_ns)
 
     def _dc_pools(self) -> Iterator[Pool]:
         """Pool all WAN links."""
         count = len(set(self._dc_of))
         if count > 1:
-            yield Pool(count, float(self._wan.sum()), float(self._dc_delays().min()))
+            capacity_bps = float(self._wan.sum())
+            delay_ns = float(self._dc_delays.min())
+            yield Pool(count, capacity_bps, delay_ns)
+
+
+def _time_ns(volume: float, capacity_bps: float, delay_ns: float) -> float:
+    """Return the ns that bytes take through a capacity, and on their way."""
+    return 8e9 * volume / capacity_bps + delay_ns
 
 
 def _path_delay_ns(network: Network, source_dc: str, target_dc: str) -> int:
@@ -347,16 +387,21 @@ def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
     Raises:
         ValueError: no groups, or an operation that is not in the table.
     """
-    bound_ns = 1000 * max(group.us(op, size) for group in groups)
+    bounds_us = [group.us(op, size) for group in groups]
+    bound_ns = 1000 * max(bounds_us)
+
+    collective = collectives()[op]
     by_cut: dict[CutName, list[Crossing]] = {}
     for group in groups:
-        for crossing in group.crossings(collectives()[op], size):
+        for crossing in group.crossings(collective, size):
             by_cut.setdefault(crossing.cut.name, []).append(crossing)
+
     for crossings in by_cut.values():
         volume = sum(crossing.volume for crossing in crossings)
         delay_ns = min(crossing.cut.delay_ns for crossing in crossings)
         capacity_bps = crossings[0].cut.capacity_bps
-        bound_ns = max(bound_ns, 8e9 * volume / capacity_bps + delay_ns)
+        crossed_ns = _time_ns(volume, capacity_bps, delay_ns)
+        bound_ns = max(bound_ns, crossed_ns)
     return bound_ns / 1000
 
 

@@ -49,8 +49,10 @@ class History:
     @classmethod
     def with_changes(cls, plan: Plan, changes: list[NetworkChange]) -> History:
         """Make the history of a run in which `changes`, the first ones of the plan, happened."""
-        states = tuple(plan.network.states())[: len(changes) + 1]
-        return cls(states, tuple(change.time_ns for change in changes))
+        count = len(changes) + 1
+        states = tuple(plan.network.states())
+        times_ns = tuple(change.time_ns for change in changes)
+        return cls(states[:count], times_ns)
 
     def direction_at(self, link: str, source: str, time_ns: int) -> Direction:
         """Return the direction of a WAN link that leaves `source`, as it was at a time."""
@@ -59,16 +61,19 @@ class History:
 
     def pieces(self, link: str, source: str) -> Pieces:
         """Return the states of the direction of a WAN link that leaves datacenter `source`."""
-        if (link, source) not in self._pieces:
-            self._pieces[link, source] = self._make_pieces(link, source)
-        return self._pieces[link, source]
+        key = (link, source)
+        if key not in self._pieces:
+            self._pieces[key] = self._make_pieces(link, source)
+        return self._pieces[key]
 
     def _make_pieces(self, link: str, source: str) -> Pieces:
         borders = (-FOR_EVER, *self.times_ns, FOR_EVER)
+        spans = pairwise(borders)
         pieces: Pieces = []
-        for (begin_ns, end_ns), state in zip(pairwise(borders), self.states, strict=True):
+        for (begin_ns, end_ns), state in zip(spans, self.states, strict=True):
             direction = _direction(state, link, source)
-            if pieces and pieces[-1].direction is direction:
+            is_unchanged = bool(pieces) and pieces[-1].direction is direction
+            if is_unchanged:
                 pieces[-1] = pieces[-1]._replace(end_ns=end_ns)
             else:
                 pieces.append(Piece(begin_ns, end_ns, direction))
@@ -85,11 +90,16 @@ class History:
         """
         pieces = self.pieces(link, source)
         if len(pieces) == 1 or end_ns <= begin_ns:
-            return float(self.direction_at(link, source, begin_ns).bottleneck.rate_bps)
-        first, last = _index_at(pieces, begin_ns), _index_at(pieces, end_ns)
+            direction = self.direction_at(link, source, begin_ns)
+            return float(direction.bottleneck.rate_bps)
+
+        first = _index_at(pieces, begin_ns)
+        last = _index_at(pieces, end_ns)
         bits_times_1e9 = 0.0
         for piece in pieces[first : last + 1]:
-            overlap_ns = max(0, min(piece.end_ns, end_ns) - max(piece.begin_ns, begin_ns))
+            overlap_begin_ns = max(piece.begin_ns, begin_ns)
+            overlap_end_ns = min(piece.end_ns, end_ns)
+            overlap_ns = max(0, overlap_end_ns - overlap_begin_ns)
             bits_times_1e9 += piece.direction.bottleneck.rate_bps * overlap_ns
         return bits_times_1e9 / (end_ns - begin_ns)
 

@@ -59,25 +59,36 @@ def iterations(measured: pl.DataFrame) -> pl.DataFrame:
         every group has finished the iteration).
     """
     once = [*SAME_OP, "iteration", "repeat"]
+    wrong = pl.col("wrong")
+    is_checked = wrong >= 0
+
     by_group = _with_repeats(measured).group_by([*once, "group"], maintain_order=True)
     of_groups = by_group.agg(
         time_us=_time_ns() / 1000,
         slowest_us=_slowest_ns() / 1000,
         whole=pl.len() >= pl.col("group_size").first(),
-        wrong=pl.col("wrong").filter(pl.col("wrong") >= 0).sum(),
-        checked=(pl.col("wrong") >= 0).any(),
+        wrong=wrong.filter(is_checked).sum(),
+        checked=is_checked.any(),
     )
-    counted = of_groups.with_columns(groups=pl.col("group").n_unique().over(SAME_OP))
-    return counted.group_by(once, maintain_order=True).agg(
+
+    groups = pl.col("group").n_unique().over(SAME_OP)
+    by_iteration = of_groups.with_columns(groups=groups).group_by(once, maintain_order=True)
+    has_all_groups = pl.len() == pl.col("groups").first()
+    return by_iteration.agg(
         pl.col("time_us", "slowest_us").max(),
         pl.col("wrong").sum(),
         pl.col("checked").any(),
-        whole=pl.col("whole").all() & (pl.len() == pl.col("groups").first()),
+        whole=pl.col("whole").all() & has_all_groups,
     )
 
 
-def _names(flow: DataFlow) -> list[str]:
-    return [collective.name for collective in collectives().values() if collective.flow is flow]
+def _flows(flow: DataFlow) -> pl.Expr:
+    """Tell whether the data of the records' operation flow in this way; of one operation only."""
+    names: list[str] = []
+    for collective in collectives().values():
+        if collective.flow is flow:
+            names.append(collective.name)
+    return pl.col("op").is_in(names).first()
 
 
 def _one_way_ns(otherwise: pl.Expr) -> pl.Expr:
@@ -85,24 +96,26 @@ def _one_way_ns(otherwise: pl.Expr) -> pl.Expr:
 
     An expression over start_ns, end_ns and rank of the records of one group (Int64, ns).
     """
-    start, end, first_rank = pl.col("start_ns"), pl.col("end_ns"), pl.col("rank").arg_min()
-    from_root = pl.col("op").is_in(_names(DataFlow.FROM_ROOT)).first()
-    to_root = pl.col("op").is_in(_names(DataFlow.TO_ROOT)).first()
-    to_next = pl.col("op").is_in(_names(DataFlow.TO_NEXT)).first()
+    start, end = pl.col("start_ns"), pl.col("end_ns")
+    first_rank = pl.col("rank").arg_min()
+    first_start, last_end = start.min(), end.max()
+    root_start, root_end = start.get(first_rank), end.get(first_rank)
     return (
-        pl.when(from_root)
-        .then(end.max() - start.get(first_rank))
-        .when(to_root)
-        .then(end.get(first_rank) - start.min())
-        .when(to_next)
-        .then(end.max() - start.min())
+        pl.when(_flows(DataFlow.FROM_ROOT))
+        .then(last_end - root_start)
+        .when(_flows(DataFlow.TO_ROOT))
+        .then(root_end - first_start)
+        .when(_flows(DataFlow.TO_NEXT))
+        .then(last_end - first_start)
         .otherwise(otherwise)
     )
 
 
 def _time_ns() -> pl.Expr:
     first_rank = pl.col("rank").arg_min()
-    return _one_way_ns(pl.col("end_ns").get(first_rank) - pl.col("start_ns").get(first_rank))
+    root_start = pl.col("start_ns").get(first_rank)
+    root_end = pl.col("end_ns").get(first_rank)
+    return _one_way_ns(root_end - root_start)
 
 
 def _slowest_ns() -> pl.Expr:
@@ -124,13 +137,15 @@ def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
     """
     once = [*SAME_OP, "iteration"]
     of_rank = [*once, "rank"]
-    numbered = measured.with_columns(
-        repeat=pl.int_range(pl.len(), dtype=pl.Int64).over(of_rank),
-        records=pl.len().over(of_rank),
-    )
-    counted = numbered.with_columns(alike=(pl.col("records").n_unique() == 1).over(once))
+    repeat = pl.int_range(pl.len(), dtype=pl.Int64).over(of_rank)
+    records_of_rank = pl.len().over(of_rank)
+    numbered = measured.with_columns(repeat=repeat, records=records_of_rank)
+
+    counts = pl.col("records").n_unique().over(once)
+    counted = numbered.with_columns(alike=counts == 1)
     parts = [counted.filter("alike")]
-    for _key, records in counted.filter(~pl.col("alike")).group_by(once, maintain_order=True):
+    different = counted.filter(~pl.col("alike"))
+    for _key, records in different.group_by(once, maintain_order=True):
         parts.append(_repeats_by_time(records))
     return pl.concat(parts).sort("start_ns", "rank")
 
@@ -149,15 +164,20 @@ def _repeats_by_time(records: pl.DataFrame) -> pl.DataFrame:
     """
     records = records.sort("start_ns", "rank")
     collective = collectives().get(records["op"][0])
-    one_way = collective is not None and collective.flow is not DataFlow.ALL_TO_ALL
+    is_one_way = collective is not None and collective.flow is not DataFlow.ALL_TO_ALL
+
     repeats: list[int] = []
-    number, last_end_ns = -1, -1
+    number = -1
+    last_end_ns = -1
     ranks: set[int] = set()
-    for rank, start_ns, end_ns in records.select("rank", "start_ns", "end_ns").iter_rows():
-        after_all_others = start_ns > last_end_ns and not one_way
-        if number < 0 or rank in ranks or after_all_others:
-            number, last_end_ns = number + 1, -1
+    spans = records.select("rank", "start_ns", "end_ns")
+    for rank, start_ns, end_ns in spans.iter_rows():
+        is_after_all_others = start_ns > last_end_ns and not is_one_way
+        if number < 0 or rank in ranks or is_after_all_others:
+            number += 1
+            last_end_ns = -1
             ranks = set()
+
         ranks.add(rank)
         last_end_ns = max(last_end_ns, end_ns)
         repeats.append(number)

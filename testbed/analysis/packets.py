@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ETHERNET = 1  # link type
 ETHER_HEADER = 14
+SOURCE_MAC, ETHER_TYPE, IP_PROTOCOL = 6, 12, 23  # offsets into a frame
+TCP_DATA_OFFSET = 12  # offset into a TCP header
+WORD = 4  # bytes, in which lengths of headers are counted
 IPV4, TCP = 0x0800, 6
 SYN, RST, ACK = 2, 4, 16
 LEAST_IP_HEADER, LEAST_TCP_HEADER = 20, 20
@@ -77,6 +80,8 @@ TCP_FIELDS = (
     ("flags", "u1", 13),
     ("window", ">u2", 14),
 )
+
+NO_PACKETS = np.empty(0, PACKET)
 
 Packets = NDArray[np.void]  # of PACKET, in the order of the capture
 Ints = NDArray[np.int64]
@@ -152,12 +157,15 @@ def read_trace(path: Path, scratch: Path | None = None) -> Trace:
     if scratch is None:
         chunks: list[Packets] = []
         truncated = _read_chunks(path, chunks.append)
-        return Trace(np.concatenate([np.empty(0, PACKET), *chunks]), truncated)
+        packets = np.concatenate([NO_PACKETS, *chunks])
+        return Trace(packets, truncated)
+
     with scratch.open("wb") as out:
         truncated = _read_chunks(path, lambda chunk: out.write(chunk.data))
     if not scratch.stat().st_size:
-        return Trace(np.empty(0, PACKET), truncated)
-    return Trace(np.memmap(scratch, PACKET, mode="r"), truncated)
+        return Trace(NO_PACKETS, truncated)
+    packets = np.memmap(scratch, PACKET, mode="r")
+    return Trace(packets, truncated)
 
 
 def _read_chunks(path: Path, keep: Callable[[Packets], object]) -> bool:
@@ -183,17 +191,19 @@ def totals(packets: Packets, mtu: int = 65535) -> Totals:
     """
     if not len(packets):
         return Totals()
+
     more = extra_packets(packets, mtu)
     extra = int(more.sum())
     extra_headers = int((more * packets["headers"]).sum())
     wire_bytes = int(packets["wire_bytes"].sum(dtype=np.int64))
     ip_bytes = int(packets["ip_bytes"].sum(dtype=np.int64))
+    times_ns = packets["time_ns"]
     return Totals(
         packets=len(packets) + extra,
         wire_bytes=wire_bytes + extra * ETHER_HEADER + extra_headers,
         ip_bytes=ip_bytes + extra_headers,
-        first_ns=int(packets["time_ns"][0]),
-        last_ns=int(packets["time_ns"][-1]),
+        first_ns=int(times_ns[0]),
+        last_ns=int(times_ns[-1]),
     )
 
 
@@ -207,11 +217,15 @@ def extra_packets(packets: Packets, mtu: int) -> Ints:
     Returns:
         int64, shape (n,).
     """
-    is_super = (packets["protocol"] == TCP) & (packets["wire_bytes"] > mtu + ETHER_HEADER)
-    room = np.maximum(mtu - packets["headers"].astype(np.int64), 1)
+    is_tcp = packets["protocol"] == TCP
+    is_long = packets["wire_bytes"] > mtu + ETHER_HEADER
     payload = packets["payload"].astype(np.int64)
+    headers = packets["headers"].astype(np.int64)
+
+    room = np.maximum(mtu - headers, 1)
     segments = -(-payload // room)
-    return np.where(is_super, np.maximum(segments - 1, 0), 0)
+    extra = np.maximum(segments - 1, 0)
+    return np.where(is_tcp & is_long, extra, 0)
 
 
 def _chunks(path: Path) -> Iterator[Packets]:
@@ -264,9 +278,17 @@ class _Headers:
             Shape (n,), of dtype `kind`; numbers beyond the end of the data have any value.
         """
         width = np.dtype(kind).itemsize
-        begin = np.minimum(self.start + offset, len(self.data) - width)
-        in_bytes = self.data[begin[:, None] + np.arange(width)]
+        last_begin = len(self.data) - width
+        begin = np.minimum(self.start + offset, last_begin)
+        positions = begin[:, None] + np.arange(width)
+        in_bytes = self.data[positions]
         return np.ascontiguousarray(in_bytes).view(kind)[:, 0]
+
+    def mac(self, offset: int) -> NDArray[np.uint64]:
+        """Read a MAC address of each record as a number; shape (n,)."""
+        high = self.field(">u2", offset).astype(np.uint64)
+        low = self.field(">u4", offset + 2)
+        return high << np.uint64(32) | low
 
 
 def _decode(records: Sequence[Record]) -> Packets:
@@ -274,28 +296,41 @@ def _decode(records: Sequence[Record]) -> Packets:
     frames, wire_bytes, times_ns = zip(*records, strict=True)
     kept = np.fromiter(map(len, frames), np.int64, len(frames))
     headers = _Headers.of(frames)
+
     packets = np.zeros(len(frames), PACKET)
     packets["time_ns"] = times_ns
     packets["wire_bytes"] = wire_bytes
-    packets["mac"] = headers.field(">u2", 6).astype(np.uint64) << 32 | headers.field(">u4", 8)
+    packets["mac"] = headers.mac(SOURCE_MAC)
     packets["scale"] = UNKNOWN
-    is_ip = headers.field(">u2", 12) == IPV4
-    is_ip &= kept >= ETHER_HEADER + LEAST_IP_HEADER
-    packets["protocol"] = np.where(is_ip, headers.field("u1", 23), UNKNOWN)
+
+    has_ip_header = kept >= ETHER_HEADER + LEAST_IP_HEADER
+    is_ip = has_ip_header & (headers.field(">u2", ETHER_TYPE) == IPV4)
+    protocol = headers.field("u1", IP_PROTOCOL)
+    packets["protocol"] = np.where(is_ip, protocol, UNKNOWN)
     for name, kind, offset in IP_FIELDS:
-        packets[name] = np.where(is_ip, headers.field(kind, offset), 0)
-    ip_header = (headers.field("u1", ETHER_HEADER).astype(np.int64) & 15) * 4
+        value = headers.field(kind, offset)
+        packets[name] = np.where(is_ip, value, 0)
+
+    version_and_length = headers.field("u1", ETHER_HEADER).astype(np.int64)
+    ip_header = (version_and_length & 15) * WORD
     tcp_begin = ETHER_HEADER + ip_header
-    is_tcp = is_ip & (packets["protocol"] == TCP) & (kept >= tcp_begin + LEAST_TCP_HEADER)
+    has_tcp_header = kept >= tcp_begin + LEAST_TCP_HEADER
+    is_tcp = is_ip & has_tcp_header & (protocol == TCP)
     for name, kind, offset in TCP_FIELDS:
-        packets[name] = np.where(is_tcp, headers.field(kind, tcp_begin + offset), 0)
-    tcp_header = (headers.field("u1", tcp_begin + 12) >> 4) * 4
+        value = headers.field(kind, tcp_begin + offset)
+        packets[name] = np.where(is_tcp, value, 0)
+
+    data_offset = headers.field("u1", tcp_begin + TCP_DATA_OFFSET)
+    tcp_header = (data_offset >> 4) * WORD
     packets["headers"] = np.where(is_tcp, ip_header + tcp_header, 0)
-    packets["payload"] = np.where(is_tcp, packets["ip_bytes"] - packets["headers"], 0)
-    for row in np.flatnonzero(is_tcp & (packets["flags"] & SYN > 0)):
-        options_begin = tcp_begin[row] + LEAST_TCP_HEADER
-        options_end = ETHER_HEADER + packets["headers"][row]
-        packets["scale"][row] = _window_scale(frames[row][options_begin:options_end])
+    payload = packets["ip_bytes"] - packets["headers"]
+    packets["payload"] = np.where(is_tcp, payload, 0)
+
+    is_syn = is_tcp & (packets["flags"] & SYN > 0)
+    for row in np.flatnonzero(is_syn):
+        begin = tcp_begin[row] + LEAST_TCP_HEADER
+        end = ETHER_HEADER + packets["headers"][row]
+        packets["scale"][row] = _window_scale(frames[row][begin:end])
     return packets
 
 
@@ -306,16 +341,20 @@ def _window_scale(options: bytes) -> int:
         The shift; `NO_SCALE` if there is none, `UNKNOWN` if the options were not captured whole.
     """
     position = 0
-    while position < len(options) and options[position] != END_OF_OPTIONS:
-        if options[position] == NO_OPERATION:
+    while position < len(options):
+        kind = options[position]
+        if kind == END_OF_OPTIONS:
+            break
+        if kind == NO_OPERATION:
             position += 1
             continue
+
         if position + 1 >= len(options):
             return UNKNOWN
         length = options[position + 1]
         if position + length > len(options):
             return UNKNOWN
-        if options[position] == WINDOW_SCALE:
+        if kind == WINDOW_SCALE:
             return min(options[position + 2], MOST_SCALE)
         position += max(length, 2)
     return NO_SCALE

@@ -31,6 +31,8 @@ from testbed.analysis.packets import (
 FIN = 1
 # Without IP identifications, a hole that is filled sooner was reordering (Wireshark's figure).
 REORDERED_NS = 3_000_000
+FIRST_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
+SECOND_MULTIPLIER = np.uint64(0x94D049BB133111EB)
 QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95}
 IN_FLIGHT_COLUMNS = (
     "in_flight_max_bytes",
@@ -42,6 +44,8 @@ IN_FLIGHT_COLUMNS = (
     "window_limited_share",
     "network_limited_share",
 )
+
+NO_ROWS = np.empty(0, np.int64)
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -126,17 +130,35 @@ def flows(trace: Trace, mac: str) -> Iterator[Flow]:
     packets = trace.packets
     is_tcp = packets["headers"] > 0
     is_sent = packets["mac"] == mac_number(mac)
-    sent = _rows_by_key(endpoints(packets), np.flatnonzero(is_tcp & is_sent))
+    sent_rows = np.flatnonzero(is_tcp & is_sent)
+    received_rows = np.flatnonzero(is_tcp & ~is_sent)
+
+    forth_keys = endpoints(packets)
     back_keys = endpoints(packets, reverse=True)
-    received = _rows_by_key(back_keys, np.flatnonzero(is_tcp & ~is_sent))
-    nothing = np.empty(0, np.int64)
-    for key in sorted(sent, key=lambda key: int(sent[key][0])):
-        rows, back_rows = sent[key], received.get(key, nothing)
-        borders = [0, *_openings(packets, rows, back_rows), len(packets)]
+    sent = _rows_by_key(forth_keys, sent_rows)
+    received = _rows_by_key(back_keys, received_rows)
+
+    for key, rows in sorted(sent.items(), key=_first_row):
+        back_rows = received.get(key, NO_ROWS)
+        openings = _openings(packets, rows, back_rows)
+        borders = [0, *openings, len(packets)]
         for begin, end in pairwise(borders):
-            of_flow, back_of_flow = _between(rows, begin, end), _between(back_rows, begin, end)
-            if len(of_flow):
-                yield Flow(packets[of_flow], packets[back_of_flow], of_flow, back_of_flow)
+            of_flow = _between(rows, begin, end)
+            if not len(of_flow):
+                continue
+
+            back_of_flow = _between(back_rows, begin, end)
+            yield Flow(
+                packets=packets[of_flow],
+                back=packets[back_of_flow],
+                rows=of_flow,
+                back_rows=back_of_flow,
+            )
+
+
+def _first_row(flow: tuple[int, Ints]) -> int:
+    _key, rows = flow
+    return int(rows[0])
 
 
 def _between(rows: Ints, begin: int, end: int) -> Ints:
@@ -144,11 +166,13 @@ def _between(rows: Ints, begin: int, end: int) -> Ints:
 
 
 def _hash(*columns: Keys) -> Keys:
-    """Hash each row of columns, all of shape (n,), to 64 bits (multipliers of splitmix64)."""
+    """Hash each row of columns, all of shape (n,), to 64 bits as splitmix64 does."""
     value = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        value = (value ^ column) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+        value ^= column
+        value *= FIRST_MULTIPLIER
+        value ^= value >> np.uint64(29)
+        value *= SECOND_MULTIPLIER
         value ^= value >> np.uint64(32)
     return value
 
@@ -195,11 +219,15 @@ def _rows_by_key(keys: Keys, rows: Ints) -> dict[int, Ints]:
     """Group `rows`, positions in `keys`, by their keys; ascending in each group."""
     if not len(rows):
         return {}
-    in_order = rows[np.argsort(keys[rows], kind="stable")]
-    ordered_keys = keys[in_order]
-    is_first = np.r_[True, ordered_keys[1:] != ordered_keys[:-1]]
-    starts = np.flatnonzero(is_first)
-    groups = np.split(in_order, starts[1:])
+
+    keys_of_rows = keys[rows]
+    order = np.argsort(keys_of_rows, kind="stable")
+    ordered_rows = rows[order]
+    ordered_keys = keys_of_rows[order]
+
+    differs = ordered_keys[1:] != ordered_keys[:-1]
+    starts = np.flatnonzero(np.r_[True, differs])
+    groups = np.split(ordered_rows, starts[1:])
     return dict(zip(ordered_keys[starts].tolist(), groups, strict=True))
 
 
@@ -216,14 +244,21 @@ def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
     Returns:
         Positions in the capture, ascending.
     """
-    both = np.sort(np.concatenate([rows, back_rows]))
-    syns = both[(packets["flags"][both] & (SYN | ACK)) == SYN]
+    both = np.concatenate([rows, back_rows])
+    both.sort()
+    flags = packets["flags"][both]
+    is_syn = (flags & (SYN | ACK)) == SYN
+    syns = both[is_syn]
     if not len(syns):
         return []
+
     numbers = packets["seq"][syns]
-    later = [int(row) for row in syns[1:][numbers[1:] != numbers[:-1]]]
+    differs = numbers[1:] != numbers[:-1]
+    openings: list[int] = syns[1:][differs].tolist()
     begins_with_syn = syns[0] == both[0]
-    return later if begins_with_syn else [int(syns[0]), *later]
+    if not begins_with_syn:
+        openings.insert(0, int(syns[0]))
+    return openings
 
 
 def flow_row(flow: Flow, mtu: int) -> Row:
@@ -234,13 +269,21 @@ def flow_row(flow: Flow, mtu: int) -> Row:
         mtu: of the link where the flow was captured, in bytes.
     """
     packets = flow.packets
-    stream, acks = _stream(packets), Acknowledgements.of(flow)
+    stream = _stream(packets)
+    acks = Acknowledgements.of(flow)
+
     more = extra_packets(packets, mtu)
-    wire_bytes = packets["wire_bytes"] + more * (ETHER_HEADER + packets["headers"])
+    frame_headers = ETHER_HEADER + packets["headers"]
+    wire_bytes = packets["wire_bytes"] + more * frame_headers
     payload = packets["payload"].astype(np.int64)
-    first_ns, last_ns = int(packets["time_ns"][0]), int(packets["time_ns"][-1])
     size = int(payload.sum())
-    throughput_bps = size * 8e9 / (last_ns - first_ns) if last_ns > first_ns else None
+
+    first_ns = int(packets["time_ns"][0])
+    last_ns = int(packets["time_ns"][-1])
+    throughput_bps = None
+    if last_ns > first_ns:
+        throughput_bps = size * 8e9 / (last_ns - first_ns)
+
     return {
         "records": len(packets),
         "packets": len(packets) + int(more.sum()),
@@ -272,31 +315,76 @@ def _unwrap(numbers: NDArray[np.uint32], origin: int) -> Ints:
 def _stream(packets: Packets) -> Stream:
     """Put the packets of a flow, of dtype `PACKET`, into their places in the stream."""
     flags = packets["flags"]
-    marks = (flags & SYN > 0).astype(np.int64) + (flags & FIN > 0)
-    length = np.where(flags & RST > 0, 0, packets["payload"].astype(np.int64) + marks)
+    is_syn = flags & SYN > 0
+    is_fin = flags & FIN > 0
+    is_rst = flags & RST > 0
+    marks = is_syn.astype(np.int64) + is_fin
+    payload = packets["payload"].astype(np.int64)
+    length = np.where(is_rst, 0, payload + marks)
+    has_data = length > 0
+
     begin = _unwrap(packets["seq"], int(packets["seq"][0]))
     end = begin + length
-    has_data = length > 0
-    top = np.maximum.accumulate(np.where(has_data, end, begin[0]))
-    before = np.r_[begin[0], top[:-1]]
-    is_keepalive = (length == 1) & (marks == 0) & (begin == before - 1)
-    is_below = has_data & (begin < before) & ~is_keepalive
-    is_ahead = has_data & (begin > before)
-    is_growing = ~is_below & (end > before)
-    retransmitted, reordered = np.zeros(len(begin), bool), np.zeros(len(begin), bool)
-    growing = np.flatnonzero(is_growing)
-    holes = _Holes()
+    data_end = np.where(has_data, end, begin[0])
+    top = np.maximum.accumulate(data_end)
+    top_before = np.r_[begin[0], top[:-1]]
+
+    is_one_byte = (length == 1) & (marks == 0)
+    is_keepalive = is_one_byte & (begin == top_before - 1)
+    is_below = has_data & (begin < top_before) & ~is_keepalive
+    is_ahead = has_data & (begin > top_before)
+    is_growing = ~is_below & (end > top_before)
+
+    late = _Lateness(packets, np.flatnonzero(is_growing))
     for row in np.flatnonzero(is_below | is_ahead):
-        time_ns, ip_id = int(packets["time_ns"][row]), int(packets["ip_id"][row])
         if is_ahead[row]:
-            previous = growing[max(int(np.searchsorted(growing, row)) - 1, 0)]
-            ids = (int(packets["ip_id"][previous]), ip_id)
-            holes.append(_Hole(int(before[row]), int(begin[row]), ids, time_ns))
-        elif holes.fill(int(begin[row]), int(end[row]), time_ns, ip_id):
-            reordered[row] = True
+            late.jump(int(row), int(top_before[row]), int(begin[row]))
         else:
-            retransmitted[row] = True
-    return Stream(begin, end, top, retransmitted, reordered, holes.total_bytes)
+            late.fill(int(row), int(begin[row]), int(end[row]))
+
+    unseen_bytes = late.holes.total_bytes
+    return Stream(begin, end, top, late.retransmitted, late.reordered, unseen_bytes)
+
+
+class _Lateness:
+    """Tells packets that were sent again from those that came late; see `_Holes.fill`.
+
+    Attributes:
+        retransmitted: bool, shape (n,).
+        reordered: bool, shape (n,).
+        holes: those that are left.
+    """
+
+    def __init__(self, packets: Packets, growing: Ints) -> None:
+        """Begin before the first packet.
+
+        Args:
+            packets: of the flow, shape (n,).
+            growing: rows of those with new bytes, ascending.
+        """
+        self.retransmitted = np.zeros(len(packets), bool)
+        self.reordered = np.zeros(len(packets), bool)
+        self.holes = _Holes()
+        self._times_ns = packets["time_ns"]
+        self._ip_ids = packets["ip_id"]
+        self._growing = growing
+
+    def jump(self, row: int, begin: int, end: int) -> None:
+        """Note that the packet at `row` begins at `end`, and not at `begin`."""
+        position = int(np.searchsorted(self._growing, row))
+        previous = self._growing[max(position - 1, 0)]
+        ids = int(self._ip_ids[previous]), int(self._ip_ids[row])
+        self.holes.append(_Hole(begin, end, ids, int(self._times_ns[row])))
+
+    def fill(self, row: int, begin: int, end: int) -> None:
+        """Note that the packet at `row` has bytes below the highest one, from `begin` to `end`."""
+        time_ns = int(self._times_ns[row])
+        ip_id = int(self._ip_ids[row])
+        came_late = self.holes.fill(begin, end, time_ns, ip_id)
+        if came_late:
+            self.reordered[row] = True
+        else:
+            self.retransmitted[row] = True
 
 
 @dataclass(frozen=True)
@@ -355,18 +443,21 @@ class _Holes:
         first = bisect_right(self._holes, begin, key=lambda hole: hole.end)
         last = bisect_left(self._holes, end, key=lambda hole: hole.begin)
         touched = self._holes[first:last]
-        late = False
+
+        came_late = False
         if len(touched) == 1:
-            hole = touched[0]
+            (hole,) = touched
             lies_inside = hole.begin <= begin and end <= hole.end
-            late = lies_inside and hole.explains(time_ns, ip_id)
+            came_late = lies_inside and hole.explains(time_ns, ip_id)
+
         remaining: list[_Hole] = []
         for hole in touched:
-            before = replace(hole, end=min(begin, hole.end))
-            after = replace(hole, begin=max(end, hole.begin))
-            remaining += [part for part in (before, after) if part.begin < part.end]
+            if hole.begin < begin:
+                remaining.append(replace(hole, end=min(begin, hole.end)))
+            if end < hole.end:
+                remaining.append(replace(hole, begin=max(end, hole.begin)))
         self._holes[first:last] = remaining
-        return late
+        return came_late
 
 
 def _round_trips(flow: Flow, stream: Stream, acks: Acknowledgements) -> Row:
@@ -379,18 +470,25 @@ def _round_trips(flow: Flow, stream: Stream, acks: Acknowledgements) -> Row:
     Returns:
         The columns rtt_*.
     """
-    is_fresh = (stream.end > stream.top_before) & ~stream.retransmitted & ~stream.reordered
+    has_new_bytes = stream.end > stream.top_before
+    is_fresh = has_new_bytes & ~stream.retransmitted & ~stream.reordered
     fresh = np.flatnonzero(is_fresh)
     if not len(fresh) or not len(acks.byte):
-        return {"rtt_samples": 0, **spread("rtt", np.empty(0, np.int64))}
-    acked_before = np.r_[0, acks.top[:-1]]
+        return {"rtt_samples": 0, **spread("rtt", NO_ROWS)}
+
     ends = stream.end[fresh]
-    position = np.minimum(np.searchsorted(ends, acks.byte), len(fresh) - 1)
+    found = np.searchsorted(ends, acks.byte)
+    position = np.minimum(found, len(fresh) - 1)
+    acked_before = np.r_[0, acks.top[:-1]]
     is_first = acks.byte > acked_before
     matches = ends[position] == acks.byte
-    usable = is_first & matches & ~_sent_twice(stream, acked_before, acks.byte)
-    sent_ns = flow.packets["time_ns"][fresh[position[usable]]]
-    rtt_ns = acks.packets["time_ns"][usable] - sent_ns
+    is_ambiguous = _sent_twice(stream, acked_before, acks.byte)
+    usable = is_first & matches & ~is_ambiguous
+
+    rows = fresh[position[usable]]
+    sent_ns = flow.packets["time_ns"][rows]
+    answered_ns = acks.packets["time_ns"][usable]
+    rtt_ns = answered_ns - sent_ns
     return {"rtt_samples": len(rtt_ns), **spread("rtt", rtt_ns)}
 
 
@@ -406,9 +504,11 @@ def _sent_twice(stream: Stream, begin: Ints, end: Ints) -> Bools:
         Shape (k,).
     """
     twice = np.flatnonzero(stream.retransmitted)
-    in_order = twice[np.argsort(stream.begin[twice])]
-    starts = np.r_[stream.begin[in_order], np.iinfo(np.int64).max]
-    ends = np.maximum.accumulate(stream.end[in_order])
+    order = np.argsort(stream.begin[twice])
+    ordered = twice[order]
+    starts = np.r_[stream.begin[ordered], np.iinfo(np.int64).max]
+    ends = np.maximum.accumulate(stream.end[ordered])
+
     position = np.searchsorted(ends, begin, side="right")
     touched: Bools = starts[position] < end
     return touched
@@ -434,37 +534,52 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
     columns: dict[str, int | float | str | None] = dict.fromkeys(IN_FLIGHT_COLUMNS)
     if not len(acks.byte):
         return columns
+
     # Packets and acknowledgements together in the order of the capture: positions below n are
     # those of packets, others less n those of acknowledgements.
-    order = np.argsort(np.concatenate([flow.rows, acks.rows]), kind="stable")
+    rows = np.concatenate([flow.rows, acks.rows])
+    order = np.argsort(rows, kind="stable")
     ack_positions = order - len(flow.rows)
-    times_ns = np.concatenate([flow.packets["time_ns"], acks.packets["time_ns"]])[order]
-    step_ns = np.diff(times_ns)
+    times_ns = np.concatenate([flow.packets["time_ns"], acks.packets["time_ns"]])
+    step_ns = np.diff(times_ns[order])
     duration_ns = int(step_ns.sum())
     if not duration_ns:
         return columns
-    sent, acked = _latest(stream.top, order, 0), _latest(acks.top, ack_positions, 0)
+
+    sent = _latest(stream.top, order, 0)
+    acked = _latest(acks.top, ack_positions, 0)
     flight = np.maximum(sent - acked, 0)
-    idle_share = float(step_ns[flight[:-1] == 0].sum() / duration_ns)
+    flight_in_step = flight[:-1]
+    is_idle = flight_in_step == 0
+    idle_share = float(step_ns[is_idle].sum() / duration_ns)
     columns["in_flight_max_bytes"] = int(flight.max())
-    columns["in_flight_mean_bytes"] = float((flight[:-1] * step_ns).sum() / duration_ns)
+    columns["in_flight_mean_bytes"] = float((flight_in_step * step_ns).sum() / duration_ns)
     columns["duration_ns"] = duration_ns
     columns["idle_share"] = idle_share
+
     windows = _windows(flow, acks)
     if windows is None:
         return columns
-    most_payload = int(flow.packets["payload"].max()) or 1
-    segment = min(most_payload, mtu - int(np.median(flow.packets["headers"])))
+
     window = _latest(windows, ack_positions, int(windows[0]))
-    is_full = (flight > 0) & (flight + segment > window)
+    is_full = (flight > 0) & (flight + _segment_bytes(flow, mtu) > window)
     full_share = float(step_ns[is_full[:-1]].sum() / duration_ns)
     columns["window_limited_share"] = full_share
     columns["network_limited_share"] = max(1 - (idle_share + full_share), 0.0)
-    open_windows = windows[acks.packets["flags"] & (SYN | RST) == 0]
+
+    is_open = acks.packets["flags"] & (SYN | RST) == 0
+    open_windows = windows[is_open]
     if len(open_windows):
         columns["window_min_bytes"] = int(open_windows.min())
         columns["window_max_bytes"] = int(open_windows.max())
     return columns
+
+
+def _segment_bytes(flow: Flow, mtu: int) -> int:
+    """Return the payload of the flow's largest packets."""
+    most_payload = int(flow.packets["payload"].max()) or 1
+    headers = int(np.median(flow.packets["headers"]))
+    return min(most_payload, mtu - headers)
 
 
 def _latest(values: Ints, positions: Ints, initial: int) -> Ints:
@@ -479,10 +594,14 @@ def _latest(values: Ints, positions: Ints, initial: int) -> Ints:
         Shape (k,).
     """
     has_value = (positions >= 0) & (positions < len(values))
-    latest_event = np.maximum.accumulate(np.where(has_value, np.arange(len(positions)), -1))
+    event_numbers = np.arange(len(positions))
+    numbers_with_value = np.where(has_value, event_numbers, -1)
+    latest_event = np.maximum.accumulate(numbers_with_value)
+
     is_before_first = latest_event < 0
     latest_position = np.where(is_before_first, 0, positions[latest_event])
-    return np.where(is_before_first, initial, values[latest_position])
+    latest_value = values[latest_position]
+    return np.where(is_before_first, initial, latest_value)
 
 
 def _windows(flow: Flow, acks: Acknowledgements) -> Ints | None:
@@ -492,10 +611,14 @@ def _windows(flow: Flow, acks: Acknowledgements) -> Ints | None:
     """
     scales: list[int] = []
     for packets in (flow.back, flow.packets):
-        of_syns = packets["scale"][packets["flags"] & SYN > 0]
+        is_syn = packets["flags"] & SYN > 0
+        of_syns = packets["scale"][is_syn]
         if not len(of_syns) or of_syns[0] == UNKNOWN:
             return None
         scales.append(int(of_syns[0]))
-    shift = 0 if NO_SCALE in scales else scales[0]
+
+    scale = 0 if NO_SCALE in scales else scales[0]
     is_syn = acks.packets["flags"] & SYN > 0
-    return acks.packets["window"].astype(np.int64) << np.where(is_syn, 0, shift)
+    shift = np.where(is_syn, 0, scale)
+    windows = acks.packets["window"].astype(np.int64)
+    return windows << shift
