@@ -28,7 +28,7 @@ def test_files_are_up_to_date(command: str, file: str) -> None:
     made = CliRunner().invoke(app, ["topo", command])
     assert made.exit_code == 0
     assert (PROJECT / file).read_text() == made.stdout, (
-        f"{file} is stale: `make docs` writes it anew"
+        f"{file} is stale: `make docs` writes the file"
     )
 
 
