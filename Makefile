@@ -51,6 +51,9 @@ clean:  ## remove .venv (or VENV) and what tools have cached here; keep results 
 	  .import_linter_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+lock:  ## choose the newest Python packages that pyproject.toml allows, and pin them in requirements.lock
+	@scripts/setup --lock
+
 kernel-wheel: setup  ## make a wheel of the guest kernel, in dist/
 	@$(python) scripts/kernel_wheel.py
 

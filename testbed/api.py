@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.core.errors import InputError, Place
 from testbed.execution.launch import launch
+from testbed.execution.requirements import require_packages
 from testbed.execution.supervise import Progress
 from testbed.measure.capture import check_filter
 from testbed.plan.model import Plan
@@ -171,7 +172,9 @@ class PreparedRun:
 
         Raises:
             InputError: The folder exists and holds something, or cannot be made.
+            MachineError: The packages of the extra "run" are not installed.
         """
+        require_packages()
         if path is None:
             path = default_folder(self.topology.name, self.workload.workload)
         return RunDir.create(Path(path))

@@ -11,8 +11,15 @@ from rich.table import Table
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import csv_of_rows, wide_console
 from testbed.core.errors import MachineError
-from testbed.doctor.capabilities import Capability, capabilities, default_runs
+from testbed.core.installation import PROJECT, is_clone
+from testbed.doctor.capabilities import Capability, capabilities, default_runs, process_runs
 from testbed.doctor.machine import look
+
+CLONE = "a clone of the project, {folder}: scripts/setup (make setup) installs what is missing"
+WHEEL = (
+    "a wheel in {folder}; what is missing comes with "
+    "pip install 'wan-training-testbed[run]' wan-training-testbed-kernel"
+)
 
 
 def doctor(output: FormatOption = Format.TABLE) -> None:
@@ -25,7 +32,12 @@ def doctor(output: FormatOption = Format.TABLE) -> None:
     works = default_runs(judged)
     records = [capability.record() for capability in judged]
     if output is Format.JSON:
-        typer.echo(json.dumps({"default_runs": works, "capabilities": records}, indent=2))
+        answer = {
+            "installation": "clone" if is_clone() else "wheel",
+            "default_runs": works,
+            "capabilities": records,
+        }
+        typer.echo(json.dumps(answer, indent=2))
     elif output is Format.CSV:
         for record in records:
             del record["checks"]
@@ -44,7 +56,11 @@ def _print(judged: list[Capability], works: bool) -> None:
             table.add_row("", "", escape(f"→ {capability.mend}"))
     console = wide_console()
     console.print(table)
+    installation = (CLONE if is_clone() else WHEEL).format(folder=PROJECT)
+    console.print(escape(f"installation: {installation}"), soft_wrap=True)
     if works:
         console.print("testbed run works here as it is")
+    elif process_runs(judged):
+        console.print("testbed run works here with --isolation process")
     else:
         console.print("testbed run does not work here without options")

@@ -21,6 +21,7 @@ from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError, Place, TestbedError
 from testbed.core.units import format_size
 from testbed.execution.guest_backend import guest_kernel_version
+from testbed.execution.requirements import require_packages
 from testbed.execution.versions import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
@@ -129,7 +130,8 @@ def run(
     plan = Experiment.load(experiment, overrides["experiment"])
     check_size(plan, yes)
     job_count = _job_count(jobs)
-
+    if not dry_run:
+        require_packages()
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
     changes = [
         *overrides["topology"],

@@ -20,6 +20,7 @@ from testbed.core.leftovers import forget
 from testbed.core.paths import cache_dir
 from testbed.deployments.folder import Deployment, DeploymentPlan, is_locked
 from testbed.execution.cleanup import reap
+from testbed.execution.requirements import require_deployment
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import check_guest
 from testbed.guest.kernel import ensure_kernel
@@ -113,7 +114,8 @@ def deploy(
 
     Raises:
         InputError: the name is taken, or cannot be a name.
-        MachineError: there is no kernel, or it has no virtual clock, or too little memory.
+        MachineError: there is no kernel, or it has no virtual clock, or too little memory; or a
+            package or program is missing.
         RunError: the network could not be built.
     """
     if not _NAME.fullmatch(name):
@@ -127,6 +129,7 @@ def deploy(
     if memory_bytes is None:
         memory_bytes = BASE_MEMORY_BYTES + HOST_MEMORY_BYTES * len(network.hosts)
 
+    require_deployment()
     check_guest(ensure_kernel(progress.building), clock, memory_bytes)
     progress.stage("boot")
     plan = DeploymentPlan(

@@ -17,7 +17,6 @@ GUEST: tuple[Probe, ...] = (
     probes.cache,
     probes.disk,
     probes.python,
-    probes.programs,
     probes.kernel,
 )
 VIRTUAL: tuple[Probe, ...] = (*GUEST, probes.virtual_time)
@@ -27,7 +26,6 @@ HERE: tuple[Probe, ...] = (
     probes.cgroups,
     probes.cache,
     probes.python,
-    probes.programs,
 )
 CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "guest, virtual clock": VIRTUAL,
@@ -36,11 +34,13 @@ CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "here": HERE,
     "Docker containers": (probes.docker,),
     "captures": (probes.tcpdump,),
+    "deployed networks": (probes.programs,),
     "Vagrant": (probes.vagrant,),
     "Ray": (probes.ray,),
 }
 # What `testbed run` uses without options.
-DEFAULT = ("guest, virtual clock", "Docker containers")
+PROCESSES = ("guest, virtual clock",)  # with --isolation process
+DEFAULT = (*PROCESSES, "Docker containers")
 
 
 @dataclass(frozen=True)
@@ -104,3 +104,8 @@ def default_runs(judged: Sequence[Capability]) -> bool:
         if capability.name in DEFAULT and not capability.available:
             return False
     return True
+
+
+def process_runs(judged: Sequence[Capability]) -> bool:
+    """Whether `testbed run --isolation process` works."""
+    return all(capability.available for capability in judged if capability.name in PROCESSES)

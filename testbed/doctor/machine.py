@@ -16,11 +16,13 @@ from typing import TypeVar
 
 from testbed.core import linux
 from testbed.core.errors import TestbedError
+from testbed.core.installation import PROJECT, is_clone
 from testbed.core.paths import cache_dir
 from testbed.core.sandbox import CONFINE
 from testbed.execution.requirements import (
     PROGRAMS,
     administers,
+    missing_modules,
     search_path,
     tried,
     try_cgroups,
@@ -30,8 +32,7 @@ from testbed.guest.boot import memory_folder
 from testbed.guest.kernel import Kernel, find_kernel, missing_tools
 from testbed.guest.linux_source import find_source
 
-PROJECT = Path(__file__).parent.parent.parent
-OTHER_PROGRAMS = ("sudo", "vagrant")
+OTHER_PROGRAMS = ("sudo", "vagrant", "apt-get")
 Fact = TypeVar("Fact")
 
 
@@ -48,7 +49,8 @@ class Machine:
         administers: Whether this process has CAP_NET_ADMIN and CAP_SYS_ADMIN.
         programs: Names of the programs that were found.
         python: Version of the interpreter.
-        torch_error: Of importing torch.
+        missing_modules: Of the extra "run", those that this Python does not have.
+        torch_error: Of importing torch; empty if there is none.
         ptrace_error: Of tracing a child process.
         yama_scope: Yama's kernel.yama.ptrace_scope; None: there is no Yama.
         namespaces_error: Of making namespaces for a guest: as root, or in a user namespace.
@@ -63,6 +65,7 @@ class Machine:
         missing_tools: Programs without which the guest kernel cannot be built.
         netem_error: Of making a netem queue.
         cgroups_error: Of control groups version 2.
+        clone: Whether this installation is a clone of the project; else it is from a wheel.
         vagrantfile: Whether there is a Vagrantfile.
         ray: Whether the package ray is installed.
     """
@@ -73,6 +76,7 @@ class Machine:
     administers: bool
     programs: frozenset[str]
     python: tuple[int, int]
+    missing_modules: tuple[str, ...]
     torch_error: str
     ptrace_error: str
     yama_scope: int | None
@@ -88,6 +92,7 @@ class Machine:
     missing_tools: tuple[str, ...]
     netem_error: str
     cgroups_error: str
+    clone: bool
     vagrantfile: bool
     ray: bool
 
@@ -102,6 +107,8 @@ def look() -> Machine:
         kernel, kernel_error = _try_to_find(find_kernel)
         source = find_source()
         kernel_source = None if source is None else source.path
+    missing = missing_modules()
+    torch_error = "" if "torch" in missing else tried([sys.executable, "-c", "import torch"])
     guest_memory = memory_folder()
     known_programs = (*PROGRAMS, *OTHER_PROGRAMS)
     path = search_path()
@@ -112,7 +119,8 @@ def look() -> Machine:
         administers=administers(),
         programs=frozenset(name for name in known_programs if shutil.which(name, path=path)),
         python=(sys.version_info.major, sys.version_info.minor),
-        torch_error=tried([sys.executable, "-c", "import torch"]),
+        missing_modules=tuple(missing),
+        torch_error=torch_error,
         ptrace_error=try_ptrace(),
         yama_scope=_number_in(Path("/proc/sys/kernel/yama/ptrace_scope")),
         namespaces_error=try_namespaces(),
@@ -127,6 +135,7 @@ def look() -> Machine:
         missing_tools=tuple(missing_tools()),
         netem_error=try_netem(),
         cgroups_error=try_cgroups(),
+        clone=is_clone(),
         vagrantfile=(PROJECT / "Vagrantfile").is_file(),
         ray=importlib.util.find_spec("ray") is not None,
     )

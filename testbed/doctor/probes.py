@@ -17,6 +17,11 @@ LEAST_DISK = GIB
 DISK_OF_A_BUILD = 4 * GIB
 LEAST_PYTHON = (3, 11)
 SETUP = "scripts/setup"
+# What installs each from a wheel, where there is no scripts/setup.
+RUN_PACKAGES = "pip install 'wan-training-testbed[run]'"
+RAY_PACKAGES = "pip install 'wan-training-testbed[ray]'"
+KERNEL_PACKAGE = "pip install wan-training-testbed-kernel"
+IN_A_CLONE = "in a clone of the project: vagrant up"
 WITHOUT_HERE = "leave out --where here: the guest's kernel has it"
 NO_SUCH_MODULE = ("unknown", "not found")  # in tc's and modprobe's errors
 
@@ -61,7 +66,8 @@ def architecture(machine: Machine) -> Finding:
     error = ""
     if (machine.system, machine.architecture) != ("Linux", "x86_64"):
         error = f"{seen}; it needs Linux on x86-64"
-    return _finding("architecture", error, good=seen, mend="vagrant up")
+    mend = "vagrant up" if machine.clone else IN_A_CLONE
+    return _finding("architecture", error, good=seen, mend=mend)
 
 
 def tracing(machine: Machine) -> Finding:
@@ -115,15 +121,18 @@ def disk(machine: Machine) -> Finding:
 
 
 def python(machine: Machine) -> Finding:
-    """Judge the interpreter, and whether torch can be imported."""
+    """Judge the interpreter, and whether it has the packages that carry runs out."""
     major, minor = machine.python
     version = f"{major}.{minor}"
     error = ""
     if machine.python < LEAST_PYTHON:
         error = f"this is Python {version}; 3.11 or newer is needed"
+    elif machine.missing_modules:
+        error = f'packages of the extra "run" are missing: {", ".join(machine.missing_modules)}'
     elif machine.torch_error:
         error = f"torch cannot be imported ({machine.torch_error})"
-    return _finding("python", error, good=f"Python {version} with torch", mend=SETUP)
+    mend = SETUP if machine.clone else RUN_PACKAGES
+    return _finding("python", error, good=f"Python {version} with torch", mend=mend)
 
 
 def kernel(machine: Machine) -> Finding:
@@ -133,6 +142,9 @@ def kernel(machine: Machine) -> Finding:
     if machine.kernel_error:
         mend = "unset TESTBED_KERNEL, or let it name a guest kernel"
         return Finding("kernel", False, machine.kernel_error, mend)
+
+    if not machine.clone and (machine.kernel_source is None or machine.missing_tools):
+        return Finding("kernel", False, "no guest kernel is installed", KERNEL_PACKAGE)
 
     missing_packages = list(machine.missing_tools)
     if machine.kernel_source is None:
@@ -158,7 +170,7 @@ def virtual_time(machine: Machine) -> Finding:
 
 
 def programs(machine: Machine) -> Finding:
-    """Judge whether the programs are installed that every run calls."""
+    """Judge whether the programs are installed that deployed networks and their users call."""
     return _installed("programs", machine, ("mnexec", "ip", "ping", "ps", "nsenter"))
 
 
@@ -202,11 +214,10 @@ def cgroups(machine: Machine) -> Finding:
 
 def vagrant(machine: Machine) -> Finding:
     """Judge whether Vagrant can make a virtual machine with the testbed in it."""
-    error = ""
-    if "vagrant" not in machine.programs:
-        error = "there is no vagrant"
-    elif not machine.vagrantfile:
-        error = "this installation has no Vagrantfile; a clone has one"
+    if not machine.vagrantfile:
+        why = "this installation has no Vagrantfile; a clone has one"
+        return Finding("vagrant", False, why, "" if machine.clone else IN_A_CLONE)
+    error = "" if "vagrant" in machine.programs else "there is no vagrant"
     good = "vagrant and the Vagrantfile are there"
     return _finding("vagrant", error, good=good, mend=_install(machine, ["vagrant"]))
 
@@ -214,7 +225,7 @@ def vagrant(machine: Machine) -> Finding:
 def ray(machine: Machine) -> Finding:
     """Judge whether the package ray is installed, for sweeps on several machines."""
     error = "" if machine.ray else "this Python has no package ray"
-    mend = f"{sys.executable} -m pip install ray"
+    mend = f"{sys.executable} -m pip install ray" if machine.clone else RAY_PACKAGES
     return _finding("ray", error, good="the package ray is installed", mend=mend)
 
 
@@ -230,7 +241,9 @@ def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
 
 
 def _install(machine: Machine, packages: Sequence[str]) -> str:
-    """The command that installs Debian packages."""
+    """The command that installs Debian packages; without apt-get, their names in Debian."""
+    if "apt-get" not in machine.programs:
+        return f"install, by this system's means, what Debian calls {' '.join(packages)}"
     return _as_root(machine, f"apt-get install --no-install-recommends {' '.join(packages)}")
 
 

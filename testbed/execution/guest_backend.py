@@ -8,7 +8,7 @@ from pathlib import Path
 
 from testbed.core.leftovers import Note
 from testbed.execution.guest_code import code_for_guests, plan_folders
-from testbed.execution.requirements import require_programs
+from testbed.execution.requirements import require_packages, require_programs
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import Guest, GuestSpec, end_abandoned_guest, start_guest
 from testbed.guest.kernel import Kernel, ensure_kernel
@@ -26,11 +26,12 @@ class _GuestKernelBackend:
         self._kernel: Kernel | None = None
 
     def check(self, plan: Plan) -> None:
-        """Check that the programs are there that the plan needs.
+        """Check that the packages and the programs are there that the plan needs.
 
         Raises:
             MachineError: one is missing.
         """
+        require_packages()
         require_programs(plan.workers.isolation, plan.capture)
 
     def prepare(self, progress: Progress) -> None:

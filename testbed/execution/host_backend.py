@@ -23,7 +23,7 @@ from testbed.core.errors import MachineError
 from testbed.core.leftovers import Kind, Note, note
 from testbed.core.sandbox import CONFINE
 from testbed.execution.guest_code import code_for_guests, plan_folders
-from testbed.execution.requirements import require_host_runs, require_programs
+from testbed.execution.requirements import require_host_runs, require_packages, require_programs
 from testbed.execution.supervise import Progress
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
@@ -93,11 +93,12 @@ class HostBackend:
     subject = "the run"
 
     def check(self, plan: Plan) -> None:
-        """Check the rights, the kernel and the programs that the plan needs.
+        """Check the packages, the rights, the kernel and the programs that the plan needs.
 
         Raises:
             MachineError: something is missing.
         """
+        require_packages()
         require_programs(plan.workers.isolation, plan.capture)
         require_host_runs()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.core.errors import MachineError
+from testbed.core.installation import is_clone
 from testbed.plan.model import Capture, Isolation
 
 CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host
@@ -25,10 +27,36 @@ PROGRAMS = {
     "ps": "procps",
     "nsenter": "util-linux",
 }
+# What carries runs out: the packages of pyproject.toml's extra "run", by the names of their modules.
+RUN_MODULES = ("torch", "docker", "mininet", "pyroute2")
 LONGEST_TRY_S = 300  # a first import of torch takes more than 60 s on a processor that is emulated
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 NO_RIGHTS = "needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
+
+
+def missing_modules() -> list[str]:
+    """List the modules of the extra "run" that this Python does not have; imports none of them."""
+    return [name for name in RUN_MODULES if importlib.util.find_spec(name) is None]
+
+
+def how_to_install_run() -> str:
+    """Give the command that installs the packages of the extra "run"."""
+    return "scripts/setup" if is_clone() else "pip install 'wan-training-testbed[run]'"
+
+
+def require_packages() -> None:
+    """Check that the Python packages are installed that carry runs out.
+
+    Raises:
+        MachineError: one is missing.
+    """
+    missing = missing_modules()
+    if missing:
+        raise MachineError(
+            f'this needs the packages of the extra "run": {how_to_install_run()}\n'
+            f"  missing: {', '.join(missing)}"
+        )
 
 
 def require_programs(isolation: Isolation, capture: Capture) -> None:
@@ -42,11 +70,30 @@ def require_programs(isolation: Isolation, capture: Capture) -> None:
         needed.append("dockerd")
     if capture != "none":
         needed += ["tcpdump", "nsenter"]
-    missing = [name for name in needed if shutil.which(name, path=search_path()) is None]
+    _require(needed, "this run")
+
+
+def require_deployment() -> None:
+    """Check that the packages and the programs are installed that deployed networks need.
+
+    Raises:
+        MachineError: one is missing.
+    """
+    require_packages()
+    _require(["mnexec"], "a deployed network")
+
+
+def _require(programs: Sequence[str], who: str) -> None:
+    """Check that programs are installed that `who` needs.
+
+    Raises:
+        MachineError: one is missing.
+    """
+    missing = [name for name in programs if shutil.which(name, path=search_path()) is None]
     if missing:
         packages = " ".join(PROGRAMS[name] for name in missing)
         raise MachineError(
-            f"programs that this run needs are not installed: {', '.join(missing)}\n"
+            f"programs that {who} needs are not installed: {', '.join(missing)}\n"
             f"  apt-get install --no-install-recommends {packages}"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import testbed
 
@@ -11,12 +11,18 @@ PACKAGES = ("torch", "mininet", "scapy", "pyroute2", "docker")
 
 
 def versions(kernel_version: str) -> dict[str, str]:
-    """Give versions by name: of the testbed, Python, the kernel (as given) and packages."""
+    """Give versions by name: of the testbed, Python, the kernel (as given) and packages.
+
+    A package that is not installed, as where runs are only planned, has the version "none".
+    """
     result = {
         "testbed": testbed.__version__,
         "python": platform.python_version(),
         "kernel": kernel_version,
     }
     for package in PACKAGES:
-        result[package] = version(package)
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            result[package] = "none"
     return result

@@ -5,9 +5,7 @@ of the tests, by a path file, so that nothing is downloaded.
 """
 
 import subprocess
-import sys
 import sysconfig
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,15 +13,10 @@ import pytest
 
 from testbed.guest.kernel import Kernel
 from tests.support.shared import PROJECT
+from tests.support.wheels import build_wheel, make_environment
 
 Testbed = Callable[..., str]  # the fixture `testbed_of_wheel`
 SMALL = ["--isolation", "process", "--set", "workload.sizes=[4 KiB]"]
-PROGRAM = """#!{environment}/bin/python
-import sys
-from testbed.__main__ import main
-if __name__ == "__main__":  # as pip writes it
-    sys.exit(main())
-"""
 EXPERIMENT = """
 topology: two-sites
 workload: collectives
@@ -38,18 +31,8 @@ sweep:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program `testbed` of an environment that has the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", folder, str(PROJECT)], check=True)
-    (wheel,) = folder.glob("wan_training_testbed-*.whl")
-    environment = folder / "environment"
-    venv.create(environment, with_pip=False)
-    packages = next(environment.glob("lib/python3*/site-packages"))
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*install, "--target", packages, str(wheel)], check=True)
+    program, packages = make_environment(folder / "environment", build_wheel(folder))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    program = environment / "bin/testbed"
-    program.write_text(PROGRAM.format(environment=environment))
-    program.chmod(0o755)
     return program
 
 

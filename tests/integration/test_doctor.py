@@ -95,10 +95,12 @@ def test_the_command(tmp_path: Path) -> None:
     table = command("doctor", TESTBED_KERNEL=str(kernel))
     assert table.returncode == 3, table.stderr
     assert "→ unset TESTBED_KERNEL" in table.stdout
+    assert f"installation: a clone of the project, {PROJECT}" in table.stdout
     assert "testbed run does not work here" in table.stdout
     found = command("doctor", "-f", "json", TESTBED_KERNEL=str(kernel))
     answer = json.loads(found.stdout)
     assert (found.returncode, answer["default_runs"]) == (3, False)
+    assert answer["installation"] == "clone"
     virtual = next(one for one in answer["capabilities"] if one["name"] == VIRTUAL)
     assert not virtual["available"]
     assert f"{kernel} does not run" in virtual["why"]

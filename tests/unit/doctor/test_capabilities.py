@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from testbed.doctor.capabilities import CAPABILITIES, DEFAULT, capabilities, default_runs
+from testbed.doctor.capabilities import (
+    CAPABILITIES,
+    DEFAULT,
+    capabilities,
+    default_runs,
+    process_runs,
+)
 from testbed.doctor.machine import Machine
 from testbed.execution.requirements import PROGRAMS
 from testbed.guest.kernel import Kernel
@@ -20,8 +26,9 @@ GOOD = Machine(
     system="Linux",
     root=True,
     administers=True,
-    programs=frozenset({*PROGRAMS, "sudo", "vagrant"}),
+    programs=frozenset({*PROGRAMS, "sudo", "vagrant", "apt-get"}),
     python=(3, 11),
+    missing_modules=(),
     torch_error="",
     ptrace_error="",
     yama_scope=1,
@@ -37,10 +44,12 @@ GOOD = Machine(
     missing_tools=(),
     netem_error="",
     cgroups_error="",
+    clone=True,
     vagrantfile=True,
     ray=True,
 )
 USER = {"root": False, "administers": False}
+WHEEL = {"clone": False, "vagrantfile": False}
 VIRTUAL, REAL = "guest, virtual clock", "guest, real clock"
 
 
@@ -120,16 +129,34 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
         "scripts/setup",
     ),
     "no torch": (
-        {"torch_error": "ModuleNotFoundError: No module named 'torch'"},
+        {"missing_modules": ("torch", "docker")},
         {VIRTUAL, REAL, "here"},
-        "torch cannot be imported (ModuleNotFoundError",
+        'packages of the extra "run" are missing: torch, docker',
+        "scripts/setup",
+    ),
+    "no torch beside a wheel": (
+        {"missing_modules": ("torch",), **WHEEL},
+        {VIRTUAL, REAL, "here", "Vagrant"},
+        'packages of the extra "run" are missing: torch',
+        "pip install 'wan-training-testbed[run]'",
+    ),
+    "torch does not start": (
+        {"torch_error": "ImportError: libgomp.so.1"},
+        {VIRTUAL, REAL, "here"},
+        "torch cannot be imported (ImportError",
         "scripts/setup",
     ),
     "no Mininet": (
         {"programs": GOOD.programs - {"mnexec"}},
-        {VIRTUAL, REAL, "here"},
+        {"deployed networks"},
         "missing: mnexec",
         "apt-get install --no-install-recommends mininet",
+    ),
+    "no apt": (
+        {"programs": GOOD.programs - {"tcpdump", "apt-get"}},
+        {"captures"},
+        "missing: tcpdump",
+        "install, by this system's means, what Debian calls tcpdump",
     ),
     "no Docker": (
         {"programs": GOOD.programs - {"dockerd"}},
@@ -154,6 +181,12 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
         {VIRTUAL, REAL},
         "linux-source-6.12 to build it with missing (another source of Linux 6.12",
         "apt-get install --no-install-recommends linux-source-6.12",
+    ),
+    "no kernel beside a wheel": (
+        {"kernel": None, **WHEEL},
+        {VIRTUAL, REAL, "Vagrant"},
+        "no guest kernel is installed",
+        "pip install wan-training-testbed-kernel",
     ),
     "no compiler": (
         {"kernel": None, "missing_tools": ("flex",), "kernel_source": Path("/usr/src/x.tar.xz")},
@@ -198,6 +231,24 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
         "this installation has no Vagrantfile",
         "",
     ),
+    "a wheel": (
+        {**WHEEL, "programs": GOOD.programs - {"vagrant"}},
+        {"Vagrant"},
+        "this installation has no Vagrantfile; a clone has one",
+        "in a clone of the project: vagrant up",
+    ),
+    "no Ray beside a wheel": (
+        {"ray": False, **WHEEL},
+        {"Ray", "Vagrant"},
+        "no package ray",
+        "pip install 'wan-training-testbed[ray]'",
+    ),
+    "arm64 and a wheel": (
+        {"architecture": "aarch64", **WHEEL},
+        {VIRTUAL, REAL, "Vagrant"},
+        "it needs Linux on x86-64",
+        "in a clone of the project: vagrant up",
+    ),
     "no Ray": ({"ray": False}, {"Ray"}, "no package ray", "-m pip install ray"),
 }
 
@@ -209,6 +260,7 @@ def test_machine_that_lacks_something(case: str) -> None:
     unavailable = [one for one in judged if not one.available]
     assert {one.name for one in unavailable} == lost
     assert default_runs(judged) == (not lost & set(DEFAULT))
+    assert process_runs(judged) == (VIRTUAL not in lost)
     texts = [(one.why, one.mend) for one in unavailable] or [("", "")]
     assert any(why in text and mend in command for text, command in texts), texts
 

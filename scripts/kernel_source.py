@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Download the source of Linux from which the guest kernel can be built, and print its path.
+
+usage: scripts/kernel_source.py [-o FOLDER]     (default: ~/.cache/testbed)
+
+The tarball's SHA-256 is compared with the one that `sha256sums.asc` beside it names: that finds
+damaged downloads, and HTTPS vouches for both. TESTBED_KERNEL_SOURCE_SHA256 names one to compare
+with instead, TESTBED_KERNEL_SOURCE_URL another folder to download from, such as a mirror. A tarball
+that was downloaded before is checked again, and used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+import urllib.request
+from pathlib import Path
+
+FOLDER = "https://cdn.kernel.org/pub/linux/kernel/v6.x"
+TARBALL = "linux-6.12.117.tar.xz"  # the project's edits apply to it
+CHECKSUMS = "sha256sums.asc"
+LONGEST_SILENCE_S = 60
+
+
+class SourceError(Exception):
+    """The source cannot be had."""
+
+
+def checksum_of(name: str, checksums: str) -> str:
+    """Find the SHA-256 of a file in the text of `sha256sums.asc`.
+
+    Raises:
+        SourceError: it is not there.
+    """
+    line = re.search(rf"^([0-9a-f]{{64}})  {re.escape(name)}$", checksums, re.MULTILINE)
+    if line is None:
+        raise SourceError(f"{CHECKSUMS} does not name {name}")
+    return line[1]
+
+
+def download(folder_url: str, name: str, checksum: str | None, folder: Path) -> Path:
+    """Download a tarball, unless `folder` has it.
+
+    Args:
+        folder_url: Where it lies.
+        name: Its name.
+        checksum: Its SHA-256 in hexadecimal digits; None: the one that is published beside it.
+        folder: Where it is put.
+
+    Raises:
+        SourceError: it cannot be downloaded, or has another checksum; then nothing is kept.
+    """
+    try:
+        if checksum is None:
+            with urllib.request.urlopen(f"{folder_url}/{CHECKSUMS}", timeout=LONGEST_SILENCE_S) as published:
+                checksum = checksum_of(name, published.read().decode())
+        tarball = folder / name
+        if tarball.is_file() and _sha256(tarball) == checksum:
+            return tarball
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{name}.{os.getpid()}.partial"
+        try:
+            _fetch(f"{folder_url}/{name}", partial)
+            received = _sha256(partial)
+            if received != checksum:
+                raise SourceError(
+                    f"{folder_url}/{name} has the SHA-256 {received}, not {checksum}; it was removed"
+                )
+            partial.replace(tarball)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise SourceError(f"{folder_url}/{name} cannot be downloaded: {error}") from error
+    return tarball
+
+
+def _fetch(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=LONGEST_SILENCE_S) as source, path.open("wb") as file:
+        shutil.copyfileobj(source, file)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Give the cache folder of the testbed, as testbed.core.paths does."""
+    own = os.environ.get("TESTBED_CACHE")
+    if own:
+        return Path(own)
+    user_cache = os.environ.get("XDG_CACHE_HOME")
+    return Path(user_cache, "testbed") if user_cache else Path.home() / ".cache/testbed"
+
+
+def main() -> int:
+    """Download the tarball and print its path; exit status 3 if it cannot be had."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("-o", "--out", type=Path, default=cache_folder(), help="folder")
+    folder: Path = parser.parse_args().out
+    url = os.environ.get("TESTBED_KERNEL_SOURCE_URL", FOLDER)
+    print(f"kernel source: {url}/{TARBALL}, 140 MB", file=sys.stderr)
+    try:
+        print(download(url, TARBALL, os.environ.get("TESTBED_KERNEL_SOURCE_SHA256"), folder))
+    except SourceError as error:
+        print(f"kernel source: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
