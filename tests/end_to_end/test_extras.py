@@ -116,7 +116,7 @@ def test_plans(laptop: Laptop, tmp_path: Path) -> None:
     words = ["run", "two-sites", "collectives", *SMALL, "--dry-run"]
     assert '"guest_memory_bytes"' in laptop.run(tmp_path, *words)
     (tmp_path / "experiment.yaml").write_text(EXPERIMENT)
-    assert "delay=2 ms" in laptop.run(tmp_path, "sweep", "experiment.yaml", "--dry-run")
+    assert "delay-2ms" in laptop.run(tmp_path, "sweep", "experiment.yaml", "--dry-run")
 
 
 def test_reports(laptop: Laptop, results: Path, tmp_path: Path) -> None:
