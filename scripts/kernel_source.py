@@ -54,11 +54,10 @@ def download(folder_url: str, name: str, checksum: str | None, folder: Path) -> 
     Raises:
         SourceError: it cannot be downloaded, or has another checksum; then nothing is kept.
     """
+    tarball = folder / name
     try:
         if checksum is None:
-            with urllib.request.urlopen(f"{folder_url}/{CHECKSUMS}", timeout=LONGEST_SILENCE_S) as published:
-                checksum = checksum_of(name, published.read().decode())
-        tarball = folder / name
+            checksum = checksum_of(name, _read(f"{folder_url}/{CHECKSUMS}"))
         if tarball.is_file() and _sha256(tarball) == checksum:
             return tarball
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +67,8 @@ def download(folder_url: str, name: str, checksum: str | None, folder: Path) -> 
             received = _sha256(partial)
             if received != checksum:
                 raise SourceError(
-                    f"{folder_url}/{name} has the SHA-256 {received}, not {checksum}; it was removed"
+                    f"{folder_url}/{name} has the SHA-256 {received}, not {checksum}; "
+                    "it was removed"
                 )
             partial.replace(tarball)
         finally:
@@ -76,6 +76,12 @@ def download(folder_url: str, name: str, checksum: str | None, folder: Path) -> 
     except OSError as error:
         raise SourceError(f"{folder_url}/{name} cannot be downloaded: {error}") from error
     return tarball
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=LONGEST_SILENCE_S) as source:
+        content: bytes = source.read()
+    return content.decode()
 
 
 def _fetch(url: str, path: Path) -> None:
@@ -94,7 +100,9 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     user_cache = os.environ.get("XDG_CACHE_HOME")
-    return Path(user_cache, "testbed") if user_cache else Path.home() / ".cache/testbed"
+    if user_cache:
+        return Path(user_cache, "testbed")
+    return Path.home() / ".cache/testbed"
 
 
 def main() -> int:

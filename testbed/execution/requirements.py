@@ -27,7 +27,7 @@ PROGRAMS = {
     "ps": "procps",
     "nsenter": "util-linux",
 }
-# What carries runs out: the packages of pyproject.toml's extra "run", by the names of their modules.
+# Modules of the packages of the extra "run" in pyproject.toml, which carry runs out.
 RUN_MODULES = ("torch", "docker", "mininet", "pyroute2")
 LONGEST_TRY_S = 300  # a first import of torch takes more than 60 s on a processor that is emulated
 CAP_NET_ADMIN = 12

@@ -54,7 +54,7 @@ class Laptop:
     def run(self, folder: Path, *words: object, status: int = 0) -> str:
         """Run a command in a folder; gives what it prints, errors last."""
         done = subprocess.run(
-            [self.program, *map(str, words)],
+            [str(self.program), *map(str, words)],
             cwd=folder,
             env=self.environment,
             capture_output=True,
@@ -85,9 +85,7 @@ def laptop(
 
 
 @pytest.fixture(scope="module")
-def results(
-    tmp_path_factory: pytest.TempPathFactory, command: Command
-) -> Iterator[Path]:
+def results(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Iterator[Path]:
     """A folder with two runs and a sweep, made by an environment that can."""
     folder = tmp_path_factory.mktemp("results")
     for name in ("first", "second"):

@@ -44,7 +44,7 @@ def testbed_of_wheel(program: Path, kernel: Kernel, command_environment: dict[st
 
     def run(folder: Path, *words: object) -> str:
         done = subprocess.run(
-            [program, *map(str, words)],
+            [str(program), *map(str, words)],
             cwd=folder,
             env=environment,
             capture_output=True,

@@ -24,7 +24,16 @@ from tests.support.shared import PROJECT, Need
 DEBIAN = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
 UBUNTU = os.environ.get("UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu")
 STAGES = ("packages", "environment", "torch", "kernel", "provision", "run")
-NOT_COPIED = (".git", ".venv", ".vagrant", "results", ".*_cache", "*.egg-info", "__pycache__")
+NOT_COPIED = (
+    ".git",
+    "dist",
+    ".venv",
+    ".vagrant",
+    "results",
+    ".*_cache",
+    "*.egg-info",
+    "__pycache__",
+)
 
 ENTER = """
 set -eu
