@@ -99,4 +99,4 @@ def test_an_ordinary_user(
     assert all(row["captured_packets"] > 0 for row in folder.summary["wan"])
     owners = {path.stat().st_uid for path in folder.path.rglob("*")}
     assert owners == {USER if USER is not None else os.geteuid()}
-    assert list((home / "cache/guests").iterdir()) == []
+    assert list((home / "cache/notes").iterdir()) == []
