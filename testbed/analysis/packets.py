@@ -288,7 +288,8 @@ class _Headers:
         """Read a MAC address of each record as a number; shape (n,)."""
         high = self.field(">u2", offset).astype(np.uint64)
         low = self.field(">u4", offset + 2)
-        return high << np.uint64(32) | low
+        mac: NDArray[np.uint64] = high << np.uint64(32) | low
+        return mac
 
 
 def _decode(records: Sequence[Record]) -> Packets:
