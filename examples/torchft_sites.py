@@ -60,9 +60,10 @@ dist.init_process_group(
 )
 
 torch.manual_seed(0)  # all begin with the same model; with init_sync=True torchft would send it
-model = nn.Sequential(
-    *[layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.ReLU())], nn.Linear(512, 1)
-)
+layers: list[nn.Module] = []
+for _ in range(4):
+    layers += [nn.Linear(512, 512), nn.ReLU()]
+model = nn.Sequential(*layers, nn.Linear(512, 1))
 ModelledCompute(model, step_time=options.step_time)
 adam = torch.optim.AdamW(model.parameters())
 

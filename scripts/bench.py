@@ -147,7 +147,8 @@ def bench_sweep() -> None:
     measured: dict[int, list[Sweep]] = {1: [], 2: []}
     for jobs in (1, 2, 2, 1):
         measured[jobs].append(measure_sweep(jobs))
-    one, two = (sum(sweep.seconds for sweep in sweeps) for sweeps in measured.values())
+    one = sum(sweep.seconds for sweep in measured[1])
+    two = sum(sweep.seconds for sweep in measured[2])
     print_sweeps("24 points, one guest at a time", "", measured[1])
     print_sweeps(
         f"two at a time: {one / two:.2f} times as fast", f"{one / 2 / LEAST_GAIN:.1f}", measured[2]

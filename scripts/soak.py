@@ -85,7 +85,9 @@ def words(drawn: random.Random, folder: Path) -> list[str]:
         "--capture",
         drawn.choice(["none", "wan"]),
     ]
-    sets = [word for value in JOBS[name] for word in ("--set", value)]
+    sets: list[str] = []
+    for value in JOBS[name]:
+        sets += ["--set", value]
     return [*TESTBED, "run", str(path), name.replace("endless", "collectives"), *sets, *options]
 
 

@@ -6,6 +6,7 @@ interface after another is looked at, with about 300 bytes of memory for each re
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -306,7 +307,7 @@ def _are_whole(points: list[CapturePoint], traces: Traces) -> bool:
 def _carries_transit(network: Network, datacenter: str) -> bool:
     """Tell whether packets between other datacenters ever cross the router of `datacenter`."""
     names = [center.name for center in network.datacenters]
-    pairs = [(a, b) for a in names for b in names if a != b]
+    pairs = list(itertools.permutations(names, 2))
     for state in network.extremes(rate=min, delay=min):  # they have all the routes that ever are
         for source, target in pairs:
             for path in state.paths(source, target):

@@ -287,7 +287,10 @@ def _applies(rule: _Rule, chain: list[ET.Element]) -> bool:
     if not _matches(own, chain[-1]):
         return False
     ancestors = iter(chain[:-1])
-    return all(any(_matches(selector, element) for element in ancestors) for selector in outer)
+    for selector in outer:
+        if not any(_matches(selector, element) for element in ancestors):
+            return False
+    return True
 
 
 def _matches(selector: str, element: ET.Element) -> bool:

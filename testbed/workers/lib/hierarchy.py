@@ -324,7 +324,10 @@ class Hierarchy:
 
     def _order(self) -> list[int]:
         """List the ranks of the first rail, then those of the second, and so on."""
-        return [rank for rail in rails(self._datacenters) for rank in rail]
+        order: list[int] = []
+        for rail in rails(self._datacenters):
+            order += rail
+        return order
 
     def _to_ranks(self, columns: torch.Tensor, output: torch.Tensor, length: int) -> None:
         """Copy parts of `length` elements from rail by rail to rank by rank."""

@@ -36,7 +36,7 @@ def message(tmp_path: Path, text: str) -> str:
 def test_good_input_is_good(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD)
-    Topology.load(path)
+    assert Topology.load(path).wan
 
 
 @pytest.mark.parametrize(

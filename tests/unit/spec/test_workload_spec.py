@@ -90,12 +90,10 @@ def test_impossible_settings(settings: object, message: str) -> None:
 
 
 def test_possible_settings() -> None:
-    Collectives.model_validate(
-        {"ops": ["gather", "scatter"], "in_place": True, "groups": "datacenter"}
-    )
-    Collectives.model_validate(
-        {"algorithm": "hierarchical", "ops": ["all_reduce", "barrier"], "in_place": True}
-    )
+    in_groups = {"ops": ["gather", "scatter"], "in_place": True, "groups": "datacenter"}
+    assert Collectives.model_validate(in_groups).groups == "datacenter"
+    staged = {"algorithm": "hierarchical", "ops": ["all_reduce", "barrier"], "in_place": True}
+    assert Collectives.model_validate(staged).algorithm == "hierarchical"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "uint8", "int64"])
