@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError
-from testbed.plan.model import Plan
+from testbed.plan.model import FORMAT, Plan
 from testbed.runfolder import records
 from testbed.runfolder.files import open_plain, read_plain, replace_text
 
@@ -59,7 +59,8 @@ class RunDir:
         """Open an existing run folder, which could come from anybody.
 
         Raises:
-            InputError: `path` is not a run folder, or holds something that is not a plain file.
+            InputError: `path` is not a run folder, or holds something that is not a plain file, or
+                its format is newer than the formats that this version knows.
         """
         run = cls(path.resolve())
         if not run.plan.is_file():
@@ -67,6 +68,13 @@ class RunDir:
         for entry, what in run.not_plain():
             remedy = f"remove it if you know what it is: rm {entry}"
             raise InputError(f"{entry} is {what}; a run folder has plain files only", remedy=remedy)
+        found = _format_of(run.plan)
+        if found is not None and found > FORMAT:
+            raise InputError(
+                f"{path} has run-folder format {found}, and this version of the testbed reads "
+                f"formats up to {FORMAT}",
+                remedy="install the version of the testbed that wrote it, or a newer one",
+            )
         return run
 
     def not_plain(self) -> Iterator[tuple[Path, str]]:
@@ -269,6 +277,16 @@ def _drop_owner_rights(path: Path) -> None:
     rights = stat.S_ISUID | stat.S_ISGID
     if stat.S_ISREG(mode) and mode & rights:
         path.chmod(stat.S_IMODE(mode) & ~rights)
+
+
+def _format_of(plan: Path) -> int | None:
+    """Read the number of a run folder's format from its plan.json; None if it is damaged."""
+    try:
+        document = json.loads(read_plain(plan))
+    except (OSError, ValueError, RecursionError):
+        return None
+    number = document.get("format") if isinstance(document, dict) else None
+    return number if isinstance(number, int) else None
 
 
 def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
