@@ -15,7 +15,7 @@ LONGEST_STAGE_NS = 3600 * 10**9
 SURE_S = 1.0  # a clock that has moved within this time needs no note of the CPU time
 
 
-class Watched(Protocol):
+class WatchedGuest(Protocol):
     """What has the clock."""
 
     def clock(self) -> ClockReading | None:
@@ -33,7 +33,7 @@ class ClockWatch:
         spinner: the process for which the clock was forced forward last; empty if there was none.
     """
 
-    def __init__(self, guest: Watched, stall_limit_s: float) -> None:
+    def __init__(self, guest: WatchedGuest, stall_limit_s: float) -> None:
         self._guest = guest
         self._stall_limit_s = stall_limit_s
         self._stage = "boot"

@@ -27,7 +27,7 @@ from testbed.spec.condition_parser import (
     Name,
     Negative,
     Not,
-    Values,
+    ValueList,
     parse_condition,
 )
 
@@ -135,7 +135,7 @@ class _Evaluation:
                 return measure(value)
             case Name(name):
                 return measure(self.values.get(name))
-            case Values(items):
+            case ValueList(items):
                 return [self.value(item) for item in items]
             case All(parts):
                 return all(self.truth(part) for part in parts)

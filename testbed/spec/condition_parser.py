@@ -49,7 +49,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Values:
+class ValueList:
     """A list of values, in parentheses or brackets."""
 
     items: tuple[Expression, ...]
@@ -100,7 +100,7 @@ class Comparison:
     operands: tuple[Expression, ...]
 
 
-Expression = Constant | Name | Values | All | AnyOf | Not | Negative | Arithmetic | Comparison
+Expression = Constant | Name | ValueList | All | AnyOf | Not | Negative | Arithmetic | Comparison
 
 # ---- tokens
 
@@ -385,4 +385,4 @@ class _Parser:
         has_one_item = len(items) == 1 and not has_comma
         if closing == ")" and has_one_item:
             return items[0]
-        return Values(tuple(items))
+        return ValueList(tuple(items))

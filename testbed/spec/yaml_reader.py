@@ -51,12 +51,12 @@ class Items(list[Any]):
         self.places.append(place)
 
 
-class _Loader(yaml.CSafeLoader):
+class _SpecLoader(yaml.CSafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the base class declares it so)
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Quotes text that either `_Loader` or YAML 1.1 would take for something else."""
+    """Quotes text that either `_SpecLoader` or YAML 1.1 would take for something else."""
 
 
 # Plain text that stands for a value of another type: its tag, its pattern, its first characters.
@@ -73,7 +73,7 @@ _PLAIN_VALUES = [
 ]
 for _tag, _pattern, _first_characters in _PLAIN_VALUES:
     _whole_text = re.compile(rf"(?:{_pattern})\Z")
-    _Loader.add_implicit_resolver(_tag, _whole_text, _first_characters)
+    _SpecLoader.add_implicit_resolver(_tag, _whole_text, _first_characters)
     _Dumper.add_implicit_resolver(_tag, _whole_text, _first_characters)
 
 
@@ -83,7 +83,7 @@ class _Reader:
     A place has a line only where `file` is a path: an argument of the command line has no lines.
     """
 
-    def __init__(self, loader: _Loader, file: str | Path) -> None:
+    def __init__(self, loader: _SpecLoader, file: str | Path) -> None:
         self.loader = loader
         self.file = file
         self.open_nodes: set[int] = set()
@@ -157,7 +157,7 @@ def parse(text: str, file: str | Path) -> Any:
         InputError: The text is not YAML, or has a duplicate key.
     """
     try:
-        loader = _Loader(text)
+        loader = _SpecLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None

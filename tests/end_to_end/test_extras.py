@@ -97,7 +97,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Itera
 
 def test_packages_of_the_extra_are_not_there(laptop: Laptop) -> None:
     for module in RUN_MODULES:
-        command = [laptop.program.with_name("python"), "-c", f"import {module}"]
+        command = [str(laptop.program.with_name("python")), "-c", f"import {module}"]
         done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
         assert "ModuleNotFoundError" in done.stderr
 

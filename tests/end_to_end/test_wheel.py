@@ -60,7 +60,7 @@ def testbed_of_wheel(program: Path, kernel: Kernel, command_environment: dict[st
 
 def test_it_is_the_wheel_that_runs(program: Path) -> None:
     python = program.with_name("python")
-    words = [python, "-c", "import testbed; print(testbed.__file__)"]
+    words = [str(python), "-c", "import testbed; print(testbed.__file__)"]
     done = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(program.parents[1])
 

@@ -1,8 +1,8 @@
-"""Ranks on loopback: runs scenarios in forked processes that share one import of torch, and prints
-a JSON of results.
+"""Runs scenarios of ranks on loopback, in forked processes that share one import of torch.
 
-usage: python tests/integration/loopback.py SCENARIO... (each: {scenario: [the result of rank 0,
-rank 1, ...]})
+usage: python tests/integration/loopback.py SCENARIO...
+
+Prints a JSON object: {scenario: [the result of rank 0, rank 1, ...]}.
 """
 
 import datetime
@@ -11,7 +11,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,11 +27,11 @@ HIERARCHICAL = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barr
 EQUAL, UNEVEN, CROSSED = [[0, 1], [2, 3]], [[0, 1, 2], [3]], [[0, 3], [2, 1]]
 SIZE = 300_000  # bytes: more than a period of the values, for all types but float64 and int64
 
+Outcomes = dict[str, list[int]]  # by case: see outcome
 
-def outcome(group, op, size=SIZE):
-    """[wrong elements, wrong elements once one element is changed, or 1 where this rank has no
-    result]
-    """
+
+def outcome(group: Group, op: str, size: int = SIZE) -> list[int]:
+    """Count wrong elements, and again with one element changed (1 where the rank has no result)."""
     case = OPERATIONS[op](group, size)
     for _ in range(2):  # what an iteration leaves must not spoil the next
         case.prepare()
@@ -42,7 +44,7 @@ def outcome(group, op, size=SIZE):
     return [right, case.wrong()]
 
 
-def flat():
+def flat() -> Outcomes:
     """Every operation of gloo in every type."""
     return {
         f"{op} {dtype}": outcome(
@@ -52,12 +54,12 @@ def flat():
     }
 
 
-def in_place():
+def in_place() -> Outcomes:
     group = Group(torch.float32, in_place=True)
     return {op: outcome(group, op) for op in OPERATIONS if op not in APART}
 
 
-def odd_sizes():
+def odd_sizes() -> Outcomes:
     """Sizes that no number of ranks divides, and less than an item per rank."""
     return {
         f"{op} {size}": outcome(Group(torch.int32, in_place=op not in APART), op, size)
@@ -66,29 +68,27 @@ def odd_sizes():
     }
 
 
-def groups():
+def groups() -> Outcomes:
     """Two groups at the same time."""
-    mine = new_groups(rails(EQUAL))
-    return {op: outcome(Group(torch.float32, group=mine), op) for op in OPERATIONS}
+    group = new_groups(rails(EQUAL))
+    return {op: outcome(Group(torch.float32, group=group), op) for op in OPERATIONS}
 
 
-def alone():
+def alone() -> Outcomes:
     """Groups of one rank."""
-    mine = new_groups([[rank] for rank in range(dist.get_world_size())])
-    return {op: outcome(Group(torch.float32, group=mine), op) for op in OPERATIONS}
+    group = new_groups([[rank] for rank in range(dist.get_world_size())])
+    return {op: outcome(Group(torch.float32, group=group), op) for op in OPERATIONS}
 
 
-def connections():
-    """With three interfaces (the environment of this scenario): the results, and this process's
-    connections.
-    """
+def connections() -> Outcomes:
+    """With three interfaces (be_rank): the results, and the connections of this process."""
     before = established()
     group = Group(torch.float32, connections=3)
     results = {op: outcome(group, op) for op in ("all_reduce", "broadcast", "reduce", "all_gather")}
     return {**results, "connections": [0, established()], "before": [0, before]}
 
 
-def established():
+def established() -> int:
     """TCP connections of this process, but those to the store."""
     inodes = set()
     for fd in Path("/proc/self/fd").iterdir():
@@ -99,12 +99,11 @@ def established():
         if name.startswith("socket:["):
             inodes.add(name[8:-1])
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return len(
-        {line[9] for line in lines if line[3] == "01"} & inodes
-    )  # the list has some twice while others connect
+    # A set: the list has some twice while others connect.
+    return len({line[9] for line in lines if line[3] == "01"} & inodes)
 
 
-def hierarchy(datacenters, dtype=torch.float32):
+def hierarchy(datacenters: list[list[int]], dtype: torch.dtype = torch.float32) -> Outcomes:
     made = Hierarchy(datacenters)
     group = Group(dtype, hierarchy=made)
     results = {op: outcome(group, op) for op in HIERARCHICAL}
@@ -123,30 +122,30 @@ def hierarchy(datacenters, dtype=torch.float32):
     return results
 
 
-def equal():
+def equal() -> Outcomes:
     return hierarchy(EQUAL)
 
 
-def uneven():
+def uneven() -> Outcomes:
     return hierarchy(UNEVEN)
 
 
-def crossed():
+def crossed() -> Outcomes:
     """Datacenters whose ranks are neither neighbours nor in order."""
     return hierarchy(CROSSED, torch.int8)
 
 
-def one_datacenter():
+def one_datacenter() -> Outcomes:
     return hierarchy([[0, 1, 2, 3]])
 
 
-def one_rank_each():
+def one_rank_each() -> Outcomes:
     return hierarchy([[0], [1], [2], [3]])
 
 
-def misuse():
+def misuse() -> dict[str, list[str] | list[float]]:
     """Errors of Hierarchy and the bytes of a direct reduce-scatter."""
-    messages = []
+    messages: list[str] = []
     for datacenters in ([[0, 1], [2]], [[0, 1], [1, 2, 3]]):
         try:
             Hierarchy(datacenters)
@@ -161,7 +160,7 @@ def misuse():
     return {"messages": messages, "sum": x[:2].tolist()}
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, Callable[[], Mapping[str, object]]] = {
     scenario.__name__: scenario
     for scenario in (
         flat,
@@ -180,18 +179,21 @@ SCENARIOS = {
 }
 
 
-def be_rank(rank, ranks, scenario, folder):
+def be_rank(rank: int, ranks: int, scenario: str, folder: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = ",".join(["lo"] * (3 if scenario == "connections" else 1))
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), ranks)
     dist.init_process_group(
-        "gloo", rank=rank, world_size=ranks, store=store, timeout=datetime.timedelta(seconds=30)
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=ranks,
+        timeout=datetime.timedelta(seconds=30),
     )
     (folder / f"{rank}.json").write_text(json.dumps(SCENARIOS[scenario]()))
     dist.barrier()
 
 
-def run(scenario, ranks=4):
+def run(scenario: str, ranks: int = 4) -> list[dict[str, Any]]:
     """The results of all ranks."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -12,7 +12,9 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -39,7 +41,7 @@ DEFAULTS = {
     "microbatches": 4,
     "schedule": "1f1b",
 }
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
     "adamw-smooth": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, eps=1e-3),
@@ -55,7 +57,7 @@ def batches(world: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [text.batch(step, BATCH * world) for step in range(steps)]
 
 
-def train(rank: int, world: int, case: dict) -> dict:
+def train(rank: int, world: int, case: dict[str, Any]) -> dict[str, Any]:
     """One rank of one case."""
     model, paced = make_model(), []
     half = list(range(world // 2)), list(range(world // 2, world))
@@ -80,7 +82,7 @@ def train(rank: int, world: int, case: dict) -> dict:
     return {"losses": losses, "parameters": parameters, "paced": len(paced)}
 
 
-def main(cases: dict[str, dict], folder: Path) -> int:
+def main(cases: dict[str, dict[str, Any]], folder: Path) -> int:
     torch.set_num_threads(1)
     failed = 0
     for name, case in cases.items():

@@ -1,12 +1,11 @@
-"""The operations and the hierarchy with real ranks on loopback (loopback.py); the values that show
-mistakes.
-"""
+"""Operations and hierarchy with real ranks on loopback, and values that show mistakes."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +17,11 @@ LOOPBACK = Path(__file__).parent / "loopback.py"
 CHECKED = ("flat", "in_place", "odd_sizes", "groups", "alone")
 HIERARCHIES = ("equal", "uneven", "crossed", "one_datacenter", "one_rank_each")
 OTHERS = ("connections", "misuse")
+Results = dict[str, list[dict[str, Any]]]  # by scenario, of each rank, by case
 
 
 @pytest.fixture(scope="module")
-def results():
+def results() -> Results:
     """The results of all scenarios, in one process that imports torch once."""
     done = subprocess.run(
         [sys.executable, "-W", "error", str(LOOPBACK), *CHECKED, *HIERARCHIES, *OTHERS],
@@ -32,11 +32,12 @@ def results():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    by_scenario: Results = json.loads(done.stdout)
+    return by_scenario
 
 
 @pytest.mark.parametrize("scenario", [*CHECKED, *HIERARCHIES])
-def test_right_results_and_tampered_ones(results, scenario):
+def test_right_results_and_tampered_ones(results: Results, scenario: str) -> None:
     """No element of any result is wrong; with one element changed, exactly one is."""
     assert len(results[scenario]) == 4
     for rank, outcomes in enumerate(results[scenario]):
@@ -45,20 +46,18 @@ def test_right_results_and_tampered_ones(results, scenario):
         assert bad == {}, f"rank {rank}: [wrong, wrong after tampering]"
 
 
-def test_every_operation_and_type_was_tried(results):
+def test_every_operation_and_type_was_tried(results: Results) -> None:
     assert len(results["flat"][0]) == 10 * 8
 
 
-def test_the_number_of_connections(results):
-    """Each of the four ranks has three to each of the three others, before the first operation and
-    after.
-    """
+def test_the_number_of_connections(results: Results) -> None:
+    """Each of four ranks has three to each other, before the first operation and after."""
     for of_rank in results["connections"]:
         assert of_rank.pop("before") == of_rank.pop("connections") == [0, 3 * 3]
         assert set(map(tuple, of_rank.values())) == {(0, 1)}
 
 
-def test_misuse_of_a_hierarchy(results):
+def test_misuse_of_a_hierarchy(results: Results) -> None:
     for rank, of_rank in enumerate(results["misuse"]):
         twice, missing, root = of_rank["messages"]
         assert twice == missing == "every rank must be in exactly one datacenter"
@@ -68,7 +67,7 @@ def test_misuse_of_a_hierarchy(results):
         assert of_rank["sum"] == [20.0 * rank, 20.0 * rank + 10]
 
 
-def test_rails():
+def test_rails() -> None:
     assert rails([[0, 1], [2, 3]]) == [[0, 2], [1, 3]]
     assert rails([[0, 1, 2], [3]]) == [[0, 3], [1], [2]]
 
@@ -77,10 +76,8 @@ def test_rails():
     "dtype", [torch.int8, torch.uint8, torch.bfloat16, torch.float16, torch.float32, torch.int64]
 )
 @pytest.mark.parametrize("ranks", [1, 4, 100])
-def test_values_and_their_sum(dtype, ranks):
-    """The sum that is expected is that of the ranks' values, also over the end of a period; int8
-    wraps.
-    """
+def test_values_and_their_sum(dtype: torch.dtype, ranks: int) -> None:
+    """The expected sum is that of the ranks' values, also over the end of a period; int8 wraps."""
     values = Values(ranks, dtype)
     offset, size = PERIOD - 100, 300
     total = torch.zeros(size, dtype=dtype)
@@ -94,7 +91,7 @@ def test_values_and_their_sum(dtype, ranks):
     assert values.differing_from_sum(total, offset) == 1
 
 
-def test_values_show_exchanged_parts_and_ranks():
+def test_values_show_exchanged_parts_and_ranks() -> None:
     """At another place, or of another rank, most elements differ."""
     values = Values(8, torch.float32)
     x = torch.empty(4096)

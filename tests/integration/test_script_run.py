@@ -44,7 +44,8 @@ SCRIPTS = {
     "later.py": (
         0,
         "import atexit, threading, time\natexit.register(print, 'at the end')\n"
-        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\nprint('script')\n",
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\n"
+        "print('script')\n",
     ),
 }
 

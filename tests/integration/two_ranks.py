@@ -5,7 +5,9 @@ import os
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import Linear, Sequential
 from torch.nn.parallel import DistributedDataParallel
 
+from testbed.runfolder.records import Operation
 from testbed.workers.dispatcher import Interception
 
 LAYERS, WIDTH, STEPS = 6, 500, 5  # a layer has 1 MB of weights
@@ -43,7 +46,10 @@ def collectives(rank: int) -> None:
         2,
         2,
     ]
-    dist.all_reduce(torch.sparse_coo_tensor([[1]], [1.0], (4,), check_invariants=True))
+    sparse = torch.sparse_coo_tensor(
+        torch.tensor([[1]]), torch.tensor([1.0]), (4,), check_invariants=True
+    )
+    dist.all_reduce(sparse)
 
 
 def messages(rank: int) -> None:
@@ -84,14 +90,16 @@ def ddp(rank: int) -> None:
     )
     for _ in range(STEPS):
         model(torch.ones(1, WIDTH)).sum().backward()
-    total = torch.stack([p.grad.sum() for p in model.parameters()]).sum()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    total = torch.stack([gradient.sum() for gradient in gradients if gradient is not None]).sum()
     totals = [torch.empty(()), torch.empty(())]
     dist.all_gather(totals, total)
     assert totals[0] == totals[1]
 
 
 def fsdp(rank: int) -> None:
-    model = fully_shard(Linear(100, 100, bias=False))
+    model = Linear(100, 100, bias=False)
+    fully_shard(model)
     model(torch.ones(1, 100)).sum().backward()
 
 
@@ -102,6 +110,8 @@ def late(rank: int) -> None:
     work = dist.all_reduce(torch.ones(7), async_op=True)
     got = dist.irecv(torch.empty(7), 1) if rank == 0 else dist.isend(torch.ones(7), 0)
     time.sleep(2 * LATE_S)
+    assert work is not None
+    assert got is not None
     assert work.is_completed()
     assert got.is_completed()
     work.wait()
@@ -122,18 +132,17 @@ def lonely(rank: int) -> None:
             raise AssertionError("nothing was sent")
 
 
+def write_record(file: TextIO, part: str, operation: Operation) -> None:
+    print(json.dumps({"part": part, **operation.model_dump()}), file=file)
+
+
 def main(rank: int, port: str, records: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     with Path(records).open("w", buffering=1) as file:
         for part in (collectives, messages, groups, ddp, fsdp, late, lonely):
-            interception = Interception(
-                lambda operation, part=part: print(
-                    json.dumps({"part": part.__name__, **operation.model_dump()}), file=file
-                ),
-                "script",
-            )
+            interception = Interception(partial(write_record, file, part.__name__), "script")
             part(rank)
             interception.close()
             dist.all_reduce(torch.ones(99))  # not recorded

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
@@ -37,16 +38,24 @@ def segment(
     size: int = 0,
     ip_id: int = 0,
     ports: tuple[int, int] = (40000, 5000),
-    **tcp: object,
+    **tcp: Any,
 ) -> Packet:
-    """A TCP packet of `size` bytes of data from the interface with address `mac`."""
+    """Make a TCP packet from the interface with address `mac`.
+
+    Args:
+        way: the addresses of the sender and of the receiver.
+        mac: of the interface.
+        size: bytes of data.
+        ip_id: its IP identification.
+        ports: of the sender and of the receiver.
+        tcp: further fields of scapy's `TCP`; `seq` and `ack` wrap at 2^32.
+    """
     source, target = way
-    numbers = {
-        name: value % 2**32 if name in ("seq", "ack") else value for name, value in tcp.items()
-    }  # type: ignore[operator]
+    for name in tcp.keys() & {"seq", "ack"}:
+        tcp[name] %= 2**32
     return (
         Ether(src=mac, dst="02:00:00:00:00:01")
         / IP(src=source, dst=target, id=ip_id, flags="DF")
-        / TCP(sport=ports[0], dport=ports[1], **numbers)
+        / TCP(sport=ports[0], dport=ports[1], **tcp)
         / bytes(size)
     )

@@ -9,7 +9,7 @@ PROJECT = Path(__file__).parents[2]
 PAGES = sorted(
     [
         *(PROJECT / "docs").glob("*.md"),
-        *(PROJECT / name for name in ("README.md", "SECURITY.md")),
+        *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     ]
 )
 PATH = re.compile(

@@ -53,7 +53,7 @@ def map_pdf(svg: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _StyleRule:
     """Properties of the elements that are of a class or tag, below others."""
 
     selectors: tuple[str, ...]  # from the outermost to the element's own
@@ -266,10 +266,10 @@ def _commands(data: str) -> Iterator[tuple[str, list[float]]]:
                 command = "L"
 
 
-def _rules(sheet: str) -> Iterator[_Rule]:
+def _rules(sheet: str) -> Iterator[_StyleRule]:
     for selectors, properties in RULE.findall(sheet):
         for selector in selectors.split(","):
-            yield _Rule(tuple(selector.split()), _properties(properties))
+            yield _StyleRule(tuple(selector.split()), _properties(properties))
 
 
 def _properties(text: str) -> dict[str, str]:
@@ -281,7 +281,7 @@ def _properties(text: str) -> dict[str, str]:
     return properties
 
 
-def _applies(rule: _Rule, chain: list[ET.Element]) -> bool:
+def _applies(rule: _StyleRule, chain: list[ET.Element]) -> bool:
     """Tell whether a rule is for the last element of a chain from the root."""
     *outer, own = rule.selectors
     if not _matches(own, chain[-1]):

@@ -1,18 +1,24 @@
 """Tables of a run's captures: delays from matching packets, places, operations, what is missing."""
 
+from collections.abc import Collection
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
+from scapy.packet import Packet
 
 from testbed.analysis.capture_tables import BIN_NS
 from testbed.analysis.summarize import collect
 from testbed.plan.captures import capture_points
-from testbed.plan.model import Rank
+from testbed.plan.model import Capture, Network, Plan, Rank
 from testbed.runfolder import schemas
-from testbed.runfolder.folder import append_record
+from testbed.runfolder.folder import RunDir, append_record
 from testbed.runfolder.problems import ProblemCode
 from tests.support.synthetic import make_network, make_plan, three_dcs, two_dcs, write_run
-from tests.support.traces import EAST, MS, START_NS, WEST, segment, write_packets
+from tests.support.traces import EAST, MS, START_NS, WEST, Stamped, segment, write_packets
 
 WAITED = [0.5, 2.5, 4.5, 1.0]  # ms in the bottleneck, of each packet
 FIBRE = 10.0
@@ -44,8 +50,8 @@ PAGE = [
 ]
 
 
-def packet(plan, number, ttl):
-    found = segment(
+def packet(plan: Plan, number: int, ttl: int) -> Packet:
+    built = segment(
         (EAST, WEST),
         plan.network.wan[0].forward.mac,
         size=1000,
@@ -53,11 +59,11 @@ def packet(plan, number, ttl):
         seq=1 + 1000 * number,
         flags="A",
     )
-    found.ttl = ttl
-    return found
+    built.ttl = ttl
+    return built
 
 
-def acknowledgement(plan, number):
+def acknowledgement(plan: Plan, number: int) -> Packet:
     return segment(
         (WEST, EAST),
         plan.network.wan[0].backward.mac,
@@ -69,11 +75,14 @@ def acknowledgement(plan, number):
     )
 
 
-def write_captures(run, plan, *, dropped=(), lost=()):
-    """Four packets from east to west: what the router of east gets, sends and what that of west
-    gets; acknowledged.
-    """
-    joined, left, arrived, answers = [], [], [], []
+def write_captures(
+    run: RunDir, plan: Plan, *, dropped: Collection[int] = (), lost: Collection[int] = ()
+) -> None:
+    """Write four packets from east to west, acknowledged, at both interfaces of each router."""
+    joined: list[Stamped] = []
+    left: list[Stamped] = []
+    arrived: list[Stamped] = []
+    answers: list[Stamped] = []
     for number, (at, wait) in enumerate(zip(SENT, WAITED, strict=True)):
         entry = packet(plan, number, 64)
         entry.src = plan.network.hosts[0].mac
@@ -86,31 +95,34 @@ def write_captures(run, plan, *, dropped=(), lost=()):
         arrived.append((at + wait + FIBRE, packet(plan, number, 63)))
         answers.append((at + wait + 2 * FIBRE, acknowledgement(plan, number)))
     earlier = [(ms - FIBRE, answer) for ms, answer in answers]
-    order = lambda stamped: stamped[0]  # noqa: E731
     write_packets(run.capture("lan", "east"), joined)
     write_packets(run.capture("lan", "west"), [])
-    write_packets(run.capture("east-west", "east"), sorted(left + answers, key=order))
-    write_packets(run.capture("east-west", "west"), sorted(arrived + earlier, key=order))
+    write_packets(run.capture("east-west", "east"), sorted(left + answers, key=itemgetter(0)))
+    write_packets(run.capture("east-west", "west"), sorted(arrived + earlier, key=itemgetter(0)))
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> RunDir:
     plan = make_plan(two_dcs())
     run = write_run(tmp_path / "run", plan)
     write_captures(run, plan)
     return run
 
 
-def tables(run):
+def tables(run: RunDir) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     collect(run)
-    return tuple(pl.read_parquet(path) for path in (run.flows, run.throughput, run.flow_ops))
+    return (
+        pl.read_parquet(run.flows),
+        pl.read_parquet(run.throughput),
+        pl.read_parquet(run.flow_ops),
+    )
 
 
-def forward(run):
+def forward(run: RunDir) -> dict[str, Any]:
     return tables(run)[0].filter(from_dc="east").row(0, named=True)
 
 
-def test_the_tables_have_their_schemas(run):
+def test_the_tables_have_their_schemas(run: RunDir) -> None:
     assert [dict(table.schema) for table in tables(run)] == [
         schemas.FLOWS,
         schemas.THROUGHPUT,
@@ -119,7 +131,7 @@ def test_the_tables_have_their_schemas(run):
     assert set(PAGE) <= set(schemas.FLOWS)
 
 
-def test_a_flow_has_its_place(run):
+def test_a_flow_has_its_place(run: RunDir) -> None:
     row = forward(run)
     place = {
         "link": "east-west",
@@ -139,7 +151,7 @@ def test_a_flow_has_its_place(run):
     assert (back["src_host"], back["dst_rank"], back["payload_bytes"]) == ("west-0", 0, 0)
 
 
-def test_delays_come_from_the_same_packet_at_both_ends(run):
+def test_delays_come_from_the_same_packet_at_both_ends(run: RunDir) -> None:
     row = forward(run)
     delays = np.array(WAITED) + FIBRE
     for name, values in (
@@ -154,7 +166,7 @@ def test_delays_come_from_the_same_packet_at_both_ends(run):
     assert row["rtt_median_ns"] == 2 * FIBRE * MS
 
 
-def test_packets_that_the_queue_or_the_fibre_lost(run):
+def test_packets_that_the_queue_or_the_fibre_lost(run: RunDir) -> None:
     plan = run.read_plan()
     write_captures(run, plan, dropped=[1], lost=[2])
     row = forward(run)
@@ -163,14 +175,14 @@ def test_packets_that_the_queue_or_the_fibre_lost(run):
     assert row["unseen_bytes"] == 1000
 
 
-def test_without_the_far_end_losses_and_delays_are_not_known(run):
+def test_without_the_far_end_losses_and_delays_are_not_known(run: RunDir) -> None:
     run.capture("east-west", "west").unlink()
     row = forward(run)
     assert (row["delay_min_ns"], row["lost"], row["dropped"]) == (None, None, None)
     assert row["bottleneck_min_ns"] == 0.5 * MS
 
 
-def test_throughput_over_time(run):
+def test_throughput_over_time(run: RunDir) -> None:
     table = tables(run)[1].filter(flow=forward(run)["flow"])
     assert table.rows() == [
         (forward(run)["flow"], START_NS + at * MS, BIN_NS, packets, size, size + 54 * packets)
@@ -178,10 +190,8 @@ def test_throughput_over_time(run):
     ]
 
 
-def test_bytes_belong_to_operations(run):
-    """The ops of write_run: one each 100 ms, of 50 to 90 ms; the second, at 100 ms, ends at 151 ms
-    on rank 1.
-    """
+def test_bytes_belong_to_operations(run: RunDir) -> None:
+    """Of write_run's operations, one each 100 ms, the second ends at 151 ms on rank 1."""
     table = tables(run)[2].filter(flow=forward(run)["flow"])
     key = ["op", "bytes", "iteration", "phase", "records", "payload_bytes"]
     assert table.select(key).rows() == [
@@ -190,20 +200,16 @@ def test_bytes_belong_to_operations(run):
     ]
 
 
-def test_bytes_between_operations_belong_to_none(run):
+def test_bytes_between_operations_belong_to_none(run: RunDir) -> None:
     plan = run.read_plan()
-    late = [
-        (ms + 80, p) for ms, p in [(100.0, packet(plan, 0, 63))]
-    ]  # 180 ms: the operation has ended
+    late = [(180.0, packet(plan, 0, 63))]  # the operation has ended
     write_packets(run.capture("east-west", "east"), late)
     table = tables(run)[2]
     assert table.select("op", "payload_bytes").rows() == [(None, 1000)]
 
 
-def test_an_operation_within_another_one_takes_its_packets(run):
-    """Both hosts have a long operation from 95 to 300 ms; the short ones end sooner and leave it
-    the rest.
-    """
+def test_an_operation_within_another_one_takes_its_packets(run: RunDir) -> None:
+    """A long operation from 95 to 300 ms gets what the short ones, which end sooner, leave."""
     for rank in (0, 1):
         append_record(
             run.rank_ops(rank),
@@ -230,7 +236,7 @@ def test_an_operation_within_another_one_takes_its_packets(run):
     ]
 
 
-def test_cuts_drops_and_damage_are_said(run):
+def test_cuts_drops_and_damage_are_said(run: RunDir) -> None:
     path = run.capture("east-west", "east")
     path.write_bytes(path.read_bytes()[:-5])
     for what, at, captured, dropped in (("east-west", "west", 15, 0), ("lan", "east", 4, 3)):
@@ -253,7 +259,7 @@ def test_cuts_drops_and_damage_are_said(run):
     ]
 
 
-def test_hosts_with_several_ranks_leave_the_rank_open(tmp_path):
+def test_hosts_with_several_ranks_leave_the_rank_open(tmp_path: Path) -> None:
     plan = make_plan(two_dcs())
     ranks = tuple(
         Rank(rank=n, local_rank=n % 2, host=plan.network.hosts[n // 2].name) for n in range(4)
@@ -265,8 +271,11 @@ def test_hosts_with_several_ranks_leave_the_rank_open(tmp_path):
     assert (row["src_host"], row["src_rank"]) == ("east-0", None)
 
 
-def test_every_interface_that_is_captured():
-    names = lambda network, what: [(p.kind, p.what, p.at) for p in capture_points(network, what)]  # noqa: E731
+def names(network: Network, capture: Capture) -> list[tuple[str, str, str]]:
+    return [(point.kind, point.what, point.at) for point in capture_points(network, capture)]
+
+
+def test_every_interface_that_is_captured() -> None:
     network = two_dcs()
     wan = [
         ("wan", "east-west", "east"),
@@ -284,10 +293,8 @@ def test_every_interface_that_is_captured():
     ]
 
 
-def test_hosts_of_one_datacenter(tmp_path):
-    """With captures at the hosts, flows are those between their interfaces, inside a datacenter
-    too.
-    """
+def test_hosts_of_one_datacenter(tmp_path: Path) -> None:
+    """With captures at the hosts, flows inside a datacenter are seen too."""
     plan = make_plan(make_network({"east": 2}, {}), capture="all")
     run = write_run(tmp_path / "run", plan)
     a, b = plan.network.hosts

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from testbed.analysis.lower_bounds import Bounds, bound_us, concurrent_us
-from testbed.plan.model import Rank
+from testbed.plan.model import Network, Rank
 from tests.support.synthetic import (
     GBIT,
     MS,
@@ -20,7 +20,7 @@ MB = 1_000_000
 TEN_MS, EIGHT_MS = 10_000, 8_000  # us; 1 MB takes 8 ms at 1 Gbit/s
 
 
-def bound(network, op, size):
+def bound(network: Network, op: str, size: int) -> float:
     return bound_us(network, one_rank_per_host(network), op, size)
 
 
@@ -40,18 +40,18 @@ def bound(network, op, size):
         ("send_recv", MB, EIGHT_MS + TEN_MS),
     ],
 )
-def test_two_hosts_and_one_link(op, size, expected):
+def test_two_hosts_and_one_link(op: str, size: int, expected: float) -> None:
     assert bound(two_dcs(), op, size) == pytest.approx(expected, rel=1e-9)
 
 
-def test_unknown_operation_and_no_ranks():
+def test_unknown_operation_and_no_ranks() -> None:
     with pytest.raises(ValueError, match="all_reduce, all_gather"):
         bound(two_dcs(), "all_recude", 8)
     with pytest.raises(ValueError, match="at least one rank"):
         bound_us(two_dcs(), (), "barrier", 0)
 
 
-def test_three_datacenters_mesh():
+def test_three_datacenters_mesh() -> None:
     network = three_dcs(hosts=2)
     # Any subset of one or two DCs sends S over two links of 1 Gbit/s: 4 ms. The volume between the
     # three DCs is 2 (3-1) S = 4 S over six directions: 16/3 ms, which is more.
@@ -76,13 +76,13 @@ def test_three_datacenters_mesh():
         ("send_recv", 8),  # from rank 1 to rank 2, and from rank 3 to rank 0
     ],
 )
-def test_two_datacenters_of_two_hosts(op, wan_ms):
+def test_two_datacenters_of_two_hosts(op: str, wan_ms: float) -> None:
     """MB bytes over 1 Gbit/s between the datacenters."""
     network = make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)})
     assert bound(network, op, MB) == pytest.approx(wan_ms * 1000 + TEN_MS)
 
 
-def test_send_recv_needs_only_its_neighbours():
+def test_send_recv_needs_only_its_neighbours() -> None:
     """Each rank sends to the next one alone, in the order of the ranks."""
     wan = {
         ("east", "west"): (GBIT, GBIT // 100, 1 * MS),
@@ -101,10 +101,8 @@ def test_send_recv_needs_only_its_neighbours():
     assert bound_us(pair, ranks[:2], "send_recv", MB) == 0
 
 
-def test_groups_at_the_same_time_share_the_cuts():
-    """Two rails of two ranks: their all-reduces send 2 S each way over the link; groups inside send
-    nothing.
-    """
+def test_groups_at_the_same_time_share_the_cuts() -> None:
+    """The all-reduces of two rails send 2 S each way over the link, groups inside nothing."""
     network = make_network(
         {"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, nic_bps=10 * GBIT
     )
@@ -121,7 +119,7 @@ def test_groups_at_the_same_time_share_the_cuts():
     )  # a NIC of 10 Gbit/s
 
 
-def test_asymmetric_rates():
+def test_asymmetric_rates() -> None:
     network = make_network({"east": 1, "west": 1}, {("east", "west"): (GBIT, GBIT // 10, 10 * MS)})
     assert bound(network, "broadcast", MB) == pytest.approx(EIGHT_MS + TEN_MS)  # only east to west
     assert bound(network, "reduce", MB) == pytest.approx(
@@ -130,13 +128,13 @@ def test_asymmetric_rates():
     assert bound(network, "all_reduce", MB) == pytest.approx(10 * EIGHT_MS + TEN_MS)
 
 
-def test_equal_nics_in_one_datacenter_give_the_ring_bound():
+def test_equal_nics_in_one_datacenter_give_the_ring_bound() -> None:
     network = make_network({"lab": 4}, {}, nic_bps=GBIT, nic_delay_ns=1 * MS)
     assert bound(network, "all_reduce", MB) == pytest.approx(EIGHT_MS * 2 * 3 / 4 + 1000)
     assert bound(network, "all_gather", MB) == pytest.approx(EIGHT_MS * 3 / 4 + 1000)
 
 
-def test_ranks_of_one_host_count_once():
+def test_ranks_of_one_host_count_once() -> None:
     network = two_dcs()
     ranks = [Rank(rank=i, local_rank=i % 2, host=network.hosts[i // 2].name) for i in range(4)]
     assert bound_us(network, ranks, "all_reduce", MB) == pytest.approx(EIGHT_MS + TEN_MS)
@@ -144,7 +142,7 @@ def test_ranks_of_one_host_count_once():
     assert bound_us(network, ranks[:2], "all_reduce", MB) == 0
 
 
-def test_a_relay_can_be_faster_than_the_direct_link():
+def test_a_relay_can_be_faster_than_the_direct_link() -> None:
     wan = {
         ("east", "west"): (GBIT, GBIT, 50 * MS),
         ("east", "north"): (GBIT, GBIT, 10 * MS),
@@ -156,7 +154,7 @@ def test_a_relay_can_be_faster_than_the_direct_link():
     assert bound_us(network, ends, "barrier", 0) == 50_000
 
 
-def test_two_hundred_hosts_in_twenty_datacenters_are_quick():
+def test_two_hundred_hosts_in_twenty_datacenters_are_quick() -> None:
     names = [f"dc{i}" for i in range(20)]
     network = make_network(dict.fromkeys(names, 10), mesh(names, GBIT, 10 * MS))
     begin = time.perf_counter()

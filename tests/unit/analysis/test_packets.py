@@ -1,9 +1,12 @@
 """Totals of captures, whole and damaged."""
 
+from pathlib import Path
+
 import pytest
-from scapy.all import PcapNgWriter  # type: ignore[attr-defined]
+from scapy.all import PcapNgWriter
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 from scapy.utils import RawPcapWriter
 
 from testbed.analysis.packets import Totals, Trace, read_trace, totals
@@ -19,7 +22,7 @@ def sent_by(trace: Trace, mac: str, mtu: int = 65535) -> Totals:
 PACKETS = [(A, 1500, START_NS), (B, 52, START_NS + 7), (A, 1000, START_NS + 9)]
 
 
-def test_totals_per_direction_use_lengths_on_the_wire(tmp_path):
+def test_totals_per_direction_use_lengths_on_the_wire(tmp_path: Path) -> None:
     write_pcap(tmp_path / "x.pcap", PACKETS)
     capture = read_trace(tmp_path / "x.pcap")
     assert not capture.truncated
@@ -29,7 +32,7 @@ def test_totals_per_direction_use_lengths_on_the_wire(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [1, 33, 34, 49])
-def test_a_file_cut_in_a_record_gives_the_whole_records(tmp_path, lost):
+def test_a_file_cut_in_a_record_gives_the_whole_records(tmp_path: Path, lost: int) -> None:
     path = tmp_path / "x.pcap"
     write_pcap(path, PACKETS)
     path.write_bytes(path.read_bytes()[:-lost])
@@ -42,7 +45,7 @@ def test_a_file_cut_in_a_record_gives_the_whole_records(tmp_path, lost):
     "content",
     [b"", b"\xd4", b"\x4d\x3c\xb2\xa1\x02", b"no capture, but long enough to have a header"],
 )
-def test_what_is_no_capture_is_empty_and_truncated(tmp_path, content):
+def test_what_is_no_capture_is_empty_and_truncated(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.pcap"
     path.write_bytes(content)
     capture = read_trace(path)
@@ -50,7 +53,7 @@ def test_what_is_no_capture_is_empty_and_truncated(tmp_path, content):
     assert not len(capture.packets)
 
 
-def write_packet(path, packet, *, snap_bytes):
+def write_packet(path: Path, packet: Packet, *, snap_bytes: int) -> None:
     with RawPcapWriter(str(path), linktype=1, nano=True, snaplen=snap_bytes) as writer:
         frame = bytes(packet)
         writer.write_header(None)
@@ -61,8 +64,8 @@ def write_packet(path, packet, *, snap_bytes):
 
 @pytest.mark.parametrize(("mtu", "packets"), [(1500, 46), (9000, 8), (65535, 1)])
 def test_an_offloaded_record_counts_as_its_packets_with_headers_of_their_own(
-    tmp_path, mtu, packets
-):
+    tmp_path: Path, mtu: int, packets: int
+) -> None:
     headers, payload = 20 + 32, 65535 - 52  # TCP with timestamps; the largest IPv4 packet
     options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
     packet = (
@@ -84,7 +87,7 @@ def test_an_offloaded_record_counts_as_its_packets_with_headers_of_their_own(
     )
 
 
-def test_a_full_packet_and_a_long_datagram_are_one_packet(tmp_path):
+def test_a_full_packet_and_a_long_datagram_are_one_packet(tmp_path: Path) -> None:
     ip = Ether(src=A, dst=B) / IP(src="10.0.0.1", dst="10.1.0.1")
     for packet in (ip / TCP() / bytes(1460), ip / UDP() / bytes(3000)):
         write_packet(tmp_path / "x.pcap", packet, snap_bytes=96)
@@ -92,17 +95,17 @@ def test_a_full_packet_and_a_long_datagram_are_one_packet(tmp_path):
         assert (total.packets, total.wire_bytes) == (1, len(packet))
 
 
-def test_a_capture_without_packets_is_whole(tmp_path):
+def test_a_capture_without_packets_is_whole(tmp_path: Path) -> None:
     write_pcap(tmp_path / "x.pcap", [])
     assert not read_trace(tmp_path / "x.pcap").truncated
 
 
-def test_microsecond_captures(tmp_path):
+def test_microsecond_captures(tmp_path: Path) -> None:
     write_pcap(tmp_path / "x.pcap", [(A, 52, 3_000_000_005)], magic=0xA1B2C3D4)
     assert sent_by(read_trace(tmp_path / "x.pcap"), A).first_ns == 3_000_005_000
 
 
-def test_pcapng(tmp_path):
+def test_pcapng(tmp_path: Path) -> None:
     path = tmp_path / "x.pcapng"
     packet = Ether(src=A, dst=B) / IP(src="10.1.0.10", dst="10.2.0.10") / UDP() / bytes(72)
     with PcapNgWriter(str(path)) as writer:

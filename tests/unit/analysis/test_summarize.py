@@ -13,7 +13,7 @@ from testbed.plan.model import FORMAT
 from testbed.runfolder import schemas
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import Operation, RunEnded, StageBegan, StageEnded, append
+from testbed.runfolder.records import Event, Operation, RunEnded, StageBegan, StageEnded, append
 from testbed.runfolder.summary import Spread, StageRow, Summary, read_summary
 from tests.support.synthetic import (
     GBIT,
@@ -50,6 +50,7 @@ def test_collectives(run: RunDir) -> None:
     assert big.slowest_us == 61_000
     assert (big.ranks, big.dtype, big.iterations, big.wrong) == (2, "float32", 3, 0)
     assert big.algbw_gbytes == big.busbw_gbytes == pytest.approx((1 << 20) / 0.06 / 1e9)
+    assert big.bound_us is not None
     assert big.bound_us == pytest.approx(10_000 + (1 << 20) * 8 / 1000)
     assert big.efficiency == pytest.approx(big.bound_us / 60_000)
 
@@ -145,7 +146,7 @@ def test_damage_becomes_problems(run: RunDir) -> None:
 
 def test_stages_without_real_time_and_the_outcome() -> None:
     problems: list[Problem] = []
-    events = [
+    events: list[Event] = [
         StageBegan(stage="ops", time_ns=0),
         StageEnded(stage="ops", time_ns=2 * GBIT),
         RunEnded(state="completed", time_ns=2 * GBIT),
@@ -165,7 +166,8 @@ def test_records_without_a_column_are_left_out(run: RunDir) -> None:
 def test_a_damaged_plan(run: RunDir) -> None:
     run.plan.write_text('{"format": 1')
     summary = collect(run)
-    assert summary.collectives == summary.wan == []
+    assert summary.collectives == []
+    assert summary.wan == []
     assert "plan.json cannot be read" in summary.problems[0].message
     assert summary.stages[0].stage == "network"
     assert pl.read_parquet(run.ops).schema == pl.Schema(schemas.OPS)

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from pyroute2.netlink.rtnl import tcmsg
 
 from testbed.core import compat
 from testbed.core.compat import (
@@ -91,10 +92,11 @@ def test_pyroute2_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     class Plugin:
         pass
 
-    monkeypatch.setattr(pyroute2_plugins, "plugins", dict(pyroute2_plugins.plugins))
-    assert "netem" in pyroute2_plugins.plugins
+    plugins = dict(tcmsg.plugins)
+    monkeypatch.setattr(pyroute2_plugins, "plugins", plugins)
+    assert "netem" in plugins
     pyroute2_plugins.register_plugins(netem=Plugin)
-    assert pyroute2_plugins.plugins["netem"] is Plugin
+    assert plugins["netem"] is Plugin
 
 
 def test_mininet_log() -> None:

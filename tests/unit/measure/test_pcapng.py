@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_scapy_reads_what_is_written(packets: list[Captured]) -> None:
                 )
         write_pcapng(path, [classic], PORT)
         with RawPcapNgReader(str(path)) as reader:
-            read = list(reader)
+            read: list[tuple[bytes, Any]] = list(reader)
         trace = read_trace(path)
     times_ns = [meta.tshigh << 32 | meta.tslow for _frame, meta in read]
     assert [frame for frame, _meta in read] == [packet.frame for packet in packets]

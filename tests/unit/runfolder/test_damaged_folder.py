@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from testbed.analysis.summarize import collect
 from testbed.cli.main import app
@@ -38,25 +39,25 @@ FILES = {
 }
 
 
-def cut(path):
+def cut(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2 - 3])
 
 
-def empty(path):
+def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def remove(path):
+def remove(path: Path) -> None:
     path.unlink()
 
 
-def report(folder):
+def report(folder: Path) -> Result:
     return CliRunner().invoke(app, ["report", str(folder)], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run of training with captures and every file, of which the report misses nothing."""
     run = write_training_run(tmp_path_factory.mktemp("whole") / "run", PLAN)
     assert report(run.path).exit_code == 0
@@ -67,13 +68,15 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def run(whole, tmp_path):
+def run(whole: RunDir, tmp_path: Path) -> RunDir:
     return RunDir(shutil.copytree(whole.path, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("damage", [cut, empty, remove])
 @pytest.mark.parametrize("name", [name for name in FILES if name != "plan.json"])
-def test_the_page_names_what_is_missing(run, name, damage):
+def test_the_page_names_what_is_missing(
+    run: RunDir, name: str, damage: Callable[[Path], None]
+) -> None:
     damage(run.path / name)
     run.report.unlink(missing_ok=True)
     result = report(run.path)
@@ -89,7 +92,7 @@ def test_the_page_names_what_is_missing(run, name, damage):
 
 
 @pytest.mark.parametrize("damage", [cut, empty, remove])
-def test_without_a_plan_nothing_is_changed(run, damage):
+def test_without_a_plan_nothing_is_changed(run: RunDir, damage: Callable[[Path], None]) -> None:
     """What was made before, when there was a plan, is better than what could be made now."""
     before = run.summary.read_text(), run.report.read_text()
     damage(run.plan)
@@ -108,7 +111,7 @@ def test_without_a_plan_nothing_is_changed(run, damage):
         {"state": None, "faithful": "perhaps"},
     ],
 )
-def test_a_status_of_the_wrong_kind(run, change):
+def test_a_status_of_the_wrong_kind(run: RunDir, change: dict[str, object]) -> None:
     run.write_json(run.status, json.loads(run.status.read_text()) | change)
     assert report(run.path).exit_code == 0
     assert "figure-ranks" in run.report.read_text()
@@ -126,13 +129,13 @@ def test_a_status_of_the_wrong_kind(run, change):
         ("raw/ops-0.jsonl", "\x00" * 100),
     ],
 )
-def test_records_of_the_wrong_kind(run, name, text):
+def test_records_of_the_wrong_kind(run: RunDir, name: str, text: str) -> None:
     (run.path / name).write_text(text)
     assert report(run.path).exit_code == 0
     assert run.report.is_file()
 
 
-def test_a_loss_that_is_no_number(run):
+def test_a_loss_that_is_no_number(run: RunDir) -> None:
     path = run.rank_train(0)
     path.write_text(path.read_text().replace('"loss": 5.0', '"loss": "low"'))
     assert report(run.path).exit_code == 0
@@ -140,7 +143,7 @@ def test_a_loss_that_is_no_number(run):
 
 
 @pytest.mark.parametrize("damage", [cut, empty])
-def test_damaged_flows(run, damage):
+def test_damaged_flows(run: RunDir, damage: Callable[[Path], None]) -> None:
     """The page alone; `testbed report` makes the table anew."""
     write_flows(run)
     damage(run.flows)
@@ -149,7 +152,7 @@ def test_damaged_flows(run, damage):
     assert "There is no sound flows.parquet in this run folder" in html
 
 
-def test_tables_of_another_version(run):
+def test_tables_of_another_version(run: RunDir) -> None:
     """The page of a folder whose tables lack a column."""
     pl.read_parquet(run.ops).drop("end_ns").write_parquet(run.ops)
     pl.read_parquet(run.links).drop("drops").write_parquet(run.links)
@@ -158,7 +161,7 @@ def test_tables_of_another_version(run):
         assert f"{name} cannot be read (ColumnNotFoundError)" in html
 
 
-def test_a_plan_without_a_path(tmp_path):
+def test_a_plan_without_a_path(tmp_path: Path) -> None:
     """Links that its routes do not know."""
     run = write_run(tmp_path / "run", PLAN)
     run.plan.write_text(run.plan.read_text().replace('"key":"east-west"', '"key":"west-east"'))
@@ -166,10 +169,8 @@ def test_a_plan_without_a_path(tmp_path):
     assert "plan.json has no path between two ranks" in run.report.read_text()
 
 
-def test_a_run_that_was_killed(tmp_path):
-    """In the middle of its operations: no outcome, half a line, a capture without an end, no
-    tables.
-    """
+def test_a_run_that_was_killed(tmp_path: Path) -> None:
+    """In the middle of its operations: no outcome, half a line, half a capture, no tables."""
     run = write_run(tmp_path / "run", PLAN)
     run.write_json(
         run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []}
@@ -193,7 +194,7 @@ def test_a_run_that_was_killed(tmp_path):
     assert run.trace.is_file()
 
 
-def test_an_empty_folder_with_a_plan(tmp_path):
+def test_an_empty_folder_with_a_plan(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
     run.plan.write_text(make_plan(two_dcs()).model_dump_json())
     assert report(run.path).exit_code == 0
@@ -201,7 +202,7 @@ def test_an_empty_folder_with_a_plan(tmp_path):
     assert "site-map" in run.report.read_text()
 
 
-def test_texts_with_brackets_are_printed_as_they_are(run):
+def test_texts_with_brackets_are_printed_as_they_are(run: RunDir) -> None:
     """gloo's errors name their file in brackets, which rich would take for markup."""
     status = json.loads(run.status.read_text())
     status |= {

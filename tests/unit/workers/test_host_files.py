@@ -9,7 +9,10 @@ from tests.support.synthetic import two_dcs
 def test_every_host_and_border_router_has_its_name(tmp_path: Path) -> None:
     network = two_dcs()
     files = {place: file.read_text() for file, place in write_names(tmp_path, network).items()}
-    names = dict(reversed(line.split()) for line in files[Path("/etc/hosts")].splitlines())
+    names: dict[str, str] = {}
+    for line in files[Path("/etc/hosts")].splitlines():
+        address, name = line.split()
+        names[name] = address
     assert names.pop("localhost") == "127.0.0.1"
     assert names == {
         **{host.name: str(host.address.ip) for host in network.hosts},

@@ -4,6 +4,7 @@ computing move.
 
 import itertools
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -50,7 +51,9 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heads = [part.unsqueeze(1) for part in self.inputs(x).chunk(3, -1)]
-        return self.output(nn.functional.scaled_dot_product_attention(*heads).squeeze(1))
+        attended = nn.functional.scaled_dot_product_attention(*heads).squeeze(1)
+        output: torch.Tensor = self.output(attended)
+        return output
 
 
 BATCH, LENGTH, WIDTH = 2, 24, 16
@@ -121,11 +124,12 @@ def test_modules_sleep_in_proportion_to_their_flops() -> None:
     clock.now = 0
     appeared: dict[str, int] = {}
 
-    def note(name: str) -> None:
+    def note(name: str, _parameter: torch.Tensor) -> None:
         appeared[name] = clock.now
 
     for name, parameter in model.named_parameters():
-        parameter.register_post_accumulate_grad_hook(lambda _parameter, name=name: note(name))
+        hook = partial(note, name)
+        parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
     one_pass(model)
     # The attention's own work is slept together with that of its last layer, because both have the
     # same output.
@@ -169,13 +173,13 @@ def test_computing_counts_on_a_real_clock() -> None:
 
 
 def test_stragglers_and_jitter() -> None:
-    """A straggler takes its factor longer; jitter has its deviation and the same seed gives the
-    same times.
-    """
+    """A straggler takes its factor longer; jitter has its deviation, and its times by the seed."""
 
-    def times(**options: float) -> list[int]:
+    def times(slowdown: float = 1.0, jitter: float = 0.0, seed: int = 0) -> list[int]:
         clock, model = PretendedClock(), nn.Linear(8, 8)
-        compute = ModelledCompute(model, step_time=0.1, clock=clock, **options)
+        compute = ModelledCompute(
+            model, step_time=0.1, clock=clock, slowdown=slowdown, jitter=jitter, seed=seed
+        )
         found = []
         for _ in range(400):
             model(torch.zeros(1, 8)).sum().backward()
