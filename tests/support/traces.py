@@ -17,45 +17,48 @@ Stamped = tuple[float, Packet]  # ms after START_NS
 
 
 def write_packets(path: Path, packets: Sequence[Stamped], *, snap_bytes: int = 128) -> None:
+    """Write a classic capture with nanoseconds that keeps `snap_bytes` of each packet."""
     with RawPcapWriter(str(path), linktype=1, nano=True, snaplen=snap_bytes) as writer:
         writer.write_header(None)
         for ms, packet in packets:
-            frame, time_ns = bytes(packet), START_NS + round(ms * MS)
+            frame = bytes(packet)
             kept = frame[:snap_bytes]
+            seconds, nanoseconds = divmod(START_NS + round(ms * MS), 10**9)
             writer.write_packet(
                 kept,
-                sec=time_ns // 10**9,
-                usec=time_ns % 10**9,
+                sec=seconds,
+                usec=nanoseconds,
                 caplen=len(kept),
                 wirelen=len(frame),
             )
 
 
 def segment(
-    way: tuple[str, str],
+    ends: tuple[str, str],
     mac: str,
     *,
     size: int = 0,
     ip_id: int = 0,
     ports: tuple[int, int] = (40000, 5000),
+    seq: int = 0,
+    ack: int = 0,
     **tcp: Any,
 ) -> Packet:
-    """Make a TCP packet from the interface with address `mac`.
+    """Make a TCP packet.
 
     Args:
-        way: the addresses of the sender and of the receiver.
-        mac: of the interface.
+        ends: addresses of sender and receiver.
+        mac: of the interface that sends.
         size: bytes of data.
-        ip_id: its IP identification.
-        ports: of the sender and of the receiver.
-        tcp: further fields of scapy's `TCP`; `seq` and `ack` wrap at 2^32.
+        ip_id: the IP identification.
+        ports: of sender and receiver.
+        seq: the sequence number, which wraps.
+        ack: the acknowledgement number, which wraps.
+        tcp: other fields of scapy's TCP.
     """
-    source, target = way
-    for name in tcp.keys() & {"seq", "ack"}:
-        tcp[name] %= 2**32
-    return (
-        Ether(src=mac, dst="02:00:00:00:00:01")
-        / IP(src=source, dst=target, id=ip_id, flags="DF")
-        / TCP(sport=ports[0], dport=ports[1], **tcp)
-        / bytes(size)
-    )
+    source, target = ends
+    source_port, target_port = ports
+    ethernet = Ether(src=mac, dst="02:00:00:00:00:01")
+    ip = IP(src=source, dst=target, id=ip_id, flags="DF")
+    fields = {**tcp, "seq": seq % 2**32, "ack": ack % 2**32}
+    return ethernet / ip / TCP(sport=source_port, dport=target_port, **fields) / bytes(size)

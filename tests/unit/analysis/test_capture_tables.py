@@ -1,7 +1,6 @@
 """Tables of a run's captures: delays from matching packets, places, operations, what is missing."""
 
 from collections.abc import Collection
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from testbed.analysis.summarize import collect
 from testbed.plan.captures import capture_points
 from testbed.plan.model import Capture, Network, Plan, Rank
 from testbed.runfolder import schemas
-from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
+from testbed.runfolder.records import Operation, append
 from tests.support.synthetic import make_network, make_plan, three_dcs, two_dcs, write_run
 from tests.support.traces import EAST, MS, START_NS, WEST, Stamped, segment, write_packets
 
@@ -51,7 +51,7 @@ PAGE = [
 
 
 def packet(plan: Plan, number: int, ttl: int) -> Packet:
-    built = segment(
+    found = segment(
         (EAST, WEST),
         plan.network.wan[0].forward.mac,
         size=1000,
@@ -59,8 +59,8 @@ def packet(plan: Plan, number: int, ttl: int) -> Packet:
         seq=1 + 1000 * number,
         flags="A",
     )
-    built.ttl = ttl
-    return built
+    found.ttl = ttl
+    return found
 
 
 def acknowledgement(plan: Plan, number: int) -> Packet:
@@ -78,7 +78,10 @@ def acknowledgement(plan: Plan, number: int) -> Packet:
 def write_captures(
     run: RunDir, plan: Plan, *, dropped: Collection[int] = (), lost: Collection[int] = ()
 ) -> None:
-    """Write four packets from east to west, acknowledged, at both interfaces of each router."""
+    """Write captures of four packets from east to west, and of their acknowledgements.
+
+    Of each packet: when it comes to the router of east, leaves it, and arrives at that of west.
+    """
     joined: list[Stamped] = []
     left: list[Stamped] = []
     arrived: list[Stamped] = []
@@ -97,8 +100,12 @@ def write_captures(
     earlier = [(ms - FIBRE, answer) for ms, answer in answers]
     write_packets(run.capture("lan", "east"), joined)
     write_packets(run.capture("lan", "west"), [])
-    write_packets(run.capture("east-west", "east"), sorted(left + answers, key=itemgetter(0)))
-    write_packets(run.capture("east-west", "west"), sorted(arrived + earlier, key=itemgetter(0)))
+    write_packets(run.capture("east-west", "east"), in_order(left + answers))
+    write_packets(run.capture("east-west", "west"), in_order(arrived + earlier))
+
+
+def in_order(packets: list[Stamped]) -> list[Stamped]:
+    return sorted(packets, key=lambda stamped: stamped[0])
 
 
 @pytest.fixture
@@ -109,13 +116,9 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def tables(run: RunDir) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def tables(run: RunDir) -> tuple[pl.DataFrame, ...]:
     collect(run)
-    return (
-        pl.read_parquet(run.flows),
-        pl.read_parquet(run.throughput),
-        pl.read_parquet(run.flow_ops),
-    )
+    return tuple(pl.read_parquet(path) for path in (run.flows, run.throughput, run.flow_ops))
 
 
 def forward(run: RunDir) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def test_throughput_over_time(run: RunDir) -> None:
 
 
 def test_bytes_belong_to_operations(run: RunDir) -> None:
-    """Of write_run's operations, one each 100 ms, the second ends at 151 ms on rank 1."""
+    """Those of write_run begin each 100 ms; the second, at 100 ms, ends at 151 ms on rank 1."""
     table = tables(run)[2].filter(flow=forward(run)["flow"])
     key = ["op", "bytes", "iteration", "phase", "records", "payload_bytes"]
     assert table.select(key).rows() == [
@@ -202,29 +205,27 @@ def test_bytes_belong_to_operations(run: RunDir) -> None:
 
 def test_bytes_between_operations_belong_to_none(run: RunDir) -> None:
     plan = run.read_plan()
-    late = [(180.0, packet(plan, 0, 63))]  # the operation has ended
-    write_packets(run.capture("east-west", "east"), late)
+    after_the_operation = 180.0
+    write_packets(run.capture("east-west", "east"), [(after_the_operation, packet(plan, 0, 63))])
     table = tables(run)[2]
     assert table.select("op", "payload_bytes").rows() == [(None, 1000)]
 
 
 def test_an_operation_within_another_one_takes_its_packets(run: RunDir) -> None:
-    """A long operation from 95 to 300 ms gets what the short ones, which end sooner, leave."""
+    """Both hosts have a long one from 95 to 300 ms; short ones end sooner and leave the rest."""
     for rank in (0, 1):
-        append_record(
-            run.rank_ops(rank),
-            {
-                "op": "all_gather",
-                "bytes": 8,
-                "group_size": 2,
-                "iteration": 0,
-                "phase": "measure",
-                "dtype": "float32",
-                "start_ns": START_NS + 95 * MS,
-                "end_ns": START_NS + 300 * MS,
-                "wrong": 0,
-            },
+        operation = Operation(
+            op="all_gather",
+            bytes=8,
+            group_size=2,
+            iteration=0,
+            phase="measure",
+            dtype="float32",
+            start_ns=START_NS + 95 * MS,
+            end_ns=START_NS + 300 * MS,
+            wrong=0,
         )
+        append(run.rank_ops(rank), operation)
     plan = run.read_plan()
     write_packets(
         run.capture("east-west", "east"),
@@ -271,11 +272,11 @@ def test_hosts_with_several_ranks_leave_the_rank_open(tmp_path: Path) -> None:
     assert (row["src_host"], row["src_rank"]) == ("east-0", None)
 
 
-def names(network: Network, capture: Capture) -> list[tuple[str, str, str]]:
-    return [(point.kind, point.what, point.at) for point in capture_points(network, capture)]
-
-
 def test_every_interface_that_is_captured() -> None:
+    def names(network: Network, capture: Capture) -> list[tuple[str, str, str]]:
+        points = capture_points(network, capture)
+        return [(point.kind, point.what, point.at) for point in points]
+
     network = two_dcs()
     wan = [
         ("wan", "east-west", "east"),

@@ -76,7 +76,7 @@ def test_three_datacenters_mesh() -> None:
         ("send_recv", 8),  # from rank 1 to rank 2, and from rank 3 to rank 0
     ],
 )
-def test_two_datacenters_of_two_hosts(op: str, wan_ms: float) -> None:
+def test_two_datacenters_of_two_hosts(op: str, wan_ms: int) -> None:
     """MB bytes over 1 Gbit/s between the datacenters."""
     network = make_network({"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)})
     assert bound(network, op, MB) == pytest.approx(wan_ms * 1000 + TEN_MS)
@@ -102,7 +102,7 @@ def test_send_recv_needs_only_its_neighbours() -> None:
 
 
 def test_groups_at_the_same_time_share_the_cuts() -> None:
-    """The all-reduces of two rails send 2 S each way over the link, groups inside nothing."""
+    """Two rails send 2 S each way over the link in an all-reduce; groups inside send nothing."""
     network = make_network(
         {"east": 2, "west": 2}, {("east", "west"): (GBIT, GBIT, 10 * MS)}, nic_bps=10 * GBIT
     )
@@ -114,18 +114,16 @@ def test_groups_at_the_same_time_share_the_cuts() -> None:
     assert concurrent_us(rails, "barrier", 0) == TEN_MS
     assert concurrent_us(rails[:1], "all_reduce", MB) == rails[0].us("all_reduce", MB)
     inside = [Bounds(network, ranks[:2]), Bounds(network, ranks[2:])]
-    assert concurrent_us(inside, "all_reduce", MB) == pytest.approx(
-        EIGHT_MS / 10
-    )  # a NIC of 10 Gbit/s
+    nic_us = EIGHT_MS / 10  # 10 Gbit/s
+    assert concurrent_us(inside, "all_reduce", MB) == pytest.approx(nic_us)
 
 
 def test_asymmetric_rates() -> None:
     network = make_network({"east": 1, "west": 1}, {("east", "west"): (GBIT, GBIT // 10, 10 * MS)})
-    assert bound(network, "broadcast", MB) == pytest.approx(EIGHT_MS + TEN_MS)  # only east to west
-    assert bound(network, "reduce", MB) == pytest.approx(
-        10 * EIGHT_MS + TEN_MS
-    )  # only west to east
-    assert bound(network, "all_reduce", MB) == pytest.approx(10 * EIGHT_MS + TEN_MS)
+    to_west_us, to_east_us = EIGHT_MS + TEN_MS, 10 * EIGHT_MS + TEN_MS
+    assert bound(network, "broadcast", MB) == pytest.approx(to_west_us)
+    assert bound(network, "reduce", MB) == pytest.approx(to_east_us)
+    assert bound(network, "all_reduce", MB) == pytest.approx(to_east_us)
 
 
 def test_equal_nics_in_one_datacenter_give_the_ring_bound() -> None:

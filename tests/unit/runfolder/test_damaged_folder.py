@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -111,7 +112,7 @@ def test_without_a_plan_nothing_is_changed(run: RunDir, damage: Callable[[Path],
         {"state": None, "faithful": "perhaps"},
     ],
 )
-def test_a_status_of_the_wrong_kind(run: RunDir, change: dict[str, object]) -> None:
+def test_a_status_of_the_wrong_kind(run: RunDir, change: dict[str, Any]) -> None:
     run.write_json(run.status, json.loads(run.status.read_text()) | change)
     assert report(run.path).exit_code == 0
     assert "figure-ranks" in run.report.read_text()
@@ -170,7 +171,7 @@ def test_a_plan_without_a_path(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_killed(tmp_path: Path) -> None:
-    """In the middle of its operations: no outcome, half a line, half a capture, no tables."""
+    """In its operations: no outcome, half a line, a capture without an end, no tables."""
     run = write_run(tmp_path / "run", PLAN)
     run.write_json(
         run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []}
