@@ -19,17 +19,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from testbed.core import code_bundle
 from testbed.core.compat.torch_imports import import_postponed, quick_imports
 from testbed.core.linux import die_with_parent
+from testbed.plan.model import Plan
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import RankExit, append
 from testbed.workers.host_entry import enter_host
 from testbed.workers.orders import LaterOrders, Order, decode_orders
-
-if TYPE_CHECKING:
-    from testbed.plan.model import Plan
-    from testbed.runfolder.folder import RunDir
+from testbed.workers.workload import load_workload, workload_traits
 
 # On the virtual clock ranks begin one after another, at times that do not depend on how long they
 # took to enter their hosts; the kernel joins timers up to 50 us apart. Rank 0 begins well before
@@ -51,9 +50,7 @@ def main(run_folder: str, fifo: str) -> int:
     """
     die_with_parent()
     with quick_imports():  # imports of this process are shared by all ranks
-        from testbed.runfolder.folder import RunDir  # noqa: PLC0415
         from testbed.workers import rank  # noqa: F401, PLC0415
-        from testbed.workers.workload import load_workload  # noqa: PLC0415
 
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
@@ -118,8 +115,6 @@ class Zygote:
         return run_rank(self._run, self._plan, order.rank)
 
     def _note_exit(self, pid: int, status: int) -> None:
-        from testbed.runfolder.records import RankExit, append  # noqa: PLC0415
-
         if pid not in self._ranks:
             return
         if status != 0:
@@ -180,8 +175,6 @@ def _ended_children() -> Iterator[tuple[int, int]]:
 
 def prepare_torch(workload: str) -> None:
     """Import what `quick_imports` has postponed, unless `workload` does without."""
-    from testbed.workers.workload import workload_traits  # noqa: PLC0415
-
     if workload_traits(workload).uses_all_of_torch:
         import_postponed()
 
