@@ -288,7 +288,8 @@ def _applies(rule: _StyleRule, chain: list[ET.Element]) -> bool:
         return False
     ancestors = iter(chain[:-1])
     for selector in outer:
-        if not any(_matches(selector, element) for element in ancestors):
+        matching = next((element for element in ancestors if _matches(selector, element)), None)
+        if matching is None:
             return False
     return True
 
