@@ -86,8 +86,8 @@ class Run:
         summary, damage = read_summary(self._folder.summary)
         codes = [problem.code for problem in damage]
         if ProblemCode.FILE_MISSING in codes:
-            remedy = f"testbed report {self.path} makes it"
-            raise InputError("there is no summary", place=Place(self.path), remedy=remedy)
+            remedy = f"run `testbed report {self.path}` to create it"
+            raise InputError("no summary.json", place=Place(self.path), remedy=remedy)
 
         problems = [*summary.problems, *damage]
         return summary.model_copy(update={"problems": problems})
@@ -134,11 +134,11 @@ class Run:
         import polars as pl  # noqa: PLC0415 (0.3 s, which starting a run need not wait for)
 
         if not path.is_file():
-            raise InputError(f"there is no {path.name}", place=Place(path), remedy=why_missing)
+            raise InputError(f"no {path.name}", place=Place(path), remedy=why_missing)
         try:
             return pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
-            remedy = f"testbed report {self.path} makes it again"
+            remedy = f"run `testbed report {self.path}` to regenerate it"
             raise InputError(f"cannot read {path}: {error}", remedy=remedy) from error
 
 
@@ -265,8 +265,8 @@ def _sort_settings(settings: Mapping[str, Any]) -> dict[str, list[Override]]:
         place = Place(f"settings {key}")
         target, *path = key.split(".")
         if target not in overrides or not path:
-            remedy = "begin the key with topology. or workload."
-            raise InputError(f"{key!r} is not a setting", place=place, remedy=remedy)
+            remedy = "start the key with topology. or workload."
+            raise InputError(f"{key!r} is not a valid setting", place=place, remedy=remedy)
 
         override = Override(key, tuple(path), value, place)
         overrides[target].append(override)
@@ -291,7 +291,7 @@ def _refuse_settings(overrides: Sequence[Override]) -> None:
     """Refuse to change a model that was made in Python."""
     for override in overrides:
         raise InputError(
-            "settings change a preset or a file, not a model",
+            "settings apply to a preset or a file, not to a model",
             place=override.place,
-            remedy="write the value where the model is made",
+            remedy="set the value where the model is created",
         )

@@ -155,7 +155,7 @@ def _read_traces(
             trace = read_trace(path, scratch / str(number))
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            captured.problems.append(_problem(path, f"cannot be read: {reason}"))
+            captured.problems.append(_problem(path, f"is not readable: {reason}"))
             continue
         traces[point] = trace
         count = counted(path) or PacketCount(0, 0)

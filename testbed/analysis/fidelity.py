@@ -188,8 +188,8 @@ def _of_computation(training: TrainingSummary) -> Iterator[Problem]:
     if training.late_ms > LATE_COMPUTE * training.compute_ms:
         message = (
             f"computing took {training.late_ms:.1f} ms longer than the "
-            f"{training.compute_ms:.1f} ms of a step that were to be modelled: this CPU cannot "
-            f"keep up; {ADVICE}, or a longer step_time"
+            f"{training.compute_ms:.1f} ms of a step to model: this CPU cannot keep up;  "
+            f"{ADVICE}, or a longer step_time"
         )
         yield _problem(ProblemCode.COMPUTE_LATE, message)
 

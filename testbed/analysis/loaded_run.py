@@ -172,7 +172,7 @@ def _read_captures(
         with temporary_folder("testbed-captures-") as scratch:
             captured = read_captures(folder, plan, ops, scratch)
     except ValueError as error:
-        message = f"the captures cannot be read by plan.json: {error}"
+        message = f"cannot read the captures with this plan.json: {error}"
         problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
         return None
     problems += captured.problems

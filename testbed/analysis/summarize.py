@@ -87,7 +87,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
 
 def _summarize_without_plan(folder: RunDir, error: str) -> Summary:
     """Summarize what needs no plan: the round trips and the stages. The tables are empty."""
-    message = f"plan.json cannot be read ({error}): no rates, bounds or names of hosts"
+    message = f"cannot read plan.json ({error}): rates, bounds and host names are missing"
     problems = [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
     pl.DataFrame(schema=dict(schemas.OPS)).write_parquet(folder.ops)
     pl.DataFrame(schema=dict(schemas.LINKS)).write_parquet(folder.links)
@@ -110,7 +110,7 @@ def _collectives(run: LoadedRun) -> list[CollectiveRow]:
     whole = all_iterations.filter("whole")
     if whole.height < all_iterations.height:
         partial = all_iterations.height - whole.height
-        message = f"{partial} iterations lack the record of a rank and are left out"
+        message = f"{partial} iterations lack the record of a rank and were skipped"
         problem = Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message)
         run.problems.append(problem)
     groups = str(run.plan.workers.settings.get("groups", "all"))

@@ -37,7 +37,9 @@ Document = dict[str, Any]  # plan.json as it is
 HtmlOption = Annotated[
     Path | None,
     typer.Option(
-        envvar="TESTBED_HTML", help="write a page with tables and figures to this file as well"
+        envvar="TESTBED_HTML",
+        metavar="FILE",
+        help="also write a page with tables and figures to FILE",
     ),
 ]
 
@@ -83,18 +85,26 @@ class Comparison:
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="two run folders or more; ratios are to the first")
+        list[Path],
+        typer.Argument(
+            metavar="RUN", help="two or more run folders; ratios are relative to the first"
+        ),
     ],
     html: HtmlOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="write figures for a paper to this .pdf, .svg or .png"),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="also write figures for a paper to a .pdf, .svg or .png",
+        ),
     ] = None,
     figure: FigureOption = None,
     width: PaperWidthOption = "single",
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what differs between runs: in what was done, and in what was measured."""
+    """Compare runs: differences between their plans and between their measurements."""
     from testbed.report.load import load  # noqa: PLC0415 (polars takes a while to import)
 
     if len(runs) < 2:
@@ -107,7 +117,7 @@ def compare(
     plans = [_read_plan(folder.plan) for folder in folders]
     for folder in folders:
         _, problems = read_summary(folder.summary)
-        _refuse(folder.summary, problems, "testbed report RUN makes it anew")
+        _refuse(folder.summary, problems, "run `testbed report RUN` to regenerate it")
 
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
@@ -132,7 +142,7 @@ def compare(
 def _read_plan(path: Path) -> Document:
     """Read plan.json as it is: plans of other versions can be compared too."""
     document, problems = read_object(path)
-    _refuse(path, problems, "without it nothing is known of the run")
+    _refuse(path, problems, "plan.json is required to compare runs")
     return document
 
 

@@ -23,10 +23,10 @@ WHEEL = (
 
 
 def doctor(output: FormatOption = Format.TABLE) -> None:
-    """Say what this machine can do: each with yes or no, why, and the command that mends it.
+    """List what works on this machine, why something does not work, and how to fix it.
 
-    Exit status 3 if what testbed run does without options (a guest with the virtual clock, hosts in
-    containers) cannot be done.
+    Ends with status 3 if `testbed run` does not work without options (in a guest with the virtual
+    clock, hosts in containers).
     """
     judged = capabilities(look())
     works = default_runs(judged)
@@ -59,8 +59,8 @@ def _print(judged: list[Capability], works: bool) -> None:
     installation = (CLONE if is_clone() else WHEEL).format(folder=PROJECT)
     console.print(escape(f"installation: {installation}"), soft_wrap=True)
     if works:
-        console.print("testbed run works here as it is")
+        console.print("`testbed run` will work on this machine")
     elif process_runs(judged):
         console.print("testbed run works here with --isolation process")
     else:
-        console.print("testbed run does not work here without options")
+        console.print("`testbed run` does not work on this machine without options")

@@ -15,11 +15,13 @@ PAGE_ENDINGS = (".html", ".htm")
 
 FigureOption = Annotated[
     str | None,
-    typer.Option("--figure", metavar="NAME", help="draw only this figure; a wrong name lists all"),
+    typer.Option(
+        "--figure", metavar="NAME", help="draw only the figure NAME; a wrong name lists all"
+    ),
 ]
 PaperWidthOption = Annotated[
     PaperWidth,
-    typer.Option("--width", help="of a figure on paper: single column, 3.4 in, or double, 7 in"),
+    typer.Option("--width", help="width of figures for a paper: one column (3.4 in) or two (7 in)"),
 ]
 
 
@@ -45,7 +47,7 @@ def check_ending(path: Path, endings: Sequence[str], option: str) -> str:
     raise InputError(
         f"{path} does not end in {listed}",
         place=Place(key=option),
-        remedy="the ending of the file decides what is written",
+        remedy="the file extension selects the format",
     )
 
 

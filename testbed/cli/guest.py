@@ -15,15 +15,15 @@ from testbed.guest import interactive
 from testbed.guest.kernel import ensure_kernel, kernel_from
 
 MemoryOption = Annotated[
-    str, typer.Option(envvar="TESTBED_GUEST_MEMORY", help="memory of the guest")
+    str, typer.Option(envvar="TESTBED_GUEST_MEMORY", metavar="SIZE", help="memory of the guest")
 ]
 
-app = typer.Typer(help="The guest kernel.", no_args_is_help=True)
+app = typer.Typer(help="Build the guest kernel, and run commands in a guest.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """The guest kernel."""
+    """Build the guest kernel, and run commands in a guest."""
 
 
 @app.command()
@@ -33,14 +33,15 @@ def build(
         typer.Option(
             envvar="TESTBED_KERNEL_SOURCE",
             exists=True,
-            help="folder or tarball of a Linux source to build from, now and later "
-            "\\[default: the distribution's]",
+            metavar="PATH",
+            help="folder or tarball of Linux sources to build from, now and in later builds "
+            "\\[default: the sources of the distribution]",
         ),
     ] = None,
 ) -> None:
     """Build the guest kernel, unless it is cached.
 
-    What is named with --source is used until this command is given without it.
+    Later builds use the same --source until you run this command without the option.
     """
     with display() as progress:
         kernel = kernel_from(source, progress.building)
@@ -51,14 +52,15 @@ def build(
 def execute(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND...", help="a program and its arguments, after --"),
+        typer.Argument(metavar="COMMAND", help="program and arguments, after --"),
     ],
     clock: ClockOption = "virtual",
     memory: MemoryOption = "2 GiB",
 ) -> None:
     """Run a command as root of a new guest: testbed guest exec -- uname -a
 
-    It sees this machine's files and no network. What it writes is gone afterwards.
+    The command can read the files of this machine and has no network. Files that it writes are lost
+    when the guest ends.
     """
     memory_bytes = memory_size(memory, "--memory")
     status = interactive.execute(
@@ -69,12 +71,13 @@ def execute(
 
 @app.command()
 def shell(clock: ClockOption = "real", memory: MemoryOption = "2 GiB") -> None:
-    """Open a shell as root of a new guest: to look at its kernel, or to try netem by hand.
+    """Open a shell as root of a new guest, to inspect its kernel or to try netem by hand.
 
-    It sees this machine's files and no network. What is written there is gone afterwards.
+    The shell can read the files of this machine and has no network. Files that you write are lost
+    when the guest ends.
     """
     if not sys.stdin.isatty():
-        remedy = "testbed guest exec -- COMMAND runs a command without one"
+        remedy = "run a single command with: testbed guest exec -- COMMAND"
         raise InputError("a shell needs a terminal", remedy=remedy)
     memory_bytes = memory_size(memory, "--memory")
     status = interactive.shell(ensure_kernel(), clock=clock, memory_bytes=memory_bytes)

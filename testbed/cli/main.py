@@ -25,6 +25,7 @@ from testbed.cli import (
     topo_graph,
     vm,
 )
+from testbed.cli.plain_help import use_plain_help
 from testbed.core.errors import InputError, MachineError, TestbedError
 from testbed.execution.cleanup import reap
 
@@ -73,6 +74,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(guest.app, name="guest")
 app.add_typer(vm.app, name="vm")
+use_plain_help(app)
 
 
 def main() -> None:
@@ -84,7 +86,7 @@ def main() -> None:
     except TestbedError as error:
         _print_error(str(error))
         if isinstance(error, MachineError):
-            hint = "  testbed doctor says what this machine can do, and what mends the rest"
+            hint = "  `testbed doctor` lists what works on this machine and how to fix the rest"
             _errors().print(hint, soft_wrap=True)
         sys.exit(error.exit_status)
     except typer.Exit as stop:

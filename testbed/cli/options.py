@@ -31,20 +31,21 @@ class Format(StrEnum):
 Clock = Literal["virtual", "real"]
 
 TopologyArgument = Annotated[
-    str, typer.Argument(help="a preset (testbed topo list) or the path of a topology file")
+    str,
+    typer.Argument(metavar="TOPOLOGY", help="preset (see `testbed topo list`) or topology file"),
 ]
 SetOption = Annotated[
     list[str],
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="change one value: topology.KEY or workload.KEY; may be repeated",
+        help="set one value: topology.KEY or workload.KEY; may be repeated",
     ),
 ]
 FormatOption = Annotated[
-    Format, typer.Option("-f", "--format", envvar="TESTBED_FORMAT", help="how to print the result")
+    Format, typer.Option("-f", "--format", envvar="TESTBED_FORMAT", help="output format")
 ]
-ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="the guest's clock")]
+ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="clock of the guest")]
 
 PLAIN_TYPES = {"INTEGER": int, "NUMBER": float, "PATH": Path}  # other values are read as texts
 Given = Mapping[str, Any]  # values of options that were given, by name
@@ -165,7 +166,7 @@ def _environment(texts: Iterable[str]) -> dict[str, str]:
             raise InputError(
                 f"{name!r} is not NAME=VALUE",
                 place=Place(key="--env"),
-                remedy="write for example --env LEVEL=debug",
+                remedy="use the form --env LEVEL=debug",
             )
         variables[name] = value
     return variables

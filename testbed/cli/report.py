@@ -18,30 +18,31 @@ from testbed.runfolder.folder import RunDir
 RankTracesOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
+        metavar="FOLDER",
         envvar="TESTBED_RANK_TRACES",
-        help="write a timeline of each rank into this folder, for HolisticTraceAnalysis; "
-        "of one run",
+        help="also write a timeline of each rank into FOLDER, for HolisticTraceAnalysis (one run "
+        "only)",
     ),
 ]
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="run folders")],
     rank_traces: RankTracesOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--out",
-            help="only write figures for a paper to this .pdf, .svg or .png; of one run",
+            metavar="FILE",
+            help="write only figures for a paper to a .pdf, .svg or .png (one run only)",
         ),
     ] = None,
     figure: FigureOption = None,
     width: PaperWidthOption = "single",
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Make the tables, the timeline and the page of runs again, and print the tables."""
+    """Regenerate the tables, the timeline and the page of runs, and print the tables."""
     check_figure_file(out, figure)
     if out is not None:
         _write_figures(runs, out, figure, width)
@@ -54,8 +55,8 @@ def report(
     from testbed.report.perfetto import write_rank_traces  # noqa: PLC0415
 
     if rank_traces is not None and len(runs) > 1:
-        remedy = "call testbed report once for each run"
-        raise InputError("--rank-traces is for one run", remedy=remedy)
+        remedy = "run `testbed report` once for each run"
+        raise InputError("--rank-traces requires exactly one run", remedy=remedy)
     folders = [_open_readable(path) for path in runs]
     for folder in folders:
         collect(folder)
@@ -69,8 +70,8 @@ def report(
 def _write_figures(runs: list[Path], out: Path, name: str | None, width: PaperWidth) -> None:
     """Write figures of a run for a paper, from the tables that are in the run folder."""
     if len(runs) > 1:
-        remedy = "call testbed report once for each run"
-        raise InputError("--out is for one run", remedy=remedy)
+        remedy = "run `testbed report` once for each run"
+        raise InputError("--out requires exactly one run", remedy=remedy)
     folder = RunDir.open(runs[0])
 
     # Imported here because polars, plotly and matplotlib take a while.
@@ -101,7 +102,7 @@ def _open_readable(path: Path) -> RunDir:
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{folder.plan} cannot be read: it is damaged, or of another version of the testbed "
-            f"({reason})\n  nothing was changed; {folder.report} is as it was"
+            f"cannot read {folder.plan}: damaged, or written by another version of testbed "
+            f"({reason})\n  no file was changed"
         ) from error
     return folder

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand
 
 from testbed.api import prepare
 from testbed.cli.options import (
@@ -21,6 +20,7 @@ from testbed.cli.options import (
     takes_run_options,
 )
 from testbed.cli.output import print_files, print_tables
+from testbed.cli.plain_help import PlainCommand
 from testbed.cli.progress import display
 from testbed.core.errors import InputError, MachineError, Place
 from testbed.core.units import UnitError
@@ -37,33 +37,40 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         envvar="TESTBED_OUT",
-        help="the run folder; must not exist \\[default: results/<time>-<names>]",
+        metavar="FOLDER",
+        help="run folder to create \\[default: results/<time>-<names>]",
     ),
 ]
 ScaleOption = Annotated[
     int | None,
     typer.Option(
-        envvar="TESTBED_SCALE", min=1, help="train: divide parameters and rates, keep times"
+        envvar="TESTBED_SCALE",
+        min=1,
+        metavar="N",
+        help="train: divide parameters and rates by N; times stay the same",
     ),
 ]
 RanksOption = Annotated[
     int | None,
     typer.Option(
-        envvar="TESTBED_NPROC_PER_HOST", min=1, help="ranks of a script on each host \\[default: 1]"
+        envvar="TESTBED_NPROC_PER_HOST",
+        min=1,
+        metavar="N",
+        help="script: ranks on each host \\[default: 1]",
     ),
 ]
 SharedFolderOption = Annotated[
     bool,
     typer.Option(
-        "--shared-folder", help="one working folder for a script on all hosts, as with NFS"
+        "--shared-folder", help="script: share one working folder between all hosts, as with NFS"
     ),
 ]
 EventsFromOption = Annotated[
     Literal["operation", "start"] | None,
     typer.Option(
         envvar="TESTBED_EVENTS_FROM",
-        help="when the topology's events begin to count: at the first torch.distributed operation "
-        "of a script's rank 0, or at its start \\[default: operation]",
+        help="script: count event times from rank 0's first torch.distributed operation, "
+        "or from its start \\[default: operation]",
     ),
 ]
 SCRIPT_FLAGS = {
@@ -81,7 +88,7 @@ def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:position], words[position + 1 :]
 
 
-class RunCommand(TyperCommand):
+class RunCommand(PlainCommand):
     """``testbed run``: the words after ``--`` are a script and the script's arguments."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -93,7 +100,7 @@ class RunCommand(TyperCommand):
         own, script = split_at_dashes(args)
         ctx.meta[SCRIPT] = script
         if "--" in args and not script:
-            remedy = "write the script and its arguments there"
+            remedy = "write the script and its arguments after --"
             raise InputError("nothing follows --", remedy=remedy)
 
         for position, word in enumerate(own):
@@ -101,8 +108,8 @@ class RunCommand(TyperCommand):
                 continue
             options = " ".join(own[:position])
             command = " ".join([*own[position:], *script])
-            remedy = f"write testbed run {options} -- {command}"
-            raise InputError(f"{word}: a script comes after --", remedy=remedy)
+            remedy = f"use: testbed run {options} -- {command}"
+            raise InputError(f"{word}: write scripts after --", remedy=remedy)
         return super().parse_args(ctx, own)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
@@ -116,7 +123,7 @@ def run(
     topology: TopologyArgument,
     workload: Annotated[
         str | None,
-        typer.Argument(help="a preset or the path of a workload file \\[default: collectives]"),
+        typer.Argument(metavar="WORKLOAD", help="preset or workload file \\[default: collectives]"),
     ] = None,
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     scale: ScaleOption = None,
@@ -128,13 +135,14 @@ def run(
     shared_folder: SharedFolderOption = False,
     events_from: EventsFromOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the plan as JSON and start nothing")
+        bool, typer.Option("--dry-run", help="print the plan as JSON and exit")
     ] = False,
 ) -> None:
     """Run a workload on a topology: build the network, start the workers, measure, report.
 
-    After -- comes a script of your own instead, with its arguments: testbed run two-sites --
-    train.py --lr 3e-4. It is started on every host as torchrun would start it.
+    To run your own script instead of a workload, write the script and its arguments after --:
+    testbed run two-sites -- train.py --lr 3e-4. testbed starts the script on every host as torchrun
+    would.
     """
     if scale is not None:
         sets = [*sets, f"workload.scale={scale}"]
@@ -178,9 +186,9 @@ def _refuse_script_settings(script_settings: Mapping[str, object]) -> None:
     for key, value in script_settings.items():
         remedy = ""
         if key == "ranks_per_host":
-            remedy = f"for a workload write --set workload.{key}={value}"
+            remedy = f"for a workload, use --set workload.{key}={value}"
         raise InputError(
-            "it is about a script, and there is none",
+            "applies only to scripts",
             place=Place(key=SCRIPT_FLAGS[key]),
             remedy=remedy,
         )
@@ -190,14 +198,14 @@ def _refuse_workload(script: list[str], workload: str | None, overrides: list[Ov
     """Refuse a workload, or settings of one, in addition to a script."""
     if workload is not None:
         raise InputError(
-            f"a run has a workload ({workload}) or a script ({script[0]}), not both",
-            remedy=f"leave out {workload}, or -- and what follows",
+            f"cannot run both a workload ({workload}) and a script ({script[0]})",
+            remedy=f"remove {workload}, or -- and everything after it",
         )
     if overrides:
         raise InputError(
-            "a script has no settings of a workload",
+            "workload settings do not apply to scripts",
             place=Place(key="--set"),
-            remedy="write the script's options after the script",
+            remedy="write the script's own options after the script",
         )
 
 

@@ -19,7 +19,7 @@ MODELS: dict[str, type[BaseModel]] = {"plan": Plan, "summary": Summary, "status"
 
 def schema(
     file: Annotated[
-        Literal["plan", "summary", "status"], typer.Argument(help="the file, without .json")
+        Literal["plan", "summary", "status"], typer.Argument(help="name of the file, without .json")
     ],
 ) -> None:
     """Print the JSON schema of a file of the run folder."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from testbed.cli import sweep_results
 from testbed.cli.options import Format, FormatOption, Given, run_overrides, takes_run_options
 from testbed.cli.output import wide_console
+from testbed.cli.plain_help import PlainGroup
 from testbed.cli.progress import PlainDisplay
 from testbed.cli.sweep_display import display, duration
 from testbed.core.csv_text import csv_text
@@ -49,36 +49,51 @@ SetOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(envvar="TESTBED_OUT", help="the sweep's folder \\[default: results/sweep-<name>]"),
+    typer.Option(
+        envvar="TESTBED_OUT",
+        metavar="FOLDER",
+        help="folder of the sweep \\[default: results/sweep-<name>]",
+    ),
 ]
 JobsOption = Annotated[
     str,
     typer.Option(
         envvar="TESTBED_JOBS",
-        help="guests side by side: a number, or auto: as CPUs and memory allow",
+        metavar="N",
+        help="number of guests to run in parallel; auto: as many as CPUs and memory allow",
     ),
 ]
 RetriesOption = Annotated[
-    int, typer.Option(envvar="TESTBED_RETRIES", min=0, help="further attempts of a failed point")
+    int,
+    typer.Option(
+        envvar="TESTBED_RETRIES", min=0, metavar="N", help="retry a failed point up to N times"
+    ),
 ]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option(envvar="TESTBED_TIMEOUT", min=1, help="wall seconds that a point may take"),
+    typer.Option(
+        envvar="TESTBED_TIMEOUT",
+        min=1,
+        metavar="SECONDS",
+        help="abort a point after so many seconds of wall time",
+    ),
 ]
 FailFastOption = Annotated[
-    bool, typer.Option("--fail-fast", help="start no further point once one has failed")
+    bool, typer.Option("--fail-fast", help="start no more points after one has failed")
 ]
 RayOption = Annotated[
     str | None,
     typer.Option(
-        envvar="TESTBED_RAY", help="run the points on a Ray cluster: its address, auto, or local"
+        envvar="TESTBED_RAY",
+        metavar="ADDRESS",
+        help="run the points on a Ray cluster: an address, auto or local",
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="confirm a sweep of more than 1000 points")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points, start nothing")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points and exit")]
 
 
-class SweepGroup(TyperGroup):
+class SweepGroup(PlainGroup):
     """``testbed sweep FILE`` means ``testbed sweep run FILE``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -95,9 +110,11 @@ class SweepGroup(TyperGroup):
 
 app = typer.Typer(
     cls=SweepGroup,
-    help="Run an experiment: many runs whose settings vary, side by side, and tables and figures "
-    "of all of them. [bold]testbed sweep EXPERIMENT[/] goes on where it stopped; its options: "
-    "testbed sweep run --help.",
+    help="Run an experiment (many runs with varied settings, in parallel) and make tables and "
+    "figures "
+    "of its results. [bold]testbed sweep EXPERIMENT[/] resumes an interrupted sweep; for its "
+    "options "
+    "see [bold]testbed sweep run --help[/].",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -107,7 +124,9 @@ sweep_results.add_to(app)
 @app.command(RUN)
 @takes_run_options(experiment_options())
 def run(
-    experiment: Annotated[str, typer.Argument(help="a preset or the path of an experiment file")],
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="preset or experiment file")
+    ],
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     out: OutOption = None,
     jobs: JobsOption = "auto",
@@ -121,10 +140,10 @@ def run(
     output: FormatOption = Format.TABLE,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Run every point of an experiment that is not done yet, then make the table and the page.
+    """Run all remaining points of an experiment, then make the table and the page.
 
-    The same command goes on where it stopped. A point is run again only if its plan or a version
-    has changed.
+    Run the same command again to resume an interrupted sweep. A point runs again only if its plan
+    or a version has changed.
     """
     overrides = parse_overrides(sets, ["topology", "workload", "run", "experiment"])
     plan = Experiment.load(experiment, overrides["experiment"])
@@ -243,8 +262,8 @@ def _job_count(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) == 0:
-        what = f"{text!r} is not a number of guests"
-        raise InputError(what, place=Place("--jobs"), remedy="write auto, or 1 or more")
+        what = f"{text!r} is not a valid number of guests"
+        raise InputError(what, place=Place("--jobs"), remedy="use auto, or a number of at least 1")
     return int(text)
 
 
@@ -323,10 +342,10 @@ class Estimate:
             return text
 
         memory = format_size(self.memory_bytes, 3)
-        text += f", {self.jobs} side by side in at most {memory} of memory"
+        text += f", {self.jobs} in parallel with at most {memory} of memory"
         if self.seconds is None:
-            return f"{text}; time: unknown until one is done"
-        return f"{text}; time: about {duration(self.seconds)}"
+            return f"{text}; time unknown until the first point is done"
+        return f"{text}; about {duration(self.seconds)}"
 
 
 def _estimate(points: list[PlannedPoint], folder: SweepDir, jobs: int | None) -> Estimate:

@@ -64,7 +64,7 @@ class SweepDisplay:
         else:
             reason = record.reason.splitlines()[0]
             if again:
-                self._print(f"{record.name}: failed, and is tried again: {reason}")
+                self._print(f"{record.name}: failed, retrying: {reason}")
             else:
                 self._failed += 1
                 self._print(f"{record.name}: failed: {reason}")
@@ -121,7 +121,7 @@ def display(total: int, done: int) -> Iterator[SweepDisplay]:
     """
     console = Console(stderr=True)
     if done:
-        console.print(f"{done} of {total} points are done already", highlight=False)
+        console.print(f"{done} of {total} points are already done", highlight=False)
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=False) as live:
             yield SweepDisplay(total, done, live)

@@ -29,25 +29,36 @@ from testbed.spec.base import suggest
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.outputs import PointRows, write_outputs
 
-FolderArgument = Annotated[Path, typer.Argument(help="the sweep's folder")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="folder of the sweep")]
 ColumnsOption = Annotated[
     str | None,
     typer.Option(
-        help="comma-separated columns \\[default: the swept keys and the key figures; csv: all]"
+        metavar="COLUMNS",
+        help="comma-separated columns \\[default: the swept keys and the key figures; csv: all]",
     ),
 ]
-XOption = Annotated[str | None, typer.Option(help="a column of the table, for the horizontal axis")]
-YOption = Annotated[str | None, typer.Option(help="a column with what was measured")]
-SeriesOption = Annotated[
-    str | None, typer.Option(help="a line for each value; of a heat map the vertical axis")
+XOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="column for the horizontal axis")
 ]
-FacetOption = Annotated[str | None, typer.Option(help="a panel for each value")]
+YOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="measured column, for the vertical axis")
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="draw a line for each value of COLUMN; with --heat: vertical axis"
+    ),
+]
+FacetOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="draw a panel for each value of COLUMN")
+]
 PlotFileOption = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--out",
-        help="a page (.html), or a figure for a paper (.pdf, .svg, .png) "
+        metavar="FILE",
+        help="page (.html) or figure for a paper (.pdf, .svg, .png) to write "
         "\\[default: plot.html in the folder]",
     ),
 ]
@@ -76,7 +87,7 @@ def table(
     folder: FolderArgument,
     columns: ColumnsOption = None,
     collectives: Annotated[
-        bool, typer.Option("--collectives", help="a row for each operation and size")
+        bool, typer.Option("--collectives", help="show a row for each operation and size")
     ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -105,8 +116,8 @@ def _asked_columns(known: list[str], asked: str) -> list[str]:
     names = [name.strip() for name in asked.split(",")]
     for name in names:
         if name not in known:
-            remedy = suggest(name, known, "the columns")
-            raise InputError(f"there is no column {name!r}", remedy=remedy)
+            remedy = suggest(name, known, "known columns")
+            raise InputError(f"unknown column {name!r}", remedy=remedy)
     return names
 
 
@@ -126,12 +137,12 @@ def plot(
     y: YOption = None,
     series: SeriesOption = None,
     facet: FacetOption = None,
-    heat: Annotated[bool, typer.Option("--heat", help="a heat map")] = False,
+    heat: Annotated[bool, typer.Option("--heat", help="draw a heat map")] = False,
     out: PlotFileOption = None,
     figure: FigureOption = None,
     width: PaperWidthOption = "single",
 ) -> None:
-    """Draw one figure; without options, those of the experiment."""
+    """Draw one figure, or without options all figures of the experiment."""
     from testbed.sweep.figures import draw  # noqa: PLC0415 (plotly)
     from testbed.sweep.page import figure_name, write_figures  # noqa: PLC0415
     from testbed.sweep.plots import PlotRequest, choose_plots  # noqa: PLC0415
@@ -166,7 +177,7 @@ def plot(
 
 
 def report(folder: FolderArgument) -> None:
-    """Make the table and the page of a sweep again."""
+    """Regenerate the table and the page of a sweep."""
     sweep = SweepDir.open(folder)
     print_points(sweep, write_outputs(sweep), Format.TABLE)
 
@@ -174,11 +185,15 @@ def report(folder: FolderArgument) -> None:
 def query(
     folder: FolderArgument,
     sql: Annotated[
-        str, typer.Argument(help="such as: select delay, avg(time_us) from points group by all")
+        str,
+        typer.Argument(
+            metavar="SQL",
+            help="query, such as: select delay, avg(time_us) from points group by all",
+        ),
     ],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Ask the tables `points` and `collectives` in SQL, in DuckDB's dialect."""
+    """Query the tables `points` and `collectives` in SQL (DuckDB's dialect)."""
     from testbed.sweep import results  # noqa: PLC0415
 
     sweep = SweepDir.open(folder)

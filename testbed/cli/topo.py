@@ -23,7 +23,9 @@ from testbed.spec.topology import Topology
 
 MOST_CHANGES = 30
 NS_PER_MS = 1e6
-app = typer.Typer(help="Look at topologies, and deploy networks that stay.", no_args_is_help=True)
+app = typer.Typer(
+    help="Inspect topologies, and manage persistent deployments.", no_args_is_help=True
+)
 
 
 def load(name: str, sets: list[str]) -> Topology:
@@ -80,7 +82,7 @@ class PresetRow:
 
 @app.command("list")
 def list_presets(output: FormatOption = Format.TABLE) -> None:
-    """List the presets: hosts, links, RTTs."""
+    """List the presets with their hosts, links and RTTs."""
     rows: list[PresetRow] = []
     for preset in TOPOLOGIES.presets():
         topology = load(str(preset.path), [])
@@ -117,7 +119,7 @@ def show(
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what a topology becomes: its datacenters and links, in full."""
+    """Show the datacenters and links of a topology in full."""
     network = resolve_network(load(topology, sets))
     if output is Format.JSON:
         typer.echo(network.model_dump_json(indent=2))
@@ -232,9 +234,11 @@ def _direction_row(link: WanLink, direction: Direction) -> dict[str, Any]:
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="topology files, or names of presets")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="TOPOLOGY", help="topology files or presets")
+    ],
 ) -> None:
-    """Check topology files; nothing is started."""
+    """Check topology files without starting anything."""
     for file in files:
         topology = load(str(file), [])
         network = resolve_network(topology)

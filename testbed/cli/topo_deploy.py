@@ -48,14 +48,18 @@ TargetOption = Annotated[
         "--target",
         metavar="NAME",
         envvar="TESTBED_DEPLOYMENT",
-        help="the deployment \\[default: the only one]",
+        help="name of the deployment \\[default: the only one]",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(envvar="TESTBED_SEED", min=0, help="random seed")]
+SeedOption = Annotated[
+    int, typer.Option(envvar="TESTBED_SEED", min=0, metavar="N", help="random seed")
+]
 GuestMemoryOption = Annotated[
     str | None,
     typer.Option(
-        envvar="TESTBED_GUEST_MEMORY", help="memory of the guest \\[default: from the plan]"
+        envvar="TESTBED_GUEST_MEMORY",
+        metavar="SIZE",
+        help="memory of the guest \\[default: estimated from the plan]",
     ),
 ]
 
@@ -63,14 +67,15 @@ GuestMemoryOption = Annotated[
 def deploy(
     topology: TopologyArgument,
     name: Annotated[
-        str | None, typer.Option(help="name of the deployment \\[default: the topology's]")
+        str | None,
+        typer.Option(metavar="NAME", help="name of the deployment \\[default: the topology's]"),
     ] = None,
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = "real",
     seed: SeedOption = 0,
     guest_memory: GuestMemoryOption = None,
 ) -> None:
-    """Build the network of a topology in a guest that stays until it is destroyed."""
+    """Build the network of a topology in a guest that runs until you destroy it."""
     began = time.monotonic()
     spec = load(topology, sets)
     deployment = _deploy(name or spec.name, spec, clock, seed, guest_memory)
@@ -78,7 +83,8 @@ def deploy(
     typer.echo(_greeting(deployment.name, network, clock, time.monotonic() - began))
     if network.changes:
         typer.echo(
-            "  the events of its topology happen in runs; here testbed topo set changes links"
+            "  note: events of the topology apply to runs only; change links with `testbed topo "
+            "set`"
         )
 
 
@@ -89,7 +95,7 @@ def _greeting(name: str, network: Network, clock: Clock, seconds: float) -> str:
     first_host = network.hosts[0].name
     last_address = network.hosts[-1].address.ip
     return (
-        f"{name}: {hosts} hosts in {datacenters} datacenters stand after {seconds:.1f} s "
+        f"{name}: {hosts} hosts in {datacenters} datacenters, ready after {seconds:.1f} s "
         f"({clock} clock)\n"
         f"  testbed topo exec -t {name} {first_host} -- ping -c3 {last_address}\n"
         f"  testbed topo shell -t {name}, inspect {name}, destroy {name}"
@@ -110,11 +116,12 @@ def _deploy(
 
 def inspect(
     name: Annotated[
-        str | None, typer.Argument(help="a deployment \\[default: a line for each]")
+        str | None,
+        typer.Argument(metavar="NAME", help="deployment to show in full \\[default: list all]"),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is deployed: state, clock, uptime; of one deployment also hosts and links."""
+    """List deployments, or show one with its hosts and links."""
     if name is None:
         _print_all(output)
         return
@@ -178,7 +185,7 @@ def _print_rows(rows: list[Row], output: Format) -> None:
         typer.echo(csv_of_rows(rows))
         return
     if not rows:
-        typer.echo("nothing is deployed")
+        typer.echo("no networks are deployed")
         return
     table = Table(*rows[0], box=None, pad_edge=False)
     for row in rows:
@@ -215,25 +222,27 @@ def _link_row(link: LinkStatus) -> Row:
 
 
 def execute(
-    host: Annotated[str, typer.Argument(help="a host, or a datacenter for its border router")],
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="host, or datacenter (meaning its border router)")
+    ],
     command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="the command to run there")
+        list[str], typer.Argument(metavar="-- COMMAND", help="command to run on the host")
     ],
     target: TargetOption = None,
 ) -> None:
-    """Run a command on a host, and end with the command's exit status.
+    """Run a command on a host, and return its exit status.
 
-    The command's output is printed as it comes.
+    Output is printed as the command writes it.
     """
     deployment = service.find(target)
     words = command[1:] if command[0] == "--" else command
     if not words:
-        remedy = "as in testbed topo exec iowa-h0 -- ip address"
-        raise InputError("there is no command", remedy=remedy)
+        remedy = "use the form: testbed topo exec iowa-h0 -- ip address"
+        raise InputError("no command given", remedy=remedy)
 
     known = nodes(deployment)
     if host not in known:
-        what = f"there is no host {host!r} in {deployment.name}"
+        what = f"{deployment.name} has no host {host!r}"
         raise InputError(what, remedy=suggest(host, known, "hosts"))
 
     request = Request(kind="exec", node=host, words=tuple(words))
@@ -260,9 +269,9 @@ def nodes(deployment: Deployment) -> list[str]:
 
 
 def shell(target: TargetOption = None) -> None:
-    """Open Mininet's prompt: nodes, net, links, dump, pingall, iperf, or a command on a host.
+    """Open the prompt of Mininet: nodes, net, links, dump, pingall, iperf, commands on hosts.
 
-    A command on a host begins with the host's name: iowa-h0 ping -c1 ohio-h0.
+    To run a command on a host, start with the name of the host: iowa-h0 ping -c1 ohio-h0.
     """
     deployment = service.find(target)
     Shell(deployment, nodes(deployment), deployment.read_ready().commands).run()
@@ -270,11 +279,12 @@ def shell(target: TargetOption = None) -> None:
 
 def set_(
     settings: Annotated[
-        list[str], typer.Argument(metavar="KEY=VALUE...", help="as in wan.iowa-ohio.delay='20 ms'")
+        list[str],
+        typer.Argument(metavar="KEY=VALUE", help="settings, such as wan.iowa-ohio.delay='20 ms'"),
     ],
     target: TargetOption = None,
 ) -> None:
-    """Change links of a network that stands; packets on their way are not lost."""
+    """Change links of a deployed network without losing packets in flight."""
     overrides = parse_overrides(settings, ["topology"])["topology"]
     change(service.find(target), overrides)
 
@@ -283,11 +293,13 @@ def verify(
     topology: Annotated[
         str | None,
         typer.Argument(
-            help="a preset or file, deployed for this and destroyed \\[default: a deployment]"
+            metavar="TOPOLOGY",
+            help="preset or topology file to deploy for the measurement \\[default: use a "
+            "deployment]",
         ),
     ] = None,
     target: TargetOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="round trips only")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="measure round trips only")] = False,
     sets: SetOption = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = "virtual",
     seed: SeedOption = 0,
@@ -295,18 +307,18 @@ def verify(
 ) -> None:
     """Measure round trips, rates and losses, and compare them with the plan.
 
-    Exit status 1 if one is out of tolerance.
+    Ends with status 1 if a measurement is out of tolerance.
     """
     request = Request(kind="verify", quick=quick)
     if topology is None:
         if sets:
-            remedy = "testbed topo set changes one that stands"
+            remedy = "change a deployed network with `testbed topo set`"
             raise InputError("--set needs a topology to deploy", remedy=remedy)
         text = answer(service.find(target), request)
     else:
         if target is not None:
-            what = "both a topology and a deployment are named"
-            raise InputError(what, remedy="name one of them")
+            what = "cannot verify both a topology and a deployment"
+            raise InputError(what, remedy="name only one of the two")
         deployment = _deploy(f"verify-{os.getpid()}", load(topology, sets), clock, seed, None)
         try:
             text = answer(deployment, request)
@@ -348,19 +360,21 @@ def _check_row(check: Row) -> Row:
 
 
 def destroy(
-    names: Annotated[list[str] | None, typer.Argument(help="deployments")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="all deployments")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="deployments to destroy")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="destroy all deployments")] = False,
 ) -> None:
-    """End deployments, and remove all that they have left."""
+    """End deployments, and remove their files."""
     if bool(names) == everything:
-        raise InputError("name the deployments to destroy, or write --all")
+        raise InputError("name the deployments to destroy, or use --all")
     if everything:
         doomed = service.deployments()
     else:
         doomed = [service.find(name, running=False) for name in names or []]
     for deployment in doomed:
         service.destroy(deployment)
-        typer.echo(f"{deployment.name} is destroyed")
+        typer.echo(f"destroyed {deployment.name}")
 
 
 def add_to(app: typer.Typer) -> None:

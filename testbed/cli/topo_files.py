@@ -19,7 +19,7 @@ from testbed.spec.topology import MAX_HOSTS, Topology
 
 
 def schema() -> None:
-    """Print the JSON schema of topology files, which editors check against."""
+    """Print the JSON schema of topology files, for editors."""
     typer.echo(json.dumps(Topology.json_schema(), indent=2))
 
 
@@ -30,37 +30,59 @@ def reference() -> None:
 
 def import_file(
     file: Annotated[
-        Path, typer.Argument(help="GraphML of the Topology Zoo, or CSV: a matrix or a list of RTTs")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="GraphML file of the Topology Zoo, or CSV matrix or list of RTTs"
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="the topology file; must not exist \\[default: standard output]"
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="topology file to create \\[default: standard output]",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="of the topology \\[default: from the file's name]")
+        str | None,
+        typer.Option(metavar="NAME", help="name of the topology \\[default: from the file name]"),
     ] = None,
-    rate: Annotated[str, typer.Option(help="of links for which the file gives none")] = "10 Gbit/s",
+    rate: Annotated[
+        str, typer.Option(metavar="RATE", help="rate of links without one in the file")
+    ] = "10 Gbit/s",
     delay: Annotated[
         str | None,
-        typer.Option(help="one way, of GraphML's links to nodes without a position, e.g. 5 ms"),
+        typer.Option(
+            metavar="TIME",
+            help="GraphML: one-way delay of links to nodes without a position, such as 5 ms",
+        ),
     ] = None,
     detour: Annotated[
         float,
-        typer.Option(min=1, help="length of the fibre over that of the great circle (GraphML)"),
+        typer.Option(
+            min=1, metavar="FACTOR", help="GraphML: ratio of fibre length to great-circle distance"
+        ),
     ] = DETOUR,
-    hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="of each datacenter")] = 1,
+    hosts: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_HOSTS, metavar="N", help="number of hosts in each datacenter"),
+    ] = 1,
     bandwidth: Annotated[
-        Path | None, typer.Option(help="CSV matrix of rates, beside one of RTTs")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV matrix of rates, in addition to a matrix of RTTs"),
     ] = None,
     bandwidth_unit: Annotated[
-        str | None, typer.Option(help="of that matrix, if its first cell names none, e.g. Gbit/s")
+        str | None,
+        typer.Option(
+            metavar="UNIT",
+            help="unit of the rates, if the first cell of the matrix names none, such as Gbit/s",
+        ),
     ] = None,
 ) -> None:
-    """Make a topology file of GraphML or CSV.
+    """Convert GraphML or CSV to a topology file.
 
-    The file's comment says what was assumed and what was left out.
+    A comment in the file lists what was assumed and what was left out.
     """
     if out is not None:
         check_ending(out, (".yaml", ".yml"), "--out")
@@ -84,7 +106,7 @@ def import_file(
         with out.open("x", encoding="utf-8") as target:
             target.write(text)
     except OSError as error:
-        raise InputError(f"it cannot be written: {error.strerror}", place=Place(out)) from error
+        raise InputError(f"cannot write the file: {error.strerror}", place=Place(out)) from error
     typer.echo(f"{out}: {len(topology.datacenters)} datacenters, {len(topology.links)} links")
 
 

@@ -28,8 +28,8 @@ def graph(
             "-o",
             "--output",
             metavar="FILE",
-            help="a .svg, .png or .pdf, replaced if it exists; "
-            "left out: <name>.svg here, unless that exists",
+            help="write or replace a .svg, .png or .pdf file "
+            "\\[default: <name>.svg, if that does not exist yet]",
         ),
     ] = None,
     dot: Annotated[
@@ -42,22 +42,25 @@ def graph(
         Theme,
         typer.Option(
             envvar="TESTBED_THEME",
-            help="auto: as the viewer prefers; in a .png or .pdf, light",
+            help="colours; auto follows the viewer's preference, and is light in a .png or .pdf",
         ),
     ] = "auto",
     width: Annotated[
-        int, typer.Option(envvar="TESTBED_WIDTH", min=200, max=8000, help="of a .png, in pixels")
+        int,
+        typer.Option(
+            envvar="TESTBED_WIDTH", min=200, max=8000, metavar="PIXELS", help="width of a .png"
+        ),
     ] = 1920,
 ) -> None:
-    """Draw a topology: a map of its sites and WAN links.
+    """Draw a topology as a map of its sites and WAN links.
 
-    If the sites have no locations, the drawing is plain.
+    Without locations of the sites, the drawing has no map.
     """
     from testbed.report import network_text  # noqa: PLC0415
 
     if dot + mermaid + (output is not None) > 1:
-        remedy = "--dot and --mermaid print; use > FILE"
-        raise InputError("--dot, --mermaid and -o exclude each other", remedy=remedy)
+        remedy = "--dot and --mermaid print to standard output; use > FILE"
+        raise InputError("--dot, --mermaid and -o are mutually exclusive", remedy=remedy)
     if output is not None:
         check_ending(output, FORMATS, "--output")
     network = resolve_network(load(topology, sets))
@@ -82,7 +85,7 @@ def _file_for(network: Network, output: Path | None) -> Path:
     if output is None:
         path = Path(f"{network.name}.svg")
         if path.exists():
-            raise InputError(f"{path} exists already", remedy=f"`-o {path}` replaces it")
+            raise InputError(f"{path} already exists", remedy=f"replace it with -o {path}")
         return path
     return output
 

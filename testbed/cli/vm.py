@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, TextIO
 
 import typer
-from typer.core import TyperCommand
 
 import testbed
+from testbed.cli.plain_help import PlainCommand
 from testbed.cli.run import split_at_dashes
 from testbed.core.errors import InputError, MachineError, Place, RunError
 
@@ -31,12 +31,12 @@ NO_VAGRANT = """vagrant is not installed, nor maybe a hypervisor that it starts 
 `vagrant plugin install vagrant-qemu`
   else:   https://developer.hashicorp.com/vagrant/install, and VirtualBox; see docs/vm.md"""
 
-app = typer.Typer(help="The testbed in a virtual machine, by Vagrant.", no_args_is_help=True)
+app = typer.Typer(help="Run testbed in a virtual machine with Vagrant.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """The testbed in a virtual machine, by Vagrant: for macOS, Windows, and classes."""
+    """Run testbed in a virtual machine with Vagrant: for macOS, Windows, and classes."""
 
 
 @app.command()
@@ -45,18 +45,19 @@ def up(
         str | None,
         typer.Option(
             envvar="VAGRANT_DEFAULT_PROVIDER",
-            help="libvirt, qemu, virtualbox or parallels \\[default: Vagrant's]",
+            metavar="PROVIDER",
+            help="libvirt, qemu, virtualbox or parallels \\[default: chosen by Vagrant]",
         ),
     ] = None,
 ) -> None:
-    """Make and start the VM, and set the testbed up in it (the first time takes minutes)."""
+    """Create and start the VM, and set up testbed in it (takes minutes the first time)."""
     options = [] if not provider else [f"--provider={provider}"]
     raise typer.Exit(_vagrant("up", *options))
 
 
 @app.command()
 def ssh() -> None:
-    """Open a shell in the VM, where testbed works as on any machine."""
+    """Open a shell in the VM."""
     raise typer.Exit(_vagrant("ssh"))
 
 
@@ -65,17 +66,17 @@ def destroy(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", "-f", help="do not ask for confirmation, as where there is no terminal"
+            "--force", "-f", help="do not ask for confirmation (implied without a terminal)"
         ),
     ] = False,
 ) -> None:
-    """Remove the VM. Results that came back stay."""
+    """Remove the VM; keep the results that were copied to this machine."""
     is_silent = force or not sys.stdin.isatty()
     options = ["--force"] if is_silent else []
     raise typer.Exit(_vagrant("destroy", *options))
 
 
-class RunInVm(TyperCommand):
+class RunInVm(PlainCommand):
     """``testbed vm run``: all words are for ``testbed run``, except ``--out``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -94,15 +95,15 @@ class RunInVm(TyperCommand):
 
 @app.command(cls=RunInVm)
 def run(context: typer.Context) -> None:
-    """testbed run in the VM, which is started if it does not run; the run folder comes back.
+    """Run `testbed run` in the VM, and copy the run folder to this machine.
 
-    The words are those of testbed run. Paths are those of the project's folder, which is what the
-    VM has.
+    Takes the arguments of `testbed run`, and starts the VM if necessary. Paths are relative to the
+    folder of the project, the only one that the VM shares.
     """
     words, out = without_out(context.meta[WORDS])
     if out is not None and out.exists():
-        remedy = "a run never overwrites another"
-        raise InputError(f"{out} exists already", place=Place(key="--out"), remedy=remedy)
+        remedy = "runs never overwrite each other"
+        raise InputError(f"{out} already exists", place=Place(key="--out"), remedy=remedy)
 
     # Standard output is for what the run prints.
     preparation = "rsync" if _is_running() else "up"
@@ -142,7 +143,7 @@ def without_out(words: list[str]) -> tuple[list[str], Path | None]:
             continue
         folder = folder or next(following, "")
         if not folder:
-            raise InputError("a folder must follow", place=Place(key="--out"))
+            raise InputError("expected a folder after --out", place=Place(key="--out"))
         out = Path(folder)
 
     if "--" in words:
@@ -183,7 +184,7 @@ def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
     if not folder.is_dir():
         if expected:
             in_vm = f"/vagrant/results/{folder.name}"
-            raise RunError(f"the results did not come back; in the VM they are in {in_vm}")
+            raise RunError(f"cannot copy the results from the VM; they are in {in_vm} there")
         return
     if out is not None:
         shutil.copytree(folder, out)
@@ -192,7 +193,7 @@ def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
         shown = folder.relative_to(Path.cwd())
     else:
         shown = folder
-    print(f"on this machine: {shown}", file=sys.stderr)
+    print(f"copied to this machine: {shown}", file=sys.stderr)
 
 
 def _is_running() -> bool:
@@ -229,7 +230,7 @@ def _program() -> str:
     """
     if not (PROJECT / "Vagrantfile").is_file():
         raise MachineError(
-            f"there is no Vagrantfile in {PROJECT}\n  testbed vm works from a clone of the project"
+            f"no Vagrantfile in {PROJECT}\n  run `testbed vm` from a clone of the project"
         )
     program = shutil.which("vagrant")
     if program is None:

@@ -19,19 +19,19 @@ def cache_dir() -> Path:
     """
     path = _configured_path().absolute()
     if any(character.isspace() for character in str(path)):
-        what = f"the cache folder's path has a blank: {path}"
-        raise InputError(what, remedy="name another with TESTBED_CACHE")
+        what = f"the path of the cache folder contains a space: {path}"
+        raise InputError(what, remedy="set another folder with TESTBED_CACHE")
 
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         what = f"cannot make the cache folder {path}: {error.strerror}"
-        remedy = "name a folder you can write with TESTBED_CACHE"
+        remedy = "set a writable folder with TESTBED_CACHE"
         raise MachineError(f"{what}\n  {remedy}") from error
 
     if not os.access(path, os.W_OK):
         what = f"cannot write to the cache folder {path}"
-        raise MachineError(f"{what}\n  name another with TESTBED_CACHE")
+        raise MachineError(f"{what}\n  set another folder with TESTBED_CACHE")
 
     return path
 

@@ -103,7 +103,7 @@ def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]
         program: The program and its arguments.
     """
     if reason := why_not(memory_bytes, folders):
-        message = f"not kept to its folders, because this system does not allow it: {reason}"
+        message = f"sandboxing is unavailable on this system: {reason}"
         print(message, file=sys.stderr)
     else:
         confine(memory_bytes, folders)

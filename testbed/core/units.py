@@ -82,7 +82,7 @@ class Quantity:
 
         factor = self._factor(unit)
         if factor is None:
-            what = f"{value!r} is not a {self.name}: {unit!r} is not a unit of it"
+            what = f"{value!r} is not a {self.name}: unknown unit {unit!r}"
             raise UnitError(what, self.remedy)
 
         return number * factor
@@ -218,8 +218,8 @@ def parse_rate(value: object) -> int:
     """
     rate = RATE.read(value)
     if rate == 0:
-        remedy = "write a rate above 0, or leave the link out"
-        raise UnitError("a rate of 0 carries nothing", remedy)
+        remedy = "to remove a link, delete its entry"
+        raise UnitError("the rate must be greater than 0", remedy)
 
     return rate
 

@@ -161,10 +161,10 @@ class Agent:
         try:
             os.execvpe(program, words, environment)
         except FileNotFoundError:
-            print(f"{program}: there is no such command", file=sys.stderr)
+            print(f"{program}: command not found", file=sys.stderr)
             return NOT_FOUND
         except OSError as error:
-            print(f"{program}: it cannot be executed: {error.strerror}", file=sys.stderr)
+            print(f"{program}: cannot execute the file: {error.strerror}", file=sys.stderr)
             return NOT_EXECUTABLE
 
     def _pass_on_signals(self) -> None:

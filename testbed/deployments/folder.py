@@ -154,7 +154,7 @@ class Deployment:
                 text = file.read_text().strip()
                 if text:
                     return text
-        return "its keeper was killed, or the machine was restarted"
+        return "its keeper process was killed, or the machine was restarted"
 
     def read_last_time_ns(self) -> int | None:
         """Read Unix time on the guest's clock at the end of the newest request."""

@@ -18,8 +18,9 @@ from testbed.spec.overrides import Override
 from testbed.spec.topology import Topology
 
 REMEDY = (
-    "live changes are those of WAN links (wan.LINK.rate, delay, jitter, loss, queue, ...) and of "
-    "NICs (datacenters.DC.nic.rate, delay, queue); for others, deploy anew with --set"
+    "settings that can change: those of WAN links (wan.LINK.rate, delay, jitter, loss, "
+    "queue, ...) and of NICs (datacenters.DC.nic.rate, delay, queue); for others, deploy again "
+    "with --set"
 )
 # Fields of a network that may differ, in pydantic's form of `exclude`.
 _DIRECTION: Any = {"bottleneck": {"rate_bps", "queue_packets"}, "fibre": True}
@@ -105,5 +106,5 @@ def _may_change(path: tuple[str, ...]) -> bool:
 
 
 def _refusal(override: Override) -> InputError:
-    message = f"{override.key} cannot change while the network stands"
+    message = f"cannot change {override.key} while the network is deployed"
     return InputError(message, remedy=REMEDY)

@@ -55,19 +55,19 @@ def find(name: str | None, *, running: bool = True) -> Deployment:
     """
     known = {deployment.name: deployment for deployment in deployments()}
     if not known:
-        remedy = "testbed topo deploy TOPOLOGY builds a network that stays"
-        raise InputError("nothing is deployed", remedy=remedy)
+        remedy = "deploy one with: testbed topo deploy TOPOLOGY"
+        raise InputError("no networks are deployed", remedy=remedy)
     if name is None:
         if len(known) > 1:
             names = ", ".join(known)
             raise InputError(
-                f"several networks are deployed: {names}", remedy="name one with -t NAME"
+                f"several networks are deployed: {names}", remedy="select one with -t NAME"
             )
         name = next(iter(known))
 
     if name not in known:
         remedy = suggest(name, known, "deployed")
-        raise InputError(f"there is no deployment {name!r}", remedy=remedy)
+        raise InputError(f"unknown deployment {name!r}", remedy=remedy)
 
     deployment = known[name]
     if running:
@@ -81,13 +81,13 @@ def _check_running(deployment: Deployment) -> None:
     if state == "running":
         return
 
-    reason = "its network is being built"
+    reason = "the network is being built"
     if state != "starting":
         reason = deployment.why_ended().splitlines()[0]
 
     raise InputError(
-        f"the deployment {deployment.name} is not running, it is {state}: {reason}",
-        remedy=f"testbed topo destroy {deployment.name} removes what is left",
+        f"the deployment {deployment.name} is not running ({state}): {reason}",
+        remedy=f"remove what is left with: testbed topo destroy {deployment.name}",
     )
 
 
@@ -120,7 +120,7 @@ def deploy(
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot be the name of a deployment",
+            f"{name!r} is not a valid deployment name",
             place=Place("--name"),
             remedy="use letters, digits, dots, hyphens and underscores",
         )
@@ -185,9 +185,9 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
             deployment.path.mkdir()
         except FileExistsError:
             raise InputError(
-                f"the name {name} is taken: that deployment is {deployment.state}",
+                f"a deployment {name} already exists ({deployment.state})",
                 place=Place("--name"),
-                remedy=f"give another with --name, or end it with testbed topo destroy {name}",
+                remedy=f"choose another name with --name, or run: testbed topo destroy {name}",
             ) from None
         alive = deployment.alive.open("w")
         fcntl.flock(alive, fcntl.LOCK_EX)

@@ -30,7 +30,7 @@ HERE: tuple[Probe, ...] = (
 CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "guest, virtual clock": VIRTUAL,
     "guest, real clock": GUEST,
-    "guest kept to its run folder": (probes.confinement,),
+    "guest sandbox": (probes.confinement,),
     "here": HERE,
     "Docker containers": (probes.docker,),
     "captures": (probes.tcpdump,),

@@ -67,7 +67,7 @@ class Machine:
         cgroups_error: Of control groups version 2.
         clone: Whether this installation is a clone of the project; else it is from a wheel.
         vagrantfile: Whether there is a Vagrantfile.
-        ray: Whether the package ray is installed.
+        ray: Whether the Python package ray is installed.
     """
 
     architecture: str
@@ -159,7 +159,7 @@ def try_ptrace() -> str:
         What the system said; empty if tracing works.
     """
     if platform.system() != "Linux":
-        return "only Linux has it"
+        return "only available on Linux"
     pid = os.fork()
     if pid == 0:
         try:

@@ -22,7 +22,7 @@ RUN_PACKAGES = "pip install 'wan-training-testbed[run]'"
 RAY_PACKAGES = "pip install 'wan-training-testbed[ray]'"
 KERNEL_PACKAGE = "pip install wan-training-testbed-kernel"
 IN_A_CLONE = "in a clone of the project: vagrant up"
-WITHOUT_HERE = "leave out --where here: the guest's kernel has it"
+WITHOUT_HERE = "remove --where here (the guest kernel has it)"
 NO_SUCH_MODULE = ("unknown", "not found")  # in tc's and modprobe's errors
 
 
@@ -65,7 +65,7 @@ def architecture(machine: Machine) -> Finding:
     seen = f"{machine.system} on {machine.architecture}"
     error = ""
     if (machine.system, machine.architecture) != ("Linux", "x86_64"):
-        error = f"{seen}; it needs Linux on x86-64"
+        error = f"{seen}; testbed needs Linux on x86-64"
     mend = "vagrant up" if machine.clone else IN_A_CLONE
     return _finding("architecture", error, good=seen, mend=mend)
 
@@ -84,7 +84,7 @@ def tracing(machine: Machine) -> Finding:
 
 def confinement(machine: Machine) -> Finding:
     """Judge whether namespaces can confine a guest to its folders, without a network."""
-    good = "makes namespaces as root" if machine.administers else "makes user namespaces"
+    good = "can create namespaces as root" if machine.administers else "can create user namespaces"
     settings = "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
     mend = _as_root(machine, f"sysctl -w {settings}")
     return _finding("namespaces", machine.namespaces_error, good=good, mend=mend)
@@ -97,13 +97,13 @@ def memory(machine: Machine) -> Finding:
     error = machine.memory_error
     if not error and machine.memory_free < LEAST_MEMORY:
         wanted = format_size(LEAST_MEMORY, 2)
-        error = f"{free}; a guest with containers wants {wanted}"
+        error = f"{free}; a guest with containers needs {wanted}"
     return _finding("memory", error, good=free, mend="export TMPDIR=/var/tmp")
 
 
 def cache(machine: Machine) -> Finding:
     """Judge the cache folder, where kernels and the folders of running guests are kept."""
-    good = "the cache folder can be written"
+    good = "the cache folder is writable"
     mend = "export TESTBED_CACHE=/var/tmp/testbed"
     return _finding("cache", machine.cache_error, good=good, mend=mend)
 
@@ -116,7 +116,7 @@ def disk(machine: Machine) -> Finding:
     free = f"the cache folder's disk has {free_size} free"
     error = ""
     if machine.cache_free < needed:
-        error = f"{free}, {needed_size} are needed"
+        error = f"{free}; needed: {needed_size}"
     return _finding("disk", error, good=free, mend="export TESTBED_CACHE=/a/larger/disk")
 
 
@@ -126,11 +126,11 @@ def python(machine: Machine) -> Finding:
     version = f"{major}.{minor}"
     error = ""
     if machine.python < LEAST_PYTHON:
-        error = f"this is Python {version}; 3.11 or newer is needed"
+        error = f"Python {version} is too old; testbed needs 3.11 or newer"
     elif machine.missing_modules:
         error = f'packages of the extra "run" are missing: {", ".join(machine.missing_modules)}'
     elif machine.torch_error:
-        error = f"torch cannot be imported ({machine.torch_error})"
+        error = f"cannot import torch ({machine.torch_error})"
     mend = SETUP if machine.clone else RUN_PACKAGES
     return _finding("python", error, good=f"Python {version} with torch", mend=mend)
 
@@ -140,7 +140,7 @@ def kernel(machine: Machine) -> Finding:
     if machine.kernel is not None:
         return Finding("kernel", True, f"Linux {machine.kernel.version} at {machine.kernel.path}")
     if machine.kernel_error:
-        mend = "unset TESTBED_KERNEL, or let it name a guest kernel"
+        mend = "unset TESTBED_KERNEL, or set it to the path of a guest kernel"
         return Finding("kernel", False, machine.kernel_error, mend)
 
     if not machine.clone and (machine.kernel_source is None or machine.missing_tools):
@@ -150,13 +150,14 @@ def kernel(machine: Machine) -> Finding:
     if machine.kernel_source is None:
         missing_packages.append(f"linux-source-{LINUX[0]}")
     if not missing_packages:
-        why = f"not built yet; the first run builds it from {machine.kernel_source} in some minutes"
+        source = machine.kernel_source
+        why = f"not built yet; the first run builds the kernel from {source} (takes minutes)"
         return Finding("kernel", True, why)
 
-    why = f"not built, and {', '.join(missing_packages)} to build it with missing"
+    why = f"not built; packages needed to build it: {', '.join(missing_packages)}"
     if not machine.missing_tools:
         versions = " or ".join(LINUX)
-        why += f" (another source of Linux {versions} will do: testbed guest build --source)"
+        why += f" (or build from another Linux {versions} source: testbed guest build --source)"
     return Finding("kernel", False, why, _install(machine, missing_packages))
 
 
@@ -197,11 +198,11 @@ def netem(machine: Machine) -> Finding:
     """Judge whether this machine's kernel can emulate links."""
     error = ""
     if machine.netem_error:
-        error = f"this kernel makes no netem queue ({machine.netem_error})"
+        error = f"this kernel cannot create a netem qdisc ({machine.netem_error})"
 
     mend = "modprobe sch_netem" if machine.administers else "sudo modprobe sch_netem"
     if any(text in machine.netem_error for text in NO_SUCH_MODULE):
-        mend += f"; if there is no such module, {WITHOUT_HERE}"
+        mend += f"; if the module does not exist, {WITHOUT_HERE}"
     return _finding("netem", error, good="this kernel has netem", mend=mend)
 
 
@@ -215,18 +216,18 @@ def cgroups(machine: Machine) -> Finding:
 def vagrant(machine: Machine) -> Finding:
     """Judge whether Vagrant can make a virtual machine with the testbed in it."""
     if not machine.vagrantfile:
-        why = "this installation has no Vagrantfile; a clone has one"
+        why = "no Vagrantfile in this installation; use a clone of the project"
         return Finding("vagrant", False, why, "" if machine.clone else IN_A_CLONE)
-    error = "" if "vagrant" in machine.programs else "there is no vagrant"
-    good = "vagrant and the Vagrantfile are there"
+    error = "" if "vagrant" in machine.programs else "vagrant is not installed"
+    good = "vagrant is installed and the Vagrantfile exists"
     return _finding("vagrant", error, good=good, mend=_install(machine, ["vagrant"]))
 
 
 def ray(machine: Machine) -> Finding:
-    """Judge whether the package ray is installed, for sweeps on several machines."""
-    error = "" if machine.ray else "this Python has no package ray"
+    """Judge whether the Python package ray is installed, for sweeps on several machines."""
+    error = "" if machine.ray else "the Python package ray is not installed"
     mend = f"{sys.executable} -m pip install ray" if machine.clone else RAY_PACKAGES
-    return _finding("ray", error, good="the package ray is installed", mend=mend)
+    return _finding("ray", error, good="the Python package ray is installed", mend=mend)
 
 
 def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:

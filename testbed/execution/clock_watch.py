@@ -70,8 +70,8 @@ class ClockWatch:
         if not may_last and stage_ns > LONGEST_STAGE_NS:
             raise GuestLost(
                 f"the stage {self._stage} has not ended after an hour of the guest's clock: "
-                "it waits for something that does not come; a process of the guest may have "
-                "been killed"
+                "it waits for an event that does not occur; a process of the guest may have been "
+                "killed"
             )
 
     def _check_progress(self, reading: ClockReading) -> None:
@@ -91,11 +91,11 @@ class ClockWatch:
         cause = "the guest hangs"
         if cpu_s > stalled_s / 2:
             process = _name_of(reading)
-            cause = f"{process} computes, or waits in a loop for what only time brings"
+            cause = f"{process} is computing, or is busy-waiting for a point in time"
         return (
             f"the guest's clock stood still for {stalled_s:.0f} s: {cause}\n"
-            "  the run was ended, its results so far are kept; if the computation is meant to take "
-            "so long, raise --stall-limit"
+            "  the run was aborted and its results so far were kept; if the computation needs "
+            "more time, raise --stall-limit"
         )
 
 

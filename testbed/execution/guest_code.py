@@ -125,4 +125,4 @@ def _make_bundle(path: Path, environment: Mapping[str, str]) -> None:
     if result.returncode != 0:
         last_lines = result.stderr.splitlines()[-LAST_LINES:]
         indented = "\n".join(f"    {line}" for line in last_lines)
-        raise MachineError(f"the modules that a guest needs cannot be imported here:\n{indented}")
+        raise MachineError(f"cannot import the modules that a guest needs:\n{indented}")

@@ -214,7 +214,7 @@ def _control_group(written: Note) -> Iterator[Path]:
         group.mkdir()
     except OSError as error:
         raise MachineError(
-            f"control groups cannot be made in {CGROUPS}: {error.strerror}"
+            f"cannot create control groups in {CGROUPS}: {error.strerror}"
         ) from error
     try:
         yield group

@@ -145,7 +145,7 @@ def main(path: str) -> int:
         reason = str(error)
     except Exception as error:  # whatever it is, the folder has to say so
         traceback.print_exc()
-        fault = f"a fault of the testbed: see {folder.console.name}"
+        fault = f"a bug in testbed; see {folder.console.name}"
         reason = f"{type(error).__name__}: {error} ({fault})"
     else:
         append(folder.events, RunEnded(state="completed", time_ns=time.time_ns()))

@@ -198,7 +198,7 @@ def tail(path: Path, lines: int = CONSOLE_LINES) -> str:
 def _memory_hint(run: RunDir) -> str:
     console = tail(run.console, lines=10_000)
     if OUT_OF_MEMORY.search(console):
-        return "\n  the guest's memory ran out: give it more with --guest-memory"
+        return "\n  the guest ran out of memory: raise --guest-memory"
     return ""
 
 

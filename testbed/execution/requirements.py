@@ -119,7 +119,7 @@ def why_no_host_runs() -> str:
     if reason := try_cgroups():
         return reason
     if reason := try_netem():
-        return f"this kernel makes no netem queue ({reason})"
+        return f"this kernel cannot create a netem qdisc ({reason})"
     return ""
 
 
@@ -185,7 +185,7 @@ def try_cgroups(root: Path = Path("/sys/fs/cgroup")) -> str:
     try:
         controllers = (root / "cgroup.controllers").read_text().split()
     except OSError:
-        return f"{root} is not that of control groups version 2"
+        return f"{root} is not a control group version 2 file system"
     missing = [name for name in CONTROLLERS if name not in controllers]
     if missing:
         return f"{root} has no controllers {', '.join(missing)}"

@@ -166,7 +166,7 @@ def check_guest(kernel: Kernel, clock: Clock, memory_bytes: int) -> None:
     """
     if clock == "virtual" and not kernel.virtual_time:
         raise MachineError(
-            f"{kernel.path} has no virtual time\n  unset TESTBED_KERNEL, or use --clock real"
+            f"{kernel.path} has no virtual clock\n  unset TESTBED_KERNEL, or use --clock real"
         )
     folder = memory_folder()
     free = shutil.disk_usage(folder).free
@@ -174,7 +174,7 @@ def check_guest(kernel: Kernel, clock: Clock, memory_bytes: int) -> None:
         raise MachineError(
             f"the guest needs up to {memory_bytes / 2**30:.1f} GiB in {folder}, "
             f"which has {free / 2**30:.1f} GiB free\n"
-            "  name a larger folder with TMPDIR, or run fewer or smaller hosts"
+            "  set a larger folder with TMPDIR, or use fewer or smaller hosts"
         )
 
 

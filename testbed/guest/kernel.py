@@ -176,8 +176,8 @@ def _require_source_and_tools() -> Source:
     if missing or source is None:
         packages = " ".join(missing)
         raise MachineError(
-            "the guest kernel is not built yet, and building it needs Debian packages that are "
-            f"missing: {packages}\n"
+            "the guest kernel is not built yet, and building it needs missing Debian packages: "
+            f"{packages}\n"
             f"  run `make setup`, or `apt-get install {packages}`"
         )
     return source
@@ -262,7 +262,7 @@ def _check_config(wanted: Path, effective: Path) -> None:
             missing.append(line)
     if missing:
         raise MachineError(
-            f"the kernel source does not offer what the guest needs: {' '.join(missing)}"
+            f"the kernel source lacks options that the guest needs: {' '.join(missing)}"
         )
 
 
@@ -319,7 +319,7 @@ def _inspect(path: Path) -> Kernel:
         version = _output_of([path, "--version"], check=True)
         options = _output_of([path, "--help"], check=False)
     except (OSError, subprocess.SubprocessError) as error:
-        raise MachineError(f"the guest kernel {path} does not run: {error}") from error
+        raise MachineError(f"cannot run the guest kernel {path}: {error}") from error
     return Kernel(
         path=path,
         version=version.strip(),

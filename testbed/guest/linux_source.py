@@ -41,10 +41,10 @@ class Source:
         place = Place(file=self.path)
         if not self.path.exists():
             raise InputError(
-                "the kernel source is not there any more",
+                "the kernel source no longer exists",
                 place=place,
-                remedy="name another with --source, or forget it: "
-                f"testbed guest build ({_choice_file()} remembers it)",
+                remedy="choose another with --source, or return to the default with: testbed "
+                "guest build ({_choice_file()} remembers it)",
             )
         if self.path.is_dir():
             _check_is_kernel_source(self.path, place)
@@ -53,7 +53,7 @@ class Source:
         command = ["tar", "xf", str(self.path), "--strip-components=1", "-C", str(tree)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            raise InputError(f"tar cannot unpack it: {result.stderr.strip()}", place=place)
+            raise InputError(f"tar cannot unpack the file: {result.stderr.strip()}", place=place)
         _check_is_kernel_source(tree, place)
 
     def patch(self, tree: Path) -> None:
@@ -74,11 +74,10 @@ class Source:
         failed = FAILED_FILE.search(output)
         location = f" (at {failed[1]})" if failed else ""
         return InputError(
-            f"the project's {patch.name} does not apply to this source, "
-            f"which is Linux {linux_version(tree)}{location}",
+            f"the project's {patch.name} does not apply to this source of Linux "
+            f"{linux_version(tree)}{location}",
             place=Place(file=self.path),
-            remedy=f"the edits are for Linux {' and '.join(LINUX)}: "
-            "name a source of such a version",
+            remedy=f"use a source of Linux {' or '.join(LINUX)}",
         )
 
 
@@ -134,8 +133,8 @@ def named_source(path: Path) -> Source:
         if tarfile.is_tarfile(path):
             return Source(path, _fingerprint_of_tarball(path))
     except OSError as error:
-        raise InputError(f"it cannot be read: {error.strerror}", place=place) from error
-    raise InputError("it is no folder and no tarball", place=place)
+        raise InputError(f"cannot read the file: {error.strerror}", place=place) from error
+    raise InputError("not a folder or tarball", place=place)
 
 
 def choose(source: Source | None) -> None:
@@ -173,9 +172,9 @@ def _numbers(version: str) -> list[int]:
 def _check_is_kernel_source(tree: Path, place: Place) -> None:
     if linux_version(tree) is None or not (tree / "arch/um").is_dir():
         raise InputError(
-            "this is no source of Linux: it has no Makefile of a kernel, or no arch/um",
+            "not a Linux source: no kernel Makefile or no arch/um",
             place=place,
-            remedy="name the folder or tarball whose top holds the kernel's Makefile",
+            remedy="choose the folder or tarball with the kernel's Makefile at its top",
         )
 
 

@@ -60,16 +60,16 @@ def check_filter(expression: str) -> None:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise MachineError(
-            "captures need tcpdump, which is not installed\n  make setup installs it"
+            "captures need tcpdump, which is not installed\n  install it with: make setup"
         ) from error
     if result.returncode == 0:
         return
     last_line = result.stderr.strip().splitlines()[-1]
     reason = last_line.removeprefix("tcpdump: ").removeprefix(NO_EXPRESSION)
     raise InputError(
-        f"{expression!r} is no filter: {reason}",
+        f"{expression!r} is not a valid filter: {reason}",
         place=Place(key="--capture-filter"),
-        remedy="write one as for tcpdump, such as 'tcp port 29500' (man pcap-filter)",
+        remedy="use tcpdump syntax, such as 'tcp port 29500' (man pcap-filter)",
     )
 
 

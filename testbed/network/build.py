@@ -60,7 +60,7 @@ def build_network(
         time.sleep(LINKWATCH_S)
         yield network
     except OSError as error:
-        raise RunError(f"building the network failed: {error}") from error
+        raise RunError(f"cannot build the network: {error}") from error
     finally:
         _remove(net)
 

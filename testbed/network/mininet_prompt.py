@@ -55,7 +55,7 @@ class Prompt(CLI):
         name, arguments, _line = self.parseline(line)
 
         if name not in self.mn:
-            error(f"*** there is no command or node {name or line!r}: try help, nodes\n")
+            error(f"*** unknown command or node {name or line!r}: try help, nodes\n")
             return
         if not arguments:
             error(f"*** {name} needs a command: {name} COMMAND\n")

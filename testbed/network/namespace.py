@@ -32,7 +32,7 @@ class NamespaceProcess:
             self.pid = self._start()
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            text = f"a network namespace cannot be made: {reason}"
+            text = f"cannot create a network namespace: {reason}"
             raise OSError(error.errno, text) from error
 
     def _start(self) -> int:

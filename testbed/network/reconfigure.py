@@ -159,7 +159,7 @@ def changing(
         stop.set()
         thread.join()
     if faults:
-        raise RunError(f"changing the network failed: {faults[0]}") from faults[0]
+        raise RunError(f"cannot change the network: {faults[0]}") from faults[0]
 
 
 def _change_in_time(

@@ -103,7 +103,7 @@ def _guest_base_bytes(isolation: Isolation, captured_interfaces: int, image: Pat
 def _check_host_limit(limit_bytes: int) -> None:
     if limit_bytes < PYTHON_MEMORY:
         raise InputError(
-            f"Python does not start in {format_size(limit_bytes, 3)} of memory",
+            f"Python cannot start with {format_size(limit_bytes, 3)} of memory",
             place=Place("--memory"),
             remedy=f"give a host at least {format_size(PYTHON_MEMORY, 3)}",
         )
@@ -132,12 +132,12 @@ def check_memory(
 
     advice = "smaller tensors need less"
     if isolation == "container":
-        advice = "--isolation process and smaller tensors need less"
+        advice = "use --isolation process or smaller tensors"
     if where == "guest":
-        advice += "; --guest-memory overrides this estimate"
+        advice += "; override this estimate with --guest-memory"
 
     raise InputError(
-        f"{budget.hosts} hosts need {needed} of memory and this machine has {present}",
+        f"{budget.hosts} hosts need {needed} of memory, but this machine has {present}",
         remedy=f"{fitting} hosts would fit; {advice}",
     )
 

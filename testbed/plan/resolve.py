@@ -105,7 +105,7 @@ def resolve(
 def _check_clock(clock: Clock, where: Where) -> None:
     if where == "here" and clock == "virtual":
         raise InputError(
-            "this kernel's clock cannot be virtual",
+            "the host kernel has no virtual clock",
             place=Place("--clock"),
             remedy="use --clock real or --where guest",
         )
@@ -115,15 +115,15 @@ def _check_image(image: Path, isolation: Isolation) -> None:
     place = Place("--image")
     if isolation != "container":
         remedy = "use --isolation container"
-        raise InputError("an image needs containers", place=place, remedy=remedy)
+        raise InputError("images require containers", place=place, remedy=remedy)
     try:
         is_tar = tarfile.is_tarfile(image)
     except OSError as error:
-        reason = f"the image {image} cannot be read: {error.strerror}"
+        reason = f"cannot read the image {image}: {error.strerror}"
         raise InputError(reason, place=place) from error
 
     if not is_tar:
-        remedy = "make one with docker save --output image.tar NAME"
+        remedy = "create one with: docker save --output image.tar NAME"
         raise InputError(f"{image} is not a tar file", place=place, remedy=remedy)
 
 
@@ -133,7 +133,7 @@ def _check_host_names(network: Network, workload: Workload) -> None:
     for name in workload.hosts_named:
         if name not in known:
             remedy = suggest(name, known, "the hosts")
-            raise InputError(f"the workload names a host {name!r}", remedy=remedy)
+            raise InputError(f"the workload names an unknown host {name!r}", remedy=remedy)
 
 
 def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:

@@ -150,4 +150,4 @@ def _read_spec(path: Path, content: Content) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    return f"{path.name} cannot be read ({type(error).__name__})"
+    return f"cannot read {path.name} ({type(error).__name__})"

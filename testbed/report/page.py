@@ -154,7 +154,7 @@ def _attempt(content: Content, product: str, make: Callable[[], T]) -> T | None:
         pl.exceptions.PolarsError,
     ) as error:
         cause = f"{type(error).__name__}: {error}"
-        content.report_damage(f"{product} cannot be made of these files ({cause})")
+        content.report_damage(f"cannot make {product} from these files ({cause})")
         return None
 
 

@@ -1,4 +1,4 @@
-"""The names of a run folder's files, and the rule that a run never overwrites another.
+"""The names of a run folder's files, and the rule that runs never overwrite each other.
 
 Below ``raw/`` lie the records as they were written during the run (`testbed.runfolder.records`);
 they survive a lost guest, and `testbed.analysis` makes the tables and the summary from them
@@ -40,8 +40,8 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise InputError(
-                    f"the run folder {path} exists already and a run never overwrites another",
-                    remedy="name another one with --out, or remove it",
+                    f"the run folder {path} already exists",
+                    remedy="choose another folder with --out, or remove it",
                 )
             run = cls(path.resolve())
             run.raw.mkdir()
@@ -64,16 +64,18 @@ class RunDir:
         """
         run = cls(path.resolve())
         if not run.plan.is_file():
-            raise InputError(f"{path} is not a run folder: it has no {run.plan.name}")
+            raise InputError(f"{path} is not a run folder: no {run.plan.name}")
         for entry, what in run.not_plain():
-            remedy = f"remove it if you know what it is: rm {entry}"
-            raise InputError(f"{entry} is {what}; a run folder has plain files only", remedy=remedy)
+            remedy = f"if you know the file, remove it: rm {entry}"
+            raise InputError(
+                f"{entry} is {what}, but a run folder holds only plain files", remedy=remedy
+            )
         found = _format_of(run.plan)
         if found is not None and found > FORMAT:
             raise InputError(
-                f"{path} has run-folder format {found}, and this version of the testbed reads "
+                f"{path} has run folder format {found}, but this version of testbed reads "
                 f"formats up to {FORMAT}",
-                remedy="install the version of the testbed that wrote it, or a newer one",
+                remedy="install the version of testbed that wrote the folder, or a newer one",
             )
         return run
 
@@ -294,10 +296,10 @@ def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        missing.append(f"{path.name} cannot be read ({type(error).__name__})")
+        missing.append(f"cannot read {path.name} ({type(error).__name__})")
         return {}
     if not isinstance(value, dict):
-        missing.append(f"{path.name} is not an object of JSON")
+        missing.append(f"{path.name} is not a JSON object")
         return {}
     return value
 

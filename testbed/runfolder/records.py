@@ -253,7 +253,7 @@ def read(
     except FileNotFoundError:
         return [], [Problem(code=ProblemCode.FILE_MISSING, message=f"{name} is missing")]
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{name} cannot be read ({type(error).__name__})"
+        message = f"cannot read {name} ({type(error).__name__})"
         return [], [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
     problems: list[Problem] = []
     lines = [line for line in text.splitlines() if line.strip()]
@@ -262,12 +262,12 @@ def read(
     values = _json_values(lines)
     if len(values) < len(lines):
         damaged = len(lines) - len(values)
-        message = f"{name} is damaged: {damaged} of {len(lines)} lines are left out"
+        message = f"{name} is damaged: {damaged} of {len(lines)} lines were skipped"
         problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
     records = _sound_records(values, kind)
     if len(records) < len(values):
         left_out = len(values) - len(records)
-        message = f"{name}: {left_out} records lack a column and are left out"
+        message = f"{name}: {left_out} records lack a column and were skipped"
         problems.append(Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message))
     return records, problems
 

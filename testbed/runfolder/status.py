@@ -90,7 +90,7 @@ def read_status(path: Path) -> tuple[Status | None, list[Problem]]:
         try:
             sound[name] = getattr(Status.model_validate({name: document[name]}), name)
         except ValidationError:
-            message = f"{path.name}: {name!r} is damaged and left out"
+            message = f"{path.name}: {name!r} is damaged and was skipped"
             problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
     if "state" not in sound:
         return None, problems

@@ -129,7 +129,7 @@ class TransferRow(Section):
     received: int
     seconds: float
     bps: float | None
-    at_s: float | None = Field(description="from the run's first operation on; null: there is none")
+    at_s: float | None = Field(description="from the run's first operation on; null: none")
     start_ns: int = 0
     error: str | None = None
 
@@ -349,7 +349,7 @@ def read_summary(path: Path) -> tuple[Summary, list[Problem]]:
         try:
             sections[name] = _check_section(name, value)
         except ValidationError:
-            problems.append(_damaged(f"{path.name}: {name!r} is damaged and left out"))
+            problems.append(_damaged(f"{path.name}: {name!r} is damaged and was skipped"))
     return Summary.model_construct(**{**_defaults(), **sections}), problems
 
 
@@ -366,7 +366,7 @@ def read_round_trips(path: Path) -> tuple[list[RoundTripRow], list[Problem]]:
         message = f"{name} is missing: the network was not verified before the run"
         return [], [Problem(code=ProblemCode.FILE_MISSING, message=message)]
     except (OSError, ValueError, RecursionError) as error:
-        return [], [_damaged(f"{name} cannot be read ({type(error).__name__})")]
+        return [], [_damaged(f"cannot read {name} ({type(error).__name__})")]
     problems: list[Problem] = []
     return _sound_rows(RoundTripRow, "round trips", rows, name, problems), problems
 
@@ -380,7 +380,7 @@ def read_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         value = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError) as error:
-        message = f"{path.name} cannot be read ({type(error).__name__})"
+        message = f"cannot read {path.name} ({type(error).__name__})"
         missing = isinstance(error, FileNotFoundError)
         code = ProblemCode.FILE_MISSING if missing else ProblemCode.FILE_DAMAGED
         return {}, [Problem(code=code, message=message)]
@@ -413,7 +413,7 @@ def _sound_rows(
             continue
     damaged = len(rows) - len(sound)
     if damaged and value is not None:
-        message = f"{file}: {damaged} rows of {section!r} are damaged and left out"
+        message = f"{file}: {damaged} rows of {section!r} are damaged and were skipped"
         problems.append(_damaged(message))
     return sound
 

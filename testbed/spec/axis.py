@@ -47,29 +47,29 @@ class Range(Strict):
         written = [name for name, value in spacings.items() if value is not None]
         if len(written) != 1:
             raise UnitError(
-                "a range needs one of step, factor and points",
-                "as in {from: 1 ms, to: 100 ms, points: 5, scale: log}",
+                "a range needs exactly one of step, factor and points",
+                "such as {from: 1 ms, to: 100 ms, points: 5, scale: log}",
             )
 
         if self.scale == "log" and self.points is None:
-            remedy = f"leave out scale, or write points instead of {written[0]}"
+            remedy = f"remove scale, or use points instead of {written[0]}"
             raise UnitError("scale: log needs points", remedy)
 
     def _check_numbers(self) -> None:
         low = self._number(self.from_)
         high = self._number(self.to)
         if low >= high:
-            raise UnitError(f"a range goes up: from {self.from_} is not below to {self.to}")
+            raise UnitError(f"`from` ({self.from_}) must be less than `to` ({self.to})")
 
         multiplies = self.factor is not None or self.scale == "log"
         if multiplies and low <= 0:
-            raise UnitError(f"from {self.from_} cannot be multiplied", "begin above zero")
+            raise UnitError(f"cannot multiply `from` ({self.from_})", "start above zero")
 
         if self.step is not None:
             step = self._number(self.step)
             if not step or (high - low) / step > LARGEST_RANGE:
-                what = f"{self.step} is no step from {self.from_} to {self.to}"
-                raise UnitError(what, "write one above zero")
+                what = f"{self.step} is not a valid step from {self.from_} to {self.to}"
+                raise UnitError(what, "use a step above zero")
 
     @property
     def quantity(self) -> Quantity | None:
@@ -79,12 +79,12 @@ class Range(Strict):
     def _number(self, value: Any) -> float:
         """`value` in base units."""
         if value is None:
-            raise UnitError(f"a range goes up: from {self.from_} is not below to {self.to}")
+            raise UnitError(f"`from` ({self.from_}) must be less than `to` ({self.to})")
         if self.quantity is not None:
             return float(self.quantity.exact(value))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UnitError(
-                f"{value!r} is not of the same kind as {self.to!r}",
+                f"{value!r} and {self.to!r} are different kinds of quantities",
                 "give both ends the same kind of unit",
             )
 

@@ -225,13 +225,14 @@ def _explain(detail: ErrorDetails, loc: Loc, model: type[BaseModel]) -> tuple[st
         return f"{shown} is not {_EXPECTED[kind]}", ""
 
     messages = {
-        "missing": "it is missing",
+        "missing": "required key is missing",
         "finite_number": f"{shown} is not a finite number",
         "literal_error": f"{shown} is not one of {context.get('expected')}",
         "too_short": (
-            f"it needs at least {context.get('min_length')}, not {context.get('actual_length')}"
+            f"expected at least {context.get('min_length')} items, got "
+            f"{context.get('actual_length')}"
         ),
-        "too_long": f"it may have at most {context.get('max_length')}",
+        "too_long": f"expected at most {context.get('max_length')} items",
         "greater_than_equal": f"{shown} is less than {context.get('ge')}",
         "less_than_equal": f"{shown} is more than {context.get('le')}",
     }

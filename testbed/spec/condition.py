@@ -125,7 +125,7 @@ class _Evaluation:
     def truth(self, expression: Expression) -> bool:
         value = self.value(expression)
         if not isinstance(value, bool):
-            raise UnitError(f"{self.text!r}: a value alone is neither true nor false", REMEDY)
+            raise UnitError(f"{self.text!r}: expected a comparison", REMEDY)
         return value
 
     def value(self, expression: Expression) -> Any:  # noqa: PLR0911 (one for each expression)
@@ -173,12 +173,12 @@ class _Evaluation:
 
         needs_order = symbol not in ("==", "!=")
         if needs_order and type(left) is not type(right):
-            raise UnitError(f"{self.text!r} compares {left!r} and {right!r}, which have no order")
+            raise UnitError(f"{self.text!r}: cannot order {left!r} and {right!r}")
         return bool(COMPARISONS[symbol](left, right))
 
     def contains(self, values: Any, value: Any) -> bool:
         if not isinstance(values, list):
-            raise UnitError(f"{self.text!r}: what follows `in` is a list, such as (1, 2)")
+            raise UnitError(f"{self.text!r}: expected a list after `in`, such as (1, 2)")
         return any(self.compare("==", value, item) for item in values)
 
     def check_comparable(self, left: Measure, right: Measure) -> None:
@@ -189,7 +189,7 @@ class _Evaluation:
 
         left_kind = left.quantity or "number without a unit"
         right_kind = right.quantity or "number without a unit"
-        what = f"{self.text!r} compares a {left_kind} and a {right_kind}"
+        what = f"{self.text!r} compares a {left_kind} with a {right_kind}"
         raise UnitError(what, "give both the same kind of unit")
 
     def combine(self, symbol: str, left: Any, right: Any) -> Measure:
@@ -199,10 +199,10 @@ class _Evaluation:
         if not _fit(symbol, left, right):
             left_kind = left.quantity or "number"
             right_kind = right.quantity or "number"
-            raise UnitError(f"{self.text!r}: a {left_kind} and a {right_kind} do not fit")
+            raise UnitError(f"{self.text!r}: incompatible units: a {left_kind} and a {right_kind}")
 
         if symbol == "/" and right.number == 0:
-            raise UnitError(f"{self.text!r}: something is divided by zero")
+            raise UnitError(f"{self.text!r}: division by zero")
 
         number = ARITHMETIC[symbol](left.number, right.number)
         return Measure(number, _resulting_quantity(symbol, left, right))

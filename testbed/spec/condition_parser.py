@@ -29,7 +29,7 @@ from testbed.core.units import DECIMAL_SIZE, PERCENTAGE, RATE, TIME, Quantity, U
 from testbed.spec.base import suggest
 
 QUANTITIES: tuple[Quantity, ...] = (TIME, RATE, DECIMAL_SIZE, PERCENTAGE)
-REMEDY = "write it such as: delay <= 20 ms and algorithm != 'gloo'"
+REMEDY = "use a comparison, such as: delay <= 20 ms and algorithm != 'gloo'"
 
 # ---- expressions
 
@@ -217,7 +217,7 @@ def parse_condition(text: str, names: Iterable[str]) -> Expression:
     try:
         return _Parser(text, known).whole()
     except (_NotACondition, RecursionError) as error:
-        raise UnitError(f"{text!r} is not a condition", REMEDY) from error
+        raise UnitError(f"{text!r} is not a valid condition", REMEDY) from error
 
 
 class _Parser:
@@ -302,7 +302,7 @@ class _Parser:
     def comparison_operator(self) -> str:
         """The operator that comes next; empty if there is none."""
         if self.next_is("is"):
-            self.refuse("this comparison is not known", REMEDY)
+            self.refuse("unknown comparison", REMEDY)
         if self.next_is("in", *ORDER_SYMBOLS):
             return self.take().text
         if not self.take_if("not"):
@@ -326,14 +326,14 @@ class _Parser:
             result = Arithmetic(operator, result, self.sign())
 
         if self.next_is(*UNKNOWN_ARITHMETIC):
-            self.refuse("this operator is not known", "there are + - * /")
+            self.refuse("unknown operator", "the operators are + - * /")
         return result
 
     def sign(self) -> Expression:
         if self.take_if("-"):
             return Negative(self.sign())
         if self.next_is(*UNKNOWN_SIGNS):
-            self.refuse("this operator is not known", "there are not and -")
+            self.refuse("unknown operator", "the operators are not and -")
         return self.atom()
 
     def atom(self) -> Expression:
@@ -347,7 +347,7 @@ class _Parser:
 
         if token.kind == "unknown" and self.unknown_name is None:
             what = f"{self.text!r}: unknown name {token.text!r}"
-            suggestion = suggest(token.text, self.known, "the names")
+            suggestion = suggest(token.text, self.known, "known names")
             self.unknown_name = UnitError(what, suggestion)
 
         return expression

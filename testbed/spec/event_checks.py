@@ -51,7 +51,7 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
         changes += 2 * occurrences * len(event.rows)
 
     if changes > MOST_CHANGES:
-        what = f"these are up to {changes} changes; a run has at most {MOST_CHANGES}"
+        what = f"too many changes: {changes} (at most {MOST_CHANGES} in a run)"
         problems.append(Problem(("events",), what))
 
     if problems:
@@ -68,8 +68,8 @@ def _single_event_problems(
     subjects = [event.links, event.hosts, event.transfer]
     named_subjects = len(subjects) - subjects.count(None)
     if named_subjects != 1:
-        what = "an event is about links, hosts or a transfer"
-        remedy = "write one of links, hosts and transfer, and two events for two of them"
+        what = "an event needs exactly one of links, hosts and transfer"
+        remedy = "split the event into one for each"
         yield Problem(loc, what, remedy)
     elif event.hosts is not None:
         yield from _host_problems(loc, event, hosts)
@@ -96,26 +96,28 @@ def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
                 repeats != (event.times is not None),
                 Problem(
                     (*loc, "every"),
-                    "every and times go together",
-                    "write for example every: 10 s, times: 5",
+                    "every and times require each other",
+                    "such as every: 10 s, times: 5",
                 ),
             ),
             _Rule(
                 repeats and is_endless,
                 Problem(
                     (*loc, "every"),
-                    "an event to the end of the run cannot occur again",
-                    "write a duration",
+                    "an event without a duration cannot repeat",
+                    "add a duration",
                 ),
             ),
             _Rule(
                 overlaps,
                 Problem(
-                    (*loc, "duration"), "an occurrence lasts longer than it is to the next one"
+                    (*loc, "duration"),
+                    "the duration is longer than the interval between occurrences",
                 ),
             ),
             _Rule(
-                event.duration == 0, Problem((*loc, "duration"), "a duration of 0 changes nothing")
+                event.duration == 0,
+                Problem((*loc, "duration"), "the duration must be greater than 0"),
             ),
         ]
     )
@@ -133,13 +135,13 @@ def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
                 event.crash is None,
                 Problem(
                     (*loc, "hosts"),
-                    "this event does nothing to its hosts",
-                    "write crash: ranks or crash: host",
+                    "an event with hosts needs crash",
+                    "add crash: ranks or crash: host",
                 ),
             ),
             _Rule(
                 _changes_links(event),
-                Problem(loc, "settings of links need links", "write two events"),
+                Problem(loc, "link settings require links", "split the event in two"),
             ),
         ]
     )
@@ -153,7 +155,7 @@ def _host_and_site_names(hosts: Hosts) -> list[str]:
 
 
 def _unknown_host(loc: Loc, name: str, known: Sequence[str]) -> Problem:
-    return Problem(loc, f"there is no host or datacenter {name!r}", suggest(name, known))
+    return Problem(loc, f"unknown host or datacenter {name!r}", suggest(name, known))
 
 
 def _changes_links(event: Event) -> bool:
@@ -177,18 +179,20 @@ def _transfer_problems(
         [
             _Rule(
                 any(source == target for source, target in pairs),
-                Problem((*loc, "transfer"), "a host would send to itself"),
+                Problem((*loc, "transfer"), "source and target are the same host"),
             ),
             _Rule(
                 transfer.size < len(pairs),
-                Problem((*loc, "transfer", "size"), "this is less than a byte for each sender"),
+                Problem(
+                    (*loc, "transfer", "size"), "the size is less than one byte for each sender"
+                ),
             ),
             _Rule(
                 has_other_settings,
                 Problem(
                     loc,
-                    "a transfer has no other settings, and takes as long as it takes",
-                    "write two events",
+                    "a transfer takes no duration and no link settings",
+                    "split the event in two",
                 ),
             ),
         ]
@@ -210,24 +214,24 @@ def _link_problems(
                 event.crash is not None,
                 Problem(
                     (*loc, "crash"),
-                    "hosts crash, not links",
-                    "write hosts instead of links, or down: true",
+                    "crash applies only to hosts",
+                    "use hosts instead of links, or down: true",
                 ),
             ),
             _Rule(
                 event.trace is not None and has_settings,
                 Problem(
                     (*loc, "trace"),
-                    "an event has a trace or settings of its own, not both",
-                    "write two events",
+                    "an event cannot have both a trace and link settings",
+                    "split the event in two",
                 ),
             ),
             _Rule(
                 changes_nothing,
                 Problem(
                     loc,
-                    "this event changes nothing",
-                    "write down: true, rate, delay, loss or another setting",
+                    "the event changes nothing",
+                    "add down: true, rate, delay, loss or another setting",
                 ),
             ),
         ]
@@ -243,10 +247,10 @@ def _link_name_problems(
     known = [*keys, *sorted(conduits), *datacenters]
     for name in names:
         if known.count(name) > 1:
-            what = f"{name!r} is the name of two things"
+            what = f"the name {name!r} is ambiguous"
             yield Problem(loc, what, "rename the conduit or a datacenter")
         elif name != "all" and name not in known:
-            what = f"there is no link, conduit or datacenter {name!r}"
+            what = f"unknown link, conduit or datacenter {name!r}"
             yield Problem(loc, what, suggest(name, known))
 
 
@@ -262,14 +266,14 @@ def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterat
         if not is_per_direction(value):
             continue
         if not allowed:
-            what = "values per direction need an event of one link, by its name"
+            what = "values per direction require an event with a single named link"
             yield Problem((*loc, name), what)
             continue
 
         for direction in value:
             if direction not in allowed:
-                what = f"{direction!r} is no direction of this link"
-                remedy = f"they are {' and '.join(allowed)}"
+                what = f"{direction!r} is not a direction of this link"
+                remedy = f"directions: {' and '.join(allowed)}"
                 yield Problem((*loc, name, direction), what, remedy)
 
 
@@ -295,13 +299,13 @@ def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
     for turn in turns:
         time = format_time(turn.at_ns)
         if turns_at_once[turn.at_ns, turn.host] > 1:
-            what = f"at {time} two things happen to {turn.host} at once"
-            return [Problem(("events",), what, "let one of them be later")]
+            what = f"two events change {turn.host} at {time}"
+            return [Problem(("events",), what, "move one of them to a later time")]
 
         if turn.crash is None:
             crashed.discard(turn.host)
         elif turn.host in crashed:
-            what = f"at {time} {turn.host} crashes, which has crashed before and is not back"
+            what = f"{turn.host} crashes at {time}, but is still down from an earlier crash"
             return [Problem(("events",), what)]
         else:
             crashed.add(turn.host)

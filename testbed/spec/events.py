@@ -44,29 +44,31 @@ class EventSettings(Strict):
     """What is different on a WAN link while an event is in force."""
 
     down: Flag = Field(
-        False, description="whether what is sent into the link is lost, both ways", examples=[True]
+        False, description="take the link down: packets are lost both ways", examples=[True]
     )
     rate: PerDirection[Rate] | None = Field(
-        None, description="of the bottleneck", examples=["1 Gbit/s"]
+        None, description="rate of the bottleneck", examples=["1 Gbit/s"]
     )
     delay: PerDirection[Time] | None = Field(
-        None, description="of the fibre, one way", examples=["30 ms"]
+        None, description="one-way delay of the fibre", examples=["30 ms"]
     )
     jitter: PerDirection[Time] | None = Field(
         None, description="spread of the delay", examples=["1 ms"]
     )
     loss: PerDirection[Loss] | None = Field(
-        None, description="chance of each packet; or in bursts", examples=["1 %"]
+        None,
+        description="loss probability of each packet, or a mapping for bursty loss",
+        examples=["1 %"],
     )
     duplicate: PerDirection[Probability] | None = Field(
-        None, description="chance of each packet to arrive twice", examples=["0.1 %"]
+        None, description="probability that a packet arrives twice", examples=["0.1 %"]
     )
     corrupt: PerDirection[Probability] | None = Field(
-        None, description="chance of each packet to have one bit flipped", examples=["0.1 %"]
+        None, description="probability that one bit of a packet is flipped", examples=["0.1 %"]
     )
     queue: PerDirection[QueueField] | None = Field(
         None,
-        description="buffer of the bottleneck; one in bdp follows rate and delay",
+        description="buffer of the bottleneck; a value in bdp follows rate and delay",
         examples=["4 MiB"],
     )
 
@@ -108,8 +110,8 @@ def read_trace(path: Path) -> list[TraceRow]:
     lines = _read_lines(path)
     if len(lines) < 2:
         raise UnitError(
-            f"the trace {path} has no line below its head",
-            "write a head such as time,rate,delay",
+            f"the trace {path} has no rows",
+            "write a header such as time,rate,delay",
         )
 
     head = lines[0].cells
@@ -118,7 +120,7 @@ def read_trace(path: Path) -> list[TraceRow]:
     for line in lines[1:]:
         row = _trace_row(path, head, line)
         if rows and row.time_ns <= rows[-1].time_ns:
-            what = f"line {line.number} of the trace {path} is not later than the one before"
+            what = f"line {line.number} of the trace {path} is not later than the previous line"
             raise UnitError(what)
 
         rows.append(row)
@@ -137,7 +139,7 @@ def _read_lines(path: Path) -> list[_Line]:
                     lines.append(_Line(reader.line_num, cells))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UnitError(f"the trace {path} cannot be read: {reason}") from error
+        raise UnitError(f"cannot read the trace {path}: {reason}") from error
 
     return lines
 
@@ -148,18 +150,20 @@ def _check_head(path: Path, head: list[str]) -> None:
         if name not in known:
             raise UnitError(
                 f"the trace {path} has an unknown column {name!r}",
-                suggest(name, known, "the columns"),
+                suggest(name, known, "known columns"),
             )
 
     has_duplicates = len(set(head)) < len(head)
     if TIME_COLUMN not in head or len(head) < 2 or has_duplicates:
-        raise UnitError(f"the head of the trace {path} does not name time and settings, each once")
+        raise UnitError(
+            f"the header of the trace {path} must name time and the settings, each once"
+        )
 
 
 def _trace_row(path: Path, head: list[str], line: _Line) -> TraceRow:
     place = f"line {line.number} of the trace {path}"
     if len(line.cells) != len(head):
-        raise UnitError(f"{place} has {len(line.cells)} cells, its head has {len(head)}")
+        raise UnitError(f"{place} has {len(line.cells)} cells, the header has {len(head)}")
 
     settings: dict[str, Any] = {}
     for name, cell in zip(head, line.cells, strict=True):
@@ -218,18 +222,20 @@ class Transfer(Strict):
 
     source: str = Field(
         alias="from",
-        description="a host (iowa-h0), or a datacenter: each host sends its part",
+        description="sending host (iowa-h0), or datacenter: each of its hosts sends an equal part",
         examples=["iowa"],
     )
     target: str = Field(
-        alias="to", description="a host, or a datacenter: its hosts in turn", examples=["ohio"]
+        alias="to",
+        description="receiving host, or datacenter: its hosts take turns",
+        examples=["ohio"],
     )
-    size: Size = Field(description="in all", examples=["20 GB"])
+    size: Size = Field(description="total size", examples=["20 GB"])
     connections: Annotated[Count, Field(le=64)] = Field(
-        1, description="of each pair of hosts", examples=[4]
+        1, description="TCP connections between each pair of hosts", examples=[4]
     )
     rate: Rate | None = Field(
-        None, description="at most, in all, where the sender paces itself", examples=["2 Gbit/s"]
+        None, description="total pace of the senders; left out, unlimited", examples=["2 Gbit/s"]
     )
 
 
@@ -240,43 +246,42 @@ class Event(EventSettings):
     """
 
     at: Time = Field(
-        description="when, from the first step or operation of rank 0 on", examples=["5 s"]
+        description="start, counted from rank 0's first step or operation", examples=["5 s"]
     )
     duration: Time | None = Field(
-        None, description="for how long; left out, to the end of the run", examples=["500 ms"]
+        None, description="duration; left out, until the end of the run", examples=["500 ms"]
     )
-    every: Time | None = Field(
-        None, description="from one occurrence to the next", examples=["10 s"]
-    )
+    every: Time | None = Field(None, description="interval between repetitions", examples=["10 s"])
     times: Count | None = Field(
-        None, description="how many occurrences, with `every`", examples=[5]
+        None, description="number of occurrences, with `every`", examples=[5]
     )
     links: Names | None = Field(
         None,
-        description="whose settings these are: all, or names of links (iowa-ohio), of conduits "
-        "(`shares`), or of datacenters, for all links of theirs",
+        description="links to change: all, or names of links (iowa-ohio), of conduits (`shares`), "
+        "or of datacenters (all their links)",
         examples=["iowa-ohio"],
     )
     hosts: Names | None = Field(
         None,
-        description="that crash: all, or names of hosts (iowa-h1) or of datacenters",
+        description="hosts to crash: all, or names of hosts (iowa-h1) or of datacenters",
         examples=["iowa-h1"],
     )
     crash: Crash | None = Field(
         None,
-        description="of hosts. ranks: all their ranks are killed, and the kernel closes their "
-        "connections. host: they fall silent as well, as without power, and others find out by "
-        "waiting. Over, the ranks start again",
+        description="kind of crash. ranks: kill all ranks of the hosts; the kernel closes their "
+        "connections. host: also cut the hosts off, as by a power failure; peers notice by "
+        "timeouts. Afterwards the ranks start again",
         examples=["host"],
     )
     transfer: Transfer | None = Field(
         None,
-        description="what hosts send each other from then on",
+        description="background transfer that starts at this time",
         examples=[{"from": "iowa", "to": "ohio", "size": "20 GB"}],
     )
     trace: Annotated[str, AfterValidator(_find_trace)] | None = Field(
         None,
-        description="CSV file of what changes when: time,rate,delay,...; times count from `at` on",
+        description="CSV file of link settings over time (time,rate,delay,...); times count from "
+        "`at`",
         examples=["measured.csv"],
     )
 

@@ -62,17 +62,19 @@ def _kind_of_zip(value: object) -> str:
 class Sweep(Strict):
     """The values that a sweep gives to keys, and the names of its points."""
 
-    grid: Axes = Field({}, description="key: values; all combinations")
+    grid: Axes = Field({}, description="key: values; take all combinations")
     zip: Annotated[
         Annotated[Axes, Tag("(one)")] | Annotated[list[Axes], Tag("(several)")],
         Discriminator(_kind_of_zip),
-    ] = Field({}, description="key: values; the first ones together, then the second ones")
-    list_: list[dict[str, Any]] = Field(
-        [], alias="list", description="points, each with the values of its keys"
+    ] = Field(
+        {}, description="key: values; combine the first values, then the second ones, and so on"
     )
-    where: str | list[str] = Field([], description="conditions that a point must meet")
-    repeats: Count = Field(1, description="of each point, with seeds of their own")
-    name: str | None = Field(None, description="of a point, as in {algorithm}-{delay}")
+    list_: list[dict[str, Any]] = Field(
+        [], alias="list", description="points, each a mapping of keys to values"
+    )
+    where: str | list[str] = Field([], description="conditions that every point must meet")
+    repeats: Count = Field(1, description="number of runs of each point, with different seeds")
+    name: str | None = Field(None, description="name of a point, such as {algorithm}-{delay}")
 
     @property
     def zips(self) -> list[Axes]:
@@ -149,8 +151,8 @@ class Sweep(Strict):
                 yield from _key_problems((*loc, key), key, may_be_whole=True)
                 first_part = part_of_key.setdefault(key, part)
                 if first_part != part:
-                    what = f"{key} is in {first_part} already"
-                    yield Problem((*loc, key), what, "leave it out in one of them")
+                    what = f"{key} already varied by {first_part}"
+                    yield Problem((*loc, key), what, "remove the key from one of them")
 
     def _keys_by_part(self) -> Iterator[tuple[Loc, Iterable[str]]]:
         """The keys of the grid, of each zip and of each point of the list."""
@@ -164,7 +166,7 @@ class Sweep(Strict):
         for index, axes in enumerate(self.zips):
             loc = self._zip_loc(index)
             if not axes:
-                yield Problem(loc, "this zip has no key")
+                yield Problem(loc, "this zip has no keys")
 
             lengths: set[int] = set()
             counts: list[str] = []
@@ -174,17 +176,17 @@ class Sweep(Strict):
                 counts.append(f"{length} of {key}")
 
             if len(lengths) > 1:
-                what = f"a zip needs as many values of each key: {', '.join(counts)}"
+                what = f"all keys of a zip need the same number of values: {', '.join(counts)}"
                 yield Problem(loc, what, "use grid for all combinations")
 
     def _empty_problems(self) -> Iterator[Problem]:
         if not self.keys:
-            what = "there is nothing to go through"
-            yield Problem(("grid",), what, "write grid, zip or list with a key")
+            what = "the sweep is empty"
+            yield Problem(("grid",), what, "add grid, zip or list with at least one key")
 
         for index, values in enumerate(self.list_):
             if not values:
-                yield Problem(("list", index), "this point has no value")
+                yield Problem(("list", index), "this point sets no key")
 
     def _condition_problems(self, names: Sequence[str]) -> Iterator[Problem]:
         for index, text in enumerate(self.conditions):
@@ -201,7 +203,7 @@ class Sweep(Strict):
         """Unknown names in the template of the points' names."""
         for name in _IN_BRACES.findall(self.name or ""):
             if name not in names:
-                suggestion = suggest(name, names, "the names")
+                suggestion = suggest(name, names, "known names")
                 yield Problem(("name",), f"unknown name {name!r}", suggestion)
 
 
@@ -215,9 +217,11 @@ def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator
 
     target, *path = key.split(".")
     if target not in TARGETS or not path or not all(path):
-        what = f"{key!r} is not a key of the topology, the workload or the run"
+        what = f"{key!r} is not a valid key"
         prefixes = ", ".join(f"{name}." for name in TARGETS)
-        yield Problem(loc, what, f"begin it with {prefixes}, as in topology.tcp.congestion_control")
+        yield Problem(
+            loc, what, f"start the key with {prefixes}, such as topology.tcp.congestion_control"
+        )
         return
 
     run_keys = [option.name for option in experiment_options()]
@@ -232,9 +236,10 @@ class Plot(Strict):
     x: str
     y: str
     series: str | None = Field(
-        None, description="a line for each of its values; of a heat map the other axis"
+        None,
+        description="key or column with a line for each value; in a heat map, the vertical axis",
     )
-    facet: str | None = Field(None, description="a panel for each of its values")
+    facet: str | None = Field(None, description="key or column with a panel for each value")
     kind: Literal["line", "heat"] = "line"
     title: str = ""
 
@@ -243,13 +248,13 @@ class Experiment(Strict):
     """An experiment, as written."""
 
     name: Name = "experiment"
-    description: str = Field("", description="one line")
-    topology: str = Field(description="a preset, or a file relative to this one")
-    workload: str = Field("collectives", description="a preset, or a file relative to this one")
-    settings: dict[str, Any] = Field({}, description="key: value, of all points")
+    description: str = Field("", description="one-line description")
+    topology: str = Field(description="preset, or file relative to this one")
+    workload: str = Field("collectives", description="preset, or file relative to this one")
+    settings: dict[str, Any] = Field({}, description="key: value; settings of all points")
     sweep: Sweep
     target_loss: float | None = Field(
-        None, description="of training: the table says when it was reached"
+        None, description="training loss; the table shows the time at which each point reached it"
     )
     plots: list[Plot] = Field([], description="figures of the page")
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
@@ -291,8 +296,8 @@ class Experiment(Strict):
 
         for key in self.sweep.keys:
             if key in self.settings:
-                what = f"{key} is swept as well"
-                problems.append(Problem(("settings", key), what, "leave it out here"))
+                what = f"{key} is also varied by the sweep"
+                problems.append(Problem(("settings", key), what, "remove the key here"))
 
         refuse(problems, type(self).__name__)
         return self

@@ -148,7 +148,7 @@ def find_item(source: Section, items: Items, step: str) -> int | None:
 
     if step not in shorthand_links:
         suggestion = suggest(step, [*names, *shorthand_links], "links")
-        raise InputError(f"there is no WAN link {step!r}", remedy=suggestion)
+        raise InputError(f"unknown WAN link {step!r}", remedy=suggestion)
 
     _append_link(items, shorthand_links[step])
     return len(items) - 1

@@ -86,7 +86,7 @@ def visible_folder(folder: Path) -> Path:
     """
     if folder in FOLDERS_OF_EACH_HOST:
         raise UnitError(
-            f"each host has a folder {folder} of its own", "put what hosts have to see below it"
+            f"each host has a separate {folder}", "use a folder below it for files that hosts need"
         )
 
     return folder
@@ -116,36 +116,37 @@ class RunOptions(Strict):
         description="capture packets nowhere, at both ends of every WAN link, or at hosts too",
     )
     capture_filter: Annotated[str, Written(value="EXPRESSION", default="every packet")] = Field(
-        "", description="packets to capture, as for tcpdump: 'tcp port 29500'"
+        "", description="packets to capture, in tcpdump syntax: 'tcp port 29500'"
     )
     capture_snap: Annotated[Size, _within(54, 262_144), Written(value="SIZE", default="128 B")] = (
-        Field(128, description="how much of each packet to capture")
+        Field(128, description="bytes of each packet to capture")
     )
     capture_limit: Annotated[Size, _within(4 * 10**6), Written(value="SIZE", default="256 MB")] = (
-        Field(256 * 10**6, description="largest capture of an interface")
+        Field(256 * 10**6, description="size limit of the capture of each interface")
     )
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="random seed")
-    image: Annotated[Path | None, Written(default="this machine's own system")] = Field(
-        None, description="tar of a container image with python3, torch and pydantic"
+    image: Annotated[Path | None, Written(default="the system of this machine")] = Field(
+        None, description="tar file of a container image with python3, torch and pydantic"
     )
     memory: Annotated[
-        Size | None, Written(value="SIZE", default="what its ranks need, at least 1 GiB")
+        Size | None, Written(value="SIZE", default="estimated from its ranks, at least 1 GiB")
     ] = Field(None, description="memory limit of a host, such as 2 GiB")
     cpus: Annotated[float, Field(ge=0.01)] = Field(
         1.0, description="CPU limit of a host (real clock only)"
     )
     guest_memory: Annotated[
-        Size | None, Written(value="SIZE", default="an estimate from the plan")
+        Size | None, Written(value="SIZE", default="estimated from the plan")
     ] = Field(None, description="memory of the guest")
     stall_limit: Annotated[WallTime, Written(value="SECONDS", default="300")] = Field(
         300 * NS_PER_S,
         description="abort when the virtual clock has not moved for so many seconds of wall time",
     )
     environment: Annotated[dict[str, str], Written(flag="--env", value="NAME=VALUE")] = Field(
-        {}, description="environment variable of every rank; may be repeated"
+        {}, description="set an environment variable of every rank; may be repeated"
     )
     readable: tuple[Annotated[Path, AfterValidator(_readable_folder)], ...] = Field(
-        (), description="folder that hosts can read, besides a script's own; may be repeated"
+        (),
+        description="let hosts read FOLDER, in addition to the folder of a script; may be repeated",
     )
 
     @model_validator(mode="before")
@@ -163,7 +164,7 @@ class RunOptions(Strict):
 
         remedy = "add --capture wan or --capture all"
         problems = [
-            Problem((name,), "nothing is captured", remedy)
+            Problem((name,), "capturing is off", remedy)
             for name in CAPTURE_DETAILS
             if name in self.model_fields_set
         ]

@@ -69,7 +69,7 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
         raise InputError(
             f"{text!r} is not KEY=VALUE",
             place=Place("--set"),
-            remedy=f"as in --set {targets[0]}.name=mine",
+            remedy=f"such as --set {targets[0]}.name=mine",
         )
 
     argument = f"--set {key}"
@@ -79,7 +79,7 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
         target = targets[0]
     else:
         prefixes = " or ".join(f"{name}." for name in targets)
-        raise InputError(f"the key {key!r} does not begin with {prefixes}", place=Place(argument))
+        raise InputError(f"the key {key!r} does not start with {prefixes}", place=Place(argument))
 
     override = Override(
         key=key,
@@ -131,7 +131,7 @@ def _set_below(
         for index in _matching_indices(node, step, find_item):
             _set_item(node, index, rest, override, find_item)
     else:
-        raise InputError(f"{step!r} cannot be set: what holds it is the value {node!r}")
+        raise InputError(f"cannot set {step!r}: its parent is the value {node!r}, not a mapping")
 
 
 def _set_key(
@@ -167,5 +167,5 @@ def _matching_indices(items: Items, step: str, find_item: FindItem) -> Sequence[
 
     index = find_item(items, step)
     if index is None:
-        raise InputError(f"there is no item {step!r}")
+        raise InputError(f"unknown item {step!r}")
     return [index]

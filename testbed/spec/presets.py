@@ -65,13 +65,13 @@ class Library:
         if path.is_file():
             return path
         if not is_name:
-            raise InputError(f"there is no {self.noun} file {path}")
+            raise InputError(f"no such {self.noun} file: {path}")
 
         names = [file.stem for file in self._files()]
-        suggestion = suggest(name_or_path, names, "the presets")
+        suggestion = suggest(name_or_path, names, "presets")
         raise InputError(
             f"unknown {self.noun} {str(name_or_path)!r}",
-            remedy=f"{suggestion}; a file is named by its path",
+            remedy=f"{suggestion}; for a file, write its path",
         )
 
     def _files(self) -> list[Path]:

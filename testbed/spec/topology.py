@@ -71,10 +71,10 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 def _check_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         remedy = (
-            "use at most 63 lower-case letters, digits and hyphens; begin with a letter, "
-            "end with no hyphen"
+            "use at most 63 lower-case letters, digits and hyphens; start with a letter, do "
+            "not end with a hyphen"
         )
-        raise UnitError(f"{value!r} cannot be a name", remedy)
+        raise UnitError(f"{value!r} is not a valid name", remedy)
 
     return value
 
@@ -90,8 +90,8 @@ Degrees = Annotated[float, Field(strict=True)]
 def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
     if queue is not None and queue.unit == "bdp":
         raise UnitError(
-            "a queue inside a datacenter has no bandwidth-delay product",
-            "write a size, a time or packets",
+            "queues inside a datacenter cannot be in bdp",
+            "use a size, a time or packets",
         )
 
     return queue
@@ -104,12 +104,12 @@ class Nic(Strict):
     host gets.
     """
 
-    rate: Rate = Field(DEFAULT_NIC_RATE, description="each way, headers included")
-    receive_rate: Rate | None = Field(
-        None, description="of what the host gets, where that is another one; left out, `rate`"
-    )
+    rate: Rate = Field(DEFAULT_NIC_RATE, description="rate each way, headers included")
+    receive_rate: Rate | None = Field(None, description="rate towards the host; left out, `rate`")
     delay: Time = Field(
-        DEFAULT_NIC_DELAY, description="one way, of what the host sends", examples=["5 us"]
+        DEFAULT_NIC_DELAY,
+        description="one-way delay of packets that the host sends",
+        examples=["5 us"],
     )
     queue: QueueField | None = Field(
         None,
@@ -128,13 +128,19 @@ class LeafSpine(Strict):
     of all leaves.
     """
 
-    leaves: Annotated[Count, Field(le=MAX_LEAVES, description="leaf switches", examples=[4])]
-    spines: Annotated[Count, Field(le=MAX_SPINES, description="spine switches", examples=[2])]
+    leaves: Annotated[
+        Count, Field(le=MAX_LEAVES, description="number of leaf switches", examples=[4])
+    ]
+    spines: Annotated[
+        Count, Field(le=MAX_SPINES, description="number of spine switches", examples=[2])
+    ]
     oversubscription: Annotated[float, Field(ge=1)] = Field(
-        1.0, description="hosts' rate / uplinks' rate of a leaf"
+        1.0, description="ratio of the hosts' rate to the uplinks' rate of a leaf"
     )
-    delay: Time = Field(0, description="one way, of each link between switches")
-    queue: QueueField | None = Field(None, description="of each port of a switch; left out, 16 MiB")
+    delay: Time = Field(0, description="one-way delay of each link between switches")
+    queue: QueueField | None = Field(
+        None, description="buffer of each port of a switch; left out, 16 MiB"
+    )
 
     _check_queue = field_validator("queue")(_no_bdp)
 
@@ -142,8 +148,8 @@ class LeafSpine(Strict):
 def _one_switch(value: object) -> object:
     if value != "switch":
         raise UnitError(
-            f"{value!r} is no fabric",
-            "write switch, or {leaves: 4, spines: 2, oversubscription: 2}",
+            f"{value!r} is not a valid fabric",
+            "use switch, or {leaves: 4, spines: 2, oversubscription: 2}",
         )
 
     return value
@@ -156,8 +162,10 @@ def _kind_of_fabric(value: object) -> str:
 class DatacenterDefaults(Strict):
     """What every datacenter has unless it says otherwise."""
 
-    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = Field(1, description="how many", examples=[4])
-    nic: Nic = Field(Nic(), description="of each host")
+    hosts: Annotated[Count, Field(le=MAX_HOSTS)] = Field(
+        1, description="number of hosts", examples=[4]
+    )
+    nic: Nic = Field(Nic(), description="network interface of each host")
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],
@@ -172,7 +180,7 @@ class Datacenter(DatacenterDefaults):
     """Hosts, a fabric of switches, and one border router."""
 
     location: tuple[Degrees, Degrees] | None = Field(
-        None, description="degrees north, degrees east", examples=[[41.22, -95.86]]
+        None, description="[degrees north, degrees east]", examples=[[41.22, -95.86]]
     )
 
     @field_validator("location")
@@ -183,7 +191,9 @@ class Datacenter(DatacenterDefaults):
 
         north, east = location
         if abs(north) > 90 or abs(east) > 180:
-            raise UnitError(f"{[north, east]} is no place", "write [degrees north, degrees east]")
+            raise UnitError(
+                f"{[north, east]} is not a valid position", "use [degrees north, degrees east]"
+            )
         return location
 
 
@@ -191,10 +201,10 @@ class Defaults(Strict):
     """Settings of every datacenter and every WAN link that does not say otherwise."""
 
     datacenter: DatacenterDefaults | None = Field(
-        None, description="of every datacenter", examples=[{"hosts": 2}]
+        None, description="settings of every datacenter", examples=[{"hosts": 2}]
     )
     wan: LinkSettings | None = Field(
-        None, description="of every WAN link", examples=[{"rate": "10 Gbit/s"}]
+        None, description="settings of every WAN link", examples=[{"rate": "10 Gbit/s"}]
     )
 
 
@@ -206,7 +216,7 @@ class Tcp(Strict):
     """TCP of every host."""
 
     congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = Field(
-        "cubic", description="the kernel's algorithm"
+        "cubic", description="congestion control algorithm of the kernel"
     )
     buffer: Annotated[
         Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
@@ -219,21 +229,21 @@ class Tcp(Strict):
     )
     slow_start_after_idle: Flag = Field(
         True,
-        description="whether TCP starts slowly again after a silence of more than its "
-        "retransmission timeout",
+        description="return to slow start after an idle period longer than the retransmission "
+        "timeout",
     )
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="segmentation offload, up to 64 KiB at a time: three times as fast to emulate; "
-        "auto: on unless a link models loss, jitter, duplication or corruption, or there are "
-        "transfers; less at a time where a queue is short",
+        description="segmentation offload in units of up to 64 KiB, which is three times as fast "
+        "to emulate; auto: on, unless a link models loss, jitter, duplication or corruption, "
+        "or there are transfers; short queues get smaller units",
     )
 
     @field_validator("buffer")
     @classmethod
     def _in_range(cls, buffer: int | str) -> int | str:
         if isinstance(buffer, int) and not MIN_TCP_BUFFER <= buffer <= MAX_TCP_BUFFER:
-            raise UnitError("a TCP buffer is from 4 KiB to 1 GiB")
+            raise UnitError("the TCP buffer must be from 4 KiB to 1 GiB")
         return buffer
 
 
@@ -245,49 +255,51 @@ class Topology(Strict):
     """Datacenters and the WAN links between them, as written."""
 
     name: Name = Field(
-        "topology", description="left out, the file's name without .yaml", examples=["two-sites"]
+        "topology",
+        description="name of the topology; left out, the file name without .yaml",
+        examples=["two-sites"],
     )
-    description: str = Field("", description="one line", examples=["Iowa and Ohio, 10 Gbit/s"])
+    description: str = Field(
+        "", description="one-line description", examples=["Iowa and Ohio, 10 Gbit/s"]
+    )
     datacenters: dict[Name, Datacenter] = Field(
         min_length=1,
         max_length=MAX_DATACENTERS,
-        description="by name",
+        description="datacenters by name",
         examples=[{"iowa": {"hosts": 4}, "ohio": {}}],
     )
     wan: list[Wan] = Field(
         [],
-        description="the links between datacenters, and shorthands for many; there must be a path "
-        "between any two",
+        description="links between datacenters, one by one or by shorthands; every two "
+        "datacenters need a path",
         examples=[[{"between": ["iowa", "ohio"], "rate": "10 Gbit/s", "delay": "8.2 ms"}]],
     )
     defaults: Defaults = Field(
         Defaults(),
-        description="of all datacenters and all links",
+        description="settings of all datacenters and links",
         examples=[{"datacenter": {"hosts": 2}}],
     )
     routing: Literal["delay", "hops", "weight"] = Field(
         "delay",
-        description="the best path has the least delay (delay), the fewest links (hops) or the "
-        "least sum of weights (weight); of several, the least delay",
+        description="choose paths by least delay (delay), fewest links (hops) or least sum of "
+        "weights (weight); ties by least delay",
     )
     multipath: Flag = Field(
         False,
-        description="whether traffic is spread over all best paths (ECMP: equal delay, links or "
-        "weight)",
+        description="spread traffic over all best paths (ECMP: equal delay, links or weight)",
     )
     ecmp: Literal["hosts", "flows"] = Field(
         "hosts",
-        description="what chooses among equal paths and spines: a hash of the two hosts' "
-        "addresses, the same in every run; or of their ports too, as most switches do, which the "
-        "kernel draws anew in each run",
+        description="hash that selects among equal paths and spines. hosts: by the addresses of "
+        "both hosts, the same in every run. flows: by ports too, as in most switches; the "
+        "kernel picks new ports in each run",
     )
     convergence: Annotated[
         Annotated[Literal["never"], Tag("(never)")] | Annotated[Time, Tag("(time)")],
         Discriminator(_kind_of_convergence),
     ] = Field(
         10**9,
-        description="how long a link has to be down, or up again, until routers change paths for "
-        "it; or never",
+        description="time until routers react to a link going down or up; or never",
         examples=["300 ms"],
     )
     events: list[Event] = Field(
@@ -295,7 +307,7 @@ class Topology(Strict):
         description="changes of WAN links and hosts during a run",
         examples=[[{"at": "5 s", "duration": "2 s", "links": "iowa-ohio", "down": True}]],
     )
-    tcp: Tcp = Field(Tcp(), description="of every host")
+    tcp: Tcp = Field(Tcp(), description="TCP settings of every host")
     mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(
         1500, description="largest IP packet, in bytes", examples=[9000]
     )
@@ -343,10 +355,7 @@ class Topology(Strict):
         datacenters["additionalProperties"] = {"anyOf": null_or_datacenter}
         properties["extends"] = {
             "type": "string",
-            "description": (
-                "a preset or a file, relative to this one, over which this is laid; "
-                "null removes a key"
-            ),
+            "description": ("preset or file (relative to this one) to extend; null removes a key"),
             "examples": ["two-sites"],
         }
 
@@ -418,7 +427,7 @@ class Topology(Strict):
 
         problems: list[Problem] = []
         for other in others:
-            what = f"there is no path between {', '.join(first)} and {', '.join(other)}"
+            what = f"no path between {', '.join(first)} and {', '.join(other)}"
             problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
 
         return problems
@@ -439,5 +448,5 @@ def _fabric_problems(name: str, site: Datacenter) -> list[Problem]:
     if not isinstance(fabric, LeafSpine) or site.hosts >= fabric.leaves:
         return []
 
-    what = f"{fabric.leaves} leaves for {site.hosts} hosts"
-    return [Problem(("datacenters", name, "fabric"), what, "a leaf needs at least one host")]
+    what = f"more leaves ({fabric.leaves}) than hosts ({site.hosts})"
+    return [Problem(("datacenters", name, "fabric"), what, "every leaf needs at least one host")]

@@ -88,15 +88,19 @@ class GilbertElliott(Strict):
     A link is in a good or in a bad state, which may change at each packet.
     """
 
-    p: Probability = Field(description="of going from good to bad, per packet", examples=["0.1 %"])
+    p: Probability = Field(
+        description="probability per packet of going from the good to the bad state",
+        examples=["0.1 %"],
+    )
     r: Probability = Field(
-        description="of going back, per packet; a burst lasts 1 / r packets", examples=["20 %"]
+        description="probability per packet of going back; a burst lasts 1 / r packets on average",
+        examples=["20 %"],
     )
     loss_in_bad: Probability = Field(
-        1.0, description="per packet in the bad state", examples=["50 %"]
+        1.0, description="loss probability per packet in the bad state", examples=["50 %"]
     )
     loss_in_good: Probability = Field(
-        0.0, description="per packet in the good state", examples=["0.01 %"]
+        0.0, description="loss probability per packet in the good state", examples=["0.01 %"]
     )
 
 
@@ -117,7 +121,7 @@ class QueueLength(NamedTuple):
     unit: Literal["bdp", "bytes", "time", "packets"]
 
 
-_QUEUE_REMEDY = "write it as 1 bdp, 64 packets, a size such as 4 MiB or a time such as 20 ms"
+_QUEUE_REMEDY = "use 1 bdp, 64 packets, a size such as 4 MiB or a time such as 20 ms"
 _QUEUE_PATTERNS = (
     r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:bdp|packets)\s*$",
     pattern(DECIMAL_SIZE),
@@ -146,9 +150,9 @@ def parse_queue(value: object) -> QueueLength:
     if queue is None and isinstance(value, str):
         queue = _measured_queue(value)
     if queue is None:
-        raise UnitError(f"{value!r} is not a queue", _QUEUE_REMEDY)
+        raise UnitError(f"{value!r} is not a valid queue length", _QUEUE_REMEDY)
     if queue.amount == 0:
-        raise UnitError("a queue of 0 passes nothing", _QUEUE_REMEDY)
+        raise UnitError("the queue must be greater than 0", _QUEUE_REMEDY)
     return queue
 
 
@@ -222,51 +226,53 @@ class LinkSettings(Strict):
 
     rate: PerDirection[Rate] | None = Field(
         None,
-        description="of the bottleneck, headers included; every link needs one, here or in "
-        "`defaults`",
+        description="rate of the bottleneck, headers included; required for every link, here or "
+        "in `defaults`",
     )
     delay: PerDirection[Time] | None = Field(
         None,
-        description="of the fibre, one way; left out, from the locations of both ends and `detour`",
+        description="one-way delay of the fibre; left out, computed from the locations of both "
+        "ends and `detour`",
     )
     detour: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
         DETOUR,
-        description="length of the fibre over that of the great circle, where `delay` is left out",
+        description="ratio of fibre length to great-circle distance, where `delay` is left out",
     )
     jitter: PerDirection[Time] = Field(
         0, description="spread of the delay; at most the delay", examples=["100 us"]
     )
     distribution: PerDirection[Annotated[str, AfterValidator(_find_distribution)]] = Field(
         "uniform",
-        description=f"of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a netem table",
+        description=f"distribution of the jitter: {', '.join(DISTRIBUTIONS)}, or the path of a "
+        "netem table",
         examples=["normal"],
     )
     reorder: PerDirection[Flag] = Field(
-        False, description="whether jitter may reorder packets", examples=[True]
+        False, description="allow jitter to reorder packets", examples=[True]
     )
-    loss: PerDirection[Loss] = Field(0.0, description="chance of each packet; or in bursts")
+    loss: PerDirection[Loss] = Field(
+        0.0, description="loss probability of each packet, or a mapping for bursty loss"
+    )
     duplicate: PerDirection[Probability] = Field(
-        0.0, description="chance of each packet to arrive twice"
+        0.0, description="probability that a packet arrives twice"
     )
     corrupt: PerDirection[Probability] = Field(
-        0.0, description="chance of each packet to have one bit flipped"
+        0.0, description="probability that one bit of a packet is flipped"
     )
     queue: PerDirection[QueueField] | None = Field(
         None,
-        description="buffer of the bottleneck, which drops what exceeds it; left out, 1 bdp, at "
-        "least 64 packets",
+        description="buffer of the bottleneck; packets that exceed it are dropped; left out, 1 "
+        "bdp, at least 64 packets",
     )
     discipline: PerDirection[Discipline] = Field(
         "drop-tail",
-        description="of the bottleneck's queue: drop-tail, red (random early detection) or "
-        "fq_codel",
+        description="queue discipline of the bottleneck: drop-tail, red (random early detection) "
+        "or fq_codel",
     )
     ecn: PerDirection[Flag] = Field(
-        False, description="whether red or fq_codel marks packets instead of dropping them"
+        False, description="mark packets instead of dropping them (red or fq_codel)"
     )
-    weight: PerDirection[Count] = Field(
-        1, description="cost of the link where routing is by weight"
-    )
+    weight: PerDirection[Count] = Field(1, description="cost of the link with `routing: weight`")
     shares: str | None = Field(
         None,
         description="name of a conduit: links that share one fail together",
@@ -279,19 +285,18 @@ class Wan(LinkSettings):
 
     between: tuple[str, str] | None = Field(
         None,
-        description="one link, by its two datacenters; or what is different in one of a "
-        "shorthand's",
+        description="the two datacenters of one link; overrides a link of a shorthand",
         examples=[["iowa", "ohio"]],
     )
-    mesh: Members | None = Field(None, description="a link between every two datacenters")
+    mesh: Members | None = Field(None, description="datacenters to link pairwise, or all")
     ring: Members | None = Field(
         None,
-        description="a link from each to the next, and from the last to the first",
+        description="datacenters to link in a ring, or all",
         examples=[["iowa", "ohio", "texas"]],
     )
     star: Members | None = Field(
         None,
-        description="a link from the first to each of the others",
+        description="datacenters to link to the first one, or all",
         examples=[["iowa", "ohio", "texas"]],
     )
 
@@ -411,7 +416,7 @@ def expand(
         key = "-".join(written.ends)
         link_problems = list(_link_problems(written, locations))
         if key in links:
-            what = f"two links have the key {key!r}"
+            what = f"duplicate link key {key!r}"
             link_problems.append(Problem(("wan", written.entry), what, "rename a datacenter"))
 
         if link_problems:
@@ -452,10 +457,10 @@ def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> Iterator[
     for name in dict.fromkeys(names):
         if name not in datacenters:
             suggestion = suggest(name, datacenters, "datacenters")
-            yield Problem(loc, f"there is no datacenter {name!r}", suggestion)
+            yield Problem(loc, f"unknown datacenter {name!r}", suggestion)
 
     if len(set(names)) < len(names):
-        yield Problem(loc, f"the same datacenter is named twice: {', '.join(names)}")
+        yield Problem(loc, f"duplicate datacenter: {', '.join(names)}")
 
     least = 3 if entry.shape == "ring" else 2
     if len(names) < least:
@@ -473,15 +478,15 @@ def _direction_problems(
         if not is_per_direction(value):
             continue
         if not ends:
-            what = "values per direction need an entry with between"
+            what = "values per direction require an entry with `between`"
             yield Problem((*loc, name), what)
             continue
 
         allowed = _direction_names(ends)
         for direction in value:
             if direction not in allowed:
-                what = f"{direction!r} is no direction of this link"
-                remedy = f"they are {' and '.join(allowed)}"
+                what = f"{direction!r} is not a direction of this link"
+                remedy = f"directions: {' and '.join(allowed)}"
                 yield Problem((*loc, name, direction), what, remedy)
 
 
@@ -504,7 +509,7 @@ def _written_links(
             old = links.get(pair)
             if old is not None and (old.is_refined or not refines):
                 what = f"a second link between {ends[0]} and {ends[1]}"
-                remedy = "datacenters have at most one link between them"
+                remedy = "use at most one link between two datacenters"
                 problems.append(Problem(("wan", index), what, remedy))
                 continue
 
@@ -558,18 +563,18 @@ def _link_problems(written: _Written, locations: Locations) -> Iterator[Problem]
     for name in _direction_names(written.ends):
         if toward(settings.rate, name) is None:
             what = f"{name} has no rate"
-            yield Problem((*loc, "rate"), what, "write one, such as 10 Gbit/s")
+            yield Problem((*loc, "rate"), what, "add a rate, such as 10 Gbit/s")
 
         delay = toward(settings.delay, name)
         if delay is None and missing_locations:
-            remedy = f"write a delay, or the location of {' and '.join(missing_locations)}"
+            remedy = f"add a delay, or the location of {' and '.join(missing_locations)}"
             yield Problem((*loc, "delay"), f"{name} has no delay", remedy)
         elif delay is not None and toward(settings.jitter, name) > delay:
             yield Problem((*loc, "jitter"), f"the jitter of {name} exceeds its delay")
 
         discipline = toward(settings.discipline, name)
         if discipline == "drop-tail" and toward(settings.ecn, name):
-            what = f"a drop-tail queue cannot mark packets, and {name} has ecn"
+            what = f"{name} has ecn, but a drop-tail queue cannot mark packets"
             yield Problem((*loc, "ecn"), what, "add discipline: red or fq_codel")
 
 

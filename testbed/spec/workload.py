@@ -30,7 +30,7 @@ class Workload(Strict):
     """
 
     workload: str
-    description: str = Field("", description="one line")
+    description: str = Field("", description="one-line description")
     ranks_per_host: Count = 1
 
     def model_post_init(self, context: Any) -> None:
@@ -124,8 +124,8 @@ def _model_of(source: Section) -> type[Workload]:
 
     place = yaml_reader.place_of(source, ("workload",))
     if name is None:
-        what = "it does not say which workload it is"
-        remedy = f"write workload: {next(iter(known))}"
+        what = "required key is missing"
+        remedy = f"such as workload: {next(iter(known))}"
     else:
         what = f"unknown workload {name!r}"
         remedy = suggest(name, known, "workloads")

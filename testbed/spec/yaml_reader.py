@@ -96,7 +96,7 @@ class _Reader:
 
     def value(self, node: yaml.Node) -> Any:
         if id(node) in self.open_nodes:
-            raise InputError("an alias refers to what holds it", place=self.place(node))
+            raise InputError("an alias refers to its own parent", place=self.place(node))
         self.open_nodes.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -129,15 +129,17 @@ class _Reader:
                 continue
             if key.tag != TEXT_TAG:
                 raise InputError(
-                    f"the key {key.value!r} is not text", place=self.place(key), remedy="quote it"
+                    f"the key {key.value!r} is not text",
+                    place=self.place(key),
+                    remedy="put the key in quotes",
                 )
 
             if key.value in lines:
                 first = lines[key.value]
                 raise InputError(
-                    f"the key {key.value!r} is written twice; the first is on line {first}",
+                    f"duplicate key {key.value!r}, first on line {first}",
                     place=self.place(key, key.value),
-                    remedy="remove one of them",
+                    remedy="remove one of the two",
                 )
 
             lines[key.value] = key.start_mark.line + 1
@@ -169,9 +171,9 @@ def parse(text: str, file: str | Path) -> Any:
 
         parts = [part for part in (error.context, error.problem) if part]
         what = ", ".join(parts)
-        raise InputError(f"this is not YAML: {what}", place=Place(file, None, line)) from error
+        raise InputError(f"not valid YAML: {what}", place=Place(file, None, line)) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"this is not YAML: {error}", place=Place(file)) from error
+        raise InputError(f"not valid YAML: {error}", place=Place(file)) from error
 
 
 def dump(value: Any) -> str:
@@ -195,13 +197,13 @@ def load(path: Path) -> Section:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"it cannot be read: {error.strerror}", place=Place(path)) from error
+        raise InputError(f"cannot read the file: {error.strerror}", place=Place(path)) from error
     except UnicodeDecodeError as error:
-        raise InputError("it is not a text file in UTF-8", place=Place(path)) from error
+        raise InputError("not a UTF-8 text file", place=Place(path)) from error
 
     value = parse(text, path)
     if not isinstance(value, Section):
-        raise InputError("it holds no mapping of keys to values", place=Place(path, None, 1))
+        raise InputError("expected a mapping of keys to values", place=Place(path, None, 1))
     return value
 
 

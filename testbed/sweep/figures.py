@@ -96,8 +96,8 @@ def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go
 def _check_columns(plot: SweepPlot, table: pl.DataFrame) -> None:
     for name in plot.columns:
         if name not in table.columns:
-            remedy = suggest(name, table.columns, "the columns")
-            raise InputError(f"there is no column {name!r}", remedy=remedy)
+            remedy = suggest(name, table.columns, "known columns")
+            raise InputError(f"unknown column {name!r}", remedy=remedy)
     if not table[plot.y].dtype.is_numeric():
         remedy = f"choose one such as {', '.join(PREFERRED)}"
         raise InputError(f"the column {plot.y!r} holds no numbers", remedy=remedy)

@@ -53,8 +53,8 @@ class SweepDir:
             is_sweep = folder.lock.exists() or folder.index.exists()
             if not is_sweep and any(path.iterdir()):
                 raise InputError(
-                    f"the folder {path} holds something that is not a sweep",
-                    remedy="name another one with --out",
+                    f"the folder {path} holds files that are not of a sweep",
+                    remedy="name another folder with --out",
                 )
             for part in (folder.points, folder.failed, folder.running):
                 part.mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ class SweepDir:
         """
         folder = cls(path.resolve())
         if not folder.index.is_file():
-            raise InputError(f"{path} is not the folder of a sweep: it has no {folder.index.name}")
+            raise InputError(f"{path} is not a sweep folder: no {folder.index.name}")
         return folder
 
     @property
@@ -141,8 +141,8 @@ class SweepDir:
                 lock.seek(0)
                 owner = lock.read().strip() or "unknown"
                 raise InputError(
-                    f"another sweep works in {self.path} (process {owner})",
-                    remedy="wait until it has ended, or name another folder with --out",
+                    f"another sweep is using {self.path} (process {owner})",
+                    remedy="wait until that sweep ends, or choose another folder with --out",
                 ) from error
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
@@ -220,9 +220,9 @@ class SweepDir:
     def disk_full(self) -> MachineError:
         """Make the error that ends a sweep whose disk is full."""
         return MachineError(
-            f"the disk of {self.path} is full: the sweep was ended\n"
-            f"  {len(self.done())} points are complete and kept; make space, and give the same "
-            "command again to go on"
+            f"the disk of {self.path} is full: the sweep was aborted\n"
+            f"  {len(self.done())} complete points were kept; free some space, and run the same "
+            "command again to resume"
         )
 
     @contextmanager

@@ -64,8 +64,10 @@ def read_index(path: Path) -> SweepIndex:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        remedy = "run the sweep again; points that are complete are kept"
-        raise InputError(f"{path} is damaged, or of another version", remedy=remedy) from error
+        remedy = "run the sweep again; complete points are kept"
+        raise InputError(
+            f"{path} is damaged, or written by another version of testbed", remedy=remedy
+        ) from error
 
 
 def write_index(path: Path, index: SweepIndex) -> None:

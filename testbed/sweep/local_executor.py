@@ -78,9 +78,9 @@ def side_by_side(points: Sequence[PlannedPoint], available: Capacity) -> int:
     if fitting == 0:
         raise InputError(
             f"the point {largest.name} needs {format_size(largest.memory_bytes, 3)} of memory, and "
-            f"{format_size(available.memory_bytes, 3)} can be used now",
-            remedy="close other programs, or use fewer hosts or smaller tensors; "
-            "run.guest_memory sets it by hand",
+            f"{format_size(available.memory_bytes, 3)} is available",
+            remedy="close other programs, or use fewer hosts or smaller tensors; override the "
+            "estimate with run.guest_memory",
         )
 
     return min(available.jobs, fitting, len(points))

@@ -50,6 +50,5 @@ def write_outputs_in_fork(folder: SweepDir) -> PointRows:
         raise MachineError(
             "the process that makes the sweep's tables was killed; "
             "this machine's memory may have run out\n"
-            f"  every point that is complete is kept; make them with: "
-            f"testbed sweep report {folder.path}"
+            f"  complete points were kept; make the tables with: testbed sweep report {folder.path}"
         ) from error

@@ -130,7 +130,7 @@ def write_figures(
     for number, plot in enumerate(plots, 1):
         figures += _figure(number, plot, points, collectives)
     if not figures:
-        raise InputError("there is nothing to draw: no complete point has these values")
+        raise InputError("nothing to draw: no complete point has these values")
     return _write(path, render(TEMPLATE, index=None, figures=figures))
 
 

@@ -87,7 +87,7 @@ def check_size(experiment: Experiment, confirmed: bool) -> int:
     raise InputError(
         f"the experiment has {size} points ({factors}), before its conditions",
         place=experiment.place("sweep"),
-        remedy=f"say --yes if more than {MANY_POINTS} are meant",
+        remedy=f"confirm more than {MANY_POINTS} points with --yes",
     )
 
 
@@ -128,8 +128,8 @@ def plan_points(
     points = [planner.plan(point) for point in experiment.points()]
     if not points:
         place = experiment.place("where")
-        remedy = "loosen `where`" if experiment.sweep.conditions else ""
-        raise InputError("no point is left", place=place, remedy=remedy)
+        remedy = "loosen the condition" if experiment.sweep.conditions else ""
+        raise InputError("no points remain after `where`", place=place, remedy=remedy)
     return points
 
 
@@ -265,8 +265,10 @@ class _Planner:
 def _refuse_swept_keys(experiment: Experiment, overrides: Sequence[Override]) -> None:
     for override in overrides:
         if override.key in experiment.sweep.keys:
-            remedy = f"change its values: --set 'experiment.sweep.grid={{{override.key}: [...]}}'"
-            raise InputError("this key is swept", place=override.place, remedy=remedy)
+            remedy = (
+                f"change the values with --set 'experiment.sweep.grid={{{override.key}: [...]}}'"
+            )
+            raise InputError("already varied by the sweep", place=override.place, remedy=remedy)
 
 
 def _run_options(overrides: Sequence[Override], repeat: int) -> RunOptions:

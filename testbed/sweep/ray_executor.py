@@ -42,7 +42,7 @@ try:
     import ray
 except ImportError as error:
     raise MachineError(
-        "Ray is not installed\n  pip install --editable '.[ray]' in the testbed's folder"
+        "Ray is not installed\n  run `pip install --editable '.[ray]'` in the folder of the project"
     ) from error
 
 SHIPPED = ("testbed", "workloads", "topologies")  # folders of the project that a run needs
@@ -182,7 +182,7 @@ def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
         raise MachineError(
             f"the point {largest.name} needs {format_size(needed_bytes, 3)} of memory, and the "
             f"largest node of the cluster offers {format_size(max(offers), 3)}\n"
-            "  start nodes with more (ray start --memory), or use fewer hosts or smaller tensors"
+            "  start larger nodes (ray start --memory), or use fewer hosts or smaller tensors"
         )
 
 

@@ -113,7 +113,7 @@ def _failure(
     except Exception as error:  # one point must not stop the others
         with suppress(OSError):
             traceback.print_exc()
-        return f"{type(error).__name__}: {error} (a fault of the testbed)", False
+        return f"{type(error).__name__}: {error} (a bug in testbed)", False
 
 
 def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None) -> str:

@@ -175,7 +175,9 @@ class Fleet(ABC):
         text = f"rank {rank} on {host} {ending}"
         crashed = sorted({self.plan.workers.ranks[other].host for other, _ in self._killed})
         if crashed:
-            text += f", after {', '.join(crashed)} had crashed as the topology's events want it"
+            text += (
+                f", after {', '.join(crashed)} had crashed as scheduled by an event of the topology"
+            )
 
         if self.memory_kills(host):
             limit_mib = self.plan.workers.memory_bytes / MIB

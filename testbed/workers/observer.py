@@ -60,7 +60,7 @@ def observe() -> None:
     if local_rank >= ranks_per_host:
         raise RuntimeError(
             f"testbed: LOCAL_RANK is {local_rank}, but a host of this run has {ranks_per_host} "
-            "ranks: say --nproc-per-host"
+            "ranks: use --nproc-per-host"
         )
 
     rank = int(os.environ[FIRST_RANK]) + local_rank

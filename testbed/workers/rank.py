@@ -81,7 +81,7 @@ def emulated_interface() -> str:
 
     if len(emulated) != 1 or others:
         raise RunError(
-            "a host must have exactly one interface besides lo, and this one has "
+            "a host must have exactly one interface besides lo, but this one has "
             f"{emulated + others}"
         )
 

@@ -99,7 +99,7 @@ def load_workload(name: str) -> WorkloadMain:
     """
     spec = importlib.util.find_spec(f"{WORKLOADS}.{name}.main")
     if spec is None or spec.loader is None:
-        raise RunError(f"there is no workload {name!r}")
+        raise RunError(f"unknown workload {name!r}")
 
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

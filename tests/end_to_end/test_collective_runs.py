@@ -129,5 +129,5 @@ def test_hierarchical_all_reduce(run: Start) -> None:
 def test_what_cannot_be_done_is_refused(command: Command, tmp_path: Path) -> None:
     words = ["--set", "workload.ops=[reduce]", "--set", "workload.algorithm=hierarchical"]
     done = command("run", "two-sites", "collectives", *words, "--out", tmp_path / "run", status=2)
-    assert "there is no hierarchical reduce" in done.stderr
+    assert "no hierarchical algorithm for reduce" in done.stderr
     assert not (tmp_path / "run").exists()

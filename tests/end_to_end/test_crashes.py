@@ -99,8 +99,8 @@ def test_a_host_without_power_is_missed_by_waiting(command: Command, tmp_path: P
     status = seen.folder.status
     assert status["state"] == "failed"
     assert (
-        "rank 0 on west-h0 exited with 1, after east-h0 had crashed "
-        "as the topology's events want it" in status["reason"]
+        "rank 0 on west-h0 exited with 1, after east-h0 had crashed as scheduled by an event of "
+        "the topology" in status["reason"]
     )
 
 

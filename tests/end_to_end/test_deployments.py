@@ -176,7 +176,7 @@ def test_exec_streams_and_status(shared: Place, real: str) -> None:
     )
     assert (done.stdout, done.stderr) == ("west-h0\n", "no\n")
     done = shared.run("exec", "-t", real, "west-h0", "--", "nonsense", status=127)
-    assert done.stderr == "nonsense: there is no such command\n"
+    assert done.stderr == "nonsense: command not found\n"
     done = shared.run("exec", "-t", real, "west-h0", "--", "sh", "-c", "kill -9 $$", status=128 + 9)
 
 
@@ -241,27 +241,27 @@ def test_set_loses_no_packet(shared: Place, real: str) -> None:
             ["set", "-t", "real", "datacenters.west.hosts=2"],
             "cannot change while the network stands",
         ),
-        (["set", "-t", "real", "mtu=9000"], "deploy anew"),
+        (["set", "-t", "real", "mtu=9000"], "deploy again with --set"),
         (["set", "-t", "real", "wan.west-east.rate=fast"], "is not a rate"),
         (
             ["exec", "-t", "real", "west-h1", "--", "true"],
-            "there is no host 'west-h1' in real\n  nearest: west-h0",
+            "real has no host 'west-h1'\n  nearest: west-h0",
         ),
         (
             ["exec", "west-h0", "--", "true"],
-            "several networks are deployed: exact, real\n  name one with -t NAME",
+            "several networks are deployed: exact, real\n  select one with -t NAME",
         ),
         (
             ["exec", "-t", "reel", "west-h0", "--", "true"],
-            "there is no deployment 'reel'\n  nearest: real",
+            "unknown deployment 'reel'\n  nearest: real",
         ),
         (
             ["deploy", "two-sites", "--name", "real"],
-            "the name real is taken: that deployment is running",
+            "a deployment real already exists (running)",
         ),
         (["deploy", "two-sites", "--name", "a/b"], "cannot be the name of a deployment"),
         (["deploy", "two-sitez"], "nearest: two-sites"),
-        (["destroy"], "name the deployments to destroy, or write --all"),
+        (["destroy"], "name the deployments to destroy, or use --all"),
     ],
 )
 def test_bad_input(shared: Place, real: str, exact: str, words: list[str], text: str) -> None:

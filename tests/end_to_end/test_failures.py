@@ -183,7 +183,7 @@ def test_a_guest_without_memory(pair: Path, place: Place) -> None:
     )
     assert done.returncode in (1, 4), done.stderr
     hints = (
-        "the guest's memory ran out: give it more with --guest-memory",
+        "the guest ran out of memory: raise --guest-memory",
         "the guest's clock stood still for 20 s",
     )
     assert any(hint in done.stderr for hint in hints), done.stderr

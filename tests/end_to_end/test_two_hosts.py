@@ -268,5 +268,5 @@ def test_report_without_a_guest(first: Folder, command: Command, tmp_path: Path)
 def test_a_run_never_overwrites_another(first: Folder, command: Command, pair: Path) -> None:
     before = (first.path / "status.json").read_bytes()
     done = command("run", pair, "collectives", "--out", first.path, status=2)
-    assert "exists already and a run never overwrites another" in done.stderr
+    assert "already exists\n  choose another folder with --out" in done.stderr
     assert (first.path / "status.json").read_bytes() == before

@@ -61,14 +61,14 @@ def test_memory_of_captured_interfaces(need: Need) -> None:
     [
         (
             ["--capture-filter", "tcp"],
-            ["--capture-filter: nothing is captured", "add --capture wan"],
+            ["--capture-filter: capturing is off", "add --capture wan"],
         ),
-        (["--capture-limit", "1 GB"], ["--capture-limit: nothing is captured"]),
+        (["--capture-limit", "1 GB"], ["--capture-limit: capturing is off"]),
         (
             ["--capture", "wan", "--capture-filter", "tcp prt 1"],
-            ["'tcp prt 1' is no filter: syntax error", "pcap-filter"],
+            ["'tcp prt 1' is not a valid filter: syntax error", "pcap-filter"],
         ),
-        (["--capture", "wan", "--capture-filter", "port x"], ["'port x' is no filter"]),
+        (["--capture", "wan", "--capture-filter", "port x"], ["'port x' is not a valid filter"]),
         (
             ["--capture", "wan", "--capture-snap", "20 B"],
             ["--capture-snap: 20 B is out of range", "at least 54 B"],

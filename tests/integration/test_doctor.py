@@ -71,7 +71,7 @@ def test_memory_mounted_noexec(need: Callable[[object, str], None], tmp_path: Pa
 
 
 def test_control_groups(tmp_path: Path) -> None:
-    assert "is not that of control groups version 2" in try_cgroups(tmp_path)
+    assert "is not a control group version 2 file system" in try_cgroups(tmp_path)
     (tmp_path / "cgroup.controllers").write_text("cpu io pids\n")
     assert try_cgroups(tmp_path) == f"{tmp_path} has no controllers memory"
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids\n")
@@ -96,14 +96,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert table.returncode == 3, table.stderr
     assert "→ unset TESTBED_KERNEL" in table.stdout
     assert f"installation: a clone of the project, {PROJECT}" in table.stdout
-    assert "testbed run does not work here" in table.stdout
+    assert "`testbed run` does not work" in table.stdout
     found = command("doctor", "-f", "json", TESTBED_KERNEL=str(kernel))
     answer = json.loads(found.stdout)
     assert (found.returncode, answer["default_runs"]) == (3, False)
     assert answer["installation"] == "clone"
     virtual = next(one for one in answer["capabilities"] if one["name"] == VIRTUAL)
     assert not virtual["available"]
-    assert f"{kernel} does not run" in virtual["why"]
+    assert f"cannot run the guest kernel {kernel}" in virtual["why"]
     assert {"architecture", "tracing", "kernel"} <= {check["name"] for check in virtual["checks"]}
     rows = command("doctor", "-f", "csv", TESTBED_KERNEL=str(kernel))
     assert rows.stdout.startswith("name,available,why,mend\n")
@@ -114,5 +114,5 @@ def test_errors_of_the_machine_name_the_doctor(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert (
         done.stderr.splitlines()[-1]
-        == "  testbed doctor says what this machine can do, and what mends the rest"
+        == "  `testbed doctor` lists what works on this machine and how to fix the rest"
     )

@@ -114,7 +114,7 @@ def test_a_failure_after_a_crash_says_so(crashing: Ranks) -> None:
     crashing.ends(others(crashing)[0], 1)
     with pytest.raises(
         WorkerError,
-        match=f"exited with 1, after {host} had crashed as the topology's events want it",
+        match=f"exited with 1, after {host} had crashed as scheduled by an event of the topology",
     ):
         crashing.wait()
 

@@ -62,7 +62,7 @@ def test_without_root(tmp_path: Path) -> None:
 def test_virtual_clock_is_refused(tmp_path: Path) -> None:
     result = run_testbed(*JOB, "--clock", "virtual", "--out", tmp_path / "run")
     assert result.returncode == 2
-    message = "--clock: this kernel's clock cannot be virtual"
+    message = "--clock: the host kernel has no virtual clock"
     assert f"{message}\n  use --clock real or --where guest" in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -87,5 +87,5 @@ def test_missing_program(need: Callable[[object, str], None], tmp_path: Path) ->
         "two-sites", "collectives", "--out", tmp_path / "run", prefix=without_docker
     )
     assert result.returncode == 3, result.stderr
-    assert "programs that this run needs are not installed: dockerd" in result.stderr
+    assert "this run needs programs that are not installed: dockerd" in result.stderr
     assert "apt-get install --no-install-recommends docker.io" in result.stderr

@@ -55,7 +55,7 @@ def test_display(points: list[PlannedPoint], capsys: pytest.CaptureFixture[str])
     assert "1 failed" in display.status()
     said = capsys.readouterr().err
     assert "iterations-1: done in 1:40 min" in said
-    assert "iterations-2: failed, and is tried again: it broke\n" in said
+    assert "iterations-2: failed, retrying: it broke\n" in said
 
 
 def test_estimates() -> None:

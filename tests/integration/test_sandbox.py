@@ -14,7 +14,7 @@ from testbed.core.sandbox import CONFINE
 from testbed.doctor.machine import try_namespaces
 
 Need = Callable[[object, str], None]
-REFUSAL = "not kept to its folders, because this system does not allow it"
+REFUSAL = "sandboxing is unavailable on this system:"
 LONGEST_WAIT_S = 30
 # $0: a folder that is shared; $1: one that is not.
 INTRUDE = """

@@ -81,7 +81,9 @@ def test_a_run_folder_with_links_or_fifos_is_refused(
     path = run.path / name
     path.unlink(missing_ok=True)
     make(path)
-    with pytest.raises(InputError, match=rf"{name} is {what}; a run folder has plain files only"):
+    with pytest.raises(
+        InputError, match=rf"{name} is {what}, but a run folder holds only plain files"
+    ):
         RunDir.open(run.path)
 
 

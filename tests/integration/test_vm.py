@@ -132,7 +132,7 @@ def test_run_starts_the_vm(vm: Vm) -> None:
     assert words[-1].startswith("results/20")
     assert words[-1].endswith("-two-sites-collectives")
     assert (vm.project / words[-1] / "report.html").is_file()
-    assert done.stderr.endswith(f"on this machine: project/{words[-1]}\n")
+    assert done.stderr.endswith(f"copied to this machine: project/{words[-1]}\n")
 
 
 def test_run_updates_a_running_vm(vm: Vm) -> None:
@@ -154,7 +154,7 @@ def test_out_is_on_this_machine(vm: Vm) -> None:
     assert words[3].startswith("results/")
     again = vm.testbed("run", "two-sites", "--out", out)
     assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 @pytest.mark.parametrize("status", [2, 130])
@@ -162,7 +162,8 @@ def test_status_of_the_run(vm: Vm, status: int) -> None:
     done = vm.testbed("run", "two-sites", FAKE_RUN=status)
     assert done.returncode == status
     assert "did not come back" not in done.stderr
-    assert ("on this machine" in done.stderr) == (status != 2)  # wrong input leaves no run folder
+    # Wrong input leaves no run folder.
+    assert ("copied to this machine: " in done.stderr) == (status != 2)
 
 
 def test_vm_that_does_not_start(vm: Vm) -> None:
@@ -174,7 +175,7 @@ def test_results_that_do_not_come_back(vm: Vm) -> None:
     (vm.folder / "vm/testbed").write_text("#!/bin/sh\nexit 0\n")
     done = vm.testbed("run", "two-sites")
     assert done.returncode == 1
-    assert "did not come back; in the VM they are in /vagrant/results/" in done.stderr
+    assert "from the VM; they are in /vagrant/results/" in done.stderr
 
 
 def test_dry_run(vm: Vm) -> None:
@@ -275,7 +276,7 @@ def test_macos(vm: Vm) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "on this machine: " in done.stderr
+    assert "copied to this machine: " in done.stderr
 
 
 @pytest.fixture

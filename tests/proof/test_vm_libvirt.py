@@ -256,7 +256,7 @@ def test_a_run_in_a_virtual_machine(box: Path, folder: Path) -> None:
         ).stdout.split()[0]
         doctor = vm.run("vagrant", "ssh", "-c", "testbed doctor", timeout_s=1200)
         print(doctor.stdout)
-        assert "testbed run works here as it is" in doctor.stdout
+        assert "`testbed run` will work on this machine" in doctor.stdout
 
         words = ["--set", "workload.sizes=[4 KiB, 1 MiB]", "--set", "workload.ops=[all_reduce]"]
         words += ["--set", "workload.iterations=2", "-f", "json"]
@@ -269,7 +269,7 @@ def test_a_run_in_a_virtual_machine(box: Path, folder: Path) -> None:
         assert all(row["wrong"] == 0 for row in summary["summary"]["collectives"])
         (results,) = [path for path in (vm.project / "results").iterdir() if path.is_dir()]
         assert (results / "report.html").stat().st_size > 10_000
-        assert f"on this machine: results/{results.name}" in run.stderr
+        assert f"copied to this machine: results/{results.name}" in run.stderr
         plan = json.loads((results / "plan.json").read_text())
         assert plan["versions"]["kernel"] == f"Linux {kernel}"
         print(json.dumps(summary["summary"]["collectives"]), json.dumps(summary["status"]))

@@ -130,5 +130,5 @@ def test_a_run_in_the_vm_and_its_results_on_the_host(
     (folder,) = [path for path in (project / "results").iterdir() if path.is_dir()]
     assert folder.name.endswith("-two-sites-collectives")
     assert (folder / "report.html").stat().st_size > 10_000
-    assert f"on this machine: results/{folder.name}" in done.stderr
+    assert f"copied to this machine: results/{folder.name}" in done.stderr
     assert not (project / ".venv").exists()

@@ -73,7 +73,7 @@ class Group:
         Args:
             dtype: of all buffers.
             group: the ranks; None: all.
-            in_place: whether a rank's part lies in the buffer of the whole.
+            in_place: whether a rank's part lies inside the buffer of the whole.
             connections: TCP connections between two ranks.
             hierarchy: whose methods are the operations; None: the library's own.
         """

@@ -76,20 +76,18 @@ class Collectives(Workload):
     ] = SizeRange()
     dtype: Dtype = "float32"
     warmup: Annotated[int, Field(strict=True, ge=0)] = Field(
-        1, description="iterations that are not measured"
+        1, description="iterations before the measured ones"
     )
     iterations: Count = Field(3, description="measured iterations of each op and size")
-    in_place: Flag = Field(
-        False, description="whether a rank's part lies in the buffer of the whole"
-    )
+    in_place: Flag = Field(False, description="place a rank's part inside the buffer of the whole")
     groups: Groups = Field(
-        "all", description="who works together: all ranks, or several groups at the same time"
+        "all", description="ranks that communicate: all, or several groups at the same time"
     )
     algorithm: Algorithm = Field(
-        "gloo", description="gloo's own, or in stages inside and across datacenters"
+        "gloo", description="gloo's algorithm, or stages inside and across datacenters"
     )
-    connections: Count = Field(1, description="gloo's TCP connections between two ranks")
-    check: Flag = Field(True, description="whether every result is compared with the right one")
+    connections: Count = Field(1, description="TCP connections of gloo between two ranks")
+    check: Flag = Field(True, description="compare every result with the correct one")
 
     def settings(self, ranks: int) -> dict[str, Any]:
         """Return the settings in base units; `sizes` is the list of bytes."""
@@ -114,8 +112,8 @@ class Collectives(Workload):
         sizes = self.bytes_of_sizes()
         if not sizes:
             raise UnitError(
-                "there is no size",
-                "write a list such as [4 KiB, 1 MiB]; in a range, from is at most to",
+                "sizes is empty",
+                "use a list such as [4 KiB, 1 MiB]; in a range, `from` must be at most `to`",
             )
 
         item = ITEM_BYTES[self.dtype]
@@ -157,7 +155,7 @@ class Collectives(Workload):
             return []
 
         names = " and ".join(separate)
-        problem = f"{names} cannot be in place: torch wants an output apart from the input"
+        problem = f"{names} cannot run in place: torch requires separate input and output tensors"
         remedy = f"write in_place: false, or leave {names} out"
 
         return [Problem(("in_place",), problem, remedy)]
@@ -167,14 +165,14 @@ class Collectives(Workload):
         flat = [op for op in self.ops if not CATALOG[op].hierarchical]
         if flat:
             known = [op for op, collective in CATALOG.items() if collective.hierarchical]
-            problem = f"there is no hierarchical {', '.join(flat)}"
+            problem = f"no hierarchical algorithm for {', '.join(flat)}"
             remedy = f"hierarchical are {', '.join(known)}"
             problems.append(Problem(("algorithm",), problem, remedy))
 
         if self.groups != "all":
             problem = (
-                f"groups: {self.groups} leaves nothing for a hierarchy: "
-                "it joins all ranks of all datacenters"
+                f"groups: {self.groups} leaves no hierarchy; a hierarchical operation joins "
+                "all ranks of all datacenters"
             )
             remedy = f"write groups: all, or algorithm: {comm.DEFAULT}"
             problems.append(Problem(("groups",), problem, remedy))

@@ -45,8 +45,8 @@ def main(context: RankContext) -> int:
         os.environ[BEGUN] = "yes"
 
     print(
-        f"testbed: rank {rank.rank} of {context.world_size} on {rank.host}, in {work}; "
-        f"process groups time out after {workers.timeout_s} s, unless the script says otherwise",
+        f"testbed: rank {rank.rank} of {context.world_size} on {rank.host}, in {work}; process "
+        f"groups time out after {workers.timeout_s} s by default",
         file=sys.stderr,
         flush=True,
     )

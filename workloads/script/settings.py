@@ -51,16 +51,13 @@ class Script(Workload):
     """
 
     workload: Literal["script"] = "script"
-    command: list[str] = Field(
-        min_length=1, description="the script with its arguments, word by word"
-    )
+    command: list[str] = Field(min_length=1, description="script and arguments, as a list of words")
     shared_folder: Flag = Field(
-        False, description="whether all hosts have the same working folder, as with NFS"
+        False, description="share one working folder between all hosts, as with NFS"
     )
     events_from: Literal["operation", "start"] = Field(
         "operation",
-        description="from which on the topology's events count: rank 0's first operation, "
-        "or its start",
+        description="origin of event times: rank 0's first operation, or its start",
     )
 
     def program(self) -> Program:
@@ -79,7 +76,7 @@ class Script(Workload):
 
         if first.startswith("-"):
             raise UnitError(
-                f"{first!r} is not a script", "write the script first, and its options after it"
+                f"{first!r} is not a script", "write the script first, then the script's options"
             )
 
         return _command(self.command)
@@ -97,9 +94,8 @@ class Script(Workload):
 
         if program.kind == "command" and shutil.which(name, path=command_path()) is None:
             raise UnitError(
-                f"there is no command {name!r}",
-                "a script's name ends in .py; a module is named with -m, "
-                "a command by its name or path",
+                f"unknown command {name!r}",
+                "script names end in .py; use -m for a module, and a name or path for a command",
             )
 
     @property
@@ -149,15 +145,18 @@ def command_path() -> str:
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        raise UnitError(f"{path} is a folder, not a script", "name a file in it")
+        raise UnitError(f"{path} is a folder, not a script", "name a script in the folder")
 
     if not path.is_file():
         scripts = [str(script) for script in sorted(path.parent.glob("*.py"))]
         remedy = suggest(path, scripts, "scripts there") if scripts else ""
-        raise UnitError(f"there is no script {path}", remedy)
+        raise UnitError(f"no such script: {path}", remedy)
 
     if not os.access(path, os.R_OK):
-        raise UnitError(f"the script {path} cannot be read", f"make it readable: chmod +r {path}")
+        raise UnitError(
+            f"cannot read the script {path}: permission denied",
+            f"make it readable: chmod +r {path}",
+        )
 
     return path.resolve()
 
@@ -165,7 +164,9 @@ def _file(path: Path) -> Path:
 def _module(words: list[str]) -> Program:
     """Describe a module, which may be in the working folder."""
     if not words:
-        raise UnitError("-m names no module", "write -m package.module, then its arguments")
+        raise UnitError(
+            "-m requires a module", "use -m package.module, followed by the arguments of the module"
+        )
 
     working_folder = Path.cwd()
     package = words[0].partition(".")[0]
@@ -212,7 +213,7 @@ def _find_module(name: str, folder: Path | None) -> None:
 
         if spec is None:
             remedy = f"{part!r} is neither in {Path.cwd()} nor installed"
-            raise UnitError(f"there is no module {name!r}", remedy)
+            raise UnitError(f"unknown module {name!r}", remedy)
 
         search_folders = None  # of a module that is no package
         if spec.submodule_search_locations is not None:

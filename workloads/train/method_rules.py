@@ -28,12 +28,12 @@ def _streaming_diloco(settings: Train) -> list[Problem]:
     fragments = settings.fragments
     overlap = settings.overlap
     if settings.sync_every < fragments:
-        problem = f"{fragments} fragments cannot take turns in {settings.sync_every} steps"
+        problem = f"{fragments} fragments do not fit into {settings.sync_every} steps"
         problems.append(Problem(("fragments",), problem, "choose at most sync_every"))
 
     if overlap >= settings.sync_every:
         problem = f"an overlap of {overlap} steps is not shorter than sync_every"
-        remedy = "a fragment must be back before its next turn"
+        remedy = "an exchange must end before the next one of the same fragment"
         problems.append(Problem(("overlap",), problem, remedy))
 
     return problems
@@ -46,11 +46,12 @@ def _pipeline(settings: Train, ranks: int) -> list[Problem]:
         return []
 
     problem = (
-        f"{settings.batch} x {ranks} sequences cannot pass {ranks} ranks in "
+        f"{settings.batch} x {ranks} sequences cannot be split over {ranks} ranks in "
         f"{microbatches} micro-batches"
     )
     remedy = (
-        "choose microbatches that divide the sequences of all ranks, at least one for each rank"
+        "choose a number of microbatches that divides the sequences of all ranks, at least "
+        "one for each rank"
     )
     return [Problem(("microbatches",), problem, remedy)]
 

@@ -37,7 +37,8 @@ def parse_number(value: object) -> int:
     match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*)\s*([A-Za-z]?)\s*", str(value))
     if isinstance(value, bool) or match is None or match[2] not in PREFIXES:
         raise UnitError(
-            f"{value!r} is not a number of parameters", "write it such as 1000000, 350 M or 1 B"
+            f"{value!r} is not a valid number of parameters",
+            "use a number such as 1000000, 350 M or 1 B",
         )
 
     return round(float(match[1]) * PREFIXES[match[2]])
@@ -68,56 +69,56 @@ class Train(Workload):
     """
 
     workload: Literal["train"] = "train"
-    method: MethodName = Field("ddp", description="how the ranks learn together")
-    steps: Count = Field(20, description="inner steps of each rank")
+    method: MethodName = Field("ddp", description="training method")
+    steps: Count = Field(20, description="number of inner steps of each rank")
     warmup: Annotated[int, Field(strict=True, ge=0)] = Field(
-        2, description="first steps, left out of the statistics"
+        2, description="number of first steps that statistics ignore"
     )
     step_time: Time | None = Field(
-        None, description="of a forward and a backward pass of one rank's batch"
+        None, description="duration of the forward and backward pass of one rank's batch"
     )
     gpu: str | None = Field(
-        None, description="takes the place of step_time; " + ", ".join(PEAK_FLOPS)
+        None, description="GPU model; replaces step_time; " + ", ".join(PEAK_FLOPS)
     )
     mfu: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.4, description="the part of its peak that the GPU reaches"
+        0.4, description="fraction of its peak rate that the GPU reaches"
     )
     jitter: Probability = Field(
-        0.0, description="standard deviation of the steps' computation, a part of it"
+        0.0, description="standard deviation of the computation time of steps, as a fraction"
     )
     straggler: dict[str, Positive] = Field(
-        {}, description="hosts and the factor by which they compute longer"
+        {}, description="hosts, each with the factor by which its computation takes longer"
     )
-    parameters: Number = Field(1_000_000, description="of the model")
-    scale: Count = Field(1, description="divides parameters and rates")
+    parameters: Number = Field(1_000_000, description="number of parameters of the model")
+    scale: Count = Field(1, description="divisor of parameters and rates")
     layers: Count = 4
-    sequence: Count = Field(64, description="tokens of a sequence")
-    batch: Count = Field(4, description="sequences of each rank and step")
+    sequence: Count = Field(64, description="tokens in a sequence")
+    batch: Count = Field(4, description="sequences for each rank and step")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(
-        0, description="of the model and the order of the text"
+        0, description="random seed of the model and of the order of the text"
     )
-    lr: Positive = Field(1e-3, description="of AdamW")
+    lr: Positive = Field(1e-3, description="learning rate of AdamW")
     bucket: Size = Field(
-        25 * 2**20, description="gradients that DDP averages at a time; divided by scale"
+        25 * 2**20, description="bucket size of DDP's gradient averaging; divided by scale"
     )
     powersgd_rank: Count = 2
     sync_every: Count = Field(
-        10, description="H: inner steps between two outer ones, or between averages"
+        10, description="H: inner steps between two outer steps, or between averages"
     )
     outer_lr: Positive = 0.7
     outer_momentum: Part = 0.9
-    fragments: Count = Field(2, description="of streaming-diloco")
+    fragments: Count = Field(2, description="number of fragments of streaming-diloco")
     overlap: Annotated[int, Field(strict=True, ge=0)] = Field(
-        1, description="tau: steps that an exchange may take"
+        1, description="tau: steps during which an exchange may run in the background"
     )
     exchange_dtype: Literal["float32", "float16"] = Field(
-        "float32", description="of outer gradients"
+        "float32", description="number format of outer gradients"
     )
     early_exchange: Flag = Field(
-        False, description="diloco and streaming-diloco send each layer during the backward pass"
+        False, description="send each layer during the backward pass (diloco and streaming-diloco)"
     )
-    microbatches: Count = Field(8, description="of a pipeline's batch")
-    schedule: Literal["1f1b", "gpipe"] = Field("1f1b", description="of a pipeline")
+    microbatches: Count = Field(8, description="micro-batches in a pipeline's batch")
+    schedule: Literal["1f1b", "gpipe"] = Field("1f1b", description="schedule of a pipeline")
 
     @property
     def divisor(self) -> int:
@@ -184,8 +185,8 @@ class Train(Workload):
             problems.append(Problem(("gpu",), f"unknown GPU {self.gpu!r}", remedy))
 
         if self.gpu is not None and self.step_time is not None:
-            problem = "gpu and step_time say the same twice"
-            problems.append(Problem(("gpu",), problem, "leave one of them out"))
+            problem = "gpu and step_time are mutually exclusive"
+            problems.append(Problem(("gpu",), problem, "remove one of the two"))
 
         if self.parameters // self.scale < LEAST_PARAMETERS:
             problem = f"{self.parameters} parameters / {self.scale} are too few for a GPT"

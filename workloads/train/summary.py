@@ -58,7 +58,7 @@ def summarize(
     settings = plan.workers.settings
     measured = steps.filter(pl.col("step") >= settings.get("warmup", 0))
     if measured.is_empty():
-        message = "no step of training after the warm-up was recorded"
+        message = "no training step was recorded after the warm-up"
         problems.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
         return None
     computing = _of_computing_ranks(measured)

@@ -35,7 +35,7 @@ def draw_map(content: Content, ending: str) -> bytes:
         InputError: the plan, which has the network, cannot be read.
     """
     if content.plan is None:
-        raise InputError("there is no map, because plan.json cannot be read")
+        raise InputError("cannot draw the map: plan.json is missing or damaged")
     svg = site_map(content.plan.network, mean_use(content), theme="light")
     if ending == ".pdf":
         return map_pdf(svg)

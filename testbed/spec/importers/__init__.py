@@ -64,10 +64,9 @@ def _read(path: Path, options: Options) -> Draft:
     if suffix in TABLE_SUFFIXES:
         return csv_table.read(path, content, options)
     raise InputError(
-        "its name says neither GraphML nor CSV",
+        "unknown file extension",
         place=Place(path),
-        remedy="the name of GraphML ends in .graphml or .xml, "
-        "that of a table in .csv, .tsv or .txt",
+        remedy="use .graphml or .xml for GraphML, and .csv, .tsv or .txt for tables",
     )
 
 
@@ -109,7 +108,7 @@ def _comment(draft: Draft, file: str, options: Options) -> str:
     if without_rate:
         rate = format_rate(options.rate)
         links = f"{without_rate} of {len(draft.links)} links"
-        assumed.append(f"rate: {rate} for {links}, as the file gives none")
+        assumed.append(f"rate: {rate} for {links} (not in the file)")
 
     paragraphs = [f"Imported from {file}: {draft.source}."]
     paragraphs += [f"Assumed: {text}." for text in assumed]

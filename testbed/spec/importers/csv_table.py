@@ -33,11 +33,11 @@ from testbed.spec.wan import ARROW
 
 EMPTY = ("", "-", "nan")
 FORMS = (
-    "write a square matrix with names in its first row and column, "
-    "or a list with the columns from, to, rtt_ms"
+    "use a square matrix with names in the first row and column, or a list with the columns "
+    "from, to, rtt_ms"
 )
-NO_LINK = "where there is no link, leave the cells of rate and RTT empty"
-SQUARE = "the matrix has to be square"
+NO_LINK = "leave the cells of rate and RTT empty where no link exists"
+SQUARE = "the matrix must be square"
 MEASURED_COLUMNS = {"rtt": TIME, "rate": RATE}
 COLUMNS = ("from", "to", *MEASURED_COLUMNS)
 DEFAULT_UNITS = {"rtt": "ms", "rate": None}
@@ -105,9 +105,8 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
         top={"routing": "hops"},
         notes=notes,
         assumed=[
-            "delay: half of the RTT each way; where both RTTs of a pair are given, half of its own",
-            "routing: packets take the direct link where there is one, as those that were measured "
-            "did",
+            "delay: half of the RTT each way; where a pair has two RTTs, half of each",
+            "routing: packets take the direct link where one exists, as the measured packets did",
         ],
     )
 
@@ -117,7 +116,7 @@ def _rows(path: Path, content: bytes) -> list[Row]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError("it is not a text file in UTF-8", place=Place(path)) from error
+        raise InputError("not a UTF-8 text file", place=Place(path)) from error
 
     first_line = text.partition("\n")[0]
     delimiter = max(",;\t", key=first_line.count)
@@ -130,10 +129,10 @@ def _rows(path: Path, content: bytes) -> list[Row]:
                 rows.append(Row(reader.line_num, cells))
     except csv.Error as error:
         place = Place(path, None, reader.line_num)
-        raise InputError(f"this is not CSV: {error}", place=place) from error
+        raise InputError(f"not valid CSV: {error}", place=place) from error
 
     if len(rows) < 2:
-        what = "this is no table: it has fewer than two rows"
+        what = "not a table: fewer than two rows"
         raise InputError(what, place=Place(path), remedy=FORMS)
 
     return rows
@@ -185,18 +184,18 @@ def _check_head(path: Path, head: Row) -> None:
     place = Place(path, None, head.line)
     names = head.cells[1:]
     if not names:
-        raise InputError("this is no table: it has one column", place=place, remedy=FORMS)
+        raise InputError("not a table: only one column", place=place, remedy=FORMS)
 
     has_only_numbers = all(_BARE_NUMBER.fullmatch(name) for name in names)
     if has_only_numbers:
-        raise InputError("the first row holds numbers, not names", place=place, remedy=FORMS)
+        raise InputError("the first row must hold names, not numbers", place=place, remedy=FORMS)
 
     counts = Counter(names)
     for name in names:
         if not name:
             raise InputError("a column has no name", place=place)
         if counts[name] > 1:
-            raise InputError(f"the column {name!r} is there twice", place=place)
+            raise InputError(f"duplicate column {name!r}", place=place)
 
 
 def _check_square(path: Path, head: Row, body: list[Row]) -> None:
@@ -211,16 +210,18 @@ def _check_square(path: Path, head: Row, body: list[Row]) -> None:
 
         if name not in names:
             suggestion = suggest(name, names, "columns")
-            raise InputError(f"the row {name!r} has no column", place=place, remedy=suggestion)
+            raise InputError(
+                f"the row {name!r} has no matching column", place=place, remedy=suggestion
+            )
 
         if name in lines:
-            raise InputError(f"the row {name!r} is on line {lines[name]} already", place=place)
+            raise InputError(f"duplicate row {name!r}, first on line {lines[name]}", place=place)
 
         lines[name] = row.line
 
     missing = [name for name in names if name not in lines]
     if missing:
-        what = f"there is no row for {', '.join(missing)}"
+        what = f"no row for {', '.join(missing)}"
         raise InputError(what, place=Place(path), remedy=SQUARE)
 
 
@@ -249,9 +250,9 @@ def _columns(path: Path, head: Row) -> dict[str, Column]:
     for index, cell in enumerate(head.cells):
         name = _BETWEEN_WORDS.split(cell.lower())[0]
         if name not in COLUMNS or name in columns:
-            problem = "there twice" if name in columns else "unknown"
+            problem = "duplicate" if name in columns else "unknown"
             raise InputError(
-                f"the column {cell!r} is {problem}",
+                f"{problem} column {cell!r}",
                 place=place,
                 remedy="the columns are from, to, rtt and rate, with a unit, such as rtt_ms and "
                 "rate_gbit",
@@ -264,7 +265,7 @@ def _columns(path: Path, head: Row) -> dict[str, Column]:
         columns[name] = Column(index, unit)
 
     if "rtt" not in columns:
-        raise InputError("there is no column of RTTs", place=place, remedy="name it rtt_ms")
+        raise InputError("no RTT column found", place=place, remedy="name the column rtt_ms")
     return columns
 
 
@@ -279,7 +280,7 @@ def _add_link(path: Path, row: Row, columns: Mapping[str, Column], measured: Mea
     direction = (source, target)
     if direction in measured.places:
         line = measured.places[direction].line
-        raise InputError(f"this link is on line {line} already", place=place)
+        raise InputError(f"duplicate link, first on line {line}", place=place)
 
     measured.places[direction] = place
     for name in direction:
@@ -315,31 +316,31 @@ def _cell_value(row: Row, name: str, columns: Mapping[str, Column], place: Place
 def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
     """Add the rates of the matrix `path`, whose numbers have the unit `unit`."""
     if measured.rate:
-        what = "there are rates in the table of RTTs already"
+        what = "the table of RTTs already contains rates"
         raise InputError(what, place=Place("--bandwidth"))
 
     if unit is not None and _unit_in(unit, RATE) is None:
-        what = f"{unit!r} is not a unit of a rate"
+        what = f"{unit!r} is not a valid unit of rate"
         raise InputError(what, place=Place("--bandwidth-unit"), remedy=RATE.remedy)
 
     rows = _rows(path, read_bytes(path))
     if _is_list(rows):
         raise InputError(
-            "rates beside a table of RTTs have to be a matrix",
+            "the table of rates must be a matrix",
             place=Place(path),
-            remedy="in a list, write them into a column rate_gbit beside the RTTs",
+            remedy="in a list, add a column rate_gbit",
         )
 
     rates = _read_matrix(path, rows, "rate", unit)
     for name in rates.names:
         if name not in measured.names:
-            what = f"there is no datacenter {name!r} in the table of RTTs"
+            what = f"the table of RTTs has no datacenter {name!r}"
             suggestion = suggest(name, measured.names, "datacenters")
             raise InputError(what, place=Place(path), remedy=suggestion)
 
     for direction, place in rates.places.items():
         if direction not in measured.rtt and _reverse(direction) not in measured.rtt:
-            raise InputError("there is a rate but no RTT", place=place, remedy=NO_LINK)
+            raise InputError("this pair has a rate but no RTT", place=place, remedy=NO_LINK)
 
     measured.rate = rates.rate
 
@@ -371,8 +372,8 @@ def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int
             raise InputError(
                 f"the {quantity.name} {text!r} has no unit",
                 place=place,
-                remedy="write it into the first cell or the head of the column, such as Gbit/s, "
-                "or give --bandwidth-unit",
+                remedy="add the unit to the first cell or to the column header, such as Gbit/s, "
+                "or use --bandwidth-unit",
             )
 
         text = f"{text.removeprefix('+')} {unit}"
@@ -383,7 +384,7 @@ def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int
         raise InputError(error.what, place=place, remedy=error.remedy) from error
 
     if quantity is RATE and value == 0:
-        raise InputError("a rate of 0 carries nothing", place=place, remedy=NO_LINK)
+        raise InputError("the rate must be greater than 0", place=place, remedy=NO_LINK)
     return value
 
 

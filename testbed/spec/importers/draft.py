@@ -89,7 +89,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"it cannot be read: {error.strerror}", place=Place(path)) from error
+        raise InputError(f"cannot read the file: {error.strerror}", place=Place(path)) from error
 
 
 def check_number(path: Path, datacenters: int) -> None:
@@ -99,7 +99,7 @@ def check_number(path: Path, datacenters: int) -> None:
         InputError: The file `path` has more.
     """
     if datacenters > MAX_DATACENTERS:
-        what = f"it has {datacenters} datacenters; a topology may have at most {MAX_DATACENTERS}"
+        what = f"too many datacenters: {datacenters} (at most {MAX_DATACENTERS})"
         raise InputError(what, place=Place(path))
 
 
@@ -140,7 +140,7 @@ def unique_names(labels: Iterable[str], fallback: str = "node") -> tuple[list[st
 
     if not changed:
         return names, []
-    return names, [f"names that were taken or unusable: {listed(changed)}"]
+    return names, [f"renamed datacenters (name taken or not valid): {listed(changed)}"]
 
 
 def listed(names: Iterable[str]) -> str:

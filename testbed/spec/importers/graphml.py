@@ -67,7 +67,7 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
             position or a speed is impossible.
     """
     if options.bandwidth is not None:
-        what = "a table of rates goes with a table of RTTs, not with GraphML"
+        what = "a table of rates requires a table of RTTs, not GraphML"
         raise InputError(what, place=Place("--bandwidth"))
 
     whole = _parse(path, content)
@@ -103,12 +103,12 @@ def _parse(path: Path, content: bytes) -> Graph:
         graph = cast(Graph, nx.read_graphml(file, force_multigraph=True))
     except ParseError as error:
         line = error.position[0]
-        raise InputError(f"this is not XML: {error.msg}", place=Place(path, None, line)) from error
+        raise InputError(f"not valid XML: {error.msg}", place=Place(path, None, line)) from error
     except (nx.NetworkXError, KeyError, ValueError) as error:
-        raise InputError(f"this is not right GraphML: {error}", place=place) from error
+        raise InputError(f"not valid GraphML: {error}", place=place) from error
 
     if graph.is_directed():
-        remedy = 'write edgedefault="undirected"'
+        remedy = 'set edgedefault="undirected"'
         raise InputError("the graph is directed", place=place, remedy=remedy)
 
     return graph
@@ -137,7 +137,7 @@ def _select(whole: Graph) -> tuple[Graph, list[str]]:
     graph.remove_nodes_from(unconnected)
     if unconnected:
         labels = _labels(whole, unconnected)
-        notes.append(f"left out as not connected with the largest part: {labels}")
+        notes.append(f"left out because not connected to the largest part: {labels}")
 
     return graph, notes
 
@@ -159,7 +159,7 @@ def _check_nodes(path: Path, whole: Graph, graph: Graph) -> None:
     if not whole:
         raise InputError("the graph has no nodes", place=Place(path))
     if not graph:
-        raise InputError("the graph has no nodes but external ones", place=Place(path))
+        raise InputError("all nodes of the graph are external", place=Place(path))
     check_number(path, len(graph))
 
 
@@ -188,7 +188,7 @@ def _location(attributes: Attributes, place: Place) -> Location | None:
         return None
 
     if abs(north) > 90 or abs(east) > 180:
-        what = f"Latitude {north:g} and Longitude {east:g} are no place"
+        what = f"Latitude {north:g} and Longitude {east:g} are not a valid position"
         raise InputError(what, place=place)
 
     return north, east
@@ -214,7 +214,7 @@ def _bundle_notes(bundles: Iterable[_Bundle]) -> list[str]:
 
     if not parallel:
         return []
-    return [f"parallel links are one link with the sum of their rates: {listed(parallel)}"]
+    return [f"parallel links were merged into one with the sum of their rates: {listed(parallel)}"]
 
 
 def _location_notes(locations: Mapping[str, Location | None]) -> list[str]:
@@ -244,8 +244,8 @@ def _link(
     end_locations = [locations[end] for end in bundle.ends]
     if None in end_locations:
         if options.delay is None:
-            what = "an end of this link has no position, so its delay is unknown"
-            raise InputError(what, place=place, remedy="give --delay, such as --delay '5 ms'")
+            what = "unknown delay: an end of this link has no position"
+            raise InputError(what, place=place, remedy="use --delay, such as --delay '5 ms'")
 
         settings["delay"] = format_time(options.delay)
 
@@ -323,8 +323,8 @@ def _source(whole: Graph, nodes: int, links: int) -> str:
 def _assumed_delays(located: int, others: int, options: Options) -> Iterator[str]:
     """Where delays come from: of links whose ends have positions, and of others."""
     if located:
-        yield f"delays: of fibre {options.detour:g} times as long as the great circle"
+        yield f"delays: computed from fibre {options.detour:g} times as long as the great circle"
     if others and options.delay is not None:
         delay = format_time(options.delay)
         links = f"{others} of {others + located} links"
-        yield f"delay: {delay} one way for {links}, of which an end has no position"
+        yield f"delay: {delay} one way for {links} with an end without a position"

@@ -163,7 +163,7 @@ class ModelledCompute:
             step_time: seconds of a forward and a backward pass; None: from `gpu`, `mfu` and
                 `flops`.
             gpu: a name in `PEAK_FLOPS`.
-            mfu: the part of its peak that the GPU reaches, from 0 to 1.
+            mfu: fraction of its peak rate that the GPU reaches, from 0 to 1.
             flops: of a forward and a backward pass; None: three times what the first forward pass
                 counts.
             slowdown: factor on all times of this rank; above 1 it is a straggler.
@@ -176,7 +176,7 @@ class ModelledCompute:
         """
         if step_time is None and gpu not in PEAK_FLOPS:
             known = ", ".join(PEAK_FLOPS)
-            raise ValueError(f"give step_time in seconds, or gpu as one of {known}; it is {gpu!r}")
+            raise ValueError(f"set step_time in seconds, or gpu to one of {known}; it is {gpu!r}")
 
         self._pacer = Pacer(clock or Clock())
         self._step_ns = None if step_time is None else step_time * 1e9
@@ -213,8 +213,8 @@ class ModelledCompute:
             late_ms = spent.late_ns / 1e6
             modelled_ms = spent.modelled_ns / 1e6
             warnings.warn(
-                f"computing took {late_ms:.1f} ms longer than the {modelled_ms:.1f} ms that were "
-                "to be modelled: this CPU cannot keep up in real time",
+                f"computing took {late_ms:.1f} ms longer than the {modelled_ms:.1f} ms to model: "
+                "this CPU cannot keep up in real time",
                 stacklevel=2,
             )
 

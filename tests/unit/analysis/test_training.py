@@ -148,8 +148,8 @@ def test_no_steps(run: RunDir) -> None:
     summary = collect(run)
     messages = [problem.message for problem in summary.problems]
     assert summary.training is None
-    assert "raw/train-0.jsonl: 1 records lack a column and are left out" in messages
-    assert "no step of training after the warm-up was recorded" in messages
+    assert "raw/train-0.jsonl: 1 records lack a column and were skipped" in messages
+    assert "no training step was recorded after the warm-up" in messages
 
 
 def test_tables_page_and_verdict(run: RunDir) -> None:
@@ -216,13 +216,13 @@ def test_scale_divides_the_model_and_keeps_its_time() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parameters": "many"}, "'many' is not a number of parameters"),
+        ({"parameters": "many"}, "'many' is not a valid number of parameters"),
         ({"parameters": 1000}, "1000 parameters / 1 are too few for a GPT"),
         ({"gpu": "H1000"}, "nearest: H100"),
-        ({"gpu": "H100", "step_time": "1 s"}, "say the same twice"),
+        ({"gpu": "H100", "step_time": "1 s"}, "gpu and step_time are mutually exclusive"),
         (
             {"method": "streaming-diloco", "sync_every": 2, "fragments": 3},
-            "3 fragments cannot take turns in 2 steps",
+            "3 fragments do not fit into 2 steps",
         ),
         ({"method": "streaming-diloco", "overlap": 10}, "an overlap of 10 steps is not shorter"),
         ({"method": "dpp"}, "'dpp' is not one of"),
@@ -236,7 +236,7 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
 
 def test_a_pipeline_needs_micro_batches_for_all_ranks() -> None:
     with pytest.raises(
-        ValidationError, match="4 x 4 sequences cannot pass 4 ranks in 3 micro-batches"
+        ValidationError, match="4 x 4 sequences cannot be split over 4 ranks in 3 micro-batches"
     ):
         Train(method="pipeline", microbatches=3).settings(4)
 
@@ -246,7 +246,7 @@ def two_sites() -> Topology:
 
 
 def test_a_straggler_must_exist() -> None:
-    with pytest.raises(InputError, match=r"names a host 'iowa-h9'\n  nearest: iowa-h"):
+    with pytest.raises(InputError, match=r"names an unknown host 'iowa-h9'\n  nearest: iowa-h"):
         resolve(two_sites(), Train(straggler={"iowa-h9": 2.0}), RunOptions(isolation="process"))
 
 

@@ -78,7 +78,9 @@ def test_damage_is_among_the_problems(folder: RunDir) -> None:
 
 def test_missing_summary(folder: RunDir) -> None:
     folder.summary.unlink()
-    with pytest.raises(InputError, match="there is no summary\n  testbed report"):
+    with pytest.raises(
+        InputError, match=r"no summary.json\n  run `testbed report .*` to create it"
+    ):
         _ = testbed.open_run(folder.path).summary
 
 
@@ -139,11 +141,11 @@ def test_default_folder(launch: Launch, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"settings": {"wan.iowa-ohio.delay": 1}}, "'wan.iowa-ohio.delay' is not a setting"),
-        ({"settings": {"workload": 1}}, "'workload' is not a setting"),
+        ({"settings": {"wan.iowa-ohio.delay": 1}}, "'wan.iowa-ohio.delay' is not a valid setting"),
+        ({"settings": {"workload": 1}}, "'workload' is not a valid setting"),
         ({"settings": {"workload.iteration": 1}}, "settings workload.iteration: unknown key"),
         ({"isolaton": "process"}, "unknown key 'isolaton'\n  nearest: isolation"),
-        ({"where": "here", "clock": "virtual"}, "--clock: this kernel's clock cannot be virtual"),
+        ({"where": "here", "clock": "virtual"}, "--clock: the host kernel has no virtual clock"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], text: str, launch: Launch) -> None:
@@ -155,6 +157,6 @@ def test_wrong_arguments(arguments: dict[str, Any], text: str, launch: Launch) -
 
 def test_settings_of_a_model(launch: Launch) -> None:
     topology = Topology.load("two-sites")
-    with pytest.raises(InputError, match="settings change a preset or a file, not a model"):
+    with pytest.raises(InputError, match="settings apply to a preset or a file, not to a model"):
         testbed.run(topology, settings={"topology.mtu": 1400})
     assert launch.plan is None

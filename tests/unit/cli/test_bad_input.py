@@ -47,8 +47,8 @@ def test_good_input_is_good(tmp_path: Path) -> None:
             "unknown topology 'microsoft-openai-four'\n  nearest: microsoft-openai-five",
         ),
         ("two-site", "unknown topology 'two-site'\n  nearest: two-sites"),
-        ("zzz", "unknown topology 'zzz'\n  the presets: aws-ten-regions, campus"),
-        ("nowhere/mine.yaml", "there is no topology file nowhere/mine.yaml"),
+        ("zzz", "unknown topology 'zzz'\n  presets: aws-ten-regions, campus"),
+        ("nowhere/mine.yaml", "no such topology file: nowhere/mine.yaml"),
     ],
 )
 def test_unknown_topology(name: str, text: str) -> None:
@@ -77,14 +77,14 @@ REPLACEMENTS = {
     "an unknown fabric": (
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, fabric: leaf-spine}",
-        "mine.yaml:2, datacenters.iowa.fabric: 'leaf-spine' is no fabric\n"
-        "  write switch, or {leaves: 4, spines: 2",
+        "mine.yaml:2, datacenters.iowa.fabric: 'leaf-spine' is not a valid fabric\n"
+        "  use switch, or {leaves: 4, spines: 2",
     ),
     "more leaves than hosts": (
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, fabric: {leaves: 3, spines: 2}}",
-        "mine.yaml:2, datacenters.iowa.fabric: 3 leaves for 2 hosts\n"
-        "  a leaf needs at least one host",
+        "mine.yaml:2, datacenters.iowa.fabric: more leaves (3) than hosts (2)\n"
+        "  every leaf needs at least one host",
     ),
     "less than no oversubscription": (
         "iowa: {hosts: 2}",
@@ -94,8 +94,8 @@ REPLACEMENTS = {
     "marks without a discipline": (
         "delay: 8 ms",
         "delay: 8 ms, ecn: true",
-        "mine.yaml:5, wan.iowa-ohio.ecn: a drop-tail queue cannot mark packets, and iowa->ohio "
-        "has ecn\n"
+        "mine.yaml:5, wan.iowa-ohio.ecn: iowa->ohio has ecn, but a drop-tail queue cannot mark "
+        "packets\n"
         "  add discipline: red or fq_codel",
     ),
     "an unknown discipline": (
@@ -119,7 +119,7 @@ REPLACEMENTS = {
     "wrong unit": (
         "delay: 8 ms",
         "delay: 8 km",
-        "mine.yaml:5, wan.iowa-ohio.delay: '8 km' is not a time: 'km' is not a unit of it\n"
+        "mine.yaml:5, wan.iowa-ohio.delay: '8 km' is not a time: unknown unit 'km'\n"
         "  write a number and a unit, such as 8.2 ms; the units are ns, us, ms, s",
     ),
     "zero hosts": ("hosts: 2", "hosts: 0", "mine.yaml:2, datacenters.iowa.hosts: 0 is less than 1"),
@@ -131,58 +131,57 @@ REPLACEMENTS = {
     "a rate of 0": (
         "10 Gbit/s",
         "0 Gbit/s",
-        "mine.yaml:5, wan.iowa-ohio.rate: a rate of 0 carries nothing\n"
-        "  write a rate above 0, or leave the link out",
+        "mine.yaml:5, wan.iowa-ohio.rate: the rate must be greater than 0\n"
+        "  to remove a link, delete its entry",
     ),
     "unknown datacenter": (
         "[iowa, ohio]",
         "[iowa, ohoi]",
-        "mine.yaml:5, wan.iowa-ohoi.between: there is no datacenter 'ohoi'\n  nearest: ohio",
+        "mine.yaml:5, wan.iowa-ohoi.between: unknown datacenter 'ohoi'\n  nearest: ohio",
     ),
     "a link to itself": (
         "[iowa, ohio]",
         "[iowa, iowa]",
-        "mine.yaml:5, wan.iowa-iowa.between: the same datacenter is named twice: iowa, iowa",
+        "mine.yaml:5, wan.iowa-iowa.between: duplicate datacenter: iowa, iowa",
     ),
     "no path": (
         f"  - {{{LINK}}}",
         "  []",
-        "mine.yaml:4, wan: there is no path between iowa and ohio\n"
-        "  add a link, or remove the datacenter",
+        "mine.yaml:4, wan: no path between iowa and ohio\n  add a link, or remove the datacenter",
     ),
     "no delay": (
         ", delay: 8 ms",
         "",
         "mine.yaml:5, wan.iowa-ohio.delay: iowa->ohio has no delay\n"
-        "  write a delay, or the location of iowa and ohio",
+        "  add a delay, or the location of iowa and ohio",
     ),
     "no rate": (
         "rate: 10 Gbit/s, ",
         "",
-        "mine.yaml:5, wan.iowa-ohio.rate: iowa->ohio has no rate\n  write one, such as 10 Gbit/s",
+        "mine.yaml:5, wan.iowa-ohio.rate: iowa->ohio has no rate\n  add a rate, such as 10 Gbit/s",
     ),
     "no rate one way": (
         "rate: 10 Gbit/s",
         "rate: {iowa->ohio: 10 Gbit/s}",
-        "mine.yaml:5, wan.iowa-ohio.rate: ohio->iowa has no rate\n  write one, such as 10 Gbit/s",
+        "mine.yaml:5, wan.iowa-ohio.rate: ohio->iowa has no rate\n  add a rate, such as 10 Gbit/s",
     ),
     "unknown direction": (
         "rate: 10 Gbit/s",
         "rate: {iowa->texas: 10 Gbit/s}",
-        "mine.yaml:5, wan.iowa-ohio.rate.iowa->texas: 'iowa->texas' is no direction of this link\n"
-        "  they are iowa->ohio and ohio->iowa",
+        "mine.yaml:5, wan.iowa-ohio.rate.iowa->texas: 'iowa->texas' is not a direction of this "
+        "link\n"
+        "  directions: iowa->ohio and ohio->iowa",
     ),
     "duplicate datacenter": (
         "  ohio: {hosts: 2}",
         "  ohio: {hosts: 2}\n  iowa: {hosts: 3}",
-        "mine.yaml:4, iowa: the key 'iowa' is written twice; the first is on line 2\n"
-        "  remove one of them",
+        "mine.yaml:4, iowa: duplicate key 'iowa', first on line 2\n  remove one of the two",
     ),
     "duplicate link": (
         f"  - {{{LINK}}}",
         f"  - {{{LINK}}}\n  - {{{LINK.replace('iowa, ohio', 'ohio, iowa')}}}",
         "mine.yaml:6, wan.ohio-iowa: a second link between ohio and iowa\n"
-        "  datacenters have at most one link between them",
+        "  use at most one link between two datacenters",
     ),
     "no shape": (
         "between: [iowa, ohio]",
@@ -197,7 +196,7 @@ REPLACEMENTS = {
     "a bad name": (
         "  ohio: {",
         "  Ohio_1: {",
-        "mine.yaml:3, datacenters.Ohio_1: 'Ohio_1' cannot be a name\n"
+        "mine.yaml:3, datacenters.Ohio_1: 'Ohio_1' is not a valid name\n"
         "  use at most 63 lower-case letters",
     ),
     "not a mapping": (
@@ -208,7 +207,8 @@ REPLACEMENTS = {
     "a bad queue": (
         "delay: 8 ms",
         "delay: 8 ms, queue: 1 bpd",
-        "mine.yaml:5, wan.iowa-ohio.queue: '1 bpd' is not a queue\n  write it as 1 bdp, 64 packets",
+        "mine.yaml:5, wan.iowa-ohio.queue: '1 bpd' is not a valid queue length\n  use 1 bdp, 64 "
+        "packets, a size such as 4 MiB or a time such as 20 ms",
     ),
     "too much jitter": (
         "delay: 8 ms",
@@ -231,7 +231,7 @@ REPLACEMENTS = {
     "a key that is not text": (
         "  iowa: {hosts: 2}",
         "  1: {hosts: 2}",
-        "mine.yaml:2: the key '1' is not text\n  quote it",
+        "mine.yaml:2: the key '1' is not text\n  put the key in quotes",
     ),
 }
 
@@ -251,7 +251,7 @@ def test_unknown_keys_at_the_top(tmp_path: Path) -> None:
     assert "mine.yaml:6, tcp.congestion_control: 'vegas' is not one of 'cubic', 'bbr'" in message(
         tmp_path, GOOD + "tcp: {congestion_control: vegas}\n"
     )
-    assert "tcp.buffer: a TCP buffer is from 4 KiB to 1 GiB" in message(
+    assert "tcp.buffer: the TCP buffer must be from 4 KiB to 1 GiB" in message(
         tmp_path, GOOD + "tcp: {buffer: 2 GiB}\n"
     )
 
@@ -279,17 +279,17 @@ def test_all_wrong_links_are_reported(tmp_path: Path) -> None:
     found = message(tmp_path, text)
     assert found.startswith("2 errors\n")
     assert (
-        "mine.yaml:6, wan.iowa-texas.between: there is no datacenter 'texas'\n"
+        "mine.yaml:6, wan.iowa-texas.between: unknown datacenter 'texas'\n"
         "    datacenters: iowa, ohio" in found
     )
-    assert "mine.yaml:7, wan.mesh.mesh: there is no datacenter 'utah'" in found
+    assert "mine.yaml:7, wan.mesh.mesh: unknown datacenter 'utah'" in found
 
 
 def test_values_per_direction_need_one_link(tmp_path: Path) -> None:
     text = GOOD.replace(
         "between: [iowa, ohio], rate: 10 Gbit/s", "mesh: all, rate: {iowa->ohio: 1 Gbit/s}"
     )
-    assert "wan.mesh.rate: values per direction need an entry with between" in message(
+    assert "wan.mesh.rate: values per direction require an entry with `between`" in message(
         tmp_path, text
     )
 
@@ -300,15 +300,15 @@ datacenters: {a: {}, a-b: {}, b-c: {}, c: {}}
 wan:
   - {mesh: all, rate: 1 Gbit/s, delay: 1 ms}
 """
-    assert "mine.yaml:3, wan.mesh: two links have the key 'a-b-c'" in message(tmp_path, text)
+    assert "mine.yaml:3, wan.mesh: duplicate link key 'a-b-c'" in message(tmp_path, text)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    assert message(tmp_path, "") == "mine.yaml:1: it holds no mapping of keys to values"
-    assert message(tmp_path, "a: &a [*a]") == "mine.yaml:1: an alias refers to what holds it"
+    assert message(tmp_path, "") == "mine.yaml:1: expected a mapping of keys to values"
+    assert message(tmp_path, "a: &a [*a]") == "mine.yaml:1: an alias refers to its own parent"
     path = tmp_path / "latin.yaml"
     path.write_bytes(b"name: \xff")
-    with pytest.raises(InputError, match=r"latin\.yaml: it is not a text file in UTF-8"):
+    with pytest.raises(InputError, match=r"latin\.yaml: not a UTF-8 text file"):
         Topology.load(path)
 
 
@@ -316,7 +316,7 @@ def test_extends_an_unknown_preset(tmp_path: Path) -> None:
     found = message(tmp_path, "extends: two-site\n")
     assert (
         found == "mine.yaml:1, extends: unknown topology 'two-site'\n"
-        "  nearest: two-sites; a file is named by its path"
+        "  nearest: two-sites; for a file, write its path"
     )
 
 
@@ -329,7 +329,7 @@ def test_extends_an_unknown_preset(tmp_path: Path) -> None:
         ),
         (
             "wan.iowa-oiho.delay=20 ms",
-            "--set wan.iowa-oiho.delay: there is no WAN link 'iowa-oiho'\n  nearest: iowa-ohio",
+            "--set wan.iowa-oiho.delay: unknown WAN link 'iowa-oiho'\n  nearest: iowa-ohio",
         ),
         (
             "wan.iowa-ohio.delya=20 ms",
@@ -343,9 +343,12 @@ def test_extends_an_unknown_preset(tmp_path: Path) -> None:
             "datacenters.iowa.nic={rat: 1}",
             "--set datacenters.iowa.nic: unknown key 'rat'\n  nearest: rate",
         ),
-        ("mtu.size=1500", "--set mtu.size: 'size' cannot be set: what holds it is the value 1500"),
+        (
+            "mtu.size=1500",
+            "--set mtu.size: cannot set 'size': its parent is the value 1500, not a mapping",
+        ),
         ("mtu", "--set: 'mtu' is not KEY=VALUE"),
-        ("wan.iowa-ohio.rate=[1", "--set wan.iowa-ohio.rate: this is not YAML"),
+        ("wan.iowa-ohio.rate=[1", "--set wan.iowa-ohio.rate: not valid YAML:"),
     ],
 )
 def test_wrong_set(setting: str, text: str) -> None:
@@ -356,7 +359,7 @@ def test_wrong_set(setting: str, text: str) -> None:
 
 def test_set_without_a_target() -> None:
     with pytest.raises(
-        InputError, match=r"--set mtu: the key 'mtu' does not begin with topology\. or workload\."
+        InputError, match=r"--set mtu: the key 'mtu' does not start with topology\. or workload\."
     ):
         parse_overrides(["mtu=1400"], ["topology", "workload"])
 
@@ -399,18 +402,18 @@ def test_more_hosts_than_memory() -> None:
     with pytest.raises(InputError) as caught:
         resolve(Topology.load("single-cluster"), Collectives(), machine_memory_bytes=4 * 2**30)
     assert str(caught.value) == (
-        "8 hosts need 5.62 GiB of memory and this machine has 4 GiB\n"
-        "  4 hosts would fit; --isolation process and smaller tensors need less"
-        "; --guest-memory overrides this estimate"
+        "8 hosts need 5.62 GiB of memory, but this machine has 4 GiB\n"
+        "  4 hosts would fit; use --isolation process or smaller tensors"
+        "; override this estimate with --guest-memory"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("missing.tar", "cannot be read: No such file or directory"),
+        ("missing.tar", "cannot read the image .*missing.tar: No such file or directory"),
         ("text.tar", "is not a tar file"),
-        (".", "cannot be read"),
+        (".", "cannot read the image .*: Is a directory"),
     ],
 )
 def test_unreadable_image(name: str, text: str, tmp_path: Path) -> None:
@@ -426,7 +429,7 @@ def test_unreadable_image(name: str, text: str, tmp_path: Path) -> None:
 
 
 def test_an_image_needs_containers(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--image: an image needs containers"):
+    with pytest.raises(InputError, match="--image: images require containers"):
         resolve(
             Topology.load("two-sites"),
             Collectives(),
@@ -435,7 +438,7 @@ def test_an_image_needs_containers(tmp_path: Path) -> None:
 
 
 def test_here_has_no_virtual_clock() -> None:
-    with pytest.raises(InputError, match="--clock: this kernel's clock cannot be virtual"):
+    with pytest.raises(InputError, match="--clock: the host kernel has no virtual clock"):
         resolve(
             Topology.load("two-sites"), Collectives(), RunOptions(where="here", clock="virtual")
         )

@@ -90,7 +90,7 @@ def test_wrong_figures(folders: Path, tmp_path: Path) -> None:
         invoke("sweep", "plot", folders / "sweep", "-o", out, "--figure", "2-b")
     with pytest.raises(InputError, match=r"--figure chooses .*\n  add -o FILE"):
         invoke("report", run, "--figure", "latency")
-    with pytest.raises(InputError, match="--out is for one run"):
+    with pytest.raises(InputError, match="--out requires exactly one run"):
         invoke("report", run, run, "-o", out)
     with pytest.raises(InputError, match=r"cannot write .*nowhere/a\.pdf: No such file"):
         invoke("report", run, "-o", tmp_path / "nowhere" / "a.pdf")

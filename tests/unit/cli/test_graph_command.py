@@ -60,7 +60,7 @@ def test_default_file(graph: Graph, tmp_path: Path) -> None:
     root = ET.parse(tmp_path / "two-sites.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     with pytest.raises(
-        InputError, match=r"two-sites\.svg exists already\n  `-o two-sites\.svg` replaces it"
+        InputError, match=r"two-sites\.svg already exists\n  replace it with -o two-sites\.svg"
     ):
         graph("two-sites")
     assert graph("two-sites", "-o", "two-sites.svg").exit_code == 0
@@ -92,8 +92,8 @@ def test_theme_of_a_png(graph: Graph, tmp_path: Path) -> None:
     [
         (["-o", "map.gif"], r"--output: map\.gif does not end in \.svg, \.png or \.pdf"),
         (["-o", "no/map.svg"], r"cannot write no/map\.svg: No such file or directory"),
-        (["--dot", "--mermaid"], "exclude each other"),
-        (["--dot", "-o", "x.svg"], "exclude each other"),
+        (["--dot", "--mermaid"], "mutually exclusive"),
+        (["--dot", "-o", "x.svg"], "mutually exclusive"),
     ],
 )
 def test_wrong_options(graph: Graph, words: list[str], message: str) -> None:

@@ -80,7 +80,7 @@ def test_loss_turns_offload_off(spec: Path) -> None:
 def test_what_cannot_change(spec: Path, setting: str) -> None:
     with pytest.raises(InputError) as refused:
         change(spec, setting)
-    assert "deploy anew" in str(refused.value) or "no path" in str(refused.value)
+    assert "deploy again with --set" in str(refused.value) or "no path" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "arm64": (
         {"architecture": "aarch64"},
         {VIRTUAL, REAL},
-        "Linux on aarch64; it needs Linux on x86-64",
+        "Linux on aarch64; testbed needs Linux on x86-64",
         "vagrant up",
     ),
     "macOS": ({"system": "Darwin"}, {VIRTUAL, REAL}, "Darwin on x86_64", "vagrant up"),
@@ -85,17 +85,18 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     ),
     "no user namespaces": (
         {
-            "namespaces_error": "not kept to its folders, for unshare: Operation not permitted",
+            "namespaces_error": "sandboxing is unavailable on this system: unshare: Operation not "
+            "permitted",
             **USER,
         },
-        {"guest kept to its run folder", "here"},
-        "not kept to its folders",
+        {"guest sandbox", "here"},
+        "sandboxing is unavailable on this system:",
         "sudo sysctl -w kernel.unprivileged",
     ),
     "small /dev/shm": (
         {"memory_free": 64 * 2**20},
         {VIRTUAL, REAL},
-        "/dev/shm has 64 MiB free; a guest with containers wants 4 GiB",
+        "/dev/shm has 64 MiB free; a guest with containers needs 4 GiB",
         "export TMPDIR=/var/tmp",
     ),
     "noexec": (
@@ -113,19 +114,19 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "full disk": (
         {"cache_free": GIB // 2},
         {VIRTUAL, REAL},
-        "510 MiB free, 1 GiB are needed",
+        "510 MiB free; needed: 1 GiB",
         "TESTBED_CACHE",
     ),
     "full disk for a build": (
         {"cache_free": 2 * GIB, "kernel": None, "kernel_source": Path("/usr/src/linux.tar.xz")},
         {VIRTUAL, REAL},
-        "2 GiB free, 4 GiB are needed",
+        "2 GiB free; needed: 4 GiB",
         "TESTBED_CACHE",
     ),
     "old Python": (
         {"python": (3, 10)},
         {VIRTUAL, REAL, "here"},
-        "this is Python 3.10; 3.11",
+        "Python 3.10 is too old; testbed needs 3.11",
         "scripts/setup",
     ),
     "no torch": (
@@ -143,7 +144,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "torch does not start": (
         {"torch_error": "ImportError: libgomp.so.1"},
         {VIRTUAL, REAL, "here"},
-        "torch cannot be imported (ImportError",
+        "cannot import torch (ImportError",
         "scripts/setup",
     ),
     "no Mininet": (
@@ -179,7 +180,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "no source": (
         {"kernel": None},
         {VIRTUAL, REAL},
-        "linux-source-6.12 to build it with missing (another source of Linux 6.12",
+        "packages needed to build it: linux-source-6.12 (or build from another Linux 6.12",
         "apt-get install --no-install-recommends linux-source-6.12",
     ),
     "no kernel beside a wheel": (
@@ -191,14 +192,14 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "no compiler": (
         {"kernel": None, "missing_tools": ("flex",), "kernel_source": Path("/usr/src/x.tar.xz")},
         {VIRTUAL, REAL},
-        "not built, and flex to build it with missing",
+        "not built; packages needed to build it: flex",
         "apt-get install --no-install-recommends flex",
     ),
     "a build": ({"kernel": None, "kernel_source": Path("/usr/src/x.tar.xz")}, set(), "", ""),
     "a kernel that does not run": (
-        {"kernel": None, "kernel_error": "the guest kernel /x does not run: [Errno 2]"},
+        {"kernel": None, "kernel_error": "cannot run the guest kernel /x: [Errno 2]"},
         {VIRTUAL, REAL},
-        "/x does not run",
+        "cannot run the guest kernel /x",
         "unset TESTBED_KERNEL",
     ),
     "Debian's UML": (
@@ -210,11 +211,11 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "no netem": (
         {"netem_error": "Error: Specified qdisc kind is unknown."},
         {"here"},
-        "this kernel makes no netem queue",
-        "modprobe sch_netem; if there is no such module, leave out --where here",
+        "this kernel cannot create a netem qdisc (",
+        "modprobe sch_netem; if the module does not exist, remove --where here",
     ),
     "control groups version 1": (
-        {"cgroups_error": "/sys/fs/cgroup is not that of control groups version 2"},
+        {"cgroups_error": "/sys/fs/cgroup is not a control group version 2 file system"},
         {"here"},
         "version 2",
         "systemd.unified_cgroup_hierarchy=1",
@@ -222,34 +223,39 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "no vagrant": (
         {"programs": GOOD.programs - {"vagrant"}},
         {"Vagrant"},
-        "there is no vagrant",
+        "vagrant is not installed",
         "install",
     ),
     "no Vagrantfile": (
         {"vagrantfile": False},
         {"Vagrant"},
-        "this installation has no Vagrantfile",
+        "no Vagrantfile in this installation; use a clone of the project",
         "",
     ),
     "a wheel": (
         {**WHEEL, "programs": GOOD.programs - {"vagrant"}},
         {"Vagrant"},
-        "this installation has no Vagrantfile; a clone has one",
+        "no Vagrantfile in this installation; use a clone of the project",
         "in a clone of the project: vagrant up",
     ),
     "no Ray beside a wheel": (
         {"ray": False, **WHEEL},
         {"Ray", "Vagrant"},
-        "no package ray",
+        "the Python package ray is not installed",
         "pip install 'wan-training-testbed[ray]'",
     ),
     "arm64 and a wheel": (
         {"architecture": "aarch64", **WHEEL},
         {VIRTUAL, REAL, "Vagrant"},
-        "it needs Linux on x86-64",
+        "testbed needs Linux on x86-64",
         "in a clone of the project: vagrant up",
     ),
-    "no Ray": ({"ray": False}, {"Ray"}, "no package ray", "-m pip install ray"),
+    "no Ray": (
+        {"ray": False},
+        {"Ray"},
+        "the Python package ray is not installed",
+        "-m pip install ray",
+    ),
 }
 
 

@@ -49,7 +49,7 @@ def test_real_clock_is_left_alone(wall: list[float]) -> None:
     ("cpu_s", "cause"),
     [
         (0.1, "the guest hangs"),
-        (9.0, "python (pid 7) on iowa-h0 computes, or waits in a loop for what only time brings"),
+        (9.0, "python (pid 7) on iowa-h0 is computing, or is busy-waiting for a point in time"),
     ],
 )
 def test_stall(wall: list[float], cpu_s: float, cause: str) -> None:

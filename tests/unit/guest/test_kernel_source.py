@@ -76,9 +76,9 @@ def test_edits_that_do_not_apply(tree: Path, tmp_path: Path) -> None:
     text = str(caught.value)
     first = min(path.name for path in PARTS.glob("linux-6.12/*.patch"))
     assert text.startswith(
-        f"{tree}: the project's {first} does not apply to this source, which is Linux 5.10.7"
+        f"{tree}: the project's {first} does not apply to this source of Linux 5.10.7"
     )
-    assert text.endswith("the edits are for Linux 6.12 and 7.2: name a source of such a version")
+    assert text.endswith("use a source of Linux 6.12 or 7.2")
 
 
 @pytest.mark.parametrize(
@@ -120,18 +120,20 @@ def test_newest_distribution_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_no_kernel_source(tree: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no kernel")
-    with pytest.raises(InputError, match=r"no folder and no tarball"):
+    with pytest.raises(InputError, match=r"not a folder or tarball"):
         named_source(text)
     shutil.rmtree(tree / "arch")
     with pytest.raises(
         InputError,
-        match=r"this is no source of Linux: it has no Makefile of a kernel, or no arch/um",
+        match=r"not a Linux source: no kernel Makefile or no arch/um",
     ):
         unpacked(named_source(tree), tmp_path / "copy")
     source = named_source(tree)
     shutil.rmtree(tree)
     with pytest.raises(
-        InputError, match=r"the kernel source is not there any more\n  name another with --source"
+        InputError,
+        match=r"the kernel source no longer exists\n  choose another with --source, or return to "
+        r"the default with: testbed guest build",
     ):
         unpacked(source, tmp_path / "other")
 
@@ -183,6 +185,6 @@ def test_missing_packages_are_named(
     with pytest.raises(MachineError) as caught:
         kernel.ensure_kernel()
     assert str(caught.value) == (
-        "the guest kernel is not built yet, and building it needs Debian packages that are "
-        f"missing: {packages}\n  run `make setup`, or `apt-get install {packages}`"
+        "the guest kernel is not built yet, and building it needs missing Debian packages: "
+        f"{packages}\n  run `make setup`, or `apt-get install {packages}`"
     )

@@ -60,7 +60,7 @@ def test_host_limit_is_obeyed(limit: int) -> None:
 def test_host_limit_below_python() -> None:
     text = refusal(memory="8 MiB")
     assert (
-        text == "--memory: Python does not start in 8 MiB of memory\n  give a host at least 16 MiB"
+        text == "--memory: Python cannot start with 8 MiB of memory\n  give a host at least 16 MiB"
     )
 
 
@@ -81,12 +81,12 @@ def test_guest_memory_is_taken_as_given() -> None:
     [
         (
             {"isolation": "container"},
-            "--isolation process and smaller tensors need less; "
-            "--guest-memory overrides this estimate",
+            "use --isolation process or smaller tensors; override this estimate with "
+            "--guest-memory",
         ),
         (
             {"isolation": "process"},
-            "smaller tensors need less; --guest-memory overrides this estimate",
+            "smaller tensors need less; override this estimate with --guest-memory",
         ),
         (
             {"isolation": "process", "where": "here", "clock": "real"},

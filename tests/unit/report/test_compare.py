@@ -180,12 +180,12 @@ def test_the_command_writes_a_page(runs: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("summary.json", "{", "b/run: summary.json cannot be read"),
+        ("summary.json", "{", "b/run: cannot read summary.json"),
         ("plan.json", "[]", "b/run: plan.json is not a JSON object"),
         (
             "summary.json",
             '{"training": {"step_ms": 3}}',
-            "b/run: summary.json: 'training' is damaged and left out",
+            "b/run: summary.json: 'training' is damaged and was skipped",
         ),
     ],
 )

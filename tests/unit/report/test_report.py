@@ -354,7 +354,7 @@ def test_page_of_a_folder_with_only_a_plan(tmp_path: Path) -> None:
     run.plan.write_text(make_plan(two_dcs()).model_dump_json())
     html = page_without_plotly(run)
     for name in ("status.json", "summary.json", "links.parquet"):
-        assert f"{name} cannot be read" in html
+        assert f"cannot read {name}" in html
     assert "timing not judged" in html
 
 

@@ -151,9 +151,7 @@ def test_two_nodes_and_a_link(tmp_path: Path) -> None:
 def test_speeds(speed: dict[str, str], gbit: float, tmp_path: Path) -> None:
     made = graphml(tmp_path, A, B, edge(0, 1, **speed), options=Options(rate=7 * 10**9))
     assert links(made)["zurich-berlin"][:2] == (gbit, gbit)
-    assert ("rate: 7 Gbit/s for 1 of 1 links, as the file gives none" in comment(made)) == (
-        gbit == 7
-    )
+    assert ("rate: 7 Gbit/s for 1 of 1 links (not in the file)" in comment(made)) == (gbit == 7)
 
 
 def test_options(tmp_path: Path) -> None:
@@ -174,7 +172,7 @@ def test_labels_become_names(tmp_path: Path) -> None:
     names = ["zurich", "berlin", "st-gallen-ch", "berlin-2", "node", "n3rd-site", "berlin-2-2"]
     assert list(made.topology.datacenters) == names
     note = (
-        "names that were taken or unusable: berlin-2 is 'Berlin', node is '???', "
+        "renamed datacenters (name taken or not valid): berlin-2 is 'Berlin', node is '???', "
         "berlin-2-2 is 'Berlin 2'."
     )
     assert note in comment(made)
@@ -199,7 +197,10 @@ def test_parallel_links_are_one(tmp_path: Path) -> None:
         options=Options(rate=10**9),
     )
     assert links(made)["zurich-berlin"][:2] == (13.5, 13.5)
-    assert "parallel links are one link with the sum of their rates: zurich-berlin" in comment(made)
+    assert (
+        "parallel links were merged into one with the sum of their rates: zurich-berlin"
+        in comment(made)
+    )
     assert "rate: 1 Gbit/s for 1 of 1 links" in comment(made)
 
 
@@ -219,7 +220,7 @@ def test_parts_that_are_left_out(tmp_path: Path) -> None:
     assert "3 of 6 nodes, 2 links" in text
     assert "left out as external (Internal is 0): Peer." in text
     assert "left out as links from a node to itself: Berlin." in text
-    assert "left out as not connected with the largest part: Far, Island." in text
+    assert "left out because not connected to the largest part: Far, Island." in text
 
 
 def test_nodes_without_a_position(tmp_path: Path) -> None:
@@ -228,14 +229,14 @@ def test_nodes_without_a_position(tmp_path: Path) -> None:
     assert links(made)["zurich-nowhere"][2:] == (3, 3)
     assert links(made)["zurich-berlin"][2] != 3
     assert "without a position: nowhere." in comment(made)
-    assert "delay: 3 ms one way for 1 of 2 links, of which an end has no position." in comment(made)
+    assert "delay: 3 ms one way for 1 of 2 links with an end without a position." in comment(made)
     with pytest.raises(InputError) as caught:
         graphml(tmp_path, *parts)
 
     assert str(caught.value) == (
         f"{tmp_path}/Sample.graphml, zurich-nowhere: "
-        "an end of this link has no position, so its delay is unknown\n"
-        "  give --delay, such as --delay '5 ms'"
+        "unknown delay: an end of this link has no position\n"
+        "  use --delay, such as --delay '5 ms'"
     )
 
 
@@ -248,16 +249,16 @@ def test_label_stays_in_the_comment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("this is text", "bad.graphml:1: this is not XML: syntax error"),
-        ("<a>\n<b></a>", "bad.graphml:2: this is not XML: mismatched tag"),
+        ("this is text", "bad.graphml:1: not valid XML: syntax error"),
+        ("<a>\n<b></a>", "bad.graphml:2: not valid XML: mismatched tag"),
         (
             "<html></html>",
-            "bad.graphml: this is not right GraphML: file not successfully read as graphml",
+            "bad.graphml: not valid GraphML: file not successfully read as graphml",
         ),
         (f"{KEYS}{END}", "bad.graphml: the graph has no nodes"),
         (
             f"{KEYS}{node(1, 'Peer', internal=0)}</graph></graphml>",
-            "bad.graphml: the graph has no nodes but external ones",
+            "bad.graphml: all nodes of the graph are external",
         ),
         (
             f"{KEYS.replace('undirected', 'directed')}{A}{B}{AB}</graph></graphml>",
@@ -273,12 +274,12 @@ def test_label_stays_in_the_comment(tmp_path: Path) -> None:
         ),
         (
             f"{KEYS}{A}{B}{edge(0, 1, raw='fast')}</graph></graphml>",
-            "bad.graphml: this is not right GraphML: could not",
+            "bad.graphml: not valid GraphML: could not",
         ),
         (
             f"{KEYS}{''.join(node(number, 'x') for number in range(251))}"
             f"{''.join(edge(0, number) for number in range(1, 251))}{END}",
-            "bad.graphml: it has 251 datacenters; a topology may have at most 250",
+            "bad.graphml: too many datacenters: 251 (at most 250)",
         ),
     ],
 )
@@ -299,7 +300,7 @@ def test_symmetric_matrix(tmp_path: Path) -> None:
     assert links(made) == {"iowa-ohio": (10, 10, 8.2, 8.2), "ohio-texas": (10, 10, 11, 11)}
     assert made.topology.routing == "hops"
     assert "Imported from rtts.csv: RTTs between 3 datacenters, 2 links." in comment(made)
-    assert "rate: 10 Gbit/s for 2 of 2 links, as the file gives none" in comment(made)
+    assert "rate: 10 Gbit/s for 2 of 2 links (not in the file)" in comment(made)
 
 
 def test_asymmetric_matrix(tmp_path: Path) -> None:
@@ -367,24 +368,34 @@ def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "rtts.csv: this is no table: it has fewer than two rows\n  write a square matrix"),
-        ("a\nb\n", "rtts.csv:1: this is no table: it has one column\n  write a square matrix"),
+        (
+            "",
+            "rtts.csv: not a table: fewer than two rows\n  use a square matrix with names in the "
+            "first row and column, or a list with the columns from, to, rtt_ms",
+        ),
+        (
+            "a\nb\n",
+            "rtts.csv:1: not a table: only one column\n  use a square matrix with names in the "
+            "first row and column, or a list with the columns from, to, rtt_ms",
+        ),
         (
             ",1,2\n1,,3\n2,3,\n",
-            "rtts.csv:1: the first row holds numbers, not names\n  write a square matrix",
+            "rtts.csv:1: the first row must hold names, not numbers\n  use a square matrix with "
+            "names in the first row and column, or a list with the columns from, to, rtt_ms",
         ),
-        (",a,b\na,,1\n", "rtts.csv: there is no row for b\n  the matrix has to be square"),
+        (",a,b\na,,1\n", "rtts.csv: no row for b\n  the matrix must be square"),
         (
             ",a,b\na,,1\nb,1\n",
-            "rtts.csv:3: the row 'b' has 1 values, but there are 2 columns\n  the matrix has to be",
+            "rtts.csv:3: the row 'b' has 1 values, but there are 2 columns\n  the matrix must be "
+            "square",
         ),
         (
             ",iowa,ohio\niowa,,1\nohoi,1,\n",
-            "rtts.csv:3: the row 'ohoi' has no column\n  nearest: ohio",
+            "rtts.csv:3: the row 'ohoi' has no matching column\n  nearest: ohio",
         ),
-        (",a,a\na,,1\n", "rtts.csv:1: the column 'a' is there twice"),
+        (",a,a\na,,1\n", "rtts.csv:1: duplicate column 'a'"),
         (",a,\na,,1\n", "rtts.csv:1: a column has no name"),
-        (",a,b\na,,1\na,,1\n", "rtts.csv:3: the row 'a' is on line 2 already"),
+        (",a,b\na,,1\na,,1\n", "rtts.csv:3: duplicate row 'a', first on line 2"),
         (",a,b\na,,-1\nb,,\n", "rtts.csv:2, a to b: the time '-1' is negative"),
         (
             ",a,b\na,,x\nb,,\n",
@@ -392,28 +403,30 @@ def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
         ),
         (
             ",a,b\na,,1 km\nb,,\n",
-            "rtts.csv:2, a to b: '1 km' is not a time: 'km' is not a unit of it",
+            "rtts.csv:2, a to b: '1 km' is not a time: unknown unit 'km'",
         ),
         (",a,b\na,,inf\nb,,\n", "rtts.csv:2, a to b: 'inf' is not a time"),
-        (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, wan: there is no path between a, b and c"),
-        (',a,b\na,,"1\nb,,\n', "rtts.csv:3: this is not CSV: unexpected end of data"),
-        ("from,to\na,b\n", "rtts.csv:1: there is no column of RTTs\n  name it rtt_ms"),
+        (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, wan: no path between a, b and c"),
+        (',a,b\na,,"1\nb,,\n', "rtts.csv:3: not valid CSV: unexpected end of data"),
+        ("from,to\na,b\n", "rtts.csv:1: no RTT column found\n  name the column rtt_ms"),
         (
             "from,to,rtt_ms,loss\na,b,1,0\n",
-            "rtts.csv:1: the column 'loss' is unknown\n  the columns are from, to, rtt",
+            "rtts.csv:1: unknown column 'loss'\n  the columns are from, to, rtt",
         ),
-        ("from,to,rtt_ms,rtt\na,b,1,0\n", "rtts.csv:1: the column 'rtt' is there twice"),
+        ("from,to,rtt_ms,rtt\na,b,1,0\n", "rtts.csv:1: duplicate column 'rtt'"),
         ("from,to,rtt_ms\na,b,\n", "rtts.csv:2, a to b: the link has no RTT"),
-        ("from,to,rtt_ms\na,b,1\na,b,2\n", "rtts.csv:3, a to b: this link is on line 2 already"),
+        ("from,to,rtt_ms\na,b,1\na,b,2\n", "rtts.csv:3, a to b: duplicate link, first on line 2"),
         ("from,to,rtt_ms\na,a,1\n", "rtts.csv:2, a to a: a link needs two datacenters"),
         ("from,to,rtt_ms\na,b\n", "rtts.csv:2: the row has 2 cells and the first row 3"),
         (
             "from,to,rtt_ms,rate\na,b,1,5\n",
-            "rtts.csv:2, a to b: the rate '5' has no unit\n  write it into",
+            "rtts.csv:2, a to b: the rate '5' has no unit\n  add the unit to the first cell or to "
+            "the column header, such as Gbit/s, or use --bandwidth-unit",
         ),
         (
             "from,to,rtt_ms,rate_gbit\na,b,1,0\n",
-            "rtts.csv:2, a to b: a rate of 0 carries nothing\n  where there is no",
+            "rtts.csv:2, a to b: the rate must be greater than 0\n  leave the cells of rate and "
+            "RTT empty where no link exists",
         ),
     ],
 )
@@ -430,23 +443,25 @@ def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
         (
             ",a,b\na,,5\nb,,\n",
             None,
-            "rates.csv:2, a to b: the rate '5' has no unit\n  write it into the first cell",
+            "rates.csv:2, a to b: the rate '5' has no unit\n  add the unit to the first cell or "
+            "to the column header, such as Gbit/s, or use --bandwidth-unit",
         ),
-        (",a,b\na,,5\nb,,\n", "GB", "--bandwidth-unit: 'GB' is not a unit of a rate"),
+        (",a,b\na,,5\nb,,\n", "GB", "--bandwidth-unit: 'GB' is not a valid unit of rate"),
         (
             "Gbit/s,a,x\na,,5\nx,,\n",
             None,
-            "rates.csv: there is no datacenter 'x' in the table of RTTs\n  datacenters: a",
+            "rates.csv: the table of RTTs has no datacenter 'x'\n  datacenters: a",
         ),
         (
             "Gbit/s,a,c\na,,5\nc,,\n",
             None,
-            "rates.csv:2, a to c: there is a rate but no RTT\n  where there is no link",
+            "rates.csv:2, a to c: this pair has a rate but no RTT\n  leave the cells of rate and "
+            "RTT empty where no link exists",
         ),
         (
             "from,to,rate_gbit\na,b,1\n",
             None,
-            "rates.csv: rates beside a table of RTTs have to be a matrix\n  in a list",
+            "rates.csv: the table of rates must be a matrix\n  in a list",
         ),
     ],
 )
@@ -458,12 +473,12 @@ def test_wrong_bandwidths(text: str, unit: str | None, message: str, tmp_path: P
 
 
 def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match="--bandwidth: there are rates in the table of RTTs already"
-    ):
+    with pytest.raises(InputError, match="--bandwidth: the table of RTTs already contains rates"):
         table(tmp_path, "from,to,rtt,rate_gbit\na,b,1,1\n", ",a,b\na,,1\nb,,\n")
 
-    with pytest.raises(InputError, match="--bandwidth: a table of rates goes with a table of RTTs"):
+    with pytest.raises(
+        InputError, match="--bandwidth: a table of rates requires a table of RTTs, not GraphML"
+    ):
         graphml(tmp_path, A, B, AB, options=Options(bandwidth=tmp_path))
 
 
@@ -480,7 +495,7 @@ def test_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.stdout == f"{target}: 2 datacenters, 1 links\n"
     assert Topology.load(target).links[0].forward.rate == 5 * 10**9
-    with pytest.raises(InputError, match=r"mine\.yaml: it cannot be written: File exists"):
+    with pytest.raises(InputError, match=r"mine\.yaml: cannot write the file: File exists"):
         CliRunner().invoke(app, words, catch_exceptions=False)
 
     printed = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
@@ -490,11 +505,11 @@ def test_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["missing.csv"], "missing.csv: it cannot be read: No such file or directory"),
-        (["other.json"], "other.json: its name says neither GraphML nor CSV"),
+        (["missing.csv"], "missing.csv: cannot read the file: No such file or directory"),
+        (["other.json"], "other.json: unknown file extension"),
         (["other.csv", "--rate", "5"], "--rate: the rate '5' has no unit"),
         (["other.csv", "--delay", "5 km"], "--delay: '5 km' is not a time"),
-        (["other.csv"], "other.csv: it is not a text file in UTF-8"),
+        (["other.csv"], "other.csv: not a UTF-8 text file"),
     ],
 )
 def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:

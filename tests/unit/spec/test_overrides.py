@@ -192,11 +192,14 @@ def test_missing_mapping() -> None:
     [
         (
             "name.first",
-            "--set name.first: 'first' cannot be set: what holds it is the value 'base'",
+            "--set name.first: cannot set 'first': its parent is the value 'base', not a mapping",
         ),
-        ("numbers.3", "--set numbers.3: there is no item '3'"),
-        ("links.a-c.rate", "--set links.a-c.rate: there is no item 'a-c'"),
-        ("numbers.0.x", "--set numbers.0.x: 'x' cannot be set: what holds it is the value 1"),
+        ("numbers.3", "--set numbers.3: unknown item '3'"),
+        ("links.a-c.rate", "--set links.a-c.rate: unknown item 'a-c'"),
+        (
+            "numbers.0.x",
+            "--set numbers.0.x: cannot set 'x': its parent is the value 1, not a mapping",
+        ),
     ],
 )
 def test_wrong_path(key: str, message: str) -> None:
@@ -209,12 +212,12 @@ def test_wrong_path(key: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name", "--set: 'name' is not KEY=VALUE\n  as in --set topology.name=mine"),
+        ("name", "--set: 'name' is not KEY=VALUE\n  such as --set topology.name=mine"),
         ("topology..name=x", "--set: 'topology..name=x' is not KEY=VALUE"),
         ("=x", "--set: '=x' is not KEY=VALUE"),
-        ("name=x", "--set name: the key 'name' does not begin with topology. or workload."),
-        ("topology=x", "--set topology: the key 'topology' does not begin with topology."),
-        ("topology.name={", "--set topology.name: this is not YAML: "),
+        ("name=x", "--set name: the key 'name' does not start with topology. or workload."),
+        ("topology=x", "--set topology: the key 'topology' does not start with topology."),
+        ("topology.name={", "--set topology.name: not valid YAML: "),
     ],
 )
 def test_wrong_argument(text: str, message: str) -> None:

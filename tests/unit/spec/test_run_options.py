@@ -130,9 +130,9 @@ def test_experiments_run_in_guests(tmp_path: Path) -> None:
         ({"stall_limit": "0.5 s"}, "RunOptions.stall_limit: '0.5 s' is less than 1 s"),
         ({"stall_limit": 0}, "RunOptions.stall_limit: 0 is less than 1 s"),
         ({"stall_limit": "long"}, "RunOptions.stall_limit: 'long' is not a time"),
-        ({"capture_snap": "96 B"}, "RunOptions.capture_snap: nothing is captured"),
+        ({"capture_snap": "96 B"}, "RunOptions.capture_snap: capturing is off"),
         ({"readable": ["/nowhere"]}, "RunOptions.readable.0: /nowhere is not a folder"),
-        ({"readable": ["/tmp"]}, "RunOptions.readable.0: each host has a folder /tmp of its own"),
+        ({"readable": ["/tmp"]}, "RunOptions.readable.0: each host has a separate /tmp"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], text: str) -> None:
@@ -148,7 +148,7 @@ def test_wrong_options(options: dict[str, Any], text: str) -> None:
         (["--stall-limit", "0.5"], "--stall-limit: '0.5' is less than 1 s"),
         (["--memory", "2"], "--memory: the size '2' has no unit"),
         (["--env", "LEVEL"], "--env: 'LEVEL' is not NAME=VALUE"),
-        (["--readable", "/tmp"], "--readable: each host has a folder /tmp of its own"),
+        (["--readable", "/tmp"], "--readable: each host has a separate /tmp"),
     ],
 )
 def test_wrong_flags(arguments: list[str], text: str) -> None:

@@ -125,38 +125,41 @@ def test_memory(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--", "trian.py"], "--: there is no script trian.py\n  nearest: train.py"),
-        (["--", "none/train.py"], "--: there is no script none/train.py"),
-        (["--", "package.py"], "--: package.py is a folder, not a script\n  name a file in it"),
+        (["--", "trian.py"], "--: no such script: trian.py\n  nearest: train.py"),
+        (["--", "none/train.py"], "--: no such script: none/train.py"),
+        (
+            ["--", "package.py"],
+            "--: package.py is a folder, not a script\n  name a script in the folder",
+        ),
         (["--", "--lr", "1"], "--: '--lr' is not a script\n  write the script first"),
         (
             ["--", "torchrunn", "train.py"],
-            "--: there is no command 'torchrunn'\n  a script's name ends in .py",
+            "--: unknown command 'torchrunn'\n  script names end in .py",
         ),
-        (["--", "-m"], "--: -m names no module"),
+        (["--", "-m"], "--: -m requires a module"),
         (
             ["--", "-m", "package.lop"],
-            "--: there is no module 'package.lop'\n  'lop' is neither in ",
+            "--: unknown module 'package.lop'\n  'lop' is neither in ",
         ),
         (["--"], "nothing follows --"),
         (
             ["collectives", "--", "train.py"],
-            "a run has a workload (collectives) or a script (train.py), not both",
+            "cannot run both a workload (collectives) and a script (train.py)",
         ),
         (
             ["train.py", "--lr", "1"],
-            "train.py: a script comes after --\n  write testbed run two-sites -- train.py --lr 1",
+            "train.py: write scripts after --\n  use: testbed run two-sites -- train.py --lr 1",
         ),
         (
             ["--set", "workload.iterations=1", "--", "train.py"],
-            "--set: a script has no settings of a workload",
+            "--set: workload settings do not apply to scripts",
         ),
-        (["--nproc-per-host", "2"], "--nproc-per-host: it is about a script, and there is none"),
-        (["--shared-folder"], "--shared-folder: it is about a script, and there is none"),
-        (["--events-from", "start"], "--events-from: it is about a script, and there is none"),
+        (["--nproc-per-host", "2"], "--nproc-per-host: applies only to scripts"),
+        (["--shared-folder"], "--shared-folder: applies only to scripts"),
+        (["--events-from", "start"], "--events-from: applies only to scripts"),
         (
             ["--readable", "/tmp", "--", "train.py"],
-            "--readable: each host has a folder /tmp of its own",
+            "--readable: each host has a separate /tmp",
         ),
         (["--env", "A", "--", "train.py"], "--env: 'A' is not NAME=VALUE"),
     ],
@@ -172,7 +175,9 @@ def test_refused(here: Path, words: list[str], message: str) -> None:
 
 def test_unreadable_script(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
-    with pytest.raises(InputError, match=r"the script train.py cannot be read\n  make it readable"):
+    with pytest.raises(
+        InputError, match=r"cannot read the script train.py: permission denied\n  make it readable"
+    ):
         run("--", "train.py")
 
 
@@ -180,7 +185,7 @@ def test_script_in_a_private_folder() -> None:
     path = Path("/tmp/testbed-unit-test-of-a-script.py")
     path.write_text("")
     try:
-        with pytest.raises(InputError, match="--: each host has a folder /tmp of its own"):
+        with pytest.raises(InputError, match="--: each host has a separate /tmp"):
             run("--", str(path))
     finally:
         path.unlink()

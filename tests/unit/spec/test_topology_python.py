@@ -68,8 +68,11 @@ def test_a_topology_in_python() -> None:
             lambda: Wan(between=("a", "b"), detour=float("inf")),
             "Wan.detour: inf is not a finite number",
         ),
-        (lambda: Datacenter(location=(91, 0)), "Datacenter.location: [91.0, 0.0] is no place"),
-        (lambda: Topology(**{"name": "x"}), "Topology.datacenters: it is missing"),
+        (
+            lambda: Datacenter(location=(91, 0)),
+            "Datacenter.location: [91.0, 0.0] is not a valid position",
+        ),
+        (lambda: Topology(**{"name": "x"}), "Topology.datacenters: required key is missing"),
         (
             lambda: Topology(datacenters={"a": Datacenter(), "b": {"host": 2}}),
             "Topology.datacenters.b.host: unknown key 'host'\n  nearest: hosts",
@@ -78,11 +81,11 @@ def test_a_topology_in_python() -> None:
             lambda: Topology(
                 datacenters={"a": {}, "b": {}}, wan=[Wan(between=("a", "b"), delay="1 ms")]
             ),
-            "Topology.wan.0.rate: a->b has no rate\n  write one, such as 10 Gbit/s",
+            "Topology.wan.0.rate: a->b has no rate\n  add a rate, such as 10 Gbit/s",
         ),
         (
             lambda: Topology(datacenters={f"d{number}": {} for number in range(251)}),
-            "Topology.datacenters: it may have at most 250",
+            "Topology.datacenters: expected at most 250 items",
         ),
     ],
 )

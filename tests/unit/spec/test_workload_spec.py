@@ -73,11 +73,14 @@ def test_largest_tensor() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ops": ["all_to_all", "gather"], "in_place": True}, "all_to_all cannot be in place"),
-        ({"ops": ["reduce"], "algorithm": "hierarchical"}, "there is no hierarchical reduce"),
+        (
+            {"ops": ["all_to_all", "gather"], "in_place": True},
+            "all_to_all cannot run in place: torch requires",
+        ),
+        ({"ops": ["reduce"], "algorithm": "hierarchical"}, "no hierarchical algorithm for reduce"),
         (
             {"algorithm": "hierarchical", "groups": "rail"},
-            "groups: rail leaves nothing for a hierarchy",
+            "groups: rail leaves no hierarchy; a hierarchical operation joins all ranks",
         ),
         ({"dtype": "int16"}, "'float32'.* or 'int64'"),
         ({"ops": ["allreduce"]}, "'all_reduce'"),
@@ -108,8 +111,8 @@ def test_types(dtype: str) -> None:
     [
         ({"sizes": ["6 B"]}, "the size 6 B is not a multiple of 4 B, the size of float32"),
         ({"sizes": ["6 B"], "dtype": "float64"}, "not a multiple of 8 B"),
-        ({"sizes": []}, "there is no size"),
-        ({"sizes": {"from": "1 MiB", "to": "4 KiB"}}, "there is no size"),
+        ({"sizes": []}, "sizes is empty"),
+        ({"sizes": {"from": "1 MiB", "to": "4 KiB"}}, "sizes is empty"),
         ({"sizes": ["0 B"]}, "is not a multiple"),
     ],
 )

@@ -157,7 +157,7 @@ def test_lost_workers_use_up_no_retry(folder: SweepDir, points: list[PlannedPoin
 def test_full_disk_ends_the_sweep(folder: SweepDir, points: list[PlannedPoint]) -> None:
     executor = FakeExecutor(folder, fill_disk, room=3)
     with pytest.raises(
-        MachineError, match=r"is full: the sweep was ended\n  0 points are complete"
+        MachineError, match=r"is full: the sweep was aborted\n  0 complete points were kept"
     ):
         Scheduler(folder, executor, Policy(), FakeProgress()).run(points)
     assert executor.cancelled == 1

@@ -82,12 +82,14 @@ def test_damaged_index(folder: SweepDir) -> None:
     with pytest.raises(InputError, match=r"cannot read .*sweep\.json: No such file"):
         folder.read_index()
     folder.index.write_text('{"name": "mine", "poi')
-    with pytest.raises(InputError, match=r"sweep\.json is damaged, or of another version"):
+    with pytest.raises(
+        InputError, match=r"sweep\.json is damaged, or written by another version of testbed"
+    ):
         folder.read_index()
 
 
 def test_lock(folder: SweepDir) -> None:
-    refused = pytest.raises(InputError, match=f"another sweep works in .*process {os.getpid()}")
+    refused = pytest.raises(InputError, match=f"another sweep is using .*process {os.getpid()}")
     with folder.locked(), refused, folder.locked():
         pass
     with folder.locked():
@@ -103,9 +105,9 @@ def test_points_in_flight_are_removed(folder: SweepDir) -> None:
 
 def test_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="holds something that is not a sweep"):
+    with pytest.raises(InputError, match="holds files that are not of a sweep"):
         SweepDir.create(tmp_path)
-    with pytest.raises(InputError, match="not the folder of a sweep"):
+    with pytest.raises(InputError, match="is not a sweep folder"):
         SweepDir.open(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_heat_map(sweep: SweepDir) -> None:
 
 def test_unknown_column(sweep: SweepDir) -> None:
     points, collectives = gather(sweep)
-    with pytest.raises(InputError, match=r"no column 'time_use'[\s\S]*time_us"):
+    with pytest.raises(InputError, match=r"unknown column 'time_use'[\s\S]*time_us"):
         draw(SweepPlot("delay", "time_use"), points, collectives)
     with pytest.raises(InputError, match="holds no numbers"):
         draw(SweepPlot("delay", "algorithm"), points, collectives)

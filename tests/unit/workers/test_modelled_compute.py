@@ -206,7 +206,7 @@ def test_the_real_clock() -> None:
 
 
 def test_neither_time_nor_gpu() -> None:
-    with pytest.raises(ValueError, match="give step_time in seconds, or gpu as one of V100, A100"):
+    with pytest.raises(ValueError, match="set step_time in seconds, or gpu to one of V100, A100"):
         ModelledCompute(nn.Linear(2, 2), gpu="H1000")
 
 

@@ -34,7 +34,7 @@ class Train(Method):
 
     def __init__(self, job: Job) -> None:
         if job.world < 2:
-            raise InputError("async-ps needs a worker besides the server: at least two ranks")
+            raise InputError("async-ps needs at least two ranks: a server and a worker")
 
         self.job = job
         self.model = job.model

@@ -1,0 +1,63 @@
+"""Help that shows neither types of flags and arguments nor braces around required arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+
+class PlainCommand(TyperCommand):
+    """A command with plain help."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        """List the parameters, which do not show what their names or metavars already say."""
+        return _without_types(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Write a required argument as ``NAME`` instead of ``{NAME}``."""
+        return _without_braces(super().collect_usage_pieces(ctx))
+
+
+class PlainGroup(TyperGroup):
+    """A group of commands with plain help."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        """List the parameters, which do not show what their names already say."""
+        return _without_types(super().get_params(ctx))
+
+
+def use_plain_help(app: typer.Typer) -> None:
+    """Give plain help to every command and group below `app` that has no class of its own."""
+    app.info.cls = _group_class(app)
+    for command in app.registered_commands:
+        if command.cls in (None, TyperCommand):
+            command.cls = PlainCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            use_plain_help(group.typer_instance)
+
+
+def _group_class(app: typer.Typer) -> type[TyperGroup]:
+    given = app.info.cls
+    if isinstance(given, type) and given is not TyperGroup:
+        return given
+    return PlainGroup
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        elif isinstance(parameter, TyperArgument) and not parameter.type_descriptor.is_choice:
+            parameter.display_type_rich = _no_type  # type: ignore[method-assign]
+    return parameters
+
+
+def _no_type(ctx: object) -> str:
+    return ""
+
+
+def _without_braces(pieces: list[str]) -> list[str]:
+    return [piece.replace("{", "").replace("}", "") for piece in pieces]
