@@ -71,7 +71,7 @@ CutName = tuple[str, int, bool]
 
 
 @dataclass(frozen=True)
-class Cut:
+class DirectedCut:
     """One direction of a cut: from the ranks in A to those in B.
 
     Attributes:
@@ -113,7 +113,7 @@ class Pool:
 class Crossing:
     """A cut and the bytes that must cross it."""
 
-    cut: Cut
+    cut: DirectedCut
     volume: float
 
 
@@ -267,7 +267,7 @@ class Bounds:
         itself = np.diag(np.full(hosts, np.inf))
         return self._delays + itself
 
-    def _host_cuts(self) -> Iterator[Cut]:
+    def _host_cuts(self) -> Iterator[DirectedCut]:
         """Cut each host off from all others."""
         if len(self._hosts) < 2:
             return
@@ -276,7 +276,7 @@ class Bounds:
         delays = self._delays_to_others()
         for index, host in enumerate(self._hosts):
             inside = int(self._counts[index])
-            yield Cut(
+            yield DirectedCut(
                 inside=inside,
                 outside=total - inside,
                 root_inside=index == 0,
@@ -285,7 +285,7 @@ class Bounds:
                 messages=int(self._next[index].sum()),
                 name=(host.name, 0, True),
             )
-            yield Cut(
+            yield DirectedCut(
                 inside=total - inside,
                 outside=inside,
                 root_inside=index != 0,
@@ -310,7 +310,7 @@ class Bounds:
                 least[a, b] = from_a_to_b.min()
         return least
 
-    def _dc_cuts(self) -> Iterator[Cut]:
+    def _dc_cuts(self) -> Iterator[DirectedCut]:
         """Cut subsets of the datacenters off from the others."""
         dcs = range(len(self._dcs))
         counts = np.bincount(self._dc_of, weights=self._counts, minlength=len(dcs))
@@ -324,7 +324,7 @@ class Bounds:
             across = np.ix_(inside, ~inside)
             hosts_inside = inside[self._dc_of]
             hosts_across = np.ix_(hosts_inside, ~hosts_inside)
-            yield Cut(
+            yield DirectedCut(
                 inside=ranks_inside,
                 outside=ranks_outside,
                 root_inside=bool(hosts_inside[0]),

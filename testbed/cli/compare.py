@@ -45,7 +45,7 @@ HtmlOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """What differs between runs.
 
     Attributes:
@@ -121,7 +121,7 @@ def compare(
 
     contents = [load(folder) for folder in folders]
     names = _names([folder.path for folder in folders])
-    comparison = Comparison(
+    comparison = RunComparison(
         folders=[str(folder.path) for folder in folders],
         names=names,
         plan=plan_differences(plans),

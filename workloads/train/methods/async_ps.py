@@ -22,7 +22,7 @@ SERVER = 0
 
 
 @dataclass
-class Reply:
+class SendingParameters:
     """Parameters on their way to a worker."""
 
     parameters: torch.Tensor  # kept until they have left
@@ -42,7 +42,7 @@ class Train(Method):
         self.optimizer = job.optimizer(self.model.parameters())
         self.size = sum(p.numel() for p in self.model.parameters())
         self.gradient = torch.empty(self.size)
-        self.replies: dict[int, Reply] = {}
+        self.replies: dict[int, SendingParameters] = {}
         if job.rank != SERVER:
             job.pace(self.model, 1.0)
 
@@ -83,7 +83,7 @@ class Train(Method):
         self.finish_reply(worker)
         newest = parameters_to_vector(self.model.parameters()).detach()
         sending = dist.isend(newest, worker)
-        self.replies[worker] = Reply(newest, sending)
+        self.replies[worker] = SendingParameters(newest, sending)
 
     def finish_reply(self, worker: int) -> None:
         """Wait until the last reply to `worker` has left."""
