@@ -109,7 +109,9 @@ def test_what_is_written_is_read(run: RunDir) -> None:
 def test_a_newer_format_is_refused(run: RunDir) -> None:
     change(run.plan, format=FORMAT + 1, unheard_of=1)
     before = run.summary.read_text()
-    message = f"has run folder format {FORMAT + 1}, but .* reads formats up to {FORMAT}\n  install the"
+    message = (
+        f"has run folder format {FORMAT + 1}, but .* reads formats up to {FORMAT}\n  install the"
+    )
     with pytest.raises(InputError, match=message):
         report(run)
     assert run.summary.read_text() == before
