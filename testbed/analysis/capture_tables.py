@@ -179,12 +179,12 @@ def _problem(capture: Path, text: str) -> Problem:
 def _gaps(row: CaptureRow) -> Iterator[str]:
     """Say what a capture lacks."""
     if row.truncated:
-        yield "is cut short: its figures are those of the readable part"
+        yield "is truncated: its figures cover only the readable part"
     if row.removed_records:
-        removed = f"{row.removed_records} packets went beyond its limit"
+        removed = f"{row.removed_records} packets exceeded its limit"
         yield f"was cut: {removed} (raise --capture-limit)"
     if row.dropped:
-        yield f"lacks {row.dropped} packets, for which the kernel's buffer had no room"
+        yield f"lacks {row.dropped} packets, dropped because the kernel's buffer was full"
 
 
 @dataclass(frozen=True)

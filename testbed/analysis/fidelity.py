@@ -42,8 +42,9 @@ LATE_COMPUTE = 0.02  # part of a step by which its computation may take longer t
 LONGEST_SAMPLE_S = 0.1  # in a longer one the queue may have run empty unseen
 ADVICE = "use --clock virtual"
 NO_EVENTS = (
-    "the topology's events did not happen, for they count from rank 0's first operation of "
-    "torch.distributed, and there was none; with --events-from start they count from its start"
+    "the topology's events did not happen: event times count from rank 0's first "
+    "torch.distributed operation, and none occurred; to count from its start, use --events-from "
+    "start"
 )
 
 
@@ -105,8 +106,8 @@ def _problem(code: ProblemCode, message: str) -> Problem:
 def _of_clock(watched: Watched) -> Iterator[Problem]:
     if watched.forced_ns:
         message = (
-            f"{watched.spinner} computed or looped for 10 s without waiting for anything, "
-            f"and so the clock was moved by {watched.forced_ns / 1e6:.0f} ms"
+            f"{watched.spinner} busy-waited for 10 s; the virtual clock was forced forward "
+            f"by {watched.forced_ns / 1e6:.0f} ms"
         )
         yield _problem(ProblemCode.CLOCK_FORCED, message)
 
@@ -114,13 +115,14 @@ def _of_clock(watched: Watched) -> Iterator[Problem]:
 def _of_machine(watched: Watched) -> Iterator[Problem]:
     if watched.busy > BUSY:
         message = (
-            f"the CPU was the limit: it was used or wanted for {watched.busy:.0%} of the time "
+            f"the CPU was the limit: it was busy or in demand for {watched.busy:.0%} of the time "
             f"of the operations (more than {BUSY:.0%} distorts them); {ADVICE}"
         )
         yield _problem(ProblemCode.CPU_BUSY, message)
     if watched.steal > STEAL:
         message = (
-            f"this virtual machine did not get its CPUs for {watched.steal:.1%} of the time "
+            f"the host withheld the CPUs of this virtual machine for {watched.steal:.1%} of the "
+            "time "
             f"(steal); {ADVICE}"
         )
         yield _problem(ProblemCode.CPU_STEAL, message)
@@ -138,15 +140,18 @@ def _of_clock_health(health: ClockHealth | None) -> Iterator[Problem]:
     held_back = max(health.throttled_s.values(), default=0.0) / max(health.seconds, 1e-9)
     if held_back > HELD_BACK:
         message = (
-            f"a host was held back by its CPU limit for {held_back:.0%} of the time; "
+            f"the CPU limit throttled a host for {held_back:.0%} of the time; "
             f"raise it with --cpus, or {ADVICE}"
         )
         yield _problem(ProblemCode.HOST_THROTTLED, message)
     if health.backlog_drops:
-        message = f"{health.backlog_drops} packets found no room in the kernel's backlog; {ADVICE}"
+        message = (
+            f"{health.backlog_drops} packets were dropped because the kernel's backlog was "
+            f"full; {ADVICE}"
+        )
         yield _problem(ProblemCode.BACKLOG_DROPS, message)
     for node, drops in health.fibre_drops.items():
-        message = f"the fibre {node}, which loses nothing, dropped {drops} packets; {ADVICE}"
+        message = f"the fibre {node} dropped {drops} packets, but models no loss; {ADVICE}"
         yield _problem(ProblemCode.FIBRE_DROPS, message)
 
 

@@ -135,7 +135,7 @@ def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFra
         problems += file_problems
         by_rank.append(_RankRecords.of(plan, rank, operations))
         if not operations:
-            message = f"raw/{path.name} holds no operation, those of other ranks do"
+            message = f"raw/{path.name} holds no operations, unlike the files of other ranks"
             idle.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
     some = any(rank_records.records for rank_records in by_rank)
     if some and plan.workers.workload != "script":

@@ -15,14 +15,13 @@ TITLES = {
     "compute": "Computation",
 }
 MEANINGS = {
-    "latency": "Most of the time passes while data are on their way and everyone waits. Links with "
-    "higher rates would not help; fewer round trips would: fewer or larger messages, or algorithms "
-    "that cross the WAN less often.",
+    "latency": "Most of the time passes while data are in flight and all ranks wait. Links with "
+    "higher rates would not help. Fewer round trips would: fewer or larger messages, or "
+    "algorithms that cross the WAN less often.",
     "bandwidth": "Most of the time goes into pushing bytes through a link or network card that is "
     "full. Higher rates or fewer bytes would help.",
-    "window": "Senders stop because TCP may only have so many bytes on their way until they are "
-    "acknowledged: the window is still growing, was cut by losses, or is held by buffers. The "
-    "links would carry more.",
+    "window": "Senders stop because TCP limits the bytes in flight: the window is still growing, "
+    "was cut by losses, or is limited by buffers. The links could carry more.",
     "compute": "Most of the time goes into the modelled computation; the network costs little.",
 }
 PERCENT = "\N{NO-BREAK SPACE}%"
@@ -56,9 +55,9 @@ def verdict(status: Status | None, summary: Summary) -> str:
         summary: the run's figures.
     """
     if status is None:
-        return "The run left no status: it ended before it could say how."
+        return "The run left no status: the run ended before testbed could record the outcome."
     if status.state == "running":
-        return "The run has not ended, or was ended without a word; this is what it left."
+        return "The run is still in progress, or was killed; these are its results so far."
     if status.state == "completed":
         return _of_completed(summary)
     reason = (status.reason or "no reason was recorded").rstrip(".")

@@ -74,7 +74,7 @@ def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
     for warning in warnings:
         is_in_verdict = warning.code is ProblemCode.INCOMPLETE
         if not is_in_verdict and warning not in summary.problems:
-            yield _marked("not faithful:", warning)
+            yield _marked("timing unreliable:", warning)
     for problem in summary.problems:
         yield _marked("missing:", problem)
 

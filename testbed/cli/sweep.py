@@ -44,7 +44,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="change one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY",
+        help="set one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY",
     ),
 ]
 OutOption = Annotated[

@@ -107,8 +107,8 @@ def require_host_runs() -> None:
     reason = why_no_host_runs()
     if reason:
         raise MachineError(
-            f"a run here is not possible: {reason}\n"
-            "  without --where here it uses a guest, which needs none of it"
+            f"cannot run on the host: {reason}\n"
+            "  without --where here, testbed uses a guest, which has no such requirements"
         )
 
 

@@ -303,7 +303,7 @@ def _distribution_table(name: str) -> tuple[int, ...] | None:
         if path.is_file():
             return _read_table(path)
     searched = ", ".join(str(path) for path in candidates)
-    raise RunError(f"no table for the delay distribution {name!r}: looked for {searched}")
+    raise RunError(f"no table for the delay distribution {name!r}; searched: {searched}")
 
 
 def _read_table(path: Path) -> tuple[int, ...]:

@@ -28,7 +28,8 @@ COLUMNS = [
 ]
 NOTE = (
     "A row per TCP connection, direction and WAN link, from the packet captures. payload: bytes of "
-    "data, without headers. sent again: packets that TCP repeated because it took them for lost. "
+    "data, without headers. sent again: packets that TCP retransmitted because it assumed that "
+    "they were lost. "
     "round trip: from a packet to its acknowledgement, as seen where the link begins; delay: from "
     "one end of the link to the other, with the wait in its queue. rate: payload over the time in "
     "which the connection was active. idle: part of the time in which it had nothing to send; "

@@ -34,8 +34,8 @@ LATENCY = (
     "How long each operation takes (median) against how many bytes it moves; both axes are "
     "logarithmic: each grid line is a multiple of the one before. Bars reach from the shortest to "
     "the longest iteration. Dashed: the least time that the network's delays and rates allow any "
-    "algorithm. Where a line is flat, latency rules; where it climbs with the dashed one, the "
-    "links' rate does."
+    "algorithm. Where a line is flat, latency dominates; where it rises with the dashed line, the "
+    "links' rate dominates."
 )
 LOSS = (
     "How well the model predicts the text (the mean of all ranks; lower is better) against the "
@@ -47,17 +47,15 @@ USED = (
 )
 QUEUE = (
     "How full the queue in front of each link direction is, at its fullest within each piece of "
-    "time. Packets that find it full are dropped; what waits in it arrives later. (Sampled: short "
+    "time. Packets that find it full are dropped; packets that wait in the queue arrive later. "
+    "(Sampled: short "
     "peaks may be missed.)"
 )
 RANKS = (
     "What each rank, one worker process, does most of the time in each piece of time. trace.json "
     "has every single operation: open it at ui.perfetto.dev."
 )
-COMPUTED = (
-    " Computation is drawn from the beginning of each step on; a rank that waits first does it "
-    "later."
-)
+COMPUTED = " Computation is drawn from the beginning of each step, even if the rank waits first."
 MARKS = " Dotted lines across: the network changed."
 MATRIX = (
     "Share of its rate that the link from each site (row) to each other one (column) carried on "
@@ -73,8 +71,8 @@ NOT_CAPTURED = (
     "connections here."
 )
 NO_FLOWS = (
-    "There is no sound flows.parquet in this run folder; testbed report makes it anew from the "
-    "captures."
+    "This run folder has no valid flows.parquet; run `testbed report` to regenerate it "
+    "from the captures."
 )
 
 

@@ -48,13 +48,13 @@ COLLECTIVES_NOTE = (
 )
 ALGORITHM_NOTE = " algo hier: inside each datacenter, across datacenters, inside again."
 GROUPS_NOTE = (
-    " group: what the groups are that work at the same time, and the ranks of one; the slowest "
-    "counts."
+    " group: kind of the groups that work at the same time, and ranks in each; the "
+    "slowest group counts."
 )
-CALLS_NOTE = " calls: how often it was done by the same number of ranks."
+CALLS_NOTE = " calls: number of calls by the same number of ranks."
 TRAINING_NOTE = (
     "step: median over the steps after the warm-up. compute: modelled time of the GPU; exposed: "
-    "time in which a rank waits for data or for slower ranks; overlapped: communication beside "
+    "time in which a rank waits for data or for slower ranks; overlapped: communication during "
     "computation. utilisation: compute / time."
 )
 WAN_NOTE = (
@@ -62,8 +62,8 @@ WAN_NOTE = (
     "from the first operation's start to the last one's end."
 )
 TRANSFERS_NOTE = (
-    "Over TCP, beside the job: when they began, bytes of data, and their rate until the last of "
-    "these arrived."
+    "TCP transfers in the background of the job: start, bytes of data, and the rate "
+    "until the last byte arrived."
 )
 
 
@@ -274,8 +274,9 @@ def periods_grid(summary: Summary) -> Grid:
         GridColumn(f"{unit}s\nper s"),
     ]
     note = (
-        f"Times count from the first {unit} of rank 0. {unit}s per s: how many of rank 0 ended in "
-        "this time, by its length. Without a length: the run was over before."
+        f"Times count from the first {unit} of rank 0. {unit}s per s: number that rank 0 "
+        "completed in this period, divided by its length. No length: the run ended before this "
+        "period."
     )
     return Grid("Events", columns, [_period_cells(row) for row in rows], note)
 

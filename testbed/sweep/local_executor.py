@@ -259,7 +259,7 @@ class LocalExecutor:
             reason = f"the point's process was killed ({signal.Signals(-status).name})"
 
         if status == -signal.SIGKILL:
-            reason += "; this machine's memory may have run out"
+            reason += "; this machine may have run out of memory"
 
         last_line = _last_line(self._folder.log(running.point.folder))
         if last_line:

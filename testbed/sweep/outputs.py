@@ -48,7 +48,7 @@ def write_outputs_in_fork(folder: SweepDir) -> PointRows:
             return pool.submit(write_outputs, folder).result()
     except BrokenProcessPool as error:
         raise MachineError(
-            "the process that makes the sweep's tables was killed; "
-            "this machine's memory may have run out\n"
+            "the process that makes the sweep's tables was killed; this machine may have run out "
+            "of memory\n"
             f"  complete points were kept; make the tables with: testbed sweep report {folder.path}"
         ) from error

@@ -176,7 +176,7 @@ def _caption(plot: SweepPlot) -> str:
     if bound.startswith("compute"):
         meaning = "the modelled computation alone"
     if plot.heat:
-        return f"{text}. The percentage is how near it is to {meaning}."
+        return f"{text}. The percentage compares the value with {meaning}."
 
     return f"{text}. Dashed: {meaning}."
 

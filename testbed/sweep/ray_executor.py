@@ -133,7 +133,7 @@ class RayExecutor:
             record = _failure(point, number, reason)
             return Finished(attempt, record, run_folder)
         except ray.exceptions.RayError as error:
-            reason = f"its worker was lost ({type(error).__name__})"
+            reason = f"the worker was lost ({type(error).__name__})"
             record = _failure(point, number, reason)
             return Finished(attempt, record, run_folder, lost=True)
 
@@ -290,7 +290,7 @@ def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> 
     if not differences:
         return ""
     node = socket.gethostname()
-    return f"the node {node} has {', '.join(differences)}; install the same there"
+    return f"the node {node} has {', '.join(differences)}; install the same version there"
 
 
 def _pack(folder: Path) -> bytes:

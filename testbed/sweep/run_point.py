@@ -106,7 +106,7 @@ def _failure(
         # The guest reports a full disk in words that only people read.
         return str(error), not _has_space(run_folder.parent)
     except MemoryError:
-        return "this machine's memory ran out", False
+        return "this machine ran out of memory", False
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or run_folder}"
         return reason, is_disk_full(error)

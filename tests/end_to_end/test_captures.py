@@ -267,7 +267,7 @@ def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> N
     warning = next(
         entry["message"] for entry in run.status["warnings"] if "nic@west-h0" in entry["message"]
     )
-    assert "went beyond its limit" in warning
+    assert "exceeded its limit" in warning
     assert "was cut" in " ".join(done.stdout.split())
     assert run.status["faithful"]
     assert command("report", out).stdout.count("nic@west-h0.pcapng was cut") == 1

@@ -239,7 +239,7 @@ def test_set_loses_no_packet(shared: Place, real: str) -> None:
         (["set", "-t", "real", "wan.west-east.delai=1 ms"], "nearest: delay"),
         (
             ["set", "-t", "real", "datacenters.west.hosts=2"],
-            "cannot change while the network stands",
+            "while the network is deployed",
         ),
         (["set", "-t", "real", "mtu=9000"], "deploy again with --set"),
         (["set", "-t", "real", "wan.west-east.rate=fast"], "is not a rate"),
@@ -259,7 +259,7 @@ def test_set_loses_no_packet(shared: Place, real: str) -> None:
             ["deploy", "two-sites", "--name", "real"],
             "a deployment real already exists (running)",
         ),
-        (["deploy", "two-sites", "--name", "a/b"], "cannot be the name of a deployment"),
+        (["deploy", "two-sites", "--name", "a/b"], "is not a valid deployment name"),
         (["deploy", "two-sitez"], "nearest: two-sites"),
         (["destroy"], "name the deployments to destroy, or use --all"),
     ],

@@ -132,7 +132,7 @@ def test_killed_sweep_resumes(
         wait_for(lambda: list(out.glob("running/*/20ms*/raw/events.jsonl")), "the third guest")
         (killed,) = (out / "failed").iterdir()
         assert (
-            "was killed (SIGKILL); this machine's memory may have run out"
+            "was killed (SIGKILL); this machine may have run out of memory"
             in (killed / "point.json").read_text()
         )
         process.send_signal(signal.SIGKILL)
@@ -235,7 +235,7 @@ def test_full_disk(command: Command, experiment: Path, small_disk: Path) -> None
     out = small_disk / "out"
     done = command("sweep", experiment, "--out", out, "--jobs", 1, status=3)
     assert "is full" in done.stderr
-    assert "1 points are complete and kept" in done.stderr
+    assert "1 complete points were kept" in done.stderr
     (first,) = (out / "points").iterdir()
     assert json.loads((first / "summary.json").read_text())["collectives"][0]["wrong"] == 0
     assert (first / "report.html").read_text().rstrip().endswith("</html>")

@@ -51,9 +51,12 @@ def test_without_root(tmp_path: Path) -> None:
     result = run_testbed(*JOB, "--out", tmp_path / "run", prefix=WITHOUT_RIGHTS)
     assert result.returncode == 3, result.stderr
     reason = "this needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-    assert f"a run here is not possible: {reason}" in result.stderr
-    assert "without --where here it uses a guest, which needs none of it" in result.stderr
-    assert "testbed doctor says what this machine can do" in result.stderr
+    assert f"cannot run on the host: {reason}" in result.stderr
+    assert (
+        "without --where here, testbed uses a guest, which has no such requirements"
+        in result.stderr
+    )
+    assert "`testbed doctor` lists what works on this machine" in result.stderr
     assert result.stdout == ""
     status = json.loads((tmp_path / "run/status.json").read_text())
     assert (status["state"], status["exit_status"], status["faithful"]) == ("failed", 3, False)
@@ -87,5 +90,5 @@ def test_missing_program(need: Callable[[object, str], None], tmp_path: Path) ->
         "two-sites", "collectives", "--out", tmp_path / "run", prefix=without_docker
     )
     assert result.returncode == 3, result.stderr
-    assert "this run needs programs that are not installed: dockerd" in result.stderr
+    assert "programs that this run needs are not installed: dockerd" in result.stderr
     assert "apt-get install --no-install-recommends docker.io" in result.stderr

@@ -35,7 +35,7 @@ from testbed.runfolder.summary import WanRow
 TIME_BINS = 400
 MOST_LINES = 6  # directions that are told apart as lines
 MOST_LABELLED = 12  # datacenters whose cells have room for text
-AT_THE_TIME = "what it had then"
+AT_THE_TIME = "its share at that time"
 Values = npt.NDArray[np.float64]
 
 

@@ -461,7 +461,7 @@ def notes(layout: Layout, use: LinkUse) -> list[str]:
     lines = [note]
     if layout.moved:
         names = ", ".join(layout.moved)
-        lines.append(f"Drawn farther apart than they are: {names}.")
+        lines.append(f"Drawn farther apart than in reality: {names}.")
 
     return lines
 

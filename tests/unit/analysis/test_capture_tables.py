@@ -245,10 +245,10 @@ def test_cuts_drops_and_damage_are_said(run: RunDir) -> None:
         run.capture(what, at).with_suffix(".log").write_text(said)
     summary = collect(run)
     assert [problem.message for problem in summary.problems] == [
-        "captures/east-west@east.pcapng is cut short: its figures are those of the readable part",
-        "captures/east-west@west.pcapng was cut: 7 packets went beyond its limit "
+        "captures/east-west@east.pcapng is truncated: its figures cover only the readable part",
+        "captures/east-west@west.pcapng was cut: 7 packets exceeded its limit "
         "(raise --capture-limit)",
-        "captures/lan@east.pcapng lacks 3 packets, for which the kernel's buffer had no room",
+        "captures/lan@east.pcapng lacks 3 packets, dropped because the kernel's buffer was full",
     ]
     assert {problem.code for problem in summary.problems} == {ProblemCode.CAPTURE}
     rows = summary.captures

@@ -74,17 +74,17 @@ def test_a_calm_machine(plan: Plan, run: RunDir) -> None:
         (
             {"throttled_s": {"hosts/a": 0.1, "hosts/b": 0.5}},
             ProblemCode.HOST_THROTTLED,
-            "held back by its CPU limit for 5% of the time; raise it with --cpus, or use",
+            "the CPU limit throttled a host for 5% of the time; raise it with --cpus, or use",
         ),
         (
             {"backlog_drops": 3},
             ProblemCode.BACKLOG_DROPS,
-            "3 packets found no room in the kernel's backlog; use --clock virtual",
+            "3 packets were dropped because the kernel's backlog was full; use --clock virtual",
         ),
         (
             {"fibre_drops": {"w0b": 7}},
             ProblemCode.FIBRE_DROPS,
-            "the fibre w0b, which loses nothing, dropped 7 packets; use --clock virtual",
+            "the fibre w0b dropped 7 packets, but models no loss; use --clock virtual",
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_beyond_a_limit(
 def test_cpu_and_steal(plan: Plan, run: RunDir) -> None:
     busy, steal = on_the_real_clock(plan, run, CALM, Watched(busy=0.75, steal=0.05))
     assert busy[0] is ProblemCode.CPU_BUSY
-    assert "the CPU was the limit: it was used or wanted for 75% of the time" in busy[1]
+    assert "the CPU was the limit: it was busy or in demand for 75% of the time" in busy[1]
     assert steal[0] is ProblemCode.CPU_STEAL
     assert "did not get its CPUs for 5.0% of the time (steal); use --clock virtual" in steal[1]
 
@@ -117,8 +117,8 @@ def test_a_forced_clock(plan: Plan, run: RunDir) -> None:
     watched = Watched(forced_ns=2_500_000_000, spinner="python (pid 7) on east-0")
     ((code, message),) = judged(plan, run, watched=watched)
     assert code is ProblemCode.CLOCK_FORCED
-    assert message.startswith("python (pid 7) on east-0 computed or looped for 10 s")
-    assert message.endswith("the clock was moved by 2500 ms")
+    assert message.startswith("python (pid 7) on east-0 busy-waited for 10 s")
+    assert message.endswith("the virtual clock was forced forward by 2500 ms")
 
 
 def test_events_that_did_not_happen(plan: Plan, run: RunDir) -> None:

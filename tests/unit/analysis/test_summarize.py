@@ -137,7 +137,7 @@ def test_damage_becomes_problems(run: RunDir) -> None:
         ("cannot read raw/fidelity.json", ProblemCode.FILE_DAMAGED),
         ("raw/events.jsonl: 2 records", ProblemCode.RECORDS_LEFT_OUT),
         ("'network' did not end", ProblemCode.STAGE_UNFINISHED),
-        ("east-west@east.pcapng is cut short", ProblemCode.CAPTURE),
+        ("east-west@east.pcapng is truncated", ProblemCode.CAPTURE),
         ("east-west@west.pcapng is not readable: No such file", ProblemCode.CAPTURE),
     ):
         assert part in text, text

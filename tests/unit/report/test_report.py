@@ -381,7 +381,7 @@ def test_page_of_a_damaged_folder(run: RunDir) -> None:
     ("status", "expected"),
     [
         (None, "no status"),
-        (Status(state="running"), "has not ended"),
+        (Status(state="running"), "still in progress, or was killed"),
         (Status(state="failed", reason="rank 3 died."), "The run failed: rank 3 died."),
         (Status(state="interrupted", reason="Ctrl-C"), "The run was interrupted: Ctrl-C."),
         (
@@ -439,7 +439,7 @@ def test_timing_that_the_status_does_not_judge(run: RunDir) -> None:
 
 def test_a_table_of_flows_or_how_to_get_one(run: RunDir) -> None:
     run.flows.unlink(missing_ok=True)
-    assert "no sound flows.parquet" in page_without_plotly(run)
+    assert "no valid flows.parquet" in page_without_plotly(run)
     write_flows(run)
     html = unescape(page_without_plotly(run))
     for part in ("Connections across the WAN", "east-0 (rank 0):40000", "2.000", "21.000", "70.0"):

@@ -150,7 +150,10 @@ def test_damaged_flows(run: RunDir, damage: Callable[[Path], None]) -> None:
     damage(run.flows)
     html = write_page(run).read_text()
     assert "cannot read flows.parquet" in html
-    assert "There is no sound flows.parquet in this run folder" in html
+    assert (
+        "This run folder has no valid flows.parquet; run `testbed report` to regenerate it from "
+        "the captures." in html
+    )
 
 
 def test_tables_of_another_version(run: RunDir) -> None:
@@ -183,10 +186,10 @@ def test_a_run_that_was_killed(tmp_path: Path) -> None:
     assert result.exit_code == 0
     html = run.report.read_text()
     for part in (
-        "The run has not ended, or was ended without a word",
+        "The run is still in progress, or was killed",
         "raw/ops-1.jsonl is damaged",
         "raw/links.jsonl is damaged",
-        f"{CAPTURE} is cut short",
+        f"{CAPTURE} is truncated",
         "iterations lack the record of a rank",
         "figure-latency",
         "figure-ranks",
@@ -214,4 +217,4 @@ def test_texts_with_brackets_are_printed_as_they_are(run: RunDir) -> None:
     run.status.write_text(json.dumps(status))
     said = " ".join(report(run.path).output.split())
     assert "The run failed: [/gloo/pair.cc:553] closed [bold]." in said
-    assert "not faithful: [/] [red]late" in said
+    assert "timing unreliable: [/] [red]late" in said

@@ -95,7 +95,7 @@ def test_its_warnings_and_problems_are_texts(run: RunDir) -> None:
     assert status.warnings == [Problem(code=ProblemCode.UNKNOWN, message=late)]
     missing = Problem(code=ProblemCode.UNKNOWN, message="raw/ops-3.jsonl is missing")
     assert summary.problems == [missing]
-    assert f"not faithful: {late}" in report(run)
+    assert f"timing unreliable: {late}" in report(run)
     assert late in run.report.read_text()
 
 
