@@ -103,7 +103,10 @@ def test_cpu_and_steal(plan: Plan, run: RunDir) -> None:
     assert busy[0] is ProblemCode.CPU_BUSY
     assert "the CPU was the limit: it was busy or in demand for 75% of the time" in busy[1]
     assert steal[0] is ProblemCode.CPU_STEAL
-    assert "did not get its CPUs for 5.0% of the time (steal); use --clock virtual" in steal[1]
+    assert (
+        "the host withheld the CPUs of this virtual machine for 5.0% of the time (steal); use "
+        "--clock virtual" in steal[1]
+    )
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", '{"seconds": 1.0}'])
