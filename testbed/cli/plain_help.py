@@ -29,7 +29,7 @@ class PlainGroup(TyperGroup):
 
 
 def use_plain_help(app: typer.Typer) -> None:
-    """Give plain help to every command and group below `app` that has no class of its own."""
+    """Give plain help to every command and group below `app` without a special class."""
     app.info.cls = _group_class(app)
     for command in app.registered_commands:
         if command.cls in (None, TyperCommand):

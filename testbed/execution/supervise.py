@@ -27,7 +27,7 @@ END = "end"
 
 
 class Progress(Protocol):
-    """What a display is told while a run goes on."""
+    """Receiver of the progress of a run, such as a display."""
 
     def building(self, what: str, part: float) -> None:
         """The guest kernel is built; `part` from 0 to 1 is done."""

@@ -253,7 +253,7 @@ def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
 def _start_kernel(
     spec: GuestSpec, wrapper: Sequence[str], records: Note
 ) -> subprocess.Popen[bytes]:
-    """Start UML in a session of its own, as the command of `wrapper`.
+    """Start UML in a separate session, as the command of `wrapper`.
 
     It does not outlive this process: the kernel dies with its parent, and its processes with it.
     """

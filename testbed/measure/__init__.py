@@ -1,1 +1,1 @@
-"""What is measured beside the workers: link counters and packet captures."""
+"""Measurements in the background of the workers: link counters and packet captures."""

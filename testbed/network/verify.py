@@ -109,7 +109,7 @@ def _pairs_of_first_hosts(plan: Network) -> Iterator[tuple[Host, Host]]:
 
 
 def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
-    """The measured RTT between two hosts beside the nearest of those expected."""
+    """The measured RTT between two hosts, and the nearest expected one."""
     candidates = expected_rtts(network.plan, a, b)
     longest_ns = max(candidate.rtt_ns for candidate in candidates)
     timeout_s = 1 + 10 * longest_ns / 1e9
@@ -259,7 +259,7 @@ def _checksum(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Check:
-    """A figure of the network that is built, beside that of its plan."""
+    """A figure of the built network, and the same figure of its plan."""
 
     quantity: str  # rtt | rate | loss
     source: str  # datacenters

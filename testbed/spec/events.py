@@ -1,4 +1,4 @@
-"""Events: WAN links that change, hosts that crash and transfers beside the job while a run goes on.
+"""Events during a run: WAN links change, hosts crash, background transfers start.
 
     events:
       - {at: 5 s, links: iowa-ohio, delay: 30 ms}        # from then on

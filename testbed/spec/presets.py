@@ -79,7 +79,7 @@ class Library:
 
 
 def _folder(name: str) -> Path:
-    """Find a folder of presets: inside the package in a wheel, beside it in a checkout."""
+    """Find a folder of presets: inside the package in a wheel, next to it in a checkout."""
     package = Path(testbed.__file__).resolve().parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name

@@ -15,7 +15,7 @@ Hosts = Mapping[str, Sequence[str]]  # the names of the hosts of each datacenter
 
 @dataclass(frozen=True)
 class Window:
-    """`settings` hold on the links `keys` from `begin_ns` to before `end_ns` (None: for ever)."""
+    """`settings` hold on the links `keys` from `begin_ns` to before `end_ns` (None: until the end)."""
 
     begin_ns: int
     end_ns: int | None
@@ -149,7 +149,7 @@ def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) 
 
 
 def outages(states: Sequence[LinkState], key: str) -> list[tuple[int, int | None]]:
-    """List when a link is down, as (from ns, to ns); the last one may end with None, for ever.
+    """List when a link is down, as (from ns, to ns); the last one may end with None: never.
 
     Args:
         states: The states of all links, by time.

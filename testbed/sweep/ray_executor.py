@@ -304,7 +304,7 @@ def _pack(folder: Path) -> bytes:
 
 
 def _unpack(archive: bytes, folder: Path) -> None:
-    """Extract an archive into a folder that is made anew.
+    """Extract an archive into a new folder.
 
     Raises:
         OSError: it cannot be written.

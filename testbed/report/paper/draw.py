@@ -326,7 +326,7 @@ def _set_x_ticks(axes: Axes, places: Sequence[float], texts: Sequence[str], room
 
 
 def _part_of_width(axes: Axes, place: float) -> float:
-    """Tell how far along the horizontal axis a value is, from 0 to 1."""
+    """Return the position of a value along the horizontal axis, from 0 to 1."""
     low, high = axes.get_xlim()
     if axes.get_xscale() == "log":
         return math.log(place / low) / math.log(high / low)
