@@ -15,7 +15,7 @@ Hosts = Mapping[str, Sequence[str]]  # the names of the hosts of each datacenter
 
 @dataclass(frozen=True)
 class Window:
-    """`settings` hold on the links `keys` from `begin_ns` to before `end_ns` (None: until the end)."""
+    """`settings` hold on the links `keys` from `begin_ns` until `end_ns` (None: no end)."""
 
     begin_ns: int
     end_ns: int | None
