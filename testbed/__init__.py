@@ -1,7 +1,7 @@
 """A network-emulation testbed for training across datacenters.
 
-The names in ``__all__`` are runs and the topology language in Python; each is imported when it is
-first used:
+The names in ``__all__`` are runs, sweeps, deployments and the topology language in Python; each is
+imported when it is first used:
 
     from testbed import Datacenter, Topology, Wan, run
     iowa = Datacenter(hosts=4, location=(41.22, -95.86))
@@ -12,7 +12,7 @@ first used:
         wan=[Wan(between=("iowa", "ohio"), rate="10 Gbit/s", delay="8.2 ms")],
     )
     result = run(topology, "collectives", isolation="process")
-    print(result.summary.collectives[0].time_us.median)
+    print(result.collectives)
 """
 
 from importlib import import_module
@@ -20,8 +20,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testbed.api import Run, open_run, run
-    from testbed.core.errors import InputError
+    from testbed.api import (
+        DeployedNetwork,
+        PointProgress,
+        PreparedRun,
+        Run,
+        RunProgress,
+        Sweep,
+        deploy,
+        open_run,
+        open_sweep,
+        prepare,
+        run,
+        sweep,
+    )
+    from testbed.core.errors import (
+        GuestLost,
+        InputError,
+        MachineError,
+        RunError,
+        TestbedError,
+        WorkerError,
+    )
     from testbed.spec.topology import Datacenter, DatacenterDefaults, Defaults, Nic, Tcp, Topology
     from testbed.spec.wan import GilbertElliott, LinkSettings, Wan
 
@@ -33,8 +53,27 @@ if not Path(__file__).with_name("workloads").exists():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 _HOMES = {
-    "testbed.api": ("Run", "open_run", "run"),
-    "testbed.core.errors": ("InputError",),
+    "testbed.api": (
+        "DeployedNetwork",
+        "PointProgress",
+        "PreparedRun",
+        "Run",
+        "RunProgress",
+        "Sweep",
+        "deploy",
+        "open_run",
+        "open_sweep",
+        "prepare",
+        "run",
+    ),
+    "testbed.core.errors": (
+        "GuestLost",
+        "InputError",
+        "MachineError",
+        "RunError",
+        "TestbedError",
+        "WorkerError",
+    ),
     "testbed.spec.wan": ("GilbertElliott", "LinkSettings", "Wan"),
     "testbed.spec.topology": (
         "Datacenter",
@@ -50,22 +89,42 @@ __all__ = [
     "Datacenter",
     "DatacenterDefaults",
     "Defaults",
+    "DeployedNetwork",
     "GilbertElliott",
+    "GuestLost",
     "InputError",
     "LinkSettings",
+    "MachineError",
     "Nic",
+    "PointProgress",
+    "PreparedRun",
     "Run",
+    "RunError",
+    "RunProgress",
+    "Sweep",
     "Tcp",
+    "TestbedError",
     "Topology",
     "Wan",
+    "WorkerError",
+    "deploy",
     "open_run",
+    "open_sweep",
+    "prepare",
     "run",
+    "sweep",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sweep":  # the function and the package are one
+        return import_module("testbed.sweep")
     for module_name, names in _HOMES.items():
         if name in names:
             module = import_module(module_name)
             return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]

@@ -1,63 +1,107 @@
-"""Runs from Python: what the command line does, with typed results.
+"""Runs, sweeps and deployments from Python: what the command line does, with typed results.
 
-import testbed
+Every name of this module is also a name of the package, as in ``testbed.run(...)``.
 
-run = testbed.run("two-sites", "collectives", isolation="process", seed=3)
-print(run.summary.collectives[0].time_us.median)
-print(run.operations.group_by("op").len())
+    import testbed
+
+    run = testbed.run("two-sites", "collectives", isolation="process", seed=3)
+    print(run.collectives.select("op", "bytes", "time_us", "bound_us"))
+    print(run.operations.group_by("op").len())
+
+Errors are exceptions with the texts of the command line: `testbed.InputError` if an argument is
+wrong, `testbed.MachineError` if this machine lacks something, `testbed.RunError` and
+`testbed.GuestLost` if a run fails; all of them are a `testbed.TestbedError`. Ctrl-C raises
+KeyboardInterrupt once the folder of the run or the sweep is settled.
 """
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from testbed.core.errors import InputError, Place
+from pydantic import ValidationError
+
+from testbed.core.errors import GuestLost, InputError, Place, TestbedError
+from testbed.core.units import UnitError
+from testbed.deployments import service
+from testbed.deployments.client import INTERRUPTED, call, exec_request
+from testbed.deployments.folder import Deployment
+from testbed.deployments.reconfigure import change
+from testbed.deployments.status import DeploymentStatus, status_of
+from testbed.execution.cleanup import reap
 from testbed.execution.launch import launch
+from testbed.execution.progress import RunProgress, SilentProgress, as_progress
 from testbed.execution.requirements import require_packages
 from testbed.execution.supervise import Progress
+from testbed.guest.kernel import ensure_kernel
 from testbed.measure.capture import check_filter
-from testbed.plan.model import Plan
+from testbed.plan.model import Clock, Plan
 from testbed.plan.resolve import resolve
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_summary
+from testbed.spec.base import input_error, suggest
+from testbed.spec.experiment import Experiment
+from testbed.spec.functions import script_of
 from testbed.spec.options import NS_PER_S, RunOptions
 from testbed.spec.overrides import Override
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, load_workload
+from testbed.sweep import sweep_run
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.index import IndexedPoint, key_columns
+from testbed.sweep.points import check_size
+from testbed.sweep.progress import PointProgress, shown_by
+from testbed.sweep.run_point import Limits
+from testbed.sweep.scheduler import Policy
+from testbed.sweep.sweep_run import SweepOptions, SweepRun
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from testbed.sweep.results import SweepTables
+
+__all__ = [
+    "DeployedNetwork",
+    "PointProgress",
+    "PreparedRun",
+    "Run",
+    "RunProgress",
+    "Sweep",
+    "deploy",
+    "open_run",
+    "open_sweep",
+    "prepare",
+    "run",
+    "sweep",
+]
+
 RESULTS = Path("results")
-
-
-class SilentProgress:
-    """The progress of a run, shown nowhere."""
-
-    def building(self, what: str, part: float) -> None:
-        """Ignore that the guest kernel is being built."""
-
-    def stage(self, name: str) -> None:
-        """Ignore that a stage begins."""
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        """Ignore how many operations or steps are done."""
-
-    def measured(self) -> None:
-        """Ignore that the results are written."""
+SCRIPT = Place("script")  # the argument of `run`
+FUNCTION_FOLDER = "function"  # of a run folder: the script that calls a function
 
 
 class Run:
     """A run folder, read on demand.
+
+    Notebooks show a run as its verdict, its table of collectives and the path of its report.
+
+    Example:
+        ```python
+        run = testbed.open_run("results/20260101-120000-two-sites-collectives")
+        print(run.status.state, run.summary.collectives[0].time_us.median)
+        ```
 
     Attributes:
         path: The folder.
@@ -70,6 +114,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        from testbed.report.notebook import run_html  # noqa: PLC0415 (only notebooks)
+
+        return run_html(self._folder)
 
     @cached_property
     def plan(self) -> Plan:
@@ -106,6 +155,17 @@ class Run:
         return status
 
     @cached_property
+    def collectives(self) -> pl.DataFrame:
+        """A row for each operation and size; columns as `testbed.runfolder.tables.COLLECTIVES`.
+
+        `time_us` is the median over the iterations, `bound_us` the least time that the topology
+        allows; both in microseconds.
+        """
+        from testbed.runfolder.tables import collectives_table  # noqa: PLC0415 (polars: 0.3 s)
+
+        return collectives_table(self.summary)
+
+    @cached_property
     def operations(self) -> pl.DataFrame:
         """A row for each operation and rank; columns as `testbed.runfolder.schemas.OPS`."""
         return self._table(self._folder.ops, "the run recorded no operations")
@@ -124,6 +184,26 @@ class Run:
     def flows(self) -> pl.DataFrame:
         """A row for each TCP connection, direction and WAN link; see docs/captures.md."""
         return self._table(self._folder.flows, "only runs with captures have flows")
+
+    def report(self) -> Path:
+        """Give the path of the report, report.html, which is made again if it is missing.
+
+        Returns:
+            The path of a page that works offline.
+
+        Raises:
+            InputError: The report is missing, and the run's plan cannot be read.
+
+        Example:
+            ```python
+            webbrowser.open(run.report().as_uri())
+            ```
+        """
+        if not self._folder.report.is_file():
+            from testbed.report.make import make_again, open_readable  # noqa: PLC0415 (plotly)
+
+            make_again(open_readable(self.path))
+        return self._folder.report
 
     def _table(self, path: Path, why_missing: str) -> pl.DataFrame:
         """Read a Parquet file of the run folder.
@@ -145,8 +225,19 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open the folder of a run that was made before.
 
+    Args:
+        path: The run folder.
+
+    Returns:
+        The run; its files are read when they are asked for.
+
     Raises:
         InputError: `path` is not a run folder.
+
+    Example:
+        ```python
+        run = testbed.open_run("results/20260101-120000-two-sites-collectives")
+        ```
     """
     return Run(RunDir.open(Path(path)))
 
@@ -215,9 +306,24 @@ def default_folder(topology: str, workload: str) -> Path:
 def prepare(topology: Topology, workload: Workload, options: RunOptions) -> PreparedRun:
     """Check a run and make its plan; start nothing.
 
+    Args:
+        topology: What is built.
+        workload: What runs.
+        options: How it runs.
+
+    Returns:
+        The run, with its plan.
+
     Raises:
         InputError: The run is not possible as described.
         MachineError: Captures have a filter, and there is no tcpdump to check the filter.
+
+    Example:
+        ```python
+        topology = testbed.Topology.load("two-sites")
+        prepared = testbed.prepare(topology, load_workload("collectives"), RunOptions())
+        print(prepared.plan.guest_memory_bytes)
+        ```
     """
     if options.capture_filter:
         check_filter(options.capture_filter)
@@ -226,46 +332,612 @@ def prepare(topology: Topology, workload: Workload, options: RunOptions) -> Prep
 
 def run(
     topology: str | Path | Topology,
-    workload: str | Path | Workload = "collectives",
+    workload: str | Path | Workload | Callable[[], object] | None = None,
     *,
+    script: Sequence[str | Path] | None = None,
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | Callable[[RunProgress], object] | None = None,
+    ranks_per_host: int | None = None,
+    shared_folder: bool | None = None,
+    events_from: Literal["operation", "start"] | None = None,
     **options: Any,
 ) -> Run:
-    """Run a workload on a topology, and return when the results are written.
+    """Run a workload, a script or a function on a topology, and return when the results are there.
+
+    A function is called once by every rank, as a script that torchrun starts: with RANK,
+    WORLD_SIZE, MASTER_ADDR and the like in its environment. The function takes no arguments and
+    what it returns is dropped. A rank has only the function's source, which therefore imports what
+    it uses in its body and uses no other name of its module. If the function does use other names,
+    every rank imports it from its module; the module then has to be a file that can be imported
+    (not a notebook, and not the script that calls `run`), and hosts can read the folder that holds
+    the module.
 
     Args:
         topology: A preset's name, the path of a file, or a topology made in Python.
-        workload: A preset's name, the path of a file, or a workload made in Python.
+        workload: A preset's name, the path of a file, a workload made in Python, or a function;
+            None: collectives, unless there is a script.
+        script: A script of your own with its arguments, as after ``--`` on the command line:
+            ["train.py", "--lr", "3e-4"].
         settings: Values to change, as after ``--set``: {"topology.wan.iowa-ohio.delay": "20 ms"}.
         out: The run folder, which must not exist; None: a new one below ``results``.
-        progress: Follows the run; None: nothing does.
-        options: Every option of `testbed.spec.options.RunOptions`, such as ``isolation="process"``.
+        progress: A function that is called with a `RunProgress` whenever there is news, such as
+            ``print``; an exception that the function raises ends the run. Or a display with the
+            methods of `testbed.execution.supervise.Progress`. None: nothing follows the run.
+        ranks_per_host: Of a script or a function: ranks on each host; None: 1.
+        shared_folder: Of a script or a function: whether all hosts have one working folder.
+        events_from: Of a script or a function: whether the topology's events count from rank 0's
+            first operation or from its start; None: operation.
+        **options: Every option of `testbed.spec.options.RunOptions`, such as
+            ``isolation="process"`` or ``seed=3``.
+
+    Returns:
+        The run, completed.
 
     Raises:
         InputError: An argument is wrong.
         MachineError: This machine lacks something that the run needs.
-        TestbedError: The run failed.
+        RunError: The run failed; the run folder, which a note of the exception names, holds what
+            was measured.
+        GuestLost: The guest ended without a result.
+        KeyboardInterrupt: Ctrl-C; the run folder is settled and says so.
+
+    Example:
+        ```python
+        def all_reduce() -> None:
+            import torch
+            import torch.distributed as dist
+
+            dist.init_process_group("gloo")
+            dist.all_reduce(torch.ones(1024))
+            dist.destroy_process_group()
+
+        run = testbed.run("two-sites", all_reduce, isolation="process", progress=print)
+        print(run.collectives)
+        ```
     """
+    reap()
+    overrides = _sort_settings(settings or {}, ["topology", "workload"])
     run_options = RunOptions(**options)
-    overrides = _sort_settings(settings or {})
     topology_model = _as_topology(topology, overrides["topology"])
-    workload_model = _as_workload(workload, overrides["workload"])
+    display = as_progress(progress)
+    script_settings = {
+        "ranks_per_host": ranks_per_host,
+        "shared_folder": shared_folder,
+        "events_from": events_from,
+    }
+    script_settings = {key: value for key, value in script_settings.items() if value is not None}
 
-    prepared = prepare(topology_model, workload_model, run_options)
-    folder = prepared.new_folder(out)
-    return prepared.start(folder, progress)
+    is_function = callable(workload)
+    if script is None and not is_function:
+        _refuse_script_settings(script_settings)
+        name_or_model = "collectives" if workload is None else workload
+        assert not callable(name_or_model)
+        job = _as_workload(name_or_model, overrides["workload"])
+        prepared = prepare(topology_model, job, run_options)
+        return _start(prepared, prepared.new_folder(out), display)
+
+    _refuse_workload_settings(overrides["workload"])
+    if script is None:
+        assert callable(workload)
+        path = Path(out or default_folder(topology_model.name, _name_of(workload)))
+        return _run_function(workload, topology_model, run_options, script_settings, path, display)
+
+    if workload is not None:
+        raise InputError(
+            f"cannot run both a workload ({_name_of(workload)}) and a script ({script[0]})",
+            remedy="remove one of them",
+        )
+    in_image = run_options.image is not None
+    job = script_workload([str(word) for word in script], script_settings, in_image=in_image)
+    prepared = prepare(topology_model, job, run_options)
+    return _start(prepared, prepared.new_folder(out), display)
 
 
-def _sort_settings(settings: Mapping[str, Any]) -> dict[str, list[Override]]:
-    """The settings as overrides of the topology and of the workload."""
-    overrides: dict[str, list[Override]] = {"topology": [], "workload": []}
+def _run_function(
+    function: Callable[[], object],
+    topology: Topology,
+    options: RunOptions,
+    script_settings: Mapping[str, object],
+    path: Path,
+    progress: Progress,
+) -> Run:
+    """Run a function on every rank: as a script, which the run folder `path` keeps."""
+    require_packages()
+    script = script_of(function)
+    readable = [*options.readable, *script.readable]
+    folder = RunDir.create(path)
+    try:
+        file = folder.path / FUNCTION_FOLDER / script.name
+        file.parent.mkdir()
+        file.write_text(script.text)
+        job = script_workload([str(file)], script_settings, in_image=options.image is not None)
+        values = {name: getattr(options, name) for name in options.model_fields_set}
+        values["readable"] = readable
+        prepared = prepare(topology, job, RunOptions(**values))
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)  # nothing has begun
+        raise
+    return _start(prepared, folder, progress)
+
+
+def _start(prepared: PreparedRun, folder: RunDir, progress: Progress) -> Run:
+    """Carry out a run; errors name the run folder in a note."""
+    try:
+        return prepared.start(folder, progress)
+    except (TestbedError, KeyboardInterrupt) as error:
+        error.add_note(f"the run folder is {folder.path}")
+        raise
+
+
+def script_workload(
+    words: Sequence[str],
+    settings: Mapping[str, object],
+    *,
+    in_image: bool,
+    place: Place = SCRIPT,
+) -> Workload:
+    """Make a workload of the user's script.
+
+    Args:
+        words: The script and its arguments.
+        settings: Values of other fields of `testbed.workloads.script.settings.Script`.
+        in_image: Whether the script's programs are in a container image, and not on this machine.
+        place: What errors name.
+
+    Raises:
+        InputError: There is no such script, or a setting is wrong.
+    """
+    from testbed.workloads.script.settings import Script  # noqa: PLC0415 (only scripts)
+
+    try:
+        script: Script = Script.model_validate({"command": list(words), **settings})
+        if not in_image:
+            script.check_installed()
+    except ValidationError as error:
+        raise input_error(error, Script, lambda loc: place) from error
+    except UnitError as error:
+        raise InputError(error.what, place=place, remedy=error.remedy) from error
+    work: Workload = script
+    return work
+
+
+class Sweep:
+    """The folder of a sweep, read on demand.
+
+    Notebooks show a sweep as the number of its points, their table and the path of its page.
+
+    Example:
+        ```python
+        sweep = testbed.open_sweep("results/sweep-allreduce-rtt-rate")
+        print(sweep.points.select("delay", "rate", "time_us", "bound_us"))
+        ```
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, folder: SweepDir) -> None:
+        """Read from `folder`."""
+        self._folder = folder
+        self.path = folder.path
+
+    def __repr__(self) -> str:
+        return f"Sweep({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        from testbed.report import notebook  # noqa: PLC0415 (only notebooks)
+
+        index = self._folder.read_index()
+        table = self.points
+        columns = ["point", *key_columns(table.columns, index)]
+        counts: list[str] = []
+        for state in ("completed", "failed", "missing"):
+            count = table["state"].to_list().count(state)
+            if count:
+                counts.append(f"{count} {state}")
+        sentence = f"{index.name}: {table.height} points, {', '.join(counts)}"
+        parts = [
+            notebook.paragraph(sentence),
+            notebook.rows_html(columns, table.select(columns).rows()),
+            notebook.files({"report": self._folder.page}),
+        ]
+        return notebook.box(parts)
+
+    @cached_property
+    def _tables(self) -> SweepTables:
+        from testbed.sweep.results import gather  # noqa: PLC0415 (polars: 0.3 s)
+
+        return gather(self._folder)
+
+    @property
+    def points(self) -> pl.DataFrame:
+        """A row for each point, complete or not; columns as `testbed.sweep.results` says.
+
+        Each swept key has a column of its short name with the value as written, and for a quantity
+        also one in base units (``delay_ns``). ``state`` is completed, failed or missing.
+        """
+        return self._tables.points
+
+    @property
+    def collectives(self) -> pl.DataFrame:
+        """A row for each point, operation and size; columns as `testbed.sweep.results` says."""
+        return self._tables.collectives
+
+    def report(self) -> Path:
+        """Give the path of the sweep's page, sweep.html, which is made again if it is missing.
+
+        Returns:
+            The path of a page that works offline.
+
+        Example:
+            ```python
+            webbrowser.open(sweep.report().as_uri())
+            ```
+        """
+        if not self._folder.page.is_file():
+            from testbed.sweep.outputs import write_outputs  # noqa: PLC0415
+
+            write_outputs(self._folder)
+        return self._folder.page
+
+    def run(self, point: str | int) -> Run:
+        """Open the run of a point.
+
+        Args:
+            point: Name of the point, or its row in `points`.
+
+        Returns:
+            The run, which may have failed.
+
+        Raises:
+            InputError: There is no such point, or it has not been run.
+
+        Example:
+            ```python
+            run = sweep.run("delay-20ms")
+            ```
+        """
+        indexed = self._indexed(point)
+        folders = self._folder.failures()
+        folders.update(self._folder.done())
+        if indexed.identity not in folders:
+            raise InputError(
+                f"the point {indexed.name} has not been run",
+                place=Place(self.path),
+                remedy="run the sweep again; it goes on where it stopped",
+            )
+        return open_run(folders[indexed.identity])
+
+    def _indexed(self, point: str | int) -> IndexedPoint:
+        """Find a point by its name or its number.
+
+        Raises:
+            InputError: There is no such point.
+        """
+        points = self._folder.read_index().points
+        if isinstance(point, int):
+            if -len(points) <= point < len(points):
+                return points[point]
+            raise InputError(f"unknown point {point}: the sweep has {len(points)}")
+        for indexed in points:
+            if indexed.name == point:
+                return indexed
+        remedy = suggest(point, [indexed.name for indexed in points], "points")
+        raise InputError(f"unknown point {point!r}", remedy=remedy)
+
+
+def open_sweep(path: str | Path) -> Sweep:
+    """Open the folder of a sweep, complete or not.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The sweep; its files are read when they are asked for.
+
+    Raises:
+        InputError: `path` is not the folder of a sweep.
+
+    Example:
+        ```python
+        sweep = testbed.open_sweep("results/sweep-allreduce-rtt-rate")
+        ```
+    """
+    return Sweep(SweepDir.open(Path(path)))
+
+
+def sweep(
+    experiment: str | Path | Mapping[str, Any] | Experiment,
+    *,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    retries: int = 0,
+    timeout_s: float | None = None,
+    fail_fast: bool = False,
+    ray: str | None = None,
+    confirmed: bool = False,
+    check: bool = True,
+    progress: Callable[[PointProgress], object] | None = None,
+    **options: Any,
+) -> Sweep:
+    """Run every point of an experiment that is not done yet, then make the tables and the page.
+
+    The same call goes on where it stopped. A point is run again only if its plan or a version has
+    changed.
+
+    Args:
+        experiment: A preset's name, the path of a file, or what such a file holds as a dict.
+        out: The folder of the sweep; None: ``results/sweep-<name>``.
+        jobs: How many guests run side by side; None: as CPUs and memory allow.
+        settings: Values to change, as after ``--set``, with keys that begin with topology.,
+            workload., run. or experiment.
+        retries: Further attempts of a failed point.
+        timeout_s: Wall seconds that a point may take; None: no limit.
+        fail_fast: Start no further point once one has failed.
+        ray: Address of the Ray cluster that runs the points, auto, or local; None: this machine.
+        confirmed: Whether more than 1000 points are meant.
+        check: Whether failed points raise an exception; the folder is complete in either case.
+        progress: A function that is called with a `PointProgress` whenever a point starts or ends,
+            such as ``print``; an exception that the function raises ends the sweep.
+        **options: Options of every run, such as ``isolation="process"``.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        InputError: The experiment or an argument is wrong; nothing has run.
+        MachineError: This machine lacks something, or its disk is full.
+        TestbedError: Points failed, and `check` is true.
+        KeyboardInterrupt: Ctrl-C; points that are complete are kept.
+
+    Example:
+        ```python
+        sweep = testbed.sweep(
+            {
+                "topology": "two-sites",
+                "settings": {"run.isolation": "process", "workload.sizes": ["4 KiB"]},
+                "sweep": {"grid": {"topology.wan.iowa-ohio.delay": ["1 ms", "20 ms"]}},
+            },
+            out="results/distance",
+            progress=print,
+        )
+        print(sweep.points.select("delay", "time_us"))
+        ```
+    """
+    reap()
+    overrides = _sort_settings(settings or {}, ["topology", "workload", "run", "experiment"])
+    plan = _as_experiment(experiment, overrides["experiment"])
+    check_size(plan, confirmed)
+    if jobs is not None and jobs < 1:
+        what = f"{jobs!r} is not a valid number of guests"
+        raise InputError(what, place=Place("jobs"), remedy="use None, or a number of at least 1")
+
+    run_overrides = [*overrides["topology"], *overrides["workload"], *overrides["run"]]
+    for name, value in options.items():
+        run_overrides.append(Override(f"run.{name}", (name,), value, Place(name)))
+
+    require_packages()
+    kernel = ensure_kernel()
+    path = Path(out) if out is not None else sweep_run.default_folder(plan)
+    sweep_options = SweepOptions(jobs, Limits(timeout_s), Policy(retries, fail_fast), ray)
+    with sweep_run.points_forked(sweep_options):
+        points = sweep_run.plan_sweep(plan, kernel, run_overrides, ray)
+        folder = SweepDir.create(path)
+        started = SweepRun(plan, points, folder, sweep_options, command=sys.argv)
+        records = started.carry_out(shown_by(progress), lambda rows: None)
+    if check:
+        sweep_run.check_records(records, points)
+    return Sweep(folder)
+
+
+class DeployedNetwork:
+    """A network that stands until it is destroyed; as a context manager, until the block ends.
+
+    Notebooks show a deployment as its state, its hosts and its links.
+
+    Attributes:
+        name: Name of the deployment, by which ``testbed topo`` finds it, too.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        """Use `deployment`."""
+        self._deployment = deployment
+        self.name = deployment.name
+
+    def __repr__(self) -> str:
+        return f"DeployedNetwork({self.name!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.destroy()
+
+    def _repr_html_(self) -> str:
+        from testbed.report import notebook  # noqa: PLC0415 (only notebooks)
+
+        status = self.inspect()
+        hosts = [(host.name, host.datacenter, host.address) for host in status.hosts]
+        links: list[tuple[object, ...]] = []
+        for link in status.links:
+            rate_gbps = link.rate_bps / 1e9
+            links.append((link.source, link.target, rate_gbps, link.delay_ms, link.loss))
+        parts = [
+            notebook.paragraph(f"{status.name}: {status.state}, {status.clock} clock"),
+            notebook.rows_html(("host", "datacenter", "address"), hosts),
+            notebook.rows_html(("from", "to", "rate (Gbit/s)", "delay (ms)", "loss"), links),
+        ]
+        return notebook.box(parts)
+
+    def exec(
+        self, host: str, words: Sequence[str], *, check: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host, and wait for its end.
+
+        Args:
+            host: Name of a host, or of a datacenter for its border router.
+            words: The command and its arguments.
+            check: Whether an exit status other than 0 raises an exception.
+
+        Returns:
+            The command with its exit status and its output, as `subprocess.run` returns it.
+
+        Raises:
+            InputError: There is no such host, or no command.
+            GuestLost: The deployment has ended.
+            subprocess.CalledProcessError: The command failed, and `check` is true.
+            KeyboardInterrupt: Ctrl-C, which has ended the command.
+
+        Example:
+            ```python
+            print(net.exec("iowa-h0", ["ping", "-c1", "ohio-h0"]).stdout)
+            ```
+        """
+        self._check_exists()
+        request = exec_request(self._deployment, host, words)
+        out, err = io.BytesIO(), io.BytesIO()
+        status = call(self._deployment, request, out, err)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
+        completed = subprocess.CompletedProcess(
+            args=list(words),
+            returncode=status,
+            stdout=out.getvalue().decode(errors="replace"),
+            stderr=err.getvalue().decode(errors="replace"),
+        )
+        if check:
+            completed.check_returncode()
+        return completed
+
+    def set(self, settings: Mapping[str, Any]) -> None:
+        """Change links of the network; packets on their way are not lost.
+
+        Args:
+            settings: Values by key, as in {"wan.iowa-ohio.delay": "20 ms"}.
+
+        Raises:
+            InputError: A setting is wrong, or cannot change while the network stands.
+            RunError: The guest's kernel refuses a value.
+            GuestLost: The deployment has ended.
+
+        Example:
+            ```python
+            net.set({"wan.iowa-ohio.delay": "20 ms", "wan.iowa-ohio.loss": "1 %"})
+            ```
+        """
+        self._check_exists()
+        change(self._deployment, _sort_settings(settings, ["topology"])["topology"])
+
+    def inspect(self) -> DeploymentStatus:
+        """Look at the deployment: its state, clock and uptime, its hosts and links.
+
+        Returns:
+            The status, with the present settings of every link.
+
+        Example:
+            ```python
+            print(net.inspect().links[0].delay_ms)
+            ```
+        """
+        return status_of(self._deployment)
+
+    def destroy(self) -> None:
+        """End the deployment, and remove all that it has left."""
+        service.destroy(self._deployment)
+
+    def _check_exists(self) -> None:
+        """Check that the deployment has not been destroyed.
+
+        Raises:
+            GuestLost: It has been.
+        """
+        if not self._deployment.path.is_dir():
+            raise GuestLost(f"the deployment {self.name} has been destroyed")
+
+
+def deploy(
+    topology: str | Path | Topology,
+    *,
+    name: str | None = None,
+    clock: Clock = "real",
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    guest_memory: str | None = None,
+    progress: Progress | Callable[[RunProgress], object] | None = None,
+) -> DeployedNetwork:
+    """Build the network of a topology in a guest that stays until it is destroyed.
+
+    The end of a ``with`` block destroys the network. Without a block the network outlives this
+    process, and ``testbed topo destroy`` ends it.
+
+    Args:
+        topology: A preset's name, the path of a file, or a topology made in Python.
+        name: Name of the deployment; None: that of the topology.
+        clock: The guest's clock, real or virtual.
+        settings: Values of the topology to change, as in {"wan.iowa-ohio.delay": "20 ms"}.
+        seed: Random seed.
+        guest_memory: Memory of the guest, such as 2 GiB; None: from the number of hosts.
+        progress: As for `run`.
+
+    Returns:
+        The network, which stands.
+
+    Raises:
+        InputError: An argument is wrong, or the name is taken.
+        MachineError: This machine lacks something that the guest needs.
+        RunError: The network could not be built; nothing stays.
+        KeyboardInterrupt: Ctrl-C; nothing stays.
+
+    Example:
+        ```python
+        with testbed.deploy("two-sites") as net:
+            net.set({"wan.iowa-ohio.delay": "20 ms"})
+            print(net.exec("iowa-h0", ["ping", "-c1", "ohio-h0"]).stdout)
+        ```
+    """
+    reap()
+    overrides = _sort_settings(settings or {}, ["topology"])
+    model = _as_topology(topology, overrides["topology"])
+    options = RunOptions(clock=clock, seed=seed, guest_memory=guest_memory)
+    deployment = service.deploy(
+        name or model.name,
+        model,
+        clock=options.clock,
+        seed=options.seed,
+        memory_bytes=options.guest_memory,
+        progress=as_progress(progress),
+    )
+    return DeployedNetwork(deployment)
+
+
+def _sort_settings(
+    settings: Mapping[str, Any], targets: Sequence[str]
+) -> dict[str, list[Override]]:
+    """Sort settings by their target.
+
+    Args:
+        settings: Values by dotted key.
+        targets: What a key may begin with; the name of a single target may be left out.
+
+    Raises:
+        InputError: A key begins with no target.
+    """
+    overrides: dict[str, list[Override]] = {target: [] for target in targets}
     for key, value in settings.items():
         place = Place(f"settings {key}")
         target, *path = key.split(".")
+        if len(targets) == 1 and target != targets[0]:
+            target, path = targets[0], key.split(".")
         if target not in overrides or not path:
-            remedy = "start the key with topology. or workload."
+            prefixes = " or ".join(f"{name}." for name in targets)
+            remedy = f"start the key with {prefixes}"
             raise InputError(f"{key!r} is not a valid setting", place=place, remedy=remedy)
 
         override = Override(key, tuple(path), value, place)
@@ -287,6 +959,17 @@ def _as_workload(workload: str | Path | Workload, overrides: Sequence[Override])
     return workload
 
 
+def _as_experiment(
+    experiment: str | Path | Mapping[str, Any] | Experiment, overrides: Sequence[Override]
+) -> Experiment:
+    if isinstance(experiment, Experiment):
+        _refuse_settings(overrides)
+        return experiment
+    if isinstance(experiment, Mapping):
+        return Experiment.from_mapping(experiment, overrides)
+    return Experiment.load(experiment, overrides)
+
+
 def _refuse_settings(overrides: Sequence[Override]) -> None:
     """Refuse to change a model that was made in Python."""
     for override in overrides:
@@ -295,3 +978,28 @@ def _refuse_settings(overrides: Sequence[Override]) -> None:
             place=override.place,
             remedy="set the value where the model is created",
         )
+
+
+def _refuse_workload_settings(overrides: Sequence[Override]) -> None:
+    """Refuse settings of a workload where there is a script."""
+    for override in overrides:
+        raise InputError(
+            "workload settings do not apply to scripts",
+            place=override.place,
+            remedy="pass the script's options as its arguments, and ranks_per_host to run()",
+        )
+
+
+def _refuse_script_settings(settings: Mapping[str, object]) -> None:
+    """Refuse what only a script or a function has."""
+    for key, value in settings.items():
+        remedy = ""
+        if key == "ranks_per_host":
+            remedy = f'for a workload, use settings={{"workload.{key}": {value}}}'
+        raise InputError("applies only to scripts", place=Place(key), remedy=remedy)
+
+
+def _name_of(workload: str | Path | Workload | Callable[[], object]) -> str:
+    if isinstance(workload, Workload):
+        return workload.workload
+    return str(getattr(workload, "__name__", workload))

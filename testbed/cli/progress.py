@@ -19,17 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-STAGE_TEXTS = {
-    "modules": "collecting Python's modules",
-    "boot": "starting",
-    "workers": "starting workers",
-    "network": "building the network",
-    "verify": "measuring RTTs",
-    "measurement": "starting captures",
-    "import": "importing torch",
-    "ops": "running",
-    "report": "writing the report",
-}
+from testbed.execution.progress import STAGE_TEXTS
 
 
 def _show_nothing() -> None:

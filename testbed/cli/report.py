@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from testbed.cli.files import FigureOption, PaperWidthOption, check_figure_file, write_file
 from testbed.cli.options import Format, FormatOption
@@ -49,18 +48,16 @@ def report(
         return
 
     # Imported here because `testbed run` need not wait 0.6 s for these modules.
-    from testbed.analysis.summarize import collect  # noqa: PLC0415
     from testbed.report.load import load  # noqa: PLC0415
-    from testbed.report.page import write_page  # noqa: PLC0415
+    from testbed.report.make import make_again, open_readable  # noqa: PLC0415
     from testbed.report.perfetto import write_rank_traces  # noqa: PLC0415
 
     if rank_traces is not None and len(runs) > 1:
         remedy = "run `testbed report` once for each run"
         raise InputError("--rank-traces requires exactly one run", remedy=remedy)
-    folders = [_open_readable(path) for path in runs]
+    folders = [open_readable(path) for path in runs]
     for folder in folders:
-        collect(folder)
-        write_page(folder)
+        make_again(folder)
         if rank_traces is not None:
             write_rank_traces(folder, load(folder), rank_traces)
         print_tables(folder, output)
@@ -88,21 +85,3 @@ def _write_figures(runs: list[Path], out: Path, name: str | None, width: PaperWi
         image = paper_bytes(figures, ending, width)
     write_file(out, image, "--out")
     typer.echo(out)
-
-
-def _open_readable(path: Path) -> RunDir:
-    """Open a run folder whose plan this version can read.
-
-    Raises:
-        InputError: `path` is not a run folder, or its plan cannot be read.
-    """
-    folder = RunDir.open(path)
-    try:
-        folder.read_plan()
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"cannot read {folder.plan}: damaged, or written by another version of testbed "
-            f"({reason})\n  no file was changed"
-        ) from error
-    return folder

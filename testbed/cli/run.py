@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from pydantic import ValidationError
 
-from testbed.api import prepare
+from testbed.api import prepare, script_workload
 from testbed.cli.options import (
     Format,
     FormatOption,
@@ -23,13 +22,10 @@ from testbed.cli.output import print_files, print_tables
 from testbed.cli.plain_help import PlainCommand
 from testbed.cli.progress import display
 from testbed.core.errors import InputError, MachineError, Place
-from testbed.core.units import UnitError
-from testbed.spec.base import input_error
 from testbed.spec.options import run_options
 from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
-from testbed.spec.workload import Workload, load_workload
-from testbed.workloads.script.settings import Script
+from testbed.spec.workload import load_workload
 
 SCRIPT = "testbed.script"  # key of typer's context: the words after --
 
@@ -160,7 +156,8 @@ def run(
 
     if script:
         _refuse_workload(script, workload, overrides["workload"])
-        job = _script(script, script_settings, in_image=options.image is not None)
+        in_image = options.image is not None
+        job = script_workload(script, script_settings, in_image=in_image, place=Place(key="--"))
     else:
         _refuse_script_settings(script_settings)
         job = load_workload(workload or "collectives", overrides["workload"])
@@ -207,23 +204,3 @@ def _refuse_workload(script: list[str], workload: str | None, overrides: list[Ov
             place=Place(key="--set"),
             remedy="write the script's own options after the script",
         )
-
-
-def _script(words: list[str], settings: Mapping[str, object], *, in_image: bool) -> Workload:
-    """Make a workload of the user's script.
-
-    Args:
-        words: The script and its arguments.
-        settings: Values of other fields of `Script`.
-        in_image: Whether the script's programs are in a container image, and not on this machine.
-    """
-    try:
-        script: Script = Script.model_validate({"command": words, **settings})
-        if not in_image:
-            script.check_installed()
-    except ValidationError as error:
-        raise input_error(error, Script, lambda loc: Place(key="--")) from error
-    except UnitError as error:
-        raise InputError(error.what, place=Place(key="--"), remedy=error.remedy) from error
-    work: Workload = script
-    return work

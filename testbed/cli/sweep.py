@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,28 +15,33 @@ from testbed.cli.options import Format, FormatOption, Given, run_overrides, take
 from testbed.cli.output import wide_console
 from testbed.cli.plain_help import PlainGroup
 from testbed.cli.progress import PlainDisplay
-from testbed.cli.sweep_display import display, duration
+from testbed.cli.sweep_display import display
 from testbed.core.csv_text import csv_text
-from testbed.core.errors import InputError, Place, TestbedError
+from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
-from testbed.execution.guest_backend import guest_kernel_version
 from testbed.execution.requirements import require_packages
-from testbed.execution.versions import versions
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import parse_overrides
 from testbed.sweep.folder import SweepDir
-from testbed.sweep.fork_server import fork_server
-from testbed.sweep.local_executor import LocalExecutor, capacity, side_by_side
-from testbed.sweep.outputs import write_outputs, write_outputs_in_fork
-from testbed.sweep.point_record import PointRecord, read_point_record
-from testbed.sweep.points import PlannedPoint, check_size, index_of, plan_points, unique
+from testbed.sweep.local_executor import capacity, side_by_side
+from testbed.sweep.point_record import read_point_record
+from testbed.sweep.points import PlannedPoint, check_size, unique
+from testbed.sweep.progress import duration
 from testbed.sweep.run_point import Limits
-from testbed.sweep.scheduler import Executor, Policy, Scheduler, estimated_seconds
+from testbed.sweep.scheduler import Policy, estimated_seconds
+from testbed.sweep.sweep_run import (
+    SweepOptions,
+    SweepRun,
+    check_records,
+    default_folder,
+    not_done,
+    plan_sweep,
+    points_forked,
+)
 
 RUN = "run"
-CLUSTER_MEMORY = 2**60  # bytes; the memory of a cluster's machines is not known here
 
 SetOption = Annotated[
     list[str],
@@ -159,102 +163,21 @@ def run(
         *run_overrides(given),
     ]
 
-    path = out or Path("results", f"sweep-{plan.name}")
-    forks_points = not dry_run and ray is None
-    with fork_server() if forks_points else nullcontext():
-        points = plan_points(
-            plan,
-            versions(guest_kernel_version(kernel)),
-            changes,
-            machine_memory_bytes=None if ray is None else CLUSTER_MEMORY,
+    path = out or default_folder(plan)
+    if dry_run:
+        points = plan_sweep(plan, kernel, changes, ray)
+        _print_points(points, SweepDir(path.resolve()), job_count, output)
+        return
+
+    options = SweepOptions(job_count, Limits(timeout), Policy(retries, fail_fast), ray)
+    with points_forked(options):
+        points = plan_sweep(plan, kernel, changes, ray)
+        folder = SweepDir.create(path)
+        sweep = SweepRun(plan, points, folder, options, command=sys.argv)
+        records = sweep.carry_out(
+            display, lambda rows: sweep_results.print_points(folder, rows, output)
         )
-        if dry_run:
-            _print_points(points, SweepDir(path.resolve()), job_count, output)
-            return
-        sweep = SweepRun(
-            experiment=plan,
-            points=points,
-            folder=SweepDir.create(path),
-            jobs=job_count,
-            limits=Limits(timeout),
-            policy=Policy(retries, fail_fast),
-            ray_address=ray,
-        )
-        records = sweep.carry_out(output)
-
-    failed = [record for record in records.values() if record.state != "completed"]
-    if failed:
-        first = failed[0]
-        raise TestbedError(
-            f"{len(failed)} of {len(unique(points))} points failed; "
-            f"the first is {first.name}: {first.reason}"
-        )
-
-
-@dataclass(frozen=True)
-class SweepRun:
-    """A sweep that starts or goes on.
-
-    Attributes:
-        experiment: What the user wrote.
-        points: Its points, done or not.
-        folder: Where the results are.
-        jobs: How many guests may run side by side; None: as CPUs and memory allow.
-        limits: What a point may take.
-        policy: What is done about points that fail.
-        ray_address: Of the Ray cluster that runs the points; None: this machine runs them.
-    """
-
-    experiment: Experiment
-    points: list[PlannedPoint]
-    folder: SweepDir
-    jobs: int | None
-    limits: Limits
-    policy: Policy
-    ray_address: str | None
-
-    def carry_out(self, output: Format) -> dict[str, PointRecord]:
-        """Run the points that are not done, then make and print the table and make the page."""
-        make_outputs = write_outputs_in_fork if self.ray_address is None else write_outputs
-        with self.folder.locked(), self.folder.full_disk_reported(), ExitStack() as stack:
-            try:
-                records = self._run_points(stack)
-            except BaseException:
-                # The table can be made later; the error says why the sweep ended.
-                with suppress(Exception):
-                    make_outputs(self.folder)
-                raise
-            sweep_results.print_points(self.folder, make_outputs(self.folder), output)
-        return records
-
-    def _run_points(self, stack: ExitStack) -> dict[str, PointRecord]:
-        """Run the points that are not done; guests end with `stack`, while the outputs are made."""
-        self.folder.experiment.write_text(self.experiment.to_yaml())
-        index = index_of(self.experiment, self.points, sys.argv)
-        self.folder.write_index(index)
-        distinct = unique(self.points)
-        waiting = _not_done(distinct, self.folder)
-        if not waiting:
-            return {}
-
-        executor = self._executor()
-        stack.callback(executor.close)
-        done_before = len(distinct) - len(waiting)
-        with display(len(distinct), done_before) as progress:
-            scheduler = Scheduler(self.folder, executor, self.policy, progress)
-            return scheduler.run(waiting)
-
-    def _executor(self) -> Executor:
-        if self.ray_address is None:
-            return LocalExecutor(self.folder, capacity(self.jobs), self.limits)
-        from testbed.sweep.ray_executor import RayExecutor  # noqa: PLC0415 (an extra)
-
-        return RayExecutor(self.folder, self.ray_address, self.limits)
-
-
-def _not_done(points: list[PlannedPoint], folder: SweepDir) -> list[PlannedPoint]:
-    done = folder.done()
-    return [point for point in points if point.identity not in done]
+    check_records(records, points)
 
 
 def _job_count(text: str) -> int | None:
@@ -350,7 +273,7 @@ class Estimate:
 
 def _estimate(points: list[PlannedPoint], folder: SweepDir, jobs: int | None) -> Estimate:
     distinct = unique(points)
-    waiting = _not_done(distinct, folder)
+    waiting = not_done(distinct, folder)
     together = 0
     seconds: float | None = 0.0
     if waiting:

@@ -14,18 +14,8 @@ from rich.text import Text
 
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
+from testbed.sweep.progress import duration
 from testbed.sweep.scheduler import estimated_seconds
-
-
-def duration(seconds: float) -> str:
-    """Write a time as 42 s, 3:05 min or 2:10 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02} h"
 
 
 class SweepDisplay:

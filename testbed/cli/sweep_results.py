@@ -27,6 +27,7 @@ from testbed.report.paper.choice import PAPER_ENDINGS, choose_figures
 from testbed.report.tables import Grid, GridColumn, render
 from testbed.spec.base import suggest
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.index import key_columns
 from testbed.sweep.outputs import PointRows, write_outputs
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="folder of the sweep")]
@@ -62,17 +63,6 @@ PlotFileOption = Annotated[
         "\\[default: plot.html in the folder]",
     ),
 ]
-FIGURES = (
-    "time_us",
-    "bound_us",
-    "efficiency",
-    "step_ms",
-    "utilisation",
-    "final_loss",
-    "time_to_loss_s",
-    "wan_drops",
-    "faithful",
-)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -101,7 +91,7 @@ def table(
     if columns is not None:
         chosen = _asked_columns(results.columns, columns)
     elif output is Format.TABLE:
-        chosen = _key_columns(results.columns, sweep)
+        chosen = key_columns(results.columns, sweep.read_index())
     else:
         chosen = results.columns
     _print(chosen, results.select(chosen).rows(), output)
@@ -119,16 +109,6 @@ def _asked_columns(known: list[str], asked: str) -> list[str]:
             remedy = suggest(name, known, "known columns")
             raise InputError(f"unknown column {name!r}", remedy=remedy)
     return names
-
-
-def _key_columns(known: list[str], sweep: SweepDir) -> list[str]:
-    """The columns that a terminal shows: the swept keys and the key figures."""
-    index = sweep.read_index()
-    names = list(index.axes)
-    if index.repeated:
-        names.append("repeat")
-    names += ["state", "op", "bytes", *FIGURES]
-    return [name for name in dict.fromkeys(names) if name in known]
 
 
 def plot(
@@ -208,7 +188,7 @@ def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
     if output is not Format.TABLE:
         _print(columns, rows, output)
         return
-    chosen = _key_columns(columns, sweep)
+    chosen = key_columns(columns, sweep.read_index())
     positions = [columns.index(name) for name in chosen]
     chosen_rows: list[list[Any]] = []
     for row in rows:

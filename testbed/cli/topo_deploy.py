@@ -28,13 +28,12 @@ from testbed.cli.topo_shell import Shell
 from testbed.core.errors import InputError
 from testbed.core.units import format_figure, format_probability, format_rate, format_time
 from testbed.deployments import service
-from testbed.deployments.client import answer, call
+from testbed.deployments.client import answer, call, exec_request, node_names
 from testbed.deployments.folder import Deployment
 from testbed.deployments.reconfigure import change
 from testbed.deployments.requests import Request
 from testbed.deployments.status import DeploymentStatus, LinkStatus, status_of
 from testbed.plan.model import Network
-from testbed.spec.base import suggest
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 
@@ -236,16 +235,7 @@ def execute(
     """
     deployment = service.find(target)
     words = command[1:] if command[0] == "--" else command
-    if not words:
-        remedy = "use the form: testbed topo exec iowa-h0 -- ip address"
-        raise InputError("no command given", remedy=remedy)
-
-    known = nodes(deployment)
-    if host not in known:
-        what = f"{deployment.name} has no host {host!r}"
-        raise InputError(what, remedy=suggest(host, known, "hosts"))
-
-    request = Request(kind="exec", node=host, words=tuple(words))
+    request = exec_request(deployment, host, words)
     try:
         status = call(deployment, request, sys.stdout.buffer, sys.stderr.buffer)
     except BrokenPipeError:  # as in `... | head`
@@ -255,26 +245,13 @@ def execute(
     raise typer.Exit(status)
 
 
-def nodes(deployment: Deployment) -> list[str]:
-    """Names of nodes: hosts, datacenters (for their border routers), and the kernel's own names."""
-    network = deployment.read_plan().network
-    names: dict[str, None] = {}
-    for host in network.hosts:
-        names[host.name] = None
-    for datacenter in network.datacenters:
-        names[datacenter.name] = None
-    for node in deployment.read_ready().nodes:
-        names[node] = None
-    return list(names)
-
-
 def shell(target: TargetOption = None) -> None:
     """Open the prompt of Mininet: nodes, net, links, dump, pingall, iperf, commands on hosts.
 
     To run a command on a host, start with the name of the host: iowa-h0 ping -c1 ohio-h0.
     """
     deployment = service.find(target)
-    Shell(deployment, nodes(deployment), deployment.read_ready().commands).run()
+    Shell(deployment, node_names(deployment), deployment.read_ready().commands).run()
 
 
 def set_(

@@ -6,12 +6,13 @@ import errno
 import io
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from testbed.core.errors import GuestLost, RunError
+from testbed.core.errors import GuestLost, InputError, RunError
 from testbed.deployments.folder import Deployment
 from testbed.deployments.requests import (
     INTERRUPT,
@@ -22,10 +23,46 @@ from testbed.deployments.requests import (
     Request,
     RequestExchange,
 )
+from testbed.spec.base import suggest
 
 POLL_S = 0.005
 CHECK_S = 0.2  # between two looks whether the guest still lives
 INTERRUPTED = 128 + signal.SIGINT
+
+
+def exec_request(deployment: Deployment, node: str, words: Sequence[str]) -> Request:
+    """Make the request to run a command.
+
+    Args:
+        deployment: a running deployment.
+        node: a host, or a datacenter for its border router.
+        words: the command.
+
+    Raises:
+        InputError: there is no command, or no such node.
+    """
+    if not words:
+        remedy = "use the form: testbed topo exec iowa-h0 -- ip address"
+        raise InputError("no command given", remedy=remedy)
+
+    known = node_names(deployment)
+    if node not in known:
+        what = f"{deployment.name} has no host {node!r}"
+        raise InputError(what, remedy=suggest(node, known, "hosts"))
+    return Request(kind="exec", node=node, words=tuple(words))
+
+
+def node_names(deployment: Deployment) -> list[str]:
+    """Names of nodes: hosts, datacenters (for their border routers), and the kernel's own names."""
+    network = deployment.read_plan().network
+    names: dict[str, None] = {}
+    for host in network.hosts:
+        names[host.name] = None
+    for datacenter in network.datacenters:
+        names[datacenter.name] = None
+    for node in deployment.read_ready().nodes:
+        names[node] = None
+    return list(names)
 
 
 def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO) -> int:
@@ -104,7 +141,12 @@ def _interrupts_forwarded(exchange: RequestExchange) -> Iterator[None]:
     """Forward signals that would interrupt this process to the guest; the third is raised.
 
     The first two are not raised, because an interrupted write does not say how much was written.
+    Signals are those of the main thread; in another one nothing is forwarded.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
     forwarded = iter((INTERRUPT, KILL))
 
     def forward(number: int, frame: object) -> None:

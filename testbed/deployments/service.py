@@ -34,6 +34,8 @@ BASE_MEMORY_BYTES = 2**30
 HOST_MEMORY_BYTES = 16 * 2**20
 LONGEST_END_S = 10.0  # for a keeper to end its guest
 POLL_S = 0.02
+# The keepers that are children of this process, which have to be waited for, by folder.
+_keepers: dict[Path, subprocess.Popen[bytes]] = {}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -214,7 +216,7 @@ def _start_keeper(deployment: Deployment, plan: DeploymentPlan, spec: str, lock:
     deployment.spec.write_text(spec)
 
     with deployment.log.open("wb") as log:
-        subprocess.Popen(
+        _keepers[deployment.path] = subprocess.Popen(
             [sys.executable, "-m", "testbed.deployments.keeper", str(deployment.path)],
             pass_fds=[lock],
             stdin=subprocess.DEVNULL,
@@ -229,6 +231,9 @@ def destroy(deployment: Deployment) -> None:
     with _registry_locked():
         for number in (signal.SIGTERM, signal.SIGKILL):
             _end_keeper(deployment, number)
+        child = _keepers.pop(deployment.path, None)
+        if child is not None:
+            child.wait(LONGEST_END_S)
         shutil.rmtree(deployment.path, ignore_errors=True)
     reap()
     # After a restart of the machine another process may have the keeper's number.

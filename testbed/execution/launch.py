@@ -88,6 +88,11 @@ def launch(
             status.exit_status = INTERRUPTED
             status.reason = "interrupted by the user"
             raise
+        except Exception as error:
+            status.state = "failed"
+            status.exit_status = TestbedError.exit_status
+            status.reason = f"{type(error).__name__}: {error}"
+            raise
         finally:
             status.warnings += _remove_harmful_files(run)
             status.wall_seconds = round(time.monotonic() - began, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from testbed.execution.clock_watch import ClockWatch
 from testbed.execution.cpu_load import CpuLoad
@@ -26,6 +26,7 @@ OPERATIONS = "ops"
 END = "end"
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receiver of the progress of a run, such as a display."""
 

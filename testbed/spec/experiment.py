@@ -33,6 +33,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from testbed.core.errors import InputError, Place
@@ -277,6 +278,30 @@ class Experiment(Strict):
         stem = path.stem.lower()
         name = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
         source.setdefault("name", name or "experiment")
+        experiment = cls._of(source, overrides)
+        experiment._folder = path.parent
+        return experiment
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], overrides: Iterable[Override] = ()) -> Self:
+        """Make an experiment of what an experiment file would hold; paths are relative to here.
+
+        Args:
+            mapping: Keys and values as in a file.
+            overrides: Settings that are laid over them.
+
+        Raises:
+            InputError: The experiment is wrong; names every error.
+        """
+        try:
+            text = yaml_reader.dump(yaml_reader.plain(dict(mapping)))
+        except yaml.YAMLError as error:
+            reason = " ".join(map(str, error.args))
+            raise InputError(reason, place=Place("experiment")) from error
+        return cls._of(yaml_reader.parse(text, None), overrides)
+
+    @classmethod
+    def _of(cls, source: Section, overrides: Iterable[Override]) -> Self:
         apply_overrides(source, overrides)
         try:
             experiment = cls.model_validate(source)
@@ -285,7 +310,6 @@ class Experiment(Strict):
             raise input_error(error, cls, locate) from error
 
         experiment._places = _places_of_keys(source)
-        experiment._folder = path.parent
         return experiment
 
     @model_validator(mode="after")

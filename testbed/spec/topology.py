@@ -342,6 +342,13 @@ class Topology(Strict):
         """Make `to_yaml` write the name, which a file without one takes from its stem."""
         self.model_fields_set.add("name")
 
+    def _repr_html_(self) -> str:
+        """Draw the map of the topology, for notebooks."""
+        # A picture needs the layers above this one, and only notebooks ask for it.
+        from testbed.report.notebook import topology_html  # noqa: PLC0415
+
+        return topology_html(self)
+
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """Make the JSON schema (draft 7) of a topology file, for editors.

@@ -83,7 +83,7 @@ class _Reader:
     A place has a line only where `file` is a path: an argument of the command line has no lines.
     """
 
-    def __init__(self, loader: _SpecLoader, file: str | Path) -> None:
+    def __init__(self, loader: _SpecLoader, file: str | Path | None) -> None:
         self.loader = loader
         self.file = file
         self.open_nodes: set[int] = set()
@@ -145,12 +145,12 @@ class _Reader:
             lines[key.value] = key.start_mark.line + 1
 
 
-def parse(text: str, file: str | Path) -> Any:
+def parse(text: str, file: str | Path | None) -> Any:
     """Read the value of a YAML document.
 
     Args:
         text: The document.
-        file: What places name; with a line if `file` is a path.
+        file: What places name; with a line if `file` is a path, with a dotted key if it is None.
 
     Returns:
         A `Section`, `Items` or a scalar; None for an empty document.

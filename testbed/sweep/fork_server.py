@@ -9,12 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from types import ModuleType
 
 from testbed.core.leftovers import Kind, note
 from testbed.core.linux import die_with_parent
@@ -44,6 +46,22 @@ def fork_server() -> Iterator[None]:
     with note(Kind.TEMPORARY, socket_folder):
         forkserver.ensure_running()
         yield
+
+
+@contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Keep new processes from running the user's script again, within the block.
+
+    Multiprocessing has every process import the script that the interpreter was called with, in
+    case the process needs something of it. Points need nothing of it, and a script that starts a
+    sweep would start another one in each point.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def prepare_process() -> None:

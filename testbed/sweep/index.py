@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,17 @@ from testbed.spec.experiment import Plot
 from testbed.sweep.durable import write_durably
 
 FORMAT: Literal[1] = 1
+FIGURES = (
+    "time_us",
+    "bound_us",
+    "efficiency",
+    "step_ms",
+    "utilisation",
+    "final_loss",
+    "time_to_loss_s",
+    "wan_drops",
+    "faithful",
+)  # columns of the key figures
 
 
 class IndexedPoint(BaseModel):
@@ -51,6 +63,20 @@ class SweepIndex(BaseModel):
     def repeated(self) -> bool:
         """Whether points have repeats."""
         return any(point.repeat for point in self.points)
+
+
+def key_columns(known: Sequence[str], index: SweepIndex) -> list[str]:
+    """Choose the columns that people see first: the swept keys and the key figures.
+
+    Args:
+        known: All columns of the table.
+        index: Of the sweep.
+    """
+    names = list(index.axes)
+    if index.repeated:
+        names.append("repeat")
+    names += ["state", "op", "bytes", *FIGURES]
+    return [name for name in dict.fromkeys(names) if name in known]
 
 
 def read_index(path: Path) -> SweepIndex:

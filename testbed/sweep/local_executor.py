@@ -21,7 +21,7 @@ from testbed.core.errors import InputError
 from testbed.core.units import format_size
 from testbed.sweep import point_process
 from testbed.sweep.folder import SweepDir
-from testbed.sweep.fork_server import CONTEXT
+from testbed.sweep.fork_server import CONTEXT, main_module_hidden
 from testbed.sweep.guest_pool import GuestNeeds, GuestPool, PooledGuest
 from testbed.sweep.point_process import ExitStatus
 from testbed.sweep.point_record import PointRecord, read_point_record
@@ -149,7 +149,8 @@ class LocalExecutor:
             daemon=True,
         )
 
-        process.start()
+        with main_module_hidden():
+            process.start()
         self._processes.append(_PointProcess(attempt, process, guest))
 
     def wait(self, timeout_s: float) -> list[Finished]:

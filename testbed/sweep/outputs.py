@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from testbed.core.errors import MachineError
 from testbed.sweep.folder import SweepDir
-from testbed.sweep.fork_server import CONTEXT, prepare_process
+from testbed.sweep.fork_server import CONTEXT, main_module_hidden, prepare_process
 
 
 class PointRows(NamedTuple):
@@ -45,7 +45,9 @@ def write_outputs_in_fork(folder: SweepDir) -> PointRows:
     """
     try:
         with ProcessPoolExecutor(1, CONTEXT, initializer=prepare_process) as pool:
-            return pool.submit(write_outputs, folder).result()
+            with main_module_hidden():  # `submit` starts the process
+                future = pool.submit(write_outputs, folder)
+            return future.result()
     except BrokenProcessPool as error:
         raise MachineError(
             "the process that makes the sweep's tables was killed; this machine may have run out "

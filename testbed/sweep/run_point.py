@@ -15,6 +15,7 @@ from typing import Literal
 
 from testbed.core.errors import RunError, TestbedError
 from testbed.execution.launch import launch
+from testbed.execution.progress import SilentProgress
 from testbed.guest.resident import resident_cpu_seconds
 from testbed.runfolder.folder import RunDir
 from testbed.sweep.folder import is_disk_full
@@ -38,22 +39,6 @@ class PointResult:
     folder: Path
     record: PointRecord
     disk_full: bool
-
-
-class _NoProgress:
-    """The progress of a run, shown nowhere."""
-
-    def building(self, what: str, part: float) -> None:
-        pass
-
-    def stage(self, name: str) -> None:
-        pass
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        pass
-
-    def measured(self) -> None:
-        pass
 
 
 def carry_out(
@@ -127,7 +112,7 @@ def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Pa
             spec=point.spec,
             command=point.command,
             stall_limit_s=point.run.stall_limit / 1e9,
-            progress=_NoProgress(),
+            progress=SilentProgress(),
             resident_guest=guest_folder,
         )
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from testbed.cli.sweep_display import SweepDisplay, duration
+from testbed.cli.sweep_display import SweepDisplay
 from testbed.core.errors import InputError
 from testbed.spec.experiment import Experiment
 from testbed.sweep.local_executor import Capacity, capacity, side_by_side
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint, plan_points
+from testbed.sweep.progress import duration
 from testbed.sweep.scheduler import estimated_seconds
 
 

@@ -120,7 +120,7 @@ def test_lazy_import() -> None:
 
 def test_public_names() -> None:
     for name in testbed.__all__:
-        assert getattr(testbed, name).__name__ == name
+        assert getattr(testbed, name).__name__.removeprefix("testbed.") == name
 
     with pytest.raises(AttributeError, match="has no attribute 'Topologie'"):
         testbed.Topologie  # noqa: B018
