@@ -1,5 +1,6 @@
 """Python's way to everything: runs, functions and scripts as workloads, sweeps, deployments."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -70,6 +71,23 @@ def test_run_a_function(topology: testbed.Topology, tmp_path: Path) -> None:
     assert row["time_us"] >= ONE_WAY_US
     logs = [path.read_text() for path in (out / "logs").glob("rank*")]
     assert sum("the sum is 2" in text for text in logs) == 2
+
+
+def test_run_a_function_of_a_module(
+    topology: testbed.Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that uses other names of its module is imported by every rank."""
+    package = tmp_path / "src/my_project"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "training.py").write_text(
+        "import torch\nimport torch.distributed as dist\n\n\ndef train():\n"
+        "    dist.init_process_group('gloo')\n    dist.all_reduce(torch.ones(8))\n"
+    )
+    monkeypatch.syspath_prepend(package.parent)
+    train = importlib.import_module("my_project.training").train
+    run = testbed.run(topology, train, isolation="process", out=tmp_path / "run")
+    assert run.collectives.select("op", "bytes", "ranks").rows() == [("all_reduce", 32, 2)]
 
 
 def test_run_a_script_that_fails(topology: testbed.Topology, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_refused_function_leaves_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"script": ["no.py"]}, "script: there is no script no.py"),
+        ({"script": ["no.py"]}, "script: no such script: no.py"),
         (
             {"script": ["t.py"], "workload": "train"},
             "cannot run both a workload (train) and a script (t.py)",

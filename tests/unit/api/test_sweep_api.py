@@ -69,7 +69,7 @@ def test_html(folder: SweepDir) -> None:
 
 
 def test_no_sweep_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not the folder of a sweep"):
+    with pytest.raises(InputError, match="is not a sweep folder"):
         testbed.open_sweep(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_no_sweep_folder(tmp_path: Path) -> None:
     ("experiment", "arguments", "text"),
     [
         ("no-such", {}, "unknown experiment 'no-such'"),
-        ({"topology": "two-sites"}, {}, "sweep: it is missing"),
+        ({"topology": "two-sites"}, {}, "sweep: required key is missing"),
         ({**EXPERIMENT, "sweeep": 1}, {}, "sweeep: unknown key 'sweeep'"),
         ({**EXPERIMENT, "settings": {"run.seed": object()}}, {}, "cannot represent an object"),
         (EXPERIMENT, {"jobs": 0}, "jobs: 0 is not a valid number of guests"),
@@ -102,7 +102,7 @@ def test_wrong_arguments(
 def test_settings_of_a_model() -> None:
     experiment = Experiment.from_mapping(EXPERIMENT)
     assert experiment.sweep.size == 2
-    with pytest.raises(InputError, match="not a model"):
+    with pytest.raises(InputError, match="not to a model"):
         testbed.sweep(experiment, settings={"experiment.name": "mine"})
 
 
@@ -145,10 +145,10 @@ def test_failed_points_raise() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"name": "a b"}, "'a b' cannot be the name of a deployment"),
+        ({"name": "a b"}, "'a b' is not a valid deployment name"),
         ({"guest_memory": "much"}, "guest_memory"),
         ({"clock": "sun"}, "'sun' is not one of"),
-        ({"settings": {"wan.iowa-utah.delay": "1 ms"}}, "there is no WAN link 'iowa-utah'"),
+        ({"settings": {"wan.iowa-utah.delay": "1 ms"}}, "unknown WAN link 'iowa-utah'"),
         ({"settings": {"topology.mtu": 1}}, "topology.mtu"),
     ],
 )
