@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 SPAN = ("rank", "start_ns", "end_ns")
+IS_NOT_EMPTY = pl.col("start_ns") < pl.col("end_ns")
 INSTANCE = ["op", "bytes", "group_size", "phase", "iteration"]
 
 
@@ -58,7 +59,8 @@ def _spans_between(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
     )
     spans = by_step.explode("start_ns", "end_ns").drop_nulls()
     inside = spans.select("rank", _within_step("start_ns"), _within_step("end_ns"))
-    return inside.filter(pl.col("start_ns") < pl.col("end_ns"))
+
+    return inside.filter(IS_NOT_EMPTY)
 
 
 def _within_step(edge: str) -> pl.Expr:
@@ -80,17 +82,24 @@ def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
     Returns:
         A table of spans.
     """
-    optional = [column for column in ("dtype", "algorithm", "group") if column in ops.columns]
-    instance = [*INSTANCE, *optional]
-    are_known = pl.col("group_size") == ranks
-    if "group" in optional:
-        are_known |= pl.col("group") != ""
-    is_collective = ~pl.col("op").is_in(["send", "recv"])
+    instance = [*INSTANCE]
+    for column in ("dtype", "algorithm", "group"):
+        if column in ops.columns:
+            instance.append(column)
+
+    has_known_ranks = pl.col("group_size") == ranks
+    if "group" in instance:
+        has_known_ranks |= pl.col("group") != ""
+
+    is_message = pl.col("op").is_in(["send", "recv"])
     repeat = pl.int_range(pl.len()).over([*instance, "rank"])
-    together = ops.filter(are_known, is_collective).with_columns(repeat=repeat)
+    together = ops.filter(has_known_ranks, ~is_message).with_columns(repeat=repeat)
+
     last_start = pl.col("start_ns").max().over([*instance, "repeat"])
-    waits = together.select("rank", "start_ns", end_ns=pl.min_horizontal(last_start, "end_ns"))
-    return waits.filter(pl.col("start_ns") < pl.col("end_ns"))
+    until = pl.min_horizontal(last_start, "end_ns")
+    waits = together.select("rank", "start_ns", end_ns=until)
+
+    return waits.filter(IS_NOT_EMPTY)
 
 
 def lanes(ops: pl.DataFrame) -> list[int]:
@@ -109,9 +118,11 @@ def lanes(ops: pl.DataFrame) -> list[int]:
         if rank != present_rank:
             present_rank = rank
             free_from_ns = []
+
         lane = _first_free(free_from_ns, start_ns)
         free_from_ns[lane : lane + 1] = [end_ns]
         lane_of_row.append(lane)
+
     return lane_of_row
 
 

@@ -82,6 +82,7 @@ def cause_of_training(
     computes = training.compute_utilisation
     if computes is None:
         return None
+
     text = f"a rank computes for {computes:.0%} of the time"
     if computes >= MOST:
         return _cause("compute", text)
@@ -92,6 +93,7 @@ def cause_of_training(
     use = busiest(history, links, begin_ns, end_ns, exchanging_s)
     text += f" and waits for data or other ranks in the rest{_while_exchanging(use)}"
     evidence = Evidence(use, None, _window_share(flows), text)
+
     return _find_cause(evidence)
 
 
@@ -134,6 +136,7 @@ def cause_of_collectives(
     is_near_bound = main.efficiency is not None and main.efficiency >= FULL
     if grows and is_near_bound:
         return _cause("bandwidth", text)
+
     evidence = Evidence(use, grows, _window_share(flows), text)
     return _find_cause(evidence)
 
@@ -152,11 +155,13 @@ def _find_cause(evidence: Evidence) -> Cause | None:
     if window_share is not None and window_share >= MOST:
         waits = f"connections wait for TCP's window for {window_share:.0%} of the bytes"
         return _cause("window", f"{text}; {waits}")
+
     if evidence.grows and share is not None:
         return _cause("window", text)
 
     if evidence.grows is None and share is not None and share < IDLE:
         return _cause("latency", text)
+
     return None
 
 
@@ -208,6 +213,7 @@ def _use_during(
     begin_ns = min(iterations["start_ns"])
     end_ns = max(iterations["end_ns"])
     seconds = _union_ns(iterations) / 1e9
+
     return busiest(history, links, begin_ns, end_ns, seconds)
 
 
@@ -256,6 +262,7 @@ def busiest(
             share = min(1.0, sent_bits / (rate_bps * seconds))
             use = LinkUse(f"{source} to {direction.target}", share)
             uses.append(use)
+
     return max(uses, key=lambda use: use.share, default=None)
 
 
@@ -263,6 +270,7 @@ def _window_share(flows: pl.DataFrame | None) -> float | None:
     """Return the mean of window_limited_share, weighted by payload_bytes; None if not known."""
     if flows is None:
         return None
+
     columns = ["window_limited_share", "payload_bytes"]
     if not set(columns) <= set(flows.columns):
         return None
@@ -271,5 +279,6 @@ def _window_share(flows: pl.DataFrame | None) -> float | None:
     total_bytes = float(known["payload_bytes"].sum())
     if not total_bytes:
         return None
+
     waiting_bytes = known["window_limited_share"] * known["payload_bytes"]
     return float(waiting_bytes.sum()) / total_bytes

@@ -6,11 +6,11 @@ interface after another is looked at, with about 300 bytes of memory for each re
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +57,16 @@ class Captured:
         problems: what the captures lack.
     """
 
-    flows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=dict(schemas.FLOWS)))
-    throughput: pl.DataFrame = field(
-        default_factory=lambda: pl.DataFrame(schema=dict(schemas.THROUGHPUT))
-    )
-    operations: pl.DataFrame = field(
-        default_factory=lambda: pl.DataFrame(schema=dict(schemas.FLOW_OPS))
-    )
+    flows: pl.DataFrame = field(default_factory=lambda: _empty(schemas.FLOWS))
+    throughput: pl.DataFrame = field(default_factory=lambda: _empty(schemas.THROUGHPUT))
+    operations: pl.DataFrame = field(default_factory=lambda: _empty(schemas.FLOW_OPS))
     points: list[CaptureRow] = field(default_factory=list)
     sent: dict[tuple[str, str], Totals] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+
+
+def _empty(schema: schemas.Schema) -> pl.DataFrame:
+    return pl.DataFrame(schema=dict(schema))
 
 
 def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> Captured:
@@ -157,19 +157,31 @@ def _read_traces(
             reason = os.strerror(error.errno or 0)
             captured.problems.append(_problem(path, f"is not readable: {reason}"))
             continue
+
         traces[point] = trace
-        count = counted(path) or PacketCount(0, 0)
-        removed = 0 if trace.truncated else max(count.written - len(trace.packets), 0)
-        row = CaptureRow(
-            capture=path.name,
-            records=len(trace.packets),
-            removed_records=removed,
-            dropped=count.dropped,
-            truncated=trace.truncated,
-        )
+        row = _capture_row(path, trace)
         captured.points.append(row)
-        captured.problems += [_problem(path, gap) for gap in _gaps(row)]
+        for gap in _gaps(row):
+            captured.problems.append(_problem(path, gap))
+
     return traces
+
+
+def _capture_row(path: Path, trace: Trace) -> CaptureRow:
+    """Compare what could be read of a capture with what tcpdump says that it wrote."""
+    records = len(trace.packets)
+    count = counted(path) or PacketCount(0, 0)
+    removed = 0
+    if not trace.truncated:
+        removed = max(count.written - records, 0)
+
+    return CaptureRow(
+        capture=path.name,
+        records=records,
+        removed_records=removed,
+        dropped=count.dropped,
+        truncated=trace.truncated,
+    )
 
 
 def _problem(capture: Path, text: str) -> Problem:
@@ -295,9 +307,17 @@ def _feeders(
     network: Network, point: CapturePoint, points: list[CapturePoint]
 ) -> list[CapturePoint]:
     """Find the captures of what comes into a router and may leave it by a port into a WAN link."""
-    at_router = [other for other in points if other.at == point.at and other != point]
-    kinds = ("lan", "wan") if _carries_transit(network, point.at) else ("lan",)
-    return [other for other in at_router if other.kind in kinds]
+    kinds = {"lan"}
+    if _carries_transit(network, point.at):
+        kinds.add("wan")
+
+    feeders: list[CapturePoint] = []
+    for other in points:
+        is_at_router = other.at == point.at and other != point
+        if is_at_router and other.kind in kinds:
+            feeders.append(other)
+
+    return feeders
 
 
 def _are_whole(points: list[CapturePoint], traces: Traces) -> bool:
@@ -307,12 +327,14 @@ def _are_whole(points: list[CapturePoint], traces: Traces) -> bool:
 def _carries_transit(network: Network, datacenter: str) -> bool:
     """Tell whether packets between other datacenters ever cross the router of `datacenter`."""
     names = [center.name for center in network.datacenters]
-    pairs = list(itertools.permutations(names, 2))
+    pairs = list(permutations(names, 2))
     for state in network.extremes(rate=min, delay=min):  # they have all the routes that ever are
         for source, target in pairs:
             for path in state.paths(source, target):
-                if any(step.source == datacenter for step in path[1:]):
+                later_steps = path[1:]
+                if any(step.source == datacenter for step in later_steps):
                     return True
+
     return False
 
 
@@ -320,12 +342,14 @@ def _add_sent(captured: Captured, view: _View, mtu: int) -> None:
     """Add the totals of what was sent into the WAN link of a view."""
     if view.point.kind != "wan":
         return
+
     if view.near is not None:
         sent = view.near.sent_by(view.mac)
     elif view.arrivals:
         (sent,) = view.arrivals
     else:
         return
+
     captured.sent[view.link, view.from_dc] = totals(sent, mtu)
 
 
@@ -393,6 +417,7 @@ class _Sightings:
         if self.view.entries:
             start = entered
             has_both = has_arrived & has_entered
+
         delay_ns = (arrived - start)[has_both]
         waited_ns = (times_ns - entered)[has_entered]
         queueing_ns = delay_ns
@@ -403,6 +428,7 @@ class _Sightings:
         if self.view.whole:
             dropped = self._dropped(flow, entered)
             lost = int((~has_arrived).sum())
+
         return {
             **spread("delay", delay_ns),
             **spread("bottleneck", waited_ns),
@@ -420,6 +446,7 @@ class _Sightings:
         first_ns = flow.packets["time_ns"][0]
         if entered[0] != NEVER:
             first_ns = entered[0]
+
         last_ns = flow.packets["time_ns"][-1]
         is_within = (unsent_ns >= first_ns) & (unsent_ns <= last_ns)
         return int(is_within.sum())
@@ -485,9 +512,17 @@ class _End:
     @classmethod
     def of(cls, address: int, port: int, hosts: Mapping[int, str], plan: Plan) -> _End:
         host = hosts.get(address)
-        ranks = [rank.rank for rank in plan.workers.ranks if rank.host == host]
-        rank = ranks[0] if len(ranks) == 1 else None
-        return cls(host, rank, str(IPv4Address(address)), port)
+        ranks: list[int] = []
+        for rank in plan.workers.ranks:
+            if rank.host == host:
+                ranks.append(rank.rank)
+
+        return cls(
+            host=host,
+            rank=ranks[0] if len(ranks) == 1 else None,
+            address=str(IPv4Address(address)),
+            port=port,
+        )
 
     def row(self, end: str) -> Row:
         return {
@@ -517,7 +552,14 @@ class _FlowEnds:
         to_dc = view.to_dc
         if to_dc is None and target.host is not None:
             to_dc = plan.network.host(target.host).dc
-        return cls(view.link, view.from_dc, to_dc, source, target)
+
+        return cls(
+            link=view.link,
+            from_dc=view.from_dc,
+            to_dc=to_dc,
+            source=source,
+            target=target,
+        )
 
     @property
     def pair(self) -> Pair:
@@ -525,8 +567,13 @@ class _FlowEnds:
 
     def row(self) -> Row:
         """Give the columns of flows.parquet that name the flow."""
-        place = {"link": self.link, "from_dc": self.from_dc, "to_dc": self.to_dc}
-        return {**place, **self.source.row("src"), **self.target.row("dst")}
+        return {
+            "link": self.link,
+            "from_dc": self.from_dc,
+            "to_dc": self.to_dc,
+            **self.source.row("src"),
+            **self.target.row("dst"),
+        }
 
 
 def _bins(flow: Flow, number: int) -> pl.DataFrame:
@@ -574,6 +621,7 @@ class _Operations:
         ended = self._at_host(receiver).agg(end=pl.col("end_ns").max())
         both = begun.join(ended, on=[*OPERATION, "dtype", "repeat"])
         self._of_pair[pair] = both.sort("end", "begin")
+
         return self._of_pair[pair]
 
     def _at_host(self, host: str | None) -> pl.dataframe.group_by.GroupBy:
@@ -609,6 +657,7 @@ class _Operations:
         named = sums.join(numbered, on="row", how="left").sort("row")
         schema = pl.Schema(schemas.FLOW_OPS)
         table = named.with_columns(flow=pl.lit(number))
+
         return table.select(list(schema)).cast(schema)
 
 
@@ -640,4 +689,5 @@ def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints
         not_begun = begin[position[waiting]] > sent_ns[waiting]
         waiting = waiting[not_begun]
         position[waiting] += 1
+
     return np.where(position < count, position, -1)

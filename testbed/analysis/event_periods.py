@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import polars as pl
 
@@ -36,25 +37,37 @@ def periods(
     """
     if not changes:
         return []
-    trained = steps is not None and not steps.is_empty()
-    timed = steps if trained and steps is not None else ops
+
+    unit: Literal["operation", "step"] = "operation"
+    timed = ops
+    if steps is not None and not steps.is_empty():
+        unit = "step"
+        timed = steps
+
     of_rank_0 = timed.filter(rank=0)
     borders = _borders(changes, happened, of_rank_0)
     spans = list(pairwise(borders))
-    starts = [(0, (AS_BUILT,)), *((change.at_ns, change.what) for change in changes)]
-    rows: list[PeriodRow] = []
-    for number, (at_ns, clauses) in enumerate(starts):
-        row = PeriodRow(
-            at_s=at_ns / 1e9,
-            what=list(clauses),
-            unit="step" if trained else "operation",
-            seconds=None,
-            per_s=None,
-        )
-        if number < len(spans):
-            row = _with_progress(row, of_rank_0, *spans[number])
-        rows.append(row)
+
+    rows = [_without_progress(0, (AS_BUILT,), unit)]
+    for change in changes:
+        rows.append(_without_progress(change.at_ns, change.what, unit))
+
+    for number, (begin_ns, end_ns) in enumerate(spans):
+        rows[number] = _with_progress(rows[number], of_rank_0, begin_ns, end_ns)
+
     return rows
+
+
+def _without_progress(
+    at_ns: int, clauses: Sequence[str], unit: Literal["operation", "step"]
+) -> PeriodRow:
+    return PeriodRow(
+        at_s=at_ns / 1e9,
+        what=list(clauses),
+        unit=unit,
+        seconds=None,
+        per_s=None,
+    )
 
 
 def _borders(
@@ -63,10 +76,14 @@ def _borders(
     """Give the begin, the times of the changes, and the end, as Unix ns."""
     begin_ns, end_ns = 0, 0
     if not of_rank_0.is_empty():
-        begin_ns, end_ns = int(min(of_rank_0["start_ns"])), int(max(of_rank_0["end_ns"]))
+        begin_ns = int(min(of_rank_0["start_ns"]))
+        end_ns = int(max(of_rank_0["end_ns"]))
+
     if happened:
         begin_ns = happened[0].due_ns - changes[0].at_ns
-    return [begin_ns, *(change.time_ns for change in happened), end_ns]
+
+    times_ns = [change.time_ns for change in happened]
+    return [begin_ns, *times_ns, end_ns]
 
 
 def _with_progress(
@@ -75,8 +92,15 @@ def _with_progress(
     """Add what was finished from `begin_ns` to `end_ns`; nothing if the run was over before."""
     if end_ns <= begin_ns:
         return row
-    ended = (pl.col("end_ns") > begin_ns) & (pl.col("end_ns") <= end_ns)
-    finished = of_rank_0.filter(ended).height
+
+    ended_after = pl.col("end_ns") > begin_ns
+    ended_before = pl.col("end_ns") <= end_ns
+    finished = of_rank_0.filter(ended_after, ended_before).height
     seconds = (end_ns - begin_ns) / 1e9
-    progress = {"seconds": seconds, "finished": finished, "per_s": finished / seconds}
+    progress = {
+        "seconds": seconds,
+        "finished": finished,
+        "per_s": finished / seconds,
+    }
+
     return row.model_copy(update=progress)

@@ -83,19 +83,24 @@ def judge(
     problems: list[Problem] = []
     if watched is not None:
         problems += _of_clock(watched)
+
     if watched is not None and plan.clock == "real":
         problems += _of_machine(watched)
         problems += _of_clock_health(read_clock_health(run.strain))
+
     if status.state == "completed" and plan.network.changes and run.began_ns() is None:
         problems.append(_problem(ProblemCode.EVENTS_NOT_HAPPENED, NO_EVENTS))
+
     problems += _of_round_trips(summary.fidelity)
     if plan.network.tcp.packets_per_skb > 1:
         problems += _of_offload(summary.wan)
+
     problems += _of_rates(summary.rates)
     if summary.training is not None:
         problems += _of_computation(summary.training)
     if status.state != "completed":
         problems.append(_incomplete(status))
+
     return problems
 
 
@@ -119,6 +124,7 @@ def _of_machine(watched: Watched) -> Iterator[Problem]:
             f"of the operations (more than {BUSY:.0%} distorts them); {ADVICE}"
         )
         yield _problem(ProblemCode.CPU_BUSY, message)
+
     if watched.steal > STEAL:
         message = (
             f"the host withheld the CPUs of this virtual machine for {watched.steal:.1%} of the "
@@ -131,12 +137,14 @@ def _of_machine(watched: Watched) -> Iterator[Problem]:
 def _of_clock_health(health: ClockHealth | None) -> Iterator[Problem]:
     if health is None:
         return
+
     if health.late_us.p99 > LATE_US:
         message = (
             f"one timer in a hundred was {health.late_us.p99 / 1000:.1f} ms late or more "
             f"(limit {LATE_US / 1000:.0f} ms); {ADVICE}"
         )
         yield _problem(ProblemCode.TIMERS_LATE, message)
+
     held_back = max(health.throttled_s.values(), default=0.0) / max(health.seconds, 1e-9)
     if held_back > HELD_BACK:
         message = (
@@ -144,12 +152,14 @@ def _of_clock_health(health: ClockHealth | None) -> Iterator[Problem]:
             f"raise it with --cpus, or {ADVICE}"
         )
         yield _problem(ProblemCode.HOST_THROTTLED, message)
+
     if health.backlog_drops:
         message = (
             f"{health.backlog_drops} packets were dropped because the kernel's backlog was "
             f"full; {ADVICE}"
         )
         yield _problem(ProblemCode.BACKLOG_DROPS, message)
+
     for node, drops in health.fibre_drops.items():
         message = f"the fibre {node} dropped {drops} packets, but models no loss; {ADVICE}"
         yield _problem(ProblemCode.FIBRE_DROPS, message)
@@ -159,6 +169,7 @@ def _of_round_trips(rows: list[RoundTripRow]) -> Iterator[Problem]:
     for row in rows:
         if row.ok:
             continue
+
         expected = "unknown" if row.rtt_ms_expected is None else f"{row.rtt_ms_expected:.3f}"
         message = (
             f"the RTT between {row.source} and {row.target} was {row.rtt_ms_measured} ms "
@@ -181,6 +192,7 @@ def _of_rates(rows: list[RateRow]) -> Iterator[Problem]:
     for row in rows:
         if row.ok:
             continue
+
         rate, planned = format_rate(row.rate_bps, 3), format_rate(row.planned_bps, 3)
         message = (
             f"{row.source} sent to {row.target} at {rate} while its queue was not empty, "

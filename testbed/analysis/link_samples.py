@@ -91,6 +91,7 @@ def _rates_of_direction(
             ok=deviation <= RATE_PART,
         )
         rows.append(row)
+
     return rows
 
 

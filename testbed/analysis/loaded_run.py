@@ -69,13 +69,27 @@ class LoadedRun:
         problems: list[Problem] = []
         ops = _read_ops(folder, plan, problems)
         links = _read_links(folder, plan, problems)
-        steps = _read_steps(folder, plan, problems) if trains else None
+        steps: pl.DataFrame | None = None
+        if trains:
+            steps = _read_steps(folder, plan, problems)
+
         captured = _read_captures(folder, plan, ops, problems)
         events, event_problems = records.read(folder.events, EVENT)
         problems += event_problems
         changes = happened(plan, folder)
-        history = History.with_changes(plan, changes)
-        return cls(folder, plan, events, changes, history, ops, links, steps, captured, problems)
+
+        return cls(
+            folder=folder,
+            plan=plan,
+            events=events,
+            changes=changes,
+            history=History.with_changes(plan, changes),
+            ops=ops,
+            links=links,
+            steps=steps,
+            captured=captured,
+            problems=problems,
+        )
 
     @property
     def timed(self) -> pl.DataFrame:
@@ -98,14 +112,16 @@ class LoadedRun:
         Raises:
             OSError: a table cannot be written.
         """
-        self.ops.write_parquet(self.folder.ops)
-        self.links.write_parquet(self.folder.links)
+        folder, captured = self.folder, self.captured
+        self.ops.write_parquet(folder.ops)
+        self.links.write_parquet(folder.links)
         if self.steps is not None:
-            self.steps.write_parquet(self.folder.train)
-        if self.captured is not None:
-            self.captured.flows.write_parquet(self.folder.flows)
-            self.captured.throughput.write_parquet(self.folder.throughput)
-            self.captured.operations.write_parquet(self.folder.flow_ops)
+            self.steps.write_parquet(folder.train)
+
+        if captured is not None:
+            captured.flows.write_parquet(folder.flows)
+            captured.throughput.write_parquet(folder.throughput)
+            captured.operations.write_parquet(folder.flow_ops)
 
 
 @dataclass(frozen=True)
@@ -117,8 +133,18 @@ class _RankRecords:
 
     @classmethod
     def of(cls, plan: Plan, rank: Rank, rank_records: Sequence[Record]) -> _RankRecords:
-        datacenter = plan.network.host(rank.host).dc
-        return cls({"rank": rank.rank, "host": rank.host, "dc": datacenter}, rank_records)
+        place: dict[str, int | str] = {
+            "rank": rank.rank,
+            "host": rank.host,
+            "dc": plan.network.host(rank.host).dc,
+        }
+        return cls(place, rank_records)
+
+    def column(self, name: str) -> list[Any]:
+        """Give the values of a column of the table for these records."""
+        if name in self.place:
+            return [self.place[name]] * len(self.records)
+        return [getattr(record, name) for record in self.records]
 
 
 def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
@@ -131,15 +157,18 @@ def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFra
         path = folder.rank_ops(rank.rank)
         if may_be_missing and not path.exists():
             continue
+
         operations, file_problems = records.read(path, Operation, may_be_empty=True)
         problems += file_problems
         by_rank.append(_RankRecords.of(plan, rank, operations))
         if not operations:
             message = f"raw/{path.name} holds no operations, unlike the files of other ranks"
             idle.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
+
     some = any(rank_records.records for rank_records in by_rank)
     if some and plan.workers.workload != "script":
         problems += idle
+
     return _table(by_rank, schemas.OPS).sort("start_ns", "rank")
 
 
@@ -168,6 +197,7 @@ def _read_captures(
     """Make the tables of packet captures; None if there are none, or the plan is damaged."""
     if plan.capture == "none":
         return None
+
     try:
         with temporary_folder("testbed-captures-") as scratch:
             captured = read_captures(folder, plan, ops, scratch)
@@ -175,18 +205,18 @@ def _read_captures(
         message = f"cannot read the captures with this plan.json: {error}"
         problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
         return None
+
     problems += captured.problems
     return captured
 
 
 def _table(by_rank: Sequence[_RankRecords], schema: Schema) -> pl.DataFrame:
     """Make a table with the columns of `schema`, of records' fields and ranks' places."""
-    columns: dict[str, list[Any]] = {name: [] for name in schema}
-    for rank_records in by_rank:
-        place, rows = rank_records.place, rank_records.records
-        for name, values in columns.items():
-            if name in place:
-                values.extend([place[name]] * len(rows))
-            else:
-                values.extend([getattr(row, name) for row in rows])
+    columns: dict[str, list[Any]] = {}
+    for name in schema:
+        columns[name] = []
+        for rank_records in by_rank:
+            values = rank_records.column(name)
+            columns[name].extend(values)
+
     return pl.DataFrame(columns, schema=dict(schema))

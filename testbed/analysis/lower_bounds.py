@@ -178,6 +178,7 @@ class Bounds:
             if volume > 0:
                 pooled_ns = _time_ns(volume, pool.capacity_bps, pool.delay_ns)
                 bound_ns = max(bound_ns, pooled_ns)
+
         return bound_ns / 1000
 
     def crossings(self, collective: Collective, size: int) -> Iterator[Crossing]:
@@ -199,6 +200,7 @@ class Bounds:
                 needed = delays[self._next > 0]
             case DataFlow.ALL_TO_ALL:
                 needed = delays
+
         return float(needed.max(initial=0.0))
 
     def _messages_to_next(self, host_of_rank: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -244,6 +246,7 @@ class Bounds:
             to_relay = delays[:, relay, None]
             from_relay = delays[None, relay]
             np.minimum(delays, to_relay + from_relay, out=delays)
+
         return np.asarray(delays)
 
     def _path_delays(self) -> Matrix:
@@ -259,6 +262,7 @@ class Bounds:
                 source, target = self._dcs[a], self._dcs[b]
                 delays = [_path_delay_ns(state, source, target) for state in self._networks]
                 paths[a, b] = min(delays)
+
         return paths
 
     def _delays_to_others(self) -> Matrix:
@@ -308,6 +312,7 @@ class Bounds:
             for b in used - {a}:
                 from_a_to_b = from_a[:, self._dc_of == b]
                 least[a, b] = from_a_to_b.min()
+
         return least
 
     def _dc_cuts(self) -> Iterator[DirectedCut]:
@@ -402,6 +407,7 @@ def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
         capacity_bps = crossings[0].cut.capacity_bps
         crossed_ns = _time_ns(volume, capacity_bps, delay_ns)
         bound_ns = max(bound_ns, crossed_ns)
+
     return bound_ns / 1000
 
 

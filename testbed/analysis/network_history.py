@@ -77,6 +77,7 @@ class History:
                 pieces[-1] = pieces[-1]._replace(end_ns=end_ns)
             else:
                 pieces.append(Piece(begin_ns, end_ns, direction))
+
         return pieces
 
     def mean_rate_bps(self, link: str, source: str, begin_ns: int, end_ns: int) -> float:
@@ -101,6 +102,7 @@ class History:
             overlap_end_ns = min(piece.end_ns, end_ns)
             overlap_ns = max(0, overlap_end_ns - overlap_begin_ns)
             bits_times_1e9 += piece.direction.bottleneck.rate_bps * overlap_ns
+
         return bits_times_1e9 / (end_ns - begin_ns)
 
 

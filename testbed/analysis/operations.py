@@ -74,6 +74,7 @@ def iterations(measured: pl.DataFrame) -> pl.DataFrame:
     groups = pl.col("group").n_unique().over(SAME_OP)
     by_iteration = of_groups.with_columns(groups=groups).group_by(once, maintain_order=True)
     has_all_groups = pl.len() == pl.col("groups").first()
+
     return by_iteration.agg(
         pl.col("time_us", "slowest_us").max(),
         pl.col("wrong").sum(),
@@ -100,6 +101,7 @@ def _one_way_ns(otherwise: pl.Expr) -> pl.Expr:
     first_rank = pl.col("rank").arg_min()
     first_start, last_end = start.min(), end.max()
     root_start, root_end = start.get(first_rank), end.get(first_rank)
+
     return (
         pl.when(_flows(DataFlow.FROM_ROOT))
         .then(last_end - root_start)
@@ -147,6 +149,7 @@ def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
     different = counted.filter(~pl.col("alike"))
     for _key, records in different.group_by(once, maintain_order=True):
         parts.append(_repeats_by_time(records))
+
     return pl.concat(parts).sort("start_ns", "rank")
 
 
@@ -181,4 +184,5 @@ def _repeats_by_time(records: pl.DataFrame) -> pl.DataFrame:
         ranks.add(rank)
         last_end_ns = max(last_end_ns, end_ns)
         repeats.append(number)
+
     return records.with_columns(repeat=pl.Series(repeats, dtype=pl.Int64))

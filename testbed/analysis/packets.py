@@ -162,8 +162,10 @@ def read_trace(path: Path, scratch: Path | None = None) -> Trace:
 
     with scratch.open("wb") as out:
         truncated = _read_chunks(path, lambda chunk: out.write(chunk.data))
+
     if not scratch.stat().st_size:
         return Trace(NO_PACKETS, truncated)
+
     packets = np.memmap(scratch, PACKET, mode="r")
     return Trace(packets, truncated)
 
@@ -198,6 +200,7 @@ def totals(packets: Packets, mtu: int = 65535) -> Totals:
     wire_bytes = int(packets["wire_bytes"].sum(dtype=np.int64))
     ip_bytes = int(packets["ip_bytes"].sum(dtype=np.int64))
     times_ns = packets["time_ns"]
+
     return Totals(
         packets=len(packets) + extra,
         wire_bytes=wire_bytes + extra * ETHER_HEADER + extra_headers,
@@ -225,6 +228,7 @@ def extra_packets(packets: Packets, mtu: int) -> Ints:
     room = np.maximum(mtu - headers, 1)
     segments = -(-payload // room)
     extra = np.maximum(segments - 1, 0)
+
     return np.where(is_tcp & is_long, extra, 0)
 
 
@@ -242,6 +246,7 @@ def _chunks(path: Path) -> Iterator[Packets]:
             batch.extend(islice(records, CHUNK))
         except (NotWholeError, EOFError, struct.error) as error:
             damage = error
+
         if batch:
             yield _decode(batch)
         if damage is not None:
@@ -264,8 +269,13 @@ class _Headers:
 
     @classmethod
     def of(cls, frames: Sequence[bytes]) -> _Headers:
-        joined = b"".join([frame[:HEADERS].ljust(HEADERS, b"\0") for frame in frames])
-        return cls(np.frombuffer(joined, np.uint8), np.arange(len(frames)) * HEADERS)
+        padded: list[bytes] = []
+        for frame in frames:
+            padded.append(frame[:HEADERS].ljust(HEADERS, b"\0"))
+
+        data = np.frombuffer(b"".join(padded), np.uint8)
+        start = np.arange(len(frames)) * HEADERS
+        return cls(data, start)
 
     def field(self, kind: str, offset: int | Ints) -> NDArray[Any]:
         """Read a number of each record.
@@ -278,11 +288,11 @@ class _Headers:
             Shape (n,), of dtype `kind`; numbers beyond the end of the data have any value.
         """
         width = np.dtype(kind).itemsize
-        last_begin = len(self.data) - width
-        begin = np.minimum(self.start + offset, last_begin)
+        begin = np.minimum(self.start + offset, len(self.data) - width)
         positions = begin[:, None] + np.arange(width)
-        in_bytes = self.data[positions]
-        return np.ascontiguousarray(in_bytes).view(kind)[:, 0]
+        in_bytes = np.ascontiguousarray(self.data[positions])
+        numbers: NDArray[Any] = in_bytes.view(kind)
+        return numbers[:, 0]
 
     def mac(self, offset: int) -> NDArray[np.uint64]:
         """Read a MAC address of each record as a number; shape (n,)."""
@@ -332,6 +342,7 @@ def _decode(records: Sequence[Record]) -> Packets:
         begin = tcp_begin[row] + LEAST_TCP_HEADER
         end = ETHER_HEADER + packets["headers"][row]
         packets["scale"][row] = _window_scale(frames[row][begin:end])
+
     return packets
 
 
@@ -346,18 +357,22 @@ def _window_scale(options: bytes) -> int:
         kind = options[position]
         if kind == END_OF_OPTIONS:
             break
+
         if kind == NO_OPERATION:
             position += 1
             continue
 
         if position + 1 >= len(options):
             return UNKNOWN
+
         length = options[position + 1]
         if position + length > len(options):
             return UNKNOWN
         if kind == WINDOW_SCALE:
             return min(options[position + 2], MOST_SCALE)
+
         position += max(length, 2)
+
     return NO_SCALE
 
 
@@ -375,6 +390,7 @@ def _records(path: Path) -> Iterator[Record]:
     size = path.stat().st_size
     if size == 0:
         raise NotWholeError
+
     try:
         with path.open("rb") as file, RawPcapReader(file) as reader:  # type: ignore[arg-type]
             if isinstance(reader, RawPcapNgReader):
@@ -390,13 +406,16 @@ def _records(path: Path) -> Iterator[Record]:
 def _pcap_records(reader: RawPcapReader, size: int) -> Iterator[Record]:
     if reader.linktype != ETHERNET:
         raise NotWholeError
+
     unit_ns = 1 if reader.nano else 1000
     position = PCAP_HEADER
     for data, meta in reader:
         position += PCAP_RECORD + meta.caplen
         if position > size:
             break
+
         yield data, meta.wirelen, meta.sec * NS_PER_S + meta.usec * unit_ns
+
     if position != size:
         raise NotWholeError
 

@@ -11,6 +11,7 @@ adds is in the module `summary` of the workload's folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 from pydantic import ValidationError
@@ -44,6 +45,18 @@ from testbed.runfolder.summary import (
 Bound = Callable[[str, int, int], float | None]  # of an operation, bytes and ranks, in us
 
 
+@dataclass(frozen=True)
+class SameOperation:
+    """What the iterations of a row of the collectives have in common."""
+
+    op: str
+    bytes: int
+    ranks: int
+    dtype: str
+    algorithm: str
+    groups: str
+
+
 def collect(folder: RunDir) -> Summary:
     """Write the tables and the summary of a run; what is missing or damaged becomes a problem.
 
@@ -70,6 +83,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
     collective_rows = _collectives(run)
     wan = _wan(run)
     training = _training(run, of_workload)
+
     return Summary(
         collectives=collective_rows,
         wan=wan,
@@ -87,42 +101,74 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
 
 def _summarize_without_plan(folder: RunDir, error: str) -> Summary:
     """Summarize what needs no plan: the round trips and the stages. The tables are empty."""
-    message = f"cannot read plan.json ({error}): rates, bounds and host names are missing"
-    problems = [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
     pl.DataFrame(schema=dict(schemas.OPS)).write_parquet(folder.ops)
     pl.DataFrame(schema=dict(schemas.LINKS)).write_parquet(folder.links)
+
+    message = f"cannot read plan.json ({error}): rates, bounds and host names are missing"
+    problems = [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
     round_trips, round_trip_problems = read_round_trips(folder.fidelity)
+    problems += round_trip_problems
     events, event_problems = records.read(folder.events, EVENT)
-    problems += [*round_trip_problems, *event_problems]
-    return Summary(fidelity=round_trips, stages=stages(events, problems), problems=problems)
+    problems += event_problems
+    stage_rows = stages(events, problems)
+
+    return Summary(
+        fidelity=round_trips,
+        stages=stage_rows,
+        problems=problems,
+    )
 
 
 def _collectives(run: LoadedRun) -> list[CollectiveRow]:
     """Give a row per operation, size, group size and type, in the order of execution."""
-    phase = pl.col("phase")
-    of_script = (phase == "script") & ~pl.col("op").is_in(["send", "recv"])
-    measured = run.ops.filter((phase == "measure") | of_script)
+    measured = _measured(run.ops)
     if measured.is_empty():
         if run.steps is None and run.plan.workers.workload != "script":
             run.problems.append(_no_records("no measured operation was recorded"))
+
         return []
-    all_iterations = iterations(measured)
-    whole = all_iterations.filter("whole")
-    if whole.height < all_iterations.height:
-        partial = all_iterations.height - whole.height
-        message = f"{partial} iterations lack the record of a rank and were skipped"
-        problem = Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message)
-        run.problems.append(problem)
+
     groups = str(run.plan.workers.settings.get("groups", "all"))
     bound = _make_bound(measured, run)
     rows: list[CollectiveRow] = []
+    whole = _whole_iterations(measured, run)
     for key, group in whole.group_by(SAME_OP, maintain_order=True):
         op, size, ranks, dtype, algorithm = key
-        bound_us = bound(str(op), int(size), int(ranks))
-        row = _collective_row(str(op), int(size), int(ranks), group, bound_us)
-        names = {"dtype": dtype, "algorithm": algorithm, "groups": groups}
-        rows.append(row.model_copy(update=names))
+        operation = SameOperation(
+            op=str(op),
+            bytes=int(size),
+            ranks=int(ranks),
+            dtype=str(dtype),
+            algorithm=str(algorithm),
+            groups=groups,
+        )
+        bound_us = bound(operation.op, operation.bytes, operation.ranks)
+        row = _collective_row(operation, group, bound_us)
+        rows.append(row)
+
     return rows
+
+
+def _measured(ops: pl.DataFrame) -> pl.DataFrame:
+    """Select the operations that count: all measured ones, and the collectives of a script."""
+    phase = pl.col("phase")
+    is_message = pl.col("op").is_in(["send", "recv"])
+    is_measured = phase == "measure"
+    is_of_script = (phase == "script") & ~is_message
+    return ops.filter(is_measured | is_of_script)
+
+
+def _whole_iterations(measured: pl.DataFrame, run: LoadedRun) -> pl.DataFrame:
+    """Put operations into iterations, as `iterations`; those without a rank become a problem."""
+    every = iterations(measured)
+    whole = every.filter("whole")
+    partial = every.height - whole.height
+    if partial:
+        message = f"{partial} iterations lack the record of a rank and were skipped"
+        problem = Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message)
+        run.problems.append(problem)
+
+    return whole
 
 
 def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
@@ -138,15 +184,18 @@ def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
     """
     by_size: dict[int, list[Bounds]] = {}
     members = measured.select("group", "group_size", "rank").unique().sort("rank")
+    groups = members.group_by("group", "group_size", maintain_order=True)
     try:
-        for (_group, size), table in members.group_by("group", "group_size", maintain_order=True):
+        for (_group, size), table in groups:
             ranks = [run.plan.workers.ranks[rank] for rank in table["rank"]]
-            if len(ranks) == size:  # not so where groups have no names
+            has_name = len(ranks) == size  # else there are several groups without one
+            if has_name:
                 bounds = Bounds(run.plan.network, ranks)
                 by_size.setdefault(int(size), []).append(bounds)
     except (ValueError, KeyError, StopIteration):
         message = "plan.json has no path between two ranks: no lower bounds"
-        run.problems.append(Problem(code=ProblemCode.NO_BOUNDS, message=message))
+        problem = Problem(code=ProblemCode.NO_BOUNDS, message=message)
+        run.problems.append(problem)
         by_size = {}
 
     def bound(op: str, size: int, ranks: int) -> float | None:
@@ -159,34 +208,44 @@ def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
 
 
 def _collective_row(
-    op: str, size: int, ranks: int, group: pl.DataFrame, bound_us: float | None
+    operation: SameOperation, group: pl.DataFrame, bound_us: float | None
 ) -> CollectiveRow:
     """Sum up the iterations of one operation.
 
     Args:
-        op: name of the operation.
-        size: its bytes.
-        ranks: the ranks of a group.
+        operation: what they have in common.
         group: a row per iteration, as of `iterations`.
         bound_us: the lower bound; None: not known.
     """
     time_us = spread(group["time_us"])
-    algbw, efficiency = 0.0, None
+    slowest_us = spread(group["slowest_us"])
+    factor = bus_factor(operation.op, operation.ranks)
+    algbw = 0.0
+    efficiency: float | None = None
     if time_us.median > 0:
-        algbw = size / time_us.median / 1000
-        efficiency = None if bound_us is None else bound_us / time_us.median
+        algbw = operation.bytes / time_us.median / 1000
+        if bound_us is not None:
+            efficiency = bound_us / time_us.median
+
+    wrong: int | None = None
+    if group["checked"].any():
+        wrong = int(group["wrong"].sum())
+
     return CollectiveRow(
-        op=op,
-        bytes=size,
-        ranks=ranks,
+        op=operation.op,
+        bytes=operation.bytes,
+        ranks=operation.ranks,
         iterations=group.height,
         time_us=time_us,
-        slowest_us=spread(group["slowest_us"]).median,
+        slowest_us=slowest_us.median,
         algbw_gbytes=algbw,
-        busbw_gbytes=algbw * bus_factor(op, ranks),
+        busbw_gbytes=algbw * factor,
         bound_us=bound_us,
         efficiency=efficiency,
-        wrong=int(group["wrong"].sum()) if group["checked"].any() else None,
+        wrong=wrong,
+        dtype=operation.dtype,
+        algorithm=operation.algorithm,
+        groups=operation.groups,
     )
 
 
@@ -194,14 +253,19 @@ def _wan(run: LoadedRun) -> list[WanRow]:
     """Give a row per WAN direction of the plan."""
     begin_ns, end_ns = 0, 0
     if not run.timed.is_empty():
-        begin_ns, end_ns = min(run.timed["start_ns"]), max(run.timed["end_ns"])
+        begin_ns = min(run.timed["start_ns"])
+        end_ns = max(run.timed["end_ns"])
+
     rows: list[WanRow] = []
     for link in run.history.states[0].wan:
         for direction in link.directions:
-            rows.append(_wan_row(run, link.key, direction, begin_ns, end_ns))
-            if rows[-1].bytes is None:
-                ends = f"from {direction.source} to {direction.target}"
-                run.problems.append(_no_records(f"no sample of WAN link {link.key} {ends}"))
+            row = _wan_row(run, link.key, direction, begin_ns, end_ns)
+            rows.append(row)
+            if row.bytes is None:
+                ends = f"from {row.source} to {row.target}"
+                problem = _no_records(f"no sample of WAN link {link.key} {ends}")
+                run.problems.append(problem)
+
     return rows
 
 
@@ -215,18 +279,17 @@ def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end
         begin_ns: first start of all operations or steps, Unix ns.
         end_ns: their last end.
     """
-    samples = of_direction(run.links, link, direction.source)
+    source = direction.source
+    samples = of_direction(run.links, link, source)
     sent = _growth(samples, "bytes")
-    rate_bps = run.history.mean_rate_bps(link, direction.source, begin_ns, end_ns)
+    rate_bps = run.history.mean_rate_bps(link, source, begin_ns, end_ns)
     seconds = (end_ns - begin_ns) / 1e9
-    utilisation = None
+    utilisation: float | None = None
     if sent is not None and seconds > 0:
         utilisation = sent * 8 / (rate_bps * seconds)
-    captured = None
-    if run.captured is not None:
-        captured = run.captured.sent.get((link, direction.source))
-    return WanRow(
-        source=direction.source,
+
+    row = WanRow(
+        source=source,
         target=direction.target,
         link=link,
         bytes=sent,
@@ -234,9 +297,19 @@ def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end
         drops=_growth(samples, "drops"),
         rate_bps=round(rate_bps),
         mean_utilisation=utilisation,
-        captured_bytes=None if captured is None else captured.wire_bytes,
-        captured_packets=None if captured is None else captured.packets,
     )
+    if run.captured is None:
+        return row
+
+    captured = run.captured.sent.get((link, source))
+    if captured is None:
+        return row
+
+    columns = {
+        "captured_bytes": captured.wire_bytes,
+        "captured_packets": captured.packets,
+    }
+    return row.model_copy(update=columns)
 
 
 def _growth(samples: pl.DataFrame, counter: str) -> int | None:
@@ -255,14 +328,21 @@ def _transfers(run: LoadedRun) -> list[TransferRow]:
 
 def _transfer_row(transfer: TransferEnded, began_ns: int | None) -> TransferRow:
     seconds = (transfer.end_ns - transfer.start_ns) / 1e9
-    at_s = None if began_ns is None else (transfer.start_ns - began_ns) / 1e9
+    bps: float | None = None
+    if seconds > 0:
+        bps = 8 * transfer.received / seconds
+
+    at_s: float | None = None
+    if began_ns is not None:
+        at_s = (transfer.start_ns - began_ns) / 1e9
+
     return TransferRow(
         source=transfer.source,
         target=transfer.target,
         bytes=transfer.bytes,
         received=transfer.received,
         seconds=seconds,
-        bps=8 * transfer.received / seconds if seconds > 0 else None,
+        bps=bps,
         at_s=at_s,
         start_ns=transfer.start_ns,
         error=transfer.error,
@@ -307,9 +387,11 @@ def stages(events: Sequence[Event], problems: list[Problem]) -> list[StageRow]:
         elif isinstance(event, StageEnded) and event.stage in open_stages:
             began = open_stages.pop(event.stage)
             rows[event.stage] = _stage_row(began, event)
+
     for name in open_stages:
         message = f"the stage {name!r} did not end"
         problems.append(Problem(code=ProblemCode.STAGE_UNFINISHED, message=message))
+
     return list(rows.values())
 
 
@@ -327,11 +409,13 @@ def _stage_row(began: StageBegan, ended: StageEnded) -> StageRow:
 def _dominant(
     run: LoadedRun, collective_rows: Sequence[CollectiveRow], training: TrainingSummary | None
 ) -> Cause | None:
-    flows = None if run.captured is None else run.captured.flows
-    known = training is not None and training.compute_utilisation is not None
-    if known and training is not None and run.steps is not None:
-        return cause_of_training(run.history, training, run.steps, run.links, flows)
-    return cause_of_collectives(run.history, collective_rows, run.ops, run.links, flows)
+    flows: pl.DataFrame | None = None
+    if run.captured is not None:
+        flows = run.captured.flows
+
+    if training is None or training.compute_utilisation is None or run.steps is None:
+        return cause_of_collectives(run.history, collective_rows, run.ops, run.links, flows)
+    return cause_of_training(run.history, training, run.steps, run.links, flows)
 
 
 def _no_records(message: str) -> Problem:

@@ -118,8 +118,15 @@ class Acknowledgements:
         """Find the acknowledgements of a flow."""
         is_ack = flow.back["flags"] & ACK > 0
         packets = flow.back[is_ack]
-        byte = _unwrap(packets["ack"], int(flow.packets["seq"][0]))
-        return cls(packets, flow.back_rows[is_ack], byte, np.maximum.accumulate(byte))
+        origin = int(flow.packets["seq"][0])
+        byte = _unwrap(packets["ack"], origin)
+
+        return cls(
+            packets=packets,
+            rows=flow.back_rows[is_ack],
+            byte=byte,
+            top=np.maximum.accumulate(byte),
+        )
 
 
 def flows(trace: Trace, mac: str) -> Iterator[Flow]:
@@ -192,7 +199,9 @@ def endpoints(packets: Packets, *, reverse: bool = False) -> Keys:
     Returns:
         uint64, shape (n,).
     """
-    first, second = ("target", "source") if reverse else ("source", "target")
+    first, second = "source", "target"
+    if reverse:
+        first, second = second, first
     addresses = _pair(packets[first], packets[second], 32)
     ports = _pair(packets[f"{first}_port"], packets[f"{second}_port"], 16)
     return _hash(addresses, ports)
@@ -210,7 +219,8 @@ def identities(packets: Packets) -> Keys:
         uint64, shape (n,).
     """
     numbers = _pair(packets["seq"], packets["ack"], 32)
-    length_and_flags = _pair(packets["ip_bytes"].astype(np.uint64), packets["flags"], 8)
+    ip_bytes = packets["ip_bytes"].astype(np.uint64)
+    length_and_flags = _pair(ip_bytes, packets["flags"], 8)
     rest = _pair(packets["ip_id"], length_and_flags, 32)
     return _hash(endpoints(packets), numbers, rest)
 
@@ -228,6 +238,7 @@ def _rows_by_key(keys: Keys, rows: Ints) -> dict[int, Ints]:
     differs = ordered_keys[1:] != ordered_keys[:-1]
     starts = np.flatnonzero(np.r_[True, differs])
     groups = np.split(ordered_rows, starts[1:])
+
     return dict(zip(ordered_keys[starts].tolist(), groups, strict=True))
 
 
@@ -258,6 +269,7 @@ def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
     begins_with_syn = syns[0] == both[0]
     if not begins_with_syn:
         openings.insert(0, int(syns[0]))
+
     return openings
 
 
@@ -319,11 +331,13 @@ def _stream(packets: Packets) -> Stream:
     is_fin = flags & FIN > 0
     is_rst = flags & RST > 0
     marks = is_syn.astype(np.int64) + is_fin
+
     payload = packets["payload"].astype(np.int64)
     length = np.where(is_rst, 0, payload + marks)
     has_data = length > 0
 
-    begin = _unwrap(packets["seq"], int(packets["seq"][0]))
+    numbers = packets["seq"]
+    begin = _unwrap(numbers, int(numbers[0]))
     end = begin + length
     data_end = np.where(has_data, end, begin[0])
     top = np.maximum.accumulate(data_end)
@@ -373,8 +387,11 @@ class _Lateness:
         """Note that the packet at `row` begins at `end`, and not at `begin`."""
         position = int(np.searchsorted(self._growing, row))
         previous = self._growing[max(position - 1, 0)]
-        ids = int(self._ip_ids[previous]), int(self._ip_ids[row])
-        self.holes.append(_Hole(begin, end, ids, int(self._times_ns[row])))
+        id_before = int(self._ip_ids[previous])
+        id_after = int(self._ip_ids[row])
+        time_ns = int(self._times_ns[row])
+        hole = _Hole(begin, end, (id_before, id_after), time_ns)
+        self.holes.append(hole)
 
     def fill(self, row: int, begin: int, end: int) -> None:
         """Note that the packet at `row` has bytes below the highest one, from `begin` to `end`."""
@@ -456,6 +473,7 @@ class _Holes:
                 remaining.append(replace(hole, end=min(begin, hole.end)))
             if end < hole.end:
                 remaining.append(replace(hole, begin=max(end, hole.begin)))
+
         self._holes[first:last] = remaining
         return came_late
 
@@ -489,6 +507,7 @@ def _round_trips(flow: Flow, stream: Stream, acks: Acknowledgements) -> Row:
     sent_ns = flow.packets["time_ns"][rows]
     answered_ns = acks.packets["time_ns"][usable]
     rtt_ns = answered_ns - sent_ns
+
     return {"rtt_samples": len(rtt_ns), **spread("rtt", rtt_ns)}
 
 
@@ -516,12 +535,17 @@ def _sent_twice(stream: Stream, begin: Ints, end: Ints) -> Bools:
 
 def spread(name: str, values: Ints) -> Row:
     """Give the columns `name`_min_ns, _median_ns and _p95_ns of values in ns; None without any."""
-    if not len(values):
-        return {f"{name}_{quantile}_ns": None for quantile in QUANTILES}
-    numbers = np.quantile(values, list(QUANTILES.values()))
     columns: dict[str, int | float | str | None] = {}
-    for quantile, number in zip(QUANTILES, numbers, strict=True):
-        columns[f"{name}_{quantile}_ns"] = round(number)
+    for quantile in QUANTILES:
+        columns[f"{name}_{quantile}_ns"] = None
+
+    if not len(values):
+        return columns
+
+    numbers = np.quantile(values, list(QUANTILES.values()))
+    for column, number in zip(columns, numbers, strict=True):
+        columns[column] = round(number)
+
     return columns
 
 
@@ -546,6 +570,7 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
     if not duration_ns:
         return columns
 
+    # Bytes in flight, after each of them.
     sent = _latest(stream.top, order, 0)
     acked = _latest(acks.top, ack_positions, 0)
     flight = np.maximum(sent - acked, 0)
@@ -553,7 +578,8 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
     is_idle = flight_in_step == 0
     idle_share = float(step_ns[is_idle].sum() / duration_ns)
     columns["in_flight_max_bytes"] = int(flight.max())
-    columns["in_flight_mean_bytes"] = float((flight_in_step * step_ns).sum() / duration_ns)
+    weighted_bytes = (flight_in_step * step_ns).sum()
+    columns["in_flight_mean_bytes"] = float(weighted_bytes / duration_ns)
     columns["duration_ns"] = duration_ns
     columns["idle_share"] = idle_share
 
@@ -562,16 +588,19 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
         return columns
 
     window = _latest(windows, ack_positions, int(windows[0]))
-    is_full = (flight > 0) & (flight + _segment_bytes(flow, mtu) > window)
+    with_next_segment = flight + _segment_bytes(flow, mtu)
+    is_full = (flight > 0) & (with_next_segment > window)
     full_share = float(step_ns[is_full[:-1]].sum() / duration_ns)
     columns["window_limited_share"] = full_share
-    columns["network_limited_share"] = max(1 - (idle_share + full_share), 0.0)
+    other_share = 1 - (idle_share + full_share)
+    columns["network_limited_share"] = max(other_share, 0.0)
 
     is_open = acks.packets["flags"] & (SYN | RST) == 0
     open_windows = windows[is_open]
     if len(open_windows):
         columns["window_min_bytes"] = int(open_windows.min())
         columns["window_max_bytes"] = int(open_windows.max())
+
     return columns
 
 
@@ -601,6 +630,7 @@ def _latest(values: Ints, positions: Ints, initial: int) -> Ints:
     is_before_first = latest_event < 0
     latest_position = np.where(is_before_first, 0, positions[latest_event])
     latest_value = values[latest_position]
+
     return np.where(is_before_first, initial, latest_value)
 
 
@@ -615,10 +645,12 @@ def _windows(flow: Flow, acks: Acknowledgements) -> Ints | None:
         of_syns = packets["scale"][is_syn]
         if not len(of_syns) or of_syns[0] == UNKNOWN:
             return None
+
         scales.append(int(of_syns[0]))
 
     scale = 0 if NO_SCALE in scales else scales[0]
     is_syn = acks.packets["flags"] & SYN > 0
     shift = np.where(is_syn, 0, scale)
     windows = acks.packets["window"].astype(np.int64)
+
     return windows << shift

@@ -60,6 +60,7 @@ def verdict(status: Status | None, summary: Summary) -> str:
         return "The run is still in progress, or was killed; these are its results so far."
     if status.state == "completed":
         return _of_completed(summary)
+
     reason = (status.reason or "no reason was recorded").rstrip(".")
     verb = "was interrupted" if status.state == "interrupted" else status.state
     return f"The run {verb}: {reason}."
@@ -72,6 +73,7 @@ def _of_completed(summary: Summary) -> str:
             f"The run completed with {wrong} wrong values in the results of its collectives: "
             "do not use its figures."
         )
+
     cause = summary.dominant
     if summary.training is not None:
         figures = _of_training(summary.training, with_share=cause is None)
@@ -79,10 +81,12 @@ def _of_completed(summary: Summary) -> str:
         figures = _of_collective(main_operation(summary.collectives))
     else:
         return "The run completed; it holds no measured collective."
+
     if cause is not None:
         return f"{TITLES[cause.what]} dominates: {figures}; {cause.why}."
     if summary.training is not None:
         figures = figures[0].upper() + figures[1:]
+
     return f"{figures}{_of_busiest(summary.wan)}."
 
 
@@ -100,10 +104,14 @@ def _of_training(training: TrainingSummary, *, with_share: bool) -> str:
     step = _time(1000 * training.step_ms.median)
     text = f"a step of {training.method} takes {step} among {training.ranks} ranks"
     if with_share and training.compute_utilisation is not None:
-        text += f", of which {100 * training.compute_utilisation:.0f}{PERCENT} is computation"
+        share = 100 * training.compute_utilisation
+        text += f", of which {share:.0f}{PERCENT} is computation"
+
     if training.final_loss is not None:
-        seconds = format_time(round(1e9 * training.seconds), 3)
+        total_ns = round(1e9 * training.seconds)
+        seconds = format_time(total_ns, 3)
         text += f"; the loss is {training.final_loss:.3f} after {seconds}"
+
     return text
 
 
@@ -111,14 +119,17 @@ def _of_busiest(rows: Sequence[WanRow]) -> str:
     busiest: WanRow | None = None
     most = -1.0
     for row in rows:
-        if row.mean_utilisation is not None and row.mean_utilisation > most:
-            busiest, most = row, row.mean_utilisation
+        utilisation = row.mean_utilisation
+        if utilisation is not None and utilisation > most:
+            busiest = row
+            most = utilisation
+
     if busiest is None:
         return ""
-    return (
-        f"; the busiest WAN direction, {busiest.source} to {busiest.target}, is "
-        f"{100 * most:.0f}{PERCENT} used on average over the run"
-    )
+
+    share = f"{100 * most:.0f}{PERCENT}"
+    direction = f"{busiest.source} to {busiest.target}"
+    return f"; the busiest WAN direction, {direction}, is {share} used on average over the run"
 
 
 def _time(us: float) -> str:

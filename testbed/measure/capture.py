@@ -62,8 +62,10 @@ def check_filter(expression: str) -> None:
         raise MachineError(
             "captures need tcpdump, which is not installed\n  install it with: make setup"
         ) from error
+
     if result.returncode == 0:
         return
+
     last_line = result.stderr.strip().splitlines()[-1]
     reason = last_line.removeprefix("tcpdump: ").removeprefix(NO_EXPRESSION)
     raise InputError(
@@ -91,8 +93,10 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
     try:
         for tap in taps:
             running[tap] = _start(tap, settings, prefix)
+
         for tap, process in running.items():
             _wait_listening(tap, process)
+
         yield
         time.sleep(HELD_BACK_S if running else 0)
         for tap, process in running.items():
@@ -104,6 +108,7 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
     finally:
         for process in running.values():
             process.send_signal(signal.SIGINT)
+
         for process in running.values():
             process.wait()
 
@@ -179,6 +184,7 @@ def finish(capture: Path, mac: str, settings: Capturing) -> None:
     pieces = [piece for piece in numbered if piece.exists()]
     if not pieces:
         return
+
     log = log_of(capture).read_text(errors="replace")
     listening = re.search(r"listening on ([^,\s]+)", log)
     interface = listening[1] if listening else capture.stem
@@ -194,8 +200,10 @@ def counted(capture: Path) -> PacketCount | None:
         log = log_of(capture).read_text(errors="replace")
     except OSError:
         return None
+
     written = re.search(r"(\d+) packets? captured", log)
     dropped = re.search(r"(\d+) packets? dropped by kernel", log)
     if written is None or dropped is None:
         return None
+
     return PacketCount(int(written[1]), int(dropped[1]))

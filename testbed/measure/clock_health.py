@@ -54,6 +54,7 @@ class Observations:
             samples=len(self.late_us),
         )
         throttled_s = {name: round(seconds, 3) for name, seconds in self.throttled_s.items()}
+
         return ClockHealth(
             seconds=round(self.seconds, 3),
             late_us=lateness,
@@ -86,6 +87,7 @@ def watching(groups: Path = CGROUPS) -> Iterator[Observations]:
         observations.seconds = time.monotonic() - began
         for name, seconds in throttled_seconds(groups).items():
             observations.throttled_s[name] = seconds - throttled_before.get(name, 0.0)
+
         observations.backlog_drops = backlog_drops() - drops_before
 
 
@@ -109,10 +111,12 @@ def throttled_seconds(groups: Path) -> Mapping[str, float]:
     for limit in groups.rglob("cpu.max"):
         if limit.read_text().startswith("max"):
             continue
+
         lines = (limit.parent / "cpu.stat").read_text().splitlines()
         stat = dict(line.split() for line in lines)
         name = str(limit.parent.relative_to(groups))
         seconds[name] = int(stat.get("throttled_usec", 0)) / 1e6
+
     return seconds
 
 

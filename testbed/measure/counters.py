@@ -90,11 +90,13 @@ class CounterReader:
                 length, kind = struct.unpack_from("=IH", data, position)
                 if kind == NLMSG_DONE:
                     return counters
+
                 body = position + MESSAGE_HEADER.size
                 interface_index, _handle, parent = struct.unpack_from("=iII", data, body + 4)
                 if parent == TC_H_ROOT:
                     attributes = body + QDISC_HEADER.size
                     counters[interface_index] = _decode(data, attributes, position + length)
+
                 position += _aligned(length)
 
 
@@ -123,11 +125,13 @@ def _decode(data: memoryview, begin: int, end: int) -> Counters:
     for kind, stats_begin, stats_end in _attributes(data, begin, end):
         if kind != TCA_STATS2:
             continue
+
         for stats_kind, payload, _end in _attributes(data, stats_begin, stats_end):
             if stats_kind == TCA_STATS_BASIC:
                 sent_bytes, packets = struct.unpack_from("=QI", data, payload)
             elif stats_kind == TCA_STATS_QUEUE:
                 _length, backlog_bytes, drops = struct.unpack_from("=III", data, payload)
+
     return Counters(sent_bytes, packets, drops, backlog_bytes)
 
 
@@ -142,6 +146,7 @@ def sampling(ports: Sequence[SampledPort], path: Path) -> Iterator[None]:
     if not ports:
         yield
         return
+
     stop = threading.Event()
     sampler = threading.Thread(
         target=_sample_until, args=(ports, path, stop), name="link-counters", daemon=True
@@ -164,9 +169,11 @@ def _sample_until(ports: Sequence[SampledPort], path: Path, stop: threading.Even
             out.flush()
             if is_last:
                 return
+
             samples += 1
             if samples % SAMPLES_PER_INTERVAL == 0:
                 interval_s *= 2
+
             stop.wait(interval_s)
 
 
@@ -175,8 +182,16 @@ def _sample(ports: Sequence[SampledPort], reader: CounterReader) -> Iterator[str
     time_ns = time.time_ns()
     by_router: dict[socket.socket, dict[int, Counters]] = {}
     for port in ports:
-        if port.connection not in by_router:
-            by_router[port.connection] = reader.read(port.connection)
-        counters = by_router[port.connection][port.interface_index]
-        direction = {"source": port.source, "target": port.target, "link": port.link}
-        yield json.dumps({"time_ns": time_ns, **direction, **vars(counters)}) + "\n"
+        router = port.connection
+        if router not in by_router:
+            by_router[router] = reader.read(router)
+
+        counters = by_router[router][port.interface_index]
+        sample = {
+            "time_ns": time_ns,
+            "source": port.source,
+            "target": port.target,
+            "link": port.link,
+            **vars(counters),
+        }
+        yield json.dumps(sample) + "\n"

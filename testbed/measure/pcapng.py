@@ -22,11 +22,22 @@ PACKET_HEADER = struct.Struct("<IIIIIII")
 BLOCK_HEADER = struct.Struct("<II")  # type, length
 BLOCK_LENGTH = struct.Struct("<I")  # at the end of a block
 END_OF_OPTIONS, IF_NAME, IF_TSRESOL, IF_FILTER, EPB_FLAGS = 0, 2, 9, 11, 2  # kinds of options
-INBOUND_FLAG, OUTBOUND_FLAG = 1, 2
 SECONDS_RESOLUTION = b"\x09"  # 10^-9 s
 ETHERNET = 1
 SOURCE_MAC = slice(6, 12)  # of a frame
 READ = 1 << 20  # bytes at a time
+
+
+def _option(kind: int, value: bytes) -> bytes:
+    header = struct.pack("<HH", kind, len(value))
+    padding = bytes(-len(value) % 4)
+    return header + value + padding
+
+
+# Options of a packet's block: its direction.
+INBOUND = _option(EPB_FLAGS, struct.pack("<I", 1)) + _option(END_OF_OPTIONS, b"")
+OUTBOUND = _option(EPB_FLAGS, struct.pack("<I", 2)) + _option(END_OF_OPTIONS, b"")
+FRAMELESS = PACKET_HEADER.size + len(OUTBOUND) + BLOCK_LENGTH.size  # bytes of a block without frame
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,10 @@ def write_pcapng(target: Path, pieces: Sequence[Path], interface: CapturedInterf
         for piece in sorted(pieces, key=_begin):
             with piece.open("rb") as file:
                 whole = _copy(file, out, own_mac)
+
         if not whole:
             out.write(BLOCK_HEADER.pack(PACKET, 32))
+
     new.replace(target)
 
 
@@ -84,6 +97,7 @@ def _copy(file: BinaryIO, out: BinaryIO, own_mac: bytes) -> bool:
     head = file.read(FILE_HEADER)
     if len(head) < FILE_HEADER or struct.unpack_from("<I", head)[0] != NANOSECOND_PCAP:
         return False
+
     rest = b""
     while data := file.read(READ):
         rest += data
@@ -91,17 +105,14 @@ def _copy(file: BinaryIO, out: BinaryIO, own_mac: bytes) -> bool:
         for block, end in _blocks(rest, own_mac):
             out.write(block)
             done = end
+
         rest = rest[done:]
+
     return not rest
 
 
 def _blocks(data: bytes, own_mac: bytes) -> Iterator[tuple[bytes, int]]:
     """Give for each whole record its block, and where the next record begins."""
-    flags = {
-        True: _option(EPB_FLAGS, struct.pack("<I", OUTBOUND_FLAG)) + _option(END_OF_OPTIONS, b""),
-        False: _option(EPB_FLAGS, struct.pack("<I", INBOUND_FLAG)) + _option(END_OF_OPTIONS, b""),
-    }
-    frameless = PACKET_HEADER.size + len(flags[True]) + BLOCK_LENGTH.size
     position = 0
     while position + RECORD_HEADER.size <= len(data):
         seconds, nanoseconds, kept, wire = RECORD_HEADER.unpack_from(data, position)
@@ -109,14 +120,18 @@ def _blocks(data: bytes, own_mac: bytes) -> Iterator[tuple[bytes, int]]:
         position = begin + kept
         if position > len(data):
             return
+
         frame = data[begin:position]
+        options = OUTBOUND if frame[SOURCE_MAC] == own_mac else INBOUND
         padding = bytes(-kept % 4)
-        length = frameless + kept + len(padding)
+        length = FRAMELESS + kept + len(padding)
+
         time_ns = seconds * NS_PER_S + nanoseconds
-        high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
-        header = PACKET_HEADER.pack(PACKET, length, 0, high, low, kept, wire)
-        options = flags[frame[SOURCE_MAC] == own_mac]
-        yield b"".join((header, frame, padding, options, BLOCK_LENGTH.pack(length))), position
+        time_high = time_ns >> 32
+        time_low = time_ns & 0xFFFFFFFF
+        header = PACKET_HEADER.pack(PACKET, length, 0, time_high, time_low, kept, wire)
+        end = BLOCK_LENGTH.pack(length)
+        yield b"".join((header, frame, padding, options, end)), position
 
 
 def _block(kind: int, body: bytes) -> bytes:
@@ -124,13 +139,11 @@ def _block(kind: int, body: bytes) -> bytes:
     return BLOCK_HEADER.pack(kind, length) + body + BLOCK_LENGTH.pack(length)
 
 
-def _option(kind: int, value: bytes) -> bytes:
-    return struct.pack("<HH", kind, len(value)) + value + bytes(-len(value) % 4)
-
-
 def _section() -> bytes:
-    version, unknown_length = (1, 0), -1
-    return _block(SECTION, struct.pack("<IHHq", BYTE_ORDER_MAGIC, *version, unknown_length))
+    version = (1, 0)
+    unknown_length = -1
+    body = struct.pack("<IHHq", BYTE_ORDER_MAGIC, *version, unknown_length)
+    return _block(SECTION, body)
 
 
 def _interface(interface: CapturedInterface) -> bytes:
@@ -139,4 +152,6 @@ def _interface(interface: CapturedInterface) -> bytes:
     if interface.filter:
         options += _option(IF_FILTER, b"\0" + interface.filter.encode())
     options += _option(END_OF_OPTIONS, b"")
-    return _block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, interface.snap_bytes) + options)
+
+    header = struct.pack("<HHI", ETHERNET, 0, interface.snap_bytes)
+    return _block(INTERFACE, header + options)

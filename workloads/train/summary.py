@@ -61,6 +61,7 @@ def summarize(
         message = "no training step was recorded after the warm-up"
         problems.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
         return None
+
     computing = _of_computing_ranks(measured)
     durations_ns = computing["end_ns"] - computing["start_ns"]
     compute_ms, step_ms = _mean_ms(computing["compute_ns"]), _mean_ms(durations_ns)
@@ -71,6 +72,7 @@ def summarize(
     ranks = len(plan.workers.ranks)
     flops = _flops_utilisation(settings, tokens_per_s / ranks)
     wan_bytes = _wan_bytes(links, measured)
+
     return TrainingSummary(
         method=settings.get("method"),
         steps=count,
@@ -160,13 +162,19 @@ def _overlapped_ms(steps: pl.DataFrame, ops: pl.DataFrame, exposed_ms: float) ->
     in_training = ops.filter(phase="train")
     if in_training.is_empty():
         return None
+
     busy_ns = 0
     for (rank,), operations in in_training.sort("start_ns").group_by("rank"):
         of_rank = steps.filter(rank=rank)
-        if not of_rank.is_empty():
-            begin_ns, end_ns = min(of_rank["start_ns"]), max(of_rank["end_ns"])
-            busy_ns += _union_ns(operations, begin_ns, end_ns)
-    return max(0.0, busy_ns / steps.height / 1e6 - max(0.0, exposed_ms))
+        if of_rank.is_empty():
+            continue
+
+        begin_ns = min(of_rank["start_ns"])
+        end_ns = max(of_rank["end_ns"])
+        busy_ns += _union_ns(operations, begin_ns, end_ns)
+
+    busy_ms = busy_ns / steps.height / 1e6
+    return max(0.0, busy_ms - max(0.0, exposed_ms))
 
 
 def _union_ns(operations: pl.DataFrame, begin_ns: int, end_ns: int) -> int:
@@ -177,9 +185,13 @@ def _union_ns(operations: pl.DataFrame, begin_ns: int, end_ns: int) -> int:
         begin_ns: beginning of the time that counts.
         end_ns: its end.
     """
-    union_ns, covered_until = 0, begin_ns
-    for start_ns, stop_ns in operations.select("start_ns", "end_ns").iter_rows():
+    union_ns = 0
+    covered_until = begin_ns
+    spans = operations.select("start_ns", "end_ns")
+    for start_ns, stop_ns in spans.iter_rows():
+        counted_from = max(start_ns, covered_until)
         counted_until = min(stop_ns, end_ns)
-        union_ns += max(0, counted_until - max(start_ns, covered_until))
+        union_ns += max(0, counted_until - counted_from)
         covered_until = max(covered_until, counted_until)
+
     return union_ns
