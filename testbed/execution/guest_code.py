@@ -57,7 +57,10 @@ def code_for_guests(
         MachineError: the bundle cannot be made, because something cannot be imported.
     """
     project = Path(testbed.__file__).parent.parent
-    compileall.compile_dir(project / "testbed", quiet=2)  # a guest could not keep what it compiles
+    # A guest could not keep what it compiles. Ranks read the script of their workload, and what they
+    # read takes virtual time: compiled, it is the same in every run, whatever ran here before.
+    for folder in ("testbed", "workloads"):
+        compileall.compile_dir(project / folder, quiet=2)
     environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
     readable = [project, Path(sys.prefix), Path(sys.base_prefix)]
     if not bundled:
