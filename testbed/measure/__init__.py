@@ -1,1 +1,1 @@
-"""Measurements in the background of the workers: link counters and packet captures."""
+"""Take link counters, packet captures and clock health of a run, sampled in the background."""

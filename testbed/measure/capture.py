@@ -1,4 +1,4 @@
-"""Capture packets with tcpdump, and make a pcapng file for each interface of what it writes."""
+"""Capture packets with tcpdump, and write a pcapng file for each interface."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from testbed.core.errors import InputError, MachineError, Place, RunError
 from testbed.measure.pcapng import CapturedInterface, write_pcapng
 from testbed.plan.model import CAPTURE_BUFFER_BYTES, Capturing
 
-# tcpdump gets packets from the ring after at most 1 s, and what it has not got at its end is lost
+# tcpdump reads packets from the ring within 1 s; packets still in the ring at its end are lost
 HELD_BACK_S = 1.5
-FILES = 4  # that tcpdump fills in turn; of a capture that reaches its limit, the newest stay
-MEGABYTE = 1_000_000  # tcpdump counts the size of a file in these
+FILES = 4  # files that tcpdump fills in turn; a capture at its limit keeps the newest files
+MEGABYTE = 1_000_000  # tcpdump's unit of file size
 NO_EXPRESSION = "can't parse filter expression: "
-WHEN_IDLE = ["chrt", "--idle", "0"]  # runs a command only when no other process can run
+WHEN_IDLE = ["chrt", "--idle", "0"]  # runs a command only while no other process can run
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Tap:
     """An interface to capture.
 
     Attributes:
-        path: the pcapng file that is to be made.
-        pid: of a process in the interface's network namespace.
-        interface: its name.
-        inbound: whether only incoming packets count.
+        path: the pcapng file to write.
+        pid: a process in the interface's network namespace.
+        interface: name of the interface.
+        inbound: whether to capture only incoming packets.
     """
 
     path: Path
@@ -42,18 +42,18 @@ class Tap:
 
 
 class PacketCount(NamedTuple):
-    """What tcpdump says of a capture: packets written, and packets that the kernel dropped."""
+    """tcpdump's counts for a capture: packets written, and packets dropped by the kernel."""
 
     written: int
     dropped: int
 
 
 def check_filter(expression: str) -> None:
-    """Let tcpdump compile a filter.
+    """Check a capture filter by letting tcpdump compile the expression.
 
     Raises:
-        InputError: it is not an expression of pcap-filter(7).
-        MachineError: there is no tcpdump.
+        InputError: `expression` is not valid in pcap-filter(7).
+        MachineError: tcpdump is not installed.
     """
     command = ["tcpdump", "-d", "-y", "EN10MB", "--", expression]
     try:
@@ -77,16 +77,17 @@ def check_filter(expression: str) -> None:
 
 @contextmanager
 def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> Iterator[None]:
-    """Capture within the block.
+    """Capture packets of all taps within the block.
 
     Args:
-        taps: what is captured.
-        settings: filter, snap length, limit of each capture.
-        yielding: let captures wait until nothing else can run. On a virtual clock they then change
-            no time, for they never come between two processes that are woken at the same instant.
+        taps: interfaces to capture.
+        settings: filter, snap length, and size limit of each capture.
+        yielding: let captures run only while no other process can. On a virtual clock, such
+            captures do not change the time, because they never run between two processes that wake
+            at the same instant.
 
     Raises:
-        RunError: a tcpdump ends before the block does.
+        RunError: a tcpdump process ended before the block.
     """
     prefix = WHEN_IDLE if yielding else []
     running: dict[Tap, subprocess.Popen[str]] = {}
@@ -114,7 +115,7 @@ def capturing(taps: Sequence[Tap], settings: Capturing, *, yielding: bool) -> It
 
 
 def _start(tap: Tap, settings: Capturing, prefix: list[str]) -> subprocess.Popen[str]:
-    """Start tcpdump in the namespace of a tap, as the owner of its folder; `prefix` comes first."""
+    """Start tcpdump in a tap's namespace as the owner of the tap's folder; `prefix` comes first."""
     enter = ["nsenter", f"--net=/proc/{tap.pid}/ns/net", "--"]
     command = [*prefix, *enter, *_as_owner(tap.path.parent), *_tcpdump(tap, settings)]
     with log_of(tap.path).open("w") as log:
@@ -128,7 +129,7 @@ def _start(tap: Tap, settings: Capturing, prefix: list[str]) -> subprocess.Popen
 
 
 def _tcpdump(tap: Tap, settings: Capturing) -> list[str]:
-    """Give the command line of tcpdump."""
+    """Return the command line of tcpdump for a tap."""
     buffer_kib = CAPTURE_BUFFER_BYTES // 1024
     file_size = settings.limit_bytes // FILES // MEGABYTE
     command = ["tcpdump", "-i", tap.interface, "-s", str(settings.snap_bytes)]
@@ -140,7 +141,7 @@ def _tcpdump(tap: Tap, settings: Capturing) -> list[str]:
 
 
 def _as_owner(folder: Path) -> list[str]:
-    """Give the command that lets tcpdump run as the owner of a folder, with its rights to capture.
+    """Return the command prefix that runs tcpdump as the owner of a folder, with capture rights.
 
     As root, tcpdump gives its files to root, which not every file system allows.
     """
@@ -151,12 +152,12 @@ def _as_owner(folder: Path) -> list[str]:
 
 
 def log_of(capture: Path) -> Path:
-    """Name the file of what tcpdump says about a capture."""
+    """Return the path of tcpdump's log for a capture."""
     return capture.with_suffix(".log")
 
 
 def _pieces_of(capture: Path) -> Path:
-    """Name the files of tcpdump, which adds a digit."""
+    """Return the base path of tcpdump's files, to which tcpdump adds a digit."""
     return capture.with_suffix(".pcap")
 
 
@@ -169,12 +170,12 @@ def _wait_listening(tap: Tap, process: subprocess.Popen[str]) -> None:
 
 
 def finish(capture: Path, mac: str, settings: Capturing) -> None:
-    """Make the pcapng file of what tcpdump left, unless that has been done.
+    """Write the pcapng file of a finished capture, unless the file exists already.
 
     Args:
-        capture: the pcapng file.
-        mac: address of the interface.
-        settings: of the capture.
+        capture: path of the pcapng file.
+        mac: hardware address of the interface.
+        settings: settings of the capture.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -195,7 +196,7 @@ def finish(capture: Path, mac: str, settings: Capturing) -> None:
 
 
 def counted(capture: Path) -> PacketCount | None:
-    """Read what tcpdump counted; None if its log is missing or cut."""
+    """Read tcpdump's packet counts of a capture; None if the log is missing or incomplete."""
     try:
         log = log_of(capture).read_text(errors="replace")
     except OSError:

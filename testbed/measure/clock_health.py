@@ -1,7 +1,7 @@
 """Watch for signs that a kernel on the real clock cannot keep up.
 
-These are late timers, packets without room, and hosts that were held back. On the virtual clock
-there is nothing to watch: no time passes while the machine computes.
+The signs are late timers, packets dropped because a backlog was full, and throttled hosts. On the
+virtual clock nothing needs watching: no time passes while the machine computes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from testbed.runfolder.records import ClockHealth, TimerLateness
 
 CGROUPS = Path("/sys/fs/cgroup")
 INTERVAL_NS = 20_000_000
-# A line for each CPU, whose second field counts packets without room.
+# One line per CPU; the second field counts packets dropped because the backlog was full.
 SOFTNET = Path("/proc/net/softnet_stat")
 PERCENTILE = 0.99
 
 
 @dataclass
 class Observations:
-    """What was seen while the clock was watched.
+    """Signs of overload recorded while the clock was watched.
 
     Attributes:
-        seconds: for how long it was.
-        late_us: by how much each timer was late.
-        throttled_s: for how long each control group was held back, by name.
-        backlog_drops: packets that found no room in the kernel's backlog.
+        seconds: duration of the watch in seconds.
+        late_us: delay of each timer in us.
+        throttled_s: time in seconds that each control group was throttled, by name.
+        backlog_drops: number of packets dropped because the kernel's backlog was full.
     """
 
     seconds: float = 0.0
@@ -40,10 +40,10 @@ class Observations:
     backlog_drops: int = 0
 
     def record(self, fibre_drops: Mapping[str, int]) -> ClockHealth:
-        """Make the record for raw/strain.json.
+        """Return the record for raw/strain.json.
 
         Args:
-            fibre_drops: drops of each fibre that should have none, by interface.
+            fibre_drops: number of unexpected drops of each fibre, by interface.
         """
         late_us = sorted(self.late_us) or [0.0]
         p99 = late_us[min(len(late_us) - 1, int(PERCENTILE * len(late_us)))]
@@ -66,10 +66,10 @@ class Observations:
 
 @contextmanager
 def watching(groups: Path = CGROUPS) -> Iterator[Observations]:
-    """Watch within the block; the observations are complete after it.
+    """Watch the clock within the block; the observations are complete after the block.
 
     Args:
-        groups: the folder of the control groups, which must outlive the block.
+        groups: folder of the control groups, which must outlive the block.
     """
     observations = Observations()
     stop = threading.Event()
@@ -99,10 +99,10 @@ def _time_timers(late_us: list[float], stop: threading.Event) -> None:
 
 
 def throttled_seconds(groups: Path) -> Mapping[str, float]:
-    """Read for how long each control group that has a CPU limit was held back by this limit.
+    """Return how long the CPU limit throttled each control group that has one.
 
     Args:
-        groups: the folder of the control groups.
+        groups: folder of the control groups.
 
     Returns:
         Seconds by the group's name below `groups`.
@@ -121,5 +121,5 @@ def throttled_seconds(groups: Path) -> Mapping[str, float]:
 
 
 def backlog_drops() -> int:
-    """Count packets that found no room in the backlog of a CPU since this machine was started."""
+    """Return the number of packets dropped since boot because a CPU's backlog was full."""
     return sum(int(line.split()[1], 16) for line in SOFTNET.read_text().splitlines())

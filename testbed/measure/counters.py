@@ -1,7 +1,7 @@
-"""Sample the counters of WAN ports while a run goes on.
+"""Sample the counters of WAN ports during a run.
 
-A sample is one dump of queueing disciplines per router, decoded here by hand: pyroute2 needs about
-a millisecond of CPU for each, which a sample every 20 ms of emulated time cannot afford.
+A sample is one dump of the queueing disciplines of each router, decoded here by hand: pyroute2
+needs about a millisecond of CPU time per dump, too much for a sample every 20 ms of emulated time.
 
 Messages are those of rtnetlink(7) and linux/rtnetlink.h, attributes those of linux/gen_stats.h.
 """
@@ -23,11 +23,11 @@ TC_H_ROOT = 0xFFFFFFFF
 TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 7, 1, 3
 MESSAGE_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port
 QDISC_HEADER = struct.Struct("=BBHiIII")  # tcmsg: family, padding (2), interface, handle, parent
-ATTRIBUTE_HEADER = struct.Struct("=HH")  # length with this header, type
+ATTRIBUTE_HEADER = struct.Struct("=HH")  # length including this header, type
 NESTED_AND_ORDER = 0xC000  # bits of an attribute's type
 BUFFER_BYTES = 1 << 16
 FIRST_INTERVAL_S = 0.02
-SAMPLES_PER_INTERVAL = 500  # after so many samples the interval doubles: a long run stays small
+SAMPLES_PER_INTERVAL = 500  # then the interval doubles, which limits the samples of a long run
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SampledPort:
     """A WAN port to sample.
 
     Attributes:
-        connection: a netlink socket in the network namespace of its router.
-        interface_index: of its interface there.
+        connection: netlink socket in the network namespace of the port's router.
+        interface_index: index of the port's interface in that namespace.
         source: the datacenter that sends.
         target: the datacenter that receives.
         link: key of the WAN link.
@@ -51,7 +51,7 @@ class SampledPort:
 
 @dataclass(frozen=True)
 class Counters:
-    """Of a root queueing discipline, since it was made; the backlog is the present one."""
+    """Counters of a root qdisc since the qdisc was made, and the present backlog."""
 
     bytes: int
     packets: int
@@ -60,7 +60,7 @@ class Counters:
 
 
 class CounterReader:
-    """Reads counters, one answer after another into the same buffer; each thread needs its own.
+    """Reader of qdisc counters that reuses one buffer for all answers; each thread needs its own.
 
     A new buffer for each answer would cost 16 page faults.
     """
@@ -69,10 +69,10 @@ class CounterReader:
         self._buffer = bytearray(BUFFER_BYTES)
 
     def read(self, connection: socket.socket) -> dict[int, Counters]:
-        """Read the counters of the root queueing discipline of each interface.
+        """Return the counters of the root qdisc of each interface.
 
         Args:
-            connection: a netlink socket, in whose namespace the interfaces are.
+            connection: netlink socket in the namespace of the interfaces.
 
         Returns:
             The counters by interface index.
@@ -101,17 +101,17 @@ class CounterReader:
 
 
 def read_counters(connection: socket.socket) -> dict[int, Counters]:
-    """Read counters once; see `CounterReader.read`."""
+    """Return the counters of root qdiscs by interface index; see `CounterReader.read`."""
     return CounterReader().read(connection)
 
 
 def _aligned(length: int) -> int:
-    """Round a length up as netlink does."""
+    """Return `length` rounded up to netlink's alignment."""
     return (length + 3) & ~3
 
 
 def _attributes(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Give type, begin and end of the payload of each attribute between two positions."""
+    """Yield type, begin and end of the payload of each attribute between two positions."""
     position = begin
     while position + ATTRIBUTE_HEADER.size <= end:
         length, kind = ATTRIBUTE_HEADER.unpack_from(data, position)
@@ -120,7 +120,7 @@ def _attributes(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, i
 
 
 def _decode(data: memoryview, begin: int, end: int) -> Counters:
-    """Decode the counters of a queueing discipline from its attributes."""
+    """Return the counters of a qdisc, decoded from its attributes."""
     sent_bytes = packets = drops = backlog_bytes = 0
     for kind, stats_begin, stats_end in _attributes(data, begin, end):
         if kind != TCA_STATS2:
@@ -137,10 +137,10 @@ def _decode(data: memoryview, begin: int, end: int) -> Counters:
 
 @contextmanager
 def sampling(ports: Sequence[SampledPort], path: Path) -> Iterator[None]:
-    """Sample within the block: once at its begin, then at intervals, and once at its end.
+    """Sample within the block: at the start, then at intervals, and at the end.
 
     Args:
-        ports: what to sample; nobody else uses their sockets within the block.
+        ports: ports to sample; no other code uses their sockets within the block.
         path: the file to which records are appended (`testbed.runfolder.records.LinkSample`).
     """
     if not ports:
@@ -178,7 +178,7 @@ def _sample_until(ports: Sequence[SampledPort], path: Path, stop: threading.Even
 
 
 def _sample(ports: Sequence[SampledPort], reader: CounterReader) -> Iterator[str]:
-    """Give the lines of a sample: the fields of `testbed.runfolder.records.LinkSample`."""
+    """Yield the lines of one sample, with the fields of `testbed.runfolder.records.LinkSample`."""
     time_ns = time.time_ns()
     by_router: dict[socket.socket, dict[int, Counters]] = {}
     for port in ports:

@@ -1,4 +1,4 @@
-"""Turn tcpdump's classic captures into pcapng files, with the interface and packets' directions.
+"""Convert tcpdump's classic captures to pcapng, with the interface and each packet's direction.
 
 Blocks and options: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html.
 """
@@ -17,7 +17,7 @@ FILE_HEADER = 24  # bytes
 RECORD_HEADER = struct.Struct("<IIII")  # seconds, nanoseconds, bytes kept, bytes on the wire
 BYTE_ORDER_MAGIC = 0x1A2B3C4D
 SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6  # types of blocks
-# Of a packet's block: type, length, interface, time (high, low), bytes kept, bytes on the wire.
+# A packet block: type, length, interface, time (high, low), bytes kept, bytes on the wire.
 PACKET_HEADER = struct.Struct("<IIIIIII")
 BLOCK_HEADER = struct.Struct("<II")  # type, length
 BLOCK_LENGTH = struct.Struct("<I")  # at the end of a block
@@ -34,7 +34,7 @@ def _option(kind: int, value: bytes) -> bytes:
     return header + value + padding
 
 
-# Options of a packet's block: its direction.
+# Options of a packet block: the packet's direction.
 INBOUND = _option(EPB_FLAGS, struct.pack("<I", 1)) + _option(END_OF_OPTIONS, b"")
 OUTBOUND = _option(EPB_FLAGS, struct.pack("<I", 2)) + _option(END_OF_OPTIONS, b"")
 FRAMELESS = PACKET_HEADER.size + len(OUTBOUND) + BLOCK_LENGTH.size  # bytes of a block without frame
@@ -42,7 +42,7 @@ FRAMELESS = PACKET_HEADER.size + len(OUTBOUND) + BLOCK_LENGTH.size  # bytes of a
 
 @dataclass(frozen=True)
 class CapturedInterface:
-    """Where a capture was made: name and address of the interface, and tcpdump's settings."""
+    """Name and address of a captured interface, and the settings of tcpdump."""
 
     name: str
     mac: str
@@ -53,12 +53,12 @@ class CapturedInterface:
 def write_pcapng(target: Path, pieces: Sequence[Path], interface: CapturedInterface) -> None:
     """Write the packets of several captures into one pcapng file.
 
-    Where the last piece ends in the middle of a record, `target` ends in the middle of a block.
+    If the last piece ends in the middle of a record, `target` ends in the middle of a block.
 
     Args:
-        target: the file to make.
-        pieces: captures with nanoseconds, in any order; packets of the oldest come first.
-        interface: where they were made.
+        target: the pcapng file to write.
+        pieces: captures with nanosecond timestamps, in any order; the oldest packets come first.
+        interface: the captured interface.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -79,7 +79,7 @@ def write_pcapng(target: Path, pieces: Sequence[Path], interface: CapturedInterf
 
 
 def _begin(piece: Path) -> tuple[int, int]:
-    """Give seconds and nanoseconds of the first packet; of an empty piece, what sorts it last."""
+    """Return seconds and nanoseconds of a piece's first packet; an empty piece sorts last."""
     with piece.open("rb") as file:
         head = file.read(FILE_HEADER + 8)
     if len(head) < FILE_HEADER + 8:
@@ -92,7 +92,7 @@ def _copy(file: BinaryIO, out: BinaryIO, own_mac: bytes) -> bool:
     """Write the packets of a capture as blocks.
 
     Returns:
-        Whether the capture ends with a whole record.
+        Whether the capture ends with a complete record.
     """
     head = file.read(FILE_HEADER)
     if len(head) < FILE_HEADER or struct.unpack_from("<I", head)[0] != NANOSECOND_PCAP:
@@ -112,7 +112,7 @@ def _copy(file: BinaryIO, out: BinaryIO, own_mac: bytes) -> bool:
 
 
 def _blocks(data: bytes, own_mac: bytes) -> Iterator[tuple[bytes, int]]:
-    """Give for each whole record its block, and where the next record begins."""
+    """Yield the block of each complete record, and the position of the next record."""
     position = 0
     while position + RECORD_HEADER.size <= len(data):
         seconds, nanoseconds, kept, wire = RECORD_HEADER.unpack_from(data, position)

@@ -1,13 +1,14 @@
-"""Managed queues (RED, fq_codel) for pyroute2: a token bucket with a queue that drops or marks.
+"""Managed queues (RED, fq_codel) for pyroute2: a token bucket whose queue drops or marks packets.
 
     tbf 1:  rate of the link, a bucket of one frame
      └── red or fq_codel 2:  as long as the link's queue
 
-A token bucket lets the first packet of a burst go at once where a transmitter would need the time
-to serialise it. The fibre that follows has the same rate, and so adds just this time (see
-`testbed.network.qdiscs`).
+A token bucket releases the first packet of a burst immediately, where a transmitter would first
+spend time to serialise the packet. The fibre behind the bucket has the same rate and so adds
+exactly that time (see `testbed.network.qdiscs`).
 
-pyroute2 0.9 has no RED, and rates of 32 bits in its tbf; its fq_codel announces a change of names.
+pyroute2 0.9 has no RED, its tbf is limited to 32-bit rates, and its fq_codel warns about renamed
+parameters.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ ROOT_HANDLE, ROOT_CLASS, CHILD_HANDLE = 0x10000, 0x10001, 0x20000
 MAX_U32 = 2**32 - 1
 ETHERNET = 1  # TC_LINKLAYER_ETHERNET
 TC_RED_ECN = 1
-# At the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997.
+# Probability at the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997.
 RED_PROBABILITY = 0.1
 STAB_CELLS = 256
 LARGEST_SHIFT = 31
-# RFC 8289: the target is 5 % of the interval, which is the worst RTT.
+# RFC 8289: the target is 5 % of the interval, and the interval is the worst-case RTT.
 CODEL_TARGET = 0.05
 CODEL_INTERVAL_US = 100_000
 RED_FIELDS = ("limit", "minimum", "maximum", "weight_log", "slope_log", "cell_log", "ecn")
@@ -39,9 +40,10 @@ CODEL_FIELDS = ("limit", "target", "interval", "quantum", "ecn")
 
 @dataclass(frozen=True)
 class Red:
-    """Random early detection.
+    """Parameters of random early detection (RED).
 
-    Lengths in bytes; `weight_log`, `slope_log` and `cell_log` are those of struct tc_red_qopt.
+    Lengths are in bytes; `weight_log`, `slope_log` and `cell_log` are the fields of struct
+    tc_red_qopt.
     """
 
     limit: int
@@ -56,7 +58,7 @@ class Red:
 
 @dataclass(frozen=True)
 class FqCodel:
-    """Fair queues with CoDel each. `limit` in packets, times in us."""
+    """Parameters of fq_codel, which runs CoDel on each flow: `limit` in packets, times in us."""
 
     limit: int
     target: int
@@ -67,7 +69,7 @@ class FqCodel:
 
 @dataclass(frozen=True)
 class ManagedQueue:
-    """A rate in byte/s, a bucket in bytes, and the queue behind it."""
+    """A token bucket and the queue behind the bucket: rate in byte/s, bucket size in bytes."""
 
     rate_bytes: int
     burst: int
@@ -75,17 +77,18 @@ class ManagedQueue:
 
 
 def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
-    """Parameters of RED.
+    """Return the parameters of RED for a queue.
 
-    The upper threshold is half of the limit and thrice the lower one; the average follows bursts of
-    (2 minimum + maximum) / 3 (tc-red(8)). `idle_shifts` halves the average while the queue is idle:
-    the kernel shifts it right by the entry of the idle time in us, shifted by `cell_log`.
+    The upper threshold is half of the limit and three times the lower threshold; the average
+    follows bursts of (2 minimum + maximum) / 3 (tc-red(8)). `idle_shifts` halves the average while
+    the queue is idle: the kernel indexes `idle_shifts` by the idle time in us, shifted right by
+    `cell_log`, and shifts the average right by that entry.
 
     Args:
         limit: length of the queue in bytes.
         rate_bytes: rate of the link in byte/s.
-        frame: bytes of a full frame.
-        ecn: whether packets are marked instead of dropped.
+        frame: length of a full frame in bytes.
+        ecn: whether to mark packets instead of dropping them.
     """
     minimum = max(frame, limit // 6)
     maximum = max(3 * frame, limit // 2)
@@ -112,7 +115,7 @@ def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
 
 
 def _red_weight_log(minimum: int, maximum: int, frame: int) -> int:
-    """The logarithm of the smallest weight with which the average follows bursts (tc-red(8))."""
+    """Return the logarithm of the smallest weight whose average follows bursts (tc-red(8))."""
     burst = max(1, (2 * minimum + maximum) // (3 * frame))
     excess = burst + 1 - minimum / frame
 
@@ -125,7 +128,7 @@ def _red_weight_log(minimum: int, maximum: int, frame: int) -> int:
 
 
 def _idle_shifts(cell_log: int, halvings_per_us: float) -> bytes:
-    """The shift of RED's average for each cell of idle time, which is 2^`cell_log` us long."""
+    """Return the right shift of RED's average for each cell of 2^`cell_log` us of idle time."""
     shifts: list[int] = []
     for cell in range(STAB_CELLS):
         idle_us = cell << cell_log
@@ -135,13 +138,13 @@ def _idle_shifts(cell_log: int, halvings_per_us: float) -> bytes:
 
 
 def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
-    """Parameters of fq_codel.
+    """Return the parameters of fq_codel for a queue.
 
     Args:
         limit: length of the queue in packets.
-        rtt_ns: of the path.
-        frame: bytes of a full frame.
-        ecn: whether packets are marked instead of dropped.
+        rtt_ns: RTT of the path in ns.
+        frame: length of a full frame in bytes.
+        ecn: whether to mark packets instead of dropping them.
     """
     interval = max(CODEL_INTERVAL_US, rtt_ns // 1000)
     target = int(CODEL_TARGET * interval)
@@ -155,7 +158,7 @@ def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
 
 
 def apply(connection: IPRoute, index: int, managed: ManagedQueue) -> None:
-    """Install or change the qdiscs of interface `index`."""
+    """Install or change the qdiscs of the interface with index `index`."""
     connection.tc(
         "replace",
         kind="tbf",
@@ -176,7 +179,7 @@ def apply(connection: IPRoute, index: int, managed: ManagedQueue) -> None:
 
 
 def read(connection: IPRoute, index: int) -> dict[str, Any]:
-    """The kernel's values for interface `index`, named as in `expected`; empty without qdiscs."""
+    """Return the kernel's values for an interface, keyed as `expected`; empty without qdiscs."""
     kept: dict[str, Any] = {}
     for qdisc in connection.get_qdiscs(index=index):
         kind = qdisc.get_attr("TCA_KIND")
@@ -204,7 +207,7 @@ def _read_rate(options: Any) -> Any:
 
 
 def expected(managed: ManagedQueue) -> dict[str, Any]:
-    """What `read` must return: `rate_bytes`, and in `queue` the parameters of RED or fq_codel.
+    """Return the values that `read` must return: `rate_bytes`, and `queue` with RED or fq_codel.
 
     The kernel keeps CoDel's times in units of 1.024 us.
     """
@@ -228,13 +231,13 @@ def _codel_attribute(field: str) -> str:
 
 
 class TbfPlugin:
-    """``tc(..., kind="tbf", rate_bytes=, burst=)``: its queue is another qdisc."""
+    """Plugin for ``tc(..., kind="tbf", rate_bytes=, burst=)``; its queue is another qdisc."""
 
     parent = TC_H_ROOT
 
     @staticmethod
     def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-        """The message of one qdisc (struct tc_tbf_qopt and its attributes)."""
+        """Return the netlink message of one qdisc (struct tc_tbf_qopt and its attributes)."""
         rate = parameters["rate_bytes"]
         rate_fields = {"linklayer": ETHERNET, "rate": min(rate, MAX_U32), "peak": bytes(12)}
         attributes: list[list[Any]] = [
@@ -246,7 +249,7 @@ class TbfPlugin:
         return {"attrs": attributes}
 
     class options(nla):  # pyroute2 looks this name up
-        """Attributes of tbf."""
+        """Netlink attributes of tbf."""
 
         nla_map = (
             ("TCA_TBF_UNSPEC", "none"),
@@ -278,13 +281,13 @@ class TbfPlugin:
 
 
 class RedPlugin:
-    """``tc(..., kind="red", queue=Red(...))``."""
+    """Plugin for ``tc(..., kind="red", queue=Red(...))``."""
 
     parent = TC_H_ROOT
 
     @staticmethod
     def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-        """The message of one qdisc (struct tc_red_qopt and its attributes)."""
+        """Return the netlink message of one qdisc (struct tc_red_qopt and its attributes)."""
         queue: Red = parameters["queue"]
         red_fields = {name: int(getattr(queue, name)) for name in RED_FIELDS}
         return {
@@ -296,7 +299,7 @@ class RedPlugin:
         }
 
     class options(nla):
-        """Attributes of red."""
+        """Netlink attributes of red."""
 
         nla_map = (
             ("TCA_RED_UNSPEC", "none"),
@@ -309,7 +312,7 @@ class RedPlugin:
         )
 
         class parms(nla):
-            """struct tc_red_qopt; of its flags only TC_RED_ECN (1) is used."""
+            """struct tc_red_qopt; TC_RED_ECN (1) is the only flag used."""
 
             fields = (
                 ("limit", "I"),
@@ -323,13 +326,13 @@ class RedPlugin:
 
 
 class FqCodelPlugin:
-    """``tc(..., kind="fq_codel", queue=FqCodel(...))``."""
+    """Plugin for ``tc(..., kind="fq_codel", queue=FqCodel(...))``."""
 
     parent = TC_H_ROOT
 
     @staticmethod
     def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-        """The message of one qdisc."""
+        """Return the netlink message of one qdisc."""
         queue: FqCodel = parameters["queue"]
         attributes: list[list[Any]] = []
         for name in CODEL_FIELDS:
@@ -337,7 +340,7 @@ class FqCodelPlugin:
         return {"attrs": attributes}
 
     class options(nla):
-        """Attributes of fq_codel."""
+        """Netlink attributes of fq_codel."""
 
         nla_map = (
             ("TCA_FQ_CODEL_UNSPEC", "none"),

@@ -25,14 +25,14 @@ Record = dict[str, Any]  # see `testbed.runfolder.records.TransferEnded`
 
 @dataclass
 class TransferProgress:
-    """How far a transfer has got."""
+    """Number of bytes that a transfer has delivered."""
 
     start_ns: int
     received: int = 0  # bytes
     error: str | None = None
 
     def record(self, transfer: Transfer) -> Record:
-        """The record of `transfer`, which ends now."""
+        """Return the record of `transfer` as it ends."""
         record: Record = {
             "source": transfer.source,
             "target": transfer.target,
@@ -48,14 +48,14 @@ class TransferProgress:
 
 
 class Transfers:
-    """The transfers of a run. Leaving the context ends those that are under way."""
+    """The background transfers of a run; leaving the context ends transfers in progress."""
 
     def __init__(self, network: BuiltNetwork, note: Callable[[Record], None]) -> None:
-        """Prepare to send on `network`; `note` gets the record of each transfer at its end."""
+        """Prepare to send on `network`; `note` receives the record of each finished transfer."""
         self._network = network
         self._note = note
         self._threads: list[threading.Thread] = []
-        self._stop_reader, self._stop_writer = os.pipe()  # readable once transfers are to end
+        self._stop_reader, self._stop_writer = os.pipe()  # readable once transfers must end
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +67,7 @@ class Transfers:
         os.close(self._stop_reader)
 
     def start(self, transfer: Transfer) -> None:
-        """Begin `transfer`."""
+        """Start `transfer` in a thread."""
         port = FIRST_PORT + len(self._threads)
         thread = threading.Thread(
             target=self._carry_out, args=(transfer, port), name=f"transfer-{port}", daemon=True
@@ -88,18 +88,18 @@ class Transfers:
 
 
 class TransferSockets:
-    """The sockets of one transfer, on both of its hosts."""
+    """The sockets of one transfer, on both hosts."""
 
     def __init__(
         self, network: BuiltNetwork, transfer: Transfer, port: int, stack: ExitStack
     ) -> None:
-        """Listen and connect.
+        """Listen on the receiving host and connect from the sending host.
 
         Args:
             network: the network that carries the transfer.
-            transfer: what to send.
+            transfer: hosts, number of bytes and number of connections.
             port: TCP port of the receiving host.
-            stack: closes the sockets at its end.
+            stack: closes the sockets at its exit.
 
         Raises:
             OSError: the receiving host cannot listen.
@@ -151,11 +151,11 @@ class TransferSockets:
         self._selector.register(sender, selectors.EVENT_WRITE, self._send)
 
     def serve(self, progress: TransferProgress, stop_reader: int) -> None:
-        """Send and receive until all bytes have arrived, or `stop_reader` can be read.
+        """Send and receive until all bytes have arrived or `stop_reader` becomes readable.
 
         Args:
-            progress: counts the bytes that have been received.
-            stop_reader: a file descriptor.
+            progress: counts the received bytes.
+            stop_reader: file descriptor that becomes readable when the transfer must end.
 
         Raises:
             OSError: a connection failed.
@@ -168,7 +168,7 @@ class TransferSockets:
                     return
                 progress.received += handle(key.fileobj)
 
-    # Each of these handles a socket that is ready, and returns how many bytes it received.
+    # Each handler serves one ready socket and returns the number of bytes received.
 
     def _accept(self, listener: socket.socket) -> int:
         receiver, _address = listener.accept()
@@ -187,7 +187,7 @@ class TransferSockets:
         return 0
 
     def _receive(self, receiver: socket.socket) -> int:
-        # MSG_TRUNC: nothing is copied.
+        # MSG_TRUNC discards the data without a copy.
         received = receiver.recv_into(self._buffer, CHUNK_BYTES, socket.MSG_TRUNC)
 
         if received == 0:

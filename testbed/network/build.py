@@ -1,7 +1,7 @@
 """Build the network of a plan: Mininet makes nodes and links, netlink configures and shapes them.
 
-Mininet's prompt and `node.cmd` work. Of Mininet are not used: its shaped links (unshaped above 1
-Gbit/s), its changes of the machine's sysctls, and its machine-wide cleanup.
+Mininet's prompt and `node.cmd` work. The testbed does not use Mininet's shaped links (unshaped
+above 1 Gbit/s), its changes to the machine's sysctls, or its machine-wide cleanup.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from testbed.plan.model import Datacenter, FabricCable, Host, Network, WanLink
 
 __all__ = ["BuiltNetwork", "build_network"]
 
-# A kernel thread tells interfaces that their carrier is there, at most a second later; what they
-# are to send before goes nowhere, and nothing counts it.
+# A kernel thread reports the carrier of new interfaces up to a second late; the kernel discards
+# earlier packets without counting them.
 LINKWATCH_S = 1.0
-# IPv6 would send packets that no plan knows of.
+# IPv6 would send packets that the plan does not contain.
 NODE_SYSCTLS: dict[str, object] = {"net/ipv6/conf/all/disable_ipv6": 1}
 
 
@@ -35,17 +35,17 @@ NODE_SYSCTLS: dict[str, object] = {"net/ipv6/conf/all/disable_ipv6": 1}
 def build_network(
     plan: Network, namespaces: Mapping[str, int] | None = None
 ) -> Iterator[BuiltNetwork]:
-    """Build `plan`, shape it and read every qdisc back; remove all of it at the end.
+    """Build and shape the network of `plan`, check every qdisc, and remove all after the block.
 
     Args:
-        plan: what to build.
-        namespaces: for hosts whose network namespace exists already, a process in it.
+        plan: the network to build.
+        namespaces: for hosts that already have a network namespace, a process in that namespace.
 
     Raises:
-        RunError: something could not be made, or the kernel keeps another value than was asked for.
+        RunError: a node, link or qdisc cannot be made, or the kernel keeps a different value.
     """
     setLogLevel("error")
-    Mininet.inited = True  # Mininet.init() would change sysctls of the machine
+    Mininet.inited = True  # Mininet.init() would change the machine's sysctls
     net = Mininet(controller=None, link=VethLink, intf=Interface, build=False)
     try:
         _add_nodes(net, plan, namespaces or {})
@@ -68,9 +68,9 @@ def build_network(
 def _remove(net: Mininet) -> None:
     """Remove links, then nodes.
 
-    The network namespace of a container outlives its node, and other namespaces go later than their
-    last process: links would outlive them. A container of the user's image ends with its ranks;
-    then the kernel removes the link, sooner or later.
+    A container's network namespace outlives its node, and the kernel removes other namespaces only
+    some time after their last process ends, so links would outlive their nodes. A container of the
+    user's image ends with its ranks; the kernel then removes the link some time later.
     """
     for link in net.links:
         with netlink(link.intf2.node.pid) as connection, suppress(NetlinkError):
@@ -80,7 +80,7 @@ def _remove(net: Mininet) -> None:
 
 
 def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> None:
-    """Add all nodes; `namespaces` are processes in the namespaces of hosts, by name of the host."""
+    """Add all nodes; `namespaces` maps a host's name to a process in the host's namespace."""
     for dc in plan.datacenters:
         net.addHost(dc.router, cls=QuietNode, ip=None)
         for segment in dc.segments:

@@ -1,4 +1,4 @@
-"""A network that is built: its plan, and its nodes by name."""
+"""A built network: its plan, and its nodes by name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from testbed.plan.model import Network
 
 
 class BuiltNetwork:
-    """A network that is built. Nodes have the short names of the plan, such as `Host.node`."""
+    """A built network. Nodes have the short names of the plan, such as `Host.node`."""
 
     def __init__(self, plan: Network, mininet: Mininet) -> None:
         self.plan = plan
         self.mininet = mininet
 
     def pid(self, node: str) -> int:
-        """A process in the network namespace of `node`."""
+        """Return the id of a process in the network namespace of `node`."""
         return int(self.mininet[node].pid)

@@ -1,7 +1,7 @@
-"""Give the nodes of a network their addresses, routes, neighbours, sysctls and shape, role by role.
+"""Set addresses, routes, neighbours, sysctls and qdiscs of a network's nodes, role by role.
 
-Roles are host, border router, switch, the inside of a leaf-spine fabric, and the outside plant,
-which is the node that all WAN links lead through.
+The roles are host, border router, switch, the inside of a leaf-spine fabric, and the outside plant,
+which is the node that carries all WAN links.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testbed.network.netlink import (
 from testbed.network.qdiscs import OUTSIDE_PLANT, ShapedPort
 from testbed.plan.model import Datacenter, Direction, Host, Network, Segment, WanLink
 
-# In bytes: the first two fields of tcp_rmem and tcp_wmem; Linux's own defaults.
+# In bytes: the first two fields of tcp_rmem and tcp_wmem, as Linux sets them by default.
 TCP_RMEM_MIN_DEFAULT = "4096 131072"
 TCP_WMEM_MIN_DEFAULT = "4096 16384"
 INGRESS_HANDLE = 0xFFFF0000
@@ -31,10 +31,10 @@ ETH_P_ALL = 3
 
 
 def configure(network: BuiltNetwork) -> None:
-    """Configure and shape every node of a network whose nodes and links are there.
+    """Configure and shape every node of a network whose nodes and links exist.
 
     Raises:
-        RunError: the kernel keeps another value than was asked for.
+        RunError: the kernel keeps a different value.
     """
     plan = network.plan
     ports = qdiscs.ports_by_node(plan)
@@ -61,7 +61,7 @@ def configure(network: BuiltNetwork) -> None:
 
 
 def _hosts_by_switch(plan: Network) -> dict[str, list[Host]]:
-    """The hosts on each switch or leaf."""
+    """Return the hosts on each switch or leaf, by the switch's name."""
     by_switch: dict[str, list[Host]] = {}
     for host in plan.hosts:
         neighbours = by_switch.setdefault(host.switch, [])
@@ -70,7 +70,7 @@ def _hosts_by_switch(plan: Network) -> dict[str, list[Host]]:
 
 
 def _nodes(dc: Datacenter) -> list[str]:
-    """The nodes of a datacenter other than its hosts."""
+    """Return the nodes of a datacenter other than its hosts."""
     nodes = [dc.router]
     for segment in dc.segments:
         nodes.append(segment.switch)
@@ -85,8 +85,8 @@ def configure_host(
     """Configure and shape a host.
 
     Args:
-        network: the network that is built.
-        host: one of its hosts.
+        network: the built network.
+        host: a host of the network.
         segment_hosts: the hosts on the same switch.
         ports: the host's shaped ports.
     """
@@ -109,7 +109,7 @@ def configure_host(
 
 
 def tcp_sysctls(plan: Network) -> dict[str, object]:
-    """The sysctls of every host."""
+    """Return the TCP sysctls that every host gets."""
     tcp = plan.tcp
     return {
         "net/ipv4/tcp_congestion_control": tcp.congestion_control,
@@ -124,7 +124,13 @@ def tcp_sysctls(plan: Network) -> dict[str, object]:
 def configure_router(
     network: BuiltNetwork, dc: Datacenter, hosts_by_switch: Mapping[str, Sequence[Host]]
 ) -> None:
-    """Configure the border router of `dc`, but for its cables to the spines of a fabric."""
+    """Configure the border router of `dc`, except its cables to the spines of a fabric.
+
+    Args:
+        network: the built network.
+        dc: the router's datacenter.
+        hosts_by_switch: the hosts on each switch or leaf.
+    """
     plan = network.plan
     write_sysctls(network.pid(dc.router), router_sysctls(plan, dc))
     with netlink(network.pid(dc.router)) as connection:
@@ -146,7 +152,7 @@ def configure_router(
 
 
 def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
-    """The sysctls of a datacenter's border router, leaves and spines."""
+    """Return the sysctls of a datacenter's border router, leaves and spines."""
     return {
         "net/ipv4/ip_forward": 1,
         "net/ipv4/fib_multipath_hash_policy": 1 if plan.ecmp == "flows" else 0,
@@ -161,7 +167,7 @@ def _configure_lan_port(
     segment: Segment,
     segment_hosts: Sequence[Host],
 ) -> None:
-    """Configure a border router's port towards the only switch of its datacenter."""
+    """Configure a border router's port towards its datacenter's only switch."""
     interface = qdiscs.lan_interface(dc.router)
     index = bring_up(connection, interface, plan, segment.gateway)
     for host in segment_hosts:
@@ -171,7 +177,7 @@ def _configure_lan_port(
 def _configure_wan_port(
     connection: IPRoute, plan: Network, link: WanLink, direction: Direction
 ) -> None:
-    """Configure a border router's port that sends into `direction` of a WAN link."""
+    """Configure the border router's port that sends into `direction` of a WAN link."""
     router = plan.router(direction.source)
     interface = qdiscs.wan_interface(router, link.index)
     index = bring_up(connection, interface, plan, direction.address)
@@ -181,7 +187,7 @@ def _configure_wan_port(
 
 
 def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
-    """Give all interfaces of a switch or leaf the plan's MTU."""
+    """Set the plan's MTU on all interfaces of a switch or leaf."""
     switch = network.mininet[segment.switch]
     mtu = network.plan.mtu
     with netlink(network.pid(segment.switch)) as connection:
@@ -191,7 +197,7 @@ def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
 
 
 def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) -> None:
-    """Connect both ends of every WAN link, and shape the fibres."""
+    """Connect both ends of every WAN link inside the outside plant, and shape the fibres."""
     with netlink(network.pid(OUTSIDE_PLANT)) as connection:
         for link in network.plan.wan:
             _cross_connect(connection, network.plan, link)
@@ -199,7 +205,7 @@ def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) 
 
 
 def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
-    """Let what enters the outside plant at one end of `link` leave at the other."""
+    """Redirect frames that enter the outside plant at one end of `link` to the other end."""
     ends = [
         interface_index(connection, qdiscs.plant_interface(link.index, end)) for end in ("a", "b")
     ]

@@ -1,6 +1,6 @@
 """Configure leaf-spine fabrics: leaves are bridges that route, spines are routers.
 
-Cables have addresses at both ends.
+Cables have IP addresses at both ends.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def configure(
     hosts_by_switch: Mapping[str, Sequence[Host]],
     sysctls: Mapping[str, object],
 ) -> None:
-    """Give leaves, spines and the border router of `dc` addresses, neighbours and routes.
+    """Set addresses, neighbours and routes of the leaves, spines and border router of `dc`.
 
     Args:
-        network: the network that is built.
+        network: the built network.
         dc: a datacenter with a fabric.
         hosts_by_switch: the hosts of each leaf.
-        sysctls: of leaves and spines, with slashes in their names.
+        sysctls: sysctls of leaves and spines, with slashes in their names.
     """
     assert dc.fabric is not None
     spines = dc.fabric.spines
@@ -57,7 +57,7 @@ def configure(
 
 
 def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host]) -> None:
-    """Make the bridge of a leaf the gateway of its hosts."""
+    """Make a leaf's bridge the gateway of the leaf's hosts."""
     pid = network.pid(leaf.switch)
     with netlink(pid) as connection:
         bridge = interface_index(connection, BRIDGE)
@@ -71,7 +71,7 @@ def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host
 def _configure_cables(
     network: BuiltNetwork, node: str, cables: Cables, routes: Sequence[FabricRoute]
 ) -> None:
-    """Bring up the cables of `node` and set its routes over them."""
+    """Bring up the cables of `node` and set the node's routes over the cables."""
     plan = network.plan
     with netlink(network.pid(node)) as connection:
         for near_end, far_end in cables:

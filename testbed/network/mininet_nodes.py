@@ -1,8 +1,8 @@
-"""Mininet's nodes and links as the testbed uses them, made by system calls and netlink.
+"""Mininet's nodes and links, made by system calls and netlink.
 
-Mininet starts four programs for a node (mnexec, env, bash, stty: 80 ms in a guest) and one for each
-change of a link. Here a process that sleeps holds a node's namespaces, and its shell starts with
-`start_shell` or its first command.
+Mininet starts four programs for each node (mnexec, env, bash, stty: 80 ms in a guest) and one for
+each change of a link. Here a sleeping process holds a node's namespaces, and the node's shell
+starts with `start_shell` or the first command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BRIDGE = "br0"
 
 
 class QuietNode(Node):
-    """A node in a new network namespace, or with `netns_pid` in the one of that process."""
+    """A node in a new network namespace, or in the namespace of process `netns_pid`."""
 
     pid: Any  # of a process in the node's namespaces; None after the end
     inNamespace: bool
@@ -33,7 +33,7 @@ class QuietNode(Node):
 
     @classmethod
     def setup(cls) -> None:
-        """Do not ask for mnexec and ifconfig: only a node's shell needs the first of them."""
+        """Skip Mininet's check for mnexec and ifconfig: only a node's shell needs mnexec."""
 
     def startShell(self, mnopts: str | None = None) -> None:  # noqa: D102 (Mininet's name)
         del mnopts
@@ -44,11 +44,11 @@ class QuietNode(Node):
         self.pid = self._namespaces.pid
 
     def start_shell(self) -> None:
-        """Start the shell, which keeps what commands leave in it: folder, variables, jobs."""
+        """Start the shell, which keeps its folder, variables and jobs between commands."""
         start_attached_shell(self, super().startShell)
 
     def sendCmd(self, *words: Any, **options: Any) -> None:
-        """Hand a command to the node's shell, which starts if it does not run yet."""
+        """Send a command to the node's shell, starting the shell if necessary."""
         if self.shell is None:
             self.start_shell()
         super().sendCmd(*words, **options)
@@ -66,7 +66,7 @@ class Bridge(QuietNode, Switch):
     """The switch of a datacenter, or a leaf: a Linux bridge in a network namespace."""
 
     def start(self, controllers: list[Any]) -> None:
-        """Put interfaces towards hosts and the border router on the bridge; cables are routed."""
+        """Add interfaces towards hosts and the border router to the bridge; cables are routed."""
         del controllers
         with netlink(self.pid) as connection:
             bridge_options = {"br_stp_state": 0, "br_mcast_snooping": 0}
@@ -80,15 +80,15 @@ class Bridge(QuietNode, Switch):
 
 
 class Interface(Intf):
-    """An interface that is configured by netlink, not by Mininet's ifconfig."""
+    """An interface configured by netlink instead of Mininet's ifconfig."""
 
     def config(self, **params: Any) -> dict[str, Any]:
-        """Nothing: see `testbed.network.configure`."""
+        """Do nothing: see `testbed.network.configure`."""
         return {}
 
 
 class VethLink(Link):
-    """A pair of virtual Ethernet interfaces, made by netlink in both namespaces at once."""
+    """A pair of virtual Ethernet interfaces, made by netlink directly in both namespaces."""
 
     @classmethod
     def makeIntfPair(  # noqa: D102 (Mininet's name and parameters)

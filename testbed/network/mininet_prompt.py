@@ -1,4 +1,4 @@
-"""Mininet's prompt, one line at a time, with the names that people use."""
+"""Mininet's prompt, one line at a time, with the names from the topology."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from testbed.network import qdiscs
 from testbed.network.built import BuiltNetwork
 
 NOT_HERE = {"EOF", "exit", "quit", "gterm", "xterm", "x", "dpctl", "switch", "source", "noecho"}
-LISTENING_S = 0.5  # until a new iperf server listens
+LISTENING_S = 0.5  # wait for a new iperf server to listen
 IPERF_S = 5
 
 
 class Prompt(CLI):
-    """Carries out lines with `onecmd`; renames nodes of the network, so use a separate process.
+    """Mininet's prompt, driven by `onecmd`; renames the network's nodes, so use a separate process.
 
     Args:
-        network: the network that is built.
-        names: node by the name that people use; other nodes keep the names that they have in the
-            kernel.
+        network: the built network.
+        names: node by the name that users see; other nodes keep their names in the kernel.
     """
 
     identchars = CLI.identchars + "-."
@@ -39,19 +38,19 @@ class Prompt(CLI):
         setLogLevel("output")
         print_to(sys.stdout)
 
-        # Mininet waits for its input, too; nothing is ever typed here.
+        # Mininet waits for its input as well; this input stays empty.
         silent_input, self._write_end = os.pipe()
         super().__init__(network.mininet, stdin=os.fdopen(silent_input))
 
     @classmethod
     def initReadline(cls) -> None:
-        """Nothing: lines are edited elsewhere."""
+        """Do nothing: the caller edits lines."""
 
     def run(self) -> None:
-        """Nothing: lines come one at a time."""
+        """Do nothing: the caller passes one line at a time."""
 
     def default(self, line: str) -> None:
-        """Run a command on a node; names of hosts in the command stand for their addresses."""
+        """Run a command on a node; host names in the command are replaced by IP addresses."""
         name, arguments, _line = self.parseline(line)
 
         if name not in self.mn:
@@ -67,7 +66,7 @@ class Prompt(CLI):
         self.waitForNode(node)
 
     def _with_address(self, word: str) -> str:
-        """The address of the node called `word`, if there is such a node with an address."""
+        """Return the address of the node named `word`, or `word` itself without such an address."""
         if word not in self.mn:
             return word
         return self.mn[word].IP() or word
@@ -82,7 +81,7 @@ class Prompt(CLI):
         self._iperf(names, ["-u", "-b", rate])
 
     def _iperf(self, names: list[str], options: list[str]) -> None:
-        """Run iperf between two hosts: those called `names`, or the first and the last."""
+        """Run iperf between the two hosts in `names`, or between the first and the last host."""
         if shutil.which("iperf") is None:
             error("*** iperf is not installed on this machine\n")
             return
@@ -106,9 +105,10 @@ class Prompt(CLI):
 
 
 def _rename_nodes(network: BuiltNetwork, names: Mapping[str, str]) -> None:
-    """Give nodes the names that people use, and let Mininet's hosts be those of the plan.
+    """Give nodes the names that users see, and make the plan's hosts the only hosts of Mininet.
 
-    Mininet's pingall and iperf are about its hosts; routers and the outside plant become switches.
+    Mininet's pingall and iperf use all of Mininet's hosts; routers and the outside plant become
+    switches.
     """
     net = network.mininet
     nodes = [*net.hosts, *net.switches]
@@ -125,7 +125,7 @@ def _rename_nodes(network: BuiltNetwork, names: Mapping[str, str]) -> None:
 
 
 def _set_addresses(network: BuiltNetwork) -> None:
-    """Tell Mininet the addresses of hosts, which netlink gave them."""
+    """Copy the hosts' addresses, which netlink set, into Mininet's nodes."""
     for host in network.plan.hosts:
         node = network.mininet[host.name]
         interface = node.nameToIntf[qdiscs.host_interface(host)]
@@ -137,7 +137,7 @@ def _set_addresses(network: BuiltNetwork) -> None:
 
 
 def commands() -> list[str]:
-    """The commands of the prompt."""
+    """Return the commands of the prompt."""
     names: list[str] = []
     for method in dir(Prompt):
         name = method.removeprefix("do_")

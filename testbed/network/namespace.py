@@ -1,4 +1,4 @@
-"""A process that keeps a network namespace and the /sys that shows it."""
+"""A process that holds a network namespace and the /sys of that namespace."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ STACK_BYTES = 1 << 16
 
 
 class NamespaceProcess:
-    """A process that sleeps in a new network namespace and a new mount namespace.
+    """A sleeping process in a new network namespace and a new mount namespace.
 
-    It shares the memory and the open files of the process that starts it. A fork would have copies
-    of them: 60 ms in a guest, most of them for the page tables, and ten times what the namespaces
-    take.
+    The process shares the memory and the open files of its parent. A fork would copy both: 60 ms in
+    a guest, most of the time for the page tables, and ten times the cost of the namespaces.
     """
 
     def __init__(self) -> None:
@@ -47,7 +46,7 @@ class NamespaceProcess:
             return linux.clone_paused(self._stack, flags)
 
     def end(self) -> None:
-        """End the process, and with it what lived in its namespaces alone."""
+        """End the process and with it everything that exists only in its namespaces."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
@@ -63,7 +62,7 @@ def _return_to_namespaces() -> Iterator[None]:
         finally:
             for namespace in namespaces:
                 linux.setns(namespace)
-            # Entering a mount namespace leaves the root for the namespace's own.
+            # Entering a mount namespace changes the root to the namespace's root.
             os.fchdir(root)
             os.chroot(".")
             os.fchdir(folder)
@@ -74,7 +73,7 @@ def _return_to_namespaces() -> Iterator[None]:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Block every signal that can be blocked, for this thread and for what is started in the block.
+    """Block all blockable signals, for this thread and for processes started in the block.
 
     A signal would run this process's handlers in a process that shares its memory.
     """

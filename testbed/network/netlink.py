@@ -1,8 +1,8 @@
-"""Netlink in the namespace of a node, and the whole of netem's parameters for pyroute2.
+"""Netlink in the namespace of a node, and a complete netem plugin for pyroute2.
 
-pyroute2 0.9 knows netem's first parameters only: 32-bit rates, delays in ticks of 64 ns, no seed.
-`NetemPlugin` takes the place of its netem plugin with the attributes of linux/pkt_sched.h that the
-links need: nanoseconds, 64-bit rates, seeds, loss models and delay distributions.
+pyroute2 0.9 supports only netem's oldest parameters: 32-bit rates, delays in ticks of 64 ns, no
+seed. `NetemPlugin` replaces pyroute2's netem plugin and adds the attributes of linux/pkt_sched.h
+that the links need: nanoseconds, 64-bit rates, seeds, loss models and delay distributions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disab
 
 @contextmanager
 def inside_netns(pid: int) -> Iterator[None]:
-    """Put this thread into the network namespace of process `pid` within the block."""
+    """Move this thread into the network namespace of process `pid` within the block."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
@@ -50,7 +50,7 @@ def inside_netns(pid: int) -> Iterator[None]:
 
 @contextmanager
 def netlink(pid: int) -> Iterator[IPRoute]:
-    """A netlink connection to the network namespace of process `pid`."""
+    """Open a netlink connection to the network namespace of process `pid`."""
     with inside_netns(pid):
         connection = IPRoute()
     try:
@@ -60,18 +60,18 @@ def netlink(pid: int) -> Iterator[IPRoute]:
 
 
 def enter_node(pid: int, hostname: str) -> None:
-    """Move this process for good into network, mounts and root of process `pid`.
+    """Move this process permanently into the network, mounts and root of process `pid`.
 
     Args:
         pid: a process in the namespaces of a node.
-        hostname: what the calling process, which must have one thread, sees as its host's name.
+        hostname: host name that the calling process sees; the process must have one thread.
     """
     root = os.open(f"/proc/{pid}/root", os.O_RDONLY)
     for kind in ("net", "mnt"):
         namespace = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
         linux.setns(namespace)
         os.close(namespace)
-    # Entering a mount namespace leaves the root for the namespace's own.
+    # Entering a mount namespace changes the root to the namespace's root.
     os.fchdir(root)
     os.chroot(".")
     os.close(root)
@@ -80,7 +80,7 @@ def enter_node(pid: int, hostname: str) -> None:
 
 
 def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
-    """Set sysctls (names with slashes) of the network namespace of process `pid`."""
+    """Set sysctls (names with slashes) in the network namespace of process `pid`."""
     with inside_netns(pid):
         for name, value in values.items():
             path = Path("/proc/sys", name)
@@ -89,18 +89,18 @@ def write_sysctls(pid: int, values: Mapping[str, object]) -> None:
 
 
 def interface_index(connection: IPRoute, interface: str) -> int:
-    """The index of the interface called `interface`."""
+    """Return the index of the interface named `interface`."""
     return int(connection.link_lookup(ifname=interface)[0])
 
 
 def bring_up(connection: IPRoute, interface: str, plan: Network, address: IPv4Interface) -> int:
-    """Bring an interface up, with its address, the plan's MTU and segmentation offload.
+    """Bring an interface up and set its address, the plan's MTU and segmentation offload.
 
     Args:
-        connection: in the namespace of the interface.
+        connection: netlink connection to the interface's namespace.
         interface: name of the interface.
         plan: the network, for MTU and offload.
-        address: of the interface, with the prefix of its subnet.
+        address: address of the interface, with the prefix length of its subnet.
 
     Returns:
         The index of the interface.
@@ -123,12 +123,12 @@ def bring_up(connection: IPRoute, interface: str, plan: Network, address: IPv4In
 
 
 def neighbour(connection: IPRoute, index: int, address: IPv4Interface, mac: str) -> None:
-    """Add a permanent entry, so that no packet of a measurement waits for ARP.
+    """Add a permanent neighbour entry, so that no measured packet waits for ARP.
 
     Args:
-        connection: in the namespace of the interface.
-        index: of the interface.
-        address: of the neighbour.
+        connection: netlink connection to the interface's namespace.
+        index: index of the interface.
+        address: IP address of the neighbour.
         mac: hardware address of the neighbour.
     """
     connection.neigh(
@@ -144,9 +144,9 @@ def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4A
     """Add or replace the route to a subnet.
 
     Args:
-        connection: in the namespace of the node.
+        connection: netlink connection to the node's namespace.
         destination: the subnet.
-        via: next hops; several share the traffic.
+        via: next hops; several next hops share the traffic.
     """
     if len(via) == 1:
         connection.route("replace", dst=str(destination), gateway=str(via[0]))
@@ -157,12 +157,12 @@ def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4A
 
 
 def probability_u32(p: float) -> int:
-    """netem's fixed point: a probability as a part of 2^32 - 1."""
+    """Return a probability in netem's fixed point, as a fraction of 2^32 - 1."""
     return round(p * MAX_U32)
 
 
 class NetemPlugin:
-    """netem for pyroute2's ``tc(..., kind="netem")``.
+    """pyroute2 plugin for ``tc(..., kind="netem")``.
 
     Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32),
     gilbert_elliott (p, r, 1-h, 1-k as u32), duplicate and corrupt (u32), distribution (int16
@@ -173,7 +173,7 @@ class NetemPlugin:
 
     @staticmethod
     def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-        """The message of one qdisc (struct tc_netem_qopt and its attributes)."""
+        """Return the netlink message of one qdisc (struct tc_netem_qopt and its attributes)."""
         return {
             "delay": 0,
             "jitter": 0,
@@ -244,10 +244,10 @@ class NetemPlugin:
 
 
 def _netem_attributes(parameters: dict[str, Any]) -> list[list[Any]]:
-    """Names and values of the attributes that stand behind struct tc_netem_qopt.
+    """Return names and values of the attributes that follow struct tc_netem_qopt.
 
-    In a change, the kernel keeps what an attribute that is left out had: a rate and corruption are
-    always sent.
+    When a qdisc changes, the kernel keeps the value of every omitted attribute, so the rate and the
+    corruption are always sent.
     """
     rate = parameters.get("rate_bytes", 0)  # "rate" is an attribute of any qdisc (TCA_RATE)
     rate_fields = {

@@ -1,4 +1,4 @@
-"""Measure what a WAN link does to packets, with UDP from one border router to the other."""
+"""Measure rate and loss of a WAN link with UDP packets from one border router to the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.network.timers import exact_timers
 from testbed.plan.model import Direction, Network, WanLink
 
 ETHERNET = 14  # bytes
-HEADERS = 28  # bytes: those of IPv4 and UDP
+HEADERS = 28  # bytes of the IPv4 and UDP headers
 PORT = 5201
 RECEIVE_BUFFER = 256 * 2**20
 SO_RCVBUFFORCE, SO_TIMESTAMPNS, UDP_SEGMENT = 33, 35, 103
@@ -21,19 +21,19 @@ LARGEST_DATAGRAM = 65_000
 DROP_TAIL_SHARE = 2  # half of the queue is filled at once
 MANAGED_SHARE = 12  # RED leaves a queue alone up to a sixth of its length
 BIT_NS_PER_BYTE_S = 8 * 10**9
-LAST_WAIT_NS = 10**8  # for packets that are late
+LAST_WAIT_NS = 10**8  # wait for late packets
 
 
 @dataclass(frozen=True)
 class ProbeSchedule:
-    """How packets are sent over a direction of a WAN link.
+    """Schedule of the packets sent over one direction of a WAN link.
 
     Attributes:
-        packets: number of packets in all.
-        payload: bytes of a packet's UDP data.
-        portion: packets that are sent without a pause.
-        together: packets of a portion that one system call hands over.
-        pause_ns: from the beginning of a portion to the beginning of the next.
+        packets: total number of packets.
+        payload: UDP payload of a packet in bytes.
+        portion: number of packets sent without a pause.
+        together: packets of a portion that one system call sends.
+        pause_ns: time from the start of one portion to the start of the next, in ns.
     """
 
     packets: int
@@ -44,7 +44,7 @@ class ProbeSchedule:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a packet on the wire."""
+        """Length of a packet on the wire in bytes."""
         return self.payload + HEADERS + ETHERNET
 
 
@@ -53,9 +53,9 @@ class ProbeResult:
     """The packets that arrived.
 
     Attributes:
-        sent: number of packets that were sent.
-        frame_bytes: bytes of a packet on the wire.
-        arrivals: when the kernel got a packet, in ns, by the packet's number.
+        sent: number of packets sent.
+        frame_bytes: length of a packet on the wire in bytes.
+        arrivals: time in ns at which the kernel received a packet, by the packet's number.
     """
 
     sent: int
@@ -69,7 +69,7 @@ class ProbeResult:
 
     @property
     def span_ns(self) -> int:
-        """From the first arrival to the last."""
+        """Time from the first arrival to the last, in ns."""
         if not self.arrivals:
             return 0
         times = self.arrivals.values()
@@ -77,10 +77,10 @@ class ProbeResult:
 
     @property
     def rate_bps(self) -> float | None:
-        """Rate on the wire of what was sent after the packets of the first arrival.
+        """Rate on the wire after the first arrival, in bit/s.
 
-        Packets that were lost on the way count, because they took up the transmitter as well. None
-        if all packets arrived at the same time, or none did.
+        Packets lost on the way count, because each lost packet also occupied the transmitter. None
+        if all packets arrived at the same time, or if no packet arrived.
         """
         if self.span_ns <= 0:
             return None
@@ -102,19 +102,20 @@ def send_probe(
     payload: int,
     least_pause_ns: int,
 ) -> ProbeResult:
-    """Send datagrams over one direction of a WAN link.
+    """Send datagrams over one direction of a WAN link and record their arrival times.
 
-    They fill half of the bottleneck's queue at once, then follow at its rate in portions of half
-    the queue, so that the queue never runs empty or over.
+    The first datagrams fill half of the bottleneck's queue at once. The others follow at the
+    bottleneck's rate in portions of half the queue, so that the queue neither empties nor
+    overflows.
 
     Args:
-        network: the network that is built.
+        network: the built network.
         link: the WAN link.
-        direction: one of the link's directions.
+        direction: a direction of the link.
         packets: number of datagrams.
-        payload: bytes of each.
-        least_pause_ns: the shortest pause that a sleep can keep to; where a portion takes less, a
-            single burst of at most the whole queue is sent.
+        payload: length of each datagram in bytes.
+        least_pause_ns: the shortest pause that a sleep can keep, in ns. If a portion takes less
+            time, a single burst of at most the whole queue is sent.
     """
     plan = network.plan
     schedule = _schedule(plan, direction, packets, payload, least_pause_ns)
@@ -144,7 +145,7 @@ def send_probe(
 
 
 def _longest_gap_ns(direction: Direction, schedule: ProbeSchedule) -> int:
-    """How long no packet arrives although some are still on their way, at the longest."""
+    """Return the longest time in ns without an arrival while packets are still in flight."""
     fibre = direction.fibre
     travel_ns = fibre.delay_ns + 4 * fibre.jitter_ns
     return travel_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
@@ -153,7 +154,7 @@ def _longest_gap_ns(direction: Direction, schedule: ProbeSchedule) -> int:
 def _schedule(
     plan: Network, direction: Direction, packets: int, payload: int, least_pause_ns: int
 ) -> ProbeSchedule:
-    """The schedule of `send_probe`."""
+    """Return the schedule that `send_probe` follows."""
     bottleneck = direction.bottleneck
     packets_per_skb = plan.tcp.packets_per_skb
     share = DROP_TAIL_SHARE if bottleneck.discipline == "drop-tail" else MANAGED_SHARE
@@ -177,13 +178,13 @@ def _schedule(
 
 
 def _udp_socket(pid: int) -> socket.socket:
-    """A UDP socket in the network namespace of process `pid`."""
+    """Open a UDP socket in the network namespace of process `pid`."""
     with inside_netns(pid):
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
 def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
-    """Send all packets; each begins with its number."""
+    """Send all packets; each packet begins with its number."""
     exact_timers()
     filling = bytes(schedule.payload - 4)
     begin_ns = time.monotonic_ns()
@@ -206,12 +207,12 @@ def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
 
 
 def _receive(receiver: socket.socket, packets: int, *, timeout_s: float) -> dict[int, int]:
-    """When packets arrived in ns, by their numbers.
+    """Return the arrival time of each packet in ns, by the packet's number.
 
     Args:
-        receiver: stamps packets with the time of their arrival.
+        receiver: socket that stamps packets with their arrival time.
         packets: number of packets to wait for.
-        timeout_s: how long to wait for the next packet.
+        timeout_s: how long to wait for the next packet, in seconds.
     """
     receiver.settimeout(timeout_s)
     arrivals: dict[int, int] = {}

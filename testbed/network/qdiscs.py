@@ -1,4 +1,4 @@
-"""How a link is emulated: plan -> queueing disciplines, applied through netlink and read back.
+"""Emulate links with queueing disciplines: plan -> qdiscs, applied through netlink and read back.
 
     router a                        wan (the outside plant)                       router b
     ┌──────────────┐               ┌──────────────────────────┐               ┌──────────────┐
@@ -7,16 +7,17 @@
     │              │               │ ◄ FIBRE                  │               │ ◄ BOTTLENECK │
     └──────────────┘               └──────────────────────────┘               └──────────────┘
 
-The bottleneck is netem with a rate and a finite limit: it serialises packet after packet and drops
-what finds the queue full. The fibre is netem with delay, jitter and loss, and a limit that is never
-reached. They sit on routers and on the node ``wan``, never on the sending host, so that TCP learns
-of a drop as it would on a real path.
+The bottleneck is netem with a rate and a finite limit: netem serialises packet after packet and
+drops packets that arrive at a full queue. The fibre is netem with delay, jitter and loss, and a
+limit that is never reached. Both qdiscs are on routers and on the node ``wan``, never on the
+sending host, so that TCP learns of a drop as on a real path.
 
-A host's NIC is netem on the host's own interface (rate, ``nic.delay``) and on the switch port
-towards it (rate). A cable of a leaf-spine fabric is netem at both of its ends (rate, queue, delay).
+A host's NIC is netem on the host's interface (rate, ``nic.delay``) and on the switch port towards
+the host (rate). A cable of a leaf-spine fabric is netem at both ends of the cable (rate, queue,
+delay).
 
-Where the queue is managed (``discipline``), the bottleneck is a token bucket with RED or fq_codel
-in it, and the fibre serialises once more at the same rate (`testbed.network.aqm` says why).
+With a managed queue (``discipline``), the bottleneck is a token bucket that contains RED or
+fq_codel, and the fibre serialises once more at the same rate (`testbed.network.aqm` explains why).
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from testbed.network.aqm import ManagedQueue
 from testbed.network.netlink import interface_index, probability_u32
 from testbed.plan.model import Bottleneck, Direction, FabricCable, Fibre, Host, Network, WanLink
 
-OUTSIDE_PLANT = "wan"  # the node that all WAN links lead through
+OUTSIDE_PLANT = "wan"  # the node that carries all WAN links
 ETHERNET_BYTES = 14
 ROOT_HANDLE = 0x10000
-UNLIMITED = 2**31 - 1  # packets: a limit that memory reaches first
+UNLIMITED = 2**31 - 1  # packets: memory runs out before this limit
 TABLE_UNIT = 8192  # NETEM_DIST_SCALE
-# byte/s: with any rate netem keeps the order of packets; this one adds less than 0.2 ns to each.
+# byte/s: netem keeps packets in order only with a rate; this rate adds less than 0.2 ns to each.
 IN_ORDER_RATE = 50 * 10**12
 DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path("/usr/share/tc"))
 CERTAIN = probability_u32(1)
@@ -50,7 +51,7 @@ CERTAIN = probability_u32(1)
 class Netem:
     """Parameters of one netem qdisc as the kernel keeps them.
 
-    Fields are those of `testbed.network.netlink.NetemPlugin`.
+    The fields have the names and units of `testbed.network.netlink.NetemPlugin`.
     """
 
     limit: int
@@ -67,7 +68,7 @@ class Netem:
 
 @dataclass(frozen=True)
 class ShapedPort:
-    """An interface of a node, and the qdisc at its root that shapes what the node sends there."""
+    """An interface of a node, and its root qdisc, which shapes outgoing packets."""
 
     node: str
     interface: str
@@ -75,47 +76,47 @@ class ShapedPort:
 
 
 def wan_interface(router: str, index: int) -> str:
-    """Name of a border router's interface on WAN link `index`."""
+    """Return the name of a border router's interface on WAN link `index`."""
     return f"{router}-w{index}"
 
 
 def lan_interface(router: str) -> str:
-    """Name of a border router's interface towards its datacenter's only switch."""
+    """Return the name of a border router's interface towards its datacenter's only switch."""
     return f"{router}-lan"
 
 
 def plant_interface(index: int, end: str) -> str:
-    """Name of the outside plant's interface on a WAN link.
+    """Return the name of the outside plant's interface on a WAN link.
 
     Args:
-        index: of the link.
+        index: index of the link.
         end: `a`, towards the source of the link's forward direction, or `b`.
     """
     return f"w{index}{end}"
 
 
 def uplink_interface(switch: str) -> str:
-    """Name of the port of a datacenter's only switch towards the border router."""
+    """Return the name of the port of a datacenter's only switch towards the border router."""
     return f"{switch}-up"
 
 
 def switch_interface(host: Host) -> str:
-    """Name of the switch port towards `host`."""
+    """Return the name of the switch port towards `host`."""
     return f"{host.node}-sw"
 
 
 def host_interface(host: Host) -> str:
-    """Name of the host's only interface."""
+    """Return the name of the host's only interface."""
     return f"{host.node}-eth0"
 
 
 def is_bridged(interface: str) -> bool:
-    """Whether a switch's interface is on its bridge: those to hosts and the border router are."""
+    """Return whether a switch's interface, to a host or to the border router, is on the bridge."""
     return interface.endswith(("-sw", "-up"))
 
 
 def ports(network: Network) -> list[ShapedPort]:
-    """Every shaped port of the network: of hosts, then of fabrics, then of WAN links."""
+    """Return every shaped port of the network: first hosts, then fabrics, then WAN links."""
     shaped: list[ShapedPort] = []
     for host in network.hosts:
         shaped.extend(_nic_ports(host))
@@ -129,7 +130,7 @@ def ports(network: Network) -> list[ShapedPort]:
 
 
 def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
-    """Every shaped port of the network, by its node."""
+    """Return every shaped port of the network, by its node."""
     by_node: dict[str, list[ShapedPort]] = {}
     for port in ports(network):
         node_ports = by_node.setdefault(port.node, [])
@@ -138,7 +139,7 @@ def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
 
 
 def _nic_ports(host: Host) -> Iterator[ShapedPort]:
-    """A host's interface, and the switch port towards the host."""
+    """Yield a host's interface and the switch port towards the host."""
     sending = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
     receiving = _bottleneck(host.nic_down)
     if host.silent:
@@ -150,7 +151,7 @@ def _nic_ports(host: Host) -> Iterator[ShapedPort]:
 
 
 def _cable_ports(network: Network, cable: FabricCable) -> Iterator[ShapedPort]:
-    """Both ends of a cable of a fabric."""
+    """Yield both ends of a cable of a fabric."""
     transmitter = _bottleneck(
         cable.port,
         latency=cable.delay_ns,
@@ -162,7 +163,7 @@ def _cable_ports(network: Network, cable: FabricCable) -> Iterator[ShapedPort]:
 
 
 def _wan_link_ports(network: Network, link: WanLink) -> Iterator[ShapedPort]:
-    """The bottleneck at each border router, and each fibre where it leaves the outside plant."""
+    """Yield the bottlenecks on border routers and the fibres on ports of the outside plant."""
     for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
         router = network.router(direction.source)
         yield ShapedPort(
@@ -178,7 +179,7 @@ def _wan_link_ports(network: Network, link: WanLink) -> Iterator[ShapedPort]:
 
 
 def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> Netem | ManagedQueue:
-    """The qdisc of the border router that sends into `direction` of `link`."""
+    """Return the qdisc of the border router that sends into `direction` of `link`."""
     bottleneck = direction.bottleneck
     if bottleneck.discipline == "drop-tail":
         return _bottleneck(bottleneck, packets_per_skb=network.tcp.packets_per_skb)
@@ -200,15 +201,15 @@ def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> N
 def _bottleneck(
     bottleneck: Bottleneck, *, latency: int = 0, seed: int | None = None, packets_per_skb: int = 1
 ) -> Netem:
-    """A drop-tail queue; `latency` in ns is that of the cable behind the transmitter."""
-    # netem's limit counts skbs. With offload it is reached early rather than late, and the run is
-    # marked if it is.
+    """Return a drop-tail queue; `latency` is the delay in ns of the transmitter's cable."""
+    # netem's limit counts skbs. With offload, the limit is reached early rather than late, and a
+    # run that reaches the limit is marked.
     limit = max(1, bottleneck.queue_packets // packets_per_skb)
     return Netem(limit=limit, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
 
 
 def _fibre_rate(direction: Direction) -> int:
-    """byte/s at which the fibre serialises; 0: not at all, so that packets may overtake others."""
+    """Return the fibre's rate in byte/s; 0 means no serialisation, so that packets can overtake."""
     has_jitter = direction.fibre.jitter_ns > 0
     if has_jitter and direction.fibre.reorder:
         return 0
@@ -220,7 +221,7 @@ def _fibre_rate(direction: Direction) -> int:
 
 
 def _fibre(direction: Direction) -> Netem:
-    """The qdisc of a fibre."""
+    """Return the qdisc of a fibre."""
     fibre = direction.fibre
     table = _distribution_table(fibre.distribution) if fibre.jitter_ns else None
     latency, jitter = _latency_and_jitter(fibre.delay_ns, fibre.jitter_ns, table)
@@ -247,7 +248,7 @@ def _independent_loss(fibre: Fibre) -> int:
 
 
 def _gilbert_elliott(fibre: Fibre) -> tuple[int, int, int, int] | None:
-    """netem's p, r, 1 - h and 1 - k of bursty losses."""
+    """Return netem's p, r, 1 - h and 1 - k for bursty losses."""
     loss = fibre.loss
     if fibre.cut or loss.model != "gilbert-elliott":
         return None
@@ -262,15 +263,17 @@ def _gilbert_elliott(fibre: Fibre) -> tuple[int, int, int, int] | None:
 def _latency_and_jitter(
     mean_ns: int, deviation_ns: int, table: tuple[int, ...] | None
 ) -> tuple[int, int]:
-    """netem's latency and jitter in ns for delays with a mean and a deviation.
+    """Return netem's latency and jitter in ns for delays with a given mean and deviation.
 
     netem adds jitter x number / 8192 to the latency. The numbers of iproute2's tables are not
-    centred, and as they end at 4 deviations their own deviation is not 1 (pareto: 0.83).
+    centred, and because the tables end at 4 deviations, their standard deviation is not 1 (pareto:
+    0.83).
 
     Args:
-        mean_ns: mean of the delays.
-        deviation_ns: standard deviation of the delays; without a table, their largest deviation.
-        table: numbers of the delays' distribution; None: uniform.
+        mean_ns: mean of the delays in ns.
+        deviation_ns: standard deviation of the delays in ns; without a table, the largest
+            deviation.
+        table: numbers of the delay distribution; None: uniform.
     """
     if table is None:
         return mean_ns, deviation_ns
@@ -284,13 +287,13 @@ def _latency_and_jitter(
 
 
 def _distribution_table(name: str) -> tuple[int, ...] | None:
-    """The table of a delay distribution as netem's fixed-point numbers; None for uniform.
+    """Return the table of a delay distribution as netem's fixed-point numbers; None for uniform.
 
     Args:
-        name: of a table of iproute2 (normal, pareto, ...), or the path of a file.
+        name: name of an iproute2 table (normal, pareto, ...), or the path of a file.
 
     Raises:
-        RunError: there is no such table.
+        RunError: the table does not exist.
     """
     if name == "uniform":
         return None
@@ -307,7 +310,7 @@ def _distribution_table(name: str) -> tuple[int, ...] | None:
 
 
 def _read_table(path: Path) -> tuple[int, ...]:
-    """The numbers of a table, in which comments begin with #."""
+    """Return the numbers of a table file, in which comments begin with #."""
     numbers: list[int] = []
     for line in path.read_text().splitlines():
         content, _, _comment = line.partition("#")
@@ -316,7 +319,7 @@ def _read_table(path: Path) -> tuple[int, ...]:
 
 
 def loses(port: ShapedPort) -> bool:
-    """Whether the qdisc of `port` drops packets at random."""
+    """Return whether the qdisc of `port` drops packets at random."""
     qdisc = port.qdisc
     if not isinstance(qdisc, Netem):
         return False
@@ -327,11 +330,11 @@ def shape(connection: IPRoute, node_ports: Sequence[ShapedPort]) -> None:
     """Install the qdiscs of a node's ports and compare the kernel's values with the plan's.
 
     Args:
-        connection: in the namespace of the node.
-        node_ports: ports of the node.
+        connection: netlink connection to the node's namespace.
+        node_ports: shaped ports of the node.
 
     Raises:
-        RunError: the kernel keeps another value than was asked for.
+        RunError: the kernel keeps a different value.
     """
     for port in node_ports:
         apply(connection, port)
@@ -340,7 +343,7 @@ def shape(connection: IPRoute, node_ports: Sequence[ShapedPort]) -> None:
 
 
 def apply(connection: IPRoute, port: ShapedPort) -> None:
-    """Install or change the qdisc of `port`; packets in it stay when its values change."""
+    """Install or change the qdisc of `port`; queued packets stay when the qdisc's values change."""
     index = interface_index(connection, port.interface)
     qdisc = port.qdisc
     if isinstance(qdisc, ManagedQueue):
@@ -355,7 +358,7 @@ def read_back(connection: IPRoute, port: ShapedPort) -> None:
     """Compare the kernel's qdisc with the plan's.
 
     Raises:
-        RunError: they differ, or there is none.
+        RunError: the two qdiscs differ, or the port has no qdisc.
     """
     index = interface_index(connection, port.interface)
     if isinstance(port.qdisc, ManagedQueue):
@@ -393,7 +396,7 @@ def _read_netem_back(
 
 
 def _netem_options(connection: IPRoute, index: int) -> Any:
-    """netem's message of interface `index`; None without netem."""
+    """Return netem's options for interface `index`; None without netem."""
     for qdisc in connection.get_qdiscs(index=index):
         if qdisc.get_attr("TCA_KIND") == "netem":
             return qdisc.get_attr("TCA_OPTIONS")
@@ -401,7 +404,7 @@ def _netem_options(connection: IPRoute, index: int) -> Any:
 
 
 def _netem_parameters(options: Any) -> dict[str, Any]:
-    """The values of `Netem`'s fields in netem's message, but for the distribution."""
+    """Return the values of `Netem`'s fields from netem's options, except the distribution."""
     return {
         "limit": options["limit"],
         "rate_bytes": _netem_rate(options),
@@ -444,7 +447,7 @@ def _netem_corruption(options: Any) -> Any:
 
 @dataclass(frozen=True)
 class WanPort:
-    """A border router's port into one direction of a WAN link, counted and captured there."""
+    """A border router's port into one direction of a WAN link, for counters and captures."""
 
     link: str
     direction: Direction
@@ -453,7 +456,7 @@ class WanPort:
 
 
 def wan_ports(network: Network) -> list[WanPort]:
-    """Both ports of every WAN link."""
+    """Return both ports of every WAN link."""
     wan_ports: list[WanPort] = []
     for link in network.wan:
         for direction in link.directions:

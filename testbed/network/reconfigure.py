@@ -1,7 +1,7 @@
-"""Change the links and routes of a network that is built.
+"""Change the links and routes of a built network.
 
-`change_network` does so at once, `changing` at the times of the plan. Packets on links stay on
-their way, as they were sent.
+`change_network` changes the network immediately, `changing` at the times of the plan. Packets
+already on a link keep the delay with which they were sent.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from testbed.network.qdiscs import Netem, ShapedPort
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Network
 
-# netem keeps a table of the jitter's distribution for good: this one is what it does without, in
-# its units of spread / 8192.
+# netem never removes a table of the jitter's distribution: this table equals netem's default
+# without a table, in netem's units of spread / 8192.
 UNIFORM = tuple(range(-8192, 8192, 16))
 LOOK_S = 0.01
 
@@ -32,24 +32,23 @@ AfterChange = Callable[[int, int], None]
 
 
 class PortChange(NamedTuple):
-    """A shaped port as it is, and as it is to be."""
+    """The present and the wanted state of a shaped port."""
 
     old: ShapedPort
     new: ShapedPort
 
 
 def change_network(network: BuiltNetwork, wanted: Network) -> None:
-    """Give shaped ports, offload and routes of `network` the parameters of `wanted`.
+    """Give the shaped ports, offload and routes of `network` the parameters of `wanted`.
 
-    A shorter delay lets later packets overtake those on their way.
+    A shorter delay lets later packets overtake packets already in flight.
 
     Args:
-        network: what is built; its plan becomes `wanted`.
+        network: the built network; its plan becomes `wanted`.
         wanted: a network with the same nodes and links.
 
     Raises:
-        RunError: the kernel keeps another value than was asked for; ports before that one are
-            changed.
+        RunError: the kernel keeps a different value; the ports before the failed port are changed.
     """
     old_ports = {(port.node, port.interface): port for port in qdiscs.ports(network.plan)}
     changes: dict[str, list[PortChange]] = {}
@@ -71,7 +70,7 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
 
 
 def _change_ports(network: BuiltNetwork, node: str, changes: Sequence[PortChange]) -> None:
-    """Carry out changes of ports of `node`, and read the new values back."""
+    """Change ports of `node` and read the new values back."""
     with netlink(network.pid(node)) as connection:
         for change in changes:
             transition = _transition(change.old.qdisc, change.new.qdisc)
@@ -82,7 +81,7 @@ def _change_ports(network: BuiltNetwork, node: str, changes: Sequence[PortChange
 
 
 def _transition(old: Netem | ManagedQueue, new: Netem | ManagedQueue) -> Netem | ManagedQueue:
-    """The qdisc that has to be sent so that `old` becomes `new`."""
+    """Return the qdisc to send to the kernel so that `old` becomes `new`."""
     if not isinstance(old, Netem) or not isinstance(new, Netem):
         return new
     needs_table = old.distribution and new.jitter and not new.distribution
@@ -94,7 +93,7 @@ def _transition(old: Netem | ManagedQueue, new: Netem | ManagedQueue) -> Netem |
 def _set_offload(network: BuiltNetwork, packets_per_skb: int) -> None:
     """Set segmentation offload on hosts and border routers.
 
-    What a socket still hands over as one is then taken apart behind its NIC's queue.
+    Larger packets that a socket still sends are split behind the queue of the socket's NIC.
     """
     plan = network.plan
     nodes = [host.node for host in plan.hosts]
@@ -108,7 +107,7 @@ def _set_offload(network: BuiltNetwork, packets_per_skb: int) -> None:
 
 
 def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
-    """Set the routes of `wanted` that `network` does not have yet."""
+    """Set the routes of `wanted` that differ from the routes of `network`."""
     current = {route.ends: route for route in network.plan.routes}
     for route in wanted.routes:
         if route == current[route.ends]:
@@ -125,18 +124,18 @@ def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
 def changing(
     network: BuiltNetwork, began_ns: BeginTime, after_change: AfterChange
 ) -> Iterator[None]:
-    """Carry out the changes of the network's plan while the block goes on.
+    """Make the changes of the network's plan at their times while the block runs.
 
     Args:
-        network: what changes.
-        began_ns: the Unix time in ns from which the times of changes count; None: not yet known.
-            Asked every `LOOK_S`, by which a change in the first moments may be late.
-        after_change: called after a change with its number and the Unix time in ns when the change
-            was due.
+        network: the built network.
+        began_ns: returns the Unix time in ns from which the times of changes count, or None while
+            that time is unknown. Called every `LOOK_S`, so a change in the first moments can be
+            late by as much.
+        after_change: called after a change with the change's number and the Unix time in ns when
+            the change was due.
 
     Raises:
-        RunError: the kernel keeps another value than was asked for; changes after that one did not
-            happen.
+        RunError: the kernel keeps a different value; later changes did not happen.
     """
     if not network.plan.changes:
         yield
@@ -148,7 +147,7 @@ def changing(
     def change_in_time() -> None:
         try:
             _change_in_time(network, began_ns, after_change, stop)
-        except Exception as error:  # raised where the block ends
+        except Exception as error:  # raised again where the block ends
             faults.append(error)
 
     thread = threading.Thread(target=change_in_time, name="changes", daemon=True)
@@ -168,7 +167,7 @@ def _change_in_time(
     after_change: AfterChange,
     stop: threading.Event,
 ) -> None:
-    """Carry out all changes at their times, until `stop` is set."""
+    """Make all changes at their times, until `stop` is set."""
     exact_timers()
     begin_ns = began_ns()
     while begin_ns is None:

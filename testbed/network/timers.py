@@ -1,4 +1,4 @@
-"""Timers that go off when they are due."""
+"""Exact timers: disable the kernel's timer slack."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from testbed.core import linux
 
 
 def exact_timers() -> None:
-    """Let the calling thread sleep no longer than asked for.
+    """Let the calling thread's sleeps end when due.
 
-    By default the kernel may delay a thread's timers by 50 us, to serve several at once.
+    By default the kernel may delay a thread's timers by 50 us, to serve several timers at once.
     """
     linux.prctl(linux.PR_SET_TIMERSLACK, 1)

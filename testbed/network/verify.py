@@ -1,4 +1,4 @@
-"""Measure a network that is built and compare it with its plan."""
+"""Measure a built network and compare the results with the network's plan."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ ECHO_IDENTIFIER = 0x7E57
 ECHO_REQUEST, ECHO_REPLY = 8, 0  # types of ICMP messages
 IPV4_HEADER_BYTES = 20
 PROBES = 3
-JITTERS = 4  # of a path's jitter, by which a measured time may differ
-RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # how long packets flow at least to measure a rate,
-LEAST_RATE_PACKETS = 2000  # with at least so many of them,
-MOST_PACKETS = 20_000  # and at most so many
+JITTERS = 4  # a measured time may differ by this multiple of a path's jitter
+RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # the shortest flow of packets that measures a rate,
+LEAST_RATE_PACKETS = 2000  # with at least this number of packets
+MOST_PACKETS = 20_000  # and at most this number
 LOSS_PACKETS, LOSS_PAYLOAD = 10_000, 100
 LOSS_DEVIATIONS = 4
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What a clock lets us measure.
+    """Tolerances of measurements on one kind of clock.
 
     Attributes:
-        rtt_ns: by which an RTT may differ.
-        rtt_part: of an RTT, by which it may differ too.
-        rate_part: of a rate, by which it may differ.
-        timer_ns: by which a timer of netem may be late.
-        least_pause_ns: the shortest pause that the sender of packets can keep to.
-        longest_flow_s: how long packets flow at most to measure a rate.
+        rtt_ns: absolute tolerance of an RTT in ns.
+        rtt_part: additional tolerance of an RTT, as a fraction of the RTT.
+        rate_part: tolerance of a rate, as a fraction of the rate.
+        timer_ns: how late a netem timer may be, in ns.
+        least_pause_ns: the shortest pause that the sender of packets can keep, in ns.
+        longest_flow_s: the longest flow of packets that measures a rate, in seconds.
     """
 
     rtt_ns: int
@@ -75,7 +75,7 @@ def _tolerances(*, virtual: bool) -> Tolerances:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """RTT between the first hosts of two datacenters."""
+    """Measured and expected RTT between the first hosts of two datacenters."""
 
     source: str
     target: str
@@ -85,14 +85,14 @@ class RoundTrip:
     ok: bool
 
     def record(self) -> dict[str, Any]:
-        """The object of summary.json `fidelity` (`testbed.runfolder.summary.RoundTripRow`)."""
+        """Return the row of summary.json `fidelity` (`testbed.runfolder.summary.RoundTripRow`)."""
         values = asdict(self)
         return {"from": values.pop("source"), "to": values.pop("target"), **values}
 
 
 @dataclass(frozen=True, order=True)
 class ExpectedRtt:
-    """The RTT in ns of an echo by a pair of paths, and the sum of jitters on both."""
+    """The RTT in ns of an echo over a pair of paths, and the sum of the jitters of both paths."""
 
     rtt_ns: float
     jitter_ns: int
@@ -104,12 +104,12 @@ def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTri
 
 
 def _pairs_of_first_hosts(plan: Network) -> Iterator[tuple[Host, Host]]:
-    """The first hosts of every two datacenters."""
+    """Yield the first hosts of every pair of datacenters."""
     return combinations(plan.first_hosts(), 2)
 
 
 def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
-    """The measured RTT between two hosts, and the nearest expected one."""
+    """Return the measured RTT between two hosts, and the nearest expected RTT."""
     candidates = expected_rtts(network.plan, a, b)
     longest_ns = max(candidate.rtt_ns for candidate in candidates)
     timeout_s = 1 + 10 * longest_ns / 1e9
@@ -135,16 +135,17 @@ def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Round
 
 
 def _rtt_tolerance_ns(expected: ExpectedRtt, virtual: bool) -> float:
-    """By how much a measured RTT may differ from the expected one."""
+    """Return the tolerance of a measured RTT in ns."""
     tolerances = _tolerances(virtual=virtual)
     proportional_ns = tolerances.rtt_part * expected.rtt_ns
     return tolerances.rtt_ns + proportional_ns + JITTERS * expected.jitter_ns
 
 
 def expected_rtts(plan: Network, a: Host, b: Host) -> list[ExpectedRtt]:
-    """The RTTs of an echo between two hosts of an idle network, shortest first.
+    """Return the RTTs of an echo between two hosts of an idle network, shortest first.
 
-    One for each pair of paths there and back: several where equal paths share the traffic.
+    Each pair of paths there and back has one RTT; several pairs exist where equal paths share the
+    traffic.
     """
     forward_paths = plan.paths(a.dc, b.dc)
     backward_paths = plan.paths(b.dc, a.dc)
@@ -159,7 +160,7 @@ def expected_rtts(plan: Network, a: Host, b: Host) -> list[ExpectedRtt]:
 def _expected_rtt(
     plan: Network, a: Host, b: Host, directions: tuple[Direction, ...]
 ) -> ExpectedRtt:
-    """Propagation both ways, and the time to serialise the echo's frame at every transmitter.
+    """Return the propagation delay both ways plus the serialisation time at every transmitter.
 
     Args:
         plan: the network.
@@ -186,17 +187,17 @@ def _expected_rtt(
 
 
 def _serialising_ns(transmitter: Bottleneck) -> float:
-    """The time that a transmitter needs for the frame of an echo."""
+    """Return the time in ns that a transmitter needs for the frame of an echo."""
     return ECHO_FRAME_BYTES * 8 * 10**9 / transmitter.rate_bps
 
 
 def measure_rtt_ns(pid: int, address: str, *, timeout_s: float) -> int | None:
-    """The least RTT of a few ICMP echoes; None without an answer.
+    """Return the smallest RTT of a few ICMP echoes in ns; None without an answer.
 
     Args:
-        pid: a process in the network namespace that sends.
+        pid: a process in the sender's network namespace.
         address: IPv4 address that answers.
-        timeout_s: how long to wait for each answer.
+        timeout_s: how long to wait for each answer, in seconds.
     """
     with inside_netns(pid):
         connection = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -211,7 +212,7 @@ def measure_rtt_ns(pid: int, address: str, *, timeout_s: float) -> int | None:
 
 
 def _echo(connection: socket.socket, address: str, number: int, timeout_s: float) -> int | None:
-    """Send an echo request and wait for the reply with the same number; the RTT in ns."""
+    """Send an echo request, wait for the reply with the same number, and return the RTT in ns."""
     request = _echo_request(number)
     start_ns = time.monotonic_ns()
     deadline_ns = start_ns + int(timeout_s * 1e9)
@@ -232,7 +233,7 @@ def _echo(connection: socket.socket, address: str, number: int, timeout_s: float
 
 
 def _echo_request(number: int) -> bytes:
-    """The ICMP message (RFC 792)."""
+    """Return the ICMP echo request with sequence number `number` (RFC 792)."""
     data = bytes(ECHO_DATA_BYTES)
     without_sum = struct.pack("!BBHHH", ECHO_REQUEST, 0, 0, ECHO_IDENTIFIER, number)
     checksum = _checksum(without_sum + data)
@@ -240,7 +241,7 @@ def _echo_request(number: int) -> bytes:
 
 
 def _is_reply(packet: bytes, number: int) -> bool:
-    """Whether an IPv4 packet is the reply to echo request `number`."""
+    """Return whether an IPv4 packet is the reply to echo request `number`."""
     header = packet[IPV4_HEADER_BYTES : IPV4_HEADER_BYTES + 8]
     kind, _code, _checksum, identifier, reply_number = struct.unpack("!BBHHH", header)
     if kind != ECHO_REPLY or identifier != ECHO_IDENTIFIER:
@@ -249,7 +250,7 @@ def _is_reply(packet: bytes, number: int) -> bool:
 
 
 def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    """Return the Internet checksum (RFC 1071) of an even number of bytes."""
     words = struct.unpack(f"!{len(data) // 2}H", data)
     total: int = sum(words)
     total = (total >> 16) + (total & 0xFFFF)
@@ -259,20 +260,20 @@ def _checksum(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Check:
-    """A figure of the built network, and the same figure of its plan."""
+    """A measured figure of the built network, and the expected figure from the plan."""
 
     quantity: str  # rtt | rate | loss
     source: str  # datacenters
     target: str
     unit: str  # ms | Mbit/s | %
     expected: float
-    measured: float | None  # None: nothing arrived
+    measured: float | None  # None: no packet arrived
     tolerance: float  # in the unit
     error: float | None  # in the unit
     ok: bool
 
     def record(self) -> dict[str, Any]:
-        """The object that `topo verify` prints."""
+        """Return the object that `topo verify` prints."""
         values = asdict(self)
         return {
             "quantity": values.pop("quantity"),
@@ -292,16 +293,16 @@ def check(
     measured: float | None,
     tolerance: float,
 ) -> Check:
-    """Compare a measured figure with the expected one.
+    """Compare a measured figure with the expected figure.
 
     Args:
         quantity: rtt, rate or loss.
         source: name of a datacenter.
         target: name of a datacenter.
-        unit: of the figures: ms, Mbit/s or %.
+        unit: unit of the figures: ms, Mbit/s or %.
         expected: the plan's figure.
-        measured: the network's figure; None: nothing arrived.
-        tolerance: by which the figures may differ.
+        measured: the network's figure; None: no packet arrived.
+        tolerance: largest allowed difference between the figures.
     """
     error = None
     ok = False
@@ -323,17 +324,18 @@ def check(
 
 
 def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Check]:
-    """Measure a network, one figure after another.
+    """Measure a network and yield one check after another.
 
-    The RTT of every pair of datacenters, and each WAN link direction's rate and, where it loses
-    packets, its loss. Tolerances: RTT 20 us + 0.1 % (virtual clock) or 2 ms + 2 % (real), and four
-    times the jitter on the way. Rate 0.5 % or 5 %, and what timers and jitter shift the ends of the
-    measurement. Loss: four standard deviations of its count.
+    The checks are the RTT of every pair of datacenters, the rate of each WAN link direction, and
+    the loss of each direction that loses packets. Tolerances: RTT 20 us + 0.1 % (virtual clock) or
+    2 ms + 2 % (real clock), plus four times the jitter of the path. Rate 0.5 % or 5 %, plus the
+    effect of timers and jitter on the ends of the measurement. Loss: four standard deviations of
+    the number of lost packets.
 
     Args:
         network: an idle network.
-        virtual: whether its clock is.
-        quick: whether to measure RTTs only.
+        virtual: whether the network runs on a virtual clock.
+        quick: whether to measure only RTTs.
     """
     for a, b in _pairs_of_first_hosts(network.plan):
         round_trip = _round_trip(network, a, b, virtual)
@@ -387,7 +389,7 @@ def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virt
 
 
 def _rate_packets(plan: Network, direction: Direction, tolerances: Tolerances) -> int:
-    """How many packets of full size are sent to measure the rate of a direction."""
+    """Return the number of full-size packets that measure the rate of a direction."""
     rate_bps = direction.bottleneck.rate_bps
     packets_per_s = rate_bps / (8 * plan.mtu)
 
@@ -423,13 +425,13 @@ def _check_loss(network: BuiltNetwork, link: WanLink, direction: Direction, virt
 
 
 def loss_of(fibre: Fibre) -> tuple[float, float]:
-    """The part of the packets that a fibre loses, and how bursty the losses are.
+    """Return the fraction of packets that a fibre loses, and the burstiness of the losses.
 
-    A corrupted packet fails its checksum, and so is lost too.
+    A corrupted packet fails its checksum and therefore counts as lost.
 
     Returns:
-        The part, and by what factor, at least 1, the variance of the number of lost packets exceeds
-        that of independent losses.
+        The fraction, and the factor, at least 1, by which the variance of the number of lost
+            packets exceeds that of independent losses.
     """
     lost = fibre.loss.p
     spread = 1.0
@@ -439,9 +441,9 @@ def loss_of(fibre: Fibre) -> tuple[float, float]:
 
 
 def _bursty_loss(loss: Loss) -> tuple[float, float]:
-    """The stationary mean of a Gilbert-Elliott chain, and the factor of its variance.
+    """Return the stationary mean of a Gilbert-Elliott chain, and the factor of its variance.
 
-    The factor is (1 + c) / (1 - c) with the correlation c = 1 - p - r of neighbours.
+    The factor is (1 + c) / (1 - c), where c = 1 - p - r is the correlation of neighbouring packets.
     """
     if loss.p + loss.r == 0:  # the chain stays in the good state
         return loss.one_minus_k, 1.0
