@@ -1,7 +1,7 @@
 """A network-emulation testbed for training across datacenters.
 
-The names in ``__all__`` are runs, sweeps, deployments and the topology language in Python; each is
-imported when it is first used:
+The names in ``__all__`` run workloads, sweeps and deployments, and describe topologies in Python.
+Each name is imported on first use:
 
     from testbed import Datacenter, Topology, Wan, run
     iowa = Datacenter(hosts=4, location=(41.22, -95.86))
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 if not Path(__file__).with_name("workloads").exists():
-    # In a checkout the workloads lie beside this package. Either way they are `testbed.workloads`,
-    # so that a folder called workloads in which a user works is not in the way.
+    # In a checkout, workloads/ is next to this package. In both cases it is `testbed.workloads`,
+    # so a folder named workloads in the user's working directory does not shadow it.
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 _HOMES = {
@@ -117,7 +117,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sweep":  # the function and the package are one
+    if name == "sweep":  # the package is callable and serves as the function
         return import_module("testbed.sweep")
     for module_name, names in _HOMES.items():
         if name in names:

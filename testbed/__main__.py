@@ -1,4 +1,4 @@
-"""python -m testbed: the command line, which can be interrupted while it is being imported."""
+"""Entry point of `python -m testbed`, which Ctrl-C can interrupt even during imports."""
 
 import gc
 import os
@@ -11,11 +11,11 @@ INTERRUPTED = 130  # exit status
 def main() -> None:
     """Run the program `testbed`."""
     previous = signal.getsignal(signal.SIGINT)
-    # A shell has programs in the background ignore SIGINT; that stays.
+    # Shells make background programs ignore SIGINT; keep that setting.
     if previous is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit_at_once)
     signal.signal(signal.SIGTERM, _exit_at_once)
-    gc.disable()  # everything that is imported stays
+    gc.disable()  # imported modules are never freed
     from testbed.cli.main import main as run  # noqa: PLC0415 (takes half a second)
 
     gc.freeze()
@@ -24,16 +24,16 @@ def main() -> None:
     try:
         run()
     finally:
-        # With -m, Python 3.11 ends itself by SIGINT, whatever its status was to be, once a
-        # KeyboardInterrupt has left code that was run from a string, as a dataclass's methods are,
-        # handled or not. The next string clears that.
+        # With -m, Python 3.11 ends by SIGINT instead of returning its exit status once a
+        # KeyboardInterrupt, handled or not, has left code compiled from a string, such as a
+        # dataclass's methods. Running another string clears that state.
         exec("")
-        gc.freeze()  # the interpreter's end would look through all objects, for 0.2 s
+        gc.freeze()  # otherwise a collection at exit scans all objects for 0.2 s
 
 
 def _exit_at_once(number: int, frame: object) -> None:
     print("interrupted", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)  # nothing has begun
+    os._exit(INTERRUPTED)  # no run has started
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs, sweeps and deployments from Python: what the command line does, with typed results.
+"""Runs, sweeps and deployments from Python, with typed results.
 
 Every name of this module is also a name of the package, as in ``testbed.run(...)``.
 
@@ -8,10 +8,10 @@ Every name of this module is also a name of the package, as in ``testbed.run(...
     print(run.collectives.select("op", "bytes", "time_us", "bound_us"))
     print(run.operations.group_by("op").len())
 
-Errors are exceptions with the texts of the command line: `testbed.InputError` if an argument is
-wrong, `testbed.MachineError` if this machine lacks something, `testbed.RunError` and
-`testbed.GuestLost` if a run fails; all of them are a `testbed.TestbedError`. Ctrl-C raises
-KeyboardInterrupt once the folder of the run or the sweep is settled.
+Errors are exceptions with the same messages as on the command line: `testbed.InputError` for a
+wrong argument, `testbed.MachineError` if this machine lacks a requirement, `testbed.RunError` and
+`testbed.GuestLost` if a run fails. All are subclasses of `testbed.TestbedError`. Ctrl-C raises
+KeyboardInterrupt after the folder of the run or the sweep has reached its final state.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ __all__ = [
 
 RESULTS = Path("results")
 SCRIPT = Place("script")  # the argument of `run`
-FUNCTION_FOLDER = "function"  # of a run folder: the script that calls a function
+FUNCTION_FOLDER = "function"  # subfolder of a run folder, with the script that calls a function
 
 
 class Run:
     """A run folder, read on demand.
 
-    Notebooks show a run as its verdict, its table of collectives and the path of its report.
+    Notebooks display a run as its verdict, its table of collectives and the path of its report.
 
     Example:
         ```python
@@ -104,11 +104,11 @@ class Run:
         ```
 
     Attributes:
-        path: The folder.
+        path: The run folder.
     """
 
     def __init__(self, folder: RunDir) -> None:
-        """Read from `folder`."""
+        """Read the run from its folder."""
         self._folder = folder
         self.path = folder.path
 
@@ -122,15 +122,15 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """What was done, in base units."""
+        """The plan of the run, in base units (plan.json)."""
         return self._folder.read_plan()
 
     @cached_property
     def summary(self) -> Summary:
-        """What was measured; `problems` also names what of the file is damaged.
+        """The measurements (summary.json); `problems` also lists damaged parts of the file.
 
         Raises:
-            InputError: There is no summary.json.
+            InputError: Summary.json does not exist.
         """
         summary, damage = read_summary(self._folder.summary)
         codes = [problem.code for problem in damage]
@@ -143,10 +143,10 @@ class Run:
 
     @cached_property
     def status(self) -> Status:
-        """How the run ended, and whether its timing is faithful.
+        """The outcome of the run, and whether its timing is faithful (status.json).
 
         Raises:
-            InputError: status.json is missing or damaged.
+            InputError: Status.json is missing or damaged.
         """
         status, problems = read_status(self._folder.status)
         if status is None:
@@ -156,7 +156,7 @@ class Run:
 
     @cached_property
     def collectives(self) -> pl.DataFrame:
-        """A row for each operation and size; columns as `testbed.runfolder.tables.COLLECTIVES`.
+        """One row per operation and size (columns: `testbed.runfolder.tables.COLLECTIVES`).
 
         `time_us` is the median over the iterations, `bound_us` the least time that the topology
         allows; both in microseconds.
@@ -167,29 +167,29 @@ class Run:
 
     @cached_property
     def operations(self) -> pl.DataFrame:
-        """A row for each operation and rank; columns as `testbed.runfolder.schemas.OPS`."""
+        """One row per operation and rank (columns: `testbed.runfolder.schemas.OPS`)."""
         return self._table(self._folder.ops, "the run recorded no operations")
 
     @cached_property
     def links(self) -> pl.DataFrame:
-        """Samples of each direction of a WAN link; columns as `testbed.runfolder.schemas.LINKS`."""
+        """Samples of each direction of a WAN link (columns: `testbed.runfolder.schemas.LINKS`)."""
         return self._table(self._folder.links, "the run recorded no samples of links")
 
     @cached_property
     def steps(self) -> pl.DataFrame:
-        """A row for each training step and rank; columns as `testbed.runfolder.schemas.TRAIN`."""
+        """One row per training step and rank (columns: `testbed.runfolder.schemas.TRAIN`)."""
         return self._table(self._folder.train, "only the workload train has steps")
 
     @cached_property
     def flows(self) -> pl.DataFrame:
-        """A row for each TCP connection, direction and WAN link; see docs/captures.md."""
+        """One row per TCP connection, direction and WAN link (columns: docs/captures.md)."""
         return self._table(self._folder.flows, "only runs with captures have flows")
 
     def report(self) -> Path:
-        """Give the path of the report, report.html, which is made again if it is missing.
+        """Return the path of report.html, and regenerate the report if the file is missing.
 
         Returns:
-            The path of a page that works offline.
+            Path of report.html, a page that works offline.
 
         Raises:
             InputError: The report is missing, and the run's plan cannot be read.
@@ -209,7 +209,11 @@ class Run:
         """Read a Parquet file of the run folder.
 
         Raises:
-            InputError: There is no such file, or it is damaged.
+            InputError: The file does not exist or is damaged.
+
+        Args:
+            path: Path of the Parquet file.
+            why_missing: Explanation for the error if the file does not exist.
         """
         import polars as pl  # noqa: PLC0415 (0.3 s, which starting a run need not wait for)
 
@@ -223,13 +227,13 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open the folder of a run that was made before.
+    """Open the run folder of an earlier run.
 
     Args:
         path: The run folder.
 
     Returns:
-        The run; its files are read when they are asked for.
+        The run; each file is read on first access.
 
     Raises:
         InputError: `path` is not a run folder.
@@ -244,13 +248,13 @@ def open_run(path: str | Path) -> Run:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that has been checked and can start.
+    """A checked run, ready to start.
 
     Attributes:
-        topology: What is built.
-        workload: What runs.
-        options: How it runs.
-        plan: All of that, in base units.
+        topology: The network to build.
+        workload: The workload to run.
+        options: Options of the run.
+        plan: Topology, workload and options, resolved to base units.
     """
 
     topology: Topology
@@ -259,10 +263,14 @@ class PreparedRun:
     plan: Plan
 
     def new_folder(self, path: str | Path | None = None) -> RunDir:
-        """Make the run folder; None: below ``results``, named by the time, topology and workload.
+        """Create the run folder.
+
+        Args:
+            path: Path of the folder; None: a new one below ``results``, named by time, topology and
+                workload.
 
         Raises:
-            InputError: The folder exists and holds something, or cannot be made.
+            InputError: The folder exists and is not empty, or cannot be created.
             MachineError: The packages of the extra "run" are not installed.
         """
         require_packages()
@@ -273,15 +281,15 @@ class PreparedRun:
     def start(
         self, folder: RunDir, progress: Progress | None = None, command: Sequence[str] | None = None
     ) -> Run:
-        """Carry out the run, and return when its results are written.
+        """Carry out the run, and return it once its results are written.
 
         Args:
             folder: A new run folder.
-            progress: Follows the run; None: nothing does.
-            command: The command line that status.json records; None: that of this process.
+            progress: Receives the progress of the run; None: no progress is reported.
+            command: Command line that status.json records; None: the command line of this process.
 
         Raises:
-            TestbedError: The run failed; status.json says the same.
+            TestbedError: The run failed; status.json holds the same message.
         """
         topology_yaml = self.topology.to_yaml()
         workload_yaml = self.workload.to_yaml()
@@ -297,26 +305,26 @@ class PreparedRun:
 
 
 def default_folder(topology: str, workload: str) -> Path:
-    """Name a run folder below ``results`` by the time, the topology and the workload."""
+    """Return a path below ``results`` named by the time, the topology and the workload."""
     now = time.strftime("%Y%m%d-%H%M%S")
     names = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{topology}-{workload}")
     return RESULTS / f"{now}-{names}"
 
 
 def prepare(topology: Topology, workload: Workload, options: RunOptions) -> PreparedRun:
-    """Check a run and make its plan; start nothing.
+    """Check a run and make its plan, without starting anything.
 
     Args:
-        topology: What is built.
-        workload: What runs.
-        options: How it runs.
+        topology: The network to build.
+        workload: The workload to run.
+        options: Options of the run.
 
     Returns:
-        The run, with its plan.
+        The checked run, with its plan.
 
     Raises:
         InputError: The run is not possible as described.
-        MachineError: Captures have a filter, and there is no tcpdump to check the filter.
+        MachineError: A capture filter is set, but tcpdump, which checks filters, is not installed.
 
     Example:
         ```python
@@ -343,44 +351,43 @@ def run(
     events_from: Literal["operation", "start"] | None = None,
     **options: Any,
 ) -> Run:
-    """Run a workload, a script or a function on a topology, and return when the results are there.
+    """Run a workload, a script or a function on a topology, and return the completed run.
 
-    A function is called once by every rank, as a script that torchrun starts: with RANK,
-    WORLD_SIZE, MASTER_ADDR and the like in its environment. The function takes no arguments and
-    what it returns is dropped. A rank has only the function's source, which therefore imports what
-    it uses in its body and uses no other name of its module. If the function does use other names,
-    every rank imports it from its module; the module then has to be a file that can be imported
-    (not a notebook, and not the script that calls `run`), and hosts can read the folder that holds
-    the module.
+    Every rank calls a function once, in the environment that torchrun gives a script: RANK,
+    WORLD_SIZE, MASTER_ADDR and so on. The function takes no arguments, and its return value is
+    discarded. Only the function's source is sent to a rank, so the function has to import its
+    dependencies in its body and use no other name of its module. If the function does use other
+    names, every rank imports the function from its module. The module then has to be an importable
+    file (not a notebook, and not the script that calls `run`), in a folder that hosts can read.
 
     Args:
-        topology: A preset's name, the path of a file, or a topology made in Python.
-        workload: A preset's name, the path of a file, a workload made in Python, or a function;
-            None: collectives, unless there is a script.
-        script: A script of your own with its arguments, as after ``--`` on the command line:
+        topology: Name of a preset, path of a file, or a topology made in Python.
+        workload: Name of a preset, path of a file, a workload made in Python, or a function.
+            None: collectives, unless `script` is given.
+        script: Your own script with its arguments, as after ``--`` on the command line:
             ["train.py", "--lr", "3e-4"].
         settings: Values to change, as after ``--set``: {"topology.wan.iowa-ohio.delay": "20 ms"}.
         out: The run folder, which must not exist; None: a new one below ``results``.
-        progress: A function that is called with a `RunProgress` whenever there is news, such as
-            ``print``; an exception that the function raises ends the run. Or a display with the
-            methods of `testbed.execution.supervise.Progress`. None: nothing follows the run.
-        ranks_per_host: Of a script or a function: ranks on each host; None: 1.
-        shared_folder: Of a script or a function: whether all hosts have one working folder.
-        events_from: Of a script or a function: whether the topology's events count from rank 0's
-            first operation or from its start; None: operation.
-        **options: Every option of `testbed.spec.options.RunOptions`, such as
+        progress: A function that is called with each new `RunProgress`, such as ``print``; an
+            exception in the function ends the run. Or a display with the methods of
+            `testbed.execution.supervise.Progress`. None: no progress is reported.
+        ranks_per_host: Number of ranks on each host, for a script or a function; None: 1.
+        shared_folder: Whether all hosts share one working folder, for a script or a function.
+        events_from: Start of the topology's event times, for a script or a function: rank 0's first
+            operation or rank 0's start; None: operation.
+        **options: Any option of `testbed.spec.options.RunOptions`, such as
             ``isolation="process"`` or ``seed=3``.
 
     Returns:
-        The run, completed.
+        The completed run.
 
     Raises:
         InputError: An argument is wrong.
-        MachineError: This machine lacks something that the run needs.
-        RunError: The run failed; the run folder, which a note of the exception names, holds what
-            was measured.
+        MachineError: This machine lacks a requirement of the run.
+        RunError: The run failed. A note of the exception names the run folder, which holds the
+            measurements up to the failure.
         GuestLost: The guest ended without a result.
-        KeyboardInterrupt: Ctrl-C; the run folder is settled and says so.
+        KeyboardInterrupt: Ctrl-C; status.json records the interruption.
 
     Example:
         ```python
@@ -442,7 +449,7 @@ def _run_function(
     path: Path,
     progress: Progress,
 ) -> Run:
-    """Run a function on every rank: as a script, which the run folder `path` keeps."""
+    """Run a function on every rank, through a script that is kept in the run folder `path`."""
     require_packages()
     script = script_of(function)
     readable = [*options.readable, *script.readable]
@@ -462,7 +469,7 @@ def _run_function(
 
 
 def _start(prepared: PreparedRun, folder: RunDir, progress: Progress) -> Run:
-    """Carry out a run; errors name the run folder in a note."""
+    """Carry out a run; errors get a note that names the run folder."""
     try:
         return prepared.start(folder, progress)
     except (TestbedError, KeyboardInterrupt) as error:
@@ -477,16 +484,16 @@ def script_workload(
     in_image: bool,
     place: Place = SCRIPT,
 ) -> Workload:
-    """Make a workload of the user's script.
+    """Return a workload that runs the user's script.
 
     Args:
         words: The script and its arguments.
         settings: Values of other fields of `testbed.workloads.script.settings.Script`.
-        in_image: Whether the script's programs are in a container image, and not on this machine.
-        place: What errors name.
+        in_image: Whether the script's programs come from a container image, not from this machine.
+        place: The place that errors name.
 
     Raises:
-        InputError: There is no such script, or a setting is wrong.
+        InputError: The script does not exist, or a setting is wrong.
     """
     from testbed.workloads.script.settings import Script  # noqa: PLC0415 (only scripts)
 
@@ -505,7 +512,7 @@ def script_workload(
 class Sweep:
     """The folder of a sweep, read on demand.
 
-    Notebooks show a sweep as the number of its points, their table and the path of its page.
+    Notebooks display a sweep as its number of points, its points table and the path of its page.
 
     Example:
         ```python
@@ -514,11 +521,11 @@ class Sweep:
         ```
 
     Attributes:
-        path: The folder.
+        path: The sweep folder.
     """
 
     def __init__(self, folder: SweepDir) -> None:
-        """Read from `folder`."""
+        """Read the sweep from its folder."""
         self._folder = folder
         self.path = folder.path
 
@@ -552,23 +559,23 @@ class Sweep:
 
     @property
     def points(self) -> pl.DataFrame:
-        """A row for each point, complete or not; columns as `testbed.sweep.results` says.
+        """One row per point, complete or not; `testbed.sweep.results` lists the columns.
 
-        Each swept key has a column of its short name with the value as written, and for a quantity
-        also one in base units (``delay_ns``). ``state`` is completed, failed or missing.
+        Each swept key has a column under its short name with the value as written. A quantity also
+        has a column in base units (``delay_ns``). ``state`` is completed, failed or missing.
         """
         return self._tables.points
 
     @property
     def collectives(self) -> pl.DataFrame:
-        """A row for each point, operation and size; columns as `testbed.sweep.results` says."""
+        """One row per point, operation and size; `testbed.sweep.results` lists the columns."""
         return self._tables.collectives
 
     def report(self) -> Path:
-        """Give the path of the sweep's page, sweep.html, which is made again if it is missing.
+        """Return the path of sweep.html, and regenerate the page if the file is missing.
 
         Returns:
-            The path of a page that works offline.
+            Path of sweep.html, a page that works offline.
 
         Example:
             ```python
@@ -585,13 +592,13 @@ class Sweep:
         """Open the run of a point.
 
         Args:
-            point: Name of the point, or its row in `points`.
+            point: Name of the point, or the number of its row in `points`.
 
         Returns:
-            The run, which may have failed.
+            The run of the point, completed or failed.
 
         Raises:
-            InputError: There is no such point, or it has not been run.
+            InputError: The point does not exist or has not run.
 
         Example:
             ```python
@@ -610,10 +617,10 @@ class Sweep:
         return open_run(folders[indexed.identity])
 
     def _indexed(self, point: str | int) -> IndexedPoint:
-        """Find a point by its name or its number.
+        """Find a point by its name or its row number.
 
         Raises:
-            InputError: There is no such point.
+            InputError: The point does not exist.
         """
         points = self._folder.read_index().points
         if isinstance(point, int):
@@ -631,10 +638,10 @@ def open_sweep(path: str | Path) -> Sweep:
     """Open the folder of a sweep, complete or not.
 
     Args:
-        path: The folder.
+        path: The sweep folder.
 
     Returns:
-        The sweep; its files are read when they are asked for.
+        The sweep; each file is read on first access.
 
     Raises:
         InputError: `path` is not the folder of a sweep.
@@ -662,35 +669,35 @@ def sweep(
     progress: Callable[[PointProgress], object] | None = None,
     **options: Any,
 ) -> Sweep:
-    """Run every point of an experiment that is not done yet, then make the tables and the page.
+    """Run the remaining points of an experiment, then make the tables and the page.
 
-    The same call goes on where it stopped. A point is run again only if its plan or a version has
-    changed.
+    Repeat the same call to resume an interrupted sweep. A point runs again only if its plan or a
+    version has changed.
 
     Args:
-        experiment: A preset's name, the path of a file, or what such a file holds as a dict.
-        out: The folder of the sweep; None: ``results/sweep-<name>``.
-        jobs: How many guests run side by side; None: as CPUs and memory allow.
+        experiment: Name of a preset, path of a file, or the contents of such a file as a dict.
+        out: The sweep folder; None: ``results/sweep-<name>``.
+        jobs: Number of guests that run in parallel; None: as many as CPUs and memory allow.
         settings: Values to change, as after ``--set``, with keys that begin with topology.,
             workload., run. or experiment.
-        retries: Further attempts of a failed point.
-        timeout_s: Wall seconds that a point may take; None: no limit.
-        fail_fast: Start no further point once one has failed.
+        retries: Number of further attempts after a point has failed.
+        timeout_s: Limit on the wall time of a point, in seconds; None: no limit.
+        fail_fast: Whether to start no further point after one has failed.
         ray: Address of the Ray cluster that runs the points, auto, or local; None: this machine.
-        confirmed: Whether more than 1000 points are meant.
-        check: Whether failed points raise an exception; the folder is complete in either case.
+        confirmed: Whether to accept a sweep of more than 1000 points.
+        check: Whether failed points raise an exception, after the tables and the page are written.
         progress: A function that is called with a `PointProgress` whenever a point starts or ends,
-            such as ``print``; an exception that the function raises ends the sweep.
+            such as ``print``; an exception in the function ends the sweep.
         **options: Options of every run, such as ``isolation="process"``.
 
     Returns:
         The sweep.
 
     Raises:
-        InputError: The experiment or an argument is wrong; nothing has run.
-        MachineError: This machine lacks something, or its disk is full.
+        InputError: The experiment or an argument is wrong; no point has run.
+        MachineError: This machine lacks a requirement of the sweep, or its disk is full.
         TestbedError: Points failed, and `check` is true.
-        KeyboardInterrupt: Ctrl-C; points that are complete are kept.
+        KeyboardInterrupt: Ctrl-C; completed points are kept.
 
     Example:
         ```python
@@ -733,16 +740,16 @@ def sweep(
 
 
 class DeployedNetwork:
-    """A network that stands until it is destroyed; as a context manager, until the block ends.
+    """A network that runs until it is destroyed; as a context manager, until the block ends.
 
-    Notebooks show a deployment as its state, its hosts and its links.
+    Notebooks display a deployment as its state, its hosts and its links.
 
     Attributes:
-        name: Name of the deployment, by which ``testbed topo`` finds it, too.
+        name: Name of the deployment, also for ``testbed topo``.
     """
 
     def __init__(self, deployment: Deployment) -> None:
-        """Use `deployment`."""
+        """Control the network of `deployment`."""
         self._deployment = deployment
         self.name = deployment.name
 
@@ -779,21 +786,21 @@ class DeployedNetwork:
     def exec(
         self, host: str, words: Sequence[str], *, check: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host, and wait for its end.
+        """Run a command on a host, and wait for the command to end.
 
         Args:
-            host: Name of a host, or of a datacenter for its border router.
+            host: Name of a host, or of a datacenter (meaning its border router).
             words: The command and its arguments.
             check: Whether an exit status other than 0 raises an exception.
 
         Returns:
-            The command with its exit status and its output, as `subprocess.run` returns it.
+            Exit status and output of the command, as from `subprocess.run`.
 
         Raises:
-            InputError: There is no such host, or no command.
+            InputError: The host does not exist, or `words` is empty.
             GuestLost: The deployment has ended.
             subprocess.CalledProcessError: The command failed, and `check` is true.
-            KeyboardInterrupt: Ctrl-C, which has ended the command.
+            KeyboardInterrupt: Ctrl-C; the command was ended.
 
         Example:
             ```python
@@ -817,14 +824,14 @@ class DeployedNetwork:
         return completed
 
     def set(self, settings: Mapping[str, Any]) -> None:
-        """Change links of the network; packets on their way are not lost.
+        """Change links of the network without losing packets in flight.
 
         Args:
-            settings: Values by key, as in {"wan.iowa-ohio.delay": "20 ms"}.
+            settings: New values by key, such as {"wan.iowa-ohio.delay": "20 ms"}.
 
         Raises:
-            InputError: A setting is wrong, or cannot change while the network stands.
-            RunError: The guest's kernel refuses a value.
+            InputError: A setting is wrong, or cannot change in a running network.
+            RunError: The guest's kernel rejected a value.
             GuestLost: The deployment has ended.
 
         Example:
@@ -836,10 +843,10 @@ class DeployedNetwork:
         change(self._deployment, _sort_settings(settings, ["topology"])["topology"])
 
     def inspect(self) -> DeploymentStatus:
-        """Look at the deployment: its state, clock and uptime, its hosts and links.
+        """Return the state, clock, uptime, hosts and links of the deployment.
 
         Returns:
-            The status, with the present settings of every link.
+            Status of the deployment, with the current settings of every link.
 
         Example:
             ```python
@@ -849,14 +856,14 @@ class DeployedNetwork:
         return status_of(self._deployment)
 
     def destroy(self) -> None:
-        """End the deployment, and remove all that it has left."""
+        """End the deployment, and remove its files."""
         service.destroy(self._deployment)
 
     def _check_exists(self) -> None:
         """Check that the deployment has not been destroyed.
 
         Raises:
-            GuestLost: It has been.
+            GuestLost: The deployment has been destroyed.
         """
         if not self._deployment.path.is_dir():
             raise GuestLost(f"the deployment {self.name} has been destroyed")
@@ -872,28 +879,28 @@ def deploy(
     guest_memory: str | None = None,
     progress: Progress | Callable[[RunProgress], object] | None = None,
 ) -> DeployedNetwork:
-    """Build the network of a topology in a guest that stays until it is destroyed.
+    """Build the network of a topology in a guest that runs until it is destroyed.
 
     The end of a ``with`` block destroys the network. Without a block the network outlives this
-    process, and ``testbed topo destroy`` ends it.
+    process; ``testbed topo destroy`` ends it.
 
     Args:
-        topology: A preset's name, the path of a file, or a topology made in Python.
-        name: Name of the deployment; None: that of the topology.
-        clock: The guest's clock, real or virtual.
-        settings: Values of the topology to change, as in {"wan.iowa-ohio.delay": "20 ms"}.
+        topology: Name of a preset, path of a file, or a topology made in Python.
+        name: Name of the deployment; None: the name of the topology.
+        clock: Clock of the guest, real or virtual.
+        settings: Values of the topology to change, such as {"wan.iowa-ohio.delay": "20 ms"}.
         seed: Random seed.
-        guest_memory: Memory of the guest, such as 2 GiB; None: from the number of hosts.
+        guest_memory: Memory of the guest, such as 2 GiB; None: derived from the number of hosts.
         progress: As for `run`.
 
     Returns:
-        The network, which stands.
+        The running network.
 
     Raises:
         InputError: An argument is wrong, or the name is taken.
-        MachineError: This machine lacks something that the guest needs.
-        RunError: The network could not be built; nothing stays.
-        KeyboardInterrupt: Ctrl-C; nothing stays.
+        MachineError: This machine lacks a requirement of the guest.
+        RunError: The network could not be built; nothing is left running.
+        KeyboardInterrupt: Ctrl-C; nothing is left running.
 
     Example:
         ```python
@@ -920,14 +927,14 @@ def deploy(
 def _sort_settings(
     settings: Mapping[str, Any], targets: Sequence[str]
 ) -> dict[str, list[Override]]:
-    """Sort settings by their target.
+    """Group settings by their target.
 
     Args:
         settings: Values by dotted key.
-        targets: What a key may begin with; the name of a single target may be left out.
+        targets: Allowed first parts of a key; a single target may be left out of the key.
 
     Raises:
-        InputError: A key begins with no target.
+        InputError: A key does not begin with a target.
     """
     overrides: dict[str, list[Override]] = {target: [] for target in targets}
     for key, value in settings.items():
@@ -971,7 +978,7 @@ def _as_experiment(
 
 
 def _refuse_settings(overrides: Sequence[Override]) -> None:
-    """Refuse to change a model that was made in Python."""
+    """Raise InputError if there are settings for a model made in Python."""
     for override in overrides:
         raise InputError(
             "settings apply to a preset or a file, not to a model",
@@ -981,7 +988,7 @@ def _refuse_settings(overrides: Sequence[Override]) -> None:
 
 
 def _refuse_workload_settings(overrides: Sequence[Override]) -> None:
-    """Refuse settings of a workload where there is a script."""
+    """Raise InputError if there are workload settings for a run of a script."""
     for override in overrides:
         raise InputError(
             "workload settings do not apply to scripts",
@@ -991,7 +998,7 @@ def _refuse_workload_settings(overrides: Sequence[Override]) -> None:
 
 
 def _refuse_script_settings(settings: Mapping[str, object]) -> None:
-    """Refuse what only a script or a function has."""
+    """Raise InputError if there are settings that apply only to scripts and functions."""
     for key, value in settings.items():
         remedy = ""
         if key == "ranks_per_host":

@@ -1,6 +1,6 @@
-"""Turn an experiment into many runs, carried out side by side, and into tables and a page.
+"""Turn an experiment into runs in parallel, and their results into tables and a page.
 
-The package is also the function `testbed.api.sweep`, because both are called ``testbed.sweep``.
+The package is callable as `testbed.api.sweep`, because ``testbed.sweep`` names both.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-# Environment variable with the process number of the sweep that a fork server belongs to.
+# Environment variable with the PID of the sweep that started a fork server.
 OWNER_VARIABLE = "TESTBED_SWEEP_PID"
 
 
 class _CallablePackage(ModuleType):
-    """This package, which calls `testbed.api.sweep` when it is called."""
+    """This package as a callable that calls `testbed.api.sweep`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _function()(*args, **kwargs)
 
     @property
     def __signature__(self) -> Any:
-        """The signature that editors and notebooks show."""
+        """The signature of `testbed.api.sweep`, for editors and notebooks."""
         return import_module("inspect").signature(_function())
 
 

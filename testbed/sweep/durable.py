@@ -1,4 +1,4 @@
-"""Writing files of a sweep so that a crash of the machine leaves them whole."""
+"""Writing the files of a sweep durably, so that a crash of the machine leaves no partial file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write a file so that after a crash `path` holds the old text or the whole new one.
+    """Write a file so that after a crash `path` holds either the old text or the new one.
 
     Raises:
-        OSError: the text cannot be written; the old file is untouched.
+        OSError: The text cannot be written; the old file is unchanged.
     """
     new = path.with_name(path.name + ".new")
 
@@ -31,7 +31,7 @@ def sync(path: Path) -> None:
     """Wait until a file, or the entries of a folder, are on the disk.
 
     Raises:
-        OSError: they cannot be written, or the path cannot be opened.
+        OSError: The data cannot be written, or the path cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

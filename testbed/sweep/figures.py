@@ -1,8 +1,8 @@
-"""Figures of a sweep: lines and heat maps of columns of its tables, with the bound of physics.
+"""Figures of a sweep: line charts and heat maps of table columns, with their theoretical bounds.
 
-The bound is the least that the topology allows (`testbed.analysis.lower_bounds`), or for training
-the modelled computation alone. Points that agree in everything that a figure shows are summed up by
-their median; error bars reach from the least to the largest.
+The bound is the minimum that the topology allows (`testbed.analysis.lower_bounds`), or for training
+the modelled computation alone. Points that agree in every column of a figure are combined: the
+figure shows their median, with error bars from the minimum to the maximum.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from testbed.report.figures.common import COLOURS, GRID_COLOUR, LEGEND, SHADES, 
 from testbed.spec.base import suggest
 from testbed.sweep.plots import PREFERRED, SweepPlot, metric_of, number_column
 
-LOG_SPAN = 20  # an axis is logarithmic if its largest value is so many times the least
+LOG_SPAN = 20  # minimum ratio of largest to smallest value for a logarithmic axis
 HEIGHT = 420  # of a row of panels, in pixels
 MOST_PANELS_ACROSS = 3
 MOST_TICKS = 10
-BOUND_COLOUR = "#7d8791"  # of a bound that all lines share
+BOUND_COLOUR = "#7d8791"  # of a bound common to all lines
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One panel of a figure: `rows` are the rows to draw, `table` holds those of all panels."""
+    """One panel of a figure: `rows` are the rows to draw, `table` the rows of all panels."""
 
     figure: go.Figure
     plot: SweepPlot
@@ -51,7 +51,7 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _PlotLine:
-    """A line of a panel: label, colour, places on the x axis, and points as `_sum_up` gives."""
+    """A line of a panel: label, colour, positions on the x axis, and points from `_sum_up`."""
 
     label: str
     colour: str
@@ -66,18 +66,18 @@ class _PlotLine:
 
 
 def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go.Figure | None:
-    """Draw a figure.
+    """Draw a figure from the tables of a sweep.
 
     Args:
-        plot: what to show.
-        points: a row for each point (see `testbed.sweep.results`).
-        collectives: a row for each point, operation and size; used if the figure shows these.
+        plot: The columns to show.
+        points: One row per point (see `testbed.sweep.results`).
+        collectives: One row per point, operation and size, for figures with its columns.
 
     Returns:
-        The figure; None if no complete point has the values.
+        The figure; None if no completed point has the values.
 
     Raises:
-        InputError: there is no such column, or y holds no numbers.
+        InputError: A column does not exist, or y is not numeric.
     """
     table = points
     per_collective = "op" in plot.columns or "bytes" in plot.columns
@@ -162,7 +162,7 @@ def _lines_of(panel: _Panel) -> list[_PlotLine]:
 
 
 def _axis_numbers(panel: _Panel) -> list[float]:
-    """Give the numbers on the x axis; none if the axis has texts."""
+    """Return the numbers on the x axis; empty if the axis has texts."""
     name = number_column(panel.table, panel.plot.x)
     if name is None:
         return []
@@ -198,7 +198,7 @@ def _add_measured(panel: _Panel, line: _PlotLine) -> None:
 
 
 def _add_bounds(panel: _Panel, lines: Sequence[_PlotLine]) -> None:
-    """Add the bound of each line, or a single one in grey if the bounds look alike."""
+    """Add the bound of each line, or one grey line if all bounds look alike."""
     shown_bounds: set[tuple[str, ...]] = set()
     for line in lines:
         bounds = line.points["bound"]
@@ -231,14 +231,14 @@ def _add_bound(panel: _Panel, line: _PlotLine, name: str, legend_group: str, col
 
 @dataclass
 class _Heat:
-    """Cells of a heat map, a list for each value of the vertical axis: values, and texts."""
+    """Values and texts of the cells of a heat map, one list per value of the vertical axis."""
 
     values: list[list[float | None]]
     texts: list[list[str]]
 
 
 def _draw_heat_map(panel: _Panel) -> None:
-    """Draw cells with the value and, below it, how large a part of the value the bound is."""
+    """Draw cells with the value and, below the value, the ratio of bound to value."""
     plot, table = panel.plot, panel.table
     across = [str(value) for value in _distinct_values(table, plot.x)]
     down = _distinct_values(table, plot.series)
@@ -307,7 +307,7 @@ def _cell_text(cell: Mapping[str, Any] | None) -> str:
 
 
 def _sum_up(rows: pl.DataFrame, plot: SweepPlot) -> pl.DataFrame:
-    """Sum up the rows that have the same x.
+    """Combine the rows that have the same x.
 
     Returns:
         Columns x (a number where the axis has numbers), text (x as written), y, low, high (median,
@@ -325,7 +325,7 @@ def _sum_up(rows: pl.DataFrame, plot: SweepPlot) -> pl.DataFrame:
 
 
 def _statistics(plot: SweepPlot, columns: Sequence[str]) -> dict[str, pl.Expr]:
-    """Give the columns of `_sum_up` that are computed, in the metric's unit."""
+    """Return the expressions of the computed columns of `_sum_up`, in the metric's unit."""
     factor = plot.metric.factor
     bound_name = plot.metric.bound
     y = pl.col(plot.y) * factor
@@ -337,16 +337,16 @@ def _statistics(plot: SweepPlot, columns: Sequence[str]) -> dict[str, pl.Expr]:
 
 
 def _rows_with(table: pl.DataFrame, column: str | None, value: Any) -> pl.DataFrame:
-    """Give the rows with a value in a column; all rows if there is no column."""
+    """Return the rows that have a value in a column; all rows if `column` is None."""
     if column is None:
         return table
     return table.filter(pl.col(column) == value)
 
 
 def _distinct_values(table: pl.DataFrame, column: str | None) -> list[Any]:
-    """Give the values of a column: numbers and quantities by size, others as they first come.
+    """Return a column's distinct values: numbers and quantities by size, others in table order.
 
-    Without a column there is one value, None.
+    Without a column the only value is None.
     """
     if column is None:
         return [None]
@@ -396,11 +396,11 @@ def _style_y(panel: _Panel) -> None:
 
 
 def _axis_places(values: Sequence[Any], axis_numbers: Sequence[float]) -> list[Any]:
-    """Place values on an axis.
+    """Return the positions of values on an axis.
 
     Args:
-        values: to be placed.
-        axis_numbers: all numbers of the axis; empty for an axis of texts.
+        values: The values to position.
+        axis_numbers: All numbers of the axis; empty for an axis of texts.
 
     Returns:
         The values; on a logarithmic axis with zero among its numbers, zero goes a decade below the
@@ -416,7 +416,7 @@ def _axis_places(values: Sequence[Any], axis_numbers: Sequence[float]) -> list[A
 
 
 def _rounded(value: float | None) -> str:
-    """Give as many digits of a value as a figure shows."""
+    """Format a value with the number of digits that figures show."""
     if value is None:
         return ""
     return f"{value:.4g}"

@@ -1,17 +1,18 @@
-"""The folder of a sweep: its files, who may work in it, and what counts as done.
+"""The folder of a sweep: its files, its lock, and the condition for a completed point.
 
-    experiment.yaml       what was written
+    experiment.yaml       the experiment as written
     sweep.json            the points: names, values, identities
     points/<folder>/      the run folder of each completed point, with point.json
     failed/<folder>/      the run folder of each point whose last attempt failed
-    running/<folder>/     points in flight; the next sweep removes what a killed one leaves here
+    running/<folder>/     points in flight; the next sweep removes leftovers of a killed one
     lock                  held by the sweep that works in the folder
-    sweep.parquet         a row for each point
-    collectives.parquet   a row for each point, operation and size
+    sweep.parquet         one row per point
+    collectives.parquet   one row per point, operation and size
     sweep.html            the page
 
-A point is done when its folder is below points/. The folder gets there by a rename, after all of
-its files are on the disk. So a sweep may be killed at any moment, and loses only points in flight.
+A point is done when its folder is below points/. The folder is renamed to that place after all of
+its files are on the disk. A sweep can therefore be killed at any moment, and loses only points in
+flight.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class SweepDir:
-    """Paths of one sweep, and the operations on them."""
+    """Paths of one sweep, and operations on its files."""
 
     path: Path
 
     @classmethod
     def create(cls, path: Path) -> SweepDir:
-        """Make `path`, or take up the sweep that is there already.
+        """Create the folder `path`, or open the sweep that `path` already holds.
 
         Raises:
-            InputError: the folder holds something else, or cannot be made.
+            InputError: The folder holds other files, or cannot be created.
         """
         folder = cls(path.resolve())
 
@@ -68,7 +69,7 @@ class SweepDir:
 
     @classmethod
     def open(cls, path: Path) -> SweepDir:
-        """Open the folder of a sweep that has begun.
+        """Open the folder of a sweep that has started.
 
         Raises:
             InputError: `path` is not the folder of a sweep.
@@ -80,59 +81,59 @@ class SweepDir:
 
     @property
     def experiment(self) -> Path:
-        """The experiment, as written."""
+        """Path of the experiment as written."""
         return self.path / "experiment.yaml"
 
     @property
     def index(self) -> Path:
-        """The points (see `testbed.sweep.index`)."""
+        """Path of the index of points (see `testbed.sweep.index`)."""
         return self.path / "sweep.json"
 
     @property
     def points(self) -> Path:
-        """Run folders of completed points."""
+        """Folder with the run folders of completed points."""
         return self.path / "points"
 
     @property
     def failed(self) -> Path:
-        """Run folders of failed points."""
+        """Folder with the run folders of failed points."""
         return self.path / "failed"
 
     @property
     def running(self) -> Path:
-        """Run folders of points in flight."""
+        """Folder with the run folders of points in flight."""
         return self.path / "running"
 
     @property
     def lock(self) -> Path:
-        """Locked by the sweep that works here; holds the sweep's process number."""
+        """Path of the lock file, which holds the PID of the sweep that works in the folder."""
         return self.path / "lock"
 
     @property
     def table(self) -> Path:
-        """A row for each point."""
+        """Path of the table with one row per point."""
         return self.path / "sweep.parquet"
 
     @property
     def collectives(self) -> Path:
-        """A row for each point, operation and size."""
+        """Path of the table with one row per point, operation and size."""
         return self.path / "collectives.parquet"
 
     @property
     def page(self) -> Path:
-        """The page."""
+        """Path of the page."""
         return self.path / "sweep.html"
 
     def log(self, point_folder: str) -> Path:
-        """Give the file with the output of a point in flight, by the name of the point's folder."""
+        """Return the path of the output of a point in flight, by the point's folder name."""
         return self.running / f".{point_folder}.log"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other sweeps out, and remove what a killed one left in flight.
+        """Hold the sweep's lock, and remove points in flight that a killed sweep left.
 
         Raises:
-            InputError: another sweep works here.
+            InputError: Another sweep works in the folder.
         """
         with self.lock.open("a+") as lock:
             try:
@@ -159,25 +160,25 @@ class SweepDir:
                 entry.unlink(missing_ok=True)
 
     def done(self) -> dict[str, Path]:
-        """Give the folders of completed points by identity."""
+        """Return the run folders of completed points by identity."""
         return _run_folders(self.points, "completed")
 
     def failures(self) -> dict[str, Path]:
-        """Give the folders of failed points by identity."""
+        """Return the run folders of failed points by identity."""
         return _run_folders(self.failed, "failed")
 
     def settle(self, run_folder: Path, record: PointRecord) -> Path:
-        """Move a run folder to where its outcome belongs, after all of it is on the disk.
+        """Move a run folder to points/ or failed/, after all of its files are on the disk.
 
         Args:
-            run_folder: a folder on the same file system; made if it is missing.
-            record: how the point ended.
+            run_folder: A folder on the same file system; created if missing.
+            record: Outcome of the point.
 
         Returns:
             The new path of the run folder.
 
         Raises:
-            OSError: something cannot be written.
+            OSError: A file cannot be written.
         """
         run_folder.mkdir(exist_ok=True)
         write_point_record(run_folder, record)
@@ -195,7 +196,7 @@ class SweepDir:
         return target
 
     def _remove_at_once(self, run_folder: Path) -> None:
-        """Remove a settled run folder; a kill meanwhile leaves it whole or not at all."""
+        """Remove a settled run folder atomically: a kill leaves all of the folder or none."""
         if run_folder.exists():
             removed = self.running / f".removed-{run_folder.name}"
             run_folder.rename(removed)
@@ -205,7 +206,7 @@ class SweepDir:
         """Read sweep.json.
 
         Raises:
-            InputError: the file cannot be read.
+            InputError: The file cannot be read.
         """
         return read_index(self.index)
 
@@ -213,12 +214,12 @@ class SweepDir:
         """Write sweep.json.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: The file cannot be written.
         """
         write_index(self.index, index)
 
     def disk_full(self) -> MachineError:
-        """Make the error that ends a sweep whose disk is full."""
+        """Return the error that ends a sweep when the disk is full."""
         return MachineError(
             f"the disk of {self.path} is full: the sweep was aborted\n"
             f"  {len(self.done())} complete points were kept; free some space, and run the same "
@@ -227,10 +228,10 @@ class SweepDir:
 
     @contextmanager
     def full_disk_reported(self) -> Iterator[None]:
-        """Replace an `OSError` of a full disk by the error that says how to go on.
+        """Convert an `OSError` for a full disk to an error that explains how to resume.
 
         Raises:
-            MachineError: the disk is full.
+            MachineError: The disk is full.
         """
         try:
             yield
@@ -241,12 +242,12 @@ class SweepDir:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a file could not be written because the disk, or the user's share of it, is full."""
+    """Return whether a write failed because the disk, or the user's quota, is full."""
     return error.errno in DISK_FULL_ERRORS
 
 
 def _run_folders(parent: Path, state: str) -> dict[str, Path]:
-    """Give the run folders below `parent` whose record has `state`, by identity."""
+    """Return the run folders below `parent` whose record has `state`, by identity."""
     run_folders: dict[str, Path] = {}
     if not parent.is_dir():
         return run_folders

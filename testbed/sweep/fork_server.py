@@ -1,7 +1,7 @@
 """The process from which the points of a sweep are forked.
 
-The server imports everything that a point needs, which takes seconds, once. A point that is forked
-from the server costs no imports, and a crash of one takes no other point with it.
+The server imports everything that a point needs once, which takes seconds. A point forked from the
+server needs no imports, and a crash of one point does not affect the others.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ IMPORTED = [
     "testbed.sweep.outputs",
     "testbed.sweep.fork_server_ready",
 ]
-OOM_SCORE = "500"  # of 1000; a process that is started by hand has 0
+OOM_SCORE = "500"  # of 1000; the default is 0
 
 
 @contextmanager
 def fork_server() -> Iterator[None]:
-    """Start the fork server and, in the background, its imports; it ends with this process."""
+    """Run the fork server, with its imports in the background, until this process ends."""
     CONTEXT.set_forkserver_preload(IMPORTED)
     os.environ[OWNER_VARIABLE] = str(os.getpid())
     socket_folder = Path(get_temp_dir())
@@ -52,9 +52,9 @@ def fork_server() -> Iterator[None]:
 def main_module_hidden() -> Iterator[None]:
     """Keep new processes from running the user's script again, within the block.
 
-    Multiprocessing has every process import the script that the interpreter was called with, in
-    case the process needs something of it. Points need nothing of it, and a script that starts a
-    sweep would start another one in each point.
+    Multiprocessing makes every new process import the script that the interpreter was called with,
+    in case the process needs a name of the script. Points need none, and a script that starts a
+    sweep would start another sweep in each point.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -65,16 +65,16 @@ def main_module_hidden() -> Iterator[None]:
 
 
 def prepare_process() -> None:
-    """Make this process of a sweep end with the sweep, or when the sweep terminates it."""
+    """Make this child process end with the sweep, or when the sweep terminates the process."""
     _end_with_server()
-    # Ctrl-C reaches the sweep, too, which then ends its points.
+    # Ctrl-C also reaches the sweep, which then ends its points.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     end_first_without_memory(os.getpid())
 
 
 def end_first_without_memory(pid: int) -> None:
-    """Have Linux end process `pid` and its children before the sweep when memory runs out."""
+    """Make the kernel's OOM killer choose process `pid` and its children before the sweep."""
     with suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_SCORE)
 

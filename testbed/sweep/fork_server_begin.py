@@ -1,7 +1,7 @@
-"""The first module that a sweep's fork server imports: ties the server's life to the sweep's.
+"""The first import of a sweep's fork server, which makes the server end with the sweep.
 
-The fork server would notice the end of the sweep by itself, but would then take 0.7 s to tear down
-everything it has imported. So the kernel kills the server together with the sweep.
+Without this module the fork server would notice the end of the sweep, but take 0.7 s to tear down
+its imported modules. The kernel therefore kills the server together with the sweep.
 """
 
 import gc
@@ -14,8 +14,8 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
 die_with_parent()
 if os.environ.get(OWNER_VARIABLE) not in (None, str(os.getppid())):
-    os._exit(1)  # the sweep ended before the line above
+    os._exit(1)  # the sweep ended before the death signal was set
 for _name in THREAD_VARIABLES:
-    # Points run side by side: further threads for small tables would only wait for a CPU.
+    # Points run in parallel: more threads for small tables would only wait for a CPU.
     os.environ.setdefault(_name, "1")
-gc.disable()  # until `fork_server_ready`, because everything that is imported stays
+gc.disable()  # until `fork_server_ready`: imported modules are never freed

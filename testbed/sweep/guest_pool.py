@@ -1,7 +1,7 @@
-"""Guests that carry out one point after another, which saves booting and importing torch.
+"""Guests that carry out several points in sequence, which saves booting and importing torch.
 
-A thread keeps each guest. All guests end with the sweep; a guest whose point did not complete ends
-at once.
+A thread manages each guest. All guests end with the sweep; a guest whose point did not complete
+ends at once.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from testbed.sweep.points import PlannedPoint
 
 @dataclass(frozen=True)
 class GuestNeeds:
-    """What a guest must have to carry out any of some points: memory, and folders to read."""
+    """Requirements of a guest for a set of points: memory, and folders to read."""
 
     memory_bytes: int
     readable: frozenset[Path]
 
     @classmethod
     def of(cls, points: Sequence[PlannedPoint]) -> GuestNeeds | None:
-        """Give what the points that may share a guest need; None if fewer than two may."""
+        """Return the requirements of the points that may share a guest; None for fewer than two."""
         plans = [point.plan for point in points if may_share_guest(point.plan)]
         if len(plans) < 2:
             return None
@@ -44,25 +44,25 @@ class GuestNeeds:
 
 
 class PooledGuest:
-    """A guest, and the thread that keeps it."""
+    """A guest, and the thread that manages it."""
 
     def __init__(self, folder: Path, needs: GuestNeeds) -> None:
-        """Boot a guest; the run folders of its points begin in the new folder `folder`."""
+        """Boot a guest; the run folders of its points are created in the new folder `folder`."""
         self.folder = folder
         self._end = Event()
         self._thread = Thread(target=self._keep, args=(needs,), name=folder.name, daemon=True)
         self._thread.start()
 
     def alive(self) -> bool:
-        """Whether the guest can still carry out points."""
+        """Return whether the guest can still carry out points."""
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Have the guest end; returns at once."""
+        """Tell the guest to end, without waiting."""
         self._end.set()
 
     def await_end(self) -> None:
-        """After `end`: wait for the end of the guest, and remove its folder."""
+        """Wait for the guest to end after `end`, and remove the guest's folder."""
         self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -98,13 +98,13 @@ class GuestPool:
         self._started = 0
 
     def start(self, points: Sequence[PlannedPoint]) -> None:
-        """Boot a guest for each of `points` that may share one."""
+        """Boot one guest for each of `points` that may share a guest."""
         for point in points:
             if self._may_share(point):
                 self._idle.append(self._boot())
 
     def lend(self, point: PlannedPoint) -> PooledGuest | None:
-        """Give a guest for `point`; None if the point has to have a guest for itself."""
+        """Return a guest for `point`; None if the point must have a dedicated guest."""
         if not self._may_share(point):
             self.end_idle()
             self.await_ends()  # idle guests hold memory
@@ -119,11 +119,11 @@ class GuestPool:
         return self._boot()
 
     def take_back(self, guest: PooledGuest, *, sound: bool) -> None:
-        """Take back a guest that was lent.
+        """Take back a guest that `lend` returned.
 
         Args:
-            guest: the guest.
-            sound: the point completed, and so the guest may carry out another.
+            guest: The guest to take back.
+            sound: Whether the point completed, so that the guest may carry out another.
         """
         if sound and guest.alive():
             self._idle.append(guest)
@@ -132,12 +132,12 @@ class GuestPool:
         self.await_ends()
 
     def end_idle(self) -> None:
-        """Have the guests that no point uses end; returns at once."""
+        """Tell the idle guests to end, without waiting."""
         for guest in list(self._idle):
             self._end(guest)
 
     def end(self) -> None:
-        """Have all guests end; returns at once."""
+        """Tell all guests to end, without waiting."""
         for guest in list(self._guests):
             self._end(guest)
 
@@ -147,7 +147,7 @@ class GuestPool:
             self._ending.pop().await_end()
 
     def memory_bytes(self, point: PlannedPoint) -> int:
-        """Give the memory of the guest that `point` gets: a shared guest fits its largest point."""
+        """Return the memory of the guest for `point`; a shared guest fits the largest point."""
         own_bytes = point.plan.guest_memory_bytes
         if self._needs is None or not self._may_share(point):
             return own_bytes

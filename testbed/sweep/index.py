@@ -1,4 +1,4 @@
-"""sweep.json: the points of a sweep by name, with their values, and the figures to draw."""
+"""The index of a sweep (sweep.json): points by name, with their values, and figures to draw."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIGURES = (
 
 
 class IndexedPoint(BaseModel):
-    """A point of the sweep; `values` holds the value of each axis, by the axis' short name."""
+    """A point of the sweep; `values` holds the value of each axis by the axis's short name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -41,10 +41,10 @@ class IndexedPoint(BaseModel):
 
 
 class SweepIndex(BaseModel):
-    """The whole of sweep.json.
+    """Contents of sweep.json.
 
-    `axes` are the short names of the swept keys, `command` the command line that started the
-    sweep, `written` the local time at which the file was written.
+    `axes` are the short names of the swept keys, `command` is the command line that started the
+    sweep, `written` the local time of writing.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -66,11 +66,11 @@ class SweepIndex(BaseModel):
 
 
 def key_columns(known: Sequence[str], index: SweepIndex) -> list[str]:
-    """Choose the columns that people see first: the swept keys and the key figures.
+    """Return the columns to show first: the swept keys and the key figures.
 
     Args:
         known: All columns of the table.
-        index: Of the sweep.
+        index: Index of the sweep.
     """
     names = list(index.axes)
     if index.repeated:
@@ -83,7 +83,7 @@ def read_index(path: Path) -> SweepIndex:
     """Read sweep.json.
 
     Raises:
-        InputError: the file cannot be read, or is not the index of a sweep.
+        InputError: The file cannot be read, or is not the index of a sweep.
     """
     try:
         return SweepIndex.model_validate_json(path.read_text())
@@ -97,10 +97,10 @@ def read_index(path: Path) -> SweepIndex:
 
 
 def write_index(path: Path, index: SweepIndex) -> None:
-    """Write sweep.json durably, with the present time.
+    """Write sweep.json durably, with the current time.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     written = time.strftime("%Y-%m-%d %H:%M:%S")
     document = index.model_dump()

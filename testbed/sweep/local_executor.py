@@ -1,7 +1,8 @@
-"""Carry out the points of a sweep on this machine, several guests side by side.
+"""Carry out the points of a sweep on this machine, with several guests in parallel.
 
-Each point has a process, forked from the fork server, and so a crash takes no other point with it.
-A point's process ends with the sweep, however that ends, and its guest ends with the process.
+Each point has a process, forked from the fork server, so a crash of one point does not affect the
+others. A point's process ends with the sweep, even if the sweep is killed, and the point's guest
+ends with the process.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from testbed.sweep.points import PROCESS_MEMORY_BYTES, PlannedPoint
 from testbed.sweep.run_point import Limits
 from testbed.sweep.scheduler import Attempt, Finished
 
-USABLE = 0.9  # part of the memory that is free when the sweep begins
-GRACE_S = 30.0  # for a point to end by itself after its time limit, or after an interrupt
+USABLE = 0.9  # fraction of the memory that is free when the sweep starts
+GRACE_S = 30.0  # for a point to end after its time limit or an interrupt, before it is killed
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the guests of a sweep may use together: their number, and memory."""
+    """Number of parallel guests of a sweep, and their total memory."""
 
     jobs: int
     memory_bytes: int
 
 
 def capacity(jobs: int | None) -> Capacity:
-    """Measure what this machine has now.
+    """Return the number of guests and the memory that this machine can offer now.
 
     Args:
-        jobs: guests side by side; None: one for each CPU.
+        jobs: Number of parallel guests; None: one per CPU.
     """
     if jobs is None:
         jobs = len(os.sched_getaffinity(0))
@@ -64,14 +65,14 @@ def _available_memory_bytes() -> int:
 
 
 def side_by_side(points: Sequence[PlannedPoint], available: Capacity) -> int:
-    """Count how many of `points` run at once, if all are as large as the largest.
+    """Return how many of `points` run in parallel if all are as large as the largest.
 
     Args:
-        points: at least one.
-        available: what they may use together.
+        points: At least one point.
+        available: Number of guests and memory for all points together.
 
     Raises:
-        InputError: not even one fits.
+        InputError: The largest point does not fit.
     """
     largest = max(points, key=lambda point: point.memory_bytes)
     fitting = available.memory_bytes // largest.memory_bytes
@@ -88,7 +89,7 @@ def side_by_side(points: Sequence[PlannedPoint], available: Capacity) -> int:
 
 @dataclass
 class _PointProcess:
-    """An attempt in flight; `guest` is one that it shares with points before and after it."""
+    """An attempt in flight; `guest` is a guest shared with earlier and later points."""
 
     attempt: Attempt
     process: ForkServerProcess
@@ -101,7 +102,7 @@ class _PointProcess:
 
 
 class LocalExecutor:
-    """An `Executor` of this machine, to be used within `fork_server`."""
+    """An `Executor` of this machine, for use within `fork_server`."""
 
     def __init__(self, folder: SweepDir, available: Capacity, limits: Limits) -> None:
         self._folder = folder
@@ -114,10 +115,10 @@ class LocalExecutor:
         """Boot the guests of the first points, while the fork server is still importing.
 
         Returns:
-            How many points will run at once.
+            The number of points that will run in parallel.
 
         Raises:
-            InputError: the largest point does not fit the memory.
+            InputError: The largest point does not fit the memory.
         """
         jobs = side_by_side(points, self._available)
         self._guests = GuestPool(self._folder, GuestNeeds.of(points))
@@ -125,7 +126,7 @@ class LocalExecutor:
         return jobs
 
     def has_room(self, point: PlannedPoint) -> bool:
-        """Whether a CPU and enough memory are free for `point`."""
+        """Return whether a CPU and enough memory are free for `point`."""
         if not self._processes:
             return True
         if len(self._processes) >= self._available.jobs:
@@ -154,7 +155,7 @@ class LocalExecutor:
         self._processes.append(_PointProcess(attempt, process, guest))
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Give the attempts whose process has ended; returns after `timeout_s` if none has."""
+        """Return the attempts whose process has ended; empty after `timeout_s` seconds."""
         sentinels = [running.process.sentinel for running in self._processes]
         connection.wait(sentinels, timeout_s)
         results: list[Finished] = []
@@ -166,11 +167,11 @@ class LocalExecutor:
         return results
 
     def release_idle(self) -> None:
-        """Have guests end that no point uses."""
+        """Tell the idle guests to end."""
         self._guests.end_idle()
 
     def cancel(self) -> None:
-        """End the processes in flight, and have all guests end."""
+        """End the processes in flight, and tell all guests to end."""
         for running in self._processes:
             running.process.terminate()
 
@@ -185,16 +186,16 @@ class LocalExecutor:
         self._guests.end()
 
     def close(self) -> None:
-        """After `cancel`: wait for the end of the guests, and remove what they left."""
+        """Wait for the guests to end after `cancel`, and remove their leftovers."""
         self._guests.await_ends()
         self._folder.clear_running()
 
     def _memory_bytes(self, point: PlannedPoint) -> int:
-        """Give the most memory that `point` takes here, where its guest may be a larger one."""
+        """Return the maximum memory of `point`, whose shared guest may be larger than the point."""
         return self._guests.memory_bytes(point) + PROCESS_MEMORY_BYTES
 
     def _parent_folder(self, guest: PooledGuest | None) -> Path:
-        """Give the folder in which a run folder begins."""
+        """Return the folder in which run folders are created."""
         if guest is None:
             return self._folder.running
         return guest.folder
@@ -207,7 +208,7 @@ class LocalExecutor:
             running.process.kill()
 
     def _conclude(self, running: _PointProcess) -> Finished:
-        """Report how an ended process left its point, and take back the guest that it was lent."""
+        """Return the outcome of an ended process, and take back the guest that it used."""
         running.process.join()
         unsettled = None
         record = self._settled_record(running)
@@ -222,7 +223,7 @@ class LocalExecutor:
         return Finished(running.attempt, record, unsettled, disk_full=disk_full)
 
     def _settled_record(self, running: _PointProcess) -> PointRecord | None:
-        """Read the record that an ended process has left; None if it left none."""
+        """Read the record that an ended process has written; None without a record."""
         status = running.process.exitcode
         if status == ExitStatus.COMPLETED:
             parent = self._folder.points
@@ -244,7 +245,7 @@ class LocalExecutor:
         )
 
     def _move_out(self, running: _PointProcess) -> Path:
-        """Move the run folder of a killed process out of its guest's, which ends with all in it."""
+        """Move a killed point's run folder out of its guest's folder, which is removed later."""
         run_folder = self._folder.running / running.point.folder
         if running.guest is not None:
             present = running.guest.folder / running.point.folder
@@ -270,7 +271,7 @@ class LocalExecutor:
 
 
 def _last_line(log: Path) -> str:
-    """Give the last line of a file that is not blank; empty if there is none."""
+    """Return the last non-blank line of a file; empty if there is none."""
     try:
         lines = log.read_text(errors="replace").split("\n")
     except OSError:

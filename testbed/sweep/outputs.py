@@ -1,7 +1,7 @@
-"""Write the tables and the page of a sweep from the points that are complete.
+"""Write the tables and the page of a sweep from the completed points.
 
-Both need polars and plotly, which take half a second to import. A sweep on this machine leaves that
-to its fork server, which has imported them by the time the last point ends.
+The tables need polars and the page needs plotly, which take half a second to import. A sweep on
+this machine leaves both to its fork server, which has imported them before the last point ends.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from testbed.sweep.fork_server import CONTEXT, main_module_hidden, prepare_proce
 
 
 class PointRows(NamedTuple):
-    """What sweep.parquet holds: names of columns, and rows with a value for each."""
+    """Contents of sweep.parquet: column names, and rows with one value per column."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
 
 def write_outputs(folder: SweepDir) -> PointRows:
-    """Write the tables and the page.
+    """Write the tables and the page, and return the rows of the points.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: A table or the page cannot be written.
     """
     from testbed.sweep.page import write_page  # noqa: PLC0415 (takes half a second, see above)
     from testbed.sweep.results import gather  # noqa: PLC0415
@@ -37,11 +37,11 @@ def write_outputs(folder: SweepDir) -> PointRows:
 
 
 def write_outputs_in_fork(folder: SweepDir) -> PointRows:
-    """Do `write_outputs` in a process that is forked from the sweep's fork server.
+    """Run `write_outputs` in a process forked from the sweep's fork server.
 
     Raises:
-        OSError: they cannot be written.
-        MachineError: the process was killed.
+        OSError: A table or the page cannot be written.
+        MachineError: The process was killed.
     """
     try:
         with ProcessPoolExecutor(1, CONTEXT, initializer=prepare_process) as pool:

@@ -1,4 +1,4 @@
-"""sweep.html: the figures of a sweep, and a table of points with links to their reports."""
+"""The page of a sweep (sweep.html): figures, and a table of points with links to their reports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REPEATS_NOTE = " Repeats: the median, with bars from the least to the largest."
 
 @dataclass(frozen=True)
 class _PointRow:
-    """A row of the page's table; `link` leads to the point's report, empty if there is none."""
+    """A row of the page's table; `link` leads to the point's report, empty without a report."""
 
     name: str
     state: str
@@ -50,7 +50,7 @@ class _PointRow:
 
 @dataclass(frozen=True)
 class _PointsTable:
-    """The page's table: names of columns, whether each holds numbers, and rows."""
+    """The page's table: column names, whether each column is numeric, and rows."""
 
     names: list[str]
     numbers: list[bool]
@@ -58,19 +58,19 @@ class _PointsTable:
 
 
 def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame) -> Path:
-    """Write sweep.html.
+    """Write sweep.html, and return its path.
 
     Args:
-        folder: of the sweep.
-        points: a row for each point (see `testbed.sweep.results`).
-        collectives: a row for each point, operation and size.
+        folder: The sweep folder.
+        points: One row per point (see `testbed.sweep.results`).
+        collectives: One row per point, operation and size.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: sweep.json cannot be read.
-        OSError: the page cannot be written.
+        InputError: Sweep.json cannot be read.
+        OSError: The page cannot be written.
     """
     index = folder.read_index()
     figures: list[Figure] = []
@@ -97,7 +97,7 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
 
 
 def _count_states(points: pl.DataFrame) -> dict[str, int]:
-    """Count the points of each state."""
+    """Return the number of points in each state."""
     states = points["state"].to_list()
     return {state: states.count(state) for state in STATES}
 
@@ -111,20 +111,20 @@ def _experiment_text(folder: SweepDir) -> str:
 def write_figures(
     path: Path, plots: Sequence[SweepPlot], points: pl.DataFrame, collectives: pl.DataFrame
 ) -> Path:
-    """Write a page with figures alone.
+    """Write a page that contains only figures, and return its path.
 
     Args:
-        path: of the page.
-        plots: what the figures show.
-        points: a row for each point (see `testbed.sweep.results`).
-        collectives: a row for each point, operation and size.
+        path: Path of the page.
+        plots: Columns and labels of each figure.
+        points: One row per point (see `testbed.sweep.results`).
+        collectives: One row per point, operation and size.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: a figure cannot be drawn, or none has anything to show.
-        OSError: the page cannot be written.
+        InputError: A figure cannot be drawn, or all figures are empty.
+        OSError: The page cannot be written.
     """
     figures: list[Figure] = []
     for number, plot in enumerate(plots, 1):
@@ -142,10 +142,10 @@ def _figure(
     *,
     repeated: bool = False,
 ) -> Iterable[Figure]:
-    """Give the figure of a plot; nothing if there is nothing to draw.
+    """Return the figure of a plot; empty if no point has its values.
 
     Raises:
-        InputError: as `draw`.
+        InputError: As for `draw`.
     """
     caption = _caption(plot)
     if repeated:
@@ -156,7 +156,7 @@ def _figure(
 
 
 def figure_name(number: int, plot: SweepPlot) -> str:
-    """Name a figure by its number and its title, in letters that fit a file's name."""
+    """Return a figure's name, from its number and title, in characters that suit a file name."""
     slug = re.sub("[^a-z0-9]+", "-", plot.heading.lower()).strip("-")
     return f"{number}-{slug}"
 
@@ -205,7 +205,7 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
 
 
 def _report_link(folder: SweepDir, run_folder: str | None) -> str:
-    """Link the report of a point; empty if there is none, because the point was killed."""
+    """Return a link to the report of a point; empty if a killed point left no report."""
     if run_folder is None:
         return ""
     link = f"{run_folder}/report.html"

@@ -1,4 +1,4 @@
-"""Choose what the figures of a sweep show: columns of its tables, with labels and bounds."""
+"""Choose the columns, labels and bounds that the figures of a sweep show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.sweep.results import SUFFIXES
 
 @dataclass(frozen=True)
 class Metric:
-    """A column that is measured: its label, its factor to the label's unit, its bound's column."""
+    """A measured column: its label, the factor to the label's unit, and the column of its bound."""
 
     label: str
     factor: float = 1.0
@@ -44,16 +44,15 @@ FALLBACK = "wall_seconds"
 
 
 def metric_of(column: str) -> Metric:
-    """Describe a column; an unknown one is labelled with its name."""
+    """Return the metric of a column; an unknown column is labelled with its name."""
     return METRICS.get(column) or Metric(column)
 
 
 @dataclass(frozen=True)
 class SweepPlot:
-    """What one figure shows: columns of a table.
+    """The table columns that one figure shows.
 
-    `series` has a line for each of its values, or is the vertical axis of a heat map. `facet` has
-    a panel for each of its values.
+    Each value of `series` is a line, or a row of a heat map. Each value of `facet` is a panel.
     """
 
     x: str
@@ -75,12 +74,12 @@ class SweepPlot:
 
     @property
     def metric(self) -> Metric:
-        """What `y` is."""
+        """The metric of `y`."""
         return metric_of(self.y)
 
     @property
     def heading(self) -> str:
-        """The title; without one, what the figure shows."""
+        """The title; by default, a description of the columns."""
         if self.title:
             return self.title
         quantity, _, _unit = self.metric.label.partition(" (")
@@ -89,7 +88,7 @@ class SweepPlot:
 
 @dataclass(frozen=True)
 class PlotRequest:
-    """What a user asks of a figure; None where the choice is left to the program."""
+    """The figure that a user requests; None leaves a choice to the program."""
 
     x: str | None = None
     y: str | None = None
@@ -99,19 +98,19 @@ class PlotRequest:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the user asks for nothing."""
+        """Whether the user requests nothing."""
         return self == PlotRequest()
 
 
 def choose_plots(
     index: SweepIndex, points: pl.DataFrame, request: PlotRequest | None = None
 ) -> list[SweepPlot]:
-    """Choose the figures: the requested one, else those of the experiment, else a default one.
+    """Return the requested figure, or those of the experiment, or a default figure.
 
     Args:
-        index: of the sweep.
-        points: the table of the points (see `testbed.sweep.results`).
-        request: what the user asks for.
+        index: Index of the sweep.
+        points: The table of the points (see `testbed.sweep.results`).
+        request: The figure that the user requests.
     """
     if request is not None and not request.is_empty:
         return [_requested_plot(index, points, request)]
@@ -132,7 +131,7 @@ def _experiment_plot(plot: Plot) -> SweepPlot:
 
 
 def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotRequest) -> SweepPlot:
-    """Fill in what the request leaves open: x, y, and the vertical axis of a heat map."""
+    """Complete a request: x, y, and the vertical axis of a heat map."""
     requested = (request.x, request.series, request.facet)
     varying_axes = _varying_axes(index, points)
     free_axes = [axis for axis in varying_axes if axis not in requested]
@@ -150,7 +149,7 @@ def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotReques
 
 
 def _default_plot(index: SweepIndex, points: pl.DataFrame) -> SweepPlot:
-    """Give the first three axes that vary to x, the lines and the panels."""
+    """Return a figure with the first three varying axes as x, lines and panels."""
     axes = _varying_axes(index, points)
     x = _next_axis(axes) or _first_axis(index)
     y = _default_column(points)
@@ -160,14 +159,14 @@ def _default_plot(index: SweepIndex, points: pl.DataFrame) -> SweepPlot:
 
 
 def _next_axis(axes: list[str]) -> str | None:
-    """Take the first of the axes that are left."""
+    """Remove and return the first of the remaining axes."""
     if not axes:
         return None
     return axes.pop(0)
 
 
 def _varying_axes(index: SweepIndex, points: pl.DataFrame) -> list[str]:
-    """List the axes that have several values, those with numbers first."""
+    """Return the axes that have several values, numeric axes first."""
     numeric: list[str] = []
     others: list[str] = []
 
@@ -187,7 +186,7 @@ def _first_axis(index: SweepIndex) -> str:
 
 
 def _default_column(points: pl.DataFrame) -> str:
-    """Name the first preferred column that has a value."""
+    """Return the first preferred column that has a value."""
     for name in PREFERRED:
         if name in points.columns and points[name].null_count() < points.height:
             return name
@@ -195,11 +194,11 @@ def _default_column(points: pl.DataFrame) -> str:
 
 
 def number_column(table: pl.DataFrame, name: str) -> str | None:
-    """Name the column with the numbers of column `name`.
+    """Return the numeric column that belongs to column `name`.
 
     Returns:
         `name` if it holds numbers, else the column with the same quantities in base units; None if
-        there is no such column.
+        neither exists.
     """
     if table[name].dtype.is_numeric():
         return name

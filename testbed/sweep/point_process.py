@@ -15,7 +15,7 @@ from testbed.sweep.run_point import Limits, PointResult, carry_out
 
 
 class ExitStatus(IntEnum):
-    """Exit status of a point's process; with the first two the run folder is settled."""
+    """Exit status of a point's process; the first two mean that the run folder is settled."""
 
     COMPLETED = 0
     FAILED = 1
@@ -27,11 +27,11 @@ def main(sweep_path: Path, parent: Path, point: PlannedPoint, limits: Limits, at
     """Run a point, settle its run folder, and end the process.
 
     Args:
-        sweep_path: the folder of the sweep.
-        parent: where the run folder is made; the folder of a shared guest if it is not running/.
-        point: the point.
-        limits: bounds of the run.
-        attempt: the number of the attempt, from 1.
+        sweep_path: Path of the sweep folder.
+        parent: Folder of the new run folder: running/, or the folder of a shared guest.
+        point: The point to run.
+        limits: Time limits of the run.
+        attempt: Number of the attempt, from 1.
     """
     prepare_process()
     folder = SweepDir(sweep_path)
@@ -70,7 +70,7 @@ def _settle(folder: SweepDir, result: PointResult) -> ExitStatus:
 
 
 def _print_to(path: Path) -> None:
-    """Send everything that this process prints to a file."""
+    """Redirect standard output and standard error of this process to a file."""
     with path.open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -1,4 +1,4 @@
-"""point.json: how an attempt to run a point ended, kept in the point's run folder."""
+"""The outcome of an attempt to run a point (point.json), kept in the point's run folder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from testbed.sweep.durable import write_durably
 
-FORMAT: Literal[1] = 1  # a file without a number, as testbed 0.1.0 wrote it, has this format
+FORMAT: Literal[1] = 1  # files without a number, written by testbed 0.1.0, also have this format
 FILE_NAME = "point.json"
 
 
 class PointRecord(BaseModel):
-    """The whole of point.json.
+    """Contents of point.json.
 
-    `identity` and `name` are those of the point. `attempt` counts from 1; retries increase it.
+    `identity` and `name` are the point's. `attempt` counts from 1 and increases with each retry.
     `cpu_seconds` is the CPU time of the guest and of the process that started the guest.
     """
 
@@ -34,7 +34,7 @@ class PointRecord(BaseModel):
 
 
 def read_point_record(run_folder: Path) -> PointRecord | None:
-    """Read point.json of a run folder; None if it is missing, damaged or of another format."""
+    """Read point.json of a run folder; None if missing, damaged or of another format."""
     try:
         return PointRecord.model_validate_json((run_folder / FILE_NAME).read_text())
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def write_point_record(run_folder: Path, record: PointRecord) -> None:
     """Write point.json durably into a run folder.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     text = json.dumps(record.model_dump(), indent=1)
     write_durably(run_folder / FILE_NAME, text + "\n")

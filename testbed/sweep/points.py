@@ -1,4 +1,4 @@
-"""Plan the points of an experiment, so that every error is reported before the first one runs."""
+"""Plan the points of an experiment, so that every error is reported before the first run."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from testbed.spec.yaml_reader import Section
 from testbed.sweep.index import IndexedPoint, SweepIndex
 
 MANY_POINTS = 1000
-PROCESS_MEMORY_BYTES = 300 * 2**20  # of a point outside its guest: Python and its tables
+PROCESS_MEMORY_BYTES = 300 * 2**20  # of a point outside its guest: Python and tables
 ID_DIGITS = 12
 SEED_BITS = 48
 
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """A point, and everything that it takes to run it.
+    """A point with everything that is needed to run it.
 
     Attributes:
-        point: the values of the axes.
-        plan: the plan of its run.
-        spec: topology and workload as written, for spec.yaml.
-        run: the options of its run.
-        identity: a hash of the plan and the versions; points that agree in it have equal results.
-        command: the words of the command line that does the same run alone.
+        point: Values of the axes.
+        plan: Plan of the run.
+        spec: Topology and workload as written, for spec.yaml.
+        run: Options of the run.
+        identity: Hash of the plan and the versions; points with equal identity have equal results.
+        command: Words of the command line that runs the point alone.
     """
 
     point: Point
@@ -53,32 +53,32 @@ class PlannedPoint:
 
     @property
     def memory_bytes(self) -> int:
-        """The most memory that the point takes: that of its guest and that of its process."""
+        """Maximum memory of the point: guest plus process."""
         return self.plan.guest_memory_bytes + PROCESS_MEMORY_BYTES
 
     @property
     def name(self) -> str:
-        """The name of the point, for people."""
+        """Name of the point, for people."""
         return self.point.name
 
     @property
     def folder(self) -> str:
-        """The name of the run folder: that of the point, with the beginning of the identity."""
+        """Name of the run folder: name of the point, then the first digits of the identity."""
         return f"{self.name}.{self.identity[:ID_DIGITS]}"
 
 
 def check_size(experiment: Experiment, confirmed: bool) -> int:
-    """Refuse a sweep of many points that nobody has confirmed.
+    """Check that a large sweep is confirmed, and return its number of points.
 
     Args:
-        experiment: the experiment.
-        confirmed: the user has confirmed that many points are meant.
+        experiment: The experiment to check.
+        confirmed: Whether the user has confirmed a large sweep.
 
     Returns:
         The number of points before the conditions.
 
     Raises:
-        InputError: there are more than `MANY_POINTS` before the conditions.
+        InputError: More than `MANY_POINTS` points before the conditions, without confirmation.
     """
     size = experiment.sweep.size
     if confirmed or size <= MANY_POINTS:
@@ -92,7 +92,7 @@ def check_size(experiment: Experiment, confirmed: bool) -> int:
 
 
 def _part_sizes(experiment: Experiment) -> Iterator[int]:
-    """Give the number of values of each part whose combinations are the points."""
+    """Yield the number of values of each part; points are combinations of the parts."""
     sweep = experiment.sweep
     for axis in sweep.grid.values():
         yield len(values_of(axis))
@@ -115,13 +115,13 @@ def plan_points(
     """Plan every point of an experiment.
 
     Args:
-        experiment: the experiment.
-        versions: of everything that results depend on, by name; part of the identity.
+        experiment: The experiment to plan.
+        versions: Versions of everything that affects results, by name; part of the identity.
         overrides: ``--set`` of topology, workload and run; they replace the experiment's settings.
-        machine_memory_bytes: what a point may need; None: what this machine has.
+        machine_memory_bytes: Memory limit of a point; None: the memory of this machine.
 
     Raises:
-        InputError: a point cannot be run, or no point meets the conditions.
+        InputError: A point cannot be run, or no point meets the conditions.
     """
     _refuse_swept_keys(experiment, overrides)
     planner = _Planner(experiment, versions, overrides, machine_memory_bytes)
@@ -135,14 +135,14 @@ def plan_points(
 
 @dataclass(frozen=True)
 class _Names:
-    """Names of presets, or paths of files, of a topology and a workload."""
+    """Preset names or file paths of a topology and a workload."""
 
     topology: str
     workload: str
 
 
 class _Planner:
-    """Plans the points of one experiment; topologies and workloads are made once."""
+    """Plans the points of one experiment; each topology and workload is loaded once."""
 
     def __init__(
         self,
@@ -161,10 +161,10 @@ class _Planner:
         self._workloads: dict[str, Workload] = {}
 
     def plan(self, point: Point) -> PlannedPoint:
-        """Plan a point.
+        """Return the planned point.
 
         Raises:
-            InputError: the point cannot be run; names the point.
+            InputError: The point cannot be run; the message names the point.
         """
         try:
             return self._plan(point)
@@ -208,14 +208,14 @@ class _Planner:
         return _Names(str(topology), str(workload))
 
     def _overrides(self, point: Point) -> list[Override]:
-        """Give the overrides of a point: those of all points, and then its own."""
+        """Return the overrides of a point: those for all points, then those of the point."""
         values = dict(point.values)
         values.pop("topology", None)
         values.pop("workload", None)
         return self._common_overrides + _overrides(self._experiment, values)
 
     def _check_filter(self, expression: str) -> None:
-        """Let tcpdump check a filter of captures; each is checked once."""
+        """Check a capture filter with tcpdump, once per filter."""
         if expression and expression not in self._checked_filters:
             check_filter(expression)
             self._checked_filters.add(expression)
@@ -223,7 +223,7 @@ class _Planner:
     def _takes_repeat_seed(
         self, point: Point, workload: Workload, overrides: Sequence[Override]
     ) -> bool:
-        """Whether the workload's own seed becomes that of the repeat, because nobody wrote it."""
+        """Return whether the workload's seed, which nobody set, becomes the repeat's seed."""
         if point.repeat == 0 or "seed" not in type(workload).model_fields:
             return False
         return not any(override.key == "workload.seed" for override in overrides)
@@ -252,7 +252,7 @@ class _Planner:
 
     @contextmanager
     def _placed_at(self, key: str) -> Iterator[None]:
-        """Give errors without a file the place of `key` in the experiment."""
+        """Add the place of `key` in the experiment to errors that have no file."""
         try:
             yield
         except InputError as error:
@@ -272,10 +272,10 @@ def _refuse_swept_keys(experiment: Experiment, overrides: Sequence[Override]) ->
 
 
 def _run_options(overrides: Sequence[Override], repeat: int) -> RunOptions:
-    """Make the options of a run from the `run.` keys; repeats have seeds of their own.
+    """Return the options of a run from the `run.` keys; each repeat has a different seed.
 
     Raises:
-        InputError: a key is unknown, or a value is wrong.
+        InputError: A key is unknown, or a value is wrong.
     """
     source = _run_section(overrides)
     try:
@@ -305,11 +305,11 @@ def _run_section(overrides: Sequence[Override]) -> Section:
 
 
 def repeat_seed(seed: int, repeat: int) -> int:
-    """Give the seed of a repeat, the same for every point.
+    """Return the seed of a repeat, which is the same for every point.
 
     Args:
-        seed: of the first repeat.
-        repeat: the number of the repeat, from 0.
+        seed: Seed of the first repeat.
+        repeat: Number of the repeat, from 0.
     """
     if repeat == 0:
         return seed
@@ -324,7 +324,7 @@ def _identity(plan: Plan, versions: dict[str, str]) -> str:
 
 
 def _overrides(experiment: Experiment, values: Mapping[str, Any]) -> list[Override]:
-    """Make overrides of values by key, with the places at which the experiment has the keys."""
+    """Return overrides from values by key, with the key's place in the experiment."""
     overrides: list[Override] = []
     for key, value in values.items():
         _target, *path = key.split(".")
@@ -334,19 +334,19 @@ def _overrides(experiment: Experiment, values: Mapping[str, Any]) -> list[Overri
 
 
 def _overrides_of(target: str, overrides: Sequence[Override]) -> list[Override]:
-    """Give the overrides whose key begins with a target."""
+    """Return the overrides whose key begins with `target`."""
     prefix = f"{target}."
     return [override for override in overrides if override.key.startswith(prefix)]
 
 
 def _load_key(name: str, overrides: Sequence[Override]) -> str:
-    """Make a text that is equal for the same file with the same overrides."""
+    """Return a text that is equal for the same file with the same overrides."""
     values = [(override.key, override.value) for override in overrides]
     return repr((name, values))
 
 
 def _command(names: _Names, overrides: Sequence[Override], run: RunOptions) -> tuple[str, ...]:
-    """Give the words of the `testbed run` that does the same as a point."""
+    """Return the words of the `testbed run` command that is equivalent to a point."""
     words = ["testbed", "run", names.topology, names.workload]
     for override in overrides:
         if not override.key.startswith("run."):
@@ -357,7 +357,7 @@ def _command(names: _Names, overrides: Sequence[Override], run: RunOptions) -> t
 
 
 def unique(points: Iterable[PlannedPoint]) -> list[PlannedPoint]:
-    """Give the points without those whose identity an earlier point has."""
+    """Return the points without those whose identity an earlier point has."""
     first_points: dict[str, PlannedPoint] = {}
     for point in points:
         first_points.setdefault(point.identity, point)
@@ -367,12 +367,12 @@ def unique(points: Iterable[PlannedPoint]) -> list[PlannedPoint]:
 def index_of(
     experiment: Experiment, points: Sequence[PlannedPoint], command: Sequence[str]
 ) -> SweepIndex:
-    """Make the index of a sweep.
+    """Return the index of a sweep.
 
     Args:
-        experiment: the experiment.
-        points: all of its points, done or not.
-        command: the command line of the sweep.
+        experiment: The experiment of the sweep.
+        points: All points of the experiment, done or not.
+        command: Command line of the sweep.
     """
     axes = list(points[0].point.shown) if points else []
     return SweepIndex(

@@ -1,4 +1,4 @@
-"""How far a sweep is: as an object for callbacks, and as nothing where nobody follows."""
+"""Progress of a sweep: an object for callbacks, and a display that calls a function."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from testbed.sweep.scheduler import SweepProgress
 
 @dataclass(frozen=True)
 class PointProgress:
-    """What has just happened to a point of a sweep; `str()` gives a line for people.
+    """A change in the state of a point of a sweep; `str()` returns a line for people.
 
     Attributes:
         point: Name of the point.
-        event: What happened: the point was started, completed, failed, or is tried again.
-        reason: Why the point failed.
-        seconds: Wall time that the attempt took; None: it has just started.
-        done: Number of points that are completed.
-        failed: Number of points that have failed for good.
-        total: Number of points in all.
+        event: New state: the point was started, completed, failed, or is tried again.
+        reason: Reason of the failure.
+        seconds: Wall time of the attempt; None: the attempt has just started.
+        done: Number of completed points.
+        failed: Number of points that failed in their last attempt.
+        total: Number of all points.
     """
 
     point: str
@@ -50,7 +50,7 @@ class PointProgress:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as 42 s, 3:05 min or 2:10 h."""
+    """Format a time as 42 s, 3:05 min or 2:10 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 class CallbackSweepProgress:
-    """A `SweepProgress` that is given to a function whenever something happens to a point."""
+    """A `SweepProgress` that calls a function whenever a point starts or ends."""
 
     def __init__(
         self, callback: Callable[[PointProgress], object] | None, total: int, done: int
@@ -73,11 +73,11 @@ class CallbackSweepProgress:
         self._failed = 0
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
-        """Pass on that an attempt begins."""
+        """Report the start of an attempt."""
         self._pass_on(point, "started")
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """Pass on how an attempt has ended; `again`: the point is tried once more."""
+        """Report the end of an attempt; `again`: the point is retried."""
         event: Literal["completed", "failed", "retried"] = record.state
         if again:
             event = "retried"
@@ -88,7 +88,7 @@ class CallbackSweepProgress:
         self._pass_on(point, event, record)
 
     def tick(self) -> None:
-        """Ignore that time has passed."""
+        """Do nothing."""
 
     def _pass_on(
         self,
@@ -110,12 +110,12 @@ class CallbackSweepProgress:
         self._callback(progress)
 
 
-# Shows a sweep, given the number of its points and of those that were done before.
+# Display of a sweep, from its number of points and the number done before.
 ShowSweep = Callable[[int, int], AbstractContextManager[SweepProgress]]
 
 
 def shown_by(callback: Callable[[PointProgress], object] | None) -> ShowSweep:
-    """Make the display of a sweep that calls a function; None: nothing is shown."""
+    """Return a sweep display that calls a function; None: no display."""
 
     @contextmanager
     def display(total: int, done: int) -> Iterator[SweepProgress]:

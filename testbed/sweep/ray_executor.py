@@ -1,9 +1,9 @@
-"""Carry out the points of a sweep on a Ray cluster. The only module that imports ray.
+"""Carry out the points of a sweep on a Ray cluster; the only module that imports ray.
 
-What travels to a node, once: the project's code, the workloads and the guest kernel, as the working
-folder of Ray's runtime environment. What travels with each point: its plan there, and its run
-folder back, as a compressed tar. Neither root nor a shared file system is needed. A node needs the
-Python packages in the same versions, and the Debian packages that runs use (scripts/packages,
+Each node receives, once, the project's code, the workloads and the guest kernel as the working
+folder of Ray's runtime environment. For each point the node receives the plan and sends back the
+run folder as a compressed tar. Neither root nor a shared file system is needed. A node needs the
+same versions of the Python packages, and the Debian packages that runs use (scripts/packages,
 section runtime).
 """
 
@@ -47,21 +47,21 @@ except ImportError as error:
 
 SHIPPED = ("testbed", "workloads", "topologies")  # folders of the project that a run needs
 KERNEL = "guest-kernel"
-# Of a cluster that is started for the sweep; the run folder of a point has a few MB.
+# For a cluster started for the sweep; the run folder of a point takes a few MB.
 OBJECT_STORE_BYTES = 200 * 2**20
-AHEAD = 2  # points handed to Ray for each CPU of the cluster, so that no CPU waits
+AHEAD = 2  # points submitted to Ray per CPU of the cluster, so that no CPU idles
 
 
 class RayExecutor:
     """An `Executor` of a Ray cluster."""
 
     def __init__(self, folder: SweepDir, address: str, limits: Limits) -> None:
-        """Make an executor that is not connected yet.
+        """Create an executor; `start` connects to the cluster.
 
         Args:
-            folder: the sweep's folder on this machine.
-            address: of the cluster; ``auto`` finds one, ``local`` starts one on this machine.
-            limits: bounds of each point.
+            folder: The sweep folder on this machine.
+            address: Address of the cluster; ``auto`` finds one, ``local`` starts one here.
+            limits: Time limits of each point.
         """
         self._folder = folder
         self._address = address
@@ -74,10 +74,10 @@ class RayExecutor:
         """Connect to the cluster.
 
         Returns:
-            How many points will run at once.
+            The number of points that will run in parallel.
 
         Raises:
-            MachineError: there is no such cluster, or its nodes are too small for the points.
+            MachineError: The cluster cannot be reached, or its nodes are too small for the points.
         """
         kernel = ensure_kernel()
         code = self._connection.enter_context(_packed_code(kernel.path))
@@ -87,11 +87,11 @@ class RayExecutor:
         return _cluster_cpus()
 
     def has_room(self, point: PlannedPoint) -> bool:
-        """Whether the cluster has less to do than it could begin soon."""
+        """Return whether the cluster has fewer submitted points than it can start soon."""
         return len(self._attempts) < AHEAD * _cluster_cpus()
 
     def submit(self, attempt: Attempt) -> None:
-        """Hand an attempt to Ray."""
+        """Submit an attempt to Ray."""
         point = attempt.point
         needs = {"memory": point.memory_bytes, "name": point.name}
         task = _run_on_node.options(**needs)
@@ -99,17 +99,17 @@ class RayExecutor:
         self._attempts[reference] = attempt
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Give the attempts that have ended; returns after `timeout_s` if none has.
+        """Return the attempts that have ended; empty after `timeout_s` seconds.
 
         Raises:
-            MachineError: the disk of this machine is full.
+            MachineError: The disk of this machine is full.
         """
         references = list(self._attempts)
         ended, _ = ray.wait(references, num_returns=1, timeout=timeout_s)
         return [self._fetch_result(reference) for reference in ended]
 
     def release_idle(self) -> None:
-        """Do nothing: Ray ends idle workers by itself."""
+        """Do nothing: Ray ends idle workers."""
 
     def cancel(self) -> None:
         """Kill the workers of all attempts."""
@@ -118,7 +118,7 @@ class RayExecutor:
         self._attempts.clear()
 
     def close(self) -> None:
-        """Leave the cluster, or end it if it was started for the sweep."""
+        """Disconnect from the cluster; end a cluster that was started for the sweep."""
         self._connection.close()
 
     def _fetch_result(self, reference: Any) -> Finished:
@@ -145,7 +145,7 @@ class RayExecutor:
 
 @dataclass(frozen=True)
 class _NodeResult:
-    """What a node sends back: how the point ended, and its run folder as a compressed tar."""
+    """Result from a node: outcome of the point, and its run folder as a compressed tar."""
 
     record: PointRecord
     run_folder_tar: bytes
@@ -164,10 +164,10 @@ def _cluster_cpus() -> int:
 
 
 def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
-    """Refuse points that Ray would wait to place without end.
+    """Check that the cluster has a node large enough for every point.
 
     Raises:
-        MachineError: no node that the cluster has now is large enough for the largest point.
+        MachineError: No current node is large enough for the largest point.
     """
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     offers: list[int] = []
@@ -188,7 +188,7 @@ def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
 
 @contextmanager
 def _packed_code(kernel: Path) -> Iterator[Path]:
-    """Make a folder with everything that is shipped to a node."""
+    """Yield a temporary folder with everything that is shipped to a node."""
     project = Path(testbed.__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix="testbed-ray-") as scratch:
         code = Path(scratch)
@@ -204,11 +204,11 @@ def _connected(address: str, code: Path) -> Iterator[None]:
     """Connect to a cluster within the block.
 
     Args:
-        address: of the cluster; ``local`` starts one of this machine alone.
-        code: the folder that is shipped to each node.
+        address: Address of the cluster; ``local`` starts one on this machine only.
+        code: The folder to ship to each node.
 
     Raises:
-        MachineError: there is no such cluster.
+        MachineError: The cluster cannot be reached.
     """
     new_cluster: dict[str, Any] = {}
     if address == "local":
@@ -245,15 +245,15 @@ def _run_on_node(
     """Run a point on a node, in a temporary folder of the node.
 
     Args:
-        point: the point.
-        limits: bounds of the run.
-        attempt: the number of the attempt, from 1.
-        sweep_versions: what results depend on, by name, as on the machine of the sweep.
+        point: The point to run.
+        limits: Time limits of the run.
+        attempt: Number of the attempt, from 1.
+        sweep_versions: Versions on the sweep's machine of everything that affects results, by name.
     """
     code = Path(testbed.__file__).resolve().parent.parent
     kernel = code / KERNEL
     kernel.chmod(0o755)
-    # A home folder may be shared by all nodes, but guests and reserved CPUs belong to one node.
+    # Nodes may share a home folder, but guests and reserved CPUs belong to one node.
     cache = Path(tempfile.gettempdir(), f"testbed-{os.getuid()}")
     os.environ["TESTBED_KERNEL"] = str(kernel)
     os.environ["TESTBED_CACHE"] = str(cache)
@@ -273,7 +273,7 @@ def _run_on_node(
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """Make a folder for one point; `reap` removes those of workers that were killed."""
+    """Yield a temporary folder for one point; `reap` removes folders of killed workers."""
     parent = cache_dir() / "points"
     parent.mkdir(exist_ok=True)
     with temporary_folder("point-", parent) as scratch:
@@ -281,7 +281,7 @@ def _scratch_folder() -> Iterator[Path]:
 
 
 def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:
-    """Say which versions of this node would give other results; empty if none."""
+    """Return a description of versions on this node that affect results; empty if none."""
     differences: list[str] = []
     for name, version in wanted.items():
         present_version = present.get(name)
@@ -307,7 +307,7 @@ def _unpack(archive: bytes, folder: Path) -> None:
     """Extract an archive into a new folder.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: A file cannot be written.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -1,16 +1,16 @@
 """The tables of a sweep, from the run folders of its points.
 
-sweep.parquet has a row for each point, with these columns:
+sweep.parquet has one row per point, with these columns:
 
 - ``point`` (its name), ``state`` (completed | failed | missing);
 - for each swept key its short name, with the value as written, and for a quantity the same in base
   units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``;
 - ``repeat``, ``seed``;
-- what was measured (null for other workloads), as listed below;
+- the measurements listed below (null for other workloads);
 - ``faithful``, ``wall_seconds``, ``cpu_seconds``, ``emulated_seconds``, ``attempt``, ``reason``,
   ``folder`` (relative to the sweep's), ``identity``.
 
-What was measured:
+Measurements:
 
 - ``rtt_ms``: the longest planned round trip between two datacenters. ``wan_bytes``, ``wan_drops``:
   sums over all WAN directions; ``wan_utilisation``: of the busiest.
@@ -19,10 +19,10 @@ What was measured:
   ``busbw_bound_gbytes``), ``wrong``; of the first operation at its largest size.
 - training: ``method``, ``step_ms`` (median), ``compute_ms``, ``utilisation``, ``tokens_per_s``,
   ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
-  ``compute_to_loss_s``: run's time until the mean loss of the last five steps was at most the
+  ``compute_to_loss_s``: the time until the mean loss of the last five steps was at most the
   experiment's ``target_loss``, and the modelled computation in it (null: never).
 
-collectives.parquet has a row for each point, operation and size, with the columns of collectives.
+collectives.parquet has one row per point, operation and size, with the columns of collectives.
 """
 
 from __future__ import annotations
@@ -59,25 +59,25 @@ LAST_COLUMNS = (
     "folder",
     "identity",
 )
-LOSS_STEPS = 5  # over which the loss is averaged
+LOSS_STEPS = 5  # number of steps over which the loss is averaged
 
-# A row of a table, by column; which columns there are depends on the experiment and the workload.
+# A table row by column name; the columns depend on the experiment and the workload.
 Row = dict[str, Any]
 
 
 class SweepTables(NamedTuple):
-    """The tables of a sweep, as sweep.parquet and collectives.parquet hold them."""
+    """The tables of a sweep, as in sweep.parquet and collectives.parquet."""
 
     points: pl.DataFrame
     collectives: pl.DataFrame
 
 
 def gather(folder: SweepDir) -> SweepTables:
-    """Make the tables of a sweep from what is complete, and write them.
+    """Make the tables of a sweep from the completed points, and write them.
 
     Raises:
-        InputError: sweep.json cannot be read.
-        OSError: the tables cannot be written.
+        InputError: Sweep.json cannot be read.
+        OSError: The tables cannot be written.
     """
     index = folder.read_index()
     run_folders = folder.failures()
@@ -106,7 +106,7 @@ def gather(folder: SweepDir) -> SweepTables:
 
 @dataclass(frozen=True)
 class _RunColumns:
-    """What was measured in a run: columns of the point's row, and a row for each collective."""
+    """Measurements of a run: columns of the point's row, and one row per collective."""
 
     columns: Row
     collectives: list[Row]
@@ -139,7 +139,7 @@ def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
 
 
 def _axis_columns(name: str, value: Any) -> Row:
-    """Give the column of an axis, and for a quantity the column in base units."""
+    """Return the column of an axis, and for a quantity also its column in base units."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {name: value}
 
@@ -201,7 +201,7 @@ def _collective(collective: CollectiveRow) -> Row:
 
 
 def _headline(collectives: Sequence[Row]) -> Row:
-    """Give the columns of the first operation at its largest size."""
+    """Return the columns of the first operation at its largest size."""
     operation = collectives[0]["op"]
     of_operation = [collective for collective in collectives if collective["op"] == operation]
     return max(of_operation, key=lambda collective: int(collective["bytes"]))
@@ -246,13 +246,13 @@ def _training(training: TrainingSummary) -> Row:
 def time_to_loss(
     steps: pl.DataFrame, target_loss: float, compute_s: float
 ) -> dict[str, float | None]:
-    """Find when the loss, averaged over ranks and `LOSS_STEPS` steps, was at most a target.
+    """Return the time until the loss, averaged over ranks and `LOSS_STEPS` steps, met a target.
 
     Args:
-        steps: train.parquet of a run: a row for each step and rank, with columns step, start_ns,
+        steps: Contents of train.parquet: one row per step and rank, with columns step, start_ns,
             end_ns (Unix ns on the run's clock) and loss (nats per token).
-        target_loss: nats per token.
-        compute_s: the modelled computation of a step in seconds.
+        target_loss: Target in nats per token.
+        compute_s: Modelled computation time of a step in seconds.
 
     Returns:
         ``time_to_loss_s``: seconds from the first step's start; ``compute_to_loss_s``: the modelled
@@ -280,7 +280,7 @@ def time_to_loss(
 
 
 def _write_table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
-    """Write rows as a table; columns have the order in which rows first have them."""
+    """Write rows as a Parquet table, with columns in order of first appearance."""
     columns: list[pl.Series] = []
     for name in _column_names(rows):
         values = _uniform([row.get(name) for row in rows])
@@ -293,7 +293,7 @@ def _write_table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
 
 
 def _column_names(rows: Sequence[Row]) -> list[str]:
-    """Give the names in the order in which rows first have them, with `LAST_COLUMNS` at the end."""
+    """Return the column names in order of first appearance, then those of `LAST_COLUMNS`."""
     if not rows:
         return ["point", "state"]
     present: dict[str, None] = {}
@@ -305,7 +305,7 @@ def _column_names(rows: Sequence[Row]) -> list[str]:
 
 
 def _uniform(values: list[Any]) -> list[Any]:
-    """Give values of one type: numbers if all are numbers, else texts; None stays."""
+    """Return values of one type: numbers if all are numbers, otherwise texts; None stays None."""
     types = {type(value) for value in values}
     types.discard(type(None))
     if len(types) <= 1:
@@ -318,14 +318,14 @@ def query(folder: SweepDir, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]
     """Run an SQL query over the tables ``points`` and ``collectives``.
 
     Args:
-        folder: of the sweep, whose tables are written.
-        sql: in DuckDB's dialect.
+        folder: The sweep folder, with its tables written.
+        sql: Query in DuckDB's SQL dialect.
 
     Returns:
-        The names of the columns, and the rows.
+        Column names and rows.
 
     Raises:
-        InputError: DuckDB refuses the query.
+        InputError: DuckDB rejects the query.
     """
     import duckdb  # noqa: PLC0415 (nothing else needs it)
 

@@ -22,19 +22,19 @@ from testbed.sweep.folder import is_disk_full
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
 
-LEAST_SPACE = 2**20  # bytes; a disk that cannot take as much is full
+LEAST_SPACE = 2**20  # bytes; a disk with less free space counts as full
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a point: wall time in seconds, None for no bound."""
+    """Wall time limits of a point in seconds; None: no limit."""
 
     timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
 class PointResult:
-    """How a point ended, and its run folder; `disk_full`: nothing more could be written."""
+    """Outcome of a point, and its run folder; `disk_full`: a write failed for lack of space."""
 
     folder: Path
     record: PointRecord
@@ -44,17 +44,17 @@ class PointResult:
 def carry_out(
     point: PlannedPoint, parent: Path, limits: Limits, attempt: int = 1, *, shared: bool = False
 ) -> PointResult:
-    """Run a point in a new folder below `parent`, and report how the run ended, whatever happens.
+    """Run a point in a new folder below `parent`, and return its result even if the run fails.
 
     Args:
-        point: the point.
-        parent: an existing folder.
-        limits: bounds of the run.
-        attempt: the number of the attempt, from 1.
-        shared: `parent` is the folder of a running guest that carries out several points.
+        point: The point to run.
+        parent: Existing folder in which the run folder is created.
+        limits: Time limits of the run.
+        attempt: Number of the attempt, from 1.
+        shared: Whether `parent` is the folder of a running guest that carries out several points.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted, and its folder is to be removed.
+        KeyboardInterrupt: The run was interrupted; the caller removes the run folder.
     """
     guest_folder = parent if shared else None
     run_folder = parent / point.folder
@@ -80,15 +80,15 @@ def carry_out(
 def _failure(
     point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None
 ) -> tuple[str, bool]:
-    """Run a point.
+    """Run a point, and return the reason of its failure.
 
     Returns:
-        Why the run failed (empty if it completed), and whether the disk was full.
+        Reason of the failure (empty for a completed run), and whether the disk was full.
     """
     try:
         return _run(point, run_folder, limits, guest_folder), False
     except TestbedError as error:
-        # The guest reports a full disk in words that only people read.
+        # The guest reports a full disk only as message text.
         return str(error), not _has_space(run_folder.parent)
     except MemoryError:
         return "this machine ran out of memory", False
@@ -102,7 +102,7 @@ def _failure(
 
 
 def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None) -> str:
-    """Run a point, and say why the run failed; empty if it completed."""
+    """Run a point, and return the reason of its failure; empty for a completed run."""
     run = RunDir.create(run_folder)
 
     with _time_limit(limits.timeout_s):
@@ -120,7 +120,7 @@ def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Pa
 
 
 def _has_space(folder: Path) -> bool:
-    """Whether a file of `LEAST_SPACE` bytes can be written below `folder`."""
+    """Return whether a file of `LEAST_SPACE` bytes can be written below `folder`."""
     probe = folder / f".space-{os.getpid()}"
     try:
         with probe.open("wb") as file:
@@ -133,7 +133,7 @@ def _has_space(folder: Path) -> bool:
 
 
 def _cpu_seconds(guest_folder: Path | None) -> float:
-    """Add up the CPU time of this process, of its ended children, and of a shared guest."""
+    """Return the CPU time of this process, its ended children, and a shared guest."""
     seconds = 0.0 if guest_folder is None else resident_cpu_seconds(guest_folder)
     for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         usage = resource.getrusage(processes)
@@ -143,7 +143,7 @@ def _cpu_seconds(guest_folder: Path | None) -> float:
 
 @contextmanager
 def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `RunError` in the block, which the main thread runs, when the time is up."""
+    """Raise `RunError` in the block after `seconds`; for use in the main thread."""
     if seconds is None:
         yield
         return

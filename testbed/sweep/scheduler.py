@@ -1,7 +1,7 @@
-"""Decide which point of a sweep runs next, and what follows from how each one ended.
+"""Decide which point of a sweep runs next, and how to act on the outcome of each attempt.
 
-The scheduler holds all of the policy: the order of the points, retries, lost workers, the end at
-the first failure, and where run folders go. An `Executor` only carries out attempts.
+The scheduler holds all of the policy: the order of the points, retries, lost workers, stopping at
+the first failure, and the final place of run folders. An `Executor` only carries out attempts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
 
 POLL_S = 0.5
-MOST_LOSSES = 5  # of workers that a point survives without using up a retry
+MOST_LOSSES = 5  # number of lost workers before a further loss counts as a retry
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Finished:
-    """How an attempt ended.
+    """The outcome of an attempt.
 
-    `unsettled` is the run folder, below running/, if the executor has not settled it already.
-    `lost`: the attempt ended because its worker or node went away. `disk_full`: the attempt could
+    `unsettled` is the run folder, below running/, unless the executor has settled the folder.
+    `lost`: the attempt ended because its worker or node disappeared. `disk_full`: the attempt could
     not write its files.
     """
 
@@ -46,66 +46,66 @@ class Finished:
 
 
 class Executor(Protocol):
-    """Carries out attempts, several at once."""
+    """Carries out several attempts in parallel."""
 
     def start(self, points: Sequence[PlannedPoint]) -> int:
-        """Prepare for `points`, of which the first are submitted next.
+        """Prepare for `points`; the first of them are submitted next.
 
         Returns:
-            How many points will run at once.
+            The number of points that will run in parallel.
 
         Raises:
-            TestbedError: the points cannot be run.
+            TestbedError: The points cannot be run.
         """
 
     def has_room(self, point: PlannedPoint) -> bool:
-        """Whether `point` can be submitted now; always true while no point is in flight."""
+        """Return whether `point` can be submitted now; always true with no point in flight."""
 
     def submit(self, attempt: Attempt) -> None:
-        """Begin an attempt."""
+        """Start an attempt."""
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Give the attempts that have ended; returns after `timeout_s` if none has.
+        """Return the attempts that have ended; empty after `timeout_s` seconds.
 
         Raises:
-            MachineError: the disk is full.
+            MachineError: The disk is full.
         """
 
     def release_idle(self) -> None:
-        """Give back what is kept for further points, because none waits."""
+        """Release resources kept for further points, because no points are waiting."""
 
     def cancel(self) -> None:
         """End every attempt in flight."""
 
     def close(self) -> None:
-        """After `cancel`: wait until everything that the executor had is given back."""
+        """Wait until all resources of the executor are released after `cancel`."""
 
 
 class SweepProgress(Protocol):
-    """Shows how a sweep makes progress; `jobs` is how many points run at once."""
+    """Shows the progress of a sweep; `jobs` is the number of points that run in parallel."""
 
     jobs: int
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
-        """Show that an attempt begins."""
+        """Show the start of an attempt."""
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """Show that an attempt has ended; `again`: the point is tried once more."""
+        """Show the end of an attempt; `again`: the point is retried."""
 
     def tick(self) -> None:
-        """Show that time has passed."""
+        """Show the elapsed time."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What follows a failed point: up to `retries` attempts, or with `fail_fast` no new points."""
+    """Reaction to a failed point: up to `retries` more attempts; `fail_fast`: no new points."""
 
     retries: int = 0
     fail_fast: bool = False
 
 
 class Scheduler:
-    """Runs points with an executor until none is left."""
+    """Runs points with an executor until none remain."""
 
     def __init__(
         self, folder: SweepDir, executor: Executor, policy: Policy, progress: SweepProgress
@@ -120,15 +120,15 @@ class Scheduler:
         self._records: dict[str, PointRecord] = {}
 
     def run(self, points: Sequence[PlannedPoint]) -> dict[str, PointRecord]:
-        """Run points, and cancel what is in flight if that is interrupted.
+        """Run points, and cancel the attempts in flight on an interrupt.
 
         Returns:
-            How each point ended, by identity; points that never began are missing.
+            Outcome of each point by identity, without points that never started.
 
         Raises:
-            TestbedError: the points cannot be run.
-            MachineError: the disk is full.
-            KeyboardInterrupt: the sweep was interrupted.
+            TestbedError: The points cannot be run.
+            MachineError: The disk is full.
+            KeyboardInterrupt: The sweep was interrupted.
         """
         self._waiting = deque(Attempt(point) for point in points)
 
@@ -158,10 +158,10 @@ class Scheduler:
             self._progress.started(attempt.point, attempt.number)
 
     def _conclude(self, finished: Finished) -> None:
-        """Settle an attempt that has ended, and decide whether its point is tried again.
+        """Settle an attempt that has ended, and decide whether to retry its point.
 
         Raises:
-            MachineError: the disk is full.
+            MachineError: The disk is full.
         """
         self._settle(finished)
         point, record = finished.attempt.point, finished.record
@@ -186,7 +186,7 @@ class Scheduler:
                 if finished.record.state == "completed":
                     raise
 
-                # What a failed attempt left may be unreadable; other points go on.
+                # The folder of a failed attempt may be unreadable; other points continue.
         if finished.disk_full:
             raise self._folder.disk_full()
 
@@ -202,12 +202,12 @@ class Scheduler:
 
 
 def estimated_seconds(wall_seconds: Mapping[str, float], remaining: int, jobs: int) -> float | None:
-    """Estimate how long the remaining points take.
+    """Estimate the wall time of the remaining points.
 
     Args:
-        wall_seconds: of each point that is done, by name.
-        remaining: the number of points that are not done.
-        jobs: how many of the points run at once.
+        wall_seconds: Wall time of each completed point, by name.
+        remaining: Number of points that are not done.
+        jobs: Number of points that run in parallel.
 
     Returns:
         Seconds; None if no point is done.

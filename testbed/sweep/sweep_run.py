@@ -23,18 +23,18 @@ from testbed.sweep.progress import ShowSweep
 from testbed.sweep.run_point import Limits
 from testbed.sweep.scheduler import Executor, Policy, Scheduler
 
-CLUSTER_MEMORY = 2**60  # bytes; the memory of a cluster's machines is not known here
+CLUSTER_MEMORY = 2**60  # bytes; the memory of the cluster's nodes is unknown during planning
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a sweep is carried out.
+    """Options of a sweep.
 
     Attributes:
-        jobs: How many guests may run side by side; None: as CPUs and memory allow.
-        limits: What a point may take.
-        policy: What is done about points that fail.
-        ray_address: Of the Ray cluster that runs the points; None: this machine runs them.
+        jobs: Number of guests that run in parallel; None: as many as CPUs and memory allow.
+        limits: Time limits of a point.
+        policy: Reaction to failed points.
+        ray_address: Address of the Ray cluster that runs the points; None: this machine.
     """
 
     jobs: int | None = None
@@ -52,8 +52,8 @@ def plan_sweep(
     """Plan every point of a sweep.
 
     Args:
-        experiment: The experiment.
-        kernel: The guest kernel; None: there is none yet.
+        experiment: The experiment to plan.
+        kernel: The guest kernel; None: not built yet.
         overrides: Settings of the topology, the workload and the run, for all points.
         ray_address: As in `SweepOptions`.
 
@@ -71,7 +71,7 @@ def plan_sweep(
 
 @contextmanager
 def points_forked(options: SweepOptions) -> Iterator[None]:
-    """Start, for the block, the process from which points are forked, if this machine runs them."""
+    """Run the fork server within the block, if this machine runs the points."""
     if options.ray_address is not None:
         yield
         return
@@ -81,14 +81,14 @@ def points_forked(options: SweepOptions) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A sweep that starts or goes on; to be carried out within `points_forked`.
+    """A new or resumed sweep, to be carried out within `points_forked`.
 
     Attributes:
-        experiment: What the user wrote.
-        points: Its points, done or not.
-        folder: Where the results are.
-        options: How the sweep is carried out.
-        command: The command line that sweep.json records.
+        experiment: The experiment as written.
+        points: All points of the experiment, done or not.
+        folder: The sweep folder.
+        options: Options of the sweep.
+        command: Command line that sweep.json records.
     """
 
     experiment: Experiment
@@ -103,15 +103,15 @@ class SweepRun:
         """Run the points that are not done, then make the tables and the page.
 
         Args:
-            display: Shows the sweep.
-            show_table: Gets the rows of all points when they are written, while guests end.
+            display: Shows the progress of the sweep.
+            show_table: Called with the rows of all points after writing, while guests end.
 
         Returns:
-            How each point that was run ended, by identity.
+            Outcome of each point that ran, by identity.
 
         Raises:
-            InputError: Another sweep works in the folder, or a point does not fit the memory.
-            MachineError: The disk is full, or Ray is missing.
+            InputError: Another sweep works in the folder, or a point needs too much memory.
+            MachineError: The disk is full, or Ray is not installed.
         """
         is_local = self.options.ray_address is None
         make_outputs = write_outputs_in_fork if is_local else write_outputs
@@ -119,7 +119,7 @@ class SweepRun:
             try:
                 records = self._run_points(stack, display)
             except BaseException:
-                # The table can be made later; the error says why the sweep ended.
+                # The table can be made later; keep the error that ended the sweep.
                 with suppress(Exception):
                     make_outputs(self.folder)
                 raise
@@ -127,7 +127,7 @@ class SweepRun:
         return records
 
     def _run_points(self, stack: ExitStack, display: ShowSweep) -> dict[str, PointRecord]:
-        """Run the points that are not done; guests end with `stack`, while the outputs are made."""
+        """Run the points that are not done; guests end with `stack`, during the output."""
         self.folder.experiment.write_text(self.experiment.to_yaml())
         index = index_of(self.experiment, self.points, self.command)
         self.folder.write_index(index)
@@ -153,20 +153,20 @@ class SweepRun:
 
 
 def not_done(points: Sequence[PlannedPoint], folder: SweepDir) -> list[PlannedPoint]:
-    """Give the points that are not complete."""
+    """Return the points that are not complete."""
     done = folder.done()
     return [point for point in points if point.identity not in done]
 
 
 def check_records(records: Mapping[str, PointRecord], points: Sequence[PlannedPoint]) -> None:
-    """Check that every point that was run is complete.
+    """Check that every point that ran has completed.
 
     Args:
-        records: How points ended, by identity.
+        records: Outcome of points, by identity.
         points: All points of the sweep.
 
     Raises:
-        TestbedError: Points failed; names the first one.
+        TestbedError: Points failed; the message names the first one.
     """
     failed = [record for record in records.values() if record.state != "completed"]
     if failed:
@@ -178,5 +178,5 @@ def check_records(records: Mapping[str, PointRecord], points: Sequence[PlannedPo
 
 
 def default_folder(experiment: Experiment) -> Path:
-    """Name the folder of a sweep below ``results``."""
+    """Return the default folder of a sweep, below ``results``."""
     return Path("results", f"sweep-{experiment.name}")
