@@ -1,1 +1,1 @@
-"""From the records of a run folder to its tables and its summary."""
+"""Turn the raw records of a run folder into tables and a summary."""

@@ -1,4 +1,4 @@
-"""What each rank was doing when, as spans.
+"""Spans of time in which each rank computed, communicated or waited.
 
 A table of spans has the columns rank (Int32), start_ns and end_ns (Int64, Unix ns on the run's
 clock).
@@ -14,12 +14,11 @@ INSTANCE = ["op", "bytes", "group_size", "phase", "iteration"]
 
 
 def compute_spans(steps: pl.DataFrame) -> pl.DataFrame:
-    """Give the spans of modelled computation.
+    """Return the spans of modelled computation.
 
     Args:
-        steps: columns rank, start_ns, end_ns and compute_ns of train.parquet, and computed_ns if it
-            is there. Where only the length of the computation was recorded, it counts from the
-            step's start on.
+        steps: columns rank, start_ns, end_ns and compute_ns of train.parquet, and computed_ns if
+            present. Without computed_ns, the computation is taken to start with the step.
 
     Returns:
         A table of spans.
@@ -28,7 +27,7 @@ def compute_spans(steps: pl.DataFrame) -> pl.DataFrame:
 
 
 def step_waits(steps: pl.DataFrame) -> pl.DataFrame:
-    """Give the rest of each step: waiting for data on their way, or for slower ranks.
+    """Return the rest of each step: waiting for data in transit or for slower ranks.
 
     Args:
         steps: as for `compute_spans`.
@@ -41,7 +40,7 @@ def step_waits(steps: pl.DataFrame) -> pl.DataFrame:
 
 
 def _computation_edges(steps: pl.DataFrame) -> pl.Expr:
-    """List the begin and the end, in turn, of each stretch of computation within each step."""
+    """Return the alternating begin and end times of the stretches of computation in each step."""
     from_start = pl.concat_list("start_ns", pl.col("start_ns") + pl.col("compute_ns"))
     if "computed_ns" not in steps.columns:
         return from_start
@@ -49,7 +48,7 @@ def _computation_edges(steps: pl.DataFrame) -> pl.Expr:
 
 
 def _spans_between(steps: pl.DataFrame, edges: pl.Expr) -> pl.DataFrame:
-    """Give the spans between each two of `edges` (List(Int64)), kept within the step."""
+    """Return the spans between consecutive pairs of `edges` (List(Int64)), clipped to the step."""
     by_step = steps.select(
         "rank",
         first="start_ns",
@@ -69,15 +68,15 @@ def _within_step(edge: str) -> pl.Expr:
 
 
 def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
-    """Give of each operation the time until the last of its ranks began it too.
+    """Return, for each operation, the time until the last participating rank began the operation.
 
-    Only of operations whose ranks are known: among all ranks, or in named groups that work at the
-    same time.
+    Only operations whose ranks are known count: operations among all ranks, or in named groups that
+    work at the same time.
 
     Args:
         ops: the columns `INSTANCE`, rank, start_ns and end_ns of ops.parquet, and dtype, algorithm
-            and group if they are there.
-        ranks: how many there are.
+            and group if present.
+        ranks: number of ranks.
 
     Returns:
         A table of spans.
@@ -103,13 +102,13 @@ def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
 
 
 def lanes(ops: pl.DataFrame) -> list[int]:
-    """Put operations that overlap into different lanes.
+    """Assign overlapping operations of a rank to different lanes.
 
     Args:
-        ops: a table of spans, by rank and start.
+        ops: a table of spans, sorted by rank and start.
 
     Returns:
-        For each row the first lane of its rank that is free when the row starts.
+        For each row, the first lane of the row's rank that is free when the row starts.
     """
     lane_of_row: list[int] = []
     present_rank: int | None = None

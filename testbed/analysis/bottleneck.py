@@ -1,8 +1,8 @@
-"""What a run's time is spent on above all: latency, bandwidth, TCP's window, or computation.
+"""Find what dominates the time of a run: latency, bandwidth, TCP's window, or computation.
 
-A judgement by rules, for people to begin with; the figures that it rests on are told with it.
+The rules give a first diagnosis for people; each cause comes with the figures behind the diagnosis.
 
-- compute: at least half of the time of training is modelled computation.
+- compute: at least half of the training time is modelled computation.
 - bandwidth: while data are exchanged, the busiest WAN direction carries at least `FULL` of its
   rate; or an operation takes at most 1 / `FULL` of its lower bound, and its time grows with its
   size.
@@ -10,8 +10,8 @@ A judgement by rules, for people to begin with; the figures that it rests on are
   of the time (flows.parquet), or the time grows with the size although no link is full.
 - latency: the smallest size already takes at least half as long as the main one; or the links are
   almost idle while data are exchanged.
-
-None of them where the figures do not say. Of collectives, the one that took most time counts.
+No cause is named where the figures are inconclusive. Of several collectives, the one that took the
+most time counts.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size
 from testbed.runfolder.summary import Cause, CollectiveRow, TrainingSummary
 
-FULL = 0.6  # part of a rate, or of the bound, from which a link counts as full
-IDLE = 0.3  # below it, as almost idle
+FULL = 0.6  # share of a rate or of the bound at which a link counts as full
+IDLE = 0.3  # share of a rate below which a link counts as almost idle
 MOST = 0.5
-FAR_LARGER = 16  # times as many bytes, for two sizes to be compared
+FAR_LARGER = 16  # least ratio of two sizes for a comparison of their times
 
 
 @dataclass(frozen=True)
 class LinkUse:
-    """The share of its rate that a WAN direction carried, at most 1."""
+    """The share of a WAN direction's rate that was used, at most 1."""
 
     direction: str  # for people
     share: float
@@ -44,13 +44,14 @@ class LinkUse:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a cause is found by.
+    """The figures from which a cause is found.
 
     Attributes:
-        use: of the busiest WAN direction while data were exchanged; None: not known.
-        grows: whether the time grows with the size; None: not known.
-        window_share: of the time in which connections waited for TCP's window; None: not known.
-        text: the figures for people.
+        use: use of the busiest WAN direction while data were exchanged, or None if unknown.
+        grows: whether the time grows with the size, or None if unknown.
+        window_share: share of the time in which connections waited for TCP's window, or None if
+            unknown.
+        text: the figures, for people.
     """
 
     use: LinkUse | None
@@ -66,18 +67,18 @@ def cause_of_training(
     links: pl.DataFrame,
     flows: pl.DataFrame | None,
 ) -> Cause | None:
-    """Say what the time of training is spent on.
+    """Find the dominant cause of the training time.
 
     Args:
         history: the run's network over time.
-        training: the run's summary.
-        steps: columns start_ns and end_ns of train.parquet (Int64, Unix ns); not empty.
+        training: the training section of the run's summary.
+        steps: columns start_ns and end_ns of train.parquet (Int64, Unix ns); at least one row.
         links: columns link, source, time_ns and bytes of links.parquet.
         flows: columns window_limited_share (Float64) and payload_bytes (Int64) of flows.parquet;
             None without captures.
 
     Returns:
-        The cause; None where the figures do not say.
+        The cause, or None if the figures are inconclusive.
     """
     computes = training.compute_utilisation
     if computes is None:
@@ -104,7 +105,7 @@ def cause_of_collectives(
     links: pl.DataFrame,
     flows: pl.DataFrame | None,
 ) -> Cause | None:
-    """Say what the time of the collective that took most of it is spent on.
+    """Find the dominant cause of the time of the collective that took the most time.
 
     Args:
         history: the run's network over time.
@@ -114,7 +115,7 @@ def cause_of_collectives(
         flows: as for `cause_of_training`.
 
     Returns:
-        The cause; None where the figures do not say.
+        The cause, or None if the figures are inconclusive.
     """
     timed = [row for row in rows if row.time_us.median > 0]
     if not timed:
@@ -142,7 +143,7 @@ def cause_of_collectives(
 
 
 def _find_cause(evidence: Evidence) -> Cause | None:
-    """Apply the rules that training and collectives share, in this order."""
+    """Return the cause by the rules that training and collectives share; the first match wins."""
     share = None if evidence.use is None else evidence.use.share
     text = evidence.text
     window_share = evidence.window_share
@@ -177,7 +178,10 @@ def _while_exchanging(use: LinkUse | None) -> str:
 
 
 def _smallest_alike(main: CollectiveRow, rows: list[CollectiveRow]) -> CollectiveRow | None:
-    """Find the smallest size of the same operation; None if none is far smaller."""
+    """Return the row of the same operation with the smallest size, or None if none is far smaller.
+
+    "Far smaller" means by a factor of at least `FAR_LARGER`.
+    """
     alike = [row for row in rows if row.bytes > 0 and _same_but_size(row, main)]
     smallest = min(alike, key=lambda row: row.bytes, default=None)
     if smallest is None or smallest.bytes * FAR_LARGER > main.bytes:
@@ -198,7 +202,7 @@ def _same_but_size(one: CollectiveRow, other: CollectiveRow) -> bool:
 def _use_during(
     history: History, row: CollectiveRow, ops: pl.DataFrame, links: pl.DataFrame
 ) -> LinkUse | None:
-    """Find the busiest WAN direction while the measured iterations of a row were under way."""
+    """Return the use of the busiest WAN direction during the measured iterations of a row."""
     not_warmup = pl.col("phase") != "warmup"
     iterations = ops.filter(
         not_warmup,
@@ -218,7 +222,7 @@ def _use_during(
 
 
 def _union_ns(spans: pl.DataFrame) -> int:
-    """Return for how many ns at least one span lasted.
+    """Return the total time in ns that at least one span covers.
 
     Args:
         spans: columns start_ns and end_ns (Int64).
@@ -234,17 +238,17 @@ def _union_ns(spans: pl.DataFrame) -> int:
 def busiest(
     history: History, links: pl.DataFrame, begin_ns: int, end_ns: int, seconds: float
 ) -> LinkUse | None:
-    """Find the WAN direction with the largest share of its rate.
+    """Return the WAN direction with the largest share of the direction's rate in use.
 
     Args:
         history: the run's network over time.
         links: columns link, source, time_ns and bytes of links.parquet.
-        begin_ns: beginning of the time that counts, Unix ns.
-        end_ns: its end.
-        seconds: for how much of this time data were sent.
+        begin_ns: begin of the time span, Unix ns.
+        end_ns: end of the time span, Unix ns.
+        seconds: length of the time in the span during which data were sent.
 
     Returns:
-        The direction; None without samples.
+        The direction and the share, or None without samples.
     """
     if seconds <= 0:
         return None
@@ -267,7 +271,7 @@ def busiest(
 
 
 def _window_share(flows: pl.DataFrame | None) -> float | None:
-    """Return the mean of window_limited_share, weighted by payload_bytes; None if not known."""
+    """Return the mean window_limited_share weighted by payload_bytes, or None if unknown."""
     if flows is None:
         return None
 

@@ -1,7 +1,8 @@
-"""The tables of a run's packet captures: flows, their throughput, and the operations they carried.
+"""Tables of a run's packet captures: flows, their throughput, and the operations of their packets.
 
-docs/captures.md defines every column. Captures are read once each into a temporary file; then one
-interface after another is looked at, with about 300 bytes of memory for each record of its capture.
+docs/captures.md defines every column. Each capture is read once into a temporary file; interfaces
+are then processed one at a time, with about 300 bytes of memory per record of the interface's
+capture.
 """
 
 from __future__ import annotations
@@ -35,26 +36,26 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.summary import CaptureRow
 
-BIN_NS = 10_000_000  # of throughput.parquet
+BIN_NS = 10_000_000  # width of a bin of throughput.parquet
 NEVER = np.iinfo(np.int64).min
 NO_TIMES = np.empty(0, np.int64)
 OPERATION = ["op", "bytes", "group_size", "iteration", "phase", "group"]
 
-Pair = tuple[str | None, str | None]  # the hosts that send and receive; None: not of the plan
+Pair = tuple[str | None, str | None]  # sender and receiver; None: a host outside the plan
 
 
 @dataclass
 class Captured:
-    """What the captures of a run say.
+    """The tables and problems of a run's captures.
 
     Attributes:
         flows: flows.parquet (`testbed.runfolder.schemas.FLOWS`).
         throughput: throughput.parquet (`testbed.runfolder.schemas.THROUGHPUT`).
         operations: flow_ops.parquet (`testbed.runfolder.schemas.FLOW_OPS`).
-        points: a row per capture that could be read.
-        sent: totals of what the router of a datacenter sent into a WAN link, by link and
-            datacenter; without a capture there, of what arrived at the other end.
-        problems: what the captures lack.
+        points: a row per readable capture.
+        sent: totals of the packets that a datacenter's router sent into a WAN link, by link and
+            datacenter; without a capture there, totals of the packets that arrived at the far end.
+        problems: what is missing from the captures.
     """
 
     flows: pl.DataFrame = field(default_factory=lambda: _empty(schemas.FLOWS))
@@ -70,13 +71,16 @@ def _empty(schema: schemas.Schema) -> pl.DataFrame:
 
 
 def read_captures(run: RunDir, plan: Plan, ops: pl.DataFrame, scratch: Path) -> Captured:
-    """Make the tables of a run's captures.
+    """Build the tables of a run's captures.
 
     Args:
         run: the run folder.
-        plan: its plan.
+        plan: the run's plan.
         ops: ops.parquet (`testbed.runfolder.schemas.OPS`).
-        scratch: an existing folder in which packets are kept for a while.
+        scratch: an existing folder for temporary files of packets.
+
+    Returns:
+        The tables, and a problem for each damaged or incomplete capture.
 
     Raises:
         OSError: `scratch` cannot be written.
@@ -104,12 +108,12 @@ class _FlowTables:
     """The rows of all flows."""
 
     def __init__(self, plan: Plan, hosts: Mapping[int, str], operations: _Operations) -> None:
-        """Begin without flows.
+        """Create tables without flows.
 
         Args:
-            plan: of the run.
+            plan: the run's plan.
             hosts: names of hosts by address.
-            operations: of the run.
+            operations: the run's operations.
         """
         self._plan = plan
         self._hosts = hosts
@@ -119,7 +123,7 @@ class _FlowTables:
         self._flow_ops: list[pl.DataFrame] = []
 
     def add(self, flow: Flow, view: _View, sightings: _Sightings) -> None:
-        """Add a flow that was captured in a view."""
+        """Add a flow captured in a view."""
         number = len(self._flows)
         ends = _FlowEnds.of(flow, view, self._hosts, self._plan)
         row: Row = {
@@ -134,7 +138,7 @@ class _FlowTables:
         self._flow_ops.append(carried)
 
     def put_into(self, captured: Captured) -> None:
-        """Set the tables of `captured`, if there are flows."""
+        """Set the tables of `captured`, if there are any flows."""
         if not self._flows:
             return
         rows = [{column: row[column] for column in schemas.FLOWS} for row in self._flows]
@@ -146,7 +150,7 @@ class _FlowTables:
 def _read_traces(
     run: RunDir, plan: Plan, scratch: Path, captured: Captured
 ) -> dict[CapturePoint, Trace]:
-    """Read every capture that can be read; note in `captured` what there is and what is wrong."""
+    """Read every readable capture; add its row and its problems to `captured`."""
     traces: dict[CapturePoint, Trace] = {}
     for number, point in enumerate(capture_points(plan.network, plan.capture)):
         path = run.capture(point.what, point.at)
@@ -168,7 +172,7 @@ def _read_traces(
 
 
 def _capture_row(path: Path, trace: Trace) -> CaptureRow:
-    """Compare what could be read of a capture with what tcpdump says that it wrote."""
+    """Compare the records read from a capture with tcpdump's count of written packets."""
     records = len(trace.packets)
     count = counted(path) or PacketCount(0, 0)
     removed = 0
@@ -189,7 +193,7 @@ def _problem(capture: Path, text: str) -> Problem:
 
 
 def _gaps(row: CaptureRow) -> Iterator[str]:
-    """Say what a capture lacks."""
+    """Describe the gaps of a capture."""
     if row.truncated:
         yield "is truncated: its figures cover only the readable part"
     if row.removed_records:
@@ -201,18 +205,18 @@ def _gaps(row: CaptureRow) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _View:
-    """An interface whose flows are looked at, and the captures before and behind it on the way.
+    """An interface whose flows are analysed, with the captures upstream and downstream.
 
     Attributes:
-        point: where the interface is.
+        point: the interface and its host or router.
         link: the WAN link, or "nic".
         from_dc: the datacenter that sends.
         to_dc: the datacenter that receives; None: that of the receiving host.
         mac: the interface's address.
-        near: its capture; None: it cannot be read.
+        near: the interface's capture, or None if the capture cannot be read.
         entries: packets that came into the router, to be sent by this interface or another.
-        arrivals: packets that came out at the other end.
-        whole: whether nothing is missing in any of these captures.
+        arrivals: packets that arrived at the other end.
+        whole: whether all of these captures are complete.
     """
 
     point: CapturePoint
@@ -238,7 +242,7 @@ def _views(plan: Plan, traces: Traces) -> Iterator[_View]:
 
 
 def _nic_views(network: Network, points: list[CapturePoint], traces: Traces) -> Iterator[_View]:
-    """Give the views of the hosts' interfaces; packets arrive at any other one."""
+    """Yield the views of the hosts' interfaces; packets arrive at any other host interface."""
     nics = [point for point in points if point.kind == "nic"]
     whole = _are_whole(nics, traces)
     received = [traces[nic].others(nic.mac) for nic in nics if nic in traces]
@@ -263,7 +267,7 @@ def _nic_views(network: Network, points: list[CapturePoint], traces: Traces) -> 
 def _wan_view(
     network: Network, point: CapturePoint, points: list[CapturePoint], traces: Traces
 ) -> _View:
-    """Give the view of a border router's port into a WAN link."""
+    """Return the view of a border router's port into a WAN link."""
     link = next(link for link in network.wan if link.key == point.what)
     outward, back = _directions_from(link, point.at)
 
@@ -290,7 +294,7 @@ def _wan_view(
 
 
 def _directions_from(link: WanLink, datacenter: str) -> tuple[Direction, Direction]:
-    """Give the direction of a link that leaves a datacenter, and the other one."""
+    """Return the direction of a link that leaves a datacenter, then the opposite direction."""
     if link.forward.source == datacenter:
         return link.forward, link.backward
     return link.backward, link.forward
@@ -306,7 +310,7 @@ def _far_point(points: list[CapturePoint], link: str, datacenter: str) -> Captur
 def _feeders(
     network: Network, point: CapturePoint, points: list[CapturePoint]
 ) -> list[CapturePoint]:
-    """Find the captures of what comes into a router and may leave it by a port into a WAN link."""
+    """Find the captures of traffic into a router that may leave by the router's WAN port."""
     kinds = {"lan"}
     if _carries_transit(network, point.at):
         kinds.add("wan")
@@ -325,10 +329,10 @@ def _are_whole(points: list[CapturePoint], traces: Traces) -> bool:
 
 
 def _carries_transit(network: Network, datacenter: str) -> bool:
-    """Tell whether packets between other datacenters ever cross the router of `datacenter`."""
+    """Return whether packets between other datacenters ever cross the router of `datacenter`."""
     names = [center.name for center in network.datacenters]
     pairs = list(permutations(names, 2))
-    for state in network.extremes(rate=min, delay=min):  # they have all the routes that ever are
+    for state in network.extremes(rate=min, delay=min):  # covers every route the run ever uses
         for source, target in pairs:
             for path in state.paths(source, target):
                 later_steps = path[1:]
@@ -339,7 +343,7 @@ def _carries_transit(network: Network, datacenter: str) -> bool:
 
 
 def _add_sent(captured: Captured, view: _View, mtu: int) -> None:
-    """Add the totals of what was sent into the WAN link of a view."""
+    """Add the totals of the packets sent into the WAN link of a view."""
     if view.point.kind != "wan":
         return
 
@@ -355,14 +359,14 @@ def _add_sent(captured: Captured, view: _View, mtu: int) -> None:
 
 @dataclass(frozen=True)
 class _Sightings:
-    """When each packet of a capture was seen before and behind the interface.
+    """Times at which each packet of a capture was seen upstream and downstream of the interface.
 
     Attributes:
-        view: with the other captures.
-        entered: when the packet came into the router in ns, `NEVER` if unseen; int64, shape (n,)
-            of all records of the capture.
-        arrived: when it came out at the other end, the same way.
-        unsent: by the key `endpoints`: when packets came in that never left, in ns.
+        view: the interface's view, with the other captures.
+        entered: time in ns at which the packet came into the router, `NEVER` if unseen; int64,
+            shape (n,), with a value for each record of the capture.
+        arrived: time in ns at which the packet arrived at the other end, in the same form.
+        unsent: by the key `endpoints`, the times in ns at which packets came in that never left.
     """
 
     view: _View
@@ -372,7 +376,7 @@ class _Sightings:
 
     @classmethod
     def of(cls, view: _View, near: Trace) -> _Sightings:
-        """Match the captures of a view; `near` is that of its interface."""
+        """Match the captures of a view; `near` is the capture of the view's interface."""
         packets = near.packets
         is_sent = packets["mac"] == mac_number(view.mac)
         is_tcp = packets["headers"] > 0
@@ -405,7 +409,7 @@ class _Sightings:
         return cls(view, entered, arrived, unsent_ns)
 
     def row(self, flow: Flow) -> Row:
-        """Give the columns of flows.parquet about the delays and losses of a flow."""
+        """Return the columns of flows.parquet about the delays and losses of a flow."""
         times_ns = flow.packets["time_ns"]
         arrived = self.arrived[flow.rows]
         entered = self.entered[flow.rows]
@@ -458,7 +462,7 @@ def _tcp(packets: Packets) -> Packets:
 
 
 def _times(packets: Packets, rows: Ints) -> Ints:
-    """Give the times of the packets at `rows` in ns; `NEVER` where the row is negative."""
+    """Return the times in ns of the packets at `rows`; `NEVER` where the row is negative."""
     if not len(packets):
         return np.full(len(rows), NEVER)
     times: Ints = packets["time_ns"][np.maximum(rows, 0)]
@@ -472,14 +476,14 @@ def _add_times(by_flow: dict[int, list[Ints]], packets: Packets) -> None:
 
 
 def _find_earlier(packets: Packets, others: Packets) -> Ints:
-    """Find for each packet the same packet in another capture: the last that is not later.
+    """Find each packet's latest record in another capture that is not later than the packet.
 
     Args:
-        packets: of dtype `PACKET`, shape (n,).
-        others: of the other capture, shape (m,).
+        packets: dtype `PACKET`, shape (n,).
+        others: packets of the other capture, dtype `PACKET`, shape (m,).
 
     Returns:
-        Positions in `others`, int64, shape (n,); -1 where there is none.
+        Positions in `others`, int64, shape (n,); -1 where no packet matches.
     """
     left = _in_time_order(packets, "row")
     right = _in_time_order(others, "other")
@@ -491,7 +495,7 @@ def _find_earlier(packets: Packets, others: Packets) -> Ints:
 
 
 def _in_time_order(packets: Packets, position: str) -> pl.DataFrame:
-    """Give the columns time (ns), key (UInt64) and `position` of packets, by time."""
+    """Return the columns time (ns), key (UInt64) and `position` of packets, sorted by time."""
     columns = {
         "time": packets["time_ns"],
         "key": identities(packets),
@@ -502,7 +506,7 @@ def _in_time_order(packets: Packets, position: str) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class _End:
-    """One end of a flow: the host and its rank, where the plan has one."""
+    """One end of a flow: the host and its rank, if the plan has such a host."""
 
     host: str | None
     rank: int | None
@@ -535,7 +539,7 @@ class _End:
 
 @dataclass(frozen=True)
 class _FlowEnds:
-    """Where a flow was captured, and its ends."""
+    """The place where a flow was captured, and the ends of the flow."""
 
     link: str
     from_dc: str
@@ -566,7 +570,7 @@ class _FlowEnds:
         return self.source.host, self.target.host
 
     def row(self) -> Row:
-        """Give the columns of flows.parquet that name the flow."""
+        """Return the columns of flows.parquet that name the flow."""
         return {
             "link": self.link,
             "from_dc": self.from_dc,
@@ -577,7 +581,7 @@ class _FlowEnds:
 
 
 def _bins(flow: Flow, number: int) -> pl.DataFrame:
-    """Give the rows of throughput.parquet of a flow."""
+    """Return the rows of throughput.parquet for a flow."""
     packets = flow.packets
     columns = {
         "time_ns": packets["time_ns"] // BIN_NS * BIN_NS,
@@ -593,11 +597,11 @@ def _bins(flow: Flow, number: int) -> pl.DataFrame:
 
 
 class _Operations:
-    """Which operation a packet belongs to.
+    """The run's operations, which packets are matched to.
 
-    It is the first operation to end at the receiving host after the packet has arrived there, among
-    those that the sending host had begun when the packet was sent. Sends and receives of a script
-    are not told apart.
+    A packet belongs to the first operation that ends at the receiving host after the packet has
+    arrived there, among the operations that the sending host had begun when the packet was sent.
+    Sends and receives of a script are not distinguished.
     """
 
     def __init__(self, ops: pl.DataFrame) -> None:
@@ -608,7 +612,7 @@ class _Operations:
         self._of_pair: dict[Pair, pl.DataFrame] = {}
 
     def _between(self, pair: Pair) -> pl.DataFrame:
-        """Give the operations that both hosts take part in, by their end at the second.
+        """Return the operations that both hosts take part in, sorted by end time at the second.
 
         Returns:
             Columns `OPERATION`, begin (at the first host) and end (at the second), Int64, Unix ns.
@@ -630,16 +634,16 @@ class _Operations:
         return of_host.group_by([*OPERATION, "dtype", "repeat"])
 
     def carried(self, pair: Pair, flow: Flow, sightings: _Sightings, number: int) -> pl.DataFrame:
-        """Give the rows of flow_ops.parquet of a flow.
+        """Return the rows of flow_ops.parquet for a flow.
 
         Args:
-            pair: the hosts at its ends.
+            pair: the hosts at the flow's ends.
             flow: the flow.
-            sightings: of its capture.
-            number: of the flow in flows.parquet.
+            sightings: the packet times of the flow's capture.
+            number: the flow's number in flows.parquet.
 
         Returns:
-            `testbed.runfolder.schemas.FLOW_OPS`; a null `op` stands for what belongs to none.
+            Columns `testbed.runfolder.schemas.FLOW_OPS`; `op` is null for packets of no operation.
         """
         has_data = flow.packets["payload"] > 0
         payload = flow.packets["payload"][has_data]
@@ -662,21 +666,21 @@ class _Operations:
 
 
 def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints:
-    """Find for each packet its operation: the first to end after it arrived, of those begun.
+    """Find each packet's operation: the first begun operation to end after the packet arrived.
 
     Args:
-        operations: columns begin and end (Int64, ns), m rows by end.
-        sent_ns: when each packet was sent, shape (n,).
-        arrived_ns: when it arrived, shape (n,).
+        operations: columns begin and end (Int64, ns), m rows sorted by end.
+        sent_ns: time at which each packet was sent, shape (n,).
+        arrived_ns: time at which each packet arrived, shape (n,).
 
     Returns:
-        Positions in `operations`, shape (n,); -1 where there is none.
+        Positions in `operations`, shape (n,); -1 for packets of no operation.
     """
     begin = operations["begin"].to_numpy()
     end = operations["end"].to_numpy()
     count = len(end)
 
-    # The earliest begin from each position on; no packet is sent before that after the last one.
+    # The earliest begin from each position on; a packet sent before that time has no operation.
     earliest = np.minimum.accumulate(begin[::-1])
     earliest_from = np.r_[earliest[::-1], np.iinfo(np.int64).max]
 

@@ -1,4 +1,4 @@
-"""How fast a run made progress between the changes of its network: what an outage costs."""
+"""Throughput of a run between changes of the network, which shows the cost of an outage."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def periods(
     ops: pl.DataFrame,
     steps: pl.DataFrame | None,
 ) -> list[PeriodRow]:
-    """Give a row for the time before the first change, and one from each change to the next.
+    """Return a row for the time before the first change, and one from each change to the next.
 
-    The first begins with rank 0's first step or operation, the last ends with its last one.
+    The first row begins with rank 0's first step or operation, the last row ends with the last one.
     `finished` counts the steps or operations of rank 0 that ended in the time of the row.
 
     Args:
         changes: the changes of the plan.
-        happened: records of those that happened, the first ones of `changes`.
+        happened: records of the changes that happened, in the order of `changes`.
         ops: the columns rank, start_ns and end_ns of ops.parquet (Int32, Int64, Int64; Unix ns).
-        steps: the same columns of train.parquet; None if the run did not train.
+        steps: the same columns of train.parquet, or None if the run did not train.
 
     Returns:
-        The rows; none without changes.
+        The rows; empty without changes.
     """
     if not changes:
         return []
@@ -73,7 +73,7 @@ def _without_progress(
 def _borders(
     changes: Sequence[Change], happened: Sequence[NetworkChange], of_rank_0: pl.DataFrame
 ) -> list[int]:
-    """Give the begin, the times of the changes, and the end, as Unix ns."""
+    """Return the begin of the run, the times of the changes, and the end, in Unix ns."""
     begin_ns, end_ns = 0, 0
     if not of_rank_0.is_empty():
         begin_ns = int(min(of_rank_0["start_ns"]))
@@ -89,7 +89,7 @@ def _borders(
 def _with_progress(
     row: PeriodRow, of_rank_0: pl.DataFrame, begin_ns: int, end_ns: int
 ) -> PeriodRow:
-    """Add what was finished from `begin_ns` to `end_ns`; nothing if the run was over before."""
+    """Add the work finished from `begin_ns` to `end_ns`, if the run was not over by then."""
     if end_ns <= begin_ns:
         return row
 

@@ -1,23 +1,23 @@
-"""Whether a run was what its plan says: the one place that judges it.
+"""Judge whether a run matched its plan.
 
-Of every run:
+Checks of every run:
 
-- events of the topology happened, if it has any and the run completed;
-- the RTT between datacenters before the run was the planned one (`testbed.network.verify`);
+- the topology's events happened, if there are any and the run completed;
+- the RTT between datacenters before the run was the planned RTT (`testbed.network.verify`);
 - WAN queues did not overflow while segmentation offload kept packets together;
 - computation took as long as modelled, within 2 % of a step;
 - the clock was not forced forward because a process was busy-waiting;
 - the run completed.
 
-On the real clock, while the workload ran (the limits are also in docs/machines.md):
+Checks on the real clock, while the workload ran (docs/machines.md lists the limits too):
 
-- the CPU: computing, or wanted, for at most 70 % of the time (pressure stall information);
-- steal, the time that a virtual machine's host kept for others: at most 2 %;
+- CPU: busy or waited for (pressure stall information) at most 70 % of the time;
+- steal time, which a virtual machine's host took for other work: at most 2 %;
 - timers: 99 % of them at most 1 ms late;
-- a host's CPU limit: held back for at most 2 % of the time;
-- packets that found the kernel's backlog full: none;
-- fibres without loss: no drop;
-- a WAN direction whose queue never ran empty: sent at its rate within 5 %.
+- CPU limit of a host: throttled for at most 2 % of the time;
+- packets dropped because the kernel's backlog was full: none;
+- links without loss: no drops;
+- a WAN direction whose queue never ran empty: sent at the planned rate within 5 %.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ STEAL = 0.02
 LATE_US = 1000.0
 HELD_BACK = 0.02
 RATE_PART = 0.05
-LATE_COMPUTE = 0.02  # part of a step by which its computation may take longer than modelled
-LONGEST_SAMPLE_S = 0.1  # in a longer one the queue may have run empty unseen
+LATE_COMPUTE = 0.02  # share of a step by which computation may exceed the model
+LONGEST_SAMPLE_S = 0.1  # in longer samples the queue may have run empty unnoticed
 ADVICE = "use --clock virtual"
 NO_EVENTS = (
     "the topology's events did not happen: event times count from rank 0's first "
@@ -50,13 +50,13 @@ NO_EVENTS = (
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen from outside of a run that came to its end, while its operations went on.
+    """Measurements of the clock and the machine while the operations of a completed run went on.
 
     Attributes:
-        forced_ns: virtual time by which the clock was forced forward.
-        spinner: the process that made this necessary, for people.
-        busy: part of the time for which the CPU was used or wanted.
-        steal: part of the CPU's time that the machine's own host took.
+        forced_ns: virtual time in ns by which the clock was forced forward.
+        spinner: the busy-waiting process, described for people.
+        busy: share of the time in which the CPU was used or waited for.
+        steal: share of the CPU time that the machine's own host took.
     """
 
     forced_ns: int = 0
@@ -68,17 +68,17 @@ class Watched:
 def judge(
     plan: Plan, run: RunDir, summary: Summary, status: Status, watched: Watched | None
 ) -> list[Problem]:
-    """Say why a run is not faithful to its plan.
+    """Return the reasons why a run is not faithful to its plan.
 
     Args:
-        plan: what was to be done.
-        run: its folder.
-        summary: its figures.
-        status: its state and, if it did not complete, the reason.
-        watched: what was seen from outside; None if the run did not come to its end.
+        plan: the run's plan.
+        run: the run folder.
+        summary: the run's summary.
+        status: the run's state and, if the run did not complete, the reason.
+        watched: measurements of the clock and the machine, or None if the run did not complete.
 
     Returns:
-        The reasons; none if the run is faithful.
+        A problem for each reason; empty if the run is faithful.
     """
     problems: list[Problem] = []
     if watched is not None:

@@ -1,4 +1,4 @@
-"""What the directions of WAN links sent, by the samples of their counters (links.parquet)."""
+"""Bytes and rates of WAN link directions, from the samples of their counters (links.parquet)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from testbed.analysis.network_history import History
 from testbed.plan.model import Direction
 from testbed.runfolder.summary import RateRow
 
-LEAST_FULL_S = 0.1  # of samples with a full queue, to say something about a rate
-LEAST_BACKLOG = 0.1  # part of the queue that counts as never empty
+LEAST_FULL_S = 0.1  # least time of samples with a full queue, for a statement about a rate
+LEAST_BACKLOG = 0.1  # share of the queue above which the queue counts as never empty
 
 
 def of_direction(links: pl.DataFrame, link: str, source: str) -> pl.DataFrame:
-    """Select the samples of one direction of a WAN link, in order of time.
+    """Select the samples of one direction of a WAN link, sorted by time.
 
     Args:
-        links: the columns link and source (String), time_ns (Int64, Unix ns) and any others.
+        links: the columns link and source (String), time_ns (Int64, Unix ns) and any other columns.
         link: key of the WAN link.
         source: datacenter from which the direction leaves.
 
@@ -33,25 +33,25 @@ def sent_bytes(samples: pl.DataFrame, begin_ns: int, end_ns: int) -> float:
 
     Args:
         samples: columns time_ns (Int64, Unix ns, ascending) and bytes (Int64, cumulative).
-        begin_ns: beginning of the span, Unix ns.
-        end_ns: end of the span.
+        begin_ns: begin of the span, Unix ns.
+        end_ns: end of the span, Unix ns.
     """
     first, last = np.interp([begin_ns, end_ns], samples["time_ns"], samples["bytes"])
     return float(last - first)
 
 
 def measured_rates(history: History, links: pl.DataFrame) -> list[RateRow]:
-    """Measure each WAN direction's rate while its queue was not empty, and compare it to the plan.
+    """Measure each WAN direction's rate while the queue was not empty, next to the planned rate.
 
-    After a change of the network, packets that were in the queue still leave at the rate before:
-    as long as that takes is left out.
+    After a change of the network, packets already in the queue still leave at the earlier rate; the
+    time until these packets have left is not counted.
 
     Args:
         history: the run's network over time.
         links: the columns of links.parquet.
 
     Returns:
-        A row per direction and state of it whose queue was not empty for long enough.
+        A row per direction and state of the direction in which the queue was not empty long enough.
     """
     network = history.states[0]
     rows: list[RateRow] = []
@@ -96,15 +96,15 @@ def _rates_of_direction(
 
 
 def _while_full(samples: pl.DataFrame, queue_packets: int, mtu: int) -> tuple[float, int]:
-    """Sum up the time between neighbouring samples that both have a backlog.
+    """Return the total time between neighbouring samples that both have a backlog.
 
     Args:
         samples: columns time_ns, bytes and backlog_bytes (Int64), in order of time.
-        queue_packets: what the queue holds.
-        mtu: bytes of such a packet.
+        queue_packets: capacity of the queue in packets.
+        mtu: bytes of a packet of full size.
 
     Returns:
-        Seconds, and bytes sent in them.
+        Seconds, and the bytes sent in these seconds.
     """
     part_of_queue_bytes = int(LEAST_BACKLOG * queue_packets * mtu)
     least_bytes = max(2 * mtu, part_of_queue_bytes)

@@ -1,4 +1,4 @@
-"""A run folder as it is analysed: its plan, records, tables and captures, each read once."""
+"""Plan, records, tables and captures of a run folder, each read once."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from testbed.runfolder.schemas import Schema
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run folder holds.
+    """The contents of a run folder.
 
     Attributes:
         folder: the run folder.
-        plan: what was to be done.
-        events: the records of its stages, in order.
+        plan: the run's plan.
+        events: the records of the run's stages, in order.
         changes: the changes of the network that happened, in order.
         history: the network over time.
-        ops: a row per operation and rank, by start and rank (`testbed.runfolder.schemas.OPS`).
+        ops: a row per operation and rank, sorted by both (`testbed.runfolder.schemas.OPS`).
         links: the samples of the WAN links (`testbed.runfolder.schemas.LINKS`).
-        steps: a row per training step and rank, by both (`testbed.runfolder.schemas.TRAIN`); None
-            if the workload does not train.
-        captured: the tables of the packet captures; None without captures.
-        problems: what is missing or damaged.
+        steps: a row per training step and rank, sorted by both (`testbed.runfolder.schemas.TRAIN`),
+            or None if the workload does not train.
+        captured: the tables of the packet captures, or None without captures.
+        problems: missing or damaged files.
     """
 
     folder: RunDir
@@ -59,11 +59,11 @@ class LoadedRun:
 
     @classmethod
     def read(cls, folder: RunDir, plan: Plan, *, trains: bool) -> LoadedRun:
-        """Read a run folder in which anything but the plan may be missing or damaged.
+        """Read a run folder in which any file but the plan may be missing or damaged.
 
         Args:
             folder: the run folder.
-            plan: its plan.
+            plan: the run's plan.
             trains: whether the ranks record training steps.
         """
         problems: list[Problem] = []
@@ -93,14 +93,14 @@ class LoadedRun:
 
     @property
     def timed(self) -> pl.DataFrame:
-        """The training steps, or the operations of a run without any: what a run spends time on."""
+        """The training steps, or the operations of a run without training steps."""
         if self.steps is None or self.steps.is_empty():
             return self.ops
         return self.steps
 
     @property
     def began_ns(self) -> int | None:
-        """When rank 0 began its first operation or step (Unix ns); None: it did not."""
+        """The time (Unix ns) at which rank 0 began its first operation or step, or None."""
         for event in self.events:
             if isinstance(event, FirstOperation):
                 return event.time_ns
@@ -126,7 +126,7 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class _RankRecords:
-    """The records of one rank, and where it ran: the columns that the records lack."""
+    """The records of one rank, with the rank's host and datacenter, which the records lack."""
 
     place: dict[str, int | str]
     records: Sequence[Record]
@@ -141,7 +141,7 @@ class _RankRecords:
         return cls(place, rank_records)
 
     def column(self, name: str) -> list[Any]:
-        """Give the values of a column of the table for these records."""
+        """Return the values of a table column for these records."""
         if name in self.place:
             return [self.place[name]] * len(self.records)
         return [getattr(record, name) for record in self.records]
@@ -151,7 +151,7 @@ def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFra
     """Read the operations of all ranks (`testbed.runfolder.schemas.OPS`)."""
     by_rank: list[_RankRecords] = []
     idle: list[Problem] = []
-    # A command that is started once on each host need not have anything to do with torch.
+    # A command that is started once per host may run without torch.
     may_be_missing = plan.workers.once_per_host
     for rank in plan.workers.ranks:
         path = folder.rank_ops(rank.rank)
@@ -194,7 +194,7 @@ def _read_links(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataF
 def _read_captures(
     folder: RunDir, plan: Plan, ops: pl.DataFrame, problems: list[Problem]
 ) -> Captured | None:
-    """Make the tables of packet captures; None if there are none, or the plan is damaged."""
+    """Build the tables of packet captures, or None without captures or with a damaged plan."""
     if plan.capture == "none":
         return None
 
@@ -211,7 +211,7 @@ def _read_captures(
 
 
 def _table(by_rank: Sequence[_RankRecords], schema: Schema) -> pl.DataFrame:
-    """Make a table with the columns of `schema`, of records' fields and ranks' places."""
+    """Build a table with the columns of `schema` from the records and the ranks' places."""
     columns: dict[str, list[Any]] = {}
     for name in schema:
         columns[name] = []

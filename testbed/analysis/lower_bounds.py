@@ -1,6 +1,6 @@
-"""The least time that a topology allows for a collective operation.
+"""Lower bounds of the time that a collective operation takes on a topology.
 
-The bound uses only what must be true of every algorithm: information needs the one-way delay of the
+The bound uses only facts that hold for every algorithm: information needs the one-way delay of the
 shortest relay path between two ranks, and the bytes that must cross a cut need the capacity of the
 cut. Protocol headers, slow start and processor time are not counted, so no implementation on the
 network can be faster, unless it compresses the data.
@@ -8,7 +8,7 @@ network can be faster, unless it compresses the data.
 With S bytes, n ranks, all rates in bit/s, the bound is the maximum of
 
 latency
-    The longest one-way delay between two ranks of which one needs the other's data (all-reduce,
+    The longest one-way delay between two ranks where one needs the other's data (all-reduce,
     all-gather, reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from rank 0;
     reduce, gather: to rank 0; send_recv: from each rank to the next, and from the last to the
     first).
@@ -17,8 +17,8 @@ cuts
     For each cut A|B, each way: 8 V(A, B) / capacity(A, B) + the least one-way delay from a rank in
     A to a rank in B. A is a host, or a subset of the datacenters (a single datacenter where there
     are more than `MAX_SUBSET_DCS`). The capacity of a host is its NIC's rate in that direction,
-    that of datacenters the sum of the WAN rates from A to B. V(A, B) is what must cross, with |A|
-    the ranks in A:
+    that of datacenters the sum of the WAN rates from A to B. V(A, B) is the least number of bytes
+    that must cross, with |A| the number of ranks in A:
 
     ====================  ===========================================
     all_reduce            S
@@ -36,21 +36,21 @@ cuts
 volume
     With k groups of ranks (hosts, or datacenters), each byte of a reduction needs k-1 messages
     between groups before any group knows the result, and each byte of a distribution k-1 messages
-    to the groups that lack it. So 2(k-1) S (all_reduce) or (k-1) S (broadcast, reduce, all_gather,
-    reduce_scatter) bytes pass between groups, through the sum of the transmit rates and the sum of
-    the receive rates of the hosts, or the sum of the WAN rates: 8 volume / sum of rates + the least
-    delay between two groups. With equal NICs this is the known 2(n-1)/n S / rate (P. Patarasuk, X.
-    Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69(2), 2009).
+    to the groups that lack the byte. So 2(k-1) S (all_reduce) or (k-1) S (broadcast, reduce,
+    all_gather, reduce_scatter) bytes pass between groups, through the sum of the transmit rates and
+    the sum of the receive rates of the hosts, or the sum of the WAN rates: 8 volume / sum of rates
+    + the least delay between two groups. With equal NICs this is the known 2(n-1)/n S / rate (P.
+    Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69(2), 2009).
 
 Ranks on one host exchange data without the network: a host is one member with several ranks.
 
-Where links change while a run goes on, each counts with its largest rate and its least delay of all
-times, and between two datacenters the shortest of all paths that were ever taken.
+If links change during a run, each link counts with its largest rate and its least delay of all
+times, and two datacenters count with the shortest of all paths used between them.
 
 Several groups that do the operation at the same time, each among its own ranks, share the network:
-what crosses a cut is then the sum over the groups. The time of the slowest of them is at least the
-longest bound of any group alone, and at least 8 (sum of V) / capacity + the least delay of any
-group, for each cut.
+the bytes that cross a cut are then the sum over the groups. The slowest group takes at least as
+long as the longest bound of any single group and, for each cut, at least 8 (sum of V) / capacity +
+the least delay of any group.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class DirectedCut:
         inside: ranks in A.
         outside: ranks in B.
         root_inside: whether rank 0 is in A.
-        capacity_bps: what the network carries from A to B.
+        capacity_bps: capacity of the network from A to B.
         delay_ns: the least one-way delay from a rank in A to a rank in B.
         messages: ranks in A whose next rank is in B.
-        name: the same for the same cut in the bounds of other ranks: a host's name or "", the
+        name: identifies the same cut in the bounds of other ranks: a host's name or "", the
             datacenters in A as a bit mask, and whether data leave the host or datacenters.
     """
 
@@ -96,11 +96,11 @@ class DirectedCut:
 
 @dataclass(frozen=True)
 class Pool:
-    """Groups of ranks that exchange data through a capacity that they share.
+    """Groups of ranks that exchange data through a shared capacity.
 
     Attributes:
-        groups: how many there are.
-        capacity_bps: of all of them in total.
+        groups: number of groups.
+        capacity_bps: total capacity of the groups.
         delay_ns: the least one-way delay between two groups.
     """
 
@@ -118,17 +118,17 @@ class Crossing:
 
 
 class Bounds:
-    """The bounds of one network and set of ranks; cuts are found once, so operations are quick."""
+    """Lower bounds of operations on one network and set of ranks; cuts are found only once."""
 
     def __init__(self, network: Network, ranks: Sequence[Rank]) -> None:
-        """Find cuts, pools and delays.
+        """Find the cuts, pools and delays of a network.
 
         Args:
             network: the plan's network.
-            ranks: those that take part in the operation; the first is the root.
+            ranks: the ranks that take part in the operation; the first is the root.
 
         Raises:
-            ValueError: no ranks.
+            ValueError: `ranks` is empty.
         """
         if not ranks:
             raise ValueError("an operation needs at least one rank")
@@ -152,10 +152,10 @@ class Bounds:
         self._pools = [*self._host_pools(), *self._dc_pools()]
 
     def us(self, op: str, size: int) -> float:
-        """Return the least time in us of an operation.
+        """Return the lower bound of an operation's time in us.
 
         Args:
-            op: its name, as in the table above.
+            op: name of the operation, as in the table of the module docstring.
             size: bytes, as nccl-tests counts them.
 
         Raises:
@@ -182,14 +182,14 @@ class Bounds:
         return bound_ns / 1000
 
     def crossings(self, collective: Collective, size: int) -> Iterator[Crossing]:
-        """Give the cuts that bytes of an operation of `size` bytes must cross, and how many."""
+        """Yield the cuts, each with the bytes that must cross for an operation of `size` bytes."""
         for cut in self._cuts:
             volume = collective.crossing(cut) * size
             if volume > 0:
                 yield Crossing(cut, volume)
 
     def _latency_ns(self, collective: Collective) -> float:
-        """Return the longest delay between two ranks of which one needs the other's data."""
+        """Return the longest delay between two ranks where one needs the other's data."""
         delays = self._delays
         match collective.flow:
             case DataFlow.FROM_ROOT:
@@ -204,13 +204,13 @@ class Bounds:
         return float(needed.max(initial=0.0))
 
     def _messages_to_next(self, host_of_rank: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Count how many ranks of a host (row) have their next rank on another one (column).
+        """Count the ranks of each host (row) whose next rank is on another host (column).
 
         Args:
-            host_of_rank: of each rank the index of its host.
+            host_of_rank: index of the host of each rank.
 
         Returns:
-            Int64, hosts x hosts.
+            int64, shape (hosts, hosts).
         """
         hosts = len(self._hosts)
         messages = np.zeros((hosts, hosts), dtype=np.int64)
@@ -221,7 +221,7 @@ class Bounds:
         return messages
 
     def _wan_rates(self) -> Matrix:
-        """Return the bit/s of all links from a datacenter (row) to another one (column)."""
+        """Return the total link rate in bit/s from datacenter (row) to datacenter (column)."""
         dcs = len(self._dcs)
         rates = np.zeros((dcs, dcs))
         for link in self._networks[0].wan:
@@ -232,9 +232,9 @@ class Bounds:
         return rates
 
     def _relay_delays(self) -> Matrix:
-        """Return the least one-way delays in ns from host (row) to host (column), also by relays.
+        """Return the least one-way delays in ns from host (row) to host (column), relays included.
 
-        Any host can relay (algorithm of Floyd and Warshall).
+        Any host can relay (Floyd-Warshall algorithm).
         """
         paths = self._path_delays()
         between_hosts = paths[np.ix_(self._dc_of, self._dc_of)]
@@ -252,7 +252,7 @@ class Bounds:
     def _path_delays(self) -> Matrix:
         """Return the delays in ns of the paths from datacenter (row) to datacenter (column).
 
-        The least over all states of the network; 0 where a datacenter has no ranks.
+        The delay is the least over all states of the network; 0 where a datacenter has no ranks.
         """
         dcs = len(self._dcs)
         paths = np.zeros((dcs, dcs))
@@ -266,13 +266,13 @@ class Bounds:
         return paths
 
     def _delays_to_others(self) -> Matrix:
-        """Return the delays in ns from host (row) to host (column); infinite to itself."""
+        """Return the delays in ns from host (row) to host (column); infinite on the diagonal."""
         hosts = len(self._hosts)
         itself = np.diag(np.full(hosts, np.inf))
         return self._delays + itself
 
     def _host_cuts(self) -> Iterator[DirectedCut]:
-        """Cut each host off from all others."""
+        """Yield the cuts between each host and all other hosts."""
         if len(self._hosts) < 2:
             return
 
@@ -300,9 +300,9 @@ class Bounds:
             )
 
     def _delays_between_dcs(self) -> Matrix:
-        """Return the least one-way delays in ns between two ranks of two datacenters.
+        """Return the least one-way delays in ns between ranks of each two datacenters.
 
-        Infinite where one has no ranks.
+        Delays are infinite where a datacenter has no ranks.
         """
         dcs = len(self._dcs)
         least = np.full((dcs, dcs), np.inf)
@@ -316,7 +316,7 @@ class Bounds:
         return least
 
     def _dc_cuts(self) -> Iterator[DirectedCut]:
-        """Cut subsets of the datacenters off from the others."""
+        """Yield the cuts between subsets of the datacenters and the other datacenters."""
         dcs = range(len(self._dcs))
         counts = np.bincount(self._dc_of, weights=self._counts, minlength=len(dcs))
         for mask in _subsets(len(dcs)):
@@ -340,7 +340,7 @@ class Bounds:
             )
 
     def _host_pools(self) -> Iterator[Pool]:
-        """Pool what all hosts send, and what all hosts receive."""
+        """Yield the pool of all hosts' transmit rates and the pool of all hosts' receive rates."""
         count = len(self._hosts)
         if count < 2:
             return
@@ -352,7 +352,7 @@ class Bounds:
         yield Pool(count, float(down_bps), delay_ns)
 
     def _dc_pools(self) -> Iterator[Pool]:
-        """Pool all WAN links."""
+        """Yield the pool of all WAN links."""
         count = len(set(self._dc_of))
         if count > 1:
             capacity_bps = float(self._wan.sum())
@@ -361,7 +361,7 @@ class Bounds:
 
 
 def _time_ns(volume: float, capacity_bps: float, delay_ns: float) -> float:
-    """Return the ns that bytes take through a capacity, and on their way."""
+    """Return the time in ns to send bytes through a capacity, plus the delay."""
     return 8e9 * volume / capacity_bps + delay_ns
 
 
@@ -370,7 +370,7 @@ def _path_delay_ns(network: Network, source_dc: str, target_dc: str) -> int:
 
 
 def _subsets(count: int) -> Iterator[int]:
-    """Give subsets of `count` datacenters as bit masks: all of them, or each alone and the rest."""
+    """Yield subsets of `count` datacenters as bit masks: all, or singles and their complements."""
     everything = 2**count - 1
     if count <= MAX_SUBSET_DCS:
         yield from range(1, everything)
@@ -382,15 +382,15 @@ def _subsets(count: int) -> Iterator[int]:
 
 
 def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
-    """Return the least time in us until the last of several groups has done an operation.
+    """Return the lower bound in us of an operation that several groups do at the same time.
 
     Args:
-        groups: bounds of groups of ranks in the same network, which work at the same time.
+        groups: bounds of the groups of ranks, all in the same network.
         op: name of the operation.
         size: bytes of each group's operation.
 
     Raises:
-        ValueError: no groups, or an operation that is not in the table.
+        ValueError: `groups` is empty, or the operation is not in the table.
     """
     bounds_us = [group.us(op, size) for group in groups]
     bound_ns = 1000 * max(bounds_us)
@@ -412,15 +412,15 @@ def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
 
 
 def bound_us(network: Network, ranks: Sequence[Rank], op: str, size: int) -> float:
-    """Return the least time in us of one operation; `Bounds` is quicker for many of one network.
+    """Return the lower bound in us of one operation; `Bounds` is faster for many operations.
 
     Args:
         network: the plan's network.
-        ranks: those that take part; the first is the root.
+        ranks: the ranks that take part; the first is the root.
         op: name of the operation.
-        size: its bytes.
+        size: bytes of the operation.
 
     Raises:
-        ValueError: no ranks, or an operation without a known bound.
+        ValueError: `ranks` is empty, or the operation has no known bound.
     """
     return Bounds(network, ranks).us(op, size)

@@ -1,4 +1,4 @@
-"""What a run's network was over time: the plan's network, and its changes when they happened."""
+"""History of a run's network: the planned network and the changes that happened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOR_EVER = 2**63 - 1  # ns
 
 
 class Piece(NamedTuple):
-    """A time in which a direction of a WAN link stayed the same: from `begin_ns` to `end_ns`."""
+    """A span from `begin_ns` to `end_ns` in which a direction of a WAN link stayed the same."""
 
     begin_ns: int
     end_ns: int
@@ -31,8 +31,8 @@ class History:
     """The states of a run's network; times are Unix ns on the run's clock.
 
     Attributes:
-        states: ``states[0]`` holds first, ``states[n]`` from ``times_ns[n - 1]`` on.
-        times_ns: when the changes happened, ascending.
+        states: ``states[0]`` applies first, ``states[n]`` from ``times_ns[n - 1]`` on.
+        times_ns: times of the changes, ascending.
     """
 
     states: tuple[Network, ...]
@@ -43,24 +43,24 @@ class History:
 
     @classmethod
     def of(cls, plan: Plan, run: RunDir) -> History:
-        """Read the history of a run that has ended, or of which some records exist."""
+        """Read the history of a completed run, or of a run with partial records."""
         return cls.with_changes(plan, happened(plan, run))
 
     @classmethod
     def with_changes(cls, plan: Plan, changes: list[NetworkChange]) -> History:
-        """Make the history of a run in which `changes`, the first ones of the plan, happened."""
+        """Build the history of a run in which `changes`, the plan's first changes, happened."""
         count = len(changes) + 1
         states = tuple(plan.network.states())
         times_ns = tuple(change.time_ns for change in changes)
         return cls(states[:count], times_ns)
 
     def direction_at(self, link: str, source: str, time_ns: int) -> Direction:
-        """Return the direction of a WAN link that leaves `source`, as it was at a time."""
+        """Return the state at a time of the WAN link direction that leaves `source`."""
         pieces = self.pieces(link, source)
         return pieces[_index_at(pieces, time_ns)].direction
 
     def pieces(self, link: str, source: str) -> Pieces:
-        """Return the states of the direction of a WAN link that leaves datacenter `source`."""
+        """Return the states over time of the WAN link direction that leaves datacenter `source`."""
         key = (link, source)
         if key not in self._pieces:
             self._pieces[key] = self._make_pieces(link, source)
@@ -81,13 +81,13 @@ class History:
         return pieces
 
     def mean_rate_bps(self, link: str, source: str, begin_ns: int, end_ns: int) -> float:
-        """Return the mean of a direction's rate between two times; of an empty span the rate then.
+        """Return the mean rate in bit/s of a direction over a span; of an empty span the rate then.
 
         Args:
             link: key of the WAN link.
             source: datacenter from which the direction leaves.
-            begin_ns: beginning of the span, Unix ns.
-            end_ns: end of the span.
+            begin_ns: begin of the span, Unix ns.
+            end_ns: end of the span, Unix ns.
         """
         pieces = self.pieces(link, source)
         if len(pieces) == 1 or end_ns <= begin_ns:
@@ -107,7 +107,7 @@ class History:
 
 
 def happened(plan: Plan, run: RunDir) -> list[NetworkChange]:
-    """Read the records of the changes that happened, without those that are out of order."""
+    """Read the records of the changes that happened; records out of order are left out."""
     changes, _problems = records.read(run.changes, NetworkChange, may_be_empty=True)
     in_order: list[NetworkChange] = []
     for change in changes:
@@ -117,7 +117,7 @@ def happened(plan: Plan, run: RunDir) -> list[NetworkChange]:
 
 
 def _index_at(pieces: Pieces, time_ns: int) -> int:
-    """Return the index of the piece that holds at a time."""
+    """Return the index of the piece that covers a time."""
     return bisect_right(pieces, time_ns, key=lambda piece: piece.begin_ns) - 1
 
 

@@ -1,16 +1,16 @@
-"""Which records of the ranks belong to one iteration of an operation, and how long it took.
+"""Group the ranks' records into iterations of operations, and compute each iteration's time.
 
-Time of an operation. All ranks share one clock, so times of different ranks can be compared.
+All ranks share one clock, so times of different ranks can be compared.
 
-- ``time_us`` is the duration that rank 0 sees, which is what benchmarks of torch and gloo print.
-  Where data go one way only, that says nothing about the network: a sender is done once its kernel
-  has taken the data, and what a receiver waits for may have been sent before it started. There the
-  time is from the first start of a sender to the last end of a receiver: from rank 0's start to the
-  last end (broadcast, scatter), from the first start to rank 0's end (reduce, gather), or from the
-  first start to the last end (send_recv).
+- ``time_us`` is the duration on rank 0, as printed by benchmarks of torch and gloo. Where data flow
+  one way only, that duration does not reflect the network: a sender finishes once its kernel has
+  taken the data, and the data for a receiver may have been sent before the receiver started. For
+  these operations the time runs from the first start of a sender to the last end of a receiver:
+  from rank 0's start to the last end (broadcast, scatter), from the first start to rank 0's end
+  (reduce, gather), or from the first start to the last end (send_recv).
 - Several groups that work at the same time count as one iteration, with the time of the slowest
-  group; rank 0 is the first of its group there.
-- ``slowest_us`` is the longest duration that any rank sees.
+  group; rank 0 stands for the first rank of each group.
+- ``slowest_us`` is the longest duration on any rank.
 - Ranks start within the skew of the barrier before the operation, at most a one-way delay.
 """
 
@@ -27,13 +27,13 @@ SAME_OP = ["op", "bytes", "group_size", "dtype", "algorithm"]
 
 
 def bus_factor(op: str, ranks: int) -> float:
-    """Return busbw / algbw (nccl-tests, doc/PERFORMANCE.md); 1 for unknown operations."""
+    """Return busbw / algbw of an operation (nccl-tests, doc/PERFORMANCE.md); 1 if unknown."""
     collective = collectives().get(op)
     return 1.0 if collective is None else collective.bus_factor(ranks)
 
 
 def spread(values: pl.Series) -> Spread:
-    """Return how numbers are spread; there must be some."""
+    """Return the spread of at least one number."""
     return Spread(
         min=_number(values.min()),
         median=_number(values.median()),
@@ -47,16 +47,16 @@ def _number(value: object) -> float:
 
 
 def iterations(measured: pl.DataFrame) -> pl.DataFrame:
-    """Put the records of all ranks together that belong to one iteration of an operation.
+    """Group the records of all ranks into iterations of operations.
 
     Args:
         measured: the columns of ops.parquet (`testbed.runfolder.schemas.OPS`).
 
     Returns:
-        A row per iteration, in the order of their first records: the columns `SAME_OP`, iteration
-        and repeat (Int64; see `_with_repeats`), time_us and slowest_us (Float64), wrong (Int64,
-        elements), checked (Boolean: somebody checked the values) and whole (Boolean: every rank of
-        every group has finished the iteration).
+        A row per iteration, in the order of the first records: the columns `SAME_OP`, iteration and
+        repeat (Int64; see `_with_repeats`), time_us and slowest_us (Float64), wrong (Int64,
+        elements), checked (Boolean: at least one rank checked the values) and whole (Boolean: every
+        rank of every group has finished the iteration).
     """
     once = [*SAME_OP, "iteration", "repeat"]
     wrong = pl.col("wrong")
@@ -84,7 +84,7 @@ def iterations(measured: pl.DataFrame) -> pl.DataFrame:
 
 
 def _flows(flow: DataFlow) -> pl.Expr:
-    """Tell whether the data of the records' operation flow in this way; of one operation only."""
+    """Return whether the operation's data flow in this way, for records of one operation."""
     names: list[str] = []
     for collective in collectives().values():
         if collective.flow is flow:
@@ -93,9 +93,9 @@ def _flows(flow: DataFlow) -> pl.Expr:
 
 
 def _one_way_ns(otherwise: pl.Expr) -> pl.Expr:
-    """Give the time of an operation whose data go one way, `otherwise` of another one.
+    """Return the time of an operation with one-way data flow, or `otherwise` for other operations.
 
-    An expression over start_ns, end_ns and rank of the records of one group (Int64, ns).
+    The expression uses start_ns, end_ns and rank of the records of one group (Int64, ns).
     """
     start, end = pl.col("start_ns"), pl.col("end_ns")
     first_rank = pl.col("rank").arg_min()
@@ -125,17 +125,17 @@ def _slowest_ns() -> pl.Expr:
 
 
 def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
-    """Number what the number of an iteration does not tell apart.
+    """Number the records that share an iteration number.
 
-    Process groups that follow each other have iterations of the same number. The n-th record of a
-    rank with the same operation and number belongs to the n-th of the other ranks. Where a rank has
-    fewer of them, because it had crashed or was in other groups, time tells what belongs together.
+    Consecutive process groups have iterations with the same numbers. The n-th record of a rank with
+    the same operation and number belongs to the n-th record of each other rank. Where a rank has
+    fewer records, because the rank crashed or was in other groups, records are matched by time.
 
     Args:
         measured: as for `iterations`.
 
     Returns:
-        The same rows by start and rank, with a column repeat (Int64) and others.
+        The same rows by start and rank, with the column repeat (Int64) and helper columns.
     """
     once = [*SAME_OP, "iteration"]
     of_rank = [*once, "rank"]
@@ -156,14 +156,14 @@ def _with_repeats(measured: pl.DataFrame) -> pl.DataFrame:
 def _repeats_by_time(records: pl.DataFrame) -> pl.DataFrame:
     """Number the repeats of one iteration by time.
 
-    A repeat has one record of a rank at most, and no rank begins after all others have ended,
-    unless data go one way: there a rank may be done before another has begun.
+    A repeat has at most one record per rank, and no rank begins after all others have ended. Where
+    data flow one way, a rank may finish before another rank has begun.
 
     Args:
-        records: columns op, rank, start_ns and end_ns, of one operation and iteration.
+        records: columns op, rank, start_ns and end_ns of one operation and iteration.
 
     Returns:
-        The rows by start and rank, with the column repeat (Int64) set.
+        The rows sorted by start and rank, with the column repeat (Int64) set.
     """
     records = records.sort("start_ns", "rank")
     collective = collectives().get(records["op"][0])

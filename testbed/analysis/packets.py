@@ -1,10 +1,10 @@
-"""Packet captures as columns of numbers.
+"""Decode packet captures into arrays with a field per header value.
 
-scapy's raw readers read the records, numpy decodes many of them at a time.
+scapy's raw readers read the records; numpy decodes many records at a time.
 
 A record longer than the MTU is a super-packet: several packets that segmentation offload kept
-together (up to 64 KiB). It is counted as the packets that would be sent, each with its own headers
-(as the kernel's qdisc_pkt_len_init() does).
+together (up to 64 KiB). A super-packet counts as the packets that the kernel would send, each with
+its own headers (as in the kernel's qdisc_pkt_len_init()).
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ ETHERNET = 1  # link type
 ETHER_HEADER = 14
 SOURCE_MAC, ETHER_TYPE, IP_PROTOCOL = 6, 12, 23  # offsets into a frame
 TCP_DATA_OFFSET = 12  # offset into a TCP header
-WORD = 4  # bytes, in which lengths of headers are counted
+WORD = 4  # bytes; unit of the header length fields
 IPV4, TCP = 0x0800, 6
 SYN, RST, ACK = 2, 4, 16
 LEAST_IP_HEADER, LEAST_TCP_HEADER = 20, 20
 HEADERS = ETHER_HEADER + 60 + 60  # bytes, with all options of IPv4 and TCP
 PCAP_HEADER, PCAP_RECORD = 24, 16
-BLOCK_FRAME = 12  # bytes of a pcapng block without body
+BLOCK_FRAME = 12  # bytes of a pcapng block without its body
 NS_PER_S = 1_000_000_000
-CHUNK = 1 << 15  # records that are decoded at a time
-UNKNOWN = -1  # a window scale that was not captured; a protocol that is not IPv4's
+CHUNK = 1 << 15  # records decoded at a time
+UNKNOWN = -1  # window scale not captured, or protocol other than IPv4
 NO_SCALE = -2  # a SYN without the option
 MOST_SCALE = 14  # RFC 7323, section 2.3
 END_OF_OPTIONS, NO_OPERATION, WINDOW_SCALE = 0, 1, 3  # kinds of TCP options
 
-# One captured record. Without IPv4 or TCP, or with headers that were not captured whole, the fields
-# of those are 0.
+# One captured record. Fields of IPv4 and TCP are 0 where a record lacks these headers, or where the
+# headers were not captured whole.
 PACKET = np.dtype(
     [
         ("time_ns", "i8"),  # Unix time on the capture's clock
@@ -53,25 +53,25 @@ PACKET = np.dtype(
         ("target_port", "u2"),
         ("seq", "u4"),
         ("ack", "u4"),
-        ("wire_bytes", "i4"),  # the frame on the wire, whatever was kept of it
-        ("ip_bytes", "i4"),  # total length of the IPv4 header
-        ("payload", "i4"),  # bytes of TCP's data
+        ("wire_bytes", "i4"),  # bytes of the frame on the wire, captured or not
+        ("ip_bytes", "i4"),  # total length in the IPv4 header
+        ("payload", "i4"),  # bytes of TCP payload
         ("headers", "i2"),  # bytes of the IPv4 and TCP headers
         ("window", "u2"),
         ("ip_id", "u2"),
-        ("flags", "u1"),  # TCP's
-        ("scale", "i1"),  # of a SYN: the shift of its sender's windows
-        ("protocol", "i2"),  # of IPv4
+        ("flags", "u1"),  # of the TCP header
+        ("scale", "i1"),  # of a SYN: the window shift of the SYN's sender
+        ("protocol", "i2"),  # of the IPv4 header
     ]
 )
-# Fields of the headers: name in PACKET, type in the frame, and offset into it ...
+# Fields of the headers: name in PACKET, type in the frame, and offset in the IPv4 header ...
 IP_FIELDS = (
     ("ip_bytes", ">u2", 16),
     ("ip_id", ">u2", 18),
     ("source", ">u4", 26),
     ("target", ">u4", 30),
 )
-# ... or into the TCP header.
+# ... or in the TCP header.
 TCP_FIELDS = (
     ("source_port", ">u2", 0),
     ("target_port", ">u2", 2),
@@ -83,28 +83,28 @@ TCP_FIELDS = (
 
 NO_PACKETS = np.empty(0, PACKET)
 
-Packets = NDArray[np.void]  # of PACKET, in the order of the capture
+Packets = NDArray[np.void]  # dtype PACKET, in the order of the capture
 Ints = NDArray[np.int64]
 
 
-# A captured record: what was kept of the frame, bytes of the whole frame, time in ns.
+# A captured record: captured bytes of the frame, length of the whole frame in bytes, time in ns.
 Record = tuple[bytes, int, int]
 
 
 class NotWholeError(Exception):
-    """The capture ends in the middle of a record, or is no capture of Ethernet at all."""
+    """A capture that ends in the middle of a record, or a file that is not an Ethernet capture."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Packets of one direction.
+    """Totals of the packets of one direction.
 
     Attributes:
-        packets: how many.
-        wire_bytes: whole frames as they were on the wire, whatever was kept of them.
-        ip_bytes: total lengths of the IPv4 headers.
-        first_ns: time of the first, Unix ns on the capture's clock; 0 if there are no packets.
-        last_ns: time of the last.
+        packets: number of packets.
+        wire_bytes: bytes of whole frames on the wire, captured or not.
+        ip_bytes: sum of the total lengths in the IPv4 headers.
+        first_ns: time of the first packet, Unix ns on the capture's clock; 0 without packets.
+        last_ns: time of the last packet, likewise.
     """
 
     packets: int = 0
@@ -119,37 +119,37 @@ class Trace:
     """The records of a capture.
 
     Attributes:
-        packets: of dtype `PACKET`, in the order of the capture.
-        truncated: whether the file ends in the middle of a record, or is no capture at all.
+        packets: dtype `PACKET`, in the order of the capture.
+        truncated: whether the file ends in the middle of a record, or is not a capture.
     """
 
     packets: Packets
     truncated: bool = False
 
     def sent_by(self, mac: str) -> Packets:
-        """Select what the interface with address `mac` sent."""
+        """Select the packets sent by the interface with address `mac`."""
         sent: Packets = self.packets[self.packets["mac"] == mac_number(mac)]
         return sent
 
     def others(self, mac: str) -> Packets:
-        """Select what came to the interface with address `mac`."""
+        """Select the packets sent to the interface with address `mac`."""
         received: Packets = self.packets[self.packets["mac"] != mac_number(mac)]
         return received
 
 
 def mac_number(mac: str) -> int:
-    """Give the address ``02:00:00:00:00:0a`` as the number 0x02000000000a."""
+    """Return the address ``02:00:00:00:00:0a`` as the number 0x02000000000a."""
     return int(mac.replace(":", ""), 16)
 
 
 def read_trace(path: Path, scratch: Path | None = None) -> Trace:
     """Read the records of an Ethernet capture, pcap or pcapng.
 
-    A damaged file gives what precedes the damage.
+    Of a damaged file, the records before the damage are returned.
 
     Args:
         path: the capture.
-        scratch: a file to make, in which the records are kept; None: in memory, 60 bytes a record.
+        scratch: a file to create, which stores the records; None: in memory, 60 bytes a record.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -171,7 +171,7 @@ def read_trace(path: Path, scratch: Path | None = None) -> Trace:
 
 
 def _read_chunks(path: Path, keep: Callable[[Packets], object]) -> bool:
-    """Pass the decoded records of a capture on, many at a time.
+    """Pass the decoded records of a capture to `keep`, many records at a time.
 
     Returns:
         Whether the capture is truncated.
@@ -185,11 +185,11 @@ def _read_chunks(path: Path, keep: Callable[[Packets], object]) -> bool:
 
 
 def totals(packets: Packets, mtu: int = 65535) -> Totals:
-    """Sum up packets as they are sent on a link.
+    """Return the totals of packets as sent on a link.
 
     Args:
-        packets: of dtype `PACKET`.
-        mtu: of the link, in bytes.
+        packets: dtype `PACKET`.
+        mtu: MTU of the link, in bytes.
     """
     if not len(packets):
         return Totals()
@@ -211,11 +211,11 @@ def totals(packets: Packets, mtu: int = 65535) -> Totals:
 
 
 def extra_packets(packets: Packets, mtu: int) -> Ints:
-    """Count how many packets more than one each record is: those of a TCP record above the MTU.
+    """Return the number of extra packets in each record: more than 0 for TCP records above the MTU.
 
     Args:
-        packets: of dtype `PACKET`, shape (n,).
-        mtu: of the link, in bytes.
+        packets: dtype `PACKET`, shape (n,).
+        mtu: MTU of the link, in bytes.
 
     Returns:
         int64, shape (n,).
@@ -233,10 +233,11 @@ def extra_packets(packets: Packets, mtu: int) -> Ints:
 
 
 def _chunks(path: Path) -> Iterator[Packets]:
-    """Give the decoded records of a capture, `CHUNK` at a time.
+    """Yield the decoded records of a capture, `CHUNK` records at a time.
 
     Raises:
-        NotWholeError, EOFError, struct.error: after what precedes the damage.
+        NotWholeError, EOFError, struct.error: the file is damaged; raised after the records before
+            the damage.
     """
     records = _records(path)
     while True:
@@ -257,11 +258,11 @@ def _chunks(path: Path) -> Iterator[Packets]:
 
 @dataclass(frozen=True)
 class _Headers:
-    """The first `HEADERS` bytes of each record, zeros where there were fewer.
+    """The first `HEADERS` bytes of each record, padded with zeros.
 
     Attributes:
         data: uint8, shape (n * `HEADERS` ,).
-        start: int64, shape (n,): where each record begins in it.
+        start: int64, shape (n,): offset of each record in `data`.
     """
 
     data: NDArray[np.uint8]
@@ -278,14 +279,14 @@ class _Headers:
         return cls(data, start)
 
     def field(self, kind: str, offset: int | Ints) -> NDArray[Any]:
-        """Read a number of each record.
+        """Read a number from each record.
 
         Args:
-            kind: its dtype, big-endian.
-            offset: where it begins in the record; one for all of them, or int64 of shape (n,).
+            kind: dtype of the number, big-endian.
+            offset: offset of the number in the record; one for all records, or int64 of shape (n,).
 
         Returns:
-            Shape (n,), of dtype `kind`; numbers beyond the end of the data have any value.
+            Shape (n,), of dtype `kind`; numbers beyond the end of a record are arbitrary.
         """
         width = np.dtype(kind).itemsize
         begin = np.minimum(self.start + offset, len(self.data) - width)
@@ -295,7 +296,7 @@ class _Headers:
         return numbers[:, 0]
 
     def mac(self, offset: int) -> NDArray[np.uint64]:
-        """Read a MAC address of each record as a number; shape (n,)."""
+        """Return a MAC address of each record as a number, shape (n,)."""
         high = self.field(">u2", offset).astype(np.uint64)
         low = self.field(">u4", offset + 2)
         mac: NDArray[np.uint64] = high << np.uint64(32) | low
@@ -347,10 +348,10 @@ def _decode(records: Sequence[Record]) -> Packets:
 
 
 def _window_scale(options: bytes) -> int:
-    """Find the shift in the TCP options of a SYN.
+    """Return the window shift in the TCP options of a SYN.
 
     Returns:
-        The shift; `NO_SCALE` if there is none, `UNKNOWN` if the options were not captured whole.
+        The shift; `NO_SCALE` without the option, `UNKNOWN` if the options were not captured whole.
     """
     position = 0
     while position < len(options):
@@ -377,13 +378,13 @@ def _window_scale(options: bytes) -> int:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    """Give the whole records of a capture.
+    """Yield the whole records of a capture.
 
     Raises:
-        NotWholeError: at the end of a file that is cut short, or that is no capture.
+        NotWholeError: the file is cut short, or is not a capture; raised after the whole records.
     """
     logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
-    # It takes 0.1 s, and most runs have no captures.
+    # Importing scapy takes 0.1 s, and most runs have no captures.
     from scapy.error import Scapy_Exception  # noqa: PLC0415
     from scapy.utils import RawPcapNgReader, RawPcapReader  # noqa: PLC0415
 
@@ -431,7 +432,7 @@ def _pcapng_records(reader: Iterable[Any]) -> Iterator[Record]:
 
 
 def _blocks_are_whole(file: BinaryIO, size: int, endian: str) -> bool:
-    """Tell whether the blocks of a pcapng file end where the file ends."""
+    """Return whether the last block of a pcapng file ends at the end of the file."""
     position = 0
     while position + BLOCK_FRAME <= size:
         file.seek(position + 4)

@@ -1,11 +1,11 @@
 """Turn the raw records of a run folder into tables and summary.json, without privileges or guest.
 
-The rows of `testbed.runfolder.summary` are defined there; times of operations in
-`testbed.analysis.operations`, lower bounds in `testbed.analysis.lower_bounds`.
+`testbed.runfolder.summary` defines the rows, `testbed.analysis.operations` the times of operations,
+and `testbed.analysis.lower_bounds` the lower bounds.
 
-Only iterations that every rank finished count; iterations of the warm-up do not. Of the user's own
-script, every collective counts; its sends and receives are in ops.parquet only. What a workload
-adds is in the module `summary` of the workload's folder.
+Only iterations that every rank finished count, without the warm-up. In a user's script, every
+collective counts; sends and receives appear in ops.parquet only. The module `summary` in a
+workload's folder adds the workload's section.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from testbed.runfolder.summary import (
     write_summary,
 )
 
-Bound = Callable[[str, int, int], float | None]  # of an operation, bytes and ranks, in us
+Bound = Callable[[str, int, int], float | None]  # of operation, bytes and ranks; in us
 
 
 @dataclass(frozen=True)
 class SameOperation:
-    """What the iterations of a row of the collectives have in common."""
+    """The fields shared by all iterations of a row of the collectives."""
 
     op: str
     bytes: int
@@ -58,10 +58,10 @@ class SameOperation:
 
 
 def collect(folder: RunDir) -> Summary:
-    """Write the tables and the summary of a run; what is missing or damaged becomes a problem.
+    """Write the tables and the summary of a run; missing or damaged files become problems.
 
     Returns:
-        What was written to summary.json.
+        The content of summary.json.
 
     Raises:
         OSError: the run folder cannot be written.
@@ -100,7 +100,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
 
 
 def _summarize_without_plan(folder: RunDir, error: str) -> Summary:
-    """Summarize what needs no plan: the round trips and the stages. The tables are empty."""
+    """Build a summary from the round trips and the stages only; the tables are empty."""
     pl.DataFrame(schema=dict(schemas.OPS)).write_parquet(folder.ops)
     pl.DataFrame(schema=dict(schemas.LINKS)).write_parquet(folder.links)
 
@@ -120,7 +120,7 @@ def _summarize_without_plan(folder: RunDir, error: str) -> Summary:
 
 
 def _collectives(run: LoadedRun) -> list[CollectiveRow]:
-    """Give a row per operation, size, group size and type, in the order of execution."""
+    """Return a row per operation, size, group size and type, in the order of execution."""
     measured = _measured(run.ops)
     if measured.is_empty():
         if run.steps is None and run.plan.workers.workload != "script":
@@ -150,7 +150,7 @@ def _collectives(run: LoadedRun) -> list[CollectiveRow]:
 
 
 def _measured(ops: pl.DataFrame) -> pl.DataFrame:
-    """Select the operations that count: all measured ones, and the collectives of a script."""
+    """Select the operations that count: all measured operations, and a script's collectives."""
     phase = pl.col("phase")
     is_message = pl.col("op").is_in(["send", "recv"])
     is_measured = phase == "measure"
@@ -159,7 +159,7 @@ def _measured(ops: pl.DataFrame) -> pl.DataFrame:
 
 
 def _whole_iterations(measured: pl.DataFrame, run: LoadedRun) -> pl.DataFrame:
-    """Put operations into iterations, as `iterations`; those without a rank become a problem."""
+    """Return the complete iterations, as `iterations` does; incomplete ones become a problem."""
     every = iterations(measured)
     whole = every.filter("whole")
     partial = every.height - whole.height
@@ -172,15 +172,15 @@ def _whole_iterations(measured: pl.DataFrame, run: LoadedRun) -> pl.DataFrame:
 
 
 def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
-    """Find the groups of ranks that worked at the same time, whose lower bounds are wanted.
+    """Return the lower bound function for the groups of ranks that worked at the same time.
 
     Args:
         measured: columns group (String), group_size and rank (Int32) of ops.parquet.
-        run: whose plan has the network; a problem is added if it has no path between two ranks.
+        run: the run; a problem is added if the plan's network has no path between two ranks.
 
     Returns:
-        From an operation, bytes and the ranks of a group to the lower bound in us; None where no
-        bound is known.
+        A function from an operation, bytes and the number of ranks of a group to the lower bound in
+        us, or to None if no bound is known.
     """
     by_size: dict[int, list[Bounds]] = {}
     members = measured.select("group", "group_size", "rank").unique().sort("rank")
@@ -188,7 +188,7 @@ def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
     try:
         for (_group, size), table in groups:
             ranks = [run.plan.workers.ranks[rank] for rank in table["rank"]]
-            has_name = len(ranks) == size  # else there are several groups without one
+            has_name = len(ranks) == size  # otherwise several groups share the empty name
             if has_name:
                 bounds = Bounds(run.plan.network, ranks)
                 by_size.setdefault(int(size), []).append(bounds)
@@ -210,12 +210,12 @@ def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
 def _collective_row(
     operation: SameOperation, group: pl.DataFrame, bound_us: float | None
 ) -> CollectiveRow:
-    """Sum up the iterations of one operation.
+    """Return the row for the iterations of one operation.
 
     Args:
-        operation: what they have in common.
-        group: a row per iteration, as of `iterations`.
-        bound_us: the lower bound; None: not known.
+        operation: the fields shared by the iterations.
+        group: a row per iteration, as returned by `iterations`.
+        bound_us: the lower bound, or None if unknown.
     """
     time_us = spread(group["time_us"])
     slowest_us = spread(group["slowest_us"])
@@ -250,7 +250,7 @@ def _collective_row(
 
 
 def _wan(run: LoadedRun) -> list[WanRow]:
-    """Give a row per WAN direction of the plan."""
+    """Return a row per WAN direction of the plan."""
     begin_ns, end_ns = 0, 0
     if not run.timed.is_empty():
         begin_ns = min(run.timed["start_ns"])
@@ -270,14 +270,14 @@ def _wan(run: LoadedRun) -> list[WanRow]:
 
 
 def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end_ns: int) -> WanRow:
-    """Sum up a direction: the growth of its counters from the first sample to the last.
+    """Return a direction's row: growth of the counters from the first sample to the last.
 
     Args:
-        run: with history, links and captures.
+        run: the run, with history, links and captures.
         link: key of the WAN link.
-        direction: of the link.
+        direction: the direction of the link.
         begin_ns: first start of all operations or steps, Unix ns.
-        end_ns: their last end.
+        end_ns: last end of all operations or steps, Unix ns.
     """
     source = direction.source
     samples = of_direction(run.links, link, source)
@@ -313,14 +313,14 @@ def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end
 
 
 def _growth(samples: pl.DataFrame, counter: str) -> int | None:
-    """Return by how much a cumulative column of samples grew; None without samples."""
+    """Return the growth of a cumulative column over the samples, or None without samples."""
     if samples.is_empty():
         return None
     return int(samples[counter][-1] - samples[counter][0])
 
 
 def _transfers(run: LoadedRun) -> list[TransferRow]:
-    """Give a row per transfer in the background, by their start."""
+    """Return a row per background transfer, sorted by start."""
     ended, _problems = records.read(run.folder.transfers, TransferEnded, may_be_empty=True)
     rows = [_transfer_row(transfer, run.began_ns) for transfer in ended]
     return sorted(rows, key=lambda row: row.start_ns)
@@ -370,11 +370,11 @@ def _rates(run: LoadedRun) -> list[RateRow]:
 
 
 def stages(events: Sequence[Event], problems: list[Problem]) -> list[StageRow]:
-    """Give the durations of the stages, in the order in which they began.
+    """Return the durations of the stages, in the order in which the stages began.
 
     Args:
         events: the events of the run.
-        problems: where stages that did not end are added.
+        problems: list to which a problem is added for each stage that did not end.
     """
     open_stages: dict[str, StageBegan] = {}
     rows: dict[str, StageRow] = {}

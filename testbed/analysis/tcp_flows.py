@@ -1,8 +1,8 @@
-"""What a capture says about each TCP flow: one direction of a connection.
+"""Figures of each TCP flow, one direction of a connection, from a packet capture.
 
-docs/captures.md defines the figures. Everything is seen from where the flow was captured: the round
-trip is that from there to the receiver and back; bytes are in flight when they have passed there
-and have not been acknowledged.
+docs/captures.md defines the figures. All figures are seen from the capture point: the round trip
+runs from there to the receiver and back; bytes are in flight when the bytes have passed the capture
+point and have not been acknowledged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from testbed.analysis.packets import (
 )
 
 FIN = 1
-# Without IP identifications, a hole that is filled sooner was reordering (Wireshark's figure).
+# Without IP identifications, a hole that is filled sooner counts as reordering (as in Wireshark).
 REORDERED_NS = 3_000_000
 FIRST_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
 SECOND_MULTIPLIER = np.uint64(0x94D049BB133111EB)
@@ -58,10 +58,10 @@ class Flow:
     """The packets of a flow, in the order of the capture.
 
     Attributes:
-        packets: of dtype `PACKET`, shape (n,), n > 0.
-        back: those of the other direction, shape (m,).
+        packets: dtype `PACKET`, shape (n,), n > 0.
+        back: packets of the other direction, dtype `PACKET`, shape (m,).
         rows: positions of `packets` in the capture, shape (n,).
-        back_rows: positions of `back`, shape (m,).
+        back_rows: positions of `back` in the capture, shape (m,).
     """
 
     packets: Packets
@@ -72,15 +72,15 @@ class Flow:
 
 @dataclass(frozen=True)
 class Stream:
-    """What each packet of a flow adds to the stream; arrays of shape (n,).
+    """The position of each packet of a flow in the byte stream; arrays of shape (n,).
 
     Attributes:
-        begin: its first byte, counted from the flow's first.
-        end: the byte after its last one; SYN and FIN count as bytes.
-        top: the highest end so far, with this packet.
-        retransmitted: whether it was sent again.
-        reordered: whether it came late.
-        unseen_bytes: bytes that were never seen.
+        begin: first byte of the packet, counted from the flow's first byte.
+        end: the byte after the packet's last byte; SYN and FIN count as bytes.
+        top: the highest end up to and including this packet.
+        retransmitted: whether the packet was retransmitted.
+        reordered: whether the packet arrived late.
+        unseen_bytes: bytes missing from the capture.
     """
 
     begin: Ints
@@ -92,20 +92,20 @@ class Stream:
 
     @property
     def top_before(self) -> Ints:
-        """The highest end before each packet."""
+        """The highest end before each packet, shape (n,)."""
         before: Ints = np.r_[0, self.top[:-1]]
         return before
 
 
 @dataclass(frozen=True)
 class Acknowledgements:
-    """The packets of the other direction that acknowledge; k of m.
+    """The k acknowledging packets among the m packets of the other direction.
 
     Attributes:
-        packets: of dtype `PACKET`, shape (k,).
-        rows: their positions in the capture, shape (k,).
-        byte: the next byte that each expects, counted from the flow's first, shape (k,).
-        top: the highest of these so far, shape (k,).
+        packets: dtype `PACKET`, shape (k,).
+        rows: positions of `packets` in the capture, shape (k,).
+        byte: next byte expected by each packet, counted from the flow's first byte, shape (k,).
+        top: the highest `byte` so far, shape (k,).
     """
 
     packets: Packets
@@ -115,7 +115,7 @@ class Acknowledgements:
 
     @classmethod
     def of(cls, flow: Flow) -> Acknowledgements:
-        """Find the acknowledgements of a flow."""
+        """Return the acknowledgements of a flow."""
         is_ack = flow.back["flags"] & ACK > 0
         packets = flow.back[is_ack]
         origin = int(flow.packets["seq"][0])
@@ -130,9 +130,9 @@ class Acknowledgements:
 
 
 def flows(trace: Trace, mac: str) -> Iterator[Flow]:
-    """Give the flows that the interface with address `mac` sends, by their first packets.
+    """Yield the flows sent by the interface with address `mac`, sorted by first packet.
 
-    A connection that is opened again with the same ports is another flow.
+    A connection that is reopened with the same ports is another flow.
     """
     packets = trace.packets
     is_tcp = packets["headers"] > 0
@@ -173,7 +173,7 @@ def _between(rows: Ints, begin: int, end: int) -> Ints:
 
 
 def _hash(*columns: Keys) -> Keys:
-    """Hash each row of columns, all of shape (n,), to 64 bits as splitmix64 does."""
+    """Return a 64-bit hash of each row of columns, all of shape (n,), computed as in splitmix64."""
     value = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
         value ^= column
@@ -185,16 +185,16 @@ def _hash(*columns: Keys) -> Keys:
 
 
 def _pair(high: NDArray[np.unsignedinteger], low: NDArray[np.unsignedinteger], bits: int) -> Keys:
-    """Put two columns of unsigned numbers into one: `low` takes the lowest `bits` bits."""
+    """Return two columns of unsigned numbers packed into one, `low` in the lowest `bits` bits."""
     return high.astype(np.uint64) << np.uint64(bits) | low
 
 
 def endpoints(packets: Packets, *, reverse: bool = False) -> Keys:
-    """Give a key of each packet's addresses and ports.
+    """Return a key of each packet's addresses and ports.
 
     Args:
-        packets: of dtype `PACKET`, shape (n,).
-        reverse: give the key that packets of the other direction have.
+        packets: dtype `PACKET`, shape (n,).
+        reverse: whether to return the key of packets in the opposite direction.
 
     Returns:
         uint64, shape (n,).
@@ -208,12 +208,12 @@ def endpoints(packets: Packets, *, reverse: bool = False) -> Keys:
 
 
 def identities(packets: Packets) -> Keys:
-    """Give a key that a packet keeps on its way and hardly shares with another one.
+    """Return a key of each packet that is constant along the path and almost unique.
 
-    A copy that is sent again has another IP identification.
+    A retransmitted copy has another IP identification.
 
     Args:
-        packets: of dtype `PACKET`, shape (n,).
+        packets: dtype `PACKET`, shape (n,).
 
     Returns:
         uint64, shape (n,).
@@ -226,7 +226,7 @@ def identities(packets: Packets) -> Keys:
 
 
 def _rows_by_key(keys: Keys, rows: Ints) -> dict[int, Ints]:
-    """Group `rows`, positions in `keys`, by their keys; ascending in each group."""
+    """Return `rows`, positions in `keys`, grouped by key and ascending in each group."""
     if not len(rows):
         return {}
 
@@ -243,14 +243,14 @@ def _rows_by_key(keys: Keys, rows: Ints) -> dict[int, Ints]:
 
 
 def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
-    """Find where connections after the first one begin.
+    """Return the positions at which connections after the first one begin.
 
-    They begin with a SYN whose sequence number differs from that of the last SYN.
+    A new connection begins with a SYN whose sequence number differs from that of the last SYN.
 
     Args:
-        packets: of the whole capture.
+        packets: packets of the whole capture, dtype `PACKET`.
         rows: positions of one direction's packets.
-        back_rows: positions of those of the other direction.
+        back_rows: positions of the other direction's packets.
 
     Returns:
         Positions in the capture, ascending.
@@ -274,11 +274,11 @@ def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
 
 
 def flow_row(flow: Flow, mtu: int) -> Row:
-    """Give the columns of flows.parquet that one capture is enough for.
+    """Return the columns of flows.parquet that need only one capture.
 
     Args:
         flow: the flow.
-        mtu: of the link where the flow was captured, in bytes.
+        mtu: MTU of the link where the flow was captured, in bytes.
     """
     packets = flow.packets
     stream = _stream(packets)
@@ -314,9 +314,9 @@ def flow_row(flow: Flow, mtu: int) -> Row:
 
 
 def _unwrap(numbers: NDArray[np.uint32], origin: int) -> Ints:
-    """Turn 32-bit sequence numbers, which wrap, into bytes from `origin`; shape (n,).
+    """Return wrapping 32-bit sequence numbers as bytes from `origin`; shape (n,).
 
-    Neighbours differ by less than 2^31.
+    Neighbouring numbers must differ by less than 2^31.
     """
     if not len(numbers):
         return np.empty(0, np.int64)
@@ -325,7 +325,7 @@ def _unwrap(numbers: NDArray[np.uint32], origin: int) -> Ints:
 
 
 def _stream(packets: Packets) -> Stream:
-    """Put the packets of a flow, of dtype `PACKET`, into their places in the stream."""
+    """Return the stream positions of a flow's packets (dtype `PACKET`, shape (n,))."""
     flags = packets["flags"]
     is_syn = flags & SYN > 0
     is_fin = flags & FIN > 0
@@ -361,20 +361,20 @@ def _stream(packets: Packets) -> Stream:
 
 
 class _Lateness:
-    """Tells packets that were sent again from those that came late; see `_Holes.fill`.
+    """Distinguishes retransmitted packets from late packets; see `_Holes.fill`.
 
     Attributes:
         retransmitted: bool, shape (n,).
         reordered: bool, shape (n,).
-        holes: those that are left.
+        holes: the remaining holes.
     """
 
     def __init__(self, packets: Packets, growing: Ints) -> None:
-        """Begin before the first packet.
+        """Create the state before the first packet.
 
         Args:
-            packets: of the flow, shape (n,).
-            growing: rows of those with new bytes, ascending.
+            packets: packets of the flow, shape (n,).
+            growing: rows of the packets with new bytes, ascending.
         """
         self.retransmitted = np.zeros(len(packets), bool)
         self.reordered = np.zeros(len(packets), bool)
@@ -384,7 +384,7 @@ class _Lateness:
         self._growing = growing
 
     def jump(self, row: int, begin: int, end: int) -> None:
-        """Note that the packet at `row` begins at `end`, and not at `begin`."""
+        """Add a hole from `begin` to `end`; the packet at `row` begins at `end`."""
         position = int(np.searchsorted(self._growing, row))
         previous = self._growing[max(position - 1, 0)]
         id_before = int(self._ip_ids[previous])
@@ -394,7 +394,7 @@ class _Lateness:
         self.holes.append(hole)
 
     def fill(self, row: int, begin: int, end: int) -> None:
-        """Note that the packet at `row` has bytes below the highest one, from `begin` to `end`."""
+        """Classify the packet at `row`, with bytes from `begin` to `end` below the highest byte."""
         time_ns = int(self._times_ns[row])
         ip_id = int(self._ip_ids[row])
         came_late = self.holes.fill(begin, end, time_ns, ip_id)
@@ -406,13 +406,13 @@ class _Lateness:
 
 @dataclass(frozen=True)
 class _Hole:
-    """Bytes that were not seen.
+    """A range of bytes that were not seen.
 
     Attributes:
-        begin: the first of them.
-        end: the byte after the last one.
+        begin: first byte of the hole.
+        end: the byte after the last byte of the hole.
         ids: IP identifications of the packets before and after the hole.
-        time_ns: when the hole appeared.
+        time_ns: time at which the hole appeared.
     """
 
     begin: int
@@ -421,7 +421,7 @@ class _Hole:
     time_ns: int
 
     def explains(self, time_ns: int, ip_id: int) -> bool:
-        """Tell whether a packet was sent where the hole is, and was overtaken."""
+        """Return whether a packet was sent in the order of the hole and then overtaken."""
         before, after = self.ids
         if before == after:
             return time_ns - self.time_ns < REORDERED_NS
@@ -429,7 +429,7 @@ class _Hole:
 
 
 class _Holes:
-    """The holes of a stream, ascending."""
+    """The holes of a stream, in ascending order."""
 
     def __init__(self) -> None:
         self._holes: list[_Hole] = []
@@ -442,20 +442,20 @@ class _Holes:
         self._holes.append(hole)
 
     def fill(self, begin: int, end: int, time_ns: int, ip_id: int) -> bool:
-        """Take the bytes of a packet below the highest byte out of the holes.
+        """Remove the bytes of a packet below the highest byte from the holes.
 
-        What was seen before is sent again. A packet that fills a hole came late if its IP
-        identification lies between those of the packets on both sides of the hole, and is sent
-        again (the first was lost before the capture) if not.
+        Bytes seen before are retransmitted. A packet that fills a hole is late if the packet's IP
+        identification lies between those of the packets on both sides of the hole; otherwise the
+        packet is a retransmission (the first copy was lost before the capture).
 
         Args:
             begin: the packet's first byte.
-            end: the byte after its last one.
-            time_ns: when it passed.
-            ip_id: its IP identification.
+            end: the byte after the packet's last byte.
+            time_ns: time of the packet in ns.
+            ip_id: the packet's IP identification.
 
         Returns:
-            Whether the packet came late.
+            Whether the packet is late.
         """
         first = bisect_right(self._holes, begin, key=lambda hole: hole.end)
         last = bisect_left(self._holes, end, key=lambda hole: hole.begin)
@@ -479,11 +479,10 @@ class _Holes:
 
 
 def _round_trips(flow: Flow, stream: Stream, acks: Acknowledgements) -> Row:
-    """Measure from packets to the acknowledgements that end where the packets end.
+    """Return round-trip times from packets to the acknowledgements of the packets' last bytes.
 
-    An acknowledgement counts if it is the first for its byte and covers nothing that was sent
-    twice, for then it is not known which copy it answers (Karn's rule), nor whether it waited for a
-    copy.
+    An acknowledgement counts if it is the first for its byte and covers no byte that was sent
+    twice: such an acknowledgement could answer either copy (Karn's rule) or have waited for a copy.
 
     Returns:
         The columns rtt_*.
@@ -512,15 +511,15 @@ def _round_trips(flow: Flow, stream: Stream, acks: Acknowledgements) -> Row:
 
 
 def _sent_twice(stream: Stream, begin: Ints, end: Ints) -> Bools:
-    """Tell which stretches of bytes hold one that was sent twice.
+    """Return which stretches of bytes contain a byte that was sent twice.
 
     Args:
-        stream: of the flow.
+        stream: the flow's stream.
         begin: first byte of each stretch, shape (k,).
-        end: the byte after its last one, shape (k,).
+        end: the byte after each stretch's last byte, shape (k,).
 
     Returns:
-        Shape (k,).
+        Booleans, shape (k,).
     """
     twice = np.flatnonzero(stream.retransmitted)
     order = np.argsort(stream.begin[twice])
@@ -534,7 +533,7 @@ def _sent_twice(stream: Stream, begin: Ints, end: Ints) -> Bools:
 
 
 def spread(name: str, values: Ints) -> Row:
-    """Give the columns `name`_min_ns, _median_ns and _p95_ns of values in ns; None without any."""
+    """Return the columns `name`_min_ns, _median_ns and _p95_ns of values in ns; None if empty."""
     columns: dict[str, int | float | str | None] = {}
     for quantile in QUANTILES:
         columns[f"{name}_{quantile}_ns"] = None
@@ -550,17 +549,17 @@ def spread(name: str, values: Ints) -> Row:
 
 
 def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> Row:
-    """Weigh by time: bytes in flight, the receiver's window, and what the flow waited for.
+    """Return bytes in flight, the receiver's window and the limiting factor, weighted by time.
 
     Returns:
-        The columns `IN_FLIGHT_COLUMNS`; None where they are not known.
+        The columns `IN_FLIGHT_COLUMNS`; None where unknown.
     """
     columns: dict[str, int | float | str | None] = dict.fromkeys(IN_FLIGHT_COLUMNS)
     if not len(acks.byte):
         return columns
 
     # Packets and acknowledgements together in the order of the capture: positions below n are
-    # those of packets, others less n those of acknowledgements.
+    # packets, positions from n on are acknowledgements.
     rows = np.concatenate([flow.rows, acks.rows])
     order = np.argsort(rows, kind="stable")
     ack_positions = order - len(flow.rows)
@@ -570,7 +569,7 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
     if not duration_ns:
         return columns
 
-    # Bytes in flight, after each of them.
+    # Bytes in flight after each packet and acknowledgement.
     sent = _latest(stream.top, order, 0)
     acked = _latest(acks.top, ack_positions, 0)
     flight = np.maximum(sent - acked, 0)
@@ -605,19 +604,19 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
 
 
 def _segment_bytes(flow: Flow, mtu: int) -> int:
-    """Return the payload of the flow's largest packets."""
+    """Return the payload in bytes of the flow's largest packets."""
     most_payload = int(flow.packets["payload"].max()) or 1
     headers = int(np.median(flow.packets["headers"]))
     return min(most_payload, mtu - headers)
 
 
 def _latest(values: Ints, positions: Ints, initial: int) -> Ints:
-    """Give for each event the latest value until then.
+    """Return the latest value at each event.
 
     Args:
         values: shape (n,), n > 0.
-        positions: of each event the position of its value, shape (k,); others if it has none.
-        initial: the value before the first.
+        positions: position of each event's value, shape (k,); out of range if the event has none.
+        initial: the value before the first event.
 
     Returns:
         Shape (k,).
@@ -635,9 +634,9 @@ def _latest(values: Ints, positions: Ints, initial: int) -> Ints:
 
 
 def _windows(flow: Flow, acks: Acknowledgements) -> Ints | None:
-    """Give the receiver's window with each acknowledgement in bytes, shape (k,).
+    """Return the receiver's window in bytes at each acknowledgement, shape (k,).
 
-    None if the capture lacks the handshake, which has the scales.
+    The result is None if the capture lacks the handshake, which carries the window scales.
     """
     scales: list[int] = []
     for packets in (flow.back, flow.packets):

@@ -1,4 +1,4 @@
-"""What a run says, in one sentence."""
+"""Summarize the outcome of a run in one sentence."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 def main_operation(rows: Sequence[CollectiveRow]) -> CollectiveRow:
-    """Find the operation that took most time; a barrier only if there is nothing else.
+    """Return the operation that took the most time; a barrier only without other operations.
 
     Raises:
-        ValueError: no rows.
+        ValueError: `rows` is empty.
     """
 
     def importance(row: CollectiveRow) -> tuple[bool, float, int]:
@@ -41,18 +41,18 @@ def main_operation(rows: Sequence[CollectiveRow]) -> CollectiveRow:
 
 
 def meaning(status: Status | None, summary: Summary) -> str | None:
-    """Explain the dominant cause of a completed run; None if there is no such cause."""
+    """Return an explanation of a completed run's dominant cause, or None without such a cause."""
     if status is None or status.state != "completed" or summary.dominant is None:
         return None
     return MEANINGS[summary.dominant.what]
 
 
 def verdict(status: Status | None, summary: Summary) -> str:
-    """Say in one sentence how a run ended, and what the figures of a completed one show.
+    """Return one sentence about how a run ended and the main figures of a completed run.
 
     Args:
-        status: the run's status; None: there is none.
-        summary: the run's figures.
+        status: the run's status, or None if missing.
+        summary: the run's summary.
     """
     if status is None:
         return "The run left no status: the run ended before testbed could record the outcome."

@@ -1,4 +1,4 @@
-"""What a workload adds to the summary of a run: the module `summary` of the workload's folder."""
+"""Load the part of a run's summary that the workload computes, in workloads/NAME/summary.py."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class WorkloadSummary(Protocol):
         links: pl.DataFrame,
         problems: list[Problem],
     ) -> TrainingSummary | None:
-        """Sum up the steps after the warm-up.
+        """Return the training summary of the steps after the warm-up.
 
         Args:
-            plan: what was to be done.
-            steps: train.parquet, by step and rank (`testbed.runfolder.schemas.TRAIN`).
+            plan: the run's plan.
+            steps: train.parquet, sorted by step and rank (`testbed.runfolder.schemas.TRAIN`).
             ops: ops.parquet (`testbed.runfolder.schemas.OPS`).
             links: links.parquet (`testbed.runfolder.schemas.LINKS`).
-            problems: where problems are added.
+            problems: list to which problems are added.
 
         Returns:
-            The section `training` of summary.json; None without such steps.
+            The section `training` of summary.json, or None without steps after the warm-up.
         """
 
 
 def workload_summary(workload: str) -> WorkloadSummary | None:
-    """Import the summary module of a workload; None if its ranks record no training steps."""
+    """Import the summary module of a workload, or return None if its ranks record no steps."""
     try:
         module = workload_module(workload, "summary")
     except ModuleNotFoundError as error:
