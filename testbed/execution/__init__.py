@@ -1,1 +1,1 @@
-"""Carries out a plan, in a guest or on the host, and leaves a complete run folder."""
+"""Execute a plan in a guest or on the host, and produce a complete run folder."""

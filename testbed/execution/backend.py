@@ -1,4 +1,4 @@
-"""What carries out a plan: the interface that `launch` needs, and the choice among the backends."""
+"""The interface of execution backends, and the selection of the backend for a plan."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from testbed.runfolder.folder import RunDir
 
 
 class Backend(Protocol):
-    """Carries out plans by running `testbed.execution.inside` in some kernel.
+    """Executes plans by running `testbed.execution.inside` in some kernel.
 
-    The records of a run appear in the run's own folder while it goes on. Other backends may gather
-    them from several kernels, or simulate.
+    The records of a run appear in the run folder while the run is in progress. Other backends may
+    collect the records from several kernels, or simulate a run.
     """
 
     @property
     def subject(self) -> str:
-        """What carries out a plan, as messages name it at the beginning of a sentence."""
+        """Noun phrase for the backend, with which an error message can begin."""
 
     def check(self, plan: Plan) -> None:
-        """Check that the plan can be carried out, as far as that takes no time.
+        """Check that the plan can be carried out, with quick checks only.
 
         Raises:
-            MachineError: something is missing.
+            MachineError: a requirement is missing.
         """
 
     def prepare(self, progress: Progress) -> None:
-        """Make what has to be there before a plan can be carried out, such as a kernel.
+        """Create prerequisites of a run, such as the kernel.
 
         Raises:
-            TestbedError: it cannot be made.
+            TestbedError: a prerequisite cannot be created.
         """
 
     def kernel_version(self) -> str:
-        """Give the name and version of the kernel, once the backend is prepared."""
+        """Return the name and version of the kernel; call `prepare` first."""
 
     def start(self, plan: Plan, run: RunDir, progress: Progress) -> AbstractContextManager[Running]:
         """Carry out the plan in the run folder, within the block.
@@ -51,20 +51,20 @@ class Backend(Protocol):
 
     @staticmethod
     def clean_up(left: Note) -> None:
-        """End and remove what a killed process has left of such a run, if the note is about one."""
+        """End and remove a killed run's remains, if the note refers to a run of this backend."""
 
 
-BACKENDS: tuple[type[Backend], ...] = (GuestBackend, HostBackend)  # all that leave something
+BACKENDS: tuple[type[Backend], ...] = (GuestBackend, HostBackend)  # those that leave remains
 
 
 def backend_for(plan: Plan, *, resident_guest: Path | None, patience_s: float) -> Backend:
-    """Choose what carries out a plan.
+    """Return the backend for a plan.
 
     Args:
-        plan: what is to be done.
-        resident_guest: the folder of a resident guest that is to carry out the plan; None: the plan
-            says where.
-        patience_s: wall time to wait for a resident guest to get ready.
+        plan: the plan of the run.
+        resident_guest: the folder of a resident guest that carries out the plan; None: the plan
+            selects the backend.
+        patience_s: wall time to wait for a resident guest to become ready.
     """
     if resident_guest is not None:
         return ResidentGuestBackend(resident_guest, patience_s)

@@ -1,8 +1,8 @@
-"""Write a bundle of all modules that runs import in a guest, without the project's own.
+"""Write a bundle of all modules that runs import in a guest, except the project's own modules.
 
 usage: python -m testbed.execution.bundle_modules FILE
 
-The project's own modules change too often.
+The project's own modules are left out because they change too often.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from testbed.core import code_bundle
 from testbed.execution import inside
-from testbed.workers import containers, processes  # noqa: F401 (what runs import)
+from testbed.workers import containers, processes  # noqa: F401 (imported by runs)
 from testbed.workers.zygote import prepare_torch
 from testbed.workers.zygote_warm import import_torch
 
@@ -20,7 +20,7 @@ OWN_PACKAGES = {"testbed", "__main__"}
 
 
 def main(path: str) -> None:
-    """Import everything and write the bundle to `path`."""
+    """Import all modules of a run and write the bundle to `path`."""
     import_torch()
     for workload in ("collectives", "train"):
         prepare_torch(workload)

@@ -1,4 +1,4 @@
-"""End and remove what killed processes of the testbed have left on this machine."""
+"""End and remove guests, control groups and folders that killed testbed processes left behind."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from testbed.runfolder.status import read_status, write_status
 
 
 def reap() -> list[Path]:
-    """End guests and control groups, and remove temporary folders, that killed processes left.
+    """End guests and control groups of killed processes, and remove their temporary folders.
 
     Returns:
-        The folders of runs and deployments in which something was going on. The status of each run
-        now says that it was interrupted.
+        The folders of interrupted runs and deployments. The status of each run is set to
+        interrupted.
     """
     folders: list[Path] = []
     for left in abandoned_notes():
@@ -35,9 +35,9 @@ def reap() -> list[Path]:
 
 
 def _mark_interrupted(run: RunDir) -> None:
-    """Make the folder of a run harmless, and say in its status that the run was interrupted."""
+    """Remove harmful files from a run folder, and set the status of the run to interrupted."""
     status, _problems = read_status(run.status)
-    if status is None:  # it is the folder of a deployment, or is there no more
+    if status is None:  # the folder of a deployment, or already removed
         return
     try:
         run.settle()
@@ -46,5 +46,5 @@ def _mark_interrupted(run: RunDir) -> None:
             status.reason = "the testbed was killed"
             status.faithful = False
             write_status(run.status, status)
-    except OSError:  # it is somebody else's by now
+    except OSError:  # the folder belongs to another user by now
         return

@@ -1,4 +1,4 @@
-"""Watch the virtual clock of a guest: whether it moves, and who keeps it from moving."""
+"""Watch the virtual clock of a guest: detect a stall and the process that causes the stall."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Protocol
 from testbed.core.errors import GuestLost
 from testbed.guest.clock import ClockReading
 
-# A clock that gains less stands still: each time that a loop reads it, it moves by 256 ns.
+# A smaller gain counts as standing still: each read of the clock in a loop advances the clock by
+# 256 ns.
 LEAST_PROGRESS_NS = 10**6
-# Of the guest's clock, for a stage before the operations; such a stage takes 3 s at most.
+# Limit on the guest's clock for a stage before the operations; such a stage takes 3 s at most.
 LONGEST_STAGE_NS = 3600 * 10**9
-SURE_S = 1.0  # a clock that has moved within this time needs no note of the CPU time
+SURE_S = 1.0  # no CPU time is recorded if the clock has moved within this time
 
 
 class WatchedGuest(Protocol):
-    """What has the clock."""
+    """A guest with a clock."""
 
     def clock(self) -> ClockReading | None:
-        """Give the newest report of the clock."""
+        """Return the newest clock report."""
 
     def cpu_seconds(self) -> float:
-        """Give the CPU time so far."""
+        """Return the CPU time used so far, in s."""
 
 
 class ClockWatch:
-    """Watches a virtual clock; does nothing about a real one.
+    """Watches a virtual clock; ignores a real clock.
 
     Attributes:
-        reading: the newest report, None before the first.
-        spinner: the process for which the clock was forced forward last; empty if there was none.
+        reading: the newest report; None before the first.
+        spinner: the process for which the clock was last forced forward; empty if there was none.
     """
 
     def __init__(self, guest: WatchedGuest, stall_limit_s: float) -> None:
@@ -45,18 +46,24 @@ class ClockWatch:
         self.spinner = ""
 
     def begin_stage(self, name: str, reading: ClockReading | None) -> None:
-        """Learn that a stage has begun, and what the clock was then."""
+        """Start to watch a stage.
+
+        Args:
+            name: the name of the stage.
+            reading: the clock at the beginning of the stage.
+        """
         self._stage = name
         self._stage_began_ns = reading.time_ns if reading is not None else 0
 
     def look(self, *, may_last: bool) -> None:
-        """Read the clock.
+        """Read the clock and check that the clock makes progress.
 
         Args:
-            may_last: whether the present stage may take any time.
+            may_last: whether the current stage may take any amount of time.
 
         Raises:
-            GuestLost: the clock has stood still for too long, or runs and the stage does not end.
+            GuestLost: the clock has stood still for too long, or the clock runs and the stage does
+                not end.
         """
         reading = self._guest.clock()
         if reading is None:

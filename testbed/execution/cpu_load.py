@@ -1,4 +1,4 @@
-"""How busy this machine's CPUs are while a run on the real clock carries out its operations."""
+"""Measure the load of this machine's CPUs during the operations of a run on the real clock."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 SAMPLE_S = 0.5
 LEAST_SECONDS = 1e-3
-STEAL_FIELD = 8  # of the first line of /proc/stat (proc(5))
+STEAL_FIELD = 8  # index in the first line of /proc/stat (proc(5))
 
 
 class CpuLoad:
     """Measures the load from `begin` to the last sample.
 
     Attributes:
-        busy: part of the time for which the run computed, or some program waited for a CPU.
-        steal: part of the time for which the host of this machine kept its CPUs for others.
+        busy: fraction of the time in which the run used the CPU, or some program waited for a CPU.
+        steal: fraction of the time in which the hypervisor withheld CPUs from this machine.
     """
 
     def __init__(self, cpu_seconds: Callable[[], float]) -> None:
@@ -30,18 +30,18 @@ class CpuLoad:
         self.steal = 0.0
 
     def begin(self) -> None:
-        """Begin to measure."""
+        """Start the measurement."""
         self._began = time.monotonic()
         self._began_cpu_s = self._cpu_seconds()
         self._began_steal_s = _steal_seconds()
 
     def sample_if_due(self) -> None:
-        """Take a sample, unless there was one not long ago."""
+        """Take a sample, unless the last sample is recent."""
         if time.monotonic() - self._sampled >= SAMPLE_S:
             self.sample()
 
     def sample(self) -> None:
-        """Measure the load so far; it stays as it was if the run has ended."""
+        """Update the measured load; unchanged if the run has ended."""
         cpu_s = self._cpu_seconds()
         self._sampled = time.monotonic()
         if cpu_s:
@@ -50,9 +50,9 @@ class CpuLoad:
             self.steal = (_steal_seconds() - self._began_steal_s) / seconds
 
     def _cpu_seconds(self) -> float:
-        """Give the CPU time of the run, and the time for which any program waited for a CPU.
+        """Return the CPU time of the run plus the time in which any program waited for a CPU, in s.
 
-        The one that waits may be a program of the run. 0 if the run has ended.
+        The waiting program may belong to the run. 0 if the run has ended.
         """
         run_cpu_s = self._run_cpu_seconds()
         if not run_cpu_s:
@@ -61,9 +61,9 @@ class CpuLoad:
 
 
 def _cpu_pressure_seconds() -> float:
-    """Give the time for which some process of this machine waited for a CPU.
+    """Return the time in s in which some process of this machine waited for a CPU.
 
-    From pressure stall information (Linux 4.20); 0 where that is not available.
+    The source is pressure stall information (Linux 4.20); 0 where not available.
     """
     try:
         first_line = Path("/proc/pressure/cpu").read_text().splitlines()[0]
@@ -74,7 +74,7 @@ def _cpu_pressure_seconds() -> float:
 
 
 def _steal_seconds() -> float:
-    """Give the time for which this machine's host kept a CPU for others; mean over the CPUs."""
+    """Return the steal time of this machine in s, as the mean over the CPUs."""
     first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
     ticks = int(first_line.split()[STEAL_FIELD])
     seconds = ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""Carry out a plan in a guest: one booted for the run, or a resident one of several runs."""
+"""Carry out a plan in a guest that is booted for the run, or in a resident guest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.runfolder.folder import RunDir
 
 
 class _GuestKernelBackend:
-    """What all backends share whose plans a guest kernel carries out."""
+    """Common part of the backends that carry out plans in a guest kernel."""
 
     subject = "the guest"
 
@@ -26,35 +26,35 @@ class _GuestKernelBackend:
         self._kernel: Kernel | None = None
 
     def check(self, plan: Plan) -> None:
-        """Check that the packages and the programs are there that the plan needs.
+        """Check that the packages and programs are installed that the plan needs.
 
         Raises:
-            MachineError: one is missing.
+            MachineError: a package or program is missing.
         """
         require_packages()
         require_programs(plan.workers.isolation, plan.capture)
 
     def prepare(self, progress: Progress) -> None:
-        """Build the guest kernel, unless it is there.
+        """Build the guest kernel if necessary.
 
         Raises:
-            MachineError: it has to be built, and that fails.
-            InputError: the kernel source that was named is gone, or is not suitable.
+            MachineError: the kernel cannot be built.
+            InputError: the chosen kernel source no longer exists, or is not suitable.
         """
         self._kernel = ensure_kernel(progress.building)
 
     def kernel_version(self) -> str:
-        """Give the version of the guest kernel."""
+        """Return the version of the guest kernel."""
         return guest_kernel_version(self._kernel)
 
     @staticmethod
     def clean_up(left: Note) -> None:
-        """End the guest that a killed process has left, if the note is about one."""
+        """End the guest that a killed process left behind, if the note refers to a guest."""
         end_abandoned_guest(left)
 
 
 class GuestBackend(_GuestKernelBackend):
-    """Carries out each plan in a guest that is booted for it."""
+    """Carries out each plan in a separate guest."""
 
     @contextmanager
     def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[Guest]:
@@ -82,7 +82,7 @@ class GuestBackend(_GuestKernelBackend):
 
 
 class ResidentGuestBackend(_GuestKernelBackend):
-    """Carries out plans in a guest that has been booted for several of them.
+    """Carries out plans in a resident guest.
 
     The run folders lie below the guest's folder.
     """
@@ -97,7 +97,7 @@ class ResidentGuestBackend(_GuestKernelBackend):
         """Carry out the plan as soon as the resident guest is ready, within the block.
 
         Raises:
-            GuestLost: the guest has ended, or is not ready in time.
+            GuestLost: the guest has ended, or did not become ready in time.
         """
         del plan
         progress.stage("boot")
@@ -106,7 +106,7 @@ class ResidentGuestBackend(_GuestKernelBackend):
 
 
 def guest_kernel_version(kernel: Kernel | None) -> str:
-    """Give the version of a guest kernel; None: it is not built yet."""
+    """Return the version text of a guest kernel; None stands for a kernel that is not built yet."""
     if kernel is None:
         return "none yet"
     return f"Linux {kernel.version} UML"
@@ -115,13 +115,13 @@ def guest_kernel_version(kernel: Kernel | None) -> str:
 def start_resident_guest(
     kernel: Kernel, folder: Path, *, memory_bytes: int, readable: Collection[Path]
 ) -> AbstractContextManager[Guest]:
-    """Boot a resident guest for the block; see testbed.guest.resident.
+    """Boot a resident guest for the duration of the block; see testbed.guest.resident.
 
     Args:
         kernel: the guest kernel.
-        folder: the guest's new folder.
-        memory_bytes: the memory of its largest plan.
-        readable: the `plan_folders` of all plans that it may carry out.
+        folder: the guest's folder, not yet existing.
+        memory_bytes: the memory that the largest plan needs.
+        readable: the `plan_folders` of all plans that the guest may carry out.
 
     Raises:
         MachineError: the guest cannot be started.
@@ -142,9 +142,10 @@ def start_resident_guest(
 
 
 def may_share_guest(plan: Plan) -> bool:
-    """Whether the plan has the same results in a guest that has carried out others before.
+    """Return whether the plan has the same results in a guest that has carried out other plans.
 
-    A container's files and a user's script may leave traces, and time passes on the real clock.
+    Not so for containers and user scripts, which may leave files behind, and on the real clock, on
+    which time passes.
     """
     workers = plan.workers
     return (

@@ -1,4 +1,4 @@
-"""What a run must be able to read: the code of this installation, and what its plan names."""
+"""Determine the code and the folders that a run in a guest must be able to read."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from testbed.workers.fleet import ENVIRONMENT
 
 GUEST_ENVIRONMENT = {
     **ENVIRONMENT,
-    "PYDANTIC_DISABLE_PLUGINS": "1",  # it looks for them in every installed package
+    "PYDANTIC_DISABLE_PLUGINS": "1",  # pydantic searches every installed package for plug-ins
 }
 if sys.version_info < (3, 12):
-    # Mininet imports distutils: Python's own, where there is one, is the quicker one.
+    # Mininet imports distutils. Python's own distutils, where available, loads faster.
     GUEST_ENVIRONMENT["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
-LAST_LINES = 5  # of what a failed import printed
+LAST_LINES = 5  # quoted from the output of a failed import
 
 
 @dataclass(frozen=True)
 class Code:
-    """What it takes to run a module of the testbed in a guest.
+    """Command prefix, environment and folders that run a module of the testbed in a guest.
 
     Attributes:
-        python: the words of a command before the module's name.
-        environment: variables of the command.
+        python: the command up to the module's name.
+        environment: environment variables of the command.
         readable: folders that the command needs.
     """
 
@@ -47,18 +47,19 @@ class Code:
 def code_for_guests(
     on_bundling: Callable[[], None] = lambda: None, *, bundled: bool = True
 ) -> Code:
-    """Give the code of this installation.
+    """Return the code of this installation.
 
     Args:
         on_bundling: called if modules have to be bundled first, which takes seconds.
-        bundled: whether modules come in a bundle, which pays where looking for each is expensive.
+        bundled: whether to use a module bundle, which is faster where file look-ups are expensive.
 
     Raises:
-        MachineError: the bundle cannot be made, because something cannot be imported.
+        MachineError: a module cannot be imported, so the bundle cannot be created.
     """
     project = Path(testbed.__file__).parent.parent
-    # A guest could not keep what it compiles. Ranks read the script of their workload, and what they
-    # read takes virtual time: compiled, it is the same in every run, whatever ran here before.
+
+    # A guest could not store compiled files. Ranks read the script of their workload, which takes
+    # virtual time. With the compiled files in place, ranks read the same files in every run.
     for folder in ("testbed", "workloads"):
         compileall.compile_dir(project / folder, quiet=2)
     environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
@@ -70,36 +71,36 @@ def code_for_guests(
 
 
 def plan_folders(plan: Plan) -> set[Path]:
-    """Give the folders that the plan names, or that hold files which it names."""
+    """Return the folders that the plan names, and the parents of the files that the plan names."""
     folders = {Path(folder) for folder in plan.workers.readable}
     files = {Path(plan.workers.image or "")}
     for link in plan.network.wan:
         for direction in link.directions:
             files.add(Path(direction.fibre.distribution))
     for file in files:
-        if file.is_absolute():  # else it is no file, but a name
+        if file.is_absolute():  # a relative path is a name, not a file
             folders.add(file.parent)
     return folders
 
 
 def bundles_folder() -> Path:
-    """Give the folder that holds the bundles; it is made if missing."""
+    """Return the folder that holds the bundles; create the folder if missing."""
     folder = cache_dir() / "modules"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def python_for_guests(environment: Mapping[str, str], on_bundling: Callable[[], None]) -> list[str]:
-    """Give the words that run a module, whose name and arguments follow, as ``python -m`` does.
+    """Return the command prefix that runs a module from the bundle, as ``python -m`` does.
 
-    The bundle that they use is made if there is none, or a file of it has changed.
+    The bundle is created if it does not exist, or if a bundled file has changed.
 
     Args:
-        environment: that of the guest's programs.
-        on_bundling: called if the bundle has to be made, which takes seconds.
+        environment: environment variables of the guest's programs.
+        on_bundling: called if the bundle has to be created, which takes seconds.
 
     Raises:
-        MachineError: the bundle cannot be made, because something cannot be imported.
+        MachineError: a module cannot be imported, so the bundle cannot be created.
     """
     folder = bundles_folder()
     identity = "\n".join([sys.executable, sys.version, str(BUNDLE)])

@@ -1,10 +1,10 @@
-"""Carry out a plan in this machine's own kernel, in separate namespaces and a control group.
+"""Carry out a plan in this machine's kernel, in separate namespaces and a control group.
 
-What the run makes (interfaces, network namespaces, mounts, containers, what lies in /tmp, /run and
-/dev/shm) exists only inside those namespaces, and ends with the first process in them. That process
-ends with its starter, however that ends. Of this machine's files only the run folder can be
-changed. Others can see no more than a control group, which is named after the note that the starter
-keeps (see testbed.core.leftovers).
+Everything that the run creates (interfaces, network namespaces, mounts, containers, files in /tmp,
+/run and /dev/shm) exists only inside those namespaces, and ends with the first process in the
+namespaces. The first process ends with its starter, even if the starter is killed. The run can
+change only the run folder on this machine. The only visible trace outside is a control group, named
+after the starter's note (see testbed.core.leftovers).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ LONGEST_END_S = 10.0
 END_POLL_S = 0.005
 CPU_FIELDS = 8  # of /proc/stat: user nice system idle iowait irq softirq steal (proc(5))
 IDLE_FIELDS = (3, 4)
-OWN_FOLDERS = ("/tmp", "/run", "/dev/shm")  # a run has its own, empty ones
-# What a run may write to besides its folder: all of these are its own.
+OWN_FOLDERS = ("/tmp", "/run", "/dev/shm")  # the run has separate, empty ones
+# Writable folders of a run besides the run folder; all of them are private to the run.
 KEPT_WRITABLE = (*OWN_FOLDERS, "/etc", "/proc", "/sys/fs/cgroup")
 NAMESPACES = (
     "unshare",
@@ -48,16 +48,17 @@ NAMESPACES = (
     "--kill-child",
     "--mount-proc",
 )
-# As a guest has them: none of the caller's.
+# The same environment as in a guest, without the caller's variables.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
 }
-# $1: the control group; $2...: folders below OWN_FOLDERS that the command needs; then --, and the
-# command. The first process of the namespaces waits for the command, and for whatever loses its
-# parent. /etc is a copy-on-write layer (Docker's daemon leaves a key there), and AppArmor is
-# hidden, into which it would load a profile.
+
+# $1: the control group; $2...: folders below OWN_FOLDERS that the command needs; then -- and the
+# command. The first process of the namespaces waits for the command and for orphaned processes.
+# /etc is a copy-on-write layer (Docker's daemon writes a key there). AppArmor is hidden, because
+# Docker would load a profile.
 INSIDE = r"""
 set -e
 echo 0 >"$1/cgroup.procs"
@@ -88,25 +89,25 @@ exec unshare --cgroup -- bash -ec '
 
 
 class HostBackend:
-    """Carries out plans in this machine's own kernel."""
+    """Carries out plans in this machine's kernel."""
 
     subject = "the run"
 
     def check(self, plan: Plan) -> None:
-        """Check the packages, the rights, the kernel and the programs that the plan needs.
+        """Check the packages, rights, kernel features and programs that the plan needs.
 
         Raises:
-            MachineError: something is missing.
+            MachineError: a requirement is missing.
         """
         require_packages()
         require_programs(plan.workers.isolation, plan.capture)
         require_host_runs()
 
     def prepare(self, progress: Progress) -> None:
-        """Do nothing: the kernel is there."""
+        """Do nothing, because the kernel exists already."""
 
     def kernel_version(self) -> str:
-        """Give the version of this machine's kernel."""
+        """Return the version of this machine's kernel."""
         return f"Linux {platform.release()}"
 
     @contextmanager
@@ -114,7 +115,7 @@ class HostBackend:
         """Carry out the plan within the block.
 
         Raises:
-            MachineError: control groups cannot be made.
+            MachineError: control groups cannot be created.
         """
         code = code_for_guests(lambda: progress.stage("modules"), bundled=False)
         command = [*code.python, "testbed.execution.inside", str(run.path)]
@@ -142,28 +143,28 @@ class HostBackend:
 
     @staticmethod
     def clean_up(left: Note) -> None:
-        """Remove the control group that a killed process has left, and end what is in it."""
-        with suppress(OSError):  # somebody else has put something into the group
+        """Remove the control group that a killed process left behind, and end its processes."""
+        with suppress(OSError):  # another process has been put into the group
             _remove_group(_group_of(left))
 
 
 @dataclass
 class HostRun:
-    """A run in this machine's own kernel."""
+    """A run in this machine's kernel."""
 
     process: subprocess.Popen[bytes]
 
     def status(self) -> int | None:
-        """Give the exit status; None while the run goes on."""
+        """Return the exit status; None while the run is in progress."""
         return self.process.poll()
 
     def clock(self) -> None:
-        """Give nothing: this machine's clock is real."""
+        """Return None, because this machine's clock is real."""
 
     def cpu_seconds(self) -> float:
-        """Give the time for which this machine's CPUs were busy, whoever kept them so.
+        """Return the busy time of this machine's CPUs in s, by any process.
 
-        It is the mean over the CPUs; 0 once the run has ended.
+        The result is the mean over the CPUs; 0 once the run has ended.
         """
         if self.process.poll() is not None:
             return 0.0
@@ -176,20 +177,20 @@ class HostRun:
 def _confined(
     command: Sequence[str], group: Path, writable: Path, readable: Sequence[Path]
 ) -> list[str]:
-    """Give the words that run a command in separate namespaces and in the control group `group`.
+    """Return the command line that runs a command in new namespaces and in the control group.
 
     Args:
-        command: what is run.
+        command: the command and its arguments.
         group: the folder of the control group.
-        writable: the only folder that the command can change, of those that others see.
-        readable: folders that the command needs although they may lie below `OWN_FOLDERS`.
+        writable: the only folder shared with this machine that the command can change.
+        readable: folders that the command needs and that may lie below `OWN_FOLDERS`.
     """
     hidden = set()
     for folder in (writable, *readable):
         if any(folder.is_relative_to(own_folder) for own_folder in OWN_FOLDERS):
             hidden.add(str(folder))
     first_process = "1"
-    shm_bytes = "0"  # /dev/shm is the run's already
+    shm_bytes = "0"  # /dev/shm is private to the run already
     sandbox = [sys.executable, "-IS", str(CONFINE), first_process, shm_bytes]
     sandbox += [*KEPT_WRITABLE, str(writable), "--"]
     inside = ["bash", "-c", INSIDE, "host-run", str(group), *sorted(hidden), "--"]
@@ -203,7 +204,7 @@ def _group_of(written: Note) -> Path:
 
 @contextmanager
 def _control_group(written: Note) -> Iterator[Path]:
-    """Make a control group below the root's, with the controllers that limit hosts."""
+    """Create a control group below the root, with the controllers that limit hosts."""
     group = _group_of(written)
     switch = CGROUPS / "cgroup.subtree_control"
     try:
@@ -220,13 +221,13 @@ def _control_group(written: Note) -> Iterator[Path]:
         yield group
     finally:
         _remove_group(group)
-        with suppress(OSError):  # somebody else has come to use them
+        with suppress(OSError):  # another process uses the controllers by now
             if missing:
                 switch.write_text(" ".join(f"-{name}" for name in missing))
 
 
 def _remove_group(group: Path) -> None:
-    """End what is in a control group, and remove it with the groups below it."""
+    """End the processes in a control group, and remove the group with its subgroups."""
     if not group.is_dir():
         return
     (group / "cgroup.kill").write_text("1")

@@ -1,9 +1,9 @@
-"""The story of one run, in order, inside the kernel that carries it out.
+"""Carry out one run, stage by stage, inside the kernel of the guest or of this machine.
 
 usage: python -m testbed.execution.inside RUN_FOLDER
 
-The run folder holds plan.json. What happens is appended to the folder's raw records as it happens;
-tables are made from them afterwards, by whoever started this. The same command runs in a guest and
+The run folder contains plan.json. Events are appended to the raw records of the folder as they
+happen; the starter turns the records into tables afterwards. The same command runs in a guest and
 on the machine itself.
 """
 
@@ -45,12 +45,12 @@ from testbed.runfolder.records import (
 )
 from testbed.workers.fleet import Fleet
 
-# It was for the imports above; a user's script may build extensions.
+# Needed only by the imports above; a user's script may build extensions.
 os.environ.pop("SETUPTOOLS_USE_DISTUTILS", None)
 
 
 def run(folder: RunDir) -> None:
-    """Build, verify, measure and run what plan.json says.
+    """Build, verify and measure the network, and run the workload, as given in plan.json.
 
     Raises:
         TestbedError: a stage failed; the records so far are in the folder.
@@ -83,7 +83,7 @@ def run(folder: RunDir) -> None:
 
 
 def _fleet(folder: RunDir, plan: Plan) -> Fleet:
-    """Choose how hosts are isolated. An import of docker takes 0.6 s in a guest."""
+    """Return the fleet for the plan's isolation. An import of docker takes 0.6 s in a guest."""
     if plan.workers.isolation == "container":
         from testbed.workers.containers import Containers  # noqa: PLC0415
 
@@ -96,9 +96,9 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
 def _network_changing(
     folder: RunDir, network: BuiltNetwork, fleet: Fleet, transfers: Transfers
 ) -> AbstractContextManager[None]:
-    """Let the plan's changes happen within the block.
+    """Apply the plan's network changes within the block.
 
-    Their times count from rank 0's first operation or step.
+    Times of changes count from the first operation or step of rank 0.
     """
     events: Follower[Record] = Follower(folder.events, EVENT)
     changes = network.plan.changes
@@ -123,7 +123,7 @@ def _network_changing(
 
 @contextmanager
 def stage(folder: RunDir, name: str) -> Iterator[None]:
-    """Note the beginning and the end of a part of the run, on the run's clock."""
+    """Record the start and the end of a stage of the run, on the run's clock."""
     append(folder.events, StageBegan(stage=name, time_ns=time.time_ns()))
     try:
         yield
@@ -132,7 +132,7 @@ def stage(folder: RunDir, name: str) -> Iterator[None]:
 
 
 def main(path: str) -> int:
-    """Carry out the run, and note its outcome as the last event.
+    """Carry out the run, and record its outcome as the last event.
 
     Returns:
         The exit status: 0 if the run completed, 1 if not.
@@ -143,7 +143,7 @@ def main(path: str) -> int:
         run(folder)
     except TestbedError as error:
         reason = str(error)
-    except Exception as error:  # whatever it is, the folder has to say so
+    except Exception as error:  # every failure must be recorded in the folder
         traceback.print_exc()
         fault = f"a bug in testbed; see {folder.console.name}"
         reason = f"{type(error).__name__}: {error} ({fault})"
@@ -155,7 +155,7 @@ def main(path: str) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process at once: nothing has to be tidied up in its memory."""
+    """End this process immediately, without interpreter shutdown."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

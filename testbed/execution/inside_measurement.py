@@ -1,4 +1,4 @@
-"""What is measured inside the kernel that carries a run out, and where in its network."""
+"""Start and stop packet captures and link sampling inside the kernel of a run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from testbed.plan.model import Network, Plan
 from testbed.runfolder.files import replace_text
 from testbed.runfolder.folder import RunDir
 
-QUIET_NS = 10 * 10**9  # on the virtual clock waiting is free
+QUIET_NS = 10 * 10**9  # waiting costs no wall time on the virtual clock
 
 
 @contextmanager
 def capturing_packets(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
-    """Capture packets within the block, where the plan says so.
+    """Capture packets at the plan's capture points within the block.
 
     Args:
         folder: the run folder.
-        network: the network as it stands.
+        network: the running network.
         plan: the plan of the run.
     """
     taps: list[Tap] = []
@@ -42,11 +42,11 @@ def capturing_packets(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iter
 
 
 def wait_until_quiet() -> None:
-    """Wait for the same point of the kernel's timers in every run, however long Docker took.
+    """Wait for the same phase of the kernel's timers in every run, however long Docker took.
 
-    Linux writes what is in its page cache 5 s later, and would do so among the packets of the run,
-    at another time in each: what Docker and the logs have written is flushed now, and the timer for
-    it ends within the wait.
+    Linux writes dirty pages back after 5 s, and would do so among the packets of the run, at a
+    different time in each run. Flush the pages of Docker and the logs now; the write-back timer
+    expires within the wait.
     """
     os.sync()
     time.sleep((2 * QUIET_NS - time.time_ns() % QUIET_NS) / 1e9)
@@ -58,7 +58,7 @@ def sampling_links(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
 
     Args:
         folder: the run folder.
-        network: the network as it stands.
+        network: the running network.
     """
     with ExitStack() as sockets:
         ports: list[SampledPort] = []
@@ -75,11 +75,11 @@ def sampling_links(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
 
 @contextmanager
 def watching_clock_health(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iterator[None]:
-    """Note, on the real clock, what shows that this kernel did not keep up within the block.
+    """Record evidence that this kernel did not keep up within the block, on the real clock.
 
     Args:
         folder: the run folder.
-        network: the network as it stands.
+        network: the running network.
         plan: the plan of the run.
     """
     if plan.clock == "virtual":
@@ -98,7 +98,7 @@ def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
 
 
 def _interface(network: Network, point: CapturePoint) -> str:
-    """Give the name of the interface at which packets are captured."""
+    """Return the name of the interface at which packets are captured."""
     if point.kind == "nic":
         return qdiscs.host_interface(network.host(point.at))
     if point.kind == "wan":
@@ -108,14 +108,14 @@ def _interface(network: Network, point: CapturePoint) -> str:
 
 
 def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
-    """Count the drops of fibres that should never have any.
+    """Count the packet drops of fibres that should never drop packets.
 
     Args:
-        network: the network as it stands.
-        plan: its plan.
+        network: the running network.
+        plan: the plan of the network.
 
     Returns:
-        The number of drops by interface, where there are some.
+        The number of drops by interface, without zeros.
     """
     if not plan.wan:
         return {}
@@ -129,7 +129,7 @@ def _fibre_drops(network: BuiltNetwork, plan: Network) -> dict[str, int]:
 
 
 def _lossless_fibres(plan: Network) -> list[str]:
-    """List the interfaces of fibres that lose nothing, before and after every change."""
+    """Return the interfaces of fibres that are lossless, before and after every change."""
     fibres: set[str] = set()
     lossy: set[str] = set()
     for state in plan.states():

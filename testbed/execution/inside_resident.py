@@ -1,8 +1,8 @@
-"""In a resident guest: carry out one run after another, as testbed.guest.resident orders them.
+"""Carry out runs in sequence inside a resident guest, as ordered through testbed.guest.resident.
 
 usage: python -m testbed.execution.inside_resident FOLDER
 
-Each run is carried out by a fork of this process, which has imported what runs need.
+Each run is a fork of this process, which has imported the modules of a run already.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from testbed.workers.zygote_warm import import_torch
 
 
 def serve(folder: Path) -> NoReturn:
-    """Take orders until the guest is ended.
+    """Carry out orders until the guest is ended.
 
-    The guest is paused as long as there is no order, and with it its clock.
+    Without an order, the guest and its clock are paused.
     """
     import_torch()
     orders = orders_of(folder)
@@ -40,7 +40,7 @@ def serve(folder: Path) -> NoReturn:
 
 
 def _carry_out(run: RunDir) -> int:
-    """Carry out a run in a child process, and give its exit status."""
+    """Carry out a run in a child process, and return its exit status."""
     plan = run.read_plan()
     prepare_torch(plan.workers.workload)
     pid = os.fork()

@@ -26,7 +26,7 @@ from testbed.runfolder.status import Status, write_status
 POLL_S = 0.05
 OUT_OF_MEMORY = re.compile(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE")
 INTERRUPTED = 130  # exit status
-CONSOLE_LINES = 15  # of the end of a console, in a message
+CONSOLE_LINES = 15  # last lines of a console that are quoted in an error
 
 
 def launch(
@@ -39,25 +39,25 @@ def launch(
     progress: Progress,
     resident_guest: Path | None = None,
 ) -> Status:
-    """Carry out a plan in a new run folder, and make its tables and its page.
+    """Carry out a plan in a new run folder, and write its tables and report page.
 
     Args:
-        plan: what is to be done, and where.
+        plan: the plan of the run.
         run: the run folder.
-        spec: what the user wrote, resolved, for spec.yaml.
+        spec: the user's resolved input, for spec.yaml.
         command: the user's command line, to repeat the run.
-        stall_limit_s: wall time after which a guest whose clock stands still, or that does not get
-            ready, is ended.
+        stall_limit_s: wall time after which a guest is ended if its clock stands still, or if the
+            guest does not become ready.
         progress: the display.
-        resident_guest: the folder of a resident guest, in which `run` lies; None: the plan says
-            where it is carried out.
+        resident_guest: the folder of a resident guest, which contains `run`; None: the plan selects
+            the backend.
 
     Returns:
-        The status as it is in status.json.
+        The status as written to status.json.
 
     Raises:
-        TestbedError: the run failed or was lost; status.json says the same.
-        KeyboardInterrupt: the user interrupted the run; the folder has what there was by then.
+        TestbedError: the run failed or was lost; status.json contains the same message.
+        KeyboardInterrupt: the user interrupted the run; the folder contains the results so far.
     """
     status = Status(command=list(command), pid=os.getpid())
     began = time.monotonic()
@@ -72,7 +72,7 @@ def launch(
             backend.prepare(progress)
             plan = plan.model_copy(update={"versions": versions(backend.kernel_version())})
             _write_plan(plan, run)
-            if resident_guest is None:  # else this process is forked from one that is warm
+            if resident_guest is None:  # else the imports are warm
                 _warm_up_reporting(plan)
             watch, exit_status = _carry_out(plan, run, backend, stall_limit_s, progress)
             _check_end(run, backend, exit_status)
@@ -103,10 +103,10 @@ def launch(
 def _carry_out(
     plan: Plan, run: RunDir, backend: Backend, stall_limit_s: float, progress: Progress
 ) -> tuple[Watch, int]:
-    """Start the run and follow it to its end.
+    """Start the run and follow the run to its end.
 
     Returns:
-        What was watched, and the exit status.
+        The watch over the run, and the exit status.
     """
     with backend.start(plan, run, progress) as running:
         watch = Watch(run, running, stall_limit_s, progress)
@@ -118,11 +118,11 @@ def _carry_out(
 
 
 def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
-    """Check that the run has ended well.
+    """Check that the run completed.
 
     Raises:
         RunError: a stage failed.
-        GuestLost: the run ended without a word.
+        GuestLost: the run ended without an outcome.
     """
     events: list[Record]
     events, _problems = read(run.events, EVENT)
@@ -139,13 +139,13 @@ def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
 def _report(
     plan: Plan, run: RunDir, status: Status, watch: Watch | None, progress: Progress
 ) -> None:
-    """Make the tables, the status and the page from what there is.
+    """Write the tables, the status and the report page from the available records.
 
     Args:
-        plan: what was to be done.
+        plan: the plan of the run.
         run: the run folder.
-        status: what is known of the run's end; the judgement is added.
-        watch: what was watched to the run's end; None if the run did not come to an end by itself.
+        status: the outcome of the run; completed with the judgement of the results.
+        watch: the watch over the run; None if the run was aborted.
         progress: the display.
     """
     from testbed.analysis.summarize import collect  # noqa: PLC0415 (see _warm_up_reporting)
@@ -186,11 +186,11 @@ def _watched(watch: Watch | None) -> Watched | None:
 
 
 def tail(path: Path, lines: int = CONSOLE_LINES) -> str:
-    """Give the end of a file that a guest may write to, indented for a message.
+    """Return the last lines of a file that a guest may write to, indented for a message.
 
     Args:
-        path: the file; if it cannot be read, the result is empty.
-        lines: how many lines.
+        path: the file; the result is empty if the file cannot be read.
+        lines: number of lines.
     """
     try:
         with open_plain(path) as file:
@@ -208,7 +208,7 @@ def _memory_hint(run: RunDir) -> str:
 
 
 def _remove_harmful_files(run: RunDir) -> list[Problem]:
-    """Remove what a guest may have put into the run folder that nobody should follow or open."""
+    """Remove files of the guest from the run folder that would be unsafe to follow or open."""
     removed = run.settle()
     return [Problem(code=ProblemCode.FILE_REMOVED, message=text) for text in removed]
 
@@ -218,13 +218,13 @@ def _write_plan(plan: Plan, run: RunDir) -> None:
 
 
 def _warm_up_reporting(plan: Plan) -> None:
-    """Import modules and outline maps, which takes a second, on another CPU while a guest boots."""
+    """Import modules and outline maps on another CPU while a guest boots, which takes a second."""
 
     def warm_up_all() -> None:
         import testbed.analysis.summarize  # noqa: F401, PLC0415
         from testbed.report.page import warm_up  # noqa: PLC0415
 
-        with suppress(Exception):  # which the page will meet again, and report
+        with suppress(Exception):  # the page hits the same error and reports the error
             warm_up(plan)
 
     threading.Thread(target=warm_up_all, daemon=True).start()

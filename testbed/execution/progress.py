@@ -1,4 +1,4 @@
-"""How far a run is: as an object for callbacks, and as nothing where nobody follows."""
+"""Progress displays of a run that call a function, or do nothing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ KERNEL = "kernel"  # the stage in which the guest kernel is built
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is; `str()` gives a line for people.
+    """Progress of a run; `str()` gives a one-line summary.
 
     Attributes:
-        stage: The present stage, such as boot, network or ops; kernel: the guest kernel is built.
-        text: The stage in words.
-        done: Number of operations or steps of rank 0 that have ended; of kernel: percent.
-        total: Number of operations or steps in all; 0: not known.
-        unit: What is counted: operation or step.
+        stage: The current stage, such as boot, network or ops; kernel while the guest kernel is
+            built.
+        text: Description of the stage.
+        done: Number of completed operations or steps of rank 0; in stage kernel, the percentage.
+        total: Total number of operations or steps; 0 if unknown.
+        unit: What `done` and `total` count: operation or step.
     """
 
     stage: str
@@ -48,25 +49,25 @@ class RunProgress:
 
 
 class SilentProgress:
-    """The progress of a run, shown nowhere."""
+    """Progress display that shows nothing."""
 
     def building(self, what: str, part: float) -> None:
-        """Ignore that the guest kernel is being built."""
+        """Ignore the progress of the kernel build."""
 
     def stage(self, name: str) -> None:
-        """Ignore that a stage begins."""
+        """Ignore the start of a stage."""
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """Ignore how many operations or steps are done."""
+        """Ignore the number of completed operations or steps."""
 
     def measured(self) -> None:
         """Ignore that the results are written."""
 
 
 class CallbackProgress:
-    """The progress of a run, given to a function whenever it changes.
+    """Passes the progress of a run to a function on every change.
 
-    Once the function has raised an exception, which ends the run, it is not called again.
+    If the function raises an exception, the run ends, and the function is not called again.
     """
 
     def __init__(self, callback: Callable[[RunProgress], object]) -> None:
@@ -75,20 +76,20 @@ class CallbackProgress:
         self._broken = False
 
     def building(self, what: str, part: float) -> None:
-        """Pass on which step of building the guest kernel is under way, and how far it is."""
+        """Report the current step and completed fraction of the kernel build."""
         percent = round(100 * part)
         self._pass_on(RunProgress(KERNEL, f"guest kernel: {what}", percent, 100))
 
     def stage(self, name: str) -> None:
-        """Pass on that a stage begins."""
+        """Report the start of a stage."""
         self._pass_on(RunProgress(name, STAGE_TEXTS.get(name, name)))
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """Pass on how many operations or steps of rank 0 are done."""
+        """Report the number of completed operations or steps of rank 0."""
         self._pass_on(RunProgress(OPERATIONS, STAGE_TEXTS[OPERATIONS], done, total, unit))
 
     def measured(self) -> None:
-        """Ignore that the results are written: the run is about to return them."""
+        """Ignore that the results are written, because the run is about to return the results."""
 
     def _pass_on(self, progress: RunProgress) -> None:
         if self._broken or progress == self._newest:
@@ -102,7 +103,7 @@ class CallbackProgress:
 
 
 def as_progress(progress: Progress | Callable[[RunProgress], object] | None) -> Progress:
-    """Make a display of what a caller follows a run with: a display, a function or nothing."""
+    """Return a progress display for a display, a callback or None."""
     if progress is None:
         return SilentProgress()
     if isinstance(progress, Progress):

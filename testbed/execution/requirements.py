@@ -1,4 +1,4 @@
-"""What runs need of this machine besides a guest kernel."""
+"""Check what runs need of this machine besides a guest kernel."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from testbed.core.errors import MachineError
 from testbed.core.installation import is_clone
 from testbed.plan.model import Capture, Isolation
 
-CONTROLLERS = ("cpu", "memory", "pids")  # control groups (v2) that limit a host
-# Debian's packages of scripts/packages that bring programs for runs, and the program by which each
-# is recognised.
+CONTROLLERS = ("cpu", "memory", "pids")  # control group (v2) controllers that limit a host
+# Debian packages from scripts/packages that provide programs for runs, each with one of its
+# programs by which the package is recognised.
 PROGRAMS = {
     "dockerd": "docker.io",
     "mnexec": "mininet",
@@ -27,29 +27,29 @@ PROGRAMS = {
     "ps": "procps",
     "nsenter": "util-linux",
 }
-# Modules of the packages of the extra "run" in pyproject.toml, which carry runs out.
+# Modules of the extra "run" in pyproject.toml.
 RUN_MODULES = ("torch", "docker", "mininet", "pyroute2")
-LONGEST_TRY_S = 300  # a first import of torch takes more than 60 s on a processor that is emulated
+LONGEST_TRY_S = 300  # a first import of torch takes more than 60 s on an emulated processor
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 NO_RIGHTS = "needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
 
 
 def missing_modules() -> list[str]:
-    """List the modules of the extra "run" that this Python does not have; imports none of them."""
+    """Return the missing modules of the extra "run", without importing any module."""
     return [name for name in RUN_MODULES if importlib.util.find_spec(name) is None]
 
 
 def how_to_install_run() -> str:
-    """Give the command that installs the packages of the extra "run"."""
+    """Return the command that installs the packages of the extra "run"."""
     return "scripts/setup" if is_clone() else "pip install 'wan-training-testbed[run]'"
 
 
 def require_packages() -> None:
-    """Check that the Python packages are installed that carry runs out.
+    """Check that the Python packages of the extra "run" are installed.
 
     Raises:
-        MachineError: one is missing.
+        MachineError: a package is missing.
     """
     missing = missing_modules()
     if missing:
@@ -62,8 +62,12 @@ def require_packages() -> None:
 def require_programs(isolation: Isolation, capture: Capture) -> None:
     """Check that the programs are installed that a run needs.
 
+    Args:
+        isolation: how hosts are isolated.
+        capture: which packets are captured.
+
     Raises:
-        MachineError: one is missing.
+        MachineError: a program is missing.
     """
     needed: list[str] = []
     if isolation == "container":
@@ -74,20 +78,20 @@ def require_programs(isolation: Isolation, capture: Capture) -> None:
 
 
 def require_deployment() -> None:
-    """Check that the packages and the programs are installed that deployed networks need.
+    """Check that the packages and programs are installed that deployments need.
 
     Raises:
-        MachineError: one is missing.
+        MachineError: a package or program is missing.
     """
     require_packages()
     _require(["mnexec"], "a deployed network")
 
 
 def _require(programs: Sequence[str], who: str) -> None:
-    """Check that programs are installed that `who` needs.
+    """Check that the programs are installed that `who` needs.
 
     Raises:
-        MachineError: one is missing.
+        MachineError: a program is missing.
     """
     missing = [name for name in programs if shutil.which(name, path=search_path()) is None]
     if missing:
@@ -99,10 +103,10 @@ def _require(programs: Sequence[str], who: str) -> None:
 
 
 def require_host_runs() -> None:
-    """Check, as far as it takes no time, that this machine's own kernel can carry out plans.
+    """Check, with quick checks only, that this machine's kernel can carry out plans.
 
     Raises:
-        MachineError: rights are missing, or the kernel lacks something.
+        MachineError: rights or kernel features are missing.
     """
     reason = why_no_host_runs()
     if reason:
@@ -113,7 +117,7 @@ def require_host_runs() -> None:
 
 
 def why_no_host_runs() -> str:
-    """Say why no plan can be carried out in this machine's own kernel; empty if one can."""
+    """Return why this machine's kernel cannot carry out plans; empty if the kernel can."""
     if not administers():
         return f"this {NO_RIGHTS}"
     if reason := try_cgroups():
@@ -124,13 +128,13 @@ def why_no_host_runs() -> str:
 
 
 def search_path() -> str:
-    """Give PATH with the folders of programs that a user may not have in theirs."""
+    """Return PATH extended by system folders that a user's PATH may lack."""
     folders = [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
     return os.pathsep.join(folders)
 
 
 def administers() -> bool:
-    """Whether this process may make network interfaces and mounts (proc(5): CapEff)."""
+    """Return whether this process may create network interfaces and mounts (proc(5): CapEff)."""
     if platform.system() != "Linux":
         return False
     fields: dict[str, str] = {}
@@ -142,7 +146,7 @@ def administers() -> bool:
 
 
 def tried(command: Sequence[str]) -> str:
-    """Run a command; give the last line of its errors, or nothing if it ends well."""
+    """Run a command, and return the last line of its errors; empty if the command succeeds."""
     try:
         result = subprocess.run(
             command,
@@ -162,10 +166,10 @@ def tried(command: Sequence[str]) -> str:
 
 
 def try_netem() -> str:
-    """Make a netem queue in a network namespace that ends with the try.
+    """Try to create a netem queue in a temporary network namespace.
 
     Returns:
-        Why that is not possible; empty if it is.
+        The error; empty on success.
     """
     if not administers():
         return NO_RIGHTS
@@ -177,7 +181,7 @@ def try_cgroups(root: Path = Path("/sys/fs/cgroup")) -> str:
     """Look for control groups (v2) with the controllers that limit a host.
 
     Args:
-        root: where they are mounted.
+        root: the mount point of the control groups.
 
     Returns:
         What is missing; empty if nothing is.

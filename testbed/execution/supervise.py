@@ -1,4 +1,4 @@
-"""Follow a run from outside: its stages, its operations, its clock and the load of the CPU."""
+"""Follow a run from outside: its stages, operations, clock and CPU load."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ class Progress(Protocol):
     """Receiver of the progress of a run, such as a display."""
 
     def building(self, what: str, part: float) -> None:
-        """The guest kernel is built; `part` from 0 to 1 is done."""
+        """Show that the guest kernel is being built; the fraction `part`, from 0 to 1, is done."""
 
     def stage(self, name: str) -> None:
-        """A stage of the run begins."""
+        """Show that a stage of the run begins."""
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """Of `total` operations or steps (`unit`) that rank 0 records, `done` are done."""
+        """Show that rank 0 has completed `done` of `total` operations or steps (`unit`)."""
 
     def measured(self) -> None:
-        """The tables and the status are written; the page is still to come."""
+        """Show that the tables and the status are written; the report page follows."""
 
 
 class Running(Protocol):
-    """A run that goes on."""
+    """A run in progress."""
 
     def status(self) -> int | None:
-        """Give the exit status; None while the run goes on."""
+        """Return the exit status; None while the run is in progress."""
 
     def clock(self) -> ClockReading | None:
-        """Give the newest report of a virtual clock; None if the clock is real."""
+        """Return the newest report of a virtual clock; None on the real clock."""
 
     def cpu_seconds(self) -> float:
-        """Give the CPU time that shows whether the CPU was the limit; 0 once the run has ended."""
+        """Return the CPU time in s, to detect a saturated CPU; 0 once the run has ended."""
 
 
 class Watch:
     """Follows a run until its end.
 
     Attributes:
-        stages: the stages that have ended.
-        clock: what is known of the run's virtual clock.
-        load: how busy the CPU was during the operations (real clock only).
-        forced_ns: by how much the virtual clock was forced forward during the operations.
+        stages: the completed stages.
+        clock: progress of the run's virtual clock.
+        load: CPU load during the operations (real clock only).
+        forced_ns: time by which the virtual clock was forced forward during the operations.
     """
 
     def __init__(
@@ -84,10 +84,11 @@ class Watch:
         self.forced_ns = 0
 
     def look(self) -> None:
-        """Relay what is new.
+        """Report new events and operations to the display.
 
         Raises:
-            GuestLost: the clock has stood still for too long, or runs and nothing happens.
+            GuestLost: the clock has stood still for too long, or the clock runs and the stage does
+                not end.
         """
         for event in self._events.new():
             self._relay(event)
@@ -106,7 +107,7 @@ class Watch:
             self._next_stage(END, event.time_ns)
 
     def _next_stage(self, name: str, time_ns: int) -> None:
-        """End the present stage, with its wall time and its time on the run's clock."""
+        """End the current stage, and record its wall time and its time on the run's clock."""
         now = time.monotonic()
         emulated_seconds = None
         if self._stage_began_ns is not None:
@@ -131,14 +132,14 @@ class Watch:
         self._stage_began_forced_ns = forced_ns
 
     def _cpu_seconds(self) -> float:
-        """Give the run's CPU time; 0 on a virtual clock, whose figures do not depend on it."""
+        """Return the run's CPU time in s; 0 on a virtual clock, where load does not matter."""
         if self.clock.reading is not None:
             return 0.0
         return self._running.cpu_seconds()
 
 
 class OperationCount:
-    """Counts what rank 0 has recorded: operations, or steps of training."""
+    """Counts the operations or training steps that rank 0 has recorded."""
 
     def __init__(self, run: RunDir, progress: Progress) -> None:
         self._run = run
@@ -149,14 +150,14 @@ class OperationCount:
         self._unit = "operation"
 
     def expect(self, total: int, unit: str) -> None:
-        """Learn how many there will be, and of what (``operation`` or ``step``)."""
+        """Set the expected number of operations or steps; `unit` is ``operation`` or ``step``."""
         self._total = total
         self._unit = unit
         if unit == "step":
             self._lines = FollowedLines(self._run.rank_train(0))
 
     def look(self) -> None:
-        """Tell the display how many are done; nothing before it is known how many there will be."""
+        """Report the number of completed operations to the display, once the total is known."""
         if self._total:
             self._done += len(self._lines.new())
             self._progress.advance(self._done, self._total, self._unit)

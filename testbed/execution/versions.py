@@ -1,4 +1,4 @@
-"""Versions of everything that a run's results depend on."""
+"""Versions of all software that the results of a run depend on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PACKAGES = ("torch", "mininet", "scapy", "pyroute2", "docker")
 
 
 def versions(kernel_version: str) -> dict[str, str]:
-    """Give versions by name: of the testbed, Python, the kernel (as given) and packages.
+    """Return the versions of the testbed, Python, the kernel (as given) and packages, by name.
 
-    A package that is not installed, as where runs are only planned, has the version "none".
+    A package that is not installed, as on a machine that only plans runs, has the version "none".
     """
     result = {
         "testbed": testbed.__version__,

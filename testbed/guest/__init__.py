@@ -1,3 +1,1 @@
-"""The guest kernel (User-Mode Linux): build it, boot it, watch it. Knows nothing of networks or
-workers.
-"""
+"""Build and boot the User-Mode Linux guest kernel, and read its clock; independent of networks."""

@@ -1,13 +1,13 @@
-"""Boot a guest that runs one command on the host's files, and look after it until it has ended.
+"""Boot a guest that runs one command on the host's files, and end the guest afterwards.
 
     with start_guest(GuestSpec(kernel, command, writable=folder, ...)) as guest:
         while guest.status() is None:
             guest.clock(), guest.cpu_seconds()
 
 The guest sees the host's files read-only below a copy-on-write layer; only the folder `writable` is
-shared. The guest's root could mount more of the host's files; the sandbox in which the guest's
-kernel runs keeps it from changing them, where the host allows that. The guest has no network
-interface of the host's. It ends with the process that started it, however that ends.
+shared. Root in the guest could mount more of the host's files; where the host allows a sandbox, the
+sandbox of the guest's kernel prevents changes to those files. The guest has no network interface of
+the host. The guest ends with the process that started the guest, even if that process is killed.
 """
 
 from __future__ import annotations
@@ -37,41 +37,43 @@ from testbed.runfolder.files import read_plain
 
 Clock = Literal["virtual", "real"]
 
-# Virtual time starts at 2025-01-01T00:00:00Z, so that runs can be laid side by side.
+# Virtual time starts at 2025-01-01T00:00:00Z, so that the records of runs can be compared directly.
 EPOCH_NS = 1_735_689_600 * 10**9
-# Slices of 20 ms in which nothing moves, before the kernel takes the CPU from a process. Fewer make
-# runs differ by microseconds, for then the order of processes depends on how fast this machine
-# computes.
+
+# Idle 20 ms slices before the kernel preempts a process. With fewer slices the order of processes
+# depends on the speed of the machine, and runs differ by microseconds.
 PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
-MEMORY_SLACK = 2**26  # bytes of the file system that holds the guest's memory, for its own records
-HIDDEN = (Path("/tmp"), Path("/run"), SHM)  # the guest has its own
-# glibc registers a place in its heap for restartable sequences; Linux kills a process that has
-# unmapped the place. A static kernel program has its heap where the guest's processes have memory.
+MEMORY_SLACK = 2**26  # bytes of the file system that the kernel needs besides the guest's memory
+HIDDEN = (Path("/tmp"), Path("/run"), SHM)  # the guest has separate ones
+
+# glibc registers an area of its heap for restartable sequences (rseq); Linux kills a process that
+# has unmapped the area. The heap of a static kernel program lies where the guest's processes have
+# memory.
 NO_RSEQ = "glibc.pthread.rseq=0"
-UML_VARIABLES = ("TMP", "TEMP")  # as TMPDIR, which alone is meant to name the folder of its memory
+UML_VARIABLES = ("TMP", "TEMP")  # unset, because UML prefers them to TMPDIR
 
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """What a guest is and does.
+    """Kernel, command, memory, clock and folders of a guest.
 
     Attributes:
-        kernel: what is booted.
-        command: what the guest's root runs, with the rights of the caller on the host.
-        writable: the one folder of the host that the guest can change; holds a folder ``raw``.
-        memory_bytes: all of the guest's memory, which the host gives as it is used.
-        clock: virtual, or the host's.
-        clock_file: where the guest's kernel reports its clock (virtual clock only).
-        console: file for what the guest's kernel and the command print; None: the terminal of this
-            process, for input too.
-        readable: folders that the command needs although they lie below /tmp or /run, of which the
-            guest has its own.
-        environment: variables of the command, besides those that every guest has.
-        cpu: of the host, which other guests may use as well; None: one that no other guest has, if
-            there is any.
+        kernel: the guest kernel.
+        command: the command that root of the guest runs, with the caller's rights on the host.
+        writable: the only folder of the host that the guest can change; contains a folder ``raw``.
+        memory_bytes: size of the guest's memory; the host allocates pages on first use.
+        clock: virtual or real.
+        clock_file: the file in which the guest's kernel reports its clock (virtual clock only).
+        console: file for the output of the guest's kernel and of the command; None: the terminal of
+            this process, also for input.
+        readable: folders below /tmp or /run that the command needs; the guest otherwise has its own
+            /tmp and /run.
+        environment: additional environment variables of the command.
+        cpu: the host's CPU for the guest, possibly shared with other guests; None: a CPU that no
+            other guest uses, if there is one.
     """
 
     kernel: Kernel
@@ -95,9 +97,9 @@ class Guest:
     clock_file: Path
 
     def status(self) -> int | None:
-        """Give the command's exit status, None while it runs, -1 if the guest ended without one.
+        """Return the command's exit status; None while the command runs, -1 if the guest was lost.
 
-        All that the command wrote is on the host's disk before its status is, so nobody has to wait
+        The command's output is on the host's disk before the status is, so callers need not wait
         for the shutdown.
         """
         alive = self.process.poll() is None
@@ -107,28 +109,29 @@ class Guest:
             return None if alive else -1
 
     def clock(self) -> ClockReading | None:
-        """Give the newest report of the guest's clock; None before the first, and if it is real."""
+        """Return the guest's newest clock report; None before the first and on the real clock."""
         return read_clock(self.clock_file)
 
     def pause(self) -> None:
-        """Stop the guest's kernel and a virtual clock; processes stop at their next trap."""
+        """Stop the guest's kernel and the virtual clock; processes stop at their next trap."""
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused guest go on; nothing happens to one that is not paused."""
+        """Resume the guest if the guest is paused."""
         os.kill(self.process.pid, signal.SIGCONT)
 
     def cpu_seconds(self) -> float:
-        """Give the host's CPU time for the guest's kernel and all of the guest's processes."""
+        """Return the CPU time in s that the guest's kernel and processes have used on the host."""
         return session_cpu_seconds(self.process.pid)
 
 
 @contextmanager
 def start_guest(spec: GuestSpec) -> Iterator[Guest]:
-    """Boot a guest for the block, and end it afterwards.
+    """Boot a guest for the duration of the block.
 
     Raises:
-        MachineError: the kernel has no virtual time, or the memory file does not fit.
+            MachineError: the kernel has no virtual time, or the guest's memory does not fit in its
+            folder.
     """
     check_guest(spec.kernel, spec.clock, spec.memory_bytes)
     with note(Kind.RUN, spec.writable) as records, _pinned(spec.cpu) as pin:
@@ -140,13 +143,14 @@ def start_guest(spec: GuestSpec) -> Iterator[Guest]:
             yield Guest(process, spec.writable, spec.clock_file)
         finally:
             kill_session(process.pid, await_memory=False)
-            # The kernel gives its memory back for some tenths of a second; only the end of this
-            # program waits for that.
+
+            # The kernel takes some tenths of a second to release its memory; the program waits for
+            # that only at exit.
             threading.Thread(target=process.wait).start()
 
 
 def end_abandoned_guest(left: Note) -> None:
-    """End the guest that a killed process has left, if that is what the note is about."""
+    """End the guest that a killed process left behind, if the note refers to a guest."""
     try:
         pid = int(_pid_file(left).read_text())
         command_line = Path("/proc", str(pid), "cmdline").read_bytes()
@@ -157,12 +161,18 @@ def end_abandoned_guest(left: Note) -> None:
 
 
 def check_guest(kernel: Kernel, clock: Clock, memory_bytes: int) -> None:
-    """Check that such a guest can be started.
+    """Check that a guest with this kernel, clock and memory can be started.
 
-    UML's memory is a file in $TMPDIR or /dev/shm that grows as it is used.
+    UML keeps the guest's memory in a sparse file in $TMPDIR or /dev/shm.
+
+    Args:
+        kernel: the guest kernel.
+        clock: the guest's clock.
+        memory_bytes: size of the guest's memory.
 
     Raises:
-        MachineError: the kernel has no virtual time, or the memory file does not fit.
+        MachineError: the kernel has no virtual time, or the guest's memory does not fit in its
+            folder.
     """
     if clock == "virtual" and not kernel.virtual_time:
         raise MachineError(
@@ -179,7 +189,7 @@ def check_guest(kernel: Kernel, clock: Clock, memory_bytes: int) -> None:
 
 
 def memory_folder() -> Path:
-    """Give the folder in which UML makes the file that is a guest's memory."""
+    """Return the folder in which UML creates the file with the guest's memory."""
     return Path(os.environ.get("TMPDIR") or SHM).absolute()
 
 
@@ -188,12 +198,12 @@ def _pid_file(records: Note) -> Path:
 
 
 def _guest_argument(records: Note) -> str:
-    """Give the kernel argument that tells `init` its folder, and others whose guest this is."""
+    """Return the kernel argument that names the folder of `init` and the guest's owner."""
     return f"TESTBED_GUEST={records.folder}"
 
 
 def _job(spec: GuestSpec) -> str:
-    """Write what `init` is to do, as a script of the shell."""
+    """Return the shell script that `init` runs."""
     hidden: list[str] = []
     for folder in spec.readable:
         if any(folder.is_relative_to(hidden_folder) for hidden_folder in HIDDEN):
@@ -210,11 +220,11 @@ def _job(spec: GuestSpec) -> str:
 
 @contextmanager
 def _pinned(cpu: int | None) -> Iterator[list[str]]:
-    """Give the words that pin a command to a CPU; None: to one that no other guest has.
+    """Return the prefix that pins a command to a CPU; with None, to a CPU that no other guest uses.
 
-    UML's kernel and its processes run in turns and never at once. On one CPU a turn costs a third
-    of what it costs across two (a system call 21 us instead of 85 on a small cloud machine). If all
-    CPUs are taken, the command is not pinned.
+    UML's kernel and its processes take turns and never run at the same time. A switch on one CPU
+    costs a third of a switch between two CPUs (a system call takes 21 us instead of 85 us on a
+    small cloud machine). If all CPUs are taken, the command is not pinned.
     """
     if cpu is not None:
         yield _pin_to(cpu)
@@ -237,7 +247,7 @@ def _pin_to(cpu: int) -> list[str]:
 
 
 def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
-    """Give the words that keep a command from changing anything but the guest's own folders."""
+    """Return the prefix that runs a command with write access to the guest's folders only."""
     folders = [records.folder / "uml", spec.writable]
     memory = memory_folder()
     in_shm = any(path.is_relative_to(SHM) for path in (*folders, *spec.readable))
@@ -253,9 +263,9 @@ def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
 def _start_kernel(
     spec: GuestSpec, wrapper: Sequence[str], records: Note
 ) -> subprocess.Popen[bytes]:
-    """Start UML in a separate session, as the command of `wrapper`.
+    """Start UML in a new session, through the command prefix `wrapper`.
 
-    It does not outlive this process: the kernel dies with its parent, and its processes with it.
+    The kernel is killed when this process ends, and the guest's processes end with the kernel.
     """
     kernel = spec.kernel.path.absolute()
     arguments = _kernel_arguments(spec, records)
@@ -297,7 +307,7 @@ def _kernel_arguments(spec: GuestSpec, records: Note) -> list[str]:
     if spec.kernel.seccomp:
         arguments.append("seccomp=auto")
     if spec.clock == "virtual":
-        # The kernel's command line cannot carry a path with blanks.
+        # The kernel's command line cannot carry a path with spaces.
         clock_link = records.folder / "clock"
         clock_link.symlink_to(spec.clock_file)
         arguments += [

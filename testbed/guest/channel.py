@@ -1,15 +1,15 @@
-"""How the host asks a resident guest for something: files in a folder that both sides see.
+"""Requests from the host to a resident guest, as files in a folder that both sides see.
 
 Each request has an identifier and these files:
 
-    ID.request    what is asked: a JSON object
-    ID.NAME       a stream: what the guest prints about the request, while it prints it
-    ID.NAME       a signal: an empty file by which the sender asks, say, for an end
-    ID.reply      how the request ended: a JSON object; put there after all output
+    ID.request    the request, a JSON object
+    ID.NAME       a stream: output of the guest about the request, written as produced
+    ID.NAME       a signal: an empty file by which the sender asks for, say, an interrupt
+    ID.reply      the outcome of the request, a JSON object; written after all output
 
-A request and a reply appear whole or not at all. The guest looks into the folder again and again,
-because nothing that happens on the host can wake one of its processes. Whoever owns a channel
-declares the models of its requests and replies, and the names of its streams and signals.
+Requests and replies appear atomically. The guest polls the folder, because no event on the host can
+wake a process of the guest. The user of a channel declares the models of requests and replies, and
+the names of streams and signals.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ReplyT = TypeVar("ReplyT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Exchange(Generic[RequestT, ReplyT]):
-    """A request and everything that belongs to it."""
+    """A request with its streams, signals and reply."""
 
     folder: Path
     identifier: str
@@ -43,44 +43,44 @@ class Exchange(Generic[RequestT, ReplyT]):
 
     @property
     def sender(self) -> int:
-        """The process of the host that posted the request."""
+        """Process id, on the host, of the sender of the request."""
         return int(self.identifier.partition("-")[0])
 
     def request(self) -> RequestT:
-        """Read what is asked.
+        """Read the request.
 
         Raises:
-            OSError: the request cannot be read; it may have been removed.
-            ValueError: the request is not one of this channel.
+            OSError: the request cannot be read; the request may have been removed.
+            ValueError: the file does not contain a request of this channel.
         """
         return self.request_model.model_validate_json(read_plain(self._file(REQUEST)))
 
     def answer(self, reply: ReplyT) -> None:
-        """Say how the request ended."""
+        """Write the reply, which completes the request."""
         replace_text(self._file(REPLY), reply.model_dump_json())
 
     def reply(self) -> ReplyT | None:
-        """Read how the request ended; None while it has not."""
+        """Read the reply; None while the request is in progress."""
         try:
             return self.reply_model.model_validate_json(read_plain(self._file(REPLY)))
         except (OSError, ValueError):
             return None
 
     def signal(self, name: str) -> None:
-        """Send a signal, which is one of a channel's own, to whoever carries out the request."""
+        """Send the signal `name` of this channel to the process that carries out the request."""
         replace_text(self._file(name), "")
 
     def is_signalled(self, name: str) -> bool:
-        """Whether the sender has sent a signal."""
+        """Return whether the sender has sent the signal `name`."""
         return self._file(name).exists()
 
     def write(self, stream: str, data: bytes) -> None:
-        """Add to a stream; the host sees it at once, as hostfs writes back a closed file."""
+        """Append to a stream; hostfs writes back closed files, so the host sees data at once."""
         with self._file(stream).open("ab") as file:
             file.write(data)
 
     def read(self, stream: str, offset: int) -> bytes:
-        """Read a stream from a number of bytes on; empty while nothing was written."""
+        """Return the bytes of a stream from `offset` on; empty if there are none yet."""
         try:
             file = open_plain(self._file(stream))
         except FileNotFoundError:
@@ -101,21 +101,21 @@ class Exchange(Generic[RequestT, ReplyT]):
 
 @dataclass(frozen=True)
 class Channel(Generic[RequestT, ReplyT]):
-    """A folder of requests, and the models of what is written there."""
+    """A folder of requests, with the models of requests and replies."""
 
     folder: Path
     request_model: type[RequestT]
     reply_model: type[ReplyT]
 
     def post(self, request: RequestT) -> Exchange[RequestT, ReplyT]:
-        """Put a request into the folder."""
+        """Write a request into the folder."""
         identifier = f"{os.getpid()}-{secrets.token_hex(4)}"
         path = self.folder / f"{identifier}.{REQUEST}"
         replace_text(path, request.model_dump_json())
         return self._exchange(identifier)
 
     def exchanges(self) -> Iterator[Exchange[RequestT, ReplyT]]:
-        """Give all requests in the folder by their identifiers, those with a reply too."""
+        """Yield all requests in the folder, sorted by identifier, including answered ones."""
         paths = sorted(self.folder.iterdir())
         for path in paths:
             if path.suffix == f".{REQUEST}":

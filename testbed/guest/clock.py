@@ -1,4 +1,4 @@
-"""The file in which a guest's kernel reports its virtual clock."""
+"""Reader of the file in which a guest's kernel reports its virtual clock."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 
 from testbed.runfolder.files import open_plain
 
-# virtual time, forced part of it, (not used here), process, its host, its command
+# Virtual time, forced part of the virtual time, (unused here), process, host, command.
 REPORT = re.compile(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)")
 
 
 @dataclass(frozen=True)
 class ClockReading:
-    """The guest kernel's last report: its clock, and the process that had the CPU.
+    """A clock report of the guest kernel, with the process that was running.
 
     Attributes:
         time_ns: virtual time since the guest was booted.
-        forced_ns: the part of it by which the clock was forced forward, as a process busy-waited.
-        pid: that process, by the guest's numbers.
+        forced_ns: the part of `time_ns` by which the clock was forced forward because a process
+            busy-waited.
+        pid: process id of the running process, inside the guest.
         host: the name of the node that the process belongs to.
         command: the name of the process.
     """
@@ -32,7 +33,7 @@ class ClockReading:
 
 
 def read_clock(path: Path) -> ClockReading | None:
-    """Read what a guest's kernel has reported in `path`; None if it has not yet."""
+    """Return the last clock report that a guest's kernel wrote to `path`; None before the first."""
     try:
         with open_plain(path) as file:
             text = file.read().decode(errors="replace")

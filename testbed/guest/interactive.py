@@ -1,4 +1,4 @@
-"""Run one command in a guest without a network: relay its output, or give it the terminal."""
+"""Run one command in a guest without a network: relay its output, or attach it to the terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from testbed.guest.boot import Clock, Guest, GuestSpec, start_guest
 from testbed.guest.kernel import Kernel
 
 POLL_S = 0.02
-POWER_OFF = "reboot: Power down"  # the kernel's last words
-# The terminal is the guest's first console, which becomes the shell's controlling one, so that
-# Ctrl-C reaches its jobs.
+POWER_OFF = "reboot: Power down"  # the kernel's last message
+
+# The guest's first console is the terminal. It becomes the shell's controlling terminal, so that
+# Ctrl-C reaches the shell's jobs.
 SHELL = ["setsid", "--ctty", "--wait", "sh", "-c", "exec bash -i <>/dev/tty0 >&0 2>&1"]
 
 
@@ -29,13 +30,13 @@ def execute(
     memory_bytes: int,
     say: Callable[[str], None],
 ) -> int:
-    """Run a command in the present folder, and relay what it prints.
+    """Run a command in the current folder inside a guest, and relay the command's output.
 
     Args:
         kernel: the guest kernel.
-        command: what is run.
+        command: the command and its arguments.
         clock: the guest's clock.
-        memory_bytes: the guest's memory.
+        memory_bytes: size of the guest's memory.
         say: called with each piece of the output.
 
     Returns:
@@ -58,7 +59,7 @@ def execute(
 
 
 def shell(kernel: Kernel, *, clock: Clock, memory_bytes: int) -> int:
-    """Run a shell in the present folder on this terminal.
+    """Run a shell in the current folder inside a guest, on this terminal.
 
     Args:
         kernel: the guest kernel.
@@ -106,7 +107,7 @@ def _spec(
 
 @contextmanager
 def _shared_folder() -> Iterator[Path]:
-    """Make a folder that the guest can write to."""
+    """Create a temporary folder that the guest can write to."""
     with tempfile.TemporaryDirectory(prefix="testbed-guest-") as name:
         folder = Path(name)
         (folder / "raw").mkdir()
@@ -115,7 +116,7 @@ def _shared_folder() -> Iterator[Path]:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
-    """Hand every key to the guest's terminal, which knows what to do with it."""
+    """Put the terminal into raw mode, so that the guest's terminal receives every key."""
     before = termios.tcgetattr(sys.stdin)
     tty.setraw(sys.stdin)
     try:

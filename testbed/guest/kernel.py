@@ -1,9 +1,9 @@
 """Find, build and cache the guest kernel.
 
-A kernel is built from the distribution's kernel source, or one that the user has named, with
-`kernel_source/guest.config` and the edits for its version, and cached under a key made of all
-three, so that a change of any of them builds a new one. Two builds at once: the second waits for
-the first.
+A kernel is built from the distribution's kernel source, or from a source that the user has chosen,
+with `kernel_source/guest.config` and the patches for its version. The cache key is a hash of these
+three, so that a change of any of them triggers a build. Of two simultaneous builds, the second
+waits for the first.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ TOOLS = {
     "xz": "xz-utils",
     "patch": "patch",
 }
-# Compiled files of a build with guest.config and Linux 6.12, for the progress display.
+# Number of compiled files in a build of Linux 6.12 with guest.config, for the progress display.
 OBJECTS = 1500
-COMPILED = re.compile(r"  (CC|AS|AR) ")  # begin of a line that make prints
-# Parts of a build's time after which its steps begin, from 0 to 1.
+COMPILED = re.compile(r"  (CC|AS|AR) ")  # start of a line that make prints
+# Fractions of the build time, from 0 to 1, at which the steps of a build begin.
 CONFIGURING, COMPILING = 0.05, 0.06
 BUILT = 0.99
-LOG_LINES = 20  # of the end of a build's log, in a message
+LOG_LINES = 20  # last lines of a build's log that are quoted in an error
 BUILD_ENVIRONMENT = {
     "KBUILD_BUILD_TIMESTAMP": "2025-01-01",
     "KBUILD_BUILD_USER": "testbed",
     "LC_ALL": "C",
 }
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of it from 0 to 1
+Progress = Callable[[str, float], None]  # the current step, and the completed fraction from 0 to 1
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A program that boots as a guest.
+    """An executable guest kernel, with its version and features.
 
     Attributes:
-        path: the program.
-        version: its version, as it says itself.
-        virtual_time: whether it can run on a virtual clock.
-        seccomp: whether it drives processes by seccomp and futexes where it may, not by ptrace
-            (Linux 6.16 and later): a trap costs a third less.
+        path: the executable.
+        version: the version that the executable reports.
+        virtual_time: whether the kernel supports a virtual clock.
+        seccomp: whether the kernel can control processes by seccomp and futexes instead of ptrace
+            (Linux 6.16 and later); a trap then costs a third less.
     """
 
     path: Path
@@ -79,11 +79,12 @@ class Kernel:
 def find_kernel() -> Kernel | None:
     """Find the kernel to use.
 
-    In this order: the one that ``$TESTBED_KERNEL`` names, that of a source which was chosen with
-    `kernel_from`, the one that is installed as a wheel, that of the distribution's source.
+    The order of precedence is: the kernel that ``$TESTBED_KERNEL`` names, the kernel built from a
+    source chosen with `kernel_from`, the kernel installed as a wheel, the kernel built from the
+    distribution's source.
 
     Returns:
-        The kernel; None if it is not built yet, or there is no source.
+        The kernel; None if there is no source, or the kernel is not built yet.
 
     Raises:
         MachineError: the kernel cannot be executed.
@@ -102,7 +103,7 @@ def find_kernel() -> Kernel | None:
 
 
 def _installed() -> Path | None:
-    """Find the program of the package `testbed_kernel` (`scripts/kernel_wheel.py` makes it)."""
+    """Return the kernel in the package `testbed_kernel` (see `scripts/kernel_wheel.py`), if any."""
     package = importlib.util.find_spec("testbed_kernel")
     if package is None or package.origin is None:
         return None
@@ -110,30 +111,30 @@ def _installed() -> Path | None:
 
 
 def missing_tools() -> list[str]:
-    """List the Debian packages of programs that a build needs and that are not installed."""
+    """Return the Debian packages that a kernel build needs and that are not installed."""
     return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
 
 
 def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
-    """Find the guest kernel, or build it.
+    """Return the guest kernel; build the kernel if necessary.
 
     Raises:
-        MachineError: it has to be built, and the source or a tool is missing, or the build fails.
-        InputError: the source that was named is gone, or the edits do not apply to it.
+        MachineError: a build is necessary, and the source or a tool is missing, or the build fails.
+        InputError: the chosen source no longer exists, or the patches do not apply to the source.
     """
     kernel = find_kernel()
     return kernel if kernel is not None else build_kernel(progress)
 
 
 def kernel_from(path: Path | None, progress: Progress) -> Kernel:
-    """Find or build the guest kernel of another source, which is used from now on.
+    """Find or build the guest kernel of another source, and use that source from now on.
 
     Args:
-        path: the source, a folder or a tarball; None: the distribution's.
+        path: the source, a folder or a tarball; None: the distribution's source.
         progress: called as a build proceeds.
 
     Raises:
-        InputError: `path` is no kernel source, or the edits do not apply to it.
+        InputError: `path` is not a kernel source, or the patches do not apply to the source.
         MachineError: as `build_kernel`.
     """
     before = chosen_source()
@@ -146,15 +147,15 @@ def kernel_from(path: Path | None, progress: Progress) -> Kernel:
 
 
 def build_kernel(progress: Progress) -> Kernel:
-    """Build the kernel into the cache, unless another process has just done so.
+    """Build the kernel into the cache, unless another process has just built the same kernel.
 
     Args:
         progress: called as the build proceeds.
 
     Raises:
-        InputError: the edits do not apply to the source.
-        MachineError: source or tools are missing, or the build fails; the message ends with the
-            log's last lines.
+        InputError: the patches do not apply to the source.
+        MachineError: the source or a tool is missing, or the build fails; the message ends with the
+            last lines of the log.
     """
     source = _require_source_and_tools()
     target = _cached(source)
@@ -184,7 +185,7 @@ def _require_source_and_tools() -> Source:
 
 
 def _key(source: Source) -> str:
-    """Give a hash of the source, the configuration and the edits."""
+    """Return a hash of the source, the configuration and the patches."""
     digest = hashlib.sha256(source.fingerprint.encode())
     files = [path for path in PARTS.rglob("*") if path.is_file()]
     for file in sorted(files, key=lambda path: path.name):
@@ -217,7 +218,7 @@ def _build(source: Source, work: Path, progress: Progress) -> Path:
         progress: called as the build proceeds.
 
     Returns:
-        The program, below `work`.
+        The path of the executable, below `work`.
     """
     log = work / "log"
     tree = work / "linux"
@@ -246,7 +247,7 @@ def _build(source: Source, work: Path, progress: Progress) -> Path:
 
 
 def _check_config(wanted: Path, effective: Path) -> None:
-    """Check that a kernel is configured as it is meant to be.
+    """Check that the effective kernel configuration contains every required setting.
 
     Args:
         wanted: the file of settings that the guest needs.
@@ -267,7 +268,7 @@ def _check_config(wanted: Path, effective: Path) -> None:
 
 
 def _run(command: list[str], folder: Path, log: Path) -> None:
-    """Run a command of the build in `folder`, and add its output to `log`.
+    """Run a command of the build in `folder`, and append its output to `log`.
 
     Raises:
         MachineError: the command failed.
@@ -277,7 +278,7 @@ def _run(command: list[str], folder: Path, log: Path) -> None:
 
 
 def _output_lines(command: list[str], folder: Path, log: Path) -> Iterator[str]:
-    """Run a command of the build in `folder`; give its output by lines, and add it to `log`.
+    """Run a command of the build in `folder`, yield its output lines, and append them to `log`.
 
     Raises:
         MachineError: the command failed.
@@ -310,10 +311,10 @@ def _output_lines(command: list[str], folder: Path, log: Path) -> Iterator[str]:
 
 
 def _inspect(path: Path) -> Kernel:
-    """Ask a kernel for its version and options.
+    """Run a kernel executable to read its version and features.
 
     Raises:
-        MachineError: the program cannot be executed.
+            MachineError: the kernel cannot be executed.
     """
     try:
         version = _output_of([path, "--version"], check=True)

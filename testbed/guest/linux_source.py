@@ -1,4 +1,4 @@
-"""Kernel source, the distribution's or one that the user has named, and the edits to it."""
+"""Find and patch the kernel source, which is the distribution's or chosen by the user."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pathlib import Path
 from testbed.core.errors import InputError, Place
 from testbed.core.paths import cache_dir
 
-LINUX = ("6.12", "7.2")  # the versions that there are edits for: from each on, up to the next
-DISTRIBUTION_PACKAGE = f"linux-source-{LINUX[0]}"  # that brings a source to SOURCES
+LINUX = ("6.12", "7.2")  # with patches, each also for the versions up to the next
+DISTRIBUTION_PACKAGE = f"linux-source-{LINUX[0]}"  # the package that installs a source in SOURCES
 SOURCES = Path("/usr/src")
 PARTS = Path(__file__).parent / "kernel_source"
 UNBUILT = shutil.ignore_patterns(".git", "*.o", "*.a", "*.cmd")
-VERSION_FIELDS = ("VERSION", "PATCHLEVEL", "SUBLEVEL")  # of the Makefile
-# In the output of patch(1), a file that is not followed by the next file or by a success.
+VERSION_FIELDS = ("VERSION", "PATCHLEVEL", "SUBLEVEL")  # variables of the Makefile
+# In the output of patch(1): a file that is followed neither by the next file nor by a success.
 FAILED_FILE = re.compile(r"patching file (\S+)\n(?!patching|Hunk.*succeeded)")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A tarball or a folder; `fingerprint` changes when its content does."""
+    """Kernel source, a tarball or a folder; `fingerprint` changes with the content."""
 
     path: Path
     fingerprint: str
 
     def unpack(self, tree: Path) -> None:
-        """Put a copy at `tree`, an empty folder.
+        """Copy the source to `tree`, an empty folder.
 
         Raises:
-            InputError: the source is gone, or is no kernel source.
+            InputError: the source no longer exists, or is not a kernel source.
         """
         place = Place(file=self.path)
         if not self.path.exists():
@@ -57,12 +57,12 @@ class Source:
         _check_is_kernel_source(tree, place)
 
     def patch(self, tree: Path) -> None:
-        """Apply the project's edits to the copy at `tree`.
+        """Apply the project's patches to the copy at `tree`.
 
-        They are those for its version, or for the next older one.
+        The patches are those for the version of the source, or for the closest older version.
 
         Raises:
-            InputError: one does not apply.
+            InputError: a patch does not apply.
         """
         for patch in edits(linux_version(tree)):
             command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "-i", str(patch)]
@@ -82,7 +82,7 @@ class Source:
 
 
 def find_source() -> Source | None:
-    """Find the source that was chosen, or the newest of `LINUX` that the distribution has put here.
+    """Find the chosen source, or the newest version of `LINUX` that the distribution has installed.
 
     Returns:
         The source; None if there is none.
@@ -99,9 +99,9 @@ def find_source() -> Source | None:
 
 
 def edits(version: str | None) -> list[Path]:
-    """List the project's edits for a version of Linux, in their order.
+    """Return the project's patches for a version of Linux, in the order of application.
 
-    Those for the oldest of `LINUX` are given for an older or unknown version.
+    For an older or unknown version, return the patches for the oldest of `LINUX`.
     """
     folder = LINUX[0]
     for linux in LINUX:
@@ -111,7 +111,7 @@ def edits(version: str | None) -> list[Path]:
 
 
 def chosen_source() -> Source | None:
-    """Give the source that was given to `choose`, which may be gone, or None."""
+    """Return the source that was passed to `choose`, which may no longer exist; None if unset."""
     try:
         chosen = json.loads(_choice_file().read_text())
         return Source(Path(chosen["path"]), chosen["fingerprint"])
@@ -120,10 +120,10 @@ def chosen_source() -> Source | None:
 
 
 def named_source(path: Path) -> Source:
-    """Give the source at `path`, a folder or a tarball.
+    """Return the kernel source at `path`, a folder or a tarball.
 
     Raises:
-        InputError: it is neither.
+        InputError: `path` is neither.
     """
     path = path.absolute()
     place = Place(file=path, key="--source")
@@ -138,7 +138,7 @@ def named_source(path: Path) -> Source:
 
 
 def choose(source: Source | None) -> None:
-    """Use `source` from now on; None: the distribution's."""
+    """Use `source` from now on; None selects the distribution's source."""
     choice = _choice_file()
     if source is None:
         choice.unlink(missing_ok=True)
@@ -151,7 +151,7 @@ def choose(source: Source | None) -> None:
 
 
 def linux_version(tree: Path) -> str | None:
-    """Read the version, such as 6.12.94, from the Makefile at the top of a kernel's source."""
+    """Return the version, such as 6.12.94, from the top-level Makefile of a kernel source."""
     try:
         text = (tree / "Makefile").read_text(errors="replace")
     except OSError:
@@ -188,12 +188,12 @@ def _fingerprint_of_tarball(path: Path) -> str:
 
 
 def _fingerprint_of_folder(path: Path) -> str:
-    """Give a hash of the names, sizes and times of all files."""
+    """Return a hash of the names, sizes and modification times of all files."""
     digest = hashlib.sha256()
     for folder, subfolders, files in os.walk(path):
         subfolders[:] = sorted(name for name in subfolders if name != ".git")
         for name in sorted(files):
-            # 80 000 files: pathlib would take three times as long.
+            # For 80 000 files pathlib would take three times as long.
             stat = os.lstat(os.path.join(folder, name))  # noqa: PTH118
             line = f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n"
             digest.update(line.encode(errors="surrogateescape"))

@@ -1,4 +1,4 @@
-"""What a resident guest is asked to do: the requests and replies of its channel."""
+"""Requests and replies of a resident guest's channel."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pydantic import BaseModel
 
 from testbed.guest.channel import Channel
 
-READY = "ready"  # a file of the resident guest's folder: the guest waits for its first order
+READY = "ready"  # file in the resident guest's folder: the guest accepts orders
 
 
 class RunOrder(BaseModel):
-    """An order to carry out the plan in a run folder."""
+    """A request to carry out the plan in a run folder."""
 
     run_folder: str
 
 
 class RunReply(BaseModel):
-    """The exit status of an order."""
+    """The exit status of a run."""
 
     status: int
 
 
 def orders_of(folder: Path) -> Channel[RunOrder, RunReply]:
-    """Give the channel of the resident guest of `folder`."""
+    """Return the channel of the resident guest in `folder`."""
     return Channel(folder / "orders", RunOrder, RunReply)

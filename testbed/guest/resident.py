@@ -1,21 +1,21 @@
-"""A resident guest: it carries out one run after another.
+"""A resident guest, which carries out several runs in sequence.
 
-Booting a guest and importing torch take longer than many a run.
+For short runs, booting a guest and importing torch would take longer than the run.
 
-    with start_resident(spec) as guest:                    # in the thread that keeps the guest
+    with start_resident(spec) as guest:                    # in the thread that owns the guest
         keep_resident(guest, stop)
-    with order_run(folder, run_folder, 300) as running:    # in any other, one at a time
+    with order_run(folder, run_folder, 300) as running:    # in any other thread, one at a time
         while running.status() is None: ...
 
-Both sides see the guest's one writable folder, in which the run folders lie, and besides
+Both sides see the guest's only writable folder, which contains the run folders and these files:
 
     orders/    requests and replies (see testbed.guest.orders), one at a time
-    ready      the guest waits for its first order
-    guest      the host's process of the guest, which is paused now
-    ended      there will be no more replies; holds the reason, if there is one
+    ready      the guest accepts orders
+    guest      process id, on the host, of the guest, which is now paused
+    ended      no more replies will follow; contains the reason, if there is one
 
-Between two orders the guest is paused: it takes no CPU, and its clock stands still. An order that
-does not end well ends the guest.
+Between two orders the guest is paused: the guest uses no CPU, and its clock stands still. A failed
+order ends the guest.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ ENDED = "ended"
 
 
 def clock_file(folder: Path) -> Path:
-    """Give the file in which the resident guest of `folder` reports its clock."""
+    """Return the file in which the resident guest of `folder` reports its clock."""
     return folder / "raw/clock"
 
 
 @contextmanager
 def start_resident(spec: GuestSpec) -> Iterator[Guest]:
-    """Boot a guest that takes orders in its writable folder, which is made.
+    """Boot a guest that accepts orders in its writable folder; create the folder.
 
     Raises:
         MachineError: the guest cannot be started.
@@ -62,7 +62,7 @@ def start_resident(spec: GuestSpec) -> Iterator[Guest]:
 
 
 def keep_resident(guest: Guest, stop: Event) -> None:
-    """Pause the guest when it is ready; return when it has ended, or `stop` is set."""
+    """Pause the guest once the guest is ready; return when the guest has ended or `stop` is set."""
     while not (guest.writable / READY).exists():
         if stop.wait(POLL_S) or guest.process.poll() is not None:
             return
@@ -74,13 +74,13 @@ def keep_resident(guest: Guest, stop: Event) -> None:
 
 @dataclass
 class OrderedRun:
-    """A run that a resident guest carries out.
+    """A run in progress in a resident guest.
 
     Attributes:
-        pid: the host's process of the guest.
-        clock_file: where the guest reports its clock.
+        pid: process id of the guest on the host.
+        clock_file: the file in which the guest reports its clock.
         exchange: the order.
-        begin: the guest's clock when it was given the order.
+        begin: the guest's clock at the start of the order.
     """
 
     pid: int
@@ -89,7 +89,7 @@ class OrderedRun:
     begin: ClockReading | None
 
     def status(self) -> int | None:
-        """Give the exit status of the run, None while it goes on, -1 if the guest has ended."""
+        """Return the exit status; None while the run is in progress, -1 if the guest has ended."""
         alive = is_running(self.pid)
         reply = self.exchange.reply()
         if reply is not None:
@@ -97,7 +97,7 @@ class OrderedRun:
         return None if alive else -1
 
     def clock(self) -> ClockReading | None:
-        """Give the newest report of the guest's clock, which counts from the order's begin."""
+        """Return the newest clock report of the guest, counted from the start of the order."""
         reading = read_clock(self.clock_file)
         if reading is None or self.begin is None:
             return reading
@@ -108,21 +108,21 @@ class OrderedRun:
         )
 
     def cpu_seconds(self) -> float:
-        """Give the host's CPU time for the guest since it was booted."""
+        """Return the CPU time in s that the guest has used on the host since boot."""
         return session_cpu_seconds(self.pid)
 
 
 @contextmanager
 def order_run(folder: Path, run_folder: Path, patience_s: float) -> Iterator[OrderedRun]:
-    """Let a resident guest carry out a run within the block, as soon as the guest is ready.
+    """Carry out a run in a resident guest within the block, as soon as the guest is ready.
 
     Args:
         folder: the guest's folder.
         run_folder: the folder of the run, below `folder`.
-        patience_s: wall time after which a guest that is not ready is given up.
+        patience_s: wall time to wait for the guest to become ready.
 
     Raises:
-        GuestLost: the guest has ended, or is not ready in time.
+        GuestLost: the guest has ended, or did not become ready in time.
     """
     _await_guest(folder, patience_s)
     pid = int((folder / GUEST).read_text())
@@ -141,7 +141,7 @@ def order_run(folder: Path, run_folder: Path, patience_s: float) -> Iterator[Ord
 
 
 def resident_cpu_seconds(folder: Path) -> float:
-    """Give the host's CPU time for the guest of `folder` since it was booted; 0 without a guest."""
+    """Return the CPU time in s of the guest in `folder` since boot; 0 without a guest."""
     try:
         pid = int((folder / GUEST).read_text())
     except (OSError, ValueError):

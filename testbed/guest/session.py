@@ -1,4 +1,4 @@
-"""The processes of a session, such as all those of one guest: their CPU time, and their end."""
+"""Read the CPU time of all processes of a session, such as a guest, and kill them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ KILL_PAUSE_S = 0.02
 
 @dataclass(frozen=True)
 class ProcessStat:
-    """What /proc/PID/stat says of a process (proc(5)).
+    """State, CPU time and memory of a process, from /proc/PID/stat (proc(5)).
 
     Attributes:
-        pid: its number.
-        state: a letter, Z and X once it has ended.
-        ticks: CPU time, in clock ticks, of it and of the children that it has waited for.
-        virtual_bytes: its address space; 0 once it has given back its memory.
+        pid: process id.
+        state: a letter; Z or X once the process has ended.
+        ticks: CPU time in clock ticks, including children that the process has waited for.
+        virtual_bytes: size of the address space; 0 once the process has released its memory.
     """
 
     pid: int
@@ -32,23 +32,25 @@ class ProcessStat:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process only waits to be waited for."""
+        """Whether the process has ended, as a zombie or dead."""
         return self.state in "ZX"
 
 
 def session_cpu_seconds(session: int) -> float:
-    """Give the CPU time of all processes of a session, and of those that they have waited for."""
+    """Return the CPU time in s of all processes of a session, including children already reaped."""
     ticks = sum(process.ticks for process in _processes_of(session))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def kill_session(session: int, *, await_memory: bool) -> None:
-    """Kill every process of a session, again until none lives.
+    """Kill all processes of a session, repeatedly until none is left.
+
+    Process groups are not sufficient: each process of UML has a separate process group.
 
     Args:
-        session: its number. Process groups will not do: each process of UML has its own.
-        await_memory: whether to wait until they have given back all of their memory; else until
-            none has anything else left to do.
+        session: the session id.
+        await_memory: whether to wait until the processes have released all of their memory, not
+            only until all have ended.
     """
     for _attempt in range(KILL_ATTEMPTS):
         living = [process for process in _processes_of(session) if not process.has_ended]
@@ -63,7 +65,7 @@ def kill_session(session: int, *, await_memory: bool) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """Return whether a process exists and has not ended."""
     fields = _stat_fields(pid)
     return fields is not None and fields[0] not in "ZX"
 
@@ -82,7 +84,7 @@ def _processes_of(session: int) -> Iterator[ProcessStat]:
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    """Give the fields of /proc/PID/stat from the third, the state, on; None if it has ended."""
+    """Return the fields of /proc/PID/stat from the third (state) on; None for an ended process."""
     try:
         text = Path("/proc", str(pid), "stat").read_text()
     except OSError:
