@@ -1,1 +1,1 @@
-"""Basic parts that every package uses: errors, units, geography, paths and system calls."""
+"""Shared foundations of all packages: errors, units, geography, paths and system calls."""

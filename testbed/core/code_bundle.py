@@ -1,11 +1,12 @@
-"""The compiled modules that guests import, in one file.
+"""Store the compiled modules that guests import in one file, and import modules from that file.
 
 usage: python code_bundle.py BUNDLE MODULE [ARGUMENT]...
-    Run MODULE as `python -m MODULE` does, with the modules in BUNDLE at hand.
+    Run MODULE as `python -m MODULE` does, with imports from BUNDLE.
 
-In a guest, finding and reading a module takes a dozen system calls; a module of a bundle takes
-none. A bundle holds the compiled code of modules as they are in their files, with the size and time
-of each file: a changed file makes the bundle stale. Other modules are imported as usual.
+In a guest, finding and reading a module takes a dozen system calls; importing a module from a
+bundle takes none. A bundle contains the compiled code of modules, with the size and modification
+time of each source file: a changed file makes the bundle stale. Other modules are imported as
+usual.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import NamedTuple
 
-BUNDLE = Path(__file__)  # started as a program, it imports nothing of the testbed
+BUNDLE = Path(__file__)  # run as a program, this file imports nothing of the testbed
 
-# A file of this format: the bytes of FORMAT, the length of the index (8 bytes, little-endian), the
-# code of every module, and the marshalled index: the fields of an Entry by the name of its module.
+# File format: the bytes of FORMAT, the length of the index (8 bytes, little-endian), the code of
+# every module, and the marshalled index: the fields of an Entry by module name.
 FORMAT = b"testbed2"
 LENGTH_BYTES = 8
 
 
 class Entry(NamedTuple):
-    """A module of a bundle."""
+    """Index entry of a module in a bundle."""
 
-    origin: str  # its file
-    folders: list[str] | None  # where its modules are, if it is a package
+    origin: str  # the source file
+    folders: list[str] | None  # search path of submodules, if the module is a package
     file_size: int  # bytes
     file_time_ns: int
-    begin: int  # of its code in the bundle
+    begin: int  # offset of the module's code in the bundle
     length: int
 
 
 class Finder:
-    """Finds the modules of a bundle, for `sys.meta_path`."""
+    """Import finder for the modules of a bundle, for `sys.meta_path`."""
 
-    # Marks finders of this file, which is `__main__` where it was started and else a module.
+    # Identifies finders across the two imports of this file, as `__main__` and as a module.
     of_a_bundle = True
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +58,7 @@ class Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the module `name`, as importlib asks; None if the bundle does not have it."""
+        """Return the spec of module `name` for importlib; None if not in the bundle."""
         del path, target
         entry = self.index.get(name)
         if entry is None:
@@ -85,12 +86,13 @@ class _Loader(SourceFileLoader):
 
 
 def write(path: Path, modules: Mapping[str, ModuleType]) -> None:
-    """Bundle those modules that were imported from source files.
+    """Write a bundle of the modules that were imported from source files.
 
-    The file appears at once. Only one process at a time may write into its folder.
+    The file is replaced atomically. Only one process at a time may write into the folder of the
+    bundle.
 
     Args:
-        path: The bundle to write, or to replace.
+        path: The bundle to write or replace.
         modules: Imported modules by name, as in `sys.modules`.
     """
     index: dict[str, tuple[object, ...]] = {}
@@ -134,10 +136,10 @@ def _entry(spec: ModuleSpec, origin: str, begin: int, length: int) -> Entry:
 
 
 def _read_index(data: memoryview) -> dict[str, Entry]:
-    """The modules of a bundle by name.
+    """Return the index of a bundle, by module name.
 
     Raises:
-        ValueError, EOFError, TypeError: `data` is no bundle.
+        ValueError, EOFError, TypeError: `data` is not a bundle.
     """
     after_format = len(FORMAT)
     if data[:after_format] != FORMAT:
@@ -150,7 +152,7 @@ def _read_index(data: memoryview) -> dict[str, Entry]:
 
 
 def is_fresh(path: Path) -> bool:
-    """Whether `path` is a bundle whose files have not changed."""
+    """Return whether `path` is a bundle whose source files have not changed."""
     try:
         index = Finder(path).index
         return all(_is_unchanged(entry) for entry in index.values())
@@ -166,16 +168,16 @@ def _is_unchanged(entry: Entry) -> bool:
 
 
 def remove() -> None:
-    """Find modules only in their files from now on.
+    """Stop importing from the bundle; use only source files from now on.
 
-    A user's program may have modules with the names of some in the bundle.
+    A user's program may have modules with the same names as bundled modules.
     """
     others = [finder for finder in sys.meta_path if not hasattr(finder, "of_a_bundle")]
     sys.meta_path[:] = others
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path.cwd())  # as with -m
+    sys.path[0] = str(Path.cwd())  # as python -m does
     sys.meta_path.insert(0, Finder(Path(sys.argv[1])))
     sys.argv[:] = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Tables as comma-separated values."""
+"""Format tables as comma-separated values."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a table as comma-separated values.
+    """Return a table as comma-separated values.
 
     Args:
-        header: the names of the columns.
-        rows: a value for each column; None is written as an empty cell.
+        header: the column names.
+        rows: one value per column; None becomes an empty cell.
 
     Returns:
-        A line for the header and for each row, without the last line's end.
+        One line for the header and one per row, without a newline at the end.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,10 +1,10 @@
-"""Every error that a user can meet.
+"""Errors that are reported to the user without a traceback.
 
-    TestbedError         status 1  the base of all
-    ├── InputError       status 2  what the user wrote is wrong
-    ├── MachineError     status 3  this machine lacks something; says what, and how to get it
+    TestbedError         status 1  base class
+    ├── InputError       status 2  invalid user input
+    ├── MachineError     status 3  missing requirement on this machine, with the remedy
     ├── RunError         status 1  a stage of the run failed
-    │   └── WorkerError  status 1  a rank failed; says which, with the end of its output
+    │   └── WorkerError  status 1  a rank failed; names the rank and quotes its last output
     └── GuestLost        status 4  the guest ended without a result, or had to be ended
 
 The message states the fact, then the consequence or the remedy. The command line prints the message
@@ -18,14 +18,14 @@ from pathlib import Path
 
 
 class TestbedError(Exception):
-    """Base of all errors that are shown to the user without a traceback."""
+    """Base class of all errors that are shown to the user without a traceback."""
 
-    __test__ = False  # pytest takes a class of this name for tests
+    __test__ = False  # keeps pytest from collecting this class
     exit_status = 1
 
 
 class RunError(TestbedError):
-    """A stage of a run failed; what was measured until then is kept."""
+    """A stage of a run failed; earlier measurements are kept."""
 
 
 class WorkerError(RunError):
@@ -33,7 +33,7 @@ class WorkerError(RunError):
 
 
 class MachineError(TestbedError):
-    """This machine lacks something that the command needs."""
+    """This machine lacks a requirement of the command."""
 
     exit_status = 3
 
@@ -46,7 +46,7 @@ class GuestLost(TestbedError):
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the user's input: a file, a dotted key and a line; each may be unknown."""
+    """Position in the user's input: a file, a dotted key and a line, each optional."""
 
     file: str | Path | None = None
     key: str | None = None
@@ -64,7 +64,7 @@ class Place:
 
 
 class InputError(TestbedError):
-    """What the user wrote is wrong: ``PLACE: WHAT``, and the remedy on the next line."""
+    """Invalid user input: ``PLACE: WHAT``, with the remedy on the next line."""
 
     exit_status = 2
 

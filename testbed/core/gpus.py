@@ -1,8 +1,8 @@
-"""Peak performance of accelerators.
+"""Peak performance of accelerators in FLOP/s.
 
-The peaks are those of dense bfloat16 or float16 products without sparsity, from NVIDIA's data
-sheets (V100, A100, H100 and H200 in their SXM forms; B200: a GPU's share of a DGX B200), Google's
-documents of Cloud TPU (v4, v5p) and AMD's data sheet (MI300X).
+The values are peaks of dense bfloat16 or float16 products without sparsity, from NVIDIA's data
+sheets (V100, A100, H100 and H200 in their SXM forms; B200: one GPU's share of a DGX B200), Google's
+Cloud TPU documentation (v4, v5p) and AMD's data sheet (MI300X).
 """
 
 PEAK_FLOPS = {  # FLOP/s
@@ -16,6 +16,6 @@ PEAK_FLOPS = {  # FLOP/s
     "TPUv5p": 459e12,
 }
 
-# FLOP for each parameter and token, forward and backward (arXiv 2001.08361); the products of
-# attention itself are not counted.
+# FLOP per parameter and token, forward and backward (arXiv 2001.08361), without the products of
+# attention.
 FLOPS_PER_PARAMETER = 6

@@ -1,11 +1,11 @@
-"""Notes of what a process would leave behind if it were killed, for a later process to remove.
+"""Notes about resources that a killed process leaves behind, so that a later process removes them.
 
     with note(Kind.TEMPORARY, folder): ...        # in the process that may be killed
-    for left in abandoned_notes(): ...            # in a later one: testbed.execution.cleanup
+    for left in abandoned_notes(): ...            # in a later process: testbed.execution.cleanup
 
-A note is a folder PID-TOKEN below the folder ``notes`` of the cache. A symbolic link in it, named
-after the kind of thing, leads to the thing. Whoever writes a note may keep more files in its
-folder; they vanish with the note.
+A note is a folder PID-TOKEN below the folder ``notes`` of the cache. A symbolic link in the folder,
+named after the kind of the resource, points to the resource. The owner of a note may keep more
+files in the folder; the files are removed with the note.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from testbed.core.paths import cache_dir
 
 
 class Kind(StrEnum):
-    """What a note is about, and so what is to be done about it."""
+    """Kind of a resource, which determines the clean-up."""
 
-    RUN = "run"  # the folder of a run or deployment in progress: it stays
-    TEMPORARY = "temporary"  # a folder that would have been removed: it is removed
+    RUN = "run"  # the folder of an active run or deployment: kept
+    TEMPORARY = "temporary"  # a temporary folder: removed
 
 
 @dataclass(frozen=True)
 class Note:
-    """A note, by its folder."""
+    """A note, identified by its folder."""
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """Unique among all notes of this machine and user."""
+        """Name of the note, unique for this machine and user."""
         return self.folder.name
 
     def target(self, kind: Kind) -> Path | None:
-        """Give the folder of this kind that the note is about; None if there is none."""
+        """Return the folder of this kind that the note refers to; None if there is none."""
         link = self.folder / kind
         return link.readlink() if link.is_symlink() else None
 
     def is_abandoned(self) -> bool:
-        """Whether the process that wrote the note is gone, and this user may clear up after it."""
+        """Return whether the note's owner has ended, and this user may clean up the resource."""
         writer = self.name.partition("-")[0]
         if not writer.isdigit() or Path("/proc", writer).exists():
             return False
@@ -55,21 +55,21 @@ class Note:
         user = os.geteuid()
         try:
             return user in (0, self.folder.stat().st_uid)
-        except FileNotFoundError:  # somebody else has just cleared up
+        except FileNotFoundError:  # another process has just cleaned up
             return False
 
     def remove(self) -> None:
-        """Remove the note, and leave alone what it is about."""
+        """Remove the note, but not the resource."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
 def note(kind: Kind, target: Path) -> Iterator[Note]:
-    """Keep a note within the block: if this process is killed, `target` is known to others.
+    """Keep a note within the block, so that others find `target` if this process is killed.
 
     Args:
-        kind: what is to be done about `target`.
-        target: a folder, which may be made later.
+        kind: the kind of `target`, which determines the clean-up.
+        target: a folder, which may be created later.
     """
     written = Note(_notes_folder() / f"{os.getpid()}-{secrets.token_hex(3)}")
     written.folder.mkdir(parents=True)
@@ -82,11 +82,11 @@ def note(kind: Kind, target: Path) -> Iterator[Note]:
 
 @contextmanager
 def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """Make a folder for the block, which is also removed if this process is killed in it.
+    """Create a temporary folder for the block; a later process removes the folder after a kill.
 
     Args:
-        prefix: how its name begins.
-        parent: where it is made; None: the system's folder for temporary files.
+        prefix: prefix of the folder's name.
+        parent: the parent folder; None: the system's folder for temporary files.
     """
     path = (parent or Path(tempfile.gettempdir())) / (prefix + secrets.token_hex(4))
     with note(Kind.TEMPORARY, path):
@@ -98,12 +98,12 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def abandoned_notes() -> list[Note]:
-    """Give the notes of processes that are gone."""
+    """Return the notes of processes that have ended."""
     return [written for written in _all_notes() if written.is_abandoned()]
 
 
 def forget(target: Path) -> None:
-    """Remove all notes about `target`, whichever process wrote them."""
+    """Remove all notes about `target`, by any process."""
     for written in _all_notes():
         if target in (written.target(kind) for kind in Kind):
             written.remove()

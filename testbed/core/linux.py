@@ -1,7 +1,7 @@
-"""Linux system calls that Python's standard library lacks; each raises OSError with its name.
+"""Linux system calls that Python's standard library lacks; each OSError names the call.
 
-The module imports only the standard library: `testbed.core.sandbox` needs it before anything else.
-Names and numbers of constants are those of the kernel's headers.
+The module imports only the standard library, because `testbed.core.sandbox` imports the module
+first. Names and numbers of constants are those of the kernel's headers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PTRACE_TRACEME = 0
 STACK_ALIGNMENT = 16  # System V ABI for x86-64; AArch64 requires the same
 
 _libc = ctypes.CDLL(None, use_errno=True)
-if sys.platform == "linux":  # elsewhere the module is imported too, for testbed vm, but not used
+if sys.platform == "linux":  # other systems import the module for testbed vm, without using it
     _libc.mount.argtypes = [
         ctypes.c_char_p,
         ctypes.c_char_p,
@@ -211,7 +211,7 @@ def drop_bounding_set() -> None:
 
 
 def capset_none() -> None:
-    """Give up all capabilities of the calling thread.
+    """Return up all capabilities of the calling thread.
 
     Raises:
         OSError: The kernel refuses the call.

@@ -1,4 +1,4 @@
-"""The user's cache folder: guest kernels, and one folder per guest that runs."""
+"""Locate the user's cache folder, which holds guest kernels and the folders of running guests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from testbed.core.errors import InputError, MachineError
 
 
 def cache_dir() -> Path:
-    """Find the cache folder, and make the folder if it is missing.
+    """Return the cache folder; create the folder if missing.
 
     The folder is ``$TESTBED_CACHE``, or ``testbed`` below ``$XDG_CACHE_HOME`` (``~/.cache``).
 
     Raises:
-        InputError: The path has a blank, which the guest kernel's command line cannot carry.
-        MachineError: The folder cannot be written.
+        InputError: The path contains a space, which the guest kernel's command line cannot carry.
+        MachineError: The folder is not writable.
     """
     path = _configured_path().absolute()
     if any(character.isspace() for character in str(path)):

@@ -1,12 +1,12 @@
-"""Start a program that can write only to some folders of this machine, and has no network.
+"""Run a program with write access to some folders of this machine only, and without a network.
 
 usage: python -IS sandbox.py STARTER MEMORY_BYTES FOLDER ... -- PROGRAM ARGUMENT ...
 
 In a new mount namespace every file system is read-only except the FOLDERs and (unless MEMORY_BYTES
-is 0) a new /dev/shm of that size. In a new network namespace there is nothing but a loopback
-interface that is down. For a user who is not root, both are made in a new user namespace. Where the
-system does not allow this, a line on standard error says so, and the program starts unconfined. The
-program is killed when its parent, the process STARTER, ends.
+is 0) a new /dev/shm of that size. A new network namespace contains only a loopback interface that
+is down. For a user who is not root, both are created in a new user namespace. Where the system does
+not allow this, a line on standard error says so, and the program starts unconfined. The program is
+killed when its parent, the process STARTER, ends.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Started by path and isolated (-IS), so that no module of the user's can take the place of one
-    # of the standard library. The testbed comes last on the path, for the system calls alone.
+    # The file is started by path and isolated (-IS), so that a user's module cannot replace a
+    # module of the standard library. The testbed is last on the path, and needed only for the
+    # system calls.
     sys.path.append(str(Path(__file__).parents[2]))
 
 from testbed.core import linux
@@ -43,14 +44,14 @@ def _enter_namespaces() -> None:
 
 
 def confine(memory_bytes: int, folders: list[str]) -> None:
-    """Confine the calling process for good.
+    """Confine the calling process permanently.
 
     Args:
         memory_bytes: The size of a new /dev/shm; 0 makes none.
         folders: The only folders that stay writable.
 
     Raises:
-        OSError: The system does not allow it.
+            OSError: The system does not allow the confinement.
     """
     _enter_namespaces()
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
@@ -67,14 +68,14 @@ def confine(memory_bytes: int, folders: list[str]) -> None:
 
 
 def why_not(memory_bytes: int, folders: list[str]) -> str:
-    """Try `confine` in a child process, as a failure half-way leaves broken namespaces behind.
+    """Try `confine` in a child process, because a partial failure leaves broken namespaces behind.
 
     Args:
         memory_bytes: As of `confine`.
         folders: As of `confine`.
 
     Returns:
-        Why this process cannot be confined; empty if it can.
+            Why this process cannot be confined; empty if confinement works.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -94,10 +95,10 @@ def why_not(memory_bytes: int, folders: list[str]) -> str:
 
 
 def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]) -> None:
-    """Confine the calling process, and become `program`.
+    """Confine the calling process, and execute `program`.
 
     Args:
-        starter: The process id of the parent, with which the program ends.
+            starter: The process id of the parent; the program is killed when the parent ends.
         memory_bytes: As of `confine`.
         folders: As of `confine`.
         program: The program and its arguments.
@@ -108,7 +109,7 @@ def main(starter: int, memory_bytes: int, folders: list[str], program: list[str]
     else:
         confine(memory_bytes, folders)
 
-    os.chdir("/")  # the root as it is mounted now
+    os.chdir("/")  # re-resolve the root after the mounts
     linux.die_with_parent()
     starter_lives = os.getppid() == starter
     if starter_lives:

@@ -1,9 +1,9 @@
 """Quantities with units as people write them, in bit/s, ns, bytes and probabilities from 0 to 1.
 
 Text is read exactly: ``8.2 ms`` is 8 200 000 ns, and a value that is not a whole number of the base
-unit is refused. A number without a unit is refused too, except zero. The annotated types `Rate`,
-`Time`, `Size` and `Probability` do this in pydantic models; their JSON form is text that reads back
-to the same value.
+unit is rejected. A number without a unit is rejected too, except zero. The annotated types `Rate`,
+`Time`, `Size` and `Probability` apply these rules in pydantic models; their JSON form is text that
+reads back to the same value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^0-9.\s].*?)?\s*")
 
 
 class UnitError(ValueError):
-    """A text is not the quantity that it should be: `what` is wrong, and the `remedy`."""
+    """A text is not a valid quantity: `what` states the error, `remedy` the expected form."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
         self.what = what
@@ -33,16 +33,16 @@ class UnitError(ValueError):
 
 @dataclass(frozen=True)
 class Quantity:
-    """A kind of quantity.
+    """A kind of quantity, such as a rate or a time.
 
     Attributes:
-        name: What the quantity is called in messages.
+        name: Name of the quantity in messages.
         base: The base unit.
-        example: A value as people write it.
-        units: The units that are written and listed, smallest first, in base units.
-        synonyms: More names that are read, and the unit that each one means.
-        ignore_case: Whether upper and lower case of a unit are the same.
-        whole: Whether exact text has only whole numbers: 1536 B, not 1.5 KiB.
+        example: An example value as people write it.
+        units: Size of each canonical unit in base units, smallest first.
+        synonyms: Additional accepted unit names, with the canonical unit of each.
+        ignore_case: Whether unit names are case-insensitive.
+        whole: Whether exact text uses only whole numbers: 1536 B, not 1.5 KiB.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Quantity:
 
     @property
     def remedy(self) -> str:
-        """How to write this quantity."""
+        """Message that explains how to write this quantity."""
         units = ", ".join(self.units)
         return f"write a number and a unit, such as {self.example}; the units are {units}"
 
     def exact(self, value: object) -> Fraction:
-        """The value of a text in base units.
+        """Return the value of a text in base units.
 
         Raises:
             UnitError: The text is not a non-negative number with a unit of this quantity (zero
@@ -88,7 +88,7 @@ class Quantity:
         return number * factor
 
     def read(self, value: object) -> int:
-        """The value of a text as a whole number of base units, at most 2^63 - 1.
+        """Return the value of a text as a whole number of base units, at most 2^63 - 1.
 
         Raises:
             UnitError: As `exact`, or the value is too large or not a whole number of base units.
@@ -101,11 +101,11 @@ class Quantity:
         return int(result)
 
     def write(self, value: int, digits: int | None = None) -> str:
-        """Write `value` base units as text in the largest unit that fits.
+        """Return `value` base units as text in the largest unit that fits.
 
         Args:
             value: The number of base units.
-            digits: The significant digits to round to, for people; None writes exact text.
+            digits: Number of significant digits, for readable text; None: exact text.
         """
         unit = next(iter(self.units))
         for larger_unit, factor in self.units.items():
@@ -118,7 +118,7 @@ class Quantity:
         return f"{_decimal(number, digits)} {unit}"
 
     def _factor(self, unit: str) -> int | None:
-        """How many base units `unit`, or a unit that it is a synonym of, has."""
+        """Return the size of `unit`, or of its canonical unit, in base units; None if unknown."""
         factors = dict(self.units)
         for synonym, meant in self.synonyms.items():
             factors[synonym] = self.units[meant]
@@ -134,9 +134,9 @@ class Quantity:
 
 
 def _decimal(number: Fraction, digits: int | None) -> str:
-    """Plain decimal text of `number`, exact or rounded to `digits` significant digits.
+    """Return plain decimal text of `number`, exact or rounded to `digits` significant digits.
 
-    The decimal expansion of a number to be written exactly must end.
+    For exact text, the decimal expansion of `number` must be finite.
     """
     if digits is not None:
         scientific = f"{float(number):.{digits - 1}e}"
@@ -157,7 +157,7 @@ def _decimal(number: Fraction, digits: int | None) -> str:
 
 
 def _rate_synonyms() -> dict[str, str]:
-    """Other names of the units of a rate: ``Gbit``, ``Gbits/s`` and ``Gbps`` are ``Gbit/s``."""
+    """Return synonyms of the units of a rate: ``Gbit``, ``Gbits/s`` and ``Gbps`` are ``Gbit/s``."""
     synonyms: dict[str, str] = {}
     for prefix in ("", "k", "M", "G", "T"):
         for name in ("bit", "bits/s", "bps"):
@@ -209,7 +209,7 @@ PERCENTAGE = Quantity(
 
 
 def parse_rate(value: object) -> int:
-    """Read bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps``.
+    """Return the rate in bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps``.
 
     A rate is always in bits, and prefixes are powers of 1000.
 
@@ -225,7 +225,7 @@ def parse_rate(value: object) -> int:
 
 
 def parse_time(value: object) -> int:
-    """Read nanoseconds of a text such as ``8.2 ms``.
+    """Return the nanoseconds of a text such as ``8.2 ms``.
 
     Raises:
         UnitError: The text is not a time.
@@ -234,7 +234,7 @@ def parse_time(value: object) -> int:
 
 
 def parse_size(value: object) -> int:
-    """Read bytes of a text such as ``4 KiB`` (1024) or ``16 MB`` (1000 x 1000).
+    """Return the bytes of a text such as ``4 KiB`` (1024) or ``16 MB`` (1000 x 1000).
 
     Raises:
         UnitError: The text is not a size.
@@ -243,7 +243,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_probability(value: object) -> float:
-    """Read a probability from 0 to 1 of a percentage such as ``0.001 %``.
+    """Return the probability from 0 to 1 of a percentage such as ``0.001 %``.
 
     Raises:
         UnitError: The text is not a percentage from 0 to 100.
@@ -255,35 +255,35 @@ def parse_probability(value: object) -> float:
 
 
 def format_rate(value: int, digits: int | None = None) -> str:
-    """Write `value` bit/s as text; exact, or with `digits` significant digits."""
+    """Return `value` bit/s as text, exact or with `digits` significant digits."""
     return RATE.write(value, digits)
 
 
 def format_time(value: int, digits: int | None = None) -> str:
-    """Write `value` ns as text; exact, or with `digits` significant digits."""
+    """Return `value` ns as text, exact or with `digits` significant digits."""
     return TIME.write(value, digits)
 
 
 def format_size(value: int, digits: int | None = None) -> str:
-    """Write `value` bytes as text in powers of 1024; exact, or with `digits` significant digits."""
+    """Return `value` bytes as text in powers of 1024, exact or with `digits` significant digits."""
     return SIZE.write(value, digits)
 
 
 def format_decimal_size(value: int, digits: int | None = None) -> str:
-    """Write `value` bytes as text in powers of 1000; exact, or with `digits` significant digits."""
+    """Return `value` bytes as text in powers of 1000, exact or with `digits` significant digits."""
     return THOUSANDS.write(value, digits)
 
 
 def format_probability(value: float, digits: int | None = None) -> str:
-    """Write a probability as a percentage; exact, or with `digits` significant digits."""
+    """Return a probability as a percentage, exact or with `digits` significant digits."""
     percent = Fraction(repr(value)) * 100
     return f"{_decimal(percent, digits)} %"
 
 
 def format_figure(value: float, digits: int = 5) -> str:
-    """Write a number with `digits` significant digits, and never fewer than those before the point.
+    """Return a number with at least `digits` significant digits, and all digits before the point.
 
-    Examples with five: 0.0061245, 116.14, 12521021.
+    Examples with five digits: 0.0061245, 116.14, 12521021.
     """
     text = f"{value:.{digits}g}"
     if "e+" in text:
@@ -292,7 +292,7 @@ def format_figure(value: float, digits: int = 5) -> str:
 
 
 def format_cell(value: object) -> str:
-    """Write any value as the text of a table's cell; "-" for one that is missing."""
+    """Return any value as the text of a table cell; "-" for a missing value."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -301,7 +301,7 @@ def format_cell(value: object) -> str:
 
 
 def pattern(quantity: Quantity) -> str:
-    """Write the regular expression of texts with a unit of `quantity`, as JSON schema has them."""
+    """Return the regular expression of texts with a unit of `quantity`, for JSON schemas."""
     unit_patterns: list[str] = []
     for unit in (*quantity.units, *quantity.synonyms):
         unit_pattern = re.escape(unit)
@@ -318,7 +318,7 @@ def _either_case(letter: re.Match[str]) -> str:
 
 
 def schema(quantity: Quantity, zero: bool = True) -> WithJsonSchema:
-    """Make the JSON schema of a text with a unit of `quantity`; a bare 0 is one too if `zero`."""
+    """Return the JSON schema of a text with a unit of `quantity`; with `zero`, also of a bare 0."""
     text_schema: dict[str, Any] = {
         "title": quantity.name,
         "description": quantity.remedy,

@@ -57,7 +57,6 @@ def code_for_guests(
         MachineError: a module cannot be imported, so the bundle cannot be created.
     """
     project = Path(testbed.__file__).parent.parent
-
     # A guest could not store compiled files. Ranks read the script of their workload, which takes
     # virtual time. With the compiled files in place, ranks read the same files in every run.
     for folder in ("testbed", "workloads"):

@@ -54,7 +54,6 @@ ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
 }
-
 # $1: the control group; $2...: folders below OWN_FOLDERS that the command needs; then -- and the
 # command. The first process of the namespaces waits for the command and for orphaned processes.
 # /etc is a copy-on-write layer (Docker's daemon writes a key there). AppArmor is hidden, because

@@ -39,21 +39,19 @@ Clock = Literal["virtual", "real"]
 
 # Virtual time starts at 2025-01-01T00:00:00Z, so that the records of runs can be compared directly.
 EPOCH_NS = 1_735_689_600 * 10**9
-
-# Idle 20 ms slices before the kernel preempts a process. With fewer slices the order of processes
-# depends on the speed of the machine, and runs differ by microseconds.
+# 20 ms slices without progress before the kernel preempts a process. With fewer, process order
+# depends on the machine's speed, and runs differ by microseconds.
 PATIENCE_SLICES = 100
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
-MEMORY_SLACK = 2**26  # bytes of the file system that the kernel needs besides the guest's memory
+MEMORY_SLACK = 2**26  # bytes for metadata of the file system that holds the memory
 HIDDEN = (Path("/tmp"), Path("/run"), SHM)  # the guest has separate ones
-
 # glibc registers an area of its heap for restartable sequences (rseq); Linux kills a process that
 # has unmapped the area. The heap of a static kernel program lies where the guest's processes have
 # memory.
 NO_RSEQ = "glibc.pthread.rseq=0"
-UML_VARIABLES = ("TMP", "TEMP")  # unset, because UML prefers them to TMPDIR
+UML_VARIABLES = ("TMP", "TEMP")  # fallbacks of TMPDIR; only TMPDIR should name the folder
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,6 @@ def start_guest(spec: GuestSpec) -> Iterator[Guest]:
             yield Guest(process, spec.writable, spec.clock_file)
         finally:
             kill_session(process.pid, await_memory=False)
-
             # The kernel takes some tenths of a second to release its memory; the program waits for
             # that only at exit.
             threading.Thread(target=process.wait).start()

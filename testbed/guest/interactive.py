@@ -16,7 +16,6 @@ from testbed.guest.kernel import Kernel
 
 POLL_S = 0.02
 POWER_OFF = "reboot: Power down"  # the kernel's last message
-
 # The guest's first console is the terminal. It becomes the shell's controlling terminal, so that
 # Ctrl-C reaches the shell's jobs.
 SHELL = ["setsid", "--ctty", "--wait", "sh", "-c", "exec bash -i <>/dev/tty0 >&0 2>&1"]

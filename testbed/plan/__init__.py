@@ -1,1 +1,1 @@
-"""Resolve a topology, a workload and options into a `Plan`, a run in base units."""
+"""Resolve a topology, a workload and options into a `Plan`, which holds a run in base units."""

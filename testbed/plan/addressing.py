@@ -22,12 +22,12 @@ from testbed.spec.topology import MAX_TCP_BUFFER, Datacenter, Topology
 from testbed.spec.wan import GilbertElliott, Link, LinkDirection, QueueLength
 
 ETHERNET_BYTES = 14
-NIC_TRANSMIT_PACKETS = 1_000_000  # of the sender's own NIC, which never drops
+NIC_TRANSMIT_PACKETS = 1_000_000  # queue of the sender's NIC, which never drops
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 WAN_ADDRESSES = IPv4Address("172.16.0.0")
-LEAST_WAN_PACKETS = 64  # of a WAN queue that was not written
-OFFLOAD_BYTES = 64 * 1024  # what a host with segmentation offload hands over at once
-LEAST_QUEUED = 16  # of these, with offload, a WAN queue holds
+LEAST_WAN_PACKETS = 64  # minimum default length of a WAN queue
+OFFLOAD_BYTES = 64 * 1024  # largest burst of a host with segmentation offload
+LEAST_QUEUED = 16  # minimum number of such bursts that a WAN queue holds
 LEAST_TCP_BUFFER = 16 * 2**20
 TCP_BUFFER_BDPS = 4
 BIT_NS_PER_BYTE_S = 8 * 10**9
@@ -35,7 +35,7 @@ ECMP_SEEDS = 2**32 - 1
 
 
 def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
-    """Resolve `topology` for a run whose random elements have seeds derived from `seed`."""
+    """Return the resolved network of `topology`, with random seeds derived from `seed`."""
     frame = topology.mtu + ETHERNET_BYTES
     links = topology.links
     sites = topology.sites
@@ -87,7 +87,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
 
 
 def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
-    """The weights of links by the source and target of each direction."""
+    """Return the routing weight of each link direction, by source and target."""
     weights: dict[tuple[str, str], int] = {}
     for link in links:
         forward = link.forward
@@ -101,7 +101,7 @@ def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
 def _tcp(
     topology: Topology, wan: Sequence[model.WanLink], changes: Sequence[model.Change]
 ) -> model.Tcp:
-    """The TCP settings of hosts; an automatic buffer has the least size for now."""
+    """Return the TCP settings of hosts; an automatic buffer gets its minimum size for now."""
     settings = topology.tcp
     buffer_bytes = LEAST_TCP_BUFFER
     if isinstance(settings.buffer, int):
@@ -120,17 +120,18 @@ def _tcp(
 def _packets_per_skb(
     offload: str, mtu: int, wan: Sequence[model.WanLink], changes: Sequence[model.Change]
 ) -> int:
-    """The number of packets that a host hands over at once.
+    """Return the number of packets per burst (skb) that a host sends.
 
-    64 KiB worth where links treat all packets alike, else 1: impairments and drops are per packet,
-    and transfers in the background fill queues. Less than 64 KiB where a WAN queue is so short that
-    it would hold but a few of such bursts: a queue counts each burst as if the burst were full.
+    The result is 64 KiB worth of packets where links treat all packets alike, else 1: impairments
+    and drops apply to single packets, and background transfers fill queues. The result is less than
+    64 KiB where a WAN queue would hold only a few bursts, because a queue counts each burst as a
+    full burst.
 
     Args:
-        offload: as written: on, off or auto.
+        offload: the setting: on, off or auto.
         mtu: bytes of a packet.
-        wan: the links as they are at first.
-        changes: what happens during a run.
+        wan: the initial links.
+        changes: changes during the run.
     """
     if offload == "off":
         return 1
@@ -150,7 +151,7 @@ def _packets_per_skb(
 def _directions(
     wan: Sequence[model.WanLink], changes: Sequence[model.Change]
 ) -> Iterator[model.Direction]:
-    """Every direction of every link, as it is at first and after each change."""
+    """Yield every direction of every link, in the initial state and after each change."""
     for link in wan:
         yield from link.directions
     for change in changes:
@@ -159,7 +160,7 @@ def _directions(
 
 
 def _treats_packets_singly(direction: model.Direction) -> bool:
-    """Whether `direction` may drop, mark, delay or change one packet but not its neighbour."""
+    """Return whether `direction` may drop, mark, delay or reorder single packets of a burst."""
     fibre = direction.fibre
     if direction.bottleneck.discipline != "drop-tail":
         return True
@@ -169,9 +170,9 @@ def _treats_packets_singly(direction: model.Direction) -> bool:
 
 
 def auto_tcp_buffer(network: model.Network) -> int:
-    """Bytes: 4 x the largest product of RTT and least rate over all pairs of hosts.
+    """Return the TCP buffer in bytes: 4 x the largest RTT x lowest rate of all host pairs.
 
-    From 16 MiB to 1 GiB. Where links change, of their largest rates and delays.
+    The result is from 16 MiB to 1 GiB. Where links change, their highest rates and delays count.
     """
     first_hosts = network.first_hosts()
     largest = 0  # bits x 10^9
@@ -190,9 +191,14 @@ def auto_tcp_buffer(network: model.Network) -> int:
 
 
 def rtt_ns(network: model.Network, a: model.Host, b: model.Host) -> int:
-    """The propagation there and back between two hosts with the NICs of `a` and `b`.
+    """Return the propagation RTT in ns between two hosts with the NICs of `a` and `b`.
 
-    The hosts may be the same; the result is then that of two such hosts on one switch.
+    If `a` and `b` are the same host, return the RTT of two such hosts on one switch.
+
+    Args:
+        network: the network.
+        a: the first host.
+        b: the second host.
     """
     total_ns = a.nic_delay_ns + b.nic_delay_ns
 
@@ -208,7 +214,7 @@ def rtt_ns(network: model.Network, a: model.Host, b: model.Host) -> int:
 def _hosts(
     dc_number: int, dc_name: str, site: Datacenter, frame: int, seed: int
 ) -> Iterator[model.Host]:
-    """The hosts of a datacenter; `frame` is the bytes of a full frame."""
+    """Yield the hosts of a datacenter; `frame` is the size of a full frame in bytes."""
     nic = site.nic
     for host_number, attachment in enumerate(fabric.attachments(dc_number, site)):
         name = f"{dc_name}-h{host_number}"
@@ -234,7 +240,7 @@ def _datacenter(
     frame: int,
     seed: int,
 ) -> model.Datacenter:
-    """A datacenter with those of `hosts` that are its own; `frame` is the bytes of a full frame."""
+    """Return a datacenter with its hosts from `hosts`; `frame` is the bytes of a full frame."""
     return model.Datacenter(
         name=name,
         location=site.location,
@@ -248,14 +254,14 @@ def _datacenter(
 
 
 def _wan_link(number: int, link: Link, frame: int, seed: int, at_ns: int = 0) -> model.WanLink:
-    """Link `number` as it is from `at_ns` on; a link that changes gets new seeds.
+    """Return WAN link `number` in its state from `at_ns` on; a changed link gets new seeds.
 
     Args:
-        number: of the link in the topology.
-        link: as written.
+        number: index of the link in the topology.
+        link: the link in the topology.
         frame: bytes of a full frame.
-        seed: of the run.
-        at_ns: time of a change; 0: none.
+        seed: seed of the run.
+        at_ns: time of the change; 0: the initial state.
     """
     seed_suffix = f"@{at_ns}" if at_ns else ""
     rtt = link.forward.delay + link.backward.delay

@@ -1,4 +1,4 @@
-"""Estimate the memory that a run needs, and after how long one of its operations counts as hung."""
+"""Estimate the memory that a run needs, and the time after which an operation counts as hung."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from testbed.plan.model import CAPTURE_BUFFER_BYTES, Bottleneck, Isolation, Netw
 from testbed.spec.workload import Workload
 
 MIB, GIB = 2**20, 2**30
-LEAST_HOST_MEMORY = GIB  # the limit of a host, unless its ranks need more
-PYTHON_MEMORY = 16 * MIB  # of an interpreter that has imported nothing: no rank gets by with less
+LEAST_HOST_MEMORY = GIB  # minimum limit of a host
+PYTHON_MEMORY = 16 * MIB  # of an interpreter without imports: the minimum for a rank
 GUEST_BASE_MEMORY = GIB
 DOCKER_MEMORY = GIB
 RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
-IMAGE_COPIES = 2  # in the guest: the tar, and the layers that Docker unpacks from it
+IMAGE_COPIES = 2  # in the guest: the tar, and the layers that Docker unpacks
 TENSORS_PER_RANK = 4
 
 NS_PER_S = 10**9
@@ -29,19 +29,19 @@ LEAST_TIMEOUT_S = 60
 TIMEOUT_RTTS = 1000
 TIMEOUT_OPERATIONS = 20
 GLOO_BYTES_PER_RTT = 2 * MIB  # gloo's window
-OUTAGE_LENGTHS = 3  # TCP tries again after waits that double
-LONGEST_PAUSES = 4  # for how many times the longest pause of one rank the others wait
+OUTAGE_LENGTHS = 3  # multiple of an outage, because TCP's retransmission timeout doubles
+LONGEST_PAUSES = 4  # multiple of the longest pause of a rank
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """The memory of a run in bytes.
+    """Memory of a run in bytes.
 
     Attributes:
         hosts: number of hosts.
-        host_bytes: what the ranks of one host use.
-        host_limit_bytes: what one host may use.
-        base_bytes: what the guest uses besides its hosts.
+        host_bytes: estimated memory of the ranks of one host.
+        host_limit_bytes: memory limit of one host.
+        base_bytes: memory of the guest without its hosts.
     """
 
     hosts: int
@@ -51,7 +51,7 @@ class MemoryBudget:
 
     @property
     def guest_bytes(self) -> int:
-        """The memory of a guest that carries all hosts."""
+        """Memory of a guest with all hosts."""
         return self.base_bytes + self.hosts * self.host_bytes
 
 
@@ -67,12 +67,12 @@ def memory_budget(
     """Estimate the memory of a run.
 
     Args:
-        workload: what each host runs.
+        workload: the workload of each host.
         hosts: number of hosts.
-        isolation: of the hosts.
+        isolation: how hosts are isolated.
         captured_interfaces: number of interfaces whose packets are captured.
         image: tar of the containers' image, if there is one.
-        host_limit_bytes: limit of one host, obeyed as it is; None: what the ranks of a host need,
+        host_limit_bytes: memory limit of one host; None: the estimated memory of the host's ranks,
             at least 1 GiB.
 
     Raises:
@@ -91,7 +91,7 @@ def memory_budget(
 
 
 def _guest_base_bytes(isolation: Isolation, captured_interfaces: int, image: Path | None) -> int:
-    """Bytes that a guest uses besides its hosts."""
+    """Return the memory in bytes of a guest without its hosts."""
     base_bytes = GUEST_BASE_MEMORY + captured_interfaces * CAPTURE_BUFFER_BYTES
     if isolation == "container":
         base_bytes += DOCKER_MEMORY
@@ -112,13 +112,13 @@ def _check_host_limit(limit_bytes: int) -> None:
 def check_memory(
     budget: MemoryBudget, machine_bytes: int, *, isolation: Isolation, where: Where
 ) -> None:
-    """Refuse a run that this machine has too little memory for.
+    """Reject a run that needs more memory than this machine has.
 
     Args:
-        budget: what the run needs.
+        budget: the memory of the run.
         machine_bytes: memory of this machine.
-        isolation: of the hosts, for the advice.
-        where: whether the run has a guest, for the advice.
+        isolation: how hosts are isolated, for the advice.
+        where: whether the run uses a guest, for the advice.
 
     Raises:
         InputError: `budget` exceeds `machine_bytes`.
@@ -143,20 +143,20 @@ def check_memory(
 
 
 def machine_memory() -> int:
-    """Bytes of this machine's memory."""
+    """Return the size of this machine's memory in bytes."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     return page_bytes * os.sysconf("SC_PHYS_PAGES")
 
 
 def run_timeout_s(network: Network, workload: Workload, ranks: int) -> int:
-    """Seconds after which an operation of a run counts as hung.
+    """Return the time in s after which an operation of a run counts as hung.
 
-    The sum of the timeout in the worst state that the network goes through, three times the longest
-    outage of a link, and four times the workload's longest pause.
+    The result is the sum of the timeout in the slowest state of the network, three times the
+    longest outage of a link, and four times the workload's longest pause.
 
     Args:
-        network: with the changes that happen during the run.
-        workload: what runs.
+        network: the network, including changes during the run.
+        workload: the workload.
         ranks: number of ranks.
     """
     tensor_bytes = workload.largest_tensor_bytes(ranks)
@@ -170,13 +170,14 @@ def run_timeout_s(network: Network, workload: Workload, ranks: int) -> int:
 
 
 def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
-    """Seconds after which an operation counts as hung: generous for the slowest path of `network`.
+    """Return the time in s after which an operation counts as hung on the slowest path.
 
-    The largest of 60 s, 1000 RTTs, and 20 times an estimate of a ring all-reduce: twice the tensor
-    through the slowest bottleneck, two RTTs per rank, and one RTT per 2 MiB, gloo's window.
+    The result is the largest of 60 s, 1000 RTTs, and 20 times an estimate of a ring all-reduce:
+    twice the tensor through the slowest bottleneck, two RTTs per rank, and one RTT per 2 MiB,
+    gloo's window.
 
     Args:
-        network: its changes are ignored.
+        network: the network; changes are ignored.
         tensor_bytes: size of the tensor.
         ranks: number of ranks.
     """
@@ -196,14 +197,14 @@ def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
 
 
 def _longest_rtt_ns(network: Network) -> int:
-    """The longest RTT in ns between the first hosts of any two datacenters."""
+    """Return the longest RTT in ns between the first hosts of any two datacenters."""
     first_hosts = network.first_hosts()
     pairs = product(first_hosts, first_hosts)
     return max(rtt_ns(network, a, b) for a, b in pairs)
 
 
 def _bottlenecks(network: Network) -> Iterator[Bottleneck]:
-    """The transmitters of hosts, WAN links and cables of fabrics."""
+    """Yield the bottlenecks of hosts, WAN links and fabric cables."""
     for host in network.hosts:
         yield host.nic_up
 

@@ -14,20 +14,20 @@ class CapturePoint:
     """An interface where packets are captured.
 
     `wan`: a border router's port into WAN link `what`. `lan`: a port of a border router towards its
-    datacenter; only what comes in is kept, and shows when a packet joins the queue of the WAN link.
-    `nic`: a host's interface.
+    datacenter; only incoming packets are kept, and show when a packet enters the queue of the WAN
+    link. `nic`: a host's interface.
     """
 
     kind: Literal["wan", "lan", "nic"]
-    what: str  # WAN link, or lan or nic
-    at: str  # datacenter, or host
+    what: str  # key of the WAN link, or lan or nic
+    at: str  # datacenter or host
     node: str
     mac: str
-    interface: str = ""  # of a cable of a fabric; empty: the network names the interface
+    interface: str = ""  # of a fabric cable; empty: the name is defined by the network
 
 
 def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
-    """The interfaces where a run on `network` captures."""
+    """Return the interfaces where a run on `network` captures packets."""
     if capture == "none":
         return []
 
@@ -44,7 +44,7 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
 
 
 def _wan_points(network: Network) -> Iterator[CapturePoint]:
-    """Both ends of every WAN link."""
+    """Yield the capture points at both ends of every WAN link."""
     for link in network.wan:
         for direction in link.directions:
             dc = direction.source
@@ -54,7 +54,7 @@ def _wan_points(network: Network) -> Iterator[CapturePoint]:
 
 
 def _lan_points(dc: Datacenter) -> Iterator[CapturePoint]:
-    """The border router's ports towards its switch, or towards its spines."""
+    """Yield the border router's ports towards its switch or spines."""
     if dc.fabric is None:
         (segment,) = dc.segments
         yield CapturePoint(

@@ -1,4 +1,4 @@
-"""Resolve the events of a topology into changes of links, routes, hosts and transfers, by time."""
+"""Resolve the events of a topology into timed changes of links, routes, hosts and transfers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed.spec.topology import Topology
 from testbed.spec.wan import Link
 
 NEVER = 2**64  # ns
-MOST_NAMED = 3  # links or hosts in a clause; of more, their number
+MOST_NAMED = 3  # links or hosts named in a clause; a longer list is given as a count
 CRASH_CLAUSES: dict[Crash | None, str] = {
     None: "back, its ranks start again",
     "ranks": "ranks are killed",
@@ -28,11 +28,11 @@ LinkBuilder = Callable[[Link, int], WanLink]
 
 @dataclass(frozen=True)
 class ChangePart:
-    """A part of the change at a time.
+    """One part of the change at a point in time.
 
     Attributes:
         at_ns: time of the change.
-        clauses: for people, one for each thing that happens.
+        clauses: descriptions for people, one per event.
         fields: values of fields of `plan.Change`.
     """
 
@@ -49,18 +49,18 @@ def resolve_changes(
     find_routes: RouteFinder,
     build_link: LinkBuilder,
 ) -> tuple[Change, ...]:
-    """The changes that a network goes through during a run, by time.
+    """Return the changes that a network undergoes during a run, sorted by time.
 
-    Routers avoid a link that has been down for `convergence`, and return to it when it has been up
-    for as long; where no path is left, they keep the one they have.
+    Routers avoid a link once the link has been down for `convergence`, and use the link again once
+    the link has been up for as long. Where no path is left, routers keep their route.
 
     Args:
-        topology: with the events.
-        hosts: as they are at first.
-        wan: the links as they are at first.
-        routes: the routes as they are at first.
-        find_routes: gives the best routes over some of `wan`.
-        build_link: gives a link that changes at a time in ns.
+        topology: the topology with its events.
+        hosts: the initial hosts.
+        wan: the initial links.
+        routes: the initial routes.
+        find_routes: returns the best routes over a subset of `wan`.
+        build_link: returns a link in its state from a time in ns on.
     """
     states = topology.states
     changed_links = _changed_links_by_time(topology.links, states, build_link)
@@ -81,7 +81,7 @@ def resolve_changes(
 
 
 def _joined(at_ns: int, parts: Sequence[ChangePart]) -> Change:
-    """The change that consists of `parts`."""
+    """Return the change that combines `parts`."""
     clauses: list[str] = []
     fields: dict[str, tuple[Any, ...]] = {}
     for part in parts:
@@ -93,7 +93,7 @@ def _joined(at_ns: int, parts: Sequence[ChangePart]) -> Change:
 def _link_parts(
     wan: Iterable[WanLink], changed: Mapping[int, Mapping[str, WanLink]]
 ) -> Iterator[ChangePart]:
-    """Parts for the links in `changed`, which has them by time and key."""
+    """Yield a part for each time in `changed`, which holds the changed links by time and key."""
     current = {link.key: link for link in wan}
     for at_ns, links in changed.items():
         yield ChangePart(
@@ -110,7 +110,7 @@ def _route_parts(
     find_routes: RouteFinder,
     avoided_by_time: Mapping[int, frozenset[str]],
 ) -> Iterator[ChangePart]:
-    """Parts for the routes that become others when the links that routers avoid do."""
+    """Yield a part for each time at which a change of the avoided links changes routes."""
     current = {route.ends: route for route in routes}
     avoided_before = frozenset[str]()
 
@@ -133,7 +133,7 @@ def _route_parts(
 
 
 def _host_parts(hosts: Iterable[Host], turns: Iterable[HostTurn]) -> Iterator[ChangePart]:
-    """Parts for hosts that crash or are back; `turns` are ordered by time."""
+    """Yield parts for hosts that crash or recover; `turns` are sorted by time."""
     current = {host.name: host for host in hosts}
     for at_ns, together in groupby(turns, key=attrgetter("at_ns")):
         crashes = {turn.host: turn.crash for turn in together}
@@ -162,7 +162,7 @@ def _host_parts(hosts: Iterable[Host], turns: Iterable[HostTurn]) -> Iterator[Ch
 
 
 def _host_clauses(names_by_crash: Mapping[Crash | None, Sequence[str]]) -> Iterator[str]:
-    """What happens to hosts, each clause with all hosts of which it is true."""
+    """Yield descriptions of host events, with all affected hosts in one clause."""
     for crash, clause in CRASH_CLAUSES.items():
         names = names_by_crash[crash]
         if names:
@@ -171,7 +171,7 @@ def _host_clauses(names_by_crash: Mapping[Crash | None, Sequence[str]]) -> Itera
 
 
 def _transfer_parts(turns: Iterable[TransferTurn]) -> Iterator[ChangePart]:
-    """Parts for transfers that begin; `turns` are ordered by time."""
+    """Yield parts for transfers that start; `turns` are sorted by time."""
     for at_ns, together in groupby(turns, key=attrgetter("at_ns")):
         transfers = tuple(_transfer(turn) for turn in together)
         yield ChangePart(
@@ -201,9 +201,9 @@ def _transfer_clause(transfer: Transfer) -> str:
 
 
 def outage_ns(network: Network) -> int:
-    """For how long a link of `network` is down at the longest; an endless outage does not count."""
+    """Return the longest finite outage of a link of `network` in ns."""
     longest_ns = 0
-    began_ns: dict[str, int] = {}  # of outages, by link
+    began_ns: dict[str, int] = {}  # start of the current outage, by link
 
     for change in network.changes:
         for link in change.links:
@@ -219,7 +219,7 @@ def outage_ns(network: Network) -> int:
 def _changed_links_by_time(
     links: Sequence[Link], states: Iterable[LinkState], build_link: LinkBuilder
 ) -> dict[int, dict[str, WanLink]]:
-    """The links that become others, by time in ns and by key."""
+    """Return the links that change, by time in ns and by key."""
     current = {link.key: (link, False) for link in links}
     changed: dict[int, dict[str, WanLink]] = {}
     for state in states:
@@ -241,7 +241,7 @@ def _changed_links_by_time(
 
 
 def _cut(link: WanLink) -> WanLink:
-    """`link` with both fibres cut."""
+    """Return `link` with both fibres cut."""
     forward = link.forward.with_cut_fibre()
     backward = link.backward.with_cut_fibre()
     return link.with_directions(forward, backward)
@@ -250,7 +250,7 @@ def _cut(link: WanLink) -> WanLink:
 def _avoided_links_by_time(
     wan: Iterable[WanLink], states: Sequence[LinkState], convergence_ns: int
 ) -> dict[int, frozenset[str]]:
-    """The keys of the links that routers avoid from a time in ns on."""
+    """Return the keys of the links that routers avoid, by the time in ns from which they do so."""
     flips: dict[int, list[tuple[str, bool]]] = {}
     for link in wan:
         spans = outages(states, link.key)
@@ -273,7 +273,7 @@ def _avoided_links_by_time(
 def _avoidance(
     spans: Iterable[tuple[int, int | None]], convergence_ns: int
 ) -> Iterator[tuple[int, bool]]:
-    """When routers begin (True) and cease (False) to avoid a link that is down during `spans`."""
+    """Yield when routers start (True) or stop (False) avoiding a link with outages `spans`."""
     turns: list[tuple[int, bool]] = []
     for begin_ns, end_ns in spans:
         turns.append((begin_ns, True))
@@ -292,7 +292,7 @@ def _avoidance(
 
 
 def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -> Iterator[str]:
-    """What is different on the links in `after`, each clause with all links of which it is true."""
+    """Yield the differences of the links in `after`, with all affected links in one clause."""
     keys_by_clause: dict[str, list[str]] = {}
     for key, link in after.items():
         old_link = before[key]
@@ -309,7 +309,7 @@ def _link_clauses(before: Mapping[str, WanLink], after: Mapping[str, WanLink]) -
 
 
 def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
-    """What is different on one link."""
+    """Yield the differences between two states of one link."""
     was_down = before.forward.fibre.cut
     is_down = after.forward.fibre.cut
     if is_down and not was_down:
@@ -319,7 +319,7 @@ def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
 
     forward = _differences(before.forward, after.forward)
     backward = _differences(before.backward, after.backward)
-    if not forward and not backward:  # a queue that is written; one in bdp follows the others
+    if not forward and not backward:  # a length in bdp follows the rest
         forward = _queue_difference(before.forward, after.forward)
         backward = _queue_difference(before.backward, after.backward)
 
@@ -335,7 +335,7 @@ def _clauses(before: WanLink, after: WanLink) -> Iterator[str]:
 
 
 def _hidden_difference(before: WanLink, after: WanLink) -> str:
-    """What is different on one link although all its settings read alike."""
+    """Return the difference between two states of a link whose settings have the same text."""
     losses_before = [direction.fibre.loss for direction in before.directions]
     losses_after = [direction.fibre.loss for direction in after.directions]
     if losses_before != losses_after:
@@ -344,7 +344,7 @@ def _hidden_difference(before: WanLink, after: WanLink) -> str:
 
 
 def _differences(before: Direction, after: Direction) -> list[str]:
-    """What is different in one direction, but for its queue."""
+    """Return the differences between two states of one direction, except its queue."""
     new_texts = _texts(after)
     differences: list[str] = []
     for name, old_text in _texts(before).items():
@@ -355,7 +355,7 @@ def _differences(before: Direction, after: Direction) -> list[str]:
 
 
 def _texts(direction: Direction) -> dict[str, str]:
-    """The settings of `direction` for people, by name."""
+    """Return the settings of `direction` as text, by name."""
     fibre = direction.fibre
     return {
         "rate": format_rate(direction.bottleneck.rate_bps, 4),
@@ -380,7 +380,7 @@ def _queue_difference(before: Direction, after: Direction) -> list[str]:
 
 
 def _route_clauses(before: frozenset[str], after: frozenset[str]) -> Iterator[str]:
-    """What routers do differently when they avoid the links `after` instead of `before`."""
+    """Yield how routes change when routers avoid the links `after` instead of `before`."""
     avoided = sorted(after - before)
     if avoided:
         links = _names(avoided, "links")
@@ -393,7 +393,7 @@ def _route_clauses(before: frozenset[str], after: frozenset[str]) -> Iterator[st
 
 
 def _names(names: Sequence[str], noun: str) -> str:
-    """A few names, or how many there are of more."""
+    """Return a short list of names, or the number of names with `noun`."""
     if len(names) > MOST_NAMED:
         return f"{len(names)} {noun}"
     return ", ".join(names)

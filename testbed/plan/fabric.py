@@ -12,25 +12,25 @@ from testbed.plan.seeds import mac, port, stable_seed
 from testbed.spec.topology import Datacenter, LeafSpine
 
 CABLES = IPv4Address("100.64.0.0")
-CABLE_ADDRESSES = 2**14  # of a datacenter: 63 x 64 + 64 cables have two each
+CABLE_ADDRESSES = 2**14  # per datacenter: 63 x 64 + 64 cables with two addresses each
 EVERYTHING = IPv4Network("0.0.0.0/0")
-HOSTS_PER_BLOCK = 250  # hosts whose addresses differ in the last number only
-LEAF_BLOCKS = 4  # such blocks in the subnet of a leaf
+HOSTS_PER_BLOCK = 250  # hosts whose addresses differ in the last octet only
+LEAF_BLOCKS = 4  # number of such blocks in the subnet of a leaf
 
 
 class Attachment(NamedTuple):
-    """Where a host is plugged in, and its address there."""
+    """Attachment point of a host, and the host's address there."""
 
     switch: str
     address: IPv4Interface
 
 
 def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
-    """The attachments of all hosts of a datacenter, in the order of the hosts.
+    """Return the attachments of all hosts of a datacenter, in the order of the hosts.
 
     Args:
-        dc_number: number of the datacenter in the topology.
-        site: what the datacenter is made of.
+        dc_number: index of the datacenter in the topology.
+        site: the datacenter in the topology.
     """
     if not isinstance(site.fabric, LeafSpine):
         return _switch_attachments(dc_number, site.hosts)
@@ -47,7 +47,7 @@ def attachments(dc_number: int, site: Datacenter) -> list[Attachment]:
 
 
 def _switch_attachments(dc_number: int, hosts: int) -> list[Attachment]:
-    """The attachments of all hosts of a datacenter with a single switch."""
+    """Return the attachments of all hosts of a datacenter with a single switch."""
     switch = f"d{dc_number}s"
     switch_attachments: list[Attachment] = []
     for host_number in range(hosts):
@@ -64,7 +64,7 @@ def _address(dc_number: int, first_block: int, host_number: int, prefix: int) ->
 
 
 def segments(dc_number: int, site: Datacenter) -> tuple[Segment, ...]:
-    """The subnets of datacenter number `dc_number`: one, or one for each leaf."""
+    """Return the subnets of datacenter `dc_number`: one, or one per leaf."""
     if not isinstance(site.fabric, LeafSpine):
         segment = Segment(
             switch=f"d{dc_number}s",
@@ -85,17 +85,18 @@ def _leaf_segment(dc_number: int, leaf: int) -> Segment:
 
 
 def leaf_spine(dc_number: int, name: str, site: Datacenter, frame: int, seed: int) -> Fabric | None:
-    """The fabric of a datacenter; None for a single switch.
+    """Return the fabric of a datacenter; None for a single switch.
 
     With H hosts of rate R on L leaves, S spines and an oversubscription O, a cable between leaf and
-    spine has ceil(H / L) R / (O S), and one between spine and border router L times that.
+    spine has rate ceil(H / L) R / (O S), and a cable between spine and border router has L times
+    that rate.
 
     Args:
-        dc_number: number of the datacenter in the topology.
-        name: name of the datacenter, which its seeds depend on.
-        site: what the datacenter is made of.
+        dc_number: index of the datacenter in the topology.
+        name: name of the datacenter, from which seeds are derived.
+        site: the datacenter in the topology.
         frame: bytes of a full frame.
-        seed: of the run.
+        seed: seed of the run.
     """
     fabric = site.fabric
     if not isinstance(fabric, LeafSpine):
@@ -132,14 +133,14 @@ def leaf_spine(dc_number: int, name: str, site: Datacenter, frame: int, seed: in
 
 
 def _uplink_bps(site: Datacenter, fabric: LeafSpine) -> int:
-    """The rate of a cable between a leaf and a spine."""
+    """Return the rate in bit/s of a cable between a leaf and a spine."""
     hosts_per_leaf = -(-site.hosts // fabric.leaves)
     downlinks_bps = hosts_per_leaf * site.nic.rate
     return int(downlinks_bps / (fabric.oversubscription * fabric.spines))
 
 
 def _end(dc_number: int, cable_number: int, side: int, *, node: str, far_node: str) -> FabricEnd:
-    """The end `side` (0 or 1) of a cable at `node`; its interface is named by both nodes."""
+    """Return end `side` (0 or 1) of a cable; the names of both nodes form the interface's name."""
     number = 2 * cable_number + side
     far_suffix = far_node.removeprefix(f"d{dc_number}")
     address = CABLES + dc_number * CABLE_ADDRESSES + number
@@ -157,10 +158,10 @@ def _routes(
     cables: Sequence[FabricCable],
     router: str,
 ) -> Iterator[FabricRoute]:
-    """Routes inside a leaf-spine fabric.
+    """Yield the routes inside a leaf-spine fabric.
 
-    Leaves send to any spine what is not for their hosts, spines to the right leaf or to the router,
-    and the router to any spine.
+    Leaves send packets for other subnets to any spine, spines send to the destination's leaf or to
+    the border router, and the router sends to any spine.
     """
     upwards: dict[str, list[IPv4Address]] = {}
     downwards: dict[tuple[str, str], IPv4Address] = {}
@@ -186,7 +187,7 @@ def _routes_down(
     downwards: Mapping[tuple[str, str], IPv4Address],
     router: str,
 ) -> Iterator[FabricRoute]:
-    """The routes of all spines, and then of the router, to the hosts of a leaf."""
+    """Yield the routes of all spines, then of the border router, to the hosts of a leaf."""
     subnet = segment.gateway.network
     for spine in spines:
         leaf_address = downwards[spine, segment.switch]

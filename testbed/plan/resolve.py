@@ -1,4 +1,4 @@
-"""Resolve a topology, a workload and options into the `Plan` of a run; refuse what cannot run."""
+"""Resolve a topology, a workload and options into the `Plan` of a run; reject impossible runs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def resolve(
     *,
     machine_memory_bytes: int | None = None,
 ) -> Plan:
-    """Make the plan of running `workload` on `topology`.
+    """Return the plan of running `workload` on `topology`.
 
     Args:
-        topology: the network to build.
-        workload: what runs on the network.
-        options: how to run; None: every option has its default.
+        topology: the network.
+        workload: the workload on the network.
+        options: options of the run; None: defaults.
         machine_memory_bytes: memory of this machine; None: ask the system.
 
     Raises:
-        InputError: the image cannot be used, the options contradict each other, or there is too
-            little memory.
+        InputError: the image cannot be used, the options contradict each other, or this machine has
+            too little memory.
     """
     if options is None:
         options = RunOptions()
@@ -128,7 +128,7 @@ def _check_image(image: Path, isolation: Isolation) -> None:
 
 
 def _check_host_names(network: Network, workload: Workload) -> None:
-    """Refuse a workload that names a host which `network` does not have."""
+    """Check that every host that the workload names exists in `network`."""
     known = [host.name for host in network.hosts]
     for name in workload.hosts_named:
         if name not in known:
@@ -137,7 +137,7 @@ def _check_host_names(network: Network, workload: Workload) -> None:
 
 
 def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:
-    """The ranks of all hosts, numbered host by host."""
+    """Return the ranks of all hosts, numbered host by host."""
     ranks: list[Rank] = []
     for host in network.hosts:
         for local_rank in range(ranks_per_host):
@@ -146,6 +146,6 @@ def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:
 
 
 def _readable_folders(workload: Workload, more: Sequence[Path]) -> tuple[str, ...]:
-    """The folders that `workload` needs, and `more`: absolute, sorted, each once."""
+    """Return the folders of `workload` and `more`, absolute, sorted and without duplicates."""
     folders = {str(folder.resolve()) for folder in (*workload.folders(), *more)}
     return tuple(sorted(folders))

@@ -12,14 +12,14 @@ Routing = Literal["delay", "hops", "weight"]
 
 
 class Cost(NamedTuple):
-    """The cost of a path. Costs are compared field by field; a field that does not count is 0."""
+    """Cost of a path. Costs are compared field by field; unused fields are 0."""
 
-    weight: int  # number of links or sum of weights
+    weight: int  # number of links, or sum of weights
     delay_ns: int
     links: int
 
     def plus(self, other: Cost) -> Cost:
-        """The cost of two paths in a row."""
+        """Return the cost of two consecutive paths."""
         return Cost(
             self.weight + other.weight,
             self.delay_ns + other.delay_ns,
@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A direction of a WAN link as routers see it."""
+    """A direction of a WAN link with its routing cost."""
 
     source: str
     target: str
@@ -47,22 +47,23 @@ def best_routes(
     multipath: bool = False,
     weights: dict[tuple[str, str], int] | None = None,
 ) -> tuple[Route, ...]:
-    """The next hops from every datacenter to every other one along the best path.
+    """Return the next hops between all pairs of datacenters along the best path.
 
-    The best path has the least one-way delay, the fewest links, or the least sum of weights. Of
-    several, the one of least delay and then of fewest links, then the next hop that is first in
-    `names`. With `multipath`, all next hops of paths that are equally good: of equal delay and as
-    many links, or of as many links, or of equal weight. Where there is no path, there is no route.
+    The best path has the lowest one-way delay, the fewest links, or the lowest sum of weights, as
+    `routing` says. Ties are broken by delay, then by number of links, then by the order of next
+    hops in `names`. With `multipath`, the route has the next hops of all equally good paths: of
+    equal delay and number of links, of equal number of links, or of equal weight. Pairs without a
+    path have no route.
 
     Args:
         wan: the links that may be used.
         names: all datacenters.
-        routing: what makes a path good.
-        multipath: whether all of several best paths are used.
-        weights: by source and target of a direction; 1 where there is none.
+        routing: the metric of a path.
+        multipath: whether a route uses all of several best paths.
+        weights: weight by source and target of a direction; 1 by default.
 
     Returns:
-        Routes ordered by destination and then by source, both in the order of `names`.
+        Routes sorted by destination and then by source, both in the order of `names`.
     """
     if not wan:
         return ()
@@ -99,7 +100,7 @@ def _edges(
     multipath: bool,
     weights: Mapping[tuple[str, str], int],
 ) -> Iterable[Edge]:
-    """Both directions of every link."""
+    """Return both directions of every link, with costs."""
     for link in wan:
         for direction in link.directions:
             source = direction.source
@@ -118,24 +119,24 @@ def _cost(direction: Direction, routing: Routing, multipath: bool, weight: int) 
         return Cost(weight=0, delay_ns=delay_ns, links=1)
     if routing == "hops":
         weight = 1
-    if multipath:  # paths of equal weight are equally good, whatever their delays
+    if multipath:  # paths of equal weight are equally good, with any delays
         return Cost(weight, delay_ns=0, links=0)
     return Cost(weight, delay_ns, links=1)
 
 
 def _costs_to(destination: str, entering: Mapping[str, Sequence[Edge]]) -> dict[str, Cost]:
-    """The least cost from every datacenter that has a path to `destination` (Dijkstra).
+    """Return the lowest cost from every datacenter with a path to `destination` (Dijkstra).
 
     Args:
         destination: a datacenter.
-        entering: the edges by their targets.
+        entering: the edges by target.
     """
     costs: dict[str, Cost] = {destination: NO_COST}
     queue = [(NO_COST, destination)]
     while queue:
         cost, name = heapq.heappop(queue)
         if cost > costs[name]:
-            continue  # a better path has been found since
+            continue  # a better path was found meanwhile
 
         for edge in entering[name]:
             path_cost = edge.cost.plus(cost)
@@ -147,11 +148,11 @@ def _costs_to(destination: str, entering: Mapping[str, Sequence[Edge]]) -> dict[
 
 
 def _best_hops(edges: Sequence[Edge], costs: Mapping[str, Cost]) -> tuple[Hop, ...]:
-    """The next hops of the best paths that begin with one of `edges`, in the order of `edges`.
+    """Return the next hops of the best paths that start with one of `edges`, in their order.
 
     Args:
-        edges: those that leave a datacenter.
-        costs: the least cost from each datacenter to the destination.
+        edges: the edges that leave a datacenter.
+        costs: the lowest cost from each datacenter to the destination.
     """
     least: Cost | None = None
     best: list[Hop] = []

@@ -1,8 +1,8 @@
-"""Divide every rate of a network, for a smaller model whose transfers take the same time.
+"""Divide every rate of a network, for a smaller model with the same transfer times.
 
-Delays, losses and the MTU stay. Queues hold as much *time* as before, but at least `LEAST_PACKETS`.
-A host hands over its packets one at a time: 64 KiB at once would fill a slow link for as long as a
-thousand times as much a fast one.
+Delays, losses and the MTU are unchanged. Queues keep their length in time, but hold at least
+`LEAST_PACKETS`. A host sends single packets, because a burst of 64 KiB would occupy a slow link for
+as long as a burst a thousand times as large occupies a fast link.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEAST_PACKETS = 64
 
 
 def scaled(network: Network, divisor: int) -> Network:
-    """`network` with all rates, queues and transfers divided by `divisor`; itself if that is 1."""
+    """Return `network` with rates, queues and transfers divided by `divisor`; unchanged for 1."""
     if divisor == 1:
         return network
     divided = _divided(network.model_dump(), divisor)
@@ -26,7 +26,7 @@ def scaled(network: Network, divisor: int) -> Network:
 
 
 def _divided(value: Any, divisor: int) -> Any:
-    """A part of a dumped network with everything in it divided."""
+    """Return part of a dumped network with all contained rates, queues and transfers divided."""
     if isinstance(value, (list, tuple)):
         return [_divided(item, divisor) for item in value]
     if not isinstance(value, dict):

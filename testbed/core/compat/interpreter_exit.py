@@ -1,4 +1,4 @@
-"""The end of a Python interpreter, in a process that goes on."""
+"""Finalize a Python interpreter in a process that continues to run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ CHECKED = {"python": ("3.11", "3.12", "3.13", "3.14")}
 
 
 def finish_interpreter() -> None:
-    """Wait for all threads that are not daemons and run the exit handlers, as Python at its end."""
+    """Wait for all non-daemon threads and run the exit handlers, as Python does at exit."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""Mininet's shells in namespaces that exist already, and where Mininet prints."""
+"""Start Mininet's shells in existing namespaces, and redirect Mininet's log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def start_attached_shell(node: Any, start_shell: Callable[[str], None]) -> None:
 
     Args:
         node: a `mininet.node.Node`.
-        start_shell: Mininet's own ``startShell`` of that node; takes options of mnexec.
+        start_shell: Mininet's original ``startShell`` of that node; takes options of mnexec.
     """
     pid = node.pid
     in_namespace = node.inNamespace
@@ -26,5 +26,5 @@ def start_attached_shell(node: Any, start_shell: Callable[[str], None]) -> None:
 
 
 def print_to(stream: TextIO) -> None:
-    """Let Mininet's log print to `stream`."""
+    """Redirect Mininet's log to `stream`."""
     lg.handlers[0].setStream(stream)

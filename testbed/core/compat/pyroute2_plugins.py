@@ -1,4 +1,4 @@
-"""Queueing disciplines that pyroute2's ``tc`` lacks or has with 32-bit rates only."""
+"""Register queueing disciplines that pyroute2's ``tc`` lacks or limits to 32-bit rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CHECKED = {"pyroute2": ("0.9",)}
 
 
 def register_plugins(**by_kind: type) -> None:
-    """Let ``tc(..., kind=KIND)`` use a plug-in, in place of pyroute2's own of that kind.
+    """Register plug-ins for ``tc(..., kind=KIND)``, in place of pyroute2's plug-ins of those kinds.
 
     A plug-in has `parent`, `get_parameters` and a class `options` (see `pyroute2.netlink.rtnl`).
     """

@@ -1,7 +1,7 @@
-"""Kernels in front of those of torch.distributed's backends, in the dispatcher of torch.
+"""Intercept operators of torch.distributed's backends in the dispatcher of torch.
 
 The operators ``c10d::*`` have no kernel for the dispatch key BackendSelect, which every call passes
-just before it reaches its backend.
+just before the call reaches its backend.
 """
 
 from __future__ import annotations
@@ -16,37 +16,43 @@ from torch._C._distributed_c10d import ProcessGroup
 CHECKED = {"torch": ("2.13",)}
 PASSED_BY_EVERY_CALL = "BackendSelect"
 
-# Gets the operator's overload, then the arguments of the call.
+# Called with the operator's overload, then the arguments of the call.
 Kernel = Callable[..., Any]
 
 
 class DispatcherHooks:
-    """Kernels for operators of c10d, in force until `close`."""
+    """Kernels for operators of c10d, registered until `close`."""
 
     def __init__(self) -> None:
         self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
 
     def add(self, operator: str, kernel: Kernel) -> None:
-        """Call `kernel` with the overload and the arguments of each call of c10d::`operator`."""
+        """Call `kernel` with the overload and the arguments of every call of c10d::`operator`."""
         overload = getattr(torch.ops.c10d, operator).default
         self._library.impl(operator, partial(kernel, overload), PASSED_BY_EVERY_CALL)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Remove the kernels."""
+        """Unregister the kernels."""
         self._library._destroy()  # type: ignore[no-untyped-call]
 
 
 def call_backend(overload: Any, tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
     """Call the kernel that the backend of `tensor` has for `overload`.
 
-    A call by key gives up the interpreter's lock: threads of the backend may want it, and have what
-    the kernel waits for.
+    A call by dispatch key releases the interpreter lock, which threads of the backend may need to
+    finish the work that the kernel waits for.
+
+    Args:
+        overload: the overload of the operator.
+        tensor: the tensor that selects the backend.
+        arguments: positional arguments of the operator.
+        options: keyword arguments of the operator.
     """
     return overload._op_dk(_backend_key(tensor), *arguments, **options)
 
 
 def process_group(arguments: tuple[Any, ...]) -> ProcessGroup:
-    """Return the process group among the arguments of an operator of c10d."""
+    """Return the process group among the arguments of a c10d operator."""
     for argument in arguments:
         if isinstance(argument, torch.ScriptObject):
             return ProcessGroup.unbox(argument)
@@ -55,7 +61,7 @@ def process_group(arguments: tuple[Any, ...]) -> ProcessGroup:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:
-    """Return the bytes of the values of `tensor`, with the indices of a sparse one."""
+    """Return the bytes of the values of `tensor`, including the indices of a sparse tensor."""
     if tensor.is_sparse:
         return tensor._values().nbytes + tensor._indices().nbytes
 

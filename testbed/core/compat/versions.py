@@ -1,4 +1,4 @@
-"""Whether installed versions are among those that a patch was checked with."""
+"""Compare installed versions with the versions that a patch was checked against."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 
-Checked = Mapping[str, tuple[str, ...]]  # a distribution, or "python": versions "major.minor"
+Checked = Mapping[str, tuple[str, ...]]  # "major.minor" versions by distribution name, or "python"
 
 
 def unchecked(checked: Checked) -> list[str]:
-    """Return a line for each installed version that is not in `checked`."""
+    """Return a message line for each installed version that is not in `checked`."""
     lines = []
     for name, versions in checked.items():
         installed = installed_version(name)
@@ -21,7 +21,7 @@ def unchecked(checked: Checked) -> list[str]:
 
 
 def installed_version(name: str) -> str:
-    """Return major and minor version of a distribution, or of Python."""
+    """Return the version "major.minor" of a distribution, or of Python."""
     if name == "python":
         return f"{sys.version_info.major}.{sys.version_info.minor}"
 
