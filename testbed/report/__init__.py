@@ -1,1 +1,1 @@
-"""From a run folder to tables, figures, a timeline and one HTML page; changes no measurement."""
+"""Turn a run folder into tables, figures, a timeline and one HTML page; measurements stay as is."""

@@ -1,4 +1,4 @@
-"""Runs compared: what differs in their plans, and in what they measured."""
+"""Compare runs: differences between their plans, and between their measured figures."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from testbed.core.units import format_cell, format_size, format_time
 from testbed.report.tables import NONE, Grid, GridColumn
 from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary
 
-Document: TypeAlias = Mapping[str, Any]  # the content of plan.json, whichever version wrote it
+Document: TypeAlias = Mapping[str, Any]  # content of plan.json, written by any version
 LabelledFigure: TypeAlias = tuple[str, float | None]
 
-# Of a plan: what follows from other values, or says nothing about what was emulated.
+# Keys of a plan that follow from other values, or that do not affect the emulation.
 DERIVED = frozenset(
     {
         "mac",
@@ -36,7 +36,7 @@ DERIVED = frozenset(
         "ranks",
     }
 )
-NAMES = ("key", "name", "rank")  # by which the items of a list are told apart
+NAMES = ("key", "name", "rank")  # keys that identify the items of a list
 TRAINING_FIGURES: Mapping[str, Callable[[TrainingSummary], float | None]] = {
     "step (ms)": lambda training: training.step_ms.median,
     "utilisation": lambda training: training.compute_utilisation,
@@ -50,21 +50,24 @@ TRAINING_FIGURES: Mapping[str, Callable[[TrainingSummary], float | None]] = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A value of each run, None where a run has none; `what` names the value."""
+    """A named value of each run, None where a run has no such value."""
 
     what: str
     values: tuple[Any, ...]
 
     def record(self) -> dict[str, Any]:
-        """Give the difference as JSON."""
+        """Return the difference as a JSON object."""
         return asdict(self)
 
 
 def plan_differences(plans: Sequence[Document]) -> list[Difference]:
-    """List the values of plans that are not the same in all of them.
+    """Return the values that differ between plans.
 
     Args:
         plans: the content of each run's plan.json.
+
+        Returns:
+            A difference per value, with the value of each run.
     """
     settings = [dict(_flatten(plan, "")) for plan in plans]
     names: dict[str, None] = {}
@@ -82,7 +85,7 @@ def plan_differences(plans: Sequence[Document]) -> list[Difference]:
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Give each value within a value of a plan with its path, such as ``network.mtu``."""
+    """Yield each value within a value of a plan, with the value's path such as ``network.mtu``."""
     if isinstance(value, dict):
         yield from _flatten_object(value, path)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -103,7 +106,7 @@ def _flatten_object(value: Document, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _item_name(item: Document, number: int) -> Any:
-    """Name an item of a list: its name if it has one, else its number."""
+    """Return the name of a list item, or its number if the item has no name."""
     for key in NAMES:
         if key in item:
             return item[key]
@@ -111,35 +114,35 @@ def _item_name(item: Document, number: int) -> Any:
 
 
 def _change(change: Document) -> tuple[str, str]:
-    """Describe a change of the network as people read it; its values follow from that."""
+    """Return the path and the text of a change of the network, which imply the change's values."""
     time = format_time(change["at_ns"])
     return f"change at {time}", "; ".join(change["what"])
 
 
 def measured(summaries: Sequence[Summary]) -> list[Difference]:
-    """Give the figures of each run: of collectives, of training, and of WAN links."""
+    """Return the figures of each run: of collectives, of training, and of WAN links."""
     return [*operations(summaries), *trainings(summaries), *links(summaries)]
 
 
 def operations(summaries: Sequence[Summary]) -> list[Difference]:
-    """Give the medians of collectives in ms."""
+    """Return the median times of collectives in ms."""
     return _side_by_side(summaries, _operation_figures)
 
 
 def trainings(summaries: Sequence[Summary]) -> list[Difference]:
-    """Give times, bytes and losses of training."""
+    """Return times, bytes and losses of training."""
     return _side_by_side(summaries, _training_figures)
 
 
 def links(summaries: Sequence[Summary]) -> list[Difference]:
-    """Give the MiB over each direction of a WAN link, and what its queue dropped, if anything."""
+    """Return the MiB sent in each direction of a WAN link, and the queue's drops, if any."""
     return _side_by_side(summaries, _link_figures)
 
 
 def _side_by_side(
     summaries: Sequence[Summary], figures: Callable[[Summary], Iterator[LabelledFigure]]
 ) -> list[Difference]:
-    """Put the figures of runs that have the same label side by side."""
+    """Return the figures of all runs, with those of the same label side by side."""
     values: dict[str, list[float | None]] = {}
 
     for number, summary in enumerate(summaries):
@@ -183,7 +186,7 @@ def _link_figures(summary: Summary) -> Iterator[LabelledFigure]:
 
 
 def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
-    """Make the table of what differs in plans; `names` are those of the runs."""
+    """Return the table of differences between plans, with the runs' `names` as headers."""
     columns = [GridColumn("setting", number=False)]
     columns += [GridColumn(name, number=False) for name in names]
     return Grid(
@@ -197,12 +200,12 @@ def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
 def measured_grid(
     figures: Sequence[Difference], names: Sequence[str], title: str = "What was measured"
 ) -> Grid:
-    """Make the table of figures, with those of the later runs as parts of the first one's.
+    """Return the table of figures; later runs also show the ratio to the first run.
 
     Args:
-        figures: from `measured`, or from one of its parts.
-        names: of the runs.
-        title: of the table.
+        figures: the result of `measured`, `operations`, `trainings` or `links`.
+        names: names of the runs.
+        title: title of the table.
     """
     columns = [GridColumn("figure", number=False)]
     columns += [GridColumn(name) for name in names]

@@ -1,4 +1,4 @@
-"""Runs compared as one page that works offline."""
+"""The HTML page that compares runs and works offline."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ USED = "Share of its rate that each direction of a WAN link carried on average."
 
 @dataclass(frozen=True)
 class Side:
-    """A run of the comparison: its name there, what its folder holds, the content of plan.json."""
+    """A run of the comparison: its name on the page, its folder's content, and its plan.json."""
 
     name: str
     content: Content
@@ -52,7 +52,7 @@ class Side:
 
 
 def compare_page(sides: Sequence[Side]) -> bytes:
-    """Make the page of two runs or more, in UTF-8."""
+    """Return the HTML page for two or more runs, in UTF-8."""
     names = [side.name for side in sides]
     differences = compare.plan_differences([side.plan for side in sides])
     problems = []
@@ -71,7 +71,7 @@ def compare_page(sides: Sequence[Side]) -> bytes:
 
 
 def _grids(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Grid]:
-    """Make the tables of what was measured, as far as they have rows."""
+    """Return the non-empty tables of measured figures."""
     summaries = [side.content.summary for side in sides]
     sections = [
         ("training", "Training", compare.trainings(summaries)),
@@ -107,7 +107,7 @@ def _figures(sides: Sequence[Side]) -> dict[str, Figure]:
 
 
 def draw_comparison(sides: Sequence[Side]) -> dict[str, go.Figure | None]:
-    """Draw the figures of the page: loss, latency and use; None where there is nothing to draw."""
+    """Return the figures of loss, latency and link use; None where there is nothing to draw."""
     trained = {}
     collectives = {}
     wan = {}
@@ -124,7 +124,7 @@ def draw_comparison(sides: Sequence[Side]) -> dict[str, go.Figure | None]:
 
 
 def _latency_figure(runs: Mapping[str, Sequence[CollectiveRow]]) -> go.Figure | None:
-    """Draw median time against size of each operation of each run; None without sizes."""
+    """Return median time against size for each operation and run, or None without sizes."""
     all_rows: list[CollectiveRow] = []
     for rows in runs.values():
         all_rows += rows
@@ -155,7 +155,7 @@ def _latency_trace(rows: Sequence[CollectiveRow], name: str, colour: str, dash: 
 
 
 def _use_figure(runs: Mapping[str, Sequence[WanRow]]) -> go.Figure | None:
-    """Draw bars of mean utilisation for each direction and run; None if none was measured."""
+    """Return bars of mean utilisation per direction and run, or None if none was measured."""
     traces = []
     bars = 0
     for (run, rows), colour in zip(runs.items(), cycle(COLOURS), strict=False):

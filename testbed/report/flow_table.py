@@ -1,4 +1,4 @@
-"""The TCP connections that crossed WAN links (flows.parquet) as a table."""
+"""The table of TCP connections that crossed WAN links (flows.parquet)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOTE = (
 
 
 class FlowRow(NamedTuple):
-    """A row of flows.parquet, as far as the table shows it; None: not known."""
+    """The columns of flows.parquet that the table shows; None where unknown."""
 
     from_dc: str
     to_dc: str
@@ -64,11 +64,11 @@ class FlowRow(NamedTuple):
 
 
 def flows_grid(flows: pl.DataFrame) -> Grid:
-    """Make the table of TCP connections, the largest payload first, at most `MOST_ROWS` rows.
+    """Return the table of TCP connections, largest payload first, at most `MOST_ROWS` rows.
 
     Args:
-        flows: flows.parquet, with the columns `load.FLOWS_COLUMNS` and as many as there are of the
-            other fields of `FlowRow`; types as in `testbed.runfolder.schemas.FLOWS`.
+        flows: flows.parquet, with the columns `load.FLOWS_COLUMNS` and any of the other fields of
+            `FlowRow`; types as in `testbed.runfolder.schemas.FLOWS`.
     """
     largest = flows.sort("payload_bytes", descending=True, nulls_last=True).head(MOST_ROWS)
     rows = [_cells(_flow_row(values)) for values in largest.iter_rows(named=True)]
@@ -81,7 +81,7 @@ def flows_grid(flows: pl.DataFrame) -> Grid:
 
 
 def _flow_row(values: dict[str, Any]) -> FlowRow:
-    """Make a row of the values of columns, of which some may be missing."""
+    """Return a row with the values of columns, some of which may be missing."""
     return FlowRow._make(values.get(name) for name in FlowRow._fields)
 
 
@@ -106,7 +106,7 @@ def _cells(row: FlowRow) -> list[str]:
 
 
 def _end(host: str, rank: int | None, port: int | None) -> str:
-    """Write host and rank and port of one end, as far as they are known."""
+    """Return host, rank and port of one end as text, without unknown parts."""
     text = host
     if rank is not None:
         text += f" (rank {rank})"

@@ -1,8 +1,8 @@
-"""Pages that are one file, work offline, and run no scripts but their own.
+"""Self-contained HTML pages that work offline and run only their own scripts.
 
-A run folder may hold anything, so texts are escaped by the templates, and figures are data that the
-page's own script draws. Should a text ever get through as an element, the page's content security
-policy, which names its two scripts by their hashes, still prevents it from running.
+A run folder may hold arbitrary text, so templates escape all text, and figures are data that the
+page's script draws. Even if a text became an element, the page's content security policy, which
+names the page's two scripts by their hashes, would prevent the element from running scripts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from plotly.offline import get_plotlyjs
 class Figure:
     """A figure of a page, as JSON for plotly or as an SVG document.
 
-    `name` is that of its element and of the files it is saved as; `explanation` says what it shows.
+    `name` names the figure's element and saved files; `explanation` describes the content.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Figure:
 
 
 def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> dict[str, Figure]:
-    """Give a drawn figure under its name; an empty dict if nothing was drawn."""
+    """Return a drawn figure under its name, or an empty dict if nothing was drawn."""
     if drawn is None:
         return {}
     json = _for_script(drawn.to_json())
@@ -43,12 +43,12 @@ def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> 
 
 
 def render(template: str, **content: object) -> bytes:
-    """Render a page in UTF-8.
+    """Return a rendered page in UTF-8.
 
     Plotly's 5 MB are inserted last: as text they would be copied five times, at 10 MB each.
 
     Args:
-        template: its path in the package, such as ``report/page.html.j2``.
+        template: path of the template in the package, such as ``report/page.html.j2``.
         content: the variables of the template.
     """
     mark = token_hex(16)
@@ -70,7 +70,7 @@ def _plotly() -> bytes:
 
 @cache
 def policy() -> str:
-    """Write the content security policy of all pages."""
+    """Return the content security policy of all pages."""
     page_script = _source_hash(_text("page.js").encode())
     plotly_script = _source_hash(_plotly())
     return (
@@ -85,7 +85,7 @@ def _source_hash(script: bytes) -> str:
 
 
 def _for_script(json: str) -> Markup:
-    """Escape JSON so that it cannot end the element it stands in."""
+    """Return JSON escaped so that the text cannot end the enclosing element."""
     json = json.replace("<", "\\u003c")
     json = json.replace(">", "\\u003e")
     return Markup(json.replace("&", "\\u0026"))
@@ -93,7 +93,7 @@ def _for_script(json: str) -> Markup:
 
 @cache
 def template_of(name: str) -> Template:
-    """Compile a template, a path in the package, once."""
+    """Compile a template, given by its path in the package, and cache the result."""
     environment = Environment(
         loader=PackageLoader("testbed", ""),
         autoescape=True,

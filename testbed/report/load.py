@@ -1,4 +1,4 @@
-"""What a report shows, read from a run folder of which anything may be missing or damaged."""
+"""Read the content of a report from a run folder, in which any file may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_summary
 
-# The columns without which a table is of no use; `testbed.runfolder.schemas` has their types.
+# Columns that a table must have to be useful; `testbed.runfolder.schemas` defines their types.
 OPS_COLUMNS = ("op", "bytes", "group_size", "iteration", "phase", "rank", "start_ns", "end_ns")
 LINKS_COLUMNS = ("time_ns", "source", "target", "link", "bytes", "drops", "backlog_bytes")
 TRAIN_COLUMNS = ("step", "rank", "start_ns", "end_ns", "compute_ns", "loss")
@@ -26,20 +26,20 @@ FLOWS_COLUMNS = ("link", "from_dc", "to_dc", "src_host", "dst_host", "payload_by
 
 @dataclass
 class Content:
-    """What could be read of a run folder.
+    """The readable content of a run folder.
 
     The tables have the columns of `testbed.runfolder.schemas`: `ops` of ops.parquet, `links` of
-    links.parquet, `train` of train.parquet, `flows` of flows.parquet. A table is None if it could
-    not be read; only runs that trained have `train`, only runs with captures have `flows`.
+    links.parquet, `train` of train.parquet, `flows` of flows.parquet. A table is None if the file
+    is unreadable; only runs that trained have `train`, and only runs with captures have `flows`.
 
     Attributes:
-        name: of the run folder.
-        plan: what was to be done.
-        status: how the run ended.
-        summary: the figures; empty if they could not be read.
-        spec: the text of spec.yaml.
-        history: of the network; None without a plan.
-        problems: what is missing or damaged, in the folder or in what its figures were made of.
+        name: name of the run folder.
+        plan: the run's plan, or None if unreadable.
+        status: outcome of the run, or None if unreadable.
+        summary: the run's summary; empty if unreadable.
+        spec: text of spec.yaml.
+        history: the run's network over time, or None without a plan.
+        problems: missing or damaged files, and problems of the records behind the summary.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Content:
 
     @property
     def origin_ns(self) -> int:
-        """Unix time at which the time of figures begins.
+        """Unix time in ns at which the time of figures begins.
 
-        The first operation or step began then; without any, the links were first sampled.
+        This is the start of the first operation or step, or else the time of the first link sample.
         """
         starts = [_least(table, "start_ns") for table in (self.ops, self.train)]
         known_starts = [start for start in starts if start is not None]
@@ -67,19 +67,19 @@ class Content:
         return _least(self.links, "time_ns") or 0
 
     def report_damage(self, message: str) -> None:
-        """Add a problem with something that was found in the folder."""
+        """Add a problem about damaged content of the folder."""
         self.problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
 
 
 def _least(table: pl.DataFrame | None, column: str) -> int | None:
-    """Find the least value of an int64 column; None without a table or rows."""
+    """Return the least value of an int64 column, or None without a table or rows."""
     if table is None or table.is_empty():
         return None
     return int(min(table[column]))
 
 
 def load(run: RunDir) -> Content:
-    """Read everything of a run that a report shows."""
+    """Read everything in a run folder that a report shows."""
     content = Content(run.path.name)
     content.status, status_problems = read_status(run.status)
     summary, summary_problems = read_summary(run.summary)
@@ -119,7 +119,7 @@ def _read_tables(run: RunDir, content: Content) -> None:
 
 
 def _read_table(path: Path, columns: Iterable[str], content: Content) -> pl.DataFrame | None:
-    """Read a Parquet table; None, with a problem, if it cannot be read or lacks a column."""
+    """Read a Parquet table; add a problem and return None if unreadable or lacking a column."""
     try:
         table = pl.read_parquet(path)
         table.select(columns)
@@ -130,7 +130,7 @@ def _read_table(path: Path, columns: Iterable[str], content: Content) -> pl.Data
 
 
 def _read_spec(path: Path, content: Content) -> str:
-    """Read the text of spec.yaml: two documents, of the topology and of the workload."""
+    """Return the text of spec.yaml, which holds two documents: the topology and the workload."""
     try:
         text = path.read_text(errors="replace")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The tables and the page of a run that was made before."""
+"""Regenerate the tables and the page of an earlier run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from testbed.runfolder.folder import RunDir
 
 
 def make_again(folder: RunDir) -> None:
-    """Make the tables, the summary, the timeline and the page of a run from its records.
+    """Regenerate tables, summary, timeline and page of a run from the run's records.
 
     Raises:
-        OSError: The files cannot be written.
+        OSError: the files cannot be written.
     """
     collect(folder)
     write_page(folder)

@@ -1,4 +1,4 @@
-"""A network as text for other programs to draw: Graphviz DOT and Mermaid."""
+"""Networks as text for other drawing programs: Graphviz DOT and Mermaid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MERMAID_ESCAPES = str.maketrans(
 
 
 def dot(network: Network) -> str:
-    """Write an undirected Graphviz graph: a node per datacenter, an edge per WAN link."""
+    """Return an undirected Graphviz graph: a node per datacenter, an edge per WAN link."""
     lines = [
         f"graph {_dot_text([network.name])} {{",
         "  node [shape=box, style=rounded];",
@@ -40,9 +40,9 @@ def dot(network: Network) -> str:
 
 
 def mermaid(network: Network) -> str:
-    """Write a Mermaid flowchart.
+    """Return a Mermaid flowchart.
 
-    A datacenter's id is its name after ``dc_``, with underscores for hyphens.
+    A datacenter's id is the name with the prefix ``dc_`` and with underscores for hyphens.
     """
     lines = ["flowchart LR"]
 
@@ -66,7 +66,7 @@ def _site_lines(dc: Datacenter) -> list[str]:
 
 
 def _link_lines(link: WanLink) -> list[str]:
-    """Give the RTT of the link's fibres, then its rate, or both rates if they differ."""
+    """Return the RTT of the link's fibres, then the link's rate, or both rates if they differ."""
     rtt_ns = link.forward.fibre.delay_ns + link.backward.fibre.delay_ns
     rtt = format_time(rtt_ns, digits=3)
 

@@ -1,4 +1,4 @@
-"""Show runs, sweeps and networks in a notebook: HTML without scripts, all text escaped."""
+"""Show runs, sweeps and networks in a notebook, as HTML without scripts and with escaped text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from testbed.runfolder.status import read_status
 from testbed.runfolder.summary import read_summary
 from testbed.spec.topology import Topology
 
-MOST_ROWS = 20  # of a table
+MOST_ROWS = 20  # rows of a table
 MAP_STYLE = "max-width: 60em"
 
 
 def run_html(folder: RunDir) -> str:
-    """Show a run: the verdict, the table of collectives or of training, and the report's path."""
+    """Return a run as HTML: verdict, table of collectives or of training, and report path."""
     status, _status_problems = read_status(folder.status)
     summary, _summary_problems = read_summary(folder.summary)
     parts = [paragraph(verdict(status, summary))]
@@ -33,7 +33,7 @@ def run_html(folder: RunDir) -> str:
 
 
 def topology_html(topology: Topology) -> str:
-    """Show a topology: its name and the map of its sites."""
+    """Return a topology as HTML: its name and the map of its sites."""
     network = resolve_network(topology)
     heading = topology.name
     if topology.description:
@@ -42,18 +42,18 @@ def topology_html(topology: Topology) -> str:
 
 
 def network_map(network: Network) -> str:
-    """Draw the map of a network as an SVG element."""
+    """Return the map of a network as an SVG element."""
     from testbed.report.map.site_map import site_map  # noqa: PLC0415 (0.2 s, for maps only)
 
     return f'<div style="{MAP_STYLE}">{site_map(network)}</div>'
 
 
 def rows_html(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Make a table of any values; numbers are aligned to the right, and nothing is shown for None.
+    """Return an HTML table of arbitrary values; numbers are right-aligned, None is left empty.
 
     Args:
-        columns: The headers.
-        rows: A value for each column.
+        columns: the headers.
+        rows: a value for each column.
     """
     cells = [["" if value is None else _text(value) for value in row] for row in rows]
     grid_columns: list[GridColumn] = []
@@ -64,7 +64,7 @@ def rows_html(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def table(grid: Grid) -> str:
-    """Make an HTML table of at most `MOST_ROWS` rows, and say how many more there are."""
+    """Return an HTML table of at most `MOST_ROWS` rows, with the number of rows left out."""
     headers: list[str] = []
     for column in grid.columns:
         headers.append(f"<th>{escape(column.header)}</th>")
@@ -85,12 +85,12 @@ def table(grid: Grid) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Make a paragraph of plain text."""
+    """Return a paragraph of plain text."""
     return f"<p>{escape(text)}</p>"
 
 
 def files(paths: Mapping[str, Path]) -> str:
-    """Make a paragraph of paths, each with its label."""
+    """Return a paragraph of labelled paths."""
     lines: list[str] = []
     for label, path in paths.items():
         lines.append(f"{escape(label)}: <code>{escape(str(path))}</code>")
@@ -98,7 +98,7 @@ def files(paths: Mapping[str, Path]) -> str:
 
 
 def box(parts: Sequence[str]) -> str:
-    """Put elements together into one."""
+    """Return one element that holds all parts."""
     return f'<div class="testbed">{"".join(parts)}</div>'
 
 

@@ -1,4 +1,4 @@
-"""report.html: one file that works offline, from whatever a run folder holds."""
+"""Write report.html, one file that works offline, from any content of a run folder."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ NO_FLOWS = (
 
 @dataclass(frozen=True)
 class FigureMaker:
-    """How a figure of the page is made: its name, its title, its explanation, and its drawing.
+    """The name, the title, the explanation and the drawing function of a figure of the page.
 
-    With `is_over_time`, changes of the network are marked in the figure.
+    If `is_over_time`, the figure marks the changes of the network.
     """
 
     name: str
@@ -91,10 +91,10 @@ class FigureMaker:
 
 
 def write_page(run: RunDir) -> Path:
-    """Write report.html and trace.json of a run; a missing or damaged file is named on the page.
+    """Write report.html and trace.json of a run; the page lists missing and damaged files.
 
     Returns:
-        The path of the page.
+        Path of the page.
 
     Raises:
         OSError: the files cannot be written.
@@ -117,9 +117,9 @@ def write_page(run: RunDir) -> Path:
 
 
 def warm_up(plan: Plan) -> None:
-    """Do in advance what takes time for any page of a run of this plan.
+    """Prepare the parts that are slow for any page of a run of this plan.
 
-    Afterwards the outlines of its map, templates, scripts and plotly's modules are in memory.
+    Map outlines, templates, scripts and plotly's modules are then in memory.
     """
     site_map(plan.network, theme="page")
     line = {"color": "black", "width": 1}
@@ -134,12 +134,12 @@ def warm_up(plan: Plan) -> None:
 
 
 def _attempt(content: Content, product: str, make: Callable[[], T]) -> T | None:
-    """Make something of the content; None, with a problem on the page, if that holds nonsense.
+    """Return a product of the content; add a problem and return None if the content is invalid.
 
     Args:
-        content: gets the problem.
-        product: names what is made, in the problem's message.
-        make: the function that makes the product.
+        content: content to which the problem is added.
+        product: name of the product in the problem's message.
+        make: function that makes the product.
     """
     try:
         return make()
@@ -157,7 +157,7 @@ def _attempt(content: Content, product: str, make: Callable[[], T]) -> T | None:
 
 
 def _grids(content: Content) -> dict[str, tables.Grid]:
-    """Make the tables of the page, as far as they have rows."""
+    """Return the non-empty tables of the page."""
     summary = content.summary
     flows = content.flows
     makers: dict[str, Callable[[], tables.Grid]] = {
@@ -181,7 +181,7 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
 
 
 def _no_flows(content: Content) -> str:
-    """Say why there is no table of connections; empty if there is one, or no WAN."""
+    """Return why the table of connections is missing; empty if it exists or there is no WAN."""
     plan = content.plan
     if plan is None or not plan.network.wan:
         return ""
@@ -195,7 +195,7 @@ def _no_flows(content: Content) -> str:
 
 
 def _figures(content: Content) -> dict[str, Figure]:
-    """Draw the figures for which there are data."""
+    """Return the figures that have data."""
     history = content.history
     network_changed = history is not None and bool(history.times_ns)
     figures: dict[str, Figure] = {}
@@ -215,7 +215,7 @@ def _figures(content: Content) -> dict[str, Figure]:
 
 
 def figure_makers(content: Content) -> Iterator[FigureMaker]:
-    """Choose the figures of the page whose tables could be read."""
+    """Yield the makers of the figures whose tables are readable."""
     plan = content.plan
     history = content.history
     origin_ns = content.origin_ns
@@ -277,7 +277,7 @@ def _map_figure(plan: Plan, content: Content) -> Figure:
 
 
 def mean_use(content: Content) -> LinkUse:
-    """Give the mean use of each direction of a link that was measured."""
+    """Return the mean use of each measured direction of a link."""
     use = {}
     for row in content.summary.wan:
         if row.mean_utilisation is not None:
@@ -286,7 +286,7 @@ def mean_use(content: Content) -> LinkUse:
 
 
 def _settings(content: Content) -> dict[str, dict[str, str]]:
-    """List under titles what the run was to do."""
+    """Return the settings of the run under their titles."""
     plan = content.plan
     if plan is None:
         return {}
@@ -336,9 +336,9 @@ def _direction_text(direction: Direction) -> str:
 
 
 def repeat_command(content: Content) -> str:
-    """Write the command that repeats a run, without the run folder, which is never overwritten.
+    """Return the command that repeats a run, without the run folder, which is never overwritten.
 
-    The command is what was typed if status.json has it, else it is made from the plan.
+    The command comes from status.json, or from the plan if status.json lacks the command.
     """
     if content.status is not None and content.status.command:
         return _typed_command(content.status.command)
@@ -354,7 +354,7 @@ def repeat_command(content: Content) -> str:
 
 
 def _typed_command(command: list[str]) -> str:
-    """Write a typed command without --out; what follows ``--`` is a script's and stays."""
+    """Return a typed command without --out; arguments after ``--`` belong to a script and stay."""
     program = Path(command[0]).name
     if program == "__main__.py":
         program = PROGRAM

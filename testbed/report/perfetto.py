@@ -1,20 +1,19 @@
-"""trace.json: a run as a timeline for Perfetto (ui.perfetto.dev), in Chrome's trace event format.
+"""Write trace.json, a run's timeline for Perfetto (ui.perfetto.dev) in Chrome's trace event format.
 
-A process per datacenter has two threads or more for each rank: one for its steps, with the modelled
-computation and the waiting in them, and one for its operations, with the wait for the last rank to
-begin; operations that overlap have separate threads. The process "WAN" has counters for each
-direction of each link: use in % of the rate, the queue in bytes, and what was dropped. The process
-"run" has the stages, and as instants whatever else happened: a failure, changes of the network,
-warnings.
+A process per datacenter has two or more threads for each rank: one for steps, with the modelled
+computation and the waits in each step, and one for operations, with the wait for the last rank to
+begin; overlapping operations have separate threads. The process "WAN" has counters for each
+direction of each link: use in % of the rate, the queue in bytes, and drops. The process "run" has
+the stages, and as instants all other events: a failure, changes of the network, warnings.
 
-Times in the file are in us since the first event; `baseTimeNanoseconds` is that event's Unix time
-on the run's clock, in ns.
+Times in the file are in us since the first event; `baseTimeNanoseconds` is the Unix time of the
+first event on the run's clock, in ns.
 
-HolisticTraceAnalysis takes an event for a kernel of a GPU if its args have a `stream`, and for
-communication if its name begins with "nccl" and contains "Kernel", otherwise for computation. So
-operations are named as NCCL's kernels are, although gloo carried them out, and they and the
-computation have streams. It reads a file per rank (`write_rank_traces`); it takes trace.json for
-the file of one rank.
+HolisticTraceAnalysis treats an event as a GPU kernel if the event's args have a `stream`, and as
+communication if the event's name begins with "nccl" and contains "Kernel", otherwise as
+computation. Operations are therefore named like NCCL's kernels, although gloo carried them out, and
+operations and computation have streams. HolisticTraceAnalysis reads a file per rank
+(`write_rank_traces`), and takes trace.json for the file of one rank.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ FIRST_DATACENTER_PID = 3
 COMPUTE_STREAM = 7  # of HolisticTraceAnalysis: any number but -1
 FIRST_OPERATION_STREAM = 20
 FIRST_RANK_TID = 1000
-RANK_TIDS = 64  # threads of a rank at most: its steps, and lanes of its operations
+RANK_TIDS = 64  # most threads of a rank: steps, and lanes of operations
 MOST_LANES = RANK_TIDS - 1
-SEEN = 0.01  # part of an operation from which on a wait in it is drawn
+SEEN = 0.01  # least share of an operation for a wait to be drawn
 KERNEL_NAMES = {
     "all_reduce": "AllReduce",
     "all_gather": "AllGather",
@@ -74,7 +73,7 @@ class Thread(NamedTuple):
     tid: int
 
     def next(self, number: int) -> Thread:
-        """Give the thread of the same process that is `number` threads on."""
+        """Return the thread `number` places after this one, in the same process."""
         return Thread(self.pid, self.tid + number)
 
 
@@ -86,10 +85,10 @@ def write_trace(run: RunDir, content: Content) -> Path | None:
 
     Args:
         run: the run folder.
-        content: what could be read of the run folder.
+        content: the readable content of the run folder.
 
     Returns:
-        The path of the file; None, without a file, if the plan cannot be read.
+        Path of the file, or None, without writing a file, if the plan cannot be read.
 
     Raises:
         OSError: the file cannot be written.
@@ -107,11 +106,11 @@ def write_rank_traces(run: RunDir, content: Content, folder: Path) -> list[Path]
 
     Args:
         run: the run folder.
-        content: what could be read of the run folder.
-        folder: where the files are written; it is made if it does not exist.
+        content: the readable content of the run folder.
+        folder: folder for the files, created if missing.
 
     Returns:
-        The paths of the files; none without a plan.
+        Paths of the files; none without a plan.
 
     Raises:
         OSError: the files cannot be written.
@@ -130,9 +129,9 @@ def write_rank_traces(run: RunDir, content: Content, folder: Path) -> list[Path]
 
 
 def _write(path: Path, events: Iterable[TraceEvent], timeline: Timeline, rank: int) -> None:
-    """Write events, one a line.
+    """Write events, one per line.
 
-    HolisticTraceAnalysis searches for `"rank": ` with its blank, which no event has.
+    HolisticTraceAnalysis searches for `"rank": ` with the blank, which no event contains.
     """
     base_ns = timeline.origin_ns
     ranks = len(timeline.plan.workers.ranks)
@@ -161,7 +160,7 @@ def _convert_to_us(event: TraceEvent, base_ns: int) -> None:
 
 
 class OperationRow(NamedTuple):
-    """A row of ops.parquet, as far as the timeline shows it."""
+    """The columns of ops.parquet that the timeline shows."""
 
     op: str
     bytes: int
@@ -174,7 +173,7 @@ class OperationRow(NamedTuple):
 
 
 class Timeline:
-    """Makes the events of a run."""
+    """Generator of the events of a run."""
 
     def __init__(self, run: RunDir, content: Content, plan: Plan) -> None:
         self.plan = plan
@@ -190,7 +189,7 @@ class Timeline:
 
     @property
     def origin_ns(self) -> int:
-        """Unix time of the first event; 0 if there is none."""
+        """Unix time in ns of the first event; 0 without events."""
         content = self._content
         starts = [event.time_ns for event in self._stage_events[:1]]
         for table, column in (
@@ -203,7 +202,7 @@ class Timeline:
         return min(starts, default=0)
 
     def events(self) -> Iterator[TraceEvent]:
-        """Give all events."""
+        """Yield all events."""
         yield from _process(RUN_PID, "run", 0)
         yield from self._stages()
         yield from self._instants()
@@ -215,7 +214,7 @@ class Timeline:
         yield from self._counters()
 
     def of_rank(self, rank: int) -> Iterator[TraceEvent]:
-        """Give the steps and the operations of one rank."""
+        """Yield the steps and the operations of one rank."""
         host = self.plan.workers.ranks[rank].host
         pid = self._pids[self.plan.network.host(host).dc]
         steps_thread = Thread(pid, FIRST_RANK_TID + rank * RANK_TIDS)
@@ -232,7 +231,7 @@ class Timeline:
             yield from _operations(rank_ops, waits, steps_thread.next(1), label)
 
     def _waits_of_rank(self, rank: int) -> dict[int, int]:
-        """Give the time at which its last rank has begun an operation, by the operation's start."""
+        """Return the time at which the last rank began each operation, by the rank's own start."""
         if self._waits is None:
             return {}
 
@@ -253,12 +252,13 @@ class Timeline:
     def _counters_of_direction(
         self, link: str, direction: Direction, samples: pl.DataFrame
     ) -> Iterator[TraceEvent]:
-        """Count the use, the queue and the drops of a direction.
+        """Yield counters of the use, the queue and the drops of a direction.
 
         Args:
-            link: its key.
-            direction: of the link.
-            samples: of the direction, sorted: columns time_ns, bytes, backlog_bytes, drops (int64).
+            link: key of the link.
+            direction: the direction of the link.
+            samples: samples of the direction, sorted: columns time_ns, bytes, backlog_bytes, drops
+                (int64).
         """
         name = f"{direction.source} → {direction.target}"
         if self._has_parallel_links(direction):
@@ -275,7 +275,7 @@ class Timeline:
             yield from _counter(f"{name}: dropped (packets)", times_ns, drops)
 
     def _used_percent(self, link: str, direction: Direction, samples: pl.DataFrame) -> list[float]:
-        """Compute how much of its rate a direction uses from each sample to the next."""
+        """Return the use of a direction in % of its rate, from each sample to the next."""
         percent = []
         rows = samples.select("time_ns", "bytes").iter_rows()
         for (begin_ns, before), (end_ns, after) in pairwise(rows):
@@ -285,7 +285,7 @@ class Timeline:
         return [*percent, 0.0]
 
     def _rate_bps(self, link: str, direction: Direction, begin_ns: int, end_ns: int) -> float:
-        """Give the mean rate of a direction between two times."""
+        """Return the mean rate of a direction between two times."""
         history = self._content.history
         if history is None:
             return direction.bottleneck.rate_bps
@@ -312,9 +312,9 @@ class Timeline:
                 yield _slice(event.stage, "stage", STAGES, start_ns, event.time_ns)
 
     def _instants(self) -> Iterator[TraceEvent]:
-        """Give the failure, the changes of the network, and the warnings.
+        """Yield the failure, the changes of the network, and the warnings.
 
-        Warnings have no time and are put at the last event.
+        Warnings have no time and are placed at the last event.
         """
         for event in self._stage_events:
             if isinstance(event, RunEnded) and event.state == "failed":
@@ -342,11 +342,11 @@ def _timed_events(path: Path) -> list[TimedEvent]:
 
 
 def _steps(steps: pl.DataFrame, thread: Thread) -> Iterator[TraceEvent]:
-    """Give the steps of one rank, and the computation and the waits in them.
+    """Yield the steps of one rank, with the computation and the waits in each step.
 
     Args:
         steps: rows of train.parquet of one rank.
-        thread: on which the steps are drawn.
+        thread: thread on which the steps are drawn.
     """
     rows = steps.sort("start_ns").select("step", "loss", "start_ns", "end_ns")
 
@@ -373,13 +373,13 @@ def _steps(steps: pl.DataFrame, thread: Thread) -> Iterator[TraceEvent]:
 def _operations(
     ops: pl.DataFrame, waits: Mapping[int, int], first_thread: Thread, label: str
 ) -> Iterator[TraceEvent]:
-    """Give the operations of one rank, in as many threads as it takes.
+    """Yield the operations of one rank, in as many threads as necessary.
 
     Args:
         ops: rows of ops.parquet of one rank.
-        waits: the time at which its last rank has begun an operation, by the operation's start.
-        first_thread: of those on which operations are drawn.
-        label: names the rank.
+        waits: time at which the last rank began each operation, by the rank's own start.
+        first_thread: first of the threads on which operations are drawn.
+        label: name of the rank.
     """
     ops = ops.sort("start_ns", "end_ns", descending=[False, True])
 
@@ -418,7 +418,7 @@ def _operations(
 
 
 def _operation_rows(ops: pl.DataFrame) -> Iterator[OperationRow]:
-    """Give the rows of ops.parquet, in which the column dtype may be missing."""
+    """Yield the rows of ops.parquet, which may lack the column dtype."""
     if "dtype" not in ops.columns:
         ops = ops.with_columns(dtype=pl.lit(""))
     for row in ops.select(OperationRow._fields).iter_rows():
@@ -427,12 +427,12 @@ def _operation_rows(ops: pl.DataFrame) -> Iterator[OperationRow]:
 
 @cache
 def kernel_name(op: str, size: int, dtype: str) -> str:
-    """Name an operation as NCCL names its kernels: ``ncclDevKernel_AllReduce_f32 16 MiB (gloo)``.
+    """Return an NCCL-like kernel name, e.g. ``ncclDevKernel_AllReduce_f32 16 MiB (gloo)``.
 
     Args:
-        op: such as all_reduce.
-        size: bytes; 0: the operation has none.
-        dtype: such as float32; empty: the operation has none.
+        op: name of the operation, such as all_reduce.
+        size: bytes, or 0 if the operation has no size.
+        dtype: type such as float32, or empty if the operation has no type.
     """
     kernel = KERNEL_NAMES.get(op)
     if kernel is None:
@@ -454,7 +454,7 @@ def _short_dtype(dtype: str) -> str:
 
 
 def _process(pid: int, name: str, order: int) -> Iterator[TraceEvent]:
-    """Name a process, and sort it."""
+    """Yield the events that name a process and set its position."""
     yield {
         "ph": "M",
         "name": "process_name",
@@ -484,7 +484,7 @@ def _thread_name(thread: Thread, name: str) -> TraceEvent:
 def _slice(
     name: str, category: str, thread: Thread, start_ns: int, end_ns: int, **details: object
 ) -> TraceEvent:
-    """Make an event that lasts."""
+    """Return an event with a duration."""
     return {
         "ph": "X",
         "cat": category,
@@ -511,7 +511,7 @@ def _instant(name: str, time_ns: int, details: Mapping[str, object]) -> TraceEve
 
 
 def _counter(name: str, times_ns: Sequence[int], values: Sequence[float]) -> Iterator[TraceEvent]:
-    """Give the changes of a value, which holds from each of its times to the next."""
+    """Yield counter events for a value that holds from each of its times to the next."""
     last = None
 
     for time_ns, value in zip(times_ns, values, strict=True):

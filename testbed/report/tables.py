@@ -1,4 +1,4 @@
-"""The tables of a summary: as `Grid` for the page, and as rich tables for a terminal."""
+"""Tables of a summary: as `Grid` for the page, and as rich tables for a terminal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from testbed.runfolder.summary import (
     WanRow,
 )
 
-WIDTH = 100  # columns of a terminal that every table but a large WAN matrix fits in
+WIDTH = 100  # terminal columns; every table but a large WAN matrix fits
 MOST_PERIODS = 20  # rows on a terminal
-NONE = "-"  # what was not measured
+NONE = "-"  # not measured
 DTYPE_BYTES = {
     "float64": 8,
     "int64": 8,
@@ -69,7 +69,7 @@ TRANSFERS_NOTE = (
 
 @dataclass(frozen=True)
 class GridColumn:
-    """A column: its header (a line break before the unit) and whether it holds numbers."""
+    """A column: header (with a line break before the unit) and whether cells are numbers."""
 
     header: str
     number: bool = True
@@ -77,7 +77,7 @@ class GridColumn:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text. `note` explains its terms in a sentence or two."""
+    """A table as text; `note` explains the table's terms in a sentence or two."""
 
     title: str
     columns: Sequence[GridColumn]
@@ -87,14 +87,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class CollectiveColumn:
-    """A column of the table of collectives: its header, and its cell for a row."""
+    """A column of the table of collectives: header, and function from a row to the cell."""
 
     column: GridColumn
     cell: Callable[[CollectiveRow], str]
 
 
 def collectives_grid(summary: Summary) -> Grid:
-    """Make the table of collectives: the columns of nccl-tests, and the topology's lower bound."""
+    """Return the table of collectives: nccl-tests' columns, and the topology's lower bound."""
     rows = summary.collectives
     note = COLLECTIVES_NOTE
     columns = [
@@ -124,7 +124,7 @@ def collectives_grid(summary: Summary) -> Grid:
         CollectiveColumn(GridColumn("bound\n(us)"), lambda row: microseconds(row.bound_us)),
         CollectiveColumn(GridColumn("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
     ]
-    # Nobody checks the results of a user's script.
+    # The results of a user's script are not checked.
     unchecked = all(row.wrong is None for row in rows)
     if not rows or not unchecked:
         columns.append(CollectiveColumn(GridColumn("#wrong"), _wrong_count))
@@ -162,7 +162,7 @@ def _wrong_count(row: CollectiveRow) -> str:
 
 
 def training_grid(summary: Summary) -> Grid:
-    """Make the table of training: where the time of a step goes, what it sends, what is learnt."""
+    """Return the table of training: the parts of a step's time, bytes sent, and loss."""
     columns = [
         GridColumn("method", number=False),
         GridColumn("steps"),
@@ -215,7 +215,7 @@ def _training_cells(training: TrainingSummary) -> list[str]:
 
 
 def wan_grid(summary: Summary) -> Grid:
-    """Make the matrix of the WAN: bytes and mean utilisation from each datacenter to each other.
+    """Return the WAN matrix: bytes and mean utilisation from each datacenter to each other.
 
     A row is a sending datacenter, a column a receiving one.
     """
@@ -233,7 +233,7 @@ def wan_grid(summary: Summary) -> Grid:
 
 
 def site_names(rows: Sequence[WanRow]) -> list[str]:
-    """List the datacenters of rows, in the order in which they come."""
+    """Return the datacenters of rows, in the order of first appearance."""
     names: dict[str, None] = {}
     for row in rows:
         names[row.source] = None
@@ -242,7 +242,7 @@ def site_names(rows: Sequence[WanRow]) -> list[str]:
 
 
 def _wan_cell(rows: Sequence[WanRow], source: str, target: str) -> str:
-    """Sum up the parallel links from `source` to `target`; empty where there is no link."""
+    """Return the total of the parallel links from `source` to `target`; empty without a link."""
     links = [row for row in rows if row.source == source and row.target == target]
     if not links:
         return ""
@@ -264,7 +264,7 @@ def _wan_cell(rows: Sequence[WanRow], source: str, target: str) -> str:
 
 
 def periods_grid(summary: Summary) -> Grid:
-    """Make the table of the network's changes and the throughput between them."""
+    """Return the table of the network's changes and the throughput between the changes."""
     rows = summary.periods
     unit = rows[0].unit if rows else "operation"
     columns = [
@@ -295,7 +295,7 @@ def _period_cells(row: PeriodRow) -> list[str]:
 
 
 def transfers_grid(summary: Summary) -> Grid:
-    """Make the table of what hosts sent each other in the background."""
+    """Return the table of background transfers between hosts."""
     columns = [
         GridColumn("at\n(s)"),
         GridColumn("from", number=False),
@@ -335,7 +335,7 @@ def _transfer_cells(row: TransferRow) -> list[str]:
 
 
 def fidelity_grid(summary: Summary) -> Grid:
-    """Make the table of round-trip times, as the topology demands and as measured."""
+    """Return the table of required and measured RTTs."""
     columns = [
         GridColumn("from", number=False),
         GridColumn("to", number=False),
@@ -370,7 +370,7 @@ def _round_trip_cells(row: RoundTripRow) -> list[str]:
 
 
 def stages_grid(summary: Summary) -> Grid:
-    """Make the table of stages: real seconds of this machine and seconds on the run's clock."""
+    """Return the table of stages: seconds on this machine's clock and on the run's clock."""
     columns = [
         GridColumn("stage", number=False),
         GridColumn("real time\n(s)"),
@@ -388,9 +388,9 @@ def _stage_cells(row: StageRow) -> list[str]:
 
 
 def terminal_tables(summary: Summary) -> Iterator[Table]:
-    """Make the tables of a summary for a terminal, as far as they have rows.
+    """Yield the non-empty tables of a summary for a terminal.
 
-    Round-trip times are left out if all of them are within tolerance.
+    RTTs are left out if all of them are within tolerance.
     """
     grids = [
         collectives_grid(summary),
@@ -408,7 +408,7 @@ def terminal_tables(summary: Summary) -> Iterator[Table]:
 
 
 def _shortened(periods: Grid) -> Grid:
-    """Cut the table of periods to `MOST_PERIODS` rows."""
+    """Return the table of periods, cut to `MOST_PERIODS` rows."""
     if len(periods.rows) <= MOST_PERIODS:
         return periods
 
@@ -419,7 +419,7 @@ def _shortened(periods: Grid) -> Grid:
 
 
 def render(grid: Grid) -> Table:
-    """Convert a grid to a rich table; its text is literal, without rich's markup."""
+    """Return a grid as a rich table; text is literal, without rich's markup."""
     table = Table(
         title=Text(grid.title),
         title_justify="left",
@@ -441,7 +441,7 @@ def render(grid: Grid) -> Table:
 
 
 def microseconds(value: float | None) -> str:
-    """Write a time in us, with one decimal below 100 ms, none above."""
+    """Return a time in us as text, with one decimal below 100 ms, none above."""
     if value is None:
         return NONE
     if value < 100_000:
@@ -450,9 +450,9 @@ def microseconds(value: float | None) -> str:
 
 
 def bandwidth(gbytes: float) -> str:
-    """Write 10^9 bytes/s in at most six characters below 1000.
+    """Return 10^9 bytes/s as text, in at most six characters below 1000.
 
-    There are two decimals from 1, four from 0.001; less is written as 8.2e-5.
+    There are two decimals from 1 and four from 0.001; smaller values look like 8.2e-5.
     """
     if gbytes >= 1 or gbytes == 0:
         return f"{gbytes:.2f}"

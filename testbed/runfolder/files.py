@@ -1,4 +1,4 @@
-"""Reading and writing files of a run folder, some of which a host of the run could have written."""
+"""Read and write files of a run folder, some of which a host of the run may have written."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one.
+    """Write a file so that a reader sees either the old file or the complete new file.
 
-    A symbolic link in the way is not followed.
+    A symbolic link at `path` is replaced, not followed.
 
     Raises:
         OSError: the file cannot be written.
@@ -25,7 +25,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Open a file for reading, if it is a plain file; symbolic links are not followed.
+    """Open a plain file for reading, without following symbolic links.
 
     Raises:
         OSError: the file is missing, cannot be read, or is not a plain file.
@@ -50,14 +50,14 @@ def read_plain(path: Path) -> str:
 
 
 class FollowedLines:
-    """Reads the lines of a growing file, each whole line once."""
+    """Reader of a growing file, which returns each whole line once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def new(self) -> list[bytes]:
-        """Give the lines that were completed since the last call; none while there is no file."""
+        """Return the lines completed since the last call; empty if the file does not exist."""
         try:
             file = open_plain(self._path)
         except OSError:

@@ -1,8 +1,8 @@
-"""The names of a run folder's files, and the rule that runs never overwrite each other.
+"""Names of a run folder's files, and protection of existing runs against overwriting.
 
-Below ``raw/`` lie the records as they were written during the run (`testbed.runfolder.records`);
-they survive a lost guest, and `testbed.analysis` makes the tables and the summary from them
-(`testbed.runfolder.schemas`, `testbed.runfolder.summary`).
+``raw/`` holds the records written during the run (`testbed.runfolder.records`); the records survive
+a lost guest, and `testbed.analysis` turns the records into the tables
+(`testbed.runfolder.schemas`) and the summary (`testbed.runfolder.summary`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths of one run. `create` makes a new folder, `open` checks an existing one."""
+    """Paths of one run; `create` makes a new folder, `open` checks an existing folder."""
 
     path: Path
 
     @classmethod
     def create(cls, path: Path) -> RunDir:
-        """Make `path`, which must not exist (or must be an empty folder).
+        """Create `path`, which must be missing or an empty folder.
 
         Raises:
-            InputError: it exists and holds something, or cannot be made.
+            InputError: the path exists and is not an empty folder, or cannot be created.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,11 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """Open an existing run folder, which could come from anybody.
+        """Open an existing run folder, whose content is untrusted.
 
         Raises:
-            InputError: `path` is not a run folder, or holds something that is not a plain file, or
-                its format is newer than the formats that this version knows.
+            InputError: `path` is not a run folder, or holds an entry that is not a plain file, or
+                has a format newer than the formats that this version knows.
         """
         run = cls(path.resolve())
         if not run.plan.is_file():
@@ -80,9 +80,9 @@ class RunDir:
         return run
 
     def not_plain(self) -> Iterator[tuple[Path, str]]:
-        """Find what is neither a plain file nor a folder, with what it is.
+        """Yield entries that are neither plain files nor folders, each with its kind.
 
-        Symbolic links in ``work`` are all right.
+        Symbolic links in ``work`` are allowed and left out.
         """
         work = self.work(None)
         for folder, folders, files in os.walk(self.path):
@@ -97,12 +97,12 @@ class RunDir:
                 yield path, KINDS.get(stat.S_IFMT(mode), "a device")
 
     def settle(self) -> list[str]:
-        """Make what a host could have put into the folder harmless for this machine's programs.
+        """Make entries that a host may have written harmless for programs on this machine.
 
-        Links, FIFOs and devices are removed, and files lose the right to run as their owner.
+        Links, FIFOs and devices are removed, and files lose the set-user-ID and set-group-ID bits.
 
         Returns:
-            What was removed, in words.
+            A description of each removed entry.
         """
         removed: list[str] = []
         for path, kind in self.not_plain():
@@ -179,7 +179,7 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """Stages as they begin and end, with the outcome last (`records.Event`)."""
+        """Begin and end of each stage, with the outcome last (`records.Event`)."""
         return self.raw / "events.jsonl"
 
     @property
@@ -194,36 +194,36 @@ class RunDir:
 
     @property
     def transfers(self) -> Path:
-        """Transfers that have ended, or were ended with the run (`records.TransferEnded`)."""
+        """Transfers that ended by themselves or with the run (`records.TransferEnded`)."""
         return self.raw / "transfers.jsonl"
 
     @property
     def fidelity(self) -> Path:
-        """Round trips that were measured before the run: a list (`summary.RoundTripRow`)."""
+        """RTTs measured before the run: a list of `summary.RoundTripRow`."""
         return self.raw / "fidelity.json"
 
     @property
     def strain(self) -> Path:
-        """On the real clock: signs that the kernel could not keep up (`records.ClockHealth`)."""
+        """On the real clock: signs of an overloaded kernel (`records.ClockHealth`)."""
         return self.raw / "strain.json"
 
     @property
     def rank_exits(self) -> Path:
-        """How each rank ended (`records.RankExit`)."""
+        """Exit of each rank (`records.RankExit`)."""
         return self.raw / "exits.jsonl"
 
     @property
     def rank_starts(self) -> Path:
-        """What each rank found around it (`records.RankStarted`)."""
+        """Environment of each rank at its start (`records.RankStarted`)."""
         return self.raw / "ranks.jsonl"
 
     def work(self, host: str | None) -> Path:
-        """Working folder of a user's script on a host (None: of all hosts), which is kept."""
+        """Return a script's working folder on a host (None: of all hosts), kept after the run."""
         return self.path / "work" / (host or "")
 
     @property
     def containers(self) -> Path:
-        """Each host's container as Docker describes it, by the host's name."""
+        """Docker's description of each host's container, by the host's name."""
         return self.logs / "containers.json"
 
     @property
@@ -232,26 +232,26 @@ class RunDir:
         return self.raw / "clock"
 
     def rank_ops(self, rank: int) -> Path:
-        """Operations that a rank has recorded so far (`records.Operation`)."""
+        """Return the path of a rank's recorded operations (`records.Operation`)."""
         return self.raw / f"ops-{rank}.jsonl"
 
     def rank_train(self, rank: int) -> Path:
-        """Training steps that a rank has recorded so far (`records.TrainingStep`)."""
+        """Return the path of a rank's recorded training steps (`records.TrainingStep`)."""
         return self.raw / f"train-{rank}.jsonl"
 
     def rank_log(self, rank: int) -> Path:
-        """What a rank printed."""
+        """Return the path of a rank's output."""
         return self.logs / f"rank-{rank}.log"
 
     def capture(self, what: str, at: str) -> Path:
-        """Packets of a WAN link (or lan, nic) as seen at a datacenter or host."""
+        """Return the path of the capture of a WAN link (or lan, nic) at a datacenter or host."""
         return self.captures / f"{what}@{at}.pcapng".replace("/", "_")
 
     def began_ns(self) -> int | None:
-        """Find when rank 0's first operation or step began, from which the events count.
+        """Return the start of rank 0's first operation or step, from which events count.
 
         Returns:
-            Unix ns on the run's clock; None if no operation began.
+            Unix ns on the run's clock, or None if no operation began.
         """
         events, _problems = records.read(self.events, records.EVENT)
         for event in events:
@@ -260,7 +260,7 @@ class RunDir:
         return None
 
     def read_plan(self) -> Plan:
-        """Read what is to be done, or was done.
+        """Read the plan of the run.
 
         Raises:
             OSError: the file cannot be read.
@@ -269,12 +269,12 @@ class RunDir:
         return Plan.model_validate_json(self.plan.read_text())
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Write `value` so that a reader sees the old file or the whole new one."""
+        """Write `value` so that a reader sees either the old file or the complete new file."""
         replace_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def _drop_owner_rights(path: Path) -> None:
-    """Take the set-user-ID and set-group-ID bits from a file."""
+    """Clear the set-user-ID and set-group-ID bits of a file."""
     mode = path.lstat().st_mode
     rights = stat.S_ISUID | stat.S_ISGID
     if stat.S_ISREG(mode) and mode & rights:
@@ -282,7 +282,7 @@ def _drop_owner_rights(path: Path) -> None:
 
 
 def _format_of(plan: Path) -> int | None:
-    """Read the number of a run folder's format from its plan.json; None if it is damaged."""
+    """Return the format number of a run folder from plan.json, or None if damaged."""
     try:
         document = json.loads(read_plain(plan))
     except (OSError, ValueError, RecursionError):
@@ -292,7 +292,7 @@ def _format_of(plan: Path) -> int | None:
 
 
 def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
-    """The JSON object in `path`; empty, with a line in `missing`, if it cannot be read."""
+    """Read the JSON object in `path`; if unreadable, return {} and add a line to `missing`."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -305,16 +305,18 @@ def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON line to `path`; a single write, so that a killed writer leaves at most one
-    broken last line.
+    """Append one JSON line to `path`.
+
+    The line is a single write, so that a killed writer leaves at most one broken last line.
     """
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of `path`; none if it does not exist. A broken last line (its writer was
-    killed) is left out.
+    """Read the JSON lines of `path`, or return an empty list if the file does not exist.
+
+    A broken last line, left by a killed writer, is skipped.
     """
     try:
         text = read_plain(path)
@@ -330,14 +332,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 class RecordFollower:
-    """Reads a growing file of JSON lines, each whole line once."""
+    """Reader of a growing file of JSON lines, which returns each whole line once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The lines that were completed since the last call; none while there is no file."""
+        """Return the records completed since the last call; empty if the file does not exist."""
         try:
             file = open_plain(self._path)
         except OSError:

@@ -1,19 +1,20 @@
 """Columns and types of the Parquet tables of a run folder.
 
 ops.parquet: a row per operation and rank. `start_ns` and `end_ns` are Unix ns on the run's clock.
-`phase` is ``warmup`` or ``measure``, or ``train`` or ``script`` where all that torch.distributed
-does is recorded; there a send and a receive are rows of their own, and `iteration` is the number of
-the operation in its process group. `wrong` counts elements with a wrong value, -1: not checked.
+`phase` is ``warmup`` or ``measure``, or ``train`` or ``script`` where all calls of
+torch.distributed are recorded; there a send and a receive are separate rows, and `iteration` is the
+number of the operation in its process group. `wrong` counts elements with a wrong value, -1: not
+checked.
 
-links.parquet: samples of each direction of a WAN link; counters are cumulative since the link was
-built, but for `backlog_bytes`, which is what was in the queue.
+links.parquet: samples of each direction of a WAN link. Counters are cumulative since the link was
+built; `backlog_bytes` is the current content of the queue.
 
-train.parquet: a row per training step and rank. `compute_ns` is modelled computation, `late_ns`
-computation that took longer than modelled; `loss` is null where the rank computes none;
-`computed_ns` has begin and end, in turn, of each stretch of modelled computation.
+train.parquet: a row per training step and rank. `compute_ns` is modelled computation, `late_ns` is
+computation beyond the modelled time; `loss` is null where the rank computes no loss; `computed_ns`
+has the begin and end, in turn, of each stretch of modelled computation.
 
-flows.parquet, throughput.parquet and flow_ops.parquet are made of packet captures
-(docs/captures.md describes their columns).
+flows.parquet, throughput.parquet and flow_ops.parquet come from packet captures (docs/captures.md
+describes the columns).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables made of a summary's rows."""
+"""Tables of a summary's rows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ COLLECTIVES = {
 
 
 def collectives_table(summary: Summary) -> pl.DataFrame:
-    """Make a table of collectives.
+    """Return the table of collectives.
 
     Returns:
         A row for each `testbed.runfolder.summary.CollectiveRow`, with columns of the same names and
-        the same units. `time_us` is the median over the iterations; `min_us`, `p95_us` and `max_us`
-        are the rest of its spread.
+        units. `time_us` is the median over the iterations; `min_us`, `p95_us` and `max_us` are the
+        other figures of the same spread.
     """
     rows: list[dict[str, object]] = []
     for collective in summary.collectives:

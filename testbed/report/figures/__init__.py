@@ -1,1 +1,1 @@
-"""From tables of a run to figures of plotly, for the run's page."""
+"""Turn the tables of a run into plotly figures for the run's page."""

@@ -1,4 +1,4 @@
-"""What figures share: look, axes, colours; and the figures of collectives and of training.
+"""Look, axes and colours that figures share, and the figures of collectives and of training.
 
 Backgrounds are transparent: the page's style sheet colours text and grid for light and for dark.
 """
@@ -33,7 +33,7 @@ COLOURS = (
 CHANGE_COLOUR = "#d1495b"
 GRID_COLOUR = "#8884"
 TRANSPARENT = "rgba(0,0,0,0)"
-SHADES = (  # of heat maps; text is legible on each
+SHADES = (  # colours of heat maps, each with legible text
     (0.0, "rgba(63,143,220,0.06)"),
     (1.0, "rgba(63,143,220,0.85)"),
 )
@@ -46,15 +46,15 @@ USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dar
 )
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
 RUN_CLOCK = "time (s, run's clock)"
-MOST_MARKS = 60  # changes of the network in a figure
+MOST_MARKS = 60  # changes of the network marked in a figure
 MOST_SIZE_TICKS = 8
 
 AxisSettings: TypeAlias = dict[str, Any]  # plotly's layout.xaxis or layout.yaxis
-Trace: TypeAlias = Any  # one of plotly's, which has no types
+Trace: TypeAlias = Any  # a plotly trace; plotly has no types
 
 
 class OperationKey(NamedTuple):
-    """What rows of collectives have in common that belong to one line of a figure."""
+    """The fields shared by the rows of collectives that form one line of a figure."""
 
     op: str
     ranks: int
@@ -63,7 +63,7 @@ class OperationKey(NamedTuple):
 
     @classmethod
     def of(cls, row: CollectiveRow) -> OperationKey:
-        """Give the key of a row."""
+        """Return the key of a row."""
         return cls(row.op, row.ranks, row.dtype, row.algorithm)
 
 
@@ -71,7 +71,7 @@ def latency_figure(collectives: Sequence[CollectiveRow]) -> go.Figure | None:
     """Draw median time against size, both logarithmic: a line per operation, its bound dashed.
 
     Returns:
-        None if no operation has a size.
+        The figure, or None if no operation has a size.
     """
     rows = sized_rows(collectives)
     if not rows:
@@ -88,22 +88,22 @@ def latency_figure(collectives: Sequence[CollectiveRow]) -> go.Figure | None:
 
 
 def sized_rows(collectives: Sequence[CollectiveRow]) -> list[CollectiveRow]:
-    """Choose the rows of operations that move data, and sort them by size."""
+    """Return the rows of operations that move data, sorted by size."""
     rows = [row for row in collectives if row.bytes > 0]
     rows.sort(key=lambda row: row.bytes)
     return rows
 
 
 def operation_keys(rows: Sequence[CollectiveRow]) -> list[OperationKey]:
-    """List the keys of rows in the order in which they come, each once."""
+    """Return the distinct keys of rows, in the order of the rows."""
     return list(dict.fromkeys(OperationKey.of(row) for row in rows))
 
 
 def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
-    """Name an operation, as HTML.
+    """Return the name of an operation, as HTML.
 
-    The name has the algorithm if that is not gloo's, and ranks and type where several of `keys` are
-    of the same operation.
+    The name includes the algorithm unless gloo's own is used, and ranks and type where several of
+    `keys` have the same operation.
     """
     name = key.op
     if key.algorithm != "gloo":
@@ -115,7 +115,7 @@ def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
 
 
 def log_axes(rows: Sequence[CollectiveRow]) -> tuple[AxisSettings, AxisSettings]:
-    """Make the logarithmic axes of size and time for rows that are sorted by size."""
+    """Return the logarithmic axes of size and time for rows sorted by size."""
     sizes = _size_ticks(rows[0].bytes, rows[-1].bytes)
     size_axis = axis(
         "size of the data",
@@ -135,7 +135,7 @@ def log_axes(rows: Sequence[CollectiveRow]) -> tuple[AxisSettings, AxisSettings]
 
 
 def log_scale(values: Sequence[float]) -> dict[str, Any]:
-    """Make the settings of a logarithmic axis for `values`, all above zero.
+    """Return the settings of a logarithmic axis for `values`, all above zero.
 
     The axis has ticks at 1, 2 and 5 times the powers of ten that span the values.
     """
@@ -153,7 +153,7 @@ def log_scale(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _size_ticks(least: int, most: int) -> list[int]:
-    """List powers of two that span sizes; the size itself if there is only one."""
+    """Return powers of two that span the sizes, or the size itself if there is only one."""
     if least == most:
         return [least]
     lowest = round(math.log2(least))
@@ -164,7 +164,7 @@ def _size_ticks(least: int, most: int) -> list[int]:
 
 
 def _measured_trace(rows: Sequence[CollectiveRow], name: str, colour: str) -> Trace:
-    """Draw the medians of one operation, with bars from the shortest to the longest iteration."""
+    """Return the medians of one operation, with bars from the shortest to the longest iteration."""
     medians = np.array([row.time_us.median for row in rows]) / 1000
     shortest = np.array([row.time_us.min for row in rows]) / 1000
     longest = np.array([row.time_us.max for row in rows]) / 1000
@@ -190,7 +190,7 @@ def _measured_trace(rows: Sequence[CollectiveRow], name: str, colour: str) -> Tr
 
 
 def _bound_trace(rows: Sequence[CollectiveRow], name: str, colour: str) -> Trace:
-    """Draw the lower bound of one operation, where it is known."""
+    """Return the known lower bounds of one operation as a dashed line."""
     sizes = []
     bounds_ms = []
 
@@ -213,7 +213,7 @@ def _bound_trace(rows: Sequence[CollectiveRow], name: str, colour: str) -> Trace
 def loss_figure(
     runs: Mapping[str, pl.DataFrame], history: History | None = None
 ) -> go.Figure | None:
-    """Draw mean loss over the ranks against time since training began, a curve for each run.
+    """Draw mean loss over the ranks against time since training began, with a curve per run.
 
     Args:
         runs: train.parquet of each run, by the run's name (step, start_ns, end_ns: integers, loss:
@@ -221,7 +221,7 @@ def loss_figure(
         history: the network of a single run, whose changes are marked.
 
     Returns:
-        None if no run has two steps with a loss.
+        The figure, or None if no run has two steps with a loss.
     """
     traces = []
     for (name, steps), colour in zip(runs.items(), cycle(COLOURS), strict=False):
@@ -245,11 +245,11 @@ def loss_figure(
 
 
 def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
-    """Sum up train.parquet by step.
+    """Return the mean loss per step of a run.
 
     Returns:
-        A row for each step with a loss, sorted: step, seconds (float64, since training began, until
-        the last rank ended the step), loss (float64, mean over the ranks).
+        A row for each step with a loss, sorted: step, seconds (float64, from the begin of training
+        to the last rank's end of the step), loss (float64, mean over the ranks).
     """
     last_end = pl.col("end_ns").max()
     seconds = (last_end - steps["start_ns"].min()) / 1e9
@@ -269,7 +269,7 @@ def _loss_trace(curve: pl.DataFrame, name: str, colour: str) -> Trace:
 
 
 def axis(title: str, **settings: Any) -> AxisSettings:
-    """Make an axis in the look of all figures; `settings` are plotly's."""
+    """Return an axis in the common look; `settings` are plotly's."""
     return {
         "title": {"text": title, "standoff": 10},
         "gridcolor": GRID_COLOUR,
@@ -287,17 +287,17 @@ def drawing(
     legend: Mapping[str, Any] | None = None,
     **layout: Any,
 ) -> go.Figure:
-    """Make a figure in the look of all.
+    """Return a figure in the common look.
 
-    The figure is made in one step: plotly 6 takes 14 ms for each change to an existing figure.
+    The figure is built in one step: plotly 6 takes 14 ms for each change to an existing figure.
 
     Args:
-        traces: what is drawn.
-        height: px.
+        traces: the traces to draw.
+        height: height of the figure in px.
         x: the horizontal axis.
         y: the vertical axis.
-        legend: settings of the legend that differ from those of the other figures.
-        layout: other settings of plotly's layout.
+        legend: settings of the legend that differ from the common look.
+        layout: further settings of plotly's layout.
     """
     settings = {
         **look(height),
@@ -310,7 +310,7 @@ def drawing(
 
 
 def look(height: int) -> dict[str, Any]:
-    """Give the settings of plotly's layout that all figures share, for a height in px."""
+    """Return the plotly layout settings that all figures share, for a height in px."""
     return {
         "template": "none",
         "height": height,
@@ -323,14 +323,14 @@ def look(height: int) -> dict[str, Any]:
 
 
 def change_marks(history: History, origin_ns: int) -> list[dict[str, Any]]:
-    """Draw lines across a figure over time where the network changed.
+    """Return vertical lines that mark the changes of the network in a figure over time.
 
     Args:
-        history: of the network.
-        origin_ns: the Unix time at which the figure's time begins.
+        history: the run's network over time.
+        origin_ns: Unix time in ns at which the figure's time begins.
 
     Returns:
-        Shapes of plotly; none if there are too many changes to be told apart.
+        Plotly shapes; none if there are too many changes to distinguish.
     """
     if len(history.times_ns) > MOST_MARKS:
         return []
@@ -352,7 +352,7 @@ def _change_marks(history: History, origin_ns: int) -> Iterator[dict[str, Any]]:
 
 
 def colour_bar(title: str) -> dict[str, Any]:
-    """Make the legend of a heat map whose values are per cent."""
+    """Return the legend of a heat map whose values are per cent."""
     return {
         "title": {"text": title, "side": "top"},
         "ticksuffix": " %",

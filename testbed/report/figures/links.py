@@ -1,4 +1,4 @@
-"""Figures of the WAN: how much each direction carries and queues over time, and in total.
+"""Figures of the WAN: traffic and queue of each direction over time, and totals.
 
 Arrays of samples have shape (samples,), arrays over time have shape (bins,), and their edges have
 shape (bins + 1,), in Unix ns on the run's clock.
@@ -33,7 +33,7 @@ from testbed.report.tables import site_names
 from testbed.runfolder.summary import WanRow
 
 TIME_BINS = 400
-MOST_LINES = 6  # directions that are told apart as lines
+MOST_LINES = 6  # directions drawn as separate lines
 MOST_LABELLED = 12  # datacenters whose cells have room for text
 AT_THE_TIME = "its share at that time"
 Values = npt.NDArray[np.float64]
@@ -41,13 +41,13 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DirectionSamples:
-    """What was sampled of a direction of a WAN link, by time.
+    """The samples of one direction of a WAN link, sorted by time.
 
     Attributes:
-        direction: as it was built.
-        pieces: how the direction was when.
+        direction: the direction as first built.
+        pieces: the states of the direction over time.
         time_ns: int64, shape (samples,), ascending.
-        sent_bytes: float64, shape (samples,), since the link was built.
+        sent_bytes: float64, shape (samples,), cumulative since the link was built.
         queued_bytes: float64, shape (samples,).
     """
 
@@ -59,11 +59,11 @@ class DirectionSamples:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the direction stayed as it was built."""
+        """Whether the direction stayed as first built."""
         return len(self.pieces) == 1
 
     def capacity_bits(self, edges: Values) -> Values:
-        """Compute what the bottleneck could have sent in each bin (shape (bins,))."""
+        """Return the bits that the bottleneck could have sent in each bin, shape (bins,)."""
         offsets = edges - edges[0]
         carried = np.zeros(len(edges))
 
@@ -74,7 +74,7 @@ class DirectionSamples:
         return np.asarray(np.diff(carried) / 1e9)
 
     def queue_packets(self, edges: Values) -> Values:
-        """Give the queue's length in each bin (shape (bins,)), as it was when the bin began."""
+        """Return the queue's capacity in packets at the begin of each bin, shape (bins,)."""
         begins = []
         lengths = []
 
@@ -88,11 +88,11 @@ class DirectionSamples:
 
 @dataclass(frozen=True)
 class SharesOverTime:
-    """Per cent of something of each direction over time.
+    """Per cent of a quantity of each direction over time.
 
     Attributes:
-        names: of the directions, as HTML.
-        wholes: what 100 % of each direction are.
+        names: names of the directions, as HTML.
+        wholes: the value that 100 % stands for, as text for each direction.
         seconds: float64, shape (bins + 1,), the edges of the bins.
         percent: float64, shape (directions, bins).
     """
@@ -105,12 +105,12 @@ class SharesOverTime:
 
 @dataclass(frozen=True)
 class DirectionQuantity:
-    """A quantity of directions that is shown over time.
+    """A quantity of directions to show over time.
 
     Attributes:
-        title: names the quantity, such as "used".
-        percent: computes it from samples and edges (shape (bins + 1,)); shape (bins,).
-        whole: writes what 100 % of a direction are.
+        title: name of the quantity, such as "used".
+        percent: function from samples and edges (shape (bins + 1,)) to per cent (shape (bins,)).
+        whole: function from a direction to the value that 100 % stands for, as text.
     """
 
     title: str
@@ -119,24 +119,24 @@ class DirectionQuantity:
 
 
 def utilisation_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Figure | None:
-    """Draw the share of each direction's rate in use over time.
+    """Draw the used share of each direction's rate over time.
 
     Args:
         links: links.parquet.
-        history: of the network, whose changes are marked.
-        origin_ns: the Unix time at which the figure's time begins.
+        history: the run's network over time; changes are marked.
+        origin_ns: Unix time in ns at which the figure's time begins.
 
     Returns:
-        None without two samples.
+        The figure, or None with fewer than two samples.
     """
     quantity = DirectionQuantity("used", _percent_used, _rate_text)
     return _figure_over_time(links, history, origin_ns, quantity)
 
 
 def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Figure | None:
-    """Draw the part of each bottleneck's queue that is full over time.
+    """Draw the filled share of each bottleneck's queue over time.
 
-    Args and result are those of `utilisation_figure`.
+    Args and Returns are the same as in `utilisation_figure`.
     """
     mtu = history.states[0].mtu
 
@@ -165,7 +165,7 @@ def _percent_used(samples: DirectionSamples, edges: Values) -> Values:
 
     if samples.is_constant:
         return np.asarray(used)
-    # Where a rate falls, bytes of the sample before may be counted to the time after.
+    # Where a rate falls, bytes of the preceding sample may be counted in the following time.
     return np.minimum(used, 100)
 
 
@@ -190,9 +190,9 @@ def _figure_over_time(
 def _shares_over_time(
     links: pl.DataFrame, history: History, origin_ns: int, quantity: DirectionQuantity
 ) -> SharesOverTime | None:
-    """Compute a quantity of each direction, in at most `TIME_BINS` bins.
+    """Return a quantity of each direction, in at most `TIME_BINS` bins.
 
-    The arguments are those of `utilisation_figure`; None without two samples.
+    Arguments are the same as in `utilisation_figure`. The result is None without two samples.
     """
     sampled = list(_sampled_directions(links, history))
     if not sampled:
@@ -230,7 +230,7 @@ def _shares_over_time(
 
 
 def _sampled_directions(links: pl.DataFrame, history: History) -> Iterator[DirectionSamples]:
-    """Split links.parquet into the directions of the network, without those never sampled."""
+    """Yield the samples of each direction of the network that was sampled."""
     for link in history.states[0].wan:
         for direction in link.directions:
             is_direction = (pl.col("link") == link.key) & (pl.col("source") == direction.source)
@@ -248,7 +248,7 @@ def _sampled_directions(links: pl.DataFrame, history: History) -> Iterator[Direc
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """Append numbers to names that occur more than once, as those of parallel links do."""
+    """Return the names, with a number appended where a name repeats, as for parallel links."""
     numbered = []
     for position, name in enumerate(names):
         if names.count(name) == 1:
@@ -260,7 +260,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 
 def _draw_lines(shares: SharesOverTime, title: str, marks: Sequence[dict[str, Any]]) -> go.Figure:
-    """Draw a line for each direction; each value holds from one edge to the next."""
+    """Return a figure with a line per direction; each value holds from one edge to the next."""
     traces = []
     for number, name in enumerate(shares.names):
         percent = shares.percent[number]
@@ -285,7 +285,7 @@ def _draw_lines(shares: SharesOverTime, title: str, marks: Sequence[dict[str, An
 
 
 def _draw_rows(shares: SharesOverTime, title: str, marks: Sequence[dict[str, Any]]) -> go.Figure:
-    """Draw a row of a heat map for each direction."""
+    """Return a heat map with a row per direction."""
     bins = len(shares.seconds) - 1
     heat = go.Heatmap(
         z=shares.percent,
@@ -312,7 +312,7 @@ def matrix_figure(rows: Sequence[WanRow]) -> go.Figure | None:
     """Draw the mean use of the links from each datacenter (row) to each other one (column).
 
     Returns:
-        None if no link was measured.
+        The figure, or None if no link was measured.
     """
     names = site_names(rows)
     size = len(names)
@@ -341,7 +341,7 @@ def matrix_figure(rows: Sequence[WanRow]) -> go.Figure | None:
 
 
 def _matrix_texts(percent: Values, total_bytes: Values) -> list[list[str]]:
-    """Write the cells of a matrix (arguments of shape (n, n)); empty where nothing was measured."""
+    """Return the cell texts of a matrix (arguments of shape (n, n)); empty where unmeasured."""
     texts = []
 
     for percent_row, bytes_row in zip(percent, total_bytes, strict=True):
@@ -360,7 +360,7 @@ def _percent(percent: float) -> str:
 
 
 def _draw_matrix(names: Sequence[str], percent: Values, texts: list[list[str]]) -> go.Figure:
-    """Draw a heat map of per cent (shape (n, n)) with the names of its rows and columns."""
+    """Return a heat map of per cent (shape (n, n)) with the names of rows and columns."""
     shown_names = [escape(name) for name in names]
     template = "%{text}" if len(names) <= MOST_LABELLED else None
     heat = go.Heatmap(

@@ -1,4 +1,4 @@
-"""What each rank did over time, as a figure whose size does not depend on how much it did."""
+"""The figure of rank activity over time, whose size does not grow with the length of the run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from testbed.report.figures.common import (
     drawing,
 )
 
-MOST_BINS = 800  # of time
+MOST_BINS = 800  # bins of time
 LEAST_BINS = 200
-MOST_CELLS = 40_000  # bins of all ranks together, as far as `LEAST_BINS` allows
-SEEN = 0.1  # part of a bin from which on something is shown in it
+MOST_CELLS = 40_000  # bins of all ranks together, unless `LEAST_BINS` requires more
+SEEN = 0.1  # least share of a bin that an activity must fill to be shown
 COMPUTES = "computation"
 BOTH = "computation and communication"
 WAITS = "waiting"
@@ -44,27 +44,27 @@ OPERATION_COLOURS = [
     colour for colour in COLOURS if colour not in FIXED_COLOURS.values() and colour != TOO_PALE
 ]
 Shares = npt.NDArray[np.float64]
-Spans = Mapping[str, pl.DataFrame]  # of each activity: columns rank, start_ns, end_ns (integers)
+Spans = Mapping[str, pl.DataFrame]  # by activity: columns rank, start_ns, end_ns (integers)
 
 
 @dataclass(frozen=True)
 class TimeBins:
-    """Pieces of time of equal length.
+    """Consecutive spans of time of equal length.
 
-    `edges` (float64, shape (bins + 1,)) are the beginning of each and the end of the last, in Unix
-    ns on the run's clock.
+    `edges` (float64, shape (bins + 1,)) are the begin of each bin and the end of the last bin, in
+    Unix ns on the run's clock.
     """
 
     edges: Shares
 
     @classmethod
     def between(cls, begin_ns: int, end_ns: int, number: int) -> TimeBins:
-        """Divide a time into bins of at least 1 ns each."""
+        """Divide a span of time into bins of at least 1 ns each."""
         end_ns = max(end_ns, begin_ns + number)
         return cls(np.linspace(begin_ns, end_ns, number + 1))
 
     def shares(self, spans: pl.DataFrame) -> Shares:
-        """Compute the part of each bin that spans cover.
+        """Return the share of each bin that spans cover.
 
         Args:
             spans: columns start_ns and end_ns (integers).
@@ -81,7 +81,7 @@ class TimeBins:
         return np.asarray(np.clip(share, 0, 1))
 
     def _elapsed_since(self, times: npt.NDArray[np.int64]) -> Shares:
-        """Sum up at each edge how long ago the `times` (shape (n,), ascending) before it were."""
+        """Return the total time from all earlier `times` (shape (n,), ascending) to each edge."""
         offsets = times - self.edges[0]
         edge_offsets = self.edges - self.edges[0]
 
@@ -92,11 +92,11 @@ class TimeBins:
 
 @dataclass(frozen=True)
 class RankStates:
-    """What each rank does most in each bin.
+    """The main activity of each rank in each bin.
 
     Attributes:
-        bins: of time.
-        names: of the activities, idle last.
+        bins: the bins of time.
+        names: names of the activities, idle last.
         numbers: int16, shape (ranks, bins): indices in `names`.
     """
 
@@ -112,17 +112,17 @@ def rank_figure(
     origin_ns: int,
     history: History | None = None,
 ) -> go.Figure | None:
-    """Draw a row per rank, coloured by what the rank does most at that time.
+    """Draw a row per rank, coloured by the rank's main activity at each time.
 
     Args:
         ops: ops.parquet.
-        steps: train.parquet, of a run that trained.
-        plan: has the ranks.
-        origin_ns: the Unix time at which the figure's time begins.
-        history: of the network, whose changes are marked.
+        steps: train.parquet, or None if the run did not train.
+        plan: the run's plan.
+        origin_ns: Unix time in ns at which the figure's time begins.
+        history: the run's network over time; changes are marked.
 
     Returns:
-        None without operations and steps.
+        The figure, or None without operations and steps.
     """
     states = rank_states(ops, steps, len(plan.workers.ranks))
     if states is None:
@@ -156,12 +156,12 @@ def rank_figure(
 
 
 def rank_states(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> RankStates | None:
-    """Find out what each rank does most in each bin of time; None without operations and steps.
+    """Return the main activity of each rank in each bin, or None without operations and steps.
 
     Args:
         ops: ops.parquet.
-        steps: train.parquet, of a run that trained.
-        ranks: how many there are.
+        steps: train.parquet, or None if the run did not train.
+        ranks: number of ranks.
     """
     begins = []
     ends = []
@@ -187,7 +187,7 @@ def rank_states(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> Ra
 
 
 def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> Spans:
-    """Collect the spans of each activity, operations by their op (arguments as `rank_states`)."""
+    """Return the spans of each activity, operations by op (arguments as in `rank_states`)."""
     spans: dict[str, pl.DataFrame] = {}
     if steps is None or steps.is_empty():
         spans[WAITS] = start_waits(ops, ranks)
@@ -204,7 +204,7 @@ def _spans(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> Spans:
 def _states_of_rank(
     bins: TimeBins, spans: Spans, rank: int, names: Sequence[str]
 ) -> npt.NDArray[np.int64]:
-    """Give for each bin the index in `names` of what fills most of it (shape (bins,))."""
+    """Return for each bin the index in `names` of the main activity of a rank, shape (bins,)."""
     nothing = np.zeros(len(bins.edges) - 1)
     shares = dict.fromkeys(names, nothing)
     communicates = nothing
@@ -215,7 +215,7 @@ def _states_of_rank(
             communicates = communicates + shares[name]
 
     if COMPUTES in spans:
-        # Waits of a step are what is not computation, so they cover its communication too.
+        # The waits of a step are all time without computation, so they include communication.
         shares[WAITS] = np.where(communicates > SEEN, 0, shares[WAITS])
     overlap = np.minimum(shares[COMPUTES], communicates)
     shares[BOTH] = np.where(overlap > 0.5, 2.0, 0.0)
@@ -226,7 +226,7 @@ def _states_of_rank(
 
 
 def _colours(names: Sequence[str]) -> list[str]:
-    """Choose a colour for each activity."""
+    """Return a colour for each activity."""
     free = cycle(OPERATION_COLOURS)
     return [FIXED_COLOURS.get(name) or next(free) for name in names]
 
@@ -250,7 +250,7 @@ def _heat_map(
 
 
 def _legend(states: RankStates, colours: Sequence[str]) -> list[Trace]:
-    """Make empty traces that give the legend an entry for each activity that is seen."""
+    """Return empty traces that add a legend entry for each visible activity."""
     seen = set(np.unique(states.numbers).tolist())
     traces = []
 
@@ -270,7 +270,7 @@ def _legend(states: RankStates, colours: Sequence[str]) -> list[Trace]:
 
 
 def _scale_without_transitions(colours: Sequence[str]) -> list[list[object]]:
-    """Make a colour scale of plotly: each colour has a part of the same length."""
+    """Return a plotly colour scale in which each colour covers a range of equal length."""
     scale: list[list[object]] = []
     for number, colour in enumerate(colours):
         scale.append([number / len(colours), colour])

@@ -1,1 +1,1 @@
-"""From a network to a drawing of its sites and links on a map, as SVG or PNG."""
+"""Turn a network into a drawing of its sites and links on a map, as SVG or PNG."""

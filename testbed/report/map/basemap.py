@@ -1,4 +1,4 @@
-"""The background of a map: land, lakes, borders; `map/data/SOURCES.md` names their sources."""
+"""Land, lakes and borders behind a map; `map/data/SOURCES.md` names the sources."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from testbed.core.geo import EARTH_RADIUS_KM, Location
 from testbed.report.map.geometry import Box, Points, Position
 from testbed.report.map.projection import Projection
 
-UNIT = 0.01  # degrees, of the numbers in land.json
-MARGIN = 8.0  # px around the frame within which lines are kept
-SMALLEST = 1.5  # px, of what is drawn
+UNIT = 0.01  # degrees per unit of the numbers in land.json
+MARGIN = 8.0  # px around the frame in which lines are kept
+SMALLEST = 1.5  # px; smaller shapes are not drawn
 LEAST_STEP = 0.7  # px between two points of an outline
-FINEST_KM_PER_PX = 0.6  # the outline is exact to some kilometres
+FINEST_KM_PER_PX = 0.6  # the outline is accurate to a few kilometres
 FILLED_LAYERS = ("land", "lakes")
 
 
 @dataclass(frozen=True)
 class View:
-    """A projection, magnified and moved into the `frame` of a drawing."""
+    """A projection, scaled and shifted into the `frame` of a drawing."""
 
     projection: Projection
     frame: Box
-    scale: float  # px for a unit of the plane
-    middle: Position  # the plane's point at the middle of the frame
+    scale: float  # px per unit of the plane
+    middle: Position  # point of the plane at the middle of the frame
 
     @property
     def period(self) -> float | None:
-        """px of 360 degrees, where the map repeats itself; else None."""
+        """The width of 360 degrees in px if the map repeats itself, or None."""
         plane_period = self.projection.period
         if plane_period is None:
             return None
@@ -42,11 +42,11 @@ class View:
 
     @property
     def km_per_px(self) -> float:
-        """The scale at the middle of the map."""
+        """The scale in km per px at the middle of the map."""
         return EARTH_RADIUS_KM / self.scale
 
     def at(self, locations: Iterable[Location]) -> Points:
-        """Give the points (shape (n, 2), in px) of places, within one period."""
+        """Return the points (shape (n, 2), in px) of locations, within one period."""
         degrees = np.array(list(locations), dtype=float)
         points = self._to_px(self.projection.project(degrees))
 
@@ -57,7 +57,7 @@ class View:
 
     @cache  # noqa: B019 (views are few, and compared by value)
     def layers(self) -> dict[str, str]:
-        """Give SVG path data of each layer, to 0.1 px; empty where the outline is too coarse."""
+        """Return SVG path data of each layer, to 0.1 px; empty where the outline is too coarse."""
         if self.km_per_px < FINEST_KM_PER_PX:
             return {}
 
@@ -107,7 +107,7 @@ def _land() -> dict[str, list[Points]]:
 
 
 def _decoded(numbers: list[int]) -> Points:
-    """Decode a line of land.json: x and y of the first point, then the step to each next one."""
+    """Decode a line of land.json: x and y of the first point, then the steps between points."""
     steps = np.array(numbers, dtype=float).reshape(-1, 2)
     east_and_north = np.cumsum(steps, axis=0)
     north_and_east = east_and_north[:, ::-1]
@@ -115,9 +115,9 @@ def _decoded(numbers: list[int]) -> Points:
 
 
 def clipped(ring: Points, frame: Box) -> Points:
-    """Cut a filled ring (shape (n, 2)) to its part within `frame`.
+    """Clip a filled ring (shape (n, 2)) to `frame`.
 
-    The method is that of Sutherland and Hodgman, "Reentrant polygon clipping" (1974).
+    The algorithm is from Sutherland and Hodgman, "Reentrant polygon clipping" (1974).
     """
     if not frame.overlaps(Box.around(ring)):
         return ring[:0]
@@ -140,7 +140,7 @@ def _cut_at_side(ring: Points, depth: NDArray[np.float64]) -> Points:
 
     Args:
         ring: shape (n, 2).
-        depth: how far inside that side each point is, shape (n,); below zero: outside.
+        depth: depth of each point inside that side, shape (n,); negative outside.
     """
     inside = depth >= 0
     if len(ring) == 0 or inside.all():
@@ -160,7 +160,7 @@ def _cut_at_side(ring: Points, depth: NDArray[np.float64]) -> Points:
 
 
 def pieces(line: Points, frame: Box) -> list[Points]:
-    """Split a line (shape (n, 2)) into the stretches that touch `frame`.
+    """Return the stretches of a line (shape (n, 2)) that touch `frame`.
 
     A segment with one end inside the frame is kept whole.
     """
@@ -177,7 +177,7 @@ def pieces(line: Points, frame: Box) -> list[Points]:
 
 
 def _path(points: Points, close: bool) -> str:
-    """Write path data of points (shape (n, 2)), empty for a shape smaller than `SMALLEST`."""
+    """Return path data of points (shape (n, 2)); empty for a shape smaller than `SMALLEST`."""
     if len(points) < 2:
         return ""
 

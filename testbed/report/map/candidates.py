@@ -1,4 +1,4 @@
-"""Candidates for the place of a label: next to a point, on a curve, or farther away."""
+"""Candidate places of a label: next to a point, on a curve, or farther away."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from testbed.report.map.geometry import Box, BoxSize, Position
 from testbed.report.map.labels import Candidate
 
 CLEAR_OF_DOT = 2.5  # px between a dot and its label
-LEADER_COST = 30.0  # px; a label close to what it names is better
-RINGS = 8  # of candidates farther away
+LEADER_COST = 30.0  # px; a label close to its object is better
+RINGS = 8  # rings of candidates farther away
 RING_DISTANCE = 14.0  # px from one ring to the next
 ANGLES_IN_RING = 16
-SHARES_OF_CURVE = np.linspace(0.22, 0.78, 29)  # where a label may stand on a curve
-OFF_MIDDLE_COST = 90.0  # px, of a whole curve's length away from its middle
-LEAST_VISIBLE = 2.2  # a curve is labelled if it is so many times as long as what the label hides
+SHARES_OF_CURVE = np.linspace(0.22, 0.78, 29)  # positions of labels along a curve
+OFF_MIDDLE_COST = 90.0  # px, for a label a whole curve length away from the middle
+LEAST_VISIBLE = 2.2  # least ratio of a labelled curve's length to the hidden part
 
 
 def around_dot(dot: Position, radius: float, size: BoxSize) -> list[Candidate]:
-    """Offer places around a dot: right, left, above, below, then corners.
+    """Return places around a dot: right, left, above, below, then corners.
 
     Args:
-        dot: the middle of the dot.
-        radius: of the dot, in px.
-        size: of the label.
+        dot: middle of the dot.
+        radius: radius of the dot in px.
+        size: size of the label.
     """
     across = size.width / 2 + radius + CLEAR_OF_DOT
     down = size.height / 2 + radius + CLEAR_OF_DOT
@@ -56,7 +56,7 @@ def around_dot(dot: Position, radius: float, size: BoxSize) -> list[Candidate]:
 
 
 def along_curve(curve: Curve, size: BoxSize) -> list[Candidate]:
-    """Offer places on a curve, best in its middle; none if the label would hide the curve."""
+    """Return places on a curve, best in the middle; none if the label would hide the curve."""
     across, down = np.abs(curve.chord) / max(curve.length, 1)
 
     hidden_across = size.width / max(across, 1e-3)
@@ -78,7 +78,7 @@ def along_curve(curve: Curve, size: BoxSize) -> list[Candidate]:
 
 
 def farther_away(anchor: Position, size: BoxSize) -> Iterator[Candidate]:
-    """Offer places on rings around a point, each with a leader to that point."""
+    """Yield places on rings around a point, each with a leader to the point."""
     angles = np.linspace(0, 2 * pi, ANGLES_IN_RING, endpoint=False)
     for ring in range(1, RINGS + 1):
         distance = RING_DISTANCE * ring

@@ -1,4 +1,4 @@
-"""The curves by which links are drawn, in px."""
+"""Curves, in px, that represent links."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from testbed.plan.model import WanLink
 from testbed.report.map.geometry import Box, Points, Vector, distances
 
-# How far the middle of a curve may be from its chord, as half a part of the chord's length.
+# Distances of the middle of a curve from the chord, as shares of the chord's length.
 BENDS = (0.07, -0.07, 0.13, -0.13, 0.2, -0.2, 0.28, -0.28)
-SLIGHT_BENDS = 4  # so many of them are used where there are many links
-MOST_COMPARED = 100  # links; if there are more, each has the first bend, whatever it meets
-SAMPLES = 41  # points of a curve at which it is compared with others
-ENDS_LEFT_OUT = 4  # samples at each end of a curve, where curves of one site must meet
-OTHER_ENDS_LEFT_OUT = 2  # the same of the curve it is compared with
+SLIGHT_BENDS = 4  # number of bends that are tried where there are many links
+MOST_COMPARED = 100  # links; with more links, every link has the first bend
+SAMPLES = 41  # points of a curve that are compared with other curves
+ENDS_LEFT_OUT = 4  # samples left out at each end of a curve, because curves of one site meet there
+OTHER_ENDS_LEFT_OUT = 2  # the same for the other curve
 CLEAR_OF_DOTS = 22.0  # px
 CLEAR_OF_CURVES = 9.0  # px
 MOST_ROUNDS = 200  # of moving points apart
@@ -29,7 +29,7 @@ class Curve:
     """A WAN link as a quadratic Bezier curve that begins at the link's forward source.
 
     `points` has shape (3, 2): start, control point, end. The curve is drawn once for each of
-    `turns`, so many px to the right.
+    `turns`, each an offset in px to the right.
     """
 
     link: WanLink
@@ -37,7 +37,7 @@ class Curve:
     turns: tuple[float, ...] = (0.0,)
 
     def at(self, share: float | NDArray[np.float64]) -> Points:
-        """Give the points (shape (n, 2)) of the curve at shares (n of them) from 0 to 1."""
+        """Return the points (shape (n, 2)) of the curve for n parameters from 0 to 1."""
         t = np.atleast_1d(np.asarray(share, dtype=float))[:, None]
         rest = 1 - t
         start, control, end = self.points
@@ -54,7 +54,7 @@ class Curve:
         return float(np.hypot(*self.chord))
 
     def samples(self, number: int) -> Points:
-        """Give `number` points of each time that the curve is drawn (shape (n, 2))."""
+        """Return `number` points of each copy of the curve, shape (n, 2)."""
         once = self.at(np.linspace(0, 1, number))
         drawn = [once + np.array([turn, 0]) for turn in self.turns]
         return np.concatenate(drawn)
@@ -62,10 +62,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What curves are drawn on.
+    """The surface on which curves are drawn.
 
-    A map of the world repeats itself `period` px farther on. Curves bend away from `hub` (shape
-    (2,)), or up where there is none.
+    A map of the world repeats itself every `period` px. Curves bend away from `hub` (shape (2,)),
+    or up without a hub.
     """
 
     frame: Box
@@ -73,9 +73,9 @@ class Sheet:
     hub: Vector | None
 
     def straight(self, link: WanLink, start: Vector, end: Vector) -> Curve:
-        """Draw a link from start to end (shape (2,)) as a straight line.
+        """Return a link from start to end (shape (2,)) as a straight line.
 
-        The line takes the shorter way round; over the map's edge it is drawn twice.
+        The line takes the shorter way round; a line across the map's edge is drawn twice.
         """
         turns: tuple[float, ...] = (0.0,)
         if self.period is not None and abs(end[0] - start[0]) > self.period / 2:
@@ -91,7 +91,7 @@ class Sheet:
         )
 
     def bent(self, line: Curve, bend: float) -> Curve:
-        """Bend a straight line: outwards by a bend above zero, else inwards.
+        """Return a straight line with a bend: outwards if above zero, inwards if below.
 
         The middle of the curve is `bend` chords away from the middle of the line.
         """
@@ -109,7 +109,7 @@ class Sheet:
         )
 
     def preference(self, bend_number: int) -> float:
-        """Give the cost of one of `BENDS` by its index.
+        """Return the cost of one of `BENDS` by its index.
 
         Slight bends are better. With a hub, outward bends are better than inward ones.
         """
@@ -120,12 +120,12 @@ class Sheet:
         return cost
 
     def crowding(self, curve: Curve, dots: Points, drawn: Sequence[Points]) -> float:
-        """Compute the cost of where a curve runs.
+        """Return the cost of the position of a curve.
 
         Args:
             curve: the curve.
             dots: the sites that the curve does not join, shape (n, 2).
-            drawn: `SAMPLES` points, or more, of each curve that is there already, shape (n, 2).
+            drawn: at least `SAMPLES` points of each curve drawn so far, shape (n, 2).
         """
         samples = curve.samples(SAMPLES)
         gaps_to_dots = distances(dots, samples).min(axis=1, initial=np.inf)
@@ -147,19 +147,19 @@ class Sheet:
 
 
 def _shortfall(gaps: NDArray[np.float64], clear: float) -> float:
-    """Add up by how much gaps (shape (n,)) are below `clear`."""
+    """Return the sum of the amounts by which gaps (shape (n,)) are below `clear`."""
     return float(np.maximum(0, clear - gaps).sum())
 
 
 def draw_links(
     links: Sequence[WanLink], points: Mapping[str, Vector], sheet: Sheet, many: bool
 ) -> list[Curve]:
-    """Bend each link so that it keeps clear of other sites and links; short links choose first.
+    """Bend each link to keep clear of other sites and links; short links choose first.
 
     Args:
         links: the links to draw.
-        points: where each datacenter is, shape (2,).
-        sheet: what the links are drawn on.
+        points: position of each datacenter, shape (2,).
+        sheet: the surface on which the links are drawn.
         many: whether to bend the links only slightly.
 
     Returns:
@@ -194,7 +194,7 @@ def draw_links(
 
 
 def _other_sites(points: Mapping[str, Vector], link: WanLink) -> Points:
-    """Collect the sites that a link does not join (shape (n, 2))."""
+    """Return the sites that a link does not join, shape (n, 2)."""
     ends = (link.forward.source, link.forward.target)
     others = [point for name, point in points.items() if name not in ends]
     return np.array(others).reshape(-1, 2)
@@ -203,7 +203,7 @@ def _other_sites(points: Mapping[str, Vector], link: WanLink) -> Points:
 def _best_bent(
     line: Curve, bends: Sequence[float], *, sheet: Sheet, dots: Points, drawn: Sequence[Points]
 ) -> Curve:
-    """Choose the bend of a straight line that costs least (other arguments as `Sheet.crowding`)."""
+    """Return the cheapest bend of a straight line (other arguments as in `Sheet.crowding`)."""
     curves = []
     costs = []
     for number, bend in enumerate(bends):
@@ -216,11 +216,11 @@ def _best_bent(
 
 
 def spread(points: Points, least_distance: float) -> Points:
-    """Move points apart until no two are nearer than `least_distance`.
+    """Move points apart until all distances are at least `least_distance`.
 
     Args:
         points: shape (n, 2).
-        least_distance: px.
+        least_distance: least distance of two points in px.
 
     Returns:
         The moved points, shape (n, 2), after at most `MOST_ROUNDS` rounds.
@@ -238,7 +238,7 @@ def spread(points: Points, least_distance: float) -> Points:
 
 
 def _push_apart(points: Points, i: int, j: int, least_distance: float) -> bool:
-    """Move two of the points (shape (n, 2)) in place; False if they were far enough apart."""
+    """Move two of the points (shape (n, 2)) apart in place; return whether they were too close."""
     away = points[i] - points[j]
     distance = float(np.hypot(*away))
     if distance >= least_distance - 0.01:
@@ -247,7 +247,7 @@ def _push_apart(points: Points, i: int, j: int, least_distance: float) -> bool:
     if distance > 0.01:
         direction = away / distance
     else:
-        angle = 2.4 * (i + j)  # any direction, for two at the same place
+        angle = 2.4 * (i + j)  # arbitrary direction for two points at the same place
         direction = np.array([np.cos(angle), np.sin(angle)])
 
     step = direction * (least_distance - distance) / 2

@@ -42,14 +42,14 @@ class Box(NamedTuple):
 
     @classmethod
     def around(cls, points: Points) -> Box:
-        """Give the smallest box that holds all points (shape (n, 2), n > 0)."""
+        """Return the smallest box around all points (shape (n, 2), n > 0)."""
         left, top = points.min(axis=0)
         right, bottom = points.max(axis=0)
         return cls(float(left), float(top), float(right), float(bottom))
 
     @classmethod
     def centred(cls, middle: Position, size: BoxSize) -> Box:
-        """Give the box of a size around its middle."""
+        """Return the box of a size around a middle."""
         return cls(
             left=middle.x - size.width / 2,
             top=middle.y - size.height / 2,
@@ -75,7 +75,7 @@ class Box(NamedTuple):
         return self.bottom - self.top
 
     def grown(self, margin: float) -> Box:
-        """Give the box with `margin` px added on each side."""
+        """Return the box enlarged by `margin` px on each side."""
         return Box(
             left=self.left - margin,
             top=self.top - margin,
@@ -84,19 +84,19 @@ class Box(NamedTuple):
         )
 
     def overlaps(self, other: Box) -> bool:
-        """Tell whether two boxes share some area."""
+        """Return whether two boxes overlap in some area."""
         if self.right <= other.left or other.right <= self.left:
             return False
         return self.top < other.bottom and other.top < self.bottom
 
     def within(self, other: Box) -> bool:
-        """Tell whether the whole box lies inside another one."""
+        """Return whether the whole box lies inside another one."""
         if self.left < other.left or self.right > other.right:
             return False
         return self.top >= other.top and self.bottom <= other.bottom
 
     def holds(self, points: Points) -> Mask:
-        """Tell for each point (shape (n, 2)) whether it lies inside the box (shape (n,))."""
+        """Return whether the box holds each point (shape (n, 2)), as booleans of shape (n,)."""
         x = points[:, 0]
         y = points[:, 1]
 
@@ -108,14 +108,14 @@ class Box(NamedTuple):
         return np.asarray(inside)
 
     def nearest(self, point: Position) -> Position:
-        """Give the point of the box that is nearest to `point`."""
+        """Return the point of the box nearest to `point`."""
         x = min(max(point.x, self.left), self.right)
         y = min(max(point.y, self.top), self.bottom)
         return Position(x, y)
 
 
 def distances(points: Points, others: Points) -> NDArray[np.float64]:
-    """Compute the distance of each point to each other point.
+    """Return the distance from each point to each other point.
 
     Args:
         points: shape (n, 2).

@@ -1,4 +1,4 @@
-"""Labels of a drawing: their text, its size, and a canvas that finds free places for them."""
+"""Labels of a drawing: text, text size, and a canvas that finds free places."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from testbed.core.units import format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, WanLink
 from testbed.report.map.geometry import Box, BoxSize, Points, Position, Vector, distances
 
-LINE_HEIGHT = 1.25  # of the font's size
-NAME_SIZE = 13.0  # px of the font
+LINE_HEIGHT = 1.25  # in font sizes
+NAME_SIZE = 13.0  # px, font size
 SMALL_SIZE = 11.0
-UNKNOWN_WIDTH = 1000  # of a character that the font lacks, in thousandths of its size
+UNKNOWN_WIDTH = 1000  # width of a character missing from the font, in thousandths of the font size
 
-CROSSED = 8.0  # cost of a point of a line under a box or near a leader
-COVERED = 80.0  # cost of a label or dot under a leader
-LEADER_SAMPLES = 24  # points of a leader at which it is compared with boxes and lines
+CROSSED = 8.0  # cost of each point of a line under a box or near a leader
+COVERED = 80.0  # cost of each label or dot under a leader
+LEADER_SAMPLES = 24  # points of a leader that are compared with boxes and lines
 CLEAR_OF_LEADER = 3.0  # px
 
 
 @dataclass(frozen=True)
 class LabelLine:
-    """One line of a label; `kind` is its class in the style sheet."""
+    """One line of a label; `kind` is the line's class in the style sheet."""
 
     text: str
     kind: Literal["name", "hosts", "rtt", "rate", "use"]
 
     @property
     def font_size(self) -> float:
-        """The size of the font in px."""
+        """The font size in px."""
         if self.kind == "name":
             return NAME_SIZE
         return SMALL_SIZE
@@ -49,7 +49,7 @@ class LabelLine:
 
 @dataclass
 class Label:
-    """Lines of text in a box; `leader` is where a thin line ends, on what the label names."""
+    """Lines of text in a box; `leader` is the end of a thin line to the labelled object."""
 
     lines: list[LabelLine]
     box: Box
@@ -57,9 +57,9 @@ class Label:
 
 
 class Candidate(NamedTuple):
-    """A place for a label; with an `anchor`, a leader joins the two.
+    """A place for a label; with an `anchor`, a leader joins label and anchor.
 
-    `cost` is in px: how much farther away a place may be that is as good.
+    `cost` is in px: the extra distance at which an unobstructed place would be equally good.
     """
 
     box: Box
@@ -69,10 +69,10 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Canvas:
-    """The room that is left for labels.
+    """The space left for labels.
 
-    No label leaves `frame` or overlaps a box in `taken`; each avoids the points of `lines` (shape
-    (n, 2)) if it can.
+    Labels stay inside `frame` and do not overlap the boxes in `taken`; labels avoid the points of
+    `lines` (shape (n, 2)) if possible.
     """
 
     frame: Box
@@ -80,7 +80,7 @@ class Canvas:
     lines: Points
 
     def place(self, candidates: Iterable[Candidate]) -> Candidate | None:
-        """Choose the cheapest candidate and take its box; None if no candidate is free."""
+        """Return the cheapest free candidate and take its box, or return None if none is free."""
         free = [candidate for candidate in candidates if self._is_free(candidate.box)]
         free.sort(key=lambda candidate: candidate.cost)
 
@@ -104,7 +104,7 @@ class Canvas:
         return not any(box.overlaps(other) for other in self.taken)
 
     def _cost_of_covering(self, candidate: Candidate) -> float:
-        """Add up the cost of what a label and its leader cover."""
+        """Return the cost of everything that a label and its leader cover."""
         under_label = candidate.box.grown(1).holds(self.lines)
         cost = CROSSED * int(np.count_nonzero(under_label))
         if candidate.anchor is None:
@@ -119,7 +119,7 @@ class Canvas:
         return cost + CROSSED * self._points_near(leader)
 
     def _points_near(self, leader: Points) -> int:
-        """Count the points of lines that are near a leader (shape (n, 2))."""
+        """Return the number of points of lines near a leader (shape (n, 2))."""
         region = Box.around(leader).grown(CLEAR_OF_LEADER)
         close_points = self.lines[region.holds(self.lines)]
         gaps = distances(close_points, leader).min(axis=1, initial=np.inf)
@@ -128,20 +128,20 @@ class Canvas:
 
 @cache
 def _character_widths() -> dict[str, dict[str, int]]:
-    """Read the widths of characters, in thousandths of the font's size, by weight."""
+    """Read the widths of characters, in thousandths of the font size, by weight."""
     text = resources.files("testbed.report").joinpath("map/data/text_widths.json").read_text()
     widths: dict[str, dict[str, int]] = json.loads(text)
     return widths
 
 
 def text_width(text: str, font_size: float, bold: bool = False) -> float:
-    """Compute the width of a line of text in px.
+    """Return the width of a line of text in px.
 
-    The font is Arimo, whose letters are as wide as those of Arial, Helvetica and Liberation Sans.
+    The font is Arimo, which has the letter widths of Arial, Helvetica and Liberation Sans.
 
     Args:
-        text: one line.
-        font_size: px.
+        text: one line of text.
+        font_size: font size in px.
         bold: whether the font is bold.
     """
     weight = "bold" if bold else "regular"
@@ -151,14 +151,14 @@ def text_width(text: str, font_size: float, bold: bool = False) -> float:
 
 
 def label_size(lines: Sequence[LabelLine]) -> BoxSize:
-    """Compute the size of a label with a margin around its text."""
+    """Return the size of a label, including a margin around the text."""
     widest = max(line.width for line in lines)
     heights = sum(line.font_size for line in lines)
     return BoxSize(widest + 8, heights * LINE_HEIGHT + 3)
 
 
 def site_lines(dc: Datacenter) -> list[LabelLine]:
-    """Write the lines of a site's label: its name and the number of its hosts."""
+    """Return the lines of a site's label: name and number of hosts."""
     hosts = len(dc.hosts)
     noun = "hosts" if hosts > 1 else "host"
     return [
@@ -170,12 +170,12 @@ def site_lines(dc: Datacenter) -> list[LabelLine]:
 def link_lines(
     link: WanLink, chord: Vector, shares: tuple[float | None, float | None]
 ) -> list[LabelLine]:
-    """Write the lines of a link's label: RTT, rates, and the use of each direction.
+    """Return the lines of a link's label: RTT, rates, and use of each direction.
 
     Args:
         link: the link.
-        chord: from one end to the other as drawn (shape (2,)), which gives arrows their direction.
-        shares: of the rate in use, of each direction; None: not known.
+        chord: vector from one end to the other as drawn (shape (2,)), for the direction of arrows.
+        shares: used share of each direction's rate, or None if unknown.
     """
     forward_arrow, backward_arrow = _arrows(chord)
     lines = [LabelLine(rtt_text(link), "rtt")]
@@ -198,7 +198,7 @@ def link_lines(
 
 
 def _arrows(chord: Vector) -> tuple[str, str]:
-    """Choose the arrows of the forward and of the backward direction."""
+    """Return the arrows of the forward and the backward direction."""
     across, down = chord
     if abs(across) >= abs(down):
         if across < 0:
@@ -211,11 +211,11 @@ def _arrows(chord: Vector) -> tuple[str, str]:
 
 
 def rtt_text(link: WanLink) -> str:
-    """Write the RTT of a link's fibres, to three digits."""
+    """Return the RTT of a link's fibres, to three digits."""
     rtt_ns = link.forward.fibre.delay_ns + link.backward.fibre.delay_ns
     return format_time(rtt_ns, digits=3).replace("us", "µs")
 
 
 def rate_text(direction: Direction) -> str:
-    """Write the rate of a direction, to three digits."""
+    """Return the rate of a direction, to three digits."""
     return format_rate(direction.bottleneck.rate_bps, digits=3)

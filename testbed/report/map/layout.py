@@ -1,4 +1,4 @@
-"""Where everything of a drawing of sites and links goes, in px."""
+"""Positions in px of everything in a drawing of sites and links."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from testbed.report.map.labels import (
 from testbed.report.map.placing import place_sites
 
 DOT = 5.5  # px, radius of a site
-HOSTS_RADIUS = 130.0  # px, of the circle of hosts around the only site
+HOSTS_RADIUS = 130.0  # px, of the circle of hosts around a single site
 APART = 52.0  # px, least distance of two dots
 APART_IF_LISTED = 24.0
-MOVED = 4.0  # px by which a site is moved at least that is named as moved
-MOST_LABELLED_LINKS = 15  # a full mesh of six; more links are listed below the drawing
+MOVED = 4.0  # px; a site moved by at least this distance is named as moved
+MOST_LABELLED_LINKS = 15  # a full mesh of six sites; more links are listed below the drawing
 SPACING = 5.0  # px between the points of curves that labels avoid
 
-LinkUse = Mapping[tuple[str, str], float]  # share of the rate in use, by source and target
+LinkUse = Mapping[tuple[str, str], float]  # used share of the rate, by source and target
 
 
 @dataclass
@@ -45,10 +45,9 @@ class Site:
 
 @dataclass
 class Layout:
-    """A drawing: sites, curves and labels within `frame`, in front of the map `view` if any.
+    """A drawing: sites, curves and labels within `frame`, over the map `view` if any.
 
-    `link_labels` has labels by the key of their link, `moved` the names of sites that were moved
-    apart.
+    `link_labels` has the labels by link key, and `moved` the names of sites that were moved apart.
     """
 
     network: Network
@@ -61,27 +60,27 @@ class Layout:
 
     @property
     def labels(self) -> list[Label]:
-        """All labels, in the order drawn."""
+        """All labels, in drawing order."""
         site_labels = [site.label for site in self.sites if site.label is not None]
         return [*site_labels, *self.link_labels.values()]
 
     @property
     def alone(self) -> bool:
-        """Whether there is one site without a location, around which its hosts are drawn."""
+        """Whether there is a single site without a location, surrounded by its hosts."""
         return len(self.sites) == 1 and self.view is None
 
     @property
     def listed(self) -> bool:
-        """Whether the links are in a table instead of being labelled."""
+        """Whether the links are listed in a table instead of labelled."""
         return len(self.network.wan) > MOST_LABELLED_LINKS
 
 
 def lay_out(network: Network, use: LinkUse | None = None) -> Layout:
-    """Lay out a drawing of a network.
+    """Return the layout of a drawing of a network.
 
     Args:
-        network: its sites stand on a map, or on a circle if not even half have a location.
-        use: of the links, which their labels show.
+        network: the network; sites are on a map, or on a circle if too few have a location.
+        use: use of the links, shown in the labels.
     """
     placing = place_sites(network)
     layout = Layout(
@@ -97,7 +96,7 @@ def lay_out(network: Network, use: LinkUse | None = None) -> Layout:
 
 
 def _move_apart(layout: Layout) -> None:
-    """Move dots apart until there is room for the links between them."""
+    """Move dots apart to make room for the links between them."""
     before = np.array([site.point for site in layout.sites])
     least_distance = APART_IF_LISTED if layout.listed else APART
 
@@ -161,7 +160,7 @@ def _label_sites(layout: Layout, canvas: Canvas) -> None:
 
 
 def _label_links(layout: Layout, canvas: Canvas, lines: Mapping[str, Points], use: LinkUse) -> None:
-    """Label the links, short ones first; a label need not avoid its own link's line."""
+    """Label the links, short links first; a label may cover its own link's line."""
     for curve in sorted(layout.curves, key=lambda curve: curve.length):
         link = curve.link
         shares = (use_of(link.forward, use), use_of(link.backward, use))
@@ -177,20 +176,20 @@ def _label_links(layout: Layout, canvas: Canvas, lines: Mapping[str, Points], us
 
 
 def use_of(direction: Direction, use: LinkUse) -> float | None:
-    """Give the share of a direction's rate that is in use; None: not known."""
+    """Return the used share of a direction's rate, or None if unknown."""
     return use.get((direction.source, direction.target))
 
 
 def _placed(
     canvas: Canvas, text: list[LabelLine], anchor: Position, near: Sequence[Candidate]
 ) -> Label:
-    """Place a label near what it names, or farther away with a leader.
+    """Return a label near its object, or farther away with a leader.
 
     Args:
-        canvas: finds out what is free.
-        text: the lines of the label.
-        anchor: where a leader would end.
-        near: the places that need no leader.
+        canvas: the free space.
+        text: lines of the label.
+        anchor: end of the leader.
+        near: candidate places that need no leader.
     """
     size = label_size(text)
     best = canvas.place([*near, *farther_away(anchor, size)])
@@ -200,6 +199,6 @@ def _placed(
 
 
 def _joined(lines: Iterable[Points]) -> Points:
-    """Join lines (shape (n, 2)), of which there may be none."""
+    """Return lines (shape (n, 2)) joined into one array; there may be no lines."""
     no_points = np.empty((0, 2))
     return np.concatenate([no_points, *lines])

@@ -1,7 +1,7 @@
-"""A map as a PDF file: vectors, and text in the package's own font that can be searched.
+"""Maps as PDF files: vector graphics, and searchable text in the package's own font.
 
-Only what `site_map` draws is understood: rectangles, circles, lines, quadratic curves and text,
-styled by classes, in groups of which some are clipped by a rectangle.
+Only the elements that `site_map` draws are supported: rectangles, circles, lines, quadratic curves
+and text, styled by classes, in groups that may be clipped by a rectangle.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 PATH_PART = re.compile(r"([A-Za-z])|(-?(?:\d+\.?\d*|\.\d+))")
 NUMBERS_OF = {"M": 2, "L": 2, "H": 1, "V": 1, "h": 1, "v": 1, "Q": 4, "Z": 0}
 ALIGNMENTS: dict[str, Alignment] = {"start": "left", "middle": "center", "end": "right"}
-SHARE_TO_THE_LEFT = {"left": 0.0, "center": 0.5, "right": 1.0}  # of a text's width
+SHARE_TO_THE_LEFT = {"left": 0.0, "center": 0.5, "right": 1.0}  # shares of a text's width
 INHERITED = ("fill", "stroke", "stroke-width", "clip-path")
 DEFAULTS = {"fill": "black", "stroke": "none", "stroke-width": "1"}
 Styles = Mapping[str, str]  # CSS properties by name
 
 
 def map_pdf(svg: str) -> bytes:
-    """Convert a map to PDF, as wide as a page of a paper; the same map gives the same bytes.
+    """Convert a map to PDF, as wide as a paper's page; equal maps give equal bytes.
 
     Args:
-        svg: of `site_map` with a light or a dark theme.
+        svg: a map by `site_map` with a light or a dark theme.
     """
     root = ET.fromstring(svg)
     buffer = BytesIO()
@@ -54,14 +54,14 @@ def map_pdf(svg: str) -> bytes:
 
 @dataclass(frozen=True)
 class _StyleRule:
-    """Properties of the elements that are of a class or tag, below others."""
+    """Style properties of elements with a class or tag inside given others."""
 
-    selectors: tuple[str, ...]  # from the outermost to the element's own
+    selectors: tuple[str, ...]  # from the outermost element to the innermost
     properties: Styles
 
 
 class _Painter:
-    """Draws the elements of a map from back to front."""
+    """Painter of the elements of a map, from back to front."""
 
     def __init__(self, root: ET.Element) -> None:
         width = float(root.get("width", "0"))
@@ -97,7 +97,7 @@ class _Painter:
                 self._draw_shape(tag, element, styles)
 
     def _styles(self, chain: list[ET.Element], inherited: Styles) -> dict[str, str]:
-        """Give the properties of the last element of a chain from the root."""
+        """Return the style properties of the last element of a chain from the root."""
         element = chain[-1]
         styles = dict(inherited)
         styles.update(element.attrib)
@@ -130,7 +130,7 @@ class _Painter:
             shape.set_clip_path(frame)
 
     def _draw_text(self, element: ET.Element, styles: Styles) -> None:
-        """Write a line of text, on its outline if it has one."""
+        """Draw a line of text, over its outline if present."""
         text = element.text or ""
         x = _number(element, "x")
         y = _number(element, "y")
@@ -166,7 +166,7 @@ class _Painter:
         self.axes.add_artist(written)
 
     def _draw_gradient(self, element: ET.Element, fill: str) -> None:
-        """Fill a rectangle with the colours of a gradient from left to right, in narrow pieces."""
+        """Fill a rectangle with a gradient from left to right, in narrow pieces."""
         pieces = 64
         stops = []
         for stop in self.gradients[_reference(fill)]:
@@ -211,7 +211,7 @@ def _rectangle(element: ET.Element, settings: Mapping[str, Any]) -> FancyBboxPat
 
 
 def _path(data: str) -> Path:
-    """Convert the data of an SVG path."""
+    """Return the data of an SVG path as a matplotlib path."""
     vertices: list[tuple[float, float]] = []
     codes: list[np.uint8] = []
     x = y = 0.0
@@ -236,7 +236,7 @@ def _path(data: str) -> Path:
 
 
 def _next_point(command: str, numbers: list[float], x: float, y: float) -> tuple[float, float]:
-    """Give the point where a command of a path ends that begins at (x, y)."""
+    """Return the end point of a path command that begins at (x, y)."""
     if command == "H":
         return numbers[0], y
     if command == "V":
@@ -249,7 +249,7 @@ def _next_point(command: str, numbers: list[float], x: float, y: float) -> tuple
 
 
 def _commands(data: str) -> Iterator[tuple[str, list[float]]]:
-    """Split the data of a path into commands with numbers; after M, further points are lines."""
+    """Yield the commands of path data with their numbers; after M, further points are lines."""
     command = ""
     numbers: list[float] = []
     for letter, number in PATH_PART.findall(data):
@@ -282,7 +282,7 @@ def _properties(text: str) -> dict[str, str]:
 
 
 def _applies(rule: _StyleRule, chain: list[ET.Element]) -> bool:
-    """Tell whether a rule is for the last element of a chain from the root."""
+    """Return whether a rule applies to the last element of a chain from the root."""
     *outer, own = rule.selectors
     if not _matches(own, chain[-1]):
         return False
@@ -301,7 +301,7 @@ def _matches(selector: str, element: ET.Element) -> bool:
 
 
 def _reference(text: str) -> str:
-    """Give the identifier in ``url(#identifier)``."""
+    """Return the identifier in ``url(#identifier)``."""
     return text.removeprefix("url(#").removesuffix(")")
 
 

@@ -1,4 +1,4 @@
-"""Where the sites of a network stand on a drawing: on a map, or on a circle."""
+"""Place the sites of a network on a drawing: on a map, or on a circle."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ TALLEST = 600.0  # px of the frame
 FLATTEST = 380.0
 STRIP = 84.0  # px below the map, for sites without a location
 
-# Of a map of a part of the Earth: px between the outermost sites and the frame.
+# Map of a region: px between the outermost sites and the frame.
 BESIDE = 100.0
 ABOVE = 85.0
 LEAST_REACH = 1e-4  # radii of the Earth: 600 m
 REACH_OF_ONE_SITE = 0.6  # 3800 km
-# Of a map of the world: radii of the Earth between the outermost sites and the frame.
+# Map of the world: radii of the Earth between the outermost sites and the frame.
 NORTH_AND_SOUTH = 0.32
 
-# Of a circle.
+# Circle.
 CIRCLE_HEIGHT = 460.0
-FEW_SITES = 2  # the frame is as flat as can be
-MANY_SITES = 13  # the frame is as tall as can be
+FEW_SITES = 2  # number of sites at which the frame has its least height
+MANY_SITES = 13  # number of sites at which the frame has its greatest height
 CIRCLE_BESIDE = 190.0  # px between the circle and the sides of the frame
 CIRCLE_ABOVE = 66.0
 
 
 @dataclass(frozen=True)
 class Placing:
-    """The frame of a drawing, the map in it if there is one, and each site's point by name."""
+    """The frame of a drawing, the map in the frame if any, and each site's point by name."""
 
     frame: Box
     view: View | None
@@ -57,7 +57,7 @@ def place_sites(network: Network) -> Placing:
 
 
 def _place_on_map(network: Network, located: Mapping[str, Location]) -> Placing:
-    """Place sites on a map; sites without a location stand in a strip below the map."""
+    """Place sites on a map; sites without a location are placed in a strip below the map."""
     view = _view(network, located)
 
     points = {}
@@ -76,7 +76,7 @@ def _place_on_map(network: Network, located: Mapping[str, Location]) -> Placing:
 
 
 def _view(network: Network, located: Mapping[str, Location]) -> View:
-    """Choose the projection and the scale at which all sites, with labels, fill the frame."""
+    """Return the projection and scale at which all sites and their labels fill the frame."""
     numbers = {name: number for number, name in enumerate(located)}
 
     links = []
@@ -147,7 +147,7 @@ def _frame(height: float) -> Box:
 
 
 def _place_on_circle(network: Network) -> Placing:
-    """Place sites on a circle in their order; the hub of a star stands in the middle."""
+    """Place sites on a circle in order, with the hub of a star in the middle."""
     names = [dc.name for dc in network.datacenters]
     hub = _hub(network)
     around = [name for name in names if name != hub]
@@ -163,7 +163,7 @@ def _place_on_circle(network: Network) -> Placing:
     if len(names) == 1:
         radius_x = radius_y = 0.0
 
-    # An even number of sites leaves the top free, so that two stand side by side.
+    # An even number of sites leaves the top free, with two sites next to each other there.
     start = -pi / 2
     if len(around) % 2 == 0:
         start -= pi / len(around)
@@ -179,7 +179,7 @@ def _place_on_circle(network: Network) -> Placing:
 
 
 def _hub(network: Network) -> str | None:
-    """Find the site of a star that all others are linked to; None if there is no such site."""
+    """Return the site of a star that all others link to, or None if there is no such site."""
     sites = len(network.datacenters)
     is_tree = len(network.wan) == sites - 1
     if sites <= 3 or not is_tree:

@@ -1,8 +1,8 @@
-"""Places on the Earth as points of a plane.
+"""Projections of locations on the Earth to points of a plane.
 
 The projection is azimuthal for a part of the Earth and cylindrical for most of the Earth. Planes
-have the Earth's radius as their unit, x to the right and y down. Places are arrays of shape (n, 2)
-with degrees north and degrees east.
+use the Earth's radius as unit, x to the right and y down. Locations are arrays of shape (n, 2) with
+degrees north and degrees east.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ import numpy as np
 from testbed.core.geo import Location
 from testbed.report.map.geometry import Points, Vector
 
-WIDEST_CAP = np.radians(60)  # what lies farther from the centre would be squeezed too much
+WIDEST_CAP = np.radians(60)  # locations farther from the centre would be too distorted
 CLEAR_OF_EDGE = 25.0  # degrees between a site and the edge of a map of the world
-EDGE_STEP = 5  # degrees between the meridians that are tried as the edge of a map of the world
-CAP_STEPS = 400  # of the search for the smallest cap; gives its reach to 1 %
+EDGE_STEP = 5  # degrees between the meridians tried as the edge of a map of the world
+CAP_STEPS = 400  # steps of the search for the smallest cap, which is accurate to 1 %
 
 
 class Projection(Protocol):
-    """A way to draw the Earth."""
+    """A projection of the Earth to a plane."""
 
     @property
     def period(self) -> float | None:
-        """The width of 360 degrees, where the plane repeats itself; else None."""
+        """The width of 360 degrees if the plane repeats itself, or None."""
 
     def project(self, degrees: Points) -> Points:
-        """Give the plane's points of places."""
+        """Return the points of the plane for locations."""
 
     def copies(self, line: Points) -> list[Points]:
-        """Give a line or ring of places on the plane, once for each time it is drawn.
+        """Return a line or ring of locations on the plane, once for each copy to draw.
 
-        Filled by the even-odd rule, the copies of a ring are what the ring encloses.
+        Filled by the even-odd rule, the copies of a ring cover the inside of the ring.
         """
 
 
 @dataclass(frozen=True)
 class Azimuthal:
-    """Lambert's azimuthal equal-area projection; what is beyond `rim` is moved to the rim."""
+    """Lambert's azimuthal equal-area projection; points beyond `rim` are moved to the rim."""
 
     centre: Location
     rim: float = float(np.radians(150))
     period: None = None
 
     def project(self, degrees: Points) -> Points:
-        """Give the plane's points of places (Snyder, "Map Projections", 1987, chapter 24)."""
+        """Return points of the plane (Snyder, "Map Projections", 1987, chapter 24)."""
         north, east = np.radians(degrees).T
         centre_north, centre_east = np.radians(self.centre)
         east = east - centre_east
@@ -69,7 +69,7 @@ class Azimuthal:
         return np.column_stack([radius * np.sin(bearing), -radius * np.cos(bearing)])
 
     def copies(self, line: Points) -> list[Points]:
-        """Give the line, and the rim where the inside of the line is around the rim.
+        """Return the line, plus the rim if the inside of the line contains the rim.
 
         The rim is added if the line encloses the point opposite the centre.
         """
@@ -97,10 +97,10 @@ class Cylindrical:
     period: float = float(2 * np.pi)
 
     def project(self, degrees: Points) -> Points:
-        """Give the plane's points of places; x is not brought into one period.
+        """Return points of the plane; x is not reduced to one period.
 
-        The polynomial is that of Patterson, Savric and Jenny, "Introducing the Patterson
-        Cylindrical Projection" (2014).
+        The polynomial is from Patterson, Savric and Jenny, "Introducing the Patterson Cylindrical
+        Projection" (2014).
         """
         north, east = np.radians(degrees).T
         x = east - np.radians(self.middle)
@@ -112,17 +112,17 @@ class Cylindrical:
         return np.column_stack([x, -y])
 
     def copies(self, line: Points) -> list[Points]:
-        """Give the line in three periods."""
+        """Return the line in three periods."""
         points = self.project(line)
         shifts = (-self.period, 0, self.period)
         return [points + np.array([shift, 0]) for shift in shifts]
 
 
 def encloses(ring: Points, point: Location) -> bool:
-    """Tell whether a closed ring winds around a point (even-odd rule).
+    """Return whether a closed ring winds around a point (even-odd rule).
 
     Args:
-        ring: shape (n, 2), rows (y, x); the last row is the first one.
+        ring: shape (n, 2), rows (y, x); the last row equals the first.
         point: (y, x).
     """
     point_y, point_x = point
@@ -140,11 +140,11 @@ def encloses(ring: Points, point: Location) -> bool:
 
 
 def fitting(locations: Sequence[Location], links: Sequence[tuple[int, int]]) -> Projection:
-    """Choose the projection for a map.
+    """Return the projection for a map.
 
     Args:
-        locations: degrees north and degrees east of the sites, of which there is at least one.
-        links: pairs of indices in `locations` that are linked.
+        locations: degrees north and degrees east of at least one site.
+        links: pairs of linked sites, as indices in `locations`.
     """
     centre, reach = smallest_cap(np.array(locations))
 
@@ -156,13 +156,13 @@ def fitting(locations: Sequence[Location], links: Sequence[tuple[int, int]]) -> 
 
 
 def smallest_cap(degrees: Points) -> tuple[Location, float]:
-    """Find the smallest circle on the Earth around all places, to 1 %.
+    """Return the smallest circle on the Earth around all locations, to 1 %.
 
-    The method is that of Badoiu and Clarkson, "Smaller core-sets for balls" (2003): the centre
-    moves towards the farthest point, by less and less.
+    The algorithm is from Badoiu and Clarkson, "Smaller core-sets for balls" (2003): the centre
+    moves towards the farthest point in shrinking steps.
 
     Returns:
-        The centre (degrees north, degrees east), and the reach in radians.
+        The centre (degrees north, degrees east), and the radius in radians.
     """
     points = _on_unit_sphere(degrees)
 
@@ -182,7 +182,7 @@ def smallest_cap(degrees: Points) -> tuple[Location, float]:
 
 
 def _on_unit_sphere(degrees: Points) -> Points:
-    """Convert places (shape (n, 2)) to points on a sphere of radius 1 (shape (n, 3))."""
+    """Return locations (shape (n, 2)) as points on the unit sphere (shape (n, 3))."""
     north, east = np.radians(degrees).T
 
     x = np.cos(north) * np.cos(east)
@@ -193,7 +193,7 @@ def _on_unit_sphere(degrees: Points) -> Points:
 
 
 def _location(point: Vector) -> Location:
-    """Convert a point on a sphere of radius 1 (shape (3,)) to degrees north and east."""
+    """Return a point on the unit sphere (shape (3,)) as degrees north and east."""
     x, y, z = point
     north = np.degrees(np.arcsin(np.clip(z, -1, 1)))
     east = np.degrees(np.arctan2(y, x))
@@ -201,10 +201,10 @@ def _location(point: Vector) -> Location:
 
 
 def _middle_meridian(longitudes: Sequence[float], links: Sequence[tuple[int, int]]) -> float:
-    """Choose the meridian in the middle of a map of the world.
+    """Return the meridian in the middle of a map of the world, in degrees east.
 
-    The map's edge is opposite. It stays away from sites, and either few links cross it, or it is
-    near the date line, where people expect it: 30 degrees count as much as a link.
+    The map's edge is opposite. The edge keeps away from sites, and either crosses few links or is
+    near the date line, where readers expect the edge: 30 degrees count as much as a link.
     """
 
     def cost(edge: int) -> float:

@@ -1,4 +1,4 @@
-"""A network as a picture: its sites on a map, its WAN links between them, as SVG or PNG."""
+"""Draw a network's sites and WAN links on a map, as SVG or PNG."""
 
 from __future__ import annotations
 
@@ -58,27 +58,27 @@ stroke-linejoin:round}}
 .site-map .rate,.site-map .use{{font-size:11px}}
 """
 RAMP = ((0x9A, 0xA5, 0xB0), (0x3F, 0x8F, 0xDC), (0xF0, 0x8A, 0x00))  # idle, half used, full
-THINNEST = 1.3  # px, of a link; the higher its rate, the thicker it is
+THINNEST = 1.3  # px, for a link; links of higher rate are thicker
 THICKEST = 3.0
-THIN_IF_LISTED = 0.4  # part of its thickness that a link has where there are many
+THIN_IF_LISTED = 0.4  # share of the thickness when there are many links
 BETWEEN_DIRECTIONS = 0.8  # px
 MOST_HOSTS_DRAWN = 64
 HOST_SIZE = 12.0  # px
-SCALE_LENGTH = 150.0  # px, of the bar that shows the scale, at most
-BASELINE = 0.31  # of the font's size, from the baseline to the lower end of a line
-RAMP_WIDTH = 110.0  # px, of the legend of colours
+SCALE_LENGTH = 150.0  # px, greatest length of the scale bar
+BASELINE = 0.31  # share of the font size, from the baseline to the lower end of a line
+RAMP_WIDTH = 110.0  # px, for the legend of colours
 NAMESPACE = "http://www.w3.org/2000/svg"
 
 
 def site_map(network: Network, use: LinkUse | None = None, theme: Theme = "auto") -> str:
-    """Draw a network as an SVG document, `placing.WIDTH` px wide.
+    """Return a drawing of a network as an SVG document, `placing.WIDTH` px wide.
 
     Args:
         network: the network.
-        use: colours each direction of a link, (source, target), by a share from 0 to 1.
+        use: use of each direction of a link, (source, target), from 0 to 1, shown by colour.
         theme: light or dark; auto: colours follow the reader's preference; page: colours are the
-            CSS variables ``--map-paper``, ``--map-ink``, ... of the page around the drawing, which
-            have the same values as with auto unless that page sets others.
+            CSS variables ``--map-paper``, ``--map-ink``, ... of the page around the drawing, with
+            the values of auto unless the page sets others.
     """
     layout = lay_out(network, use)
     picture = Picture(layout, use or {}, theme)
@@ -86,11 +86,11 @@ def site_map(network: Network, use: LinkUse | None = None, theme: Theme = "auto"
 
 
 def png(svg: str, width: int) -> bytes:
-    """Convert an SVG document to a PNG image, set in the package's own font.
+    """Return an SVG document as a PNG image, set in the package's own font.
 
     Args:
         svg: the document.
-        width: of the image, in pixels.
+        width: width of the image in pixels.
 
     Raises:
         ValueError: the text is not an SVG document.
@@ -110,7 +110,7 @@ def png(svg: str, width: int) -> bytes:
 
 
 def style(theme: Theme) -> str:
-    """Write the style sheet of a drawing."""
+    """Return the style sheet of a drawing."""
     light = {name: pair[0] for name, pair in COLOURS.items()}
     dark = {name: pair[1] for name, pair in COLOURS.items()}
 
@@ -135,10 +135,10 @@ def _variables(colours: dict[str, str]) -> str:
 
 
 def colour(share: float) -> str:
-    """Choose the colour of a direction by its use, legible on light and on dark.
+    """Return the colour for a direction's use, legible on light and on dark.
 
     Args:
-        share: of the rate that is in use, from 0 to 1.
+        share: used share of the rate, from 0 to 1.
     """
     position = min(max(share, 0.0), 1.0) * (len(RAMP) - 1)
     number = min(int(position), len(RAMP) - 2)
@@ -152,7 +152,7 @@ def colour(share: float) -> str:
 
 
 class Picture:
-    """Draws a layout as an SVG document, from back to front."""
+    """Writer of a layout as an SVG document, from back to front."""
 
     def __init__(self, layout: Layout, use: LinkUse, theme: Theme) -> None:
         self.layout = layout
@@ -257,7 +257,7 @@ class Picture:
             self._draw_link(parent, curve, fastest_bps)
 
     def _draw_link(self, parent: ET.Element, curve: Curve, fastest_bps: int) -> None:
-        """Draw each direction of a link; one line is enough for two equal ones without use."""
+        """Draw each direction of a link; two equal directions without use share one line."""
         link = curve.link
         group = add(parent, "g", class_="link", id=f"link-{link.key}")
         descriptions = []
@@ -276,7 +276,7 @@ class Picture:
     def _draw_direction(
         self, group: ET.Element, curve: Curve, direction: Direction, fastest_bps: int, side: int
     ) -> None:
-        """Draw a direction, coloured by its use if that is known, then to its side of the curve."""
+        """Draw a direction on its side of the curve, coloured by use if known."""
         speed = (direction.bottleneck.rate_bps / fastest_bps) ** 0.5
         width = THINNEST + (THICKEST - THINNEST) * speed
 
@@ -333,7 +333,7 @@ class Picture:
             )
 
     def _draw_label(self, parent: ET.Element, label: Label, has_pill: bool) -> None:
-        """Draw a label; a pill hides the line that the label stands on."""
+        """Draw a label; a pill hides the line under the label."""
         group = add(parent, "g", class_="label")
         box = label.box
         if label.leader is not None:
@@ -366,7 +366,7 @@ class Picture:
             )
 
     def _draw_foot(self) -> float:
-        """Draw what stands below the frame; return its lower end in px."""
+        """Draw the notes and tables below the frame; return their lower end in px."""
         frame = self.layout.frame
         bottom = frame.bottom
         if self.layout.listed:
@@ -382,7 +382,7 @@ class Picture:
         return bottom + 12
 
     def _draw_legend(self, right: float, top: float) -> None:
-        """Draw the legend of the colours of use."""
+        """Draw the colour legend of use."""
         definitions = add(self.svg, "defs")
         gradient = add(definitions, "linearGradient", id="site-map-use")
         for share in (0, 0.5, 1):
@@ -412,7 +412,7 @@ class Picture:
 
 
 def _draw_grid(background: ET.Element, frame: Box, spacing: float) -> None:
-    """Draw a mesh where there is no land to be seen."""
+    """Draw a mesh where no land is visible."""
     columns = np.arange(frame.middle.x % spacing, frame.right, spacing)
     rows = np.arange(frame.middle.y % spacing, frame.bottom, spacing)
 
@@ -423,7 +423,7 @@ def _draw_grid(background: ET.Element, frame: Box, spacing: float) -> None:
 
 
 def _draw_scale(background: ET.Element, frame: Box, scale_km: float, length: float) -> None:
-    """Draw a bar of `length` px that stands for `scale_km`."""
+    """Draw a scale bar of `length` px for `scale_km` km."""
     x = frame.left + 14
     y = frame.bottom - 12
 
@@ -433,7 +433,7 @@ def _draw_scale(background: ET.Element, frame: Box, scale_km: float, length: flo
 
 
 def counts(network: Network) -> str:
-    """Count datacenters, hosts and links in words."""
+    """Return the numbers of datacenters, hosts and links in words."""
     numbers = {
         "datacenter": len(network.datacenters),
         "host": len(network.hosts),
@@ -448,7 +448,7 @@ def counts(network: Network) -> str:
 
 
 def notes(layout: Layout, use: LinkUse) -> list[str]:
-    """Write the lines of explanation below a drawing."""
+    """Return the lines of explanation below a drawing."""
     if not layout.curves:
         return [_nic_note(layout.network)]
 
@@ -486,7 +486,7 @@ def _described(direction: Direction, share: float | None) -> str:
 
 
 def _bezier(curve: Curve, turn: float, shift: float) -> str:
-    """Write the path data of a curve, `turn` px to the right and `shift` px to its own left."""
+    """Return the path data of a curve, shifted `turn` px right and `shift` px to its own left."""
     points = curve.points + np.array([turn, 0])
     across, down = points[2] - points[0]
     length = max(float(np.hypot(across, down)), 1e-9)
@@ -501,7 +501,7 @@ def _bezier(curve: Curve, turn: float, shift: float) -> str:
 
 
 def _round_below(value: float) -> float:
-    """Give the largest of 1, 2 and 5 times a power of ten that is at most `value`."""
+    """Return the largest of 1, 2 and 5 times a power of ten that is at most `value`."""
     power = 10.0 ** floor(log10(value))
 
     for factor in (5, 2):

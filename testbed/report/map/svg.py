@@ -6,10 +6,10 @@ from xml.etree import ElementTree as ET
 
 
 def add(parent: ET.Element, tag: str, text: str = "", **attributes: object) -> ET.Element:
-    """Append a new child to an element.
+    """Append a new child to an element and return the child.
 
     Args:
-        parent: the element that the child becomes part of.
+        parent: the parent element.
         tag: the child's tag.
         text: the child's text.
         attributes: ``class_`` becomes class, ``stroke_width`` becomes stroke-width; floats are

@@ -1,4 +1,4 @@
-"""The WAN links of a drawing as a table of SVG text, where there are too many to label each."""
+"""Draw the WAN links as a table of SVG text, for networks with too many links for labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDEST_COLUMN = 1.3  # of a matrix, in widths of the longest name
 
 
 class LinkRow(NamedTuple):
-    """The texts of a link in a list."""
+    """The texts of a link's row in a list."""
 
     ends: str
     rtt: str
@@ -29,13 +29,13 @@ class LinkRow(NamedTuple):
 
 
 def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> float:
-    """Add a table of the links of a network: a matrix of sites if it fits, else a list.
+    """Add a table of the links of a network: a matrix of sites if there is room, else a list.
 
     Args:
         svg: the document.
-        network: whose links are listed.
-        frame: gives the left and the right side of the table.
-        top: the upper end of the table in px.
+        network: the network with the links.
+        frame: frame of the drawing, which gives the left and right side of the table.
+        top: upper end of the table in px.
 
     Returns:
         The lower end of the table in px.
@@ -68,7 +68,7 @@ def add_table(svg: ET.Element, network: Network, frame: Box, top: float) -> floa
 
 
 def _common_rate(network: Network) -> str | None:
-    """Write the rate of all links, both ways; None if they differ."""
+    """Return the rate of all links in both directions as text, or None if rates differ."""
     rates = set()
     for link in network.wan:
         for direction in link.directions:
@@ -79,9 +79,9 @@ def _common_rate(network: Network) -> str | None:
 
 
 def _add_matrix(svg: ET.Element, network: Network, room: Box, column_width: float) -> float:
-    """Add a row and a column for each site with the RTT where they meet.
+    """Add a row and a column for each site, with the RTTs in the cells.
 
-    The last site needs no row, the first one no column.
+    The last site needs no row, and the first site no column.
     """
     names = [dc.name for dc in network.datacenters]
     rtts = _rtts(network)
@@ -119,7 +119,7 @@ def _add_matrix(svg: ET.Element, network: Network, room: Box, column_width: floa
 
 
 def _rtts(network: Network) -> dict[tuple[str, str], str]:
-    """Give the RTT between the ends of each link, in both orders."""
+    """Return the RTT text between the ends of each link, in both orders."""
     rtts = {}
     for link in network.wan:
         source = link.forward.source
@@ -147,7 +147,7 @@ def _add_right_aligned(
 
 
 def _add_list(svg: ET.Element, network: Network, room: Box) -> float:
-    """Add columns of links, at most `MOST_LISTED`: the two ends, RTT, rates."""
+    """Add columns of at most `MOST_LISTED` links: the two ends, RTT, rates."""
     rows = [_link_row(link) for link in network.wan[:MOST_LISTED]]
     ends_width = _column_width([row.ends for row in rows])
     rtt_width = _column_width([row.rtt for row in rows])

@@ -1,1 +1,1 @@
-"""From the figures of the pages to PDF, SVG and PNG files for a paper, without a browser."""
+"""Turn the figures of the pages into PDF, SVG and PNG files for a paper, without a browser."""

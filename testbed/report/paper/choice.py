@@ -1,7 +1,7 @@
-"""Which figures go into a file for a paper, of which kind, and how wide.
+"""Choose the figures, the kind and the width of a file for a paper.
 
-This module imports neither plotly nor matplotlib, which take a while: commands check their options
-first.
+This module imports neither plotly nor matplotlib, which are slow to load, so that commands can
+check their options first.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def choose_figures(
     ending: str,
     others: Sequence[str] = (),
 ) -> dict[str, go.Figure]:
-    """Choose the figures of a file.
+    """Return the figures to draw into a file.
 
     Args:
-        figures: by name, None where there is nothing to draw.
-        name: of the one that is wanted; None for all.
-        ending: of the file; only a .pdf holds several figures.
+        figures: figures by name, None where there is nothing to draw.
+        name: name of the wanted figure, or None for all.
+        ending: ending of the file; only a .pdf holds several figures.
         others: names of figures that the command draws in another way.
 
     Raises:
-        InputError: there is no such figure, nothing to draw, or too much for the file.
+        InputError: the figure does not exist, has no data, or does not fit into the file.
     """
     drawn = {key: figure for key, figure in figures.items() if figure is not None}
     listed = ", ".join([*drawn, *others])

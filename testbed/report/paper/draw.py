@@ -1,7 +1,7 @@
-"""Draw a figure of the pages with matplotlib: the same numbers, at the width of a paper's column.
+"""Draw a plotly figure of the pages with matplotlib, at the width of a paper's column.
 
-A figure of plotly is read as data: its traces (lines, bars, heat maps), axes, marks across, and the
-titles of its panels. Lengths on paper are in inches, those of text in points (1/72 inch).
+A plotly figure is read as data: traces (lines, bars, heat maps), axes, marks across, and titles of
+panels. Lengths on paper are in inches, lengths of text in points (1/72 inch).
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ MOST_PANELS_ACROSS = 3
 ROW_HEIGHT = 0.14  # inches, of a heat map over time
 CELL_HEIGHT = 0.32  # inches, of a heat map with text in its cells
 BAR_HEIGHT = 0.1  # inches
-TALLEST = 9.0  # inches, which a page holds
+TALLEST = 9.0  # inches, the height of a page
 TITLE_HEIGHT = 0.15  # inches, of a panel
 LEGEND_LINE = 0.16  # inches
-LEGEND_HANDLE = 30.0  # pt, of the line before a text and the room after the text
-AXIS_ROOM = 0.5  # inches, of ticks and title of an axis
-TICK_ROOM = 0.2  # inches, of ticks as short as those of numbers
+LEGEND_HANDLE = 30.0  # pt, for the line sample and the space after the text
+AXIS_ROOM = 0.5  # inches, for ticks and title of an axis
+TICK_ROOM = 0.2  # inches, for ticks as short as numbers
 SMALLEST_FONT_SIZE = 5.5  # pt, of the cells of a heat map with many columns
-MARKS_OF_STEPS = 9  # markers along a line that has none on the page
+MARKS_OF_STEPS = 9  # markers along a line without markers on the page
 BOUND = "bound"
 BOUND_COLOUR = "#555555"
-LONGEST_LABEL = 0.42  # part of the figure's width that the name of a row may take
-ROW_GAP = 0.12  # part of a row
+LONGEST_LABEL = 0.42  # share of the figure's width that the name of a row may take
+ROW_GAP = 0.12  # share of a row
 Floats: TypeAlias = npt.NDArray[np.float64]
-Trace: TypeAlias = Any  # one of plotly's, which has no types
+Trace: TypeAlias = Any  # a plotly trace; plotly has no types
 
 
 @dataclass
 class _Panel:
-    """One pair of axes: its traces, plotly's settings of its axes, and its title."""
+    """A pair of axes: traces, plotly's settings of the axes, and title."""
 
     traces: list[Trace]
     x_axis: Any
@@ -73,17 +73,17 @@ class _Panel:
 
     @property
     def heat(self) -> Trace | None:
-        """The heat map of the panel."""
+        """The heat map of the panel, or None."""
         maps = [trace for trace in self.traces if trace.type == "heatmap"]
         return maps[0] if maps else None
 
 
 def draw_on_paper(figure: go.Figure, width: PaperWidth) -> Figure:
-    """Draw a figure; call within `style.paper_style`.
+    """Return a matplotlib version of a figure; call within `style.paper_style`.
 
     Args:
-        figure: one of the pages.
-        width: of the paper's column.
+        figure: a figure of the pages.
+        width: width of the paper's column.
     """
     inches = INCHES[width]
     panels = _panels(figure)
@@ -127,7 +127,7 @@ def draw_on_paper(figure: go.Figure, width: PaperWidth) -> Figure:
 
 
 def _panels(figure: go.Figure) -> list[_Panel]:
-    """Collect the traces of each pair of axes, in the order in which the pairs first come."""
+    """Return a panel for each pair of axes, in the order of first use by the traces."""
     traces_of: dict[tuple[str, str], list[Trace]] = {}
     for trace in figure.data:
         pair = (trace.xaxis or "x", trace.yaxis or "y")
@@ -147,7 +147,7 @@ def _panels(figure: go.Figure) -> list[_Panel]:
 
 
 def _series_numbers(panels: Sequence[_Panel]) -> dict[str, int]:
-    """Number the lines of all panels by name; bounds look like what they are the bound of."""
+    """Return a number for each line name of all panels; a bound has the number of its line."""
     numbers: dict[str, int] = {}
 
     for panel in panels:
@@ -161,7 +161,7 @@ def _series_numbers(panels: Sequence[_Panel]) -> dict[str, int]:
 
 
 def _panel_height(panel: _Panel, width: PaperWidth) -> float:
-    """Give the height of a panel with its axes, in inches."""
+    """Return the height of a panel with its axes, in inches."""
     heat = panel.heat
     if heat is not None:
         row_height = CELL_HEIGHT if heat.texttemplate else ROW_HEIGHT
@@ -239,9 +239,9 @@ def _draw_line(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats, nu
 
 
 def _marks(length: int, number: int) -> tuple[int, int]:
-    """Choose the points with markers: the first, and the distance to the next.
+    """Return the index of the first point with a marker, and the distance to the next marker.
 
-    Lines of other numbers have theirs elsewhere, so that no marker hides another.
+    The first index depends on the line's number, so that no marker hides another.
     """
     distance = max(1, length // MARKS_OF_STEPS)
     shift = number * distance // 4
@@ -254,7 +254,7 @@ def _is_bound(trace: Trace) -> bool:
 
 
 def _draw_bound(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats) -> None:
-    """Draw a bound in the colour of its line; one entry of the legend is for all bounds."""
+    """Draw a bound in the colour of its line; one legend entry stands for all bounds."""
     look = {"linestyle": LINE_STYLES["dash"], "linewidth": 0.9}
     colour = colour_on_paper(trace.line.color)
     axes.plot(x, y, color=colour, **look)
@@ -271,7 +271,7 @@ def _x_values(trace: Trace, categories: Sequence[str]) -> Floats:
 
 
 def _categories(panel: _Panel) -> list[str]:
-    """List the texts on the horizontal axis, each once."""
+    """Return the distinct texts on the horizontal axis."""
     texts: dict[str, None] = {}
     for trace in panel.traces:
         for value in trace.x:
@@ -280,7 +280,7 @@ def _categories(panel: _Panel) -> list[str]:
 
 
 def _style_x(panel: _Panel, axes: Axes, categories: Sequence[str], room: float) -> None:
-    """Scale the horizontal axis, and label as many of the page's ticks as have room."""
+    """Scale the horizontal axis, and label as many of the page's ticks as fit."""
     settings = panel.x_axis
     if categories:
         texts = [_plain(category) for category in categories]
@@ -297,7 +297,7 @@ def _style_x(panel: _Panel, axes: Axes, categories: Sequence[str], room: float) 
 
 
 def _set_x_ticks(axes: Axes, places: Sequence[float], texts: Sequence[str], room: float) -> None:
-    """Set ticks with texts; where texts would touch, leave out or turn texts."""
+    """Set ticks with texts; leave texts out or turn them where they would touch."""
     shown_places = []
     shown_texts = []
     last_end = -math.inf
@@ -348,7 +348,7 @@ def _style_numbers_y(panel: _Panel, axes: Axes) -> None:
 
 
 def _log_digits(limits: tuple[float, float]) -> tuple[float, ...]:
-    """Choose the first digits of the ticks of a logarithmic axis, few if the axis is long."""
+    """Return the first digits of the ticks of a logarithmic axis; few if the axis is long."""
     decades = math.log10(limits[1] / limits[0])
     if decades > 3:
         return (1.0,)
@@ -388,7 +388,7 @@ def _draw_bars(panel: _Panel, bars: Sequence[Trace], axes: Axes) -> None:
 
 
 def _draw_heat_map(panel: _Panel, heat: Trace, axes: Axes, room: float) -> None:
-    """Draw a heat map: cells between names, or rows over time."""
+    """Draw a heat map, with either cells between names or rows over time."""
     values = np.array(heat.z, dtype=float)
     rows, columns = values.shape
     colours = ScalarMappable(Normalize(heat.zmin, heat.zmax), _colour_map(heat.colorscale))
@@ -430,7 +430,7 @@ def _style_columns(heat: Trace, axes: Axes, room: float) -> None:
 
 
 def _add_entries(panel: _Panel) -> None:
-    """Take over the entries of the legend, which are traces without points."""
+    """Add the legend entries of the page, which are traces without points."""
     for trace in panel.traces:
         if trace.type != "scatter":
             continue
@@ -442,13 +442,13 @@ def _add_entries(panel: _Panel) -> None:
 def _cells(
     values: Floats, edges: Floats, colours: ScalarMappable, *, has_gaps: bool
 ) -> PolyCollection:
-    """Make the rectangles of a heat map, one for all neighbours in a row that are equal.
+    """Return the rectangles of a heat map, one for each run of equal neighbours in a row.
 
     Args:
         values: shape (rows, columns), NaN where there is no cell.
-        edges: of the columns, shape (columns + 1,).
-        colours: by value.
-        has_gaps: whether cells stand apart, and are not joined.
+        edges: edges of the columns, shape (columns + 1,).
+        colours: map from values to colours.
+        has_gaps: whether cells are drawn apart instead of joined.
     """
     corners = []
     shown = []
@@ -472,7 +472,7 @@ def _cells(
 
 
 def _equal_runs(values: Floats, *, joined: bool) -> list[tuple[int, int]]:
-    """List begin and end of each run of equal values (shape (n,)), or of each value alone."""
+    """Return begin and end of each run of equal values (shape (n,)), or of each single value."""
     begins = list(range(len(values)))
     if joined:
         changes = np.flatnonzero(np.diff(values)) + 1
@@ -482,7 +482,7 @@ def _equal_runs(values: Floats, *, joined: bool) -> list[tuple[int, int]]:
 
 
 def _colour_map(scale: Sequence[tuple[float, str]]) -> Colormap:
-    """Convert a colour scale of plotly: positions from 0 to 1 with their colours."""
+    """Return a plotly colour scale, positions from 0 to 1 with colours, as a matplotlib map."""
     stops = []
     for position, colour in scale:
         stop = (position, to_rgb(colour_on_paper(colour)))
@@ -491,7 +491,7 @@ def _colour_map(scale: Sequence[tuple[float, str]]) -> Colormap:
 
 
 def _write_cells(heat: Trace, axes: Axes, colours: ScalarMappable, room: float) -> None:
-    """Write the texts into the cells, if the widest fits into a cell."""
+    """Write the texts into the cells, if the widest text fits into a cell."""
     if not heat.texttemplate:
         return
 
@@ -523,7 +523,7 @@ def _write_cells(heat: Trace, axes: Axes, colours: ScalarMappable, room: float) 
 
 
 def _legible_on(background: Any) -> str:
-    """Choose black or white for text on a colour, by the colour's luma (ITU-R BT.601)."""
+    """Return black or white for text on a colour, by the colour's luma (ITU-R BT.601)."""
     red, green, blue = to_rgb(background)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return "white" if luma < 0.45 else "black"
@@ -542,7 +542,7 @@ def _add_colour_bar(heat: Trace, axes: Axes, colours: ScalarMappable) -> None:
 
 
 def _draw_marks(figure: go.Figure, panel: _Panel, axes: Axes) -> None:
-    """Draw the lines across where the network changed."""
+    """Draw the lines that mark changes of the network."""
     for shape in figure.layout.shapes:
         colour = colour_on_paper(CHANGE_COLOUR)
         line = axes.axvline(shape.x0, color=colour, linewidth=0.8, linestyle=LINE_STYLES["dot"])
@@ -559,10 +559,10 @@ def _title_axes(panel: _Panel, axes: Axes, *, has_x: bool, has_y: bool) -> None:
 
 
 def _add_legend(paper: Figure, panels: Sequence[_Panel], inches: float) -> int:
-    """Add the legend above the panels, unless a single line needs none.
+    """Add the legend above the panels, unless a single line makes a legend unnecessary.
 
     Returns:
-        How many lines of text the legend has.
+        Number of text lines in the legend.
     """
     handles: dict[str, Any] = {}
     for panel in panels:
@@ -595,7 +595,7 @@ def _add_legend(paper: Figure, panels: Sequence[_Panel], inches: float) -> int:
 
 
 def _row_label(name: object, axes: Axes) -> str:
-    """Shorten the name of a row so that the data keep most of the width."""
+    """Return the name of a row, shortened so that the data keep most of the width."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     room = figure.get_figwidth() * LONGEST_LABEL * POINTS_PER_INCH
@@ -603,7 +603,7 @@ def _row_label(name: object, axes: Axes) -> str:
 
 
 def _shortened(text: str, room: float, font_size: float = FONT_SIZE) -> str:
-    """Cut a text to a width in pt; a label that begins with "_" would be left out by matplotlib."""
+    """Return a text cut to a width in pt; matplotlib leaves out labels that begin with "_"."""
     shown = text
     if text.startswith("_"):
         shown = f" {text}"
@@ -613,10 +613,10 @@ def _shortened(text: str, room: float, font_size: float = FONT_SIZE) -> str:
 
 
 def _text_points(text: str, font_size: float) -> float:
-    """Compute the width of the widest line of a text in pt."""
+    """Return the width of the widest line of a text in pt."""
     return max(text_width(line, font_size) for line in text.split("\n"))
 
 
 def _plain(html: str) -> str:
-    """Give the text of a label of the pages, which is HTML."""
+    """Return the plain text of an HTML label of the pages."""
     return unescape(html.replace("<br>", "\n"))

@@ -1,4 +1,4 @@
-"""Figures as the bytes of a PDF, SVG or PNG file; the same figures give the same bytes."""
+"""Write figures as the bytes of a PDF, SVG or PNG file; equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SVG_FAMILIES = "Arimo, Arial, 'Liberation Sans', Helvetica, sans-serif"  # lette
 
 
 def paper_bytes(figures: Mapping[str, go.Figure], ending: str, width: PaperWidth) -> bytes:
-    """Draw figures for a file.
+    """Return the bytes of a file with figures.
 
     Args:
-        figures: one, or for a PDF any number, with a page for each.
+        figures: one figure, or for a PDF any number, with a page for each.
         ending: one of `choice.PAPER_ENDINGS`.
-        width: of the paper's column.
+        width: width of the paper's column.
     """
     with paper_style():
         if ending == ".pdf":
@@ -41,7 +41,7 @@ def paper_bytes(figures: Mapping[str, go.Figure], ending: str, width: PaperWidth
 
 
 def _pdf(figures: Mapping[str, go.Figure], width: PaperWidth) -> bytes:
-    """Draw figures as the pages of a PDF."""
+    """Return the bytes of a PDF with a page per figure."""
     buffer = BytesIO()
     with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
         for figure in figures.values():

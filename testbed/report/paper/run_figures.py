@@ -1,4 +1,4 @@
-"""The figures of a run that can be drawn for a paper: those of its page, and the time of steps."""
+"""Figures of a run for a paper: the figures of the run's page, and the time of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAP = "map"
 
 
 def draw_run(content: Content) -> dict[str, go.Figure | None]:
-    """Draw the figures of a run by name, None where there is nothing to draw; without its map."""
+    """Return the figures of a run by name, without the map; None where there is nothing to draw."""
     figures = {maker.name: maker.draw() for maker in figure_makers(content)}
     if content.train is not None:
         figures["steps"] = step_figure(content.train)
@@ -25,14 +25,14 @@ def draw_run(content: Content) -> dict[str, go.Figure | None]:
 
 
 def draw_map(content: Content, ending: str) -> bytes:
-    """Draw the map of a run's network with the use of its links, as wide as a page of a paper.
+    """Return the map of a run's network with the use of the links, as wide as a paper's page.
 
     Args:
-        content: of the run folder.
-        ending: of the file: .pdf, .svg or .png.
+        content: content of the run folder.
+        ending: ending of the file: .pdf, .svg or .png.
 
     Raises:
-        InputError: the plan, which has the network, cannot be read.
+        InputError: the plan, which holds the network, cannot be read.
     """
     if content.plan is None:
         raise InputError("cannot draw the map: plan.json is missing or damaged")
@@ -45,15 +45,15 @@ def draw_map(content: Content, ending: str) -> bytes:
 
 
 def step_figure(train: pl.DataFrame) -> go.Figure | None:
-    """Draw how long each step took, and how long the modelled computation in it.
+    """Draw the time of each step, and the time of the modelled computation in the step.
 
     Args:
-        train: train.parquet (step, start_ns, end_ns, compute_ns: integers). Of each step the means
-            over the ranks that compute are shown, as `step_ms` of the summary; over all ranks if
-            none computes.
+        train: train.parquet (step, start_ns, end_ns, compute_ns: integers). The figure shows the
+            mean of each step over the ranks that compute, as `step_ms` of the summary does, or over
+            all ranks if none computes.
 
     Returns:
-        None without two steps.
+        The figure, or None with fewer than two steps.
     """
     computing = train.filter(pl.col("compute_ns").sum().over("rank") > 0)
     if computing.is_empty():

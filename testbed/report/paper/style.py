@@ -1,4 +1,4 @@
-"""The look of figures on paper: widths, fonts, colours, markers and kinds of lines."""
+"""Widths, fonts, colours, markers and line styles of figures on paper."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FONT_SIZE = 8.0  # pt
 SMALL_FONT_SIZE = 7.0  # pt, of ticks and of the cells of heat maps
 DOTS_PER_INCH = 300  # of PNG files
 FONT_FILES = ("Arimo-Regular.ttf", "Arimo-Bold.ttf")
-FONT_FAMILIES = ("Arimo", "DejaVu Sans")  # the second has letters that the first lacks
+FONT_FAMILIES = ("Arimo", "DejaVu Sans")  # the second font has letters that the first lacks
 
-# Okabe and Ito, "Color Universal Design" (2008), without the yellow, which is too pale on paper;
-# the last two are added for figures with more lines.
+# Okabe and Ito, "Color Universal Design" (2008), without the yellow, which is too pale on paper.
+# The last two colours are additions for figures with more lines.
 PAPER_COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -63,18 +63,18 @@ SETTINGS: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
-    "text.parse_math": False,  # a name may have dollar signs
+    "text.parse_math": False,  # a name may contain dollar signs
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
     "savefig.dpi": DOTS_PER_INCH,
-    "pdf.fonttype": 42,  # TrueType, whole letters that can be searched
+    "pdf.fonttype": 42,  # TrueType: whole letters that can be searched
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "testbed",  # the same identifiers each time
 }
 
 
 def use_package_fonts() -> None:
-    """Make the package's own Arimo known to matplotlib."""
+    """Register the package's Arimo font with matplotlib."""
     manager = font_manager.fontManager
     known_files = {entry.fname for entry in manager.ttflist}
     folder = resources.files("testbed.report").joinpath("map/data")
@@ -86,19 +86,19 @@ def use_package_fonts() -> None:
 
 
 def paper_style() -> Any:
-    """Make the context in which figures are drawn and written, whatever matplotlibrc says."""
+    """Return the context for drawing and writing figures, independent of matplotlibrc."""
     use_package_fonts()
     return style.context(["default", SETTINGS])
 
 
 def colour_on_paper(colour: str) -> Any:
-    """Give matplotlib's form of a colour of the pages, one of the colour-blind-safe ones if known.
+    """Return a page colour for matplotlib, replaced by a colour-blind-safe one if known.
 
     Args:
         colour: ``#rrggbb``, ``#rgba`` or ``rgba(r,g,b,a)`` with r, g and b up to 255.
 
     Returns:
-        A colour that is not transparent, as if drawn on white.
+        An opaque colour, as if drawn on white.
     """
     known = COLOUR_ON_PAPER.get(colour)
     if known is not None:
