@@ -1,1 +1,1 @@
-"""Build a network from a topology and keep it up, for commands, until it is destroyed."""
+"""Build a network from a topology and keep the network running for commands until destroyed."""

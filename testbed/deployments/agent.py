@@ -1,14 +1,14 @@
-"""In the guest of a deployment: build the network, then serve requests without end.
+"""Build the network of a deployment inside the guest, then serve requests until the guest ends.
 
 usage: python -m testbed.deployments.agent FOLDER
 
-Each request but `set` is carried out by a forked child in a separate session, whose output the
-agent hands on.
+Each request except `set` is carried out by a forked child in a new session; the agent relays the
+child's output.
 
-How the agent waits: on the real clock, the agent sleeps between two looks for requests. On the
-virtual clock, a process that sleeps lets time pass, and a process that computes does not; so
-without a request at work the agent looks again at once. The keeper stops the guest as soon as
-nobody uses it: virtual time passes only while a command runs.
+How the agent waits depends on the clock. On the real clock, the agent sleeps between polls for
+requests. On the virtual clock, a sleeping process lets time pass, and a computing process does not;
+so without a request in progress the agent polls without sleeping. The keeper stops the guest as
+soon as nobody uses the network, so virtual time passes only while a command runs.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ from testbed.network.verify import verify
 from testbed.plan.model import Network
 from testbed.workers.host_files import named
 
-# Between two looks for requests while others are at work, on the guest's clock.
+# Time between polls for requests while other requests are in progress, on the guest's clock.
 LOOK_S = {"real": 0.02, "virtual": 1.0}
 CHUNK_BYTES = 1 << 16
 KEPT_VARIABLES = ("PATH", "HOME", "LANG")
 SIGNALS = {INTERRUPT: signal.SIGINT, KILL: signal.SIGKILL}
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit status as a shell has it
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit status, as in a shell
 
 
 @dataclass
 class _Job:
-    """A request at work.
+    """A request in progress.
 
     Attributes:
         exchange: the request.
-        pid: the child that carries out the request; it leads a session.
-        end: a pidfd of the child.
-        pipes: read ends of the child's output that are open, each with its stream.
-        signalled: signals of the sender that were passed on.
+        pid: the child that carries out the request, leader of a session.
+        end: pidfd of the child.
+        pipes: open read ends of the child's output pipes, each with its stream.
+        signalled: signals of the sender that were forwarded.
     """
 
     exchange: RequestExchange
@@ -73,7 +73,7 @@ class _Job:
 
 
 class Agent:
-    """Serves the requests of one deployment."""
+    """Server of the requests of one deployment."""
 
     def __init__(self, deployment: Deployment, plan: DeploymentPlan, network: BuiltNetwork) -> None:
         self._channel = deployment.channel
@@ -84,10 +84,10 @@ class Agent:
         self._seen: set[str] = set()
         self._jobs: list[_Job] = []
         self._selector = selectors.DefaultSelector()
-        self._orphans: set[int] = set()  # pipes that descendants of an ended child still hold
+        self._orphans: set[int] = set()  # pipes that descendants of an ended child hold open
 
     def serve(self) -> NoReturn:
-        """Serve requests without end."""
+        """Serve requests until the guest ends."""
         while True:
             for exchange in self._channel.exchanges():
                 if exchange.identifier not in self._seen:
@@ -112,7 +112,7 @@ class Agent:
         except TestbedError as error:
             exchange.write(STDERR, f"{error}\n".encode())
             self._reply(exchange, error.exit_status)
-        except Exception:  # the sender has to know, whatever it is
+        except Exception:  # the sender must learn of every failure
             exchange.write(STDERR, traceback.format_exc().encode())
             self._reply(exchange, 1)
 
@@ -120,7 +120,7 @@ class Agent:
         exchange.answer(Reply(status=status, time_ns=time.time_ns()))
 
     def _fork(self, exchange: RequestExchange, work: Callable[[], int]) -> None:
-        """Start a child that carries out `work` and ends with the exit status that it returns."""
+        """Fork a child that runs `work` and exits with the status that `work` returns."""
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         pid = os.fork()
@@ -139,7 +139,7 @@ class Agent:
         self._jobs.append(_Job(exchange, pid, end, {out: STDOUT, err: STDERR}))
 
     def _carry_out(self, request: Request) -> int:
-        """In a child: carry out a request, and return its exit status."""
+        """Carry out a request in a child, and return the exit status."""
         if request.kind == "prompt":
             prompt = Prompt(self._network, self._nodes)
             prompt.onecmd(request.words[0])
@@ -151,7 +151,7 @@ class Agent:
         return self._execute(request.node, request.words)
 
     def _execute(self, node: str, words: tuple[str, ...]) -> int:
-        """In a child: become a command on a node; return only if that is impossible."""
+        """Execute a command on a node in a child; return an exit status only if that fails."""
         kept = [name for name in KEPT_VARIABLES if name in os.environ]
         environment = {name: os.environ[name] for name in kept}
         kernel_name = self._nodes.get(node, node)
@@ -177,7 +177,7 @@ class Agent:
                     os.killpg(job.pid, number)
 
     def _handle(self, fd: int) -> None:
-        """Handle a descriptor that is ready."""
+        """Handle a ready file descriptor."""
         if fd in self._orphans:
             self._drain(fd)
             return
@@ -191,7 +191,7 @@ class Agent:
                 return
 
     def _drain(self, fd: int) -> None:
-        """Read what descendants of an ended child print, so that they can, and drop it."""
+        """Discard the output of an ended child's descendants, to keep them from blocking."""
         if not os.read(fd, CHUNK_BYTES):
             self._orphans.discard(fd)
             self._close(fd)
@@ -205,7 +205,7 @@ class Agent:
             self._close(fd)
 
     def _end(self, job: _Job) -> None:
-        """Hand on what an ended child printed last, and reply."""
+        """Relay the remaining output of an ended child, and write the reply."""
         for fd in list(job.pipes):
             os.set_blocking(fd, False)
             try:
@@ -229,9 +229,9 @@ class Agent:
 
 
 def node_names(network: Network) -> dict[str, str]:
-    """Give the kernel's names of nodes by the names that people use.
+    """Return the kernel's names of nodes by the names that people use.
 
-    Hosts go by their name, border routers by that of their datacenter.
+    People name hosts directly, and border routers by their datacenter.
     """
     nodes = {dc.name: dc.router for dc in network.datacenters}
     for host in network.hosts:
@@ -240,7 +240,7 @@ def node_names(network: Network) -> dict[str, str]:
 
 
 def _status_of(work: Callable[[], int]) -> int:
-    """In a child: carry out `work`, and give its exit status, whatever happens."""
+    """Run `work` in a child, and return its exit status, even after an exception."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
@@ -260,16 +260,16 @@ def _status_of(work: Callable[[], int]) -> int:
 
 
 def main(folder: str) -> None:
-    """Build the network of a deployment, say that the network stands, and serve."""
+    """Build the network of a deployment, report that the network is ready, and serve requests."""
     deployment = Deployment(Path(folder))
     plan = deployment.read_plan()
 
     try:
         with named(Path("/run"), plan.network), build_network(plan.network) as network:
             for node in network.mininet.values():
-                # One shell for all commands to come, each of which is a fork of this process.
+                # One shell for all later commands, each of which is a fork of this process.
                 node.start_shell()
-            # ping takes second 0 for "not sent yet", and does not wait.
+            # ping interprets second 0 as "not sent yet", and does not wait.
             time.sleep(max(0.0, 1.0 - time.monotonic()))
             nodes = list(network.mininet.keys())
             deployment.write_last_time_ns(time.time_ns())

@@ -1,4 +1,4 @@
-"""Ask a deployed network for something, and relay what the guest prints while it prints it."""
+"""Send requests to a deployed network, and relay the output of the guest as produced."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from testbed.deployments.requests import (
 from testbed.spec.base import suggest
 
 POLL_S = 0.005
-CHECK_S = 0.2  # between two looks whether the guest still lives
+CHECK_S = 0.2  # between two checks that the guest is alive
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def exec_request(deployment: Deployment, node: str, words: Sequence[str]) -> Request:
-    """Make the request to run a command.
+    """Return a request to run a command on a node.
 
     Args:
         deployment: a running deployment.
@@ -39,7 +39,7 @@ def exec_request(deployment: Deployment, node: str, words: Sequence[str]) -> Req
         words: the command.
 
     Raises:
-        InputError: there is no command, or no such node.
+        InputError: the command is empty, or the node does not exist.
     """
     if not words:
         remedy = "use the form: testbed topo exec iowa-h0 -- ip address"
@@ -53,7 +53,7 @@ def exec_request(deployment: Deployment, node: str, words: Sequence[str]) -> Req
 
 
 def node_names(deployment: Deployment) -> list[str]:
-    """Names of nodes: hosts, datacenters (for their border routers), and the kernel's own names."""
+    """Return all node names: hosts, datacenters (for their border routers) and kernel names."""
     network = deployment.read_plan().network
     names: dict[str, None] = {}
     for host in network.hosts:
@@ -66,23 +66,23 @@ def node_names(deployment: Deployment) -> list[str]:
 
 
 def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO) -> int:
-    """Have the guest carry out a request.
+    """Carry out a request in the guest, relay the output, and return the exit status.
 
-    Ctrl-C (or SIGTERM) interrupts what runs in the guest, a second one kills it, and with a third
-    nobody waits for the guest.
+    Ctrl-C (or SIGTERM) interrupts the command in the guest, a second Ctrl-C kills the command, and
+    a third stops waiting for the guest.
 
     Args:
         deployment: a running deployment.
-        request: what to do.
-        out: gets what the guest prints to its standard output, at once.
-        err: gets what the guest prints to its standard error, at once.
+        request: the request.
+        out: receives the guest's standard output immediately.
+        err: receives the guest's standard error immediately.
 
     Returns:
-        The exit status, as a shell has it.
+        The exit status, as in a shell.
 
     Raises:
         GuestLost: the guest ended meanwhile.
-        KeyboardInterrupt: interrupted three times.
+        KeyboardInterrupt: the third interrupt.
     """
     with lease(deployment):
         exchange = deployment.channel.post(request)
@@ -98,7 +98,7 @@ def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO)
 
 
 def answer(deployment: Deployment, request: Request) -> str:
-    """Have the guest carry out a request, and return what the guest prints.
+    """Carry out a request in the guest, and return the output of the guest.
 
     Raises:
         RunError: the request failed.
@@ -117,7 +117,7 @@ def answer(deployment: Deployment, request: Request) -> str:
 
 @contextmanager
 def lease(deployment: Deployment) -> Iterator[None]:
-    """Keep the guest running, and not stopped, within the block.
+    """Hold a lease within the block, which keeps the guest running.
 
     Raises:
         GuestLost: the guest has ended.
@@ -125,7 +125,7 @@ def lease(deployment: Deployment) -> Iterator[None]:
     try:
         fd = os.open(deployment.lease, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENOENT):  # nobody reads the FIFO, or there is none
+        if error.errno in (errno.ENXIO, errno.ENOENT):  # the FIFO has no reader, or does not exist
             raise _lost(deployment) from error
         raise
 
@@ -138,10 +138,10 @@ def lease(deployment: Deployment) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_forwarded(exchange: RequestExchange) -> Iterator[None]:
-    """Forward signals that would interrupt this process to the guest; the third is raised.
+    """Forward interrupting signals of this process to the guest; raise only the third.
 
-    The first two are not raised, because an interrupted write does not say how much was written.
-    Signals are those of the main thread; in another one nothing is forwarded.
+    The first two are not raised, because an interrupted write does not report the number of bytes
+    written. Only the main thread receives signals; in other threads nothing is forwarded.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -172,7 +172,12 @@ def _interrupts_forwarded(exchange: RequestExchange) -> Iterator[None]:
 def _follow(
     deployment: Deployment, exchange: RequestExchange, outputs: dict[str, BinaryIO]
 ) -> Reply:
-    """Relay the streams of a request until the guest has replied.
+    """Relay the streams of a request until the guest has replied, and return the reply.
+
+    Args:
+        deployment: a running deployment.
+        exchange: the request.
+        outputs: receiver of each stream, by name.
 
     Raises:
         GuestLost: the guest ended meanwhile.
@@ -181,7 +186,7 @@ def _follow(
     next_check = time.monotonic() + CHECK_S
 
     while True:
-        reply = exchange.reply()  # read before the streams, which then are complete
+        reply = exchange.reply()  # read first: the streams are complete once there is a reply
         for stream, output in outputs.items():
             data = exchange.read(stream, offsets[stream])
             if data:

@@ -1,18 +1,18 @@
-"""The folder of a deployment: any command finds the deployment by it.
+"""The folder of a deployment, by which every command finds the deployment.
 
-    plan.json    what stands; `set` keeps it up to date
-    spec.yaml    the topology as written; `set` keeps it up to date
+    plan.json    the current network; `set` keeps the file up to date
+    spec.yaml    the topology as written; `set` keeps the file up to date
     alive        locked as long as the keeper lives
     lease        a FIFO, open as long as someone uses the network
-    ready.json   the network stands (from the agent)
-    pids.json    process numbers of the keeper and the guest
-    ended        why the keeper has ended, if the keeper could say so
+    ready.json   written by the agent once the network is ready
+    pids.json    process ids of the keeper and the guest
+    ended        why the keeper has ended, if the keeper could write the reason
     requests/    requests to the guest (see `testbed.deployments.requests`)
     raw/         the guest's clock
-    *.log        of the guest and the keeper
+    *.log        logs of the guest and the keeper
 
-The kernel drops the lock with the keeper, however the keeper ends, and with a restart of the
-machine. So no process number has to be trusted.
+The kernel releases the lock when the keeper ends, even after a kill or a restart of the machine, so
+the state of a deployment does not depend on process ids.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from testbed.guest.channel import Channel
 from testbed.plan.model import Clock, Frozen, Network
 from testbed.runfolder.files import replace_text
 
-FORMAT: Literal[1] = 1  # of the JSON files of a deployment
+FORMAT: Literal[1] = 1  # version of the JSON files of a deployment
 State: TypeAlias = Literal["starting", "running", "crashed", "gone"]
 
 
 class DeploymentPlan(Frozen):
-    """plan.json: what stands, and how.
+    """Content of plan.json: the current network and the settings of the guest.
 
     Attributes:
-        format: the number of the file's format.
-        name: as given by the user.
-        network: the network with its present settings.
+        format: version of the file format.
+        name: the name given by the user.
+        network: the network with its current settings.
         clock: the guest's clock.
-        seed: of random choices in the network.
+        seed: seed of random choices in the network.
         guest_memory_bytes: memory of the guest.
         cpu: the host's CPU on which the guest runs.
-        created_s: Unix seconds of the deployment.
+        created_s: creation time of the deployment in Unix seconds.
     """
 
     format: Literal[1] = FORMAT
@@ -57,7 +57,7 @@ class DeploymentPlan(Frozen):
 
 
 class Ready(Frozen):
-    """ready.json: the kernel's names of all nodes, and the commands of the prompt."""
+    """Content of ready.json: the kernel's names of all nodes, and the commands of the prompt."""
 
     format: Literal[1] = FORMAT
     nodes: list[str]
@@ -65,7 +65,7 @@ class Ready(Frozen):
 
 
 class Pids(Frozen):
-    """pids.json: process numbers on the host; None where there is no such process yet."""
+    """Content of pids.json: process ids on the host; None where a process does not exist yet."""
 
     format: Literal[1] = FORMAT
     keeper: int | None = None
@@ -74,13 +74,13 @@ class Pids(Frozen):
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment by its folder, which may be about to vanish."""
+    """A deployment, identified by its folder, which another process may remove at any time."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """As given by the user."""
+        """Name given by the user."""
         return self.path.name
 
     @property
@@ -133,14 +133,14 @@ class Deployment:
 
     @property
     def channel(self) -> Channel[Request, Reply]:
-        """The requests to the guest."""
+        """Channel of requests to the guest."""
         return requests_of(self.requests)
 
     @property
     def state(self) -> State:
-        """What the deployment does.
+        """Return the state of the deployment.
 
-        crashed: the guest has ended by itself; gone: the keeper was killed, or the machine was
+        crashed: the guest has ended unexpectedly; gone: the keeper was killed, or the machine was
         restarted.
         """
         if is_locked(self.alive):
@@ -148,7 +148,7 @@ class Deployment:
         return "crashed" if self.ended.exists() else "gone"
 
     def why_ended(self) -> str:
-        """Say what is known of an end that nobody asked for."""
+        """Return the known reason of an unexpected end."""
         for file in (self.ended, self.log):  # the log is empty unless the keeper has failed
             with suppress(OSError):
                 text = file.read_text().strip()
@@ -157,56 +157,56 @@ class Deployment:
         return "its keeper process was killed, or the machine was restarted"
 
     def read_last_time_ns(self) -> int | None:
-        """Read Unix time on the guest's clock at the end of the newest request."""
+        """Return the guest's clock in Unix ns at the end of the newest request; None if unknown."""
         try:
             return int(self.last_time.read_text())
         except (OSError, ValueError):
             return None
 
     def write_last_time_ns(self, time_ns: int) -> None:
-        """Write Unix time on the guest's clock at the end of a request."""
+        """Write the guest's clock in Unix ns at the end of a request."""
         replace_text(self.last_time, str(time_ns))
 
     def read_plan(self) -> DeploymentPlan:
-        """Read what stands.
+        """Read plan.json.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file is not a plan, or is of another version of the testbed.
+            ValueError: the file is not a plan, or belongs to another version of the testbed.
         """
         return DeploymentPlan.model_validate_json(self.plan.read_text())
 
     def write_plan(self, plan: DeploymentPlan) -> None:
-        """Write what stands."""
+        """Write plan.json."""
         replace_text(self.plan, plan.model_dump_json(indent=1) + "\n")
 
     def read_ready(self) -> Ready:
-        """Read what the agent has said of the network.
+        """Read ready.json.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file is of another version of the testbed.
+            ValueError: the file belongs to another version of the testbed.
         """
         return Ready.model_validate_json(self.ready.read_text())
 
     def write_ready(self, ready: Ready) -> None:
-        """Write that the network stands."""
+        """Write ready.json, which marks the network as ready."""
         replace_text(self.ready, ready.model_dump_json())
 
     def read_pids(self) -> Pids:
-        """Read the process numbers; unknown ones are None."""
+        """Read the process ids; unknown ids are None."""
         try:
             return Pids.model_validate_json(self.pids.read_text())
         except (OSError, ValueError):
             return Pids()
 
     def write_pids(self, pids: Pids) -> None:
-        """Write the process numbers."""
+        """Write the process ids."""
         replace_text(self.pids, pids.model_dump_json())
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock on the file `path`."""
+    """Return whether any process holds the lock on the file `path`."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

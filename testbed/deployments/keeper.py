@@ -1,16 +1,16 @@
-"""Own the guest of one deployment, as its parent.
+"""Run the guest of one deployment, as the guest's parent process.
 
 usage: python -m testbed.deployments.keeper FOLDER
 
-The keeper is the only process of a deployment on the host while nobody uses the network.
-`testbed.deployments.service.deploy` starts it in a separate session. It inherits the lock that
-shows that it lives. A guest ends with the process that started it, and is cleared away after that
-process; here that process is the keeper, so a deployment needs no exception.
+While nobody uses the network, the keeper is the only process of a deployment on the host.
+`testbed.deployments.service.deploy` starts the keeper in a new session. The keeper inherits the
+lock that shows that the keeper is alive. A guest ends with its parent and is cleaned up after its
+parent; the parent is the keeper, so deployments need no special case.
 
 On the virtual clock, the guest is stopped (SIGSTOP to its kernel) whenever nobody holds a lease,
-which means to have the FIFO open for writing. So the guest's time stands still between two
-commands, and waiting costs no CPU. Whoever takes a lease writes a byte; the keeper notices the end
-of a lease even if its holder is killed.
+that is, has the FIFO open for writing. So the guest's time stands still between two commands, and
+an idle deployment uses no CPU. The holder of a new lease writes a byte; the keeper notices the end
+of a lease even if the holder is killed.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ FIFO_BYTES = 4096  # read at once; each lease writes one byte
 
 
 def keep(deployment: Deployment) -> None:
-    """Boot the guest and look after it until it ends.
+    """Boot the guest and supervise the guest until its end.
 
-    If the command that deploys goes away before the network stands, the deployment is removed.
+    If the deploying command ends before the network is ready, the deployment is removed.
 
     Raises:
         TestbedError: the guest could not be started.
@@ -65,15 +65,15 @@ def keep(deployment: Deployment) -> None:
 
 
 def _follow_leases(deployment: Deployment, guest: Guest, *, freezes: bool) -> bool:
-    """Let the guest run while somebody holds a lease, until the guest has ended.
+    """Let the guest run while anybody holds a lease, until the guest has ended.
 
     Args:
         deployment: the deployment.
-        guest: its guest.
+        guest: the deployment's guest.
         freezes: whether the guest is paused while nobody holds a lease.
 
     Returns:
-        False if nobody waits any more for a network that does not stand yet.
+        False if the deploying command ended before the network was ready.
     """
     end = os.pidfd_open(guest.process.pid)
     lease = _open_lease(deployment)
@@ -89,7 +89,7 @@ def _follow_leases(deployment: Deployment, guest: Guest, *, freezes: bool) -> bo
             os.read(lease, FIFO_BYTES)
             guest.resume()
             continue
-        # The last lease has ended. The FIFO reports that without end unless it is opened again.
+        # The last lease has ended. The FIFO keeps reporting the end until reopened.
         reopened = _open_lease(deployment)
         poller.unregister(lease)
         os.close(lease)
@@ -107,7 +107,7 @@ def _open_lease(deployment: Deployment) -> int:
 
 
 def _abandon_requests(deployment: Deployment) -> None:
-    """Have the guest end commands whose sender is gone, and remove the files of ended ones."""
+    """Kill commands in the guest whose sender has ended, and remove completed requests."""
     for exchange in deployment.channel.exchanges():
         sender = Path("/proc", str(exchange.sender))
         if sender.exists():
@@ -119,7 +119,7 @@ def _abandon_requests(deployment: Deployment) -> None:
 
 
 def main(folder: str) -> None:
-    """Keep the deployment in `folder`, and write into the folder why it ended by itself."""
+    """Run the deployment in `folder`, and record the reason of an unexpected end."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     deployment = Deployment(Path(folder))
     deployment.write_pids(Pids(keeper=os.getpid()))

@@ -1,4 +1,4 @@
-"""Change a network that stands: the same nodes, with other settings of their links."""
+"""Change the link settings of a running network, with the same nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REMEDY = (
     "queue, ...) and of NICs (datacenters.DC.nic.rate, delay, queue); for others, deploy again "
     "with --set"
 )
-# Fields of a network that may differ, in pydantic's form of `exclude`.
+# Fields of a network that may change, in the form of pydantic's `exclude`.
 _DIRECTION: Any = {"bottleneck": {"rate_bps", "queue_packets"}, "fibre": True}
 _CHANGEABLE: Any = {
     "wan": {"__all__": {"forward": _DIRECTION, "backward": _DIRECTION}},
@@ -34,21 +34,21 @@ _CHANGEABLE: Any = {
 
 
 def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
-    """Change the network of a deployment, and note the new plan in the deployment's folder.
+    """Change the network of a deployment, and store the new plan in the deployment's folder.
 
     Args:
         deployment: a running deployment.
-        overrides: settings of its topology.
+        overrides: new settings of the topology.
 
     Raises:
         InputError: as `changed`.
-        RunError: the guest's kernel does not take a value.
+        RunError: the guest's kernel rejects a value.
         GuestLost: the guest has ended.
     """
     lock_file = deployment.path / "set.lock"
 
     with lock_file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another change must not be undone by this one
+        fcntl.flock(lock, fcntl.LOCK_EX)  # keeps concurrent changes from undoing each other
         plan = deployment.read_plan()
         network, spec = changed(plan.network, deployment.spec, plan.seed, overrides)
         request = Request(kind="set", network=network)
@@ -61,22 +61,23 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
 def changed(
     network: Network, spec: Path, seed: int, overrides: Sequence[Override]
 ) -> tuple[Network, str]:
-    """Apply settings to a network.
+    """Return a network with overridden settings, and its topology file.
 
-    Routes stay as they are, and so do automatic TCP buffers, though both follow from the delays
-    when a network is built.
+    Routes and automatic TCP buffers are unchanged, although both are derived from the delays when a
+    network is built.
 
     Args:
-        network: the present network.
-        spec: the topology file that the network comes from.
-        seed: of random choices in the network.
-        overrides: settings of the topology.
+        network: the current network.
+        spec: the topology file of the network.
+        seed: seed of random choices in the network.
+        overrides: new settings of the topology.
 
     Returns:
         The new network, and the text of its topology file.
 
     Raises:
-        InputError: an override is wrong, or changes what cannot change while the network stands.
+        InputError: an override is invalid, or changes a setting that is fixed while the network
+            runs.
     """
     topology = Topology.load(spec, overrides)
     for override in overrides:
@@ -97,7 +98,7 @@ def changed(
 
 
 def _may_change(path: tuple[str, ...]) -> bool:
-    """Whether a setting can change while the network stands, by its path in the topology."""
+    """Return whether the setting at `path` in the topology can change while the network runs."""
     if path[0] == "wan" or path[:2] == ("defaults", "wan"):
         return True
     if path[0] in ("datacenters", "defaults"):

@@ -1,4 +1,4 @@
-"""What the guest of a deployment is asked to do: the requests and replies of its channel."""
+"""Requests and replies of the channel to a deployment's guest."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Literal, TypeAlias
 from testbed.guest.channel import Channel, Exchange
 from testbed.plan.model import Frozen, Network
 
-# Streams of what the guest prints about a request.
+# Streams of the guest's output for a request.
 STDOUT = "out"
 STDERR = "err"
-# Signals with which the sender asks for the end of a request: SIGINT, SIGKILL.
+# Signals by which the sender asks to end a request: SIGINT, SIGKILL.
 INTERRUPT = "interrupt"
 KILL = "kill"
 
 
 class Request(Frozen):
-    """A request to a guest, by its kind.
+    """A request to a guest.
 
-    - exec: run the command `words` on `node`, which is a name that people use.
+    - exec: run the command `words` on `node`, named as people name nodes.
     - prompt: carry out the line `words[0]` as Mininet's prompt does.
     - set: change the links that differ in `network`.
     - verify: measure the network, only its round trips if `quick`; prints a JSON line per check.
@@ -33,7 +33,7 @@ class Request(Frozen):
 
 
 class Reply(Frozen):
-    """How a request ended: exit status as a shell has it, and Unix ns on the guest's clock."""
+    """Outcome of a request: exit status as in a shell, and Unix ns on the guest's clock."""
 
     status: int
     time_ns: int
@@ -43,5 +43,5 @@ RequestExchange: TypeAlias = Exchange[Request, Reply]
 
 
 def requests_of(folder: Path) -> Channel[Request, Reply]:
-    """Give the channel of a deployment, by its folder of requests."""
+    """Return the channel of a deployment in `folder`, its folder of requests."""
     return Channel(folder, Request, Reply)

@@ -1,4 +1,4 @@
-"""Make, find and destroy the deployments of this user."""
+"""Create, find and destroy the deployments of this user."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from testbed.plan.resolve import resolve_network
 from testbed.spec.base import suggest
 from testbed.spec.topology import Topology
 
-# Memory of a guest by default; the machine gives it as it is used.
+# Default memory of a guest; the host allocates pages on first use.
 BASE_MEMORY_BYTES = 2**30
 HOST_MEMORY_BYTES = 16 * 2**20
-LONGEST_END_S = 10.0  # for a keeper to end its guest
+LONGEST_END_S = 10.0  # time limit for a keeper to end its guest
 POLL_S = 0.02
-# The keepers that are children of this process, which have to be waited for, by folder.
+# Keepers that are children of this process and must be reaped, by folder.
 _keepers: dict[Path, subprocess.Popen[bytes]] = {}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 def deployments() -> list[Deployment]:
-    """Give all deployments by name, ended ones too."""
+    """Return all deployments sorted by name, including ended ones."""
     paths = sorted(_parent_folder().iterdir())
     return [Deployment(path) for path in paths if path.is_dir()]
 
 
 def find(name: str | None, *, running: bool = True) -> Deployment:
-    """Find a deployment.
+    """Return a deployment by name.
 
     Args:
-        name: of the deployment; None: the only one.
-        running: whether the deployment has to run.
+        name: name of the deployment; None: the only deployment.
+        running: whether the deployment must be running.
 
     Raises:
-        InputError: there is none, or several, or the deployment does not run.
+        InputError: there is no such deployment, several match, or the deployment is not running.
     """
     known = {deployment.name: deployment for deployment in deployments()}
     if not known:
@@ -102,22 +102,22 @@ def deploy(
     memory_bytes: int | None,
     progress: Progress,
 ) -> Deployment:
-    """Build the network of a topology in a guest that stays; returns when the network stands.
+    """Build the network of a topology in a persistent guest; return once the network is ready.
 
-    If that is interrupted or fails, nothing stays.
+    After an interrupt or a failure, nothing is left behind.
 
     Args:
-        name: of the deployment.
+        name: name of the deployment.
         topology: the topology.
         clock: the guest's clock.
-        seed: of random choices in the network.
-        memory_bytes: of the guest; None: from the number of hosts.
-        progress: shows how the deployment makes progress.
+        seed: seed of random choices in the network.
+        memory_bytes: memory of the guest; None: derived from the number of hosts.
+        progress: display of the progress.
 
     Raises:
-        InputError: the name is taken, or cannot be a name.
-        MachineError: there is no kernel, or it has no virtual clock, or too little memory; or a
-            package or program is missing.
+        InputError: the name is taken or invalid.
+        MachineError: there is no kernel, the kernel has no virtual clock, memory is insufficient,
+            or a package or program is missing.
         RunError: the network could not be built.
     """
     if not _NAME.fullmatch(name):
@@ -156,7 +156,13 @@ def deploy(
 
 
 def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: TextIO) -> None:
-    """Start the keeper, hand the lock `alive` over to it, and wait until the network stands.
+    """Start the keeper, pass on the lock `alive`, and wait until the network is ready.
+
+    Args:
+        deployment: the new deployment.
+        plan: the plan of the deployment.
+        spec: the topology file.
+        alive: the locked file that the keeper inherits.
 
     Raises:
         RunError: the network could not be built.
@@ -175,10 +181,10 @@ def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: TextI
 
 
 def _reserve(name: str) -> tuple[Deployment, TextIO]:
-    """Make the folder of a new deployment.
+    """Create the folder of a new deployment.
 
     Returns:
-        The deployment, and its file `alive`, locked as long as any process has it open.
+        The deployment, and its file `alive`, locked as long as any process has the file open.
     """
     deployment = Deployment(_parent_folder() / name)
 
@@ -199,7 +205,7 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
 
 @contextmanager
 def _first_lease(deployment: Deployment) -> Iterator[None]:
-    """Hold a lease from the beginning; the keeper gives up if it ends before the network stands."""
+    """Hold the first lease; the keeper gives up if the lease ends before the network is ready."""
     os.mkfifo(deployment.lease)
     lease = os.open(deployment.lease, os.O_RDWR)
     try:
@@ -227,7 +233,7 @@ def _start_keeper(deployment: Deployment, plan: DeploymentPlan, spec: str, lock:
 
 
 def destroy(deployment: Deployment) -> None:
-    """End a deployment, if it has not ended, and remove everything that is left of it."""
+    """End a deployment, unless already ended, and remove all of its files."""
     with _registry_locked():
         for number in (signal.SIGTERM, signal.SIGKILL):
             _end_keeper(deployment, number)
@@ -236,14 +242,14 @@ def destroy(deployment: Deployment) -> None:
             child.wait(LONGEST_END_S)
         shutil.rmtree(deployment.path, ignore_errors=True)
     reap()
-    # After a restart of the machine another process may have the keeper's number.
+    # After a restart of the machine another process may have the keeper's process id.
     forget(deployment.path)
 
 
 def _end_keeper(deployment: Deployment, number: int) -> None:
-    """Send a signal to the keeper, if it lives, and wait for its end for some time.
+    """Send a signal to the keeper, if alive, and wait for its end up to a time limit.
 
-    A new keeper has yet to write its process number.
+    A new keeper may not have written its process id yet.
     """
     deadline = time.monotonic() + LONGEST_END_S
     signalled = False
@@ -264,7 +270,7 @@ def _parent_folder() -> Path:
 
 @contextmanager
 def _registry_locked() -> Iterator[None]:
-    """Let only one process at a time make or remove deployments."""
+    """Hold the lock that serializes the creation and removal of deployments."""
     lock_file = cache_dir() / "deployments.lock"
     with lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -272,6 +278,6 @@ def _registry_locked() -> Iterator[None]:
 
 
 def _next_cpu() -> int:
-    """Choose another CPU for each deployment, from the lowest on; runs take the highest first."""
+    """Return a CPU for a new deployment, round-robin from the lowest; runs use the highest first."""
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[len(deployments()) % len(cpus)]

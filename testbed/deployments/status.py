@@ -1,4 +1,4 @@
-"""What is known of a deployment now, as `testbed topo inspect` prints it."""
+"""Status of a deployment, as `testbed topo inspect` prints it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HostStatus(Frozen):
 
 
 class LinkStatus(Frozen):
-    """A direction of a WAN link, with its present settings; `address` is that of its sender."""
+    """A direction of a WAN link with current settings; `address` is the address of its sender."""
 
     link: str
     source: str = Field(serialization_alias="from")
@@ -34,20 +34,20 @@ class LinkStatus(Frozen):
 
 
 class DeploymentStatus(Frozen):
-    """What is known of a deployment; None where it is not known, or does not apply.
+    """Status of a deployment; unknown or inapplicable values are None.
 
     Attributes:
-        name: of the deployment.
-        topology: the name of its topology.
+        name: name of the deployment.
+        topology: name of the deployment's topology.
         state: see `Deployment.state`.
-        reason: why it has ended.
+        reason: why the deployment has ended.
         clock: the guest's clock.
-        seed: of random choices in the network.
-        uptime_s: wall seconds since it was deployed.
-        virtual_s: seconds on the guest's virtual clock at the end of the newest request.
-        pid: the host's process of the guest.
+        seed: seed of random choices in the network.
+        uptime_s: wall time in s since the network was deployed.
+        virtual_s: virtual time in s at the end of the newest request.
+        pid: process id of the guest on the host.
         cpu: the host's CPU on which the guest runs.
-        folder: its folder.
+        folder: the deployment's folder.
         hosts: all hosts.
         links: all directions of WAN links.
     """
@@ -68,18 +68,18 @@ class DeploymentStatus(Frozen):
 
 
 def status_of(deployment: Deployment) -> DeploymentStatus:
-    """Look at a deployment."""
+    """Return the status of a deployment."""
     status = _status_of_folder(deployment)
     try:
         plan = deployment.read_plan()
     except (OSError, ValueError):
-        # It is of another version of the testbed, or is just being made or removed.
+        # The plan belongs to another version of the testbed, or is being created or removed.
         return status
     return status.model_copy(update=_planned(deployment, plan, status.state))
 
 
 def _status_of_folder(deployment: Deployment) -> DeploymentStatus:
-    """Give what is known without the plan."""
+    """Return the status without the values that need the plan."""
     state = deployment.state
     folder = str(deployment.path)
     if _is_up(state):
@@ -90,7 +90,7 @@ def _status_of_folder(deployment: Deployment) -> DeploymentStatus:
 
 
 def _planned(deployment: Deployment, plan: DeploymentPlan, state: State) -> dict[str, object]:
-    """Give the attributes that come from the plan."""
+    """Return the status values that come from the plan."""
     uptime_s = None
     if _is_up(state):
         uptime_s = round(time.time() - plan.created_s, 1)

@@ -1,1 +1,1 @@
-"""Looks at this machine; says what the testbed can do on it, why not the rest, and the remedy."""
+"""Report the capabilities of this machine, the reason for each missing one, and the remedy."""

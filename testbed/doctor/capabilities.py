@@ -1,4 +1,4 @@
-"""What a machine can do, from the findings about it."""
+"""Derive the capabilities of a machine from the findings about the machine."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "Vagrant": (probes.vagrant,),
     "Ray": (probes.ray,),
 }
-# What `testbed run` uses without options.
+# Capabilities that `testbed run` uses without options.
 PROCESSES = ("guest, virtual clock",)  # with --isolation process
 DEFAULT = (*PROCESSES, "Docker containers")
 
 
 @dataclass(frozen=True)
 class Capability:
-    """Something that the testbed can do on a machine, or not.
+    """A capability of the testbed, available on a machine or not.
 
     Attributes:
-        name: What the testbed can do.
-        findings: What the capability depends on, in the order in which it was checked.
+        name: Description of the capability.
+        findings: Requirements of the capability, in the order in which they were checked.
     """
 
     name: str
@@ -61,23 +61,23 @@ class Capability:
 
     @property
     def available(self) -> bool:
-        """Whether every finding is as it should be."""
+        """Whether every requirement is met."""
         return self._first_failure is None
 
     @property
     def why(self) -> str:
-        """The reason, on one line."""
+        """Reason for the availability, on one line."""
         decisive = self._first_failure or self.findings[-1]
         return decisive.why
 
     @property
     def mend(self) -> str:
-        """The command that mends the first failure; empty if there is none."""
+        """Command that fixes the first failure; empty if there is none."""
         failure = self._first_failure
         return "" if failure is None else failure.mend
 
     def record(self) -> dict[str, Any]:
-        """Write the capability as `testbed doctor -f json` prints it."""
+        """Return the capability as `testbed doctor -f json` prints it."""
         checks = [asdict(finding) for finding in self.findings]
         return {
             "name": self.name,
@@ -89,7 +89,7 @@ class Capability:
 
 
 def capabilities(machine: Machine) -> list[Capability]:
-    """Judge every capability of `machine`, the default ones first."""
+    """Return every capability of `machine`, the defaults first."""
     judged: list[Capability] = []
     for name, needed in CAPABILITIES.items():
         findings = [probe(machine) for probe in needed]
@@ -99,7 +99,7 @@ def capabilities(machine: Machine) -> list[Capability]:
 
 
 def default_runs(judged: Sequence[Capability]) -> bool:
-    """Whether `testbed run` works without options."""
+    """Return whether `testbed run` works without options."""
     for capability in judged:
         if capability.name in DEFAULT and not capability.available:
             return False
@@ -107,5 +107,5 @@ def default_runs(judged: Sequence[Capability]) -> bool:
 
 
 def process_runs(judged: Sequence[Capability]) -> bool:
-    """Whether `testbed run --isolation process` works."""
+    """Return whether `testbed run --isolation process` works."""
     return all(capability.available for capability in judged if capability.name in PROCESSES)

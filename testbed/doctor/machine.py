@@ -1,4 +1,4 @@
-"""Facts about this machine, found by trying where that is possible; judges and changes nothing."""
+"""Collect facts about this machine, by trial where possible, without changing anything."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ Fact = TypeVar("Fact")
 
 @dataclass(frozen=True)
 class Machine:
-    """What was seen of a machine.
+    """Facts about a machine.
 
-    A field ``..._error`` is empty where the thing works, and else holds what the system said.
+    A field ``..._error`` is empty where the feature works, and else contains the system's error
+    message.
 
     Attributes:
         architecture: As `uname -m` prints it.
@@ -49,23 +50,23 @@ class Machine:
         administers: Whether this process has CAP_NET_ADMIN and CAP_SYS_ADMIN.
         programs: Names of the programs that were found.
         python: Version of the interpreter.
-        missing_modules: Of the extra "run", those that this Python does not have.
-        torch_error: Of importing torch; empty if there is none.
-        ptrace_error: Of tracing a child process.
-        yama_scope: Yama's kernel.yama.ptrace_scope; None: there is no Yama.
-        namespaces_error: Of making namespaces for a guest: as root, or in a user namespace.
-        memory_folder: Where the files lie that are the memory of guests.
+        missing_modules: Modules of the extra "run" that this Python lacks.
+        torch_error: Error of importing torch; empty if there is none.
+        ptrace_error: Error of tracing a child process.
+        yama_scope: Value of kernel.yama.ptrace_scope; None: the kernel has no Yama.
+        namespaces_error: Error of creating namespaces for a guest, as root or in a user namespace.
+        memory_folder: Folder of the files that hold the memory of guests.
         memory_free: Bytes free in `memory_folder`.
-        memory_error: Of mapping a file of `memory_folder` for programs.
-        cache_error: Of writing the cache folder.
+        memory_error: Error of mapping a file of `memory_folder` as executable memory.
+        cache_error: Error of writing to the cache folder.
         cache_free: Bytes free on the disk of the cache folder.
-        kernel: The guest kernel; None: there is none yet.
-        kernel_error: Of the guest kernel that TESTBED_KERNEL names.
-        kernel_source: Linux's source, from which the guest kernel is built.
-        missing_tools: Programs without which the guest kernel cannot be built.
-        netem_error: Of making a netem queue.
-        cgroups_error: Of control groups version 2.
-        clone: Whether this installation is a clone of the project; else it is from a wheel.
+        kernel: The guest kernel; None: not built yet.
+        kernel_error: Error of the guest kernel that TESTBED_KERNEL names.
+        kernel_source: The Linux source from which the guest kernel is built.
+        missing_tools: Missing programs that a build of the guest kernel needs.
+        netem_error: Error of creating a netem queue.
+        cgroups_error: Error of control groups version 2.
+        clone: Whether this installation is a clone of the project, not a wheel.
         vagrantfile: Whether there is a Vagrantfile.
         ray: Whether the Python package ray is installed.
     """
@@ -98,7 +99,7 @@ class Machine:
 
 
 def look() -> Machine:
-    """Look at this machine; takes about two seconds, most of it an import of torch."""
+    """Return the facts about this machine; takes about 2 s, mostly to import torch."""
     cache, cache_error = _try_to_find(cache_dir)
     kernel: Kernel | None = None
     kernel_error = ""
@@ -153,10 +154,10 @@ def _number_in(path: Path) -> int | None:
 
 
 def try_ptrace() -> str:
-    """Trace a child as the guest's kernel does its processes; Yama or seccomp may forbid tracing.
+    """Trace a child as the guest's kernel traces its processes; Yama or seccomp may forbid tracing.
 
     Returns:
-        What the system said; empty if tracing works.
+        The system's error message; empty if tracing works.
     """
     if platform.system() != "Linux":
         return "only available on Linux"
@@ -176,10 +177,10 @@ def try_ptrace() -> str:
 
 
 def try_namespaces() -> str:
-    """Confine a program to no folder at all, as a guest is confined to its folders.
+    """Confine a program to an empty list of folders, as a guest is confined to its folders.
 
     Returns:
-        What the system said; empty if the program was in other namespaces than this process.
+        The system's error message; empty if the program ran in other namespaces than this process.
     """
     own_namespace = ""
     if platform.system() == "Linux":
@@ -191,10 +192,10 @@ def try_namespaces() -> str:
 
 
 def try_memory(folder: Path) -> str:
-    """Map a file of `folder` for programs, as the guest's memory is.
+    """Map a file of `folder` as executable memory, like the guest's memory.
 
     Returns:
-        What the system said; empty if the file could be mapped.
+        The system's error message; empty if the file could be mapped.
     """
     protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     try:
@@ -211,7 +212,7 @@ def try_memory(folder: Path) -> str:
 
 
 def _try_to_find(find: Callable[[], Fact | None]) -> tuple[Fact | None, str]:
-    """What `find` gives, and the first line of the error if there is one."""
+    """Return the result of `find` (None after an error), and the first line of the error."""
     try:
         return find(), ""
     except TestbedError as error:

@@ -1,4 +1,4 @@
-"""Probes: each judges, from what was seen of a machine, one thing that runs need."""
+"""Check the requirements of runs, one by one, against the facts about a machine."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from testbed.execution.requirements import PROGRAMS
 from testbed.guest.linux_source import LINUX
 
 GIB = 2**30
-LEAST_MEMORY = 4 * GIB  # of a guest with some hosts in containers
+LEAST_MEMORY = 4 * GIB  # for a guest with some hosts in containers
 LEAST_DISK = GIB
 DISK_OF_A_BUILD = 4 * GIB
 LEAST_PYTHON = (3, 11)
 SETUP = "scripts/setup"
-# What installs each from a wheel, where there is no scripts/setup.
+# Installation commands for an installation from a wheel, which lacks scripts/setup.
 RUN_PACKAGES = "pip install 'wan-training-testbed[run]'"
 RAY_PACKAGES = "pip install 'wan-training-testbed[ray]'"
 KERNEL_PACKAGE = "pip install wan-training-testbed-kernel"
 IN_A_CLONE = "in a clone of the project: vagrant up"
 WITHOUT_HERE = "remove --where here (the guest kernel has it)"
-NO_SUCH_MODULE = ("unknown", "not found")  # in tc's and modprobe's errors
+NO_SUCH_MODULE = ("unknown", "not found")  # substrings of tc's and modprobe's errors
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a run needs of a machine.
+    """Result of checking one requirement of runs.
 
     Attributes:
-        name: What was judged.
-        ok: Whether the thing is as it should be.
+        name: The requirement.
+        ok: Whether the requirement is met.
         why: The reason, on one line.
-        mend: The command or setting that mends the thing; empty where nothing needs to be mended.
+        mend: The command or setting that fixes the problem; empty where there is no problem.
     """
 
     name: str
@@ -47,13 +47,13 @@ Probe = Callable[[Machine], Finding]
 
 
 def _finding(name: str, error: str, *, good: str, mend: str) -> Finding:
-    """Judge a thing to be wrong if there is an error.
+    """Return the finding for a requirement, which is met if `error` is empty.
 
     Args:
-        name: What was judged.
-        error: What is wrong; empty if nothing is.
-        good: The reason if nothing is wrong.
-        mend: The command or setting that mends what is wrong.
+        name: The requirement.
+        error: The problem; empty if there is none.
+        good: The reason if there is no problem.
+        mend: The command or setting that fixes the problem.
     """
     if error:
         return Finding(name, False, error, mend)
@@ -61,7 +61,7 @@ def _finding(name: str, error: str, *, good: str, mend: str) -> Finding:
 
 
 def architecture(machine: Machine) -> Finding:
-    """Judge the processor and the system: the guest kernel is User-Mode Linux on x86-64."""
+    """Check the processor and the system: the guest kernel is User-Mode Linux on x86-64."""
     seen = f"{machine.system} on {machine.architecture}"
     error = ""
     if (machine.system, machine.architecture) != ("Linux", "x86_64"):
@@ -71,19 +71,19 @@ def architecture(machine: Machine) -> Finding:
 
 
 def tracing(machine: Machine) -> Finding:
-    """Judge whether the guest's kernel can trace its processes."""
+    """Check whether the guest's kernel can trace its processes."""
     error = ""
     if machine.ptrace_error:
         error = f"a process may not trace its child ({machine.ptrace_error})"
     if machine.yama_scope:
         mend = _as_root(machine, "sysctl -w kernel.yama.ptrace_scope=1")
-    else:  # seccomp is what else can forbid tracing
+    else:  # the other possible cause is seccomp
         mend = "docker run --cap-add SYS_PTRACE --security-opt seccomp=unconfined ..."
     return _finding("tracing", error, good="a process may trace its child", mend=mend)
 
 
 def confinement(machine: Machine) -> Finding:
-    """Judge whether namespaces can confine a guest to its folders, without a network."""
+    """Check whether namespaces can confine a guest to its folders, without a network."""
     good = "can create namespaces as root" if machine.administers else "can create user namespaces"
     settings = "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
     mend = _as_root(machine, f"sysctl -w {settings}")
@@ -91,7 +91,7 @@ def confinement(machine: Machine) -> Finding:
 
 
 def memory(machine: Machine) -> Finding:
-    """Judge the room for a guest's memory, which is a file that grows as it is used."""
+    """Check the free space for a guest's memory, which is a sparse file."""
     free_size = format_size(machine.memory_free, 2)
     free = f"{machine.memory_folder} has {free_size} free"
     error = machine.memory_error
@@ -102,14 +102,14 @@ def memory(machine: Machine) -> Finding:
 
 
 def cache(machine: Machine) -> Finding:
-    """Judge the cache folder, where kernels and the folders of running guests are kept."""
+    """Check the cache folder, which holds kernels and the folders of running guests."""
     good = "the cache folder is writable"
     mend = "export TESTBED_CACHE=/var/tmp/testbed"
     return _finding("cache", machine.cache_error, good=good, mend=mend)
 
 
 def disk(machine: Machine) -> Finding:
-    """Judge the room for run folders, and for the build of a kernel if there is none yet."""
+    """Check the free disk space for run folders, and for a kernel build if necessary."""
     needed = LEAST_DISK if machine.kernel else DISK_OF_A_BUILD
     free_size = format_size(machine.cache_free, 2)
     needed_size = format_size(needed, 2)
@@ -121,7 +121,7 @@ def disk(machine: Machine) -> Finding:
 
 
 def python(machine: Machine) -> Finding:
-    """Judge the interpreter, and whether it has the packages that carry runs out."""
+    """Check the Python version and the packages of the extra "run"."""
     major, minor = machine.python
     version = f"{major}.{minor}"
     error = ""
@@ -136,7 +136,7 @@ def python(machine: Machine) -> Finding:
 
 
 def kernel(machine: Machine) -> Finding:
-    """Judge whether there is a guest kernel, or all that it takes to build one."""
+    """Check whether there is a guest kernel, or everything needed to build one."""
     if machine.kernel is not None:
         return Finding("kernel", True, f"Linux {machine.kernel.version} at {machine.kernel.path}")
     if machine.kernel_error:
@@ -162,7 +162,7 @@ def kernel(machine: Machine) -> Finding:
 
 
 def virtual_time(machine: Machine) -> Finding:
-    """Judge whether the guest kernel has a virtual clock, as those that the testbed builds do."""
+    """Check whether the guest kernel has a virtual clock, as kernels built by the testbed do."""
     error = ""
     if machine.kernel is not None and not machine.kernel.virtual_time:
         error = f"{machine.kernel.path} has no virtual clock"
@@ -171,22 +171,22 @@ def virtual_time(machine: Machine) -> Finding:
 
 
 def programs(machine: Machine) -> Finding:
-    """Judge whether the programs are installed that deployed networks and their users call."""
+    """Check whether the programs are installed that deployments and their users call."""
     return _installed("programs", machine, ("mnexec", "ip", "ping", "ps", "nsenter"))
 
 
 def docker(machine: Machine) -> Finding:
-    """Judge whether Docker's daemon is installed, of which a run starts its own."""
+    """Check whether Docker's daemon is installed, from which a run starts a private daemon."""
     return _installed("docker", machine, ("dockerd",))
 
 
 def tcpdump(machine: Machine) -> Finding:
-    """Judge whether tcpdump is installed, which captures packets."""
+    """Check whether tcpdump is installed, which captures packets."""
     return _installed("tcpdump", machine, ("tcpdump",))
 
 
 def rights(machine: Machine) -> Finding:
-    """Judge whether this process may make links and mounts in this machine's kernel."""
+    """Check whether this process may create links and mounts in this machine's kernel."""
     error = ""
     if not machine.administers:
         error = "not root (CAP_NET_ADMIN and CAP_SYS_ADMIN are needed)"
@@ -195,7 +195,7 @@ def rights(machine: Machine) -> Finding:
 
 
 def netem(machine: Machine) -> Finding:
-    """Judge whether this machine's kernel can emulate links."""
+    """Check whether this machine's kernel can emulate links."""
     error = ""
     if machine.netem_error:
         error = f"this kernel cannot create a netem qdisc ({machine.netem_error})"
@@ -207,14 +207,14 @@ def netem(machine: Machine) -> Finding:
 
 
 def cgroups(machine: Machine) -> Finding:
-    """Judge whether control groups can limit hosts in this machine's kernel."""
+    """Check whether control groups can limit hosts in this machine's kernel."""
     mend = f"boot with systemd.unified_cgroup_hierarchy=1, or {WITHOUT_HERE}"
     good = "control groups version 2"
     return _finding("control groups", machine.cgroups_error, good=good, mend=mend)
 
 
 def vagrant(machine: Machine) -> Finding:
-    """Judge whether Vagrant can make a virtual machine with the testbed in it."""
+    """Check whether Vagrant can create a virtual machine with the testbed."""
     if not machine.vagrantfile:
         why = "no Vagrantfile in this installation; use a clone of the project"
         return Finding("vagrant", False, why, "" if machine.clone else IN_A_CLONE)
@@ -224,14 +224,14 @@ def vagrant(machine: Machine) -> Finding:
 
 
 def ray(machine: Machine) -> Finding:
-    """Judge whether the Python package ray is installed, for sweeps on several machines."""
+    """Check whether the Python package ray is installed, for sweeps on several machines."""
     error = "" if machine.ray else "the Python package ray is not installed"
     mend = f"{sys.executable} -m pip install ray" if machine.clone else RAY_PACKAGES
     return _finding("ray", error, good="the Python package ray is installed", mend=mend)
 
 
 def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
-    """Judge whether the programs `needed` are installed."""
+    """Check whether the programs `needed` are installed."""
     missing = [program for program in needed if program not in machine.programs]
     if not missing:
         return Finding(name, True, ", ".join(needed))
@@ -242,14 +242,14 @@ def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
 
 
 def _install(machine: Machine, packages: Sequence[str]) -> str:
-    """The command that installs Debian packages; without apt-get, their names in Debian."""
+    """Return the command that installs Debian packages; without apt-get, the package names."""
     if "apt-get" not in machine.programs:
         return f"install, by this system's means, what Debian calls {' '.join(packages)}"
     return _as_root(machine, f"apt-get install --no-install-recommends {' '.join(packages)}")
 
 
 def _as_root(machine: Machine, command: str) -> str:
-    """The command as a user runs it who may have to become root."""
+    """Return `command` as the user must run it, with sudo if root is needed."""
     if machine.root:
         return command
     if "sudo" in machine.programs:
