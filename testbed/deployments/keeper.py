@@ -107,7 +107,7 @@ def _open_lease(deployment: Deployment) -> int:
 
 
 def _abandon_requests(deployment: Deployment) -> None:
-    """Kill commands in the guest whose sender has ended, and remove completed requests."""
+    """Kill commands whose sender has ended, and remove their files once there is a reply."""
     for exchange in deployment.channel.exchanges():
         sender = Path("/proc", str(exchange.sender))
         if sender.exists():

@@ -278,6 +278,6 @@ def _registry_locked() -> Iterator[None]:
 
 
 def _next_cpu() -> int:
-    """Return a CPU for a new deployment, round-robin from the lowest; runs use the highest first."""
+    """Return a CPU for a new deployment, round-robin from the lowest; runs start at the highest."""
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[len(deployments()) % len(cpus)]

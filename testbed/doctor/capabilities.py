@@ -66,7 +66,7 @@ class Capability:
 
     @property
     def why(self) -> str:
-        """Reason for the availability, on one line."""
+        """Reason why the capability is available or missing, on one line."""
         decisive = self._first_failure or self.findings[-1]
         return decisive.why
 

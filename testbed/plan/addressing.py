@@ -160,7 +160,7 @@ def _directions(
 
 
 def _treats_packets_singly(direction: model.Direction) -> bool:
-    """Return whether `direction` may drop, mark, delay or reorder single packets of a burst."""
+    """Return whether `direction` may drop, mark, delay or change single packets of a burst."""
     fibre = direction.fibre
     if direction.bottleneck.discipline != "drop-tail":
         return True
