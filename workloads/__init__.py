@@ -1,1 +1,1 @@
-"""The workloads: a folder each, with settings, the script of a rank, and what the script needs."""
+"""Workloads: one folder per workload, with the settings, the script of a rank, and its modules."""

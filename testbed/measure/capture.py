@@ -170,7 +170,7 @@ def _wait_listening(tap: Tap, process: subprocess.Popen[str]) -> None:
 
 
 def finish(capture: Path, mac: str, settings: Capturing) -> None:
-    """Write the pcapng file of a finished capture, unless the file exists already.
+    """Write the pcapng file of a finished capture; do nothing if no files of tcpdump remain.
 
     Args:
         capture: path of the pcapng file.

@@ -1,1 +1,1 @@
-"""Takes a plan and its network, starts the ranks on their hosts, and records what they do."""
+"""Start the ranks of a plan on their hosts in the built network, and record their operations."""

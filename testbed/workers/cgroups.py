@@ -19,7 +19,7 @@ POLL_S = 0.001
 def delegate_root() -> None:
     """Move the processes of the root group to a group ``init``.
 
-    Only then may the groups below the root have controllers.
+    The kernel allows controllers below the root only if the root group has no processes.
     """
     init = ROOT / "init"
     init.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def delegate_root() -> None:
 
 @contextmanager
 def group(name: str) -> Iterator[Path]:
-    """Make a group below the root, and end its processes with the block; gives its folder."""
+    """Make a group below the root, yield its folder, and kill its processes after the block."""
     path = ROOT / name
     (path.parent / "cgroup.subtree_control").write_text(CONTROLLERS)
     path.mkdir()
@@ -54,11 +54,11 @@ def group(name: str) -> Iterator[Path]:
 
 
 def kill(path: Path, *, but: int | None = None) -> None:
-    """Kill the processes of a group and of all groups below it, and wait for their end.
+    """Kill the processes of a group and of all its subgroups, and wait for their end.
 
     Args:
         path: folder of the group.
-        but: a process to spare.
+        but: id of a process to spare.
     """
     files = [path / "cgroup.procs", *path.rglob("*/cgroup.procs")]
     while pids := _processes(files) - {but}:
@@ -82,8 +82,8 @@ def limit(path: Path, *, memory_bytes: int, cpus: float | None) -> None:
 
     Args:
         path: folder of the group.
-        memory_bytes: the most that its processes may use.
-        cpus: quota of CPU time; None on the virtual clock, where computation takes no time.
+        memory_bytes: the most memory that the group's processes may use.
+        cpus: quota of CPU time in CPUs; None on the virtual clock, where computation takes no time.
     """
     (path / "memory.max").write_text(str(memory_bytes))
     (path / "pids.max").write_text(str(PIDS_MAX))
@@ -93,7 +93,7 @@ def limit(path: Path, *, memory_bytes: int, cpus: float | None) -> None:
 
 
 def memory_kills(group: Path) -> int:
-    """Return how many processes of `group` the kernel has killed because memory ran out."""
+    """Return the number of processes of `group` killed by the kernel for lack of memory."""
     try:
         lines = (group / "memory.events").read_text().splitlines()
     except OSError:

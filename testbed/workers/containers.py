@@ -1,8 +1,8 @@
-"""Isolation ``container``: one Docker container per host; the ranks of the host are its processes.
+"""Isolation ``container``: one Docker container per host, which runs the host's ranks.
 
-The container has no network of Docker's: the testbed moves one end of a virtual link into its
-namespace. The daemon is a separate one, started for the run, and ends with the run. Without a
-user's image, the container sees the machine's userland, read-only.
+Containers do not use Docker's networks: the testbed moves one end of a virtual link into each
+container's namespace. A separate Docker daemon starts and ends with the run. Without a user's
+image, a container sees the machine's userland, read-only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from testbed.workers.zygote_warm import WarmParent, warm_parent
 PROJECT = Path(__file__).parent.parent.parent
 IMAGE = "testbed-userland"
 USER_IMAGE = "testbed-user"
-# Besides these a container sees the interpreter and this project.
+# A container also sees the interpreter and this project.
 USERLAND = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")
 DAEMON_START_S = 60
 DOCKER_API = "1.41"
@@ -43,12 +43,12 @@ DOCKER_TIMEOUT_S = 600
 CPU_SHARES = 1024  # of one CPU
 MIN_CPU_SHARES = 2
 OUTPUT_TAIL = 2000  # characters of a log in an error
-# Go's collector busy-waits beside the program, which has one CPU here: it may run only when memory
-# is short.
+# Go's collector busy-waits alongside the program, which has one CPU here: collection runs only when
+# memory is short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
 LABEL = "testbed.execution.inside"
 PATIENCE = Path("/sys/module/time/parameters/patience")  # of the guest's kernel, in slices of 20 ms
-# Keys of Docker's HostConfig that logs/containers.json keeps: limits and rights.
+# Keys of Docker's HostConfig, limits and rights, that logs/containers.json keeps.
 DESCRIBED = (
     "Memory",
     "CpuShares",
@@ -95,7 +95,7 @@ class Containers(Fleet):
             except DockerException as error:
                 raise RunError(f"Docker: {error}") from error
 
-            # The daemon's timers would end up between those of the ranks, at another place in each
+            # The daemon's timers would fire between those of the ranks, at different points in each
             # run.
             (self._group / "daemon" / "cgroup.freeze").write_text("1")
             self._stack = stack.pop_all()
@@ -122,7 +122,7 @@ class Containers(Fleet):
 
     @property
     def namespaces(self) -> dict[str, int]:
-        """By host its container's first process, whose network namespace has only loopback."""
+        """First process of each container, by host; its network namespace has only loopback."""
         return dict(self._pids)
 
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
@@ -157,7 +157,7 @@ class Containers(Fleet):
         )
 
     def lost(self) -> list[str]:
-        """Return the hosts whose container has ended; all, if the common zygote has."""
+        """Return the hosts whose container has ended; all hosts if the common zygote has ended."""
         if self._parent is not None and self._parent.ended():
             return list(self._pids)
 
@@ -169,7 +169,7 @@ class Containers(Fleet):
         return lost_hosts
 
     def memory_kills(self, host: str) -> int:
-        """Return how many processes of `host` the kernel has killed because memory ran out."""
+        """Return the number of processes of `host` killed by the kernel for lack of memory."""
         return cgroups.memory_kills(self._cgroup(host))
 
     def _cgroup(self, host: str) -> Path:
@@ -231,8 +231,8 @@ class Containers(Fleet):
 def _cpu_limits(plan: Plan) -> dict[str, int]:
     """Return Docker's options that limit the CPU time of a container.
 
-    A quota counts the host's CPU time: on the virtual clock, where computation takes none, it would
-    add time.
+    A quota counts the host's CPU time. On the virtual clock, where computation takes no time, a
+    quota would add time.
     """
     cpus = plan.workers.cpus
     if plan.clock == "real":
@@ -242,7 +242,7 @@ def _cpu_limits(plan: Plan) -> dict[str, int]:
 
 
 def _description(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what identifies a container, its limits and its rights, of Docker's details."""
+    """Return the identity, limits and rights of a container from Docker's details."""
     description = {name: details[name] for name in ("Id", "Name", "Image", "Path", "Args")}
 
     for name in DESCRIBED:
@@ -253,11 +253,11 @@ def _description(details: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _impatient_kernel() -> Iterator[None]:
-    """Let the guest's kernel pre-empt often within the block.
+    """Make the guest's kernel pre-empt frequently within the block.
 
-    Docker's programs busy-wait for another thread.
+    Docker's programs busy-wait for other threads.
     """
-    if not os.access(PATIENCE, os.W_OK):  # another kernel, or a run on this very machine's
+    if not os.access(PATIENCE, os.W_OK):  # a different kernel, or a run directly on this machine
         yield
         return
 
@@ -285,9 +285,10 @@ def _environment() -> dict[str, str]:
 
 
 def _readable(workers: Workers) -> dict[str, str]:
-    """Return the folders that a container may read, with Docker's mode for each.
+    """Return the folders that a container may read, with Docker's mode for each folder.
 
-    They are this project, what the plan names, and without a user's image the machine's userland.
+    The folders are this project, the folders in the plan, and without a user's image the machine's
+    userland.
     """
     named = [Path(folder) for folder in workers.readable]
     if workers.image is not None:
@@ -310,9 +311,9 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
     """Start a Docker daemon.
 
     Args:
-        folder: for the daemon's files and its socket.
+        folder: folder for the daemon's files and socket.
         group: control group of the daemon and its containers.
-        log: gets the daemon's output.
+        log: file for the daemon's output.
     """
     (group / "daemon").mkdir()
     command = ["dockerd"]
@@ -325,7 +326,7 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
     command += ["--cgroup-parent", f"/{group.name}/hosts"]
     command += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
     crun = shutil.which("crun")
-    if crun is not None:  # starts a container several times as fast as runc
+    if crun is not None:  # crun starts a container several times as fast as runc
         command += ["--add-runtime", f"crun={crun}", "--default-runtime", "crun"]
 
     join_group = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(group / "daemon" / "cgroup.procs")]
@@ -340,7 +341,7 @@ def _start_daemon(folder: Path, group: Path, log: Path) -> subprocess.Popen[byte
 
 
 def _remove_with_mounts(folder: Path) -> None:
-    """Remove the daemon's folder, with the file systems that the daemon has mounted there."""
+    """Remove the daemon's folder, including the file systems that the daemon has mounted there."""
     mount_points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
 
     for mount_point in sorted(mount_points, reverse=True):
@@ -351,7 +352,7 @@ def _remove_with_mounts(folder: Path) -> None:
 
 
 def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
-    """Return a client of the daemon, once its socket is there.
+    """Return a client of the daemon, once the daemon's socket exists.
 
     Raises:
         RunError: the daemon does not start.
@@ -374,9 +375,9 @@ def _import_image(client: Any, image: str | None) -> str:
     """Import the image to run, and return its name.
 
     Args:
-        client: of the daemon.
-        image: path of what ``docker save`` wrote, or of an archive of a root file system; None: the
-            machine's userland.
+        client: client of the daemon.
+        image: path of an archive from ``docker save`` or of a root file system; None: the machine's
+            userland.
     """
     if image is None:
         client.api.import_image_from_data(_skeleton(), repository=IMAGE, tag="latest")
@@ -394,7 +395,7 @@ def _import_image(client: Any, image: str | None) -> str:
 
 
 def _skeleton() -> bytes:
-    """Return an archive of empty folders, and of links as the machine has them, as mount points."""
+    """Return an archive of mount points: empty folders, and the machine's links between folders."""
     buffer = io.BytesIO()
 
     with tarfile.open(fileobj=buffer, mode="w") as archive:

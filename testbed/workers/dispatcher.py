@@ -1,12 +1,13 @@
-"""Records every operation of torch.distributed in this process, from whatever code it starts.
+"""Record every torch.distributed operation of this process, from any code that starts one.
 
 Python's ``dist.*``, DDP's reducer in C++, FSDP and functional collectives all end in the operators
-``c10d::*`` of the dispatcher of torch. Each operator gets a kernel in front of the backend's, which
-takes the time, calls the backend's kernel, and notes the end when the backend's own thread
-completes the work, whether or not anybody waits for the work.
+``c10d::*`` of torch's dispatcher. Each operator gets a kernel in front of the backend's kernel. The
+new kernel takes the time, calls the backend's kernel, and notes the end when the backend's thread
+completes the work, even if no code waits for the work.
 
-Where the backend gives no future (gloo: sends, receives, reduce-scatters into one tensor), a thread
-waits for the work, and the caller waits for that thread: gloo reports such an end only once.
+If the backend gives no future (gloo: sends, receives, reduce-scatters into one tensor), a thread
+waits for the work, and the caller waits for that thread, because gloo reports such an end only
+once.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ Record = Callable[[Operation], None]
 
 
 class Operator(NamedTuple):
-    """How an operator of the dispatcher is recorded; sizes as in workloads/collectives/catalog.py.
+    """How to record an operator of the dispatcher; sizes as in workloads/collectives/catalog.py.
 
     Attributes:
         op: name of the operation.
-        tensors: position of the argument whose tensors make the size.
+        tensors: position of the argument whose tensors give the size.
         is_part: whether that argument is one rank's part of the whole.
     """
 
@@ -78,10 +79,9 @@ def _nothing() -> None:
 
 
 class Interception:
-    """Records each operation of this process at its end, until `close`.
+    """Recorder of each operation of this process at the operation's end, until `close`.
 
-    The iteration of a record is the number of that operation in its process group on this rank,
-    from 0.
+    The iteration of a record counts that operation in its process group on this rank, from 0.
     """
 
     def __init__(self, record: Record, phase: str, begin: Callable[[], None] = _nothing) -> None:
@@ -89,7 +89,7 @@ class Interception:
 
         Args:
             record: called at the end of each operation, by the thread that ends the operation.
-            phase: of the records.
+            phase: phase of the records.
             begin: called before each operation.
         """
         self._record = record
@@ -103,23 +103,23 @@ class Interception:
             self._hooks.add(name, partial(self._call, operator))
 
     def close(self) -> None:
-        """Stop recording, once all operations that have ended are recorded."""
+        """Stop recording after all finished operations are recorded."""
         self.settle()
         self._hooks.close()
 
     def settle(self) -> None:
-        """Wait until all operations that have ended are recorded.
+        """Wait until all finished operations are recorded.
 
-        A thread that waits for a future is woken before the future's callbacks have run, and the
-        backend's threads must not ask for the interpreter's lock while the interpreter ends: that
-        ends the process.
+        A thread that waits for a future wakes before the future's callbacks have run. If the
+        backend's threads ask for the interpreter's lock while the interpreter ends, the process
+        aborts.
         """
         time.sleep(SETTLING_S)
         while any(future.done() for future in list(self._pending)):
             time.sleep(SETTLING_S)
 
     def _call(self, operator: Operator, overload: Any, *arguments: Any, **options: Any) -> Any:
-        """Call the backend's kernel of `overload`, and record when its work is done."""
+        """Call the backend's kernel of `overload`, and record the end of its work."""
         tensors = _tensors(arguments[operator.tensors])
         self._begin()
         start_ns = time.time_ns()
@@ -137,7 +137,7 @@ class Interception:
         return outputs, self._followed(boxed_work, done)
 
     def _followed(self, boxed_work: Any, done: Callable[[], None]) -> Any:
-        """Call `done` at the end of a work; returns the work to give to the caller, boxed."""
+        """Call `done` at the end of a work, and return the boxed work for the caller."""
         work = Work.unbox(boxed_work)
         try:
             future = work.get_future()
@@ -151,13 +151,13 @@ class Interception:
     def _operation(
         self, operator: Operator, tensors: list[torch.Tensor], group: ProcessGroup, start_ns: int
     ) -> Operation:
-        """Make the record of an operation that has started."""
+        """Return the record of an operation that has started."""
         counts = self._counts.setdefault(group, Counter())
         iteration = counts[operator.op]
         counts[operator.op] += 1
         size = 0
         dtype = ""
-        if operator.op != "barrier":  # whose tensor only names the device
+        if operator.op != "barrier":  # the tensor of a barrier only names the device
             size = sum(tensor_bytes(tensor) for tensor in tensors)
             dtype = str(tensors[0].dtype).removeprefix("torch.")
 
@@ -194,9 +194,9 @@ class Interception:
 
 
 class _Awaited(Work):
-    """Stands for a work that a thread waits for."""
+    """A work that a thread waits for, in place of the backend's work."""
 
-    # C++ holds the work, but not this object, which has its methods.
+    # C++ holds the work but not this Python object, which has the work's methods.
     _pending: set[_Awaited] = set()  # noqa: RUF012
 
     def __init__(self, work: Work, done: Callable[[], None]) -> None:
@@ -216,13 +216,13 @@ class _Awaited(Work):
                 self._work.wait()
 
             self._call_done()
-        except BaseException as error:  # raised where the caller waits
+        except BaseException as error:  # raised again where the caller waits
             self._error = error
 
         self._over.set()
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        """Wait as the work itself; without `timeout` that of the process group holds."""
+        """Wait as the work itself would; without `timeout`, the process group's timeout applies."""
         if not self._over.wait(timeout.total_seconds() or None):
             raise RuntimeError(f"the operation did not end within {timeout.total_seconds()} s")
 
@@ -248,7 +248,7 @@ class _Awaited(Work):
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """List all tensors of a tensor, a list, or lists in a list."""
+    """Return all tensors of a tensor, a list, or lists in a list."""
     if isinstance(value, torch.Tensor):
         return [value]
 

@@ -1,4 +1,4 @@
-"""What both kinds of isolation share: ranks are started, killed, and watched to their ends."""
+"""Common part of both kinds of isolation: start ranks, kill ranks, and wait for their ends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from testbed.plan.model import Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
 
-POLL_S = 0.05  # of the run's clock: how long after the last rank the run ends, at most
-# How long other ranks continue when one has failed: their logs then say what they saw of that.
+POLL_S = 0.05  # on the run's clock: the run ends at most this long after the last rank
+# How long other ranks continue after one has failed: their logs then show the consequences.
 LAST_WORDS_S = 0.5
 LOG_TAIL_LINES = 25
 MIB = 2**20
 ENVIRONMENT = {
-    # New memory costs 80 us a page in the guest: glibc keeps what it has, and grows by 64 MiB.
+    # New memory costs 80 us a page in the guest: glibc keeps freed memory and grows by 64 MiB.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -32,30 +32,30 @@ ENVIRONMENT = {
 class Fleet(ABC):
     """The ranks of a run, on their hosts.
 
-    Entering the context starts the zygotes; leaving it ends every process.
+    Entering the context starts the zygotes; leaving the context ends every process.
     """
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self.run = run
         self.plan = plan
-        # by rank that the testbed starts: how many processes it has had
+        # number of processes so far, by rank that the testbed starts
         self._starts: Counter[int] = Counter()
-        # rank and number of its process: those that the plan kills
+        # rank and process number of the processes that the plan kills
         self._killed: set[tuple[int, int]] = set()
         self._hosts_to_start = sum(len(change.started) for change in plan.network.changes)
 
     @property
     @abstractmethod
     def namespaces(self) -> dict[str, int]:
-        """By host that has a network namespace already: a process in that namespace."""
+        """A process in the network namespace of each host that already has one, by host."""
 
     @abstractmethod
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
-        """Start the ranks of `hosts`; `netns` has a process in each host's network namespace."""
+        """Start the ranks of `hosts`; `netns` maps a host to a process in its network namespace."""
 
     @abstractmethod
     def _kill(self, host: str) -> None:
-        """Kill all processes that ranks of `host` run."""
+        """Kill all processes of the ranks of `host`."""
 
     @abstractmethod
     def lost(self) -> list[str]:
@@ -63,11 +63,11 @@ class Fleet(ABC):
 
     @abstractmethod
     def memory_kills(self, host: str) -> int:
-        """Return how many processes of `host` the kernel has killed because memory ran out."""
+        """Return the number of processes of `host` killed by the kernel for lack of memory."""
 
     @property
     def hosts(self) -> list[str]:
-        """The hosts that have ranks, in the order of their first."""
+        """The hosts that have ranks, in the order of their first ranks."""
         return list(dict.fromkeys(rank.host for rank in self.plan.workers.ranks))
 
     def processes_of(self, host: str) -> list[Rank]:
@@ -79,13 +79,13 @@ class Fleet(ABC):
 
     @abstractmethod
     def __exit__(self, *error: object) -> None:
-        """End every rank and remove what was made for them."""
+        """End every rank and remove the ranks' zygotes, groups and containers."""
 
     def start(self, netns: Mapping[str, int]) -> None:
         """Start all ranks.
 
         Args:
-            netns: by host a process in the host's network namespace.
+            netns: a process in each host's network namespace, by host.
         """
         self._netns = dict(netns)
         self._starts.update(rank.rank for rank in self.plan.workers.processes)
@@ -101,7 +101,7 @@ class Fleet(ABC):
             self._kill(host)
 
     def start_again(self, hosts: Sequence[str]) -> None:
-        """Start the ranks of `hosts`, which were killed, once more."""
+        """Start the killed ranks of `hosts` again."""
         if not hosts:
             return
 
@@ -112,16 +112,16 @@ class Fleet(ABC):
         self._start(hosts, self._netns)
 
     def wait(self) -> None:
-        """Wait until every rank has ended with 0, or was killed as the plan asks.
+        """Wait until every rank has exited with status 0 or was killed as planned.
 
         Raises:
-            WorkerError: one did not; the others are left to `__exit__`.
+            WorkerError: a rank failed; `__exit__` ends the other ranks.
         """
         exits: Follower[RankExit] = Follower(self.run.rank_exits, RankExit)
         statuses: dict[int, list[int]] = {rank.rank: [] for rank in self.plan.workers.processes}
 
         while True:
-            # looked up before the exits are read: a zygote that is done is not lost
+            # read before the exits: a zygote that has finished is not lost
             lost_hosts = self.lost()
             for record in exits.new():  # in the order of time: the first failure causes others
                 self._check_exit(record, len(statuses[record.rank]))
@@ -135,7 +135,7 @@ class Fleet(ABC):
             time.sleep(POLL_S)
 
     def _running(self, statuses: Mapping[int, list[int]]) -> set[int]:
-        """Return the ranks of which a process has started and not ended."""
+        """Return the ranks with a process that has started and not ended."""
         running = set()
 
         for rank, ended in statuses.items():
@@ -160,9 +160,9 @@ class Fleet(ABC):
                     raise WorkerError(self._failure(rank.rank, "was lost"))
 
     def _is_over(self, statuses: Mapping[int, list[int]]) -> bool:
-        """Whether no rank will start any more, while none is running.
+        """Return whether no rank is running and no rank will start again.
 
-        Where one has ended with 0, ranks that are to start again have no others to join.
+        After a rank has exited with status 0, restarted ranks would have no other ranks to join.
         """
         if not self._hosts_to_start:
             return True
@@ -170,7 +170,7 @@ class Fleet(ABC):
         return any(ended[-1] == 0 for ended in statuses.values())
 
     def _failure(self, rank: int, ending: str) -> str:
-        """Say how a rank ended, what may have been the reason, and the end of its log."""
+        """Return how a rank ended, the likely reason, and the end of the rank's log."""
         host = self.plan.workers.ranks[rank].host
         text = f"rank {rank} on {host} {ending}"
         crashed = sorted({self.plan.workers.ranks[other].host for other, _ in self._killed})

@@ -1,4 +1,4 @@
-"""How a forked process becomes one of a host: its namespaces, control group, user, rights, log."""
+"""Move a forked process into a host: namespaces, control group, user, rights, log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CONTAINER_NAMESPACES = ("net", "ipc", "uts", "cgroup", "pid", "mnt")
 
 
 def enter_host(order: Order, log: Path) -> None:
-    """Make this process one of the order's host, with its output in `log`.
+    """Move this process into the order's host, with the process's output in `log`.
 
     Raises:
-        OSError: the host is gone, or the kernel refuses a call.
+        OSError: the host has ended, or the kernel refuses a call.
     """
     linux.die_with_parent()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -35,7 +35,7 @@ def enter_host(order: Order, log: Path) -> None:
 
 
 def _join_namespaces(pid: int, kinds: tuple[str, ...]) -> None:
-    """Join namespaces of process `pid`, all opened before the first is joined."""
+    """Join namespaces of process `pid`; all are opened before the first is joined."""
     namespaces = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in kinds]
 
     for fd in namespaces:
@@ -46,8 +46,8 @@ def _join_namespaces(pid: int, kinds: tuple[str, ...]) -> None:
 def _enter_container(pid: int, user: tuple[int, int]) -> None:
     """Continue as a process of a container, without capabilities.
 
-    A PID namespace holds for children only: this process forks once, and the parent ends as the
-    child does.
+    A PID namespace applies only to children: this process forks once, and the parent exits with the
+    child's status.
 
     Args:
         pid: a process of the container.

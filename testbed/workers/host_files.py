@@ -1,4 +1,4 @@
-"""Names within the emulated network: of hosts, and of datacenters for their border routers."""
+"""Names within the emulated network: hosts, and datacenters for their border routers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ NO_SERVER = "nameserver 127.0.0.1\n"
 
 
 def write_names(folder: Path, network: Network) -> dict[Path, Path]:
-    """Write files that programs of a run must see instead of the machine's own.
+    """Write the files that programs of a run must see instead of the machine's files.
 
     Args:
-        folder: gets the files.
-        network: whose names are written.
+        folder: folder for the files.
+        network: the network whose names are written.
 
     Returns:
-        For each file the path at which programs must see it.
+        For each file, the path at which programs must see the file.
     """
     addresses = {dc.name: str(dc.router_address.ip) for dc in network.datacenters}
 
     for host in network.hosts:
         addresses[host.name] = str(host.address.ip)
 
-    addresses["localhost"] = "127.0.0.1"  # a datacenter may be called so
+    addresses["localhost"] = "127.0.0.1"  # a datacenter may have this name
     hosts_lines = [f"{address} {name}\n" for name, address in addresses.items()]
     texts = {"hosts": "".join(hosts_lines), "resolv.conf": NO_SERVER}
     targets = {}
@@ -41,14 +41,14 @@ def write_names(folder: Path, network: Network) -> dict[Path, Path]:
 
 @contextmanager
 def named(folder: Path, network: Network) -> Iterator[None]:
-    """Let all programs of this mount namespace find the names of `network` within the block.
+    """Make the names of `network` resolve for all programs of this mount namespace in the block.
 
-    Without a resolv.conf, for example where it is a link into a /run that the guest does not have,
-    programs ask no server.
+    Without a resolv.conf, for example if it is a link into a /run that the guest does not have,
+    programs query no server.
 
     Args:
-        folder: gets the files.
-        network: whose names are found.
+        folder: folder for the files.
+        network: the network whose names are resolved.
 
     Raises:
         OSError: this process may not mount.

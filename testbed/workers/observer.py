@@ -1,4 +1,4 @@
-"""Recording of torch.distributed in a process of the user's script, from its environment alone.
+"""Recording of torch.distributed in a process of the user's script, configured by the environment.
 
 Python processes that the script starts find `testbed.workers.hook` on their PYTHONPATH, which calls
 `observe` before the first process group is made.
@@ -21,7 +21,7 @@ HOOK = Path(__file__).parent / "hook"
 RUN = "TESTBED_RUN_FOLDER"
 FIRST_RANK = "TESTBED_FIRST_RANK"
 TIMEOUT = "TESTBED_TIMEOUT_S"
-BEGUN = "TESTBED_BEGUN"  # set if the run's events count already, whatever the script does
+BEGUN = "TESTBED_BEGUN"  # set if the run's events count already, regardless of the script
 
 _interceptions: list[Interception] = []  # of this process: at most one, which lasts
 
@@ -30,9 +30,9 @@ def observed_environment(run: RunDir, rank: Rank, timeout_s: int) -> dict[str, s
     """Return the environment variables that `observe` reads, with the hook on PYTHONPATH.
 
     Args:
-        run: the folder that gets the records.
+        run: the run folder for the records.
         rank: the first rank of the process that gets the environment.
-        timeout_s: of process groups that are made without one.
+        timeout_s: timeout in seconds of process groups that are made without one.
     """
     python_path = [str(HOOK)]
     if os.environ.get("PYTHONPATH"):
@@ -47,7 +47,7 @@ def observed_environment(run: RunDir, rank: Rank, timeout_s: int) -> dict[str, s
 
 
 def observe() -> None:
-    """Record what this process does with torch.distributed, and set the default timeout of groups.
+    """Record this process's use of torch.distributed, and set the default timeout of groups.
 
     Raises:
         RuntimeError: the host has more ranks than the plan.

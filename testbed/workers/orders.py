@@ -1,4 +1,4 @@
-"""Orders to the zygote: which ranks it must fork, sent as lines of JSON through a FIFO."""
+"""Orders to the zygote: the ranks to fork, sent as lines of JSON through a FIFO."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pathlib import Path
 from testbed.core.errors import WorkerError
 
 CHUNK_BYTES = 1 << 16
-RETRY_S = 0.002  # until the zygote has opened its FIFO
+RETRY_S = 0.002  # between attempts, until the zygote has opened its FIFO
 
 
 @dataclass(frozen=True)
 class Order:
-    """Start one rank. What is None stays as the zygote has it.
+    """Order to start one rank. A field that is None leaves the zygote's value unchanged.
 
     Attributes:
         rank: number of the rank.
-        host: name of its host.
+        host: name of the rank's host.
         cgroup: folder of the host's control group.
         netns_pid: a process in the host's network namespace (process isolation).
         container_pid: the first process of the host's container.
@@ -40,7 +40,7 @@ class Order:
 
 
 def encode_orders(orders: list[Order]) -> str:
-    """Return orders as the line that goes through the FIFO."""
+    """Return orders as one line for the FIFO."""
     return json.dumps([asdict(order) for order in orders]) + "\n"
 
 
@@ -50,12 +50,12 @@ def decode_orders(line: str) -> list[Order]:
 
 
 def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
-    """Send `orders` to the zygote that reads `fifo`, as soon as it does.
+    """Send `orders` to the zygote that reads `fifo`, as soon as the zygote has opened the FIFO.
 
     Args:
-        fifo: the zygote's.
-        orders: of one or several hosts.
-        alive: a file that exists as long as the zygote lives (in its folder of /proc).
+        fifo: the zygote's FIFO.
+        orders: orders for one or several hosts.
+        alive: a file that exists as long as the zygote lives (in the zygote's folder of /proc).
 
     Raises:
         WorkerError: the zygote has ended.
@@ -80,10 +80,10 @@ def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
 
 
 class LaterOrders:
-    """Orders that come while ranks run: hosts that crashed start their ranks again."""
+    """Orders that arrive during the run, to restart the ranks of crashed hosts."""
 
     def __init__(self, fifo: Path) -> None:
-        # open for writing too, so that the FIFO never comes to its end
+        # open for writing too, so that the FIFO never reaches its end
         self._fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self._text = ""
 
@@ -91,10 +91,10 @@ class LaterOrders:
         """Wait for orders, or for the end of a child.
 
         Args:
-            children: process ids.
+            children: process ids of the children.
 
         Returns:
-            The orders that have come; none if a child has ended first.
+            The orders that have arrived; empty if a child has ended first.
         """
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)

@@ -53,7 +53,7 @@ class Processes(Fleet):
 
     @property
     def namespaces(self) -> dict[str, int]:
-        """None: the network makes them."""
+        """Empty: the network makes the namespaces."""
         return {}
 
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
@@ -76,9 +76,9 @@ class Processes(Fleet):
         cgroups.kill(self._groups[host])
 
     def lost(self) -> list[str]:
-        """Return every host, if the zygote has ended."""
+        """Return every host if the zygote has ended, otherwise no host."""
         return list(self._groups) if self._parent.ended() else []
 
     def memory_kills(self, host: str) -> int:
-        """Return how many processes of `host` the kernel has killed because memory ran out."""
+        """Return the number of processes of `host` killed by the kernel for lack of memory."""
         return cgroups.memory_kills(self._groups[host])

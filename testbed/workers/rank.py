@@ -1,4 +1,4 @@
-"""One rank: from its environment to the end of its workload."""
+"""One rank, from its environment to the end of its workload."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIOCGIFFLAGS, IFF_UP = 0x8913, 1  # linux/sockios.h, linux/if.h
 
 
 def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
-    """Be one rank of a run, from the environment to the end.
+    """Run one rank in this process, from the environment to the end of the workload.
 
     Returns:
         The exit status.
@@ -67,10 +67,11 @@ def _run_workload(name: str, context: RankContext) -> int | None:
 
 
 def emulated_interface() -> str:
-    """Return the only interface of this namespace besides loopback, for all traffic of the rank.
+    """Return this namespace's only interface besides loopback, for all traffic of the rank.
 
     Raises:
-        RunError: there is none, or more than one, and so a path around the emulated network.
+        RunError: the namespace has no such interface, or several, and so a path around the emulated
+            network.
     """
     emulated = [name for name in _interfaces() if name.endswith("-eth0")]
     others = []
@@ -93,7 +94,7 @@ def _interfaces() -> list[str]:
 
 
 def _is_up(interface: str) -> bool:
-    """Ask by ioctl: /sys may show the interfaces of another namespace."""
+    """Return whether an interface is up, by ioctl: /sys may belong to another namespace."""
     request = struct.pack("16sH14x", interface.encode(), 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
@@ -103,7 +104,7 @@ def _is_up(interface: str) -> bool:
 
 
 def _surroundings(rank: int) -> RankStarted:
-    """Record this process's host, network interfaces and rights (proc(5): CapEff, NoNewPrivs)."""
+    """Return this process's host, interfaces and rights (proc(5): CapEff, NoNewPrivs)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines)
 
@@ -119,12 +120,12 @@ def _surroundings(rank: int) -> RankStarted:
 def rank_environment(plan: Plan, rank: int, interface: str, library: CommLibrary) -> dict[str, str]:
     """Return the environment variables of one rank.
 
-    They are those that torchrun sets, those of the communication library, the testbed's own
-    ``TESTBED_...`` (docs/your-script.md lists them), those of the plan, and for a command that
-    starts a host's ranks itself ``PET_...``, from which torchrun takes options that are left out.
+    The variables are those of torchrun, of the communication library and of the plan, and the
+    testbed's ``TESTBED_...`` (listed in docs/your-script.md). A command that starts a host's ranks
+    itself also gets ``PET_...``, from which torchrun takes omitted options.
 
     Args:
-        plan: of the run.
+        plan: plan of the run.
         rank: number of the rank.
         interface: the rank's interface to the emulated network.
         library: the communication library.

@@ -1,4 +1,4 @@
-"""Records of operations, written by each rank as they end."""
+"""Records of operations, written by each rank as operations end."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from testbed.runfolder.records import FirstOperation, Operation, OperationsTotal
 
 
 class Recorder:
-    """Writes the operations of one rank."""
+    """Writer of one rank's operations."""
 
     def __init__(self, run: RunDir, rank: int) -> None:
         self._rank = rank
         self._run = run
-        # unbuffered: a line is one write, from whichever thread
+        # unbuffered: a line is one write, from any thread
         self._file = run.rank_ops(rank).open("ab", buffering=0)
         self._begun = False
 
     def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
-        """Announce the operations or training steps of this rank; rank 0's number shows progress.
+        """Announce the number of operations or steps of this rank; rank 0's number shows progress.
 
         Args:
-            total: how many will be recorded.
-            unit: what is counted.
+            total: number of operations or steps that will be recorded.
+            unit: what `total` counts.
         """
         self.begin()
         if self._rank == 0:
             append(self._run.events, OperationsTotal(total=total, unit=unit))
 
     def begin(self) -> None:
-        """Begin the first operation or step of this rank; rank 0's starts the network's changes."""
+        """Begin this rank's first operation or step; rank 0's starts the network's changes."""
         if self._rank == 0 and not self._begun:
             append(self._run.events, FirstOperation(time_ns=time.time_ns()))
 
         self._begun = True
 
     def record(self, operation: Operation) -> None:
-        """Write one operation; the record survives whatever happens to the rank afterwards."""
+        """Write one operation; the record survives a later crash of the rank."""
         self._file.write(operation.to_line().encode())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The interface between a rank and its workload, which is a folder of workloads/."""
+"""Interface between a rank and its workload, which is a folder of workloads/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKLOADS = "testbed.workloads"
 
 @dataclass
 class RankContext:
-    """What a workload's `main` is given."""
+    """Arguments of a workload's `main`."""
 
     plan: Plan
     run: RunDir
@@ -37,12 +37,12 @@ class RankContext:
 
     @property
     def planned_rank(self) -> Rank:
-        """This rank in the plan."""
+        """The plan's entry of this rank."""
         return self.plan.workers.ranks[self.rank]
 
     @property
     def recorder(self) -> Recorder:
-        """Writes this rank's operations; the file is opened at the first use."""
+        """Writer of this rank's operations, whose file is opened at the first use."""
         if self._recorder is None:
             self._recorder = Recorder(self.run, self.rank)
 
@@ -53,22 +53,22 @@ class WorkloadMain(Protocol):
     """The module workloads/<name>/main.py.
 
     Attributes:
-        RECORDS_ITSELF: whether `main` records its operations with ``context.recorder``; otherwise
-            everything that torch.distributed does is recorded, in the phase ``train``.
+        RECORDS_ITSELF: whether `main` records its operations with ``context.recorder``; if not, all
+            operations of torch.distributed are recorded, in the phase ``train``.
     """
 
     RECORDS_ITSELF: bool
 
     def main(self, context: RankContext) -> int | None:
-        """Do the work of one rank; returns its exit status, None for 0."""
+        """Do the work of one rank, and return the rank's exit status (None for 0)."""
 
 
 @dataclass(frozen=True)
 class WorkloadTraits:
-    """What the package workloads/<name> says about its ranks, without importing torch.
+    """Traits of the ranks of a workload, read from the package workloads/<name> without torch.
 
     Attributes:
-        uses_all_of_torch: False for a workload that needs tensors and torch.distributed only: its
+        uses_all_of_torch: False for a workload that needs only tensors and torch.distributed, whose
             ranks start sooner (``USES_ALL_OF_TORCH = False`` in ``__init__.py``).
         in_process_group: False for a workload that makes its process groups itself
             (``IN_PROCESS_GROUP = False``).
@@ -79,7 +79,7 @@ class WorkloadTraits:
 
 
 def workload_traits(name: str) -> WorkloadTraits:
-    """Return the traits of a workload; those of any workload if `name` is not known."""
+    """Return the traits of a workload, or the default traits if `name` is unknown."""
     try:
         package = importlib.import_module(f"{WORKLOADS}.{name}")
     except ModuleNotFoundError:
@@ -92,10 +92,10 @@ def workload_traits(name: str) -> WorkloadTraits:
 
 
 def load_workload(name: str) -> WorkloadMain:
-    """Execute workloads/<name>/main.py afresh, so that a rank shares no state with the zygote.
+    """Execute a new copy of workloads/<name>/main.py, so that ranks share no state with the zygote.
 
     Raises:
-        RunError: there is no such workload.
+        RunError: the workload does not exist.
     """
     spec = importlib.util.find_spec(f"{WORKLOADS}.{name}.main")
     if spec is None or spec.loader is None:
@@ -109,5 +109,5 @@ def load_workload(name: str) -> WorkloadMain:
 
 
 def shared_workload(name: str) -> WorkloadMain:
-    """Return workloads/<name>/main.py as the zygote has imported it."""
+    """Return the module workloads/<name>/main.py that the zygote has imported."""
     return cast(WorkloadMain, importlib.import_module(f"{WORKLOADS}.{name}.main"))

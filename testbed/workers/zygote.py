@@ -1,11 +1,11 @@
-"""The parent of ranks: imports torch once, waits for orders, forks ranks and records their exits.
+"""Zygote, the parent of ranks: import torch once, wait for orders, fork ranks, record their exits.
 
 usage: python -m testbed.workers.zygote RUN_FOLDER ORDERS_FIFO
 
-One zygote serves all hosts: after the fork each rank joins its host, as ``docker exec`` would (a
-container's namespaces, control group, user and rights) or the network namespace and control group
+One zygote serves all hosts. After the fork each rank joins its host: a container's namespaces,
+control group, user and rights, as with ``docker exec``, or the network namespace and control group
 of process isolation. A fork costs 0.1 s in the guest, an import of torch 5 s. With a user's image
-each container has its own zygote, for its ranks.
+each container has a separate zygote for its ranks.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from testbed.workers.host_entry import enter_host
 from testbed.workers.orders import LaterOrders, Order, decode_orders
 from testbed.workers.workload import load_workload, workload_traits
 
-# On the virtual clock ranks begin one after another, at times that do not depend on how long they
-# took to enter their hosts; the kernel joins timers up to 50 us apart. Rank 0 begins well before
-# the others, so that its store is open by then: a TCPStore whose first try is refused tries again
-# after waits that it draws from the processor's random numbers (torch 2.13).
+# On the virtual clock ranks begin one after another, at times that do not depend on how long each
+# rank took to enter its host; the kernel joins timers up to 50 us apart. Rank 0 begins well before
+# the others, so that its store is open by then: a TCPStore whose first attempt is refused tries
+# again after waits drawn from the processor's random numbers (torch 2.13).
 HEAD_START_NS = 10**9
 STEP_NS = 100_000
 
 
 def main(run_folder: str, fifo: str) -> int:
-    """Serve one run: fork the ranks that orders name, and record how each ends.
+    """Serve one run: fork the ranks that orders name, and record the exit of each rank.
 
     Args:
-        run_folder: of the run.
-        fifo: from which orders come.
+        run_folder: the run folder.
+        fifo: path of the FIFO for orders.
 
     Returns:
-        0 if every rank ended with 0.
+        0 if every rank exited with status 0, otherwise 1.
     """
     die_with_parent()
-    with quick_imports():  # imports of this process are shared by all ranks
+    with quick_imports():  # all ranks share the imports of this process
         from testbed.workers import rank  # noqa: F401, PLC0415
 
     run = RunDir(Path(run_folder))
@@ -57,12 +57,12 @@ def main(run_folder: str, fifo: str) -> int:
     workload = plan.workers.workload
     prepare_torch(workload)
 
-    # An error is left to the ranks, which meet it again and have a log.
+    # The ranks repeat a failed import and report the error in their logs.
     with quick_imports(), contextlib.suppress(Exception):
         load_workload(workload)
 
     orders = decode_orders(Path(fifo).read_text())
-    # A collection in a rank would write to, and so copy, every page of objects that it shares.
+    # A collection in a rank would write to, and so copy, every page of shared objects.
     gc.freeze()
     zygote = Zygote(run, plan)
     begins_ns = _begin_times(plan)
@@ -87,11 +87,11 @@ class Zygote:
         self.failed = 0
 
     def fork(self, order: Order, begin_ns: int = 0) -> None:
-        """Fork one rank, which begins at `begin_ns` (Unix time; at once if that has passed)."""
+        """Fork one rank, which begins at Unix time `begin_ns`, or immediately if that is past."""
         self._ranks[forked(partial(self._be_rank, order, begin_ns))] = order.rank
 
     def serve(self, later: LaterOrders) -> None:
-        """Carry out orders as they come; ends with the testbed's own end."""
+        """Carry out orders as they arrive, until the testbed ends this process."""
         while True:
             for order in later.wait(list(self._ranks)):
                 self.fork(order)
@@ -124,7 +124,7 @@ class Zygote:
 
 
 def _begin_times(plan: Plan) -> Callable[[int], int]:
-    """Give the time at which a rank begins, in Unix ns; a past one on the real clock."""
+    """Return a function from a rank to its begin in Unix ns, which is 0 on the real clock."""
     if plan.clock == "real":
         return lambda rank: 0
 
@@ -143,7 +143,7 @@ def _sleep_until(time_ns: int) -> None:
 
 
 def forked(work: Callable[[], int]) -> int:
-    """Carry out `work` in a child process, whose exit status is what `work` returns.
+    """Run `work` in a child process, whose exit status is the return value of `work`.
 
     Returns:
         The process id of the child.
@@ -153,7 +153,7 @@ def forked(work: Callable[[], int]) -> int:
         status = 1
         try:
             status = work()
-        except BaseException:  # the log must hold it, whatever it is
+        except BaseException:  # the log must hold the error, whatever its type
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -164,7 +164,7 @@ def forked(work: Callable[[], int]) -> int:
 
 
 def _ended_children() -> Iterator[tuple[int, int]]:
-    """Give process id and exit status of each child that has ended."""
+    """Yield process id and exit status of each child that has ended."""
     with contextlib.suppress(ChildProcessError):  # there are no children
         while True:
             pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -174,7 +174,7 @@ def _ended_children() -> Iterator[tuple[int, int]]:
 
 
 def prepare_torch(workload: str) -> None:
-    """Import what `quick_imports` has postponed, unless `workload` does without."""
+    """Import the modules that `quick_imports` has postponed, if `workload` needs all of torch."""
     if workload_traits(workload).uses_all_of_torch:
         import_postponed()
 
@@ -183,4 +183,4 @@ if __name__ == "__main__":
     exit_status = main(*sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_status)  # torch would tidy up for 0.3 s
+    os._exit(exit_status)  # torch's cleanup would take 0.3 s

@@ -1,4 +1,4 @@
-"""A zygote on the machine itself, which imports torch before the hosts exist."""
+"""A zygote on the machine itself that imports torch before the hosts exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WarmParent:
         self._ended = False
 
     def start(self, orders: list[Order]) -> None:
-        """Let the zygote fork ranks.
+        """Send orders to the zygote, which forks the ranks.
 
         Raises:
             WorkerError: the zygote has ended.
@@ -32,7 +32,7 @@ class WarmParent:
         send_orders(self._fifo, orders, Path("/proc", str(self._pid), "exe"))
 
     def ended(self) -> bool:
-        """Whether the zygote has ended."""
+        """Return whether the zygote has ended."""
         if not self._ended:
             pid, _wait_status = os.waitpid(self._pid, os.WNOHANG)
             self._ended = pid != 0
@@ -40,14 +40,14 @@ class WarmParent:
         return self._ended
 
     def end(self) -> None:
-        """Kill the zygote, and its ranks with it."""
+        """Kill the zygote and its ranks."""
         if not self.ended():
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
 
 def import_torch() -> None:
-    """Import torch for all zygotes that are forked from this process, and their ranks."""
+    """Import torch for all zygotes forked from this process, and for their ranks."""
     with quick_imports():
         from testbed.workers import rank  # noqa: F401, PLC0415
 
@@ -56,12 +56,12 @@ def import_torch() -> None:
 def warm_parent(run: RunDir, folder: Path) -> Iterator[WarmParent]:
     """Start a zygote, whose ranks end with the block.
 
-    The zygote is a fork of this process, whose imports it need not repeat, and imports torch in the
-    background.
+    The zygote is a fork of this process, reuses the imports of this process, and imports torch in
+    the background.
 
     Args:
         run: the run folder.
-        folder: gets the zygote's FIFO.
+        folder: folder for the zygote's FIFO.
     """
     fifo = folder / "orders"
     os.mkfifo(fifo)

@@ -1,3 +1,3 @@
-"""Times collective operations."""
+"""Workload that times collective operations."""
 
 USES_ALL_OF_TORCH = False

@@ -1,14 +1,14 @@
-"""The operations of the workload `collectives`: sizes, data flow, bounds. Free of torch.
+"""Operations of the workload `collectives`: sizes, data flow, bounds. Does not import torch.
 
-An operation is declared here, and its buffers, call and check are the function of the same name in
-operations.py.
+An operation is declared here; the function with the operation's name in operations.py defines the
+buffers, the call and the check.
 """
 
 from __future__ import annotations
 
 from testbed.spec.collective import Collective, Cut, DataFlow
 
-HIERARCHICAL = "hierarchical"  # the algorithm in stages; others are called as their library
+HIERARCHICAL = "hierarchical"  # the algorithm in stages; other algorithms have their library's name
 
 
 def _whole(cut: Cut) -> float:

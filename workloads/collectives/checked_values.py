@@ -1,9 +1,9 @@
-"""Known values for the buffers of collective operations, and counts of elements that differ.
+"""Known values for the buffers of collective operations, and counts of wrong elements.
 
 Rank r's buffer holds at position i the value T[(i + `SHIFT` r) mod `PERIOD`] of one random table T
-of small integers. So a part from a wrong rank or at a wrong position shows, and the sum over ranks
-is periodic too: one period is enough to know all of it. Sums of integers wrap as the dtype wraps;
-those of floats stay where every integer has a representation.
+of small integers. A part from a wrong rank or at a wrong position therefore shows, and the sum over
+ranks is periodic too: one period determines the whole sum. Sums of integers wrap as the dtype
+wraps; sums of floats stay in the range in which every integer has a representation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 import torch
 
-PERIOD = 65521  # a prime: no period of buffers, parts or shards
+PERIOD = 65521  # a prime: differs from every period of buffers, parts or shards
 SHIFT = 4099
 LARGEST = 4
-POISON = 101  # in buffers before results arrive; no value, and no sum of a few
-# All integers up to these are exact; wider types hold any sum.
+POISON = 101  # in buffers before results arrive; neither a value nor a sum of a few values
+# All integers up to these limits are exact; wider types hold any sum.
 EXACT = {torch.bfloat16: 2**8, torch.float16: 2**11}
 EXACT_OTHERS = 2**24
 
@@ -33,7 +33,7 @@ def _table(largest: int) -> torch.Tensor:
 
 
 class Values:
-    """The values of a group of ranks in buffers of one dtype.
+    """Values of a group of ranks in buffers of one dtype.
 
     bfloat16 sums are exact up to 256 ranks.
     """
@@ -52,24 +52,24 @@ class Values:
 
         Args:
             tensor: flat.
-            rank: whose values are written.
+            rank: the rank whose values are written.
             offset: position of the first value.
         """
         for piece, values in _pieces(tensor, self._of_rank(rank), offset):
             piece.copy_(values)
 
     def differing(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> int:
-        """Count the elements of a tensor that are not the values of a rank.
+        """Return the number of elements of a tensor that differ from the values of a rank.
 
         Args:
             tensor: flat.
-            rank: whose values are expected.
+            rank: the rank whose values are expected.
             offset: position of the first expected value.
         """
         return _count(tensor, self._of_rank(rank), offset)
 
     def differing_from_sum(self, tensor: torch.Tensor, offset: int = 0) -> int:
-        """Count the elements of a tensor that are not the sum of all ranks' values.
+        """Return the number of elements of a tensor that differ from the sum of all ranks' values.
 
         Args:
             tensor: flat.
@@ -105,7 +105,7 @@ def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
 def _pieces(
     tensor: torch.Tensor, period: torch.Tensor, offset: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Give `tensor` and its expected values in pieces within one period.
+    """Yield `tensor` and its expected values in pieces within one period.
 
     Pieces need no new memory, which is expensive in a guest.
     """

@@ -1,12 +1,12 @@
-"""Times collective operations, size after size, as nccl-tests does.
+"""Time collective operations, size after size, as nccl-tests does.
 
     testbed run two-sites collectives --set workload.sizes='[4 KiB, 1 MiB]' \
         --set workload.iterations=3
 
-Every iteration begins with a barrier, so that no rank is still busy with the one before; then each
-rank takes the time from its call to its return. Buffers are allocated once per size and hold known
-values; after every iteration each rank counts the elements that differ from what mathematics says.
-Checking costs no virtual time.
+Every iteration begins with a barrier, so that no rank is still busy with the previous iteration.
+Then each rank measures the time from its call to its return. Buffers are allocated once per size
+and hold known values; after every iteration each rank counts the elements that differ from the
+mathematically correct result. Checking costs no virtual time.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .catalog import HIERARCHICAL
 from .operations import OPERATIONS, Case, Group
 
 RECORDS_ITSELF = True
-HIERARCHICAL_BUFFERS = 4  # of the whole size, with those in between
+HIERARCHICAL_BUFFERS = 4  # whole-size buffers, including those of the intermediate stages
 
 
 def name_groups(groups: str, datacenters: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Return the ranks of each group that works at the same time, by its name.
+    """Return the ranks of each group, by the group's name; all groups work at the same time.
 
     Args:
         groups: ``all``, ``datacenter`` or ``rail``.
         datacenters: the ranks of each datacenter.
 
     Returns:
-        No group where all ranks work together.
+        The groups; empty if all ranks work together.
     """
     if groups == "datacenter":
         return dict(datacenters)
@@ -50,7 +50,7 @@ def name_groups(groups: str, datacenters: Mapping[str, list[int]]) -> dict[str, 
 
 
 def make_group(context: RankContext) -> tuple[str, Group]:
-    """Return the name of the group that this rank works in, and the group."""
+    """Return the name of this rank's group, and the group."""
     settings = context.settings
     timeout = timedelta(seconds=context.plan.workers.timeout_s)
     datacenters = datacenter_ranks(context.plan)
@@ -75,7 +75,7 @@ def make_group(context: RankContext) -> tuple[str, Group]:
 
 
 def list_cases(ops: list[str], sizes: list[int]) -> list[tuple[str, int]]:
-    """List each operation with each size in bytes; a barrier has no size."""
+    """Return each operation with each size in bytes; a barrier has size 0."""
     cases = []
     for op in ops:
         for size in [0] if op == "barrier" else sizes:
@@ -85,7 +85,7 @@ def list_cases(ops: list[str], sizes: list[int]) -> list[tuple[str, int]]:
 
 
 def buffer_bytes(algorithm: str, size: int) -> int:
-    """Return how much memory a rank needs for an operation on `size` bytes."""
+    """Return the memory in bytes that a rank needs for an operation on `size` bytes."""
     library = comm.library()
     buffers = HIERARCHICAL_BUFFERS if algorithm == HIERARCHICAL else library.whole_buffers
 
@@ -128,7 +128,7 @@ def main(context: RankContext) -> None:
 
 
 def timed(case: Case) -> tuple[int, int]:
-    """Run one iteration; returns begin and end of this rank's call in Unix ns."""
+    """Run one iteration, and return begin and end of this rank's call in Unix ns."""
     case.prepare()
     dist.barrier()
     start_ns = time.time_ns()

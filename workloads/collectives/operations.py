@@ -1,15 +1,15 @@
-"""The operations of the workload `collectives`: their buffers, the timed call, and the check.
+"""Operations of the workload `collectives`: the buffers, the timed call, and the check.
 
-catalog.py lists the operations and says how their sizes are counted; the operation of a name is the
-function of that name here. The root is the first rank of the group.
+catalog.py lists the operations and defines how their sizes are counted; each operation is the
+function with the operation's name. The root is the first rank of the group.
 
 all_reduce, reduce and broadcast work in place, as in torch; all_to_all and send_recv have an input
-and an output. For the others `in_place` chooses whether a rank's part lies in the buffer of the
-whole.
+and an output. For the other operations `in_place` chooses whether a rank's part lies in the buffer
+of the whole.
 
-gloo sends an operation through one of the connections of a pair. all_reduce, reduce and broadcast
-are cut into as many pieces as there are connections, which then all work at once; other operations
-take the connections in turn.
+gloo sends an operation through one of the connections of a pair of ranks. all_reduce, reduce and
+broadcast are cut into as many pieces as there are connections, so that all connections work at
+once; other operations use the connections in turn.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Case:
     """One operation on one size, on this rank.
 
     Attributes:
-        size_bytes: as reported.
+        size_bytes: size as reported.
         run: the timed call.
         prepare: fills the buffers.
         wrong: counts the elements of the result that differ from the expected values.
-        result: flat; None: this rank gets none.
+        result: flat; None: this rank gets no result.
     """
 
     size_bytes: int
@@ -57,7 +57,7 @@ class Case:
 
 
 class Group:
-    """Ranks that do operations together, and how they do them."""
+    """Ranks that run operations together, and the settings of these operations."""
 
     def __init__(
         self,
@@ -71,11 +71,12 @@ class Group:
         """Describe this rank's group.
 
         Args:
-            dtype: of all buffers.
-            group: the ranks; None: all.
+            dtype: data type of all buffers.
+            group: the ranks; None: all ranks.
             in_place: whether a rank's part lies inside the buffer of the whole.
-            connections: TCP connections between two ranks.
-            hierarchy: whose methods are the operations; None: the library's own.
+            connections: number of TCP connections between two ranks.
+            hierarchy: the hierarchy whose methods carry out the operations; None: the library's
+                operations.
         """
         self.dtype = dtype
         self.group = group
@@ -92,17 +93,17 @@ class Group:
         return self.rank == ROOT
 
     def buffer(self, size_bytes: int, parts: int = 1) -> torch.Tensor:
-        """Make a flat tensor.
+        """Return a new flat tensor.
 
         Args:
-            size_bytes: rounded down to equal parts, but at least one item each.
+            size_bytes: size, rounded down to equal parts of at least one item each.
             parts: number of parts.
         """
         items_per_part = max(1, size_bytes // self.dtype.itemsize // parts)
         return torch.empty(parts * items_per_part, dtype=self.dtype)
 
     def buffer_of(self, op: str, size_bytes: int) -> torch.Tensor:
-        """Make a flat tensor of the whole size of an operation, rounded as the catalog says."""
+        """Return a new flat tensor of an operation's whole size, rounded as in the catalog."""
         parts = self.ranks if CATALOG[op].in_parts else 1
         return self.buffer(size_bytes, parts)
 
@@ -111,18 +112,18 @@ class Group:
         return whole.chunk(self.ranks)[rank]
 
     def own_part(self, whole: torch.Tensor) -> torch.Tensor:
-        """Return this rank's part of `whole` if operations are in place, else a new tensor."""
+        """Return this rank's part of `whole` if operations are in place, otherwise a new tensor."""
         part = self.part(whole, self.rank)
         return part if self.in_place else torch.empty_like(part)
 
     def striped(
         self, start: Callable[[torch.Tensor], dist.Work | None], tensor: torch.Tensor
     ) -> None:
-        """Carry out an operation on pieces of a tensor at once, one for each connection.
+        """Run an operation on pieces of a tensor at the same time, one piece for each connection.
 
         Args:
             start: starts the operation on a piece.
-            tensor: the whole.
+            tensor: the whole tensor.
         """
         works = [start(piece) for piece in tensor.chunk(self.connections)]
         for work in works:
@@ -155,7 +156,7 @@ def all_reduce(group: Group, size_bytes: int) -> Case:
 
 
 def all_gather(group: Group, size_bytes: int) -> Case:
-    """Give every rank every rank's part."""
+    """Gather the parts of all ranks at every rank."""
     whole = group.buffer_of("all_gather", size_bytes)
     part = group.own_part(whole)
     parts = list(whole.chunk(group.ranks))
@@ -178,7 +179,7 @@ def all_gather(group: Group, size_bytes: int) -> Case:
 
 
 def reduce_scatter(group: Group, size_bytes: int) -> Case:
-    """Give every rank its part of the sum over ranks."""
+    """Sum over ranks, and leave each rank its part of the sum."""
     whole = group.buffer_of("reduce_scatter", size_bytes)
     part = group.own_part(whole)
     hierarchy = group.hierarchy
@@ -200,7 +201,7 @@ def reduce_scatter(group: Group, size_bytes: int) -> Case:
 
 
 def all_to_all(group: Group, size_bytes: int) -> Case:
-    """Give rank i's j-th part to rank j, as its i-th part."""
+    """Send rank i's j-th part to rank j, as its i-th part."""
     sent = group.buffer_of("all_to_all", size_bytes)
     received = torch.empty_like(sent)
     group.values.fill(sent, group.rank)
@@ -223,7 +224,7 @@ def all_to_all(group: Group, size_bytes: int) -> Case:
 
 
 def broadcast(group: Group, size_bytes: int) -> Case:
-    """Give the root's buffer to all."""
+    """Send the root's buffer to all ranks."""
     tensor = group.buffer_of("broadcast", size_bytes)
     hierarchy = group.hierarchy
 
@@ -252,7 +253,7 @@ def broadcast(group: Group, size_bytes: int) -> Case:
 
 
 def reduce(group: Group, size_bytes: int) -> Case:
-    """Give the sum over ranks to the root; gloo leaves partial sums in the other ranks' buffers."""
+    """Sum over ranks at the root; gloo leaves partial sums in the other ranks' buffers."""
     tensor = group.buffer_of("reduce", size_bytes)
 
     def start(piece: torch.Tensor) -> dist.Work | None:
@@ -275,7 +276,7 @@ def reduce(group: Group, size_bytes: int) -> Case:
 
 @dataclass(frozen=True)
 class _RootBuffers:
-    """The buffers of gather and scatter: only the root has the whole."""
+    """Buffers of gather and scatter: only the root has the whole buffer."""
 
     whole: torch.Tensor | None
     parts: list[torch.Tensor]  # of the whole; empty at other ranks
@@ -283,7 +284,7 @@ class _RootBuffers:
 
     @classmethod
     def make(cls, group: Group, op: str, size_bytes: int) -> _RootBuffers:
-        """Make this rank's buffers for an operation."""
+        """Return this rank's buffers for an operation."""
         if not group.is_root:
             return cls(None, [], group.buffer(size_bytes // group.ranks))
 
@@ -293,7 +294,7 @@ class _RootBuffers:
 
 
 def gather(group: Group, size_bytes: int) -> Case:
-    """Give every rank's part to the root."""
+    """Gather the parts of all ranks at the root."""
     buffers = _RootBuffers.make(group, "gather", size_bytes)
     part = buffers.part
 
@@ -313,7 +314,7 @@ def gather(group: Group, size_bytes: int) -> Case:
 
 
 def scatter(group: Group, size_bytes: int) -> Case:
-    """Give the root's i-th part to rank i."""
+    """Send the root's i-th part to rank i."""
     buffers = _RootBuffers.make(group, "scatter", size_bytes)
     part = buffers.part
 
@@ -332,7 +333,7 @@ def scatter(group: Group, size_bytes: int) -> Case:
 
 
 def send_recv(group: Group, size_bytes: int) -> Case:
-    """Give every rank's buffer to the next rank, as a ring, all at once."""
+    """Send every rank's buffer to the next rank in a ring, all at the same time."""
     sent = group.buffer_of("send_recv", size_bytes)
     received = torch.empty_like(sent)
     group.values.fill(sent, group.rank)
@@ -374,7 +375,7 @@ def barrier(group: Group, size_bytes: int) -> Case:
 
 
 def _wrong_in_parts(group: Group, parts: list[torch.Tensor]) -> int:
-    """Count wrong elements where part r must hold rank r's values."""
+    """Return the number of wrong elements where part r must hold rank r's values."""
     wrong = 0
     for rank, part in enumerate(parts):
         wrong += group.values.differing(part, rank)

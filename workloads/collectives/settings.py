@@ -19,8 +19,8 @@ else:
     Op = Literal[tuple(CATALOG)]
 Dtype = Literal["float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"]
 Groups = Literal["all", "datacenter", "rail"]
-# Whose algorithms carry the operations out: those of a communication library, called by its name,
-# or the testbed's hierarchy over the library's.
+# The algorithms: those of a communication library, by the library's name, or the testbed's
+# hierarchy on top of the library.
 Algorithm = Literal["gloo", "hierarchical"]
 DEFAULT_OPS: tuple[Op, ...] = ("all_reduce", "all_gather", "broadcast", "barrier")
 ITEM_BYTES: dict[Dtype, int] = {
@@ -37,7 +37,7 @@ KIB, MIB = 2**10, 2**20
 
 
 class SizeRange(Strict):
-    """Sizes from `from` to at most `to`, each `factor` times the one before."""
+    """Sizes from `from` to at most `to`, each `factor` times the previous size."""
 
     from_: Size = Field(4 * KIB, alias="from")
     to: Size = 16 * MIB
@@ -60,12 +60,12 @@ def _kind_of_sizes(value: object) -> str:
 
 
 class Collectives(Workload):
-    """Every op of `ops` at every size of `sizes` (a barrier has none).
+    """Every operation of `ops` at every size of `sizes` (a barrier has no size).
 
-    Each runs `warmup` times and then `iterations` times. A size is that of the tensor that the op
-    is applied to, as in nccl-tests (catalog.py says which that is for each op). The worker rounds
-    sizes of tensors that have a part for each rank down to a multiple of ranks x item size, and up
-    to one item per rank.
+    Each operation runs `warmup` times and then `iterations` times. A size is the size of the tensor
+    that the operation is applied to, as in nccl-tests (catalog.py names that tensor for each
+    operation). The worker rounds the sizes of tensors that have a part for each rank down to a
+    multiple of ranks x item size, but never below one item per rank.
     """
 
     workload: Literal["collectives"] = "collectives"
@@ -90,14 +90,14 @@ class Collectives(Workload):
     check: Flag = Field(True, description="compare every result with the correct one")
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """Return the settings in base units; `sizes` is the list of bytes."""
+        """Return the settings in base units; `sizes` is a list of bytes."""
         settings = self.model_dump(exclude={"workload", "description"})
         settings["sizes"] = self.bytes_of_sizes()
 
         return settings
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Return the bytes of the largest tensor that a rank holds."""
+        """Return the size in bytes of the largest tensor that a rank holds."""
         return max(*self.bytes_of_sizes(), ranks * ITEM_BYTES[self.dtype])
 
     def bytes_of_sizes(self) -> list[int]:
@@ -128,7 +128,7 @@ class Collectives(Workload):
 
     @model_validator(mode="after")
     def _possible(self) -> Collectives:
-        """Refuse what the library or the hierarchy cannot do."""
+        """Refuse settings that the library or the hierarchy does not support."""
         problems = self._library_problems()
         if self.in_place:
             problems += self._in_place_problems()

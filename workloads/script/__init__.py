@@ -1,3 +1,3 @@
-"""Runs a script of the user's."""
+"""Workload that runs a user's script."""
 
 IN_PROCESS_GROUP = False  # the script makes its process groups

@@ -1,9 +1,10 @@
-"""The user's script in a rank: a Python file or module in this process, or a command in its place.
+"""Run the user's script in a rank: a Python file or module in this process, or a command via exec.
 
-This process is a fork of one that has imported torch. It is made to look like a fresh interpreter
-that was called with the script: ``__main__``, ``sys.argv``, ``sys.path[0]``, what is left to do at
-the end, the exit status. Python processes that the script or command starts find
-`testbed.workers.hook` on their PYTHONPATH, so that they are recorded too.
+This process is a fork of a process that has imported torch. The script must see a fresh
+interpreter, so this module sets ``__main__``, ``sys.argv`` and ``sys.path[0]``, runs the
+interpreter's exit handlers, and returns the exit status. Python processes that the script or
+command starts find `testbed.workers.hook` on their PYTHONPATH, so that these processes are recorded
+too.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from testbed.core.compat.interpreter_exit import finish_interpreter
 from testbed.workers.observer import BEGUN, observe, observed_environment
 from testbed.workers.workload import RankContext
 
-RECORDS_ITSELF = True  # `observe` does
+RECORDS_ITSELF = True  # `observe` records the operations
 INTERRUPTED = 130
 
 
 def main(context: RankContext) -> int:
-    """Run what the plan names, in the host's working folder; returns the exit status."""
+    """Run the plan's program in the host's working folder, and return the exit status."""
     workers = context.plan.workers
     rank = context.planned_rank
     kind = context.settings["kind"]
@@ -68,12 +69,12 @@ def _search_path() -> str:
 
 
 def _look_like_a_new_interpreter(words: list[str], folder: str, context: RankContext) -> None:
-    """Set what an interpreter sets when it starts: buffering, sys.path, sys.argv.
+    """Set buffering, sys.path and sys.argv as an interpreter does when it starts.
 
     Args:
         words: the script and its arguments.
-        folder: where modules are looked for first.
-        context: of the rank.
+        folder: the first folder in which Python looks for modules.
+        context: context of the rank.
     """
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     python_path = context.plan.workers.environment.get("PYTHONPATH", "")
@@ -82,7 +83,7 @@ def _look_like_a_new_interpreter(words: list[str], folder: str, context: RankCon
 
 
 def _seed(seed: int, rank: int) -> None:
-    """Seed random numbers by the run and the rank, as fresh interpreters draw different ones."""
+    """Seed random numbers by run and rank, because fresh interpreters draw different numbers."""
     random.seed(f"{seed}/{rank}")
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -90,11 +91,11 @@ def _seed(seed: int, rank: int) -> None:
 
 
 def run_as_main(kind: str, name: str) -> int:
-    """Run a program as ``__main__``, and what it leaves to its end.
+    """Run a program as ``__main__``, followed by the program's exit handlers.
 
     Args:
         kind: ``file`` or ``module``.
-        name: of the file or module.
+        name: name of the file or module.
 
     Returns:
         The exit status.
@@ -120,7 +121,7 @@ def run_as_main(kind: str, name: str) -> int:
 
 
 def _exit_status(code: object) -> int:
-    """Return the exit status of a SystemExit's code, as Python does (`sys.exit`)."""
+    """Return the exit status for a SystemExit's code, as Python does (`sys.exit`)."""
     if code is None:
         return 0
     if isinstance(code, int):
@@ -131,7 +132,7 @@ def _exit_status(code: object) -> int:
 
 
 def _trace_of_script(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the calls that lead to the script."""
+    """Return a traceback without the calls that lead to the script."""
     leading_files = (__file__, runpy.__file__, "<frozen runpy>")
     while trace is not None and trace.tb_next is not None:
         if trace.tb_frame.f_code.co_filename not in leading_files:

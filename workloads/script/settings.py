@@ -29,9 +29,9 @@ class Program(NamedTuple):
     """A program to start.
 
     Attributes:
-        kind: what the first word is.
+        kind: kind of program that the first word names.
         words: the file or module and its arguments, or the command.
-        folder: where Python looks for modules first.
+        folder: the first folder in which Python looks for modules.
         readable: folders that hosts must see.
     """
 
@@ -42,12 +42,12 @@ class Program(NamedTuple):
 
 
 class Script(Workload):
-    """`command` on every host, as torchrun would start it.
+    """`command` on every host, started as torchrun would start the ranks.
 
-    A word that ends in .py is a Python file, and ``-m`` names a module: each host starts them
-    `ranks_per_host` times. Any other command is started once by each host, and starts the host's
-    ranks itself. The working folder is one of the host's own, so paths among the arguments of a
-    script should be absolute.
+    A word that ends in .py is a Python file, and ``-m`` names a module: each host starts the file
+    or module `ranks_per_host` times. Any other command is started once by each host, and starts the
+    host's ranks itself. Each host has a separate working folder, so use absolute paths in the
+    arguments of a script.
     """
 
     workload: Literal["script"] = "script"
@@ -64,7 +64,7 @@ class Script(Workload):
         """Return the program to start, with absolute paths.
 
         Raises:
-            UnitError: there is no such script, or hosts cannot see the script.
+            UnitError: the script does not exist, or hosts cannot see the script.
         """
         first, *rest = self.command
         if first == "-m":
@@ -85,7 +85,7 @@ class Script(Workload):
         """Check that this machine has the module or the command; a user's image may have others.
 
         Raises:
-            UnitError: this machine has not.
+            UnitError: the module or command is missing on this machine.
         """
         program = self.program()
         name = program.words[0]
@@ -105,15 +105,15 @@ class Script(Workload):
 
     @property
     def longest_pause_ns(self) -> int:
-        """How long a rank may compute between two exchanges: a guess that is seldom too short."""
+        """Longest computation between two exchanges of a rank, in ns; a generous guess."""
         return PAUSE_NS
 
     def folders(self) -> list[Path]:
-        """Return the script's folder, and those of the files that a command names."""
+        """Return the script's folder, and the folders of the files that a command names."""
         return list(self.program().readable)
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """Return the program: kind, words, the folder of its modules."""
+        """Return the program's kind, words and module folder, and the settings of the hosts."""
         program = self.program()
         folder = None if program.folder is None else str(program.folder)
 
@@ -127,7 +127,7 @@ class Script(Workload):
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Guess weights of 16 million parameters in float32; gradients and state come on top."""
+        """Return a guess in bytes: weights of 16 million float32 parameters, without gradients."""
         return 64 * MIB
 
     @model_validator(mode="after")
@@ -137,7 +137,7 @@ class Script(Workload):
 
 
 def command_path() -> str:
-    """Return the folders in which commands are looked for: the interpreter's first."""
+    """Return the folders in which commands are looked for, the interpreter's folder first."""
     interpreter_folder = Path(sys.executable).parent
 
     return f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
@@ -162,7 +162,7 @@ def _file(path: Path) -> Path:
 
 
 def _module(words: list[str]) -> Program:
-    """Describe a module, which may be in the working folder."""
+    """Return the program for a module, which may be in the working folder."""
     if not words:
         raise UnitError(
             "-m requires a module", "use -m package.module, followed by the arguments of the module"
@@ -177,7 +177,7 @@ def _module(words: list[str]) -> Program:
 
 
 def _command(words: list[str]) -> Program:
-    """Describe a command, with the full paths of the files that it names.
+    """Return the program for a command, with the full paths of the files that the command names.
 
     The command runs in another working folder.
     """
@@ -192,14 +192,14 @@ def _command(words: list[str]) -> Program:
 
 
 def _find_module(name: str, folder: Path | None) -> None:
-    """Look for a module without importing the packages that hold it.
+    """Check that a module exists, without importing the packages that hold the module.
 
     Args:
-        name: of the module, with dots.
-        folder: where to look first.
+        name: name of the module, with dots.
+        folder: the first folder to search.
 
     Raises:
-        UnitError: there is no such module.
+        UnitError: the module does not exist.
     """
     path_entries = [entry for entry in sys.path if entry]
     if folder is not None:
@@ -215,6 +215,6 @@ def _find_module(name: str, folder: Path | None) -> None:
             remedy = f"{part!r} is neither in {Path.cwd()} nor installed"
             raise UnitError(f"unknown module {name!r}", remedy)
 
-        search_folders = None  # of a module that is no package
+        search_folders = None  # the parent module is not a package
         if spec.submodule_search_locations is not None:
             search_folders = list(spec.submodule_search_locations)

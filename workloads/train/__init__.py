@@ -1,1 +1,1 @@
-"""Trains a small GPT, by one of several methods."""
+"""Workload that trains a small GPT by one of several methods."""

@@ -1,4 +1,4 @@
-"""A small GPT over ASCII text, and the text that it learns: sources of the standard library."""
+"""A small GPT over ASCII text, and its training text: sources of the standard library."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 VOCABULARY = 128  # ASCII
-MODULES = ("argparse", "inspect", "threading", "typing")  # of any Python, 400 kB together
+MODULES = ("argparse", "inspect", "threading", "typing")  # in any Python, 400 kB together
 HEADS = (4, 2, 1)
 INITIAL_DEVIATION = 0.02
 SEED_STRIDE = 1_000_003
 
 
 class Embedding(nn.Module):
-    """Tokens and positions to vectors."""
+    """Embedding of tokens and positions as vectors."""
 
     def __init__(self, width: int, sequence: int) -> None:
         super().__init__()
@@ -26,14 +26,14 @@ class Embedding(nn.Module):
         self.position = nn.Parameter(torch.zeros(sequence, width))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Embed tokens: (batch, sequence) to (batch, sequence, width)."""
+        """Return the vectors of tokens: (batch, sequence) to (batch, sequence, width)."""
         vectors: torch.Tensor = self.token(tokens)
 
         return vectors + self.position[: tokens.shape[1]]
 
 
 class Block(nn.Module):
-    """Attention and a multi-layer perceptron, each added to the stream that it reads normalised."""
+    """Attention and a multi-layer perceptron, each added to the stream after a normalised read."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Block(nn.Module):
         )
 
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
-        """Add attention and perceptron to the stream, (batch, sequence, width)."""
+        """Return the stream (batch, sequence, width) plus attention and perceptron."""
         batch, length, width = stream.shape
         head_width = width // self.heads
         normalised = self.before_attention(stream)
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Sequential):
-    """Embedding, blocks and head in a sequence, so that a pipeline can be cut between any two."""
+    """Embedding, blocks and head in a sequence, which a pipeline can cut between any two."""
 
     def __init__(self, layers: int, width: int, sequence: int) -> None:
         heads = next(heads for heads in HEADS if width % heads == 0)
@@ -86,13 +86,13 @@ class GPT(nn.Sequential):
 
 
 def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
-    """Make a GPT, the same for the same arguments.
+    """Return a new GPT, identical for identical arguments.
 
     Args:
-        parameters: how many, as nearly as a whole width allows.
+        parameters: number of parameters, matched as closely as an integer width allows.
         layers: number of blocks.
-        sequence: the most tokens of a sequence.
-        seed: of the initial values.
+        sequence: maximum number of tokens of a sequence.
+        seed: seed of the initial values.
     """
     width = _width(parameters, layers, sequence)
     torch.manual_seed(seed)
@@ -106,7 +106,7 @@ def make_gpt(parameters: int, layers: int, sequence: int, seed: int) -> GPT:
 
 
 def _width(parameters: int, layers: int, sequence: int) -> float:
-    """Solve parameters = square width^2 + linear width."""
+    """Return the width that solves parameters = square width^2 + linear width."""
     square = 12 * layers
     linear = 13 * layers + 2 * VOCABULARY + sequence + 2
     discriminant = linear**2 + 4 * square * parameters
@@ -115,7 +115,7 @@ def _width(parameters: int, layers: int, sequence: int) -> float:
 
 
 class Text:
-    """Batches of text: the same for all ranks, so that each can take its part."""
+    """Batches of text, the same for all ranks, so that each rank can take its part."""
 
     def __init__(self, sequence: int, seed: int) -> None:
         sources = [inspect.getsource(__import__(name)) for name in MODULES]
@@ -126,7 +126,7 @@ class Text:
         self._seed = seed
 
     def batch(self, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs and targets of `step`, each (`size`, sequence) tokens."""
+        """Return inputs and targets of step `step`, each (`size`, sequence) tokens."""
         seed = self._seed * SEED_STRIDE + step
         random = torch.Generator().manual_seed(seed)
         last_start = len(self._tokens) - self._sequence - 1

@@ -1,9 +1,9 @@
-"""Trains a small GPT on text, with a method of your choice; computation takes a GPU's time.
+"""Train a small GPT on text with a selected method; computation takes a GPU's time.
 
     testbed run two-sites train --set workload.method=diloco --set workload.steps=50
 
-Every rank holds the same model and draws the same batches, of which it takes its part. The losses
-are real; how long forward and backward passes take is modelled
+Every rank holds the same model and draws the same batches, of which each rank takes its part. The
+losses are real; the duration of forward and backward passes is modelled
 (`testbed.workers.lib.modelled_compute`). Each step leaves a record.
 """
 
@@ -14,7 +14,7 @@ import time
 
 import torch
 
-# what torch.optim imports when it is first used: 5 s in a guest, before the ranks are forked
+# torch.optim imports these modules at its first use: 5 s in a guest, so import before the fork
 import torch._dynamo
 import torch.distributed.fsdp
 import torch.distributed.pipelining
@@ -29,14 +29,15 @@ from testbed.workers.workload import RankContext
 from . import methods
 from .gpt import Text, make_gpt
 
-RECORDS_ITSELF = False  # what torch.distributed does is recorded; steps have records too
-# of the parameters: gradients, AdamW's two moments, buckets, outer values and momentum, buffers
+RECORDS_ITSELF = False  # torch.distributed is recorded instead; steps have records too
+# copies of the parameters: gradients, AdamW's two moments, buckets, outer values and momentum,
+# buffers
 COPIES = 8
 FLOAT_BYTES = 4
 
 
 class Pacing:
-    """The modelled time of all modules that this rank computes with."""
+    """Modelled time of all modules that this rank computes with."""
 
     def __init__(self, context: RankContext) -> None:
         self.settings = context.settings
@@ -44,7 +45,7 @@ class Pacing:
         self.computes: list[ModelledCompute] = []
 
     def pace(self, module: nn.Module, parts: float) -> None:
-        """Let each pass of `module` take 1/`parts` of the step time."""
+        """Make each pass of `module` take 1/`parts` of the step time."""
         settings = self.settings
         compute = ModelledCompute(
             module,
@@ -56,7 +57,7 @@ class Pacing:
         self.computes.append(compute)
 
     def take(self) -> Spent:
-        """Return what all modules have spent since the last call."""
+        """Return the times that all modules have spent since the last call."""
         total = Spent()
         for compute in self.computes:
             spent = compute.take()
@@ -70,10 +71,10 @@ class Pacing:
 
 
 def make_job(context: RankContext, pacing: Pacing) -> methods.Job:
-    """Make the model, and the description of the job that a method needs.
+    """Return the model and the other inputs of a training method.
 
     Args:
-        context: of the rank.
+        context: context of the rank.
         pacing: paces the modules that the method computes with.
     """
     settings = context.settings

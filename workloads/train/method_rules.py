@@ -1,6 +1,7 @@
-"""The training methods by name, and what each asks of the settings. Free of torch.
+"""Training methods by name, and their requirements on the settings. Does not import torch.
 
-A method is a file of the folder methods/; its name has ``-`` where the file's has ``_``.
+A method is a file of the folder methods/; the method's name has ``-`` where the file's name has
+``_``.
 """
 
 from __future__ import annotations
@@ -56,18 +57,18 @@ def _pipeline(settings: Train, ranks: int) -> list[Problem]:
     return [Problem(("microbatches",), problem, remedy)]
 
 
-# What is wrong with the settings of a method, and with the settings on a number of ranks.
+# Checks of a method's settings alone, and of the settings together with a number of ranks.
 RULES: dict[str, Callable[[Train], list[Problem]]] = {"streaming-diloco": _streaming_diloco}
 RANK_RULES: dict[str, Callable[[Train, int], list[Problem]]] = {"pipeline": _pipeline}
 
 
 def method_problems(settings: Train) -> list[Problem]:
-    """Return what is wrong with the settings of the chosen method."""
+    """Return the problems in the settings of the selected method."""
     rule = RULES.get(settings.method)
     return [] if rule is None else rule(settings)
 
 
 def rank_problems(settings: Train, ranks: int) -> list[Problem]:
-    """Return what is wrong with the settings of the chosen method on `ranks` ranks."""
+    """Return the problems in the settings of the selected method on `ranks` ranks."""
     rule = RANK_RULES.get(settings.method)
     return [] if rule is None else rule(settings, ranks)

@@ -21,15 +21,15 @@ else:
     MethodName = Literal[method_names()]
 PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 LEAST_PARAMETERS = 5_000
-# of the parameters, beyond the four tensors that every rank is given: moments and outer values
+# copies of the parameters beyond the four tensors that every rank holds: moments and outer values
 COPIES = 3
 FLOAT_BYTES = 4
 DEFAULT_STEP_NS = 100_000_000
-DEVIATIONS = 4  # of the jitter that a pause may be longer
+DEVIATIONS = 4  # a pause may be longer by this multiple of the jitter
 
 
 def parse_number(value: object) -> int:
-    """Parse a count such as ``350 M`` or ``1 B`` (10^9).
+    """Return the number in a count such as ``350 M`` or ``1 B`` (10^9).
 
     Raises:
         UnitError: `value` is not a count.
@@ -45,7 +45,7 @@ def parse_number(value: object) -> int:
 
 
 def format_number(value: int) -> str:
-    """Write `value` with the largest prefix that leaves a whole number."""
+    """Return `value` with the largest prefix that leaves a whole number."""
     for prefix in ("B", "M", "k"):
         if value and value % PREFIXES[prefix] == 0:
             return f"{value // PREFIXES[prefix]} {prefix}"
@@ -61,11 +61,11 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Train(Workload):
-    """`steps` steps with `method`.
+    """Training of a small GPT for `steps` steps with `method`.
 
-    A step's computation takes `step_time`, or on `gpu` 6 x parameters x batch x sequence FLOPs /
-    (its peak x `mfu`). With `scale` the model has that part of `parameters` and every rate of the
-    topology is divided by it, so times stay.
+    The computation of a step takes `step_time`, or on `gpu` 6 x parameters x batch x sequence FLOPs
+    / (the GPU's peak x `mfu`). `scale` divides the number of `parameters` of the trained model and
+    every rate of the topology, so times do not change.
     """
 
     workload: Literal["train"] = "train"
@@ -122,12 +122,12 @@ class Train(Workload):
 
     @property
     def divisor(self) -> int:
-        """`scale`."""
+        """Divisor of the topology's rates, which is `scale`."""
         return self.scale
 
     @property
     def computation_ns(self) -> int:
-        """Modelled time of one step of one rank."""
+        """Modelled time of one step of one rank in ns."""
         if self.gpu is not None:
             flops = FLOPS_PER_PARAMETER * self.parameters * self.batch * self.sequence
             flops_per_s = PEAK_FLOPS[self.gpu] * self.mfu
@@ -141,7 +141,7 @@ class Train(Workload):
 
     @property
     def longest_pause_ns(self) -> int:
-        """How long the slowest rank may compute between two outer steps."""
+        """Longest computation of the slowest rank between two outer steps in ns."""
         slowest = max([1.0, *self.straggler.values()])
         longest_jitter = 1 + DEVIATIONS * self.jitter
 
@@ -149,14 +149,14 @@ class Train(Workload):
 
     @property
     def hosts_named(self) -> Iterable[str]:
-        """The stragglers."""
+        """The names of the stragglers."""
         return self.straggler
 
     def settings(self, ranks: int) -> dict[str, Any]:
         """Return the settings in base units.
 
-        `parameters` and `bucket` are those of the model that is trained, `model_parameters` those
-        before scaling.
+        `parameters` and `bucket` describe the trained model, `model_parameters` the model before
+        scaling.
 
         Raises:
             ValidationError: the method cannot train on `ranks` ranks with these settings.
@@ -174,7 +174,7 @@ class Train(Workload):
         return settings
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Return the bytes of all parameters, and of what else a rank keeps of them."""
+        """Return the size in bytes of all parameters and a rank's further copies of them."""
         return COPIES * FLOAT_BYTES * self.parameters // self.scale
 
     @model_validator(mode="after")

@@ -1,21 +1,19 @@
-"""Sum up the steps of training: the section `training` of summary.json.
+"""Summarise the steps of training as the section `training` of summary.json.
 
 All times are medians or sums over the steps after the warm-up, of the ranks that compute (a
-parameter server does not).
+parameter server does not compute).
 
-- ``step_ms``: of each step the mean over the ranks, from its start to its end.
+- ``step_ms``: duration of each step from start to end, averaged over the ranks.
 - ``compute_ms``: modelled computation of a step. ``compute_utilisation``: all computation / all
   time of the steps.
-- ``exposed_ms``: the rest of the step, in which a rank waits: for data on their way, or for slower
-  ranks.
-- ``overlapped_ms``: time of operations that overlaps computation; None where the run recorded no
-  operation of the training (phase ``train``). It is the union of a rank's operations within its
-  steps, less ``exposed_ms``.
-- ``tokens_per_s``: of all ranks, from the first step's start to the last one's end. ``mfu`` is
-  FLOPs per token x tokens/s / (ranks x the GPU's peak); without a GPU there is none.
-- ``wan_bytes_per_step`` and ``_per_token``: the growth of all WAN counters over the steps,
-  interpolated between their samples. Frames count with their headers, once for each link that they
-  cross.
+- ``exposed_ms``: the rest of the step, in which a rank waits for data or for slower ranks.
+- ``overlapped_ms``: time of operations that overlaps computation; None if the run recorded no
+  operation of the training (phase ``train``). The time is the union of a rank's operations within
+  its steps, less ``exposed_ms``.
+- ``tokens_per_s``: tokens of all ranks, from the first step's start to the last step's end. ``mfu``
+  is FLOPs per token x tokens/s / (ranks x the GPU's peak); None without a GPU.
+- ``wan_bytes_per_step`` and ``_per_token``: growth of all WAN counters over the steps, interpolated
+  between samples. Frames count with their headers, once for each link on the path.
 - ``final_loss``: the mean over the ranks, in the last step.
 - ``late_ms``: computation that took longer than modelled, per step: the CPU could not keep up (real
   clock).
@@ -43,14 +41,14 @@ def summarize(
     links: pl.DataFrame,
     problems: list[Problem],
 ) -> TrainingSummary | None:
-    """Sum up the steps after the warm-up.
+    """Return the summary of the steps after the warm-up.
 
     Args:
-        plan: what was to be done; its settings are those of `testbed.workloads.train.settings`.
+        plan: plan of the run, with the settings of `testbed.workloads.train.settings`.
         steps: train.parquet, by step and rank (`testbed.runfolder.schemas.TRAIN`).
         ops: columns phase, rank, start_ns and end_ns of ops.parquet.
         links: columns link, source, time_ns and bytes of links.parquet.
-        problems: where a problem is added if there are no such steps.
+        problems: list that receives a problem if no step follows the warm-up.
 
     Returns:
         The section `training` of summary.json; None without steps after the warm-up.
@@ -97,13 +95,13 @@ def summarize(
 
 
 def _of_computing_ranks(steps: pl.DataFrame) -> pl.DataFrame:
-    """Select the rows of the ranks that compute; all rows if none does."""
+    """Return the rows of the ranks that compute; all rows if no rank computes."""
     computing = steps.filter(pl.col("compute_ns").sum().over("rank") > 0)
     return steps if computing.is_empty() else computing
 
 
 def _step_ms(steps: pl.DataFrame) -> pl.Series:
-    """Return of each step the mean duration over the ranks in ms (Float64)."""
+    """Return the mean duration of each step over the ranks in ms (Float64)."""
     duration_ns = pl.col("end_ns") - pl.col("start_ns")
     return steps.group_by("step").agg(ms=duration_ns.mean() / 1e6)["ms"]
 
@@ -124,7 +122,7 @@ def _span_ns(steps: pl.DataFrame) -> int:
 
 @dataclass(frozen=True)
 class _FlopsUtilisation:
-    """Model FLOPs utilisation of one rank, and what it assumes; None without a GPU."""
+    """Model FLOPs utilisation of a rank, FLOPs per token, GPU peak; all None without a GPU."""
 
     mfu: float | None = None
     per_token: float | None = None
@@ -132,7 +130,7 @@ class _FlopsUtilisation:
 
 
 def _flops_utilisation(settings: dict[str, Any], tokens_per_s: float) -> _FlopsUtilisation:
-    """Compare the FLOPs of the model before scaling, at a rank's `tokens_per_s`, to its GPU."""
+    """Return the utilisation of a rank's GPU by the model before scaling at `tokens_per_s`."""
     peak = PEAK_FLOPS.get(settings.get("gpu", ""))
     if peak is None:
         return _FlopsUtilisation()
@@ -141,7 +139,7 @@ def _flops_utilisation(settings: dict[str, Any], tokens_per_s: float) -> _FlopsU
 
 
 def _wan_bytes(links: pl.DataFrame, steps: pl.DataFrame) -> int | None:
-    """Return what all WAN directions sent during the steps; None without samples."""
+    """Return the bytes sent in all WAN directions during the steps; None without samples."""
     if links.is_empty():
         return None
     begin_ns, end_ns = min(steps["start_ns"]), max(steps["end_ns"])
@@ -152,12 +150,12 @@ def _wan_bytes(links: pl.DataFrame, steps: pl.DataFrame) -> int | None:
 
 
 def _overlapped_ms(steps: pl.DataFrame, ops: pl.DataFrame, exposed_ms: float) -> float | None:
-    """Return the time of operations that overlaps computation, per step and rank.
+    """Return the time of operations that overlaps computation in ms, per step and rank.
 
     Args:
         steps: columns rank, start_ns and end_ns of train.parquet.
         ops: columns phase, rank, start_ns and end_ns of ops.parquet.
-        exposed_ms: time per step in which a rank does not compute.
+        exposed_ms: time per step in which a rank does not compute, in ms.
     """
     in_training = ops.filter(phase="train")
     if in_training.is_empty():
@@ -178,12 +176,12 @@ def _overlapped_ms(steps: pl.DataFrame, ops: pl.DataFrame, exposed_ms: float) ->
 
 
 def _union_ns(operations: pl.DataFrame, begin_ns: int, end_ns: int) -> int:
-    """Return for how long at least one operation went on between two times.
+    """Return the time in ns between two times during which at least one operation was in progress.
 
     Args:
-        operations: columns start_ns and end_ns (Int64), by start.
-        begin_ns: beginning of the time that counts.
-        end_ns: its end.
+        operations: columns start_ns and end_ns (Int64), sorted by start.
+        begin_ns: start of the interval.
+        end_ns: end of the interval.
     """
     union_ns = 0
     covered_until = begin_ns

@@ -1,4 +1,4 @@
-"""Communication libraries: what ranks need to exchange data with one, looked up by its name."""
+"""Communication libraries by name: settings and calls that ranks need to exchange data."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ class CommLibrary(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the backend in torch.distributed, and of the library's own algorithms."""
+        """Name of the backend in torch.distributed, and of the library's algorithms."""
 
     @property
     def dtypes(self) -> frozenset[str]:
-        """Names of torch's data types that all operations of the library take."""
+        """Names of torch's data types that all operations of the library accept."""
 
     @property
     def operations(self) -> frozenset[str]:
-        """Names of the operations (workloads/collectives/catalog.py) that the library has."""
+        """Names of the library's operations (workloads/collectives/catalog.py)."""
 
     @property
     def whole_buffers(self) -> int:
-        """Buffers of a whole operation's size that a rank holds during the operation."""
+        """Number of whole-size buffers that a rank holds during an operation."""
 
     @property
     def extra_buffer_bytes(self) -> int:
-        """The most that the library allocates itself for one operation."""
+        """The most memory in bytes that the library allocates for one operation."""
 
     def environment(self, interface: str, connections: int) -> Mapping[str, str]:
         """Return the environment variables of a rank.
 
         Args:
             interface: the interface to the emulated network.
-            connections: TCP connections between two ranks.
+            connections: number of TCP connections between two ranks.
         """
 
     def init_process_group(self, timeout: timedelta) -> None:
-        """Join the default process group, as the environment describes it.
+        """Join the default process group that the environment describes.
 
         Args:
-            timeout: after which an operation fails.
+            timeout: time after which an operation fails.
         """
 
 
@@ -56,7 +56,7 @@ def library(name: str = DEFAULT) -> CommLibrary:
     """Return a communication library by its name.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: no library has that name.
     """
     return _LIBRARIES[name]
 

@@ -11,7 +11,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Gloo:
-    """gloo as torch has it (docs/collectives.md lists what gloo can and cannot do)."""
+    """gloo as built into torch (docs/collectives.md lists gloo's capabilities and limits)."""
 
     name: str = NAME
     dtypes: frozenset[str] = frozenset(
@@ -32,10 +32,10 @@ class Gloo:
         }
     )
     whole_buffers: int = 2
-    extra_buffer_bytes: int = 16 * MIB  # gloo's own buffers are at most a few MiB an operation
+    extra_buffer_bytes: int = 16 * MIB  # gloo's buffers: at most a few MiB per operation
 
     def environment(self, interface: str, connections: int) -> dict[str, str]:
-        """Name the interface once for each connection of a pair of ranks."""
+        """Return variables that name the interface once per connection of a pair of ranks."""
         return {"GLOO_SOCKET_IFNAME": ",".join([interface] * connections)}
 
     def init_process_group(self, timeout: timedelta) -> None:

@@ -1,3 +1,1 @@
-"""A folder for PYTHONPATH: Python processes that a user's script starts are recorded by what they
-find here.
-"""
+"""Folder for PYTHONPATH whose `sitecustomize` records the Python processes of a user's script."""

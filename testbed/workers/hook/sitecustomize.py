@@ -1,8 +1,7 @@
-"""Imported by every Python process that has this folder on its PYTHONPATH (module `site`, of the
-standard library).
+"""Record torch.distributed in every Python process that has this folder on its PYTHONPATH.
 
-It costs such a process nothing until it imports torch.distributed. The first process group starts
-the recording.
+Python's `site` module imports this file when the interpreter starts. A process pays nothing until
+it imports torch.distributed; the first process group starts the recording.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ MODULE = "torch.distributed.distributed_c10d"
 
 
 class _Finder(MetaPathFinder):
-    """Finds `MODULE` where it is, and changes what its import makes."""
+    """Import hook that finds `MODULE` as usual and wraps its `init_process_group`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

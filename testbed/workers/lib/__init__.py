@@ -1,1 +1,1 @@
-"""What ranks offer to workloads and users' scripts: modelled computation, collectives in stages."""
+"""Library for workloads and users' scripts: modelled computation, collectives in stages."""

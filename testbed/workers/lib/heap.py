@@ -1,4 +1,4 @@
-"""Memory that is present before it is needed."""
+"""Heap memory that is present before its first use."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def populate_heap(size_bytes: int) -> None:
-    """Make `size_bytes` of the heap's memory present at once, for later allocations.
+    """Make `size_bytes` of heap memory present now, for later allocations.
 
-    In the guest a page that appears when it is first touched costs 80 us of the machine's time, and
-    in bulk a few. The allocator keeps freed memory: the testbed starts programs with trimming off.
+    In the guest, a page that appears at its first access costs 80 us of the machine's time; in
+    bulk, a page costs a few us. The allocator keeps freed memory, because the testbed starts
+    programs with trimming off.
     """
     address = _libc.malloc(size_bytes)
     if not address:

@@ -1,15 +1,15 @@
 """Collectives in stages: inside each datacenter, across datacenters, inside again.
 
-So the WAN carries each byte once for each datacenter, and its delay is paid once for each step
-between datacenters and not for each step between ranks. Every rank calls the same methods in the
+The WAN carries each byte once per datacenter, and the WAN's delay is paid once for each step
+between datacenters instead of each step between ranks. Every rank calls the same methods in the
 same order. Tensors are flat.
 
-Where all datacenters have equally many ranks, k, the ranks with the same index in their datacenters
-form a *rail*, and each rail carries 1/k of the data, so that all NICs and k connections share the
-work. Otherwise the first rank of each datacenter, its *leader*, carries all.
+If all datacenters have the same number of ranks, k, the ranks with the same index in their
+datacenters form a *rail*, and each rail carries 1/k of the data, so that all NICs and k connections
+share the work. Otherwise the first rank of each datacenter, its *leader*, carries all data.
 
 ============== ================================== ==========================================
-operation      equal datacenters                  unequal ones
+operation      equal datacenters                  unequal datacenters
 ============== ================================== ==========================================
 all_reduce     reduce-scatter inside, all-reduce  reduce to the leader, all-reduce among
                along the rail, all-gather inside  leaders, broadcast inside
@@ -21,11 +21,12 @@ broadcast      among leaders, then inside         the same
 barrier        inside, among leaders, inside      the same
 ============== ================================== ==========================================
 
-Across datacenters, ranks send each part straight to the rank that needs it (`direct_all_reduce` and
-its two halves). A ring, as gloo's, sends as many bytes, but in n - 1 steps for each half, one delay
-after another, and through few of the links. A ring would be better where the WAN is one itself,
-because direct messages then cross several links. Inside, the reduce-scatter is direct too: gloo has
-none, and torch's is a whole all-reduce of which a part is kept.
+Across datacenters, ranks send each part directly to the rank that needs the part
+(`direct_all_reduce` and its two halves). A ring, as in gloo, sends as many bytes, but in n - 1
+steps for each half, one delay after another, and through few of the links. A ring would be better
+on a WAN that is itself a ring, because direct messages then cross several links. Inside a
+datacenter, the reduce-scatter is direct too: gloo has no reduce-scatter, and torch's is a whole
+all-reduce of which one part is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from testbed.plan.model import Plan
 
 
 def datacenter_ranks(plan: Plan) -> dict[str, list[int]]:
-    """Return the ranks of each datacenter that has some, by its name."""
+    """Return the ranks of each datacenter that has ranks, by the datacenter's name."""
     ranks: dict[str, list[int]] = {}
 
     for rank in plan.workers.ranks:
@@ -51,10 +52,10 @@ def datacenter_ranks(plan: Plan) -> dict[str, list[int]]:
 
 
 def rails(datacenters: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Group the ranks with the same index in their datacenters, each group ascending.
+    """Return the groups of ranks with the same index in their datacenters, each in ascending order.
 
     Args:
-        datacenters: the ranks of each; small datacenters have none in the last rails.
+        datacenters: the ranks of each datacenter; a small datacenter has no rank in the last rails.
     """
     longest = max(len(ranks) for ranks in datacenters)
     grouped = []
@@ -69,14 +70,14 @@ def rails(datacenters: Sequence[Sequence[int]]) -> list[list[int]]:
 def new_groups(
     groups: Sequence[Sequence[int]], timeout: timedelta | None = None
 ) -> dist.ProcessGroup | None:
-    """Make several process groups; every rank must call this.
+    """Make several process groups; every rank must call this function.
 
     Args:
         groups: the ranks of each group.
-        timeout: of operations in the groups; None: the default.
+        timeout: timeout of operations in the groups; None: the default.
 
     Returns:
-        The group that this rank is in, None if there is none.
+        This rank's group, or None if this rank is in none of the groups.
     """
     own_group = None
 
@@ -94,9 +95,9 @@ def direct_reduce_scatter(
     """Sum each part of a tensor at one rank, with a message between any two ranks.
 
     Args:
-        output: gets the sum of this rank's part; may be a piece of `tensor`.
+        output: receives the sum of this rank's part; may be a slice of `tensor`.
         tensor: flat, one equal part for each rank of `group`.
-        group: None: all ranks.
+        group: the ranks that take part; None: all ranks.
     """
     ranks = dist.get_world_size(group)
     received = torch.empty_like(tensor)
@@ -108,12 +109,12 @@ def direct_reduce_scatter(
 def direct_all_gather(
     output: torch.Tensor, part: torch.Tensor, group: dist.ProcessGroup | None = None
 ) -> None:
-    """Give every rank the parts of all, with a message between any two ranks.
+    """Gather the parts of all ranks at every rank, with a message between any two ranks.
 
     Args:
-        output: flat; gets the parts, in the order of the ranks.
-        part: this rank's; may be a piece of `output`.
-        group: None: all ranks.
+        output: flat; receives the parts in the order of the ranks.
+        part: this rank's part; may be a slice of `output`.
+        group: the ranks that take part; None: all ranks.
     """
     ranks = dist.get_world_size(group)
     copies = part.repeat(ranks)
@@ -135,14 +136,14 @@ def direct_all_reduce(tensor: torch.Tensor, group: dist.ProcessGroup | None = No
 
 
 def padded(tensor: torch.Tensor, parts: int) -> torch.Tensor:
-    """Return a tensor of a length that `parts` divides.
+    """Return a tensor whose length is a multiple of `parts`.
 
     Args:
         tensor: flat.
         parts: number of equal parts.
 
     Returns:
-        `tensor` itself if its length is right, else a copy with zeros at its end.
+        `tensor` itself if its length is a multiple, otherwise a copy padded with zeros.
     """
     missing = -len(tensor) % parts
     if missing == 0:
@@ -153,23 +154,23 @@ def padded(tensor: torch.Tensor, parts: int) -> torch.Tensor:
 
 
 class Hierarchy:
-    """The process groups of a set of datacenters and the collectives over them.
+    """The process groups of a set of datacenters and the collectives over these groups.
 
     Attributes:
-        equal: whether all datacenters have equally many ranks.
+        equal: whether all datacenters have the same number of ranks.
         is_leader: whether this rank is the first of its datacenter.
         inside: the group of this rank's datacenter.
-        across: the group of this rank's rail, or of the leaders; None if this rank is in none.
+        across: the group of this rank's rail, or of the leaders; None if this rank is in neither.
     """
 
     def __init__(
         self, datacenters: Sequence[Sequence[int]], timeout: timedelta | None = None
     ) -> None:
-        """Make the groups; every rank of the default group must do so.
+        """Make the groups; every rank of the default group must make the same hierarchy.
 
         Args:
-            datacenters: the ranks of each; every rank is in exactly one.
-            timeout: of operations in the groups; None: the default.
+            datacenters: the ranks of each datacenter; every rank is in exactly one datacenter.
+            timeout: timeout of operations in the groups; None: the default.
 
         Raises:
             ValueError: a rank is missing, or is in several datacenters.
@@ -217,11 +218,11 @@ class Hierarchy:
             tensor.copy_(whole[: len(tensor)])
 
     def all_gather(self, output: torch.Tensor, part: torch.Tensor) -> None:
-        """Give every rank the parts of all.
+        """Gather the parts of all ranks at every rank.
 
         Args:
-            output: gets the parts, in the order of the ranks.
-            part: this rank's; all have as many elements.
+            output: receives the parts in the order of the ranks.
+            part: this rank's part; all parts have the same number of elements.
         """
         if self.equal:
             self._all_gather_along_rails(output, part)
@@ -238,7 +239,7 @@ class Hierarchy:
         self._to_ranks(all_columns, output, len(part))
 
     def _all_gather_at_leaders(self, output: torch.Tensor, part: torch.Tensor) -> None:
-        """Exchange one block for each datacenter, all as long as the largest needs."""
+        """Exchange one block per datacenter; all blocks have the length of the largest."""
         datacenters = len(self._datacenters)
         longest = max(len(ranks) for ranks in self._datacenters)
         block = part.new_zeros(longest * len(part))
@@ -265,8 +266,8 @@ class Hierarchy:
         """Sum each part of a tensor at one rank.
 
         Args:
-            output: gets the sum of this rank's part; may be a piece of `tensor`.
-            tensor: one equal part for each rank; its values may change.
+            output: receives the sum of this rank's part; may be a slice of `tensor`.
+            tensor: one equal part for each rank; the values may change.
         """
         if self.equal:
             self._reduce_scatter_along_rails(output, tensor)
@@ -294,10 +295,10 @@ class Hierarchy:
         output.copy_(received)
 
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> None:
-        """Give all ranks the values of one.
+        """Copy the values of one rank to all ranks.
 
         Args:
-            tensor: the root's is sent; the others' get its values.
+            tensor: sent by the root; receives the root's values on other ranks.
             root: a rank, which must be the first of its datacenter.
 
         Raises:
@@ -323,20 +324,20 @@ class Hierarchy:
         dist.barrier(group=self.inside)
 
     def _order(self) -> list[int]:
-        """List the ranks of the first rail, then those of the second, and so on."""
+        """Return the ranks of the first rail, then the ranks of the second rail, and so on."""
         order: list[int] = []
         for rail in rails(self._datacenters):
             order += rail
         return order
 
     def _to_ranks(self, columns: torch.Tensor, output: torch.Tensor, length: int) -> None:
-        """Copy parts of `length` elements from rail by rail to rank by rank."""
+        """Copy parts of `length` elements from the order of rails to the order of ranks."""
         for position, rank in enumerate(self._order()):
             target = _part_of(output, rank, length)
             target.copy_(_part_of(columns, position, length))
 
     def _from_ranks(self, tensor: torch.Tensor, columns: torch.Tensor, length: int) -> None:
-        """Copy parts of `length` elements from rank by rank to rail by rail."""
+        """Copy parts of `length` elements from the order of ranks to the order of rails."""
         for position, rank in enumerate(self._order()):
             target = _part_of(columns, position, length)
             target.copy_(_part_of(tensor, rank, length))

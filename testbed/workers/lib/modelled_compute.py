@@ -1,27 +1,27 @@
-"""The time that a GPU would take to compute, for any PyTorch model.
+"""Make any PyTorch model take the computing time of a GPU.
 
     from testbed.workers.lib.modelled_compute import ModelledCompute
     ModelledCompute(model, gpu="H100", mfu=0.4)        # or step_time=0.35, in seconds
 
-In a guest with a virtual clock computation takes no time. After these two lines each forward and
-backward pass of `model` *sleeps* for as long as the accelerator would have computed, a piece at
-each module in proportion to its FLOPs. So the gradient of a layer appears when it would on a GPU,
-and what DistributedDataParallel or FSDP send overlaps with the rest of the backward pass. Results
-and losses stay those of the real arithmetic.
+In a guest with a virtual clock, computation takes no time. After these two lines each forward and
+backward pass of `model` *sleeps* for as long as the accelerator would have computed, in pieces at
+each module in proportion to the module's FLOPs. The gradient of a layer therefore appears when it
+would on a GPU, and the messages of DistributedDataParallel or FSDP overlap with the rest of the
+backward pass. Results and losses are those of the real arithmetic.
 
 - One forward and backward pass take `step_time`, or the FLOPs of the pass / (the GPU's peak FLOP/s
-  x `mfu`). The forward pass is a third of it, the backward pass two (two matrix products for each
-  one of the forward pass). With checkpointing the second forward pass costs its third again, as it
-  does on a GPU.
-- The FLOPs of each module are those that torch.utils.flop_counter finds in its first forward pass,
-  whose third is slept in one piece at its end. Work that a module does itself, beside its
-  children's, is slept at the end of its forward pass and at the beginning of its backward pass. A
-  model without any FLOPs sleeps as a whole.
-- Short pieces are gathered: no sleep is shorter than `PIECE_NS`, what remains is slept later, and
-  what a sleep took too long makes the next one shorter. The sum is exact to one piece.
-- On a real clock the CPU time that this thread has used since the last sleep counts as computed
-  already. A pass that used more than it was to take is `late`: such a run could not keep up and
-  does not show what the GPU would.
+  x `mfu`). The forward pass takes a third of that time, the backward pass two thirds (two matrix
+  products for each one of the forward pass). With checkpointing, the second forward pass costs
+  another third, as on a GPU.
+- torch.utils.flop_counter counts the FLOPs of each module in the first forward pass, whose third is
+  slept in one piece at the end. Work that a module does itself, apart from the work of its
+  children, is slept at the end of the module's forward pass and at the start of its backward pass.
+  A model without any FLOPs sleeps as a whole.
+- Short pieces are combined: no sleep is shorter than `PIECE_NS`, the remainder is slept later, and
+  the excess of one sleep shortens the next. The sum is exact to one piece.
+- On a real clock, the CPU time that this thread has used since the last sleep counts as already
+  computed. A pass that used more CPU time than its modelled time is `late`: such a run could not
+  keep up and does not show the timing of the GPU.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from torch.utils.hooks import RemovableHandle
 
 from testbed.core.gpus import PEAK_FLOPS
 
-FORWARD = 1 / 3  # part of a step's FLOPs
+FORWARD = 1 / 3  # fraction of a step's FLOPs
 PIECE_NS = 500_000
-LATE = 0.02  # part of a step by which it may be late without a warning
+LATE = 0.02  # fraction of a step by which the step may be late without a warning
 
 
 @dataclass
 class Spent:
-    """Sums over passes.
+    """Sums of time over passes.
 
     Attributes:
-        modelled_ns: the time of computation that was to be modelled.
-        slept_ns: the part of it that was slept.
-        late_ns: by how much the CPU took longer.
+        modelled_ns: the computation time to model.
+        slept_ns: the part of the modelled time that was slept.
+        late_ns: the time by which the CPU took longer.
         spans: begin and end of each stretch of computation, on the clock that sleeps.
     """
 
@@ -64,20 +64,20 @@ class Spent:
 
 
 class Clock:
-    """The run's clock: gives the time and sleeps."""
+    """The run's clock, for reading the time and for sleeping."""
 
     def __init__(self) -> None:
         self._virtual = "time-travel=inf-cpu" in Path("/proc/cmdline").read_text()
 
     def now_ns(self) -> int:
-        """Return the time."""
+        """Return the time in ns."""
         return time.monotonic_ns()
 
     def computed_ns(self) -> int:
-        """Return the CPU time that this thread has used; none on the virtual clock.
+        """Return the CPU time that this thread has used in ns; 0 on the virtual clock.
 
-        That clock stands still while programs compute, and the guest's kernel takes time that was
-        waited for as used.
+        The virtual clock stands still while programs compute, and the guest's kernel accounts
+        waiting time as CPU time.
         """
         if self._virtual:
             return 0
@@ -85,12 +85,12 @@ class Clock:
         return time.thread_time_ns()
 
     def sleep_ns(self, ns: int) -> None:
-        """Sleep."""
+        """Sleep for `ns` nanoseconds."""
         time.sleep(ns / 1e9)
 
 
 class Pacer:
-    """Sleeps what is owed, less what was computed since, in pieces that are worth a system call."""
+    """Sleeper for modelled time minus computed time, in pieces that are worth a system call."""
 
     def __init__(self, clock: Clock, piece_ns: int = PIECE_NS) -> None:
         self._clock = clock
@@ -100,7 +100,7 @@ class Pacer:
         self.spent = Spent()
 
     def owe(self, ns: int) -> None:
-        """Sleep `ns` more, now or once there is enough of it."""
+        """Add `ns` to the time to sleep, and sleep once the total is long enough."""
         self.spent.modelled_ns += ns
         computed = self._newly_computed()
         self._owed_ns += ns - computed
@@ -116,7 +116,7 @@ class Pacer:
         self._newly_computed()
 
     def _add_span(self, begin: int, end: int) -> None:
-        """Note a stretch of computation; one right after another extends that one."""
+        """Record a stretch of computation, merging it with a directly preceding stretch."""
         spans = self.spent.spans
         if spans and begin - spans[-1][1] < self._piece_ns:
             spans[-1][1] = end
@@ -124,11 +124,11 @@ class Pacer:
             spans.append([begin, end])
 
     def forget(self) -> None:
-        """Do not count what was computed since the last sleep."""
+        """Ignore the computation since the last sleep."""
         self._newly_computed()
 
     def settle(self) -> None:
-        """End a pass: later sleeps cannot make up for time that the CPU took too long."""
+        """End a pass: later sleeps cannot compensate for CPU time beyond the modelled time."""
         if self._owed_ns < -self._piece_ns:
             self.spent.late_ns -= self._owed_ns
             self._owed_ns = 0
@@ -141,7 +141,7 @@ class Pacer:
 
 
 class ModelledCompute:
-    """Makes the passes of a model take the time of a GPU, as long as the model lives."""
+    """Modelled GPU time for the passes of a model, as long as the model lives."""
 
     def __init__(
         self,
@@ -156,23 +156,23 @@ class ModelledCompute:
         seed: object = 0,
         clock: Clock | None = None,
     ) -> None:
-        """Pace `model`, before or after it is wrapped for distribution.
+        """Pace `model`, before or after the model is wrapped for distribution.
 
         Args:
-            model: whose forward pass is the computation of one step, or of one micro-batch.
+            model: the module whose forward pass computes one step or one micro-batch.
             step_time: seconds of a forward and a backward pass; None: from `gpu`, `mfu` and
                 `flops`.
             gpu: a name in `PEAK_FLOPS`.
-            mfu: fraction of its peak rate that the GPU reaches, from 0 to 1.
-            flops: of a forward and a backward pass; None: three times what the first forward pass
-                counts.
-            slowdown: factor on all times of this rank; above 1 it is a straggler.
-            jitter: standard deviation of each step's time, as a part of it.
-            seed: of the jitter; give each rank another.
-            clock: what tells the time and sleeps.
+            mfu: fraction of the GPU's peak rate that the model reaches, from 0 to 1.
+            flops: FLOPs of a forward and a backward pass; None: three times the FLOPs counted in
+                the first forward pass.
+            slowdown: factor on all times of this rank; above 1, the rank is a straggler.
+            jitter: standard deviation of each step's time, as a fraction of the step's time.
+            seed: seed of the jitter; use a different seed on each rank.
+            clock: clock for reading the time and for sleeping.
 
         Raises:
-            ValueError: neither a time nor a GPU, or one that is not known.
+            ValueError: neither a time nor a GPU is given, or the GPU is unknown.
         """
         if step_time is None and gpu not in PEAK_FLOPS:
             known = ", ".join(PEAK_FLOPS)
@@ -187,7 +187,7 @@ class ModelledCompute:
         self._random = random.Random(str(seed))
         self._factor = slowdown
         self._model = model
-        # of each module that computes something itself; they sum to 1
+        # fractions of the modules that compute something themselves; the sum is 1
         self._shares: dict[nn.Module, float] = {}
         self._counting: _Count | None = None
         self._warned = False
@@ -200,11 +200,11 @@ class ModelledCompute:
 
     @property
     def step_seconds(self) -> float:
-        """Of a forward and a backward pass, without slowdown and jitter; 0 until it is known."""
+        """Seconds of a forward and a backward pass, without slowdown and jitter; 0 until known."""
         return (self._step_ns or 0.0) / 1e9
 
     def take(self) -> Spent:
-        """Return what was spent since the last call, up to the end of the last pass."""
+        """Return the times spent since the last call, up to the end of the last pass."""
         self._pacer.settle()
         spent = self._pacer.spent
         self._pacer.spent = Spent()
@@ -238,7 +238,7 @@ class ModelledCompute:
                 return
 
     def _backward_of(self, module: nn.Module) -> Callable[[torch.Tensor], None]:
-        """Make the hook on the output of `module`, whose gradient precedes its parameters'."""
+        """Return the hook on the output of `module`, whose gradient precedes the parameters'."""
 
         def hook(_gradient: torch.Tensor) -> None:
             self._owe(module, 1 - FORWARD)
@@ -261,7 +261,7 @@ class ModelledCompute:
         if self._step_ns is None:
             self._step_ns = (self._flops or total / FORWARD) / self._flops_per_ns
 
-        self._pacer.forget()  # the first pass takes long, with imports and the counting
+        self._pacer.forget()  # the first pass takes long because of imports and the counting
         self._pacer.owe(round(self._step_ns * FORWARD * self._factor))
 
     def _owe(self, module: nn.Module, part: float) -> None:
@@ -272,16 +272,16 @@ class ModelledCompute:
 
 
 class _Count:
-    """Counts the FLOPs of each module itself, without its children, in the pass that begins."""
+    """Counter of the FLOPs of each module without its children, in the pass that begins."""
 
     def __init__(self, model: nn.Module) -> None:
-        # torch's own table lacks attention on CPUs
+        # torch's table lacks attention on CPUs
         cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         self._mode = FlopCounterMode(
             display=False, custom_mapping={cpu_attention: _attention_flops}
         )
         self._own: dict[nn.Module, float] = {}
-        # of each module that is being computed
+        # modules in progress
         self._open: list[_OpenModule] = []
         self._handles: list[RemovableHandle] = []
 
@@ -290,10 +290,10 @@ class _Count:
             self._handles.append(module.register_forward_hook(self._leave, prepend=True))
 
         self._mode.__enter__()  # type: ignore[no-untyped-call]
-        self._enter(model, ())  # its own hook was registered too late for this pass
+        self._enter(model, ())  # the model's hook was registered too late for this pass
 
     def finish(self) -> dict[nn.Module, float]:
-        """End counting."""
+        """End counting, and return the FLOPs of each module."""
         self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
         for handle in self._handles:
@@ -314,19 +314,19 @@ class _Count:
 
 @dataclass
 class _OpenModule:
-    """A module that is being computed."""
+    """A module whose forward pass is in progress."""
 
     flops_before: float
     flops_of_children: float = 0.0
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_arguments: Any, **_options: Any) -> int:
-    """Count the FLOPs of `scaled_dot_product_attention` on a CPU; the arguments are shapes."""
+    """Return the FLOPs of `scaled_dot_product_attention` on a CPU; the arguments are shapes."""
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Give the tensors in the output of a module, in order."""
+    """Yield the tensors in the output of a module, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):

@@ -1,10 +1,11 @@
-"""How ranks learn together: a module for each method, named as in the workload's file.
+"""Training methods: one module per method, named as in the workload's file.
 
-A ``-`` in the method's name is ``_`` in the module's. Each module has a class ``Train``, made from
-a `Job`, whose ``step(inputs, targets)`` trains on one global batch: it computes this rank's part,
-exchanges what the method exchanges, and updates the model. `Method` itself exchanges nothing.
+A ``-`` in the method's name is ``_`` in the module's name. Each module has a class ``Train``, made
+from a `Job`. Its ``step(inputs, targets)`` trains on one global batch: the method computes this
+rank's part, exchanges data with other ranks, and updates the model. `Method` itself exchanges
+nothing.
 
-What a method asks of the settings stands in `..method_rules`, which is free of torch.
+The requirements of a method on the settings are in `..method_rules`, which does not import torch.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ Settings = dict[str, Any]
 
 @dataclass
 class Job:
-    """What a method is given, on one rank.
+    """Inputs of a method on one rank.
 
     Attributes:
         rank: number of this rank.
         world: number of ranks.
         sites: the ranks of each datacenter.
-        model: the same on all ranks.
-        settings: of the workload.
+        model: the model, the same on all ranks.
+        settings: settings of the workload.
         optimizer: makes the optimizer of the inner steps.
-        pace: for (module, n), lets passes of the module take 1/n of the step time from now on.
+        pace: pace(module, n) makes passes of the module take 1/n of the step time from now on.
     """
 
     rank: int
@@ -51,7 +52,7 @@ class Job:
 
 
 class Method:
-    """Training of one rank by itself; base of all methods."""
+    """Training of one rank without exchanges; base class of all methods."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -61,7 +62,7 @@ class Method:
         self.optimizer = job.optimizer(self.model.parameters())
 
     def prepare(self, model: GPT) -> nn.Module:
-        """Return the module that computes the logits: `model`, or a wrapper of it."""
+        """Return the module that computes the logits: `model`, or a wrapper of `model`."""
         return model
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
@@ -72,7 +73,7 @@ class Method:
             targets: the tokens that follow, of the same shape.
 
         Returns:
-            The loss on this rank's part of the batch, None if it computed none.
+            The loss on this rank's part of the batch; None if this rank computed no loss.
         """
         loss = self.backward(inputs, targets)
         self.update()
@@ -80,7 +81,7 @@ class Method:
         return loss
 
     def backward(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """Compute the gradients of this rank's part of a global batch; returns its loss.
+        """Compute the gradients of this rank's part of a global batch, and return the part's loss.
 
         Args:
             inputs: tokens, (sequences of all ranks, length).
@@ -98,7 +99,7 @@ class Method:
         self.optimizer.step()
 
     def finish(self) -> None:
-        """Complete exchanges that are still under way after the last step."""
+        """Complete exchanges that are still in progress after the last step."""
 
 
 def load(name: str) -> type[Method]:

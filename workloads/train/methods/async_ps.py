@@ -1,8 +1,9 @@
-"""A parameter server (rank 0) and workers that do not wait for each other.
+"""Parameter server (rank 0) and workers that do not wait for each other.
 
-A worker sends its gradient and gets the newest parameters; the server takes a step with each
-gradient as it comes. So a gradient is as many steps old as the server took for others since its
-worker last got parameters. The server takes the messages in any order.
+A worker sends its gradient and receives the newest parameters; the server takes one step per
+received gradient. The age of a gradient in steps is the number of steps that the server took for
+other workers since the gradient's worker last received parameters. The server takes the messages in
+any order.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ SERVER = 0
 class SendingParameters:
     """Parameters on their way to a worker."""
 
-    parameters: torch.Tensor  # kept until they have left
+    parameters: torch.Tensor  # kept until the send is complete
     work: dist.Work | None
 
 
 class Train(Method):
-    """A step of the server is one gradient of each worker, on average."""
+    """Asynchronous training; one step of the server is on average one gradient of each worker."""
 
     def __init__(self, job: Job) -> None:
         if job.world < 2:
@@ -47,7 +48,7 @@ class Train(Method):
             job.pace(self.model, 1.0)
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """Exchange one gradient of this worker, or one for each worker at the server."""
+        """Exchange one gradient on a worker, or one gradient per worker on the server."""
         workers = self.job.world - 1
         if self.job.rank == SERVER:
             for _worker in range(workers):
@@ -69,7 +70,7 @@ class Train(Method):
         return loss.item()
 
     def serve(self) -> None:
-        """Apply the gradient that comes next and send its worker the parameters."""
+        """Receive the next gradient, apply the gradient, and send its worker the parameters."""
         worker = dist.recv(self.gradient)
         start = 0
 
@@ -86,12 +87,12 @@ class Train(Method):
         self.replies[worker] = SendingParameters(newest, sending)
 
     def finish_reply(self, worker: int) -> None:
-        """Wait until the last reply to `worker` has left."""
+        """Wait until the last reply to `worker` is sent."""
         reply = self.replies.pop(worker, None)
         if reply is not None and reply.work is not None:
             reply.work.wait()
 
     def finish(self) -> None:
-        """Wait until every reply has left."""
+        """Wait until every reply is sent."""
         for worker in list(self.replies):
             self.finish_reply(worker)

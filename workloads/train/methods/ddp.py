@@ -15,21 +15,21 @@ MIB = 2**20
 
 
 class Train(Method):
-    """Gradients are averaged `bucket` bytes at a time."""
+    """Data-parallel training; gradients are averaged `bucket` bytes at a time."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
-        """Wrap the model; subclasses add a communication hook."""
+        """Return the wrapped model; subclasses add a communication hook."""
         bucket_mib = self.job.settings["bucket"] / MIB
 
         return DistributedDataParallel(model, bucket_cap_mb=bucket_mib)
 
 
 class InOrder:
-    """A hook that a thread carries out bucket after bucket, during the backward pass.
+    """Communication hook that a thread runs bucket after bucket during the backward pass.
 
-    gloo matches collectives by their order. A hook of several collectives starts the later ones
-    when the former are done, and with several buckets under way that order would differ between
-    ranks.
+    gloo matches collectives by their order. A hook of several collectives starts the later
+    collectives after the earlier ones, and with several buckets in progress that order would differ
+    between ranks.
     """
 
     def __init__(self, average: Callable[[GradBucket], torch.Tensor]) -> None:
@@ -37,13 +37,13 @@ class InOrder:
         self.thread = ThreadPoolExecutor(1)
 
     def hook(self, _state: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """Average a bucket; DDP waits for the future when the backward pass is over."""
+        """Average a bucket in the thread; DDP waits for the future after the backward pass."""
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
 
         def work() -> None:
             try:
                 future.set_result(self.average(bucket))
-            except Exception as error:  # raised where DDP waits
+            except Exception as error:  # raised again where DDP waits
                 future.set_exception(error)  # type: ignore[arg-type]
 
         self.thread.submit(work)

@@ -11,10 +11,10 @@ from . import ddp
 
 
 class Train(ddp.Train):
-    """Data parallel with torch's hook."""
+    """Data-parallel training with torch's float16 hook."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
-        """Add the hook."""
+        """Return the wrapped model with the hook."""
         network = super().prepare(model)
         network.register_comm_hook(dist.group.WORLD, fp16_compress_hook)
 

@@ -1,9 +1,10 @@
 """DiLoCo (arXiv 2311.08105): inner steps of AdamW on each rank, then one outer step of all ranks.
 
-The outer gradient is the mean over the ranks of how far each has moved since the last outer step,
-`sync_every` inner steps ago; Nesterov momentum applies it. With `early_exchange` the last inner
-step updates each layer as soon as its gradient is known and sends its outer gradient while the
-backward pass continues: what the simulations of the Streaming DiLoCo paper assume.
+The outer gradient is the mean over the ranks of each rank's change of the parameters since the last
+outer step, `sync_every` inner steps ago; Nesterov momentum applies the outer gradient. With
+`early_exchange`, the last inner step updates each layer as soon as the layer's gradient is known
+and sends the layer's outer gradient while the backward pass continues, as the simulations of the
+Streaming DiLoCo paper assume.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from . import Job, Method
 
 
 class Fragment:
-    """Parameters that are synchronised together, and their common values with the outer optimizer.
+    """Parameters that are synchronised together, their common values, and the outer optimizer.
 
     Attributes:
-        parameters: this rank's.
-        turn: of the steps modulo `sync_every`, the one after which the outer step follows.
-        missing: how many gradients of the current step are not known yet.
+        parameters: this rank's parameters.
+        turn: number of the inner step, modulo `sync_every`, before the outer step.
+        missing: number of gradients of the current step that are not known yet.
         common: the values after the last outer step.
     """
 
@@ -52,7 +53,7 @@ class Fragment:
         self.work: dist.Work | None = None
 
     def send(self) -> None:
-        """Begin to average the outer gradients."""
+        """Start averaging the outer gradients."""
         outer_gradients = []
 
         for common, own in zip(self.common, self.parameters, strict=True):
@@ -67,7 +68,7 @@ class Fragment:
         """Wait for the average and take the outer step.
 
         Args:
-            keep: the part of this rank's own parameters that remains.
+            keep: the fraction of this rank's parameters that remains in the mix.
         """
         if self.work is None:
             return
@@ -86,11 +87,11 @@ class Fragment:
 
 
 class OuterSteps(Method):
-    """Fragments of the model take outer steps in turn, each once in `sync_every` steps.
+    """Outer steps of the model's fragments in turn, each fragment once in `sync_every` steps.
 
-    The outer gradients of a fragment leave after an inner step, or with `early_exchange` layer by
-    layer during its backward pass: then every layer is exchanged by itself and has a separate inner
-    optimizer.
+    The outer gradients of a fragment are sent after an inner step. With `early_exchange`, the
+    gradients are sent layer by layer during the backward pass of that step: then every layer is a
+    separate exchange and has a separate inner optimizer.
     """
 
     def __init__(
@@ -99,10 +100,10 @@ class OuterSteps(Method):
         """Divide the model into fragments.
 
         Args:
-            job: of this rank.
+            job: job of this rank.
             groups: the layers of each fragment.
-            overlap: after how many more inner steps the rank waits for the average.
-            keep: what then remains of a rank's own parameters.
+            overlap: number of further inner steps before the rank waits for the average.
+            keep: the fraction of the rank's parameters that then remains in the mix.
         """
         super().__init__(job)
         self.overlap = overlap
@@ -131,7 +132,7 @@ class OuterSteps(Method):
         self.fragments.append(Fragment(parameters, turn, self.job))
 
     def _exchange_early(self) -> None:
-        """Give each fragment an inner optimizer, and let each send once its gradients are known."""
+        """Give each fragment an inner optimizer and hooks that send its outer gradients early."""
         self.optimizers = []
 
         for fragment in self.fragments:
@@ -143,11 +144,11 @@ class OuterSteps(Method):
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def due(self, fragment: Fragment, step: int) -> bool:
-        """Whether an outer step of `fragment` follows inner step `step`, which counts from 1."""
+        """Return whether an outer step of `fragment` follows inner step `step`, counted from 1."""
         return step % self.sync_every == fragment.turn
 
     def update(self) -> None:
-        """Take an inner step, the outer steps that are due, and the averages that must be there."""
+        """Take an inner step, start the averages due now, and take the outer steps due now."""
         self.steps += 1
         if self.early:
             self._update_others()
@@ -161,20 +162,20 @@ class OuterSteps(Method):
                 fragment.receive(self.keep)
 
     def _update_others(self) -> None:
-        """Take the inner step of fragments that have not taken it during the backward pass."""
+        """Take the inner step of fragments that took none during the backward pass."""
         for fragment, optimizer in zip(self.fragments, self.optimizers, strict=True):
             if not self.due(fragment, self.steps):
                 optimizer.step()
 
     def finish(self) -> None:
-        """Take the averages that are still under way."""
+        """Wait for the averages in progress and take their outer steps."""
         for fragment in self.fragments:
             fragment.receive(self.keep)
 
     def _gradient_known(
         self, fragment: Fragment, optimizer: torch.optim.Optimizer, _parameter: torch.Tensor
     ) -> None:
-        """Count a gradient of `fragment`; with the last, send it if the next step is its turn."""
+        """Count a gradient of `fragment`; after the last, send the fragment if its turn is next."""
         fragment.missing -= 1
         if fragment.missing > 0:
             return
@@ -186,7 +187,7 @@ class OuterSteps(Method):
 
 
 class Train(OuterSteps):
-    """One fragment: the whole model."""
+    """DiLoCo with a single fragment, the whole model."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job, [list(job.model)])

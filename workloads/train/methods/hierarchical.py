@@ -1,7 +1,7 @@
-"""Data parallel that knows the datacenters: gradients are summed inside each, then across.
+"""Data parallel by datacenter: gradients are summed inside each datacenter, then across.
 
 One rank of each datacenter exchanges the sums, so every gradient crosses each WAN link once,
-whatever the number of hosts.
+regardless of the number of hosts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from . import ddp
 
 
 class Train(ddp.Train):
-    """Data parallel with a hook of three stages."""
+    """Data-parallel training with a hook of three stages."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
-        """Make the groups and add the hook."""
+        """Return the wrapped model with the hook, after making the groups."""
         sites = self.job.sites
         groups = [dist.new_group(site) for site in sites]  # every rank makes all groups
         self.leader = self.job.site[0]

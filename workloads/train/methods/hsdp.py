@@ -1,6 +1,6 @@
 """Hybrid sharding: torch's FSDP2 shards the model in each datacenter and replicates it across.
 
-Needs the same number of ranks in every datacenter.
+The method needs the same number of ranks in every datacenter.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from . import Method
 
 
 class Train(Method):
-    """Parameters, gradients and the optimizer's state are those of this rank's shard."""
+    """Training on this rank's shard of the parameters, gradients and optimizer state."""
 
     def prepare(self, model: GPT) -> nn.Module:
-        """Shard each layer, then what remains."""
+        """Shard each layer and then the rest of the model, and return the model."""
         sites = self.job.sites
         if len({len(site) for site in sites}) > 1:
             raise InputError("hsdp needs the same number of ranks in every datacenter")

@@ -1,4 +1,4 @@
-"""Local SGD (arXiv 1805.09767): every rank trains by itself; torch averages the parameters.
+"""Local SGD (arXiv 1805.09767): ranks train separately; torch averages the parameters.
 
 The average follows every `sync_every` steps.
 """
@@ -12,14 +12,14 @@ from . import Job, Method
 
 
 class Train(Method):
-    """Calls what torch's PeriodicModelAverager calls, which would average after the first step."""
+    """Local SGD; calls torch's averaging directly: PeriodicModelAverager would start at step 1."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.steps = 0
 
     def update(self) -> None:
-        """Take an inner step, and the average when it is due."""
+        """Take an inner step, and average the parameters if the average is due."""
         super().update()
         self.steps += 1
         if self.steps % self.job.settings["sync_every"] == 0:

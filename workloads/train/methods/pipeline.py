@@ -1,8 +1,9 @@
 """Pipeline parallel: each rank holds some layers, through which micro-batches pass.
 
-torch.distributed.pipelining moves them. The whole global batch passes every rank, and its layers
-take the step time between them: with n ranks each computes a step time's worth per step, plus the
-bubble. Activations cross the links, not gradients of parameters.
+torch.distributed.pipelining moves the micro-batches. The whole global batch passes through every
+rank, and the layers of all ranks together take the step time per rank's batch: with n ranks, each
+rank computes for one step time per step, plus the bubble. The links carry activations, not
+gradients of parameters.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 
 
 def cut(layers: list[nn.Module], stages: int) -> list[list[nn.Module]]:
-    """Cut layers into stages with as equal numbers of parameters as their order allows.
+    """Return the layers in stages with numbers of parameters as equal as their order allows.
 
     Args:
-        layers: in order, at least as many as stages.
-        stages: number of stages; each gets at least one layer.
+        layers: layers in order, at least as many as stages.
+        stages: number of stages; each stage gets at least one layer.
     """
     sizes = [_size(layer) for layer in layers]
     total = sum(sizes)
@@ -34,7 +35,7 @@ def cut(layers: list[nn.Module], stages: int) -> list[list[nn.Module]]:
         size = sizes[number]
         middle = size_before + size / 2
         wanted_stage = int(middle * stages / total)
-        # no stage is left empty: neither the current one, nor those after the last layers
+        # no stage is left empty: neither the current stage nor those after the last layers
         last_stage = stage + 1 if runs[stage] else stage
         layers_left = len(layers) - number
         first_stage = max(stage, stages - layers_left)
@@ -71,7 +72,7 @@ class Train(Method):
         self.schedule = make_schedule(stage, microbatches, loss_fn=loss_of)
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """Pass all micro-batches forward and backward; only the last rank knows the loss."""
+        """Train on all micro-batches; return the loss on the last rank, None on other ranks."""
         self.optimizer.zero_grad()
         losses: list[torch.Tensor] = []
         arguments = (inputs,) if self.is_first else ()

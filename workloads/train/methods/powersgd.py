@@ -1,7 +1,7 @@
 """Data parallel with gradients as products of thin matrices: torch's hook for PowerSGD.
 
-PowerSGD is arXiv 1905.13727. Each bucket takes three all-reduces, one after the other, so the
-method saves bytes and costs round trips. The first two steps exchange whole gradients.
+PowerSGD is arXiv 1905.13727. Each bucket takes three all-reduces in sequence, so the method saves
+bytes and costs round trips. The first two steps exchange whole gradients.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from ..gpt import GPT
 from . import ddp
 
-WHOLE_STEPS = 2  # the fewest that the hook allows with error feedback
+WHOLE_STEPS = 2  # the hook's minimum with error feedback
 
 
 class Train(ddp.Train):
-    """Data parallel with matrices of rank `powersgd_rank`."""
+    """Data-parallel training with matrices of rank `powersgd_rank`."""
 
     def prepare(self, model: GPT) -> DistributedDataParallel:
-        """Add the hook."""
+        """Return the wrapped model with the hook."""
         network = super().prepare(model)
         rank = self.job.settings["powersgd_rank"]
         state = PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=WHOLE_STEPS)
