@@ -1,4 +1,4 @@
-"""Find what dominates the time of a run: latency, bandwidth, TCP's window, or computation.
+"""Find the main cause of a run's time: latency, bandwidth, TCP's window, or computation.
 
 The rules give a first diagnosis for people; each cause comes with the figures behind the diagnosis.
 
@@ -10,7 +10,7 @@ The rules give a first diagnosis for people; each cause comes with the figures b
   of the time (flows.parquet), or the time grows with the size although no link is full.
 - latency: the smallest size already takes at least half as long as the main one; or the links are
   almost idle while data are exchanged.
-No cause is named where the figures are inconclusive. Of several collectives, the one that took the
+No cause is named where the figures are inconclusive. Of several collectives, only the one with the
 most time counts.
 """
 

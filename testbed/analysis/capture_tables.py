@@ -123,7 +123,7 @@ class _FlowTables:
         self._flow_ops: list[pl.DataFrame] = []
 
     def add(self, flow: Flow, view: _View, sightings: _Sightings) -> None:
-        """Add a flow captured in a view."""
+        """Add a flow captured in a view, with the packet times of the view's capture."""
         number = len(self._flows)
         ends = _FlowEnds.of(flow, view, self._hosts, self._plan)
         row: Row = {
@@ -310,7 +310,7 @@ def _far_point(points: list[CapturePoint], link: str, datacenter: str) -> Captur
 def _feeders(
     network: Network, point: CapturePoint, points: list[CapturePoint]
 ) -> list[CapturePoint]:
-    """Find the captures of traffic into a router that may leave by the router's WAN port."""
+    """Return the captures of traffic into a router that may leave by the router's WAN port."""
     kinds = {"lan"}
     if _carries_transit(network, point.at):
         kinds.add("wan")
@@ -401,7 +401,7 @@ class _Sightings:
             outgoing = _tcp(arrival)
             origin = _find_earlier(outgoing, sent)
             known = np.flatnonzero(origin >= 0)
-            backwards = known[::-1]  # so that the first copy is written last
+            backwards = known[::-1]  # the first copy is written last and wins
             arrived_rows = rows[origin[backwards]]
             arrived[arrived_rows] = outgoing["time_ns"][backwards]
 
@@ -476,7 +476,7 @@ def _add_times(by_flow: dict[int, list[Ints]], packets: Packets) -> None:
 
 
 def _find_earlier(packets: Packets, others: Packets) -> Ints:
-    """Find each packet's latest record in another capture that is not later than the packet.
+    """Return each packet's latest record in another capture that is not later than the packet.
 
     Args:
         packets: dtype `PACKET`, shape (n,).
@@ -549,7 +549,7 @@ class _FlowEnds:
 
     @classmethod
     def of(cls, flow: Flow, view: _View, hosts: Mapping[int, str], plan: Plan) -> _FlowEnds:
-        """Find the ends of a flow; `hosts` has the names by address."""
+        """Return the ends of a flow; `hosts` has the names by address."""
         first = flow.packets[0]
         source = _End.of(int(first["source"]), int(first["source_port"]), hosts, plan)
         target = _End.of(int(first["target"]), int(first["target_port"]), hosts, plan)
@@ -666,7 +666,7 @@ class _Operations:
 
 
 def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints:
-    """Find each packet's operation: the first begun operation to end after the packet arrived.
+    """Return each packet's operation: the first begun operation to end after the packet arrived.
 
     Args:
         operations: columns begin and end (Int64, ns), m rows sorted by end.
@@ -689,7 +689,7 @@ def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints
     position[has_none] = count
 
     waiting = np.flatnonzero(position < count)
-    while len(waiting):  # each packet finds an operation, for there is one
+    while len(waiting):  # every packet here has an operation
         not_begun = begin[position[waiting]] > sent_ns[waiting]
         waiting = waiting[not_begun]
         position[waiting] += 1

@@ -1,9 +1,9 @@
 """Lower bounds of the time that a collective operation takes on a topology.
 
-The bound uses only facts that hold for every algorithm: information needs the one-way delay of the
+The bound uses only facts common to all algorithms: information needs the one-way delay of the
 shortest relay path between two ranks, and the bytes that must cross a cut need the capacity of the
 cut. Protocol headers, slow start and processor time are not counted, so no implementation on the
-network can be faster, unless it compresses the data.
+network can be faster, unless the data are compressed.
 
 With S bytes, n ranks, all rates in bit/s, the bound is the maximum of
 
@@ -24,7 +24,7 @@ cuts
     all_reduce            S
     all_gather            S |A|/n (S: the total over the ranks)
     reduce_scatter        S |B|/n (S: one rank's whole input)
-    all_to_all            S |A| |B|/n (S: what one rank sends)
+    all_to_all            S |A| |B|/n (S: data sent by one rank)
     broadcast             S if rank 0 is in A
     scatter               S |B|/n if rank 0 is in A
     reduce                S if rank 0 is in B
@@ -72,7 +72,7 @@ CutName = tuple[str, int, bool]
 
 @dataclass(frozen=True)
 class DirectedCut:
-    """One direction of a cut: from the ranks in A to those in B.
+    """One direction of a cut: from the ranks in A to the ranks in B.
 
     Attributes:
         inside: ranks in A.
@@ -111,7 +111,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A cut and the bytes that must cross it."""
+    """A cut and the bytes that must cross the cut."""
 
     cut: DirectedCut
     volume: float

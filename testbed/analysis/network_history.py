@@ -55,7 +55,13 @@ class History:
         return cls(states[:count], times_ns)
 
     def direction_at(self, link: str, source: str, time_ns: int) -> Direction:
-        """Return the state at a time of the WAN link direction that leaves `source`."""
+        """Return the state at a time of one direction of a WAN link.
+
+        Args:
+            link: key of the WAN link.
+            source: datacenter from which the direction leaves.
+            time_ns: Unix time in ns on the run's clock.
+        """
         pieces = self.pieces(link, source)
         return pieces[_index_at(pieces, time_ns)].direction
 

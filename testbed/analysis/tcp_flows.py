@@ -384,7 +384,7 @@ class _Lateness:
         self._growing = growing
 
     def jump(self, row: int, begin: int, end: int) -> None:
-        """Add a hole from `begin` to `end`; the packet at `row` begins at `end`."""
+        """Add a hole from byte `begin` to `end`, where the packet at `row` begins."""
         position = int(np.searchsorted(self._growing, row))
         previous = self._growing[max(position - 1, 0)]
         id_before = int(self._ip_ids[previous])
@@ -445,8 +445,8 @@ class _Holes:
         """Remove the bytes of a packet below the highest byte from the holes.
 
         Bytes seen before are retransmitted. A packet that fills a hole is late if the packet's IP
-        identification lies between those of the packets on both sides of the hole; otherwise the
-        packet is a retransmission (the first copy was lost before the capture).
+        identification lies between the identifications of the packets on both sides of the hole;
+        otherwise the packet is a retransmission (the first copy was lost before the capture).
 
         Args:
             begin: the packet's first byte.
@@ -481,8 +481,9 @@ class _Holes:
 def _round_trips(flow: Flow, stream: Stream, acks: Acknowledgements) -> Row:
     """Return round-trip times from packets to the acknowledgements of the packets' last bytes.
 
-    An acknowledgement counts if it is the first for its byte and covers no byte that was sent
-    twice: such an acknowledgement could answer either copy (Karn's rule) or have waited for a copy.
+    An acknowledgement counts if no earlier packet acknowledged the same byte and no acknowledged
+    byte was sent twice. Otherwise the acknowledgement could answer either copy (Karn's rule) or
+    have waited for a copy.
 
     Returns:
         The columns rtt_*.

@@ -1,1 +1,1 @@
-"""Turn a run folder into tables, figures, a timeline and one HTML page; measurements stay as is."""
+"""Turn a run folder into tables, figures, a timeline and one HTML page."""

@@ -50,7 +50,7 @@ TRAINING_FIGURES: Mapping[str, Callable[[TrainingSummary], float | None]] = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A named value of each run, None where a run has no such value."""
+    """A value of each run, named by `what`; None where a run has no such value."""
 
     what: str
     values: tuple[Any, ...]
@@ -66,8 +66,8 @@ def plan_differences(plans: Sequence[Document]) -> list[Difference]:
     Args:
         plans: the content of each run's plan.json.
 
-        Returns:
-            A difference per value, with the value of each run.
+    Returns:
+        A difference per value, with the value of each run.
     """
     settings = [dict(_flatten(plan, "")) for plan in plans]
     names: dict[str, None] = {}
@@ -142,7 +142,7 @@ def links(summaries: Sequence[Summary]) -> list[Difference]:
 def _side_by_side(
     summaries: Sequence[Summary], figures: Callable[[Summary], Iterator[LabelledFigure]]
 ) -> list[Difference]:
-    """Return the figures of all runs, with those of the same label side by side."""
+    """Return the figures of all runs, with figures of the same label side by side."""
     values: dict[str, list[float | None]] = {}
 
     for number, summary in enumerate(summaries):

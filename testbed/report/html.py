@@ -35,7 +35,14 @@ class Figure:
 
 
 def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> dict[str, Figure]:
-    """Return a drawn figure under its name, or an empty dict if nothing was drawn."""
+    """Return a drawn figure under its name, or an empty dict if nothing was drawn.
+
+    Args:
+        name: name of the figure's element and saved files.
+        title: title of the figure.
+        explanation: text about the figure's content.
+        drawn: the figure, or None if there is nothing to draw.
+    """
     if drawn is None:
         return {}
     json = _for_script(drawn.to_json())
@@ -45,7 +52,7 @@ def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> 
 def render(template: str, **content: object) -> bytes:
     """Return a rendered page in UTF-8.
 
-    Plotly's 5 MB are inserted last: as text they would be copied five times, at 10 MB each.
+    Plotly's 5 MB are inserted last, because templates would copy the text five times at 10 MB each.
 
     Args:
         template: path of the template in the package, such as ``report/page.html.j2``.

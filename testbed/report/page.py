@@ -181,7 +181,7 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
 
 
 def _no_flows(content: Content) -> str:
-    """Return why the table of connections is missing; empty if it exists or there is no WAN."""
+    """Return why the table of connections is missing; empty with a table or without a WAN."""
     plan = content.plan
     if plan is None or not plan.network.wan:
         return ""

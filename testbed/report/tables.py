@@ -370,7 +370,7 @@ def _round_trip_cells(row: RoundTripRow) -> list[str]:
 
 
 def stages_grid(summary: Summary) -> Grid:
-    """Return the table of stages: seconds on this machine's clock and on the run's clock."""
+    """Return the table of stages: real seconds on this machine, and seconds on the run's clock."""
     columns = [
         GridColumn("stage", number=False),
         GridColumn("real time\n(s)"),

@@ -97,7 +97,7 @@ class RunDir:
                 yield path, KINDS.get(stat.S_IFMT(mode), "a device")
 
     def settle(self) -> list[str]:
-        """Make entries that a host may have written harmless for programs on this machine.
+        """Make entries written by a host harmless for programs on this machine.
 
         Links, FIFOs and devices are removed, and files lose the set-user-ID and set-group-ID bits.
 

@@ -59,7 +59,13 @@ class TimeBins:
 
     @classmethod
     def between(cls, begin_ns: int, end_ns: int, number: int) -> TimeBins:
-        """Divide a span of time into bins of at least 1 ns each."""
+        """Divide a span of time into bins of at least 1 ns each.
+
+        Args:
+            begin_ns: begin of the span, Unix ns.
+            end_ns: end of the span, Unix ns.
+            number: number of bins; a span shorter than `number` ns is extended.
+        """
         end_ns = max(end_ns, begin_ns + number)
         return cls(np.linspace(begin_ns, end_ns, number + 1))
 
@@ -215,7 +221,7 @@ def _states_of_rank(
             communicates = communicates + shares[name]
 
     if COMPUTES in spans:
-        # The waits of a step are all time without computation, so they include communication.
+        # The waits of a step are all time without computation, including communication.
         shares[WAITS] = np.where(communicates > SEEN, 0, shares[WAITS])
     overlap = np.minimum(shares[COMPUTES], communicates)
     shares[BOTH] = np.where(overlap > 0.5, 2.0, 0.0)

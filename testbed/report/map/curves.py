@@ -73,9 +73,14 @@ class Sheet:
     hub: Vector | None
 
     def straight(self, link: WanLink, start: Vector, end: Vector) -> Curve:
-        """Return a link from start to end (shape (2,)) as a straight line.
+        """Return a link as a straight line.
 
         The line takes the shorter way round; a line across the map's edge is drawn twice.
+
+        Args:
+            link: the link.
+            start: position of the link's forward source, shape (2,), in px.
+            end: position of the link's forward target, shape (2,), in px.
         """
         turns: tuple[float, ...] = (0.0,)
         if self.period is not None and abs(end[0] - start[0]) > self.period / 2:
@@ -238,7 +243,7 @@ def spread(points: Points, least_distance: float) -> Points:
 
 
 def _push_apart(points: Points, i: int, j: int, least_distance: float) -> bool:
-    """Move two of the points (shape (n, 2)) apart in place; return whether they were too close."""
+    """Move two of the points (shape (n, 2)) apart in place; return False if already far enough."""
     away = points[i] - points[j]
     distance = float(np.hypot(*away))
     if distance >= least_distance - 0.01:

@@ -179,7 +179,7 @@ def _place_on_circle(network: Network) -> Placing:
 
 
 def _hub(network: Network) -> str | None:
-    """Return the site of a star that all others link to, or None if there is no such site."""
+    """Return the site of a star to which all others link, or None if the network is not a star."""
     sites = len(network.datacenters)
     is_tree = len(network.wan) == sites - 1
     if sites <= 3 or not is_tree:

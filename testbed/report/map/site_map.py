@@ -366,7 +366,7 @@ class Picture:
             )
 
     def _draw_foot(self) -> float:
-        """Draw the notes and tables below the frame; return their lower end in px."""
+        """Draw the notes and tables below the frame, and return the lower end in px."""
         frame = self.layout.frame
         bottom = frame.bottom
         if self.layout.listed:
@@ -486,7 +486,7 @@ def _described(direction: Direction, share: float | None) -> str:
 
 
 def _bezier(curve: Curve, turn: float, shift: float) -> str:
-    """Return the path data of a curve, shifted `turn` px right and `shift` px to its own left."""
+    """Return a curve's path data, shifted `turn` px right and `shift` px to the curve's left."""
     points = curve.points + np.array([turn, 0])
     across, down = points[2] - points[0]
     length = max(float(np.hypot(across, down)), 1e-9)

@@ -297,7 +297,7 @@ def _style_x(panel: _Panel, axes: Axes, categories: Sequence[str], room: float) 
 
 
 def _set_x_ticks(axes: Axes, places: Sequence[float], texts: Sequence[str], room: float) -> None:
-    """Set ticks with texts; leave texts out or turn them where they would touch."""
+    """Set ticks with texts; texts that would touch are left out or turned."""
     shown_places = []
     shown_texts = []
     last_end = -math.inf
@@ -445,7 +445,7 @@ def _cells(
     """Return the rectangles of a heat map, one for each run of equal neighbours in a row.
 
     Args:
-        values: shape (rows, columns), NaN where there is no cell.
+        values: shape (rows, columns), NaN for missing cells.
         edges: edges of the columns, shape (columns + 1,).
         colours: map from values to colours.
         has_gaps: whether cells are drawn apart instead of joined.
