@@ -1,1 +1,1 @@
-"""Take link counters, packet captures and clock health of a run, sampled in the background."""
+"""Measure a run in the background: link counters, packet captures and clock health."""

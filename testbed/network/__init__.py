@@ -1,1 +1,1 @@
-"""Build the emulated network of a plan's `Network`, measure it, change it and remove it again."""
+"""Build, measure, change and remove the emulated network of a plan's `Network`."""

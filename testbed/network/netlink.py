@@ -26,7 +26,7 @@ from testbed.plan.model import Network
 
 NUD_PERMANENT = 0x80  # linux/neighbour.h
 MAX_U32 = 2**32 - 1
-# Not in every kernel: the seed is of Linux 6.11 and later, and IPv6 may be left out.
+# Missing in some kernels: the seed before Linux 6.11, and IPv6 in kernels built without it.
 OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disable_ipv6")
 
 
@@ -162,7 +162,7 @@ def probability_u32(p: float) -> int:
 
 
 class NetemPlugin:
-    """pyroute2 plugin for ``tc(..., kind="netem")``.
+    """Plugin for ``tc(..., kind="netem")``.
 
     Parameters: limit (packets), rate_bytes (byte/s), latency and jitter (ns), loss (u32),
     gilbert_elliott (p, r, 1-h, 1-k as u32), duplicate and corrupt (u32), distribution (int16

@@ -19,7 +19,7 @@ RECEIVE_BUFFER = 256 * 2**20
 SO_RCVBUFFORCE, SO_TIMESTAMPNS, UDP_SEGMENT = 33, 35, 103
 LARGEST_DATAGRAM = 65_000
 DROP_TAIL_SHARE = 2  # half of the queue is filled at once
-MANAGED_SHARE = 12  # RED leaves a queue alone up to a sixth of its length
+MANAGED_SHARE = 12  # RED does not drop below a sixth of the queue's length
 BIT_NS_PER_BYTE_S = 8 * 10**9
 LAST_WAIT_NS = 10**8  # wait for late packets
 
@@ -116,6 +116,9 @@ def send_probe(
         payload: length of each datagram in bytes.
         least_pause_ns: the shortest pause that a sleep can keep, in ns. If a portion takes less
             time, a single burst of at most the whole queue is sent.
+
+    Returns:
+        The arrival times of the packets that arrived.
     """
     plan = network.plan
     schedule = _schedule(plan, direction, packets, payload, least_pause_ns)

@@ -23,8 +23,8 @@ ECHO_REQUEST, ECHO_REPLY = 8, 0  # types of ICMP messages
 IPV4_HEADER_BYTES = 20
 PROBES = 3
 JITTERS = 4  # a measured time may differ by this multiple of a path's jitter
-RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # the shortest flow of packets that measures a rate,
-LEAST_RATE_PACKETS = 2000  # with at least this number of packets
+RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # a flow that measures a rate lasts at least this long,
+LEAST_RATE_PACKETS = 2000  # has at least this number of packets
 MOST_PACKETS = 20_000  # and at most this number
 LOSS_PACKETS, LOSS_PAYLOAD = 10_000, 100
 LOSS_DEVIATIONS = 4
@@ -146,6 +146,11 @@ def expected_rtts(plan: Network, a: Host, b: Host) -> list[ExpectedRtt]:
 
     Each pair of paths there and back has one RTT; several pairs exist where equal paths share the
     traffic.
+
+    Args:
+        plan: the network.
+        a: the host that sends the echo.
+        b: the host that answers.
     """
     forward_paths = plan.paths(a.dc, b.dc)
     backward_paths = plan.paths(b.dc, a.dc)

@@ -395,7 +395,7 @@ def _import_image(client: Any, image: str | None) -> str:
 
 
 def _skeleton() -> bytes:
-    """Return an archive of mount points: empty folders, and the machine's links between folders."""
+    """Return an archive of mount points: empty folders, and symbolic links as on the machine."""
     buffer = io.BytesIO()
 
     with tarfile.open(fileobj=buffer, mode="w") as archive:
