@@ -243,7 +243,7 @@ def busiest(
     Args:
         history: the run's network over time.
         links: columns link, source, time_ns and bytes of links.parquet.
-        begin_ns: begin of the time span, Unix ns.
+        begin_ns: start of the time span, Unix ns.
         end_ns: end of the time span, Unix ns.
         seconds: length of the time in the span during which data were sent.
 

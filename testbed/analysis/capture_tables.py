@@ -680,7 +680,7 @@ def _covering(operations: pl.DataFrame, sent_ns: Ints, arrived_ns: Ints) -> Ints
     end = operations["end"].to_numpy()
     count = len(end)
 
-    # The earliest begin from each position on; a packet sent before that time has no operation.
+    # The earliest start from each position on; a packet sent before that time has no operation.
     earliest = np.minimum.accumulate(begin[::-1])
     earliest_from = np.r_[earliest[::-1], np.iinfo(np.int64).max]
 

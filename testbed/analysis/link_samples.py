@@ -33,7 +33,7 @@ def sent_bytes(samples: pl.DataFrame, begin_ns: int, end_ns: int) -> float:
 
     Args:
         samples: columns time_ns (Int64, Unix ns, ascending) and bytes (Int64, cumulative).
-        begin_ns: begin of the span, Unix ns.
+        begin_ns: start of the span, Unix ns.
         end_ns: end of the span, Unix ns.
     """
     first, last = np.interp([begin_ns, end_ns], samples["time_ns"], samples["bytes"])

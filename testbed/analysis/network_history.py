@@ -92,7 +92,7 @@ class History:
         Args:
             link: key of the WAN link.
             source: datacenter from which the direction leaves.
-            begin_ns: begin of the span, Unix ns.
+            begin_ns: start of the span, Unix ns.
             end_ns: end of the span, Unix ns.
         """
         pieces = self.pieces(link, source)

@@ -179,7 +179,7 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """Begin and end of each stage, with the outcome last (`records.Event`)."""
+        """Start and end of each stage, with the outcome last (`records.Event`)."""
         return self.raw / "events.jsonl"
 
     @property

@@ -11,7 +11,7 @@ built; `backlog_bytes` is the current content of the queue.
 
 train.parquet: a row per training step and rank. `compute_ns` is modelled computation, `late_ns` is
 computation beyond the modelled time; `loss` is null where the rank computes no loss; `computed_ns`
-has the begin and end, in turn, of each stretch of modelled computation.
+has the start and end, in turn, of each stretch of modelled computation.
 
 flows.parquet, throughput.parquet and flow_ops.parquet come from packet captures (docs/captures.md
 describes the columns).

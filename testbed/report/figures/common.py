@@ -248,7 +248,7 @@ def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
     """Return the mean loss per step of a run.
 
     Returns:
-        A row for each step with a loss, sorted: step, seconds (float64, from the begin of training
+        A row for each step with a loss, sorted: step, seconds (float64, from the start of training
         to the last rank's end of the step), loss (float64, mean over the ranks).
     """
     last_end = pl.col("end_ns").max()

@@ -74,7 +74,7 @@ class DirectionSamples:
         return np.asarray(np.diff(carried) / 1e9)
 
     def queue_packets(self, edges: Values) -> Values:
-        """Return the queue's capacity in packets at the begin of each bin, shape (bins,)."""
+        """Return the queue's capacity in packets at the start of each bin, shape (bins,)."""
         begins = []
         lengths = []
 

@@ -51,7 +51,7 @@ Spans = Mapping[str, pl.DataFrame]  # by activity: columns rank, start_ns, end_n
 class TimeBins:
     """Consecutive spans of time of equal length.
 
-    `edges` (float64, shape (bins + 1,)) are the begin of each bin and the end of the last bin, in
+    `edges` (float64, shape (bins + 1,)) are the start of each bin and the end of the last bin, in
     Unix ns on the run's clock.
     """
 
@@ -62,7 +62,7 @@ class TimeBins:
         """Divide a span of time into bins of at least 1 ns each.
 
         Args:
-            begin_ns: begin of the span, Unix ns.
+            begin_ns: start of the span, Unix ns.
             end_ns: end of the span, Unix ns.
             number: number of bins; a span shorter than `number` ns is extended.
         """

@@ -45,7 +45,7 @@ MOST_PANELS_ACROSS = 3
 ROW_HEIGHT = 0.14  # inches, of a heat map over time
 CELL_HEIGHT = 0.32  # inches, of a heat map with text in its cells
 BAR_HEIGHT = 0.1  # inches
-TALLEST = 9.0  # inches, the height of a page
+TALLEST = 9.0  # inches, greatest height that fits a page
 TITLE_HEIGHT = 0.15  # inches, of a panel
 LEGEND_LINE = 0.16  # inches
 LEGEND_HANDLE = 30.0  # pt, for the line sample and the space after the text
@@ -472,7 +472,7 @@ def _cells(
 
 
 def _equal_runs(values: Floats, *, joined: bool) -> list[tuple[int, int]]:
-    """Return begin and end of each run of equal values (shape (n,)), or of each single value."""
+    """Return start and end of each run of equal values (shape (n,)), or of each single value."""
     begins = list(range(len(values)))
     if joined:
         changes = np.flatnonzero(np.diff(values)) + 1
