@@ -1,1 +1,1 @@
-"""Shared foundations of all packages: errors, units, geography, paths and system calls."""
+"""Provide foundations of all packages: errors, units, geography, paths and system calls."""

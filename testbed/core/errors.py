@@ -1,4 +1,4 @@
-"""Errors that are reported to the user without a traceback.
+"""Define the errors that are reported to the user without a traceback.
 
     TestbedError         status 1  base class
     ├── InputError       status 2  invalid user input
@@ -25,21 +25,21 @@ class TestbedError(Exception):
 
 
 class RunError(TestbedError):
-    """A stage of a run failed; earlier measurements are kept."""
+    """Failure of a stage of a run; earlier measurements are kept."""
 
 
 class WorkerError(RunError):
-    """A rank failed."""
+    """Failure of a rank; names the rank and quotes its last output."""
 
 
 class MachineError(TestbedError):
-    """This machine lacks a requirement of the command."""
+    """Missing requirement of the command on this machine."""
 
     exit_status = 3
 
 
 class GuestLost(TestbedError):
-    """The guest kernel ended without a result, or was ended because its clock stood still."""
+    """Loss of the guest kernel, which ended without a result or was ended after a clock stall."""
 
     exit_status = 4
 

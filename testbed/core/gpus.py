@@ -1,4 +1,4 @@
-"""Peak performance of accelerators in FLOP/s.
+"""Define the peak performance of accelerators in FLOP/s.
 
 The values are peaks of dense bfloat16 or float16 products without sparsity, from NVIDIA's data
 sheets (V100, A100, H100 and H200 in their SXM forms; B200: one GPU's share of a DGX B200), Google's

@@ -1,4 +1,4 @@
-"""Origin of this installation of the testbed: a clone or a wheel."""
+"""Determine the origin of this installation of the testbed: a clone or a wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes about resources that a killed process leaves behind, so that a later process removes them.
+"""Keep notes about resources that a killed process leaves behind, for removal by a later process.
 
     with note(Kind.TEMPORARY, folder): ...        # in the process that may be killed
     for left in abandoned_notes(): ...            # in a later process: testbed.execution.cleanup

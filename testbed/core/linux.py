@@ -1,4 +1,4 @@
-"""Linux system calls that Python's standard library lacks; each OSError names the call.
+"""Provide Linux system calls that Python's standard library lacks; each OSError names the call.
 
 The module imports only the standard library, because `testbed.core.sandbox` imports the module
 first. Names and numbers of constants are those of the kernel's headers.
@@ -46,7 +46,7 @@ PTRACE_TRACEME = 0
 STACK_ALIGNMENT = 16  # System V ABI for x86-64; AArch64 requires the same
 
 _libc = ctypes.CDLL(None, use_errno=True)
-if sys.platform == "linux":  # other systems import the module for testbed vm, without using it
+if sys.platform == "linux":  # imported on other systems by testbed vm, but not used
     _libc.mount.argtypes = [
         ctypes.c_char_p,
         ctypes.c_char_p,

@@ -1,4 +1,4 @@
-"""Quantities with units as people write them, in bit/s, ns, bytes and probabilities from 0 to 1.
+"""Read and write quantities with units, in bit/s, ns, bytes and probabilities from 0 to 1.
 
 Text is read exactly: ``8.2 ms`` is 8 200 000 ns, and a value that is not a whole number of the base
 unit is rejected. A number without a unit is rejected too, except zero. The annotated types `Rate`,
@@ -23,7 +23,7 @@ _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^0-9.\s].*?)?\s*")
 
 
 class UnitError(ValueError):
-    """A text is not a valid quantity: `what` states the error, `remedy` the expected form."""
+    """Invalid text of a quantity: `what` states the error, `remedy` the expected form."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
         self.what = what

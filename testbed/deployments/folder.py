@@ -1,4 +1,4 @@
-"""The folder of a deployment, by which every command finds the deployment.
+"""Access the folder of a deployment, by which every command finds the deployment.
 
     plan.json    the current network; `set` keeps the file up to date
     spec.yaml    the topology as written; `set` keeps the file up to date

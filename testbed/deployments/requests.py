@@ -1,4 +1,4 @@
-"""Requests and replies of the channel to a deployment's guest."""
+"""Define the requests and replies of the channel to a deployment's guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Status of a deployment, as `testbed topo inspect` prints it."""
+"""Determine the status of a deployment for `testbed topo inspect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of execution backends, and the selection of the backend for a plan."""
+"""Define the interface of execution backends, and select the backend for a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from testbed.runfolder.folder import RunDir
 
 
 class Backend(Protocol):
-    """Executes plans by running `testbed.execution.inside` in some kernel.
+    """Executor of plans that runs `testbed.execution.inside` in some kernel.
 
     The records of a run appear in the run folder while the run is in progress. Other backends may
     collect the records from several kernels, or simulate a run.
@@ -44,6 +44,11 @@ class Backend(Protocol):
 
     def start(self, plan: Plan, run: RunDir, progress: Progress) -> AbstractContextManager[Running]:
         """Carry out the plan in the run folder, within the block.
+
+        Args:
+            plan: the plan of the run.
+            run: the run folder.
+            progress: the display.
 
         Raises:
             TestbedError: the plan cannot be started.

@@ -27,7 +27,7 @@ class WatchedGuest(Protocol):
 
 
 class ClockWatch:
-    """Watches a virtual clock; ignores a real clock.
+    """Watch over a virtual clock; ignores a real clock.
 
     Attributes:
         reading: the newest report; None before the first.

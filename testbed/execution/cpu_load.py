@@ -13,7 +13,7 @@ STEAL_FIELD = 8  # index in the first line of /proc/stat (proc(5))
 
 
 class CpuLoad:
-    """Measures the load from `begin` to the last sample.
+    """Meter of the CPU load from `begin` to the last sample.
 
     Attributes:
         busy: fraction of the time in which the run used the CPU, or some program waited for a CPU.

@@ -54,11 +54,16 @@ class _GuestKernelBackend:
 
 
 class GuestBackend(_GuestKernelBackend):
-    """Carries out each plan in a separate guest."""
+    """Backend that carries out each plan in a separate guest."""
 
     @contextmanager
     def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[Guest]:
         """Carry out the plan in a new guest, within the block.
+
+        Args:
+            plan: the plan of the run.
+            run: the run folder.
+            progress: the display.
 
         Raises:
             MachineError: the guest cannot be started.
@@ -82,7 +87,7 @@ class GuestBackend(_GuestKernelBackend):
 
 
 class ResidentGuestBackend(_GuestKernelBackend):
-    """Carries out plans in a resident guest.
+    """Backend that carries out plans in a resident guest.
 
     The run folders lie below the guest's folder.
     """
@@ -95,6 +100,11 @@ class ResidentGuestBackend(_GuestKernelBackend):
     @contextmanager
     def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[OrderedRun]:
         """Carry out the plan as soon as the resident guest is ready, within the block.
+
+        Args:
+            plan: the plan of the run.
+            run: the run folder.
+            progress: the display.
 
         Raises:
             GuestLost: the guest has ended, or did not become ready in time.
@@ -144,8 +154,8 @@ def start_resident_guest(
 def may_share_guest(plan: Plan) -> bool:
     """Return whether the plan has the same results in a guest that has carried out other plans.
 
-    Not so for containers and user scripts, which may leave files behind, and on the real clock, on
-    which time passes.
+    Containers and user scripts may leave files behind, and on the real clock time passes between
+    plans, so the result is False for these.
     """
     workers = plan.workers
     return (

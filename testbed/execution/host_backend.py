@@ -88,7 +88,7 @@ exec unshare --cgroup -- bash -ec '
 
 
 class HostBackend:
-    """Carries out plans in this machine's kernel."""
+    """Backend that carries out plans in this machine's kernel."""
 
     subject = "the run"
 
@@ -112,6 +112,11 @@ class HostBackend:
     @contextmanager
     def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[HostRun]:
         """Carry out the plan within the block.
+
+        Args:
+            plan: the plan of the run.
+            run: the run folder.
+            progress: the display.
 
         Raises:
             MachineError: control groups cannot be created.

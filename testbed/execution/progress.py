@@ -1,4 +1,4 @@
-"""Progress displays of a run that call a function, or do nothing."""
+"""Provide progress displays of a run that call a function, or do nothing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SilentProgress:
 
 
 class CallbackProgress:
-    """Passes the progress of a run to a function on every change.
+    """Progress display that calls a function on every change.
 
     If the function raises an exception, the run ends, and the function is not called again.
     """

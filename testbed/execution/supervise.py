@@ -57,7 +57,7 @@ class Running(Protocol):
 
 
 class Watch:
-    """Follows a run until its end.
+    """Observer of a run until its end.
 
     Attributes:
         stages: the completed stages.
@@ -139,7 +139,7 @@ class Watch:
 
 
 class OperationCount:
-    """Counts the operations or training steps that rank 0 has recorded."""
+    """Counter of the operations or training steps that rank 0 has recorded."""
 
     def __init__(self, run: RunDir, progress: Progress) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""Versions of all software that the results of a run depend on."""
+"""Collect the versions of all software that the results of a run depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests from the host to a resident guest, as files in a folder that both sides see.
+"""Exchange requests and replies with a resident guest, as files in a folder that both sides see.
 
 Each request has an identifier and these files:
 

@@ -1,4 +1,4 @@
-"""Reader of the file in which a guest's kernel reports its virtual clock."""
+"""Read the file in which a guest's kernel reports its virtual clock."""
 
 from __future__ import annotations
 

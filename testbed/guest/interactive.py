@@ -1,4 +1,4 @@
-"""Run one command in a guest without a network: relay its output, or attach it to the terminal."""
+"""Run one command in a guest without a network: relay the output, or attach the terminal."""
 
 from __future__ import annotations
 

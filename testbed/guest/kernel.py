@@ -278,7 +278,7 @@ def _run(command: list[str], folder: Path, log: Path) -> None:
 
 
 def _output_lines(command: list[str], folder: Path, log: Path) -> Iterator[str]:
-    """Run a command of the build in `folder`, yield its output lines, and append them to `log`.
+    """Run a command of the build in `folder`, and yield each output line after logging to `log`.
 
     Raises:
         MachineError: the command failed.

@@ -1,4 +1,4 @@
-"""Requests and replies of a resident guest's channel."""
+"""Define the requests and replies of a resident guest's channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A resident guest, which carries out several runs in sequence.
+"""Run a resident guest, which carries out several runs in sequence.
 
 For short runs, booting a guest and importing torch would take longer than the run.
 

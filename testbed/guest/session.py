@@ -1,4 +1,4 @@
-"""Read the CPU time of all processes of a session, such as a guest, and kill them."""
+"""Read the CPU time of the processes of a session, such as a guest, and kill the processes."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def _cut(link: WanLink) -> WanLink:
 def _avoided_links_by_time(
     wan: Iterable[WanLink], states: Sequence[LinkState], convergence_ns: int
 ) -> dict[int, frozenset[str]]:
-    """Return the keys of the links that routers avoid, by the time in ns from which they do so."""
+    """Return the keys of the links that routers avoid, by the time in ns of each change."""
     flips: dict[int, list[tuple[str, bool]]] = {}
     for link in wan:
         spans = outages(states, link.key)

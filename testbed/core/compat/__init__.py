@@ -1,1 +1,1 @@
-"""Patches of private interfaces of other projects, with the versions they were checked against."""
+"""Patch private interfaces of other projects, each with the versions of the last check."""
