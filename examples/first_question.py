@@ -1,6 +1,6 @@
 """A question, three runs and a figure: how does an all-reduce of 1 MiB depend on the distance?
 
-A marimo notebook. Look at it with ``marimo edit examples/first_question.py``, or run it as a
+A marimo notebook: open it with ``marimo edit examples/first_question.py``, or run it as a
 script: ``python examples/first_question.py`` writes the figure to ``results/first-question.html``.
 """
 
@@ -28,7 +28,7 @@ def question():
 
 @app.cell
 def settings():
-    US_PER_KM = 4.9  # of light in a fibre
+    US_PER_KM = 4.9  # propagation time of light in fibre
     DISTANCES_KM = [100, 1000, 6000]
     SIZE = "1 MiB"
     return DISTANCES_KM, SIZE, US_PER_KM
@@ -41,7 +41,7 @@ def runs(DISTANCES_KM, SIZE, US_PER_KM):
     import testbed
 
     def measure(distance_km):
-        """Run the all-reduce at a distance, and give a row of the table."""
+        """Run the all-reduce at a distance, and return a row of the table."""
         delay_us = distance_km * US_PER_KM
         topology = testbed.Topology(
             name="pair",

@@ -1,4 +1,4 @@
-"""Sums over the WAN with JAX: processes on CPUs, one on each host, and gloo between them.
+"""Sums over the WAN with JAX: CPU processes, one per host, connected by gloo.
 
 testbed run TOPOLOGY -- python3 examples/jax_psum.py
 """
@@ -27,7 +27,7 @@ total = jax.jit(
 for size in SIZES:
     mine = np.full((size // 4,), rank + 1, np.float32)
     values = jax.make_array_from_process_local_data(NamedSharding(mesh, parts), mine)
-    for _ in range(REPEATS):  # in the first one gloo connects, in the next ones TCP's window grows
+    for _ in range(REPEATS):  # gloo connects in the first one; TCP's window grows in the next
         start = time.time()
         result = total(values).block_until_ready()
         took_ms = 1000 * (time.time() - start)

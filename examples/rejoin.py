@@ -1,9 +1,10 @@
-"""Steps that go on when a peer has gone and is back: each attempt has a process group and a port of
-its own.
+"""Steps that continue after a peer has crashed and returned, with a new process group per attempt.
+
+Each attempt also uses another port.
 
     testbed run examples/host-crash.yaml -- examples/rejoin.py
 
-The number of attempts is in the host's working folder, as a checkpoint would be.
+The number of attempts is kept in the host's working folder, as a checkpoint would be.
 """
 
 import datetime

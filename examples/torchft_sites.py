@@ -1,11 +1,12 @@
-"""Training that goes on when a datacenter fails: torchft, with a replica group for each datacenter.
+"""Training that survives the failure of a datacenter: torchft, with a replica group per datacenter.
 
     testbed run TOPOLOGY -- examples/torchft_sites.py --steps 60
 
-Gradients are summed inside each datacenter by gloo, each host a part, and averaged across
-datacenters by torchft's manager. When a datacenter crashes, the others drop the step that failed
-and go on without it; when it is back, it gets the model from one of them and joins. Rank 0 runs
-torchft's lighthouse, which counts who is there: its datacenter must not crash.
+Inside each datacenter gloo sums the gradients, with one part per host. Across datacenters torchft's
+manager averages the gradients. When a datacenter crashes, the others drop the failed step and
+continue without that datacenter. When the datacenter returns, it gets the model from one of the
+others and joins. Rank 0 runs torchft's lighthouse, which counts the participants: rank 0's
+datacenter must not crash.
 """
 
 import argparse
@@ -59,7 +60,7 @@ dist.init_process_group(
     "gloo", store=PrefixStore("site", store), rank=local_rank, world_size=local_world
 )
 
-torch.manual_seed(0)  # all begin with the same model; with init_sync=True torchft would send it
+torch.manual_seed(0)  # all start with the same model; init_sync=True would make torchft send it
 layers: list[nn.Module] = []
 for _ in range(4):
     layers += [nn.Linear(512, 512), nn.ReLU()]
@@ -69,7 +70,7 @@ adam = torch.optim.AdamW(model.parameters())
 
 
 def load(state: dict[str, Any]) -> None:
-    """Go on from the state of another datacenter."""
+    """Resume from the state of another datacenter."""
     model.load_state_dict(state["model"])
     adam.load_state_dict(state["optimizer"])
     print(f"{time.time():.3f} got the state of another datacenter", flush=True)
@@ -100,7 +101,7 @@ torch.manual_seed(rank)
 
 while manager.current_step() < options.steps:
     batch = torch.randn(64, 512)
-    optimizer.zero_grad()  # asks the lighthouse who takes part, beside the forward pass
+    optimizer.zero_grad()  # asks the lighthouse for the participants during the forward pass
     loss = (model(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
     loss.backward()
     gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
@@ -108,7 +109,7 @@ while manager.current_step() < options.steps:
     dist.reduce_scatter_tensor(part, gradient)
     manager.allreduce(
         part.div_(local_world)
-    ).wait()  # an error does not raise: then nobody commits the step
+    ).wait()  # errors do not raise; the step is then committed by no group
     dist.all_gather_into_tensor(gradient, part)
     averages = torch.split(gradient[: sum(sizes)], sizes)
     for p, average in zip(parameters, averages, strict=True):

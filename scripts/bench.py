@@ -1,10 +1,11 @@
-"""Times the testbed itself: wall seconds of commands to their table and to their end, those of
-their stages, and what sweeps gain by a second guest.
+"""Measure testbed's own performance.
 
-usage: scripts/bench.py [NAME ...]     the names are those of `CASES`, and sweep; without any, all
-are run
+Reports the wall seconds of commands until their table and until their end, the wall seconds of
+their stages, and the speed-up of sweeps by a second guest.
 
-Run it on a machine that does nothing else.
+usage: scripts/bench.py [NAME ...]     names from `CASES`, or sweep; default: all
+
+Run the benchmark on an otherwise idle machine.
 """
 
 import json
@@ -29,7 +30,7 @@ ONE_COLLECTIVE = [
     "--set",
     "workload.iterations=1",
 ]
-# name: seconds it should take at most with two cores, arguments of `testbed run`
+# name: maximum seconds on two cores, arguments of `testbed run`
 CASES = {
     "two-sites": (12, ["two-sites", "collectives", "--isolation", "process"]),
     "ten-processes": (
@@ -40,7 +41,7 @@ CASES = {
     "demo": (100, ["microsoft-openai-five", "collectives"]),
 }
 SWEEP = "sweep"
-LEAST_GAIN = 1.8  # of two guests side by side
+LEAST_GAIN = 1.8  # speed-up by two parallel guests
 MOST_OVERHEAD = 4  # seconds of a point outside its operations
 EXPERIMENT = """
 topology: two-sites
@@ -54,9 +55,7 @@ sweep:
 
 
 def command(*words: str | Path) -> tuple[float, float]:
-    """Wall seconds of a command of the testbed to its table and to its end; ends this program if it
-    fails.
-    """
+    """Return a command's wall seconds until its table and its end; exit if the command fails."""
     begin = time.monotonic()
     with (
         tempfile.TemporaryFile() as errors,
@@ -77,7 +76,7 @@ def command(*words: str | Path) -> tuple[float, float]:
 
 
 def measure(arguments: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
-    """Wall seconds of one run to its table and to its end, and its stages."""
+    """Return the wall seconds of one run until its table and its end, and its stages."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         out = Path(scratch, "run")
         return *command("run", *arguments, "--out", out), json.loads(
@@ -86,15 +85,13 @@ def measure(arguments: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
 
 
 def cpu_seconds() -> float:
-    """What this machine's CPUs have worked since it started."""
+    """Return the CPU seconds that this machine has used since boot."""
     busy_and_idle = [int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:9]]
     return (sum(busy_and_idle) - sum(busy_and_idle[3:5])) / os.sysconf("SC_CLK_TCK")
 
 
 class Sweep(NamedTuple):
-    """Wall and CPU seconds of a sweep, and the median of what a point takes outside its
-    operations.
-    """
+    """Wall and CPU seconds of a sweep, and its median seconds per point outside operations."""
 
     seconds: float
     cpu_seconds: float
@@ -102,7 +99,7 @@ class Sweep(NamedTuple):
 
 
 def measure_sweep(jobs: int) -> Sweep:
-    """Run 24 points, `jobs` at a time."""
+    """Run 24 points, `jobs` in parallel."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         experiment, out = Path(scratch, "bench.yaml"), Path(scratch, "sweep")
         experiment.write_text(EXPERIMENT)
@@ -114,14 +111,14 @@ def measure_sweep(jobs: int) -> Sweep:
 
 
 def overhead(point: Path) -> float:
-    """Wall seconds of a point outside its operations: boot, network, torch, tables, page."""
+    """Return a point's wall seconds outside operations: boot, network, torch, tables, page."""
     stages = json.loads((point / "status.json").read_text())["stages"]
     ops = sum(stage["wall_seconds"] for stage in stages if stage["stage"] == "ops")
     return float(json.loads((point / "point.json").read_text())["wall_seconds"] - ops)
 
 
 def main() -> None:
-    """Run the cases and print a line for each."""
+    """Run the cases, and print a line for each."""
     names = sys.argv[1:] or [*CASES, SWEEP]
     unknown = set(names) - {*CASES, SWEEP}
     if unknown:
@@ -141,8 +138,9 @@ def main() -> None:
 
 
 def bench_sweep() -> None:
-    """Print what the sweep takes with one guest at a time, and with two: means of two runs, in an
-    order in which a machine that grows slower or faster favours neither.
+    """Print the time of the sweep with one guest and with two parallel guests: means of two runs.
+
+    The order of the runs cancels a linear drift in the speed of the machine.
     """
     measured: dict[int, list[Sweep]] = {1: [], 2: []}
     for jobs in (1, 2, 2, 1):
@@ -156,7 +154,7 @@ def bench_sweep() -> None:
 
 
 def print_sweeps(what: str, goal: str, sweeps: list[Sweep]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     seconds, cpu, outside = (statistics.mean(column) for column in zip(*sweeps, strict=True))
     each = ", ".join(f"{sweep.seconds:.1f}" for sweep in sweeps)
     overhead = f"a point outside its operations {outside:.1f} (goal {MOST_OVERHEAD})"

@@ -1,4 +1,4 @@
-"""Time the analysis of packet captures: a WAN link with a million packets at each end, on one CPU.
+"""Time the analysis of packet captures of a WAN link: a million packets per end, one CPU.
 
 usage: scripts/bench_captures.py [PACKETS]
 """
@@ -73,12 +73,12 @@ Records = NDArray[np.void]  # of RECORD
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is sent over the link.
+    """Packets sent over the link.
 
     Attributes:
-        data: a record (`RECORD`) per data packet, in the order of sending.
-        acks: a record per data packet that arrived: its acknowledgement.
-        arrived: bool, per data packet.
+        data: One record (`RECORD`) per data packet, in sending order.
+        acks: One record per data packet that arrived: its acknowledgement.
+        arrived: Bool, one per data packet.
     """
 
     data: Records
@@ -87,13 +87,13 @@ class Traffic:
 
 
 def make_traffic(plan: Plan, packets: int) -> Traffic:
-    """Make data packets of several flows by turns, and their acknowledgements.
+    """Return interleaved data packets of several flows, and their acknowledgements.
 
-    One data packet of a thousand is lost and sent again at once.
+    One data packet in a thousand is lost and immediately sent again.
 
     Args:
-        plan: of two datacenters; the packets go from the first to the second.
-        packets: how many, half of them with data.
+        plan: Plan with two datacenters; the packets go from the first to the second.
+        packets: Number of packets, half of them with data.
     """
     count = packets // 2
     flow, place = np.arange(count) % FLOWS, np.arange(count) // FLOWS
@@ -129,7 +129,13 @@ def make_traffic(plan: Plan, packets: int) -> Traffic:
 
 
 def stamp(records: Records, times_ns: NDArray[np.int64], mac: str) -> Records:
-    """Copy records, as sent by the interface with address `mac` at times from the start on."""
+    """Return records sent by the interface with address `mac` at times relative to the start.
+
+    Args:
+        records: Packets to copy.
+        times_ns: Sending times in ns, one per record.
+        mac: MAC address of the interface.
+    """
     stamped = records.copy()
     stamped["seconds"], stamped["nanoseconds"] = np.divmod(START_NS + times_ns, 10**9)
     stamped["from"] = np.frombuffer(bytes.fromhex(mac.replace(":", "")), np.uint8)
@@ -158,9 +164,9 @@ def write_captures(run: RunDir, plan: Plan, traffic: Traffic) -> None:
 
 
 def write_capture(run: RunDir, point: CapturePoint, plan: Plan, parts: list[Records]) -> None:
-    """Write the records of `parts`, in order of time, as tcpdump leaves them."""
+    """Write the records of `parts` in time order, in the format of tcpdump."""
     joined = np.concatenate([np.zeros(0, RECORD), *parts])
-    records = joined.astype(RECORD)  # np.concatenate makes all numbers little-endian
+    records = joined.astype(RECORD)  # np.concatenate converts all numbers to little-endian
     times_ns = records["seconds"].astype(np.int64) * 10**9 + records["nanoseconds"]
     in_order = records[np.argsort(times_ns, kind="stable")]
     path = run.capture(point.what, point.at)
@@ -170,7 +176,7 @@ def write_capture(run: RunDir, point: CapturePoint, plan: Plan, parts: list[Reco
 
 
 def write_in_a_child(run: RunDir, plan: Plan, packets: int) -> None:
-    """Write the captures in another process, whose memory is not to be counted."""
+    """Write the captures in a child process, whose memory is not counted."""
     pid = os.fork()
     if pid == 0:
         write_captures(run, plan, make_traffic(plan, packets))
@@ -181,7 +187,7 @@ def write_in_a_child(run: RunDir, plan: Plan, packets: int) -> None:
 
 
 def main(packets: int) -> None:
-    """Make captures, read them, and print what that takes."""
+    """Make captures, read them, and print the time and memory of the reading."""
     plan = resolve(
         Topology.load("two-sites", []),
         load_workload("collectives", []),

@@ -3,9 +3,9 @@
 usage: scripts/clocks.py [--out docs/clocks.svg] [--results clocks.json] [--draw-only]
 
 The experiment is an all-reduce of 16 MiB among 2 to 16 ranks in two datacenters, 10 ms apart, over
-1 to 10 Gbit/s, in a guest, with ranks as processes. Run it on a machine that does nothing else; it
-takes about ten minutes on two cores. Results are written as JSON first, from which --draw-only
-draws the figure again.
+1 to 10 Gbit/s, in a guest, with ranks as processes. Run the script on an otherwise idle machine; it
+takes about ten minutes on two cores. Results are first written as JSON; --draw-only draws the
+figure again from that file.
 """
 
 import argparse
@@ -47,7 +47,7 @@ TOP = 24
 BOTTOM = HEIGHT - 48
 MOST_TICKS = 8  # above zero
 TICK_STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-COLOURS = {  # of rates; told apart by people who see no red or green
+COLOURS = {  # of rates; distinguishable without red-green vision
     1: "#0072b2",
     3: "#009e73",
     10: "#d55e00",
@@ -55,7 +55,7 @@ COLOURS = {  # of rates; told apart by people who see no red or green
 
 
 class Measurement(BaseModel):
-    """What a run says: the median of the all-reduce, and whether its timing is faithful."""
+    """Results of a run: median time of the all-reduce, and whether the timing is faithful."""
 
     ms: float
     faithful: bool
@@ -63,9 +63,9 @@ class Measurement(BaseModel):
 
 
 class ClockRow(BaseModel):
-    """The same experiment on both clocks; `error` is by how much longer it takes on the real one.
+    """The same experiment on both clocks; `error` is the relative extra time on the real clock.
 
-    `faithful` and `warnings` are those of the run on the real clock.
+    `faithful` and `warnings` belong to the run on the real clock.
     """
 
     ranks: int
@@ -81,12 +81,12 @@ ROWS = TypeAdapter(list[ClockRow])
 
 
 def measure(ranks: int, rate: int, clock: str) -> Measurement:
-    """Carry out one run.
+    """Carry out one run, and return its measurement.
 
     Args:
-        ranks: in both datacenters together.
-        rate: of the link, in Gbit/s.
-        clock: virtual or real.
+        ranks: Number of ranks in both datacenters together.
+        rate: Rate of the link in Gbit/s.
+        clock: Clock of the guest, virtual or real.
     """
     with tempfile.TemporaryDirectory(prefix="testbed-clocks-") as name:
         folder = Path(name)
@@ -127,7 +127,7 @@ def read_measurement(run: RunDir) -> Measurement:
 
 
 def compare_clocks(ranks: int, rate: int) -> ClockRow:
-    """Carry out the experiment on both clocks, and print the result (arguments as `measure`)."""
+    """Carry out the experiment on both clocks, print the result, and return the row."""
     virtual = measure(ranks, rate, "virtual")
     real = measure(ranks, rate, "real")
     row = ClockRow(
@@ -149,7 +149,7 @@ def compare_clocks(ranks: int, rate: int) -> ClockRow:
 
 
 def measure_all() -> list[ClockRow]:
-    """Make a row for each rate and number of ranks."""
+    """Return a row for each rate and number of ranks."""
     rows = []
     for rate in RATES:
         for ranks in RANKS:
@@ -158,7 +158,7 @@ def measure_all() -> list[ClockRow]:
 
 
 class ErrorFigure:
-    """Draws errors against ranks, a line for each rate, as SVG."""
+    """Draws errors over ranks as SVG, one line per rate."""
 
     def __init__(self, rows: Sequence[ClockRow]) -> None:
         errors = [row.error for row in rows]
@@ -184,12 +184,12 @@ class ErrorFigure:
             self._draw_line(rate)
 
     def x(self, ranks: int) -> float:
-        """Compute the position of a number of ranks."""
+        """Return the horizontal position of a number of ranks."""
         share = RANKS.index(ranks) / (len(RANKS) - 1)
         return LEFT + share * (RIGHT - LEFT)
 
     def y(self, error: float) -> float:
-        """Compute the position of an error."""
+        """Return the vertical position of an error."""
         share = (self.highest - error) / (self.highest - self.lowest)
         return TOP + share * (BOTTOM - TOP)
 
@@ -255,7 +255,7 @@ class ErrorFigure:
 
 
 def main() -> None:
-    """Measure, unless only the figure is wanted, and draw."""
+    """Measure, unless --draw-only is given, and draw the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,14 +27,14 @@ RICH_TAG = re.compile(r"(?<!\\)\[/?(bold|dim|italic)?\]")
 
 
 def page() -> str:
-    """Return the page, as Markdown."""
+    """Return the page as Markdown."""
     program = typer.main.get_command(app)
     sections = [_section(context) for context in _contexts(program, "testbed", None)]
     return "\n".join([HEAD, *sections])
 
 
 def _contexts(command: Any, name: str, parent: Any) -> Iterator[Any]:
-    """Yield the context of a command, then those of its subcommands, hidden ones left out.
+    """Yield the context of a command, then those of its visible subcommands.
 
     typer brings click along under a name that differs between its versions, hence `Any`.
     """
@@ -46,7 +46,7 @@ def _contexts(command: Any, name: str, parent: Any) -> Iterator[Any]:
 
 
 def _section(context: Any) -> str:
-    """Return the heading of a command, its help text, its usage and its tables."""
+    """Return the heading, help text, usage and tables of a command."""
     command = context.command
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     level = "##" if context.parent is None or context.parent.parent is None else "###"
@@ -70,7 +70,7 @@ def _section(context: Any) -> str:
 
 
 def _table(title: str, records: list[tuple[str, str]]) -> list[str]:
-    """Return the lines of a table of arguments or options, none for none."""
+    """Return the lines of a table of arguments or options; empty for no records."""
     if not records:
         return []
     lines = [f"| {title} | meaning |", "|---|---|"]
@@ -82,7 +82,7 @@ def _table(title: str, records: list[tuple[str, str]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Remove the markup of Rich, and escape what Markdown would read as markup."""
+    """Remove the markup of Rich, and escape characters that are markup in Markdown."""
     text = RICH_TAG.sub("", text).replace("\\[", "[")
     for character in "\\|<*[":
         text = text.replace(character, f"\\{character}")

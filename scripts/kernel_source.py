@@ -3,10 +3,10 @@
 
 usage: scripts/kernel_source.py [-o FOLDER]     (default: ~/.cache/testbed)
 
-The tarball's SHA-256 is compared with the one that `sha256sums.asc` beside it names: that finds
-damaged downloads, and HTTPS vouches for both. TESTBED_KERNEL_SOURCE_SHA256 names one to compare
-with instead, TESTBED_KERNEL_SOURCE_URL another folder to download from, such as a mirror. A tarball
-that was downloaded before is checked again, and used.
+The tarball's SHA-256 is compared with the checksum in the published `sha256sums.asc`, which detects
+damaged downloads; HTTPS authenticates both files. TESTBED_KERNEL_SOURCE_SHA256 sets another
+checksum, TESTBED_KERNEL_SOURCE_URL another download folder, such as a mirror. An earlier download
+is checked again and reused.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LONGEST_SILENCE_S = 60
 
 
 class SourceError(Exception):
-    """The source cannot be had."""
+    """The source is not available."""
 
 
 def checksum_of(name: str, checksums: str) -> str:
-    """Find the SHA-256 of a file in the text of `sha256sums.asc`.
+    """Return the SHA-256 of a file from the text of `sha256sums.asc`.
 
     Raises:
-        SourceError: it is not there.
+        SourceError: The file is not listed.
     """
     line = re.search(rf"^([0-9a-f]{{64}})  {re.escape(name)}$", checksums, re.MULTILINE)
     if line is None:
@@ -43,16 +43,16 @@ def checksum_of(name: str, checksums: str) -> str:
 
 
 def download(folder_url: str, name: str, checksum: str | None, folder: Path) -> Path:
-    """Download a tarball, unless `folder` has it.
+    """Download a tarball unless `folder` has the file, and return the path.
 
     Args:
-        folder_url: Where it lies.
-        name: Its name.
-        checksum: Its SHA-256 in hexadecimal digits; None: the one that is published beside it.
-        folder: Where it is put.
+        folder_url: URL of the folder with the tarball.
+        name: File name of the tarball.
+        checksum: SHA-256 in hexadecimal digits; None: the checksum published in the same folder.
+        folder: Local folder for the tarball.
 
     Raises:
-        SourceError: it cannot be downloaded, or has another checksum; then nothing is kept.
+        SourceError: The download failed, or the checksum differs; no file is kept.
     """
     tarball = folder / name
     try:
@@ -95,7 +95,7 @@ def _sha256(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Give the cache folder of the testbed, as testbed.core.paths does."""
+    """Return the cache folder of testbed, as testbed.core.paths does."""
     own = os.environ.get("TESTBED_CACHE")
     if own:
         return Path(own)
@@ -106,7 +106,7 @@ def cache_folder() -> Path:
 
 
 def main() -> int:
-    """Download the tarball and print its path; exit status 3 if it cannot be had."""
+    """Download the tarball and print its path; return exit status 3 if not available."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("-o", "--out", type=Path, default=cache_folder(), help="folder")
     folder: Path = parser.parse_args().out

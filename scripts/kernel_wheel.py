@@ -4,7 +4,7 @@
 usage: scripts/kernel_wheel.py [-o FOLDER]     (`make kernel-wheel`; default: dist)
 
 The wheel installs the package `testbed_kernel`: the program, its configuration, the project's edits
-and where the source comes from (GPL-2.0-only). `testbed` uses the program where it is installed.
+and the origin of the source (GPL-2.0-only). `testbed` uses the program if the wheel is installed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def write_package(folder: Path, kernel: Kernel) -> None:
     """Write the sources of the wheel into an empty folder.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     package = folder / "testbed_kernel"
     package.mkdir()
@@ -82,7 +82,7 @@ def write_package(folder: Path, kernel: Kernel) -> None:
 
 
 def is_static(program: Path) -> bool:
-    """Tell whether a program needs no library of the machine (it has no ELF interpreter)."""
+    """Return whether a program needs no shared library (has no ELF interpreter)."""
     done = subprocess.run(
         ["readelf", "--program-headers", program], capture_output=True, text=True, check=True
     )
@@ -90,7 +90,7 @@ def is_static(program: Path) -> bool:
 
 
 def main() -> int:
-    """Build the kernel if it is not there yet, and the wheel; print the path of the wheel."""
+    """Build the kernel if necessary, and the wheel; print the path of the wheel."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("-o", "--out", type=Path, default=PROJECT / "dist", help="folder")
     out: Path = parser.parse_args().out

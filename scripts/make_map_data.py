@@ -27,24 +27,24 @@ from fontTools.ttLib import TTFont
 OUT = Path(__file__).resolve().parent.parent / "testbed" / "report" / "map" / "data"
 UNIT = 0.01  # degrees
 TOLERANCE = {"land": 0.04, "lakes": 0.025, "borders": 0.08, "states": 0.03}  # degrees of latitude
-FAR_NORTH = 62.0  # degrees; beyond, where islands abound, the tolerance is larger
-COARSER = 4.0  # times as large
+FAR_NORTH = 62.0  # degrees; the tolerance is larger further north, where there are many islands
+COARSER = 4.0  # factor of the tolerance north of FAR_NORTH
 SMALLEST_LAND = 0.05  # square degrees at the equator: 600 km²
 SMALLEST_LAKE = 0.3  # 3700 km²
 SOUTHERNMOST = -60.0  # Antarctica is left out
 CHARACTERS = "".join(map(chr, range(0x20, 0x7F))) + "°µ·×–—…←↑→↓"
 
 Line: TypeAlias = npt.NDArray[np.float64]  # shape (n, 2): degrees east, degrees north
-Ring: TypeAlias = list[int]  # numbers of arcs; ~n is arc n backwards
+Ring: TypeAlias = list[int]  # indices of arcs; ~n is arc n reversed
 Geometry: TypeAlias = Mapping[str, Any]  # of TopoJSON
 
 
 def simplified(line: Line, tolerance: float) -> Line:
-    """Drop the points of a line that are near to what is left (Douglas and Peucker, 1973).
+    """Return a line without points close to the simplified line (Douglas and Peucker, 1973).
 
     Args:
-        line: shape (n, 2).
-        tolerance: degrees of latitude by which the line may be changed.
+        line: Points of the line, shape (n, 2).
+        tolerance: Maximum deviation in degrees of latitude.
     """
     latitude = line[:, 1].mean()
     if abs(latitude) > FAR_NORTH:
@@ -67,7 +67,7 @@ def simplified(line: Line, tolerance: float) -> Line:
 
 
 def distances_to_chord(line: Line) -> npt.NDArray[np.float64]:
-    """Compute how far the inner points of a line (shape (n, 2)) are from its chord."""
+    """Return the distances of a line's inner points (shape (n, 2)) from its chord."""
     chord = line[-1] - line[0]
     inner = line[1:-1] - line[0]
     share = np.zeros(len(inner))
@@ -78,7 +78,7 @@ def distances_to_chord(line: Line) -> npt.NDArray[np.float64]:
 
 
 class Atlas:
-    """A TopoJSON file: objects are made of arcs, which neighbours share."""
+    """A TopoJSON file: objects consist of arcs, which neighbours share."""
 
     def __init__(self, path: Path) -> None:
         data = json.loads(path.read_text())
@@ -94,12 +94,12 @@ class Atlas:
             self.objects[name] = item["geometries"]
 
     def rings(self, name: str) -> Iterator[Ring]:
-        """Give the rings of an object's polygons."""
+        """Yield the rings of an object's polygons."""
         for geometry in self.objects[name]:
             yield from rings_of(geometry)
 
     def line(self, ring: Ring, tolerance: float) -> Line:
-        """Give the points of a ring, simplified arc by arc; the last is the first."""
+        """Return the points of a ring, simplified arc by arc; the last point is the first."""
         parts: list[Line] = []
         for number in ring:
             arc = self.arcs[number] if number >= 0 else self.arcs[~number][::-1]
@@ -108,7 +108,7 @@ class Atlas:
         return unwrapped(np.concatenate(parts))
 
     def shared(self, name: str, tolerance: float) -> list[Line]:
-        """Give the arcs that two members of an object have in common: its inner borders."""
+        """Return the arcs that two members of an object have in common: its inner borders."""
         users: dict[int, set[int]] = defaultdict(set)
         for member, geometry in enumerate(self.objects[name]):
             for ring in rings_of(geometry):
@@ -124,7 +124,7 @@ class Atlas:
 
 
 def rings_of(geometry: Geometry) -> Iterator[Ring]:
-    """Give the rings of a polygon or of several polygons."""
+    """Yield the rings of a polygon or of several polygons."""
     is_single = geometry["type"] == "Polygon"
     polygons = [geometry["arcs"]] if is_single else geometry["arcs"]
     for polygon in polygons:
@@ -132,25 +132,25 @@ def rings_of(geometry: Geometry) -> Iterator[Ring]:
 
 
 def unwrapped(line: Line) -> Line:
-    """Remove the jumps of a line (shape (n, 2)) from 180 degrees east to 180 degrees west."""
+    """Return a line (shape (n, 2)) without jumps between 180 degrees east and west."""
     east = np.unwrap(line[:, 0], period=360)
     return np.column_stack([east, line[:, 1]])
 
 
 def area(ring: Line) -> float:
-    """Compute the area of a ring (shape (n, 2)) in square degrees, as if at the equator."""
+    """Return the area of a ring (shape (n, 2)) in square degrees, as if at the equator."""
     flat = ring * [cos(radians(ring[:, 1].mean())), 1]
     x, y = flat.T
     return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
 
 
 def large_rings(atlas: Atlas, name: str, smallest: float) -> list[Line]:
-    """Choose the rings of an object by their size.
+    """Return the rings of an object that are larger than a minimum area.
 
     Args:
-        atlas: has the object.
-        name: of the object.
-        smallest: square degrees.
+        atlas: The TopoJSON file.
+        name: Name of the object.
+        smallest: Minimum area in square degrees.
     """
     chosen = []
     for ring in atlas.rings(name):
@@ -161,7 +161,7 @@ def large_rings(atlas: Atlas, name: str, smallest: float) -> list[Line]:
 
 
 def packed(lines: list[Line]) -> list[list[int]]:
-    """Write lines as x, y, dx, dy, ... in hundredths of a degree, without points that repeat."""
+    """Return lines as x, y, dx, dy, ... in hundredths of a degree, without repeated points."""
     numbers = []
     for line in lines:
         points = np.rint(line / UNIT).astype(int)
@@ -186,7 +186,7 @@ def write_land(source: Path) -> None:
 
 
 def write_fonts(folder: Path) -> None:
-    """Write the characters that maps use, and their widths in thousandths of the font's size."""
+    """Write the font with the characters of maps, and their widths."""
     widths = {}
     for weight in ("Regular", "Bold"):
         font = TTFont(folder / f"Arimo-{weight}.ttf")
@@ -201,7 +201,7 @@ def write_fonts(folder: Path) -> None:
 
 
 def character_widths(font: TTFont) -> dict[str, int]:
-    """Measure characters in thousandths of the font's size."""
+    """Return the widths of characters in thousandths of the font size."""
     glyphs = font.getBestCmap()
     units_per_em = font["head"].unitsPerEm
     widths = {}

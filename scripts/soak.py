@@ -1,14 +1,13 @@
-"""Soak: random small runs and sweeps that end in random ways, for as long as you like, with a
-census around each.
+"""Soak test: random small runs and sweeps with random endings, with a resource census around each.
 
 usage: scripts/soak.py [--minutes N] [--seed N] [--folder FOLDER]
 
-A sweep is ended at random moments, or one of its guests is, and begun again until it is complete.
-Reports what is left behind (processes, namespaces, links, queues, mounts, control groups, shared
-memory, temporary files, sockets), what hangs, points that were done and are lost or were run again,
-and exit statuses that are none of the documented ones: exit status 1 if there is any. What failed
-stays in FOLDER. At the end it tells how the memory in use on this machine has changed: the slope of
-a line through its values after each run.
+A sweep, or one of its guests, is killed at random moments and restarted until the sweep is
+complete. The test reports leftovers (processes, namespaces, links, queues, mounts, control groups,
+shared memory, temporary files, sockets), hangs, completed points that were lost or ran again, and
+undocumented exit statuses. Exit status 1 means that at least one was found; the files of failures
+stay in FOLDER. At the end the test prints the trend of the machine's used memory: the slope of a
+line through the values after each run.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from tests.support.world import can_make_worlds, in_a_world  # noqa: E402
 
 INSIDE = "TESTBED_SOAK_WORLD"
 STATUSES = {"": {0}, "SIGINT": {130, 0}, "SIGTERM": {130, 0}, "SIGKILL": {-9, 0}}
-LONGEST_RUN_S = 25.0  # of wall time until a signal
+LONGEST_RUN_S = 25.0  # maximum wall seconds before a signal
 EVENTS = [
     "{at: 200 ms, duration: 300 ms, links: oslo, down: true}",
     "{at: 100 ms, duration: 50 ms, every: 200 ms, times: 20, links: all, rate: 20 Mbit/s, "
@@ -55,8 +54,9 @@ JOBS = {
 
 
 def topology(drawn: random.Random) -> str:
-    """Two or three datacenters with a host or two each; all pairs are linked. In a third of them
-    links change.
+    """Return a random topology: two or three datacenters with one or two hosts each, all linked.
+
+    In a third of the topologies a link event changes links.
     """
     names = ["oslo", "bern", "lima"][: drawn.choice([2, 2, 3])]
     lines = ["name: soak", "datacenters:"]
@@ -73,7 +73,7 @@ def topology(drawn: random.Random) -> str:
 
 
 def words(drawn: random.Random, folder: Path) -> list[str]:
-    """A random run."""
+    """Return the command of a random run, and write its topology."""
     path = folder / "topology.yaml"
     path.write_text(topology(drawn))
     name = drawn.choices(list(JOBS), [4, 3, 2])[0]
@@ -92,19 +92,19 @@ def words(drawn: random.Random, folder: Path) -> list[str]:
 
 
 def used_memory() -> int:
-    """Bytes of this machine's memory that are not available."""
+    """Return the bytes of this machine's memory that are not available."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     return total - available
 
 
 def environment_in(folder: Path) -> dict[str, str]:
-    """That of commands of the testbed, with a cache of their own."""
+    """Return the environment for testbed commands, with a separate cache in `folder`."""
     return {**os.environ, "TESTBED_CACHE": str(folder / "cache"), "COLUMNS": "200"}
 
 
 def troubles(found: dict[str, Any], statuses: set[int]) -> list[str]:
-    """What is wrong with how a command ended."""
+    """Return the problems with the end of a command."""
     left = differences(found.pop("before"), found.pop("after"))
     told = [f"left {kind}: {new}" for kind, (new, _gone) in left.items() if new]
     told += [f"took away {kind}: {gone}" for kind, (_new, gone) in left.items() if gone]
@@ -112,7 +112,7 @@ def troubles(found: dict[str, Any], statuses: set[int]) -> list[str]:
 
 
 def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
-    """A random run: what it was, and what is wrong with how it ended."""
+    """Carry out a random run; return a description, and the problems with its end."""
     run = words(drawn, folder)
     end = drawn.choice(
         ["SIGINT", "SIGTERM", "SIGKILL"]
@@ -125,9 +125,7 @@ def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
 
 
 def a_guest(drawn: random.Random, command: int) -> int:
-    """A process of one of the guests that run now (its kernel is one of them), or else the
-    command.
-    """
+    """Return the PID of a random process of a running guest; `command` without guests."""
     kernel = os.environ["TESTBED_KERNEL"].encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -140,13 +138,15 @@ def a_guest(drawn: random.Random, command: int) -> int:
 
 
 def finished(sweep: Path) -> dict[str, int]:
-    """When each finished point was written, by the name of its folder."""
+    """Return the time of writing of each finished point, by name of the point's folder."""
     return {path.parent.name: path.stat().st_mtime_ns for path in sweep.glob("points/*/point.json")}
 
 
 def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
-    """A sweep that is ended a few times and then left alone: how it went, and what is wrong with
-    it.
+    """Run a sweep that is killed a few times and then left alone.
+
+    Returns:
+        A description of the sweep, and the problems with its end.
     """
     (folder / "topology.yaml").write_text(PAIR)
     delays = drawn.sample(["1 ms", "5 ms", "20 ms", "50 ms"], 2)
@@ -200,11 +200,11 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
 
 
 def soak(minutes: float, seed: int, folder: Path) -> int:
-    """Until the time is over; 1 if there was trouble."""
+    """Run until the time is over; return 1 if there were problems."""
     drawn = random.Random(seed)
     (folder / "cache").mkdir(parents=True, exist_ok=True)
     begin, bad = time.monotonic(), 0
-    memory: list[tuple[float, int]] = []  # hours since the beginning, bytes
+    memory: list[tuple[float, int]] = []  # hours since the start, bytes
     while (now := time.monotonic()) < begin + 60 * minutes:
         (place := folder / f"{len(memory) + 1:04}").mkdir()
         told, wrong = drawn.choices([try_single, try_sweep], [3, 1])[0](drawn, place)
@@ -229,7 +229,7 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
 
 
 def main() -> int:
-    """Parse the command line, and go on in a world of its own."""
+    """Parse the command line, and run the soak test in a separate namespace."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,1 +1,1 @@
-"""The command line: one file per command group. The only place that prints or exits."""
+"""The command line, one file per command group; the only package that prints or exits."""

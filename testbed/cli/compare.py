@@ -1,4 +1,4 @@
-"""testbed compare: runs side by side."""
+"""testbed compare: differences between runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from testbed.report.compare_page import Side
     from testbed.report.load import Content
 
-Document = dict[str, Any]  # plan.json as it is
+Document = dict[str, Any]  # unvalidated plan.json
 
 HtmlOption = Annotated[
     Path | None,
@@ -46,13 +46,13 @@ HtmlOption = Annotated[
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What differs between runs.
+    """Differences between runs.
 
     Attributes:
-        folders: The run folders.
-        names: A short name of each run.
-        plan: What differs in what was done.
-        measured: What was measured, run by run.
+        folders: Run folders.
+        names: Short name of each run.
+        plan: Differences between the plans.
+        measured: Measurements of every run.
     """
 
     folders: list[str]
@@ -61,7 +61,7 @@ class RunComparison:
     measured: list[Difference]
 
     def print(self, output: Format) -> None:
-        """Print both tables, or the whole as JSON."""
+        """Print both tables, or all data as JSON."""
         if output is Format.JSON:
             document = {
                 "runs": self.folders,
@@ -140,14 +140,20 @@ def compare(
 
 
 def _read_plan(path: Path) -> Document:
-    """Read plan.json as it is: plans of other versions can be compared too."""
+    """Read plan.json without validation, so that plans of other versions can be compared."""
     document, problems = read_object(path)
     _refuse(path, problems, "plan.json is required to compare runs")
     return document
 
 
 def _refuse(path: Path, problems: list[Problem], remedy: str) -> None:
-    """Raise InputError if there is a problem with a file."""
+    """Raise InputError if a file has problems.
+
+    Args:
+        path: Path of the file.
+        problems: Problems of the file.
+        remedy: Advice for the error message.
+    """
     if problems:
         raise InputError(f"{path.parent}: {problems[0]}", remedy=remedy)
 
@@ -177,7 +183,7 @@ def _write_figures(path: Path, name: str | None, width: PaperWidth, sides: list[
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """Name the folders, with as much of their paths as it takes to tell them apart."""
+    """Return a short name for each folder, with enough of the path to be unique."""
     names = [path.name for path in paths]
     longest = max(len(path.parts) for path in paths)
     for parts in range(2, longest + 1):
@@ -187,7 +193,7 @@ def _names(paths: list[Path]) -> list[str]:
 
     numbered: list[str] = []
     for number, name in enumerate(names, start=1):
-        if names.count(name) > 1:  # the same folder twice
+        if names.count(name) > 1:  # the same folder was given twice
             numbered.append(f"{name} ({number})")
         else:
             numbered.append(name)

@@ -1,4 +1,4 @@
-"""testbed doctor: what this machine can do, why something does not work, and how to fix it."""
+"""testbed doctor: which features work on this machine, and how to fix the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that commands write where the user says, and the options for figures in such files."""
+"""Files that commands write to a path of the user, and options for figures in such files."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ PaperWidthOption = Annotated[
 
 
 def check_ending(path: Path, endings: Sequence[str], option: str) -> str:
-    """Check that a file's name says what is written into the file.
+    """Check the ending of an output file, and return the ending in lower case.
 
     Args:
-        path: that the user named.
-        endings: in small letters; those that are possible.
-        option: with which the user named the path.
+        path: Path from the user.
+        endings: Allowed endings in lower case.
+        option: Option that the path was given with.
 
     Returns:
-        The ending, in small letters.
+        The ending in lower case.
 
     Raises:
-        InputError: the ending is another.
+        InputError: The ending is not allowed.
     """
     ending = path.suffix.lower()
     if ending in endings:
@@ -52,14 +52,14 @@ def check_ending(path: Path, endings: Sequence[str], option: str) -> str:
 
 
 def check_figure_file(path: Path | None, figure: str | None) -> None:
-    """Check the options for figures on paper.
+    """Check the options for figures in a file.
 
     Args:
-        path: the value of --out; None without.
-        figure: the value of --figure; None without.
+        path: Value of --out; None if not given.
+        figure: Value of --figure; None if not given.
 
     Raises:
-        InputError: the ending is not that of a figure, or a figure is chosen without a file.
+        InputError: The ending is not a figure format, or --figure is given without --out.
     """
     if path is not None:
         check_ending(path, PAPER_ENDINGS, "--out")
@@ -68,10 +68,15 @@ def check_figure_file(path: Path | None, figure: str | None) -> None:
 
 
 def write_file(path: Path, content: bytes, option: str) -> None:
-    """Write a file that the user named with an option.
+    """Write a file whose path the user gave with an option.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
+
+    Args:
+        path: Path of the file.
+        content: Contents of the file.
+        option: Option that the path was given with.
     """
     try:
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""testbed guest: build the guest kernel, and run commands in it by hand."""
+"""testbed guest: build the guest kernel, and run commands in a guest."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ def _print(text: str) -> None:
 
 
 def _exit(status: int) -> None:
-    """End with the status of the guest's command; a negative one says that the guest was lost."""
+    """Exit with the status of the guest's command; a negative status means a lost guest."""
     raise typer.Exit(status if status >= 0 else GuestLost.exit_status)

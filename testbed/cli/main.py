@@ -1,4 +1,4 @@
-"""The program `testbed`: its commands, and how errors end it."""
+"""The program `testbed`: its commands, and the exit status of errors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ use_plain_help(app)
 
 
 def main() -> None:
-    """Run the command line; errors that a user can meet are printed without a traceback."""
+    """Run the command line; print errors of users without a traceback."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         reap()
@@ -97,13 +97,13 @@ def main() -> None:
         _errors().print("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        # A wrong command line. Versions of typer differ in whose class this is.
+        # A usage error; its class belongs to click or typer, depending on typer's version.
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
         _print_error(format_message())
         sys.exit(InputError.exit_status)
-    if status == INTERRUPTED:  # typer's answer to Ctrl-C
+    if status == INTERRUPTED:  # typer's exit status for Ctrl-C
         _errors().print("interrupted")
     sys.exit(status or 0)
 

@@ -21,7 +21,7 @@ from testbed.spec.yaml_reader import Loc
 
 
 class Format(StrEnum):
-    """How a command prints its result."""
+    """Output format of a command."""
 
     TABLE = "table"
     JSON = "json"
@@ -47,15 +47,15 @@ FormatOption = Annotated[
 ]
 ClockOption = Annotated[Clock, typer.Option(envvar="TESTBED_CLOCK", help="clock of the guest")]
 
-PLAIN_TYPES = {"INTEGER": int, "NUMBER": float, "PATH": Path}  # other values are read as texts
-Given = Mapping[str, Any]  # values of options that were given, by name
+PLAIN_TYPES = {"INTEGER": int, "NUMBER": float, "PATH": Path}  # other types are read as texts
+Given = Mapping[str, Any]  # values of the given options, by name
 Command = Callable[..., None]
 
 
 def takes_run_options(options: Iterable[Option]) -> Callable[[Command], Command]:
-    """Give a command the flags of `options` in place of its parameter ``given``.
+    """Return a decorator that replaces a command's parameter ``given`` by the flags of `options`.
 
-    The decorated command gets in ``given`` the values that were written, by the options' names.
+    The decorated command receives in ``given`` the values from the command line, by option name.
     """
     shown = list(options)
 
@@ -77,7 +77,7 @@ def takes_run_options(options: Iterable[Option]) -> Callable[[Command], Command]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
-        # From these two typer learns what the command takes.
+        # typer reads a command's parameters from these two attributes.
         with_options.__annotations__ = {
             parameter.name: parameter.annotation for parameter in parameters
         }
@@ -88,7 +88,7 @@ def takes_run_options(options: Iterable[Option]) -> Callable[[Command], Command]
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """The parameter from which typer makes the option's flag; None or [] if it is not given."""
+    """Return the typer parameter of an option; its value is None or [] if not given."""
     text = option.help
     if option.default:
         text += f" \\[default: {option.default}]"
@@ -113,7 +113,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _given_type(option: Option) -> Any:
-    """The type in which the command line reads an option; `RunOptions` checks texts."""
+    """Return the type for parsing an option on the command line; `RunOptions` checks texts."""
     container = get_origin(option.type)
     if container is dict:
         return list[str]
@@ -125,10 +125,10 @@ def _given_type(option: Option) -> Any:
 
 
 def run_options_of(given: Given) -> RunOptions:
-    """Check the options that were given on the command line.
+    """Check the given options of the command line, and return them as `RunOptions`.
 
     Raises:
-        InputError: A value is wrong; names the flag.
+        InputError: A value is wrong; the message names the flag.
     """
     values = dict(given)
     if "environment" in values:
@@ -145,7 +145,7 @@ def run_options_of(given: Given) -> RunOptions:
 
 
 def run_overrides(given: Given) -> list[Override]:
-    """Write the options that were given on the command line as settings ``run.NAME`` of a sweep."""
+    """Return the given options of the command line as settings ``run.NAME`` of a sweep."""
     overrides: list[Override] = []
     for option in experiment_options():
         if option.name not in given:
@@ -173,7 +173,7 @@ def _environment(texts: Iterable[str]) -> dict[str, str]:
 
 
 def memory_size(text: str, option: str) -> int:
-    """Read the bytes that `option` asks for.
+    """Return the bytes of a size with a unit, the value of `option`.
 
     Raises:
         InputError: `text` is not a size with a unit.

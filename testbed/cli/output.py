@@ -1,4 +1,4 @@
-"""What commands print on standard output."""
+"""Output of commands on standard output."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_object, read_summary
 
-FILE_WIDTH = 120  # columns of a console that is not a terminal
+FILE_WIDTH = 120  # columns, if standard output is not a terminal
 
 
 def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> None:
-    """Print what a run measured.
+    """Print the measurements of a run.
 
     Args:
         folder: The run folder.
-        output: Tables for people, or one table as CSV, or the whole as JSON.
-        in_short: Print only the first line of why the run failed, because an error says the rest.
+        output: Tables for people, one table as CSV, or all data as JSON.
+        in_short: Print only the first line of the failure's reason; an error message has the rest.
     """
     if output is Format.JSON:
         _print_json(folder)
@@ -46,7 +46,7 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
     outcome = verdict(status, summary)
     if in_short and "\n" in outcome:
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
-    console.print(Text(outcome))  # as it is: a program's reason has brackets of all kinds
+    console.print(Text(outcome))  # no markup: the reason may contain brackets
     for line in _doubts(status, summary):
         console.print(line)
 
@@ -63,13 +63,13 @@ def _print_csv(summary: Summary) -> None:
     grid = make_grid(summary)
     header: list[str] = []
     for column in grid.columns:
-        words = column.header.split()  # with a line break before the unit
+        words = column.header.split()  # a line break precedes the unit
         header.append(" ".join(words))
     typer.echo(csv_text(header, grid.rows))
 
 
 def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
-    """A line for each reason not to trust the figures, and for each thing that is missing."""
+    """Yield a line for each reason to distrust the measurements, and each missing part."""
     warnings = [] if status is None else status.warnings
     for warning in warnings:
         is_in_verdict = warning.code is ProblemCode.INCOMPLETE
@@ -84,7 +84,7 @@ def _marked(mark: str, problem: Problem) -> Text:
 
 
 def print_files(folder: RunDir, output: Format) -> None:
-    """Print where a run's files are, after the tables for people."""
+    """Print the paths of a run's files, after the tables for people."""
     if output is not Format.TABLE:
         return
     text = f"results: {folder.path}\nreport:  {folder.report}"
@@ -94,14 +94,14 @@ def print_files(folder: RunDir, output: Format) -> None:
 
 
 def csv_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows that have the same keys as comma-separated values, the keys in the first line."""
+    """Return rows with equal keys as comma-separated values, with a header line."""
     if not rows:
         return ""
     return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def wide_console() -> Console:
-    """Standard output; where it is not a terminal, wide enough for every table."""
+    """Return a console on standard output, wide enough for tables without a terminal."""
     console = Console()
     if console.is_terminal or "COLUMNS" in os.environ:
         return console

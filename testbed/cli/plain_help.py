@@ -1,4 +1,4 @@
-"""Help that shows neither types of flags and arguments nor braces around required arguments."""
+"""Help without the types of flags and arguments, and without braces around arguments."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class PlainCommand(TyperCommand):
     """A command with plain help."""
 
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
-        """List the parameters, which do not show what their names or metavars already say."""
+        """Return the parameters without types that repeat their names or metavars."""
         return _without_types(super().get_params(ctx))
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Write a required argument as ``NAME`` instead of ``{NAME}``."""
+        """Return the usage with required arguments as ``NAME`` instead of ``{NAME}``."""
         return _without_braces(super().collect_usage_pieces(ctx))
 
 
@@ -24,12 +24,12 @@ class PlainGroup(TyperGroup):
     """A group of commands with plain help."""
 
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
-        """List the parameters, which do not show what their names already say."""
+        """Return the parameters without types that repeat their names."""
         return _without_types(super().get_params(ctx))
 
 
 def use_plain_help(app: typer.Typer) -> None:
-    """Give plain help to every command and group below `app` without a special class."""
+    """Use plain help for commands and groups below `app` that have no special class."""
     app.info.cls = _group_class(app)
     for command in app.registered_commands:
         if command.cls in (None, TyperCommand):

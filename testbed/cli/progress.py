@@ -27,21 +27,21 @@ def _show_nothing() -> None:
 
 
 class LiveDisplay:
-    """A line that shows the present stage, then operations with an estimate of the time left."""
+    """A progress line: the current stage, then operations with the estimated time left."""
 
     def __init__(self, progress: Progress, show_results: Callable[[], None]) -> None:
-        """Show the line by `progress`; call `show_results` when the results are written."""
+        """Show the line with `progress`; call `show_results` once the results are written."""
         self._progress = progress
         self._show_results = show_results
         self._task: TaskID = progress.add_task("preparing", total=None)
 
     def building(self, what: str, part: float) -> None:
-        """Show which step of building the guest kernel is under way, and the part that is done."""
+        """Show the current step of the kernel build, and the fraction `part` that is done."""
         description = f"guest kernel: {what}"
         self._progress.update(self._task, description=description, total=1.0, completed=part)
 
     def stage(self, name: str) -> None:
-        """Show that a stage begins."""
+        """Show the start of a stage."""
         description = STAGE_TEXTS.get(name, name)
         self._progress.reset(self._task, description=description, total=None)
 
@@ -55,16 +55,16 @@ class LiveDisplay:
         )
 
     def measured(self) -> None:
-        """Print the results; the page is still to come."""
+        """Print the results, before the page is written."""
         self._progress.stop()
         self._show_results()
 
 
 class PlainDisplay:
-    """A line for each stage, where standard error is not a terminal."""
+    """One line per stage, for a standard error that is not a terminal."""
 
     def __init__(self, show_results: Callable[[], None] = _show_nothing) -> None:
-        """Call `show_results` when the results are written."""
+        """Call `show_results` once the results are written."""
         self._last_text = ""
         self.measured = show_results
 
@@ -76,30 +76,30 @@ class PlainDisplay:
         print(f"{now} {text}", file=sys.stderr, flush=True)
 
     def building(self, what: str, part: float) -> None:
-        """Print which step of building the guest kernel is under way, in tenths."""
+        """Print the current step of the kernel build, every 10 %."""
         percent = _in_tens(part)
         self._print(f"guest kernel: {what} {percent} %")
 
     def stage(self, name: str) -> None:
-        """Print that a stage begins."""
+        """Print the start of a stage."""
         self._print(STAGE_TEXTS.get(name, name))
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """Print how many operations or steps of rank 0 are done, in tenths."""
+        """Print how many operations or steps of rank 0 are done, every 10 %."""
         percent = _in_tens(done / max(total, 1))
         self._print(f"{unit}s: {percent} % of {total}")
 
 
 def _in_tens(part: float) -> int:
-    """Percent of a part from 0 to 1, in tens."""
+    """Return a fraction from 0 to 1 as percent, in multiples of ten."""
     return int(10 * part) * 10
 
 
 class TimeLeftColumn(TimeRemainingColumn):
-    """The estimate of the time left, where there is one."""
+    """The estimated time left, empty without an estimate."""
 
     def render(self, task: Task) -> Text:
-        """Write the estimate as ``0:00:42 left``."""
+        """Format the estimate as ``0:00:42 left``."""
         if task.time_remaining is None:
             return Text()
         return Text.assemble(super().render(task), " left")
@@ -109,10 +109,10 @@ class TimeLeftColumn(TimeRemainingColumn):
 def display(
     show_results: Callable[[], None] = _show_nothing,
 ) -> Iterator[LiveDisplay | PlainDisplay]:
-    """Show progress in the way that fits standard error.
+    """Show progress on standard error: a live line on a terminal, plain lines elsewhere.
 
     Args:
-        show_results: Called when the results are written, before the page is.
+        show_results: Called after the results are written, before the page is.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

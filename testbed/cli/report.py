@@ -1,4 +1,4 @@
-"""testbed report: tables and page of runs that were made before."""
+"""testbed report: tables and pages of earlier runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def report(
         _write_figures(runs, out, figure, width)
         return
 
-    # Imported here because `testbed run` need not wait 0.6 s for these modules.
+    # Imported here to save `testbed run` 0.6 s.
     from testbed.report.load import load  # noqa: PLC0415
     from testbed.report.make import make_again, open_readable  # noqa: PLC0415
     from testbed.report.perfetto import write_rank_traces  # noqa: PLC0415
@@ -65,13 +65,13 @@ def report(
 
 
 def _write_figures(runs: list[Path], out: Path, name: str | None, width: PaperWidth) -> None:
-    """Write figures of a run for a paper, from the tables that are in the run folder."""
+    """Write figures of a run for a paper, from the tables in the run folder."""
     if len(runs) > 1:
         remedy = "run `testbed report` once for each run"
         raise InputError("--out requires exactly one run", remedy=remedy)
     folder = RunDir.open(runs[0])
 
-    # Imported here because polars, plotly and matplotlib take a while.
+    # Imported here because polars, plotly and matplotlib import slowly.
     from testbed.report.load import load  # noqa: PLC0415
     from testbed.report.paper.files import paper_bytes  # noqa: PLC0415
     from testbed.report.paper.run_figures import MAP, draw_map, draw_run  # noqa: PLC0415

@@ -77,7 +77,7 @@ SCRIPT_FLAGS = {
 
 
 def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split the words of a command line into those before and those after the first ``--``."""
+    """Return the words before and after the first ``--`` of a command line."""
     if "--" not in words:
         return words, []
     position = words.index("--")
@@ -85,13 +85,13 @@ def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 class RunCommand(PlainCommand):
-    """``testbed run``: the words after ``--`` are a script and the script's arguments."""
+    """The command ``testbed run``, with a script and its arguments after ``--``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Put the words of the script into ``ctx.meta``, and parse the others.
+        """Store the words of the script in ``ctx.meta``, and parse the other words.
 
         Raises:
-            InputError: There is a script without ``--``, or the reverse.
+            InputError: A script is given without ``--``, or ``--`` without a script.
         """
         own, script = split_at_dashes(args)
         ctx.meta[SCRIPT] = script
@@ -109,7 +109,7 @@ class RunCommand(PlainCommand):
         return super().parse_args(ctx, own)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Add the script to the usage line."""
+        """Return the usage line with the script at its end."""
         return [*super().collect_usage_pieces(ctx), "[-- SCRIPT [ARGUMENT]...]"]
 
 
@@ -170,7 +170,7 @@ def run(
     try:
         with display(lambda: print_tables(folder, output, in_short=True)) as progress:
             prepared.start(folder, progress)
-    except MachineError:  # nothing was started, so there is nothing to show
+    except MachineError:  # nothing was started, so there are no results
         raise
     except BaseException:
         print_files(folder, output)
@@ -179,7 +179,7 @@ def run(
 
 
 def _refuse_script_settings(script_settings: Mapping[str, object]) -> None:
-    """Refuse options that only a script has."""
+    """Raise InputError if an option is given that applies only to scripts."""
     for key, value in script_settings.items():
         remedy = ""
         if key == "ranks_per_host":
@@ -192,7 +192,7 @@ def _refuse_script_settings(script_settings: Mapping[str, object]) -> None:
 
 
 def _refuse_workload(script: list[str], workload: str | None, overrides: list[Override]) -> None:
-    """Refuse a workload, or settings of one, in addition to a script."""
+    """Raise InputError if a script is given together with a workload or its settings."""
     if workload is not None:
         raise InputError(
             f"cannot run both a workload ({workload}) and a script ({script[0]})",

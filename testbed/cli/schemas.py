@@ -1,4 +1,4 @@
-"""testbed schema, testbed reference: what the models say, for programs and for people."""
+"""testbed schema, testbed reference: JSON schemas of files, and the reference of options."""
 
 from __future__ import annotations
 

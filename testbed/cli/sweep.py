@@ -1,4 +1,4 @@
-"""testbed sweep: run an experiment, and look at what it measured."""
+"""testbed sweep: run an experiment, and show its results."""
 
 from __future__ import annotations
 
@@ -98,17 +98,17 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points a
 
 
 class SweepGroup(PlainGroup):
-    """``testbed sweep FILE`` means ``testbed sweep run FILE``."""
+    """The group ``testbed sweep``; ``testbed sweep FILE`` means ``testbed sweep run FILE``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Put in ``run`` unless a command of the group is named."""
+        """Insert ``run`` unless the first word is a command of the group."""
         known = [*self.commands, "-h", "--help"]
         if args and args[0] not in known:
             args = [RUN, *args]
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Show both forms."""
+        """Return the usage line with both forms."""
         return ["EXPERIMENT [OPTIONS] | table|plot|report|query FOLDER"]
 
 
@@ -181,7 +181,7 @@ def run(
 
 
 def _job_count(text: str) -> int | None:
-    """The number of guests side by side; None: as CPUs and memory allow."""
+    """Return the number of parallel guests; None: as many as CPUs and memory allow."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) == 0:
@@ -193,7 +193,7 @@ def _job_count(text: str) -> int | None:
 def _print_points(
     points: list[PlannedPoint], folder: SweepDir, jobs: int | None, output: Format
 ) -> None:
-    """Print the points, what they need, and how long they will take."""
+    """Print the points, their memory, and their estimated wall time."""
     done = folder.done()
     rows = [_point_row(point, is_done=point.identity in done) for point in points]
     columns = _all_columns(rows)
@@ -217,7 +217,7 @@ def _print_points(
 
 
 def _all_columns(rows: list[dict[str, Any]]) -> list[str]:
-    """The keys of all rows, in the order in which they first appear."""
+    """Return the keys of all rows, in order of first appearance."""
     columns: dict[str, None] = {}
     for row in rows:
         columns.update(dict.fromkeys(row))
@@ -237,15 +237,15 @@ def _point_row(point: PlannedPoint, *, is_done: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will take.
+    """Estimated resources of a sweep.
 
     Attributes:
         count: Number of points.
-        distinct: Number of points that differ.
+        distinct: Number of different points.
         to_do: Number of points that are not done.
-        jobs: How many points run side by side.
-        memory_bytes: Memory of the guests that run side by side, at most.
-        seconds: Wall time; None if no point is done by which to estimate.
+        jobs: Number of points that run in parallel.
+        memory_bytes: Maximum memory of the parallel guests.
+        seconds: Wall time; None without completed points to estimate from.
     """
 
     count: int
@@ -256,7 +256,7 @@ class Estimate:
     seconds: float | None
 
     def sentence(self) -> str:
-        """Write the estimate for people."""
+        """Return the estimate as text for people."""
         text = f"{self.count} points"
         if self.distinct < self.count:
             text += f" ({self.distinct} distinct)"
@@ -291,7 +291,7 @@ def _estimate(points: list[PlannedPoint], folder: SweepDir, jobs: int | None) ->
 
 
 def _wall_seconds(points: list[PlannedPoint], folder: SweepDir) -> dict[str, float]:
-    """How long each of the points that are done took, by identity."""
+    """Return the wall time in seconds of each completed point, by identity."""
     done = folder.done()
     wall_seconds: dict[str, float] = {}
     for point in points:

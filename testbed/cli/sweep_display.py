@@ -19,33 +19,32 @@ from testbed.sweep.scheduler import estimated_seconds
 
 
 class SweepDisplay:
-    """A line for each point that has ended, and one about the whole sweep."""
+    """A line per completed attempt, and a status line for the whole sweep."""
 
     def __init__(self, total: int, done: int, live: Live | None) -> None:
         """Show a sweep.
 
         Args:
-            total: How many points the sweep has.
-            done: How many of them were done before.
-            live: Where the line about the whole sweep stands; None: standard error is not a
-                terminal.
+            total: Number of points of the sweep.
+            done: Number of points that were done before.
+            live: Display of the status line; None: standard error is not a terminal.
         """
         self._total = total
         self._done = done
         self._failed = 0
         self._running: set[str] = set()
-        self._wall_seconds: dict[str, float] = {}  # by the name of a point that was completed
+        self._wall_seconds: dict[str, float] = {}  # by name of the completed point
         self._began = time.monotonic()
         self._live = live
         self.jobs = 1
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
-        """Count a point that begins."""
+        """Count a point that starts."""
         self._running.add(point.name)
         self.tick()
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """Print how a point has ended; `again`: the point is tried once more."""
+        """Print the outcome of a point; `again`: the point is retried."""
         self._running.discard(point.name)
         if record.state == "completed":
             self._done += 1
@@ -61,12 +60,12 @@ class SweepDisplay:
         self.tick()
 
     def tick(self) -> None:
-        """Show how much time has passed."""
+        """Show the elapsed time."""
         if self._live is not None:
             self._live.update(Text(self.status()), refresh=True)
 
     def status(self) -> str:
-        """Write the state of the sweep in one line: counts, estimate, the slowest point."""
+        """Return the status line: counts, estimated time left, and the slowest point."""
         passed = time.monotonic() - self._began
         parts = [
             f"{self._done} of {self._total} done",
@@ -103,11 +102,11 @@ class SweepDisplay:
 
 @contextmanager
 def display(total: int, done: int) -> Iterator[SweepDisplay]:
-    """Show the progress of a sweep in the way that fits standard error.
+    """Show the progress of a sweep on standard error.
 
     Args:
-        total: How many points the sweep has.
-        done: How many of them were done before.
+        total: Number of points of the sweep.
+        done: Number of points that were done before.
     """
     console = Console(stderr=True)
     if done:

@@ -1,4 +1,4 @@
-"""testbed sweep table, plot, report, query: look at what a sweep has measured so far."""
+"""testbed sweep table, plot, report, query: show the results of a sweep so far."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ PlotFileOption = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
+    """Add the commands of this module to `app`."""
     app.command("table")(table)
     app.command("plot")(plot)
     app.command("report")(report)
@@ -98,10 +98,10 @@ def table(
 
 
 def _asked_columns(known: list[str], asked: str) -> list[str]:
-    """The columns that the user named.
+    """Return the columns that the user selected.
 
     Raises:
-        InputError: There is no such column.
+        InputError: A column does not exist.
     """
     names = [name.strip() for name in asked.split(",")]
     for name in names:
@@ -183,7 +183,7 @@ def query(
 
 
 def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
-    """Print the table of the points, and for people where the files are."""
+    """Print the table of the points, and for people also the paths of the files."""
     columns, rows = points
     if output is not Format.TABLE:
         _print(columns, rows, output)
@@ -215,7 +215,7 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format
 
 
 def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
-    """Make a table for a terminal, with the columns of numbers aligned to the right."""
+    """Return a table for a terminal, with numeric columns aligned to the right."""
     styled: list[GridColumn] = []
     for position, name in enumerate(columns):
         texts = [row[position] for row in cells]

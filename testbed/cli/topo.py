@@ -1,4 +1,4 @@
-"""testbed topo: look at topologies."""
+"""testbed topo: list, show and check topologies."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ app = typer.Typer(
 
 
 def load(name: str, sets: list[str]) -> Topology:
-    """Load a topology with ``--set`` overrides, whose prefix ``topology.`` may be left out."""
+    """Load a topology with ``--set`` overrides; their prefix ``topology.`` is optional."""
     return Topology.load(name, parse_overrides(sets, ["topology"])["topology"])
 
 
 @dataclass(frozen=True)
 class PresetRow:
-    """A preset in the list: its size, and the least and the largest RTT between datacenters."""
+    """A preset in the list: its size, and the smallest and largest RTT between datacenters."""
 
     name: str
     datacenters: int
@@ -47,7 +47,7 @@ class PresetRow:
 
     @classmethod
     def of(cls, name: str, description: str, network: Network) -> PresetRow:
-        """Count what `network` has."""
+        """Return the row of a preset, from its network."""
         pairs = combinations(network.datacenters, 2)
         rtts = [rtt_ms(network, first.name, second.name) for first, second in pairs]
         return cls(
@@ -61,7 +61,7 @@ class PresetRow:
         )
 
     def cells(self) -> list[str]:
-        """Write the row for people."""
+        """Return the cells of the row for people."""
         return [
             self.name,
             str(self.datacenters),
@@ -104,7 +104,7 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
 
 
 def rtt_ms(network: Network, first: str, second: str) -> float:
-    """RTT of the WAN between two datacenters: the fibres' delays there and back."""
+    """Return the RTT of the WAN between two datacenters: fibre delays in both directions."""
     there = network.path(first, second)
     back = network.path(second, first)
     delay_ns = 0
@@ -142,7 +142,7 @@ def show(
 
 
 def _print_tables(tables: Sequence[Table]) -> None:
-    """Print tables with an empty line between them."""
+    """Print tables, separated by empty lines."""
     console = wide_console()
     for position, table in enumerate(tables):
         if position > 0:
@@ -174,7 +174,7 @@ def _datacenters_table(network: Network) -> Table:
 
 
 def _links_table(links: Sequence[dict[str, Any]]) -> Table:
-    """A row for each direction of a link, from the rows of `_direction_row`."""
+    """Return a table with one row per link direction, from rows of `_direction_row`."""
     table = _table(
         "from", "to", "rate", "one-way delay", "jitter", "loss", "queue (packets)", "discipline"
     )
@@ -191,7 +191,7 @@ def _links_table(links: Sequence[dict[str, Any]]) -> Table:
 
 
 def _changes_table(network: Network) -> Table:
-    """What happens to the links during a run, at most `MOST_CHANGES` lines."""
+    """Return a table of the link changes during a run, with at most `MOST_CHANGES` rows."""
     table = _table("at", "what happens")
     for change in network.changes[:MOST_CHANGES]:
         table.add_row(format_time(change.at_ns), "; ".join(change.what))
@@ -211,7 +211,7 @@ def _fabric_text(datacenter: Datacenter) -> str:
 
 
 def _direction_row(link: WanLink, direction: Direction) -> dict[str, Any]:
-    """The settings of one direction of a link, with units."""
+    """Return the settings of one direction of a link, with units."""
     bottleneck = direction.bottleneck
     fibre = direction.fibre
     jitter = "0"

@@ -38,7 +38,7 @@ from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 
 NS_PER_MS = 10**6
-Row = dict[str, Any]  # a line of a table: values by column
+Row = dict[str, Any]  # a table row: values by column
 
 TargetOption = Annotated[
     str | None,
@@ -88,7 +88,7 @@ def deploy(
 
 
 def _greeting(name: str, network: Network, clock: Clock, seconds: float) -> str:
-    """What stands, and the commands to use it."""
+    """Return the message after a deployment: its size, and the commands to use the network."""
     hosts = len(network.hosts)
     datacenters = len(network.datacenters)
     first_host = network.hosts[0].name
@@ -134,7 +134,7 @@ def inspect(
 
 
 def _print_all(output: Format) -> None:
-    """Print a line for each deployment."""
+    """Print one line per deployment."""
     statuses = [status_of(deployment) for deployment in service.deployments()]
     if output is Format.JSON:
         documents = [status.model_dump(mode="json", by_alias=True) for status in statuses]
@@ -160,7 +160,7 @@ def _summary_row(status: DeploymentStatus) -> Row:
 
 
 def _hosts_and_links(status: DeploymentStatus) -> list[Row]:
-    """Hosts and link directions of a deployment as rows of one table."""
+    """Return the hosts and link directions of a deployment as rows of one table."""
     rows: list[Row] = []
     for host in status.hosts:
         row: Row = {"kind": "host", "name": host.name}
@@ -207,7 +207,7 @@ def _print_one(status: DeploymentStatus) -> None:
 
 
 def _link_row(link: LinkStatus) -> Row:
-    """The settings of a link direction, with units."""
+    """Return the settings of a link direction, with units."""
     return {
         "from": link.source,
         "to": link.target,
@@ -238,7 +238,7 @@ def execute(
     request = exec_request(deployment, host, words)
     try:
         status = call(deployment, request, sys.stdout.buffer, sys.stderr.buffer)
-    except BrokenPipeError:  # as in `... | head`
+    except BrokenPipeError:  # such as in `... | head`
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
@@ -320,7 +320,7 @@ def _print_checks(checks: list[Row], output: Format) -> None:
 
 
 def _check_row(check: Row) -> Row:
-    """A check for people: rounded, with the verdict in words at the end."""
+    """Return a check as a row for people: rounded, with the verdict as text in the last column."""
     row: Row = {}
     for column, value in check.items():
         if column in ("ok", "error"):
@@ -355,7 +355,7 @@ def destroy(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these commands to `app`."""
+    """Add the commands of this module to `app`."""
     for command in (deploy, inspect, shell, verify, destroy):
         app.command()(command)
     app.command("set")(set_)

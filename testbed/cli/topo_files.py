@@ -111,7 +111,7 @@ def import_file(
 
 
 def _read(parse: Callable[[object], int], text: str, option: str) -> int:
-    """Read the quantity that was given to `option`."""
+    """Return the quantity in the value of `option`, in base units."""
     try:
         return parse(text)
     except UnitError as error:

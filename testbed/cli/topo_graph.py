@@ -1,4 +1,4 @@
-"""testbed topo graph: a topology as a picture, or as text for Graphviz or Mermaid."""
+"""testbed topo graph: a topology as an image, or as text for Graphviz or Mermaid."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def graph(
 
 
 def _file_for(network: Network, output: Path | None) -> Path:
-    """The file of the picture; a file that the user did not name is not replaced.
+    """Return the path of the image; never replace a file that the user did not name.
 
     Raises:
         InputError: The default file exists.

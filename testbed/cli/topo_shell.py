@@ -1,4 +1,4 @@
-"""The prompt of testbed topo shell: edits and completes lines, which the guest carries out."""
+"""The prompt of testbed topo shell: line editing and completion; the guest runs the commands."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ END = ("exit", "quit", "EOF")
 
 
 class Shell(cmd.Cmd):
-    """Reads lines for one deployment until ``exit`` or the end of the input."""
+    """Prompt for one deployment, until ``exit`` or end of input."""
 
     def __init__(self, deployment: Deployment, nodes: list[str], commands: list[str]) -> None:
-        """Complete the names of `nodes` and of Mininet's `commands`."""
+        """Create a prompt that completes the names of `nodes` and of Mininet's `commands`."""
         super().__init__()
         self._deployment = deployment
         self._nodes = nodes
@@ -28,7 +28,7 @@ class Shell(cmd.Cmd):
         self.prompt = f"{deployment.name}> " if sys.stdin.isatty() else ""
 
     def run(self) -> None:
-        """Read lines until the end; Ctrl-C clears the line. The history is kept between calls."""
+        """Read lines until end of input; Ctrl-C clears the line, and the history is saved."""
         history = cache_dir() / "shell-history"
         _read(history)
         readline.set_completer_delims(" \t\n")
@@ -43,7 +43,7 @@ class Shell(cmd.Cmd):
             readline.write_history_file(history)
 
     def onecmd(self, line: str) -> bool:
-        """Carry out one line; true at the end."""
+        """Run one line; return whether the prompt ends."""
         command = line.strip()
         if command in END:
             if line == "EOF" and sys.stdin.isatty():
@@ -55,15 +55,15 @@ class Shell(cmd.Cmd):
         return False
 
     def completenames(self, text: str, *ignored: object) -> list[str]:
-        """Commands and nodes that begin with `text`."""
+        """Return the commands and nodes that begin with `text`."""
         return _matching([*self._commands, *self._nodes], text)
 
     def completedefault(self, *words: object) -> list[str]:
-        """Nodes that begin with the word at the cursor."""
+        """Return the nodes that begin with the word at the cursor."""
         return _matching(self._nodes, words[0])
 
     def complete_help(self, *words: object) -> list[str]:
-        """Commands that begin with the word at the cursor."""
+        """Return the commands that begin with the word at the cursor."""
         return _matching(self._commands, words[0])
 
 

@@ -1,6 +1,6 @@
-"""testbed vm: the testbed in a virtual machine, by Vagrant (docs/vm.md).
+"""testbed vm: run testbed in a virtual machine with Vagrant (docs/vm.md).
 
-Works on macOS, too: neither this module nor what the command line imports needs Linux.
+Also works on macOS: neither this module nor the imports of the command line need Linux.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from testbed.core.errors import InputError, MachineError, Place, RunError
 
 PROJECT = Path(testbed.__file__).parent.parent
 WORDS = "testbed.vm.words"  # key of typer's context: the words for testbed run
-SIGNALLED = 128  # a shell's status of a program that a signal ended, less the signal's number
+SIGNALLED = 128  # shells report a program ended by signal N as 128 + N
 NO_VAGRANT = """vagrant is not installed, nor maybe a hypervisor that it starts VMs with
   Debian: apt-get install vagrant vagrant-libvirt libvirt-daemon-system
   macOS:  brew install --cask vagrant, and VirtualBox, Parallels, or qemu with \
@@ -77,10 +77,10 @@ def destroy(
 
 
 class RunInVm(PlainCommand):
-    """``testbed vm run``: all words are for ``testbed run``, except ``--out``."""
+    """The command ``testbed vm run``, which passes all words but ``--out`` to ``testbed run``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Keep the words as they are in ``ctx.meta``."""
+        """Store the words unparsed in ``ctx.meta``."""
         ctx.meta[WORDS] = args
         own, _script = split_at_dashes(args)
         wants_help = not args or "-h" in own or "--help" in own
@@ -89,7 +89,7 @@ class RunInVm(PlainCommand):
         return super().parse_args(ctx, [])
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Show the usage of ``testbed run``."""
+        """Return the usage of ``testbed run``."""
         return ["TOPOLOGY [WORKLOAD] [OPTIONS] [-- SCRIPT [ARGUMENT]...]"]
 
 
@@ -105,7 +105,7 @@ def run(context: typer.Context) -> None:
         remedy = "runs never overwrite each other"
         raise InputError(f"{out} already exists", place=Place(key="--out"), remedy=remedy)
 
-    # Standard output is for what the run prints.
+    # Standard output is reserved for the output of the run.
     preparation = "rsync" if _is_running() else "up"
     status = _vagrant(preparation, output=sys.stderr)
     if status != 0:
@@ -124,13 +124,13 @@ def run(context: typer.Context) -> None:
 
 
 def without_out(words: list[str]) -> tuple[list[str], Path | None]:
-    """Take ``--out DIR`` or ``--out=DIR`` out of the words before ``--``.
+    """Remove ``--out DIR`` or ``--out=DIR`` from the words before ``--``.
 
     Returns:
-        The other words, and DIR.
+        The other words, and DIR or None.
 
     Raises:
-        InputError: Nothing follows ``--out``.
+        InputError: ``--out`` has no value.
     """
     own, script = split_at_dashes(words)
     kept: list[str] = []
@@ -152,7 +152,7 @@ def without_out(words: list[str]) -> tuple[list[str], Path | None]:
 
 
 def remote_command(words: list[str], folder_name: str) -> str:
-    """Write the command for the VM's shell, so that each word reaches ``testbed run`` as it is."""
+    """Return the command for the VM's shell, with every word quoted for ``testbed run``."""
     own, script = split_at_dashes(words)
     command = ["testbed", "run", *own]
     if "--dry-run" not in own:
@@ -164,7 +164,7 @@ def remote_command(words: list[str], folder_name: str) -> str:
 
 
 def _job_name(words: list[str]) -> str:
-    """The topology and the workload, for the name of the run folder."""
+    """Return topology and workload, for the name of the run folder."""
     names: list[str] = []
     for word in words:
         if word.startswith("-"):
@@ -174,12 +174,12 @@ def _job_name(words: list[str]) -> str:
 
 
 def _bring_back(folder: Path, out: Path | None, *, expected: bool) -> None:
-    """Copy the run folder to where the user asked for it, and print its place.
+    """Copy the run folder to the user's output folder, and print its path.
 
     Args:
-        folder: The run folder, in the project's folder, which is shared with the VM.
-        out: Where to copy it; None: nowhere.
-        expected: Whether there must be a run folder.
+        folder: The run folder, below the project folder that is shared with the VM.
+        out: Destination of the copy; None: no copy.
+        expected: Whether a missing run folder is an error.
     """
     if not folder.is_dir():
         if expected:
@@ -207,10 +207,10 @@ def _is_running() -> bool:
 
 
 def _vagrant(*words: str, output: TextIO | None = None) -> int:
-    """Run Vagrant in the project's folder with this terminal; Vagrant handles Ctrl-C.
+    """Run Vagrant in the project folder with this terminal; Vagrant handles Ctrl-C.
 
     Returns:
-        The exit status, as a shell has it.
+        The exit status, in the convention of shells.
     """
     command = [_program(), *words]
     with subprocess.Popen(command, cwd=PROJECT, stdout=output) as process:
@@ -223,10 +223,10 @@ def _vagrant(*words: str, output: TextIO | None = None) -> int:
 
 
 def _program() -> str:
-    """Find Vagrant.
+    """Return the path of Vagrant.
 
     Raises:
-        MachineError: Vagrant is not installed, or there is no Vagrantfile.
+        MachineError: Vagrant is not installed, or the Vagrantfile is missing.
     """
     if not (PROJECT / "Vagrantfile").is_file():
         raise MachineError(

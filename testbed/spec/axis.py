@@ -1,4 +1,4 @@
-"""The values that a swept key takes: a list, or a range."""
+"""The values of a swept key: a list or a range."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from testbed.core.units import (
 from testbed.spec.base import Strict
 from testbed.spec.condition import quantity_of
 
-LARGEST_RANGE = 10_000_000  # values
-INNER_DIGITS = 3  # significant digits of what lies inside a logarithmic range
-ROUNDING_SLACK = 1e-9  # of a step; the last value of a range may miss its end by that
+LARGEST_RANGE = 10_000_000  # maximum number of values
+INNER_DIGITS = 3  # significant digits of values inside a logarithmic range
+ROUNDING_SLACK = 1e-9  # of a step; tolerance of a range's last value at the range's end
 Number = str | int | float
 
 
@@ -77,7 +77,7 @@ class Range(Strict):
         return quantity_of(self.to)
 
     def _number(self, value: Any) -> float:
-        """`value` in base units."""
+        """Return `value` in base units."""
         if value is None:
             raise UnitError(f"`from` ({self.from_}) must be less than `to` ({self.to})")
         if self.quantity is not None:
@@ -91,9 +91,9 @@ class Range(Strict):
         return float(value)
 
     def values(self) -> list[Number]:
-        """All values, as text with units or as numbers.
+        """Return all values, as texts with units or as numbers.
 
-        Those inside a logarithmic range have three significant digits.
+        Values inside a logarithmic range are rounded to three significant digits.
         """
         low = self._number(self.from_)
         high = self._number(self.to)
@@ -115,7 +115,7 @@ class Range(Strict):
         return [self.from_, *written]
 
     def _points_inside(self, low: float, high: float, points: int) -> list[float]:
-        """The numbers between both ends."""
+        """Return the numbers between both ends."""
         numbers: list[float] = []
         for index in range(1, points - 1):
             share = index / (points - 1)
@@ -130,7 +130,7 @@ class Range(Strict):
         return numbers
 
     def _written(self, number: float) -> Number:
-        """A number in base units as people write it."""
+        """Format a number in base units with a unit for people."""
         if self.quantity is None:
             written = [self.from_, self.to, self.step or 0]
             if all(isinstance(value, int) for value in written):
@@ -147,7 +147,7 @@ class Range(Strict):
 
 
 def _steps(count: float) -> range:
-    """The indices of the values after the first one."""
+    """Return the indices of the values after the first one."""
     whole_steps = math.floor(count + ROUNDING_SLACK)
     return range(1, whole_steps + 1)
 
@@ -165,7 +165,7 @@ Axes = dict[str, Axis]
 
 
 def values_of(axis: list[Any] | Range) -> list[Any]:
-    """List the values of an axis."""
+    """Return the values of an axis."""
     if isinstance(axis, Range):
         return axis.values()
     return list(axis)

@@ -1,4 +1,4 @@
-"""The base of all spec models: strict, with errors that name the place and the nearest key."""
+"""The base of all spec models, with strict validation and helpful errors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Flag = Annotated[bool, Field(strict=True)]
 def _finish_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
     """Finish the JSON schema of a model in place.
 
-    ``x-`` keys are allowed. A description has no line breaks but between paragraphs. Defaults are
-    written as people write them, with units; a default of null is none.
+    ``x-`` keys are allowed. Descriptions have line breaks only between paragraphs. Defaults are
+    written with units, as people write them; a default of null is omitted.
     """
     schema.setdefault("patternProperties", {})["^x-"] = {}
     paragraphs: list[str] = []
@@ -48,10 +48,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_finish_schema)
 
     def __init__(self, **values: Any) -> None:
-        """Check and take over `values`.
+        """Validate `values`, and create the model.
 
         Raises:
-            InputError: A value is wrong; names every error with its place in the model.
+            InputError: A value is wrong; the message lists every error with its place in the model.
         """
         try:
             super().__init__(**values)
@@ -76,7 +76,7 @@ class Strict(BaseModel):
         return known
 
     def to_yaml(self) -> str:
-        """Write what was set as YAML that loads to an equal model."""
+        """Return the fields that were set as YAML that loads to an equal model."""
         written = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
         return yaml_reader.dump(written)
 
@@ -108,7 +108,7 @@ def overlay(base: S, top: Strict | None) -> S:
 
 
 class Problem(NamedTuple):
-    """Something wrong at `loc` that no single field shows."""
+    """An error at `loc` that involves several fields."""
 
     loc: Loc
     what: str
@@ -116,11 +116,11 @@ class Problem(NamedTuple):
 
 
 def refuse(problems: Sequence[Problem], title: str) -> None:
-    """Raise all problems as one `pydantic.ValidationError`; nothing if there are none.
+    """Raise all problems as one `pydantic.ValidationError`; return if there are none.
 
     Args:
-        problems: What is wrong with a model.
-        title: The name of the model.
+        problems: Problems of the model.
+        title: Name of the model.
     """
     if not problems:
         return
@@ -140,7 +140,13 @@ def refuse(problems: Sequence[Problem], title: str) -> None:
 
 
 def nearest(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Find the names in `known` that are like `name`, best first, at most `limit`."""
+    """Return up to `limit` names of `known` that are similar to `name`, best first.
+
+    Args:
+        name: The misspelt name.
+        known: All valid names.
+        limit: Maximum number of names.
+    """
     from rapidfuzz import fuzz, process  # noqa: PLC0415 (0.05 s, for mistakes alone)
 
     matches = process.extract(
@@ -154,12 +160,12 @@ def nearest(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def suggest(name: object, known: Iterable[str], label: str = "known") -> str:
-    """Write ``nearest: …`` if any known name is like `name`, else all that are known.
+    """Return ``nearest: …`` if known names are similar to `name`, otherwise all known names.
 
     Args:
-        name: What the user wrote.
-        known: The names that would be right.
-        label: What comes before the list of all known names.
+        name: The user's text.
+        known: All valid names.
+        label: Text in front of the list of all known names.
     """
     names = list(known)
     near = nearest(name, names)
@@ -171,12 +177,12 @@ def suggest(name: object, known: Iterable[str], label: str = "known") -> str:
 def input_error(
     error: ValidationError, model: type[BaseModel], locate: Callable[[Loc], Place]
 ) -> InputError:
-    """Put all errors that pydantic found into one message.
+    """Combine all errors of pydantic into one message.
 
     Args:
-        error: What pydantic found.
-        model: The model that was validated.
-        locate: Gives the place of a location in the input.
+        error: The errors of pydantic.
+        model: The validated model.
+        locate: Function that returns the place in the input for a location.
     """
     errors: list[InputError] = []
     for detail in error.errors(include_url=False):
@@ -195,9 +201,9 @@ def input_error(
 
 
 def _is_tag(step: str | int) -> bool:
-    """Whether a step of pydantic's location is no key of the input.
+    """Return whether a step of pydantic's location is a tag instead of a key of the input.
 
-    The tags of alternatives are in parentheses.
+    Tags of alternatives are in parentheses.
     """
     if not isinstance(step, str):
         return False
@@ -207,7 +213,7 @@ def _is_tag(step: str | int) -> bool:
 
 
 def _explain(detail: ErrorDetails, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
-    """What is wrong, and the remedy."""
+    """Return the description of an error, and the remedy."""
     kind = detail["type"]
     context = detail.get("ctx", {})
     cause = context.get("error")
@@ -255,7 +261,7 @@ _EXPECTED = {
 
 
 def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
-    """The keys that the model at `loc` knows."""
+    """Return the keys of the model at `loc`."""
     annotations: list[Any] = [model]
     for step in loc:
         annotations_below: list[Any] = []
@@ -274,7 +280,7 @@ def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
 
 
 def _below(annotation: Any, step: str | int) -> list[Any]:
-    """The annotations of what an instance of `annotation` holds at `step`."""
+    """Return the annotations of the values of an instance of `annotation` at `step`."""
     if _is_model(annotation):
         field = annotation.model_fields.get(step)
         return [] if field is None else [field.annotation]
@@ -290,7 +296,7 @@ def _below(annotation: Any, step: str | int) -> list[Any]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an instance of `annotation` may be."""
+    """Return the possible models of an instance of `annotation`."""
     if _is_model(annotation):
         return [annotation]
     if get_origin(annotation) in (dict, list, tuple):

@@ -1,6 +1,6 @@
-"""What is known of a collective operation without running it: sizes, data flow, bandwidth factors.
+"""Static properties of a collective operation: sizes, data flow, bandwidth factors.
 
-The operations themselves are listed in workloads/collectives/catalog.py.
+workloads/collectives/catalog.py lists the operations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class DataFlow(Enum):
-    """Which ranks need whose data."""
+    """The direction of the data: which ranks need the data of which ranks."""
 
     ALL_TO_ALL = "every rank needs the data of every other rank"
     FROM_ROOT = "every rank needs the root's data"
@@ -22,15 +22,15 @@ class DataFlow(Enum):
 
 
 class Cut(Protocol):
-    """One direction of a cut through the ranks: from those in A to those in B."""
+    """One direction of a cut through the ranks: from the ranks in A to the ranks in B."""
 
     @property
     def inside(self) -> int:
-        """Ranks in A."""
+        """Number of ranks in A."""
 
     @property
     def outside(self) -> int:
-        """Ranks in B."""
+        """Number of ranks in B."""
 
     @property
     def root_inside(self) -> bool:
@@ -38,7 +38,7 @@ class Cut(Protocol):
 
     @property
     def messages(self) -> int:
-        """Ranks in A whose next rank is in B."""
+        """Number of ranks in A whose next rank is in B."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Collective:
     """One collective operation.
 
     Attributes:
-        name: of the operation, as in settings and records.
-        size: what the size of an operation counts, as nccl-tests does (its doc/PERFORMANCE.md).
-        flow: which ranks need whose data.
-        crossing: bytes that must cross a cut, per byte of the size.
-        messages: messages per byte of the size and group of ranks beyond the first, of reduction
-            and distribution together; 0 where no bound on the volume is known.
-        bus_factor: bus bandwidth / algorithm bandwidth for a number of ranks (nccl-tests).
-        in_parts: whether the size is rounded to a multiple of ranks x item size.
-        separate_output: whether input and output cannot share memory.
-        hierarchical: whether there is a version in stages inside and across datacenters.
+        name: Name of the operation in settings and records.
+        size: Meaning of an operation's size, as in nccl-tests (see its doc/PERFORMANCE.md).
+        flow: The direction of the data.
+        crossing: Bytes that must cross a cut, per byte of the size.
+        messages: Messages per byte of the size and group of ranks beyond the first, of reduction
+            and distribution together; 0 if no bound on the volume is known.
+        bus_factor: Bus bandwidth / algorithm bandwidth for a number of ranks (nccl-tests).
+        in_parts: Whether the size is rounded to a multiple of ranks x item size.
+        separate_output: Whether input and output cannot share memory.
+        hierarchical: Whether a version with stages inside and across datacenters exists.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Conditions over the values of a point, such as ``delay <= 20 ms and algorithm != 'gloo'``.
 
-A condition has comparisons, ``and``, ``or``, ``not``, ``in``, arithmetic, texts in quotes and
-quantities with units, and nothing else: it can call nothing.
+A condition can contain only comparisons, ``and``, ``or``, ``not``, ``in``, arithmetic, texts in
+quotes and quantities with units. Function calls are not possible.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Measure(NamedTuple):
 
 
 def quantity_of(value: object) -> Quantity | None:
-    """Return the kind of quantity of a text with a unit; None for anything else."""
+    """Return the kind of quantity of a text with a unit; None for other values."""
     if not isinstance(value, str) or _PLAIN_NUMBER.fullmatch(value):
         return None
 
@@ -72,7 +72,7 @@ def quantity_of(value: object) -> Quantity | None:
 
 
 def measure(value: object) -> Any:
-    """Return `value` as a `Measure` if it is a number or a text with a unit, else unchanged."""
+    """Return `value` as a `Measure` if numeric or a text with a unit, otherwise unchanged."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -93,21 +93,21 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str, known: Iterable[str]) -> Condition:
-        """Read a condition.
+        """Parse a condition.
 
         Args:
             text: The condition.
-            known: The names that may stand in it; they may hold dots and hyphens.
+            known: Names allowed in the condition; a name may contain dots and hyphens.
 
         Raises:
-            UnitError: The text is not a condition, or has another name.
+            UnitError: The text is not a condition, or contains an unknown name.
         """
         return cls(text, parse_condition(text, known))
 
     def __call__(self, values: Mapping[str, Any]) -> bool:
-        """Tell whether the condition holds for `values` by name.
+        """Return whether the condition holds for `values` by name.
 
-        A comparison with a value that is missing does not hold.
+        A comparison with a missing value is false.
 
         Raises:
             UnitError: Two values cannot be compared or combined.
@@ -129,7 +129,7 @@ class _Evaluation:
         return value
 
     def value(self, expression: Expression) -> Any:  # noqa: PLR0911 (one for each expression)
-        """A truth value, a `Measure`, a text, a list of these, or None for a missing value."""
+        """Return the value of an expression."""
         match expression:
             case Constant(value):
                 return measure(value)
@@ -151,7 +151,7 @@ class _Evaluation:
                 return self.chain(expression)
 
     def chain(self, comparison: Comparison) -> bool:
-        """Whether each operand of a comparison is as its operator says to the next operand."""
+        """Return whether every operator of a comparison holds for its neighbouring operands."""
         operands = [self.value(operand) for operand in comparison.operands]
         pairs = pairwise(operands)
         for symbol, (left, right) in zip(comparison.operators, pairs, strict=True):
@@ -182,7 +182,7 @@ class _Evaluation:
         return any(self.compare("==", value, item) for item in values)
 
     def check_comparable(self, left: Measure, right: Measure) -> None:
-        """Raise UnitError for two kinds of quantity; zero is of any kind."""
+        """Raise UnitError for two different quantities; zero is comparable with any."""
         is_zero = 0 in (left.number, right.number)
         if left.quantity == right.quantity or is_zero:
             return
@@ -193,7 +193,7 @@ class _Evaluation:
         raise UnitError(what, "give both the same kind of unit")
 
     def combine(self, symbol: str, left: Any, right: Any) -> Measure:
-        """The result of an arithmetic operation, with the quantity that it has."""
+        """Return the result of an arithmetic operation, with its quantity."""
         if not isinstance(left, Measure) or not isinstance(right, Measure):
             raise UnitError(f"{self.text!r}: arithmetic needs numbers")
         if not _fit(symbol, left, right):
@@ -209,7 +209,7 @@ class _Evaluation:
 
 
 def _fit(symbol: str, left: Measure, right: Measure) -> bool:
-    """Whether two numbers may be combined: a product has at most one quantity, a sum only one."""
+    """Return whether two numbers can be combined: at most one quantity per product, one per sum."""
     same = left.quantity == right.quantity
     if symbol == "*":
         return not left.quantity or not right.quantity
@@ -219,7 +219,7 @@ def _fit(symbol: str, left: Measure, right: Measure) -> bool:
 
 
 def _resulting_quantity(symbol: str, left: Measure, right: Measure) -> str:
-    """The quantity of what two numbers that fit make together; empty for a plain number."""
+    """Return the quantity of the combination of two numbers; empty for a plain number."""
     if symbol == "/" and left.quantity == right.quantity:
         return ""
     if right.quantity and left.number == 0:

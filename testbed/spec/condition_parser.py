@@ -117,7 +117,7 @@ _WORD = r"[^\W\d]\w*"
 
 
 def _one_of(texts: Iterable[str]) -> str:
-    """A regular expression for any of `texts`, the longest that fits."""
+    """Return a regular expression for any of `texts` that prefers longer texts."""
     longest_first = sorted(texts, key=len, reverse=True)
     return "|".join(re.escape(text) for text in longest_first)
 
@@ -138,7 +138,7 @@ Kind = Literal["text", "name", "quantity", "number", "keyword", "unknown", "symb
 
 
 class Token(NamedTuple):
-    """A part of a condition; `unknown` is a word that is neither a name nor a keyword."""
+    """A token of a condition; `unknown` is a word that is neither a name nor a keyword."""
 
     kind: Kind
     text: str
@@ -149,7 +149,7 @@ class _NotACondition(Exception):
 
 
 def _token_pattern(names: Iterable[str]) -> re.Pattern[str]:
-    """A regular expression with a group for each kind of token, and one for blanks."""
+    """Return a regular expression with a group per kind of token, and one for blanks."""
     any_name = _one_of(names) or r"(?!)"
     return re.compile(
         rf"(?P<blank>\s+)"
@@ -164,10 +164,10 @@ def _token_pattern(names: Iterable[str]) -> re.Pattern[str]:
 
 
 def _tokens(text: str, names: Iterable[str]) -> list[Token]:
-    """The tokens of a condition; the last one is of the kind `end`.
+    """Return the tokens of a condition; the last one has the kind `end`.
 
     Raises:
-        _NotACondition: A character belongs to no token.
+        _NotACondition: A character is not part of a token.
     """
     pattern = _token_pattern(names)
     tokens: list[Token] = []
@@ -188,10 +188,10 @@ def _tokens(text: str, names: Iterable[str]) -> list[Token]:
 
 
 def _python_literal(text: str) -> Any:
-    """The value of a number or of a text in quotes.
+    """Return the value of a number or of a text in quotes.
 
     Raises:
-        _NotACondition: Python reads no such value.
+        _NotACondition: The text is not a Python literal.
     """
     try:
         return ast.literal_eval(text)
@@ -203,11 +203,11 @@ def _python_literal(text: str) -> Any:
 
 
 def parse_condition(text: str, names: Iterable[str]) -> Expression:
-    """Read a condition.
+    """Parse a condition into a tree of expressions.
 
     Args:
         text: The condition.
-        names: The names that may stand in it.
+        names: Names allowed in the condition.
 
     Raises:
         UnitError: The text is not a condition, uses an operator that conditions do not have, or
@@ -221,10 +221,10 @@ def parse_condition(text: str, names: Iterable[str]) -> Expression:
 
 
 class _Parser:
-    """Reads one condition by recursive descent: a method for each rule of the grammar.
+    """A recursive descent parser of one condition, with a method for each rule of the grammar.
 
-    The first unknown name is reported only when the whole text has been read: a text that breaks
-    the grammar is no condition in the first place.
+    An unknown name is reported only after the whole text has been read, because a grammar error
+    takes precedence.
     """
 
     def __init__(self, text: str, known: Sequence[str]) -> None:
@@ -255,14 +255,14 @@ class _Parser:
         return self.next.kind in ("symbol", "keyword") and self.next.text in texts
 
     def take_if(self, *texts: str) -> bool:
-        """Take the next token if it is one of these symbols or keywords."""
+        """Take the next token if it is one of `texts`, and return whether a token was taken."""
         if not self.next_is(*texts):
             return False
         self.take()
         return True
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
-        """Report what conditions do not have, or the unknown name in front of it."""
+        """Raise an error about an unsupported construct, or about an unknown name before it."""
         raise self.unknown_name or UnitError(f"{self.text!r}: {what}", remedy)
 
     def condition(self) -> Expression:
@@ -300,7 +300,7 @@ class _Parser:
         return Comparison(tuple(operators), tuple(operands))
 
     def comparison_operator(self) -> str:
-        """The operator that comes next; empty if there is none."""
+        """Return the next comparison operator; empty if there is none."""
         if self.next_is("is"):
             self.refuse("unknown comparison", REMEDY)
         if self.next_is("in", *ORDER_SYMBOLS):
@@ -353,7 +353,7 @@ class _Parser:
         return expression
 
     def single(self, token: Token) -> Expression:
-        """What one token stands for."""
+        """Return the expression of a single token."""
         if token.kind in ("name", "unknown"):
             return Name(token.text)
         if token.kind == "quantity":
@@ -371,7 +371,7 @@ class _Parser:
         raise _NotACondition
 
     def values(self, opening: Token) -> Expression:
-        """A list, or the one expression that parentheses without a comma hold."""
+        """Return a list, or the single expression in parentheses without a comma."""
         closing = ")" if opening.text == "(" else "]"
         items: list[Expression] = []
         has_comma = False

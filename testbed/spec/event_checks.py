@@ -1,4 +1,4 @@
-"""Checks of a topology's events against its links and hosts, and against each other."""
+"""Checks of a topology's events for consistency with links, hosts and other events."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from testbed.spec.timeline import HostTurn, host_turns, link_states, transfer_pa
 from testbed.spec.wan import Link, is_per_direction
 from testbed.spec.yaml_reader import Loc
 
-MOST_CHANGES = 10_000  # of a run
-Hosts = Mapping[str, Sequence[str]]  # the names of the hosts of each datacenter
+MOST_CHANGES = 10_000  # during a run
+Hosts = Mapping[str, Sequence[str]]  # names of the hosts of each datacenter
 
 
 class _Rule(NamedTuple):
-    """A row of a table of rules: the problem exists where `broken`."""
+    """A row of a table of rules; the problem exists if `broken` is true."""
 
     broken: bool
     problem: Problem
@@ -31,15 +31,15 @@ def _broken(rules: Iterable[_Rule]) -> Iterator[Problem]:
 
 
 def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts) -> list[Problem]:
-    """Check the events of a topology.
+    """Return the problems of a topology's events.
 
     Args:
-        events: The events, each valid by itself.
+        events: The events, each one valid.
         links: All WAN links of the topology.
         hosts: The names of the hosts of each datacenter.
 
     Returns:
-        What is wrong with single events; if nothing is, what is wrong with all of them together.
+        Problems of single events; without any, problems of their combination.
     """
     problems: list[Problem] = []
     for index, event in enumerate(events):
@@ -82,7 +82,7 @@ def _single_event_problems(
 
 
 def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
-    """What is wrong with `every`, `times` and `duration`."""
+    """Yield the problems with `every`, `times` and `duration`."""
     repeats = event.every is not None
     ends_by_itself = event.trace is not None or event.transfer is not None
     is_endless = event.duration is None and not ends_by_itself
@@ -255,7 +255,7 @@ def _link_name_problems(
 
 
 def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterator[Problem]:
-    """Values per direction must name the directions of the one link that the event names."""
+    """Yield the values per direction that do not name a direction of the event's only link."""
     names = listed(event.links)
     allowed: list[str] = []
     for link in links:
@@ -280,7 +280,7 @@ def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterat
 def _jitter_problems(
     events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]
 ) -> list[Problem]:
-    """The first time at which the events together make a link's jitter exceed its delay."""
+    """Return the first time at which the events make a link's jitter exceed its delay."""
     for state in link_states(events, links, datacenters):
         for link in state.links.values():
             for direction in (link.forward, link.backward):
@@ -293,7 +293,7 @@ def _jitter_problems(
 
 
 def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
-    """The first turn of a host that does not fit the host's turns before."""
+    """Return the first crash or return of a host that contradicts earlier ones."""
     crashed: set[str] = set()
     turns_at_once = Counter((turn.at_ns, turn.host) for turn in turns)
     for turn in turns:

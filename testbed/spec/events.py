@@ -74,7 +74,7 @@ class EventSettings(Strict):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The settings of links that are set, by the names of `testbed.spec.wan.LinkDirection`."""
+        """The link settings that are set, by the names of `testbed.spec.wan.LinkDirection`."""
         values: dict[str, Any] = {}
         for name in EventSettings.model_fields:
             value = getattr(self, name)
@@ -85,27 +85,27 @@ class EventSettings(Strict):
 
 
 class TraceRow(NamedTuple):
-    """A line of a trace: from `time_ns` after the event's beginning until the next line."""
+    """A line of a trace, in force from `time_ns` after the event's start until the next line."""
 
     time_ns: int
     settings: EventSettings
 
 
 class _Line(NamedTuple):
-    """A line of a CSV file that is not empty, with its number in the file."""
+    """A non-empty line of a CSV file, with its line number."""
 
     number: int
     cells: list[str]
 
 
 def read_trace(path: Path) -> list[TraceRow]:
-    """Read a CSV file whose head names `time` and settings of links.
+    """Read a CSV file with a column `time` and columns of link settings.
 
-    The head is such as ``time,rate,delay``, a line below is such as ``0 s,1 Gbit/s,``. An empty
-    cell leaves the setting as it is without the event.
+    The first line is a header such as ``time,rate,delay``, followed by lines such as
+    ``0 s,1 Gbit/s,``. An empty cell keeps the setting that the link has without the event.
 
     Raises:
-        UnitError: The file cannot be read, or is not such a table; names the line.
+        UnitError: The file cannot be read, or is not such a table; the message names the line.
     """
     lines = _read_lines(path)
     if len(lines) < 2:
@@ -184,7 +184,7 @@ def _trace_row(path: Path, head: list[str], line: _Line) -> TraceRow:
 
 
 def _flag(cell: str) -> bool | str:
-    """The truth value of a cell; the cell itself, for pydantic to refuse, if it holds none."""
+    """Return the truth value of a cell, or the cell unchanged for pydantic to reject."""
     flags = {"true": True, "false": False}
     return flags.get(cell.lower(), cell)
 
@@ -287,13 +287,13 @@ class Event(EventSettings):
 
     @property
     def rows(self) -> list[TraceRow]:
-        """The changes of an occurrence, by time after its beginning."""
+        """The changes of one occurrence, by time after its start."""
         if self.trace is None:
             return [TraceRow(0, self)]
         return read_trace(Path(self.trace))
 
     def occurrences(self) -> Iterator[tuple[int, int | None]]:
-        """Yield when the event is in force: from and to, in ns; to the end of the run if None."""
+        """Yield the start and the end of each occurrence in ns; end None: end of the run."""
         for number in range(self.times or 1):
             begin_ns = self.at + number * (self.every or 0)
             end_ns = None if self.duration is None else begin_ns + self.duration
@@ -301,7 +301,7 @@ class Event(EventSettings):
 
 
 def listed(names: str | list[str] | None) -> list[str]:
-    """List the names of `links` or `hosts`; `all` is a name."""
+    """Return the names in `links` or `hosts`; `all` counts as a name."""
     if names is None:
         return []
     return names if isinstance(names, list) else [names]

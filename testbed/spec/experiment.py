@@ -49,7 +49,7 @@ from testbed.spec.topology import Name
 from testbed.spec.yaml_reader import Loc, Section
 
 TARGETS = ("topology", "workload", "run")
-TAKEN = frozenset(  # other columns of a sweep's table
+TAKEN = frozenset(  # names of other columns of a sweep's table
     {"name", "state", "repeat", "seed", "folder", "identity", "*"}
 )
 LONGEST_NAME = 100  # characters
@@ -79,21 +79,21 @@ class Sweep(Strict):
 
     @property
     def zips(self) -> list[Axes]:
-        """Each zip."""
+        """All zips."""
         if isinstance(self.zip, list):
             return self.zip
         return [self.zip] if self.zip else []
 
     @property
     def conditions(self) -> list[str]:
-        """Each condition."""
+        """All conditions."""
         if isinstance(self.where, str):
             return [self.where]
         return self.where
 
     @property
     def keys(self) -> list[str]:
-        """Every key whose value differs between points, in the order written."""
+        """All keys whose value differs between points, in the order written."""
         keys = list(self.grid)
         for axes in self.zips:
             keys += axes
@@ -104,7 +104,7 @@ class Sweep(Strict):
 
     @property
     def size(self) -> int:
-        """The number of points before the conditions."""
+        """Number of points before the conditions."""
         size = self.repeats
         for axis in self.grid.values():
             size *= len(values_of(axis))
@@ -141,7 +141,7 @@ class Sweep(Strict):
         return ("zip", index)
 
     def _key_problems(self) -> Iterator[Problem]:
-        """Keys that are no settings, or that two parts of the sweep have."""
+        """Yield a problem for each invalid key, and each key in two parts of the sweep."""
         part_of_key: dict[str, str] = {}
         for loc, keys in self._keys_by_part():
             part = ".".join(map(str, loc))
@@ -156,7 +156,7 @@ class Sweep(Strict):
                     yield Problem((*loc, key), what, "remove the key from one of them")
 
     def _keys_by_part(self) -> Iterator[tuple[Loc, Iterable[str]]]:
-        """The keys of the grid, of each zip and of each point of the list."""
+        """Yield the keys of the grid, of each zip and of each point of the list."""
         yield ("grid",), self.grid
         for index, axes in enumerate(self.zips):
             yield self._zip_loc(index), axes
@@ -201,7 +201,7 @@ class Sweep(Strict):
                 yield Problem(loc, error.what, error.remedy)
 
     def _template_problems(self, names: Sequence[str]) -> Iterator[Problem]:
-        """Unknown names in the template of the points' names."""
+        """Yield a problem for each unknown name in the template of point names."""
         for name in _IN_BRACES.findall(self.name or ""):
             if name not in names:
                 suggestion = suggest(name, names, "known names")
@@ -209,7 +209,7 @@ class Sweep(Strict):
 
 
 def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator[Problem]:
-    """What is wrong with a dotted path into the topology, the workload or the run.
+    """Yield the problems of a dotted path into the topology, the workload or the run.
 
     With `may_be_whole`, the key may also be ``topology`` or ``workload``.
     """
@@ -267,7 +267,7 @@ class Experiment(Strict):
 
         Args:
             name_or_path: The name of a preset, or the path of a file.
-            overrides: Settings of ``--set experiment.KEY`` that are laid over the file.
+            overrides: Settings of ``--set experiment.KEY`` that replace values of the file.
 
         Raises:
             InputError: There is no such experiment, or it is wrong; names every error with its
@@ -284,14 +284,14 @@ class Experiment(Strict):
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], overrides: Iterable[Override] = ()) -> Self:
-        """Make an experiment of what an experiment file would hold; paths are relative to here.
+        """Return an experiment from a mapping; paths are relative to the working directory.
 
         Args:
             mapping: Keys and values as in a file.
-            overrides: Settings that are laid over them.
+            overrides: Settings that replace values of `mapping`.
 
         Raises:
-            InputError: The experiment is wrong; names every error.
+            InputError: The experiment is wrong; the message lists every error.
         """
         try:
             text = yaml_reader.dump(yaml_reader.plain(dict(mapping)))
@@ -327,17 +327,17 @@ class Experiment(Strict):
         return self
 
     def place(self, key: str) -> Place:
-        """Where `key` was written."""
+        """Return the place at which `key` was written."""
         return self._places.get(key, Place(key=key))
 
     def file_of(self, name: str) -> str:
-        """Find a topology or workload: a path is relative to the experiment's file, if any.
+        """Return the file of a topology or workload, relative to the experiment's file.
 
         Args:
             name: The name of a preset, or a path.
 
         Returns:
-            The path of an existing file beside the experiment, else `name`.
+            Path of an existing file in the experiment's folder, otherwise `name`.
         """
         folder = self._folder or Path()
         beside = folder / name
@@ -347,7 +347,7 @@ class Experiment(Strict):
         return name
 
     def points(self) -> Iterator[Point]:
-        """All points that meet the conditions, in order.
+        """Yield the points that meet the conditions, in order.
 
         Repeats vary first, then the last key of the grid.
 
@@ -385,7 +385,7 @@ class Experiment(Strict):
             raise InputError(error.what, place=place, remedy=error.remedy) from error
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
-        """The values of each combination, by key."""
+        """Yield the values of each combination, by key."""
         parts: list[Sequence[dict[str, Any]]] = []
         for key, axis in self.sweep.grid.items():
             parts.append([{key: value} for value in values_of(axis)])
@@ -418,7 +418,7 @@ class Point:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten each key to as many of its last parts as tell the key from all others."""
+    """Return the short name of each key: the fewest last parts that are unique."""
     return {key: _short_name(key, keys) for key in keys}
 
 
@@ -433,7 +433,7 @@ def _short_name(key: str, keys: Sequence[str]) -> str:
 
 
 def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
-    """Whether `name` is or ends just one of `keys`, and is no other column of a sweep's table."""
+    """Return whether `name` ends exactly one of `keys` and is not another table column."""
     if name in TAKEN:
         return False
 
@@ -446,7 +446,7 @@ def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
 
 
 def value_text(value: Any) -> str:
-    """Write a value of an axis as people do, on one line."""
+    """Format a value of an axis for people, on one line."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float):
@@ -459,13 +459,13 @@ def value_text(value: Any) -> str:
 def point_name(
     template: str | None, scope: Mapping[str, Any], shown: Mapping[str, Any], repeat: int | None
 ) -> str:
-    """Name a point so that a folder can have the name.
+    """Return the name of a point, which is also valid as a folder name.
 
     Args:
         template: A text with names of `scope` in braces; None names every value of `shown`.
         scope: All values of the point, by key and by short name.
         shown: The values of the point by short name.
-        repeat: The number that the name ends with; None leaves the number out.
+        repeat: Number at the end of the name; None: no number.
     """
     if template is None:
         parts: list[str] = []
@@ -497,7 +497,7 @@ def _compact(value: Any) -> str:
 
 
 def _places_of_keys(source: Section) -> dict[str, Place]:
-    """Where each setting and each swept key was written."""
+    """Return the place of each setting and each swept key."""
     sections: list[Any] = [source, source.get("settings")]
     sweep = source.get("sweep")
     if isinstance(sweep, Section):

@@ -1,9 +1,9 @@
-"""Scripts made of Python functions, so that a function can be a run's workload.
+"""Scripts that call Python functions, so that a function can be the workload of a run.
 
-Every rank is a process of its own in another kernel, so the function itself cannot be sent there.
-Either its source is: then the function has to be self-contained, which means that it imports what
-it uses inside its body and refers to no other name of its module. Or every rank imports the
-function from its module: then the module has to be a file that can be imported anew.
+Every rank is a separate process in another kernel, so the function object cannot be sent to a rank.
+A self-contained function is sent as source: the function has to import its dependencies in its body
+and use no other name of its module. Otherwise every rank imports the function from its module,
+which then has to be a file that can be imported again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class FunctionScript:
     """A script that calls a function.
 
     Attributes:
-        name: Name of the file.
-        text: The file.
-        readable: Folders that hosts have to see, besides that of the file.
+        name: File name of the script.
+        text: Contents of the script.
+        readable: Folders that hosts must be able to read, in addition to the script's folder.
     """
 
     name: str
@@ -43,10 +43,10 @@ class FunctionScript:
 
 
 def script_of(function: Callable[[], object]) -> FunctionScript:
-    """Make a script that calls `function`.
+    """Return a script that calls `function`.
 
     Args:
-        function: Made by ``def``, without required parameters; self-contained or importable.
+        function: A ``def`` without required parameters, self-contained or importable.
 
     Raises:
         InputError: The function is of another kind.
@@ -84,7 +84,7 @@ def _check_parameters(function: FunctionType) -> None:
 
 
 def _source_of(function: FunctionType) -> str | None:
-    """Get the function's source without indentation; None if there is none."""
+    """Return the function's source without indentation; None if unavailable."""
     try:
         return textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError):
@@ -92,10 +92,10 @@ def _source_of(function: FunctionType) -> str | None:
 
 
 def _outside_names(source: str, name: str) -> list[str]:
-    """Find the names that a function's source uses and does not define."""
+    """Return the names that a function's source uses without defining them."""
     try:
         module = symtable.symtable(source, f"{name}.py", "exec")
-    except SyntaxError:  # such as a function that is part of an expression
+    except SyntaxError:  # such as for a function inside an expression
         return ["the statement around it"]
 
     names: dict[str, None] = {}
@@ -113,7 +113,7 @@ def _outside_names(source: str, name: str) -> list[str]:
 
 
 def _import_folder(function: FunctionType) -> Path | None:
-    """Find the folder from which the function's module can be imported; None if it cannot be."""
+    """Return the folder from which the function's module can be imported; None without one."""
     module = sys.modules.get(function.__module__)
     is_main = function.__module__ == "__main__"
     if is_main or module is None or not _holds(module, function):
@@ -133,7 +133,7 @@ def _import_folder(function: FunctionType) -> Path | None:
 
 
 def _holds(module: ModuleType, function: FunctionType) -> bool:
-    """Whether `function` is what its module has under its name."""
+    """Return whether `function` is the object that its module has under the function's name."""
     found: Any = getattr(module, function.__name__, None)
     return found is function
 

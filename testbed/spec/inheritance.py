@@ -1,4 +1,4 @@
-"""Topology files before validation: what a file extends, and the names of the entries of `wan`."""
+"""Topology files before validation: inheritance by `extends`, and names of entries of `wan`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed.spec.yaml_reader import Items, Section
 
 
 def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
-    """Read a topology file, laid over what the file extends.
+    """Read a topology file, merged over the file that it extends.
 
     Args:
         path: The file.
@@ -49,9 +49,9 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
 
 
 def _split_directions(base: Any, top: Any) -> None:
-    """Write settings of `base`'s links per direction where `top` does.
+    """Write settings of links in `base` per direction if `top` does so.
 
-    A setting of one direction that is laid over then keeps the value of the other direction.
+    A setting of one direction in `top` then keeps the value of the other direction.
     """
     if not isinstance(base, Items) or not isinstance(top, Items):
         return
@@ -69,7 +69,7 @@ def _split_directions(base: Any, top: Any) -> None:
 
 
 def _split_setting(entry: Section, name: str, directions: tuple[str, str]) -> None:
-    """Write a setting of a link per direction, unless the setting is missing or already so."""
+    """Write a link's setting per direction, unless missing or already per direction."""
     value = entry.get(name)
     if value is None or is_per_direction(value):
         return
@@ -82,7 +82,7 @@ def _split_setting(entry: Section, name: str, directions: tuple[str, str]) -> No
 
 
 def _same_entry(entries: Items, entry: Any) -> int | None:
-    """The index of the entry that `entry` refines: the same pair, or the same shorthand."""
+    """Return the index of the entry that `entry` refines: same pair or same shorthand."""
     identity = _identity(entry)
     if not identity:
         return None
@@ -95,7 +95,7 @@ def _same_entry(entries: Items, entry: Any) -> int | None:
 
 
 def _identity(entry: Any) -> frozenset[str] | str | None:
-    """The two ends of a link, or the kind of a shorthand."""
+    """Return the two ends of a link, or the kind of a shorthand."""
     if not isinstance(entry, Section):
         return None
 
@@ -119,18 +119,18 @@ def item_name(item: Any) -> str | None:
 
 
 def find_item(source: Section, items: Items, step: str) -> int | None:
-    """Find the item that a step of a key names; a link of a shorthand gets a separate entry.
+    """Return the index of the item that a key names; a link of a shorthand becomes an entry.
 
     Args:
         source: The whole file; changed in place for a link of a shorthand.
         items: The list, anywhere in the file.
-        step: The name of an item.
+        step: Name of the item.
 
     Returns:
-        The index of the item; None for a list other than `wan`.
+        Index of the item; None for a list other than `wan`.
 
     Raises:
-        InputError: There is no such link.
+        InputError: The link does not exist.
     """
     names: list[str] = []
     for index, item in enumerate(items):
@@ -166,7 +166,7 @@ def _append_link(entries: Items, ends: tuple[str, str]) -> None:
 
 
 def _shorthand_pairs(item: Any, datacenters: list[str]) -> list[tuple[str, str]]:
-    """The ends of all links of an entry, if the entry is a valid shorthand."""
+    """Return the ends of all links of an entry; empty unless a valid shorthand."""
     if not isinstance(item, Section):
         return []
 

@@ -27,19 +27,19 @@ from testbed.spec.base import Problem, Strict, refuse
 
 NS_PER_S = 10**9
 ENVIRONMENT_PREFIX = "TESTBED_"
-# Each host has its own folder of these names, so that it cannot see the machine's.
+# Each host has private folders with these names, which hide the machine's folders.
 FOLDERS_OF_EACH_HOST = tuple(Path(name) for name in ("/", "/tmp", "/run", "/dev/shm"))
 CAPTURE_DETAILS = ("capture_filter", "capture_snap", "capture_limit")
 
 
 @dataclass(frozen=True)
 class Written:
-    """How an option is written, as far as its name and its type do not say it.
+    """The spelling of an option where the name and the type do not determine it.
 
     Attributes:
-        flag: On the command line; empty: the name with dashes.
-        value: What stands for the value in help texts; empty: derived from the type.
-        default: The default for people; empty: the default value itself.
+        flag: Flag on the command line; empty: the name with dashes.
+        value: Placeholder for the value in help texts; empty: derived from the type.
+        default: Default for people; empty: the default value.
         in_experiments: Whether experiments have the option as ``run.NAME``.
     """
 
@@ -50,7 +50,7 @@ class Written:
 
 
 def _within(least: int, most: int | None = None) -> AfterValidator:
-    """Accept sizes from `least` to `most` bytes."""
+    """Return a validator for sizes from `least` to `most` bytes."""
     remedy = f"at least {format_size(least)}"
     if most is not None:
         remedy += f" and at most {format_size(most)}"
@@ -64,7 +64,7 @@ def _within(least: int, most: int | None = None) -> AfterValidator:
 
 
 def _read_wall_time(value: object) -> int:
-    """Nanoseconds of a time with a unit, or of a number of seconds; at least 1 s."""
+    """Return the nanoseconds of a time with a unit, or of a number of seconds; at least 1 s."""
     text = str(value).strip()
     is_number = text.replace(".", "", 1).isdecimal()
     nanoseconds = parse_time(f"{text} s" if is_number else value)
@@ -79,10 +79,10 @@ WallTime = Annotated[
 
 
 def visible_folder(folder: Path) -> Path:
-    """Check that `folder` looks the same to a host as to this machine.
+    """Check that a host sees the same contents of `folder` as this machine.
 
     Raises:
-        UnitError: Each host has its own folder of that name.
+        UnitError: Each host has a private folder with that name.
     """
     if folder in FOLDERS_OF_EACH_HOST:
         raise UnitError(
@@ -152,7 +152,7 @@ class RunOptions(Strict):
     @model_validator(mode="before")
     @classmethod
     def _default_clock(cls, data: Any) -> Any:
-        """Only a guest has a virtual clock."""
+        """Default to the real clock without a guest: only guests have a virtual clock."""
         if isinstance(data, Mapping) and data.get("where") == "here" and "clock" not in data:
             return {**data, "clock": "real"}
         return data
@@ -172,7 +172,7 @@ class RunOptions(Strict):
         return self
 
     def arguments(self) -> list[str]:
-        """Write the options that differ from their defaults as arguments of ``testbed run``."""
+        """Return the non-default options as arguments of ``testbed run``."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         arguments: list[str] = []
         for option in run_options():
@@ -186,7 +186,7 @@ class RunOptions(Strict):
 
 
 def _argument_texts(value: Any) -> list[str]:
-    """The texts of an option that may be repeated, or the one text of another."""
+    """Return the texts of a repeatable option, or the single text of another option."""
     if isinstance(value, Mapping):
         return [f"{name}={text}" for name, text in value.items()]
     if isinstance(value, list):
@@ -199,14 +199,14 @@ class Option:
     """One option of `RunOptions`, as each interface needs it.
 
     Attributes:
-        name: The field of `RunOptions`, and the keyword in Python.
-        flag: On the command line.
-        variable: The environment variable that gives the option to the command line.
-        key: In experiments; None: experiments lack the option.
-        value: What stands for the value in help texts.
-        default: The default for people; empty: none.
-        help: What the option does.
-        field: The field itself.
+        name: Name of the field of `RunOptions`, and keyword in Python.
+        flag: Flag on the command line.
+        variable: Environment variable of the option on the command line.
+        key: Key in experiments; None: not available in experiments.
+        value: Placeholder for the value in help texts.
+        default: Default for people; empty: none.
+        help: Description of the option.
+        field: The field of the model.
     """
 
     name: str
@@ -220,12 +220,12 @@ class Option:
 
     @property
     def type(self) -> Any:
-        """The annotation of a given value: that of the field without None."""
+        """The annotation of a given value: the annotation of the field without None."""
         return _without_none(self.field.annotation)
 
     @property
     def minimum(self) -> float | None:
-        """The least number that is accepted, if the field itself has a bound."""
+        """The smallest accepted number, if the field has a lower bound."""
         for item in self.field.metadata:
             bound: float | None = getattr(item, "ge", None)
             if bound is not None:
@@ -234,7 +234,7 @@ class Option:
 
 
 def run_options() -> tuple[Option, ...]:
-    """Every option of a run, in the order in which help texts list them."""
+    """Return every option of a run, in the order of help texts."""
     options: list[Option] = []
     for name, field in RunOptions.model_fields.items():
         options.append(_option(name, field))
@@ -242,7 +242,7 @@ def run_options() -> tuple[Option, ...]:
 
 
 def experiment_options() -> tuple[Option, ...]:
-    """The options that experiments have as ``run.NAME``."""
+    """Return the options that experiments have as ``run.NAME``."""
     return tuple(option for option in run_options() if option.key is not None)
 
 

@@ -1,4 +1,4 @@
-"""Settings of ``--set KEY=VALUE``: read from arguments, and laid over what a file holds."""
+"""Settings of ``--set KEY=VALUE``: parsing of arguments, and application to a file's contents."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Override:
 
     Attributes:
         key: KEY as written, for errors.
-        path: The parts of KEY within the target that the override belongs to.
+        path: Parts of KEY after the target.
         value: VALUE, read as YAML.
-        origin: Where a setting that comes from a file was written; None for an argument.
+        origin: Place of a setting in a file; None for an argument.
     """
 
     key: str
@@ -37,11 +37,11 @@ class Override:
 
 
 def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, list[Override]]:
-    """Sort ``--set`` arguments by their target.
+    """Parse ``--set`` arguments, grouped by target.
 
     Args:
         texts: Arguments such as ``topology.wan.iowa-ohio.delay=20 ms``.
-        targets: What a key may begin with. The name of a single target may be left out.
+        targets: Allowed first parts of a key; a single target may be left out of the key.
 
     Returns:
         The overrides of every target, in the order of `texts`.
@@ -61,7 +61,7 @@ def parse_overrides(texts: Iterable[str], targets: Sequence[str]) -> dict[str, l
 
 
 def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
-    """The target of one argument, and the override."""
+    """Return the target of one argument, and the override."""
     key, equals, value = text.partition("=")
     key = key.strip()
     path = key.split(".")
@@ -90,7 +90,7 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
 
 
 def _no_item(items: Items, name: str) -> None:
-    """Items of lists have no names."""
+    """Return None: items of lists have no names."""
 
 
 def apply_overrides(
@@ -102,9 +102,9 @@ def apply_overrides(
     list is named by its index, or as `find_item` says.
 
     Args:
-        root: What a file holds; changed in place.
-        overrides: What to set.
-        find_item: Gives the index of the item of a list that a name stands for, or None.
+        root: Contents of a file; changed in place.
+        overrides: The settings to apply.
+        find_item: Function that returns the index of the named item of a list, or None.
 
     Raises:
         InputError: A path leads into something that is neither a mapping nor a list, or names no
@@ -159,7 +159,7 @@ def _set_item(
 
 
 def _matching_indices(items: Items, step: str, find_item: FindItem) -> Sequence[int]:
-    """The indices of the items that a step of a path stands for."""
+    """Return the indices of the items that a step of a path selects."""
     if step == WILDCARD:
         return range(len(items))
     if step.isdecimal() and int(step) < len(items):

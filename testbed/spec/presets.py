@@ -1,4 +1,4 @@
-"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments``, known by their stem."""
+"""Presets: YAML files in ``topologies``, ``workloads`` and ``experiments``, named by their stem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.spec.base import suggest
 
 
 class Preset(NamedTuple):
-    """A preset; `description` is its one line about itself."""
+    """A preset; `description` is its one-line description."""
 
     name: str
     path: Path
@@ -28,7 +28,7 @@ class Library:
     folder: Path
 
     def presets(self) -> list[Preset]:
-        """All presets, by name.
+        """Return all presets, sorted by name.
 
         Raises:
             InputError: A preset is not YAML.
@@ -46,14 +46,14 @@ class Library:
         return presets
 
     def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:
-        """Find the file of a preset, or of a path.
+        """Return the path of a preset or of a file.
 
         Args:
             name_or_path: The name of a preset, or the path of any file.
-            beside: The folder that a path is relative to; the working directory if None.
+            beside: Folder for relative paths; None: the working directory.
 
         Raises:
-            InputError: There is no such preset or file.
+            InputError: The preset or file does not exist.
         """
         preset = self.folder / f"{name_or_path}.yaml"
         folder = beside or Path()
@@ -79,7 +79,7 @@ class Library:
 
 
 def _folder(name: str) -> Path:
-    """Find a folder of presets: inside the package in a wheel, next to it in a checkout."""
+    """Return the folder of presets: inside the package in a wheel, next to it in a checkout."""
     package = Path(testbed.__file__).resolve().parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name

@@ -1,4 +1,4 @@
-"""What a topology's events come to, by time: states of links, turns of hosts and of transfers."""
+"""The effects of a topology's events over time: states of links, host crashes, transfers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from testbed.spec.events import Crash, Event, EventSettings, listed
 from testbed.spec.wan import Link, LinkDirection, is_per_direction, toward
 
-Hosts = Mapping[str, Sequence[str]]  # the names of the hosts of each datacenter
+Hosts = Mapping[str, Sequence[str]]  # names of the hosts of each datacenter
 
 
 @dataclass(frozen=True)
 class Window:
-    """`settings` hold on the links `keys` from `begin_ns` until `end_ns` (None: no end)."""
+    """A period with `settings` on the links `keys`, from `begin_ns` to `end_ns` (None: no end)."""
 
     begin_ns: int
     end_ns: int | None
@@ -24,7 +24,7 @@ class Window:
 
 
 def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
-    """When which settings of `event` are in force on the links `keys`."""
+    """Return the periods of an event's settings on the links `keys`."""
     if not keys:
         return
 
@@ -51,7 +51,7 @@ def _windows(event: Event, keys: Sequence[str]) -> Iterator[Window]:
 
 @dataclass(frozen=True)
 class LinkState:
-    """From `at_ns` on: the links that differ from the topology's, and those that are down."""
+    """The links that differ from the topology from `at_ns` on, and the links that are down."""
 
     at_ns: int
     links: Mapping[str, Link]
@@ -61,7 +61,7 @@ class LinkState:
 def link_states(
     events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]
 ) -> list[LinkState]:
-    """List the states that links go through, by time.
+    """Return the states of the links, by time.
 
     Args:
         events: Events that name only links, conduits and datacenters of the topology.
@@ -88,7 +88,7 @@ def link_states(
 
 
 def _state(time_ns: int, windows: Iterable[Window], links: Mapping[str, Link]) -> LinkState:
-    """The state while `windows` are in force; the settings of later windows win."""
+    """Return the state while `windows` are in force; settings of later windows win."""
     changed: dict[str, Link] = {}
     down: set[str] = set()
     for window in windows:
@@ -107,7 +107,7 @@ def _state(time_ns: int, windows: Iterable[Window], links: Mapping[str, Link]) -
 
 
 def _indices_by_time(times: Iterable[int | None]) -> dict[int, set[int]]:
-    """The indices of `times` that have each time; None is no time."""
+    """Return the indices of `times` by time; None is skipped."""
     indices: dict[int, set[int]] = {}
     for index, time in enumerate(times):
         if time is not None:
@@ -132,7 +132,7 @@ def _direction_with_settings(direction: LinkDirection, values: Mapping[str, Any]
 
 
 def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) -> list[str]:
-    """The keys of the links that an event is about, in the order of the links."""
+    """Return the keys of an event's links, in the order of the links."""
     names = set(listed(event.links))
     if "all" in names:
         return [link.key for link in links]
@@ -149,7 +149,7 @@ def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) 
 
 
 def outages(states: Sequence[LinkState], key: str) -> list[tuple[int, int | None]]:
-    """List when a link is down, as (from ns, to ns); the last one may end with None: never.
+    """Return the outages of a link as (from ns, to ns); None as the last end: until the end.
 
     Args:
         states: The states of all links, by time.
@@ -171,7 +171,7 @@ def outages(states: Sequence[LinkState], key: str) -> list[tuple[int, int | None
 
 
 class HostTurn(NamedTuple):
-    """At `at_ns` the host `host` crashes, or is back (`crash` None)."""
+    """The crash of `host` at `at_ns`, or its return (`crash` None)."""
 
     at_ns: int
     host: str
@@ -179,7 +179,7 @@ class HostTurn(NamedTuple):
 
 
 def host_turns(events: Sequence[Event], hosts: Hosts) -> list[HostTurn]:
-    """List the turns of hosts by time; of one time, crashes come last.
+    """Return the crashes and returns of hosts by time; at equal times, crashes come last.
 
     Args:
         events: Events that name only hosts and datacenters of the topology.
@@ -202,7 +202,7 @@ def _crashes_last(turn: HostTurn) -> tuple[int, bool]:
 
 
 class TransferTurn(NamedTuple):
-    """At `at_ns` the host `source` begins to send `bytes` to `target`, at most at `pace_bps`."""
+    """A transfer of `bytes` from `source` to `target` from `at_ns` on, at up to `pace_bps`."""
 
     at_ns: int
     source: str
@@ -213,7 +213,7 @@ class TransferTurn(NamedTuple):
 
 
 def transfer_turns(events: Sequence[Event], hosts: Hosts) -> list[TransferTurn]:
-    """List the transfers by time.
+    """Return the transfers by time.
 
     Where a datacenter sends, each of its hosts sends an equal part, at an equal rate.
 
@@ -228,7 +228,7 @@ def transfer_turns(events: Sequence[Event], hosts: Hosts) -> list[TransferTurn]:
 
 
 def _without_none(turn: TransferTurn) -> tuple[object, ...]:
-    """A turn as a key to sort by: no pace, which cannot be compared, comes before any pace."""
+    """Return a sort key for a transfer; transfers without a pace come first."""
     return (*turn[:-1], turn.pace_bps or 0)
 
 
@@ -257,7 +257,7 @@ def _transfer_turns_of(event: Event, hosts: Hosts) -> Iterator[TransferTurn]:
 
 
 def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:
-    """List the sender and the receiver of each part of an event's transfer.
+    """Return the sender and the receiver of each part of an event's transfer.
 
     Args:
         event: An event; one without a transfer has no pairs.
@@ -274,10 +274,10 @@ def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:
 
 
 def crashing(event: Event, hosts: Hosts) -> list[str]:
-    """List the hosts that an event is about, in their order.
+    """Return the hosts of an event, in their order.
 
     Args:
-        event: An event; one that is not about hosts has none.
+        event: An event; an event without hosts returns an empty list.
         hosts: The names of the hosts of each datacenter.
     """
     names = set(listed(event.hosts))

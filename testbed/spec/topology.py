@@ -58,7 +58,7 @@ from testbed.spec.timeline import (
 from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
 
 MAX_DATACENTERS = 250
-MAX_HOSTS = 999  # of one datacenter: the names of kernel objects have room for three digits
+MAX_HOSTS = 999  # of one datacenter: names of kernel objects have room for three digits
 MIN_TCP_BUFFER = 2**12
 MAX_TCP_BUFFER = 2**30
 MAX_LEAVES = 63
@@ -323,10 +323,10 @@ class Topology(Strict):
 
         Args:
             name_or_path: The name of a preset, or the path of a file.
-            overrides: Settings of ``--set`` that are laid over the file (see `parse_overrides`).
+            overrides: Settings of ``--set`` that replace values (see `parse_overrides`).
 
         Raises:
-            InputError: There is no such topology, or it is wrong; names every error with its place.
+            InputError: The topology does not exist or is wrong; the message lists every error.
         """
         path = TOPOLOGIES.find(name_or_path)
         source = read_topology(path)
@@ -339,19 +339,19 @@ class Topology(Strict):
             raise input_error(error, cls, locate) from error
 
     def model_post_init(self, context: Any) -> None:
-        """Make `to_yaml` write the name, which a file without one takes from its stem."""
+        """Mark the name as set, so that `to_yaml` writes a name taken from the file's stem."""
         self.model_fields_set.add("name")
 
     def _repr_html_(self) -> str:
-        """Draw the map of the topology, for notebooks."""
-        # A picture needs the layers above this one, and only notebooks ask for it.
+        """Return the map of the topology, for notebooks."""
+        # Drawing needs the layers above this one, and only notebooks call this method.
         from testbed.report.notebook import topology_html  # noqa: PLC0415
 
         return topology_html(self)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """Make the JSON schema (draft 7) of a topology file, for editors.
+        """Return the JSON schema (draft 7) of a topology file, for editors.
 
         The schema is looser than `load`, which sees the whole file.
         """
@@ -384,12 +384,12 @@ class Topology(Strict):
 
     @property
     def states(self) -> list[LinkState]:
-        """The states that links go through during a run, by time."""
+        """The states of links during a run, by time."""
         return link_states(self.events, self.links, list(self.datacenters))
 
     @property
     def turns(self) -> list[HostTurn]:
-        """When hosts crash and are back, by time."""
+        """The crashes and returns of hosts, by time."""
         return host_turns(self.events, self.host_names)
 
     @property
@@ -399,7 +399,7 @@ class Topology(Strict):
 
     @property
     def host_names(self) -> dict[str, list[str]]:
-        """The names of the hosts of each datacenter."""
+        """Names of the hosts of each datacenter."""
         names: dict[str, list[str]] = {}
         for datacenter, site in self.sites.items():
             names[datacenter] = [f"{datacenter}-h{number}" for number in range(site.hosts)]
@@ -425,7 +425,7 @@ class Topology(Strict):
         return self
 
     def _path_problems(self, links: list[Link]) -> list[Problem]:
-        """Datacenters that no path joins with the first part of the network."""
+        """Return a problem for each datacenter without a path to the first component."""
         import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
 
         graph = nx.Graph([(link.forward.source, link.forward.target) for link in links])
@@ -441,7 +441,7 @@ class Topology(Strict):
 
 
 def _name_of(path: Path) -> str:
-    """A topology's name from that of its file, with hyphens for what a name cannot have."""
+    """Return a topology's name from its file name, with hyphens for invalid characters."""
     stem = path.stem.lower()
     text = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
     text = text[:60].rstrip("-")

@@ -55,18 +55,18 @@ Discipline = Literal["drop-tail", "red", "fq_codel"]
 
 
 def is_per_direction(value: Any) -> bool:
-    """Whether `value` is written per direction: a mapping with a key such as ``iowa->ohio``."""
+    """Return whether `value` is a mapping with a key such as ``iowa->ohio``."""
     if not isinstance(value, Mapping):
         return False
     return any(ARROW in str(key) for key in value)
 
 
 def toward(value: Any, direction: str) -> Any:
-    """The value of a setting for one direction.
+    """Return the value of a setting for one direction.
 
     Args:
         value: A setting of a link, written per direction or not.
-        direction: The direction's name, such as ``iowa->ohio``.
+        direction: Name of the direction, such as ``iowa->ohio``.
     """
     return value[direction] if is_per_direction(value) else value
 
@@ -115,7 +115,7 @@ Loss = Annotated[
 
 
 class QueueLength(NamedTuple):
-    """A buffer: `amount` bandwidth-delay products, bytes, ns of the rate, or packets of an MTU."""
+    """A queue length in bandwidth-delay products, bytes, ns at the rate, or packets of an MTU."""
 
     amount: Decimal
     unit: Literal["bdp", "bytes", "time", "packets"]
@@ -138,7 +138,7 @@ QUEUE_SCHEMA = {
 
 
 def parse_queue(value: object) -> QueueLength:
-    """Read a queue such as ``1 bdp``, ``64 packets``, ``4 MiB`` or ``20 ms``.
+    """Parse a queue length such as ``1 bdp``, ``64 packets``, ``4 MiB`` or ``20 ms``.
 
     Raises:
         UnitError: The value is none of these, or zero.
@@ -157,7 +157,7 @@ def parse_queue(value: object) -> QueueLength:
 
 
 def _counted_queue(text: str) -> QueueLength | None:
-    """A queue such as ``1.5 bdp`` or ``64 packets``."""
+    """Parse a queue length such as ``1.5 bdp`` or ``64 packets``; None for other texts."""
     number, _, unit = text.strip().partition(" ")
     digits = number.replace(".", "", 1)
     if not (digits.isascii() and digits.isdigit()):
@@ -170,7 +170,7 @@ def _counted_queue(text: str) -> QueueLength | None:
 
 
 def _measured_queue(text: str) -> QueueLength | None:
-    """A queue that is a size or a time."""
+    """Parse a queue length that is a size or a time; None for other texts."""
     try:
         return QueueLength(Decimal(parse_size(text)), "bytes")
     except UnitError:
@@ -183,7 +183,7 @@ def _measured_queue(text: str) -> QueueLength | None:
 
 
 def format_queue(queue: QueueLength) -> str:
-    """Write the exact text of a queue."""
+    """Return the exact text of a queue length."""
     if queue.unit == "bytes":
         return format_size(int(queue.amount))
     if queue.unit == "time":
@@ -192,7 +192,7 @@ def format_queue(queue: QueueLength) -> str:
 
 
 def _find_distribution(value: str, info: ValidationInfo) -> str:
-    """The name of a distribution, or the path of a table's file."""
+    """Return the name of a distribution, or the path of a table's file."""
     if value in DISTRIBUTIONS:
         return value
 
@@ -302,7 +302,7 @@ class Wan(LinkSettings):
 
     @model_serializer(mode="wrap")
     def _shape_first(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write what the entry is before its settings, as people do."""
+        """Write the shape of the entry before its settings."""
         written: dict[str, Any] = serialize(self)
         ordered: dict[str, Any] = {}
         for name in SHAPES:
@@ -314,12 +314,12 @@ class Wan(LinkSettings):
 
     @property
     def shape(self) -> str | None:
-        """The one of `between`, `mesh`, `ring` and `star` that is written; None if not just one."""
+        """The key of `between`, `mesh`, `ring` and `star` that is set; None for none or several."""
         written = [name for name in SHAPES if getattr(self, name) is not None]
         return written[0] if len(written) == 1 else None
 
     def pairs(self, datacenters: list[str]) -> list[tuple[str, str]]:
-        """List the two ends of every link of this entry, in the order written.
+        """Return the two ends of every link of this entry, in the order written.
 
         Args:
             datacenters: The names of all datacenters, for a shorthand of ``all``.
@@ -373,14 +373,14 @@ class Link:
     key: str
     forward: LinkDirection
     backward: LinkDirection
-    conduit: str | None = None  # what it shares with other links
+    conduit: str | None = None  # the conduit that the link shares with other links
 
 
 class _Written(NamedTuple):
-    """A link as entries of `wan` say, before its settings are checked."""
+    """A link from the entries of `wan`, before its settings are checked."""
 
     ends: tuple[str, str]
-    entry: int  # index of the entry in `wan` that an error about the link names
+    entry: int  # index in `wan` of the entry that errors about the link name
     settings: LinkSettings
     is_refined: bool  # by an entry with `between`
 
@@ -391,15 +391,15 @@ Locations = Mapping[str, Location | None]
 def expand(
     wan: list[Wan], defaults: LinkSettings | None, locations: Locations
 ) -> tuple[list[Link], list[Problem]]:
-    """Find the links that `wan` stands for.
+    """Return the links that `wan` describes, and the problems of `wan`.
 
     Args:
         wan: The entries of `wan`.
-        defaults: The settings of links that do not say otherwise.
+        defaults: Default settings of links.
         locations: The location of every datacenter, by name; None where the file gives none.
 
     Returns:
-        The links, and what is wrong with `wan`. Links with a problem are left out; a shorthand
+        The links, and the problems of `wan`. Links with a problem are left out; a shorthand
         reports each problem of its links once.
     """
     problems: list[Problem] = []
@@ -428,7 +428,7 @@ def expand(
 
 
 def _first_at_each_place(problems: list[Problem]) -> list[Problem]:
-    """The first problem at each location, in the order of the last ones there."""
+    """Return the first problem at each location, ordered by the last problem there."""
     first: dict[Loc, Problem] = {}
     for problem in reversed(problems):
         first[problem.loc] = problem
@@ -472,7 +472,7 @@ def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> Iterator[
 def _direction_problems(
     loc: Loc, settings: LinkSettings, ends: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """Per-direction values must name the two directions of a link written with `between`."""
+    """Yield the values per direction that do not name a direction of the link."""
     for name in LinkSettings.model_fields:
         value = getattr(settings, name)
         if not is_per_direction(value):
@@ -491,14 +491,14 @@ def _direction_problems(
 
 
 def _direction_names(ends: tuple[str, ...]) -> tuple[str, str]:
-    """The names of both directions of a link: ``iowa->ohio``, ``ohio->iowa``."""
+    """Return the names of both directions of a link: ``iowa->ohio``, ``ohio->iowa``."""
     return ARROW.join(ends), ARROW.join(reversed(ends))
 
 
 def _written_links(
     wan: list[Wan], defaults: LinkSettings | None, datacenters: list[str]
 ) -> tuple[list[_Written], list[Problem]]:
-    """All links with their settings: defaults, then the shorthand, then the `between` entry."""
+    """Return all links with settings merged: defaults, shorthand, then `between` entry."""
     base = overlay(LinkSettings(), defaults)
     links: dict[frozenset[str], _Written] = {}
     problems: list[Problem] = []
@@ -526,7 +526,7 @@ def _written_links(
 
 
 def _shorthands_first(wan: list[Wan]) -> list[tuple[int, Wan]]:
-    """The entries with their indices; those with `between` come last."""
+    """Return the entries with their indices; entries with `between` come last."""
 
     def is_link(indexed_entry: tuple[int, Wan]) -> bool:
         _, entry = indexed_entry
@@ -536,7 +536,7 @@ def _shorthands_first(wan: list[Wan]) -> list[tuple[int, Wan]]:
 
 
 def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSettings:
-    """`base` with the settings of `entry`.
+    """Return `base` with the settings of `entry`.
 
     Where `entry` sets one direction of a link, the other direction keeps the value of `base`.
     """
@@ -552,7 +552,7 @@ def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSetti
 
 
 def _link_problems(written: _Written, locations: Locations) -> Iterator[Problem]:
-    """What is wrong with the settings of each direction of a link."""
+    """Yield the problems of the settings of each direction of a link."""
     missing_locations: list[str] = []
     for end in sorted(written.ends):
         if locations[end] is None:

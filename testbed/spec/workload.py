@@ -1,4 +1,4 @@
-"""Workload files: ``workload: NAME``, and settings whose model is in that workload's folder."""
+"""Workload files: ``workload: NAME``, and settings of the model in the workload's folder."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Workload(Strict):
     ranks_per_host: Count = 1
 
     def model_post_init(self, context: Any) -> None:
-        """Make `to_yaml` write the name of the workload, even where the name is the default."""
+        """Mark `workload` as set, so that `to_yaml` writes the name even if it is the default."""
         self.model_fields_set.add("workload")
 
     @property
     def divisor(self) -> int:
-        """The divisor of every rate of the topology, for a workload that scales its model down."""
+        """Divisor of all rates of the topology, for a workload that scales its model down."""
         return 1
 
     @property
     def longest_pause_ns(self) -> int:
-        """How long a rank may compute between two exchanges, in ns."""
+        """Maximum computing time of a rank between two exchanges, in ns."""
         return 0
 
     @property
@@ -53,20 +53,20 @@ class Workload(Strict):
         return ()
 
     def settings(self, ranks: int) -> dict[str, Any]:
-        """The settings in base units, as JSON values, for `ranks` ranks."""
+        """Return the settings for `ranks` ranks, in base units, as JSON values."""
         raise NotImplementedError
 
     def folders(self) -> list[Path]:
-        """Folders that hosts must see, besides the testbed and installed packages."""
+        """Return folders that hosts must see besides the testbed and installed packages."""
         return []
 
     @property
     def starts_ranks_itself(self) -> bool:
-        """Whether a host starts only one process, which starts the host's ranks."""
+        """Whether a host starts a single process, which starts the host's ranks."""
         return False
 
     def largest_tensor_bytes(self, ranks: int) -> int:
-        """Bytes of the largest tensor that a rank holds."""
+        """Return the size in bytes of a rank's largest tensor."""
         raise NotImplementedError
 
 
@@ -74,13 +74,13 @@ def workload_module(workload: str, module: str) -> ModuleType:
     """Import the module workloads/`workload`/`module`.py.
 
     Raises:
-        ModuleNotFoundError: there is no such module.
+        ModuleNotFoundError: The module does not exist.
     """
     return importlib.import_module(f"{PACKAGE}.{workload}.{module}")
 
 
 def registry() -> dict[str, type[Workload]]:
-    """All workloads by name."""
+    """Return all workloads by name."""
     package = importlib.import_module(PACKAGE)
     for module in pkgutil.iter_modules(package.__path__, f"{PACKAGE}."):
         settings_module = f"{module.name}.settings"
@@ -100,10 +100,10 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
 
     Args:
         name_or_path: The name of a preset, or the path of a file.
-        overrides: Settings of ``--set`` that are laid over the file.
+        overrides: Settings of ``--set`` that replace values of the file.
 
     Raises:
-        InputError: There is no such workload, or it is wrong; names every error with its place.
+        InputError: The workload does not exist or is wrong; the message lists every error.
     """
     source = yaml_reader.load(WORKLOADS.find(name_or_path))
     apply_overrides(source, overrides)
@@ -116,7 +116,7 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
 
 
 def _model_of(source: Section) -> type[Workload]:
-    """The model of the workload that a file names."""
+    """Return the model of the workload that a file names."""
     known = registry()
     name = source.get("workload")
     if name in known:

@@ -1,4 +1,4 @@
-"""YAML that remembers where every key and item was written.
+"""A YAML reader that records the place of every key and item.
 
 Stricter than YAML 1.1: a duplicate key is an error, keys are text, and only ``true`` and ``false``
 are booleans, so that a datacenter may be called ``no``.
@@ -26,7 +26,7 @@ DUMP_COLUMNS = 110
 
 
 class Section(dict[str, Any]):
-    """A mapping; `places` says where each key was written."""
+    """A mapping; `places` holds the place of each key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Section(dict[str, Any]):
 
 
 class Items(list[Any]):
-    """A list; `places` says where each item was written."""
+    """A list; `places` holds the place of each item."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class _SpecLoader(yaml.CSafeLoader):
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Quotes text that either `_SpecLoader` or YAML 1.1 would take for something else."""
+    """A dumper that quotes text with another meaning in `_SpecLoader` or in YAML 1.1."""
 
 
-# Plain text that stands for a value of another type: its tag, its pattern, its first characters.
+# Plain text that is a value of another type: tag, pattern, first characters.
 _PLAIN_VALUES = [
     ("tag:yaml.org,2002:null", r"~|null|", ["~", "n", ""]),
     ("tag:yaml.org,2002:bool", r"true|false", ["t", "f"]),
@@ -78,9 +78,9 @@ for _tag, _pattern, _first_characters in _PLAIN_VALUES:
 
 
 class _Reader:
-    """Turns the nodes of one document into values with places.
+    """Converts the nodes of one document to values with places.
 
-    A place has a line only where `file` is a path: an argument of the command line has no lines.
+    A place has a line only if `file` is a path: an argument of the command line has no lines.
     """
 
     def __init__(self, loader: _SpecLoader, file: str | Path | None) -> None:
@@ -122,7 +122,7 @@ class _Reader:
         return section
 
     def check_keys(self, node: yaml.MappingNode) -> None:
-        """Raise InputError if a key that is written in `node` is not text or stands there twice."""
+        """Raise InputError if a key of `node` is not text or is a duplicate."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == MERGE_TAG:
@@ -146,11 +146,11 @@ class _Reader:
 
 
 def parse(text: str, file: str | Path | None) -> Any:
-    """Read the value of a YAML document.
+    """Return the value of a YAML document.
 
     Args:
         text: The document.
-        file: What places name; with a line if `file` is a path, with a dotted key if it is None.
+        file: The file that places name, with a line for a path; None: with a dotted key.
 
     Returns:
         A `Section`, `Items` or a scalar; None for an empty document.
@@ -177,7 +177,7 @@ def parse(text: str, file: str | Path | None) -> Any:
 
 
 def dump(value: Any) -> str:
-    """Write a value of mappings, lists and scalars as YAML that `parse` reads back."""
+    """Return a value of mappings, lists and scalars as YAML that `parse` reads back."""
     return yaml.dump(
         value,
         Dumper=_Dumper,
@@ -189,10 +189,10 @@ def dump(value: Any) -> str:
 
 
 def load(path: Path) -> Section:
-    """Read the mapping that the YAML file `path` holds.
+    """Read the mapping in the YAML file `path`.
 
     Raises:
-        InputError: The file cannot be read, is not YAML, or holds no mapping.
+        InputError: The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -208,19 +208,19 @@ def load(path: Path) -> Section:
 
 
 def _no_name(item: Any) -> None:
-    """Items of lists have no names."""
+    """Return None: items of lists have no names."""
 
 
 def place_of(root: Section, loc: Loc, name_item: Callable[[Any], str | None] = _no_name) -> Place:
-    """Find where a value, or the innermost part of its location that exists, was written.
+    """Return the place of a value, or of the innermost existing part of its location.
 
     Args:
-        root: What the file holds.
+        root: Contents of the file.
         loc: The keys and indices that lead to the value.
-        name_item: Gives the name of a list's item in the dotted key; None stands for the index.
+        name_item: Function that returns an item's name in the dotted key; None: the index.
 
     Returns:
-        The place, with the dotted key unless only a file is known.
+        The place, with the dotted key unless only the file is known.
     """
     place = Place()
     names: list[str] = []
@@ -253,14 +253,14 @@ def _holds(node: Any, step: str | int) -> bool:
 
 
 def merge(base: Section, top: Section, find_match: FindMatch) -> Section:
-    """Lay `top` over `base`, key by key; a null in `top` removes the key.
+    """Return `top` merged over `base`, key by key; a null in `top` removes the key.
 
-    In a list of mappings, an item of `top` is laid over its match in `base`, or appended.
+    In a list of mappings, an item of `top` is merged over its match in `base`, or appended.
 
     Args:
         base: The lower section; not changed.
         top: The upper section.
-        find_match: Gives the index of the item of a list in `base` that an item of `top` refines.
+        find_match: Function that returns the index in `base` of the item that `top`'s refines.
     """
     result = copy.deepcopy(base)
     for key, value in top.items():

@@ -13,7 +13,7 @@ from testbed.spec.topology import Topology
 from testbed.spec.wan import ARROW
 
 Schema = Mapping[str, Any]
-Models = Mapping[str, Schema]  # the schemas of all models by their titles
+Models = Mapping[str, Schema]  # schemas of all models by title
 KINDS = {"integer": "whole number", "boolean": "`true`, `false`", "string": "text"}
 
 HEAD = """# Topology files
@@ -31,7 +31,7 @@ value has that of the shorthand or of `defaults`.
 
 
 def reference() -> str:
-    """Write the page as Markdown: every key, value, unit, default and example."""
+    """Return the page as Markdown: every key with values, unit, default and example."""
     schema = Topology.json_schema()
     root = schema["title"]
     models = {root: schema, **schema["$defs"]}
@@ -43,7 +43,7 @@ def reference() -> str:
 
 
 def example(field: Schema) -> Any:
-    """Find a value that `field` may have: an example, else one of its type, else the default."""
+    """Return an example value of `field`: a given example, one of its type, or the default."""
     return next(_examples(field), field.get("default"))
 
 
@@ -59,7 +59,7 @@ def _examples(field: Schema) -> Iterator[Any]:
 
 
 def _units() -> Iterator[str]:
-    """The table of units."""
+    """Yield the lines of the table of units."""
     yield "| quantity | units | also read |"
     yield "|---|---|---|"
     for quantity in (RATE, TIME, DECIMAL_SIZE, PERCENTAGE):
@@ -75,14 +75,14 @@ def _code_list(texts: Iterable[str]) -> str:
 
 
 def _paths(root: str, models: Models) -> dict[str, list[str]]:
-    """Find where in the file each model stands, breadth first.
+    """Return the keys at which each model appears in the file, breadth first.
 
     Args:
-        root: The title of the model of the whole file.
+        root: Title of the model of the whole file.
         models: All models.
 
     Returns:
-        By title, the dotted keys of each place; the root's is empty.
+        Dotted keys of each place, by title of the model; empty for the root.
     """
     paths: dict[str, list[str]] = {}
     waiting = [("", root)]
@@ -98,7 +98,7 @@ def _paths(root: str, models: Models) -> dict[str, list[str]]:
 
 
 def _references(field: Schema) -> Iterator[tuple[str, str]]:
-    """The models that `field` holds: what follows the key on the way there, and the title."""
+    """Yield the models in `field`: the suffix of the key, and the title of the model."""
     if "$ref" in field:
         yield "", _title(field)
 
@@ -117,13 +117,13 @@ def _references(field: Schema) -> Iterator[tuple[str, str]]:
 
 
 def _title(field: Schema) -> str:
-    """The title of the model that `field` refers to."""
+    """Return the title of the model that `field` refers to."""
     reference_path: str = field["$ref"]
     return reference_path.rpartition("/")[2]
 
 
 def _section(title: str, paths: list[str], models: Models) -> Iterator[str]:
-    """The lines of a model's section."""
+    """Yield the lines of a model's section."""
     model = models[title]
     place = f"At {_code_list(paths)}." if any(paths) else "The file itself."
     yield f"## {title}"
@@ -143,7 +143,7 @@ def _section(title: str, paths: list[str], models: Models) -> Iterator[str]:
 
 
 def _larger_model(title: str, models: Models) -> str | None:
-    """The model that has all keys of the model `title`, and others."""
+    """Return a model that has all keys of the model `title` and more; None without one."""
     fields = models[title]["properties"]
     for other, model in models.items():
         other_fields = model["properties"]
@@ -155,7 +155,7 @@ def _larger_model(title: str, models: Models) -> str | None:
 
 
 def _table(model: Schema) -> Iterator[str]:
-    """The table of a model's keys."""
+    """Yield the lines of the table of a model's keys."""
     yield "| key | value | default | per direction | meaning | example |"
     yield "|---|---|---|---|---|---|"
     required = model.get("required", [])
@@ -174,7 +174,7 @@ def _table(model: Schema) -> Iterator[str]:
 
 
 def _example_text(key: str, field: Schema) -> str:
-    """An example of a key and its value, on one line."""
+    """Return an example of a key and its value, on one line."""
     mapping = yaml.safe_dump(
         {key: example(field)},
         sort_keys=False,
@@ -185,7 +185,7 @@ def _example_text(key: str, field: Schema) -> str:
 
 
 def _default(field: Schema) -> str:
-    """The text of a field's default; empty for none, and for that of a whole model."""
+    """Return the text of a field's default; empty without one, or if the default is a model."""
     default = field.get("default")
     if default in (None, "", []):
         return ""
@@ -205,7 +205,7 @@ def _is_per_direction(field: Schema) -> bool:
 
 
 def _alternatives(field: Schema) -> Iterator[Schema]:
-    """The types of `field`, without null and without the 0 that may replace a text with a unit."""
+    """Yield the types of `field`, without null and without the alternative 0 of a quantity."""
     parts = field.get("anyOf", field.get("oneOf"))
     if parts is None:
         yield field
@@ -219,7 +219,7 @@ def _alternatives(field: Schema) -> Iterator[Schema]:
 
 
 def _value(field: Schema) -> str:
-    """The kind of value, in words."""
+    """Return a description of the kinds of value of `field`."""
     kinds: list[str] = []
     for part in _alternatives(field):
         if not _is_per_direction(part):
@@ -229,7 +229,7 @@ def _value(field: Schema) -> str:
 
 
 def _kind(field: Schema) -> str:
-    """One kind of value, in words."""
+    """Return a description of one kind of value."""
     if "$ref" in field:
         return _link(_title(field))
     if "enum" in field:

@@ -23,7 +23,7 @@ and in Python, `environment` is a mapping and `readable` a list.
 
 
 def run_options_page() -> str:
-    """Write the page, as Markdown."""
+    """Return the page as Markdown."""
     lines = [
         HEAD,
         "| option | value | default | meaning | environment variable | key in experiments |",

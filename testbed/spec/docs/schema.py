@@ -1,4 +1,4 @@
-"""The generator of spec models' JSON schemas: draft 7, which every editor knows."""
+"""The generator of JSON schemas of spec models, in draft 7, which every editor supports."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ ATTRIBUTE = re.compile(r"    (?P<name>\w+): (?P<text>.*)")
 
 
 class SchemaGenerator(GenerateJsonSchema):
-    """Pydantic's generator for draft 7: no titles made of keys, and strict keys of mappings."""
+    """Pydantic's generator for draft 7, without titles from keys and with strict mapping keys."""
 
     schema_dialect = "http://json-schema.org/draft-07/schema#"
 
     def generate(
         self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation"
     ) -> JsonSchemaValue:
-        """Write every paragraph of a description on one line, however a docstring is wrapped."""
+        """Return the schema, with every paragraph of a description on one line."""
         document = super().generate(schema, mode)
         _join_lines(document)
         return document
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        """Describe each field that has no description as the model's docstring does."""
+        """Return a model's schema, with missing descriptions taken from its docstring."""
         result = super().model_schema(schema)
         model = schema["cls"]
         summary, attributes = _split_docstring(inspect.getdoc(model) or "")
@@ -41,18 +41,18 @@ class SchemaGenerator(GenerateJsonSchema):
         return result
 
     def field_title_should_be_set(self, schema: object) -> bool:
-        """Set no title from a field's name, as a title names a quantity."""
+        """Return False, so that titles name quantities and not fields."""
         return False
 
     def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
-        """Name the items of a tuple `items`, as draft 7 does, not `prefixItems`."""
+        """Return a tuple's schema, with `items` as in draft 7 instead of `prefixItems`."""
         result = super().tuple_schema(schema)
         if "prefixItems" in result:
             result["items"] = result.pop("prefixItems")
         return result
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        """Use `propertyNames`, so that a key which does not match is refused, not ignored."""
+        """Return a mapping's schema with `propertyNames`, so that wrong keys are errors."""
         result = super().dict_schema(schema)
         for pattern, values in result.pop("patternProperties", {}).items():
             result["propertyNames"] = {"pattern": pattern}
@@ -62,10 +62,10 @@ class SchemaGenerator(GenerateJsonSchema):
 
 
 def _split_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Split a docstring in Google's style at ``Attributes:``.
+    """Split a Google style docstring at ``Attributes:``.
 
     Returns:
-        The text before, and the description of each attribute.
+        The text before ``Attributes:``, and the description of each attribute.
     """
     summary, _, section = text.partition("\nAttributes:\n")
     attributes: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Topologies made from GraphML of the Internet Topology Zoo and from CSV tables of RTTs.
+"""Topologies from GraphML of the Internet Topology Zoo and from CSV tables of RTTs.
 
-A reader makes a `Draft` of a file. `convert` makes a topology of the draft, and a comment that says
-where the topology came from and what was assumed.
+A reader turns a file into a `Draft`. `convert` turns the draft into a topology file, with a comment
+on the origin of the topology and the assumptions.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
 class Imported(NamedTuple):
-    """A topology that was made of another format, and the text of its file."""
+    """A topology converted from another format, and the text of its file."""
 
     topology: Topology
     text: str
 
 
 def convert(path: Path, options: Options) -> Imported:
-    """Make a topology of a GraphML or CSV file.
+    """Convert a GraphML or CSV file to a topology.
 
     Args:
         path: The file.
-        options: What the user adds to the file.
+        options: Values that the file does not have.
 
     Raises:
         InputError: The file cannot be read, is neither, or makes no topology; names the line,
@@ -71,7 +71,7 @@ def _read(path: Path, options: Options) -> Draft:
 
 
 def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
-    """The topology of a draft; `file` is the name of the file that the draft was read from."""
+    """Return the topology of a draft; `file` is the name of the draft's source file."""
     link_defaults: dict[str, Any] = {}
     have_rates = all("rate" in link.settings for link in draft.links)
     if not have_rates:
@@ -102,7 +102,7 @@ def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
 
 
 def _comment(draft: Draft, file: str, options: Options) -> str:
-    """Where the topology came from, what was assumed, what was left out."""
+    """Return a comment on the origin of the topology, the assumptions and the omissions."""
     assumed = [f"hosts: {options.hosts} in each datacenter, with the default NIC", *draft.assumed]
     without_rate = sum(link.rate_assumed for link in draft.links)
     if without_rate:

@@ -44,18 +44,18 @@ DEFAULT_UNITS = {"rtt": "ms", "rate": None}
 _BARE_NUMBER = re.compile(r"[+]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _BETWEEN_WORDS = re.compile(r"[\s_()\[\]:,\\]+")
 
-Direction = tuple[str, str]  # from one datacenter to another
+Direction = tuple[str, str]  # (from, to): names of two datacenters
 
 
 class Row(NamedTuple):
-    """A line of a file, with its cells."""
+    """A line of a file, split into cells."""
 
     line: int
     cells: list[str]
 
 
 class Column(NamedTuple):
-    """A column of a list: where its cells stand in a row, and the unit of their numbers."""
+    """A column of a list: its index in a row, and the unit of its numbers."""
 
     position: int
     unit: str | None
@@ -63,13 +63,13 @@ class Column(NamedTuple):
 
 @dataclass
 class Measured:
-    """What a file says of directions between datacenters.
+    """RTTs and rates that a file gives for directions between datacenters.
 
     Attributes:
         names: All datacenters, in the order of the file.
         rtt: Round-trip times in ns.
         rate: Rates in bit/s.
-        places: Where each direction stands in the file.
+        places: Place of each direction in the file.
     """
 
     names: list[str]
@@ -83,8 +83,8 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
 
     Args:
         path: The file, for messages.
-        content: What the file holds.
-        options: What the user adds; may name a second table, with rates.
+        content: Contents of the file.
+        options: Values that the file does not have; may name a second table, with rates.
 
     Raises:
         InputError: A table is neither form, is not square, or has a wrong cell.
@@ -112,7 +112,7 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
 
 
 def _rows(path: Path, content: bytes) -> list[Row]:
-    """The lines that are not empty; the first line shows what separates the cells."""
+    """Return the non-empty lines; the first line determines the separator of the cells."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,7 +153,7 @@ def _is_list(rows: list[Row]) -> bool:
 
 
 def _read_matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measured:
-    """A square matrix of `kind` ("rtt" or "rate").
+    """Read a square matrix of `kind` ("rtt" or "rate").
 
     `unit` is the unit of the numbers, unless the first cell names one.
     """
@@ -229,7 +229,7 @@ def _check_square(path: Path, head: Row, body: list[Row]) -> None:
 
 
 def _read_list(path: Path, rows: list[Row]) -> Measured:
-    """A row for each link, or for each direction of it."""
+    """Read a list with one row per link or per direction of a link."""
     head, *body = rows
     columns = _columns(path, head)
     measured = Measured([])
@@ -244,7 +244,7 @@ def _read_list(path: Path, rows: list[Row]) -> Measured:
 
 
 def _columns(path: Path, head: Row) -> dict[str, Column]:
-    """The columns by name."""
+    """Return the columns by name."""
     place = Place(path, None, head.line)
     columns: dict[str, Column] = {}
     for index, cell in enumerate(head.cells):
@@ -270,7 +270,7 @@ def _columns(path: Path, head: Row) -> dict[str, Column]:
 
 
 def _add_link(path: Path, row: Row, columns: Mapping[str, Column], measured: Measured) -> None:
-    """Add what a row of a list says to `measured`."""
+    """Add the values of a row of a list to `measured`."""
     source = row.cells[columns["from"].position]
     target = row.cells[columns["to"].position]
     place = Place(path, f"{source} to {target}", row.line)
@@ -299,7 +299,7 @@ def _add_link(path: Path, row: Row, columns: Mapping[str, Column], measured: Mea
 
 
 def _cell_value(row: Row, name: str, columns: Mapping[str, Column], place: Place) -> int | None:
-    """The value of a row in the column `name`; None if there is none."""
+    """Return the value of a row in the column `name`; None for an empty or missing cell."""
     column = columns.get(name)
     if column is None:
         return None
@@ -349,7 +349,7 @@ def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
 
 
 def _unit_in(text: str, quantity: Quantity) -> str | None:
-    """The unit of `quantity` at the end of a text such as ``rtt_ms`` or ``RTT (ms)``."""
+    """Return the unit of `quantity` at the end of a text such as ``rtt_ms`` or ``RTT (ms)``."""
     words = _BETWEEN_WORDS.split(text)
     for word in reversed(words):
         try:
@@ -363,7 +363,7 @@ def _unit_in(text: str, quantity: Quantity) -> str | None:
 
 
 def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int:
-    """A cell in base units, rounded; `unit` is that of a number without one."""
+    """Return a cell in base units, rounded; `unit` applies to a number without a unit."""
     if text.startswith("-"):
         raise InputError(f"the {quantity.name} {text!r} is negative", place=place)
 
@@ -392,7 +392,7 @@ def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int
 
 
 def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
-    """A link for each pair with an RTT; a value that is given for one direction holds for both."""
+    """Yield a link per pair with an RTT; a value for one direction applies to both."""
     for direction in measured.rtt:
         if _is_second(direction, measured):
             continue
@@ -418,7 +418,7 @@ def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
 
 
 def _is_second(direction: Direction, measured: Measured) -> bool:
-    """Whether the link is that of the other direction, which begins at an earlier datacenter."""
+    """Return whether the opposite direction, from an earlier datacenter, defines the link."""
     if _reverse(direction) not in measured.rtt:
         return False
 
@@ -432,7 +432,7 @@ def _reverse(direction: Direction) -> Direction:
 
 
 def _written(values: Mapping[Direction, str], names: Mapping[str, str]) -> str | dict[str, str]:
-    """One text if all directions that have a value have the same one, else a text for each."""
+    """Return one text if all given directions have the same value, otherwise a text for each."""
     texts = set(values.values())
     if len(texts) == 1:
         return texts.pop()

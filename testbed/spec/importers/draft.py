@@ -1,4 +1,4 @@
-"""The draft of a topology that every reader of another format makes, and the readers' helpers."""
+"""The draft of a topology that the readers of other formats return, and shared helpers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from testbed.core.errors import InputError, Place
 from testbed.core.geo import DETOUR, Location
 from testbed.spec.topology import MAX_DATACENTERS
 
-SHOWN = 12  # names in a note
+SHOWN = 12  # maximum number of names in a note
 LONGEST_NAME = 63  # characters
-LONGEST_BASE = 59  # of a name that gets a number
+LONGEST_BASE = 59  # of a name before its number
 DEFAULT_RATE = 10_000_000_000
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user adds to the file.
+    """Values for topologies that the imported file does not have.
 
     Attributes:
-        name: The name of the topology; None takes the name of the file.
-        rate: The rate of links without one, in bit/s.
-        delay: The delay, one way, of links whose ends have no position, in ns.
-        detour: The length of fibre over that of the great circle.
-        hosts: The hosts of each datacenter.
+        name: Name of the topology; None: derived from the file name.
+        rate: Rate of links without one, in bit/s.
+        delay: One-way delay of links whose ends have no position, in ns.
+        detour: Ratio of fibre length to great-circle distance.
+        hosts: Number of hosts in each datacenter.
         bandwidth: A second CSV file, with rates.
-        bandwidth_unit: The unit of rates in `bandwidth`, unless the file names one.
+        bandwidth_unit: Unit of the rates in `bandwidth`, unless the file names one.
     """
 
     name: str | None = None
@@ -47,9 +47,9 @@ class DraftLink:
     """A link between two datacenters.
 
     Attributes:
-        ends: The names of the datacenters.
-        settings: The settings of the link, as written in a topology file.
-        rate_assumed: Whether the file leaves the rate open, or that of one of several cables.
+        ends: Names of the two datacenters.
+        settings: Settings of the link, as written in a topology file.
+        rate_assumed: Whether the file lacks the rate, or the rate of one of several cables.
     """
 
     ends: tuple[str, str]
@@ -59,16 +59,16 @@ class DraftLink:
 
 @dataclass
 class Draft:
-    """What a file says.
+    """The contents of an imported file.
 
     Attributes:
-        source: What the file is, in words.
-        datacenters: The location of each datacenter, by name, if known.
+        source: Description of the file.
+        datacenters: Location of each datacenter, by name; None if unknown.
         links: All links.
         defaults: Settings of all links.
         top: Other keys of the topology.
-        notes: What was left out or changed.
-        assumed: What was assumed, beyond the options.
+        notes: Omissions and changes.
+        assumed: Assumptions in addition to the options.
     """
 
     source: str
@@ -93,10 +93,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_number(path: Path, datacenters: int) -> None:
-    """Check that a topology can have so many datacenters.
+    """Check that a topology can have as many datacenters as the file.
 
     Raises:
-        InputError: The file `path` has more.
+        InputError: The file `path` has too many datacenters.
     """
     if datacenters > MAX_DATACENTERS:
         what = f"too many datacenters: {datacenters} (at most {MAX_DATACENTERS})"
@@ -104,7 +104,7 @@ def check_number(path: Path, datacenters: int) -> None:
 
 
 def valid_name(label: str) -> str:
-    """Make the name of a datacenter of `label`; empty if nothing of the label can stand in one."""
+    """Return a valid datacenter name from `label`; empty without usable characters."""
     decomposed = unicodedata.normalize("NFKD", label)
     ascii_bytes = decomposed.encode("ascii", "ignore")
     plain = ascii_bytes.decode().lower()
@@ -115,14 +115,14 @@ def valid_name(label: str) -> str:
 
 
 def unique_names(labels: Iterable[str], fallback: str = "node") -> tuple[list[str], list[str]]:
-    """Make a different valid name of each label.
+    """Return a different valid name for each label.
 
     Args:
-        labels: What the file calls its datacenters.
-        fallback: The name of a label that has nothing to make a name of.
+        labels: Names of the datacenters in the file.
+        fallback: Name for a label without usable characters.
 
     Returns:
-        The names, and notes on names that do not show their label.
+        The names, and notes on names that differ from their label.
     """
     names: list[str] = []
     changed: list[str] = []
@@ -144,7 +144,7 @@ def unique_names(labels: Iterable[str], fallback: str = "node") -> tuple[list[st
 
 
 def listed(names: Iterable[str]) -> str:
-    """List the first few names, and say how many more there are."""
+    """Return the first few names as text, with the number of remaining names."""
     all_names = list(names)
     shown = ", ".join(all_names[:SHOWN])
     more = len(all_names) - SHOWN

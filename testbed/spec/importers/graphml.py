@@ -48,19 +48,19 @@ _SONET = re.compile(rf"(OC|STM)-?(\d+)c?{_REMARK}")
 
 @dataclass(frozen=True)
 class _Bundle:
-    """All edges between two nodes, which become one link."""
+    """All edges between two nodes; together these edges become one link."""
 
     ends: tuple[str, str]
     edges: Sequence[Attributes]
 
 
 def read(path: Path, content: bytes, options: Options) -> Draft:
-    """Read the internal nodes of the largest connected part of a graph, and the links between them.
+    """Read the internal nodes of a graph's largest connected component, and their links.
 
     Args:
         path: The file, for messages.
-        content: What the file holds.
-        options: What the user adds.
+        content: Contents of the file.
+        options: Values that the file does not have.
 
     Raises:
         InputError: The file is not GraphML of an undirected graph, a link has no delay, or a
@@ -115,7 +115,7 @@ def _parse(path: Path, content: bytes) -> Graph:
 
 
 def _select(whole: Graph) -> tuple[Graph, list[str]]:
-    """The graph without external nodes, loops and smaller parts; notes on what was left out."""
+    """Return the largest component without external nodes and loops, and notes on omissions."""
     graph = whole.copy()
     notes: list[str] = []
 
@@ -164,14 +164,14 @@ def _check_nodes(path: Path, whole: Graph, graph: Graph) -> None:
 
 
 def _names(graph: Graph) -> tuple[dict[str, str], list[str]]:
-    """The name of the datacenter of each node, and notes on changed names."""
+    """Return the datacenter name of each node, and notes on changed names."""
     labels = [_label(node, graph.nodes[node]) for node in graph]
     names, notes = unique_names(labels)
     return dict(zip(graph, names, strict=True)), notes
 
 
 def _locations(path: Path, graph: Graph, names: Mapping[str, str]) -> dict[str, Location | None]:
-    """The location of each datacenter, by name."""
+    """Return the location of each datacenter, by name."""
     locations: dict[str, Location | None] = {}
     for node, name in names.items():
         place = Place(path, f"node {name}")
@@ -181,7 +181,7 @@ def _locations(path: Path, graph: Graph, names: Mapping[str, str]) -> dict[str, 
 
 
 def _location(attributes: Attributes, place: Place) -> Location | None:
-    """Where a node is; None if a coordinate is missing."""
+    """Return the location of a node; None if a coordinate is missing."""
     north = _number(attributes.get("Latitude"))
     east = _number(attributes.get("Longitude"))
     if north is None or east is None:
@@ -195,7 +195,7 @@ def _location(attributes: Attributes, place: Place) -> Location | None:
 
 
 def _bundles(graph: Graph, names: Mapping[str, str]) -> list[_Bundle]:
-    """The edges between each two nodes that have any, in the order of the nodes."""
+    """Return the edges between each pair of connected nodes, in the order of the nodes."""
     bundles: list[_Bundle] = []
     for start, end in combinations(graph, 2):
         edges = graph.get_edge_data(start, end)
@@ -230,9 +230,9 @@ def _link(
     locations: Mapping[str, Location | None],
     options: Options,
 ) -> DraftLink:
-    """The link that parallel edges make together.
+    """Return the link that combines parallel edges.
 
-    The rate is left out if a single edge has none.
+    The rate is omitted if any edge has none.
     """
     place = Place(path, "-".join(bundle.ends))
     speeds = [_speed(edge, place) for edge in bundle.edges]
@@ -253,7 +253,7 @@ def _link(
 
 
 def _speed(edge: Attributes, place: Place) -> int | None:
-    """The rate of an edge in bit/s; None if the edge has none that can be read."""
+    """Return the rate of an edge in bit/s; None if missing or unreadable."""
     speed = _number(edge.get("LinkSpeedRaw"))
     if speed is None:
         speed = _speed_with_units(edge)
@@ -273,7 +273,7 @@ def _speed(edge: Attributes, place: Place) -> int | None:
 
 
 def _speed_with_units(edge: Attributes) -> float | None:
-    """The speed of `LinkSpeed` and `LinkSpeedUnits` in bit/s."""
+    """Return the speed in `LinkSpeed` and `LinkSpeedUnits` in bit/s."""
     number = _number(edge.get("LinkSpeed"))
     units = str(edge.get("LinkSpeedUnits", ""))
     prefix = PREFIXES.get(units[:1].upper())
@@ -283,9 +283,9 @@ def _speed_with_units(edge: Attributes) -> float | None:
 
 
 def _speed_in(text: str) -> int | None:
-    """The speed in bit/s of a text such as ``10 Gbps``, ``10GE`` or ``OC-192c``.
+    """Return the speed in bit/s of a text such as ``10 Gbps``, ``10GE`` or ``OC-192c``.
 
-    None for others, such as ``10-20Gbps``.
+    Other texts, such as ``10-20Gbps``, return None.
     """
     if match := _SPEED.fullmatch(text):
         number = float(match[1])
@@ -299,7 +299,7 @@ def _speed_in(text: str) -> int | None:
 
 
 def _number(value: object) -> float | None:
-    """A finite number; None for anything else."""
+    """Return a finite number; None for other values."""
     try:
         number = float(str(value))
     except ValueError:
@@ -309,7 +309,7 @@ def _number(value: object) -> float | None:
 
 
 def _source(whole: Graph, nodes: int, links: int) -> str:
-    """What the file is, in words."""
+    """Return a description of the file."""
     facts: list[str] = []
     for key in ("Network", "DateYear", "Source"):
         fact = whole.graph.get(key)
@@ -321,7 +321,7 @@ def _source(whole: Graph, nodes: int, links: int) -> str:
 
 
 def _assumed_delays(located: int, others: int, options: Options) -> Iterator[str]:
-    """Where delays come from: of links whose ends have positions, and of others."""
+    """Yield the source of the delays of links with and without positions."""
     if located:
         yield f"delays: computed from fibre {options.detour:g} times as long as the great circle"
     if others and options.delay is not None:
