@@ -1,6 +1,6 @@
 """A question, three runs and a figure: how does an all-reduce of 1 MiB depend on the distance?
 
-A marimo notebook: open it with ``marimo edit examples/first_question.py``, or run it as a
+A marimo notebook: open it with ``marimo edit examples/first_question.py``, or run the file as a
 script: ``python examples/first_question.py`` writes the figure to ``results/first-question.html``.
 """
 

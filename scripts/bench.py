@@ -154,7 +154,13 @@ def bench_sweep() -> None:
 
 
 def print_sweeps(what: str, goal: str, sweeps: list[Sweep]) -> None:
-    """Print a line of the table."""
+    """Print a line of the table.
+
+    Args:
+        what: Label of the line.
+        goal: Goal of the benchmark, as text.
+        sweeps: Results of the repeated sweeps.
+    """
     seconds, cpu, outside = (statistics.mean(column) for column in zip(*sweeps, strict=True))
     each = ", ".join(f"{sweep.seconds:.1f}" for sweep in sweeps)
     overhead = f"a point outside its operations {outside:.1f} (goal {MOST_OVERHEAD})"

@@ -164,7 +164,14 @@ def write_captures(run: RunDir, plan: Plan, traffic: Traffic) -> None:
 
 
 def write_capture(run: RunDir, point: CapturePoint, plan: Plan, parts: list[Records]) -> None:
-    """Write the records of `parts` in time order, in the format of tcpdump."""
+    """Write the records of `parts` in time order, in the format of tcpdump.
+
+    Args:
+        run: Run folder of the capture.
+        point: The interface that the capture belongs to.
+        plan: Plan of the run.
+        parts: Records with time stamps, in any order.
+    """
     joined = np.concatenate([np.zeros(0, RECORD), *parts])
     records = joined.astype(RECORD)  # np.concatenate converts all numbers to little-endian
     times_ns = records["seconds"].astype(np.int64) * 10**9 + records["nanoseconds"]

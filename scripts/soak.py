@@ -200,7 +200,13 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
 
 
 def soak(minutes: float, seed: int, folder: Path) -> int:
-    """Run until the time is over; return 1 if there were problems."""
+    """Run until the time is over; return 1 if there were problems.
+
+    Args:
+        minutes: Wall time of the test.
+        seed: Random seed.
+        folder: Folder for logs and failures.
+    """
     drawn = random.Random(seed)
     (folder / "cache").mkdir(parents=True, exist_ok=True)
     begin, bad = time.monotonic(), 0

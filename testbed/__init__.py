@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 if not Path(__file__).with_name("workloads").exists():
-    # In a checkout, workloads/ is next to this package. In both cases it is `testbed.workloads`,
-    # so a folder named workloads in the user's working directory does not shadow it.
+    # In a checkout, workloads/ is next to this package. Both are imported as `testbed.workloads`,
+    # so a folder named workloads in the user's working directory cannot shadow the package.
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 _HOMES = {

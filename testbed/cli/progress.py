@@ -46,7 +46,13 @@ class LiveDisplay:
         self._progress.reset(self._task, description=description, total=None)
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """Show how many operations or steps of rank 0 are done."""
+        """Show how many operations or steps of rank 0 are done.
+
+        Args:
+            done: Number of completed operations or steps.
+            total: Number of all operations or steps.
+            unit: Plural noun for the counted items.
+        """
         self._progress.update(
             self._task,
             description=f"running, {unit} {done} of {total}",
@@ -85,7 +91,13 @@ class PlainDisplay:
         self._print(STAGE_TEXTS.get(name, name))
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """Print how many operations or steps of rank 0 are done, every 10 %."""
+        """Print how many operations or steps of rank 0 are done, every 10 %.
+
+        Args:
+            done: Number of completed operations or steps.
+            total: Number of all operations or steps.
+            unit: Plural noun for the counted items.
+        """
         percent = _in_tens(done / max(total, 1))
         self._print(f"{unit}s: {percent} % of {total}")
 

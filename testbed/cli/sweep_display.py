@@ -44,7 +44,13 @@ class SweepDisplay:
         self.tick()
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """Print the outcome of a point; `again`: the point is retried."""
+        """Print the outcome of an attempt.
+
+        Args:
+            point: The point of the attempt.
+            record: Outcome of the attempt.
+            again: Whether the point is retried.
+        """
         self._running.discard(point.name)
         if record.state == "completed":
             self._done += 1

@@ -183,7 +183,13 @@ def query(
 
 
 def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
-    """Print the table of the points, and for people also the paths of the files."""
+    """Print the table of the points, and for people also the paths of the files.
+
+    Args:
+        sweep: The sweep folder.
+        points: Columns and rows of the table.
+        output: Output format.
+    """
     columns, rows = points
     if output is not Format.TABLE:
         _print(columns, rows, output)

@@ -47,7 +47,13 @@ class PresetRow:
 
     @classmethod
     def of(cls, name: str, description: str, network: Network) -> PresetRow:
-        """Return the row of a preset, from its network."""
+        """Return the row of a preset, from its network.
+
+        Args:
+            name: Name of the preset.
+            description: The preset's one-line description.
+            network: The network to count hosts and links of.
+        """
         pairs = combinations(network.datacenters, 2)
         rtts = [rtt_ms(network, first.name, second.name) for first, second in pairs]
         return cls(
@@ -104,7 +110,16 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
 
 
 def rtt_ms(network: Network, first: str, second: str) -> float:
-    """Return the RTT of the WAN between two datacenters: fibre delays in both directions."""
+    """Return the RTT of the WAN between two datacenters: fibre delays in both directions.
+
+    Args:
+        network: The network with the routes.
+        first: Name of one datacenter.
+        second: Name of the other datacenter.
+
+    Returns:
+        The RTT in ms.
+    """
     there = network.path(first, second)
     back = network.path(second, first)
     delay_ns = 0

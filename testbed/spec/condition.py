@@ -193,7 +193,16 @@ class _Evaluation:
         raise UnitError(what, "give both the same kind of unit")
 
     def combine(self, symbol: str, left: Any, right: Any) -> Measure:
-        """Return the result of an arithmetic operation, with its quantity."""
+        """Return the result of an arithmetic operation, with its quantity.
+
+        Args:
+            symbol: Operator: ``+``, ``-``, ``*`` or ``/``.
+            left: Value of the left operand.
+            right: Value of the right operand.
+
+        Raises:
+            UnitError: An operand is not a number, the units are incompatible, or the divisor is 0.
+        """
         if not isinstance(left, Measure) or not isinstance(right, Measure):
             raise UnitError(f"{self.text!r}: arithmetic needs numbers")
         if not _fit(symbol, left, right):

@@ -13,7 +13,7 @@
                | "[", [condition, {",", condition}, [","]], "]"
 
 Numbers and texts in quotes are written as in Python. A quantity is a number with a unit, such as
-``20 ms``. A name is one of those that the caller knows, and may hold dots and hyphens; a minus sign
+``20 ms``. A name is one of the caller's names, and may contain dots and hyphens; a minus sign
 in front of a name must stand apart.
 """
 

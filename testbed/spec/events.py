@@ -2,16 +2,16 @@
 
     events:
       - {at: 5 s, links: iowa-ohio, delay: 30 ms}        # from then on
-      - {at: 8 s, duration: 2 s, links: all, loss: 1 %}  # and then as before
+      - {at: 8 s, duration: 2 s, links: all, loss: 1 %}  # for two seconds
       - {at: 10 s, duration: 500 ms, every: 5 s, times: 4, links: fibre-1, down: true}
       - {at: 20 s, links: iowa-ohio, trace: measured.csv}
       - {at: 30 s, duration: 20 s, hosts: iowa-h1, crash: host}
       - {at: 60 s, every: 60 s, times: 5, transfer: {from: iowa, to: ohio, size: 20 GB}}
 
-An event is in force from `at` on, for `duration` or to the end of the run. What is in force at a
-time is laid over the links as the topology has them, in the order written; a link is down while any
-event says so. The ranks of a host that crashes are killed, and start again when the event is over.
-A transfer ends when all of it has arrived.
+An event is active from `at` on, for `duration` or until the end of the run. Active events override
+the topology's link settings in the order written; a link is down while any active event takes the
+link down. The ranks of a crashed host are killed, and restart when the event ends. A transfer ends
+when all of its bytes have arrived.
 """
 
 from __future__ import annotations

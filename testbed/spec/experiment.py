@@ -1,7 +1,7 @@
-"""The experiment file: a topology, a workload, and the values that a sweep gives to their settings.
+"""The experiment file: a topology, a workload, and the values of their settings in a sweep.
 
     name: allreduce
-    topology: two-sites                     # a preset, or a file beside this one
+    topology: two-sites                     # a preset, or a file in the same folder
     workload: collectives
     settings: {workload.ops: [all_reduce], run.isolation: process}
     sweep:
@@ -11,7 +11,7 @@
       zip:                                  # the n-th values of these keys together
         topology.wan.iowa-ohio.rate: [1 Gbit/s, 10 Gbit/s]
         run.guest_memory: [3 GiB, 4 GiB]
-      list:                                 # points written out
+      list:                                 # explicit points
         - {workload.sizes: [1 MiB], workload.iterations: 5}
       where: rate >= 1 Gbit/s               # one condition or a list; all must hold
       repeats: 3
@@ -19,8 +19,8 @@
 
 Grid, zips and list are combined: every combination of the grid with every row of each zip and every
 entry of the list. A key is a dotted path into the topology, the workload or the run, as after
-``--set``. The last part of a key is its short name, with the part before it where two keys share
-it.
+``--set``. The last part of a key is its short name; two keys with the same last part also get the
+part before.
 """
 
 from __future__ import annotations
@@ -263,15 +263,14 @@ class Experiment(Strict):
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
-        """Load an experiment.
+        """Load an experiment from a preset or a file.
 
         Args:
-            name_or_path: The name of a preset, or the path of a file.
+            name_or_path: Name of a preset, or path of a file.
             overrides: Settings of ``--set experiment.KEY`` that replace values of the file.
 
         Raises:
-            InputError: There is no such experiment, or it is wrong; names every error with its
-                place.
+            InputError: The experiment does not exist or is wrong; the message lists every error.
         """
         path = EXPERIMENTS.find(name_or_path)
         source = yaml_reader.load(path)
@@ -349,7 +348,7 @@ class Experiment(Strict):
     def points(self) -> Iterator[Point]:
         """Yield the points that meet the conditions, in order.
 
-        Repeats vary first, then the last key of the grid.
+        Repeats vary fastest, then the last key of the grid.
 
         Raises:
             InputError: A condition cannot be evaluated for a point.

@@ -23,7 +23,7 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
         children: The files that extend the file, directly or not.
 
     Raises:
-        InputError: The file cannot be read, or what the file extends is not there, or extends the
+        InputError: The file cannot be read, or the extended file does not exist, or extends the
             file in turn.
     """
     source = yaml_reader.load(path)

@@ -98,7 +98,7 @@ def apply_overrides(
 ) -> None:
     """Set the overrides in `root`, in order.
 
-    A step ``*`` of a path stands for every key or item. Missing mappings are made. An item of a
+    A step ``*`` of a path selects every key or item. Missing mappings are created. An item of a
     list is named by its index, or as `find_item` says.
 
     Args:

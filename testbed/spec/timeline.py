@@ -215,7 +215,7 @@ class TransferTurn(NamedTuple):
 def transfer_turns(events: Sequence[Event], hosts: Hosts) -> list[TransferTurn]:
     """Return the transfers by time.
 
-    Where a datacenter sends, each of its hosts sends an equal part, at an equal rate.
+    If the sender is a datacenter, each of its hosts sends an equal part at an equal rate.
 
     Args:
         events: Events that name only hosts and datacenters of the topology.
@@ -261,7 +261,7 @@ def transfer_pairs(event: Event, hosts: Hosts) -> list[tuple[str, str]]:
 
     Args:
         event: An event; one without a transfer has no pairs.
-        hosts: The names of the hosts of each datacenter; any other name is that of a host.
+        hosts: The names of the hosts of each datacenter; any other name is a host.
     """
     if event.transfer is None:
         return []

@@ -13,7 +13,7 @@
     tcp: {congestion_control: cubic, buffer: auto}
     mtu: 1500
 
-`testbed.spec.wan` has the settings and shorthands of `wan`, `testbed.spec.events` those of
+See `testbed.spec.wan` for the settings and shorthands of `wan`, and `testbed.spec.events` for
 `events`. Keys that begin with ``x-`` are ignored.
 """
 
@@ -314,15 +314,15 @@ class Topology(Strict):
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
-        """Load a topology.
+        """Load a topology from a preset or a file.
 
-        With ``extends``, the file is laid over the other one: mappings key by key, `wan` link by
-        link; a null removes a key. A link is named by its two ends (``wan.iowa-ohio.delay``), a
-        shorthand by its kind (``wan.mesh.rate``); naming a link of a shorthand changes that link
-        alone, ``wan.*.rate`` changes all entries.
+        With ``extends``, the file is merged over the extended file: mappings key by key, `wan` link
+        by link; a null removes a key. The name of a link is its two ends (``wan.iowa-ohio.delay``),
+        the name of a shorthand is its kind (``wan.mesh.rate``). The name of a link in a shorthand
+        changes only that link; ``wan.*.rate`` changes all entries.
 
         Args:
-            name_or_path: The name of a preset, or the path of a file.
+            name_or_path: Name of a preset, or path of a file.
             overrides: Settings of ``--set`` that replace values (see `parse_overrides`).
 
         Raises:

@@ -1,10 +1,10 @@
-"""WAN links as written, and the links that they stand for.
+"""WAN links as written, and their expansion to single links.
 
 An entry of `wan` is one link (``between: [iowa, ohio]``) or many (``mesh``, ``ring`` or ``star``:
 ``all`` or a list of datacenters; the first of a star is its centre). A ``between`` entry for a pair
-that a shorthand covers refines that link. Every setting but `detour` and `shares` may be written
-per direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``; a direction that is not
-named has what the shorthand or the defaults say.
+in a shorthand refines that link. Every setting but `detour` and `shares` may be written per
+direction: ``rate: {iowa->ohio: 10 Gbit/s, ohio->iowa: 1 Gbit/s}``; an omitted direction gets the
+value of the shorthand or the defaults.
 """
 
 from __future__ import annotations

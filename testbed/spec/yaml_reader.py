@@ -33,7 +33,7 @@ class Section(dict[str, Any]):
         self.places: dict[str, Place] = {}
 
     def put(self, key: str, value: Any, place: Place) -> None:
-        """Set `key`, which was written at `place`."""
+        """Set `key` to `value`, and record the key's place."""
         self[key] = value
         self.places[key] = place
 
@@ -46,7 +46,7 @@ class Items(list[Any]):
         self.places: list[Place] = []
 
     def put(self, value: Any, place: Place) -> None:
-        """Append an item, which was written at `place`."""
+        """Append an item, and record the item's place."""
         self.append(value)
         self.places.append(place)
 

@@ -1,4 +1,4 @@
-"""The last import of a sweep's fork server, which warms up the page templates for all points.
+"""The last import of a sweep's fork server, which warms up page generation for all points.
 
 The first page in a process takes 0.5 s more than later ones. The server spends that time while the
 first guests boot.

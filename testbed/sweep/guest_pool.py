@@ -1,7 +1,7 @@
 """Guests that carry out several points in sequence, which saves booting and importing torch.
 
 A thread manages each guest. All guests end with the sweep; a guest whose point did not complete
-ends at once.
+ends immediately.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PooledGuest:
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Tell the guest to end, without waiting."""
+        """Ask the guest to end, without waiting."""
         self._end.set()
 
     def await_end(self) -> None:
@@ -132,12 +132,12 @@ class GuestPool:
         self.await_ends()
 
     def end_idle(self) -> None:
-        """Tell the idle guests to end, without waiting."""
+        """Ask the idle guests to end, without waiting."""
         for guest in list(self._idle):
             self._end(guest)
 
     def end(self) -> None:
-        """Tell all guests to end, without waiting."""
+        """Ask all guests to end, without waiting."""
         for guest in list(self._guests):
             self._end(guest)
 

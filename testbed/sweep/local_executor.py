@@ -167,11 +167,11 @@ class LocalExecutor:
         return results
 
     def release_idle(self) -> None:
-        """Tell the idle guests to end."""
+        """Ask the idle guests to end."""
         self._guests.end_idle()
 
     def cancel(self) -> None:
-        """End the processes in flight, and tell all guests to end."""
+        """End the processes in flight, and ask all guests to end."""
         for running in self._processes:
             running.process.terminate()
 
@@ -208,7 +208,7 @@ class LocalExecutor:
             running.process.kill()
 
     def _conclude(self, running: _PointProcess) -> Finished:
-        """Return the outcome of an ended process, and take back the guest that it used."""
+        """Return the outcome of an ended process, and take back the guest of its point."""
         running.process.join()
         unsettled = None
         record = self._settled_record(running)

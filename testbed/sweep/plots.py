@@ -197,8 +197,8 @@ def number_column(table: pl.DataFrame, name: str) -> str | None:
     """Return the numeric column that belongs to column `name`.
 
     Returns:
-        `name` if it holds numbers, else the column with the same quantities in base units; None if
-        neither exists.
+        `name` if that column is numeric, otherwise the column with the same quantities in base
+        units; None if neither exists.
     """
     if table[name].dtype.is_numeric():
         return name

@@ -117,7 +117,7 @@ def plan_points(
     Args:
         experiment: The experiment to plan.
         versions: Versions of everything that affects results, by name; part of the identity.
-        overrides: ``--set`` of topology, workload and run; they replace the experiment's settings.
+        overrides: ``--set`` of topology, workload and run; these replace the experiment's settings.
         machine_memory_bytes: Memory limit of a point; None: the memory of this machine.
 
     Raises:
@@ -223,7 +223,7 @@ class _Planner:
     def _takes_repeat_seed(
         self, point: Point, workload: Workload, overrides: Sequence[Override]
     ) -> bool:
-        """Return whether the workload's seed, which nobody set, becomes the repeat's seed."""
+        """Return whether to set the workload's seed to the repeat's: only if nobody set a seed."""
         if point.repeat == 0 or "seed" not in type(workload).model_fields:
             return False
         return not any(override.key == "workload.seed" for override in overrides)
@@ -357,7 +357,7 @@ def _command(names: _Names, overrides: Sequence[Override], run: RunOptions) -> t
 
 
 def unique(points: Iterable[PlannedPoint]) -> list[PlannedPoint]:
-    """Return the points without those whose identity an earlier point has."""
+    """Return the points whose identity no earlier point has."""
     first_points: dict[str, PlannedPoint] = {}
     for point in points:
         first_points.setdefault(point.identity, point)

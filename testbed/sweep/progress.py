@@ -77,7 +77,13 @@ class CallbackSweepProgress:
         self._pass_on(point, "started")
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """Report the end of an attempt; `again`: the point is retried."""
+        """Report the end of an attempt.
+
+        Args:
+            point: The point of the attempt.
+            record: Outcome of the attempt.
+            again: Whether the point is retried.
+        """
         event: Literal["completed", "failed", "retried"] = record.state
         if again:
             event = "retried"

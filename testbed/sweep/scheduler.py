@@ -22,7 +22,7 @@ MOST_LOSSES = 5  # number of lost workers before a further loss counts as a retr
 
 @dataclass(frozen=True)
 class Attempt:
-    """A try to run a point: its number, from 1, and how many workers the point has lost so far."""
+    """An attempt to run a point: its number, from 1, and the number of workers lost so far."""
 
     point: PlannedPoint
     number: int = 1
@@ -90,7 +90,13 @@ class SweepProgress(Protocol):
         """Show the start of an attempt."""
 
     def ended(self, point: PlannedPoint, record: PointRecord, again: bool) -> None:
-        """Show the end of an attempt; `again`: the point is retried."""
+        """Show the end of an attempt.
+
+        Args:
+            point: The point of the attempt.
+            record: Outcome of the attempt.
+            again: Whether the point is retried.
+        """
 
     def tick(self) -> None:
         """Show the elapsed time."""

@@ -38,7 +38,7 @@ def convert(path: Path, options: Options) -> Imported:
         options: Values that the file does not have.
 
     Raises:
-        InputError: The file cannot be read, is neither, or makes no topology; names the line,
+        InputError: The file cannot be read or converted to a topology; the message names the line,
             cell, node or edge.
     """
     draft = _read(path, options)

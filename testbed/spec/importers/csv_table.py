@@ -1,10 +1,10 @@
 """CSV tables of round-trip times and rates between datacenters.
 
 A square matrix has names in its first row and column. A cell is the RTT from the row's datacenter
-to the column's, an empty cell is no link, and the diagonal is not read. A list has a row for each
-link, and the columns `from`, `to`, `rtt` and `rate` (which may be left out). Numbers are in the
-unit that stands in the first cell of a matrix or in the head of a column (``rtt_ms``), RTTs else in
-ms. A cell may also have a unit.
+to the column's; an empty cell means no link, and the diagonal is ignored. A list has one row per
+link, with the columns `from`, `to`, `rtt` and optionally `rate`. The first cell of a matrix or the
+header of a column (``rtt_ms``) gives the unit of the numbers; the default unit of RTTs is ms. A
+cell may also include a unit.
 """
 
 from __future__ import annotations

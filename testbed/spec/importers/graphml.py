@@ -1,9 +1,9 @@
-"""GraphML as the Internet Topology Zoo writes it: nodes with a position, links with a speed.
+"""GraphML in the form of the Internet Topology Zoo: nodes with a position, links with a speed.
 
-Read are, of a node, `label`, `Latitude`, `Longitude` and `Internal`; of an edge, `LinkSpeedRaw` in
-bit/s, else `LinkSpeed` with `LinkSpeedUnits`, else a speed in `LinkLabel` or `LinkType`, such as
-``10 Gbps``, ``OC-192`` or ``STM-16``. Other GraphML of an undirected graph is read as far as it has
-these attributes.
+The reader uses `label`, `Latitude`, `Longitude` and `Internal` of a node. The speed of an edge is
+`LinkSpeedRaw` in bit/s, otherwise `LinkSpeed` with `LinkSpeedUnits`, otherwise a speed in
+`LinkLabel` or `LinkType`, such as ``10 Gbps``, ``OC-192`` or ``STM-16``. Other GraphML files of
+undirected graphs can be read if their nodes and edges have these attributes.
 """
 
 from __future__ import annotations
