@@ -149,7 +149,7 @@ def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) 
 
 
 def outages(states: Sequence[LinkState], key: str) -> list[tuple[int, int | None]]:
-    """Return the outages of a link as (from ns, to ns); None as the last end: until the end.
+    """Return a link's outages as (from ns, to ns); the last end is None if the link stays down.
 
     Args:
         states: The states of all links, by time.

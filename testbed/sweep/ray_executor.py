@@ -87,7 +87,7 @@ class RayExecutor:
         return _cluster_cpus()
 
     def has_room(self, point: PlannedPoint) -> bool:
-        """Return whether the cluster will soon have a CPU for another submitted point."""
+        """Return whether fewer than `AHEAD` points per CPU of the cluster are submitted."""
         return len(self._attempts) < AHEAD * _cluster_cpus()
 
     def submit(self, attempt: Attempt) -> None:
