@@ -195,14 +195,16 @@ def test_stragglers_and_jitter() -> None:
 
 
 def test_the_real_clock() -> None:
-    """Ten steps of 20 ms take no less; how much more depends on the machine."""
+    """Eleven steps of 20 ms take no less; how much more depends on the machine.
+
+    The first step counts: a sleep that lasts too long there shortens those after it.
+    """
     model = transformer()
     ModelledCompute(model, step_time=0.02)
-    one_pass(model)
     begin = time.monotonic()
-    for _ in range(10):
+    for _ in range(11):
         one_pass(model)
-    assert time.monotonic() - begin > 0.199
+    assert time.monotonic() - begin > 0.219
 
 
 def test_neither_time_nor_gpu() -> None:
