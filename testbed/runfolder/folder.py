@@ -18,7 +18,7 @@ from typing import Any
 from testbed.core.errors import InputError
 from testbed.plan.model import FORMAT, Plan
 from testbed.runfolder import records
-from testbed.runfolder.files import open_plain, read_plain, replace_text
+from testbed.runfolder.files import read_plain, replace_text
 
 KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
@@ -291,19 +291,6 @@ def _format_of(plan: Path) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def read_json(path: Path, missing: list[str]) -> dict[str, Any]:
-    """Read the JSON object in `path`; if unreadable, return {} and add a line to `missing`."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        missing.append(f"cannot read {path.name} ({type(error).__name__})")
-        return {}
-    if not isinstance(value, dict):
-        missing.append(f"{path.name} is not a JSON object")
-        return {}
-    return value
-
-
 def append_record(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line to `path`.
 
@@ -311,50 +298,3 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
     """
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read the JSON lines of `path`, or return an empty list if the file does not exist.
-
-    A broken last line, left by a killed writer, is skipped.
-    """
-    try:
-        text = read_plain(path)
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in text.splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
-class RecordFollower:
-    """Reader of a growing file of JSON lines, which returns each whole line once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Return the records completed since the last call; empty if the file does not exist."""
-        try:
-            file = open_plain(self._path)
-        except OSError:
-            return []
-        with file:
-            file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

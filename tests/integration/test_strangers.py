@@ -19,7 +19,8 @@ from testbed.guest.boot import GuestSpec, _job
 from testbed.guest.kernel import Kernel
 from testbed.report.page import write_page
 from testbed.runfolder.files import read_plain, replace_text
-from testbed.runfolder.folder import RecordFollower, RunDir
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import Follower, RankExit
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 from tests.support.synthetic import make_plan, two_dcs, write_run
@@ -102,7 +103,7 @@ def test_reading_follows_no_link_and_waits_for_no_fifo(tmp_path: Path) -> None:
     for path in (link, fifo, tmp_path):
         with pytest.raises(OSError):
             read_plain(path)
-        assert RecordFollower(path).new() == []
+        assert Follower(path, RankExit).new() == []
 
 
 def test_writing_follows_no_link(tmp_path: Path) -> None:
@@ -121,8 +122,10 @@ def test_writing_follows_no_link(tmp_path: Path) -> None:
 
 def test_records_that_are_none_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "records"
-    path.write_bytes(b'{"a": 1}\nnonsense\n[1]\n\xff\xfe\n{"a": 2}\n')
-    assert RecordFollower(path).new() == [{"a": 1}, {"a": 2}]
+    first, second = RankExit(rank=1, status=0), RankExit(rank=2, status=0)
+    lines = [first.to_line().encode(), b"nonsense\n[1]\n\xff\xfe\n", second.to_line().encode()]
+    path.write_bytes(b"".join(lines))
+    assert Follower(path, RankExit).new() == [first, second]
 
 
 def test_a_capture_is_in_its_folder(run: RunDir) -> None:
