@@ -6,10 +6,11 @@ All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from operator import attrgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -428,6 +429,14 @@ def _replaced(
     return tuple(new_items.get(key(item), item) for item in items)
 
 
+_LOOK_UPS = (
+    "_hosts_by_name",
+    "_datacenters_by_name",
+    "_directions_by_source",
+    "_hops_by_ends",
+)
+
+
 class Network(Frozen):
     """Everything that is built: nodes, links, addresses, routes, qdisc parameters.
 
@@ -452,6 +461,35 @@ class Network(Frozen):
     ecmp: Ecmp = "hosts"
     tcp: Tcp
     changes: tuple[Change, ...] = ()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """This network with other values, and without the look-ups that belong to the old ones."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in _LOOK_UPS:
+            copied.__dict__.pop(name, None)
+        return copied
+
+    @cached_property
+    def _hosts_by_name(self) -> dict[str, Host]:
+        return {host.name: host for host in self.hosts}
+
+    @cached_property
+    def _datacenters_by_name(self) -> dict[str, Datacenter]:
+        return {dc.name: dc for dc in self.datacenters}
+
+    @cached_property
+    def _directions_by_source(self) -> dict[tuple[str, str], Direction]:
+        """The directions of the WAN links, by the link's key and the source."""
+        directions: dict[tuple[str, str], Direction] = {}
+        for link in self.wan:
+            for direction in link.directions:
+                directions[link.key, direction.source] = direction
+        return directions
+
+    @cached_property
+    def _hops_by_ends(self) -> dict[tuple[str, str], tuple[Hop, ...]]:
+        """The next hops, by datacenter and destination."""
+        return {route.ends: route.hops for route in self.routes}
 
     def states(self) -> Iterator[Network]:
         """The network as it is built, then as it is after each change."""
@@ -532,11 +570,11 @@ class Network(Frozen):
 
     def host(self, name: str) -> Host:
         """The host called `name`, e.g. ``iowa-h0``."""
-        return next(host for host in self.hosts if host.name == name)
+        return self._hosts_by_name[name]
 
     def datacenter(self, name: str) -> Datacenter:
         """The datacenter called `name`."""
-        return next(dc for dc in self.datacenters if dc.name == name)
+        return self._datacenters_by_name[name]
 
     def path(self, source_dc: str, target_dc: str) -> tuple[Direction, ...]:
         """The first of the paths between two datacenters (see `paths`)."""
@@ -552,12 +590,8 @@ class Network(Frozen):
         Yields:
             The WAN link directions that packets cross, in order; nothing without routes and links.
         """
-        directions: dict[tuple[str, str], Direction] = {}
-        for link in self.wan:
-            for direction in link.directions:
-                directions[link.key, direction.source] = direction
-
-        hops = {route.ends: route.hops for route in self.routes if route.destination == target_dc}
+        directions = self._directions_by_source
+        hops = self._hops_by_ends
 
         def paths_from(dc: str) -> Iterator[tuple[Direction, ...]]:
             if dc == target_dc:

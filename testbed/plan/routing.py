@@ -11,20 +11,11 @@ from testbed.plan.model import Direction, Hop, Route, WanLink
 Routing = Literal["delay", "hops", "weight"]
 
 
-class Cost(NamedTuple):
-    """Cost of a path. Costs are compared field by field; unused fields are 0."""
-
-    weight: int  # number of links, or sum of weights
-    delay_ns: int
-    links: int
-
-    def plus(self, other: Cost) -> Cost:
-        """Return the cost of two consecutive paths."""
-        return Cost(
-            self.weight + other.weight,
-            self.delay_ns + other.delay_ns,
-            self.links + other.links,
-        )
+# A cost is one integer, so that costs add and compare quickly: from the highest bits, the weight
+# (number of links, or sum of weights), the delay in ns, and the number of links. Sums of a path
+# stay within their bits: a path has at most 250 links, and a delay is less than 2^63 ns.
+DELAY_SHIFT = 16
+WEIGHT_SHIFT = DELAY_SHIFT + 80
 
 
 class Edge(NamedTuple):
@@ -32,11 +23,8 @@ class Edge(NamedTuple):
 
     source: str
     target: str
-    cost: Cost
+    cost: int
     hop: Hop
-
-
-NO_COST = Cost(0, 0, 0)
 
 
 def best_routes(
@@ -113,58 +101,58 @@ def _edges(
             yield Edge(source, target, cost, hop)
 
 
-def _cost(direction: Direction, routing: Routing, multipath: bool, weight: int) -> Cost:
+def _cost(direction: Direction, routing: Routing, multipath: bool, weight: int) -> int:
     delay_ns = direction.fibre.delay_ns
     if routing == "delay":
-        return Cost(weight=0, delay_ns=delay_ns, links=1)
+        return (delay_ns << DELAY_SHIFT) + 1
     if routing == "hops":
         weight = 1
     if multipath:  # paths of equal weight are equally good, with any delays
-        return Cost(weight, delay_ns=0, links=0)
-    return Cost(weight, delay_ns, links=1)
+        return weight << WEIGHT_SHIFT
+    return (weight << WEIGHT_SHIFT) + (delay_ns << DELAY_SHIFT) + 1
 
 
-def _costs_to(destination: str, entering: Mapping[str, Sequence[Edge]]) -> dict[str, Cost]:
+def _costs_to(destination: str, entering: Mapping[str, Sequence[Edge]]) -> dict[str, int]:
     """Return the lowest cost from every datacenter with a path to `destination` (Dijkstra).
 
     Args:
         destination: a datacenter.
         entering: the edges by target.
     """
-    costs: dict[str, Cost] = {destination: NO_COST}
-    queue = [(NO_COST, destination)]
+    costs: dict[str, int] = {destination: 0}
+    queue = [(0, destination)]
     while queue:
         cost, name = heapq.heappop(queue)
         if cost > costs[name]:
             continue  # a better path was found meanwhile
 
-        for edge in entering[name]:
-            path_cost = edge.cost.plus(cost)
-            known_cost = costs.get(edge.source)
+        for source, _, edge_cost, _ in entering[name]:
+            path_cost = edge_cost + cost
+            known_cost = costs.get(source)
             if known_cost is None or path_cost < known_cost:
-                costs[edge.source] = path_cost
-                heapq.heappush(queue, (path_cost, edge.source))
+                costs[source] = path_cost
+                heapq.heappush(queue, (path_cost, source))
     return costs
 
 
-def _best_hops(edges: Sequence[Edge], costs: Mapping[str, Cost]) -> tuple[Hop, ...]:
+def _best_hops(edges: Sequence[Edge], costs: Mapping[str, int]) -> tuple[Hop, ...]:
     """Return the next hops of the best paths that start with one of `edges`, in their order.
 
     Args:
         edges: the edges that leave a datacenter.
         costs: the lowest cost from each datacenter to the destination.
     """
-    least: Cost | None = None
+    least: int | None = None
     best: list[Hop] = []
-    for edge in edges:
-        rest = costs.get(edge.target)
+    for _, target, edge_cost, hop in edges:
+        rest = costs.get(target)
         if rest is None:
             continue
 
-        cost = edge.cost.plus(rest)
+        cost = edge_cost + rest
         if least is None or cost < least:
             least = cost
-            best = [edge.hop]
+            best = [hop]
         elif cost == least:
-            best.append(edge.hop)
+            best.append(hop)
     return tuple(best)

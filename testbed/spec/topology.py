@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -374,7 +374,7 @@ class Topology(Strict):
     @property
     def links(self) -> list[Link]:
         """All WAN links, complete, in the order written."""
-        return self._expand()[0]
+        return self._expanded[0]
 
     @property
     def sites(self) -> dict[str, Datacenter]:
@@ -405,7 +405,9 @@ class Topology(Strict):
             names[datacenter] = [f"{datacenter}-h{number}" for number in range(site.hosts)]
         return names
 
-    def _expand(self) -> tuple[list[Link], list[Problem]]:
+    @cached_property
+    def _expanded(self) -> tuple[list[Link], list[Problem]]:
+        """The links that `wan` describes, and the problems of `wan`."""
         locations: dict[str, Location | None] = {}
         for name, datacenter in self.datacenters.items():
             locations[name] = datacenter.location
@@ -413,7 +415,8 @@ class Topology(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        links, problems = self._expand()
+        links, link_problems = self._expanded
+        problems = list(link_problems)
         if not problems:
             problems += self._path_problems(links)
 
