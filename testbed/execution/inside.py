@@ -31,7 +31,7 @@ from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.reconfigure import changing
 from testbed.network.verify import verify_round_trips
 from testbed.plan.model import Plan
-from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     EVENT,
     FirstOperation,
@@ -76,7 +76,7 @@ def run(folder: RunDir) -> None:
         with (
             stage(folder, "ops"),
             watching_clock_health(folder, network, plan),
-            Transfers(network, partial(append_record, folder.transfers)) as transfers,
+            Transfers(network, partial(append, folder.transfers)) as transfers,
             _network_changing(folder, network, fleet, transfers),
         ):
             fleet.wait()

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from testbed.network.built import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.plan.model import Transfer
+from testbed.runfolder.records import TransferEnded
 
 FIRST_PORT = 47_000
 CHUNK_BYTES = 1 << 20
 SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
-Record = dict[str, Any]  # see `testbed.runfolder.records.TransferEnded`
 
 
 @dataclass
@@ -31,26 +31,24 @@ class TransferProgress:
     received: int = 0  # bytes
     error: str | None = None
 
-    def record(self, transfer: Transfer) -> Record:
+    def record(self, transfer: Transfer) -> TransferEnded:
         """Return the record of `transfer` as it ends."""
-        record: Record = {
-            "source": transfer.source,
-            "target": transfer.target,
-            "bytes": transfer.bytes,
-            "connections": transfer.connections,
-            "start_ns": self.start_ns,
-            "received": self.received,
-        }
-        if self.error is not None:
-            record["error"] = self.error
-        record["end_ns"] = time.time_ns()
-        return record
+        return TransferEnded(
+            source=transfer.source,
+            target=transfer.target,
+            bytes=transfer.bytes,
+            connections=transfer.connections,
+            start_ns=self.start_ns,
+            received=self.received,
+            error=self.error,
+            end_ns=time.time_ns(),
+        )
 
 
 class Transfers:
     """The background transfers of a run; leaving the context ends transfers in progress."""
 
-    def __init__(self, network: BuiltNetwork, note: Callable[[Record], None]) -> None:
+    def __init__(self, network: BuiltNetwork, note: Callable[[TransferEnded], None]) -> None:
         """Prepare to send on `network`; `note` receives the record of each finished transfer."""
         self._network = network
         self._note = note

@@ -289,12 +289,3 @@ def _format_of(plan: Path) -> int | None:
         return None
     number = document.get("format") if isinstance(document, dict) else None
     return number if isinstance(number, int) else None
-
-
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line to `path`.
-
-    The line is a single write, so that a killed writer leaves at most one broken last line.
-    """
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")

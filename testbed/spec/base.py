@@ -107,15 +107,15 @@ def overlay(base: S, top: Strict | None) -> S:
     return base.model_copy(update=update)
 
 
-class Problem(NamedTuple):
-    """An error at `loc` that involves several fields."""
+class Mistake(NamedTuple):
+    """A mistake of the user at `loc` that involves several fields."""
 
     loc: Loc
     what: str
     remedy: str = ""
 
 
-def refuse(problems: Sequence[Problem], title: str) -> None:
+def refuse(problems: Sequence[Mistake], title: str) -> None:
     """Raise all problems as one `pydantic.ValidationError`; return if there are none.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from testbed.core.units import format_time
-from testbed.spec.base import Problem, suggest
+from testbed.spec.base import Mistake, suggest
 from testbed.spec.events import Event, Transfer, listed
 from testbed.spec.timeline import HostTurn, host_turns, link_states, transfer_pairs
 from testbed.spec.wan import Link, is_per_direction
@@ -21,16 +21,16 @@ class _Rule(NamedTuple):
     """A row of a table of rules; the problem exists if `broken` is true."""
 
     broken: bool
-    problem: Problem
+    problem: Mistake
 
 
-def _broken(rules: Iterable[_Rule]) -> Iterator[Problem]:
+def _broken(rules: Iterable[_Rule]) -> Iterator[Mistake]:
     for rule in rules:
         if rule.broken:
             yield rule.problem
 
 
-def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts) -> list[Problem]:
+def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts) -> list[Mistake]:
     """Return the problems of a topology's events.
 
     Args:
@@ -41,7 +41,7 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
     Returns:
         Problems of single events; without any, problems of their combination.
     """
-    problems: list[Problem] = []
+    problems: list[Mistake] = []
     for index, event in enumerate(events):
         problems += _single_event_problems(("events", index), event, links, hosts)
 
@@ -52,7 +52,7 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
 
     if changes > MOST_CHANGES:
         what = f"too many changes: {changes} (at most {MOST_CHANGES} in a run)"
-        problems.append(Problem(("events",), what))
+        problems.append(Mistake(("events",), what))
 
     if problems:
         return problems
@@ -64,13 +64,13 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
 
 def _single_event_problems(
     loc: Loc, event: Event, links: Sequence[Link], hosts: Hosts
-) -> Iterator[Problem]:
+) -> Iterator[Mistake]:
     subjects = [event.links, event.hosts, event.transfer]
     named_subjects = len(subjects) - subjects.count(None)
     if named_subjects != 1:
         what = "an event needs exactly one of links, hosts and transfer"
         remedy = "split the event into one for each"
-        yield Problem(loc, what, remedy)
+        yield Mistake(loc, what, remedy)
     elif event.hosts is not None:
         yield from _host_problems(loc, event, hosts)
     elif event.transfer is not None:
@@ -81,7 +81,7 @@ def _single_event_problems(
     yield from _repetition_problems(loc, event)
 
 
-def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
+def _repetition_problems(loc: Loc, event: Event) -> Iterator[Mistake]:
     """Yield the problems with `every`, `times` and `duration`."""
     repeats = event.every is not None
     ends_by_itself = event.trace is not None or event.transfer is not None
@@ -94,7 +94,7 @@ def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
         [
             _Rule(
                 repeats != (event.times is not None),
-                Problem(
+                Mistake(
                     (*loc, "every"),
                     "every and times require each other",
                     "such as every: 10 s, times: 5",
@@ -102,7 +102,7 @@ def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
             ),
             _Rule(
                 repeats and is_endless,
-                Problem(
+                Mistake(
                     (*loc, "every"),
                     "an event without a duration cannot repeat",
                     "add a duration",
@@ -110,20 +110,20 @@ def _repetition_problems(loc: Loc, event: Event) -> Iterator[Problem]:
             ),
             _Rule(
                 overlaps,
-                Problem(
+                Mistake(
                     (*loc, "duration"),
                     "the duration is longer than the interval between occurrences",
                 ),
             ),
             _Rule(
                 event.duration == 0,
-                Problem((*loc, "duration"), "the duration must be greater than 0"),
+                Mistake((*loc, "duration"), "the duration must be greater than 0"),
             ),
         ]
     )
 
 
-def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
+def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Mistake]:
     known = _host_and_site_names(hosts)
     for name in listed(event.hosts):
         if name != "all" and name not in known:
@@ -133,7 +133,7 @@ def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
         [
             _Rule(
                 event.crash is None,
-                Problem(
+                Mistake(
                     (*loc, "hosts"),
                     "an event with hosts needs crash",
                     "add crash: ranks or crash: host",
@@ -141,7 +141,7 @@ def _host_problems(loc: Loc, event: Event, hosts: Hosts) -> Iterator[Problem]:
             ),
             _Rule(
                 _changes_links(event),
-                Problem(loc, "link settings require links", "split the event in two"),
+                Mistake(loc, "link settings require links", "split the event in two"),
             ),
         ]
     )
@@ -154,8 +154,8 @@ def _host_and_site_names(hosts: Hosts) -> list[str]:
     return [*names, *hosts]
 
 
-def _unknown_host(loc: Loc, name: str, known: Sequence[str]) -> Problem:
-    return Problem(loc, f"unknown host or datacenter {name!r}", suggest(name, known))
+def _unknown_host(loc: Loc, name: str, known: Sequence[str]) -> Mistake:
+    return Mistake(loc, f"unknown host or datacenter {name!r}", suggest(name, known))
 
 
 def _changes_links(event: Event) -> bool:
@@ -164,7 +164,7 @@ def _changes_links(event: Event) -> bool:
 
 def _transfer_problems(
     loc: Loc, event: Event, transfer: Transfer, hosts: Hosts
-) -> Iterator[Problem]:
+) -> Iterator[Mistake]:
     known = _host_and_site_names(hosts)
     ends = {"from": transfer.source, "to": transfer.target}
     for key, name in ends.items():
@@ -179,17 +179,17 @@ def _transfer_problems(
         [
             _Rule(
                 any(source == target for source, target in pairs),
-                Problem((*loc, "transfer"), "source and target are the same host"),
+                Mistake((*loc, "transfer"), "source and target are the same host"),
             ),
             _Rule(
                 transfer.size < len(pairs),
-                Problem(
+                Mistake(
                     (*loc, "transfer", "size"), "the size is less than one byte for each sender"
                 ),
             ),
             _Rule(
                 has_other_settings,
-                Problem(
+                Mistake(
                     loc,
                     "a transfer takes no duration and no link settings",
                     "split the event in two",
@@ -201,7 +201,7 @@ def _transfer_problems(
 
 def _link_problems(
     loc: Loc, event: Event, links: Sequence[Link], datacenters: Sequence[str]
-) -> Iterator[Problem]:
+) -> Iterator[Mistake]:
     names = listed(event.links)
     yield from _link_name_problems((*loc, "links"), names, links, datacenters)
 
@@ -209,10 +209,10 @@ def _link_problems(
     changes_nothing = not _changes_links(event) and event.crash is None
     yield from _broken(
         [
-            _Rule(not links, Problem((*loc, "links"), "this topology has no WAN links")),
+            _Rule(not links, Mistake((*loc, "links"), "this topology has no WAN links")),
             _Rule(
                 event.crash is not None,
-                Problem(
+                Mistake(
                     (*loc, "crash"),
                     "crash applies only to hosts",
                     "use hosts instead of links, or down: true",
@@ -220,7 +220,7 @@ def _link_problems(
             ),
             _Rule(
                 event.trace is not None and has_settings,
-                Problem(
+                Mistake(
                     (*loc, "trace"),
                     "an event cannot have both a trace and link settings",
                     "split the event in two",
@@ -228,7 +228,7 @@ def _link_problems(
             ),
             _Rule(
                 changes_nothing,
-                Problem(
+                Mistake(
                     loc,
                     "the event changes nothing",
                     "add down: true, rate, delay, loss or another setting",
@@ -241,20 +241,20 @@ def _link_problems(
 
 def _link_name_problems(
     loc: Loc, names: Sequence[str], links: Sequence[Link], datacenters: Sequence[str]
-) -> Iterator[Problem]:
+) -> Iterator[Mistake]:
     keys = [link.key for link in links]
     conduits = {link.conduit for link in links if link.conduit}
     known = [*keys, *sorted(conduits), *datacenters]
     for name in names:
         if known.count(name) > 1:
             what = f"the name {name!r} is ambiguous"
-            yield Problem(loc, what, "rename the conduit or a datacenter")
+            yield Mistake(loc, what, "rename the conduit or a datacenter")
         elif name != "all" and name not in known:
             what = f"unknown link, conduit or datacenter {name!r}"
-            yield Problem(loc, what, suggest(name, known))
+            yield Mistake(loc, what, suggest(name, known))
 
 
-def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterator[Problem]:
+def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterator[Mistake]:
     """Yield the values per direction that do not name a direction of the event's only link."""
     names = listed(event.links)
     allowed: list[str] = []
@@ -267,19 +267,19 @@ def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterat
             continue
         if not allowed:
             what = "values per direction require an event with a single named link"
-            yield Problem((*loc, name), what)
+            yield Mistake((*loc, name), what)
             continue
 
         for direction in value:
             if direction not in allowed:
                 what = f"{direction!r} is not a direction of this link"
                 remedy = f"directions: {' and '.join(allowed)}"
-                yield Problem((*loc, name, direction), what, remedy)
+                yield Mistake((*loc, name, direction), what, remedy)
 
 
 def _jitter_problems(
     events: Sequence[Event], links: Sequence[Link], datacenters: Sequence[str]
-) -> list[Problem]:
+) -> list[Mistake]:
     """Return the first time at which the events make a link's jitter exceed its delay."""
     for state in link_states(events, links, datacenters):
         for link in state.links.values():
@@ -287,12 +287,12 @@ def _jitter_problems(
                 if direction.jitter > direction.delay:
                     time = format_time(state.at_ns)
                     what = f"at {time} the jitter of {direction.name} exceeds its delay"
-                    return [Problem(("events",), what)]
+                    return [Mistake(("events",), what)]
 
     return []
 
 
-def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
+def _turn_problems(turns: Sequence[HostTurn]) -> list[Mistake]:
     """Return the first crash or return of a host that contradicts earlier ones."""
     crashed: set[str] = set()
     turns_at_once = Counter((turn.at_ns, turn.host) for turn in turns)
@@ -300,13 +300,13 @@ def _turn_problems(turns: Sequence[HostTurn]) -> list[Problem]:
         time = format_time(turn.at_ns)
         if turns_at_once[turn.at_ns, turn.host] > 1:
             what = f"two events change {turn.host} at {time}"
-            return [Problem(("events",), what, "move one of them to a later time")]
+            return [Mistake(("events",), what, "move one of them to a later time")]
 
         if turn.crash is None:
             crashed.discard(turn.host)
         elif turn.host in crashed:
             what = f"{turn.host} crashes at {time}, but is still down from an earlier crash"
-            return [Problem(("events",), what)]
+            return [Mistake(("events",), what)]
         else:
             crashed.add(turn.host)
 

@@ -40,7 +40,7 @@ from testbed.core.errors import InputError, Place
 from testbed.core.units import UnitError
 from testbed.spec import yaml_reader
 from testbed.spec.axis import Axes, values_of
-from testbed.spec.base import Count, Problem, Strict, input_error, refuse, suggest
+from testbed.spec.base import Count, Mistake, Strict, input_error, refuse, suggest
 from testbed.spec.condition import Condition, quantity_of
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
@@ -140,7 +140,7 @@ class Sweep(Strict):
             return ("zip",)
         return ("zip", index)
 
-    def _key_problems(self) -> Iterator[Problem]:
+    def _key_problems(self) -> Iterator[Mistake]:
         """Yield a problem for each invalid key, and each key in two parts of the sweep."""
         part_of_key: dict[str, str] = {}
         for loc, keys in self._keys_by_part():
@@ -153,7 +153,7 @@ class Sweep(Strict):
                 first_part = part_of_key.setdefault(key, part)
                 if first_part != part:
                     what = f"{key} already varied by {first_part}"
-                    yield Problem((*loc, key), what, "remove the key from one of them")
+                    yield Mistake((*loc, key), what, "remove the key from one of them")
 
     def _keys_by_part(self) -> Iterator[tuple[Loc, Iterable[str]]]:
         """Yield the keys of the grid, of each zip and of each point of the list."""
@@ -163,11 +163,11 @@ class Sweep(Strict):
         for index, values in enumerate(self.list_):
             yield ("list", index), values
 
-    def _zip_problems(self) -> Iterator[Problem]:
+    def _zip_problems(self) -> Iterator[Mistake]:
         for index, axes in enumerate(self.zips):
             loc = self._zip_loc(index)
             if not axes:
-                yield Problem(loc, "this zip has no keys")
+                yield Mistake(loc, "this zip has no keys")
 
             lengths: set[int] = set()
             counts: list[str] = []
@@ -178,18 +178,18 @@ class Sweep(Strict):
 
             if len(lengths) > 1:
                 what = f"all keys of a zip need the same number of values: {', '.join(counts)}"
-                yield Problem(loc, what, "use grid for all combinations")
+                yield Mistake(loc, what, "use grid for all combinations")
 
-    def _empty_problems(self) -> Iterator[Problem]:
+    def _empty_problems(self) -> Iterator[Mistake]:
         if not self.keys:
             what = "the sweep is empty"
-            yield Problem(("grid",), what, "add grid, zip or list with at least one key")
+            yield Mistake(("grid",), what, "add grid, zip or list with at least one key")
 
         for index, values in enumerate(self.list_):
             if not values:
-                yield Problem(("list", index), "this point sets no key")
+                yield Mistake(("list", index), "this point sets no key")
 
-    def _condition_problems(self, names: Sequence[str]) -> Iterator[Problem]:
+    def _condition_problems(self, names: Sequence[str]) -> Iterator[Mistake]:
         for index, text in enumerate(self.conditions):
             loc: Loc = ("where", index)
             if isinstance(self.where, str):
@@ -198,17 +198,17 @@ class Sweep(Strict):
             try:
                 Condition.parse(text, names)
             except UnitError as error:
-                yield Problem(loc, error.what, error.remedy)
+                yield Mistake(loc, error.what, error.remedy)
 
-    def _template_problems(self, names: Sequence[str]) -> Iterator[Problem]:
+    def _template_problems(self, names: Sequence[str]) -> Iterator[Mistake]:
         """Yield a problem for each unknown name in the template of point names."""
         for name in _IN_BRACES.findall(self.name or ""):
             if name not in names:
                 suggestion = suggest(name, names, "known names")
-                yield Problem(("name",), f"unknown name {name!r}", suggestion)
+                yield Mistake(("name",), f"unknown name {name!r}", suggestion)
 
 
-def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator[Problem]:
+def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator[Mistake]:
     """Yield the problems of a dotted path into the topology, the workload or the run.
 
     With `may_be_whole`, the key may also be ``topology`` or ``workload``.
@@ -220,7 +220,7 @@ def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator
     if target not in TARGETS or not path or not all(path):
         what = f"{key!r} is not a valid key"
         prefixes = ", ".join(f"{name}." for name in TARGETS)
-        yield Problem(
+        yield Mistake(
             loc, what, f"start the key with {prefixes}, such as topology.tcp.congestion_control"
         )
         return
@@ -228,7 +228,7 @@ def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator
     run_keys = [option.name for option in experiment_options()]
     if target == "run" and path[0] not in run_keys:
         suggestion = suggest(path[0], run_keys, "known keys")
-        yield Problem(loc, f"unknown key {key!r}", suggestion)
+        yield Mistake(loc, f"unknown key {key!r}", suggestion)
 
 
 class Plot(Strict):
@@ -313,14 +313,14 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems: list[Problem] = []
+        problems: list[Mistake] = []
         for key in self.settings:
             problems += _key_problems(("settings", key), key)
 
         for key in self.sweep.keys:
             if key in self.settings:
                 what = f"{key} is also varied by the sweep"
-                problems.append(Problem(("settings", key), what, "remove the key here"))
+                problems.append(Mistake(("settings", key), what, "remove the key here"))
 
         refuse(problems, type(self).__name__)
         return self

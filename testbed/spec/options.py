@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 from pydantic.fields import FieldInfo
 
 from testbed.core.units import Size, UnitError, format_size, format_time, parse_time
-from testbed.spec.base import Problem, Strict, refuse
+from testbed.spec.base import Mistake, Strict, refuse
 
 NS_PER_S = 10**9
 ENVIRONMENT_PREFIX = "TESTBED_"
@@ -164,7 +164,7 @@ class RunOptions(Strict):
 
         remedy = "add --capture wan or --capture all"
         problems = [
-            Problem((name,), "capturing is off", remedy)
+            Mistake((name,), "capturing is off", remedy)
             for name in CAPTURE_DETAILS
             if name in self.model_fields_set
         ]

@@ -40,7 +40,7 @@ from pydantic import (
 from testbed.core.geo import Location
 from testbed.core.units import Rate, Size, Time, UnitError
 from testbed.spec import yaml_reader
-from testbed.spec.base import Count, Flag, Problem, Strict, input_error, overlay, refuse
+from testbed.spec.base import Count, Flag, Mistake, Strict, input_error, overlay, refuse
 from testbed.spec.docs.schema import SchemaGenerator
 from testbed.spec.event_checks import event_problems
 from testbed.spec.events import Event
@@ -406,7 +406,7 @@ class Topology(Strict):
         return names
 
     @cached_property
-    def _expanded(self) -> tuple[list[Link], list[Problem]]:
+    def _expanded(self) -> tuple[list[Link], list[Mistake]]:
         """The links that `wan` describes, and the problems of `wan`."""
         locations: dict[str, Location | None] = {}
         for name, datacenter in self.datacenters.items():
@@ -427,7 +427,7 @@ class Topology(Strict):
         refuse(problems, type(self).__name__)
         return self
 
-    def _path_problems(self, links: list[Link]) -> list[Problem]:
+    def _path_problems(self, links: list[Link]) -> list[Mistake]:
         """Return a problem for each datacenter without a path to the first component."""
         import networkx as nx  # noqa: PLC0415 (0.15 s, which most commands do without)
 
@@ -435,10 +435,10 @@ class Topology(Strict):
         graph.add_nodes_from(self.datacenters)
         first, *others = [sorted(part) for part in nx.connected_components(graph)]
 
-        problems: list[Problem] = []
+        problems: list[Mistake] = []
         for other in others:
             what = f"no path between {', '.join(first)} and {', '.join(other)}"
-            problems.append(Problem(("wan",), what, "add a link, or remove the datacenter"))
+            problems.append(Mistake(("wan",), what, "add a link, or remove the datacenter"))
 
         return problems
 
@@ -453,10 +453,10 @@ def _name_of(path: Path) -> str:
     return f"t-{text}".rstrip("-")
 
 
-def _fabric_problems(name: str, site: Datacenter) -> list[Problem]:
+def _fabric_problems(name: str, site: Datacenter) -> list[Mistake]:
     fabric = site.fabric
     if not isinstance(fabric, LeafSpine) or site.hosts >= fabric.leaves:
         return []
 
     what = f"more leaves ({fabric.leaves}) than hosts ({site.hosts})"
-    return [Problem(("datacenters", name, "fabric"), what, "every leaf needs at least one host")]
+    return [Mistake(("datacenters", name, "fabric"), what, "every leaf needs at least one host")]

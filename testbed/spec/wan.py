@@ -43,7 +43,7 @@ from testbed.core.units import (
     parse_time,
     pattern,
 )
-from testbed.spec.base import Count, Flag, Problem, Strict, overlay, suggest
+from testbed.spec.base import Count, Flag, Mistake, Strict, overlay, suggest
 from testbed.spec.yaml_reader import Loc
 
 T = TypeVar("T")
@@ -390,7 +390,7 @@ Locations = Mapping[str, Location | None]
 
 def expand(
     wan: list[Wan], defaults: LinkSettings | None, locations: Locations
-) -> tuple[list[Link], list[Problem]]:
+) -> tuple[list[Link], list[Mistake]]:
     """Return the links that `wan` describes, and the problems of `wan`.
 
     Args:
@@ -402,7 +402,7 @@ def expand(
         The links, and the problems of `wan`. Links with a problem are left out; a shorthand
         reports each problem of its links once.
     """
-    problems: list[Problem] = []
+    problems: list[Mistake] = []
     for index, entry in enumerate(wan):
         problems += _entry_problems(index, entry, list(locations))
     if defaults is not None:
@@ -417,7 +417,7 @@ def expand(
         link_problems = list(_link_problems(written, locations))
         if key in links:
             what = f"duplicate link key {key!r}"
-            link_problems.append(Problem(("wan", written.entry), what, "rename a datacenter"))
+            link_problems.append(Mistake(("wan", written.entry), what, "rename a datacenter"))
 
         if link_problems:
             problems += link_problems
@@ -427,9 +427,9 @@ def expand(
     return list(links.values()), _first_at_each_place(problems)
 
 
-def _first_at_each_place(problems: list[Problem]) -> list[Problem]:
+def _first_at_each_place(problems: list[Mistake]) -> list[Mistake]:
     """Return the first problem at each location, ordered by the last problem there."""
-    first: dict[Loc, Problem] = {}
+    first: dict[Loc, Mistake] = {}
     for problem in reversed(problems):
         first[problem.loc] = problem
     return list(reversed(first.values()))
@@ -445,10 +445,10 @@ def _link(key: str, written: _Written, locations: Locations) -> Link:
     )
 
 
-def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> Iterator[Problem]:
+def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> Iterator[Mistake]:
     if entry.shape is None:
         what = "a link needs exactly one of between, mesh, ring and star"
-        yield Problem(("wan", index), what)
+        yield Mistake(("wan", index), what)
         return
 
     members = getattr(entry, entry.shape)
@@ -457,21 +457,21 @@ def _entry_problems(index: int, entry: Wan, datacenters: list[str]) -> Iterator[
     for name in dict.fromkeys(names):
         if name not in datacenters:
             suggestion = suggest(name, datacenters, "datacenters")
-            yield Problem(loc, f"unknown datacenter {name!r}", suggestion)
+            yield Mistake(loc, f"unknown datacenter {name!r}", suggestion)
 
     if len(set(names)) < len(names):
-        yield Problem(loc, f"duplicate datacenter: {', '.join(names)}")
+        yield Mistake(loc, f"duplicate datacenter: {', '.join(names)}")
 
     least = 3 if entry.shape == "ring" else 2
     if len(names) < least:
-        yield Problem(loc, f"a {entry.shape} needs at least {least} datacenters")
+        yield Mistake(loc, f"a {entry.shape} needs at least {least} datacenters")
 
     yield from _direction_problems(("wan", index), entry, entry.between or ())
 
 
 def _direction_problems(
     loc: Loc, settings: LinkSettings, ends: tuple[str, ...]
-) -> Iterator[Problem]:
+) -> Iterator[Mistake]:
     """Yield the values per direction that do not name a direction of the link."""
     for name in LinkSettings.model_fields:
         value = getattr(settings, name)
@@ -479,7 +479,7 @@ def _direction_problems(
             continue
         if not ends:
             what = "values per direction require an entry with `between`"
-            yield Problem((*loc, name), what)
+            yield Mistake((*loc, name), what)
             continue
 
         allowed = _direction_names(ends)
@@ -487,7 +487,7 @@ def _direction_problems(
             if direction not in allowed:
                 what = f"{direction!r} is not a direction of this link"
                 remedy = f"directions: {' and '.join(allowed)}"
-                yield Problem((*loc, name, direction), what, remedy)
+                yield Mistake((*loc, name, direction), what, remedy)
 
 
 def _direction_names(ends: tuple[str, ...]) -> tuple[str, str]:
@@ -497,11 +497,11 @@ def _direction_names(ends: tuple[str, ...]) -> tuple[str, str]:
 
 def _written_links(
     wan: list[Wan], defaults: LinkSettings | None, datacenters: list[str]
-) -> tuple[list[_Written], list[Problem]]:
+) -> tuple[list[_Written], list[Mistake]]:
     """Return all links with settings merged: defaults, shorthand, then `between` entry."""
     base = overlay(LinkSettings(), defaults)
     links: dict[frozenset[str], _Written] = {}
-    problems: list[Problem] = []
+    problems: list[Mistake] = []
     for index, entry in _shorthands_first(wan):
         refines = entry.between is not None
         for ends in entry.pairs(datacenters):
@@ -510,7 +510,7 @@ def _written_links(
             if old is not None and (old.is_refined or not refines):
                 what = f"a second link between {ends[0]} and {ends[1]}"
                 remedy = "use at most one link between two datacenters"
-                problems.append(Problem(("wan", index), what, remedy))
+                problems.append(Mistake(("wan", index), what, remedy))
                 continue
 
             lower = base if old is None else old.settings
@@ -551,7 +551,7 @@ def _refined(base: LinkSettings, entry: Wan, ends: tuple[str, str]) -> LinkSetti
     return overlay(base, entry).model_copy(update=both_directions)
 
 
-def _link_problems(written: _Written, locations: Locations) -> Iterator[Problem]:
+def _link_problems(written: _Written, locations: Locations) -> Iterator[Mistake]:
     """Yield the problems of the settings of each direction of a link."""
     missing_locations: list[str] = []
     for end in sorted(written.ends):
@@ -563,19 +563,19 @@ def _link_problems(written: _Written, locations: Locations) -> Iterator[Problem]
     for name in _direction_names(written.ends):
         if toward(settings.rate, name) is None:
             what = f"{name} has no rate"
-            yield Problem((*loc, "rate"), what, "add a rate, such as 10 Gbit/s")
+            yield Mistake((*loc, "rate"), what, "add a rate, such as 10 Gbit/s")
 
         delay = toward(settings.delay, name)
         if delay is None and missing_locations:
             remedy = f"add a delay, or the location of {' and '.join(missing_locations)}"
-            yield Problem((*loc, "delay"), f"{name} has no delay", remedy)
+            yield Mistake((*loc, "delay"), f"{name} has no delay", remedy)
         elif delay is not None and toward(settings.jitter, name) > delay:
-            yield Problem((*loc, "jitter"), f"the jitter of {name} exceeds its delay")
+            yield Mistake((*loc, "jitter"), f"the jitter of {name} exceeds its delay")
 
         discipline = toward(settings.discipline, name)
         if discipline == "drop-tail" and toward(settings.ecn, name):
             what = f"{name} has ecn, but a drop-tail queue cannot mark packets"
-            yield Problem((*loc, "ecn"), what, "add discipline: red or fq_codel")
+            yield Mistake((*loc, "ecn"), what, "add discipline: red or fq_codel")
 
 
 def _direction(

@@ -12,7 +12,8 @@ import pytest
 
 from testbed.core.errors import WorkerError
 from testbed.plan.model import Change, Plan
-from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import RankExit, append
 from testbed.workers import fleet
 from testbed.workers.orders import LaterOrders, Order, encode_orders
 from tests.support.synthetic import make_plan, two_dcs
@@ -39,7 +40,7 @@ class Ranks(fleet.Fleet):
             self.ends(rank.rank, KILLED)
 
     def ends(self, rank: int, status: int) -> None:
-        append_record(self.run.rank_exits, {"rank": rank, "status": status})
+        append(self.run.rank_exits, RankExit(rank=rank, status=status))
 
     def lost(self) -> list[str]:
         return []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from testbed.core.units import Size, UnitError, format_size
-from testbed.spec.base import Count, Flag, Problem, Strict, refuse
+from testbed.spec.base import Count, Flag, Mistake, Strict, refuse
 from testbed.spec.workload import Workload
 from testbed.workers import comm
 
@@ -138,18 +138,18 @@ class Collectives(Workload):
         refuse(problems, type(self).__name__)
         return self
 
-    def _library_problems(self) -> list[Problem]:
+    def _library_problems(self) -> list[Mistake]:
         library = comm.library()
         problems = []
         missing = [op for op in self.ops if op not in library.operations]
         if missing:
-            problems.append(Problem(("ops",), f"{library.name} has no {', '.join(missing)}"))
+            problems.append(Mistake(("ops",), f"{library.name} has no {', '.join(missing)}"))
         if self.dtype not in library.dtypes:
-            problems.append(Problem(("dtype",), f"{library.name} has no {self.dtype}"))
+            problems.append(Mistake(("dtype",), f"{library.name} has no {self.dtype}"))
 
         return problems
 
-    def _in_place_problems(self) -> list[Problem]:
+    def _in_place_problems(self) -> list[Mistake]:
         separate = [op for op in self.ops if CATALOG[op].separate_output]
         if not separate:
             return []
@@ -158,16 +158,16 @@ class Collectives(Workload):
         problem = f"{names} cannot run in place: torch requires separate input and output tensors"
         remedy = f"write in_place: false, or leave {names} out"
 
-        return [Problem(("in_place",), problem, remedy)]
+        return [Mistake(("in_place",), problem, remedy)]
 
-    def _hierarchy_problems(self) -> list[Problem]:
+    def _hierarchy_problems(self) -> list[Mistake]:
         problems = []
         flat = [op for op in self.ops if not CATALOG[op].hierarchical]
         if flat:
             known = [op for op, collective in CATALOG.items() if collective.hierarchical]
             problem = f"no hierarchical algorithm for {', '.join(flat)}"
             remedy = f"hierarchical are {', '.join(known)}"
-            problems.append(Problem(("algorithm",), problem, remedy))
+            problems.append(Mistake(("algorithm",), problem, remedy))
 
         if self.groups != "all":
             problem = (
@@ -175,6 +175,6 @@ class Collectives(Workload):
                 "all ranks of all datacenters"
             )
             remedy = f"write groups: all, or algorithm: {comm.DEFAULT}"
-            problems.append(Problem(("groups",), problem, remedy))
+            problems.append(Mistake(("groups",), problem, remedy))
 
         return problems

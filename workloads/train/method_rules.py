@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.spec.base import Problem
+from testbed.spec.base import Mistake
 
 if TYPE_CHECKING:
     from .settings import Train
@@ -24,23 +24,23 @@ def method_names() -> tuple[str, ...]:
     return tuple(stem.replace("_", "-") for stem in stems)
 
 
-def _streaming_diloco(settings: Train) -> list[Problem]:
+def _streaming_diloco(settings: Train) -> list[Mistake]:
     problems = []
     fragments = settings.fragments
     overlap = settings.overlap
     if settings.sync_every < fragments:
         problem = f"{fragments} fragments do not fit into {settings.sync_every} steps"
-        problems.append(Problem(("fragments",), problem, "choose at most sync_every"))
+        problems.append(Mistake(("fragments",), problem, "choose at most sync_every"))
 
     if overlap >= settings.sync_every:
         problem = f"an overlap of {overlap} steps is not shorter than sync_every"
         remedy = "an exchange must end before the next one of the same fragment"
-        problems.append(Problem(("overlap",), problem, remedy))
+        problems.append(Mistake(("overlap",), problem, remedy))
 
     return problems
 
 
-def _pipeline(settings: Train, ranks: int) -> list[Problem]:
+def _pipeline(settings: Train, ranks: int) -> list[Mistake]:
     microbatches = settings.microbatches
     sequences = settings.batch * ranks
     if microbatches >= ranks and sequences % microbatches == 0:
@@ -54,21 +54,21 @@ def _pipeline(settings: Train, ranks: int) -> list[Problem]:
         "choose a number of microbatches that divides the sequences of all ranks, at least "
         "one for each rank"
     )
-    return [Problem(("microbatches",), problem, remedy)]
+    return [Mistake(("microbatches",), problem, remedy)]
 
 
 # Checks of a method's settings alone, and of the settings together with a number of ranks.
-RULES: dict[str, Callable[[Train], list[Problem]]] = {"streaming-diloco": _streaming_diloco}
-RANK_RULES: dict[str, Callable[[Train, int], list[Problem]]] = {"pipeline": _pipeline}
+RULES: dict[str, Callable[[Train], list[Mistake]]] = {"streaming-diloco": _streaming_diloco}
+RANK_RULES: dict[str, Callable[[Train, int], list[Mistake]]] = {"pipeline": _pipeline}
 
 
-def method_problems(settings: Train) -> list[Problem]:
+def method_problems(settings: Train) -> list[Mistake]:
     """Return the problems in the settings of the selected method."""
     rule = RULES.get(settings.method)
     return [] if rule is None else rule(settings)
 
 
-def rank_problems(settings: Train, ranks: int) -> list[Problem]:
+def rank_problems(settings: Train, ranks: int) -> list[Mistake]:
     """Return the problems in the settings of the selected method on `ranks` ranks."""
     rule = RANK_RULES.get(settings.method)
     return [] if rule is None else rule(settings, ranks)

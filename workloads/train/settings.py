@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from testbed.core.gpus import FLOPS_PER_PARAMETER, PEAK_FLOPS
 from testbed.core.units import Probability, Size, Time, UnitError
-from testbed.spec.base import Count, Flag, Problem, refuse, suggest
+from testbed.spec.base import Count, Flag, Mistake, refuse, suggest
 from testbed.spec.workload import Workload
 
 from .method_rules import method_names, method_problems, rank_problems
@@ -182,16 +182,16 @@ class Train(Workload):
         problems = []
         if self.gpu is not None and self.gpu not in PEAK_FLOPS:
             remedy = suggest(self.gpu, PEAK_FLOPS)
-            problems.append(Problem(("gpu",), f"unknown GPU {self.gpu!r}", remedy))
+            problems.append(Mistake(("gpu",), f"unknown GPU {self.gpu!r}", remedy))
 
         if self.gpu is not None and self.step_time is not None:
             problem = "gpu and step_time are mutually exclusive"
-            problems.append(Problem(("gpu",), problem, "remove one of the two"))
+            problems.append(Mistake(("gpu",), problem, "remove one of the two"))
 
         if self.parameters // self.scale < LEAST_PARAMETERS:
             problem = f"{self.parameters} parameters / {self.scale} are too few for a GPT"
             remedy = f"at least {LEAST_PARAMETERS} must remain"
-            problems.append(Problem(("parameters",), problem, remedy))
+            problems.append(Mistake(("parameters",), problem, remedy))
 
         problems += method_problems(self)
         if problems:

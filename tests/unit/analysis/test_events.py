@@ -9,7 +9,8 @@ from testbed.analysis.event_periods import periods
 from testbed.analysis.lower_bounds import Bounds
 from testbed.analysis.network_history import History, happened
 from testbed.plan.model import Plan
-from testbed.runfolder.folder import RunDir, append_record
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import NetworkChange, append
 from tests.support.events import GBIT, SECOND, collectives_plan
 
 
@@ -31,7 +32,7 @@ def records(tmp_path: Path, plan: Plan, times_s: list[float]) -> RunDir:
     for number, (change, time_s) in enumerate(zip(plan.network.changes, times_s, strict=False)):
         due_ns = 100 * SECOND + change.at_ns
         time_ns = round(time_s * SECOND)
-        append_record(run.changes, {"number": number, "due_ns": due_ns, "time_ns": time_ns})
+        append(run.changes, NetworkChange(number=number, due_ns=due_ns, time_ns=time_ns))
     return run
 
 
@@ -56,8 +57,9 @@ def test_damaged_history(tmp_path: Path) -> None:
         tmp_path, "{at: 1 s, duration: 2 s, every: 3 s, times: 3, links: a-b, down: true}"
     )
     run = records(tmp_path, plan, [101, 103])
-    append_record(run.changes, {"number": 7, "time_ns": 1})
-    append_record(run.changes, {"number": 2, "time_ns": "soon"})
+    with run.changes.open("a") as file:
+        file.write('{"number": 7, "time_ns": 1}\n')
+        file.write('{"number": 2, "time_ns": "soon"}\n')
     assert [change.number for change in happened(plan, run)] == [0, 1]
     assert happened(plan, RunDir(tmp_path / "nowhere")) == []
 
