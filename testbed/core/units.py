@@ -9,7 +9,7 @@ reads back to the same value.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -41,7 +41,8 @@ class Quantity:
         example: An example value as people write it.
         units: Size of each canonical unit in base units, smallest first.
         synonyms: Additional accepted unit names, with the canonical unit of each.
-        ignore_case: Whether unit names are case-insensitive.
+        spellings: Function that returns the size in base units of further unit names, or None.
+        spellings_pattern: Regular expression of all unit names, if there are further ones.
         whole: Whether exact text uses only whole numbers: 1536 B, not 1.5 KiB.
     """
 
@@ -50,7 +51,8 @@ class Quantity:
     example: str
     units: Mapping[str, int]
     synonyms: Mapping[str, str]
-    ignore_case: bool = False
+    spellings: Callable[[str], int | None] | None = None
+    spellings_pattern: str = ""
     whole: bool = False
 
     @property
@@ -119,18 +121,13 @@ class Quantity:
 
     def _factor(self, unit: str) -> int | None:
         """Return the size of `unit`, or of its canonical unit, in base units; None if unknown."""
-        factors = dict(self.units)
-        for synonym, meant in self.synonyms.items():
-            factors[synonym] = self.units[meant]
-
-        if not self.ignore_case:
-            return factors.get(unit)
-
-        for name, factor in factors.items():
-            if name.lower() == unit.lower():
-                return factor
-
-        return None
+        if unit in self.units:
+            return self.units[unit]
+        if unit in self.synonyms:
+            return self.units[self.synonyms[unit]]
+        if self.spellings is None:
+            return None
+        return self.spellings(unit)
 
 
 def _decimal(number: Fraction, digits: int | None) -> str:
@@ -156,8 +153,51 @@ def _decimal(number: Fraction, digits: int | None) -> str:
     return text.rstrip("0").rstrip(".")
 
 
+def _either_case(text: str) -> str:
+    """Return a regular expression of `text` in upper or lower case."""
+    return "".join(f"[{letter.upper()}{letter.lower()}]" for letter in text)
+
+
+# Words for bits and bytes are read in either case. A lone letter says which: b bits, B bytes. Where
+# everything is upper case, as in MBPS, it says nothing, and the unit is refused.
+_PREFIXES = {
+    **{"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12},
+    **{"kilo": 10**3, "mega": 10**6, "giga": 10**9, "tera": 10**12},
+    **{"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40},
+}
+_PREFIX = (
+    "(?:[kKmMgGtT]i?|"
+    + "|".join(_either_case(name) for name in ("kilo", "mega", "giga", "tera"))
+    + ")?"
+)
+_SECOND = rf"(?:{_either_case('s')}|{_either_case('sec')}|{_either_case('second')})"
+_PER_SECOND = rf"(?:/{_SECOND}| [pP][eE][rR] {_SECOND})"
+_BITS = rf"{_either_case('bit')}[sS]?"
+_BYTES = rf"{_either_case('byte')}[sS]?"
+_RATE_UNIT = (
+    rf"(?:{_PREFIX}{_BITS}{_PER_SECOND}?|{_PREFIX}{_BYTES}{_PER_SECOND}"
+    r"|(?:[kKmMgGtT]i?)?[bB](?:/s|/sec|ps))"
+)
+_RATE_PARTS = re.compile(
+    r"(?P<prefix>.*?)(?P<what>bits?|bytes?|b)(?:/.*|ps| per .*|)", re.IGNORECASE
+)
+
+
+def _rate_unit(unit: str) -> int | None:
+    """Return the bit/s of a unit such as ``Mbits/sec``, ``Mbps``, ``MB/s`` or ``GiB/s``."""
+    if not re.fullmatch(_RATE_UNIT, unit):
+        return None
+
+    parts = _RATE_PARTS.fullmatch(unit)
+    assert parts is not None
+    what = parts["what"]
+    is_bytes = what == "B" or what.lower().startswith("byte")
+    factor = _PREFIXES[parts["prefix"].lower()]
+    return 8 * factor if is_bytes else factor
+
+
 def _rate_synonyms() -> dict[str, str]:
-    """Return synonyms of the units of a rate: ``Gbit``, ``Gbits/s`` and ``Gbps`` are ``Gbit/s``."""
+    """Return synonyms of the units of a rate: ``Gbit`` and ``Gbps`` are ``Gbit/s``."""
     synonyms: dict[str, str] = {}
     for prefix in ("", "k", "M", "G", "T"):
         for name in ("bit", "bits/s", "bps"):
@@ -172,14 +212,20 @@ RATE = Quantity(
     example="10 Gbit/s",
     units={"bit/s": 1, "kbit/s": 10**3, "Mbit/s": 10**6, "Gbit/s": 10**9, "Tbit/s": 10**12},
     synonyms=_rate_synonyms(),
-    ignore_case=True,
+    spellings=_rate_unit,
+    spellings_pattern=_RATE_UNIT,
 )
 TIME = Quantity(
     name="time",
     base="ns",
     example="8.2 ms",
     units={"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9},
-    synonyms={"µs": "us", "μs": "us", "sec": "s"},
+    synonyms={
+        **dict.fromkeys(("nsec", "nanosecond", "nanoseconds"), "ns"),
+        **dict.fromkeys(("µs", "μs", "usec", "µsec", "μsec", "microsecond", "microseconds"), "us"),
+        **dict.fromkeys(("msec", "millisecond", "milliseconds"), "ms"),
+        **dict.fromkeys(("sec", "secs", "second", "seconds"), "s"),
+    },
 )
 SIZE = Quantity(
     name="size",
@@ -209,9 +255,9 @@ PERCENTAGE = Quantity(
 
 
 def parse_rate(value: object) -> int:
-    """Return the rate in bit/s of a text such as ``10 Gbit/s``, ``10 Gbit`` or ``10 Gbps``.
+    """Return the rate in bit/s of a text such as ``10 Gbit/s``, ``10 Gbps`` or ``125 MB/s``.
 
-    A rate is always in bits, and prefixes are powers of 1000.
+    Prefixes are powers of 1000; b is a bit and B a byte.
 
     Raises:
         UnitError: The text is not a rate, or the rate is zero.
@@ -302,19 +348,9 @@ def format_cell(value: object) -> str:
 
 def pattern(quantity: Quantity) -> str:
     """Return the regular expression of texts with a unit of `quantity`, for JSON schemas."""
-    unit_patterns: list[str] = []
-    for unit in (*quantity.units, *quantity.synonyms):
-        unit_pattern = re.escape(unit)
-        if quantity.ignore_case:
-            unit_pattern = re.sub("[A-Za-z]", _either_case, unit_pattern)
-        if unit_pattern not in unit_patterns:
-            unit_patterns.append(unit_pattern)
-
-    return rf"^\s*{_NUMBER}\s*(?:{'|'.join(unit_patterns)})\s*$"
-
-
-def _either_case(letter: re.Match[str]) -> str:
-    return f"[{letter[0].upper()}{letter[0].lower()}]"
+    names = [re.escape(unit) for unit in (*quantity.units, *quantity.synonyms)]
+    units = quantity.spellings_pattern or "|".join(names)
+    return rf"^\s*{_NUMBER}\s*(?:{units})\s*$"
 
 
 def schema(quantity: Quantity, zero: bool = True) -> WithJsonSchema:

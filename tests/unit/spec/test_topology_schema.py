@@ -69,7 +69,7 @@ WRONG = {
     "unknown key of bursty loss": linked(f"{LINK}, loss: {{p: 1 %, q: 1 %}}"),
     "name": "datacenters: {Ohio_1: {}}",
     "wrong unit of a time": linked(LINK.replace("ms", "km")),
-    "wrong unit of a rate": linked(LINK.replace("bit", "B")),
+    "wrong unit of a rate": linked(LINK.replace("bit/s", "BPS")),
     "no unit": linked(LINK.replace("1 Gbit/s", "10")),
     "no unit in one direction": linked(f"{LINK}, jitter: {{a->b: 10}}"),
     "wrong unit of a queue": linked(f"{LINK}, queue: 1 bpd"),
