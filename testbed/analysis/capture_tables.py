@@ -155,7 +155,8 @@ def _read_traces(
     for number, point in enumerate(capture_points(plan.network, plan.capture)):
         path = run.capture(point.what, point.at)
         try:
-            finish(path, point.mac, plan.capturing)
+            host = point.at if point.kind == "nic" else ""
+            finish(path, point.mac, plan.capturing, host)
             trace = read_trace(path, scratch / str(number))
         except OSError as error:
             reason = os.strerror(error.errno or 0)

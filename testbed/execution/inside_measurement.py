@@ -15,7 +15,7 @@ from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.plan.captures import CapturePoint, capture_points
-from testbed.plan.model import Network, Plan
+from testbed.plan.model import HOST_INTERFACE, Network, Plan
 from testbed.runfolder.files import replace_text
 from testbed.runfolder.folder import RunDir
 
@@ -100,7 +100,7 @@ def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:
 def _interface(network: Network, point: CapturePoint) -> str:
     """Return the name of the interface at which packets are captured."""
     if point.kind == "nic":
-        return qdiscs.host_interface(network.host(point.at))
+        return HOST_INTERFACE
     if point.kind == "wan":
         indices = {link.key: link.index for link in network.wan}
         return qdiscs.wan_interface(point.node, indices[point.what])

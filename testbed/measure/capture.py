@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from testbed.core.errors import InputError, MachineError, Place, RunError
 from testbed.measure.pcapng import CapturedInterface, write_pcapng
-from testbed.plan.model import CAPTURE_BUFFER_BYTES, Capturing
+from testbed.plan.model import CAPTURE_BUFFER_BYTES, HOST_INTERFACE, Capturing
 
 # tcpdump reads packets from the ring within 1 s; packets still in the ring at its end are lost
 HELD_BACK_S = 1.5
@@ -169,13 +169,15 @@ def _wait_listening(tap: Tap, process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-def finish(capture: Path, mac: str, settings: Capturing) -> None:
+def finish(capture: Path, mac: str, settings: Capturing, host: str = "") -> None:
     """Write the pcapng file of a finished capture; do nothing if no files of tcpdump remain.
 
     Args:
         capture: path of the pcapng file.
         mac: hardware address of the interface.
         settings: settings of the capture.
+        host: name of the host whose interface was captured, which is then part of the interface's
+            name in the file: the interfaces of all hosts have the same name.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -189,6 +191,9 @@ def finish(capture: Path, mac: str, settings: Capturing) -> None:
     log = log_of(capture).read_text(errors="replace")
     listening = re.search(r"listening on ([^,\s]+)", log)
     interface = listening[1] if listening else capture.stem
+    if host:
+        interface = f"{host}-{HOST_INTERFACE}"
+
     captured = CapturedInterface(interface, mac, settings.snap_bytes, settings.filter)
     write_pcapng(capture, pieces, captured)
     for piece in pieces:

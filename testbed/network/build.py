@@ -20,7 +20,14 @@ from testbed.network.built import BuiltNetwork
 from testbed.network.configure import configure
 from testbed.network.mininet_nodes import Bridge, Interface, QuietNode, VethLink
 from testbed.network.netlink import netlink, write_sysctls
-from testbed.plan.model import Datacenter, FabricCable, Host, Network, WanLink
+from testbed.plan.model import (
+    HOST_INTERFACE,
+    Datacenter,
+    FabricCable,
+    Host,
+    Network,
+    WanLink,
+)
 
 __all__ = ["BuiltNetwork", "build_network"]
 
@@ -124,7 +131,7 @@ def _link_host_to_switch(net: Mininet, host: Host) -> None:
     net.addLink(
         host.node,
         host.switch,
-        intfName1=qdiscs.host_interface(host),
+        intfName1=HOST_INTERFACE,
         intfName2=qdiscs.switch_interface(host),
         addr1=host.mac,
     )

@@ -21,7 +21,15 @@ from testbed.network.netlink import (
     write_sysctls,
 )
 from testbed.network.qdiscs import OUTSIDE_PLANT, ShapedPort
-from testbed.plan.model import Datacenter, Direction, Host, Network, Segment, WanLink
+from testbed.plan.model import (
+    HOST_INTERFACE,
+    Datacenter,
+    Direction,
+    Host,
+    Network,
+    Segment,
+    WanLink,
+)
 
 # In bytes: the first two fields of tcp_rmem and tcp_wmem, as Linux sets them by default.
 TCP_RMEM_MIN_DEFAULT = "4096 131072"
@@ -95,7 +103,7 @@ def configure_host(
         loopback = interface_index(connection, "lo")
         connection.link("set", index=loopback, state="up")
 
-        index = bring_up(connection, qdiscs.host_interface(host), plan, host.address)
+        index = bring_up(connection, HOST_INTERFACE, plan, host.address)
         for other in segment_hosts:
             if other is not host:
                 neighbour(connection, index, other.address, other.mac)

@@ -13,8 +13,8 @@ from mininet.log import error, output, setLogLevel
 from mininet.node import Node
 
 from testbed.core.compat.mininet_shell import print_to
-from testbed.network import qdiscs
 from testbed.network.built import BuiltNetwork
+from testbed.plan.model import HOST_INTERFACE
 
 NOT_HERE = {"EOF", "exit", "quit", "gterm", "xterm", "x", "dpctl", "switch", "source", "noecho"}
 LISTENING_S = 0.5  # wait for a new iperf server to listen
@@ -128,7 +128,7 @@ def _set_addresses(network: BuiltNetwork) -> None:
     """Copy the hosts' addresses, which netlink set, into Mininet's nodes."""
     for host in network.plan.hosts:
         node = network.mininet[host.name]
-        interface = node.nameToIntf[qdiscs.host_interface(host)]
+        interface = node.nameToIntf[HOST_INTERFACE]
 
         address = host.address
         interface.ip = str(address.ip)

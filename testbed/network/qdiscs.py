@@ -34,7 +34,16 @@ from testbed.core.errors import RunError
 from testbed.network import aqm
 from testbed.network.aqm import ManagedQueue
 from testbed.network.netlink import interface_index, probability_u32
-from testbed.plan.model import Bottleneck, Direction, FabricCable, Fibre, Host, Network, WanLink
+from testbed.plan.model import (
+    HOST_INTERFACE,
+    Bottleneck,
+    Direction,
+    FabricCable,
+    Fibre,
+    Host,
+    Network,
+    WanLink,
+)
 
 OUTSIDE_PLANT = "wan"  # the node that carries all WAN links
 ETHERNET_BYTES = 14
@@ -105,11 +114,6 @@ def switch_interface(host: Host) -> str:
     return f"{host.node}-sw"
 
 
-def host_interface(host: Host) -> str:
-    """Return the name of the host's only interface."""
-    return f"{host.node}-eth0"
-
-
 def is_bridged(interface: str) -> bool:
     """Return whether a switch's interface, to a host or to the border router, is on the bridge."""
     return interface.endswith(("-sw", "-up"))
@@ -146,7 +150,7 @@ def _nic_ports(host: Host) -> Iterator[ShapedPort]:
         sending = replace(sending, loss=CERTAIN)
         receiving = replace(receiving, loss=CERTAIN)
 
-    yield ShapedPort(host.node, host_interface(host), sending)
+    yield ShapedPort(host.node, HOST_INTERFACE, sending)
     yield ShapedPort(host.switch, switch_interface(host), receiving)
 
 

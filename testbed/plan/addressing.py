@@ -3,7 +3,8 @@
 Datacenter d has 10.d.0.0/16: its host h is 10.d.(h // 250).(h % 250 + 1), its router 10.d.255.254.
 With leaves, leaf l has 10.d.(4 l).0/22, and cables inside the datacenter have addresses from
 100.64.0.0 + 16384 d. WAN link k has 172.16.0.0 + 4 k as a /30. Kernel objects are named by numbers:
-host ``d0h1``, router ``d0r``, switch ``d0s``, leaf ``d0l0``, spine ``d0p0``.
+host ``d0h1``, router ``d0r``, switch ``d0s``, leaf ``d0l0``, spine ``d0p0``. In its namespace a
+host's interface is ``eth0``, as in most containers and virtual machines.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = 3  # of a run folder: plan.json, summary.json, status.json, the records below raw/
 MOST_PACKETS_PER_SKB = 64
+HOST_INTERFACE = "eth0"  # a host's interface to the emulated network, inside the host
 CAPTURE_BUFFER_BYTES = 16 * 2**20  # of the guest's memory, for each interface that is captured
 
 T = TypeVar("T")

@@ -7,13 +7,14 @@ import os
 import socket
 import struct
 from datetime import timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from testbed.core.errors import RunError
-from testbed.plan.model import Plan
+from testbed.plan.model import HOST_INTERFACE, Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import RankStarted, append
 from testbed.workers import comm
@@ -21,7 +22,7 @@ from testbed.workers.comm import CommLibrary
 from testbed.workers.dispatcher import Interception
 from testbed.workers.workload import RankContext, load_workload, shared_workload, workload_traits
 
-SIOCGIFFLAGS, IFF_UP = 0x8913, 1  # linux/sockios.h, linux/if.h
+SIOCGIFFLAGS, SIOCGIFADDR, IFF_UP = 0x8913, 0x8915, 1  # linux/sockios.h, linux/if.h
 
 
 def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
@@ -32,8 +33,8 @@ def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
     """
     workload = plan.workers.workload
     library = comm.library()
-    interface = emulated_interface()
-    os.environ.update(rank_environment(plan, rank, interface, library))
+    check_interfaces(plan.network.host(plan.workers.ranks[rank].host).address.ip)
+    os.environ.update(rank_environment(plan, rank, library))
     append(run.rank_starts, _surroundings(rank))
     context = RankContext(plan, run, rank)
     if not workload_traits(workload).in_process_group:
@@ -66,27 +67,27 @@ def _run_workload(name: str, context: RankContext) -> int | None:
         interception.close()
 
 
-def emulated_interface() -> str:
-    """Return this namespace's only interface besides loopback, for all traffic of the rank.
+def check_interfaces(address: IPv4Address) -> None:
+    """Check that this network namespace is the host with `address`, and has no other path out.
 
     Raises:
-        RunError: the namespace has no such interface, or several, and so a path around the emulated
-            network.
+        RunError: the namespace lacks the host's interface, or has others, and so a path around the
+            emulated network.
     """
-    emulated = [name for name in _interfaces() if name.endswith("-eth0")]
-    others = []
-
+    used = []
     for name in _interfaces():
-        if name != "lo" and name not in emulated and _is_up(name):
-            others.append(name)
+        if name == HOST_INTERFACE or (name != "lo" and _is_up(name)):
+            used.append(name)
 
-    if len(emulated) != 1 or others:
+    if used != [HOST_INTERFACE]:
         raise RunError(
-            "a host must have exactly one interface besides lo, but this one has "
-            f"{emulated + others}"
+            f"a host must have exactly one interface besides lo, {HOST_INTERFACE}, but this one "
+            f"has {used}"
         )
 
-    return emulated[0]
+    found = _address(HOST_INTERFACE)
+    if found != address:
+        raise RunError(f"{HOST_INTERFACE} of a host must have the address {address}, not {found}")
 
 
 def _interfaces() -> list[str]:
@@ -94,13 +95,25 @@ def _interfaces() -> list[str]:
 
 
 def _is_up(interface: str) -> bool:
-    """Return whether an interface is up, by ioctl: /sys may belong to another namespace."""
-    request = struct.pack("16sH14x", interface.encode(), 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
-
-    (flags,) = struct.unpack_from("H", answer, 16)
+    """Return whether an interface is up."""
+    (flags,) = struct.unpack_from("H", _interface_request(SIOCGIFFLAGS, interface), 16)
     return bool(flags & IFF_UP)
+
+
+def _address(interface: str) -> IPv4Address | None:
+    try:
+        answer = _interface_request(SIOCGIFADDR, interface)
+    except OSError:  # the interface has no address
+        return None
+
+    return IPv4Address(answer[20:24])
+
+
+def _interface_request(request: int, interface: str) -> bytes:
+    """Return the kernel's answer about an interface, by ioctl: /sys may be another namespace's."""
+    question = struct.pack("16s24x", interface.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        return fcntl.ioctl(any_socket, request, question)
 
 
 def _surroundings(rank: int) -> RankStarted:
@@ -117,7 +130,7 @@ def _surroundings(rank: int) -> RankStarted:
     )
 
 
-def rank_environment(plan: Plan, rank: int, interface: str, library: CommLibrary) -> dict[str, str]:
+def rank_environment(plan: Plan, rank: int, library: CommLibrary) -> dict[str, str]:
     """Return the environment variables of one rank.
 
     The variables are those of torchrun, of the communication library and of the plan, and the
@@ -127,7 +140,6 @@ def rank_environment(plan: Plan, rank: int, interface: str, library: CommLibrary
     Args:
         plan: plan of the run.
         rank: number of the rank.
-        interface: the rank's interface to the emulated network.
         library: the communication library.
     """
     workers = plan.workers
@@ -164,7 +176,7 @@ def rank_environment(plan: Plan, rank: int, interface: str, library: CommLibrary
         "TESTBED_RANKS_PER_HOST": local_ranks,
         "TESTBED_DATACENTERS": ",".join(datacenters),
     }
-    variables.update(library.environment(interface, connections))
+    variables.update(library.environment(HOST_INTERFACE, connections))
     if workers.once_per_host:
         variables.update(
             PET_NNODES=nodes,

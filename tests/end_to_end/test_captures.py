@@ -262,6 +262,8 @@ def test_a_cut_capture_is_told(command: Command, pair: Path, folders: Path) -> N
     points = {point["capture"].removesuffix(".pcapng"): point for point in run.summary["captures"]}
     assert set(points) == names
     assert points["nic@west-h0"]["removed_records"] > 0
+    names_its_host = b"west-h0-eth0" in (out / "captures/nic@west-h0.pcapng").read_bytes()[:1000]
+    assert names_its_host
     for point in points.values():
         assert (out / "captures" / point["capture"]).stat().st_size < 1.1 * 4e6
     warning = next(

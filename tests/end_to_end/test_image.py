@@ -187,6 +187,8 @@ def test_a_script_in_an_image(root: Path, command: Command, tmp_path: Path) -> N
         "done 1",
         "done 1",
     ]
+    starts = [json.loads(line) for line in (out / "raw/ranks.jsonl").read_text().splitlines()]
+    assert all("eth0" in start["interfaces"] for start in starts)
     small, steps = run.summary["collectives"]
     assert (small["op"], small["bytes"], small["iterations"]) == ("all_reduce", 8, 2)
     assert (steps["bytes"], steps["iterations"]) == (4000, pytest.approx(60, abs=1))

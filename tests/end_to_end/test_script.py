@@ -75,11 +75,16 @@ print("still well")
 dist.barrier()
 """
 NAMES = """
+import os
 import socket
 import time
+
+# as scripts written for containers do
+os.environ.update(GLOO_SOCKET_IFNAME="eth0", NCCL_SOCKET_IFNAME="eth0", TP_SOCKET_IFNAME="eth0")
 import torch.distributed as dist
 import extra
 
+assert [name for _, name in socket.if_nameindex()] == ["lo", "eth0"]
 peers = {"west-h0": "10.0.0.1", "east-h0": "10.1.0.1"}
 me = socket.gethostname()
 assert socket.gethostbyname(me) == peers[me]

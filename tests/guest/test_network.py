@@ -90,7 +90,7 @@ def test_routes(results: dict[str, Any]) -> None:
 
 
 def test_interfaces_of_nodes(results: dict[str, Any]) -> None:
-    assert results["listed"] == {"d0h0": ["d0h0-eth0", "lo"], "d2r": ["d2r-lan", "d2r-w1", "lo"]}
+    assert results["listed"] == {"d0h0": ["eth0", "lo"], "d2r": ["d2r-lan", "d2r-w1", "lo"]}
 
 
 def test_builder_stays_in_its_namespaces(results: dict[str, Any]) -> None:

@@ -49,8 +49,8 @@ DECOYS = (
     "ip link add testbed-br type bridge",
     "ip link set testbed-br up",
     "ip netns add testbed-lab",
-    "ip link add d0h0-eth0 type dummy",
-    "tc qdisc add dev d0h0-eth0 root netem delay 7ms",
+    "ip link add d0h0-sw type dummy",
+    "tc qdisc add dev d0h0-sw root netem delay 7ms",
 )
 
 
