@@ -11,6 +11,7 @@ import polars as pl
 SPAN = ("rank", "start_ns", "end_ns")
 IS_NOT_EMPTY = pl.col("start_ns") < pl.col("end_ns")
 INSTANCE = ["op", "bytes", "group_size", "phase", "iteration"]
+IS_GROUPED = pl.col("process_group") != ""
 
 
 def compute_spans(steps: pl.DataFrame) -> pl.DataFrame:
@@ -70,25 +71,29 @@ def _within_step(edge: str) -> pl.Expr:
 def start_waits(ops: pl.DataFrame, ranks: int) -> pl.DataFrame:
     """Return, for each operation, the time until the last participating rank began the operation.
 
-    Only operations whose ranks are known count: operations among all ranks, or in named groups that
-    work at the same time.
+    Only operations whose ranks are known count: operations among all ranks, in process groups, or
+    in named groups that work at the same time.
 
     Args:
-        ops: the columns `INSTANCE`, rank, start_ns and end_ns of ops.parquet, and dtype, algorithm
-            and group if present.
+        ops: the columns `INSTANCE`, rank, start_ns and end_ns of ops.parquet, and dtype, algorithm,
+            group, process_group and case if present.
         ranks: number of ranks.
 
     Returns:
         A table of spans.
     """
     instance = [*INSTANCE]
-    for column in ("dtype", "algorithm", "group"):
+    for column in ("dtype", "algorithm", "group", "process_group", "case"):
         if column in ops.columns:
             instance.append(column)
 
     has_known_ranks = pl.col("group_size") == ranks
     if "group" in instance:
         has_known_ranks |= pl.col("group") != ""
+    if "process_group" in instance:
+        has_known_ranks |= IS_GROUPED
+        size = pl.when(IS_GROUPED).then(-1).otherwise("bytes")  # sizes of the ranks may differ
+        ops = ops.with_columns(bytes=size)
 
     is_message = pl.col("op").is_in(["send", "recv"])
     repeat = pl.int_range(pl.len()).over([*instance, "rank"])

@@ -40,6 +40,16 @@ BIN_NS = 10_000_000  # width of a bin of throughput.parquet
 NEVER = np.iinfo(np.int64).min
 NO_TIMES = np.empty(0, np.int64)
 OPERATION = ["op", "bytes", "group_size", "iteration", "phase", "group"]
+CALL = [
+    "op",
+    "group_size",
+    "iteration",
+    "phase",
+    "group",
+    "dtype",
+    "process_group",
+    "call_bytes",
+]
 
 Pair = tuple[str | None, str | None]  # sender and receiver; None: a host outside the plan
 
@@ -607,9 +617,12 @@ class _Operations:
 
     def __init__(self, ops: pl.DataFrame) -> None:
         """Number the repeats of operations in `ops` (`testbed.runfolder.schemas.OPS`)."""
-        repeat = pl.int_range(pl.len()).over([*OPERATION, "dtype", "rank"])
         is_message = pl.col("op").is_in(["send", "recv"])
-        self._ops = ops.filter(~is_message).with_columns(repeat=repeat)
+        is_grouped = pl.col("process_group") != ""
+        call_bytes = pl.when(is_grouped).then(-1).otherwise("bytes")  # ranks' sizes may differ
+        operations = ops.filter(~is_message).with_columns(call_bytes=call_bytes)
+        repeat = pl.int_range(pl.len()).over([*CALL, "rank"])
+        self._ops = operations.with_columns(repeat=repeat)
         self._of_pair: dict[Pair, pl.DataFrame] = {}
 
     def _between(self, pair: Pair) -> pl.DataFrame:
@@ -622,9 +635,9 @@ class _Operations:
             return self._of_pair[pair]
 
         sender, receiver = pair
-        begun = self._at_host(sender).agg(begin=pl.col("start_ns").min())
+        begun = self._at_host(sender).agg(pl.col("bytes").max(), begin=pl.col("start_ns").min())
         ended = self._at_host(receiver).agg(end=pl.col("end_ns").max())
-        both = begun.join(ended, on=[*OPERATION, "dtype", "repeat"])
+        both = begun.join(ended, on=[*CALL, "repeat"])
         self._of_pair[pair] = both.sort("end", "begin")
 
         return self._of_pair[pair]
@@ -632,7 +645,7 @@ class _Operations:
     def _at_host(self, host: str | None) -> pl.dataframe.group_by.GroupBy:
         is_here = pl.col("host").eq_missing(pl.lit(host))
         of_host = self._ops.filter(is_here)
-        return of_host.group_by([*OPERATION, "dtype", "repeat"])
+        return of_host.group_by([*CALL, "repeat"])
 
     def carried(self, pair: Pair, flow: Flow, sightings: _Sightings, number: int) -> pl.DataFrame:
         """Return the rows of flow_ops.parquet for a flow.

@@ -6,6 +6,7 @@ Checks of every run:
 - the RTT between datacenters before the run was the planned RTT (`testbed.network.verify`);
 - WAN queues did not overflow while segmentation offload kept packets together;
 - computation took as long as modelled, within 2 % of a step;
+- no operation took less than its lower bound (`testbed.analysis.lower_bounds`);
 - the clock was not forced forward because a process was busy-waiting;
 - the run completed.
 
@@ -25,13 +26,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from testbed.core.units import format_rate
+from testbed.core.units import format_rate, format_size, format_time
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import ClockHealth, read_clock_health
 from testbed.runfolder.status import Status
-from testbed.runfolder.summary import RateRow, RoundTripRow, Summary, TrainingSummary, WanRow
+from testbed.runfolder.summary import (
+    CollectiveRow,
+    RateRow,
+    RoundTripRow,
+    Summary,
+    TrainingSummary,
+    WanRow,
+)
 
 BUSY = 0.7
 STEAL = 0.02
@@ -95,6 +103,7 @@ def judge(
     if plan.network.tcp.packets_per_skb > 1:
         problems += _of_offload(summary.wan)
 
+    problems += _of_bounds(summary.collectives)
     problems += _of_rates(summary.rates)
     if summary.training is not None:
         problems += _of_computation(summary.training)
@@ -186,6 +195,20 @@ def _of_offload(rows: list[WanRow]) -> Iterator[Problem]:
             "together; use --set topology.tcp.offload=off"
         )
         yield _problem(ProblemCode.OFFLOAD_DROPS, message)
+
+
+def _of_bounds(rows: list[CollectiveRow]) -> Iterator[Problem]:
+    for row in rows:
+        if not row.below_bound or row.bound_us is None:
+            continue
+
+        least, bound = (format_time(round(1000 * us), 4) for us in (row.time_us.min, row.bound_us))
+        message = (
+            f"{row.op} of {format_size(row.bytes, 4)} among {row.ranks} ranks took {least}, less "
+            f"than the {bound} that the topology allows: the emulated network was too fast; "
+            "please report this"
+        )
+        yield _problem(ProblemCode.BELOW_BOUND, message)
 
 
 def _of_rates(rows: list[RateRow]) -> Iterator[Problem]:

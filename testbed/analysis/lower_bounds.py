@@ -9,8 +9,8 @@ With S bytes, n ranks, all rates in bit/s, the bound is the maximum of
 
 latency
     The longest one-way delay between two ranks where one needs the other's data (all-reduce,
-    all-gather, reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from rank 0;
-    reduce, gather: to rank 0; send_recv: from each rank to the next, and from the last to the
+    all-gather, reduce-scatter, all-to-all, barrier: all pairs; broadcast, scatter: from the root;
+    reduce, gather: to the root; send_recv: from each rank to the next, and from the last to the
     first).
 
 cuts
@@ -25,10 +25,10 @@ cuts
     all_gather            S |A|/n (S: the total over the ranks)
     reduce_scatter        S |B|/n (S: one rank's whole input)
     all_to_all            S |A| |B|/n (S: data sent by one rank)
-    broadcast             S if rank 0 is in A
-    scatter               S |B|/n if rank 0 is in A
-    reduce                S if rank 0 is in B
-    gather                S |A|/n if rank 0 is in B
+    broadcast             S if the root is in A
+    scatter               S |B|/n if the root is in A
+    reduce                S if the root is in B
+    gather                S |A|/n if the root is in B
     send_recv             S times the ranks in A whose next rank is in B
     barrier               0
     ====================  ===========================================
@@ -42,10 +42,13 @@ volume
     + the least delay between two groups. With equal NICs this is the known 2(n-1)/n S / rate (P.
     Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69(2), 2009).
 
+Where the parts of the ranks differ in size (all_gather, reduce_scatter, all_to_all), V(A, B) is the
+sum of the parts that cross, and a rank needs nothing of a rank whose part is empty.
+
 Ranks on one host exchange data without the network: a host is one member with several ranks.
 
 If links change during a run, each link counts with its largest rate and its least delay of all
-times, and two datacenters count with the shortest of all paths used between them.
+times, jitter included, and two datacenters count with the shortest of all paths used between them.
 
 Several groups that do the operation at the same time, each among its own ranks, share the network:
 the bytes that cross a cut are then the sum over the groups. The slowest group takes at least as
@@ -57,14 +60,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from testbed.plan.model import Network, Rank
-from testbed.spec.collective import Collective, DataFlow, collectives
+from testbed.plan.model import Direction, Network, Rank
+from testbed.spec.collective import Collective, DataFlow, Parts, Unequal, collectives
 
 MAX_SUBSET_DCS = 10
+MOST_PATHS = 64  # with equally many hops, that two datacenters' packets may take
 
 Matrix = npt.NDArray[np.float64]
 CutName = tuple[str, int, bool]
@@ -77,7 +82,8 @@ class DirectedCut:
     Attributes:
         inside: ranks in A.
         outside: ranks in B.
-        root_inside: whether rank 0 is in A.
+        root_inside: whether the root is in A.
+        ranks_inside: positions in the group of the ranks in A.
         capacity_bps: capacity of the network from A to B.
         delay_ns: the least one-way delay from a rank in A to a rank in B.
         messages: ranks in A whose next rank is in B.
@@ -88,6 +94,7 @@ class DirectedCut:
     inside: int
     outside: int
     root_inside: bool
+    ranks_inside: frozenset[int]
     capacity_bps: float
     delay_ns: float
     messages: int
@@ -135,6 +142,7 @@ class Bounds:
 
         names = list(dict.fromkeys(rank.host for rank in ranks))
         host_of_rank = [names.index(rank.host) for rank in ranks]
+        self._host_of_rank = np.array(host_of_rank)
         by_name = {host.name: host for host in network.hosts}
         self._networks = list(network.extremes(rate=max, delay=min))
         self._hosts = [by_name[name] for name in names]
@@ -151,12 +159,13 @@ class Bounds:
         self._cuts = [*self._host_cuts(), *self._dc_cuts()]
         self._pools = [*self._host_pools(), *self._dc_pools()]
 
-    def us(self, op: str, size: int) -> float:
+    def us(self, op: str, size: int, parts: Parts | None = None) -> float:
         """Return the lower bound of an operation's time in us.
 
         Args:
             op: name of the operation, as in the table of the module docstring.
             size: bytes, as nccl-tests counts them.
+            parts: bytes of the ranks' parts, as each rank recorded them; None if they are equal.
 
         Raises:
             ValueError: the operation is not in the table.
@@ -167,8 +176,8 @@ class Bounds:
             raise ValueError(f"no bound is known for the operation {op!r}; known are {names}")
 
         collective = known[op]
-        bound_ns = self._latency_ns(collective)
-        for crossing in self.crossings(collective, size):
+        bound_ns = self._latency_ns(collective, parts)
+        for crossing in self.crossings(collective, size, parts):
             cut = crossing.cut
             crossed_ns = _time_ns(crossing.volume, cut.capacity_bps, cut.delay_ns)
             bound_ns = max(bound_ns, crossed_ns)
@@ -181,16 +190,33 @@ class Bounds:
 
         return bound_ns / 1000
 
-    def crossings(self, collective: Collective, size: int) -> Iterator[Crossing]:
-        """Yield the cuts, each with the bytes that must cross for an operation of `size` bytes."""
+    def crossings(
+        self, collective: Collective, size: int, parts: Parts | None = None
+    ) -> Iterator[Crossing]:
+        """Yield the cuts, each with the bytes that must cross for an operation.
+
+        Args:
+            collective: the operation.
+            size: bytes of the operation.
+            parts: as for `us`.
+        """
+        everyone = frozenset(range(len(self._host_of_rank)))
         for cut in self._cuts:
-            volume = collective.crossing(cut) * size
+            if parts is None or collective.unequal is None:
+                volume = collective.crossing(cut) * size
+            else:
+                outside = everyone - cut.ranks_inside
+                volume = float(collective.unequal.crossing(parts, cut.ranks_inside, outside))
+
             if volume > 0:
                 yield Crossing(cut, volume)
 
-    def _latency_ns(self, collective: Collective) -> float:
+    def _latency_ns(self, collective: Collective, parts: Parts | None) -> float:
         """Return the longest delay between two ranks where one needs the other's data."""
         delays = self._delays
+        if parts is not None and collective.unequal is not None:
+            return self._latency_of_parts_ns(collective.unequal, parts)
+
         match collective.flow:
             case DataFlow.FROM_ROOT:
                 needed = delays[0]
@@ -202,6 +228,17 @@ class Bounds:
                 needed = delays
 
         return float(needed.max(initial=0.0))
+
+    def _latency_of_parts_ns(self, unequal: Unequal, parts: Parts) -> float:
+        longest_ns = 0.0
+        ranks = range(len(self._host_of_rank))
+        for source in ranks:
+            for target in ranks:
+                if unequal.needed(parts, source, target):
+                    delay_ns = self._delays[self._host_of_rank[source], self._host_of_rank[target]]
+                    longest_ns = max(longest_ns, float(delay_ns))
+
+        return longest_ns
 
     def _messages_to_next(self, host_of_rank: Sequence[int]) -> npt.NDArray[np.int64]:
         """Count the ranks of each host (row) whose next rank is on another host (column).
@@ -280,10 +317,12 @@ class Bounds:
         delays = self._delays_to_others()
         for index, host in enumerate(self._hosts):
             inside = int(self._counts[index])
+            on_host = self._host_of_rank == index
             yield DirectedCut(
                 inside=inside,
                 outside=total - inside,
                 root_inside=index == 0,
+                ranks_inside=_positions(on_host),
                 capacity_bps=host.nic_up.rate_bps,
                 delay_ns=float(delays[index].min()),
                 messages=int(self._next[index].sum()),
@@ -293,6 +332,7 @@ class Bounds:
                 inside=total - inside,
                 outside=inside,
                 root_inside=index != 0,
+                ranks_inside=_positions(~on_host),
                 capacity_bps=host.nic_down.rate_bps,
                 delay_ns=float(delays[:, index].min()),
                 messages=int(self._next[:, index].sum()),
@@ -333,6 +373,7 @@ class Bounds:
                 inside=ranks_inside,
                 outside=ranks_outside,
                 root_inside=bool(hosts_inside[0]),
+                ranks_inside=_positions(hosts_inside[self._host_of_rank]),
                 capacity_bps=float(self._wan[across].sum()),
                 delay_ns=float(self._dc_delays[across].min()),
                 messages=int(self._next[hosts_across].sum()),
@@ -360,13 +401,31 @@ class Bounds:
             yield Pool(count, capacity_bps, delay_ns)
 
 
+def _positions(chosen: npt.NDArray[np.bool_]) -> frozenset[int]:
+    return frozenset(int(position) for position in np.flatnonzero(chosen))
+
+
 def _time_ns(volume: float, capacity_bps: float, delay_ns: float) -> float:
     """Return the time in ns to send bytes through a capacity, plus the delay."""
     return 8e9 * volume / capacity_bps + delay_ns
 
 
 def _path_delay_ns(network: Network, source_dc: str, target_dc: str) -> int:
-    return sum(step.fibre.delay_ns for step in network.path(source_dc, target_dc))
+    """Return the least delay in ns of the paths between two datacenters.
+
+    Raises:
+        StopIteration: there is no path.
+    """
+    first = network.path(source_dc, target_dc)
+    delays_ns = [_delay_ns(first)]
+    for path in islice(network.paths(source_dc, target_dc), MOST_PATHS):
+        delays_ns.append(_delay_ns(path))
+
+    return min(delays_ns)
+
+
+def _delay_ns(path: Sequence[Direction]) -> int:
+    return sum(step.fibre.delay_ns for step in path)
 
 
 def _subsets(count: int) -> Iterator[int]:

@@ -10,8 +10,9 @@ workload's folder adds the workload's section.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 from pydantic import ValidationError
@@ -21,7 +22,7 @@ from testbed.analysis.event_periods import periods
 from testbed.analysis.link_samples import measured_rates, of_direction
 from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
-from testbed.analysis.operations import SAME_OP, bus_factor, iterations, spread
+from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
 from testbed.plan.model import Direction, Plan
 from testbed.runfolder import records, schemas
@@ -41,13 +42,23 @@ from testbed.runfolder.summary import (
     read_round_trips,
     write_summary,
 )
+from testbed.spec.collective import DataFlow, Parts, collectives
 
-Bound = Callable[[str, int, int], float | None]  # of operation, bytes and ranks; in us
+Timed: TypeAlias = Literal["first rank", "one way", "all ranks"]
+
+TOLERANCE = 0.001  # share of a bound by which a time may be less, for rounding
 
 
 @dataclass(frozen=True)
 class SameOperation:
-    """The fields shared by all iterations of a row of the collectives."""
+    """The fields shared by all iterations of a row of the collectives.
+
+    Attributes:
+        members: the ranks of a script's process group in its order; empty for a workload's groups.
+        group: description of a script's process group.
+        root: rank of the root, or None for the first rank or no root.
+        parts: bytes of each rank's parts, a sequence for each rank; None if they are equal.
+    """
 
     op: str
     bytes: int
@@ -55,6 +66,38 @@ class SameOperation:
     dtype: str
     algorithm: str
     groups: str
+    members: tuple[int, ...]
+    group: str
+    root: int | None
+    parts: Parts | None
+
+    @classmethod
+    def of(cls, iteration: dict[str, Any], groups: str) -> SameOperation:
+        """Return the fields of an iteration.
+
+        Args:
+            iteration: a row of `testbed.analysis.operations.iterations`.
+            groups: the kind of the workload's groups.
+        """
+        parts: list[list[int]] | None = None
+        if iteration["unequal"]:
+            parts = []
+            for of_rank in iteration["unequal"].split(","):
+                parts.append([int(part) for part in of_rank.split()])
+
+        members = [int(rank) for rank in iteration["members"].split(",") if rank]
+        return cls(
+            op=iteration["op"],
+            bytes=iteration["bytes"],
+            ranks=iteration["group_size"],
+            dtype=iteration["dtype"],
+            algorithm=iteration["algorithm"],
+            groups=groups,
+            members=tuple(members),
+            group=iteration["description"],
+            root=iteration["root"],
+            parts=parts,
+        )
 
 
 def collect(folder: RunDir) -> Summary:
@@ -129,21 +172,12 @@ def _collectives(run: LoadedRun) -> list[CollectiveRow]:
         return []
 
     groups = str(run.plan.workers.settings.get("groups", "all"))
-    bound = _make_bound(measured, run)
+    bounds = RowBounds(measured, run)
     rows: list[CollectiveRow] = []
     whole = _whole_iterations(measured, run)
-    for key, group in whole.group_by(SAME_OP, maintain_order=True):
-        op, size, ranks, dtype, algorithm = key
-        operation = SameOperation(
-            op=str(op),
-            bytes=int(size),
-            ranks=int(ranks),
-            dtype=str(dtype),
-            algorithm=str(algorithm),
-            groups=groups,
-        )
-        bound_us = bound(operation.op, operation.bytes, operation.ranks)
-        row = _collective_row(operation, group, bound_us)
+    for _key, of_row in whole.group_by(ROW, maintain_order=True):
+        operation = SameOperation.of(of_row.row(0, named=True), groups)
+        row = _collective_row(operation, of_row, bounds.us(operation))
         rows.append(row)
 
     return rows
@@ -171,54 +205,95 @@ def _whole_iterations(measured: pl.DataFrame, run: LoadedRun) -> pl.DataFrame:
     return whole
 
 
-def _make_bound(measured: pl.DataFrame, run: LoadedRun) -> Bound:
-    """Return the lower bound function for the groups of ranks that worked at the same time.
+class RowBounds:
+    """Lower bounds of the operations of a run."""
 
-    Args:
-        measured: columns group (String), group_size and rank (Int32) of ops.parquet.
-        run: the run; a problem is added if the plan's network has no path between two ranks.
+    def __init__(self, measured: pl.DataFrame, run: LoadedRun) -> None:
+        """Find the groups of ranks that a workload lets work at the same time.
 
-    Returns:
-        A function from an operation, bytes and the number of ranks of a group to the lower bound in
-        us, or to None if no bound is known.
-    """
-    by_size: dict[int, list[Bounds]] = {}
-    members = measured.select("group", "group_size", "rank").unique().sort("rank")
-    groups = members.group_by("group", "group_size", maintain_order=True)
-    try:
+        Args:
+            measured: columns process_group and group (String), group_size and rank (Int32) of
+                ops.parquet.
+            run: the run; a problem is added if the plan's network has no path between two ranks.
+        """
+        self._run = run
+        self._of_members: dict[tuple[int, ...], Bounds] = {}
+        self._of_size: dict[int, list[Bounds]] = {}
+        self._failed = False
+        of_workload = measured.filter(process_group="")
+        members = of_workload.select("group", "group_size", "rank").unique().sort("rank")
+        groups = members.group_by("group", "group_size", maintain_order=True)
         for (_group, size), table in groups:
-            ranks = [run.plan.workers.ranks[rank] for rank in table["rank"]]
+            ranks = tuple(table["rank"].to_list())
             has_name = len(ranks) == size  # otherwise several groups share the empty name
-            if has_name:
-                bounds = Bounds(run.plan.network, ranks)
-                by_size.setdefault(int(size), []).append(bounds)
-    except (ValueError, KeyError, StopIteration):
-        message = "plan.json has no path between two ranks: no lower bounds"
-        problem = Problem(code=ProblemCode.NO_BOUNDS, message=message)
-        run.problems.append(problem)
-        by_size = {}
+            bounds = self._bounds(ranks) if has_name else None
+            if bounds is not None:
+                self._of_size.setdefault(int(size), []).append(bounds)
 
-    def bound(op: str, size: int, ranks: int) -> float | None:
+    def us(self, operation: SameOperation) -> float | None:
+        """Return the lower bound of an operation in us, or None if no bound is known."""
+        if operation.bytes == 0 and operation.op != "barrier":
+            return None  # a library may return at once
+
         try:
-            return concurrent_us(by_size[ranks], op, size)
+            if not operation.members:
+                at_once = self._of_size[operation.ranks]
+                return concurrent_us(at_once, operation.op, operation.bytes)
+
+            ranks = operation.members
+            if operation.root is not None:
+                others = [rank for rank in ranks if rank != operation.root]
+                ranks = (operation.root, *others)
+
+            bounds = self._bounds(ranks)
+            if bounds is None:
+                return None
+
+            return bounds.us(operation.op, operation.bytes, operation.parts)
         except (KeyError, ValueError):
             return None
 
-    return bound
+    def _bounds(self, ranks: tuple[int, ...]) -> Bounds | None:
+        """Return the bounds of a group whose first rank is the root; None without a path."""
+        if ranks in self._of_members:
+            return self._of_members[ranks]
+
+        plan = self._run.plan
+        try:
+            planned = [plan.workers.ranks[rank] for rank in ranks]
+            bounds = Bounds(plan.network, planned)
+        except (ValueError, KeyError, StopIteration):
+            if not self._failed:
+                message = "plan.json has no path between two ranks: no lower bounds"
+                problem = Problem(code=ProblemCode.NO_BOUNDS, message=message)
+                self._run.problems.append(problem)
+                self._failed = True
+
+            return None
+
+        self._of_members[ranks] = bounds
+        return bounds
 
 
 def _collective_row(
-    operation: SameOperation, group: pl.DataFrame, bound_us: float | None
+    operation: SameOperation, of_row: pl.DataFrame, bound_us: float | None
 ) -> CollectiveRow:
     """Return the row for the iterations of one operation.
 
     Args:
         operation: the fields shared by the iterations.
-        group: a row per iteration, as returned by `iterations`.
+        of_row: a row per iteration, as returned by `iterations`.
         bound_us: the lower bound, or None if unknown.
     """
-    time_us = spread(group["time_us"])
-    slowest_us = spread(group["slowest_us"])
+    times_us, slowest_us = of_row["time_us"], of_row["slowest_us"]
+    timed: Timed = "first rank" if _is_two_way(operation.op) else "one way"
+    least_us = 0.0 if bound_us is None else bound_us * (1 - TOLERANCE)
+    if timed == "first rank" and (times_us < least_us).any():
+        # Others began before the first rank, or are farther from each other than from it.
+        times_us = slowest_us = of_row["span_us"]
+        timed = "all ranks"
+
+    time_us = spread(times_us)
     factor = bus_factor(operation.op, operation.ranks)
     algbw = 0.0
     efficiency: float | None = None
@@ -228,16 +303,16 @@ def _collective_row(
             efficiency = bound_us / time_us.median
 
     wrong: int | None = None
-    if group["checked"].any():
-        wrong = int(group["wrong"].sum())
+    if of_row["checked"].any():
+        wrong = int(of_row["wrong"].sum())
 
     return CollectiveRow(
         op=operation.op,
         bytes=operation.bytes,
         ranks=operation.ranks,
-        iterations=group.height,
+        iterations=of_row.height,
         time_us=time_us,
-        slowest_us=slowest_us.median,
+        slowest_us=spread(slowest_us).median,
         algbw_gbytes=algbw,
         busbw_gbytes=algbw * factor,
         bound_us=bound_us,
@@ -246,7 +321,19 @@ def _collective_row(
         dtype=operation.dtype,
         algorithm=operation.algorithm,
         groups=operation.groups,
+        group=operation.group,
+        group_ranks=list(operation.members),
+        root=operation.root,
+        unequal=operation.parts is not None,
+        timed=timed,
+        settled=settled(times_us.to_list()),
+        below_bound=bool((times_us < least_us).any()),
     )
+
+
+def _is_two_way(op: str) -> bool:
+    collective = collectives().get(op)
+    return collective is None or collective.flow is DataFlow.ALL_TO_ALL
 
 
 def _wan(run: LoadedRun) -> list[WanRow]:

@@ -9,7 +9,7 @@ reads back to the same value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -324,6 +324,23 @@ def format_probability(value: float, digits: int | None = None) -> str:
     """Return a probability as a percentage, exact or with `digits` significant digits."""
     percent = Fraction(repr(value)) * 100
     return f"{_decimal(percent, digits)} %"
+
+
+def format_ranks(ranks: Iterable[int]) -> str:
+    """Return numbers of ranks as text in ascending order, such as ``0-3,6``."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+
+    texts: list[str] = []
+    for run in runs:
+        ends = [run[0]] if len(run) == 1 else [run[0], run[-1]]
+        texts.append("-".join(str(end) for end in ends))
+
+    return ",".join(texts)
 
 
 def format_figure(value: float, digits: int = 5) -> str:

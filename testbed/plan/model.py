@@ -86,6 +86,11 @@ class Loss(Frozen):
         return bad * self.one_minus_h + (1 - bad) * self.one_minus_k
 
 
+# By how many times the jitter a delay may be less than its mean: netem's tables end at 4 standard
+# deviations, and those of Pareto's distributions are scaled to a deviation of 1.
+LEAST_DEVIATIONS = {"uniform": 1, "normal": 5, "pareto": 5, "paretonormal": 5}
+
+
 class Fibre(Frozen):
     """The medium of a link direction: delay and impairments; has no queue that could be full.
 
@@ -111,6 +116,18 @@ class Fibre(Frozen):
     corrupt: float = Field(0.0, ge=0, le=1)
     cut: bool = False
     seed: int = Field(ge=0, lt=2**64)
+
+    @property
+    def least_delay_ns(self) -> int:
+        """The least delay that jitter leaves; 0 where the distribution of a table is unknown."""
+        if not self.jitter_ns:
+            return self.delay_ns
+
+        deviations = LEAST_DEVIATIONS.get(self.distribution)
+        if deviations is None:
+            return 0
+
+        return max(0, self.delay_ns - deviations * self.jitter_ns)
 
 
 class Host(Frozen):
@@ -517,14 +534,19 @@ class Network(Frozen):
 
         Args:
             rate: `min` or `max`, of the rates that a WAN direction's bottleneck has over time.
-            delay: `min` or `max`, of the delays that a WAN direction's fibre has over time.
+            delay: `min` or `max`, of the delays that a WAN direction's fibre has over time; the
+                least delays are those that jitter leaves.
         """
         history = self._directions_over_time()
 
         def extreme(link: WanLink, direction: Direction) -> Direction:
             versions = history[link.key, direction.source]
             rates_bps = [version.bottleneck.rate_bps for version in versions]
-            delays_ns = [version.fibre.delay_ns for version in versions]
+            fibres = [version.fibre for version in versions]
+            delays_ns = [fibre.delay_ns for fibre in fibres]
+            if delay is min:
+                delays_ns = [fibre.least_delay_ns for fibre in fibres]
+
             rate_bps = rate(rates_bps)
             delay_ns = delay(delays_ns)
             return direction.with_rate_and_delay(rate_bps, delay_ns)

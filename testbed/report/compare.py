@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -45,6 +46,16 @@ TRAINING_FIGURES: Mapping[str, Callable[[TrainingSummary], float | None]] = {
     "WAN bytes per step": lambda training: training.wan_bytes_per_step,
     "final loss": lambda training: training.final_loss,
     "seconds of training": lambda training: training.seconds,
+}
+
+
+# What tells apart operations of a run with the same name and shown size.
+DETAILS: Mapping[str, Callable[[CollectiveRow], str]] = {
+    "bytes": lambda row: f"{row.bytes} B",
+    "ranks": lambda row: f"{row.ranks} ranks",
+    "dtype": lambda row: row.dtype,
+    "group": lambda row: f"group {row.group_name}",
+    "root": lambda row: f"root {row.root}",
 }
 
 
@@ -125,8 +136,19 @@ def measured(summaries: Sequence[Summary]) -> list[Difference]:
 
 
 def operations(summaries: Sequence[Summary]) -> list[Difference]:
-    """Return the median times of collectives in ms."""
-    return _side_by_side(summaries, _operation_figures)
+    """Return the median times of collectives in ms.
+
+    Labels have what differs between operations of one run that would else have the same label.
+    """
+    details: dict[str, set[str]] = {}
+    for summary in summaries:
+        for label, rows in _by_label(summary.collectives).items():
+            details.setdefault(label, set()).update(_varying(rows))
+
+    def figures(summary: Summary) -> Iterator[LabelledFigure]:
+        return _operation_figures(summary, details)
+
+    return _side_by_side(summaries, figures)
 
 
 def trainings(summaries: Sequence[Summary]) -> list[Difference]:
@@ -153,9 +175,25 @@ def _side_by_side(
     return [Difference(label, tuple(row)) for label, row in values.items()]
 
 
-def _operation_figures(summary: Summary) -> Iterator[LabelledFigure]:
+def _operation_figures(
+    summary: Summary, details: Mapping[str, set[str]]
+) -> Iterator[LabelledFigure]:
+    """Yield the median time of each operation in ms, with a label that no other operation has.
+
+    Args:
+        summary: the summary of a run.
+        details: the names of `DETAILS` that a label needs, by label.
+    """
+    seen: Counter[str] = Counter()
     for row in summary.collectives:
-        yield _operation_label(row), row.time_us.median / 1000
+        label = _operation_label(row)
+        shown = [text(row) for name, text in DETAILS.items() if name in details[label]]
+        whole = ", ".join([label, *shown])
+        seen[whole] += 1
+        if seen[whole] > 1:
+            whole += f" #{seen[whole]}"
+
+        yield f"{whole} (ms)", row.time_us.median / 1000
 
 
 def _operation_label(row: CollectiveRow) -> str:
@@ -164,7 +202,21 @@ def _operation_label(row: CollectiveRow) -> str:
         parts.append(row.algorithm)
     if row.bytes:
         parts.append(format_size(row.bytes, 3))
-    return " ".join([*parts, "(ms)"])
+    return " ".join(parts)
+
+
+def _by_label(rows: Sequence[CollectiveRow]) -> dict[str, list[CollectiveRow]]:
+    by_label: dict[str, list[CollectiveRow]] = {}
+    for row in rows:
+        by_label.setdefault(_operation_label(row), []).append(row)
+    return by_label
+
+
+def _varying(rows: Sequence[CollectiveRow]) -> Iterator[str]:
+    """Yield the names of the `DETAILS` in which rows differ."""
+    for name, text in DETAILS.items():
+        if len({text(row) for row in rows}) > 1:
+            yield name
 
 
 def _training_figures(summary: Summary) -> Iterator[LabelledFigure]:

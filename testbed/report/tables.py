@@ -38,6 +38,9 @@ GROUP_NAMES = {"datacenter": "dc"}
 ALGORITHM_NAMES = {"hierarchical": "hier"}
 DEFAULT_ALGORITHM = "gloo"
 DEFAULT_GROUPS = "all"
+FAR_SLOWER = 1.2  # the slowest rank's time over the first rank's, from which it has a column
+# Columns that a terminal leaves out, in this order, if the table is wider than `WIDTH`.
+LEAST_NEEDED = ("count", "busbw\n(GB/s)", "type", "algbw\n(GB/s)", "ranks")
 
 COLLECTIVES_NOTE = (
     "time: median over the iterations of what rank 0 sees (where data go one way only: from the "
@@ -50,6 +53,18 @@ ALGORITHM_NOTE = " algo hier: inside each datacenter, across datacenters, inside
 GROUPS_NOTE = (
     " group: kind of the groups that work at the same time, and ranks in each; the "
     "slowest group counts."
+)
+SCRIPT_GROUPS_NOTE = " group: description and ranks of the process group."
+ROOT_NOTE = " root: rank that gives or gets the data of all."
+SLOWEST_NOTE = " slowest: median over the iterations of the slowest rank."
+ALL_RANKS_NOTE = (
+    " Where rank 0's time is below the bound, because other ranks began earlier or are farther "
+    "from each other, the time runs from the first rank's start to the last one's end."
+)
+UNEQUAL_NOTE = " Where the ranks' parts differ, the size is that of the rank with most bytes."
+SETTLED_NOTE = (
+    " settled: the iterations trend (each longer or each shorter than the one before) or swing, so "
+    "their median is not the time of the operation; run more iterations."
 )
 CALLS_NOTE = " calls: number of calls by the same number of ranks."
 TRAINING_NOTE = (
@@ -110,8 +125,15 @@ def collectives_grid(summary: Summary) -> Grid:
     if any(row.groups != DEFAULT_GROUPS for row in rows):
         columns.append(CollectiveColumn(GridColumn("group", number=False), _group_name))
         note += GROUPS_NOTE
+    elif _vary([row.group_name for row in rows]):
+        group = CollectiveColumn(GridColumn("group", number=False), lambda row: row.group_name)
+        columns.append(group)
+        note += SCRIPT_GROUPS_NOTE
     elif _vary([row.ranks for row in rows]):
         columns.append(CollectiveColumn(GridColumn("ranks"), lambda row: str(row.ranks)))
+    if any(row.root not in (None, min(row.group_ranks, default=None)) for row in rows):
+        columns.append(CollectiveColumn(GridColumn("root"), _root))
+        note += ROOT_NOTE
     if _vary([row.iterations for row in rows]):
         columns.append(CollectiveColumn(GridColumn("calls"), lambda row: str(row.iterations)))
         note += CALLS_NOTE
@@ -119,11 +141,26 @@ def collectives_grid(summary: Summary) -> Grid:
     columns += [
         CollectiveColumn(GridColumn("time\n(us)"), lambda row: microseconds(row.time_us.median)),
         CollectiveColumn(GridColumn("max\n(us)"), lambda row: microseconds(row.time_us.max)),
+    ]
+    if any(row.slowest_us > FAR_SLOWER * row.time_us.median for row in rows):
+        slowest = GridColumn("slowest\n(us)")
+        columns.append(CollectiveColumn(slowest, lambda row: microseconds(row.slowest_us)))
+        note += SLOWEST_NOTE
+    if any(row.timed == "all ranks" for row in rows):
+        note += ALL_RANKS_NOTE
+    if any(row.unequal for row in rows):
+        note += UNEQUAL_NOTE
+
+    columns += [
         CollectiveColumn(GridColumn("algbw\n(GB/s)"), lambda row: bandwidth(row.algbw_gbytes)),
         CollectiveColumn(GridColumn("busbw\n(GB/s)"), lambda row: bandwidth(row.busbw_gbytes)),
         CollectiveColumn(GridColumn("bound\n(us)"), lambda row: microseconds(row.bound_us)),
         CollectiveColumn(GridColumn("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
     ]
+    if any(row.is_unsettled for row in rows):
+        columns.append(CollectiveColumn(GridColumn("settled", number=False), _settled))
+        note += SETTLED_NOTE
+
     # The results of a user's script are not checked.
     unchecked = all(row.wrong is None for row in rows)
     if not rows or not unchecked:
@@ -135,7 +172,7 @@ def collectives_grid(summary: Summary) -> Grid:
     return Grid("Collectives", [column.column for column in columns], cells, note)
 
 
-def _vary(values: Sequence[int]) -> bool:
+def _vary(values: Sequence[object]) -> bool:
     return len(set(values)) > 1
 
 
@@ -153,6 +190,14 @@ def _algorithm_name(row: CollectiveRow) -> str:
 def _group_name(row: CollectiveRow) -> str:
     groups = GROUP_NAMES.get(row.groups, row.groups)
     return f"{groups}/{row.ranks}"
+
+
+def _root(row: CollectiveRow) -> str:
+    return NONE if row.root is None else str(row.root)
+
+
+def _settled(row: CollectiveRow) -> str:
+    return row.settled or NONE
 
 
 def _wrong_count(row: CollectiveRow) -> str:
@@ -393,7 +438,7 @@ def terminal_tables(summary: Summary) -> Iterator[Table]:
     RTTs are left out if all of them are within tolerance.
     """
     grids = [
-        collectives_grid(summary),
+        _fitting(collectives_grid(summary)),
         training_grid(summary),
         wan_grid(summary),
         _shortened(periods_grid(summary)),
@@ -405,6 +450,32 @@ def terminal_tables(summary: Summary) -> Iterator[Table]:
     for grid in grids:
         if grid.rows:
             yield render(grid)
+
+
+def _fitting(grid: Grid) -> Grid:
+    """Return a grid without the `LEAST_NEEDED` columns that do not fit into `WIDTH`."""
+    for header in LEAST_NEEDED:
+        if _width(grid) <= WIDTH:
+            break
+
+        kept = [number for number, column in enumerate(grid.columns) if column.header != header]
+        columns = [grid.columns[number] for number in kept]
+        rows = []
+        for row in grid.rows:
+            rows.append([row[number] for number in kept])
+        grid = replace(grid, columns=columns, rows=rows)
+
+    return grid
+
+
+def _width(grid: Grid) -> int:
+    """Return the number of terminal columns that a grid needs."""
+    total = len(grid.columns) - 1
+    for number, column in enumerate(grid.columns):
+        texts = [*column.header.splitlines(), *(row[number] for row in grid.rows)]
+        total += max(len(text) for text in texts)
+
+    return total
 
 
 def _shortened(periods: Grid) -> Grid:

@@ -34,6 +34,7 @@ class ProblemCode(StrEnum):
     HOST_THROTTLED = "host-throttled"
     BACKLOG_DROPS = "backlog-drops"
     FIBRE_DROPS = "fibre-drops"
+    BELOW_BOUND = "below-bound"  # an operation took less time than the topology allows
     # Read from a run folder of format 2, whose problems have no codes.
     UNKNOWN = "unknown"
 

@@ -87,7 +87,14 @@ class Operation(Record):
 
     `phase` is warmup or measure, or train or script where everything that torch.distributed does is
     recorded. `wrong` is the number of elements with a wrong value, -1 where nobody checked. `group`
-    names the process group among those that work at the same time; empty if there is only one.
+    names the process group among those that work at the same time, or is the description that a
+    script gave its process group; empty if there is neither.
+
+    `process_group` identifies the process group in which `iteration` counts the operation; empty
+    where the workload names its groups itself. `group_rank` is the number of this rank in that
+    group, and `root` the number of the operation's root there; None where unknown. `parts` holds
+    the bytes of each rank's part, in the order of the group, where the parts differ; None where
+    they are equal. `case` numbers the operations that a workload times with the same figures.
     """
 
     op: str
@@ -101,6 +108,11 @@ class Operation(Record):
     wrong: int = -1
     group: str = ""
     algorithm: str = GLOO
+    process_group: str = ""
+    group_rank: int | None = None
+    root: int | None = None
+    parts: list[int] | None = None
+    case: int = 0
 
     def ended(self, end_ns: int) -> Operation:
         """Give the same operation with its end."""

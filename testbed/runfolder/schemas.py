@@ -4,7 +4,8 @@ ops.parquet: a row per operation and rank. `start_ns` and `end_ns` are Unix ns o
 `phase` is ``warmup`` or ``measure``, or ``train`` or ``script`` where all calls of
 torch.distributed are recorded; there a send and a receive are separate rows, and `iteration` is the
 number of the operation in its process group. `wrong` counts elements with a wrong value, -1: not
-checked.
+checked. `root` and `group_rank` are numbers of ranks within the process group; `parts` holds the
+bytes of each rank's part where the parts differ.
 
 links.parquet: samples of each direction of a WAN link. Counters are cumulative since the link was
 built; `backlog_bytes` is the current content of the queue.
@@ -40,6 +41,11 @@ OPS: Schema = {
     "wrong": pl.Int64,
     "group": pl.String,
     "algorithm": pl.String,
+    "process_group": pl.String,
+    "group_rank": pl.Int32,
+    "root": pl.Int32,
+    "parts": pl.List(pl.Int64),
+    "case": pl.Int32,
 }
 
 LINKS: Schema = {

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from testbed.core.units import format_ranks
 from testbed.plan.model import FORMAT
 from testbed.runfolder.files import read_plain, replace_text
 from testbed.runfolder.problems import Problem, ProblemCode
@@ -42,7 +43,7 @@ class Spread(Section):
 
 
 class CollectiveRow(Section):
-    """All measured iterations of one operation at one size.
+    """All measured iterations of one operation at one size in one group with one root.
 
     `testbed.analysis.operations` defines `time_us` and `slowest_us`.
 
@@ -51,7 +52,7 @@ class CollectiveRow(Section):
         bytes: Size as nccl-tests counts it.
         ranks: Number of ranks that take part.
         iterations: Number of measured iterations.
-        time_us: What rank 0 sees, or the receivers where data go one way.
+        time_us: What the first rank sees, or what `timed` names.
         slowest_us: Median over the iterations of the slowest rank.
         algbw_gbytes: size / median time, in 10^9 bytes/s.
         busbw_gbytes: algbw_gbytes x the factor of nccl-tests (its doc/PERFORMANCE.md).
@@ -60,6 +61,16 @@ class CollectiveRow(Section):
         dtype: Type of an element.
         algorithm: gloo or hierarchical.
         groups: All, or what the groups are that work at the same time.
+        group: Description that a script gave the process group.
+        group_ranks: Ranks of a script's process group; empty for the groups of a workload.
+        root: Rank of the root; null: the first rank of each group, or no root.
+        unequal: Whether the ranks' parts differ in size; `bytes` is then the largest rank's size.
+        timed: Which time `time_us` is: that of the first rank; from the first start of a sender to
+            the last end of a receiver; or from the first start to the last end, where the first
+            rank's time is less than the bound, because other ranks began earlier or are farther.
+        settled: Whether the iterations are alike, trend (each longer, or each shorter), or swing;
+            null: there is only one.
+        below_bound: Whether an iteration took less than its bound: the emulation was wrong.
     """
 
     op: str
@@ -76,6 +87,23 @@ class CollectiveRow(Section):
     dtype: str = ""
     algorithm: str = "gloo"
     groups: str = "all"
+    group: str = ""
+    group_ranks: list[int] = []
+    root: int | None = None
+    unequal: bool = False
+    timed: Literal["first rank", "one way", "all ranks"] = "first rank"
+    settled: Literal["yes", "trend", "swing"] | None = None
+    below_bound: bool = False
+
+    @property
+    def group_name(self) -> str:
+        """The description and the ranks of a script's process group; otherwise empty."""
+        return f"{self.group} {format_ranks(self.group_ranks)}".strip()
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether the median of the iterations stands for none of them."""
+        return self.settled in ("trend", "swing")
 
 
 class WanRow(Section):

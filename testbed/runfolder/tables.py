@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
+from testbed.runfolder.schemas import Schema
 from testbed.runfolder.summary import Summary
 
-COLLECTIVES = {
+COLLECTIVES: Schema = {
     "op": pl.String,
     "bytes": pl.Int64,
     "ranks": pl.Int64,
@@ -24,6 +25,13 @@ COLLECTIVES = {
     "dtype": pl.String,
     "algorithm": pl.String,
     "groups": pl.String,
+    "group": pl.String,
+    "group_ranks": pl.List(pl.Int64),
+    "root": pl.Int64,
+    "unequal": pl.Boolean,
+    "timed": pl.String,
+    "settled": pl.String,
+    "below_bound": pl.Boolean,
 }
 
 
@@ -43,4 +51,4 @@ def collectives_table(summary: Summary) -> pl.DataFrame:
         for name in ("min", "p95", "max"):
             row[f"{name}_us"] = spread[name]
         rows.append(row)
-    return pl.DataFrame(rows, schema=COLLECTIVES)
+    return pl.DataFrame(rows, schema=dict(COLLECTIVES))

@@ -6,7 +6,7 @@ workloads/collectives/catalog.py lists the operations.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -41,6 +41,22 @@ class Cut(Protocol):
         """Number of ranks in A whose next rank is in B."""
 
 
+Parts = Sequence[Sequence[int]]  # bytes of each rank's parts, as that rank recorded them
+
+
+@dataclass(frozen=True)
+class Unequal:
+    """Which data of an operation with unequal parts one rank needs of another.
+
+    Attributes:
+        needed: Bytes that rank `target` needs of rank `source`, by parts, source and target.
+        crossing: Bytes that must cross from the first ranks to the second, by parts and both.
+    """
+
+    needed: Callable[[Parts, int, int], int]
+    crossing: Callable[[Parts, Collection[int], Collection[int]], int]
+
+
 @dataclass(frozen=True)
 class Collective:
     """One collective operation.
@@ -56,6 +72,7 @@ class Collective:
         in_parts: Whether the size is rounded to a multiple of ranks x item size.
         separate_output: Whether input and output cannot share memory.
         hierarchical: Whether a version with stages inside and across datacenters exists.
+        unequal: Which data the ranks need where their parts differ; None: parts are equal.
     """
 
     name: str
@@ -67,6 +84,12 @@ class Collective:
     in_parts: bool = False
     separate_output: bool = False
     hierarchical: bool = False
+    unequal: Unequal | None = None
+
+    @property
+    def has_root(self) -> bool:
+        """Whether one rank has the data before or after the operation."""
+        return self.flow in (DataFlow.FROM_ROOT, DataFlow.TO_ROOT)
 
 
 def collectives() -> Mapping[str, Collective]:

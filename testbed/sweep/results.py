@@ -16,7 +16,9 @@ Measurements:
   sums over all WAN directions; ``wan_utilisation``: of the busiest.
 - collectives: ``op``, ``bytes``, ``time_us`` (median), ``max_us``, ``bound_us``, ``efficiency``,
   ``algbw_gbytes``, ``busbw_gbytes`` and the same at the bound (``algbw_bound_gbytes``,
-  ``busbw_bound_gbytes``), ``wrong``; of the first operation at its largest size.
+  ``busbw_bound_gbytes``), ``wrong``, ``group`` and ``root`` (of a script's process groups),
+  ``settled`` (yes, or trend or swing: the median stands for no iteration); of the first operation
+  at its largest size, in the slowest group.
 - training: ``method``, ``step_ms`` (median), ``compute_ms``, ``utilisation``, ``tokens_per_s``,
   ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
   ``compute_to_loss_s``: the time until the mean loss of the last five steps was at most the
@@ -197,14 +199,17 @@ def _collective(collective: CollectiveRow) -> Row:
         "algbw_bound_gbytes": algbw_bound,
         "busbw_bound_gbytes": busbw_bound,
         "wrong": collective.wrong,
+        "group": collective.group_name or None,
+        "root": collective.root,
+        "settled": collective.settled,
     }
 
 
 def _headline(collectives: Sequence[Row]) -> Row:
-    """Return the columns of the first operation at its largest size."""
+    """Return the columns of the first operation at its largest size, in the slowest group."""
     operation = collectives[0]["op"]
     of_operation = [collective for collective in collectives if collective["op"] == operation]
-    return max(of_operation, key=lambda collective: int(collective["bytes"]))
+    return max(of_operation, key=lambda row: (int(row["bytes"]), float(row["time_us"])))
 
 
 def _wan(summary: Summary) -> Row:

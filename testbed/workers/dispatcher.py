@@ -27,9 +27,11 @@ from torch._C._distributed_c10d import ProcessGroup, Work
 from testbed.core.compat.torch_dispatcher import (
     DispatcherHooks,
     call_backend,
+    member_ranks,
     process_group,
     tensor_bytes,
 )
+from testbed.core.units import format_ranks
 from testbed.runfolder.records import Operation
 
 Record = Callable[[Operation], None]
@@ -42,29 +44,35 @@ class Operator(NamedTuple):
         op: name of the operation.
         tensors: position of the argument whose tensors give the size.
         is_part: whether that argument is one rank's part of the whole.
+        root: position of the argument that is the root's number in the group.
+        in_parts: whether that argument's tensors are the parts of the ranks, in their order.
+        splits: position of the argument that says how many rows of that tensor go to each rank.
     """
 
     op: str
     tensors: int
     is_part: bool = False
+    root: int | None = None
+    in_parts: bool = False
+    splits: int | None = None
 
 
 OPERATORS = {
     "allreduce_": Operator("all_reduce", 0),
     "allreduce_coalesced_": Operator("all_reduce", 0),
-    "broadcast_": Operator("broadcast", 0),
-    "reduce_": Operator("reduce", 0),
-    "allgather_": Operator("all_gather", 0),
+    "broadcast_": Operator("broadcast", 0, root=2),
+    "reduce_": Operator("reduce", 0, root=3),
+    "allgather_": Operator("all_gather", 0, in_parts=True),
     "allgather_coalesced_": Operator("all_gather", 0),
     "_allgather_base_": Operator("all_gather", 0),
     "allgather_into_tensor_coalesced_": Operator("all_gather", 0),
-    "reduce_scatter_": Operator("reduce_scatter", 1),
+    "reduce_scatter_": Operator("reduce_scatter", 1, in_parts=True),
     "_reduce_scatter_base_": Operator("reduce_scatter", 1),
     "reduce_scatter_tensor_coalesced_": Operator("reduce_scatter", 1),
-    "alltoall_": Operator("all_to_all", 1),
-    "alltoall_base_": Operator("all_to_all", 1),
-    "gather_": Operator("gather", 1, is_part=True),
-    "scatter_": Operator("scatter", 0, is_part=True),
+    "alltoall_": Operator("all_to_all", 1, in_parts=True),
+    "alltoall_base_": Operator("all_to_all", 1, splits=4),
+    "gather_": Operator("gather", 1, is_part=True, root=3),
+    "scatter_": Operator("scatter", 0, is_part=True, root=3),
     "send": Operator("send", 0),
     "recv_": Operator("recv", 0),
     "recv_any_source_": Operator("recv", 0),
@@ -74,8 +82,26 @@ OPERATORS = {
 SETTLING_S = 0.0001
 
 
+NO_DESCRIPTION = ("undefined", "default_pg")  # torch's for groups that the script describes not
+
+
 def _nothing() -> None:
     return None
+
+
+class _Group:
+    """What the records say of a process group, and the operations that it has begun."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.size = group.size()
+        self.rank = group.rank()
+        self.counts: Counter[str] = Counter()
+        self.description = ""
+        if group.group_desc not in NO_DESCRIPTION:
+            self.description = group.group_desc
+
+        # Another group may get the same name later, after the process groups were destroyed.
+        self.name = f"{group.group_name}:{format_ranks(member_ranks(group))}"
 
 
 class Interception:
@@ -95,7 +121,7 @@ class Interception:
         self._record = record
         self._phase = phase
         self._begin = begin
-        self._counts: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
+        self._groups: WeakKeyDictionary[ProcessGroup, _Group] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
         self._hooks = DispatcherHooks()
 
@@ -124,7 +150,7 @@ class Interception:
         self._begin()
         start_ns = time.time_ns()
         result = call_backend(overload, tensors[0], *arguments, **options)
-        operation = self._operation(operator, tensors, process_group(arguments), start_ns)
+        operation = self._operation(operator, tensors, arguments, start_ns)
         done = partial(self._done, operation)
         if result is None:  # a monitored barrier has ended already
             done()
@@ -149,12 +175,16 @@ class Interception:
         return boxed_work
 
     def _operation(
-        self, operator: Operator, tensors: list[torch.Tensor], group: ProcessGroup, start_ns: int
+        self,
+        operator: Operator,
+        tensors: list[torch.Tensor],
+        arguments: tuple[Any, ...],
+        start_ns: int,
     ) -> Operation:
         """Return the record of an operation that has started."""
-        counts = self._counts.setdefault(group, Counter())
-        iteration = counts[operator.op]
-        counts[operator.op] += 1
+        group = self._group(process_group(arguments))
+        iteration = group.counts[operator.op]
+        group.counts[operator.op] += 1
         size = 0
         dtype = ""
         if operator.op != "barrier":  # the tensor of a barrier only names the device
@@ -162,18 +192,32 @@ class Interception:
             dtype = str(tensors[0].dtype).removeprefix("torch.")
 
         if operator.is_part:
-            size *= group.size()
+            size *= group.size
 
+        root = None if operator.root is None else int(arguments[operator.root])
         return Operation(
             op=operator.op,
             bytes=size,
-            group_size=group.size(),
+            group_size=group.size,
             iteration=iteration,
             phase=self._phase,
             dtype=dtype,
             start_ns=start_ns,
             end_ns=start_ns,
+            group=group.description,
+            process_group=group.name,
+            group_rank=group.rank,
+            root=root,
+            parts=_unequal_parts(operator, tensors, arguments, group.size),
         )
+
+    def _group(self, group: ProcessGroup) -> _Group:
+        known = self._groups.get(group)
+        if known is None:
+            known = _Group(group)
+            self._groups[group] = known
+
+        return known
 
     def _completed(
         self,
@@ -245,6 +289,26 @@ class _Awaited(Work):
         return self._work._source_rank()
 
     source_rank = _source_rank
+
+
+def _unequal_parts(
+    operator: Operator, tensors: list[torch.Tensor], arguments: tuple[Any, ...], ranks: int
+) -> list[int] | None:
+    """Return the bytes of each rank's part, or None if the parts are equal."""
+    parts: list[int] = []
+    if operator.in_parts:
+        parts = [tensor_bytes(tensor) for tensor in tensors]
+
+    if operator.splits is not None:
+        (tensor,) = tensors
+        rows = len(tensor) if tensor.dim() else 0
+        row_bytes = tensor.nbytes // rows if rows else 0
+        parts = [split * row_bytes for split in arguments[operator.splits]]
+
+    if len(parts) != ranks or len(set(parts)) == 1:
+        return None
+
+    return parts
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -98,6 +98,47 @@ def test_numbers_are_those_of_the_operation_in_its_group(records: list[Rows]) ->
         ]
 
 
+def test_the_root_and_the_group(records: list[Rows]) -> None:
+    """Sizes of objects are sent ahead of the objects; those of a gather go to everyone."""
+    world, pair = "0:0-1", "pair"
+    expected = [
+        ("broadcast", ""),
+        ("broadcast", pair),
+        ("broadcast", pair),
+        ("reduce", ""),
+        ("gather", ""),
+        ("scatter", pair),
+        ("broadcast", pair),
+        ("broadcast", ""),
+        ("broadcast", ""),
+        ("all_gather", pair),
+        ("gather", pair),
+        ("broadcast", ""),
+        ("scatter", ""),
+        ("scatter", ""),
+    ]
+    for rank, rows in enumerate(records):
+        rooted = of(rows, "rooted")
+        assert [(row["op"], row["group"]) for row in rooted] == expected
+        assert {row["root"] for row in rooted if row["op"] != "all_gather"} == {1}
+        assert {row["group_rank"] for row in rooted} == {rank}
+        of_world = {row["process_group"] for row in rooted if not row["group"]}
+        of_pair = {row["process_group"] for row in rooted if row["group"]}
+        assert of_world == {world}
+        assert len(of_pair) == 1
+        assert of_pair != of_world
+    groups = [[row["process_group"] for row in of(rows, "rooted")] for rows in records]
+    assert groups[0] == groups[1]
+
+
+def test_parts_that_differ(records: list[Rows]) -> None:
+    parts = [of(rows, "unequal")[0]["parts"] for rows in records]
+    assert parts == [[8, 16], [24, 32]]
+    for rows in records:
+        assert [row["parts"] for row in of(rows, "collectives")] == [None] * 16
+        assert len({row["bytes"] for row in of(rows, "unequal")[1:]}) == 2  # sizes, then objects
+
+
 def test_messages(records: list[Rows]) -> None:
     """Two sends and receives, one of them from anyone, and one each way at once."""
     counts = [Counter(row["op"] for row in of(rows, "messages")) for rows in records]

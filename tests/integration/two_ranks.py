@@ -80,6 +80,34 @@ def groups(rank: int) -> None:
     dist.all_reduce(torch.ones(10, dtype=torch.float64), group=pair)
 
 
+def rooted(rank: int) -> None:
+    """Rank 1 is the root, in each way that a call can say so."""
+    x = torch.ones(8)
+    pair = dist.new_group([0, 1], group_desc="pair")
+    whole = [torch.empty(8), torch.empty(8)] if rank == 1 else None
+    dist.broadcast(x, 1)
+    dist.broadcast(x, src=1, group=pair)
+    dist.broadcast(x, group=pair, group_src=1)
+    dist.reduce(x, group_dst=1)
+    dist.gather(x, whole, dst=1)
+    dist.scatter(x, whole, group=pair, group_src=1)
+    options = torch._C._distributed_c10d.BroadcastOptions()
+    options.rootRank = 1
+    pair.broadcast([x], options).wait()
+    objects = ["one", "two"] if rank == 1 else [None, None]
+    dist.broadcast_object_list(objects, src=1)
+    dist.gather_object("x" * rank, [None, None] if rank == 1 else None, group_dst=1, group=pair)
+    dist.scatter_object_list([None], objects if rank == 1 else None, src=1)
+
+
+def unequal(rank: int) -> None:
+    """Rank 0 keeps 1 row and sends 2; rank 1 sends 3 and keeps 4. A row has two floats."""
+    sent, received = ([1, 2], [1, 3]) if rank == 0 else ([3, 4], [2, 4])
+    rows = torch.ones(sum(sent), 2)
+    dist.all_to_all_single(torch.empty(sum(received), 2), rows, received, sent)
+    dist.all_gather_object([None, None], "x" * 100 * rank)
+
+
 def ddp(rank: int) -> None:
     """A bucket is full with the second layer. DDP has a single bucket until it has seen a step's
     order of gradients.
@@ -141,7 +169,7 @@ def main(rank: int, port: str, records: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     with Path(records).open("w", buffering=1) as file:
-        for part in (collectives, messages, groups, ddp, fsdp, late, lonely):
+        for part in (collectives, messages, groups, rooted, unequal, ddp, fsdp, late, lonely):
             interception = Interception(partial(write_record, file, part.__name__), "script")
             part(rank)
             interception.close()

@@ -6,7 +6,9 @@ buffers, the call and the check.
 
 from __future__ import annotations
 
-from testbed.spec.collective import Collective, Cut, DataFlow
+from collections.abc import Collection
+
+from testbed.spec.collective import Collective, Cut, DataFlow, Parts, Unequal
 
 HIERARCHICAL = "hierarchical"  # the algorithm in stages; other algorithms have their library's name
 
@@ -51,6 +53,30 @@ def _messages_to_next(cut: Cut) -> float:
     return float(cut.messages)
 
 
+def _of_source(parts: Parts, source: int, target: int) -> int:
+    return parts[target][source]
+
+
+def _for_target(parts: Parts, source: int, target: int) -> int:
+    return parts[source][target]
+
+
+def _of_sources(parts: Parts, sources: Collection[int], targets: Collection[int]) -> int:
+    return max(sum(parts[target][source] for source in sources) for target in targets)
+
+
+def _for_targets(parts: Parts, sources: Collection[int], targets: Collection[int]) -> int:
+    return max(sum(parts[source][target] for target in targets) for source in sources)
+
+
+def _of_pairs(parts: Parts, sources: Collection[int], targets: Collection[int]) -> int:
+    total = 0
+    for source in sources:
+        total += sum(parts[source][target] for target in targets)
+
+    return total
+
+
 def _same(ranks: int) -> float:
     return 1.0
 
@@ -82,6 +108,7 @@ _COLLECTIVES = (
         bus_factor=_others,
         in_parts=True,
         hierarchical=True,
+        unequal=Unequal(_of_source, _of_sources),
     ),
     Collective(
         name="reduce_scatter",
@@ -92,6 +119,7 @@ _COLLECTIVES = (
         bus_factor=_others,
         in_parts=True,
         hierarchical=True,
+        unequal=Unequal(_for_target, _for_targets),
     ),
     Collective(
         name="all_to_all",
@@ -102,6 +130,7 @@ _COLLECTIVES = (
         bus_factor=_others,
         in_parts=True,
         separate_output=True,
+        unequal=Unequal(_for_target, _of_pairs),
     ),
     Collective(
         name="broadcast",

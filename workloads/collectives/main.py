@@ -24,8 +24,8 @@ from testbed.workers.lib.heap import populate_heap
 from testbed.workers.lib.hierarchy import Hierarchy, datacenter_ranks, new_groups, rails
 from testbed.workers.workload import RankContext
 
-from .catalog import HIERARCHICAL
-from .operations import OPERATIONS, Case, Group
+from .catalog import CATALOG, HIERARCHICAL
+from .operations import OPERATIONS, ROOT, Case, Group
 
 RECORDS_ITSELF = True
 HIERARCHICAL_BUFFERS = 4  # whole-size buffers, including those of the intermediate stages
@@ -101,7 +101,8 @@ def main(context: RankContext) -> None:
     populated = 0
     context.recorder.expect(len(cases) * iterations)
 
-    for op, size in cases:
+    for number, (op, size) in enumerate(cases):
+        root = ROOT if CATALOG[op].has_root else None
         if size > populated:
             populate_heap(buffer_bytes(settings["algorithm"], size))
             populated = size
@@ -109,7 +110,7 @@ def main(context: RankContext) -> None:
         case = OPERATIONS[op](group, size)
         for iteration in range(iterations):
             start_ns, end_ns = timed(case)
-            number = iteration - settings["warmup"]
+            repetition = iteration - settings["warmup"]
             context.recorder.record(
                 Operation(
                     op=op,
@@ -117,12 +118,15 @@ def main(context: RankContext) -> None:
                     group_size=group.ranks,
                     group=group_name,
                     algorithm=settings["algorithm"],
-                    iteration=number,
+                    iteration=repetition,
                     dtype=settings["dtype"],
-                    phase="warmup" if number < 0 else "measure",
+                    phase="warmup" if repetition < 0 else "measure",
                     start_ns=start_ns,
                     end_ns=end_ns,
                     wrong=case.wrong() if settings["check"] else -1,
+                    group_rank=group.rank,
+                    root=root,
+                    case=number,
                 )
             )
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch._C._distributed_c10d import ProcessGroup
 
 CHECKED = {"torch": ("2.13",)}
@@ -58,6 +59,17 @@ def process_group(arguments: tuple[Any, ...]) -> ProcessGroup:
             return ProcessGroup.unbox(argument)
 
     raise TypeError("an operator of c10d was called without a process group")
+
+
+def member_ranks(group: ProcessGroup) -> list[int]:
+    """Return torch's numbers of a group's ranks, in the group's order.
+
+    The list is empty for a process group that was made without torch.distributed's functions.
+    """
+    try:
+        return dist.get_process_group_ranks(group)
+    except KeyError:
+        return []
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:

@@ -60,11 +60,13 @@ class OperationKey(NamedTuple):
     ranks: int
     dtype: str
     algorithm: str
+    group: str = ""
+    root: int | None = None
 
     @classmethod
     def of(cls, row: CollectiveRow) -> OperationKey:
         """Return the key of a row."""
-        return cls(row.op, row.ranks, row.dtype, row.algorithm)
+        return cls(row.op, row.ranks, row.dtype, row.algorithm, row.group_name, row.root)
 
 
 def latency_figure(collectives: Sequence[CollectiveRow]) -> go.Figure | None:
@@ -102,8 +104,8 @@ def operation_keys(rows: Sequence[CollectiveRow]) -> list[OperationKey]:
 def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
     """Return the name of an operation, as HTML.
 
-    The name includes the algorithm unless gloo's own is used, and ranks and type where several of
-    `keys` have the same operation.
+    The name includes the algorithm unless gloo's own is used, and ranks, type, group and root where
+    several of `keys` have the same operation and differ in them.
     """
     name = key.op
     if key.algorithm != "gloo":
@@ -111,6 +113,10 @@ def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
     same_op = [other for other in keys if other.op == key.op]
     if len(same_op) > 1:
         name += f", {key.ranks} ranks, {key.dtype}"
+    if len({other.group for other in same_op}) > 1:
+        name += f", {key.group}"
+    if len({other.root for other in same_op}) > 1:
+        name += f", root {key.root}"
     return escape(name)
 
 

@@ -14,6 +14,7 @@ from testbed.runfolder import schemas
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import Event, Operation, RunEnded, StageBegan, StageEnded, append
+from testbed.runfolder.schemas import Schema
 from testbed.runfolder.summary import Spread, StageRow, Summary, read_summary
 from tests.support.synthetic import (
     GBIT,
@@ -292,6 +293,11 @@ def table_of(rows: list[tuple[int, int, int, int]], op: str = "all_reduce") -> p
             "dtype": "float32",
             "algorithm": "gloo",
             "group": "",
+            "process_group": "",
+            "group_rank": None,
+            "root": None,
+            "parts": None,
+            "case": 0,
             "wrong": -1,
             "rank": rank,
             "iteration": iteration,
@@ -299,7 +305,8 @@ def table_of(rows: list[tuple[int, int, int, int]], op: str = "all_reduce") -> p
             "end_ns": end * MS,
         }
         records.append(record)
-    return pl.DataFrame(records).sort("start_ns", "rank")
+    types: Schema = {"group_rank": pl.Int32, "root": pl.Int32, "parts": pl.List(pl.Int64)}
+    return pl.DataFrame(records, schema_overrides=dict(types)).sort("start_ns", "rank")
 
 
 def test_process_groups_after_a_crash_have_iterations_of_their_own() -> None:

@@ -61,6 +61,8 @@ def with_collectives(summary: Summary, **changes: object) -> Summary:
     time_us = changes.get("time_us")
     if isinstance(time_us, float):
         changes["time_us"] = Spread(min=time_us, median=time_us, p95=time_us, max=time_us)
+        changes["slowest_us"] = time_us
+        changes["settled"] = "yes"
     rows = [row.model_copy(update=changes) for row in summary.collectives]
     return summary.model_copy(update={"collectives": rows})
 
@@ -144,6 +146,35 @@ def test_a_column_for_what_is_not_the_default(
     rows = [line.split() for line in lines if "reduce_scatter" in line]
     assert [row[4] for row in rows] == [cell] * 4
     assert [row[:2] for row in rows] == [["16777216", "4194304"]] * 4
+
+
+def test_a_terminal_leaves_out_what_is_needed_least(run: RunDir) -> None:
+    """Group, root, slowest rank and settling are shown; the widths of the rest do not fit."""
+    summary = with_collectives(
+        summary_of(run),
+        op="reduce_scatter",
+        bytes=1 << 30,
+        group="tp",
+        group_ranks=[0, 2, 4],
+        root=2,
+        slowest_us=139_990_000.0,
+        bound_us=5_909_000.0,
+        settled="swing",
+    )
+    first, *others = summary.collectives
+    first = first.model_copy(update={"group_ranks": [0, 1], "root": 0})
+    summary = summary.model_copy(update={"collectives": [first, *others]})
+    text = next(tables.terminal_tables(summary))
+    headers = [str(column.header).split()[0] for column in text.columns]
+    for header in ("size", "op", "group", "root", "time", "slowest", "bound", "settled"):
+        assert header in headers
+    assert "count" not in headers
+    printed = io.StringIO()
+    Console(file=printed, width=tables.WIDTH).print(text)
+    lines = printed.getvalue().splitlines()
+    assert sum("tp 0,2,4" in line and "swing" in line for line in lines) == 3
+    page = tables.collectives_grid(summary)
+    assert "count" in [column.header for column in page.columns]
 
 
 def test_wan_matrix(run: RunDir) -> None:
