@@ -2,7 +2,8 @@
 
 topologies/, experiments/ and workloads/ lie at the top of a checkout, where people read and copy
 them. A wheel has them inside the package, as testbed/topologies and so on. An editable installation
-needs no such mapping: there `testbed` finds them beside itself.
+needs no such mapping: there `testbed` finds them beside itself. With the root as the folder of all
+packages, setuptools writes a path file; without, an import hook that each Python process loads.
 """
 
 import sys
@@ -11,7 +12,9 @@ from setuptools import find_packages, setup
 
 packages = find_packages(include=["testbed", "testbed.*"])
 folders = {}
-if "editable_wheel" not in sys.argv:
+if "editable_wheel" in sys.argv:
+    folders[""] = "."
+else:
     for folder in ("topologies", "experiments", "workloads"):
         folders[f"testbed.{folder}"] = folder
     packages += ["testbed.topologies", "testbed.experiments"]

@@ -32,7 +32,7 @@ Ecmp = Literal["hosts", "flows"]  # what chooses among equal paths: both address
 class Frozen(BaseModel):
     """Base of all plan models: immutable, no unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
 
 class Bottleneck(Frozen):

@@ -47,7 +47,7 @@ class Problem(BaseModel):
         message: For people.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     code: ProblemCode
     message: str

@@ -22,7 +22,9 @@ GLOO = "gloo"
 class Record(BaseModel):
     """Base of all records."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, populate_by_name=True)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="ignore", strict=True, populate_by_name=True
+    )
 
     def to_line(self) -> str:
         """Give the record as a line of JSON with its end of line."""

@@ -23,7 +23,7 @@ from testbed.runfolder.problems import Problem, ProblemCode
 class Section(BaseModel):
     """Base of what summary.json consists of: frozen; keys that are not known are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore", populate_by_name=True)
 
 
 class Spread(Section):

@@ -45,7 +45,9 @@ class Strict(BaseModel):
     ``Wan(between=("iowa", "ohio"), rate="10 Gbit/s")``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_finish_schema)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", json_schema_extra=_finish_schema
+    )
 
     def __init__(self, **values: Any) -> None:
         """Validate `values`, and create the model.

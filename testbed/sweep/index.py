@@ -31,7 +31,7 @@ FIGURES = (
 class IndexedPoint(BaseModel):
     """A point of the sweep; `values` holds the value of each axis by the axis's short name."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     name: str
     identity: str
@@ -47,7 +47,7 @@ class SweepIndex(BaseModel):
     sweep, `written` the local time of writing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     format: Literal[1] = FORMAT
     written: str = ""

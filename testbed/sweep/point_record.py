@@ -21,7 +21,7 @@ class PointRecord(BaseModel):
     `cpu_seconds` is the CPU time of the guest and of the process that started the guest.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     format: Literal[1] = FORMAT
     identity: str
