@@ -10,10 +10,10 @@ from testbed.core.units import format_time
 from testbed.spec.base import Mistake, suggest
 from testbed.spec.events import Event, Transfer, listed
 from testbed.spec.timeline import HostTurn, host_turns, link_states, transfer_pairs
+from testbed.spec.trace_files import MOST_CHANGES
 from testbed.spec.wan import Link, is_per_direction
 from testbed.spec.yaml_reader import Loc
 
-MOST_CHANGES = 10_000  # during a run
 Hosts = Mapping[str, Sequence[str]]  # names of the hosts of each datacenter
 
 
@@ -48,7 +48,7 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
     changes = 0
     for event in events:
         occurrences = event.times or 1
-        changes += 2 * occurrences * len(event.rows)
+        changes += occurrences * _changes_of_occurrence(event)
 
     if changes > MOST_CHANGES:
         what = f"too many changes: {changes} (at most {MOST_CHANGES} in a run)"
@@ -60,6 +60,11 @@ def event_problems(events: Sequence[Event], links: Sequence[Link], hosts: Hosts)
         *_jitter_problems(events, links, list(hosts)),
         *_turn_problems(host_turns(events, hosts)),
     ]
+
+
+def _changes_of_occurrence(event: Event) -> int:
+    """Return how many changes an occurrence makes: one for each row, and one at its end."""
+    return len(event.rows) + (event.duration is not None)
 
 
 def _single_event_problems(

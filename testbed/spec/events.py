@@ -16,8 +16,8 @@ when all of its bytes have arrived.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -32,12 +32,11 @@ from pydantic import (
 )
 
 from testbed.core.errors import Place
-from testbed.core.units import Probability, Rate, Size, Time, UnitError, parse_time
-from testbed.spec.base import Count, Flag, Strict, input_error, suggest
+from testbed.core.units import Probability, Rate, Size, Time, UnitError
+from testbed.spec.base import Count, Flag, Strict, input_error
+from testbed.spec.trace_files import TraceLine, read_lines
 from testbed.spec.wan import Loss, PerDirection, QueueField
 from testbed.spec.yaml_reader import Loc
-
-TIME_COLUMN = "time"
 
 
 class EventSettings(Strict):
@@ -91,102 +90,36 @@ class TraceRow(NamedTuple):
     settings: EventSettings
 
 
-class _Line(NamedTuple):
-    """A non-empty line of a CSV file, with its line number."""
+def read_trace(path: Path) -> Sequence[TraceRow]:
+    """Read a file of link settings over time, as `testbed.spec.trace_files` does.
 
-    number: int
-    cells: list[str]
-
-
-def read_trace(path: Path) -> list[TraceRow]:
-    """Read a CSV file with a column `time` and columns of link settings.
-
-    The first line is a header such as ``time,rate,delay``, followed by lines such as
-    ``0 s,1 Gbit/s,``. An empty cell keeps the setting that the link has without the event.
+    A file that has not changed is read once.
 
     Raises:
-        UnitError: The file cannot be read, or is not such a table; the message names the line.
+        UnitError: The file cannot be read, or is no trace; the message names the line.
     """
-    lines = _read_lines(path)
-    if len(lines) < 2:
-        raise UnitError(
-            f"the trace {path} has no rows",
-            "write a header such as time,rate,delay",
-        )
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnitError(f"cannot read the trace {path}: {error.strerror}") from error
+    return _read_version(path, status.st_mtime_ns, status.st_size)
 
-    head = lines[0].cells
-    _check_head(path, head)
+
+@lru_cache(maxsize=64)
+def _read_version(path: Path, _changed_ns: int, _size: int) -> Sequence[TraceRow]:
     rows: list[TraceRow] = []
-    for line in lines[1:]:
-        row = _trace_row(path, head, line)
-        if rows and row.time_ns <= rows[-1].time_ns:
-            what = f"line {line.number} of the trace {path} is not later than the previous line"
-            raise UnitError(what)
-
-        rows.append(row)
-
-    return rows
+    for line in read_lines(path):
+        rows.append(TraceRow(line.time_ns, _settings(path, line)))
+    return tuple(rows)
 
 
-def _read_lines(path: Path) -> list[_Line]:
-    lines: list[_Line] = []
+def _settings(path: Path, line: TraceLine) -> EventSettings:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if any(cells):
-                    lines.append(_Line(reader.line_num, cells))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UnitError(f"cannot read the trace {path}: {reason}") from error
-
-    return lines
-
-
-def _check_head(path: Path, head: list[str]) -> None:
-    known = [TIME_COLUMN, *EventSettings.model_fields]
-    for name in head:
-        if name not in known:
-            raise UnitError(
-                f"the trace {path} has an unknown column {name!r}",
-                suggest(name, known, "known columns"),
-            )
-
-    has_duplicates = len(set(head)) < len(head)
-    if TIME_COLUMN not in head or len(head) < 2 or has_duplicates:
-        raise UnitError(
-            f"the header of the trace {path} must name time and the settings, each once"
-        )
-
-
-def _trace_row(path: Path, head: list[str], line: _Line) -> TraceRow:
-    place = f"line {line.number} of the trace {path}"
-    if len(line.cells) != len(head):
-        raise UnitError(f"{place} has {len(line.cells)} cells, the header has {len(head)}")
-
-    settings: dict[str, Any] = {}
-    for name, cell in zip(head, line.cells, strict=True):
-        if cell:
-            settings[name] = cell
-
-    if "down" in settings:
-        settings["down"] = _flag(settings["down"])
-
-    try:
-        time_ns = parse_time(settings.pop(TIME_COLUMN, ""))
-        return TraceRow(time_ns, EventSettings.model_validate(settings))
-    except UnitError as error:
-        raise UnitError(f"{place}: {error.what}", error.remedy) from error
+        return EventSettings.model_validate(line.settings)
     except ValidationError as error:
         explained = input_error(error, EventSettings, _place_in_settings)
-        raise UnitError(f"{place}: {explained.what}", explained.remedy) from error
-
-
-def _flag(cell: str) -> bool | str:
-    """Return the truth value of a cell, or the cell unchanged for pydantic to reject."""
-    flags = {"true": True, "false": False}
-    return flags.get(cell.lower(), cell)
+        what = f"line {line.number} of the trace {path}: {explained.what}"
+        raise UnitError(what, explained.remedy) from error
 
 
 def _place_in_settings(loc: Loc) -> Place:
@@ -280,16 +213,16 @@ class Event(EventSettings):
     )
     trace: Annotated[str, AfterValidator(_find_trace)] | None = Field(
         None,
-        description="CSV file of link settings over time (time,rate,delay,...); times count from "
-        "`at`",
+        description="table of link settings over time (time,rate,delay,...), or a trace of "
+        "mahimahi; times count from `at`",
         examples=["measured.csv"],
     )
 
     @property
-    def rows(self) -> list[TraceRow]:
+    def rows(self) -> Sequence[TraceRow]:
         """The changes of one occurrence, by time after its start."""
         if self.trace is None:
-            return [TraceRow(0, self)]
+            return (TraceRow(0, self),)
         return read_trace(Path(self.trace))
 
     def occurrences(self) -> Iterator[tuple[int, int | None]]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed.core.errors import InputError, Place
+from testbed.core.table_files import read_file
 from testbed.core.units import format_rate
 from testbed.spec.importers import csv_table
-from testbed.spec.importers.draft import Draft, Options, read_bytes, valid_name
+from testbed.spec.importers.draft import Draft, Options, valid_name
 from testbed.spec.topology import Topology
 
 __all__ = ["Imported", "Options", "convert"]
@@ -54,7 +55,7 @@ def convert(path: Path, options: Options) -> Imported:
 
 
 def _read(path: Path, options: Options) -> Draft:
-    content = read_bytes(path)
+    content = read_file(path)
     suffix = path.suffix.lower()
     if suffix in GRAPHML_SUFFIXES:
         from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)

@@ -1,81 +1,169 @@
-"""CSV tables of round-trip times and rates between datacenters.
+"""Tables of round-trip times and rates between datacenters, as people's tools write them.
 
 A square matrix has names in its first row and column. A cell is the RTT from the row's datacenter
-to the column's; an empty cell means no link, and the diagonal is ignored. A list has one row per
-link, with the columns `from`, `to`, `rtt` and optionally `rate`. The first cell of a matrix or the
-header of a column (``rtt_ms``) gives the unit of the numbers; the default unit of RTTs is ms. A
-cell may also include a unit.
+to the column's; a missing value means no link, and the diagonal is ignored. A list has one row per
+link, with columns for both ends and for the values. The first cell of a matrix, the head of a
+column or a comment gives the unit of the numbers; the default unit of times is ms. A cell may also
+include a unit. `testbed.core.table_files` reads the text.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from testbed.core.errors import InputError, Place
-from testbed.core.units import RATE, TIME, Quantity, UnitError, format_rate, format_time
+from testbed.core.headings import (
+    FILLERS,
+    JITTER_WORDS,
+    LOSS_WORDS,
+    MEAN_WORDS,
+    PLACE_WORDS,
+    RATE_WORDS,
+    SPREAD_WORDS,
+    TIME_WORDS,
+    Heading,
+    read_heading,
+    unit_in_prose,
+    unit_named,
+    with_usual_unit,
+)
+from testbed.core.table_files import (
+    Row,
+    Table,
+    is_missing,
+    is_plain_number,
+    numbers_from,
+    plain_number,
+    read_file,
+    read_table,
+)
+from testbed.core.units import (
+    PERCENTAGE,
+    RATE,
+    TIME,
+    Quantity,
+    UnitError,
+    format_probability,
+    format_rate,
+    format_time,
+)
 from testbed.spec.base import suggest
 from testbed.spec.importers.draft import (
     Draft,
     DraftLink,
     Options,
     check_number,
-    read_bytes,
+    listed,
     unique_names,
 )
 from testbed.spec.wan import ARROW
 
-EMPTY = ("", "-", "nan")
 FORMS = (
     "use a square matrix with names in the first row and column, or a list with the columns "
     "from, to, rtt_ms"
 )
 NO_LINK = "leave the cells of rate and RTT empty where no link exists"
+NOT_MEASURED = "leave the cell empty where nothing was measured"
 SQUARE = "the matrix must be square"
-MEASURED_COLUMNS = {"rtt": TIME, "rate": RATE}
-COLUMNS = ("from", "to", *MEASURED_COLUMNS)
-DEFAULT_UNITS = {"rtt": "ms", "rate": None}
-_BARE_NUMBER = re.compile(r"[+]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_BETWEEN_WORDS = re.compile(r"[\s_()\[\]:,\\]+")
+NAME_THE_UNIT = "name the unit in brackets, such as RTT (ms) or RTT (us)"
+
+Kind = Literal["time", "rate", "loss", "jitter"]
+QUANTITIES: dict[Kind, Quantity] = {
+    "time": TIME,
+    "rate": RATE,
+    "loss": PERCENTAGE,
+    "jitter": TIME,
+}
+WORDS: dict[Kind, frozenset[str]] = {
+    "loss": LOSS_WORDS,
+    "jitter": JITTER_WORDS,
+    "time": TIME_WORDS,
+    "rate": RATE_WORDS,
+}
+FIRST_ENDS = frozenset(
+    {"from", "src", "source", "a", "client", "origin", "start", "1", "sender", "left", "u"}
+)
+SECOND_ENDS = frozenset(
+    {
+        *("to", "dst", "dest", "destination", "target", "b", "server", "2", "receiver", "right"),
+        *("v", "z", "peer", "sink"),
+    }
+)
+MINOR_PLACE_WORDS = frozenset(
+    {
+        *("id", "ids", "ip", "address", "country", "continent", "state", "lat", "latitude", "lon"),
+        *("lng", "long", "longitude", "provider", "asn", "isp", "code", "label", "x", "y"),
+    }
+)
+OTHER_COLUMNS = frozenset(
+    {
+        *MINOR_PLACE_WORDS,
+        *("index", "idx", "no", "nr", "row", "number", "timestamp", "date", "datetime", "day"),
+        *("hour", "year", "count", "samples", "sample", "n", "sent", "received", "distance", "km"),
+        *("miles", "type", "comment", "comments", "note", "notes", "status", "protocol", "hops"),
+        *("ttl", "size", "bytes", "run", "ok", "success", "cable", "operator"),
+    }
+)
+CORNER_WORDS = frozenset(
+    {*TIME_WORDS, *RATE_WORDS, *MEAN_WORDS, *SPREAD_WORDS, *FILLERS, *PLACE_WORDS}
+    | FIRST_ENDS
+    | SECOND_ENDS
+    | {"index", "id", "aws", "azure", "gcp", "provider", "country"}
+)
+SUMMARIES = frozenset(
+    {*MEAN_WORDS, *SPREAD_WORDS, "total", "sum", "count", "all", "source", "note", "notes"}
+)
 
 Direction = tuple[str, str]  # (from, to): names of two datacenters
 
 
-class Row(NamedTuple):
-    """A line of a file, split into cells."""
-
-    line: int
-    cells: list[str]
-
-
 class Column(NamedTuple):
-    """A column of a list: its index in a row, and the unit of its numbers."""
+    """A column of a list: its index in a row, its head, and the unit of its numbers."""
 
     position: int
+    heading: Heading
     unit: str | None
 
 
 @dataclass
 class Measured:
-    """RTTs and rates that a file gives for directions between datacenters.
+    """Values that a file gives for directions between datacenters.
 
     Attributes:
         names: All datacenters, in the order of the file.
-        rtt: Round-trip times in ns.
+        delay: One-way delays in ns.
         rate: Rates in bit/s.
+        loss: Loss probabilities.
+        jitter: Jitter in ns.
         places: Place of each direction in the file.
+        notes: What was left out.
+        assumed: What the file does not say.
     """
 
     names: list[str]
-    rtt: dict[Direction, int] = field(default_factory=dict)
+    delay: dict[Direction, int] = field(default_factory=dict)
     rate: dict[Direction, int] = field(default_factory=dict)
+    loss: dict[Direction, float] = field(default_factory=dict)
+    jitter: dict[Direction, int] = field(default_factory=dict)
     places: dict[Direction, Place] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+    def put(self, kind: Kind, direction: Direction, value: Fraction) -> None:
+        """Keep a value in base units, rounded."""
+        if kind == "time":
+            self.delay[direction] = round(value)
+        elif kind == "rate":
+            self.rate[direction] = round(value)
+        elif kind == "jitter":
+            self.jitter[direction] = round(value)
+        else:
+            self.loss[direction] = float(value / 100)
 
 
 def read(path: Path, content: bytes, options: Options) -> Draft:
@@ -89,8 +177,11 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
     Raises:
         InputError: A table is neither form, is not square, or has a wrong cell.
     """
-    rows = _rows(path, content)
-    measured = _read_table(path, rows)
+    table = read_table(path, content)
+    try:
+        measured = _read_table(table)
+    except InputError as error:
+        raise _with_reading(error, table) from error
     if options.bandwidth is not None:
         _add_bandwidth(measured, options.bandwidth, options.bandwidth_unit)
 
@@ -103,81 +194,136 @@ def read(path: Path, content: bytes, options: Options) -> Draft:
         datacenters=dict.fromkeys(unique),
         links=links,
         top={"routing": "hops"},
-        notes=notes,
+        notes=[*notes, *measured.notes],
         assumed=[
-            "delay: half of the RTT each way; where a pair has two RTTs, half of each",
+            *measured.assumed,
             "routing: packets take the direct link where one exists, as the measured packets did",
         ],
     )
 
 
-def _rows(path: Path, content: bytes) -> list[Row]:
-    """Return the non-empty lines; the first line determines the separator of the cells."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError("not a UTF-8 text file", place=Place(path)) from error
+def _with_reading(error: InputError, table: Table) -> InputError:
+    """Return an error that also says how the table was read."""
+    remedy = table.understood
+    if error.remedy:
+        remedy = f"{error.remedy}\n  {remedy}"
+    return InputError(error.what, place=error.place, remedy=remedy)
 
-    first_line = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first_line.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                rows.append(Row(reader.line_num, cells))
-    except csv.Error as error:
-        place = Place(path, None, reader.line_num)
-        raise InputError(f"not valid CSV: {error}", place=place) from error
 
-    if len(rows) < 2:
+def _read_table(table: Table) -> Measured:
+    _check_rows(table)
+    ends = _end_columns(table)
+    if ends is not None:
+        return _read_list(table, *ends)
+    return _read_matrix(table, "time", None)
+
+
+def _check_rows(table: Table) -> None:
+    if len(table.rows) < 2:
         what = "not a table: fewer than two rows"
-        raise InputError(what, place=Place(path), remedy=FORMS)
-
-    return rows
-
-
-def _read_table(path: Path, rows: list[Row]) -> Measured:
-    if _is_list(rows):
-        return _read_list(path, rows)
-    return _read_matrix(path, rows, "rtt", "ms")
-
-
-def _is_list(rows: list[Row]) -> bool:
-    names = {cell.lower() for cell in rows[0].cells}
-    return "from" in names and "to" in names
+        raise InputError(what, place=Place(table.path), remedy=FORMS)
 
 
 # ---- matrices
 
 
-def _read_matrix(path: Path, rows: list[Row], kind: str, unit: str | None) -> Measured:
-    """Read a square matrix of `kind` ("rtt" or "rate").
+def _read_matrix(table: Table, kind: Kind, unit: str | None) -> Measured:
+    """Read a square matrix of times or rates.
 
-    `unit` is the unit of the numbers, unless the first cell names one.
+    `unit` is the unit of the numbers, unless the first cell or a comment names one.
     """
-    head, *body = rows
-    _check_head(path, head)
-    _check_square(path, head, body)
+    head, *body = _without_index(table.rows)
+    _check_head(table.path, head)
+    head, body, notes = _without_summaries(head, body)
+    body = _padded_triangle(head, body)
+    _check_square(table.path, head, body)
 
+    corner = read_heading(head.cells[0], (QUANTITIES[kind],))
+    _check_corner(table, head, corner)
+    remarks_unit = _unit_of_remarks(table, QUANTITIES[kind])
+    unit = corner.unit or remarks_unit or unit
+    measured = Measured(head.cells[1:], notes=[*notes, *_remark_notes(table)])
+    halves = _Halves(measured, corner if corner.words else _remark_heading(table))
+    if kind == "time":
+        halves.explain(table, unit)
+        unit = unit or "ms"
+
+    values = _matrix_values(table, head, body, QUANTITIES[kind], unit)
+    _drop_zeros(values, measured.names, kind)
+    for direction, cell in values.items():
+        measured.put(kind, direction, halves.one_way(cell.value) if kind == "time" else cell.value)
+        measured.places[direction] = cell.place
+    return measured
+
+
+class _Cell(NamedTuple):
+    """A value in base units, with its place."""
+
+    value: Fraction
+    place: Place
+
+
+def _matrix_values(
+    table: Table, head: Row, body: Sequence[Row], quantity: Quantity, unit: str | None
+) -> dict[Direction, _Cell]:
+    """Return the values of a matrix outside its diagonal; missing values are left out."""
+    values: dict[Direction, _Cell] = {}
     names = head.cells[1:]
-    quantity = MEASURED_COLUMNS[kind]
-    unit = _unit_in(head.cells[0], quantity) or unit
-    measured = Measured(names)
-    values = measured.rtt if kind == "rtt" else measured.rate
     for row in body:
         source = row.cells[0]
         for target, text in zip(names, row.cells[1:], strict=True):
-            if source == target or text.lower() in EMPTY:
+            if source == target or is_missing(text):
                 continue
 
-            direction = (source, target)
-            place = Place(path, f"{source} to {target}", row.line)
-            values[direction] = _value(text, quantity, unit, place)
-            measured.places[direction] = place
+            place = Place(table.path, f"{source} to {target}", row.line)
+            value = _value(text, quantity, unit, place, table.decimal_mark)
+            values[source, target] = _Cell(value, place)
+    return values
 
-    return measured
+
+def _drop_zeros(values: dict[Direction, _Cell], names: Sequence[str], kind: Kind) -> None:
+    """Remove the zeros that fill one triangle of a matrix; they are no measurements.
+
+    Raises:
+        InputError: Another value is zero.
+    """
+    order = {name: number for number, name in enumerate(names)}
+    for above in (True, False):
+        triangle = [pair for pair in values if (order[pair[0]] < order[pair[1]]) is above]
+        others = [pair for pair in values if (order[pair[0]] < order[pair[1]]) is not above]
+        is_empty = triangle and not any(values[pair].value for pair in triangle)
+        if is_empty and any(values[pair].value for pair in others):
+            for pair in triangle:
+                del values[pair]
+
+    for pair, cell in values.items():
+        if cell.value == 0:
+            raise _zero(kind, cell.place, values.get(_reverse(pair)))
+
+
+def _zero(kind: Kind, place: Place, opposite: _Cell | None) -> InputError:
+    if kind == "rate":
+        return InputError("the rate must be greater than 0", place=place, remedy=NO_LINK)
+
+    what = "a time of 0 between two datacenters is no measurement"
+    if opposite is not None and opposite.value:
+        what += ", and the opposite direction has one"
+    return InputError(what, place=place, remedy=NOT_MEASURED)
+
+
+def _without_index(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without a first column of row numbers, as pandas writes it."""
+    head, *body = rows
+    widths = {len(row.cells) for row in rows}
+    if head.cells[0] or len(widths) > 1 or len(head.cells) < 3:
+        return list(rows)
+
+    numbers = [row.cells[0] for row in body]
+    names = [row.cells[1] for row in body]
+    counts_up = numbers_from(numbers, 0) or numbers_from(numbers, 1)
+    if not counts_up or not set(names) <= set(head.cells[2:]):
+        return list(rows)
+    return [Row(row.line, row.cells[1:]) for row in rows]
 
 
 def _check_head(path: Path, head: Row) -> None:
@@ -186,7 +332,7 @@ def _check_head(path: Path, head: Row) -> None:
     if not names:
         raise InputError("not a table: only one column", place=place, remedy=FORMS)
 
-    has_only_numbers = all(_BARE_NUMBER.fullmatch(name) for name in names)
+    has_only_numbers = all(is_plain_number(name) for name in names)
     if has_only_numbers:
         raise InputError("the first row must hold names, not numbers", place=place, remedy=FORMS)
 
@@ -198,7 +344,49 @@ def _check_head(path: Path, head: Row) -> None:
             raise InputError(f"duplicate column {name!r}", place=place)
 
 
-def _check_square(path: Path, head: Row, body: list[Row]) -> None:
+def _without_summaries(head: Row, body: Sequence[Row]) -> tuple[Row, list[Row], list[str]]:
+    """Return a matrix without rows and columns of averages and totals, and notes on them."""
+    left_out: list[str] = []
+    kept_columns = [0]
+    for position, name in enumerate(head.cells[1:], 1):
+        if name.lower() in SUMMARIES:
+            left_out.append(name)
+        else:
+            kept_columns.append(position)
+
+    kept_rows: list[Row] = []
+    for row in body:
+        name = row.cells[0]
+        if name.lower() in SUMMARIES:
+            left_out += [] if name in left_out else [name]
+        elif len(row.cells) == len(head.cells):
+            kept_rows.append(Row(row.line, [row.cells[index] for index in kept_columns]))
+        else:
+            kept_rows.append(row)
+
+    kept_head = Row(head.line, [head.cells[index] for index in kept_columns])
+    notes = [f"left out as a summary: {listed(left_out)}"] if left_out else []
+    return kept_head, kept_rows, notes
+
+
+def _padded_triangle(head: Row, body: Sequence[Row]) -> list[Row]:
+    """Return full rows of a lower triangle whose rows end at, or before, the diagonal."""
+    names = head.cells[1:]
+    if [row.cells[0] for row in body] != names:
+        return list(body)
+
+    for with_diagonal in (0, 1):
+        widths = [1 + number + with_diagonal for number in range(len(names))]
+        if [len(row.cells) for row in body] == widths:
+            missing = [len(head.cells) - width for width in widths]
+            return [
+                Row(row.line, row.cells + [""] * count)
+                for row, count in zip(body, missing, strict=True)
+            ]
+    return list(body)
+
+
+def _check_square(path: Path, head: Row, body: Sequence[Row]) -> None:
     names = head.cells[1:]
     lines: dict[str, int] = {}
     for row in body:
@@ -225,89 +413,339 @@ def _check_square(path: Path, head: Row, body: list[Row]) -> None:
         raise InputError(what, place=Place(path), remedy=SQUARE)
 
 
+def _check_corner(table: Table, head: Row, corner: Heading) -> None:
+    """Check that the first cell has no word that may be an unknown unit."""
+    unknown = corner.unknown(CORNER_WORDS)
+    if corner.unit is None and unknown:
+        raise InputError(
+            f"the first cell {corner.text!r} names no known unit: {' '.join(unknown)!r}",
+            place=Place(table.path, None, head.line),
+            remedy=f"{NAME_THE_UNIT}; without a unit, leave the cell empty",
+        )
+
+
 # ---- lists
 
 
-def _read_list(path: Path, rows: list[Row]) -> Measured:
-    """Read a list with one row per link or per direction of a link."""
-    head, *body = rows
-    columns = _columns(path, head)
-    measured = Measured([])
+def _end_columns(table: Table) -> tuple[int, int] | None:
+    """Return the positions of the columns of both ends; None if the table is a matrix."""
+    head, *body = _without_index(table.rows)
+    if any(row.cells[0] in head.cells[1:] for row in body):
+        return None
+
+    head = table.rows[0]
+    first = _end_column(head, FIRST_ENDS)
+    second = _end_column(head, SECOND_ENDS)
+    if first is None or second is None or first == second:
+        return None
+    return first, second
+
+
+def _end_column(head: Row, ends: frozenset[str]) -> int | None:
+    """Return the position of the column that names an end; one with a name before one with an id.
+
+    A column of times or rates names no end.
+    """
+    best: tuple[int, int] | None = None
+    for position, text in enumerate(head.cells):
+        heading = read_heading(text)
+        if heading.unit is not None or _kind_of(heading) is not None:
+            continue
+
+        words = set(heading.words)
+        named = words & ends
+        if ends is SECOND_ENDS and words == {"end"}:
+            named = words
+        others = words - named - PLACE_WORDS
+        if len(named) != 1 or others - MINOR_PLACE_WORDS:
+            continue
+
+        rank = (len(others), position)
+        if best is None or rank < best:
+            best = rank
+    return None if best is None else best[1]
+
+
+def _kind_of(heading: Heading) -> Kind | None:
+    """Return what the column with a head holds; None for an end or another column."""
+    words = set(heading.words)
+    if words & OTHER_COLUMNS - {"n"} and not words & {"rtt", "rate", "latency", "delay"}:
+        return None
+
+    for kind, kind_words in WORDS.items():
+        if words & kind_words:
+            return kind
+    if {"round", "trip"} <= words or {"one", "way"} <= words:
+        return "time"
+    if heading.quantity is RATE and words <= FILLERS | MEAN_WORDS | SPREAD_WORDS:
+        return "rate"
+
+    is_statistic = words and words <= MEAN_WORDS | SPREAD_WORDS
+    is_unit_alone = heading.quantity is TIME and not words
+    if is_unit_alone or (is_statistic and heading.quantity in (TIME, None)):
+        return "time"
+    return None
+
+
+def _read_list(table: Table, first: int, second: int) -> Measured:
+    """Read a list with one row per link or per direction of a link.
+
+    Args:
+        table: The table.
+        first: Position of the column of the first end.
+        second: Position of the column of the second end.
+    """
+    head, *body = table.rows
+    measured = Measured([], notes=_remark_notes(table))
+    columns = _columns(table, head, {first, second}, measured.notes)
+    heads = [head.cells[first], head.cells[second]]
+    heads += [column.heading.text for column in columns.values()]
+    table.facts.append(f"columns {', '.join(heads)}")
+    halves = _Halves(measured, columns["time"].heading)
+    halves.explain(table, columns["time"].unit)
+    if columns["time"].unit is None:
+        columns["time"] = columns["time"]._replace(unit="ms")
+
+    zeros: dict[Direction, _Cell] = {}
+    unmeasured: list[str] = []
     for row in body:
         if len(row.cells) != len(head.cells):
             what = f"the row has {len(row.cells)} cells and the first row {len(head.cells)}"
-            raise InputError(what, place=Place(path, None, row.line))
+            raise InputError(what, place=Place(table.path, None, row.line))
 
-        _add_link(path, row, columns, measured)
+        ends = (row.cells[first], row.cells[second])
+        if _is_summary(row, ends):
+            measured.notes.append(f"left out as a summary: line {row.line}")
+            continue
 
+        direction = _new_direction(table.path, row, ends, measured)
+        time = _cell_value(table, row, "time", columns, measured.places[direction])
+        if time is None:
+            unmeasured.append(f"{direction[0]} to {direction[1]}")
+        elif time.value == 0:
+            zeros[direction] = time
+        else:
+            measured.put("time", direction, halves.one_way(time.value))
+            _put_others(table, row, direction, columns, measured)
+
+    for direction, cell in zeros.items():
+        raise _zero("time", cell.place, _measured_cell(measured, _reverse(direction)))
+    if not measured.delay:
+        raise InputError("no row has an RTT", place=Place(table.path))
+    if unmeasured:
+        measured.notes.append(f"left out because without an RTT: {listed(unmeasured)}")
     return measured
 
 
-def _columns(path: Path, head: Row) -> dict[str, Column]:
-    """Return the columns by name."""
-    place = Place(path, None, head.line)
-    columns: dict[str, Column] = {}
-    for index, cell in enumerate(head.cells):
-        name = _BETWEEN_WORDS.split(cell.lower())[0]
-        if name not in COLUMNS or name in columns:
-            problem = "duplicate" if name in columns else "unknown"
-            raise InputError(
-                f"{problem} column {cell!r}",
-                place=place,
-                remedy="the columns are from, to, rtt and rate, with a unit, such as rtt_ms and "
-                "rate_gbit",
-            )
+def _put_others(
+    table: Table,
+    row: Row,
+    direction: Direction,
+    columns: Mapping[Kind, Column],
+    measured: Measured,
+) -> None:
+    """Add the rate, the loss and the jitter of a row of a list to `measured`."""
+    others: tuple[Kind, ...] = ("rate", "loss", "jitter")
+    for kind in others:
+        cell = _cell_value(table, row, kind, columns, measured.places[direction])
+        if cell is None:
+            continue
+        if kind == "rate" and cell.value == 0:
+            raise _zero(kind, cell.place, None)
+        measured.put(kind, direction, cell.value)
 
-        unit = None
-        if name in MEASURED_COLUMNS:
-            unit = _unit_in(cell, MEASURED_COLUMNS[name]) or DEFAULT_UNITS[name]
 
-        columns[name] = Column(index, unit)
+def _measured_cell(measured: Measured, direction: Direction) -> _Cell | None:
+    delay = measured.delay.get(direction)
+    return None if delay is None else _Cell(Fraction(delay), measured.places[direction])
 
-    if "rtt" not in columns:
+
+def _is_summary(row: Row, ends: Direction) -> bool:
+    """Return whether a row holds an average or total instead of a link."""
+    texts = [cell for cell in row.cells if cell]
+    first_word = texts[0].lower().rstrip(":").split()[0] if texts and texts[0].split() else ""
+    return not all(ends) and first_word in SUMMARIES
+
+
+def _columns(table: Table, head: Row, ends: set[int], notes: list[str]) -> dict[Kind, Column]:
+    """Return the columns of values, by what they hold; add notes on other columns."""
+    place = Place(table.path, None, head.line)
+    candidates: dict[Kind, list[Column]] = {}
+    left_out: list[str] = []
+    for position, text in enumerate(head.cells):
+        if position in ends:
+            continue
+
+        heading = read_heading(text)
+        kind = _kind_of(heading)
+        if kind is not None:
+            _check_column(table, place, heading, kind)
+            unit = heading.unit or _unit_of_remarks(table, QUANTITIES[kind])
+            candidates.setdefault(kind, []).append(Column(position, heading, unit))
+        elif text:
+            _check_other_column(place, heading)
+            left_out.append(text)
+
+    if "time" not in candidates:
         raise InputError("no RTT column found", place=place, remedy="name the column rtt_ms")
+
+    columns: dict[Kind, Column] = {}
+    for kind, found in candidates.items():
+        found.sort(key=_preference)
+        if len(found) > 1 and _preference(found[0])[0] == _preference(found[1])[0]:
+            what = f"duplicate column {found[1].heading.text!r}"
+            also = f"{found[0].heading.text!r} holds the same"
+            raise InputError(f"{what}: {also}", place=place, remedy="remove one of the two")
+        columns[kind] = found[0]
+        left_out += [column.heading.text for column in found[1:]]
+
+    if left_out:
+        notes.append(f"left out columns: {listed(left_out)}")
     return columns
 
 
-def _add_link(path: Path, row: Row, columns: Mapping[str, Column], measured: Measured) -> None:
-    """Add the values of a row of a list to `measured`."""
-    source = row.cells[columns["from"].position]
-    target = row.cells[columns["to"].position]
+def _preference(column: Column) -> tuple[int, int]:
+    """Return a sort key of columns of the same kind: no statistic, a mean, then a spread."""
+    words = set(column.heading.words)
+    if words & SPREAD_WORDS:
+        return 2, column.position
+    return (1 if words & MEAN_WORDS else 0), column.position
+
+
+def _check_column(table: Table, place: Place, heading: Heading, kind: Kind) -> None:
+    """Check that the head of a column has a unit of its quantity, and no unknown word."""
+    quantity = QUANTITIES[kind]
+    if heading.quantity is not None and heading.quantity is not quantity:
+        what = (
+            f"the column {heading.text!r} has {heading.unit}, which is no unit of {quantity.name}"
+        )
+        raise InputError(what, place=place, remedy=NAME_THE_UNIT)
+
+    known = FILLERS | WORDS[kind] | MEAN_WORDS | SPREAD_WORDS | PLACE_WORDS | FIRST_ENDS
+    unknown = heading.unknown(known | SECOND_ENDS)
+    if unknown and heading.unit is None:
+        what = f"the column {heading.text!r} names no known unit: {' '.join(unknown)!r}"
+        raise InputError(what, place=place, remedy=NAME_THE_UNIT)
+
+
+def _check_other_column(place: Place, heading: Heading) -> None:
+    """Check that a column without values of links is known as such, and not misspelt."""
+    known = OTHER_COLUMNS | PLACE_WORDS | FIRST_ENDS | SECOND_ENDS | FILLERS
+    unknown = heading.unknown(known)
+    if unknown:
+        raise InputError(
+            f"unknown column {heading.text!r}",
+            place=place,
+            remedy="the columns are from, to, rtt, rate, loss and jitter, with a unit, such as "
+            "rtt_ms and rate_gbit; remove others",
+        )
+
+
+def _new_direction(path: Path, row: Row, ends: Direction, measured: Measured) -> Direction:
+    """Return the direction of a row of a list, and add its ends to the names."""
+    source, target = ends
     place = Place(path, f"{source} to {target}", row.line)
     if not source or not target or source == target:
         raise InputError("a link needs two datacenters", place=place)
 
-    direction = (source, target)
-    if direction in measured.places:
-        line = measured.places[direction].line
+    if ends in measured.places:
+        line = measured.places[ends].line
         raise InputError(f"duplicate link, first on line {line}", place=place)
 
-    measured.places[direction] = place
-    for name in direction:
+    measured.places[ends] = place
+    for name in ends:
         if name not in measured.names:
             measured.names.append(name)
-
-    rtt = _cell_value(row, "rtt", columns, place)
-    if rtt is None:
-        raise InputError("the link has no RTT", place=place)
-
-    measured.rtt[direction] = rtt
-
-    rate = _cell_value(row, "rate", columns, place)
-    if rate is not None:
-        measured.rate[direction] = rate
+    return ends
 
 
-def _cell_value(row: Row, name: str, columns: Mapping[str, Column], place: Place) -> int | None:
-    """Return the value of a row in the column `name`; None for an empty or missing cell."""
-    column = columns.get(name)
-    if column is None:
+def _cell_value(
+    table: Table, row: Row, kind: Kind, columns: Mapping[Kind, Column], place: Place
+) -> _Cell | None:
+    """Return the value of a row of a list; None for a missing value or column."""
+    column = columns.get(kind)
+    if column is None or is_missing(row.cells[column.position]):
         return None
 
     text = row.cells[column.position]
-    if text.lower() in EMPTY:
-        return None
-    return _value(text, MEASURED_COLUMNS[name], column.unit, place)
+    value = _value(text, QUANTITIES[kind], column.unit, place, table.decimal_mark)
+    return _Cell(value, place)
+
+
+# ---- what the times mean, and their unit
+
+
+class _Halves:
+    """Whether the times of a table are round trips, of which each direction gets half."""
+
+    def __init__(self, measured: Measured, heading: Heading) -> None:
+        words = set(heading.words)
+        says_one_way = bool(words & {"owd", "oneway"}) or {"one", "way"} <= words
+        says_round_trip = bool(words & {"rtt", "rtts", "ping", "pings", "roundtrip"})
+        if {"round", "trip"} <= words:
+            says_round_trip = True
+        says_delay = bool(words & {"delay", "delays"})
+
+        self.measured = measured
+        self.heading = heading
+        self.is_one_way = says_one_way or (says_delay and not says_round_trip)
+        self.is_said = says_one_way or says_round_trip or not words & TIME_WORDS
+
+    def explain(self, table: Table, unit: str | None) -> None:
+        """Add to the assumptions what the times of the table mean.
+
+        Args:
+            table: The table.
+            unit: The unit that the table names; None without one.
+        """
+        assumed = self.measured.assumed
+        if self.is_one_way:
+            assumed.append("delay: the times of the table are one way")
+        else:
+            assumed.append(
+                "delay: half of the RTT each way; where a pair has two RTTs, half of each"
+            )
+        if not self.is_said:
+            meaning = "one-way delays" if self.is_one_way else "round-trip times"
+            assumed.append(f"{self.heading.text!r} are {meaning}")
+        if unit is None:
+            assumed.append("unit of times without one: ms")
+        table.facts.append(f"times in {unit or 'ms'}")
+
+    def one_way(self, value: Fraction) -> Fraction:
+        """Return the one-way delay of a time in the table."""
+        return value if self.is_one_way else value / 2
+
+
+def _unit_of_remarks(table: Table, quantity: Quantity) -> str | None:
+    """Return the unit that comments and titles of a table name.
+
+    Raises:
+        InputError: Two comments name different units.
+    """
+    units: dict[str, None] = {}
+    for remark in table.remarks:
+        unit = unit_in_prose(remark, quantity)
+        if unit is not None:
+            units[unit] = None
+
+    if len(units) > 1:
+        what = f"comments name several units: {', '.join(units)}"
+        raise InputError(what, place=Place(table.path), remedy=NAME_THE_UNIT)
+    return next(iter(units), None)
+
+
+def _remark_heading(table: Table) -> Heading:
+    """Return the first comment or title with a word for times, as a head; else an empty head."""
+    for remark in table.remarks:
+        heading = read_heading(remark, (TIME,))
+        if set(heading.words) & TIME_WORDS:
+            return heading
+    return Heading("", (), None, None)
+
+
+def _remark_notes(table: Table) -> list[str]:
+    return [f"left out below the table: {text}" for text in table.left_out]
 
 
 # ---- rates beside a table of RTTs
@@ -319,19 +757,33 @@ def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
         what = "the table of RTTs already contains rates"
         raise InputError(what, place=Place("--bandwidth"))
 
-    if unit is not None and _unit_in(unit, RATE) is None:
+    if unit is not None and unit_named(unit, (RATE,)) is None:
         what = f"{unit!r} is not a valid unit of rate"
         raise InputError(what, place=Place("--bandwidth-unit"), remedy=RATE.remedy)
 
-    rows = _rows(path, read_bytes(path))
-    if _is_list(rows):
+    table = read_table(path, read_file(path))
+    try:
+        rates = _read_rates(table, unit)
+        _check_rates(rates, measured, path)
+    except InputError as error:
+        raise _with_reading(error, table) from error
+
+    measured.rate = rates.rate
+    measured.notes += rates.notes
+
+
+def _read_rates(table: Table, unit: str | None) -> Measured:
+    _check_rows(table)
+    if _end_columns(table) is not None:
         raise InputError(
             "the table of rates must be a matrix",
-            place=Place(path),
+            place=Place(table.path),
             remedy="in a list, add a column rate_gbit",
         )
+    return _read_matrix(table, "rate", unit)
 
-    rates = _read_matrix(path, rows, "rate", unit)
+
+def _check_rates(rates: Measured, measured: Measured, path: Path) -> None:
     for name in rates.names:
         if name not in measured.names:
             what = f"the table of RTTs has no datacenter {name!r}"
@@ -339,36 +791,28 @@ def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:
             raise InputError(what, place=Place(path), remedy=suggestion)
 
     for direction, place in rates.places.items():
-        if direction not in measured.rtt and _reverse(direction) not in measured.rtt:
+        if direction not in measured.delay and _reverse(direction) not in measured.delay:
             raise InputError("this pair has a rate but no RTT", place=place, remedy=NO_LINK)
-
-    measured.rate = rates.rate
 
 
 # ---- cells
 
 
-def _unit_in(text: str, quantity: Quantity) -> str | None:
-    """Return the unit of `quantity` at the end of a text such as ``rtt_ms`` or ``RTT (ms)``."""
-    words = _BETWEEN_WORDS.split(text)
-    for word in reversed(words):
-        try:
-            quantity.exact(f"1 {word}")
-        except UnitError:
-            continue
-
-        return word or None
-
-    return None
-
-
-def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int:
-    """Return a cell in base units, rounded; `unit` applies to a number without a unit."""
-    if text.startswith("-"):
+def _value(
+    text: str, quantity: Quantity, unit: str | None, place: Place, decimal_mark: str
+) -> Fraction:
+    """Return a cell in base units; `unit` applies to a number without a unit."""
+    if text.startswith(("-", "−")):
         raise InputError(f"the {quantity.name} {text!r} is negative", place=place)
 
-    if _BARE_NUMBER.fullmatch(text):
-        if unit is None:
+    try:
+        number = plain_number(text, decimal_mark).removeprefix("+")
+    except ValueError as error:
+        remedy = "write the number without separated thousands and with a decimal point"
+        raise InputError(str(error), place=place, remedy=remedy) from error
+
+    if is_plain_number(number):
+        if unit is None and float(number) != 0:
             raise InputError(
                 f"the {quantity.name} {text!r} has no unit",
                 place=place,
@@ -376,16 +820,15 @@ def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int
                 "or use --bandwidth-unit",
             )
 
-        text = f"{text.removeprefix('+')} {unit}"
+        number = f"{number} {unit or ''}"
 
     try:
-        value = round(quantity.exact(text))
+        return quantity.exact(with_usual_unit(number, quantity))
     except UnitError as error:
-        raise InputError(error.what, place=place, remedy=error.remedy) from error
-
-    if quantity is RATE and value == 0:
-        raise InputError("the rate must be greater than 0", place=place, remedy=NO_LINK)
-    return value
+        if number == text:
+            raise InputError(error.what, place=place, remedy=error.remedy) from error
+        what = f"{text!r} is not a {quantity.name}"
+        raise InputError(what, place=place, remedy=error.remedy) from error
 
 
 # ---- links
@@ -393,37 +836,35 @@ def _value(text: str, quantity: Quantity, unit: str | None, place: Place) -> int
 
 def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
     """Yield a link per pair with an RTT; a value for one direction applies to both."""
-    for direction in measured.rtt:
-        if _is_second(direction, measured):
-            continue
-
+    order = {name: number for number, name in enumerate(measured.names)}
+    for direction in measured.delay:
         source, target = direction
-        delays: dict[Direction, str] = {}
-        rates: dict[Direction, str] = {}
-        for each in (direction, _reverse(direction)):
-            if each in measured.rtt:
-                delay = round(measured.rtt[each] / 2)
-                delays[each] = format_time(delay)
-
-            if each in measured.rate:
-                rates[each] = format_rate(measured.rate[each])
+        opposite = _reverse(direction)
+        if opposite in measured.delay and order[target] < order[source]:
+            continue  # the opposite direction, from an earlier datacenter, defines the link
 
         settings: dict[str, Any] = {}
-        if rates:
-            settings["rate"] = _written(rates, names)
+        for name, values in _texts(measured, (direction, opposite)).items():
+            if values:
+                settings[name] = _written(values, names)
 
-        settings["delay"] = _written(delays, names)
         ends = (names[source], names[target])
-        yield DraftLink(ends, settings, rate_assumed=not rates)
+        yield DraftLink(ends, settings, rate_assumed="rate" not in settings)
 
 
-def _is_second(direction: Direction, measured: Measured) -> bool:
-    """Return whether the opposite direction, from an earlier datacenter, defines the link."""
-    if _reverse(direction) not in measured.rtt:
-        return False
-
-    source, target = direction
-    return measured.names.index(target) < measured.names.index(source)
+def _texts(measured: Measured, directions: Sequence[Direction]) -> dict[str, dict[Direction, str]]:
+    """Return the values of the directions of a link as text, by the name of the setting."""
+    texts: dict[str, dict[Direction, str]] = {"rate": {}, "delay": {}, "jitter": {}, "loss": {}}
+    for direction in directions:
+        if direction in measured.rate:
+            texts["rate"][direction] = format_rate(measured.rate[direction])
+        if direction in measured.delay:
+            texts["delay"][direction] = format_time(measured.delay[direction])
+        if direction in measured.jitter:
+            texts["jitter"][direction] = format_time(measured.jitter[direction])
+        if direction in measured.loss:
+            texts["loss"][direction] = format_probability(measured.loss[direction])
+    return texts
 
 
 def _reverse(direction: Direction) -> Direction:

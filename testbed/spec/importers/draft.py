@@ -80,18 +80,6 @@ class Draft:
     assumed: list[str] = field(default_factory=list)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", place=Place(path)) from error
-
-
 def check_number(path: Path, datacenters: int) -> None:
     """Check that a topology can have as many datacenters as the file.
 

@@ -407,14 +407,14 @@ def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
         ),
         (",a,b\na,,inf\nb,,\n", "rtts.csv:2, a to b: 'inf' is not a time"),
         (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, wan: no path between a, b and c"),
-        (',a,b\na,,"1\nb,,\n', "rtts.csv:3: not valid CSV: unexpected end of data"),
+        (',a,b\na,,"1\nb,,\n', "rtts.csv:2: a quotation is not closed"),
         ("from,to\na,b\n", "rtts.csv:1: no RTT column found\n  name the column rtt_ms"),
         (
-            "from,to,rtt_ms,loss\na,b,1,0\n",
-            "rtts.csv:1: unknown column 'loss'\n  the columns are from, to, rtt",
+            "from,to,rtt_ms,lsos\na,b,1,0\n",
+            "rtts.csv:1: unknown column 'lsos'\n  the columns are from, to, rtt",
         ),
         ("from,to,rtt_ms,rtt\na,b,1,0\n", "rtts.csv:1: duplicate column 'rtt'"),
-        ("from,to,rtt_ms\na,b,\n", "rtts.csv:2, a to b: the link has no RTT"),
+        ("from,to,rtt_ms\na,b,\n", "rtts.csv: no row has an RTT"),
         ("from,to,rtt_ms\na,b,1\na,b,2\n", "rtts.csv:3, a to b: duplicate link, first on line 2"),
         ("from,to,rtt_ms\na,a,1\n", "rtts.csv:2, a to a: a link needs two datacenters"),
         ("from,to,rtt_ms\na,b\n", "rtts.csv:2: the row has 2 cells and the first row 3"),
@@ -509,7 +509,7 @@ def test_command(tmp_path: Path) -> None:
         (["other.json"], "other.json: unknown file extension"),
         (["other.csv", "--rate", "5"], "--rate: the rate '5' has no unit"),
         (["other.csv", "--delay", "5 km"], "--delay: '5 km' is not a time"),
-        (["other.csv"], "other.csv: not a UTF-8 text file"),
+        (["other.csv"], "other.csv: not a table: fewer than two rows"),
     ],
 )
 def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
