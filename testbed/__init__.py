@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         MachineError,
         RunError,
         TestbedError,
+        Unfaithful,
+        UnfaithfulWarning,
         WorkerError,
     )
     from testbed.spec.topology import Datacenter, DatacenterDefaults, Defaults, Nic, Tcp, Topology
@@ -72,6 +74,8 @@ _HOMES = {
         "MachineError",
         "RunError",
         "TestbedError",
+        "Unfaithful",
+        "UnfaithfulWarning",
         "WorkerError",
     ),
     "testbed.spec.wan": ("GilbertElliott", "LinkSettings", "Wan"),
@@ -105,6 +109,8 @@ __all__ = [
     "Tcp",
     "TestbedError",
     "Topology",
+    "Unfaithful",
+    "UnfaithfulWarning",
     "Wan",
     "WorkerError",
     "deploy",

@@ -16,12 +16,14 @@ KeyboardInterrupt after the folder of the run or the sweep has reached its final
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +33,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ValidationError
 
-from testbed.core.errors import GuestLost, InputError, Place, TestbedError
+from testbed.core.errors import (
+    GuestLost,
+    InputError,
+    Place,
+    TestbedError,
+    Unfaithful,
+    UnfaithfulWarning,
+)
 from testbed.core.units import UnitError
 from testbed.deployments import service
 from testbed.deployments.client import INTERRUPTED, call, exec_request
@@ -61,6 +70,7 @@ from testbed.spec.workload import Workload, load_workload
 from testbed.sweep import sweep_run
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import IndexedPoint, key_columns
+from testbed.sweep.outcome import Outcome, is_unfaithful
 from testbed.sweep.points import check_size
 from testbed.sweep.progress import PointProgress, shown_by
 from testbed.sweep.run_point import Limits
@@ -113,7 +123,10 @@ class Run:
         self.path = folder.path
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        status, _problems = read_status(self._folder.status)
+        if status is None or status.faithful is not False:
+            return f"Run({str(self.path)!r})"
+        return f"Run({str(self.path)!r}, NOT FAITHFUL: {', '.join(status.doubts)})"
 
     def _repr_html_(self) -> str:
         from testbed.report.notebook import run_html  # noqa: PLC0415 (only notebooks)
@@ -153,6 +166,24 @@ class Run:
             reason = "; ".join(str(problem) for problem in problems)
             raise InputError(reason or "status.json is damaged", place=Place(self.path))
         return status
+
+    @property
+    def faithful(self) -> bool | None:
+        """Whether the figures are those of the plan; None: the run was not judged.
+
+        ``status.warnings`` says why a run is not faithful.
+        """
+        return self.status.faithful
+
+    def check_faithful(self) -> None:
+        """Check that the run is not known to be unfaithful.
+
+        Raises:
+            Unfaithful: The run is not faithful; the message says why.
+        """
+        if self.faithful is False:
+            reasons = "\n".join(f"  {warning}" for warning in self.status.warnings)
+            raise Unfaithful(f"the run {self.path} is not faithful\n{reasons}")
 
     @cached_property
     def collectives(self) -> pl.DataFrame:
@@ -471,10 +502,24 @@ def _run_function(
 def _start(prepared: PreparedRun, folder: RunDir, progress: Progress) -> Run:
     """Carry out a run; errors get a note that names the run folder."""
     try:
-        return prepared.start(folder, progress)
+        completed = prepared.start(folder, progress)
     except (TestbedError, KeyboardInterrupt) as error:
         error.add_note(f"the run folder is {folder.path}")
         raise
+    status, _problems = read_status(folder.status)
+    if status is not None and status.faithful is False:
+        _warn_unfaithful(repr(completed))
+    return completed
+
+
+def _warn_unfaithful(text: str) -> None:
+    """Warn the caller of this module that results are not faithful."""
+    level = 1
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(text, UnfaithfulWarning, stacklevel=level)
 
 
 def script_workload(
@@ -530,21 +575,48 @@ class Sweep:
         self.path = folder.path
 
     def __repr__(self) -> str:
-        return f"Sweep({str(self.path)!r})"
+        warning = self._outcome.warning()
+        if not warning:
+            return f"Sweep({str(self.path)!r})"
+        return f"Sweep({str(self.path)!r}, {warning})"
+
+    @property
+    def _outcome(self) -> Outcome:
+        return Outcome.of(self.points.columns, self.points.rows())
+
+    @property
+    def unfaithful(self) -> list[str]:
+        """Names of the complete points that are not faithful; `points` says why (``doubts``)."""
+        rows = self.points.rows(named=True)
+        return [row["point"] for row in rows if is_unfaithful(row)]
+
+    def check_faithful(self) -> None:
+        """Check that no complete point is known to be unfaithful.
+
+        Raises:
+            Unfaithful: Points are not faithful; the message says how many and why.
+        """
+        self._outcome.check_faithful()
 
     def _repr_html_(self) -> str:
         from testbed.report import notebook  # noqa: PLC0415 (only notebooks)
 
         index = self._folder.read_index()
         table = self.points
-        columns = ["point", *key_columns(table.columns, index)]
+        outcome = self._outcome
+        has_doubts = outcome.unfaithful > 0
+        columns = ["point", *key_columns(table.columns, index, has_doubts=has_doubts)]
         counts: list[str] = []
-        for state in ("completed", "failed", "missing"):
-            count = table["state"].to_list().count(state)
+        for state, count in (
+            ("completed", outcome.completed),
+            ("failed", outcome.failed),
+            ("missing", outcome.missing),
+        ):
             if count:
                 counts.append(f"{count} {state}")
         sentence = f"{index.name}: {table.height} points, {', '.join(counts)}"
         parts = [
+            notebook.warning(outcome.warning()),
             notebook.paragraph(sentence),
             notebook.rows_html(columns, table.select(columns).rows()),
             notebook.files({"report": self._folder.page}),
@@ -736,7 +808,10 @@ def sweep(
         records = started.carry_out(shown_by(progress), lambda rows: None)
     if check:
         sweep_run.check_records(records, points)
-    return Sweep(folder)
+    finished = Sweep(folder)
+    if finished.unfaithful:
+        _warn_unfaithful(repr(finished))
+    return finished
 
 
 class DeployedNetwork:

@@ -18,7 +18,7 @@ from testbed.cli.files import (
     write_file,
 )
 from testbed.cli.options import Format, FormatOption
-from testbed.cli.output import wide_console
+from testbed.cli.output import print_unfaithful, wide_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
@@ -26,6 +26,7 @@ from testbed.report.paper.choice import PaperWidth, choose_figures
 from testbed.report.tables import render
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem
+from testbed.runfolder.status import Status
 from testbed.runfolder.summary import read_object, read_summary
 
 if TYPE_CHECKING:
@@ -53,18 +54,26 @@ class RunComparison:
         names: Short name of each run.
         plan: Differences between the plans.
         measured: Measurements of every run.
+        statuses: Outcome of each run; None where unreadable.
     """
 
     folders: list[str]
     names: list[str]
     plan: list[Difference]
     measured: list[Difference]
+    statuses: list[Status | None]
 
     def print(self, output: Format) -> None:
-        """Print both tables, or all data as JSON."""
+        """Print both tables, or all data as JSON.
+
+        Runs that are not faithful are named first, and for people also last.
+        """
+        self.print_unfaithful(output)
         if output is Format.JSON:
             document = {
                 "runs": self.folders,
+                "faithful": [status and status.faithful for status in self.statuses],
+                "doubts": [status.doubts if status else [] for status in self.statuses],
                 "plan": [row.record() for row in self.plan],
                 "measured": [row.record() for row in self.measured],
             }
@@ -73,7 +82,7 @@ class RunComparison:
 
         grids = (
             plan_grid(self.plan, self.names),
-            measured_grid(self.measured, self.names),
+            measured_grid(self.measured, self.names, statuses=self.statuses),
         )
         for grid in grids:
             if output is Format.CSV:
@@ -81,6 +90,11 @@ class RunComparison:
                 typer.echo(csv_text(header, grid.rows))
             else:
                 wide_console().print(render(grid))
+
+    def print_unfaithful(self, output: Format) -> None:
+        """Name the runs that are not faithful."""
+        for name, status in zip(self.names, self.statuses, strict=True):
+            print_unfaithful(status, output, name)
 
 
 def compare(
@@ -126,6 +140,7 @@ def compare(
         names=names,
         plan=plan_differences(plans),
         measured=measured([content.summary for content in contents]),
+        statuses=[content.status for content in contents],
     )
 
     if html is not None:
@@ -137,6 +152,8 @@ def compare(
         typer.echo(f"page: {html}")
     if out is not None and output is Format.TABLE:
         typer.echo(f"figures: {out}")
+    if output is Format.TABLE:
+        comparison.print_unfaithful(output)
 
 
 def _read_plan(path: Path) -> Document:

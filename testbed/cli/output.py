@@ -14,12 +14,14 @@ from rich.text import Text
 from testbed.analysis.verdict import verdict
 from testbed.cli.options import Format
 from testbed.core.csv_text import csv_text
+from testbed.report.compare import faithful_text
 from testbed.report.tables import collectives_grid, terminal_tables, training_grid
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_object, read_summary
 
+UNFAITHFUL_STYLE = "bold red"
 FILE_WIDTH = 120  # columns, if standard output is not a terminal
 
 
@@ -31,13 +33,15 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
         output: Tables for people, one table as CSV, or all data as JSON.
         in_short: Print only the first line of the failure's reason; an error message has the rest.
     """
+    status, _ = read_status(folder.status)
+    if status is not None and status.misleads:  # the verdict says why a run is not complete
+        print_unfaithful(status, output)
     if output is Format.JSON:
         _print_json(folder)
         return
-    status, _ = read_status(folder.status)
     summary, _ = read_summary(folder.summary)
     if output is Format.CSV:
-        _print_csv(summary)
+        _print_csv(status, summary)
         return
 
     console = wide_console()
@@ -58,14 +62,28 @@ def _print_json(folder: RunDir) -> None:
     typer.echo(json.dumps(document, indent=2))
 
 
-def _print_csv(summary: Summary) -> None:
+def print_unfaithful(status: Status | None, output: Format, name: str = "this run") -> None:
+    """Print that a run is not faithful, and why; to standard error unless for people."""
+    if status is None or status.faithful is not False:
+        return
+    text = f"NOT FAITHFUL: {name} did not behave as planned"
+    if status.doubts:
+        text += f" ({', '.join(status.doubts)})"
+    text += "; do not trust its times"
+    console = wide_console() if output is Format.TABLE else Console(stderr=True)
+    console.print(Text(text, UNFAITHFUL_STYLE), soft_wrap=True)
+
+
+def _print_csv(status: Status | None, summary: Summary) -> None:
     make_grid = collectives_grid if summary.training is None else training_grid
     grid = make_grid(summary)
     header: list[str] = []
     for column in grid.columns:
         words = column.header.split()  # a line break precedes the unit
         header.append(" ".join(words))
-    typer.echo(csv_text(header, grid.rows))
+    faithful = faithful_text(status)
+    rows = [[*row, faithful] for row in grid.rows]
+    typer.echo(csv_text([*header, "faithful"], rows))
 
 
 def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
@@ -84,13 +102,19 @@ def _marked(mark: str, problem: Problem) -> Text:
 
 
 def print_files(folder: RunDir, output: Format) -> None:
-    """Print the paths of a run's files, after the tables for people."""
+    """Print the paths of a run's files, after the tables for people.
+
+    The last line says whether the run is not faithful.
+    """
     if output is not Format.TABLE:
         return
     text = f"results: {folder.path}\nreport:  {folder.report}"
     if folder.trace.is_file():
         text += f"\ntrace:   {folder.trace} (for ui.perfetto.dev)"
     wide_console().print(Text(text), soft_wrap=True)
+    status, _ = read_status(folder.status)
+    if status is not None and status.misleads:
+        print_unfaithful(status, output)
 
 
 def csv_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:

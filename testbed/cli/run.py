@@ -69,6 +69,10 @@ EventsFromOption = Annotated[
         "or from its start \\[default: operation]",
     ),
 ]
+FailUnfaithfulOption = Annotated[
+    bool,
+    typer.Option("--fail-unfaithful", help="exit with status 5 if the run is not faithful"),
+]
 SCRIPT_FLAGS = {
     "ranks_per_host": "--nproc-per-host",
     "shared_folder": "--shared-folder",
@@ -130,6 +134,7 @@ def run(
     nproc_per_host: RanksOption = None,
     shared_folder: SharedFolderOption = False,
     events_from: EventsFromOption = None,
+    fail_unfaithful: FailUnfaithfulOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan as JSON and exit")
     ] = False,
@@ -169,13 +174,15 @@ def run(
     folder = prepared.new_folder(out)
     try:
         with display(lambda: print_tables(folder, output, in_short=True)) as progress:
-            prepared.start(folder, progress)
+            completed = prepared.start(folder, progress)
     except MachineError:  # nothing was started, so there are no results
         raise
     except BaseException:
         print_files(folder, output)
         raise
     print_files(folder, output)
+    if fail_unfaithful:
+        completed.check_faithful()
 
 
 def _refuse_script_settings(script_settings: Mapping[str, object]) -> None:

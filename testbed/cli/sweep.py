@@ -26,6 +26,8 @@ from testbed.spec.options import experiment_options
 from testbed.spec.overrides import parse_overrides
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.local_executor import capacity, side_by_side
+from testbed.sweep.outcome import Outcome
+from testbed.sweep.outputs import PointRows
 from testbed.sweep.point_record import read_point_record
 from testbed.sweep.points import PlannedPoint, check_size, unique
 from testbed.sweep.progress import duration
@@ -93,6 +95,10 @@ RayOption = Annotated[
         help="run the points on a Ray cluster: an address, auto or local",
     ),
 ]
+FailUnfaithfulOption = Annotated[
+    bool,
+    typer.Option("--fail-unfaithful", help="exit with status 5 if a point is not faithful"),
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="confirm a sweep of more than 1000 points")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points and exit")]
 
@@ -137,6 +143,7 @@ def run(
     retries: RetriesOption = 0,
     timeout: TimeoutOption = None,
     fail_fast: FailFastOption = False,
+    fail_unfaithful: FailUnfaithfulOption = False,
     *,
     given: Given,
     ray: RayOption = None,
@@ -170,14 +177,21 @@ def run(
         return
 
     options = SweepOptions(job_count, Limits(timeout), Policy(retries, fail_fast), ray)
+    outcomes: list[Outcome] = []
+
+    def show(rows: PointRows) -> None:
+        outcomes.append(Outcome.of(rows.columns, rows.rows))
+        sweep_results.print_points(folder, rows, output)
+
     with points_forked(options):
         points = plan_sweep(plan, kernel, changes, ray)
         folder = SweepDir.create(path)
         sweep = SweepRun(plan, points, folder, options, command=sys.argv)
-        records = sweep.carry_out(
-            display, lambda rows: sweep_results.print_points(folder, rows, output)
-        )
+        records = sweep.carry_out(display, show)
     check_records(records, points)
+    if fail_unfaithful:
+        for outcome in outcomes:
+            outcome.check_faithful()
 
 
 def _job_count(text: str) -> int | None:

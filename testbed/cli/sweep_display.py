@@ -14,7 +14,7 @@ from rich.text import Text
 
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
-from testbed.sweep.progress import duration
+from testbed.sweep.progress import done_text, duration
 from testbed.sweep.scheduler import estimated_seconds
 
 
@@ -32,6 +32,7 @@ class SweepDisplay:
         self._total = total
         self._done = done
         self._failed = 0
+        self._unfaithful = 0
         self._running: set[str] = set()
         self._wall_seconds: dict[str, float] = {}  # by name of the completed point
         self._began = time.monotonic()
@@ -54,8 +55,10 @@ class SweepDisplay:
         self._running.discard(point.name)
         if record.state == "completed":
             self._done += 1
+            self._unfaithful += record.misleads
             self._wall_seconds[record.name] = record.wall_seconds
-            self._print(f"{record.name}: done in {duration(record.wall_seconds)}")
+            done = done_text(record.wall_seconds, record.shown_doubts)
+            self._print(f"{record.name}: {done}")
         else:
             reason = record.reason.splitlines()[0]
             if again:
@@ -76,6 +79,7 @@ class SweepDisplay:
         parts = [
             f"{self._done} of {self._total} done",
             f"{self._failed} failed",
+            *self._unfaithful_part(),
             f"{len(self._running)} running",
             f"{duration(passed)} so far",
         ]
@@ -95,6 +99,12 @@ class SweepDisplay:
             return line
         width = shutil.get_terminal_size().columns
         return line[: width - 1]
+
+    def _unfaithful_part(self) -> list[str]:
+        """Return the number of unfaithful points, if there are any."""
+        if not self._unfaithful:
+            return []
+        return [f"{self._unfaithful} NOT FAITHFUL"]
 
     def _print(self, text: str) -> None:
         if self._live is not None:

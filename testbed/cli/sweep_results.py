@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from testbed.cli.files import (
     write_file,
 )
 from testbed.cli.options import Format, FormatOption
-from testbed.cli.output import wide_console
+from testbed.cli.output import UNFAITHFUL_STYLE, wide_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.core.units import format_cell
@@ -28,6 +29,7 @@ from testbed.report.tables import Grid, GridColumn, render
 from testbed.spec.base import suggest
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import key_columns
+from testbed.sweep.outcome import Outcome
 from testbed.sweep.outputs import PointRows, write_outputs
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="folder of the sweep")]
@@ -87,14 +89,18 @@ def table(
     sweep = SweepDir.open(folder)
     point_rows, collective_rows = gather(sweep)
     results = collective_rows if collectives else point_rows
+    outcome = Outcome.of(point_rows.columns, point_rows.rows())
 
     if columns is not None:
         chosen = _asked_columns(results.columns, columns)
     elif output is Format.TABLE:
-        chosen = key_columns(results.columns, sweep.read_index())
+        has_doubts = outcome.unfaithful > 0
+        chosen = key_columns(results.columns, sweep.read_index(), has_doubts=has_doubts)
     else:
         chosen = results.columns
+    print_warning(outcome, output)
     _print(chosen, results.select(chosen).rows(), output)
+    _print_sentence(outcome, output)
 
 
 def _asked_columns(known: list[str], asked: str) -> list[str]:
@@ -191,10 +197,13 @@ def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
         output: Output format.
     """
     columns, rows = points
+    outcome = Outcome.of(columns, rows)
+    print_warning(outcome, output)
     if output is not Format.TABLE:
         _print(columns, rows, output)
         return
-    chosen = key_columns(columns, sweep.read_index())
+    has_doubts = outcome.unfaithful > 0
+    chosen = key_columns(columns, sweep.read_index(), has_doubts=has_doubts)
     positions = [columns.index(name) for name in chosen]
     chosen_rows: list[list[Any]] = []
     for row in rows:
@@ -203,6 +212,23 @@ def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
     _print(chosen, chosen_rows, output)
     files = Text(f"results: {sweep.path}\nreport:  {sweep.page}")
     wide_console().print(files, soft_wrap=True)
+    _print_sentence(outcome, output)
+
+
+def print_warning(outcome: Outcome, output: Format) -> None:
+    """Print how many points are not faithful: before tables for people, else to standard error."""
+    if not outcome.unfaithful:
+        return
+    console = wide_console() if output is Format.TABLE else Console(stderr=True)
+    console.print(Text(outcome.warning(), UNFAITHFUL_STYLE), soft_wrap=True)
+
+
+def _print_sentence(outcome: Outcome, output: Format) -> None:
+    """Print the number of points by outcome as the last line, for people."""
+    if output is not Format.TABLE:
+        return
+    style = UNFAITHFUL_STYLE if outcome.unfaithful else ""
+    wide_console().print(Text(outcome.sentence(), style), soft_wrap=True)
 
 
 def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
@@ -216,8 +242,14 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format
 
     cells: list[list[str]] = []
     for row in rows:
-        cells.append([format_cell(value) for value in row])
+        cells.append([_cell(value) for value in row])
     wide_console().print(table_of(columns, cells))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return format_cell(value)
 
 
 def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:

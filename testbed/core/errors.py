@@ -5,7 +5,8 @@
     ├── MachineError     status 3  missing requirement on this machine, with the remedy
     ├── RunError         status 1  a stage of the run failed
     │   └── WorkerError  status 1  a rank failed; names the rank and quotes its last output
-    └── GuestLost        status 4  the guest ended without a result, or had to be ended
+    ├── GuestLost        status 4  the guest ended without a result, or had to be ended
+    └── Unfaithful       status 5  the results are not those of the plan (--fail-unfaithful)
 
 The message states the fact, then the consequence or the remedy. The command line prints the message
 and exits with the error's ``exit_status``.
@@ -42,6 +43,16 @@ class GuestLost(TestbedError):
     """Loss of the guest kernel, which ended without a result or was ended after a clock stall."""
 
     exit_status = 4
+
+
+class Unfaithful(TestbedError):
+    """Complete results that are not faithful to their plan, if the user asked to fail on them."""
+
+    exit_status = 5
+
+
+class UnfaithfulWarning(UserWarning):
+    """Warning of the Python API: the results are not faithful to their plan."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from testbed.core.units import format_cell, format_size, format_time
 from testbed.report.tables import NONE, Grid, GridColumn
+from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary
 
 Document: TypeAlias = Mapping[str, Any]  # content of plan.json, written by any version
@@ -237,6 +238,26 @@ def _link_figures(summary: Summary) -> Iterator[LabelledFigure]:
             yield f"{direction} (dropped packets)", row.drops
 
 
+def faithful_text(status: Status | None) -> str:
+    """Return whether a run is faithful: yes, NO with the reasons, or not judged."""
+    if status is None or status.faithful is None:
+        return "not judged"
+    if status.faithful:
+        return "yes"
+    if not status.doubts:
+        return "NO"
+    return f"NO: {', '.join(status.doubts)}"
+
+
+def marked_names(names: Sequence[str], statuses: Sequence[Status | None]) -> list[str]:
+    """Return the names of runs, with a mark at the runs that are not faithful."""
+    marked = []
+    for name, status in zip(names, statuses, strict=True):
+        is_unfaithful = status is not None and status.faithful is False
+        marked.append(f"{name} (not faithful)" if is_unfaithful else name)
+    return marked
+
+
 def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
     """Return the table of differences between plans, with the runs' `names` as headers."""
     columns = [GridColumn("setting", number=False)]
@@ -250,7 +271,10 @@ def plan_grid(differences: Sequence[Difference], names: Sequence[str]) -> Grid:
 
 
 def measured_grid(
-    figures: Sequence[Difference], names: Sequence[str], title: str = "What was measured"
+    figures: Sequence[Difference],
+    names: Sequence[str],
+    title: str = "What was measured",
+    statuses: Sequence[Status | None] = (),
 ) -> Grid:
     """Return the table of figures; later runs also show the ratio to the first run.
 
@@ -258,14 +282,21 @@ def measured_grid(
         figures: the result of `measured`, `operations`, `trainings` or `links`.
         names: names of the runs.
         title: title of the table.
+        statuses: status of each run, for a first row that says which runs are faithful; empty: no
+            such row.
     """
+    rows = []
+    if statuses:
+        texts = [faithful_text(status) for status in statuses]
+        rows.append(["faithful", *texts, *[NONE] * (len(texts) - 1)])
+    rows += [_difference_cells(row) + _ratio_cells(row) for row in figures]
     columns = [GridColumn("figure", number=False)]
     columns += [GridColumn(name) for name in names]
     columns += [GridColumn(f"{name} / {names[0]}") for name in names[1:]]
     return Grid(
         title=title,
         columns=columns,
-        rows=[_difference_cells(row) + _ratio_cells(row) for row in figures],
+        rows=rows,
         note="medians; the last columns are ratios",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
@@ -18,11 +18,13 @@ from testbed.report.figures.common import (
     Trace,
     axis,
     drawing,
+    faithful_markers,
     log_axes,
     loss_figure,
     operation_keys,
     operation_name,
     sized_rows,
+    unfaithful_entry,
 )
 from testbed.report.html import Figure, figure, render
 from testbed.report.load import Content
@@ -50,6 +52,11 @@ class Side:
     content: Content
     plan: Document
 
+    @property
+    def is_unfaithful(self) -> bool:
+        """Whether the run is known not to be faithful."""
+        return self.content.status is not None and self.content.status.faithful is False
+
 
 def compare_page(sides: Sequence[Side]) -> bytes:
     """Return the HTML page for two or more runs, in UTF-8."""
@@ -59,9 +66,15 @@ def compare_page(sides: Sequence[Side]) -> bytes:
     for side in sides:
         problems += [f"{side.name}: {problem}" for problem in side.content.problems]
 
+    unfaithful = []
+    for side in sides:
+        if side.is_unfaithful:
+            unfaithful.append(f"{side.name}: {compare.faithful_text(side.content.status)}")
+
     return render(
         "report/compare.html.j2",
         names=names,
+        unfaithful=unfaithful,
         verdicts={side.name: _verdict(side.content) for side in sides},
         plans=compare.plan_grid(differences, names),
         grids=_grids(sides, names),
@@ -81,7 +94,9 @@ def _grids(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Grid]:
     grids = {}
     for key, title, rows in sections:
         if rows:
-            grids[key] = compare.measured_grid(rows, names, title=title)
+            grids[key] = compare.measured_grid(
+                rows, names, title=title, statuses=[side.content.status for side in sides]
+            )
     return grids
 
 
@@ -108,23 +123,36 @@ def _figures(sides: Sequence[Side]) -> dict[str, Figure]:
 
 def draw_comparison(sides: Sequence[Side]) -> dict[str, go.Figure | None]:
     """Return the figures of loss, latency and link use; None where there is nothing to draw."""
+    names = compare.marked_names(
+        [side.name for side in sides], [side.content.status for side in sides]
+    )
     trained = {}
     collectives = {}
     wan = {}
-    for side in sides:
+    unfaithful = set()
+    for side, name in zip(sides, names, strict=True):
         if side.content.train is not None:
-            trained[side.name] = side.content.train
-        collectives[side.name] = side.content.summary.collectives
-        wan[side.name] = side.content.summary.wan
+            trained[name] = side.content.train
+        collectives[name] = side.content.summary.collectives
+        wan[name] = side.content.summary.wan
+        if side.is_unfaithful:
+            unfaithful.add(name)
     return {
         "loss": loss_figure(trained),
-        "latency": _latency_figure(collectives),
+        "latency": _latency_figure(collectives, unfaithful),
         "use": _use_figure(wan),
     }
 
 
-def _latency_figure(runs: Mapping[str, Sequence[CollectiveRow]]) -> go.Figure | None:
-    """Return median time against size for each operation and run, or None without sizes."""
+def _latency_figure(
+    runs: Mapping[str, Sequence[CollectiveRow]], unfaithful: Set[str]
+) -> go.Figure | None:
+    """Return median time against size for each operation and run, or None without sizes.
+
+    Args:
+        runs: the collectives of each run, by name.
+        unfaithful: names of the runs that are not faithful, whose markers are hollow.
+    """
     all_rows: list[CollectiveRow] = []
     for rows in runs.values():
         all_rows += rows
@@ -139,7 +167,11 @@ def _latency_figure(runs: Mapping[str, Sequence[CollectiveRow]]) -> go.Figure | 
             line_rows = [row for row in sized_rows(rows) if OperationKey.of(row) == key]
             if line_rows:
                 name = f"{escape(run)}: {operation_name(key, keys)}"
-                traces.append(_latency_trace(line_rows, name, colour, dash))
+                trace = _latency_trace(line_rows, name, colour, dash)
+                trace.marker = faithful_markers([run in unfaithful] * len(line_rows))
+                traces.append(trace)
+    if unfaithful:
+        traces.append(unfaithful_entry())
     return drawing(traces, 480, *log_axes(all_rows))
 
 

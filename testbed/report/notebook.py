@@ -16,6 +16,7 @@ from testbed.runfolder.summary import read_summary
 from testbed.spec.topology import Topology
 
 MOST_ROWS = 20  # rows of a table
+WARNING_STYLE = "color: #c62828; font-weight: bold"
 MAP_STYLE = "max-width: 60em"
 
 
@@ -23,7 +24,10 @@ def run_html(folder: RunDir) -> str:
     """Return a run as HTML: verdict, table of collectives or of training, and report path."""
     status, _status_problems = read_status(folder.status)
     summary, _summary_problems = read_summary(folder.summary)
-    parts = [paragraph(verdict(status, summary))]
+    doubts = ""
+    if status is not None and status.misleads:
+        doubts = f"NOT FAITHFUL: {', '.join(status.doubts)}; do not trust the times of this run"
+    parts = [warning(doubts), paragraph(verdict(status, summary))]
     if summary.collectives:
         parts.append(table(collectives_grid(summary)))
     if summary.training is not None:
@@ -87,6 +91,13 @@ def table(grid: Grid) -> str:
 def paragraph(text: str) -> str:
     """Return a paragraph of plain text."""
     return f"<p>{escape(text)}</p>"
+
+
+def warning(text: str) -> str:
+    """Return a paragraph of plain text that stands out; empty without a text."""
+    if not text:
+        return ""
+    return f'<p style="{WARNING_STYLE}">{escape(text)}</p>'
 
 
 def files(paths: Mapping[str, Path]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -39,6 +40,26 @@ class ProblemCode(StrEnum):
     UNKNOWN = "unknown"
 
 
+# Short phrases for tables and one-line reports, of the codes that make a run not faithful.
+DOUBTS: Mapping[ProblemCode, str] = {
+    ProblemCode.INCOMPLETE: "did not complete",
+    ProblemCode.CLOCK_FORCED: "a process busy-waited",
+    ProblemCode.EVENTS_NOT_HAPPENED: "events did not happen",
+    ProblemCode.ROUND_TRIP: "round trips differ from the plan",
+    ProblemCode.OFFLOAD_DROPS: "queues dropped super-packets",
+    ProblemCode.RATE: "a link was slower than planned",
+    ProblemCode.COMPUTE_LATE: "computing took longer than modelled",
+    ProblemCode.CPU_BUSY: "the CPU was the limit",
+    ProblemCode.CPU_STEAL: "the hypervisor withheld the CPU",
+    ProblemCode.TIMERS_LATE: "timers were late",
+    ProblemCode.HOST_THROTTLED: "a host was throttled",
+    ProblemCode.BACKLOG_DROPS: "the kernel's backlog overflowed",
+    ProblemCode.FIBRE_DROPS: "a lossless link dropped packets",
+    ProblemCode.BELOW_BOUND: "an operation was faster than the topology allows",
+    ProblemCode.UNKNOWN: "see the warnings of the run",
+}
+
+
 class Problem(BaseModel):
     """One problem, as in `problems` of summary.json and `warnings` of status.json.
 
@@ -62,3 +83,12 @@ class Problem(BaseModel):
 
     def __str__(self) -> str:
         return self.message
+
+
+def doubts(problems: Iterable[Problem]) -> list[str]:
+    """Return a short phrase for each kind of problem that makes a run not faithful."""
+    phrases: dict[str, None] = {}
+    for problem in problems:
+        if problem.code in DOUBTS:
+            phrases[DOUBTS[problem.code]] = None
+    return list(phrases)

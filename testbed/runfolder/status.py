@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from testbed.plan.model import FORMAT
 from testbed.runfolder.files import replace_text
-from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.problems import Problem, ProblemCode, doubts
 from testbed.runfolder.summary import StageRow, read_object
 
 State = Literal["running", "completed", "failed", "interrupted"]
@@ -58,6 +58,18 @@ class Status(BaseModel):
         """Mark the run as not faithful, and say why."""
         self.faithful = False
         self.warnings.append(Problem(code=code, message=message))
+
+    @property
+    def misleads(self) -> bool:
+        """Whether the run completed, but its figures are not those of the plan."""
+        return self.state == "completed" and self.faithful is False
+
+    @property
+    def doubts(self) -> list[str]:
+        """A short phrase for each reason why the run is not faithful."""
+        if self.faithful is not False:
+            return []
+        return doubts(self.warnings)
 
     def to_json(self) -> str:
         """Write the text of status.json."""

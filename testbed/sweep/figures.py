@@ -2,7 +2,8 @@
 
 The bound is the minimum that the topology allows (`testbed.analysis.lower_bounds`), or for training
 the modelled computation alone. Points that agree in every column of a figure are combined: the
-figure shows their median, with error bars from the minimum to the maximum.
+figure shows their median, with error bars from the minimum to the maximum. Points that are not
+faithful have hollow markers, or an asterisk in a heat map.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from testbed.core.errors import InputError
-from testbed.report.figures.common import COLOURS, GRID_COLOUR, LEGEND, SHADES, log_scale, look
+from testbed.report.figures.common import (
+    ASTERISK,
+    COLOURS,
+    GRID_COLOUR,
+    LEGEND,
+    SHADES,
+    faithful_markers,
+    is_unfaithful_entry,
+    log_scale,
+    look,
+    unfaithful_entry,
+)
 from testbed.spec.base import suggest
 from testbed.sweep.plots import PREFERRED, SweepPlot, metric_of, number_column
 
@@ -129,8 +141,22 @@ def _draw_panels(plot: SweepPlot, table: pl.DataFrame) -> go.Figure:
         else:
             _draw_lines(panel)
 
+    if _unfaithful_rows(table).any():
+        figure.add_trace(unfaithful_entry(heat=plot.heat), row=1, col=1)
     _style(figure, down)
     return figure
+
+
+def _unfaithful_rows(table: pl.DataFrame) -> pl.Series:
+    """Return for each row whether its run is not faithful."""
+    if "faithful" not in table.columns:
+        return pl.repeat(False, table.height, eager=True)
+    return (table["faithful"].cast(pl.Boolean) == False).fill_null(False)  # noqa: E712 (polars)
+
+
+def marks_unfaithful(figure: go.Figure) -> bool:
+    """Return whether a figure shows points that are not faithful."""
+    return any(is_unfaithful_entry(trace) for trace in figure.data)
 
 
 def _draw_lines(panel: _Panel) -> None:
@@ -190,6 +216,7 @@ def _add_measured(panel: _Panel, line: _PlotLine) -> None:
         showlegend=panel.is_first,
         mode="lines+markers",
         line={"color": line.colour, "width": 2},
+        marker=faithful_markers(points["unfaithful"].to_list()),
         text=points["text"].to_list(),
         error_y=error_bars,
         hovertemplate="%{text}: %{y:.4g}<extra>" + line.label + "</extra>",
@@ -300,6 +327,8 @@ def _cell_text(cell: Mapping[str, Any] | None) -> str:
         return ""
     value, bound = cell["y"], cell.get("bound")
     text = f"{value:.3g}"
+    if cell["unfaithful"]:
+        text += ASTERISK
     if not bound or not value:
         return text
     percentage = 100 * min(bound, value) / max(bound, value)
@@ -311,10 +340,11 @@ def _sum_up(rows: pl.DataFrame, plot: SweepPlot) -> pl.DataFrame:
 
     Returns:
         Columns x (a number where the axis has numbers), text (x as written), y, low, high (median,
-        least and largest, in the metric's unit), and bound (median) if there is one; sorted by x
-        where x is a number.
+        least and largest, in the metric's unit), unfaithful (whether any of the rows is), and bound
+        (median) if there is one; sorted by x where x is a number.
     """
     number_name = number_column(rows, plot.x)
+    rows = rows.with_columns(unfaithful=_unfaithful_rows(rows))
     text = rows[plot.x].cast(pl.String)
     x = rows[number_name or plot.x]
     groups = rows.with_columns(text=text, x=x).group_by("x", "text", maintain_order=True)
@@ -329,7 +359,12 @@ def _statistics(plot: SweepPlot, columns: Sequence[str]) -> dict[str, pl.Expr]:
     factor = plot.metric.factor
     bound_name = plot.metric.bound
     y = pl.col(plot.y) * factor
-    statistics = {"y": y.median(), "low": y.min(), "high": y.max()}
+    statistics = {
+        "y": y.median(),
+        "low": y.min(),
+        "high": y.max(),
+        "unfaithful": pl.col("unfaithful").any(),
+    }
     if bound_name is not None and bound_name in columns:
         bound = pl.col(bound_name) * factor
         statistics["bound"] = bound.median()

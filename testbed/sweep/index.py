@@ -65,17 +65,20 @@ class SweepIndex(BaseModel):
         return any(point.repeat for point in self.points)
 
 
-def key_columns(known: Sequence[str], index: SweepIndex) -> list[str]:
+def key_columns(known: Sequence[str], index: SweepIndex, *, has_doubts: bool = False) -> list[str]:
     """Return the columns to show first: the swept keys and the key figures.
 
     Args:
         known: All columns of the table.
         index: Index of the sweep.
+        has_doubts: Whether a point is not faithful, so that the table says why.
     """
     names = list(index.axes)
     if index.repeated:
         names.append("repeat")
     names += ["state", "op", "bytes", *FIGURES]
+    if has_doubts:
+        names.append("doubts")
     return [name for name in dict.fromkeys(names) if name in known]
 
 

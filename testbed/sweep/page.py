@@ -13,12 +13,12 @@ import polars as pl
 from testbed.core.errors import InputError
 from testbed.core.units import format_cell
 from testbed.report.html import Figure, figure, render
-from testbed.sweep.figures import draw
+from testbed.sweep.figures import draw, marks_unfaithful
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.outcome import Outcome, is_unfaithful
 from testbed.sweep.plots import SweepPlot, choose_plots
 
 TEMPLATE = "sweep/page.html.j2"
-STATES = ("completed", "failed", "missing")
 KEY_COLUMNS = (
     "op",
     "time_us",
@@ -32,18 +32,26 @@ KEY_COLUMNS = (
     "time_to_loss_s",
     "wan_drops",
     "faithful",
+    "doubts",
     "wall_seconds",
 )
+HOLLOW_NOTE = " Hollow: points that are not faithful."
+ASTERISK_NOTE = " An asterisk marks points that are not faithful."
 REPEATS_NOTE = " Repeats: the median, with bars from the least to the largest."
 
 
 @dataclass(frozen=True)
 class _PointRow:
-    """A row of the page's table; `link` leads to the point's report, empty without a report."""
+    """A row of the page's table; `link` leads to the point's report, empty without a report.
+
+    `doubts` says why a complete point is not faithful.
+    """
 
     name: str
     state: str
     reason: str
+    is_unfaithful: bool
+    doubts: str
     link: str
     cells: list[str]
 
@@ -85,7 +93,7 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
     html = render(
         TEMPLATE,
         index=index,
-        states=_count_states(points),
+        outcome=Outcome.of(points.columns, points.rows()),
         figures=figures,
         problems=problems,
         table=_table(folder, index.axes, points),
@@ -94,12 +102,6 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
     )
 
     return _write(folder.page, html)
-
-
-def _count_states(points: pl.DataFrame) -> dict[str, int]:
-    """Return the number of points in each state."""
-    states = points["state"].to_list()
-    return {state: states.count(state) for state in STATES}
 
 
 def _experiment_text(folder: SweepDir) -> str:
@@ -151,6 +153,8 @@ def _figure(
     if repeated:
         caption += REPEATS_NOTE
     drawing = draw(plot, points, collectives)
+    if drawing is not None and marks_unfaithful(drawing):
+        caption += ASTERISK_NOTE if plot.heat else HOLLOW_NOTE
     figures = figure(figure_name(number, plot), plot.heading, caption, drawing)
     return figures.values()
 
@@ -185,6 +189,8 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
     names = [name for name in (*axes, "repeat", *KEY_COLUMNS) if name in points.columns]
     if "repeat" in names and points["repeat"].n_unique() == 1:
         names.remove("repeat")
+    if "doubts" in names and points["doubts"].null_count() == points.height:
+        names.remove("doubts")
 
     rows: list[_PointRow] = []
 
@@ -195,6 +201,8 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
             name=point["point"],
             state=point["state"],
             reason=point.get("reason") or "",
+            is_unfaithful=is_unfaithful(point),
+            doubts=point.get("doubts") or "",
             link=link,
             cells=cells,
         )

@@ -19,6 +19,7 @@ class PointRecord(BaseModel):
 
     `identity` and `name` are the point's. `attempt` counts from 1 and increases with each retry.
     `cpu_seconds` is the CPU time of the guest and of the process that started the guest.
+    `faithful` is that of the run's status, null in older files; `doubts` says why it is false.
     """
 
     model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
@@ -31,6 +32,18 @@ class PointRecord(BaseModel):
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     attempt: int = 1
+    faithful: bool | None = None
+    doubts: list[str] = []
+
+    @property
+    def misleads(self) -> bool:
+        """Whether the point is complete, but not faithful."""
+        return self.state == "completed" and self.faithful is False
+
+    @property
+    def shown_doubts(self) -> tuple[str, ...]:
+        """Why a complete point is not faithful; empty for other points."""
+        return tuple(self.doubts) if self.misleads else ()
 
 
 def read_point_record(run_folder: Path) -> PointRecord | None:

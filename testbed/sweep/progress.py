@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +24,8 @@ class PointProgress:
         done: Number of completed points.
         failed: Number of points that failed in their last attempt.
         total: Number of all points.
+        unfaithful: Number of points that completed now and are not faithful.
+        doubts: Why this completed point is not faithful; empty for a faithful point.
     """
 
     point: str
@@ -33,6 +35,8 @@ class PointProgress:
     total: int
     reason: str = ""
     seconds: float | None = None
+    unfaithful: int = 0
+    doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         ended = self.done + self.failed
@@ -45,8 +49,16 @@ class PointProgress:
         if self.event == "failed":
             return f"failed: {first_line}"
         if self.event == "completed" and self.seconds is not None:
-            return f"done in {duration(self.seconds)}"
+            return done_text(self.seconds, self.doubts)
         return self.event
+
+
+def done_text(seconds: float, doubts: Sequence[str]) -> str:
+    """Describe a completed point: its wall time, and why it is not faithful."""
+    text = f"done in {duration(seconds)}"
+    if not doubts:
+        return text
+    return f"{text}, NOT FAITHFUL: {', '.join(doubts)}"
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +83,7 @@ class CallbackSweepProgress:
         self._total = total
         self._done = done
         self._failed = 0
+        self._unfaithful = 0
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
         """Report the start of an attempt."""
@@ -89,6 +102,7 @@ class CallbackSweepProgress:
             event = "retried"
         elif record.state == "completed":
             self._done += 1
+            self._unfaithful += record.misleads
         else:
             self._failed += 1
         self._pass_on(point, event, record)
@@ -112,6 +126,8 @@ class CallbackSweepProgress:
             total=self._total,
             reason="" if record is None else record.reason,
             seconds=None if record is None else record.wall_seconds,
+            unfaithful=self._unfaithful,
+            doubts=() if record is None else record.shown_doubts,
         )
         self._callback(progress)
 

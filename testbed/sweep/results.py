@@ -7,8 +7,8 @@ sweep.parquet has one row per point, with these columns:
   units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``;
 - ``repeat``, ``seed``;
 - the measurements listed below (null for other workloads);
-- ``faithful``, ``wall_seconds``, ``cpu_seconds``, ``emulated_seconds``, ``attempt``, ``reason``,
-  ``folder`` (relative to the sweep's), ``identity``.
+- ``faithful``, ``wall_seconds``, ``cpu_seconds``, ``emulated_seconds``, ``attempt``, ``doubts``
+  (why the run is not faithful), ``reason``, ``folder`` (relative to the sweep's), ``identity``.
 
 Measurements:
 
@@ -24,7 +24,8 @@ Measurements:
   ``compute_to_loss_s``: the time until the mean loss of the last five steps was at most the
   experiment's ``target_loss``, and the modelled computation in it (null: never).
 
-collectives.parquet has one row per point, operation and size, with the columns of collectives.
+collectives.parquet has one row per point, operation and size, with the columns of collectives and
+``faithful``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import IndexedPoint
+from testbed.sweep.outcome import SEPARATOR
 from testbed.sweep.point_record import read_point_record
 
 SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}
@@ -57,6 +59,7 @@ LAST_COLUMNS = (
     "cpu_seconds",
     "emulated_seconds",
     "attempt",
+    "doubts",
     "reason",
     "folder",
     "identity",
@@ -97,6 +100,7 @@ def gather(folder: SweepDir) -> SweepTables:
             for collective in run_columns.collectives:
                 collective_row = _point_columns(point, row["state"])
                 collective_row.update(collective)
+                collective_row["faithful"] = row["faithful"]
                 collective_rows.append(collective_row)
         row["identity"] = point.identity
         rows.append(row)
@@ -172,6 +176,7 @@ def _outcome(folder: SweepDir, run_folder: Path) -> Row:
 
     if status is not None:
         row["faithful"] = status.faithful
+        row["doubts"] = SEPARATOR.join(status.doubts) or None
         row["emulated_seconds"] = status.emulated_seconds
 
     row["folder"] = str(run_folder.relative_to(folder.path))

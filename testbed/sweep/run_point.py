@@ -18,6 +18,7 @@ from testbed.execution.launch import launch
 from testbed.execution.progress import SilentProgress
 from testbed.guest.resident import resident_cpu_seconds
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import Status
 from testbed.sweep.folder import is_disk_full
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
@@ -60,7 +61,7 @@ def carry_out(
     run_folder = parent / point.folder
     begin = time.monotonic()
     cpu_before = _cpu_seconds(guest_folder)
-    reason, disk_full = _failure(point, run_folder, limits, guest_folder)
+    status, reason, disk_full = _attempt(point, run_folder, limits, guest_folder)
     wall_seconds = time.monotonic() - begin
     cpu_seconds = _cpu_seconds(guest_folder) - cpu_before
     state: Literal["completed", "failed"] = "failed" if reason else "completed"
@@ -72,41 +73,47 @@ def carry_out(
         wall_seconds=round(wall_seconds, 3),
         cpu_seconds=round(cpu_seconds, 2),
         attempt=attempt,
+        faithful=None if status is None else status.faithful,
+        doubts=[] if status is None else status.doubts,
     )
 
     return PointResult(run_folder, record, disk_full)
 
 
-def _failure(
+def _attempt(
     point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None
-) -> tuple[str, bool]:
-    """Run a point, and return the reason of its failure.
+) -> tuple[Status | None, str, bool]:
+    """Run a point, even if the run fails.
 
     Returns:
-        Reason of the failure (empty for a completed run), and whether the disk was full.
+        Status of a run that did not raise an error, reason of the failure (empty for a completed
+        run), and whether the disk was full.
     """
     try:
-        return _run(point, run_folder, limits, guest_folder), False
+        status = _run(point, run_folder, limits, guest_folder)
+        return status, status.reason, False
     except TestbedError as error:
         # The guest reports a full disk only as message text.
-        return str(error), not _has_space(run_folder.parent)
+        return None, str(error), not _has_space(run_folder.parent)
     except MemoryError:
-        return "this machine ran out of memory", False
+        return None, "this machine ran out of memory", False
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or run_folder}"
-        return reason, is_disk_full(error)
+        return None, reason, is_disk_full(error)
     except Exception as error:  # one point must not stop the others
         with suppress(OSError):
             traceback.print_exc()
-        return f"{type(error).__name__}: {error} (a bug in testbed)", False
+        return None, f"{type(error).__name__}: {error} (a bug in testbed)", False
 
 
-def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None) -> str:
-    """Run a point, and return the reason of its failure; empty for a completed run."""
+def _run(
+    point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Path | None
+) -> Status:
+    """Run a point, and return its status."""
     run = RunDir.create(run_folder)
 
     with _time_limit(limits.timeout_s):
-        outcome = launch(
+        return launch(
             point.plan,
             run,
             spec=point.spec,
@@ -115,8 +122,6 @@ def _run(point: PlannedPoint, run_folder: Path, limits: Limits, guest_folder: Pa
             progress=SilentProgress(),
             resident_guest=guest_folder,
         )
-
-    return outcome.reason
 
 
 def _has_space(folder: Path) -> bool:

@@ -44,6 +44,11 @@ USE_COLOURS = (  # idle, a little, half, much, full; legible on light and on dar
     (0.8, "#a65cc0"),
     (1.0, "#f08a00"),
 )
+UNFAITHFUL = "not faithful"  # legend entry of points that are not faithful
+HOLLOW = "circle-open"  # marker of such points
+UNFAITHFUL_COLOUR = "#7d8791"
+FULL = "circle"  # marker of faithful points
+ASTERISK = " *"  # after the value of such points in a heat map
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
 RUN_CLOCK = "time (s, run's clock)"
 MOST_MARKS = 60  # changes of the network marked in a figure
@@ -365,3 +370,34 @@ def colour_bar(title: str) -> dict[str, Any]:
         "thickness": 12,
         "outlinewidth": 0,
     }
+
+
+def faithful_markers(unfaithful: Sequence[bool]) -> dict[str, Any]:
+    """Return plotly's settings of markers, hollow for each point that is not faithful."""
+    symbols = [HOLLOW if is_hollow else FULL for is_hollow in unfaithful]
+    sizes = [10 if is_hollow else 6 for is_hollow in unfaithful]
+    return {"symbol": symbols, "size": sizes}
+
+
+def unfaithful_entry(*, heat: bool = False) -> Trace:
+    """Return a trace without points that adds the legend entry of points that are not faithful.
+
+    Args:
+        heat: whether the figure is a heat map, where an asterisk marks such points.
+    """
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        name=f"{ASTERISK.strip()} {UNFAITHFUL}" if heat else UNFAITHFUL,
+        mode="markers",
+        marker={"symbol": HOLLOW, "size": 10, "color": UNFAITHFUL_COLOUR},
+        showlegend=True,
+        hoverinfo="skip",
+    )
+
+
+def is_unfaithful_entry(trace: Trace) -> bool:
+    """Return whether a trace is an `unfaithful_entry`."""
+    if trace.type != "scatter" or trace.mode != "markers":
+        return False
+    return bool(trace.marker.symbol == HOLLOW)

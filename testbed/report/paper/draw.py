@@ -25,7 +25,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from testbed.report.figures.common import CHANGE_COLOUR
+from testbed.report.figures.common import (
+    CHANGE_COLOUR,
+    HOLLOW,
+    UNFAITHFUL,
+    is_unfaithful_entry,
+)
 from testbed.report.map.labels import text_width
 from testbed.report.paper.choice import PaperWidth
 from testbed.report.paper.style import (
@@ -57,6 +62,12 @@ BOUND = "bound"
 BOUND_COLOUR = "#555555"
 LONGEST_LABEL = 0.42  # share of the figure's width that the name of a row may take
 ROW_GAP = 0.12  # share of a row
+HOLLOW_MARKERS: dict[str, Any] = {
+    "linestyle": "none",
+    "markerfacecolor": "white",
+    "markersize": 5.0,
+    "zorder": 3,
+}
 Floats: TypeAlias = npt.NDArray[np.float64]
 Trace: TypeAlias = Any  # a plotly trace; plotly has no types
 
@@ -152,7 +163,7 @@ def _series_numbers(panels: Sequence[_Panel]) -> dict[str, int]:
 
     for panel in panels:
         for trace in panel.traces:
-            if trace.type != "scatter" or _is_bound(trace):
+            if trace.type != "scatter" or _is_bound(trace) or is_unfaithful_entry(trace):
                 continue
             name = trace.name or ""
             numbers.setdefault(name, len(numbers))
@@ -199,6 +210,9 @@ def _draw_lines(panel: _Panel, axes: Axes, series: Mapping[str, int], room: floa
         categories = _categories(panel)
 
     for trace in panel.traces:
+        if is_unfaithful_entry(trace):
+            _add_unfaithful_entry(panel, trace)
+            continue
         x = _x_values(trace, categories)
         y = np.array(trace.y, dtype=float)
         if _is_bound(trace):
@@ -227,6 +241,7 @@ def _draw_line(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats, nu
         settings["markevery"] = _marks(len(x), number)
 
     label = _plain(trace.name or "")
+    _draw_hollow(axes, trace, x, y, settings)
     if trace.error_y.array is None:
         (line,) = axes.plot(x, y, **settings)
         panel.legend.setdefault(label, line)
@@ -236,6 +251,32 @@ def _draw_line(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats, nu
         x, y, yerr=errors, elinewidth=0.7, capsize=1.5, capthick=0.7, **settings
     )
     panel.legend.setdefault(label, container.lines[0])
+
+
+def _draw_hollow(
+    axes: Axes, trace: Trace, x: Floats, y: Floats, settings: Mapping[str, Any]
+) -> None:
+    """Draw hollow markers over those of the points that are not faithful."""
+    symbols = trace.marker.symbol
+    if symbols is None or isinstance(symbols, str):
+        return
+    hollow = np.array([symbol == HOLLOW for symbol in symbols])
+    axes.plot(
+        x[hollow],
+        y[hollow],
+        color=settings["color"],
+        marker=settings["marker"],
+        **HOLLOW_MARKERS,
+    )
+
+
+def _add_unfaithful_entry(panel: _Panel, trace: Trace) -> None:
+    """Add the legend entry of points that are not faithful."""
+    label = _plain(trace.name)
+    if panel.heat is not None:  # the name begins with the asterisk that marks cells
+        panel.legend[label] = Line2D([], [], linestyle="none")
+        return
+    panel.legend[label] = Line2D([], [], color=BOUND_COLOUR, marker="o", **HOLLOW_MARKERS)
 
 
 def _marks(length: int, number: int) -> tuple[int, int]:
@@ -274,6 +315,8 @@ def _categories(panel: _Panel) -> list[str]:
     """Return the distinct texts on the horizontal axis."""
     texts: dict[str, None] = {}
     for trace in panel.traces:
+        if is_unfaithful_entry(trace):
+            continue
         for value in trace.x:
             texts[str(value)] = None
     return list(texts)
@@ -434,6 +477,9 @@ def _add_entries(panel: _Panel) -> None:
     for trace in panel.traces:
         if trace.type != "scatter":
             continue
+        if is_unfaithful_entry(trace):
+            _add_unfaithful_entry(panel, trace)
+            continue
         colour = colour_on_paper(trace.marker.color)
         label = _plain(trace.name)
         panel.legend[label] = Patch(color=colour)
@@ -570,7 +616,8 @@ def _add_legend(paper: Figure, panels: Sequence[_Panel], inches: float) -> int:
             handles.setdefault(label, handle)
     if BOUND in handles:
         handles[BOUND] = handles.pop(BOUND)  # last
-    if len(handles) < 2:
+    has_marks = any(label.endswith(UNFAITHFUL) for label in handles)
+    if len(handles) < 2 and not has_marks:
         return 0
 
     room = inches * POINTS_PER_INCH
