@@ -101,8 +101,10 @@ def _of_collective(row: CollectiveRow) -> str:
 
 
 def _of_training(training: TrainingSummary, *, with_share: bool) -> str:
-    step = _time(1000 * training.step_ms.median)
+    step = _time(1000 * training.mean_step_ms)
     text = f"a step of {training.method} takes {step} among {training.ranks} ranks"
+    if training.period > 1 and training.periods:
+        text += f", over whole periods of {training.period} steps"
     if with_share and training.compute_utilisation is not None:
         share = 100 * training.compute_utilisation
         text += f", of which {share:.0f}{PERCENT} is computation"

@@ -68,9 +68,17 @@ SETTLED_NOTE = (
 )
 CALLS_NOTE = " calls: number of calls by the same number of ranks."
 TRAINING_NOTE = (
-    "step: median over the steps after the warm-up. compute: modelled time of the GPU; exposed: "
-    "time in which a rank waits for data or for slower ranks; overlapped: communication during "
-    "computation. utilisation: compute / time."
+    "step: time / steps, over the steps after the warm-up. median, p95: of single steps. compute: "
+    "modelled time of the GPU; exposed: time in which a rank waits for data or for slower ranks; "
+    "overlapped: communication during computation. used: utilisation, compute / time."
+)
+PERIODS_NOTE = (
+    " The ranks exchange every {period} steps; the figures are of {periods} whole periods, with "
+    "their exchanges."
+)
+NO_PERIOD_NOTE = (
+    " The ranks exchange every {period} steps; the run has no whole period after the warm-up, so "
+    "exchanges are missing or count too much: use more steps."
 )
 WAN_NOTE = (
     "Bytes that each direction carried, whole frames with headers, and the mean share of its rate "
@@ -212,13 +220,14 @@ def training_grid(summary: Summary) -> Grid:
         GridColumn("method", number=False),
         GridColumn("steps"),
         GridColumn("step\n(ms)"),
+        GridColumn("tokens/s"),
+        GridColumn("used\n(%)"),
+        GridColumn("MFU\n(%)"),
+        GridColumn("median\n(ms)"),
         GridColumn("p95\n(ms)"),
         GridColumn("compute\n(ms)"),
         GridColumn("exposed\n(ms)"),
         GridColumn("overlapped\n(ms)"),
-        GridColumn("utilisation\n(%)"),
-        GridColumn("tokens/s"),
-        GridColumn("MFU\n(%)"),
         GridColumn("WAN per\nstep"),
         GridColumn("B/token"),
         GridColumn("final\nloss"),
@@ -228,6 +237,10 @@ def training_grid(summary: Summary) -> Grid:
         return Grid("Training", columns, [], TRAINING_NOTE)
 
     note = TRAINING_NOTE
+    if training.period > 1:
+        text = PERIODS_NOTE if training.periods else NO_PERIOD_NOTE
+        note += text.format(period=training.period, periods=training.periods)
+
     flops_known = training.flops_per_token is not None and training.peak_flops is not None
     if training.mfu is not None and flops_known:
         note += (
@@ -245,14 +258,15 @@ def _training_cells(training: TrainingSummary) -> list[str]:
     return [
         str(training.method),
         str(training.steps),
+        _decimals(training.mean_step_ms, 1),
+        _decimals(training.tokens_per_s, 0),
+        _percent(training.compute_utilisation),
+        _percent(training.mfu),
         _decimals(training.step_ms.median, 1),
         _decimals(training.step_ms.p95, 1),
         _decimals(training.compute_ms, 1),
         _decimals(training.exposed_ms, 1),
         _decimals(training.overlapped_ms, 1),
-        _percent(training.compute_utilisation),
-        _decimals(training.tokens_per_s, 0),
-        _percent(training.mfu),
         wan_bytes,
         _decimals(training.wan_bytes_per_token, 0),
         _decimals(training.final_loss, 3),

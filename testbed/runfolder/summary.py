@@ -205,11 +205,15 @@ class TrainingSummary(Section):
 
     Attributes:
         method: Name of the method of training.
-        steps: Number of steps after the warm-up.
+        steps: Number of steps after the warm-up, in whole periods if there is one.
         ranks: Number of ranks that train.
         parameters: Number of parameters of the model.
         scale: By which parameters and rates are divided.
-        step_ms: Duration of a step.
+        period: Number of steps from one exchange to the next (`sync_every`); 1 where every step
+            exchanges.
+        periods: Number of whole periods in `steps`; 0: the steps after the warm-up are fewer.
+        time_per_step_ms: Time of the whole periods / steps, exchanges included; null: not known.
+        step_ms: Duration of a step; where only some exchange, the median hides the exchange.
         compute_ms: Modelled computation of a step.
         exposed_ms: Time of a step in which a rank waits for data or for slower ranks.
         overlapped_ms: Communication of a step beside computation.
@@ -230,6 +234,9 @@ class TrainingSummary(Section):
     ranks: int
     parameters: int | None
     scale: int = 1
+    period: int = 1
+    periods: int | None = None
+    time_per_step_ms: float | None = None
     step_ms: Spread
     compute_ms: float
     exposed_ms: float
@@ -244,6 +251,11 @@ class TrainingSummary(Section):
     final_loss: float | None
     seconds: float
     late_ms: float = 0.0
+
+    @property
+    def mean_step_ms(self) -> float:
+        """The time per step; the median in summaries of testbed 0.2 and before."""
+        return self.step_ms.median if self.time_per_step_ms is None else self.time_per_step_ms
 
 
 class RoundTripRow(Section):

@@ -19,7 +19,8 @@ Measurements:
   ``busbw_bound_gbytes``), ``wrong``, ``group`` and ``root`` (of a script's process groups),
   ``settled`` (yes, or trend or swing: the median stands for no iteration); of the first operation
   at its largest size, in the slowest group.
-- training: ``method``, ``step_ms`` (median), ``compute_ms``, ``utilisation``, ``tokens_per_s``,
+- training: ``method``, ``step_ms`` (time / steps, over whole periods of methods that exchange every
+  few steps), ``median_step_ms``, ``compute_ms``, ``utilisation``, ``tokens_per_s``,
   ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
   ``compute_to_loss_s``: the time until the mean loss of the last five steps was at most the
   experiment's ``target_loss``, and the modelled computation in it (null: never).
@@ -249,7 +250,8 @@ def _training(training: TrainingSummary) -> Row:
         "wan_bytes_per_step": training.wan_bytes_per_step,
         "final_loss": training.final_loss,
         "training_s": training.seconds,
-        "step_ms": training.step_ms.median,
+        "step_ms": training.mean_step_ms,
+        "median_step_ms": training.step_ms.median,
     }
 
 

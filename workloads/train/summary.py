@@ -1,9 +1,12 @@
 """Summarise the steps of training as the section `training` of summary.json.
 
-All times are medians or sums over the steps after the warm-up, of the ranks that compute (a
-parameter server does not compute).
+All figures are of the steps after the warm-up. Where ranks exchange every `sync_every` steps only,
+the last steps that are no whole period are left out, so that each exchange counts with its share of
+steps. Times are of the ranks that compute (a parameter server does not compute).
 
-- ``step_ms``: duration of each step from start to end, averaged over the ranks.
+- ``time_per_step_ms``: from the first step's start to the last step's end / steps.
+- ``step_ms``: duration of each step from start to end, averaged over the ranks. The median of many
+  steps without an exchange hides the exchange.
 - ``compute_ms``: modelled computation of a step. ``compute_utilisation``: all computation / all
   time of the steps.
 - ``exposed_ms``: the rest of the step, in which a rank waits for data or for slower ranks.
@@ -21,6 +24,7 @@ parameter server does not compute).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +36,12 @@ from testbed.core.gpus import FLOPS_PER_PARAMETER, PEAK_FLOPS
 from testbed.plan.model import Plan
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.summary import TrainingSummary
+
+PERIODIC = (
+    "local-sgd",
+    "diloco",
+    "streaming-diloco",
+)  # methods that exchange every sync_every steps
 
 
 def summarize(
@@ -54,7 +64,9 @@ def summarize(
         The section `training` of summary.json; None without steps after the warm-up.
     """
     settings = plan.workers.settings
-    measured = steps.filter(pl.col("step") >= settings.get("warmup", 0))
+    after_warmup = steps.filter(pl.col("step") >= settings.get("warmup", 0))
+    period = steps_between_exchanges(settings)
+    measured = _whole_periods(after_warmup, period)
     if measured.is_empty():
         message = "no training step was recorded after the warm-up"
         problems.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
@@ -77,6 +89,9 @@ def summarize(
         ranks=ranks,
         parameters=settings.get("parameters"),
         scale=settings.get("scale", 1),
+        period=period,
+        periods=count // period,
+        time_per_step_ms=1000 * seconds / count,
         step_ms=spread(_step_ms(computing)),
         compute_ms=compute_ms,
         exposed_ms=max(0.0, exposed_ms),
@@ -92,6 +107,29 @@ def summarize(
         seconds=_span_ns(steps) / 1e9,
         late_ms=_mean_ms(computing["late_ns"]),
     )
+
+
+def steps_between_exchanges(settings: Mapping[str, Any]) -> int:
+    """Return the number of steps of a period: each fragment of the model is exchanged once in it.
+
+    Args:
+        settings: `testbed.workloads.train.settings`.
+    """
+    if settings.get("method") in PERIODIC:
+        return max(1, int(settings.get("sync_every", 1)))
+
+    return 1
+
+
+def _whole_periods(steps: pl.DataFrame, period: int) -> pl.DataFrame:
+    """Return the steps up to the end of the last whole period; all if there is no whole period."""
+    if steps.is_empty():
+        return steps
+
+    first = steps["step"].min()
+    position = pl.col("step") - first
+    whole = steps["step"].n_unique() // period * period
+    return steps.filter(position < whole) if whole else steps
 
 
 def _of_computing_ranks(steps: pl.DataFrame) -> pl.DataFrame:

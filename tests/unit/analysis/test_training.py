@@ -17,6 +17,7 @@ from testbed.plan.addressing import resolve_network
 from testbed.plan.model import Workers
 from testbed.plan.resolve import resolve
 from testbed.plan.scaling import scaled
+from testbed.report.compare import trainings
 from testbed.report.page import write_page
 from testbed.report.tables import training_grid
 from testbed.runfolder import schemas
@@ -28,7 +29,7 @@ from testbed.spec.options import RunOptions
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
-from tests.support.synthetic import GBIT, MS, START_NS, make_plan, two_dcs, write_links
+from tests.support.synthetic import GBIT, MS, START_NS, make_plan, two_dcs, write_links, write_run
 
 
 def write_steps(run: RunDir, *, server: bool = False) -> None:
@@ -125,6 +126,53 @@ def test_summary(run: RunDir) -> None:
     assert pl.read_parquet(run.train).schema == pl.Schema(schemas.TRAIN)
 
 
+@pytest.mark.parametrize(
+    ("steps", "used", "periods"),
+    [(22, 20, 2), (29, 20, 2), (12, 10, 1), (8, 6, 0)],
+)
+def test_the_exchange_of_diloco_counts(tmp_path: Path, steps: int, used: int, periods: int) -> None:
+    """A step computes for 100 ms; after every tenth an exchange takes 600 ms: 160 ms per step.
+
+    The first two steps are the warm-up. With six more there is no exchange.
+    """
+    plan = make_plan(two_dcs())
+    settings = {"method": "diloco", "warmup": 2, "sync_every": 10}
+    workers = plan.workers.model_copy(update={"workload": "train", "settings": settings})
+    run = write_run(tmp_path / "run", plan.model_copy(update={"workers": workers}))
+    for rank in range(2):
+        run.rank_ops(rank).write_text("")
+        now_ns = START_NS
+        for step in range(steps):
+            duration_ns = (700 if step % 10 == 9 else 100) * MS
+            record = TrainingStep(
+                step=step,
+                start_ns=now_ns,
+                end_ns=now_ns + duration_ns,
+                compute_ns=100 * MS,
+                late_ns=0,
+                tokens=1000,
+            )
+            append(run.rank_train(rank), record)
+            now_ns += duration_ns
+
+    summary = collect(run)
+    row = training_of(run)
+    mean_ms = 160 if periods else 100
+    assert (row.steps, row.period, row.periods) == (used, 10, periods)
+    assert row.time_per_step_ms == pytest.approx(mean_ms)
+    assert row.step_ms.median == pytest.approx(100)
+    assert row.tokens_per_s == pytest.approx(2 * 1000 / (mean_ms / 1000))
+    assert row.compute_utilisation == pytest.approx(100 / mean_ms)
+    grid = training_grid(summary)
+    headers = [column.header.split("\n")[0] for column in grid.columns[:5]]
+    assert headers == ["method", "steps", "step", "tokens/s", "used"]
+    assert grid.rows[0][2] == f"{mean_ms:.1f}"
+    assert ("no whole period" in grid.note) == (periods == 0)
+    compared = [difference.what for difference in trainings([summary])]
+    assert compared[:3] == ["step (ms)", "tokens/s", "utilisation"]
+    assert trainings([summary])[0].values == pytest.approx((mean_ms,))
+
+
 def test_without_operations_nothing_is_said_of_overlap(run: RunDir) -> None:
     write_steps(run)
     for rank in range(2):
@@ -162,13 +210,14 @@ def test_tables_page_and_verdict(run: RunDir) -> None:
             "ddp",
             "10",
             "150.0",
+            "13333",
+            "66.7",
+            "0.0",
+            "150.0",
             "150.0",
             "100.0",
             "50.0",
             "10.0",
-            "66.7",
-            "13333",
-            "0.0",
             "1.55 MiB",
             "812",
             "3.910",
