@@ -32,7 +32,8 @@ def import_file(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="GraphML file of the Topology Zoo, or CSV matrix or list of RTTs"
+            metavar="FILE",
+            help="GraphML file, or table of RTTs (matrix or list)",
         ),
     ],
     out: Annotated[
@@ -76,7 +77,7 @@ def import_file(
         str | None,
         typer.Option(
             metavar="UNIT",
-            help="unit of the rates, if the first cell of the matrix names none, such as Gbit/s",
+            help="unit of rates whose file names none, such as Gbit/s",
         ),
     ] = None,
 ) -> None:

@@ -261,10 +261,6 @@ def test_label_stays_in_the_comment(tmp_path: Path) -> None:
             "bad.graphml: all nodes of the graph are external",
         ),
         (
-            f"{KEYS.replace('undirected', 'directed')}{A}{B}{AB}</graph></graphml>",
-            "bad.graphml: the graph is directed\n",
-        ),
-        (
             f"{KEYS}{A}{node(1, 'X', at=(91, 0))}{AB}</graph></graphml>",
             "bad.graphml, node x: Latitude 91 and Longitude 0",
         ),
@@ -290,6 +286,107 @@ def test_wrong_graphml(text: str, message: str, tmp_path: Path) -> None:
         convert(path, Options())
 
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+
+
+def other_graphml(folder: Path, text: str, options: Options | None = None) -> Imported:
+    path = folder / "other.graphml"
+    path.write_text(text, encoding="utf-8")
+    return loaded(convert(path, options or Options()), folder)
+
+
+def keys(*attributes: str) -> str:
+    """Keys of attributes such as ``node lat double``; their id is their name."""
+    written = '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">'
+    for attribute in attributes:
+        kind, name, form = attribute.split()
+        written += f'<key id="{name}" for="{kind}" attr.name="{name}" attr.type="{form}"/>'
+    return written
+
+
+NETWORKX = keys(
+    "node lat double", "node lon double", "edge bandwidth_mbps double", "edge delay string"
+)
+
+
+def test_both_directions_of_a_directed_graph(tmp_path: Path) -> None:
+    """As networkx.DiGraph writes it: an edge for each direction; one of c stands for both."""
+    made = other_graphml(
+        tmp_path,
+        f"""{NETWORKX}<graph edgedefault="directed">
+        <node id="A"><data key="lat">47.4</data><data key="lon">8.5</data></node>
+        <node id="B"><data key="lat">52.5</data><data key="lon">13.4</data></node><node id="C"/>
+        <edge source="A" target="B"><data key="bandwidth_mbps">400</data></edge>
+        <edge source="B" target="A"><data key="bandwidth_mbps">100</data></edge>
+        <edge source="C" target="B"><data key="delay">3 ms</data></edge>
+        </graph></graphml>""",
+        Options(rate=7 * 10**9),
+    )
+    fibre_ms = fibre_delay_ns(distance_km(ZURICH, BERLIN)) / 1e6
+    assert links(made) == {"a-b": (0.4, 0.1, fibre_ms, fibre_ms), "b-c": (7, 7, 3, 3)}
+    assert "edges of one direction apply to both: b-c" in comment(made)
+
+
+def test_attributes_of_igraph(tmp_path: Path) -> None:
+    """Lower-case names, nodes called n0, a name beside the id; parallel edges."""
+    made = other_graphml(
+        tmp_path,
+        keys("node name string", "edge linkspeedraw double", "edge latency_us double")
+        + """<graph id="G" edgedefault="undirected">
+        <node id="n0"><data key="name">Oslo</data></node>
+        <node id="n1"><data key="name">Rome</data></node>
+        <edge source="n0" target="n1"><data key="linkspeedraw">1e9</data>
+        <data key="latency_us">9000</data></edge>
+        <edge source="n0" target="n1"><data key="linkspeedraw">2e9</data>
+        <data key="latency_us">8000</data></edge></graph></graphml>""",
+    )
+    assert links(made) == {"oslo-rome": (3, 3, 8, 8)}
+    assert "'latency_us' of an edge is one way" in comment(made)
+
+
+def test_labels_of_yed(tmp_path: Path) -> None:
+    """Labels in graphics; x and y are pixels."""
+    label = '<data key="d0"><y:ShapeNode><y:Geometry x="300" y="40"/><y:NodeLabel>{}</y:NodeLabel>'
+    label += "</y:ShapeNode></data>"
+    made = other_graphml(
+        tmp_path,
+        f"""<graphml xmlns="http://graphml.graphdrawing.org/xmlns"
+        xmlns:y="http://www.yworks.com/xml/graphml">
+        <key for="node" id="d0" yfiles.type="nodegraphics"/>
+        <key for="edge" id="d1" yfiles.type="edgegraphics"/><graph edgedefault="directed">
+        <node id="n0">{label.format("Oslo")}</node><node id="n1">{label.format("Rome")}</node>
+        <edge source="n0" target="n1"><data key="d1"><y:PolyLineEdge>
+        <y:EdgeLabel>10 Gbps</y:EdgeLabel></y:PolyLineEdge></data></edge></graph></graphml>""",
+        Options(delay=5_000_000, rate=1),
+    )
+    assert links(made) == {"oslo-rome": (10, 10, 5, 5)}
+
+
+def test_x_and_y_of_a_geographic_graph(tmp_path: Path) -> None:
+    made = other_graphml(
+        tmp_path,
+        keys("graph crs string", "node x double", "node y double")
+        + """<graph edgedefault="undirected"><data key="crs">epsg:4326</data>
+        <node id="A"><data key="x">8.5</data><data key="y">47.4</data></node>
+        <node id="B"><data key="x">13.4</data><data key="y">52.5</data></node>
+        <edge source="A" target="B"/></graph></graphml>""",
+    )
+    assert made.topology.sites["a"].location == ZURICH
+
+
+@pytest.mark.parametrize("attribute", ["bandwidth", "delay", "capacity"])
+def test_numbers_without_units_are_refused(attribute: str, tmp_path: Path) -> None:
+    text = (
+        keys(f"edge {attribute} double")
+        + f"""<graph edgedefault="undirected"><node id="A"/><node id="B"/>
+        <edge source="A" target="B"><data key="{attribute}">5</data></edge></graph></graphml>"""
+    )
+    with pytest.raises(InputError, match=rf"a-b: {attribute}: the (rate|time) '5.0' has no unit"):
+        other_graphml(tmp_path, text, Options(delay=10**6))
+
+    if attribute == "delay":
+        return
+    made = other_graphml(tmp_path, text, Options(delay=10**6, bandwidth_unit="Mbit/s"))
+    assert links(made)["a-b"][0] == 0.005
 
 
 # CSV
