@@ -45,6 +45,7 @@ from testbed.core.units import UnitError
 from testbed.deployments import service
 from testbed.deployments.client import INTERRUPTED, call, exec_request
 from testbed.deployments.folder import Deployment
+from testbed.deployments.input_source import BytesSource
 from testbed.deployments.reconfigure import change
 from testbed.deployments.status import DeploymentStatus, status_of
 from testbed.execution.cleanup import reap
@@ -859,7 +860,12 @@ class DeployedNetwork:
         return notebook.box(parts)
 
     def exec(
-        self, host: str, words: Sequence[str], *, check: bool = False
+        self,
+        host: str,
+        words: Sequence[str],
+        *,
+        check: bool = False,
+        input: str | bytes | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host, and wait for the command to end.
 
@@ -867,6 +873,7 @@ class DeployedNetwork:
             host: Name of a host, or of a datacenter (meaning its border router).
             words: The command and its arguments.
             check: Whether an exit status other than 0 raises an exception.
+            input: The command's input; None: the input is empty.
 
         Returns:
             Exit status and output of the command, as from `subprocess.run`.
@@ -883,9 +890,12 @@ class DeployedNetwork:
             ```
         """
         self._check_exists()
-        request = exec_request(self._deployment, host, words)
+        source = None
+        if input is not None:
+            source = BytesSource(input.encode() if isinstance(input, str) else input)
+        request = exec_request(self._deployment, host, words, has_input=source is not None)
         out, err = io.BytesIO(), io.BytesIO()
-        status = call(self._deployment, request, out, err)
+        status = call(self._deployment, request, out, err, source)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         completed = subprocess.CompletedProcess(

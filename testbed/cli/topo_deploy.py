@@ -1,4 +1,4 @@
-"""testbed topo deploy, inspect, exec, shell, set, verify, destroy: persistent networks."""
+"""testbed topo deploy, inspect, exec, cp, shell, set, verify, destroy: persistent networks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from testbed.cli.options import (
     memory_size,
 )
 from testbed.cli.output import csv_of_rows, wide_console
+from testbed.cli.plain_help import PlainCommand
 from testbed.cli.progress import display
 from testbed.cli.topo import load
 from testbed.cli.topo_shell import Shell
 from testbed.core.errors import InputError
 from testbed.core.units import format_figure, format_probability, format_rate, format_time
 from testbed.deployments import service
-from testbed.deployments.client import answer, call, exec_request, node_names
+from testbed.deployments.client import answer, call, exec_request, known_nodes
+from testbed.deployments.copy import copy, parse_end
 from testbed.deployments.folder import Deployment
+from testbed.deployments.input_source import FileSource, raw_terminal
 from testbed.deployments.reconfigure import change
 from testbed.deployments.requests import Request
 from testbed.deployments.status import DeploymentStatus, LinkStatus, status_of
@@ -38,6 +41,8 @@ from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 
 NS_PER_MS = 10**6
+TARGET_FLAGS = ("-t", "--target")
+TERMINAL_FLAGS = ("-it", "-ti")
 Row = dict[str, Any]  # a table row: values by column
 
 TargetOption = Annotated[
@@ -220,6 +225,22 @@ def _link_row(link: LinkStatus) -> Row:
     }
 
 
+class ExecCommand(PlainCommand):
+    """The command ``testbed topo exec``; ``-it`` means ``-i --tty``, as elsewhere."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Replace ``-it`` among the options before the host: alone, ``-t`` names the target."""
+        before = ""
+        for position, word in enumerate(args):
+            if word in TERMINAL_FLAGS and before not in TARGET_FLAGS:
+                args = [*args[:position], "-i", "--tty", *args[position + 1 :]]
+                break
+            if not word.startswith("-") and before not in TARGET_FLAGS:
+                break  # the host; all words after it are the command's
+            before = word
+        return super().parse_args(ctx, args)
+
+
 def execute(
     host: Annotated[
         str, typer.Argument(metavar="HOST", help="host, or datacenter (meaning its border router)")
@@ -228,21 +249,69 @@ def execute(
         list[str], typer.Argument(metavar="-- COMMAND", help="command to run on the host")
     ],
     target: TargetOption = None,
+    interactive: Annotated[
+        bool,
+        typer.Option("-i", "--interactive", help="pass this command's input on to COMMAND"),
+    ] = False,
+    terminal: Annotated[
+        bool,
+        typer.Option("--tty", help="pass this terminal on to COMMAND; -it does the same"),
+    ] = False,
 ) -> None:
     """Run a command on a host, and return its exit status.
 
-    Output is printed as the command writes it.
+    Output is printed as the command writes it. Without -i, the command's input is empty.
     """
     deployment = service.find(target)
     words = command[1:] if command[0] == "--" else command
-    request = exec_request(deployment, host, words)
     try:
-        status = call(deployment, request, sys.stdout.buffer, sys.stderr.buffer)
+        status = _call_with_input(deployment, host, words, interactive, terminal)
     except BrokenPipeError:  # such as in `... | head`
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
     raise typer.Exit(status)
+
+
+def _call_with_input(
+    deployment: Deployment, host: str, words: list[str], interactive: bool, terminal: bool
+) -> int:
+    """Run a command on a host, with the input or the terminal of this process.
+
+    Raises:
+        InputError: the host does not exist, or a terminal is asked for and there is none.
+    """
+    if terminal and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        remedy = "use -i alone to pass on input from a pipe or a file"
+        raise InputError("standard input or output is not a terminal", remedy=remedy)
+    kind = os.environ.get("TERM", "dumb") if terminal else ""
+    request = exec_request(deployment, host, words, has_input=interactive, terminal=kind)
+    out, err = sys.stdout.buffer, sys.stderr.buffer
+    fd = sys.stdin.fileno() if interactive or terminal else -1
+    if terminal:
+        with raw_terminal(fd) as source:
+            return call(deployment, request, out, err, source)
+    return call(deployment, request, out, err, FileSource(fd) if interactive else None)
+
+
+def copy_(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="file or folder: HOST:PATH, or a path here")
+    ],
+    target_path: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="HOST:PATH, or a path here; an existing folder gets the copy"
+        ),
+    ],
+    target: TargetOption = None,
+) -> None:
+    """Copy a file or a folder to a host, or from a host.
+
+    Hosts share the files of the guest, so a copy on one host is visible on all of them.
+    """
+    deployment = service.find(target)
+    copy(deployment, parse_end(source, deployment), parse_end(target_path, deployment))
 
 
 def shell(target: TargetOption = None) -> None:
@@ -251,7 +320,7 @@ def shell(target: TargetOption = None) -> None:
     To run a command on a host, start with the name of the host: iowa-h0 ping -c1 ohio-h0.
     """
     deployment = service.find(target)
-    Shell(deployment, node_names(deployment), deployment.read_ready().commands).run()
+    Shell(deployment, known_nodes(deployment), deployment.read_ready().commands).run()
 
 
 def set_(
@@ -359,5 +428,6 @@ def add_to(app: typer.Typer) -> None:
     for command in (deploy, inspect, shell, verify, destroy):
         app.command()(command)
     app.command("set")(set_)
+    app.command("cp")(copy_)
     words_are_the_command = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command("exec", context_settings=words_are_the_command)(execute)
+    app.command("exec", cls=ExecCommand, context_settings=words_are_the_command)(execute)

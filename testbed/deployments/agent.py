@@ -13,10 +13,12 @@ soon as nobody uses the network, so virtual time passes only while a command run
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -27,16 +29,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from testbed.core.errors import TestbedError
+from testbed.core.linux import CLONE_NEWUTS, setns, unshare
 from testbed.deployments.folder import Deployment, DeploymentPlan, Ready
+from testbed.deployments.names import node_names
 from testbed.deployments.requests import (
     INTERRUPT,
     KILL,
     STDERR,
-    STDOUT,
     Reply,
     Request,
     RequestExchange,
 )
+from testbed.deployments.streams import Feed, open_streams
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.mininet_prompt import Prompt, commands
 from testbed.network.netlink import enter_node
@@ -48,6 +52,9 @@ from testbed.workers.host_files import named
 # Time between polls for requests while other requests are in progress, on the guest's clock.
 LOOK_S = {"real": 0.02, "virtual": 1.0}
 CHUNK_BYTES = 1 << 16
+# Time between looks for input, on the guest's clock.
+SHORTEST_INPUT_PAUSE_S = 0.001
+LONGEST_INPUT_PAUSE_S = 0.1
 KEPT_VARIABLES = ("PATH", "HOME", "LANG")
 SIGNALS = {INTERRUPT: signal.SIGINT, KILL: signal.SIGKILL}
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit status, as in a shell
@@ -62,6 +69,7 @@ class _Job:
         pid: the child that carries out the request, leader of a session.
         end: pidfd of the child.
         pipes: open read ends of the child's output pipes, each with its stream.
+        feed: the child's input; None for a child without input.
         signalled: signals of the sender that were forwarded.
     """
 
@@ -69,6 +77,7 @@ class _Job:
     pid: int
     end: int
     pipes: dict[int, str]
+    feed: Feed | None = None
     signalled: set[str] = field(default_factory=set)
 
 
@@ -84,6 +93,7 @@ class Agent:
         self._seen: set[str] = set()
         self._jobs: list[_Job] = []
         self._selector = selectors.DefaultSelector()
+        self._input_pause_s = SHORTEST_INPUT_PAUSE_S
         self._orphans: set[int] = set()  # pipes that descendants of an ended child hold open
 
     def serve(self) -> NoReturn:
@@ -95,10 +105,49 @@ class Agent:
                     self._begin(exchange)
             if self._jobs:
                 self._pass_on_signals()
-                for key, _events in self._selector.select(self._look_s):
-                    self._handle(key.fd)
+                for key, events in self._selector.select(self._pause_s()):
+                    if events & selectors.EVENT_READ:
+                        self._handle(key.fd)
             elif not self._virtual:
                 time.sleep(self._look_s)
+
+    def _pause_s(self) -> float:
+        """Return how long to wait for output, after passing on the input that has arrived.
+
+        While a command may still get input, the steps of the virtual clock grow from short ones, so
+        that little time passes before input that is on its way arrives.
+        """
+        feeds = [job.feed for job in self._jobs if job.feed is not None and job.feed.is_open]
+        if not feeds:
+            return self._look_s
+        has_passed = [self._pass_input(feed) for feed in feeds]
+        if any(has_passed) or not self._virtual:
+            self._input_pause_s = SHORTEST_INPUT_PAUSE_S
+        else:
+            self._input_pause_s = min(2 * self._input_pause_s, LONGEST_INPUT_PAUSE_S)
+        return min(self._input_pause_s, self._look_s)
+
+    def _pass_input(self, feed: Feed) -> bool:
+        """Pass on input that has arrived; wake up once the child takes more, if it is too much."""
+        has_passed = feed.pass_on() or (self._virtual and feed.await_more())
+        self._await_room(feed.fd, is_blocked=feed.is_blocked)
+        return has_passed
+
+    def _await_room(self, fd: int, *, is_blocked: bool) -> None:
+        """Watch the input of a child for room, in addition to the output of a terminal."""
+        key = self._selector.get_map().get(fd)
+        before = 0 if key is None else key.events
+        events = before & ~selectors.EVENT_WRITE
+        if is_blocked:
+            events |= selectors.EVENT_WRITE
+        if events == before:
+            return
+        if not before:
+            self._selector.register(fd, events)
+        elif events:
+            self._selector.modify(fd, events)
+        else:
+            self._selector.unregister(fd)
 
     def _begin(self, exchange: RequestExchange) -> None:
         try:
@@ -108,7 +157,7 @@ class Agent:
                 change_network(self._network, request.network)
                 self._reply(exchange, 0)
             else:
-                self._fork(exchange, lambda: self._carry_out(request))
+                self._fork(exchange, request)
         except TestbedError as error:
             exchange.write(STDERR, f"{error}\n".encode())
             self._reply(exchange, error.exit_status)
@@ -119,24 +168,23 @@ class Agent:
     def _reply(self, exchange: RequestExchange, status: int) -> None:
         exchange.answer(Reply(status=status, time_ns=time.time_ns()))
 
-    def _fork(self, exchange: RequestExchange, work: Callable[[], int]) -> None:
-        """Fork a child that runs `work` and exits with the status that `work` returns."""
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
+    def _fork(self, exchange: RequestExchange, request: Request) -> None:
+        """Fork a child that carries out a request, and relay its input and output."""
+        streams = open_streams(exchange, request)
         pid = os.fork()
         if pid == 0:
-            os.setsid()
-            os.dup2(out_end, 1)
-            os.dup2(err_end, 2)
-            os._exit(_status_of(work))
+            for job in self._jobs:
+                if job.feed is not None:
+                    job.feed.close()  # else another child's input would not end
+            streams.take()
+            os._exit(_status_of(lambda: self._carry_out(request)))
 
-        os.close(out_end)
-        os.close(err_end)
+        streams.close_ends()
         end = os.pidfd_open(pid)
-        for fd in (end, out, err):
+        for fd in (end, *streams.outputs):
             self._selector.register(fd, selectors.EVENT_READ)
 
-        self._jobs.append(_Job(exchange, pid, end, {out: STDOUT, err: STDERR}))
+        self._jobs.append(_Job(exchange, pid, end, streams.outputs, streams.feed))
 
     def _carry_out(self, request: Request) -> int:
         """Carry out a request in a child, and return the exit status."""
@@ -148,12 +196,15 @@ class Agent:
             for check in verify(self._network, virtual=self._virtual, quick=request.quick):
                 print(json.dumps(check.record()), flush=True)
             return 0
-        return self._execute(request.node, request.words)
+        return self._execute(request)
 
-    def _execute(self, node: str, words: tuple[str, ...]) -> int:
+    def _execute(self, request: Request) -> int:
         """Execute a command on a node in a child; return an exit status only if that fails."""
+        node, words = request.node, request.words
         kept = [name for name in KEPT_VARIABLES if name in os.environ]
         environment = {name: os.environ[name] for name in kept}
+        if request.terminal:
+            environment["TERM"] = request.terminal
         kernel_name = self._nodes.get(node, node)
         enter_node(self._network.pid(kernel_name), node)
         program = words[0]
@@ -192,15 +243,17 @@ class Agent:
 
     def _drain(self, fd: int) -> None:
         """Discard the output of an ended child's descendants, to keep them from blocking."""
-        if not os.read(fd, CHUNK_BYTES):
+        if not _read(fd):
             self._orphans.discard(fd)
             self._close(fd)
 
     def _hand_on(self, job: _Job, fd: int) -> None:
-        data = os.read(fd, CHUNK_BYTES)
+        data = _read(fd)
         if data:
             job.exchange.write(job.pipes[fd], data)
         else:
+            if job.feed is not None and job.feed.fd == fd:
+                job.feed.close()
             del job.pipes[fd]
             self._close(fd)
 
@@ -215,6 +268,9 @@ class Agent:
                 self._orphans.add(fd)
 
         self._jobs.remove(job)
+        if job.feed is not None:
+            self._await_room(job.feed.fd, is_blocked=False)
+            job.feed.close()
         self._close(job.end)
         _pid, wait_status = os.waitpid(job.pid, 0)
         status = os.waitstatus_to_exitcode(wait_status)
@@ -228,15 +284,35 @@ class Agent:
         os.close(fd)
 
 
-def node_names(network: Network) -> dict[str, str]:
-    """Return the kernel's names of nodes by the names that people use.
+def _start_shells(network: BuiltNetwork, plan: Network) -> None:
+    """Start a shell on each node for all later commands of the prompt.
 
-    People name hosts directly, and border routers by their datacenter.
+    A shell has the UTS namespace, and so the host name, of the thread that starts the shell.
     """
-    nodes = {dc.name: dc.router for dc in network.datacenters}
-    for host in network.hosts:
-        nodes[host.name] = host.node
-    return nodes
+    names = {node: name for name, node in node_names(plan).items()}
+    own = os.open("/proc/thread-self/ns/uts", os.O_RDONLY)
+    for kernel_name, node in network.mininet.items():
+        unshare(CLONE_NEWUTS)
+        socket.sethostname(names.get(kernel_name, kernel_name))
+        node.start_shell()
+    setns(own, CLONE_NEWUTS)
+    os.close(own)
+
+
+def _read(fd: int) -> bytes:
+    """Read from a pipe or a terminal; empty at its end.
+
+    Raises:
+        BlockingIOError: there is nothing to read yet.
+    """
+    try:
+        return os.read(fd, CHUNK_BYTES)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno != errno.EIO:  # a terminal that no process has open any more
+            raise
+        return b""
 
 
 def _status_of(work: Callable[[], int]) -> int:
@@ -266,9 +342,7 @@ def main(folder: str) -> None:
 
     try:
         with named(Path("/run"), plan.network), build_network(plan.network) as network:
-            for node in network.mininet.values():
-                # One shell for all later commands, each of which is a fork of this process.
-                node.start_shell()
+            _start_shells(network, plan.network)
             # ping interprets second 0 as "not sent yet", and does not wait.
             time.sleep(max(0.0, 1.0 - time.monotonic()))
             nodes = list(network.mininet.keys())

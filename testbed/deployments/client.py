@@ -14,6 +14,9 @@ from typing import BinaryIO
 
 from testbed.core.errors import GuestLost, InputError, RunError
 from testbed.deployments.folder import Deployment
+from testbed.deployments.input import InputSender
+from testbed.deployments.input_source import InputSource
+from testbed.deployments.names import node_names
 from testbed.deployments.requests import (
     INTERRUPT,
     KILL,
@@ -30,13 +33,22 @@ CHECK_S = 0.2  # between two checks that the guest is alive
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def exec_request(deployment: Deployment, node: str, words: Sequence[str]) -> Request:
+def exec_request(
+    deployment: Deployment,
+    node: str,
+    words: Sequence[str],
+    *,
+    has_input: bool = False,
+    terminal: str = "",
+) -> Request:
     """Return a request to run a command on a node.
 
     Args:
         deployment: a running deployment.
         node: a host, or a datacenter for its border router.
         words: the command.
+        has_input: whether the command gets input; otherwise its input is empty.
+        terminal: kind of the command's terminal, as in the variable TERM; empty: no terminal.
 
     Raises:
         InputError: the command is empty, or the node does not exist.
@@ -45,27 +57,29 @@ def exec_request(deployment: Deployment, node: str, words: Sequence[str]) -> Req
         remedy = "use the form: testbed topo exec iowa-h0 -- ip address"
         raise InputError("no command given", remedy=remedy)
 
-    known = node_names(deployment)
-    if node not in known:
+    known = known_nodes(deployment)
+    if node not in known and node not in deployment.read_ready().nodes:
         what = f"{deployment.name} has no host {node!r}"
         raise InputError(what, remedy=suggest(node, known, "hosts"))
-    return Request(kind="exec", node=node, words=tuple(words))
+    return Request(
+        kind="exec", node=node, words=tuple(words), has_input=has_input, terminal=terminal
+    )
 
 
-def node_names(deployment: Deployment) -> list[str]:
-    """Return all node names: hosts, datacenters (for their border routers) and kernel names."""
-    network = deployment.read_plan().network
-    names: dict[str, None] = {}
-    for host in network.hosts:
-        names[host.name] = None
-    for datacenter in network.datacenters:
-        names[datacenter.name] = None
-    for node in deployment.read_ready().nodes:
-        names[node] = None
-    return list(names)
+def known_nodes(deployment: Deployment) -> list[str]:
+    """Return the names of all nodes as people use them; nodes without one have the kernel's."""
+    named = node_names(deployment.read_plan().network)
+    others = [node for node in deployment.read_ready().nodes if node not in named.values()]
+    return [*named, *others]
 
 
-def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO) -> int:
+def call(
+    deployment: Deployment,
+    request: Request,
+    out: BinaryIO,
+    err: BinaryIO,
+    source: InputSource | None = None,
+) -> int:
     """Carry out a request in the guest, relay the output, and return the exit status.
 
     Ctrl-C (or SIGTERM) interrupts the command in the guest, a second Ctrl-C kills the command, and
@@ -76,6 +90,7 @@ def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO)
         request: the request.
         out: receives the guest's standard output immediately.
         err: receives the guest's standard error immediately.
+        source: the command's input, for a request with input.
 
     Returns:
         The exit status, as in a shell.
@@ -88,7 +103,7 @@ def call(deployment: Deployment, request: Request, out: BinaryIO, err: BinaryIO)
         exchange = deployment.channel.post(request)
         try:
             with _interrupts_forwarded(exchange):
-                reply = _follow(deployment, exchange, {STDOUT: out, STDERR: err})
+                reply = _follow(deployment, exchange, {STDOUT: out, STDERR: err}, source)
         except BaseException:
             exchange.signal(KILL)
             raise
@@ -170,7 +185,10 @@ def _interrupts_forwarded(exchange: RequestExchange) -> Iterator[None]:
 
 
 def _follow(
-    deployment: Deployment, exchange: RequestExchange, outputs: dict[str, BinaryIO]
+    deployment: Deployment,
+    exchange: RequestExchange,
+    outputs: dict[str, BinaryIO],
+    source: InputSource | None,
 ) -> Reply:
     """Relay the streams of a request until the guest has replied, and return the reply.
 
@@ -178,11 +196,13 @@ def _follow(
         deployment: a running deployment.
         exchange: the request.
         outputs: receiver of each stream, by name.
+        source: the input; None: there is none.
 
     Raises:
         GuestLost: the guest ended meanwhile.
     """
     offsets = dict.fromkeys(outputs, 0)
+    sender = InputSender(exchange)
     next_check = time.monotonic() + CHECK_S
 
     while True:
@@ -196,6 +216,8 @@ def _follow(
         if reply is not None:
             deployment.write_last_time_ns(reply.time_ns)
             return reply
+        if source is not None and source.send_available(sender):
+            continue
         if time.monotonic() > next_check:
             next_check = time.monotonic() + CHECK_S
             if deployment.state != "running":

@@ -19,7 +19,10 @@ KILL = "kill"
 class Request(Frozen):
     """A request to a guest.
 
-    - exec: run the command `words` on `node`, named as people name nodes.
+    - exec: run the command `words` on `node`, named as people name nodes. With `has_input` the
+      sender writes the command's input (see `testbed.deployments.input`); otherwise the input is
+      empty. With `terminal`, a kind of terminal as in the variable TERM, the command has a
+      terminal, whose output is the stream STDOUT.
     - prompt: carry out the line `words[0]` as Mininet's prompt does.
     - set: change the links that differ in `network`.
     - verify: measure the network, only its round trips if `quick`; prints a JSON line per check.
@@ -28,6 +31,8 @@ class Request(Frozen):
     kind: Literal["exec", "prompt", "set", "verify"]
     node: str = ""
     words: tuple[str, ...] = ()
+    has_input: bool = False
+    terminal: str = ""
     network: Network | None = None
     quick: bool = False
 

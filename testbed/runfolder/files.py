@@ -17,10 +17,19 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file as `replace_text` does.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
-    with new.open("x") as file:
-        file.write(text)
+    with new.open("xb") as file:
+        file.write(content)
     new.replace(path)
 
 

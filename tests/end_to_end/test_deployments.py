@@ -211,6 +211,43 @@ def test_round_trip(shared: Place, real: str) -> None:
     assert min(rtts_ms(output)) == pytest.approx(20, abs=2 + 0.4)
 
 
+def test_exec_with_input(shared: Place, exact: str, tmp_path: Path) -> None:
+    """Without -i the input ends at once; with -i all of it arrives, in little virtual time."""
+    words = [sys.executable, "-m", "testbed", "topo", "exec", "-t", exact]
+    data = os.urandom(3_000_000)
+
+    def pipe(*command: str) -> bytes:
+        return subprocess.run(
+            [*words, *command],
+            env=shared.environment,
+            input=data,
+            capture_output=True,
+            timeout=LONGEST_S,
+            check=True,
+        ).stdout
+
+    before = int(shared.run("exec", "-t", exact, "west-h0", "--", "date", "+%s%N").stdout)
+    assert pipe("west-h0", "--", "cat") == b""
+    assert pipe("-i", "west-h0", "--", "cat") == data
+    after = int(shared.run("exec", "-t", exact, "west-h0", "--", "date", "+%s%N").stdout)
+    assert after - before < 10**9
+
+
+def test_copy(shared: Place, exact: str, tmp_path: Path) -> None:
+    """A folder goes to a host and comes back; an existing folder gets the copy."""
+    (tmp_path / "data/sub").mkdir(parents=True)
+    (tmp_path / "data/sub/a file").write_bytes(b"\0\1\n")
+    shared.run("cp", "-t", exact, tmp_path / "data", "west-h0:/root/copied")
+    found = shared.run("exec", "-t", exact, "west-h0", "--", "find", "/root/copied", "-type", "f")
+    assert found.stdout == "/root/copied/sub/a file\n"
+    (tmp_path / "back").mkdir()
+    shared.run("cp", "-t", exact, "east-h0:/root/copied", tmp_path / "back")
+    assert (tmp_path / "back/copied/sub/a file").read_bytes() == b"\0\1\n"
+    lost = shared.run("cp", "-t", exact, "west-h0:/nowhere", tmp_path / "new", status=1)
+    assert "nowhere: Cannot stat" in lost.stderr
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.alone
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
     """600 echoes, one in 10 ms, two or more always on their way, while the delay changes twice.
@@ -360,6 +397,12 @@ def test_shell(shared: Place, real: str) -> None:
         assert "west-h0 " in output
         assert "10.1.0.1" in output
         assert "1 received" in output
+        os.write(terminal, b"west-h0 hostname; hostname\n")
+        assert "west-h0\r\nwest-h0\r\n" in read_until(terminal, "\nwest-h0.*real> ")
+        os.write(terminal, b"nodes\n")
+        assert "east east-h0 east-s wan west west-h0 west-s" in read_until(
+            terminal, "nodes.*real> "
+        )
         os.write(terminal, b"pingall\n")
         assert "0% dropped (2/2 received)" in read_until(terminal, "Results.*real> ")
         os.write(terminal, b"west-h0 ping east-h0\n")
