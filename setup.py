@@ -25,6 +25,7 @@ setup(
     package_dir=folders,
     package_data={
         "testbed": ["py.typed"],
+        "testbed.core.gazetteer": ["*.tsv", "SOURCES.md"],
         "testbed.topologies": ["*.yaml", "*.json"],
         "testbed.experiments": ["*.yaml"],
         "testbed.workloads": ["*.yaml"],

@@ -33,7 +33,7 @@ def import_file(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="GraphML file, or table of RTTs (matrix or list)",
+            help="GraphML, table of RTTs, or .clab.yml",
         ),
     ],
     out: Annotated[
@@ -81,7 +81,7 @@ def import_file(
         ),
     ] = None,
 ) -> None:
-    """Convert GraphML or CSV to a topology file.
+    """Convert GraphML, a table of RTTs or a containerlab file to a topology file.
 
     A comment in the file lists what was assumed and what was left out.
     """

@@ -37,6 +37,7 @@ from pydantic import (
     model_validator,
 )
 
+from testbed.core.gazetteer import locate
 from testbed.core.geo import Location
 from testbed.core.units import Rate, Size, Time, UnitError
 from testbed.spec import yaml_reader
@@ -84,7 +85,15 @@ Name = Annotated[
     AfterValidator(_check_name),
     WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"}),
 ]
+
+
+def _position(value: object) -> object:
+    """Return the position of a place that is given by name; other values unchanged."""
+    return locate(value) if isinstance(value, str) else value
+
+
 Degrees = Annotated[float, Field(strict=True)]
+Position = tuple[Degrees, Degrees]
 
 
 def _no_bdp(queue: QueueLength | None) -> QueueLength | None:
@@ -179,8 +188,11 @@ class DatacenterDefaults(Strict):
 class Datacenter(DatacenterDefaults):
     """Hosts, a fabric of switches, and one border router."""
 
-    location: tuple[Degrees, Degrees] | None = Field(
-        None, description="[degrees north, degrees east]", examples=[[41.22, -95.86]]
+    location: Annotated[Position, BeforeValidator(_position, Position | str)] | None = Field(
+        None,
+        description="[degrees north, degrees east], a city (Zurich, or Birmingham, GB), or a "
+        "region of a cloud (aws:us-east-1, gcp:europe-west4, azure:westeurope)",
+        examples=[[41.22, -95.86]],
     )
 
     @field_validator("location")

@@ -1,4 +1,4 @@
-"""Topologies from GraphML of the Internet Topology Zoo and from CSV tables of RTTs.
+"""Topologies from GraphML, from tables of RTTs and from files of containerlab.
 
 A reader turns a file into a `Draft`. `convert` turns the draft into a topology file, with a comment
 on the origin of the topology and the assumptions.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from testbed.core.errors import InputError, Place
 from testbed.core.table_files import read_file
 from testbed.core.units import format_rate
-from testbed.spec.importers import csv_table
+from testbed.spec.importers import containerlab, csv_table
 from testbed.spec.importers.draft import Draft, Options, valid_name
 from testbed.spec.topology import Topology
 
@@ -21,6 +21,7 @@ __all__ = ["Imported", "Options", "convert"]
 
 COMMENT_COLUMNS = 118
 GRAPHML_SUFFIXES = (".graphml", ".xml")
+YAML_SUFFIXES = (".yml", ".yaml")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
@@ -32,7 +33,7 @@ class Imported(NamedTuple):
 
 
 def convert(path: Path, options: Options) -> Imported:
-    """Convert a GraphML or CSV file to a topology.
+    """Convert a GraphML file, a table or a file of containerlab to a topology.
 
     Args:
         path: The file.
@@ -43,7 +44,7 @@ def convert(path: Path, options: Options) -> Imported:
             cell, node or edge.
     """
     draft = _read(path, options)
-    name = options.name or valid_name(path.stem) or "imported"
+    name = options.name or valid_name(path.stem.removesuffix(".clab")) or "imported"
     try:
         topology = _topology(draft, name, path.name, options)
     except InputError as error:
@@ -57,6 +58,9 @@ def convert(path: Path, options: Options) -> Imported:
 def _read(path: Path, options: Options) -> Draft:
     content = read_file(path)
     suffix = path.suffix.lower()
+    if suffix in YAML_SUFFIXES:
+        return containerlab.read(path, options)
+
     if suffix in GRAPHML_SUFFIXES:
         from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
 
@@ -67,7 +71,8 @@ def _read(path: Path, options: Options) -> Draft:
     raise InputError(
         "unknown file extension",
         place=Place(path),
-        remedy="use .graphml or .xml for GraphML, and .csv, .tsv or .txt for tables",
+        remedy="use .graphml or .xml for GraphML, .csv, .tsv or .txt for tables, and .clab.yml for "
+        "containerlab",
     )
 
 

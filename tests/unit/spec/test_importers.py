@@ -389,6 +389,65 @@ def test_numbers_without_units_are_refused(attribute: str, tmp_path: Path) -> No
     assert links(made)["a-b"][0] == 0.005
 
 
+# containerlab
+
+CLAB = """
+name: lab
+topology:
+  kinds: {linux: {image: alpine}}
+  nodes:
+    leaf1: {kind: linux, group: zurich, labels: {location: Zurich}}
+    leaf2: {kind: linux, group: zurich}
+    spine: {kind: linux, labels: {site: berlin, location: "Berlin, DE"}}
+    far: {kind: linux}
+  links:
+    - endpoints: ["leaf1:eth1", "leaf2:eth1"]
+    - endpoints: ["leaf1:eth2", "spine:eth1"]
+      labels: {rate: 500000}
+    - endpoints: ["spine:eth2", "leaf2:eth2"]
+      labels: {rate: 500 Mbit/s}
+    - type: veth
+      endpoints: [{node: spine, interface: eth3}, {node: far, interface: eth1}]
+      labels: {delay: 20ms, jitter: 1ms, loss: 0.5}
+    - endpoints: ["far:eth2", "host:far-eth2"]
+"""
+
+
+def test_containerlab(tmp_path: Path) -> None:
+    path = tmp_path / "two.clab.yml"
+    path.write_text(CLAB)
+    made = loaded(convert(path, Options(rate=7 * 10**9)), tmp_path)
+    fibre_ms = fibre_delay_ns(distance_km((47.37, 8.55), (52.52, 13.41))) / 1e6
+    assert links(made) == {
+        "zurich-berlin": (1, 1, fibre_ms, fibre_ms),
+        "berlin-far": (7, 7, 20, 20),
+    }
+    assert made.topology.name == "two"
+    assert made.topology.links[1].forward.loss == 0.005
+    assert "rate without a unit: kbit/s" in comment(made)
+    assert "left out as links within a datacenter: leaf1-leaf2." in comment(made)
+    assert "left out as links to the host: far-host." in comment(made)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("spine:eth1", "spin:eth1", "two.clab.yml:12, topology.links.1: unknown node 'spin'"),
+        ("delay: 20ms", "delay: 20", "topology.links.3.labels.delay: the time '20' has no unit"),
+        ("delay: 20ms, ", "jitter: 0ms, ", "duplicate key"),
+        ("delay: 20ms", "rate: 1", "berlin-far: unknown delay: the link has no label delay"),
+        ("nodes:", "noods:", "not a file of containerlab: topology.nodes is missing"),
+        ("location: Zurich", "location: Zurch", "unknown place 'Zurch'"),
+    ],
+)
+def test_wrong_containerlab(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.clab.yml"
+    path.write_text(CLAB.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        convert(path, Options())
+    assert message in str(caught.value)
+
+
 # CSV
 
 

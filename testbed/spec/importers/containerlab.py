@@ -1,0 +1,269 @@
+"""Topologies of containerlab: nodes and links of a ``.clab.yml`` file.
+
+A node's `group`, or its label `datacenter`, `site` or `region`, names its datacenter; a node
+without one is a datacenter. Labels of a link give `delay`, `jitter`, `loss` and `rate`, as the
+options of ``containerlab tools netem set`` do: a bare rate is in kbit/s, a bare loss in percent.
+Labels `location` of a node, or `graph-geoCoordinateLat` and `graph-geoCoordinateLng`, give its
+position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import InputError, Place
+from testbed.core.gazetteer import locate
+from testbed.core.geo import Location
+from testbed.core.headings import with_usual_unit
+from testbed.core.table_files import is_plain_number
+from testbed.core.units import (
+    PERCENTAGE,
+    RATE,
+    TIME,
+    Quantity,
+    UnitError,
+    format_probability,
+    format_rate,
+    format_time,
+)
+from testbed.spec import yaml_reader
+from testbed.spec.base import suggest
+from testbed.spec.importers.draft import (
+    Draft,
+    DraftLink,
+    Options,
+    check_number,
+    listed,
+    unique_names,
+)
+from testbed.spec.yaml_reader import Items, Loc, Section
+
+GROUP_LABELS = ("datacenter", "site", "region", "graph-group")
+OUTSIDE = ("host", "mgmt-net", "macvlan", "vxlan", "vxlan-stitch", "dummy")
+NETEM_UNITS = {"rate": "kbit/s", "loss": "%"}
+QUANTITIES: dict[str, Quantity] = {
+    "delay": TIME,
+    "jitter": TIME,
+    "loss": PERCENTAGE,
+    "rate": RATE,
+}
+NORTH = "graph-geoCoordinateLat"
+EAST = "graph-geoCoordinateLng"
+
+
+@dataclass
+class _Pair:
+    """All links between two datacenters, as one: rates add, the longest delay counts."""
+
+    values: list[dict[str, Fraction]] = field(default_factory=list)
+
+
+def is_containerlab(source: Section) -> bool:
+    """Return whether a YAML file has nodes as containerlab writes them."""
+    topology = source.get("topology")
+    return isinstance(topology, Section) and isinstance(topology.get("nodes"), Section)
+
+
+def read(path: Path, options: Options) -> Draft:
+    """Read the datacenters and links of a file of containerlab.
+
+    Args:
+        path: The file.
+        options: Values that the file does not have.
+
+    Raises:
+        InputError: The file is not one of containerlab, or a link has no delay.
+    """
+    source = yaml_reader.load(path)
+    if not is_containerlab(source):
+        what = "not a file of containerlab: topology.nodes is missing"
+        remedy = "topology files of the testbed need no import"
+        raise InputError(what, place=Place(path), remedy=remedy)
+    return _Reader(source, options, path).draft()
+
+
+class _Reader:
+    """Reads one file; `notes` and `assumed` grow as it is read."""
+
+    def __init__(self, source: Section, options: Options, path: Path) -> None:
+        self.source = source
+        self.options = options
+        self.path = path
+        self.nodes: Section = source["topology"]["nodes"]
+        self.notes: list[str] = []
+        self.assumed: list[str] = []
+
+    def draft(self) -> Draft:
+        groups = {node: self._group(node) for node in self.nodes}
+        labels = list(dict.fromkeys(groups.values()))
+        check_number(self.path, len(labels))
+        unique, renamed = unique_names(labels)
+        names = dict(zip(labels, unique, strict=True))
+
+        locations: dict[str, Location | None] = dict.fromkeys(unique)
+        for node, group in groups.items():
+            location = self._location(node)
+            if location is not None:
+                locations[names[group]] = location
+
+        pairs = self._pairs(groups)
+        links = [self._link(names[a], names[b], pair, locations) for (a, b), pair in pairs.items()]
+        if len(groups) > len(labels):
+            self.assumed.append("datacenters: one for each group of nodes")
+        located = any("delay" not in link.settings for link in links)
+        return Draft(
+            source=f"containerlab, {len(groups)} nodes, {len(links)} links",
+            datacenters=locations,
+            links=links,
+            defaults={"detour": self.options.detour} if located else {},
+            notes=[*renamed, *self.notes],
+            assumed=self.assumed,
+        )
+
+    def _error(self, what: str, loc: Loc, remedy: str = "") -> InputError:
+        return InputError(what, place=yaml_reader.place_of(self.source, loc), remedy=remedy)
+
+    def _labels(self, owner: Any) -> Section:
+        labels = owner.get("labels") if isinstance(owner, Section) else None
+        return labels if isinstance(labels, Section) else Section()
+
+    def _group(self, node: str) -> str:
+        """Return the name of a node's datacenter."""
+        settings = self.nodes[node]
+        labels = self._labels(settings)
+        for name in GROUP_LABELS:
+            if labels.get(name):
+                return str(labels[name])
+
+        group = settings.get("group") if isinstance(settings, Section) else None
+        return str(group) if group else node
+
+    def _location(self, node: str) -> Location | None:
+        labels = self._labels(self.nodes[node])
+        loc = ("topology", "nodes", node, "labels")
+        try:
+            if labels.get("location"):
+                return locate(str(labels["location"]))
+            if NORTH in labels and EAST in labels:
+                return float(labels[NORTH]), float(labels[EAST])
+        except UnitError as error:
+            raise self._error(error.what, (*loc, "location"), error.remedy) from error
+        except (TypeError, ValueError) as error:
+            raise self._error("not a position in degrees", (*loc, NORTH)) from error
+        return None
+
+    def _pairs(self, groups: dict[str, str]) -> dict[tuple[str, str], _Pair]:
+        """Return the links between datacenters, by their ends."""
+        links = self.source["topology"].get("links")
+        pairs: dict[tuple[str, str], _Pair] = {}
+        within: list[str] = []
+        outside: list[str] = []
+        for index, link in enumerate(links if isinstance(links, Items) else []):
+            loc: Loc = ("topology", "links", index)
+            nodes = list(self._endpoints(link, loc))
+            if len(nodes) < 2 or any(node in OUTSIDE for node in nodes):
+                outside.append("-".join(nodes))
+                continue
+
+            ends = self._known_groups(nodes, groups, loc)
+            if ends[0] == ends[1]:
+                within.append("-".join(nodes))
+                continue
+
+            if ends[::-1] in pairs:
+                ends = ends[::-1]
+            pair = pairs.setdefault(ends, _Pair())
+            pair.values.append(self._values(link, loc))
+
+        if within:
+            self.notes.append(f"left out as links within a datacenter: {listed(within)}")
+        if outside:
+            self.notes.append(f"left out as links to the host: {listed(outside)}")
+        return pairs
+
+    def _known_groups(self, nodes: list[str], groups: dict[str, str], loc: Loc) -> tuple[str, str]:
+        for node in nodes:
+            if node not in groups:
+                raise self._error(f"unknown node {node!r}", loc, suggest(node, groups, "nodes"))
+        return groups[nodes[0]], groups[nodes[1]]
+
+    def _endpoints(self, link: Any, loc: Loc) -> Iterator[str]:
+        """Yield the nodes of a link, of text such as ``leaf1:eth1`` or of mappings."""
+        if not isinstance(link, Section):
+            raise self._error("a link must be a mapping with endpoints", loc)
+
+        endpoints = link.get("endpoints")
+        if endpoints is None and link.get("endpoint") is not None:
+            endpoints = [link["endpoint"]]
+        if not isinstance(endpoints, list) or not 1 <= len(endpoints) <= 2:
+            what = "a link needs two endpoints"
+            raise self._error(what, loc, 'such as ["leaf1:eth1", "leaf2:eth1"]')
+
+        for endpoint in endpoints:
+            if isinstance(endpoint, Section):
+                yield str(endpoint.get("node", ""))
+            else:
+                yield str(endpoint).partition(":")[0]
+
+    def _values(self, link: Section, loc: Loc) -> dict[str, Fraction]:
+        """Return the labels of a link in base units."""
+        values: dict[str, Fraction] = {}
+        labels = self._labels(link)
+        for name, quantity in QUANTITIES.items():
+            text = str(labels.get(name, "")).strip()
+            if not text:
+                continue
+
+            unit = NETEM_UNITS.get(name)
+            if unit is not None and is_plain_number(text):
+                assumption = f"labels of {name} without a unit: {unit}, as of containerlab's netem"
+                if assumption not in self.assumed:
+                    self.assumed.append(assumption)
+                text = f"{text} {unit}"
+
+            try:
+                values[name] = quantity.exact(with_usual_unit(text, quantity))
+            except UnitError as error:
+                raise self._error(error.what, (*loc, "labels", name), error.remedy) from error
+        return values
+
+    def _link(
+        self, start: str, end: str, pair: _Pair, locations: dict[str, Location | None]
+    ) -> DraftLink:
+        settings: dict[str, Any] = {}
+        rates = [values.get("rate") for values in pair.values]
+        if any(rates):
+            total = sum(self.options.rate if rate is None else round(rate) for rate in rates)
+            settings["rate"] = format_rate(total)
+
+        known = {
+            name: max((values[name] for values in pair.values if name in values), default=None)
+            for name in ("delay", "jitter", "loss")
+        }
+        delay = known["delay"]
+        if delay is not None:
+            settings["delay"] = format_time(round(delay))
+        elif None in (locations[start], locations[end]):
+            settings["delay"] = format_time(self._default_delay(f"{start}-{end}"))
+        if known["jitter"] is not None:
+            settings["jitter"] = format_time(round(known["jitter"]))
+        if known["loss"] is not None:
+            settings["loss"] = format_probability(float(known["loss"] / 100))
+        if len(pair.values) > 1:
+            self.notes.append(f"parallel links were merged into one: {start}-{end}")
+        return DraftLink((start, end), settings, rate_assumed=None in rates)
+
+    def _default_delay(self, link: str) -> int:
+        if self.options.delay is None:
+            what = "unknown delay: the link has no label delay, and an end no location"
+            place = Place(self.path, link)
+            raise InputError(what, place=place, remedy="use --delay, such as --delay '5 ms'")
+
+        assumption = f"delay: {format_time(self.options.delay)} for links without one"
+        if assumption not in self.assumed:
+            self.assumed.append(assumption)
+        return self.options.delay
