@@ -41,6 +41,7 @@ from testbed.core.errors import (
     Unfaithful,
     UnfaithfulWarning,
 )
+from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.deployments import service
 from testbed.deployments.client import INTERRUPTED, call, exec_request
@@ -61,7 +62,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_summary
-from testbed.spec.base import input_error, suggest
+from testbed.spec.base import input_error
 from testbed.spec.experiment import Experiment
 from testbed.spec.functions import script_of
 from testbed.spec.options import NS_PER_S, RunOptions

@@ -26,6 +26,7 @@ from testbed.cli import (
     vm,
 )
 from testbed.cli.plain_help import use_plain_help
+from testbed.cli.usage import usage_error
 from testbed.core.errors import InputError, MachineError, TestbedError
 from testbed.execution.cleanup import reap
 
@@ -82,7 +83,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         reap()
-        status = app(standalone_mode=False)
+        status = app(prog_name="testbed", standalone_mode=False)
     except TestbedError as error:
         _print_error(str(error))
         if isinstance(error, MachineError):
@@ -98,10 +99,9 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         # A usage error; its class belongs to click or typer, depending on typer's version.
-        format_message = getattr(error, "format_message", None)
-        if format_message is None:
+        if not hasattr(error, "format_message"):
             raise
-        _print_error(format_message())
+        _print_error(str(usage_error(error)))
         sys.exit(InputError.exit_status)
     if status == INTERRUPTED:  # typer's exit status for Ctrl-C
         _errors().print("interrupted")

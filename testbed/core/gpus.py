@@ -1,21 +1,169 @@
-"""Define the peak performance of accelerators in FLOP/s.
+"""Define the accelerators whose computation can be modelled.
 
-The values are peaks of dense bfloat16 or float16 products without sparsity, from NVIDIA's data
-sheets (V100, A100, H100 and H200 in their SXM forms; B200: one GPU's share of a DGX B200), Google's
-Cloud TPU documentation (v4, v5p) and AMD's data sheet (MI300X).
+Peaks are of dense products without sparsity, for one accelerator as its maker sells it.
 """
 
-PEAK_FLOPS = {  # FLOP/s
-    "V100": 125e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "MI300X": 1307e12,
-    "TPUv4": 275e12,
-    "TPUv5p": 459e12,
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+NumberFormat = Literal["float32", "tf32", "bfloat16", "float16", "float8", "float4"]
+FORMATS: tuple[NumberFormat, ...] = get_args(NumberFormat)
+GB = 10**9
+TERA = 10**12
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """An accelerator, from its maker's data sheet.
+
+    Attributes:
+        tflops: Peak of dense products by number format, in 10^12 FLOP/s.
+        memory_bytes: Size of the memory.
+        memory_bytes_per_s: Bandwidth of the memory.
+        source: Document with the figures.
+    """
+
+    tflops: Mapping[NumberFormat, float]
+    memory_bytes: int
+    memory_bytes_per_s: float
+    source: str
+
+    def peak_flops(self, number_format: NumberFormat) -> float | None:
+        """Return the peak in FLOP/s; None if the accelerator lacks the number format."""
+        tflops = self.tflops.get(number_format)
+        return None if tflops is None else tflops * TERA
+
+    @property
+    def training_format(self) -> NumberFormat:
+        """The number format that mixed precision uses: bfloat16, or float16 on older ones."""
+        return "bfloat16" if "bfloat16" in self.tflops else "float16"
+
+
+# NVIDIA's data sheets state most tensor peaks with sparsity; these are half of those.
+ACCELERATORS = {
+    "V100": Accelerator(
+        tflops={"float32": 15.7, "float16": 125},
+        memory_bytes=32 * GB,
+        memory_bytes_per_s=900 * GB,
+        source="NVIDIA V100 data sheet (SXM2, 32 GB)",
+    ),
+    "A100": Accelerator(
+        tflops={"float32": 19.5, "tf32": 156, "bfloat16": 312, "float16": 312},
+        memory_bytes=80 * GB,
+        memory_bytes_per_s=2039 * GB,
+        source="NVIDIA A100 data sheet (SXM, 80 GB)",
+    ),
+    "L40S": Accelerator(
+        tflops={"float32": 91.6, "tf32": 183, "bfloat16": 362, "float16": 362, "float8": 733},
+        memory_bytes=48 * GB,
+        memory_bytes_per_s=864 * GB,
+        source="NVIDIA L40S data sheet",
+    ),
+    "H100": Accelerator(
+        tflops={"float32": 67, "tf32": 494, "bfloat16": 989, "float16": 989, "float8": 1979},
+        memory_bytes=80 * GB,
+        memory_bytes_per_s=3350 * GB,
+        source="NVIDIA H100 data sheet (SXM)",
+    ),
+    "H200": Accelerator(
+        tflops={"float32": 67, "tf32": 494, "bfloat16": 989, "float16": 989, "float8": 1979},
+        memory_bytes=141 * GB,
+        memory_bytes_per_s=4800 * GB,
+        source="NVIDIA H200 data sheet (SXM)",
+    ),
+    "B200": Accelerator(
+        tflops={
+            "tf32": 1100,
+            "bfloat16": 2250,
+            "float16": 2250,
+            "float8": 4500,
+            "float4": 9000,
+        },
+        memory_bytes=180 * GB,
+        memory_bytes_per_s=8000 * GB,
+        source="NVIDIA DGX B200 data sheet, an eighth; Blackwell architecture brief",
+    ),
+    "GB200": Accelerator(
+        tflops={
+            "tf32": 1250,
+            "bfloat16": 2500,
+            "float16": 2500,
+            "float8": 5000,
+            "float4": 10000,
+        },
+        memory_bytes=186 * GB,
+        memory_bytes_per_s=8000 * GB,
+        source="NVIDIA GB200 NVL72 data sheet, one of its 72 GPUs",
+    ),
+    "MI300X": Accelerator(
+        tflops={
+            "float32": 163.4,
+            "tf32": 653.7,
+            "bfloat16": 1307,
+            "float16": 1307,
+            "float8": 2615,
+        },
+        memory_bytes=192 * GB,
+        memory_bytes_per_s=5300 * GB,
+        source="AMD Instinct MI300X data sheet",
+    ),
+    "MI325X": Accelerator(
+        tflops={
+            "float32": 163.4,
+            "tf32": 653.7,
+            "bfloat16": 1307,
+            "float16": 1307,
+            "float8": 2615,
+        },
+        memory_bytes=256 * GB,
+        memory_bytes_per_s=6000 * GB,
+        source="AMD Instinct MI325X data sheet",
+    ),
+    "TPUv4": Accelerator(
+        tflops={"bfloat16": 275},
+        memory_bytes=32 * GB,
+        memory_bytes_per_s=1200 * GB,
+        source="Google Cloud TPU documentation, v4",
+    ),
+    "TPUv5e": Accelerator(
+        tflops={"bfloat16": 197},
+        memory_bytes=16 * GB,
+        memory_bytes_per_s=819 * GB,
+        source="Google Cloud TPU documentation, v5e",
+    ),
+    "TPUv5p": Accelerator(
+        tflops={"bfloat16": 459},
+        memory_bytes=95 * GB,
+        memory_bytes_per_s=2765 * GB,
+        source="Google Cloud TPU documentation, v5p",
+    ),
+    "TPUv6e": Accelerator(
+        tflops={"bfloat16": 918},
+        memory_bytes=32 * GB,
+        memory_bytes_per_s=1638 * GB,
+        source="Google Cloud TPU documentation, v6e",
+    ),
 }
 
 # FLOP per parameter and token, forward and backward (arXiv 2001.08361), without the products of
 # attention.
 FLOPS_PER_PARAMETER = 6
+
+
+def peak_flops(name: str, number_format: NumberFormat | None = None) -> float | None:
+    """Return the peak of an accelerator in FLOP/s.
+
+    Args:
+        name: A name of `ACCELERATORS`.
+        number_format: Format of the numbers that are multiplied; None: that of mixed precision.
+
+    Returns:
+        The peak; None if the accelerator is unknown or lacks the format.
+    """
+    accelerator = ACCELERATORS.get(name)
+    if accelerator is None:
+        return None
+    return accelerator.peak_flops(number_format or accelerator.training_format)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from testbed.core.errors import GuestLost, InputError, RunError
+from testbed.core.suggestions import suggest
 from testbed.deployments.folder import Deployment
 from testbed.deployments.input import InputSender
 from testbed.deployments.input_source import InputSource
@@ -26,7 +27,6 @@ from testbed.deployments.requests import (
     Request,
     RequestExchange,
 )
-from testbed.spec.base import suggest
 
 POLL_S = 0.005
 CHECK_S = 0.2  # between two checks that the guest is alive

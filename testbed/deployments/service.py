@@ -18,6 +18,7 @@ from typing import TextIO
 from testbed.core.errors import InputError, Place, RunError
 from testbed.core.leftovers import forget
 from testbed.core.paths import cache_dir
+from testbed.core.suggestions import suggest
 from testbed.deployments.folder import Deployment, DeploymentPlan, is_locked
 from testbed.execution.cleanup import reap
 from testbed.execution.requirements import require_deployment
@@ -26,7 +27,6 @@ from testbed.guest.boot import check_guest
 from testbed.guest.kernel import ensure_kernel
 from testbed.plan.model import Clock
 from testbed.plan.resolve import resolve_network
-from testbed.spec.base import suggest
 from testbed.spec.topology import Topology
 
 # Default memory of a guest; the host allocates pages on first use.

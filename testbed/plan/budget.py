@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -109,8 +109,34 @@ def _check_host_limit(limit_bytes: int) -> None:
         )
 
 
+def least_scale(
+    workload: Workload, machine_bytes: int, memory_of: Callable[[Workload], MemoryBudget]
+) -> int | None:
+    """Return the least power of 10 by which a scaled-down workload fits into memory.
+
+    Args:
+        workload: the workload.
+        machine_bytes: memory of this machine.
+        memory_of: function that returns the memory of a run of a workload.
+
+    Returns:
+        The divisor of the scaled workload; None if no power of 10 is enough.
+    """
+    factor = 10
+    while (smaller := workload.scaled_down(factor)) is not None:
+        if memory_of(smaller).guest_bytes <= machine_bytes:
+            return smaller.divisor
+        factor *= 10
+    return None
+
+
 def check_memory(
-    budget: MemoryBudget, machine_bytes: int, *, isolation: Isolation, where: Where
+    budget: MemoryBudget,
+    machine_bytes: int,
+    *,
+    isolation: Isolation,
+    where: Where,
+    scale: int | None = None,
 ) -> None:
     """Reject a run that needs more memory than this machine has.
 
@@ -119,6 +145,7 @@ def check_memory(
         machine_bytes: memory of this machine.
         isolation: how hosts are isolated, for the advice.
         where: whether the run uses a guest, for the advice.
+        scale: a value of ``--scale`` with which the run fits, for the advice; None: none known.
 
     Raises:
         InputError: `budget` exceeds `machine_bytes`.
@@ -133,12 +160,19 @@ def check_memory(
     advice = "smaller tensors need less"
     if isolation == "container":
         advice = "use --isolation process or smaller tensors"
+    if scale is not None:
+        advice = (
+            f"use --scale {scale} (workload.scale), which divides parameters and rates; times stay "
+            "the same"
+        )
+    if fitting:
+        advice = f"{fitting} hosts would fit; {advice}"
     if where == "guest":
         advice += "; override this estimate with --guest-memory"
 
     raise InputError(
         f"{budget.hosts} hosts need {needed} of memory, but this machine has {present}",
-        remedy=f"{fitting} hosts would fit; {advice}",
+        remedy=advice,
     )
 
 

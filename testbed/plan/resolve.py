@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
+from testbed.core.suggestions import suggest
 from testbed.plan.addressing import resolve_network
-from testbed.plan.budget import check_memory, machine_memory, memory_budget, run_timeout_s
+from testbed.plan.budget import (
+    check_memory,
+    least_scale,
+    machine_memory,
+    memory_budget,
+    run_timeout_s,
+)
 from testbed.plan.captures import capture_points
 from testbed.plan.model import (
     Capturing,
@@ -21,7 +29,6 @@ from testbed.plan.model import (
     Workers,
 )
 from testbed.plan.scaling import scaled
-from testbed.spec.base import suggest
 from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload
@@ -58,18 +65,25 @@ def resolve(
     _check_host_names(network, workload)
 
     ranks = _ranks(network, workload.ranks_per_host)
-    memory = memory_budget(
-        workload,
+    memory_of = partial(
+        memory_budget,
         hosts=len(network.hosts),
         isolation=options.isolation,
         captured_interfaces=len(capture_points(network, options.capture)),
         image=image,
         host_limit_bytes=options.memory,
     )
+    memory = memory_of(workload)
     guest_memory_bytes = options.guest_memory
     if guest_memory_bytes is None:
         machine_bytes = machine_memory_bytes or machine_memory()
-        check_memory(memory, machine_bytes, isolation=options.isolation, where=options.where)
+        check_memory(
+            memory,
+            machine_bytes,
+            isolation=options.isolation,
+            where=options.where,
+            scale=least_scale(workload, machine_bytes, memory_of),
+        )
         guest_memory_bytes = memory.guest_bytes
 
     workers = Workers(

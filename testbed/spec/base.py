@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from testbed.core.errors import InputError, Place
+from testbed.core.suggestions import nearest, nearest_text, suggest
 from testbed.core.units import UnitError
 from testbed.spec import yaml_reader
 from testbed.spec.yaml_reader import Loc
@@ -141,41 +143,6 @@ def refuse(problems: Sequence[Mistake], title: str) -> None:
     raise ValidationError.from_exception_data(title, details)
 
 
-def nearest(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Return up to `limit` names of `known` that are similar to `name`, best first.
-
-    Args:
-        name: The misspelt name.
-        known: All valid names.
-        limit: Maximum number of names.
-    """
-    from rapidfuzz import fuzz, process  # noqa: PLC0415 (0.05 s, for mistakes alone)
-
-    matches = process.extract(
-        str(name),
-        list(known),
-        scorer=fuzz.ratio,
-        limit=limit,
-        score_cutoff=60,
-    )
-    return [match for match, _, _ in matches]
-
-
-def suggest(name: object, known: Iterable[str], label: str = "known") -> str:
-    """Return ``nearest: …`` if known names are similar to `name`, otherwise all known names.
-
-    Args:
-        name: The user's text.
-        known: All valid names.
-        label: Text in front of the list of all known names.
-    """
-    names = list(known)
-    near = nearest(name, names)
-    if near:
-        return f"nearest: {', '.join(near)}"
-    return f"{label}: {', '.join(names)}"
-
-
 def input_error(
     error: ValidationError, model: type[BaseModel], locate: Callable[[Loc], Place]
 ) -> InputError:
@@ -190,7 +157,7 @@ def input_error(
     for detail in error.errors(include_url=False):
         loc = tuple(step for step in detail["loc"] if not _is_tag(step))
         place = locate(loc)
-        what, remedy = _explain(detail, loc, model)
+        what, remedy = explain(detail, loc, model)
         errors.append(InputError(what, place=place, remedy=remedy))
 
     if len(errors) == 1:
@@ -214,46 +181,110 @@ def _is_tag(step: str | int) -> bool:
     return is_alternative or step == "[key]"
 
 
-def _explain(detail: ErrorDetails, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
-    """Return the description of an error, and the remedy."""
+def explain(detail: ErrorDetails, loc: Loc, model: type[BaseModel]) -> tuple[str, str]:
+    """Return the description of an error of pydantic, and the remedy.
+
+    Args:
+        detail: The error.
+        loc: The location of the value in the input.
+        model: The validated model.
+    """
+    if detail["type"] == "extra_forbidden":
+        key = str(loc[-1])
+        known_keys = _keys_at(model, loc[:-1])
+        return f"unknown key {key!r}", suggest(key, known_keys, "known keys")
+
+    what, remedy = explain_value(detail)
+    if detail["type"] in _MAPPING_KINDS:
+        keys = ", ".join(_keys_at(model, loc))
+        remedy = f"known keys: {keys}" if keys else "such as {name: value}"
+    if detail["type"] in _LIST_KINDS:
+        remedy = _as_list(detail["input"], _choices_at(model, loc))
+    return what, remedy
+
+
+def explain_value(detail: ErrorDetails) -> tuple[str, str]:
+    """Return the description of an error of pydantic about a single value, and the remedy.
+
+    Args:
+        detail: The error.
+    """
     kind = detail["type"]
     context = detail.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, UnitError):
         return cause.what, cause.remedy
 
-    if kind == "extra_forbidden":
-        key = str(loc[-1])
-        known_keys = _keys_at(model, loc[:-1])
-        return f"unknown key {key!r}", suggest(key, known_keys, "known keys")
-
     value = detail["input"]
     shown = "null" if value is None else repr(value)
     if kind in _EXPECTED:
         return f"{shown} is not {_EXPECTED[kind]}", ""
+    if kind in ("literal_error", "enum"):
+        expected = str(context.get("expected"))
+        remedy = nearest_text(value, re.findall("'([^']*)'", expected))
+        return f"{shown} is not one of {expected}", remedy
+    if kind == "missing" and not isinstance(value, Mapping):
+        return f"{shown} has too few items", ""
 
     messages = {
         "missing": "required key is missing",
         "finite_number": f"{shown} is not a finite number",
-        "literal_error": f"{shown} is not one of {context.get('expected')}",
         "too_short": (
-            f"expected at least {context.get('min_length')} items, got "
+            f"expected at least {_items(context.get('min_length'))}, got "
             f"{context.get('actual_length')}"
         ),
-        "too_long": f"expected at most {context.get('max_length')} items",
-        "greater_than_equal": f"{shown} is less than {context.get('ge')}",
-        "less_than_equal": f"{shown} is more than {context.get('le')}",
+        "too_long": f"expected at most {_items(context.get('max_length'))}",
+        "greater_than_equal": f"{value} is less than {_bound(context, 'ge')}",
+        "greater_than": f"{value} is not greater than {_bound(context, 'gt')}",
+        "less_than_equal": f"{value} is more than {_bound(context, 'le')}",
+        "less_than": f"{value} is not less than {_bound(context, 'lt')}",
     }
-    other = str(cause or detail["msg"])
-    return messages.get(kind, other), ""
+    # Other messages of pydantic say "Input should be VALID", and name the exception's class.
+    message = str(cause or detail["msg"])
+    message = re.sub(r"^(Value error|Assertion failed), ", "", message).rstrip(".")
+    message = re.sub(r"^Input should be ", f"{shown} is not ", message)
+    return messages.get(kind, message), ""
 
 
+def _bound(context: Mapping[str, Any], name: str) -> str:
+    """Return a bound as text, a whole number without a decimal point."""
+    bound = context.get(name)
+    return f"{bound:g}" if isinstance(bound, float) else str(bound)
+
+
+def _items(count: object) -> str:
+    return "1 item" if count == 1 else f"{count} items"
+
+
+def _as_list(value: object, choices: Sequence[str]) -> str:
+    """Return the remedy for a single value in place of a list; empty for a mapping or null.
+
+    Args:
+        value: The value.
+        choices: All valid items; empty: not known.
+    """
+    if not isinstance(value, str | int | float):
+        return ""
+
+    items: list[str] = []
+    for part in str(value).split(","):
+        item = re.sub(r"^([0-9.]+)(?=[A-Za-z%])", r"\1 ", part.strip())
+        items += nearest(item, choices, limit=1) or [item]
+    return f"write a list: [{', '.join(items)}]"
+
+
+_LIST_KINDS = ("list_type", "tuple_type")
+_MAPPING_KINDS = ("dict_type", "model_type", "model_attributes_type")
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "string_type": "text",
+    "path_type": "a path",
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
@@ -264,6 +295,26 @@ _EXPECTED = {
 
 def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
     """Return the keys of the model at `loc`."""
+    keys: list[str] = []
+    for annotation in _annotations_at(model, loc):
+        for found_model in _models(annotation):
+            for name, field in found_model.model_fields.items():
+                keys.append(field.alias or name)
+
+    return keys
+
+
+def _choices_at(model: type[BaseModel], loc: Loc) -> list[str]:
+    """Return the valid items of the list at `loc`; empty unless the items are literals."""
+    choices: list[str] = []
+    for annotation in _annotations_at(model, (*loc, 0)):
+        if get_origin(annotation) is Literal:
+            choices += map(str, get_args(annotation))
+    return choices
+
+
+def _annotations_at(model: type[BaseModel], loc: Loc) -> list[Any]:
+    """Return the annotations of the values of a model at `loc`."""
     annotations: list[Any] = [model]
     for step in loc:
         annotations_below: list[Any] = []
@@ -271,14 +322,7 @@ def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
             annotations_below += _below(annotation, step)
 
         annotations = annotations_below
-
-    keys: list[str] = []
-    for annotation in annotations:
-        for found_model in _models(annotation):
-            for name, field in found_model.model_fields.items():
-                keys.append(field.alias or name)
-
-    return keys
+    return annotations
 
 
 def _below(annotation: Any, step: str | int) -> list[Any]:

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from testbed.core.suggestions import suggest
 from testbed.core.units import DECIMAL_SIZE, PERCENTAGE, RATE, TIME, Quantity, UnitError
-from testbed.spec.base import suggest
 
 QUANTITIES: tuple[Quantity, ...] = (TIME, RATE, DECIMAL_SIZE, PERCENTAGE)
 REMEDY = "use a comparison, such as: delay <= 20 ms and algorithm != 'gloo'"

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from testbed.core.suggestions import suggest
 from testbed.core.units import format_time
-from testbed.spec.base import Mistake, suggest
+from testbed.spec.base import Mistake
 from testbed.spec.events import Event, Transfer, listed
-from testbed.spec.timeline import HostTurn, host_turns, link_states, transfer_pairs
+from testbed.spec.timeline import HostTurn, host_turns, link_names, link_states, transfer_pairs
 from testbed.spec.trace_files import MOST_CHANGES
 from testbed.spec.wan import Link, is_per_direction
 from testbed.spec.yaml_reader import Loc
@@ -207,7 +208,7 @@ def _transfer_problems(
 def _link_problems(
     loc: Loc, event: Event, links: Sequence[Link], datacenters: Sequence[str]
 ) -> Iterator[Mistake]:
-    names = listed(event.links)
+    names = link_names(event, links, datacenters)
     yield from _link_name_problems((*loc, "links"), names, links, datacenters)
 
     has_settings = bool(event.values) or event.down
@@ -241,7 +242,7 @@ def _link_problems(
             ),
         ]
     )
-    yield from _direction_problems(loc, event, links)
+    yield from _direction_problems(loc, event, links, names)
 
 
 def _link_name_problems(
@@ -259,9 +260,10 @@ def _link_name_problems(
             yield Mistake(loc, what, suggest(name, known))
 
 
-def _direction_problems(loc: Loc, event: Event, links: Sequence[Link]) -> Iterator[Mistake]:
+def _direction_problems(
+    loc: Loc, event: Event, links: Sequence[Link], names: Sequence[str]
+) -> Iterator[Mistake]:
     """Yield the values per direction that do not name a direction of the event's only link."""
-    names = listed(event.links)
     allowed: list[str] = []
     for link in links:
         if names == [link.key]:

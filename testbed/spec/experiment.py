@@ -37,11 +37,13 @@ import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from testbed.core.errors import InputError, Place
+from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.spec import yaml_reader
 from testbed.spec.axis import Axes, values_of
-from testbed.spec.base import Count, Mistake, Strict, input_error, refuse, suggest
+from testbed.spec.base import Count, Mistake, Strict, input_error, refuse
 from testbed.spec.condition import Condition, quantity_of
+from testbed.spec.full_keys import full_keys
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
@@ -220,9 +222,10 @@ def _key_problems(loc: Loc, key: str, *, may_be_whole: bool = False) -> Iterator
     if target not in TARGETS or not path or not all(path):
         what = f"{key!r} is not a valid key"
         prefixes = ", ".join(f"{name}." for name in TARGETS)
-        yield Mistake(
-            loc, what, f"start the key with {prefixes}, such as topology.tcp.congestion_control"
-        )
+        remedy = f"start the key with {prefixes}"
+        meant = full_keys(key.split("."), TARGETS)
+        example = " or ".join(meant) or "topology.tcp.congestion_control"
+        yield Mistake(loc, what, f"{remedy}, such as {example}")
         return
 
     run_keys = [option.name for option in experiment_options()]

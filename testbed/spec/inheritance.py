@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from testbed.core.errors import InputError, Place
+from testbed.core.suggestions import suggest
 from testbed.spec import yaml_reader
-from testbed.spec.base import suggest
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.wan import ARROW, SHORTHANDS, Wan, is_per_direction
 from testbed.spec.yaml_reader import Items, Section
@@ -118,6 +118,13 @@ def item_name(item: Any) -> str | None:
     return identity
 
 
+def _swapped_name(item: Any) -> str | None:
+    """Return the key of a link with its two ends swapped; None for a shorthand."""
+    if not isinstance(_identity(item), frozenset):
+        return None
+    return "-".join(map(str, reversed(item["between"])))
+
+
 def find_item(source: Section, items: Items, step: str) -> int | None:
     """Return the index of the item that a key names; a link of a shorthand becomes an entry.
 
@@ -127,7 +134,7 @@ def find_item(source: Section, items: Items, step: str) -> int | None:
         step: Name of the item.
 
     Returns:
-        Index of the item; None for a list other than `wan`.
+        Index of the item; None for a list other than `wan`. The ends of a link may be swapped.
 
     Raises:
         InputError: The link does not exist.
@@ -140,17 +147,25 @@ def find_item(source: Section, items: Items, step: str) -> int | None:
     if items is not source.get("wan"):
         return None
 
+    for index, item in enumerate(items):
+        if step == _swapped_name(item):
+            return index
+
     datacenters = list(source.get("datacenters") or {})
     shorthand_links: dict[str, tuple[str, str]] = {}
+    swapped_links: dict[str, tuple[str, str]] = {}
     for item in items:
         for start, end in _shorthand_pairs(item, datacenters):
             shorthand_links[f"{start}-{end}"] = (start, end)
 
-    if step not in shorthand_links:
+            swapped_links[f"{end}-{start}"] = (start, end)
+
+    ends = shorthand_links.get(step) or swapped_links.get(step)
+    if ends is None:
         suggestion = suggest(step, [*names, *shorthand_links], "links")
         raise InputError(f"unknown WAN link {step!r}", remedy=suggestion)
 
-    _append_link(items, shorthand_links[step])
+    _append_link(items, ends)
     return len(items) - 1
 
 

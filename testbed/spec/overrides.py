@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,11 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
         target = targets[0]
     else:
         prefixes = " or ".join(f"{name}." for name in targets)
-        raise InputError(f"the key {key!r} does not start with {prefixes}", place=Place(argument))
+        raise InputError(
+            f"the key {key!r} does not start with {prefixes}",
+            place=Place(argument),
+            remedy=_with_target(path, targets, value),
+        )
 
     override = Override(
         key=key,
@@ -87,6 +92,22 @@ def _parse_override(text: str, targets: Sequence[str]) -> tuple[str, Override]:
         value=parse(value, argument),
     )
     return target, override
+
+
+def _with_target(path: Sequence[str], targets: Sequence[str], value: str) -> str:
+    """Return the remedy for a key without its target; empty if no target has such a key."""
+    # The models of the targets need this module, and only mistakes need the models.
+    from testbed.spec.full_keys import flag_of, full_keys  # noqa: PLC0415
+
+    flag = flag_of(path)
+    if flag is not None and "run" not in targets:
+        return f"write {flag} {shlex.quote(value)}"
+
+    arguments: list[str] = []
+    for key in full_keys(path, targets):
+        setting = f"{key}={value}"
+        arguments.append(shlex.quote(setting))
+    return f"write --set {' or --set '.join(arguments)}" if arguments else ""
 
 
 def _no_item(items: Items, name: str) -> None:

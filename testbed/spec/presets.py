@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import testbed
 from testbed.core.errors import InputError
+from testbed.core.suggestions import suggest
 from testbed.spec import yaml_reader
-from testbed.spec.base import suggest
 
 
 class Preset(NamedTuple):

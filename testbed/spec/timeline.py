@@ -131,9 +131,29 @@ def _direction_with_settings(direction: LinkDirection, values: Mapping[str, Any]
     return replace(direction, **changes)
 
 
+def link_names(event: Event, links: Sequence[Link], datacenters: Sequence[str]) -> list[str]:
+    """Return the names in an event's `links`, with the ends of links in the order of their keys.
+
+    Args:
+        event: The event; its names may be unknown.
+        links: All WAN links of the topology.
+        datacenters: The names of all datacenters.
+    """
+    known = {*datacenters}
+    keys_of_swapped: dict[str, str] = {}
+    for link in links:
+        known |= {link.key, link.conduit or link.key}
+        keys_of_swapped[f"{link.forward.target}-{link.forward.source}"] = link.key
+
+    names: list[str] = []
+    for name in listed(event.links):
+        names.append(name if name in known else keys_of_swapped.get(name, name))
+    return names
+
+
 def _link_keys(event: Event, links: Sequence[Link], datacenters: Sequence[str]) -> list[str]:
     """Return the keys of an event's links, in the order of the links."""
-    names = set(listed(event.links))
+    names = set(link_names(event, links, datacenters))
     if "all" in names:
         return [link.key for link in links]
 

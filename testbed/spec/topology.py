@@ -130,8 +130,9 @@ class Nic(Strict):
 
 
 class LeafSpine(Strict):
-    """Leaf switches with equal blocks of hosts, and spine switches, each joined to every leaf.
+    """Leaf switches with blocks of hosts, and spine switches, each joined to every leaf.
 
+    The sizes of the blocks differ by at most one host.
     A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread
     over the spines by a hash (`ecmp`). The border router is connected to every spine, at the rate
     of all leaves.
@@ -450,7 +451,8 @@ class Topology(Strict):
         problems: list[Mistake] = []
         for other in others:
             what = f"no path between {', '.join(first)} and {', '.join(other)}"
-            problems.append(Mistake(("wan",), what, "add a link, or remove the datacenter"))
+            remedy = f"add a link of {other[0]} to `wan`, or remove the datacenter"
+            problems.append(Mistake(("datacenters", other[0]), what, remedy))
 
         return problems
 

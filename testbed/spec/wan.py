@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from testbed.core.geo import DETOUR, Location, distance_km, fibre_delay_ns
+from testbed.core.suggestions import suggest
 from testbed.core.units import (
     DECIMAL_SIZE,
     TIME,
@@ -43,7 +44,7 @@ from testbed.core.units import (
     parse_time,
     pattern,
 )
-from testbed.spec.base import Count, Flag, Mistake, Strict, overlay, suggest
+from testbed.spec.base import Count, Flag, Mistake, Strict, overlay
 from testbed.spec.yaml_reader import Loc
 
 T = TypeVar("T")
@@ -206,7 +207,7 @@ def _find_distribution(value: str, info: ValidationInfo) -> str:
 
 
 def _kind_of_members(value: object) -> str:
-    return "(some)" if isinstance(value, list) else "(all)"
+    return "(all)" if value == "all" else "(some)"
 
 
 QueueField = Annotated[

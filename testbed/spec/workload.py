@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError
 
 from testbed.core.errors import InputError
+from testbed.core.suggestions import suggest
 from testbed.spec import yaml_reader
-from testbed.spec.base import Count, Strict, input_error, suggest
+from testbed.spec.base import Count, Strict, input_error
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import WORKLOADS
 from testbed.spec.yaml_reader import Section
@@ -37,10 +38,17 @@ class Workload(Strict):
         """Mark `workload` as set, so that `to_yaml` writes the name even if it is the default."""
         self.model_fields_set.add("workload")
 
+    # For a setting, those that it replaces: ``--set`` of the one removes the others of the file.
+    replaces: ClassVar[Mapping[str, Sequence[str]]] = {}
+
     @property
     def divisor(self) -> int:
         """Divisor of all rates of the topology, for a workload that scales its model down."""
         return 1
+
+    def scaled_down(self, factor: int) -> Workload | None:
+        """Return the workload with `divisor` multiplied by `factor`; None if impossible."""
+        return None
 
     @property
     def longest_pause_ns(self) -> int:
@@ -106,6 +114,8 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
         InputError: The workload does not exist or is wrong; the message lists every error.
     """
     source = yaml_reader.load(WORKLOADS.find(name_or_path))
+    overrides = list(overrides)
+    _remove_replaced(source, overrides)
     apply_overrides(source, overrides)
     model = _model_of(source)
     try:
@@ -113,6 +123,16 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
     except ValidationError as error:
         locate = partial(yaml_reader.place_of, source)
         raise input_error(error, model, locate) from error
+
+
+def _remove_replaced(source: Section, overrides: Iterable[Override]) -> None:
+    """Remove the settings of a file that settings of ``--set`` replace."""
+    model = registry().get(str(source.get("workload")), Workload)
+    for override in overrides:
+        if override.value is None:
+            continue
+        for name in model.replaces.get(override.path[0], ()):
+            source.pop(name, None)
 
 
 def _model_of(source: Section) -> type[Workload]:

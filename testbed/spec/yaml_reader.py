@@ -26,10 +26,11 @@ DUMP_COLUMNS = 110
 
 
 class Section(dict[str, Any]):
-    """A mapping; `places` holds the place of each key."""
+    """A mapping; `place` is the place of its first key, `places` holds the place of each key."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None = None) -> None:
         super().__init__()
+        self.place = place or Place()
         self.places: dict[str, Place] = {}
 
     def put(self, key: str, value: Any, place: Place) -> None:
@@ -116,7 +117,7 @@ class _Reader:
     def section(self, node: yaml.MappingNode) -> Section:
         self.check_keys(node)
         self.loader.flatten_mapping(node)
-        section = Section()
+        section = Section(self.place(node))
         for key, value in node.value:
             section.put(key.value, self.value(value), self.place(key))
         return section
@@ -222,7 +223,7 @@ def place_of(root: Section, loc: Loc, name_item: Callable[[Any], str | None] = _
     Returns:
         The place, with the dotted key unless only the file is known.
     """
-    place = Place()
+    place = root.place
     names: list[str] = []
     node: Any = root
     for step in loc:
@@ -263,6 +264,7 @@ def merge(base: Section, top: Section, find_match: FindMatch) -> Section:
         find_match: Function that returns the index in `base` of the item that `top`'s refines.
     """
     result = copy.deepcopy(base)
+    result.place = top.place
     for key, value in top.items():
         if value is None and key in result:
             del result[key]

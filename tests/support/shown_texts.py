@@ -141,6 +141,17 @@ def _topology_cases() -> list[ErrorCase]:
         ErrorCase("topo import net.graphml", {"net.graphml": "this is text"}),
         ErrorCase("topo import net.json", {"net.json": "{}"}),
         ErrorCase("topo import missing.csv"),
+        ErrorCase("topo validate", topology()),
+        ErrorCase(
+            validate, {"mine.yaml": "datacenters: {iowa: {}, ohio: {}, texas: {}}\nmtu: 1500\n"}
+        ),
+        ErrorCase(validate, topology(link="{between: [iowa, ohio], bandwidth: 1 Gbit/s, rtt: 0}")),
+        ErrorCase(validate, topology(link="{between: [iowa], rate: 1 Gbit/s, packet_loss: 1 %}")),
+        ErrorCase(validate, topology(link="{mesh: iowa, rate: 1 Gbit/s, delay: 1 ms, loss: 0.01}")),
+        ErrorCase(validate, topology(datacenters="{iowa: {nodes: 2, nic: 1 Gbit/s}, ohio: {}}")),
+        ErrorCase(validate, topology(more="tcp: {cc: bbr}\n")),
+        ErrorCase(validate, topology(more="tcp: {congestion_control: BBR}\n")),
+        ErrorCase(validate, topology(more="mtu: 100\n")),
     ]
 
 
@@ -153,13 +164,43 @@ def _option_cases() -> list[ErrorCase]:
         ErrorCase("run two-sites --memory 2"),
         ErrorCase("run two-sites --env LEVEL"),
         ErrorCase("run two-sites --set mtu=1400"),
+        ErrorCase("run two-sites --set wan.iowa-ohio.rate=1Gbit/s"),
+        ErrorCase("run two-sites --set latency=5ms"),
+        ErrorCase("run two-sites --set congestion=bbr"),
+        ErrorCase("run two-sites --set isolation=process"),
+        ErrorCase("run two-sites --set run.seed=1"),
+        ErrorCase("run two-sites --isolation proces"),
+        ErrorCase("run two-sites --cpus 0"),
+        ErrorCase("run two-sites --cpus many"),
+        ErrorCase("run two-sites --seed -1"),
+        ErrorCase("run two-sites --out"),
+        ErrorCase("run two-sites collectives more"),
+        ErrorCase("--isolation process"),
+        ErrorCase("rnu two-sites"),
         ErrorCase("run two-sites --capture-filter icmp"),
         ErrorCase("run two-sites --readable /tmp"),
         ErrorCase("run two-sites --image missing.tar"),
         ErrorCase("run two-sites colectives"),
         ErrorCase("run two-sites --set workload.iteration=3"),
         ErrorCase("run two-sites --set workload.sizes=[]"),
+        ErrorCase("run two-sites --set workload.sizes=4KiB,1MiB"),
+        ErrorCase("run two-sites --set workload.ops=allreduce"),
+        ErrorCase("run two-sites --set workload.ops=[all-reduce]"),
+        ErrorCase("run two-sites --set workload.op=[all_reduce]"),
         ErrorCase("run two-sites train --set workload.method=sgd"),
+        ErrorCase("run two-sites train --set workload.method=streaming_diloco"),
+        ErrorCase("run two-sites train --set workload.learning_rate=1"),
+        ErrorCase("run two-sites train --set workload.lr=0"),
+        ErrorCase("run two-sites train --set workload.outer_momentum=1"),
+        ErrorCase("run two-sites train --set workload.lr=fast"),
+        ErrorCase("run two-sites train --set workload.gpu=H100-SXM"),
+        ErrorCase(
+            "run two-sites train --set workload.gpu=H100 --set workload.step_time=9ms",
+        ),
+        ErrorCase(
+            "run two-sites train --set workload.gpu=A100 --set workload.gpu_dtype=float8",
+        ),
+        ErrorCase("run two-sites train --set workload.parameters=7B"),
         ErrorCase("run mine.yaml", topology(datacenters="{iowa: {hosts: 99}, ohio: {hosts: 99}}")),
     ]
 
@@ -190,6 +231,8 @@ def _sweep_cases() -> list[ErrorCase]:
         ErrorCase(run, experiment(f"{{grid: {{{key}: [1 ms]}}, where: delay}}")),
         ErrorCase(run, experiment(f"{{grid: {{{key}: [1 ms]}}, where: dealy > 1 ms}}")),
         ErrorCase(run, experiment(f"{{grid: {{{key}: [1 ms]}}, list: [{{{key}: 2 ms}}]}}")),
+        ErrorCase(run, experiment("{grid: {wan.iowa-ohio.delay: [1 ms]}}")),
+        ErrorCase("sweep run"),
         ErrorCase("sweep training-rtt --jobs many --dry-run"),
         ErrorCase("sweep table nowhere"),
     ]
@@ -198,6 +241,7 @@ def _sweep_cases() -> list[ErrorCase]:
 def _folder_cases() -> list[ErrorCase]:
     damaged = {"plan.json": "{", "summary.json": "{}"}
     return [
+        ErrorCase("report"),
         ErrorCase("report nowhere"),
         ErrorCase("report .", damaged),
         ErrorCase("compare ."),

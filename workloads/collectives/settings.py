@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from testbed.core.units import Size, UnitError, format_size
+from testbed.core.units import Size, format_size
 from testbed.spec.base import Count, Flag, Mistake, Strict, refuse
 from testbed.spec.workload import Workload
 from testbed.workers import comm
@@ -56,7 +57,7 @@ class SizeRange(Strict):
 
 
 def _kind_of_sizes(value: object) -> str:
-    return "(list)" if isinstance(value, list) else "(range)"
+    return "(range)" if isinstance(value, Mapping | SizeRange) else "(list)"
 
 
 class Collectives(Workload):
@@ -110,20 +111,22 @@ class Collectives(Workload):
     @model_validator(mode="after")
     def _whole_items(self) -> Collectives:
         sizes = self.bytes_of_sizes()
+        problems = []
         if not sizes:
-            raise UnitError(
-                "sizes is empty",
-                "use a list such as [4 KiB, 1 MiB]; in a range, `from` must be at most `to`",
-            )
+            remedy = "use a list such as [4 KiB, 1 MiB]; in a range, `from` must be at most `to`"
+            problems.append(Mistake(("sizes",), "sizes is empty", remedy))
 
         item = ITEM_BYTES[self.dtype]
         for size in sizes:
             if size == 0 or size % item:
-                problem = f"the size {format_size(size)} is not a multiple of {item} B"
-                raise UnitError(
-                    f"{problem}, the size of {self.dtype}", "choose another size or dtype"
+                problem = (
+                    f"the size {format_size(size)} is not a multiple of {item} B, the size of "
+                    f"{self.dtype}"
                 )
+                problems.append(Mistake(("sizes",), problem, "choose another size or dtype"))
+                break
 
+        refuse(problems, type(self).__name__)
         return self
 
     @model_validator(mode="after")

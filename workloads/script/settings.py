@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
-from testbed.spec.base import Flag, suggest
+from testbed.spec.base import Flag
 from testbed.spec.options import visible_folder
 from testbed.spec.workload import Workload
 

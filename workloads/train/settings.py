@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from testbed.core.gpus import FLOPS_PER_PARAMETER, PEAK_FLOPS
+from testbed.core.gpus import ACCELERATORS, FLOPS_PER_PARAMETER, NumberFormat, peak_flops
+from testbed.core.suggestions import suggest
 from testbed.core.units import Probability, Size, Time, UnitError
-from testbed.spec.base import Count, Flag, Mistake, refuse, suggest
+from testbed.spec.base import Count, Flag, Mistake, refuse
 from testbed.spec.workload import Workload
 
 from .method_rules import method_names, method_problems, rank_problems
@@ -68,6 +69,11 @@ class Train(Workload):
     every rate of the topology, so times do not change.
     """
 
+    replaces: ClassVar[Mapping[str, Sequence[str]]] = {
+        "gpu": ("step_time",),
+        "step_time": ("gpu", "mfu"),
+    }
+
     workload: Literal["train"] = "train"
     method: MethodName = Field("ddp", description="training method")
     steps: Count = Field(20, description="number of inner steps of each rank")
@@ -78,7 +84,11 @@ class Train(Workload):
         None, description="duration of the forward and backward pass of one rank's batch"
     )
     gpu: str | None = Field(
-        None, description="GPU model; replaces step_time; " + ", ".join(PEAK_FLOPS)
+        None, description="GPU model; replaces step_time; " + ", ".join(ACCELERATORS)
+    )
+    gpu_dtype: NumberFormat | None = Field(
+        None,
+        description="number format of the GPU's peak rate; left out, bfloat16, or float16 on V100",
     )
     mfu: Annotated[float, Field(gt=0, le=1)] = Field(
         0.4, description="fraction of its peak rate that the GPU reaches"
@@ -125,14 +135,20 @@ class Train(Workload):
         """Divisor of the topology's rates, which is `scale`."""
         return self.scale
 
+    def scaled_down(self, factor: int) -> Train | None:
+        """Return the workload with `scale` multiplied by `factor`; None if too small for a GPT."""
+        scale = self.scale * factor
+        if self.parameters // scale < LEAST_PARAMETERS:
+            return None
+        return self.model_copy(update={"scale": scale})
+
     @property
     def computation_ns(self) -> int:
         """Modelled time of one step of one rank in ns."""
-        if self.gpu is not None:
+        peak = peak_flops(self.gpu or "", self.gpu_dtype)
+        if peak is not None:
             flops = FLOPS_PER_PARAMETER * self.parameters * self.batch * self.sequence
-            flops_per_s = PEAK_FLOPS[self.gpu] * self.mfu
-
-            return round(1e9 * flops / flops_per_s)
+            return round(1e9 * flops / (peak * self.mfu))
 
         if self.step_time is not None:
             return self.step_time
@@ -166,6 +182,8 @@ class Train(Workload):
             refuse(problems, type(self).__name__)
 
         settings = self.model_dump(exclude={"workload", "description", "step_time"})
+        if self.gpu_dtype is None:
+            del settings["gpu_dtype"]  # plans with and without this setting are equal
         settings["step_seconds"] = self.computation_ns / 1e9
         settings["model_parameters"] = self.parameters
         settings["parameters"] = self.parameters // self.scale
@@ -179,14 +197,7 @@ class Train(Workload):
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
-        problems = []
-        if self.gpu is not None and self.gpu not in PEAK_FLOPS:
-            remedy = suggest(self.gpu, PEAK_FLOPS)
-            problems.append(Mistake(("gpu",), f"unknown GPU {self.gpu!r}", remedy))
-
-        if self.gpu is not None and self.step_time is not None:
-            problem = "gpu and step_time are mutually exclusive"
-            problems.append(Mistake(("gpu",), problem, "remove one of the two"))
+        problems = self._gpu_problems()
 
         if self.parameters // self.scale < LEAST_PARAMETERS:
             problem = f"{self.parameters} parameters / {self.scale} are too few for a GPT"
@@ -198,3 +209,21 @@ class Train(Workload):
             refuse(problems, type(self).__name__)
 
         return self
+
+    def _gpu_problems(self) -> list[Mistake]:
+        if self.gpu is None:
+            return []
+        accelerator = ACCELERATORS.get(self.gpu)
+        if accelerator is None:
+            remedy = suggest(self.gpu, ACCELERATORS)
+            return [Mistake(("gpu",), f"unknown GPU {self.gpu!r}", remedy)]
+
+        problems = []
+        if self.gpu_dtype is not None and self.gpu_dtype not in accelerator.tflops:
+            problem = f"no peak rate of {self.gpu} for {self.gpu_dtype} is known"
+            remedy = f"known formats: {', '.join(accelerator.tflops)}"
+            problems.append(Mistake(("gpu_dtype",), problem, remedy))
+        if self.step_time is not None:
+            problem = "gpu and step_time are mutually exclusive"
+            problems.append(Mistake(("gpu",), problem, "remove one of the two"))
+        return problems

@@ -32,7 +32,7 @@ import polars as pl
 
 from testbed.analysis.link_samples import sent_bytes
 from testbed.analysis.operations import spread
-from testbed.core.gpus import FLOPS_PER_PARAMETER, PEAK_FLOPS
+from testbed.core.gpus import FLOPS_PER_PARAMETER, peak_flops
 from testbed.plan.model import Plan
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.summary import TrainingSummary
@@ -77,6 +77,7 @@ def summarize(
     compute_ms, step_ms = _mean_ms(computing["compute_ns"]), _mean_ms(durations_ns)
     exposed_ms = step_ms - compute_ms
     count = int(measured["step"].n_unique())
+    all_count = int(steps["step"].n_unique())
     tokens, seconds = int(measured["tokens"].sum()), _span_ns(measured) / 1e9
     tokens_per_s = tokens / seconds if seconds > 0 else 0.0
     ranks = len(plan.workers.ranks)
@@ -86,6 +87,7 @@ def summarize(
     return TrainingSummary(
         method=settings.get("method"),
         steps=count,
+        warmup_steps=all_count - count,
         ranks=ranks,
         parameters=settings.get("parameters"),
         scale=settings.get("scale", 1),
@@ -169,7 +171,7 @@ class _FlopsUtilisation:
 
 def _flops_utilisation(settings: dict[str, Any], tokens_per_s: float) -> _FlopsUtilisation:
     """Return the utilisation of a rank's GPU by the model before scaling at `tokens_per_s`."""
-    peak = PEAK_FLOPS.get(settings.get("gpu", ""))
+    peak = peak_flops(settings.get("gpu") or "", settings.get("gpu_dtype"))
     if peak is None:
         return _FlopsUtilisation()
     per_token = FLOPS_PER_PARAMETER * settings["model_parameters"]

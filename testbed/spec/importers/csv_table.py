@@ -32,6 +32,7 @@ from testbed.core.headings import (
     unit_named,
     with_usual_unit,
 )
+from testbed.core.suggestions import suggest
 from testbed.core.table_files import (
     Row,
     Table,
@@ -52,7 +53,6 @@ from testbed.core.units import (
     format_rate,
     format_time,
 )
-from testbed.spec.base import suggest
 from testbed.spec.importers.draft import (
     Draft,
     DraftLink,

@@ -39,7 +39,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.hooks import RemovableHandle
 
-from testbed.core.gpus import PEAK_FLOPS
+from testbed.core.gpus import ACCELERATORS, peak_flops
 
 FORWARD = 1 / 3  # fraction of a step's FLOPs
 PIECE_NS = 500_000
@@ -162,7 +162,7 @@ class ModelledCompute:
             model: the module whose forward pass computes one step or one micro-batch.
             step_time: seconds of a forward and a backward pass; None: from `gpu`, `mfu` and
                 `flops`.
-            gpu: a name in `PEAK_FLOPS`.
+            gpu: a name in `ACCELERATORS`.
             mfu: fraction of the GPU's peak rate that the model reaches, from 0 to 1.
             flops: FLOPs of a forward and a backward pass; None: three times the FLOPs counted in
                 the first forward pass.
@@ -174,14 +174,14 @@ class ModelledCompute:
         Raises:
             ValueError: neither a time nor a GPU is given, or the GPU is unknown.
         """
-        if step_time is None and gpu not in PEAK_FLOPS:
-            known = ", ".join(PEAK_FLOPS)
+        if step_time is None and gpu not in ACCELERATORS:
+            known = ", ".join(ACCELERATORS)
             raise ValueError(f"set step_time in seconds, or gpu to one of {known}; it is {gpu!r}")
 
         self._pacer = Pacer(clock or Clock())
         self._step_ns = None if step_time is None else step_time * 1e9
         self._flops = flops
-        self._flops_per_ns = PEAK_FLOPS.get(gpu, 0.0) * mfu / 1e9
+        self._flops_per_ns = (peak_flops(gpu) or 0.0) * mfu / 1e9
         self._slowdown = slowdown
         self._jitter = jitter
         self._random = random.Random(str(seed))

@@ -147,7 +147,8 @@ REPLACEMENTS = {
     "no path": (
         f"  - {{{LINK}}}",
         "  []",
-        "mine.yaml:4, wan: no path between iowa and ohio\n  add a link, or remove the datacenter",
+        "mine.yaml:3, datacenters.ohio: no path between iowa and ohio\n"
+        "  add a link of ohio to `wan`, or remove the datacenter",
     ),
     "no delay": (
         ", delay: 8 ms",

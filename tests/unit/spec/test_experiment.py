@@ -232,7 +232,7 @@ def test_presets_resolve(preset: object, tmp_path: Path) -> None:
         ("swep: {}", ["mine.yaml:1", "unknown key 'swep'", "nearest: sweep"]),
         (f"{HEAD}sweep: {{gird: {{}}}}", ["mine.yaml:3", "unknown key 'gird'", "nearest: grid"]),
         (f"{HEAD}sweep: {{}}", ["the sweep is empty", "grid, zip or list"]),
-        (f"{HEAD}sweep: {{grid: {{{DELAY}: []}}}}", ["mine.yaml:3", "at least 1 items, got 0"]),
+        (f"{HEAD}sweep: {{grid: {{{DELAY}: []}}}}", ["mine.yaml:3", "at least 1 item, got 0"]),
         (
             f"{HEAD}sweep: {{grid: {{delay: [1 ms]}}}}",
             ["'delay' is not a valid key", "start the key with topology."],

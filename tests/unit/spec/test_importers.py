@@ -562,7 +562,7 @@ def test_a_list_with_tabs_and_without_rates(tmp_path: Path) -> None:
             "rtts.csv:2, a to b: '1 km' is not a time: unknown unit 'km'",
         ),
         (",a,b\na,,inf\nb,,\n", "rtts.csv:2, a to b: 'inf' is not a time"),
-        (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, wan: no path between a, b and c"),
+        (",a,b,c\na,,1,\nb,1,,\nc,,,\n", "rtts.csv, datacenters.c: no path between a, b and c"),
         (',a,b\na,,"1\nb,,\n', "rtts.csv:2: a quotation is not closed"),
         ("from,to\na,b\n", "rtts.csv:1: no RTT column found\n  name the column rtt_ms"),
         (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from testbed.core.gpus import PEAK_FLOPS
+from testbed.core.gpus import peak_flops
 from testbed.workers.lib.modelled_compute import Clock, ModelledCompute
 
 MS = 1_000_000
@@ -149,7 +149,9 @@ def test_time_from_flops_and_a_gpu() -> None:
         clock = PretendedClock()
         compute = ModelledCompute(layer, gpu="H100", mfu=0.4, flops=flops, clock=clock)
         layer(torch.zeros(8, 4096)).sum().backward()
-        assert compute.step_seconds == pytest.approx(expected / (0.4 * PEAK_FLOPS["H100"]))
+        peak = peak_flops("H100")
+        assert peak == 989e12
+        assert compute.step_seconds == pytest.approx(expected / (0.4 * peak))
         layer = nn.Linear(4096, 4096, bias=False)
 
 
