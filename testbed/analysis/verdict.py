@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from testbed.core.units import format_size, format_time
+from testbed.core.units import format_microseconds, format_size, format_time
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary, WanRow
 
@@ -93,15 +93,17 @@ def _of_completed(summary: Summary) -> str:
 def _of_collective(row: CollectiveRow) -> str:
     time_us = row.time_us.median
     size = format_size(row.bytes, 3)
-    text = f"{row.op} of {size} among {row.ranks} ranks takes {_time(time_us)}"
+    text = f"{row.op} of {size} among {row.ranks} ranks takes {format_microseconds(time_us)}"
     if row.bound_us:
         times = f"{time_us / row.bound_us:.1f} times"
-        text += f", {times} the least that the topology allows ({_time(row.bound_us)})"
+        text += (
+            f", {times} the least that the topology allows ({format_microseconds(row.bound_us)})"
+        )
     return text
 
 
 def _of_training(training: TrainingSummary, *, with_share: bool) -> str:
-    step = _time(1000 * training.mean_step_ms)
+    step = format_microseconds(1000 * training.mean_step_ms)
     text = f"a step of {training.method} takes {step} among {training.ranks} ranks"
     if training.period > 1 and training.periods:
         text += f", over whole periods of {training.period} steps"
@@ -132,7 +134,3 @@ def _of_busiest(rows: Sequence[WanRow]) -> str:
     share = f"{100 * most:.0f}{PERCENT}"
     direction = f"{busiest.source} to {busiest.target}"
     return f"; the busiest WAN direction, {direction}, is {share} used on average over the run"
-
-
-def _time(us: float) -> str:
-    return format_time(round(1000 * us), 4)

@@ -75,8 +75,10 @@ def print_unfaithful(status: Status | None, output: Format, name: str = "this ru
 
 
 def _print_csv(status: Status | None, summary: Summary) -> None:
-    make_grid = collectives_grid if summary.training is None else training_grid
-    grid = make_grid(summary)
+    if summary.training is None:
+        grid = collectives_grid(summary, for_programs=True)
+    else:
+        grid = training_grid(summary)
     header: list[str] = []
     for column in grid.columns:
         words = column.header.split()  # a line break precedes the unit
@@ -94,7 +96,7 @@ def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
         if not is_in_verdict and warning not in summary.problems:
             yield _marked("timing unreliable:", warning)
     for problem in summary.problems:
-        yield _marked("missing:", problem)
+        yield _marked("problem:", problem)
 
 
 def _marked(mark: str, problem: Problem) -> Text:

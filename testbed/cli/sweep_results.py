@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +24,10 @@ from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import UNFAITHFUL_STYLE, wide_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
-from testbed.core.units import format_cell
+from testbed.core.suggestions import suggest
 from testbed.report.paper.choice import PAPER_ENDINGS, choose_figures
 from testbed.report.tables import Grid, GridColumn, render
-from testbed.spec.base import suggest
+from testbed.sweep.cells import cell, column_of, heading
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import key_columns
 from testbed.sweep.outcome import Outcome
@@ -99,7 +100,7 @@ def table(
     else:
         chosen = results.columns
     print_warning(outcome, output)
-    _print(chosen, results.select(chosen).rows(), output)
+    _print_measured(chosen, results.select(chosen).rows(), output)
     _print_sentence(outcome, output)
 
 
@@ -109,7 +110,7 @@ def _asked_columns(known: list[str], asked: str) -> list[str]:
     Raises:
         InputError: A column does not exist.
     """
-    names = [name.strip() for name in asked.split(",")]
+    names = [column_of(name.strip(), known) for name in asked.split(",")]
     for name in names:
         if name not in known:
             remedy = suggest(name, known, "known columns")
@@ -209,7 +210,7 @@ def print_points(sweep: SweepDir, points: PointRows, output: Format) -> None:
     for row in rows:
         chosen_rows.append([row[position] for position in positions])
 
-    _print(chosen, chosen_rows, output)
+    _print_measured(chosen, chosen_rows, output)
     files = Text(f"results: {sweep.path}\nreport:  {sweep.page}")
     wide_console().print(files, soft_wrap=True)
     _print_sentence(outcome, output)
@@ -231,6 +232,19 @@ def _print_sentence(outcome: Outcome, output: Format) -> None:
     wide_console().print(Text(outcome.sentence(), style), soft_wrap=True)
 
 
+def _print_measured(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
+    """Print rows of a table of the sweep, for people with units."""
+    if output is not Format.TABLE:
+        _print(columns, rows, output)
+        return
+
+    cells: list[list[str]] = []
+    for row in rows:
+        texts = [cell(column, value) for column, value in zip(columns, row, strict=True)]
+        cells.append(texts)
+    wide_console().print(table_of([heading(column) for column in columns], cells))
+
+
 def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format) -> None:
     if output is Format.CSV:
         typer.echo(csv_text(columns, rows))
@@ -242,14 +256,8 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format
 
     cells: list[list[str]] = []
     for row in rows:
-        cells.append([_cell(value) for value in row])
+        cells.append([cell("", value) for value in row])
     wide_console().print(table_of(columns, cells))
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    return format_cell(value)
 
 
 def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
@@ -266,9 +274,6 @@ def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTabl
 
 
 def _is_number(text: str) -> bool:
-    if text in ("", "-"):
-        return True
-    digits = text.replace(".", "", 1)
-    for sign in ("e", "-", "+"):
-        digits = digits.replace(sign, "")
-    return digits.isdigit()
+    """Return whether a cell is a number, with or without a unit, or empty."""
+    number = r"[-+]?[0-9.]+(e[-+]?[0-9]+)?( (ns|us|ms|s|%))?"
+    return text in ("", "-") or re.fullmatch(number, text) is not None

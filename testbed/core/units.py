@@ -80,7 +80,7 @@ class Quantity:
         if unit is None:
             if number == 0:
                 return number
-            raise UnitError(f"the {self.name} {value!r} has no unit", self.remedy)
+            raise UnitError(f"the {self.name} {value!r} has no unit", self._remedy_of(number))
 
         factor = self._factor(unit)
         if factor is None:
@@ -88,6 +88,12 @@ class Quantity:
             raise UnitError(what, self.remedy)
 
         return number * factor
+
+    def _remedy_of(self, number: Fraction) -> str:
+        """Return the remedy for a number without a unit; a share from 0 to 1 may be meant."""
+        if self.base != "%" or number > 1:
+            return self.remedy
+        return f"write {_decimal(number, None)} %, or {_decimal(100 * number, None)} % for a share"
 
     def read(self, value: object) -> int:
         """Return the value of a text as a whole number of base units, at most 2^63 - 1.
@@ -308,6 +314,20 @@ def format_rate(value: int, digits: int | None = None) -> str:
 def format_time(value: int, digits: int | None = None) -> str:
     """Return `value` ns as text, exact or with `digits` significant digits."""
     return TIME.write(value, digits)
+
+
+def format_microseconds(value: float | None, digits: int = 4) -> str:
+    """Return a time in us as text with its unit, such as 1.235 s; "-" for a missing value."""
+    if value is None:
+        return "-"
+    return format_time(round(1000 * value), digits)
+
+
+def format_share(value: float | None) -> str:
+    """Return a share from 0 to 1 as a percentage with one decimal; "-" for a missing value."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %"
 
 
 def format_size(value: int, digits: int | None = None) -> str:

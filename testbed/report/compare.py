@@ -42,7 +42,7 @@ NAMES = ("key", "name", "rank")  # keys that identify the items of a list
 TRAINING_FIGURES: Mapping[str, Callable[[TrainingSummary], float | None]] = {
     "step (ms)": lambda training: training.mean_step_ms,
     "tokens/s": lambda training: training.tokens_per_s,
-    "utilisation": lambda training: training.compute_utilisation,
+    "utilisation (%)": lambda training: _percent(training.compute_utilisation),
     "exposed (ms)": lambda training: training.exposed_ms,
     "median step (ms)": lambda training: training.step_ms.median,
     "WAN bytes per step": lambda training: training.wan_bytes_per_step,
@@ -228,6 +228,10 @@ def _training_figures(summary: Summary) -> Iterator[LabelledFigure]:
 
     for label, figure in TRAINING_FIGURES.items():
         yield label, figure(training)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _link_figures(summary: Summary) -> Iterator[LabelledFigure]:

@@ -10,6 +10,7 @@ from testbed.analysis.summarize import collect
 from testbed.core.errors import InputError
 from testbed.report.page import write_page
 from testbed.runfolder.folder import RunDir
+from testbed.spec.base import explain_value
 
 
 def make_again(folder: RunDir) -> None:
@@ -32,9 +33,20 @@ def open_readable(path: Path) -> RunDir:
     try:
         folder.read_plan()
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = _reason(error)
         raise InputError(
             f"cannot read {folder.plan}: damaged, or written by another version of testbed "
             f"({reason})\n  no file was changed"
         ) from error
     return folder
+
+
+def _reason(error: OSError | ValidationError | UnicodeDecodeError) -> str:
+    """Return why a file cannot be read; of a model's mistakes, the first one and its place."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+
+    first = error.errors(include_url=False)[0]
+    what, _remedy = explain_value(first)
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {what}" if place else what

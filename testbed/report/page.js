@@ -94,8 +94,12 @@ function saveTable(button) {
   save(`${button.dataset.csv}.csv`, new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
 }
 
+// Times of a table may have a unit each; other units are the same in a whole column.
+const SECONDS = { ns: 1e-9, us: 1e-6, ms: 1e-3, s: 1 };
+const amount = (text) => parseFloat(text) * (SECONDS[text.split(" ")[1]] ?? 1);
+
 function compare(a, b) {
-  const [x, y] = [parseFloat(a), parseFloat(b)];
+  const [x, y] = [amount(a), amount(b)];
   if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || a.localeCompare(b);
   return x - y;
 }

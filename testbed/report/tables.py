@@ -9,7 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from testbed.core.units import format_decimal_size, format_figure, format_rate, format_size
+from testbed.core.units import (
+    format_decimal_size,
+    format_figure,
+    format_microseconds,
+    format_rate,
+    format_size,
+)
 from testbed.runfolder.summary import (
     CollectiveRow,
     PeriodRow,
@@ -22,6 +28,7 @@ from testbed.runfolder.summary import (
 )
 
 WIDTH = 100  # terminal columns; every table but a large WAN matrix fits
+LONG_US = 1_000_000  # from this time of an operation on, times have a unit each
 MOST_PERIODS = 20  # rows on a terminal
 NONE = "-"  # not measured
 DTYPE_BYTES = {
@@ -68,7 +75,8 @@ SETTLED_NOTE = (
 )
 CALLS_NOTE = " calls: number of calls by the same number of ranks."
 TRAINING_NOTE = (
-    "step: time / steps, over the steps after the warm-up. median, p95: of single steps. compute: "
+    "steps: those that the figures are about, of all. step: time / steps, over the steps after the "
+    "warm-up. median, p95: of single steps. compute: "
     "modelled time of the GPU; exposed: time in which a rank waits for data or for slower ranks; "
     "overlapped: communication during computation. used: utilisation, compute / time."
 )
@@ -116,9 +124,18 @@ class CollectiveColumn:
     cell: Callable[[CollectiveRow], str]
 
 
-def collectives_grid(summary: Summary) -> Grid:
-    """Return the table of collectives: nccl-tests' columns, and the topology's lower bound."""
+def collectives_grid(summary: Summary, *, for_programs: bool = False) -> Grid:
+    """Return the table of collectives: nccl-tests' columns, and the topology's lower bound.
+
+    Args:
+        summary: The summary of a run.
+        for_programs: Write all times in us, also those from `LONG_US`, which people read better
+            with a unit each.
+    """
     rows = summary.collectives
+    has_units = not for_programs and any(row.time_us.max >= LONG_US for row in rows)
+    unit = "" if has_units else "\n(us)"
+    time_cell = format_microseconds if has_units else microseconds
     note = COLLECTIVES_NOTE
     columns = [
         CollectiveColumn(GridColumn("size\n(B)"), lambda row: str(row.bytes)),
@@ -147,12 +164,12 @@ def collectives_grid(summary: Summary) -> Grid:
         note += CALLS_NOTE
 
     columns += [
-        CollectiveColumn(GridColumn("time\n(us)"), lambda row: microseconds(row.time_us.median)),
-        CollectiveColumn(GridColumn("max\n(us)"), lambda row: microseconds(row.time_us.max)),
+        CollectiveColumn(GridColumn(f"time{unit}"), lambda row: time_cell(row.time_us.median)),
+        CollectiveColumn(GridColumn(f"max{unit}"), lambda row: time_cell(row.time_us.max)),
     ]
     if any(row.slowest_us > FAR_SLOWER * row.time_us.median for row in rows):
-        slowest = GridColumn("slowest\n(us)")
-        columns.append(CollectiveColumn(slowest, lambda row: microseconds(row.slowest_us)))
+        slowest = GridColumn(f"slowest{unit}")
+        columns.append(CollectiveColumn(slowest, lambda row: time_cell(row.slowest_us)))
         note += SLOWEST_NOTE
     if any(row.timed == "all ranks" for row in rows):
         note += ALL_RANKS_NOTE
@@ -162,7 +179,7 @@ def collectives_grid(summary: Summary) -> Grid:
     columns += [
         CollectiveColumn(GridColumn("algbw\n(GB/s)"), lambda row: bandwidth(row.algbw_gbytes)),
         CollectiveColumn(GridColumn("busbw\n(GB/s)"), lambda row: bandwidth(row.busbw_gbytes)),
-        CollectiveColumn(GridColumn("bound\n(us)"), lambda row: microseconds(row.bound_us)),
+        CollectiveColumn(GridColumn(f"bound{unit}"), lambda row: time_cell(row.bound_us)),
         CollectiveColumn(GridColumn("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
     ]
     if any(row.is_unsettled for row in rows):
@@ -257,7 +274,7 @@ def _training_cells(training: TrainingSummary) -> list[str]:
 
     return [
         str(training.method),
-        str(training.steps),
+        _steps(training),
         _decimals(training.mean_step_ms, 1),
         _decimals(training.tokens_per_s, 0),
         _percent(training.compute_utilisation),
@@ -271,6 +288,13 @@ def _training_cells(training: TrainingSummary) -> list[str]:
         _decimals(training.wan_bytes_per_token, 0),
         _decimals(training.final_loss, 3),
     ]
+
+
+def _steps(training: TrainingSummary) -> str:
+    """Return the number of measured steps; with a warm-up, of all steps."""
+    if not training.other_steps:
+        return str(training.steps)
+    return f"{training.steps}/{training.steps + training.other_steps}"
 
 
 def wan_grid(summary: Summary) -> Grid:

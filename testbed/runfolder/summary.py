@@ -206,6 +206,7 @@ class TrainingSummary(Section):
     Attributes:
         method: Name of the method of training.
         steps: Number of steps after the warm-up, in whole periods if there is one.
+        other_steps: Number of the other steps: the warm-up, and parts of periods.
         ranks: Number of ranks that train.
         parameters: Number of parameters of the model.
         scale: By which parameters and rates are divided.
@@ -231,6 +232,7 @@ class TrainingSummary(Section):
 
     method: str | None
     steps: int
+    other_steps: int = 0
     ranks: int
     parameters: int | None
     scale: int = 1

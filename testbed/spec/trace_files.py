@@ -26,6 +26,7 @@ from testbed.core.headings import (
     read_heading,
     with_usual_unit,
 )
+from testbed.core.suggestions import suggest
 from testbed.core.table_files import (
     Row,
     Table,
@@ -37,7 +38,6 @@ from testbed.core.table_files import (
     read_table,
 )
 from testbed.core.units import DECIMAL_SIZE, PERCENTAGE, RATE, TIME, Quantity, UnitError
-from testbed.spec.base import suggest
 
 MOST_CHANGES = 10_000  # during a run
 TIME_COLUMN = "time"

@@ -19,6 +19,7 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from testbed.core.errors import InputError
+from testbed.core.suggestions import suggest
 from testbed.report.figures.common import (
     ASTERISK,
     COLOURS,
@@ -31,7 +32,6 @@ from testbed.report.figures.common import (
     look,
     unfaithful_entry,
 )
-from testbed.spec.base import suggest
 from testbed.sweep.plots import PREFERRED, SweepPlot, metric_of, number_column
 
 LOG_SPAN = 20  # minimum ratio of largest to smallest value for a logarithmic axis

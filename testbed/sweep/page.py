@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from testbed.core.errors import InputError
-from testbed.core.units import format_cell
 from testbed.report.html import Figure, figure, render
+from testbed.sweep.cells import cell, heading
 from testbed.sweep.figures import draw, marks_unfaithful
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.outcome import Outcome, is_unfaithful
@@ -196,7 +196,7 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
 
     for point in points.iter_rows(named=True):
         link = _report_link(folder, point.get("folder"))
-        cells = [_cell_text(point[name]) for name in names]
+        cells = [cell(name, point[name]) for name in names]
         row = _PointRow(
             name=point["point"],
             state=point["state"],
@@ -209,7 +209,7 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
         rows.append(row)
 
     numbers = [points[name].dtype.is_numeric() for name in names]
-    return _PointsTable(names, numbers, rows)
+    return _PointsTable([heading(name) for name in names], numbers, rows)
 
 
 def _report_link(folder: SweepDir, run_folder: str | None) -> str:
@@ -219,12 +219,6 @@ def _report_link(folder: SweepDir, run_folder: str | None) -> str:
     link = f"{run_folder}/report.html"
     report = folder.path / link
     return link if report.is_file() else ""
-
-
-def _cell_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    return format_cell(value)
 
 
 def _write(path: Path, html: bytes) -> Path:

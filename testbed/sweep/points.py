@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from testbed.core.errors import InputError, Place
+from testbed.core.suggestions import suggest
 from testbed.measure.capture import check_filter
 from testbed.plan.model import Plan
 from testbed.plan.resolve import resolve
 from testbed.spec import yaml_reader
 from testbed.spec.axis import values_of
-from testbed.spec.base import input_error, suggest
+from testbed.spec.base import input_error
 from testbed.spec.experiment import Experiment, Point, value_text
 from testbed.spec.options import RunOptions, experiment_options
 from testbed.spec.overrides import Override, apply_overrides

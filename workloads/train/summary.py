@@ -87,7 +87,7 @@ def summarize(
     return TrainingSummary(
         method=settings.get("method"),
         steps=count,
-        warmup_steps=all_count - count,
+        other_steps=all_count - count,
         ranks=ranks,
         parameters=settings.get("parameters"),
         scale=settings.get("scale", 1),

@@ -19,6 +19,7 @@ from testbed.core.errors import InputError, Place
 from testbed.core.gazetteer import locate
 from testbed.core.geo import Location
 from testbed.core.headings import with_usual_unit
+from testbed.core.suggestions import suggest
 from testbed.core.table_files import is_plain_number
 from testbed.core.units import (
     PERCENTAGE,
@@ -31,7 +32,6 @@ from testbed.core.units import (
     format_time,
 )
 from testbed.spec import yaml_reader
-from testbed.spec.base import suggest
 from testbed.spec.importers.draft import (
     Draft,
     DraftLink,

@@ -169,7 +169,7 @@ def test_the_exchange_of_diloco_counts(tmp_path: Path, steps: int, used: int, pe
     assert grid.rows[0][2] == f"{mean_ms:.1f}"
     assert ("no whole period" in grid.note) == (periods == 0)
     compared = [difference.what for difference in trainings([summary])]
-    assert compared[:3] == ["step (ms)", "tokens/s", "utilisation"]
+    assert compared[:3] == ["step (ms)", "tokens/s", "utilisation (%)"]
     assert trainings([summary])[0].values == pytest.approx((mean_ms,))
 
 
@@ -208,7 +208,7 @@ def test_tables_page_and_verdict(run: RunDir) -> None:
     assert grid.rows == [
         [
             "ddp",
-            "10",
+            "10/12",
             "150.0",
             "13333",
             "66.7",

@@ -111,7 +111,7 @@ def test_probabilities() -> None:
         (
             units.parse_probability,
             0.001,
-            "the percentage 0.001 has no unit; write a number and a unit, such as 0.001 %",
+            "the percentage 0.001 has no unit; write 0.001 %, or 0.1 % for a share",
         ),
         (units.parse_probability, "101 %", "'101 %' is more than 100 %"),
     ],

@@ -113,7 +113,7 @@ def test_figures_and_their_ratios() -> None:
         Difference("all_reduce 1 MiB (ms)", (10.0, 25.0)),
         Difference("step (ms)", (None, 200.0)),
         Difference("tokens/s", (None, 1e4)),
-        Difference("utilisation", (None, 0.5)),
+        Difference("utilisation (%)", (None, 50.0)),
         Difference("exposed (ms)", (None, 90.0)),
         Difference("median step (ms)", (None, 200.0)),
         Difference("WAN bytes per step", (None, None)),
