@@ -263,7 +263,8 @@ def busiest(
 
             sent_bits = 8 * sent_bytes(samples, begin_ns, end_ns)
             rate_bps = history.mean_rate_bps(link.key, source, begin_ns, end_ns)
-            share = min(1.0, sent_bits / (rate_bps * seconds))
+            capacity_bits = rate_bps * seconds
+            share = min(1.0, sent_bits / capacity_bits) if capacity_bits else 0.0
             use = LinkUse(f"{source} to {direction.target}", share)
             uses.append(use)
 

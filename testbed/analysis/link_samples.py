@@ -76,8 +76,9 @@ def _rates_of_direction(
         seconds, sent = _while_full(within, bottleneck.queue_packets, mtu)
 
         queue_bits = bottleneck.queue_packets * mtu * 8
-        settled_ns = queue_bits * 10**9 // planned_bps
-        if seconds < LEAST_FULL_S:
+        settled_ns = queue_bits * 10**9 // planned_bps if planned_bps else 0
+        is_stalled = planned_bps == 0
+        if is_stalled or seconds < LEAST_FULL_S:
             continue
 
         rate_bps = sent * 8 / seconds

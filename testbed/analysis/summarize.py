@@ -372,7 +372,7 @@ def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end
     rate_bps = run.history.mean_rate_bps(link, source, begin_ns, end_ns)
     seconds = (end_ns - begin_ns) / 1e9
     utilisation: float | None = None
-    if sent is not None and seconds > 0:
+    if sent is not None and rate_bps * seconds > 0:
         utilisation = sent * 8 / (rate_bps * seconds)
 
     row = WanRow(

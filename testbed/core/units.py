@@ -276,6 +276,15 @@ def parse_rate(value: object) -> int:
     return rate
 
 
+def parse_changing_rate(value: object) -> int:
+    """Return the rate in bit/s of a text such as ``10 Gbit/s``; 0 is a stall.
+
+    Raises:
+        UnitError: The text is not a rate.
+    """
+    return RATE.read(value)
+
+
 def parse_time(value: object) -> int:
     """Return the nanoseconds of a text such as ``8.2 ms``.
 
@@ -410,6 +419,12 @@ Rate = Annotated[
     BeforeValidator(parse_rate),
     PlainSerializer(format_rate, when_used="json"),
     schema(RATE, zero=False),
+]
+ChangingRate = Annotated[
+    int,
+    BeforeValidator(parse_changing_rate),
+    PlainSerializer(format_rate, when_used="json"),
+    schema(RATE),
 ]
 Time = Annotated[
     int, BeforeValidator(parse_time), PlainSerializer(format_time, when_used="json"), schema(TIME)

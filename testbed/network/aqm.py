@@ -1,11 +1,14 @@
 """Managed queues (RED, fq_codel) for pyroute2: a token bucket whose queue drops or marks packets.
 
-    tbf 1:  rate of the link, a bucket of one frame
-     └── red or fq_codel 2:  as long as the link's queue
+    tbf 1:  rate of the link, a bucket of one frame, and some for late timers
+     └── red, fq_codel or pfifo 2:  as long as the link's queue
 
 A token bucket releases the first packet of a burst immediately, where a transmitter would first
 spend time to serialise the packet. The fibre behind the bucket has the same rate and so adds
 exactly that time (see `testbed.network.qdiscs`).
+
+A drop-tail queue (pfifo) is behind a token bucket where the kernel's netem would send what it has
+queued at the rate of the time when each packet arrived.
 
 pyroute2 0.9 has no RED, its tbf is limited to 32-bit rates, and its fq_codel warns about renamed
 parameters.
@@ -30,6 +33,7 @@ TC_RED_ECN = 1
 # Probability at the upper threshold: Floyd, "RED: Discussions of Setting Parameters", 1997.
 RED_PROBABILITY = 0.1
 STAB_CELLS = 256
+MOST_RED_BITS = 31  # of the upper threshold times the inverse of the weight (red_check_params)
 LARGEST_SHIFT = 31
 # RFC 8289: the target is 5 % of the interval, and the interval is the worst-case RTT.
 CODEL_TARGET = 0.05
@@ -68,12 +72,22 @@ class FqCodel:
 
 
 @dataclass(frozen=True)
+class Fifo:
+    """A drop-tail queue: `limit` in packets."""
+
+    limit: int
+
+
+@dataclass(frozen=True)
 class ManagedQueue:
     """A token bucket and the queue behind the bucket: rate in byte/s, bucket size in bytes."""
 
     rate_bytes: int
     burst: int
-    queue: Red | FqCodel
+    queue: Red | FqCodel | Fifo
+
+
+KINDS = {Red: "red", FqCodel: "fq_codel", Fifo: "pfifo"}
 
 
 def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
@@ -93,6 +107,7 @@ def red(limit: int, rate_bytes: int, frame: int, *, ecn: bool) -> Red:
     minimum = max(frame, limit // 6)
     maximum = max(3 * frame, limit // 2)
     weight_log = _red_weight_log(minimum, maximum, frame)
+    weight_log = min(weight_log, MOST_RED_BITS - maximum.bit_length())
 
     slope = (maximum - minimum) / RED_PROBABILITY
     slope_log = max(0, math.floor(math.log2(slope)))
@@ -167,10 +182,9 @@ def apply(connection: IPRoute, index: int, managed: ManagedQueue) -> None:
         rate_bytes=managed.rate_bytes,
         burst=managed.burst,
     )
-    kind = "red" if isinstance(managed.queue, Red) else "fq_codel"
     connection.tc(
         "replace",
-        kind=kind,
+        kind=KINDS[type(managed.queue)],
         index=index,
         parent=ROOT_CLASS,
         handle=CHILD_HANDLE,
@@ -192,6 +206,8 @@ def read(connection: IPRoute, index: int) -> dict[str, Any]:
             kept["queue"] = {name: parameters[name] for name in RED_FIELDS}
         elif kind == "fq_codel":
             kept["queue"] = _read_codel(options)
+        elif kind == "pfifo":
+            kept["queue"] = {"limit": options["limit"]}
     return kept
 
 
@@ -207,12 +223,14 @@ def _read_rate(options: Any) -> Any:
 
 
 def expected(managed: ManagedQueue) -> dict[str, Any]:
-    """Return the values that `read` must return: `rate_bytes`, and `queue` with RED or fq_codel.
+    """Return the values that `read` must return: `rate_bytes`, and `queue` with its parameters.
 
     The kernel keeps CoDel's times in units of 1.024 us.
     """
     queue = managed.queue
-    if isinstance(queue, Red):
+    if isinstance(queue, Fifo):
+        values = {"limit": queue.limit}
+    elif isinstance(queue, Red):
         values = {name: int(getattr(queue, name)) for name in RED_FIELDS}
     else:
         values = {name: int(getattr(queue, name)) for name in CODEL_FIELDS}
@@ -325,6 +343,23 @@ class RedPlugin:
             )
 
 
+class FifoPlugin:
+    """Plugin for ``tc(..., kind="pfifo", queue=Fifo(...))``."""
+
+    parent = TC_H_ROOT
+
+    @staticmethod
+    def get_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return the netlink message of one qdisc (struct tc_fifo_qopt)."""
+        queue: Fifo = parameters["queue"]
+        return {"limit": queue.limit}
+
+    class options(nla):
+        """struct tc_fifo_qopt."""
+
+        fields = (("limit", "I"),)
+
+
 class FqCodelPlugin:
     """Plugin for ``tc(..., kind="fq_codel", queue=FqCodel(...))``."""
 
@@ -356,4 +391,4 @@ class FqCodelPlugin:
         )
 
 
-register_plugins(tbf=TbfPlugin, red=RedPlugin, fq_codel=FqCodelPlugin)
+register_plugins(tbf=TbfPlugin, red=RedPlugin, fq_codel=FqCodelPlugin, pfifo=FifoPlugin)

@@ -79,18 +79,21 @@ class ProbeResult:
     def rate_bps(self) -> float | None:
         """Rate on the wire after the first arrival, in bit/s.
 
-        Packets lost on the way count, because each lost packet also occupied the transmitter. None
-        if all packets arrived at the same time, or if no packet arrived.
+        Packets lost on the way count, because each lost packet also occupied the transmitter. The
+        clock moves in steps. At high rates several packets arrive in each step, so the rate is
+        that from the end of the first step with packets to the end of the last but one, or of the
+        last of two. None if all packets arrived at the same time, or if no packet arrived.
         """
-        if self.span_ns <= 0:
+        steps_ns = sorted(set(self.arrivals.values()))
+        if len(steps_ns) < 2:
             return None
 
-        first_ns = min(self.arrivals.values())
-        last_number = max(self.arrivals)
+        first_ns = steps_ns[0]
+        end_ns = steps_ns[-2] if len(steps_ns) > 2 else steps_ns[-1]
         first_number = max(n for n, at_ns in self.arrivals.items() if at_ns == first_ns)
-        packets = last_number - first_number
-        bits = packets * self.frame_bytes * 8
-        return bits * 1e9 / self.span_ns
+        end_number = max(n for n, at_ns in self.arrivals.items() if at_ns == end_ns)
+        bits = (end_number - first_number) * self.frame_bytes * 8
+        return bits * 1e9 / (end_ns - first_ns)
 
 
 def send_probe(

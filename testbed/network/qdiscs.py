@@ -18,6 +18,11 @@ delay).
 
 With a managed queue (``discipline``), the bottleneck is a token bucket that contains RED or
 fq_codel, and the fibre serialises once more at the same rate (`testbed.network.aqm` explains why).
+
+When the rate of a bottleneck changes, the guest's kernel sends what is queued at the new rate
+(`testbed/guest/kernel_source`). Other kernels compute the departure of each packet as it arrives.
+There, the drop-tail bottleneck of a link that changes during the run is a token bucket that
+contains a plain queue.
 """
 
 from __future__ import annotations
@@ -49,6 +54,12 @@ OUTSIDE_PLANT = "wan"  # the node that carries all WAN links
 ETHERNET_BYTES = 14
 ROOT_HANDLE = 0x10000
 UNLIMITED = 2**31 - 1  # packets: memory runs out before this limit
+STALLED = 2**64 - 1  # byte/s: the guest's netem and tbf send nothing
+# A token bucket holds a frame, and what comes while a timer is late, which would be lost: two steps
+# of the guest's clock, or the latency of a machine's timers.
+TIMER_NS, MACHINE_TIMER_NS = 512, 200_000
+SLOWEST = 1  # byte/s: nearly a stall, for kernels that cannot stall
+GUEST_MARK = Path("/sys/module/sch_netem/parameters/exact")  # only in the guest's kernel
 TABLE_UNIT = 8192  # NETEM_DIST_SCALE
 # byte/s: netem keeps packets in order only with a rate; this rate adds less than 0.2 ns to each.
 IN_ORDER_RATE = 50 * 10**12
@@ -119,6 +130,11 @@ def is_bridged(interface: str) -> bool:
     return interface.endswith(("-sw", "-up"))
 
 
+def kernel_is_exact() -> bool:
+    """Return whether this kernel's qdiscs serve at the present rate, and can stall."""
+    return GUEST_MARK.exists()
+
+
 def ports(network: Network) -> list[ShapedPort]:
     """Return every shaped port of the network: first hosts, then fabrics, then WAN links."""
     shaped: list[ShapedPort] = []
@@ -128,9 +144,22 @@ def ports(network: Network) -> list[ShapedPort]:
     for cable in network.all_fabric_cables():
         shaped.extend(_cable_ports(network, cable))
 
+    exact = kernel_is_exact()
+    changing = _changing_links(network)
     for link in network.wan:
-        shaped.extend(_wan_link_ports(network, link))
+        is_steady = link.key not in changing
+        for direction in link.directions:
+            shaper = DirectionShaper(network, link, direction, exact, is_steady)
+            shaped.extend(shaper.ports())
     return shaped
+
+
+def _changing_links(network: Network) -> set[str]:
+    """Return the keys of the WAN links that change during the run."""
+    changing: set[str] = set()
+    for change in network.changes:
+        changing.update(link.key for link in change.links)
+    return changing
 
 
 def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
@@ -166,40 +195,100 @@ def _cable_ports(network: Network, cable: FabricCable) -> Iterator[ShapedPort]:
         yield ShapedPort(end.node, end.interface, transmitter)
 
 
-def _wan_link_ports(network: Network, link: WanLink) -> Iterator[ShapedPort]:
-    """Yield the bottlenecks on border routers and the fibres on ports of the outside plant."""
-    for direction, far_end in ((link.forward, "b"), (link.backward, "a")):
-        router = network.router(direction.source)
-        yield ShapedPort(
-            node=router,
-            interface=wan_interface(router, link.index),
-            qdisc=_wan_transmitter(network, link, direction),
+@dataclass(frozen=True)
+class DirectionShaper:
+    """What shapes one direction of a WAN link.
+
+    Attributes:
+        network: the network.
+        link: a WAN link of the network.
+        direction: a direction of the link.
+        exact: whether the kernel's qdiscs serve at the present rate, and can stall.
+        is_steady: whether the link never changes.
+    """
+
+    network: Network
+    link: WanLink
+    direction: Direction
+    exact: bool
+    is_steady: bool
+
+    def ports(self) -> Iterator[ShapedPort]:
+        """Yield the bottleneck on the border router and the fibre on the outside plant's port."""
+        router = self.network.router(self.direction.source)
+        index = self.link.index
+        far_end = "b" if self.direction is self.link.forward else "a"
+        transmitter = self._managed_queue() if self._has_bucket else self._drop_tail()
+        yield ShapedPort(router, wan_interface(router, index), transmitter)
+        yield ShapedPort(OUTSIDE_PLANT, plant_interface(index, far_end), self._fibre())
+
+    @property
+    def _has_bucket(self) -> bool:
+        """Whether the bottleneck is a token bucket, and the fibre serialises once more."""
+        if self.direction.bottleneck.discipline != "drop-tail":
+            return True
+        return not (self.exact or self.is_steady)
+
+    def _drop_tail(self) -> Netem:
+        packets_per_skb = self.network.tcp.packets_per_skb
+        return _bottleneck(self.direction.bottleneck, packets_per_skb=packets_per_skb)
+
+    def _managed_queue(self) -> ManagedQueue:
+        bottleneck = self.direction.bottleneck
+        rate_bytes = _rate_bytes(bottleneck.rate_bps)
+        if rate_bytes == STALLED and not self.exact:
+            rate_bytes = SLOWEST
+
+        frame = self.network.mtu + ETHERNET_BYTES
+        timer_ns = TIMER_NS if self.exact else MACHINE_TIMER_NS
+        burst = frame
+        if bottleneck.rate_bps:
+            burst += -(-rate_bytes * timer_ns // 10**9)
+        return ManagedQueue(rate_bytes, burst, self._queue(frame))
+
+    def _queue(self, frame: int) -> aqm.Red | aqm.FqCodel | aqm.Fifo:
+        """Return the queue behind the token bucket; `frame` is the bytes of a full frame."""
+        bottleneck = self.direction.bottleneck
+        packets = bottleneck.queue_packets
+        if bottleneck.discipline == "drop-tail":
+            return aqm.Fifo(packets)
+
+        if bottleneck.discipline == "red":
+            rate_bytes = max(SLOWEST, bottleneck.rate_bps // 8)
+            return aqm.red(packets * frame, rate_bytes, frame, ecn=bottleneck.ecn)
+
+        rtt_ns = self.link.forward.fibre.delay_ns + self.link.backward.fibre.delay_ns
+        return aqm.fq_codel(packets, rtt_ns, frame, ecn=bottleneck.ecn)
+
+    def _fibre(self) -> Netem:
+        fibre = self.direction.fibre
+        table = _distribution_table(fibre.distribution) if fibre.jitter_ns else None
+        latency, jitter = _latency_and_jitter(fibre.delay_ns, fibre.jitter_ns, table)
+        return Netem(
+            limit=UNLIMITED,
+            rate_bytes=self._fibre_rate(),
+            latency=latency,
+            jitter=jitter,
+            loss=_independent_loss(fibre),
+            gilbert_elliott=_gilbert_elliott(fibre),
+            duplicate=probability_u32(fibre.duplicate),
+            corrupt=probability_u32(fibre.corrupt),
+            seed=fibre.seed,
+            distribution=table,
         )
-        yield ShapedPort(
-            node=OUTSIDE_PLANT,
-            interface=plant_interface(link.index, far_end),
-            qdisc=_fibre(direction),
-        )
 
-
-def _wan_transmitter(network: Network, link: WanLink, direction: Direction) -> Netem | ManagedQueue:
-    """Return the qdisc of the border router that sends into `direction` of `link`."""
-    bottleneck = direction.bottleneck
-    if bottleneck.discipline == "drop-tail":
-        return _bottleneck(bottleneck, packets_per_skb=network.tcp.packets_per_skb)
-
-    rate_bytes = bottleneck.rate_bps // 8
-    frame = network.mtu + ETHERNET_BYTES
-    packets = bottleneck.queue_packets
-
-    queue: aqm.Red | aqm.FqCodel
-    if bottleneck.discipline == "red":
-        queue = aqm.red(packets * frame, rate_bytes, frame, ecn=bottleneck.ecn)
-    else:
-        rtt_ns = link.forward.fibre.delay_ns + link.backward.fibre.delay_ns
-        queue = aqm.fq_codel(packets, rtt_ns, frame, ecn=bottleneck.ecn)
-
-    return ManagedQueue(rate_bytes, frame, queue)
+    def _fibre_rate(self) -> int:
+        """Return the fibre's rate in byte/s; 0: no serialisation, so that packets can overtake."""
+        fibre = self.direction.fibre
+        if fibre.jitter_ns and fibre.reorder:
+            return 0
+        if self._has_bucket:
+            rate_bytes = _rate_bytes(self.direction.bottleneck.rate_bps)
+            is_unknown = rate_bytes == STALLED and not self.exact
+            return IN_ORDER_RATE if is_unknown else rate_bytes
+        if fibre.jitter_ns:
+            return IN_ORDER_RATE
+        return 0
 
 
 def _bottleneck(
@@ -209,38 +298,13 @@ def _bottleneck(
     # netem's limit counts skbs. With offload, the limit is reached early rather than late, and a
     # run that reaches the limit is marked.
     limit = max(1, bottleneck.queue_packets // packets_per_skb)
-    return Netem(limit=limit, rate_bytes=bottleneck.rate_bps // 8, latency=latency, seed=seed)
+    rate_bytes = _rate_bytes(bottleneck.rate_bps)
+    return Netem(limit=limit, rate_bytes=rate_bytes, latency=latency, seed=seed)
 
 
-def _fibre_rate(direction: Direction) -> int:
-    """Return the fibre's rate in byte/s; 0 means no serialisation, so that packets can overtake."""
-    has_jitter = direction.fibre.jitter_ns > 0
-    if has_jitter and direction.fibre.reorder:
-        return 0
-    if direction.bottleneck.discipline != "drop-tail":
-        return direction.bottleneck.rate_bps // 8
-    if has_jitter:
-        return IN_ORDER_RATE
-    return 0
-
-
-def _fibre(direction: Direction) -> Netem:
-    """Return the qdisc of a fibre."""
-    fibre = direction.fibre
-    table = _distribution_table(fibre.distribution) if fibre.jitter_ns else None
-    latency, jitter = _latency_and_jitter(fibre.delay_ns, fibre.jitter_ns, table)
-    return Netem(
-        limit=UNLIMITED,
-        rate_bytes=_fibre_rate(direction),
-        latency=latency,
-        jitter=jitter,
-        loss=_independent_loss(fibre),
-        gilbert_elliott=_gilbert_elliott(fibre),
-        duplicate=probability_u32(fibre.duplicate),
-        corrupt=probability_u32(fibre.corrupt),
-        seed=fibre.seed,
-        distribution=table,
-    )
+def _rate_bytes(rate_bps: int) -> int:
+    """Return a rate in byte/s, `STALLED` for 0; netem and tbf take 0 for no limit."""
+    return max(1, rate_bps // 8) if rate_bps else STALLED
 
 
 def _independent_loss(fibre: Fibre) -> int:

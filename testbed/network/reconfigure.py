@@ -1,7 +1,7 @@
 """Change the links and routes of a built network.
 
-`change_network` changes the network immediately, `changing` at the times of the plan. Packets
-already on a link keep the delay with which they were sent.
+`change_network` changes the network immediately, `changing` at the times of the plan. Packets in a
+queue leave at the new rate; packets already on a fibre keep the delay with which they were sent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from testbed.core.errors import RunError
 from testbed.network import qdiscs
 from testbed.network.aqm import ManagedQueue
 from testbed.network.built import BuiltNetwork
-from testbed.network.netlink import interface_index, netlink, set_route
+from testbed.network.netlink import netlink, set_route
 from testbed.network.qdiscs import Netem, ShapedPort
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Network
@@ -39,7 +39,7 @@ class PortChange(NamedTuple):
 
 
 def change_network(network: BuiltNetwork, wanted: Network) -> None:
-    """Give the shaped ports, offload and routes of `network` the parameters of `wanted`.
+    """Give the shaped ports and routes of `network` the parameters of `wanted`.
 
     A shorter delay lets later packets overtake packets already in flight.
 
@@ -60,10 +60,6 @@ def change_network(network: BuiltNetwork, wanted: Network) -> None:
 
     for node, node_changes in changes.items():
         _change_ports(network, node, node_changes)
-
-    packets_per_skb = wanted.tcp.packets_per_skb
-    if packets_per_skb != network.plan.tcp.packets_per_skb:
-        _set_offload(network, packets_per_skb)
 
     _change_routes(network, wanted)
     network.plan = wanted
@@ -88,22 +84,6 @@ def _transition(old: Netem | ManagedQueue, new: Netem | ManagedQueue) -> Netem |
     if not needs_table:
         return new
     return replace(new, distribution=UNIFORM)
-
-
-def _set_offload(network: BuiltNetwork, packets_per_skb: int) -> None:
-    """Set segmentation offload on hosts and border routers.
-
-    Larger packets that a socket still sends are split behind the queue of the socket's NIC.
-    """
-    plan = network.plan
-    nodes = [host.node for host in plan.hosts]
-    nodes.extend(dc.router for dc in plan.datacenters)
-
-    for node in nodes:
-        with netlink(network.pid(node)) as connection:
-            for name in network.mininet[node].nameToIntf:
-                index = interface_index(connection, name)
-                connection.link("set", index=index, gso_max_segs=packets_per_skb)
 
 
 def _change_routes(network: BuiltNetwork, wanted: Network) -> None:

@@ -26,6 +26,7 @@ JITTERS = 4  # a measured time may differ by this multiple of a path's jitter
 RATE_FLOW_S, JITTERS_PER_FLOW = 0.002, 400  # a flow that measures a rate lasts at least this long,
 LEAST_RATE_PACKETS = 2000  # has at least this number of packets
 MOST_PACKETS = 20_000  # and at most this number
+MANAGED_RATE_PART = 0.005  # a managed queue may drop packets before they are sent
 LOSS_PACKETS, LOSS_PAYLOAD = 10_000, 100
 LOSS_DEVIATIONS = 4
 
@@ -54,7 +55,7 @@ class Tolerances:
 VIRTUAL_CLOCK = Tolerances(
     rtt_ns=20_000,
     rtt_part=0.001,
-    rate_part=0.005,
+    rate_part=0.001,
     timer_ns=1_000,
     least_pause_ns=100_000,
     longest_flow_s=60.0,
@@ -381,7 +382,10 @@ def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virt
 
     shift_ns = tolerances.timer_ns + JITTERS * jitter_ns
     shifted_part = min(1.0, shift_ns / max(1, result.span_ns))
-    tolerance_bps = rate_bps * (tolerances.rate_part + shifted_part)
+    rate_part = tolerances.rate_part
+    if direction.bottleneck.discipline != "drop-tail":
+        rate_part = max(rate_part, MANAGED_RATE_PART)
+    tolerance_bps = rate_bps * (rate_part + shifted_part)
     return check(
         quantity="rate",
         source=direction.source,

@@ -96,12 +96,30 @@ def _link_parts(
     """Yield a part for each time in `changed`, which holds the changed links by time and key."""
     current = {link.key: link for link in wan}
     for at_ns, links in changed.items():
+        kept = {key: _with_kept_queues(current[key], link) for key, link in links.items()}
         yield ChangePart(
             at_ns=at_ns,
-            clauses=tuple(_link_clauses(current, links)),
-            fields={"links": tuple(links.values())},
+            clauses=tuple(_link_clauses(current, kept)),
+            fields={"links": tuple(kept.values())},
         )
-        current.update(links)
+        current.update(kept)
+
+
+def _with_kept_queues(before: WanLink, after: WanLink) -> WanLink:
+    """Return `after`, where the queue of a stalled direction is at least as long as `before`."""
+    forward = _with_kept_queue(before.forward, after.forward)
+    backward = _with_kept_queue(before.backward, after.backward)
+    return after.with_directions(forward, backward)
+
+
+def _with_kept_queue(before: Direction, after: Direction) -> Direction:
+    bottleneck = after.bottleneck
+    if bottleneck.rate_bps:
+        return after
+
+    packets = max(before.bottleneck.queue_packets, bottleneck.queue_packets)
+    longer = bottleneck.model_copy(update={"queue_packets": packets})
+    return after.model_copy(update={"bottleneck": longer})
 
 
 def _route_parts(
@@ -201,19 +219,25 @@ def _transfer_clause(transfer: Transfer) -> str:
 
 
 def outage_ns(network: Network) -> int:
-    """Return the longest finite outage of a link of `network` in ns."""
+    """Return the longest finite outage or stall of a link of `network` in ns."""
     longest_ns = 0
     began_ns: dict[str, int] = {}  # start of the current outage, by link
 
     for change in network.changes:
         for link in change.links:
-            if link.forward.fibre.cut:
+            if _carries_nothing(link):
                 began_ns.setdefault(link.key, change.at_ns)
             elif link.key in began_ns:
                 lasted_ns = change.at_ns - began_ns.pop(link.key)
                 longest_ns = max(longest_ns, lasted_ns)
 
     return longest_ns
+
+
+def _carries_nothing(link: WanLink) -> bool:
+    """Return whether `link` is down or one of its directions stalls."""
+    is_stalled = not all(direction.bottleneck.rate_bps for direction in link.directions)
+    return link.forward.fibre.cut or is_stalled
 
 
 def _changed_links_by_time(
@@ -358,13 +382,17 @@ def _texts(direction: Direction) -> dict[str, str]:
     """Return the settings of `direction` as text, by name."""
     fibre = direction.fibre
     return {
-        "rate": format_rate(direction.bottleneck.rate_bps, 4),
+        "rate": _rate(direction.bottleneck.rate_bps),
         "delay": _time(fibre.delay_ns),
         "jitter": _time(fibre.jitter_ns),
         "loss": format_probability(fibre.loss.mean, 3),
         "duplicates": format_probability(fibre.duplicate, 3),
         "corruption": format_probability(fibre.corrupt, 3),
     }
+
+
+def _rate(rate_bps: int) -> str:
+    return format_rate(rate_bps, 4) if rate_bps else "0"
 
 
 def _time(time_ns: int) -> str:

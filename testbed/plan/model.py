@@ -42,13 +42,13 @@ class Bottleneck(Frozen):
     decides which packet is dropped, or with `ecn` marked, as the queue grows.
 
     Attributes:
-        rate_bps: Bit/s of Ethernet frames.
+        rate_bps: Bit/s of Ethernet frames; 0: a stall, in which all packets wait.
         queue_packets: Most packets in the queue, of MTU size.
         discipline: Which packet is dropped or marked as the queue grows.
         ecn: Whether packets are marked rather than dropped.
     """
 
-    rate_bps: int = Field(gt=0)
+    rate_bps: int = Field(ge=0)
     queue_packets: int = Field(gt=0)
     discipline: Discipline = "drop-tail"
     ecn: bool = False
@@ -533,7 +533,8 @@ class Network(Frozen):
         """Networks with the extremes of all times, one for each set of routes that ever holds.
 
         Args:
-            rate: `min` or `max`, of the rates that a WAN direction's bottleneck has over time.
+            rate: `min` or `max`, of the rates that a WAN direction's bottleneck has over time,
+                without stalls.
             delay: `min` or `max`, of the delays that a WAN direction's fibre has over time; the
                 least delays are those that jitter leaves.
         """
@@ -547,7 +548,7 @@ class Network(Frozen):
             if delay is min:
                 delays_ns = [fibre.least_delay_ns for fibre in fibres]
 
-            rate_bps = rate(rates_bps)
+            rate_bps = rate(filter(None, rates_bps))
             delay_ns = delay(delays_ns)
             return direction.with_rate_and_delay(rate_bps, delay_ns)
 

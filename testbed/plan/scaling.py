@@ -43,7 +43,8 @@ def _divided(value: Any, divisor: int) -> Any:
 def _divide_bottleneck(bottleneck: dict[str, Any], divisor: int) -> None:
     """Divide rate and queue of a dumped `plan.Bottleneck`; a short queue keeps its length."""
     rate_bps = bottleneck["rate_bps"]
-    bottleneck["rate_bps"] = max(1, rate_bps // divisor)
+    if rate_bps:
+        bottleneck["rate_bps"] = max(1, rate_bps // divisor)
 
     packets = bottleneck["queue_packets"]
     least = min(LEAST_PACKETS, packets)

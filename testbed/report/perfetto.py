@@ -281,7 +281,8 @@ class Timeline:
         for (begin_ns, before), (end_ns, after) in pairwise(rows):
             sent_bits = 8 * (after - before)
             capacity = self._rate_bps(link, direction, begin_ns, end_ns) * max(end_ns - begin_ns, 1)
-            percent.append(round(100 * 1e9 * sent_bits / capacity, 2))
+            share = 1e9 * sent_bits / capacity if capacity else 0.0
+            percent.append(round(100 * share, 2))
         return [*percent, 0.0]
 
     def _rate_bps(self, link: str, direction: Direction, begin_ns: int, end_ns: int) -> float:

@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from testbed.core.errors import Place
-from testbed.core.units import Probability, Rate, Size, Time, UnitError
+from testbed.core.units import ChangingRate, Probability, Rate, Size, Time, UnitError
 from testbed.spec.base import Count, Flag, Strict, input_error
 from testbed.spec.trace_files import TraceLine, read_lines
 from testbed.spec.wan import Loss, PerDirection, QueueField
@@ -45,8 +45,10 @@ class EventSettings(Strict):
     down: Flag = Field(
         False, description="take the link down: packets are lost both ways", examples=[True]
     )
-    rate: PerDirection[Rate] | None = Field(
-        None, description="rate of the bottleneck", examples=["1 Gbit/s"]
+    rate: PerDirection[ChangingRate] | None = Field(
+        None,
+        description="rate of the bottleneck; 0: a stall, in which packets wait in the queue",
+        examples=["1 Gbit/s"],
     )
     delay: PerDirection[Time] | None = Field(
         None, description="one-way delay of the fibre", examples=["30 ms"]

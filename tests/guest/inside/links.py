@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from testbed.measure.counters import read_counters
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.netlink import inside_netns
-from testbed.network.verify import measure_rtt_ns
+from testbed.network.reconfigure import change_network
+from testbed.network.verify import measure_rtt_ns, verify
 from testbed.plan.model import Host, Network
 
 UDP_SEGMENT, SO_RCVBUFFORCE, SO_TIMESTAMPNS = 103, 33, 35
@@ -100,20 +101,21 @@ class Bench:
 
 
 class Receiver(threading.Thread):
-    """Takes UDP packets until `IDLE_S` pass without one.
+    """Takes UDP packets until `idle_s` pass without one.
 
     The kernel stamps what it receives. A process that asked for the time would make it pass: 256 ns
     for each question, in which 100 Gbit/s carry two packets.
     """
 
-    def __init__(self, receiver: socket.socket) -> None:
+    def __init__(self, receiver: socket.socket, idle_s: float = IDLE_S) -> None:
         super().__init__()
         self.socket = receiver
+        self.idle_s = idle_s
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.packets: list[ReceivedPacket] = []
 
     def run(self) -> None:
-        self.socket.settimeout(IDLE_S)
+        self.socket.settimeout(self.idle_s)
         while True:
             try:
                 data, ancillary, _flags, _address = self.socket.recvmsg(2048, 64)
@@ -358,6 +360,71 @@ def iperf3_bps(bench: Bench, source: Host, target: Host, seconds: int) -> float:
     return rate_bps
 
 
+def changing_rate(
+    bench: Bench, packets: int, gap_ns: int, rates: list[list[float]], payload: int = 1472
+) -> Result:
+    """UDP packets at equal distances while the rate of the only link changes.
+
+    Args:
+        bench: the network.
+        packets: number of packets.
+        gap_ns: from one packet to the next.
+        rates: times in ns after the first packet, and the rate in bit/s from then on.
+        payload: bytes of each packet.
+
+    Returns:
+        Of each packet that arrived, its number and when it was sent and received; when each change
+        was done; drops.
+    """
+    address = bench.address(bench.last_host)
+    changed_ns: list[int] = []
+    with (
+        bench.socket(bench.first_host, socket.SOCK_DGRAM) as sender,
+        bench.socket(bench.last_host, socket.SOCK_DGRAM) as receiver,
+    ):
+        receiver.bind(address)
+        taker = Receiver(receiver, idle_s=IDLE_S + max(at_ns for at_ns, _ in rates) / 1e9)
+        taker.start()
+        begin_ns = time.time_ns()
+
+        def change() -> None:
+            for at_ns, rate_bps in rates:
+                sleep_until(begin_ns + at_ns)
+                changed_ns.append(time.time_ns())
+                change_network(bench.network, with_rate(bench.network.plan, int(rate_bps)))
+
+        changer = threading.Thread(target=change)
+        changer.start()
+        filler = bytes(payload - HEADER.size)
+        for number in range(packets):
+            sleep_until(begin_ns + number * gap_ns)
+            sender.sendto(HEADER.pack(number, time.time_ns()) + filler, address)
+        changer.join()
+        taker.join()
+    return {"packets": taker.packets, "changed_ns": changed_ns, "drops": bench.drops()}
+
+
+def sleep_until(time_ns: float) -> None:
+    """Sleep until a time of the system's clock; an earlier time has passed already."""
+    time.sleep(max(0, time_ns - time.time_ns()) / 1e9)
+
+
+def with_rate(plan: Network, rate_bps: int) -> Network:
+    """`plan` with another rate of its only WAN link, both ways."""
+    (link,) = plan.wan
+    directions = [
+        direction.with_rate_and_delay(rate_bps, direction.fibre.delay_ns)
+        for direction in link.directions
+    ]
+    return plan.model_copy(update={"wan": (link.with_directions(*directions),)})
+
+
+def verified(bench: Bench) -> Result:
+    """What `testbed topo verify` measures."""
+    checks = verify(bench.network, virtual=True, quick=False)
+    return {"checks": [check.record() for check in checks]}
+
+
 MEASURES: dict[str, Callable[..., Result]] = {
     "rtt": rtt,
     "udp_rate": udp_rate,
@@ -367,6 +434,8 @@ MEASURES: dict[str, Callable[..., Result]] = {
     "tcp": tcp,
     "pairs": pairs,
     "iperf3": iperf3,
+    "changing_rate": changing_rate,
+    "verified": verified,
 }
 
 

@@ -2,12 +2,14 @@
 
 import random
 import statistics
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed.network import qdiscs
-from testbed.network.aqm import FqCodel, ManagedQueue, Red, fq_codel, red
+from testbed.network.aqm import Fifo, FqCodel, ManagedQueue, Red, fq_codel, red
 from testbed.network.qdiscs import Netem
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
@@ -66,12 +68,13 @@ def test_red() -> None:
     assert 2.0**-shift == pytest.approx((1 - weight) ** 1000, rel=1.0)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 10, 10_000_000 // FRAME])
+@pytest.mark.parametrize("frames", [1, 2, 10, 10_000_000 // FRAME, 2**26 // FRAME])
 @pytest.mark.parametrize("rate", [125_000, 12_500_000_000])
 def test_red_of_any_queue_and_rate(frames: int, rate: int) -> None:
     parameters = red(frames * FRAME, rate, FRAME, ecn=False)
     assert 0 < parameters.minimum < parameters.maximum
     assert 1 <= parameters.weight_log <= 31
+    assert parameters.maximum.bit_length() + parameters.weight_log < 32  # as the kernel checks
     assert len(parameters.idle_shifts) == 256
     assert list(parameters.idle_shifts) == sorted(parameters.idle_shifts)
 
@@ -84,12 +87,78 @@ def test_fq_codel() -> None:
     )
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The qdiscs of the guest's kernel."""
+    monkeypatch.setattr(qdiscs, "GUEST_MARK", tmp_path)
+
+
+@pytest.fixture
+def inexact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The qdiscs of a kernel without the project's patches."""
+    monkeypatch.setattr(qdiscs, "GUEST_MARK", tmp_path / "missing")
+
+
+def states(event: dict[str, Any]) -> list[Network]:
+    """The network with 1 Gbit/s before and after an event."""
+    topology = {
+        "datacenters": {"a": {}, "b": {}},
+        "wan": [{"between": ["a", "b"], "rate": "1 Gbit/s", "delay": "10 ms"}],
+        "events": [{"at": "1 s", "links": "a-b", **event}],
+    }
+    return list(resolve_network(Topology.model_validate(topology)).states())
+
+
+@pytest.mark.usefixtures("exact")
+def test_stall_in_the_guest() -> None:
+    """netem sends nothing at its highest rate, and keeps what is queued."""
+    before, after = (qdisc(state, "d0r", "d0r-w0") for state in states({"rate": 0}))
+    assert isinstance(before, Netem)
+    assert after == replace(before, rate_bytes=2**64 - 1)
+
+
+@pytest.mark.usefixtures("inexact")
+def test_changing_rate_on_other_kernels() -> None:
+    """A token bucket serves at the present rate; 200 us of it, as timers are late."""
+    queue = Fifo(1652)  # 20 ms at 1 Gbit/s
+    before, after = (
+        qdisc(state, "d0r", "d0r-w0") for state in states({"rate": "100 Mbit/s", "queue": "20 MB"})
+    )
+    assert before == ManagedQueue(125_000_000, FRAME + 25_000, queue)
+    assert after == ManagedQueue(12_500_000, FRAME + 2_500, Fifo(13_211))
+
+    fibres = [qdisc(state, "wan", "w0b") for state in states({"rate": 0})]
+    stalled = qdisc(states({"rate": 0})[1], "d0r", "d0r-w0")
+    assert stalled == ManagedQueue(1, FRAME, queue)
+    assert [fibre.rate_bytes for fibre in fibres if isinstance(fibre, Netem)] == [
+        125_000_000,
+        qdiscs.IN_ORDER_RATE,
+    ]
+
+
+@pytest.mark.usefixtures("inexact")
+def test_other_changes_need_no_bucket() -> None:
+    steady = qdisc(network(), "d0r", "d0r-w0")
+    assert isinstance(steady, Netem)
+
+
+@pytest.mark.usefixtures("exact")
+def test_bucket_of_a_fast_managed_queue() -> None:
+    """What leaves in two steps of the guest's clock: 17 frames at 400 Gbit/s, 64 B at 1 Gbit/s."""
+    fast = qdisc(network(rate="400 Gbit/s", discipline="red"), "d0r", "d0r-w0")
+    slow = qdisc(network(rate="1 Gbit/s", discipline="red"), "d0r", "d0r-w0")
+    assert isinstance(fast, ManagedQueue)
+    assert isinstance(slow, ManagedQueue)
+    assert (fast.burst, slow.burst) == (FRAME + 25_600, FRAME + 64)
+
+
+@pytest.mark.usefixtures("exact")
 def test_fibre_behind_managed_queue() -> None:
     plan = network(discipline={"a->b": "red", "b->a": "drop-tail"})
     there, fibre = qdisc(plan, "d0r", "d0r-w0"), qdisc(plan, "wan", "w0b")
     assert isinstance(there, ManagedQueue)
     assert isinstance(there.queue, Red)
-    assert (there.rate_bytes, there.burst) == (125_000_000, FRAME)
+    assert (there.rate_bytes, there.burst) == (125_000_000, FRAME + 64)
     assert isinstance(fibre, Netem)
     assert fibre.rate_bytes == 125_000_000
     back, other = qdisc(plan, "d1r", "d1r-w0"), qdisc(plan, "wan", "w0a")

@@ -247,7 +247,6 @@ def test_transfers(tmp_path: Path) -> None:
     assert second.transfers == (*parts, large)
     assert second.what[-1] == "b-h1 sends 4 GB to a-h2"
     assert first.what[0] == "a-h0 sends 3.333 MB to b-h0 at 1 Gbit/s"
-    assert resolved.tcp.packets_per_skb == 1  # a queue that overflows drops packets, not 64 KiB
     *_, slow_part, slow_large = scaled(resolved, 1000).changes[1].transfers
     assert (slow_part.bytes, slow_part.pace_bps) == (3_333, 10**6)
     assert (slow_large.bytes, slow_large.pace_bps) == (4_000_000, None)
@@ -279,16 +278,52 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 
 def test_choices_for_all_states(tmp_path: Path) -> None:
-    """Segmentation offload, TCP's buffers, and the timeout of an operation."""
+    """TCP's buffers, and the timeout of an operation."""
     outage = collectives_plan(tmp_path, "{at: 1 s, duration: 100 s, links: a-b, down: true}")
-    lossy = collectives_plan(tmp_path, "{at: 1 s, links: a-b, loss: 1 %}")
     longer = collectives_plan(tmp_path, "{at: 1 s, links: a-b, delay: 25 ms}")
-    assert outage.network.tcp.packets_per_skb > 1
-    assert lossy.network.tcp.packets_per_skb == 1
     # a to b by c without a-b: 50 ms each way, at most 10 Gbit/s
     assert outage.network.tcp.buffer_bytes == pytest.approx(4 * 10 * GBIT * 0.1 / 8, rel=0.01)
     assert longer.network.tcp.buffer_bytes == pytest.approx(4 * 10 * GBIT * 0.06 / 8, rel=0.01)
     assert outage.workers.timeout_s >= longer.workers.timeout_s + 3 * 100
+
+
+def test_stall(tmp_path: Path) -> None:
+    """The queue stays as long as it was, and the stall counts as an outage of 100 s."""
+    stalled = collectives_plan(
+        tmp_path,
+        "{at: 1 s, links: a-b, rate: 40 Gbit/s}",
+        "{at: 2 s, duration: 100 s, links: a-b, rate: 0}",
+    )
+    steady = collectives_plan(tmp_path, "{at: 1 s, links: a-b, rate: 40 Gbit/s}")
+    assert clauses(stalled.network)[1:] == [
+        "a-b: rate 40 Gbit/s → 0",
+        "a-b: rate 0 → 40 Gbit/s",
+    ]
+    before, at_40_gbit, stall, after = (state.wan[0].forward for state in stalled.network.states())
+    assert stall.bottleneck.rate_bps == 0
+    assert stall.bottleneck.queue_packets == at_40_gbit.bottleneck.queue_packets
+    assert after.bottleneck == at_40_gbit.bottleneck
+    assert before.bottleneck.queue_packets < at_40_gbit.bottleneck.queue_packets
+    assert stalled.workers.timeout_s == steady.workers.timeout_s + 3 * 100
+    assert stalled.network.tcp.buffer_bytes == steady.network.tcp.buffer_bytes
+
+
+def test_stalls_of_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "handover.csv").write_text(
+        "time,rate\n0 s,20 Mbit/s\n3 s,0\n5 s,12 Mbit/s\n8 s,0.0 Mbit/s\n9 s,18 Mbit/s\n"
+    )
+    resolved = network(tmp_path, "{at: 0 s, links: a-b, trace: handover.csv}")
+    rates = [change.links[0].forward.bottleneck.rate_bps for change in resolved.changes]
+    assert rates == [20_000_000, 0, 12_000_000, 0, 18_000_000]
+
+
+def test_stall_in_one_direction(tmp_path: Path) -> None:
+    resolved = network(tmp_path, "{at: 1 s, links: a-b, rate: {a->b: 0}}")
+    assert clauses(resolved) == ["a-b: to b rate 10 Gbit/s → 0"]
+    rates = [direction.bottleneck.rate_bps for direction in resolved.changes[0].links[0].directions]
+    assert rates == [0, 10 * GBIT]
+    slow = scaled(resolved, 1000).changes[0].links[0]
+    assert [direction.bottleneck.rate_bps for direction in slow.directions] == [0, GBIT // 100]
 
 
 def test_scale(tmp_path: Path) -> None:
