@@ -90,9 +90,7 @@ def changed(
     if planned_fixed != fixed:
         raise _refusal(overrides[-1])
 
-    offload = {"packets_per_skb": planned.tcp.packets_per_skb}
-    tcp = network.tcp.model_copy(update=offload)
-    kept = {"routes": network.routes, "tcp": tcp}
+    kept = {"routes": network.routes, "tcp": network.tcp}
     new_network = planned.model_copy(update=kept)
     return new_network, topology.to_yaml()
 

@@ -28,7 +28,6 @@ WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 WAN_ADDRESSES = IPv4Address("172.16.0.0")
 LEAST_WAN_PACKETS = 64  # minimum default length of a WAN queue
 OFFLOAD_BYTES = 64 * 1024  # largest burst of a host with segmentation offload
-LEAST_QUEUED = 16  # minimum number of such bursts that a WAN queue holds
 LEAST_TCP_BUFFER = 16 * 2**20
 TCP_BUFFER_BDPS = 4
 BIT_NS_PER_BYTE_S = 8 * 10**9
@@ -77,7 +76,7 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         wan=wan,
         routes=routes,
         ecmp=topology.ecmp,
-        tcp=_tcp(topology, wan, changes),
+        tcp=_tcp(topology, wan),
         changes=changes,
     )
 
@@ -99,75 +98,38 @@ def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
     return weights
 
 
-def _tcp(
-    topology: Topology, wan: Sequence[model.WanLink], changes: Sequence[model.Change]
-) -> model.Tcp:
+def _tcp(topology: Topology, wan: Sequence[model.WanLink]) -> model.Tcp:
     """Return the TCP settings of hosts; an automatic buffer gets its minimum size for now."""
     settings = topology.tcp
     buffer_bytes = LEAST_TCP_BUFFER
     if isinstance(settings.buffer, int):
         buffer_bytes = settings.buffer
-    marking = any(direction.bottleneck.ecn for direction in _directions(wan, []))
+    directions = [direction for link in wan for direction in link.directions]
+    marking = any(direction.bottleneck.ecn for direction in directions)
 
     return model.Tcp(
         congestion_control=settings.congestion_control,
         ecn=marking or settings.congestion_control == "dctcp",
         buffer_bytes=buffer_bytes,
         slow_start_after_idle=settings.slow_start_after_idle,
-        packets_per_skb=_packets_per_skb(settings.offload, topology.mtu, wan, changes),
+        packets_per_skb=_packets_per_skb(settings.offload, topology.mtu),
     )
 
 
-def _packets_per_skb(
-    offload: str, mtu: int, wan: Sequence[model.WanLink], changes: Sequence[model.Change]
-) -> int:
+def _packets_per_skb(offload: str, mtu: int) -> int:
     """Return the number of packets per burst (skb) that a host sends.
 
-    The result is 64 KiB worth of packets where links treat all packets alike, else 1: impairments
-    and drops apply to single packets, and background transfers fill queues. The result is less than
-    64 KiB where a WAN queue would hold only a few bursts, because a queue counts each burst as a
-    full burst.
+    By default, the result is 1: queues and links hold, drop and delay single packets. A burst of 64
+    KiB would be dropped whole by a full queue, and every transmitter would have to receive all of
+    a burst before it sends the first packet.
 
     Args:
         offload: the setting: on, off or auto.
         mtu: bytes of a packet.
-        wan: the initial links.
-        changes: changes during the run.
     """
-    if offload == "off":
-        return 1
-    most = min(model.MOST_PACKETS_PER_SKB, OFFLOAD_BYTES // mtu)
     if offload == "on":
-        return max(1, most)
-
-    if any(change.transfers for change in changes):
-        return 1
-    for direction in _directions(wan, changes):
-        if _treats_packets_singly(direction):
-            return 1
-        most = min(most, direction.bottleneck.queue_packets // LEAST_QUEUED)
-    return max(1, most)
-
-
-def _directions(
-    wan: Sequence[model.WanLink], changes: Sequence[model.Change]
-) -> Iterator[model.Direction]:
-    """Yield every direction of every link, in the initial state and after each change."""
-    for link in wan:
-        yield from link.directions
-    for change in changes:
-        for link in change.links:
-            yield from link.directions
-
-
-def _treats_packets_singly(direction: model.Direction) -> bool:
-    """Return whether `direction` may drop, mark, delay or change single packets of a burst."""
-    fibre = direction.fibre
-    if direction.bottleneck.discipline != "drop-tail":
-        return True
-    if fibre.loss.p or fibre.loss.one_minus_k:
-        return True
-    return bool(fibre.jitter_ns or fibre.duplicate or fibre.corrupt)
+        return max(1, min(model.MOST_PACKETS_PER_SKB, OFFLOAD_BYTES // mtu))
+    return 1
 
 
 def auto_tcp_buffer(network: model.Network) -> int:

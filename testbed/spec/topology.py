@@ -237,7 +237,7 @@ class Tcp(Strict):
     ] = Field(
         "auto",
         description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay "
-        "product",
+        "product, at least 16 MiB",
         examples=["64 MiB"],
     )
     slow_start_after_idle: Flag = Field(
@@ -247,9 +247,8 @@ class Tcp(Strict):
     )
     offload: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="segmentation offload in units of up to 64 KiB, which is three times as fast "
-        "to emulate; auto: on, unless a link models loss, jitter, duplication or corruption, "
-        "or there are transfers; short queues get smaller units",
+        description="segmentation offload: hosts send units of up to 64 KiB, which queues hold, "
+        "drop and delay whole; faster to emulate, but inexact; auto: off",
     )
 
     @field_validator("buffer")

@@ -164,23 +164,6 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
         assert max((runs[0]["duration"] - other["duration"]).abs()) <= 1000
 
 
-def test_super_packets_change_nothing(
-    first: Folder, command: Command, pair: Path, folders: Path
-) -> None:
-    """Segmentation offload, on by default where no link treats packets one by one: medians within
-    0.4 %.
-    """
-    assert first.json("plan.json")["network"]["tcp"]["packets_per_skb"] == 43
-    out = folders / "single-packets"
-    off = ["--set", "topology.tcp.offload=off"]
-    command(
-        "run", pair, "collectives", *JOB, *off, "--isolation", "process", "--seed", 1, "--out", out
-    )
-    single = Folder(out)
-    assert single.json("plan.json")["network"]["tcp"]["packets_per_skb"] == 1
-    assert first.median_ms() == pytest.approx(single.median_ms(), rel=0.004)
-
-
 def test_containers_and_processes_agree(first: Folder, in_containers: Folder) -> None:
     """The isolation of a host changes nothing on the wire: medians within 1 %."""
     assert in_containers.median_ms() == pytest.approx(first.median_ms(), rel=0.01)

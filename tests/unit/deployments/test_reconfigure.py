@@ -61,11 +61,6 @@ def test_changes_add_up(spec: Path) -> None:
     assert [host.nic_delay_ns for host in after.hosts] == [1_000_000, 1_000_000, 5_000, 5_000]
 
 
-def test_loss_turns_offload_off(spec: Path) -> None:
-    before, after = change(spec, "wan.*.loss=1 %")
-    assert (before.tcp.packets_per_skb, after.tcp.packets_per_skb) == (43, 1)
-
-
 @pytest.mark.parametrize(
     "setting",
     [
