@@ -161,7 +161,10 @@ def queue_figure(links: pl.DataFrame, history: History, origin_ns: int) -> go.Fi
 
 def _percent_used(samples: DirectionSamples, edges: Values) -> Values:
     sent_bytes = np.interp(edges, samples.time_ns, samples.sent_bytes)
-    used = 100 * np.diff(sent_bytes) * 8 / samples.capacity_bits(edges)
+    sent_bits = np.diff(sent_bytes) * 8
+    capacity_bits = samples.capacity_bits(edges)
+    used = np.zeros(len(sent_bits))  # during a stall
+    np.divide(100 * sent_bits, capacity_bits, out=used, where=capacity_bits > 0)
 
     if samples.is_constant:
         return np.asarray(used)

@@ -266,6 +266,21 @@ def test_few_links_are_lines(tmp_path: Path) -> None:
     assert utilisation_figure(links.head(2), history, START_NS) is None
 
 
+def test_a_stalled_link_has_no_use(tmp_path: Path) -> None:
+    """At a rate of 0 from 0.5 s on, bytes that the last sample has still to count are no use."""
+    run = write_run(tmp_path / "run", make_plan(two_dcs()))
+    collect(run)
+    network = run.read_plan().network
+    (link,) = network.wan
+    stalled = [
+        direction.with_rate_and_delay(0, direction.fibre.delay_ns) for direction in link.directions
+    ]
+    after = network.model_copy(update={"wan": (link.with_directions(*stalled),)})
+    history = History((network, after), (START_NS + 500 * MS,))
+    used = drawn(utilisation_figure(pl.read_parquet(run.links), history, START_NS))
+    assert list(used.data[0].y) == pytest.approx([5] * 5 + [0] * 12)
+
+
 def test_many_links_are_rows(tmp_path: Path) -> None:
     names = ["east", "north", "south", "west"]
     run = write_run(
