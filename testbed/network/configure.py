@@ -126,6 +126,7 @@ def tcp_sysctls(plan: Network) -> dict[str, object]:
         "net/ipv4/tcp_ecn": int(tcp.ecn),
         "net/ipv4/tcp_slow_start_after_idle": int(tcp.slow_start_after_idle),
         "net/ipv4/tcp_no_metrics_save": 1,
+        "net/ipv4/ip_unprivileged_port_start": 0,  # ranks have no rights; as in Docker's networks
     }
 
 

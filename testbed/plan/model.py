@@ -725,6 +725,8 @@ class Workers(Frozen):
         environment: Environment variables of every rank.
         readable: Folders that hosts see besides the testbed and what is installed.
         once_per_host: Whether a host's first rank is a program that starts the host's ranks itself.
+        from_first_host: Whether rank 0 is a program that starts the ranks of all hosts.
+        remote_shells: Whether hosts let other hosts start programs on them, as with ssh.
     """
 
     workload: str
@@ -739,10 +741,14 @@ class Workers(Frozen):
     environment: dict[str, str] = {}
     readable: tuple[str, ...] = ()
     once_per_host: bool = False
+    from_first_host: bool = False
+    remote_shells: bool = False
 
     @property
     def processes(self) -> tuple[Rank, ...]:
         """The ranks that the testbed itself starts."""
+        if self.from_first_host:
+            return self.ranks[:1]
         if not self.once_per_host:
             return self.ranks
         return tuple(rank for rank in self.ranks if rank.local_rank == 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from testbed.core.errors import InputError, Place
 from testbed.core.suggestions import suggest
+from testbed.core.units import UnitError
 from testbed.plan.addressing import resolve_network
 from testbed.plan.budget import (
     check_memory,
@@ -63,6 +64,7 @@ def resolve(
         _check_image(image, options.isolation)
     network = scaled(resolve_network(topology, options.seed), workload.divisor)
     _check_host_names(network, workload)
+    workload = _for_hosts(network, workload)
 
     ranks = _ranks(network, workload.ranks_per_host)
     memory_of = partial(
@@ -98,6 +100,8 @@ def resolve(
         environment={"OMP_NUM_THREADS": "1", **options.environment},
         readable=_readable_folders(workload, options.readable),
         once_per_host=workload.starts_ranks_itself,
+        from_first_host=workload.starts_from_first_host,
+        remote_shells=workload.needs_remote_shells and len(network.hosts) > 1,
     )
     capturing = Capturing(
         filter=options.capture_filter,
@@ -148,6 +152,15 @@ def _check_host_names(network: Network, workload: Workload) -> None:
         if name not in known:
             remedy = suggest(name, known, "the hosts")
             raise InputError(f"the workload names an unknown host {name!r}", remedy=remedy)
+
+
+def _for_hosts(network: Network, workload: Workload) -> Workload:
+    """Return the workload as it runs on the hosts of `network`."""
+    addresses = {host.name: str(host.address.ip) for host in network.hosts}
+    try:
+        return workload.for_hosts(addresses)
+    except UnitError as error:
+        raise InputError(error.what, remedy=error.remedy) from error
 
 
 def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:

@@ -21,6 +21,7 @@ class ProblemCode(StrEnum):
     STAGE_UNFINISHED = "stage-unfinished"
     CAPTURE = "capture"  # a packet capture lacks packets or cannot be read
     FILE_REMOVED = "file-removed"  # what a host put into the run folder was removed
+    SEPARATE_HOSTS = "separate-hosts"  # a script's hosts did not communicate
     # The run is not faithful to its plan.
     INCOMPLETE = "incomplete"
     CLOCK_FORCED = "clock-forced"

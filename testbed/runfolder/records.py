@@ -66,6 +66,15 @@ class OperationsTotal(Record):
     unit: Literal["operation", "step"]
 
 
+class SeparateWorld(Record):
+    """A rank has made a default process group that may be on one of several hosts alone."""
+
+    stage: str = "ops"
+    state: Literal["separate"] = "separate"
+    rank: int
+    world_size: int
+
+
 class RunEnded(Record):
     """The outcome of the run, the last event."""
 
@@ -76,12 +85,12 @@ class RunEnded(Record):
 
 
 Event = Annotated[
-    StageBegan | StageEnded | FirstOperation | OperationsTotal | RunEnded,
+    StageBegan | StageEnded | FirstOperation | OperationsTotal | SeparateWorld | RunEnded,
     Field(discriminator="state"),
 ]
-EVENT: TypeAdapter[StageBegan | StageEnded | FirstOperation | OperationsTotal | RunEnded] = (
-    TypeAdapter(Event)
-)
+EVENT: TypeAdapter[
+    StageBegan | StageEnded | FirstOperation | OperationsTotal | SeparateWorld | RunEnded
+] = TypeAdapter(Event)
 
 
 class Operation(Record):

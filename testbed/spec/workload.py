@@ -73,6 +73,28 @@ class Workload(Strict):
         """Whether a host starts a single process, which starts the host's ranks."""
         return False
 
+    @property
+    def starts_from_first_host(self) -> bool:
+        """Whether only the first host starts a process, which starts the ranks of all hosts."""
+        return False
+
+    @property
+    def needs_remote_shells(self) -> bool:
+        """Whether hosts must let other hosts start programs on them."""
+        return False
+
+    def for_hosts(self, addresses: Mapping[str, str]) -> Workload:
+        """Return the workload as it runs on the hosts of a topology.
+
+        Args:
+            addresses: the address of each host, by name, in the order of ranks.
+
+        Raises:
+            UnitError: the workload cannot run on these hosts.
+        """
+        del addresses
+        return self
+
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return the size in bytes of a rank's largest tensor."""
         raise NotImplementedError

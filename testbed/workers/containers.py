@@ -128,14 +128,20 @@ class Containers(Fleet):
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         del netns  # the containers are the namespaces
         if self._parent is not None:
-            ranks = [rank for rank in self.plan.workers.processes if rank.host in hosts]
-            self._parent.start([self._order(rank) for rank in ranks])
+            orders = [self._order(rank, is_server=True) for rank in self.servers_of(hosts)]
+            for rank in self.plan.workers.processes:
+                if rank.host in hosts:
+                    orders.append(self._order(rank))
 
+            self._parent.start(orders)
             return
 
         for host in hosts:
             first_process = Path("/proc", str(self._pids[host]), "exe")
-            orders = [Order(rank.rank, rank.host) for rank in self.processes_of(host)]
+            orders = [
+                Order(rank.rank, rank.host, is_server=True) for rank in self.servers_of([host])
+            ]
+            orders += [Order(rank.rank, rank.host) for rank in self.processes_of(host)]
 
             try:
                 send_orders(self._fifo(host), orders, first_process)
@@ -146,7 +152,7 @@ class Containers(Fleet):
         # the container's namespaces end with its first process
         cgroups.kill(self._cgroup(host), but=self._pids[host])
 
-    def _order(self, rank: Rank) -> Order:
+    def _order(self, rank: Rank, *, is_server: bool = False) -> Order:
         owner = self.run.path.stat()
         return Order(
             rank.rank,
@@ -154,6 +160,7 @@ class Containers(Fleet):
             cgroup=str(self._cgroup(rank.host)),
             container_pid=self._pids[rank.host],
             user=(owner.st_uid, owner.st_gid),
+            is_server=is_server,
         )
 
     def lost(self) -> list[str]:
@@ -213,7 +220,7 @@ class Containers(Fleet):
             hostname=host,
             network_mode="none",
             read_only=True,
-            tmpfs={"/tmp": "mode=1777", "/run": ""},
+            tmpfs={"/tmp": "mode=1777,exec", "/run": ""},  # Docker's default is noexec
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             user=f"{owner.st_uid}:{owner.st_gid}",

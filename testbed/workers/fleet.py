@@ -74,6 +74,14 @@ class Fleet(ABC):
         """Return the ranks that the testbed starts on `host`."""
         return [rank for rank in self.plan.workers.processes if rank.host == host]
 
+    def servers_of(self, hosts: Sequence[str]) -> list[Rank]:
+        """Return the first rank of each of `hosts`, if hosts run commands of other hosts."""
+        if not self.plan.workers.remote_shells:
+            return []
+
+        ranks = self.plan.workers.ranks
+        return [rank for rank in ranks if rank.local_rank == 0 and rank.host in hosts]
+
     def __enter__(self) -> Self:
         return self
 

@@ -20,15 +20,19 @@ RETRY_S = 0.002  # between attempts, until the zygote has opened its FIFO
 
 @dataclass(frozen=True)
 class Order:
-    """Order to start one rank. A field that is None leaves the zygote's value unchanged.
+    """Order to start one rank, or a server of a host.
+
+    A field that is None leaves the zygote's value unchanged.
 
     Attributes:
-        rank: number of the rank.
+        rank: number of the rank; for a server, of the host's first rank.
         host: name of the rank's host.
         cgroup: folder of the host's control group.
         netns_pid: a process in the host's network namespace (process isolation).
         container_pid: the first process of the host's container.
         user: the container's user and group.
+        is_server: whether to start, instead of the rank, the server that runs commands of other
+            hosts.
     """
 
     rank: int
@@ -37,6 +41,7 @@ class Order:
     netns_pid: int | None = None
     container_pid: int | None = None
     user: tuple[int, int] | None = None
+    is_server: bool = False
 
 
 def encode_orders(orders: list[Order]) -> str:

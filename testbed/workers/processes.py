@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from testbed.plan.model import Plan
+from testbed.plan.model import Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.fleet import Fleet
@@ -57,20 +57,21 @@ class Processes(Fleet):
         return {}
 
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
-        orders = []
+        orders = [self._order(rank, netns, is_server=True) for rank in self.servers_of(hosts)]
         for rank in self.plan.workers.processes:
-            if rank.host not in hosts:
-                continue
-
-            order = Order(
-                rank.rank,
-                rank.host,
-                cgroup=str(self._groups[rank.host]),
-                netns_pid=netns[rank.host],
-            )
-            orders.append(order)
+            if rank.host in hosts:
+                orders.append(self._order(rank, netns))
 
         self._parent.start(orders)
+
+    def _order(self, rank: Rank, netns: Mapping[str, int], *, is_server: bool = False) -> Order:
+        return Order(
+            rank.rank,
+            rank.host,
+            cgroup=str(self._groups[rank.host]),
+            netns_pid=netns[rank.host],
+            is_server=is_server,
+        )
 
     def _kill(self, host: str) -> None:
         cgroups.kill(self._groups[host])

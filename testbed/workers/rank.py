@@ -55,6 +55,13 @@ def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
     return status or 0
 
 
+def run_server(run: RunDir, plan: Plan, rank: int) -> int:
+    """Run commands of other hosts in this process, on the host of a rank, until the run ends."""
+    check_interfaces(plan.network.host(plan.workers.ranks[rank].host).address.ip)
+    os.environ.update(rank_environment(plan, rank, comm.library()))
+    return shared_workload(plan.workers.workload).serve(RankContext(plan, run, rank))
+
+
 def _run_workload(name: str, context: RankContext) -> int | None:
     workload = load_workload(name)
     if workload.RECORDS_ITSELF:
@@ -173,7 +180,9 @@ def rank_environment(plan: Plan, rank: int, library: CommLibrary) -> dict[str, s
         "TESTBED_MASTER_PORT": master_port,
         "TESTBED_NODE_RANK": node,
         "TESTBED_NODES": nodes,
+        "TESTBED_RANKS": world_size,
         "TESTBED_RANKS_PER_HOST": local_ranks,
+        "TESTBED_HOSTS": ",".join(other.host for other in workers.ranks),
         "TESTBED_DATACENTERS": ",".join(datacenters),
     }
     variables.update(library.environment(HOST_INTERFACE, connections))

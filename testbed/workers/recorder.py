@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from typing import Literal
 
@@ -13,11 +14,20 @@ class Recorder:
     """Writer of one rank's operations."""
 
     def __init__(self, run: RunDir, rank: int) -> None:
-        self._rank = rank
+        self.rank = rank
         self._run = run
         # unbuffered: a line is one write, from any thread
         self._file = run.rank_ops(rank).open("ab", buffering=0)
         self._begun = False
+
+    def claim(self) -> bool:
+        """Claim the rank until this process ends; return whether no other process has the rank."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+
+        return True
 
     def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
         """Announce the number of operations or steps of this rank; rank 0's number shows progress.
@@ -27,12 +37,12 @@ class Recorder:
             unit: what `total` counts.
         """
         self.begin()
-        if self._rank == 0:
+        if self.rank == 0:
             append(self._run.events, OperationsTotal(total=total, unit=unit))
 
     def begin(self) -> None:
         """Begin this rank's first operation or step; rank 0's starts the network's changes."""
-        if self._rank == 0 and not self._begun:
+        if self.rank == 0 and not self._begun:
             append(self._run.events, FirstOperation(time_ns=time.time_ns()))
 
         self._begun = True

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from testbed.core.errors import RunError
 from testbed.plan.model import Plan, Rank
@@ -58,6 +58,9 @@ class WorkloadMain(Protocol):
     """
 
     RECORDS_ITSELF: bool
+
+    def serve(self, context: RankContext) -> NoReturn:
+        """Run commands of other hosts (only where the plan has `remote_shells`)."""
 
     def main(self, context: RankContext) -> int | None:
         """Do the work of one rank, and return the rank's exit status (None for 0)."""

@@ -70,7 +70,7 @@ def main(run_folder: str, fifo: str) -> int:
     for order in orders:
         zygote.fork(order, begins_ns(order.rank))
 
-    if any(change.started for change in plan.network.changes):
+    if plan.workers.remote_shells or any(change.started for change in plan.network.changes):
         zygote.serve(LaterOrders(Path(fifo)))
 
     zygote.wait_for_all()
@@ -87,7 +87,14 @@ class Zygote:
         self.failed = 0
 
     def fork(self, order: Order, begin_ns: int = 0) -> None:
-        """Fork one rank, which begins at Unix time `begin_ns`, or immediately if that is past."""
+        """Fork one rank, which begins at Unix time `begin_ns`, or immediately if that is past.
+
+        A server begins immediately.
+        """
+        if order.is_server:
+            forked(partial(self._be_server, order))
+            return
+
         self._ranks[forked(partial(self._be_rank, order, begin_ns))] = order.rank
 
     def serve(self, later: LaterOrders) -> None:
@@ -113,6 +120,13 @@ class Zygote:
         _sleep_until(begin_ns)
 
         return run_rank(self._run, self._plan, order.rank)
+
+    def _be_server(self, order: Order) -> int:
+        from testbed.workers.rank import run_server  # noqa: PLC0415
+
+        code_bundle.remove()
+        enter_host(order, self._run.rank_log(order.rank))
+        return run_server(self._run, self._plan, order.rank)
 
     def _note_exit(self, pid: int, status: int) -> None:
         if pid not in self._ranks:

@@ -199,12 +199,15 @@ def test_a_module_in_containers(
 
 
 def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: Path) -> None:
-    """Each host starts it once. Its ranks import torch by themselves, and are recorded all the
-    same.
+    """Each host starts it once, as a module without options. Its ranks import torch by themselves,
+    and are recorded all the same. The terminal shows what rank 0 prints, and the steps.
     """
     words = ["--isolation", "process", "--out", tmp_path / "run"]
-    launcher = ["torchrun", "--nnodes", 2, "--nproc-per-node", 1]
-    command("run", pair, *words, "--", *launcher, scripts / "small.py", "--lr", "1e-3")
+    launcher = ["-m", "torch.distributed.run"]
+    done = command("run", pair, *words, "--", *launcher, scripts / "small.py", "--lr", "1e-3")
+    assert "rank 0: arguments ['--lr', '1e-3']" in done.stderr
+    assert "s on the run's clock" in done.stderr
+    assert "A step of 2 operations takes" in done.stdout
     folder = Folder(tmp_path / "run")
     assert folder.status["faithful"], folder.status["warnings"]
     assert folder.summary["problems"] == []

@@ -15,16 +15,40 @@ import random
 import runpy
 import sys
 from pathlib import Path
+from string import Template
 from types import TracebackType
+from typing import NoReturn
 
 import torch
+from testbed.workloads.script.host_programs import (
+    LAUNCHER_ENVIRONMENT,
+    PROGRAMS,
+    write_programs,
+)
 
 from testbed.core.compat.interpreter_exit import finish_interpreter
-from testbed.workers.observer import BEGUN, observe, observed_environment
+from testbed.workers import remote_shell
+from testbed.workers.observer import BEGUN, observe_as, observed_environment
 from testbed.workers.workload import RankContext
 
 RECORDS_ITSELF = True  # `observe` records the operations
 INTERRUPTED = 130
+# Variables of one rank, which programs that start ranks on several hosts must not inherit.
+OF_ONE_RANK = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_NAME",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)
 
 
 def main(context: RankContext) -> int:
@@ -33,12 +57,7 @@ def main(context: RankContext) -> int:
     rank = context.planned_rank
     kind = context.settings["kind"]
     words = context.settings["command"]
-    work = context.run.work(None if context.settings["shared_folder"] else rank.host)
-    work.mkdir(parents=True, exist_ok=True)
-    os.chdir(work)
-    os.environ.update(observed_environment(context.run, rank, workers.timeout_s))
-    os.environ["PATH"] = _search_path()
-    os.environ["PYTHONUNBUFFERED"] = "1"
+    work = _enter_host(context)
     if context.settings["events_from"] == "start":
         with contextlib.closing(context.recorder) as recorder:
             recorder.begin()
@@ -52,20 +71,68 @@ def main(context: RankContext) -> int:
         flush=True,
     )
     if kind == "command":
-        os.execvp(words[0], words)
+        added = context.settings["added"]
+        filled = [_filled(word) if place in added else word for place, word in enumerate(words)]
+        os.execvp(filled[0], filled)
 
     _look_like_a_new_interpreter(words, context.settings["folder"] or str(work), context)
     _seed(context.plan.seed, rank.rank)
     torch.set_num_threads(1)
-    observe()
+    observe_as(rank.rank)
 
     return run_as_main(kind, words[0])
 
 
-def _search_path() -> str:
-    """Return PATH with the folder of this interpreter first."""
-    interpreter_folder = Path(sys.executable).parent
-    return f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+def serve(context: RankContext) -> NoReturn:
+    """Run commands of other hosts on this host, until this process is ended."""
+    work = _enter_host(context)
+    for name in OF_ONE_RANK:
+        os.environ.pop(name, None)
+
+    remote_shell.serve(os.environ, work)
+
+
+def _enter_host(context: RankContext) -> Path:
+    """Enter the host's working folder, and set the environment of its programs.
+
+    Returns:
+        The working folder.
+    """
+    workers = context.plan.workers
+    settings = context.settings
+    work = context.run.work(None if settings["shared_folder"] else context.planned_rank.host)
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    if settings["kind"] == "command" and settings["folder"]:
+        _put_first("PYTHONPATH", settings["folder"])
+
+    os.environ.update(observed_environment(context.run, workers.timeout_s))
+    _put_first("PATH", str(Path(sys.executable).parent))
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    if workers.remote_shells or workers.from_first_host:
+        write_programs(context.plan.workers.ranks)
+        _put_first("PATH", str(PROGRAMS))
+        os.environ.update(LAUNCHER_ENVIRONMENT)
+
+    for name, value in settings["environment"].items():
+        os.environ[name] = _filled(value)
+
+    if workers.from_first_host:
+        for name in OF_ONE_RANK:
+            os.environ.pop(name, None)
+
+    return work
+
+
+def _put_first(variable: str, folder: str) -> None:
+    """Put a folder in front of a list of folders in the environment."""
+    others = os.environ.get(variable, os.defpath if variable == "PATH" else "")
+    os.environ[variable] = os.pathsep.join(filter(None, [folder, others]))
+
+
+def _filled(text: str) -> str:
+    """Return a text with the values of the environment variables that it names."""
+    return Template(text).substitute(os.environ)
 
 
 def _look_like_a_new_interpreter(words: list[str], folder: str, context: RankContext) -> None:

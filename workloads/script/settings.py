@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
+from testbed.workloads.script.host_programs import REMOTE_PROGRAMS
+from testbed.workloads.script.launchers import Launch, launch_of
 
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
@@ -47,8 +50,8 @@ class Script(Workload):
 
     A word that ends in .py is a Python file, and ``-m`` names a module: each host starts the file
     or module `ranks_per_host` times. Any other command is started once by each host, and starts the
-    host's ranks itself. Each host has a separate working folder, so use absolute paths in the
-    arguments of a script.
+    host's ranks itself; mpirun and similar launchers are started by the first host only. Each host
+    has a separate working folder, so use absolute paths in the arguments of a script.
     """
 
     workload: Literal["script"] = "script"
@@ -67,6 +70,10 @@ class Script(Workload):
         Raises:
             UnitError: the script does not exist, or hosts cannot see the script.
         """
+        launch = self.launch
+        if launch is not None:
+            return _command(launch.words, Path.cwd() if launch.is_module else None)
+
         first, *rest = self.command
         if first == "-m":
             return _module(rest)
@@ -80,7 +87,7 @@ class Script(Workload):
                 f"{first!r} is not a script", "write the script first, then the script's options"
             )
 
-        return _command(self.command)
+        return _command(self.command, None)
 
     def check_installed(self) -> None:
         """Check that this machine has the module or the command; a user's image may have others.
@@ -93,6 +100,9 @@ class Script(Workload):
         if program.kind == "module":
             _find_module(name, program.folder)
 
+        if name in REMOTE_PROGRAMS:  # hosts have them, whether this machine has them or not
+            return
+
         if program.kind == "command" and shutil.which(name, path=command_path()) is None:
             raise UnitError(
                 f"unknown command {name!r}",
@@ -100,9 +110,57 @@ class Script(Workload):
             )
 
     @property
+    def launch(self) -> Launch | None:
+        """How to start the launcher that the command names; None if the command is no launcher.
+
+        Raises:
+            UnitError: an option of the launcher is wrong.
+        """
+        return launch_of(self.command)
+
+    @property
     def starts_ranks_itself(self) -> bool:
         """Whether the script is a command, which a host starts once."""
+        if self.launch is not None:
+            return True
+
         return self.command[0] != "-m" and not self.command[0].endswith(".py")
+
+    @property
+    def starts_from_first_host(self) -> bool:
+        """Whether only the first host starts the command, which reaches the other hosts itself."""
+        launch = self.launch
+        return launch is not None and launch.from_first_host
+
+    @property
+    def needs_remote_shells(self) -> bool:
+        """Whether the command may start programs on other hosts, as with ssh."""
+        launch = self.launch
+        return self.starts_ranks_itself and (launch is None or launch.from_first_host)
+
+    def for_hosts(self, addresses: Mapping[str, str]) -> Script:
+        """Return the script with the ranks of each host that a launcher's options ask for.
+
+        Raises:
+            UnitError: a launcher's options do not fit the hosts.
+        """
+        launch = self.launch
+        if launch is None:
+            return self
+
+        launch.check_hosts(addresses)
+        asked = launch.ranks_on_each(len(addresses))
+        if asked is None or asked == self.ranks_per_host:
+            return self
+
+        if "ranks_per_host" in self.model_fields_set:
+            raise UnitError(
+                f"{launch.name} is to start {asked} ranks on each host, but the run has "
+                f"{self.ranks_per_host}",
+                "leave the number of ranks out on one side",
+            )
+
+        return self.model_copy(update={"ranks_per_host": asked})
 
     @property
     def longest_pause_ns(self) -> int:
@@ -117,10 +175,21 @@ class Script(Workload):
         """Return the program's kind, words and module folder, and the settings of the hosts."""
         program = self.program()
         folder = None if program.folder is None else str(program.folder)
+        launch = self.launch
+        words = program.words
+        added: list[int] = []
+        environment: dict[str, str] = {}
+        if launch is not None and (ranks > 1 or not launch.only_for_several_ranks):
+            added = list(launch.added)
+            environment = dict(launch.environment)
+        elif launch is not None:
+            words = tuple(word for place, word in enumerate(words) if place not in launch.added)
 
         return {
             "kind": program.kind,
-            "command": list(program.words),
+            "command": list(words),
+            "added": added,
+            "environment": environment,
             "folder": folder,
             "ranks_per_host": self.ranks_per_host,
             "shared_folder": self.shared_folder,
@@ -177,19 +246,26 @@ def _module(words: list[str]) -> Program:
     return Program("module", tuple(words), working_folder, (visible_folder(working_folder),))
 
 
-def _command(words: list[str]) -> Program:
+def _command(words: Sequence[str], folder: Path | None) -> Program:
     """Return the program for a command, with the full paths of the files that the command names.
 
     The command runs in another working folder.
+
+    Args:
+        words: the command.
+        folder: folder of the modules that the command names; None: the command names no modules.
     """
     files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
     if "/" not in words[0]:
         files.pop(words[0], None)  # commands are looked for in PATH
 
-    folders = sorted({visible_folder(path.parent) for path in files.values()})
+    folders = {visible_folder(path.parent) for path in files.values()}
+    if folder is not None:
+        folders.add(visible_folder(folder))
+
     full_words = [str(files.get(word, word)) for word in words]
 
-    return Program("command", tuple(full_words), None, tuple(folders))
+    return Program("command", tuple(full_words), folder, tuple(sorted(folders)))
 
 
 def _find_module(name: str, folder: Path | None) -> None:

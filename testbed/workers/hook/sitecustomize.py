@@ -12,9 +12,11 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+PROJECT = Path(__file__).parents[3]  # the folder of the package `testbed`
 MODULE = "torch.distributed.distributed_c10d"
 
 
@@ -40,10 +42,12 @@ def _observed(module: ModuleType, execute: Any) -> None:
 
     @functools.wraps(initialise)
     def init_process_group(*arguments: Any, **options: Any) -> None:
-        from testbed.workers.observer import observe  # noqa: PLC0415 (torch is complete only now)
+        if str(PROJECT) not in sys.path:  # a PYTHONPATH of the user's has replaced the testbed's
+            sys.path.append(str(PROJECT))
 
-        observe()
-        initialise(*arguments, **options)
+        from testbed.workers.observer import observed  # noqa: PLC0415 (torch is complete only now)
+
+        observed(initialise)(*arguments, **options)
 
     module.init_process_group = init_process_group  # type: ignore[attr-defined]
 

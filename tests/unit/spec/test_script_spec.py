@@ -57,6 +57,8 @@ def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert workers["settings"] == {
         "kind": "file",
         "command": [str(here / "train.py"), "--lr", "3e-4", "--", "-h"],
+        "added": [],
+        "environment": {},
         "folder": str(here),
         "ranks_per_host": 2,
         "shared_folder": False,
