@@ -21,6 +21,7 @@ from testbed.analysis.bottleneck import cause_of_collectives, cause_of_training
 from testbed.analysis.event_periods import periods
 from testbed.analysis.link_samples import measured_rates, of_direction
 from testbed.analysis.loaded_run import LoadedRun
+from testbed.analysis.loop import summarize_loop
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
@@ -32,6 +33,7 @@ from testbed.runfolder.records import EVENT, Event, StageBegan, StageEnded, Tran
 from testbed.runfolder.summary import (
     Cause,
     CollectiveRow,
+    LoopSummary,
     RateRow,
     RoundTripRow,
     StageRow,
@@ -134,12 +136,21 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
         periods=periods(plan.network.changes, run.changes, run.ops, run.steps),
         captures=[] if run.captured is None else run.captured.points,
         training=training,
+        loop=_loop(run),
         fidelity=_round_trips(run),
         rates=_rates(run),
         stages=stages(run.events, run.problems),
         problems=run.problems,
         dominant=_dominant(run, collective_rows, training),
     )
+
+
+def _loop(run: LoadedRun) -> LoopSummary | None:
+    """Return the steps of a user's script, if it has a loop."""
+    if run.plan.workers.workload != "script" or run.ops.is_empty():
+        return None
+
+    return summarize_loop(run.ops)
 
 
 def _summarize_without_plan(folder: RunDir, error: str) -> Summary:

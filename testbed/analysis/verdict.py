@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from testbed.core.units import format_microseconds, format_size, format_time
+from testbed.core.units import format_microseconds, format_share, format_size, format_time
 from testbed.runfolder.status import Status
-from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary, WanRow
+from testbed.runfolder.summary import CollectiveRow, LoopSummary, Summary, TrainingSummary, WanRow
 
 TITLES = {
     "latency": "Latency",
@@ -64,6 +64,17 @@ def verdict(status: Status | None, summary: Summary) -> str:
     reason = (status.reason or "no reason was recorded").rstrip(".")
     verb = "was interrupted" if status.state == "interrupted" else status.state
     return f"The run {verb}: {reason}."
+
+
+def loop_text(loop: LoopSummary) -> str:
+    """Return one sentence about the steps of a script's loop."""
+    operations = "1 operation" if loop.operations == 1 else f"{loop.operations} operations"
+    step = format_microseconds(1000 * loop.step_ms.median)
+    text = f"A step of {operations} takes {step} (median of {loop.steps} steps of rank {loop.rank})"
+    if loop.communication is not None:
+        text += f", of which {format_share(loop.communication)} is communication"
+
+    return f"{text}."
 
 
 def _of_completed(summary: Summary) -> str:

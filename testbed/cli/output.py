@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from testbed.analysis.verdict import verdict
+from testbed.analysis.verdict import loop_text, verdict
 from testbed.cli.options import Format
 from testbed.core.csv_text import csv_text
 from testbed.report.compare import faithful_text
@@ -47,6 +47,8 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
     console = wide_console()
     for table in terminal_tables(summary):
         console.print(table)
+    if summary.loop is not None:
+        console.print(Text(loop_text(summary.loop)))
     outcome = verdict(status, summary)
     if in_short and "\n" in outcome:
         outcome = f"{outcome.splitlines()[0].rstrip(':')} ..."
@@ -94,7 +96,8 @@ def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
     for warning in warnings:
         is_in_verdict = warning.code is ProblemCode.INCOMPLETE
         if not is_in_verdict and warning not in summary.problems:
-            yield _marked("timing unreliable:", warning)
+            separate = warning.code is ProblemCode.SEPARATE_HOSTS
+            yield _marked("warning:" if separate else "timing unreliable:", warning)
     for problem in summary.problems:
         yield _marked("problem:", problem)
 

@@ -20,6 +20,10 @@ from rich.progress import (
 from rich.text import Text
 
 from testbed.execution.progress import STAGE_TEXTS
+from testbed.execution.script_watch import ScriptProgress
+from testbed.execution.supervise import OPERATIONS
+
+OUTPUT_MARK = "rank 0: "
 
 
 def _show_nothing() -> None:
@@ -29,8 +33,17 @@ def _show_nothing() -> None:
 class LiveDisplay:
     """A progress line: the current stage, then operations with the estimated time left."""
 
-    def __init__(self, progress: Progress, show_results: Callable[[], None]) -> None:
-        """Show the line with `progress`; call `show_results` once the results are written."""
+    def __init__(
+        self, progress: Progress, show_results: Callable[[], None], *, quiet: bool = False
+    ) -> None:
+        """Show the line with `progress`; call `show_results` once the results are written.
+
+        Args:
+            progress: The line.
+            show_results: Called once the results are written.
+            quiet: Show nothing of a script while it runs.
+        """
+        self._quiet = quiet
         self._progress = progress
         self._show_results = show_results
         self._task: TaskID = progress.add_task("preparing", total=None)
@@ -60,6 +73,16 @@ class LiveDisplay:
             completed=done,
         )
 
+    def output(self, line: str) -> None:
+        """Print a line of rank 0 above the progress line."""
+        if not self._quiet:
+            self._progress.console.print(Text(OUTPUT_MARK + line), soft_wrap=True)
+
+    def script(self, progress: ScriptProgress) -> None:
+        """Show how far a script has come."""
+        if not self._quiet:
+            self._progress.update(self._task, description=_running(progress))
+
     def measured(self) -> None:
         """Print the results, before the page is written."""
         self._progress.stop()
@@ -69,8 +92,11 @@ class LiveDisplay:
 class PlainDisplay:
     """One line per stage, for a standard error that is not a terminal."""
 
-    def __init__(self, show_results: Callable[[], None] = _show_nothing) -> None:
-        """Call `show_results` once the results are written."""
+    def __init__(
+        self, show_results: Callable[[], None] = _show_nothing, *, quiet: bool = False
+    ) -> None:
+        """Call `show_results` once the results are written; `quiet` as in `LiveDisplay`."""
+        self._quiet = quiet
         self._last_text = ""
         self.measured = show_results
 
@@ -101,6 +127,21 @@ class PlainDisplay:
         percent = _in_tens(done / max(total, 1))
         self._print(f"{unit}s: {percent} % of {total}")
 
+    def output(self, line: str) -> None:
+        """Print a line of rank 0."""
+        if not self._quiet:
+            print(OUTPUT_MARK + line, file=sys.stderr, flush=True)
+
+    def script(self, progress: ScriptProgress) -> None:
+        """Print how far a script has come."""
+        if not self._quiet:
+            self._print(_running(progress))
+
+
+def _running(progress: ScriptProgress) -> str:
+    figures = str(progress)
+    return f"{STAGE_TEXTS[OPERATIONS]}: {figures}" if figures else STAGE_TEXTS[OPERATIONS]
+
 
 def _in_tens(part: float) -> int:
     """Return a fraction from 0 to 1 as percent, in multiples of ten."""
@@ -120,16 +161,19 @@ class TimeLeftColumn(TimeRemainingColumn):
 @contextmanager
 def display(
     show_results: Callable[[], None] = _show_nothing,
+    *,
+    quiet: bool = False,
 ) -> Iterator[LiveDisplay | PlainDisplay]:
     """Show progress on standard error: a live line on a terminal, plain lines elsewhere.
 
     Args:
         show_results: Called after the results are written, before the page is.
+        quiet: Show nothing of a script while it runs.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainDisplay(show_results)
+        yield PlainDisplay(show_results, quiet=quiet)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeLeftColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        yield LiveDisplay(progress, show_results)
+        yield LiveDisplay(progress, show_results, quiet=quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -135,6 +136,12 @@ def run(
     shared_folder: SharedFolderOption = False,
     events_from: EventsFromOption = None,
     fail_unfaithful: FailUnfaithfulOption = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="script: do not show rank 0's output and progress while it runs"
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan as JSON and exit")
     ] = False,
@@ -173,7 +180,8 @@ def run(
 
     folder = prepared.new_folder(out)
     try:
-        with display(lambda: print_tables(folder, output, in_short=True)) as progress:
+        show_results = partial(print_tables, folder, output, in_short=True)
+        with display(show_results, quiet=quiet) as progress:
             completed = prepared.start(folder, progress)
     except MachineError:  # nothing was started, so there are no results
         raise

@@ -109,11 +109,13 @@ def _carry_out(
         The watch over the run, and the exit status.
     """
     with backend.start(plan, run, progress) as running:
-        watch = Watch(run, running, stall_limit_s, progress)
+        of_script = plan.workers.workload == "script"
+        watch = Watch(run, running, stall_limit_s, progress, of_script=of_script)
         while (exit_status := running.status()) is None:
             watch.look()
             time.sleep(POLL_S)
         watch.look()
+        watch.end()
     return watch, exit_status
 
 
@@ -148,6 +150,7 @@ def _report(
         watch: the watch over the run; None if the run was aborted.
         progress: the display.
     """
+    from testbed.analysis.separate_hosts import separate_hosts  # noqa: PLC0415 (as the next)
     from testbed.analysis.summarize import collect  # noqa: PLC0415 (see _warm_up_reporting)
     from testbed.report.page import write_page  # noqa: PLC0415
 
@@ -165,6 +168,8 @@ def _report(
     for problem in summary.problems:
         if problem.code is ProblemCode.CAPTURE:
             status.warnings.append(problem)
+    if status.state == "completed":
+        status.warnings += separate_hosts(plan, run, summary)
     write_status(run.status, status)
     nothing_started = status.exit_status == MachineError.exit_status
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from testbed.execution.script_watch import ScriptProgress
 from testbed.execution.supervise import OPERATIONS, Progress
 
 STAGE_TEXTS = {
@@ -87,6 +88,18 @@ class CallbackProgress:
     def advance(self, done: int, total: int, unit: str) -> None:
         """Report the number of completed operations or steps of rank 0."""
         self._pass_on(RunProgress(OPERATIONS, STAGE_TEXTS[OPERATIONS], done, total, unit))
+
+    def output(self, line: str) -> None:
+        """Ignore what rank 0 prints: logs/rank-0.log holds it."""
+
+    def script(self, progress: ScriptProgress) -> None:
+        """Report how far a script has come."""
+        text = f"{STAGE_TEXTS[OPERATIONS]}: {progress}"
+        done, unit = progress.operations, "operation"
+        if progress.steps is not None:
+            done, unit = progress.steps, "step"
+
+        self._pass_on(RunProgress(OPERATIONS, text, done, 0, unit))
 
     def measured(self) -> None:
         """Ignore that the results are written, because the run is about to return the results."""

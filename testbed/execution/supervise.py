@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from testbed.execution.clock_watch import ClockWatch
 from testbed.execution.cpu_load import CpuLoad
+from testbed.execution.script_watch import ScriptDisplay, ScriptWatch
 from testbed.guest.clock import ClockReading
 from testbed.runfolder.files import FollowedLines
 from testbed.runfolder.folder import RunDir
@@ -67,8 +68,27 @@ class Watch:
     """
 
     def __init__(
-        self, run: RunDir, running: Running, stall_limit_s: float, progress: Progress
+        self,
+        run: RunDir,
+        running: Running,
+        stall_limit_s: float,
+        progress: Progress,
+        *,
+        of_script: bool = False,
     ) -> None:
+        """Watch a run.
+
+        Args:
+            run: the run folder.
+            running: the run.
+            stall_limit_s: wall time after which a virtual clock that stands still ends the run.
+            progress: the display.
+            of_script: whether the run's workload is a user's script.
+        """
+        self._script: ScriptWatch | None = None
+        if of_script and isinstance(progress, ScriptDisplay):
+            self._script = ScriptWatch(run, progress)
+
         self._run = run
         self._running = running
         self._progress = progress
@@ -78,6 +98,7 @@ class Watch:
         self._stage_began = time.monotonic()
         self._stage_began_ns: int | None = None
         self._stage_began_forced_ns = 0
+        self._operations_began_ns = 0
         self.stages: list[StageRow] = []
         self.clock = ClockWatch(running, stall_limit_s)
         self.load = CpuLoad(self._cpu_seconds)
@@ -96,6 +117,21 @@ class Watch:
         if self._stage == OPERATIONS:
             self.load.sample_if_due()
         self.clock.look(may_last=self._stage == OPERATIONS)
+        if self._script is not None and self._stage in (OPERATIONS, END):
+            self._script.look(self._clock_s())
+
+    def end(self) -> None:
+        """Show the rest of what a script has printed."""
+        if self._script is not None:
+            self._script.end()
+
+    def _clock_s(self) -> float | None:
+        """Return the time in s on the run's clock since the ranks began; None on a real clock."""
+        reading = self.clock.reading
+        if reading is None:
+            return None
+
+        return (reading.time_ns - self._operations_began_ns) / 1e9
 
     def _relay(self, event: Event) -> None:
         if isinstance(event, OperationsTotal):
@@ -125,6 +161,7 @@ class Watch:
             self.forced_ns = forced_ns - self._stage_began_forced_ns
         if name == OPERATIONS:
             self.load.begin()
+            self._operations_began_ns = 0 if reading is None else reading.time_ns
         self.clock.begin_stage(name, reading)
         self._stage = name
         self._stage_began = now

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
 
-from testbed.analysis.verdict import meaning, verdict
+from testbed.analysis.verdict import loop_text, meaning, verdict
 from testbed.core.units import format_rate, format_size, format_time
 from testbed.plan.model import Datacenter, Direction, Plan
 from testbed.report import tables
@@ -105,6 +105,7 @@ def write_page(run: RunDir) -> Path:
         "report/page.html.j2",
         content=content,
         verdict=verdict(content.status, content.summary),
+        loop="" if content.summary.loop is None else loop_text(content.summary.loop),
         meaning=meaning(content.status, content.summary),
         grids=_grids(content),
         figures=_figures(content),

@@ -260,6 +260,24 @@ class TrainingSummary(Section):
         return self.step_ms.median if self.time_per_step_ms is None else self.time_per_step_ms
 
 
+class LoopSummary(Section):
+    """The steps of a script: a sequence of operations that one rank repeats.
+
+    Attributes:
+        rank: The rank.
+        steps: Number of steps whose duration is known.
+        operations: Number of operations of a step.
+        step_ms: From the first operation of a step to that of the next.
+        communication: Part of the time in which an operation was in progress; null: no time passed.
+    """
+
+    rank: int
+    steps: int
+    operations: int
+    step_ms: Spread
+    communication: float | None
+
+
 class RoundTripRow(Section):
     """The RTT between two datacenters, measured before the run; null: no answer came.
 
@@ -337,6 +355,7 @@ class Summary(Section):
         periods: Between changes of the network.
         captures: A row for each file of packets.
         training: Of a run that trained.
+        loop: Of a script that repeats a sequence of operations.
         fidelity: Round-trip times before the run.
         rates: Of full links, on the real clock.
         stages: Where the time went.
@@ -351,6 +370,7 @@ class Summary(Section):
     periods: list[PeriodRow] = []
     captures: list[CaptureRow] = []
     training: TrainingSummary | None = None
+    loop: LoopSummary | None = None
     fidelity: list[RoundTripRow] = []
     rates: list[RateRow] = []
     stages: list[StageRow] = []

@@ -1,0 +1,114 @@
+"""What is shown of a script while it runs: its output, its operations and its steps."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from testbed.cli.progress import PlainDisplay
+from testbed.execution.script_watch import (
+    FollowedOutput,
+    ScriptDisplay,
+    ScriptProgress,
+    ScriptWatch,
+    visible,
+)
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import Operation
+
+
+class Display:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.progress: list[ScriptProgress] = []
+
+    def output(self, line: str) -> None:
+        self.lines.append(line)
+
+    def script(self, progress: ScriptProgress) -> None:
+        self.progress.append(progress)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("step 1\tloss 0.5", "step 1\tloss 0.5"),
+        ("\x1b[31mred\x1b[0m\a", "\\x1b[31mred\\x1b[0m\\x07"),
+        ("title\x9d0;x\x9c", "title\\x9d0;x\\x9c"),
+        ("abc\u202edef\u2028", "abc\\u202edef\\u2028"),
+        ("naïve 5 µs ✓", "naïve 5 µs ✓"),
+    ],
+)
+def test_control_characters_are_shown_not_sent(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_lines_appear_once(tmp_path: Path) -> None:
+    """Also a character that arrives in two parts, and progress bars that end in returns."""
+    log = tmp_path / "log"
+    followed = FollowedOutput(log)
+    assert followed.new() == []
+    log.write_bytes(b"one\ntwo \xe2\x9c")
+    assert followed.new() == ["one"]
+    with log.open("ab") as file:
+        file.write(b"\x93\r\n 10 %\r 20 %\rbroken \xff\nlast")
+
+    assert followed.new() == ["two ✓", " 10 %", " 20 %", "broken \N{REPLACEMENT CHARACTER}"]
+    assert followed.rest() == ["last"]
+    assert followed.new() == followed.rest() == []
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret\n")
+    (tmp_path / "log").symlink_to(tmp_path / "secret")
+    assert FollowedOutput(tmp_path / "log").new() == []
+
+
+def test_progress_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir.create(tmp_path / "run")
+    display = Display()
+    now = [100.0]
+    monkeypatch.setattr("testbed.execution.script_watch.time.monotonic", lambda: now[0])
+    watch = ScriptWatch(run, display)
+    for second in range(4):
+        with run.rank_ops(0).open("a") as file:
+            for number in range(8):  # two steps of four operations
+                op = "barrier" if number % 4 == 3 else "all_reduce"
+                operation = Operation(
+                    op=op,
+                    bytes=8,
+                    group_size=2,
+                    iteration=number,
+                    phase="script",
+                    dtype="float32",
+                    start_ns=0,
+                    end_ns=1,
+                )
+                file.write(operation.to_line())
+
+        run.rank_log(0).write_text("hello\nrest")
+        for _ in range(3):
+            watch.look(0.5 * second)
+
+        now[0] += 1.0
+
+    watch.look(2.0)
+    watch.end()
+    assert display.lines == ["hello", "rest"]
+    assert [progress.operations for progress in display.progress] == [16, 24, 32, 32]
+    assert [progress.steps for progress in display.progress] == [4, 6, 8, 8]
+    assert display.progress[2].steps_per_s == pytest.approx(2.0)
+    assert str(display.progress[2]) == "8 steps, 2 steps/s, 1.500 s on the run's clock"
+
+
+def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "12:00:00")
+    display = PlainDisplay()
+    assert isinstance(display, ScriptDisplay)
+    display.output("loss 0.5")
+    display.script(ScriptProgress(1.25, 7))
+    PlainDisplay(quiet=True).output("nothing")
+    PlainDisplay(quiet=True).script(ScriptProgress(1.25, 7))
+    assert capsys.readouterr().err == (
+        "rank 0: loss 0.5\n12:00:00 running: 7 operations, 1.250 s on the run's clock\n"
+    )
