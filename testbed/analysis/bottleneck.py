@@ -1,37 +1,67 @@
-"""Find the main cause of a run's time: latency, bandwidth, TCP's window, or computation.
+"""Find the main cause of a run's time, by the evidence in the run folder.
 
-The rules give a first diagnosis for people; each cause comes with the figures behind the diagnosis.
+A diagnosis for people; each cause comes with the figures behind it. Where the ranks recorded their
+use of TCP, the time of the operation with the most time is compared with the parts that the
+evidence explains, and the largest part is the cause, if it is at least `LEAST` of the time:
 
-- compute: at least half of the training time is modelled computation.
-- bandwidth: while data are exchanged, the busiest WAN direction carries at least `FULL` of its
-  rate; or an operation takes at most 1 / `FULL` of its lower bound, and its time grows with its
-  size.
-- window: at least half of the payload went over connections that were waiting for TCP's window most
-  of the time (flows.parquet), or the time grows with the size although no link is full.
-- latency: the smallest size already takes at least half as long as the main one; or the links are
-  almost idle while data are exchanged.
-No cause is named where the figures are inconclusive. Of several collectives, only the one with the
-most time counts.
+- rate: the busiest WAN direction's share of its rate, times the time;
+- idle-restart, slow-start, window: round trips that the sender waited for its congestion window,
+  which had started small again after a pause, had never grown before, or was limited otherwise;
+- receive-window, send-buffer: the time that the kernel counted as limited by either;
+- drops, loss: segments were sent again in most iterations, because a queue dropped packets or the
+  link lost them: the time that latency and rate leave;
+- steps, propagation: the time of a far smaller size, or else the round trips of the algorithm's
+  steps; several steps one after another, or one exchange;
+- late-rank: a rank began later than the others.
+
+The rate is the cause in any case where the busiest direction carries at least `FULL` of its rate,
+or where an operation takes at most 1 / `FULL` of its lower bound and its time grows with its size.
+Computation is the cause of training if it takes at least half of the time; below `MOST_COMPUTE`,
+the cause of the waiting is named too. No cause is named where the figures are inconclusive.
+
+Folders without records of TCP (format 3 of testbed 0.2 and before) are judged by the use of the
+links, the growth with the size, and the windows in captures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import polars as pl
 
 from testbed.analysis.link_samples import of_direction, sent_bytes
 from testbed.analysis.network_history import History
+from testbed.analysis.tcp_evidence import Held, held_back, of_group
 from testbed.analysis.verdict import main_operation
-from testbed.core.units import format_size
-from testbed.runfolder.summary import Cause, CollectiveRow, TrainingSummary
+from testbed.core.units import format_size, format_time
+from testbed.plan.model import Network
+from testbed.runfolder.summary import Cause, CauseKind, Coarse, CollectiveRow, TrainingSummary
 
 FULL = 0.6  # share of a rate or of the bound at which a link counts as full
 IDLE = 0.3  # share of a rate below which a link counts as almost idle
 MOST = 0.5
+LEAST = 0.3  # share of the time that a part must explain
+MOST_COMPUTE = 0.65  # share of the time from which only computation is named
+ALIKE = 0.95  # ratio of two times from which they count as the same
+FEW_ROUND_TRIPS = 2.5  # up to which an operation is one exchange
+LEAST_SHOWN = 0.005
 FAR_LARGER = 16  # least ratio of two sizes for a comparison of their times
+KINDS: Mapping[CauseKind, Coarse] = {  # the coarse cause of each cause
+    "rate": "bandwidth",
+    "idle-restart": "window",
+    "slow-start": "window",
+    "window": "window",
+    "receive-window": "window",
+    "send-buffer": "window",
+    "drops": "loss",
+    "loss": "loss",
+    "steps": "latency",
+    "propagation": "latency",
+    "late-rank": "waiting",
+    "compute": "compute",
+}
 
 
 @dataclass(frozen=True)
@@ -60,22 +90,42 @@ class Evidence:
     text: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the time that the evidence explains.
+
+    Attributes:
+        kind: the cause.
+        us: time in us.
+        text: the figures, for people.
+    """
+
+    kind: CauseKind
+    us: float
+    text: str
+
+
 def cause_of_training(
     history: History,
     training: TrainingSummary,
     steps: pl.DataFrame,
     links: pl.DataFrame,
     flows: pl.DataFrame | None,
+    ops: pl.DataFrame | None = None,
+    tcp: pl.DataFrame | None = None,
 ) -> Cause | None:
     """Find the dominant cause of the training time.
 
     Args:
         history: the run's network over time.
         training: the training section of the run's summary.
-        steps: columns start_ns and end_ns of train.parquet (Int64, Unix ns); at least one row.
-        links: columns link, source, time_ns and bytes of links.parquet.
+        steps: columns rank, step, start_ns, end_ns (Int64, Unix ns) and compute_ns of
+            train.parquet; at least one row.
+        links: columns link, source, time_ns, bytes and drops of links.parquet.
         flows: columns window_limited_share (Float64) and payload_bytes (Int64) of flows.parquet;
             None without captures.
+        ops: ops.parquet, or None.
+        tcp: the ranks' use of TCP (`testbed.runfolder.schemas.TCP`), or None.
 
     Returns:
         The cause, or None if the figures are inconclusive.
@@ -85,17 +135,84 @@ def cause_of_training(
         return None
 
     text = f"a rank computes for {computes:.0%} of the time"
-    if computes >= MOST:
+    if computes >= MOST_COMPUTE:
         return _cause("compute", text)
 
     begin_ns = min(steps["start_ns"])
     end_ns = max(steps["end_ns"])
     exchanging_s = (end_ns - begin_ns) / 1e9 * (1 - computes)
     use = busiest(history, links, begin_ns, end_ns, exchanging_s)
+    parts = _parts_of_training(history, steps, use, exchanging_s, ops, tcp)
+    for_data = f"{text} and waits for {1 - computes:.0%}"
+    if parts:
+        if use is not None and use.share >= FULL:
+            parts = [part for part in parts if part.kind == "rate"]
+        largest = max(parts, key=lambda part: part.us)
+        explains = largest.us >= LEAST * 1e6 * exchanging_s
+        if computes >= MOST:
+            reason = f", above all because {largest.text}" if explains else ""
+            return _cause("compute", f"{for_data}{reason}", share=computes)
+
+        return _cause(largest.kind, f"{for_data}; {largest.text}") if explains else None
+
+    if computes >= MOST:
+        return _cause("compute", for_data, share=computes)
+
     text += f" and waits for data or other ranks in the rest{_while_exchanging(use)}"
     evidence = Evidence(use, None, _window_share(flows), text)
-
     return _find_cause(evidence)
+
+
+def _parts_of_training(
+    history: History,
+    steps: pl.DataFrame,
+    use: LinkUse | None,
+    exchanging_s: float,
+    ops: pl.DataFrame | None,
+    tcp: pl.DataFrame | None,
+) -> list[Part]:
+    """Return the parts of the time in which ranks do not compute; empty without records of TCP."""
+    if ops is None or tcp is None:
+        return []
+
+    network = history.states[0]
+    begin_ns, end_ns = min(steps["start_ns"]), max(steps["end_ns"])
+    in_steps = pl.col("start_ns").is_between(begin_ns, end_ns)
+    in_training = tcp.filter(in_steps, phase="train")
+    held = held_back(in_training, restarts=network.tcp.slow_start_after_idle, total=True)
+    if held is None:
+        return []
+
+    total_us = 1e6 * exchanging_s
+    calls = ops.filter(in_steps, phase="train")
+    rtt_us = _round_trip_us(network, calls)
+    steps_us = 0.0
+    per_rank = calls.height // max(1, calls["rank"].n_unique())
+    for op, ranks, count in calls.group_by("op", "group_size").agg(pl.len()).iter_rows():
+        steps_us += _steps(op, ranks, "gloo") * rtt_us * count / max(1, calls["rank"].n_unique())
+
+    late_us = 0.0
+    if {"compute_ns", "step"} <= set(steps.columns):
+        computed = steps.group_by("step").agg(
+            late=pl.col("compute_ns").max() - pl.col("compute_ns").mean()
+        )
+        late_us = float(computed["late"].sum()) / 1000
+
+    parts = _parts_of_held(held, total_us)
+    parts += _parts_of_links(use, total_us)
+    latency_us = min(total_us, steps_us)
+    round_trips = latency_us / rtt_us if rtt_us else 0.0
+    text = (
+        f"its {per_rank} operations take at least {round_trips:.0f} round trips of "
+        f"{_time(rtt_us)} one after another"
+    )
+    parts.append(Part("steps", latency_us, text))
+    parts.append(Part("late-rank", late_us, "ranks wait for those that compute longer"))
+    if held.retransmits:
+        rest_us = total_us - latency_us - (0.0 if use is None else use.share * total_us)
+        parts.append(_part_of_loss(history, rest_us))
+
+    return parts
 
 
 def cause_of_collectives(
@@ -104,6 +221,7 @@ def cause_of_collectives(
     ops: pl.DataFrame,
     links: pl.DataFrame,
     flows: pl.DataFrame | None,
+    tcp: pl.DataFrame | None = None,
 ) -> Cause | None:
     """Find the dominant cause of the time of the collective that took the most time.
 
@@ -113,6 +231,7 @@ def cause_of_collectives(
         ops: columns op, bytes, group_size, dtype, phase, start_ns and end_ns of ops.parquet.
         links: as for `cause_of_training`.
         flows: as for `cause_of_training`.
+        tcp: as for `cause_of_training`.
 
     Returns:
         The cause, or None if the figures are inconclusive.
@@ -122,7 +241,8 @@ def cause_of_collectives(
         return None
 
     main = main_operation(timed)
-    use = _use_during(history, main, ops, links)
+    calls = _calls_of(main, ops)
+    use = _use_during(history, calls, links)
     exchange = _while_exchanging(use)
     grows: bool | None = None
     text = exchange.removeprefix(", and ")
@@ -130,50 +250,217 @@ def cause_of_collectives(
     if smallest is not None:
         share = smallest.time_us.median / main.time_us.median
         grows = share < MOST
-        small_size = format_size(smallest.bytes, 3)
-        main_size = format_size(main.bytes, 3)
-        text = f"{small_size} takes {share:.0%} of the time of {main_size}{exchange}"
+        text = f"{_compared(smallest, main, share)}{exchange}"
 
     is_near_bound = main.efficiency is not None and main.efficiency >= FULL
     if grows and is_near_bound:
-        return _cause("bandwidth", text)
+        return _cause("rate", text)
+
+    parts = _parts_of_collective(history, main, smallest, calls, use, tcp)
+    if parts:
+        if use is not None and use.share >= FULL:
+            return _cause("rate", text)
+
+        largest = max(parts, key=lambda part: part.us)
+        if largest.us < LEAST * main.time_us.median:
+            return None
+
+        figures = f"; {text}" if text else ""
+        return _cause(largest.kind, f"{largest.text}{figures}")
 
     evidence = Evidence(use, grows, _window_share(flows), text)
     return _find_cause(evidence)
 
 
+def _compared(smallest: CollectiveRow, main: CollectiveRow, share: float) -> str:
+    small_size = format_size(smallest.bytes, 3)
+    main_size = format_size(main.bytes, 3)
+    if share >= ALIKE:
+        return f"{small_size} takes as long as {main_size}"
+    return f"{small_size} takes {share:.0%} of the time of {main_size}"
+
+
+def _parts_of_collective(
+    history: History,
+    main: CollectiveRow,
+    smallest: CollectiveRow | None,
+    calls: pl.DataFrame,
+    use: LinkUse | None,
+    tcp: pl.DataFrame | None,
+) -> list[Part]:
+    """Return the parts of an operation's time; empty without records of TCP."""
+    if tcp is None or calls.is_empty():
+        return []
+
+    network = history.states[0]
+    used = of_group(tcp, frozenset(main.group_ranks)).join(
+        calls.select("rank", "start_ns"), on=["rank", "start_ns"], how="semi"
+    )
+    held = held_back(used, restarts=network.tcp.slow_start_after_idle)
+    if held is None:
+        return []
+
+    time_us = main.time_us.median
+    rtt_us = _round_trip_us(network, calls)
+    parts = _parts_of_held(held, time_us)
+    parts += _parts_of_links(use, time_us)
+    late_us = _late_us(main, calls)
+    at_once_us = time_us
+    if late_us > LEAST * time_us:
+        at_once_us -= late_us
+
+    latency_us = min(at_once_us, _steps(main.op, main.ranks, main.algorithm) * rtt_us)
+    if smallest is not None:
+        latency_us = min(at_once_us, smallest.time_us.median)
+
+    if rtt_us:
+        parts.append(_part_of_latency(main, latency_us, rtt_us))
+
+    late = f"a rank begins {_time(late_us)} after the first"
+    parts.append(Part("late-rank", late_us, late))
+    if held.retransmits:
+        sent_us = 0.0 if use is None else use.share * time_us
+        parts.append(_part_of_loss(history, at_once_us - latency_us - sent_us))
+
+    return parts
+
+
+def _part_of_latency(main: CollectiveRow, latency_us: float, rtt_us: float) -> Part:
+    round_trips = latency_us / rtt_us
+    times = f"{round_trips:.1f} round trips of {_time(rtt_us)}"
+    if round_trips <= FEW_ROUND_TRIPS:
+        return Part("propagation", latency_us, f"{times} pass")
+
+    text = f"{times} pass one after another, in the steps of {main.algorithm}'s {main.op}"
+    return Part("steps", latency_us, text)
+
+
+def _parts_of_held(held: Held, total_us: float) -> list[Part]:
+    """Return the parts of a time that TCP's windows explain."""
+    window_us = min(held.window_us, total_us)
+    waits = f"{_time(window_us)} pass"
+    reasons = {
+        "idle-restart": "because the congestion window started again after a pause",
+        "slow-start": "while the congestion window grows for the first time",
+        "window": "because the congestion window is small",
+    }
+    return [
+        Part(held.kind, window_us, f"{waits} {reasons[held.kind]}, {held.window}"),
+        Part(
+            "receive-window",
+            min(held.receiver_us, total_us),
+            f"senders wait {_time(held.receiver_us)} for the receiver's window",
+        ),
+        Part(
+            "send-buffer",
+            min(held.buffer_us, total_us),
+            f"senders wait {_time(held.buffer_us)} for room in their send buffer",
+        ),
+    ]
+
+
+def _parts_of_links(use: LinkUse | None, total_us: float) -> list[Part]:
+    if use is None:
+        return []
+    return [Part("rate", use.share * total_us, _while_exchanging(use).removeprefix(", and "))]
+
+
+def _part_of_loss(history: History, rest_us: float) -> Part:
+    """Return the part of a time in which segments were sent again."""
+    for state in history.states:
+        for link in state.wan:
+            for direction in link.directions:
+                if direction.fibre.loss.mean > 0:
+                    return Part("loss", rest_us, "segments that a link lost were sent again")
+
+    return Part("drops", rest_us, "segments that a full queue dropped were sent again")
+
+
+def _steps(op: str, ranks: int, algorithm: str) -> int:
+    """Return the number of messages that an operation sends one after another, at most.
+
+    The numbers of gloo's algorithms are in docs/collectives.md.
+    """
+    if algorithm != "gloo":
+        return 4
+
+    rings = {"all_reduce": 2 * (ranks - 1), "reduce_scatter": 2 * (ranks - 1)}
+    rings |= {"all_gather": ranks - 1, "reduce": ranks}
+    tree = max(1, math.ceil(math.log2(max(2, ranks))))
+    return rings.get(op, tree if op in ("broadcast", "barrier") else 1)
+
+
+def _round_trip_us(network: Network, calls: pl.DataFrame) -> float:
+    """Return the longest round trip between datacenters of the ranks of operations; 0 for one."""
+    if "dc" not in calls.columns:
+        return 0.0
+
+    datacenters = calls["dc"].unique().to_list()
+    longest_ns = 0
+    for source in datacenters:
+        for target in datacenters:
+            there = next(network.paths(source, target), ())
+            back = next(network.paths(target, source), ())
+            delay_ns = sum(step.fibre.delay_ns for step in (*there, *back))
+            longest_ns = max(longest_ns, delay_ns)
+
+    return longest_ns / 1000
+
+
+def _late_us(main: CollectiveRow, calls: pl.DataFrame) -> float:
+    """Return by how long the last rank begins after the one that the time counts from."""
+    by_call = calls.group_by("process_group", "iteration", "case", "group").agg(
+        last=pl.col("start_ns").max(),
+        first=pl.col("start_ns").min(),
+        of_first_rank=pl.col("start_ns").get(pl.col("rank").arg_min()),
+    )
+    since = "of_first_rank" if main.timed == "first rank" else "first"
+    late_ns = (by_call["last"] - by_call[since]).clip(0)
+    return float(late_ns.median() or 0.0) / 1000  # type: ignore[arg-type]
+
+
+def _time(us: float) -> str:
+    return format_time(round(1000 * us), 3)
+
+
 def _find_cause(evidence: Evidence) -> Cause | None:
     """Return the cause by the rules that training and collectives share; the first match wins."""
     share = None if evidence.use is None else evidence.use.share
-    text = evidence.text
+    text = _spaced(evidence.text)
     window_share = evidence.window_share
 
     if share is not None and share >= FULL:
-        return _cause("bandwidth", text)
+        return Cause(what="bandwidth", why=text)
     if evidence.grows is False:
-        return _cause("latency", text)
+        return Cause(what="latency", why=text)
 
     if window_share is not None and window_share >= MOST:
-        waits = f"connections wait for TCP's window for {window_share:.0%} of the bytes"
-        return _cause("window", f"{text}; {waits}")
+        waits = _spaced(f"connections wait for TCP's window for {window_share:.0%} of the bytes")
+        return Cause(what="window", why=f"{text}; {waits}")
 
     if evidence.grows and share is not None:
-        return _cause("window", text)
+        return Cause(what="window", why=text)
 
     if evidence.grows is None and share is not None and share < IDLE:
-        return _cause("latency", text)
+        return Cause(what="latency", why=text)
 
     return None
 
 
-def _cause(what: Literal["latency", "bandwidth", "window", "compute"], why: str) -> Cause:
-    return Cause(what=what, why=why.replace("%", "\N{NO-BREAK SPACE}%"))
+def _cause(kind: CauseKind, why: str, *, share: float | None = None) -> Cause:
+    return Cause(what=KINDS[kind], cause=kind, why=_spaced(why), share=share)
+
+
+def _spaced(text: str) -> str:
+    return text.replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _while_exchanging(use: LinkUse | None) -> str:
     if use is None:
         return ""
     share = f"{use.share:.0%} of its rate"
+    if use.share < LEAST_SHOWN:
+        share = "less than 1% of its rate"
     return f", and the busiest WAN direction, {use.direction}, carries {share} then"
 
 
@@ -199,24 +486,28 @@ def _same_but_size(one: CollectiveRow, other: CollectiveRow) -> bool:
     )
 
 
-def _use_during(
-    history: History, row: CollectiveRow, ops: pl.DataFrame, links: pl.DataFrame
-) -> LinkUse | None:
-    """Return the use of the busiest WAN direction during the measured iterations of a row."""
+def _calls_of(row: CollectiveRow, ops: pl.DataFrame) -> pl.DataFrame:
+    """Return the records of the measured iterations of a row."""
     not_warmup = pl.col("phase") != "warmup"
-    iterations = ops.filter(
-        not_warmup,
-        op=row.op,
-        bytes=row.bytes,
-        group_size=row.ranks,
-        dtype=row.dtype,
-    )
-    if iterations.is_empty():
+    calls = ops.filter(not_warmup, op=row.op, group_size=row.ranks)
+    if not row.unequal:
+        calls = calls.filter(bytes=row.bytes, dtype=row.dtype)
+    if row.group_ranks:
+        calls = of_group(calls, frozenset(row.group_ranks))
+    if row.root is not None:
+        calls = calls.filter(root=row.group_ranks.index(row.root))
+
+    return calls
+
+
+def _use_during(history: History, calls: pl.DataFrame, links: pl.DataFrame) -> LinkUse | None:
+    """Return the use of the busiest WAN direction during operations."""
+    if calls.is_empty():
         return None
 
-    begin_ns = min(iterations["start_ns"])
-    end_ns = max(iterations["end_ns"])
-    seconds = _union_ns(iterations) / 1e9
+    begin_ns = min(calls["start_ns"])
+    end_ns = max(calls["end_ns"])
+    seconds = _union_ns(calls) / 1e9
 
     return busiest(history, links, begin_ns, end_ns, seconds)
 

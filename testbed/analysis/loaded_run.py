@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
@@ -40,6 +40,7 @@ class LoadedRun:
         history: the network over time.
         ops: a row per operation and rank, sorted by both (`testbed.runfolder.schemas.OPS`).
         links: the samples of the WAN links (`testbed.runfolder.schemas.LINKS`).
+        tcp: a row per operation and rank of which the use of TCP is known (`schemas.TCP`).
         steps: a row per training step and rank, sorted by both (`testbed.runfolder.schemas.TRAIN`),
             or None if the workload does not train.
         captured: the tables of the packet captures, or None without captures.
@@ -52,6 +53,7 @@ class LoadedRun:
     changes: list[NetworkChange]
     history: History
     ops: pl.DataFrame
+    tcp: pl.DataFrame
     links: pl.DataFrame
     steps: pl.DataFrame | None
     captured: Captured | None
@@ -67,7 +69,8 @@ class LoadedRun:
             trains: whether the ranks record training steps.
         """
         problems: list[Problem] = []
-        ops = _read_ops(folder, plan, problems)
+        operations = _read_operations(folder, plan, problems)
+        ops = _table(operations, schemas.OPS).sort("start_ns", "rank")
         links = _read_links(folder, plan, problems)
         steps: pl.DataFrame | None = None
         if trains:
@@ -85,6 +88,7 @@ class LoadedRun:
             changes=changes,
             history=History.with_changes(plan, changes),
             ops=ops,
+            tcp=_tcp_table(operations),
             links=links,
             steps=steps,
             captured=captured,
@@ -124,15 +128,20 @@ class LoadedRun:
             captured.operations.write_parquet(folder.flow_ops)
 
 
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
 @dataclass(frozen=True)
-class _RankRecords:
+class _RankRecords(Generic[AnyRecord]):
     """The records of one rank, with the rank's host and datacenter, which the records lack."""
 
     place: dict[str, int | str]
-    records: Sequence[Record]
+    records: Sequence[AnyRecord]
 
     @classmethod
-    def of(cls, plan: Plan, rank: Rank, rank_records: Sequence[Record]) -> _RankRecords:
+    def of(
+        cls, plan: Plan, rank: Rank, rank_records: Sequence[AnyRecord]
+    ) -> _RankRecords[AnyRecord]:
         place: dict[str, int | str] = {
             "rank": rank.rank,
             "host": rank.host,
@@ -147,9 +156,11 @@ class _RankRecords:
         return [getattr(record, name) for record in self.records]
 
 
-def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
-    """Read the operations of all ranks (`testbed.runfolder.schemas.OPS`)."""
-    by_rank: list[_RankRecords] = []
+def _read_operations(
+    folder: RunDir, plan: Plan, problems: list[Problem]
+) -> list[_RankRecords[Operation]]:
+    """Read the operations of all ranks."""
+    by_rank: list[_RankRecords[Operation]] = []
     idle: list[Problem] = []
     # A command that is started once per host may run without torch.
     may_be_missing = plan.workers.once_per_host
@@ -169,12 +180,26 @@ def _read_ops(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFra
     if some and plan.workers.workload != "script":
         problems += idle
 
-    return _table(by_rank, schemas.OPS).sort("start_ns", "rank")
+    return by_rank
+
+
+def _tcp_table(by_rank: Sequence[_RankRecords[Operation]]) -> pl.DataFrame:
+    """Return the use of TCP of each operation that has it (`testbed.runfolder.schemas.TCP`)."""
+    rows: list[dict[str, Any]] = []
+    for rank_records in by_rank:
+        for operation in rank_records.records:
+            if operation.tcp is None:
+                continue
+
+            row = {name: getattr(operation, name, None) for name in schemas.TCP}
+            rows.append({**row, **rank_records.place, **operation.tcp.model_dump()})
+
+    return pl.DataFrame(rows, schema=dict(schemas.TCP), orient="row")
 
 
 def _read_steps(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
     """Read the training steps of all ranks (`testbed.runfolder.schemas.TRAIN`)."""
-    by_rank: list[_RankRecords] = []
+    by_rank: list[_RankRecords[TrainingStep]] = []
     for rank in plan.workers.ranks:
         steps, file_problems = records.read(folder.rank_train(rank.rank), TrainingStep)
         problems += file_problems
@@ -210,7 +235,7 @@ def _read_captures(
     return captured
 
 
-def _table(by_rank: Sequence[_RankRecords], schema: Schema) -> pl.DataFrame:
+def _table(by_rank: Sequence[_RankRecords[Any]], schema: Schema) -> pl.DataFrame:
     """Build a table with the columns of `schema` from the records and the ranks' places."""
     columns: dict[str, list[Any]] = {}
     for name in schema:

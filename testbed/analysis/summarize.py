@@ -512,8 +512,10 @@ def _dominant(
         flows = run.captured.flows
 
     if training is None or training.compute_utilisation is None or run.steps is None:
-        return cause_of_collectives(run.history, collective_rows, run.ops, run.links, flows)
-    return cause_of_training(run.history, training, run.steps, run.links, flows)
+        return cause_of_collectives(
+            run.history, collective_rows, run.ops, run.links, flows, run.tcp
+        )
+    return cause_of_training(run.history, training, run.steps, run.links, flows, run.ops, run.tcp)
 
 
 def _no_records(message: str) -> Problem:

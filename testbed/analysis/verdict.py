@@ -9,12 +9,44 @@ from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, LoopSummary, Summary, TrainingSummary, WanRow
 
 TITLES = {
-    "latency": "Latency",
-    "bandwidth": "Bandwidth",
-    "window": "TCP's window",
-    "compute": "Computation",
+    "latency": "Latency dominates",
+    "bandwidth": "Bandwidth dominates",
+    "window": "TCP's window dominates",
+    "compute": "Computation dominates",
+    "loss": "Lost packets dominate",
+    "waiting": "Waiting for a late rank dominates",
+    "rate": "Bandwidth dominates",
+    "idle-restart": "TCP's congestion window after idle dominates",
+    "slow-start": "TCP's slow start dominates",
+    "receive-window": "TCP's receive window dominates",
+    "send-buffer": "TCP's send buffer dominates",
+    "drops": "Drops of full queues dominate",
+    "steps": "Latency dominates, in one step after another",
+    "propagation": "Latency dominates",
+    "late-rank": "Waiting for a late rank dominates",
 }
+SHARED_TITLE = "Computation and waiting share the time"
 MEANINGS = {
+    "idle-restart": "After a pause of a retransmission timeout TCP sends slowly again, so each "
+    "exchange begins with round trips in which little is sent. Messages without long pauses, or "
+    "topology.tcp.slow_start_after_idle: false, would help; higher rates would not.",
+    "slow-start": "TCP's congestion window grows for the first time: each round trip sends twice "
+    "as much as the one before. Later operations on the same connections are faster.",
+    "receive-window": "Senders wait because the receiver's window is full: the receiver reads too "
+    "slowly, or its buffer is smaller than rate x round trip. A larger topology.tcp.buffer would "
+    "help.",
+    "send-buffer": "Senders wait for room in their own buffers, which are smaller than rate x "
+    "round trip. A larger topology.tcp.buffer would help.",
+    "loss": "Packets were lost, and TCP waits until it notices and sends less afterwards. Fewer "
+    "losses, or more connections, would help.",
+    "drops": "Queues were full and dropped packets; TCP waits until it notices and sends less "
+    "afterwards. A longer queue or fewer senders at the same time would help.",
+    "steps": "The algorithm sends one message after another, each with the delay of the path. "
+    "Algorithms that cross the WAN less often would help; higher rates would not.",
+    "propagation": "Most of the time passes while one exchange is in flight. Only a shorter path "
+    "helps, or doing something else meanwhile.",
+    "waiting": "Ranks wait for one that begins later.",
+    "late-rank": "Ranks wait for one that begins later: it computes longer, or was delayed before.",
     "latency": "Most of the time passes while data are in flight and all ranks wait. Links with "
     "higher rates would not help. Fewer round trips would: fewer or larger messages, or "
     "algorithms that cross the WAN less often.",
@@ -44,7 +76,10 @@ def meaning(status: Status | None, summary: Summary) -> str | None:
     """Return an explanation of a completed run's dominant cause, or None without such a cause."""
     if status is None or status.state != "completed" or summary.dominant is None:
         return None
-    return MEANINGS[summary.dominant.what]
+    dominant = summary.dominant
+    if dominant.cause in MEANINGS:
+        return MEANINGS[dominant.cause]
+    return MEANINGS[dominant.what]
 
 
 def verdict(status: Status | None, summary: Summary) -> str:
@@ -94,7 +129,8 @@ def _of_completed(summary: Summary) -> str:
         return "The run completed; it holds no measured collective."
 
     if cause is not None:
-        return f"{TITLES[cause.what]} dominates: {figures}; {cause.why}."
+        title = SHARED_TITLE if cause.share is not None else TITLES[cause.cause or cause.what]
+        return f"{title}: {figures}; {cause.why}."
     if summary.training is not None:
         figures = figures[0].upper() + figures[1:]
 

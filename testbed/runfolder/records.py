@@ -93,6 +93,35 @@ EVENT: TypeAdapter[
 ] = TypeAdapter(Event)
 
 
+class TcpUse(Record):
+    """How an operation used the TCP connection of its rank that waited most for its window.
+
+    `peer` is the address of the other end, `bytes` what the rank gave the kernel to send, `rtt_us`
+    the least round trip of the connection. Windows are congestion windows in segments: before and
+    after the operation. `threshold` is the window at which slow start ends, before the operation;
+    None: the first slow start has not ended. `idle_us` is the time without data before the
+    operation, `timeout_us` the retransmission timeout then. `receiver_us`, `buffer_us` and
+    `busy_us` say for how long the receiver's window, the send buffer or anything kept data waiting.
+    `retransmissions` are those of all connections of the rank, in the operation;
+    `ever_retransmitted` is about this connection.
+    """
+
+    peer: str
+    bytes: int
+    rtt_us: int
+    segment_bytes: int
+    window_before: int
+    window_after: int
+    threshold: int | None = None
+    idle_us: int = 0
+    timeout_us: int = 0
+    receiver_us: int = 0
+    buffer_us: int = 0
+    busy_us: int = 0
+    retransmissions: int = 0
+    ever_retransmitted: bool = False
+
+
 class Operation(Record):
     """One operation of torch.distributed on one rank: a row of ops.parquet without its place.
 
@@ -105,7 +134,8 @@ class Operation(Record):
     where the workload names its groups itself. `group_rank` is the number of this rank in that
     group, and `root` the number of the operation's root there; None where unknown. `parts` holds
     the bytes of each rank's part, in the order of the group, where the parts differ; None where
-    they are equal. `case` numbers the operations that a workload times with the same figures.
+    they are equal. `case` numbers the operations that a workload times with the same figures. `tcp`
+    is None where nothing was sent, and for all but the first operations of a process.
     """
 
     op: str
@@ -124,10 +154,11 @@ class Operation(Record):
     root: int | None = None
     parts: list[int] | None = None
     case: int = 0
+    tcp: TcpUse | None = None
 
-    def ended(self, end_ns: int) -> Operation:
-        """Give the same operation with its end."""
-        return self.model_copy(update={"end_ns": end_ns})
+    def ended(self, end_ns: int, tcp: TcpUse | None = None) -> Operation:
+        """Give the same operation with its end and its use of TCP."""
+        return self.model_copy(update={"end_ns": end_ns, "tcp": tcp})
 
 
 class TrainingStep(Record):

@@ -48,6 +48,31 @@ OPS: Schema = {
     "case": pl.Int32,
 }
 
+# The use of TCP of an operation on a rank: `testbed.runfolder.records.TcpUse`; in no file.
+TCP: Schema = {
+    "op": pl.String,
+    "group_size": pl.Int32,
+    "iteration": pl.Int32,
+    "phase": pl.String,
+    "process_group": pl.String,
+    "rank": pl.Int32,
+    "start_ns": pl.Int64,
+    "peer": pl.String,
+    "bytes": pl.Int64,
+    "rtt_us": pl.Int64,
+    "segment_bytes": pl.Int64,
+    "window_before": pl.Int64,
+    "window_after": pl.Int64,
+    "threshold": pl.Int64,
+    "idle_us": pl.Int64,
+    "timeout_us": pl.Int64,
+    "receiver_us": pl.Int64,
+    "buffer_us": pl.Int64,
+    "busy_us": pl.Int64,
+    "retransmissions": pl.Int64,
+    "ever_retransmitted": pl.Boolean,
+}
+
 LINKS: Schema = {
     "time_ns": pl.Int64,
     "source": pl.String,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,22 @@ from testbed.core.units import format_ranks
 from testbed.plan.model import FORMAT
 from testbed.runfolder.files import read_plain, replace_text
 from testbed.runfolder.problems import Problem, ProblemCode
+
+CauseKind: TypeAlias = Literal[
+    "rate",
+    "idle-restart",
+    "slow-start",
+    "window",
+    "receive-window",
+    "send-buffer",
+    "drops",
+    "loss",
+    "steps",
+    "propagation",
+    "late-rank",
+    "compute",
+]
+Coarse: TypeAlias = Literal["latency", "bandwidth", "window", "compute", "loss", "waiting"]
 
 
 class Section(BaseModel):
@@ -336,12 +352,16 @@ class Cause(Section):
     """What the run's time is spent on above all, and the figures that say so.
 
     Attributes:
-        what: What dominates.
+        what: What dominates, of few kinds.
         why: The figures, in words.
+        cause: The cause by name; null in folders of testbed 0.2 and before.
+        share: Part of the time that is computation, where waiting is a large part too.
     """
 
-    what: Literal["latency", "bandwidth", "window", "compute"]
+    what: Coarse
     why: str
+    cause: CauseKind | None = None
+    share: float | None = None
 
 
 class Summary(Section):

@@ -33,6 +33,7 @@ from testbed.core.compat.torch_dispatcher import (
 )
 from testbed.core.units import format_ranks
 from testbed.runfolder.records import Operation
+from testbed.workers.tcp_watch import Snapshot, TcpWatch
 
 Record = Callable[[Operation], None]
 
@@ -79,6 +80,7 @@ OPERATORS = {
     "barrier": Operator("barrier", 0),
     "monitored_barrier_": Operator("barrier", 0),
 }
+MESSAGES = ("send", "recv")
 SETTLING_S = 0.0001
 
 
@@ -124,6 +126,7 @@ class Interception:
         self._groups: WeakKeyDictionary[ProcessGroup, _Group] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
         self._hooks = DispatcherHooks()
+        self._watch = TcpWatch()
 
         for name, operator in OPERATORS.items():
             self._hooks.add(name, partial(self._call, operator))
@@ -148,10 +151,12 @@ class Interception:
         """Call the backend's kernel of `overload`, and record the end of its work."""
         tensors = _tensors(arguments[operator.tensors])
         self._begin()
+        group = self._group(process_group(arguments))
+        before = None if operator.op in MESSAGES else self._watch.snapshot()
         start_ns = time.time_ns()
         result = call_backend(overload, tensors[0], *arguments, **options)
-        operation = self._operation(operator, tensors, arguments, start_ns)
-        done = partial(self._done, operation)
+        operation = self._operation(operator, tensors, arguments, group, start_ns)
+        done = partial(self._done, operation, before)
         if result is None:  # a monitored barrier has ended already
             done()
             return None
@@ -179,10 +184,10 @@ class Interception:
         operator: Operator,
         tensors: list[torch.Tensor],
         arguments: tuple[Any, ...],
+        group: _Group,
         start_ns: int,
     ) -> Operation:
         """Return the record of an operation that has started."""
-        group = self._group(process_group(arguments))
         iteration = group.counts[operator.op]
         group.counts[operator.op] += 1
         size = 0
@@ -216,6 +221,7 @@ class Interception:
         if known is None:
             known = _Group(group)
             self._groups[group] = known
+            self._watch.look_for_connections()
 
         return known
 
@@ -233,8 +239,9 @@ class Interception:
         finally:
             self._pending.discard(pending)
 
-    def _done(self, operation: Operation) -> None:
-        self._record(operation.ended(time.time_ns()))
+    def _done(self, operation: Operation, before: Snapshot | None) -> None:
+        end_ns = time.time_ns()
+        self._record(operation.ended(end_ns, self._watch.use_since(before)))
 
 
 class _Awaited(Work):

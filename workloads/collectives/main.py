@@ -18,10 +18,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from testbed.runfolder.records import Operation
+from testbed.runfolder.records import Operation, TcpUse
 from testbed.workers import comm
 from testbed.workers.lib.heap import populate_heap
 from testbed.workers.lib.hierarchy import Hierarchy, datacenter_ranks, new_groups, rails
+from testbed.workers.tcp_watch import TcpWatch
 from testbed.workers.workload import RankContext
 
 from .catalog import CATALOG, HIERARCHICAL
@@ -99,6 +100,8 @@ def main(context: RankContext) -> None:
     cases = list_cases(settings["ops"], settings["sizes"])
     iterations = settings["warmup"] + settings["iterations"]
     populated = 0
+    watch = TcpWatch()
+    watch.look_for_connections()
     context.recorder.expect(len(cases) * iterations)
 
     for number, (op, size) in enumerate(cases):
@@ -109,7 +112,7 @@ def main(context: RankContext) -> None:
 
         case = OPERATIONS[op](group, size)
         for iteration in range(iterations):
-            start_ns, end_ns = timed(case)
+            start_ns, end_ns, tcp = timed(case, watch)
             repetition = iteration - settings["warmup"]
             context.recorder.record(
                 Operation(
@@ -127,16 +130,22 @@ def main(context: RankContext) -> None:
                     group_rank=group.rank,
                     root=root,
                     case=number,
+                    tcp=tcp,
                 )
             )
 
 
-def timed(case: Case) -> tuple[int, int]:
-    """Run one iteration, and return begin and end of this rank's call in Unix ns."""
+def timed(case: Case, watch: TcpWatch) -> tuple[int, int, TcpUse | None]:
+    """Run one iteration.
+
+    Returns:
+        Begin and end of this rank's call in Unix ns, and its use of TCP.
+    """
     case.prepare()
     dist.barrier()
+    before = watch.snapshot()
     start_ns = time.time_ns()
     case.run()
     end_ns = time.time_ns()
 
-    return start_ns, end_ns
+    return start_ns, end_ns, watch.use_since(before)
