@@ -576,21 +576,25 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
     flight = np.maximum(sent - acked, 0)
     flight_in_step = flight[:-1]
     is_idle = flight_in_step == 0
-    idle_share = float(step_ns[is_idle].sum() / duration_ns)
     columns["in_flight_max_bytes"] = int(flight.max())
     weighted_bytes = (flight_in_step * step_ns).sum()
     columns["in_flight_mean_bytes"] = float(weighted_bytes / duration_ns)
     columns["duration_ns"] = duration_ns
-    columns["idle_share"] = idle_share
-
     windows = _windows(flow, acks)
     if windows is None:
+        columns["idle_share"] = float(step_ns[is_idle].sum() / duration_ns)
         return columns
 
     window = _latest(windows, ack_positions, int(windows[0]))
-    with_next_segment = flight + _segment_bytes(flow, mtu)
-    is_full = (flight > 0) & (with_next_segment > window)
-    full_share = float(step_ns[is_full[:-1]].sum() / duration_ns)
+    segment = _segment_bytes(flow, mtu)
+    with_next_segment = flight + segment
+    is_full = ((flight > 0) & (with_next_segment > window))[:-1]
+    is_closed = is_idle & (window[:-1] < segment)
+    is_held = _held_by_closed_window(flow, stream, order, step_ns, is_closed)
+    is_full |= is_held
+    idle_share = float(step_ns[is_idle & ~is_held].sum() / duration_ns)
+    full_share = float(step_ns[is_full].sum() / duration_ns)
+    columns["idle_share"] = idle_share
     columns["window_limited_share"] = full_share
     other_share = 1 - (idle_share + full_share)
     columns["network_limited_share"] = max(other_share, 0.0)
@@ -602,6 +606,45 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
         columns["window_max_bytes"] = int(open_windows.max())
 
     return columns
+
+
+def _held_by_closed_window(
+    flow: Flow, stream: Stream, order: Ints, step_ns: Ints, is_closed: Bools
+) -> Bools:
+    """Return the steps in which the sender had data but the receiver's window was closed.
+
+    The sender probes a closed window, with a packet without data whose number is one before the
+    next byte, or sends data soon after the window opens: within the time that the window was
+    closed. A sender that does neither has nothing to send.
+
+    Args:
+        flow: the flow.
+        stream: the flow's stream.
+        order: the packets (positions below n) and acknowledgements (from n on), shape (k,).
+        step_ns: time from each of them to the next, shape (k - 1,).
+        is_closed: the steps in which nothing is in flight and the window has no room for a segment,
+            shape (k - 1,).
+
+    Returns:
+        Shape (k - 1,).
+    """
+    packets = flow.packets
+    is_plain = packets["flags"] & (SYN | FIN | RST) == 0
+    has_data = packets["payload"] > 0
+    is_probe = is_plain & ~has_data & (stream.begin == stream.top - 1)
+    held = np.zeros(len(is_closed), bool)
+
+    since_first_ns = np.r_[0, np.cumsum(step_ns)]
+    edges = np.flatnonzero(np.diff(np.r_[False, is_closed, False]))
+    for begin, end in edges.reshape(-1, 2):
+        inside = order[begin + 1 : end + 1]
+        probes = is_probe[inside[inside < len(packets)]]
+        later = end + np.flatnonzero(order[end:] < len(packets))[:1]
+        closed_ns = since_first_ns[end] - since_first_ns[begin]
+        is_soon = since_first_ns[later] - since_first_ns[end] <= closed_ns
+        held[begin:end] = probes.any() or (has_data[order[later]] & is_soon).any()
+
+    return held
 
 
 def _segment_bytes(flow: Flow, mtu: int) -> int:

@@ -138,6 +138,61 @@ def test_a_connection_with_loss_reordering_and_numbers_that_wrap(tmp_path: Path)
     }
 
 
+def probe(byte: int) -> Packet:
+    """Make a window probe or a keep-alive: no data, and the number of the last byte again."""
+    return data(byte - 1, 0, 30)
+
+
+SENT = [*handshake(), (21, data(1, 1000, 3)), (41, ack(1001, window=0))]
+
+
+@pytest.mark.parametrize(
+    ("packets", "limited_ms", "idle_ms"),
+    [
+        # closed from 41 to 641 ms, with two probes; the window is 5120 bytes wide afterwards
+        (
+            [
+                (241, probe(1001)),
+                (261, ack(1001, window=0)),
+                (441, probe(1001)),
+                (461, ack(1001, window=0)),
+                (641, ack(1001)),
+                (642, data(1001, 1000, 4)),
+                (662, ack(2001)),
+            ],
+            600,
+            1,
+        ),
+        # opens before a probe, and data follow
+        ([(141, ack(1001)), (142, data(1001, 1000, 4)), (162, ack(2001))], 100, 1),
+        # keep-alives of an open window: nothing to send
+        (
+            [
+                (42, ack(1001)),
+                (1042, probe(1001)),
+                (1062, ack(1001)),
+                (2042, probe(1001)),
+                (2062, ack(1001)),
+            ],
+            0,
+            2021,
+        ),
+        # the reader never reads, and the writer has nothing more
+        ([(541, ack(1001, window=0))], 0, 500),
+    ],
+)
+def test_a_closed_window_holds_a_sender_that_has_data(
+    tmp_path: Path, packets: Sequence[Stamped], limited_ms: float, idle_ms: float
+) -> None:
+    """Before that the SYN is in flight for 20 ms, nothing for 1 ms, 1000 bytes for 20 ms."""
+    (row,) = rows(tmp_path, [*SENT, *packets])
+    duration_ms = packets[-1][0]
+    assert row["window_limited_share"] == pytest.approx(limited_ms / duration_ms, abs=1e-3)
+    assert row["idle_share"] == pytest.approx((1 + idle_ms) / duration_ms, abs=1e-3)
+    assert row["retransmissions"] == 0
+    assert row["out_of_order"] == 0
+
+
 def test_the_other_direction(tmp_path: Path) -> None:
     (row,) = rows(tmp_path, CONNECTION, mac=FAR)
     assert (row["records"], row["payload_bytes"], row["retransmissions"], row["out_of_order"]) == (
