@@ -11,7 +11,7 @@ import typer
 
 from testbed.cli.files import check_ending
 from testbed.core.errors import InputError, Place
-from testbed.core.geo import DETOUR
+from testbed.core.geo import DETOUR, MAX_DETOUR
 from testbed.core.units import UnitError, parse_rate, parse_time
 from testbed.spec.docs.reference import reference as page
 from testbed.spec.importers import Options, convert
@@ -62,7 +62,10 @@ def import_file(
     detour: Annotated[
         float,
         typer.Option(
-            min=1, metavar="FACTOR", help="GraphML: ratio of fibre length to great-circle distance"
+            min=1,
+            max=MAX_DETOUR,
+            metavar="FACTOR",
+            help="GraphML: ratio of fibre length to great-circle distance",
         ),
     ] = DETOUR,
     hosts: Annotated[

@@ -14,6 +14,8 @@ and exits with the error's ``exit_status``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +74,27 @@ class Place:
 
         parts = [file_and_line, self.key]
         return ", ".join(part for part in parts if part)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into an InputError that names the file.
+
+    Args:
+        path: The file.
+    """
+    try:
+        yield
+    except TestbedError:
+        raise
+    except RecursionError as error:
+        raise InputError("nested too deeply", place=Place(path)) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"cannot make sense of the file: {type(error).__name__}: {error}",
+            place=Place(path),
+            remedy="look for impossible values; if there are none, report this with the file",
+        ) from error
 
 
 class InputError(TestbedError):

@@ -8,6 +8,7 @@ EARTH_RADIUS_KM = 6371.0088  # mean radius (IUGG)
 LIGHT_KM_PER_S = 299_792.458
 FIBRE_INDEX = 1.468  # group index of single-mode fibre near 1550 nm
 DETOUR = 1.5  # ratio of the length of dedicated fibre to the great-circle distance
+MAX_DETOUR = 1000.0
 
 Location = tuple[float, float]  # degrees north, degrees east
 

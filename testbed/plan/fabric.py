@@ -136,7 +136,7 @@ def _uplink_bps(site: Datacenter, fabric: LeafSpine) -> int:
     """Return the rate in bit/s of a cable between a leaf and a spine."""
     hosts_per_leaf = -(-site.hosts // fabric.leaves)
     downlinks_bps = hosts_per_leaf * site.nic.rate
-    return int(downlinks_bps / (fabric.oversubscription * fabric.spines))
+    return max(1, int(downlinks_bps / (fabric.oversubscription * fabric.spines)))
 
 
 def _end(dc_number: int, cable_number: int, side: int, *, node: str, far_node: str) -> FabricEnd:

@@ -36,7 +36,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
-from testbed.core.errors import InputError, Place
+from testbed.core.errors import InputError, Place, reading
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.spec import yaml_reader
@@ -276,11 +276,12 @@ class Experiment(Strict):
             InputError: The experiment does not exist or is wrong; the message lists every error.
         """
         path = EXPERIMENTS.find(name_or_path)
-        source = yaml_reader.load(path)
-        stem = path.stem.lower()
-        name = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
-        source.setdefault("name", name or "experiment")
-        experiment = cls._of(source, overrides)
+        with reading(path):
+            source = yaml_reader.load(path)
+            stem = path.stem.lower()
+            name = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
+            source.setdefault("name", name or "experiment")
+            experiment = cls._of(source, overrides)
         experiment._folder = path.parent
         return experiment
 

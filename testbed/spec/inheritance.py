@@ -14,6 +14,8 @@ from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.wan import ARROW, SHORTHANDS, Wan, is_per_direction
 from testbed.spec.yaml_reader import Items, Section
 
+DEEPEST = 50  # files that extend one another
+
 
 def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
     """Read a topology file, merged over the file that it extends.
@@ -36,6 +38,9 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
         parent = TOPOLOGIES.find(extended, beside=path.parent)
     except InputError as error:
         raise InputError(error.what, place=place, remedy=error.remedy) from error
+
+    if len(children) >= DEEPEST:
+        raise InputError(f"extends more than {DEEPEST} files, one by one", place=place)
 
     descendants = (*children, path.resolve())
     if parent.resolve() in descendants:

@@ -37,6 +37,7 @@ from pydantic import (
     model_validator,
 )
 
+from testbed.core.errors import reading
 from testbed.core.gazetteer import locate
 from testbed.core.geo import Location
 from testbed.core.units import Rate, Size, Time, UnitError
@@ -63,6 +64,7 @@ MAX_HOSTS = 999  # of one datacenter: names of kernel objects have room for thre
 MIN_TCP_BUFFER = 2**12
 MAX_TCP_BUFFER = 2**30
 MAX_LEAVES = 63
+MAX_OVERSUBSCRIPTION = 1_000_000
 MAX_SPINES = 64
 DEFAULT_NIC_RATE = 25_000_000_000  # bit/s
 DEFAULT_NIC_DELAY = 5_000  # ns
@@ -144,9 +146,9 @@ class LeafSpine(Strict):
     spines: Annotated[
         Count, Field(le=MAX_SPINES, description="number of spine switches", examples=[2])
     ]
-    oversubscription: Annotated[float, Field(ge=1)] = Field(
-        1.0, description="ratio of the hosts' rate to the uplinks' rate of a leaf"
-    )
+    oversubscription: Annotated[
+        float, Field(ge=1, le=MAX_OVERSUBSCRIPTION, allow_inf_nan=False)
+    ] = Field(1.0, description="ratio of the hosts' rate to the uplinks' rate of a leaf")
     delay: Time = Field(0, description="one-way delay of each link between switches")
     queue: QueueField | None = Field(
         None, description="buffer of each port of a switch; left out, 16 MiB"
@@ -341,14 +343,15 @@ class Topology(Strict):
             InputError: The topology does not exist or is wrong; the message lists every error.
         """
         path = TOPOLOGIES.find(name_or_path)
-        source = read_topology(path)
-        source.setdefault("name", _name_of(path))
-        apply_overrides(source, overrides, partial(find_item, source))
-        try:
-            return cls.model_validate(source, context={"folder": path.parent})
-        except ValidationError as error:
-            locate = partial(yaml_reader.place_of, source, name_item=item_name)
-            raise input_error(error, cls, locate) from error
+        with reading(path):
+            source = read_topology(path)
+            source.setdefault("name", _name_of(path))
+            apply_overrides(source, overrides, partial(find_item, source))
+            try:
+                return cls.model_validate(source, context={"folder": path.parent})
+            except ValidationError as error:
+                place_of = partial(yaml_reader.place_of, source, name_item=item_name)
+                raise input_error(error, cls, place_of) from error
 
     def model_post_init(self, context: Any) -> None:
         """Mark the name as set, so that `to_yaml` writes a name taken from the file's stem."""

@@ -29,7 +29,7 @@ from pydantic import (
     model_serializer,
 )
 
-from testbed.core.geo import DETOUR, Location, distance_km, fibre_delay_ns
+from testbed.core.geo import DETOUR, MAX_DETOUR, Location, distance_km, fibre_delay_ns
 from testbed.core.suggestions import suggest
 from testbed.core.units import (
     DECIMAL_SIZE,
@@ -235,7 +235,7 @@ class LinkSettings(Strict):
         description="one-way delay of the fibre; left out, computed from the locations of both "
         "ends and `detour`",
     )
-    detour: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
+    detour: Annotated[float, Field(ge=1, le=MAX_DETOUR, strict=True, allow_inf_nan=False)] = Field(
         DETOUR,
         description="ratio of fibre length to great-circle distance, where `delay` is left out",
     )

@@ -18,11 +18,16 @@ import yaml
 from testbed.core.errors import InputError, Place
 
 Loc = tuple[str | int, ...]  # the keys and indices from the root of a file to a value
+Pair = tuple[yaml.Node, yaml.Node]  # a key and its value
 FindMatch = Callable[["Items", Any], int | None]
 
 MERGE_TAG = "tag:yaml.org,2002:merge"
 TEXT_TAG = "tag:yaml.org,2002:str"
 DUMP_COLUMNS = 110
+MOST_BYTES = 16 * 2**20  # of a file
+MOST_NODES = 1_000_000  # of a document: keys, values and items
+MOST_REPEATED = 100_000  # nodes that aliases repeat
+DEEPEST = 100  # levels of mappings and lists
 
 
 class Section(dict[str, Any]):
@@ -88,6 +93,9 @@ class _Reader:
         self.loader = loader
         self.file = file
         self.open_nodes: set[int] = set()
+        self.seen: set[int] = set()
+        self.repeated = 0
+        self.merged: dict[int, list[Pair]] = {}  # pairs of mappings with their merges, by node
 
     def place(self, node: yaml.Node, key: str | None = None) -> Place:
         line = None
@@ -96,17 +104,50 @@ class _Reader:
         return Place(self.file, key, line)
 
     def value(self, node: yaml.Node) -> Any:
-        if id(node) in self.open_nodes:
-            raise InputError("an alias refers to its own parent", place=self.place(node))
+        self.check_open(node)
+        self.count(node)
         self.open_nodes.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
                 return self.section(node)
             if isinstance(node, yaml.SequenceNode):
                 return self.items(node)
-            return self.loader.construct_object(node)
+            return self.scalar(node)
         finally:
             self.open_nodes.discard(id(node))
+
+    def check_open(self, node: yaml.Node) -> None:
+        """Raise InputError if `node` contains itself, or lies too deep."""
+        if id(node) in self.open_nodes:
+            raise InputError("an alias refers to its own parent", place=self.place(node))
+        if len(self.open_nodes) > DEEPEST:
+            raise InputError(f"nested more than {DEEPEST} levels deep", place=self.place(node))
+
+    def count(self, node: yaml.Node) -> None:
+        """Raise InputError if the document has too many nodes, or aliases repeat too many."""
+        if id(node) in self.seen:
+            self.repeated += 1
+        self.seen.add(id(node))
+        if len(self.seen) > MOST_NODES:
+            raise InputError(f"more than {MOST_NODES} values", place=self.place(node))
+        if self.repeated > MOST_REPEATED:
+            what = f"aliases repeat more than {MOST_REPEATED} values"
+            raise InputError(what, place=self.place(node), remedy="write fewer aliases of aliases")
+
+    def scalar(self, node: yaml.Node) -> Any:
+        """Return the value of a scalar.
+
+        Raises:
+            InputError: The text is no value of its tag, such as ``!!bool foo``.
+        """
+        try:
+            return self.loader.construct_object(node)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            tag = node.tag.removeprefix("tag:yaml.org,2002:")
+            what = f"{node.value!r} is not a value of the tag !!{tag}"
+            raise InputError(what, place=self.place(node), remedy="remove the tag") from error
 
     def items(self, node: yaml.SequenceNode) -> Items:
         items = Items()
@@ -116,11 +157,47 @@ class _Reader:
 
     def section(self, node: yaml.MappingNode) -> Section:
         self.check_keys(node)
-        self.loader.flatten_mapping(node)
         section = Section(self.place(node))
-        for key, value in node.value:
+        for key, value in self.pairs(node):
             section.put(key.value, self.value(value), self.place(key))
         return section
+
+    def pairs(self, node: yaml.MappingNode) -> list[Pair]:
+        """Return the keys and values of a mapping, after those that it merges (``<<``).
+
+        Of several mappings to merge, the first one that has a key wins.
+        """
+        if id(node) in self.merged:
+            return self.merged[id(node)]
+
+        merged: dict[str, Pair] = {}
+        own: dict[str, Pair] = {}
+        for key, value in node.value:
+            if key.tag != MERGE_TAG:
+                own[key.value] = (key, value)
+                continue
+
+            sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for source in reversed(sources):
+                merged.update(self.merge_source(source))
+
+        merged.update(own)
+        self.merged[id(node)] = list(merged.values())
+        return self.merged[id(node)]
+
+    def merge_source(self, source: yaml.Node) -> dict[str, Pair]:
+        """Return the keys and values of a mapping that another one merges, by key."""
+        if not isinstance(source, yaml.MappingNode):
+            what = "expected a mapping or a list of mappings after <<"
+            raise InputError(what, place=self.place(source))
+
+        self.check_open(source)
+        self.open_nodes.add(id(source))
+        try:
+            self.check_keys(source)
+            return {pair[0].value: pair for pair in self.pairs(source)}
+        finally:
+            self.open_nodes.discard(id(source))
 
     def check_keys(self, node: yaml.MappingNode) -> None:
         """Raise InputError if a key of `node` is not text or is a duplicate."""
@@ -159,6 +236,7 @@ def parse(text: str, file: str | Path | None) -> Any:
     Raises:
         InputError: The text is not YAML, or has a duplicate key.
     """
+    _check_depth(text, file)
     try:
         loader = _SpecLoader(text)
         node = loader.get_single_node()
@@ -175,6 +253,41 @@ def parse(text: str, file: str | Path | None) -> Any:
         raise InputError(f"not valid YAML: {what}", place=Place(file, None, line)) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"not valid YAML: {error}", place=Place(file)) from error
+
+
+def _check_depth(text: str, file: str | Path | None) -> None:
+    """Raise InputError if `text` is nested so deep that reading it might exhaust the stack."""
+    if _possible_depth(text) <= DEEPEST:
+        return
+
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_SpecLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > DEEPEST:
+                line = None
+                if event.start_mark is not None and isinstance(file, Path):
+                    line = event.start_mark.line + 1
+                what = f"nested more than {DEEPEST} levels deep"
+                raise InputError(what, place=Place(file, None, line))
+    except yaml.YAMLError:
+        return  # reading the text again reports the error
+
+
+def _possible_depth(text: str) -> int:
+    """Return an upper bound of how deep mappings and lists of `text` are nested."""
+    in_brackets = 0
+    deepest = 0
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        in_brackets += 1 if bracket[0] in "[{" else -1
+        in_brackets = max(in_brackets, 0)
+        deepest = max(deepest, in_brackets)
+
+    indented = max((len(match[0]) for match in re.finditer(r"(?m)^[ ?:-]+", text)), default=0)
+    return deepest + indented
 
 
 def dump(value: Any) -> str:
@@ -196,7 +309,10 @@ def load(path: Path) -> Section:
         InputError: The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.stat().st_size > MOST_BYTES:
+            what = f"the file is larger than {MOST_BYTES // 2**20} MiB"
+            raise InputError(what, place=Place(path))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}", place=Place(path)) from error
     except UnicodeDecodeError as error:

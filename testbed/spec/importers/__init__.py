@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from testbed.core.errors import InputError, Place
+from testbed.core.errors import InputError, Place, reading
 from testbed.core.table_files import read_file
 from testbed.core.units import format_rate
 from testbed.spec.importers import containerlab, csv_table
@@ -43,7 +43,8 @@ def convert(path: Path, options: Options) -> Imported:
         InputError: The file cannot be read or converted to a topology; the message names the line,
             cell, node or edge.
     """
-    draft = _read(path, options)
+    with reading(path):
+        draft = _read(path, options)
     name = options.name or valid_name(path.stem.removesuffix(".clab")) or "imported"
     try:
         topology = _topology(draft, name, path.name, options)

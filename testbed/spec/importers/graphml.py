@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -153,7 +154,8 @@ def _parse(path: Path, content: bytes) -> Graph:
     place = Place(path)
     try:
         file = io.BytesIO(content)
-        graph = cast(Graph, nx.read_graphml(file, force_multigraph=True))
+        with warnings.catch_warnings(action="ignore"):  # of keys without a type
+            graph = cast(Graph, nx.read_graphml(file, force_multigraph=True))
         return _undirected(graph) if graph.is_directed() else graph
     except ParseError as error:
         line = error.position[0]
