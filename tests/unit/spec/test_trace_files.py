@@ -18,6 +18,10 @@ TRACES: dict[str, tuple[str, dict[float, float]]] = {
     "a comment as the head": ("# time_s rate_mbps\n0.0 1\n1.0 2\n", {0: 1, 1: 2}),
     "Unix times": ("unix time (s),bandwidth Mbps\n1601979600.5,1\n1601979601.5,2\n", {0: 1, 1: 2}),
     "dates": ("timestamp,rate_mbps\n2026-05-01 12:00:00,1\n2026-05-01 12:00:02,2\n", {0: 1, 2: 2}),
+    "stalls": (
+        "time,rate\n0 s,2 Mbit/s\n3 s,0\n5 s,1 Mbit/s\n8 s,0.0 Mbit/s\n9 s,2 Mbit/s\n",
+        {0: 2, 3: 0, 5: 1, 8: 0, 9: 2},
+    ),
     "an index column": (",time_s,rate_mbps\n0,0,1\n1,5,2\n", {0: 1, 5: 2}),
     "missing values": ("time_s,rate_mbps\n0,1\n1,NA\n2,2\n", {0: 1, 2: 2}),
     "figures that are no whole bit/s": ("time_s,rate_mbps\n0,1.23456789\n", {0: 1.234568}),
