@@ -8,6 +8,7 @@ Checks of every run:
 - computation took as long as modelled, within 2 % of a step;
 - no operation took less than its lower bound (`testbed.analysis.lower_bounds`);
 - the clock was not forced forward because a process was busy-waiting;
+- the kernel had memory for all packets;
 - the run completed.
 
 Checks on the real clock, while the workload ran (docs/machines.md lists the limits too):
@@ -30,7 +31,7 @@ from testbed.core.units import format_rate, format_size, format_time
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import ClockHealth, read_clock_health
+from testbed.runfolder.records import ClockHealth, read_clock_health, read_memory_shortage
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import (
     CollectiveRow,
@@ -96,6 +97,7 @@ def judge(
         problems += _of_machine(watched)
         problems += _of_clock_health(read_clock_health(run.strain))
 
+    problems += _of_memory(run, plan)
     if status.state == "completed" and plan.network.changes and run.began_ns() is None:
         problems.append(_problem(ProblemCode.EVENTS_NOT_HAPPENED, NO_EVENTS))
 
@@ -124,6 +126,24 @@ def _of_clock(watched: Watched) -> Iterator[Problem]:
             f"by {watched.forced_ns / 1e6:.0f} ms"
         )
         yield _problem(ProblemCode.CLOCK_FORCED, message)
+
+
+def _of_memory(run: RunDir, plan: Plan) -> Iterator[Problem]:
+    shortage = read_memory_shortage(run.memory_shortage)
+    if shortage is None:
+        return
+
+    remedy = "free memory of this machine"
+    if plan.where == "guest":
+        remedy = (
+            f"raise --guest-memory (it was {format_size(plan.guest_memory_bytes, 3)}), or use "
+            "smaller queues"
+        )
+
+    hosts = ", ".join(shortage.hosts)
+    times = sum(shortage.hosts.values())
+    message = f"the kernel had no memory for packets of {hosts} ({times} times); {remedy}"
+    yield _problem(ProblemCode.MEMORY_SHORT, message)
 
 
 def _of_machine(watched: Watched) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ from testbed.execution.requirements import require_deployment
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import check_guest
 from testbed.guest.kernel import ensure_kernel
+from testbed.plan.budget import machine_memory, windows_bytes, with_packets
 from testbed.plan.model import Clock
 from testbed.plan.resolve import resolve_network
 from testbed.spec.topology import Topology
@@ -129,7 +130,11 @@ def deploy(
 
     network = resolve_network(topology, seed)
     if memory_bytes is None:
-        memory_bytes = BASE_MEMORY_BYTES + HOST_MEMORY_BYTES * len(network.hosts)
+        memory_bytes = with_packets(
+            BASE_MEMORY_BYTES + HOST_MEMORY_BYTES * len(network.hosts),
+            windows_bytes(network),
+            machine_memory(),
+        )
 
     require_deployment()
     check_guest(ensure_kernel(progress.building), clock, memory_bytes)

@@ -23,12 +23,15 @@ from testbed.core.errors import TestbedError
 from testbed.execution.inside_measurement import (
     capturing_packets,
     sampling_links,
+    seed_kernel,
     wait_until_quiet,
     watching_clock_health,
+    watching_memory,
 )
 from testbed.network.background import Transfers
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.reconfigure import changing
+from testbed.network.timers import exact_timers
 from testbed.network.verify import verify_round_trips
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
@@ -56,6 +59,9 @@ def run(folder: RunDir) -> None:
         TestbedError: a stage failed; the records so far are in the folder.
     """
     plan = folder.read_plan()
+    if plan.where == "guest":
+        exact_timers()
+        seed_kernel(plan.seed)
     with ExitStack() as stack:
         with stage(folder, "workers"):
             fleet: Fleet = stack.enter_context(_fleet(folder, plan))
@@ -69,6 +75,7 @@ def run(folder: RunDir) -> None:
             stack.enter_context(capturing_packets(folder, network, plan))
             if plan.clock == "virtual":
                 wait_until_quiet()
+                seed_kernel(plan.seed)  # Docker has drawn as many numbers as it took to start
             stack.enter_context(sampling_links(folder, network))
         with stage(folder, "import"):
             pids = {host.name: network.pid(host.node) for host in plan.network.hosts}
@@ -76,6 +83,7 @@ def run(folder: RunDir) -> None:
         with (
             stage(folder, "ops"),
             watching_clock_health(folder, network, plan),
+            watching_memory(folder, network),
             Transfers(network, partial(append, folder.transfers)) as transfers,
             _network_changing(folder, network, fleet, transfers),
         ):

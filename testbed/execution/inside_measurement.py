@@ -7,10 +7,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from testbed.measure.capture import Tap, capturing
 from testbed.measure.clock_health import watching
 from testbed.measure.counters import SampledPort, read_counters, sampling
+from testbed.measure.memory_shortage import shortages
 from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork
 from testbed.network.netlink import inside_netns
@@ -18,8 +20,10 @@ from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import HOST_INTERFACE, Network, Plan
 from testbed.runfolder.files import replace_text
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import MemoryShortage
 
 QUIET_NS = 10 * 10**9  # waiting costs no wall time on the virtual clock
+KERNEL_SEED = Path("/sys/module/random/parameters/seed")  # of the guest's kernel on virtual time
 
 
 @contextmanager
@@ -39,6 +43,16 @@ def capturing_packets(folder: RunDir, network: BuiltNetwork, plan: Plan) -> Iter
         return
     with capturing(taps, plan.capturing, yielding=plan.clock == "virtual"):
         yield
+
+
+def seed_kernel(seed: int) -> None:
+    """Let the random numbers that the kernel draws from now on depend on `seed` only.
+
+    The kernel draws port numbers, RED's marks, keys of hash tables and what programs ask for. Other
+    kernels do not have the parameter.
+    """
+    if KERNEL_SEED.exists():
+        KERNEL_SEED.write_text(str(seed))
 
 
 def wait_until_quiet() -> None:
@@ -89,6 +103,23 @@ def watching_clock_health(folder: RunDir, network: BuiltNetwork, plan: Plan) -> 
         yield
     drops = _fibre_drops(network, plan.network)
     replace_text(folder.strain, observations.record(drops).to_line())
+
+
+@contextmanager
+def watching_memory(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
+    """Record at the end of the block whether this kernel was short of memory for packets.
+
+    Args:
+        folder: the run folder.
+        network: the running network.
+    """
+    try:
+        yield
+    finally:
+        pids = {host.name: network.pid(host.node) for host in network.plan.hosts}
+        hosts = shortages(pids)
+        if hosts:
+            replace_text(folder.memory_shortage, MemoryShortage(hosts=hosts).to_line())
 
 
 def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:

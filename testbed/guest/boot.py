@@ -39,9 +39,9 @@ Clock = Literal["virtual", "real"]
 
 # Virtual time starts at 2025-01-01T00:00:00Z, so that the records of runs can be compared directly.
 EPOCH_NS = 1_735_689_600 * 10**9
-# 20 ms slices without progress before the kernel preempts a process. With fewer, process order
-# depends on the machine's speed, and runs differ by microseconds.
-PATIENCE_SLICES = 100
+# Slices of 20 ms of CPU time without progress before the kernel preempts a process. With fewer,
+# process order depends on the machine's speed, and runs differ by microseconds.
+PATIENCE_SLICES = 250
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
@@ -297,6 +297,11 @@ def _kernel_arguments(spec: GuestSpec, records: Note) -> list[str]:
         *console,
         "ssl=null",
         "ipv6.disable_ipv6=1",
+        # Otherwise these tables follow the guest's memory, and limits follow them (docs/limits.md).
+        "thash_entries=65536",
+        "uhash_entries=65536",
+        # The memory limit of a host is for its programs: buffers of sockets would stop growing.
+        "cgroup.memory=nosocket",
         f"umid={records.name}",
         f"uml_dir={records.folder}/uml",
         _guest_argument(records),
@@ -312,5 +317,6 @@ def _kernel_arguments(spec: GuestSpec, records: Note) -> list[str]:
             f"time-travel-start={EPOCH_NS}",
             f"time-travel-status={clock_link}",
             f"time-travel-patience={PATIENCE_SLICES}",
+            "random.seed=testbed",  # the kernel's random numbers repeat; see seed_kernel()
         ]
     return arguments

@@ -127,6 +127,9 @@ def tcp_sysctls(plan: Network) -> dict[str, object]:
         "net/ipv4/tcp_slow_start_after_idle": int(tcp.slow_start_after_idle),
         "net/ipv4/tcp_no_metrics_save": 1,
         "net/ipv4/ip_unprivileged_port_start": 0,  # ranks have no rights; as in Docker's networks
+        # Otherwise these follow the memory of the kernel that all hosts share.
+        "net/ipv4/tcp_max_tw_buckets": 262_144,
+        "net/ipv4/tcp_max_syn_backlog": 4096,
     }
 
 

@@ -12,7 +12,14 @@ from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
 from testbed.plan.addressing import rtt_ns
 from testbed.plan.events import outage_ns
-from testbed.plan.model import CAPTURE_BUFFER_BYTES, Bottleneck, Isolation, Network, Where
+from testbed.plan.model import (
+    CAPTURE_BUFFER_BYTES,
+    Bottleneck,
+    Host,
+    Isolation,
+    Network,
+    Where,
+)
 from testbed.spec.workload import Workload
 
 MIB, GIB = 2**20, 2**30
@@ -31,6 +38,10 @@ TIMEOUT_OPERATIONS = 20
 GLOO_BYTES_PER_RTT = 2 * MIB  # gloo's window
 OUTAGE_LENGTHS = 3  # multiple of an outage, because TCP's retransmission timeout doubles
 LONGEST_PAUSES = 4  # multiple of the longest pause of a rank
+BITS = 8
+# TCP's send buffer grows to twice the window; the copies in links and at receivers share its pages.
+BUFFERED_WINDOWS = 2
+OUTSTANDING_OPERATIONS = 2  # of a rank, each with its largest tensor
 
 
 @dataclass(frozen=True)
@@ -42,23 +53,30 @@ class MemoryBudget:
         host_bytes: estimated memory of the ranks of one host.
         host_limit_bytes: memory limit of one host.
         base_bytes: memory of the guest without its hosts.
+        packet_bytes: estimated memory of all packets, in buffers of sockets, queues and links.
     """
 
     hosts: int
     host_bytes: int
     host_limit_bytes: int
     base_bytes: int
+    packet_bytes: int = 0
 
     @property
     def guest_bytes(self) -> int:
-        """Memory of a guest with all hosts."""
+        """Memory of a guest with all hosts, without their packets."""
         return self.base_bytes + self.hosts * self.host_bytes
+
+    def guest_bytes_with_packets(self, machine_bytes: int) -> int:
+        """Return the memory of a guest with all hosts and their packets (see `with_packets`)."""
+        return with_packets(self.guest_bytes, self.packet_bytes, machine_bytes)
 
 
 def memory_budget(
     workload: Workload,
     *,
-    hosts: int,
+    network: Network,
+    all_windows_bytes: int,
     isolation: Isolation,
     captured_interfaces: int,
     image: Path | None,
@@ -68,7 +86,8 @@ def memory_budget(
 
     Args:
         workload: the workload of each host.
-        hosts: number of hosts.
+        network: the network.
+        all_windows_bytes: the result of `windows_bytes` for the network.
         isolation: how hosts are isolated.
         captured_interfaces: number of interfaces whose packets are captured.
         image: tar of the containers' image, if there is one.
@@ -79,15 +98,108 @@ def memory_budget(
         InputError: no Python interpreter starts within `host_limit_bytes`.
     """
     base_bytes = _guest_base_bytes(isolation, captured_interfaces, image)
+    hosts = len(network.hosts)
+    ranks = hosts * workload.ranks_per_host
+    tensor_bytes = workload.largest_tensor_bytes(ranks)
+    packet_bytes = all_windows_bytes
+    if workload.sends_only_tensors and not any(change.transfers for change in network.changes):
+        packet_bytes = min(packet_bytes, OUTSTANDING_OPERATIONS * ranks * tensor_bytes)
+
     if host_limit_bytes is not None:
         _check_host_limit(host_limit_bytes)
-        return MemoryBudget(hosts, host_limit_bytes, host_limit_bytes, base_bytes)
+        return MemoryBudget(hosts, host_limit_bytes, host_limit_bytes, base_bytes, packet_bytes)
 
-    tensor_bytes = workload.largest_tensor_bytes(hosts * workload.ranks_per_host)
     rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor_bytes
     host_bytes = workload.ranks_per_host * rank_bytes
+    limit_bytes = max(LEAST_HOST_MEMORY, host_bytes)
 
-    return MemoryBudget(hosts, host_bytes, max(LEAST_HOST_MEMORY, host_bytes), base_bytes)
+    return MemoryBudget(hosts, host_bytes, limit_bytes, base_bytes, packet_bytes)
+
+
+def with_packets(bytes_without: int, packet_bytes: int, machine_bytes: int) -> int:
+    """Return the memory in bytes of a guest, which the machine provides as the guest uses it.
+
+    Few runs fill all windows at once. With packets a guest gets at most half of the machine's
+    memory, as much as /dev/shm holds.
+
+    Args:
+        bytes_without: memory of the guest without packets.
+        packet_bytes: memory of all packets.
+        machine_bytes: memory of this machine.
+    """
+    room_bytes = max(0, machine_bytes // 2 - bytes_without)
+    return bytes_without + min(packet_bytes, room_bytes)
+
+
+def windows_bytes(network: Network) -> int:
+    """Return the memory in bytes that TCP's buffers need to fill every path between datacenters.
+
+    A host fills at most its longest path: the RTT at the lowest rate on the way, and the largest
+    queue. The hosts of a datacenter together fill at most its WAN links.
+    """
+    return max(_windows_bytes(state) for state in network.extremes(rate=max, delay=max))
+
+
+def _windows_bytes(network: Network) -> int:
+    first_hosts = network.first_hosts()
+    total_bytes = 0
+
+    for first_host in first_hosts:
+        paths = []
+        for other in first_hosts:
+            if other.dc != first_host.dc:
+                paths.append(_Path.between(network, first_host, other))
+
+        longest_ns = max((path.rtt_ns for path in paths), default=0)
+        links_bytes = 0
+        for link in network.wan:
+            for direction in link.directions:
+                if direction.source == first_host.dc:
+                    bottleneck = direction.bottleneck
+                    links_bytes += _bytes_in(bottleneck.rate_bps, longest_ns)
+                    links_bytes += bottleneck.queue_packets * network.mtu
+
+        hosts_bytes = 0
+        for host in network.hosts:
+            if host.dc == first_host.dc:
+                hosts_bytes += max((path.window_bytes(host) for path in paths), default=0)
+
+        total_bytes += min(hosts_bytes, links_bytes)
+
+    return BUFFERED_WINDOWS * total_bytes
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A path between the first hosts of two datacenters.
+
+    Attributes:
+        rtt_ns: propagation RTT.
+        rate_bps: the lowest rate beyond the source's NIC.
+        queue_bytes: the largest queue of a WAN link.
+    """
+
+    rtt_ns: int
+    rate_bps: int
+    queue_bytes: int
+
+    @classmethod
+    def between(cls, network: Network, source: Host, target: Host) -> _Path:
+        rates_bps = [target.nic_down.rate_bps]
+        queues = [0]
+        for direction in network.path(source.dc, target.dc):
+            rates_bps.append(direction.bottleneck.rate_bps)
+            queues.append(direction.bottleneck.queue_packets * network.mtu)
+        return cls(rtt_ns(network, source, target), min(rates_bps), max(queues))
+
+    def window_bytes(self, host: Host) -> int:
+        """Return the bytes with which `host` fills the path and the queue."""
+        rate_bps = min(self.rate_bps, host.nic_up.rate_bps)
+        return _bytes_in(rate_bps, self.rtt_ns) + self.queue_bytes
+
+
+def _bytes_in(rate_bps: int, time_ns: int) -> int:
+    return rate_bps * time_ns // (BITS * NS_PER_S)
 
 
 def _guest_base_bytes(isolation: Isolation, captured_interfaces: int, image: Path | None) -> int:

@@ -17,6 +17,7 @@ from testbed.plan.budget import (
     machine_memory,
     memory_budget,
     run_timeout_s,
+    windows_bytes,
 )
 from testbed.plan.captures import capture_points
 from testbed.plan.model import (
@@ -69,7 +70,8 @@ def resolve(
     ranks = _ranks(network, workload.ranks_per_host)
     memory_of = partial(
         memory_budget,
-        hosts=len(network.hosts),
+        network=network,
+        all_windows_bytes=windows_bytes(network),
         isolation=options.isolation,
         captured_interfaces=len(capture_points(network, options.capture)),
         image=image,
@@ -86,7 +88,7 @@ def resolve(
             where=options.where,
             scale=least_scale(workload, machine_bytes, memory_of),
         )
-        guest_memory_bytes = memory.guest_bytes
+        guest_memory_bytes = memory.guest_bytes_with_packets(machine_bytes)
 
     workers = Workers(
         workload=workload.workload,

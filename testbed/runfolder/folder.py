@@ -208,6 +208,11 @@ class RunDir:
         return self.raw / "strain.json"
 
     @property
+    def memory_shortage(self) -> Path:
+        """Hosts whose packets found no memory (`records.MemoryShortage`); missing without any."""
+        return self.raw / "memory-shortage.json"
+
+    @property
     def rank_exits(self) -> Path:
         """Exit of each rank (`records.RankExit`)."""
         return self.raw / "exits.jsonl"

@@ -25,6 +25,7 @@ class ProblemCode(StrEnum):
     # The run is not faithful to its plan.
     INCOMPLETE = "incomplete"
     CLOCK_FORCED = "clock-forced"
+    MEMORY_SHORT = "memory-short"
     EVENTS_NOT_HAPPENED = "events-not-happened"
     ROUND_TRIP = "round-trip"
     OFFLOAD_DROPS = "offload-drops"

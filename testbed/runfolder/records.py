@@ -272,6 +272,12 @@ class ClockHealth(Record):
     fibre_drops: dict[str, int] = {}
 
 
+class MemoryShortage(Record):
+    """How often the kernel had no memory for packets of each host, without zeros."""
+
+    hosts: dict[str, int]
+
+
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -330,6 +336,14 @@ def read_clock_health(path: Path) -> ClockHealth | None:
     """Read raw/strain.json, a single record; None if it is missing or damaged."""
     try:
         return ClockHealth.model_validate_json(read_plain(path))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+
+
+def read_memory_shortage(path: Path) -> MemoryShortage | None:
+    """Read raw/memory-shortage.json, a single record; None if it is missing or damaged."""
+    try:
+        return MemoryShortage.model_validate_json(read_plain(path))
     except (OSError, UnicodeDecodeError, ValidationError):
         return None
 

@@ -95,6 +95,11 @@ class Workload(Strict):
         del addresses
         return self
 
+    @property
+    def sends_only_tensors(self) -> bool:
+        """Whether a rank sends nothing larger than its largest tensor."""
+        return True
+
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return the size in bytes of a rank's largest tensor."""
         raise NotImplementedError

@@ -163,6 +163,11 @@ class Script(Workload):
         return self.model_copy(update={"ranks_per_host": asked})
 
     @property
+    def sends_only_tensors(self) -> bool:
+        """Whether a rank sends nothing larger than its largest tensor; a script may send more."""
+        return False
+
+    @property
     def longest_pause_ns(self) -> int:
         """Longest computation between two exchanges of a rank, in ns; a generous guess."""
         return PAUSE_NS

@@ -14,7 +14,13 @@ from testbed.measure.clock_health import throttled_seconds, watching
 from testbed.plan.model import Change, Plan, Tcp
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
-from testbed.runfolder.records import ClockHealth, FirstOperation, TimerLateness, append
+from testbed.runfolder.records import (
+    ClockHealth,
+    FirstOperation,
+    MemoryShortage,
+    TimerLateness,
+    append,
+)
 from testbed.runfolder.status import State, Status
 from testbed.runfolder.summary import RateRow, RoundTripRow, Summary, WanRow
 from tests.support.synthetic import make_plan, two_dcs, write_training_run
@@ -122,6 +128,16 @@ def test_a_forced_clock(plan: Plan, run: RunDir) -> None:
     assert code is ProblemCode.CLOCK_FORCED
     assert message.startswith("python (pid 7) on east-0 busy-waited for 10 s")
     assert message.endswith("the virtual clock was forced forward by 2500 ms")
+
+
+def test_memory_that_ran_short(plan: Plan, run: RunDir) -> None:
+    run.memory_shortage.write_text(MemoryShortage(hosts={"a-h0": 3, "b-h1": 4}).to_line())
+    ((code, message),) = judged(plan, run)
+    assert code is ProblemCode.MEMORY_SHORT
+    assert message.startswith("the kernel had no memory for packets of a-h0, b-h1 (7 times); raise")
+    assert "--guest-memory (it was " in message
+    (problem,) = judged(plan.model_copy(update={"where": "here"}), run)
+    assert problem[1].endswith("; free memory of this machine")
 
 
 def test_events_that_did_not_happen(plan: Plan, run: RunDir) -> None:

@@ -6,13 +6,16 @@ import pytest
 from testbed.workloads.collectives.settings import Collectives
 
 from testbed.core.errors import InputError
-from testbed.plan.budget import timeout_s
+from testbed.plan.budget import timeout_s, windows_bytes
 from testbed.plan.model import Network, Plan
 from testbed.plan.resolve import resolve, resolve_network
 from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 
 MIB, GIB = 2**20, 2**30
+# Each way 10 Gbit/s for 16.41 ms (twice 8.2 ms and the NICs' 5 us) and a queue of 13541 packets of
+# 1500 bytes; TCP's buffers hold twice that.
+TWO_SITES_WINDOWS = 2 * 2 * (20_512_500 + 13_541 * 1500)
 SMALL_MACHINE = 4 * GIB  # single-cluster's 8 hosts in containers need 5.6 GiB
 
 
@@ -39,14 +42,15 @@ def refusal(**options: Any) -> str:
 
 def test_memory_of_containers() -> None:
     plan = resolve(Topology.load("two-sites"), Collectives(), machine_memory_bytes=2**40)
-    assert plan.guest_memory_bytes == 2 * GIB + 4 * (400 + 64) * MIB
+    # Packets: two operations of 16 MiB for each of four ranks.
+    assert plan.guest_memory_bytes == 2 * GIB + 4 * (400 + 64) * MIB + 2 * 4 * 16 * MIB
     assert plan.workers.memory_bytes == GIB
 
 
 def test_memory_of_processes() -> None:
     plan = plan_of(sizes="1 GiB", isolation="process")
     assert plan.workers.memory_bytes == 250 * MIB + 4 * GIB
-    assert plan.guest_memory_bytes == GIB + 4 * (250 * MIB + 4 * GIB)
+    assert plan.guest_memory_bytes == GIB + 4 * (250 * MIB + 4 * GIB) + TWO_SITES_WINDOWS
 
 
 @pytest.mark.parametrize("limit", [16 * MIB, 160 * MIB, 8 * GIB])
@@ -54,7 +58,7 @@ def test_host_limit_is_obeyed(limit: int) -> None:
     """Below the estimate of a host (250 MiB and tensors) and above."""
     plan = plan_of(isolation="process", memory=f"{limit} B")
     assert plan.workers.memory_bytes == limit
-    assert plan.guest_memory_bytes == GIB + 4 * limit
+    assert plan.guest_memory_bytes == GIB + 4 * limit + 2 * 4 * MIB
 
 
 def test_host_limit_below_python() -> None:
@@ -74,6 +78,28 @@ def test_guest_memory_is_taken_as_given() -> None:
     plan = plan_of(guest_memory="3 GiB")
     assert plan.guest_memory_bytes == 3 * GIB
     assert plan == plan_of().model_copy(update={"guest_memory_bytes": 3 * GIB})
+
+
+def test_packets_that_fill_all_paths() -> None:
+    """The hosts of a datacenter together fill at most its link, and each at most its NIC's rate."""
+    assert windows_bytes(resolve_network(Topology.load("two-sites"))) == TWO_SITES_WINDOWS
+    wan = [
+        {"between": ["a", "b"], "rate": "10 Gbit/s", "delay": "100 ms", "queue": "10000 packets"}
+    ]
+    sites = {name: {"hosts": 1, "nic": {"rate": "1 Gbit/s", "delay": 0}} for name in "ab"}
+    slow = resolve_network(Topology.model_validate({"datacenters": sites, "wan": wan}))
+    assert windows_bytes(slow) == 2 * 2 * (25_000_000 + 15_000_000)
+    alone = resolve_network(Topology.model_validate({"datacenters": {"a": {"hosts": 8}}}))
+    assert windows_bytes(alone) == 0
+
+
+def test_packets_take_only_what_the_machine_has() -> None:
+    """The guest's memory lies in /dev/shm, which holds half of the machine's."""
+    others = plan_of(isolation="process").guest_memory_bytes - 2 * 4 * MIB
+    small = plan_of(isolation="process", machine_memory_bytes=2 * others + 6 * MIB)
+    assert small.guest_memory_bytes == others + 3 * MIB
+    smaller = plan_of(isolation="process", machine_memory_bytes=others)
+    assert smaller.guest_memory_bytes == others
 
 
 @pytest.mark.parametrize(

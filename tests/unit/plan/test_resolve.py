@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from testbed.workloads.collectives.settings import Collectives
 
+from testbed.plan.budget import windows_bytes
 from testbed.plan.model import Direction, FabricCable, Hop, Network
 from testbed.plan.resolve import resolve, resolve_network
 from testbed.plan.seeds import queue_packets, stable_seed
@@ -230,7 +231,8 @@ def test_workers() -> None:
     assert len(ranks) == 8
     assert plan.workers.settings["sizes"] == [2**30]
     assert plan.workers.memory_bytes == 2 * (250 * MIB + 4 * 2**30)
-    assert plan.guest_memory_bytes == 2**30 + 8 * (250 * MIB + 4 * 2**30)
+    packet_bytes = windows_bytes(plan.network)
+    assert plan.guest_memory_bytes == 2**30 + 8 * (250 * MIB + 4 * 2**30) + packet_bytes
     assert plan.workers.environment == {"OMP_NUM_THREADS": "1"}
     assert (plan.seed, plan.workers.cpus, plan.clock) == (3, 1.0, "virtual")
 
