@@ -9,11 +9,14 @@ from testbed.core.errors import GuestLost
 from testbed.guest.clock import ClockReading
 
 # A smaller gain counts as standing still: each read of the clock in a loop advances the clock by
-# 256 ns.
+# 1 us.
 LEAST_PROGRESS_NS = 10**6
 # Limit on the guest's clock for a stage before the operations; such a stage takes 3 s at most.
 LONGEST_STAGE_NS = 3600 * 10**9
 SURE_S = 1.0  # no CPU time is recorded if the clock has moved within this time
+BUSY_PART = (
+    0.1  # share of a CPU that a guest uses at least while a process computes, on a busy machine
+)
 
 
 class WatchedGuest(Protocol):
@@ -96,7 +99,7 @@ class ClockWatch:
     def _describe_stall(self, reading: ClockReading, stalled_s: float) -> str:
         cpu_s = self._guest.cpu_seconds() - self._moved_at_cpu_s
         cause = "the guest hangs"
-        if cpu_s > stalled_s / 2:
+        if cpu_s > stalled_s * BUSY_PART:
             process = _name_of(reading)
             cause = f"{process} is computing, or is busy-waiting for a point in time"
         return (

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(64 * MIB),
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",  # sets of strings have one order
 }
 
 

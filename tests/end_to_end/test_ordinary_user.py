@@ -4,44 +4,16 @@ whoever started it.
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import testbed
 from testbed.guest.kernel import Kernel
 from tests.support.runs import Folder, Need, all_reduce
-from tests.support.users import opened
-
-USER = (
-    65534 if os.geteuid() == 0 else None
-)  # nobody; without root's rights the tests run as a user anyway
-PROJECT = Path(testbed.__file__).parent.parent
-PARTS = ("testbed", "topologies", "workloads")
-
-
-def as_user(
-    words: Sequence[object], home: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """Run a command as `USER`."""
-    who = (
-        []
-        if USER is None
-        else [*opened(), "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-    )
-    return subprocess.run(
-        [*who, *map(str, words)],
-        cwd=home,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+from tests.support.users import USER, as_user, copied_project
 
 
 @pytest.fixture
@@ -63,19 +35,8 @@ def test_an_ordinary_user(
         reached.returncode == 0,
         f"an interpreter that another user can run ({sys.executable} is not)",
     )
-    for part in PARTS:
-        shutil.copytree(
-            PROJECT / part, home / "project" / part, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(kernel.path, home / "linux")
     shutil.copy(pair, home / "pair.yaml")
-    environment = command_environment | {
-        "HOME": str(home),
-        "PYTHONPATH": str(home / "project"),
-        "TESTBED_CACHE": str(home / "cache"),
-        "TESTBED_KERNEL": str(home / "linux"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = command_environment | copied_project(home, kernel)
     job = all_reduce("4000 B", iterations=3)
     words = [
         "run",

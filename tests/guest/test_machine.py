@@ -17,6 +17,7 @@ from tests.support.guests import console, finish, guest_with, result
 
 SLEEP_S = 1000
 STALL_LIMIT_S = 4
+LONGEST_SPIN_S = 150  # for 10 s of CPU time on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def spin(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Spin:
     spinner = ""
     with guest_with(kernel, "spin.py", folder) as guest:
         verdict = end_of_watch(guest, folder)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + LONGEST_SPIN_S
         while len(forced_ns) < 4 and time.monotonic() < deadline:
             reading = guest.clock()
             if reading is not None and reading.forced_ns > forced_ns[-1]:
@@ -146,7 +147,7 @@ def test_clock_that_stands_still_is_explained(spin: Spin) -> None:
 
 
 def test_kernel_forces_the_clock_in_the_end(spin: Spin) -> None:
-    """After 10 s virtual time is forced forward, and reported as forced, with the process."""
+    """After 10 s of CPU time virtual time is forced forward, and reported with the process."""
     assert len(spin.forced_ns) == 3, spin.forced_ns
     assert spin.spinner.startswith("iowa-h0 python")
 

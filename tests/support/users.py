@@ -1,7 +1,21 @@
-"""The interpreter of the tests, made reachable for users without privileges."""
+"""Commands of another user, for whom the interpreter of the tests and a copy of the project are
+made reachable.
+"""
 
+import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import testbed
+from testbed.guest.kernel import Kernel
+
+# nobody; without root's rights the tests run as a user anyway
+USER = 65534 if os.geteuid() == 0 else None
+PROJECT = Path(testbed.__file__).parent.parent
+PARTS = ("testbed", "topologies", "workloads")
 
 # In a mount namespace of its own: the folder $1 becomes one that anybody may enter, in which only
 # the others are left.
@@ -37,3 +51,40 @@ def opened() -> list[str]:
         inside = [str(path) for path in interpreter if path.is_relative_to(folder)]
         words += ["unshare", "--mount", "sh", "-c", OPEN, "sh", str(folder), *inside, "--"]
     return words
+
+
+def as_user(
+    words: Sequence[object], home: Path, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as `USER`."""
+    who: list[str] = []
+    if USER is not None:
+        who = [*opened(), "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    return subprocess.run(
+        [*who, *map(str, words)],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def copied_project(home: Path, kernel: Kernel) -> dict[str, str]:
+    """Copy project and kernel to `home`, a folder of `USER`.
+
+    Returns:
+        The environment variables that make Python use the copies.
+    """
+    for part in PARTS:
+        target = home / "project" / part
+        shutil.copytree(PROJECT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(kernel.path, home / "linux")
+    return {
+        "HOME": str(home),
+        "PYTHONPATH": str(home / "project"),
+        "TESTBED_CACHE": str(home / "cache"),
+        "TESTBED_KERNEL": str(home / "linux"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

@@ -103,8 +103,8 @@ class Bench:
 class Receiver(threading.Thread):
     """Takes UDP packets until `idle_s` pass without one.
 
-    The kernel stamps what it receives. A process that asked for the time would make it pass: 256 ns
-    for each question, in which 100 Gbit/s carry two packets.
+    The kernel stamps what it receives: the clock that a process sees runs ahead by up to 1 us for
+    each read in one instant.
     """
 
     def __init__(self, receiver: socket.socket, idle_s: float = IDLE_S) -> None:
