@@ -51,6 +51,7 @@ from testbed.deployments.reconfigure import change
 from testbed.deployments.status import DeploymentStatus, status_of
 from testbed.execution.cleanup import reap
 from testbed.execution.launch import launch
+from testbed.execution.limits import RunLimits
 from testbed.execution.progress import RunProgress, SilentProgress, as_progress
 from testbed.execution.requirements import require_packages
 from testbed.execution.supervise import Progress
@@ -65,7 +66,7 @@ from testbed.runfolder.summary import Summary, read_summary
 from testbed.spec.base import input_error
 from testbed.spec.experiment import Experiment
 from testbed.spec.functions import script_of
-from testbed.spec.options import NS_PER_S, RunOptions
+from testbed.spec.options import RunOptions
 from testbed.spec.overrides import Override
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, load_workload
@@ -331,7 +332,7 @@ class PreparedRun:
             folder,
             spec=f"# topology\n{topology_yaml}---\n# workload\n{workload_yaml}",
             command=sys.argv if command is None else command,
-            stall_limit_s=self.options.stall_limit / NS_PER_S,
+            limits=RunLimits(*self.options.limits_s),
             progress=progress or SilentProgress(),
         )
         return Run(folder)

@@ -83,6 +83,10 @@ class LiveDisplay:
         if not self._quiet:
             self._progress.update(self._task, description=_running(progress))
 
+    def notice(self, text: str) -> None:
+        """Print a message above the line."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def measured(self) -> None:
         """Print the results, before the page is written."""
         self._progress.stop()
@@ -106,6 +110,10 @@ class PlainDisplay:
         self._last_text = text
         now = time.strftime("%H:%M:%S")
         print(f"{now} {text}", file=sys.stderr, flush=True)
+
+    def notice(self, text: str) -> None:
+        """Print a message."""
+        self._print(text)
 
     def building(self, what: str, part: float) -> None:
         """Print the current step of the kernel build, every 10 %."""

@@ -45,8 +45,28 @@ class ClockWatch:
         self._moved_at = time.monotonic()
         self._moved_at_cpu_s = 0.0
         self._moved_to_ns = -LEAST_PROGRESS_NS
+        self._moved_to_forced_ns = 0
         self.reading: ClockReading | None = None
         self.spinner = ""
+
+    @property
+    def stage_ns(self) -> int:
+        """Virtual time since the stage began; 0 on the real clock."""
+        if self.reading is None:
+            return 0
+        return self.reading.time_ns - self._stage_began_ns
+
+    @property
+    def stalled_s(self) -> float:
+        """Wall time since the virtual clock last moved by itself; 0 on the real clock."""
+        if self.reading is None:
+            return 0.0
+        return time.monotonic() - self._moved_at
+
+    @property
+    def process(self) -> str:
+        """The process that had the CPU of the guest last, for people."""
+        return "" if self.reading is None else _name_of(self.reading)
 
     def begin_stage(self, name: str, reading: ClockReading | None) -> None:
         """Start to watch a stage.
@@ -92,6 +112,7 @@ class ClockWatch:
                 self._moved_at_cpu_s = self._guest.cpu_seconds()
             self._moved_at = now
             self._moved_to_ns = exact_ns
+            self._moved_to_forced_ns = reading.forced_ns
         stalled_s = now - self._moved_at
         if stalled_s > self._stall_limit_s:
             raise GuestLost(self._describe_stall(reading, stalled_s))
@@ -99,7 +120,8 @@ class ClockWatch:
     def _describe_stall(self, reading: ClockReading, stalled_s: float) -> str:
         cpu_s = self._guest.cpu_seconds() - self._moved_at_cpu_s
         cause = "the guest hangs"
-        if cpu_s > stalled_s * BUSY_PART:
+        has_spun = reading.forced_ns > self._moved_to_forced_ns
+        if has_spun or cpu_s > stalled_s * BUSY_PART:
             process = _name_of(reading)
             cause = f"{process} is computing, or is busy-waiting for a point in time"
         return (

@@ -14,6 +14,7 @@ from testbed.analysis.fidelity import Watched, judge
 from testbed.core.errors import GuestLost, MachineError, RunError, TestbedError
 from testbed.core.leftovers import Kind, note
 from testbed.execution.backend import Backend, backend_for
+from testbed.execution.limits import RunLimits
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
@@ -35,7 +36,7 @@ def launch(
     *,
     spec: str,
     command: Sequence[str],
-    stall_limit_s: float,
+    limits: RunLimits,
     progress: Progress,
     resident_guest: Path | None = None,
 ) -> Status:
@@ -46,8 +47,7 @@ def launch(
         run: the run folder.
         spec: the user's resolved input, for spec.yaml.
         command: the user's command line, to repeat the run.
-        stall_limit_s: wall time after which a guest is ended if its clock stands still, or if the
-            guest does not become ready.
+        limits: limits of the run; `stall_s` also limits the wait for a resident guest.
         progress: the display.
         resident_guest: the folder of a resident guest, which contains `run`; None: the plan selects
             the backend.
@@ -66,7 +66,7 @@ def launch(
     watch: Watch | None = None
     with ExitStack() as stack:
         try:
-            backend = backend_for(plan, resident_guest=resident_guest, patience_s=stall_limit_s)
+            backend = backend_for(plan, resident_guest=resident_guest, patience_s=limits.stall_s)
             backend.check(plan)
             stack.enter_context(note(Kind.RUN, run.path))
             backend.prepare(progress)
@@ -74,7 +74,7 @@ def launch(
             _write_plan(plan, run)
             if resident_guest is None:  # else the imports are warm
                 _warm_up_reporting(plan)
-            watch, exit_status = _carry_out(plan, run, backend, stall_limit_s, progress)
+            watch, exit_status = _carry_out(plan, run, backend, limits, progress)
             _check_end(run, backend, exit_status)
             status.state = "completed"
             status.exit_status = 0
@@ -101,7 +101,7 @@ def launch(
 
 
 def _carry_out(
-    plan: Plan, run: RunDir, backend: Backend, stall_limit_s: float, progress: Progress
+    plan: Plan, run: RunDir, backend: Backend, limits: RunLimits, progress: Progress
 ) -> tuple[Watch, int]:
     """Start the run and follow the run to its end.
 
@@ -110,7 +110,7 @@ def _carry_out(
     """
     with backend.start(plan, run, progress) as running:
         of_script = plan.workers.workload == "script"
-        watch = Watch(run, running, stall_limit_s, progress, of_script=of_script)
+        watch = Watch(run, running, limits.for_plan(plan), progress, of_script=of_script)
         while (exit_status := running.status()) is None:
             watch.look()
             time.sleep(POLL_S)

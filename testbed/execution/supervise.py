@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Protocol, runtime_checkable
 
+from testbed.core.errors import GuestLost
 from testbed.execution.clock_watch import ClockWatch
 from testbed.execution.cpu_load import CpuLoad
+from testbed.execution.limits import LimitWatch, RunLimits
 from testbed.execution.script_watch import ScriptDisplay, ScriptWatch
 from testbed.guest.clock import ClockReading
 from testbed.runfolder.files import FollowedLines
@@ -71,7 +73,7 @@ class Watch:
         self,
         run: RunDir,
         running: Running,
-        stall_limit_s: float,
+        limits: RunLimits,
         progress: Progress,
         *,
         of_script: bool = False,
@@ -81,7 +83,7 @@ class Watch:
         Args:
             run: the run folder.
             running: the run.
-            stall_limit_s: wall time after which a virtual clock that stands still ends the run.
+            limits: limits of the run.
             progress: the display.
             of_script: whether the run's workload is a user's script.
         """
@@ -100,7 +102,8 @@ class Watch:
         self._stage_began_forced_ns = 0
         self._operations_began_ns = 0
         self.stages: list[StageRow] = []
-        self.clock = ClockWatch(running, stall_limit_s)
+        self.clock = ClockWatch(running, limits.stall_s)
+        self._limits = LimitWatch(run, limits, progress)
         self.load = CpuLoad(self._cpu_seconds)
         self.forced_ns = 0
 
@@ -110,13 +113,19 @@ class Watch:
         Raises:
             GuestLost: the clock has stood still for too long, or the clock runs and the stage does
                 not end.
+            RunError: a limit of the run is reached.
         """
         for event in self._events.new():
             self._relay(event)
         self._operations.look()
         if self._stage == OPERATIONS:
             self.load.sample_if_due()
-        self.clock.look(may_last=self._stage == OPERATIONS)
+        try:
+            self.clock.look(may_last=self._stage == OPERATIONS)
+        except GuestLost as error:
+            raise GuestLost(f"{error}{self._limits.newest_stacks()}") from None
+        if self._stage == OPERATIONS:
+            self._look_at_limits()
         if self._script is not None and self._stage in (OPERATIONS, END):
             self._script.look(self._clock_s())
 
@@ -132,6 +141,15 @@ class Watch:
             return None
 
         return (reading.time_ns - self._operations_began_ns) / 1e9
+
+    def _look_at_limits(self) -> None:
+        reading = self.clock.reading
+        self._limits.look(
+            emulated_ns=self.clock.stage_ns,
+            forced_ns=reading.forced_ns if reading is not None else 0,
+            stalled_s=self.clock.stalled_s,
+            process=self.clock.process,
+        )
 
     def _relay(self, event: Event) -> None:
         if isinstance(event, OperationsTotal):
@@ -162,6 +180,8 @@ class Watch:
         if name == OPERATIONS:
             self.load.begin()
             self._operations_began_ns = 0 if reading is None else reading.time_ns
+            if reading is not None:
+                self._limits.begin()
         self.clock.begin_stage(name, reading)
         self._stage = name
         self._stage_began = now

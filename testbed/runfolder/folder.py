@@ -174,6 +174,16 @@ class RunDir:
         return self.logs / "guest-console.log"
 
     @property
+    def stacks(self) -> Path:
+        """What each rank was doing when the run stood still (`testbed.runfolder.stacks`)."""
+        return self.logs / "stacks.txt"
+
+    @property
+    def stacks_wanted(self) -> Path:
+        """Exists once the stacks of the ranks are wanted; written from outside."""
+        return self.raw / "stacks-wanted"
+
+    @property
     def raw(self) -> Path:
         return self.path / "raw"
 

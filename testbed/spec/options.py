@@ -141,6 +141,15 @@ class RunOptions(Strict):
         300 * NS_PER_S,
         description="abort when the virtual clock has not moved for so many seconds of wall time",
     )
+    time_limit: Annotated[
+        WallTime | None, Written(value="SECONDS", default="from the plan, at least 7 days")
+    ] = Field(
+        None,
+        description="end the run after so many seconds of the virtual clock in its operations",
+    )
+    wall_limit: Annotated[WallTime | None, Written(value="SECONDS", default="none")] = Field(
+        None, description="end the run after so many seconds of wall time"
+    )
     environment: Annotated[dict[str, str], Written(flag="--env", value="NAME=VALUE")] = Field(
         {}, description="set an environment variable of every rank; may be repeated"
     )
@@ -170,6 +179,13 @@ class RunOptions(Strict):
         ]
         refuse(problems[:1], type(self).__name__)
         return self
+
+    @property
+    def limits_s(self) -> tuple[float, float | None, float | None]:
+        """Return the limits of stalls, of virtual time and of wall time, in seconds."""
+        time_s = None if self.time_limit is None else self.time_limit / NS_PER_S
+        wall_s = None if self.wall_limit is None else self.wall_limit / NS_PER_S
+        return self.stall_limit / NS_PER_S, time_s, wall_s
 
     def arguments(self) -> list[str]:
         """Return the non-default options as arguments of ``testbed run``."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 from testbed.core.errors import RunError, TestbedError
 from testbed.execution.launch import launch
+from testbed.execution.limits import RunLimits
 from testbed.execution.progress import SilentProgress
 from testbed.guest.resident import resident_cpu_seconds
 from testbed.runfolder.folder import RunDir
@@ -118,7 +119,7 @@ def _run(
             run,
             spec=point.spec,
             command=point.command,
-            stall_limit_s=point.run.stall_limit / 1e9,
+            limits=RunLimits(*point.run.limits_s),
             progress=SilentProgress(),
             resident_guest=guest_folder,
         )

@@ -69,6 +69,12 @@ def kill(path: Path, *, but: int | None = None) -> None:
         time.sleep(POLL_S)
 
 
+def processes(path: Path) -> list[int]:
+    """Return the processes of a group and of all its subgroups, in order of their ids."""
+    files = [path / "cgroup.procs", *path.rglob("*/cgroup.procs")]
+    return sorted(_processes(files))
+
+
 def _processes(files: Sequence[Path]) -> set[int]:
     pids: set[int] = set()
     for file in files:

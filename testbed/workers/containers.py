@@ -175,6 +175,11 @@ class Containers(Fleet):
 
         return lost_hosts
 
+    def pids(self, host: str) -> list[int]:
+        """Return the processes of `host`, without the first process of its container."""
+        pids = cgroups.processes(self._cgroup(host))
+        return [pid for pid in pids if pid != self._pids[host]]
+
     def memory_kills(self, host: str) -> int:
         """Return the number of processes of `host` killed by the kernel for lack of memory."""
         return cgroups.memory_kills(self._cgroup(host))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -12,12 +13,16 @@ from testbed.core.errors import WorkerError
 from testbed.plan.model import Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
+from testbed.runfolder.stacks import END, RankStacks, describe, parse_stacks
+from testbed.workers.stacks import Logs, rank_of, request_stacks, state_of
 
 POLL_S = 0.05  # on the run's clock: the run ends at most this long after the last rank
 # How long other ranks continue after one has failed: their logs then show the consequences.
 LAST_WORDS_S = 0.5
 LOG_TAIL_LINES = 25
 MIB = 2**20
+# What torch and gloo write when an operation has timed out.
+TIMED_OUT = re.compile(r"tim(ed|e) ?out", re.IGNORECASE)
 ENVIRONMENT = {
     # New memory costs 80 us a page in the guest: glibc keeps freed memory and grows by 64 MiB.
     "MALLOC_ARENA_MAX": "1",
@@ -65,6 +70,10 @@ class Fleet(ABC):
     @abstractmethod
     def memory_kills(self, host: str) -> int:
         """Return the number of processes of `host` killed by the kernel for lack of memory."""
+
+    @abstractmethod
+    def pids(self, host: str) -> list[int]:
+        """Return the processes of `host`."""
 
     @property
     def hosts(self) -> list[str]:
@@ -136,12 +145,41 @@ class Fleet(ABC):
                 self._check_exit(record, len(statuses[record.rank]))
                 statuses[record.rank].append(record.status)
 
+            if self.run.stacks_wanted.exists():
+                self.run.stacks_wanted.unlink()
+                self.write_stacks()
+
             running = self._running(statuses)
             if not running and self._is_over(statuses):
                 return
 
             self._check_lost(lost_hosts, running)
             time.sleep(POLL_S)
+
+    def write_stacks(self) -> list[RankStacks]:
+        """Append what each rank is doing now to logs/stacks.txt, and return the entries."""
+        started = self.plan.workers.processes
+        files = {rank.rank: self.run.rank_log(rank.rank) for rank in started}
+        logs = Logs(files)
+        pids: dict[int, list[int]] = {rank.rank: [] for rank in started}
+        for host in self.hosts:
+            for pid in self.pids(host):
+                rank = rank_of(pid)
+                if rank in pids:
+                    pids[rank].append(pid)
+        asked = {rank: request_stacks(processes) for rank, processes in pids.items()}
+        logs.await_growth([rank for rank in asked if asked[rank]])
+
+        parts = []
+        for planned in started:
+            number = planned.rank
+            states = [state_of(pid) for pid in pids[number][-1:]]  # the newest
+            state = "; ".join(states) or "no process is left"
+            parts.append(f"rank {number} on {planned.host}: {state}\n{logs.new(number)}\n")
+        text = "".join(parts) + END
+        with self.run.stacks.open("a") as file:
+            file.write(text)
+        return parse_stacks(text)
 
     def _running(self, statuses: Mapping[int, list[int]]) -> set[int]:
         """Return the ranks with a process that has started and not ended."""
@@ -158,8 +196,10 @@ class Fleet(ABC):
         if record.status == 0 or (record.rank, number) in self._killed:
             return
 
+        stacks = self.write_stacks()
         time.sleep(LAST_WORDS_S)
-        raise WorkerError(self._failure(record.rank, _ending(record.status)))
+        absent = self._absent(record.rank, stacks)
+        raise WorkerError(absent + self._failure(record.rank, _ending(record.status)))
 
     def _check_lost(self, hosts: Sequence[str], running: set[int]) -> None:
         """Raise a WorkerError if a rank of `hosts` should be running."""
@@ -177,6 +217,22 @@ class Fleet(ABC):
             return True
 
         return any(ended[-1] == 0 for ended in statuses.values())
+
+    def _absent(self, failed: int, stacks: Sequence[RankStacks]) -> str:
+        """Return which ranks did not enter the operation in which a rank timed out; else empty."""
+        if not TIMED_OUT.search(self._log_tail(failed)):
+            return ""
+        outside = [entry for entry in stacks if _is_outside(entry, failed)]
+        # A handle's wait() has no Python frame of its own: it may be an operation, or an event.
+        absent = [entry for entry in outside if not entry.may_wait] or outside
+        if not absent:
+            return ""
+        names = ", ".join(f"rank {entry.rank} on {entry.host}" for entry in absent)
+        lines = describe(absent)
+        return (
+            f"{names} did not enter the operation in which rank {failed} timed out:\n{lines}\n"
+            f"  the stacks of all ranks are in {self.run.stacks.relative_to(self.run.path)}\n"
+        )
 
     def _failure(self, rank: int, ending: str) -> str:
         """Return how a rank ended, the likely reason, and the end of the rank's log."""
@@ -208,6 +264,11 @@ class Fleet(ABC):
 
         indented = "\n".join(f"    {line}" for line in lines)
         return f"; the end of {log.relative_to(self.run.path)}:\n{indented}"
+
+
+def _is_outside(entry: RankStacks, failed: int) -> bool:
+    """Return whether a rank that is still alive was outside of torch.distributed."""
+    return entry.rank != failed and bool(entry.threads) and entry.operation is None
 
 
 def _ending(status: int) -> str:

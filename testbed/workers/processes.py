@@ -80,6 +80,10 @@ class Processes(Fleet):
         """Return every host if the zygote has ended, otherwise no host."""
         return list(self._groups) if self._parent.ended() else []
 
+    def pids(self, host: str) -> list[int]:
+        """Return the processes of `host`."""
+        return cgroups.processes(self._groups[host])
+
     def memory_kills(self, host: str) -> int:
         """Return the number of processes of `host` killed by the kernel for lack of memory."""
         return cgroups.memory_kills(self._groups[host])

@@ -28,6 +28,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import RankExit, append
 from testbed.workers.host_entry import enter_host
 from testbed.workers.orders import LaterOrders, Order, decode_orders
+from testbed.workers.stacks import answer_requests
 from testbed.workers.workload import load_workload, workload_traits
 
 # On the virtual clock ranks begin one after another, at times that do not depend on how long each
@@ -49,6 +50,7 @@ def main(run_folder: str, fifo: str) -> int:
         0 if every rank exited with status 0, otherwise 1.
     """
     die_with_parent()
+    answer_requests()
     with quick_imports():  # all ranks share the imports of this process
         from testbed.workers import rank  # noqa: F401, PLC0415
 

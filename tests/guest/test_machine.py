@@ -9,6 +9,7 @@ import pytest
 
 import testbed
 from testbed.core.errors import GuestLost
+from testbed.execution.limits import RunLimits
 from testbed.execution.supervise import Watch
 from testbed.guest.boot import EPOCH_NS, Guest
 from testbed.guest.kernel import Kernel
@@ -96,7 +97,7 @@ class Silent:
 
 def end_of_watch(guest: Guest, folder: Path) -> str:
     """Why the watch gives `guest` up."""
-    watch = Watch(RunDir(folder), guest, STALL_LIMIT_S, Silent())
+    watch = Watch(RunDir(folder), guest, RunLimits(STALL_LIMIT_S), Silent())
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

@@ -45,6 +45,9 @@ class Ranks(fleet.Fleet):
     def lost(self) -> list[str]:
         return []
 
+    def pids(self, host: str) -> list[int]:
+        return []
+
     def memory_kills(self, host: str) -> int:
         return 0
 

@@ -6,8 +6,10 @@ it imports torch.distributed; the first process group starts the recording.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import importlib.util
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -52,4 +54,6 @@ def _observed(module: ModuleType, execute: Any) -> None:
     module.init_process_group = init_process_group  # type: ignore[attr-defined]
 
 
+# As in `testbed.workers.stacks`, which a process of any Python version cannot import.
+faulthandler.register(signal.SIGRTMIN + 11, file=2, all_threads=True, chain=False)
 sys.meta_path.insert(0, _Finder())

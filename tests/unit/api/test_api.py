@@ -128,7 +128,7 @@ def test_run(launch: Launch, tmp_path: Path) -> None:
     assert plan.workers.settings["iterations"] == 7
     assert plan.workers.isolation == "process"
     assert plan.workers.environment["LEVEL"] == "debug"
-    assert launch.options["stall_limit_s"] == 20
+    assert launch.options["limits"].stall_s == 20
     assert launch.options["spec"].startswith("# topology\n")
 
 

@@ -49,6 +49,7 @@ def test_real_clock_is_left_alone(wall: list[float]) -> None:
     ("cpu_s", "cause"),
     [
         (0.1, "the guest hangs"),
+        (1.5, "python (pid 7) on iowa-h0 is computing, or is busy-waiting for a point in time"),
         (9.0, "python (pid 7) on iowa-h0 is computing, or is busy-waiting for a point in time"),
     ],
 )

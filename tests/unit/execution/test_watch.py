@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.execution.limits import RunLimits
 from testbed.execution.supervise import Watch
 from testbed.guest.clock import ClockReading
 from testbed.runfolder.folder import RunDir
@@ -66,7 +67,7 @@ def note(run: RunDir, *records: Record) -> None:
 
 def test_stages_have_wall_and_emulated_time(run: RunDir) -> None:
     display = FakeDisplay()
-    watch = Watch(run, FakeRun(), 60, display)
+    watch = Watch(run, FakeRun(), RunLimits(60), display)
     note(run, StageBegan(stage="network", time_ns=0), StageEnded(stage="network", time_ns=5))
     note(run, StageBegan(stage="ops", time_ns=2 * SECOND_NS))
     watch.look()
@@ -82,7 +83,7 @@ def test_stages_have_wall_and_emulated_time(run: RunDir) -> None:
 @pytest.mark.parametrize("unit", ["operation", "step"])
 def test_operations_are_counted(run: RunDir, unit: str) -> None:
     display = FakeDisplay()
-    watch = Watch(run, FakeRun(), 60, display)
+    watch = Watch(run, FakeRun(), RunLimits(60), display)
     watch.look()
     assert display.progress == []
     total = OperationsTotal.model_validate({"total": 3, "unit": unit})
@@ -97,7 +98,7 @@ def test_operations_are_counted(run: RunDir, unit: str) -> None:
 
 def test_time_forced_during_the_operations(run: RunDir) -> None:
     fake_run = FakeRun()
-    watch = Watch(run, fake_run, 60, FakeDisplay())
+    watch = Watch(run, fake_run, RunLimits(60), FakeDisplay())
     fake_run.reading = ClockReading(SECOND_NS, 100, 1, "host", "init")
     note(run, StageBegan(stage="ops", time_ns=0))
     watch.look()

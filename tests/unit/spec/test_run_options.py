@@ -32,6 +32,8 @@ GIVEN: dict[str, Any] = {
     "cpus": 0.5,
     "guest_memory": "3 GiB",
     "stall_limit": "20 s",
+    "time_limit": "3600 s",
+    "wall_limit": "60 s",
     "environment": {"LEVEL": "debug", "EMPTY": ""},
 }
 
