@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from testbed import __version__
 from testbed.cli import (
+    clean,
     compare,
     doctor,
     guest,
@@ -72,6 +73,7 @@ app.command("compare")(compare.compare)
 app.command("schema")(schemas.schema)
 app.command("reference")(schemas.reference)
 app.command("doctor")(doctor.doctor)
+app.command("clean")(clean.clean)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(guest.app, name="guest")
 app.add_typer(vm.app, name="vm")

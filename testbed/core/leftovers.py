@@ -102,6 +102,16 @@ def abandoned_notes() -> list[Note]:
     return [written for written in _all_notes() if written.is_abandoned()]
 
 
+def targets_in_use() -> list[Path]:
+    """Return the folders of the active runs and deployments of this user's cache."""
+    targets: list[Path] = []
+    for written in _all_notes():
+        target = written.target(Kind.RUN)
+        if target is not None and not written.is_abandoned():
+            targets.append(target.resolve())
+    return targets
+
+
 def forget(target: Path) -> None:
     """Remove all notes about `target`, by any process."""
     for written in _all_notes():

@@ -39,6 +39,7 @@ def launch(
     limits: RunLimits,
     progress: Progress,
     resident_guest: Path | None = None,
+    shared_plotly: str = "",
 ) -> Status:
     """Carry out a plan in a new run folder, and write its tables and report page.
 
@@ -51,6 +52,8 @@ def launch(
         progress: the display.
         resident_guest: the folder of a resident guest, which contains `run`; None: the plan selects
             the backend.
+        shared_plotly: path of a file with plotly, relative to the run folder, for the report page;
+            empty: the page holds plotly itself.
 
     Returns:
         The status as written to status.json.
@@ -96,7 +99,7 @@ def launch(
         finally:
             status.warnings += _remove_harmful_files(run)
             status.wall_seconds = round(time.monotonic() - began, 3)
-            _report(plan, run, status, watch, progress)
+            _report(plan, run, status, watch, progress, shared_plotly)
     return status
 
 
@@ -139,7 +142,12 @@ def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
 
 
 def _report(
-    plan: Plan, run: RunDir, status: Status, watch: Watch | None, progress: Progress
+    plan: Plan,
+    run: RunDir,
+    status: Status,
+    watch: Watch | None,
+    progress: Progress,
+    shared_plotly: str,
 ) -> None:
     """Write the tables, the status and the report page from the available records.
 
@@ -149,6 +157,7 @@ def _report(
         status: the outcome of the run; completed with the judgement of the results.
         watch: the watch over the run; None if the run was aborted.
         progress: the display.
+        shared_plotly: path of a file with plotly, relative to the run folder; empty: none.
     """
     from testbed.analysis.separate_hosts import separate_hosts  # noqa: PLC0415 (as the next)
     from testbed.analysis.summarize import collect  # noqa: PLC0415 (see _warm_up_reporting)
@@ -176,7 +185,7 @@ def _report(
         if not nothing_started:
             progress.measured()
     finally:
-        write_page(run)
+        write_page(run, shared_plotly)
 
 
 def _watched(watch: Watch | None) -> Watched | None:

@@ -1,8 +1,11 @@
-"""Self-contained HTML pages that work offline and run only their own scripts.
+"""HTML pages that work offline and run only their own scripts.
 
 A run folder may hold arbitrary text, so templates escape all text, and figures are data that the
-page's script draws. Even if a text became an element, the page's content security policy, which
-names the page's two scripts by their hashes, would prevent the element from running scripts.
+page's script draws. Even if a text became an element, the page's content security policy would
+prevent the element from running scripts: the policy names the page's scripts by their hashes.
+
+A page holds plotly, which has 5 MB, or refers to a file with plotly that many pages share. Hashes
+do not cover files, so the policy then names a number that is drawn when the page is written.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib import resources
+from pathlib import Path
 from secrets import token_hex
 
 import plotly.graph_objects as go
@@ -49,24 +53,46 @@ def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> 
     return {name: Figure(name, title, explanation, json=json)}
 
 
-def render(template: str, **content: object) -> bytes:
+def render(template: str, *, shared_plotly: str = "", **content: object) -> bytes:
     """Return a rendered page in UTF-8.
 
     Plotly's 5 MB are inserted last, because templates would copy the text five times at 10 MB each.
 
     Args:
         template: path of the template in the package, such as ``report/page.html.j2``.
+        shared_plotly: path, relative to the page, of a file that `write_plotly` has written; empty:
+            the page holds plotly itself.
         content: the variables of the template.
     """
     mark = token_hex(16)
     html = template_of(template).render(
-        scripts=[Markup(_text("page.js")), Markup(mark)],
+        page_script=Markup(_text("page.js")),
+        plotly=Markup(mark),
+        shared_plotly=shared_plotly,
+        nonce=mark,
         style=Markup(_text("page.css")),
-        policy=policy(),
+        policy=_policy_of_shared(mark) if shared_plotly else policy(),
         **content,
     )
+    if shared_plotly:
+        return html.encode()
+
     before, after = html.split(mark)
     return b"".join([before.encode(), _plotly(), after.encode()])
+
+
+def write_plotly(path: Path) -> None:
+    """Write the file with plotly that pages share, unless it is there already.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    script = _plotly()
+    if path.is_file() and path.stat().st_size == len(script):
+        return
+    new = path.with_name(f".{path.name}.{token_hex(4)}")
+    new.write_bytes(script)
+    new.replace(path)
 
 
 @cache
@@ -77,11 +103,18 @@ def _plotly() -> bytes:
 
 @cache
 def policy() -> str:
-    """Return the content security policy of all pages."""
+    """Return the content security policy of pages that hold all of their scripts."""
+    return _policy(_source_hash(_plotly()))
+
+
+def _policy_of_shared(nonce: str) -> str:
+    return _policy(f"'nonce-{nonce}'")
+
+
+def _policy(plotly_source: str) -> str:
     page_script = _source_hash(_text("page.js").encode())
-    plotly_script = _source_hash(_plotly())
     return (
-        f"default-src 'none'; script-src {page_script} {plotly_script}; "
+        f"default-src 'none'; script-src {page_script} {plotly_source}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 

@@ -41,6 +41,10 @@ function fitted({ data, layout }, plot) {
 }
 
 function draw(plot) {
+  if (typeof Plotly === "undefined") {
+    plot.textContent = "This figure needs the file plotly.min.js of its sweep. `testbed report` with the run folder makes a page that has everything.";
+    return;
+  }
   const show = () => Plotly.react(plot, fitted(specOf(plot), plot));
   show();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);

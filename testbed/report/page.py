@@ -90,8 +90,13 @@ class FigureMaker:
     is_over_time: bool = False
 
 
-def write_page(run: RunDir) -> Path:
+def write_page(run: RunDir, shared_plotly: str = "") -> Path:
     """Write report.html and trace.json of a run; the page lists missing and damaged files.
+
+    Args:
+        run: the run folder.
+        shared_plotly: path of a file with plotly, relative to the run folder; empty: the page holds
+            plotly itself.
 
     Returns:
         Path of the page.
@@ -103,6 +108,7 @@ def write_page(run: RunDir) -> Path:
     _attempt(content, "trace.json", lambda: write_trace(run, content))
     html = render(
         "report/page.html.j2",
+        shared_plotly=shared_plotly,
         content=content,
         verdict=verdict(content.status, content.summary),
         loop="" if content.summary.loop is None else loop_text(content.summary.loop),

@@ -42,6 +42,7 @@ from testbed.core.units import UnitError
 from testbed.spec import yaml_reader
 from testbed.spec.axis import Axes, values_of
 from testbed.spec.base import Count, Mistake, Strict, input_error, refuse
+from testbed.spec.columns import columns_of_axes, measured_columns
 from testbed.spec.condition import Condition, quantity_of
 from testbed.spec.full_keys import full_keys
 from testbed.spec.options import experiment_options
@@ -103,6 +104,18 @@ class Sweep(Strict):
         for values in self.list_:
             keys += values
         return list(dict.fromkeys(keys))
+
+    @property
+    def values_by_key(self) -> dict[str, list[Any]]:
+        """The values of each key that differs between points."""
+        values: dict[str, list[Any]] = {key: [] for key in self.keys}
+        for axes in (self.grid, *self.zips):
+            for key, axis in axes.items():
+                values[key] += values_of(axis)
+        for point in self.list_:
+            for key, value in point.items():
+                values[key].append(value)
+        return values
 
     @property
     def size(self) -> int:
@@ -326,8 +339,31 @@ class Experiment(Strict):
                 what = f"{key} is also varied by the sweep"
                 problems.append(Mistake(("settings", key), what, "remove the key here"))
 
+        problems += self._plot_problems()
         refuse(problems, type(self).__name__)
         return self
+
+    def _plot_problems(self) -> Iterator[Mistake]:
+        """Yield a problem for each column of a figure that the sweep's table will not have."""
+        values = self.sweep.values_by_key
+        names = short_names(list(values))
+        axes, axis_numbers = columns_of_axes({names[key]: values[key] for key in values})
+        workloads = {self.workload, *map(str, values.get("workload", ()))}
+        measured, measured_numbers = measured_columns(
+            workloads, has_target=self.target_loss is not None
+        )
+        known = [*axes, *measured]
+        numbers = [*axis_numbers, *measured_numbers]
+        for index, plot in enumerate(self.plots):
+            columns = {"x": plot.x, "y": plot.y, "series": plot.series, "facet": plot.facet}
+            for key, column in columns.items():
+                loc = ("plots", index, key)
+                if column is not None and column not in known:
+                    what = f"the sweep's table has no column {column!r}"
+                    yield Mistake(loc, what, suggest(column, known, "its columns"))
+                elif key == "y" and column not in numbers:
+                    what = f"the column {column!r} holds no numbers"
+                    yield Mistake(loc, what, f"columns of numbers: {', '.join(numbers)}")
 
     def place(self, key: str) -> Place:
         """Return the place at which `key` was written."""

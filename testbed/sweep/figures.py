@@ -33,6 +33,7 @@ from testbed.report.figures.common import (
     unfaithful_entry,
 )
 from testbed.sweep.plots import PREFERRED, SweepPlot, metric_of, number_column
+from testbed.sweep.results import in_present_grid
 
 LOG_SPAN = 20  # minimum ratio of largest to smallest value for a logarithmic axis
 HEIGHT = 420  # of a row of panels, in pixels
@@ -97,7 +98,7 @@ def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go
         table = collectives
 
     _check_columns(plot, table)
-    table = table.filter(pl.col("state") == "completed")
+    table = in_present_grid(table).filter(pl.col("state") == "completed")
     table = table.drop_nulls([plot.x, plot.y])
     if table.is_empty():
         return None

@@ -9,6 +9,7 @@
     sweep.parquet         one row per point
     collectives.parquet   one row per point, operation and size
     sweep.html            the page
+    plotly.min.js         the script that draws the figures of the points' pages
 
 A point is done when its folder is below points/. The folder is renamed to that place after all of
 its files are on the disk. A sweep can therefore be killed at any moment, and loses only points in
@@ -28,9 +29,11 @@ from pathlib import Path
 
 from testbed.core.errors import InputError, MachineError
 from testbed.sweep.durable import sync
-from testbed.sweep.index import SweepIndex, read_index, write_index
+from testbed.sweep.index import IndexedPoint, SweepIndex, read_index, write_index
 from testbed.sweep.point_record import PointRecord, read_point_record, write_point_record
 
+PLOTLY = "plotly.min.js"
+PLOTLY_OF_POINTS = f"../../{PLOTLY}"  # from the run folder of a point
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -124,6 +127,11 @@ class SweepDir:
         """Path of the page."""
         return self.path / "sweep.html"
 
+    @property
+    def plotly(self) -> Path:
+        """Path of the script that the points' pages share."""
+        return self.path / PLOTLY
+
     def log(self, point_folder: str) -> Path:
         """Return the path of the output of a point in flight, by the point's folder name."""
         return self.running / f".{point_folder}.log"
@@ -209,6 +217,32 @@ class SweepDir:
             InputError: The file cannot be read.
         """
         return read_index(self.index)
+
+    def with_earlier_points(self, index: SweepIndex) -> SweepIndex:
+        """Return an index with the complete points that an earlier form of the experiment had.
+
+        A point that only runs again, because of another version, is not one of them.
+
+        Args:
+            index: The index of the experiment in its present form.
+        """
+        if not self.index.is_file():
+            return index
+        try:
+            earlier = self.read_index().points
+        except InputError:
+            return index
+
+        identities = {point.identity for point in index.points}
+        settings = [(point.values, point.repeat) for point in index.points]
+        done = self.done()
+        kept: list[IndexedPoint] = []
+        for point in earlier:
+            is_new = point.identity not in identities
+            runs_again = (point.values, point.repeat) in settings
+            if is_new and not runs_again and point.identity in done:
+                kept.append(point.model_copy(update={"in_grid": False}))
+        return index.model_copy(update={"points": [*index.points, *kept]})
 
     def write_index(self, index: SweepIndex) -> None:
         """Write sweep.json.

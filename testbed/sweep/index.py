@@ -29,7 +29,10 @@ FIGURES = (
 
 
 class IndexedPoint(BaseModel):
-    """A point of the sweep; `values` holds the value of each axis by the axis's short name."""
+    """A point of the sweep; `values` holds the value of each axis by the axis's short name.
+
+    `in_grid` is false for a complete point of an earlier form of the experiment.
+    """
 
     model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
@@ -38,6 +41,7 @@ class IndexedPoint(BaseModel):
     values: dict[str, Any]
     repeat: int
     seed: int
+    in_grid: bool = True
 
 
 class SweepIndex(BaseModel):
@@ -60,6 +64,11 @@ class SweepIndex(BaseModel):
     points: list[IndexedPoint] = []
 
     @property
+    def planned(self) -> list[IndexedPoint]:
+        """The points of the experiment in its present form."""
+        return [point for point in self.points if point.in_grid]
+
+    @property
     def repeated(self) -> bool:
         """Whether points have repeats."""
         return any(point.repeat for point in self.points)
@@ -76,6 +85,8 @@ def key_columns(known: Sequence[str], index: SweepIndex, *, has_doubts: bool = F
     names = list(index.axes)
     if index.repeated:
         names.append("repeat")
+    if any(not point.in_grid for point in index.points):
+        names.append("in_grid")
     names += ["state", "op", "bytes", *FIGURES]
     if has_doubts:
         names.append("doubts")

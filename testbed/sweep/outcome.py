@@ -34,18 +34,20 @@ class Outcome:
 
     @classmethod
     def of(cls, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Outcome:
-        """Count the rows of the table of points (see `testbed.sweep.results`)."""
+        """Count the points of the present grid in the table (see `testbed.sweep.results`)."""
         states: Counter[str] = Counter()
         doubts: Counter[str] = Counter()
         unfaithful = 0
         for row in rows:
             point = dict(zip(columns, row, strict=True))
+            if not point.get("in_grid", True):
+                continue
             states[point["state"]] += 1
             if is_unfaithful(point):
                 unfaithful += 1
                 doubts.update((point.get("doubts") or "").split(SEPARATOR))
         return cls(
-            total=len(rows),
+            total=states.total(),
             completed=states["completed"],
             failed=states["failed"],
             missing=states["missing"],

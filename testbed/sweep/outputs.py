@@ -28,9 +28,11 @@ def write_outputs(folder: SweepDir) -> PointRows:
     Raises:
         OSError: A table or the page cannot be written.
     """
+    from testbed.report.html import write_plotly  # noqa: PLC0415
     from testbed.sweep.page import write_page  # noqa: PLC0415 (takes half a second, see above)
     from testbed.sweep.results import gather  # noqa: PLC0415
 
+    write_plotly(folder.plotly)
     tables = gather(folder)
     write_page(folder, tables.points, tables.collectives)
     return PointRows(tables.points.columns, tables.points.rows())

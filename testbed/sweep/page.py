@@ -17,6 +17,7 @@ from testbed.sweep.figures import draw, marks_unfaithful
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.outcome import Outcome, is_unfaithful
 from testbed.sweep.plots import SweepPlot, choose_plots
+from testbed.sweep.results import in_present_grid
 
 TEMPLATE = "sweep/page.html.j2"
 KEY_COLUMNS = (
@@ -53,6 +54,7 @@ class _PointRow:
     is_unfaithful: bool
     doubts: str
     link: str
+    in_grid: bool
     cells: list[str]
 
 
@@ -83,7 +85,7 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
     index = folder.read_index()
     figures: list[Figure] = []
     problems: list[str] = []
-    for number, plot in enumerate(choose_plots(index, points), 1):
+    for number, plot in enumerate(choose_plots(index, in_present_grid(points)), 1):
         try:
             figures += _figure(number, plot, points, collectives, repeated=index.repeated)
         except InputError as error:
@@ -204,6 +206,7 @@ def _table(folder: SweepDir, axes: Sequence[str], points: pl.DataFrame) -> _Poin
             is_unfaithful=is_unfaithful(point),
             doubts=point.get("doubts") or "",
             link=link,
+            in_grid=point.get("in_grid", True),
             cells=cells,
         )
         rows.append(row)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from testbed.spec.columns import SUFFIXES
 from testbed.spec.experiment import Plot
 from testbed.sweep.index import SweepIndex
-from testbed.sweep.results import SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 sweep.parquet has one row per point, with these columns:
 
-- ``point`` (its name), ``state`` (completed | failed | missing);
+- ``point`` (its name), ``state`` (completed | failed | missing), ``in_grid`` (false for a complete
+  point that the experiment had before it was changed; figures leave such points out);
 - for each swept key its short name, with the value as written, and for a quantity the same in base
   units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``;
 - ``repeat``, ``seed``;
@@ -47,6 +48,7 @@ from testbed.runfolder.summary import (
     TrainingSummary,
     read_summary,
 )
+from testbed.spec.columns import SUFFIXES
 from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
 from testbed.sweep.folder import SweepDir
@@ -54,7 +56,6 @@ from testbed.sweep.index import IndexedPoint
 from testbed.sweep.outcome import SEPARATOR
 from testbed.sweep.point_record import read_point_record
 
-SUFFIXES = {"time": "_ns", "rate": "_bps", "size": "_bytes", "percentage": "_share"}
 LAST_COLUMNS = (
     "wall_seconds",
     "cpu_seconds",
@@ -76,6 +77,11 @@ class SweepTables(NamedTuple):
 
     points: pl.DataFrame
     collectives: pl.DataFrame
+
+
+def in_present_grid(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the points that the experiment has in its present form."""
+    return table.filter("in_grid") if "in_grid" in table.columns else table
 
 
 def gather(folder: SweepDir) -> SweepTables:
@@ -142,6 +148,7 @@ def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
         row.update(_axis_columns(name, value))
     row["repeat"] = point.repeat
     row["seed"] = point.seed
+    row["in_grid"] = point.in_grid
     return row
 
 

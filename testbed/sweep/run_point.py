@@ -20,7 +20,7 @@ from testbed.execution.progress import SilentProgress
 from testbed.guest.resident import resident_cpu_seconds
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import Status
-from testbed.sweep.folder import is_disk_full
+from testbed.sweep.folder import PLOTLY_OF_POINTS, is_disk_full
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
 
@@ -122,6 +122,7 @@ def _run(
             limits=RunLimits(*point.run.limits_s),
             progress=SilentProgress(),
             resident_guest=guest_folder,
+            shared_plotly=PLOTLY_OF_POINTS,
         )
 
 

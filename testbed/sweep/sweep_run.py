@@ -130,7 +130,7 @@ class SweepRun:
         """Run the points that are not done; guests end with `stack`, during the output."""
         self.folder.experiment.write_text(self.experiment.to_yaml())
         index = index_of(self.experiment, self.points, self.command)
-        self.folder.write_index(index)
+        self.folder.write_index(self.folder.with_earlier_points(index))
         distinct = unique(self.points)
         waiting = not_done(distinct, self.folder)
         if not waiting:

@@ -15,11 +15,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from testbed.analysis.summarize import collect
 from testbed.report.compare_page import Side, compare_page
+from testbed.report.html import write_plotly
 from testbed.report.load import load
 from testbed.report.page import write_page
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, write_status
+from testbed.sweep.folder import PLOTLY, PLOTLY_OF_POINTS
 from testbed.sweep.page import write_page as write_sweep_page
 from testbed.sweep.results import gather
 from tests.support.large_run import write_large_run
@@ -336,3 +338,34 @@ def test_a_large_run(show: Opener, tmp_path: Path) -> None:
     assert show.messages == []
     assert page.locator("#figure-ranks").evaluate(COUNT_DATA) == 40 * 800
     assert page.locator("#figure-utilisation").evaluate(COUNT_DATA) == 20 * 400
+
+
+@pytest.fixture(scope="module")
+def point_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a point in a sweep's folder, which has plotly once for all points."""
+    sweep = tmp_path_factory.mktemp("sweep")
+    (sweep / "points").mkdir()
+    run = write_run(sweep / "points" / "delay-1ms", make_plan(three_dcs()))
+    collect(run)
+    write_plotly(sweep / PLOTLY)
+    return write_page(run, PLOTLY_OF_POINTS)
+
+
+def test_a_point_draws_with_the_script_of_its_sweep(show: Opener, point_page: Path) -> None:
+    assert point_page.stat().st_size < 500_000
+    page = show(point_page, viewport=LAPTOP)
+    for name in FIGURES:
+        plot = page.locator(f"#figure-{name}")
+        expect(plot.locator(".main-svg").first).to_be_visible()
+        assert plot.evaluate(COUNT_DRAWN) > 0, name
+    assert show.messages == []
+
+
+def test_a_point_without_the_script_says_what_is_missing(
+    show: Opener, point_page: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "report.html"
+    shutil.copy(point_page, alone)
+    page = show(alone, viewport=LAPTOP)
+    expect(page.locator("#figure-latency")).to_contain_text("plotly.min.js of its sweep")
+    expect(page.locator("#collectives-table")).to_be_visible()

@@ -1,0 +1,169 @@
+"""testbed clean: remove runs, caches and guest kernels that nothing uses."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from testbed.cli.output import wide_console
+from testbed.core.disk_use import PathsInUse, disk_bytes
+from testbed.core.errors import InputError, MachineError
+from testbed.core.paths import cache_dir
+from testbed.core.units import format_size
+from testbed.report.tables import Grid, GridColumn, render
+from testbed.runfolder.folder import RunDir
+from testbed.sweep.folder import SweepDir
+
+
+class What(StrEnum):
+    """What can be removed."""
+
+    RUNS = "runs"
+    CACHES = "caches"
+    KERNELS = "kernels"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file or a folder that can be removed.
+
+    Attributes:
+        what: Kind of the item, for people.
+        path: The file or the folder.
+        size_bytes: Space on the disk.
+        in_use: Whether a live process uses the item, which then stays.
+    """
+
+    what: str
+    path: Path
+    size_bytes: int
+    in_use: bool
+
+
+def clean(
+    what: Annotated[
+        list[What],
+        typer.Argument(
+            metavar="[runs|caches|kernels]...", help="what to remove \\[default: all three]"
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    results: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="folder with the folders of runs and sweeps")
+    ] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the items and exit")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
+) -> None:
+    """Remove run folders, caches and guest kernels, except those that a live process uses.
+
+    runs: the folders of runs and sweeps in results/. caches: imported modules of guests, and the
+    downloaded source of Linux; the next run makes the modules again in seconds. kernels: guest
+    kernels; the next run builds one again in minutes.
+    """
+    items = list(_items(what or list(What), results))
+    free = [item for item in items if not item.in_use]
+    _print(items)
+    if dry_run or not free:
+        return
+    if not yes:
+        _ask(len(free))
+
+    in_use_now = PathsInUse()
+    kept = [item for item in free if _is_in_use(item, in_use_now)]
+    for item in free:
+        if item not in kept:
+            _remove(item.path)
+    for item in kept:
+        typer.echo(f"kept {item.path}: in use since a moment ago")
+
+
+def _items(what: Sequence[What], results: Path) -> Iterator[Item]:
+    in_use = PathsInUse()
+    found = [("run", path) for path in _run_folders(results)] if What.RUNS in what else []
+    cache = cache_dir()
+    if What.CACHES in what:
+        found += [("modules", path) for path in _children(cache / "modules")]
+        found += [("Linux source", path) for path in sorted(cache.glob("linux-*.tar.*"))]
+    if What.KERNELS in what:
+        found += [("kernel", path.parent) for path in sorted(cache.glob("kernel/*/linux"))]
+
+    for kind, path in found:
+        item = Item(kind, path, disk_bytes(path), in_use=False)
+        yield Item(kind, path, item.size_bytes, _is_in_use(item, in_use))
+
+
+def _is_in_use(item: Item, in_use: PathsInUse) -> bool:
+    # A guest reads its modules when it starts a rank, and holds no file open in between.
+    if item.what == "modules" and in_use.holds_any_run():
+        return True
+    return in_use.holds(item.path)
+
+
+def _run_folders(results: Path) -> Iterator[Path]:
+    """Yield the folders of runs and sweeps below `results`; other folders are not the testbed's."""
+    for path in _children(results):
+        run = RunDir(path)
+        sweep = SweepDir(path)
+        marks = (run.plan, run.status, sweep.index, sweep.lock)
+        if not path.is_symlink() and any(mark.is_file() for mark in marks):
+            yield path
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _print(items: Sequence[Item]) -> None:
+    """Print the items with their sizes, and the total of those that can be removed."""
+    if not items:
+        typer.echo("nothing to remove")
+        return
+
+    rows: list[list[str]] = []
+    for item in items:
+        note = "in use, stays" if item.in_use else ""
+        rows.append([item.what, format_size(item.size_bytes, 3), str(item.path), note])
+    columns = [
+        GridColumn("what", number=False),
+        GridColumn("size"),
+        GridColumn("path", number=False),
+        GridColumn("", number=False),
+    ]
+    wide_console().print(render(Grid("", columns, rows)))
+
+    free = [item for item in items if not item.in_use]
+    total = format_size(sum(item.size_bytes for item in free), 3)
+    typer.echo(f"{len(free)} can be removed: {total}")
+
+
+def _ask(count: int) -> None:
+    """Ask for confirmation.
+
+    Raises:
+        InputError: Standard input is not a terminal.
+        typer.Abort: The user does not confirm.
+    """
+    if not sys.stdin.isatty():
+        raise InputError("no terminal to ask for confirmation", remedy="add --yes, or --dry-run")
+    typer.confirm(f"Remove {'it' if count == 1 else f'these {count}'}?", abort=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder.
+
+    Raises:
+        MachineError: The system refuses.
+    """
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot remove {error.filename or path}: {error.strerror}") from error
