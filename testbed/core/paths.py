@@ -1,4 +1,7 @@
-"""Locate the user's cache folder, which holds guest kernels and the folders of running guests."""
+"""Locate the user's cache folder, and check names of folders that hosts see.
+
+The cache folder holds guest kernels and the folders of running guests.
+"""
 
 from __future__ import annotations
 
@@ -45,3 +48,20 @@ def _configured_path() -> Path:
     if user_cache:
         return Path(user_cache, "testbed")
     return Path.home() / ".cache" / "testbed"
+
+
+def absolute_path(path: str | Path) -> Path:
+    """Return `path` from the root, with its symbolic links, which ``..`` may not follow."""
+    absolute = Path(path).absolute()
+    if ".." in absolute.parts:
+        return absolute.parent.resolve() / absolute.name
+    return absolute
+
+
+def why_not_shared(path: Path) -> str:
+    """Return why hosts could not use `path` as the name of a folder; empty if they can."""
+    text = str(path)
+    if not text.isprintable():
+        return f"the name {text!r} has a line break or another character that cannot be printed"
+
+    return ""

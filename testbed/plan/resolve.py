@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
+from testbed.core.paths import absolute_path
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.plan.addressing import resolve_network
@@ -175,6 +176,11 @@ def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:
 
 
 def _readable_folders(workload: Workload, more: Sequence[Path]) -> tuple[str, ...]:
-    """Return the folders of `workload` and `more`, absolute, sorted and without duplicates."""
-    folders = {str(folder.resolve()) for folder in (*workload.folders(), *more)}
+    """Return the folders of `workload` and `more`, absolute, sorted and without duplicates.
+
+    A folder that is reached through a symbolic link is there by both of its names.
+    """
+    folders: set[str] = set()
+    for folder in (*workload.folders(), *more):
+        folders |= {str(absolute_path(folder)), str(folder.resolve())}
     return tuple(sorted(folders))

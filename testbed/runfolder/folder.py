@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, Place
+from testbed.core.paths import why_not_shared
 from testbed.plan.model import FORMAT, Plan
 from testbed.runfolder import records
 from testbed.runfolder.files import read_plain, replace_text
@@ -34,8 +35,13 @@ class RunDir:
         """Create `path`, which must be missing or an empty folder.
 
         Raises:
-            InputError: the path exists and is not an empty folder, or cannot be created.
+            InputError: the path exists and is not an empty folder, cannot be created, or has a name
+                that hosts cannot use.
         """
+        reason = why_not_shared(path.resolve())
+        if reason:
+            raise InputError(reason, place=Place("--out"), remedy="choose another run folder")
+
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):

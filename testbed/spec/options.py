@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic.fields import FieldInfo
 
+from testbed.core.paths import absolute_path, why_not_shared
 from testbed.core.units import Size, UnitError, format_size, format_time, parse_time
 from testbed.spec.base import Mistake, Strict, refuse
 
@@ -82,8 +83,12 @@ def visible_folder(folder: Path) -> Path:
     """Check that a host sees the same contents of `folder` as this machine.
 
     Raises:
-        UnitError: Each host has a private folder with that name.
+        UnitError: Each host has a private folder with that name, or the name cannot be mounted.
     """
+    reason = why_not_shared(folder)
+    if reason:
+        raise UnitError(reason, "rename the folder")
+
     if folder in FOLDERS_OF_EACH_HOST:
         raise UnitError(
             f"each host has a separate {folder}", "use a folder below it for files that hosts need"
@@ -93,10 +98,10 @@ def visible_folder(folder: Path) -> Path:
 
 
 def _readable_folder(path: Path) -> Path:
-    folder = path.resolve()
-    if not folder.is_dir():
+    if not path.is_dir():
         raise UnitError(f"{path} is not a folder")
-    return visible_folder(folder)
+    visible_folder(path.resolve())
+    return visible_folder(absolute_path(path))
 
 
 class RunOptions(Strict):

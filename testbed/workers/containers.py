@@ -213,9 +213,9 @@ class Containers(Fleet):
             command = _zygote_command(self.run, fifo, self._log(host))
             modes[str(fifo.parent)] = "ro"
 
-        volumes = {path: {"bind": path, "mode": mode} for path, mode in modes.items()}
+        mounts = [_bound(path, path, mode) for path, mode in modes.items()]
         for file, target in self._name_files.items():
-            volumes[str(file)] = {"bind": str(target), "mode": "ro"}
+            mounts.append(_bound(str(file), str(target), "ro"))
 
         return client.containers.run(
             image,
@@ -232,12 +232,18 @@ class Containers(Fleet):
             mem_limit=workers.memory_bytes,
             pids_limit=cgroups.PIDS_MAX,
             ipc_mode="private",
-            volumes=volumes,
+            shm_size=workers.memory_bytes,
+            mounts=mounts,
             environment={**_environment(), **ENVIRONMENT},
             labels={LABEL: self._folder.name},
             log_config=docker.types.LogConfig(type="none"),
             **_cpu_limits(self.plan),
         )
+
+
+def _bound(source: str, target: str, mode: str) -> docker.types.Mount:
+    """Return a mount of a folder or file; `volumes` of Docker would split names at colons."""
+    return docker.types.Mount(target, source, type="bind", read_only=mode == "ro")
 
 
 def _cpu_limits(plan: Plan) -> dict[str, int]:
@@ -313,7 +319,8 @@ def _readable(workers: Workers) -> dict[str, str]:
             paths.append(path)
 
     for path in (Path(sys.prefix), Path(sys.base_prefix), PROJECT, *named):
-        if not any(path.is_relative_to(other) for other in paths):
+        in_userland = path.parts[1] in USERLAND  # perhaps by a symbolic link, such as /bin
+        if not in_userland and not any(path.is_relative_to(other) for other in paths):
             paths.append(path)
 
     return {str(path): "ro" for path in paths}

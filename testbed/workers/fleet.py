@@ -14,6 +14,7 @@ from testbed.plan.model import Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
 from testbed.runfolder.stacks import END, RankStacks, describe, parse_stacks
+from testbed.workers.gpu_hint import gpu_hint
 from testbed.workers.stacks import Logs, rank_of, request_stacks, state_of
 
 POLL_S = 0.05  # on the run's clock: the run ends at most this long after the last rank
@@ -263,7 +264,9 @@ class Fleet(ABC):
             return ""
 
         indented = "\n".join(f"    {line}" for line in lines)
-        return f"; the end of {log.relative_to(self.run.path)}:\n{indented}"
+        tail = f"; the end of {log.relative_to(self.run.path)}:\n{indented}"
+        hint = gpu_hint("\n".join(lines))
+        return f"{tail}\n  {hint}" if hint else tail
 
 
 def _is_outside(entry: RankStacks, failed: int) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from testbed.core import linux
 from testbed.workers.orders import Order
 
+SHM = "/dev/shm"
 CONTAINER_NAMESPACES = ("net", "ipc", "uts", "cgroup", "pid", "mnt")
 
 
@@ -32,6 +33,17 @@ def enter_host(order: Order, log: Path) -> None:
         _join_namespaces(order.netns_pid, ("net",))
         linux.unshare(linux.CLONE_NEWUTS)
         socket.sethostname(order.host)
+        if order.shm is not None:
+            _mount_shared_memory(order.shm)
+
+    os.setsid()  # a script may signal its process group
+
+
+def _mount_shared_memory(folder: str) -> None:
+    """Make `folder` the /dev/shm of this process and its children, and of no other."""
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount(folder, SHM, None, linux.MS_BIND)
 
 
 def _join_namespaces(pid: int, kinds: tuple[str, ...]) -> None:

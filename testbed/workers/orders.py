@@ -29,6 +29,7 @@ class Order:
         host: name of the rank's host.
         cgroup: folder of the host's control group.
         netns_pid: a process in the host's network namespace (process isolation).
+        shm: folder that is the host's /dev/shm (process isolation).
         container_pid: the first process of the host's container.
         user: the container's user and group.
         is_server: whether to start, instead of the rank, the server that runs commands of other
@@ -39,6 +40,7 @@ class Order:
     host: str
     cgroup: str | None = None
     netns_pid: int | None = None
+    shm: str | None = None
     container_pid: int | None = None
     user: tuple[int, int] | None = None
     is_server: bool = False

@@ -1,4 +1,7 @@
-"""Isolation ``process``: one zygote forks all ranks, into network namespace and control group."""
+"""Isolation ``process``: one zygote forks all ranks, into network namespace and control group.
+
+Each host has a separate /dev/shm.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from testbed.core.linux import mount, umount
 from testbed.plan.model import Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
@@ -23,6 +27,7 @@ class Processes(Fleet):
     def __init__(self, run: RunDir, plan: Plan) -> None:
         super().__init__(run, plan)
         self._groups: dict[str, Path] = {}
+        self._shared_memory: dict[str, Path] = {}
 
     def __enter__(self) -> Processes:
         with ExitStack() as stack:
@@ -30,6 +35,7 @@ class Processes(Fleet):
             stack.callback(shutil.rmtree, folder)
             stack.enter_context(named(folder, self.plan.network))
             self._add_groups(folder.name, stack)
+            self._add_shared_memory(folder / "shm", stack)
             self._parent = stack.enter_context(warm_parent(self.run, folder))
             self._stack = stack.pop_all()
 
@@ -51,6 +57,18 @@ class Processes(Fleet):
             cgroups.limit(group, memory_bytes=workers.memory_bytes, cpus=cpus)
             self._groups[host] = group
 
+    def _add_shared_memory(self, folder: Path, stack: ExitStack) -> None:
+        """Make a /dev/shm for each host, as large as the host's memory, until `stack` is closed."""
+        folder.mkdir()
+        options = f"mode=1777,size={self.plan.workers.memory_bytes}"
+
+        for host in self.hosts:
+            place = folder / host
+            place.mkdir()
+            mount("tmpfs", str(place), "tmpfs", 0, options)
+            stack.callback(umount, str(place))
+            self._shared_memory[host] = place
+
     @property
     def namespaces(self) -> dict[str, int]:
         """Empty: the network makes the namespaces."""
@@ -70,6 +88,7 @@ class Processes(Fleet):
             rank.host,
             cgroup=str(self._groups[rank.host]),
             netns_pid=netns[rank.host],
+            shm=str(self._shared_memory[rank.host]),
             is_server=is_server,
         )
 

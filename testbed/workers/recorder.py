@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
+from io import FileIO
 from typing import Literal
 
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import FirstOperation, Operation, OperationsTotal, append
+
+HIGH_NUMBER = 900  # below 1024, the usual limit of a process
 
 
 class Recorder:
@@ -17,7 +21,7 @@ class Recorder:
         self.rank = rank
         self._run = run
         # unbuffered: a line is one write, from any thread
-        self._file = run.rank_ops(rank).open("ab", buffering=0)
+        self._file = _with_high_number(run.rank_ops(rank).open("ab", buffering=0))
         self._begun = False
 
     def claim(self) -> bool:
@@ -54,3 +58,14 @@ class Recorder:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _with_high_number(file: FileIO) -> FileIO:
+    """Return the open file with a number that leaves the low ones to a script, as usual."""
+    with file:
+        try:
+            number = fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, HIGH_NUMBER)
+        except OSError:  # the limit is lower
+            number = os.dup(file.fileno())
+
+    return FileIO(number, "ab")

@@ -51,11 +51,12 @@ def main(run_folder: str, fifo: str) -> int:
     """
     die_with_parent()
     answer_requests()
+    run = RunDir(Path(run_folder))
+    plan = run.read_plan()
+    os.environ.update(plan.workers.environment)  # torch reads variables during its import
     with quick_imports():  # all ranks share the imports of this process
         from testbed.workers import rank  # noqa: F401, PLC0415
 
-    run = RunDir(Path(run_folder))
-    plan = run.read_plan()
     workload = plan.workers.workload
     prepare_torch(workload)
 

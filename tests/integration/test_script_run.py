@@ -1,93 +1,139 @@
-"""A script in a process that has imported torch before: to the script it is a fresh interpreter of
-its own.
+"""A script in a process that was forked after an import of torch ends as in a new interpreter.
+
+Each program runs twice: by `python`, and as a rank runs it. Output, exit status and files must be
+the same.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import testbed
 
-# Forks for each script, as the parent of ranks does, and tells the exit statuses.
+# Forks for each program, as the parent of ranks does, and tells the exit statuses.
 PARENT = """
-import json, os, sys
-from testbed.workloads.script.main import run_as_main
+import gc, json, os, signal, sys
+import torch.distributed
+from testbed.workloads.script.main import _installed_folders
+from testbed.workloads.script.new_interpreter import renew_interpreter, renew_process
+from testbed.workloads.script.program import run_program
 statuses = {}
-for path in sys.argv[1:]:
+folder, *programs = sys.argv[1:]
+os.environ.pop("PYTHONPATH")
+gc.freeze()
+for path in programs:
     child = os.fork()
     if child == 0:
-        log = os.open(path + ".log", os.O_WRONLY | os.O_CREAT)
+        signal.alarm(30)
+        name = os.path.splitext(os.path.basename(path))[0]
+        os.mkdir(os.path.join(folder, name))
+        os.chdir(os.path.join(folder, name))
+        log = os.open("log", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1), os.dup2(log, 2)
-        sys.argv, sys.path[0] = [path, "--lr", "1"], os.path.dirname(path)
-        status = run_as_main("file", path)
-        sys.stdout.flush()
-        os._exit(status)
+        renew_process()
+        kind, words = "file", [path, "--lr", "1"]
+        if "module" in name:
+            kind, words = "module", ["package." + name, "--lr", "1"]
+        module_folder = os.path.dirname(path).removesuffix("/package")
+        renew_interpreter([module_folder, *_installed_folders()], words)
+        run_program(kind, words)
     statuses[os.path.basename(path)] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps(statuses))
 """
-SCRIPTS = {
-    "well.py": (0, "print('done')"),
-    "exit.py": (3, "import sys; sys.exit(3)"),
-    "text.py": (1, "import sys; sys.exit('no data')"),
-    "killed.py": (-15, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"),
-    "raises.py": (1, "def inner():\n    raise LookupError('nothing')\n\ninner()\n"),
-    "main.py": (
-        0,
-        "import pickle, sys\nimport beside\n\n\nclass Thing:\n    pass\n\n\n"
-        "assert isinstance(pickle.loads(pickle.dumps(Thing())), Thing)\n"
-        "assert sys.argv == [__file__, '--lr', '1'], sys.argv\n"
-        "assert __name__ == '__main__'\nassert sys.modules['__main__'].Thing is Thing\n",
-    ),
-    "later.py": (
-        0,
-        "import atexit, threading, time\natexit.register(print, 'at the end')\n"
-        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\n"
-        "print('script')\n",
-    ),
+SOURCES = Path(__file__).with_name("script_programs.txt").read_text()
+PROGRAMS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^###|\Z)", SOURCES, re.MULTILINE | re.DOTALL))
+ADDRESS = r"0x[0-9a-f]+"
+BESIDE = {
+    "beside.py": "",
+    "raising.py": "raise RuntimeError('in a module')\n",
+    "holding.py": "file = open('file', 'w')\n",
+    "package/__init__.py": "print('package')\n",
+    "package/sibling.py": "VALUE = 7\n\n\ndef fail():\n    raise LookupError('sibling')\n",
 }
 
 
+class Ran(NamedTuple):
+    """A folder with a folder for each program, and the exit statuses."""
+
+    folder: Path
+    statuses: dict[str, int]
+
+    def outcome(self, name: str) -> tuple[int, str, dict[str, bytes]]:
+        files = {
+            file.name: file.read_bytes()
+            for file in (self.folder / f"case_{name}").iterdir()
+            if file.name != "log"
+        }
+        log = (self.folder / f"case_{name}/log").read_text()
+        return self.statuses[f"case_{name}.py"], re.sub(ADDRESS, "0x", log), files
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
-    """The folder of the scripts and their logs, and the exit statuses."""
-    folder = tmp_path_factory.mktemp("scripts")
-    (folder / "beside.py").write_text("")
-    for name, (_, text) in SCRIPTS.items():
+def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "package").mkdir()
+    for name, text in BESIDE.items():
         (folder / name).write_text(text)
+    paths = []
+    for name, text in PROGRAMS.items():
+        parent = folder / "package" if name.startswith("module") else folder
+        paths.append(parent / f"case_{name}.py")
+        paths[-1].write_text(text, encoding="latin-1")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def plain(programs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("plain")
+    statuses = {}
+    for path in programs:
+        work = folder / path.stem
+        work.mkdir()
+        words = [str(path)]
+        environment = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+        if "module" in path.stem:
+            words = ["-m", f"package.{path.stem}"]
+            environment["PYTHONPATH"] = str(path.parent.parent)
+        with (work / "log").open("wb") as log:
+            done = subprocess.run(
+                [sys.executable, *words, "--lr", "1"],
+                cwd=work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
+                timeout=60,
+            )
+        statuses[path.name] = done.returncode
+    return Ran(folder, statuses)
+
+
+@pytest.fixture(scope="module")
+def as_rank(programs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("rank")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PARENT, *(folder / name for name in SCRIPTS)],
-        env={"PYTHONPATH": str(Path(testbed.__file__).parent.parent)},
-        capture_output=True,
+        [sys.executable, "-c", PARENT, folder, *programs],
+        env={
+            "PYTHONPATH": str(Path(testbed.__file__).parent.parent),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LANG": "C.UTF-8",
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
         timeout=120,
     )
-    return folder, json.loads(done.stdout)
+    return Ran(folder, json.loads(done.stdout))
 
 
-def test_exit_statuses(ran: tuple[Path, dict[str, int]]) -> None:
-    folder, statuses = ran
-    said = {name: (folder / f"{name}.log").read_text() for name in SCRIPTS}
-    assert statuses == {name: status for name, (status, _) in SCRIPTS.items()}, said
-
-
-def test_the_traceback_begins_with_the_script(ran: tuple[Path, dict[str, int]]) -> None:
-    folder, _ = ran
-    first, second, *_, last = (folder / "raises.py.log").read_text().splitlines()
-    assert first == "Traceback (most recent call last):"
-    assert second == f'  File "{folder}/raises.py", line 4, in <module>'
-    assert last == "LookupError: nothing"
-    assert (folder / "text.py.log").read_text() == "no data\n"
-
-
-def test_threads_and_exit_handlers_come_to_their_end(ran: tuple[Path, dict[str, int]]) -> None:
-    folder, _ = ran
-    assert (folder / "later.py.log").read_text().split("\n") == [
-        "script",
-        "thread",
-        "at the end",
-        "",
-    ]
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_as_by_python(name: str, plain: Ran, as_rank: Ran) -> None:
+    assert as_rank.outcome(name) == plain.outcome(name)

@@ -1,38 +1,44 @@
 """Run the user's script in a rank: a Python file or module in this process, or a command via exec.
 
-This process is a fork of a process that has imported torch. The script must see a fresh
-interpreter, so this module sets ``__main__``, ``sys.argv`` and ``sys.path[0]``, runs the
-interpreter's exit handlers, and returns the exit status. Python processes that the script or
-command starts find `testbed.workers.hook` on their PYTHONPATH, so that these processes are recorded
-too.
+This process is a fork of a process that has imported torch, and takes on the state of a new
+interpreter. A script that could notice the imports gets a new interpreter via exec. Python
+processes that the script or command starts find `testbed.workers.hook` on their PYTHONPATH, so that
+these processes are recorded too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
-import runpy
+import site
 import sys
 from pathlib import Path
 from string import Template
-from types import TracebackType
 from typing import NoReturn
 
-import torch
 from testbed.workloads.script.host_programs import (
     LAUNCHER_ENVIRONMENT,
     PROGRAMS,
     write_programs,
 )
+from testbed.workloads.script.new_interpreter import (
+    execute,
+    renew_interpreter,
+    renew_process,
+    seed_generators,
+    shadowed_modules,
+)
+from testbed.workloads.script.program import run_program
 
-from testbed.core.compat.interpreter_exit import finish_interpreter
+import testbed
 from testbed.workers import remote_shell
-from testbed.workers.observer import BEGUN, observe_as, observed_environment
+from testbed.workers.observer import BEGUN, HOOK, observe_as, observed_environment
 from testbed.workers.workload import RankContext
 
 RECORDS_ITSELF = True  # `observe` records the operations
-INTERRUPTED = 130
+# Variables that Python, the C library and the testbed's modules have read before torch is imported.
+EARLY_VARIABLES = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LC_", "LANG", "TZ", "PYDANTIC_")
+HANDLED_VARIABLES = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
 # Variables of one rank, which programs that start ranks on several hosts must not inherit.
 OF_ONE_RANK = (
     "RANK",
@@ -51,8 +57,8 @@ OF_ONE_RANK = (
 )
 
 
-def main(context: RankContext) -> int:
-    """Run the plan's program in the host's working folder, and return the exit status."""
+def main(context: RankContext) -> None:
+    """Run the plan's program in the host's working folder, and end as the program ends."""
     workers = context.plan.workers
     rank = context.planned_rank
     kind = context.settings["kind"]
@@ -64,23 +70,57 @@ def main(context: RankContext) -> int:
 
         os.environ[BEGUN] = "yes"
 
-    print(
-        f"testbed: rank {rank.rank} of {context.world_size} on {rank.host}, in {work}; process "
-        f"groups time out after {workers.timeout_s} s by default",
-        file=sys.stderr,
-        flush=True,
+    _announce(
+        f"rank {rank.rank} of {context.world_size} on {rank.host}, in {work}; process groups time "
+        f"out after {workers.timeout_s} s by default"
     )
+    renew_process()
     if kind == "command":
         added = context.settings["added"]
-        filled = [_filled(word) if place in added else word for place, word in enumerate(words)]
-        os.execvp(filled[0], filled)
+        execute([_filled(word) if place in added else word for place, word in enumerate(words)])
 
-    _look_like_a_new_interpreter(words, context.settings["folder"] or str(work), context)
-    _seed(context.plan.seed, rank.rank)
-    torch.set_num_threads(1)
+    python_path = workers.environment.get("PYTHONPATH", "")
+    module_folders = [context.settings["folder"] or str(work)]
+    module_folders += filter(None, python_path.split(os.pathsep))
+    reason = _reason_for_new_interpreter(context, module_folders)
+    if reason:
+        _announce(f"starting a new Python interpreter, because {reason}")
+        if kind == "module":
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(HOOK), *module_folders])
+            execute([sys.executable, "-m", *words])
+
+        execute([sys.executable, *words])
+
+    renew_interpreter([*module_folders, *_installed_folders()], words)
+    seed_generators(context.plan.seed, rank.rank)
     observe_as(rank.rank)
+    run_program(kind, words)
 
-    return run_as_main(kind, words[0])
+
+def _announce(text: str) -> None:
+    print(f"testbed: {text}", file=sys.stderr, flush=True)
+
+
+def _installed_folders() -> list[str]:
+    """Return `sys.path` without the entries that this process has besides Python's."""
+    project = str(Path(testbed.__file__).parent.parent)
+    added = set() if project in site.getsitepackages() else {project}
+    return [folder for folder in sys.path[1:] if folder not in added]
+
+
+def _reason_for_new_interpreter(context: RankContext, module_folders: list[str]) -> str:
+    """Return why the program could notice what this process has done before; empty if it cannot."""
+    for name in shadowed_modules(module_folders):
+        return f"the script's folders have a module {name}, as Python or a package has"
+
+    for name in context.plan.workers.environment:
+        if name.startswith(EARLY_VARIABLES) and name not in HANDLED_VARIABLES:
+            return f"Python reads {name} when it starts"
+
+    for name in context.settings["early_variables"]:
+        return f"the script sets {name} before torch reads it"
+
+    return ""
 
 
 def serve(context: RankContext) -> NoReturn:
@@ -103,12 +143,15 @@ def _enter_host(context: RankContext) -> Path:
     work = context.run.work(None if settings["shared_folder"] else context.planned_rank.host)
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
+    if "PYTHONPATH" not in workers.environment:
+        os.environ.pop("PYTHONPATH", None)  # the testbed's, which the hook finds itself
+
     if settings["kind"] == "command" and settings["folder"]:
         _put_first("PYTHONPATH", settings["folder"])
 
     os.environ.update(observed_environment(context.run, workers.timeout_s))
     _put_first("PATH", str(Path(sys.executable).parent))
-    os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     if workers.remote_shells or workers.from_first_host:
         write_programs(context.plan.workers.ranks)
         _put_first("PATH", str(PROGRAMS))
@@ -133,78 +176,3 @@ def _put_first(variable: str, folder: str) -> None:
 def _filled(text: str) -> str:
     """Return a text with the values of the environment variables that it names."""
     return Template(text).substitute(os.environ)
-
-
-def _look_like_a_new_interpreter(words: list[str], folder: str, context: RankContext) -> None:
-    """Set buffering, sys.path and sys.argv as an interpreter does when it starts.
-
-    Args:
-        words: the script and its arguments.
-        folder: the first folder in which Python looks for modules.
-        context: context of the rank.
-    """
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    python_path = context.plan.workers.environment.get("PYTHONPATH", "")
-    sys.path[:1] = [folder, *filter(None, python_path.split(os.pathsep))]
-    sys.argv = list(words)
-
-
-def _seed(seed: int, rank: int) -> None:
-    """Seed random numbers by run and rank, because fresh interpreters draw different numbers."""
-    random.seed(f"{seed}/{rank}")
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(random.getrandbits(32))
-
-
-def run_as_main(kind: str, name: str) -> int:
-    """Run a program as ``__main__``, followed by the program's exit handlers.
-
-    Args:
-        kind: ``file`` or ``module``.
-        name: name of the file or module.
-
-    Returns:
-        The exit status.
-    """
-    try:
-        if kind == "file":
-            runpy.run_path(name, run_name="__main__")
-        else:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-        status = 0
-    except SystemExit as stop:
-        status = _exit_status(stop.code)
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-    except BaseException as error:
-        trace = _trace_of_script(error.__traceback__)
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
-        status = 1
-
-    finish_interpreter()
-    return status
-
-
-def _exit_status(code: object) -> int:
-    """Return the exit status for a SystemExit's code, as Python does (`sys.exit`)."""
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code & 0xFF
-
-    print(code, file=sys.stderr)
-    return 1
-
-
-def _trace_of_script(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the calls that lead to the script."""
-    leading_files = (__file__, runpy.__file__, "<frozen runpy>")
-    while trace is not None and trace.tb_next is not None:
-        if trace.tb_frame.f_code.co_filename not in leading_files:
-            break
-
-        trace = trace.tb_next
-
-    return trace

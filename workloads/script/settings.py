@@ -5,7 +5,10 @@ A script is a Python file, a module, or any command, such as torchrun.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +20,7 @@ from pydantic import Field, model_validator
 from testbed.workloads.script.host_programs import REMOTE_PROGRAMS
 from testbed.workloads.script.launchers import Launch, launch_of
 
+from testbed.core.paths import absolute_path
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.spec.base import Flag
@@ -25,6 +29,21 @@ from testbed.spec.workload import Workload
 
 MIB = 2**20
 PAUSE_NS = 150 * 10**9
+
+# Code that sets environment variables, and the names of those that torch, its libraries for linear
+# algebra and its threads read when they are loaded.
+SETS_VARIABLES = re.compile(rb"environ\b|putenv")
+EARLY_VARIABLE = re.compile(
+    rb"\b(?:OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|DNNL|ONEDNN|ATEN|NPY|NUMPY|PYTORCH|TORCH"
+    rb"|TORCHINDUCTOR|TORCHDYNAMO)_[A-Z0-9_]+(?=[\"'=]|\s*=[^=])"
+)
+MOST_FILES_READ = 500
+MOST_BYTES_READ = 2**20
+
+SHELLS = ("sh", "bash", "dash", "ksh", "zsh", "busybox")
+QUOTES = ("'", '"')
+# A quoted word, or a word without quotes; both without what the shell would expand.
+SHELL_WORD = re.compile(r"""'[^']*'|"[^"$`\\]*"|(?:[^\s;|&<>()"'`$=\\*?]|\\ )+""")
 
 Kind = Literal["file", "module", "command"]
 
@@ -79,8 +98,7 @@ class Script(Workload):
             return _module(rest)
 
         if first.endswith(".py"):
-            path = _file(Path(first))
-            return Program("file", (str(path), *rest), path.parent, (visible_folder(path.parent),))
+            return _file_program(first, rest)
 
         if first.startswith("-"):
             raise UnitError(
@@ -199,6 +217,7 @@ class Script(Workload):
             "ranks_per_host": self.ranks_per_host,
             "shared_folder": self.shared_folder,
             "events_from": self.events_from,
+            "early_variables": _early_variables(program),
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
@@ -218,7 +237,21 @@ def command_path() -> str:
     return f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def _file(path: Path) -> Path:
+def _file_program(name: str, arguments: list[str]) -> Program:
+    """Return the program for a Python file.
+
+    As in Python, ``__file__`` is the path as written, and modules are looked for in the folder of
+    the file that a symbolic link leads to.
+    """
+    _check_file(Path(name))
+    path = absolute_path(name)
+    folder = path.resolve().parent
+    folders = {visible_folder(path.parent), visible_folder(folder)}
+
+    return Program("file", (str(path), *arguments), folder, tuple(sorted(folders)))
+
+
+def _check_file(path: Path) -> None:
     if path.is_dir():
         raise UnitError(f"{path} is a folder, not a script", "name a script in the folder")
 
@@ -232,8 +265,6 @@ def _file(path: Path) -> Path:
             f"cannot read the script {path}: permission denied",
             f"make it readable: chmod +r {path}",
         )
-
-    return path.resolve()
 
 
 def _module(words: list[str]) -> Program:
@@ -254,23 +285,97 @@ def _module(words: list[str]) -> Program:
 def _command(words: Sequence[str], folder: Path | None) -> Program:
     """Return the program for a command, with the full paths of the files that the command names.
 
-    The command runs in another working folder.
+    The command runs in another working folder. A shell's ``-c`` line may name files, too.
 
     Args:
         words: the command.
         folder: folder of the modules that the command names; None: the command names no modules.
     """
-    files = {word: Path(word).resolve() for word in words if Path(word).is_file()}
-    if "/" not in words[0]:
-        files.pop(words[0], None)  # commands are looked for in PATH
+    full_words: list[str] = []
+    files: set[Path] = set()
+    line = _shell_line(words)
 
-    folders = {visible_folder(path.parent) for path in files.values()}
+    for position, word in enumerate(words):
+        if position == line:
+            full_word, files_of_line = full_shell_line(word)
+            full_words.append(full_word)
+            files |= files_of_line
+        elif Path(word).is_file() and (position > 0 or "/" in word):  # commands are in PATH
+            full_words.append(str(absolute_path(word)))
+            files.add(Path(word))
+        else:
+            full_words.append(word)
+
+    folders: set[Path] = set()
     if folder is not None:
         folders.add(visible_folder(folder))
 
-    full_words = [str(files.get(word, word)) for word in words]
+    for file in files:
+        folders.add(visible_folder(absolute_path(file).parent))
+        folders.add(visible_folder(file.resolve().parent))
 
     return Program("command", tuple(full_words), folder, tuple(sorted(folders)))
+
+
+def _shell_line(words: Sequence[str]) -> int | None:
+    """Return the position of the line that a shell among `words` gets with ``-c``, or None."""
+    for position, word in enumerate(words[:-1]):
+        is_flag = word.startswith("-") and not word.startswith("--") and word.endswith("c")
+        if is_flag and any(Path(before).name in SHELLS for before in words[:position]):
+            return position + 1
+
+    return None
+
+
+def full_shell_line(line: str) -> tuple[str, set[Path]]:
+    """Return a shell's line with the full paths of the files that it names, and these files.
+
+    Names of commands stay as they are, and files to which the line redirects output.
+    """
+    parts: list[str] = []
+    files: set[Path] = set()
+    end = 0
+    for match in SHELL_WORD.finditer(line):
+        word = match.group()
+        quote = word[0] if word[0] in QUOTES else ""
+        name = word.strip(quote) if quote else word.replace("\\ ", " ")
+        before = line[: match.start()].rstrip()
+        if before.endswith(">") or not name or "\0" in name or not _is_file(name):
+            continue
+
+        if "/" not in name and shutil.which(name, path=command_path()):
+            continue
+
+        files.add(Path(name))
+        parts += [line[end : match.start()], shlex.quote(str(absolute_path(name)))]
+        end = match.end()
+
+    return "".join([*parts, line[end:]]), files
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # longer than a name may be
+        return False
+
+
+def _early_variables(program: Program) -> list[str]:
+    """Return variables that torch reads during its import, and that the program's code may set.
+
+    The search covers the Python files in the program's folder.
+    """
+    if program.kind == "command" or program.folder is None:
+        return []
+
+    names: set[str] = set()
+    for file in sorted(program.folder.glob("*.py"))[:MOST_FILES_READ]:
+        with contextlib.suppress(OSError):
+            text = file.read_bytes()[:MOST_BYTES_READ]
+            if SETS_VARIABLES.search(text):
+                names.update(match.decode() for match in EARLY_VARIABLE.findall(text))
+
+    return sorted(names)
 
 
 def _find_module(name: str, folder: Path | None) -> None:

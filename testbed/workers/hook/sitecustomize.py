@@ -2,58 +2,122 @@
 
 Python's `site` module imports this file when the interpreter starts. A process pays nothing until
 it imports torch.distributed; the first process group starts the recording.
+
+The process sees neither this folder in `sys.path` nor this module, and gets the next
+`sitecustomize` if there is one. This file imports what is built into Python, or what Python has
+imported at its start: a program may have a module with the same name.
 """
+# ruff: noqa: PTH100, PTH118, PTH120
 
 from __future__ import annotations
 
 import faulthandler
-import functools
-import importlib.util
-import signal
+import os
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from _signal import SIGRTMIN  # type: ignore[import-not-found]  # `signal` imports enum
+from importlib.machinery import PathFinder
 
-PROJECT = Path(__file__).parents[3]  # the folder of the package `testbed`
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
 MODULE = "torch.distributed.distributed_c10d"
+HOOK = os.path.dirname(os.path.abspath(__file__))
+PROJECT = os.path.abspath(os.path.join(HOOK, "..", "..", ".."))
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Import hook that finds `MODULE` as usual and wraps its `init_process_group`."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name != MODULE:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: _observed(module, execute)  # type: ignore[method-assign]
-        return spec
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                _wrap(spec.loader)
+                return spec
+        return None
 
 
-def _observed(module: ModuleType, execute: Any) -> None:
+class _TestbedFinder:
+    """Import hook, the last one, that finds the testbed where it is not installed."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [PROJECT]) if name == "testbed" else None
+
+
+def _wrap(loader: Any) -> None:
+    execute = loader.exec_module
+    loader.exec_module = lambda module: _observed(module, execute)
+
+
+def _observed(module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
     execute(module)
     initialise = module.init_process_group
 
-    @functools.wraps(initialise)
     def init_process_group(*arguments: Any, **options: Any) -> None:
-        if str(PROJECT) not in sys.path:  # a PYTHONPATH of the user's has replaced the testbed's
-            sys.path.append(str(PROJECT))
-
-        from testbed.workers.observer import observed  # noqa: PLC0415 (torch is complete only now)
-
+        observed = _import_observed()  # torch is complete only now
         observed(initialise)(*arguments, **options)
 
+    for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
+        setattr(init_process_group, name, getattr(initialise, name))
+
+    init_process_group.__wrapped__ = initialise  # type: ignore[attr-defined]
     module.init_process_group = init_process_group  # type: ignore[attr-defined]
 
 
+def _import_observed() -> Any:
+    """Import `observed`, whose imports must not meet modules of the program with the same names."""
+    program_path = list(sys.path)
+    program_folders = [folder for folder in program_path if folder not in _installed_path]
+    imported = set(sys.modules)
+    set_aside = {}
+    for name, module in list(sys.modules.items()):
+        if name != "__main__" and _is_of_program(module, program_folders):
+            set_aside[name] = sys.modules.pop(name)
+
+    sys.path[:] = [*_installed_path, PROJECT]
+    try:
+        from testbed.workers.observer import observed  # noqa: PLC0415
+    finally:
+        sys.path[:] = program_path
+        for name in set(sys.modules) - imported:
+            package = name.partition(".")[0]
+            spec = PathFinder.find_spec(package, program_folders)
+            if package in set_aside or (spec is not None and spec.origin is not None):
+                del sys.modules[name]
+
+        sys.modules.update(set_aside)
+
+    return observed
+
+
+def _is_of_program(module: object, folders: Sequence[str]) -> bool:
+    """Return whether a module comes from `folders`, and not from an environment inside of them."""
+    file = getattr(module, "__file__", None) or ""
+    return _is_below(file, folders) and not _is_below(file, _installed_path)
+
+
+def _is_below(file: str, folders: Sequence[str]) -> bool:
+    return any(file.startswith(f"{os.path.abspath(folder)}{os.sep}") for folder in folders)
+
+
+_python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+_installed_path = [folder for folder in sys.path if folder not in _python_path]
+sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != HOOK]
 # As in `testbed.workers.stacks`, which a process of any Python version cannot import.
-faulthandler.register(signal.SIGRTMIN + 11, file=2, all_threads=True, chain=False)
+faulthandler.register(SIGRTMIN + 11, file=2, all_threads=True, chain=False)
 sys.meta_path.insert(0, _Finder())
+sys.meta_path.append(_TestbedFinder())
+del sys.modules[__name__]
+# Another one; `site` ignores that there is none.
+import sitecustomize  # type: ignore[import-not-found]  # noqa: E402, F401

@@ -51,7 +51,7 @@ def test_package_imports_no_torch() -> None:
 def test_interpreter_exit() -> None:
     assert callable(getattr(threading, "_shutdown", None))
     assert callable(getattr(atexit, "_run_exitfuncs", None))
-    assert callable(interpreter_exit.finish_interpreter)
+    assert callable(interpreter_exit.end_program)
 
 
 def test_torch_imports() -> None:
