@@ -897,7 +897,7 @@ class DeployedNetwork:
             source = BytesSource(input.encode() if isinstance(input, str) else input)
         request = exec_request(self._deployment, host, words, has_input=source is not None)
         out, err = io.BytesIO(), io.BytesIO()
-        status = call(self._deployment, request, out, err, source)
+        status = call(self._deployment, request, out, err, source, _warn_unfaithful)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         completed = subprocess.CompletedProcess(

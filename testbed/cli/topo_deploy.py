@@ -10,7 +10,9 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from testbed.cli.options import (
     Clock,
@@ -85,10 +87,29 @@ def deploy(
     deployment = _deploy(name or spec.name, spec, clock, seed, guest_memory)
     network = deployment.read_plan().network
     typer.echo(_greeting(deployment.name, network, clock, time.monotonic() - began))
+    _warn_of_rates(deployment, clock)
     if network.changes:
         typer.echo(
             "  note: events of the topology apply to runs only; change links with `testbed topo "
             "set`"
+        )
+
+
+def _warn_of_rates(deployment: Deployment, clock: Clock) -> None:
+    """On the real clock, measure the fastest link, and warn if this machine is too slow for it."""
+    if clock == "virtual":
+        return
+    text = answer(deployment, Request(kind="verify", fastest=True))
+    for check in map(json.loads, text.splitlines()):
+        if check["ok"]:
+            continue
+        measured = check["measured"]
+        rate = "nothing arrived" if measured is None else format_rate(round(measured * 1e6), 3)
+        planned = format_rate(round(check["expected"] * 1e6), 3)
+        _warn(
+            f"not faithful: this machine carries {rate} from {check['from']} to {check['to']} in "
+            f"real time, planned are {planned}\n"
+            "  use --clock virtual, or links with lower rates"
         )
 
 
@@ -288,10 +309,20 @@ def _call_with_input(
     request = exec_request(deployment, host, words, has_input=interactive, terminal=kind)
     out, err = sys.stdout.buffer, sys.stderr.buffer
     fd = sys.stdin.fileno() if interactive or terminal else -1
+    warnings: list[str] = []
     if terminal:
         with raw_terminal(fd) as source:
-            return call(deployment, request, out, err, source)
-    return call(deployment, request, out, err, FileSource(fd) if interactive else None)
+            status = call(deployment, request, out, err, source, warnings.append)
+    else:
+        source_of_input = FileSource(fd) if interactive else None
+        status = call(deployment, request, out, err, source_of_input, warnings.append)
+    for warning in warnings:
+        _warn(f"not faithful: {warning}")
+    return status
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True).print(Text(f"warning: {text}", "bold yellow"), soft_wrap=True)
 
 
 def copy_(

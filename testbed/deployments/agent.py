@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +41,12 @@ from testbed.deployments.requests import (
     RequestExchange,
 )
 from testbed.deployments.streams import Feed, open_streams
+from testbed.deployments.traffic import Traffic, TrafficWatch
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.mininet_prompt import Prompt, commands
 from testbed.network.netlink import enter_node
 from testbed.network.reconfigure import change_network
-from testbed.network.verify import verify
+from testbed.network.verify import verify, verify_fastest
 from testbed.plan.model import Network
 from testbed.workers.host_files import named
 
@@ -70,6 +71,8 @@ class _Job:
         end: pidfd of the child.
         pipes: open read ends of the child's output pipes, each with its stream.
         feed: the child's input; None for a child without input.
+        node: kernel's name of the node of a command; empty for other requests.
+        before: the network's counters before the command; None for other requests.
         signalled: signals of the sender that were forwarded.
     """
 
@@ -78,6 +81,8 @@ class _Job:
     end: int
     pipes: dict[int, str]
     feed: Feed | None = None
+    node: str = ""
+    before: Traffic | None = None
     signalled: set[str] = field(default_factory=set)
 
 
@@ -90,6 +95,7 @@ class Agent:
         self._network = network
         self._look_s = LOOK_S[plan.clock]
         self._nodes = node_names(plan.network)
+        self._traffic: TrafficWatch | None = None
         self._seen: set[str] = set()
         self._jobs: list[_Job] = []
         self._selector = selectors.DefaultSelector()
@@ -165,12 +171,17 @@ class Agent:
             exchange.write(STDERR, traceback.format_exc().encode())
             self._reply(exchange, 1)
 
-    def _reply(self, exchange: RequestExchange, status: int) -> None:
-        exchange.answer(Reply(status=status, time_ns=time.time_ns()))
+    def _reply(self, exchange: RequestExchange, status: int, warnings: Sequence[str] = ()) -> None:
+        reply = Reply(status=status, time_ns=time.time_ns(), warnings=tuple(warnings))
+        exchange.answer(reply)
 
     def _fork(self, exchange: RequestExchange, request: Request) -> None:
         """Fork a child that carries out a request, and relay its input and output."""
         streams = open_streams(exchange, request)
+        node, before = "", None
+        if request.kind == "exec":
+            node = self._nodes.get(request.node, request.node)
+            before = self._counters(node)
         pid = os.fork()
         if pid == 0:
             for job in self._jobs:
@@ -184,7 +195,7 @@ class Agent:
         for fd in (end, *streams.outputs):
             self._selector.register(fd, selectors.EVENT_READ)
 
-        self._jobs.append(_Job(exchange, pid, end, streams.outputs, streams.feed))
+        self._jobs.append(_Job(exchange, pid, end, streams.outputs, streams.feed, node, before))
 
     def _carry_out(self, request: Request) -> int:
         """Carry out a request in a child, and return the exit status."""
@@ -193,7 +204,10 @@ class Agent:
             prompt.onecmd(request.words[0])
             return 0
         if request.kind == "verify":
-            for check in verify(self._network, virtual=self._virtual, quick=request.quick):
+            checks = verify(self._network, virtual=self._virtual, quick=request.quick)
+            if request.fastest:
+                checks = verify_fastest(self._network, virtual=self._virtual)
+            for check in checks:
                 print(json.dumps(check.record()), flush=True)
             return 0
         return self._execute(request)
@@ -277,7 +291,20 @@ class Agent:
         if status < 0:  # killed by a signal
             status = 128 - status
 
-        self._reply(job.exchange, status)
+        self._reply(job.exchange, status, self._warnings(job))
+
+    def _warnings(self, job: _Job) -> list[str]:
+        if job.before is None:
+            return []
+        now = self._counters(job.node)
+        assert now is not None
+        return now.warnings_since(job.before, self._network.plan)
+
+    def _counters(self, node: str) -> Traffic | None:
+        """Return the counters of the network, and of the TCP connections of a node."""
+        if self._traffic is None:
+            self._traffic = TrafficWatch(self._network)
+        return self._traffic.read(node)
 
     def _close(self, fd: int) -> None:
         self._selector.unregister(fd)

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -79,6 +79,7 @@ def call(
     out: BinaryIO,
     err: BinaryIO,
     source: InputSource | None = None,
+    warn: Callable[[str], object] | None = None,
 ) -> int:
     """Carry out a request in the guest, relay the output, and return the exit status.
 
@@ -91,6 +92,7 @@ def call(
         out: receives the guest's standard output immediately.
         err: receives the guest's standard error immediately.
         source: the command's input, for a request with input.
+        warn: called at the end with each warning about the network; None: warnings are lost.
 
     Returns:
         The exit status, as in a shell.
@@ -109,6 +111,9 @@ def call(
             raise
         exchange.remove()
 
+    for warning in reply.warnings:
+        if warn is not None:
+            warn(warning)
     return reply.status
 
 

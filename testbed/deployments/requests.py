@@ -25,7 +25,8 @@ class Request(Frozen):
       terminal, whose output is the stream STDOUT.
     - prompt: carry out the line `words[0]` as Mininet's prompt does.
     - set: change the links that differ in `network`.
-    - verify: measure the network, only its round trips if `quick`; prints a JSON line per check.
+    - verify: measure the network, only its round trips if `quick`, only the rates of its fastest
+      link if `fastest`; prints a JSON line per check.
     """
 
     kind: Literal["exec", "prompt", "set", "verify"]
@@ -35,13 +36,18 @@ class Request(Frozen):
     terminal: str = ""
     network: Network | None = None
     quick: bool = False
+    fastest: bool = False
 
 
 class Reply(Frozen):
-    """Outcome of a request: exit status as in a shell, and Unix ns on the guest's clock."""
+    """Outcome of a request: exit status as in a shell, and Unix ns on the guest's clock.
+
+    `warnings` say why the command's traffic may mislead.
+    """
 
     status: int
     time_ns: int
+    warnings: tuple[str, ...] = ()
 
 
 RequestExchange: TypeAlias = Exchange[Request, Reply]
