@@ -46,6 +46,7 @@ class ProblemCode(StrEnum):
 DOUBTS: Mapping[ProblemCode, str] = {
     ProblemCode.INCOMPLETE: "did not complete",
     ProblemCode.CLOCK_FORCED: "a process busy-waited",
+    ProblemCode.MEMORY_SHORT: "the kernel had no memory for packets",
     ProblemCode.EVENTS_NOT_HAPPENED: "events did not happen",
     ProblemCode.ROUND_TRIP: "round trips differ from the plan",
     ProblemCode.OFFLOAD_DROPS: "queues dropped super-packets",

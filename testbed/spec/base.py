@@ -242,7 +242,7 @@ def explain_value(detail: ErrorDetails) -> tuple[str, str]:
     # Other messages of pydantic say "Input should be VALID", and name the exception's class.
     message = str(cause or detail["msg"])
     message = re.sub(r"^(Value error|Assertion failed), ", "", message).rstrip(".")
-    message = re.sub(r"^Input should be ", f"{shown} is not ", message)
+    message = re.sub(r"^Input should be ", lambda _: f"{shown} is not ", message)
     return messages.get(kind, message), ""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-SIGNAL = signal.SIGRTMIN + 11
+SIGNAL = getattr(signal, "SIGRTMIN", 34) + 11  # macOS imports this file, and has no SIGRTMIN
 STDERR = 2
 PAUSE_S = 0.001  # on the run's clock, which a busy rank holds until the kernel forces the clock
 MOST_PAUSES = 100

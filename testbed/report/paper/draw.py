@@ -261,6 +261,9 @@ def _draw_hollow(
     if symbols is None or isinstance(symbols, str):
         return
     hollow = np.array([symbol == HOLLOW for symbol in symbols])
+    if not hollow.any():
+        return
+
     axes.plot(
         x[hollow],
         y[hollow],

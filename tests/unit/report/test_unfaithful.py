@@ -113,9 +113,11 @@ def test_first_and_last_line_of_a_sweep(sweep: SweepDir, words: list[str]) -> No
     printed = call("sweep", *words, sweep.path).stdout
     assert printed.splitlines()[0] == HEADLINE
     assert last_line(printed) == f"{HEADLINE} ({COUNTS})"
-    row = next(line for line in printed.splitlines() if line.startswith("20 ms"))
-    assert "NO" in row
-    assert DOUBT.split()[1] in row  # the column is narrow
+    lines = printed.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("20 ms"))
+    assert "NO" in lines[first]
+    below = " ".join(lines[first:-1])  # the column is narrow: one word a line
+    assert DOUBT.split()[1] in below
 
 
 def test_a_sweep_as_csv_and_json(sweep: SweepDir) -> None:

@@ -9,6 +9,7 @@ from testbed.workloads.script.settings import Script
 
 from testbed.cli.main import app
 from testbed.core.errors import InputError
+from testbed.plan.budget import windows_bytes
 from testbed.plan.resolve import resolve
 from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
@@ -58,6 +59,7 @@ def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "kind": "file",
         "command": [str(here / "train.py"), "--lr", "3e-4", "--", "-h"],
         "added": [],
+        "early_variables": [],
         "environment": {},
         "folder": str(here),
         "ranks_per_host": 2,
@@ -113,7 +115,8 @@ def test_memory(here: Path) -> None:
         RunOptions(isolation="process"),
         machine_memory_bytes=2**40,
     )
-    assert plan.guest_memory_bytes == 2**30 + 4 * (250 + 4 * 64) * MIB
+    packets_bytes = windows_bytes(plan.network)
+    assert plan.guest_memory_bytes == 2**30 + 4 * (250 + 4 * 64) * MIB + packets_bytes
     more = resolve(
         Topology.load("two-sites"),
         work,
@@ -121,7 +124,7 @@ def test_memory(here: Path) -> None:
         machine_memory_bytes=2**40,
     )
     assert more.workers.memory_bytes == 2**31
-    assert more.guest_memory_bytes == 2**30 + 4 * 2**31
+    assert more.guest_memory_bytes == 2**30 + 4 * 2**31 + packets_bytes
 
 
 @pytest.mark.parametrize(
