@@ -18,6 +18,8 @@ from typing import NoReturn, cast
 
 import torch
 
+from testbed.workers import stacks
+
 STANDARD_FILES = 3
 MOST_FILES = 2**20
 HOOKS_OF_SYS = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
@@ -26,10 +28,13 @@ MODULE_SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
 def renew_process() -> None:
-    """Close inherited files, and reset signals, as for a process that a shell starts."""
+    """Close inherited files, and reset signals, as for a process that a shell starts.
+
+    The signal that asks for stacks keeps its handler.
+    """
     os.closerange(STANDARD_FILES, MOST_FILES)
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, stacks.SIGNAL}:
         signal.signal(number, signal.SIG_DFL)
 
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
