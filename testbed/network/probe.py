@@ -21,6 +21,8 @@ LARGEST_DATAGRAM = 65_000
 DROP_TAIL_SHARE = 2  # half of the queue is filled at once
 MANAGED_SHARE = 12  # RED does not drop below a sixth of the queue's length
 BIT_NS_PER_BYTE_S = 8 * 10**9
+# In a guest, a process that has often read the clock sees a later time, until it waits.
+CATCH_UP_S = 1e-6
 LAST_WAIT_NS = 10**8  # wait for late packets
 
 
@@ -192,6 +194,7 @@ def _udp_socket(pid: int) -> socket.socket:
 def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
     """Send all packets; each packet begins with its number."""
     exact_timers()
+    time.sleep(CATCH_UP_S)
     filling = bytes(schedule.payload - 4)
     begin_ns = time.monotonic_ns()
     number = 0
@@ -218,8 +221,11 @@ def _receive(receiver: socket.socket, packets: int, *, timeout_s: float) -> dict
     Args:
         receiver: socket that stamps packets with their arrival time.
         packets: number of packets to wait for.
-        timeout_s: how long to wait for the next packet, in seconds.
+        timeout_s: how long packets are on their way, and how long to wait for the next one, in
+            seconds.
     """
+    # A process that reads the clock while packets are on their way moves the guest's time.
+    time.sleep(timeout_s)
     receiver.settimeout(timeout_s)
     arrivals: dict[int, int] = {}
     while len(arrivals) < packets:
