@@ -391,27 +391,32 @@ def test_shell(shared: Place, real: str) -> None:
         words, stdin=other_end, stdout=other_end, stderr=other_end, env=shared.environment
     ) as shell:
         os.close(other_end)
-        read_until(terminal, "real> ")
-        os.write(terminal, b"west-h\t ping -c1 east-h\t\n")
-        output = read_until(terminal, "rtt min.*real> ")
-        assert "west-h0 " in output
-        assert "10.1.0.1" in output
-        assert "1 received" in output
-        os.write(terminal, b"west-h0 hostname; hostname\n")
-        assert "west-h0\r\nwest-h0\r\n" in read_until(terminal, "\nwest-h0.*real> ")
-        os.write(terminal, b"nodes\n")
-        assert "east east-h0 east-s wan west west-h0 west-s" in read_until(
-            terminal, "nodes.*real> "
-        )
-        os.write(terminal, b"pingall\n")
-        assert "0% dropped (2/2 received)" in read_until(terminal, "Results.*real> ")
-        os.write(terminal, b"west-h0 ping east-h0\n")
-        read_until(terminal, "icmp_seq=2")
-        shell.send_signal(signal.SIGINT)  # ends the ping, not the shell
-        assert "packets transmitted" in read_until(terminal, "rtt min.*real> ")
-        os.write(terminal, b"exit\n")
-        assert shell.wait(LONGEST_S) == 0
+        try:
+            use_prompt(shell, terminal)
+        finally:
+            shell.kill()  # otherwise a failed assertion waits for the shell
     os.close(terminal)
+
+
+def use_prompt(shell: subprocess.Popen[bytes], terminal: int) -> None:
+    read_until(terminal, "real> ")
+    os.write(terminal, b"west-h\t ping -c1 east-h\t\n")
+    output = read_until(terminal, "rtt min.*real> ")
+    assert "west-h0 " in output
+    assert "10.1.0.1" in output
+    assert "1 received" in output
+    os.write(terminal, b"west-h0 hostname; hostname\n")
+    assert "\nwest-h0\nwest-h0\n" in read_until(terminal, "\nwest-h0.*real> ").replace("\r", "")
+    os.write(terminal, b"nodes\n")
+    assert "east east-h0 east-s wan west west-h0 west-s" in read_until(terminal, "nodes.*real> ")
+    os.write(terminal, b"pingall\n")
+    assert "0% dropped (2/2 received)" in read_until(terminal, "Results.*real> ")
+    os.write(terminal, b"west-h0 ping east-h0\n")
+    read_until(terminal, "icmp_seq=2")
+    shell.send_signal(signal.SIGINT)  # ends the ping, not the shell
+    assert "packets transmitted" in read_until(terminal, "rtt min.*real> ")
+    os.write(terminal, b"exit\n")
+    assert shell.wait(LONGEST_S) == 0
 
 
 def read_until(terminal: int, pattern: str) -> str:
