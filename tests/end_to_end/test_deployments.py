@@ -314,7 +314,7 @@ def test_virtual_time_stands_still(shared: Place, exact: str) -> None:
     assert stat[stat.rindex(")") + 2] == "T"
     second = int(shared.run(*read_clock).stdout)
     assert time.monotonic() - begin > 1
-    assert 0 < second - first < 1_000_000
+    assert 0 <= second - first < 1_000_000  # reads by different processes may be equal
 
 
 def test_virtual_round_trip(shared: Place, exact: str) -> None:
@@ -344,7 +344,7 @@ def test_verify_finds_a_wrong_rate(shared: Place, exact: str) -> None:
         "rate",
         "980mbit",
         "limit",
-        "1000",
+        "100000",  # packets: the queue holds all that verify sends at once
     ]
     shared.run("exec", "-t", exact, "west", "--", *tc)
     after = json.loads(shared.run("verify", "-t", exact, "-f", "json", status=1).stdout)
