@@ -40,7 +40,7 @@ def steps_of(log: Path) -> list[Step]:
     ]
 
 
-# Fails since clock reads take no time: rank 0 forms a quorum by itself before the others have begun.
+# Fails since clock reads take no time: rank 0 forms a quorum before the others have begun.
 @pytest.mark.proof
 @pytest.mark.parametrize("crash", ["ranks", "host"])
 def test_a_datacenter_fails_and_comes_back(
