@@ -187,9 +187,10 @@ def _parts_of_training(
     calls = ops.filter(in_steps, phase="train")
     rtt_us = _round_trip_us(network, calls)
     steps_us = 0.0
-    per_rank = calls.height // max(1, calls["rank"].n_unique())
+    recording = max(1, calls["rank"].n_unique())
+    per_rank = calls.height // recording
     for op, ranks, count in calls.group_by("op", "group_size").agg(pl.len()).iter_rows():
-        steps_us += _steps(op, ranks, "gloo") * rtt_us * count / max(1, calls["rank"].n_unique())
+        steps_us += _steps(op, ranks, "gloo") * rtt_us * count / recording
 
     late_us = 0.0
     if {"compute_ns", "step"} <= set(steps.columns):
