@@ -25,7 +25,7 @@ from torchft.coordination import LighthouseServer
 
 from testbed.workers.lib.modelled_compute import ModelledCompute
 
-LIGHTHOUSE_PORT, STORE_PORT = 29510, 29511
+LIGHTHOUSE_PORT, STORE_PORT, START_PORT = 29510, 29511, 29512
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=60)
@@ -92,6 +92,9 @@ manager = Manager(
     replica_id=site,
     hostname=socket.gethostname(),
 )
+# The lighthouse does not wait for datacenters that it has not heard of: without this, rank 0 would
+# begin alone. A datacenter that returns finds the count complete.
+start = TCPStore(os.environ["MASTER_ADDR"], START_PORT, world_size=len(sites), is_master=rank == 0)
 optimizer = Optimizer(manager, adam)
 parameters = list(model.parameters())
 sizes = [p.numel() for p in parameters]
@@ -117,9 +120,9 @@ while manager.current_step() < options.steps:
     before = manager.current_step()
     optimizer.step()
     fate = "done" if manager.current_step() > before else "dropped"
-    sites = manager.num_participants()
+    participants = manager.num_participants()
     print(
-        f"{time.time():.3f} step {before} {fate}, {sites} sites, loss {loss:.4f}",
+        f"{time.time():.3f} step {before} {fate}, {participants} sites, loss {loss:.4f}",
         flush=True,
     )
 

@@ -15,6 +15,9 @@ KEPT_SETTINGS = (
     "TESTBED_CACHE",
     "TESTBED_KERNEL",
 )  # of the user's; all other TESTBED_ variables would change results
+# What commands called in the tests' process print must not depend on the terminal of the tests.
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

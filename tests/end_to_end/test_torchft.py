@@ -40,8 +40,6 @@ def steps_of(log: Path) -> list[Step]:
     ]
 
 
-# Fails since clock reads take no time: rank 0 forms a quorum before the others have begun.
-@pytest.mark.proof
 @pytest.mark.parametrize("crash", ["ranks", "host"])
 def test_a_datacenter_fails_and_comes_back(
     crash: str, need: Need, command: Command, tmp_path: Path
