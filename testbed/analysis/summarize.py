@@ -252,6 +252,9 @@ class RowBounds:
                 return concurrent_us(at_once, operation.op, operation.bytes)
 
             ranks = operation.members
+            if len(ranks) != operation.ranks:  # several groups at once that cannot be told apart
+                return None
+
             if operation.root is not None:
                 others = [rank for rank in ranks if rank != operation.root]
                 ranks = (operation.root, *others)

@@ -38,6 +38,7 @@ from testbed.runfolder.records import (
     FirstOperation,
     OperationsTotal,
     RunEnded,
+    SeparateWorld,
     StageBegan,
     StageEnded,
 )
@@ -339,7 +340,8 @@ class Timeline:
 def _timed_events(path: Path) -> list[TimedEvent]:
     """Read the events of a run that have a time."""
     events, _problems = records.read(path, EVENT, may_be_empty=True)
-    return [event for event in events if not isinstance(event, OperationsTotal)]
+    without_time = (OperationsTotal, SeparateWorld)
+    return [event for event in events if not isinstance(event, without_time)]
 
 
 def _steps(steps: pl.DataFrame, thread: Thread) -> Iterator[TraceEvent]:

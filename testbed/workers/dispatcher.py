@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.distributed as dist
 from torch._C._distributed_c10d import ProcessGroup, Work
 
 from testbed.core.compat.torch_dispatcher import (
@@ -31,6 +32,7 @@ from testbed.core.compat.torch_dispatcher import (
     process_group,
     tensor_bytes,
 )
+from testbed.core.compat.torch_process_groups import store_address
 from testbed.core.units import format_ranks
 from testbed.runfolder.records import Operation
 from testbed.workers.tcp_watch import Snapshot, TcpWatch
@@ -94,7 +96,7 @@ def _nothing() -> None:
 class _Group:
     """What the records say of a process group, and the operations that it has begun."""
 
-    def __init__(self, group: ProcessGroup) -> None:
+    def __init__(self, group: ProcessGroup, run_ranks: int) -> None:
         self.size = group.size()
         self.rank = group.rank()
         self.counts: Counter[str] = Counter()
@@ -103,7 +105,13 @@ class _Group:
             self.description = group.group_desc
 
         # Another group may get the same name later, after the process groups were destroyed.
-        self.name = f"{group.group_name}:{format_ranks(member_ranks(group))}"
+        members = member_ranks(group)
+        self.name = f"{group.group_name}:{format_ranks(members)}"
+
+        # Groups of other ranks may have the same name and the same numbers of ranks at this time.
+        is_in_one_world = members and dist.get_world_size() == run_ranks
+        if not is_in_one_world:
+            self.name = f"{store_address(group)}/{self.name}"
 
 
 class Interception:
@@ -112,16 +120,24 @@ class Interception:
     The iteration of a record counts that operation in its process group on this rank, from 0.
     """
 
-    def __init__(self, record: Record, phase: str, begin: Callable[[], None] = _nothing) -> None:
+    def __init__(
+        self,
+        record: Record,
+        phase: str,
+        run_ranks: int,
+        begin: Callable[[], None] = _nothing,
+    ) -> None:
         """Start recording.
 
         Args:
             record: called at the end of each operation, by the thread that ends the operation.
             phase: phase of the records.
+            run_ranks: ranks of the run.
             begin: called before each operation.
         """
         self._record = record
         self._phase = phase
+        self._run_ranks = run_ranks
         self._begin = begin
         self._groups: WeakKeyDictionary[ProcessGroup, _Group] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
@@ -219,7 +235,7 @@ class Interception:
     def _group(self, group: ProcessGroup) -> _Group:
         known = self._groups.get(group)
         if known is None:
-            known = _Group(group)
+            known = _Group(group, self._run_ranks)
             self._groups[group] = known
             self._watch.look_for_connections()
 

@@ -51,7 +51,7 @@ class Observation:
 
     def start(self) -> None:
         """Record the operations of this process from now on."""
-        self._interception = Interception(self._record, "script", self._begin)
+        self._interception = Interception(self._record, "script", len(self._hosts), self._begin)
         atexit.register(self._interception.settle)
         os.register_at_fork(after_in_child=self._forget_rank)
 

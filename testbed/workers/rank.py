@@ -67,7 +67,7 @@ def _run_workload(name: str, context: RankContext) -> int | None:
     if workload.RECORDS_ITSELF:
         return workload.main(context)
 
-    interception = Interception(context.recorder.record, "train")
+    interception = Interception(context.recorder.record, "train", len(context.plan.workers.ranks))
     try:
         return workload.main(context)
     finally:

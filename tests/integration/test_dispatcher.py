@@ -131,6 +131,12 @@ def test_the_root_and_the_group(records: list[Rows]) -> None:
     assert groups[0] == groups[1]
 
 
+def test_worlds_with_the_same_ranks_differ(records: list[Rows]) -> None:
+    names = [of(rows, "own_world")[0]["process_group"] for rows in records]
+    assert all(name.endswith("/0:0") for name in names)
+    assert names[0] != names[1]
+
+
 def test_parts_that_differ(records: list[Rows]) -> None:
     parts = [of(rows, "unequal")[0]["parts"] for rows in records]
     assert parts == [[8, 16], [24, 32]]

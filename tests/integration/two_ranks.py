@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import fully_shard
 from torch.nn import Linear, Sequential
 from torch.nn.parallel import DistributedDataParallel
@@ -160,6 +162,15 @@ def lonely(rank: int) -> None:
             raise AssertionError("nothing was sent")
 
 
+def own_world(rank: int) -> None:
+    """Each rank makes a world of its own, in which both are rank 0."""
+    del rank
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.all_reduce(torch.ones(1))
+    dist.destroy_process_group()
+
+
 def write_record(file: TextIO, part: str, operation: Operation) -> None:
     print(json.dumps({"part": part, **operation.model_dump()}), file=file)
 
@@ -169,12 +180,18 @@ def main(rank: int, port: str, records: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     with Path(records).open("w", buffering=1) as file:
-        for part in (collectives, messages, groups, rooted, unequal, ddp, fsdp, late, lonely):
-            interception = Interception(partial(write_record, file, part.__name__), "script")
+
+        def record(part: Callable[[int], None]) -> None:
+            interception = Interception(partial(write_record, file, part.__name__), "script", 2)
             part(rank)
             interception.close()
+
+        for part in (collectives, messages, groups, rooted, unequal, ddp, fsdp, late, lonely):
+            record(part)
             dist.all_reduce(torch.ones(99))  # not recorded
-    dist.destroy_process_group()
+
+        dist.destroy_process_group()
+        record(own_world)
 
 
 if __name__ == "__main__":

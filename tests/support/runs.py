@@ -34,9 +34,15 @@ def all_reduce(sizes: str, iterations: int, warmup: int = 1) -> list[str]:
 
 @dataclass(frozen=True)
 class Folder:
-    """A run folder."""
+    """A run folder, whose page and timeline must be whole if they have been made."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        page = self.path / "report.html"
+        if page.exists():
+            assert "cannot make" not in page.read_text()
+            assert (self.path / "trace.json").exists()
 
     def json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
