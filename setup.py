@@ -2,8 +2,9 @@
 
 topologies/, experiments/ and workloads/ lie at the top of a checkout, where people read and copy
 them. A wheel has them inside the package, as testbed/topologies and so on. An editable installation
-needs no such mapping: there `testbed` finds them beside itself. With the root as the folder of all
-packages, setuptools writes a path file; without, an import hook that each Python process loads.
+needs no such mapping: there `testbed` finds the folders next to the package. With the root as the
+folder of all packages, setuptools writes a path file; without, setuptools writes an import hook
+that each Python process loads.
 """
 
 import sys

@@ -52,7 +52,7 @@ from testbed.deployments.status import DeploymentStatus, status_of
 from testbed.execution.cleanup import reap
 from testbed.execution.launch import launch
 from testbed.execution.limits import RunLimits
-from testbed.execution.progress import RunProgress, SilentProgress, as_progress
+from testbed.execution.progress import RunProgress as RunProgress, SilentProgress, as_progress
 from testbed.execution.requirements import require_packages
 from testbed.execution.supervise import Progress
 from testbed.guest.kernel import ensure_kernel
@@ -75,7 +75,7 @@ from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import IndexedPoint, key_columns
 from testbed.sweep.outcome import Outcome, is_unfaithful
 from testbed.sweep.points import check_size
-from testbed.sweep.progress import PointProgress, shown_by
+from testbed.sweep.progress import PointProgress as PointProgress, shown_by
 from testbed.sweep.run_point import Limits
 from testbed.sweep.scheduler import Policy
 from testbed.sweep.sweep_run import SweepOptions, SweepRun
@@ -84,21 +84,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from testbed.sweep.results import SweepTables
-
-__all__ = [
-    "DeployedNetwork",
-    "PointProgress",
-    "PreparedRun",
-    "Run",
-    "RunProgress",
-    "Sweep",
-    "deploy",
-    "open_run",
-    "open_sweep",
-    "prepare",
-    "run",
-    "sweep",
-]
 
 RESULTS = Path("results")
 SCRIPT = Place("script")  # the argument of `run`

@@ -31,12 +31,16 @@ from testbed.core.units import format_rate, format_size, format_time
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import ClockHealth, read_clock_health, read_memory_shortage
+from testbed.runfolder.records import (
+    ClockHealth,
+    RoundTripRow,
+    read_clock_health,
+    read_memory_shortage,
+)
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import (
     CollectiveRow,
     RateRow,
-    RoundTripRow,
     Summary,
     TrainingSummary,
     WanRow,

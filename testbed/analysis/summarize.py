@@ -29,13 +29,19 @@ from testbed.plan.model import Direction, Plan
 from testbed.runfolder import records, schemas
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import EVENT, Event, StageBegan, StageEnded, TransferEnded
+from testbed.runfolder.records import (
+    EVENT,
+    Event,
+    RoundTripRow,
+    StageBegan,
+    StageEnded,
+    TransferEnded,
+)
 from testbed.runfolder.summary import (
     Cause,
     CollectiveRow,
     LoopSummary,
     RateRow,
-    RoundTripRow,
     StageRow,
     Summary,
     TrainingSummary,

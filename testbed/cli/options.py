@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -34,14 +34,21 @@ TopologyArgument = Annotated[
     str,
     typer.Argument(metavar="TOPOLOGY", help="preset (see `testbed topo list`) or topology file"),
 ]
-SetOption = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="set one value: topology.KEY or workload.KEY; may be repeated",
-    ),
-]
+# What --set can set: the allowed first parts of a key.
+TOPOLOGY_TARGETS = ("topology",)
+RUN_TARGETS = ("topology", "workload")
+SWEEP_TARGETS = ("topology", "workload", "run", "experiment")
+
+
+def set_option(targets: Sequence[str]) -> Any:
+    """Return the option ``--set`` of a command, whose help text lists the targets."""
+    *others, last = [f"{target}.KEY" for target in targets]
+    keys = f"{', '.join(others)} or {last}" if others else last
+    text = f"set one value: {keys}; may be repeated"
+    return typer.Option("--set", metavar="KEY=VALUE", help=text)
+
+
+TopologySetOption = Annotated[list[str], set_option(TOPOLOGY_TARGETS)]
 FormatOption = Annotated[
     Format, typer.Option("-f", "--format", envvar="TESTBED_FORMAT", help="output format")
 ]

@@ -11,12 +11,13 @@ import typer
 
 from testbed.api import prepare, script_workload
 from testbed.cli.options import (
+    RUN_TARGETS,
     Format,
     FormatOption,
     Given,
-    SetOption,
     TopologyArgument,
     run_options_of,
+    set_option,
     takes_run_options,
 )
 from testbed.cli.output import print_files, print_tables
@@ -126,7 +127,7 @@ def run(
         str | None,
         typer.Argument(metavar="WORKLOAD", help="preset or workload file \\[default: collectives]"),
     ] = None,
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: Annotated[list[str], set_option(RUN_TARGETS)] = [],  # noqa: B006 (typer copies it)
     scale: ScaleOption = None,
     *,
     given: Given,
@@ -154,7 +155,7 @@ def run(
     """
     if scale is not None:
         sets = [*sets, f"workload.scale={scale}"]
-    overrides = parse_overrides(sets, ["topology", "workload"])
+    overrides = parse_overrides(sets, RUN_TARGETS)
     spec = Topology.load(topology, overrides["topology"])
     options = run_options_of(given)
 

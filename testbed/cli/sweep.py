@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from testbed.cli import sweep_results
-from testbed.cli.options import Format, FormatOption, Given, run_overrides, takes_run_options
+from testbed.cli.options import (
+    SWEEP_TARGETS,
+    Format,
+    FormatOption,
+    Given,
+    run_overrides,
+    set_option,
+    takes_run_options,
+)
 from testbed.cli.output import wide_console
 from testbed.cli.plain_help import PlainGroup
 from testbed.cli.progress import PlainDisplay
@@ -45,14 +53,6 @@ from testbed.sweep.sweep_run import (
 
 RUN = "run"
 
-SetOption = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="set one value: topology.KEY, workload.KEY, run.KEY or experiment.KEY",
-    ),
-]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -121,10 +121,8 @@ class SweepGroup(PlainGroup):
 app = typer.Typer(
     cls=SweepGroup,
     help="Run an experiment (many runs with varied settings, in parallel) and make tables and "
-    "figures "
-    "of its results. [bold]testbed sweep EXPERIMENT[/] resumes an interrupted sweep; for its "
-    "options "
-    "see [bold]testbed sweep run --help[/].",
+    "figures of its results. [bold]testbed sweep EXPERIMENT[/] resumes an interrupted sweep; for "
+    "its options see [bold]testbed sweep run --help[/].",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -137,7 +135,7 @@ def run(
     experiment: Annotated[
         str, typer.Argument(metavar="EXPERIMENT", help="preset or experiment file")
     ],
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: Annotated[list[str], set_option(SWEEP_TARGETS)] = [],  # noqa: B006 (typer copies it)
     out: OutOption = None,
     jobs: JobsOption = "auto",
     retries: RetriesOption = 0,
@@ -156,7 +154,7 @@ def run(
     Run the same command again to resume an interrupted sweep. A point runs again only if its plan
     or a version has changed.
     """
-    overrides = parse_overrides(sets, ["topology", "workload", "run", "experiment"])
+    overrides = parse_overrides(sets, SWEEP_TARGETS)
     plan = Experiment.load(experiment, overrides["experiment"])
     check_size(plan, yes)
     job_count = _job_count(jobs)

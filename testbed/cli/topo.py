@@ -12,7 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from testbed.cli.options import Format, FormatOption, SetOption, TopologyArgument
+from testbed.cli.options import (
+    TOPOLOGY_TARGETS,
+    Format,
+    FormatOption,
+    TopologyArgument,
+    TopologySetOption,
+)
 from testbed.cli.output import csv_of_rows, wide_console
 from testbed.core.units import format_probability, format_rate, format_time
 from testbed.plan.model import Datacenter, Direction, Network, WanLink
@@ -30,7 +36,7 @@ app = typer.Typer(
 
 def load(name: str, sets: list[str]) -> Topology:
     """Load a topology with ``--set`` overrides; their prefix ``topology.`` is optional."""
-    return Topology.load(name, parse_overrides(sets, ["topology"])["topology"])
+    return Topology.load(name, parse_overrides(sets, TOPOLOGY_TARGETS)["topology"])
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ def rtt_ms(network: Network, first: str, second: str) -> float:
 @app.command()
 def show(
     topology: TopologyArgument,
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: TopologySetOption = [],  # noqa: B006 (typer copies it)
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show the datacenters and links of a topology in full."""

@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.cli.options import (
+    TOPOLOGY_TARGETS,
     Clock,
     ClockOption,
     Format,
     FormatOption,
-    SetOption,
     TopologyArgument,
+    TopologySetOption,
     memory_size,
 )
 from testbed.cli.output import csv_of_rows, wide_console
@@ -76,7 +77,7 @@ def deploy(
         str | None,
         typer.Option(metavar="NAME", help="name of the deployment \\[default: the topology's]"),
     ] = None,
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: TopologySetOption = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = "real",
     seed: SeedOption = 0,
     guest_memory: GuestMemoryOption = None,
@@ -362,7 +363,7 @@ def set_(
     target: TargetOption = None,
 ) -> None:
     """Change links of a deployed network without losing packets in flight."""
-    overrides = parse_overrides(settings, ["topology"])["topology"]
+    overrides = parse_overrides(settings, TOPOLOGY_TARGETS)["topology"]
     change(service.find(target), overrides)
 
 
@@ -377,7 +378,7 @@ def verify(
     ] = None,
     target: TargetOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="measure round trips only")] = False,
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: TopologySetOption = [],  # noqa: B006 (typer copies it)
     clock: ClockOption = "virtual",
     seed: SeedOption = 0,
     output: FormatOption = Format.TABLE,

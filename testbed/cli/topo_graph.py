@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from testbed.cli.files import check_ending, write_file
-from testbed.cli.options import SetOption, TopologyArgument
+from testbed.cli.options import TopologyArgument, TopologySetOption
 from testbed.cli.topo import load
 from testbed.core.errors import InputError
 from testbed.plan.model import Network
@@ -21,7 +21,7 @@ Theme = Literal["auto", "light", "dark"]
 
 def graph(
     topology: TopologyArgument,
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: TopologySetOption = [],  # noqa: B006 (typer copies it)
     output: Annotated[
         Path | None,
         typer.Option(

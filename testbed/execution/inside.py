@@ -45,6 +45,7 @@ from testbed.runfolder.records import (
     StageBegan,
     StageEnded,
     append,
+    write_round_trips,
 )
 from testbed.workers.fleet import Fleet
 
@@ -69,8 +70,7 @@ def run(folder: RunDir) -> None:
             network = stack.enter_context(build_network(plan.network, fleet.namespaces))
         with stage(folder, "verify"):
             round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
-            records = [round_trip.record() for round_trip in round_trips]
-            folder.write_json(folder.fidelity, records)
+            write_round_trips(folder.fidelity, round_trips)
         with stage(folder, "measurement"):
             stack.enter_context(capturing_packets(folder, network, plan))
             if plan.clock == "virtual":

@@ -18,9 +18,8 @@ from testbed.network.build import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import HOST_INTERFACE, Network, Plan
-from testbed.runfolder.files import replace_text
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.records import MemoryShortage
+from testbed.runfolder.records import MemoryShortage, write
 
 QUIET_NS = 10 * 10**9  # waiting costs no wall time on the virtual clock
 KERNEL_SEED = Path("/sys/module/random/parameters/seed")  # of the guest's kernel on virtual time
@@ -102,7 +101,7 @@ def watching_clock_health(folder: RunDir, network: BuiltNetwork, plan: Plan) -> 
     with watching() as observations:
         yield
     drops = _fibre_drops(network, plan.network)
-    replace_text(folder.strain, observations.record(drops).to_line())
+    write(folder.strain, observations.record(drops))
 
 
 @contextmanager
@@ -119,7 +118,7 @@ def watching_memory(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
         pids = {host.name: network.pid(host.node) for host in network.plan.hosts}
         hosts = shortages(pids)
         if hosts:
-            replace_text(folder.memory_shortage, MemoryShortage(hosts=hosts).to_line())
+            write(folder.memory_shortage, MemoryShortage(hosts=hosts))
 
 
 def _tap(folder: RunDir, network: BuiltNetwork, point: CapturePoint) -> Tap:

@@ -18,7 +18,7 @@ from testbed.execution.limits import RunLimits
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
-from testbed.runfolder.files import open_plain
+from testbed.runfolder.files import open_plain, replace_text
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import EVENT, Record, RunEnded, read
@@ -65,7 +65,7 @@ def launch(
     status = Status(command=list(command), pid=os.getpid())
     began = time.monotonic()
     write_status(run.status, status)
-    run.spec.write_text(spec)
+    replace_text(run.spec, spec)
     watch: Watch | None = None
     with ExitStack() as stack:
         try:
@@ -74,7 +74,7 @@ def launch(
             stack.enter_context(note(Kind.RUN, run.path))
             backend.prepare(progress)
             plan = plan.model_copy(update={"versions": versions(backend.kernel_version())})
-            _write_plan(plan, run)
+            run.write_plan(plan)
             if resident_guest is None:  # else the imports are warm
                 _warm_up_reporting(plan)
             watch, exit_status = _carry_out(plan, run, backend, limits, progress)
@@ -165,7 +165,7 @@ def _report(
 
     progress.stage("report")
     if not run.plan.exists():
-        _write_plan(plan, run)
+        run.write_plan(plan)
     if watch is not None:
         status.stages = watch.stages
         if watch.clock.reading is not None:
@@ -225,10 +225,6 @@ def _remove_harmful_files(run: RunDir) -> list[Problem]:
     """Remove files of the guest from the run folder that would be unsafe to follow or open."""
     removed = run.settle()
     return [Problem(code=ProblemCode.FILE_REMOVED, message=text) for text in removed]
-
-
-def _write_plan(plan: Plan, run: RunDir) -> None:
-    run.plan.write_text(plan.model_dump_json(indent=1) + "\n")
 
 
 def _warm_up_reporting(plan: Plan) -> None:

@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 from testbed.core.errors import RunError
 from testbed.core.units import format_time
 from testbed.plan.model import Plan
-from testbed.runfolder.files import open_plain, replace_text
+from testbed.runfolder.files import FollowedFile, replace_text
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.stacks import complete_part, describe, parse_stacks
+from testbed.runfolder.stacks import END, describe, parse_stacks
 
 NS_PER_S = 10**9
 STALL_S = 10.0  # wall time without progress after which a stall is reported
@@ -71,23 +71,17 @@ class Stacks:
     """The stacks of a run's ranks, asked for and read from outside."""
 
     def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self._offset = 0
+        self._wanted = run.stacks_wanted
+        self._answers = FollowedFile(run.stacks, ends=[END.encode()])
 
     def ask(self) -> None:
         """Ask for the stacks of all ranks; the answer comes as soon as the guest can run."""
         with suppress(OSError):
-            replace_text(self._run.stacks_wanted, "")
+            replace_text(self._wanted, "")
 
     def new(self) -> str:
         """Return a line for each rank that has answered since the last call; mostly empty."""
-        try:
-            with open_plain(self._run.stacks) as file:
-                file.seek(self._offset)
-                text = complete_part(file.read().decode(errors="surrogateescape"))
-        except OSError:
-            return ""
-        self._offset += len(text.encode(errors="surrogateescape"))
+        text = self._answers.new().decode(errors="surrogateescape")
         return describe(parse_stacks(text))
 
     def answer(self) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import time
 import unicodedata
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from testbed.runfolder.files import FollowedLines, open_plain
+from testbed.runfolder.files import FollowedFile
 from testbed.runfolder.folder import RunDir
 
 SHOWN_EVERY_S = 1.0  # of wall time
 RATE_SPAN = 10  # number of showings over which steps per second are counted
 CHUNK_BYTES = 1 << 20
+ENDS_OF_LINE = (b"\n", b"\r")  # progress bars end with a carriage return
 OPERATIONS_KEPT = 5000  # for finding the loop
 # Categories of characters on which terminals may act: controls, formats, surrogates, separators.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -69,8 +69,8 @@ class ScriptWatch:
 
     def __init__(self, run: RunDir, display: ScriptDisplay) -> None:
         self._display = display
-        self._output = FollowedOutput(run.rank_log(0))
-        self._operations = FollowedLines(run.rank_ops(0))
+        self._output = FollowedFile(run.rank_log(0), ends=ENDS_OF_LINE, most_bytes=CHUNK_BYTES)
+        self._operations = FollowedFile(run.rank_ops(0))
         self._kinds: deque[tuple[object, ...]] = deque(maxlen=OPERATIONS_KEPT)
         self._count = 0
         self._before_loop = 0  # operations
@@ -83,9 +83,7 @@ class ScriptWatch:
         Args:
             clock_s: seconds on the run's clock since the ranks began; None on the real clock.
         """
-        for line in self._output.new():
-            self._display.output(line)
-
+        self._show(self._output.new_lines())
         now = time.monotonic()
         if now - self._shown_at >= SHOWN_EVERY_S:
             self._shown_at = now
@@ -93,13 +91,18 @@ class ScriptWatch:
 
     def end(self) -> None:
         """Show the rest of the output."""
-        for line in [*self._output.new(), *self._output.rest()]:
-            self._display.output(line)
+        self._show([*self._output.new_lines(), self._output.rest()])
+
+    def _show(self, lines: Iterable[bytes]) -> None:
+        """Show the lines that are not empty."""
+        for line in lines:
+            if line:
+                self._display.output(visible(line.decode(errors="replace")))
 
     def _progress(self, now: float, clock_s: float | None) -> ScriptProgress:
         from testbed.analysis.loop import KIND, find_loop  # noqa: PLC0415 (slow to import)
 
-        for line in self._operations.new():
+        for line in self._operations.new_lines():
             self._count += 1
             try:
                 operation = json.loads(line)
@@ -121,35 +124,6 @@ class ScriptWatch:
         began, first = self._steps[0]
         rate = (steps - first) / (now - began) if now > began else None
         return ScriptProgress(clock_s, self._count, steps, rate)
-
-
-class FollowedOutput:
-    """Reader of a growing log, which gives each line once, with all characters visible."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._rest = ""
-
-    def new(self) -> list[str]:
-        """Return the lines completed since the last call; a carriage return ends a line, too."""
-        try:
-            with open_plain(self._path) as file:
-                file.seek(self._offset)
-                data = file.read(CHUNK_BYTES)
-        except OSError:
-            return []
-
-        self._offset += len(data)
-        text = self._rest + self._decoder.decode(data)
-        *lines, self._rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        return [visible(line) for line in lines if line]
-
-    def rest(self) -> list[str]:
-        """Return the last line, if nothing has ended it."""
-        rest, self._rest = self._rest, ""
-        return [visible(rest)] if rest else []
 
 
 def visible(text: str) -> str:

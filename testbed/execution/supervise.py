@@ -11,7 +11,7 @@ from testbed.execution.cpu_load import CpuLoad
 from testbed.execution.limits import LimitWatch, RunLimits
 from testbed.execution.script_watch import ScriptDisplay, ScriptWatch
 from testbed.guest.clock import ClockReading
-from testbed.runfolder.files import FollowedLines
+from testbed.runfolder.files import FollowedFile
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     EVENT,
@@ -201,7 +201,7 @@ class OperationCount:
     def __init__(self, run: RunDir, progress: Progress) -> None:
         self._run = run
         self._progress = progress
-        self._lines = FollowedLines(run.rank_ops(0))
+        self._records = FollowedFile(run.rank_ops(0))
         self._done = 0
         self._total = 0
         self._unit = "operation"
@@ -211,10 +211,10 @@ class OperationCount:
         self._total = total
         self._unit = unit
         if unit == "step":
-            self._lines = FollowedLines(self._run.rank_train(0))
+            self._records = FollowedFile(self._run.rank_train(0))
 
     def look(self) -> None:
         """Report the number of completed operations to the display, once the total is known."""
         if self._total:
-            self._done += len(self._lines.new())
+            self._done += len(self._records.new_lines())
             self._progress.advance(self._done, self._total, self._unit)

@@ -15,6 +15,7 @@ from testbed.network import probe
 from testbed.network.built import BuiltNetwork
 from testbed.network.netlink import inside_netns
 from testbed.plan.model import Bottleneck, Direction, Fibre, Host, Loss, Network, WanLink
+from testbed.runfolder.records import RoundTripRow
 
 ECHO_FRAME_BYTES = 98  # 56 bytes of data, ICMP, IPv4 and Ethernet headers
 ECHO_DATA_BYTES = 56
@@ -74,23 +75,6 @@ def _tolerances(*, virtual: bool) -> Tolerances:
     return VIRTUAL_CLOCK if virtual else REAL_CLOCK
 
 
-@dataclass(frozen=True)
-class RoundTrip:
-    """Measured and expected RTT between the first hosts of two datacenters."""
-
-    source: str
-    target: str
-    rtt_ms_expected: float
-    rtt_ms_measured: float | None  # None: no answer
-    tolerance_ms: float
-    ok: bool
-
-    def record(self) -> dict[str, Any]:
-        """Return the row of summary.json `fidelity` (`testbed.runfolder.summary.RoundTripRow`)."""
-        values = asdict(self)
-        return {"from": values.pop("source"), "to": values.pop("target"), **values}
-
-
 @dataclass(frozen=True, order=True)
 class ExpectedRtt:
     """The RTT in ns of an echo over a pair of paths, and the sum of the jitters of both paths."""
@@ -99,18 +83,30 @@ class ExpectedRtt:
     jitter_ns: int
 
 
-def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTrip]:
+def verify_round_trips(network: BuiltNetwork, *, virtual: bool) -> list[RoundTripRow]:
     """Measure the RTT between every pair of datacenters of an idle network."""
-    return [_round_trip(network, a, b, virtual) for a, b in _pairs_of_first_hosts(network.plan)]
+    rows: list[RoundTripRow] = []
+    for rtt in _check_rtts(network, virtual):
+        row = RoundTripRow(
+            source=rtt.source,
+            target=rtt.target,
+            rtt_ms_expected=rtt.expected,
+            rtt_ms_measured=rtt.measured,
+            tolerance_ms=rtt.tolerance,
+            ok=rtt.ok,
+        )
+        rows.append(row)
+    return rows
 
 
-def _pairs_of_first_hosts(plan: Network) -> Iterator[tuple[Host, Host]]:
-    """Yield the first hosts of every pair of datacenters."""
-    return combinations(plan.first_hosts(), 2)
+def _check_rtts(network: BuiltNetwork, virtual: bool) -> Iterator[Check]:
+    """Measure the RTT in ms between the first hosts of every pair of datacenters."""
+    for a, b in combinations(network.plan.first_hosts(), 2):
+        yield _check_rtt(network, a, b, virtual)
 
 
-def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> RoundTrip:
-    """Return the measured RTT between two hosts, and the nearest expected RTT."""
+def _check_rtt(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Check:
+    """Compare the measured RTT between two hosts with the nearest expected RTT."""
     candidates = expected_rtts(network.plan, a, b)
     longest_ns = max(candidate.rtt_ns for candidate in candidates)
     timeout_s = 1 + 10 * longest_ns / 1e9
@@ -119,19 +115,14 @@ def _round_trip(network: BuiltNetwork, a: Host, b: Host, virtual: bool) -> Round
 
     nearest_to = measured_ns or 0
     expected = min(candidates, key=lambda candidate: abs(candidate.rtt_ns - nearest_to))
-    tolerance_ns = _rtt_tolerance_ns(expected, virtual)
-    ok = False
-    if measured_ns is not None:
-        difference_ns = abs(measured_ns - expected.rtt_ns)
-        ok = difference_ns <= tolerance_ns
-
-    return RoundTrip(
+    return check(
+        quantity="rtt",
         source=a.dc,
         target=b.dc,
-        rtt_ms_expected=expected.rtt_ns / 1e6,
-        rtt_ms_measured=None if measured_ns is None else measured_ns / 1e6,
-        tolerance_ms=tolerance_ns / 1e6,
-        ok=ok,
+        unit="ms",
+        expected=expected.rtt_ns / 1e6,
+        measured=None if measured_ns is None else measured_ns / 1e6,
+        tolerance=_rtt_tolerance_ns(expected, virtual) / 1e6,
     )
 
 
@@ -343,17 +334,7 @@ def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Che
         virtual: whether the network runs on a virtual clock.
         quick: whether to measure only RTTs.
     """
-    for a, b in _pairs_of_first_hosts(network.plan):
-        round_trip = _round_trip(network, a, b, virtual)
-        yield check(
-            quantity="rtt",
-            source=round_trip.source,
-            target=round_trip.target,
-            unit="ms",
-            expected=round_trip.rtt_ms_expected,
-            measured=round_trip.rtt_ms_measured,
-            tolerance=round_trip.tolerance_ms,
-        )
+    yield from _check_rtts(network, virtual)
     if quick:
         return
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
 
-from testbed.plan.model import FabricCable, FabricEnd, FabricRoute, Segment
-from testbed.plan.model import LeafSpine as Fabric
+from testbed.plan.model import FabricCable, FabricEnd, FabricRoute, LeafSpine as Fabric, Segment
 from testbed.plan.seeds import mac, port, stable_seed
 from testbed.spec.topology import Datacenter, LeafSpine
 

@@ -16,10 +16,10 @@ from testbed.core.units import (
     format_rate,
     format_size,
 )
+from testbed.runfolder.records import RoundTripRow
 from testbed.runfolder.summary import (
     CollectiveRow,
     PeriodRow,
-    RoundTripRow,
     StageRow,
     Summary,
     TrainingSummary,

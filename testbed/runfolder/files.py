@@ -3,34 +3,83 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import BaseModel
 
-def replace_text(path: Path, text: str) -> None:
+
+def replace_text(path: Path, text: str, *, durably: bool = False) -> None:
     """Write a file so that a reader sees either the old file or the complete new file.
 
     A symbolic link at `path` is replaced, not followed.
 
+    Args:
+        path: the file.
+        text: its content.
+        durably: whether the same holds after a crash of the machine, which takes time on the disk.
+
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; the old file is unchanged.
     """
-    replace_bytes(path, text.encode())
+    replace_bytes(path, text.encode(), durably=durably)
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
+def replace_bytes(path: Path, content: bytes, *, durably: bool = False) -> None:
     """Write a file as `replace_text` does.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; the old file is unchanged.
     """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
-    with new.open("xb") as file:
-        file.write(content)
-    new.replace(path)
+    try:
+        with new.open("xb") as file:
+            file.write(content)
+        if durably:
+            sync(new)
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+    if durably:
+        sync(path.parent)
+
+
+def write_json(path: Path, document: object, *, durably: bool = False) -> None:
+    """Write a document as indented JSON, as `replace_text` writes texts.
+
+    Args:
+        path: the file.
+        document: a model, which is written with the aliases of its fields, or what JSON consists
+            of.
+        durably: as of `replace_text`.
+
+    Raises:
+        OSError: the file cannot be written; the old file is unchanged.
+    """
+    if isinstance(document, BaseModel):
+        document = document.model_dump(mode="json", by_alias=True)
+    replace_text(path, json.dumps(document, indent=2) + "\n", durably=durably)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk.
+
+    Raises:
+        OSError: the data cannot be written, or the path cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -58,22 +107,52 @@ def read_plain(path: Path) -> str:
         return file.read().decode()
 
 
-class FollowedLines:
-    """Reader of a growing file, which returns each whole line once."""
+class FollowedFile:
+    """Reader of a growing file, which returns each complete part once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, ends: Sequence[bytes] = (b"\n",), most_bytes: int = -1
+    ) -> None:
+        r"""Follow a file from its beginning.
+
+        Args:
+            path: the file, which need not exist yet.
+            ends: what ends a part, such as ``\n``.
+            most_bytes: number of bytes to read at a time; -1: all that there are.
+        """
         self._path = path
+        self._ends = ends
+        self._most_bytes = most_bytes
         self._offset = 0
+        self._rest = b""
 
-    def new(self) -> list[bytes]:
-        """Return the lines completed since the last call; empty if the file does not exist."""
+    def new(self) -> bytes:
+        """Return the parts completed since the last call; empty if the file does not exist."""
         try:
             file = open_plain(self._path)
         except OSError:
-            return []
+            return b""
         with file:
             file.seek(self._offset)
-            data = file.read()
-        whole_lines = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole_lines)
-        return whole_lines.splitlines()
+            data = file.read(self._most_bytes)
+
+        self._offset += len(data)
+        data = self._rest + data
+        end = max(_end_of_last(data, mark) for mark in self._ends)
+        self._rest = data[end:]
+        return data[:end]
+
+    def new_lines(self) -> list[bytes]:
+        """Return the lines completed since the last call, without their ends."""
+        return self.new().splitlines()
+
+    def rest(self) -> bytes:
+        """Return the last part, if nothing has ended it, and forget it."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def _end_of_last(data: bytes, mark: bytes) -> int:
+    """Return the position after the last `mark` in `data`; 0 if there is none."""
+    begin = data.rfind(mark)
+    return 0 if begin < 0 else begin + len(mark)

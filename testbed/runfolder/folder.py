@@ -13,7 +13,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from testbed.core.errors import InputError, Place
 from testbed.core.paths import why_not_shared
@@ -215,7 +214,7 @@ class RunDir:
 
     @property
     def fidelity(self) -> Path:
-        """RTTs measured before the run: a list of `summary.RoundTripRow`."""
+        """RTTs measured before the run: a list of `records.RoundTripRow`."""
         return self.raw / "fidelity.json"
 
     @property
@@ -289,9 +288,13 @@ class RunDir:
         """
         return Plan.model_validate_json(self.plan.read_text())
 
-    def write_json(self, path: Path, value: Any) -> None:
-        """Write `value` so that a reader sees either the old file or the complete new file."""
-        replace_text(path, json.dumps(value, indent=2, default=str) + "\n")
+    def write_plan(self, plan: Plan) -> None:
+        """Write the plan of the run.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        replace_text(self.plan, plan.model_dump_json(indent=1) + "\n")
 
 
 def _drop_owner_rights(path: Path) -> None:

@@ -8,12 +8,13 @@ read; fields that are not known are ignored.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from testbed.runfolder.files import FollowedLines, read_plain
+from testbed.runfolder.files import FollowedFile, read_plain, replace_text, write_json
 from testbed.runfolder.problems import Problem, ProblemCode
 
 GLOO = "gloo"
@@ -248,6 +249,26 @@ class TransferEnded(Record):
         return json.dumps(self.model_dump(mode="json", exclude_none=True)) + "\n"
 
 
+class RoundTripRow(Record):
+    """The RTT between two datacenters, measured before the run; null: no answer came.
+
+    Attributes:
+        source: Datacenter.
+        target: Datacenter.
+        rtt_ms_expected: RTT of the plan.
+        rtt_ms_measured: Least RTT of several round trips.
+        tolerance_ms: Most deviation.
+        ok: Whether the deviation is within the tolerance.
+    """
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    rtt_ms_expected: float | None = None
+    rtt_ms_measured: float | None = None
+    tolerance_ms: float | None = None
+    ok: bool = False
+
+
 class TimerLateness(Record):
     """By how much timers were late, in us."""
 
@@ -291,6 +312,24 @@ def append(path: Path, record: Record) -> None:
     """
     with path.open("a") as file:
         file.write(record.to_line())
+
+
+def write(path: Path, record: Record) -> None:
+    """Write a file with a single record, so that a reader sees the complete record or no file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    replace_text(path, record.to_line())
+
+
+def write_round_trips(path: Path, rows: Sequence[RoundTripRow]) -> None:
+    """Write raw/fidelity.json, the RTTs between datacenters that were measured before the run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_json(path, [row.model_dump(mode="json", by_alias=True) for row in rows])
 
 
 def read(
@@ -352,12 +391,13 @@ class Follower(Generic[AnyRecord]):
     """Reads the records of a growing file, each of them once."""
 
     def __init__(self, path: Path, kind: type[AnyRecord] | TypeAdapter[Any]) -> None:
-        self._lines = FollowedLines(path)
+        self._file = FollowedFile(path)
         self._kind = kind
 
     def new(self) -> list[Any]:
         """Give the records that were completed since the last call; none while there is no file."""
-        return _sound_records(_json_values(self._lines.new(), stop=False), self._kind)
+        values = _json_values(self._file.new_lines(), stop=False)
+        return _sound_records(values, self._kind)
 
 
 def _json_values(lines: list[str] | list[bytes], *, stop: bool = True) -> list[Any]:

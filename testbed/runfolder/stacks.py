@@ -103,12 +103,6 @@ def parse_stacks(text: str) -> list[RankStacks]:
     return ranks
 
 
-def complete_part(text: str) -> str:
-    """Return the text up to the last end of a part, which may be followed by an incomplete part."""
-    end = text.rfind(END)
-    return "" if end < 0 else text[: end + len(END)]
-
-
 def _threads(text: str) -> Iterator[tuple[Frame, ...]]:
     for part in THREAD.split(text)[1:]:
         frames = [

@@ -5,14 +5,13 @@ Format 3 differs from format 2 (testbed 0.1.0) as in `testbed.runfolder.summary`
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from testbed.plan.model import FORMAT
-from testbed.runfolder.files import replace_text
+from testbed.runfolder.files import write_json
 from testbed.runfolder.problems import Problem, ProblemCode, doubts
 from testbed.runfolder.summary import StageRow, read_object
 
@@ -71,10 +70,6 @@ class Status(BaseModel):
             return []
         return doubts(self.warnings)
 
-    def to_json(self) -> str:
-        """Write the text of status.json."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n"
-
 
 def write_status(path: Path, status: Status) -> None:
     """Write status.json so that a reader sees the old file or the whole new one.
@@ -82,7 +77,7 @@ def write_status(path: Path, status: Status) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    replace_text(path, status.to_json())
+    write_json(path, status)
 
 
 def read_status(path: Path) -> tuple[Status | None, list[Problem]]:

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from testbed.core.units import format_ranks
 from testbed.plan.model import FORMAT
-from testbed.runfolder.files import read_plain, replace_text
+from testbed.runfolder.files import read_plain, write_json
 from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.records import RoundTripRow
 
 CauseKind: TypeAlias = Literal[
     "rate",
@@ -233,7 +234,7 @@ class TrainingSummary(Section):
         step_ms: Duration of a step; where only some exchange, the median hides the exchange.
         compute_ms: Modelled computation of a step.
         exposed_ms: Time of a step in which a rank waits for data or for slower ranks.
-        overlapped_ms: Communication of a step beside computation.
+        overlapped_ms: Communication of a step during computation.
         compute_utilisation: Part of the time that is computation.
         tokens_per_s: Tokens of all ranks per second.
         mfu: Model FLOPs utilisation.
@@ -292,26 +293,6 @@ class LoopSummary(Section):
     operations: int
     step_ms: Spread
     communication: float | None
-
-
-class RoundTripRow(Section):
-    """The RTT between two datacenters, measured before the run; null: no answer came.
-
-    Attributes:
-        source: Datacenter.
-        target: Datacenter.
-        rtt_ms_expected: RTT of the plan.
-        rtt_ms_measured: Least RTT of several round trips.
-        tolerance_ms: Most deviation.
-        ok: Whether the deviation is within the tolerance.
-    """
-
-    source: str = Field(alias="from")
-    target: str = Field(alias="to")
-    rtt_ms_expected: float | None = None
-    rtt_ms_measured: float | None = None
-    tolerance_ms: float | None = None
-    ok: bool = False
 
 
 class RateRow(Section):
@@ -397,10 +378,6 @@ class Summary(Section):
     problems: list[Problem] = []
     dominant: Cause | None = None
 
-    def to_json(self) -> str:
-        """Write the text of summary.json."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n"
-
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write summary.json so that a reader sees the old file or the whole new one.
@@ -408,7 +385,7 @@ def write_summary(path: Path, summary: Summary) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    replace_text(path, summary.to_json())
+    write_json(path, summary)
 
 
 def read_summary(path: Path) -> tuple[Summary, list[Problem]]:

@@ -379,10 +379,10 @@ class Experiment(Strict):
             Path of an existing file in the experiment's folder, otherwise `name`.
         """
         folder = self._folder or Path()
-        beside = folder / name
+        file = folder / name
         is_path = "/" in name or name.endswith((".yaml", ".yml"))
-        if is_path and beside.is_file():
-            return str(beside)
+        if is_path and file.is_file():
+            return str(file)
         return name
 
     def points(self) -> Iterator[Point]:

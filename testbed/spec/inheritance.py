@@ -35,7 +35,7 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
     place = yaml_reader.place_of(source, ("extends",))
     extended = str(source.pop("extends"))
     try:
-        parent = TOPOLOGIES.find(extended, beside=path.parent)
+        parent = TOPOLOGIES.find(extended, relative_to=path.parent)
     except InputError as error:
         raise InputError(error.what, place=place, remedy=error.remedy) from error
 

@@ -45,18 +45,18 @@ class Library:
 
         return presets
 
-    def find(self, name_or_path: str | Path, beside: Path | None = None) -> Path:
+    def find(self, name_or_path: str | Path, relative_to: Path | None = None) -> Path:
         """Return the path of a preset or of a file.
 
         Args:
             name_or_path: The name of a preset, or the path of any file.
-            beside: Folder for relative paths; None: the working directory.
+            relative_to: Folder for relative paths; None: the working directory.
 
         Raises:
             InputError: The preset or file does not exist.
         """
         preset = self.folder / f"{name_or_path}.yaml"
-        folder = beside or Path()
+        folder = relative_to or Path()
         path = folder / name_or_path
         is_path = "/" in str(name_or_path) or path.suffix in (".yaml", ".yml")
         is_name = not is_path

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.core.errors import InputError, MachineError
-from testbed.sweep.durable import sync
+from testbed.runfolder.files import sync
 from testbed.sweep.index import IndexedPoint, SweepIndex, read_index, write_index
 from testbed.sweep.point_record import PointRecord, read_point_record, write_point_record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from testbed.core.errors import InputError
+from testbed.runfolder.files import write_json
 from testbed.spec.experiment import Plot
-from testbed.sweep.durable import write_durably
 
 FORMAT: Literal[1] = 1
 FIGURES = (
@@ -117,7 +116,4 @@ def write_index(path: Path, index: SweepIndex) -> None:
         OSError: The file cannot be written.
     """
     written = time.strftime("%Y-%m-%d %H:%M:%S")
-    document = index.model_dump()
-    document["written"] = written
-    text = json.dumps(document, indent=1, default=str)
-    write_durably(path, text + "\n")
+    write_json(path, index.model_copy(update={"written": written}), durably=True)

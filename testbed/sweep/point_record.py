@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from testbed.sweep.durable import write_durably
+from testbed.runfolder.files import write_json
 
 FORMAT: Literal[1] = 1  # files without a number, written by testbed 0.1.0, also have this format
 FILE_NAME = "point.json"
@@ -60,5 +59,4 @@ def write_point_record(run_folder: Path, record: PointRecord) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    text = json.dumps(record.model_dump(), indent=1)
-    write_durably(run_folder / FILE_NAME, text + "\n")
+    write_json(run_folder / FILE_NAME, record, durably=True)

@@ -25,6 +25,7 @@ from docker.errors import DockerException
 
 from testbed.core.errors import RunError, WorkerError
 from testbed.plan.model import Plan, Rank, Workers
+from testbed.runfolder.files import write_json
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.fleet import ENVIRONMENT, Fleet
@@ -118,7 +119,7 @@ class Containers(Fleet):
             self._pids[host] = details["State"]["Pid"]
             descriptions[host] = _description(details)
 
-        self.run.write_json(self.run.containers, descriptions)
+        write_json(self.run.containers, descriptions)
 
     @property
     def namespaces(self) -> dict[str, int]:

@@ -224,7 +224,7 @@ class Fleet(ABC):
         if not TIMED_OUT.search(self._log_tail(failed)):
             return ""
         outside = [entry for entry in stacks if _is_outside(entry, failed)]
-        # A handle's wait() has no Python frame of its own: it may be an operation, or an event.
+        # A handle's wait() has no Python frame: the handle may be an operation, or an event.
         absent = [entry for entry in outside if not entry.may_wait] or outside
         if not absent:
             return ""

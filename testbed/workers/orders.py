@@ -1,4 +1,11 @@
-"""Orders to the zygote: the ranks to fork, sent as lines of JSON through a FIFO."""
+"""Orders to the zygote: the ranks to fork, sent as lines of JSON through a FIFO.
+
+Requests to a resident guest go through files instead (`testbed.guest.channel`), because no event on
+the host can wake a process of the guest; the guest polls. Both ends of the FIFO are processes of
+one kernel. The FIFO wakes the zygote at the moment of an order, together with the end of a child.
+Polling would move the moment at which a rank begins on the virtual clock. Orders have no replies:
+each exit is a record of the run (`testbed.runfolder.records.RankExit`).
+"""
 
 from __future__ import annotations
 

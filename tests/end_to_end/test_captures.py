@@ -1,5 +1,5 @@
-"""Packet captures of whole runs: they change no time, tshark agrees on the same file, and a cut one
-is told.
+"""Packet captures of whole runs: they change no time, tshark agrees on the same file, and a
+capture that was cut off is reported.
 """
 
 import shutil

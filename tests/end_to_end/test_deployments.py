@@ -1,6 +1,6 @@
 """Networks that stand until they are destroyed: what their users see, and what is left of them.
 
-They have a cache folder of their own, so that what they leave can be told from what others do. Two
+They have a separate cache folder, so that what they leave can be told from what others do. Two
 networks of the same pair of hosts, 10 ms apart, serve most tests: ``real`` on the host's clock, and
 ``exact`` on the virtual one.
 """

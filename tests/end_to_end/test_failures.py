@@ -1,6 +1,6 @@
 """However a run ends: it says why, keeps its results so far, and leaves nothing behind.
 
-These runs have a cache folder of their own, so that what they leave can be told from what other
+These runs have a separate cache folder, so that what they leave can be told from what other
 runs do.
 """
 

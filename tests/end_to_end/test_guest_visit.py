@@ -1,4 +1,4 @@
-"""One command, or a shell, in a guest of its own."""
+"""One command, or a shell, in a separate guest."""
 
 import os
 import pty

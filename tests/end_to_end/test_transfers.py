@@ -1,4 +1,4 @@
-"""Transfers beside the job: how long they take by arithmetic, and what they do to the job.
+"""Transfers in the background: how long they take by arithmetic, and what they do to the job.
 
 Two hosts at 10 Gbit/s in each of two datacenters, and a link of 1 Gbit/s and 10 ms. A segment has
 1448 bytes of data in a frame of 1514.
@@ -40,8 +40,8 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 def test_a_transfer_takes_as_long_as_the_link_needs(run: Folder) -> None:
-    """100 MB in 0.84 s; while its windows grow, and beside the job, which has its share, up to half
-    as long again.
+    """100 MB in 0.84 s; up to half as long again while the windows grow, and while the job has its
+    share.
     """
     first = run.summary["transfers"][0]
     assert (first["from"], first["to"], first["received"]) == ("west-h0", "east-h1", 100_000_000)

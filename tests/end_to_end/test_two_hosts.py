@@ -215,9 +215,9 @@ def test_bytes(in_containers: Folder) -> None:
 
     Between two ranks a ring all-reduce of S bytes sends S/2 (reduce-scatter) and S/2 (all-gather)
     each way. In full packets 1448 of 1514 bytes are data, and each two packets get an
-    acknowledgement of 66 bytes. Barriers and gloo's notices of readiness are small beside the
-    102 MB of data: 66 to 200 bytes each, of which the ring sends some for each MiB; they are not
-    counted here.
+    acknowledgement of 66 bytes. Barriers and gloo's notices of readiness are small compared
+    with the 102 MB of data: 66 to 200 bytes each, of which the ring sends some for each MiB; they
+    are not counted here.
     """
     data = sum(SIZES) * (WARMUP + ITERATIONS)
     expected = data * (1514 + 66 / 2) / 1448
@@ -232,7 +232,7 @@ def test_bytes(in_containers: Folder) -> None:
 
 
 def test_report_without_a_guest(first: Folder, command: Command, tmp_path: Path) -> None:
-    """Tables and page can be made anew from a run's records alone."""
+    """Tables and page can be regenerated from a run's records alone."""
     copy = tmp_path / "copy"
     shutil.copytree(first.path, copy)
     for name in ("ops.parquet", "links.parquet", "summary.json", "report.html"):

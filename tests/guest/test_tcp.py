@@ -1,6 +1,6 @@
 """TCP over a lossy, long or shared path, against the formulas and figures that the field knows.
 
-Every scenario is a network of its own in one guest with a virtual clock (inside/links.py).
+Every scenario is a separate network in one guest with a virtual clock (inside/links.py).
 """
 
 from itertools import product

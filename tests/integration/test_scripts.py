@@ -14,7 +14,7 @@ WITH_OPTIONS = [script for script in SCRIPTS if "import argparse" in script.read
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_import(script: Path) -> None:
-    """In a process of its own: bench_captures.py confines the process to one CPU."""
+    """In a separate process: bench_captures.py confines the process to one CPU."""
     program = (
         "import importlib.util, sys\n"
         "spec = importlib.util.spec_from_file_location('script', sys.argv[1])\n"

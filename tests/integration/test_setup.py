@@ -208,7 +208,7 @@ def test_no_kernel_source(debian: Machine) -> None:
 
 
 def test_download_of_the_kernel_source(debian: Machine, server: tuple[str, Path]) -> None:
-    """Compared with the checksum beside it; once it is there, it is not downloaded again."""
+    """The download is compared with the published checksum, and is not repeated."""
     url, folder = server
     settings = {"WITHOUT": "linux-source-6.12", "TESTBED_KERNEL_SOURCE_URL": url}
     done = debian.setup("--download-kernel-source", **settings)

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from testbed.analysis.summarize import collect
 from testbed.api import default_folder
@@ -18,7 +17,7 @@ from testbed.core.errors import InputError
 from testbed.guest.boot import GuestSpec, _job
 from testbed.guest.kernel import Kernel
 from testbed.report.page import write_page
-from testbed.runfolder.files import read_plain, replace_text
+from testbed.runfolder.files import read_plain, replace_text, write_json
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
 from testbed.spec.overrides import parse_overrides
@@ -53,7 +52,7 @@ def test_names_in_a_run_folder_do_not_become_code(run: RunDir) -> None:
     for path in run.raw.glob("*.jsonl"):
         lines = [json.dumps(replaced(json.loads(line))) for line in path.read_text().splitlines()]
         path.write_text("\n".join(lines) + "\n")
-    run.write_json(
+    write_json(
         run.status,
         {"state": "failed", "reason": HOSTILE, "warnings": [HOSTILE], "command": [HOSTILE]},
     )

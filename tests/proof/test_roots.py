@@ -1,10 +1,10 @@
-"""scripts/provision on fresh systems: Debian 12 and 13, Ubuntu 22.04 and 24.04, each in a root
-folder of its own.
+"""scripts/provision on fresh systems: Debian 12 and 13, Ubuntu 22.04 and 24.04, each in a
+separate root folder.
 
 `make proof-roots`; 10 to 20 minutes, 2 GB of downloads and 5 GB of disk for each, removed
-afterwards. Needs root, mmdebstrap, and the distributions' mirrors. Each root has processes, mounts
-and files of its own (and this machine's network), which end with the test. TESTBED_ROOTS may name a
-folder with what mmdebstrap made before: bookworm.tar, ....
+afterwards. Needs root, mmdebstrap, and the distributions' mirrors. Each root has separate
+processes, mounts and files (and this machine's network), which end with the test. TESTBED_ROOTS
+may name a folder with what mmdebstrap made before: bookworm.tar, ....
 """
 
 import os

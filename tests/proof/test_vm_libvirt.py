@@ -2,10 +2,10 @@
 is built here.
 
 `make proof-vm`; where QEMU has to emulate the processor, 40 minutes. Needs root, mmdebstrap, QEMU,
-libvirt, Vagrant with vagrant-libvirt, and 10 GB of disk. libvirt has processes, a network and
-folders of its own, which end with the test, and no network but that with the VM: Debian's and
-Python's packages are in the box. TESTBED_VM_BOX_FILE names the box's file, which is made if it is
-not there, and kept.
+libvirt, Vagrant with vagrant-libvirt, and 10 GB of disk. libvirt has separate processes, a separate
+network and separate folders, which end with the test, and no network but that with the VM:
+Debian's and Python's packages are in the box. TESTBED_VM_BOX_FILE names the box's file, which is
+made if it is not there, and kept.
 """
 
 import json
@@ -59,7 +59,7 @@ sleep infinity & wait  # a shell as first process reaps what daemons leave
 
 @dataclass(frozen=True)
 class Session:
-    """Namespaces in which libvirt runs, with a project's folder and a Vagrant of their own."""
+    """Namespaces in which libvirt runs, with a copy of the project and a separate Vagrant."""
 
     inside: int  # process of the namespaces
     project: Path

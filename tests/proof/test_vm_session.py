@@ -2,7 +2,7 @@
 server here.
 
 `make proof-vm`; a minute or two. Needs root, vagrant, rsync and openssh-server. The server has a
-network, processes and mounts of its own, among them an empty /vagrant, and ends with the test.
+separate network, separate processes and mounts, with an empty /vagrant, and ends with the test.
 """
 
 import json

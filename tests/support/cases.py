@@ -1,6 +1,6 @@
 """Runs that end in several ways, with a census before and after each.
 
-usage: python cases.py FOLDER SEED INTERRUPTS KILLS    in a world of its own (see world.py); writes
+usage: python cases.py FOLDER SEED INTERRUPTS KILLS    in a separate world (see world.py); writes
 FOLDER/result.json
 """
 

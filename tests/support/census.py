@@ -20,7 +20,7 @@ SYSCTLS = (
 
 
 def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = None) -> Census:
-    """By kind, in order. Processes are told with their numbers; zombies and this process's
+    """By kind, in order. Processes are listed with their numbers; zombies and this process's
     ancestors are left out.
 
     Args:

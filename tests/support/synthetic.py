@@ -1,6 +1,5 @@
 """Hand-written plans and run folders for the tests."""
 
-import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
@@ -28,17 +27,18 @@ from testbed.plan.model import (
     WanLink,
     Workers,
 )
+from testbed.runfolder import records
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     LinkSample,
     Operation,
+    RoundTripRow,
     StageBegan,
     StageEnded,
     TrainingStep,
     append,
 )
 from testbed.runfolder.status import Status, write_status
-from testbed.runfolder.summary import RoundTripRow
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import SweepIndex
 from testbed.sweep.point_record import PointRecord
@@ -226,7 +226,7 @@ def write_run(path: Path, plan: Plan) -> RunDir:
 
 def write_round_trips(run: RunDir, plan: Plan) -> None:
     """Write raw/fidelity.json: every link has nearly the RTT that is planned."""
-    rows: list[dict[str, object]] = []
+    rows: list[RoundTripRow] = []
     for link in plan.network.wan:
         row = RoundTripRow(
             source=link.forward.source,
@@ -235,8 +235,8 @@ def write_round_trips(run: RunDir, plan: Plan) -> None:
             rtt_ms_measured=20.004,
             ok=True,
         )
-        rows.append(row.model_dump(by_alias=True))
-    run.fidelity.write_text(json.dumps(rows))
+        rows.append(row)
+    records.write_round_trips(run.fidelity, rows)
 
 
 def write_training_run(path: Path, plan: Plan, steps: int = 6, *, late_ms: float = 0.0) -> RunDir:

@@ -17,7 +17,7 @@ USER = 65534 if os.geteuid() == 0 else None
 PROJECT = Path(testbed.__file__).parent.parent
 PARTS = ("testbed", "topologies", "workloads")
 
-# In a mount namespace of its own: the folder $1 becomes one that anybody may enter, in which only
+# In a separate mount namespace: the folder $1 becomes one that anybody may enter, in which only
 # the others are left.
 OPEN = """
 set -e

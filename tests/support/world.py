@@ -1,4 +1,4 @@
-"""A world of its own for a command: what it starts, mounts and makes can be counted, whatever else
+"""A separate world for a command: what it starts, mounts and makes can be counted, whatever else
 this machine does.
 
 Its processes, network, mounts, /tmp, /run and /dev/shm are private; files elsewhere are this

@@ -47,7 +47,7 @@ def test_every_dependency_has_a_pin_in_its_range(group: str) -> None:
         pin = pins.get(canonicalize_name(requirement.name))
         if pin is None or not requirement.specifier.contains(pin, prereleases=True):
             wrong[str(requirement)] = pin
-    assert wrong == {}, "make lock writes requirements.lock anew"
+    assert wrong == {}, "make lock regenerates requirements.lock"
 
 
 def test_torch_is_the_one_that_is_set_up() -> None:

@@ -748,7 +748,7 @@ def _remark_notes(table: Table) -> list[str]:
     return [f"left out below the table: {text}" for text in table.left_out]
 
 
-# ---- rates beside a table of RTTs
+# ---- rates next to a table of RTTs
 
 
 def _add_bandwidth(measured: Measured, path: Path, unit: str | None) -> None:

@@ -166,7 +166,9 @@ def measure(bench: Bench) -> dict[str, Any]:
         rtts[f"{a.name} {b.name}"] = measure_rtt_ns(pid, str(b.address.ip), timeout_s=2)
     results: dict[str, Any] = {
         "rtt_ns": rtts,
-        "verified": [trip.record() for trip in verify_round_trips(bench.network, virtual=True)],
+        "verified": [
+            row.model_dump(by_alias=True) for row in verify_round_trips(bench.network, virtual=True)
+        ],
         "listed": {node: bench.listed(node) for node in ("d0h0", "d2r")},
         "routes": {node: bench.routes(node) for node in ("d0r", "d1r", "d2r", "d0h0", "d2h0")},
     }

@@ -18,11 +18,12 @@ from testbed.runfolder.records import (
     ClockHealth,
     FirstOperation,
     MemoryShortage,
+    RoundTripRow,
     TimerLateness,
     append,
 )
 from testbed.runfolder.status import State, Status
-from testbed.runfolder.summary import RateRow, RoundTripRow, Summary, WanRow
+from testbed.runfolder.summary import RateRow, Summary, WanRow
 from tests.support.synthetic import make_plan, two_dcs, write_training_run
 
 CALM = ClockHealth(

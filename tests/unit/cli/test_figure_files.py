@@ -46,7 +46,7 @@ def invoke(*words: object) -> str:
 def test_wrong_ending_is_refused_first(
     command: list[str], option: str, name: str, tmp_path: Path
 ) -> None:
-    """Neither the runs, nor the sweep, nor the topology exist, but the ending is what is told."""
+    """Neither the runs, nor the sweep, nor the topology exist, but the error names the ending."""
     path = tmp_path / name
     with pytest.raises(InputError, match=f"{option}: .*{name} does not end in .* or "):
         invoke(*command, option, path)

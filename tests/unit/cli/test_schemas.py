@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft7Validator
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from testbed.cli.main import app
 from testbed.plan.resolve import resolve
+from testbed.runfolder.files import write_json
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import Summary
 from testbed.spec.topology import Topology
@@ -60,7 +62,9 @@ def test_plans_fit(topology: str) -> None:
     assert list(schema.iter_errors(json.loads(plan.model_dump_json()))) == []
 
 
-def test_summary_and_status_fit() -> None:
-    for file, document in (("summary", Summary().to_json()), ("status", Status().to_json())):
-        schema = Draft7Validator(json.loads(published(file)))
-        assert list(schema.iter_errors(json.loads(document))) == []
+@pytest.mark.parametrize(("file", "document"), [("summary", Summary()), ("status", Status())])
+def test_summary_and_status_fit(tmp_path: Path, file: str, document: BaseModel) -> None:
+    path = tmp_path / "document.json"
+    write_json(path, document)
+    schema = Draft7Validator(json.loads(published(file)))
+    assert list(schema.iter_errors(json.loads(path.read_text()))) == []

@@ -172,7 +172,7 @@ def typed(deployment: Deployment, keys: bytes, *words: str) -> tuple[int, str]:
 
 
 def test_terminal(deployment: Deployment) -> None:
-    """The command has a terminal of the same size and kind, in a session of its own."""
+    """The command has a terminal of the same size and kind, in a separate session."""
     script = "test -t 0 && test -t 1 && test -t 2 && sleep 0.5 && stty size && echo $TERM"
     status, out = typed(deployment, b"", "sh", "-c", script)
     assert (status, out) == (0, "33 99\r\nvt220\r\n")

@@ -36,7 +36,7 @@ def change(spec: Path, *settings: str) -> tuple[Network, Network]:
 
 
 def test_one_link_changes_and_routes_stay(spec: Path) -> None:
-    """30 ms on a-b would make the way by c the shorter one, if the network were built anew."""
+    """30 ms on a-b would make the way by c the shorter one, if the network were built again."""
     before, after = change(spec, "wan.a-b.delay=30 ms")
     assert [link.forward.fibre.delay_ns for link in after.wan] == [
         30_000_000,

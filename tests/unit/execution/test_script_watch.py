@@ -7,7 +7,6 @@ import pytest
 
 from testbed.cli.progress import PlainDisplay
 from testbed.execution.script_watch import (
-    FollowedOutput,
     ScriptDisplay,
     ScriptProgress,
     ScriptWatch,
@@ -45,23 +44,23 @@ def test_control_characters_are_shown_not_sent(text: str, shown: str) -> None:
 
 def test_lines_appear_once(tmp_path: Path) -> None:
     """Also a character that arrives in two parts, and progress bars that end in returns."""
-    log = tmp_path / "log"
-    followed = FollowedOutput(log)
-    assert followed.new() == []
-    log.write_bytes(b"one\ntwo \xe2\x9c")
-    assert followed.new() == ["one"]
-    with log.open("ab") as file:
-        file.write(b"\x93\r\n 10 %\r 20 %\rbroken \xff\nlast")
+    run = RunDir.create(tmp_path / "run")
+    display = Display()
+    watch = ScriptWatch(run, display)
+    watch.look(None)
+    assert display.lines == []
+    run.rank_log(0).write_bytes(b"one\ntwo \xe2\x9c")
+    watch.look(None)
+    assert display.lines == ["one"]
+    with run.rank_log(0).open("ab") as file:
+        file.write(b"\x93\r\n 10 %\r 20 %\rbroken \xff\n\nlast")
 
-    assert followed.new() == ["two ✓", " 10 %", " 20 %", "broken \N{REPLACEMENT CHARACTER}"]
-    assert followed.rest() == ["last"]
-    assert followed.new() == followed.rest() == []
-
-
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("secret\n")
-    (tmp_path / "log").symlink_to(tmp_path / "secret")
-    assert FollowedOutput(tmp_path / "log").new() == []
+    watch.look(None)
+    new = ["two ✓", " 10 %", " 20 %", "broken \N{REPLACEMENT CHARACTER}"]
+    assert display.lines == ["one", *new]
+    watch.end()
+    watch.end()
+    assert display.lines == ["one", *new, "last"]
 
 
 def test_progress_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

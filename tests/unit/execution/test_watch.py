@@ -38,7 +38,7 @@ class FakeRun:
 
 
 class FakeDisplay:
-    """Keeps what it is told."""
+    """Keeps what is reported."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []

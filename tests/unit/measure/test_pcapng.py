@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scapy.utils import RawPcapNgReader, RawPcapNgWriter, RawPcapWriter
 
 from testbed.analysis.packets import mac_number, read_trace

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from testbed.plan.model import Network, Plan, Transfer
 from testbed.plan.resolve import resolve, resolve_network

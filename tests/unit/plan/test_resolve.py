@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from testbed.workloads.collectives.settings import Collectives
 
 from testbed.plan.budget import windows_bytes

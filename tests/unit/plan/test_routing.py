@@ -5,8 +5,7 @@ from ipaddress import IPv4Interface
 from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from testbed.plan.model import Bottleneck, Direction, Fibre, Hop, Route, WanLink
 from testbed.plan.routing import Routing, best_routes

@@ -14,13 +14,14 @@ from testbed.analysis.summarize import collect
 from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.report.page import write_page
+from testbed.runfolder.files import write_json
 from testbed.runfolder.folder import RunDir
 from tests.support.synthetic import make_plan, two_dcs, write_flows, write_run, write_training_run
 
 PLAN = make_plan(two_dcs())
 CAPTURE = RunDir(Path()).capture("east-west", "east").as_posix()
-# Every file that a run leaves, and what the page says if it is damaged: nothing where it is made
-# anew.
+# Every file that a run leaves, and what the page says if it is damaged: nothing where the page
+# can do without it or the report regenerates it.
 FILES = {
     "plan.json": "",
     "spec.yaml": "spec.yaml",
@@ -113,7 +114,7 @@ def test_without_a_plan_nothing_is_changed(run: RunDir, damage: Callable[[Path],
     ],
 )
 def test_a_status_of_the_wrong_kind(run: RunDir, change: dict[str, Any]) -> None:
-    run.write_json(run.status, json.loads(run.status.read_text()) | change)
+    write_json(run.status, json.loads(run.status.read_text()) | change)
     assert report(run.path).exit_code == 0
     assert "figure-ranks" in run.report.read_text()
 
@@ -145,7 +146,7 @@ def test_a_loss_that_is_no_number(run: RunDir) -> None:
 
 @pytest.mark.parametrize("damage", [cut, empty])
 def test_damaged_flows(run: RunDir, damage: Callable[[Path], None]) -> None:
-    """The page alone; `testbed report` makes the table anew."""
+    """The page alone; `testbed report` regenerates the table."""
     write_flows(run)
     damage(run.flows)
     html = write_page(run).read_text()
@@ -176,7 +177,7 @@ def test_a_plan_without_a_path(tmp_path: Path) -> None:
 def test_a_run_that_was_killed(tmp_path: Path) -> None:
     """In its operations: no outcome, half a line, a capture without an end, no tables."""
     run = write_run(tmp_path / "run", PLAN)
-    run.write_json(
+    write_json(
         run.status, {"state": "running", "exit_status": None, "faithful": True, "warnings": []}
     )
     for path in (run.rank_ops(1), run.link_samples, run.path / CAPTURE):

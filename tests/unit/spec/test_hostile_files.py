@@ -4,8 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from testbed.core.errors import InputError, TestbedError
 from testbed.plan.resolve import resolve_network

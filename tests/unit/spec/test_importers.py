@@ -327,7 +327,7 @@ def test_both_directions_of_a_directed_graph(tmp_path: Path) -> None:
 
 
 def test_attributes_of_igraph(tmp_path: Path) -> None:
-    """Lower-case names, nodes called n0, a name beside the id; parallel edges."""
+    """Lower-case names, nodes called n0, a name next to the id; parallel edges."""
     made = other_graphml(
         tmp_path,
         keys("node name string", "edge linkspeedraw double", "edge latency_us double")

@@ -81,7 +81,7 @@ def test_a_module(here: Path) -> None:
 
 
 def test_a_command(here: Path) -> None:
-    """A file that it names is found wherever it runs; the command itself is looked for as ever."""
+    """A file that it names is found wherever it runs; the command itself is looked for as usual."""
     script = Script(command=["sh", "train.py", "-x"])
     script.check_installed()
     assert script.program() == ("command", ("sh", str(here / "train.py"), "-x"), None, (here,))

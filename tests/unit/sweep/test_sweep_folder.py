@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed.core.errors import InputError
-from testbed.sweep.durable import write_durably
+from testbed.runfolder.files import replace_text
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import IndexedPoint, SweepIndex
 from testbed.sweep.point_record import PointRecord, read_point_record
@@ -154,14 +154,14 @@ def test_kill_leaves_whole_points(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
     """A process that may not write more than 4 KiB, as on a full disk, fails and breaks nothing."""
     path = tmp_path / "value.json"
-    write_durably(path, "[1]\n")
+    replace_text(path, "[1]\n", durably=True)
     code = f"""
         import resource, signal
         from pathlib import Path
-        from testbed.sweep.durable import write_durably
+        from testbed.runfolder.files import replace_text
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        write_durably(Path({str(path)!r}), "x" * 10_000)
+        replace_text(Path({str(path)!r}), "x" * 10_000, durably=True)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False

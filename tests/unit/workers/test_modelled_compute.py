@@ -17,8 +17,8 @@ MS = 1_000_000
 
 
 class PretendedClock(Clock):
-    """Notes each sleep; every sleep takes `slack_ns` too long, and computing takes what `compute`
-    was told.
+    """Notes each sleep; every sleep takes `slack_ns` too long, and computing takes the time that
+    `compute` sets.
     """
 
     def __init__(self, slack_ns: int = 0) -> None:

@@ -115,6 +115,6 @@ def test_names_that_hosts_cannot_use(folder: Path, name: str) -> None:
     ],
 )
 def test_variables_that_a_script_sets_early(folder: Path, text: str, names: list[str]) -> None:
-    """Also in the modules beside it."""
+    """Also in the modules next to the script."""
     (folder / "sub/setup.py").write_text(text)
     assert Script(command=["sub/train.py"]).settings(1)["early_variables"] == names
