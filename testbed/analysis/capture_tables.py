@@ -151,7 +151,9 @@ class _FlowTables:
         """Set the tables of `captured`, if there are any flows."""
         if not self._flows:
             return
-        rows = [{column: row[column] for column in schemas.FLOWS} for row in self._flows]
+        rows: list[Row] = []
+        for flow in self._flows:
+            rows.append({column: flow[column] for column in schemas.FLOWS})
         captured.flows = pl.DataFrame(rows, schema=dict(schemas.FLOWS))
         captured.throughput = pl.concat(self._throughput)
         captured.operations = pl.concat(self._flow_ops)

@@ -85,6 +85,7 @@ NO_PACKETS = np.empty(0, PACKET)
 
 Packets = NDArray[np.void]  # dtype PACKET, in the order of the capture
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 # A captured record: captured bytes of the frame, length of the whole frame in bytes, time in ns.
@@ -315,19 +316,56 @@ def _decode(records: Sequence[Record]) -> Packets:
     packets["mac"] = headers.mac(SOURCE_MAC)
     packets["scale"] = UNKNOWN
 
+    is_ip = _put_ip_fields(packets, headers, kept)
+    version_and_length = headers.field("u1", ETHER_HEADER).astype(np.int64)
+    ip_header = (version_and_length & 15) * WORD
+    tcp_begin = ETHER_HEADER + ip_header
+    has_tcp_header = kept >= tcp_begin + LEAST_TCP_HEADER
+    is_tcp = is_ip & has_tcp_header & (packets["protocol"] == TCP)
+    _put_tcp_fields(packets, headers, ip_header, is_tcp)
+
+    is_syn = is_tcp & (packets["flags"] & SYN > 0)
+    for row in np.flatnonzero(is_syn):
+        begin = tcp_begin[row] + LEAST_TCP_HEADER
+        end = ETHER_HEADER + packets["headers"][row]
+        options = frames[row][begin:end]
+        packets["scale"][row] = _window_scale(options)
+
+    return packets
+
+
+def _put_ip_fields(packets: Packets, headers: _Headers, kept: Ints) -> Bools:
+    """Set the fields of the IP headers.
+
+    Args:
+        packets: the packets, shape (n,).
+        headers: their headers.
+        kept: number of captured bytes of each packet, shape (n,).
+
+    Returns:
+        Which packets are of IPv4, shape (n,).
+    """
     has_ip_header = kept >= ETHER_HEADER + LEAST_IP_HEADER
-    is_ip = has_ip_header & (headers.field(">u2", ETHER_TYPE) == IPV4)
+    ether_type = headers.field(">u2", ETHER_TYPE)
+    is_ip: Bools = has_ip_header & (ether_type == IPV4)
     protocol = headers.field("u1", IP_PROTOCOL)
     packets["protocol"] = np.where(is_ip, protocol, UNKNOWN)
     for name, kind, offset in IP_FIELDS:
         value = headers.field(kind, offset)
         packets[name] = np.where(is_ip, value, 0)
+    return is_ip
 
-    version_and_length = headers.field("u1", ETHER_HEADER).astype(np.int64)
-    ip_header = (version_and_length & 15) * WORD
+
+def _put_tcp_fields(packets: Packets, headers: _Headers, ip_header: Ints, is_tcp: Bools) -> None:
+    """Set the fields of the TCP headers, and the sizes of headers and payload.
+
+    Args:
+        packets: the packets, shape (n,).
+        headers: their headers.
+        ip_header: bytes of the IP header of each packet, shape (n,).
+        is_tcp: which packets are of TCP, shape (n,).
+    """
     tcp_begin = ETHER_HEADER + ip_header
-    has_tcp_header = kept >= tcp_begin + LEAST_TCP_HEADER
-    is_tcp = is_ip & has_tcp_header & (protocol == TCP)
     for name, kind, offset in TCP_FIELDS:
         value = headers.field(kind, tcp_begin + offset)
         packets[name] = np.where(is_tcp, value, 0)
@@ -337,14 +375,6 @@ def _decode(records: Sequence[Record]) -> Packets:
     packets["headers"] = np.where(is_tcp, ip_header + tcp_header, 0)
     payload = packets["ip_bytes"] - packets["headers"]
     packets["payload"] = np.where(is_tcp, payload, 0)
-
-    is_syn = is_tcp & (packets["flags"] & SYN > 0)
-    for row in np.flatnonzero(is_syn):
-        begin = tcp_begin[row] + LEAST_TCP_HEADER
-        end = ETHER_HEADER + packets["headers"][row]
-        packets["scale"][row] = _window_scale(frames[row][begin:end])
-
-    return packets
 
 
 def _window_scale(options: bytes) -> int:

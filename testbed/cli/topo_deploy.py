@@ -203,7 +203,11 @@ def _hosts_and_links(status: DeploymentStatus) -> list[Row]:
     columns: dict[str, None] = {}
     for row in rows:
         columns.update(dict.fromkeys(row))
-    return [{column: row.get(column) for column in columns} for row in rows]
+
+    whole_rows: list[Row] = []
+    for row in rows:
+        whole_rows.append({column: row.get(column) for column in columns})
+    return whole_rows
 
 
 def _print_rows(rows: list[Row], output: Format) -> None:

@@ -104,8 +104,10 @@ def _tcp(topology: Topology, wan: Sequence[model.WanLink]) -> model.Tcp:
     buffer_bytes = LEAST_TCP_BUFFER
     if isinstance(settings.buffer, int):
         buffer_bytes = settings.buffer
-    directions = [direction for link in wan for direction in link.directions]
-    marking = any(direction.bottleneck.ecn for direction in directions)
+    marking = False
+    for link in wan:
+        for direction in link.directions:
+            marking = marking or direction.bottleneck.ecn
 
     return model.Tcp(
         congestion_control=settings.congestion_control,

@@ -59,10 +59,14 @@ def rows_html(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         columns: the headers.
         rows: a value for each column.
     """
-    cells = [["" if value is None else _text(value) for value in row] for row in rows]
+    cells: list[list[str]] = []
+    for row in rows:
+        cells.append(["" if value is None else _text(value) for value in row])
+
     grid_columns: list[GridColumn] = []
     for position, name in enumerate(columns):
-        is_number = all(isinstance(row[position], int | float | None) for row in rows)
+        values = [row[position] for row in rows]
+        is_number = all(isinstance(value, int | float | None) for value in values)
         grid_columns.append(GridColumn(name, is_number))
     return table(Grid("", grid_columns, cells))
 

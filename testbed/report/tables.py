@@ -132,73 +132,108 @@ def collectives_grid(summary: Summary, *, for_programs: bool = False) -> Grid:
         for_programs: Write all times in us, also those from `LONG_US`, which people read better
             with a unit each.
     """
-    rows = summary.collectives
-    has_units = not for_programs and any(row.time_us.max >= LONG_US for row in rows)
-    unit = "" if has_units else "\n(us)"
-    time_cell = format_microseconds if has_units else microseconds
-    note = COLLECTIVES_NOTE
-    columns = [
-        CollectiveColumn(GridColumn("size\n(B)"), lambda row: str(row.bytes)),
-        CollectiveColumn(GridColumn("count"), _element_count),
-        CollectiveColumn(GridColumn("type", number=False), lambda row: row.dtype or NONE),
-        CollectiveColumn(GridColumn("op", number=False), lambda row: row.op),
-    ]
-
-    if any(row.algorithm != DEFAULT_ALGORITHM for row in rows):
-        columns.append(CollectiveColumn(GridColumn("algo", number=False), _algorithm_name))
-        note += ALGORITHM_NOTE
-    if any(row.groups != DEFAULT_GROUPS for row in rows):
-        columns.append(CollectiveColumn(GridColumn("group", number=False), _group_name))
-        note += GROUPS_NOTE
-    elif _vary([row.group_name for row in rows]):
-        group = CollectiveColumn(GridColumn("group", number=False), lambda row: row.group_name)
-        columns.append(group)
-        note += SCRIPT_GROUPS_NOTE
-    elif _vary([row.ranks for row in rows]):
-        columns.append(CollectiveColumn(GridColumn("ranks"), lambda row: str(row.ranks)))
-    if any(row.root not in (None, min(row.group_ranks, default=None)) for row in rows):
-        columns.append(CollectiveColumn(GridColumn("root"), _root))
-        note += ROOT_NOTE
-    if _vary([row.iterations for row in rows]):
-        columns.append(CollectiveColumn(GridColumn("calls"), lambda row: str(row.iterations)))
-        note += CALLS_NOTE
-
-    columns += [
-        CollectiveColumn(GridColumn(f"time{unit}"), lambda row: time_cell(row.time_us.median)),
-        CollectiveColumn(GridColumn(f"max{unit}"), lambda row: time_cell(row.time_us.max)),
-    ]
-    if any(row.slowest_us > FAR_SLOWER * row.time_us.median for row in rows):
-        slowest = GridColumn(f"slowest{unit}")
-        columns.append(CollectiveColumn(slowest, lambda row: time_cell(row.slowest_us)))
-        note += SLOWEST_NOTE
-    if any(row.timed == "all ranks" for row in rows):
-        note += ALL_RANKS_NOTE
-    if any(row.unequal for row in rows):
-        note += UNEQUAL_NOTE
-
-    columns += [
-        CollectiveColumn(GridColumn("algbw\n(GB/s)"), lambda row: bandwidth(row.algbw_gbytes)),
-        CollectiveColumn(GridColumn("busbw\n(GB/s)"), lambda row: bandwidth(row.busbw_gbytes)),
-        CollectiveColumn(GridColumn(f"bound{unit}"), lambda row: time_cell(row.bound_us)),
-        CollectiveColumn(GridColumn("of-bound\n(%)"), lambda row: _percent(row.efficiency)),
-    ]
-    if any(row.is_unsettled for row in rows):
-        columns.append(CollectiveColumn(GridColumn("settled", number=False), _settled))
-        note += SETTLED_NOTE
-
-    # The results of a user's script are not checked.
-    unchecked = all(row.wrong is None for row in rows)
-    if not rows or not unchecked:
-        columns.append(CollectiveColumn(GridColumn("#wrong"), _wrong_count))
-
-    cells = []
-    for row in rows:
-        cells.append([column.cell(row) for column in columns])
-    return Grid("Collectives", [column.column for column in columns], cells, note)
+    table = _CollectivesTable(summary.collectives, for_programs)
+    table.add_operation()
+    table.add_group()
+    table.add_times()
+    table.add_bandwidths()
+    table.add_checks()
+    return table.grid()
 
 
-def _vary(values: Sequence[object]) -> bool:
-    return len(set(values)) > 1
+class _CollectivesTable:
+    """The table of collectives, with those columns and notes that its rows need."""
+
+    def __init__(self, rows: Sequence[CollectiveRow], for_programs: bool) -> None:
+        self._rows = rows
+        self._columns: list[CollectiveColumn] = []
+        self._note = COLLECTIVES_NOTE
+        self._unit = "\n(us)"
+        self._time_cell: Callable[[float | None], str] = microseconds
+        is_long = any(row.time_us.max >= LONG_US for row in rows)
+        if is_long and not for_programs:
+            self._unit = ""
+            self._time_cell = format_microseconds
+
+    def grid(self) -> Grid:
+        columns = [column.column for column in self._columns]
+        cells: list[list[str]] = []
+        for row in self._rows:
+            cells.append([column.cell(row) for column in self._columns])
+        return Grid("Collectives", columns, cells, self._note)
+
+    def add_operation(self) -> None:
+        self._add("size\n(B)", lambda row: str(row.bytes))
+        self._add("count", _element_count)
+        self._add("type", lambda row: row.dtype or NONE, number=False)
+        self._add("op", lambda row: row.op, number=False)
+        if any(row.algorithm != DEFAULT_ALGORITHM for row in self._rows):
+            self._add("algo", _algorithm_name, number=False)
+            self._note += ALGORITHM_NOTE
+
+    def add_group(self) -> None:
+        """Add who took part: the group, or at least its size, the root, and how often."""
+        if any(row.groups != DEFAULT_GROUPS for row in self._rows):
+            self._add("group", _group_name, number=False)
+            self._note += GROUPS_NOTE
+        elif self._varies(lambda row: row.group_name):
+            self._add("group", lambda row: row.group_name, number=False)
+            self._note += SCRIPT_GROUPS_NOTE
+        elif self._varies(lambda row: row.ranks):
+            self._add("ranks", lambda row: str(row.ranks))
+
+        if any(_has_other_root(row) for row in self._rows):
+            self._add("root", _root)
+            self._note += ROOT_NOTE
+        if self._varies(lambda row: row.iterations):
+            self._add("calls", lambda row: str(row.iterations))
+            self._note += CALLS_NOTE
+
+    def add_times(self) -> None:
+        self._add_time("time", lambda row: row.time_us.median)
+        self._add_time("max", lambda row: row.time_us.max)
+        if any(row.slowest_us > FAR_SLOWER * row.time_us.median for row in self._rows):
+            self._add_time("slowest", lambda row: row.slowest_us)
+            self._note += SLOWEST_NOTE
+        if any(row.timed == "all ranks" for row in self._rows):
+            self._note += ALL_RANKS_NOTE
+        if any(row.unequal for row in self._rows):
+            self._note += UNEQUAL_NOTE
+
+    def add_bandwidths(self) -> None:
+        self._add("algbw\n(GB/s)", lambda row: bandwidth(row.algbw_gbytes))
+        self._add("busbw\n(GB/s)", lambda row: bandwidth(row.busbw_gbytes))
+        self._add_time("bound", lambda row: row.bound_us)
+        self._add("of-bound\n(%)", lambda row: _percent(row.efficiency))
+
+    def add_checks(self) -> None:
+        if any(row.is_unsettled for row in self._rows):
+            self._add("settled", _settled, number=False)
+            self._note += SETTLED_NOTE
+
+        # The results of a user's script are not checked.
+        is_unchecked = all(row.wrong is None for row in self._rows)
+        if not self._rows or not is_unchecked:
+            self._add("#wrong", _wrong_count)
+
+    def _add(
+        self, header: str, cell: Callable[[CollectiveRow], str], *, number: bool = True
+    ) -> None:
+        column = CollectiveColumn(GridColumn(header, number), cell)
+        self._columns.append(column)
+
+    def _add_time(self, name: str, time_us: Callable[[CollectiveRow], float | None]) -> None:
+        self._add(f"{name}{self._unit}", lambda row: self._time_cell(time_us(row)))
+
+    def _varies(self, value: Callable[[CollectiveRow], object]) -> bool:
+        values = {value(row) for row in self._rows}
+        return len(values) > 1
+
+
+def _has_other_root(row: CollectiveRow) -> bool:
+    """Return whether the root is another rank than the first one of the group."""
+    first_rank = min(row.group_ranks, default=None)
+    return row.root not in (None, first_rank)
 
 
 def _element_count(row: CollectiveRow) -> str:

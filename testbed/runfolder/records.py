@@ -347,27 +347,35 @@ def read(
         problem for everything that is missing or was left out.
     """
     name = f"{path.parent.name}/{path.name}"
+    problems: list[Problem] = []
+
+    def report(code: ProblemCode, message: str) -> None:
+        problems.append(Problem(code=code, message=message))
+
     try:
         text = read_plain(path)
     except FileNotFoundError:
-        return [], [Problem(code=ProblemCode.FILE_MISSING, message=f"{name} is missing")]
+        report(ProblemCode.FILE_MISSING, f"{name} is missing")
+        return [], problems
     except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot read {name} ({type(error).__name__})"
-        return [], [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]
-    problems: list[Problem] = []
+        report(ProblemCode.FILE_DAMAGED, f"cannot read {name} ({type(error).__name__})")
+        return [], problems
+
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines and not may_be_empty:
-        problems.append(Problem(code=ProblemCode.NO_RECORDS, message=f"{name} is empty"))
+        report(ProblemCode.NO_RECORDS, f"{name} is empty")
+
     values = _json_values(lines)
-    if len(values) < len(lines):
-        damaged = len(lines) - len(values)
+    damaged = len(lines) - len(values)
+    if damaged:
         message = f"{name} is damaged: {damaged} of {len(lines)} lines were skipped"
-        problems.append(Problem(code=ProblemCode.FILE_DAMAGED, message=message))
+        report(ProblemCode.FILE_DAMAGED, message)
+
     records = _sound_records(values, kind)
-    if len(records) < len(values):
-        left_out = len(values) - len(records)
+    left_out = len(values) - len(records)
+    if left_out:
         message = f"{name}: {left_out} records lack a column and were skipped"
-        problems.append(Problem(code=ProblemCode.RECORDS_LEFT_OUT, message=message))
+        report(ProblemCode.RECORDS_LEFT_OUT, message)
     return records, problems
 
 

@@ -346,17 +346,21 @@ class Experiment(Strict):
     def _plot_problems(self) -> Iterator[Mistake]:
         """Yield a problem for each column of a figure that the sweep's table will not have."""
         values = self.sweep.values_by_key
-        names = short_names(list(values))
-        axes, axis_numbers = columns_of_axes({names[key]: values[key] for key in values})
-        workloads = {self.workload, *map(str, values.get("workload", ()))}
-        measured, measured_numbers = measured_columns(
-            workloads, has_target=self.target_loss is not None
-        )
+        values_by_name: dict[str, Sequence[Any]] = {}
+        for key, name in short_names(list(values)).items():
+            values_by_name[name] = values[key]
+        axes, axis_numbers = columns_of_axes(values_by_name)
+
+        workloads = {self.workload}
+        for workload in values.get("workload", ()):
+            workloads.add(str(workload))
+        has_target = self.target_loss is not None
+        measured, measured_numbers = measured_columns(workloads, has_target=has_target)
         known = [*axes, *measured]
         numbers = [*axis_numbers, *measured_numbers]
         for index, plot in enumerate(self.plots):
-            columns = {"x": plot.x, "y": plot.y, "series": plot.series, "facet": plot.facet}
-            for key, column in columns.items():
+            for key in ("x", "y", "series", "facet"):
+                column = getattr(plot, key)
                 loc = ("plots", index, key)
                 if column is not None and column not in known:
                     what = f"the sweep's table has no column {column!r}"

@@ -159,28 +159,39 @@ class Fleet(ABC):
 
     def write_stacks(self) -> list[RankStacks]:
         """Append what each rank is doing now to logs/stacks.txt, and return the entries."""
-        started = self.plan.workers.processes
-        files = {rank.rank: self.run.rank_log(rank.rank) for rank in started}
-        logs = Logs(files)
-        pids: dict[int, list[int]] = {rank.rank: [] for rank in started}
+        pids = self._pids_by_rank()
+        logs = Logs({rank: self.run.rank_log(rank) for rank in pids})
+        asked: list[int] = []
+        for rank, processes in pids.items():
+            if request_stacks(processes):
+                asked.append(rank)
+        logs.await_growth(asked)
+
+        text = ""
+        for planned in self.plan.workers.processes:
+            rank = planned.rank
+            state = "no process is left"
+            if pids[rank]:
+                newest = pids[rank][-1]
+                state = state_of(newest)
+            text += f"rank {rank} on {planned.host}: {state}\n{logs.new(rank)}\n"
+        text += END
+        with self.run.stacks.open("a") as file:
+            file.write(text)
+        return parse_stacks(text)
+
+    def _pids_by_rank(self) -> dict[int, list[int]]:
+        """Return the processes of each started rank, oldest first."""
+        pids: dict[int, list[int]] = {}
+        for planned in self.plan.workers.processes:
+            pids[planned.rank] = []
+
         for host in self.hosts:
             for pid in self.pids(host):
                 rank = rank_of(pid)
                 if rank in pids:
                     pids[rank].append(pid)
-        asked = {rank: request_stacks(processes) for rank, processes in pids.items()}
-        logs.await_growth([rank for rank in asked if asked[rank]])
-
-        parts = []
-        for planned in started:
-            number = planned.rank
-            states = [state_of(pid) for pid in pids[number][-1:]]  # the newest
-            state = "; ".join(states) or "no process is left"
-            parts.append(f"rank {number} on {planned.host}: {state}\n{logs.new(number)}\n")
-        text = "".join(parts) + END
-        with self.run.stacks.open("a") as file:
-            file.write(text)
-        return parse_stacks(text)
+        return pids
 
     def _running(self, statuses: Mapping[int, list[int]]) -> set[int]:
         """Return the ranks with a process that has started and not ended."""

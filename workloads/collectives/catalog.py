@@ -62,11 +62,21 @@ def _for_target(parts: Parts, source: int, target: int) -> int:
 
 
 def _of_sources(parts: Parts, sources: Collection[int], targets: Collection[int]) -> int:
-    return max(sum(parts[target][source] for source in sources) for target in targets)
+    most = 0
+    for target in targets:
+        received = sum(parts[target][source] for source in sources)
+        most = max(most, received)
+
+    return most
 
 
 def _for_targets(parts: Parts, sources: Collection[int], targets: Collection[int]) -> int:
-    return max(sum(parts[source][target] for target in targets) for source in sources)
+    most = 0
+    for source in sources:
+        sent = sum(parts[source][target] for target in targets)
+        most = max(most, sent)
+
+    return most
 
 
 def _of_pairs(parts: Parts, sources: Collection[int], targets: Collection[int]) -> int:

@@ -144,9 +144,13 @@ def locate(text: str) -> Location:
 def _region(text: str, provider: str, region: str) -> Location:
     regions = _regions()
     provider = PROVIDERS.get(provider, provider)
-    known = {name: place for (of, name), place in regions.items() if of == provider}
+    known: dict[str, Location] = {}
+    for (owner, name), place in regions.items():
+        if owner == provider:
+            known[name] = place
+
     if not known:
-        providers = sorted({of for of, _ in regions})
+        providers = sorted({owner for owner, _name in regions})
         raise UnitError(f"unknown cloud in {text!r}", f"known: {', '.join(providers)}")
     if region not in known:
         near = _nearest(region, list(known))
@@ -167,13 +171,16 @@ def _city(text: str) -> City:
         remedy = f"nearest: {'; '.join(names)}; or {FORM}" if names else FORM
         raise UnitError(f"unknown place {text!r}", remedy)
 
-    matching = [city for city in namesakes if all(_is_in(city, each) for each in qualifiers)]
+    matching = namesakes
+    for qualifier in qualifiers:
+        matching = [city for city in matching if _is_in(city, qualifier)]
     if not matching:
         raise UnitError(f"unknown place {text!r}", f"known: {_names(namesakes)}")
 
     largest = max(matching, key=_population)
-    others = [city for city in matching if city is not largest]
-    if all(largest.population >= LARGER * city.population for city in others):
+    others = [city.population for city in matching if city is not largest]
+    second = max(others, default=0)
+    if largest.population >= LARGER * second:
         return largest
     raise UnitError(f"the city {text!r} is ambiguous", f"write one of: {_names(matching)}")
 

@@ -61,6 +61,10 @@ class _Pair:
 
     values: list[dict[str, Fraction]] = field(default_factory=list)
 
+    def largest(self, name: str) -> Fraction | None:
+        """Return the largest value of the label `name`, in base units; None if no link has it."""
+        return max((values[name] for values in self.values if name in values), default=None)
+
 
 def is_containerlab(source: Section) -> bool:
     """Return whether a YAML file has nodes as containerlab writes them."""
@@ -110,16 +114,21 @@ class _Reader:
             if location is not None:
                 locations[names[group]] = location
 
-        pairs = self._pairs(groups)
-        links = [self._link(names[a], names[b], pair, locations) for (a, b), pair in pairs.items()]
+        links: list[DraftLink] = []
+        for (start, end), pair in self._pairs(groups).items():
+            link = self._link(names[start], names[end], pair, locations)
+            links.append(link)
+
         if len(groups) > len(labels):
             self.assumed.append("datacenters: one for each group of nodes")
-        located = any("delay" not in link.settings for link in links)
+        defaults: dict[str, Any] = {}
+        if any("delay" not in link.settings for link in links):
+            defaults["detour"] = self.options.detour
         return Draft(
             source=f"containerlab, {len(groups)} nodes, {len(links)} links",
             datacenters=locations,
             links=links,
-            defaults={"detour": self.options.detour} if located else {},
+            defaults=defaults,
             notes=[*renamed, *self.notes],
             assumed=self.assumed,
         )
@@ -234,27 +243,28 @@ class _Reader:
     def _link(
         self, start: str, end: str, pair: _Pair, locations: dict[str, Location | None]
     ) -> DraftLink:
+        link = f"{start}-{end}"
         settings: dict[str, Any] = {}
         rates = [values.get("rate") for values in pair.values]
         if any(rates):
             total = sum(self.options.rate if rate is None else round(rate) for rate in rates)
             settings["rate"] = format_rate(total)
 
-        known = {
-            name: max((values[name] for values in pair.values if name in values), default=None)
-            for name in ("delay", "jitter", "loss")
-        }
-        delay = known["delay"]
+        delay = pair.largest("delay")
         if delay is not None:
             settings["delay"] = format_time(round(delay))
         elif None in (locations[start], locations[end]):
-            settings["delay"] = format_time(self._default_delay(f"{start}-{end}"))
-        if known["jitter"] is not None:
-            settings["jitter"] = format_time(round(known["jitter"]))
-        if known["loss"] is not None:
-            settings["loss"] = format_probability(float(known["loss"] / 100))
+            settings["delay"] = format_time(self._default_delay(link))
+
+        jitter = pair.largest("jitter")
+        if jitter is not None:
+            settings["jitter"] = format_time(round(jitter))
+        percent = pair.largest("loss")
+        if percent is not None:
+            settings["loss"] = format_probability(float(percent / 100))
+
         if len(pair.values) > 1:
-            self.notes.append(f"parallel links were merged into one: {start}-{end}")
+            self.notes.append(f"parallel links were merged into one: {link}")
         return DraftLink((start, end), settings, rate_assumed=None in rates)
 
     def _default_delay(self, link: str) -> int:

@@ -238,20 +238,26 @@ def _read_matrix(table: Table, kind: Kind, unit: str | None) -> Measured:
     body = _padded_triangle(head, body)
     _check_square(table.path, head, body)
 
-    corner = read_heading(head.cells[0], (QUANTITIES[kind],))
+    quantity = QUANTITIES[kind]
+    corner = read_heading(head.cells[0], (quantity,))
     _check_corner(table, head, corner)
-    remarks_unit = _unit_of_remarks(table, QUANTITIES[kind])
-    unit = corner.unit or remarks_unit or unit
-    measured = Measured(head.cells[1:], notes=[*notes, *_remark_notes(table)])
-    halves = _Halves(measured, corner if corner.words else _remark_heading(table))
+    unit = corner.unit or _unit_of_remarks(table, quantity) or unit
+    names = head.cells[1:]
+    notes += _remark_notes(table)
+    measured = Measured(names, notes=notes)
+    heading = corner if corner.words else _remark_heading(table)
+    halves = _Halves(measured, heading)
     if kind == "time":
         halves.explain(table, unit)
         unit = unit or "ms"
 
-    values = _matrix_values(table, head, body, QUANTITIES[kind], unit)
-    _drop_zeros(values, measured.names, kind)
+    values = _matrix_values(table, head, body, quantity, unit)
+    _drop_zeros(values, names, kind)
     for direction, cell in values.items():
-        measured.put(kind, direction, halves.one_way(cell.value) if kind == "time" else cell.value)
+        value = cell.value
+        if kind == "time":
+            value = halves.one_way(value)
+        measured.put(kind, direction, value)
         measured.places[direction] = cell.place
     return measured
 
@@ -287,14 +293,19 @@ def _drop_zeros(values: dict[Direction, _Cell], names: Sequence[str], kind: Kind
     Raises:
         InputError: Another value is zero.
     """
+    upper: list[Direction] = []
+    lower: list[Direction] = []
     order = {name: number for number, name in enumerate(names)}
-    for above in (True, False):
-        triangle = [pair for pair in values if (order[pair[0]] < order[pair[1]]) is above]
-        others = [pair for pair in values if (order[pair[0]] < order[pair[1]]) is not above]
-        is_empty = triangle and not any(values[pair].value for pair in triangle)
-        if is_empty and any(values[pair].value for pair in others):
-            for pair in triangle:
-                del values[pair]
+    for source, target in values:
+        triangle = upper if order[source] < order[target] else lower
+        triangle.append((source, target))
+
+    has_upper = any(values[pair].value for pair in upper)
+    has_lower = any(values[pair].value for pair in lower)
+    if has_upper != has_lower:
+        unmeasured = lower if has_upper else upper
+        for pair in unmeasured:
+            del values[pair]
 
     for pair, cell in values.items():
         if cell.value == 0:
@@ -319,9 +330,10 @@ def _without_index(rows: Sequence[Row]) -> list[Row]:
         return list(rows)
 
     numbers = [row.cells[0] for row in body]
-    names = [row.cells[1] for row in body]
     counts_up = numbers_from(numbers, 0) or numbers_from(numbers, 1)
-    if not counts_up or not set(names) <= set(head.cells[2:]):
+    names = {row.cells[1] for row in body}
+    columns = set(head.cells[2:])
+    if not counts_up or not names <= columns:
         return list(rows)
     return [Row(row.line, row.cells[1:]) for row in rows]
 
@@ -499,18 +511,22 @@ def _read_list(table: Table, first: int, second: int) -> Measured:
     measured = Measured([], notes=_remark_notes(table))
     columns = _columns(table, head, {first, second}, measured.notes)
     heads = [head.cells[first], head.cells[second]]
-    heads += [column.heading.text for column in columns.values()]
+    for column in columns.values():
+        heads.append(column.heading.text)
     table.facts.append(f"columns {', '.join(heads)}")
-    halves = _Halves(measured, columns["time"].heading)
-    halves.explain(table, columns["time"].unit)
-    if columns["time"].unit is None:
-        columns["time"] = columns["time"]._replace(unit="ms")
+
+    times = columns["time"]
+    halves = _Halves(measured, times.heading)
+    halves.explain(table, times.unit)
+    if times.unit is None:
+        columns["time"] = times._replace(unit="ms")
 
     zeros: dict[Direction, _Cell] = {}
     unmeasured: list[str] = []
     for row in body:
-        if len(row.cells) != len(head.cells):
-            what = f"the row has {len(row.cells)} cells and the first row {len(head.cells)}"
+        count, head_count = len(row.cells), len(head.cells)
+        if count != head_count:
+            what = f"the row has {count} cells and the first row {head_count}"
             raise InputError(what, place=Place(table.path, None, row.line))
 
         ends = (row.cells[first], row.cells[second])
@@ -519,9 +535,11 @@ def _read_list(table: Table, first: int, second: int) -> Measured:
             continue
 
         direction = _new_direction(table.path, row, ends, measured)
-        time = _cell_value(table, row, "time", columns, measured.places[direction])
+        place = measured.places[direction]
+        time = _cell_value(table, row, "time", columns, place)
         if time is None:
-            unmeasured.append(f"{direction[0]} to {direction[1]}")
+            source, target = direction
+            unmeasured.append(f"{source} to {target}")
         elif time.value == 0:
             zeros[direction] = time
         else:
@@ -562,9 +580,14 @@ def _measured_cell(measured: Measured, direction: Direction) -> _Cell | None:
 
 def _is_summary(row: Row, ends: Direction) -> bool:
     """Return whether a row holds an average or total instead of a link."""
+    if all(ends):
+        return False
     texts = [cell for cell in row.cells if cell]
-    first_word = texts[0].lower().rstrip(":").split()[0] if texts and texts[0].split() else ""
-    return not all(ends) and first_word in SUMMARIES
+    if not texts:
+        return False
+    first_text = texts[0].lower().rstrip(":")
+    words = first_text.split()
+    return bool(words) and words[0] in SUMMARIES
 
 
 def _columns(table: Table, head: Row, ends: set[int], notes: list[str]) -> dict[Kind, Column]:
@@ -854,17 +877,20 @@ def _links(measured: Measured, names: Mapping[str, str]) -> Iterator[DraftLink]:
 
 def _texts(measured: Measured, directions: Sequence[Direction]) -> dict[str, dict[Direction, str]]:
     """Return the values of the directions of a link as text, by the name of the setting."""
-    texts: dict[str, dict[Direction, str]] = {"rate": {}, "delay": {}, "jitter": {}, "loss": {}}
+    rates: dict[Direction, str] = {}
+    delays: dict[Direction, str] = {}
+    jitters: dict[Direction, str] = {}
+    losses: dict[Direction, str] = {}
     for direction in directions:
         if direction in measured.rate:
-            texts["rate"][direction] = format_rate(measured.rate[direction])
+            rates[direction] = format_rate(measured.rate[direction])
         if direction in measured.delay:
-            texts["delay"][direction] = format_time(measured.delay[direction])
+            delays[direction] = format_time(measured.delay[direction])
         if direction in measured.jitter:
-            texts["jitter"][direction] = format_time(measured.jitter[direction])
+            jitters[direction] = format_time(measured.jitter[direction])
         if direction in measured.loss:
-            texts["loss"][direction] = format_probability(measured.loss[direction])
-    return texts
+            losses[direction] = format_probability(measured.loss[direction])
+    return {"rate": rates, "delay": delays, "jitter": jitters, "loss": losses}
 
 
 def _reverse(direction: Direction) -> Direction:
