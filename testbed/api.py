@@ -63,8 +63,9 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_summary
+from testbed.spec import yaml_reader
 from testbed.spec.base import input_error
-from testbed.spec.experiment import Experiment
+from testbed.spec.experiment import Experiment, GivenTopology
 from testbed.spec.functions import script_of
 from testbed.spec.options import RunOptions
 from testbed.spec.overrides import Override
@@ -358,7 +359,7 @@ def prepare(topology: Topology, workload: Workload, options: RunOptions) -> Prep
 
 
 def run(
-    topology: str | Path | Topology,
+    topology: str | Path | Mapping[str, Any] | Topology,
     workload: str | Path | Workload | Callable[[], object] | None = None,
     *,
     script: Sequence[str | Path] | None = None,
@@ -380,7 +381,8 @@ def run(
     file (not a notebook, and not the script that calls `run`), in a folder that hosts can read.
 
     Args:
-        topology: Name of a preset, path of a file, or a topology made in Python.
+        topology: Name of a preset, path of a file, the contents of such a file as a dict, or a
+            topology made in Python.
         workload: Name of a preset, path of a file, a workload made in Python, or a function.
             None: collectives, unless `script` is given.
         script: Your own script with its arguments, as after ``--`` on the command line:
@@ -717,6 +719,7 @@ def open_sweep(path: str | Path) -> Sweep:
 def sweep(
     experiment: str | Path | Mapping[str, Any] | Experiment,
     *,
+    topology: str | Path | Mapping[str, Any] | Topology | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -735,7 +738,9 @@ def sweep(
     version has changed.
 
     Args:
-        experiment: Name of a preset, path of a file, or the contents of such a file as a dict.
+        experiment: Name of a preset, path of a file, or the contents of such a file as a dict. In
+            a dict, ``topology`` may be whatever `run` accepts.
+        topology: Topology of all points, as for `run`; None: the experiment's.
         out: The sweep folder; None: ``results/sweep-<name>``.
         jobs: Number of guests that run in parallel; None: as many as CPUs and memory allow.
         settings: Values to change, as after ``--set``, with keys that begin with topology.,
@@ -761,9 +766,13 @@ def sweep(
 
     Example:
         ```python
+        iowa = testbed.Datacenter(hosts=4)
+        ohio = testbed.Datacenter(hosts=4)
+        link = testbed.Wan(between=("iowa", "ohio"), rate="10 Gbit/s", delay="8 ms")
+        topology = testbed.Topology(datacenters={"iowa": iowa, "ohio": ohio}, wan=[link])
         sweep = testbed.sweep(
             {
-                "topology": "two-sites",
+                "topology": topology,
                 "settings": {"run.isolation": "process", "workload.sizes": ["4 KiB"]},
                 "sweep": {"grid": {"topology.wan.iowa-ohio.delay": ["1 ms", "20 ms"]}},
             },
@@ -775,7 +784,7 @@ def sweep(
     """
     reap()
     overrides = _sort_settings(settings or {}, ["topology", "workload", "run", "experiment"])
-    plan = _as_experiment(experiment, overrides["experiment"])
+    plan, topology_text = _as_experiment(experiment, topology, overrides["experiment"])
     check_size(plan, confirmed)
     if jobs is not None and jobs < 1:
         what = f"{jobs!r} is not a valid number of guests"
@@ -785,9 +794,12 @@ def sweep(
     for name, value in options.items():
         run_overrides.append(Override(f"run.{name}", (name,), value, Place(name)))
 
+    path = Path(out) if out is not None else sweep_run.default_folder(plan)
+    if topology_text is not None:
+        plan = plan.with_topology(GivenTopology(topology_text, SweepDir(path).topology))
+
     require_packages()
     kernel = ensure_kernel()
-    path = Path(out) if out is not None else sweep_run.default_folder(plan)
     sweep_options = SweepOptions(jobs, Limits(timeout_s), Policy(retries, fail_fast), ray)
     with sweep_run.points_forked(sweep_options):
         points = sweep_run.plan_sweep(plan, kernel, run_overrides, ray)
@@ -942,7 +954,7 @@ class DeployedNetwork:
 
 
 def deploy(
-    topology: str | Path | Topology,
+    topology: str | Path | Mapping[str, Any] | Topology,
     *,
     name: str | None = None,
     clock: Clock = "real",
@@ -957,7 +969,7 @@ def deploy(
     process; ``testbed topo destroy`` ends it.
 
     Args:
-        topology: Name of a preset, path of a file, or a topology made in Python.
+        topology: As for `run`.
         name: Name of the deployment; None: the name of the topology.
         clock: Clock of the guest, real or virtual.
         settings: Values of the topology to change, such as {"wan.iowa-ohio.delay": "20 ms"}.
@@ -1024,7 +1036,11 @@ def _sort_settings(
     return overrides
 
 
-def _as_topology(topology: str | Path | Topology, overrides: Sequence[Override]) -> Topology:
+def _as_topology(
+    topology: str | Path | Mapping[str, Any] | Topology, overrides: Sequence[Override]
+) -> Topology:
+    if isinstance(topology, Mapping):
+        return Topology.from_yaml(yaml_reader.text_of(topology, "topology"), overrides)
     if not isinstance(topology, Topology):
         return Topology.load(topology, overrides)
     _refuse_settings(overrides)
@@ -1039,14 +1055,43 @@ def _as_workload(workload: str | Path | Workload, overrides: Sequence[Override])
 
 
 def _as_experiment(
-    experiment: str | Path | Mapping[str, Any] | Experiment, overrides: Sequence[Override]
-) -> Experiment:
+    experiment: str | Path | Mapping[str, Any] | Experiment,
+    topology: str | Path | Mapping[str, Any] | Topology | None,
+    overrides: Sequence[Override],
+) -> tuple[Experiment, str | None]:
+    """Return the experiment, and its topology as YAML if that is neither a preset nor a file."""
+    if topology is None and isinstance(experiment, Mapping):
+        topology = experiment.get("topology")
+    text = None
+    settings = list(overrides)
+    if topology is not None:
+        name, text = _name_and_text(topology)
+        settings.insert(0, Override("topology", ("topology",), name, Place("topology")))
+    if any(override.path == ("topology",) for override in overrides):
+        text = None  # a setting replaces the topology
+
     if isinstance(experiment, Experiment):
         _refuse_settings(overrides)
-        return experiment
+        values = {override.key: override.value for override in settings}
+        return experiment.model_copy(update=values), text
     if isinstance(experiment, Mapping):
-        return Experiment.from_mapping(experiment, overrides)
-    return Experiment.load(experiment, overrides)
+        others = {key: value for key, value in experiment.items() if key != "topology"}
+        return Experiment.from_mapping(others, settings), text
+    return Experiment.load(experiment, settings), text
+
+
+def _name_and_text(topology: object) -> tuple[Any, str | None]:
+    """Return the value of an experiment's ``topology``, and the topology as YAML.
+
+    The YAML is None for a preset or a file.
+    """
+    if isinstance(topology, Topology):
+        return topology.name, topology.to_yaml()
+    if isinstance(topology, Mapping):
+        return str(topology.get("name", "topology")), yaml_reader.text_of(topology, "topology")
+    if isinstance(topology, Path):
+        return str(topology), None
+    return topology, None
 
 
 def _refuse_settings(overrides: Sequence[Override]) -> None:

@@ -33,7 +33,6 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from testbed.core.errors import InputError, Place, reading
@@ -48,7 +47,7 @@ from testbed.spec.full_keys import full_keys
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
-from testbed.spec.topology import Name
+from testbed.spec.topology import Name, Topology
 from testbed.spec.yaml_reader import Loc, Section
 
 TARGETS = ("topology", "workload", "run")
@@ -261,6 +260,19 @@ class Plot(Strict):
     title: str = ""
 
 
+@dataclass(frozen=True)
+class GivenTopology:
+    """A topology made in Python, which a sweep keeps in a file of its folder.
+
+    Attributes:
+        text: The topology as YAML.
+        file: Path of the file, for the commands that repeat a point.
+    """
+
+    text: str
+    file: Path
+
+
 class Experiment(Strict):
     """An experiment, as written."""
 
@@ -276,6 +288,7 @@ class Experiment(Strict):
     plots: list[Plot] = Field([], description="figures of the page")
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
     _folder: Path | None = PrivateAttr(default=None)
+    _given: GivenTopology | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Iterable[Override] = ()) -> Self:
@@ -309,11 +322,7 @@ class Experiment(Strict):
         Raises:
             InputError: The experiment is wrong; the message lists every error.
         """
-        try:
-            text = yaml_reader.dump(yaml_reader.plain(dict(mapping)))
-        except yaml.YAMLError as error:
-            reason = " ".join(map(str, error.args))
-            raise InputError(reason, place=Place("experiment")) from error
+        text = yaml_reader.text_of(mapping, "experiment")
         return cls._of(yaml_reader.parse(text, None), overrides)
 
     @classmethod
@@ -372,6 +381,47 @@ class Experiment(Strict):
     def place(self, key: str) -> Place:
         """Return the place at which `key` was written."""
         return self._places.get(key, Place(key=key))
+
+    def with_topology(self, topology: GivenTopology) -> Self:
+        """Return the experiment with a topology made in Python.
+
+        Raises:
+            InputError: The sweep varies the topology.
+        """
+        if "topology" in self.sweep.keys:
+            raise InputError(
+                "already varied by the sweep",
+                place=Place("topology"),
+                remedy="remove the topology, or its values in the sweep",
+            )
+        experiment = self.model_copy(update={"topology": topology.file.name})
+        experiment._given = topology
+        return experiment
+
+    @property
+    def given_topology(self) -> GivenTopology | None:
+        """The topology made in Python; None: `topology` names a preset or a file."""
+        return self._given
+
+    def load_topology(self, name: str, overrides: Iterable[Override]) -> Topology:
+        """Load the topology of a point.
+
+        Args:
+            name: The value of `topology` at the point.
+            overrides: Settings of the topology at the point.
+
+        Raises:
+            InputError: The topology does not exist or is wrong; the message lists every error.
+        """
+        if self._given is None:
+            return Topology.load(self.file_of(name), overrides)
+        try:
+            return Topology.from_yaml(self._given.text, overrides)
+        except InputError as error:
+            if error.place.file is not None:
+                raise
+            key = f"topology.{error.place.key}" if error.place.key else "topology"
+            raise InputError(error.what, place=Place(key), remedy=error.remedy) from error
 
     def file_of(self, name: str) -> str:
         """Return the file of a topology or workload, relative to the experiment's file.

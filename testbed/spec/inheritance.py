@@ -28,21 +28,33 @@ def read_topology(path: Path, children: tuple[Path, ...] = ()) -> Section:
         InputError: The file cannot be read, or the extended file does not exist, or extends the
             file in turn.
     """
-    source = yaml_reader.load(path)
+    return extend(yaml_reader.load(path), path.parent, (*children, path.resolve()))
+
+
+def extend(source: Section, folder: Path, descendants: tuple[Path, ...] = ()) -> Section:
+    """Return the contents of a topology file, merged over the file that the contents extend.
+
+    Args:
+        source: Contents of the file; changed in place.
+        folder: Folder for relative paths.
+        descendants: The file itself, and the files that extend the file, directly or not.
+
+    Raises:
+        InputError: The extended file cannot be read, does not exist, or is one of `descendants`.
+    """
     if source.get("extends") is None:
         return source
 
     place = yaml_reader.place_of(source, ("extends",))
     extended = str(source.pop("extends"))
     try:
-        parent = TOPOLOGIES.find(extended, relative_to=path.parent)
+        parent = TOPOLOGIES.find(extended, relative_to=folder)
     except InputError as error:
         raise InputError(error.what, place=place, remedy=error.remedy) from error
 
-    if len(children) >= DEEPEST:
+    if len(descendants) > DEEPEST:
         raise InputError(f"extends more than {DEEPEST} files, one by one", place=place)
 
-    descendants = (*children, path.resolve())
     if parent.resolve() in descendants:
         raise InputError(f"{parent.name} extends itself", place=place)
 

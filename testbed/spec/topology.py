@@ -37,7 +37,7 @@ from pydantic import (
     model_validator,
 )
 
-from testbed.core.errors import reading
+from testbed.core.errors import InputError, Place, reading
 from testbed.core.gazetteer import locate
 from testbed.core.geo import Location
 from testbed.core.units import Rate, Size, Time, UnitError
@@ -46,7 +46,7 @@ from testbed.spec.base import Count, Flag, Mistake, Strict, input_error, overlay
 from testbed.spec.docs.schema import SchemaGenerator
 from testbed.spec.event_checks import event_problems
 from testbed.spec.events import Event
-from testbed.spec.inheritance import find_item, item_name, read_topology
+from testbed.spec.inheritance import extend, find_item, item_name, read_topology
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import TOPOLOGIES
 from testbed.spec.timeline import (
@@ -58,6 +58,7 @@ from testbed.spec.timeline import (
     transfer_turns,
 )
 from testbed.spec.wan import SHAPES, Link, LinkSettings, QueueField, QueueLength, Wan, expand
+from testbed.spec.yaml_reader import Section
 
 MAX_DATACENTERS = 250
 MAX_HOSTS = 999  # of one datacenter: names of kernel objects have room for three digits
@@ -346,12 +347,32 @@ class Topology(Strict):
         with reading(path):
             source = read_topology(path)
             source.setdefault("name", _name_of(path))
-            apply_overrides(source, overrides, partial(find_item, source))
-            try:
-                return cls.model_validate(source, context={"folder": path.parent})
-            except ValidationError as error:
-                place_of = partial(yaml_reader.place_of, source, name_item=item_name)
-                raise input_error(error, cls, place_of) from error
+            return cls._of(source, path.parent, overrides)
+
+    @classmethod
+    def from_yaml(cls, text: str, overrides: Iterable[Override] = ()) -> Self:
+        """Return the topology of a YAML document; paths are relative to the working directory.
+
+        Args:
+            text: The document, as in a file.
+            overrides: As for `load`.
+
+        Raises:
+            InputError: The topology is wrong; the message lists every error.
+        """
+        source = yaml_reader.parse(text, None)
+        if not isinstance(source, Section):
+            raise InputError("expected a mapping of keys to values", place=Place(key="topology"))
+        return cls._of(extend(source, Path()), Path(), overrides)
+
+    @classmethod
+    def _of(cls, source: Section, folder: Path, overrides: Iterable[Override]) -> Self:
+        apply_overrides(source, overrides, partial(find_item, source))
+        try:
+            return cls.model_validate(source, context={"folder": folder})
+        except ValidationError as error:
+            place_of = partial(yaml_reader.place_of, source, name_item=item_name)
+            raise input_error(error, cls, place_of) from error
 
     def model_post_init(self, context: Any) -> None:
         """Mark the name as set, so that `to_yaml` writes a name taken from the file's stem."""

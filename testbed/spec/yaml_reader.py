@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,6 +300,23 @@ def dump(value: Any) -> str:
         default_flow_style=None,
         width=DUMP_COLUMNS,
     )
+
+
+def text_of(mapping: Mapping[str, Any], name: str) -> str:
+    """Return a mapping of Python values as YAML.
+
+    Args:
+        mapping: Keys and values as in a file.
+        name: Name of the mapping, for errors.
+
+    Raises:
+        InputError: YAML cannot represent a value.
+    """
+    try:
+        return dump(plain(dict(mapping)))
+    except yaml.YAMLError as error:
+        reason = " ".join(map(str, error.args))
+        raise InputError(reason, place=Place(name)) from error
 
 
 def load(path: Path) -> Section:

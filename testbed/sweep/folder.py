@@ -1,6 +1,7 @@
 """The folder of a sweep: its files, its lock, and the condition for a completed point.
 
     experiment.yaml       the experiment as written
+    topology.yaml         the topology, if the experiment got one that was made in Python
     sweep.json            the points: names, values, identities
     points/<folder>/      the run folder of each completed point, with point.json
     failed/<folder>/      the run folder of each point whose last attempt failed
@@ -86,6 +87,11 @@ class SweepDir:
     def experiment(self) -> Path:
         """Path of the experiment as written."""
         return self.path / "experiment.yaml"
+
+    @property
+    def topology(self) -> Path:
+        """Path of the topology, if it was made in Python."""
+        return self.path / "topology.yaml"
 
     @property
     def index(self) -> Path:

@@ -204,7 +204,8 @@ class _Planner:
 
     def _names(self, point: Point) -> _Names:
         values = point.values
-        topology = values.get("topology", self._experiment.topology)
+        given = self._experiment.given_topology
+        topology = given.file if given else values.get("topology", self._experiment.topology)
         workload = values.get("workload", self._experiment.workload)
         return _Names(str(topology), str(workload))
 
@@ -235,8 +236,7 @@ class _Planner:
         topology = self._topologies.get(key)
         if topology is None:
             with self._placed_at("topology"):
-                file = self._experiment.file_of(name)
-                topology = Topology.load(file, overrides)
+                topology = self._experiment.load_topology(name, overrides)
             self._topologies[key] = topology
         return topology
 

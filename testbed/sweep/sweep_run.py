@@ -129,6 +129,9 @@ class SweepRun:
     def _run_points(self, stack: ExitStack, display: ShowSweep) -> dict[str, PointRecord]:
         """Run the points that are not done; guests end with `stack`, during the output."""
         self.folder.experiment.write_text(self.experiment.to_yaml())
+        given_topology = self.experiment.given_topology
+        if given_topology is not None:
+            self.folder.topology.write_text(given_topology.text)
         index = index_of(self.experiment, self.points, self.command)
         self.folder.write_index(self.folder.with_earlier_points(index))
         distinct = unique(self.points)

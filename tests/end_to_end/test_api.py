@@ -102,11 +102,9 @@ def test_run_a_script_that_fails(topology: testbed.Topology, tmp_path: Path) -> 
 
 
 def test_sweep(topology: testbed.Topology, tmp_path: Path) -> None:
-    file = tmp_path / "pair.yaml"
-    file.write_text(topology.to_yaml())
     delay = "topology.wan.west-east.delay"
     experiment = {
-        "topology": str(file),
+        "topology": topology,
         "settings": SETTINGS,
         "sweep": {"grid": {delay: ["1 ms", "20 ms"]}},
     }
@@ -122,6 +120,7 @@ def test_sweep(topology: testbed.Topology, tmp_path: Path) -> None:
     assert points["delay"].to_list() == ["1 ms", "20 ms"]
     assert points["time_us"].is_sorted()
     assert (points["time_us"] >= points["delay_ns"] / 1000).all()
+    assert testbed.Topology.load(out / "topology.yaml") == topology
     assert sweep.report().is_file()
     assert sweep.run("delay-20ms").path == sweep.run(1).path
     assert testbed.open_sweep(out).run(1).collectives["time_us"][0] == points["time_us"][1]

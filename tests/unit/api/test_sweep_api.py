@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 
 import testbed
+from testbed.api import _as_experiment
 from testbed.core.errors import InputError
-from testbed.spec.experiment import Experiment
+from testbed.spec import yaml_reader
+from testbed.spec.experiment import Experiment, GivenTopology
+from testbed.spec.overrides import Override
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import IndexedPoint, SweepIndex
 from testbed.sweep.point_record import PointRecord
+from testbed.sweep.points import plan_points
 from testbed.sweep.progress import CallbackSweepProgress, PointProgress
 from testbed.sweep.sweep_run import check_records
 from tests.support.synthetic import make_plan, two_dcs, write_run
@@ -19,6 +23,17 @@ EXPERIMENT: dict[str, Any] = {
     "topology": "two-sites",
     "sweep": {"grid": {"topology.wan.iowa-ohio.delay": ["1 ms", "20 ms"]}},
 }
+
+
+def pair() -> testbed.Topology:
+    """Return a topology made in Python, with the link iowa-ohio."""
+    site = testbed.Datacenter(hosts=1)
+    link = testbed.Wan(between=("iowa", "ohio"), rate="1 Gbit/s", delay="3 ms")
+    return testbed.Topology(name="pair", datacenters={"iowa": site, "ohio": site}, wan=[link])
+
+
+OTHERS = {key: value for key, value in EXPERIMENT.items() if key != "topology"}
+AS_DICT = yaml_reader.plain(yaml_reader.parse(pair().to_yaml(), None))
 
 
 @pytest.fixture
@@ -83,6 +98,15 @@ def test_no_sweep_folder(tmp_path: Path) -> None:
         (EXPERIMENT, {"jobs": 0}, "jobs: 0 is not a valid number of guests"),
         (EXPERIMENT, {"settings": {"delay": 1}}, "'delay' is not a valid setting"),
         (EXPERIMENT, {"isolaton": "process"}, "isolaton: unknown key 'isolaton'"),
+        ({**EXPERIMENT, "topology": {**AS_DICT, "mtu": 5}}, {}, "topology.mtu: 5 is less than 576"),
+        (EXPERIMENT, {"topology": {**AS_DICT, "mtuu": 9}}, "topology.mtuu: unknown key 'mtuu'"),
+        (EXPERIMENT, {"topology": {"mtu": object()}}, "topology: cannot represent an object"),
+        (EXPERIMENT, {"topology": 5}, "topology: 5 is not text"),
+        (
+            {**EXPERIMENT, "sweep": {"grid": {"topology": ["two-sites"]}}},
+            {"topology": pair()},
+            "topology: already varied by the sweep",
+        ),
         (
             {**EXPERIMENT, "sweep": {**EXPERIMENT["sweep"], "repeats": 501}},
             {},
@@ -97,6 +121,50 @@ def test_wrong_arguments(
         testbed.sweep(experiment, out=tmp_path / "sweep", **arguments)
     assert text in str(caught.value)
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "topology"),
+    [
+        ({**OTHERS, "topology": pair()}, None),
+        ({**OTHERS, "topology": AS_DICT}, None),
+        (OTHERS, pair()),
+        (EXPERIMENT, AS_DICT),
+        (Experiment.from_mapping(EXPERIMENT), pair()),
+    ],
+)
+def test_topology_made_in_python(experiment: Any, topology: Any, tmp_path: Path) -> None:
+    """Its points vary it as they vary a preset, and a file of the sweep's folder repeats them."""
+    folder = SweepDir.create(tmp_path / "sweep")
+    plan, text = _as_experiment(experiment, topology, [])
+    assert text is not None
+    plan = plan.with_topology(GivenTopology(text, folder.topology))
+    mtu = Override("topology.mtu", ("mtu",), 9000)
+    points = plan_points(plan, {}, [mtu])
+    for point, delay_ms in zip(points, (1, 20), strict=True):
+        network = point.plan.network
+        assert (network.name, network.mtu) == ("pair", 9000)
+        assert network.wan[0].forward.fibre.delay_ns == delay_ms * 1_000_000
+        assert point.command[2] == str(folder.topology)
+
+    folder.experiment.write_text(plan.to_yaml())
+    folder.topology.write_text(text)
+    again = plan_points(Experiment.load(folder.experiment), {}, [mtu])
+    assert [point.identity for point in again] == [point.identity for point in points]
+
+
+def test_a_setting_replaces_a_topology_made_in_python() -> None:
+    setting = Override("experiment.topology", ("topology",), "two-sites")
+    plan, text = _as_experiment({**OTHERS, "topology": pair()}, None, [setting])
+    assert (plan.topology, text) == ("two-sites", None)
+
+
+def test_topology_by_path(tmp_path: Path) -> None:
+    file = tmp_path / "pair.yaml"
+    file.write_text(pair().to_yaml())
+    plan, text = _as_experiment(EXPERIMENT, file, [])
+    assert (plan.topology, text) == (str(file), None)
+    assert plan_points(plan, {})[0].plan.network.name == "pair"
 
 
 def test_settings_of_a_model() -> None:
