@@ -29,11 +29,13 @@ test: setup  ## run the tests, two files at a time where there are two CPUs (JOB
 	  $(python) -m pytest $(QUICK) $(GUEST) -m alone || status=1; \
 	  exit $$status
 
-check: setup  ## lint, formatting, types, import layers, links of the documentation
+check: setup  ## lint, formatting, types, import layers, files in .github, links of the documentation
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(mkdocs) build --strict --site-dir "$$folder"
 
 docs: setup  ## write what is made from the models: JSON schemas, the references of topology files, options and commands

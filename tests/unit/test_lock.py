@@ -1,10 +1,14 @@
 """requirements.lock pins what pyproject.toml asks for, within its ranges."""
 
+import platform
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -12,6 +16,8 @@ from tests.support.shared import PROJECT
 
 LOCK = (PROJECT / "requirements.lock").read_text()
 PROJECT_TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+WORKFLOW = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+PYTHONS: list[str] = WORKFLOW["jobs"]["test"]["strategy"]["matrix"]["python"]
 GROUPS = {
     "dependencies": PROJECT_TABLE["dependencies"],
     **PROJECT_TABLE["optional-dependencies"],
@@ -62,3 +68,48 @@ def test_it_names_versions_alone() -> None:
     lines = [line for line in LOCK.splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
     assert "://" not in LOCK
+
+
+def _requirements_of(name: str, extras: set[str], python: str) -> list[Requirement]:
+    """The requirements of an installed package with extras, as another Python sees them."""
+    texts = distribution(name).requires or []
+    environments = [{"python_version": python, "python_full_version": f"{python}.0", "extra": ""}]
+    environments += [{**environments[0], "extra": extra} for extra in extras]
+    needed: list[Requirement] = []
+    for requirement in map(Requirement, texts):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate(environment) for environment in environments):
+            needed.append(requirement)
+    return needed
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_python_of_the_matrix_finds_its_packages(python: str) -> None:
+    """By the markers and the supported Pythons that the installed packages declare."""
+    pins = _pins()
+    waiting: list[tuple[str, set[str]]] = [(PROJECT_TABLE["name"], {"dev"})]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    wrong: dict[str, str] = {}
+    while waiting:
+        name, extras = waiting.pop()
+        if (name, frozenset(extras)) in seen:
+            continue
+        seen.add((name, frozenset(extras)))
+        try:
+            metadata = distribution(name).metadata
+        except PackageNotFoundError:
+            assert python != ".".join(platform.python_version_tuple()[:2]), f"{name} is missing"
+            continue  # needed only by another Python; its own requirements are not known here
+        supported = SpecifierSet(",".join(metadata.get_all("Requires-Python") or []))
+        if not supported.contains(f"{python}.0"):
+            wrong[name] = f"supports Python {supported}"
+        for requirement in _requirements_of(name, extras, python):
+            needed = canonicalize_name(requirement.name)
+            waiting.append((needed, requirement.extras))
+            if needed == PROJECT_TABLE["name"]:
+                continue  # an extra of the project
+            pin = pins.get(needed)
+            if pin is None or not requirement.specifier.contains(pin, prereleases=True):
+                wrong[needed] = f"{name} needs {requirement}, the lock has {pin}"
+    assert len(seen) > 100
+    assert wrong == {}, "make lock regenerates requirements.lock"
