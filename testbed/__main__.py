@@ -10,6 +10,7 @@ INTERRUPTED = 130  # exit status
 
 def main() -> None:
     """Run the program `testbed`."""
+    _open_closed_streams()
     previous = signal.getsignal(signal.SIGINT)
     # Shells make background programs ignore SIGINT; keep that setting.
     if previous is signal.default_int_handler:
@@ -29,6 +30,17 @@ def main() -> None:
         # dataclass's methods. Running another string clears that state.
         exec("")
         gc.freeze()  # otherwise a collection at exit scans all objects for 0.2 s
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that the caller has closed, else files would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)
+            if nothing != number:
+                os.close(nothing)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _exit_at_once(number: int, frame: object) -> None:

@@ -78,29 +78,34 @@ class Watched:
     steal: float = 0.0
 
 
-def judge(
-    plan: Plan, run: RunDir, summary: Summary, status: Status, watched: Watched | None
-) -> list[Problem]:
-    """Return the reasons why a run is not faithful to its plan.
+def judge_watched(plan: Plan, run: RunDir, watched: Watched) -> list[Problem]:
+    """Return the reasons to distrust a run that can be observed only while the run goes on.
+
+    Args:
+        plan: the run's plan.
+        run: the run folder.
+        watched: measurements of the clock and the machine.
+    """
+    problems = list(_of_clock(watched))
+    if plan.clock == "real":
+        problems += _of_machine(watched)
+        problems += _of_clock_health(read_clock_health(run.strain))
+    return problems
+
+
+def judge(plan: Plan, run: RunDir, summary: Summary, status: Status) -> list[Problem]:
+    """Return the reasons in a run folder why a run is not faithful to its plan.
 
     Args:
         plan: the run's plan.
         run: the run folder.
         summary: the run's summary.
         status: the run's state and, if the run did not complete, the reason.
-        watched: measurements of the clock and the machine, or None if the run did not complete.
 
     Returns:
-        A problem for each reason; empty if the run is faithful.
+        A problem for each reason, without those of `judge_watched`.
     """
     problems: list[Problem] = []
-    if watched is not None:
-        problems += _of_clock(watched)
-
-    if watched is not None and plan.clock == "real":
-        problems += _of_machine(watched)
-        problems += _of_clock_health(read_clock_health(run.strain))
-
     problems += _of_memory(run, plan)
     if status.state == "completed" and plan.network.changes and run.began_ns() is None:
         problems.append(_problem(ProblemCode.EVENTS_NOT_HAPPENED, NO_EVENTS))

@@ -26,6 +26,7 @@ from testbed.runfolder.records import (
     TrainingStep,
 )
 from testbed.runfolder.schemas import Schema
+from testbed.runfolder.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,15 @@ class LoadedRun:
             OSError: a table cannot be written.
         """
         folder, captured = self.folder, self.captured
-        self.ops.write_parquet(folder.ops)
-        self.links.write_parquet(folder.links)
+        write_table(self.ops, folder.ops)
+        write_table(self.links, folder.links)
         if self.steps is not None:
-            self.steps.write_parquet(folder.train)
+            write_table(self.steps, folder.train)
 
         if captured is not None:
-            captured.flows.write_parquet(folder.flows)
-            captured.throughput.write_parquet(folder.throughput)
-            captured.operations.write_parquet(folder.flow_ops)
+            write_table(captured.flows, folder.flows)
+            write_table(captured.throughput, folder.throughput)
+            write_table(captured.operations, folder.flow_ops)
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

@@ -50,6 +50,7 @@ from testbed.runfolder.summary import (
     read_round_trips,
     write_summary,
 )
+from testbed.runfolder.tables import write_table
 from testbed.spec.collective import DataFlow, Parts, collectives
 
 Timed: TypeAlias = Literal["first rank", "one way", "all ranks"]
@@ -161,8 +162,8 @@ def _loop(run: LoadedRun) -> LoopSummary | None:
 
 def _summarize_without_plan(folder: RunDir, error: str) -> Summary:
     """Build a summary from the round trips and the stages only; the tables are empty."""
-    pl.DataFrame(schema=dict(schemas.OPS)).write_parquet(folder.ops)
-    pl.DataFrame(schema=dict(schemas.LINKS)).write_parquet(folder.links)
+    write_table(pl.DataFrame(schema=dict(schemas.OPS)), folder.ops)
+    write_table(pl.DataFrame(schema=dict(schemas.LINKS)), folder.links)
 
     message = f"cannot read plan.json ({error}): rates, bounds and host names are missing"
     problems = [Problem(code=ProblemCode.FILE_DAMAGED, message=message)]

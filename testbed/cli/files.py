@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from testbed.core.errors import InputError, Place
+from testbed.core.full_disk import is_disk_full, write_failure
 from testbed.report.paper.choice import PAPER_ENDINGS, PaperWidth
+from testbed.runfolder.files import replace_bytes
 
 PAGE_ENDINGS = (".html", ".htm")
 
@@ -78,9 +80,14 @@ def write_file(path: Path, content: bytes, option: str) -> None:
         content: Contents of the file.
         option: Option that the path was given with.
     """
+    what = f"cannot write {path}"
+    remedy = f"choose another file with {option}"
     try:
-        path.write_bytes(content)
+        if path.is_file() or not path.exists():
+            replace_bytes(path.resolve(), content)
+        else:
+            path.write_bytes(content)  # such as /dev/stdout
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}", remedy=f"choose another file with {option}"
-        ) from error
+        if is_disk_full(error):
+            raise write_failure(error, what, remedy) from error
+        raise InputError(f"{what}: {error.strerror}", remedy=remedy) from error

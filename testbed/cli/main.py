@@ -27,8 +27,9 @@ from testbed.cli import (
     vm,
 )
 from testbed.cli.plain_help import use_plain_help
+from testbed.cli.terminal import check_output, new_console, use_terminal
 from testbed.cli.usage import usage_error
-from testbed.core.errors import InputError, MachineError, TestbedError
+from testbed.core.errors import MachineError, StorageError, TestbedError
 from testbed.execution.cleanup import reap
 
 INTERRUPTED = 130  # exit status
@@ -82,36 +83,52 @@ use_plain_help(app)
 
 def main() -> None:
     """Run the command line; print errors of users without a traceback."""
+    use_terminal()
     signal.signal(signal.SIGTERM, _raise_interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup makes programs ignore SIGHUP
+        signal.signal(signal.SIGHUP, _raise_interrupt)
+    try:
+        status = _run()
+        if status == 0:
+            check_output()
+    except TestbedError as error:
+        _print_error(str(error))
+        if isinstance(error, MachineError) and not isinstance(error, StorageError):
+            hint = "  `testbed doctor` lists what works on this machine and how to fix the rest"
+            _errors().print(hint, soft_wrap=True)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        _errors().print("interrupted")
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Run the command line, and return its exit status.
+
+    Raises:
+        TestbedError: The command failed.
+        KeyboardInterrupt: The user interrupted the command.
+    """
     try:
         reap()
         status = app(prog_name="testbed", standalone_mode=False)
-    except TestbedError as error:
-        _print_error(str(error))
-        if isinstance(error, MachineError):
-            hint = "  `testbed doctor` lists what works on this machine and how to fix the rest"
-            _errors().print(hint, soft_wrap=True)
-        sys.exit(error.exit_status)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except typer.Abort:
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        _errors().print("interrupted")
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except Exception as error:
         # A usage error; its class belongs to click or typer, depending on typer's version.
         if not hasattr(error, "format_message"):
             raise
-        _print_error(str(usage_error(error)))
-        sys.exit(InputError.exit_status)
+        raise usage_error(error) from None
     if status == INTERRUPTED:  # typer's exit status for Ctrl-C
-        _errors().print("interrupted")
-    sys.exit(status or 0)
+        raise KeyboardInterrupt
+    return status or 0
 
 
 def _errors() -> Console:
-    return Console(stderr=True, highlight=False)
+    return new_console(stderr=True, highlight=False)
 
 
 def _print_error(message: str) -> None:

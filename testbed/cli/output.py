@@ -13,6 +13,7 @@ from rich.text import Text
 
 from testbed.analysis.verdict import loop_text, verdict
 from testbed.cli.options import Format
+from testbed.cli.terminal import new_console
 from testbed.core.csv_text import csv_text
 from testbed.report.compare import faithful_text
 from testbed.report.tables import collectives_grid, terminal_tables, training_grid
@@ -72,7 +73,7 @@ def print_unfaithful(status: Status | None, output: Format, name: str = "this ru
     if status.doubts:
         text += f" ({', '.join(status.doubts)})"
     text += "; do not trust its times"
-    console = wide_console() if output is Format.TABLE else Console(stderr=True)
+    console = wide_console() if output is Format.TABLE else new_console(stderr=True)
     console.print(Text(text, UNFAITHFUL_STYLE), soft_wrap=True)
 
 
@@ -113,7 +114,9 @@ def print_files(folder: RunDir, output: Format) -> None:
     """
     if output is not Format.TABLE:
         return
-    text = f"results: {folder.path}\nreport:  {folder.report}"
+    text = f"results: {folder.path}"
+    if folder.report.is_file():
+        text += f"\nreport:  {folder.report}"
     if folder.trace.is_file():
         text += f"\ntrace:   {folder.trace} (for ui.perfetto.dev)"
     wide_console().print(Text(text), soft_wrap=True)
@@ -131,7 +134,7 @@ def csv_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def wide_console() -> Console:
     """Return a console on standard output, wide enough for tables without a terminal."""
-    console = Console()
+    console = new_console()
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return Console(width=FILE_WIDTH)
+    return new_console(width=FILE_WIDTH)

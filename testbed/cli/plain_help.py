@@ -7,6 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from testbed.cli.terminal import help_styled
+
 
 class PlainCommand(TyperCommand):
     """Command with plain help."""
@@ -14,6 +16,11 @@ class PlainCommand(TyperCommand):
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
         """Return the parameters without types that repeat their names or metavars."""
         return _without_types(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, with typer's styles."""
+        with help_styled():
+            super().format_help(ctx, formatter)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the usage with required arguments as ``NAME`` instead of ``{NAME}``."""
@@ -26,6 +33,11 @@ class PlainGroup(TyperGroup):
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
         """Return the parameters without types that repeat their names."""
         return _without_types(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, with typer's styles."""
+        with help_styled():
+            super().format_help(ctx, formatter)
 
 
 def use_plain_help(app: typer.Typer) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from testbed.cli.terminal import new_console
 from testbed.execution.progress import STAGE_TEXTS
 from testbed.execution.script_watch import ScriptProgress
 from testbed.execution.supervise import OPERATIONS
@@ -178,7 +178,7 @@ def display(
         show_results: Called after the results are written, before the page is.
         quiet: Show nothing of a script while it runs.
     """
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     if not console.is_terminal:
         yield PlainDisplay(show_results, quiet=quiet)
         return

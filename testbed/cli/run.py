@@ -23,7 +23,7 @@ from testbed.cli.options import (
 from testbed.cli.output import print_files, print_tables
 from testbed.cli.plain_help import PlainCommand
 from testbed.cli.progress import display
-from testbed.core.errors import InputError, MachineError, Place
+from testbed.core.errors import InputError, MachineError, Place, StorageError
 from testbed.spec.options import run_options
 from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
@@ -184,8 +184,10 @@ def run(
         show_results = partial(print_tables, folder, output, in_short=True)
         with display(show_results, quiet=quiet) as progress:
             completed = prepared.start(folder, progress)
-    except MachineError:  # nothing was started, so there are no results
-        raise
+    except MachineError as error:
+        if isinstance(error, StorageError) and folder.plan.is_file():
+            print_files(folder, output)
+        raise  # of another requirement: nothing was started, so there are no results
     except BaseException:
         print_files(folder, output)
         raise

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from testbed.cli.terminal import new_console
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
 from testbed.sweep.progress import done_text, duration
@@ -124,7 +124,7 @@ def display(total: int, done: int) -> Iterator[SweepDisplay]:
         total: Number of points of the sweep.
         done: Number of points that were done before.
     """
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     if done:
         console.print(f"{done} of {total} points are already done", highlight=False)
     if console.is_terminal:

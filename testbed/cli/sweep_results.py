@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from testbed.cli.files import (
 )
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import UNFAITHFUL_STYLE, wide_console
+from testbed.cli.terminal import new_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.core.suggestions import suggest
@@ -220,7 +220,7 @@ def print_warning(outcome: Outcome, output: Format) -> None:
     """Print how many points are not faithful: before tables for people, else to standard error."""
     if not outcome.unfaithful:
         return
-    console = wide_console() if output is Format.TABLE else Console(stderr=True)
+    console = wide_console() if output is Format.TABLE else new_console(stderr=True)
     console.print(Text(outcome.warning(), UNFAITHFUL_STYLE), soft_wrap=True)
 
 

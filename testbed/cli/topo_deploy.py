@@ -10,7 +10,6 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +26,7 @@ from testbed.cli.options import (
 from testbed.cli.output import csv_of_rows, wide_console
 from testbed.cli.plain_help import PlainCommand
 from testbed.cli.progress import display
+from testbed.cli.terminal import new_console, raw_output
 from testbed.cli.topo import load
 from testbed.cli.topo_shell import Shell
 from testbed.core.errors import InputError
@@ -312,7 +312,7 @@ def _call_with_input(
         raise InputError("standard input or output is not a terminal", remedy=remedy)
     kind = os.environ.get("TERM", "dumb") if terminal else ""
     request = exec_request(deployment, host, words, has_input=interactive, terminal=kind)
-    out, err = sys.stdout.buffer, sys.stderr.buffer
+    out, err = raw_output()
     fd = sys.stdin.fileno() if interactive or terminal else -1
     warnings: list[str] = []
     if terminal:
@@ -327,7 +327,7 @@ def _call_with_input(
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True).print(Text(f"warning: {text}", "bold yellow"), soft_wrap=True)
+    new_console(stderr=True).print(Text(f"warning: {text}", "bold yellow"), soft_wrap=True)
 
 
 def copy_(

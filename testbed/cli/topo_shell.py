@@ -7,6 +7,7 @@ import readline
 import sys
 from pathlib import Path
 
+from testbed.cli.terminal import raw_output
 from testbed.core.paths import cache_dir
 from testbed.deployments.client import call
 from testbed.deployments.folder import Deployment
@@ -51,7 +52,7 @@ class Shell(cmd.Cmd):
             return True
         if command:
             request = Request(kind="prompt", words=(line,))
-            call(self._deployment, request, sys.stdout.buffer, sys.stderr.buffer)
+            call(self._deployment, request, *raw_output())
         return False
 
     def completenames(self, text: str, *ignored: object) -> list[str]:

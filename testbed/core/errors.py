@@ -3,6 +3,8 @@
     TestbedError         status 1  base class
     ├── InputError       status 2  invalid user input
     ├── MachineError     status 3  missing requirement on this machine, with the remedy
+    │   └── StorageError status 3  a file could not be written or read
+    │       └── DiskFull status 3  the disk is full
     ├── RunError         status 1  a stage of the run failed
     │   └── WorkerError  status 1  a rank failed; names the rank and quotes its last output
     ├── GuestLost        status 4  the guest ended without a result, or had to be ended
@@ -39,6 +41,14 @@ class MachineError(TestbedError):
     """Missing requirement of the command on this machine."""
 
     exit_status = 3
+
+
+class StorageError(MachineError):
+    """A file of the testbed that could not be written or read."""
+
+
+class DiskFull(StorageError):
+    """A file that could not be written because the disk, or the user's quota, is full."""
 
 
 class GuestLost(TestbedError):

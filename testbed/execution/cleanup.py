@@ -7,8 +7,9 @@ from pathlib import Path
 
 from testbed.core.leftovers import Kind, abandoned_notes
 from testbed.execution.backend import BACKENDS
+from testbed.runfolder.files import replacing_alone
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.status import read_status, write_status
+from testbed.runfolder.status import commit_status, read_status, release_room
 
 
 def reap() -> list[Path]:
@@ -36,15 +37,18 @@ def reap() -> list[Path]:
 
 def _mark_interrupted(run: RunDir) -> None:
     """Remove harmful files from a run folder, and set the status of the run to interrupted."""
-    status, _problems = read_status(run.status)
-    if status is None:  # the folder of a deployment, or already removed
-        return
     try:
+        release_room(run.status)
+        with replacing_alone(run.path):  # removes files that were being written
+            pass
+        status, _problems = read_status(run.status)
+        if status is None:  # the folder of a deployment, or of a run that had not begun
+            return
         run.settle()
         if status.state == "running":
             status.state = "interrupted"
             status.reason = "the testbed was killed"
             status.faithful = False
-            write_status(run.status, status)
-    except OSError:  # the folder belongs to another user by now
+            commit_status(run.status, status)
+    except OSError:  # the folder has been removed, or belongs to another user by now
         return

@@ -10,19 +10,29 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from testbed.analysis.fidelity import Watched, judge
-from testbed.core.errors import GuestLost, MachineError, RunError, TestbedError
+from testbed.analysis.fidelity import Watched, judge_watched
+from testbed.core.errors import DiskFull, GuestLost, MachineError, RunError, TestbedError
+from testbed.core.full_disk import has_space, write_failure
+from testbed.core.held_signals import HeldSignals
 from testbed.core.leftovers import Kind, note
 from testbed.execution.backend import Backend, backend_for
 from testbed.execution.limits import RunLimits
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
-from testbed.runfolder.files import open_plain, replace_text
+from testbed.runfolder.files import open_plain, replace_text, replacing_alone
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import EVENT, Record, RunEnded, read
-from testbed.runfolder.status import Status, write_status
+from testbed.runfolder.status import (
+    WITHOUT_REPORT,
+    Status,
+    commit_status,
+    release_room,
+    reserve_room,
+    with_report,
+    write_status,
+)
 
 POLL_S = 0.05
 OUT_OF_MEMORY = re.compile(r"Out of memory: Killed|oom-kill:constraint=CONSTRAINT_NONE")
@@ -43,6 +53,9 @@ def launch(
 ) -> Status:
     """Carry out a plan in a new run folder, and write its tables and report page.
 
+    The outcome is committed to status.json as soon as the run ends, before the report is made, and
+    again after the report. Signals and a full disk may prevent the report, but no commit.
+
     Args:
         plan: the plan of the run.
         run: the run folder.
@@ -60,66 +73,270 @@ def launch(
 
     Raises:
         TestbedError: the run failed or was lost; status.json contains the same message.
+        MachineError: a file of the run could not be written.
         KeyboardInterrupt: the user interrupted the run; the folder contains the results so far.
     """
     status = Status(command=list(command), pid=os.getpid())
+    job = _Job(plan, run, limits, progress, resident_guest)
     began = time.monotonic()
-    write_status(run.status, status)
-    replace_text(run.spec, spec)
-    watch: Watch | None = None
-    with ExitStack() as stack:
+    with HeldSignals() as signals, ExitStack() as stack:
+        _begin(run, status, spec, stack)
+        failure: BaseException | None = None
         try:
-            backend = backend_for(plan, resident_guest=resident_guest, patience_s=limits.stall_s)
-            backend.check(plan)
-            stack.enter_context(note(Kind.RUN, run.path))
-            backend.prepare(progress)
-            plan = plan.model_copy(update={"versions": versions(backend.kernel_version())})
-            run.write_plan(plan)
-            if resident_guest is None:  # else the imports are warm
-                _warm_up_reporting(plan)
-            watch, exit_status = _carry_out(plan, run, backend, limits, progress)
-            _check_end(run, backend, exit_status)
-            status.state = "completed"
-            status.exit_status = 0
-        except TestbedError as error:
-            status.state = "failed"
-            status.exit_status = error.exit_status
-            status.reason = str(error)
-            raise
-        except KeyboardInterrupt:
-            status.state = "interrupted"
-            status.exit_status = INTERRUPTED
-            status.reason = "interrupted by the user"
-            raise
-        except Exception as error:
-            status.state = "failed"
-            status.exit_status = TestbedError.exit_status
-            status.reason = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            status.warnings += _remove_harmful_files(run)
-            status.wall_seconds = round(time.monotonic() - began, 3)
-            _report(plan, run, status, watch, progress, shared_plotly)
+            with signals.raised():
+                job.carry_out()
+        except BaseException as error:
+            failure = _failure_of_run(error, job)
+
+        _note_end(status, failure, job)
+        status.wall_seconds = round(time.monotonic() - began, 3)
+        _commit(run, status)
+        try:
+            with signals.raised():
+                status = _report(job, status, shared_plotly)
+        except BaseException as error:
+            missing = _failure_of_report(error, run)
+            _note_missing_report(status, failure, missing)
+            failure = _heavier(failure, missing)
+
+        unwritten = _commit(run, status)
+        release_room(run.status)
+        if failure is None or job.has_started:
+            with signals.raised():
+                progress.measured()
+        if failure is not None:
+            raise failure
+        if unwritten is not None:
+            raise unwritten
     return status
 
 
-def _carry_out(
-    plan: Plan, run: RunDir, backend: Backend, limits: RunLimits, progress: Progress
-) -> tuple[Watch, int]:
-    """Start the run and follow the run to its end.
+class _Job:
+    """The part of a run between the first and the second commit of its status.
+
+    Attributes:
+        plan: the plan; gets the versions of what carries it out.
+        run: the run folder.
+        progress: the display.
+        watch: the watch over the run, once the run has ended by itself.
+        has_started: whether the backend has begun to carry out the plan.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunDir,
+        limits: RunLimits,
+        progress: Progress,
+        resident_guest: Path | None,
+    ) -> None:
+        self.plan = plan
+        self.run = run
+        self.progress = progress
+        self.watch: Watch | None = None
+        self.has_started = False
+        self._limits = limits
+        self._resident_guest = resident_guest
+
+    def carry_out(self) -> None:
+        """Carry out the plan, and check that the run completed.
+
+        Raises:
+            TestbedError: the run failed or was lost.
+            OSError: a file could not be written.
+        """
+        backend = backend_for(
+            self.plan, resident_guest=self._resident_guest, patience_s=self._limits.stall_s
+        )
+        backend.check(self.plan)
+        backend.prepare(self.progress)
+        kernel = backend.kernel_version()
+        self.plan = self.plan.model_copy(update={"versions": versions(kernel)})
+        self.run.write_plan(self.plan)
+        if self._resident_guest is None:  # else the imports are warm
+            _warm_up_reporting(self.plan)
+        exit_status = self._follow(backend)
+        _check_end(self.run, backend, exit_status)
+
+    def _follow(self, backend: Backend) -> int:
+        """Start the run and follow the run to its end; return the exit status."""
+        plan, run, progress = self.plan, self.run, self.progress
+        with backend.start(plan, run, progress) as running:
+            self.has_started = True
+            of_script = plan.workers.workload == "script"
+            limits = self._limits.for_plan(plan)
+            watch = Watch(run, running, limits, progress, of_script=of_script)
+            while (exit_status := running.status()) is None:
+                watch.look()
+                time.sleep(POLL_S)
+            watch.look()
+            watch.end()
+        self.watch = watch
+        return exit_status
+
+
+def _begin(run: RunDir, status: Status, spec: str, stack: ExitStack) -> None:
+    """Write the first files of a run, with room for its last one, and keep a note until the end.
+
+    Raises:
+        StorageError: the folder or the note cannot be written.
+    """
+    try:
+        stack.enter_context(note(Kind.RUN, run.path))
+        reserve_room(run.status)
+        write_status(run.status, status)
+        replace_text(run.spec, spec)
+    except OSError as error:
+        run.empty()
+        doing = f"cannot write the run folder {run.path}"
+        raise write_failure(error, doing, "nothing was started") from error
+
+
+def _failure_of_run(error: BaseException, job: _Job) -> BaseException:
+    """Return the error that ends a run: of a failed write, what is kept and how to go on."""
+    run = job.run
+    remedy = "nothing was started"
+    if job.has_started:
+        remedy = (
+            f"kept: what was recorded until then, in {run.path}; missing: the rest of the run\n"
+            "  free some space, and run the same command again with another run folder"
+        )
+    if isinstance(error, OSError):
+        failure = write_failure(error, "a file of the run could not be written or read", remedy)
+        failure.__cause__ = error
+        return failure
+    if isinstance(error, RunError | GuestLost) and not has_space(run.path):
+        full = DiskFull(f"{error}\n  the disk of {run.path} is full\n  {remedy}")
+        full.__cause__ = error
+        return full
+    return error
+
+
+def _note_end(status: Status, failure: BaseException | None, job: _Job) -> None:
+    """Write the end of a run into its status; until there is a report, no run is completed."""
+    status.warnings += _remove_harmful_files(job.run)
+    status.faithful = None
+    _note_failure(status, failure)
+    if failure is None:
+        status.state = "interrupted"
+        status.measured = True
+        status.reason = f"{WITHOUT_REPORT}; {_remedy(job.run)}"
+
+    watch = job.watch
+    if watch is None:
+        return
+    status.stages = watch.stages
+    if watch.clock.reading is not None:
+        status.emulated_seconds = watch.clock.reading.time_ns / 1e9
+        status.forced_ms = watch.forced_ns / 1e6
+    for doubt in judge_watched(job.plan, job.run, _watched(watch)):
+        status.doubt(doubt.code, doubt.message)
+
+
+def _note_failure(status: Status, failure: BaseException | None) -> None:
+    """Write why a run, or its report, did not end well into the status."""
+    if failure is None:
+        return
+    status.state = "failed"
+    status.exit_status = TestbedError.exit_status
+    status.reason = f"{type(failure).__name__}: {failure}"
+    if isinstance(failure, TestbedError):
+        status.exit_status = failure.exit_status
+        status.reason = str(failure)
+    elif isinstance(failure, KeyboardInterrupt):
+        status.state = "interrupted"
+        status.exit_status = INTERRUPTED
+        status.reason = "interrupted by the user"
+
+
+def _report(job: _Job, status: Status, shared_plotly: str) -> Status:
+    """Write the tables and the report page from the available records.
+
+    Args:
+        job: the run.
+        status: the outcome of the run.
+        shared_plotly: path of a file with plotly, relative to the run folder; empty: none.
 
     Returns:
-        The watch over the run, and the exit status.
+        The status of the run with its report.
+
+    Raises:
+        OSError: the run folder cannot be written.
     """
-    with backend.start(plan, run, progress) as running:
-        of_script = plan.workers.workload == "script"
-        watch = Watch(run, running, limits.for_plan(plan), progress, of_script=of_script)
-        while (exit_status := running.status()) is None:
-            watch.look()
-            time.sleep(POLL_S)
-        watch.look()
-        watch.end()
-    return watch, exit_status
+    from testbed.analysis.conclude import conclude  # noqa: PLC0415 (see _warm_up_reporting)
+    from testbed.report.page import write_page  # noqa: PLC0415
+
+    run = job.run
+    job.progress.stage("report")
+    concluded = with_report(status)
+    with replacing_alone(run.path):
+        if not run.plan.exists():
+            run.write_plan(job.plan)
+        conclude(job.plan, run, concluded)
+        write_page(run, shared_plotly, concluded)
+    return concluded
+
+
+def _failure_of_report(error: BaseException, run: RunDir) -> BaseException:
+    """Return the error that reports a missing report."""
+    if isinstance(error, MemoryError):
+        return MachineError(f"there was not enough memory for the report\n  {_remedy(run)}")
+    if not isinstance(error, OSError):
+        return error
+    doing = f"the report of {run.path} could not be written"
+    failure = write_failure(error, doing, _remedy(run))
+    failure.__cause__ = error
+    return failure
+
+
+def _remedy(run: RunDir) -> str:
+    """Return what of a run's results is kept, what is missing, and how to make it."""
+    parts = ["kept: the records of the run (raw/)"]
+    missing = [path.name for path in (run.summary, run.trace, run.report) if not path.exists()]
+    if missing:
+        parts.append(f"missing: {', '.join(missing)}")
+    parts.append(f"make the report with: testbed report {run.path}")
+    return "; ".join(parts)
+
+
+def _note_missing_report(
+    status: Status, failure: BaseException | None, missing: BaseException
+) -> None:
+    """Write into the status why a run has no report."""
+    reason = status.reason
+    if failure is None:
+        _note_failure(status, missing)
+        reason = WITHOUT_REPORT
+    elif isinstance(missing, DiskFull):
+        status.exit_status = missing.exit_status
+    if isinstance(missing, TestbedError):
+        status.reason = f"{reason}\n  {missing}"
+    elif failure is None:
+        status.reason = f"{reason}: {status.reason}"
+    status.doubt(ProblemCode.INCOMPLETE, f"the run has no report: {missing}".splitlines()[0])
+
+
+def _heavier(failure: BaseException | None, missing: BaseException) -> BaseException:
+    """Return the error to raise for a run that failed (or None) and has no report."""
+    if failure is None:
+        return missing
+    if isinstance(missing, DiskFull):
+        both = DiskFull(f"{failure or 'interrupted'}\n  {missing}")
+        both.__cause__ = failure
+        return both
+    return failure
+
+
+def _commit(run: RunDir, status: Status) -> MachineError | None:
+    """Write status.json; return the error if that is impossible."""
+    try:
+        commit_status(run.status, status)
+    except OSError as error:
+        outcome = f"the outcome was: {status.state}"
+        if status.reason:
+            outcome += f", {status.reason}"
+        return write_failure(error, f"cannot write {run.status}", outcome)
+    return None
 
 
 def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
@@ -141,56 +358,7 @@ def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
         )
 
 
-def _report(
-    plan: Plan,
-    run: RunDir,
-    status: Status,
-    watch: Watch | None,
-    progress: Progress,
-    shared_plotly: str,
-) -> None:
-    """Write the tables, the status and the report page from the available records.
-
-    Args:
-        plan: the plan of the run.
-        run: the run folder.
-        status: the outcome of the run; completed with the judgement of the results.
-        watch: the watch over the run; None if the run was aborted.
-        progress: the display.
-        shared_plotly: path of a file with plotly, relative to the run folder; empty: none.
-    """
-    from testbed.analysis.separate_hosts import separate_hosts  # noqa: PLC0415 (as the next)
-    from testbed.analysis.summarize import collect  # noqa: PLC0415 (see _warm_up_reporting)
-    from testbed.report.page import write_page  # noqa: PLC0415
-
-    progress.stage("report")
-    if not run.plan.exists():
-        run.write_plan(plan)
-    if watch is not None:
-        status.stages = watch.stages
-        if watch.clock.reading is not None:
-            status.emulated_seconds = watch.clock.reading.time_ns / 1e9
-            status.forced_ms = watch.forced_ns / 1e6
-    summary = collect(run)
-    for doubt in judge(plan, run, summary, status, _watched(watch)):
-        status.doubt(doubt.code, doubt.message)
-    for problem in summary.problems:
-        if problem.code is ProblemCode.CAPTURE:
-            status.warnings.append(problem)
-    if status.state == "completed":
-        status.warnings += separate_hosts(plan, run, summary)
-    write_status(run.status, status)
-    nothing_started = status.exit_status == MachineError.exit_status
-    try:
-        if not nothing_started:
-            progress.measured()
-    finally:
-        write_page(run, shared_plotly)
-
-
-def _watched(watch: Watch | None) -> Watched | None:
-    if watch is None:
-        return None
+def _watched(watch: Watch) -> Watched:
     return Watched(
         forced_ns=watch.forced_ns,
         spinner=watch.clock.spinner,
@@ -223,7 +391,11 @@ def _memory_hint(run: RunDir) -> str:
 
 def _remove_harmful_files(run: RunDir) -> list[Problem]:
     """Remove files of the guest from the run folder that would be unsafe to follow or open."""
-    removed = run.settle()
+    try:
+        removed = run.settle()
+    except OSError as error:
+        text = f"files that hosts left could not be checked: {error}"
+        return [Problem(code=ProblemCode.FILE_REMOVED, message=text)]
     return [Problem(code=ProblemCode.FILE_REMOVED, message=text) for text in removed]
 
 

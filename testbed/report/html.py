@@ -23,6 +23,8 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from testbed.runfolder.files import replace_bytes
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -90,9 +92,7 @@ def write_plotly(path: Path) -> None:
     script = _plotly()
     if path.is_file() and path.stat().st_size == len(script):
         return
-    new = path.with_name(f".{path.name}.{token_hex(4)}")
-    new.write_bytes(script)
-    new.replace(path)
+    replace_bytes(path, script)
 
 
 @cache

@@ -78,10 +78,17 @@ def _least(table: pl.DataFrame | None, column: str) -> int | None:
     return int(min(table[column]))
 
 
-def load(run: RunDir) -> Content:
-    """Read everything in a run folder that a report shows."""
-    content = Content(run.path.name)
-    content.status, status_problems = read_status(run.status)
+def load(run: RunDir, status: Status | None = None) -> Content:
+    """Read everything in a run folder that a report shows.
+
+    Args:
+        run: the run folder.
+        status: the outcome to show; None: that of status.json.
+    """
+    content = Content(run.path.name, status=status)
+    status_problems: list[Problem] = []
+    if status is None:
+        content.status, status_problems = read_status(run.status)
     summary, summary_problems = read_summary(run.summary)
     content.problems += [*status_problems, *summary_problems]
 

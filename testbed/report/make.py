@@ -6,21 +6,53 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from testbed.analysis.conclude import conclude
 from testbed.analysis.summarize import collect
 from testbed.core.errors import InputError
+from testbed.core.full_disk import write_failure
 from testbed.report.page import write_page
+from testbed.runfolder.files import replacing_alone
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.problems import DOUBTS, ProblemCode
+from testbed.runfolder.status import Status, commit_status, read_status, with_report
 from testbed.spec.base import explain_value
 
 
 def make_again(folder: RunDir) -> None:
     """Regenerate tables, summary, timeline and page of a run from the run's records.
 
+    A run whose workload had ended, but that had no report, is completed.
+
     Raises:
-        OSError: the files cannot be written.
+        MachineError: the files cannot be written.
     """
-    collect(folder)
-    write_page(folder)
+    status, _problems = read_status(folder.status)
+    try:
+        with replacing_alone(folder.path):
+            if status is None or not status.measured or status.state == "completed":
+                collect(folder)
+                write_page(folder)
+                return
+            concluded = with_report(status)
+            concluded.faithful = None if not _was_doubted(status) else False
+            conclude(folder.read_plan(), folder, concluded)
+            write_page(folder, status=concluded)
+            commit_status(folder.status, concluded)
+    except OSError as error:
+        doing = f"the report of {folder.path} could not be written"
+        remedy = (
+            "kept: the records of the run, and the files of the last report\n"
+            f"  free some space, then make the rest with: testbed report {folder.path}"
+        )
+        raise write_failure(error, doing, remedy) from error
+
+
+def _was_doubted(status: Status) -> bool:
+    """Return whether the run itself, and not only its report, gave reason for doubt."""
+    return any(
+        warning.code in DOUBTS and warning.code is not ProblemCode.INCOMPLETE
+        for warning in status.warnings
+    )
 
 
 def open_readable(path: Path) -> RunDir:

@@ -26,7 +26,9 @@ from testbed.report.load import Content, load
 from testbed.report.map.layout import LinkUse
 from testbed.report.map.site_map import site_map
 from testbed.report.perfetto import write_trace
+from testbed.runfolder.files import replace_bytes
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import Status
 
 T = TypeVar("T")
 PROGRAM = "testbed"
@@ -90,13 +92,14 @@ class FigureMaker:
     is_over_time: bool = False
 
 
-def write_page(run: RunDir, shared_plotly: str = "") -> Path:
+def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = None) -> Path:
     """Write report.html and trace.json of a run; the page lists missing and damaged files.
 
     Args:
         run: the run folder.
         shared_plotly: path of a file with plotly, relative to the run folder; empty: the page holds
             plotly itself.
+        status: the outcome to show; None: that of status.json.
 
     Returns:
         Path of the page.
@@ -104,7 +107,7 @@ def write_page(run: RunDir, shared_plotly: str = "") -> Path:
     Raises:
         OSError: the files cannot be written.
     """
-    content = load(run)
+    content = load(run, status)
     _attempt(content, "trace.json", lambda: write_trace(run, content))
     html = render(
         "report/page.html.j2",
@@ -119,7 +122,7 @@ def write_page(run: RunDir, shared_plotly: str = "") -> Path:
         settings=_settings(content),
         command=repeat_command(content),
     )
-    run.report.write_bytes(html)
+    replace_bytes(run.report, html)
     return run.report
 
 

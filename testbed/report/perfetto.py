@@ -32,6 +32,7 @@ from testbed.core.units import format_size
 from testbed.plan.model import Direction, Plan
 from testbed.report.load import Content
 from testbed.runfolder import records
+from testbed.runfolder.files import replacing
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     EVENT,
@@ -139,8 +140,7 @@ def _write(path: Path, events: Iterable[TraceEvent], timeline: Timeline, rank: i
     info = json.dumps({"rank": rank, "world_size": ranks, "backend": "gloo"})
 
     encode = json.JSONEncoder(separators=(",", ":")).encode
-    new = path.with_name(path.name + ".new")
-    with new.open("w") as file:
+    with replacing(path) as new, new.open("x", encoding="utf-8") as file:
         file.write(f'{{"schemaVersion": 1, "distributedInfo": {info},\n')
         file.write(f'"displayTimeUnit": "ms", "baseTimeNanoseconds": {base_ns},\n')
         file.write('"traceEvents": [\n')
@@ -150,7 +150,6 @@ def _write(path: Path, events: Iterable[TraceEvent], timeline: Timeline, rank: i
             file.write(separator + encode(event))
             separator = ",\n"
         file.write("\n]}\n")
-    new.replace(path)
 
 
 def _convert_to_us(event: TraceEvent, base_ns: int) -> None:

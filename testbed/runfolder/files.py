@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import secrets
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from pydantic import BaseModel
+
+NEW = ".new"  # ending of files that are about to replace others
 
 
 def replace_text(path: Path, text: str, *, durably: bool = False) -> None:
@@ -36,20 +40,52 @@ def replace_bytes(path: Path, content: bytes, *, durably: bool = False) -> None:
     Raises:
         OSError: the file cannot be written; the old file is unchanged.
     """
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
+    with replacing(path, durably=durably) as new, new.open("xb") as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path, *, durably: bool = False) -> Iterator[Path]:
+    """Provide a path for a new file, which replaces `path` once the block has written the file.
+
+    If the block fails, `path` keeps its old content. Several processes may replace a file at the
+    same time.
+
+    Args:
+        path: the file.
+        durably: as of `replace_text`.
+    """
+    token = secrets.token_hex(4)
+    new = path.with_name(f"{path.name}.{os.getpid()}-{token}{NEW}")
     try:
-        with new.open("xb") as file:
-            file.write(content)
+        yield new
         if durably:
             sync(new)
         new.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
     if durably:
         sync(path.parent)
+
+
+@contextmanager
+def replacing_alone(folder: Path) -> Iterator[None]:
+    """Replace files in a folder within the block while no other process does.
+
+    Files that a killed process was writing are removed first. Where a folder cannot be locked, as
+    on some network file systems, the block runs without the lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for left in folder.glob(f"*{NEW}"):
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, document: object, *, durably: bool = False) -> None:

@@ -11,14 +11,17 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
+from testbed.core.full_disk import is_disk_full, write_failure
 from testbed.core.paths import why_not_shared
 from testbed.plan.model import FORMAT, Plan
 from testbed.runfolder import records
 from testbed.runfolder.files import read_plain, replace_text
+from testbed.runfolder.status import release_room
 
 KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
@@ -53,11 +56,21 @@ class RunDir:
             run.logs.mkdir()
             run.captures.mkdir()
         except OSError as error:
-            raise InputError(
-                f"cannot make the run folder {path}: {error.strerror}",
-                remedy="choose another with --out",
-            ) from error
+            what = f"cannot make the run folder {path}"
+            remedy = "choose another with --out"
+            if is_disk_full(error):
+                raise write_failure(error, what, remedy) from error
+            raise InputError(f"{what}: {error.strerror}", remedy=remedy) from error
         return run
+
+    def empty(self) -> None:
+        """Remove what a run that could not begin has written, so that the folder can be reused."""
+        with suppress(OSError):
+            release_room(self.status)
+            for file in (self.status, self.spec):
+                file.unlink(missing_ok=True)
+            for folder in (self.raw, self.logs, self.captures):
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> RunDir:

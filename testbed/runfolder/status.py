@@ -5,6 +5,10 @@ Format 3 differs from format 2 (testbed 0.1.0) as in `testbed.runfolder.summary`
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +21,12 @@ from testbed.runfolder.summary import StageRow, read_object
 
 State = Literal["running", "completed", "failed", "interrupted"]
 
+WITHOUT_REPORT = "the run ended well, but has no report"
+ROOM = ".status.room"  # file beside status.json
+ROOM_BYTES = 64 * 1024
+LEAST_ROOM_BYTES = 4096  # a file system stores files in blocks of at least this size
+CUT_LENGTHS = (8000, 2000, 500, 100, 0)  # characters of a text, if the room is short
+
 
 class Status(BaseModel):
     """The whole of status.json.
@@ -26,6 +36,8 @@ class Status(BaseModel):
         state: How the run ended; running until then.
         exit_status: Exit status of the testbed; null: the run has not ended.
         reason: Why the run did not complete.
+        measured: Whether the workload reached its end. If the run is not completed nevertheless,
+            only its report is missing, which `testbed report` makes.
         faithful: Whether the figures are those of the plan; null: the file does not say.
         warnings: Why the run is not faithful, and what else to check before the figures are
             trusted.
@@ -44,6 +56,7 @@ class Status(BaseModel):
     state: State = "running"
     exit_status: int | None = None
     reason: str = ""
+    measured: bool = False
     faithful: bool | None = True
     warnings: list[Problem] = []
     command: list[str] = []
@@ -71,6 +84,24 @@ class Status(BaseModel):
         return doubts(self.warnings)
 
 
+def with_report(status: Status) -> Status:
+    """Return the status that a run has once its report is made.
+
+    A run that is measured is completed by its report; another run keeps its state and its reason.
+    """
+    concluded = status.model_copy(deep=True)
+    if status.measured:
+        concluded.state = "completed"
+        concluded.exit_status = 0
+        concluded.reason = ""
+    kept: list[Problem] = []
+    for warning in concluded.warnings:
+        if warning.code is not ProblemCode.INCOMPLETE:
+            kept.append(warning)
+    concluded.warnings = kept
+    return concluded
+
+
 def write_status(path: Path, status: Status) -> None:
     """Write status.json so that a reader sees the old file or the whole new one.
 
@@ -78,6 +109,90 @@ def write_status(path: Path, status: Status) -> None:
         OSError: the file cannot be written.
     """
     write_json(path, status)
+
+
+def reserve_room(path: Path) -> None:
+    """Reserve room on the disk, so that `commit_status` succeeds even if the disk is full.
+
+    Args:
+        path: Path of status.json.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.with_name(ROOM).open("xb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            file.write(bytes(ROOM_BYTES))
+
+
+def release_room(path: Path) -> None:
+    """Give back the room that `reserve_room` has reserved, if any is left."""
+    with suppress(OSError):
+        path.with_name(ROOM).unlink(missing_ok=True)
+
+
+def commit_status(path: Path, status: Status) -> None:
+    """Write status.json durably; if there is no space, into the reserved room or in place.
+
+    Texts are cut if the room is short.
+
+    Raises:
+        OSError: The file cannot be written in any way.
+    """
+    try:
+        write_json(path, status, durably=True)
+    except OSError as error:
+        room = path.with_name(ROOM)
+        if _overwrite(room, status):
+            room.replace(path)
+        elif not _overwrite(path, status):
+            raise error from None
+
+
+def _overwrite(path: Path, status: Status) -> bool:
+    """Write a status over the content of a file without taking more space; return success."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        size = max(os.fstat(descriptor).st_size, LEAST_ROOM_BYTES)
+        content = _cut_to(status, size).ljust(size, b"\n")
+        written = os.pwrite(descriptor, content, 0)
+        os.fsync(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return written == size
+
+
+def _cut_to(status: Status, size: int) -> bytes:
+    """Return the text of a status with at most `size` bytes; long texts are cut."""
+    text = _content(status)
+    for length in CUT_LENGTHS:
+        if len(text) <= size:
+            break
+        short = status.model_copy()
+        short.reason = status.reason[:length]
+        short.warnings = []
+        for warning in status.warnings[: length // 100]:
+            cut = warning.model_copy(update={"message": warning.message[:length]})
+            short.warnings.append(cut)
+        if sum(map(len, status.command)) > length:
+            short.command = []
+        if not length:
+            short.stages = []
+        text = _content(short)
+    return text[:size]
+
+
+def _content(status: Status) -> bytes:
+    return (json.dumps(status.model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()
 
 
 def read_status(path: Path) -> tuple[Status | None, list[Problem]]:

@@ -1,9 +1,14 @@
-"""Tables of a summary's rows."""
+"""Tables of a summary's rows, and how tables are written."""
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import polars as pl
 
+from testbed.runfolder.files import replacing
 from testbed.runfolder.schemas import Schema
 from testbed.runfolder.summary import Summary
 
@@ -52,3 +57,25 @@ def collectives_table(summary: Summary) -> pl.DataFrame:
             row[f"{name}_us"] = spread[name]
         rows.append(row)
     return pl.DataFrame(rows, schema=dict(COLLECTIVES))
+
+
+def write_table(table: pl.DataFrame, path: Path) -> None:
+    """Write a Parquet table so that a reader sees either the old file or the complete new file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as new:
+        try:
+            table.write_parquet(new)
+        except pl.exceptions.PolarsError as error:
+            raise _as_os_error(error, path) from error
+
+
+def _as_os_error(error: pl.exceptions.PolarsError, path: Path) -> OSError:
+    """Return the error of the system that polars reports as text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None:
+        return OSError(f"cannot write {path}: {error}")
+    code = int(number[1])
+    return OSError(code, os.strerror(code), str(path))

@@ -19,7 +19,6 @@ flight.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -28,14 +27,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.core.errors import InputError, MachineError
+from testbed.core.errors import DiskFull, InputError
+from testbed.core.full_disk import is_disk_full, write_failure
 from testbed.runfolder.files import sync
 from testbed.sweep.index import IndexedPoint, SweepIndex, read_index, write_index
 from testbed.sweep.point_record import PointRecord, read_point_record, write_point_record
 
 PLOTLY = "plotly.min.js"
 PLOTLY_OF_POINTS = f"../../{PLOTLY}"  # from the run folder of a point
-DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -258,9 +257,9 @@ class SweepDir:
         """
         write_index(self.index, index)
 
-    def disk_full(self) -> MachineError:
+    def disk_full(self) -> DiskFull:
         """Return the error that ends a sweep when the disk is full."""
-        return MachineError(
+        return DiskFull(
             f"the disk of {self.path} is full: the sweep was aborted\n"
             f"  {len(self.done())} complete points were kept; free some space, and run the same "
             "command again to resume"
@@ -271,19 +270,17 @@ class SweepDir:
         """Convert an `OSError` for a full disk to an error that explains how to resume.
 
         Raises:
-            MachineError: The disk is full.
+            DiskFull: The disk is full.
+            MachineError: A file of the sweep cannot be written or read for another reason.
         """
         try:
             yield
         except OSError as error:
             if is_disk_full(error):
                 raise self.disk_full() from error
-            raise
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Return whether a write failed because the disk, or the user's quota, is full."""
-    return error.errno in DISK_FULL_ERRORS
+            doing = f"a file of the sweep {self.path} could not be written or read"
+            remedy = "complete points were kept; run the same command again to resume"
+            raise write_failure(error, doing, remedy) from error
 
 
 def _run_folders(parent: Path, state: str) -> dict[str, Path]:

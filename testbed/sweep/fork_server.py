@@ -67,8 +67,9 @@ def main_module_hidden() -> Iterator[None]:
 def prepare_process() -> None:
     """Make this child process end with the sweep, or when the sweep terminates the process."""
     _end_with_server()
-    # Ctrl-C also reaches the sweep, which then ends its points.
+    # Ctrl-C, or the end of a terminal, also reaches the sweep, which then ends its points.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     end_first_without_memory(os.getpid())
 

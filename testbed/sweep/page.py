@@ -12,6 +12,7 @@ import polars as pl
 
 from testbed.core.errors import InputError
 from testbed.report.html import Figure, figure, render
+from testbed.runfolder.files import replace_bytes
 from testbed.sweep.cells import cell, heading
 from testbed.sweep.figures import draw, marks_unfaithful
 from testbed.sweep.folder import SweepDir
@@ -225,11 +226,5 @@ def _report_link(folder: SweepDir, run_folder: str | None) -> str:
 
 
 def _write(path: Path, html: bytes) -> Path:
-    new = path.with_name(path.name + ".new")
-    try:
-        new.write_bytes(html)
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
+    replace_bytes(path, html)
     return path

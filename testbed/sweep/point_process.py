@@ -8,7 +8,8 @@ from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 
-from testbed.sweep.folder import SweepDir, is_disk_full
+from testbed.core.full_disk import is_disk_full
+from testbed.sweep.folder import SweepDir
 from testbed.sweep.fork_server import prepare_process
 from testbed.sweep.points import PlannedPoint
 from testbed.sweep.run_point import Limits, PointResult, carry_out

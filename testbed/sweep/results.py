@@ -48,6 +48,7 @@ from testbed.runfolder.summary import (
     TrainingSummary,
     read_summary,
 )
+from testbed.runfolder.tables import write_table
 from testbed.spec.columns import SUFFIXES
 from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
@@ -305,9 +306,7 @@ def _write_table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
         values = _uniform([row.get(name) for row in rows])
         columns.append(pl.Series(name, values, strict=False))
     table = pl.DataFrame(columns)
-    new = path.with_name(path.name + ".new")
-    table.write_parquet(new)
-    new.replace(path)
+    write_table(table, path)
     return table
 
 

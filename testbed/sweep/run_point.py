@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import time
@@ -13,18 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testbed.core.errors import RunError, TestbedError
+from testbed.core.errors import DiskFull, RunError, TestbedError
+from testbed.core.full_disk import has_space, is_disk_full
 from testbed.execution.launch import launch
 from testbed.execution.limits import RunLimits
 from testbed.execution.progress import SilentProgress
 from testbed.guest.resident import resident_cpu_seconds
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import Status
-from testbed.sweep.folder import PLOTLY_OF_POINTS, is_disk_full
+from testbed.sweep.folder import PLOTLY_OF_POINTS
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
-
-LEAST_SPACE = 2**20  # bytes; a disk with less free space counts as full
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,8 @@ def _attempt(
         return status, status.reason, False
     except TestbedError as error:
         # The guest reports a full disk only as message text.
-        return None, str(error), not _has_space(run_folder.parent)
+        full = isinstance(error, DiskFull) or not has_space(run_folder.parent)
+        return None, str(error), full
     except MemoryError:
         return None, "this machine ran out of memory", False
     except OSError as error:
@@ -124,19 +123,6 @@ def _run(
             resident_guest=guest_folder,
             shared_plotly=PLOTLY_OF_POINTS,
         )
-
-
-def _has_space(folder: Path) -> bool:
-    """Return whether a file of `LEAST_SPACE` bytes can be written below `folder`."""
-    probe = folder / f".space-{os.getpid()}"
-    try:
-        with probe.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, LEAST_SPACE)
-    except OSError as error:
-        return not is_disk_full(error)
-    finally:
-        probe.unlink(missing_ok=True)
-    return True
 
 
 def _cpu_seconds(guest_folder: Path | None) -> float:

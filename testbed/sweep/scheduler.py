@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from testbed.sweep.folder import SweepDir, is_disk_full
+from testbed.core.full_disk import is_disk_full
+from testbed.sweep.folder import SweepDir
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint
 

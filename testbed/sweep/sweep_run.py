@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from testbed.core.errors import TestbedError
+from testbed.core.held_signals import HeldSignals
 from testbed.execution.guest_backend import guest_kernel_version
 from testbed.execution.versions import versions
 from testbed.guest.kernel import Kernel
+from testbed.runfolder.files import replace_text
 from testbed.spec.experiment import Experiment
 from testbed.spec.overrides import Override
 from testbed.sweep.folder import SweepDir
@@ -115,23 +117,31 @@ class SweepRun:
         """
         is_local = self.options.ray_address is None
         make_outputs = write_outputs_in_fork if is_local else write_outputs
-        with self.folder.locked(), self.folder.full_disk_reported(), ExitStack() as stack:
+        with (
+            HeldSignals() as signals,
+            self.folder.full_disk_reported(),
+            self.folder.locked(),
+            ExitStack() as stack,
+        ):
             try:
-                records = self._run_points(stack, display)
+                with signals.raised():
+                    records = self._run_points(stack, display)
             except BaseException:
                 # The table can be made later; keep the error that ended the sweep.
-                with suppress(Exception):
+                with suppress(BaseException), signals.raised():
                     make_outputs(self.folder)
                 raise
-            show_table(make_outputs(self.folder))
+            with signals.raised():
+                rows = make_outputs(self.folder)
+                show_table(rows)
         return records
 
     def _run_points(self, stack: ExitStack, display: ShowSweep) -> dict[str, PointRecord]:
         """Run the points that are not done; guests end with `stack`, during the output."""
-        self.folder.experiment.write_text(self.experiment.to_yaml())
+        replace_text(self.folder.experiment, self.experiment.to_yaml(), durably=True)
         given_topology = self.experiment.given_topology
         if given_topology is not None:
-            self.folder.topology.write_text(given_topology.text)
+            replace_text(self.folder.topology, given_topology.text, durably=True)
         index = index_of(self.experiment, self.points, self.command)
         self.folder.write_index(self.folder.with_earlier_points(index))
         distinct = unique(self.points)

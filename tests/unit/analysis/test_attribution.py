@@ -210,7 +210,7 @@ def test_a_time_below_its_bound_is_an_error(tmp_path: Path, ms: float, below: bo
     summary = script.summary()
     assert summary.collectives[0].below_bound == below
     status = Status(state="completed")
-    problems = judge(script.plan, script.run, summary, status, None)
+    problems = judge(script.plan, script.run, summary, status)
     assert [problem.code for problem in problems] == [ProblemCode.BELOW_BOUND] * below
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from testbed.analysis.fidelity import Watched, judge
+from testbed.analysis.fidelity import Watched, judge, judge_watched
 from testbed.analysis.link_samples import measured_rates
 from testbed.analysis.network_history import History
 from testbed.analysis.summarize import collect
@@ -57,7 +57,8 @@ def judged(
     watched: Watched | None = QUIET,
 ) -> Judged:
     status = Status(state=state, reason=reason)
-    problems = judge(plan, run, summary or Summary(), status, watched)
+    problems = [] if watched is None else judge_watched(plan, run, watched)
+    problems += judge(plan, run, summary or Summary(), status)
     return [(problem.code, problem.message) for problem in problems]
 
 
