@@ -8,7 +8,6 @@ usage: scripts/bench.py [NAME ...]     names from `CASES`, or sweep; default: al
 Run the benchmark on an otherwise idle machine.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -16,7 +15,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from testbed.runfolder.status import read_status
+from testbed.runfolder.summary import StageRow
+from testbed.sweep.point_record import read_point_record
 
 TESTBED = [sys.executable, "-m", "testbed"]
 PROJECT = Path(__file__).resolve().parent.parent
@@ -75,13 +78,20 @@ def command(*words: str | Path) -> tuple[float, float]:
     return table, time.monotonic() - begin
 
 
-def measure(arguments: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
+def measure(arguments: list[str]) -> tuple[float, float, list[StageRow]]:
     """Return the wall seconds of one run until its table and its end, and its stages."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
         out = Path(scratch, "run")
-        return *command("run", *arguments, "--out", out), json.loads(
-            (out / "status.json").read_text()
-        )["stages"]
+        until_table, until_end = command("run", *arguments, "--out", out)
+        return until_table, until_end, stages_of(out)
+
+
+def stages_of(run_folder: Path) -> list[StageRow]:
+    """Return the stages of a run."""
+    status, problems = read_status(run_folder / "status.json")
+    if status is None:
+        sys.exit(f"{run_folder}: {problems[0]}")
+    return status.stages
 
 
 def cpu_seconds() -> float:
@@ -112,9 +122,14 @@ def measure_sweep(jobs: int) -> Sweep:
 
 def overhead(point: Path) -> float:
     """Return a point's wall seconds outside operations: boot, network, torch, tables, page."""
-    stages = json.loads((point / "status.json").read_text())["stages"]
-    ops = sum(stage["wall_seconds"] for stage in stages if stage["stage"] == "ops")
-    return float(json.loads((point / "point.json").read_text())["wall_seconds"] - ops)
+    record = read_point_record(point)
+    if record is None:
+        sys.exit(f"{point} has no point.json")
+    ops_seconds = 0.0
+    for stage in stages_of(point):
+        if stage.stage == "ops":
+            ops_seconds += stage.wall_seconds or 0.0
+    return record.wall_seconds - ops_seconds
 
 
 def main() -> None:
@@ -131,7 +146,7 @@ def main() -> None:
             continue
         goal, arguments = CASES[name]
         table, end, stages = measure(arguments)
-        parts = "  ".join(f"{stage['stage']} {stage['wall_seconds']:.1f}" for stage in stages)
+        parts = "  ".join(f"{stage.stage} {stage.wall_seconds or 0.0:.1f}" for stage in stages)
         print(f"{name:<16}{table:>7.1f}{goal:>6}{end:>7.1f}  {parts}", flush=True)
     if SWEEP in names:
         bench_sweep()

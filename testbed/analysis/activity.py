@@ -41,7 +41,14 @@ def step_waits(steps: pl.DataFrame) -> pl.DataFrame:
 
 
 def _computation_edges(steps: pl.DataFrame) -> pl.Expr:
-    """Return the alternating start and end times of the stretches of computation in each step."""
+    """Return the alternating start and end times of the stretches of computation in each step.
+
+    Args:
+        steps: train.parquet (`testbed.runfolder.schemas.TRAIN`).
+
+    Returns:
+        List(Int64), Unix ns.
+    """
     from_start = pl.concat_list("start_ns", pl.col("start_ns") + pl.col("compute_ns"))
     if "computed_ns" not in steps.columns:
         return from_start

@@ -171,7 +171,16 @@ def _parts_of_training(
     ops: pl.DataFrame | None,
     tcp: pl.DataFrame | None,
 ) -> list[Part]:
-    """Return the parts of the time in which ranks do not compute; empty without records of TCP."""
+    """Return the parts of the time in which ranks do not compute; empty without records of TCP.
+
+    Args:
+        history: the network over time.
+        steps: train.parquet (`testbed.runfolder.schemas.TRAIN`).
+        use: the use of the busiest WAN direction; None if unknown.
+        exchanging_s: the time in which ranks do not compute, in seconds.
+        ops: ops.parquet (`testbed.runfolder.schemas.OPS`).
+        tcp: the columns of `testbed.runfolder.schemas.TCP`.
+    """
     if ops is None or tcp is None:
         return []
 
@@ -289,7 +298,16 @@ def _parts_of_collective(
     use: LinkUse | None,
     tcp: pl.DataFrame | None,
 ) -> list[Part]:
-    """Return the parts of an operation's time; empty without records of TCP."""
+    """Return the parts of an operation's time; empty without records of TCP.
+
+    Args:
+        history: the network over time.
+        main: the operation.
+        smallest: the same operation with the least bytes; None if there is none.
+        calls: rows of ops.parquet (`testbed.runfolder.schemas.OPS`), those of the operation.
+        use: the use of the busiest WAN direction meanwhile; None if unknown.
+        tcp: the columns of `testbed.runfolder.schemas.TCP`.
+    """
     if tcp is None or calls.is_empty():
         return []
 
@@ -393,7 +411,12 @@ def _steps(op: str, ranks: int, algorithm: str) -> int:
 
 
 def _round_trip_us(network: Network, calls: pl.DataFrame) -> float:
-    """Return the longest round trip between datacenters of the ranks of operations; 0 for one."""
+    """Return the longest round trip in us between datacenters of the ranks of operations.
+
+    Args:
+        network: the network at the start of the run.
+        calls: the operations, with the column dc (String) of their ranks; 0 us without it.
+    """
     if "dc" not in calls.columns:
         return 0.0
 
@@ -410,7 +433,10 @@ def _round_trip_us(network: Network, calls: pl.DataFrame) -> float:
 
 
 def _late_us(main: CollectiveRow, calls: pl.DataFrame) -> float:
-    """Return by how long the last rank begins after the one that the time counts from."""
+    """Return by how many us the last rank begins after the one that the time counts from.
+
+    The result is the median over the iterations in `calls`, rows of ops.parquet.
+    """
     by_call = calls.group_by("process_group", "iteration", "case", "group").agg(
         last=pl.col("start_ns").max(),
         first=pl.col("start_ns").min(),
@@ -503,7 +529,13 @@ def _calls_of(row: CollectiveRow, ops: pl.DataFrame) -> pl.DataFrame:
 
 
 def _use_during(history: History, calls: pl.DataFrame, links: pl.DataFrame) -> LinkUse | None:
-    """Return the use of the busiest WAN direction during operations."""
+    """Return the use of the busiest WAN direction during operations.
+
+    Args:
+        history: the network over time.
+        calls: rows of ops.parquet (`testbed.runfolder.schemas.OPS`).
+        links: links.parquet (`testbed.runfolder.schemas.LINKS`).
+    """
     if calls.is_empty():
         return None
 
@@ -565,7 +597,10 @@ def busiest(
 
 
 def _window_share(flows: pl.DataFrame | None) -> float | None:
-    """Return the mean window_limited_share weighted by payload_bytes, or None if unknown."""
+    """Return the mean window_limited_share weighted by payload_bytes, or None if unknown.
+
+    `flows` has rows of flows.parquet (`testbed.runfolder.schemas.FLOWS`).
+    """
     if flows is None:
         return None
 

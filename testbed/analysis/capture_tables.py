@@ -455,7 +455,10 @@ class _Sightings:
         }
 
     def _dropped(self, flow: Flow, entered: Ints) -> int:
-        """Count the packets of a flow that came into the router and never left."""
+        """Count the packets of a flow that came into the router and never left.
+
+        `entered` holds the time in ns at which each packet came in, shape (n,).
+        """
         first_packet = flow.packets[:1]
         (key,) = endpoints(first_packet).tolist()
         unsent_ns = self.unsent.get(key, NO_TIMES)
@@ -470,6 +473,7 @@ class _Sightings:
 
 
 def _tcp(packets: Packets) -> Packets:
+    """Return the packets of TCP, of dtype `PACKET`."""
     tcp: Packets = packets[packets["headers"] > 0]
     return tcp
 
@@ -483,7 +487,7 @@ def _times(packets: Packets, rows: Ints) -> Ints:
 
 
 def _add_times(by_flow: dict[int, list[Ints]], packets: Packets) -> None:
-    """Add the times of packets to the lists of their flows."""
+    """Add the times in ns of packets (dtype `PACKET`, shape (n,)) to the lists of their flows."""
     for key, time_ns in zip(endpoints(packets).tolist(), packets["time_ns"], strict=True):
         by_flow.setdefault(key, []).append(time_ns)
 

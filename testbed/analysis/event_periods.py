@@ -73,7 +73,10 @@ def _without_progress(
 def _borders(
     changes: Sequence[Change], happened: Sequence[NetworkChange], of_rank_0: pl.DataFrame
 ) -> list[int]:
-    """Return the start of the run, the times of the changes, and the end, in Unix ns."""
+    """Return the start of the run, the times of the changes, and the end, in Unix ns.
+
+    `of_rank_0` has the columns start_ns and end_ns (Int64) of the rank's operations or steps.
+    """
     begin_ns, end_ns = 0, 0
     if not of_rank_0.is_empty():
         begin_ns = int(min(of_rank_0["start_ns"]))

@@ -65,6 +65,15 @@ def measured_rates(history: History, links: pl.DataFrame) -> list[RateRow]:
 def _rates_of_direction(
     history: History, link: str, direction: Direction, samples: pl.DataFrame, mtu: int
 ) -> list[RateRow]:
+    """Return the measured rates of a WAN direction while its queue was never empty.
+
+    Args:
+        history: the network over time.
+        link: key of the link.
+        direction: the direction.
+        samples: rows of links.parquet (`testbed.runfolder.schemas.LINKS`), those of the direction.
+        mtu: in bytes.
+    """
     rows: list[RateRow] = []
     settled_ns = 0
     for piece in history.pieces(link, direction.source):

@@ -98,7 +98,7 @@ class LoadedRun:
 
     @property
     def timed(self) -> pl.DataFrame:
-        """The training steps, or the operations of a run without training steps."""
+        """The rows of train.parquet, or of ops.parquet for a run without training steps."""
         if self.steps is None or self.steps.is_empty():
             return self.ops
         return self.steps
@@ -220,7 +220,10 @@ def _read_links(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataF
 def _read_captures(
     folder: RunDir, plan: Plan, ops: pl.DataFrame, problems: list[Problem]
 ) -> Captured | None:
-    """Build the tables of packet captures, or None without captures or with a damaged plan."""
+    """Build the tables of packet captures, or None without captures or with a damaged plan.
+
+    `ops` is ops.parquet (`testbed.runfolder.schemas.OPS`).
+    """
     if plan.capture == "none":
         return None
 

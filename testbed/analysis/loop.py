@@ -48,7 +48,10 @@ def find_loop(kinds: Sequence[Hashable]) -> Loop | None:
 
 
 def _period(codes: np.ndarray) -> int | None:
-    """Return the distance at which most operations equal those before."""
+    """Return the distance at which most operations equal those before.
+
+    `codes` holds a number for each kind of operation, in their order: integers, shape (n,).
+    """
     longest = min(LONGEST_STEP, len(codes) // LEAST_STEPS)
     equal = []
     for period in range(1, longest + 1):
@@ -66,14 +69,16 @@ def _period(codes: np.ndarray) -> int | None:
 
 
 def _longest_run(equal: np.ndarray) -> tuple[int, int]:
-    """Return start and length of the longest run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], equal.astype(np.int8), [0]))))
+    """Return start and length of the longest run of true values; `equal` is bool, shape (n,)."""
+    framed = np.concatenate(([0], equal.astype(np.int8), [0]))
+    edges = np.flatnonzero(np.diff(framed))
     starts, ends = edges[::2], edges[1::2]
     if not len(starts):
         return 0, 0
 
-    longest = int(np.argmax(ends - starts))
-    return int(starts[longest]), int(ends[longest] - starts[longest])
+    lengths = ends - starts
+    longest = int(np.argmax(lengths))
+    return int(starts[longest]), int(lengths[longest])
 
 
 def summarize_loop(ops: pl.DataFrame) -> LoopSummary | None:

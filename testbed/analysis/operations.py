@@ -46,7 +46,7 @@ def bus_factor(op: str, ranks: int) -> float:
 
 
 def spread(values: pl.Series) -> Spread:
-    """Return the spread of at least one number."""
+    """Return the spread of a column of numbers, which has at least one row."""
     return Spread(
         min=_number(values.min()),
         median=_number(values.median()),

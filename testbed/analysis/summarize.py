@@ -202,7 +202,7 @@ def _collectives(run: LoadedRun) -> list[CollectiveRow]:
 
 
 def _measured(ops: pl.DataFrame) -> pl.DataFrame:
-    """Select the operations that count: all measured operations, and a script's collectives."""
+    """Select the rows of ops.parquet that count: measured ones, and a script's collectives."""
     phase = pl.col("phase")
     is_message = pl.col("op").is_in(["send", "recv"])
     is_measured = phase == "measure"

@@ -148,6 +148,10 @@ def of_group(table: pl.DataFrame, ranks: frozenset[int]) -> pl.DataFrame:
 
 
 def _groups_of(table: pl.DataFrame, ranks: frozenset[int]) -> Iterator[str]:
+    """Yield the process groups whose ranks are all among `ranks`.
+
+    `table` has the columns process_group (String) and rank (Int64).
+    """
     members = table.group_by("process_group").agg(pl.col("rank").unique())
     for name, of_group_ranks in members.iter_rows():
         if set(of_group_ranks) <= ranks:

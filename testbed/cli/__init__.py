@@ -1,1 +1,1 @@
-"""The command line, one file per command group; the only package that prints or exits."""
+"""Turn command lines into runs and printed results; the only package that prints or exits."""

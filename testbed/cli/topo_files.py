@@ -14,7 +14,7 @@ from testbed.core.errors import InputError, Place
 from testbed.core.geo import DETOUR, MAX_DETOUR
 from testbed.core.units import UnitError, parse_rate, parse_time
 from testbed.spec.docs.reference import reference as page
-from testbed.spec.importers import Options, convert
+from testbed.spec.importers import ImportOptions, convert
 from testbed.spec.topology import MAX_HOSTS, Topology
 
 
@@ -93,7 +93,7 @@ def import_file(
     delay_ns = None
     if delay is not None:
         delay_ns = _read(parse_time, delay, "--delay")
-    options = Options(
+    options = ImportOptions(
         name=name,
         rate=_read(parse_rate, rate, "--rate"),
         delay=delay_ns,

@@ -326,7 +326,12 @@ def format_time(value: int, digits: int | None = None) -> str:
 
 
 def format_microseconds(value: float | None, digits: int = 4) -> str:
-    """Return a time in us as text with its unit, such as 1.235 s; "-" for a missing value."""
+    """Return a time as text with its unit, such as 1.235 s; "-" for a missing value.
+
+    Args:
+        value: the time in us.
+        digits: number of significant digits.
+    """
     if value is None:
         return "-"
     return format_time(round(1000 * value), digits)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 import unicodedata
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 from testbed.runfolder.files import FollowedFile
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import Follower, Operation
 
 SHOWN_EVERY_S = 1.0  # of wall time
 RATE_SPAN = 10  # number of showings over which steps per second are counted
@@ -70,7 +71,7 @@ class ScriptWatch:
     def __init__(self, run: RunDir, display: ScriptDisplay) -> None:
         self._display = display
         self._output = FollowedFile(run.rank_log(0), ends=ENDS_OF_LINE, most_bytes=CHUNK_BYTES)
-        self._operations = FollowedFile(run.rank_ops(0))
+        self._operations: Follower[Operation] = Follower(run.rank_ops(0), Operation)
         self._kinds: deque[tuple[object, ...]] = deque(maxlen=OPERATIONS_KEPT)
         self._count = 0
         self._before_loop = 0  # operations
@@ -102,15 +103,10 @@ class ScriptWatch:
     def _progress(self, now: float, clock_s: float | None) -> ScriptProgress:
         from testbed.analysis.loop import KIND, find_loop  # noqa: PLC0415 (slow to import)
 
-        for line in self._operations.new_lines():
+        kind_of = attrgetter(*KIND)
+        for operation in self._operations.new():
             self._count += 1
-            try:
-                operation = json.loads(line)
-            except ValueError:
-                continue
-
-            if isinstance(operation, dict):
-                self._kinds.append(tuple(str(operation.get(name)) for name in KIND))
+            self._kinds.append(kind_of(operation))
 
         loop = find_loop(self._kinds)
         if loop is None:

@@ -1,1 +1,1 @@
-"""Build and boot the User-Mode Linux guest kernel, and read its clock; independent of networks."""
+"""Turn a kernel source into a booted User-Mode Linux guest that runs a command on its clock."""

@@ -1,1 +1,1 @@
-"""Measure a run in the background: link counters, packet captures and clock health."""
+"""Turn a running network into records: link counters, packet captures and clock health."""

@@ -173,7 +173,13 @@ def fq_codel(limit: int, rtt_ns: int, frame: int, *, ecn: bool) -> FqCodel:
 
 
 def apply(connection: IPRoute, index: int, managed: ManagedQueue) -> None:
-    """Install or change the qdiscs of the interface with index `index`."""
+    """Install or change the qdiscs of an interface.
+
+    Args:
+        connection: to the kernel, in the interface's network namespace.
+        index: index of the interface.
+        managed: the queue and the rate at which it sends.
+    """
     connection.tc(
         "replace",
         kind="tbf",

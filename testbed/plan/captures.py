@@ -27,7 +27,12 @@ class CapturePoint:
 
 
 def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
-    """Return the interfaces where a run on `network` captures packets."""
+    """Return the interfaces where a run captures packets.
+
+    Args:
+        network: the network of the run.
+        capture: ``wan``: both ends of every WAN link; ``all``: hosts, too; ``none``: nowhere.
+    """
     if capture == "none":
         return []
 

@@ -63,7 +63,12 @@ def _address(dc_number: int, first_block: int, host_number: int, prefix: int) ->
 
 
 def segments(dc_number: int, site: Datacenter) -> tuple[Segment, ...]:
-    """Return the subnets of datacenter `dc_number`: one, or one per leaf."""
+    """Return the subnets of a datacenter: one, or one per leaf.
+
+    Args:
+        dc_number: number of the datacenter, the second number of its addresses.
+        site: the datacenter.
+    """
     if not isinstance(site.fabric, LeafSpine):
         segment = Segment(
             switch=f"d{dc_number}s",

@@ -275,12 +275,17 @@ class Timeline:
             yield from _counter(f"{name}: dropped (packets)", times_ns, drops)
 
     def _used_percent(self, link: str, direction: Direction, samples: pl.DataFrame) -> list[float]:
-        """Return the use of a direction in % of its rate, from each sample to the next."""
-        percent = []
+        """Return the use of a direction in % of its rate, from each sample to the next.
+
+        `samples` are rows of links.parquet (`testbed.runfolder.schemas.LINKS`).
+        """
+        percent: list[float] = []
         rows = samples.select("time_ns", "bytes").iter_rows()
         for (begin_ns, before), (end_ns, after) in pairwise(rows):
             sent_bits = 8 * (after - before)
-            capacity = self._rate_bps(link, direction, begin_ns, end_ns) * max(end_ns - begin_ns, 1)
+            rate_bps = self._rate_bps(link, direction, begin_ns, end_ns)
+            duration_ns = max(end_ns - begin_ns, 1)
+            capacity = rate_bps * duration_ns
             share = 1e9 * sent_bits / capacity if capacity else 0.0
             percent.append(round(100 * share, 2))
         return [*percent, 0.0]

@@ -1,1 +1,1 @@
-"""The files of a run folder: what happened, as it was written down."""
+"""Write what happens in a run to typed files, and read the files as typed records."""

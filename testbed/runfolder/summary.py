@@ -37,13 +37,13 @@ CauseKind: TypeAlias = Literal[
 Coarse: TypeAlias = Literal["latency", "bandwidth", "window", "compute", "loss", "waiting"]
 
 
-class Section(BaseModel):
+class SummarySection(BaseModel):
     """Base of what summary.json consists of: frozen; keys that are not known are ignored."""
 
     model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore", populate_by_name=True)
 
 
-class Spread(Section):
+class Spread(SummarySection):
     """How a quantity is spread over iterations or steps.
 
     Attributes:
@@ -59,7 +59,7 @@ class Spread(Section):
     max: float
 
 
-class CollectiveRow(Section):
+class CollectiveRow(SummarySection):
     """All measured iterations of one operation at one size in one group with one root.
 
     `testbed.analysis.operations` defines `time_us` and `slowest_us`.
@@ -123,7 +123,7 @@ class CollectiveRow(Section):
         return self.settled in ("trend", "swing")
 
 
-class WanRow(Section):
+class WanRow(SummarySection):
     """What one direction of a WAN link carried, from its first sample to its last.
 
     `rate_bps` is the mean rate over the time of all operations or steps, `mean_utilisation` the
@@ -154,7 +154,7 @@ class WanRow(Section):
     captured_packets: int | None = None
 
 
-class TransferRow(Section):
+class TransferRow(SummarySection):
     """A transfer in the background: `bps` is bit/s of what was received.
 
     Attributes:
@@ -179,7 +179,7 @@ class TransferRow(Section):
     error: str | None = None
 
 
-class PeriodRow(Section):
+class PeriodRow(SummarySection):
     """Throughput between two changes of the network; null where the run was over before.
 
     Attributes:
@@ -199,7 +199,7 @@ class PeriodRow(Section):
     per_s: float | None
 
 
-class CaptureRow(Section):
+class CaptureRow(SummarySection):
     """What is known of one packet capture.
 
     Attributes:
@@ -217,7 +217,7 @@ class CaptureRow(Section):
     truncated: bool
 
 
-class TrainingSummary(Section):
+class TrainingSummary(SummarySection):
     """The steps after the warm-up; every quantity is defined in `workloads.train.summary`.
 
     Attributes:
@@ -277,7 +277,7 @@ class TrainingSummary(Section):
         return self.step_ms.median if self.time_per_step_ms is None else self.time_per_step_ms
 
 
-class LoopSummary(Section):
+class LoopSummary(SummarySection):
     """The steps of a script: a sequence of operations that one rank repeats.
 
     Attributes:
@@ -295,7 +295,7 @@ class LoopSummary(Section):
     communication: float | None
 
 
-class RateRow(Section):
+class RateRow(SummarySection):
     """On the real clock: the rate of a WAN direction while its queue was never empty.
 
     Attributes:
@@ -315,7 +315,7 @@ class RateRow(Section):
     ok: bool
 
 
-class StageRow(Section):
+class StageRow(SummarySection):
     """How long a stage took: wall seconds, and seconds of the run's clock; null: not known.
 
     Attributes:
@@ -329,7 +329,7 @@ class StageRow(Section):
     emulated_seconds: float | None
 
 
-class Cause(Section):
+class Cause(SummarySection):
     """What the run's time is spent on above all, and the figures that say so.
 
     Attributes:
@@ -345,7 +345,7 @@ class Cause(Section):
     share: float | None = None
 
 
-class Summary(Section):
+class Summary(SummarySection):
     """The whole of summary.json.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""Validated topologies, workloads and experiments, from the files and settings of a user."""
+"""Turn files and settings of a user into validated topologies, workloads and experiments."""

@@ -62,7 +62,7 @@ def _kind_of_zip(value: object) -> str:
     return "(several)" if isinstance(value, list) else "(one)"
 
 
-class Sweep(Strict):
+class SweepBlock(Strict):
     """The values that a sweep gives to keys, and the names of its points."""
 
     grid: Axes = Field({}, description="key: values; take all combinations")
@@ -281,7 +281,7 @@ class Experiment(Strict):
     topology: str = Field(description="preset, or file relative to this one")
     workload: str = Field("collectives", description="preset, or file relative to this one")
     settings: dict[str, Any] = Field({}, description="key: value; settings of all points")
-    sweep: Sweep
+    sweep: SweepBlock
     target_loss: float | None = Field(
         None, description="training loss; the table shows the time at which each point reached it"
     )

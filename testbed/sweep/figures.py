@@ -107,6 +107,11 @@ def draw(plot: SweepPlot, points: pl.DataFrame, collectives: pl.DataFrame) -> go
 
 
 def _check_columns(plot: SweepPlot, table: pl.DataFrame) -> None:
+    """Check that the table of the points has the columns of a figure, and numbers on y.
+
+    Raises:
+        InputError: a column is unknown, or y holds no numbers.
+    """
     for name in plot.columns:
         if name not in table.columns:
             remedy = suggest(name, table.columns, "known columns")
@@ -117,6 +122,7 @@ def _check_columns(plot: SweepPlot, table: pl.DataFrame) -> None:
 
 
 def _draw_panels(plot: SweepPlot, table: pl.DataFrame) -> go.Figure:
+    """Draw a panel for each value of the column `plot.facet` in the table of the points."""
     facets = _distinct_values(table, plot.facet)
     across = min(len(facets), MOST_PANELS_ACROSS)
     down = math.ceil(len(facets) / across)

@@ -131,7 +131,10 @@ def _experiment_plot(plot: Plot) -> SweepPlot:
 
 
 def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotRequest) -> SweepPlot:
-    """Complete a request: x, y, and the vertical axis of a heat map."""
+    """Complete a request: x, y, and the vertical axis of a heat map.
+
+    `points` is the table of the points (see `testbed.sweep.results`).
+    """
     requested = (request.x, request.series, request.facet)
     varying_axes = _varying_axes(index, points)
     free_axes = [axis for axis in varying_axes if axis not in requested]
@@ -149,7 +152,7 @@ def _requested_plot(index: SweepIndex, points: pl.DataFrame, request: PlotReques
 
 
 def _default_plot(index: SweepIndex, points: pl.DataFrame) -> SweepPlot:
-    """Return a figure with the first three varying axes as x, lines and panels."""
+    """Return a figure with the first three varying axes of the table as x, lines and panels."""
     axes = _varying_axes(index, points)
     x = _next_axis(axes) or _first_axis(index)
     y = _default_column(points)
@@ -166,7 +169,7 @@ def _next_axis(axes: list[str]) -> str | None:
 
 
 def _varying_axes(index: SweepIndex, points: pl.DataFrame) -> list[str]:
-    """Return the axes that have several values, numeric axes first."""
+    """Return the axes that have several values in the table of the points, numeric axes first."""
     numeric: list[str] = []
     others: list[str] = []
 

@@ -181,7 +181,12 @@ def run(host: str, command: str, with_input: bool, write: Write) -> int:
 
 
 def connect(name: str, write: Write) -> socket.socket | None:
-    """Return a connection to a host; None after an error message."""
+    """Return a connection to a host; None after an error message.
+
+    Args:
+        name: name of the host.
+        write: called with the error message, as of ssh.
+    """
     for attempt in range(ATTEMPTS):
         try:
             return socket.create_connection((name, PORT))
@@ -236,7 +241,12 @@ class Labelled:
         self._rest = {OUTPUT: b"", ERRORS: b""}
 
     def write(self, kind: bytes, data: bytes) -> None:
-        """Write the whole lines so far; empty data ends the last line."""
+        """Write the whole lines so far.
+
+        Args:
+            kind: output or errors.
+            data: what has arrived; empty: nothing follows, which ends the last line.
+        """
         ended = not data and self._rest[kind]
         text = self._rest[kind] + (b"\n" if ended else data)
         *lines, self._rest[kind] = text.split(b"\n")

@@ -127,7 +127,9 @@ def test_the_root_and_the_group(records: list[Rows]) -> None:
         assert of_world == {world}
         assert len(of_pair) == 1
         assert of_pair != of_world
-    groups = [[row["process_group"] for row in of(rows, "rooted")] for rows in records]
+    groups: list[list[str]] = []
+    for rows in records:
+        groups.append([row["process_group"] for row in of(rows, "rooted")])
     assert groups[0] == groups[1]
 
 
@@ -147,9 +149,12 @@ def test_parts_that_differ(records: list[Rows]) -> None:
 
 def test_messages(records: list[Rows]) -> None:
     """Two sends and receives, one of them from anyone, and one each way at once."""
-    counts = [Counter(row["op"] for row in of(rows, "messages")) for rows in records]
+    counts: list[Counter[str]] = []
+    for rows in records:
+        messages = of(rows, "messages")
+        counts.append(Counter(row["op"] for row in messages))
+        assert {row["bytes"] for row in messages} == {256}
     assert counts == [{"send": 3, "recv": 1}, {"send": 1, "recv": 3}]
-    assert all(row["bytes"] == 256 for rows in records for row in of(rows, "messages"))
 
 
 def test_all_reduces_of_ddp(records: list[Rows]) -> None:

@@ -103,10 +103,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {
-        name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(case["world"])]
-        for name, case in cases.items()
-    }
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, case in cases.items():
+        results[name] = [torch.load(folder / f"{name}-{rank}.pt") for rank in range(case["world"])]
+    return results
 
 
 def reference(world: int) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -188,7 +188,11 @@ def outer_steps(world: int, case: dict[str, Any]) -> list[dict[str, torch.Tensor
                 take(name)
     for name in list(sent):
         take(name)
-    return [{name: p.detach() for name, p in parameters.items()} for parameters in mine]
+
+    results: list[dict[str, torch.Tensor]] = []
+    for parameters in mine:
+        results.append({name: p.detach() for name, p in parameters.items()})
+    return results
 
 
 @pytest.mark.parametrize("name", OUTER)

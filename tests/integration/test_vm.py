@@ -348,10 +348,10 @@ def test_every_provider_gets_box_size_and_folder(
         "5000M",
         "30G",
     )
-    assert [
-        [str(word) for word in command if word != "id"]
-        for command in asked["virtualbox"]["customizations"]
-    ] == [
+    customizations: list[list[str]] = []
+    for words in asked["virtualbox"]["customizations"]:
+        customizations.append([str(word) for word in words if word != "id"])
+    assert customizations == [
         ["modifyvm", "--cpus", "3"],
         ["modifyvm", "--memory", "5000"],
     ]

@@ -238,7 +238,10 @@ def _traces() -> dict[str, list[str]]:
     """What libvirt could leave on the machine."""
     places = ["etc/libvirt/**/*", "var/lib/libvirt/*/*", "var/log/libvirt/*", "run/libvirt/*"]
     places += ["sys/fs/cgroup/machine*", "sys/class/net/virbr*", "sys/class/net/vnet*"]
-    return {place: sorted(str(path) for path in Path("/").glob(place)) for place in places}
+    traces: dict[str, list[str]] = {}
+    for place in places:
+        traces[place] = sorted(str(path) for path in Path("/").glob(place))
+    return traces
 
 
 @pytest.mark.proof

@@ -57,14 +57,13 @@ def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = Non
 
 def differences(before: Census, after: Census) -> dict[str, tuple[list[str], list[str]]]:
     """By kind: what is new, and what has gone."""
-    new = {
-        kind: (
-            [x for x in after[kind] if x not in before[kind]],
-            [x for x in before[kind] if x not in after[kind]],
-        )
-        for kind in before
-    }
-    return {kind: change for kind, change in new.items() if any(change)}
+    changes: dict[str, tuple[list[str], list[str]]] = {}
+    for kind in before:
+        new = [thing for thing in after[kind] if thing not in before[kind]]
+        gone = [thing for thing in before[kind] if thing not in after[kind]]
+        if new or gone:
+            changes[kind] = (new, gone)
+    return changes
 
 
 def _output(*words: str) -> str:

@@ -38,10 +38,11 @@ def in_a_world(command: Sequence[object], kept: Sequence[Path]) -> list[str]:
     lie.
     """
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    hidden = sorted(
-        {str(path) for path in kept if any(path.is_relative_to(place) for place in HIDDEN)}
-    )
-    script = ["bash", "-ec", SCRIPT, "world", *hidden, "--", *map(str, command)]
+    hidden: set[str] = set()
+    for path in kept:
+        if any(path.is_relative_to(place) for place in HIDDEN):
+            hidden.add(str(path))
+    script = ["bash", "-ec", SCRIPT, "world", *sorted(hidden), "--", *map(str, command)]
     return ["unshare", *user, *NAMESPACES, "--", *script]
 
 

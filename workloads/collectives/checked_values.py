@@ -92,6 +92,10 @@ class Values:
 
 
 def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:
+    """Return how many elements of a flat tensor differ from a repeated flat period.
+
+    The first element is compared with the element of the period at `offset`.
+    """
     wrong = 0
     for piece, expected in _pieces(tensor, period, offset):
         # memcmp takes a quarter of the time of counting

@@ -77,16 +77,24 @@ def make_group(context: RankContext) -> tuple[str, Group]:
 
 def list_cases(ops: list[str], sizes: list[int]) -> list[tuple[str, int]]:
     """Return each operation with each size in bytes; a barrier has size 0."""
-    cases = []
+    cases: list[tuple[str, int]] = []
     for op in ops:
-        for size in [0] if op == "barrier" else sizes:
+        if op == "barrier":
+            cases.append((op, 0))
+            continue
+        for size in sizes:
             cases.append((op, size))
 
     return cases
 
 
 def buffer_bytes(algorithm: str, size: int) -> int:
-    """Return the memory in bytes that a rank needs for an operation on `size` bytes."""
+    """Return the memory in bytes that a rank needs for an operation.
+
+    Args:
+        algorithm: a communication library, or ``hierarchical``.
+        size: bytes of the operation.
+    """
     library = comm.library()
     buffers = HIERARCHICAL_BUFFERS if algorithm == HIERARCHICAL else library.whole_buffers
 
@@ -137,6 +145,10 @@ def main(context: RankContext) -> None:
 
 def timed(case: Case, watch: TcpWatch) -> tuple[int, int, TcpUse | None]:
     """Run one iteration.
+
+    Args:
+        case: the operation.
+        watch: reads the TCP connections of this rank.
 
     Returns:
         Begin and end of this rank's call in Unix ns, and its use of TCP.

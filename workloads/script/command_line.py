@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Options:
+class LauncherOptions:
     """The options at the start of a command line.
 
     Attributes:
@@ -33,7 +33,7 @@ def read_options(
     flags: Collection[str],
     known: Collection[str] = (),
     short: dict[str, str] | None = None,
-) -> Options:
+) -> LauncherOptions:
     """Return the options from position `start` on.
 
     Args:
@@ -43,7 +43,7 @@ def read_options(
         known: names of options with a value; unique abbreviations of names are accepted.
         short: full names of short options.
     """
-    options = Options(end=start)
+    options = LauncherOptions(end=start)
     full_names = {**(short or {})}
     position = start
 

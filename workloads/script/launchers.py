@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from testbed.workloads.script.command_line import Options, read_options
+from testbed.workloads.script.command_line import LauncherOptions, read_options
 from testbed.workloads.script.host_programs import HOST_FILE
 
 from testbed.core.units import UnitError
@@ -303,7 +303,7 @@ def _torchrun(name: str, words: tuple[str, ...], start: int) -> Launch:
 
 
 def _with_value(
-    words: tuple[str, ...], options: Options, name: str, value: str
+    words: tuple[str, ...], options: LauncherOptions, name: str, value: str
 ) -> tuple[tuple[str, ...], int]:
     """Return words with another value of an option, and the position of the value."""
     place = options.places[name]

@@ -124,7 +124,12 @@ def steps_between_exchanges(settings: Mapping[str, Any]) -> int:
 
 
 def _whole_periods(steps: pl.DataFrame, period: int) -> pl.DataFrame:
-    """Return the steps up to the end of the last whole period; all if there is no whole period."""
+    """Return the steps up to the end of the last whole period; all if there is no whole period.
+
+    Args:
+        steps: train.parquet (`testbed.runfolder.schemas.TRAIN`).
+        period: number of steps in a period.
+    """
     if steps.is_empty():
         return steps
 
@@ -147,16 +152,19 @@ def _step_ms(steps: pl.DataFrame) -> pl.Series:
 
 
 def _final_loss(steps: pl.DataFrame) -> float | None:
+    """Return the mean loss over the ranks in the last step; columns step and loss."""
     last = steps.filter(pl.col("step") == pl.col("step").max())
     loss: Any = last["loss"].mean()
     return None if loss is None else float(loss)
 
 
 def _mean_ms(ns: pl.Series) -> float:
+    """Return the mean in ms of times in ns (Int64)."""
     return float(ns.cast(pl.Float64).sum()) / len(ns) / 1e6
 
 
 def _span_ns(steps: pl.DataFrame) -> int:
+    """Return the ns from the first start to the last end; columns start_ns and end_ns."""
     return int(max(steps["end_ns"]) - min(steps["start_ns"]))
 
 

@@ -111,6 +111,10 @@ def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
 
     The name includes the algorithm unless gloo's own is used, and ranks, type, group and root where
     several of `keys` have the same operation and differ in them.
+
+    Args:
+        key: the operation.
+        keys: all operations of the figure.
     """
     name = key.op
     if key.algorithm != "gloo":
@@ -269,6 +273,7 @@ def _loss_curve(steps: pl.DataFrame) -> pl.DataFrame:
 
 
 def _loss_trace(curve: pl.DataFrame, name: str, colour: str) -> Trace:
+    """Return a line of the training loss; `curve` has the columns seconds and loss (Float64)."""
     return go.Scatter(
         x=curve["seconds"].to_list(),
         y=curve["loss"].to_list(),

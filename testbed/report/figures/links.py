@@ -233,7 +233,10 @@ def _shares_over_time(
 
 
 def _sampled_directions(links: pl.DataFrame, history: History) -> Iterator[DirectionSamples]:
-    """Yield the samples of each direction of the network that was sampled."""
+    """Yield the samples of each direction of the network that was sampled.
+
+    `links` is links.parquet (`testbed.runfolder.schemas.LINKS`).
+    """
     for link in history.states[0].wan:
         for direction in link.directions:
             is_direction = (pl.col("link") == link.key) & (pl.col("source") == direction.source)

@@ -71,6 +71,7 @@ class View:
         return paths
 
     def _ring_path(self, degrees: Points) -> str:
+        """Return the path data of a ring: shape (n, 2), degrees north and east."""
         region = self.frame.grown(MARGIN)
         paths = []
 
@@ -81,6 +82,7 @@ class View:
         return "".join(paths)
 
     def _line_path(self, degrees: Points) -> str:
+        """Return the path data of a line: shape (n, 2), degrees north and east."""
         region = self.frame.grown(MARGIN)
         paths = []
 
@@ -91,6 +93,7 @@ class View:
         return "".join(paths)
 
     def _to_px(self, plane: Points) -> Points:
+        """Return points of the plane as px of the drawing; both of shape (n, 2), columns x, y."""
         from_middle = (plane - self.middle) * self.scale
         return np.asarray(from_middle + self.frame.middle)
 
@@ -107,7 +110,11 @@ def _land() -> dict[str, list[Points]]:
 
 
 def _decoded(numbers: list[int]) -> Points:
-    """Decode a line of land.json: x and y of the first point, then the steps between points."""
+    """Decode a line of land.json: x and y of the first point, then the steps between points.
+
+    Returns:
+        Shape (n, 2): degrees north, east.
+    """
     steps = np.array(numbers, dtype=float).reshape(-1, 2)
     east_and_north = np.cumsum(steps, axis=0)
     north_and_east = east_and_north[:, ::-1]

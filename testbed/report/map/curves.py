@@ -208,7 +208,15 @@ def _other_sites(points: Mapping[str, Vector], link: WanLink) -> Points:
 def _best_bent(
     line: Curve, bends: Sequence[float], *, sheet: Sheet, dots: Points, drawn: Sequence[Points]
 ) -> Curve:
-    """Return the cheapest bend of a straight line (other arguments as in `Sheet.crowding`)."""
+    """Return the cheapest bend of a straight line.
+
+    Args:
+        line: the straight line.
+        bends: the bends to try.
+        sheet: where the line is drawn.
+        dots: the sites to keep away from, shape (n, 2), in px.
+        drawn: the curves drawn before, each of shape (n, 2), in px.
+    """
     curves = []
     costs = []
     for number, bend in enumerate(bends):

@@ -160,7 +160,10 @@ def _label_sites(layout: Layout, canvas: Canvas) -> None:
 
 
 def _label_links(layout: Layout, canvas: Canvas, lines: Mapping[str, Points], use: LinkUse) -> None:
-    """Label the links, short links first; a label may cover its own link's line."""
+    """Label the links, short links first; a label may cover the line of the same link.
+
+    `lines` holds the line of each link by its key, shape (n, 2), in px.
+    """
     for curve in sorted(layout.curves, key=lambda curve: curve.length):
         link = curve.link
         shares = (use_of(link.forward, use), use_of(link.backward, use))

@@ -23,14 +23,18 @@ CAP_STEPS = 400  # steps of the search for the smallest cap, which is accurate t
 
 
 class Projection(Protocol):
-    """A projection of the Earth to a plane."""
+    """A projection of the Earth to a plane.
+
+    Locations are arrays of shape (n, 2), degrees north and east; points of the plane are arrays of
+    shape (n, 2), x to the right and y downwards, in radii of the Earth.
+    """
 
     @property
     def period(self) -> float | None:
         """The width of 360 degrees if the plane repeats itself, or None."""
 
     def project(self, degrees: Points) -> Points:
-        """Return the points of the plane for locations."""
+        """Return the points of the plane for locations, shape (n, 2) each."""
 
     def copies(self, line: Points) -> list[Points]:
         """Return a line or ring of locations on the plane, once for each copy to draw.
@@ -51,6 +55,8 @@ class Azimuthal:
         """Return points of the plane (Snyder, "Map Projections", 1987, chapter 24)."""
         north, east = np.radians(degrees).T
         centre_north, centre_east = np.radians(self.centre)
+        sin_centre = np.sin(centre_north)
+        cos_centre = np.cos(centre_north)
         east = east - centre_east
 
         sin_north = np.sin(north)
@@ -58,15 +64,18 @@ class Azimuthal:
         towards_centre = cos_north * np.cos(east)
 
         x = cos_north * np.sin(east)
-        y = np.cos(centre_north) * sin_north - np.sin(centre_north) * towards_centre
-        cosine = np.sin(centre_north) * sin_north + np.cos(centre_north) * towards_centre
+        y = cos_centre * sin_north - sin_centre * towards_centre
+        cosine = sin_centre * sin_north + cos_centre * towards_centre
 
-        angle = np.arctan2(np.hypot(x, y), cosine)
+        sine = np.hypot(x, y)
+        angle = np.arctan2(sine, cosine)
         angle = np.minimum(angle, self.rim)
 
         bearing = np.arctan2(x, y)
         radius = 2 * np.sin(angle / 2)
-        return np.column_stack([radius * np.sin(bearing), -radius * np.cos(bearing)])
+        to_the_right = radius * np.sin(bearing)
+        upwards = radius * np.cos(bearing)
+        return np.column_stack([to_the_right, -upwards])
 
     def copies(self, line: Points) -> list[Points]:
         """Return the line, plus the rim if the inside of the line contains the rim.
@@ -83,6 +92,7 @@ class Azimuthal:
         return [projected, self._rim_circle()]
 
     def _rim_circle(self) -> Points:
+        """Return the rim on the plane, shape (n, 2)."""
         turn = np.linspace(0, 2 * np.pi, 181)
         circle = np.column_stack([np.cos(turn), np.sin(turn)])
         radius = 2 * np.sin(self.rim / 2)
@@ -161,6 +171,9 @@ def smallest_cap(degrees: Points) -> tuple[Location, float]:
     The algorithm is from Badoiu and Clarkson, "Smaller core-sets for balls" (2003): the centre
     moves towards the farthest point in shrinking steps.
 
+    Args:
+        degrees: shape (n, 2), degrees north and east.
+
     Returns:
         The centre (degrees north, degrees east), and the radius in radians.
     """
@@ -209,11 +222,17 @@ def _middle_meridian(longitudes: Sequence[float], links: Sequence[tuple[int, int
 
     def cost(edge: int) -> float:
         offsets = [(east - edge) % 360 for east in longitudes]
-        close_sites = sum(min(offset, 360 - offset) < CLEAR_OF_EDGE for offset in offsets)
+        close_sites = 0
+        for offset in offsets:
+            distance = min(offset, 360 - offset)
+            close_sites += distance < CLEAR_OF_EDGE
 
-        crossing_links = sum(abs(offsets[a] - offsets[b]) > 180 for a, b in links)
+        crossing_links = 0
+        for start, end in links:
+            width = abs(offsets[start] - offsets[end])
+            crossing_links += width > 180
+
         from_date_line = abs(edge - 180) / 30
-
         return 1000 * close_sites + crossing_links + from_date_line
 
     best_edge = min(range(0, 360, EDGE_STEP), key=cost)

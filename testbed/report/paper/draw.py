@@ -228,7 +228,16 @@ def _draw_lines(panel: _Panel, axes: Axes, series: Mapping[str, int], room: floa
 
 
 def _draw_line(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats, number: int) -> None:
-    """Draw a line with its marker, and with bars where the trace has errors."""
+    """Draw a line with its marker, and with bars where the trace has errors.
+
+    Args:
+        panel: the panel, whose legend gets the line.
+        axes: where to draw.
+        trace: the trace of the page's figure.
+        x: positions of the n points, shape (n,).
+        y: values of the points, shape (n,).
+        number: number of the line, which chooses its marker.
+    """
     settings: dict[str, Any] = {
         "color": colour_on_paper(trace.line.color),
         "linestyle": LINE_STYLES[trace.line.dash or "solid"],
@@ -256,7 +265,7 @@ def _draw_line(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats, nu
 def _draw_hollow(
     axes: Axes, trace: Trace, x: Floats, y: Floats, settings: Mapping[str, Any]
 ) -> None:
-    """Draw hollow markers over those of the points that are not faithful."""
+    """Draw hollow markers over those of the points (x, y: shape (n,)) that are not faithful."""
     symbols = trace.marker.symbol
     if symbols is None or isinstance(symbols, str):
         return
@@ -298,7 +307,10 @@ def _is_bound(trace: Trace) -> bool:
 
 
 def _draw_bound(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats) -> None:
-    """Draw a bound in the colour of its line; one legend entry stands for all bounds."""
+    """Draw a bound in the colour of its line; one legend entry stands for all bounds.
+
+    `x` and `y` are the points of the bound, shape (n,) each.
+    """
     look = {"linestyle": LINE_STYLES["dash"], "linewidth": 0.9}
     colour = colour_on_paper(trace.line.color)
     axes.plot(x, y, color=colour, **look)
@@ -308,6 +320,7 @@ def _draw_bound(panel: _Panel, axes: Axes, trace: Trace, x: Floats, y: Floats) -
 
 
 def _x_values(trace: Trace, categories: Sequence[str]) -> Floats:
+    """Return the positions of the points, shape (n,); texts have their number in `categories`."""
     if categories:
         places = [categories.index(str(value)) for value in trace.x]
         return np.array(places, dtype=float)

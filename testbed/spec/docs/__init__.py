@@ -1,1 +1,1 @@
-"""The JSON schema and the reference page of topology files, made from the models."""
+"""Turn the models of files and options into JSON schemas and reference pages."""

@@ -1,4 +1,4 @@
-"""Topologies from GraphML, from tables of RTTs and from files of containerlab.
+"""Turn GraphML, tables of RTTs and files of containerlab into topology files.
 
 A reader turns a file into a `Draft`. `convert` turns the draft into a topology file, with a comment
 on the origin of the topology and the assumptions.
@@ -14,10 +14,10 @@ from testbed.core.errors import InputError, Place, reading
 from testbed.core.table_files import read_file
 from testbed.core.units import format_rate
 from testbed.spec.importers import containerlab, csv_table
-from testbed.spec.importers.draft import Draft, Options, valid_name
+from testbed.spec.importers.draft import Draft, ImportOptions, valid_name
 from testbed.spec.topology import Topology
 
-__all__ = ["Imported", "Options", "convert"]
+__all__ = ["ImportOptions", "Imported", "convert"]
 
 COMMENT_COLUMNS = 118
 GRAPHML_SUFFIXES = (".graphml", ".xml")
@@ -32,7 +32,7 @@ class Imported(NamedTuple):
     text: str
 
 
-def convert(path: Path, options: Options) -> Imported:
+def convert(path: Path, options: ImportOptions) -> Imported:
     """Convert a GraphML file, a table or a file of containerlab to a topology.
 
     Args:
@@ -56,7 +56,7 @@ def convert(path: Path, options: Options) -> Imported:
     return Imported(topology, comment + topology.to_yaml())
 
 
-def _read(path: Path, options: Options) -> Draft:
+def _read(path: Path, options: ImportOptions) -> Draft:
     content = read_file(path)
     suffix = path.suffix.lower()
     if suffix in YAML_SUFFIXES:
@@ -77,7 +77,7 @@ def _read(path: Path, options: Options) -> Draft:
     )
 
 
-def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
+def _topology(draft: Draft, name: str, file: str, options: ImportOptions) -> Topology:
     """Return the topology of a draft; `file` is the name of the draft's source file."""
     link_defaults: dict[str, Any] = {}
     have_rates = all("rate" in link.settings for link in draft.links)
@@ -108,7 +108,7 @@ def _topology(draft: Draft, name: str, file: str, options: Options) -> Topology:
     return Topology(**settings)
 
 
-def _comment(draft: Draft, file: str, options: Options) -> str:
+def _comment(draft: Draft, file: str, options: ImportOptions) -> str:
     """Return a comment on the origin of the topology, the assumptions and the omissions."""
     assumed = [f"hosts: {options.hosts} in each datacenter, with the default NIC", *draft.assumed]
     without_rate = sum(link.rate_assumed for link in draft.links)

@@ -35,7 +35,7 @@ from testbed.spec import yaml_reader
 from testbed.spec.importers.draft import (
     Draft,
     DraftLink,
-    Options,
+    ImportOptions,
     check_number,
     listed,
     unique_names,
@@ -72,7 +72,7 @@ def is_containerlab(source: Section) -> bool:
     return isinstance(topology, Section) and isinstance(topology.get("nodes"), Section)
 
 
-def read(path: Path, options: Options) -> Draft:
+def read(path: Path, options: ImportOptions) -> Draft:
     """Read the datacenters and links of a file of containerlab.
 
     Args:
@@ -93,7 +93,7 @@ def read(path: Path, options: Options) -> Draft:
 class _Reader:
     """Reads one file; `notes` and `assumed` grow as it is read."""
 
-    def __init__(self, source: Section, options: Options, path: Path) -> None:
+    def __init__(self, source: Section, options: ImportOptions, path: Path) -> None:
         self.source = source
         self.options = options
         self.path = path

@@ -56,7 +56,7 @@ from testbed.core.units import (
 from testbed.spec.importers.draft import (
     Draft,
     DraftLink,
-    Options,
+    ImportOptions,
     check_number,
     listed,
     unique_names,
@@ -166,7 +166,7 @@ class Measured:
             self.loss[direction] = float(value / 100)
 
 
-def read(path: Path, content: bytes, options: Options) -> Draft:
+def read(path: Path, content: bytes, options: ImportOptions) -> Draft:
     """Read the datacenters and links of a table of RTTs.
 
     Args:

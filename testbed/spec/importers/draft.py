@@ -20,7 +20,7 @@ DEFAULT_RATE = 10_000_000_000
 
 
 @dataclass(frozen=True)
-class Options:
+class ImportOptions:
     """Values for topologies that the imported file does not have.
 
     Attributes:

@@ -46,7 +46,7 @@ from testbed.core.units import (
 from testbed.spec.importers.draft import (
     Draft,
     DraftLink,
-    Options,
+    ImportOptions,
     check_number,
     listed,
     unique_names,
@@ -104,7 +104,7 @@ class _Bundle:
         return [edge for edge in self.edges if source in edge.sources] or list(self.edges)
 
 
-def read(path: Path, content: bytes, options: Options) -> Draft:
+def read(path: Path, content: bytes, options: ImportOptions) -> Draft:
     """Read the internal nodes of a graph's largest connected component, and their links.
 
     Args:
@@ -325,7 +325,7 @@ def _link(
     path: Path,
     bundle: _Bundle,
     locations: Mapping[str, Location | None],
-    options: Options,
+    options: ImportOptions,
 ) -> DraftLink:
     """Return the link that combines the edges of each direction.
 
@@ -382,7 +382,7 @@ def _has_default_delay(bundle: _Bundle, locations: Mapping[str, Location | None]
 class _EdgeReader:
     """Reads the attributes of edges; `assumed` is what the attributes do not say."""
 
-    def __init__(self, path: Path, options: Options) -> None:
+    def __init__(self, path: Path, options: ImportOptions) -> None:
         self.path = path
         self.options = options
         self.headings: dict[str, Heading] = {}
@@ -544,7 +544,7 @@ def _source(whole: Graph, nodes: int, links: int) -> str:
     return f"GraphML ({described}), {nodes} of {len(whole)} nodes, {links} links"
 
 
-def _assumed_delays(located: int, others: int, total: int, options: Options) -> Iterator[str]:
+def _assumed_delays(located: int, others: int, total: int, options: ImportOptions) -> Iterator[str]:
     """Yield the source of the delays of links with and without positions."""
     if located:
         yield f"delays: computed from fibre {options.detour:g} times as long as the great circle"

@@ -1,1 +1,1 @@
-"""Library for workloads and users' scripts: modelled computation, collectives in stages."""
+"""Give workloads and users' scripts modelled computation and collectives in stages."""

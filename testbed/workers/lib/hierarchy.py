@@ -230,6 +230,7 @@ class Hierarchy:
             self._all_gather_at_leaders(output, part)
 
     def _all_gather_along_rails(self, output: torch.Tensor, part: torch.Tensor) -> None:
+        """Gather flat parts across datacenters, then inside; arguments as of `all_gather`."""
         datacenters = len(self._datacenters)
         column = part.new_empty(datacenters * len(part))
         direct_all_gather(column, part, self.across)
@@ -239,7 +240,10 @@ class Hierarchy:
         self._to_ranks(all_columns, output, len(part))
 
     def _all_gather_at_leaders(self, output: torch.Tensor, part: torch.Tensor) -> None:
-        """Exchange one block per datacenter; all blocks have the length of the largest."""
+        """Exchange one block of flat parts per datacenter; all blocks are as long as the largest.
+
+        Arguments as of `all_gather`.
+        """
         datacenters = len(self._datacenters)
         longest = max(len(ranks) for ranks in self._datacenters)
         block = part.new_zeros(longest * len(part))
@@ -275,6 +279,7 @@ class Hierarchy:
             self._reduce_scatter_at_leaders(output, tensor)
 
     def _reduce_scatter_along_rails(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Sum inside datacenters, then across; arguments as of `reduce_scatter`."""
         columns = torch.empty_like(tensor)
         self._from_ranks(tensor, columns, len(output))
         column = tensor.new_empty(len(self._datacenters) * len(output))
@@ -282,6 +287,7 @@ class Hierarchy:
         direct_reduce_scatter(output, column, self.across)
 
     def _reduce_scatter_at_leaders(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Sum at the leaders, which send each rank its part; arguments as of `reduce_scatter`."""
         dist.reduce(tensor, group=self.inside, group_dst=0)
         parts = None
         if self.across is not None:
@@ -344,4 +350,5 @@ class Hierarchy:
 
 
 def _part_of(tensor: torch.Tensor, index: int, length: int) -> torch.Tensor:
+    """Return the part of a flat tensor with the number `index`; parts have `length` elements."""
     return tensor[index * length :][:length]

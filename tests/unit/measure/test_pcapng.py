@@ -15,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 from scapy.utils import RawPcapNgReader, RawPcapNgWriter, RawPcapWriter
 
 from testbed.analysis.packets import mac_number, read_trace
+from testbed.core.errors import InputError
 from testbed.measure.capture import check_filter, counted, finish, log_of
 from testbed.measure.pcapng import CapturedInterface, write_pcapng
 from testbed.plan.model import Capturing
@@ -232,3 +233,5 @@ def test_filters_that_tcpdump_knows(need: Need) -> None:
     need(shutil.which("tcpdump"), "tcpdump")
     for expression in ("", "tcp port 29500", "host 10.0.0.1 and not udp"):
         check_filter(expression)
+        with pytest.raises(InputError, match="is not a valid filter"):
+            check_filter(f"{expression} and")

@@ -108,10 +108,10 @@ def test_land_is_where_it_is() -> None:
 
     def within(layer: str, place: Location) -> bool:
         x, y = view.at([place])[0]
-        rings = [
-            np.array([point.split() for point in part.rstrip("Z").split("L")], dtype=float)
-            for part in layers[layer].split("M")[1:]
-        ]
+        rings: list[np.ndarray] = []
+        for part in layers[layer].split("M")[1:]:
+            points = [point.split() for point in part.rstrip("Z").split("L")]
+            rings.append(np.array(points, dtype=float))
         around = 0
         for ring in rings:
             closed = np.vstack([ring, ring[:1]])

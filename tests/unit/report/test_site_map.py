@@ -292,7 +292,7 @@ def test_png_has_its_size_and_shows_text_lines_and_land(theme: Theme, place: int
         480,
         pytest.approx(480 / 960 * float(root.get("height", "nan")), abs=1),
     )
-    found = {tuple(int(c) for c in dot[:3]) for dot in dots.reshape(-1, 4)}
+    found = set(map(tuple, dots[..., :3].reshape(-1, 3).tolist()))
     for name in ("paper", "land", "link", "site"):
         value = COLOURS[name][place]
         assert tuple(int(value[i : i + 2], 16) for i in (1, 3, 5)) in found, name

@@ -62,12 +62,15 @@ def test_number_of_points(
     grid: list[int], zipped: tuple[int, int], listed: int, repeats: int
 ) -> None:
     keys, length = zipped
+    zips: dict[str, list[str]] = {}
+    for key in range(keys):
+        zips[f"workload.z{key}"] = [f"{key}-{number}" for number in range(length)]
     experiment = Experiment.model_validate(
         {
             "topology": "two-sites",
             "sweep": {
                 "grid": {f"workload.g{i}": list(range(count)) for i, count in enumerate(grid)},
-                "zip": {f"workload.z{i}": [f"{i}-{n}" for n in range(length)] for i in range(keys)},
+                "zip": zips,
                 "list": [{"workload.one": n} for n in range(listed)],
                 "repeats": repeats,
             },

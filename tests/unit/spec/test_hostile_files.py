@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from testbed.core.errors import InputError, TestbedError
+from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
 from testbed.spec.experiment import Experiment
-from testbed.spec.importers import Options, convert
+from testbed.spec.importers import ImportOptions, convert
 from testbed.spec.topology import Topology
 
 LONGEST = timedelta(seconds=10)  # of wall time for a file; they take some ms
@@ -157,24 +158,23 @@ def mutated(text: str, mutations: list[tuple[float, int, str]]) -> str:
     return text
 
 
-def load(path: Path, folder: Path) -> None:
+def load(path: Path, folder: Path) -> Network | Experiment | Topology:
     if path.name == "mine.yaml":
-        resolve_network(Topology.load(path))
-    elif path.name == "sweep.yaml":
-        Experiment.load(path)
-    elif path.name == "trace":
+        return resolve_network(Topology.load(path))
+    if path.name == "sweep.yaml":
+        return Experiment.load(path)
+    if path.name == "trace":
         holder = folder / "holder.yaml"
         holder.write_text(f"{PAIR}events: [{{at: 1 s, links: a-b, trace: trace}}]\n")
-        resolve_network(Topology.load(holder))
-    else:
-        convert(path, Options(delay=10**6))
+        return resolve_network(Topology.load(holder))
+    return convert(path, ImportOptions(delay=10**6)).topology
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_are_valid_before(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(FILES[name], encoding="utf-8")
-    load(path, tmp_path)
+    assert load(path, tmp_path).name
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.core.geo import distance_km, fibre_delay_ns
-from testbed.spec.importers import Imported, Options, convert
+from testbed.spec.importers import Imported, ImportOptions, convert
 from testbed.spec.importers.draft import valid_name
 from testbed.spec.topology import Topology
 
@@ -62,10 +62,10 @@ A, B = node(0, "Zürich", at=ZURICH), node(1, "Berlin", at=BERLIN)
 AB = edge(0, 1, raw="10000000000.0")
 
 
-def graphml(folder: Path, *parts: str, options: Options | None = None) -> Imported:
+def graphml(folder: Path, *parts: str, options: ImportOptions | None = None) -> Imported:
     path = folder / "Sample.graphml"
     path.write_text("\n".join([KEYS, *parts, END]), encoding="utf-8")
-    return loaded(convert(path, options or Options()), folder)
+    return loaded(convert(path, options or ImportOptions()), folder)
 
 
 def table(
@@ -78,7 +78,7 @@ def table(
         rates = folder / "rates.csv"
         rates.write_text(bandwidth, encoding="utf-8")
 
-    options = Options(bandwidth=rates, bandwidth_unit=unit)
+    options = ImportOptions(bandwidth=rates, bandwidth_unit=unit)
     return loaded(convert(path, options), folder)
 
 
@@ -149,13 +149,13 @@ def test_two_nodes_and_a_link(tmp_path: Path) -> None:
     ],
 )
 def test_speeds(speed: dict[str, str], gbit: float, tmp_path: Path) -> None:
-    made = graphml(tmp_path, A, B, edge(0, 1, **speed), options=Options(rate=7 * 10**9))
+    made = graphml(tmp_path, A, B, edge(0, 1, **speed), options=ImportOptions(rate=7 * 10**9))
     assert links(made)["zurich-berlin"][:2] == (gbit, gbit)
     assert ("rate: 7 Gbit/s for 1 of 1 links (not in the file)" in comment(made)) == (gbit == 7)
 
 
 def test_options(tmp_path: Path) -> None:
-    made = graphml(tmp_path, A, B, AB, options=Options(name="mine", hosts=3, detour=2.0))
+    made = graphml(tmp_path, A, B, AB, options=ImportOptions(name="mine", hosts=3, detour=2.0))
     assert (made.topology.name, made.topology.sites["berlin"].hosts) == ("mine", 3)
     assert links(made)["zurich-berlin"][2] == fibre_delay_ns(distance_km(ZURICH, BERLIN), 2) / 1e6
 
@@ -194,7 +194,7 @@ def test_parallel_links_are_one(tmp_path: Path) -> None:
         AB,
         edge(1, 0, 1, raw="2500000000.0"),
         edge(0, 1, 2),
-        options=Options(rate=10**9),
+        options=ImportOptions(rate=10**9),
     )
     assert links(made)["zurich-berlin"][:2] == (13.5, 13.5)
     assert (
@@ -225,7 +225,7 @@ def test_parts_that_are_left_out(tmp_path: Path) -> None:
 
 def test_nodes_without_a_position(tmp_path: Path) -> None:
     parts = [A, B, node(2, "Nowhere", at=None), AB, edge(0, 2)]
-    made = graphml(tmp_path, *parts, options=Options(delay=3_000_000))
+    made = graphml(tmp_path, *parts, options=ImportOptions(delay=3_000_000))
     assert links(made)["zurich-nowhere"][2:] == (3, 3)
     assert links(made)["zurich-berlin"][2] != 3
     assert "without a position: nowhere." in comment(made)
@@ -283,15 +283,15 @@ def test_wrong_graphml(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.graphml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        convert(path, Options())
+        convert(path, ImportOptions())
 
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
 
 
-def other_graphml(folder: Path, text: str, options: Options | None = None) -> Imported:
+def other_graphml(folder: Path, text: str, options: ImportOptions | None = None) -> Imported:
     path = folder / "other.graphml"
     path.write_text(text, encoding="utf-8")
-    return loaded(convert(path, options or Options()), folder)
+    return loaded(convert(path, options or ImportOptions()), folder)
 
 
 def keys(*attributes: str) -> str:
@@ -319,7 +319,7 @@ def test_both_directions_of_a_directed_graph(tmp_path: Path) -> None:
         <edge source="B" target="A"><data key="bandwidth_mbps">100</data></edge>
         <edge source="C" target="B"><data key="delay">3 ms</data></edge>
         </graph></graphml>""",
-        Options(rate=7 * 10**9),
+        ImportOptions(rate=7 * 10**9),
     )
     fibre_ms = fibre_delay_ns(distance_km(ZURICH, BERLIN)) / 1e6
     assert links(made) == {"a-b": (0.4, 0.1, fibre_ms, fibre_ms), "b-c": (7, 7, 3, 3)}
@@ -356,7 +356,7 @@ def test_labels_of_yed(tmp_path: Path) -> None:
         <node id="n0">{label.format("Oslo")}</node><node id="n1">{label.format("Rome")}</node>
         <edge source="n0" target="n1"><data key="d1"><y:PolyLineEdge>
         <y:EdgeLabel>10 Gbps</y:EdgeLabel></y:PolyLineEdge></data></edge></graph></graphml>""",
-        Options(delay=5_000_000, rate=1),
+        ImportOptions(delay=5_000_000, rate=1),
     )
     assert links(made) == {"oslo-rome": (10, 10, 5, 5)}
 
@@ -381,11 +381,11 @@ def test_numbers_without_units_are_refused(attribute: str, tmp_path: Path) -> No
         <edge source="A" target="B"><data key="{attribute}">5</data></edge></graph></graphml>"""
     )
     with pytest.raises(InputError, match=rf"a-b: {attribute}: the (rate|time) '5.0' has no unit"):
-        other_graphml(tmp_path, text, Options(delay=10**6))
+        other_graphml(tmp_path, text, ImportOptions(delay=10**6))
 
     if attribute == "delay":
         return
-    made = other_graphml(tmp_path, text, Options(delay=10**6, bandwidth_unit="Mbit/s"))
+    made = other_graphml(tmp_path, text, ImportOptions(delay=10**6, bandwidth_unit="Mbit/s"))
     assert links(made)["a-b"][0] == 0.005
 
 
@@ -416,7 +416,7 @@ topology:
 def test_containerlab(tmp_path: Path) -> None:
     path = tmp_path / "two.clab.yml"
     path.write_text(CLAB)
-    made = loaded(convert(path, Options(rate=7 * 10**9)), tmp_path)
+    made = loaded(convert(path, ImportOptions(rate=7 * 10**9)), tmp_path)
     fibre_ms = fibre_delay_ns(distance_km((47.37, 8.55), (52.52, 13.41))) / 1e6
     assert links(made) == {
         "zurich-berlin": (1, 1, fibre_ms, fibre_ms),
@@ -444,7 +444,7 @@ def test_wrong_containerlab(old: str, new: str, message: str, tmp_path: Path) ->
     path = tmp_path / "two.clab.yml"
     path.write_text(CLAB.replace(old, new, 1))
     with pytest.raises(InputError) as caught:
-        convert(path, Options())
+        convert(path, ImportOptions())
     assert message in str(caught.value)
 
 
@@ -635,7 +635,7 @@ def test_rates_twice_and_rates_for_graphml(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="--bandwidth: a table of rates requires a table of RTTs, not GraphML"
     ):
-        graphml(tmp_path, A, B, AB, options=Options(bandwidth=tmp_path))
+        graphml(tmp_path, A, B, AB, options=ImportOptions(bandwidth=tmp_path))
 
 
 # The command

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from testbed.core.errors import InputError
-from testbed.spec.importers import Imported, Options, convert
+from testbed.spec.importers import Imported, ImportOptions, convert
 
 NAMES = ("Zürich", "New York, NY", "São Paulo")
 SITES = ("zurich", "new-york-ny", "sao-paulo")
@@ -98,8 +98,10 @@ def save(path: Path, rows: Sequence[Sequence[str]], dialect: Dialect) -> None:
     if dialect.title:
         writer.writerow(["Measured by our probes"])
     if dialect.padding:
-        rows = [[f" {cell} " for cell in row] for row in rows]
-    writer.writerows(rows)
+        for row in rows:
+            writer.writerow([f" {cell} " for cell in row])
+    else:
+        writer.writerows(rows)
     if dialect.footer:
         out.write(f"{dialect.line_end}Source: own measurements{dialect.line_end}")
     path.write_bytes(out.getvalue().encode(dialect.encoding, "replace"))
@@ -152,9 +154,9 @@ def test_matrix(tmp_path: Path, rtts_us: list[int], dialect: Dialect, triangle: 
     save(path, rows, dialect)
     if not has_clear_numbers(rtts_us, dialect):
         with pytest.raises(InputError, match="may be"):
-            convert(path, Options())
+            convert(path, ImportOptions())
         return
-    assert delays_ns(convert(path, Options())) == expected(rtts_us)
+    assert delays_ns(convert(path, ImportOptions())) == expected(rtts_us)
 
 
 @settings(
@@ -190,9 +192,9 @@ def test_list(
     save(path, rows, dialect)
     if not has_clear_numbers(rtts_us, dialect):
         with pytest.raises(InputError, match="may be"):
-            convert(path, Options())
+            convert(path, ImportOptions())
         return
-    assert delays_ns(convert(path, Options())) == expected(rtts_us)
+    assert delays_ns(convert(path, ImportOptions())) == expected(rtts_us)
 
 
 # Files that were read wrongly, or are written by a tool: text, one-way delays in us there and back
@@ -240,7 +242,7 @@ def test_files_of_tools(case: str, tmp_path: Path) -> None:
     path = tmp_path / "rtts.csv"
     path.write_text(text, encoding="utf-8")
     expected_ns = {("a", "b"): there_us * 1000, ("b", "a"): back_us * 1000}
-    assert delays_ns(convert(path, Options())) == expected_ns
+    assert delays_ns(convert(path, ImportOptions())) == expected_ns
 
 
 # Files that may mean two things, or nothing: text, part of the message
@@ -264,5 +266,5 @@ def test_unclear_files(case: str, tmp_path: Path) -> None:
     path = tmp_path / "rtts.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        convert(path, Options())
+        convert(path, ImportOptions())
     assert message in str(caught.value)

@@ -48,7 +48,15 @@ class Train(Method):
             job.pace(self.model, 1.0)
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """Exchange one gradient on a worker, or one gradient per worker on the server."""
+        """Exchange one gradient on a worker, or one gradient per worker on the server.
+
+        Args:
+            inputs: tokens of all workers, shape (batch, sequence).
+            targets: the tokens that follow, shape (batch, sequence).
+
+        Returns:
+            The loss on a worker, None on the server.
+        """
         workers = self.job.world - 1
         if self.job.rank == SERVER:
             for _worker in range(workers):

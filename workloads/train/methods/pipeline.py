@@ -72,7 +72,15 @@ class Train(Method):
         self.schedule = make_schedule(stage, microbatches, loss_fn=loss_of)
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float | None:
-        """Train on all micro-batches; return the loss on the last rank, None on other ranks."""
+        """Train on all micro-batches.
+
+        Args:
+            inputs: tokens, shape (batch, sequence).
+            targets: the tokens that follow, shape (batch, sequence).
+
+        Returns:
+            The loss on the last rank, None on other ranks.
+        """
         self.optimizer.zero_grad()
         losses: list[torch.Tensor] = []
         arguments = (inputs,) if self.is_first else ()
