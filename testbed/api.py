@@ -674,7 +674,7 @@ class Sweep:
             raise InputError(
                 f"the point {indexed.name} has not been run",
                 place=Place(self.path),
-                remedy="run the sweep again; it goes on where it stopped",
+                remedy="run the sweep again to resume it",
             )
         return open_run(folders[indexed.identity])
 

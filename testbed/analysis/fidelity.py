@@ -211,7 +211,7 @@ def _of_round_trips(rows: list[RoundTripRow]) -> Iterator[Problem]:
         expected = "unknown" if row.rtt_ms_expected is None else f"{row.rtt_ms_expected:.3f}"
         message = (
             f"the RTT between {row.source} and {row.target} was {row.rtt_ms_measured} ms "
-            f"before the run, planned are {expected} ms"
+            f"before the run, but {expected} ms in the plan"
         )
         yield _problem(ProblemCode.ROUND_TRIP, message)
 
@@ -248,7 +248,7 @@ def _of_rates(rows: list[RateRow]) -> Iterator[Problem]:
         rate, planned = format_rate(row.rate_bps, 3), format_rate(row.planned_bps, 3)
         message = (
             f"{row.source} sent to {row.target} at {rate} while its queue was not empty, "
-            f"planned are {planned}; {ADVICE}"
+            f"but the plan has {planned}; {ADVICE}"
         )
         yield _problem(ProblemCode.RATE, message)
 

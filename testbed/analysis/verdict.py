@@ -37,21 +37,21 @@ MEANINGS = {
     "help.",
     "send-buffer": "Senders wait for room in their own buffers, which are smaller than rate x "
     "round trip. A larger topology.tcp.buffer would help.",
-    "loss": "Packets were lost, and TCP waits until it notices and sends less afterwards. Fewer "
-    "losses, or more connections, would help.",
-    "drops": "Queues were full and dropped packets; TCP waits until it notices and sends less "
-    "afterwards. A longer queue or fewer senders at the same time would help.",
+    "loss": "Packets were lost, and TCP waits until it detects the loss, and sends less "
+    "afterwards. Fewer losses, or more connections, would help.",
+    "drops": "Queues were full and dropped packets; TCP waits until it detects the loss, and "
+    "sends less afterwards. A longer queue or fewer senders at the same time would help.",
     "steps": "The algorithm sends one message after another, each with the delay of the path. "
     "Algorithms that cross the WAN less often would help; higher rates would not.",
     "propagation": "Most of the time passes while one exchange is in flight. Only a shorter path "
-    "helps, or doing something else meanwhile.",
+    "would help, or other work in the meantime.",
     "waiting": "Ranks wait for one that begins later.",
     "late-rank": "Ranks wait for one that begins later: it computes longer, or was delayed before.",
     "latency": "Most of the time passes while data are in flight and all ranks wait. Links with "
     "higher rates would not help. Fewer round trips would: fewer or larger messages, or "
     "algorithms that cross the WAN less often.",
-    "bandwidth": "Most of the time goes into pushing bytes through a link or network card that is "
-    "full. Higher rates or fewer bytes would help.",
+    "bandwidth": "Most of the time goes into the transmission of bytes over a link or network card "
+    "that is full. Higher rates or fewer bytes would help.",
     "window": "Senders stop because TCP limits the bytes in flight: the window is still growing, "
     "was cut by losses, or is limited by buffers. The links could carry more.",
     "compute": "Most of the time goes into the modelled computation; the network costs little.",

@@ -109,7 +109,7 @@ def _warn_of_rates(deployment: Deployment, clock: Clock) -> None:
         planned = format_rate(round(check["expected"] * 1e6), 3)
         _warn(
             f"not faithful: this machine carries {rate} from {check['from']} to {check['to']} in "
-            f"real time, planned are {planned}\n"
+            f"real time, but the plan has {planned}\n"
             "  use --clock virtual, or links with lower rates"
         )
 

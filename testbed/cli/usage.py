@@ -18,7 +18,7 @@ _MISSING = {
     "RUN": "a run folder, such as results/…; `testbed run` prints its path",
     "FOLDER": "the folder of a sweep, such as results/sweep-…",
     "KEY=VALUE": "such as wan.iowa-ohio.delay='20 ms'",
-    "HOST": "`testbed topo status NAME` lists the hosts of a deployment",
+    "HOST": "`testbed topo inspect NAME` lists the hosts of a deployment",
 }
 
 

@@ -25,7 +25,7 @@ from testbed.core.errors import InputError, MachineError, Place, RunError
 PROJECT = Path(testbed.__file__).parent.parent
 WORDS = "testbed.vm.words"  # key of typer's context: the words for testbed run
 SIGNALLED = 128  # shells report a program ended by signal N as 128 + N
-NO_VAGRANT = """vagrant is not installed, nor maybe a hypervisor that it starts VMs with
+NO_VAGRANT = """vagrant is not installed; it also needs a hypervisor
   Debian: apt-get install vagrant vagrant-libvirt libvirt-daemon-system
   macOS:  brew install --cask vagrant, and VirtualBox, Parallels, or qemu with \
 `vagrant plugin install vagrant-qemu`

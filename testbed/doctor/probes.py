@@ -244,7 +244,7 @@ def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
 def _install(machine: Machine, packages: Sequence[str]) -> str:
     """Return the command that installs Debian packages; without apt-get, the package names."""
     if "apt-get" not in machine.programs:
-        return f"install, by this system's means, what Debian calls {' '.join(packages)}"
+        return f"install the packages that Debian calls {' '.join(packages)}"
     return _as_root(machine, f"apt-get install --no-install-recommends {' '.join(packages)}")
 
 

@@ -44,7 +44,7 @@ class Source:
                 "the kernel source no longer exists",
                 place=place,
                 remedy="choose another with --source, or return to the default with: testbed "
-                "guest build ({_choice_file()} remembers it)",
+                f"guest build ({_choice_file()} holds the choice)",
             )
         if self.path.is_dir():
             _check_is_kernel_source(self.path, place)

@@ -32,9 +32,9 @@ NOTE = (
     "they were lost. "
     "round trip: from a packet to its acknowledgement, as seen where the link begins; delay: from "
     "one end of the link to the other, with the wait in its queue. rate: payload over the time in "
-    "which the connection was active. idle: part of the time in which it had nothing to send; "
-    "window: in which it waited for acknowledgements because its window was full; network: in "
-    "which the network held it up."
+    "which the connection was active. idle, window, network: shares of the time in which the "
+    "connection had no data to send, waited for acknowledgements because its window was full, or "
+    "was limited by the network."
 )
 
 

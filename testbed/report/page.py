@@ -33,11 +33,10 @@ from testbed.runfolder.status import Status
 T = TypeVar("T")
 PROGRAM = "testbed"
 LATENCY = (
-    "How long each operation takes (median) against how many bytes it moves; both axes are "
-    "logarithmic: each grid line is a multiple of the one before. Bars reach from the shortest to "
-    "the longest iteration. Dashed: the least time that the network's delays and rates allow any "
-    "algorithm. Where a line is flat, latency dominates; where it rises with the dashed line, the "
-    "links' rate dominates."
+    "Median time of each operation against its size; both axes are logarithmic: each grid line is "
+    "a multiple of the one before. Bars reach from the shortest to the longest iteration. Dashed: "
+    "the least time that the network's delays and rates allow any algorithm. Where a line is flat, "
+    "latency dominates; where it rises with the dashed line, the links' rate dominates."
 )
 LOSS = (
     "How well the model predicts the text (the mean of all ranks; lower is better) against the "
@@ -48,17 +47,16 @@ USED = (
     "operation. With many directions in colour: faint is idle, blue is half, orange is full."
 )
 QUEUE = (
-    "How full the queue in front of each link direction is, at its fullest within each piece of "
-    "time. Packets that find it full are dropped; packets that wait in the queue arrive later. "
-    "(Sampled: short "
-    "peaks may be missed.)"
+    "Fill level of the queue in front of each link direction: the maximum in each interval. "
+    "Packets that find the queue full are dropped; packets that wait in the queue arrive later. "
+    "(Sampled: short peaks may be missed.)"
 )
 RANKS = (
-    "What each rank, one worker process, does most of the time in each piece of time. trace.json "
-    "has every single operation: open it at ui.perfetto.dev."
+    "Main activity of each rank (a worker process) in each interval. trace.json has every "
+    "operation; open the file at ui.perfetto.dev."
 )
 COMPUTED = " Computation is drawn from the beginning of each step, even if the rank waits first."
-MARKS = " Dotted lines across: the network changed."
+MARKS = " Dotted lines: the network changed."
 MATRIX = (
     "Share of its rate that the link from each site (row) to each other one (column) carried on "
     "average, and its bytes, from the first operation's start to the last one's end."

@@ -52,8 +52,8 @@ LEAST_NEEDED = ("count", "busbw\n(GB/s)", "type", "algbw\n(GB/s)", "ranks")
 COLLECTIVES_NOTE = (
     "time: median over the iterations of what rank 0 sees (where data go one way only: from the "
     "first start of a sender to the last end of a receiver); max: the longest iteration. "
-    "algbw: size / time. busbw: algbw x the factor of nccl-tests, which makes it what each rank's "
-    "link carries. bound: the least time that the topology's delays and rates allow any "
+    "algbw: size / time. busbw: algbw x the factor of nccl-tests, which gives the rate on each "
+    "rank's link. bound: the least time that the topology's delays and rates allow any "
     "algorithm; of-bound: bound / time (perfect: 100)."
 )
 ALGORITHM_NOTE = " algo hier: inside each datacenter, across datacenters, inside again."
@@ -62,7 +62,7 @@ GROUPS_NOTE = (
     "slowest group counts."
 )
 SCRIPT_GROUPS_NOTE = " group: description and ranks of the process group."
-ROOT_NOTE = " root: rank that gives or gets the data of all."
+ROOT_NOTE = " root: rank that sends or receives the data of all."
 SLOWEST_NOTE = " slowest: median over the iterations of the slowest rank."
 ALL_RANKS_NOTE = (
     " Where rank 0's time is below the bound, because other ranks began earlier or are farther "
@@ -75,9 +75,9 @@ SETTLED_NOTE = (
 )
 CALLS_NOTE = " calls: number of calls by the same number of ranks."
 TRAINING_NOTE = (
-    "steps: those that the figures are about, of all. step: time / steps, over the steps after the "
-    "warm-up. median, p95: of single steps. compute: "
-    "modelled time of the GPU; exposed: time in which a rank waits for data or for slower ranks; "
+    "steps: number of steps that the figures cover, of all. step: time / steps, over the steps "
+    "after the warm-up. median, p95: of single steps. compute: modelled time of the GPU; exposed: "
+    "time in which a rank waits for data or for slower ranks; "
     "overlapped: communication during computation. used: utilisation, compute / time."
 )
 PERIODS_NOTE = (

@@ -127,7 +127,7 @@ class Operation(Record):
     """One operation of torch.distributed on one rank: a row of ops.parquet without its place.
 
     `phase` is warmup or measure, or train or script where everything that torch.distributed does is
-    recorded. `wrong` is the number of elements with a wrong value, -1 where nobody checked. `group`
+    recorded. `wrong` is the number of elements with a wrong value, -1 if not checked. `group`
     names the process group among those that work at the same time, or is the description that a
     script gave its process group; empty if there is neither.
 

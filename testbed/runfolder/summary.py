@@ -100,7 +100,7 @@ class CollectiveRow(SummarySection):
     busbw_gbytes: float
     bound_us: float | None = None
     efficiency: float | None = None
-    wrong: int | None = Field(None, description="wrong elements; null: nobody checked")
+    wrong: int | None = Field(None, description="wrong elements; null: not checked")
     dtype: str = ""
     algorithm: str = "gloo"
     groups: str = "all"

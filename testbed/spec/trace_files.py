@@ -278,7 +278,7 @@ def _unknown_column(table: Table, text: str, heading: Heading) -> UnitError:
         return UnitError(what, "call it delay if it is one way, and rtt if it is a round trip")
 
     remedy = suggest(text, [TIME_COLUMN, *SETTINGS], "known columns")
-    return UnitError(what, f"{remedy}; remove columns that are no settings")
+    return UnitError(what, f"{remedy}; remove columns that are not settings")
 
 
 def _values(

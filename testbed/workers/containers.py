@@ -197,7 +197,7 @@ class Containers(Fleet):
     def _output_tail(self, host: str) -> str:
         log = self._log(host)
         if not log.exists():
-            return "it left no output"
+            return "no output"
 
         return log.read_text(errors="replace")[-OUTPUT_TAIL:]
 

@@ -155,13 +155,13 @@ class Launch:
         count = len(addresses)
         if self.hosts is not None and not self.hosts[0] <= count <= self.hosts[1]:
             raise UnitError(
-                f"{self.name} is to run on {_count(self.hosts)}, but the topology has {count}",
+                f"{self.name} asks for {_count(self.hosts)}, but the topology has {count}",
                 "leave the number of hosts out: the testbed fills it in",
             )
 
         if self.same_on_all_hosts and self.ranks is not None and self.ranks % count:
             raise UnitError(
-                f"{self.name} is to start {self.ranks} ranks, which {count} hosts cannot share "
+                f"{self.name} would start {self.ranks} ranks, which {count} hosts cannot share "
                 "equally",
                 f"use a multiple of {count}, or leave the number out and use --nproc-per-host",
             )
@@ -198,7 +198,7 @@ class Launch:
             )
 
         raise UnitError(
-            f"the master of {self.name} is {master}, which is no host that the others can reach",
+            f"the master of {self.name} is {master}, which the other hosts cannot reach",
             f"leave the master out, or use {first}",
         )
 

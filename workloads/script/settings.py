@@ -173,7 +173,7 @@ class Script(Workload):
 
         if "ranks_per_host" in self.model_fields_set:
             raise UnitError(
-                f"{launch.name} is to start {asked} ranks on each host, but the run has "
+                f"{launch.name} would start {asked} ranks on each host, but the run has "
                 f"{self.ranks_per_host}",
                 "leave the number of ranks out on one side",
             )

@@ -316,7 +316,7 @@ def _zero(kind: Kind, place: Place, opposite: _Cell | None) -> InputError:
     if kind == "rate":
         return InputError("the rate must be greater than 0", place=place, remedy=NO_LINK)
 
-    what = "a time of 0 between two datacenters is no measurement"
+    what = "a time of 0 between two datacenters is not a measurement"
     if opposite is not None and opposite.value:
         what += ", and the opposite direction has one"
     return InputError(what, place=place, remedy=NOT_MEASURED)
@@ -639,9 +639,8 @@ def _check_column(table: Table, place: Place, heading: Heading, kind: Kind) -> N
     """Check that the head of a column has a unit of its quantity, and no unknown word."""
     quantity = QUANTITIES[kind]
     if heading.quantity is not None and heading.quantity is not quantity:
-        what = (
-            f"the column {heading.text!r} has {heading.unit}, which is no unit of {quantity.name}"
-        )
+        unit = f"{heading.unit}, which is not a unit of {quantity.name}"
+        what = f"the column {heading.text!r} has {unit}"
         raise InputError(what, place=place, remedy=NAME_THE_UNIT)
 
     known = FILLERS | WORDS[kind] | MEAN_WORDS | SPREAD_WORDS | PLACE_WORDS | FIRST_ENDS

@@ -164,7 +164,7 @@ def test_round_trips(plan: Plan, run: RunDir) -> None:
         (
             ProblemCode.ROUND_TRIP,
             f"the RTT between east and west was {measured} ms before the run, "
-            "planned are 20.000 ms",
+            "but 20.000 ms in the plan",
         )
         for measured in (25.5, None)
     ]
@@ -235,7 +235,7 @@ def test_a_full_link_has_its_rate(plan: Plan, run: RunDir, part: float, ok: bool
     assert rows[0].seconds == pytest.approx(19 * 0.02)
     problems = judged(plan, run, summary=Summary(rates=rows))
     assert [code for code, _message in problems] == [ProblemCode.RATE] * (0 if ok else 2)
-    assert all("planned are" in message for _code, message in problems)
+    assert all("but the plan has" in message for _code, message in problems)
 
 
 def test_an_empty_queue_says_nothing_about_the_rate(plan: Plan) -> None:

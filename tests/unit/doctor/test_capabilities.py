@@ -157,7 +157,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
         {"programs": GOOD.programs - {"tcpdump", "apt-get"}},
         {"captures"},
         "missing: tcpdump",
-        "install, by this system's means, what Debian calls tcpdump",
+        "install the packages that Debian calls tcpdump",
     ),
     "no Docker": (
         {"programs": GOOD.programs - {"dockerd"}},

@@ -133,7 +133,7 @@ def test_no_kernel_source(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
         match=r"the kernel source no longer exists\n  choose another with --source, or return to "
-        r"the default with: testbed guest build",
+        r"the default with: testbed guest build \(/\S+/kernel/source\.json holds the choice\)",
     ):
         unpacked(source, tmp_path / "other")
 

@@ -254,7 +254,7 @@ UNCLEAR: dict[str, tuple[str, str]] = {
     "a decimal comma or a thousand": ('ms,a,b\na,,"1,234"\nb,,\n', "may be 1.234 or 1234"),
     "two decimal marks": ("ms;a;b\na;;16,4\nb;16.45;\n", "has a decimal comma, and '16.45' a deci"),
     "a zero": ("ms,a,b,c\na,,0,5\nb,16,,5\nc,5,5,\n", "a time of 0 between two datacenters"),
-    "a rate of times": ("from,to,rtt_mbps\na,b,1\n", "has mbps, which is no unit of time"),
+    "a rate of times": ("from,to,rtt_mbps\na,b,1\n", "has mbps, which is not a unit of time"),
     "how it was read": ("ms;a;b\na;;x\nb;;\n", "read as UTF-8, cells separated by semicolons, "),
     "two RTTs": ("from,to,rtt_ms,ping_ms\na,b,1,2\n", "duplicate column 'ping_ms'"),
 }

@@ -75,7 +75,7 @@ def test_ranks_per_host_are_those_of_torchrun(option: str) -> None:
     plan = planned(f"torchrun --nnodes 4 {option} -r 3 x.py --nproc-per-node 7")
     assert len(plan.workers.ranks) == 8
     assert plan.workers.settings["ranks_per_host"] == 2
-    with pytest.raises(InputError, match="is to start 2 ranks on each host, but the run has 3"):
+    with pytest.raises(InputError, match="would start 2 ranks on each host, but the run has 3"):
         planned(f"torchrun {option} x.py", ranks_per_host=3)
 
 
@@ -95,15 +95,15 @@ def test_a_rank_for_each_device(device: str) -> None:
         ("torchrun --standalone x.py", "with --standalone, torchrun would start a separate job"),
         ("-m torch.distributed.run --standalone x.py", "with --standalone, python -m torch"),
         ("torchrun --stand --nproc_per_node 2 x.py", "with --standalone"),
-        ("torchrun --nnodes 1 x.py", "torchrun is to run on 1 host, but the topology has 2"),
-        ("torchrun --nnodes=3:4 x.py", "is to run on 3 to 4 hosts, but the topology has 2"),
+        ("torchrun --nnodes 1 x.py", "torchrun asks for 1 host, but the topology has 2"),
+        ("torchrun --nnodes=3:4 x.py", "asks for 3 to 4 hosts, but the topology has 2"),
         ("torchrun --node-rank 0 x.py", "with --node-rank 0, torchrun would start a separate job"),
-        ("torchrun --master-addr 127.0.0.1 x.py", "the master of torchrun is 127.0.0.1, which is"),
+        ("torchrun --master-addr 127.0.0.1 x.py", "the master of torchrun is 127.0.0.1, which the"),
         ("torchrun --master_addr=localhost x.py", "the master of torchrun is localhost"),
         ("torchrun --master_addr node7 x.py", "the master of torchrun is node7"),
         ("torchrun --master_addr east-h0 x.py", "is east-h0, but node 0 is west-h0"),
         ("torchrun --rdzv-backend c10d --rdzv-endpoint localhost:0 x.py", "is localhost, which"),
-        ("accelerate launch --num_machines 3 x.py", "is to run on 3 hosts"),
+        ("accelerate launch --num_machines 3 x.py", "asks for 3 hosts"),
         ("accelerate launch --machine_rank 0 x.py", "with --machine_rank 0"),
         ("accelerate launch --num_processes 3 x.py", "which 2 hosts cannot share"),
         ("accelerate-launch --main_process_ip 127.0.0.1 x.py", "the master of accelerate launch"),
