@@ -19,8 +19,8 @@ def question():
         # How does an all-reduce of 1 MiB depend on the distance?
 
         Two hosts add up 1 MiB of gradients over a link of 10 Gbit/s. Light in a fibre takes
-        4.9 µs for a kilometre. Is the time of the all-reduce that of the bytes, or that of the
-        way?
+        4.9 µs per kilometre. Does the time of the all-reduce depend on the number of bytes, or
+        on the distance?
         """
     )
     return (mo,)
@@ -92,7 +92,7 @@ def answer(mo, table):
     far = table.row(-1, named=True)
     round_trips = far["time_ms"] / far["rtt_ms"]
     sentence = (
-        f"The way decides: at {far['distance_km']} km the all-reduce takes "
+        f"The distance dominates: at {far['distance_km']} km the all-reduce takes "
         f"{far['time_ms']:.0f} ms, {round_trips:.1f} round trips. The bytes alone would take 2 ms."
     )
     mo.md(sentence)

@@ -332,12 +332,13 @@ def _warn(text: str) -> None:
 
 def copy_(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="file or folder: HOST:PATH, or a path here")
+        str, typer.Argument(metavar="SOURCE", help="file or folder: HOST:PATH, or a local path")
     ],
     target_path: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="HOST:PATH, or a path here; an existing folder gets the copy"
+            metavar="TARGET",
+            help="HOST:PATH, or a local path; an existing folder receives the copy",
         ),
     ],
     target: TargetOption = None,

@@ -44,5 +44,5 @@ def test_figure_obeys_physics(results: dict[str, Any]) -> None:
 
 
 def test_answer_and_page(results: dict[str, Any]) -> None:
-    assert results["sentence"].startswith("The way decides: at 6000 km the all-reduce takes")
+    assert results["sentence"].startswith("The distance dominates: at 6000 km the all-reduce takes")
     assert "measured" in results["page"].read_text()

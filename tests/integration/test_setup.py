@@ -258,7 +258,7 @@ def test_without_dpkg(bare: Machine) -> None:
     wheel = bare.write_wheel("another configuration")
     done = bare.setup("--runtime-only", TESTBED_KERNEL_WHEEL=wheel)
     assert done.returncode == 0, done.stderr
-    assert "tcpdump (captures)" in done.stdout
+    assert "captures (tcpdump)" in done.stdout
     assert f":all: {wheel}\n" in bare.asked
     assert done.stdout.endswith("setup: ready: .venv/bin/testbed\n")
 

@@ -284,12 +284,12 @@ def test_a_fresh_system_gets_the_testbed(
 def test_a_system_without_dpkg(without_dpkg: Root) -> None:
     refused = without_dpkg.run("scripts/setup --runtime-only")
     assert refused.returncode == 3, refused.stdout
-    assert "let TESTBED_KERNEL_WHEEL name a wheel" in refused.stdout
+    assert "set TESTBED_KERNEL_WHEEL to a wheel" in refused.stdout
 
     setup = "TESTBED_KERNEL_WHEEL=$(echo /wheels/*_kernel-*.whl) scripts/setup --runtime-only"
     done = without_dpkg.run(setup)
     assert done.returncode == 0, done.stdout
-    assert "no dpkg here" in done.stdout
+    assert "no dpkg: no Debian packages are installed" in done.stdout
     run = without_dpkg.run(f".venv/bin/testbed {COLLECTIVES} --out /root/run")
     print(f"\n{done.stdout}\n{run.stdout}")
     assert run.returncode == 0, run.stdout
