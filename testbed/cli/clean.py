@@ -51,7 +51,7 @@ def clean(
     what: Annotated[
         list[What],
         typer.Argument(
-            metavar="[runs|caches|kernels]...", help="what to remove \\[default: all three]"
+            metavar="[runs|caches|kernels]...", help="items to remove \\[default: all three]"
         ),
     ] = [],  # noqa: B006 (typer copies it)
     results: Annotated[

@@ -40,7 +40,7 @@ HtmlOption = Annotated[
     typer.Option(
         envvar="TESTBED_HTML",
         metavar="FILE",
-        help="also write a page with tables and figures to FILE",
+        help="write a page with tables and figures to FILE",
     ),
 ]
 
@@ -101,7 +101,7 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN", help="two or more run folders; ratios are relative to the first"
+            metavar="RUN", help="run folders, at least two; ratios are relative to the first"
         ),
     ],
     html: HtmlOption = None,
@@ -111,7 +111,7 @@ def compare(
             "-o",
             "--out",
             metavar="FILE",
-            help="also write figures for a paper to a .pdf, .svg or .png",
+            help="write figures for a paper to a .pdf, .svg or .png",
         ),
     ] = None,
     figure: FigureOption = None,

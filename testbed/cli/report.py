@@ -19,8 +19,7 @@ RankTracesOption = Annotated[
     typer.Option(
         metavar="FOLDER",
         envvar="TESTBED_RANK_TRACES",
-        help="also write a timeline of each rank into FOLDER, for HolisticTraceAnalysis (one run "
-        "only)",
+        help="write a timeline of each rank into FOLDER, for HolisticTraceAnalysis (one run only)",
     ),
 ]
 

@@ -13,14 +13,20 @@ from testbed.cli.main import app
 
 
 def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command with its words; `testbed sweep EXPERIMENT` is `testbed sweep run
-    EXPERIMENT`.
+    """Every command and every group with its words; `testbed sweep EXPERIMENT` is `testbed sweep
+    run EXPERIMENT`.
     """
-    if not hasattr(command, "commands"):
-        yield words, command
-        return
-    for name, below in command.commands.items():
+    yield words, command
+    for name, below in getattr(command, "commands", {}).items():
         yield from commands(below, (*words, name))
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+each_command = pytest.mark.parametrize(
+    ("words", "command"),
+    COMMANDS,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
 
 
 def plain(text: str) -> str:
@@ -28,11 +34,7 @@ def plain(text: str) -> str:
     return re.sub(r"[\s│╭╮╰╯─]", "", text)
 
 
-@pytest.mark.parametrize(
-    ("words", "command"),
-    list(commands(typer.main.get_command(app))),
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
+@each_command
 def test_every_word_of_an_option_is_shown(
     words: tuple[str, ...], command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,6 +46,23 @@ def test_every_word_of_an_option_is_shown(
         text = getattr(parameter, "help", "") or ""
         assert text, f"{parameter.name} has no help"
         assert plain(text.replace("\\[", "[")) in plain(shown.stdout), parameter.name
+
+
+NO_BEGINNINGS = {
+    *("a", "an", "the", "this", "that", "these", "those", "it", "its", "they", "who", "whoever"),
+    *("what", "whatever", "which", "when", "where", "whether", "why", "how", "if", "as", "also"),
+    *("because", "for", "of", "to", "with", "without"),
+}
+
+
+@each_command
+def test_every_help_text_begins_with_a_verb_or_a_noun(words: tuple[str, ...], command: Any) -> None:
+    texts = {"": command.help}
+    for parameter in command.params:
+        texts[parameter.name] = parameter.help
+    for name, text in texts.items():
+        first = re.split(r"[^\w-]", text, maxsplit=1)[0]
+        assert first.lower() not in NO_BEGINNINGS, (words, name, text)
 
 
 def test_the_version_is_told() -> None:
