@@ -64,18 +64,19 @@ def command_environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def command(kernel: Kernel, command_environment: dict[str, str]) -> Command:
     """``command(word, ..., status=0)``: run a command of the testbed to its end, which must be that
-    exit status.
+    exit status; `input` is its standard input.
     """
     del kernel
 
     def run(
-        *words: object, status: int = 0, timeout_s: float = 300
+        *words: object, status: int = 0, timeout_s: float = 300, input: str = ""
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "testbed", *map(str, words)],
             env=command_environment,
             capture_output=True,
             text=True,
+            input=input,
             timeout=timeout_s,
             check=False,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 
+STANDARD_INPUT = "-"  # first word of a script that standard input holds
 SCRIPT = "testbed.script"  # key of typer's context: the words after --
 
 OutOption = Annotated[
@@ -159,7 +161,7 @@ def run(
     spec = Topology.load(topology, overrides["topology"])
     options = run_options_of(given)
 
-    script_settings = {
+    script_settings: dict[str, object] = {
         "ranks_per_host": nproc_per_host,
         "shared_folder": shared_folder or None,
         "events_from": events_from,
@@ -169,6 +171,9 @@ def run(
 
     if script:
         _refuse_workload(script, workload, overrides["workload"])
+        if script[0] == STANDARD_INPUT:
+            script_settings["source"] = _read_standard_input()
+
         in_image = options.image is not None
         job = script_workload(script, script_settings, in_image=in_image, place=Place(key="--"))
     else:
@@ -207,6 +212,27 @@ def _refuse_script_settings(script_settings: Mapping[str, object]) -> None:
             place=Place(key=SCRIPT_FLAGS[key]),
             remedy=remedy,
         )
+
+
+def _read_standard_input() -> str:
+    """Return the script on standard input.
+
+    Raises:
+        InputError: Standard input is a terminal, or is not text.
+    """
+    from testbed.workloads.script.python_code import decoded_source  # noqa: PLC0415 (only scripts)
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError(
+            "standard input is not a script",
+            place=Place(key="-- -"),
+            remedy="pass a script, as in: testbed run two-sites -- - < train.py",
+        )
+    try:
+        text: str = decoded_source(sys.stdin.buffer.read())
+    except ValueError as error:
+        raise InputError(f"cannot read the script: {error}", place=Place(key="-- -")) from error
+    return text
 
 
 def _refuse_workload(script: list[str], workload: str | None, overrides: list[Override]) -> None:

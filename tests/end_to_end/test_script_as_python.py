@@ -42,6 +42,16 @@ dist.init_process_group("gloo")
 dist.all_reduce(torch.ones(4))
 print("value", testbed.VALUE, hash("text"))
 """
+CODE = """
+import sys
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+ones = torch.ones(4)
+dist.all_reduce(ones)
+print("sum", ones[0].item(), sys.argv)
+"""
 PREPARE = """
 import os, sys
 
@@ -97,6 +107,21 @@ def test_a_new_interpreter(command: Command, pair: Path, tmp_path: Path) -> None
         assert log.endswith(expected.stdout)
     rows = folder.ops.select("rank", "op", "bytes", "phase").sort("rank").rows()
     assert rows == [(rank, "all_reduce", 16, "script") for rank in (0, 1)]
+
+
+def test_code_of_standard_input(command: Command, pair: Path, tmp_path: Path) -> None:
+    """In the process of a rank, and in a new interpreter."""
+    words = ["--isolation", "process", "--out"]
+    command("run", pair, *words, tmp_path / "rank", "--", "-", "--lr", "1", input=CODE)
+    code = ["--", "-c", CODE, "--lr", "1"]
+    command("run", pair, "--env", "PYTHONHASHSEED=1", *words, tmp_path / "new", *code)
+    for run, first in (("rank", "-"), ("new", "-c")):
+        folder = Folder(tmp_path / run)
+        for rank in (0, 1):
+            log = (folder.path / f"logs/rank-{rank}.log").read_text()
+            assert log.endswith(f"sum 2.0 [{first!r}, '--lr', '1']\n")
+        rows = folder.ops.select("rank", "op", "bytes", "phase").sort("rank").rows()
+        assert rows == [(rank, "all_reduce", 16, "script") for rank in (0, 1)]
 
 
 def test_a_shell_line_in_containers(

@@ -39,9 +39,16 @@ for path in programs:
         kind, words = "file", [path, "--lr", "1"]
         if "module" in name:
             kind, words = "module", ["package." + name, "--lr", "1"]
+        text = None
+        if name.startswith("case_code"):
+            kind, words = "code", ["-c", open(path).read(), "--lr", "1"]
+        if name.startswith("case_input"):
+            kind, words, text = "input", ["-", "--lr", "1"], open(path).read()
         module_folder = os.path.dirname(path).removesuffix("/package")
+        if kind in ("code", "input"):
+            module_folder = ""
         renew_interpreter([module_folder, *_installed_folders()], words)
-        run_program(kind, words)
+        run_program(kind, words, text)
     statuses[os.path.basename(path)] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps(statuses))
 """
@@ -99,12 +106,18 @@ def plain(programs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ran
         if "module" in path.stem:
             words = ["-m", f"package.{path.stem}"]
             environment["PYTHONPATH"] = str(path.parent.parent)
+        read = None
+        if path.stem.startswith("case_code"):
+            words = ["-c", path.read_text()]
+        if path.stem.startswith("case_input"):
+            words, read = ["-"], path.read_text()
         with (work / "log").open("wb") as log:
             done = subprocess.run(
                 [sys.executable, *words, "--lr", "1"],
                 cwd=work,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                input=read or "",
+                text=True,
                 stdout=log,
                 stderr=log,
                 check=False,

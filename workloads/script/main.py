@@ -29,6 +29,7 @@ from testbed.workloads.script.new_interpreter import (
     shadowed_modules,
 )
 from testbed.workloads.script.program import run_program
+from testbed.workloads.script.python_code import encoded_source
 
 import testbed
 from testbed.workers import remote_shell
@@ -79,8 +80,13 @@ def main(context: RankContext) -> None:
         added = context.settings["added"]
         execute([_filled(word) if place in added else word for place, word in enumerate(words)])
 
+    source = context.settings["source"]
     python_path = workers.environment.get("PYTHONPATH", "")
-    module_folders = [context.settings["folder"] or str(work)]
+    folder = context.settings["folder"]
+    module_folders = [folder or str(work)]
+    if kind in ("code", "input") and folder:
+        module_folders = [str(work), folder]
+
     module_folders += filter(None, python_path.split(os.pathsep))
     reason = _reason_for_new_interpreter(context, module_folders)
     if reason:
@@ -89,12 +95,21 @@ def main(context: RankContext) -> None:
             os.environ["PYTHONPATH"] = os.pathsep.join([str(HOOK), *module_folders])
             execute([sys.executable, "-m", *words])
 
+        if kind in ("code", "input"):
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(HOOK), *module_folders[1:]])
+
+        if kind == "input":
+            _put_on_standard_input(source)
+
         execute([sys.executable, *words])
+
+    if kind in ("code", "input"):
+        module_folders[0] = ""  # the working folder, as Python writes it for code
 
     renew_interpreter([*module_folders, *_installed_folders()], words)
     seed_generators(context.plan.seed, rank.rank)
     observe_as(rank.rank)
-    run_program(kind, words)
+    run_program(kind, words, source)
 
 
 def _announce(text: str) -> None:
@@ -121,6 +136,16 @@ def _reason_for_new_interpreter(context: RankContext, module_folders: list[str])
         return f"the script sets {name} before torch reads it"
 
     return ""
+
+
+def _put_on_standard_input(source: str) -> None:
+    """Make a script's text the standard input of this process."""
+    file = os.memfd_create("script")
+    with os.fdopen(os.dup(file), "wb") as stream:
+        stream.write(encoded_source(source))
+
+    os.lseek(file, 0, os.SEEK_SET)
+    os.dup2(file, 0)
 
 
 def serve(context: RankContext) -> NoReturn:

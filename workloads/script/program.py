@@ -8,10 +8,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import BuiltinImporter, SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import NoReturn
+
+from testbed.workloads.script.python_code import CODE_NAME, INPUT_NAME, code_to_compile
 
 from testbed.core.compat.interpreter_exit import INTERRUPTED, end_program
 
@@ -19,12 +21,13 @@ MODULE_FLAG = "-m"
 LEAST_EXIT_CODE, MOST_EXIT_CODE = -(2**63), 2**63 - 1  # a C long, which sys.exit() accepts
 
 
-def run_program(kind: str, words: list[str]) -> NoReturn:
+def run_program(kind: str, words: list[str], source: str | None = None) -> NoReturn:
     """Run a program as ``__main__``, and end this process.
 
     Args:
-        kind: ``file`` or ``module``.
-        words: the file or module and its arguments.
+        kind: ``file``, ``module``, ``code`` or ``input``.
+        words: the file or module and its arguments; Python's arguments for the other kinds.
+        source: the code from standard input, for the kind ``input``.
     """
     inherited = frozenset(sys.modules)
     main = ModuleType("__main__")
@@ -40,6 +43,12 @@ def run_program(kind: str, words: list[str]) -> NoReturn:
     if kind == "module":
         sys.argv[0] = MODULE_FLAG  # until the module is found, as Python does
         status = _status_of(partial(_run_module, words[0]))
+    elif kind == "code":
+        del sys.argv[1]
+        status = _status_of(partial(_run_code, main, words[1]))
+    elif kind == "input":
+        assert source is not None
+        status = _status_of(partial(_run_input, main, source))
     else:
         status = _status_of(partial(_run_file, main, words[0]))
 
@@ -53,6 +62,18 @@ def _run_file(main: ModuleType, path: str) -> None:
     main.__loader__ = SourceFileLoader("__main__", path)
     code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
     exec(code, vars(main))
+
+
+def _run_code(main: ModuleType, code: str) -> None:
+    main.__loader__ = BuiltinImporter
+    exec(compile(code_to_compile(code), CODE_NAME, "exec", dont_inherit=True), vars(main))
+
+
+def _run_input(main: ModuleType, source: str) -> None:
+    main.__file__ = INPUT_NAME
+    main.__cached__ = None  # type: ignore[attr-defined]
+    main.__loader__ = BuiltinImporter
+    exec(compile(source, INPUT_NAME, "exec", dont_inherit=True), vars(main))
 
 
 def _run_module(name: str) -> None:

@@ -1,16 +1,18 @@
 """Settings of `script`: the user's training script, unchanged.
 
-A script is a Python file, a module, or any command, such as torchrun.
+A script is a Python file, a module, Python code, or any command, such as torchrun.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 from testbed.workloads.script.host_programs import REMOTE_PROGRAMS
 from testbed.workloads.script.launchers import Launch, launch_of
+from testbed.workloads.script.python_code import code_to_compile
 
 from testbed.core.paths import absolute_path
 from testbed.core.suggestions import suggest
@@ -45,15 +48,19 @@ QUOTES = ("'", '"')
 # A quoted word, or a word without quotes; both without what the shell would expand.
 SHELL_WORD = re.compile(r"""'[^']*'|"[^"$`\\]*"|(?:[^\s;|&<>()"'`$=\\*?]|\\ )+""")
 
-Kind = Literal["file", "module", "command"]
+CODE_FLAG = "-c"
+MODULE_FLAG = "-m"
+STANDARD_INPUT = "-"
+
+Kind = Literal["file", "module", "code", "input", "command"]
 
 
 class Program(NamedTuple):
     """A program to start.
 
     Attributes:
-        kind: kind of program that the first word names.
-        words: the file or module and its arguments, or the command.
+        kind: kind of program that the first word names; `input` is code from standard input.
+        words: the file or module and its arguments; Python's arguments for code; or the command.
         folder: the first folder in which Python looks for modules.
         readable: folders that hosts must see.
     """
@@ -67,14 +74,18 @@ class Program(NamedTuple):
 class Script(Workload):
     """`command` on every host, started as torchrun would start the ranks.
 
-    A word that ends in .py is a Python file, and ``-m`` names a module: each host starts the file
-    or module `ranks_per_host` times. Any other command is started once by each host, and starts the
-    host's ranks itself; mpirun and similar launchers are started by the first host only. Each host
-    has a separate working folder, so use absolute paths in the arguments of a script.
+    A word that ends in .py is a Python file, ``-m`` names a module, ``-c`` is followed by code, and
+    ``-`` stands for the code in `source`: each host starts the program `ranks_per_host` times. Any
+    other command is started once by each host, and starts the host's ranks itself; mpirun and
+    similar launchers are started by the first host only. Each host has a separate working folder,
+    so use absolute paths in the arguments of a script.
     """
 
     workload: Literal["script"] = "script"
     command: list[str] = Field(min_length=1, description="script and arguments, as a list of words")
+    source: str | None = Field(
+        None, description="code that the command - runs, as python - does from standard input"
+    )
     shared_folder: Flag = Field(
         False, description="share one working folder between all hosts, as with NFS"
     )
@@ -94,8 +105,23 @@ class Script(Workload):
             return _command(launch.words, Path.cwd() if launch.is_module else None)
 
         first, *rest = self.command
-        if first == "-m":
+        if first == MODULE_FLAG:
             return _module(rest)
+
+        if first == CODE_FLAG:
+            if not rest:
+                raise UnitError("-c requires code", "use -c 'CODE', followed by arguments")
+
+            return _code_program("code", self.command, rest[0])
+
+        if first == STANDARD_INPUT:
+            if self.source is None:
+                raise UnitError(
+                    "- requires code on standard input",
+                    "use -c 'CODE', or `source: CODE` in a workload file",
+                )
+
+            return _code_program("input", self.command, self.source)
 
         if first.endswith(".py"):
             return _file_program(first, rest)
@@ -111,12 +137,17 @@ class Script(Workload):
         """Check that this machine has the module or the command; a user's image may have others.
 
         Raises:
-            UnitError: the module or command is missing on this machine.
+            UnitError: the module or command is missing on this machine, or code has an error that
+                this machine's Python finds before the code runs.
         """
         program = self.program()
         name = program.words[0]
         if program.kind == "module":
             _find_module(name, program.folder)
+
+        code = self._code()
+        if code is not None:
+            _check_code(code)
 
         if name in REMOTE_PROGRAMS:  # hosts have them, whether this machine has them or not
             return
@@ -126,6 +157,14 @@ class Script(Workload):
                 f"unknown command {name!r}",
                 "script names end in .py; use -m for a module, and a name or path for a command",
             )
+
+    def _code(self) -> str | None:
+        """Return the code that the command holds or that comes from standard input, if any."""
+        kind = self.program().kind
+        if kind == "code":
+            return self.command[1]
+
+        return self.source if kind == "input" else None
 
     @property
     def launch(self) -> Launch | None:
@@ -142,7 +181,7 @@ class Script(Workload):
         if self.launch is not None:
             return True
 
-        return self.command[0] != "-m" and not self.command[0].endswith(".py")
+        return self.program().kind == "command"
 
     @property
     def starts_from_first_host(self) -> bool:
@@ -217,7 +256,8 @@ class Script(Workload):
             "ranks_per_host": self.ranks_per_host,
             "shared_folder": self.shared_folder,
             "events_from": self.events_from,
-            "early_variables": _early_variables(program),
+            "early_variables": _early_variables(program, self._code()),
+            "source": self.source,
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
@@ -226,6 +266,9 @@ class Script(Workload):
 
     @model_validator(mode="after")
     def _can_be_started(self) -> Script:
+        if self.source is not None and self.command[0] != STANDARD_INPUT:
+            raise UnitError("`source` applies only to the command -", "remove `source`")
+
         self.program()
         return self
 
@@ -280,6 +323,50 @@ def _module(words: list[str]) -> Program:
         return Program("module", tuple(words), None, ())
 
     return Program("module", tuple(words), working_folder, (visible_folder(working_folder),))
+
+
+def _code_program(kind: Kind, words: Sequence[str], code: str) -> Program:
+    """Return the program for Python code, which may import modules of the working folder."""
+    working_folder = Path.cwd()
+    for package in sorted(_imported_packages(code)):
+        if PathFinder.find_spec(package, [str(working_folder)]) is not None:
+            return Program(kind, tuple(words), working_folder, (visible_folder(working_folder),))
+
+    return Program(kind, tuple(words), None, ())
+
+
+def _imported_packages(code: str) -> set[str]:
+    """Return the modules or packages that code imports; empty if the code is wrong."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):
+        return set()
+
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            names.append(node.module)
+
+    return {name.partition(".")[0] for name in names}
+
+
+def _check_code(code: str) -> None:
+    """Check that Python can compile code.
+
+    Raises:
+        UnitError: the code has a syntax error.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ranks show the warnings
+            compile(code_to_compile(code), "<code>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        where = "" if error.lineno is None else f", line {error.lineno}"
+        raise UnitError(f"the code has a syntax error{where}: {error.msg}") from error
+    except ValueError as error:
+        raise UnitError(f"cannot compile the code: {error}") from error
 
 
 def _command(words: Sequence[str], folder: Path | None) -> Program:
@@ -360,20 +447,28 @@ def _is_file(name: str) -> bool:
         return False
 
 
-def _early_variables(program: Program) -> list[str]:
+def _early_variables(program: Program, code: str | None) -> list[str]:
     """Return variables that torch reads during its import, and that the program's code may set.
 
     The search covers the Python files in the program's folder.
+
+    Args:
+        program: the program.
+        code: the program's code, if the code is not in a file.
     """
-    if program.kind == "command" or program.folder is None:
-        return []
+    texts: list[bytes] = []
+    if code is not None:
+        texts.append(code.encode(errors="replace"))
+
+    if program.kind != "command" and program.folder is not None:
+        for file in sorted(program.folder.glob("*.py"))[:MOST_FILES_READ]:
+            with contextlib.suppress(OSError):
+                texts.append(file.read_bytes()[:MOST_BYTES_READ])
 
     names: set[str] = set()
-    for file in sorted(program.folder.glob("*.py"))[:MOST_FILES_READ]:
-        with contextlib.suppress(OSError):
-            text = file.read_bytes()[:MOST_BYTES_READ]
-            if SETS_VARIABLES.search(text):
-                names.update(match.decode() for match in EARLY_VARIABLE.findall(text))
+    for text in texts:
+        if SETS_VARIABLES.search(text):
+            names.update(match.decode() for match in EARLY_VARIABLE.findall(text))
 
     return sorted(names)
 

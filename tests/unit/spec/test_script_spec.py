@@ -1,7 +1,9 @@
 """The script of ``testbed run … -- SCRIPT``: its plan, and what is refused before the start."""
 
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,7 @@ def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "command": [str(here / "train.py"), "--lr", "3e-4", "--", "-h"],
         "added": [],
         "early_variables": [],
+        "source": None,
         "environment": {},
         "folder": str(here),
         "ranks_per_host": 2,
@@ -142,6 +145,8 @@ def test_memory(here: Path) -> None:
             "--: unknown command 'torchrunn'\n  script names end in .py",
         ),
         (["--", "-m"], "--: -m requires a module"),
+        (["--", "-c"], "--: -c requires code\n  use -c 'CODE', followed by arguments"),
+        (["--", "-c", "x = (\n"], "--: the code has a syntax error, line 1: '(' was never closed"),
         (
             ["--", "-m", "package.lop"],
             "--: unknown module 'package.lop'\n  'lop' is neither in ",
@@ -176,6 +181,34 @@ def test_refused(here: Path, words: list[str], message: str) -> None:
 
     assert str(refused.value).startswith(message)
     assert not (here / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"print(", "--: the code has a syntax error, line 1: '(' was never closed"),
+        (b"x = '\xff'\n", "-- -: cannot read the script: "),
+        (b"# coding: none\n", "-- -: cannot read the script: unknown encoding: none"),
+    ],
+)
+def test_refused_standard_input(
+    here: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with pytest.raises(InputError) as refused:
+        run("--", "-")
+
+    assert str(refused.value).startswith(message)
+
+
+def test_standard_input(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"print(1)\r\n")))
+    settings = planned(capsys, "--", "-", "--lr", "1")["settings"]
+    assert isinstance(settings, dict)
+    assert settings["command"] == ["-", "--lr", "1"]
+    assert settings["source"] == "print(1)\n"
 
 
 def test_unreadable_script(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from testbed.workloads.script.python_code import decoded_source, encoded_source
 from testbed.workloads.script.settings import Script, full_shell_line
 
 from testbed.core.errors import InputError
@@ -118,3 +119,40 @@ def test_variables_that_a_script_sets_early(folder: Path, text: str, names: list
     """Also in the modules next to the script."""
     (folder / "sub/setup.py").write_text(text)
     assert Script(command=["sub/train.py"]).settings(1)["early_variables"] == names
+
+
+def test_code_and_its_modules(folder: Path) -> None:
+    """Modules of the working folder can be imported; the folder is visible only if one is."""
+    program = Script(command=["-c", "import os, prepare", "--lr", "1"]).program()
+    assert program.kind == "code"
+    assert program.words == ("-c", "import os, prepare", "--lr", "1")
+    assert program.folder == folder
+    assert program.readable == (folder,)
+    alone = Script(command=["-c", "from json import loads"])
+    assert alone.program().folder is None
+    assert not alone.starts_ranks_itself
+
+
+def test_code_of_standard_input(folder: Path) -> None:
+    text = "import os\nos.environ['OMP_NUM_THREADS'] = '2'\nfrom sub import train\n"
+    script = Script(command=["-", "--lr", "1"], source=text)
+    assert script.program().kind == "input"
+    assert script.program().folder == folder
+    settings = script.settings(1)
+    assert settings["command"] == ["-", "--lr", "1"]
+    assert settings["source"] == text
+    assert settings["early_variables"] == ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"print('gr\xc3\xb6\xc3\x9fe')\r\n",
+        b"# coding: latin-1\nprint('gr\xf6\xdfe')\n",
+        b"\xef\xbb\xbfprint('gr\xc3\xb6\xc3\x9fe')\n",
+    ],
+)
+def test_encodings_of_standard_input(data: bytes) -> None:
+    text = decoded_source(data)
+    assert text.endswith("print('größe')\n")
+    assert decoded_source(encoded_source(text)) == text
