@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from mininet.cli import CLI
 from mininet.log import error, output, setLogLevel
@@ -71,6 +72,26 @@ class Prompt(CLI):
             return word
         return self.mn[word].IP() or word
 
+    def do_net(self, _line: str) -> None:
+        """List the interfaces of each node, and the node and interface at the other end."""
+        for node in self.mn.values():
+            connections = [_connection(interface) for interface in node.intfList()]
+            output(" ".join([node.name, *connections]), "\n")
+
+    def do_links(self, _line: str) -> None:
+        """List the links between nodes, with the state of both ends."""
+        for link in self.mn.links:
+            output(f"{_end(link.intf1)}<->{_end(link.intf2)} {link.status()}\n")
+
+    def do_dump(self, _line: str) -> None:
+        """List the nodes with their interfaces, addresses, and a process in their namespaces."""
+        for node in self.mn.values():
+            parts = [node.name]
+            for interface in node.intfList():
+                address = f" {interface.ip}/{interface.prefixLen}" if interface.ip else ""
+                parts.append(f"{_connection(interface)}{address}")
+            output(", ".join([*parts, f"pid {node.pid}"]), "\n")
+
     def do_iperf(self, line: str) -> None:
         """Throughput of TCP between hosts, else the first and the last: iperf [HOST HOST]."""
         self._iperf(line.split(), [])
@@ -99,9 +120,23 @@ class Prompt(CLI):
         try:
             time.sleep(LISTENING_S)
             command = f"iperf -c {server.IP()} -t {IPERF_S} {' '.join(options)}"
-            output(client.cmd(command).replace("\r", ""))
+            output(client.cmd(command))
         finally:
             listener.terminate()
+
+
+def _end(interface: Any) -> str:
+    """Return the node and the name of an interface."""
+    return f"{interface.node.name}:{interface.name}"
+
+
+def _connection(interface: Any) -> str:
+    """Return an interface, and the node and interface at the other end of its link."""
+    link = interface.link
+    if link is None:
+        return str(interface.name)
+    other = link.intf2 if link.intf1 is interface else link.intf1
+    return f"{interface.name}->{_end(other)}"
 
 
 def _rename_nodes(network: BuiltNetwork, names: Mapping[str, str]) -> None:

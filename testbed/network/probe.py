@@ -7,8 +7,11 @@ import struct
 import time
 from dataclasses import dataclass
 
+from pyroute2.netlink.rtnl import TC_H_ROOT
+
 from testbed.network.built import BuiltNetwork
-from testbed.network.netlink import inside_netns
+from testbed.network.netlink import inside_netns, interface_index, netlink
+from testbed.network.qdiscs import wan_interface
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Direction, Network, WanLink
 
@@ -18,7 +21,8 @@ PORT = 5201
 RECEIVE_BUFFER = 256 * 2**20
 SO_RCVBUFFORCE, SO_TIMESTAMPNS, UDP_SEGMENT = 33, 35, 103
 LARGEST_DATAGRAM = 65_000
-DROP_TAIL_SHARE = 2  # half of the queue is filled at once
+# Two portions are in the queue at most: these parts of the queue's length do not overflow it.
+DROP_TAIL_SHARE = 2
 MANAGED_SHARE = 12  # RED does not drop below a sixth of the queue's length
 BIT_NS_PER_BYTE_S = 8 * 10**9
 # In a guest, a process that has often read the clock sees a later time, until it waits.
@@ -36,6 +40,8 @@ class ProbeSchedule:
         portion: number of packets sent without a pause.
         together: packets of a portion that one system call sends.
         pause_ns: time from the start of one portion to the start of the next, in ns.
+        at_first: number of portions sent before the first pause.
+        idle_ns: time in ns of each pause in which the queue may be empty.
     """
 
     packets: int
@@ -43,6 +49,8 @@ class ProbeSchedule:
     portion: int
     together: int
     pause_ns: int
+    at_first: int = 2
+    idle_ns: int = 0
 
     @property
     def frame_bytes(self) -> int:
@@ -58,11 +66,15 @@ class ProbeResult:
         sent: number of packets sent.
         frame_bytes: length of a packet on the wire in bytes.
         arrivals: time in ns at which the kernel received a packet, by the packet's number.
+        queue_drops: number of packets that the bottleneck's queue dropped.
+        idle_part: largest part of the time in which the transmitter was idle.
     """
 
     sent: int
     frame_bytes: int
     arrivals: dict[int, int]
+    queue_drops: int = 0
+    idle_part: float = 0.0
 
     @property
     def lost(self) -> int:
@@ -81,10 +93,11 @@ class ProbeResult:
     def rate_bps(self) -> float | None:
         """Rate on the wire after the first arrival, in bit/s.
 
-        Packets lost on the way count, because each lost packet also occupied the transmitter. The
-        clock moves in steps. At high rates several packets arrive in each step, so the rate is
-        that from the end of the first step with packets to the end of the last but one, or of the
-        last of two. None if all packets arrived at the same time, or if no packet arrived.
+        Packets lost on the way count, because each lost packet also occupied the transmitter;
+        packets that the queue dropped did not. The clock moves in steps. At high rates several
+        packets arrive in each step, so the rate is that from the end of the first step with packets
+        to the end of the last but one, or of the last of two. None if all packets arrived at the
+        same time, or if no packet arrived.
         """
         steps_ns = sorted(set(self.arrivals.values()))
         if len(steps_ns) < 2:
@@ -94,7 +107,10 @@ class ProbeResult:
         end_ns = steps_ns[-2] if len(steps_ns) > 2 else steps_ns[-1]
         first_number = max(n for n, at_ns in self.arrivals.items() if at_ns == first_ns)
         end_number = max(n for n, at_ns in self.arrivals.items() if at_ns == end_ns)
-        bits = (end_number - first_number) * self.frame_bytes * 8
+        packets = end_number - first_number
+        arrived = sum(1 for number in self.arrivals if first_number < number <= end_number)
+        packets -= min(packets - arrived, self.queue_drops)
+        bits = packets * self.frame_bytes * 8
         return bits * 1e9 / (end_ns - first_ns)
 
 
@@ -106,12 +122,14 @@ def send_probe(
     packets: int,
     payload: int,
     least_pause_ns: int,
+    timer_ns: int,
 ) -> ProbeResult:
     """Send datagrams over one direction of a WAN link and record their arrival times.
 
-    The first datagrams fill half of the bottleneck's queue at once. The others follow at the
-    bottleneck's rate in portions of half the queue, so that the queue neither empties nor
-    overflows.
+    The first datagrams fill the bottleneck's queue at once. The others follow at the bottleneck's
+    rate in portions of half the queue, so that the queue neither empties nor overflows. A queue of
+    a single packet gets one packet after another, and is empty for the time by which a timer may be
+    late.
 
     Args:
         network: the built network.
@@ -121,16 +139,20 @@ def send_probe(
         payload: length of each datagram in bytes.
         least_pause_ns: the shortest pause that a sleep can keep, in ns. If a portion takes less
             time, a single burst of at most the whole queue is sent.
+        timer_ns: how late a timer may be, in ns.
 
     Returns:
         The arrival times of the packets that arrived.
     """
     plan = network.plan
-    schedule = _schedule(plan, direction, packets, payload, least_pause_ns)
+    schedule = schedule_for(plan, direction, packets, payload, least_pause_ns, timer_ns)
     source_pid = network.pid(plan.router(direction.source))
     target_pid = network.pid(plan.router(direction.target))
     source_ip = str(direction.address.ip)
     target_ip = str(link.opposite(direction).address.ip)
+
+    interface = wan_interface(plan.router(direction.source), link.index)
+    drops_before = _dropped_skbs(source_pid, interface)
 
     with _udp_socket(source_pid) as sender, _udp_socket(target_pid) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
@@ -145,11 +167,31 @@ def send_probe(
         timeout_s = _longest_gap_ns(direction, schedule) / 1e9
         arrivals = _receive(receiver, schedule.packets, timeout_s=timeout_s)
 
+    dropped_skbs = _dropped_skbs(source_pid, interface) - drops_before
     return ProbeResult(
         sent=schedule.packets,
         frame_bytes=schedule.frame_bytes,
         arrivals=arrivals,
+        queue_drops=dropped_skbs * schedule.together,
+        idle_part=schedule.idle_ns / max(1, schedule.pause_ns),
     )
+
+
+def _dropped_skbs(pid: int, interface: str) -> int:
+    """Return the number of drops that the root qdisc of an interface has counted.
+
+    Args:
+        pid: a process in the network namespace of the interface.
+        interface: name of the interface.
+    """
+    with netlink(pid) as connection:
+        index = interface_index(connection, interface)
+        for qdisc in connection.get_qdiscs(index=index):
+            if qdisc["parent"] == TC_H_ROOT:
+                queue = qdisc.get_attr("TCA_STATS2").get_attr("TCA_STATS_QUEUE")
+                return int(queue["drops"])
+
+    return 0
 
 
 def _longest_gap_ns(direction: Direction, schedule: ProbeSchedule) -> int:
@@ -159,20 +201,33 @@ def _longest_gap_ns(direction: Direction, schedule: ProbeSchedule) -> int:
     return travel_ns + 2 * schedule.pause_ns + LAST_WAIT_NS
 
 
-def _schedule(
-    plan: Network, direction: Direction, packets: int, payload: int, least_pause_ns: int
+def schedule_for(
+    plan: Network,
+    direction: Direction,
+    packets: int,
+    payload: int,
+    least_pause_ns: int,
+    timer_ns: int,
 ) -> ProbeSchedule:
-    """Return the schedule that `send_probe` follows."""
+    """Return the schedule that `send_probe` follows; the arguments are those of `send_probe`."""
     bottleneck = direction.bottleneck
-    packets_per_skb = plan.tcp.packets_per_skb
-    share = DROP_TAIL_SHARE if bottleneck.discipline == "drop-tail" else MANAGED_SHARE
-    together = max(1, min(packets_per_skb, LARGEST_DATAGRAM // payload))
-    calls = max(1, bottleneck.queue_packets // packets_per_skb // share)
+    together = max(1, min(plan.tcp.packets_per_skb, LARGEST_DATAGRAM // payload))
+    if bottleneck.discipline == "drop-tail":
+        slots = max(1, bottleneck.queue_packets // plan.tcp.packets_per_skb)  # netem counts skbs
+        calls = max(1, slots // DROP_TAIL_SHARE)
+    else:
+        at_once = max(1, bottleneck.queue_packets // MANAGED_SHARE)
+        together = min(together, at_once)
+        slots = bottleneck.queue_packets // together
+        calls = at_once // together
+
     portion = calls * together
+    holds_two = 2 * calls <= slots
 
     frame_bytes = payload + HEADERS + ETHERNET
     pause_ns = portion * frame_bytes * BIT_NS_PER_BYTE_S // bottleneck.rate_bps
-    if pause_ns < least_pause_ns:
+    idle_ns = 0 if holds_two else timer_ns
+    if holds_two and pause_ns < least_pause_ns:
         packets = min(packets, 2 * portion)
         portion = packets
 
@@ -181,7 +236,9 @@ def _schedule(
         payload=payload,
         portion=portion,
         together=together,
-        pause_ns=pause_ns,
+        pause_ns=pause_ns + idle_ns,
+        at_first=2 if holds_two else 1,
+        idle_ns=idle_ns,
     )
 
 
@@ -208,9 +265,9 @@ def _send_portions(sender: socket.socket, schedule: ProbeSchedule) -> None:
             sender.send(b"".join(datagrams))
             number = last
 
-        due_ns = begin_ns + portions * schedule.pause_ns
-        wait_ns = due_ns - time.monotonic_ns()
         portions += 1
+        due_ns = begin_ns + (1 + portions - schedule.at_first) * schedule.pause_ns
+        wait_ns = due_ns - time.monotonic_ns()
         if number < schedule.packets and wait_ns > 0:
             time.sleep(wait_ns / 1e9)
 

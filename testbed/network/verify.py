@@ -326,7 +326,8 @@ def verify(network: BuiltNetwork, *, virtual: bool, quick: bool) -> Iterator[Che
     The checks are the RTT of every pair of datacenters, the rate of each WAN link direction, and
     the loss of each direction that loses packets. Tolerances: RTT 20 us + 0.1 % (virtual clock) or
     2 ms + 2 % (real clock), plus four times the jitter of the path. Rate 0.5 % or 5 %, plus the
-    effect of timers and jitter on the ends of the measurement. Loss: four standard deviations of
+    effect of timers and jitter on the ends of the measurement, and of timers on a queue of a single
+    packet. Loss: four standard deviations of
     the number of lost packets.
 
     Args:
@@ -380,6 +381,7 @@ def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virt
         packets=_rate_packets(network.plan, direction, tolerances),
         payload=network.plan.mtu - probe.HEADERS,
         least_pause_ns=tolerances.least_pause_ns,
+        timer_ns=tolerances.timer_ns,
     )
     measured_bps = result.rate_bps
 
@@ -388,7 +390,7 @@ def _check_rate(network: BuiltNetwork, link: WanLink, direction: Direction, virt
     rate_part = tolerances.rate_part
     if direction.bottleneck.discipline != "drop-tail":
         rate_part = max(rate_part, MANAGED_RATE_PART)
-    tolerance_bps = rate_bps * (rate_part + shifted_part)
+    tolerance_bps = rate_bps * min(1.0, rate_part + shifted_part + result.idle_part)
     return check(
         quantity="rate",
         source=direction.source,
@@ -415,23 +417,27 @@ def _rate_packets(plan: Network, direction: Direction, tolerances: Tolerances) -
 
 def _check_loss(network: BuiltNetwork, link: WanLink, direction: Direction, virtual: bool) -> Check:
     expected, spread = loss_of(direction.fibre)
+    tolerances = _tolerances(virtual=virtual)
     result = probe.send_probe(
         network,
         link,
         direction,
         packets=LOSS_PACKETS,
         payload=LOSS_PAYLOAD,
-        least_pause_ns=_tolerances(virtual=virtual).least_pause_ns,
+        least_pause_ns=tolerances.least_pause_ns,
+        timer_ns=tolerances.timer_ns,
     )
-    deviation = sqrt(result.sent * expected * (1 - expected) * spread)
-    tolerance = (LOSS_DEVIATIONS * deviation + 1) / result.sent
+    queue_drops = min(result.lost, result.queue_drops)
+    passed = max(1, result.sent - queue_drops)
+    deviation = sqrt(passed * expected * (1 - expected) * spread)
+    tolerance = (LOSS_DEVIATIONS * deviation + 1) / passed
     return check(
         quantity="loss",
         source=direction.source,
         target=direction.target,
         unit="%",
         expected=100 * expected,
-        measured=100 * result.lost / result.sent,
+        measured=100 * (result.lost - queue_drops) / passed,
         tolerance=100 * tolerance,
     )
 

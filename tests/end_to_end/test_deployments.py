@@ -398,6 +398,25 @@ def test_shell(shared: Place, real: str) -> None:
     os.close(terminal)
 
 
+def test_line_ends_in_a_terminal(shared: Place, real: str) -> None:
+    words = [sys.executable, "-m", "testbed", "topo", "exec", "-it", "-t", real, "west-h0"]
+    terminal, other_end = pty.openpty()
+    with subprocess.Popen(
+        [*words, "--", "printf", "one\\ntwo\\nthree"],
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        env=shared.environment,
+    ) as command:
+        os.close(other_end)
+        try:
+            assert read_until(terminal, "three") == "one\r\ntwo\r\nthree"
+            assert command.wait(LONGEST_S) == 0
+        finally:
+            command.kill()
+    os.close(terminal)
+
+
 def use_prompt(shell: subprocess.Popen[bytes], terminal: int) -> None:
     read_until(terminal, "real> ")
     os.write(terminal, b"west-h\t ping -c1 east-h\t\n")
@@ -406,9 +425,18 @@ def use_prompt(shell: subprocess.Popen[bytes], terminal: int) -> None:
     assert "10.1.0.1" in output
     assert "1 received" in output
     os.write(terminal, b"west-h0 hostname; hostname\n")
-    assert "\nwest-h0\nwest-h0\n" in read_until(terminal, "\nwest-h0.*real> ").replace("\r", "")
+    output = read_until(terminal, "\nwest-h0.*real> ")
+    assert "\nwest-h0\r\nwest-h0\r\n" in output
+    assert "\r\r" not in output
     os.write(terminal, b"nodes\n")
     assert "east east-h0 east-s wan west west-h0 west-s" in read_until(terminal, "nodes.*real> ")
+    os.write(terminal, b"net\n")
+    assert "\nwest-h0 eth0->west-s:d0h0-sw\r\n" in read_until(terminal, "wan .*real> ")
+    os.write(terminal, b"links\n")
+    assert "\nwest-h0:eth0<->west-s:d0h0-sw (OK OK)\r\n" in read_until(terminal, "wan:.*real> ")
+    os.write(terminal, b"dump\n")
+    dumped = read_until(terminal, "wan, .*real> ")
+    assert "\nwest-h0, eth0->west-s:d0h0-sw 10.0.0.1/" in dumped
     os.write(terminal, b"pingall\n")
     assert "0% dropped (2/2 received)" in read_until(terminal, "Results.*real> ")
     os.write(terminal, b"west-h0 ping east-h0\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import termios
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -23,6 +24,17 @@ def start_attached_shell(node: Any, start_shell: Callable[[str], None]) -> None:
     start_shell(f"-cda{pid}")
     node.pid = pid
     node.inNamespace = in_namespace
+    _keep_line_ends(node.stdin.fileno())
+
+
+def _keep_line_ends(terminal: int) -> None:
+    """Let a terminal pass on line feeds as programs write them, without carriage returns.
+
+    The terminal of the user adds the carriage returns.
+    """
+    modes = termios.tcgetattr(terminal)
+    modes[1] &= ~termios.ONLCR  # modes of output
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
 
 
 def print_to(stream: TextIO) -> None:
