@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 
@@ -586,7 +587,8 @@ def busiest(
             if samples.is_empty():
                 continue
 
-            sent_bits = 8 * sent_bytes(samples, begin_ns, end_ns)
+            capacity = partial(history.capacity_bits, link.key, source)
+            sent_bits = 8 * sent_bytes(samples, begin_ns, end_ns, capacity)
             rate_bps = history.mean_rate_bps(link.key, source, begin_ns, end_ns)
             capacity_bits = rate_bps * seconds
             share = min(1.0, sent_bits / capacity_bits) if capacity_bits else 0.0

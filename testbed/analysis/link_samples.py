@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+
 import polars as pl
 
 from testbed.analysis.fidelity import LONGEST_SAMPLE_S, RATE_PART
@@ -28,16 +29,44 @@ def of_direction(links: pl.DataFrame, link: str, source: str) -> pl.DataFrame:
     return links.filter(link=link, source=source).sort("time_ns")
 
 
-def sent_bytes(samples: pl.DataFrame, begin_ns: int, end_ns: int) -> float:
+def _duration_ns(begin_ns: int, end_ns: int) -> float:
+    return end_ns - begin_ns
+
+
+def sent_bytes(
+    samples: pl.DataFrame,
+    begin_ns: int,
+    end_ns: int,
+    capacity: Callable[[int, int], float] = _duration_ns,
+) -> float:
     """Return the bytes that a direction sent between two times, interpolated between samples.
 
     Args:
-        samples: columns time_ns (Int64, Unix ns, ascending) and bytes (Int64, cumulative).
+        samples: the direction's samples: time_ns (Int64, Unix ns, ascending) and bytes (Int64,
+            cumulative); at least one.
         begin_ns: start of the span, Unix ns.
         end_ns: end of the span, Unix ns.
+        capacity: how much the direction could have sent from one time to another, in any unit.
+            Bytes between two samples are spread accordingly, so that no time gets more than its
+            rate allowed. The default is that of a constant rate.
     """
-    first, last = np.interp([begin_ns, end_ns], samples["time_ns"], samples["bytes"])
-    return float(last - first)
+    times_ns = samples["time_ns"]
+    counted = samples["bytes"]
+
+    def at(time_ns: int) -> float:
+        position = times_ns.search_sorted(time_ns, side="right")
+        if position == 0:
+            return float(counted[0])
+        if position == len(times_ns):
+            return float(counted[-1])
+
+        before_ns, after_ns = int(times_ns[position - 1]), int(times_ns[position])
+        whole = capacity(before_ns, after_ns)
+        part = capacity(before_ns, time_ns) / whole if whole else 0.0
+        before = int(counted[position - 1])
+        return before + part * (int(counted[position]) - before)
+
+    return at(end_ns) - at(begin_ns)
 
 
 def measured_rates(history: History, links: pl.DataFrame) -> list[RateRow]:

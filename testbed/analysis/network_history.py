@@ -100,16 +100,28 @@ class History:
             direction = self.direction_at(link, source, begin_ns)
             return float(direction.bottleneck.rate_bps)
 
+        return self.capacity_bits(link, source, begin_ns, end_ns) * 1e9 / (end_ns - begin_ns)
+
+    def capacity_bits(self, link: str, source: str, begin_ns: int, end_ns: int) -> float:
+        """Return the bits that a direction could have sent in a span.
+
+        Args:
+            link: key of the WAN link.
+            source: datacenter from which the direction leaves.
+            begin_ns: start of the span, Unix ns.
+            end_ns: end of the span, Unix ns.
+        """
+        pieces = self.pieces(link, source)
         first = _index_at(pieces, begin_ns)
         last = _index_at(pieces, end_ns)
-        bits_times_1e9 = 0.0
+        bits_times_1e9 = 0
         for piece in pieces[first : last + 1]:
             overlap_begin_ns = max(piece.begin_ns, begin_ns)
             overlap_end_ns = min(piece.end_ns, end_ns)
             overlap_ns = max(0, overlap_end_ns - overlap_begin_ns)
             bits_times_1e9 += piece.direction.bottleneck.rate_bps * overlap_ns
 
-        return bits_times_1e9 / (end_ns - begin_ns)
+        return bits_times_1e9 / 1e9
 
 
 def happened(plan: Plan, run: RunDir) -> list[NetworkChange]:

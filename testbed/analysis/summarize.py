@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import polars as pl
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from testbed.analysis.bottleneck import cause_of_collectives, cause_of_training
 from testbed.analysis.event_periods import periods
-from testbed.analysis.link_samples import measured_rates, of_direction
+from testbed.analysis.link_samples import measured_rates, of_direction, sent_bytes
 from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.loop import summarize_loop
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
@@ -380,6 +381,9 @@ def _wan(run: LoadedRun) -> list[WanRow]:
 def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end_ns: int) -> WanRow:
     """Return a direction's row: growth of the counters from the first sample to the last.
 
+    The use of the rate is that between the first start and the last end, because the ranks also
+    send before and after.
+
     Args:
         run: the run, with history, links and captures.
         link: key of the WAN link.
@@ -389,18 +393,19 @@ def _wan_row(run: LoadedRun, link: str, direction: Direction, begin_ns: int, end
     """
     source = direction.source
     samples = of_direction(run.links, link, source)
-    sent = _growth(samples, "bytes")
     rate_bps = run.history.mean_rate_bps(link, source, begin_ns, end_ns)
     seconds = (end_ns - begin_ns) / 1e9
     utilisation: float | None = None
-    if sent is not None and rate_bps * seconds > 0:
+    if not samples.is_empty() and rate_bps * seconds > 0:
+        capacity = partial(run.history.capacity_bits, link, source)
+        sent = sent_bytes(samples, begin_ns, end_ns, capacity)
         utilisation = sent * 8 / (rate_bps * seconds)
 
     row = WanRow(
         source=source,
         target=direction.target,
         link=link,
-        bytes=sent,
+        bytes=_growth(samples, "bytes"),
         packets=_growth(samples, "packets"),
         drops=_growth(samples, "drops"),
         rate_bps=round(rate_bps),

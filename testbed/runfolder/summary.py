@@ -127,7 +127,8 @@ class WanRow(SummarySection):
     """What one direction of a WAN link carried, from its first sample to its last.
 
     `rate_bps` is the mean rate over the time of all operations or steps, `mean_utilisation` the
-    part of it that was used. `captured_bytes` counts whole frames at the sending router.
+    part of it that was used in this time. `captured_bytes` counts whole frames at the sending
+    router.
 
     Attributes:
         source: Datacenter that sends.
@@ -137,7 +138,7 @@ class WanRow(SummarySection):
         packets: That the bottleneck sent.
         drops: Packets that the queue dropped.
         rate_bps: Mean rate of the bottleneck over the time of all operations or steps.
-        mean_utilisation: Part of rate_bps that was used.
+        mean_utilisation: Part of rate_bps that was used in this time.
         captured_bytes: Whole frames in the capture at the sending router.
         captured_packets: Packets in the capture at the sending router.
     """

@@ -1,11 +1,13 @@
 """Lower bounds, the network's history and the periods of a run whose network changes."""
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from testbed.analysis.event_periods import periods
+from testbed.analysis.link_samples import sent_bytes
 from testbed.analysis.lower_bounds import Bounds
 from testbed.analysis.network_history import History, happened
 from testbed.plan.model import Plan
@@ -50,6 +52,27 @@ def test_rates_over_time(tmp_path: Path) -> None:
     pieces = history.pieces("a-b", "a")
     assert [begin // SECOND for begin, _, _ in pieces[1:]] == [101, 103]
     assert [direction.bottleneck.rate_bps for _, _, direction in pieces[1:]] == [GBIT, 10 * GBIT]
+
+
+def test_bytes_between_samples_follow_the_rate(tmp_path: Path) -> None:
+    """A full link of 10 Gbit/s that has 1 Gbit/s from 101 s on; the samples are at 100 and 102 s.
+
+    In proportion to time, the second half would have 5.5 Gbit in a second on 1 Gbit/s.
+    """
+    plan = collectives_plan(tmp_path, "{at: 1 s, duration: 2 s, links: a-b, rate: 1 Gbit/s}")
+    history = History.of(plan, records(tmp_path, plan, [101, 103]))
+    times = [100 * SECOND, 102 * SECOND]
+    samples = pl.DataFrame({"time_ns": times, "bytes": [7, 7 + 11 * GBIT // 8]})
+
+    def sent_bits(begin_s: float, end_s: float) -> float:
+        span = (round(begin_s * SECOND), round(end_s * SECOND))
+        return 8 * sent_bytes(samples, *span, partial(history.capacity_bits, "a-b", "a"))
+
+    assert sent_bits(100, 102) == pytest.approx(11 * GBIT)
+    assert sent_bits(101, 102) == pytest.approx(GBIT)
+    assert sent_bits(100.5, 101.5) == pytest.approx(5.5 * GBIT)
+    assert sent_bits(90, 100.5) == pytest.approx(5 * GBIT)
+    assert sent_bits(101.5, 200) == pytest.approx(0.5 * GBIT)
 
 
 def test_damaged_history(tmp_path: Path) -> None:
