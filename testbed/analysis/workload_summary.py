@@ -1,15 +1,17 @@
-"""Load the part of a run's summary that the workload computes, in workloads/NAME/summary.py."""
+"""Load what a workload says of its runs, in its modules summary.py and cautions.py."""
 
 from __future__ import annotations
 
-from typing import Protocol, cast
-
-import polars as pl
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
 
 from testbed.plan.model import Plan
 from testbed.runfolder.problems import Problem
 from testbed.runfolder.summary import TrainingSummary
 from testbed.spec.workload import PACKAGE, workload_module
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class WorkloadSummary(Protocol):
@@ -37,13 +39,30 @@ class WorkloadSummary(Protocol):
         """
 
 
+class WorkloadCautions(Protocol):
+    """The module workloads/NAME/cautions.py of a workload that knows problems before a run."""
+
+    def cautions(self, plan: Plan) -> list[Problem]:
+        """Return what a run of the plan will not achieve."""
+
+
 def workload_summary(workload: str) -> WorkloadSummary | None:
     """Import the summary module of a workload, or return None if its ranks record no steps."""
+    return cast(WorkloadSummary | None, _module_if_any(workload, "summary"))
+
+
+def workload_cautions(plan: Plan) -> list[Problem]:
+    """Return what the workload of a plan knows to be a problem before the run."""
+    module = cast(WorkloadCautions | None, _module_if_any(plan.workers.workload, "cautions"))
+    return [] if module is None else module.cautions(plan)
+
+
+def _module_if_any(workload: str, name: str) -> ModuleType | None:
+    """Import the module workloads/`workload`/`name`.py, or return None if there is none."""
     try:
-        module = workload_module(workload, "summary")
+        return workload_module(workload, name)
     except ModuleNotFoundError as error:
         folder = f"{PACKAGE}.{workload}"
-        if error.name in (folder, f"{folder}.summary"):
+        if error.name in (folder, f"{folder}.{name}"):
             return None
         raise
-    return cast(WorkloadSummary, module)

@@ -18,7 +18,7 @@ from testbed.core.csv_text import csv_text
 from testbed.report.compare import faithful_text
 from testbed.report.tables import collectives_grid, terminal_tables, training_grid
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.problems import Problem, ProblemCode
+from testbed.runfolder.problems import DOUBTS, Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_object, read_summary
 
@@ -97,8 +97,8 @@ def _doubts(status: Status | None, summary: Summary) -> Iterator[Text]:
     for warning in warnings:
         is_in_verdict = warning.code is ProblemCode.INCOMPLETE
         if not is_in_verdict and warning not in summary.problems:
-            separate = warning.code is ProblemCode.SEPARATE_HOSTS
-            yield _marked("warning:" if separate else "timing unreliable:", warning)
+            misleads = warning.code in DOUBTS
+            yield _marked("timing unreliable:" if misleads else "warning:", warning)
     for problem in summary.problems:
         yield _marked("problem:", problem)
 

@@ -11,12 +11,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from testbed.analysis.fidelity import Watched, judge_watched
+from testbed.analysis.workload_summary import workload_cautions
 from testbed.core.errors import DiskFull, GuestLost, MachineError, RunError, TestbedError
 from testbed.core.full_disk import has_space, write_failure
 from testbed.core.held_signals import HeldSignals
 from testbed.core.leftovers import Kind, note
 from testbed.execution.backend import Backend, backend_for
-from testbed.execution.limits import RunLimits
+from testbed.execution.limits import RunLimits, show_notice
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
@@ -81,6 +82,10 @@ def launch(
     began = time.monotonic()
     with HeldSignals() as signals, ExitStack() as stack:
         _begin(run, status, spec, stack)
+        for caution in workload_cautions(plan):
+            show_notice(progress, f"warning: {caution}")
+            status.warnings.append(caution)
+
         failure: BaseException | None = None
         try:
             with signals.raised():

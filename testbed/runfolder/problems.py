@@ -22,6 +22,7 @@ class ProblemCode(StrEnum):
     CAPTURE = "capture"  # a packet capture lacks packets or cannot be read
     FILE_REMOVED = "file-removed"  # what a host put into the run folder was removed
     SEPARATE_HOSTS = "separate-hosts"  # a script's hosts did not communicate
+    OVERLAP_SHORT = "overlap-short"  # exchanges take longer than the overlap that is to hide them
     # The run is not faithful to its plan.
     INCOMPLETE = "incomplete"
     CLOCK_FORCED = "clock-forced"

@@ -135,10 +135,10 @@ class Nic(Strict):
 class LeafSpine(Strict):
     """Leaf switches with blocks of hosts, and spine switches, each joined to every leaf.
 
-    The sizes of the blocks differ by at most one host.
-    A leaf's uplinks together have its hosts' rate divided by `oversubscription`; traffic is spread
-    over the spines by a hash (`ecmp`). The border router is connected to every spine, at the rate
-    of all leaves.
+    The sizes of the blocks differ by at most one host, and the first leaf has a largest one. The
+    leaves are alike: each one's uplinks together have the rate of the largest block's hosts divided
+    by `oversubscription`. Traffic is spread over the spines by a hash (`ecmp`). The border router
+    is connected to every spine, at the rate of all leaves' uplinks to that spine.
     """
 
     leaves: Annotated[

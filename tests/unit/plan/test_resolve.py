@@ -341,6 +341,21 @@ def test_leaf_spine() -> None:
     assert len(plan.fabric_cables("a-h0", "b-h0")) == len(plan.fabric_cables("b-h0", "a-h0")) == 2
 
 
+def test_leaves_are_alike() -> None:
+    """4 hosts on 3 leaves: two on the first, whose 2 x 10 Gbit/s every leaf's two uplinks have."""
+    site = {**CLOS, "hosts": 4, "fabric": {"leaves": 3, "spines": 2}}
+    plan = network({"a": site, "b": {}}, [link("a", "b")])
+    plugged = Counter(host.switch for host in plan.hosts)
+    assert plugged == {"d0l0": 2, "d0l1": 1, "d0l2": 1, "d1s": 1}
+    fabric = plan.datacenter("a").fabric
+    assert fabric is not None
+    rates = {ends_of(cable): cable.port.rate_bps for cable in fabric.cables}
+    assert {rates[f"d0l{leaf}", f"d0p{spine}"] for leaf in range(3) for spine in range(2)} == {
+        10**10
+    }
+    assert {rates[f"d0p{spine}", "d0r"] for spine in range(2)} == {3 * 10**10}
+
+
 def test_fabric_addresses_are_unique() -> None:
     plan = network(
         {"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS},
