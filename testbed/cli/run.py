@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from testbed.api import prepare, script_workload
+from testbed.api import PreparedRun, prepare, script_workload
+from testbed.cli.advise import ADVISE_FLAG, advise
 from testbed.cli.options import (
     RUN_TARGETS,
     Format,
@@ -28,7 +29,7 @@ from testbed.core.errors import InputError, MachineError, Place, StorageError
 from testbed.spec.options import run_options
 from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
-from testbed.spec.workload import load_workload
+from testbed.spec.workload import Workload, load_workload
 
 STANDARD_INPUT = "-"  # first word of a script that standard input holds
 SCRIPT = "testbed.script"  # key of typer's context: the words after --
@@ -71,6 +72,14 @@ EventsFromOption = Annotated[
         envvar="TESTBED_EVENTS_FROM",
         help="script: count event times from rank 0's first torch.distributed operation, "
         "or from its start \\[default: operation]",
+    ),
+]
+AdviseOption = Annotated[
+    bool,
+    typer.Option(
+        ADVISE_FLAG,
+        help="afterwards measure the changes that the main cause of the time gives a reason for, "
+        "each as another run, and print a table",
     ),
 ]
 FailUnfaithfulOption = Annotated[
@@ -139,6 +148,7 @@ def run(
     shared_folder: SharedFolderOption = False,
     events_from: EventsFromOption = None,
     fail_unfaithful: FailUnfaithfulOption = False,
+    advising: AdviseOption = False,
     quiet: Annotated[
         bool,
         typer.Option(
@@ -157,10 +167,14 @@ def run(
     """
     if scale is not None:
         sets = [*sets, f"workload.scale={scale}"]
-    overrides = parse_overrides(sets, RUN_TARGETS)
-    spec = Topology.load(topology, overrides["topology"])
-    options = run_options_of(given)
+    if advising and (dry_run or output is not Format.TABLE):
+        raise InputError(
+            "prints a table after the run",
+            place=Place(key=ADVISE_FLAG),
+            remedy="remove --dry-run, and --format json or csv",
+        )
 
+    options = run_options_of(given)
     script_settings: dict[str, object] = {
         "ranks_per_host": nproc_per_host,
         "shared_folder": shared_folder or None,
@@ -168,18 +182,19 @@ def run(
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
     script = context.meta[SCRIPT]
-
     if script:
-        _refuse_workload(script, workload, overrides["workload"])
-        if script[0] == STANDARD_INPUT:
-            script_settings["source"] = _read_standard_input()
-
         in_image = options.image is not None
-        job = script_workload(script, script_settings, in_image=in_image, place=Place(key="--"))
+        work = _script_work(script, workload, script_settings, in_image=in_image)
     else:
         _refuse_script_settings(script_settings)
-        job = load_workload(workload or "collectives", overrides["workload"])
-    prepared = prepare(spec, job, options)
+        work = partial(load_workload, workload or "collectives")
+
+    def prepared_with(changes: Sequence[str]) -> PreparedRun:
+        overrides = parse_overrides([*sets, *changes], RUN_TARGETS)
+        spec = Topology.load(topology, overrides["topology"])
+        return prepare(spec, work(overrides["workload"]), options)
+
+    prepared = prepared_with([])
     if dry_run:
         typer.echo(prepared.plan.model_dump_json(indent=2))
         return
@@ -197,8 +212,38 @@ def run(
         print_files(folder, output)
         raise
     print_files(folder, output)
+    if advising:
+        advise(completed, prepared_with, quiet=quiet)
     if fail_unfaithful:
         completed.check_faithful()
+
+
+def _script_work(
+    script: list[str], workload: str | None, settings: Mapping[str, object], *, in_image: bool
+) -> Callable[[list[Override]], Workload]:
+    """Return a function from the workload's overrides, of which a script has none, to the script.
+
+    Raises:
+        InputError: A workload is given too, or standard input is not a script.
+    """
+    if workload is not None:
+        raise InputError(
+            f"cannot run both a workload ({workload}) and a script ({script[0]})",
+            remedy=f"remove {workload}, or -- and everything after it",
+        )
+    if script[0] == STANDARD_INPUT:
+        settings = {**settings, "source": _read_standard_input()}
+
+    def work(overrides: list[Override]) -> Workload:
+        if overrides:
+            raise InputError(
+                "workload settings do not apply to scripts",
+                place=Place(key="--set"),
+                remedy="write the script's own options after the script",
+            )
+        return script_workload(script, settings, in_image=in_image, place=Place(key="--"))
+
+    return work
 
 
 def _refuse_script_settings(script_settings: Mapping[str, object]) -> None:
@@ -233,18 +278,3 @@ def _read_standard_input() -> str:
     except ValueError as error:
         raise InputError(f"cannot read the script: {error}", place=Place(key="-- -")) from error
     return text
-
-
-def _refuse_workload(script: list[str], workload: str | None, overrides: list[Override]) -> None:
-    """Raise InputError if a script is given together with a workload or its settings."""
-    if workload is not None:
-        raise InputError(
-            f"cannot run both a workload ({workload}) and a script ({script[0]})",
-            remedy=f"remove {workload}, or -- and everything after it",
-        )
-    if overrides:
-        raise InputError(
-            "workload settings do not apply to scripts",
-            place=Place(key="--set"),
-            remedy="write the script's own options after the script",
-        )

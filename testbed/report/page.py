@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
 
+from testbed.analysis.advice import Proposal, proposals
 from testbed.analysis.verdict import loop_text, meaning, verdict
 from testbed.core.units import format_rate, format_size, format_time
 from testbed.plan.model import Datacenter, Direction, Plan
@@ -114,6 +115,7 @@ def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = Non
         verdict=verdict(content.status, content.summary),
         loop="" if content.summary.loop is None else loop_text(content.summary.loop),
         meaning=meaning(content.status, content.summary),
+        proposals=_proposals(content),
         grids=_grids(content),
         figures=_figures(content),
         no_flows=_no_flows(content),
@@ -122,6 +124,14 @@ def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = Non
     )
     replace_bytes(run.report, html)
     return run.report
+
+
+def _proposals(content: Content) -> list[Proposal]:
+    """Return the changes to try for a completed run."""
+    plan, status = content.plan, content.status
+    if plan is None or status is None or status.state != "completed":
+        return []
+    return _attempt(content, "advice", lambda: proposals(plan, content.summary)) or []
 
 
 def warm_up(plan: Plan) -> None:

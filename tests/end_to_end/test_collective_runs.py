@@ -126,6 +126,24 @@ def test_hierarchical_all_reduce(run: Start) -> None:
     assert ring.median_ms()[4 * MIB] > 2 * staged.median_ms()[4 * MIB]
 
 
+def test_advice_is_measured(command: Command, tmp_path: Path) -> None:
+    """The ring's fourteen steps of 20 ms are the cause; stages have four."""
+    words = ["--isolation", "process", "--set", "topology.wan.iowa-ohio.delay=20 ms"]
+    values = {"ops": "[all_reduce]", "sizes": "[4 KiB]", "iterations": 3, "warmup": 1}
+    for key, value in values.items():
+        words += ["--set", f"workload.{key}={value}"]
+    out = tmp_path / "run"
+    done = command("run", "two-sites", "collectives", *words, "--out", out, "--advise")
+    base, changed = Folder(out), Folder(tmp_path / "run-advice-1")
+    assert base.summary["dominant"]["cause"] == "steps"
+    assert changed.json("plan.json")["workers"]["settings"]["algorithm"] == "hierarchical"
+    assert changed.status["command"][-2:] == ["--set", "workload.algorithm=hierarchical"]
+    times = [folder.median_ms()[4096] for folder in (base, changed)]
+    assert times[1] < times[0] / 2
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("workload.algorithm")]
+    assert f"{100 * (times[1] / times[0] - 1):+.1f}" in row
+
+
 def test_what_cannot_be_done_is_refused(command: Command, tmp_path: Path) -> None:
     words = ["--set", "workload.ops=[reduce]", "--set", "workload.algorithm=hierarchical"]
     done = command("run", "two-sites", "collectives", *words, "--out", tmp_path / "run", status=2)
