@@ -40,9 +40,23 @@ function fitted({ data, layout }, plot) {
   };
 }
 
+// Plotly is in the page as gzip in base64, unless the page refers to a file. The content security policy has the
+// hash of the unpacked script.
+async function unpackPlotly() {
+  const packed = document.getElementById("plotly");
+  if (!packed || typeof DecompressionStream === "undefined") return;
+  const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(unpacked).text();
+  document.head.append(script);
+}
+
 function draw(plot) {
   if (typeof Plotly === "undefined") {
-    plot.textContent = "This figure needs the file plotly.min.js of its sweep. `testbed report` with the run folder makes a page that has everything.";
+    plot.textContent = document.getElementById("plotly")
+      ? "This figure needs a newer browser: Chrome 80, Firefox 113, Safari 16.4 or later."
+      : "This figure needs the file plotly.min.js of its sweep. `testbed report` with the run folder makes a page that has everything.";
     return;
   }
   const show = () => Plotly.react(plot, fitted(specOf(plot), plot));
@@ -128,7 +142,7 @@ function makeSortable(header) {
   header.replaceChildren(button);
 }
 
-document.querySelectorAll(".plot").forEach(draw);
+unpackPlotly().finally(() => document.querySelectorAll(".plot").forEach(draw));
 document.querySelectorAll("[data-save]").forEach((button) => button.addEventListener("click", () => saveFigure(button)));
 document.querySelectorAll("[data-csv]").forEach((button) => button.addEventListener("click", () => saveTable(button)));
 document.querySelectorAll("table.sortable th").forEach(makeSortable);

@@ -22,7 +22,7 @@ from testbed.report.figures.common import axis, colour_bar, drawing, latency_fig
 from testbed.report.figures.links import matrix_figure, queue_figure, utilisation_figure
 from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
-from testbed.report.html import Figure, figure, policy, render, template_of
+from testbed.report.html import Figure, figure, pack_plotly, policy, render, template_of
 from testbed.report.load import Content, load
 from testbed.report.map.layout import LinkUse
 from testbed.report.map.site_map import site_map
@@ -148,6 +148,7 @@ def warm_up(plan: Plan) -> None:
     ]
     template_of("report/page.html.j2")
     policy()
+    pack_plotly()
     figure("", "", "", drawing(traces, 100, axis(""), axis("")))
 
 

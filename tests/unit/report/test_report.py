@@ -1,10 +1,13 @@
 """Tables and the page, from complete and from damaged run folders."""
 
+import gzip
 import io
 import json
 import math
 import re
+from base64 import b64decode, b64encode
 from functools import partial
+from hashlib import sha256
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 import pytest
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from testbed.analysis.network_history import History
@@ -80,6 +84,18 @@ def text_of(grid: tables.Grid) -> str:
 
 def page_without_plotly(run: RunDir) -> str:
     return re.sub(r"<script>.*?</script>", "", write_page(run).read_text(), flags=re.DOTALL)
+
+
+def test_page_holds_plotly_packed(run: RunDir) -> None:
+    """The policy has the hash of the unpacked script; two pages of a run are equal."""
+    html = write_page(run).read_text()
+    assert len(html) < 2_300_000
+    packed = re.search(r'<script type="application/gzip" id="plotly">(.*?)</script>', html)
+    assert packed is not None
+    script = gzip.decompress(b64decode(packed[1]))
+    assert script.decode() == get_plotlyjs()
+    assert f"'sha256-{b64encode(sha256(script).digest()).decode()}'" in unescape(html)
+    assert write_page(run).read_text() == html
 
 
 def test_collectives_table_has_the_columns_of_nccl_tests(run: RunDir) -> None:
