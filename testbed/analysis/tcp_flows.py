@@ -245,7 +245,9 @@ def _rows_by_key(keys: Keys, rows: Ints) -> dict[int, Ints]:
 def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
     """Return the positions at which connections after the first one begin.
 
-    A new connection begins with a SYN whose sequence number differs from that of the last SYN.
+    A new connection begins with a SYN without ACK whose sequence number differs from that of the
+    sender's last SYN, with ACK or without. If no SYN came before, it begins with any SYN without
+    ACK that follows other packets.
 
     Args:
         packets: packets of the whole capture, dtype `PACKET`.
@@ -258,17 +260,17 @@ def _openings(packets: Packets, rows: Ints, back_rows: Ints) -> list[int]:
     both = np.concatenate([rows, back_rows])
     both.sort()
     flags = packets["flags"][both]
-    is_syn = (flags & (SYN | ACK)) == SYN
-    syns = both[is_syn]
-    if not len(syns):
-        return []
-
-    numbers = packets["seq"][syns]
-    differs = numbers[1:] != numbers[:-1]
-    openings: list[int] = syns[1:][differs].tolist()
-    begins_with_syn = syns[0] == both[0]
-    if not begins_with_syn:
-        openings.insert(0, int(syns[0]))
+    senders = packets["mac"][both]
+    numbers = packets["seq"][both]
+    openings: list[int] = []
+    last_number: dict[int, int] = {}  # of a SYN, by sender
+    for position in np.flatnonzero(flags & SYN > 0):
+        sender, number = int(senders[position]), int(numbers[position])
+        is_first = flags[position] & ACK == 0
+        is_new = last_number.get(sender, number) != number
+        if is_first and (is_new or (not last_number and position > 0)):
+            openings.append(int(both[position]))
+        last_number[sender] = number
 
     return openings
 
@@ -281,8 +283,9 @@ def flow_row(flow: Flow, mtu: int) -> Row:
         mtu: MTU of the link where the flow was captured, in bytes.
     """
     packets = flow.packets
-    stream = _stream(packets)
     acks = Acknowledgements.of(flow)
+    stream = _stream(packets, _meets_closed_window(flow, acks))
+    is_spurious = stream.retransmitted & _already_acknowledged(flow, stream, acks)
 
     more = extra_packets(packets, mtu)
     frame_headers = ETHER_HEADER + packets["headers"]
@@ -303,6 +306,7 @@ def flow_row(flow: Flow, mtu: int) -> Row:
         "wire_bytes": int(wire_bytes.sum()),
         "retransmissions": int(stream.retransmitted.sum()),
         "retransmitted_bytes": int(payload[stream.retransmitted].sum()),
+        "spurious_retransmissions": int(is_spurious.sum()),
         "out_of_order": int(stream.reordered.sum()),
         "unseen_bytes": stream.unseen_bytes,
         "first_ns": first_ns,
@@ -324,8 +328,33 @@ def _unwrap(numbers: NDArray[np.uint32], origin: int) -> Ints:
     return np.cumsum(steps, dtype=np.int64)
 
 
-def _stream(packets: Packets) -> Stream:
-    """Return the stream positions of a flow's packets (dtype `PACKET`, shape (n,))."""
+def _meets_closed_window(flow: Flow, acks: Acknowledgements) -> Bools:
+    """Return the packets before which the receiver last advertised a window of 0, shape (n,)."""
+    last = np.searchsorted(acks.rows, flow.rows) - 1
+    windows = np.r_[acks.packets["window"], 1]  # the last for packets before any acknowledgement
+    is_reset = np.r_[acks.packets["flags"] & RST > 0, False]
+    closed: Bools = (windows[last] == 0) & ~is_reset[last]
+    return closed
+
+
+def _already_acknowledged(flow: Flow, stream: Stream, acks: Acknowledgements) -> Bools:
+    """Return the packets with data that the receiver had acknowledged entirely, shape (n,)."""
+    last = np.searchsorted(acks.rows, flow.rows) - 1
+    tops = np.r_[acks.top, stream.begin[0]]  # the last for packets before any acknowledgement
+    known: Bools = (flow.packets["payload"] > 0) & (stream.end <= tops[last])
+    return known
+
+
+def _stream(packets: Packets, meets_closed_window: Bools) -> Stream:
+    """Return the stream positions of a flow's packets.
+
+    A packet with one new byte that meets a closed window is a probe of the window. Its byte does
+    not count as sent, because the sender sends the byte again with others once the window opens.
+
+    Args:
+        packets: packets of the flow, dtype `PACKET`, shape (n,).
+        meets_closed_window: whether the receiver's window was 0 before each packet, shape (n,).
+    """
     flags = packets["flags"]
     is_syn = flags & SYN > 0
     is_fin = flags & FIN > 0
@@ -339,15 +368,20 @@ def _stream(packets: Packets) -> Stream:
     numbers = packets["seq"]
     begin = _unwrap(numbers, int(numbers[0]))
     end = begin + length
-    data_end = np.where(has_data, end, begin[0])
+    is_one_byte = (length == 1) & (marks == 0)
+    may_probe = is_one_byte & meets_closed_window
+    for row in np.flatnonzero(may_probe):
+        may_probe[row] = (begin[row + 1 :] == begin[row]).any()
+
+    data_end = np.where(has_data & ~may_probe, end, begin[0])
     top = np.maximum.accumulate(data_end)
     top_before = np.r_[begin[0], top[:-1]]
 
-    is_one_byte = (length == 1) & (marks == 0)
+    is_probe = may_probe & (begin == top_before)
     is_keepalive = is_one_byte & (begin == top_before - 1)
     is_below = has_data & (begin < top_before) & ~is_keepalive
     is_ahead = has_data & (begin > top_before)
-    is_growing = ~is_below & (end > top_before)
+    is_growing = ~is_below & ~is_probe & (end > top_before)
 
     late = _Lateness(packets, np.flatnonzero(is_growing))
     for row in np.flatnonzero(is_below | is_ahead):

@@ -119,6 +119,7 @@ FLOWS: Schema = {
     "wire_bytes": pl.Int64,
     "retransmissions": pl.Int64,
     "retransmitted_bytes": pl.Int64,
+    "spurious_retransmissions": pl.Int64,
     "out_of_order": pl.Int64,
     "unseen_bytes": pl.Int64,
     "dropped": pl.Int64,

@@ -117,6 +117,7 @@ def test_a_connection_with_loss_reordering_and_numbers_that_wrap(tmp_path: Path)
         "wire_bytes": 10 * 54 + 4 + payload,  # the option of the SYN takes 4 bytes
         "retransmissions": 1,
         "retransmitted_bytes": 1000,
+        "spurious_retransmissions": 0,
         "out_of_order": 1,
         "unseen_bytes": 0,
         "first_ns": START_NS,
@@ -280,20 +281,241 @@ def test_the_same_ports_again_are_another_flow(tmp_path: Path) -> None:
     }
 
 
-def test_tshark_agrees(tmp_path: Path, need: Need) -> None:
+def fin(byte: int, ip_id: int) -> Packet:
+    return data(byte, 0, ip_id, "FA")
+
+
+def later(packets: Sequence[Stamped], ms: float, shift: int) -> list[Stamped]:
+    """The packets `ms` later, with the sender's numbers changed by `shift`."""
+    moved = []
+    for at_ms, packet in packets:
+        copy = packet.copy()
+        if copy.src == NEAR:
+            copy.seq = (copy.seq + shift) % 2**32
+        else:
+            copy.ack = (copy.ack + shift) % 2**32
+        del copy["TCP"].chksum
+        moved.append((ms + at_ms, copy))
+    return moved
+
+
+def thousand(number: int, at_ms: float, ip_id: int | None = None) -> Stamped:
+    """The segment with this number, of 1000 bytes; without `ip_id`, as first sent."""
+    return at_ms, data(1 + 1000 * number, 1000, 3 + number if ip_id is None else ip_id)
+
+
+SYN_PACKET, ANSWER, THIRD = (packet for _, packet in handshake())
+ENDED = [
+    *handshake(),
+    thousand(0, 21),
+    (41, ack(1001)),
+    (42, fin(1001, 5)),
+    (62, ack(1002)),
+]
+# A SYN whose answer comes late, so that it is sent again.
+SLOW_START = [(0, SYN_PACKET), (1000, SYN_PACKET), (1020, ANSWER), (1020.1, THIRD)]
+# Packets of a connection; then, for each flow of the sender: retransmissions, spurious ones, late.
+CASES: dict[str, tuple[list[Stamped], list[tuple[int, int, int]]]] = {
+    "a late packet": (
+        [thousand(0, 21), thousand(2, 21.1), thousand(1, 21.2), thousand(3, 21.3)],
+        [(0, 0, 1)],
+    ),
+    "three late packets": (
+        [
+            thousand(0, 21),
+            thousand(4, 21.1),
+            thousand(1, 21.2),
+            thousand(2, 21.3),
+            thousand(3, 21.4),
+            (45, ack(5001)),
+        ],
+        [(0, 0, 3)],
+    ),
+    "late by half of a round trip": (
+        [thousand(0, 21), thousand(2, 21.1), thousand(1, 31), thousand(3, 31.1)],
+        [(0, 0, 1)],
+    ),
+    "fast retransmission": (
+        [
+            thousand(0, 21),
+            thousand(2, 21.1),
+            thousand(3, 21.2),
+            *[(41 + number, ack(1001)) for number in range(4)],
+            thousand(1, 45, 20),
+            (65, ack(4001)),
+        ],
+        [(1, 0, 0)],
+    ),
+    "timeout": ([thousand(0, 21), thousand(1, 21.1), thousand(0, 260, 20)], [(1, 0, 0)]),
+    "two timeouts": (
+        [thousand(0, 21), thousand(0, 260, 20), thousand(0, 700, 21), (720, ack(1001))],
+        [(2, 0, 0)],
+    ),
+    "spurious": (
+        [
+            thousand(0, 21),
+            (41, ack(1001)),
+            thousand(0, 250, 20),
+            (270, ack(1001)),
+            thousand(1, 271, 21),
+            (291, ack(2001)),
+        ],
+        [(1, 1, 0)],
+    ),
+    "spurious, of a middle segment": (
+        [
+            thousand(0, 21),
+            thousand(1, 21.1),
+            thousand(2, 21.2),
+            (41, ack(3001)),
+            thousand(1, 42, 20),
+        ],
+        [(1, 1, 0)],
+    ),
+    "half of it was acknowledged": (
+        [
+            thousand(0, 21),
+            thousand(1, 21.1),
+            (41, ack(1001)),
+            (250, data(1, 2000, 20)),
+            (270, ack(2001)),
+        ],
+        [(1, 0, 0)],
+    ),
+    "old and new bytes": (
+        [thousand(0, 21), (41, ack(1001)), (250, data(501, 1000, 20)), (270, ack(1501))],
+        [(1, 0, 0)],
+    ),
+    "keep-alives": (
+        [
+            thousand(0, 21),
+            (41, ack(1001)),
+            (1041, probe(1001)),
+            (1061, ack(1001)),
+            (2041, data(1000, 1, 40)),
+            (2061, ack(1001)),
+        ],
+        [(0, 0, 0)],
+    ),
+    "probes of a closed window": (
+        [
+            thousand(0, 21),
+            (41, ack(1001, window=0)),
+            (241, data(1001, 1, 30)),
+            (261, ack(1001, window=0)),
+            (641, data(1001, 1, 31)),
+            (661, ack(1001, window=0)),
+            (841, ack(1001)),
+            (842, data(1001, 1000, 32)),
+            (862, ack(2001)),
+        ],
+        [(0, 0, 0)],
+    ),
+    "the end again": (
+        [thousand(0, 21), (41, ack(1001)), (42, fin(1001, 5)), (250, fin(1001, 6))],
+        [(1, 0, 0)],
+    ),
+    "the beginning again": (SLOW_START, [(1, 0, 0)]),
+    "ports used twice": (ENDED + later(ENDED, 300, 123_456), [(0, 0, 0)] * 2),
+    "ports used three times": (
+        ENDED + later(ENDED, 300, 123_456) + later(ENDED, 600, 55),
+        [(0, 0, 0)] * 3,
+    ),
+    "ports used twice, the second beginning again": (
+        ENDED + later(SLOW_START, 300, 123_456),
+        [(0, 0, 0), (1, 0, 0)],
+    ),
+    "ports used twice, with a spurious retransmission": (
+        ENDED + later([*ENDED, thousand(0, 63, 20)], 300, 2**31 + 5),
+        [(0, 0, 0), (1, 1, 0)],
+    ),
+}
+
+
+def connection(name: str) -> list[Stamped]:
+    """The packets of a case, with a handshake and a separate port."""
+    packets, _expected = CASES[name]
+    if packets[0][1]["TCP"].flags != "S":
+        packets = [*handshake(), *packets]
+    port = 20_000 + list(CASES).index(name)
+    renamed = []
+    for ms, packet in packets:
+        copy = packet.copy()
+        if copy.src == NEAR:
+            copy["TCP"].sport = port
+        else:
+            copy["TCP"].dport = port
+        del copy["TCP"].chksum
+        renamed.append((ms, copy))
+    return renamed
+
+
+def counts(row: Row) -> tuple[object, object, object]:
+    return row["retransmissions"], row["spurious_retransmissions"], row["out_of_order"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kinds_of_packets(tmp_path: Path, name: str) -> None:
+    found = rows(tmp_path, connection(name))
+    assert [counts(row) for row in found] == CASES[name][1]
+    assert [row["unseen_bytes"] for row in found] == [0] * len(found)
+
+
+def test_kinds_of_packets_as_in_tshark(tmp_path: Path, need: Need) -> None:
+    """All cases in one capture; tshark numbers the connections, reused ports included."""
     need(shutil.which("tshark"), "tshark")
-    (row,) = rows(tmp_path, CONNECTION)
-    fields = [
-        "tcp.analysis.retransmission",
-        "tcp.analysis.out_of_order",
-        "tcp.analysis.ack_rtt",
-        "tcp.len",
-    ]
-    command: list[str | Path] = ["tshark", "-r", tmp_path / "x.pcap", "-T", "fields"]
+    packets: list[Stamped] = []
+    for number, name in enumerate(CASES):
+        packets += [(10_000 * number + ms, packet) for ms, packet in connection(name)]
+    found = rows(tmp_path, packets)
+
+    kinds = ("retransmission", "spurious_retransmission", "out_of_order")
+    of_tshark: dict[str, list[int]] = {}
+    for line in tshark(tmp_path / "x.pcap", ["eth.src", "tcp.stream", *analyses(kinds)]):
+        mac, stream, *marks = line
+        if mac == NEAR:
+            sums = of_tshark.setdefault(stream, [0, 0, 0])
+            for position, mark in enumerate(marks):
+                sums[position] += mark != ""
+    assert list(of_tshark.values()) == [list(counts(row)) for row in found]
+
+
+def test_ports_reused_from_the_other_end(tmp_path: Path) -> None:
+    """The receiver of the first connection opens the second one, with the same ports."""
+    back = segment((WEST, EAST), FAR, ports=(5000, 40000), seq=9000, flags="S", window=64240)
+    answer = segment((EAST, WEST), NEAR, seq=ISN + 70_000, ack=9001, flags="SA", window=64240)
+    found = rows(tmp_path, [*ENDED, (300, back), (320, answer)])
+    assert [row["records"] for row in found] == [4, 1]
+
+
+def test_both_ends_open_at_once(tmp_path: Path) -> None:
+    """RFC 9293, figure 7: two SYNs, and two answers with the same numbers: one connection."""
+    theirs = segment((WEST, EAST), FAR, ports=(5000, 40000), seq=PEER, flags="S", window=64240)
+    ours = segment((EAST, WEST), NEAR, seq=ISN, ack=PEER + 1, flags="SA", window=64240)
+    found = rows(
+        tmp_path, [(0, SYN_PACKET), (1, theirs), (10, ours), (20, ANSWER), thousand(0, 21)]
+    )
+    assert [row["records"] for row in found] == [3]
+
+
+def analyses(kinds: Sequence[str]) -> list[str]:
+    return [f"tcp.analysis.{kind}" for kind in kinds]
+
+
+def tshark(path: Path, fields: Sequence[str]) -> list[list[str]]:
+    """The values of fields of each packet of a capture."""
+    command: list[str | Path] = ["tshark", "-r", path, "-T", "fields"]
     for field in fields:
         command += ["-e", field]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    lines = [line.split("\t") for line in output.splitlines()]
+    return [line.split("\t") for line in output.splitlines()]
+
+
+def test_tshark_agrees(tmp_path: Path, need: Need) -> None:
+    need(shutil.which("tshark"), "tshark")
+    (row,) = rows(tmp_path, CONNECTION)
+    fields = [*analyses(["retransmission", "out_of_order", "ack_rtt"]), "tcp.len"]
+    lines = tshark(tmp_path / "x.pcap", fields)
     again, late, trips, sizes = zip(*lines, strict=True)
     assert sum(map(int, sizes)) == row["payload_bytes"]
     assert sum(map(bool, again)) == row["retransmissions"]
