@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import torch.distributed.rpc.options as rpc_options
 
 from testbed.core.compat.torch_process_groups import set_default_timeout
+from testbed.core.compat.torch_rpc import without_polling
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Operation, SeparateWorld, append
 from testbed.workers.dispatcher import Interception
@@ -170,8 +172,13 @@ def observe(rank: int | None = None) -> None:
 
 
 def observe_as(rank: int) -> None:
-    """Record this process, which the testbed has started for a rank, and check its groups."""
+    """Record this process, which the testbed has started for a rank, and check its groups.
+
+    Torch's RPC does not poll in this process.
+    """
     observe(rank)
+    options_class = rpc_options.TensorPipeRpcBackendOptions
+    options_class.__init__ = without_polling(options_class.__init__)  # type: ignore[method-assign]
     initialise = observed(dist.init_process_group)
     dist.init_process_group = initialise
     dist.distributed_c10d.init_process_group = initialise

@@ -29,6 +29,17 @@ assert not [name for name in sys.modules if name.startswith("testbed.")]
 assert not [folder for folder in sys.path if folder.startswith(sys.argv[1])], sys.path
 print("done")
 """
+RPC = """
+from pathlib import Path
+import torch
+import torch.distributed.rpc as rpc
+
+rpc.init_rpc("alone", rank=0, world_size=1)
+assert rpc.rpc_sync("alone", torch.add, args=(torch.ones(1), 1)).item() == 2
+for task in Path("/proc/self/task").iterdir():
+    print((task / "comm").read_text().strip())
+rpc.shutdown()
+"""
 # A module that another package needs too: it has to have what torch takes from it.
 RANDOM = """
 import importlib.util, os, sys
@@ -40,6 +51,12 @@ VALUE = 9
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
 def run_python(folder: Path, *words: str) -> str:
     environment = {
         "PATH": os.defpath,
@@ -48,7 +65,7 @@ def run_python(folder: Path, *words: str) -> str:
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
+        "MASTER_PORT": str(free_port()),
         RUN: str(folder),
         HOSTS: socket.gethostname(),
         TIMEOUT: "60",
@@ -77,6 +94,15 @@ def test_modules_of_a_script_win(tmp_path: Path) -> None:
     assert run_python(tmp_path, "script.py", str(HOOK)) == "done\n"
     operations, _ = read(RunDir(tmp_path).rank_ops(0), Operation)
     assert [(row.op, row.bytes, row.phase) for row in operations] == [("all_reduce", 16, "script")]
+
+
+def test_rpc_has_no_thread_that_polls(tmp_path: Path) -> None:
+    """By torch's names of its threads: those of `shm` and `cma` poll, that of `uv` waits."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "script.py").write_text(RPC)
+    names = run_python(tmp_path, "script.py").split()
+    assert "TP_UV_loop" in names
+    assert not [name for name in names if name.startswith(("TP_SHM", "TP_CMA"))]
 
 
 def test_the_hook_is_not_seen(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import atexit
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import subprocess
 import sys
@@ -112,11 +113,16 @@ def test_mininet_log() -> None:
 
 
 def test_mininet_shell() -> None:
-    """A shell is attached without a new namespace; the node keeps its process."""
+    """A shell is attached without a new namespace; the node keeps its process.
+
+    Lines end as programs write them.
+    """
+    agents, childs = os.openpty()
 
     class Node:
         pid = 7
         inNamespace = True
+        stdin = os.fdopen(agents)
 
     node = Node()
 
@@ -127,3 +133,7 @@ def test_mininet_shell() -> None:
 
     mininet_shell.start_attached_shell(node, start_shell)
     assert (node.pid, node.inNamespace) == (7, True)
+    os.write(childs, b"one\ntwo\n")
+    assert os.read(agents, 100) == b"one\ntwo\n"
+    os.close(childs)
+    node.stdin.close()

@@ -60,6 +60,10 @@ def test_its_figures_are_those_of_its_version(run: RunDir) -> None:
     report(run)
     after = json.loads(run.summary.read_text())
     assert after["format"] == FORMAT
+    # Version 0.1.0 divided the bytes of the whole run by the capacity of the operations' time.
+    for row_before, row in zip(before["wan"], after["wan"], strict=True):
+        assert 0 < row.pop("mean_utilisation") < row_before.pop("mean_utilisation")
+
     before_collectives, collectives = before.pop("collectives"), after.pop("collectives")
     assert without_empty(after) == without_empty(before)
     for row_before, row in zip(before_collectives, collectives, strict=True):
