@@ -120,6 +120,6 @@ def test_wall_limit(command: Command, pair: Path, tmp_path: Path) -> None:
     folder = Folder(out)
     reason = folder.status["reason"]
     assert f"the run has taken {WALL_LIMIT_S} s of wall time (--wall-limit)" in reason
-    assert "script.py:10" in reason.replace('", line ', ":")
+    assert f"{script}:10 in <module>" in reason
     assert f"{WALL_LIMIT_S} s of wall time" in done.stderr
     assert (folder.status["state"], folder.ops.height) == ("failed", 2)

@@ -302,3 +302,36 @@ def test_scripts_of_others(
     assert (
         reduced.filter(pl.col("rank") == 0).height == reduced.filter(pl.col("rank") == 1).height > 0
     )
+
+
+RPC = """
+import os, time
+import torch
+import torch.distributed.rpc as rpc
+
+rank = int(os.environ["RANK"])
+rpc.init_rpc(f"worker{rank}", rank=rank, world_size=2)
+if rank == 0:
+    for _ in range(5):
+        rpc.rpc_sync("worker1", torch.add, args=(torch.ones(4), 1))
+    for _ in range(5):
+        began = time.monotonic()
+        rpc.rpc_sync("worker1", torch.add, args=(torch.ones(4), 1))
+        print("call", time.monotonic() - began)
+rpc.shutdown()
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["python"]])
+def test_rpc(command: Command, pair: Path, words: list[str], tmp_path: Path) -> None:
+    """A call with a small tensor takes one round trip of 20 ms, in a rank and in a command."""
+    script = tmp_path / "remote.py"
+    script.write_text(RPC)
+    out = tmp_path / "run"
+    command("run", pair, "--isolation", "process", "--out", out, "--", *words, script)
+    folder = Folder(out)
+    assert folder.status["faithful"], folder.status
+    log = (out / "logs/rank-0.log").read_text()
+    calls_s = [float(line.split()[1]) for line in log.splitlines() if line.startswith("call ")]
+    assert len(calls_s) == 5
+    assert all(0.02 <= call_s < 0.0215 for call_s in calls_s), calls_s
