@@ -44,7 +44,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Figure:
+class JudgedTime:
     """The time that a run is judged by.
 
     Attributes:
@@ -89,16 +89,16 @@ def figures(summary: Summary) -> dict[str, float]:
     return times
 
 
-def main_figure(summary: Summary) -> Figure | None:
+def main_figure(summary: Summary) -> JudgedTime | None:
     """Return the time of a step, or of the operation with the most time; None without either."""
     times = figures(summary)
     if "step" in times:
-        return Figure("step", times["step"])
+        return JudgedTime("step", times["step"])
     if not summary.collectives:
         return None
 
     name = _name_of(main_operation(summary.collectives))
-    return Figure(name, times[name])
+    return JudgedTime(name, times[name])
 
 
 def _name_of(row: CollectiveRow) -> str:

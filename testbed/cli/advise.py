@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from testbed.analysis.advice import Figure, Proposal, figures, main_figure, proposals
+from testbed.analysis.advice import JudgedTime, Proposal, figures, main_figure, proposals
 from testbed.api import PreparedRun, Run
 from testbed.cli.output import wide_console
 from testbed.cli.progress import display
@@ -112,7 +112,7 @@ def _command(proposal: Proposal) -> list[str]:
     return [*own, *_set_words(proposal), *sys.argv[end:]]
 
 
-def advice_grid(figure: Figure, tried: Sequence[Tried]) -> Grid:
+def advice_grid(figure: JudgedTime, tried: Sequence[Tried]) -> Grid:
     """Return the table of changes: the base run's figure, the changed one, and the difference.
 
     Args:
