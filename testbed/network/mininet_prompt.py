@@ -76,7 +76,7 @@ class Prompt(CLI):
         """List the interfaces of each node, and the node and interface at the other end."""
         for node in self.mn.values():
             connections = [_connection(interface) for interface in node.intfList()]
-            output(" ".join([node.name, *connections]), "\n")
+            output(f"{' '.join([node.name, *connections])}\n")
 
     def do_links(self, _line: str) -> None:
         """List the links between nodes, with the state of both ends."""
@@ -90,7 +90,7 @@ class Prompt(CLI):
             for interface in node.intfList():
                 address = f" {interface.ip}/{interface.prefixLen}" if interface.ip else ""
                 parts.append(f"{_connection(interface)}{address}")
-            output(", ".join([*parts, f"pid {node.pid}"]), "\n")
+            output(f"{', '.join([*parts, f'pid {node.pid}'])}\n")
 
     def do_iperf(self, line: str) -> None:
         """Throughput of TCP between hosts, else the first and the last: iperf [HOST HOST]."""
