@@ -78,7 +78,7 @@ AdviseOption = Annotated[
     bool,
     typer.Option(
         ADVISE_FLAG,
-        help="afterwards measure the changes that the main cause of the time gives a reason for, "
+        help="measure, after the run, the changes that the main cause of its time suggests, "
         "each as another run, and print a table",
     ),
 ]
