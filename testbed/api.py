@@ -600,6 +600,7 @@ class Sweep:
         for state, count in (
             ("completed", outcome.completed),
             ("failed", outcome.failed),
+            ("damaged", outcome.damaged),
             ("missing", outcome.missing),
         ):
             if count:
@@ -624,7 +625,8 @@ class Sweep:
         """One row per point, complete or not; `testbed.sweep.results` lists the columns.
 
         Each swept key has a column under its short name with the value as written. A quantity also
-        has a column in base units (``delay_ns``). ``state`` is completed, failed or missing.
+        has a column in base units (``delay_ns``). ``state`` is completed, failed,
+        damaged or missing.
         """
         return self._tables.points
 
@@ -726,6 +728,7 @@ def sweep(
     retries: int = 0,
     timeout_s: float | None = None,
     fail_fast: bool = False,
+    retry_damaged: bool = False,
     ray: str | None = None,
     confirmed: bool = False,
     check: bool = True,
@@ -748,6 +751,7 @@ def sweep(
         retries: Number of further attempts after a point has failed.
         timeout_s: Limit on the wall time of a point, in seconds; None: no limit.
         fail_fast: Whether to start no further point after one has failed.
+        retry_damaged: Whether to run complete points again whose files cannot be read.
         ray: Address of the Ray cluster that runs the points, auto, or local; None: this machine.
         confirmed: Whether to accept a sweep of more than 1000 points.
         check: Whether failed points raise an exception, after the tables and the page are written.
@@ -800,7 +804,9 @@ def sweep(
 
     require_packages()
     kernel = ensure_kernel()
-    sweep_options = SweepOptions(jobs, Limits(timeout_s), Policy(retries, fail_fast), ray)
+    sweep_options = SweepOptions(
+        jobs, Limits(timeout_s), Policy(retries, fail_fast), ray, retry_damaged
+    )
     with sweep_run.points_forked(sweep_options):
         points = sweep_run.plan_sweep(plan, kernel, run_overrides, ray)
         folder = SweepDir.create(path)

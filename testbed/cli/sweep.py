@@ -99,6 +99,10 @@ FailUnfaithfulOption = Annotated[
     bool,
     typer.Option("--fail-unfaithful", help="exit with status 5 if a point is not faithful"),
 ]
+RetryDamagedOption = Annotated[
+    bool,
+    typer.Option("--retry-damaged", help="run complete points again whose files cannot be read"),
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="confirm a sweep of more than 1000 points")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points and exit")]
 
@@ -140,6 +144,7 @@ def run(
     jobs: JobsOption = "auto",
     retries: RetriesOption = 0,
     timeout: TimeoutOption = None,
+    retry_damaged: RetryDamagedOption = False,
     fail_fast: FailFastOption = False,
     fail_unfaithful: FailUnfaithfulOption = False,
     *,
@@ -171,10 +176,13 @@ def run(
     path = out or default_folder(plan)
     if dry_run:
         points = plan_sweep(plan, kernel, changes, ray)
-        _print_points(points, SweepDir(path.resolve()), job_count, output)
+        to_do = not_done(unique(points), SweepDir(path.resolve()), retry_damaged=retry_damaged)
+        _print_points(points, to_do, SweepDir(path.resolve()), job_count, output)
         return
 
-    options = SweepOptions(job_count, Limits(timeout), Policy(retries, fail_fast), ray)
+    options = SweepOptions(
+        job_count, Limits(timeout), Policy(retries, fail_fast), ray, retry_damaged
+    )
     outcomes: list[Outcome] = []
 
     def show(rows: PointRows) -> None:
@@ -187,6 +195,8 @@ def run(
         sweep = SweepRun(plan, points, folder, options, command=sys.argv)
         records = sweep.carry_out(display, show)
     check_records(records, points)
+    for outcome in outcomes:
+        outcome.check_damaged()
     if fail_unfaithful:
         for outcome in outcomes:
             outcome.check_faithful()
@@ -203,11 +213,23 @@ def _job_count(text: str) -> int | None:
 
 
 def _print_points(
-    points: list[PlannedPoint], folder: SweepDir, jobs: int | None, output: Format
+    points: list[PlannedPoint],
+    to_do: list[PlannedPoint],
+    folder: SweepDir,
+    jobs: int | None,
+    output: Format,
 ) -> None:
-    """Print the points, their memory, and their estimated wall time."""
-    done = folder.done()
-    rows = [_point_row(point, is_done=point.identity in done) for point in points]
+    """Print the points, their memory, and the estimated wall time of those that are to be run."""
+    waiting = {point.identity for point in to_do}
+    damages = folder.damages(points)
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        state = "done"
+        if point.identity in waiting:
+            state = "to do"
+        elif point.identity in damages:
+            state = f"damaged: {damages[point.identity]}"
+        rows.append(_point_row(point, state))
     columns = _all_columns(rows)
     cells: list[list[str]] = []
     for row in rows:
@@ -216,7 +238,7 @@ def _print_points(
         typer.echo(csv_text(columns, cells))
         return
 
-    estimate = _estimate(points, folder, jobs)
+    estimate = _estimate(points, to_do, folder, jobs)
     if output is Format.JSON:
         document: dict[str, Any] = {"points": rows}
         document.update(asdict(estimate))
@@ -236,14 +258,14 @@ def _all_columns(rows: list[dict[str, Any]]) -> list[str]:
     return list(columns)
 
 
-def _point_row(point: PlannedPoint, *, is_done: bool) -> dict[str, Any]:
+def _point_row(point: PlannedPoint, state: str) -> dict[str, Any]:
     row: dict[str, Any] = {"point": point.name}
     for name, value in point.point.shown.items():
         row[name] = value_text(value)
 
     row["seed"] = point.run.seed
     row["guest_memory"] = format_size(point.plan.guest_memory_bytes, 3)
-    row["state"] = "done" if is_done else "to do"
+    row["state"] = state
     return row
 
 
@@ -283,9 +305,10 @@ class Estimate:
         return f"{text}; about {duration(self.seconds)}"
 
 
-def _estimate(points: list[PlannedPoint], folder: SweepDir, jobs: int | None) -> Estimate:
+def _estimate(
+    points: list[PlannedPoint], waiting: list[PlannedPoint], folder: SweepDir, jobs: int | None
+) -> Estimate:
     distinct = unique(points)
-    waiting = not_done(distinct, folder)
     together = 0
     seconds: float | None = 0.0
     if waiting:

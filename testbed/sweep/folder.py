@@ -22,19 +22,40 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from testbed.core.errors import DiskFull, InputError
 from testbed.core.full_disk import is_disk_full, write_failure
 from testbed.runfolder.files import sync
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import read_status
+from testbed.runfolder.summary import read_summary
 from testbed.sweep.index import IndexedPoint, SweepIndex, read_index, write_index
-from testbed.sweep.point_record import PointRecord, read_point_record, write_point_record
+from testbed.sweep.point_record import (
+    FILE_NAME as POINT_FILE,
+    PointRecord,
+    read_point_record,
+    write_point_record,
+)
 
 PLOTLY = "plotly.min.js"
 PLOTLY_OF_POINTS = f"../../{PLOTLY}"  # from the run folder of a point
+
+
+class NamedPoint(Protocol):
+    """A point, planned or in the index."""
+
+    @property
+    def identity(self) -> str:
+        """Identity of the point."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the point's run folder."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +201,16 @@ class SweepDir:
         """Return the run folders of failed points by identity."""
         return _run_folders(self.failed, "failed")
 
+    def damages(self, points: Iterable[NamedPoint]) -> dict[str, str]:
+        """Return why settled points cannot be read, by identity; sound points are left out."""
+        reasons: dict[str, str] = {}
+        for point in points:
+            run_folder = self.points / point.folder
+            reason = _why_damaged(run_folder, point.identity) if run_folder.is_dir() else ""
+            if reason:
+                reasons[point.identity] = reason
+        return reasons
+
     def settle(self, run_folder: Path, record: PointRecord) -> Path:
         """Move a run folder to points/ or failed/, after all of its files are on the disk.
 
@@ -281,6 +312,21 @@ class SweepDir:
             doing = f"a file of the sweep {self.path} could not be written or read"
             remedy = "complete points were kept; run the same command again to resume"
             raise write_failure(error, doing, remedy) from error
+
+
+def _why_damaged(run_folder: Path, identity: str) -> str:
+    """Return why the run folder of a complete point cannot be read; empty if it can."""
+    record = read_point_record(run_folder)
+    if record is None:
+        return f"{POINT_FILE} is missing or damaged"
+    if record.identity != identity or record.state != "completed":
+        return f"{POINT_FILE} is not that of this complete point"
+    run = RunDir(run_folder)
+    _status, problems = read_status(run.status)
+    _summary, summary_problems = read_summary(run.summary)
+    for problem in (*problems, *summary_problems):
+        return problem.message
+    return ""
 
 
 def _run_folders(parent: Path, state: str) -> dict[str, Path]:

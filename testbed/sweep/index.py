@@ -27,6 +27,14 @@ FIGURES = (
 )  # columns of the key figures
 
 
+ID_DIGITS = 12
+
+
+def folder_of(name: str, identity: str) -> str:
+    """Return the name of a point's run folder: its name, then the first digits of its identity."""
+    return f"{name}.{identity[:ID_DIGITS]}"
+
+
 class IndexedPoint(BaseModel):
     """A point of the sweep; `values` holds the value of each axis by the axis's short name.
 
@@ -41,6 +49,11 @@ class IndexedPoint(BaseModel):
     repeat: int
     seed: int
     in_grid: bool = True
+
+    @property
+    def folder(self) -> str:
+        """Name of the run folder."""
+        return folder_of(self.name, self.identity)
 
 
 class SweepIndex(BaseModel):

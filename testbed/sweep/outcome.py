@@ -1,4 +1,4 @@
-"""Count the points of a sweep by outcome: complete, failed, not run yet, not faithful."""
+"""Count the points of a sweep by outcome: complete, failed, damaged, not run yet, not faithful."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.core.errors import Unfaithful
+from testbed.core.errors import TestbedError, Unfaithful
 
 SEPARATOR = "; "  # between the doubts of one point, in the column `doubts`
 
@@ -20,6 +20,7 @@ class Outcome:
         total: Number of points.
         completed: Number of complete points, faithful or not.
         failed: Number of points that failed.
+        damaged: Number of complete points whose files cannot be read.
         missing: Number of points that have not been run.
         unfaithful: Number of complete points that are not faithful.
         doubts: Number of those points by reason, most frequent first.
@@ -28,6 +29,7 @@ class Outcome:
     total: int
     completed: int
     failed: int
+    damaged: int
     missing: int
     unfaithful: int
     doubts: Mapping[str, int]
@@ -50,6 +52,7 @@ class Outcome:
             total=states.total(),
             completed=states["completed"],
             failed=states["failed"],
+            damaged=states["damaged"],
             missing=states["missing"],
             unfaithful=unfaithful,
             doubts=dict(doubts.most_common()),
@@ -60,6 +63,8 @@ class Outcome:
         parts = [f"{self.completed} of {self.total} points are complete"]
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if self.damaged:
+            parts.append(f"{self.damaged} damaged")
         if self.missing:
             parts.append(f"{self.missing} not run yet")
         counts = ", ".join(parts)
@@ -77,6 +82,19 @@ class Outcome:
         if not reasons:
             return text
         return f"{text}: {', '.join(reasons)}"
+
+    def check_damaged(self) -> None:
+        """Check that the files of all complete points can be read.
+
+        Raises:
+            TestbedError: A point is damaged.
+        """
+        if self.damaged:
+            verb = "is" if self.damaged == 1 else "are"
+            raise TestbedError(
+                f"{self.damaged} of {self.total} points {verb} damaged; the table says why\n"
+                "  run them again with: testbed sweep ... --retry-damaged"
+            )
 
     def check_faithful(self) -> None:
         """Check that no complete point is unfaithful.

@@ -24,11 +24,10 @@ from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, load_workload
 from testbed.spec.yaml_reader import Section
-from testbed.sweep.index import IndexedPoint, SweepIndex
+from testbed.sweep.index import IndexedPoint, SweepIndex, folder_of
 
 MANY_POINTS = 1000
 PROCESS_MEMORY_BYTES = 300 * 2**20  # of a point outside its guest: Python and tables
-ID_DIGITS = 12
 SEED_BITS = 48
 
 
@@ -65,7 +64,7 @@ class PlannedPoint:
     @property
     def folder(self) -> str:
         """Name of the run folder: name of the point, then the first digits of the identity."""
-        return f"{self.name}.{self.identity[:ID_DIGITS]}"
+        return folder_of(self.name, self.identity)
 
 
 def check_size(experiment: Experiment, confirmed: bool) -> int:

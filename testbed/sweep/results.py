@@ -2,8 +2,8 @@
 
 sweep.parquet has one row per point, with these columns:
 
-- ``point`` (its name), ``state`` (completed | failed | missing), ``in_grid`` (false for a complete
-  point that the experiment had before it was changed; figures leave such points out);
+- ``point`` (its name), ``state`` (completed | failed | damaged | missing), ``in_grid`` (false for a
+  complete point that the experiment had before it was changed; figures leave such points out);
 - for each swept key its short name, with the value as written, and for a quantity the same in base
   units as ``<name>_ns``, ``_bps``, ``_bytes`` or ``_share``;
 - ``repeat``, ``seed``;
@@ -67,6 +67,7 @@ LAST_COLUMNS = (
     "folder",
     "identity",
 )
+INT64_END = 2**63
 LOSS_STEPS = 5  # number of steps over which the loss is averaged
 
 # A table row by column name; the columns depend on the experiment and the workload.
@@ -95,21 +96,26 @@ def gather(folder: SweepDir) -> SweepTables:
     index = folder.read_index()
     run_folders = folder.failures()
     run_folders.update(folder.done())
+    damages = folder.damages(index.points)
     rows: list[Row] = []
     collective_rows: list[Row] = []
 
     for point in index.points:
         row = _point_columns(point)
         run_folder = run_folders.get(point.identity)
-        if run_folder is not None:
+        damage = damages.get(point.identity, "")
+        if run_folder is not None and not damage:
             row.update(_outcome(folder, run_folder))
-            run_columns = _run_columns(run_folder, index.target_loss)
+            run_columns, damage = _sound_columns(run_folder, index.target_loss)
             row.update(run_columns.columns)
             for collective in run_columns.collectives:
                 collective_row = _point_columns(point, row["state"])
                 collective_row.update(collective)
                 collective_row["faithful"] = row["faithful"]
                 collective_rows.append(collective_row)
+        if damage:
+            path = folder.points / point.folder
+            row.update(state="damaged", reason=damage, folder=str(path.relative_to(folder.path)))
         row["identity"] = point.identity
         rows.append(row)
 
@@ -124,6 +130,21 @@ class _RunColumns:
 
     columns: Row
     collectives: list[Row]
+
+
+def _sound_columns(run_folder: Path, target_loss: float | None) -> tuple[_RunColumns, str]:
+    """Return the measurements of a run, and why they are damaged; empty if they are sound."""
+    try:
+        columns = _run_columns(run_folder, target_loss)
+    except (OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return _RunColumns({}, []), f"cannot read the results ({type(error).__name__}: {error})"
+    except pl.exceptions.PolarsError as error:
+        return _RunColumns({}, []), f"cannot read train.parquet ({type(error).__name__})"
+    for row in (columns.columns, *columns.collectives):
+        for name, value in row.items():
+            if isinstance(value, int) and abs(value) >= INT64_END:
+                return _RunColumns({}, []), f"summary.json: {name} is out of range"
+    return columns, ""
 
 
 def _run_columns(run_folder: Path, target_loss: float | None) -> _RunColumns:

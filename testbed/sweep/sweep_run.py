@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from testbed.core.errors import TestbedError
 from testbed.core.held_signals import HeldSignals
@@ -15,7 +16,7 @@ from testbed.guest.kernel import Kernel
 from testbed.runfolder.files import replace_text
 from testbed.spec.experiment import Experiment
 from testbed.spec.overrides import Override
-from testbed.sweep.folder import SweepDir
+from testbed.sweep.folder import NamedPoint, SweepDir
 from testbed.sweep.fork_server import fork_server
 from testbed.sweep.local_executor import LocalExecutor, capacity
 from testbed.sweep.outputs import PointRows, write_outputs, write_outputs_in_fork
@@ -24,6 +25,8 @@ from testbed.sweep.points import PlannedPoint, index_of, plan_points, unique
 from testbed.sweep.progress import ShowSweep
 from testbed.sweep.run_point import Limits
 from testbed.sweep.scheduler import Executor, Policy, Scheduler
+
+AnyPoint = TypeVar("AnyPoint", bound=NamedPoint)
 
 CLUSTER_MEMORY = 2**60  # bytes; the memory of the cluster's nodes is unknown during planning
 
@@ -37,12 +40,14 @@ class SweepOptions:
         limits: Time limits of a point.
         policy: Reaction to failed points.
         ray_address: Address of the Ray cluster that runs the points; None: this machine.
+        retry_damaged: Whether to run complete points again whose files cannot be read.
     """
 
     jobs: int | None = None
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
     ray_address: str | None = None
+    retry_damaged: bool = False
 
 
 def plan_sweep(
@@ -145,7 +150,7 @@ class SweepRun:
         index = index_of(self.experiment, self.points, self.command)
         self.folder.write_index(self.folder.with_earlier_points(index))
         distinct = unique(self.points)
-        waiting = not_done(distinct, self.folder)
+        waiting = not_done(distinct, self.folder, retry_damaged=self.options.retry_damaged)
         if not waiting:
             return {}
 
@@ -165,9 +170,22 @@ class SweepRun:
         return RayExecutor(self.folder, address, self.options.limits)
 
 
-def not_done(points: Sequence[PlannedPoint], folder: SweepDir) -> list[PlannedPoint]:
-    """Return the points that are not complete."""
-    done = folder.done()
+def not_done(
+    points: Sequence[AnyPoint], folder: SweepDir, *, retry_damaged: bool
+) -> list[AnyPoint]:
+    """Return the points that are to be run.
+
+    Args:
+        points: All points.
+        folder: The sweep folder.
+        retry_damaged: Whether complete points whose files cannot be read are to be run again.
+    """
+    done = set(folder.done())
+    damaged = folder.damages(points)
+    if retry_damaged:
+        done.difference_update(damaged)
+    else:
+        done.update(damaged)
     return [point for point in points if point.identity not in done]
 
 
