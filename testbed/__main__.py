@@ -1,6 +1,8 @@
 """Entry point of `python -m testbed`, which Ctrl-C can interrupt even during imports."""
 
+import codecs
 import gc
+import locale
 import os
 import signal
 import sys
@@ -11,6 +13,7 @@ INTERRUPTED = 130  # exit status
 def main() -> None:
     """Run the program `testbed`."""
     _open_closed_streams()
+    _use_utf8()
     previous = signal.getsignal(signal.SIGINT)
     # Shells make background programs ignore SIGINT; keep that setting.
     if previous is signal.default_int_handler:
@@ -30,6 +33,15 @@ def main() -> None:
         # dataclass's methods. Running another string clears that state.
         exec("")
         gc.freeze()  # otherwise a collection at exit scans all objects for 0.2 s
+
+
+def _use_utf8() -> None:
+    """Begin again in Python's UTF-8 mode if the locale has another encoding for files."""
+    encoding = codecs.lookup(locale.getpreferredencoding(False)).name
+    if sys.flags.utf8_mode or sys.flags.ignore_environment or encoding == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _open_closed_streams() -> None:

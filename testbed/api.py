@@ -235,13 +235,14 @@ class Run:
             path: Path of the Parquet file.
             why_missing: Explanation for the error if the file does not exist.
         """
-        import polars as pl  # noqa: PLC0415 (0.3 s, which starting a run need not wait for)
+        # polars takes 0.3 s to import, which starting a run need not wait for
+        from testbed.runfolder.tables import read_table  # noqa: PLC0415
 
         if not path.is_file():
             raise InputError(f"no {path.name}", place=Place(path), remedy=why_missing)
         try:
-            return pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
+            return read_table(path)
+        except OSError as error:
             remedy = f"run `testbed report {self.path}` to regenerate it"
             raise InputError(f"cannot read {path}: {error}", remedy=remedy) from error
 
@@ -296,6 +297,7 @@ class PreparedRun:
         require_packages()
         if path is None:
             path = default_folder(self.topology.name, self.workload.workload)
+            return RunDir.create_unused(path)
         return RunDir.create(Path(path))
 
     def start(
@@ -448,8 +450,14 @@ def run(
     _refuse_workload_settings(overrides["workload"])
     if script is None:
         assert callable(workload)
-        path = Path(out or default_folder(topology_model.name, _name_of(workload)))
-        return _run_function(workload, topology_model, run_options, script_settings, path, display)
+        if out is None:
+            default = default_folder(topology_model.name, _name_of(workload))
+            folder = RunDir.create_unused(default)
+        else:
+            folder = RunDir.create(Path(out))
+        return _run_function(
+            workload, topology_model, run_options, script_settings, folder, display
+        )
 
     if workload is not None:
         raise InputError(
@@ -467,15 +475,14 @@ def _run_function(
     topology: Topology,
     options: RunOptions,
     script_settings: Mapping[str, object],
-    path: Path,
+    folder: RunDir,
     progress: Progress,
 ) -> Run:
-    """Run a function on every rank, through a script that is kept in the run folder `path`."""
-    require_packages()
-    script = script_of(function)
-    readable = [*options.readable, *script.readable]
-    folder = RunDir.create(path)
+    """Run a function on every rank, through a script that is kept in the new run folder."""
     try:
+        require_packages()
+        script = script_of(function)
+        readable = [*options.readable, *script.readable]
         file = folder.path / FUNCTION_FOLDER / script.name
         file.parent.mkdir()
         file.write_text(script.text)

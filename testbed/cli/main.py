@@ -29,7 +29,8 @@ from testbed.cli import (
 from testbed.cli.plain_help import use_plain_help
 from testbed.cli.terminal import check_output, new_console, use_terminal
 from testbed.cli.usage import usage_error
-from testbed.core.errors import MachineError, StorageError, TestbedError
+from testbed.core.errors import InputError, MachineError, StorageError, TestbedError
+from testbed.core.plain_text import plain_text
 from testbed.execution.cleanup import reap
 
 INTERRUPTED = 130  # exit status
@@ -111,6 +112,7 @@ def _run() -> int:
         KeyboardInterrupt: The user interrupted the command.
     """
     try:
+        _check_words(sys.argv[1:])
         reap()
         status = app(prog_name="testbed", standalone_mode=False)
     except typer.Exit as stop:
@@ -125,6 +127,22 @@ def _run() -> int:
     if status == INTERRUPTED:  # typer's exit status for Ctrl-C
         raise KeyboardInterrupt
     return status or 0
+
+
+def _check_words(words: list[str]) -> None:
+    """Check that the command line is UTF-8, as plans, commands and pages are.
+
+    Raises:
+        InputError: A word holds bytes that are not UTF-8.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the argument {plain_text(word)} is not UTF-8",
+                remedy="rename the file, or encode the text as UTF-8",
+            ) from error
 
 
 def _errors() -> Console:

@@ -13,9 +13,15 @@ import typer
 from pydantic import ValidationError
 
 from testbed.core.errors import InputError, Place
-from testbed.core.units import parse_size
+from testbed.core.units import format_size, parse_size
 from testbed.spec.base import input_error
-from testbed.spec.options import Option, RunOptions, experiment_options, run_options
+from testbed.spec.options import (
+    LEAST_MEMORY,
+    Option,
+    RunOptions,
+    experiment_options,
+    run_options,
+)
 from testbed.spec.overrides import Override
 from testbed.spec.yaml_reader import Loc
 
@@ -183,9 +189,15 @@ def memory_size(text: str, option: str) -> int:
     """Return the bytes of a size with a unit, the value of `option`.
 
     Raises:
-        InputError: `text` is not a size with a unit.
+        InputError: `text` is not a size with a unit, or too small for a guest.
     """
+    place = Place(key=option)
     try:
-        return parse_size(text)
+        size = parse_size(text)
     except ValueError as error:
-        raise InputError(str(error), place=Place(key=option)) from error
+        raise InputError(str(error), place=place) from error
+    least = LEAST_MEMORY["guest_memory"]
+    if size < least:
+        remedy = f"use at least {format_size(least)}"
+        raise InputError(f"{text} is too little memory for a guest", place=place, remedy=remedy)
+    return size

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -42,6 +43,7 @@ EPOCH_NS = 1_735_689_600 * 10**9
 # Slices of 20 ms of CPU time without progress before the kernel preempts a process. With fewer,
 # process order depends on the machine's speed, and runs differ by microseconds.
 PATIENCE_SLICES = 250
+OPEN_FILES = 1024  # the usual limit of a process; with 64 the guest's kernel ends in a panic
 EXIT_FILE = "raw/exit"
 INIT = Path(__file__).parent / "init"
 SHM = Path("/dev/shm")
@@ -132,6 +134,7 @@ def start_guest(spec: GuestSpec) -> Iterator[Guest]:
             folder.
     """
     check_guest(spec.kernel, spec.clock, spec.memory_bytes)
+    _allow_open_files()
     with note(Kind.RUN, spec.writable) as records, _pinned(spec.cpu) as pin:
         (records.folder / "uml").mkdir()
         (records.folder / "job").write_text(_job(spec))
@@ -183,6 +186,23 @@ def check_guest(kernel: Kernel, clock: Clock, memory_bytes: int) -> None:
             f"which has {free / 2**30:.1f} GiB free\n"
             "  set a larger folder with TMPDIR, or use fewer or smaller hosts"
         )
+
+
+def _allow_open_files() -> None:
+    """Let this process and the guest's kernel open enough files.
+
+    Raises:
+        MachineError: the limit cannot be raised.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= OPEN_FILES:
+        return
+    if hard < OPEN_FILES:
+        raise MachineError(
+            f"a guest needs to open up to {OPEN_FILES} files, and the limit of this shell is "
+            f"{hard}\n  raise it (ulimit -Hn), or use another shell"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
 
 
 def memory_folder() -> Path:

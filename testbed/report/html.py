@@ -79,10 +79,15 @@ def render(template: str, *, shared_plotly: str = "", **content: object) -> byte
         **content,
     )
     if shared_plotly:
-        return html.encode()
+        return _encoded(html)
 
     before, after = html.split(mark)
-    return b"".join([before.encode(), pack_plotly(), after.encode()])
+    return b"".join([_encoded(before), pack_plotly(), _encoded(after)])
+
+
+def _encoded(html: str) -> bytes:
+    """Return text in UTF-8; bytes of a file name that were not UTF-8 are written as escapes."""
+    return html.encode(errors="backslashreplace")
 
 
 def write_plotly(path: Path) -> None:

@@ -16,6 +16,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
 from testbed.runfolder.summary import Summary, read_summary
+from testbed.runfolder.tables import read_table
 
 # Columns that a table must have to be useful; `testbed.runfolder.schemas` defines their types.
 OPS_COLUMNS = ("op", "bytes", "group_size", "iteration", "phase", "rank", "start_ns", "end_ns")
@@ -128,7 +129,7 @@ def _read_tables(run: RunDir, content: Content) -> None:
 def _read_table(path: Path, columns: Iterable[str], content: Content) -> pl.DataFrame | None:
     """Read a Parquet table; add a problem and return None if unreadable or lacking a column."""
     try:
-        table = pl.read_parquet(path)
+        table = read_table(path)
         table.select(columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         content.report_damage(_unreadable(path, error))

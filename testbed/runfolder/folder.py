@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
@@ -62,6 +63,25 @@ class RunDir:
                 raise write_failure(error, what, remedy) from error
             raise InputError(f"{what}: {error.strerror}", remedy=remedy) from error
         return run
+
+    @classmethod
+    def create_unused(cls, path: Path) -> RunDir:
+        """Create `path`, or if it exists, a folder with a number after its name.
+
+        Raises:
+            InputError: the folder cannot be created.
+        """
+        candidate = path
+        for number in count(2):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                candidate.mkdir()
+                break
+            except FileExistsError:
+                candidate = path.with_name(f"{path.name}-{number}")
+            except OSError:  # `create` reports the error
+                break
+        return cls.create(candidate)
 
     def empty(self) -> None:
         """Remove what a run that could not begin has written, so that the folder can be reused."""

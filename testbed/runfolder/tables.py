@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from testbed.runfolder.files import replacing
+from testbed.runfolder.files import open_plain, replacing
 from testbed.runfolder.schemas import Schema
 from testbed.runfolder.summary import Summary
 
@@ -67,9 +67,27 @@ def write_table(table: pl.DataFrame, path: Path) -> None:
     """
     with replacing(path) as new:
         try:
-            table.write_parquet(new)
+            with new.open("xb") as file:  # polars itself cannot open paths that are not UTF-8
+                table.write_parquet(file)
         except pl.exceptions.PolarsError as error:
             raise _as_os_error(error, path) from error
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read a Parquet table, without following symbolic links.
+
+    Raises:
+        OSError: the file is missing, cannot be read, or is damaged.
+    """
+    with open_plain(path) as file:
+        try:
+            return pl.read_parquet(file)
+        except pl.exceptions.PolarsError as error:
+            raise OSError(f"damaged ({type(error).__name__}: {error})") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust; it has no class to import
+                raise
+            raise OSError("damaged (polars gave up)") from error
 
 
 def _as_os_error(error: pl.exceptions.PolarsError, path: Path) -> OSError:

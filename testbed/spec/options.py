@@ -19,7 +19,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from testbed.core.paths import absolute_path, why_not_shared
@@ -30,6 +38,8 @@ NS_PER_S = 10**9
 ENVIRONMENT_PREFIX = "TESTBED_"
 # Each host has private folders with these names, which hide the machine's folders.
 FOLDERS_OF_EACH_HOST = tuple(Path(name) for name in ("/", "/tmp", "/run", "/dev/shm"))
+# Bytes; with less, a guest's kernel does not boot, and Docker starts no container.
+LEAST_MEMORY = {"guest_memory": 64 * 2**20, "memory": 6 * 2**20}
 CAPTURE_DETAILS = ("capture_filter", "capture_snap", "capture_limit")
 
 
@@ -62,6 +72,13 @@ def _within(least: int, most: int | None = None) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _check_memory(value: int | None, info: ValidationInfo) -> int | None:
+    least = LEAST_MEMORY[str(info.field_name)]
+    if value is not None and value < least:
+        raise UnitError(f"{value} B is too little memory", f"at least {format_size(least)}")
+    return value
 
 
 def _read_wall_time(value: object) -> int:
@@ -162,6 +179,8 @@ class RunOptions(Strict):
         (),
         description="let hosts read FOLDER, in addition to the folder of a script; may be repeated",
     )
+
+    _check_memories = field_validator(*LEAST_MEMORY)(_check_memory)
 
     @model_validator(mode="before")
     @classmethod

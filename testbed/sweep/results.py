@@ -48,7 +48,7 @@ from testbed.runfolder.summary import (
     TrainingSummary,
     read_summary,
 )
-from testbed.runfolder.tables import write_table
+from testbed.runfolder.tables import read_table, write_table
 from testbed.spec.columns import SUFFIXES
 from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
@@ -157,7 +157,7 @@ def _run_columns(run_folder: Path, target_loss: float | None) -> _RunColumns:
     if summary.training is not None:
         columns.update(_training(summary.training))
         if target_loss is not None and run.train.is_file():
-            steps = pl.read_parquet(run.train)
+            steps = read_table(run.train)
             compute_s = summary.training.compute_ms / 1000
             columns.update(time_to_loss(steps, target_loss, compute_s))
 

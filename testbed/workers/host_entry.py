@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from testbed.core import linux
@@ -90,7 +91,8 @@ def _end_as(child: int) -> None:
     _pid, wait_status = os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(wait_status)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with suppress(OSError):  # SIGKILL, as by the memory limit, has no handler
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
 
     os._exit(status)
