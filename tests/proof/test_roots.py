@@ -31,6 +31,7 @@ from tests.support.wheels import build_wheel
 DEBIAN = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 UBUNTU = os.environ.get("UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu")
+PIP_DOWNLOAD = (sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:")
 STAGES = ("packages", "environment", "torch", "kernel", "provision", "run")
 NOT_COPIED = (
     ".git",
@@ -197,6 +198,14 @@ def root(
     _remove(fresh)
 
 
+def _download_torch(folder: Path) -> None:
+    """Download the build of torch that is installed here: from pip's local folders, or PyTorch."""
+    download = [*PIP_DOWNLOAD, "--dest", str(folder), "--no-deps"]
+    wanted = f"torch=={version('torch')}"
+    if subprocess.run([*download, "--no-index", wanted], check=False).returncode != 0:
+        subprocess.run([*download, "--index-url", TORCH_CPU_INDEX, wanted], check=True)
+
+
 @pytest.fixture(scope="module")
 def wheels(kernel: Kernel, need: Need, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheels of the project, of the guest kernel, and of what they depend on."""
@@ -206,12 +215,13 @@ def wheels(kernel: Kernel, need: Need, tmp_path_factory: pytest.TempPathFactory)
     project = build_wheel(folder)
     script = PROJECT / "scripts/kernel_wheel.py"
     subprocess.run([sys.executable, script, "--out", folder], check=True)
-    torch = folder / "torch.txt"
-    torch.write_text(f"torch=={version('torch')}\n")
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
-    download += ["--constraint", str(PROJECT / "requirements.lock"), "--constraint", str(torch)]
-    download += ["--extra-index-url", TORCH_CPU_INDEX, "--dest", str(folder), f"{project}[run]"]
-    subprocess.run(download, check=True)
+    _download_torch(folder)
+    constraint = folder / "torch.txt"
+    constraint.write_text(f"torch=={version('torch')}\n")
+    download = [*PIP_DOWNLOAD, "--dest", str(folder), "--find-links", str(folder)]
+    for file in (PROJECT / "requirements.lock", constraint):
+        download += ["--constraint", str(file)]
+    subprocess.run([*download, f"{project}[run]"], check=True)
     return folder
 
 
