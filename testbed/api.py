@@ -112,10 +112,12 @@ class Run:
         self.path = folder.path
 
     def __repr__(self) -> str:
+        path = repr(str(self.path))
         status, _problems = read_status(self._folder.status)
         if status is None or status.faithful is not False:
-            return f"Run({str(self.path)!r})"
-        return f"Run({str(self.path)!r}, NOT FAITHFUL: {', '.join(status.doubts)})"
+            return f"Run({path})"
+        doubts = ", ".join(status.doubts)
+        return f"Run({path}, NOT FAITHFUL: {doubts})"
 
     def _repr_html_(self) -> str:
         from testbed.report.notebook import run_html  # noqa: PLC0415 (only notebooks)
@@ -1033,12 +1035,16 @@ def _sort_settings(
     Raises:
         InputError: A key does not begin with a target.
     """
-    overrides: dict[str, list[Override]] = {target: [] for target in targets}
+    overrides: dict[str, list[Override]] = {}
+    for target in targets:
+        overrides[target] = []
+
     for key, value in settings.items():
         place = Place(f"settings {key}")
-        target, *path = key.split(".")
-        if len(targets) == 1 and target != targets[0]:
-            target, path = targets[0], key.split(".")
+        path = key.split(".")
+        target = targets[0]
+        if len(targets) > 1 or path[0] == target:
+            target = path.pop(0)
         if target not in overrides or not path:
             prefixes = " or ".join(f"{name}." for name in targets)
             remedy = f"start the key with {prefixes}"

@@ -195,35 +195,54 @@ def _parts_of_training(
 
     total_us = 1e6 * exchanging_s
     calls = ops.filter(in_steps, phase="train")
+    latency = _part_of_round_trips(network, calls, total_us)
+    late_us = _late_computation_us(steps)
+    late = Part("late-rank", late_us, "ranks wait for those that compute longer")
+    parts = [*_parts_of_held(held, total_us), *_parts_of_links(use, total_us), latency, late]
+    if held.retransmits:
+        link_us = 0.0 if use is None else use.share * total_us
+        rest_us = total_us - latency.us - link_us
+        parts.append(_part_of_loss(history, rest_us))
+
+    return parts
+
+
+def _part_of_round_trips(network: Network, calls: pl.DataFrame, total_us: float) -> Part:
+    """Return the part of `total_us` in which operations wait for round trips.
+
+    Args:
+        network: the network at the start of the run.
+        calls: rows of ops.parquet (`testbed.runfolder.schemas.OPS`), of all ranks.
+        total_us: the time in which ranks do not compute.
+    """
     rtt_us = _round_trip_us(network, calls)
+    recording_ranks = max(1, calls["rank"].n_unique())
     steps_us = 0.0
-    recording = max(1, calls["rank"].n_unique())
-    per_rank = calls.height // recording
-    for op, ranks, count in calls.group_by("op", "group_size").agg(pl.len()).iter_rows():
-        steps_us += _steps(op, ranks, "gloo") * rtt_us * count / recording
+    counts = calls.group_by("op", "group_size").agg(pl.len())
+    for op, ranks, count in counts.iter_rows():
+        steps = _steps(op, ranks, "gloo")
+        steps_us += steps * rtt_us * count / recording_ranks
 
-    late_us = 0.0
-    if {"compute_ns", "step"} <= set(steps.columns):
-        computed = steps.group_by("step").agg(
-            late=pl.col("compute_ns").max() - pl.col("compute_ns").mean()
-        )
-        late_us = float(computed["late"].sum()) / 1000
-
-    parts = _parts_of_held(held, total_us)
-    parts += _parts_of_links(use, total_us)
     latency_us = min(total_us, steps_us)
+    per_rank = calls.height // recording_ranks
     round_trips = latency_us / rtt_us if rtt_us else 0.0
     text = (
         f"its {per_rank} operations take at least {round_trips:.0f} round trips of "
         f"{_time(rtt_us)} one after another"
     )
-    parts.append(Part("steps", latency_us, text))
-    parts.append(Part("late-rank", late_us, "ranks wait for those that compute longer"))
-    if held.retransmits:
-        rest_us = total_us - latency_us - (0.0 if use is None else use.share * total_us)
-        parts.append(_part_of_loss(history, rest_us))
+    return Part("steps", latency_us, text)
 
-    return parts
+
+def _late_computation_us(steps: pl.DataFrame) -> float:
+    """Return by how many us the slowest ranks compute longer than the mean, over all steps.
+
+    `steps` is train.parquet (`testbed.runfolder.schemas.TRAIN`), perhaps of an older version.
+    """
+    if not {"compute_ns", "step"} <= set(steps.columns):
+        return 0.0
+    compute_ns = pl.col("compute_ns")
+    by_step = steps.group_by("step").agg(late=compute_ns.max() - compute_ns.mean())
+    return float(by_step["late"].sum()) / 1000
 
 
 def cause_of_collectives(
@@ -405,10 +424,16 @@ def _steps(op: str, ranks: int, algorithm: str) -> int:
     if algorithm != "gloo":
         return 2 if op == "all_reduce" else 1
 
-    rings = {"all_reduce": 2 * (ranks - 1), "reduce_scatter": 2 * (ranks - 1)}
-    rings |= {"all_gather": ranks - 1, "reduce": ranks}
-    tree = max(1, math.ceil(math.log2(max(2, ranks))))
-    return rings.get(op, tree if op in ("broadcast", "barrier") else 1)
+    if op in ("all_reduce", "reduce_scatter"):
+        return 2 * (ranks - 1)
+    if op == "all_gather":
+        return ranks - 1
+    if op == "reduce":
+        return ranks
+    if op in ("broadcast", "barrier"):
+        levels = math.log2(max(2, ranks))
+        return math.ceil(levels)
+    return 1
 
 
 def _round_trip_us(network: Network, calls: pl.DataFrame) -> float:

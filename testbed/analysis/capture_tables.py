@@ -415,10 +415,13 @@ class _Sightings:
             origin = _find_earlier(outgoing, sent)
             known = np.flatnonzero(origin >= 0)
             backwards = known[::-1]  # the first copy is written last and wins
-            arrived_rows = rows[origin[backwards]]
+            sent_rows = origin[backwards]
+            arrived_rows = rows[sent_rows]
             arrived[arrived_rows] = outgoing["time_ns"][backwards]
 
-        unsent_ns = {key: np.array(times_ns) for key, times_ns in unsent.items()}
+        unsent_ns: dict[int, Ints] = {}
+        for key, times in unsent.items():
+            unsent_ns[key] = np.array(times)
         return cls(view, entered, arrived, unsent_ns)
 
     def row(self, flow: Flow) -> Row:

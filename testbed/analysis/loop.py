@@ -95,10 +95,12 @@ def summarize_loop(ops: pl.DataFrame) -> LoopSummary | None:
 
     starts = mine["start_ns"].to_numpy()
     ends = mine["end_ns"].to_numpy()
-    edges = starts[loop.start : loop.start + loop.steps * loop.period : loop.period]
+    loop_end = loop.start + loop.steps * loop.period
+    edges = starts[loop.start : loop_end : loop.period]
     step_ms = pl.Series(np.diff(edges) / 1e6)
-    total_ns = int(edges[-1] - edges[0])
-    busy_ns = _covered_ns(starts, ends, int(edges[0]), int(edges[-1]))
+    begin_ns, end_ns = int(edges[0]), int(edges[-1])
+    total_ns = end_ns - begin_ns
+    busy_ns = _covered_ns(starts, ends, begin_ns, end_ns)
     return LoopSummary(
         rank=int(mine["rank"][0]),
         steps=len(step_ms),

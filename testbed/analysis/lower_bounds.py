@@ -140,13 +140,13 @@ class Bounds:
         if not ranks:
             raise ValueError("an operation needs at least one rank")
 
-        names = list(dict.fromkeys(rank.host for rank in ranks))
-        host_of_rank = [names.index(rank.host) for rank in ranks]
+        host_names = [rank.host for rank in ranks]
+        names = list(dict.fromkeys(host_names))
+        host_of_rank = [names.index(name) for name in host_names]
         self._host_of_rank = np.array(host_of_rank)
-        by_name = {host.name: host for host in network.hosts}
-        self._networks = list(network.extremes(rate=max, delay=min))
-        self._hosts = [by_name[name] for name in names]
         self._counts = np.bincount(host_of_rank)
+        self._hosts = [network.host(name) for name in names]
+        self._networks = list(network.extremes(rate=max, delay=min))
 
         self._dcs = [dc.name for dc in network.datacenters]
         dc_of_host = [self._dcs.index(host.dc) for host in self._hosts]

@@ -57,7 +57,11 @@ def _bytes_between_datacenters(plan: Plan, run: RunDir) -> int | None:
     if any(change.transfers for change in plan.network.changes):
         return None
 
-    datacenters = {plan.network.host(rank.host).dc for rank in plan.workers.ranks}
+    datacenters: set[str] = set()
+    for rank in plan.workers.ranks:
+        host = plan.network.host(rank.host)
+        datacenters.add(host.dc)
+
     samples: list[LinkSample]
     samples, _problems = records.read(run.link_samples, LinkSample)
     if len(datacenters) == 1 or not samples:

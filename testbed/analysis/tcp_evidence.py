@@ -69,17 +69,17 @@ def held_back(tcp: pl.DataFrame, *, restarts: bool, total: bool = False) -> Held
         return None
 
     waits = [_window_wait(row, restarts) for row in tcp.iter_rows(named=True)]
-    columns = [pl.Series("wait_us", [wait.us for wait in waits]), pl.int_range(pl.len()).alias("i")]
-    numbered = tcp.with_columns(columns)
-    times = pl.col("wait_us", "receiver_us", "buffer_us")
-    by_rank = numbered.group_by("rank").agg(times.sum() if total else times.median())
-    worst_rank = by_rank.sort("wait_us", descending=True)["rank"][0]
-    of_worst = numbered.filter(rank=worst_rank).sort("wait_us")
-    typical = waits[of_worst["i"][of_worst.height // 2]]
+    wait_us = pl.Series([wait.us for wait in waits])
+    number = pl.int_range(pl.len())
+    numbered = tcp.with_columns(wait_us=wait_us, number=number)
 
-    iteration = ["op", "process_group", "iteration"]
-    sent_again = tcp.group_by(iteration).agg(pl.col("retransmissions").sum() > 0)
-    share = float(sent_again["retransmissions"].mean() or 0.0)  # type: ignore[arg-type]
+    times = pl.col("wait_us", "receiver_us", "buffer_us")
+    whole_times = times.sum() if total else times.median()
+    by_rank = numbered.group_by("rank").agg(whole_times)
+    worst_first = by_rank.sort("wait_us", descending=True)
+    of_worst = numbered.filter(rank=worst_first["rank"][0]).sort("wait_us")
+    middle = of_worst.height // 2
+    typical = waits[of_worst["number"][middle]]
 
     return Held(
         window_us=_largest(by_rank["wait_us"]),
@@ -87,8 +87,18 @@ def held_back(tcp: pl.DataFrame, *, restarts: bool, total: bool = False) -> Held
         window=typical.window,
         receiver_us=_largest(by_rank["receiver_us"]),
         buffer_us=_largest(by_rank["buffer_us"]),
-        retransmits=share >= RETRANSMITTING,
+        retransmits=_retransmitting_share(tcp) >= RETRANSMITTING,
     )
+
+
+def _retransmitting_share(tcp: pl.DataFrame) -> float:
+    """Return the share of the iterations in which a rank sent something again.
+
+    `tcp` has the columns of `testbed.runfolder.schemas.TCP`.
+    """
+    has_sent_again = pl.col("retransmissions").sum() > 0
+    by_iteration = tcp.group_by("op", "process_group", "iteration").agg(again=has_sent_again)
+    return float(by_iteration["again"].mean() or 0.0)  # type: ignore[arg-type]
 
 
 def _largest(series: pl.Series) -> float:
@@ -115,15 +125,15 @@ def _window_wait(use: Mapping[str, Any], restarts: bool) -> _Wait:
         kind = "slow-start"
 
     segments = use["bytes"] / max(1, use["segment_bytes"])
+    windows = segments / max(1, window)
     if after > GROWS * window:
-        round_trips = math.log2(1 + segments / max(1, window))
+        round_trips = math.log2(1 + windows)
+        text = f"from {window} to {after} segments"
     else:
-        round_trips = segments / max(1, window)
+        round_trips = windows
+        text = f"{window} segments"
 
     waits = max(0.0, round_trips - 1)
-    text = f"{window} segments"
-    if after > GROWS * window:
-        text = f"from {window} to {after} segments"
     return _Wait(waits * use["rtt_us"], kind, text)
 
 

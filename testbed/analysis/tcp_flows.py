@@ -420,7 +420,8 @@ class _Lateness:
     def jump(self, row: int, begin: int, end: int) -> None:
         """Add a hole from byte `begin` to `end`, where the packet at `row` begins."""
         position = int(np.searchsorted(self._growing, row))
-        previous = self._growing[max(position - 1, 0)]
+        previous_position = max(position - 1, 0)
+        previous = self._growing[previous_position]
         id_before = int(self._ip_ids[previous])
         id_after = int(self._ip_ids[row])
         time_ns = int(self._times_ns[row])
@@ -593,45 +594,28 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
     if not len(acks.byte):
         return columns
 
-    # Packets and acknowledgements together in the order of the capture: positions below n are
-    # packets, positions from n on are acknowledgements.
-    rows = np.concatenate([flow.rows, acks.rows])
-    order = np.argsort(rows, kind="stable")
-    ack_positions = order - len(flow.rows)
-    times_ns = np.concatenate([flow.packets["time_ns"], acks.packets["time_ns"]])
-    step_ns = np.diff(times_ns[order])
-    duration_ns = int(step_ns.sum())
+    events = _Events.of(flow, acks)
+    duration_ns = int(events.step_ns.sum())
     if not duration_ns:
         return columns
 
-    # Bytes in flight after each packet and acknowledgement.
-    sent = _latest(stream.top, order, 0)
-    acked = _latest(acks.top, ack_positions, 0)
+    sent = _latest(stream.top, events.order, 0)
+    acked = _latest(acks.top, events.ack_positions, 0)
     flight = np.maximum(sent - acked, 0)
-    flight_in_step = flight[:-1]
-    is_idle = flight_in_step == 0
+    weighted_bytes = (flight[:-1] * events.step_ns).sum()
     columns["in_flight_max_bytes"] = int(flight.max())
-    weighted_bytes = (flight_in_step * step_ns).sum()
     columns["in_flight_mean_bytes"] = float(weighted_bytes / duration_ns)
     columns["duration_ns"] = duration_ns
+
     windows = _windows(flow, acks)
     if windows is None:
-        columns["idle_share"] = float(step_ns[is_idle].sum() / duration_ns)
+        is_idle = flight[:-1] == 0
+        columns["idle_share"] = events.share(is_idle)
         return columns
 
-    window = _latest(windows, ack_positions, int(windows[0]))
+    window = _latest(windows, events.ack_positions, int(windows[0]))
     segment = _segment_bytes(flow, mtu)
-    with_next_segment = flight + segment
-    is_full = ((flight > 0) & (with_next_segment > window))[:-1]
-    is_closed = is_idle & (window[:-1] < segment)
-    is_held = _held_by_closed_window(flow, stream, order, step_ns, is_closed)
-    is_full |= is_held
-    idle_share = float(step_ns[is_idle & ~is_held].sum() / duration_ns)
-    full_share = float(step_ns[is_full].sum() / duration_ns)
-    columns["idle_share"] = idle_share
-    columns["window_limited_share"] = full_share
-    other_share = 1 - (idle_share + full_share)
-    columns["network_limited_share"] = max(other_share, 0.0)
+    columns |= _shares(flow, stream, events, flight, window, segment)
 
     is_open = acks.packets["flags"] & (SYN | RST) == 0
     open_windows = windows[is_open]
@@ -640,6 +624,71 @@ def _in_flight(flow: Flow, stream: Stream, acks: Acknowledgements, mtu: int) -> 
         columns["window_max_bytes"] = int(open_windows.max())
 
     return columns
+
+
+@dataclass(frozen=True)
+class _Events:
+    """The n packets of a flow and the m acknowledgements together, in the order of the capture.
+
+    Attributes:
+        order: number of each event, shape (n + m,): packets below n, acknowledgements from n on.
+        ack_positions: number of each acknowledgement, shape (n + m,); negative for packets.
+        step_ns: time from each event to the next, shape (n + m - 1,).
+    """
+
+    order: Ints
+    ack_positions: Ints
+    step_ns: Ints
+
+    @classmethod
+    def of(cls, flow: Flow, acks: Acknowledgements) -> _Events:
+        """Merge the packets and the acknowledgements of a flow."""
+        rows = np.concatenate([flow.rows, acks.rows])
+        order = np.argsort(rows, kind="stable")
+        ack_positions = order - len(flow.rows)
+        times_ns = np.concatenate([flow.packets["time_ns"], acks.packets["time_ns"]])
+        ordered_times_ns = times_ns[order]
+        return cls(order, ack_positions, np.diff(ordered_times_ns))
+
+    def share(self, steps: Bools) -> float:
+        """Return the share of the time that some steps, shape (n + m - 1,), take."""
+        steps_ns = self.step_ns[steps].sum()
+        duration_ns = int(self.step_ns.sum())
+        return float(steps_ns / duration_ns)
+
+
+def _shares(
+    flow: Flow, stream: Stream, events: _Events, flight: Ints, window: Ints, segment: int
+) -> Row:
+    """Return the shares of the time by what the sender waits for.
+
+    Args:
+        flow: the flow.
+        stream: the flow's stream.
+        events: the packets and acknowledgements, k in all.
+        flight: bytes in flight after each event, shape (k,).
+        window: the receiver's window in bytes after each event, shape (k,).
+        segment: payload in bytes of the largest packets.
+
+    Returns:
+        The columns idle_share, window_limited_share and network_limited_share.
+    """
+    flight_in_step = flight[:-1]
+    window_in_step = window[:-1]
+    is_idle = flight_in_step == 0
+    has_no_room = flight_in_step + segment > window_in_step
+    is_full = ~is_idle & has_no_room
+    is_closed = is_idle & (window_in_step < segment)
+    is_held = _held_by_closed_window(flow, stream, events.order, events.step_ns, is_closed)
+
+    idle_share = events.share(is_idle & ~is_held)
+    full_share = events.share(is_full | is_held)
+    other_share = 1 - (idle_share + full_share)
+    return {
+        "idle_share": idle_share,
+        "window_limited_share": full_share,
+        "network_limited_share": max(other_share, 0.0),
+    }
 
 
 def _held_by_closed_window(
@@ -668,15 +717,24 @@ def _held_by_closed_window(
     is_probe = is_plain & ~has_data & (stream.begin == stream.top - 1)
     held = np.zeros(len(is_closed), bool)
 
-    since_first_ns = np.r_[0, np.cumsum(step_ns)]
-    edges = np.flatnonzero(np.diff(np.r_[False, is_closed, False]))
+    time_ns = np.r_[0, np.cumsum(step_ns)]
+    is_packet = order < len(packets)
+    framed = np.r_[False, is_closed, False]
+    edges = np.flatnonzero(np.diff(framed))
     for begin, end in edges.reshape(-1, 2):
-        inside = order[begin + 1 : end + 1]
-        probes = is_probe[inside[inside < len(packets)]]
-        later = end + np.flatnonzero(order[end:] < len(packets))[:1]
-        closed_ns = since_first_ns[end] - since_first_ns[begin]
-        is_soon = since_first_ns[later] - since_first_ns[end] <= closed_ns
-        held[begin:end] = probes.any() or (has_data[order[later]] & is_soon).any()
+        inside = slice(begin + 1, end + 1)
+        packets_inside = order[inside][is_packet[inside]]
+        if is_probe[packets_inside].any():
+            held[begin:end] = True
+            continue
+
+        packets_later = np.flatnonzero(is_packet[end:])
+        if not len(packets_later):
+            continue
+        later = end + packets_later[0]
+        closed_ns = time_ns[end] - time_ns[begin]
+        is_soon = time_ns[later] - time_ns[end] <= closed_ns
+        held[begin:end] = is_soon and has_data[order[later]]
 
     return held
 

@@ -75,7 +75,7 @@ def clean(
         _ask(len(free))
 
     in_use_now = PathsInUse()
-    kept = [item for item in free if _is_in_use(item, in_use_now)]
+    kept = [item for item in free if _is_in_use(item.what, item.path, in_use_now)]
     for item in free:
         if item not in kept:
             _remove(item.path)
@@ -85,24 +85,33 @@ def clean(
 
 def _items(what: Sequence[What], results: Path) -> Iterator[Item]:
     in_use = PathsInUse()
-    found = [("run", path) for path in _run_folders(results)] if What.RUNS in what else []
+    for kind, path in _found(what, results):
+        yield Item(kind, path, disk_bytes(path), _is_in_use(kind, path, in_use))
+
+
+def _found(what: Sequence[What], results: Path) -> Iterator[tuple[str, Path]]:
+    """Yield what can be removed: its kind for people, and its path."""
+    if What.RUNS in what:
+        for path in _run_folders(results):
+            yield "run", path
+
     cache = cache_dir()
     if What.CACHES in what:
-        found += [("modules", path) for path in _children(cache / "modules")]
-        found += [("Linux source", path) for path in sorted(cache.glob("linux-*.tar.*"))]
+        for path in _children(cache / "modules"):
+            yield "modules", path
+        for path in sorted(cache.glob("linux-*.tar.*")):
+            yield "Linux source", path
+
     if What.KERNELS in what:
-        found += [("kernel", path.parent) for path in sorted(cache.glob("kernel/*/linux"))]
-
-    for kind, path in found:
-        item = Item(kind, path, disk_bytes(path), in_use=False)
-        yield Item(kind, path, item.size_bytes, _is_in_use(item, in_use))
+        for path in sorted(cache.glob("kernel/*/linux")):
+            yield "kernel", path.parent
 
 
-def _is_in_use(item: Item, in_use: PathsInUse) -> bool:
+def _is_in_use(kind: str, path: Path, in_use: PathsInUse) -> bool:
     # A guest reads its modules when it starts a rank, and holds no file open in between.
-    if item.what == "modules" and in_use.holds_any_run():
+    if kind == "modules" and in_use.holds_any_run():
         return True
-    return in_use.holds(item.path)
+    return in_use.holds(path)
 
 
 def _run_folders(results: Path) -> Iterator[Path]:

@@ -130,17 +130,22 @@ def read_heading(text: str, quantities: Sequence[Quantity] = (TIME, RATE, PERCEN
         inside = bracket[1].strip()
         for quantity in quantities:
             unit = as_unit(inside, quantity) if inside else None
-            if unit is not None:
-                outside = f"{text[: bracket.start()]} {text[bracket.end() :]}"
-                return Heading(text, _words(_split(outside)), quantity, unit)
+            if unit is None:
+                continue
+            before = text[: bracket.start()]
+            after = text[bracket.end() :]
+            words = _words(_split(f"{before} {after}"))
+            return Heading(text, words, quantity, unit)
 
     tokens = _split(text)
     for length in range(LONGEST_UNIT, 0, -1):
         for start in range(len(tokens) - length, -1, -1):
-            found = _unit_of(tokens[start : start + length], quantities)
-            if found is not None:
-                others = tokens[:start] + tokens[start + length :]
-                return Heading(text, _words(others), *found)
+            end = start + length
+            found = _unit_of(tokens[start:end], quantities)
+            if found is None:
+                continue
+            others = tokens[:start] + tokens[end:]
+            return Heading(text, _words(others), *found)
 
     return _glued(text, tokens, quantities)
 

@@ -240,10 +240,14 @@ def _without_comments(lines: Sequence[str]) -> tuple[list[tuple[int, str]], list
 
 def _without_frame(numbered: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """Return lines without the bars around them, if all have such bars, as in Markdown."""
-    stripped = [(number, line.strip()) for number, line in numbered]
-    if not all(len(line) > 1 and line[0] == line[-1] == "|" for _, line in stripped):
-        return numbered
-    return [(number, line[1:-1]) for number, line in stripped]
+    framed: list[tuple[int, str]] = []
+    for number, line in numbered:
+        text = line.strip()
+        has_frame = len(text) > 1 and text[0] == text[-1] == "|"
+        if not has_frame:
+            return numbered
+        framed.append((number, text[1:-1]))
+    return framed
 
 
 # ---- cells
@@ -343,9 +347,10 @@ def _split(path: Path, numbered: Sequence[tuple[int, str]], separator: str) -> l
 def _clean(cell: str) -> str:
     """Return the text of a cell without blanks, quotes and invisible characters around it."""
     text = cell.strip().strip("\ufeff\u200b").strip()
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
-        text = text[1:-1].strip()
-    return text
+    if len(text) < 2:
+        return text
+    is_quoted = text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1].strip() if is_quoted else text
 
 
 def _with_commented_head(
@@ -382,16 +387,19 @@ def _without_titles(rows: list[Row]) -> tuple[list[Row], list[str], list[str]]:
     A title is a line with a single text, where the next lines have several cells. A remark is such
     a line below, with fewer cells than the first row.
     """
-    widest = max((len(row.cells) for row in rows), default=0)
     titles: list[str] = []
-    while len(rows) > 2 and widest > 1 and _has_single_text(rows[0]):
-        titles.append("".join(rows[0].cells))
-        rows = rows[1:]
-
     remarks: list[str] = []
-    while len(rows) > 2 and widest > 1 and _is_remark(rows[-1], rows[0]):
-        remarks.insert(0, "".join(rows[-1].cells))
-        rows = rows[:-1]
+    widest = max((len(row.cells) for row in rows), default=0)
+    if widest < 2:
+        return rows, titles, remarks
+
+    while len(rows) > 2 and _has_single_text(rows[0]):
+        title, *rows = rows
+        titles.append("".join(title.cells))
+
+    while len(rows) > 2 and _is_remark(rows[-1], rows[0]):
+        *rows, remark = rows
+        remarks.insert(0, "".join(remark.cells))
 
     return rows, titles, remarks
 
@@ -402,10 +410,12 @@ def _has_single_text(row: Row) -> bool:
 
 
 def _is_remark(row: Row, head: Row) -> bool:
-    has_one_cell = len([cell for cell in row.cells if cell]) == 1
-    is_short = len(row.cells) == 1
-    is_name = row.cells[0] in head.cells
-    return has_one_cell and is_short and not is_name and not _is_value(row.cells[0])
+    if len(row.cells) != 1:
+        return False
+    (text,) = row.cells
+    if not text or text in head.cells:
+        return False
+    return not _is_value(text)
 
 
 def _with_corner(rows: list[Row]) -> list[Row]:

@@ -73,20 +73,21 @@ def copy(deployment: Deployment, source: CopyEnd, target: CopyEnd) -> None:
     if bool(source.host) == bool(target.host):
         remedy = "write exactly one of the two as HOST:PATH"
         raise InputError(f"cannot copy from {source} to {target}", remedy=remedy)
+    name = _name(source)
     with tempfile.TemporaryFile() as archive:
+        descriptor = archive.fileno()
         if target.host:
-            _pack_here(source, archive.fileno())
-            name = _name(source)
-            words = ["sh", "-c", UNPACK, "sh", target.path, name]
+            _pack_here(source, descriptor)
             archive.seek(0)
-            _call(deployment, target.host, words, FileSource(archive.fileno()), io.BytesIO())
+            words = ["sh", "-c", UNPACK, "sh", target.path, name]
+            _call(deployment, target.host, words, FileSource(descriptor), io.BytesIO())
         else:
-            path = PurePosixPath(source.path)
-            words = ["sh", "-c", PACK, "sh", str(path.parent), _name(source)]
-            with open(archive.fileno(), "wb", closefd=False) as output:
+            folder = PurePosixPath(source.path).parent
+            words = ["sh", "-c", PACK, "sh", str(folder), name]
+            with open(descriptor, "wb", closefd=False) as output:
                 _call(deployment, source.host, words, None, output)
             archive.seek(0)
-            _unpack_here(archive.fileno(), _name(source), target)
+            _unpack_here(descriptor, name, target)
 
 
 def _name(source: CopyEnd) -> str:

@@ -28,8 +28,8 @@ class TrafficWatch:
             with inside_netns(network.pid(port.router)):
                 connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
                 index = socket.if_nametoindex(port.interface)
-            direction = f"{port.direction.source} to {port.direction.target}"
-            self._ports.append((direction, connection, index))
+            source, target = port.direction.source, port.direction.target
+            self._ports.append((f"{source} to {target}", connection, index))
 
     def read(self, node: str) -> Traffic:
         """Return the present counters.
@@ -81,7 +81,7 @@ def _retransmitted(pid: int) -> int:
     """Return the number of TCP segments sent again in the network namespace of a process."""
     with suppress(OSError, ValueError, StopIteration):
         text = Path("/proc", str(pid), "net/snmp").read_text()
-        lines = [line.split() for line in text.splitlines() if line.startswith("Tcp:")]
-        names, values = lines
-        return int(values[names.index(RETRANSMITTED)])
+        head, row = [line for line in text.splitlines() if line.startswith("Tcp:")]
+        position = head.split().index(RETRANSMITTED)
+        return int(row.split()[position])
     return 0

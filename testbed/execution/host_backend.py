@@ -172,10 +172,13 @@ class HostRun:
         """
         if self.process.poll() is not None:
             return 0.0
-        first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
-        ticks = [int(field) for field in first_line.split()[1 : 1 + CPU_FIELDS]]
-        busy = sum(ticks) - sum(ticks[number] for number in IDLE_FIELDS)
-        return busy / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+        all_cpus, _, _each_cpu = Path("/proc/stat").read_text().partition("\n")
+        _name, *fields = all_cpus.split()
+        ticks = [int(field) for field in fields[:CPU_FIELDS]]
+        idle = sum(ticks[number] for number in IDLE_FIELDS)
+        busy = sum(ticks) - idle
+        cpus = os.cpu_count() or 1
+        return busy / os.sysconf("SC_CLK_TCK") / cpus
 
 
 def _confined(

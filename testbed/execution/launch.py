@@ -297,7 +297,10 @@ def _failure_of_report(error: BaseException, run: RunDir) -> BaseException:
 def _remedy(run: RunDir) -> str:
     """Return what of a run's results is kept, what is missing, and how to make it."""
     parts = ["kept: the records of the run (raw/)"]
-    missing = [path.name for path in (run.summary, run.trace, run.report) if not path.exists()]
+    missing: list[str] = []
+    for path in (run.summary, run.trace, run.report):
+        if not path.exists():
+            missing.append(path.name)
     if missing:
         parts.append(f"missing: {', '.join(missing)}")
     parts.append(f"make the report with: testbed report {run.path}")

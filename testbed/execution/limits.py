@@ -137,12 +137,17 @@ class LimitWatch:
         """
         self._report_stall(stalled_s, forced_ns, process)
         time_s = self._limits.time_s
-        if time_s is not None and emulated_ns > time_s * NS_PER_S:
-            limit = format_time(round(time_s * NS_PER_S))
-            self._end(f"the run has taken {limit} of its clock (--time-limit)")
+        if time_s is not None:
+            limit_ns = time_s * NS_PER_S
+            if emulated_ns > limit_ns:
+                limit = format_time(round(limit_ns))
+                self._end(f"the run has taken {limit} of its clock (--time-limit)")
+
         wall_s = self._limits.wall_s
-        if wall_s is not None and time.monotonic() - self._began > wall_s:
-            self._end(f"the run has taken {wall_s:g} s of wall time (--wall-limit)")
+        if wall_s is not None:
+            taken_s = time.monotonic() - self._began
+            if taken_s > wall_s:
+                self._end(f"the run has taken {wall_s:g} s of wall time (--wall-limit)")
 
     def _report_stall(self, stalled_s: float, forced_ns: int, process: str) -> None:
         if stalled_s < STALL_S:

@@ -267,13 +267,15 @@ def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
     """Return the prefix that runs a command with write access to the guest's folders only."""
     folders = [records.folder / "uml", spec.writable]
     memory = memory_folder()
-    in_shm = any(path.is_relative_to(SHM) for path in (*folders, *spec.readable))
-    own_shm_bytes = 0
+    visible = [*folders, *spec.readable]
+    in_shm = any(path.is_relative_to(SHM) for path in visible)
+    private_shm_bytes = 0
     if memory == SHM and not in_shm:
-        own_shm_bytes = spec.memory_bytes + MEMORY_SLACK
+        private_shm_bytes = spec.memory_bytes + MEMORY_SLACK
     else:
         folders.append(memory)
-    words = [sys.executable, "-IS", str(CONFINE), str(os.getpid()), str(own_shm_bytes)]
+    words = [sys.executable, "-IS", str(CONFINE)]
+    words += [str(os.getpid()), str(private_shm_bytes)]
     return [*words, *map(str, folders), "--"]
 
 

@@ -36,6 +36,11 @@ def shortages(pids: Mapping[str, int]) -> dict[str, int]:
 
 def parse_netstat(text: str) -> dict[str, int]:
     """Return the counters of TCP in /proc/net/netstat, by name."""
-    rows = [line.split() for line in text.splitlines() if line.startswith("TcpExt:")]
-    names, values = rows
-    return {name: int(value) for name, value in zip(names[1:], values[1:], strict=True)}
+    lines = [line for line in text.splitlines() if line.startswith("TcpExt:")]
+    head, row = lines
+    _prefix, *names = head.split()
+    _prefix, *values = row.split()
+    counters: dict[str, int] = {}
+    for name, value in zip(names, values, strict=True):
+        counters[name] = int(value)
+    return counters

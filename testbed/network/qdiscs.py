@@ -217,10 +217,13 @@ class DirectionShaper:
         """Yield the bottleneck on the border router and the fibre on the outside plant's port."""
         router = self.network.router(self.direction.source)
         index = self.link.index
-        far_end = "b" if self.direction is self.link.forward else "a"
+        interface = wan_interface(router, index)
         transmitter = self._managed_queue() if self._has_bucket else self._drop_tail()
-        yield ShapedPort(router, wan_interface(router, index), transmitter)
-        yield ShapedPort(OUTSIDE_PLANT, plant_interface(index, far_end), self._fibre())
+        yield ShapedPort(router, interface, transmitter)
+
+        far_end = "b" if self.direction is self.link.forward else "a"
+        interface = plant_interface(index, far_end)
+        yield ShapedPort(OUTSIDE_PLANT, interface, self._fibre())
 
     @property
     def _has_bucket(self) -> bool:

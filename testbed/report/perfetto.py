@@ -223,10 +223,11 @@ class Timeline:
         train = self._content.train
         if train is not None:
             yield _thread_name(steps_thread, f"{label}: steps")
-            yield from _steps(train.filter(pl.col("rank") == rank), steps_thread)
+            rank_steps = train.filter(rank=rank)
+            yield from _steps(rank_steps, steps_thread)
         ops = self._content.ops
         if ops is not None:
-            rank_ops = ops.filter(pl.col("rank") == rank)
+            rank_ops = ops.filter(rank=rank)
             waits = self._waits_of_rank(rank)
             yield from _operations(rank_ops, waits, steps_thread.next(1), label)
 
@@ -324,14 +325,16 @@ class Timeline:
         """
         for event in self._stage_events:
             if isinstance(event, RunEnded) and event.state == "failed":
-                name = f"{event.stage} {event.state} {event.reason}".rstrip()
                 details = {"stage": event.stage, "state": event.state, "reason": event.reason}
+                name = " ".join(details.values()).rstrip()
                 yield _instant(name, event.time_ns, details)
 
         if self._content.history is not None:
             times_ns = self._content.history.times_ns
             for time_ns, change in zip(times_ns, self.plan.network.changes, strict=False):
-                yield _instant("; ".join(change.what), time_ns, {"at_s": change.at_ns / 1e9})
+                name = "; ".join(change.what)
+                at_s = change.at_ns / 1e9
+                yield _instant(name, time_ns, {"at_s": at_s})
 
         last_ns = max((event.time_ns for event in self._stage_events), default=0)
         status = self._content.status

@@ -94,12 +94,16 @@ class RankStacks:
 
 def parse_stacks(text: str) -> list[RankStacks]:
     """Read the entries of stacks.txt, or of one part of it."""
-    found = list(HEADING.finditer(text))
-    ranks = []
-    for number, match in enumerate(found, 1):
-        end = found[number].start() if number < len(found) else len(text)
-        threads = tuple(_threads(text[match.end() : end]))
-        ranks.append(RankStacks(int(match[1]), match[2], match[3], threads))
+    headings = list(HEADING.finditer(text))
+    ends = [heading.start() for heading in headings[1:]]
+    ends.append(len(text))
+
+    ranks: list[RankStacks] = []
+    for heading, end in zip(headings, ends, strict=False):
+        rank, host, state = heading.groups()
+        below = text[heading.end() : end]
+        threads = tuple(_threads(below))
+        ranks.append(RankStacks(int(rank), host, state, threads))
     return ranks
 
 

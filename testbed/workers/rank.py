@@ -57,9 +57,14 @@ def run_rank(run: RunDir, plan: Plan, rank: int) -> int:
 
 def run_server(run: RunDir, plan: Plan, rank: int) -> int:
     """Run commands of other hosts in this process, on the host of a rank, until the run ends."""
-    check_interfaces(plan.network.host(plan.workers.ranks[rank].host).address.ip)
-    os.environ.update(rank_environment(plan, rank, comm.library()))
-    return shared_workload(plan.workers.workload).serve(RankContext(plan, run, rank))
+    planned = plan.workers.ranks[rank]
+    host = plan.network.host(planned.host)
+    check_interfaces(host.address.ip)
+    environment = rank_environment(plan, rank, comm.library())
+    os.environ.update(environment)
+    workload = shared_workload(plan.workers.workload)
+    context = RankContext(plan, run, rank)
+    return workload.serve(context)
 
 
 def _run_workload(name: str, context: RankContext) -> int | None:

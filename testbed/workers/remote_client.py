@@ -247,9 +247,10 @@ class Labelled:
             kind: output or errors.
             data: what has arrived; empty: nothing follows, which ends the last line.
         """
-        ended = not data and self._rest[kind]
-        text = self._rest[kind] + (b"\n" if ended else data)
-        *lines, self._rest[kind] = text.split(b"\n")
+        rest = self._rest[kind]
+        if not data and rest:
+            data = b"\n"
+        *lines, self._rest[kind] = (rest + data).split(b"\n")
         with self._lock:
             for line in lines:
                 write_plain(kind, self._label + line + b"\n")

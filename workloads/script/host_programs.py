@@ -47,12 +47,19 @@ def write_programs(ranks: Iterable[Rank]) -> None:
     Args:
         ranks: the ranks of the run.
     """
+    host_lines = ""
+    machine_lines = ""
     slots = Counter(rank.host for rank in ranks)
+    for host, count in slots.items():
+        host_lines += f"{host} slots={count}\n"
+        machine_lines += f"{host}:{count}\n"
+
     PROGRAMS.mkdir(exist_ok=True)
-    _replace(HOST_FILE, "".join(f"{host} slots={count}\n" for host, count in slots.items()))
-    _replace(MACHINE_FILE, "".join(f"{host}:{count}\n" for host, count in slots.items()))
+    _replace(HOST_FILE, host_lines)
+    _replace(MACHINE_FILE, machine_lines)
     for name in REMOTE_PROGRAMS:
-        command = shlex.join([sys.executable, "-I", remote_client.__file__, name])
+        words = [sys.executable, "-I", remote_client.__file__, name]
+        command = shlex.join(words)
         _replace(PROGRAMS / name, f'#!/bin/sh\nexec {command} "$@"\n')
 
 

@@ -308,8 +308,11 @@ def _with_value(
     """Return words with another value of an option, and the position of the value."""
     place = options.places[name]
     written, has_value, _old = words[place].partition("=")
-    rest = words[place + (1 if has_value else 2) :]
-    return (*words[:place], written, value, *rest), place + 1
+    before = words[:place]
+    value_place = place + 1
+    rest_place = value_place if has_value else value_place + 1
+    rest = words[rest_place:]
+    return (*before, written, value, *rest), value_place
 
 
 def _hosts(nnodes: str | None) -> tuple[int, int] | None:

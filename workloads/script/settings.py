@@ -408,7 +408,10 @@ def _shell_line(words: Sequence[str]) -> int | None:
     """Return the position of the line that a shell among `words` gets with ``-c``, or None."""
     for position, word in enumerate(words[:-1]):
         is_flag = word.startswith("-") and not word.startswith("--") and word.endswith("c")
-        if is_flag and any(Path(before).name in SHELLS for before in words[:position]):
+        if not is_flag:
+            continue
+        programs = {Path(before).name for before in words[:position]}
+        if not programs.isdisjoint(SHELLS):
             return position + 1
 
     return None

@@ -195,10 +195,13 @@ def _names(cities: list[City]) -> str:
 
 def _is_in(city: City, qualifier: str) -> bool:
     """Return whether a country or state, as people write it, is that of a city."""
-    is_country = qualifier in (city.country.lower(), _folded(city.country_name))
-    if COUNTRIES.get(qualifier) == city.country.lower():
-        is_country = True
-    return is_country or city.state.lower() in (qualifier or "-", STATES.get(qualifier))
+    country = city.country.lower()
+    if qualifier in (country, _folded(city.country_name)):
+        return True
+    if COUNTRIES.get(qualifier) == country:
+        return True
+    states = (qualifier or "-", STATES.get(qualifier))
+    return city.state.lower() in states
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:

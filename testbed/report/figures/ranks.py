@@ -216,7 +216,8 @@ def _states_of_rank(
     communicates = nothing
 
     for name, table in spans.items():
-        shares[name] = bins.shares(table.filter(pl.col("rank") == rank))
+        of_rank = table.filter(rank=rank)
+        shares[name] = bins.shares(of_rank)
         if name not in FIXED_COLOURS:
             communicates = communicates + shares[name]
 
@@ -227,8 +228,10 @@ def _states_of_rank(
     shares[BOTH] = np.where(overlap > 0.5, 2.0, 0.0)
 
     active = np.array([shares[name] for name in names if name != IDLE])
+    largest_share = active.max(axis=0)
+    main_number = active.argmax(axis=0)
     idle_number = len(names) - 1
-    return np.where(active.max(axis=0) >= SEEN, active.argmax(axis=0), idle_number)
+    return np.where(largest_share >= SEEN, main_number, idle_number)
 
 
 def _colours(names: Sequence[str]) -> list[str]:

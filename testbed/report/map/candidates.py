@@ -83,9 +83,11 @@ def farther_away(anchor: Position, size: BoxSize) -> Iterator[Candidate]:
     for ring in range(1, RINGS + 1):
         distance = RING_DISTANCE * ring
         cost = LEADER_COST + distance
+        half_width = size.width / 2 + distance
+        half_height = size.height / 2 + distance
 
         for angle in angles:
-            x = anchor.x + (size.width / 2 + distance) * cos(angle)
-            y = anchor.y + (size.height / 2 + distance) * sin(angle)
+            x = anchor.x + half_width * cos(angle)
+            y = anchor.y + half_height * sin(angle)
             box = Box.centred(Position(x, y), size)
             yield Candidate(box, cost, anchor)

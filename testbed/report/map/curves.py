@@ -38,10 +38,14 @@ class Curve:
 
     def at(self, share: float | NDArray[np.float64]) -> Points:
         """Return the points (shape (n, 2)) of the curve for n parameters from 0 to 1."""
-        t = np.atleast_1d(np.asarray(share, dtype=float))[:, None]
+        shares = np.atleast_1d(np.asarray(share, dtype=float))
+        t = shares[:, None]
         rest = 1 - t
         start, control, end = self.points
-        return np.asarray(rest**2 * start + 2 * t * rest * control + t**2 * end)
+        from_start = rest**2 * start
+        from_control = 2 * t * rest * control
+        from_end = t**2 * end
+        return np.asarray(from_start + from_control + from_end)
 
     @property
     def chord(self) -> Vector:

@@ -66,16 +66,24 @@ class _Painter:
     def __init__(self, root: ET.Element) -> None:
         width = float(root.get("width", "0"))
         height = float(root.get("height", "0"))
-        inches = INCHES["double"]
-        self.scale = inches * POINTS_PER_INCH / width  # pt per px
-        self.figure = Figure(figsize=(inches, inches * height / width))
+        inches_wide = INCHES["double"]
+        inches_high = inches_wide * height / width
+        self.scale = inches_wide * POINTS_PER_INCH / width  # pt per px
+        self.figure = Figure(figsize=(inches_wide, inches_high))
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
         self.axes.set_xlim(0, width)
         self.axes.set_ylim(height, 0)
-        self.rules = list(_rules(root.findtext(f"{TAG}style", "")))
-        self.clips = {clip.get("id"): clip[0] for clip in root.iter(f"{TAG}clipPath")}
-        self.gradients = {ramp.get("id"): ramp for ramp in root.iter(f"{TAG}linearGradient")}
+
+        style = root.findtext(f"{TAG}style", "")
+        self.rules = list(_rules(style))
+        self.clips: dict[str | None, ET.Element] = {}
+        for clip in root.iter(f"{TAG}clipPath"):
+            self.clips[clip.get("id")] = clip[0]
+        self.gradients: dict[str | None, ET.Element] = {}
+        for gradient in root.iter(f"{TAG}linearGradient"):
+            self.gradients[gradient.get("id")] = gradient
+
         self.layer = 0.0
         self._draw_children(root, [root], DEFAULTS)
 

@@ -208,9 +208,10 @@ def _on_unit_sphere(degrees: Points) -> Points:
 def _location(point: Vector) -> Location:
     """Return a point on the unit sphere (shape (3,)) as degrees north and east."""
     x, y, z = point
-    north = np.degrees(np.arcsin(np.clip(z, -1, 1)))
-    east = np.degrees(np.arctan2(y, x))
-    return float(north), float(east)
+    sine = np.clip(z, -1, 1)
+    north = np.arcsin(sine)
+    east = np.arctan2(y, x)
+    return float(np.degrees(north)), float(np.degrees(east))
 
 
 def _middle_meridian(longitudes: Sequence[float], links: Sequence[tuple[int, int]]) -> float:

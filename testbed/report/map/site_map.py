@@ -140,11 +140,13 @@ def colour(share: float) -> str:
     Args:
         share: used share of the rate, from 0 to 1.
     """
-    position = min(max(share, 0.0), 1.0) * (len(RAMP) - 1)
-    number = min(int(position), len(RAMP) - 2)
+    last = len(RAMP) - 1
+    limited_share = min(max(share, 0.0), 1.0)
+    position = limited_share * last
+    number = min(int(position), last - 1)
     part = position - number
 
-    channels = []
+    channels: list[int] = []
     for low, high in zip(RAMP[number], RAMP[number + 1], strict=True):
         channels.append(round(low + (high - low) * part))
 
@@ -413,13 +415,16 @@ class Picture:
 
 def _draw_grid(background: ET.Element, frame: Box, spacing: float) -> None:
     """Draw a mesh where no land is visible."""
-    columns = np.arange(frame.middle.x % spacing, frame.right, spacing)
-    rows = np.arange(frame.middle.y % spacing, frame.bottom, spacing)
+    lines = ""
+    first_x = frame.middle.x % spacing
+    for x in np.arange(first_x, frame.right, spacing):
+        lines += f"M{x:.1f} {frame.top:.1f}V{frame.bottom:.1f}"
 
-    lines = [f"M{x:.1f} {frame.top:.1f}V{frame.bottom:.1f}" for x in columns]
-    lines += [f"M{frame.left:.1f} {y:.1f}H{frame.right:.1f}" for y in rows]
+    first_y = frame.middle.y % spacing
+    for y in np.arange(first_y, frame.bottom, spacing):
+        lines += f"M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"
 
-    add(background, "path", class_="grid", d="".join(lines))
+    add(background, "path", class_="grid", d=lines)
 
 
 def _draw_scale(background: ET.Element, frame: Box, scale_km: float, length: float) -> None:
@@ -490,14 +495,11 @@ def _bezier(curve: Curve, turn: float, shift: float) -> str:
     points = curve.points + np.array([turn, 0])
     across, down = points[2] - points[0]
     length = max(float(np.hypot(across, down)), 1e-9)
-
     to_the_left = np.array([down, -across]) / length
+    shifted = points + to_the_left * shift
 
-    start, control, end = points + to_the_left * shift
-    return (
-        f"M{start[0]:.1f} {start[1]:.1f}"
-        f"Q{control[0]:.1f} {control[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
-    )
+    start, control, end = (f"{x:.1f} {y:.1f}" for x, y in shifted)
+    return f"M{start}Q{control} {end}"
 
 
 def _round_below(value: float) -> float:

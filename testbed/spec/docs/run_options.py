@@ -34,7 +34,19 @@ def run_options_page() -> str:
 
 
 def _row(option: Option) -> str:
-    key = "" if option.key is None else f"`{option.key}`"
-    value = ", ".join(f"`{choice}`" for choice in option.value.split("|"))
-    cells = [f"`{option.flag}`", value, option.default, option.help, f"`{option.variable}`", key]
+    choices = option.value.split("|")
+    value = ", ".join(_code(choice) for choice in choices)
+    key = "" if option.key is None else _code(option.key)
+    cells = [
+        _code(option.flag),
+        value,
+        option.default,
+        option.help,
+        _code(option.variable),
+        key,
+    ]
     return f"| {' | '.join(cells)} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"

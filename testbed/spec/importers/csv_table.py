@@ -524,11 +524,7 @@ def _read_list(table: Table, first: int, second: int) -> Measured:
     zeros: dict[Direction, _Cell] = {}
     unmeasured: list[str] = []
     for row in body:
-        count, head_count = len(row.cells), len(head.cells)
-        if count != head_count:
-            what = f"the row has {count} cells and the first row {head_count}"
-            raise InputError(what, place=Place(table.path, None, row.line))
-
+        _check_length(table.path, row, head)
         ends = (row.cells[first], row.cells[second])
         if _is_summary(row, ends):
             measured.notes.append(f"left out as a summary: line {row.line}")
@@ -553,6 +549,13 @@ def _read_list(table: Table, first: int, second: int) -> Measured:
     if unmeasured:
         measured.notes.append(f"left out because without an RTT: {listed(unmeasured)}")
     return measured
+
+
+def _check_length(path: Path, row: Row, head: Row) -> None:
+    count, head_count = len(row.cells), len(head.cells)
+    if count != head_count:
+        what = f"the row has {count} cells and the first row {head_count}"
+        raise InputError(what, place=Place(path, None, row.line))
 
 
 def _put_others(
@@ -614,17 +617,28 @@ def _columns(table: Table, head: Row, ends: set[int], notes: list[str]) -> dict[
 
     columns: dict[Kind, Column] = {}
     for kind, found in candidates.items():
-        found.sort(key=_preference)
-        if len(found) > 1 and _preference(found[0])[0] == _preference(found[1])[0]:
-            what = f"duplicate column {found[1].heading.text!r}"
-            also = f"{found[0].heading.text!r} holds the same"
-            raise InputError(f"{what}: {also}", place=place, remedy="remove one of the two")
-        columns[kind] = found[0]
-        left_out += [column.heading.text for column in found[1:]]
+        best, *others = sorted(found, key=_preference)
+        _check_preferred(place, best, others)
+        columns[kind] = best
+        for column in others:
+            left_out.append(column.heading.text)
 
     if left_out:
         notes.append(f"left out columns: {listed(left_out)}")
     return columns
+
+
+def _check_preferred(place: Place, best: Column, others: Sequence[Column]) -> None:
+    """Check that no other column of the same kind is as good as the best one."""
+    if not others:
+        return
+    second = others[0]
+    rank, _position = _preference(best)
+    second_rank, _position = _preference(second)
+    if rank == second_rank:
+        what = f"duplicate column {second.heading.text!r}"
+        also = f"{best.heading.text!r} holds the same"
+        raise InputError(f"{what}: {also}", place=place, remedy="remove one of the two")
 
 
 def _preference(column: Column) -> tuple[int, int]:

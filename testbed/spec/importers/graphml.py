@@ -15,7 +15,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -331,28 +331,14 @@ def _link(
 
     The rate is omitted if no edge has one.
     """
-    rates: dict[str, str] = {}
-    delays: dict[str, str] = {}
-    losses: dict[str, str] = {}
-    for source, target in (bundle.ends, bundle.ends[::-1]):
-        edges = bundle.toward(source)
-        direction = f"{source}{ARROW}{target}"
-        rate = sum(edge.rate or options.rate for edge in edges)
-        rates[direction] = format_rate(rate)
-
-        known_delays = [edge.delay for edge in edges if edge.delay is not None]
-        if known_delays:
-            delays[direction] = format_time(min(known_delays))
-        known_losses = [edge.loss for edge in edges if edge.loss is not None]
-        if known_losses:
-            losses[direction] = format_probability(max(known_losses))
-
+    texts = _texts_by_direction(bundle, options.rate)
     settings: dict[str, Any] = {}
     speeds = [edge.rate for edge in bundle.edges]
     if speeds != [None]:
-        settings["rate"] = _same_or_each(rates)
-    if delays:
-        settings["delay"] = _same_or_each(delays)
+        settings["rate"] = _same_or_each(texts.rates)
+
+    if texts.delays:
+        settings["delay"] = _same_or_each(texts.delays)
     elif _has_default_delay(bundle, locations):
         if options.delay is None:
             what = "unknown delay: an end of this link has no position"
@@ -361,9 +347,42 @@ def _link(
 
         settings["delay"] = format_time(options.delay)
 
-    if losses:
-        settings["loss"] = _same_or_each(losses)
+    if texts.losses:
+        settings["loss"] = _same_or_each(texts.losses)
     return DraftLink(bundle.ends, settings, rate_assumed=None in speeds)
+
+
+@dataclass
+class _Texts:
+    """Settings of a link as text, by direction; delays and losses only where edges have them."""
+
+    rates: dict[str, str] = field(default_factory=dict)
+    delays: dict[str, str] = field(default_factory=dict)
+    losses: dict[str, str] = field(default_factory=dict)
+
+
+def _texts_by_direction(bundle: _Bundle, usual_rate: int) -> _Texts:
+    """Return the sum of the rates, the least delay and the most loss of a link's edges.
+
+    Args:
+        bundle: the link.
+        usual_rate: bit/s of an edge without a rate.
+    """
+    texts = _Texts()
+    for source, target in (bundle.ends, bundle.ends[::-1]):
+        edges = bundle.toward(source)
+        direction = f"{source}{ARROW}{target}"
+        rate = sum(edge.rate or usual_rate for edge in edges)
+        texts.rates[direction] = format_rate(rate)
+
+        delays = [edge.delay for edge in edges if edge.delay is not None]
+        if delays:
+            texts.delays[direction] = format_time(min(delays))
+
+        losses = [edge.loss for edge in edges if edge.loss is not None]
+        if losses:
+            texts.losses[direction] = format_probability(max(losses))
+    return texts
 
 
 def _same_or_each(values: dict[str, str]) -> str | dict[str, str]:
