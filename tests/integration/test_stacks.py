@@ -178,6 +178,7 @@ def test_limits_end_a_run_with_its_stacks(ranks: Ranks) -> None:
     """The run's clock is past its limit; the fleet answers the request for stacks."""
     ranks.work = (spin, wait_for_ever)
     ranks.start({})
+    time.sleep(0.5)  # until both have begun
     thread = threading.Thread(target=ranks.wait, daemon=True)
     thread.start()
     display = Display()
