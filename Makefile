@@ -13,7 +13,7 @@ QUICK := tests/unit tests/integration tests/browser
 GUEST := tests/guest tests/end_to_end
 ORDINARY := not proof and not soak and not alone
 
-help:  ## this list
+help:  ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## install what is missing: Debian packages, .venv (or VENV), the guest kernel
@@ -22,7 +22,7 @@ setup:  ## install what is missing: Debian packages, .venv (or VENV), the guest 
 demo: setup  ## time collectives between ten workers in five datacenters
 	@$(testbed) run microsoft-openai-five collectives
 
-test: setup  ## run the tests, two files at a time where there are two CPUs (JOBS=auto)
+test: setup  ## run the tests, one file on each CPU (JOBS=auto)
 	@status=0; \
 	  $(python) -m pytest $(QUICK) -m '$(ORDINARY)' $(SIDE_BY_SIDE) --cov --cov-report=term || status=1; \
 	  $(python) -m pytest $(GUEST) -m '$(ORDINARY)' $(SIDE_BY_SIDE) || status=1; \
@@ -38,7 +38,7 @@ check: setup  ## lint, formatting, types, import layers, files in .github, links
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(mkdocs) build --strict --site-dir "$$folder"
 
-docs: setup  ## write what is made from the models: JSON schemas, the references of topology files, options and commands
+docs: setup  ## regenerate JSON schemas and the references of topology files, options and commands from the models
 	@$(testbed) topo schema > topologies/schema.json
 	@$(testbed) topo reference > docs/topology-reference.md
 	@$(testbed) reference > docs/run-options.md
@@ -48,7 +48,7 @@ docs: setup  ## write what is made from the models: JSON schemas, the references
 site: setup  ## build the documentation into site/ (open site/index.html)
 	@$(mkdocs) build --strict
 
-clean:  ## remove .venv (or VENV) and what tools have cached here; keep results and the guest kernel
+clean:  ## remove .venv (or VENV) and the caches of tools; keep results and the guest kernel
 	@rm -rf "$(VENV)" build dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	  .import_linter_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -62,15 +62,15 @@ kernel-wheel: setup  ## make a wheel of the guest kernel, in dist/
 proof: setup  ## reproduce published measurements (takes minutes)
 	@$(python) -m pytest -m proof -s --ignore=tests/proof/test_roots.py --ignore-glob='tests/proof/test_vm_*.py'
 
-proof-roots: setup  ## set up fresh Debian and Ubuntu systems (as root; mmdebstrap, 2 GB of downloads each)
+proof-roots: setup  ## set up the testbed on fresh systems (as root; mmdebstrap, 2 GB of downloads for each release)
 	@$(python) -m pytest -m proof -s tests/proof/test_roots.py
 
-proof-vm: setup  ## docs/vm.md by the real Vagrant: over SSH, then in a VM by libvirt (as root; 40 minutes without KVM)
+proof-vm: setup  ## check docs/vm.md with the real Vagrant: over SSH, then in a VM of libvirt (as root; 40 minutes without KVM)
 	@$(python) -m pytest -m proof -s tests/proof/test_vm_session.py tests/proof/test_vm_libvirt.py
 
-bench: setup  ## time what the testbed itself takes, stage by stage
+bench: setup  ## time each stage of the testbed
 	@$(python) scripts/bench.py
 
-soak: setup  ## an hour of random runs and sweeps with random ends, counting what is left (MINUTES=60)
+soak: setup  ## start and end random runs and sweeps for an hour, and count leftovers (MINUTES=60)
 	@$(python) -m pytest -m soak
 	@$(python) scripts/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))

@@ -150,7 +150,7 @@ def _more_connections(plan: Plan, summary: Summary) -> Proposals:
     if uses_gloo and settings.get("connections", 1) < CONNECTIONS:
         yield Proposal(
             {"workload.connections": str(CONNECTIONS)},
-            "each connection has a window, and recovers from losses by itself",
+            "each connection has a separate window, and recovers separately from losses",
         )
 
 

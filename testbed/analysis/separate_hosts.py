@@ -81,7 +81,7 @@ def _separate_worlds(worlds: Sequence[SeparateWorld], hosts: int) -> str:
     sizes = sorted({world.world_size for world in worlds})
     size = " or ".join(str(size) for size in sizes)
     return (
-        f"each of the {hosts} hosts worked by itself: the script's process groups had a world size "
+        f"each of the {hosts} hosts worked alone: the script's process groups had a world size "
         f"of {size}, and no operation left its host; {REMEDY}"
     )
 

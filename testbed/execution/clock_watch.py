@@ -125,7 +125,7 @@ class ClockWatch:
             process = _name_of(reading)
             cause = f"{process} is computing, or is busy-waiting for a point in time"
         return (
-            f"the guest's clock stood still for {stalled_s:.0f} s: {cause}\n"
+            f"the guest's clock did not move for {stalled_s:.0f} s: {cause}\n"
             "  the run was aborted and its results so far were kept; if the computation needs "
             "more time, raise --stall-limit"
         )

@@ -100,7 +100,7 @@ def test_hosts_that_work_separately(command: Command, pair: Path, tmp_path: Path
     out = tmp_path / "run"
     words = ["--isolation", "process", "--out", out]
     done = command("run", pair, *words, "--", tmp_path / "separate.py")
-    assert "warning: each of the 2 hosts worked by itself" in " ".join(done.stdout.split())
+    assert "warning: each of the 2 hosts worked alone" in " ".join(done.stdout.split())
     assert "rank 0: testbed: warning: the world size of this process group is 1" in done.stderr
     assert "rank 0: \\x1b[2Jdone" in done.stderr
     assert "\x1b" not in done.stderr + done.stdout

@@ -75,7 +75,7 @@ def noticed(
 @pytest.mark.parametrize("topology", [SITES, ONE_SITE])
 def test_each_host_by_itself(tmp_path: Path, topology: Mapping[str, object]) -> None:
     (message,) = noticed(tmp_path, topology=topology, worlds=[1, 1], ranks=1)
-    assert message.startswith("each of the 2 hosts worked by itself")
+    assert message.startswith("each of the 2 hosts worked alone")
     assert "a world size of 1," in message
     assert "--standalone" in message
 
