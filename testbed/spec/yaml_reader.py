@@ -62,8 +62,21 @@ class _SpecLoader(yaml.CSafeLoader):
 
 
 class _Dumper(yaml.CSafeDumper):
-    """A dumper that quotes text with another meaning in `_SpecLoader` or in YAML 1.1."""
+    """A dumper that quotes text with another meaning in `_SpecLoader` or in YAML 1.1.
 
+    Several lines of text are written as lines, such as the code of a script.
+    """
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    is_block = "\n" in text and not text[0].isspace()
+    node: yaml.ScalarNode = dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if is_block else None
+    )
+    return node
+
+
+_Dumper.add_representer(str, _represent_text)
 
 # Plain text that is a value of another type: tag, pattern, first characters.
 _PLAIN_VALUES = [

@@ -373,6 +373,28 @@ def test_verify_loss(shared: Place, tmp_path: Path) -> None:
     assert float(rows[2]["measured"]) == pytest.approx(2, abs=4 * 0.14)
 
 
+def test_verify_short_queues(shared: Place, tmp_path: Path) -> None:
+    """The probe fits into each queue; a queue of one packet is empty for up to a timer's step."""
+    queues = {
+        "b": "queue: 1 packets",
+        "c": "queue: 2 packets",
+        "d": "queue: 5 packets",
+        "e": "queue: 20 packets, discipline: red",
+        "f": "queue: 8 packets, discipline: fq_codel",
+    }
+    lines = ["name: short", "datacenters:", "  a: {hosts: 1}"]
+    lines += [f"  {name}: {{hosts: 1}}" for name in queues]
+    lines.append("wan:")
+    for name, queue in queues.items():
+        lines.append(f"  - {{between: [a, {name}], rate: 100 Mbit/s, delay: 1 ms, {queue}}}")
+    (tmp_path / "short.yaml").write_text("\n".join(lines) + "\n")
+    checks = json.loads(shared.run("verify", tmp_path / "short.yaml", "-f", "json").stdout)
+    rates = [check for check in checks if check["quantity"] == "rate"]
+    assert len(rates) == 2 * len(queues)
+    for check in rates:
+        assert check["measured"] == pytest.approx(100, abs=1.5), check
+
+
 def test_shell(shared: Place, real: str) -> None:
     """Mininet's prompt in a terminal: completion by Tab, commands on hosts, and an end."""
     words = [

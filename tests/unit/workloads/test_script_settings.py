@@ -8,6 +8,7 @@ from testbed.workloads.script.settings import Script, full_shell_line
 
 from testbed.core.errors import InputError
 from testbed.spec.options import RunOptions
+from testbed.spec.workload import load_workload
 
 
 @pytest.fixture
@@ -142,6 +143,24 @@ def test_code_of_standard_input(folder: Path) -> None:
     assert settings["command"] == ["-", "--lr", "1"]
     assert settings["source"] == text
     assert settings["early_variables"] == ["OMP_NUM_THREADS"]
+
+
+def test_code_in_a_workload_file(folder: Path) -> None:
+    """spec.yaml of a run has the code as lines; the file is a workload file."""
+    text = "import os\nif 1:\n    print('größe: {}')\n\n# end\n"
+    script = Script(command=["-"], source=text)
+    assert "  import os\n  if 1:\n      print('größe: {}')\n" in script.to_yaml()
+    (folder / "work.yaml").write_text(script.to_yaml())
+    assert load_workload("work.yaml") == script
+
+
+@pytest.mark.parametrize(
+    "text", ["\n x\n", "x \ny", "x\n\n\n", "x\ny", "x\n\ty\n  \nz", "null\n", "#\n"]
+)
+def test_lines_are_read_back(folder: Path, text: str) -> None:
+    script = Script(command=["-"], source=text)
+    (folder / "work.yaml").write_text(script.to_yaml())
+    assert load_workload("work.yaml") == script
 
 
 @pytest.mark.parametrize(
