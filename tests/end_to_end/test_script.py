@@ -319,6 +319,8 @@ if rank == 0:
         rpc.rpc_sync("worker1", torch.add, args=(torch.ones(4), 1))
         print("call", time.monotonic() - began)
 rpc.shutdown()
+if rank == 0:
+    time.sleep(1)  # its store ends with it, and the other rank still reads
 """
 
 
