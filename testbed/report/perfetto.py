@@ -248,6 +248,9 @@ class Timeline:
             for direction in link.directions:
                 is_direction = (pl.col("link") == link.key) & (pl.col("source") == direction.source)
                 samples = links.filter(is_direction).sort("time_ns")
+                if samples.is_empty():
+                    continue
+
                 yield from self._counters_of_direction(link.key, direction, samples)
 
     def _counters_of_direction(

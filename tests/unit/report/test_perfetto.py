@@ -16,7 +16,7 @@ from testbed.report.load import load
 from testbed.report.perfetto import kernel_name, write_rank_traces, write_trace
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import NetworkChange, Operation, RunEnded, append
+from testbed.runfolder.records import NetworkChange, Operation, RunEnded, SeparateWorld, append
 from testbed.runfolder.status import Status, write_status
 from tests.support.synthetic import (
     GBIT,
@@ -269,6 +269,22 @@ def test_counters_of_each_wan_direction(make: MakeRun) -> None:
     ]  # 625 kB each 100 ms of 1 Gbit/s
     assert values["east → west: queue (bytes)"][:3] == [(0, 0), (100_000, 10), (200_000, 20)]
     assert [value for _, value in values["west → east: dropped (packets)"]] == [0, 1, 2]
+
+
+def test_a_run_that_ends_before_the_first_sample(make: MakeRun) -> None:
+    def prepare(run: RunDir) -> None:
+        run.link_samples.write_text("")
+
+    _, trace = make(make_plan(two_dcs()), prepare=prepare)
+    assert [event for event in trace["traceEvents"] if event["ph"] == "C"] == []
+
+
+def test_events_without_a_time(make: MakeRun) -> None:
+    def prepare(run: RunDir) -> None:
+        append(run.events, SeparateWorld(rank=0, world_size=1))
+
+    _, trace = make(make_plan(two_dcs()), prepare=prepare)
+    assert [event["name"] for event in slices(trace, cat="stage")] == ["network", "workers", "ops"]
 
 
 def test_failure_changes_and_warnings_are_instants(make: MakeRun) -> None:
