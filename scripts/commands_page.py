@@ -15,12 +15,20 @@ from testbed.cli.main import app
 
 HEAD = """# Commands
 
-`make docs` writes this page from the help texts of the program; `testbed COMMAND --help` prints the
-same.
+`make docs` writes this page from the help texts of the program. `testbed COMMAND --help` prints the
+same texts.
 
-A command ends with status 0 if it succeeded, 1 if a run failed, 2 if the input is wrong, 3 if this
-machine lacks something, and 130 if it was interrupted. An option wins over its environment
-variable.
+| exit status | meaning |
+|--:|---|
+| 0 | the command succeeded |
+| 1 | a run failed |
+| 2 | the input is wrong |
+| 3 | this machine lacks a requirement, or a disk is full |
+| 4 | the guest ended without a result |
+| 5 | results are not faithful, and `--fail-unfaithful` is given |
+| 130 | the command was interrupted |
+
+An option takes precedence over its environment variable.
 """
 
 RICH_TAG = re.compile(r"(?<!\\)\[/?(bold|dim|italic)?\]")
