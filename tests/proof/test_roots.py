@@ -234,6 +234,7 @@ def without_dpkg(
     done = bare.run(LEAVE_PYTHON)
     assert done.returncode == 0, done.stdout
     shutil.copytree(wheels, bare.path / "wheels")
+    (bare.path / "wheels").chmod(0o755)  # folders of pytest are closed to other users
     yield bare
     _remove(bare)
 
@@ -315,7 +316,7 @@ def test_the_two_wheels_alone(without_dpkg: Root) -> None:
     commands = f"""
         set -e
         cd; python3 -m venv venv
-        venv/bin/pip install --quiet --no-index --find-links /wheels \
+        venv/bin/pip install --isolated --quiet --no-index --find-links /wheels \
             'wan-training-testbed[run]' wan-training-testbed-kernel
         mkdir empty; cd empty
         ../venv/bin/testbed {COLLECTIVES} --out ../run
