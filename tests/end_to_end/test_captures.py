@@ -134,7 +134,9 @@ def test_delays(captured: Folder) -> None:
 
 def tshark(path: Path) -> pl.DataFrame:
     """What tshark says of each packet."""
-    fields = [word for field in TSHARK.values() for word in ("-e", field)]
+    fields: list[str] = []
+    for field in TSHARK.values():
+        fields += ["-e", field]
     words = ["tshark", "-r", str(path), "-2", "-T", "fields", "-E", "occurrence=f", *fields]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return pl.DataFrame([line.split("\t") for line in lines], schema=list(TSHARK), orient="row")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import Command, Folder
+from tests.support.runs import Command, Folder, set_options
 
 MIB = 2**20
 OPERATIONS = (
@@ -40,9 +40,7 @@ def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Start:
         folder = tmp_path_factory.mktemp("collectives")
         topology = folder / "two.yaml"
         topology.write_text(TOPOLOGY.replace("HOSTS", str(hosts)).replace("DELAY", delay))
-        words = [
-            word for key, value in settings.items() for word in ("--set", f"workload.{key}={value}")
-        ]
+        words = set_options(settings)
         command(
             "run",
             topology,
@@ -64,9 +62,10 @@ def test_every_operation(run: Start) -> None:
         2, "10 ms", ops=f"[{', '.join(OPERATIONS)}]", sizes="[4 KiB, 256 KiB]", iterations=2
     )
     rows = folder.summary["collectives"]
-    assert [row["op"] for row in rows] == [
-        op for op in OPERATIONS for _ in range(1 if op == "barrier" else 2)
-    ]
+    expected: list[str] = []
+    for op in OPERATIONS:
+        expected += [op] if op == "barrier" else [op, op]
+    assert [row["op"] for row in rows] == expected
     assert [row["op"] for row in rows if row["wrong"] != 0] == []
     assert [row["op"] for row in rows if row["ranks"] != 4] == []
     assert [

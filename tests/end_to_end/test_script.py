@@ -5,6 +5,7 @@ is recorded.
 import importlib.util
 import json
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import polars as pl
@@ -213,7 +214,7 @@ def test_torchrun_inside(command: Command, pair: Path, scripts: Path, tmp_path: 
     assert folder.summary["problems"] == []
     reduced = folder.ops.filter(pl.col("op") == "all_reduce").sort("rank", "iteration")
     rows = reduced.select("rank", "bytes", "phase", "iteration").rows()
-    assert rows == [(rank, 4000, "script", number) for rank in (0, 1) for number in range(6)]
+    assert rows == [(rank, 4000, "script", number) for rank, number in product((0, 1), range(6))]
     assert folder.ops.height == 2 * reduced.height  # as many barriers
     # As in test_two_hosts.py, where `collectives` takes the times around its calls: four one-way
     # trips.

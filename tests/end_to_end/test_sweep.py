@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.support.runs import PAIR, Command, Need
+from tests.support.runs import PAIR, Command, Need, all_reduce
 
 LONGEST_S = 120
 EXPERIMENT = """
@@ -187,8 +187,7 @@ def check_against_a_fresh_guest(
     command: Command, experiment: Path, point: Path, tmp_path: Path
 ) -> None:
     """Compare a point of a guest that had carried out another one before: 20 us or 0.1 %."""
-    words = ["ops=[all_reduce]", "sizes=[4 KiB]", "iterations=100", "warmup=0"]
-    sets = [word for value in words for word in ("--set", f"workload.{value}")]
+    sets = all_reduce("4 KiB", iterations=100, warmup=0)
     sets += ["--set", "topology.wan.west-east.delay=20 ms", "--isolation", "process"]
     fresh = tmp_path / "fresh"
     command("run", experiment.parent / "pair.yaml", "collectives", *sets, "--out", fresh)

@@ -80,11 +80,10 @@ def test_a_datacenter_fails_and_comes_back(
     whole = lengths[-3:]
     assert max(whole) == pytest.approx(min(whole), abs=0.002)  # times are printed in ms
 
-    sums = {
-        line
-        for log in logs
-        for line in log.read_text().splitlines()
-        if line.endswith("the sum of all parameters")
-    }
+    sums: set[str] = set()
+    for log in logs:
+        for line in log.read_text().splitlines():
+            if line.endswith("the sum of all parameters"):
+                sums.add(line)
     assert len(sums) == 1
     assert "got the state of another datacenter" in logs[2].read_text().split("testbed: rank 2")[-1]

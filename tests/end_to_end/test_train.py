@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.support.runs import Command, Folder
+from tests.support.runs import Command, Folder, set_options
 
 PARAMETERS, STEPS, WARMUP, EVERY = 400_000, 10, 2, 4
 JOB = {
@@ -27,7 +27,7 @@ def runs(
 ) -> dict[str, Folder]:
     """A run of each method."""
     folder = tmp_path_factory.mktemp("train")
-    words = [word for key, value in JOB.items() for word in ("--set", f"workload.{key}={value}")]
+    words = set_options(JOB)
     for method in ("ddp", "diloco"):
         out = folder / method
         job = [*words, "--set", f"workload.method={method}"]

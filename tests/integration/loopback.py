@@ -61,11 +61,12 @@ def in_place() -> Outcomes:
 
 def odd_sizes() -> Outcomes:
     """Sizes that no number of ranks divides, and less than an item per rank."""
-    return {
-        f"{op} {size}": outcome(Group(torch.int32, in_place=op not in APART), op, size)
-        for op in OPERATIONS
-        for size in (4, 28, 4004)
-    }
+    outcomes: Outcomes = {}
+    for op in OPERATIONS:
+        for size in (4, 28, 4004):
+            group = Group(torch.int32, in_place=op not in APART)
+            outcomes[f"{op} {size}"] = outcome(group, op, size)
+    return outcomes
 
 
 def groups() -> Outcomes:

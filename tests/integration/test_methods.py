@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,9 @@ def test_equals_one_process(name: str, results: dict[str, list[dict[str, Any]]])
 
 def test_a_pipeline_holds_every_parameter_once(results: dict[str, list[dict[str, Any]]]) -> None:
     for name in ("pipeline-1f1b", "pipeline-gpipe"):
-        held = [key for rank in results[name] for key in rank["parameters"]]
+        held: list[str] = []
+        for rank in results[name]:
+            held += rank["parameters"]
         assert sorted(held) == sorted(dict(method_ranks.make_model().named_parameters()))
 
 
@@ -243,4 +246,4 @@ def test_a_pipeline_is_cut_evenly(stages: int) -> None:
     runs = cut(layers, stages)
     assert len(runs) == stages
     assert all(runs)
-    assert [layer for run in runs for layer in run] == layers
+    assert list(chain.from_iterable(runs)) == layers

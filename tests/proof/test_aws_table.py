@@ -61,7 +61,9 @@ def words(hosts: int, delay: str, rate: str, topology: object, out: object) -> l
         "workload.warmup=1",
         "workload.iterations=7",
     ]
-    sets = [word for value in values for word in ("--set", value)]
+    sets: list[str] = []
+    for value in values:
+        sets += ["--set", value]
     return ["run", str(topology), "collectives", *sets, "--isolation", "process", "--out", str(out)]
 
 

@@ -11,6 +11,8 @@ from typing import Any, get_args
 import pytest
 from testbed.workloads.train.settings import MethodName
 
+from tests.support.runs import set_options
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 TOPOLOGY = """
@@ -38,7 +40,7 @@ def run(
     """The status of a run and what it says of its training."""
     topology, out = folder / "topology.yaml", folder / "run"
     topology.write_text(TOPOLOGY)
-    words = [w for key, value in SETTINGS.items() for w in ("--set", f"workload.{key}={value}")]
+    words = set_options(SETTINGS)
     command(
         "run",
         topology,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.runs import set_options
 from tests.support.shared import Command, Need
 
 PACKAGES = (
@@ -72,13 +73,13 @@ def test_it_counts_communication_and_computation(
     part.
     """
     (tmp_path / "pair.yaml").write_text(TOPOLOGY)
-    settings = {
+    values = {
         "parameters": 400_000,
         "steps": STEPS,
         "step_time": f"{STEP_MS} ms",
         "bucket": "200 KiB",
     }
-    words = [w for key, value in settings.items() for w in ("--set", f"workload.{key}={value}")]
+    words = set_options(values)
     out = tmp_path / "run"
     command("run", tmp_path / "pair.yaml", "train", *words, "--isolation", "process", "--out", out)
     command("report", out, "--rank-traces", tmp_path / "traces")

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.runs import set_options
+
 Command = Callable[..., object]
 GRID = [10 ** (-1 + 4 * k / 49) for k in range(50)]  # Gbit/s
 UTILISATIONS = (0.50, 0.80, 0.90, 0.95, 0.99)
@@ -85,8 +87,8 @@ def utilisation(name: str, gbps: float, command: Command, folder: Path) -> float
     row, name = ROWS[name], f"{name.replace(', ', '-').replace(' ', '-')}-{gbps:.4g}"
     topology = folder / f"{name}.yaml"
     topology.write_text(TOPOLOGY.format(rate=round(1000 * gbps)))
-    settings = {"batch": 1, "sequence": 8} | row.model | row.method
-    words = [w for key, value in settings.items() for w in ("--set", f"workload.{key}={value}")]
+    values = {"batch": 1, "sequence": 8} | row.model | row.method
+    words = set_options(values)
     out = folder / name
     command("run", topology, "train", *words, "--isolation", "process", "--out", out, timeout_s=900)
     status, summary = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.census import census, differences
+from tests.support.runs import all_reduce
 
 # of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended
 END_S = 1
@@ -35,8 +36,7 @@ wan:
 
 def sizes(text: str, iterations: int) -> list[str]:
     """Options of all-reduces."""
-    values = {"ops": "[all_reduce]", "sizes": f"[{text}]", "iterations": iterations, "warmup": 1}
-    return [word for key, value in values.items() for word in ("--set", f"workload.{key}={value}")]
+    return all_reduce(text, iterations)
 
 
 def itself(pid: int) -> int:

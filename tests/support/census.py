@@ -28,6 +28,9 @@ def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = Non
         docker: the socket of a Docker daemon whose containers and images count.
     """
     links = json.loads(_output("ip", "-json", "link"))
+    temporary_files: list[str] = []
+    for top in temporary:
+        temporary_files += [f"{top}/{name}" for name in _names(Path(top))]
     groups = Path("/sys/fs/cgroup")
     return {
         "processes": _processes(),
@@ -45,9 +48,7 @@ def census(temporary: Sequence[str] = ("/tmp", "/run"), docker: str | None = Non
         if _has_groups(groups)
         else [],
         "shared memory": _names(Path("/dev/shm")),
-        "temporary files": sorted(
-            f"{top}/{name}" for top in temporary for name in _names(Path(top))
-        ),
+        "temporary files": sorted(temporary_files),
         "listening": sorted(_output("ss", "-Hlntu").splitlines()),
         "sysctls": [Path("/proc/sys", name).read_text().strip() for name in SYSCTLS],
         "host name": [os.uname().nodename],
@@ -122,7 +123,9 @@ def _containers(socket: str) -> list[str]:
 
     client = docker.DockerClient(base_url=f"unix://{socket}", version="1.41")
     try:
-        images = [tag for image in client.images.list() for tag in image.tags]
+        images: list[str] = []
+        for image in client.images.list():
+            images += image.tags
         return [f"{one.name} {one.status}" for one in client.containers.list(all=True)] + sorted(
             images
         )

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,15 @@ def all_reduce(sizes: str, iterations: int, warmup: int = 1) -> list[str]:
         "iterations": iterations,
         "warmup": warmup,
     }
-    return [word for key, value in values.items() for word in ("--set", f"workload.{key}={value}")]
+    return set_options(values)
+
+
+def set_options(values: Mapping[str, object]) -> list[str]:
+    """Options of ``testbed`` that set keys of a workload."""
+    words: list[str] = []
+    for key, value in values.items():
+        words += ["--set", f"workload.{key}={value}"]
+    return words
 
 
 @dataclass(frozen=True)

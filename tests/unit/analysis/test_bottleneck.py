@@ -61,7 +61,7 @@ def row(
 
 def ops(size: int, seconds: float, iterations: int = 10) -> pl.DataFrame:
     """Make operations of two ranks, one after another."""
-    numbers = [number for number in range(iterations) for _rank in range(2)]
+    numbers = sorted([*range(iterations), *range(iterations)])
     starts = [START_NS + int(number * seconds * SECOND) for number in numbers]
     return pl.DataFrame(
         {

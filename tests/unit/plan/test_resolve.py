@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_addresses_and_names() -> None:
 
 def test_addresses_are_unique() -> None:
     plan = resolve_network(Topology.load("microsoft-openai-five"))
-    directions = [direction for wan in plan.wan for direction in wan.directions]
+    directions = list(chain.from_iterable(wan.directions for wan in plan.wan))
     segments = [dc.segments[0] for dc in plan.datacenters]
     macs = [host.mac for host in plan.hosts]
     macs += [segment.gateway_mac for segment in segments]
@@ -290,7 +291,7 @@ def test_multipath() -> None:
 def test_routes_end(delays: list[int], routing: str, multipath: bool) -> None:
     """A path of a mesh of five has one to four links; with a circle, `paths` would not end."""
     names = "abcde"
-    pairs = [(a, b) for a in names for b in names if a < b]
+    pairs = list(combinations(names, 2))
     wan = [
         link(a, b, f"{delay} ms", weight=1 + delay)
         for (a, b), delay in zip(pairs, delays, strict=True)
@@ -350,9 +351,8 @@ def test_leaves_are_alike() -> None:
     fabric = plan.datacenter("a").fabric
     assert fabric is not None
     rates = {ends_of(cable): cable.port.rate_bps for cable in fabric.cables}
-    assert {rates[f"d0l{leaf}", f"d0p{spine}"] for leaf in range(3) for spine in range(2)} == {
-        10**10
-    }
+    for leaf, spine in product(range(3), range(2)):
+        assert rates[f"d0l{leaf}", f"d0p{spine}"] == 10**10
     assert {rates[f"d0p{spine}", "d0r"] for spine in range(2)} == {3 * 10**10}
 
 
@@ -361,8 +361,8 @@ def test_fabric_addresses_are_unique() -> None:
         {"a": {**CLOS, "hosts": 999, "fabric": {"leaves": 63, "spines": 64}}, "b": CLOS},
         [link("a", "b")],
     )
-    ends = [end for cable in plan.all_fabric_cables() for end in cable.ends]
-    segments = [segment for dc in plan.datacenters for segment in dc.segments]
+    ends = list(chain.from_iterable(cable.ends for cable in plan.all_fabric_cables()))
+    segments = list(chain.from_iterable(dc.segments for dc in plan.datacenters))
     macs = [host.mac for host in plan.hosts] + [end.mac for end in ends]
     macs += [segment.gateway_mac for segment in segments]
     assert len(set(macs)) == len(macs)

@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +259,9 @@ def test_counters_of_each_wan_direction(make: MakeRun) -> None:
     for event in trace["traceEvents"]:
         if event["ph"] == "C":
             values[event["name"]].append((event["ts"], event["args"]["value"]))
-    assert set(values) == {
-        f"{direction}: {quantity}"
-        for direction in ("east → west", "west → east")
-        for quantity in ("used (% of rate)", "queue (bytes)", "dropped (packets)")
-    }
+    directions = ("east → west", "west → east")
+    quantities = ("used (% of rate)", "queue (bytes)", "dropped (packets)")
+    assert set(values) == set(map(": ".join, product(directions, quantities)))
     assert values["east → west: used (% of rate)"] == [
         (0, 5.0),
         (1_600_000, 0),

@@ -181,11 +181,8 @@ def test_identity(tmp_path: Path) -> None:
     text = f"{HEAD}sweep: {{grid: {{{DELAY}: [1 ms]}}, name: NAME}}"
 
     def identity(text: str, versions: dict[str, str] = VERSIONS, *sets: str) -> str:
-        changes = [
-            change
-            for part in parse_overrides(sets, ["workload", "run"]).values()
-            for change in part
-        ]
+        parts = parse_overrides(sets, ["workload", "run"])
+        changes = [*parts["workload"], *parts["run"]]
         return plan_points(load(tmp_path, text), versions, changes)[0].identity
 
     first = identity(text)
