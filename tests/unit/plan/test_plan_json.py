@@ -107,7 +107,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 
 
 @settings(max_examples=60, deadline=None)
-@given(topology=topologies(), seed=st.integers(0, 2**63), guest_memory=st.integers(1, 2**50))
+@given(topology=topologies(), seed=st.integers(0, 2**63), guest_memory=st.integers(2**26, 2**50))
 def test_random_topologies(topology: Topology, seed: int, guest_memory: int) -> None:
     options = RunOptions(seed=seed, guest_memory=f"{guest_memory} B")
     plan = resolve(topology, Collectives(), options)
