@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from testbed.analysis.lower_bounds import longest_rtt_ns
 from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
 from testbed.plan.addressing import auto_tcp_buffer
@@ -227,6 +228,23 @@ def _fewer_exchanges(plan: Plan, summary: Summary) -> Proposals:
         )
 
 
+def _longer_overlap(plan: Plan, summary: Summary) -> Proposals:
+    """Propose an overlap of streaming-diloco that hides a round trip, as far as periods allow."""
+    del summary
+    settings = plan.workers.settings
+    if plan.workers.workload != "train" or settings.get("method") != STREAMING:
+        return
+
+    step_ns = settings["step_seconds"] * NS_PER_S
+    rtt_ns = longest_rtt_ns(plan.network, plan.workers.ranks)
+    longest = int(settings["sync_every"]) - 1
+    overlap = min(longest, int(rtt_ns / step_ns) + 1) if step_ns else 0
+    if overlap > settings["overlap"]:
+        yield Proposal(
+            {"workload.overlap": str(overlap)}, "exchanges have more time in the background"
+        )
+
+
 def _period(plan: Plan) -> int:
     """Return `sync_every`, or less if the run's steps after the warm-up hold no whole period."""
     settings = plan.workers.settings
@@ -255,9 +273,9 @@ BY_CAUSE: Mapping[str, tuple[Rule, ...]] = {
     "send-buffer": (_larger_buffer,),
     "loss": (_bbr, _more_connections),
     "drops": (_longer_queue, _bbr),
-    "steps": (_hierarchy, _fewer_exchanges),
-    "propagation": (_fewer_exchanges,),
-    "latency": (_hierarchy, _fewer_exchanges),
+    "steps": (_hierarchy, _fewer_exchanges, _longer_overlap),
+    "propagation": (_fewer_exchanges, _longer_overlap),
+    "latency": (_hierarchy, _fewer_exchanges, _longer_overlap),
     "rate": (_hierarchy, _fewer_exchanges),
     "bandwidth": (_hierarchy, _fewer_exchanges),
 }

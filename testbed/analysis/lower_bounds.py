@@ -60,7 +60,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -468,6 +468,13 @@ def concurrent_us(groups: Sequence[Bounds], op: str, size: int) -> float:
         bound_ns = max(bound_ns, crossed_ns)
 
     return bound_ns / 1000
+
+
+def longest_rtt_ns(network: Network, ranks: Sequence[Rank]) -> int:
+    """Return the longest round trip between two ranks' hosts in ns, without serialisation."""
+    hosts = list(dict.fromkeys(rank.host for rank in ranks))
+    delay_ns = network.one_way_delay_ns
+    return max((delay_ns(a, b) + delay_ns(b, a) for a, b in combinations(hosts, 2)), default=0)
 
 
 def bound_us(network: Network, ranks: Sequence[Rank], op: str, size: int) -> float:

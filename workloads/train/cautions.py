@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
-from testbed.analysis.lower_bounds import bound_us
+from testbed.analysis.lower_bounds import bound_us, longest_rtt_ns
 from testbed.plan.model import Plan
 from testbed.runfolder.problems import Problem, ProblemCode
 
@@ -26,7 +24,7 @@ def cautions(plan: Plan) -> list[Problem]:
     if settings["method"] != "streaming-diloco" or settings["overlap"] == 0:
         return []
 
-    rtt_ms = _longest_rtt_ns(plan) / NS_PER_MS
+    rtt_ms = longest_rtt_ns(plan.network, plan.workers.ranks) / NS_PER_MS
     sent_bytes = _fragment_bytes(plan)
     bound_ms = bound_us(plan.network, plan.workers.ranks, "all_reduce", sent_bytes) / 1000
     needed_ms = max(rtt_ms, bound_ms)
@@ -47,13 +45,6 @@ def cautions(plan: Plan) -> list[Problem]:
     if steps >= settings["sync_every"]:
         message += f", and needs --set workload.sync_every={steps + 1} or more"
     return [Problem(code=ProblemCode.OVERLAP_SHORT, message=message)]
-
-
-def _longest_rtt_ns(plan: Plan) -> int:
-    """Return the longest round trip between two ranks' hosts in ns, without serialisation."""
-    hosts = list(dict.fromkeys(rank.host for rank in plan.workers.ranks))
-    delay = plan.network.one_way_delay_ns
-    return max((delay(a, b) + delay(b, a) for a, b in combinations(hosts, 2)), default=0)
 
 
 def _fragment_bytes(plan: Plan) -> int:

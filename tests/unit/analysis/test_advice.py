@@ -121,7 +121,17 @@ STREAMING = "workload.method=streaming-diloco"
             plan_of("train", "workload.method=diloco", "workload.steps=3"),
             [f"{STREAMING} workload.sync_every=2"],
         ),
-        ("propagation", plan_of("train", STREAMING), []),
+        ("propagation", plan_of("train", STREAMING, "workload.step_time=100 ms"), []),
+        (
+            "propagation",
+            plan_of("train", STREAMING, "workload.step_time=10 ms"),
+            ["workload.overlap=2"],
+        ),
+        (
+            "steps",
+            plan_of("train", STREAMING, "workload.step_time=1 ms"),
+            ["workload.overlap=9"],
+        ),
         ("late-rank", plan_of("train"), []),
         ("compute", plan_of("train"), []),
     ],
