@@ -118,47 +118,63 @@ def iterations(measured: pl.DataFrame) -> pl.DataFrame:
         (Boolean: at least one rank checked the values) and whole (Boolean: every rank of every
         group has finished the iteration).
     """
-    wrong = pl.col("wrong")
-    is_checked = wrong >= 0
-    is_grouped = pl.col("process_group") != ""
-    start_ns, end_ns = pl.col("start_ns"), pl.col("end_ns")
-    in_order = pl.col("rank").sort_by("group_rank", "rank")
-    members = in_order.cast(pl.String).str.join(",")
-    description = pl.col("group").first()
-    root = pl.col("rank").get(_root_row())
-    parts = pl.col("parts").cast(pl.List(pl.String)).list.join(" ").sort_by("group_rank")
-
     once = [*CALL, "iteration", "repeat"]
-    by_group = _with_repeats(measured).group_by([*once, "group"], maintain_order=True)
-    of_groups = by_group.agg(
-        bytes=pl.col("bytes").max(),
-        dtype=pl.col("dtype").max(),
-        members=pl.when(is_grouped.first()).then(members).otherwise(pl.lit("")),
-        description=pl.when(is_grouped.first()).then(description).otherwise(pl.lit("")),
-        root=pl.when(is_grouped.first() & pl.col("root").first().is_not_null()).then(root),
-        unequal=parts.str.join(","),
-        start_ns=start_ns.min(),
-        stop_ns=end_ns.max(),
-        time_us=_time_ns() / 1000,
-        slowest_us=_slowest_ns() / 1000,
-        whole=pl.len() >= pl.col("group_size").first(),
-        wrong=wrong.filter(is_checked).sum(),
-        checked=is_checked.any(),
-    )
-
+    of_groups = _iterations_of_groups(_with_repeats(measured), once)
     groups = pl.col("group").n_unique().over(CALL)
     by_iteration = of_groups.with_columns(groups=groups).group_by(once, maintain_order=True)
     has_all_groups = pl.len() == pl.col("groups").first()
-    span_ns = pl.col("stop_ns").max() - start_ns.min()
+    first_start_ns = pl.col("start_ns").min()
+    span_ns = pl.col("stop_ns").max() - first_start_ns
 
     return by_iteration.agg(
         pl.col("bytes", "dtype", *SAME_GROUP).first(),
         pl.col("time_us", "slowest_us").max(),
         pl.col("wrong").sum(),
         pl.col("checked").any(),
-        start_ns=start_ns.min(),
+        start_ns=first_start_ns,
         span_us=span_ns / 1000,
         whole=pl.col("whole").all() & has_all_groups,
+    )
+
+
+def _iterations_of_groups(records: pl.DataFrame, once: Sequence[str]) -> pl.DataFrame:
+    """Group the records of the ranks of each group into iterations.
+
+    Args:
+        records: as `_with_repeats` returns them.
+        once: the columns in which the records of one iteration are equal.
+
+    Returns:
+        The columns `once` and group, and those of `iterations`, with these differences: whole says
+        so of the group alone, and stop_ns (Int64: of the last rank to end) replaces span_us.
+    """
+    is_grouped = pl.col("process_group").first() != ""
+    has_root = is_grouped & pl.col("root").first().is_not_null()
+    in_order = pl.col("rank").sort_by("group_rank", "rank")
+    members = in_order.cast(pl.String).str.join(",")
+    description = pl.col("group").first()
+    root = pl.col("rank").get(_root_row())
+    parts_of_rank = pl.col("parts").cast(pl.List(pl.String)).list.join(" ")
+    parts = parts_of_rank.sort_by("group_rank").str.join(",")
+    wrong = pl.col("wrong")
+    is_checked = wrong >= 0
+    nothing = pl.lit("")
+
+    by_group = records.group_by([*once, "group"], maintain_order=True)
+    return by_group.agg(
+        bytes=pl.col("bytes").max(),
+        dtype=pl.col("dtype").max(),
+        members=pl.when(is_grouped).then(members).otherwise(nothing),
+        description=pl.when(is_grouped).then(description).otherwise(nothing),
+        root=pl.when(has_root).then(root),
+        unequal=parts,
+        start_ns=pl.col("start_ns").min(),
+        stop_ns=pl.col("end_ns").max(),
+        time_us=_time_ns() / 1000,
+        slowest_us=_slowest_ns() / 1000,
+        whole=pl.len() >= pl.col("group_size").first(),
+        wrong=wrong.filter(is_checked).sum(),
+        checked=is_checked.any(),
     )
 
 

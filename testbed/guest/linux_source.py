@@ -14,6 +14,7 @@ from pathlib import Path
 
 from testbed.core.errors import InputError, Place
 from testbed.core.paths import cache_dir
+from testbed.runfolder.files import write_json
 
 LINUX = ("6.12", "7.2")  # with patches, each also for the versions up to the next
 DISTRIBUTION_PACKAGE = f"linux-source-{LINUX[0]}"  # the package that installs a source in SOURCES
@@ -145,9 +146,7 @@ def choose(source: Source | None) -> None:
         return
     choice.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: str(value) for name, value in asdict(source).items()}
-    new = choice.with_name(f"{choice.name}.{os.getpid()}")
-    new.write_text(json.dumps(fields) + "\n")
-    new.replace(choice)
+    write_json(choice, fields)
 
 
 def linux_version(tree: Path) -> str | None:

@@ -99,14 +99,16 @@ class ProbeResult:
         to the end of the last but one, or of the last of two. None if all packets arrived at the
         same time, or if no packet arrived.
         """
-        steps_ns = sorted(set(self.arrivals.values()))
+        last_number: dict[int, int] = {}  # by the time of arrival
+        for number, at_ns in self.arrivals.items():
+            last_number[at_ns] = max(number, last_number.get(at_ns, number))
+        steps_ns = sorted(last_number)
         if len(steps_ns) < 2:
             return None
 
         first_ns = steps_ns[0]
         end_ns = steps_ns[-2] if len(steps_ns) > 2 else steps_ns[-1]
-        first_number = max(n for n, at_ns in self.arrivals.items() if at_ns == first_ns)
-        end_number = max(n for n, at_ns in self.arrivals.items() if at_ns == end_ns)
+        first_number, end_number = last_number[first_ns], last_number[end_ns]
         packets = end_number - first_number
         arrived = sum(1 for number in self.arrivals if first_number < number <= end_number)
         packets -= min(packets - arrived, self.queue_drops)
