@@ -1,6 +1,6 @@
 # `make help` lists what there is. Every target sets up what it needs first, which is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs site clean kernel-wheel proof proof-roots proof-vm bench soak
+.PHONY: help setup demo test check docs site clean kernel-wheel proof proof-roots proof-vm bench soak fuzz
 
 VENV ?= .venv
 export VENV
@@ -74,3 +74,6 @@ bench: setup  ## time each stage of the testbed
 soak: setup  ## start and end random runs and sweeps for an hour, and count leftovers (MINUTES=60)
 	@$(python) -m pytest -m soak
 	@$(python) scripts/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup  ## an hour of damaged files that commands read (MINUTES=60)
+	@$(python) scripts/fuzz.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))

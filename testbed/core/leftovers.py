@@ -6,6 +6,10 @@
 A note is a folder PID-TOKEN below the folder ``notes`` of the cache. A symbolic link in the folder,
 named after the kind of the resource, points to the resource. The owner of a note may keep more
 files in the folder; the files are removed with the note.
+
+The owner holds a lock on the file ``alive`` (`testbed.core.ownership`), so a cache can be shared by
+containers with PID namespaces of their own, and by machines. Notes and links count only if they and
+what they point to belong to the same user: nobody can make another user's command remove a folder.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +25,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from testbed.core.ownership import claim, is_claimed, owner_of
 from testbed.core.paths import cache_dir
+
+ALIVE = "alive"  # file of a note, locked by its owner
+BEING_MADE = "."
 
 
 class Kind(StrEnum):
@@ -42,21 +51,47 @@ class Note:
         return self.folder.name
 
     def target(self, kind: Kind) -> Path | None:
-        """Return the folder of this kind that the note refers to; None if there is none."""
+        """Return the folder of this kind that the note refers to.
+
+        Returns:
+            The folder, which may be missing; None if there is none, or if the note, the link and
+            the folder do not belong to the same user.
+        """
         link = self.folder / kind
-        return link.readlink() if link.is_symlink() else None
+        try:
+            writer = self.folder.lstat().st_uid
+            if not link.is_symlink() or link.lstat().st_uid != writer:
+                return None
+            target = link.readlink()
+            if target.lstat().st_uid != writer:
+                return None
+        except FileNotFoundError:  # not created yet, or removed by now
+            return link.readlink() if link.is_symlink() else None
+        except OSError:
+            return None
+        return target
 
     def is_abandoned(self) -> bool:
-        """Return whether the note's owner has ended, and this user may clean up the resource."""
-        writer = self.name.partition("-")[0]
-        if not writer.isdigit() or Path("/proc", writer).exists():
+        """Return whether the note's owner has ended, and this user may clean up the resource.
+
+        Notes of other machines count as in use: only their machine can tell what is left there.
+        """
+        try:
+            found = self.folder.lstat()
+        except OSError:  # another process has just cleaned up
+            return False
+        if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in (0, found.st_uid):
             return False
 
-        user = os.geteuid()
-        try:
-            return user in (0, self.folder.stat().st_uid)
-        except FileNotFoundError:  # another process has just cleaned up
-            return False
+        lock = self.folder / ALIVE
+        owner = owner_of(lock)
+        if owner is not None:
+            return owner.is_of_this_machine() and not is_claimed(lock)
+        if lock.exists():
+            return not is_claimed(lock)
+        # A note of testbed 0.2, which had no lock.
+        writer = self.name.partition("-")[0]
+        return writer.isdigit() and not Path("/proc", writer).exists()
 
     def remove(self) -> None:
         """Remove the note, but not the resource."""
@@ -71,13 +106,20 @@ def note(kind: Kind, target: Path) -> Iterator[Note]:
         kind: the kind of `target`, which determines the clean-up.
         target: a folder, which may be created later.
     """
-    written = Note(_notes_folder() / f"{os.getpid()}-{secrets.token_hex(3)}")
-    written.folder.mkdir(parents=True)
+    name = f"{os.getpid()}-{secrets.token_hex(3)}"
+    written = Note(_notes_folder() / name)
+    # Nobody may see the note before it is locked.
+    new = written.folder.with_name(f"{BEING_MADE}{name}")
+    new.mkdir(parents=True)
+    alive = claim(new / ALIVE)
     try:
-        (written.folder / kind).symlink_to(target)
+        (new / kind).symlink_to(target)
+        new.rename(written.folder)
         yield written
     finally:
+        shutil.rmtree(new, ignore_errors=True)
         written.remove()
+        alive.close()
 
 
 @contextmanager
@@ -121,7 +163,9 @@ def forget(target: Path) -> None:
 
 def _all_notes() -> list[Note]:
     folder = _notes_folder()
-    return [Note(path) for path in folder.iterdir()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [Note(path) for path in folder.iterdir() if not path.name.startswith(BEING_MADE)]
 
 
 def _notes_folder() -> Path:

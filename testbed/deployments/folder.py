@@ -17,17 +17,18 @@ the state of a deployment does not depend on process ids.
 
 from __future__ import annotations
 
-import fcntl
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from testbed.core.ownership import is_claimed
 from testbed.deployments.requests import Reply, Request, requests_of
 from testbed.guest.channel import Channel
 from testbed.plan.model import Clock, Frozen, Network
-from testbed.runfolder.files import replace_text
+from testbed.runfolder.files import last_lines, read_plain, replace_text
 
+REASON_LINES = 100  # of a log that are shown
 FORMAT: Literal[1] = 1  # version of the JSON files of a deployment
 State: TypeAlias = Literal["starting", "running", "crashed", "gone"]
 
@@ -143,7 +144,7 @@ class Deployment:
         crashed: the guest has ended unexpectedly; gone: the keeper was killed, or the machine was
         restarted.
         """
-        if is_locked(self.alive):
+        if is_claimed(self.alive):
             return "running" if self.ready.exists() else "starting"
         return "crashed" if self.ended.exists() else "gone"
 
@@ -151,7 +152,7 @@ class Deployment:
         """Return the known reason of an unexpected end."""
         for file in (self.ended, self.log):  # the log is empty unless the keeper has failed
             with suppress(OSError):
-                text = file.read_text().strip()
+                text = last_lines(file, REASON_LINES).strip()
                 if text:
                     return text
         return "its keeper process was killed, or the machine was restarted"
@@ -159,7 +160,7 @@ class Deployment:
     def read_last_time_ns(self) -> int | None:
         """Return the guest's clock in Unix ns at the end of the newest request; None if unknown."""
         try:
-            return int(self.last_time.read_text())
+            return int(read_plain(self.last_time))
         except (OSError, ValueError):
             return None
 
@@ -174,7 +175,7 @@ class Deployment:
             OSError: the file cannot be read.
             ValueError: the file is not a plan, or belongs to another version of the testbed.
         """
-        return DeploymentPlan.model_validate_json(self.plan.read_text())
+        return DeploymentPlan.model_validate_json(read_plain(self.plan))
 
     def write_plan(self, plan: DeploymentPlan) -> None:
         """Write plan.json."""
@@ -187,7 +188,7 @@ class Deployment:
             OSError: the file cannot be read.
             ValueError: the file belongs to another version of the testbed.
         """
-        return Ready.model_validate_json(self.ready.read_text())
+        return Ready.model_validate_json(read_plain(self.ready))
 
     def write_ready(self, ready: Ready) -> None:
         """Write ready.json, which marks the network as ready."""
@@ -196,22 +197,10 @@ class Deployment:
     def read_pids(self) -> Pids:
         """Read the process ids; unknown ids are None."""
         try:
-            return Pids.model_validate_json(self.pids.read_text())
+            return Pids.model_validate_json(read_plain(self.pids))
         except (OSError, ValueError):
             return Pids()
 
     def write_pids(self, pids: Pids) -> None:
         """Write the process ids."""
         replace_text(self.pids, pids.model_dump_json())
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether any process holds the lock on the file `path`."""
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from testbed.core.errors import InputError, Place, RunError
 from testbed.core.leftovers import forget
+from testbed.core.ownership import claim, is_claimed
 from testbed.core.paths import cache_dir
 from testbed.core.suggestions import suggest
-from testbed.deployments.folder import Deployment, DeploymentPlan, is_locked
+from testbed.deployments.folder import Deployment, DeploymentPlan
 from testbed.execution.cleanup import reap
 from testbed.execution.requirements import require_deployment
 from testbed.execution.supervise import Progress
@@ -160,7 +161,7 @@ def deploy(
     return deployment
 
 
-def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: TextIO) -> None:
+def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: BinaryIO) -> None:
     """Start the keeper, pass on the lock `alive`, and wait until the network is ready.
 
     Args:
@@ -185,7 +186,7 @@ def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: TextI
         raise RunError(f"{deployment.name} could not be deployed: {reason}")
 
 
-def _reserve(name: str) -> tuple[Deployment, TextIO]:
+def _reserve(name: str) -> tuple[Deployment, BinaryIO]:
     """Create the folder of a new deployment.
 
     Returns:
@@ -202,8 +203,7 @@ def _reserve(name: str) -> tuple[Deployment, TextIO]:
                 place=Place("--name"),
                 remedy=f"choose another name with --name, or run: testbed topo destroy {name}",
             ) from None
-        alive = deployment.alive.open("w")
-        fcntl.flock(alive, fcntl.LOCK_EX)
+        alive = claim(deployment.alive, wait=True)  # others look whether it is locked
 
     return deployment, alive
 
@@ -258,7 +258,7 @@ def _end_keeper(deployment: Deployment, number: int) -> None:
     """
     deadline = time.monotonic() + LONGEST_END_S
     signalled = False
-    while is_locked(deployment.alive) and time.monotonic() < deadline:
+    while is_claimed(deployment.alive) and time.monotonic() < deadline:
         keeper = deployment.read_pids().keeper
         if keeper is not None and not signalled:
             with suppress(ProcessLookupError):

@@ -21,7 +21,7 @@ from testbed.execution.limits import RunLimits, show_notice
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
-from testbed.runfolder.files import open_plain, replace_text, replacing_alone
+from testbed.runfolder.files import last_lines, replace_text, replacing_alone
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import EVENT, Record, RunEnded, read
@@ -383,11 +383,10 @@ def tail(path: Path, lines: int = CONSOLE_LINES) -> str:
         lines: number of lines.
     """
     try:
-        with open_plain(path) as file:
-            text = file.read().decode(errors="replace")
+        text = last_lines(path, lines)
     except OSError:
         return ""
-    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _memory_hint(run: RunDir) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from testbed.analysis.network_history import History
 from testbed.plan.model import Plan
+from testbed.runfolder.files import read_plain
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
@@ -140,13 +141,15 @@ def _read_table(path: Path, columns: Iterable[str], content: Content) -> pl.Data
 def _read_spec(path: Path, content: Content) -> str:
     """Return the text of spec.yaml, which holds two documents: the topology and the workload."""
     try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
+        text = read_plain(path)
+    except (OSError, UnicodeDecodeError) as error:
         content.report_damage(_unreadable(path, error))
         return ""
 
     try:
-        documents = len(list(yaml.safe_load_all(text)))
+        # Events only: values of a hostile document may be wrong, endless or nested too deeply.
+        events = yaml.parse(text, Loader=yaml.CSafeLoader)
+        documents = sum(isinstance(event, yaml.DocumentStartEvent) for event in events)
     except yaml.YAMLError:
         content.report_damage("spec.yaml is damaged")
         return text

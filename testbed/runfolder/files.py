@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 from pydantic import BaseModel
 
+MOST_BYTES = 64 * 2**20  # of a document; the largest are plans of thousands of hosts
+LONGEST_END = 2**20  # bytes at the end of a log that are read
 NEW = ".new"  # ending of files that are about to replace others
 
 
@@ -132,15 +134,35 @@ def open_plain(path: Path) -> BinaryIO:
     return file
 
 
-def read_plain(path: Path) -> str:
+def read_plain(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
     """Read the text of a plain file.
 
+    Args:
+        path: the file.
+        most_bytes: largest size of the file; a damaged or hostile file may have any size.
+
     Raises:
-        OSError: as `open_plain`.
+        OSError: as `open_plain`, or the file is larger.
         UnicodeDecodeError: the file is not UTF-8.
     """
     with open_plain(path) as file:
-        return file.read().decode()
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EINVAL, f"larger than {most_bytes // 2**20} MiB", str(path))
+    return content.decode()
+
+
+def last_lines(path: Path, lines: int) -> str:
+    """Return the last lines of a plain file of any size.
+
+    Raises:
+        OSError: as `open_plain`.
+    """
+    with open_plain(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LONGEST_END))
+        text = file.read(LONGEST_END).decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
 
 
 class FollowedFile:

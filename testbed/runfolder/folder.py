@@ -319,7 +319,7 @@ class RunDir:
             OSError: the file cannot be read.
             ValidationError: the file is damaged.
         """
-        return Plan.model_validate_json(self.plan.read_text())
+        return Plan.model_validate_json(read_plain(self.plan))
 
     def write_plan(self, plan: Plan) -> None:
         """Write the plan of the run.

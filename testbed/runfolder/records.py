@@ -18,6 +18,7 @@ from testbed.runfolder.files import FollowedFile, read_plain, replace_text, writ
 from testbed.runfolder.problems import Problem, ProblemCode
 
 GLOO = "gloo"
+MOST_BYTES = 512 * 2**20  # of a file of records, some millions
 
 
 class Record(BaseModel):
@@ -353,7 +354,7 @@ def read(
         problems.append(Problem(code=code, message=message))
 
     try:
-        text = read_plain(path)
+        text = read_plain(path, most_bytes=MOST_BYTES)
     except FileNotFoundError:
         report(ProblemCode.FILE_MISSING, f"{name} is missing")
         return [], problems

@@ -19,8 +19,6 @@ flight.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from typing import Protocol
 
 from testbed.core.errors import DiskFull, InputError
 from testbed.core.full_disk import is_disk_full, write_failure
+from testbed.core.ownership import claim, owner_of
 from testbed.runfolder.files import sync
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import read_status
@@ -135,7 +134,7 @@ class SweepDir:
 
     @property
     def lock(self) -> Path:
-        """Path of the lock file, which holds the PID of the sweep that works in the folder."""
+        """Path of the lock file, which names the sweep that works in the folder."""
         return self.path / "lock"
 
     @property
@@ -169,19 +168,15 @@ class SweepDir:
         Raises:
             InputError: Another sweep works in the folder.
         """
-        with self.lock.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise InputError(
-                    f"another sweep is using {self.path} (process {owner})",
-                    remedy="wait until that sweep ends, or choose another folder with --out",
-                ) from error
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
+        try:
+            lock = claim(self.lock)
+        except BlockingIOError as error:
+            owner = owner_of(self.lock) or "unknown process"
+            raise InputError(
+                f"another sweep is using {self.path} ({owner})",
+                remedy="wait until that sweep ends, or choose another folder with --out",
+            ) from error
+        with lock:
             self.clear_running()
             yield
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from testbed.core.errors import InputError
-from testbed.runfolder.files import write_json
+from testbed.runfolder.files import read_plain, write_json
 from testbed.spec.experiment import Plot
 
 FORMAT: Literal[1] = 1
@@ -112,7 +112,7 @@ def read_index(path: Path) -> SweepIndex:
         InputError: The file cannot be read, or is not the index of a sweep.
     """
     try:
-        return SweepIndex.model_validate_json(path.read_text())
+        return SweepIndex.model_validate_json(read_plain(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValidationError, UnicodeDecodeError) as error:

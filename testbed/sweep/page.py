@@ -12,7 +12,7 @@ import polars as pl
 
 from testbed.core.errors import InputError
 from testbed.report.html import Figure, figure, render
-from testbed.runfolder.files import replace_bytes
+from testbed.runfolder.files import read_plain, replace_bytes
 from testbed.sweep.cells import cell, heading
 from testbed.sweep.figures import draw, marks_unfaithful
 from testbed.sweep.folder import SweepDir
@@ -110,7 +110,10 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
 def _experiment_text(folder: SweepDir) -> str:
     if not folder.experiment.is_file():
         return ""
-    return folder.experiment.read_text()
+    try:
+        return read_plain(folder.experiment)
+    except (OSError, UnicodeDecodeError) as error:
+        return f"cannot read {folder.experiment.name} ({type(error).__name__})"
 
 
 def write_figures(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from testbed.runfolder.files import write_json
+from testbed.runfolder.files import read_plain, write_json
 
 FORMAT: Literal[1] = 1  # files without a number, written by testbed 0.1.0, also have this format
 FILE_NAME = "point.json"
@@ -48,7 +48,7 @@ class PointRecord(BaseModel):
 def read_point_record(run_folder: Path) -> PointRecord | None:
     """Read point.json of a run folder; None if missing, damaged or of another format."""
     try:
-        return PointRecord.model_validate_json((run_folder / FILE_NAME).read_text())
+        return PointRecord.model_validate_json(read_plain(run_folder / FILE_NAME))
     except (OSError, ValueError):
         return None
 

@@ -121,7 +121,7 @@ def test_killed_sweep_resumes(
     with process:
         wait_for(lambda: (out / "lock").exists() and (out / "lock").read_text(), "the sweep")
         refused = command("sweep", experiment, "--out", out, status=2)
-        assert f"another sweep is using {out} (process {process.pid})" in refused.stderr
+        assert f"another sweep is using {out} (process {process.pid} of " in refused.stderr
         wait_for(
             lambda: (out / "points").is_dir() and any((out / "points").iterdir()), "the first point"
         )
