@@ -54,6 +54,13 @@ class Backend(Protocol):
             TestbedError: the plan cannot be started.
         """
 
+    def heal(self) -> str:
+        """Remove what is damaged in the cache, after a run was lost.
+
+        Returns:
+            What was removed, for an error message; empty: nothing was damaged.
+        """
+
     @staticmethod
     def clean_up(left: Note) -> None:
         """End and remove a killed run's remains, if the note refers to a run of this backend."""

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from testbed.core.leftovers import Note
-from testbed.execution.guest_code import code_for_guests, plan_folders
+from testbed.execution.guest_code import code_for_guests, plan_folders, remove_damaged_bundles
 from testbed.execution.requirements import require_packages, require_programs
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import Guest, GuestSpec, end_abandoned_guest, start_guest
-from testbed.guest.kernel import Kernel, ensure_kernel
+from testbed.guest.kernel import Kernel, ensure_kernel, remove_damaged_kernel
 from testbed.guest.resident import OrderedRun, clock_file, order_run, start_resident
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
@@ -46,6 +46,19 @@ class _GuestKernelBackend:
     def kernel_version(self) -> str:
         """Return the version of the guest kernel."""
         return guest_kernel_version(self._kernel)
+
+    def heal(self) -> str:
+        """Remove a damaged kernel, and damaged modules, from the cache.
+
+        Returns:
+            What was removed, for an error message; empty: nothing was damaged.
+        """
+        removed: list[str] = []
+        if remove_damaged_kernel():
+            removed.append("the guest kernel")
+        if remove_damaged_bundles():
+            removed.append("the collected modules")
+        return " and ".join(removed)
 
     @staticmethod
     def clean_up(left: Note) -> None:

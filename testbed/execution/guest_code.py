@@ -16,6 +16,7 @@ import testbed
 from testbed.core.code_bundle import BUNDLE, is_fresh
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
+from testbed.core.seals import is_whole, remove_sealed, seal
 from testbed.plan.model import Plan
 from testbed.workers.fleet import ENVIRONMENT
 
@@ -104,14 +105,34 @@ def python_for_guests(environment: Mapping[str, str], on_bundling: Callable[[], 
     folder = bundles_folder()
     identity = "\n".join([sys.executable, sys.version, str(BUNDLE)])
     path = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
-    if not is_fresh(path):
+    if not _is_sound(path):
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            made_by_another = is_fresh(path)
+            made_by_another = _is_sound(path)
             if not made_by_another:
                 on_bundling()
+                remove_sealed(path)
                 _make_bundle(path, environment)
+                seal(path)
     return [sys.executable, str(BUNDLE), str(path)]
+
+
+def _is_sound(path: Path) -> bool:
+    return is_whole(path) and is_fresh(path)
+
+
+def remove_damaged_bundles() -> bool:
+    """Remove bundles from the cache that are not as they were made; return whether there was one.
+
+    A bundle that is in use stays usable for who has opened it.
+    """
+    removed = False
+    for path in bundles_folder().iterdir():
+        is_bundle = path.suffix == "" and path.name not in ("lock", "partial")
+        if is_bundle and not is_whole(path, thoroughly=True):
+            remove_sealed(path)
+            removed = True
+    return removed
 
 
 def _make_bundle(path: Path, environment: Mapping[str, str]) -> None:

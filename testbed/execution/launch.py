@@ -360,10 +360,14 @@ def _check_end(run: RunDir, backend: Backend, exit_status: int) -> None:
     if isinstance(last, RunEnded) and last.state == "failed":
         raise RunError(last.reason + _memory_hint(run))
     if exit_status != 0:
-        raise GuestLost(
+        lost = (
             f"{backend.subject} ended without finishing the run; "
             f"the end of {run.console}:\n{tail(run.console)}"
         )
+        healed = backend.heal()
+        if healed:
+            lost += f"\n  damaged in the cache and removed: {healed}; run the same command again"
+        raise GuestLost(lost)
 
 
 def _watched(watch: Watch) -> Watched:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
+from testbed.core.seals import is_whole, remove_sealed, seal
 from testbed.guest.linux_source import (
     DISTRIBUTION_PACKAGE,
     PARTS,
@@ -56,6 +57,9 @@ BUILD_ENVIRONMENT = {
 }
 
 Progress = Callable[[str, float], None]  # the current step, and the completed fraction from 0 to 1
+
+
+BUILD_PREFIX = "build-"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def find_kernel() -> Kernel | None:
     if source is None:
         return None
     cached = _cached(source)
-    return _inspect(cached) if cached.is_file() else None
+    return _inspect(cached) if is_whole(cached) else None
 
 
 def _installed() -> Path | None:
@@ -122,8 +126,24 @@ def ensure_kernel(progress: Progress = lambda what, part: None) -> Kernel:
         MachineError: a build is necessary, and the source or a tool is missing, or the build fails.
         InputError: the chosen source no longer exists, or the patches do not apply to the source.
     """
-    kernel = find_kernel()
+    try:
+        kernel = find_kernel()
+    except MachineError:
+        if not remove_damaged_kernel():
+            raise
+        kernel = None
     return kernel if kernel is not None else build_kernel(progress)
+
+
+def remove_damaged_kernel() -> bool:
+    """Remove the kernel from the cache if it is not as it was built; return whether it was not."""
+    source = find_source()
+    if source is None or is_whole(_cached(source), thoroughly=True):
+        return False
+    if not _cached(source).exists():
+        return False
+    remove_sealed(_cached(source))
+    return True
 
 
 def kernel_from(path: Path | None, progress: Progress) -> Kernel:
@@ -161,12 +181,24 @@ def build_kernel(progress: Progress) -> Kernel:
     target = _cached(source)
     cache = target.parent.parent
     with _lock(cache / "build.lock", progress):
-        if not target.is_file():
-            with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as work:
+        _remove_killed_builds(cache)
+        if not is_whole(target):
+            if target.exists():
+                progress("the kernel in the cache is damaged, building it again", 0.0)
+                remove_sealed(target)
+            with tempfile.TemporaryDirectory(prefix=BUILD_PREFIX, dir=cache) as work:
                 built = _build(source, Path(work), progress)
                 target.parent.mkdir(exist_ok=True)
                 built.replace(target)
+                seal(target)
     return _inspect(target)
+
+
+def _remove_killed_builds(cache: Path) -> None:
+    """Remove what killed builds have left; the caller holds the lock of builds."""
+    for left in cache.glob(f"{BUILD_PREFIX}*"):
+        if left.lstat().st_uid == os.geteuid():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _require_source_and_tools() -> Source:

@@ -47,6 +47,9 @@ class RecordedBackend:
     def prepare(self, progress: Progress) -> None:
         """Nothing is needed."""
 
+    def heal(self) -> str:
+        return ""
+
     def kernel_version(self) -> str:
         return "recorded"
 
