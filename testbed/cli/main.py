@@ -30,6 +30,7 @@ from testbed.cli.plain_help import use_plain_help
 from testbed.cli.terminal import check_output, new_console, use_terminal
 from testbed.cli.usage import usage_error
 from testbed.core.errors import InputError, MachineError, StorageError, TestbedError
+from testbed.core.full_disk import is_disk_full, write_failure
 from testbed.core.plain_text import plain_text
 from testbed.execution.cleanup import reap
 
@@ -119,6 +120,13 @@ def _run() -> int:
         return stop.exit_code
     except typer.Abort:
         return INTERRUPTED
+    except OSError as error:
+        if error.errno is None:
+            raise
+        remedy = "check the file and its disk, then run the same command again"
+        if is_disk_full(error):
+            remedy = "free some space, then run the same command again"
+        raise write_failure(error, "a file could not be written or read", remedy) from error
     except Exception as error:
         # A usage error; its class belongs to click or typer, depending on typer's version.
         if not hasattr(error, "format_message"):

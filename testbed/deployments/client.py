@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from testbed.core.errors import GuestLost, InputError, RunError
@@ -219,7 +219,8 @@ def _follow(
                 output.write(data)
                 output.flush()
         if reply is not None:
-            deployment.write_last_time_ns(reply.time_ns)
+            with suppress(OSError):  # on a full disk, only `inspect` misses the time
+                deployment.write_last_time_ns(reply.time_ns)
             return reply
         if source is not None and source.send_available(sender):
             continue

@@ -13,7 +13,7 @@ from testbed.deployments.folder import Deployment
 from testbed.deployments.requests import Request
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
-from testbed.runfolder.files import replace_text
+from testbed.runfolder.files import replacing
 from testbed.spec.overrides import Override
 from testbed.spec.topology import Topology
 
@@ -52,10 +52,13 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
         plan = deployment.read_plan()
         network, spec = changed(plan.network, deployment.spec, plan.seed, overrides)
         request = Request(kind="set", network=network)
-        answer(deployment, request)
-        replace_text(deployment.spec, spec)
         changed_plan = plan.model_copy(update={"network": network})
-        deployment.write_plan(changed_plan)
+        # Both files exist before the network changes: a full disk prevents the change, not its
+        # record.
+        with replacing(deployment.spec) as new_spec, replacing(deployment.plan) as new_plan:
+            new_spec.write_text(spec, encoding="utf-8")
+            new_plan.write_text(changed_plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            answer(deployment, request)
 
 
 def changed(

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from testbed.core.errors import InputError, Place, RunError
+from testbed.core.full_disk import write_failure
+from testbed.core.held_signals import HeldSignals
 from testbed.core.leftovers import forget
 from testbed.core.ownership import claim, is_claimed
 from testbed.core.paths import cache_dir
@@ -150,13 +152,18 @@ def deploy(
         guest_memory_bytes=memory_bytes,
     )
 
-    deployment, alive = _reserve(name)
-    try:
-        _start(deployment, plan, topology.to_yaml(), alive)
-    except BaseException:
-        alive.close()
-        destroy(deployment)
-        raise
+    with HeldSignals() as signals:
+        deployment, alive = _reserve(name)
+        try:
+            with signals.raised():
+                _start(deployment, plan, topology.to_yaml(), alive)
+        except BaseException as error:
+            alive.close()
+            destroy(deployment)  # which no second signal interrupts
+            if isinstance(error, OSError):
+                doing = f"{name} could not be deployed"
+                raise write_failure(error, doing, "nothing was left behind") from error
+            raise
 
     return deployment
 

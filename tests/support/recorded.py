@@ -17,6 +17,7 @@ from testbed.execution.supervise import Progress
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import RunEnded, append
+from testbed.sweep import fork_server
 from tests.support.synthetic import START_NS, write_links, write_ops, write_round_trips
 
 
@@ -79,6 +80,7 @@ def use_recorded_backend() -> None:
 
 if __name__ == "__main__":
     use_recorded_backend()
+    fork_server.IMPORTED.append("tests.support.recorded_preload")
     from testbed.__main__ import main
 
     main()
