@@ -78,8 +78,8 @@ AdviseOption = Annotated[
     bool,
     typer.Option(
         ADVISE_FLAG,
-        help="measure, after the run, the changes that the main cause of its time suggests, "
-        "each as another run, and print a table",
+        help="measure the changes that the main cause of the run's time suggests, each in a "
+        "further run, and print a table",
     ),
 ]
 FailUnfaithfulOption = Annotated[

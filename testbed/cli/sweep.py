@@ -101,7 +101,7 @@ FailUnfaithfulOption = Annotated[
 ]
 RetryDamagedOption = Annotated[
     bool,
-    typer.Option("--retry-damaged", help="run complete points again whose files cannot be read"),
+    typer.Option("--retry-damaged", help="run points again if their files cannot be read"),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="confirm a sweep of more than 1000 points")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="list the points and exit")]
