@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from testbed.analysis.lower_bounds import longest_rtt_ns
 from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
-from testbed.plan.addressing import auto_tcp_buffer
 from testbed.plan.model import Bottleneck, Plan
+from testbed.plan.tcp import auto_tcp_buffer
 from testbed.runfolder.summary import CollectiveRow, Summary
 from testbed.spec.collective import collectives
 from testbed.spec.topology import MAX_TCP_BUFFER

@@ -12,11 +12,13 @@ from pyroute2 import IPRoute
 
 from testbed.network import fabric, qdiscs
 from testbed.network.built import BuiltNetwork
+from testbed.network.flow_limit import limit_connections
 from testbed.network.netlink import (
     bring_up,
     interface_index,
     neighbour,
     netlink,
+    redirect_ingress,
     set_route,
     write_sysctls,
 )
@@ -28,14 +30,13 @@ from testbed.plan.model import (
     Host,
     Network,
     Segment,
+    Tcp,
     WanLink,
 )
 
 # In bytes: the first two fields of tcp_rmem and tcp_wmem, as Linux sets them by default.
 TCP_RMEM_MIN_DEFAULT = "4096 131072"
 TCP_WMEM_MIN_DEFAULT = "4096 16384"
-INGRESS_HANDLE = 0xFFFF0000
-ETH_P_ALL = 3
 
 
 def configure(network: BuiltNetwork) -> None:
@@ -113,16 +114,16 @@ def configure_host(
         connection.route("add", dst="default", gateway=str(segment.gateway.ip))
         qdiscs.shape(connection, ports)
 
-    write_sysctls(network.pid(host.node), tcp_sysctls(plan))
+    write_sysctls(network.pid(host.node), tcp_sysctls(host.tcp or plan.tcp))
 
 
-def tcp_sysctls(plan: Network) -> dict[str, object]:
-    """Return the TCP sysctls that every host gets."""
-    tcp = plan.tcp
+def tcp_sysctls(tcp: Tcp) -> dict[str, object]:
+    """Return the sysctls of a host with these TCP settings."""
+    send_buffer_bytes = tcp.send_buffer_bytes or tcp.buffer_bytes
     return {
         "net/ipv4/tcp_congestion_control": tcp.congestion_control,
         "net/ipv4/tcp_rmem": f"{TCP_RMEM_MIN_DEFAULT} {tcp.buffer_bytes}",
-        "net/ipv4/tcp_wmem": f"{TCP_WMEM_MIN_DEFAULT} {tcp.buffer_bytes}",
+        "net/ipv4/tcp_wmem": f"{TCP_WMEM_MIN_DEFAULT} {send_buffer_bytes}",
         "net/ipv4/tcp_ecn": int(tcp.ecn),
         "net/ipv4/tcp_slow_start_after_idle": int(tcp.slow_start_after_idle),
         "net/ipv4/tcp_no_metrics_save": 1,
@@ -199,13 +200,18 @@ def _configure_wan_port(
 
 
 def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
-    """Set the plan's MTU on all interfaces of a switch or leaf."""
+    """Set the MTU on all interfaces of a switch or leaf, and limit its hosts' connections."""
     switch = network.mininet[segment.switch]
     mtu = network.plan.mtu
     with netlink(network.pid(segment.switch)) as connection:
         for name in switch.nameToIntf:
             index = interface_index(connection, name)
             connection.link("set", index=index, mtu=mtu)
+
+        for host in network.plan.hosts:
+            if host.switch == segment.switch and host.flow_rate_bps is not None:
+                port = qdiscs.switch_interface(host)
+                limit_connections(connection, host, port, mtu)
 
 
 def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) -> None:
@@ -223,19 +229,4 @@ def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
     ]
     for index, far_index in (ends, ends[::-1]):
         connection.link("set", index=index, mtu=plan.mtu, state="up")
-        connection.tc("add", kind="ingress", index=index, handle=INGRESS_HANDLE)
-        redirection = {
-            "kind": "mirred",
-            "direction": "egress",
-            "action": "redirect",
-            "ifindex": far_index,
-        }
-        connection.tc(
-            "add-filter",
-            kind="matchall",
-            index=index,
-            parent=INGRESS_HANDLE,
-            prio=1,
-            protocol=ETH_P_ALL,
-            action=redirection,
-        )
+        redirect_ingress(connection, index, far_index)

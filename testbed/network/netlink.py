@@ -26,6 +26,8 @@ from testbed.plan.model import Network
 
 NUD_PERMANENT = 0x80  # linux/neighbour.h
 MAX_U32 = 2**32 - 1
+INGRESS_HANDLE = 0xFFFF0000
+ETH_P_ALL = 3
 # Missing in some kernels: the seed before Linux 6.11, and IPv6 in kernels built without it.
 OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disable_ipv6")
 
@@ -154,6 +156,41 @@ def set_route(connection: IPRoute, destination: IPv4Network, via: Sequence[IPv4A
 
     next_hops = [{"gateway": str(address)} for address in via]
     connection.route("replace", dst=str(destination), multipath=next_hops)
+
+
+def redirect_ingress(
+    connection: IPRoute, index: int, far_index: int, *, copy: bool = False
+) -> None:
+    """Send the frames that an interface receives out of another interface.
+
+    Args:
+        connection: netlink connection to the interfaces' namespace.
+        index: index of the interface that receives.
+        far_index: index of the interface that sends.
+        copy: whether the frames leave the sender's socket, whose TCP otherwise notices how long
+            they wait.
+    """
+    connection.tc("add", kind="ingress", index=index, handle=INGRESS_HANDLE)
+    redirection = {
+        "kind": "mirred",
+        "direction": "egress",
+        "action": "redirect",
+        "ifindex": far_index,
+        "copy": copy,
+    }
+    actions: list[dict[str, object]] = [redirection]
+    if copy:
+        actions.append({"kind": "police"})  # drops the frame itself
+
+    connection.tc(
+        "add-filter",
+        kind="matchall",
+        index=index,
+        parent=INGRESS_HANDLE,
+        prio=1,
+        protocol=ETH_P_ALL,
+        action=actions,
+    )
 
 
 def probability_u32(p: float) -> int:

@@ -9,17 +9,17 @@ host's interface is ``eth0``, as in most containers and virtual machines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from itertools import product
 
 from testbed.plan import fabric, model
 from testbed.plan.events import resolve_changes
 from testbed.plan.routing import best_routes
 from testbed.plan.seeds import mac, port, queue_packets, stable_seed
-from testbed.spec.topology import MAX_TCP_BUFFER, Datacenter, Topology
+from testbed.plan.tcp import auto_tcp_buffer, packets_per_burst, resolve_tcp
+from testbed.spec.topology import Datacenter, Topology
 from testbed.spec.wan import GilbertElliott, Link, LinkDirection, QueueLength
 
 ETHERNET_BYTES = 14
@@ -27,10 +27,6 @@ NIC_TRANSMIT_PACKETS = 1_000_000  # queue of the sender's NIC, which never drops
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 WAN_ADDRESSES = IPv4Address("172.16.0.0")
 LEAST_WAN_PACKETS = 64  # minimum default length of a WAN queue
-OFFLOAD_BYTES = 64 * 1024  # largest burst of a host with segmentation offload
-LEAST_TCP_BUFFER = 16 * 2**20
-TCP_BUFFER_BDPS = 4
-BIT_NS_PER_BYTE_S = 8 * 10**9
 ECMP_SEEDS = 2**32 - 1
 
 
@@ -40,6 +36,12 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
     links = topology.links
     sites = topology.sites
 
+    wan = tuple(_wan_link(number, link, frame, seed) for number, link in enumerate(links))
+    marking = any(_has_marks(link) for link in wan)
+    packets = packets_per_burst(topology.tcp.offload, topology.mtu)
+
+    tcp_of = partial(resolve_tcp, packet_bytes=topology.mtu, packets_per_skb=packets, ecn=marking)
+
     hosts: list[model.Host] = []
     for dc_number, (name, site) in enumerate(sites.items()):
         hosts.extend(_hosts(dc_number, name, site, frame, seed))
@@ -48,7 +50,6 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         for dc_number, (name, site) in enumerate(sites.items())
     ]
 
-    wan = tuple(_wan_link(number, link, frame, seed) for number, link in enumerate(links))
     find_routes = partial(
         best_routes,
         names=list(sites),
@@ -76,14 +77,36 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         wan=wan,
         routes=routes,
         ecmp=topology.ecmp,
-        tcp=_tcp(topology, wan),
+        tcp=tcp_of(topology.tcp),
         changes=changes,
     )
 
-    if topology.tcp.buffer != "auto":
-        return network
-    tcp = network.tcp.model_copy(update={"buffer_bytes": auto_tcp_buffer(network)})
-    return network.model_copy(update={"tcp": tcp})
+    return _with_tcp(network, topology, tcp_of)
+
+
+def _with_tcp(
+    network: model.Network, topology: Topology, tcp_of: Callable[..., model.Tcp]
+) -> model.Network:
+    """Return the network with automatic buffers, and with the TCP settings of single datacenters.
+
+    Args:
+        network: the network, all of whose hosts have the topology's settings.
+        topology: the topology.
+        tcp_of: function from settings, and `auto_bytes` as keyword, to the plan's settings.
+    """
+    auto_bytes = auto_tcp_buffer(network)
+    hosts: list[model.Host] = []
+    for host in network.hosts:
+        settings = topology.sites[host.dc].tcp
+        own = None if settings is None else tcp_of(settings, auto_bytes=auto_bytes)
+        hosts.append(host.model_copy(update={"tcp": own}))
+
+    tcp = tcp_of(topology.tcp, auto_bytes=auto_bytes)
+    return network.model_copy(update={"tcp": tcp, "hosts": tuple(hosts)})
+
+
+def _has_marks(link: model.WanLink) -> bool:
+    return any(direction.bottleneck.ecn for direction in link.directions)
 
 
 def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
@@ -96,84 +119,6 @@ def _weights(links: Iterable[Link]) -> dict[tuple[str, str], int]:
         backward = link.backward
         weights[backward.source, backward.target] = backward.weight
     return weights
-
-
-def _tcp(topology: Topology, wan: Sequence[model.WanLink]) -> model.Tcp:
-    """Return the TCP settings of hosts; an automatic buffer gets its minimum size for now."""
-    settings = topology.tcp
-    buffer_bytes = LEAST_TCP_BUFFER
-    if isinstance(settings.buffer, int):
-        buffer_bytes = settings.buffer
-    marking = False
-    for link in wan:
-        for direction in link.directions:
-            marking = marking or direction.bottleneck.ecn
-
-    return model.Tcp(
-        congestion_control=settings.congestion_control,
-        ecn=marking or settings.congestion_control == "dctcp",
-        buffer_bytes=buffer_bytes,
-        slow_start_after_idle=settings.slow_start_after_idle,
-        packets_per_skb=_packets_per_skb(settings.offload, topology.mtu),
-    )
-
-
-def _packets_per_skb(offload: str, mtu: int) -> int:
-    """Return the number of packets per burst (skb) that a host sends.
-
-    By default, the result is 1: queues and links hold, drop and delay single packets. A burst of 64
-    KiB would be dropped whole by a full queue, and every transmitter would have to receive all of
-    a burst before it sends the first packet.
-
-    Args:
-        offload: the setting: on, off or auto.
-        mtu: bytes of a packet.
-    """
-    if offload == "on":
-        return max(1, min(model.MOST_PACKETS_PER_SKB, OFFLOAD_BYTES // mtu))
-    return 1
-
-
-def auto_tcp_buffer(network: model.Network) -> int:
-    """Return the TCP buffer in bytes: 4 x the largest RTT x lowest rate of all host pairs.
-
-    The result is from 16 MiB to 1 GiB. Where links change, their highest rates and delays count.
-    """
-    first_hosts = network.first_hosts()
-    largest = 0  # bits x 10^9
-
-    for state in network.extremes(rate=max, delay=max):
-        for source, target in product(first_hosts, first_hosts):
-            rates = [source.nic_up.rate_bps, target.nic_down.rate_bps]
-            for direction in state.path(source.dc, target.dc):
-                rates.append(direction.bottleneck.rate_bps)
-
-            product_bits = min(rates) * rtt_ns(state, source, target)
-            largest = max(largest, product_bits)
-
-    buffer_bytes = TCP_BUFFER_BDPS * largest // BIT_NS_PER_BYTE_S
-    return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, buffer_bytes))
-
-
-def rtt_ns(network: model.Network, a: model.Host, b: model.Host) -> int:
-    """Return the propagation RTT in ns between two hosts with the NICs of `a` and `b`.
-
-    If `a` and `b` are the same host, return the RTT of two such hosts on one switch.
-
-    Args:
-        network: the network.
-        a: the first host.
-        b: the second host.
-    """
-    total_ns = a.nic_delay_ns + b.nic_delay_ns
-
-    for cable in network.fabric_cables(a.name, b.name):
-        total_ns += 2 * cable.delay_ns
-
-    for direction in (*network.path(a.dc, b.dc), *network.path(b.dc, a.dc)):
-        total_ns += direction.fibre.delay_ns
-
-    return total_ns
 
 
 def _hosts(
@@ -194,6 +139,7 @@ def _hosts(
             nic_down=port(nic.receive_rate or nic.rate, nic.queue, frame),
             nic_delay_ns=nic.delay,
             nic_seed=stable_seed(seed, name),
+            flow_rate_bps=nic.flow_rate,
         )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
-from testbed.plan.addressing import rtt_ns
 from testbed.plan.events import outage_ns
 from testbed.plan.model import (
     CAPTURE_BUFFER_BYTES,
@@ -20,6 +19,7 @@ from testbed.plan.model import (
     Network,
     Where,
 )
+from testbed.plan.tcp import rtt_ns
 from testbed.spec.workload import Workload
 
 MIB, GIB = 2**20, 2**30

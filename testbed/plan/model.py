@@ -130,6 +130,27 @@ class Fibre(Frozen):
         return max(0, self.delay_ns - deviations * self.jitter_ns)
 
 
+class Tcp(Frozen):
+    """TCP settings of every host.
+
+    Attributes:
+        congestion_control: The kernel's name of the algorithm.
+        ecn: Whether connections ask for congestion marks.
+        buffer_bytes: The maximum in tcp_rmem.
+        send_buffer_bytes: The maximum in tcp_wmem; None: `buffer_bytes`, as in older run folders.
+        slow_start_after_idle: Whether the window shrinks in a pause.
+        packets_per_skb: Packets that the stack may hand over as one (segmentation offload); 1: no
+            offload.
+    """
+
+    congestion_control: str = "cubic"
+    ecn: bool = False
+    buffer_bytes: int = Field(gt=0)
+    send_buffer_bytes: int | None = Field(None, gt=0)
+    slow_start_after_idle: bool = True
+    packets_per_skb: int = Field(1, ge=1, le=MOST_PACKETS_PER_SKB)
+
+
 class Host(Frozen):
     """A machine of a datacenter.
 
@@ -146,6 +167,8 @@ class Host(Frozen):
         nic_down: Switch to host, at the switch port.
         nic_delay_ns: Delay, one way, added to what the host sends.
         nic_seed: Seed of the random choices of the NIC's queues.
+        flow_rate_bps: Most bit/s of a connection that the host sends, or None for no limit.
+        tcp: The host's TCP settings, or None for those of the network.
         silent: Whether nothing that the host sends, or that is sent to the host, arrives.
     """
 
@@ -159,6 +182,8 @@ class Host(Frozen):
     nic_down: Bottleneck
     nic_delay_ns: int = Field(ge=0)
     nic_seed: int = Field(ge=0)
+    flow_rate_bps: int | None = Field(None, gt=0)
+    tcp: Tcp | None = None
     silent: bool = False
 
 
@@ -418,25 +443,6 @@ class Change(Frozen):
     killed: tuple[str, ...] = ()
     started: tuple[str, ...] = ()
     transfers: tuple[Transfer, ...] = ()
-
-
-class Tcp(Frozen):
-    """TCP settings of every host.
-
-    Attributes:
-        congestion_control: The kernel's name of the algorithm.
-        ecn: Whether connections ask for congestion marks.
-        buffer_bytes: The maximum in tcp_rmem and tcp_wmem.
-        slow_start_after_idle: Whether the window shrinks in a pause.
-        packets_per_skb: Packets that the stack may hand over as one (segmentation offload); 1: no
-            offload.
-    """
-
-    congestion_control: str = "cubic"
-    ecn: bool = False
-    buffer_bytes: int = Field(gt=0)
-    slow_start_after_idle: bool = True
-    packets_per_skb: int = Field(1, ge=1, le=MOST_PACKETS_PER_SKB)
 
 
 def _replaced(

@@ -35,6 +35,8 @@ def _divided(value: Any, divisor: int) -> Any:
     changed = {key: _divided(item, divisor) for key, item in value.items()}
     if "rate_bps" in value:
         _divide_bottleneck(changed, divisor)
+    if value.get("flow_rate_bps"):
+        changed["flow_rate_bps"] = max(1, value["flow_rate_bps"] // divisor)
     if "pace_bps" in value:
         _divide_transfer(changed, divisor)
     return changed

@@ -129,7 +129,82 @@ class Nic(Strict):
         examples=["4 MiB"],
     )
 
+    flow_rate: Rate | None = Field(
+        None,
+        description="most that one connection of the host sends, headers included, as clouds "
+        "limit it outside of the machine; left out, no limit",
+        examples=["5 Gbit/s"],
+    )
+
     _check_queue = field_validator("queue")(_no_bdp)
+
+
+BUFFERS = ("auto", "linux", "linux-5")
+
+
+def _kind_of_buffer(value: object) -> str:
+    return "(name)" if value in BUFFERS else "(size)"
+
+
+class HostTcp(Strict):
+    """TCP of the hosts of a datacenter."""
+
+    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = Field(
+        "cubic", description="congestion control algorithm of the kernel"
+    )
+    buffer: Annotated[
+        Annotated[Literal["auto", "linux", "linux-5"], Tag("(name)")]
+        | Annotated[Size, Tag("(size)")],
+        Discriminator(_kind_of_buffer),
+    ] = Field(
+        "auto",
+        description="largest socket buffers. A size, at most 1 GiB. auto: 4 x the largest "
+        "bandwidth-delay product, at least 16 MiB. linux: as Linux sets them, 4 MiB to send and "
+        "6 MiB to receive. linux-5: the same before Linux 6.6, which announces half of the "
+        "receive buffer, so that at most 3 MiB are on the way",
+        examples=["64 MiB"],
+    )
+    slow_start_after_idle: Flag = Field(
+        True,
+        description="return to slow start after an idle period longer than the retransmission "
+        "timeout",
+    )
+
+    @field_validator("buffer")
+    @classmethod
+    def _in_range(cls, buffer: int | str) -> int | str:
+        if isinstance(buffer, int) and not MIN_TCP_BUFFER <= buffer <= MAX_TCP_BUFFER:
+            raise UnitError("the TCP buffer must be from 4 KiB to 1 GiB")
+        return buffer
+
+
+class Tcp(HostTcp):
+    """TCP of every host."""
+
+    offload: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="segmentation offload: hosts send units of up to 64 KiB, which queues hold, "
+        "drop and delay whole; faster to emulate, but inexact; auto: off",
+    )
+
+
+def _named_tcp(value: object) -> object:
+    """Return the settings that a name stands for; other values unchanged."""
+    if not isinstance(value, str):
+        return value
+
+    if value not in BUFFERS:
+        raise UnitError(
+            f"{value!r} is not a valid tcp",
+            "use linux, linux-5, or settings such as {buffer: 64 MiB}",
+        )
+    return {"buffer": value}
+
+
+NamedTcp = Annotated[Tcp, BeforeValidator(_named_tcp, Tcp | Literal["linux", "linux-5"])]
+NamedHostTcp = Annotated[
+    HostTcp, BeforeValidator(_named_tcp, HostTcp | Literal["linux", "linux-5"])
+]
 
 
 class LeafSpine(Strict):
@@ -179,6 +254,11 @@ class DatacenterDefaults(Strict):
         1, description="number of hosts", examples=[4]
     )
     nic: Nic = Field(Nic(), description="network interface of each host")
+    tcp: NamedHostTcp | None = Field(
+        None,
+        description="TCP settings of each host; left out, those of the topology",
+        examples=["linux-5"],
+    )
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],
@@ -222,44 +302,6 @@ class Defaults(Strict):
     wan: LinkSettings | None = Field(
         None, description="settings of every WAN link", examples=[{"rate": "10 Gbit/s"}]
     )
-
-
-def _kind_of_buffer(value: object) -> str:
-    return "(auto)" if value == "auto" else "(size)"
-
-
-class Tcp(Strict):
-    """TCP of every host."""
-
-    congestion_control: Literal["cubic", "bbr", "reno", "dctcp", "htcp", "westwood"] = Field(
-        "cubic", description="congestion control algorithm of the kernel"
-    )
-    buffer: Annotated[
-        Annotated[Literal["auto"], Tag("(auto)")] | Annotated[Size, Tag("(size)")],
-        Discriminator(_kind_of_buffer),
-    ] = Field(
-        "auto",
-        description="largest socket buffer, at most 1 GiB; auto: 4 x the largest bandwidth-delay "
-        "product, at least 16 MiB",
-        examples=["64 MiB"],
-    )
-    slow_start_after_idle: Flag = Field(
-        True,
-        description="return to slow start after an idle period longer than the retransmission "
-        "timeout",
-    )
-    offload: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="segmentation offload: hosts send units of up to 64 KiB, which queues hold, "
-        "drop and delay whole; faster to emulate, but inexact; auto: off",
-    )
-
-    @field_validator("buffer")
-    @classmethod
-    def _in_range(cls, buffer: int | str) -> int | str:
-        if isinstance(buffer, int) and not MIN_TCP_BUFFER <= buffer <= MAX_TCP_BUFFER:
-            raise UnitError("the TCP buffer must be from 4 KiB to 1 GiB")
-        return buffer
 
 
 def _kind_of_convergence(value: object) -> str:
@@ -306,8 +348,7 @@ class Topology(Strict):
     ecmp: Literal["hosts", "flows"] = Field(
         "hosts",
         description="hash that selects among equal paths and spines. hosts: by the addresses of "
-        "both hosts, the same in every run. flows: by ports too, as in most switches; the "
-        "kernel picks new ports in each run",
+        "both hosts. flows: by ports too, as in most switches; ports repeat with the seed",
     )
     convergence: Annotated[
         Annotated[Literal["never"], Tag("(never)")] | Annotated[Time, Tag("(time)")],
@@ -322,7 +363,12 @@ class Topology(Strict):
         description="changes of WAN links and hosts during a run",
         examples=[[{"at": "5 s", "duration": "2 s", "links": "iowa-ohio", "down": True}]],
     )
-    tcp: Tcp = Field(Tcp(), description="TCP settings of every host")
+    tcp: NamedTcp = Field(
+        Tcp(),
+        description="TCP settings of every host; linux and linux-5: that `buffer`, and all else "
+        "as left out",
+        examples=["linux"],
+    )
     mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] = Field(
         1500, description="largest IP packet, in bytes", examples=[9000]
     )

@@ -88,6 +88,12 @@ def clos(spines: int, hosts: int) -> Written:
     return {"name": "clos", "datacenters": {"a": site}}
 
 
+def cloud() -> Written:
+    """A datacenter that limits each connection."""
+    nic = {"rate": "10 Gbit/s", "delay": "0.1 ms", "flow_rate": "1 Gbit/s"}
+    return {"name": "cloud", "datacenters": {"a": {"hosts": 3, "nic": nic}}}
+
+
 def diamond() -> Written:
     """From a to d by way of b or of c, which are equally far: some of 16 hosts take each."""
     pairs = (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])
@@ -195,6 +201,8 @@ def topology_scenarios() -> Scenarios:
             far_host = 16 + (host + shift) % 16
             many_pairs.append([f"a-h{host}", f"a-h{far_host}"])
 
+    from_one_host = [["a-h0", "a-h1"], ["a-h0", "a-h1"], ["a-h0", "a-h2"]]
+
     return {
         "mesh": scenario_of(mesh(), "iperf3", seconds=4, ends=mesh_ends),
         "oversubscribed": scenario_of(
@@ -203,6 +211,7 @@ def topology_scenarios() -> Scenarios:
         "same leaf": scenario_of(clos(1, 8), "pairs", seconds=0.05, settle=0.01, ends=inside_leaf),
         "spread": scenario_of(clos(4, 32), "pairs", seconds=0.02, settle=0.005, ends=many_pairs),
         "clos rtt": scenario_of(clos(2, 4), "rtt"),
+        "flow rate": scenario_of(cloud(), "pairs", seconds=0.5, settle=0.2, ends=from_one_host),
         "multipath": scenario_of(diamond(), "pairs", seconds=1, settle=0.5, ends=across_diamond),
     }
 
@@ -441,6 +450,12 @@ def test_fabric_rtt(results: Results) -> None:
     """Two cables of 10 us each way, and 98 bytes at ports of 10 and 2.5 Gbit/s; within 10 us."""
     expected_ns = 4 * 10_000 + 4 * ECHO_BITS / 10 + 4 * ECHO_BITS / 2.5
     assert results["clos rtt"]["rtt_ns"] == pytest.approx(expected_ns, abs=10_000)
+
+
+def test_flow_rate(results: Results) -> None:
+    """Each connection of a host gets the limit, also two to the same host; within 0.5 %."""
+    expected_bps = [GBIT * SEGMENT / FRAME] * 3
+    assert results["flow rate"]["bps"] == pytest.approx(expected_bps, rel=0.005)
 
 
 def test_multipath(results: Results) -> None:

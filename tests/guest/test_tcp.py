@@ -26,6 +26,14 @@ SHADOW = {  # rate: delay in ms, least part of the rate
     "1 Gbit/s": (10, 0.96),
 }
 SHADOW_S = 60
+MIB = 2**20
+# buffers: least and most bytes on the way. A program that has filled its send buffer of 4 MiB, of
+# which overhead takes 960 bytes for each 64 KiB, may write again when a third is free. Half of
+# 6 MiB is announced before Linux 6.6; later kernels announce 153/256, the share of data in a packet
+# of the guest.
+LEAST_WINDOW = 2 / 3 * 4 * MIB / (1 + 960 / 65536)
+WINDOWS = {"linux-5": (LEAST_WINDOW, 3 * MIB), "linux": (LEAST_WINDOW, 153 / 256 * 6 * MIB)}
+WINDOW_RTT_S = 0.1
 IP_PACKET = 1500  # bytes; Shadow's links count these, ours count Ethernet frames
 
 
@@ -100,6 +108,12 @@ def scenarios() -> dict[str, Scenario]:
             "tcp", long_path, {"offload": offload}, seconds=SHADOW_S, settle=0
         )
 
+    for buffer in WINDOWS:
+        long_path = link("10 Gbit/s", "50 ms", queue="256 MiB")
+        scenarios[f"buffer {buffer}"] = two_host_scenario(
+            "tcp", long_path, {"buffer": buffer}, seconds=4, settle=2
+        )
+
     shared = link("100 Mbit/s", "10 ms", queue="1 bdp")
     scenarios["fairness"] = two_host_scenario("tcp", shared, seconds=40, settle=10, flows=FLOWS)
     return scenarios
@@ -155,6 +169,14 @@ def test_goodput_of_long_paths(results: dict[str, Any], rate: str) -> None:
     _delay_ms, part = SHADOW[rate]
     (goodput_bps,) = results[f"shadow {rate}"]["total_bps"]
     assert goodput_bps >= part * shadow_bps(rate)
+
+
+@pytest.mark.parametrize("buffer", WINDOWS)
+def test_buffers_of_linux(results: dict[str, Any], buffer: str) -> None:
+    """The bytes on the way in a round trip are within the limits of the buffers."""
+    least, most = WINDOWS[buffer]
+    (measured_bps,) = results[f"buffer {buffer}"]["bps"]
+    assert least <= measured_bps * WINDOW_RTT_S / 8 <= most
 
 
 def test_fairness(results: dict[str, Any]) -> None:

@@ -141,6 +141,8 @@ def main(context: RankContext) -> None:
                     tcp=tcp,
                 )
             )
+            if settings["pause"]:
+                time.sleep(settings["pause"] / 1e9)
 
 
 def timed(case: Case, watch: TcpWatch) -> tuple[int, int, TcpUse | None]:

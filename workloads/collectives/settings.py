@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from testbed.core.units import Size, format_size
+from testbed.core.units import Size, Time, format_size
 from testbed.spec.base import Count, Flag, Mistake, Strict, refuse
 from testbed.spec.workload import Workload
 from testbed.workers import comm
@@ -80,6 +80,7 @@ class Collectives(Workload):
         1, description="iterations before the measured ones"
     )
     iterations: Count = Field(3, description="measured iterations of each op and size")
+    pause: Time = Field(0, description="sleep of every rank after each iteration", examples=["1 s"])
     in_place: Flag = Field(False, description="place a rank's part inside the buffer of the whole")
     groups: Groups = Field(
         "all", description="ranks that communicate: all, or several groups at the same time"
@@ -100,6 +101,11 @@ class Collectives(Workload):
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return the size in bytes of the largest tensor that a rank holds."""
         return max(*self.bytes_of_sizes(), ranks * ITEM_BYTES[self.dtype])
+
+    @property
+    def longest_pause_ns(self) -> int:
+        """Time in ns for which a rank sleeps after an iteration."""
+        return self.pause
 
     def bytes_of_sizes(self) -> list[int]:
         """Return all sizes in bytes, in the order written."""

@@ -186,9 +186,9 @@ def test_sweep_is_a_function_and_a_package() -> None:
 def test_import_is_quick_and_small() -> None:
     program = """
 import sys, time
-began = time.perf_counter()
+began = time.process_time()
 import testbed
-print(time.perf_counter() - began)
+print(time.process_time() - began)
 heavy = {"polars", "pydantic", "torch", "plotly", "docker", "numpy", "yaml"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -40,6 +40,7 @@ def test_only_what_was_changed_differs() -> None:
         "network.wan.iowa-ohio.backward.bottleneck.queue_packets",
         "network.wan.iowa-ohio.backward.fibre.delay_ns",
         "network.tcp.buffer_bytes",
+        "network.tcp.send_buffer_bytes",
         "workers.settings.iterations",
     ]
     assert found[-1].values == (3, 7)

@@ -1,0 +1,68 @@
+"""TCP settings of hosts in the plan."""
+
+from typing import Any
+
+import pytest
+
+from testbed.core.errors import InputError
+from testbed.plan.addressing import resolve_network
+from testbed.plan.model import Network
+from testbed.plan.tcp import receive_limit, send_limit
+from testbed.spec.topology import Topology
+
+MIB = 2**20
+
+
+def network(tcp: Any = None, own: Any = None, mtu: int = 1500) -> Network:
+    """Two datacenters, of which the second may have its own settings."""
+    second: dict[str, Any] = {} if own is None else {"tcp": own}
+    written = {
+        "datacenters": {"a": {}, "b": second},
+        "wan": [{"between": ["a", "b"], "rate": "1 Gbit/s", "delay": "1 ms"}],
+        "mtu": mtu,
+    }
+    if tcp is not None:
+        written["tcp"] = tcp
+    return resolve_network(Topology.model_validate(written))
+
+
+def test_a_burst_of_one_packet_needs_a_larger_send_buffer() -> None:
+    """1448 bytes of data count as 2408; 64 KiB as 960 more."""
+    assert send_limit(4 * MIB, 1500, 1) == round(4 * MIB * 2408 / 1448 * 65536 / 66496)
+    assert send_limit(4 * MIB, 1500, 43) == 4 * MIB
+
+
+@pytest.mark.parametrize(("mtu", "shares"), [(1500, 153), (9000, 231)])
+def test_window(mtu: int, shares: int) -> None:
+    assert receive_limit(3 * MIB, mtu, 1) == round(3 * MIB * 256 / shares)
+
+
+def test_buffers_by_name() -> None:
+    linux = network("linux").tcp
+    older = network({"buffer": "linux-5"}).tcp
+    assert linux.buffer_bytes == 6 * MIB
+    assert older.buffer_bytes == receive_limit(3 * MIB, 1500, 1)
+    assert linux.send_buffer_bytes == older.send_buffer_bytes == send_limit(4 * MIB, 1500, 1)
+
+
+def test_a_datacenter_has_its_own_settings() -> None:
+    mixed = network("linux", {"congestion_control": "bbr"})
+    first, second = mixed.hosts
+    assert first.tcp is None
+    assert second.tcp is not None
+    assert second.tcp.congestion_control == "bbr"
+    assert second.tcp.buffer_bytes == 16 * MIB
+    assert mixed.tcp.congestion_control == "cubic"
+
+
+def test_flow_rate() -> None:
+    topology = Topology.model_validate(
+        {"datacenters": {"a": {"hosts": 2, "nic": {"flow_rate": "5 Gbit/s"}}}}
+    )
+    assert [host.flow_rate_bps for host in resolve_network(topology).hosts] == [5 * 10**9] * 2
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_wrong_name(own: bool) -> None:
+    with pytest.raises((InputError, ValueError), match="linux, linux-5, or settings such as"):
+        network(own="windows") if own else network("windows")
