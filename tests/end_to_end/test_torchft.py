@@ -18,6 +18,7 @@ STEPS, CRASH_S, BACK_S, TIMEOUT_S, TRIP_S, COMPUTE_S = 50, 2, 6, 3, 0.01, 0.1
 SITES = """
 datacenters: {a: {hosts: 1}, b: {hosts: 1}, c: {hosts: 1}}
 wan: [{mesh: [a, b, c], rate: 1 Gbit/s, delay: 10 ms, queue: 200 ms}]
+tcp: {offload: "on"}
 events:
   - {at: 2 s, duration: 4 s, hosts: c, crash: CRASH}
 """
