@@ -20,7 +20,7 @@ from testbed.cli.files import (
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import print_unfaithful, wide_console
 from testbed.core.csv_text import csv_text
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, reading
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences, plan_grid
 from testbed.report.paper.choice import PaperWidth, choose_figures
 from testbed.report.tables import render
@@ -133,27 +133,28 @@ def compare(
         _, problems = read_summary(folder.summary)
         _refuse(folder.summary, problems, "run `testbed report RUN` to regenerate it")
 
-    contents = [load(folder) for folder in folders]
-    names = _names([folder.path for folder in folders])
-    comparison = RunComparison(
-        folders=[str(folder.path) for folder in folders],
-        names=names,
-        plan=plan_differences(plans),
-        measured=measured([content.summary for content in contents]),
-        statuses=[content.status for content in contents],
-    )
+    with reading(folders[0].path.parent):
+        contents = [load(folder) for folder in folders]
+        names = _names([folder.path for folder in folders])
+        comparison = RunComparison(
+            folders=[str(folder.path) for folder in folders],
+            names=names,
+            plan=plan_differences(plans),
+            measured=measured([content.summary for content in contents]),
+            statuses=[content.status for content in contents],
+        )
 
-    if html is not None:
-        _write_page(html, _sides(names, contents, plans))
-    if out is not None:
-        _write_figures(out, figure, width, _sides(names, contents, plans))
-    comparison.print(output)
-    if html is not None and output is Format.TABLE:
-        typer.echo(f"page: {html}")
-    if out is not None and output is Format.TABLE:
-        typer.echo(f"figures: {out}")
-    if output is Format.TABLE:
-        comparison.print_unfaithful(output)
+        if html is not None:
+            _write_page(html, _sides(names, contents, plans))
+        if out is not None:
+            _write_figures(out, figure, width, _sides(names, contents, plans))
+        comparison.print(output)
+        if html is not None and output is Format.TABLE:
+            typer.echo(f"page: {html}")
+        if out is not None and output is Format.TABLE:
+            typer.echo(f"figures: {out}")
+        if output is Format.TABLE:
+            comparison.print_unfaithful(output)
 
 
 def _read_plan(path: Path) -> Document:

@@ -10,7 +10,7 @@ import typer
 from testbed.cli.files import FigureOption, PaperWidthOption, check_figure_file, write_file
 from testbed.cli.options import Format, FormatOption
 from testbed.cli.output import print_files, print_tables
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, reading
 from testbed.report.paper.choice import PaperWidth, choose_figures
 from testbed.runfolder.folder import RunDir
 
@@ -56,11 +56,12 @@ def report(
         raise InputError("--rank-traces requires exactly one run", remedy=remedy)
     folders = [open_readable(path) for path in runs]
     for folder in folders:
-        make_again(folder)
-        if rank_traces is not None:
-            write_rank_traces(folder, load(folder), rank_traces)
-        print_tables(folder, output)
-        print_files(folder, output)
+        with reading(folder.path):
+            make_again(folder)
+            if rank_traces is not None:
+                write_rank_traces(folder, load(folder), rank_traces)
+            print_tables(folder, output)
+            print_files(folder, output)
 
 
 def _write_figures(runs: list[Path], out: Path, name: str | None, width: PaperWidth) -> None:
@@ -75,12 +76,13 @@ def _write_figures(runs: list[Path], out: Path, name: str | None, width: PaperWi
     from testbed.report.paper.files import paper_bytes  # noqa: PLC0415
     from testbed.report.paper.run_figures import MAP, draw_map, draw_run  # noqa: PLC0415
 
-    content = load(folder)
     ending = out.suffix.lower()
-    if name == MAP:
-        image = draw_map(content, ending)
-    else:
-        figures = choose_figures(draw_run(content), name, ending, others=[MAP])
-        image = paper_bytes(figures, ending, width)
+    with reading(folder.path):
+        content = load(folder)
+        if name == MAP:
+            image = draw_map(content, ending)
+        else:
+            figures = choose_figures(draw_run(content), name, ending, others=[MAP])
+            image = paper_bytes(figures, ending, width)
     write_file(out, image, "--out")
     typer.echo(out)

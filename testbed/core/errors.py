@@ -99,7 +99,12 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except RecursionError as error:
         raise InputError("nested too deeply", place=Place(path)) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except BaseException as error:
+        expected = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+        # polars, which takes long to import, has errors of its own; its panics are not Exceptions.
+        of_polars = type(error).__module__.split(".")[0] in ("polars", "pyo3_runtime")
+        if not isinstance(error, expected) and not of_polars:
+            raise
         raise InputError(
             f"cannot make sense of the file: {type(error).__name__}: {error}",
             place=Place(path),

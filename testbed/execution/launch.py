@@ -204,7 +204,8 @@ def _failure_of_run(error: BaseException, job: _Job) -> BaseException:
     if job.has_started:
         remedy = (
             f"kept: what was recorded until then, in {run.path}; missing: the rest of the run\n"
-            "  free some space, and run the same command again with another run folder"
+            "  check the disk and its free space, and run the same command again with another run "
+            "folder"
         )
     if isinstance(error, OSError):
         failure = write_failure(error, "a file of the run could not be written or read", remedy)

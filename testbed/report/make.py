@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from testbed.analysis.conclude import conclude
 from testbed.analysis.summarize import collect
 from testbed.core.errors import InputError
-from testbed.core.full_disk import write_failure
+from testbed.core.full_disk import is_disk_full, write_failure
 from testbed.report.page import write_page
 from testbed.runfolder.files import replacing_alone
 from testbed.runfolder.folder import RunDir
@@ -40,9 +40,10 @@ def make_again(folder: RunDir) -> None:
             commit_status(folder.status, concluded)
     except OSError as error:
         doing = f"the report of {folder.path} could not be written"
+        first = "free some space" if is_disk_full(error) else "make the folder writable"
         remedy = (
             "kept: the records of the run, and the files of the last report\n"
-            f"  free some space, then make the rest with: testbed report {folder.path}"
+            f"  {first}, then make the rest with: testbed report {folder.path}"
         )
         raise write_failure(error, doing, remedy) from error
 

@@ -18,6 +18,7 @@ from testbed.runfolder.files import FollowedFile, read_plain, replace_text, writ
 from testbed.runfolder.problems import Problem, ProblemCode
 
 GLOO = "gloo"
+INT64_END = 2**63
 MOST_BYTES = 512 * 2**20  # of a file of records, some millions
 
 
@@ -414,11 +415,23 @@ def _json_values(lines: list[str] | list[bytes], *, stop: bool = True) -> list[A
     values: list[Any] = []
     for line in lines:
         try:
-            values.append(json.loads(line))
+            value = json.loads(line)
+            # No table holds an integer beyond 64 bits; such a line has no record.
+            values.append(None if _has_large_integer(value) else value)
         except (ValueError, RecursionError):
             if stop:
                 break
     return values
+
+
+def _has_large_integer(value: Any) -> bool:
+    if isinstance(value, int):
+        return not -INT64_END <= value < INT64_END
+    if isinstance(value, dict):
+        return any(_has_large_integer(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_has_large_integer(part) for part in value)
+    return False
 
 
 def _sound_records(values: list[Any], kind: type[AnyRecord] | TypeAdapter[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from testbed.core.errors import MachineError
+from testbed.core.errors import MachineError, reading
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.fork_server import CONTEXT, main_module_hidden, prepare_process
 
@@ -34,7 +34,8 @@ def write_outputs(folder: SweepDir) -> PointRows:
 
     write_plotly(folder.plotly)
     tables = gather(folder)
-    write_page(folder, tables.points, tables.collectives)
+    with reading(folder.index):
+        write_page(folder, tables.points, tables.collectives)
     return PointRows(tables.points.columns, tables.points.rows())
 
 

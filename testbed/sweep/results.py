@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, reading
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import read_status
 from testbed.runfolder.summary import (
@@ -53,7 +53,7 @@ from testbed.spec.columns import SUFFIXES
 from testbed.spec.condition import measure, quantity_of
 from testbed.spec.experiment import value_text
 from testbed.sweep.folder import SweepDir
-from testbed.sweep.index import IndexedPoint
+from testbed.sweep.index import IndexedPoint, SweepIndex
 from testbed.sweep.outcome import SEPARATOR
 from testbed.sweep.point_record import read_point_record
 
@@ -94,6 +94,11 @@ def gather(folder: SweepDir) -> SweepTables:
         OSError: The tables cannot be written.
     """
     index = folder.read_index()
+    with reading(folder.index):
+        return _gather(folder, index)
+
+
+def _gather(folder: SweepDir, index: SweepIndex) -> SweepTables:
     run_folders = folder.failures()
     run_folders.update(folder.done())
     damages = folder.damages(index.points)

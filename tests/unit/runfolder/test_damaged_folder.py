@@ -219,3 +219,11 @@ def test_texts_with_brackets_are_printed_as_they_are(run: RunDir) -> None:
     said = " ".join(report(run.path).output.split())
     assert "The run failed: [/gloo/pair.cc:553] closed [bold]." in said
     assert "timing unreliable: [/] [red]late" in said
+
+
+def test_an_integer_beyond_64_bits(run: RunDir) -> None:
+    """No table can hold it: the record is left out, and the page says so."""
+    path = run.rank_ops(0)
+    path.write_text(path.read_text().replace('"iteration": 0', f'"iteration": {10**40}', 1))
+    assert report(run.path).exit_code == 0
+    assert "raw/ops-0.jsonl: 1 records" in run.report.read_text()
