@@ -179,8 +179,15 @@ BYTE_CHANGES: list[Callable[[bytes, random.Random], bytes]] = [
 PLACE_CHANGES = ["sparse", "folder", "link", "fifo", "missing"]
 
 
-def damage(path: Path, drawn: random.Random) -> str:
-    """Damage a file, and return how."""
+def damage(path: Path, drawn: random.Random, *, is_named: bool) -> str:
+    """Damage a file, and return how.
+
+    Args:
+        path: the file.
+        drawn: source of random numbers.
+        is_named: whether a user names the file itself. Such a file may be a FIFO, as in
+            `topo import <(curl ...)`, and a command waits for who writes to it.
+    """
     if drawn.random() < 0.05:
         kind = drawn.choice(PLACE_CHANGES)
         if kind == "sparse":
@@ -191,7 +198,7 @@ def damage(path: Path, drawn: random.Random) -> str:
             path.mkdir()
         elif kind == "link":
             path.symlink_to("/etc/hostname")
-        elif kind == "fifo":
+        elif kind == "fifo" and not is_named:
             os.mkfifo(path)
         return kind
     change = drawn.choice(BYTE_CHANGES)
@@ -397,7 +404,8 @@ def case(seed: int, number: int, known: list[Subject], folder: Path) -> int:
     file = drawn.choice(subject.files)
     copy = folder / f"case-{number}"
     shutil.copytree(subject.folder, copy)
-    how = damage(copy / file, drawn)
+    is_named = any("{file}" in command for command in subject.commands[0])
+    how = damage(copy / file, drawn, is_named=is_named)
     template = drawn.choice(subject.commands)
     words = [word.replace("{file}", str(copy / file)).replace("{}", str(copy)) for word in template]
     log = folder / f"case-{number}.log"
