@@ -94,15 +94,24 @@ def main() -> None:
         if status == 0:
             check_output()
     except TestbedError as error:
+        _ignore_signals()
         _print_error(str(error))
         if isinstance(error, MachineError) and not isinstance(error, StorageError):
             hint = "  `testbed doctor` lists what works on this machine and how to fix the rest"
             _errors().print(hint, soft_wrap=True)
         status = error.exit_status
     except KeyboardInterrupt:
+        _ignore_signals()
         _errors().print("interrupted")
         status = INTERRUPTED
+    _ignore_signals()
     sys.exit(status)
+
+
+def _ignore_signals() -> None:
+    """Ignore signals from now on: the outcome is known, and the interpreter only has to end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run() -> int:

@@ -88,8 +88,11 @@ class Writes:
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         is_write = event == "os.rename" or (event == "open" and arguments[2] & WRITING)
+        if not is_write:
+            return
+
         path = str(arguments[0])
-        if not is_write or not path.startswith(self._folder) or "/raw/" in path:
+        if not path.startswith(self._folder) or "/raw/" in path:
             return
         self.count += 1
         if self.count - 1 == self._at:
