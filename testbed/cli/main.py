@@ -17,6 +17,7 @@ from testbed.cli import (
     doctor,
     guest,
     report,
+    reproduce,
     run,
     schemas,
     sweep,
@@ -78,6 +79,7 @@ app.command("reference")(schemas.reference)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
 app.add_typer(sweep.app, name="sweep")
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(guest.app, name="guest")
 app.add_typer(vm.app, name="vm")
 use_plain_help(app)

@@ -162,7 +162,7 @@ def run(
     overrides = parse_overrides(sets, SWEEP_TARGETS)
     plan = Experiment.load(experiment, overrides["experiment"])
     check_size(plan, yes)
-    job_count = _job_count(jobs)
+    job_count = parse_jobs(jobs)
     if not dry_run:
         require_packages()
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
@@ -202,8 +202,12 @@ def run(
             outcome.check_faithful()
 
 
-def _job_count(text: str) -> int | None:
-    """Return the number of parallel guests; None: as many as CPUs and memory allow."""
+def parse_jobs(text: str) -> int | None:
+    """Return the number of parallel guests; None: as many as CPUs and memory allow.
+
+    Raises:
+        InputError: The text is neither auto nor a positive number.
+    """
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) == 0:

@@ -24,6 +24,7 @@ from testbed.plan.captures import capture_points
 from testbed.plan.model import (
     Capturing,
     Clock,
+    Host,
     Isolation,
     Network,
     Plan,
@@ -31,6 +32,7 @@ from testbed.plan.model import (
     Where,
     Workers,
 )
+from testbed.plan.rank_order import hosts_by_rank
 from testbed.plan.scaling import scaled
 from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
@@ -68,7 +70,7 @@ def resolve(
     _check_host_names(network, workload)
     workload = _for_hosts(network, workload)
 
-    ranks = _ranks(network, workload.ranks_per_host)
+    ranks = _ranks(hosts_by_rank(topology, network), workload.ranks_per_host)
     memory_of = partial(
         memory_budget,
         network=network,
@@ -166,10 +168,10 @@ def _for_hosts(network: Network, workload: Workload) -> Workload:
         raise InputError(error.what, remedy=error.remedy) from error
 
 
-def _ranks(network: Network, ranks_per_host: int) -> tuple[Rank, ...]:
+def _ranks(hosts: Sequence[Host], ranks_per_host: int) -> tuple[Rank, ...]:
     """Return the ranks of all hosts, numbered host by host."""
     ranks: list[Rank] = []
-    for host in network.hosts:
+    for host in hosts:
         for local_rank in range(ranks_per_host):
             ranks.append(Rank(rank=len(ranks), local_rank=local_rank, host=host.name))
     return tuple(ranks)

@@ -47,6 +47,7 @@ from testbed.spec.full_keys import full_keys
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
+from testbed.spec.published import Published
 from testbed.spec.topology import Name, Topology
 from testbed.spec.yaml_reader import Loc, Section
 
@@ -286,6 +287,9 @@ class Experiment(Strict):
         None, description="training loss; the table shows the time at which each point reached it"
     )
     plots: list[Plot] = Field([], description="figures of the page")
+    published: Published | None = Field(
+        None, description="published measurements, which `testbed reproduce` compares"
+    )
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
     _folder: Path | None = PrivateAttr(default=None)
     _given: GivenTopology | None = PrivateAttr(default=None)

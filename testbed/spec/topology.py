@@ -20,7 +20,7 @@ See `testbed.spec.wan` for the settings and shorthands of `wan`, and `testbed.sp
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -40,6 +40,7 @@ from pydantic import (
 from testbed.core.errors import InputError, Place, reading
 from testbed.core.gazetteer import locate
 from testbed.core.geo import Location
+from testbed.core.suggestions import suggest
 from testbed.core.units import Rate, Size, Time, UnitError
 from testbed.spec import yaml_reader
 from testbed.spec.base import Count, Flag, Mistake, Strict, input_error, overlay, refuse
@@ -304,6 +305,10 @@ class Defaults(Strict):
     )
 
 
+def _kind_of_ranks(value: object) -> str:
+    return "(list)" if isinstance(value, list) else "(name)"
+
+
 def _kind_of_convergence(value: object) -> str:
     return "(never)" if value == "never" else "(time)"
 
@@ -357,6 +362,17 @@ class Topology(Strict):
         10**9,
         description="time until routers react to a link going down or up; or never",
         examples=["300 ms"],
+    )
+    ranks: Annotated[
+        Annotated[Literal["written", "auto"], Tag("(name)")]
+        | Annotated[list[str], Field(min_length=1), Tag("(list)")],
+        Discriminator(_kind_of_ranks),
+    ] = Field(
+        "written",
+        description="order in which hosts get ranks. written: as the datacenters are written. "
+        "auto: datacenters in a short ring. A list: datacenters or hosts, which names each host "
+        "once",
+        examples=[["ohio", "iowa"]],
     )
     events: list[Event] = Field(
         [],
@@ -504,6 +520,8 @@ class Topology(Strict):
 
         for name, site in self.sites.items():
             problems += _fabric_problems(name, site)
+        if isinstance(self.ranks, list):
+            problems += _rank_problems(self.ranks, self.host_names)
         if not problems:
             problems += event_problems(self.events, links, self.host_names)
         refuse(problems, type(self).__name__)
@@ -543,3 +561,37 @@ def _fabric_problems(name: str, site: Datacenter) -> list[Mistake]:
 
     what = f"more leaves ({fabric.leaves}) than hosts ({site.hosts})"
     return [Mistake(("datacenters", name, "fabric"), what, "every leaf needs at least one host")]
+
+
+def _rank_problems(ranks: Sequence[str], host_names: Mapping[str, Sequence[str]]) -> list[Mistake]:
+    """Return a problem for each entry of `ranks` that is unknown, and for hosts named not once.
+
+    Args:
+        ranks: Names of datacenters and hosts.
+        host_names: Names of the hosts of each datacenter.
+    """
+    problems: list[Mistake] = []
+    counts: dict[str, int] = {}
+    for names in host_names.values():
+        counts.update(dict.fromkeys(names, 0))
+
+    for number, entry in enumerate(ranks):
+        named = host_names.get(entry, [entry])
+        for host in named:
+            if host not in counts:
+                what = f"no datacenter or host {entry!r}"
+                remedy = suggest(entry, [*host_names, *counts], "known names")
+                problems.append(Mistake(("ranks", number), what, remedy))
+                continue
+
+            counts[host] += 1
+            if counts[host] == 2:
+                what = f"{host} is named twice"
+                problems.append(Mistake(("ranks", number), what, "name each host once"))
+
+    missing = [host for host, count in counts.items() if not count]
+    if missing and not problems:
+        what = f"ranks leaves out {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}"
+        problems.append(Mistake(("ranks",), what, "name every host, or its datacenter"))
+
+    return problems

@@ -1,0 +1,172 @@
+"""testbed reproduce: repeat published measurements, and compare the results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from testbed import api
+from testbed.cli.files import write_file
+from testbed.cli.options import Format, FormatOption
+from testbed.cli.output import wide_console
+from testbed.cli.sweep import JobsOption, parse_jobs
+from testbed.core.csv_text import csv_text
+from testbed.core.errors import InputError
+from testbed.core.suggestions import suggest
+from testbed.spec.experiment import Experiment
+from testbed.spec.presets import EXPERIMENTS
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.progress import PointProgress
+from testbed.sweep.reproduction import Reproduction, reproduction
+
+ALL = "all"
+HEADS = ["setting", "size", "published", "measured", "error"]
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="published tables, or all; without NAME, list them"),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            envvar="TESTBED_OUT", metavar="FOLDER", help="folder for the sweep of each table"
+        ),
+    ] = Path("results"),
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="also write the tables to a Markdown file"),
+    ] = None,
+    jobs: JobsOption = "auto",
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Repeat published measurements, and print published and measured values.
+
+    Each table is an experiment with a `published` block. Run the same command again to resume.
+    """
+    experiments = _published_experiments()
+    if not names:
+        _list(experiments)
+        return
+
+    chosen = _chosen(names, experiments)
+    count = parse_jobs(jobs)
+    reproductions: list[Reproduction] = []
+    for experiment in chosen:
+        folder = out / experiment.name
+        api.sweep(experiment.name, out=folder, jobs=count, progress=_show)
+        assert experiment.published is not None
+        found = reproduction(experiment.name, experiment.published, SweepDir.open(folder))
+        reproductions.append(found)
+
+    if page is not None:
+        write_file(page, _markdown(reproductions).encode(), "--page")
+    _print(reproductions, output)
+
+
+def _show(progress: PointProgress) -> None:
+    typer.echo(str(progress), err=True)
+
+
+def _published_experiments() -> dict[str, Experiment]:
+    """Return the presets with a `published` block, by name."""
+    experiments: dict[str, Experiment] = {}
+    for preset in EXPERIMENTS.presets():
+        experiment = Experiment.load(preset.path)
+        if experiment.published is not None:
+            experiments[experiment.name] = experiment
+    return experiments
+
+
+def _chosen(names: list[str], experiments: dict[str, Experiment]) -> list[Experiment]:
+    """Return the experiments of these names, all for `ALL`.
+
+    Raises:
+        InputError: A name is unknown.
+    """
+    if ALL in names:
+        return list(experiments.values())
+
+    for name in names:
+        if name not in experiments:
+            known = [*experiments, ALL]
+            raise InputError(f"no published table {name!r}", remedy=suggest(name, known, "tables"))
+    return [experiments[name] for name in names]
+
+
+def _list(experiments: dict[str, Experiment]) -> None:
+    """Print the names and titles of all published tables."""
+    table = Table("name", "table", "source", box=None)
+    for name, experiment in experiments.items():
+        assert experiment.published is not None
+        table.add_row(name, experiment.published.title, experiment.published.source)
+    wide_console().print(table)
+
+
+def _print(reproductions: list[Reproduction], output: Format) -> None:
+    if output is Format.TABLE:
+        console = wide_console()
+        for found in reproductions:
+            table = Table(*HEADS, title=found.published.title, title_justify="left", box=None)
+            for row in found.rows():
+                table.add_row(*row)
+            console.print(table)
+            typer.echo(_sentence(found))
+        if len(reproductions) > 1:
+            typer.echo(_all_sentence(reproductions))
+        return
+
+    rows: list[list[object]] = []
+    for found in reproductions:
+        for cell in found.cells:
+            unit = "bit/s" if found.published.are_rates else "ns"
+            figures = [cell.published, cell.measured, cell.error]
+            rows.append([found.name, cell.settings, cell.size_bytes, unit, *figures])
+    heads = ["table", "setting", "bytes", "unit", "published", "measured", "error"]
+    if output is Format.CSV:
+        typer.echo(csv_text(heads, rows), nl=False)
+    else:
+        typer.echo(json.dumps([dict(zip(heads, row, strict=True)) for row in rows], indent=1))
+
+
+def _sentence(found: Reproduction) -> str:
+    """Return the mean and the worst error of a table as a sentence."""
+    mean, worst = found.mean_error, found.worst_error
+    if mean is None or worst is None:
+        return "nothing was measured"
+    return (
+        f"{len(found.errors)} cells, mean of the absolute errors {100 * mean:.1f} %, "
+        f"worst {100 * worst:+.1f} %"
+    )
+
+
+def _all_sentence(reproductions: list[Reproduction]) -> str:
+    """Return the mean and the worst error of all tables as a sentence."""
+    errors = [error for found in reproductions for error in found.errors]
+    mean = sum(map(abs, errors)) / len(errors)
+    worst = max(errors, key=abs)
+    return (
+        f"All tables: {len(errors)} cells, mean of the absolute errors {100 * mean:.1f} %, "
+        f"worst {100 * worst:+.1f} %"
+    )
+
+
+def _markdown(reproductions: list[Reproduction]) -> str:
+    """Return all tables as Markdown, with their sources and protocols."""
+    lines: list[str] = []
+    for found in reproductions:
+        published = found.published
+        lines += [f"### {published.title}", ""]
+        lines += [f"Command: `testbed reproduce {found.name}`. Source: {published.source}.", ""]
+        lines += [f"- Measured by the authors: {published.setting}", f"- {published.protocol}"]
+        lines += [f"- chosen here: {choice}" for choice in published.chosen]
+        lines += ["", f"| {' | '.join(HEADS)} |", "|---|--:|--:|--:|--:|"]
+        for row in found.rows():
+            lines.append(f"| {' | '.join(row)} |")
+        lines += ["", f"{_sentence(found)}.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""Published tables: their form, and measured values beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from testbed.cli.main import app
+from testbed.core.errors import InputError
+from testbed.spec.experiment import Experiment
+from testbed.spec.presets import EXPERIMENTS
+from testbed.spec.published import Published
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.reproduction import reproduction
+from tests.support.synthetic import write_sweep
+
+TEXTS = {"title": "A table", "source": "a page", "setting": "machines", "protocol": "once"}
+
+
+def published(**values: Any) -> Published:
+    return Published.model_validate({**TEXTS, "op": "all_reduce", **values})
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepDir:
+    """Two complete points whose all-reduces of 4 KiB and 1 MiB take 60 ms, and two others."""
+    return write_sweep(tmp_path / "sweep")
+
+
+def test_times_and_errors(sweep: SweepDir) -> None:
+    table = published(times=[["50 ms", None], [None, "75 ms"], ["1 s", None], ["1 s", None]])
+    found = reproduction("mine", table, sweep)
+    assert [cell.measured for cell in found.cells] == [60e6, 60e6, None, None]
+    assert found.errors == pytest.approx([0.2, -0.2])
+    assert found.mean_error == pytest.approx(0.2)
+    assert found.rows()[0] == [
+        "delay 1 ms, algorithm gloo, loss 0.1 %, sizes 4096",
+        "4 KiB",
+        "50 ms",
+        "60 ms",
+        "+20.0 %",
+    ]
+    assert found.rows()[2][-2:] == ["-", "-"]
+
+
+def test_rates(sweep: SweepDir) -> None:
+    """4096 bytes in 60 ms are 546.1 kbit/s."""
+    table = published(
+        rates=[["546133 bit/s", None], [None, None], ["1 Mbit/s", None], [None, None]]
+    )
+    found = reproduction("mine", table, sweep)
+    assert len(found.cells) == 2
+    assert found.errors == pytest.approx([0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("times", "what"),
+    [
+        ([["50 ms"]], "1 rows for 4 points"),
+        ([["50 ms"]] * 4, "1 values for the 2 sizes of p0"),
+    ],
+)
+def test_a_table_that_does_not_fit(sweep: SweepDir, times: list[list[str]], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        reproduction("mine", published(times=times), sweep)
+
+
+def test_times_or_rates() -> None:
+    with pytest.raises(ValueError, match="either times or rates"):
+        published()
+
+
+def test_presets_have_a_row_for_each_point() -> None:
+    tables = 0
+    for preset in EXPERIMENTS.presets():
+        experiment = Experiment.load(preset.path)
+        if experiment.published is not None:
+            tables += 1
+            assert len(experiment.published.values) == experiment.sweep.size
+    assert tables == 4
+
+
+def test_list_and_unknown_name() -> None:
+    listed = CliRunner().invoke(app, ["reproduce"], catch_exceptions=False)
+    assert "published-messages" in listed.stdout
+    with pytest.raises(InputError, match="no published table 'published-mesages'"):
+        CliRunner().invoke(app, ["reproduce", "published-mesages"], catch_exceptions=False)
