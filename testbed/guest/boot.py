@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,10 +221,7 @@ def _guest_argument(records: Note) -> str:
 
 def _job(spec: GuestSpec) -> str:
     """Return the shell script that `init` runs."""
-    hidden: list[str] = []
-    for folder in spec.readable:
-        if any(folder.is_relative_to(hidden_folder) for hidden_folder in HIDDEN):
-            hidden.append(str(folder))
+    hidden = [str(folder) for folder in outermost(spec.readable) if _is_hidden(folder)]
     variables = [f"{name}={value}" for name, value in spec.environment.items()]
     return (
         f"writable={shlex.quote(str(spec.writable))}\n"
@@ -233,6 +230,22 @@ def _job(spec: GuestSpec) -> str:
         f"exit_file={EXIT_FILE}\n"
         f"command=({shlex.join([*variables, *spec.command])})\n"
     )
+
+
+def outermost(folders: Iterable[Path]) -> list[Path]:
+    """Return the folders that lie in none of the others, sorted.
+
+    A mount inside another one may be at a symbolic link, which leads elsewhere.
+    """
+    outer: list[Path] = []
+    for folder in sorted(set(folders)):
+        if not any(folder.is_relative_to(other) for other in outer):
+            outer.append(folder)
+    return outer
+
+
+def _is_hidden(folder: Path) -> bool:
+    return any(folder.is_relative_to(hidden_folder) for hidden_folder in HIDDEN)
 
 
 @contextmanager
