@@ -28,7 +28,7 @@ setup(
         "testbed": ["py.typed"],
         "testbed.core.gazetteer": ["*.tsv", "SOURCES.md"],
         "testbed.topologies": ["*.yaml", "*.json"],
-        "testbed.experiments": ["*.yaml"],
+        "testbed.experiments": ["*.yaml", "published/*.yaml", "published/networks/*.yaml"],
         "testbed.workloads": ["*.yaml"],
         "testbed.guest": ["init", "kernel_source/*", "kernel_source/*/*"],
         "testbed.report": ["*.j2", "*.css", "*.js"],

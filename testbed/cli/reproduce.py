@@ -18,7 +18,7 @@ from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.core.suggestions import suggest
 from testbed.spec.experiment import Experiment
-from testbed.spec.presets import EXPERIMENTS
+from testbed.spec.presets import PUBLISHED
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.progress import PointProgress
 from testbed.sweep.reproduction import Reproduction, reproduction
@@ -40,7 +40,7 @@ def reproduce(
     ] = Path("results"),
     page: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="also write the tables to a Markdown file"),
+        typer.Option(metavar="FILE", help="write the tables to a Markdown file, too"),
     ] = None,
     jobs: JobsOption = "auto",
     output: FormatOption = Format.TABLE,
@@ -59,7 +59,8 @@ def reproduce(
     reproductions: list[Reproduction] = []
     for experiment in chosen:
         folder = out / experiment.name
-        api.sweep(experiment.name, out=folder, jobs=count, progress=_show)
+        path = PUBLISHED.find(experiment.name)
+        api.sweep(path, out=folder, jobs=count, progress=_show)
         assert experiment.published is not None
         found = reproduction(experiment.name, experiment.published, SweepDir.open(folder))
         reproductions.append(found)
@@ -74,12 +75,10 @@ def _show(progress: PointProgress) -> None:
 
 
 def _published_experiments() -> dict[str, Experiment]:
-    """Return the presets with a `published` block, by name."""
+    """Return the published tables that come with the testbed, by name."""
     experiments: dict[str, Experiment] = {}
-    for preset in EXPERIMENTS.presets():
-        experiment = Experiment.load(preset.path)
-        if experiment.published is not None:
-            experiments[experiment.name] = experiment
+    for preset in PUBLISHED.presets():
+        experiments[preset.name] = Experiment.load(preset.path)
     return experiments
 
 
@@ -147,7 +146,9 @@ def _sentence(found: Reproduction) -> str:
 
 def _all_sentence(reproductions: list[Reproduction]) -> str:
     """Return the mean and the worst error of all tables as a sentence."""
-    errors = [error for found in reproductions for error in found.errors]
+    errors: list[float] = []
+    for found in reproductions:
+        errors += found.errors
     mean = sum(map(abs, errors)) / len(errors)
     worst = max(errors, key=abs)
     return (

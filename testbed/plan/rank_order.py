@@ -34,7 +34,9 @@ def _hosts_of(names: Sequence[str], network: Network) -> list[Host]:
     """Return the hosts with these names, and those of datacenters with these names."""
     hosts: list[Host] = []
     for name in names:
-        hosts.extend(host for host in network.hosts if name in (host.name, host.dc))
+        for host in network.hosts:
+            if name in (host.name, host.dc):
+                hosts.append(host)
     return hosts
 
 

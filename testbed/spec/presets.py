@@ -88,3 +88,4 @@ def _folder(name: str) -> Path:
 TOPOLOGIES = Library("topology", _folder("topologies"))
 WORKLOADS = Library("workload", _folder("workloads"))
 EXPERIMENTS = Library("experiment", _folder("experiments"))
+PUBLISHED = Library("published table", EXPERIMENTS.folder / "published")

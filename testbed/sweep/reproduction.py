@@ -138,7 +138,7 @@ def _times_ns(run: RunDir, published: Published) -> dict[int, float]:
     rank = operations["rank"].min() if published.rank == "first" else operations["rank"].max()
     of_rank = operations.filter(rank=rank)
     time_ns = (pl.col("end_ns") - pl.col("start_ns")).mean()
-    means = of_rank.group_by("case", "bytes").agg(time_ns=time_ns).sort("case")
+    means = of_rank.group_by("case", "bytes").agg(time_ns=time_ns).sort("case", "bytes")
     return dict(means.select("bytes", "time_ns").iter_rows())
 
 

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.spec.experiment import Experiment
-from testbed.spec.presets import EXPERIMENTS
+from testbed.spec.presets import PUBLISHED
 from testbed.spec.published import Published
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.points import plan_points
 from testbed.sweep.reproduction import reproduction
 from tests.support.synthetic import write_sweep
 
@@ -72,17 +73,17 @@ def test_times_or_rates() -> None:
 
 
 def test_presets_have_a_row_for_each_point() -> None:
-    tables = 0
-    for preset in EXPERIMENTS.presets():
+    presets = PUBLISHED.presets()
+    for preset in presets:
         experiment = Experiment.load(preset.path)
-        if experiment.published is not None:
-            tables += 1
-            assert len(experiment.published.values) == experiment.sweep.size
-    assert tables == 4
+        assert experiment.name == preset.name
+        assert experiment.published is not None
+        assert len(experiment.published.values) == len(plan_points(experiment, {}))
+    assert len(presets) == 4
 
 
 def test_list_and_unknown_name() -> None:
     listed = CliRunner().invoke(app, ["reproduce"], catch_exceptions=False)
-    assert "published-messages" in listed.stdout
-    with pytest.raises(InputError, match="no published table 'published-mesages'"):
-        CliRunner().invoke(app, ["reproduce", "published-mesages"], catch_exceptions=False)
+    assert "aws-messages" in listed.stdout
+    with pytest.raises(InputError, match="no published table 'aws-mesages'"):
+        CliRunner().invoke(app, ["reproduce", "aws-mesages"], catch_exceptions=False)
