@@ -41,7 +41,7 @@ def steps_of(log: Path) -> list[Step]:
     ]
 
 
-@pytest.mark.parametrize("crash", ["ranks", "host"])
+@pytest.mark.parametrize("crash", ["ranks", pytest.param("host", marks=pytest.mark.proof)])
 def test_a_datacenter_fails_and_comes_back(
     crash: str, need: Need, command: Command, tmp_path: Path
 ) -> None:
