@@ -20,7 +20,7 @@ setup:  ## install what is missing: Debian packages, .venv (or VENV), the guest 
 	@scripts/setup
 
 demo: setup  ## time collectives between ten workers in five datacenters
-	@$(testbed) run microsoft-openai-five collectives
+	@$(testbed) run microsoft-openai-five collectives --set workload.sizes='{from: 4 KiB, to: 1 MiB}'
 
 test: setup  ## run the tests, one file on each CPU (JOBS=auto)
 	@status=0; \

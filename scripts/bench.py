@@ -33,15 +33,16 @@ ONE_COLLECTIVE = [
     "--set",
     "workload.iterations=1",
 ]
+UP_TO_1_MIB = ["--set", "workload.sizes={from: 4 KiB, to: 1 MiB}"]  # as `make demo`
 # name: maximum seconds on two cores, arguments of `testbed run`
 CASES = {
-    "two-sites": (12, ["two-sites", "collectives", "--isolation", "process"]),
+    "two-sites": (60, ["two-sites", "collectives", "--isolation", "process"]),
     "ten-processes": (
         12,
         ["microsoft-openai-five", "collectives", "--isolation", "process", *ONE_COLLECTIVE],
     ),
     "ten-containers": (60, ["microsoft-openai-five", "collectives", *ONE_COLLECTIVE]),
-    "demo": (100, ["microsoft-openai-five", "collectives"]),
+    "demo": (100, ["microsoft-openai-five", "collectives", *UP_TO_1_MIB]),
 }
 SWEEP = "sweep"
 LEAST_GAIN = 1.8  # speed-up by two parallel guests
