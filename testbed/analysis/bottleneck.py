@@ -38,6 +38,7 @@ from testbed.analysis.tcp_evidence import Held, held_back, of_group
 from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
 from testbed.plan.model import Network
+from testbed.plan.paths import figures_to
 from testbed.runfolder.summary import Cause, CauseKind, Coarse, CollectiveRow, TrainingSummary
 
 FULL = 0.6  # share of a rate or of the bound at which a link counts as full
@@ -447,13 +448,17 @@ def _round_trip_us(network: Network, calls: pl.DataFrame) -> float:
         return 0.0
 
     datacenters = calls["dc"].unique().to_list()
+    delays_ns: dict[tuple[str, str], int] = {}
+    for target in datacenters:
+        for source, figures in figures_to(network, target).items():
+            delays_ns[source, target] = figures.delay_ns
+
     longest_ns = 0
     for source in datacenters:
         for target in datacenters:
-            there = next(network.paths(source, target), ())
-            back = next(network.paths(target, source), ())
-            delay_ns = sum(step.fibre.delay_ns for step in (*there, *back))
-            longest_ns = max(longest_ns, delay_ns)
+            there_ns = delays_ns.get((source, target), 0)
+            back_ns = delays_ns.get((target, source), 0)
+            longest_ns = max(longest_ns, there_ns + back_ns)
 
     return longest_ns / 1000
 

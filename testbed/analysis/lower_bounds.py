@@ -60,16 +60,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from testbed.plan.model import Direction, Network, Rank
+from testbed.plan.model import Network, Rank
+from testbed.plan.paths import least_delays_to
 from testbed.spec.collective import Collective, DataFlow, Parts, Unequal, collectives
 
 MAX_SUBSET_DCS = 10
-MOST_PATHS = 64  # with equally many hops, that two datacenters' packets may take
 
 Matrix = npt.NDArray[np.float64]
 CutName = tuple[str, int, bool]
@@ -294,11 +294,12 @@ class Bounds:
         dcs = len(self._dcs)
         paths = np.zeros((dcs, dcs))
         used = sorted(set(self._dc_of))
-        for a in used:
-            for b in used:
-                source, target = self._dcs[a], self._dcs[b]
-                delays = [_path_delay_ns(state, source, target) for state in self._networks]
-                paths[a, b] = min(delays)
+        for b in used:
+            target = self._dcs[b]
+            delays_to_target = [least_delays_to(state, target) for state in self._networks]
+            for a in used:
+                source = self._dcs[a]
+                paths[a, b] = min(delays[source] for delays in delays_to_target)
 
         return paths
 
@@ -408,24 +409,6 @@ def _positions(chosen: npt.NDArray[np.bool_]) -> frozenset[int]:
 def _time_ns(volume: float, capacity_bps: float, delay_ns: float) -> float:
     """Return the time in ns to send bytes through a capacity, plus the delay."""
     return 8e9 * volume / capacity_bps + delay_ns
-
-
-def _path_delay_ns(network: Network, source_dc: str, target_dc: str) -> int:
-    """Return the least delay in ns of the paths between two datacenters.
-
-    Raises:
-        StopIteration: there is no path.
-    """
-    first = network.path(source_dc, target_dc)
-    delays_ns = [_delay_ns(first)]
-    for path in islice(network.paths(source_dc, target_dc), MOST_PATHS):
-        delays_ns.append(_delay_ns(path))
-
-    return min(delays_ns)
-
-
-def _delay_ns(path: Sequence[Direction]) -> int:
-    return sum(step.fibre.delay_ns for step in path)
 
 
 def _subsets(count: int) -> Iterator[int]:

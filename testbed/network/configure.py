@@ -29,6 +29,7 @@ from testbed.plan.model import (
     Direction,
     Host,
     Network,
+    Route,
     Segment,
     Tcp,
     WanLink,
@@ -48,15 +49,16 @@ def configure(network: BuiltNetwork) -> None:
     plan = network.plan
     ports = qdiscs.ports_by_node(plan)
     hosts_by_switch = _hosts_by_switch(plan)
+    routes_by_router = _routes_by_router(plan)
 
     for host in plan.hosts:
         segment_hosts = hosts_by_switch[host.switch]
         configure_host(network, host, segment_hosts, ports[host.node])
 
     for dc in plan.datacenters:
-        configure_router(network, dc, hosts_by_switch)
+        configure_router(network, dc, hosts_by_switch, routes_by_router.get(dc.name, []))
         for segment in dc.segments:
-            configure_switch(network, segment)
+            configure_switch(network, segment, hosts_by_switch[segment.switch])
 
         if dc.fabric is not None:
             fabric.configure(network, dc, hosts_by_switch, router_sysctls(plan, dc))
@@ -76,6 +78,15 @@ def _hosts_by_switch(plan: Network) -> dict[str, list[Host]]:
         neighbours = by_switch.setdefault(host.switch, [])
         neighbours.append(host)
     return by_switch
+
+
+def _routes_by_router(plan: Network) -> dict[str, list[Route]]:
+    """Return the routes of each border router, by the name of its datacenter."""
+    by_router: dict[str, list[Route]] = {}
+    for route in plan.routes:
+        routes = by_router.setdefault(route.dc, [])
+        routes.append(route)
+    return by_router
 
 
 def _nodes(dc: Datacenter) -> list[str]:
@@ -135,7 +146,10 @@ def tcp_sysctls(tcp: Tcp) -> dict[str, object]:
 
 
 def configure_router(
-    network: BuiltNetwork, dc: Datacenter, hosts_by_switch: Mapping[str, Sequence[Host]]
+    network: BuiltNetwork,
+    dc: Datacenter,
+    hosts_by_switch: Mapping[str, Sequence[Host]],
+    routes: Sequence[Route],
 ) -> None:
     """Configure the border router of `dc`, except its cables to the spines of a fabric.
 
@@ -143,6 +157,7 @@ def configure_router(
         network: the built network.
         dc: the router's datacenter.
         hosts_by_switch: the hosts on each switch or leaf.
+        routes: the router's routes to other datacenters.
     """
     plan = network.plan
     write_sysctls(network.pid(dc.router), router_sysctls(plan, dc))
@@ -157,11 +172,10 @@ def configure_router(
                 if direction.source == dc.name:
                     _configure_wan_port(connection, plan, link, direction)
 
-        for route in plan.routes:
-            if route.dc == dc.name:
-                subnet = plan.datacenter(route.destination).subnet
-                next_hops = [hop.via for hop in route.hops]
-                set_route(connection, subnet, next_hops)
+        for route in routes:
+            subnet = plan.datacenter(route.destination).subnet
+            next_hops = [hop.via for hop in route.hops]
+            set_route(connection, subnet, next_hops)
 
 
 def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
@@ -199,8 +213,16 @@ def _configure_wan_port(
     neighbour(connection, index, opposite.address, opposite.mac)
 
 
-def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
-    """Set the MTU on all interfaces of a switch or leaf, and limit its hosts' connections."""
+def configure_switch(
+    network: BuiltNetwork, segment: Segment, segment_hosts: Sequence[Host]
+) -> None:
+    """Set the MTU on all interfaces of a switch or leaf, and limit its hosts' connections.
+
+    Args:
+        network: the built network.
+        segment: the subnet of the switch or leaf.
+        segment_hosts: the hosts on the switch or leaf.
+    """
     switch = network.mininet[segment.switch]
     mtu = network.plan.mtu
     with netlink(network.pid(segment.switch)) as connection:
@@ -208,8 +230,8 @@ def configure_switch(network: BuiltNetwork, segment: Segment) -> None:
             index = interface_index(connection, name)
             connection.link("set", index=index, mtu=mtu)
 
-        for host in network.plan.hosts:
-            if host.switch == segment.switch and host.flow_rate_bps is not None:
+        for host in segment_hosts:
+            if host.flow_rate_bps is not None:
                 port = qdiscs.switch_interface(host)
                 limit_connections(connection, host, port, mtu)
 

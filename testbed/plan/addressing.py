@@ -43,12 +43,11 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
     tcp_of = partial(resolve_tcp, packet_bytes=topology.mtu, packets_per_skb=packets, ecn=marking)
 
     hosts: list[model.Host] = []
+    datacenters: list[model.Datacenter] = []
     for dc_number, (name, site) in enumerate(sites.items()):
-        hosts.extend(_hosts(dc_number, name, site, frame, seed))
-    datacenters = [
-        _datacenter(dc_number, name, site, hosts, frame, seed)
-        for dc_number, (name, site) in enumerate(sites.items())
-    ]
+        own_hosts = list(_hosts(dc_number, name, site, frame, seed))
+        hosts.extend(own_hosts)
+        datacenters.append(_datacenter(dc_number, name, site, own_hosts, frame, seed))
 
     find_routes = partial(
         best_routes,
@@ -95,9 +94,10 @@ def _with_tcp(
         tcp_of: function from settings, and `auto_bytes` as keyword, to the plan's settings.
     """
     auto_bytes = auto_tcp_buffer(network)
+    sites = topology.sites
     hosts: list[model.Host] = []
     for host in network.hosts:
-        settings = topology.sites[host.dc].tcp
+        settings = sites[host.dc].tcp
         own = None if settings is None else tcp_of(settings, auto_bytes=auto_bytes)
         hosts.append(host.model_copy(update={"tcp": own}))
 
@@ -151,7 +151,7 @@ def _datacenter(
     frame: int,
     seed: int,
 ) -> model.Datacenter:
-    """Return a datacenter with its hosts from `hosts`; `frame` is the bytes of a full frame."""
+    """Return a datacenter with these hosts; `frame` is the bytes of a full frame."""
     return model.Datacenter(
         name=name,
         location=site.location,
@@ -160,7 +160,7 @@ def _datacenter(
         hash_seed=1 + stable_seed(seed, f"{name}/ecmp") % ECMP_SEEDS,
         segments=fabric.segments(dc_number, site),
         fabric=fabric.leaf_spine(dc_number, name, site, frame, seed),
-        hosts=tuple(host.name for host in hosts if host.dc == name),
+        hosts=tuple(host.name for host in hosts),
     )
 
 

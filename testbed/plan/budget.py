@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
@@ -14,12 +15,13 @@ from testbed.plan.events import outage_ns
 from testbed.plan.model import (
     CAPTURE_BUFFER_BYTES,
     Bottleneck,
+    Direction,
     Host,
     Isolation,
     Network,
     Where,
 )
-from testbed.plan.tcp import rtt_ns
+from testbed.plan.paths import FirstHosts
 from testbed.spec.workload import Workload
 
 MIB, GIB = 2**20, 2**30
@@ -141,37 +143,49 @@ def windows_bytes(network: Network) -> int:
 
 
 def _windows_bytes(network: Network) -> int:
-    first_hosts = network.first_hosts()
+    paths = FirstHosts(network)
+    leaving = _directions_by_source(network)
+    hosts_by_datacenter = _hosts_by_datacenter(network)
     total_bytes = 0
 
-    for first_host in first_hosts:
-        paths = []
-        for other in first_hosts:
-            if other.dc != first_host.dc:
-                paths.append(_Path.between(network, first_host, other))
-
-        longest_ns = max((path.rtt_ns for path in paths), default=0)
+    for source in paths.hosts:
+        windows = _windows_from(paths, source, network.mtu)
+        longest_ns = max((window.rtt_ns for window in windows), default=0)
         links_bytes = 0
-        for link in network.wan:
-            for direction in link.directions:
-                if direction.source == first_host.dc:
-                    bottleneck = direction.bottleneck
-                    links_bytes += _bytes_in(bottleneck.rate_bps, longest_ns)
-                    links_bytes += bottleneck.queue_packets * network.mtu
+        for direction in leaving[source.dc]:
+            bottleneck = direction.bottleneck
+            links_bytes += _bytes_in(bottleneck.rate_bps, longest_ns)
+            links_bytes += bottleneck.queue_packets * network.mtu
 
         hosts_bytes = 0
-        for host in network.hosts:
-            if host.dc == first_host.dc:
-                hosts_bytes += max((path.window_bytes(host) for path in paths), default=0)
+        for nic_bps, hosts in hosts_by_datacenter[source.dc].items():
+            window_bytes = max((window.bytes_at(nic_bps) for window in windows), default=0)
+            hosts_bytes += hosts * window_bytes
 
         total_bytes += min(hosts_bytes, links_bytes)
 
     return BUFFERED_WINDOWS * total_bytes
 
 
-@dataclass(frozen=True)
-class _Path:
-    """A path between the first hosts of two datacenters.
+def _directions_by_source(network: Network) -> dict[str, list[Direction]]:
+    """Return the directions of WAN links by the datacenter that sends."""
+    directions: dict[str, list[Direction]] = {dc.name: [] for dc in network.datacenters}
+    for link in network.wan:
+        for direction in link.directions:
+            directions[direction.source].append(direction)
+    return directions
+
+
+def _hosts_by_datacenter(network: Network) -> dict[str, Counter[int]]:
+    """Return by datacenter how many hosts have a NIC of each rate in bit/s."""
+    counts: dict[str, Counter[int]] = {dc.name: Counter() for dc in network.datacenters}
+    for host in network.hosts:
+        counts[host.dc][host.nic_up.rate_bps] += 1
+    return counts
+
+
+class _Window(NamedTuple):
+    """What fills a path between the first hosts of two datacenters.
 
     Attributes:
         rtt_ns: propagation RTT.
@@ -183,19 +197,21 @@ class _Path:
     rate_bps: int
     queue_bytes: int
 
-    @classmethod
-    def between(cls, network: Network, source: Host, target: Host) -> _Path:
-        rates_bps = [target.nic_down.rate_bps]
-        queues = [0]
-        for direction in network.path(source.dc, target.dc):
-            rates_bps.append(direction.bottleneck.rate_bps)
-            queues.append(direction.bottleneck.queue_packets * network.mtu)
-        return cls(rtt_ns(network, source, target), min(rates_bps), max(queues))
+    def bytes_at(self, nic_bps: int) -> int:
+        """Return the bytes with which a host with such a NIC fills the path and the queue."""
+        return _bytes_in(min(self.rate_bps, nic_bps), self.rtt_ns) + self.queue_bytes
 
-    def window_bytes(self, host: Host) -> int:
-        """Return the bytes with which `host` fills the path and the queue."""
-        rate_bps = min(self.rate_bps, host.nic_up.rate_bps)
-        return _bytes_in(rate_bps, self.rtt_ns) + self.queue_bytes
+
+def _windows_from(paths: FirstHosts, source: Host, mtu: int) -> list[_Window]:
+    """Return what fills the path from a first host to that of each other datacenter."""
+    windows: list[_Window] = []
+    for target in paths.hosts:
+        if target.dc != source.dc:
+            figures = paths.figures(source, target)
+            rate_bps = min(target.nic_down.rate_bps, figures.rate_bps)
+            queue_bytes = figures.queue_packets * mtu
+            windows.append(_Window(paths.rtt_ns(source, target), rate_bps, queue_bytes))
+    return windows
 
 
 def _bytes_in(rate_bps: int, time_ns: int) -> int:
@@ -327,7 +343,7 @@ def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
         tensor_bytes: size of the tensor.
         ranks: number of ranks.
     """
-    rtt_s = _longest_rtt_ns(network) / 1e9
+    rtt_s = FirstHosts(network).longest_rtt_ns() / 1e9
     slowest_bps = min(bottleneck.rate_bps for bottleneck in _bottlenecks(network))
 
     volume_bytes = 2 * tensor_bytes
@@ -340,13 +356,6 @@ def timeout_s(network: Network, tensor_bytes: int, ranks: int) -> int:
         TIMEOUT_OPERATIONS * operation_s,
     )
     return int(timeout_s)
-
-
-def _longest_rtt_ns(network: Network) -> int:
-    """Return the longest RTT in ns between the first hosts of any two datacenters."""
-    first_hosts = network.first_hosts()
-    pairs = product(first_hosts, first_hosts)
-    return max(rtt_ns(network, a, b) for a, b in pairs)
 
 
 def _bottlenecks(network: Network) -> Iterator[Bottleneck]:

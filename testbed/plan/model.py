@@ -588,7 +588,8 @@ class Network(Frozen):
         """The different sets of routes that hold at some time, in the order of their first time."""
         states = list(self.states())  # keeps the objects alive while their ids are compared
         by_id = {id(state.routes): state.routes for state in states}  # comparing routes takes long
-        return list(dict.fromkeys(by_id.values()))
+        sets = list(by_id.values())
+        return sets if len(sets) == 1 else list(dict.fromkeys(sets))
 
     def first_hosts(self) -> list[Host]:
         """The first host of each datacenter."""
@@ -610,6 +611,27 @@ class Network(Frozen):
         """The first of the paths between two datacenters (see `paths`)."""
         return next(self.paths(source_dc, target_dc))
 
+    def first_direction(self, dc: str, target_dc: str) -> Direction | None:
+        """The direction that the first path from `dc` begins with; None without a path or links.
+
+        Args:
+            dc: name of a datacenter.
+            target_dc: name of another datacenter.
+        """
+        return next(self.next_directions(dc, target_dc), None)
+
+    def next_directions(self, dc: str, target_dc: str) -> Iterator[Direction]:
+        """The directions that the paths from `dc` begin with; none without a path or links.
+
+        Args:
+            dc: name of a datacenter.
+            target_dc: name of another datacenter.
+        """
+        for hop in self._hops_by_ends.get((dc, target_dc), ()):
+            direction = self._directions_by_source.get((hop.link, dc))
+            if direction is not None:
+                yield direction
+
     def paths(self, source_dc: str, target_dc: str) -> Iterator[tuple[Direction, ...]]:
         """Every path that packets between two datacenters may take.
 
@@ -620,19 +642,13 @@ class Network(Frozen):
         Yields:
             The WAN link directions that packets cross, in order; nothing without routes and links.
         """
-        directions = self._directions_by_source
-        hops = self._hops_by_ends
 
         def paths_from(dc: str) -> Iterator[tuple[Direction, ...]]:
             if dc == target_dc:
                 yield ()
                 return
 
-            for hop in hops.get((dc, target_dc), ()):
-                direction = directions.get((hop.link, dc))
-                if direction is None:
-                    continue
-
+            for direction in self.next_directions(dc, target_dc):
                 for rest in paths_from(direction.target):
                     yield (direction, *rest)
 
@@ -659,13 +675,13 @@ class Network(Frozen):
             return ()
 
         if a.dc == b.dc:
-            return self._cables_of_first_spine(a.dc, a.switch, b.switch)
+            return self.cables_of_first_spine(a.dc, a.switch, b.switch)
 
-        leaving = self._cables_of_first_spine(a.dc, a.switch, self.router(a.dc))
-        entering = self._cables_of_first_spine(b.dc, self.router(b.dc), b.switch)
+        leaving = self.cables_of_first_spine(a.dc, a.switch, self.router(a.dc))
+        entering = self.cables_of_first_spine(b.dc, self.router(b.dc), b.switch)
         return leaving + entering
 
-    def _cables_of_first_spine(self, dc: str, *nodes: str) -> tuple[FabricCable, ...]:
+    def cables_of_first_spine(self, dc: str, *nodes: str) -> tuple[FabricCable, ...]:
         """The cables between the first spine of `dc` and each of `nodes`; none without a fabric."""
         fabric = self.datacenter(dc).fabric
         if fabric is None:

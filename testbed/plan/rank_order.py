@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from testbed.plan.model import Host, Network
+from testbed.plan.paths import figures_to
 from testbed.spec.topology import Topology
 
+# Pairs of datacenters that all rings together compare in a round of improvements: a ring has its
+# number of datacenters squared.
+MOST_PAIRS = 64**3
 Delays = dict[tuple[str, str], int]
 
 
@@ -32,11 +36,16 @@ def hosts_by_rank(topology: Topology, network: Network) -> list[Host]:
 
 def _hosts_of(names: Sequence[str], network: Network) -> list[Host]:
     """Return the hosts with these names, and those of datacenters with these names."""
+    by_datacenter: dict[str, list[Host]] = {}
+    for host in network.hosts:
+        by_datacenter.setdefault(host.dc, []).append(host)
+
     hosts: list[Host] = []
     for name in names:
-        for host in network.hosts:
-            if name in (host.name, host.dc):
-                hosts.append(host)
+        if name in by_datacenter:
+            hosts.extend(by_datacenter[name])
+        else:
+            hosts.append(network.host(name))
     return hosts
 
 
@@ -46,12 +55,14 @@ def short_ring(network: Network) -> list[str]:
     The ring is the shortest of those that begin at any datacenter and go on to the nearest one that
     is left, improved by reversing parts of it as long as that helps (2-opt). It is the shortest
     ring of all for up to three datacenters. The first datacenter of the topology stays the first.
+    With more than 64 datacenters, only some begin a ring (`MOST_PAIRS`).
     """
     names = [dc.name for dc in network.datacenters]
     delays = _round_trips(network, names)
+    starts = max(1, MOST_PAIRS // len(names) ** 2)
 
     best: list[str] = []
-    for start in names:
+    for start in names[:starts]:
         ring = _improved(_nearest_first(start, names, delays), delays)
         if not best or _length(ring, delays) < _length(best, delays):
             best = ring
@@ -63,10 +74,9 @@ def short_ring(network: Network) -> list[str]:
 def _round_trips(network: Network, names: Sequence[str]) -> Delays:
     """Return the round-trip propagation in ns between every two datacenters."""
     one_way: Delays = {}
-    for source in names:
-        for target in names:
-            path = network.path(source, target)
-            one_way[source, target] = sum(direction.fibre.delay_ns for direction in path)
+    for target in names:
+        for source, figures in figures_to(network, target).items():
+            one_way[source, target] = figures.delay_ns
 
     return {ends: delay + one_way[ends[::-1]] for ends, delay in one_way.items()}
 

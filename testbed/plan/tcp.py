@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 from testbed.plan import model
+from testbed.plan.paths import FirstHosts
 from testbed.spec.topology import MAX_TCP_BUFFER, HostTcp
 
 OFFLOAD_BYTES = 64 * 1024  # largest burst of a host with segmentation offload
@@ -118,38 +117,17 @@ def auto_tcp_buffer(network: model.Network) -> int:
 
     The result is from 16 MiB to 1 GiB. Where links change, their highest rates and delays count.
     """
-    first_hosts = network.first_hosts()
     largest = 0  # bits x 10^9
 
     for state in network.extremes(rate=max, delay=max):
-        for source, target in product(first_hosts, first_hosts):
-            rates = [source.nic_up.rate_bps, target.nic_down.rate_bps]
-            for direction in state.path(source.dc, target.dc):
-                rates.append(direction.bottleneck.rate_bps)
-
-            product_bits = min(rates) * rtt_ns(state, source, target)
-            largest = max(largest, product_bits)
+        paths = FirstHosts(state)
+        for source, target in paths.pairs():
+            rate_bps = min(
+                source.nic_up.rate_bps,
+                target.nic_down.rate_bps,
+                paths.figures(source, target).rate_bps,
+            )
+            largest = max(largest, rate_bps * paths.rtt_ns(source, target))
 
     buffer_bytes = TCP_BUFFER_BDPS * largest // BIT_NS_PER_BYTE_S
     return min(MAX_TCP_BUFFER, max(LEAST_TCP_BUFFER, buffer_bytes))
-
-
-def rtt_ns(network: model.Network, a: model.Host, b: model.Host) -> int:
-    """Return the propagation RTT in ns between two hosts with the NICs of `a` and `b`.
-
-    If `a` and `b` are the same host, return the RTT of two such hosts on one switch.
-
-    Args:
-        network: the network.
-        a: the first host.
-        b: the second host.
-    """
-    total_ns = a.nic_delay_ns + b.nic_delay_ns
-
-    for cable in network.fabric_cables(a.name, b.name):
-        total_ns += 2 * cable.delay_ns
-
-    for direction in (*network.path(a.dc, b.dc), *network.path(b.dc, a.dc)):
-        total_ns += direction.fibre.delay_ns
-
-    return total_ns
