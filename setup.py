@@ -31,7 +31,7 @@ setup(
         "testbed.experiments": ["*.yaml", "published/*.yaml", "published/networks/*.yaml"],
         "testbed.workloads": ["*.yaml"],
         "testbed.guest": ["init", "kernel_source/*", "kernel_source/*/*"],
-        "testbed.report": ["*.j2", "*.css", "*.js"],
+        "testbed.report": ["*.j2", "*.css", "*.js", "plotly_js/*"],
         "testbed.report.map": ["data/*"],
         "testbed.sweep": ["*.j2"],
     },

@@ -4,9 +4,10 @@ A run folder may hold arbitrary text, so templates escape all text, and figures 
 page's script draws. Even if a text became an element, the page's content security policy would
 prevent the element from running scripts: the policy names the page's scripts by their hashes.
 
-A page holds plotly, which has 5 MB, as gzip in base64 (2 MB), which the page's script unpacks and
-runs. Or a page refers to a file with plotly that many pages share. Hashes do not cover files, so
-the policy then names a number that is drawn when the page is written.
+A page holds the part of plotly that draws in two dimensions (`plotly_js/SOURCES.md`), as gzip in
+base64 (0.7 MB), which the page's script unpacks and runs. Or a page refers to a file with plotly
+that many pages share. Hashes do not cover files, so the policy then names a number that is drawn
+when the page is written.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from secrets import token_hex
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from testbed.runfolder.files import replace_bytes
+
+PLOTLY = "plotly_js/plotly-cartesian.min.js.gz"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def figure(name: str, title: str, explanation: str, drawn: go.Figure | None) -> 
 def render(template: str, *, shared_plotly: str = "", **content: object) -> bytes:
     """Return a rendered page in UTF-8.
 
-    Plotly's 2 MB are inserted last, because templates would copy the text five times.
+    Plotly's 0.7 MB are inserted last, because templates would copy the text five times.
 
     Args:
         template: path of the template in the package, such as ``report/page.html.j2``.
@@ -103,15 +105,19 @@ def write_plotly(path: Path) -> None:
 
 
 @cache
+def _packed_plotly() -> bytes:
+    return resources.files("testbed.report").joinpath(PLOTLY).read_bytes()
+
+
+@cache
 def _plotly() -> bytes:
-    script: str = get_plotlyjs()
-    return script.encode()
+    return gzip.decompress(_packed_plotly())
 
 
 @cache
 def pack_plotly() -> bytes:
     """Return plotly as gzip in base64, the same bytes each time."""
-    return b64encode(gzip.compress(_plotly(), mtime=0))
+    return b64encode(_packed_plotly())
 
 
 @cache
