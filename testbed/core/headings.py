@@ -2,6 +2,7 @@
 
 ``rtt_ms``, ``RTT (ms)``, ``rttMs``, ``RTT/ms`` and ``Round trip in milliseconds`` all name ms. A
 word that is neither known nor a unit is left for the caller to refuse: a unit is never guessed.
+Nor is a multiple of a unit (``0.1 ms``, ``thousands of us``), or one of several (``ms/us``).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FILLERS = frozenset(
         *("units", "time", "times", "round", "trip", "one", "way", "oneway", "matrix", "table"),
         *("dl", "ul", "down", "up", "downlink", "uplink", "download", "upload", "tcp", "udp"),
         *("icmp", "wan", "inter", "pair", "pairs", "each", "data", "transfer", "percent", "line"),
-        *("available", "total", "max", "full", "duplex"),
+        *("available", "total", "max", "full", "duplex", "half"),
     }
 )
 PLACE_WORDS = frozenset(
@@ -58,7 +59,17 @@ _BRACKETS = re.compile(r"[(\[{<]([^()\[\]{}<>]*)[)\]}>]")
 _BETWEEN_WORDS = re.compile(r"[\s_,:;\\|.=()\[\]{}<>→-]+")
 _NEW_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PERCENT_WORDS = ("pct", "percentage")
-LONGEST_UNIT = 3  # words: megabits per second
+LONGEST_UNIT = 4  # words: mega bits per second
+_PREFIXES = frozenset(
+    {
+        *("milli", "micro", "nano", "kilo", "mega", "giga", "tera"),
+        *("m", "u", "µ", "μ", "n", "k", "K", "M", "G", "T"),
+    }
+)
+_MULTIPLES = frozenset({"tenths", "tens", "hundreds", "thousand", "thousands", "million"})
+_LETTERS = r"[A-Za-zµμ%]+(?:/[A-Za-z]+)?"
+_NUMBER_AND_UNIT = re.compile(rf"(?<![\w.])(\d+(?:\.\d+)?(?:[eE]-?\d+|\^-?\d+)?)[\s_]*({_LETTERS})")
+_ONE_OR_ANOTHER = re.compile(r"([A-Za-zµμ]+)\s*(?:/|\||,|\bor\b|\band\b)\s*([A-Za-zµμ]+)")
 
 
 class Heading(NamedTuple):
@@ -126,6 +137,11 @@ def read_heading(text: str, quantities: Sequence[Quantity] = (TIME, RATE, PERCEN
         text: The head.
         quantities: Quantities whose units are looked for, in this order.
     """
+    unclear = _unclear_unit(text, quantities)
+    if unclear is not None:
+        before = text.replace(unclear, " ", 1)
+        return Heading(text, (*_words(_split(before)), unclear.lower()), None, None)
+
     for bracket in _BRACKETS.finditer(text):
         inside = bracket[1].strip()
         for quantity in quantities:
@@ -148,6 +164,28 @@ def read_heading(text: str, quantities: Sequence[Quantity] = (TIME, RATE, PERCEN
             return Heading(text, _words(others), *found)
 
     return _glued(text, tokens, quantities)
+
+
+def _unclear_unit(text: str, quantities: Sequence[Quantity]) -> str | None:
+    """Return the part of a head that names a multiple of a unit, or several units, if any."""
+    in_brackets = " ".join(bracket[1] for bracket in _BRACKETS.finditer(text))
+    for match in _NUMBER_AND_UNIT.finditer(text):
+        number = match[1]
+        is_scale = not number.isdigit() or (number != "1" and match[0] in in_brackets)
+        if is_scale and unit_named(match[2], quantities) is not None:
+            return match[0]
+
+    for match in _ONE_OR_ANOTHER.finditer(text):
+        for quantity in quantities:
+            units = [as_unit(part, quantity) for part in match.groups()]
+            sizes = {quantity.exact(f"1 {unit}") for unit in units if unit is not None}
+            if len(sizes) > 1:
+                return match[0]
+
+    for word in _BETWEEN_WORDS.split(text):
+        if word.lower() in _MULTIPLES:
+            return word
+    return None
 
 
 def _split(text: str) -> list[str]:
@@ -180,8 +218,14 @@ def _words(tokens: Sequence[str]) -> tuple[str, ...]:
 
 
 def _unit_of(tokens: Sequence[str], quantities: Sequence[Quantity]) -> tuple[Quantity, str] | None:
-    """Return the unit that successive words are together: ``mbit s`` is ``mbit/s``."""
-    joined = {" ".join(tokens): None, "/".join(tokens): None}
+    """Return the unit that successive words are together.
+
+    ``mbit s`` is ``mbit/s``, and ``milli seconds`` are ``milliseconds``.
+    """
+    joined = [" ".join(tokens), "/".join(tokens)]
+    first, *rest = tokens
+    if rest and (first in _PREFIXES or first.lower() in _PREFIXES):
+        joined += [f"{first}{' '.join(rest)}", f"{first}{'/'.join(rest)}"]
     for quantity in quantities:
         for text in joined:
             unit = as_unit(text, quantity)
@@ -209,6 +253,26 @@ def _glued(text: str, tokens: Sequence[str], quantities: Sequence[Quantity]) -> 
 _IN_PROSE = re.compile(
     r"(?:\b(?:in|units?|are)\b\s*[:=]?\s*|[(\[])([^\s,;()\[\]]+(?: per \w+)?)", re.IGNORECASE
 )
+
+
+_MULTIPLE_IN_PROSE = re.compile(
+    rf"\b(?:in|units?)\b\s*[:=]?\s*((?:\d[\w.^-]*|{'|'.join(sorted(_MULTIPLES))})"
+    rf"\s*(?:of\s+)?({_LETTERS}))",
+    re.IGNORECASE,
+)
+
+
+def multiple_in_prose(text: str, quantity: Quantity) -> str | None:
+    """Return the multiple of a unit that a comment or title names, as in ``in 0.1 ms``, if any.
+
+    Args:
+        text: The comment or title.
+        quantity: The quantity whose units are looked for.
+    """
+    for match in _MULTIPLE_IN_PROSE.finditer(text):
+        if as_unit(match[2], quantity) is not None:
+            return match[1]
+    return None
 
 
 def unit_in_prose(text: str, quantity: Quantity) -> str | None:

@@ -227,9 +227,11 @@ TIME = Quantity(
     example="8.2 ms",
     units={"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9},
     synonyms={
-        **dict.fromkeys(("nsec", "nanosecond", "nanoseconds"), "ns"),
-        **dict.fromkeys(("µs", "μs", "usec", "µsec", "μsec", "microsecond", "microseconds"), "us"),
-        **dict.fromkeys(("msec", "millisecond", "milliseconds"), "ms"),
+        **dict.fromkeys(("nsec", "nsecs", "nanosec", "nanosecond", "nanoseconds"), "ns"),
+        **dict.fromkeys(("µs", "μs", "usec", "usecs", "µsec", "μsec"), "us"),
+        **dict.fromkeys(("microsec", "microsecs", "microsecond", "microseconds"), "us"),
+        **dict.fromkeys(("msec", "msecs", "millisec", "millisecs"), "ms"),
+        **dict.fromkeys(("millis", "millisecond", "milliseconds"), "ms"),
         **dict.fromkeys(("sec", "secs", "second", "seconds"), "s"),
     },
 )

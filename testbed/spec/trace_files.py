@@ -1,13 +1,14 @@
 """Read traces of links: tables of settings over time, and mahimahi's packet delivery opportunities.
 
 A table has a column of times and columns of settings. The head of a column, or each cell, names the
-unit. Times may be elapsed times, Unix times or dates; the latter two count from the first row. A
-file with a single column of whole numbers is a trace of mahimahi: each line is the ms at which a
-packet of 1500 bytes may leave.
+unit. Times may be elapsed times, Unix times, dates or times of day; the latter three count from the
+first row. A file with a single column of whole numbers is a trace of mahimahi: each line is the ms
+at which a packet of 1500 bytes may leave.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -66,6 +67,12 @@ _WORDS: dict[str, frozenset[str]] = {
     "rate": RATE_WORDS,
     "delay": TIME_WORDS - {"latency", "latencies", "lag"},
 }
+ANY_DATE = "2020-01-01"
+# As in 2019.12.14_09.51.02 of traces of phones, and 2019/12/14 09:51:02.
+_DATE_AND_TIME = re.compile(
+    r"(\d{4})[./-](\d\d)[./-](\d\d)[_ T](\d\d)[.:](\d\d)[.:](\d\d(?:\.\d+)?)"
+)
+_TIME_OF_DAY = re.compile(r"\d\d:\d\d:\d\d(?:\.\d+)?")
 _ROUND_TRIPS = frozenset({"rtt", "rtts", "ping", "pings", "roundtrip"})
 _FLAGS = {
     **dict.fromkeys(("true", "yes", "1"), True),
@@ -210,6 +217,11 @@ def _table_lines(table: Table) -> list[TraceLine]:
 
 def _columns(table: Table, head: Row, body: Sequence[Row]) -> list[_Column]:
     """Return the columns of settings and times."""
+    if all(is_plain_number(text) for text in head.cells):
+        raise UnitError(
+            f"the trace {table.path} has no header",
+            "name the columns and their units in the first line, such as time_s,rate_mbps",
+        )
     columns: list[_Column] = []
     for position, text in enumerate(head.cells):
         if not text and _counts_up(body, position):
@@ -306,18 +318,30 @@ def _values(
 
 def _time_ns(table: Table, cell: str, column: _Column) -> Fraction:
     """Return a time in ns, of a quantity or of a date."""
-    try:
-        moment = datetime.fromisoformat(cell)
-    except ValueError:
+    if is_plain_number(cell):
         return _exact(table, cell, column)
 
-    if is_plain_number(cell):
+    moment = _moment(cell)
+    if moment is None:
         return _exact(table, cell, column)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     microseconds = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
     return Fraction(microseconds * 1000)
+
+
+def _moment(cell: str) -> datetime | None:
+    """Return the date and time that a cell gives, if any; a time of day is one of a fixed date."""
+    parts = _DATE_AND_TIME.fullmatch(cell)
+    if parts is not None:
+        cell = f"{parts[1]}-{parts[2]}-{parts[3]}T{parts[4]}:{parts[5]}:{parts[6]}"
+    elif _TIME_OF_DAY.fullmatch(cell):
+        cell = f"{ANY_DATE}T{cell}"
+    try:
+        return datetime.fromisoformat(cell)
+    except ValueError:
+        return None
 
 
 def _setting_text(table: Table, cell: str, column: _Column) -> str | bool:

@@ -25,15 +25,18 @@ COUNTRIES = {"uk": "gb", "usa": "us", "england": "gb", "great britain": "gb", "h
 # Names in other languages, and usual short names, of cities that GeoNames calls otherwise.
 CITIES = {
     "bangalore": "bengaluru",
+    "bombay": "mumbai",
     "bruxelles": "brussels",
     "calcutta": "kolkata",
     "cologne": "koln",
+    "den haag": "the hague",
     "firenze": "florence",
     "frankfurt": "frankfurt am main",
     "geneve": "geneva",
     "genf": "geneva",
     "goeteborg": "goteborg",
     "gothenburg": "goteborg",
+    "kiev": "kyiv",
     "kobenhavn": "copenhagen",
     "koeln": "koln",
     "lisboa": "lisbon",
@@ -44,6 +47,7 @@ CITIES = {
     "munchen": "munich",
     "new york": "new york city",
     "nyc": "new york city",
+    "peking": "beijing",
     "praha": "prague",
     "roma": "rome",
     "saigon": "ho chi minh city",
@@ -106,6 +110,8 @@ STATES = {
     "wisconsin": "wi",
     "wyoming": "wy",
 }
+# Words of names that are also written in full.
+SHORT_WORDS = {"saint": "st", "sankt": "st", "sainte": "ste", "fort": "ft", "mount": "mt"}
 _SPECIAL_LETTERS = str.maketrans({"ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "đ": "d", "ı": "i"})
 
 
@@ -152,6 +158,7 @@ def _region(text: str, provider: str, region: str) -> Location:
     if not known:
         providers = sorted({owner for owner, _name in regions})
         raise UnitError(f"unknown cloud in {text!r}", f"known: {', '.join(providers)}")
+    region = region if region in known else region.replace(" ", "")  # of Azure: East US
     if region not in known:
         near = _nearest(region, list(known))
         raise UnitError(
@@ -212,10 +219,14 @@ def _nearest(name: str, known: list[str]) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    """Return a name in lower-case ASCII letters, with single blanks for everything else."""
+    """Return a name in lower-case ASCII letters, with single blanks for everything else.
+
+    Words such as ``saint`` are short.
+    """
     decomposed = unicodedata.normalize("NFKD", text.lower().translate(_SPECIAL_LETTERS))
     plain = decomposed.encode("ascii", "ignore").decode()
-    return re.sub("[^a-z0-9]+", " ", plain).strip()
+    words = re.sub("[^a-z0-9]+", " ", plain).split()
+    return " ".join(SHORT_WORDS.get(word, word) for word in words)
 
 
 @cache

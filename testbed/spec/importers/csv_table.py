@@ -9,6 +9,7 @@ include a unit. `testbed.core.table_files` reads the text.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from testbed.core.headings import (
     SPREAD_WORDS,
     TIME_WORDS,
     Heading,
+    multiple_in_prose,
     read_heading,
     unit_in_prose,
     unit_named,
@@ -117,6 +119,15 @@ CORNER_WORDS = frozenset(
 )
 SUMMARIES = frozenset(
     {*MEAN_WORDS, *SPREAD_WORDS, "total", "sum", "count", "all", "source", "note", "notes"}
+)
+
+HALF_RTT = re.compile(r"(?:rtt|ping|round[\s_-]*trip(?:[\s_-]*time)?)\s*/\s*2\b", re.IGNORECASE)
+# Words of columns that are neither times nor rates, although they have a unit.
+NO_VALUES = frozenset(
+    {
+        *("diff", "difference", "delta", "change", "increase", "decrease", "improvement"),
+        *("error", "overhead", "budget", "target", "sla", "limit", "threshold", "expected"),
+    }
 )
 
 Direction = tuple[str, str]  # (from, to): names of two datacenters
@@ -449,7 +460,29 @@ def _end_columns(table: Table) -> tuple[int, int] | None:
     first = _end_column(head, FIRST_ENDS)
     second = _end_column(head, SECOND_ENDS)
     if first is None or second is None or first == second:
+        return _text_columns(table)
+    return first, second
+
+
+def _text_columns(table: Table) -> tuple[int, int] | None:
+    """Return the only two columns that hold texts, if another column is one of times."""
+    head, *body = table.rows
+    has_times = False
+    texts: list[int] = []
+    for position, text in enumerate(head.cells):
+        heading = read_heading(text)
+        if _kind_of(heading) is not None:
+            has_times = has_times or _kind_of(heading) == "time"
+            continue
+        cells = [row.cells[position] for row in body if position < len(row.cells)]
+        values = [cell for cell in cells if not is_missing(cell)]
+        is_text = values and not any(is_plain_number(cell) for cell in values)
+        if is_text and not set(heading.words) & OTHER_COLUMNS:
+            texts.append(position)
+
+    if not has_times or len(texts) != 2:
         return None
+    first, second = texts
     return first, second
 
 
@@ -481,7 +514,9 @@ def _end_column(head: Row, ends: frozenset[str]) -> int | None:
 def _kind_of(heading: Heading) -> Kind | None:
     """Return what the column with a head holds; None for an end or another column."""
     words = set(heading.words)
-    if words & OTHER_COLUMNS - {"n"} and not words & {"rtt", "rate", "latency", "delay"}:
+    is_value = words & {"rtt", "rate", "latency", "delay"}
+    is_other = words & (OTHER_COLUMNS - {"n"}) and not is_value
+    if is_other or words & NO_VALUES:
         return None
 
     for kind, kind_words in WORDS.items():
@@ -511,6 +546,8 @@ def _read_list(table: Table, first: int, second: int) -> Measured:
     measured = Measured([], notes=_remark_notes(table))
     columns = _columns(table, head, {first, second}, measured.notes)
     heads = [head.cells[first], head.cells[second]]
+    if _end_column(head, FIRST_ENDS) != first or _end_column(head, SECOND_ENDS) != second:
+        measured.assumed.append(f"links lead from {heads[0]!r} to {heads[1]!r}")
     for column in columns.values():
         heads.append(column.heading.text)
     table.facts.append(f"columns {', '.join(heads)}")
@@ -666,6 +703,8 @@ def _check_column(table: Table, place: Place, heading: Heading, kind: Kind) -> N
 
 def _check_other_column(place: Place, heading: Heading) -> None:
     """Check that a column without values of links is known as such, and not misspelt."""
+    if NO_VALUES & set(heading.words):
+        return
     known = OTHER_COLUMNS | PLACE_WORDS | FIRST_ENDS | SECOND_ENDS | FILLERS
     unknown = heading.unknown(known)
     if unknown:
@@ -721,10 +760,11 @@ class _Halves:
         if {"round", "trip"} <= words:
             says_round_trip = True
         says_delay = bool(words & {"delay", "delays"})
+        says_half = "half" in words or HALF_RTT.search(heading.text) is not None
 
         self.measured = measured
         self.heading = heading
-        self.is_one_way = says_one_way or (says_delay and not says_round_trip)
+        self.is_one_way = says_one_way or says_half or (says_delay and not says_round_trip)
         self.is_said = says_one_way or says_round_trip or not words & TIME_WORDS
 
     def explain(self, table: Table, unit: str | None) -> None:
@@ -757,10 +797,14 @@ def _unit_of_remarks(table: Table, quantity: Quantity) -> str | None:
     """Return the unit that comments and titles of a table name.
 
     Raises:
-        InputError: Two comments name different units.
+        InputError: Two comments name different units, or one names a multiple of a unit.
     """
     units: dict[str, None] = {}
     for remark in table.remarks:
+        multiple = multiple_in_prose(remark, quantity)
+        if multiple is not None:
+            what = f"a comment names {multiple!r}, which is not a unit"
+            raise InputError(what, place=Place(table.path), remedy=NAME_THE_UNIT)
         unit = unit_in_prose(remark, quantity)
         if unit is not None:
             units[unit] = None

@@ -30,6 +30,11 @@ NEAR_KM = 15  # of a city's centre, which sources place differently
         ("gcp:europe-west4", 53.44, 6.83),
         ("google:us-central1", 41.26, -95.86),
         ("azure:westeurope", 52.37, 4.90),
+        ("azure:West Europe", 52.37, 4.90),
+        ("St. Petersburg", 59.94, 30.31),
+        ("Saint Petersburg, FL", 27.77, -82.68),
+        ("Fort Worth", 32.73, -97.32),
+        ("Kiev", 50.45, 30.52),
     ],
 )
 def test_places(text: str, north: float, east: float) -> None:
@@ -42,6 +47,7 @@ def test_places(text: str, north: float, east: float) -> None:
     [
         ("Zurch", "unknown place 'Zurch'; nearest: Zürich, CH"),
         ("Birmingham", "ambiguous; write one of: Birmingham, GB; Birmingham, AL, US"),
+        ("Saint Louis", "ambiguous; write one of: St. Louis, MO, US; Saint-Louis, SN"),
         ("Hyderabad", "ambiguous; write one of: Hyderabad, IN; Hyderabad, PK"),
         ("Zurich, Norway", "unknown place 'Zurich, Norway'; known: Zürich, CH"),
         ("aws:us-eest-1", "unknown region 'us-eest-1' of aws; nearest: us-east-1"),

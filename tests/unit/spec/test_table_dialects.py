@@ -223,6 +223,13 @@ FILES: dict[str, tuple[str, float, float]] = {
     ),
     "Excel's separator": ("sep=;\nms;a;b\na;;16,4\nb;18;\n", 8200, 9000),
     "a ragged triangle": ("ms,a,b\na\nb,16.4\n", 8200, 8200),
+    "milli-seconds": ("from,to,RTT (milli-seconds)\na,b,16.4\n", 8200, 8200),
+    "half of the RTT": ("from,to,half_rtt_ms\na,b,8.2\n", 8200, 8200),
+    "RTT/2": ("RTT/2 (ms),a,b\na,,8.2\nb,9,\n", 8200, 9000),
+    "other names of ends": ("probe,vantage point,rtt_ms\na,b,16.4\nb,a,18\n", 8200, 9000),
+    "names of ends in another language": ("von;nach;RTT (ms)\na;b;16,4\n", 8200, 8200),
+    "a column of differences": ("from,to,rtt_ms,rtt change (ms)\na,b,16.4,-3\n", 8200, 8200),
+    "a percentile": ("from,to,latency_50_ms\na,b,16.4\n", 8200, 8200),
     "averages": ("ms,a,b,average\na,,16.4,16.4\nb,18,,18\naverage,18,16.4,17\n", 8200, 9000),
     "statistics": ("src,dst,min,avg,max\na,b,16 ms,16.4 ms,20 ms\n", 8200, 8200),
     "units in cells": ("from,to,rtt\na,b,16.4ms\nb,a,0.018s\n", 8200, 9000),
@@ -245,10 +252,36 @@ def test_files_of_tools(case: str, tmp_path: Path) -> None:
     assert delays_ns(convert(path, ImportOptions())) == expected_ns
 
 
+# Heads of rates, and the rate of the number 8 below them in Mbit/s
+RATES = {
+    "rate (G bps)": 8000,
+    "Mega bits per second": 8,
+    "rate [mega bit/s]": 8,
+    "bandwidth_MBps": 64,
+    "Throughput [Gbits/sec]": 8000,
+    "speed (KB/s)": 0.064,
+    "capacity_bps": 8e-6,
+}
+
+
+@pytest.mark.parametrize("head", RATES)
+def test_heads_of_rates(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "rtts.csv"
+    path.write_text(f"from,to,rtt_ms,{head}\na,b,16.4,8\n")
+    (link,) = convert(path, ImportOptions()).topology.links
+    assert link.forward.rate == round(RATES[head] * 10**6)
+
+
 # Files that may mean two things, or nothing: text, part of the message
 UNCLEAR: dict[str, tuple[str, str]] = {
     "an unknown unit": ("RTT (jiffies),a,b\na,,1\nb,1,\n", "names no known unit: 'jiffies'"),
     "an unknown unit of a list": ("from,to,rtt_ticks\na,b,1\n", "names no known unit: 'ticks'"),
+    "a multiple of a unit": ("from,to,rtt (0.1 ms)\na,b,164\n", "no known unit: '0.1 ms'"),
+    "a power of ten": ("RTT (10^-6 s),a,b\na,,1\nb,1,\n", "no known unit: '10^-6 s'"),
+    "a multiple in a comment": ("# in 0.1 ms\n,a,b\na,,1\nb,1,\n", "names '0.1 ms', which is not"),
+    "thousands": ("from,to,rtt (thousands of us)\na,b,1\n", "no known unit: 'us thousands'"),
+    "one unit or another": ("from,to,rtt (ms/us)\na,b,1\n", "no known unit: 'ms/us'"),
+    "differences alone": ("from,to,rtt change (ms)\na,b,1\n", "no RTT column found"),
     "a country or a unit": ("RTT US,a,b\na,,1\nb,1,\n", "names no known unit: 'us'"),
     "two units": ("# in ms\n# in us\n,a,b\na,,1\nb,1,\n", "comments name several units: ms, us"),
     "a decimal comma or a thousand": ('ms,a,b\na,,"1,234"\nb,,\n', "may be 1.234 or 1234"),

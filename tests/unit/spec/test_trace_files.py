@@ -18,6 +18,11 @@ TRACES: dict[str, tuple[str, dict[float, float]]] = {
     "a comment as the head": ("# time_s rate_mbps\n0.0 1\n1.0 2\n", {0: 1, 1: 2}),
     "Unix times": ("unix time (s),bandwidth Mbps\n1601979600.5,1\n1601979601.5,2\n", {0: 1, 1: 2}),
     "dates": ("timestamp,rate_mbps\n2026-05-01 12:00:00,1\n2026-05-01 12:00:02,2\n", {0: 1, 2: 2}),
+    "times of day": ("time;rate_mbps\n23:59:01;1\n23:59:03.5;2\n", {0: 1, 2.5: 2}),
+    "dates of phones": (
+        "Timestamp,DL_bitrate (kbps)\n2019.12.14_09.51.02,1000\n2019.12.14_09.52.02,2000\n",
+        {0: 1, 60: 2},
+    ),
     "stalls": (
         "time,rate\n0 s,2 Mbit/s\n3 s,0\n5 s,1 Mbit/s\n8 s,0.0 Mbit/s\n9 s,2 Mbit/s\n",
         {0: 2, 3: 0, 5: 1, 8: 0, 9: 2},
@@ -59,6 +64,8 @@ def test_ten_thousand_rows(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[str, str]] = {
+    "no header": ("0.0\t1.5\n1.0\t2.5\n", "the trace bad has no header"),
+    "a multiple of a unit": ("time (0.1 s),rate_mbps\n0,1\n", "unknown column 'time (0.1 s)'"),
     "no units": ("time,rate\n0,1\n", "the rate '1' has no unit"),
     "one way or a round trip": (
         "time_s,latency_ms\n0,5\n",
