@@ -32,7 +32,11 @@ from testbed.core.compat.torch_dispatcher import (
     process_group,
     tensor_bytes,
 )
-from testbed.core.compat.torch_process_groups import store_address
+from testbed.core.compat.torch_process_groups import (
+    note_store_prefixes,
+    store_address,
+    store_prefix,
+)
 from testbed.core.units import format_ranks
 from testbed.runfolder.records import Operation
 from testbed.workers.tcp_watch import Snapshot, TcpWatch
@@ -112,6 +116,8 @@ class _Group:
         is_in_one_world = members and dist.get_world_size() == run_ranks
         if not is_in_one_world:
             self.name = f"{store_address(group)}/{self.name}"
+        if not members:
+            self.name += store_prefix(group)
 
 
 class Interception:
@@ -143,6 +149,7 @@ class Interception:
         self._pending: set[torch.futures.Future[Any]] = set()
         self._hooks = DispatcherHooks()
         self._watch = TcpWatch()
+        note_store_prefixes()
 
         for name, operator in OPERATORS.items():
             self._hooks.add(name, partial(self._call, operator))

@@ -139,6 +139,18 @@ def test_worlds_with_the_same_ranks_differ(records: list[Rows]) -> None:
     assert names[0] != names[1]
 
 
+def test_groups_without_a_name_differ_by_their_store(records: list[Rows]) -> None:
+    """As those of torchft, of which a host with several ranks has one for each."""
+    names: list[list[str]] = []
+    for rows in records:
+        of_rank = of(rows, "unnamed")
+        assert [row["iteration"] for row in of_rank] == [0, 1, 0, 1]
+        names.append([row["process_group"] for row in of_rank])
+    assert names[0] == names[1]
+    ends = [name.rpartition("/:")[2] for name in dict.fromkeys(names[0])]
+    assert [end.partition("quorum")[2] for end in ends] == ["/replica/0", "/replica/1"]
+
+
 def test_parts_that_differ(records: list[Rows]) -> None:
     parts = [of(rows, "unequal")[0]["parts"] for rows in records]
     assert parts == [[8, 16], [24, 32]]

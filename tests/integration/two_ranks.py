@@ -171,6 +171,20 @@ def own_world(rank: int) -> None:
     dist.destroy_process_group()
 
 
+def unnamed(rank: int) -> None:
+    """Two groups at once, made without torch.distributed's functions, as torchft makes them."""
+    outer = dist.PrefixStore("quorum", dist.distributed_c10d._get_default_store())  # type: ignore[attr-defined]
+    for name in ("replica/0", "replica/1"):
+        store = dist.PrefixStore(name, outer)  # type: ignore[attr-defined]
+        group = dist.ProcessGroup(store, rank, 2)
+        backend = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=20))
+        kind = dist.ProcessGroup.BackendType.GLOO
+        group._set_default_backend(kind)
+        group._register_backend(torch.device("cpu"), kind, backend)
+        for _ in range(2):
+            group.allreduce([torch.ones(4)]).wait()
+
+
 def write_record(file: TextIO, part: str, operation: Operation) -> None:
     print(json.dumps({"part": part, **operation.model_dump()}), file=file)
 
@@ -186,7 +200,8 @@ def main(rank: int, port: str, records: str) -> None:
             part(rank)
             interception.close()
 
-        for part in (collectives, messages, groups, rooted, unequal, ddp, fsdp, late, lonely):
+        parts = (collectives, messages, groups, rooted, unequal, ddp, fsdp, late, lonely, unnamed)
+        for part in parts:
             record(part)
             dist.all_reduce(torch.ones(99))  # not recorded
 
