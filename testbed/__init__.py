@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the list of public names, which `_homes` reads
     from testbed.api import (
+        Advice as Advice,
         DeployedNetwork as DeployedNetwork,
         PointProgress as PointProgress,
         PreparedRun as PreparedRun,
         Run as Run,
         RunProgress as RunProgress,
         Sweep as Sweep,
+        advise as advise,
         deploy as deploy,
         open_run as open_run,
         open_sweep as open_sweep,

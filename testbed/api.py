@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ValidationError
 
+from testbed.analysis.advice import Proposal
+from testbed.analysis.measured_changes import ChangedRun, MeasuredChange, measure_changes
 from testbed.core.errors import (
     GuestLost,
     InputError,
@@ -68,9 +70,9 @@ from testbed.spec.base import input_error
 from testbed.spec.experiment import Experiment, GivenTopology
 from testbed.spec.functions import script_of
 from testbed.spec.options import RunOptions
-from testbed.spec.overrides import Override
+from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.topology import Topology
-from testbed.spec.workload import Workload, load_workload
+from testbed.spec.workload import Workload, changed_workload, load_workload
 from testbed.sweep import sweep_run
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import IndexedPoint, key_columns
@@ -285,6 +287,20 @@ class PreparedRun:
     options: RunOptions
     plan: Plan
 
+    def changed(self, words: Sequence[str]) -> PreparedRun:
+        """Return the run with other values of some settings.
+
+        Args:
+            words: Settings as ``KEY=VALUE``, as after ``--set``.
+
+        Raises:
+            InputError: A setting does not exist, or the run is not possible with it.
+        """
+        overrides = parse_overrides(words, ["topology", "workload"])
+        topology = Topology.from_yaml(self.topology.to_yaml(), overrides["topology"])
+        workload = changed_workload(self.workload, overrides["workload"])
+        return prepare(topology, workload, self.options)
+
     def new_folder(self, path: str | Path | None = None) -> RunDir:
         """Create the run folder.
 
@@ -428,11 +444,113 @@ def run(
         print(run.collectives)
         ```
     """
+    display = as_progress(progress)
+    prepared, folder = _prepare_in_folder(
+        topology,
+        workload,
+        script=script,
+        settings=settings,
+        out=out,
+        ranks_per_host=ranks_per_host,
+        shared_folder=shared_folder,
+        events_from=events_from,
+        **options,
+    )
+    return _start(prepared, folder, display)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A run, and the changes that the main cause of its time gave a reason for, each measured.
+
+    Attributes:
+        run: The completed run.
+        changes: The changes with their times, in the order in which they were tried; empty if
+            nothing is known that could help.
+    """
+
+    run: Run
+    changes: list[MeasuredChange]
+
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        """One row per change, with the attributes of a change as columns; times are in ms.
+
+        `settings` has the changed values as words of a shell, to follow ``--set``.
+        """
+        from testbed.runfolder.tables import changes_table  # noqa: PLC0415 (polars: 0.3 s)
+
+        return changes_table(change.row() for change in self.changes)
+
+
+def advise(
+    topology: str | Path | Mapping[str, Any] | Topology,
+    workload: str | Path | Workload | Callable[[], object] | None = None,
+    *,
+    progress: Progress | Callable[[RunProgress], object] | None = None,
+    **arguments: Any,
+) -> Advice:
+    """Run as `run` does, then measure each change that the main cause of the time suggests.
+
+    Each change is a further run, in the folder of the first run with ``-advice-1`` and so on at the
+    end of its name. A change that is refused or whose run fails is listed with its error.
+
+    Args:
+        topology: As for `run`.
+        workload: As for `run`.
+        progress: As for `run`; receives the progress of each run.
+        **arguments: Any other argument of `run`, such as ``settings`` or ``isolation``.
+
+    Returns:
+        The run and the measured changes.
+
+    Raises:
+        TestbedError: The first run is not possible, or failed, as for `run`.
+
+    Example:
+        ```python
+        advice = testbed.advise("two-sites", "collectives", isolation="process")
+        print(advice.table.select("settings", "base_ms", "changed_ms", "change_percent"))
+        ```
+    """
+    display = as_progress(progress)
+    prepared, folder = _prepare_in_folder(topology, workload, **arguments)
+    base = _start(prepared, folder, display)
+
+    def carry_out(proposal: Proposal, path: Path) -> ChangedRun:
+        try:
+            changed = prepared.changed(proposal.words)
+            changed_folder = changed.new_folder(path)
+        except TestbedError as error:
+            return ChangedRun(None, str(error))
+
+        try:
+            changed.start(changed_folder, display)
+        except TestbedError as error:
+            return ChangedRun(changed_folder, str(error))
+        return ChangedRun(changed_folder)
+
+    changes = measure_changes(base.path, base.plan, base.summary, carry_out)
+    return Advice(base, list(changes))
+
+
+def _prepare_in_folder(
+    topology: str | Path | Mapping[str, Any] | Topology,
+    workload: str | Path | Workload | Callable[[], object] | None,
+    *,
+    script: Sequence[str | Path] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    ranks_per_host: int | None = None,
+    shared_folder: bool | None = None,
+    events_from: Literal["operation", "start"] | None = None,
+    **options: Any,
+) -> tuple[PreparedRun, RunDir]:
+    """Check the arguments of `run`, and return the prepared run with its new folder."""
     reap()
     overrides = _sort_settings(settings or {}, ["topology", "workload"])
     run_options = RunOptions(**options)
     topology_model = _as_topology(topology, overrides["topology"])
-    display = as_progress(progress)
     script_settings = {
         "ranks_per_host": ranks_per_host,
         "shared_folder": shared_folder,
@@ -447,7 +565,7 @@ def run(
         assert not callable(name_or_model)
         job = _as_workload(name_or_model, overrides["workload"])
         prepared = prepare(topology_model, job, run_options)
-        return _start(prepared, prepared.new_folder(out), display)
+        return prepared, prepared.new_folder(out)
 
     _refuse_workload_settings(overrides["workload"])
     if script is None:
@@ -457,9 +575,8 @@ def run(
             folder = RunDir.create_unused(default)
         else:
             folder = RunDir.create(Path(out))
-        return _run_function(
-            workload, topology_model, run_options, script_settings, folder, display
-        )
+        prepared = _prepare_function(workload, topology_model, run_options, script_settings, folder)
+        return prepared, folder
 
     if workload is not None:
         raise InputError(
@@ -469,18 +586,17 @@ def run(
     in_image = run_options.image is not None
     job = script_workload([str(word) for word in script], script_settings, in_image=in_image)
     prepared = prepare(topology_model, job, run_options)
-    return _start(prepared, prepared.new_folder(out), display)
+    return prepared, prepared.new_folder(out)
 
 
-def _run_function(
+def _prepare_function(
     function: Callable[[], object],
     topology: Topology,
     options: RunOptions,
     script_settings: Mapping[str, object],
     folder: RunDir,
-    progress: Progress,
-) -> Run:
-    """Run a function on every rank, through a script that is kept in the new run folder."""
+) -> PreparedRun:
+    """Prepare to run a function on every rank, by a script that is kept in the new run folder."""
     try:
         require_packages()
         script = script_of(function)
@@ -491,11 +607,10 @@ def _run_function(
         job = script_workload([str(file)], script_settings, in_image=options.image is not None)
         values = {name: getattr(options, name) for name in options.model_fields_set}
         values["readable"] = readable
-        prepared = prepare(topology, job, RunOptions(**values))
+        return prepare(topology, job, RunOptions(**values))
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing has begun
         raise
-    return _start(prepared, folder, progress)
 
 
 def _start(prepared: PreparedRun, folder: RunDir, progress: Progress) -> Run:

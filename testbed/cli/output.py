@@ -38,7 +38,7 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
     if status is not None and status.misleads:  # the verdict says why a run is not complete
         print_unfaithful(status, output)
     if output is Format.JSON:
-        _print_json(folder)
+        print_json(folder)
         return
     summary, _ = read_summary(folder.summary)
     if output is Format.CSV:
@@ -58,10 +58,16 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
         console.print(line)
 
 
-def _print_json(folder: RunDir) -> None:
+def print_json(folder: RunDir, **more: object) -> None:
+    """Print the outcome and the measurements of a run as one JSON object.
+
+    Args:
+        folder: The run folder.
+        more: Further entries of the object.
+    """
     status, _ = read_object(folder.status)
     summary, _ = read_object(folder.summary)
-    document = {"status": status, "summary": summary}
+    document = {"status": status, "summary": summary, **more}
     typer.echo(json.dumps(document, indent=2))
 
 
@@ -130,6 +136,20 @@ def csv_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def print_csv_rows(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as comma-separated values, with a header line also where there are no rows.
+
+    Args:
+        header: The keys of the rows, in the order of the columns.
+        rows: The rows.
+    """
+    lines: list[list[Any]] = []
+    for row in rows:
+        cells = [row[name] for name in header]
+        lines.append(cells)
+    typer.echo(csv_text(header, lines))
 
 
 def wide_console() -> Console:

@@ -26,8 +26,8 @@ from testbed.execution.supervise import OPERATIONS
 OUTPUT_MARK = "rank 0: "
 
 
-def _show_nothing() -> None:
-    return None
+def show_nothing() -> None:
+    """Show no results."""
 
 
 class LiveDisplay:
@@ -97,7 +97,7 @@ class PlainDisplay:
     """One line per stage, for a standard error that is not a terminal."""
 
     def __init__(
-        self, show_results: Callable[[], None] = _show_nothing, *, quiet: bool = False
+        self, show_results: Callable[[], None] = show_nothing, *, quiet: bool = False
     ) -> None:
         """Call `show_results` once the results are written; `quiet` as in `LiveDisplay`."""
         self._quiet = quiet
@@ -168,7 +168,7 @@ class TimeLeftColumn(TimeRemainingColumn):
 
 @contextmanager
 def display(
-    show_results: Callable[[], None] = _show_nothing,
+    show_results: Callable[[], None] = show_nothing,
     *,
     quiet: bool = False,
 ) -> Iterator[LiveDisplay | PlainDisplay]:

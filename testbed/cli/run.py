@@ -24,7 +24,7 @@ from testbed.cli.options import (
 )
 from testbed.cli.output import print_files, print_tables
 from testbed.cli.plain_help import PlainCommand
-from testbed.cli.progress import display
+from testbed.cli.progress import display, show_nothing
 from testbed.core.errors import InputError, MachineError, Place, StorageError
 from testbed.spec.options import run_options
 from testbed.spec.overrides import Override, parse_overrides
@@ -79,7 +79,8 @@ AdviseOption = Annotated[
     typer.Option(
         ADVISE_FLAG,
         help="measure the changes that the main cause of the run's time suggests, each in a "
-        "further run, and print a table",
+        "further run, and print a table; with --format json, an entry advice; with csv, only this "
+        "table",
     ),
 ]
 FailUnfaithfulOption = Annotated[
@@ -167,11 +168,11 @@ def run(
     """
     if scale is not None:
         sets = [*sets, f"workload.scale={scale}"]
-    if advising and (dry_run or output is not Format.TABLE):
+    if advising and dry_run:
         raise InputError(
-            "prints a table after the run",
+            "measures further runs, and --dry-run starts none",
             place=Place(key=ADVISE_FLAG),
-            remedy="remove --dry-run, and --format json or csv",
+            remedy="remove one of the two",
         )
 
     options = run_options_of(given)
@@ -200,20 +201,23 @@ def run(
         return
 
     folder = prepared.new_folder(out)
+    show_results = partial(print_tables, folder, output, in_short=True)
+    shows_at_end = advising and output is not Format.TABLE  # a single document or table
     try:
-        show_results = partial(print_tables, folder, output, in_short=True)
-        with display(show_results, quiet=quiet) as progress:
+        with display(show_nothing if shows_at_end else show_results, quiet=quiet) as progress:
             completed = prepared.start(folder, progress)
     except MachineError as error:
         if isinstance(error, StorageError) and folder.plan.is_file():
             print_files(folder, output)
         raise  # of another requirement: nothing was started, so there are no results
     except BaseException:
+        if shows_at_end:
+            show_results()
         print_files(folder, output)
         raise
     print_files(folder, output)
     if advising:
-        advise(completed, prepared_with, quiet=quiet)
+        advise(completed, prepared_with, output, quiet=quiet)
     if fail_unfaithful:
         completed.check_faithful()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +39,24 @@ COLLECTIVES: Schema = {
     "settled": pl.String,
     "below_bound": pl.Boolean,
 }
+
+CHANGES: Schema = {
+    "settings": pl.String,
+    "why": pl.String,
+    "time_of": pl.String,
+    "base_ms": pl.Float64,
+    "changed_ms": pl.Float64,
+    "change_percent": pl.Float64,
+    "faithful": pl.Boolean,
+    "doubts": pl.String,
+    "folder": pl.String,
+    "error": pl.String,
+}
+
+
+def changes_table(rows: Iterable[Mapping[str, object]]) -> pl.DataFrame:
+    """Return the table of measured changes, of rows with the keys of `CHANGES`."""
+    return pl.DataFrame(list(rows), schema=dict(CHANGES))
 
 
 def collectives_table(summary: Summary) -> pl.DataFrame:

@@ -140,7 +140,25 @@ def load_workload(name_or_path: str | Path, overrides: Iterable[Override] = ()) 
     Raises:
         InputError: The workload does not exist or is wrong; the message lists every error.
     """
-    source = yaml_reader.load(WORKLOADS.find(name_or_path))
+    return _validated(yaml_reader.load(WORKLOADS.find(name_or_path)), overrides)
+
+
+def changed_workload(workload: Workload, overrides: Iterable[Override]) -> Workload:
+    """Return a workload with other values of some settings.
+
+    Args:
+        workload: The workload.
+        overrides: Settings of ``--set`` that replace values.
+
+    Raises:
+        InputError: A setting does not exist or is wrong.
+    """
+    source = yaml_reader.parse(workload.to_yaml(), None)
+    assert isinstance(source, Section)
+    return _validated(source, overrides)
+
+
+def _validated(source: Section, overrides: Iterable[Override]) -> Workload:
     overrides = list(overrides)
     _remove_replaced(source, overrides)
     apply_overrides(source, overrides)

@@ -1,10 +1,13 @@
 """All operations between two datacenters, and the hierarchy against gloo's ring, in guests."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import testbed
 from tests.support.runs import Command, Folder, set_options
 
 MIB = 2**20
@@ -141,6 +144,33 @@ def test_advice_is_measured(command: Command, tmp_path: Path) -> None:
     assert times[1] < times[0] / 2
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("workload.algorithm")]
     assert f"{100 * (times[1] / times[0] - 1):+.1f}" in row
+
+
+def test_advice_for_programs(command: Command, tmp_path: Path) -> None:
+    """One JSON object with the run and its changes; and the same times from Python."""
+    values = {"ops": "[all_reduce]", "sizes": "[4 KiB]", "iterations": 3, "warmup": 1}
+    settings: dict[str, Any] = {"topology.wan.iowa-ohio.delay": "20 ms"}
+    for key, value in values.items():
+        settings[f"workload.{key}"] = value
+    words = ["--isolation", "process", "--advise", "--format", "json"]
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value}"]
+    done = command("run", "two-sites", "collectives", *words, "--out", tmp_path / "run")
+    document = json.loads(done.stdout)
+    assert document["status"]["state"] == "completed"
+    (change,) = document["advice"]
+    assert change["settings"] == "workload.algorithm=hierarchical"
+    times = [Folder(tmp_path / name).median_ms()[4096] for name in ("run", "run-advice-1")]
+    assert (change["base_ms"], change["changed_ms"]) == tuple(times)
+    assert change["change_percent"] == pytest.approx(100 * (times[1] / times[0] - 1))
+
+    settings["workload.ops"], settings["workload.sizes"] = ["all_reduce"], ["4 KiB"]
+    out = tmp_path / "again"
+    advice = testbed.advise(
+        "two-sites", "collectives", settings=settings, isolation="process", out=out
+    )
+    assert advice.table["changed_ms"].to_list() == [change["changed_ms"]]
+    assert advice.run.path == tmp_path / "again"
 
 
 def test_what_cannot_be_done_is_refused(command: Command, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from testbed.analysis.advice import Proposal, figures, main_figure, proposals
-from testbed.api import Run
-from testbed.cli.advise import Tried, advice_grid
+from testbed.analysis.measured_changes import ChangedRun, MeasuredChange, measured
+from testbed.api import Advice, Run, prepare
+from testbed.cli.advise import advice_grid
 from testbed.plan.model import Plan
 from testbed.plan.resolve import resolve
 from testbed.report.page import write_page
@@ -175,23 +176,62 @@ def test_the_figure_of_a_run() -> None:
     assert main_figure(Summary()) is None
 
 
-def test_table_and_page(tmp_path: Path) -> None:
+def changes_of(tmp_path: Path) -> tuple[Run, list[MeasuredChange]]:
+    """A run of 10 ms, and its change to BBR: measured (4 ms), failed, and refused."""
     plan = make_plan(two_dcs())
-    run = write_run(tmp_path / "run", plan)
-    base = finished(run, summary_of("loss", row("all_reduce", 10)))
-    changed = finished(
-        write_run(tmp_path / "changed", plan), summary_of("loss", row("all_reduce", 4))
-    )
+    base_folder = write_run(tmp_path / "run", plan)
+    base = finished(base_folder, summary_of("loss", row("all_reduce", 10)))
+    changed_folder = write_run(tmp_path / "changed", plan)
+    finished(changed_folder, summary_of("loss", row("all_reduce", 4)))
     proposal = Proposal({"topology.tcp.congestion_control": "bbr"}, "of losses")
     figure = main_figure(base.summary)
     assert figure is not None
-    tried = [Tried(proposal, changed, changed.path), Tried(proposal, error="out of memory")]
-    assert advice_grid(figure, tried).rows == [
-        [BBR, "10 ms", "4 ms", "-60.0", "yes", str(changed.path)],
-        [BBR, "10 ms", "failed", "-", "-", "-"],
+    outcomes = (
+        ChangedRun(changed_folder),
+        ChangedRun(changed_folder, "out of memory"),
+        ChangedRun(None, "not possible"),
+    )
+    return base, [measured(figure, proposal, outcome) for outcome in outcomes]
+
+
+def test_table_and_page(tmp_path: Path) -> None:
+    base, changes = changes_of(tmp_path)
+    folder = str(tmp_path / "changed")
+    assert advice_grid(changes).rows == [
+        [BBR, "10 ms", "4 ms", "-60.0", "yes", folder],
+        [BBR, "10 ms", "failed", "-", "-", folder],
+        [BBR, "10 ms", "refused", "-", "-", "-"],
     ]
-    page = " ".join(write_page(run).read_text().split())
+    page = " ".join(write_page(RunDir(base.path)).read_text().split())
     assert "--set 'topology.tcp.congestion_control=bbr'</code>: BBR follows" in page
+
+
+def test_table_in_python(tmp_path: Path) -> None:
+    base, changes = changes_of(tmp_path)
+    table = Advice(base, changes).table
+    assert table["settings"].to_list() == [BBR] * 3
+    assert table["changed_ms"].to_list() == [4, None, None]
+    assert table["change_percent"].to_list()[0] == pytest.approx(-60)
+    assert table["faithful"].to_list() == [True, None, None]
+    assert table["error"].to_list() == ["", "out of memory", "not possible"]
+    assert Advice(base, []).table.columns == table.columns
+
+
+def test_a_prepared_run_with_other_settings() -> None:
+    """All else stays, also of models made in Python, and the first run is not changed."""
+    topology = Topology.load("two-sites")
+    overrides = parse_overrides(["workload.iterations=7"], ["workload"])
+    job = load_workload("collectives", overrides["workload"])
+    options = RunOptions(isolation="process", seed=5)
+    prepared = prepare(topology, job, options)
+    words = [BBR, "workload.algorithm=hierarchical", "workload.ops=[all_reduce]"]
+    changed = prepared.changed(words)
+    assert changed.plan.network.tcp.congestion_control == "bbr"
+    assert changed.plan.workers.settings["algorithm"] == "hierarchical"
+    assert changed.plan.workers.settings["iterations"] == 7
+    assert prepared.plan.network.tcp.congestion_control == "cubic"
+    same = prepared.changed([])
+    assert same.plan.model_dump_json() == prepared.plan.model_dump_json()
 
 
 def finished(run: RunDir, summary: Summary) -> Run:
