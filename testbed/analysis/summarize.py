@@ -24,6 +24,7 @@ from testbed.analysis.link_samples import measured_rates, of_direction, sent_byt
 from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.loop import summarize_loop
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
+from testbed.analysis.messages import message_rows
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
 from testbed.plan.model import Direction, Plan
@@ -139,6 +140,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
 
     return Summary(
         collectives=collective_rows,
+        messages=message_rows(run.ops, plan),
         wan=wan,
         transfers=_transfers(run),
         periods=periods(plan.network.changes, run.changes, run.ops, run.steps),

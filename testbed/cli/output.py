@@ -16,7 +16,8 @@ from testbed.cli.options import Format
 from testbed.cli.terminal import new_console
 from testbed.core.csv_text import csv_text
 from testbed.report.compare import faithful_text
-from testbed.report.tables import collectives_grid, terminal_tables, training_grid
+from testbed.report.message_table import messages_grid
+from testbed.report.tables import collectives_grid, render, terminal_tables, training_grid
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import DOUBTS, Problem, ProblemCode
 from testbed.runfolder.status import Status, read_status
@@ -48,6 +49,8 @@ def print_tables(folder: RunDir, output: Format, *, in_short: bool = False) -> N
     console = wide_console()
     for table in terminal_tables(summary):
         console.print(table)
+    if summary.messages:
+        console.print(render(messages_grid(summary)))
     if summary.loop is not None:
         console.print(Text(loop_text(summary.loop)))
     outcome = verdict(status, summary)

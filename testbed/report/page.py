@@ -26,6 +26,7 @@ from testbed.report.html import Figure, figure, pack_plotly, policy, render, tem
 from testbed.report.load import Content, load
 from testbed.report.map.layout import LinkUse
 from testbed.report.map.site_map import site_map
+from testbed.report.message_table import messages_grid
 from testbed.report.perfetto import write_trace
 from testbed.runfolder.files import replace_bytes
 from testbed.runfolder.folder import RunDir
@@ -182,6 +183,7 @@ def _grids(content: Content) -> dict[str, tables.Grid]:
     makers: dict[str, Callable[[], tables.Grid]] = {
         "training": lambda: tables.training_grid(summary),
         "collectives": lambda: tables.collectives_grid(summary),
+        "messages": lambda: messages_grid(summary),
         "wan": lambda: tables.wan_grid(summary),
         "periods": lambda: tables.periods_grid(summary),
         "transfers": lambda: tables.transfers_grid(summary),

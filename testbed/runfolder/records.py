@@ -137,8 +137,10 @@ class Operation(Record):
     where the workload names its groups itself. `group_rank` is the number of this rank in that
     group, and `root` the number of the operation's root there; None where unknown. `parts` holds
     the bytes of each rank's part, in the order of the group, where the parts differ; None where
-    they are equal. `case` numbers the operations that a workload times with the same figures. `tcp`
-    is None where nothing was sent, and for all but the first operations of a process.
+    they are equal. `peer` is the number of the other rank of a send or receive in that group, None
+    for a receive from anyone, and `tag` the tag of the message. `case` numbers the operations that
+    a workload times with the same figures. `tcp` is None where nothing was sent, and for all but
+    the first operations of a process.
     """
 
     op: str
@@ -156,6 +158,8 @@ class Operation(Record):
     group_rank: int | None = None
     root: int | None = None
     parts: list[int] | None = None
+    peer: int | None = None
+    tag: int = 0
     case: int = 0
     tcp: TcpUse | None = None
 

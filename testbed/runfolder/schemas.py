@@ -5,7 +5,8 @@ ops.parquet: a row per operation and rank. `start_ns` and `end_ns` are Unix ns o
 torch.distributed are recorded; there a send and a receive are separate rows, and `iteration` is the
 number of the operation in its process group. `wrong` counts elements with a wrong value, -1: not
 checked. `root` and `group_rank` are numbers of ranks within the process group; `parts` holds the
-bytes of each rank's part where the parts differ.
+bytes of each rank's part where the parts differ. `peer` is the other rank's number in the process
+group of a send or receive, null for a receive from anyone.
 
 links.parquet: samples of each direction of a WAN link. Counters are cumulative since the link was
 built; `backlog_bytes` is the current content of the queue.
@@ -45,6 +46,8 @@ OPS: Schema = {
     "group_rank": pl.Int32,
     "root": pl.Int32,
     "parts": pl.List(pl.Int64),
+    "peer": pl.Int32,
+    "tag": pl.Int32,
     "case": pl.Int32,
 }
 

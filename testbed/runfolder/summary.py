@@ -123,6 +123,34 @@ class CollectiveRow(SummarySection):
         return self.settled in ("trend", "swing")
 
 
+class MessageRow(SummarySection):
+    """All messages of one size that a script's rank sent to another rank.
+
+    Attributes:
+        source_rank: Rank that sends.
+        target_rank: Rank that receives.
+        bytes: Size of a message.
+        messages: Number of messages.
+        time_us: From the start of a send to the end of its receive.
+        bound_us: Least time that the topology allows; null: not known.
+        efficiency: bound_us / median time; null: not known.
+        dtype: Type of an element.
+        group: Description that a script gave the process group.
+        settled: As for collectives.
+    """
+
+    source_rank: int
+    target_rank: int
+    bytes: int
+    messages: int
+    time_us: Spread
+    bound_us: float | None = None
+    efficiency: float | None = None
+    dtype: str = ""
+    group: str = ""
+    settled: Literal["yes", "trend", "swing"] | None = None
+
+
 class WanRow(SummarySection):
     """What one direction of a WAN link carried, from its first sample to its last.
 
@@ -352,6 +380,7 @@ class Summary(SummarySection):
     Attributes:
         format: Number of the format of run folders.
         collectives: A row for each operation, size, number of ranks and type.
+        messages: A row for each pair of ranks and size of a script's sends.
         wan: A row for each direction of a WAN link.
         transfers: In the background.
         periods: Between changes of the network.
@@ -367,6 +396,7 @@ class Summary(SummarySection):
 
     format: int = FORMAT
     collectives: list[CollectiveRow] = []
+    messages: list[MessageRow] = []
     wan: list[WanRow] = []
     transfers: list[TransferRow] = []
     periods: list[PeriodRow] = []

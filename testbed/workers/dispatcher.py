@@ -54,6 +54,8 @@ class Operator(NamedTuple):
         root: position of the argument that is the root's number in the group.
         in_parts: whether that argument's tensors are the parts of the ranks, in their order.
         splits: position of the argument that says how many rows of that tensor go to each rank.
+        peer: position of the argument that is the other rank's number in the group.
+        tag: position of the argument that is the tag of the message.
     """
 
     op: str
@@ -62,6 +64,8 @@ class Operator(NamedTuple):
     root: int | None = None
     in_parts: bool = False
     splits: int | None = None
+    peer: int | None = None
+    tag: int | None = None
 
 
 OPERATORS = {
@@ -80,9 +84,9 @@ OPERATORS = {
     "alltoall_base_": Operator("all_to_all", 1, splits=4),
     "gather_": Operator("gather", 1, is_part=True, root=3),
     "scatter_": Operator("scatter", 0, is_part=True, root=3),
-    "send": Operator("send", 0),
-    "recv_": Operator("recv", 0),
-    "recv_any_source_": Operator("recv", 0),
+    "send": Operator("send", 0, peer=2, tag=3),
+    "recv_": Operator("recv", 0, peer=2, tag=3),
+    "recv_any_source_": Operator("recv", 0, tag=2),
     "barrier": Operator("barrier", 0),
     "monitored_barrier_": Operator("barrier", 0),
 }
@@ -223,6 +227,8 @@ class Interception:
             size *= group.size
 
         root = None if operator.root is None else int(arguments[operator.root])
+        peer = None if operator.peer is None else int(arguments[operator.peer])
+        tag = 0 if operator.tag is None else int(arguments[operator.tag])
         return Operation(
             op=operator.op,
             bytes=size,
@@ -237,6 +243,8 @@ class Interception:
             group_rank=group.rank,
             root=root,
             parts=_unequal_parts(operator, tensors, arguments, group.size),
+            peer=peer,
+            tag=tag,
         )
 
     def _group(self, group: ProcessGroup) -> _Group:

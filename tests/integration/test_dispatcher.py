@@ -166,7 +166,11 @@ def test_messages(records: list[Rows]) -> None:
         messages = of(rows, "messages")
         counts.append(Counter(row["op"] for row in messages))
         assert {row["bytes"] for row in messages} == {256}
+        other = {row["peer"] for row in messages if row["op"] == "send"}
+        assert other == {1 - records.index(rows)}
     assert counts == [{"send": 3, "recv": 1}, {"send": 1, "recv": 3}]
+    from_anyone = [row for row in of(records[1], "messages") if row["peer"] is None]
+    assert [row["op"] for row in from_anyone] == ["recv"]
 
 
 def test_all_reduces_of_ddp(records: list[Rows]) -> None:
