@@ -24,6 +24,7 @@ PYTHON_FLAGS_WITH_VALUE = ("-X", "-W")
 TORCHRUN_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 ACCELERATE_TOOLS = ("accelerate", "accelerate.commands.accelerate_cli")  # launch is their command
 ACCELERATE = ("accelerate-launch", "accelerate.commands.launch")
+WRAPPERS = ("env", "nohup")
 DEEPSPEED_MODULES = ("deepspeed.launcher.runner",)
 MPI = ("mpirun", "mpiexec", "mpiexec.hydra", "mpirun.openmpi", "mpirun.mpich", "orterun", "prterun")
 # Programs that one node starts for all nodes.
@@ -234,10 +235,14 @@ def _program(command: Sequence[str]) -> tuple[tuple[str, ...], str, int]:
     if words[0] == "-m":
         words = ("python3", *words)
 
-    if PYTHON.fullmatch(words[0]) is None:
-        return _command_of_tool(words, Path(words[0]).name, 1)
+    first = _after_wrappers(words)
+    if first == len(words):
+        return words, "", first
 
-    position = 1
+    if PYTHON.fullmatch(words[first]) is None:
+        return _command_of_tool(words, Path(words[first]).name, first + 1)
+
+    position = first + 1
     while position + 1 < len(words) and words[position].startswith("-"):
         if words[position] == "-m":
             return _command_of_tool(words, words[position + 1], position + 2)
@@ -248,6 +253,17 @@ def _program(command: Sequence[str]) -> tuple[tuple[str, ...], str, int]:
         return words, "", position
 
     return _command_of_tool(words, Path(words[position]).name, position + 1)
+
+
+def _after_wrappers(words: Sequence[str]) -> int:
+    """Return the position of the program that `env` with variables, or `nohup`, starts."""
+    position = 0
+    while position < len(words) and Path(words[position]).name in WRAPPERS:
+        position += 1
+        while position < len(words) and "=" in words[position]:
+            position += 1
+
+    return position
 
 
 def _command_of_tool(

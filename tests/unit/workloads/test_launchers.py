@@ -30,7 +30,16 @@ def planned(text: str, **settings: object) -> Plan:
 
 @pytest.mark.parametrize(
     "text",
-    ["train.py", "-m json.tool", "sh -c ls", "python train.py", "python -u -m json.tool", "ls"],
+    [
+        "env A=1",
+        "env A=1 python x.py",
+        "train.py",
+        "-m json.tool",
+        "sh -c ls",
+        "python train.py",
+        "python -u -m json.tool",
+        "ls",
+    ],
 )
 def test_no_launcher(text: str) -> None:
     assert launch_of(text.split()) is None
@@ -47,6 +56,8 @@ def test_no_launcher(text: str) -> None:
         "python -m torch.distributed.run x.py",
         "python3.11 -u -X dev -m torch.distributed.run -- x.py",
         "python -u /venv/bin/torchrun x.py",
+        "env OMP_NUM_THREADS=1 nohup torchrun x.py",
+        "env A=1 B=2 python -m torch.distributed.run x.py",
     ],
 )
 def test_torchrun_runs_once_on_each_host(text: str) -> None:
@@ -94,6 +105,7 @@ def test_a_rank_for_each_device(device: str) -> None:
     [
         ("torchrun --standalone x.py", "with --standalone, torchrun would start a separate job"),
         ("-m torch.distributed.run --standalone x.py", "with --standalone, python -m torch"),
+        ("env A=1 torchrun --standalone x.py", "with --standalone, torchrun would start"),
         ("torchrun --stand --nproc_per_node 2 x.py", "with --standalone"),
         ("torchrun --nnodes 1 x.py", "torchrun asks for 1 host, but the topology has 2"),
         ("torchrun --nnodes=3:4 x.py", "asks for 3 to 4 hosts, but the topology has 2"),
