@@ -39,5 +39,5 @@ def test_the_clock_of_the_run_is_limited(command: Command, pair: Path, tmp_path:
     line = WAITS_FOR_EVER.splitlines().index("        time.sleep(10)") + 1
     for rank, host in enumerate(("west-h0", "east-h0")):
         assert f"rank {rank} on {host}" in reason
-    assert reason.count(f"waits.py:{line}, in wait_for_the_other") == 2
+    assert reason.count(f"waits.py:{line} in wait_for_the_other") == 2
     assert folder.ops.filter(op="all_reduce").height == 2 * OPERATIONS
