@@ -55,6 +55,7 @@ PLACE_WORDS = frozenset(
     }
 )
 
+_HALF_RTT = re.compile(r"(?:rtt|ping|trip(?:[\s_-]*time)?)\s*/\s*2\b", re.IGNORECASE)
 _BRACKETS = re.compile(r"[(\[{<]([^()\[\]{}<>]*)[)\]}>]")
 _BETWEEN_WORDS = re.compile(r"[\s_,:;\\|.=()\[\]{}<>→-]+")
 _NEW_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -86,6 +87,11 @@ class Heading(NamedTuple):
     words: tuple[str, ...]
     quantity: Quantity | None
     unit: str | None
+
+    @property
+    def says_half(self) -> bool:
+        """Whether the head names half of a round trip, such as ``half_rtt_ms`` or ``RTT/2``."""
+        return "half" in self.words or _HALF_RTT.search(self.text) is not None
 
     def unknown(self, vocabulary: Collection[str]) -> list[str]:
         """Return the words that are neither in `vocabulary` nor numbers.

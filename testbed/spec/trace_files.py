@@ -264,7 +264,8 @@ def _column(table: Table, position: int, text: str) -> _Column:
     unit = heading.unit
     if setting == "queue" and "packets" in heading.words:
         unit = "packets"
-    is_round_trip = setting == "delay" and bool(set(heading.words) & _ROUND_TRIPS)
+    names_round_trip = bool(set(heading.words) & _ROUND_TRIPS)
+    is_round_trip = setting == "delay" and names_round_trip and not heading.says_half
     return _Column(position, setting, unit, is_round_trip)
 
 

@@ -9,7 +9,6 @@ include a unit. `testbed.core.table_files` reads the text.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +120,6 @@ SUMMARIES = frozenset(
     {*MEAN_WORDS, *SPREAD_WORDS, "total", "sum", "count", "all", "source", "note", "notes"}
 )
 
-HALF_RTT = re.compile(r"(?:rtt|ping|round[\s_-]*trip(?:[\s_-]*time)?)\s*/\s*2\b", re.IGNORECASE)
 # Words of columns that are neither times nor rates, although they have a unit.
 NO_VALUES = frozenset(
     {
@@ -760,11 +758,10 @@ class _Halves:
         if {"round", "trip"} <= words:
             says_round_trip = True
         says_delay = bool(words & {"delay", "delays"})
-        says_half = "half" in words or HALF_RTT.search(heading.text) is not None
 
         self.measured = measured
         self.heading = heading
-        self.is_one_way = says_one_way or says_half or (says_delay and not says_round_trip)
+        self.is_one_way = says_one_way or heading.says_half or (says_delay and not says_round_trip)
         self.is_said = says_one_way or says_round_trip or not words & TIME_WORDS
 
     def explain(self, table: Table, unit: str | None) -> None:

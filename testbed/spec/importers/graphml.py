@@ -482,9 +482,9 @@ class _EdgeReader:
         words = set(heading.words)
         if kind != "delay":
             return value
-        if words & ROUND_TRIPS:
+        if words & ROUND_TRIPS and not heading.says_half:
             return value / 2
-        if not words & {"delay", "delays", "owd"}:
+        if not words & {"delay", "delays", "owd", "half"}:
             self._assume(f"{name!r} of an edge is one way")
         return value
 

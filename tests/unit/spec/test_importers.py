@@ -373,6 +373,18 @@ def test_x_and_y_of_a_geographic_graph(tmp_path: Path) -> None:
     assert made.topology.sites["a"].location == ZURICH
 
 
+@pytest.mark.parametrize(
+    ("attribute", "ms"), [("rtt_ms", 4), ("half_rtt_ms", 8), ("latency_ms", 8), ("owd_us", 0.008)]
+)
+def test_round_trips_and_their_halves(attribute: str, ms: float, tmp_path: Path) -> None:
+    text = (
+        keys(f"edge {attribute} double")
+        + f"""<graph edgedefault="undirected"><node id="A"/><node id="B"/>
+        <edge source="A" target="B"><data key="{attribute}">8</data></edge></graph></graphml>"""
+    )
+    assert links(other_graphml(tmp_path, text))["a-b"][2:] == (ms, ms)
+
+
 @pytest.mark.parametrize("attribute", ["bandwidth", "delay", "capacity"])
 def test_numbers_without_units_are_refused(attribute: str, tmp_path: Path) -> None:
     text = (

@@ -54,6 +54,12 @@ def test_a_round_trip_is_two_delays(tmp_path: Path) -> None:
     assert (fibre.delay_ns, fibre.loss.mean) == (25_000_000, 0.015)
 
 
+def test_half_of_a_round_trip_is_a_delay(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text("time_s,half_rtt_ms\n0,25\n")
+    (change,) = network(tmp_path, "{at: 0 s, links: a-b, trace: trace}").changes
+    assert change.links[0].forward.fibre.delay_ns == 25_000_000
+
+
 def test_ten_thousand_rows(tmp_path: Path) -> None:
     lines = ["time_ms,rate_mbps", *(f"{100 * row},{5 + row * 7919 % 37}" for row in range(10_000))]
     (tmp_path / "long.csv").write_text("\n".join(lines))
