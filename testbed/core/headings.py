@@ -20,6 +20,7 @@ TIME_WORDS = frozenset(
         *("roundtrip", "lag"),
     }
 )
+ROUND_TRIP_WORDS = frozenset({"rtt", "rtts", "ping", "pings", "roundtrip"})
 RATE_WORDS = frozenset(
     {
         *("rate", "rates", "bandwidth", "bandwidths", "bw", "throughput", "capacity", "speed"),

@@ -22,6 +22,7 @@ from testbed.core.headings import (
     LOSS_WORDS,
     MEAN_WORDS,
     RATE_WORDS,
+    ROUND_TRIP_WORDS,
     TIME_WORDS,
     Heading,
     read_heading,
@@ -73,7 +74,6 @@ _DATE_AND_TIME = re.compile(
     r"(\d{4})[./-](\d\d)[./-](\d\d)[_ T](\d\d)[.:](\d\d)[.:](\d\d(?:\.\d+)?)"
 )
 _TIME_OF_DAY = re.compile(r"\d\d:\d\d:\d\d(?:\.\d+)?")
-_ROUND_TRIPS = frozenset({"rtt", "rtts", "ping", "pings", "roundtrip"})
 _FLAGS = {
     **dict.fromkeys(("true", "yes", "1"), True),
     **dict.fromkeys(("false", "no", "0"), False),
@@ -264,7 +264,7 @@ def _column(table: Table, position: int, text: str) -> _Column:
     unit = heading.unit
     if setting == "queue" and "packets" in heading.words:
         unit = "packets"
-    names_round_trip = bool(set(heading.words) & _ROUND_TRIPS)
+    names_round_trip = bool(set(heading.words) & ROUND_TRIP_WORDS)
     is_round_trip = setting == "delay" and names_round_trip and not heading.says_half
     return _Column(position, setting, unit, is_round_trip)
 

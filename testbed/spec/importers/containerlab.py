@@ -1,10 +1,10 @@
 """Topologies of containerlab: nodes and links of a ``.clab.yml`` file.
 
 A node's `group`, or its label `datacenter`, `site` or `region`, names its datacenter; a node
-without one is a datacenter. Labels of a link give `delay`, `jitter`, `loss` and `rate`, as the
-options of ``containerlab tools netem set`` do: a bare rate is in kbit/s, a bare loss in percent.
-Labels `location` of a node, or `graph-geoCoordinateLat` and `graph-geoCoordinateLng`, give its
-position.
+without one is a datacenter. Labels and variables of a link give `delay`, `jitter`, `loss` and
+`rate`, as the options of ``containerlab tools netem set`` do: a bare rate is in kbit/s, a bare loss
+in percent. Other names, such as `bandwidth_mbps`, need a unit in the name or the value. Labels
+`location` of a node, or `graph-geoCoordinateLat` and `graph-geoCoordinateLng`, give its position.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from typing import Any
 from testbed.core.errors import InputError, Place
 from testbed.core.gazetteer import locate
 from testbed.core.geo import Location
-from testbed.core.headings import with_usual_unit
+from testbed.core.headings import (
+    JITTER_WORDS,
+    LOSS_WORDS,
+    RATE_WORDS,
+    ROUND_TRIP_WORDS,
+    TIME_WORDS,
+    Heading,
+    read_heading,
+    with_usual_unit,
+)
 from testbed.core.suggestions import suggest
 from testbed.core.table_files import is_plain_number
 from testbed.core.units import (
@@ -51,6 +60,8 @@ QUANTITIES: dict[str, Quantity] = {
     "loss": PERCENTAGE,
     "rate": RATE,
 }
+WORDS = {"jitter": JITTER_WORDS, "loss": LOSS_WORDS, "rate": RATE_WORDS, "delay": TIME_WORDS}
+LINK_SECTIONS = ("labels", "vars")
 NORTH = "graph-geoCoordinateLat"
 EAST = "graph-geoCoordinateLng"
 
@@ -64,6 +75,15 @@ class _Pair:
     def largest(self, name: str) -> Fraction | None:
         """Return the largest value of the label `name`, in base units; None if no link has it."""
         return max((values[name] for values in self.values if name in values), default=None)
+
+
+def _setting_of(heading: Heading) -> str | None:
+    """Return the setting that the name of a label means; None for other labels."""
+    words = set(heading.words)
+    for name, known in WORDS.items():
+        if words & known:
+            return name
+    return None
 
 
 def is_containerlab(source: Section) -> bool:
@@ -219,26 +239,45 @@ class _Reader:
                 yield str(endpoint).partition(":")[0]
 
     def _values(self, link: Section, loc: Loc) -> dict[str, Fraction]:
-        """Return the labels of a link in base units."""
+        """Return the labels and variables of a link in base units; note others as left out."""
         values: dict[str, Fraction] = {}
-        labels = self._labels(link)
-        for name, quantity in QUANTITIES.items():
-            text = str(labels.get(name, "")).strip()
-            if not text:
+        for section in LINK_SECTIONS:
+            texts = link.get(section)
+            if not isinstance(texts, Section):
                 continue
+            for key, value in texts.items():
+                heading = read_heading(str(key))
+                name = _setting_of(heading)
+                if name is None:
+                    self._leave_out(f"{section}.{key}")
+                elif name not in values and str(value).strip():
+                    text = str(value).strip()
+                    values[name] = self._value(name, heading, text, (*loc, section, str(key)))
+        return values
 
-            unit = NETEM_UNITS.get(name)
-            if unit is not None and is_plain_number(text):
+    def _value(self, name: str, heading: Heading, text: str, loc: Loc) -> Fraction:
+        """Return the value of a label in base units; the delay of a round trip is its half."""
+        quantity = QUANTITIES[name]
+        if is_plain_number(text):
+            unit = heading.unit
+            if unit is None and heading.text == name and name in NETEM_UNITS:
+                unit = NETEM_UNITS[name]
                 assumption = f"labels of {name} without a unit: {unit}, as of containerlab's netem"
                 if assumption not in self.assumed:
                     self.assumed.append(assumption)
-                text = f"{text} {unit}"
+            text = text if unit is None else f"{text} {unit}"
 
-            try:
-                values[name] = quantity.exact(with_usual_unit(text, quantity))
-            except UnitError as error:
-                raise self._error(error.what, (*loc, "labels", name), error.remedy) from error
-        return values
+        try:
+            value = quantity.exact(with_usual_unit(text, quantity))
+        except UnitError as error:
+            raise self._error(error.what, loc, error.remedy) from error
+        is_round_trip = bool(set(heading.words) & ROUND_TRIP_WORDS) and not heading.says_half
+        return value / 2 if is_round_trip else value
+
+    def _leave_out(self, label: str) -> None:
+        note = f"left out because unknown: {label} of links"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _link(
         self, start: str, end: str, pair: _Pair, locations: dict[str, Location | None]

@@ -29,6 +29,7 @@ from testbed.core.geo import Location
 from testbed.core.headings import (
     LOSS_WORDS,
     RATE_WORDS,
+    ROUND_TRIP_WORDS,
     TIME_WORDS,
     Heading,
     read_heading,
@@ -57,7 +58,6 @@ Attributes = Mapping[str, Any]
 Graph: TypeAlias = "nx.MultiGraph[str]"
 
 EDGE_QUANTITIES: dict[str, Quantity] = {"rate": RATE, "delay": TIME, "loss": PERCENTAGE}
-ROUND_TRIPS = frozenset({"rtt", "rtts", "ping", "pings", "roundtrip"})
 PREFIXES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SONET = {  # bit/s
     "OC": 51_840_000,  # of OC-1 (ANSI T1.105)
@@ -482,7 +482,7 @@ class _EdgeReader:
         words = set(heading.words)
         if kind != "delay":
             return value
-        if words & ROUND_TRIPS and not heading.says_half:
+        if words & ROUND_TRIP_WORDS and not heading.says_half:
             return value / 2
         if not words & {"delay", "delays", "owd", "half"}:
             self._assume(f"{name!r} of an edge is one way")

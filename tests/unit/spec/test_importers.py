@@ -460,6 +460,33 @@ def test_wrong_containerlab(old: str, new: str, message: str, tmp_path: Path) ->
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "gbit", "ms"),
+    [
+        ("labels: {bandwidth: 2 Gbit/s}", 2, 20),
+        ("labels: {bw_mbps: 500, latency_us: 7000}", 0.5, 7),
+        ("vars: {rate: 2000000, rtt_ms: 30}", 2, 15),
+        ("labels: {colour: red}", 10, 20),
+    ],
+)
+def test_other_names_of_labels(settings: str, gbit: float, ms: float, tmp_path: Path) -> None:
+    path = tmp_path / "pair.clab.yml"
+    path.write_text(
+        "name: pair\ntopology:\n  nodes: {a: {kind: linux}, b: {kind: linux}}\n  links:\n"
+        f'    - endpoints: ["a:eth1", "b:eth1"]\n      {settings}\n'
+    )
+    made = loaded(convert(path, ImportOptions(delay=20_000_000)), tmp_path)
+    assert links(made) == {"a-b": (gbit, gbit, ms, ms)}
+    assert ("left out because unknown: labels.colour" in comment(made)) == ("colour" in settings)
+
+
+def test_other_names_of_labels_need_a_unit(tmp_path: Path) -> None:
+    path = tmp_path / "two.clab.yml"
+    path.write_text(CLAB.replace("delay: 20ms", "latency: 20", 1))
+    with pytest.raises(InputError, match=r"links\.3\.labels\.latency: the time '20' has no unit"):
+        convert(path, ImportOptions())
+
+
 # CSV
 
 
