@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from testbed.analysis.lower_bounds import longest_rtt_ns
 from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
 from testbed.plan.model import Bottleneck, Plan
@@ -230,6 +229,8 @@ def _fewer_exchanges(plan: Plan, summary: Summary) -> Proposals:
 
 def _longer_overlap(plan: Plan, summary: Summary) -> Proposals:
     """Propose an overlap of streaming-diloco that hides a round trip, as far as periods allow."""
+    from testbed.analysis.lower_bounds import longest_rtt_ns  # noqa: PLC0415 (imports numpy)
+
     del summary
     settings = plan.workers.settings
     if plan.workers.workload != "train" or settings.get("method") != STREAMING:
