@@ -29,9 +29,9 @@ LEAST_HOST_MEMORY = GIB  # minimum limit of a host
 PYTHON_MEMORY = 16 * MIB  # of an interpreter without imports: the minimum for a rank
 GUEST_BASE_MEMORY = GIB
 DOCKER_MEMORY = GIB
-RANK_MEMORY: dict[Isolation, int] = {"container": 400 * MIB, "process": 250 * MIB}
+HOST_MEMORY: dict[Isolation, int] = {"container": 150 * MIB, "process": 0}
+LIMIT_MARGIN = 2  # of a host's limit, which is no reservation, over the estimate
 IMAGE_COPIES = 2  # in the guest: the tar, and the layers that Docker unpacks
-TENSORS_PER_RANK = 4
 
 NS_PER_S = 10**9
 LEAST_TIMEOUT_S = 60
@@ -52,10 +52,11 @@ class MemoryBudget:
 
     Attributes:
         hosts: number of hosts.
-        host_bytes: estimated memory of the ranks of one host.
+        host_bytes: estimated memory of the ranks of one host, at most the host's limit.
         host_limit_bytes: memory limit of one host.
         base_bytes: memory of the guest without its hosts.
         packet_bytes: estimated memory of all packets, in buffers of sockets, queues and links.
+        spare_bytes: what each host may use beyond the estimate, because the user gave it.
     """
 
     hosts: int
@@ -63,15 +64,23 @@ class MemoryBudget:
     host_limit_bytes: int
     base_bytes: int
     packet_bytes: int = 0
+    spare_bytes: int = 0
 
     @property
     def guest_bytes(self) -> int:
         """Memory of a guest with all hosts, without their packets."""
         return self.base_bytes + self.hosts * self.host_bytes
 
-    def guest_bytes_with_packets(self, machine_bytes: int) -> int:
-        """Return the memory of a guest with all hosts and their packets (see `with_packets`)."""
-        return with_packets(self.guest_bytes, self.packet_bytes, machine_bytes)
+    def size_guest(self, machine_bytes: int) -> int:
+        """Return the memory of a guest with all hosts and their packets (see `with_packets`).
+
+        Hosts get all that the user gives them, if this machine has it.
+        """
+        spare_bytes = self.hosts * self.spare_bytes
+        given_bytes = self.guest_bytes + spare_bytes
+        if given_bytes <= machine_bytes:
+            return with_packets(given_bytes, self.packet_bytes, machine_bytes)
+        return with_packets(self.guest_bytes, spare_bytes + self.packet_bytes, machine_bytes)
 
 
 def memory_budget(
@@ -107,15 +116,22 @@ def memory_budget(
     if workload.sends_only_tensors and not any(change.transfers for change in network.changes):
         packet_bytes = min(packet_bytes, OUTSTANDING_OPERATIONS * ranks * tensor_bytes)
 
-    if host_limit_bytes is not None:
-        _check_host_limit(host_limit_bytes)
-        return MemoryBudget(hosts, host_limit_bytes, host_limit_bytes, base_bytes, packet_bytes)
+    rank_bytes = workload.rank_program_bytes + workload.rank_tensors_bytes(ranks)
+    host_bytes = HOST_MEMORY[isolation] + workload.ranks_per_host * rank_bytes
+    if host_limit_bytes is None:
+        limit_bytes = max(LEAST_HOST_MEMORY, LIMIT_MARGIN * host_bytes)
+        return MemoryBudget(hosts, host_bytes, limit_bytes, base_bytes, packet_bytes)
 
-    rank_bytes = RANK_MEMORY[isolation] + TENSORS_PER_RANK * tensor_bytes
-    host_bytes = workload.ranks_per_host * rank_bytes
-    limit_bytes = max(LEAST_HOST_MEMORY, host_bytes)
-
-    return MemoryBudget(hosts, host_bytes, limit_bytes, base_bytes, packet_bytes)
+    _check_host_limit(host_limit_bytes)
+    host_bytes = min(host_bytes, host_limit_bytes)
+    return MemoryBudget(
+        hosts=hosts,
+        host_bytes=host_bytes,
+        host_limit_bytes=host_limit_bytes,
+        base_bytes=base_bytes,
+        packet_bytes=packet_bytes,
+        spare_bytes=host_limit_bytes - host_bytes,
+    )
 
 
 def with_packets(bytes_without: int, packet_bytes: int, machine_bytes: int) -> int:

@@ -91,7 +91,7 @@ def resolve(
             where=options.where,
             scale=least_scale(workload, machine_bytes, memory_of),
         )
-        guest_memory_bytes = memory.guest_bytes_with_packets(machine_bytes)
+        guest_memory_bytes = memory.size_guest(machine_bytes)
 
     workers = Workers(
         workload=workload.workload,

@@ -22,6 +22,10 @@ from testbed.spec.presets import WORKLOADS
 from testbed.spec.yaml_reader import Section
 
 PACKAGE = "testbed.workloads"
+MIB = 2**20
+# Of a program that imports what it likes.
+PROGRAM_MEMORY = 250 * MIB
+TENSORS_PER_RANK = 4  # such as parameters, gradients, an optimiser's state and a copy
 
 
 class Workload(Strict):
@@ -103,6 +107,15 @@ class Workload(Strict):
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return the size in bytes of a rank's largest tensor."""
         raise NotImplementedError
+
+    @property
+    def rank_program_bytes(self) -> int:
+        """Memory in bytes of a rank without its tensors."""
+        return PROGRAM_MEMORY
+
+    def rank_tensors_bytes(self, ranks: int) -> int:
+        """Return the memory in bytes of all tensors of a rank."""
+        return TENSORS_PER_RANK * self.largest_tensor_bytes(ranks)
 
 
 def workload_module(workload: str, module: str) -> ModuleType:

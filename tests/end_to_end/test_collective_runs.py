@@ -128,6 +128,25 @@ def test_hierarchical_all_reduce(run: Start) -> None:
     assert ring.median_ms()[4 * MIB] > 2 * staged.median_ms()[4 * MIB]
 
 
+def test_folded_buffers_take_the_same_time(run: Start) -> None:
+    """Within 0.1 %, for operations of each kind; contents are not checked.
+
+    5 MiB is more than the memory that is folded. Computation takes no time, and TCP knows lengths
+    only: the times should be the same.
+    """
+    ops = "[all_reduce, all_gather, all_to_all, gather, send_recv]"
+    settings = {"ops": ops, "sizes": "[5 MiB]", "warmup": 0, "iterations": 1}
+    real = run(1, "10 ms", **settings)
+    folded = run(1, "10 ms", payload="folded", **settings)
+    rows = list(zip(real.summary["collectives"], folded.summary["collectives"], strict=True))
+    assert len(rows) == 5
+    for one, other in rows:
+        assert one["op"] == other["op"]
+        assert other["time_us"]["median"] == pytest.approx(one["time_us"]["median"], rel=0.001)
+        assert (one["wrong"], other["wrong"]) == (0, None)
+    assert folded.status["faithful"], folded.status
+
+
 def test_advice_is_measured(command: Command, tmp_path: Path) -> None:
     """The ring's fourteen steps of 20 ms are the cause; stages have four."""
     words = ["--isolation", "process", "--set", "topology.wan.iowa-ohio.delay=20 ms"]

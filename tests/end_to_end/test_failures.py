@@ -134,8 +134,8 @@ def check_results_are_kept(folder: Folder) -> None:
 
 
 def test_a_host_without_memory(pair: Path, place: Place) -> None:
-    """A host may use 160 MiB: enough to reduce 4 KiB, not 128 MB."""
-    job = all_reduce("4 KiB, 128 MB", iterations=3)
+    """A host may use 160 MiB: enough to reduce 4 KiB, not 256 MB."""
+    job = all_reduce("4 KiB, 256 MB", iterations=3)
     done = place.command(
         "run",
         pair,

@@ -60,14 +60,14 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 def test_failed_point_and_resume(command: Command, experiment: Path, tmp_path: Path) -> None:
-    """A host may use 160 MiB: enough to reduce 4 KiB, not 128 MB."""
+    """A host may use 160 MiB: enough to reduce 4 KiB, not 256 MB."""
     out = tmp_path / "out"
     text = experiment.read_text().replace(
         "  run.isolation", "  run.memory: 160 MiB\n  run.isolation"
     )
     text = text.replace("  workload.sizes: [4 KiB]\n", "").partition("sweep:")[0]
     delays = "topology.wan.west-east.delay: [20 ms, 5 ms, 10 ms]"
-    sizes = "workload.sizes: [[128 MB], [4 KiB], [4 KiB]]"
+    sizes = "workload.sizes: [[256 MB], [4 KiB], [4 KiB]]"
     experiment.write_text(f"{text}sweep: {{zip: {{{delays}, {sizes}}}, name: '{{delay}}'}}\n")
     done = command("sweep", experiment, "--out", out, "--jobs", 2, status=1)
     assert "1 of 3 points failed; the first is 20ms" in done.stderr

@@ -132,7 +132,7 @@ def main(folder: Path, seed: int, interrupts: int, kills: int) -> int:
 
     run("success", *sizes("4 KiB", 3))
     run("wrong input", *sizes("4 KiBB", 3))
-    run("host without memory", *sizes("4 KiB, 128 MB", 3), "--memory", "160 MiB")
+    run("host without memory", *sizes("4 KiB, 256 MB", 3), "--memory", "160 MiB")
     whole = found["success"]["seconds"]
     for number in range(interrupts):
         run(

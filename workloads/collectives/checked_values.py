@@ -58,6 +58,10 @@ class Values:
         for piece, values in _pieces(tensor, self._of_rank(rank), offset):
             piece.copy_(values)
 
+    def poison(self, tensor: torch.Tensor) -> None:
+        """Overwrite a tensor before a result arrives in it."""
+        tensor.fill_(POISON)
+
     def differing(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> int:
         """Return the number of elements of a tensor that differ from the values of a rank.
 
@@ -89,6 +93,24 @@ class Values:
 
     def _integers(self, rank: int) -> torch.Tensor:
         return _table(self._largest).roll(-SHIFT * rank)
+
+
+class NoValues:
+    """In the place of `Values` for folded buffers, where a byte lies at many places."""
+
+    def fill(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> None:
+        """Leave a tensor as it is."""
+
+    def poison(self, tensor: torch.Tensor) -> None:
+        """Leave a tensor as it is."""
+
+    def differing(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> int:
+        """Return 0: no values are expected."""
+        return 0
+
+    def differing_from_sum(self, tensor: torch.Tensor, offset: int = 0) -> int:
+        """Return 0: no values are expected."""
+        return 0
 
 
 def _count(tensor: torch.Tensor, period: torch.Tensor, offset: int) -> int:

@@ -19,17 +19,16 @@ import torch
 import torch.distributed as dist
 
 from testbed.runfolder.records import Operation, TcpUse
-from testbed.workers import comm
 from testbed.workers.lib.heap import populate_heap
 from testbed.workers.lib.hierarchy import Hierarchy, datacenter_ranks, new_groups, rails
 from testbed.workers.tcp_watch import TcpWatch
 from testbed.workers.workload import RankContext
 
+from .buffers import buffer_bytes
 from .catalog import CATALOG, HIERARCHICAL
 from .operations import OPERATIONS, ROOT, Case, Group
 
 RECORDS_ITSELF = True
-HIERARCHICAL_BUFFERS = 4  # whole-size buffers, including those of the intermediate stages
 
 
 def name_groups(groups: str, datacenters: Mapping[str, list[int]]) -> dict[str, list[int]]:
@@ -67,6 +66,7 @@ def make_group(context: RankContext) -> tuple[str, Group]:
         in_place=settings["in_place"],
         connections=settings["connections"],
         hierarchy=hierarchy,
+        folded=settings.get("payload") == "folded",
     )
     for name, ranks in ranks_by_name.items():
         if context.rank in ranks:
@@ -88,19 +88,6 @@ def list_cases(ops: list[str], sizes: list[int]) -> list[tuple[str, int]]:
     return cases
 
 
-def buffer_bytes(algorithm: str, size: int) -> int:
-    """Return the memory in bytes that a rank needs for an operation.
-
-    Args:
-        algorithm: a communication library, or ``hierarchical``.
-        size: bytes of the operation.
-    """
-    library = comm.library()
-    buffers = HIERARCHICAL_BUFFERS if algorithm == HIERARCHICAL else library.whole_buffers
-
-    return buffers * size + library.extra_buffer_bytes
-
-
 def main(context: RankContext) -> None:
     """Run every operation at every size."""
     settings = context.settings
@@ -108,15 +95,25 @@ def main(context: RankContext) -> None:
     cases = list_cases(settings["ops"], settings["sizes"])
     iterations = settings["warmup"] + settings["iterations"]
     populated = 0
+    case: Case | None = None
     watch = TcpWatch()
     watch.look_for_connections()
     context.recorder.expect(len(cases) * iterations)
 
     for number, (op, size) in enumerate(cases):
         root = ROOT if CATALOG[op].has_root else None
-        if size > populated:
-            populate_heap(buffer_bytes(settings["algorithm"], size))
-            populated = size
+        needed = buffer_bytes(
+            op,
+            size,
+            group.ranks,
+            algorithm=settings["algorithm"],
+            in_place=settings["in_place"],
+            folded=group.folded,
+        )
+        case = None  # frees the buffers of the operation before
+        if needed > populated:
+            populate_heap(needed)
+            populated = needed
 
         case = OPERATIONS[op](group, size)
         for iteration in range(iterations):

@@ -21,10 +21,11 @@ import torch
 import torch.distributed as dist
 
 from testbed.core.compat.torch_process_groups import reduce_scatter_single
+from testbed.workers.lib.folded import folded_tensor
 from testbed.workers.lib.hierarchy import Hierarchy
 
 from .catalog import CATALOG
-from .checked_values import POISON, Values
+from .checked_values import NoValues, Values
 
 ROOT = 0
 
@@ -67,6 +68,7 @@ class Group:
         in_place: bool = False,
         connections: int = 1,
         hierarchy: Hierarchy | None = None,
+        folded: bool = False,
     ) -> None:
         """Describe this rank's group.
 
@@ -77,6 +79,7 @@ class Group:
             connections: number of TCP connections between two ranks.
             hierarchy: the hierarchy whose methods carry out the operations; None: the library's
                 operations.
+            folded: whether the buffers share a few MiB of memory and hold no known values.
         """
         self.dtype = dtype
         self.group = group
@@ -85,7 +88,8 @@ class Group:
         self.in_place = in_place
         self.connections = connections
         self.hierarchy = hierarchy
-        self.values = Values(self.ranks, dtype)
+        self.folded = folded
+        self.values = NoValues() if folded else Values(self.ranks, dtype)
 
     @property
     def is_root(self) -> bool:
@@ -100,7 +104,16 @@ class Group:
             parts: number of parts.
         """
         items_per_part = max(1, size_bytes // self.dtype.itemsize // parts)
-        return torch.empty(parts * items_per_part, dtype=self.dtype)
+        return self._new(parts * items_per_part)
+
+    def buffer_like(self, other: torch.Tensor) -> torch.Tensor:
+        """Return a new flat tensor as long as `other`."""
+        return self._new(len(other))
+
+    def _new(self, items: int) -> torch.Tensor:
+        if self.folded:
+            return folded_tensor(items, self.dtype)
+        return torch.empty(items, dtype=self.dtype)
 
     def buffer_of(self, op: str, size_bytes: int) -> torch.Tensor:
         """Return a new flat tensor of an operation's whole size, rounded as in the catalog."""
@@ -114,7 +127,7 @@ class Group:
     def own_part(self, whole: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of `whole` if operations are in place, otherwise a new tensor."""
         part = self.part(whole, self.rank)
-        return part if self.in_place else torch.empty_like(part)
+        return part if self.in_place else self.buffer_like(part)
 
     def striped(
         self, start: Callable[[torch.Tensor], dist.Work | None], tensor: torch.Tensor
@@ -163,7 +176,7 @@ def all_gather(group: Group, size_bytes: int) -> Case:
     hierarchy = group.hierarchy
 
     def prepare() -> None:
-        whole.fill_(POISON)
+        group.values.poison(whole)
         group.values.fill(part, group.rank)
 
     def run() -> None:
@@ -185,7 +198,7 @@ def reduce_scatter(group: Group, size_bytes: int) -> Case:
     hierarchy = group.hierarchy
 
     def prepare() -> None:
-        part.fill_(POISON)
+        group.values.poison(part)
         group.values.fill(whole, group.rank)
 
     def run() -> None:
@@ -203,7 +216,7 @@ def reduce_scatter(group: Group, size_bytes: int) -> Case:
 def all_to_all(group: Group, size_bytes: int) -> Case:
     """Send rank i's j-th part to rank j, as its i-th part."""
     sent = group.buffer_of("all_to_all", size_bytes)
-    received = torch.empty_like(sent)
+    received = group.buffer_like(sent)
     group.values.fill(sent, group.rank)
     own_offset = group.rank * len(group.part(sent, group.rank))
 
@@ -211,7 +224,7 @@ def all_to_all(group: Group, size_bytes: int) -> Case:
         dist.all_to_all_single(received, sent, group=group.group)
 
     def prepare() -> None:
-        received.fill_(POISON)
+        group.values.poison(received)
 
     def wrong() -> int:
         count = 0
@@ -238,7 +251,7 @@ def broadcast(group: Group, size_bytes: int) -> Case:
         if group.is_root:
             group.values.fill(tensor, ROOT)
         else:
-            tensor.fill_(POISON)
+            group.values.poison(tensor)
 
     def run() -> None:
         if hierarchy is not None:
@@ -300,7 +313,7 @@ def gather(group: Group, size_bytes: int) -> Case:
 
     def prepare() -> None:
         for root_part in buffers.parts:
-            root_part.fill_(POISON)
+            group.values.poison(root_part)
 
         group.values.fill(part, group.rank)
 
@@ -319,7 +332,7 @@ def scatter(group: Group, size_bytes: int) -> Case:
     part = buffers.part
 
     def prepare() -> None:
-        part.fill_(POISON)
+        group.values.poison(part)
         for rank, root_part in enumerate(buffers.parts):
             group.values.fill(root_part, ROOT, rank * len(part))
 
@@ -335,7 +348,7 @@ def scatter(group: Group, size_bytes: int) -> Case:
 def send_recv(group: Group, size_bytes: int) -> Case:
     """Send every rank's buffer to the next rank in a ring, all at the same time."""
     sent = group.buffer_of("send_recv", size_bytes)
-    received = torch.empty_like(sent)
+    received = group.buffer_like(sent)
     group.values.fill(sent, group.rank)
     before = (group.rank - 1) % group.ranks
     after = (group.rank + 1) % group.ranks
@@ -352,7 +365,7 @@ def send_recv(group: Group, size_bytes: int) -> Case:
                 work.wait()
 
     def prepare() -> None:
-        received.fill_(POISON)
+        group.values.poison(received)
 
     def wrong() -> int:
         return group.values.differing(received, before)

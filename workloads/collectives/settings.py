@@ -12,6 +12,7 @@ from testbed.spec.base import Count, Flag, Mistake, Strict, refuse
 from testbed.spec.workload import Workload
 from testbed.workers import comm
 
+from .buffers import buffer_bytes
 from .catalog import CATALOG, HIERARCHICAL
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ Groups = Literal["all", "datacenter", "rail"]
 # The algorithms: those of a communication library, by the library's name, or the testbed's
 # hierarchy on top of the library.
 Algorithm = Literal["gloo", "hierarchical"]
+Payload = Literal["real", "folded"]
 DEFAULT_OPS: tuple[Op, ...] = ("all_reduce", "all_gather", "broadcast", "barrier")
 ITEM_BYTES: dict[Dtype, int] = {
     "float32": 4,
@@ -35,6 +37,7 @@ ITEM_BYTES: dict[Dtype, int] = {
     "int64": 8,
 }
 KIB, MIB = 2**10, 2**20
+PROGRAM_MEMORY = 40 * MIB  # private pages of a forked rank, its page tables and sockets
 
 
 class SizeRange(Strict):
@@ -90,17 +93,56 @@ class Collectives(Workload):
     )
     connections: Count = Field(1, description="TCP connections of gloo between two ranks")
     check: Flag = Field(True, description="compare every result with the correct one")
+    payload: Payload = Field(
+        "real",
+        description="memory of the buffers. real: their size. folded: a few MiB for each rank, "
+        "mapped again and again, for more ranks and larger sizes than fit; results are not checked",
+    )
 
     def settings(self, ranks: int) -> dict[str, Any]:
         """Return the settings in base units; `sizes` is a list of bytes."""
         settings = self.model_dump(exclude={"workload", "description"})
         settings["sizes"] = self.bytes_of_sizes()
+        settings["check"] = self.check and not self.is_folded
+        if not self.is_folded:
+            del settings["payload"]  # plans with and without this setting are equal
 
         return settings
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the buffers of a rank share a few MiB of memory."""
+        return self.payload == "folded"
 
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return the size in bytes of the largest tensor that a rank holds."""
         return max(*self.bytes_of_sizes(), ranks * ITEM_BYTES[self.dtype])
+
+    @property
+    def rank_program_bytes(self) -> int:
+        """Memory in bytes of a rank without its tensors, and without what ranks share."""
+        return PROGRAM_MEMORY
+
+    def rank_tensors_bytes(self, ranks: int) -> int:
+        """Return the memory in bytes that a rank's buffers need, as measured (buffers.py).
+
+        Several operations leave holes in the heap, as large as one buffer.
+        """
+        largest = self.largest_tensor_bytes(ranks)
+        most = 0
+        for op in self.ops:
+            needed = buffer_bytes(
+                op,
+                largest,
+                ranks,
+                algorithm=self.algorithm,
+                in_place=self.in_place,
+                folded=self.is_folded,
+            )
+            most = max(most, needed)
+
+        holes = largest if len(self.ops) > 1 and not self.is_folded else 0
+        return most + holes
 
     @property
     def longest_pause_ns(self) -> int:

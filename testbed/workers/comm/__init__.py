@@ -25,8 +25,8 @@ class CommLibrary(Protocol):
         """Names of the library's operations (workloads/collectives/catalog.py)."""
 
     @property
-    def whole_buffers(self) -> int:
-        """Number of whole-size buffers that a rank holds during an operation."""
+    def whole_copies(self) -> Mapping[str, int]:
+        """Number of whole-size copies that a rank holds, by operation; none for others."""
 
     @property
     def extra_buffer_bytes(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 NAME = "gloo"
@@ -31,8 +32,10 @@ class Gloo:
             "barrier",
         }
     )
-    whole_buffers: int = 2
-    extra_buffer_bytes: int = 16 * MIB  # gloo's buffers: at most a few MiB per operation
+    whole_copies: Mapping[str, int] = field(
+        default_factory=lambda: {"all_gather": 2, "reduce_scatter": 2, "gather": 2}
+    )
+    extra_buffer_bytes: int = 4 * MIB  # measured: less than 2 MiB, of sizes up to 128 MiB
 
     def environment(self, interface: str, connections: int) -> dict[str, str]:
         """Return variables that name the interface once per connection of a pair of ranks."""

@@ -401,10 +401,10 @@ def test_unknown_workload() -> None:
 
 def test_more_hosts_than_memory() -> None:
     with pytest.raises(InputError) as caught:
-        resolve(Topology.load("single-cluster"), Collectives(), machine_memory_bytes=4 * 2**30)
+        resolve(Topology.load("single-cluster"), Collectives(), machine_memory_bytes=3 * 2**30)
     assert str(caught.value) == (
-        "8 hosts need 5.62 GiB of memory, but this machine has 4 GiB\n"
-        "  4 hosts would fit; use --isolation process or smaller tensors"
+        "8 hosts need 4.03 GiB of memory, but this machine has 3 GiB\n"
+        "  3 hosts would fit; use --isolation process or smaller tensors"
         "; override this estimate with --guest-memory"
     )
 

@@ -232,9 +232,11 @@ def test_workers() -> None:
     assert ranks[:3] == [(0, 0, "iowa-h0"), (1, 1, "iowa-h0"), (2, 0, "iowa-h1")]
     assert len(ranks) == 8
     assert plan.workers.settings["sizes"] == [2**30]
-    assert plan.workers.memory_bytes == 2 * (250 * MIB + 4 * 2**30)
+    # The limit of a host is twice the estimate for its two ranks.
+    rank_bytes = 40 * MIB + workload.rank_tensors_bytes(8)
+    assert plan.workers.memory_bytes == 2 * 2 * rank_bytes
     packet_bytes = windows_bytes(plan.network)
-    assert plan.guest_memory_bytes == 2**30 + 8 * (250 * MIB + 4 * 2**30) + packet_bytes
+    assert plan.guest_memory_bytes == 2**30 + 8 * rank_bytes + packet_bytes
     assert plan.workers.environment == {"OMP_NUM_THREADS": "1"}
     assert (plan.seed, plan.workers.cpus, plan.clock) == (3, 1.0, "virtual")
 
