@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from testbed.core.table_files import split_number
+from testbed.core.table_files import Row, Table, is_missing, split_number
 from testbed.core.units import PERCENTAGE, RATE, TIME, Quantity, UnitError
 
 TIME_WORDS = frozenset(
@@ -255,6 +256,26 @@ def _glued(text: str, tokens: Sequence[str], quantities: Sequence[Quantity]) -> 
                     return Heading(text, _words(others), quantity, unit)
 
     return Heading(text, _words(tokens), None, None)
+
+
+def with_unit_row(table: Table) -> Table:
+    """Return a table whose heads have the units that the row below them names, if any."""
+    if len(table.rows) < 3:
+        return table
+
+    head, units, *body = table.rows
+    named = [cell for cell in units.cells if not is_missing(cell)]
+    if not named or len(units.cells) != len(head.cells):
+        return table
+    if not set(named).isdisjoint(head.cells):
+        return table  # the first row of a triangle, of a place such as us
+    if not all(unit_named(cell.strip("()[]")) for cell in named):
+        return table
+
+    cells: list[str] = []
+    for text, unit in zip(head.cells, units.cells, strict=True):
+        cells.append(text if is_missing(unit) else f"{text} ({unit.strip('()[]')})")
+    return replace(table, rows=[Row(head.line, cells), *body])
 
 
 _IN_PROSE = re.compile(

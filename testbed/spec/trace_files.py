@@ -26,6 +26,7 @@ from testbed.core.headings import (
     TIME_WORDS,
     Heading,
     read_heading,
+    with_unit_row,
     with_usual_unit,
 )
 from testbed.core.suggestions import suggest
@@ -104,7 +105,7 @@ def read_lines(path: Path) -> list[TraceLine]:
         UnitError: The file cannot be read, or is no trace; the message names the line.
     """
     try:
-        table = read_table(path, read_file(path))
+        table = with_unit_row(read_table(path, read_file(path)))
     except InputError as error:
         what = f"cannot read the trace {path}"
         if error.place.line is not None:

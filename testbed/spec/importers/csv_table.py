@@ -31,6 +31,7 @@ from testbed.core.headings import (
     read_heading,
     unit_in_prose,
     unit_named,
+    with_unit_row,
     with_usual_unit,
 )
 from testbed.core.suggestions import suggest
@@ -186,7 +187,7 @@ def read(path: Path, content: bytes, options: ImportOptions) -> Draft:
     Raises:
         InputError: A table is neither form, is not square, or has a wrong cell.
     """
-    table = read_table(path, content)
+    table = with_unit_row(read_table(path, content))
     try:
         measured = _read_table(table)
     except InputError as error:
@@ -380,6 +381,8 @@ def _without_summaries(head: Row, body: Sequence[Row]) -> tuple[Row, list[Row], 
         name = row.cells[0]
         if name.lower() in SUMMARIES:
             left_out += [] if name in left_out else [name]
+        elif name not in head.cells and not any(row.cells[1:]):
+            continue  # the row's name is the head of the first column: From, below To
         elif len(row.cells) == len(head.cells):
             kept_rows.append(Row(row.line, [row.cells[index] for index in kept_columns]))
         else:

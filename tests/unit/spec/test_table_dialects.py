@@ -230,6 +230,9 @@ FILES: dict[str, tuple[str, float, float]] = {
     "names of ends in another language": ("von;nach;RTT (ms)\na;b;16,4\n", 8200, 8200),
     "a column of differences": ("from,to,rtt_ms,rtt change (ms)\na,b,16.4,-3\n", 8200, 8200),
     "a percentile": ("from,to,latency_50_ms\na,b,16.4\n", 8200, 8200),
+    "a row of units": ("from,to,rtt\n,,us\na,b,16400\nb,a,18000\n", 8200, 9000),
+    "a row of units in brackets": ("from;to;rtt\n-;-;[ms]\na;b;16,4\n", 8200, 8200),
+    "heads in two rows": ("To,a,b\nFrom,,\na,5,16.4\nb,18,5\n", 8200, 9000),
     "averages": ("ms,a,b,average\na,,16.4,16.4\nb,18,,18\naverage,18,16.4,17\n", 8200, 9000),
     "statistics": ("src,dst,min,avg,max\na,b,16 ms,16.4 ms,20 ms\n", 8200, 8200),
     "units in cells": ("from,to,rtt\na,b,16.4ms\nb,a,0.018s\n", 8200, 9000),
@@ -250,6 +253,17 @@ def test_files_of_tools(case: str, tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     expected_ns = {("a", "b"): there_us * 1000, ("b", "a"): back_us * 1000}
     assert delays_ns(convert(path, ImportOptions())) == expected_ns
+
+
+def test_a_place_with_the_name_of_a_unit(tmp_path: Path) -> None:
+    """The first row of a lower triangle has no values."""
+    path = tmp_path / "rtts.csv"
+    path.write_text(",us,eu\nus,,\neu,90,\n")
+    delay_ns = 45 * 10**6
+    assert delays_ns(convert(path, ImportOptions())) == {
+        ("us", "eu"): delay_ns,
+        ("eu", "us"): delay_ns,
+    }
 
 
 # Heads of rates, and the rate of the number 8 below them in Mbit/s

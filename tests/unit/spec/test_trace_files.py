@@ -23,6 +23,7 @@ TRACES: dict[str, tuple[str, dict[float, float]]] = {
         "Timestamp,DL_bitrate (kbps)\n2019.12.14_09.51.02,1000\n2019.12.14_09.52.02,2000\n",
         {0: 1, 60: 2},
     ),
+    "a row of units": ("time,rate\nms,Mbit/s\n0,1\n100,2.5\n", {0: 1, 0.1: 2.5}),
     "stalls": (
         "time,rate\n0 s,2 Mbit/s\n3 s,0\n5 s,1 Mbit/s\n8 s,0.0 Mbit/s\n9 s,2 Mbit/s\n",
         {0: 2, 3: 0, 5: 1, 8: 0, 9: 2},
