@@ -419,13 +419,19 @@ def _is_remark(row: Row, head: Row) -> bool:
 
 
 def _with_corner(rows: list[Row]) -> list[Row]:
-    """Return rows of equal width: the first row may lack the head of the first column."""
+    """Return rows of equal width.
+
+    The first row may lack the head of the first column, or the separator at the end of all others.
+    """
     if len(rows) < 2:
         return rows
 
     head, *body = rows
     widths = {len(row.cells) for row in body}
     if widths == {len(head.cells) + 1}:
+        names = [row.cells[0] for row in body]
+        if names != head.cells and not any(row.cells[-1] for row in body):
+            return [head, *(Row(row.line, row.cells[:-1]) for row in body)]
         return [Row(head.line, ["", *head.cells]), *body]
     return rows
 

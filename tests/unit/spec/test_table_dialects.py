@@ -230,6 +230,8 @@ FILES: dict[str, tuple[str, float, float]] = {
     "names of ends in another language": ("von;nach;RTT (ms)\na;b;16,4\n", 8200, 8200),
     "a column of differences": ("from,to,rtt_ms,rtt change (ms)\na,b,16.4,-3\n", 8200, 8200),
     "a percentile": ("from,to,latency_50_ms\na,b,16.4\n", 8200, 8200),
+    "a triangle without a corner": ("a,b\na,,\nb,16.4,\n", 8200, 8200),
+    "separators at the end of rows": ("from,to,rtt_ms\na,b,16.4,\nb,a,18,\n", 8200, 9000),
     "a row of units": ("from,to,rtt\n,,us\na,b,16400\nb,a,18000\n", 8200, 9000),
     "a row of units in brackets": ("from;to;rtt\n-;-;[ms]\na;b;16,4\n", 8200, 8200),
     "heads in two rows": ("To,a,b\nFrom,,\na,5,16.4\nb,18,5\n", 8200, 9000),
