@@ -64,11 +64,12 @@ def message_rows(ops: pl.DataFrame, plan: Plan) -> list[MessageRow]:
         ops: as for `messages`.
         plan: the run's plan.
     """
+    bounds = _MessageBounds(plan)
     rows: list[MessageRow] = []
     for key, of_row in messages(ops).group_by(ROW, maintain_order=True):
         source, target, size, dtype, group = key
         times_us = of_row["time_us"]
-        bound_us = _bound_us(plan, cast(int, source), cast(int, target), cast(int, size))
+        bound_us = bounds.us(cast(int, source), cast(int, target), cast(int, size))
         median = spread(times_us).median
         row = MessageRow(
             source_rank=cast(int, source),
@@ -86,12 +87,24 @@ def message_rows(ops: pl.DataFrame, plan: Plan) -> list[MessageRow]:
     return rows
 
 
-def _bound_us(plan: Plan, source: int, target: int, size: int) -> float | None:
-    """Return the least time of a message in us: that of a broadcast between the two ranks."""
-    if source == target:
-        return None
-    try:
-        ranks = [plan.workers.ranks[source], plan.workers.ranks[target]]
-        return Bounds(plan.network, ranks).us("broadcast", size)
-    except (IndexError, KeyError, ValueError, StopIteration):
-        return None
+class _MessageBounds:
+    """Least times of messages; hosts of the same datacenter are alike."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._by_datacenters: dict[tuple[str, str], Bounds] = {}
+
+    def us(self, source: int, target: int, size: int) -> float | None:
+        """Return the least time of a message in us: that of a broadcast between two ranks."""
+        try:
+            ranks = [self._plan.workers.ranks[number] for number in (source, target)]
+            hosts = [self._plan.network.host(rank.host) for rank in ranks]
+            if hosts[0] == hosts[1]:
+                return None
+
+            key = (hosts[0].dc, hosts[1].dc)
+            if key not in self._by_datacenters:
+                self._by_datacenters[key] = Bounds(self._plan.network, ranks)
+            return self._by_datacenters[key].us("broadcast", size)
+        except (IndexError, KeyError, ValueError, StopIteration):
+            return None
