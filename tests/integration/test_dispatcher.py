@@ -10,9 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import testbed
+from testbed.analysis.messages import messages
+from testbed.runfolder import schemas
 from tests.integration.two_ranks import LATE_S, LAYERS, STEPS, WIDTH
 
 PROJECT = Path(testbed.__file__).parent.parent
@@ -163,14 +166,33 @@ def test_messages(records: list[Rows]) -> None:
     """Two sends and receives, one of them from anyone, and one each way at once."""
     counts: list[Counter[str]] = []
     for rows in records:
-        messages = of(rows, "messages")
-        counts.append(Counter(row["op"] for row in messages))
-        assert {row["bytes"] for row in messages} == {256}
-        other = {row["peer"] for row in messages if row["op"] == "send"}
+        sent_or_received = of(rows, "messages")
+        counts.append(Counter(row["op"] for row in sent_or_received))
+        assert {row["bytes"] for row in sent_or_received} == {256}
+        other = {row["peer"] for row in sent_or_received if row["op"] == "send"}
         assert other == {1 - records.index(rows)}
     assert counts == [{"send": 3, "recv": 1}, {"send": 1, "recv": 3}]
     from_anyone = [row for row in of(records[1], "messages") if row["peer"] is None]
     assert [row["op"] for row in from_anyone] == ["recv"]
+
+
+def table_of(records: list[Rows], part: str) -> pl.DataFrame:
+    """The records of a part as rows of ops.parquet."""
+    rows: Rows = []
+    for rank, of_rank in enumerate(records):
+        for row in of(of_rank, part):
+            values = {name: row.get(name) for name in schemas.OPS}
+            rows.append({**values, "rank": rank})
+    return pl.DataFrame(rows, schema=dict(schemas.OPS), orient="row")
+
+
+def test_sends_and_receives_are_messages(records: list[Rows]) -> None:
+    """Not those to rank 1, which has received one of them from anyone."""
+    paired = messages(table_of(records, "messages"))
+    assert paired.select("source_rank", "target_rank", "bytes").rows() == [(1, 0, 256)]
+    late = messages(table_of(records, "late"))
+    assert late.select("source_rank", "target_rank", "bytes").rows() == [(1, 0, 28)]
+    assert 0 <= late["time_us"][0] < 1e6 * LATE_S
 
 
 def test_all_reduces_of_ddp(records: list[Rows]) -> None:
