@@ -23,6 +23,7 @@ from testbed.network.netlink import (
     write_sysctls,
 )
 from testbed.network.qdiscs import OUTSIDE_PLANT, ShapedPort
+from testbed.network.routes import SingleRoute, set_routes
 from testbed.plan.model import (
     HOST_INTERFACE,
     Datacenter,
@@ -172,10 +173,23 @@ def configure_router(
                 if direction.source == dc.name:
                     _configure_wan_port(connection, plan, link, direction)
 
-        for route in routes:
-            subnet = plan.datacenter(route.destination).subnet
-            next_hops = [hop.via for hop in route.hops]
+        _set_wan_routes(connection, network, dc, routes)
+
+
+def _set_wan_routes(
+    connection: IPRoute, network: BuiltNetwork, dc: Datacenter, routes: Sequence[Route]
+) -> None:
+    """Set the routes of the border router of `dc` to other datacenters."""
+    single: list[SingleRoute] = []
+    for route in routes:
+        subnet = network.plan.datacenter(route.destination).subnet
+        next_hops = [hop.via for hop in route.hops]
+        if len(next_hops) == 1:
+            single.append(SingleRoute(subnet, next_hops[0]))
+        else:
             set_route(connection, subnet, next_hops)
+
+    set_routes(network.pid(dc.router), single)
 
 
 def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
