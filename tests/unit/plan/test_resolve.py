@@ -233,7 +233,7 @@ def test_workers() -> None:
     assert len(ranks) == 8
     assert plan.workers.settings["sizes"] == [2**30]
     # The limit of a host is twice the estimate for its two ranks.
-    rank_bytes = 40 * MIB + workload.rank_tensors_bytes(8)
+    rank_bytes = 60 * MIB + workload.rank_tensors_bytes(8)
     assert plan.workers.memory_bytes == 2 * 2 * rank_bytes
     packet_bytes = windows_bytes(plan.network)
     assert plan.guest_memory_bytes == 2**30 + 8 * rank_bytes + packet_bytes
