@@ -38,6 +38,7 @@ EVENTS = [
     "loss: 1 %}",
     "{at: 500 ms, links: bern, delay: 150 ms}",
 ]
+ATTACK = "tests/support/attack.py"  # a script whose ranks attack the run folder
 JOBS = {
     "collectives": [
         "workload.ops=[all_reduce, broadcast]",
@@ -76,7 +77,7 @@ def words(drawn: random.Random, folder: Path) -> list[str]:
     """Return the command of a random run, and write its topology."""
     path = folder / "topology.yaml"
     path.write_text(topology(drawn))
-    name = drawn.choices(list(JOBS), [4, 3, 2])[0]
+    name = drawn.choices([*JOBS, ATTACK], [4, 3, 2, 1])[0]
     options = ["--seed", str(drawn.randrange(1000)), "--out", str(folder / "run")]
     options += ["--isolation", drawn.choices(["process", "container"], [3, 1])[0]]
     options += [
@@ -85,6 +86,8 @@ def words(drawn: random.Random, folder: Path) -> list[str]:
         "--capture",
         drawn.choice(["none", "wan"]),
     ]
+    if name == ATTACK:
+        return [*TESTBED, "run", str(path), *options, "--", str(PROJECT / ATTACK)]
     sets: list[str] = []
     for value in JOBS[name]:
         sets += ["--set", value]

@@ -10,6 +10,12 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
 from testbed.runfolder.status import Status
 
+IMPLAUSIBLE = (
+    ProblemCode.RECORDS_INCOMPLETE,
+    ProblemCode.RECORDS_REFUSED,
+    ProblemCode.CLOCK_DISORDERED,
+)
+
 
 def conclude(plan: Plan, run: RunDir, status: Status) -> None:
     """Write the tables and the summary of a run that has ended, and complete its status.
@@ -30,5 +36,7 @@ def conclude(plan: Plan, run: RunDir, status: Status) -> None:
     for problem in summary.problems:
         if problem.code is ProblemCode.CAPTURE:
             status.warnings.append(problem)
+        elif problem.code in IMPLAUSIBLE and status.state == "completed":
+            status.doubt(problem.code, problem.message)
     if status.state == "completed":
         status.warnings += separate_hosts(plan, run, summary)

@@ -9,6 +9,7 @@ Checks of every run:
 - no operation took less than its lower bound (`testbed.analysis.lower_bounds`);
 - the clock was not forced forward because a process was busy-waiting;
 - the kernel had memory for all packets;
+- the records can be true (`testbed.analysis.plausibility`);
 - the run completed.
 
 Checks on the real clock, while the workload ran (docs/machines.md lists the limits too):

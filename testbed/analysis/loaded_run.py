@@ -45,6 +45,8 @@ class LoadedRun:
         steps: a row per training step and rank, sorted by both (`testbed.runfolder.schemas.TRAIN`),
             or None if the workload does not train.
         captured: the tables of the packet captures, or None without captures.
+        incomplete_ranks: the ranks whose records are missing or damaged, or that have none unlike
+            others.
         problems: missing or damaged files.
     """
 
@@ -58,6 +60,7 @@ class LoadedRun:
     links: pl.DataFrame
     steps: pl.DataFrame | None
     captured: Captured | None
+    incomplete_ranks: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
@@ -70,12 +73,13 @@ class LoadedRun:
             trains: whether the ranks record training steps.
         """
         problems: list[Problem] = []
-        operations = _read_operations(folder, plan, problems)
+        incomplete: set[int] = set()
+        operations = _read_operations(folder, plan, problems, incomplete)
         ops = _table(operations, schemas.OPS).sort("start_ns", "rank")
         links = _read_links(folder, plan, problems)
         steps: pl.DataFrame | None = None
         if trains:
-            steps = _read_steps(folder, plan, problems)
+            steps = _read_steps(folder, plan, problems, incomplete)
 
         captured = _read_captures(folder, plan, ops, problems)
         events, event_problems = records.read(folder.events, EVENT)
@@ -93,6 +97,7 @@ class LoadedRun:
             links=links,
             steps=steps,
             captured=captured,
+            incomplete_ranks=sorted(incomplete),
             problems=problems,
         )
 
@@ -158,11 +163,11 @@ class _RankRecords(Generic[AnyRecord]):
 
 
 def _read_operations(
-    folder: RunDir, plan: Plan, problems: list[Problem]
+    folder: RunDir, plan: Plan, problems: list[Problem], incomplete: set[int]
 ) -> list[_RankRecords[Operation]]:
-    """Read the operations of all ranks."""
+    """Read the operations of all ranks, and add ranks without whole records to `incomplete`."""
     by_rank: list[_RankRecords[Operation]] = []
-    idle: list[Problem] = []
+    idle: dict[int, Problem] = {}
     # A command that is started once per host may run without torch.
     may_be_missing = plan.workers.once_per_host
     for rank in plan.workers.ranks:
@@ -172,14 +177,17 @@ def _read_operations(
 
         operations, file_problems = records.read(path, Operation, may_be_empty=True)
         problems += file_problems
+        if file_problems:
+            incomplete.add(rank.rank)
         by_rank.append(_RankRecords.of(plan, rank, operations))
         if not operations:
             message = f"raw/{path.name} holds no operations, unlike the files of other ranks"
-            idle.append(Problem(code=ProblemCode.NO_RECORDS, message=message))
+            idle[rank.rank] = Problem(code=ProblemCode.NO_RECORDS, message=message)
 
     some = any(rank_records.records for rank_records in by_rank)
     if some and plan.workers.workload != "script":
-        problems += idle
+        problems += idle.values()
+        incomplete.update(idle)
 
     return by_rank
 
@@ -198,12 +206,19 @@ def _tcp_table(by_rank: Sequence[_RankRecords[Operation]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(schemas.TCP), orient="row")
 
 
-def _read_steps(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
-    """Read the training steps of all ranks (`testbed.runfolder.schemas.TRAIN`)."""
+def _read_steps(
+    folder: RunDir, plan: Plan, problems: list[Problem], incomplete: set[int]
+) -> pl.DataFrame:
+    """Read the training steps of all ranks (`testbed.runfolder.schemas.TRAIN`).
+
+    Ranks without whole records are added to `incomplete`.
+    """
     by_rank: list[_RankRecords[TrainingStep]] = []
     for rank in plan.workers.ranks:
         steps, file_problems = records.read(folder.rank_train(rank.rank), TrainingStep)
         problems += file_problems
+        if file_problems:
+            incomplete.add(rank.rank)
         by_rank.append(_RankRecords.of(plan, rank, steps))
     return _table(by_rank, schemas.TRAIN).sort("step", "rank")
 

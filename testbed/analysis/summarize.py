@@ -26,6 +26,7 @@ from testbed.analysis.loop import summarize_loop
 from testbed.analysis.lower_bounds import Bounds, concurrent_us
 from testbed.analysis.messages import message_rows
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
+from testbed.analysis.plausibility import implausible
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
 from testbed.plan.model import Direction, Plan
 from testbed.runfolder import records, schemas
@@ -137,6 +138,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
     collective_rows = _collectives(run)
     wan = _wan(run)
     training = _training(run, of_workload)
+    run.problems.extend(implausible(run))
 
     return Summary(
         collectives=collective_rows,

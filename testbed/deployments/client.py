@@ -213,11 +213,12 @@ def _follow(
     while True:
         reply = exchange.reply()  # read first: the streams are complete once there is a reply
         for stream, output in outputs.items():
-            data = exchange.read(stream, offsets[stream])
-            if data:
+            while data := exchange.read(stream, offsets[stream]):
                 offsets[stream] += len(data)
                 output.write(data)
                 output.flush()
+                if reply is None:
+                    break
         if reply is not None:
             with suppress(OSError):  # on a full disk, only `inspect` misses the time
                 deployment.write_last_time_ns(reply.time_ns)

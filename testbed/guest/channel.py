@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from testbed.runfolder.files import open_plain, read_plain, replace_text
+from testbed.runfolder.files import MOST_AT_A_TIME, open_plain, read_plain, replace_text
 
 REQUEST = "request"
 REPLY = "reply"
@@ -80,14 +80,14 @@ class Exchange(Generic[RequestT, ReplyT]):
             file.write(data)
 
     def read(self, stream: str, offset: int) -> bytes:
-        """Return the bytes of a stream from `offset` on; empty if there are none yet."""
+        """Return bytes of a stream from `offset` on, not all at a time; empty: none yet."""
         try:
             file = open_plain(self._file(stream))
         except FileNotFoundError:
             return b""
         with file:
             file.seek(offset)
-            return file.read()
+            return file.read(MOST_AT_A_TIME)
 
     def remove(self) -> None:
         """Remove all files of the request."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from testbed.runfolder.files import open_plain
 
+LONGEST_REPORT = 4096  # bytes
 # Virtual time, forced part of the virtual time, (unused here), process, host, command.
 REPORT = re.compile(r"(\d+) (\d+) \d+ (-?\d+) (\S+) (.*)")
 
@@ -36,7 +37,7 @@ def read_clock(path: Path) -> ClockReading | None:
     """Return the last clock report that a guest's kernel wrote to `path`; None before the first."""
     try:
         with open_plain(path) as file:
-            text = file.read().decode(errors="replace")
+            text = file.read(LONGEST_REPORT).decode(errors="replace")
     except OSError:
         return None
     report = REPORT.match(text)

@@ -38,6 +38,7 @@ from testbed.runfolder.records import (
     EVENT,
     FirstOperation,
     OperationsTotal,
+    RecordsRefused,
     RunEnded,
     SeparateWorld,
     StageBegan,
@@ -350,7 +351,7 @@ class Timeline:
 def _timed_events(path: Path) -> list[TimedEvent]:
     """Read the events of a run that have a time."""
     events, _problems = records.read(path, EVENT, may_be_empty=True)
-    without_time = (OperationsTotal, SeparateWorld)
+    without_time = (OperationsTotal, SeparateWorld, RecordsRefused)
     return [event for event in events if not isinstance(event, without_time)]
 
 

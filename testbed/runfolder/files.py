@@ -16,6 +16,7 @@ from typing import BinaryIO
 from pydantic import BaseModel
 
 MOST_BYTES = 64 * 2**20  # of a document; the largest are plans of thousands of hosts
+MOST_AT_A_TIME = 16 * 2**20  # of a growing file
 LONGEST_END = 2**20  # bytes at the end of a log that are read
 NEW = ".new"  # ending of files that are about to replace others
 
@@ -169,14 +170,14 @@ class FollowedFile:
     """Reader of a growing file, which returns each complete part once."""
 
     def __init__(
-        self, path: Path, *, ends: Sequence[bytes] = (b"\n",), most_bytes: int = -1
+        self, path: Path, *, ends: Sequence[bytes] = (b"\n",), most_bytes: int = MOST_AT_A_TIME
     ) -> None:
         r"""Follow a file from its beginning.
 
         Args:
             path: the file, which need not exist yet.
             ends: what ends a part, such as ``\n``.
-            most_bytes: number of bytes to read at a time; -1: all that there are.
+            most_bytes: number of bytes to read at a time. A part that is longer is left out.
         """
         self._path = path
         self._ends = ends
@@ -198,6 +199,8 @@ class FollowedFile:
         data = self._rest + data
         end = max(_end_of_last(data, mark) for mark in self._ends)
         self._rest = data[end:]
+        if len(self._rest) > MOST_AT_A_TIME:
+            self._rest = b""
         return data[:end]
 
     def new_lines(self) -> list[bytes]:

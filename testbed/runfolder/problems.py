@@ -38,6 +38,9 @@ class ProblemCode(StrEnum):
     HOST_THROTTLED = "host-throttled"
     BACKLOG_DROPS = "backlog-drops"
     FIBRE_DROPS = "fibre-drops"
+    RECORDS_INCOMPLETE = "records-incomplete"
+    RECORDS_REFUSED = "records-refused"  # a host wrote what it may not write
+    CLOCK_DISORDERED = "clock-disordered"
     BELOW_BOUND = "below-bound"  # an operation took less time than the topology allows
     # Read from a run folder of format 2, whose problems have no codes.
     UNKNOWN = "unknown"
@@ -59,6 +62,9 @@ DOUBTS: Mapping[ProblemCode, str] = {
     ProblemCode.HOST_THROTTLED: "a host was throttled",
     ProblemCode.BACKLOG_DROPS: "the kernel's backlog overflowed",
     ProblemCode.FIBRE_DROPS: "a lossless link dropped packets",
+    ProblemCode.RECORDS_INCOMPLETE: "records of ranks are missing",
+    ProblemCode.RECORDS_REFUSED: "a host wrote false records",
+    ProblemCode.CLOCK_DISORDERED: "records have impossible times",
     ProblemCode.BELOW_BOUND: "an operation was faster than the topology allows",
     ProblemCode.UNKNOWN: "see the warnings of the run",
 }

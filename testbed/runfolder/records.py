@@ -78,6 +78,15 @@ class SeparateWorld(Record):
     world_size: int
 
 
+class RecordsRefused(Record):
+    """A host wrote lines that are not records of its ranks, or more than it may; not kept."""
+
+    stage: str = "ops"
+    state: Literal["refused"] = "refused"
+    host: str
+    lines: int
+
+
 class RunEnded(Record):
     """The outcome of the run, the last event."""
 
@@ -88,11 +97,23 @@ class RunEnded(Record):
 
 
 Event = Annotated[
-    StageBegan | StageEnded | FirstOperation | OperationsTotal | SeparateWorld | RunEnded,
+    StageBegan
+    | StageEnded
+    | FirstOperation
+    | OperationsTotal
+    | SeparateWorld
+    | RecordsRefused
+    | RunEnded,
     Field(discriminator="state"),
 ]
 EVENT: TypeAdapter[
-    StageBegan | StageEnded | FirstOperation | OperationsTotal | SeparateWorld | RunEnded
+    StageBegan
+    | StageEnded
+    | FirstOperation
+    | OperationsTotal
+    | SeparateWorld
+    | RecordsRefused
+    | RunEnded
 ] = TypeAdapter(Event)
 
 

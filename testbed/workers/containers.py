@@ -25,9 +25,10 @@ from docker.errors import DockerException
 
 from testbed.core.errors import RunError, WorkerError
 from testbed.plan.model import Plan, Rank, Workers
-from testbed.runfolder.files import write_json
+from testbed.runfolder.files import last_lines, write_json
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
+from testbed.workers.collector import collecting
 from testbed.workers.fleet import ENVIRONMENT, Fleet
 from testbed.workers.host_files import write_names
 from testbed.workers.orders import Order, send_orders
@@ -43,7 +44,7 @@ DOCKER_API = "1.41"
 DOCKER_TIMEOUT_S = 600
 CPU_SHARES = 1024  # of one CPU
 MIN_CPU_SHARES = 2
-OUTPUT_TAIL = 2000  # characters of a log in an error
+OUTPUT_TAIL_LINES = 20  # of a log in an error
 # Go's collector busy-waits alongside the program, which has one CPU here: collection runs only when
 # memory is short.
 GO_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "300MiB"}
@@ -79,6 +80,9 @@ class Containers(Fleet):
             self._folder.chmod(0o755)
             stack.callback(_remove_with_mounts, self._folder)
             self._name_files = write_names(self._folder, self.plan.network)
+            self._collector = stack.enter_context(
+                collecting(self.run, self.plan, self._folder / "records")
+            )
             cgroups.delegate_root()
             self._group = stack.enter_context(cgroups.group(self._folder.name))
             self._parent: WarmParent | None = None
@@ -194,27 +198,42 @@ class Containers(Fleet):
     def _log(self, host: str) -> Path:
         return self.run.logs / f"container-{host}.log"
 
-    def _output_tail(self, host: str) -> str:
-        log = self._log(host)
-        if not log.exists():
-            return "no output"
+    def _new_logs(self, host: str) -> list[Path]:
+        """Create the logs of a host whose zygote is in the container, which writes to them."""
+        logs = [self._log(host)]
+        logs += [self.run.rank_log(rank.rank) for rank in self.processes_of(host)]
+        for log in logs:
+            log.touch()
+            self._give(log)
+        return logs
 
-        return log.read_text(errors="replace")[-OUTPUT_TAIL:]
+    def _output_tail(self, host: str) -> str:
+        try:
+            return last_lines(self._log(host), OUTPUT_TAIL_LINES)
+        except OSError:
+            return "no output"
 
     def _run_container(self, client: Any, host: str, image: str) -> Any:
         owner = self.run.path.stat()
         workers = self.plan.workers
         command = ["sleep", "infinity"]
         modes = _readable(workers)
-        modes[str(self.run.path)] = "rw"
+        modes[str(self.run.path)] = "ro"
+        work = self.work_folder(host)
+        if work is not None:
+            modes[str(work)] = "rw"
         if workers.image is not None:
             fifo = self._fifo(host)
             fifo.parent.mkdir()
             os.mkfifo(fifo)
             command = _zygote_command(self.run, fifo, self._log(host))
             modes[str(fifo.parent)] = "ro"
+            for log in self._new_logs(host):
+                modes[str(log)] = "rw"
 
         mounts = [_bound(path, path, mode) for path, mode in modes.items()]
+        assert self._collector is not None
+        mounts.append(_bound(str(self._collector.folder_of(host)), str(self.run.raw), "ro"))
         for file, target in self._name_files.items():
             mounts.append(_bound(str(file), str(target), "ro"))
 
@@ -381,7 +400,7 @@ def _connect(daemon: subprocess.Popen[bytes], folder: Path, log: Path) -> Any:
 
     while not (folder / "socket").exists():
         if daemon.poll() is not None or time.monotonic() > deadline:
-            output = log.read_text(errors="replace")[-OUTPUT_TAIL:]
+            output = last_lines(log, OUTPUT_TAIL_LINES)
             raise RunError(f"the Docker daemon did not start:\n{output}")
 
         time.sleep(0.01)

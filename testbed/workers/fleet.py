@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 from testbed.core.errors import WorkerError
 from testbed.plan.model import Plan, Rank
+from testbed.runfolder.files import last_lines
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
 from testbed.runfolder.stacks import END, RankStacks, describe, parse_stacks
+from testbed.workers.collector import Collector
 from testbed.workers.gpu_hint import gpu_hint
 from testbed.workers.stacks import Logs, rank_of, request_stacks, state_of
 
@@ -49,6 +53,7 @@ class Fleet(ABC):
         self._starts: Counter[int] = Counter()
         # rank and process number of the processes that the plan kills
         self._killed: set[tuple[int, int]] = set()
+        self._collector: Collector | None = None
         self._hosts_to_start = sum(len(change.started) for change in plan.network.changes)
 
     @property
@@ -107,6 +112,8 @@ class Fleet(ABC):
             netns: a process in each host's network namespace, by host.
         """
         self._netns = dict(netns)
+        if self._collector is not None:
+            self._collector.open()
         self._starts.update(rank.rank for rank in self.plan.workers.processes)
         self._start(self.hosts, self._netns)
 
@@ -142,6 +149,7 @@ class Fleet(ABC):
         while True:
             # read before the exits: a zygote that has finished is not lost
             lost_hosts = self.lost()
+            self._collect()
             for record in exits.new():  # in the order of time: the first failure causes others
                 self._check_exit(record, len(statuses[record.rank]))
                 statuses[record.rank].append(record.status)
@@ -152,10 +160,42 @@ class Fleet(ABC):
 
             running = self._running(statuses)
             if not running and self._is_over(statuses):
+                self._collect()
                 return
 
             self._check_lost(lost_hosts, running)
+            self._pause()
+
+    def _collect(self) -> None:
+        """Move the records that ranks have written since the last call into the run folder."""
+        if self._collector is not None:
+            self._collector.collect()
+
+    def _pause(self) -> None:
+        """Wait for `POLL_S`, or until a rank reports an event."""
+        if self._collector is not None:
+            self._collector.wait(POLL_S)
+        else:
             time.sleep(POLL_S)
+
+    def work_folder(self, host: str) -> Path | None:
+        """Return the only folder of the run folder that a host may write to, which exists.
+
+        None: the workload has no working folders.
+        """
+        workers = self.plan.workers
+        if workers.workload != "script":
+            return None
+        folder = self.run.work(None if workers.settings["shared_folder"] else host)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._give(folder)
+        return folder
+
+    def _give(self, path: Path) -> None:
+        """Make the owner of the run folder, as whom containers run, the owner of `path`."""
+        owner = self.run.path.stat()
+        if path.stat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid)
 
     def write_stacks(self) -> list[RankStacks]:
         """Append what each rank is doing now to logs/stacks.txt, and return the entries."""
@@ -267,10 +307,10 @@ class Fleet(ABC):
 
     def _log_tail(self, rank: int) -> str:
         log = self.run.rank_log(rank)
-        if not log.exists():
+        try:
+            lines = last_lines(log, LOG_TAIL_LINES).splitlines()
+        except OSError:
             return ""
-
-        lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         if not lines:
             return ""
 

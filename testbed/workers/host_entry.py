@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from testbed.core import linux
-from testbed.workers.orders import Order
+from testbed.workers.orders import HostView, Order
 
 SHM = "/dev/shm"
 CONTAINER_NAMESPACES = ("net", "ipc", "uts", "cgroup", "pid", "mnt")
@@ -34,17 +34,26 @@ def enter_host(order: Order, log: Path) -> None:
         _join_namespaces(order.netns_pid, ("net",))
         linux.unshare(linux.CLONE_NEWUTS)
         socket.sethostname(order.host)
+        if order.shm is not None or order.view is not None:
+            linux.unshare(linux.CLONE_NEWNS)
+            linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
         if order.shm is not None:
-            _mount_shared_memory(order.shm)
+            linux.mount(order.shm, SHM, None, linux.MS_BIND)
+        if order.view is not None:
+            _limit_run_folder(order.view)
 
     os.setsid()  # a script may signal its process group
 
 
-def _mount_shared_memory(folder: str) -> None:
-    """Make `folder` the /dev/shm of this process and its children, and of no other."""
-    linux.unshare(linux.CLONE_NEWNS)
-    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    linux.mount(folder, SHM, None, linux.MS_BIND)
+def _limit_run_folder(view: HostView) -> None:
+    """Let this process and its children write to their own part of the run folder only."""
+    linux.mount(view.run_folder, view.run_folder, None, linux.MS_BIND)
+    linux.set_read_only(view.run_folder, True)
+    linux.mount(view.pipes, view.records, None, linux.MS_BIND)
+    linux.set_read_only(view.records, True)
+    if view.work is not None:
+        linux.mount(view.work, view.work, None, linux.MS_BIND)
+        linux.set_read_only(view.work, False)
 
 
 def _join_namespaces(pid: int, kinds: tuple[str, ...]) -> None:

@@ -26,6 +26,23 @@ RETRY_S = 0.002  # between attempts, until the zygote has opened its FIFO
 
 
 @dataclass(frozen=True)
+class HostView:
+    """How a host sees the run folder: read-only, with these exceptions.
+
+    Attributes:
+        run_folder: the run folder.
+        pipes: the folder of pipes that is in place of the records.
+        records: the folder of the records.
+        work: a folder that the host may write to; None: none.
+    """
+
+    run_folder: str
+    pipes: str
+    records: str
+    work: str | None = None
+
+
+@dataclass(frozen=True)
 class Order:
     """Order to start one rank, or a server of a host.
 
@@ -37,6 +54,7 @@ class Order:
         cgroup: folder of the host's control group.
         netns_pid: a process in the host's network namespace (process isolation).
         shm: folder that is the host's /dev/shm (process isolation).
+        view: what the host may write to in the run folder (process isolation).
         container_pid: the first process of the host's container.
         user: the container's user and group.
         is_server: whether to start, instead of the rank, the server that runs commands of other
@@ -48,6 +66,7 @@ class Order:
     cgroup: str | None = None
     netns_pid: int | None = None
     shm: str | None = None
+    view: HostView | None = None
     container_pid: int | None = None
     user: tuple[int, int] | None = None
     is_server: bool = False
@@ -60,7 +79,12 @@ def encode_orders(orders: list[Order]) -> str:
 
 def decode_orders(line: str) -> list[Order]:
     """Return the orders of a line."""
-    return [Order(**order) for order in json.loads(line)]
+    orders: list[Order] = []
+    for fields in json.loads(line):
+        if fields["view"] is not None:
+            fields["view"] = HostView(**fields["view"])
+        orders.append(Order(**fields))
+    return orders
 
 
 def send_orders(fifo: Path, orders: list[Order], alive: Path) -> None:
@@ -100,6 +124,10 @@ class LaterOrders:
         # open for writing too, so that the FIFO never reaches its end
         self._fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self._text = ""
+
+    def close(self) -> None:
+        """Close the FIFO in a process that may not give orders."""
+        os.close(self._fd)
 
     def wait(self, children: Sequence[int]) -> list[Order]:
         """Wait for orders, or for the end of a child.

@@ -15,9 +15,10 @@ from testbed.core.linux import mount, umount
 from testbed.plan.model import Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
+from testbed.workers.collector import Collector, collecting
 from testbed.workers.fleet import Fleet
 from testbed.workers.host_files import named
-from testbed.workers.orders import Order
+from testbed.workers.orders import HostView, Order
 from testbed.workers.zygote_warm import warm_parent
 
 
@@ -28,6 +29,7 @@ class Processes(Fleet):
         super().__init__(run, plan)
         self._groups: dict[str, Path] = {}
         self._shared_memory: dict[str, Path] = {}
+        self._views: dict[str, HostView] = {}
 
     def __enter__(self) -> Processes:
         with ExitStack() as stack:
@@ -36,6 +38,10 @@ class Processes(Fleet):
             stack.enter_context(named(folder, self.plan.network))
             self._add_groups(folder.name, stack)
             self._add_shared_memory(folder / "shm", stack)
+            self._collector = stack.enter_context(
+                collecting(self.run, self.plan, folder / "records")
+            )
+            self._views = {host: self._view(host, self._collector) for host in self.hosts}
             self._parent = stack.enter_context(warm_parent(self.run, folder))
             self._stack = stack.pop_all()
 
@@ -69,6 +75,15 @@ class Processes(Fleet):
             stack.callback(umount, str(place))
             self._shared_memory[host] = place
 
+    def _view(self, host: str, collector: Collector) -> HostView:
+        work = self.work_folder(host)
+        return HostView(
+            run_folder=str(self.run.path),
+            pipes=str(collector.folder_of(host)),
+            records=str(self.run.raw),
+            work=None if work is None else str(work),
+        )
+
     @property
     def namespaces(self) -> dict[str, int]:
         """Empty: the network makes the namespaces."""
@@ -89,6 +104,7 @@ class Processes(Fleet):
             cgroup=str(self._groups[rank.host]),
             netns_pid=netns[rank.host],
             shm=str(self._shared_memory[rank.host]),
+            view=self._views[rank.host],
             is_server=is_server,
         )
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from io import FileIO
 from typing import Literal
 
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.record_file import RecordFile
 from testbed.runfolder.records import FirstOperation, Operation, OperationsTotal, append
-
-HIGH_NUMBER = 900  # below 1024, the usual limit of a process
 
 
 class Recorder:
@@ -20,18 +16,12 @@ class Recorder:
     def __init__(self, run: RunDir, rank: int) -> None:
         self.rank = rank
         self._run = run
-        # unbuffered: a line is one write, from any thread
-        self._file = _with_high_number(run.rank_ops(rank).open("ab", buffering=0))
+        self._file = RecordFile(run, run.rank_ops(rank))
         self._begun = False
 
     def claim(self) -> bool:
         """Claim the rank until this process ends; return whether no other process has the rank."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-
-        return True
+        return self._file.claim()
 
     def expect(self, total: int, unit: Literal["operation", "step"] = "operation") -> None:
         """Announce the number of operations or steps of this rank; rank 0's number shows progress.
@@ -53,19 +43,8 @@ class Recorder:
 
     def record(self, operation: Operation) -> None:
         """Write one operation; the record survives a later crash of the rank."""
-        self._file.write(operation.to_line().encode())
+        self._file.write(operation)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _with_high_number(file: FileIO) -> FileIO:
-    """Return the open file with a number that leaves the low ones to a script, as usual."""
-    with file:
-        try:
-            number = fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, HIGH_NUMBER)
-        except OSError:  # the limit is lower
-            number = os.dup(file.fileno())
-
-    return FileIO(number, "ab")

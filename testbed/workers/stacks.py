@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from testbed.runfolder.files import LONGEST_END
+
 SIGNAL = getattr(signal, "SIGRTMIN", 34) + 11  # macOS imports this file, and has no SIGRTMIN
 STDERR = 2
 PAUSE_S = 0.001  # on the run's clock, which a busy rank holds until the kernel forces the clock
@@ -92,7 +94,7 @@ class Logs:
         try:
             with self._files[rank].open("rb") as file:
                 file.seek(self._begins[rank])
-                return file.read().decode(errors="replace")
+                return file.read(LONGEST_END).decode(errors="replace")
         except OSError:
             return ""
 

@@ -87,6 +87,7 @@ class Zygote:
         self._run = run
         self._plan = plan
         self._ranks: dict[int, int] = {}  # by process id
+        self._later: LaterOrders | None = None
         self.failed = 0
 
     def fork(self, order: Order, begin_ns: int = 0) -> None:
@@ -102,6 +103,7 @@ class Zygote:
 
     def serve(self, later: LaterOrders) -> None:
         """Carry out orders as they arrive, until the testbed ends this process."""
+        self._later = later
         while True:
             for order in later.wait(list(self._ranks)):
                 self.fork(order)
@@ -118,8 +120,7 @@ class Zygote:
     def _be_rank(self, order: Order, begin_ns: int) -> int:
         from testbed.workers.rank import run_rank  # noqa: PLC0415
 
-        code_bundle.remove()
-        enter_host(order, self._run.rank_log(order.rank))
+        self._enter(order)
         _sleep_until(begin_ns)
 
         return run_rank(self._run, self._plan, order.rank)
@@ -127,9 +128,15 @@ class Zygote:
     def _be_server(self, order: Order) -> int:
         from testbed.workers.rank import run_server  # noqa: PLC0415
 
+        self._enter(order)
+        return run_server(self._run, self._plan, order.rank)
+
+    def _enter(self, order: Order) -> None:
+        """Leave the zygote behind, and enter a host."""
+        if self._later is not None:
+            self._later.close()
         code_bundle.remove()
         enter_host(order, self._run.rank_log(order.rank))
-        return run_server(self._run, self._plan, order.rank)
 
     def _note_exit(self, pid: int, status: int) -> None:
         if pid not in self._ranks:

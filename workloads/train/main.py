@@ -9,6 +9,7 @@ losses are real; the duration of forward and backward passes is modelled
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -20,6 +21,7 @@ import torch.distributed.fsdp
 import torch.distributed.pipelining
 from torch import nn
 
+from testbed.runfolder.record_file import RecordFile
 from testbed.runfolder.records import TrainingStep
 from testbed.workers.lib.heap import populate_heap
 from testbed.workers.lib.hierarchy import datacenter_ranks
@@ -105,7 +107,8 @@ def main(context: RankContext) -> None:
     context.recorder.expect(settings["steps"], "step")
     unix_ns = time.time_ns() - time.monotonic_ns()
 
-    with context.run.rank_train(context.rank).open("a", buffering=1) as records:
+    steps = RecordFile(context.run, context.run.rank_train(context.rank))
+    with contextlib.closing(steps):
         for step in range(settings["steps"]):
             inputs, targets = text.batch(step, batch)
             start_ns = time.time_ns()
@@ -128,4 +131,4 @@ def main(context: RankContext) -> None:
                 tokens=settings["batch"] * settings["sequence"],
                 computed_ns=computed_ns,
             )
-            records.write(record.to_line())
+            steps.write(record)

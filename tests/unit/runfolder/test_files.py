@@ -1,8 +1,10 @@
 """Files that grow while a run is in progress, and files that appear as a whole."""
 
+import os
+import tracemalloc
 from pathlib import Path
 
-from testbed.runfolder.files import FollowedFile
+from testbed.runfolder.files import MOST_AT_A_TIME, FollowedFile, last_lines
 
 
 def test_each_line_is_returned_once(tmp_path: Path) -> None:
@@ -37,3 +39,22 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret\n")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     assert FollowedFile(tmp_path / "link").new() == b""
+
+
+def test_a_file_of_any_size_takes_little_memory(tmp_path: Path) -> None:
+    """A terabyte without content, as a rank can make of its log: some MiB are read at a time."""
+    path = tmp_path / "log"
+    path.write_bytes(b"first\n")
+    followed = FollowedFile(path)
+    assert followed.new_lines() == [b"first"]
+    with path.open("ab") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nlast\n")
+    tracemalloc.start()
+    for _look in range(3):
+        assert followed.new() == b""
+    assert last_lines(path, 1) == "last"
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * MOST_AT_A_TIME  # what is read, and what is left from before, each twice
