@@ -31,6 +31,8 @@ SYS_MOUNT_SETATTR = 442
 AT_FDCWD = -100
 AT_RECURSIVE = 0x8000
 MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
 
 # prctl(2)
 PR_SET_PDEATHSIG = 1
@@ -169,12 +171,25 @@ def set_read_only(path: str, read_only: bool, *, recursive: bool = False) -> Non
     Raises:
         OSError: The kernel refuses the call.
     """
-    attributes = (ctypes.c_uint64 * 4)()  # to set, to clear, propagation, user namespace
     if read_only:
-        attributes[0] = MOUNT_ATTR_RDONLY
+        _set_attributes(path, MOUNT_ATTR_RDONLY, 0, recursive)
     else:
-        attributes[1] = MOUNT_ATTR_RDONLY
+        _set_attributes(path, 0, MOUNT_ATTR_RDONLY, recursive)
 
+
+def forbid_programs_of_owners(path: str) -> None:
+    """Let no program at the mount `path` run with its owner's rights, nor open devices.
+
+    Raises:
+        OSError: The kernel refuses the call.
+    """
+    _set_attributes(path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, recursive=False)
+
+
+def _set_attributes(path: str, to_set: int, to_clear: int, recursive: bool) -> None:
+    attributes = (ctypes.c_uint64 * 4)()  # to set, to clear, propagation, user namespace
+    attributes[0] = to_set
+    attributes[1] = to_clear
     flags = AT_RECURSIVE if recursive else 0
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     result = _libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, _bytes(path), flags, attributes, size)

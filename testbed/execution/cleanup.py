@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from testbed.core.leftovers import Kind, abandoned_notes
@@ -44,7 +45,8 @@ def _mark_interrupted(run: RunDir) -> None:
         status, _problems = read_status(run.status)
         if status is None:  # the folder of a deployment, or of a run that had not begun
             return
-        run.settle()
+        with suppress(OSError):  # `RunDir.open` refuses what is left
+            run.settle()
         if status.state == "running":
             status.state = "interrupted"
             status.reason = "the testbed was killed"

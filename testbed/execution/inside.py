@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from testbed.core import linux
 from testbed.core.errors import TestbedError
 from testbed.execution.inside_measurement import (
     capturing_packets,
@@ -63,6 +64,8 @@ def run(folder: RunDir) -> None:
     if plan.where == "guest":
         exact_timers()
         seed_kernel(plan.seed)
+    else:
+        _mount_without_rights(folder.path)
     with ExitStack() as stack:
         with stage(folder, "workers"):
             fleet: Fleet = stack.enter_context(_fleet(folder, plan))
@@ -88,6 +91,12 @@ def run(folder: RunDir) -> None:
             _network_changing(folder, network, fleet, transfers),
         ):
             fleet.wait()
+
+
+def _mount_without_rights(folder: Path) -> None:
+    """Let nobody run programs of a folder with their owner's rights, as init does in a guest."""
+    linux.mount(str(folder), str(folder), None, linux.MS_BIND)
+    linux.forbid_programs_of_owners(str(folder))
 
 
 def _fleet(folder: RunDir, plan: Plan) -> Fleet:

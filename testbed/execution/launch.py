@@ -406,7 +406,7 @@ def _remove_harmful_files(run: RunDir) -> list[Problem]:
     try:
         removed = run.settle()
     except OSError as error:
-        text = f"files that hosts left could not be checked: {error}"
+        text = f"a file that hosts left could not be made harmless: {error}"
         return [Problem(code=ProblemCode.FILE_REMOVED, message=text)]
     return [Problem(code=ProblemCode.FILE_REMOVED, message=text) for text in removed]
 

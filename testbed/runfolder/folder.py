@@ -8,9 +8,6 @@ a lost guest, and `testbed.analysis` turns the records into the tables
 from __future__ import annotations
 
 import json
-import os
-import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -22,9 +19,8 @@ from testbed.core.paths import why_not_shared
 from testbed.plan.model import FORMAT, Plan
 from testbed.runfolder import records
 from testbed.runfolder.files import read_plain, replace_text
+from testbed.runfolder.harmless import harmful_entries, settle
 from testbed.runfolder.status import release_room
-
-KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -97,17 +93,13 @@ class RunDir:
         """Open an existing run folder, whose content is untrusted.
 
         Raises:
-            InputError: `path` is not a run folder, or holds an entry that is not a plain file, or
-                has a format newer than the formats that this version knows.
+            InputError: `path` is not a run folder, or holds an entry that is not a plain file or
+                cannot be examined, or has a format newer than the formats that this version knows.
         """
         run = cls(path.resolve())
         if not run.plan.is_file():
             raise InputError(f"{path} is not a run folder: no {run.plan.name}")
-        for entry, what in run.not_plain():
-            remedy = f"if you know the file, remove it: rm {entry}"
-            raise InputError(
-                f"{entry} is {what}, but a run folder holds only plain files", remedy=remedy
-            )
+        _refuse_harmful(run)
         found = _format_of(run.plan)
         if found is not None and found > FORMAT:
             raise InputError(
@@ -117,39 +109,16 @@ class RunDir:
             )
         return run
 
-    def not_plain(self) -> Iterator[tuple[Path, str]]:
-        """Yield entries that are neither plain files nor folders, each with its kind.
-
-        Symbolic links in ``work`` are allowed and left out.
-        """
-        work = self.work(None)
-        for folder, folders, files in os.walk(self.path):
-            for name in (*folders, *files):
-                path = Path(folder, name)
-                mode = path.lstat().st_mode
-                if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-                    continue
-                in_work = path.is_relative_to(work) and path != work
-                if stat.S_ISLNK(mode) and in_work:
-                    continue
-                yield path, KINDS.get(stat.S_IFMT(mode), "a device")
-
     def settle(self) -> list[str]:
         """Make entries written by a host harmless for programs on this machine.
 
-        Links, FIFOs and devices are removed, and files lose the set-user-ID and set-group-ID bits.
-
         Returns:
             A description of each removed entry.
+
+        Raises:
+            OSError: an entry cannot be examined or changed; all others are harmless.
         """
-        removed: list[str] = []
-        for path, kind in self.not_plain():
-            path.unlink()
-            removed.append(f"{path.relative_to(self.path)} was {kind}, and was removed")
-        for folder, _folders, files in os.walk(self.path):
-            for name in files:
-                _drop_owner_rights(Path(folder, name))
-        return removed
+        return settle(self.path, self.work(None))
 
     @property
     def spec(self) -> Path:
@@ -330,12 +299,23 @@ class RunDir:
         replace_text(self.plan, plan.model_dump_json(indent=1) + "\n")
 
 
-def _drop_owner_rights(path: Path) -> None:
-    """Clear the set-user-ID and set-group-ID bits of a file."""
-    mode = path.lstat().st_mode
-    rights = stat.S_ISUID | stat.S_ISGID
-    if stat.S_ISREG(mode) and mode & rights:
-        path.chmod(stat.S_IMODE(mode) & ~rights)
+def _refuse_harmful(run: RunDir) -> None:
+    """Refuse a run folder with entries that are not plain files, or that cannot be examined.
+
+    Raises:
+        InputError: there is such an entry.
+    """
+    try:
+        for entry, what in harmful_entries(run.path, run.work(None)):
+            remedy = f"if you know the file, remove it: rm {entry}"
+            raise InputError(
+                f"{entry} is {what}, but a run folder holds only plain files", remedy=remedy
+            )
+    except OSError as error:
+        raise InputError(
+            f"cannot examine {error.filename}: {error.strerror}",
+            remedy="if the folder is yours, chmod -R u+rwX lets you look into it",
+        ) from error
 
 
 def _format_of(plan: Path) -> int | None:

@@ -10,6 +10,7 @@ import pytest
 from testbed.doctor.machine import try_namespaces
 from testbed.guest.kernel import Kernel
 from testbed.runfolder.folder import RunDir
+from testbed.runfolder.harmless import harmful_entries
 from tests.support.guests import console, finish, guest_with, result
 
 REFUSED = ("new file", "old file", "old file, whole", "remove", "mode", "link", "kernel", "a disk")
@@ -81,6 +82,10 @@ def test_it_reached_no_network(folder: Path, listener: socket.socket) -> None:
         listener.accept()
 
 
+def test_its_folder_has_no_programs_of_other_users_and_no_devices(folder: Path) -> None:
+    assert {"nosuid", "nodev"} <= set(result(folder)["options of the mount"].split(","))
+
+
 def test_what_it_left_is_made_harmless(folder: Path, outside: Path) -> None:
     """Nothing that this machine's programs would follow, wait for, or run with another's rights."""
     run = RunDir(folder)
@@ -88,7 +93,7 @@ def test_what_it_left_is_made_harmless(folder: Path, outside: Path) -> None:
     for name, kind in TRAPS.items():
         assert f"{name} was {kind}, and was removed" in removed
         assert not (folder / name).is_symlink()
-    assert list(run.not_plain()) == []
+    assert list(harmful_entries(run.path, run.work(None))) == []
     assert stat.S_IMODE((folder / "tool").stat().st_mode) == 0o755
     assert (folder / "work/latest").is_symlink()
     assert (outside / "file").read_text() == CONTENT

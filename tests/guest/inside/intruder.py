@@ -64,6 +64,15 @@ def reach_network() -> None:
         connection.connect(("10.255.255.1", 9))
 
 
+def options_of(folder: Path) -> str:
+    """Return the options of the mount at a folder (proc(5): mountinfo)."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        if fields[4] == str(folder):
+            return fields[5]
+    return ""
+
+
 def leave_traps(folder: Path, outside: Path) -> None:
     """Put into the shared folder what this machine's programs should not follow, open or run."""
     (folder / "status.json").unlink(missing_ok=True)
@@ -99,6 +108,7 @@ def main(folder: Path, outside: Path, port: int) -> int:
         "a network": reach_network,
     }
     outcomes = {name: attempt(action) for name, action in actions.items()}
+    outcomes["options of the mount"] = options_of(folder)
     leave_traps(folder, outside)
     (folder / "result.json").write_text(json.dumps(outcomes))
     return 0
