@@ -27,6 +27,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+from tests.support.commands import CRASHED, be_command  # noqa: E402
 
 CPU_S = 10
 WALL_S = 120  # a machine with other work takes longer
@@ -224,24 +225,14 @@ def run_child(words: list[str], log: Path, cache: Path) -> tuple[int, int]:
 
 def in_child(words: list[str], log: Path, cache: Path) -> None:
     """Become the command `testbed` with these words."""
-    status = 70
+    status = CRASHED
     try:
         with log.open("wb") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
         os.environ["TESTBED_CACHE"] = str(cache)
-        sys.argv = ["testbed", *words]
-        from testbed.cli.main import main  # noqa: PLC0415
-
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        status = be_command(words)
     finally:
         os._exit(status)
 

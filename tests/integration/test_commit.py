@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from testbed.runfolder.status import Status, read_status
+from tests.support.commands import LONGEST_S, begun
 from tests.support.faults import TOPOLOGY, Outcome
 from tests.support.shared import Need
 
 RECORDED = [sys.executable, "-m", "tests.support.recorded"]
 FAULTS = ["SIGKILL", "SIGINT", "EIO", "ENOSPC"]
-LONGEST_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -237,18 +237,7 @@ def test_signals(
 ) -> None:
     """A second one shortens the report, but the outcome is told."""
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT,HUP", *words],
-        env={**environment, "RECORDED_SECONDS": "600"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + LONGEST_S
-    while not (run / "raw/events.jsonl").exists():
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    process = begun(words, environment, (run / "raw/events.jsonl").exists)
     time.sleep(0.1)
     for number in signals:
         process.send_signal(number)
@@ -266,17 +255,11 @@ def test_signals(
 
 def test_ignored_hangup(tmp_path: Path, environment: dict[str, str], words: list[str]) -> None:
     """As with nohup."""
-    process = subprocess.Popen(
-        ["env", "--ignore-signal=HUP", *words],
-        env={**environment, "RECORDED_SECONDS": "3"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (tmp_path / "run/raw/events.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    has_begun = (tmp_path / "run/raw/events.jsonl").exists
+    process = begun(words, environment, has_begun, signals="--ignore-signal=HUP", seconds=3)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(LONGEST_S) == 0
+    _out, err = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 0, err
     assert status_of(tmp_path / "run").state == "completed"
 
 

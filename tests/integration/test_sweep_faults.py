@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from testbed.runfolder.status import read_status
+from tests.support.commands import begun
 from tests.support.faults import TOPOLOGY
 from tests.support.shared import PROJECT, Need
 
@@ -127,18 +128,8 @@ def test_full_disk(kib: int, tmp_path: Path, environment: dict[str, str], need: 
 def test_two_signals(between_s: float, tmp_path: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "out"
     words = words_of(tmp_path, out)
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT", *words],
-        env={**environment, "RECORDED_SECONDS": "600"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + LONGEST_S
-    while not list(out.glob("running/*/raw/events.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    pattern = "running/*/raw/events.jsonl"
+    process = begun(words, environment, lambda: list(out.glob(pattern)))
     for _number in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(between_s)

@@ -11,16 +11,15 @@ import resource
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.cli import main as cli
 from testbed.execution.cleanup import reap
 from testbed.report.page import warm_up
 from testbed.runfolder.status import ROOM
+from tests.support.commands import be_command
 from tests.support.recorded import use_recorded_backend
 from tests.support.synthetic import make_plan, two_dcs
 
@@ -134,24 +133,15 @@ def in_child(case: Case, folder: Path, topology: Path, output: int, count: Path)
     """Run the command of a case, with its fault, and end this process."""
     os.dup2(output, 1)
     os.dup2(output, 2)
-    words = ["testbed", "report", str(folder)]
+    words = ["report", str(folder)]
     if case.command == "run":
-        words = ["testbed", "run", str(topology), "collectives", "--out", str(folder)]
-    sys.argv = words
+        words = ["run", str(topology), "collectives", "--out", str(folder)]
     writes = Writes(folder, strike_with(case.fault), case.number)
     if case.fault == "RLIMIT_FSIZE":
         writes = Writes(folder, strike_with("EIO"), NO_FAULT)
         resource.setrlimit(resource.RLIMIT_FSIZE, (case.number, case.number))
     sys.addaudithook(writes)
-    status = 1
-    try:
-        cli.main()
-    except SystemExit as end:
-        status = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    status = be_command(words)
     count.write_text(str(writes.count))
     os._exit(status)
 
