@@ -54,8 +54,8 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
         request = Request(kind="set", network=network)
         changed_plan = plan.model_copy(update={"network": network})
         # Both files exist before the network changes: a full disk prevents the change, not its
-        # record.
-        with replacing(deployment.spec) as new_spec, replacing(deployment.plan) as new_plan:
+        # record. The topology, from which the next change starts, is replaced first.
+        with replacing(deployment.plan) as new_plan, replacing(deployment.spec) as new_spec:
             new_spec.write_text(spec, encoding="utf-8")
             new_plan.write_text(changed_plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
             answer(deployment, request)

@@ -38,6 +38,7 @@ BASE_MEMORY_BYTES = 2**30
 HOST_MEMORY_BYTES = 16 * 2**20
 LONGEST_END_S = 10.0  # time limit for a keeper to end its guest
 POLL_S = 0.02
+KEEPER = "testbed.deployments.keeper"
 # Keepers that are children of this process and must be reaped, by folder.
 _keepers: dict[Path, subprocess.Popen[bytes]] = {}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -45,7 +46,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 def deployments() -> list[Deployment]:
     """Return all deployments sorted by name, including ended ones."""
-    paths = sorted(_parent_folder().iterdir())
+    paths = sorted(deployments_folder().iterdir())
     return [Deployment(path) for path in paths if path.is_dir()]
 
 
@@ -153,17 +154,18 @@ def deploy(
     )
 
     with HeldSignals() as signals:
-        deployment, alive = _reserve(name)
         try:
-            with signals.raised():
-                _start(deployment, plan, topology.to_yaml(), alive)
-        except BaseException as error:
-            alive.close()
-            destroy(deployment)  # which no second signal interrupts
-            if isinstance(error, OSError):
-                doing = f"{name} could not be deployed"
-                raise write_failure(error, doing, "nothing was left behind") from error
-            raise
+            deployment, alive = _reserve(name)
+            try:
+                with signals.raised():
+                    _start(deployment, plan, topology.to_yaml(), alive)
+            except BaseException:
+                alive.close()
+                destroy(deployment)  # which no second signal interrupts
+                raise
+        except OSError as error:
+            doing = f"{name} could not be deployed"
+            raise write_failure(error, doing, "nothing was left behind") from error
 
     return deployment
 
@@ -199,7 +201,7 @@ def _reserve(name: str) -> tuple[Deployment, BinaryIO]:
     Returns:
         The deployment, and its file `alive`, locked as long as any process has the file open.
     """
-    deployment = Deployment(_parent_folder() / name)
+    deployment = Deployment(deployments_folder() / name)
 
     with _registry_locked():
         try:
@@ -210,7 +212,11 @@ def _reserve(name: str) -> tuple[Deployment, BinaryIO]:
                 place=Place("--name"),
                 remedy=f"choose another name with --name, or run: testbed topo destroy {name}",
             ) from None
-        alive = claim(deployment.alive, wait=True)  # others look whether it is locked
+        try:
+            alive = claim(deployment.alive, wait=True)  # others look whether it is locked
+        except BaseException:
+            shutil.rmtree(deployment.path, ignore_errors=True)
+            raise
 
     return deployment, alive
 
@@ -235,7 +241,7 @@ def _start_keeper(deployment: Deployment, plan: DeploymentPlan, spec: str, lock:
 
     with deployment.log.open("wb") as log:
         _keepers[deployment.path] = subprocess.Popen(
-            [sys.executable, "-m", "testbed.deployments.keeper", str(deployment.path)],
+            [sys.executable, "-m", KEEPER, str(deployment.path)],
             pass_fds=[lock],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -274,7 +280,8 @@ def _end_keeper(deployment: Deployment, number: int) -> None:
         time.sleep(POLL_S)
 
 
-def _parent_folder() -> Path:
+def deployments_folder() -> Path:
+    """Return the folder of all deployments of this user."""
     folder = cache_dir() / "deployments"
     folder.mkdir(exist_ok=True)
     return folder
