@@ -15,11 +15,16 @@ import typer
 from testbed.cli.output import wide_console
 from testbed.core.disk_use import PathsInUse, disk_bytes
 from testbed.core.errors import InputError, MachineError
+from testbed.core.leftovers import foreign_notes
 from testbed.core.paths import cache_dir
+from testbed.core.seals import is_seal, remove_sealed, seal_of
 from testbed.core.units import format_size
 from testbed.report.tables import Grid, GridColumn, render
 from testbed.runfolder.folder import RunDir
 from testbed.sweep.folder import SweepDir
+
+FOREIGN_AGE_DAYS = 30  # longer than any run
+DAY_S = 24 * 3600
 
 
 class What(StrEnum):
@@ -39,12 +44,14 @@ class Item:
         path: The file or the folder.
         size_bytes: Space on the disk.
         in_use: Whether a live process uses the item, which then stays.
+        remark: Why the item stays, or what it is; empty for most items.
     """
 
     what: str
     path: Path
     size_bytes: int
     in_use: bool
+    remark: str = ""
 
 
 def clean(
@@ -57,6 +64,13 @@ def clean(
     results: Annotated[
         Path, typer.Option(metavar="FOLDER", help="folder with the folders of runs and sweeps")
     ] = Path("results"),
+    foreign: Annotated[
+        bool,
+        typer.Option(
+            "--foreign",
+            help=f"remove notes of other machines, too, that are {FOREIGN_AGE_DAYS} days old",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the items and exit")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
 ) -> None:
@@ -65,8 +79,13 @@ def clean(
     runs: the folders of runs and sweeps in results/. caches: imported modules of guests, and the
     downloaded source of Linux; the next run makes the modules again in seconds. kernels: guest
     kernels; the next run builds one again in minutes.
+
+    Machines that share a cache leave notes about their runs in it. Notes of a machine that does not
+    exist any more stay until --foreign removes them.
     """
     items = list(_items(what or list(What), results))
+    if not what or foreign:
+        items += _foreign_notes(foreign)
     free = [item for item in items if not item.in_use]
     _print(items)
     if dry_run or not free:
@@ -86,7 +105,30 @@ def clean(
 def _items(what: Sequence[What], results: Path) -> Iterator[Item]:
     in_use = PathsInUse()
     for kind, path in _found(what, results):
-        yield Item(kind, path, disk_bytes(path), _is_in_use(kind, path, in_use))
+        size_bytes = disk_bytes(path) + disk_bytes(seal_of(path))
+        is_in_use = _is_in_use(kind, path, in_use)
+        yield Item(kind, path, size_bytes, is_in_use, "in use, stays" if is_in_use else "")
+
+
+def _foreign_notes(may_be_removed: bool) -> Iterator[Item]:
+    """Yield the notes of other machines, of which only old ones can be removed."""
+    for written in foreign_notes():
+        owner = written.foreign_owner()
+        if owner is None:  # removed by now
+            continue
+        days = int(written.age_s() / DAY_S)
+        age = "1 day" if days == 1 else f"{days} days"
+        remark = f"of {owner}, {age} old"
+        stays = True
+        if written.is_locked():
+            remark += ", in use, stays"
+        elif days < FOREIGN_AGE_DAYS:
+            remark += f", stays for {FOREIGN_AGE_DAYS} days"
+        elif not may_be_removed:
+            remark += ", --foreign removes it"
+        else:
+            stays = False
+        yield Item("note", written.folder, disk_bytes(written.folder), stays, remark)
 
 
 def _found(what: Sequence[What], results: Path) -> Iterator[tuple[str, Path]]:
@@ -98,9 +140,11 @@ def _found(what: Sequence[What], results: Path) -> Iterator[tuple[str, Path]]:
     cache = cache_dir()
     if What.CACHES in what:
         for path in _children(cache / "modules"):
-            yield "modules", path
+            if not is_seal(path):
+                yield "modules", path
         for path in sorted(cache.glob("linux-*.tar.*")):
-            yield "Linux source", path
+            if not is_seal(path):
+                yield "Linux source", path
 
     if What.KERNELS in what:
         for path in sorted(cache.glob("kernel/*/linux")):
@@ -136,8 +180,7 @@ def _print(items: Sequence[Item]) -> None:
 
     rows: list[list[str]] = []
     for item in items:
-        note = "in use, stays" if item.in_use else ""
-        rows.append([item.what, format_size(item.size_bytes, 3), str(item.path), note])
+        rows.append([item.what, format_size(item.size_bytes, 3), str(item.path), item.remark])
     columns = [
         GridColumn("what", number=False),
         GridColumn("size"),
@@ -164,7 +207,7 @@ def _ask(count: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder.
+    """Remove a file with its seal, or a folder.
 
     Raises:
         MachineError: The system refuses.
@@ -173,6 +216,6 @@ def _remove(path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            remove_sealed(path)
     except OSError as error:
         raise MachineError(f"cannot remove {error.filename or path}: {error.strerror}") from error

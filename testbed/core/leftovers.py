@@ -19,13 +19,14 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from testbed.core.ownership import claim, is_claimed, owner_of
+from testbed.core.ownership import Owner, claim, is_claimed, owner_of
 from testbed.core.paths import cache_dir
 
 ALIVE = "alive"  # file of a note, locked by its owner
@@ -93,6 +94,22 @@ class Note:
         writer = self.name.partition("-")[0]
         return writer.isdigit() and not Path("/proc", writer).exists()
 
+    def foreign_owner(self) -> Owner | None:
+        """Return the owner of the note, if the owner is a process of another machine."""
+        owner = owner_of(self.folder / ALIVE)
+        return None if owner is None or owner.is_of_this_machine() else owner
+
+    def age_s(self) -> float:
+        """Return the time in s since the note was written; 0 if another process has removed it."""
+        try:
+            return time.time() - (self.folder / ALIVE).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def is_locked(self) -> bool:
+        """Return whether the owner of the note lives, as far as this machine can tell."""
+        return is_claimed(self.folder / ALIVE)
+
     def remove(self) -> None:
         """Remove the note, but not the resource."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -142,6 +159,19 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 def abandoned_notes() -> list[Note]:
     """Return the notes of processes that have ended."""
     return [written for written in _all_notes() if written.is_abandoned()]
+
+
+def foreign_notes() -> list[Note]:
+    """Return the notes of this user's processes of other machines, sorted by name.
+
+    Only their machine can tell what is left of them, and it may not exist any more.
+    """
+    notes: list[Note] = []
+    for written in _all_notes():
+        is_own = written.folder.lstat().st_uid == os.geteuid()
+        if is_own and written.foreign_owner() is not None:
+            notes.append(written)
+    return sorted(notes, key=lambda written: written.name)
 
 
 def targets_in_use() -> list[Path]:

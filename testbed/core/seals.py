@@ -32,9 +32,9 @@ def seal(path: Path) -> None:
     """
     state = path.stat()
     sealed = Seal(size=state.st_size, time_ns=state.st_mtime_ns, sha256=_hash(path))
-    new = _seal_of(path).with_name(f"{path.name}{ENDING}.new")
+    new = seal_of(path).with_name(f"{path.name}{ENDING}.new")
     new.write_text(sealed.model_dump_json() + "\n")
-    new.replace(_seal_of(path))
+    new.replace(seal_of(path))
 
 
 def is_whole(path: Path, *, thoroughly: bool = False) -> bool:
@@ -46,7 +46,7 @@ def is_whole(path: Path, *, thoroughly: bool = False) -> bool:
     """
     try:
         state = path.stat()
-        sealed = Seal.model_validate_json(_seal_of(path).read_text())
+        sealed = Seal.model_validate_json(seal_of(path).read_text())
     except FileNotFoundError:
         return path.is_file()
     except (OSError, ValueError):
@@ -57,13 +57,19 @@ def is_whole(path: Path, *, thoroughly: bool = False) -> bool:
     return sealed.size == state.st_size and _hash(path) == sealed.sha256
 
 
+def is_seal(path: Path) -> bool:
+    """Return whether a file is the second file of a sealed file that exists."""
+    return path.name.endswith(ENDING) and path.with_name(path.name.removesuffix(ENDING)).exists()
+
+
 def remove_sealed(path: Path) -> None:
     """Remove a file and its seal."""
     path.unlink(missing_ok=True)
-    _seal_of(path).unlink(missing_ok=True)
+    seal_of(path).unlink(missing_ok=True)
 
 
-def _seal_of(path: Path) -> Path:
+def seal_of(path: Path) -> Path:
+    """Return the second file of a sealed file, which may be missing."""
     return path.with_name(path.name + ENDING)
 
 

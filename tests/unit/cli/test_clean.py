@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from typer.testing import CliRunner
 from testbed.cli.main import app
 from testbed.core.disk_use import PathsInUse, disk_bytes
 from testbed.core.leftovers import Kind, note
+from testbed.core.ownership import Owner
+from testbed.core.seals import seal
 
 MIB = 2**20
 
@@ -131,3 +136,48 @@ def test_sizes(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("/usr")
     assert MIB <= disk_bytes(tmp_path) < 1.1 * MIB
     assert disk_bytes(tmp_path / "missing") == 0
+
+
+def test_seals_go_with_what_they_seal(home: Path) -> None:
+    bundle = home / "cache" / "modules" / "bundle"
+    seal(bundle)
+    (bundle.parent / "lost.seal").write_text("{}")
+    text = run("caches", "--dry-run")
+    assert "bundle.seal" not in text
+    assert "lost.seal" in text  # of a file that is gone
+    run("caches", "--yes")
+    assert list(bundle.parent.iterdir()) == []
+
+
+def foreign_note(home: Path, name: str, days: float) -> Path:
+    """A note of a process of another machine."""
+    folder = home / "cache" / "notes" / name
+    folder.mkdir(parents=True)
+    owner = Owner(pid=7, boot="another", host="node-7", machine="other")
+    alive = folder / "alive"
+    alive.write_text(owner.model_dump_json())
+    (folder / "run").symlink_to("/somewhere/else")
+    written_s = time.time() - days * 24 * 3600
+    os.utime(alive, (written_s, written_s))
+    return folder
+
+
+def test_notes_of_other_machines(home: Path) -> None:
+    """They are shown, and removed on request once they are old and nobody holds their lock."""
+    old = foreign_note(home, "7-old", 31)
+    young = foreign_note(home, "7-young", 29)
+    locked = foreign_note(home, "7-locked", 400)
+    with (locked / "alive").open("rb") as lock, note(Kind.RUN, home / "results" / "run"):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        text = run("--yes")
+        assert "of process 7 of node-7, 31 days old, --foreign removes it" in text
+        assert "of process 7 of node-7, 29 days old, stays for 30 days" in text
+        assert "of process 7 of node-7, 400 days old, in use, stays" in text
+        assert all(folder.is_dir() for folder in (old, young, locked))
+        assert "node-7" not in run("runs", "--dry-run")
+        run("--foreign", "--yes")
+        own = [path for path in (home / "cache" / "notes").iterdir() if path.name[:2] != "7-"]
+        assert len(own) == 1
+    assert not old.exists()
+    assert young.is_dir()
+    assert locked.is_dir()
