@@ -1,10 +1,26 @@
 """Runs that several tests look at."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.runs import PAIR
+
+SPINNERS = 4
+
+
+@pytest.fixture
+def load() -> Iterator[None]:
+    """Processes that want all of the machine's CPUs."""
+    spin = [sys.executable, "-ISc", "while True: pass"]
+    spinners = [subprocess.Popen(spin) for _ in range(SPINNERS)]
+    yield
+    for spinner in spinners:
+        spinner.kill()
+        spinner.wait()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ machine under load, where packets are lost too.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed.guest.kernel import Kernel
-from tests.support.runs import Command, Need, all_reduce
+from tests.support.runs import Command, Need, all_reduce, records_of_ranks
 from tests.support.users import USER, as_user, copied_project
 
 LOSSY = [
@@ -32,13 +31,11 @@ ELSEWHERE = {
     "COLUMNS": "70",
     "LARGE": "x" * 20_000,
 }
-SPINNERS = 4
 
 
 def records(run: Path) -> dict[str, str]:
     """Read what the ranks of a run did, and what its links carried, by file."""
-    files = [*sorted(run.glob("raw/ops-*.jsonl")), run / "raw/links.jsonl"]
-    return {file.name: file.read_text() for file in files}
+    return {**records_of_ranks(run), "links.jsonl": (run / "raw/links.jsonl").read_text()}
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +60,6 @@ def home() -> Iterator[Path]:
         if USER is not None:
             os.chown(path, USER, USER)
         yield path
-
-
-@pytest.fixture
-def load() -> Iterator[None]:
-    """Processes that want all of the machine's CPUs."""
-    spin = [sys.executable, "-ISc", "while True: pass"]
-    spinners = [subprocess.Popen(spin) for _ in range(SPINNERS)]
-    yield
-    for spinner in spinners:
-        spinner.kill()
-        spinner.wait()
 
 
 def test_another_user_at_another_path(

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.support.runs import Command, Folder, set_options
+from tests.support.runs import Command, Folder, records_of_ranks, set_options
 
 PARAMETERS, STEPS, WARMUP, EVERY = 400_000, 10, 2, 4
 JOB = {
@@ -19,20 +19,21 @@ JOB = {
     "lr": 0.01,
 }
 FRAME = 1514 / 1448
+ISOLATIONS = {"ddp": "container", "diloco": "process"}
 
 
 @pytest.fixture(scope="module")
 def runs(
     command: Command, pair: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Folder]:
-    """A run of each method."""
+    """A run of each method: of DDP in containers, of DiLoCo in processes."""
     folder = tmp_path_factory.mktemp("train")
     words = set_options(JOB)
-    for method in ("ddp", "diloco"):
+    for method, isolation in ISOLATIONS.items():
         out = folder / method
         job = [*words, "--set", f"workload.method={method}"]
-        command("run", pair, "train", *job, "--isolation", "process", "--out", out)
-    return {method: Folder(folder / method) for method in ("ddp", "diloco")}
+        command("run", pair, "train", *job, "--isolation", isolation, "--out", out)
+    return {method: Folder(folder / method) for method in ISOLATIONS}
 
 
 @pytest.mark.parametrize("method", ["ddp", "diloco"])
@@ -81,6 +82,19 @@ def test_diloco_exchanges_as_much_every_few_steps(runs: dict[str, Folder]) -> No
     )
     assert diloco["step_ms"]["median"] == pytest.approx(50, rel=0.02)
     assert diloco["compute_utilisation"] > 1.3 * ddp["compute_utilisation"]
+
+
+@pytest.mark.usefixtures("load")
+def test_a_machine_under_load(
+    runs: dict[str, Folder], command: Command, pair: Path, tmp_path: Path
+) -> None:
+    """Every operation, step and loss of DDP in containers is the same, to the nanosecond."""
+    words = set_options(JOB | {"method": "ddp"})
+    options = ["--isolation", ISOLATIONS["ddp"], "--out", tmp_path / "loaded"]
+    command("run", pair, "train", *words, *options, timeout_s=600)
+    expected = records_of_ranks(runs["ddp"].path)
+    assert len(expected) == 4
+    assert records_of_ranks(tmp_path / "loaded") == expected
 
 
 def test_what_is_printed(runs: dict[str, Folder], command: Command) -> None:

@@ -40,6 +40,12 @@ def set_options(values: Mapping[str, object]) -> list[str]:
     return words
 
 
+def records_of_ranks(run: Path) -> dict[str, str]:
+    """What the ranks of a run did: the records of their operations and steps, by file."""
+    files = [*sorted(run.glob("raw/ops-*.jsonl")), *sorted(run.glob("raw/train-*.jsonl"))]
+    return {file.name: file.read_text() for file in files}
+
+
 @dataclass(frozen=True)
 class Folder:
     """A run folder, whose page and timeline must be whole if they have been made."""
