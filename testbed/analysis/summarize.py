@@ -28,6 +28,7 @@ from testbed.analysis.messages import message_rows
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.plausibility import implausible
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
+from testbed.core.median import median_within
 from testbed.plan.model import Direction, Plan
 from testbed.runfolder import records, schemas
 from testbed.runfolder.folder import RunDir
@@ -54,7 +55,7 @@ from testbed.runfolder.summary import (
     write_summary,
 )
 from testbed.runfolder.tables import write_table
-from testbed.spec.collective import DataFlow, Parts, collectives
+from testbed.spec.collective import AUTO_ITERATIONS, DataFlow, Parts, collectives
 
 Timed: TypeAlias = Literal["first rank", "one way", "all ranks"]
 
@@ -201,6 +202,9 @@ def _collectives(run: LoadedRun) -> list[CollectiveRow]:
     for _key, of_row in whole.group_by(ROW, maintain_order=True):
         operation = SameOperation.of(of_row.row(0, named=True), groups)
         row = _collective_row(operation, of_row, bounds.us(operation))
+        if run.plan.workers.settings.get("iterations") == AUTO_ITERATIONS:
+            within = median_within(_times_us(row, of_row))
+            row = row.model_copy(update={"median_within": within})
         rows.append(row)
 
     return rows
@@ -355,6 +359,18 @@ def _collective_row(
         settled=settled(times_us.to_list()),
         below_bound=bool((times_us < least_us).any()),
     )
+
+
+def _times_us(row: CollectiveRow, of_row: pl.DataFrame) -> list[float]:
+    """Return the time of each iteration in us, as `row.timed` counts it.
+
+    Args:
+        row: the row of the iterations.
+        of_row: a row per iteration, as returned by `iterations`.
+    """
+    column = "span_us" if row.timed == "all ranks" else "time_us"
+    times: list[float] = of_row[column].to_list()
+    return times
 
 
 def _is_two_way(op: str) -> bool:

@@ -73,6 +73,10 @@ SETTLED_NOTE = (
     " settled: the iterations trend (each longer or each shorter than the one before) or swing, so "
     "their median is not the time of the operation; run more iterations."
 )
+WITHIN_NOTE = (
+    " ±: how far the median may be off, with a confidence of 95 %; iterations: auto stops at 1 %, "
+    "or at its limit."
+)
 CALLS_NOTE = " calls: number of calls by the same number of ranks."
 TRAINING_NOTE = (
     "steps: number of steps that the figures cover, of all. step: time / steps, over the steps "
@@ -185,12 +189,16 @@ class _CollectivesTable:
         if any(_has_other_root(row) for row in self._rows):
             self._add("root", _root)
             self._note += ROOT_NOTE
-        if self._varies(lambda row: row.iterations):
+        is_auto = any(row.median_within is not None for row in self._rows)
+        if is_auto or self._varies(lambda row: row.iterations):
             self._add("calls", lambda row: str(row.iterations))
             self._note += CALLS_NOTE
 
     def add_times(self) -> None:
         self._add_time("time", lambda row: row.time_us.median)
+        if any(row.median_within is not None for row in self._rows):
+            self._add("±\n(%)", lambda row: _within(row.median_within))
+            self._note += WITHIN_NOTE
         self._add_time("max", lambda row: row.time_us.max)
         if any(row.slowest_us > FAR_SLOWER * row.time_us.median for row in self._rows):
             self._add_time("slowest", lambda row: row.slowest_us)
@@ -258,6 +266,10 @@ def _root(row: CollectiveRow) -> str:
 
 def _settled(row: CollectiveRow) -> str:
     return row.settled or NONE
+
+
+def _within(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.2f}"
 
 
 def _wrong_count(row: CollectiveRow) -> str:

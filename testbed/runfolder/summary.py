@@ -87,6 +87,8 @@ class CollectiveRow(SummarySection):
             rank's time is less than the bound, because other ranks began earlier or are farther.
         settled: Whether the iterations are alike, trend (each longer, or each shorter), or swing;
             null: there is only one.
+        median_within: Of ``iterations: auto``: how far the median of `time_us` may be off, as a
+            share of it, with a confidence of 95 %; null: another number of iterations, or too few.
         below_bound: Whether an iteration took less than its bound: the emulation was wrong.
     """
 
@@ -110,6 +112,7 @@ class CollectiveRow(SummarySection):
     unequal: bool = False
     timed: Literal["first rank", "one way", "all ranks"] = "first rank"
     settled: Literal["yes", "trend", "swing"] | None = None
+    median_within: float | None = None
     below_bound: bool = False
 
     @property

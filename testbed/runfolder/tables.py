@@ -37,6 +37,7 @@ COLLECTIVES: Schema = {
     "unequal": pl.Boolean,
     "timed": pl.String,
     "settled": pl.String,
+    "median_within": pl.Float64,
     "below_bound": pl.Boolean,
 }
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+AUTO_ITERATIONS = "auto"  # value of the setting `iterations`: as many as the median needs
+
 
 class DataFlow(Enum):
     """The direction of the data: which ranks need the data of which ranks."""

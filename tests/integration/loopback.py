@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from testbed.workloads.collectives.operations import OPERATIONS, Group
+from testbed.workloads.collectives.repeats import AgreedRepeats
 
 from testbed.workers.lib.hierarchy import Hierarchy, direct_reduce_scatter, new_groups, rails
 
@@ -161,6 +162,24 @@ def misuse() -> dict[str, list[str] | list[float]]:
     return {"messages": messages, "sum": x[:2].tolist()}
 
 
+def agreement() -> dict[str, int]:
+    """How many iterations every rank makes; only rank 0's times are those of the name."""
+    series = {
+        "steady": [100] * 6,
+        "slow start": [400, 300, 200, *[100] * 30],
+        "swing": [100, 300] * 20,
+    }
+    counts: dict[str, int] = {}
+    for name, times_ns in series.items():
+        repeats = AgreedRepeats(20, dist.get_rank())
+        mine = times_ns if dist.get_rank() == 0 else [100 * (1 + n % 7) for n in range(40)]
+        done = 0
+        while repeats.more(mine[:done]):
+            done += 1
+        counts[name] = done
+    return counts
+
+
 SCENARIOS: dict[str, Callable[[], Mapping[str, object]]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -176,6 +195,7 @@ SCENARIOS: dict[str, Callable[[], Mapping[str, object]]] = {
         one_datacenter,
         one_rank_each,
         misuse,
+        agreement,
     )
 }
 

@@ -16,7 +16,7 @@ from testbed.workers.lib.hierarchy import rails
 LOOPBACK = Path(__file__).parent / "loopback.py"
 CHECKED = ("flat", "in_place", "odd_sizes", "groups", "alone")
 HIERARCHIES = ("equal", "uneven", "crossed", "one_datacenter", "one_rank_each")
-OTHERS = ("connections", "misuse")
+OTHERS = ("connections", "misuse", "agreement")
 Results = dict[str, list[dict[str, Any]]]  # by scenario, of each rank, by case
 
 
@@ -55,6 +55,14 @@ def test_the_number_of_connections(results: Results) -> None:
     for of_rank in results["connections"]:
         assert of_rank.pop("before") == of_rank.pop("connections") == [0, 3 * 3]
         assert set(map(tuple, of_rank.values())) == {(0, 1)}
+
+
+def test_ranks_agree_when_to_stop(results: Results) -> None:
+    """Rank 0 knows its median after six equal times; after 15, if three of them are outliers (the
+    95 % interval of 15 values leaves out three at each end); and never if they swing: the limit.
+    """
+    expected = {"steady": 6, "slow start": 15, "swing": 20}
+    assert results["agreement"] == [expected] * 4
 
 
 def test_misuse_of_a_hierarchy(results: Results) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import count
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,7 @@ from testbed.workers.workload import RankContext
 from .buffers import buffer_bytes
 from .catalog import CATALOG, HIERARCHICAL
 from .operations import OPERATIONS, ROOT, Case, Group
+from .repeats import repeats_of
 
 RECORDS_ITSELF = True
 
@@ -93,12 +95,12 @@ def main(context: RankContext) -> None:
     settings = context.settings
     group_name, group = make_group(context)
     cases = list_cases(settings["ops"], settings["sizes"])
-    iterations = settings["warmup"] + settings["iterations"]
+    repeats = repeats_of(settings, context.rank)
     populated = 0
     case: Case | None = None
     watch = TcpWatch()
     watch.look_for_connections()
-    context.recorder.expect(len(cases) * iterations)
+    context.recorder.expect(len(cases) * (settings["warmup"] + repeats.most))
 
     for number, (op, size) in enumerate(cases):
         root = ROOT if CATALOG[op].has_root else None
@@ -116,9 +118,11 @@ def main(context: RankContext) -> None:
             populated = needed
 
         case = OPERATIONS[op](group, size)
-        for iteration in range(iterations):
+        times_ns: list[int] = []
+        for repetition in count(-settings["warmup"]):
             start_ns, end_ns, tcp = timed(case, watch)
-            repetition = iteration - settings["warmup"]
+            if repetition >= 0:
+                times_ns.append(end_ns - start_ns)
             context.recorder.record(
                 Operation(
                     op=op,
@@ -140,6 +144,8 @@ def main(context: RankContext) -> None:
             )
             if settings["pause"]:
                 time.sleep(settings["pause"] / 1e9)
+            if not repeats.more(times_ns):
+                break
 
 
 def timed(case: Case, watch: TcpWatch) -> tuple[int, int, TcpUse | None]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from testbed.core.median import FEWEST
 from testbed.core.units import Size, Time, format_size
 from testbed.spec.base import Count, Flag, Mistake, Strict, refuse
 from testbed.spec.workload import Workload
@@ -40,6 +41,16 @@ KIB, MIB = 2**10, 2**20
 PROGRAM_MEMORY = 60 * MIB  # measured: 50 MiB a rank, of 20 ranks and of 4
 
 
+def _kind_of_iterations(value: object) -> str:
+    return "(auto)" if isinstance(value, str) else "(number)"
+
+
+Iterations = Annotated[
+    Annotated[Count, Tag("(number)")] | Annotated[Literal["auto"], Tag("(auto)")],
+    Discriminator(_kind_of_iterations),
+]
+
+
 class SizeRange(Strict):
     """Sizes from `from` to at most `to`, each `factor` times the previous size."""
 
@@ -66,7 +77,8 @@ def _kind_of_sizes(value: object) -> str:
 class Collectives(Workload):
     """Every operation of `ops` at every size of `sizes` (a barrier has no size).
 
-    Each operation runs `warmup` times and then `iterations` times. A size is the size of the tensor
+    Each operation runs `warmup` times and then `iterations` times, or with ``auto`` until rank 0's
+    median is known within 1 %, at most `iteration_limit` times. A size is the size of the tensor
     that the operation is applied to, as in nccl-tests (catalog.py names that tensor for each
     operation). The worker rounds the sizes of tensors that have a part for each rank down to a
     multiple of ranks x item size, but never below one item per rank.
@@ -82,7 +94,14 @@ class Collectives(Workload):
     warmup: Annotated[int, Field(strict=True, ge=0)] = Field(
         1, description="iterations before the measured ones"
     )
-    iterations: Count = Field(3, description="measured iterations of each op and size")
+    iterations: Iterations = Field(
+        3,
+        description="measured iterations of each op and size; auto: until the median is known "
+        "within 1 %",
+    )
+    iteration_limit: Annotated[int, Field(strict=True, ge=FEWEST)] = Field(
+        100, description="largest number of measured iterations with iterations: auto"
+    )
     pause: Time = Field(0, description="sleep of every rank after each iteration", examples=["1 s"])
     in_place: Flag = Field(False, description="place a rank's part inside the buffer of the whole")
     groups: Groups = Field(

@@ -53,6 +53,15 @@ def test_set_within_a_range() -> None:
     assert workload.settings(2)["sizes"] == [4096, 16384, 65536]
 
 
+def test_iterations_by_number_or_auto() -> None:
+    assert Collectives.model_validate({"iterations": "auto"}).settings(2)["iterations"] == "auto"
+    for wrong in ("often", 0, True, 2.5):
+        with pytest.raises(ValidationError, match="iterations"):
+            Collectives.model_validate({"iterations": wrong})
+    with pytest.raises(ValidationError, match="iteration_limit"):
+        Collectives.model_validate({"iterations": "auto", "iteration_limit": 5})
+
+
 @pytest.mark.parametrize(
     "sizes", [["4 KiB", "1 MiB"], {"from": "1 KiB", "to": "8 KiB", "factor": 2}]
 )
