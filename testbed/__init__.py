@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the list of public names, which `_homes` reads
     from testbed.api import (
         Advice as Advice,
+        Answer as Answer,
         DeployedNetwork as DeployedNetwork,
+        Found as Found,
         PointProgress as PointProgress,
         PreparedRun as PreparedRun,
         Run as Run,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:  # the list of public names, which `_homes` reads
         Sweep as Sweep,
         advise as advise,
         deploy as deploy,
+        find as find,
+        open_find as open_find,
         open_run as open_run,
         open_sweep as open_sweep,
         prepare as prepare,

@@ -15,6 +15,8 @@ from testbed.cli import (
     clean,
     compare,
     doctor,
+    export,
+    find,
     guest,
     report,
     reproduce,
@@ -74,11 +76,13 @@ app.add_typer(topo.app, name="topo")
 app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.command("schema")(schemas.schema)
 app.command("reference")(schemas.reference)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
 app.add_typer(sweep.app, name="sweep")
+app.command("find")(find.find)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(guest.app, name="guest")
 app.add_typer(vm.app, name="vm")

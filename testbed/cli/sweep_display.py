@@ -29,7 +29,7 @@ class SweepDisplay:
             done: Number of points that were done before.
             live: Display of the status line; None: standard error is not a terminal.
         """
-        self._total = total
+        self.total = total
         self._done = done
         self._failed = 0
         self._unfaithful = 0
@@ -77,14 +77,14 @@ class SweepDisplay:
         """Return the status line: counts, estimated time left, and the slowest point."""
         passed = time.monotonic() - self._began
         parts = [
-            f"{self._done} of {self._total} done",
+            f"{self._done} of {self.total} done",
             f"{self._failed} failed",
             *self._unfaithful_part(),
             f"{len(self._running)} running",
             f"{duration(passed)} so far",
         ]
 
-        points_left = self._total - self._done - self._failed
+        points_left = self.total - self._done - self._failed
         seconds_left = estimated_seconds(self._wall_seconds, points_left, self.jobs)
         if seconds_left is not None and points_left:
             parts.append(f"about {duration(seconds_left)} left")
@@ -113,7 +113,7 @@ class SweepDisplay:
 
         now = time.strftime("%H:%M:%S")
         ended = self._done + self._failed
-        print(f"{now} [{ended}/{self._total}] {text}", file=sys.stderr)
+        print(f"{now} [{ended}/{self.total}] {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ _MISSING = {
     "RUN": "a run folder, such as results/…; `testbed run` prints its path",
     "FOLDER": "the folder of a sweep, such as results/sweep-…",
     "KEY=VALUE": "such as wan.iowa-ohio.delay='20 ms'",
+    "QUESTION": "such as 'least wan.iowa-ohio.rate', or an experiment file with find",
     "HOST": "`testbed topo inspect NAME` lists the hosts of a deployment",
 }
 

@@ -37,6 +37,8 @@ NUMBERS_OF_COLLECTIVES = (
     "busbw_bound_gbytes",
     "wrong",
     "root",
+    "calls",
+    "median_within",
 )
 TEXTS_OF_TRAINING = ("method",)
 NUMBERS_OF_TRAINING = (

@@ -21,6 +21,8 @@ Grid, zips and list are combined: every combination of the grid with every row o
 entry of the list. A key is a dotted path into the topology, the workload or the run, as after
 ``--set``. The last part of a key is its short name; two keys with the same last part also get the
 part before.
+
+An experiment may have ``find`` instead of ``sweep`` (`testbed.spec.find`).
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from testbed.spec.axis import Axes, values_of
 from testbed.spec.base import Count, Mistake, Strict, input_error, refuse
 from testbed.spec.columns import columns_of_axes, measured_columns
 from testbed.spec.condition import Condition, quantity_of
+from testbed.spec.find import FindBlock
 from testbed.spec.full_keys import full_keys
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
@@ -282,7 +285,10 @@ class Experiment(Strict):
     topology: str = Field(description="preset, or file relative to this one")
     workload: str = Field("collectives", description="preset, or file relative to this one")
     settings: dict[str, Any] = Field({}, description="key: value; settings of all points")
-    sweep: SweepBlock
+    sweep: SweepBlock = Field(default_factory=SweepBlock.model_construct)
+    find: FindBlock | None = Field(
+        None, description="search for a value; instead of sweep (`testbed find`)"
+    )
     target_loss: float | None = Field(
         None, description="training loss; the table shows the time at which each point reached it"
     )
@@ -343,11 +349,12 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems: list[Mistake] = []
+        problems: list[Mistake] = list(self._block_problems())
+        refuse(problems, type(self).__name__)
         for key in self.settings:
             problems += _key_problems(("settings", key), key)
 
-        for key in self.sweep.keys:
+        for key in self.varied.keys:
             if key in self.settings:
                 what = f"{key} is also varied by the sweep"
                 problems.append(Mistake(("settings", key), what, "remove the key here"))
@@ -356,9 +363,31 @@ class Experiment(Strict):
         refuse(problems, type(self).__name__)
         return self
 
+    def _block_problems(self) -> Iterator[Mistake]:
+        """Yield a problem without exactly one of `sweep` and `find`, and for invalid keys."""
+        has_sweep = "sweep" in self.model_fields_set
+        if self.find is None:
+            if not has_sweep:
+                yield Mistake(("sweep",), "required key is missing")
+            return
+        if has_sweep:
+            what = "an experiment has either sweep or find"
+            yield Mistake(("find",), what, "remove one of them")
+
+        yield from _key_problems(("find", self.find.goal), self.find.key, may_be_whole=True)
+        for key in self.find.axes:
+            yield from _key_problems(("find", "for", key), key, may_be_whole=True)
+
+    @property
+    def varied(self) -> SweepBlock:
+        """The keys that differ between points, with all their values."""
+        if self.find is None:
+            return self.sweep
+        return SweepBlock(grid=self.find.grid)
+
     def _plot_problems(self) -> Iterator[Mistake]:
         """Yield a problem for each column of a figure that the sweep's table will not have."""
-        values = self.sweep.values_by_key
+        values = self.varied.values_by_key
         values_by_name: dict[str, Sequence[Any]] = {}
         for key, name in short_names(list(values)).items():
             values_by_name[name] = values[key]
@@ -392,7 +421,7 @@ class Experiment(Strict):
         Raises:
             InputError: The sweep varies the topology.
         """
-        if "topology" in self.sweep.keys:
+        if "topology" in self.varied.keys:
             raise InputError(
                 "already varied by the sweep",
                 place=Place("topology"),
@@ -451,12 +480,11 @@ class Experiment(Strict):
         Raises:
             InputError: A condition cannot be evaluated for a point.
         """
-        sweep = self.sweep
+        sweep = self.varied
         names = short_names(sweep.keys)
         known = [*names.values(), *names, "repeat"]
         conditions = [Condition.parse(text, known) for text in sweep.conditions]
-        number = 0
-        for values in self._combinations():
+        for values in self._combinations(sweep):
             shown = {names[key]: value for key, value in values.items()}
             for repeat in range(sweep.repeats):
                 scope = {**values, **shown, "repeat": repeat}
@@ -465,14 +493,14 @@ class Experiment(Strict):
 
                 shown_repeat = repeat if sweep.repeats > 1 else None
                 name = point_name(sweep.name, scope, shown, shown_repeat)
-                yield Point(
-                    number=number,
-                    name=name,
-                    values=values,
-                    shown=shown,
-                    repeat=repeat,
-                )
-                number += 1
+                yield Point(name=name, values=values, shown=shown, repeat=repeat)
+
+    def point_of(self, values: Mapping[str, Any]) -> Point:
+        """Return the point with these values of all keys that differ between points."""
+        names = short_names(list(values))
+        shown = {names[key]: value for key, value in values.items()}
+        name = point_name(None, {**values, **shown}, shown, None)
+        return Point(name=name, values=values, shown=shown)
 
     def _meets(self, conditions: Sequence[Condition], scope: Mapping[str, Any]) -> bool:
         try:
@@ -481,20 +509,20 @@ class Experiment(Strict):
             place = self.place("where")
             raise InputError(error.what, place=place, remedy=error.remedy) from error
 
-    def _combinations(self) -> Iterator[dict[str, Any]]:
+    def _combinations(self, sweep: SweepBlock) -> Iterator[dict[str, Any]]:
         """Yield the values of each combination, by key."""
         parts: list[Sequence[dict[str, Any]]] = []
-        for key, axis in self.sweep.grid.items():
+        for key, axis in sweep.grid.items():
             parts.append([{key: value} for value in values_of(axis)])
 
-        for axes in self.sweep.zips:
+        for axes in sweep.zips:
             columns = [values_of(axis) for axis in axes.values()]
             rows = zip(*columns, strict=True)
             points = [dict(zip(axes, row, strict=True)) for row in rows]
             parts.append(points)
 
-        if self.sweep.list_:
-            parts.append(self.sweep.list_)
+        if sweep.list_:
+            parts.append(sweep.list_)
 
         for combination in product(*parts):
             values: dict[str, Any] = {}
@@ -507,7 +535,6 @@ class Experiment(Strict):
 class Point:
     """One combination of values: by key in `values`, by short name in `shown`."""
 
-    number: int
     name: str
     values: Mapping[str, Any]
     shown: Mapping[str, Any] = field(default_factory=dict)
@@ -607,4 +634,19 @@ def _places_of_keys(source: Section) -> dict[str, Place]:
         if isinstance(section, Section):
             places.update(section.places)
 
+    find = source.get("find")
+    if isinstance(find, Section):
+        places.update(_places_of_search(find))
+    return places
+
+
+def _places_of_search(find: Section) -> dict[str, Place]:
+    """Return the place of the key that a search varies, and of each key of ``for``."""
+    places: dict[str, Place] = {}
+    axes = find.get("for")
+    if isinstance(axes, Section):
+        places.update(axes.places)
+    for goal in ("least", "largest"):
+        if goal in find:
+            places[str(find[goal])] = find.places[goal]
     return places

@@ -9,6 +9,7 @@
     lock                  held by the sweep that works in the folder
     sweep.parquet         one row per point
     collectives.parquet   one row per point, operation and size
+    find.json             the answers of `testbed find`
     sweep.html            the page
     plotly.min.js         the script that draws the figures of the points' pages
 
@@ -146,6 +147,11 @@ class SweepDir:
     def collectives(self) -> Path:
         """Path of the table with one row per point, operation and size."""
         return self.path / "collectives.parquet"
+
+    @property
+    def answers(self) -> Path:
+        """Path of the answers of `testbed find` (see `testbed.sweep.answers`)."""
+        return self.path / "find.json"
 
     @property
     def page(self) -> Path:

@@ -18,6 +18,7 @@ from testbed.execution.guest_backend import may_share_guest, start_resident_gues
 from testbed.execution.guest_code import plan_folders
 from testbed.guest.kernel import ensure_kernel
 from testbed.guest.resident import ENDED, keep_resident
+from testbed.plan.model import Plan
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.fork_server import end_first_without_memory
 from testbed.sweep.points import PlannedPoint
@@ -41,6 +42,10 @@ class GuestNeeds:
             readable |= plan_folders(plan)
         memory_bytes = max(plan.guest_memory_bytes for plan in plans)
         return cls(memory_bytes, frozenset(readable))
+
+    def suffice_for(self, plan: Plan) -> bool:
+        """Return whether a guest with these can carry out a plan that was not known before."""
+        return plan.guest_memory_bytes <= self.memory_bytes and plan_folders(plan) <= self.readable
 
 
 class PooledGuest:
@@ -156,7 +161,7 @@ class GuestPool:
     def _may_share(self, point: PlannedPoint) -> bool:
         if self._needs is None:
             return False
-        return may_share_guest(point.plan)
+        return may_share_guest(point.plan) and self._needs.suffice_for(point.plan)
 
     def _boot(self) -> PooledGuest:
         assert self._needs is not None

@@ -60,7 +60,8 @@ class SweepIndex(BaseModel):
     """Contents of sweep.json.
 
     `axes` are the short names of the swept keys, `command` is the command line that started the
-    sweep, `written` the local time of writing.
+    sweep, `written` the local time of writing. `answers` are sentences that answer the question of
+    `testbed find`.
     """
 
     model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
@@ -73,6 +74,7 @@ class SweepIndex(BaseModel):
     axes: list[str] = []
     target_loss: float | None = None
     plots: list[Plot] = []
+    answers: list[str] = []
     points: list[IndexedPoint] = []
 
     @property

@@ -123,8 +123,11 @@ def plan_points(
     Raises:
         InputError: A point cannot be run, or no point meets the conditions.
     """
-    _refuse_swept_keys(experiment, overrides)
-    planner = _Planner(experiment, versions, overrides, machine_memory_bytes)
+    if experiment.find is not None:
+        remedy = "run it with `testbed find`"
+        what = "this experiment is a search, not a sweep"
+        raise InputError(what, place=experiment.place("find"), remedy=remedy)
+    planner = PointPlanner(experiment, versions, overrides, machine_memory_bytes)
     points = [planner.plan(point) for point in experiment.points()]
     if not points:
         place = experiment.place("where")
@@ -141,7 +144,7 @@ class _Names:
     workload: str
 
 
-class _Planner:
+class PointPlanner:
     """Plans the points of one experiment; each topology and workload is loaded once."""
 
     def __init__(
@@ -151,6 +154,12 @@ class _Planner:
         overrides: Sequence[Override],
         machine_memory_bytes: int | None,
     ) -> None:
+        """Plan points of `experiment`, with arguments as for `plan_points`.
+
+        Raises:
+            InputError: An override sets a key that differs between points.
+        """
+        _refuse_swept_keys(experiment, overrides)
         self._experiment = experiment
         self._versions = dict(versions)
         self._machine_memory_bytes = machine_memory_bytes
@@ -264,10 +273,9 @@ class _Planner:
 
 def _refuse_swept_keys(experiment: Experiment, overrides: Sequence[Override]) -> None:
     for override in overrides:
-        if override.key in experiment.sweep.keys:
-            remedy = (
-                f"change the values with --set 'experiment.sweep.grid={{{override.key}: [...]}}'"
-            )
+        if override.key in experiment.varied.keys:
+            grid = "sweep.grid" if experiment.find is None else "find.for"
+            remedy = f"change the values with --set 'experiment.{grid}={{{override.key}: [...]}}'"
             raise InputError("already varied by the sweep", place=override.place, remedy=remedy)
 
 

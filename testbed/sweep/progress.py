@@ -79,8 +79,8 @@ class CallbackSweepProgress:
         self, callback: Callable[[PointProgress], object] | None, total: int, done: int
     ) -> None:
         self.jobs = 1
+        self.total = total
         self._callback = callback
-        self._total = total
         self._done = done
         self._failed = 0
         self._unfaithful = 0
@@ -123,7 +123,7 @@ class CallbackSweepProgress:
             event=event,
             done=self._done,
             failed=self._failed,
-            total=self._total,
+            total=self.total,
             reason="" if record is None else record.reason,
             seconds=None if record is None else record.wall_seconds,
             unfaithful=self._unfaithful,

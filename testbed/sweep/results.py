@@ -18,8 +18,9 @@ Measurements:
 - collectives: ``op``, ``bytes``, ``time_us`` (median), ``max_us``, ``bound_us``, ``efficiency``,
   ``algbw_gbytes``, ``busbw_gbytes`` and the same at the bound (``algbw_bound_gbytes``,
   ``busbw_bound_gbytes``), ``wrong``, ``group`` and ``root`` (of a script's process groups),
-  ``settled`` (yes, or trend or swing: the median stands for no iteration); of the first operation
-  at its largest size, in the slowest group.
+  ``settled`` (yes, or trend or swing: the median stands for no iteration), ``calls`` (measured
+  iterations), ``median_within`` (of ``iterations: auto``: how far the median may be off, as a
+  share); of the first operation at its largest size, in the slowest group.
 - training: ``method``, ``step_ms`` (time / steps, over whole periods of methods that exchange every
   few steps), ``median_step_ms``, ``compute_ms``, ``utilisation``, ``tokens_per_s``,
   ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
@@ -111,7 +112,7 @@ def _gather(folder: SweepDir, index: SweepIndex) -> SweepTables:
         damage = damages.get(point.identity, "")
         if run_folder is not None and not damage:
             row.update(_outcome(folder, run_folder))
-            run_columns, damage = _sound_columns(run_folder, index.target_loss)
+            run_columns, damage = sound_columns(run_folder, index.target_loss)
             row.update(run_columns.columns)
             for collective in run_columns.collectives:
                 collective_row = _point_columns(point, row["state"])
@@ -130,29 +131,34 @@ def _gather(folder: SweepDir, index: SweepIndex) -> SweepTables:
 
 
 @dataclass(frozen=True)
-class _RunColumns:
+class RunColumns:
     """Measurements of a run: columns of the point's row, and one row per collective."""
 
     columns: Row
     collectives: list[Row]
 
 
-def _sound_columns(run_folder: Path, target_loss: float | None) -> tuple[_RunColumns, str]:
-    """Return the measurements of a run, and why they are damaged; empty if they are sound."""
+def sound_columns(run_folder: Path, target_loss: float | None) -> tuple[RunColumns, str]:
+    """Return the measurements of a run, and why they are damaged; empty if they are sound.
+
+    Args:
+        run_folder: The run folder.
+        target_loss: As in the experiment.
+    """
     try:
         columns = _run_columns(run_folder, target_loss)
     except (OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        return _RunColumns({}, []), f"cannot read the results ({type(error).__name__}: {error})"
+        return RunColumns({}, []), f"cannot read the results ({type(error).__name__}: {error})"
     except pl.exceptions.PolarsError as error:
-        return _RunColumns({}, []), f"cannot read train.parquet ({type(error).__name__})"
+        return RunColumns({}, []), f"cannot read train.parquet ({type(error).__name__})"
     for row in (columns.columns, *columns.collectives):
         for name, value in row.items():
             if isinstance(value, int) and abs(value) >= INT64_END:
-                return _RunColumns({}, []), f"summary.json: {name} is out of range"
+                return RunColumns({}, []), f"summary.json: {name} is out of range"
     return columns, ""
 
 
-def _run_columns(run_folder: Path, target_loss: float | None) -> _RunColumns:
+def _run_columns(run_folder: Path, target_loss: float | None) -> RunColumns:
     run = RunDir(run_folder)
     summary, _problems = read_summary(run.summary)
     collectives = [_collective(collective) for collective in summary.collectives]
@@ -166,7 +172,7 @@ def _run_columns(run_folder: Path, target_loss: float | None) -> _RunColumns:
             compute_s = summary.training.compute_ms / 1000
             columns.update(time_to_loss(steps, target_loss, compute_s))
 
-    return _RunColumns(columns, collectives)
+    return RunColumns(columns, collectives)
 
 
 def _point_columns(point: IndexedPoint, state: str = "missing") -> Row:
@@ -242,6 +248,8 @@ def _collective(collective: CollectiveRow) -> Row:
         "group": collective.group_name or None,
         "root": collective.root,
         "settled": collective.settled,
+        "calls": collective.iterations,
+        "median_within": collective.median_within,
     }
 
 

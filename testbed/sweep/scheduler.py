@@ -7,7 +7,7 @@ the first failure, and the final place of run folders. An `Executor` only carrie
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -83,9 +83,13 @@ class Executor(Protocol):
 
 
 class SweepProgress(Protocol):
-    """Shows the progress of a sweep; `jobs` is the number of points that run in parallel."""
+    """Shows the progress of a sweep.
+
+    `jobs` is the number of points that run in parallel, `total` the number of all points.
+    """
 
     jobs: int
+    total: int
 
     def started(self, point: PlannedPoint, attempt: int) -> None:
         """Show the start of an attempt."""
@@ -111,23 +115,40 @@ class Policy:
     fail_fast: bool = False
 
 
+# The points to run after a point has ended, which depend on its outcome.
+Follow = Callable[[PlannedPoint, PointRecord], Sequence[PlannedPoint]]
+
+
 class Scheduler:
     """Runs points with an executor until none remain."""
 
     def __init__(
-        self, folder: SweepDir, executor: Executor, policy: Policy, progress: SweepProgress
+        self,
+        folder: SweepDir,
+        executor: Executor,
+        policy: Policy,
+        progress: SweepProgress,
+        follow: Follow | None = None,
     ) -> None:
+        """Run points with `executor`; `follow` is called with each point that has ended."""
         self._folder = folder
         self._executor = executor
         self._policy = policy
         self._progress = progress
+        self._follow = follow
         self._waiting: deque[Attempt] = deque()
         self._in_flight = 0
         self._stopped = False
         self._records: dict[str, PointRecord] = {}
 
-    def run(self, points: Sequence[PlannedPoint]) -> dict[str, PointRecord]:
+    def run(
+        self, points: Sequence[PlannedPoint], prepared: Sequence[PlannedPoint] = ()
+    ) -> dict[str, PointRecord]:
         """Run points, and cancel the attempts in flight on an interrupt.
+
+        Args:
+            points: The points to run.
+            prepared: Further points that the executor prepares for.
 
         Returns:
             Outcome of each point by identity, without points that never started.
@@ -140,13 +161,13 @@ class Scheduler:
         self._waiting = deque(Attempt(point) for point in points)
 
         try:
-            self._progress.jobs = self._executor.start(points)
+            self._progress.jobs = self._executor.start([*points, *prepared])
             while self._waiting or self._in_flight:
                 self._submit()
                 for finished in self._executor.wait(POLL_S):
                     self._in_flight -= 1
                     self._conclude(finished)
-                if not self._waiting:
+                if not self._waiting and self._follow is None:
                     self._executor.release_idle()
                 self._progress.tick()
         finally:
@@ -182,6 +203,8 @@ class Scheduler:
         if record.state == "failed" and self._policy.fail_fast:
             self._stopped = True
             self._waiting.clear()
+        if self._follow is not None and not self._stopped:
+            self._waiting.extend(map(Attempt, self._follow(point, record)))
 
     def _settle(self, finished: Finished) -> None:
         if finished.unsettled is not None:

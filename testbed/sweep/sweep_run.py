@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from testbed.core.errors import TestbedError
 from testbed.core.held_signals import HeldSignals
@@ -90,6 +90,8 @@ def points_forked(options: SweepOptions) -> Iterator[None]:
 class SweepRun:
     """A new or resumed sweep, to be carried out within `points_forked`.
 
+    A subclass that chooses the points during the sweep replaces `run_points`.
+
     Attributes:
         experiment: The experiment as written.
         points: All points of the experiment, done or not.
@@ -130,7 +132,7 @@ class SweepRun:
         ):
             try:
                 with signals.raised():
-                    records = self._run_points(stack, display)
+                    records = self.run_points(stack, display)
             except BaseException:
                 # The table can be made later; keep the error that ended the sweep.
                 with suppress(BaseException), signals.raised():
@@ -141,27 +143,42 @@ class SweepRun:
                 show_table(rows)
         return records
 
-    def _run_points(self, stack: ExitStack, display: ShowSweep) -> dict[str, PointRecord]:
+    def run_points(self, stack: ExitStack, display: ShowSweep) -> dict[str, PointRecord]:
         """Run the points that are not done; guests end with `stack`, during the output."""
-        replace_text(self.folder.experiment, self.experiment.to_yaml(), durably=True)
-        given_topology = self.experiment.given_topology
-        if given_topology is not None:
-            replace_text(self.folder.topology, given_topology.text, durably=True)
-        index = index_of(self.experiment, self.points, self.command)
-        self.folder.write_index(self.folder.with_earlier_points(index))
+        self.write_experiment()
+        self.write_index(self.points)
         distinct = unique(self.points)
         waiting = not_done(distinct, self.folder, retry_damaged=self.options.retry_damaged)
         if not waiting:
             return {}
 
-        executor = self._executor()
+        executor = self.new_executor()
         stack.callback(executor.close)
         done_before = len(distinct) - len(waiting)
         with display(len(distinct), done_before) as progress:
             scheduler = Scheduler(self.folder, executor, self.options.policy, progress)
             return scheduler.run(waiting)
 
-    def _executor(self) -> Executor:
+    def write_experiment(self) -> None:
+        """Write the experiment, and a topology that was made in Python, into the folder."""
+        replace_text(self.folder.experiment, self.experiment.to_yaml(), durably=True)
+        given_topology = self.experiment.given_topology
+        if given_topology is not None:
+            replace_text(self.folder.topology, given_topology.text, durably=True)
+
+    def write_index(self, points: Sequence[PlannedPoint], **changes: Any) -> None:
+        """Write sweep.json.
+
+        Args:
+            points: All points that the experiment has until now, done or not.
+            **changes: Values of fields that differ from those of the experiment.
+        """
+        index = index_of(self.experiment, points, self.command)
+        index = index.model_copy(update=changes)
+        self.folder.write_index(self.folder.with_earlier_points(index))
+
+    def new_executor(self) -> Executor:
+        """Return an executor for the options, before its start."""
         address = self.options.ray_address
         if address is None:
             return LocalExecutor(self.folder, capacity(self.options.jobs), self.options.limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -105,6 +106,7 @@ def error_cases() -> list[ErrorCase]:
         *_option_cases(),
         *_script_cases(),
         *_sweep_cases(),
+        *_find_cases(),
         *_folder_cases(),
         *_deployment_cases(),
     ]
@@ -238,10 +240,36 @@ def _sweep_cases() -> list[ErrorCase]:
     ]
 
 
+def _find_cases() -> list[ErrorCase]:
+    asked = "least wan.iowa-ohio.rate"
+    limit = "time <= 1 s"
+    ends = ("--between", "1 Mbit/s", "1 Gbit/s")
+
+    def case(*words: str) -> ErrorCase:
+        return ErrorCase(f"find {shlex.join(words)}", words=("find", *words))
+
+    return [
+        ErrorCase("find"),
+        ErrorCase("find training-rtt --dry-run"),
+        case(asked),
+        case(asked, "two-sites"),
+        case(asked, "two-sites", "--such-that", limit),
+        case(asked, "two-sites", "--such-that", "time <= 1", *ends),
+        case(asked, "two-sites", "--such-that", "tme <= 1 s", *ends),
+        case("least wan.iowa-ohio.rte", "two-sites", "--such-that", limit, *ends, "--dry-run"),
+        case(asked, "two-sites", "--such-that", limit, "--between", "1 ms", "1 s", "--dry-run"),
+        case(asked, "two-sites", "--such-that", limit, *ends, "--for", "method"),
+        case("least", "two-sites", "--such-that", limit, *ends),
+    ]
+
+
 def _folder_cases() -> list[ErrorCase]:
     damaged = {"plan.json": "{", "summary.json": "{}"}
     return [
         ErrorCase("report"),
+        ErrorCase("export"),
+        ErrorCase("export nowhere --to csv"),
+        ErrorCase("export nowhere --to cvs"),
         ErrorCase("report nowhere"),
         ErrorCase("report .", damaged),
         ErrorCase("compare ."),

@@ -56,7 +56,7 @@ class FakeProgress:
     """Notes what it is shown."""
 
     def __init__(self) -> None:
-        self.jobs = 0
+        self.jobs = self.total = 0
         self.lines: list[str] = []
 
     def started(self, point: PlannedPoint, attempt: int) -> None:

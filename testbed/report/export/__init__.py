@@ -1,0 +1,1 @@
+"""Write what a run measured in the formats of other tools."""

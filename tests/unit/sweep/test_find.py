@@ -1,0 +1,277 @@
+"""Searches whose runs are arithmetic: time = size / rate + delay, written as a run would."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import testbed
+from testbed.core.errors import TestbedError
+from testbed.core.units import parse_rate
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.status import Status, write_status
+from testbed.runfolder.summary import CollectiveRow, Spread, Summary, write_summary
+from testbed.spec.experiment import Experiment
+from testbed.sweep.answers import Answer, read_answers
+from testbed.sweep.find_run import FindRun, check_answers, new_finder
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.outputs import write_outputs
+from testbed.sweep.point_record import PointRecord
+from testbed.sweep.points import PlannedPoint, PointPlanner
+from testbed.sweep.progress import shown_by
+from testbed.sweep.scheduler import Attempt, Finished
+from testbed.sweep.sweep_run import SweepOptions
+
+BITS = 8 * 2**20
+DELAY_S = 0.01
+RATE = "topology.wan.iowa-ohio.rate"
+TimeOf = Callable[[float], float | None]
+
+
+def time_s(rate_bps: float) -> float:
+    return BITS / rate_bps + DELAY_S
+
+
+def rises_twice(rate_bps: float) -> float:
+    """Short between 200 and 500 Mbit/s, and above 5 Gbit/s."""
+    return 0.01 if 2e8 < rate_bps < 5e8 or rate_bps > 5e9 else 0.05
+
+
+class ArithmeticExecutor:
+    """Ends each attempt at once with a run folder that holds a computed time."""
+
+    def __init__(self, folder: SweepDir, time_of: TimeOf) -> None:
+        self.folder = folder
+        self.time_of = time_of
+        self.ran: list[str] = []
+        self.most_at_once = 0
+        self._in_flight: list[Attempt] = []
+
+    def start(self, points: Sequence[PlannedPoint]) -> int:
+        return 4
+
+    def has_room(self, point: PlannedPoint) -> bool:
+        return len(self._in_flight) < 4
+
+    def submit(self, attempt: Attempt) -> None:
+        self._in_flight.append(attempt)
+        self.most_at_once = max(self.most_at_once, len(self._in_flight))
+
+    def wait(self, timeout_s: float) -> list[Finished]:
+        attempt = self._in_flight.pop(0)
+        point = attempt.point
+        self.ran.append(point.name)
+        run = RunDir(self.folder.running / point.folder)
+        run.path.mkdir()
+        seconds = self.time_of(parse_rate(point.point.values[RATE]))
+        state = "failed" if seconds is None else "completed"
+        write_status(run.status, Status(state="completed"))
+        write_summary(run.summary, Summary(collectives=[row(seconds or 0.0)]))
+        record = PointRecord(
+            identity=point.identity,
+            name=point.name,
+            state="failed" if state == "failed" else "completed",
+            reason="it broke" if seconds is None else "",
+            faithful=True,
+        )
+        return [Finished(attempt, record, run.path)]
+
+    def release_idle(self) -> None:
+        raise AssertionError("a guest may be needed for the next point")
+
+    def cancel(self) -> None:
+        self._in_flight.clear()
+
+    def close(self) -> None:
+        pass
+
+
+def row(seconds: float) -> CollectiveRow:
+    us = 1e6 * seconds
+    spread = Spread(min=us, median=us, p95=us, max=us)
+    return CollectiveRow(
+        op="all_reduce",
+        bytes=2**20,
+        ranks=2,
+        iterations=1,
+        time_us=spread,
+        slowest_us=us,
+        algbw_gbytes=1.0,
+        busbw_gbytes=1.0,
+    )
+
+
+def experiment(**find: Any) -> Experiment:
+    defaults = {"least": RATE, "such_that": "time <= 20 ms"}
+    ends = {"between": ["100 Mbit/s", "10 Gbit/s"]}
+    block = defaults | ends | find
+    if "largest" in find:
+        del block["least"]
+    return Experiment.from_mapping({"topology": "two-sites", "find": block})
+
+
+def carry_out(
+    folder: SweepDir,
+    asked: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+    time_of: TimeOf = time_s,
+) -> tuple[list[Answer], ArithmeticExecutor]:
+    executor = ArithmeticExecutor(folder, time_of)
+    monkeypatch.setattr(FindRun, "new_executor", lambda self: executor)
+    monkeypatch.setattr("testbed.sweep.sweep_run.write_outputs_in_fork", write_outputs)
+    finder = new_finder(asked, PointPlanner(asked, {"testbed": "1"}, [], None))
+    search = FindRun(asked, finder.begin(), folder, SweepOptions(), ["testbed"], finder)
+    search.carry_out(shown_by(None), lambda rows: None)
+    return search.answers, executor
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepDir:
+    return SweepDir.create(tmp_path / "search")
+
+
+def test_the_least_rate(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 Mibit in 20 ms, 10 of them delay: 839 Mbit/s, and the answer is at most 5 % above."""
+    (answer,), executor = carry_out(folder, experiment(), monkeypatch)
+    needed = BITS / 0.01
+    assert (answer.state, answer.monotone, answer.notes) == ("found", True, [])
+    assert needed <= parse_rate(answer.value) < 1.055 * needed
+    assert parse_rate(answer.beyond) < needed
+    assert answer.figures["time"] == pytest.approx(1e6 * time_s(parse_rate(answer.value)))
+    assert answer.runs == len(executor.ran) <= 10  # 95 steps: both ends, seven halvings, a probe
+    assert executor.most_at_once == 2
+    sentence = answer.sentence()
+    assert sentence.startswith(f"The least rate such that time <= 20 ms is {answer.value}: time ")
+    assert f" at {answer.beyond} ({answer.runs} runs)." in sentence
+
+
+def test_the_largest_rate(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = experiment(largest=RATE, such_that="time >= 20 ms")
+    (answer,), _executor = carry_out(folder, asked, monkeypatch)
+    assert parse_rate(answer.value) <= BITS / 0.01 < parse_rate(answer.beyond)
+
+
+def test_a_search_resumes_without_a_run(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, executor = carry_out(folder, experiment(), monkeypatch)
+    assert executor.ran
+    after, executor = carry_out(folder, experiment(), monkeypatch)
+    assert executor.ran == []
+    assert after == before
+    assert read_answers(folder.answers).answers == after
+
+
+def test_half_a_search_resumes(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's end after three runs: the other runs follow, and no run is repeated."""
+    count = 0
+
+    def interrupted(rate_bps: float) -> float:
+        nonlocal count
+        count += 1
+        if count > 3:
+            raise KeyboardInterrupt
+        return time_s(rate_bps)
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(folder, experiment(), monkeypatch, interrupted)
+    assert len(folder.done()) == 3
+    (answer,), executor = carry_out(folder, experiment(), monkeypatch)
+    assert answer.state == "found"
+    assert len(executor.ran) == answer.runs - 3
+
+
+def test_searches_share_points_and_run_in_parallel(
+    folder: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = ["time <= 20 ms", "time <= 30 ms"]
+    asked = experiment(**{"for": {"such_that": limits, "workload.iterations": [3, 4]}})
+    answers, executor = carry_out(folder, asked, monkeypatch)
+    assert [answer.such_that for answer in answers] == [[limit] for limit in [*limits, *limits]]
+    assert [answer.values for answer in answers] == [{"iterations": n} for n in (3, 3, 4, 4)]
+    assert parse_rate(answers[1].value) == pytest.approx(BITS / 0.02, rel=0.06)
+    assert len(executor.ran) == len(set(executor.ran)) < sum(answer.runs for answer in answers)
+    assert executor.most_at_once == 4
+    index = folder.read_index()
+    assert index.axes == ["iterations", "rate"]
+    assert index.answers == [answer.sentence() for answer in answers]
+    assert index.answers[0].startswith("With iterations 3, the least rate such that time <= 20 ms")
+    page = folder.page.read_text()
+    assert "With iterations 3, the least rate" in page
+    assert 'id="1-time-against-rate"' in page
+
+
+def test_points_of_a_sweep_are_not_repeated(
+    folder: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second question uses the runs of the first one, whose points stay in the table."""
+    first, _executor = carry_out(folder, experiment(), monkeypatch)
+    again = experiment(such_that="time <= 25 ms")
+    (answer,), executor = carry_out(folder, again, monkeypatch)
+    assert len(executor.ran) < answer.runs
+    names = {point.name for point in folder.read_index().points}
+    assert len(names) == first[0].runs + len(executor.ran)
+
+
+def test_no_value_and_every_value(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = ["time < 5 ms", "time < 5 s"]
+    asked = experiment(**{"for": {"such_that": limits}})
+    (never, always), _executor = carry_out(folder, asked, monkeypatch)
+    assert (never.state, never.value) == ("nowhere", None)
+    assert "does not exist: time 10.84 ms at 10 Gbit/s, the end of" in never.sentence()
+    assert (always.state, always.value, always.beyond) == ("everywhere", "100 Mbit/s", None)
+    assert "is at most 100 Mbit/s, the end of the values to try" in always.sentence()
+
+
+def test_a_condition_that_turns_twice_is_noticed(
+    folder: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first middle, 1 Gbit/s, leads to 5 Gbit/s; the probe at 316 Mbit/s finds the rest."""
+    (answer,), _executor = carry_out(folder, experiment(), monkeypatch, rises_twice)
+    assert not answer.monotone
+    assert 2e8 < parse_rate(answer.value) < 2.2e8
+    assert "NOT MONOTONE: the condition holds at " in answer.sentence()
+
+
+def test_a_figure_that_turns_is_noticed(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The condition turns once, but the time grows again from 3 Gbit/s on, below the limit."""
+
+    def grows_again(rate_bps: float) -> float:
+        return time_s(rate_bps) + (0.012 if rate_bps > 3e9 else 0.0)
+
+    asked = experiment(such_that="time <= 40 ms")
+    (answer,), _executor = carry_out(folder, asked, monkeypatch, grows_again)
+    assert answer.monotone
+    assert any(note.startswith("time is not monotone: ") for note in answer.notes)
+
+
+def test_a_failed_run_ends_its_search_alone(
+    folder: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(rate_bps: float) -> float | None:
+        return None if 8e8 < rate_bps < 9e8 else time_s(rate_bps)
+
+    asked = experiment(**{"for": {"such_that": ["time <= 20 ms", "time <= 60 ms"]}})
+    (failed, found), _executor = carry_out(folder, asked, monkeypatch, breaks)
+    assert (failed.state, found.state) == ("failed", "found")
+    assert "gives no answer: it failed: it broke" in failed.notes[0]
+    with pytest.raises(TestbedError, match="1 of 2 searches failed; the first: the run at 8"):
+        check_answers([failed, found])
+
+
+def test_a_missing_figure_is_said(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of collectives has no utilisation: no false condition, but no answer."""
+    asked = experiment(such_that="compute_utilisation >= 90 %")
+    (answer,), executor = carry_out(folder, asked, monkeypatch)
+    assert answer.state == "failed"
+    assert "gives no answer: it has no compute_utilisation" in answer.notes[0]
+    assert len(executor.ran) == 2
+
+
+def test_from_python(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, _executor = carry_out(folder, experiment(), monkeypatch)
+    found = testbed.open_find(folder.path)
+    assert found.answers == answers
+    assert str(found) == answers[0].sentence()
+    assert found.table.row(0, named=True)["value"] == answers[0].value
+    assert found.sweep.points.height == answers[0].runs
+    assert "The least rate such that" in found._repr_html_()
