@@ -15,17 +15,17 @@ of 16 Gbit at 1.7 Gbit/s takes 6 % longer, BBR's first ones of 2 Gbit 12 %.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.runs import set_options
+import testbed
 
-Command = Callable[..., object]
 GRID = [10 ** (-1 + 4 * k / 49) for k in range(50)]  # Gbit/s
+RATES = [f"{round(1000 * gbps)} Mbit/s" for gbps in GRID]
 UTILISATIONS = (0.50, 0.80, 0.90, 0.95, 0.99)
+MOST_RUNS = 9  # both ends, six halvings of 49 steps, and a probe
 EVERY = 100
 WARMUP = (
     6  # half a fragment's turn: what is measured holds every exchange, and the wait for it, once
@@ -70,35 +70,16 @@ ROWS = {
     "10 B, data-parallel": Row((104.8, 222.3, 222.3, 268.3, 471.5), TEN, data_parallel(TEN)),
     "10 B, DiLoCo": Row((1.7, 7.5, 16.0, 33.9, 104.8), TEN, diloco("diloco")),
 }
-TOPOLOGY = """
-name: two-workers
-datacenters:
-  one: {{hosts: 1, nic: {{rate: 100 Tbit/s, delay: 0 ms}}}}
-  two: {{hosts: 1, nic: {{rate: 100 Tbit/s, delay: 0 ms}}}}
-wan:
-  - {{between: [one, two], rate: {rate} Mbit/s, delay: 1 us, queue: 32 GiB}}
-mtu: 9000
-tcp: {{congestion_control: reno, slow_start_after_idle: false}}
-"""
-
-
-def utilisation(name: str, gbps: float, command: Command, folder: Path) -> float:
-    """Compute utilisation of a run at `gbps`."""
-    row, name = ROWS[name], f"{name.replace(', ', '-').replace(' ', '-')}-{gbps:.4g}"
-    topology = folder / f"{name}.yaml"
-    topology.write_text(TOPOLOGY.format(rate=round(1000 * gbps)))
-    values = {"batch": 1, "sequence": 8} | row.model | row.method
-    words = set_options(values)
-    out = folder / name
-    command("run", topology, "train", *words, "--isolation", "process", "--out", out, timeout_s=900)
-    status, summary = (
-        json.loads((out / file).read_text()) for file in ("status.json", "summary.json")
-    )
-    assert status["faithful"], status
-    assert summary["training"]["late_ms"] == 0
-    found: float = summary["training"]["compute_utilisation"]
-    print(f"{name}: {gbps:.1f} Gbit/s: {found:.4f}", flush=True)
-    return found
+TOPOLOGY = {
+    "name": "two-workers",
+    "datacenters": {
+        "one": {"hosts": 1, "nic": {"rate": "100 Tbit/s", "delay": "0 ms"}},
+        "two": {"hosts": 1, "nic": {"rate": "100 Tbit/s", "delay": "0 ms"}},
+    },
+    "wan": [{"between": ["one", "two"], "rate": "1 Gbit/s", "delay": "1 us", "queue": "32 GiB"}],
+    "mtu": 9000,
+    "tcp": {"congestion_control": "reno", "slow_start_after_idle": False},
+}
 
 
 def nearest(gbps: float) -> int:
@@ -106,35 +87,42 @@ def nearest(gbps: float) -> int:
     return min(range(len(GRID)), key=lambda k: abs(GRID[k] / gbps - 1))
 
 
-def search(start: int, target: float, at: Callable[[int], float]) -> int:
-    """The lowest place in the grid whose utilisation reaches `target`, from `start` up or down."""
-    place = start
-    if at(place) >= target:
-        while place > 0 and at(place - 1) >= target:
-            place -= 1
-        return place
-    while at(place) < target:
-        place += 1
-    return place
+def experiment(name: str) -> dict[str, object]:
+    """The searches of a row of the table, one for each utilisation; they share runs."""
+    row = ROWS[name]
+    settings: dict[str, object] = {"workload.batch": 1, "workload.sequence": 8}
+    for key, value in (row.model | row.method).items():
+        settings[f"workload.{key}"] = value
+    return {
+        "name": "table-4",
+        "topology": TOPOLOGY,
+        "workload": "train",
+        "settings": settings | {"run.isolation": "process"},
+        "find": {
+            "least": "topology.wan.one-two.rate",
+            "values": RATES,
+            "for": {"such_that": [f"compute_utilisation >= {share:.0%}" for share in UTILISATIONS]},
+        },
+    }
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("name", ROWS)
-def test_row(name: str, command: Command, tmp_path: Path) -> None:
-    """Each figure within one step of the grid."""
-    known: dict[int, float] = {}
-
-    def at(place: int) -> float:
-        if place not in known:
-            known[place] = utilisation(name, GRID[place], command, tmp_path)
-        return known[place]
-
-    published = [nearest(gbps) for gbps in ROWS[name].published]
-    found = [
-        search(start, target, at) for start, target in zip(published, UTILISATIONS, strict=True)
-    ]
+def test_row(name: str, tmp_path: Path) -> None:
+    """Each figure within one step of the grid, by at most nine runs."""
+    found = testbed.find(experiment(name), out=tmp_path / "search", timeout_s=900, progress=print)
+    places = [RATES.index(answer.value) for answer in found.answers]
     targets = " | ".join(f"{target:.0%}" for target in UTILISATIONS)
     print(f"\n| {name} | {targets} |\n|---|--:|--:|--:|--:|--:|")
     print(f"| published (Gbit/s) | {' | '.join(f'{gbps:g}' for gbps in ROWS[name].published)} |")
-    print(f"| measured (Gbit/s) | {' | '.join(f'{GRID[place]:.3g}' for place in found)} |")
-    assert all(abs(a - b) <= 1 for a, b in zip(found, published, strict=True)), (found, published)
+    print(f"| measured (Gbit/s) | {' | '.join(f'{GRID[place]:.3g}' for place in places)} |")
+    print(f"| runs | {' | '.join(str(answer.runs) for answer in found.answers)} |")
+    for answer in found.answers:
+        assert answer.runs <= MOST_RUNS
+        assert answer.monotone
+    assert found.sweep.unfaithful == []
+    for folder in (found.path / "points").iterdir():
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["training"]["late_ms"] == 0
+    published = [nearest(gbps) for gbps in ROWS[name].published]
+    assert all(abs(a - b) <= 1 for a, b in zip(places, published, strict=True)), places
