@@ -9,7 +9,7 @@ faithful have hollow markers, or an asterisk in a heat map.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -39,6 +39,7 @@ LOG_SPAN = 20  # minimum ratio of largest to smallest value for a logarithmic ax
 HEIGHT = 420  # of a row of panels, in pixels
 MOST_PANELS_ACROSS = 3
 MOST_TICKS = 10
+LEAST_GAP = 0.06  # of the axis; between the labels of two ticks
 BOUND_COLOUR = "#7d8791"  # of a bound common to all lines
 
 
@@ -412,14 +413,33 @@ def _style_x(panel: _Panel) -> None:
     places = _axis_places(numbers, numbers)
     texts = ticks["text"].to_list()
     step = 1 + ticks.height // MOST_TICKS
+    shown = _apart(range(0, ticks.height, step), places)
     panel.figure.update_xaxes(
         title=metric_of(name).label,
         type="log" if _is_log(places) else "linear",
-        tickvals=places[::step],
-        ticktext=texts[::step],
+        tickvals=[places[position] for position in shown],
+        ticktext=[texts[position] for position in shown],
         minor_ticks="",
         **panel.position,
     )
+
+
+def _apart(positions: Iterable[int], places: Sequence[float]) -> list[int]:
+    """Return those of `positions` whose labels do not cover that of an earlier one.
+
+    Args:
+        positions: Indices into `places`, ascending.
+        places: Places of all ticks on the axis, ascending.
+    """
+    on_axis = places
+    if _is_log(places):
+        on_axis = [math.log(place) for place in places]
+    span = on_axis[-1] - on_axis[0]
+    kept: list[int] = []
+    for position in positions:
+        if not kept or on_axis[position] - on_axis[kept[-1]] >= LEAST_GAP * span:
+            kept.append(position)
+    return kept
 
 
 def _style_y(panel: _Panel) -> None:

@@ -220,3 +220,16 @@ def test_time_to_loss() -> None:
 
 def test_the_index_is_json(sweep: SweepDir) -> None:
     assert json.loads(sweep.index.read_text())["format"] == 1
+
+
+def test_labels_of_near_points_do_not_cover_each_other() -> None:
+    """Points of a search are close to each other at its answer: 147 and 155 Mbit/s of a decade."""
+    rates = ["100 Mbit/s", "147 Mbit/s", "155 Mbit/s", "500 Mbit/s", "10 Gbit/s"]
+    numbers = [1e8, 1.47e8, 1.55e8, 5e8, 1e10]
+    states = ["completed"] * 5
+    points = pl.DataFrame(
+        {"rate": rates, "rate_bps": numbers, "time_us": [5.0, 4, 3, 2, 1], "state": states}
+    )
+    figure = draw(SweepPlot("rate", "time_us"), points, pl.DataFrame())
+    assert figure is not None
+    assert list(figure.layout.xaxis.ticktext) == [rates[0], rates[1], rates[3], rates[4]]
