@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from testbed.core.errors import InputError
 from testbed.runfolder.files import read_plain, write_json
 from testbed.spec.experiment import value_text
-from testbed.spec.figures import run_figures
+from testbed.spec.figures import RunFigure, run_figures
 
 FORMAT: Literal[1] = 1
 MEASURED = ("figures", "not at", "figures there", "runs", "state")  # columns of `answer_row`
@@ -164,7 +164,10 @@ def answer_record(answer: Answer) -> dict[str, Any]:
 def figures_text(figures: Mapping[str, float | None]) -> str:
     """Return figures with their names and units, such as ``utilisation 90.4 %``."""
     known = run_figures()
-    texts = [f"{name} {known[name].text(value)}" for name, value in figures.items()]
+    texts: list[str] = []
+    for name, value in figures.items():
+        figure = known.get(name, RunFigure(name))  # a file of another version may have others
+        texts.append(f"{name} {figure.text(value)}")
     return ", ".join(texts)
 
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 import testbed
-from testbed.core.errors import TestbedError
+from testbed.core.errors import InputError, TestbedError
 from testbed.core.units import parse_rate
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import Status, write_status
 from testbed.runfolder.summary import CollectiveRow, Spread, Summary, write_summary
 from testbed.spec.experiment import Experiment
-from testbed.sweep.answers import Answer, read_answers
+from testbed.sweep.answers import Answer, FindResult, read_answers, write_answers
 from testbed.sweep.find_run import FindRun, check_answers, new_finder
 from testbed.sweep.folder import SweepDir
+from testbed.sweep.index import SweepIndex
 from testbed.sweep.outputs import write_outputs
 from testbed.sweep.point_record import PointRecord
 from testbed.sweep.points import PlannedPoint, PointPlanner
@@ -275,3 +276,29 @@ def test_from_python(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.table.row(0, named=True)["value"] == answers[0].value
     assert found.sweep.points.height == answers[0].runs
     assert "The least rate such that" in found._repr_html_()
+
+
+def test_answers_of_a_strange_file(folder: SweepDir) -> None:
+    """Unknown figures and markup are shown as they are written; damage is an error."""
+    answer = Answer(
+        goal="least",
+        key=RATE,
+        name="rate",
+        such_that=["<b>speed</b> > 1"],
+        state="found",
+        value="1 Gbit/s",
+        beyond="0.9 Gbit/s",
+        figures={"<b>speed</b>": 2.0},
+        figures_beyond={"<b>speed</b>": None},
+    )
+    write_answers(folder.answers, FindResult(name="mine", answers=[answer]))
+    folder.write_index(SweepIndex(name="mine", answers=[answer.sentence()]))
+    found = testbed.open_find(folder.path)
+    assert "<b>speed</b> 2 there, <b>speed</b> - at 0.9 Gbit/s" in str(found)
+    assert "<b>speed" not in found._repr_html_()
+    write_outputs(folder)
+    assert "<b>speed" not in folder.page.read_text()
+
+    folder.answers.write_text("[]")
+    with pytest.raises(InputError, match="is damaged, or written by another version"):
+        str(testbed.open_find(folder.path))
