@@ -55,7 +55,7 @@ def data_parallel(model: dict[str, object]) -> dict[str, object]:
 def diloco(method: str, **more: object) -> dict[str, object]:
     """A whole period, after some steps; 16 bits for a parameter, as bfloat16 has."""
     period = {"sync_every": EVERY, "steps": EVERY + WARMUP, "warmup": WARMUP}
-    return {"method": method, "early_exchange": "true", "exchange_dtype": "float16"} | period | more
+    return {"method": method, "early_exchange": True, "exchange_dtype": "float16"} | period | more
 
 
 ROWS = {
