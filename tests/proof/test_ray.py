@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import testbed
-from tests.support.runs import Command, Folder, Need
+from tests.support.runs import PAIR, Command, Folder, Need
 
 SCRIPT = Path(testbed.__file__).parent.parent / "examples/ray_sites.py"
 FRAME = 1514 / 1448  # of a full packet: what goes over the wire, and its data
@@ -15,13 +15,15 @@ TRIP_MS, MIB = 10, 2**20
 
 
 @pytest.mark.proof
-def test_ray_across_two_hosts(need: Need, command: Command, pair: Path, tmp_path: Path) -> None:
+def test_ray_across_two_hosts(need: Need, command: Command, tmp_path: Path) -> None:
     """gloo in Ray's actors takes four trips, as without Ray, and is recorded under their ranks.
 
     A large object is asked for and then sent, after Ray has looked for it: at least two trips and
     the time of its bytes, at most the trips of three questions. A small one came with the reply.
     """
     need(importlib.util.find_spec("ray"), "the Python package ray")
+    pair = tmp_path / "pair.yaml"
+    pair.write_text(PAIR)
     out = tmp_path / "run"
     words = ["--isolation", "process", "--memory", "2 GiB", "--guest-memory", "6 GiB"]
     command("run", pair, *words, "--out", out, "--", "python3", SCRIPT, timeout_s=900)
