@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,6 +113,8 @@ def _list(experiments: dict[str, Experiment]) -> None:
 
 
 def _print(reproductions: list[Reproduction], output: Format) -> None:
+    from testbed.sweep.reproduction import scored_errors  # noqa: PLC0415
+
     if output is Format.TABLE:
         console = wide_console()
         for found in reproductions:
@@ -119,9 +122,9 @@ def _print(reproductions: list[Reproduction], output: Format) -> None:
             for row in found.rows():
                 table.add_row(*row)
             console.print(table)
-            typer.echo(_sentence(found))
+            typer.echo(_sentence(found.errors) + _not_counted(found))
         if len(reproductions) > 1:
-            typer.echo(_all_sentence(reproductions))
+            typer.echo(f"All tables: {_sentence(scored_errors(reproductions))}")
         return
 
     rows: list[list[object]] = []
@@ -137,41 +140,54 @@ def _print(reproductions: list[Reproduction], output: Format) -> None:
         typer.echo(json.dumps([dict(zip(heads, row, strict=True)) for row in rows], indent=1))
 
 
-def _sentence(found: Reproduction) -> str:
-    """Return the mean and the worst error of a table as a sentence."""
-    mean, worst = found.mean_error, found.worst_error
-    if mean is None or worst is None:
+def _sentence(errors: Sequence[float]) -> str:
+    """Return the mean and the worst of errors as a sentence."""
+    from testbed.sweep.reproduction import Score  # noqa: PLC0415
+
+    score = Score.of(errors)
+    if score is None:
         return "nothing was measured"
-    return (
-        f"{len(found.errors)} cells, mean of the absolute errors {100 * mean:.1f} %, "
-        f"worst {100 * worst:+.1f} %"
-    )
+    values, mean, worst = score.row()
+    return f"{values} values, mean of the absolute errors {mean}, worst {worst}"
 
 
-def _all_sentence(reproductions: list[Reproduction]) -> str:
-    """Return the mean and the worst error of all tables as a sentence."""
-    errors: list[float] = []
+def _not_counted(found: Reproduction) -> str:
+    """Return why a table does not count, as the end of a sentence."""
+    reason = found.published.not_counted
+    return "" if reason is None else f" (not counted: {reason})"
+
+
+def _scoreboard(reproductions: list[Reproduction]) -> list[str]:
+    """Return the lines of a Markdown table with the score of each table."""
+    from testbed.sweep.reproduction import Score, scored_errors  # noqa: PLC0415
+
+    lines = ["| table | values | mean of the absolute errors | worst |", "|---|--:|--:|--:|"]
     for found in reproductions:
-        errors += found.errors
-    mean = sum(map(abs, errors)) / len(errors)
-    worst = max(errors, key=abs)
-    return (
-        f"All tables: {len(errors)} cells, mean of the absolute errors {100 * mean:.1f} %, "
-        f"worst {100 * worst:+.1f} %"
-    )
+        score = Score.of(found.errors)
+        if score is not None:
+            mark = "" if found.published.not_counted is None else " (not counted)"
+            texts = [f"`{found.name}`: {found.published.title}{mark}", *score.row()]
+            lines.append(f"| {' | '.join(texts)} |")
+
+    total = Score.of(scored_errors(reproductions))
+    if total is not None:
+        lines.append(f"| all | {' | '.join(total.row())} |")
+    return lines
 
 
 def _markdown(reproductions: list[Reproduction]) -> str:
-    """Return all tables as Markdown, with their sources and protocols."""
-    lines: list[str] = []
+    """Return the scores and all tables as Markdown, with their sources and protocols."""
+    lines = [*_scoreboard(reproductions), ""]
     for found in reproductions:
         published = found.published
         lines += [f"### {published.title}", ""]
         lines += [f"Command: `testbed reproduce {found.name}`. Source: {published.source}.", ""]
         lines += [f"- Measured by the authors: {published.setting}", f"- {published.protocol}"]
         lines += [f"- chosen here: {choice}" for choice in published.chosen]
+        if published.not_counted is not None:
+            lines.append(f"- not counted: {published.not_counted}")
         lines += ["", f"| {' | '.join(HEADS)} |", "|---|--:|--:|--:|--:|"]
         for row in found.rows():
             lines.append(f"| {' | '.join(row)} |")
-        lines += ["", f"{_sentence(found)}.", ""]
+        lines += ["", f"{_sentence(found.errors)}.", ""]
     return "\n".join(lines)

@@ -32,7 +32,7 @@ def resolve_tcp(
     packets_per_skb: int,
     *,
     ecn: bool,
-    auto_bytes: int = LEAST_TCP_BUFFER,
+    auto_bytes: int,
 ) -> model.Tcp:
     """Return the TCP settings of hosts.
 

@@ -22,6 +22,9 @@ class Published(Strict):
     setting: str = Field(description="machines and software of the measurement")
     protocol: str = Field(description="how the authors measured")
     chosen: list[str] = Field([], description="what the publication does not say, and our choice")
+    not_counted: str | None = Field(
+        None, description="why the table is left out of means over all tables"
+    )
     op: str = Field(description="the measured operation")
     rank: Literal["first", "last"] = Field("first", description="the rank whose time is published")
     times: list[list[Time | None]] = Field([], description="times of the operation")

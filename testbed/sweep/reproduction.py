@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
@@ -55,17 +56,6 @@ class Reproduction:
         """The error of each measured cell."""
         return [cell.error for cell in self.cells if cell.error is not None]
 
-    @property
-    def mean_error(self) -> float | None:
-        """Mean of the absolute errors; None: nothing was measured."""
-        errors = self.errors
-        return sum(map(abs, errors)) / len(errors) if errors else None
-
-    @property
-    def worst_error(self) -> float | None:
-        """The error with the largest absolute value; None: nothing was measured."""
-        return max(self.errors, key=abs, default=None)
-
     def text(self, value: float) -> str:
         """Return a value of the table with its unit."""
         if self.published.are_rates:
@@ -81,6 +71,42 @@ class Reproduction:
             size = format_size(cell.size_bytes, DIGITS)
             rows.append([cell.settings, size, self.text(cell.published), measured, error])
         return rows
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far measured values are from published ones.
+
+    Attributes:
+        values: Number of measured values.
+        mean: Mean of the absolute errors.
+        worst: The error with the largest absolute value.
+    """
+
+    values: int
+    mean: float
+    worst: float
+
+    @classmethod
+    def of(cls, errors: Sequence[float]) -> Self | None:
+        """Return the score of errors; None where there are none."""
+        if not errors:
+            return None
+        mean = sum(map(abs, errors)) / len(errors)
+        return cls(len(errors), mean, max(errors, key=abs))
+
+    def row(self) -> list[str]:
+        """Return the score as texts: values, mean, worst."""
+        return [str(self.values), f"{100 * self.mean:.1f} %", f"{100 * self.worst:+.1f} %"]
+
+
+def scored_errors(reproductions: Iterable[Reproduction]) -> list[float]:
+    """Return the errors of all tables that count."""
+    errors: list[float] = []
+    for found in reproductions:
+        if found.published.not_counted is None:
+            errors += found.errors
+    return errors
 
 
 def reproduction(name: str, published: Published, sweep: SweepDir) -> Reproduction:

@@ -13,7 +13,7 @@ from testbed.spec.presets import PUBLISHED
 from testbed.spec.published import Published
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.points import plan_points
-from testbed.sweep.reproduction import reproduction
+from testbed.sweep.reproduction import Score, reproduction, scored_errors
 from tests.support.synthetic import write_sweep
 
 TEXTS = {"title": "A table", "source": "a page", "setting": "machines", "protocol": "once"}
@@ -34,7 +34,11 @@ def test_times_and_errors(sweep: SweepDir) -> None:
     found = reproduction("mine", table, sweep)
     assert [cell.measured for cell in found.cells] == [60e6, 60e6, None, None]
     assert found.errors == pytest.approx([0.2, -0.2])
-    assert found.mean_error == pytest.approx(0.2)
+    score = Score.of(found.errors)
+    assert score is not None
+    assert score.values == 2
+    assert [score.mean, score.worst] == pytest.approx([0.2, 0.2])
+    assert score.row() == ["2", "20.0 %", "+20.0 %"]
     assert found.rows()[0] == [
         "delay 1 ms, algorithm gloo, loss 0.1 %, sizes 4096",
         "4 KiB",
@@ -53,6 +57,14 @@ def test_rates(sweep: SweepDir) -> None:
     found = reproduction("mine", table, sweep)
     assert len(found.cells) == 2
     assert found.errors == pytest.approx([0], abs=1e-5)
+
+
+def test_tables_that_do_not_count(sweep: SweepDir) -> None:
+    times = [["50 ms", None], [None, None], ["1 s", None], ["1 s", None]]
+    counted = reproduction("mine", published(times=times), sweep)
+    other = reproduction("other", published(times=times, not_counted="a guess"), sweep)
+    assert scored_errors([counted, other]) == counted.errors == pytest.approx([0.2])
+    assert Score.of([]) is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +91,7 @@ def test_presets_have_a_row_for_each_point() -> None:
         assert experiment.name == preset.name
         assert experiment.published is not None
         assert len(experiment.published.values) == len(plan_points(experiment, {}))
-    assert len(presets) == 4
+    assert len(presets) == 5
 
 
 def test_list_and_unknown_name() -> None:
