@@ -275,7 +275,7 @@ class Bounds:
         """
         paths = self._path_delays()
         between_hosts = paths[np.ix_(self._dc_of, self._dc_of)]
-        nic_delays = np.array([host.nic_delay_ns for host in self._hosts], dtype=float)
+        nic_delays = np.array([host.least_nic_delay_ns for host in self._hosts], dtype=float)
         delays = nic_delays[:, None] + between_hosts
         np.fill_diagonal(delays, 0.0)
 

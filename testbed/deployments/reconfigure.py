@@ -19,14 +19,15 @@ from testbed.spec.topology import Topology
 
 REMEDY = (
     "settings that can change: those of WAN links (wan.LINK.rate, delay, jitter, loss, "
-    "queue, ...) and of NICs (datacenters.DC.nic.rate, delay, queue); for others, deploy again "
-    "with --set"
+    "queue, ...) and of NICs (datacenters.DC.nic.rate, delay, jitter, queue); for others, deploy "
+    "again with --set"
 )
 # Fields of a network that may change, in the form of pydantic's `exclude`.
 _DIRECTION: Any = {"bottleneck": {"rate_bps", "queue_packets"}, "fibre": True}
+_NIC: Any = {"nic_up": True, "nic_down": True, "nic_delay_ns": True, "nic_jitter_ns": True}
 _CHANGEABLE: Any = {
     "wan": {"__all__": {"forward": _DIRECTION, "backward": _DIRECTION}},
-    "hosts": {"__all__": {"nic_up": True, "nic_down": True, "nic_delay_ns": True}},
+    "hosts": {"__all__": _NIC},
     "routes": True,
     "tcp": True,
     "changes": True,

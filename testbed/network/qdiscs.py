@@ -174,6 +174,7 @@ def ports_by_node(network: Network) -> dict[str, list[ShapedPort]]:
 def _nic_ports(host: Host) -> Iterator[ShapedPort]:
     """Yield a host's interface and the switch port towards the host."""
     sending = _bottleneck(host.nic_up, latency=host.nic_delay_ns, seed=host.nic_seed)
+    sending = replace(sending, jitter=host.nic_jitter_ns)
     receiving = _bottleneck(host.nic_down)
     if host.silent:
         sending = replace(sending, loss=CERTAIN)

@@ -166,7 +166,7 @@ def _expected_rtt(
         directions: the WAN link directions that echo and answer cross.
     """
     delay_ns = a.nic_delay_ns + b.nic_delay_ns
-    jitter_ns = 0
+    jitter_ns = a.nic_jitter_ns + b.nic_jitter_ns
     transmitters = [a.nic_up, b.nic_down, b.nic_up, a.nic_down]
 
     cables = plan.fabric_cables(a.name, b.name) + plan.fabric_cables(b.name, a.name)

@@ -18,7 +18,7 @@ from testbed.plan import fabric, model
 from testbed.plan.events import resolve_changes
 from testbed.plan.routing import best_routes
 from testbed.plan.seeds import mac, port, queue_packets, stable_seed
-from testbed.plan.tcp import auto_tcp_buffer, packets_per_burst, resolve_tcp
+from testbed.plan.tcp import LEAST_TCP_BUFFER, auto_tcp_buffer, packets_per_burst, resolve_tcp
 from testbed.spec.topology import Datacenter, Topology
 from testbed.spec.wan import GilbertElliott, Link, LinkDirection, QueueLength
 
@@ -76,33 +76,32 @@ def resolve_network(topology: Topology, seed: int = 0) -> model.Network:
         wan=wan,
         routes=routes,
         ecmp=topology.ecmp,
-        tcp=tcp_of(topology.tcp),
+        tcp=model.Tcp(buffer_bytes=LEAST_TCP_BUFFER),
         changes=changes,
     )
 
-    return _with_tcp(network, topology, tcp_of)
+    # The size of automatic buffers follows from the rest of the network.
+    return _with_tcp(network, topology, partial(tcp_of, auto_bytes=auto_tcp_buffer(network)))
 
 
 def _with_tcp(
     network: model.Network, topology: Topology, tcp_of: Callable[..., model.Tcp]
 ) -> model.Network:
-    """Return the network with automatic buffers, and with the TCP settings of single datacenters.
+    """Return the network with the TCP settings of the topology and of single datacenters.
 
     Args:
-        network: the network, all of whose hosts have the topology's settings.
+        network: the network.
         topology: the topology.
-        tcp_of: function from settings, and `auto_bytes` as keyword, to the plan's settings.
+        tcp_of: function from settings to the plan's settings.
     """
-    auto_bytes = auto_tcp_buffer(network)
     sites = topology.sites
     hosts: list[model.Host] = []
     for host in network.hosts:
         settings = sites[host.dc].tcp
-        own = None if settings is None else tcp_of(settings, auto_bytes=auto_bytes)
+        own = None if settings is None else tcp_of(settings)
         hosts.append(host.model_copy(update={"tcp": own}))
 
-    tcp = tcp_of(topology.tcp, auto_bytes=auto_bytes)
-    return network.model_copy(update={"tcp": tcp, "hosts": tuple(hosts)})
+    return network.model_copy(update={"tcp": tcp_of(topology.tcp), "hosts": tuple(hosts)})
 
 
 def _has_marks(link: model.WanLink) -> bool:
@@ -138,6 +137,7 @@ def _hosts(
             nic_up=model.Bottleneck(rate_bps=nic.rate, queue_packets=NIC_TRANSMIT_PACKETS),
             nic_down=port(nic.receive_rate or nic.rate, nic.queue, frame),
             nic_delay_ns=nic.delay,
+            nic_jitter_ns=nic.jitter,
             nic_seed=stable_seed(seed, name),
             flow_rate_bps=nic.flow_rate,
         )

@@ -166,6 +166,7 @@ class Host(Frozen):
         nic_up: Host to switch, at the host's own interface, as its NIC's transmit queue.
         nic_down: Switch to host, at the switch port.
         nic_delay_ns: Delay, one way, added to what the host sends.
+        nic_jitter_ns: Largest deviation of this delay, uniform.
         nic_seed: Seed of the random choices of the NIC's queues.
         flow_rate_bps: Most bit/s of a connection that the host sends, or None for no limit.
         tcp: The host's TCP settings, or None for those of the network.
@@ -181,10 +182,16 @@ class Host(Frozen):
     nic_up: Bottleneck
     nic_down: Bottleneck
     nic_delay_ns: int = Field(ge=0)
+    nic_jitter_ns: int = Field(0, ge=0)
     nic_seed: int = Field(ge=0)
     flow_rate_bps: int | None = Field(None, gt=0)
     tcp: Tcp | None = None
     silent: bool = False
+
+    @property
+    def least_nic_delay_ns(self) -> int:
+        """The least delay that the NIC's jitter leaves."""
+        return max(0, self.nic_delay_ns - self.nic_jitter_ns)
 
 
 class Segment(Frozen):

@@ -124,6 +124,12 @@ class Nic(Strict):
         description="one-way delay of packets that the host sends",
         examples=["5 us"],
     )
+    jitter: Time = Field(
+        0,
+        description="largest deviation of the delay, either way and uniform; packets stay in "
+        "order; at most the delay",
+        examples=["2 us"],
+    )
     queue: QueueField | None = Field(
         None,
         description="buffer of the switch port to the host, not in bdp; left out, 16 MiB",
@@ -138,6 +144,12 @@ class Nic(Strict):
     )
 
     _check_queue = field_validator("queue")(_no_bdp)
+
+    @model_validator(mode="after")
+    def _least_delay(self) -> Self:
+        if self.jitter > self.delay:
+            refuse([Mistake(("jitter",), "the jitter of the NIC exceeds its delay")], "Nic")
+        return self
 
 
 BUFFERS = ("auto", "linux", "linux-5")

@@ -94,6 +94,14 @@ def cloud() -> Written:
     return {"name": "cloud", "datacenters": {"a": {"hosts": 3, "nic": nic}}}
 
 
+def jittery_nics(between: str) -> Scenario:
+    """Single packets of 100 bytes, `between` each two, from a NIC with jitter."""
+    nic = {"rate": "10 Gbit/s", "delay": "20 ms", "jitter": "1 ms"}
+    lan: Written = {"name": "jittery", "datacenters": {"a": {"hosts": 2, "nic": nic}}}
+    gap_ns = {"apart": 20_000_000, "close": 500_000}[between]
+    return scenario_of(lan, "one_way", packets=4000, gap_ns=gap_ns)
+
+
 def diamond() -> Written:
     """From a to d by way of b or of c, which are equally far: some of 16 hosts take each."""
     pairs = (["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"])
@@ -139,6 +147,9 @@ def impairment_scenarios() -> Scenarios:
         scenarios[f"jitter {kind}"] = two_host_scenario("one_way", jittery, **apart)
         scenarios[f"reorder {kind}"] = two_host_scenario("one_way", reordering, **close)
         scenarios[f"ordered {kind}"] = two_host_scenario("one_way", jittery, **close)
+
+    for between in ("apart", "close"):
+        scenarios[f"nic jitter {between}"] = jittery_nics(between)
 
     for loss, packets in LOSSES.items():
         lossy = link("100 Gbit/s", "1 ms", loss=f"{100 * loss} %", queue="1 GiB")
@@ -273,6 +284,15 @@ def test_jitter(results: Results, kind: str) -> None:
     expected_ns = 1 * MS / sqrt(3) if kind == "uniform" else 1 * MS
     assert result["deviation_ns"] == pytest.approx(expected_ns, rel=0.05)
     assert result["reordered"] == 0
+
+
+def test_jitter_of_a_nic(results: Results) -> None:
+    """Uniform, 1 ms either way: mean and deviation within 5 %, and packets stay in order."""
+    result = results["nic jitter apart"]
+    assert result["packets"] == 4000
+    assert result["mean_ns"] == pytest.approx(20 * MS, rel=0.05)
+    assert result["deviation_ns"] == pytest.approx(1 * MS / sqrt(3), rel=0.05)
+    assert results["nic jitter close"]["reordered"] == 0
 
 
 @pytest.mark.parametrize("kind", JITTERS)

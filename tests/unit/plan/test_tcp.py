@@ -62,6 +62,19 @@ def test_flow_rate() -> None:
     assert [host.flow_rate_bps for host in resolve_network(topology).hosts] == [5 * 10**9] * 2
 
 
+def test_jitter_of_a_nic() -> None:
+    nic = {"delay": "1 ms", "jitter": "100 us"}
+    topology = Topology.model_validate({"datacenters": {"a": {"hosts": 1, "nic": nic}}})
+    (host,) = resolve_network(topology).hosts
+    assert (host.nic_jitter_ns, host.least_nic_delay_ns) == (100_000, 900_000)
+
+
+def test_more_jitter_than_delay() -> None:
+    written = {"datacenters": {"a": {"nic": {"delay": "1 us", "jitter": "2 us"}}}}
+    with pytest.raises(ValueError, match="the jitter of the NIC exceeds its delay"):
+        Topology.model_validate(written)
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_wrong_name(own: bool) -> None:
     with pytest.raises((InputError, ValueError), match="linux, linux-5, or settings such as"):
