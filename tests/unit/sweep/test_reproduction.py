@@ -91,7 +91,7 @@ def test_presets_have_a_row_for_each_point() -> None:
         assert experiment.name == preset.name
         assert experiment.published is not None
         assert len(experiment.published.values) == len(plan_points(experiment, {}))
-    assert len(presets) == 5
+    assert len(presets) == 6
 
 
 def test_list_and_unknown_name() -> None:
