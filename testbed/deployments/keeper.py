@@ -120,18 +120,24 @@ def _abandon_requests(deployment: Deployment) -> None:
 
 def main(folder: str) -> None:
     """Run the deployment in `folder`, and record the reason of an unexpected end."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(0))
     deployment = Deployment(Path(folder))
-    deployment.write_pids(Pids(keeper=os.getpid()))
     try:
+        deployment.write_pids(Pids(keeper=os.getpid()))
         keep(deployment)
         last_lines = tail(deployment.console)
         reason = f"the guest has ended; the last lines of its console:\n{last_lines}"
     except TestbedError as error:
         reason = str(error)
+    except OSError as error:
+        reason = f"a file of the deployment could not be written or read: {error}"
 
     if deployment.path.exists():
-        replace_text(deployment.ended, reason)
+        try:
+            replace_text(deployment.ended, reason)
+        except OSError:
+            print(reason)  # into the log, which is read instead
 
 
 if __name__ == "__main__":
